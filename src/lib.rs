@@ -1,0 +1,1 @@
+//! A Gearman job server.

@@ -1,0 +1,2 @@
+//! The `gearmand` program.
+fn main() {}
