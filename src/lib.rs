@@ -1,1 +1,4 @@
 //! A Gearman job server.
+#![warn(missing_docs)]
+
+pub mod protocol;

@@ -1,0 +1,68 @@
+//! What the server tells a peer that made a mistake: the ERROR packets, each with its code and text.
+//!
+//! Codes are libgearman's return names without their prefix. After an ERROR the connection stays usable.
+
+/// One ERROR packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerError {
+    /// The code that clients look at.
+    pub code: &'static str,
+    /// The text for people.
+    pub text: &'static str,
+}
+
+macro_rules! errors {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        impl PeerError {
+            $($(#[$doc])* pub const $name: Self = Self { code: $code, text: $text };)*
+
+            /// Every error that the server can send, for documentation and tests.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+errors! {
+    /// The packet came with the magic of a response.
+    INVALID_MAGIC = "INVALID_MAGIC", "Request magic expected";
+    /// A packet type of the protocol that only a server sends, or that is not in use.
+    COMMAND_NOT_EXPECTED = "INVALID_COMMAND", "Command not expected";
+    /// A number that is no packet type.
+    COMMAND_UNKNOWN = "INVALID_COMMAND", "Invalid command expected";
+    /// The body has fewer separators than the type has arguments.
+    TOO_FEW_ARGUMENTS = "INVALID_PACKET", "Packet has too few arguments";
+    /// The packet announces more bytes than the server takes.
+    PACKET_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Packet is larger than the server accepts (max-packet-size)";
+    /// A unique id, or a reducer name, of more than 64 bytes; gearmand has one text for both.
+    UNIQUE_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Unique value too large";
+    /// A function name of more than 512 bytes.
+    FUNCTION_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Function name too large";
+    /// A handle of more than 63 bytes. The text is gearmand's.
+    HANDLE_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Error occurred due to GEARMAND_JOB_HANDLE_SIZE being too small from snprintf";
+    /// The timeout of CAN_DO_TIMEOUT is no number.
+    TIMEOUT_NOT_A_NUMBER = "INVALID_ARGUMENT", "Timeout is not a number of milliseconds";
+    /// The time of SUBMIT_JOB_EPOCH is no number.
+    EPOCH_NOT_A_NUMBER = "INVALID_ARGUMENT", "Epoch time is not a number of seconds";
+    /// The numerator or denominator of WORK_STATUS is no number.
+    STATUS_NOT_A_NUMBER = "INVALID_ARGUMENT", "Numerator and denominator must be numbers";
+    /// A queue limit was reached: that of the function and priority, or that of the server.
+    JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
+    /// More functions than the server keeps.
+    TOO_MANY_FUNCTIONS = "QUEUE_ERROR", "Too many functions on this server (max-functions)";
+    /// More functions than one worker may register.
+    TOO_MANY_ABILITIES = "QUEUE_ERROR", "Too many functions on this connection (max-functions-per-connection)";
+    /// More foreground jobs than one client may wait for.
+    TOO_MANY_WAITS = "QUEUE_ERROR", "Too many unfinished jobs on this connection (max-waits-per-connection)";
+    /// The server is draining and takes no new jobs.
+    SHUTTING_DOWN = "SHUTDOWN_GRACEFUL", "Server is shutting down and takes no new jobs";
+    /// More connections than the server takes.
+    TOO_MANY_CONNECTIONS = "COULD_NOT_CONNECT", "Too many connections on this server (max-connections)";
+    /// WORK_DATA or WORK_WARNING for a job that this connection does not hold.
+    DATA_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "Job does not exist on server";
+    /// WORK_STATUS, WORK_COMPLETE or WORK_FAIL for a job that this connection does not hold.
+    RESULT_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "Job given in work result not found";
+    /// WORK_EXCEPTION for a job that this connection does not hold.
+    EXCEPTION_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "An exception was received for a job that does not exist";
+    /// An OPTION_REQ for anything but `exceptions`.
+    UNKNOWN_OPTION = "UNKNOWN_OPTION", "Server does not recognize given option";
+}

@@ -1,0 +1,243 @@
+//! The nouns of the protocol, as types with their limits.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// The longest unique id, in bytes. libgearman's `GEARMAN_MAX_UNIQUE_SIZE`.
+pub const UNIQUE_MAX: usize = 64;
+/// The longest job handle, in bytes. libgearman keeps 64 bytes for it, the last of them for a NUL.
+pub const HANDLE_MAX: usize = 63;
+/// The longest function name, in bytes. libgearman's `GEARMAN_FUNCTION_MAX_SIZE`.
+pub const FUNCTION_MAX: usize = 512;
+/// The longest reducer name, in bytes.
+pub const REDUCER_MAX: usize = 64;
+/// The longest server option name, in bytes.
+pub const OPTION_MAX: usize = 63;
+/// The longest client id that is kept, in bytes; the rest is cut off.
+pub const CLIENT_ID_MAX: usize = 127;
+/// The longest prefix of job handles: it leaves room for a colon and a number of twelve digits.
+pub const HANDLE_PREFIX_MAX: usize = HANDLE_MAX - 13;
+
+/// An owned function name: any bytes, at most [`FUNCTION_MAX`], compared byte for byte. Cloning shares the bytes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FunctionName(Arc<[u8]>);
+
+impl FunctionName {
+    /// Keeps a copy of `name`.
+    pub fn new(name: &[u8]) -> Self {
+        Self(Arc::from(name))
+    }
+
+    /// The bytes of the name.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Borrow<[u8]> for FunctionName {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for FunctionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.escape_ascii())
+    }
+}
+
+impl fmt::Debug for FunctionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
+/// The priority of a job. A higher one is handed out first, over all functions that a worker can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Priority {
+    /// Before all others.
+    High = 0,
+    /// The default; also that of epoch and reduce jobs.
+    Normal = 1,
+    /// Only when nothing else is ready.
+    Low = 2,
+}
+
+impl Priority {
+    /// All priorities in the order in which jobs are handed out.
+    pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
+
+    /// 0 for high, 1 for normal, 2 for low: the numbers that gearmand's queue tables use.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The name the server gives to a job: `PREFIX:NUMBER`, at most [`HANDLE_MAX`] bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobHandle<'a> {
+    /// `H:` and the host name, unless configured otherwise. At most [`HANDLE_PREFIX_MAX`] bytes.
+    pub prefix: &'a str,
+    /// Counts from 1, one counter for the whole server.
+    pub number: u64,
+}
+
+impl JobHandle<'_> {
+    /// Reads the number out of a handle that this server gave out; `None` for any other bytes.
+    ///
+    /// Only the form that the server writes is accepted (no sign, no leading zero), so that a job has one handle.
+    pub fn parse_number(prefix: &str, handle: &[u8]) -> Option<u64> {
+        let digits = handle.strip_prefix(prefix.as_bytes())?.strip_prefix(b":")?;
+        if digits.first() == Some(&b'0') {
+            return None;
+        }
+        parse_decimal(digits)
+    }
+
+    /// Appends the handle to `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.prefix.as_bytes());
+        out.push(b':');
+        write_decimal(self.number, out);
+    }
+
+    /// How many bytes [`write`](Self::write) appends.
+    pub fn len(&self) -> usize {
+        self.prefix.len() + 1 + decimal_len(self.number)
+    }
+
+    /// A handle is never empty.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+impl fmt::Display for JobHandle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.prefix, self.number)
+    }
+}
+
+/// Opaque bytes of a job or of its result, borrowed from where they were read.
+///
+/// A large workload has a buffer of its own, whose `owner` can be shared instead of being copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload<'a> {
+    bytes: &'a [u8],
+    owner: Option<&'a Bytes>,
+}
+
+impl<'a> Workload<'a> {
+    /// Bytes that must be copied to be kept.
+    pub const fn borrowed(bytes: &'a [u8]) -> Self {
+        Self { bytes, owner: None }
+    }
+
+    /// A part of `owner`, which can be kept by counting a reference.
+    ///
+    /// `bytes` must lie within `owner`; if it does not, keeping it copies.
+    pub const fn shared(bytes: &'a [u8], owner: &'a Bytes) -> Self {
+        Self { bytes, owner: Some(owner) }
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The buffer that this workload is a part of, where it may be shared.
+    pub const fn owner(&self) -> Option<&'a Bytes> {
+        self.owner
+    }
+
+    /// A reference-counted handle to the bytes, without copying them; `None` where only a copy would do.
+    pub fn share(&self) -> Option<Bytes> {
+        self.owner.map(|owner| if self.bytes.is_empty() { Bytes::new() } else { owner.slice_ref(self.bytes) })
+    }
+}
+
+/// Parses plain decimal digits: at least one, nothing else, no overflow.
+pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        value.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Appends `value` in decimal.
+pub fn write_decimal(mut value: u64, out: &mut Vec<u8>) {
+    let mut digits = [0_u8; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// How many digits `value` has in decimal.
+pub const fn decimal_len(value: u64) -> usize {
+    match value.checked_ilog10() {
+        Some(log) => log as usize + 1,
+        None => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_is_read_back_only_in_the_form_it_was_written() {
+        let handle = JobHandle { prefix: "H:host", number: 907 };
+        let mut bytes = Vec::new();
+        handle.write(&mut bytes);
+        assert_eq!(bytes, b"H:host:907");
+        assert_eq!(handle.len(), bytes.len());
+        assert_eq!(JobHandle::parse_number("H:host", &bytes), Some(907));
+        for strange in [
+            &b"H:host:0907"[..],
+            b"H:host:",
+            b"H:host:+907",
+            b"H:host:907 ",
+            b"H:other:907",
+            b"H:host:0",
+            b"H:host:99999999999999999999",
+            b"",
+        ] {
+            assert_eq!(JobHandle::parse_number("H:host", strange), None);
+        }
+    }
+
+    #[test]
+    fn decimals_are_written_as_they_are_read() {
+        for value in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX] {
+            let mut bytes = Vec::new();
+            write_decimal(value, &mut bytes);
+            assert_eq!(bytes, value.to_string().as_bytes());
+            assert_eq!(bytes.len(), decimal_len(value));
+            assert_eq!(parse_decimal(&bytes), Some(value));
+        }
+    }
+
+    #[test]
+    fn an_owned_workload_is_shared_and_not_copied() {
+        let owner = Bytes::from(vec![7_u8; 100]);
+        let workload = Workload::shared(&owner[40..], &owner);
+        let kept = workload.share().unwrap();
+        assert_eq!(kept.as_ptr(), owner[40..].as_ptr());
+        assert!(Workload::borrowed(b"x").share().is_none());
+        assert_eq!(Workload::shared(&[], &owner).share().unwrap().len(), 0);
+    }
+}

@@ -1,0 +1,292 @@
+//! The administrative text protocol: a line in, a few lines out, on the same port as the binary packets.
+//!
+//! What monitoring tools parse is kept to the byte: listings end with a line `.`, answers with a value end with a bare
+//! newline, `OK` and `ERR` alone end with a carriage return and a newline. No listing ever gains a column.
+
+use super::names::{JobHandle, write_decimal};
+
+/// A command, with its arguments checked for their number and form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminCommand<'a> {
+    /// `workers`: every connection with its functions.
+    Workers,
+    /// `status`: every function with its number of jobs, of running jobs and of workers.
+    Status,
+    /// `prioritystatus`: every function with its queued jobs by priority, and its workers.
+    PriorityStatus,
+    /// `show jobs`
+    ShowJobs,
+    /// `show unique jobs`
+    ShowUniqueJobs,
+    /// `cancel job HANDLE`
+    CancelJob(&'a [u8]),
+    /// `create function NAME`
+    CreateFunction(&'a [u8]),
+    /// `drop function NAME`
+    DropFunction(&'a [u8]),
+    /// `maxqueue NAME [HIGH [NORMAL [LOW]]]`; 0 is no limit.
+    MaxQueue {
+        /// The function.
+        function: &'a [u8],
+        /// The limit for a new job of each priority, compared with all jobs of the function.
+        limits: [u32; 3],
+    },
+    /// `getpid`
+    GetPid,
+    /// `verbose`: the log level.
+    Verbose,
+    /// `version`
+    Version,
+    /// `shutdown`, `shutdown graceful`: only where the configuration allows it.
+    Shutdown {
+        /// Whether running jobs may finish first.
+        graceful: bool,
+    },
+}
+
+/// Why a line is no command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminError<'a> {
+    /// No command begins with this word.
+    UnknownCommand(&'a [u8]),
+    /// The command, named here as it was typed, needs other arguments.
+    WrongArguments(&'a [u8]),
+    /// `show` knows `jobs` and `unique jobs`.
+    UnknownShow,
+    /// `cancel` knows `job` and one handle.
+    BadCancel,
+    /// More words than the limit.
+    TooManyWords,
+}
+
+impl AdminError<'_> {
+    /// Appends the answer.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::UnknownCommand(word) => {
+                out.extend_from_slice(b"ERR UNKNOWN_COMMAND Unknown+server+command");
+                out.extend_from_slice(word);
+                out.extend_from_slice(b"\r\n");
+            }
+            Self::WrongArguments(word) => {
+                out.extend_from_slice(
+                    b"ERR INVALID_ARGUMENTS An+incomplete+set+of+arguments+was+sent+to+this+command+",
+                );
+                out.extend_from_slice(word);
+                out.extend_from_slice(b"\r\n");
+            }
+            Self::UnknownShow => out.extend_from_slice(b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"),
+            Self::BadCancel => out.extend_from_slice(b"ERR UNKNOWN_ERROR\r\n"),
+            Self::TooManyWords => {
+                out.extend_from_slice(b"ERR INVALID_ARGUMENTS Too+many+words+in+this+command+(max-text-words)\r\n");
+            }
+        }
+    }
+}
+
+/// The answer to a command that has nothing else to say.
+pub const OK: &[u8] = b"OK\r\n";
+/// The last line of every listing.
+pub const END_OF_LIST: &[u8] = b".\n";
+/// `drop function` for a name that is no function.
+pub const FUNCTION_NOT_FOUND: &[u8] = b"ERR function not found\r\n";
+/// `drop function` for a function that is in use.
+pub const FUNCTION_IN_USE: &[u8] = b"ERR there are still connected workers or executing clients\r\n";
+/// `cancel job` for a handle that is no job.
+pub const UNKNOWN_JOB: &[u8] = b"ERR UNKNOWN_JOB\r\n";
+/// `create function` or `maxqueue` for a new function where there are too many already.
+pub const TOO_MANY_FUNCTIONS: &[u8] = b"ERR TOO_MANY_FUNCTIONS Too+many+functions+on+this+server+(max-functions)\r\n";
+/// `create function` or `maxqueue` with a name that is too long.
+pub const FUNCTION_TOO_LARGE: &[u8] = b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n";
+/// A line that is longer than the limit; the connection is closed after it.
+pub const LINE_TOO_LONG: &[u8] = b"ERR LINE_TOO_LONG The+line+is+longer+than+the+limit+(max-text-line)\r\n";
+
+impl<'a> AdminCommand<'a> {
+    /// Reads a line, its line end removed, of at most `max_words` words.
+    ///
+    /// Words are separated by runs of spaces. A leading space makes an empty first word, a trailing one an empty last word.
+    ///
+    /// # Errors
+    /// What to answer instead.
+    pub fn parse(line: &'a [u8], max_words: usize) -> Result<Self, AdminError<'a>> {
+        let words = split_words(line, max_words).ok_or(AdminError::TooManyWords)?;
+        let (typed, arguments) = words.split_first().map_or((&b""[..], &[][..]), |(word, rest)| (*word, rest));
+        let command = until_nul(typed).to_ascii_lowercase();
+        match command.as_slice() {
+            b"workers" => Ok(Self::Workers),
+            b"status" => Ok(Self::Status),
+            b"prioritystatus" => Ok(Self::PriorityStatus),
+            b"getpid" => Ok(Self::GetPid),
+            b"verbose" => Ok(Self::Verbose),
+            b"version" => Ok(Self::Version),
+            b"show" => Self::parse_show(typed, arguments),
+            b"cancel" => Self::parse_cancel(typed, arguments),
+            b"create" => Self::function_argument(typed, arguments).map(Self::CreateFunction),
+            b"drop" => Self::function_argument(typed, arguments).map(Self::DropFunction),
+            b"maxqueue" => Self::parse_maxqueue(typed, arguments),
+            b"shutdown" => match arguments {
+                [] => Ok(Self::Shutdown { graceful: false }),
+                [how] if how.eq_ignore_ascii_case(b"graceful") => Ok(Self::Shutdown { graceful: true }),
+                _ => Err(AdminError::WrongArguments(typed)),
+            },
+            _ => Err(AdminError::UnknownCommand(typed)),
+        }
+    }
+
+    fn parse_show(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
+        match arguments {
+            [] => Err(AdminError::UnknownCommand(typed)),
+            [what, ..] if what.eq_ignore_ascii_case(b"jobs") => Ok(Self::ShowJobs),
+            [unique, what, ..] if unique.eq_ignore_ascii_case(b"unique") && what.eq_ignore_ascii_case(b"jobs") => {
+                Ok(Self::ShowUniqueJobs)
+            }
+            _ => Err(AdminError::UnknownShow),
+        }
+    }
+
+    fn parse_cancel(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
+        match arguments {
+            [] | [_] => Err(AdminError::UnknownCommand(typed)),
+            [what, handle] if what.eq_ignore_ascii_case(b"job") => Ok(Self::CancelJob(handle)),
+            _ => Err(AdminError::BadCancel),
+        }
+    }
+
+    fn parse_maxqueue(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
+        let number = |word: &[u8]| super::request::leading_number(word).unwrap_or(0);
+        let (function, limits) = match arguments {
+            [function] => (function, [0; 3]),
+            [function, all] => (function, [number(all); 3]),
+            [function, high, normal] => (function, [number(high), number(normal), 0]),
+            [function, high, normal, low] => (function, [number(high), number(normal), number(low)]),
+            _ => return Err(AdminError::WrongArguments(typed)),
+        };
+        Ok(Self::MaxQueue { function, limits })
+    }
+
+    fn function_argument(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<&'a [u8], AdminError<'a>> {
+        match arguments {
+            [what, function] if what.eq_ignore_ascii_case(b"function") && !function.is_empty() => Ok(function),
+            _ => Err(AdminError::WrongArguments(typed)),
+        }
+    }
+}
+
+/// `None` if there are more than `max_words`.
+fn split_words(line: &[u8], max_words: usize) -> Option<Vec<&[u8]>> {
+    let mut words = Vec::new();
+    let mut rest = line;
+    loop {
+        if words.len() == max_words {
+            return None;
+        }
+        let Some(end) = memchr::memchr(b' ', rest) else {
+            words.push(rest);
+            return Some(words);
+        };
+        words.push(&rest[..end]);
+        let next = rest[end..].iter().position(|byte| *byte != b' ').unwrap_or(rest.len() - end);
+        rest = &rest[end + next..];
+    }
+}
+
+fn until_nul(word: &[u8]) -> &[u8] {
+    memchr::memchr(0, word).map_or(word, |end| &word[..end])
+}
+
+/// Appends a name to a line of a listing.
+///
+/// A control character, or a space where spaces separate, would break the listing for whoever parses it: it is written
+/// as `\xNN`. All other bytes stand as they are.
+pub fn write_name(name: &[u8], out: &mut Vec<u8>, space_separates: bool) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    for byte in name {
+        if byte.is_ascii_control() || (space_separates && *byte == b' ') {
+            out.extend_from_slice(b"\\x");
+            out.extend([byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]));
+        } else {
+            out.push(*byte);
+        }
+    }
+}
+
+/// Appends a line of `status` or `prioritystatus`: a function and its numbers, between tabs.
+pub fn write_counts(function: &[u8], counts: &[u64], out: &mut Vec<u8>) {
+    write_name(function, out, false);
+    for count in counts {
+        out.push(b'\t');
+        write_decimal(*count, out);
+    }
+    out.push(b'\n');
+}
+
+/// Appends a line of `show jobs`: handle, failed attempts, 1 if nobody wants the job any more, 1 if it is a background job.
+pub fn write_job(handle: JobHandle<'_>, retries: u32, abandoned: bool, background: bool, out: &mut Vec<u8>) {
+    handle.write(out);
+    for count in [u64::from(retries), u64::from(abandoned), u64::from(background)] {
+        out.push(b'\t');
+        write_decimal(count, out);
+    }
+    out.push(b'\n');
+}
+
+/// Appends `OK VALUE` and a bare newline, as value answers end.
+pub fn write_value(value: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"OK ");
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(line: &str) -> String {
+        let mut out = Vec::new();
+        match AdminCommand::parse(line.as_bytes(), 5) {
+            Ok(command) => return format!("{command:?}"),
+            Err(error) => error.write(&mut out),
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn commands_are_read_in_any_case_and_extra_words_of_listings_are_ignored() {
+        for line in ["status", "STATUS", "status x y", "status ", "status\0x"] {
+            assert_eq!(AdminCommand::parse(line.as_bytes(), 5), Ok(AdminCommand::Status), "{line}");
+        }
+        assert_eq!(AdminCommand::parse(b"create  function   abc", 5), Ok(AdminCommand::CreateFunction(b"abc")));
+        assert_eq!(
+            AdminCommand::parse(b"maxqueue f 3 x -1", 5),
+            Ok(AdminCommand::MaxQueue { function: b"f", limits: [3, 0, 0] })
+        );
+    }
+
+    #[test]
+    fn errors_are_worded_as_tools_know_them() {
+        assert_eq!(answer(""), "ERR UNKNOWN_COMMAND Unknown+server+command\r\n");
+        assert_eq!(answer(" status"), "ERR UNKNOWN_COMMAND Unknown+server+command\r\n");
+        assert_eq!(answer("nope x"), "ERR UNKNOWN_COMMAND Unknown+server+commandnope\r\n");
+        assert_eq!(answer("show"), "ERR UNKNOWN_COMMAND Unknown+server+commandshow\r\n");
+        assert_eq!(answer("cancel job"), "ERR UNKNOWN_COMMAND Unknown+server+commandcancel\r\n");
+        assert_eq!(answer("show unique"), "ERR UNKNOWN_SHOW_ARGUMENTS\r\n");
+        assert_eq!(answer("cancel foo bar"), "ERR UNKNOWN_ERROR\r\n");
+        let incomplete = "ERR INVALID_ARGUMENTS An+incomplete+set+of+arguments+was+sent+to+this+command+";
+        for (line, word) in [
+            ("maxqueue", "maxqueue"),
+            ("CREATE function", "CREATE"),
+            ("create function a b", "create"),
+            ("drop", "drop"),
+        ] {
+            assert_eq!(answer(line), format!("{incomplete}{word}\r\n"));
+        }
+        assert!(answer("a b c d e f").starts_with("ERR INVALID_ARGUMENTS Too+many"));
+    }
+
+    #[test]
+    fn names_cannot_break_a_listing() {
+        let mut out = Vec::new();
+        write_name(b"a\tb c\n\xff", &mut out, true);
+        assert_eq!(out, b"a\\x09b\\x20c\\x0a\xff");
+    }
+}
