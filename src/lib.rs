@@ -1,4 +1,5 @@
 //! A Gearman job server.
-#![warn(missing_docs)]
 
+pub mod job_server;
 pub mod protocol;
+pub mod stats;

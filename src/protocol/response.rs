@@ -165,8 +165,9 @@ impl<'a> Response<'a> {
         use Argument::{Bytes, Handle, Number};
         match *self {
             Self::Noop | Self::NoJob | Self::EchoRes { .. } => self.write_arguments(&[], out),
-            Self::JobCreated { handle } | Self::WorkFail { handle } => self.write_arguments(&[Handle(handle)], out),
-            Self::WorkData { handle, .. }
+            Self::JobCreated { handle }
+            | Self::WorkFail { handle }
+            | Self::WorkData { handle, .. }
             | Self::WorkWarning { handle, .. }
             | Self::WorkComplete { handle, .. }
             | Self::WorkException { handle, .. } => self.write_arguments(&[Handle(handle)], out),

@@ -1,0 +1,121 @@
+//! A connection as the state machine sees it. Worker and client are roles of it: it may play both.
+
+use std::sync::Arc;
+
+use super::index::NONE;
+use crate::stats::ConnectionGauges;
+
+/// Names a connection. A slot is used again, with another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// Small numbers, used again.
+    pub slot: u32,
+    /// Counts connections.
+    pub generation: u32,
+}
+
+/// Whether a connection waits to be told of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sleep {
+    /// It will ask by itself.
+    Awake,
+    /// It sent PRE_SLEEP. Its abilities are in their functions' lists of sleepers.
+    Asleep,
+    /// It was sent a NOOP for a job of `function`, which counts it as on its way. `serial` tells this NOOP from others.
+    Woken { function: u32, serial: u64 },
+    /// It was sent a NOOP and let its time pass. Sooner or later it will read it and ask; until then it is not counted on.
+    Late,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) generation: u32,
+    pub(super) sleep: Sleep,
+    pub(super) exceptions: bool,
+    /// Slots of abilities, in the reverse of the order in which they are looked through for jobs.
+    pub(super) abilities: Vec<u32>,
+    /// The first of the jobs that it waits for.
+    pub(super) first_wait: u32,
+    pub(super) waits: u32,
+    /// The first and the last of the jobs that it holds, oldest first.
+    pub(super) first_run: u32,
+    pub(super) last_run: u32,
+    pub(super) runs: u32,
+    /// Numbers of jobs that were taken away from it while it ran them. What it still says of them is not answered.
+    pub(super) forfeited: Vec<u64>,
+    pub(super) gauges: Arc<ConnectionGauges>,
+}
+
+/// How many taken-away jobs are remembered for a connection. A worker has few; one that piles them up gets errors.
+const MAX_FORFEITED: usize = 64;
+
+impl Connection {
+    pub(super) fn new(generation: u32, exceptions: bool, gauges: Arc<ConnectionGauges>) -> Self {
+        Self {
+            generation,
+            sleep: Sleep::Awake,
+            exceptions,
+            abilities: Vec::new(),
+            first_wait: NONE,
+            waits: 0,
+            first_run: NONE,
+            last_run: NONE,
+            runs: 0,
+            forfeited: Vec::new(),
+            gauges,
+        }
+    }
+
+    pub(super) fn forfeit(&mut self, number: u64) {
+        if self.forfeited.len() == MAX_FORFEITED {
+            self.forfeited.remove(0);
+        }
+        self.forfeited.push(number);
+    }
+
+    /// Whether the job was taken away from this connection; if so, `is_last` forgets that.
+    pub(super) fn has_forfeited(&mut self, number: u64, is_last: bool) -> bool {
+        let Some(index) = self.forfeited.iter().position(|forfeited| *forfeited == number) else {
+            return false;
+        };
+        if is_last {
+            self.forfeited.remove(index);
+        }
+        true
+    }
+}
+
+/// That a connection can do a function. While the connection sleeps, it stands in the function's list of sleepers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ability {
+    pub(super) connection: u32,
+    pub(super) function: u32,
+    pub(super) timeout_ms: Option<u64>,
+    pub(super) previous: u32,
+    pub(super) next: u32,
+}
+
+/// That a client waits for a job. It is in two lists: that of the job and that of the connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    pub(super) job: u32,
+    pub(super) connection: u32,
+    pub(super) next_of_job: u32,
+    pub(super) previous_of_job: u32,
+    pub(super) next_of_connection: u32,
+    pub(super) previous_of_connection: u32,
+}
+
+/// That a worker holds a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) job: u32,
+    pub(super) connection: u32,
+    /// When the job is taken away again, on the monotonic clock.
+    pub(super) deadline_us: Option<u64>,
+    pub(super) numerator: u32,
+    pub(super) denominator: u32,
+    pub(super) previous: u32,
+    pub(super) next: u32,
+}

@@ -1,0 +1,277 @@
+//! One job, and all of them: where they are kept and how they are found.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::index::{JobIndex, NONE};
+use crate::protocol::{JobHandle, Priority, Submission, Workload};
+
+/// The unique id that stands for the workload itself.
+const WORKLOAD_IS_UNIQUE: &[u8] = b"-";
+
+/// Where a job is. It decides in which list the job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JobState {
+    /// Not due yet; in the schedule.
+    Scheduled,
+    /// Waits for a worker; in its function's list of its priority, between these neighbours.
+    Ready { previous: u32, next: u32 },
+    /// A worker has it; in this slot of the runs.
+    Running(u32),
+}
+
+/// A job. Kept small: a backlog has millions of them.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Counts jobs; the number of the handle.
+    pub(super) number: u64,
+    body: Body,
+    /// When the job may run, in seconds since 1970; 0 for always.
+    pub(super) due_s: u64,
+    pub(super) state: JobState,
+    pub(super) function: u32,
+    /// The first of the waits of clients for this job.
+    pub(super) waits: u32,
+    /// How often a worker was lost with this job.
+    pub(super) attempts: u16,
+    pub(super) priority: Priority,
+    /// Whether the job lives on without clients. Set by the first background submission of this job, and never unset.
+    pub(super) background: bool,
+    unique_length: u8,
+    reducer_length: u8,
+}
+
+/// The bytes of a job.
+#[derive(Debug)]
+enum Body {
+    /// Unique id, reducer and workload in one allocation of exactly their size.
+    Small(Box<[u8]>),
+    Large(Box<LargeBody>),
+}
+
+#[derive(Debug)]
+struct LargeBody {
+    unique_and_reducer: Box<[u8]>,
+    workload: Bytes,
+}
+
+impl Job {
+    fn new(number: u64, function: u32, submission: &Submission<'_>) -> Self {
+        let Submission { unique, reducer, workload, .. } = *submission;
+        let body = match workload.share() {
+            Some(workload) => Body::Large(Box::new(LargeBody {
+                unique_and_reducer: [unique, reducer].concat().into_boxed_slice(),
+                workload,
+            })),
+            None => Body::Small([unique, reducer, workload.as_bytes()].concat().into_boxed_slice()),
+        };
+        Self {
+            number,
+            body,
+            due_s: submission.due_s.unwrap_or(0),
+            state: JobState::Scheduled,
+            function,
+            waits: NONE,
+            attempts: 0,
+            priority: submission.priority,
+            background: submission.background,
+            // Parsing holds both to 64 bytes.
+            unique_length: u8::try_from(unique.len()).unwrap_or(u8::MAX),
+            reducer_length: u8::try_from(reducer.len()).unwrap_or(u8::MAX),
+        }
+    }
+
+    pub(super) fn unique(&self) -> &[u8] {
+        &self.head()[..usize::from(self.unique_length)]
+    }
+
+    pub(super) fn reducer(&self) -> &[u8] {
+        let start = usize::from(self.unique_length);
+        &self.head()[start..start + usize::from(self.reducer_length)]
+    }
+
+    pub(super) fn workload(&self) -> Workload<'_> {
+        match &self.body {
+            Body::Small(bytes) => {
+                Workload::borrowed(&bytes[usize::from(self.unique_length) + usize::from(self.reducer_length)..])
+            }
+            Body::Large(large) => Workload::shared(&large.workload, &large.workload),
+        }
+    }
+
+    pub(super) fn handle<'a>(&self, prefix: &'a str) -> JobHandle<'a> {
+        JobHandle { prefix, number: self.number }
+    }
+
+    fn head(&self) -> &[u8] {
+        match &self.body {
+            Body::Small(bytes) => bytes,
+            Body::Large(large) => &large.unique_and_reducer,
+        }
+    }
+}
+
+/// All jobs, found by slot, by handle and by unique id, and the times at which something happens to them.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    slots: Slab<Job>,
+    last_number: u64,
+    by_number: JobIndex,
+    /// By function and unique id, or workload: what coalesces.
+    by_key: JobIndex,
+    /// By unique id alone, for GET_STATUS_UNIQUE, which names no function.
+    by_unique: JobIndex,
+    /// Jobs that are not due yet, by due time and then by age.
+    pub(super) schedule: BTreeSet<(u64, u64, u32)>,
+    hasher: RandomState,
+}
+
+impl Jobs {
+    pub(super) fn new(hasher: RandomState) -> Self {
+        Self {
+            slots: Slab::new(),
+            last_number: 0,
+            by_number: JobIndex::default(),
+            by_key: JobIndex::default(),
+            by_unique: JobIndex::default(),
+            schedule: BTreeSet::new(),
+            hasher,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn get(&self, slot: u32) -> &Job {
+        &self.slots[slot as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, slot: u32) -> &mut Job {
+        &mut self.slots[slot as usize]
+    }
+
+    /// The jobs in slots from `first` on, in the order of slots, looking at `count` slots at most.
+    pub(super) fn page(&self, first: usize, count: usize) -> impl Iterator<Item = &Job> {
+        (first..first.saturating_add(count)).filter_map(|slot| self.slots.get(slot))
+    }
+
+    /// One more than the last slot that may hold a job.
+    pub(super) fn slot_bound(&self) -> usize {
+        if self.slots.is_empty() { 0 } else { self.slots.capacity() }
+    }
+
+    /// Keeps a new job. It is in no list yet but the indexes.
+    pub(super) fn insert(&mut self, function: u32, submission: &Submission<'_>) -> u32 {
+        self.last_number += 1;
+        let job = Job::new(self.last_number, function, submission);
+        let by_number = number_hash(job.number);
+        let by_key = self.key_hash(function, submission.unique, submission.workload.as_bytes());
+        let by_unique = self.unique_hash(submission.unique);
+        // The limit of jobs is far below the number of slots that fit into 32 bits.
+        let slot = u32::try_from(self.slots.insert(job)).unwrap_or(NONE);
+        self.by_number.insert(slot, by_number);
+        if let Some(hash) = by_key {
+            self.by_key.insert(slot, hash);
+        }
+        if let Some(hash) = by_unique {
+            self.by_unique.insert(slot, hash);
+        }
+        slot
+    }
+
+    /// Forgets a job, which must be in no list any more but the indexes.
+    pub(super) fn remove(&mut self, slot: u32) {
+        let job = self.slots.remove(slot as usize);
+        self.by_number.remove(slot);
+        let unique = job.unique();
+        if has_key(unique, job.workload().as_bytes()) {
+            self.by_key.remove(slot);
+        }
+        if has_unique(unique) {
+            self.by_unique.remove(slot);
+        }
+        if self.slots.is_empty() {
+            self.slots.shrink_to_fit();
+        }
+    }
+
+    pub(super) fn find_number(&self, number: u64) -> Option<u32> {
+        self.by_number.find(number_hash(number), |slot| self.get(slot).number == number)
+    }
+
+    /// The live job that a submission coalesces onto.
+    pub(super) fn find_equal(&self, function: u32, submission: &Submission<'_>) -> Option<u32> {
+        let Submission { unique, workload, .. } = *submission;
+        let hash = self.key_hash(function, unique, workload.as_bytes())?;
+        self.by_key.find(hash, |slot| {
+            let job = self.get(slot);
+            job.function == function
+                && job.unique() == unique
+                && (unique != WORKLOAD_IS_UNIQUE || job.workload().as_bytes() == workload.as_bytes())
+        })
+    }
+
+    /// The newest live job with this unique id, whichever its function.
+    pub(super) fn find_unique(&self, unique: &[u8]) -> Option<u32> {
+        let hash = self.unique_hash(unique)?;
+        self.by_unique.find(hash, |slot| self.get(slot).unique() == unique)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Job)> {
+        self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), job))
+    }
+
+    pub(super) fn index_lengths(&self) -> [usize; 3] {
+        [self.by_number.len(), self.by_key.len(), self.by_unique.len()]
+    }
+
+    fn key_hash(&self, function: u32, unique: &[u8], workload: &[u8]) -> Option<u32> {
+        if !has_key(unique, workload) {
+            return None;
+        }
+        let workload = if unique == WORKLOAD_IS_UNIQUE { workload } else { b"" };
+        Some(fold(self.hasher.hash_one((function, unique, workload))))
+    }
+
+    fn unique_hash(&self, unique: &[u8]) -> Option<u32> {
+        has_unique(unique).then(|| fold(self.hasher.hash_one(unique)))
+    }
+}
+
+/// Whether a job with this unique id can coalesce.
+fn has_key(unique: &[u8], workload: &[u8]) -> bool {
+    !unique.is_empty() && (unique != WORKLOAD_IS_UNIQUE || !workload.is_empty())
+}
+
+/// Whether a job can be asked for by this unique id.
+fn has_unique(unique: &[u8]) -> bool {
+    !unique.is_empty() && unique != WORKLOAD_IS_UNIQUE
+}
+
+/// Numbers are given out in sequence, by the server: their low bits fill buckets evenly.
+fn number_hash(number: u64) -> u32 {
+    low_half(number)
+}
+
+fn fold(hash: u64) -> u32 {
+    low_half(hash >> 32) ^ low_half(hash)
+}
+
+fn low_half(value: u64) -> u32 {
+    let [b0, b1, b2, b3, ..] = value.to_le_bytes();
+    u32::from_le_bytes([b0, b1, b2, b3])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_small() {
+        assert!(size_of::<Job>() <= 64, "{}", size_of::<Job>());
+    }
+}

@@ -1,0 +1,295 @@
+//! The job server as a pure state machine: jobs, functions, connections, and what happens between them.
+//!
+//! No clock, no randomness, no I/O and no lock is in here. Time is an argument, what is said goes through [`Effects`],
+//! and equal calls in equal order have equal results; the one thing that comes from outside is the key of the hash
+//! function that guards against chosen collisions, and nothing visible depends on it.
+//!
+//! # Invariants
+//! [`JobServer::check_invariants`] checks them after every transition of a debug build, while there are few jobs.
+//!
+//! 1. A job is in exactly one state, and in exactly the list that its state implies.
+//! 2. If a function has more ready jobs than workers that were woken for it and may still come, no worker sleeps that
+//!    can do it.
+//! 3. (function, unique id) names at most one job; an empty unique id names none.
+//! 4. Each submission of a foreground job is one wait, until its one final packet or the end of its connection.
+//! 5. A job that nobody waits for and that is not a background job is running, or it does not exist.
+//! 6. A deadline exists exactly while its job runs.
+//! 7. The published numbers equal the state.
+
+mod connection;
+mod effects;
+mod function;
+mod index;
+mod invariants;
+mod job;
+mod policy;
+mod query;
+mod submit;
+mod wake;
+mod work;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::RandomState;
+use std::sync::Arc;
+
+use slab::Slab;
+
+pub use self::connection::ConnectionId;
+pub use self::effects::{Effects, Event};
+pub use self::policy::Policy;
+pub use self::query::{DropFunction, JobView};
+
+use self::connection::{Ability, Connection, Run, Wait};
+use self::function::Function;
+use self::index::NONE;
+use self::job::Jobs;
+use self::work::Outcome;
+use crate::protocol::{FunctionName, PeerError, Request, Response};
+use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
+
+/// The time of a transition, by two clocks: due times are wall time, timeouts are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// Microseconds since some moment in the past; never goes back.
+    pub monotonic_us: u64,
+    /// Microseconds since 1970-01-01 UTC; may be set.
+    pub unix_us: u64,
+}
+
+const US_PER_S: u64 = 1_000_000;
+
+/// How many waits, runs or timeouts one call works off, so that no call takes long.
+const WORK_PER_CALL: usize = 256;
+
+/// While jobs are scheduled, the wall clock is looked at this often, since it may be set forward.
+const LONGEST_LOOK_AHEAD_US: u64 = US_PER_S;
+
+/// The state of a job server.
+#[derive(Debug)]
+pub struct JobServer {
+    policy: Policy,
+    stats: Arc<Stats>,
+    jobs: Jobs,
+    functions: Slab<Function>,
+    function_names: HashMap<FunctionName, u32>,
+    connections: Slab<Connection>,
+    last_generation: u32,
+    abilities: Slab<Ability>,
+    waits: Slab<Wait>,
+    runs: Slab<Run>,
+    /// When running jobs are taken away, on the monotonic clock.
+    deadlines: BTreeSet<(u64, u32)>,
+    /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
+    /// answered stay until their time.
+    noops: VecDeque<Noop>,
+    last_noop: u64,
+    draining: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Noop {
+    deadline_us: u64,
+    connection: u32,
+    serial: u64,
+}
+
+impl JobServer {
+    /// An empty server, which publishes its numbers in `stats`.
+    pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
+        let hasher = RandomState::new();
+        Self {
+            policy,
+            stats,
+            jobs: Jobs::new(hasher.clone()),
+            functions: Slab::new(),
+            function_names: HashMap::with_hasher(hasher),
+            connections: Slab::new(),
+            last_generation: 0,
+            abilities: Slab::new(),
+            waits: Slab::new(),
+            runs: Slab::new(),
+            deadlines: BTreeSet::new(),
+            noops: VecDeque::new(),
+            last_noop: 0,
+            draining: false,
+        }
+    }
+
+    /// Changes the settings. The prefix of handles stays as it was: clients hold handles.
+    pub fn set_policy(&mut self, policy: &Policy) {
+        let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
+        self.policy = Policy { handle_prefix, ..policy.clone() };
+    }
+
+    /// From now on no job is taken any more; those that are there go on.
+    pub fn start_draining(&mut self) {
+        self.draining = true;
+    }
+
+    /// How many jobs there are, in any state.
+    pub fn job_count(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// A new connection.
+    pub fn connect(&mut self, gauges: Arc<ConnectionGauges>) -> ConnectionId {
+        self.last_generation = self.last_generation.wrapping_add(1);
+        let generation = self.last_generation;
+        let slot = self.connections.insert(Connection::new(generation, self.policy.exceptions, gauges));
+        // Connections are limited to far fewer than fit into 32 bits.
+        ConnectionId { slot: u32::try_from(slot).unwrap_or(NONE), generation }
+    }
+
+    /// A connection has ended, or is to end: its jobs go back, and those that only it waited for go.
+    ///
+    /// Returns whether that is done. A connection with much to undo takes several calls, between which others get their
+    /// turn; it must not send anything any more.
+    pub fn disconnect(&mut self, now: Now, id: ConnectionId, effects: &mut impl Effects) -> bool {
+        let Some(connection) = self.slot_of(id) else {
+            return true;
+        };
+        self.remove_abilities(now, connection, effects);
+        for _ in 0..WORK_PER_CALL {
+            match self.connections[connection as usize].first_wait {
+                NONE => break,
+                wait => self.abandon(wait),
+            }
+        }
+        for _ in 0..WORK_PER_CALL {
+            match self.connections[connection as usize].first_run {
+                NONE => break,
+                run => self.requeue(now, run, effects),
+            }
+        }
+        let Connection { first_wait, first_run, .. } = self.connections[connection as usize];
+        let done = first_wait == NONE && first_run == NONE;
+        if done {
+            self.connections.remove(connection as usize);
+        }
+        self.debug_check_invariants();
+        done
+    }
+
+    /// A connection asks for something.
+    pub fn request(&mut self, now: Now, from: ConnectionId, request: &Request<'_>, effects: &mut impl Effects) {
+        let Some(connection) = self.slot_of(from) else {
+            return;
+        };
+        match *request {
+            Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
+            Request::CantDo { function } => self.cant_do(now, connection, function, effects),
+            Request::ResetAbilities => self.reset_abilities(now, connection, effects),
+            Request::PreSleep => self.pre_sleep(now, connection, effects),
+            Request::GrabJob(kind) => self.grab_job(now, connection, kind, effects),
+            Request::Submit(submission) => self.submit(now, connection, &submission, effects),
+            Request::WorkStatus { handle, numerator, denominator } => {
+                self.work_status(connection, handle, numerator, denominator, effects);
+            }
+            Request::WorkData { handle, workload } => {
+                self.work_data(connection, handle, effects, |handle| Response::WorkData { handle, workload });
+            }
+            Request::WorkWarning { handle, workload } => {
+                self.work_data(connection, handle, effects, |handle| Response::WorkWarning { handle, workload });
+            }
+            Request::WorkComplete { handle, workload } => {
+                self.finish(connection, handle, Outcome::Complete(workload), effects);
+            }
+            Request::WorkFail { handle } => self.finish(connection, handle, Outcome::Fail, effects),
+            Request::WorkException { handle, workload } => {
+                self.finish(connection, handle, Outcome::Exception(workload), effects);
+            }
+            Request::GetStatus { handle } => self.get_status(connection, handle, effects),
+            Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
+            Request::Echo { workload } => effects.send(from, Response::EchoRes { workload }),
+            Request::OptionExceptions { written } => {
+                self.connections[connection as usize].exceptions = true;
+                effects.send(from, Response::OptionRes { written });
+            }
+            Request::SetClientId { id } => self.connections[connection as usize].gauges.set_client_id(id),
+        }
+        self.debug_check_invariants();
+    }
+
+    /// When [`timeout`](Self::timeout) wants to be called, on the monotonic clock, as far as is known `now`.
+    pub fn next_timeout(&self, now: Now) -> Option<u64> {
+        let noop = self.noops.front().map(|noop| noop.deadline_us);
+        let deadline = self.deadlines.first().map(|(deadline_us, _)| *deadline_us);
+        let due = self.jobs.schedule.first().map(|(due_s, ..)| {
+            let wait_us = due_s.saturating_mul(US_PER_S).saturating_sub(now.unix_us);
+            now.monotonic_us + wait_us.min(LONGEST_LOOK_AHEAD_US)
+        });
+        [noop, deadline, due].into_iter().flatten().min()
+    }
+
+    /// Time has passed: gives up NOOPs, takes jobs from workers that are late, and makes ready what is due.
+    ///
+    /// Works off a bounded number of them; [`next_timeout`](Self::next_timeout) tells whether some are left.
+    pub fn timeout(&mut self, now: Now, effects: &mut impl Effects) {
+        self.give_up_noops(now, effects);
+        for _ in 0..WORK_PER_CALL {
+            let Some((_, job)) = self.deadlines.first().copied().filter(|(at_us, _)| *at_us <= now.monotonic_us) else {
+                break;
+            };
+            self.time_out(now, job, effects);
+        }
+        for _ in 0..WORK_PER_CALL {
+            let due = self.jobs.schedule.first().copied();
+            let Some(entry) = due.filter(|(due_s, ..)| due_s.saturating_mul(US_PER_S) <= now.unix_us) else {
+                break;
+            };
+            let (_, _, job) = entry;
+            self.jobs.schedule.remove(&entry);
+            let function = self.jobs.get(job).function;
+            self.functions[function as usize].scheduled -= 1;
+            self.make_ready(now, job, effects);
+        }
+        self.debug_check_invariants();
+    }
+
+    fn slot_of(&self, id: ConnectionId) -> Option<u32> {
+        self.connections
+            .get(id.slot as usize)
+            .filter(|connection| connection.generation == id.generation)
+            .map(|_| id.slot)
+    }
+
+    fn id_of(&self, connection: u32) -> ConnectionId {
+        ConnectionId { slot: connection, generation: self.connections[connection as usize].generation }
+    }
+
+    /// The function of this name, which is made if there is room for it.
+    fn function_slot(&mut self, name: &[u8]) -> Result<u32, PeerError> {
+        if let Some(slot) = self.function_names.get(name) {
+            return Ok(*slot);
+        }
+        if self.functions.len() >= self.policy.max_functions && !self.forget_unused_functions() {
+            return Err(PeerError::TOO_MANY_FUNCTIONS);
+        }
+        let name = FunctionName::new(name);
+        let gauges = Arc::new(FunctionGauges::default());
+        self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
+        let slot = self.functions.insert(Function::new(name.clone(), gauges));
+        let slot = u32::try_from(slot).unwrap_or(NONE);
+        self.function_names.insert(name, slot);
+        Ok(slot)
+    }
+
+    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
+    ///
+    /// A part of them is looked at only where they are many, so that a peer that makes up names gets errors and not the server's time.
+    fn forget_unused_functions(&mut self) -> bool {
+        let in_use = self.functions.iter().filter(|(_, function)| !function.is_unused()).count();
+        if in_use > self.functions.len() / 8 * 7 {
+            return false;
+        }
+        let Self { functions, function_names, stats, .. } = self;
+        functions.retain(|_, function| {
+            if function.is_unused() {
+                function_names.remove(&function.name);
+                stats.functions.remove(&function.name);
+            }
+            !function.is_unused()
+        });
+        true
+    }
+}

@@ -1,0 +1,43 @@
+//! What the operator decides about scheduling, and the limits of the state machine.
+
+/// The settings of a [`JobServer`](super::JobServer). All of them but the prefix can change while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Stands before the colon of every job handle. At most [`HANDLE_PREFIX_MAX`](crate::protocol::names::HANDLE_PREFIX_MAX) bytes.
+    pub handle_prefix: String,
+    /// How many sleeping workers a job wakes; 0 is all of them.
+    pub worker_wakeup: u32,
+    /// How long a woken worker may take to ask for a job before the next one is woken, in microseconds.
+    pub wake_timeout_us: u64,
+    /// How often a job may fail by the loss of its worker: at the last of these it is dropped. 0 counts as 1; `None` is no end.
+    pub job_retries: Option<u16>,
+    /// Whether every client gets exceptions, without having asked for them.
+    pub exceptions: bool,
+    /// Jobs of any kind.
+    pub max_jobs: usize,
+    /// Functions, used or not.
+    pub max_functions: usize,
+    /// Functions that one connection may register.
+    pub max_functions_per_connection: usize,
+    /// Jobs that one connection may hold at a time; beyond it is told that there is none.
+    pub max_jobs_per_connection: u32,
+    /// Submissions whose end one connection may wait for at a time.
+    pub max_waits_per_connection: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            handle_prefix: "H:localhost".to_owned(),
+            worker_wakeup: 1,
+            wake_timeout_us: 100_000,
+            job_retries: None,
+            exceptions: false,
+            max_jobs: 100_000_000,
+            max_functions: 100_000,
+            max_functions_per_connection: 1_000,
+            max_jobs_per_connection: 10_000,
+            max_waits_per_connection: 1_000_000,
+        }
+    }
+}

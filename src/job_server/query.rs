@@ -1,0 +1,142 @@
+//! Questions about jobs, and what the operator does to jobs and functions.
+
+use super::effects::Effects;
+use super::index::NONE;
+use super::job::{Job, JobState};
+use super::{JobServer, WORK_PER_CALL};
+use crate::protocol::response::Status;
+use crate::protocol::{JobHandle, PeerError, Response};
+
+/// What `drop function` came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropFunction {
+    /// It is gone.
+    Dropped,
+    /// There was none.
+    NotFound,
+    /// It has workers or jobs.
+    InUse,
+}
+
+/// A job as listings show it.
+#[derive(Clone, Copy, Debug)]
+pub struct JobView<'a> {
+    /// Its handle.
+    pub handle: JobHandle<'a>,
+    /// Its unique id, which may be empty.
+    pub unique: &'a [u8],
+    /// How often a worker was lost with it.
+    pub attempts: u32,
+    /// Whether it runs although nobody wants it any more.
+    pub abandoned: bool,
+    /// Whether it lives on without its client.
+    pub background: bool,
+}
+
+impl JobServer {
+    pub(super) fn get_status(&self, from: u32, handle: &[u8], effects: &mut impl Effects) {
+        let status = self.find_handle(handle).map_or_else(Status::default, |job| self.status(self.jobs.get(job)));
+        effects.send(self.id_of(from), Response::StatusRes { handle, status });
+    }
+
+    pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
+        let job = self.jobs.find_unique(unique).map(|job| self.jobs.get(job));
+        let status = job.map_or_else(Status::default, |job| self.status(job));
+        let clients = job.map_or(0, |job| self.count_waits(job));
+        effects.send(self.id_of(from), Response::StatusResUnique { unique, status, clients });
+    }
+
+    fn status(&self, job: &Job) -> Status {
+        match job.state {
+            JobState::Scheduled | JobState::Ready { .. } => Status { known: true, ..Status::default() },
+            JobState::Running(run) => {
+                let run = &self.runs[run as usize];
+                Status { known: true, running: true, numerator: run.numerator, denominator: run.denominator }
+            }
+        }
+    }
+
+    fn count_waits(&self, job: &Job) -> u64 {
+        let mut count = 0;
+        let mut wait = job.waits;
+        while wait != NONE {
+            count += 1;
+            wait = self.waits[wait as usize].next_of_job;
+        }
+        count
+    }
+
+    fn find_handle(&self, handle: &[u8]) -> Option<u32> {
+        self.jobs.find_number(JobHandle::parse_number(&self.policy.handle_prefix, handle)?)
+    }
+
+    /// Ends a job: its clients are told that it failed, and a worker that runs it may say what it likes.
+    /// Returns whether there was such a job.
+    pub fn cancel_job(&mut self, handle: &[u8], effects: &mut impl Effects) -> bool {
+        let Some(slot) = self.find_handle(handle) else {
+            return false;
+        };
+        let job = self.jobs.get(slot);
+        if let JobState::Running(run) = job.state {
+            let holder = self.runs[run as usize].connection;
+            self.connections[holder as usize].forfeit(job.number);
+        }
+        let handle = job.handle(&self.policy.handle_prefix);
+        self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
+        self.remove_job(slot);
+        self.debug_check_invariants();
+        true
+    }
+
+    /// Makes a function known, which changes nothing where it is already.
+    ///
+    /// # Errors
+    /// [`PeerError::TOO_MANY_FUNCTIONS`].
+    pub fn create_function(&mut self, name: &[u8]) -> Result<(), PeerError> {
+        self.function_slot(name).map(|_| ())
+    }
+
+    /// Forgets a function that has neither workers nor jobs.
+    pub fn drop_function(&mut self, name: &[u8]) -> DropFunction {
+        let Some(slot) = self.function_names.get(name).map(|slot| *slot as usize) else {
+            return DropFunction::NotFound;
+        };
+        let function = &self.functions[slot];
+        if function.workers > 0 || function.total() > 0 {
+            return DropFunction::InUse;
+        }
+        self.function_names.remove(name);
+        self.stats.functions.remove(name);
+        self.functions.remove(slot);
+        self.debug_check_invariants();
+        DropFunction::Dropped
+    }
+
+    /// Limits the jobs of a function, which need not be known yet: by the priority of the new job, 0 for no limit.
+    ///
+    /// # Errors
+    /// [`PeerError::TOO_MANY_FUNCTIONS`].
+    pub fn limit_function(&mut self, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
+        let slot = self.function_slot(name)?;
+        self.functions[slot as usize].limits = limits;
+        Ok(())
+    }
+
+    /// Shows a bounded number of jobs to `show`, from a place in the listing on that starts at 0.
+    /// Returns the place to go on from, or `None` after the last job.
+    ///
+    /// Between two calls jobs come and go: a listing of several calls is no picture of one moment.
+    pub fn list_jobs(&self, place: usize, mut show: impl FnMut(JobView<'_>)) -> Option<usize> {
+        for job in self.jobs.page(place, WORK_PER_CALL) {
+            show(JobView {
+                handle: job.handle(&self.policy.handle_prefix),
+                unique: job.unique(),
+                attempts: u32::from(job.attempts),
+                abandoned: job.waits == NONE && !job.background,
+                background: job.background,
+            });
+        }
+        let next = place.saturating_add(WORK_PER_CALL);
+        (next < self.jobs.slot_bound()).then_some(next)
+    }
+}

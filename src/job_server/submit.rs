@@ -1,0 +1,167 @@
+//! Jobs come in: coalescing, limits, and the waits of clients.
+
+use super::connection::Wait;
+use super::effects::Effects;
+use super::index::NONE;
+use super::job::JobState;
+use super::{JobServer, Now, US_PER_S};
+use crate::protocol::{PeerError, Response, Submission};
+
+impl JobServer {
+    pub(super) fn submit(&mut self, now: Now, from: u32, submission: &Submission<'_>, effects: &mut impl Effects) {
+        match self.accept(now, from, submission, effects) {
+            Ok(()) => {}
+            Err(error) => effects.send(self.id_of(from), Response::Error(error)),
+        }
+    }
+
+    fn accept(
+        &mut self,
+        now: Now,
+        from: u32,
+        submission: &Submission<'_>,
+        effects: &mut impl Effects,
+    ) -> Result<(), PeerError> {
+        if self.draining {
+            return Err(PeerError::SHUTTING_DOWN);
+        }
+        if !submission.background && self.connections[from as usize].waits >= self.policy.max_waits_per_connection {
+            return Err(PeerError::TOO_MANY_WAITS);
+        }
+        let function = self.function_slot(submission.function)?;
+        if let Some(job) = self.jobs.find_equal(function, submission) {
+            self.join(from, job, submission.background);
+            self.send_created(from, job, effects);
+            return Ok(());
+        }
+        let limit = self.functions[function as usize].limits[submission.priority.index()];
+        if limit > 0 && self.functions[function as usize].total() >= limit || self.jobs.len() >= self.policy.max_jobs {
+            return Err(PeerError::JOB_QUEUE_FULL);
+        }
+        let job = self.jobs.insert(function, submission);
+        self.join(from, job, submission.background);
+        // Created is said before anything else can be said of the job.
+        self.send_created(from, job, effects);
+        match submission.due_s {
+            Some(due_s) if due_s.saturating_mul(US_PER_S) > now.unix_us => {
+                let number = self.jobs.get(job).number;
+                self.jobs.schedule.insert((due_s, number, job));
+                self.functions[function as usize].scheduled += 1;
+                self.functions[function as usize].publish();
+            }
+            _ => self.make_ready(now, job, effects),
+        }
+        Ok(())
+    }
+
+    fn send_created(&self, to: u32, job: u32, effects: &mut impl Effects) {
+        let handle = self.jobs.get(job).handle(&self.policy.handle_prefix);
+        effects.send(self.id_of(to), Response::JobCreated { handle });
+    }
+
+    /// A submission shares in a job, old or new.
+    fn join(&mut self, from: u32, job: u32, background: bool) {
+        if background {
+            self.jobs.get_mut(job).background = true;
+            return;
+        }
+        let next_of_job = self.jobs.get(job).waits;
+        let next_of_connection = self.connections[from as usize].first_wait;
+        let wait = self.waits.insert(Wait {
+            job,
+            connection: from,
+            next_of_job,
+            previous_of_job: NONE,
+            next_of_connection,
+            previous_of_connection: NONE,
+        });
+        let wait = u32::try_from(wait).unwrap_or(NONE);
+        if next_of_job != NONE {
+            self.waits[next_of_job as usize].previous_of_job = wait;
+        }
+        if next_of_connection != NONE {
+            self.waits[next_of_connection as usize].previous_of_connection = wait;
+        }
+        self.jobs.get_mut(job).waits = wait;
+        let connection = &mut self.connections[from as usize];
+        connection.first_wait = wait;
+        connection.waits += 1;
+    }
+
+    /// A wait is over: it leaves both its lists.
+    pub(super) fn remove_wait(&mut self, wait: u32) -> Wait {
+        let gone = self.waits.remove(wait as usize);
+        match gone.previous_of_job {
+            NONE => self.jobs.get_mut(gone.job).waits = gone.next_of_job,
+            previous => self.waits[previous as usize].next_of_job = gone.next_of_job,
+        }
+        if gone.next_of_job != NONE {
+            self.waits[gone.next_of_job as usize].previous_of_job = gone.previous_of_job;
+        }
+        let connection = &mut self.connections[gone.connection as usize];
+        connection.waits -= 1;
+        match gone.previous_of_connection {
+            NONE => connection.first_wait = gone.next_of_connection,
+            previous => self.waits[previous as usize].next_of_connection = gone.next_of_connection,
+        }
+        if gone.next_of_connection != NONE {
+            self.waits[gone.next_of_connection as usize].previous_of_connection = gone.previous_of_connection;
+        }
+        gone
+    }
+
+    /// A client no longer waits for a job, which goes if nobody wants it and nobody runs it.
+    pub(super) fn abandon(&mut self, wait: u32) {
+        let Wait { job, .. } = self.remove_wait(wait);
+        let abandoned = self.jobs.get(job);
+        let is_running = matches!(abandoned.state, JobState::Running(_));
+        if abandoned.waits == NONE && !abandoned.background && !is_running {
+            self.remove_job(job);
+        }
+    }
+
+    /// Whether nobody wants the job any more.
+    pub(super) fn is_abandoned(&self, job: u32) -> bool {
+        let job = self.jobs.get(job);
+        job.waits == NONE && !job.background
+    }
+
+    /// Tells all clients that wait for the job.
+    pub(super) fn send_to_clients<'a>(
+        &'a self,
+        job: u32,
+        effects: &mut impl Effects,
+        response: impl Fn(bool) -> Response<'a>,
+    ) {
+        let mut wait = self.jobs.get(job).waits;
+        while wait != NONE {
+            let Wait { connection, next_of_job, .. } = self.waits[wait as usize];
+            let wants_exceptions = self.connections[connection as usize].exceptions || self.policy.exceptions;
+            effects.send(self.id_of(connection), response(wants_exceptions));
+            wait = next_of_job;
+        }
+    }
+
+    /// Forgets a job, in whatever state it is, with its waits and its run.
+    pub(super) fn remove_job(&mut self, slot: u32) {
+        let job = self.jobs.get(slot);
+        let (function, priority, state) = (job.function as usize, job.priority, job.state);
+        match state {
+            JobState::Scheduled => {
+                let entry = (job.due_s, job.number, slot);
+                self.jobs.schedule.remove(&entry);
+                self.functions[function].scheduled -= 1;
+            }
+            JobState::Ready { .. } => self.functions[function].list(priority).remove(&mut self.jobs, slot),
+            JobState::Running(run) => {
+                self.remove_run(run);
+                self.functions[function].running -= 1;
+            }
+        }
+        while self.jobs.get(slot).waits != NONE {
+            self.remove_wait(self.jobs.get(slot).waits);
+        }
+        self.jobs.remove(slot);
+        self.functions[function].publish();
+    }
+}

@@ -1,0 +1,148 @@
+//! Sleeping and waking: who is told of a job, and what is done when they do not come.
+//!
+//! A function counts the workers that were sent a NOOP for one of its jobs and have not answered it. A ready job within
+//! that number is covered: somebody is on the way. Whenever ready jobs become more than that, or such workers fewer, the
+//! next sleepers are woken. So one job wakes one worker, and no job is forgotten when that one dies, does something else,
+//! or never comes.
+
+use super::connection::{Ability, Sleep};
+use super::effects::Effects;
+use super::index::NONE;
+use super::{JobServer, Noop, Now, WORK_PER_CALL};
+use crate::protocol::Response;
+
+impl JobServer {
+    /// A job may be handed out from now on.
+    pub(super) fn make_ready(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+        let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
+        let state = &mut self.functions[function as usize];
+        state.list(priority).push(&mut self.jobs, job);
+        state.publish();
+        match self.policy.worker_wakeup {
+            1 => self.cover(now, function, effects),
+            0 => while self.wake_next(now, function, effects) {},
+            most => {
+                for _ in 0..most {
+                    if !self.wake_next(now, function, effects) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// PRE_SLEEP. A worker that sends it in answer to a NOOP has declined: the next in turn is asked, itself last.
+    pub(super) fn pre_sleep(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+        if self.connections[connection as usize].sleep == Sleep::Asleep {
+            return;
+        }
+        let declined = self.wake_up(connection);
+        self.connections[connection as usize].sleep = Sleep::Asleep;
+        for index in 0..self.connections[connection as usize].abilities.len() {
+            let ability = self.connections[connection as usize].abilities[index];
+            self.append_sleeper(ability);
+        }
+        if let Some(function) = declined {
+            self.cover(now, function, effects);
+        }
+        for index in 0..self.connections[connection as usize].abilities.len() {
+            let ability = self.connections[connection as usize].abilities[index];
+            self.cover(now, self.abilities[ability as usize].function, effects);
+        }
+    }
+
+    /// The connection no longer sleeps. Returns the function for whose job it was on its way; that one is to be covered
+    /// again, once the job it takes instead, if any, is taken.
+    pub(super) fn wake_up(&mut self, connection: u32) -> Option<u32> {
+        let before = std::mem::replace(&mut self.connections[connection as usize].sleep, Sleep::Awake);
+        match before {
+            Sleep::Awake | Sleep::Late => None,
+            Sleep::Asleep => {
+                self.leave_sleepers(connection);
+                None
+            }
+            Sleep::Woken { function, .. } => {
+                self.functions[function as usize].waking -= 1;
+                Some(function)
+            }
+        }
+    }
+
+    /// Wakes sleepers until every ready job of the function is covered, or nobody sleeps.
+    pub(super) fn cover(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
+        while self.functions[function as usize].has_uncovered() && self.wake_next(now, function, effects) {}
+    }
+
+    /// Sends a NOOP to the one who has slept longest. Returns whether there was one.
+    fn wake_next(&mut self, now: Now, function: u32, effects: &mut impl Effects) -> bool {
+        let ability = self.functions[function as usize].first_sleeper;
+        if ability == NONE {
+            return false;
+        }
+        let connection = self.abilities[ability as usize].connection;
+        self.leave_sleepers(connection);
+        self.last_noop += 1;
+        let serial = self.last_noop;
+        self.connections[connection as usize].sleep = Sleep::Woken { function, serial };
+        self.functions[function as usize].waking += 1;
+        let deadline_us = now.monotonic_us.saturating_add(self.policy.wake_timeout_us);
+        self.noops.push_back(Noop { deadline_us, connection, serial });
+        self.stats.wakeups.set(self.last_noop);
+        effects.send(self.id_of(connection), Response::Noop);
+        true
+    }
+
+    /// NOOPs whose time has passed no longer cover a job.
+    pub(super) fn give_up_noops(&mut self, now: Now, effects: &mut impl Effects) {
+        let mut given_up = 0;
+        while let Some(noop) = self.noops.front().copied() {
+            let is_answered = !self.connections.get(noop.connection as usize).is_some_and(
+                |connection| matches!(connection.sleep, Sleep::Woken { serial, .. } if serial == noop.serial),
+            );
+            if !is_answered && (noop.deadline_us > now.monotonic_us || given_up == WORK_PER_CALL) {
+                break;
+            }
+            self.noops.pop_front();
+            if is_answered {
+                continue;
+            }
+            given_up += 1;
+            if let Some(function) = self.wake_up(noop.connection) {
+                self.connections[noop.connection as usize].sleep = Sleep::Late;
+                self.cover(now, function, effects);
+            }
+        }
+    }
+
+    /// Puts an ability of a sleeping connection last among its function's sleepers.
+    pub(super) fn append_sleeper(&mut self, ability: u32) {
+        let function = self.abilities[ability as usize].function as usize;
+        let last = std::mem::replace(&mut self.functions[function].last_sleeper, ability);
+        self.abilities[ability as usize].previous = last;
+        self.abilities[ability as usize].next = NONE;
+        match last {
+            NONE => self.functions[function].first_sleeper = ability,
+            last => self.abilities[last as usize].next = ability,
+        }
+    }
+
+    /// Takes an ability of a sleeping connection out of its function's sleepers.
+    pub(super) fn remove_sleeper(&mut self, ability: u32) {
+        let Ability { function, previous, next, .. } = self.abilities[ability as usize];
+        match previous {
+            NONE => self.functions[function as usize].first_sleeper = next,
+            previous => self.abilities[previous as usize].next = next,
+        }
+        match next {
+            NONE => self.functions[function as usize].last_sleeper = previous,
+            next => self.abilities[next as usize].previous = previous,
+        }
+    }
+
+    fn leave_sleepers(&mut self, connection: u32) {
+        for index in 0..self.connections[connection as usize].abilities.len() {
+            let ability = self.connections[connection as usize].abilities[index];
+            self.remove_sleeper(ability);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Workers: what they can do, the jobs they grab, and what they say of them.
+
+use super::connection::{Ability, Run, Sleep};
+use super::effects::{Effects, Event};
+use super::index::NONE;
+use super::job::JobState;
+use super::{JobServer, Now};
+use crate::protocol::request::leading_number;
+use crate::protocol::{FunctionName, GrabKind, JobHandle, PeerError, Priority, Response, Workload};
+
+/// How a job ended, by the word of its worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome<'a> {
+    Complete(Workload<'a>),
+    Fail,
+    Exception(Workload<'a>),
+}
+
+impl JobServer {
+    pub(super) fn can_do(
+        &mut self,
+        now: Now,
+        connection: u32,
+        name: &[u8],
+        timeout_ms: Option<u64>,
+        effects: &mut impl Effects,
+    ) {
+        let function = match self.function_slot(name) {
+            Ok(function) => function,
+            Err(error) => return effects.send(self.id_of(connection), Response::Error(error)),
+        };
+        if let Some(index) = self.ability_index(connection, function) {
+            let abilities = &mut self.connections[connection as usize].abilities;
+            let ability = abilities.remove(index);
+            abilities.push(ability);
+            self.abilities[ability as usize].timeout_ms = timeout_ms;
+            return self.publish_abilities(connection);
+        }
+        if self.connections[connection as usize].abilities.len() >= self.policy.max_functions_per_connection {
+            let error = PeerError::TOO_MANY_ABILITIES;
+            return effects.send(self.id_of(connection), Response::Error(error));
+        }
+        let ability = self.abilities.insert(Ability { connection, function, timeout_ms, previous: NONE, next: NONE });
+        let ability = u32::try_from(ability).unwrap_or(NONE);
+        self.connections[connection as usize].abilities.push(ability);
+        self.functions[function as usize].workers += 1;
+        self.functions[function as usize].publish();
+        self.publish_abilities(connection);
+        if self.connections[connection as usize].sleep == Sleep::Asleep {
+            self.append_sleeper(ability);
+            self.cover(now, function, effects);
+        }
+    }
+
+    pub(super) fn cant_do(&mut self, now: Now, connection: u32, name: &[u8], effects: &mut impl Effects) {
+        let Some(function) = self.function_names.get(name).copied() else {
+            return;
+        };
+        let Some(index) = self.ability_index(connection, function) else {
+            return;
+        };
+        self.remove_ability(now, connection, index, effects);
+        self.publish_abilities(connection);
+        let mut run = self.connections[connection as usize].first_run;
+        while run != NONE {
+            let Run { job, next, .. } = self.runs[run as usize];
+            if self.jobs.get(job).function == function {
+                self.take_away(now, run, effects);
+            }
+            run = next;
+        }
+    }
+
+    pub(super) fn reset_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+        self.remove_abilities(now, connection, effects);
+        self.publish_abilities(connection);
+        while self.connections[connection as usize].first_run != NONE {
+            self.take_away(now, self.connections[connection as usize].first_run, effects);
+        }
+    }
+
+    pub(super) fn remove_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+        while let Some(last) = self.connections[connection as usize].abilities.len().checked_sub(1) {
+            self.remove_ability(now, connection, last, effects);
+        }
+    }
+
+    fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
+        let sleep = self.connections[connection as usize].sleep;
+        let ability = self.connections[connection as usize].abilities[index];
+        if sleep == Sleep::Asleep {
+            self.remove_sleeper(ability);
+        }
+        self.connections[connection as usize].abilities.remove(index);
+        let Ability { function, .. } = self.abilities.remove(ability as usize);
+        self.functions[function as usize].workers -= 1;
+        self.functions[function as usize].publish();
+        if matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function) {
+            // It will still come, but no longer for this function.
+            self.wake_up(connection);
+            self.connections[connection as usize].sleep = Sleep::Late;
+            self.cover(now, function, effects);
+        }
+    }
+
+    fn ability_index(&self, connection: u32, function: u32) -> Option<usize> {
+        let abilities = &self.connections[connection as usize].abilities;
+        abilities.iter().position(|ability| self.abilities[*ability as usize].function == function)
+    }
+
+    fn publish_abilities(&self, connection: u32) {
+        let connection = &self.connections[connection as usize];
+        let functions: Vec<FunctionName> = connection
+            .abilities
+            .iter()
+            .rev()
+            .map(|ability| {
+                let function = self.abilities[*ability as usize].function;
+                self.functions[function as usize].name.clone()
+            })
+            .collect();
+        connection.gauges.set_functions(functions);
+    }
+
+    pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) {
+        let woken_for = self.wake_up(connection);
+        let job = self.choose_job(connection);
+        match job {
+            Some((job, timeout_ms)) => self.assign(now, connection, job, timeout_ms, kind, effects),
+            None => effects.send(self.id_of(connection), Response::NoJob),
+        }
+        if let Some(function) = woken_for {
+            self.cover(now, function, effects);
+        }
+    }
+
+    /// The next job for a connection: by priority, then by the connection's functions in rotation.
+    fn choose_job(&mut self, connection: u32) -> Option<(u32, Option<u64>)> {
+        let Self { connections, abilities, functions, policy, .. } = self;
+        let connection = &mut connections[connection as usize];
+        if connection.runs >= policy.max_jobs_per_connection {
+            return None;
+        }
+        for priority in Priority::ALL {
+            let found = connection.abilities.iter().rposition(|ability| {
+                let function = abilities[*ability as usize].function;
+                functions[function as usize].list(priority).len > 0
+            });
+            if let Some(index) = found {
+                let slot = connection.abilities[index];
+                connection.abilities[..=index].rotate_right(1);
+                let Ability { function, timeout_ms, .. } = abilities[slot as usize];
+                return Some((functions[function as usize].list(priority).first, timeout_ms));
+            }
+        }
+        None
+    }
+
+    fn assign(
+        &mut self,
+        now: Now,
+        connection: u32,
+        slot: u32,
+        timeout_ms: Option<u64>,
+        kind: GrabKind,
+        effects: &mut impl Effects,
+    ) {
+        let (function, priority) = (self.jobs.get(slot).function as usize, self.jobs.get(slot).priority);
+        self.functions[function].list(priority).remove(&mut self.jobs, slot);
+        self.functions[function].running += 1;
+        self.functions[function].publish();
+        let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us.saturating_add(timeout_ms.saturating_mul(1000)));
+        if let Some(deadline_us) = deadline_us {
+            self.deadlines.insert((deadline_us, slot));
+        }
+        let previous = self.connections[connection as usize].last_run;
+        let run = self.runs.insert(Run {
+            job: slot,
+            connection,
+            deadline_us,
+            numerator: 0,
+            denominator: 0,
+            previous,
+            next: NONE,
+        });
+        let run = u32::try_from(run).unwrap_or(NONE);
+        match previous {
+            NONE => self.connections[connection as usize].first_run = run,
+            previous => self.runs[previous as usize].next = run,
+        }
+        let holder = &mut self.connections[connection as usize];
+        holder.last_run = run;
+        holder.runs += 1;
+        self.jobs.get_mut(slot).state = JobState::Running(run);
+        let job = self.jobs.get(slot);
+        holder.has_forfeited(job.number, true);
+        let handle = job.handle(&self.policy.handle_prefix);
+        let function = self.functions[function].name.as_bytes();
+        let (unique, reducer, workload) = (job.unique(), job.reducer(), job.workload());
+        let response = match kind {
+            GrabKind::Plain => Response::JobAssign { handle, function, workload },
+            GrabKind::All if !reducer.is_empty() => {
+                Response::JobAssignAll { handle, function, unique, reducer, workload }
+            }
+            GrabKind::Unique | GrabKind::All => Response::JobAssignUniq { handle, function, unique, workload },
+        };
+        effects.send(self.id_of(connection), response);
+    }
+
+    /// A run is over: it leaves its connection's list, and its deadline goes with it.
+    pub(super) fn remove_run(&mut self, run: u32) -> Run {
+        let gone = self.runs.remove(run as usize);
+        if let Some(deadline_us) = gone.deadline_us {
+            self.deadlines.remove(&(deadline_us, gone.job));
+        }
+        let connection = &mut self.connections[gone.connection as usize];
+        connection.runs -= 1;
+        match gone.previous {
+            NONE => connection.first_run = gone.next,
+            previous => self.runs[previous as usize].next = gone.next,
+        }
+        match gone.next {
+            NONE => connection.last_run = gone.previous,
+            next => self.runs[next as usize].previous = gone.previous,
+        }
+        gone
+    }
+
+    /// A job that a connection holds.
+    ///
+    /// `Err(None)` for one that was taken away from it: a worker that was too slow need not be told, and libgearman's
+    /// would take an error for the answer to its next request. `is_last` says that the worker is through with the job.
+    fn held_job(
+        &mut self,
+        connection: u32,
+        handle: &[u8],
+        is_last: bool,
+        unknown: PeerError,
+    ) -> Result<(u32, u32), Option<PeerError>> {
+        let number = JobHandle::parse_number(&self.policy.handle_prefix, handle).ok_or(Some(unknown))?;
+        if let Some(job) = self.jobs.find_number(number)
+            && let JobState::Running(run) = self.jobs.get(job).state
+            && self.runs[run as usize].connection == connection
+        {
+            return Ok((job, run));
+        }
+        let forfeited = self.connections[connection as usize].has_forfeited(number, is_last);
+        Err(if forfeited { None } else { Some(unknown) })
+    }
+
+    pub(super) fn work_status(
+        &mut self,
+        connection: u32,
+        handle: &[u8],
+        numerator: &[u8],
+        denominator: &[u8],
+        effects: &mut impl Effects,
+    ) {
+        match self.held_job(connection, handle, false, PeerError::RESULT_FOR_UNKNOWN_JOB) {
+            Ok((job, run)) => {
+                let run = &mut self.runs[run as usize];
+                run.numerator = leading_number(numerator).unwrap_or(0);
+                run.denominator = leading_number(denominator).unwrap_or(0);
+                let handle = self.jobs.get(job).handle(&self.policy.handle_prefix);
+                self.send_to_clients(job, effects, |_| Response::WorkStatus { handle, numerator, denominator });
+            }
+            Err(error) => self.send_error(connection, error, effects),
+        }
+    }
+
+    pub(super) fn work_data<'a>(
+        &'a mut self,
+        connection: u32,
+        handle: &[u8],
+        effects: &mut impl Effects,
+        response: impl Fn(JobHandle<'a>) -> Response<'a>,
+    ) {
+        match self.held_job(connection, handle, false, PeerError::DATA_FOR_UNKNOWN_JOB) {
+            Ok((job, _)) => {
+                let handle = self.jobs.get(job).handle(&self.policy.handle_prefix);
+                self.send_to_clients(job, effects, |_| response(handle));
+            }
+            Err(error) => self.send_error(connection, error, effects),
+        }
+    }
+
+    /// A worker is through with a job: its clients are told how it ended, and it is forgotten.
+    pub(super) fn finish(&mut self, connection: u32, handle: &[u8], outcome: Outcome<'_>, effects: &mut impl Effects) {
+        let unknown = match outcome {
+            Outcome::Complete(_) | Outcome::Fail => PeerError::RESULT_FOR_UNKNOWN_JOB,
+            Outcome::Exception(_) => PeerError::EXCEPTION_FOR_UNKNOWN_JOB,
+        };
+        match self.held_job(connection, handle, true, unknown) {
+            Ok((job, _)) => {
+                let handle = self.jobs.get(job).handle(&self.policy.handle_prefix);
+                self.send_to_clients(job, effects, |wants_exceptions| match outcome {
+                    Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
+                    Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
+                    Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
+                });
+                self.remove_job(job);
+            }
+            Err(error) => self.send_error(connection, error, effects),
+        }
+    }
+
+    fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) {
+        if let Some(error) = error {
+            effects.send(self.id_of(connection), Response::Error(error));
+        }
+    }
+
+    /// A worker took longer than it may.
+    pub(super) fn time_out(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
+        let job = self.jobs.get(slot);
+        if let JobState::Running(run) = job.state {
+            let handle = job.handle(&self.policy.handle_prefix);
+            effects.report(Event::JobTimedOut { handle, unique: job.unique() });
+            self.take_away(now, run, effects);
+        }
+    }
+
+    /// Takes a job from a worker that is still there, and may go on with it.
+    fn take_away(&mut self, now: Now, run: u32, effects: &mut impl Effects) {
+        let Run { job, connection, .. } = self.runs[run as usize];
+        let number = self.jobs.get(job).number;
+        self.connections[connection as usize].forfeit(number);
+        self.requeue(now, run, effects);
+    }
+
+    /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it.
+    pub(super) fn requeue(&mut self, now: Now, run: u32, effects: &mut impl Effects) {
+        let slot = self.runs[run as usize].job;
+        let job = self.jobs.get_mut(slot);
+        job.attempts = job.attempts.saturating_add(1);
+        let handle = job.handle(&self.policy.handle_prefix);
+        if self.policy.job_retries.is_some_and(|retries| job.attempts >= retries.max(1)) {
+            let job = self.jobs.get(slot);
+            effects.report(Event::JobDropped { handle, unique: job.unique() });
+            self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
+            return self.remove_job(slot);
+        }
+        if self.is_abandoned(slot) {
+            return self.remove_job(slot);
+        }
+        let function = self.jobs.get(slot).function as usize;
+        self.remove_run(run);
+        self.functions[function].running -= 1;
+        self.make_ready(now, slot, effects);
+    }
+}

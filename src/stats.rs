@@ -1,0 +1,117 @@
+//! What the server publishes about itself: written inside the hub's lock, read at any time without it.
+//!
+//! Every number here has one writer at a time, the holder of the lock, so plain relaxed loads and stores are enough.
+//! Readers may see one number a moment older than another; none of them is ever torn.
+
+use std::collections::hash_map::RandomState;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+
+use crate::protocol::FunctionName;
+
+/// A number that goes up and down, or only up.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// The current value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Publishes a value that is kept elsewhere.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds to a counter that has several writers.
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// The numbers of one function.
+#[derive(Debug, Default)]
+pub struct FunctionGauges {
+    /// Jobs that wait for a worker, by priority.
+    pub ready: [Gauge; 3],
+    /// Jobs that are not due yet. They all have normal priority.
+    pub scheduled: Gauge,
+    /// Jobs that workers have.
+    pub running: Gauge,
+    /// Connections that can do the function, busy or not.
+    pub workers: Gauge,
+}
+
+impl FunctionGauges {
+    /// All jobs of the function, running ones included: the second column of `status`.
+    pub fn total(&self) -> u64 {
+        self.ready.iter().map(Gauge::get).sum::<u64>() + self.scheduled.get() + self.running.get()
+    }
+}
+
+/// What is known of one connection.
+#[derive(Debug)]
+pub struct ConnectionGauges {
+    /// The server's file descriptor, which `workers` shows first.
+    pub file_descriptor: i32,
+    /// The peer's address without its port.
+    pub peer: String,
+    identity: Mutex<Identity>,
+}
+
+#[derive(Debug, Default)]
+struct Identity {
+    client_id: Vec<u8>,
+    has_client_id: bool,
+    functions: Vec<FunctionName>,
+}
+
+impl ConnectionGauges {
+    /// A new connection from `peer`.
+    pub fn new(file_descriptor: i32, peer: String) -> Self {
+        Self { file_descriptor, peer, identity: Mutex::default() }
+    }
+
+    /// Publishes the id that the peer gave to itself.
+    pub fn set_client_id(&self, id: &[u8]) {
+        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        identity.client_id = id.to_vec();
+        identity.has_client_id = true;
+    }
+
+    /// Publishes the functions that the peer can do, the newest first.
+    pub fn set_functions(&self, functions: Vec<FunctionName>) {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).functions = functions;
+    }
+
+    /// Calls `read` with the client id, which is `-` where none was set, and with the functions, the newest first.
+    pub fn with_identity<R>(&self, read: impl FnOnce(&[u8], &[FunctionName]) -> R) -> R {
+        let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let client_id = if identity.has_client_id { identity.client_id.as_slice() } else { b"-" };
+        read(client_id, &identity.functions)
+    }
+}
+
+/// Everything that is published.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Every function that was ever used and not dropped.
+    pub functions: DashMap<FunctionName, Arc<FunctionGauges>, RandomState>,
+    /// Every live connection, by a number that counts connections.
+    pub connections: DashMap<u64, Arc<ConnectionGauges>>,
+    /// How many connections were accepted.
+    pub accepted: Gauge,
+    /// How many connections were refused because there were too many.
+    pub refused: Gauge,
+    /// How many connections were closed because their peer did not read.
+    pub slow_readers: Gauge,
+    /// How often the hub's lock was taken.
+    pub lock_holds: Gauge,
+    /// How long the hub's lock was waited for in all, in nanoseconds.
+    pub lock_wait_ns: Gauge,
+    /// NOOP packets sent to sleeping workers.
+    pub wakeups: Gauge,
+}
