@@ -1,5 +1,9 @@
 //! A Gearman job server.
 
+pub mod admin;
+pub mod hub;
 pub mod job_server;
+pub mod net;
+pub mod outbox;
 pub mod protocol;
 pub mod stats;

@@ -1,0 +1,247 @@
+//! The one lock: where connections, the timer and the operator meet the job server.
+//!
+//! It is taken once for a batch of requests, and held for nothing but their transitions: packets are appended to
+//! outboxes, wakers and events are collected, and all of them are called or logged when it is released.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::task::Waker;
+use std::time::Instant;
+
+use tracing::warn;
+
+use crate::job_server::{ConnectionId, DropFunction, Effects, Event, JobServer, JobView, Now, Policy};
+use crate::outbox::{CloseReason, Outbox};
+use crate::protocol::{PeerError, Request, Response};
+use crate::stats::{ConnectionGauges, Stats};
+
+/// How many requests one hold of the lock serves.
+pub const BATCH: usize = 64;
+
+/// The job server behind its lock.
+#[derive(Debug)]
+pub struct Hub {
+    state: Mutex<State>,
+    stats: Arc<Stats>,
+}
+
+#[derive(Debug)]
+struct State {
+    server: JobServer,
+    /// By slot of the connection.
+    outboxes: Vec<Option<Arc<Outbox>>>,
+    timer: Timer,
+    /// Whether connections are turned away.
+    is_closed: bool,
+}
+
+/// The task that calls [`Hub::timeout`].
+#[derive(Debug, Default)]
+struct Timer {
+    waker: Option<Waker>,
+    /// The time until which it sleeps, on the monotonic clock.
+    armed_us: Option<u64>,
+}
+
+/// What is done when the lock is released.
+#[derive(Default)]
+struct After {
+    wakers: Vec<Waker>,
+    events: Vec<String>,
+}
+
+/// The world, as the job server reaches it while the lock is held.
+struct World<'a> {
+    outboxes: &'a [Option<Arc<Outbox>>],
+    after: &'a mut After,
+    /// The connection whose task holds the lock: it looks into its outbox by itself.
+    own: Option<u32>,
+}
+
+impl State {
+    fn split<'a>(&'a mut self, after: &'a mut After, own: Option<u32>) -> (&'a mut JobServer, World<'a>) {
+        (&mut self.server, World { outboxes: &self.outboxes, after, own })
+    }
+}
+
+impl Effects for World<'_> {
+    fn send(&mut self, to: ConnectionId, response: Response<'_>) {
+        let Some(Some(outbox)) = self.outboxes.get(to.slot as usize) else {
+            return;
+        };
+        let waker = outbox.send(&response);
+        if self.own != Some(to.slot) {
+            self.after.wakers.extend(waker);
+        }
+    }
+
+    fn report(&mut self, event: Event<'_>) {
+        self.after.events.push(match event {
+            Event::JobDropped { handle, unique } => {
+                format!("Dropped job due to max retry count: {handle} {}", unique.escape_ascii())
+            }
+            Event::JobTimedOut { handle, unique } => {
+                format!("Worker timeout reached on job, requeueing: {handle} {}", unique.escape_ascii())
+            }
+        });
+    }
+}
+
+impl Hub {
+    /// An empty server.
+    pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
+        let server = JobServer::new(policy, Arc::clone(&stats));
+        let empty = State { server, outboxes: Vec::new(), timer: Timer::default(), is_closed: false };
+        Self { state: Mutex::new(empty), stats }
+    }
+
+    /// What the server publishes.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// A new connection, which writes what comes into `outbox`. `None` when the server stops.
+    pub fn connect(&self, gauges: Arc<ConnectionGauges>, outbox: Arc<Outbox>) -> Option<ConnectionId> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return None;
+        }
+        let id = state.server.connect(gauges);
+        let slot = id.slot as usize;
+        if state.outboxes.len() <= slot {
+            state.outboxes.resize(slot + 1, None);
+        }
+        state.outboxes[slot] = Some(outbox);
+        Some(id)
+    }
+
+    /// Works off what a connection has sent, in order. What it did wrong is answered in its place.
+    ///
+    /// At most [`BATCH`] requests should come at a time. The connection is not woken for the answers to itself.
+    pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, Some(from.slot));
+            for request in batch {
+                match request {
+                    Ok(request) => server.request(now, from, request, &mut world),
+                    Err(error) => world.send(from, Response::Error(*error)),
+                }
+            }
+        });
+    }
+
+    /// A connection has ended. Returns whether that is all; if not, it is to be called again, after others had their turn.
+    pub fn disconnect(&self, now: Now, id: ConnectionId) -> bool {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, Some(id.slot));
+            let done = server.disconnect(now, id, &mut world);
+            if done && let Some(outbox) = state.outboxes.get_mut(id.slot as usize) {
+                *outbox = None;
+            }
+            done
+        })
+    }
+
+    /// Does what is due, and returns until when nothing will be, on the monotonic clock. If that changes, `waker` is called.
+    pub fn timeout(&self, now: Now, waker: &Waker) -> Option<u64> {
+        {
+            let mut state = self.lock();
+            // While it runs, it need not be called.
+            state.timer = Timer { waker: None, armed_us: None };
+        }
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.timeout(now, &mut world);
+        });
+        let mut state = self.lock();
+        let armed_us = state.server.next_timeout(now);
+        state.timer = Timer { waker: Some(waker.clone()), armed_us };
+        armed_us
+    }
+
+    /// See [`JobServer::cancel_job`].
+    pub fn cancel_job(&self, now: Now, handle: &[u8]) -> bool {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.cancel_job(handle, &mut world)
+        })
+    }
+
+    /// See [`JobServer::create_function`].
+    pub fn create_function(&self, name: &[u8]) -> Result<(), PeerError> {
+        self.lock().server.create_function(name)
+    }
+
+    /// See [`JobServer::drop_function`].
+    pub fn drop_function(&self, name: &[u8]) -> DropFunction {
+        self.lock().server.drop_function(name)
+    }
+
+    /// See [`JobServer::limit_function`].
+    pub fn limit_function(&self, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
+        self.lock().server.limit_function(name, limits)
+    }
+
+    /// See [`JobServer::list_jobs`].
+    pub fn list_jobs(&self, place: usize, show: impl FnMut(JobView<'_>)) -> Option<usize> {
+        self.lock().server.list_jobs(place, show)
+    }
+
+    /// See [`JobServer::set_policy`].
+    pub fn set_policy(&self, policy: &Policy) {
+        self.lock().server.set_policy(policy);
+    }
+
+    /// From now on no job is taken any more.
+    pub fn start_draining(&self) {
+        self.lock().server.start_draining();
+    }
+
+    /// How many jobs there are, in any state.
+    pub fn job_count(&self) -> usize {
+        self.lock().server.job_count()
+    }
+
+    /// Ends all connections, and takes no more.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        let wakers: Vec<Waker> =
+            state.outboxes.iter().flatten().filter_map(|outbox| outbox.close(CloseReason::Shutdown)).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn with_state<R>(&self, now: Now, act: impl FnOnce(&mut State, &mut After) -> R) -> R {
+        let mut after = After::default();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let result = act(state, &mut after);
+        if let Some(next_us) = state.server.next_timeout(now)
+            && state.timer.waker.is_some()
+            && state.timer.armed_us.is_none_or(|armed_us| next_us < armed_us)
+        {
+            state.timer.armed_us = Some(next_us);
+            after.wakers.extend(state.timer.waker.clone());
+        }
+        drop(guard);
+        after.wakers.into_iter().for_each(Waker::wake);
+        for event in after.events {
+            warn!("{event}");
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.stats.lock_holds.add(1);
+        match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let start = Instant::now();
+                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                self.stats.lock_wait_ns.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                state
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The one task of a connection: reads, hands on, writes.
+//!
+//! A turn reads once, has everything that came worked off under one lock, and leaves writing to its next turn, which
+//! comes after those of the other connections that are ready: what they have to say to this one then goes out with the
+//! same write. While it is idle a connection owns no buffer.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BufMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+use tokio_util::io::poll_read_buf;
+use tracing::{debug, info};
+
+use super::Clock;
+use super::input::{Input, Sink};
+use crate::admin::{Admin, Answer, Listing};
+use crate::hub::Hub;
+use crate::job_server::ConnectionId;
+use crate::outbox::{CloseReason, Outbox, Output};
+use crate::protocol::packet::{FrameLimits, FramingError};
+use crate::protocol::{PeerError, Request, text};
+use crate::stats::ConnectionGauges;
+
+/// The size of the buffer into which all connections of a thread read, in bytes.
+const READ_BUFFER: usize = 64 * 1024;
+/// How much of a long listing is made at a time, in bytes.
+const LISTING_PIECE: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
+}
+
+/// What all connections have in common.
+pub struct Server {
+    /// The job server.
+    pub hub: Arc<Hub>,
+    /// The text commands.
+    pub admin: Admin,
+    /// The time.
+    pub clock: Clock,
+    /// What bounds a connection.
+    pub limits: Limits,
+}
+
+/// What bounds a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest packet and the longest line.
+    pub frames: FrameLimits,
+    /// Bytes that may wait for a slow reader.
+    pub output: usize,
+    /// How long a peer may take nothing of what waits for it.
+    pub write_timeout: Duration,
+    /// How long a new connection may be silent; `None` for as long as it likes.
+    pub first_byte_timeout: Option<Duration>,
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(
+    server: Arc<Server>,
+    serial: u64,
+    gauges: ConnectionGauges,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    let gauges = Arc::new(gauges);
+    let outbox = Arc::new(Outbox::new(server.limits.output));
+    let Some(id) = server.hub.connect(Arc::clone(&gauges), Arc::clone(&outbox)) else {
+        return;
+    };
+    server.hub.stats().connections.insert(serial, Arc::clone(&gauges));
+    let mut connection = Connection {
+        id,
+        outbox,
+        stream,
+        input: Input::new(server.limits.frames),
+        output: Output::default(),
+        written: 0,
+        listing: None,
+        reading: Reading::Open,
+        timer: server.limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
+        timer_is_for_write: false,
+        server: Arc::clone(&server),
+    };
+    // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
+    let result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
+    while !server.hub.disconnect(server.clock.now(), id) {
+        tokio::task::yield_now().await;
+    }
+    server.hub.stats().connections.remove(&serial);
+    let result = match result {
+        Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
+        Err(reason) => Err(reason),
+    };
+    match result {
+        Ok(()) => debug!("Disconnected {}", gauges.peer),
+        Err(End::Io(error)) => debug!("Disconnected {}: {error}", gauges.peer),
+        Err(End::Closed(CloseReason::Shutdown)) => {}
+        Err(End::Closed(CloseReason::SlowReader) | End::WriteTimeout) => {
+            server.hub.stats().slow_readers.add(1);
+            info!("Closed {}: it does not read what it is sent", gauges.peer);
+        }
+        Err(End::FirstByteTimeout) => info!("Closed {}: it never said anything", gauges.peer),
+    }
+}
+
+/// What a turn of [`Connection::poll`] waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    PeerHasClosed,
+    AllIsWritten,
+}
+
+/// Why a connection ends without having written everything.
+enum End {
+    Io(io::Error),
+    Closed(CloseReason),
+    WriteTimeout,
+    FirstByteTimeout,
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What is still to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Open,
+    /// The peer has closed its side, or what it sends makes no sense any more.
+    Ended,
+}
+
+struct Connection<S> {
+    id: ConnectionId,
+    server: Arc<Server>,
+    outbox: Arc<Outbox>,
+    stream: S,
+    input: Input,
+    /// What was taken out of the outbox and is being written.
+    output: Output,
+    /// How much of that was written since the outbox was told.
+    written: usize,
+    listing: Option<Listing>,
+    reading: Reading,
+    /// Runs while the peer takes nothing, or has not said anything yet.
+    timer: Option<Pin<Box<Sleep>>>,
+    timer_is_for_write: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// A turn. Ready when the peer has closed and everything it sent is worked off, or when also all answers are written.
+    fn poll(&mut self, context: &mut Context<'_>, until: Until) -> Poll<Result<(), End>> {
+        let is_flushed = self.poll_write(context)?.is_ready();
+        self.poll_timer(context)?;
+        let has_more = self.poll_input(context)?;
+        if has_more {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let is_done = self.reading == Reading::Ended && self.listing.is_none() && !self.input.is_held();
+        match until {
+            Until::PeerHasClosed if self.reading == Reading::Ended && !self.input.is_held() => Poll::Ready(Ok(())),
+            Until::AllIsWritten if is_done && is_flushed => {
+                Pin::new(&mut self.stream).poll_shutdown(context).map(|_| Ok(()))
+            }
+            Until::PeerHasClosed | Until::AllIsWritten => Poll::Pending,
+        }
+    }
+
+    /// Writes what there is. Ready when there is nothing left.
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        loop {
+            if self.output.is_empty() {
+                let written = std::mem::take(&mut self.written);
+                self.output = self.outbox.take(written, context.waker()).map_err(End::Closed)?;
+                if self.output.is_empty() {
+                    self.stop_write_timer();
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let stream = Pin::new(&mut self.stream);
+            let written = match self.output.write_with(|pieces| match stream.poll_write_vectored(context, pieces) {
+                Poll::Ready(result) => result.map_err(Some),
+                Poll::Pending => Err(None),
+            }) {
+                Ok(0) => return Poll::Ready(Err(End::Io(io::ErrorKind::WriteZero.into()))),
+                Ok(written) => written,
+                Err(Some(error)) => return Poll::Ready(Err(End::Io(error))),
+                Err(None) => {
+                    self.start_write_timer();
+                    return Poll::Pending;
+                }
+            };
+            self.written += written;
+            self.stop_write_timer();
+        }
+    }
+
+    fn start_write_timer(&mut self) {
+        if !self.timer_is_for_write {
+            self.timer = Some(Box::pin(sleep(self.server.limits.write_timeout)));
+            self.timer_is_for_write = true;
+        }
+    }
+
+    fn stop_write_timer(&mut self) {
+        if std::mem::take(&mut self.timer_is_for_write) {
+            self.timer = None;
+        }
+    }
+
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        let Some(timer) = &mut self.timer else {
+            return Ok(());
+        };
+        match (timer.as_mut().poll(context), self.timer_is_for_write) {
+            (Poll::Pending, _) => Ok(()),
+            (Poll::Ready(()), true) => Err(End::WriteTimeout),
+            (Poll::Ready(()), false) => Err(End::FirstByteTimeout),
+        }
+    }
+
+    /// Reads once, or goes on with what was read before. Returns whether there is something to do in another turn at
+    /// once: to write what came of it, or to read on.
+    fn poll_input(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        if !self.has_room() {
+            // Writing makes room, and is what this task is woken for.
+            return Ok(false);
+        }
+        if self.listing.is_some() {
+            self.go_on_listing();
+            return Ok(true);
+        }
+        if self.input.is_held() {
+            let result = self.with_input(|input, sink| input.resume(sink));
+            self.end_if_broken(result);
+            return Ok(true);
+        }
+        if self.reading == Reading::Ended {
+            return Ok(false);
+        }
+        match self.poll_read(context) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(result) => result.map(|()| true),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let size = if self.input.large_buffer().is_some() {
+            ready!(self.poll_read_large(context))?
+        } else {
+            ready!(self.poll_read_small(context))?
+        };
+        if size == 0 {
+            self.reading = Reading::Ended;
+        } else if !self.timer_is_for_write {
+            self.timer = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read_small(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            let bytes = buffer.filled();
+            let result = self.with_input(|input, sink| input.consume(bytes, sink));
+            self.end_if_broken(result);
+            Poll::Ready(Ok(bytes.len()))
+        })
+    }
+
+    fn poll_read_large(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some((body, missing)) = self.input.large_buffer() else {
+            return Poll::Ready(Ok(0));
+        };
+        let size = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut body.limit(missing)))?;
+        self.with_input(|input, sink| input.large_buffer_filled(sink));
+        Poll::Ready(Ok(size))
+    }
+
+    fn end_if_broken(&mut self, result: Result<(), FramingError>) {
+        if let Err(error) = result {
+            debug!("a peer sent {error}");
+            if error == FramingError::LineTooLong {
+                self.outbox.append(text::LINE_TOO_LONG);
+            }
+            self.reading = Reading::Ended;
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        has_room(&self.outbox, &self.server.limits)
+    }
+
+    fn go_on_listing(&mut self) {
+        let Some(listing) = &mut self.listing else {
+            return;
+        };
+        let mut piece = Vec::with_capacity(LISTING_PIECE);
+        let mut is_complete = false;
+        while !is_complete && piece.len() < LISTING_PIECE {
+            is_complete = self.server.admin.go_on(listing, &mut piece);
+        }
+        self.outbox.append(&piece);
+        if is_complete {
+            self.listing = None;
+        }
+    }
+
+    fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Worker<'_>) -> R) -> R {
+        let Self { server, outbox, input, listing, id, .. } = self;
+        act(input, &mut Worker { server, outbox, listing, id: *id })
+    }
+}
+
+/// A connection may make this much of its output's limit before it is not read from any more: three quarters.
+///
+/// Then it is for its peer to read. That others have to say something to it does not stop there.
+fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
+    outbox.queued() < limits.output / 4 * 3
+}
+
+/// Works off what a connection has sent.
+struct Worker<'a> {
+    server: &'a Server,
+    outbox: &'a Outbox,
+    listing: &'a mut Option<Listing>,
+    id: ConnectionId,
+}
+
+impl Sink for Worker<'_> {
+    fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
+        self.server.hub.apply(self.server.clock.now(), self.id, batch);
+        log_requests(batch);
+        has_room(self.outbox, &self.server.limits)
+    }
+
+    fn line(&mut self, line: &[u8]) -> bool {
+        let mut answer = Vec::new();
+        match self.server.admin.answer(self.server.clock.now(), line, &mut answer) {
+            Answer::Complete => {}
+            Answer::Listing(listing) => *self.listing = Some(listing),
+        }
+        self.outbox.append(&answer);
+        self.listing.is_none() && has_room(self.outbox, &self.server.limits)
+    }
+}
+
+fn log_requests(batch: &[Result<Request<'_>, PeerError>]) {
+    for request in batch {
+        match request {
+            Ok(_) => {}
+            Err(error) => info!("{}:{}", error.code, error.text),
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! What a connection has read and not yet understood: cuts packets and lines out of it and hands them on in batches.
+//!
+//! Whole packets are parsed where they were read, in a buffer that all connections share. Only a part of a packet is
+//! kept, and a large packet gets a buffer of its own, which grows as its bytes arrive and becomes the job's workload
+//! without being copied.
+
+use arrayvec::ArrayVec;
+use bytes::Bytes;
+
+use crate::hub::BATCH;
+use crate::protocol::packet::{FrameLimits, FramingError, HEADER_SIZE, Header, Magic, Scan, scan};
+use crate::protocol::{PeerError, Request, Workload};
+
+/// Packets from this size on get a buffer of their own if they do not arrive whole, in bytes.
+const LARGE_FROM: usize = 32 * 1024;
+/// The most that is set aside for a large packet before its bytes arrive, in bytes.
+const FIRST_LARGE_BUFFER: usize = 1024 * 1024;
+
+/// Some requests, in order, each of them as it was parsed.
+pub type Batch<'a> = ArrayVec<Result<Request<'a>, PeerError>, BATCH>;
+
+/// Takes what is understood.
+pub trait Sink {
+    /// Some requests. Returns whether to go on: if not, the rest is kept until [`Input::resume`].
+    fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool;
+
+    /// A line of text. Returns whether to go on.
+    fn line(&mut self, line: &[u8]) -> bool;
+}
+
+/// The input of one connection.
+#[derive(Debug)]
+pub struct Input {
+    limits: FrameLimits,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// A part of a small packet or of a line, or nothing.
+    Partial(Vec<u8>),
+    /// A part of a large packet: its body so far.
+    Large { header: Header, body: Vec<u8> },
+    /// So many bytes of a packet that was too large are still to come.
+    Skip(u64),
+    /// Bytes that were read but not looked at, since the connection's own output must shrink first.
+    Held(Vec<u8>),
+}
+
+impl Input {
+    /// Nothing is read yet.
+    pub const fn new(limits: FrameLimits) -> Self {
+        Self { limits, state: State::Partial(Vec::new()) }
+    }
+
+    /// Whether bytes are held back. Nothing should be read while they are.
+    pub const fn is_held(&self) -> bool {
+        matches!(self.state, State::Held(_))
+    }
+
+    /// The buffer into which to read next instead of the shared one, and how much at most.
+    pub fn large_buffer(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        let State::Large { header, body } = &mut self.state else {
+            return None;
+        };
+        let missing = header.length as usize - body.len();
+        if body.len() == body.capacity() {
+            body.reserve_exact(missing.min(body.len().max(FIRST_LARGE_BUFFER)));
+        }
+        Some((body, missing))
+    }
+
+    /// Bytes were read into the large buffer.
+    pub fn large_buffer_filled(&mut self, sink: &mut impl Sink) {
+        match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
+            State::Large { header, body } if body.len() == header.length as usize => {
+                let body = Bytes::from(body);
+                if !sink.requests(&[parse(header, Workload::shared(&body, &body))]) {
+                    self.state = State::Held(Vec::new());
+                }
+            }
+            other => self.state = other,
+        }
+    }
+
+    /// Goes on with what was held back.
+    ///
+    /// # Errors
+    /// Where the stream cannot be cut any further.
+    pub fn resume(&mut self, sink: &mut impl Sink) -> Result<(), FramingError> {
+        match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
+            State::Held(bytes) => self.consume(&bytes, sink),
+            other => {
+                self.state = other;
+                Ok(())
+            }
+        }
+    }
+
+    /// Understands as much of `bytes` as it can, and keeps the rest.
+    ///
+    /// # Errors
+    /// Where the stream cannot be cut any further.
+    pub fn consume(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
+        while !bytes.is_empty() {
+            match &mut self.state {
+                State::Partial(partial) if partial.is_empty() => {
+                    let consumed = self.consume_whole(bytes, sink)?;
+                    bytes = &bytes[consumed..];
+                }
+                State::Partial(_) => {
+                    let consumed = self.complete_partial(bytes, sink)?;
+                    bytes = &bytes[consumed..];
+                }
+                State::Large { header, body } => {
+                    let missing = header.length as usize - body.len();
+                    let (more, rest) = bytes.split_at(missing.min(bytes.len()));
+                    body.extend_from_slice(more);
+                    bytes = rest;
+                    self.large_buffer_filled(sink);
+                }
+                State::Skip(left) => {
+                    let skipped = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    *left -= skipped as u64;
+                    if *left == 0 {
+                        self.state = State::Partial(Vec::new());
+                    }
+                    bytes = &bytes[skipped..];
+                }
+                State::Held(held) => {
+                    held.extend_from_slice(bytes);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes whole packets and lines from the beginning of `bytes`, and then what is only a part, into the state.
+    fn consume_whole(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, FramingError> {
+        let mut batch = Batch::new();
+        let mut consumed = 0;
+        loop {
+            let rest = &bytes[consumed..];
+            if batch.is_full() {
+                if !sink.requests(&batch) {
+                    return Ok(self.hold(bytes, consumed));
+                }
+                batch.clear();
+            }
+            let next = match scan(rest, &self.limits) {
+                Ok(Scan::Packet { header, body }) => {
+                    batch.push(parse(header, Workload::borrowed(body)));
+                    consumed += header.packet_size();
+                    continue;
+                }
+                other => other,
+            };
+            if !batch.is_empty() && !sink.requests(&batch) {
+                return Ok(self.hold(bytes, consumed));
+            }
+            batch.clear();
+            match next? {
+                Scan::Line { line, size } => {
+                    consumed += size;
+                    if !sink.line(line) {
+                        return Ok(self.hold(bytes, consumed));
+                    }
+                }
+                Scan::Oversized(header) => {
+                    // The answer is small, and the body is not kept: whether to go on is asked with the next request.
+                    sink.requests(&[Err(PeerError::PACKET_TOO_LARGE)]);
+                    self.state = State::Skip(header.packet_size() as u64);
+                    return Ok(consumed);
+                }
+                Scan::PartialPacket(size) => {
+                    self.state = partial_packet(rest, size);
+                    return Ok(bytes.len());
+                }
+                Scan::PartialLine => {
+                    self.state = State::Partial(rest.to_vec());
+                    return Ok(bytes.len());
+                }
+                // Packets are worked off above.
+                Scan::Packet { .. } => {}
+            }
+        }
+    }
+
+    /// Keeps everything from `consumed` on for later. Returns how much of `bytes` that makes consumed: all.
+    fn hold(&mut self, bytes: &[u8], consumed: usize) -> usize {
+        self.state = State::Held(bytes[consumed..].to_vec());
+        bytes.len()
+    }
+
+    /// Adds to the partial packet or line what it lacks of `bytes`, and no more. Returns how much that was.
+    fn complete_partial(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, FramingError> {
+        let State::Partial(partial) = &mut self.state else {
+            return Ok(0);
+        };
+        let wanted = match scan(partial, &self.limits)? {
+            Scan::PartialPacket(size) => size - partial.len(),
+            _ => memchr::memchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1),
+        };
+        let taken = wanted.min(bytes.len());
+        partial.extend_from_slice(&bytes[..taken]);
+        let mut whole = std::mem::take(partial);
+        let size = whole.len();
+        match scan(&whole, &self.limits)? {
+            // The header is complete, and what it announces may want another way of reading.
+            Scan::PartialPacket(size) => {
+                self.state = match partial_packet(&whole, size) {
+                    State::Partial(_) => {
+                        whole.reserve_exact(size - whole.len());
+                        State::Partial(whole)
+                    }
+                    other => other,
+                };
+            }
+            Scan::PartialLine => self.state = State::Partial(whole),
+            Scan::Packet { .. } | Scan::Line { .. } | Scan::Oversized(_) => {
+                let consumed = self.consume_whole(&whole, sink)?;
+                // An oversized packet is skipped from its body on.
+                if let State::Skip(left) = &mut self.state {
+                    *left -= (size - consumed) as u64;
+                    if *left == 0 {
+                        self.state = State::Partial(Vec::new());
+                    }
+                }
+            }
+        }
+        Ok(taken)
+    }
+}
+
+fn partial_packet(part: &[u8], size: usize) -> State {
+    if size >= LARGE_FROM
+        && let Some((header, body)) = part.split_first_chunk::<HEADER_SIZE>()
+        && let Ok(header) = Header::parse(header)
+    {
+        let mut buffer = Vec::new();
+        buffer.reserve_exact((header.length as usize).min(FIRST_LARGE_BUFFER.max(body.len())));
+        buffer.extend_from_slice(body);
+        return State::Large { header, body: buffer };
+    }
+    State::Partial(part.to_vec())
+}
+
+fn parse(header: Header, body: Workload<'_>) -> Result<Request<'_>, PeerError> {
+    match header.magic {
+        Magic::Request => Request::parse(header.number, body),
+        Magic::Response => Err(PeerError::INVALID_MAGIC),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: FrameLimits = FrameLimits { packet: 200_000, line: 64 };
+
+    /// Writes down what it is handed; asks to be held back at every third call.
+    #[derive(Default)]
+    struct Record {
+        seen: Vec<String>,
+        calls: usize,
+        holds: bool,
+    }
+
+    impl Record {
+        fn go_on(&mut self) -> bool {
+            self.calls += 1;
+            !self.holds || !self.calls.is_multiple_of(3)
+        }
+    }
+
+    impl Sink for Record {
+        fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
+            for request in batch {
+                self.seen.push(match request {
+                    Ok(Request::Echo { workload }) => {
+                        let bytes = workload.as_bytes();
+                        format!("echo {} {:?}", bytes.len(), bytes.first())
+                    }
+                    other => format!("{other:?}"),
+                });
+            }
+            self.go_on()
+        }
+
+        fn line(&mut self, line: &[u8]) -> bool {
+            self.seen.push(format!("line {}", line.escape_ascii()));
+            self.go_on()
+        }
+    }
+
+    fn run(stream: &[u8], cuts: &[usize], holds: bool) -> (Vec<String>, Option<FramingError>) {
+        let mut input = Input::new(LIMITS);
+        let mut record = Record { holds, ..Record::default() };
+        let mut rest = stream;
+        let mut cuts = cuts.iter().cycle();
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at((*cuts.next().unwrap()).clamp(1, rest.len()));
+            rest = after;
+            let mut result = input.consume(piece, &mut record);
+            while input.is_held() && result.is_ok() {
+                result = input.resume(&mut record);
+            }
+            if let Err(error) = result {
+                return (record.seen, Some(error));
+            }
+        }
+        (record.seen, None)
+    }
+
+    fn echo(size: usize, fill: u8) -> Vec<u8> {
+        let header = Header { magic: Magic::Request, number: 16, length: u32::try_from(size).unwrap() };
+        [&header.to_bytes()[..], &vec![fill; size]].concat()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+        /// However the stream is cut, and whether or not it is held back, the same is understood.
+        #[test]
+        fn cuts_do_not_matter(
+            frames in prop::collection::vec((0..5_u8, 0..100_usize, any::<u8>()), 1..150),
+            cuts in prop::collection::vec(1..5000_usize, 1..10),
+        ) {
+            let mut stream = Vec::new();
+            for (kind, size, fill) in frames {
+                match kind {
+                    0 => stream.extend(echo(size, fill)),
+                    1 => stream.extend(echo(size * 700, fill)),
+                    2 => stream.extend(echo(LIMITS.packet + size, fill)),
+                    3 => stream.extend([&vec![b'a'; size % 60][..], b"\n"].concat()),
+                    _ => stream.extend(b"\0RES\0\0\0\x10\0\0\0\0"),
+                }
+            }
+            let whole = run(&stream, &[usize::MAX], false);
+            prop_assert_eq!(&whole, &run(&stream, &cuts, false));
+            prop_assert_eq!(&whole, &run(&stream, &cuts, true));
+            prop_assert_eq!(whole.1, None);
+        }
+
+        /// Whatever the bytes, it neither panics nor goes on for ever.
+        #[test]
+        fn any_bytes_are_survived(stream in prop::collection::vec(any::<u8>(), 0..500), cuts in prop::collection::vec(1..50_usize, 1..5)) {
+            run(&stream, &cuts, true);
+        }
+    }
+
+    #[test]
+    fn a_header_alone_sets_aside_little() {
+        let mut input = Input::new(FrameLimits { packet: usize::MAX, line: 64 });
+        let header = Header { magic: Magic::Request, number: 16, length: u32::MAX };
+        input.consume(&header.to_bytes(), &mut Record::default()).unwrap();
+        let (buffer, missing) = input.large_buffer().unwrap();
+        assert_eq!(missing, u32::MAX as usize);
+        assert!(buffer.capacity() <= FIRST_LARGE_BUFFER);
+    }
+}

@@ -1,0 +1,8 @@
+//! Sockets and time around the hub: who listens, one task per connection, and the task that keeps the time.
+
+pub mod clock;
+pub mod connection;
+pub mod input;
+pub mod timer;
+
+pub use clock::Clock;

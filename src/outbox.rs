@@ -1,0 +1,283 @@
+//! One connection's output: what others have said to it and it has not yet written.
+//!
+//! Small packets are copied one after another into one buffer; a large workload is kept by reference between them. The
+//! holder of the hub's lock appends; the connection's own task takes what is there and writes it without any lock. A
+//! connection with nothing to write owns no buffer.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use bytes::{Buf, Bytes};
+
+use crate::protocol::Response;
+
+/// Workloads from this size on are kept by reference where they can be, in bytes. Below, copying is cheaper.
+const SHARED_FROM: usize = 8 * 1024;
+/// The first buffer of a connection that has something to write, in bytes: some small packets.
+const FIRST_BUFFER: usize = 256;
+
+/// The output of one connection.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Bytes that may wait; a packet that comes when they do closes the connection.
+    limit: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    output: Output,
+    /// Bytes that wait, those that the task has taken and not yet written included.
+    queued: usize,
+    /// Wakes the connection's task.
+    waker: Option<Waker>,
+    /// Whether the task knows that there is something, or is about to.
+    is_woken: bool,
+    closed: Option<CloseReason>,
+}
+
+/// Why a connection is closed by the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Its peer does not read what it is sent.
+    SlowReader,
+    /// The server stops.
+    Shutdown,
+}
+
+impl Outbox {
+    /// An empty outbox, in which `limit` bytes and one packet more may wait.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, state: Mutex::default() }
+    }
+
+    /// Appends a packet. Returns a waker to call when all locks are released, if the connection's task has to be told.
+    pub fn send(&self, response: &Response<'_>) -> Option<Waker> {
+        let mut state = self.lock();
+        if !state.has_room(self.limit) {
+            return state.wake();
+        }
+        let before = state.output.len();
+        state.output.push(response);
+        state.queued += state.output.len() - before;
+        state.wake()
+    }
+
+    /// Appends bytes of the connection's own making, such as an answer to a text command. Its task need not be told.
+    pub fn append(&self, bytes: &[u8]) {
+        let mut state = self.lock();
+        if state.has_room(self.limit) {
+            state.output.copy(bytes);
+            state.queued += bytes.len();
+        }
+    }
+
+    /// Takes all that waits, and says how many bytes of what was taken before have been written since.
+    ///
+    /// From now on the next packet calls `waker`.
+    pub fn take(&self, written: usize, waker: &Waker) -> Result<Output, CloseReason> {
+        let mut state = self.lock();
+        state.queued = state.queued.saturating_sub(written);
+        if let Some(reason) = state.closed {
+            return Err(reason);
+        }
+        if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            state.waker = Some(waker.clone());
+        }
+        state.is_woken = false;
+        Ok(std::mem::take(&mut state.output))
+    }
+
+    /// How many bytes wait.
+    pub fn queued(&self) -> usize {
+        self.lock().queued
+    }
+
+    /// Closes the connection. What waits is dropped.
+    pub fn close(&self, reason: CloseReason) -> Option<Waker> {
+        let mut state = self.lock();
+        state.close(reason);
+        state.wake()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether something may be appended. Whoever fills the outbox beyond its limit is closed.
+    fn has_room(&mut self, limit: usize) -> bool {
+        if self.queued >= limit && self.closed.is_none() {
+            self.close(CloseReason::SlowReader);
+        }
+        self.closed.is_none()
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.closed.get_or_insert(reason);
+        self.output = Output::default();
+    }
+
+    fn wake(&mut self) -> Option<Waker> {
+        if std::mem::replace(&mut self.is_woken, true) { None } else { self.waker.clone() }
+    }
+}
+
+/// Bytes to write, in order.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// The copied bytes, of which some are written.
+    copied: Vec<u8>,
+    written: usize,
+    /// Shared bytes, each with the place in `copied` before which it stands.
+    shared: VecDeque<(usize, Bytes)>,
+    shared_len: usize,
+}
+
+/// How many pieces one write takes.
+const PIECES: usize = 16;
+
+impl Output {
+    /// Whether everything is written.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many bytes are to be written.
+    pub fn len(&self) -> usize {
+        self.copied.len() - self.written + self.shared_len
+    }
+
+    fn push(&mut self, response: &Response<'_>) {
+        if self.copied.capacity() == 0 {
+            self.copied.reserve(FIRST_BUFFER);
+        }
+        response.write_head(&mut self.copied);
+        let Some(workload) = response.workload() else {
+            return;
+        };
+        let bytes = workload.as_bytes();
+        match (bytes.len() >= SHARED_FROM).then(|| workload.share()).flatten() {
+            Some(shared) => {
+                self.shared_len += shared.len();
+                self.shared.push_back((self.copied.len(), shared));
+            }
+            None => self.copied.extend_from_slice(bytes),
+        }
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        self.copied.extend_from_slice(bytes);
+    }
+
+    /// Calls `write` with the first pieces. What it says it has written is gone.
+    pub fn write_with<E>(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<usize, E> {
+        let mut pieces = [IoSlice::new(&[]); PIECES];
+        let mut count = 0;
+        let mut start = self.written;
+        for (before, bytes) in &self.shared {
+            if count + 2 > PIECES {
+                break;
+            }
+            if *before > start {
+                pieces[count] = IoSlice::new(&self.copied[start..*before]);
+                count += 1;
+                start = *before;
+            }
+            pieces[count] = IoSlice::new(bytes);
+            count += 1;
+        }
+        let all_shared = self.shared.back().is_none_or(|(before, _)| *before <= start);
+        if count < PIECES && all_shared && start < self.copied.len() {
+            pieces[count] = IoSlice::new(&self.copied[start..]);
+            count += 1;
+        }
+        let written = write(&pieces[..count])?;
+        self.advance(written);
+        Ok(written)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        while let Some((before, bytes)) = self.shared.front_mut() {
+            let copied = written.min(*before - self.written);
+            self.written += copied;
+            written -= copied;
+            if self.written < *before {
+                return;
+            }
+            let shared = written.min(bytes.len());
+            self.shared_len -= shared;
+            written -= shared;
+            bytes.advance(shared);
+            if !bytes.is_empty() {
+                return;
+            }
+            self.shared.pop_front();
+        }
+        self.written = (self.written + written).min(self.copied.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::Waker;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::Workload;
+
+    proptest! {
+        /// Whatever the sizes and however the socket takes the bytes, they come out in the order they went in.
+        #[test]
+        fn bytes_leave_in_the_order_they_came(sizes in prop::collection::vec(0..40_000_usize, 1..40), chunk in 1..70_000_usize) {
+            let outbox = Outbox::new(usize::MAX);
+            let mut expected = Vec::new();
+            for (seed, size) in sizes.iter().enumerate() {
+                let owner = Bytes::from(vec![u8::try_from(seed).unwrap(); *size]);
+                let workload = Workload::shared(&owner, &owner);
+                let response = Response::EchoRes { workload };
+                outbox.send(&response);
+                expected.extend(response.to_bytes());
+            }
+            prop_assert_eq!(outbox.queued(), expected.len());
+            let mut output = outbox.take(0, Waker::noop()).unwrap();
+            prop_assert_eq!(output.len(), expected.len());
+            let mut seen = Vec::new();
+            while !output.is_empty() {
+                let written = output.write_with::<Infallible>(|pieces| {
+                    let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).take(chunk).collect();
+                    seen.extend_from_slice(&bytes);
+                    Ok(bytes.len())
+                });
+                prop_assert!(written.unwrap() > 0);
+            }
+            prop_assert_eq!(seen, expected);
+        }
+    }
+
+    #[test]
+    fn one_packet_beyond_the_limit_is_taken_and_the_next_closes() {
+        let outbox = Outbox::new(20);
+        outbox.send(&Response::Noop);
+        outbox.send(&Response::Noop);
+        assert_eq!(outbox.queued(), 24);
+        outbox.send(&Response::Noop);
+        assert_eq!(outbox.take(0, Waker::noop()).unwrap_err(), CloseReason::SlowReader);
+    }
+
+    #[test]
+    fn what_is_written_makes_room() {
+        let outbox = Outbox::new(20);
+        for _ in 0..10 {
+            outbox.send(&Response::Noop);
+            outbox.send(&Response::Noop);
+            assert_eq!(outbox.take(0, Waker::noop()).unwrap().len(), 24);
+            assert!(outbox.take(24, Waker::noop()).unwrap().is_empty());
+        }
+    }
+}
