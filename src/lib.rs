@@ -3,7 +3,9 @@
 pub mod admin;
 pub mod hub;
 pub mod job_server;
+pub mod log_level;
 pub mod net;
 pub mod outbox;
+pub mod process;
 pub mod protocol;
 pub mod stats;

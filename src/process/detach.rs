@@ -1,0 +1,116 @@
+//! Going to the background (`-d`), with an exit status that tells the truth.
+//!
+//! gearmand tells its parent that all is well before it binds, so a port in use goes unnoticed.
+//! Here the parent stays until the child says that it listens: it exits 0 then, and otherwise
+//! prints what the child reported, or how the child ended, and exits 1. The child stays in the
+//! working directory it was started in, like gearmand's, and gives up its terminal only when it
+//! is ready, so that nothing it says on the way is lost.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::process;
+
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+
+/// First byte of the child's only message: it listens.
+const READY: u8 = b'R';
+/// First byte of the child's only message: it cannot start, for the reason that follows.
+const FAILED: u8 = b'F';
+
+/// Exit status of the parent when the child did not get ready.
+const EXIT_FAILURE: i32 = 1;
+
+/// The child's line to the waiting parent. Dropped unused, it counts as a death.
+#[derive(Debug)]
+#[must_use = "the parent waits until it hears from the child"]
+pub struct Readiness {
+    parent: PipeWriter,
+}
+
+impl Readiness {
+    /// Says that all listeners are bound; the parent exits 0. Before that, standard input, output
+    /// and error become `/dev/null`.
+    ///
+    /// # Errors
+    /// When `/dev/null` cannot be opened or the parent is gone.
+    pub fn ready(mut self) -> io::Result<()> {
+        let null = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
+        io::stdout().flush()?;
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        self.parent.write_all(&[READY])
+    }
+
+    /// Says why the child cannot start. The parent prints `reason` and exits 1; the child should
+    /// end without printing it too.
+    pub fn failed(mut self, reason: &str) {
+        // A parent that is gone needs no reason.
+        let _ = self
+            .parent
+            .write_all(&[&[FAILED], reason.as_bytes()].concat());
+    }
+}
+
+/// Forks; returns in the child, which leads a session of its own. The parent never returns.
+///
+/// Must be called while the process has one thread: a fork copies the calling thread alone, with
+/// whatever locks the others held.
+///
+/// # Errors
+/// When there is more than one thread, or no process or pipe can be had. Nothing has changed then.
+pub fn detach() -> io::Result<Readiness> {
+    if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1) {
+        return Err(io::Error::other("cannot detach: threads are running"));
+    }
+    let (child, parent) = io::pipe()?;
+    match fork_single_threaded()? {
+        ForkResult::Parent { child: pid } => {
+            drop(parent);
+            process::exit(await_child(pid, child))
+        }
+        ForkResult::Child => {
+            drop(child);
+            setsid()?;
+            Ok(Readiness { parent })
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn fork_single_threaded() -> io::Result<ForkResult> {
+    // SAFETY: fork is unsafe because a child of a process with several threads may call only
+    // async-signal-safe functions. The caller has checked that this process has one thread, so
+    // the child is a whole copy and may go on as if nothing had happened.
+    Ok(unsafe { fork() }?)
+}
+
+/// Waits for the child's message or its end; the exit status of the parent.
+fn await_child(pid: Pid, mut child: PipeReader) -> i32 {
+    let mut message = Vec::new();
+    // A child that dies closes the pipe, so a read error and an early end are alike.
+    let _ = child.read_to_end(&mut message);
+    let reason = match message.split_first() {
+        Some((&READY, _)) => return 0,
+        Some((&FAILED, reason)) => String::from_utf8_lossy(reason).into_owned(),
+        _ => format!(
+            "the background process ended before it was ready{}",
+            fate(pid)
+        ),
+    };
+    let _ = writeln!(io::stderr(), "gearmand: {reason}");
+    EXIT_FAILURE
+}
+
+/// How the child ended, as the end of a sentence.
+fn fate(pid: Pid) -> String {
+    match waitpid(pid, None) {
+        Ok(WaitStatus::Exited(_, status)) => format!(" (exit status {status})"),
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!(" (killed by {signal})"),
+        Ok(_) | Err(_) => String::new(),
+    }
+}

@@ -1,0 +1,361 @@
+//! The listening sockets: TCP on any number of addresses, UNIX sockets, and those that systemd
+//! has bound for us.
+//!
+//! A server that cannot have an address says so at once. gearmand tries again for 22 seconds when
+//! an address is in use, which its supervisor takes for a start; the reason for it, connections
+//! that the previous process left in TIME_WAIT, is met by `SO_REUSEADDR` instead: a restart gets
+//! the port back immediately.
+//!
+//! IPv6 sockets take IPv6 only, as gearmand's do, so that `0.0.0.0` and `[::]` can both be bound.
+
+mod inherited;
+mod unix_socket;
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::libc::{EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+pub use unix_socket::{SocketFile, UnixTarget};
+
+/// With port 0, how many ports are tried until one is free on every address.
+const SHARED_PORT_TRIES: usize = 32;
+
+/// Where to listen with TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpTarget {
+    /// An address or a host name, each of whose addresses is bound; `None` for all addresses of
+    /// this host, IPv4 and IPv6.
+    pub host: Option<String>,
+    /// The port; 0 for a free one, the same for all targets with 0 if there is one.
+    pub port: u16,
+}
+
+/// Sockets that listen, without blocking, ready for a runtime.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// TCP listeners.
+    pub tcp: Vec<TcpListener>,
+    /// UNIX stream listeners.
+    pub unix: Vec<UnixListener>,
+    /// Removes the files of our own UNIX sockets when dropped.
+    pub socket_files: Vec<SocketFile>,
+    /// What an operator should know, for the log: an address family that this host does not have.
+    pub notices: Vec<String>,
+}
+
+/// Why a listening socket could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another socket has the address.
+    #[error(
+        "cannot listen on {0}: the address is in use; \
+         `ss -ltnp 'sport = :{port}'` shows by which process",
+        port = .0.port()
+    )]
+    InUse(SocketAddr),
+    /// The address cannot be bound for another reason.
+    #[error("cannot listen on {address}: {source}{hint}", hint = hint(.address, .source))]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The host name has no address.
+    #[error("cannot listen on {host:?}: {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver says.
+        source: io::Error,
+    },
+    /// Somebody answers on the UNIX socket.
+    #[error(
+        "cannot listen on unix:{path}: another process answers there; \
+         `ss -lxp src {path}` shows which",
+        path = .0.display()
+    )]
+    UnixInUse(PathBuf),
+    /// Something else than a socket is at the path; it is left alone.
+    #[error("cannot listen on unix:{path}: exists and is not a socket", path = .0.display())]
+    NotASocket(PathBuf),
+    /// The UNIX socket cannot be created.
+    #[error("cannot listen on unix:{path}: {source}", path = .path.display())]
+    Unix {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// What the service manager passed cannot be used.
+    #[error("socket activation: {0}")]
+    Inherited(String),
+}
+
+fn hint(address: &SocketAddr, source: &io::Error) -> &'static str {
+    if source.raw_os_error() == Some(EACCES) && address.port() < 1024 {
+        "; ports below 1024 take root's rights or CAP_NET_BIND_SERVICE"
+    } else {
+        ""
+    }
+}
+
+impl Listeners {
+    /// Binds all targets, or none: what is bound when one fails is closed again.
+    ///
+    /// An address family that this host lacks is left out with a notice as long as another address
+    /// of the same target can be bound. `backlog` is the length of the kernel's queue of
+    /// connections not accepted yet (`net.core.somaxconn` caps it).
+    ///
+    /// # Errors
+    /// The first target that cannot be bound, see [`ListenError`].
+    pub fn bind(tcp: &[TcpTarget], unix: &[UnixTarget], backlog: i32) -> Result<Self, ListenError> {
+        let mut listeners = Self::default();
+        let candidates = candidates(tcp)?;
+        listeners.bind_candidates(&candidates, |address| bind_tcp(address, backlog))?;
+        for target in unix {
+            let (listener, file) = unix_socket::bind(target, backlog)?;
+            listeners.unix.push(listener);
+            listeners.socket_files.push(file);
+        }
+        Ok(listeners)
+    }
+
+    /// The sockets that systemd has bound for us (`LISTEN_FDS`), to be used instead of own ones;
+    /// `None` if there are none. To be asked once, before anything else: the sockets are meant for
+    /// the process id that was started, so before the fork of `-d` too.
+    ///
+    /// # Errors
+    /// When something is passed that is not a listening TCP or UNIX stream socket.
+    pub fn inherited() -> Result<Option<Self>, ListenError> {
+        inherited::take()
+    }
+
+    /// Where the sockets listen: `127.0.0.1:4730`, `[::1]:4730`, `unix:/path`.
+    pub fn addresses(&self) -> Vec<String> {
+        let tcp = self
+            .tcp
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .map(|address| address.to_string());
+        let unix = self.unix.iter().map(unix_socket::name);
+        tcp.chain(unix).collect()
+    }
+
+    /// Binds TCP candidates with `bind`, trying other ports while a free one of the first
+    /// address's choice is taken on another.
+    fn bind_candidates(
+        &mut self,
+        candidates: &[Candidate],
+        bind: impl Fn(SocketAddr) -> io::Result<TcpListener>,
+    ) -> Result<(), ListenError> {
+        let mut tries = (1..=SHARED_PORT_TRIES).rev();
+        loop {
+            let share_port = tries.next().is_some();
+            let mut attempt = Attempt::default();
+            match attempt.bind(candidates, share_port, &bind) {
+                Ok(()) => {
+                    self.tcp = attempt.listeners;
+                    self.notices = attempt.notices;
+                    return Ok(());
+                }
+                Err(Failure::SharedPortTaken) => {}
+                Err(Failure::Final(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+/// An address to bind, and the target that asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    address: SocketAddr,
+    target: usize,
+}
+
+/// Every address that the targets mean, once. An address that another target's wildcard includes
+/// is left out, for the two would exclude each other.
+fn candidates(targets: &[TcpTarget]) -> Result<Vec<Candidate>, ListenError> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    for (target, TcpTarget { host, port }) in targets.iter().enumerate() {
+        let addresses = match host {
+            Some(host) => resolve(host, *port)?,
+            None => vec![
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)),
+            ],
+        };
+        found.extend(
+            addresses
+                .into_iter()
+                .filter(|address| seen.insert(*address))
+                .map(|address| Candidate { address, target }),
+        );
+    }
+    found.retain(|Candidate { address, .. }| {
+        let wildcard: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        address.ip() == wildcard || !seen.contains(&SocketAddr::new(wildcard, address.port()))
+    });
+    Ok(found)
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    (bare, port)
+        .to_socket_addrs()
+        .map(Iterator::collect)
+        .map_err(|source| ListenError::Resolve {
+            host: host.to_owned(),
+            source,
+        })
+}
+
+/// One try to bind all candidates.
+#[derive(Default)]
+struct Attempt {
+    listeners: Vec<TcpListener>,
+    notices: Vec<String>,
+    /// The port that the kernel chose for the first candidate with port 0.
+    chosen: Option<u16>,
+    /// Targets that have a listener.
+    served: HashSet<usize>,
+}
+
+enum Failure {
+    /// The port chosen for one address is taken on another: another choice may be better.
+    SharedPortTaken,
+    Final(ListenError),
+}
+
+impl Attempt {
+    fn bind(
+        &mut self,
+        candidates: &[Candidate],
+        share_port: bool,
+        bind: impl Fn(SocketAddr) -> io::Result<TcpListener>,
+    ) -> Result<(), Failure> {
+        let mut unavailable = Vec::new();
+        for &Candidate { address, target } in candidates {
+            let any_port = address.port() == 0;
+            let mut wanted = address;
+            if let (true, true, Some(port)) = (any_port, share_port, self.chosen) {
+                wanted.set_port(port);
+            }
+            match bind(wanted) {
+                Ok(listener) => {
+                    if any_port && self.chosen.is_none() {
+                        self.chosen = listener.local_addr().ok().map(|bound| bound.port());
+                    }
+                    self.served.insert(target);
+                    self.listeners.push(listener);
+                }
+                Err(error) if any_port && is(&error, EADDRINUSE) && wanted != address => {
+                    return Err(Failure::SharedPortTaken);
+                }
+                Err(error) if is(&error, EAFNOSUPPORT) || is(&error, EADDRNOTAVAIL) => {
+                    unavailable.push((target, address, error));
+                }
+                Err(error) => return Err(Failure::Final(describe(wanted, error))),
+            }
+        }
+        for (target, address, error) in unavailable {
+            if !self.served.contains(&target) {
+                return Err(Failure::Final(describe(address, error)));
+            }
+            self.notices.push(format!(
+                "not listening on {address}, which this host does not have: {error}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn is(error: &io::Error, code: i32) -> bool {
+    error.raw_os_error() == Some(code)
+}
+
+fn describe(address: SocketAddr, source: io::Error) -> ListenError {
+    if is(&source, EADDRINUSE) {
+        ListenError::InUse(address)
+    } else {
+        ListenError::Tcp { address, source }
+    }
+}
+
+fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// How a dead peer is noticed. A host that vanished while its connection was idle is given up
+/// after `idle + interval * count`; one that vanished while something was on its way, after
+/// `user_timeout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence after which the first probe is sent; whole seconds, 1 s to 32767 s.
+    pub idle: Duration,
+    /// Time between probes; whole seconds, 1 s to 32767 s.
+    pub interval: Duration,
+    /// Unanswered probes after which the peer counts as dead, 1 to 127.
+    pub count: u32,
+    /// How long sent bytes, or probes, may stay unacknowledged; whole milliseconds, 0 leaves it to
+    /// the kernel (about 15 minutes for sent bytes).
+    pub user_timeout: Duration,
+}
+
+impl Default for KeepAlive {
+    /// Dead within 50 seconds, so that a lost worker's jobs are back within a minute.
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(20),
+            interval: Duration::from_secs(10),
+            count: 3,
+            user_timeout: Duration::from_secs(50),
+        }
+    }
+}
+
+/// Prepares an accepted TCP socket: small packets leave at once, dead peers are noticed. Closing
+/// does not linger: what is still to be sent is the kernel's to deliver, and nobody waits for it.
+///
+/// # Errors
+/// When the kernel refuses a value.
+pub fn tune(socket: &impl AsFd, keep_alive: &KeepAlive) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(keep_alive.idle)
+            .with_interval(keep_alive.interval)
+            .with_retries(keep_alive.count),
+    )?;
+    socket.set_tcp_user_timeout(Some(keep_alive.user_timeout))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! The operating-system side of the daemon: everything between `main` and the first connection
+//! that is not Gearman.
+//!
+//! The parts take plain parameters and know nothing of the configuration. The order in which a
+//! server uses them matters:
+//!
+//! 1. [`listen::Listeners::inherited`]: sockets passed by systemd are bound to this process id;
+//! 2. [`detach::detach`], before any thread exists;
+//! 3. [`privileges::raise_file_descriptor_limit`], still with the rights it was started with;
+//! 4. [`listen::Listeners::bind`], so that ports below 1024 are possible, and
+//!    [`pid_file::PidFile::create`] after it: an instance that fails to bind touches no pid file;
+//! 5. [`privileges::drop_to`];
+//! 6. [`logging::init`], so that the log file belongs to the user that has to reopen it;
+//! 7. [`notify::Notifier::ready`] and [`detach::Readiness::ready`].
+
+pub mod detach;
+pub mod listen;
+pub mod logging;
+pub mod notify;
+pub mod pid_file;
+pub mod privileges;

@@ -1,0 +1,203 @@
+//! What root's rights are needed for at start, and giving them up.
+
+use std::ffi::CString;
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::unistd::{
+    Gid, Uid, User, geteuid, getresgid, getresuid, initgroups, setresgid, setresuid,
+};
+
+/// Why the process did not become another user.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegeError {
+    /// Only root may become somebody else.
+    #[error("Must be root to switch users.")]
+    NotRoot,
+    /// There is no user of this name.
+    #[error("there is no user {0:?}")]
+    UnknownUser(String),
+    /// The user data base could not be read.
+    #[error("cannot look up user {name:?}: {source}")]
+    Lookup {
+        /// The name.
+        name: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system refused a step.
+    #[error("cannot become user {name:?}: {step}: {source}")]
+    Refused {
+        /// The name.
+        name: String,
+        /// The system call.
+        step: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// After the switch root's rights could still be had.
+    #[error("became user {0:?}, but root's rights can be regained")]
+    Regainable(String),
+}
+
+/// A user to become, looked up before anything is created for it.
+#[derive(Clone, Debug)]
+pub struct Account {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+}
+
+impl Account {
+    /// Looks up a user by name.
+    ///
+    /// # Errors
+    /// [`PrivilegeError::NotRoot`] when the process may not switch anyway, then
+    /// [`PrivilegeError::UnknownUser`] and [`PrivilegeError::Lookup`].
+    pub fn find(name: &str) -> Result<Self, PrivilegeError> {
+        if !geteuid().is_root() {
+            return Err(PrivilegeError::NotRoot);
+        }
+        match User::from_name(name) {
+            Ok(Some(user)) => Ok(Self {
+                name: user.name,
+                uid: user.uid,
+                gid: user.gid,
+            }),
+            Ok(None) => Err(PrivilegeError::UnknownUser(name.to_owned())),
+            Err(errno) => Err(PrivilegeError::Lookup {
+                name: name.to_owned(),
+                source: errno.into(),
+            }),
+        }
+    }
+
+    /// The user's number, for files that are to belong to it.
+    pub fn uid(&self) -> u32 {
+        self.uid.as_raw()
+    }
+
+    /// The number of the user's primary group.
+    pub fn gid(&self) -> u32 {
+        self.gid.as_raw()
+    }
+}
+
+/// Becomes another user for good: its groups, its primary group, its number, in that order, each
+/// as real, effective and saved. Then tries to go back, which must fail.
+///
+/// gearmand gives up all supplementary groups; here the user keeps the groups the system lists it
+/// in, such as one that may read a TLS key.
+///
+/// # Errors
+/// See [`PrivilegeError`]. The process must not go on after an error: it may be half switched.
+pub fn drop_to(account: &Account) -> Result<(), PrivilegeError> {
+    let refused = |step| {
+        move |errno: Errno| PrivilegeError::Refused {
+            name: account.name.clone(),
+            step,
+            source: errno.into(),
+        }
+    };
+    if !geteuid().is_root() {
+        return Err(PrivilegeError::NotRoot);
+    }
+    let name = CString::new(account.name.as_str())
+        .map_err(|_| PrivilegeError::UnknownUser(account.name.clone()))?;
+    let (uid, gid) = (account.uid, account.gid);
+    initgroups(&name, gid).map_err(refused("initgroups"))?;
+    setresgid(gid, gid, gid).map_err(refused("setresgid"))?;
+    setresuid(uid, uid, uid).map_err(refused("setresuid"))?;
+    if uid.is_root() {
+        return Ok(());
+    }
+    let user = getresuid().map_err(refused("getresuid"))?;
+    let group = getresgid().map_err(refused("getresgid"))?;
+    let root = Uid::from_raw(0);
+    let switched = [user.real, user.effective, user.saved] == [uid; 3]
+        && [group.real, group.effective, group.saved] == [gid; 3];
+    if !switched || setresuid(root, root, root).is_ok() {
+        return Err(PrivilegeError::Regainable(account.name.clone()));
+    }
+    Ok(())
+}
+
+/// The limit of open files could not be set.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set the limit of open files to {wanted} (hard limit {hard}): {source}")]
+pub struct FileDescriptorError {
+    wanted: u64,
+    hard: u64,
+    source: io::Error,
+}
+
+/// Sets how many files (sockets, mostly) the process may have open; the limit then in force.
+///
+/// With a number (`-f N`) the soft limit becomes that number, and the hard limit is raised if it
+/// is lower. Without one the soft limit is raised to the hard limit.
+///
+/// # Errors
+/// When the number asked for is refused: above the hard limit that takes root's rights, and the
+/// kernel has a limit of its own (`fs.nr_open`). Without a number nothing fails for want of
+/// rights.
+pub fn raise_file_descriptor_limit(wanted: Option<u64>) -> Result<u64, FileDescriptorError> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| FileDescriptorError {
+        wanted: wanted.unwrap_or_default(),
+        hard: 0,
+        source: errno.into(),
+    })?;
+    let Some(wanted) = wanted else {
+        // A sandbox may forbid the call; the limit in force then is good enough.
+        return Ok(match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+            Ok(()) => hard,
+            Err(_) => soft,
+        });
+    };
+    let limit: rlim_t = wanted;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard.max(limit)).map_err(|errno| {
+        FileDescriptorError {
+            wanted,
+            hard,
+            source: errno.into(),
+        }
+    })?;
+    Ok(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_name_only() {
+        if !geteuid().is_root() {
+            assert!(matches!(
+                Account::find("nobody"),
+                Err(PrivilegeError::NotRoot)
+            ));
+            return;
+        }
+        let nobody = Account::find("nobody").unwrap();
+        assert_ne!(nobody.uid(), 0);
+        assert_ne!(nobody.gid(), 0);
+        for unknown in ["no-such-user", "", "0", "a\0b"] {
+            let error = Account::find(unknown).unwrap_err();
+            assert!(
+                matches!(
+                    error,
+                    PrivilegeError::UnknownUser(_) | PrivilegeError::Lookup { .. }
+                ),
+                "{unknown:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_refusal_has_the_words_of_gearmand() {
+        assert_eq!(
+            PrivilegeError::NotRoot.to_string(),
+            "Must be root to switch users."
+        );
+    }
+}
