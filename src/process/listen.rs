@@ -3,7 +3,7 @@
 //!
 //! A server that cannot have an address says so at once. gearmand tries again for 22 seconds when
 //! an address is in use, which its supervisor takes for a start; the reason for it, connections
-//! that the previous process left in TIME_WAIT, is met by `SO_REUSEADDR` instead: a restart gets
+//! that the previous process left in `TIME_WAIT`, is met by `SO_REUSEADDR` instead: a restart gets
 //! the port back immediately.
 //!
 //! IPv6 sockets take IPv6 only, as gearmand's do, so that `0.0.0.0` and `[::]` can both be bound.

@@ -105,7 +105,11 @@ impl Notifier {
         let Some(address) = &self.address else {
             return Ok(());
         };
-        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+        let mut message = String::new();
+        for state in states {
+            message.push_str(&state.to_string());
+            message.push('\n');
+        }
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         socket.send_to_addr(message.as_bytes(), address)?;

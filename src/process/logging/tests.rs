@@ -254,7 +254,7 @@ impl Local {
 }
 
 fn received(socket: &UnixDatagram) -> String {
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     let length = socket.recv(&mut buffer).unwrap();
     String::from_utf8(buffer[..length].to_vec()).unwrap()
 }
