@@ -78,16 +78,8 @@ pub enum Level {
 
 impl Level {
     /// All levels, from the gravest to the most talkative.
-    pub const ALL: [Self; 8] = [
-        Self::Fatal,
-        Self::Alert,
-        Self::Critical,
-        Self::Error,
-        Self::Warning,
-        Self::Notice,
-        Self::Info,
-        Self::Debug,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Fatal, Self::Alert, Self::Critical, Self::Error, Self::Warning, Self::Notice, Self::Info, Self::Debug];
 
     /// The name as `--verbose` takes it and the log shows it.
     pub const fn name(self) -> &'static str {
@@ -105,10 +97,7 @@ impl Level {
 
     /// The level with this number; numbers above 7 are [`Level::Debug`].
     pub fn from_number(number: u8) -> Self {
-        Self::ALL
-            .get(usize::from(number))
-            .copied()
-            .unwrap_or(Self::Debug)
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Debug)
     }
 
     /// The level of an event or callsite.
@@ -150,10 +139,7 @@ impl FromStr for Level {
 
     /// Takes the names in any case; gearmand itself knows them in upper case only.
     fn from_str(name: &str) -> Result<Self, UnknownLevel> {
-        Self::ALL
-            .into_iter()
-            .find(|level| level.name().eq_ignore_ascii_case(name))
-            .ok_or(UnknownLevel)
+        Self::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(name)).ok_or(UnknownLevel)
     }
 }
 

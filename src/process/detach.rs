@@ -35,10 +35,7 @@ impl Readiness {
     /// # Errors
     /// When `/dev/null` cannot be opened or the parent is gone.
     pub fn ready(mut self) -> io::Result<()> {
-        let null = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/null")?;
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
         io::stdout().flush()?;
         dup2_stdin(&null)?;
         dup2_stdout(&null)?;
@@ -50,9 +47,7 @@ impl Readiness {
     /// end without printing it too.
     pub fn failed(mut self, reason: &str) {
         // A parent that is gone needs no reason.
-        let _ = self
-            .parent
-            .write_all(&[&[FAILED], reason.as_bytes()].concat());
+        let _ = self.parent.write_all(&[&[FAILED], reason.as_bytes()].concat());
     }
 }
 
@@ -97,10 +92,7 @@ fn await_child(pid: Pid, mut child: PipeReader) -> i32 {
     let reason = match message.split_first() {
         Some((&READY, _)) => return 0,
         Some((&FAILED, reason)) => String::from_utf8_lossy(reason).into_owned(),
-        _ => format!(
-            "the background process ended before it was ready{}",
-            fate(pid)
-        ),
+        _ => format!("the background process ended before it was ready{}", fate(pid)),
     };
     let _ = writeln!(io::stderr(), "gearmand: {reason}");
     EXIT_FAILURE

@@ -140,11 +140,7 @@ impl Listeners {
 
     /// Where the sockets listen: `127.0.0.1:4730`, `[::1]:4730`, `unix:/path`.
     pub fn addresses(&self) -> Vec<String> {
-        let tcp = self
-            .tcp
-            .iter()
-            .filter_map(|listener| listener.local_addr().ok())
-            .map(|address| address.to_string());
+        let tcp = self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).map(|address| address.to_string());
         let unix = self.unix.iter().map(unix_socket::name);
         tcp.chain(unix).collect()
     }
@@ -188,16 +184,12 @@ fn candidates(targets: &[TcpTarget]) -> Result<Vec<Candidate>, ListenError> {
     for (target, TcpTarget { host, port }) in targets.iter().enumerate() {
         let addresses = match host {
             Some(host) => resolve(host, *port)?,
-            None => vec![
-                SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)),
-                SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)),
-            ],
+            None => {
+                vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))]
+            }
         };
         found.extend(
-            addresses
-                .into_iter()
-                .filter(|address| seen.insert(*address))
-                .map(|address| Candidate { address, target }),
+            addresses.into_iter().filter(|address| seen.insert(*address)).map(|address| Candidate { address, target }),
         );
     }
     found.retain(|Candidate { address, .. }| {
@@ -211,17 +203,11 @@ fn candidates(targets: &[TcpTarget]) -> Result<Vec<Candidate>, ListenError> {
 }
 
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     (bare, port)
         .to_socket_addrs()
         .map(Iterator::collect)
-        .map_err(|source| ListenError::Resolve {
-            host: host.to_owned(),
-            source,
-        })
+        .map_err(|source| ListenError::Resolve { host: host.to_owned(), source })
 }
 
 /// One try to bind all candidates.
@@ -276,9 +262,7 @@ impl Attempt {
             if !self.served.contains(&target) {
                 return Err(Failure::Final(describe(address, error)));
             }
-            self.notices.push(format!(
-                "not listening on {address}, which this host does not have: {error}"
-            ));
+            self.notices.push(format!("not listening on {address}, which this host does not have: {error}"));
         }
         Ok(())
     }
@@ -289,19 +273,11 @@ fn is(error: &io::Error, code: i32) -> bool {
 }
 
 fn describe(address: SocketAddr, source: io::Error) -> ListenError {
-    if is(&source, EADDRINUSE) {
-        ListenError::InUse(address)
-    } else {
-        ListenError::Tcp { address, source }
-    }
+    if is(&source, EADDRINUSE) { ListenError::InUse(address) } else { ListenError::Tcp { address, source } }
 }
 
 fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;

@@ -178,11 +178,7 @@ fn connect(path: &str, name: &str) -> LocalSocket {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(LOG_FILE_MODE)
-        .open(path)
+    OpenOptions::new().append(true).create(true).mode(LOG_FILE_MODE).open(path)
 }
 
 /// A warning about the log itself has no other place than standard error, and nobody to tell if
@@ -252,11 +248,7 @@ struct LogLayer(Arc<Shared>);
 
 impl<S: Subscriber> Layer<S> for LogLayer {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if self.0.wants(metadata) {
-            Interest::always()
-        } else {
-            Interest::never()
-        }
+        if self.0.wants(metadata) { Interest::always() } else { Interest::never() }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
@@ -264,11 +256,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(if self.0.has_output() {
-            self.0.threshold().tracing_filter()
-        } else {
-            LevelFilter::OFF
-        })
+        Some(if self.0.has_output() { self.0.threshold().tracing_filter() } else { LevelFilter::OFF })
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {

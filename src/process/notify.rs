@@ -44,10 +44,7 @@ impl Notifier {
             Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name)?,
             None => SocketAddr::from_pathname(name)?,
         };
-        Ok(Self {
-            address: Some(address),
-            watchdog: None,
-        })
+        Ok(Self { address: Some(address), watchdog: None })
     }
 
     /// All listeners are bound: `READY=1`, and `STATUS=Listening on ADDRESS[, ADDRESS...]` with
@@ -96,9 +93,7 @@ impl Notifier {
     /// How often to send [`Notifier::watchdog`]: half of what the manager allows. `None` when it
     /// does not watch this process.
     pub fn watchdog_interval(&self) -> Option<Duration> {
-        self.watchdog
-            .map(|allowed| allowed / 2)
-            .filter(|interval| self.address.is_some() && !interval.is_zero())
+        self.watchdog.map(|allowed| allowed / 2).filter(|interval| self.address.is_some() && !interval.is_zero())
     }
 
     fn send(&self, states: &[NotifyState<'_>]) -> io::Result<()> {
@@ -136,14 +131,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        Manager {
-            socket,
-            notifier: Notifier::to(path.as_os_str()).unwrap(),
-            _directory: directory,
-        }
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Manager { socket, notifier: Notifier::to(path.as_os_str()).unwrap(), _directory: directory }
     }
 
     fn received(socket: &UnixDatagram) -> String {
@@ -155,14 +144,8 @@ mod tests {
     #[test]
     fn readiness_names_the_addresses() {
         let manager = manager();
-        manager
-            .notifier
-            .ready(&["127.0.0.1:4730".into(), "unix:/run/g\nFDSTORE=1".into()])
-            .unwrap();
-        assert_eq!(
-            received(&manager.socket),
-            "READY=1\nSTATUS=Listening on 127.0.0.1:4730, unix:/run/g FDSTORE=1\n"
-        );
+        manager.notifier.ready(&["127.0.0.1:4730".into(), "unix:/run/g\nFDSTORE=1".into()]).unwrap();
+        assert_eq!(received(&manager.socket), "READY=1\nSTATUS=Listening on 127.0.0.1:4730, unix:/run/g FDSTORE=1\n");
     }
 
     #[test]
@@ -176,9 +159,7 @@ mod tests {
         assert_eq!(received(&manager.socket), "WATCHDOG=1\n");
         manager.notifier.reloading().unwrap();
         let message = received(&manager.socket);
-        let time = message
-            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
-            .unwrap();
+        let time = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(time.trim_end().parse::<u64>().unwrap() > 0, "{message}");
     }
 
@@ -187,9 +168,7 @@ mod tests {
         let name = format!("gearmand-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let socket = UnixDatagram::bind_addr(&address).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let notifier = Notifier::to(OsStr::new(&format!("@{name}"))).unwrap();
         notifier.stopping().unwrap();
         assert_eq!(received(&socket), "STOPPING=1\n");
@@ -208,10 +187,7 @@ mod tests {
     #[test]
     fn the_watchdog_is_fed_twice_as_often_as_asked() {
         let manager = manager();
-        let notifier = Notifier {
-            watchdog: Some(Duration::from_secs(30)),
-            ..manager.notifier.clone()
-        };
+        let notifier = Notifier { watchdog: Some(Duration::from_secs(30)), ..manager.notifier.clone() };
         assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(15)));
         assert_eq!(manager.notifier.watchdog_interval(), None);
     }

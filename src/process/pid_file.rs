@@ -73,10 +73,7 @@ impl PidFile {
     /// # Errors
     /// See [`PidFileError`]. The file of a living instance is unchanged.
     pub fn create(path: &Path) -> Result<Self, PidFileError> {
-        let io_error = |source| PidFileError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io_error = |source| PidFileError::Io { path: path.to_owned(), source };
         let mut file = Self::open_locked(path)?;
         let content = read(&mut file).map_err(io_error)?;
         if !content.trim_ascii().is_empty() && parse(&content).is_none() {
@@ -86,19 +83,13 @@ impl PidFile {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", process::id()))
             .map_err(io_error)?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-        })
+        Ok(Self { path: path.to_owned(), file })
     }
 
     /// Opens and locks what is at the path, until both are the same file: between the two steps an
     /// ending instance may have removed the one we opened.
     fn open_locked(path: &Path) -> Result<File, PidFileError> {
-        let io_error = |source| PidFileError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io_error = |source| PidFileError::Io { path: path.to_owned(), source };
         for _ in 0..TRIES {
             // A link in a directory of others could lead root to any file.
             let mut file = OpenOptions::new()
@@ -118,10 +109,7 @@ impl PidFile {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let content = read(&mut file).unwrap_or_default();
-                    return Err(PidFileError::Running {
-                        path: path.to_owned(),
-                        pid: parse(&content),
-                    });
+                    return Err(PidFileError::Running { path: path.to_owned(), pid: parse(&content) });
                 }
                 Err(TryLockError::Error(source)) => return Err(io_error(source)),
             }
@@ -196,17 +184,9 @@ mod tests {
         let (_directory, path) = scratch();
         let first = PidFile::create(&path).unwrap();
         let error = PidFile::create(&path).unwrap_err();
-        assert!(
-            matches!(error, PidFileError::Running { pid: Some(pid), .. } if pid == process::id())
-        );
-        assert!(
-            error.to_string().contains(&process::id().to_string()),
-            "{error}"
-        );
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            format!("{}\n", process::id())
-        );
+        assert!(matches!(error, PidFileError::Running { pid: Some(pid), .. } if pid == process::id()));
+        assert!(error.to_string().contains(&process::id().to_string()), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         drop(first);
         drop(PidFile::create(&path).unwrap());
     }
@@ -217,10 +197,7 @@ mod tests {
             let (_directory, path) = scratch();
             fs::write(&path, content).unwrap();
             let _held = PidFile::create(&path).unwrap();
-            assert_eq!(
-                fs::read_to_string(&path).unwrap(),
-                format!("{}\n", process::id())
-            );
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         }
     }
 
@@ -228,17 +205,11 @@ mod tests {
     fn a_file_of_another_kind_is_refused_and_kept() {
         let (directory, path) = scratch();
         fs::write(&path, "root:x:0:0\n").unwrap();
-        assert!(matches!(
-            PidFile::create(&path),
-            Err(PidFileError::NotAPidFile(_))
-        ));
+        assert!(matches!(PidFile::create(&path), Err(PidFileError::NotAPidFile(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "root:x:0:0\n");
         let link = directory.path().join("link");
         symlink(directory.path().join("target"), &link).unwrap();
-        assert!(matches!(
-            PidFile::create(&link),
-            Err(PidFileError::Io { .. })
-        ));
+        assert!(matches!(PidFile::create(&link), Err(PidFileError::Io { .. })));
         assert!(!directory.path().join("target").exists());
         assert!(PidFile::create(directory.path()).is_err());
     }

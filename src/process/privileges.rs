@@ -5,9 +5,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::unistd::{
-    Gid, Uid, User, geteuid, getresgid, getresuid, initgroups, setresgid, setresuid,
-};
+use nix::unistd::{Gid, Uid, User, geteuid, getresgid, getresuid, initgroups, setresgid, setresuid};
 
 /// Why the process did not become another user.
 #[derive(Debug, thiserror::Error)]
@@ -60,16 +58,9 @@ impl Account {
             return Err(PrivilegeError::NotRoot);
         }
         match User::from_name(name) {
-            Ok(Some(user)) => Ok(Self {
-                name: user.name,
-                uid: user.uid,
-                gid: user.gid,
-            }),
+            Ok(Some(user)) => Ok(Self { name: user.name, uid: user.uid, gid: user.gid }),
             Ok(None) => Err(PrivilegeError::UnknownUser(name.to_owned())),
-            Err(errno) => Err(PrivilegeError::Lookup {
-                name: name.to_owned(),
-                source: errno.into(),
-            }),
+            Err(errno) => Err(PrivilegeError::Lookup { name: name.to_owned(), source: errno.into() }),
         }
     }
 
@@ -93,18 +84,12 @@ impl Account {
 /// # Errors
 /// See [`PrivilegeError`]. The process must not go on after an error: it may be half switched.
 pub fn drop_to(account: &Account) -> Result<(), PrivilegeError> {
-    let refused = |step| {
-        move |errno: Errno| PrivilegeError::Refused {
-            name: account.name.clone(),
-            step,
-            source: errno.into(),
-        }
-    };
+    let refused =
+        |step| move |errno: Errno| PrivilegeError::Refused { name: account.name.clone(), step, source: errno.into() };
     if !geteuid().is_root() {
         return Err(PrivilegeError::NotRoot);
     }
-    let name = CString::new(account.name.as_str())
-        .map_err(|_| PrivilegeError::UnknownUser(account.name.clone()))?;
+    let name = CString::new(account.name.as_str()).map_err(|_| PrivilegeError::UnknownUser(account.name.clone()))?;
     let (uid, gid) = (account.uid, account.gid);
     initgroups(&name, gid).map_err(refused("initgroups"))?;
     setresgid(gid, gid, gid).map_err(refused("setresgid"))?;
@@ -115,8 +100,8 @@ pub fn drop_to(account: &Account) -> Result<(), PrivilegeError> {
     let user = getresuid().map_err(refused("getresuid"))?;
     let group = getresgid().map_err(refused("getresgid"))?;
     let root = Uid::from_raw(0);
-    let switched = [user.real, user.effective, user.saved] == [uid; 3]
-        && [group.real, group.effective, group.saved] == [gid; 3];
+    let switched =
+        [user.real, user.effective, user.saved] == [uid; 3] && [group.real, group.effective, group.saved] == [gid; 3];
     if !switched || setresuid(root, root, root).is_ok() {
         return Err(PrivilegeError::Regainable(account.name.clone()));
     }
@@ -155,12 +140,10 @@ pub fn raise_file_descriptor_limit(wanted: Option<u64>) -> Result<u64, FileDescr
         });
     };
     let limit: rlim_t = wanted;
-    setrlimit(Resource::RLIMIT_NOFILE, limit, hard.max(limit)).map_err(|errno| {
-        FileDescriptorError {
-            wanted,
-            hard,
-            source: errno.into(),
-        }
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard.max(limit)).map_err(|errno| FileDescriptorError {
+        wanted,
+        hard,
+        source: errno.into(),
     })?;
     Ok(limit)
 }
@@ -172,10 +155,7 @@ mod tests {
     #[test]
     fn a_user_is_found_by_name_only() {
         if !geteuid().is_root() {
-            assert!(matches!(
-                Account::find("nobody"),
-                Err(PrivilegeError::NotRoot)
-            ));
+            assert!(matches!(Account::find("nobody"), Err(PrivilegeError::NotRoot)));
             return;
         }
         let nobody = Account::find("nobody").unwrap();
@@ -184,10 +164,7 @@ mod tests {
         for unknown in ["no-such-user", "", "0", "a\0b"] {
             let error = Account::find(unknown).unwrap_err();
             assert!(
-                matches!(
-                    error,
-                    PrivilegeError::UnknownUser(_) | PrivilegeError::Lookup { .. }
-                ),
+                matches!(error, PrivilegeError::UnknownUser(_) | PrivilegeError::Lookup { .. }),
                 "{unknown:?}: {error}"
             );
         }
@@ -195,9 +172,6 @@ mod tests {
 
     #[test]
     fn the_refusal_has_the_words_of_gearmand() {
-        assert_eq!(
-            PrivilegeError::NotRoot.to_string(),
-            "Must be root to switch users."
-        );
+        assert_eq!(PrivilegeError::NotRoot.to_string(), "Must be root to switch users.");
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use gearmand::process::detach::detach;
 use gearmand::process::listen::{Listeners, TcpTarget};
-use nix::unistd::{Pid, getpid, getsid};
+use nix::unistd::{Pid, alarm, getpid, getsid};
 
 use crate::{DEADLINE, RoleResult, assert_exit, child, text};
 
@@ -27,7 +27,8 @@ pub(crate) fn role_detach_ready(directory: &str) -> RoleResult {
         ),
     )?;
     readiness.ready()?;
-    // Lives until the test connects, so that it can be looked at.
+    // Lives until the test connects, so that it can be looked at; or until the deadline kills it.
+    alarm::set(u32::try_from(DEADLINE.as_secs())?);
     drop(listener.accept()?);
     Ok(ExitCode::SUCCESS)
 }
@@ -36,10 +37,7 @@ pub(crate) fn detach_returns_when_ready() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().canonicalize().unwrap();
     // `output` reads to the end of both pipes: it returns only once the child has let go of them.
-    let output = child("detach_ready", &[path.to_str().unwrap()])
-        .current_dir(&path)
-        .output()
-        .unwrap();
+    let output = child("detach_ready", &[path.to_str().unwrap()]).current_dir(&path).output().unwrap();
     assert_exit(&output, 0);
     assert_eq!(text(&output.stderr), "on the way\n");
     let facts = fs::read_to_string(path.join("facts")).unwrap();
@@ -61,10 +59,7 @@ pub(crate) fn detach_returns_when_ready() {
 
 pub(crate) fn role_detach_failed(port: &str) -> RoleResult {
     let readiness = detach()?;
-    let target = TcpTarget {
-        host: Some("127.0.0.1".into()),
-        port: port.parse()?,
-    };
+    let target = TcpTarget { host: Some("127.0.0.1".into()), port: port.parse()? };
     match Listeners::bind(&[target], &[], 32) {
         Ok(_) => Err("the port was free".into()),
         Err(error) => {
@@ -77,15 +72,10 @@ pub(crate) fn role_detach_failed(port: &str) -> RoleResult {
 pub(crate) fn detach_reports_a_failure() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let output = child("detach_failed", &[&address.port().to_string()])
-        .output()
-        .unwrap();
+    let output = child("detach_failed", &[&address.port().to_string()]).output().unwrap();
     assert_exit(&output, 1);
     let stderr = text(&output.stderr);
-    assert!(
-        stderr.starts_with(&format!("gearmand: cannot listen on {address}: ")),
-        "{stderr}"
-    );
+    assert!(stderr.starts_with(&format!("gearmand: cannot listen on {address}: ")), "{stderr}");
 }
 
 pub(crate) fn role_detach_dies(how: &str) -> RoleResult {
@@ -98,11 +88,9 @@ pub(crate) fn role_detach_dies(how: &str) -> RoleResult {
 }
 
 pub(crate) fn detach_reports_a_death() {
-    for (how, reported) in [
-        ("exit", "(exit status 7)"),
-        ("abort", "(killed by SIGABRT)"),
-        ("return", "(exit status 0)"),
-    ] {
+    for (how, reported) in
+        [("exit", "(exit status 7)"), ("abort", "(killed by SIGABRT)"), ("return", "(exit status 0)")]
+    {
         let output = child("detach_dies", &[how]).output().unwrap();
         assert_exit(&output, 1);
         let stderr = text(&output.stderr);

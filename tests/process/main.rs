@@ -6,12 +6,7 @@
 
 // Tests say what they expect by unwrapping; without the usual harness clippy does not see that
 // these functions are tests. Roles answer on standard output.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::print_stderr
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 mod detach;
 mod pid_file;
@@ -56,37 +51,19 @@ fn trials() -> Vec<Trial> {
     };
     let root = |name: &str, test: fn()| any(name, test).with_ignored_flag(!getuid().is_root());
     vec![
-        any(
-            "detach_returns_when_ready",
-            detach::detach_returns_when_ready,
-        ),
+        any("detach_returns_when_ready", detach::detach_returns_when_ready),
         any("detach_reports_a_failure", detach::detach_reports_a_failure),
         any("detach_reports_a_death", detach::detach_reports_a_death),
         any("detach_wants_one_thread", detach::detach_wants_one_thread),
-        any(
-            "pid_file_outlives_a_kill",
-            pid_file::pid_file_outlives_a_kill,
-        ),
-        root(
-            "pid_file_of_a_dropped_process",
-            pid_file::pid_file_of_a_dropped_process,
-        ),
+        any("pid_file_outlives_a_kill", pid_file::pid_file_outlives_a_kill),
+        root("pid_file_of_a_dropped_process", pid_file::pid_file_of_a_dropped_process),
         root("privileges_are_gone", privileges::privileges_are_gone),
         any("file_descriptor_limit", privileges::file_descriptor_limit),
-        root(
-            "file_descriptor_limit_is_refused",
-            privileges::file_descriptor_limit_is_refused,
-        ),
-        any(
-            "file_descriptor_limit_raises_the_hard_one",
-            privileges::file_descriptor_limit_raises_the_hard_one,
-        )
-        .with_ignored_flag(!may_raise_limits()),
+        root("file_descriptor_limit_is_refused", privileges::file_descriptor_limit_is_refused),
+        any("file_descriptor_limit_raises_the_hard_one", privileges::file_descriptor_limit_raises_the_hard_one)
+            .with_ignored_flag(!may_raise_limits()),
         any("socket_activation", socket_activation::socket_activation),
-        any(
-            "socket_activation_refuses",
-            socket_activation::socket_activation_refuses,
-        ),
+        any("socket_activation_refuses", socket_activation::socket_activation_refuses),
         any("log_without_its_file", reports::log_without_its_file),
         any("notify_by_environment", reports::notify_by_environment),
     ]

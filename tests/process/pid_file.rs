@@ -27,21 +27,13 @@ struct Holder {
 }
 
 fn holder(path: &str) -> Holder {
-    let mut process = child("pid_file", &[path])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut process = child("pid_file", &[path]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(process.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
     assert_eq!(line, "held\n");
     let stdin = process.stdin.take().unwrap();
-    Holder {
-        process,
-        stdin,
-        _stdout: stdout,
-    }
+    Holder { process, stdin, _stdout: stdout }
 }
 
 pub(crate) fn pid_file_outlives_a_kill() {
@@ -55,25 +47,15 @@ pub(crate) fn pid_file_outlives_a_kill() {
     let second = child("pid_file", &[name]).output().unwrap();
     assert_exit(&second, 2);
     let stderr = text(&second.stderr);
-    assert!(
-        stderr.contains(&format!("pid {}", first.process.id())),
-        "{stderr}"
-    );
+    assert!(stderr.contains(&format!("pid {}", first.process.id())), "{stderr}");
     assert_eq!(fs::read_to_string(&path).unwrap(), expected);
 
     first.process.kill().unwrap();
     first.process.wait().unwrap();
     assert!(path.exists(), "nobody was left to remove it");
 
-    let Holder {
-        process: mut third,
-        stdin,
-        ..
-    } = holder(name);
-    assert_eq!(
-        fs::read_to_string(&path).unwrap(),
-        format!("{}\n", third.id())
-    );
+    let Holder { process: mut third, stdin, .. } = holder(name);
+    assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", third.id()));
     drop(stdin);
     assert!(third.wait().unwrap().success());
     assert!(!path.exists());
@@ -97,18 +79,14 @@ pub(crate) fn pid_file_of_a_dropped_process() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pid");
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-    let output = child("pid_file_dropped", &[path.to_str().unwrap()])
-        .output()
-        .unwrap();
+    let output = child("pid_file_dropped", &[path.to_str().unwrap()]).output().unwrap();
     assert_exit(&output, 0);
     assert_eq!(text(&output.stdout), "left 0\n", "root's directory");
     fs::remove_file(&path).unwrap();
 
     let nobody = Account::find(USER).unwrap();
     chown(directory.path(), Some(nobody.uid()), Some(nobody.gid())).unwrap();
-    let output = child("pid_file_dropped", &[path.to_str().unwrap()])
-        .output()
-        .unwrap();
+    let output = child("pid_file_dropped", &[path.to_str().unwrap()]).output().unwrap();
     assert_exit(&output, 0);
     assert_eq!(text(&output.stdout), "", "the user's own directory");
     assert!(!path.exists());

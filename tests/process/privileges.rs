@@ -18,17 +18,11 @@ pub(crate) fn role_privileges(secret: &str) -> RoleResult {
     let mine = (Uid::from_raw(account.uid()), Gid::from_raw(account.gid()));
     let root = Uid::from_raw(0);
     println!("identity {}", (getuid(), getgid()) == mine);
-    println!(
-        "groups {}",
-        getgroups()?.iter().all(|group| group.as_raw() != 0)
-    );
+    println!("groups {}", getgroups()?.iter().all(|group| group.as_raw() != 0));
     println!("regained {}", setresuid(root, root, root).is_ok());
     println!("readable {}", fs::read(secret).is_ok());
     for result in [drop_to(&account), Account::find(USER).map(|_| ())] {
-        println!(
-            "{}",
-            result.err().map_or_else(String::new, |e| e.to_string())
-        );
+        println!("{}", result.err().map_or_else(String::new, |e| e.to_string()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -39,9 +33,7 @@ pub(crate) fn privileges_are_gone() {
     let secret = directory.path().join("secret");
     fs::write(&secret, "x").unwrap();
     fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
-    let output = child("privileges", &[secret.to_str().unwrap()])
-        .output()
-        .unwrap();
+    let output = child("privileges", &[secret.to_str().unwrap()]).output().unwrap();
     assert_exit(&output, 0);
     assert_eq!(
         text(&output.stdout).lines().collect::<Vec<_>>(),
@@ -68,10 +60,7 @@ pub(crate) fn role_limit() -> RoleResult {
 pub(crate) fn file_descriptor_limit() {
     let output = child("limit", &[]).output().unwrap();
     assert_exit(&output, 0);
-    assert_eq!(
-        text(&output.stdout).lines().collect::<Vec<_>>(),
-        ["200", "(200, 500)", "500", "(500, 500)"]
-    );
+    assert_eq!(text(&output.stdout).lines().collect::<Vec<_>>(), ["200", "(200, 500)", "500", "(500, 500)"]);
 }
 
 pub(crate) fn role_limit_refused() -> RoleResult {
@@ -90,10 +79,7 @@ pub(crate) fn file_descriptor_limit_is_refused() {
     assert_exit(&output, 0);
     let stdout = text(&output.stdout);
     let lines: Vec<&str> = stdout.lines().collect();
-    assert!(
-        lines[0].starts_with("cannot set the limit of open files to 700 (hard limit 500): "),
-        "{stdout}"
-    );
+    assert!(lines[0].starts_with("cannot set the limit of open files to 700 (hard limit 500): "), "{stdout}");
     assert_eq!(lines[1], "500", "without a number nothing is refused");
 }
 

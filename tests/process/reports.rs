@@ -40,21 +40,14 @@ pub(crate) fn log_without_its_file() {
     let stderr = text(&output.stderr);
     let lines: Vec<&str> = stderr.lines().collect();
     assert!(
-        lines[0].starts_with("gearmand: cannot open the log file ")
-            && lines[0].ends_with("logging to standard error"),
+        lines[0].starts_with("gearmand: cannot open the log file ") && lines[0].ends_with("logging to standard error"),
         "{stderr}"
     );
-    assert!(
-        lines[1].starts_with(" NOTICE ") && lines[1].ends_with(" [  main ] to standard error"),
-        "{stderr}"
-    );
+    assert!(lines[1].starts_with(" NOTICE ") && lines[1].ends_with(" [  main ] to standard error"), "{stderr}");
     // Installing a second log complains about nothing: by then the file can be opened.
     assert_eq!(lines.len(), 2, "{stderr}");
     let log = fs::read_to_string(&path).unwrap();
-    assert!(
-        log.ends_with(" [  main ] to the file\n") && log.lines().count() == 1,
-        "{log}"
-    );
+    assert!(log.ends_with(" [  main ] to the file\n") && log.lines().count() == 1, "{log}");
 }
 
 pub(crate) fn role_notify() -> RoleResult {
@@ -69,23 +62,13 @@ pub(crate) fn notify_by_environment() {
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(DEADLINE)).unwrap();
-    let output = child("notify", &[])
-        .env("NOTIFY_SOCKET", &path)
-        .env("WATCHDOG_USEC", "3000000")
-        .output()
-        .unwrap();
+    let output = child("notify", &[]).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "3000000").output().unwrap();
     assert_exit(&output, 0);
     assert_eq!(text(&output.stdout), "Some(1.5s)\n");
     let mut buffer = [0; 1024];
     let length = manager.recv(&mut buffer).unwrap();
-    assert_eq!(
-        text(&buffer[..length]),
-        "READY=1\nSTATUS=Listening on 127.0.0.1:4730\n"
-    );
-    let output = child("notify", &[])
-        .env_remove("NOTIFY_SOCKET")
-        .output()
-        .unwrap();
+    assert_eq!(text(&buffer[..length]), "READY=1\nSTATUS=Listening on 127.0.0.1:4730\n");
+    let output = child("notify", &[]).env_remove("NOTIFY_SOCKET").output().unwrap();
     assert_exit(&output, 0);
     assert_eq!(text(&output.stdout), "None\n");
 }

@@ -34,9 +34,7 @@ fn activated(facts: &Path, pid: &str, sockets: [OwnedFd; 2]) -> Child {
     let [first, second] = sockets;
     Command::new("sh")
         .arg("-c")
-        .arg(format!(
-            "LISTEN_PID={pid} LISTEN_FDS=2 exec \"$0\" \"$@\" 3<&0 4<&1 </dev/null >/dev/null"
-        ))
+        .arg(format!("LISTEN_PID={pid} LISTEN_FDS=2 exec \"$0\" \"$@\" 3<&0 4<&1 </dev/null >/dev/null"))
         .arg(std::env::current_exe().unwrap())
         .arg(facts)
         .env(ROLE, "inherited")
@@ -54,12 +52,7 @@ pub(crate) fn socket_activation() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
     let unix = UnixListener::bind(&path).unwrap();
-    let sockets = || {
-        [
-            tcp.try_clone().unwrap().into(),
-            unix.try_clone().unwrap().into(),
-        ]
-    };
+    let sockets = || [tcp.try_clone().unwrap().into(), unix.try_clone().unwrap().into()];
     let process = activated(&facts, "$$", sockets());
     let mut answer = String::new();
     let mut connection = TcpStream::connect(address).unwrap();
@@ -70,19 +63,12 @@ pub(crate) fn socket_activation() {
     connection.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "tcpunix");
     assert_exit(&process.wait_with_output().unwrap(), 0);
-    assert_eq!(
-        fs::read_to_string(&facts).unwrap(),
-        format!("{address}\nunix:{}", path.display())
-    );
+    assert_eq!(fs::read_to_string(&facts).unwrap(), format!("{address}\nunix:{}", path.display()));
     assert!(path.exists(), "the manager's socket is not ours to remove");
 
     let other = activated(&facts, "1", sockets());
     assert_exit(&other.wait_with_output().unwrap(), 0);
-    assert_eq!(
-        fs::read_to_string(&facts).unwrap(),
-        "none",
-        "meant for another process"
-    );
+    assert_eq!(fs::read_to_string(&facts).unwrap(), "none", "meant for another process");
 }
 
 pub(crate) fn socket_activation_refuses() {
@@ -96,10 +82,7 @@ pub(crate) fn socket_activation_refuses() {
         let output = process.wait_with_output().unwrap();
         assert_exit(&output, 2);
         let stderr = text(&output.stderr);
-        assert!(
-            stderr.contains("socket activation: descriptor 4: not a listening socket"),
-            "{stderr}"
-        );
+        assert!(stderr.contains("socket activation: descriptor 4: not a listening socket"), "{stderr}");
         assert!(!facts.exists());
     }
 }

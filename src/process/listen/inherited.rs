@@ -12,8 +12,7 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The sockets passed to this process id, the first time it is asked.
 pub(super) fn take() -> Result<Option<Listeners>, ListenError> {
-    let descriptors =
-        sd_notify::listen_fds().map_err(|error| ListenError::Inherited(error.to_string()))?;
+    let descriptors = sd_notify::listen_fds().map_err(|error| ListenError::Inherited(error.to_string()))?;
     if descriptors.len() == 0 || TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(None);
     }
@@ -34,11 +33,7 @@ fn own(descriptor: RawFd) -> OwnedFd {
 
 impl Listeners {
     fn add(&mut self, descriptor: RawFd, socket: Socket) -> Result<(), ListenError> {
-        let unusable = |why: &str| {
-            Err(ListenError::Inherited(format!(
-                "descriptor {descriptor}: {why}"
-            )))
-        };
+        let unusable = |why: &str| Err(ListenError::Inherited(format!("descriptor {descriptor}: {why}")));
         if !socket.is_listener().is_ok_and(|listens| listens) {
             return unusable("not a listening socket");
         }

@@ -10,16 +10,10 @@ use super::*;
 const BACKLOG: i32 = 32;
 
 fn target(host: &str, port: u16) -> TcpTarget {
-    TcpTarget {
-        host: Some(host.to_owned()),
-        port,
-    }
+    TcpTarget { host: Some(host.to_owned()), port }
 }
 
-const ALL: TcpTarget = TcpTarget {
-    host: None,
-    port: 0,
-};
+const ALL: TcpTarget = TcpTarget { host: None, port: 0 };
 
 fn bound(tcp: &[TcpTarget]) -> Listeners {
     Listeners::bind(tcp, &[], BACKLOG).unwrap()
@@ -42,10 +36,7 @@ fn all_addresses_share_a_free_port_and_both_families_answer() {
     let listeners = bound(&[ALL]);
     assert_eq!(listeners.tcp.len(), 2, "{:?}", listeners.notices);
     let port = port_of(&listeners.tcp[0]);
-    assert_eq!(
-        listeners.addresses(),
-        [format!("0.0.0.0:{port}"), format!("[::]:{port}")]
-    );
+    assert_eq!(listeners.addresses(), [format!("0.0.0.0:{port}"), format!("[::]:{port}")]);
     for address in ["127.0.0.1", "::1"] {
         TcpStream::connect((address, port)).unwrap();
     }
@@ -53,30 +44,16 @@ fn all_addresses_share_a_free_port_and_both_families_answer() {
 
 #[test]
 fn several_targets_share_a_port_and_listen_once_each() {
-    let listeners = bound(&[
-        target("127.0.0.1", 0),
-        target("[::1]", 0),
-        target("127.0.0.1", 0),
-    ]);
+    let listeners = bound(&[target("127.0.0.1", 0), target("[::1]", 0), target("127.0.0.1", 0)]);
     let port = port_of(&listeners.tcp[0]);
-    assert_eq!(
-        listeners.addresses(),
-        [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
-    );
+    assert_eq!(listeners.addresses(), [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
 }
 
 #[test]
 fn a_wildcard_includes_the_addresses_of_its_family() {
-    let listeners = bound(&[
-        target("127.0.0.1", 0),
-        target("0.0.0.0", 0),
-        target("::1", 0),
-    ]);
+    let listeners = bound(&[target("127.0.0.1", 0), target("0.0.0.0", 0), target("::1", 0)]);
     let port = port_of(&listeners.tcp[0]);
-    assert_eq!(
-        listeners.addresses(),
-        [format!("0.0.0.0:{port}"), format!("[::1]:{port}")]
-    );
+    assert_eq!(listeners.addresses(), [format!("0.0.0.0:{port}"), format!("[::1]:{port}")]);
 }
 
 #[test]
@@ -84,14 +61,12 @@ fn a_port_in_use_is_reported_at_once_with_the_address() {
     let first = bound(&[target("127.0.0.1", 0)]);
     let port = port_of(&first.tcp[0]);
     let start = std::time::Instant::now();
-    let error =
-        Listeners::bind(&[target("::1", 0), target("127.0.0.1", port)], &[], BACKLOG).unwrap_err();
+    let error = Listeners::bind(&[target("::1", 0), target("127.0.0.1", port)], &[], BACKLOG).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(1));
     assert!(matches!(error, ListenError::InUse(_)));
     let text = error.to_string();
     assert!(
-        text.contains(&format!("127.0.0.1:{port}"))
-            && text.contains(&format!("ss -ltnp 'sport = :{port}'")),
+        text.contains(&format!("127.0.0.1:{port}")) && text.contains(&format!("ss -ltnp 'sport = :{port}'")),
         "{text}"
     );
 }
@@ -100,15 +75,9 @@ fn a_port_in_use_is_reported_at_once_with_the_address() {
 fn an_address_of_another_host_and_an_unknown_name_are_errors() {
     // 192.0.2.0/24 is reserved for documentation.
     let error = Listeners::bind(&[target("192.0.2.1", 0)], &[], BACKLOG).unwrap_err();
-    assert!(
-        matches!(error, ListenError::Tcp { .. }) && error.to_string().contains("192.0.2.1"),
-        "{error}"
-    );
+    assert!(matches!(error, ListenError::Tcp { .. }) && error.to_string().contains("192.0.2.1"), "{error}");
     let error = Listeners::bind(&[target("no..host", 0)], &[], BACKLOG).unwrap_err();
-    assert!(
-        matches!(error, ListenError::Resolve { .. }) && error.to_string().contains("no..host"),
-        "{error}"
-    );
+    assert!(matches!(error, ListenError::Resolve { .. }) && error.to_string().contains("no..host"), "{error}");
 }
 
 /// Binds with a stand-in for the system call; the addresses asked for.
@@ -134,27 +103,14 @@ fn system_error(code: i32) -> io::Error {
 fn a_host_without_ipv6_listens_on_ipv4_and_says_so() {
     for code in [EAFNOSUPPORT, EADDRNOTAVAIL] {
         let without_ipv6 = |address: SocketAddr, _| {
-            if address.is_ipv6() {
-                Err(system_error(code))
-            } else {
-                Ok(())
-            }
+            if address.is_ipv6() { Err(system_error(code)) } else { Ok(()) }
         };
         let listeners = with_fake(&[ALL], without_ipv6).0.unwrap();
         assert_eq!(listeners.tcp.len(), 1);
+        assert!(listeners.notices.len() == 1 && listeners.notices[0].contains("[::]"), "{:?}", listeners.notices);
+        assert!(with_fake(&[ALL, target("::1", 0)], without_ipv6).0.is_ok(), "[::1] is part of all addresses");
         assert!(
-            listeners.notices.len() == 1 && listeners.notices[0].contains("[::]"),
-            "{:?}",
-            listeners.notices
-        );
-        assert!(
-            with_fake(&[ALL, target("::1", 0)], without_ipv6).0.is_ok(),
-            "[::1] is part of all addresses"
-        );
-        assert!(
-            with_fake(&[target("127.0.0.1", 0), target("::1", 0)], without_ipv6)
-                .0
-                .is_err(),
+            with_fake(&[target("127.0.0.1", 0), target("::1", 0)], without_ipv6).0.is_err(),
             "an address asked for by name is not left out"
         );
     }
@@ -162,21 +118,17 @@ fn a_host_without_ipv6_listens_on_ipv4_and_says_so() {
 
 #[test]
 fn another_port_is_tried_when_the_first_choice_is_taken_elsewhere() {
-    let (result, asked) = with_fake(&[ALL], |address, call| {
-        if address.is_ipv6() && call <= 4 {
-            Err(system_error(EADDRINUSE))
-        } else {
-            Ok(())
-        }
-    });
+    let (result, asked) =
+        with_fake(
+            &[ALL],
+            |address, call| {
+                if address.is_ipv6() && call <= 4 { Err(system_error(EADDRINUSE)) } else { Ok(()) }
+            },
+        );
     assert_eq!(result.unwrap().tcp.len(), 2);
     assert_eq!(asked.len(), 6, "two failures, then both: {asked:?}");
     let (result, asked) = with_fake(&[ALL], |address, _| {
-        if address.is_ipv6() && address.port() != 0 {
-            Err(system_error(EADDRINUSE))
-        } else {
-            Ok(())
-        }
+        if address.is_ipv6() && address.port() != 0 { Err(system_error(EADDRINUSE)) } else { Ok(()) }
     });
     assert_eq!(result.unwrap().tcp.len(), 2, "different ports at last");
     assert_eq!(asked.len(), 2 * SHARED_PORT_TRIES + 2);
@@ -220,26 +172,15 @@ fn accepted_sockets_are_tuned() {
     assert!(socket.tcp_nodelay().unwrap());
     assert!(socket.keepalive().unwrap());
     assert_eq!(socket.tcp_keepalive_time().unwrap(), keep_alive.idle);
-    assert_eq!(
-        socket.tcp_keepalive_interval().unwrap(),
-        keep_alive.interval
-    );
+    assert_eq!(socket.tcp_keepalive_interval().unwrap(), keep_alive.interval);
     assert_eq!(socket.tcp_keepalive_retries().unwrap(), keep_alive.count);
-    assert_eq!(
-        socket.tcp_user_timeout().unwrap(),
-        Some(keep_alive.user_timeout)
-    );
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(keep_alive.user_timeout));
     assert_eq!(socket.linger().unwrap(), None);
 }
 
 #[test]
 fn the_default_notices_a_dead_host_within_a_minute() {
-    let KeepAlive {
-        idle,
-        interval,
-        count,
-        user_timeout,
-    } = KeepAlive::default();
+    let KeepAlive { idle, interval, count, user_timeout } = KeepAlive::default();
     assert!(idle + interval * count < Duration::from_mins(1));
     assert!(user_timeout < Duration::from_mins(1));
 }
@@ -252,14 +193,7 @@ struct Scratch {
 fn scratch() -> Scratch {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gearmand.socket");
-    Scratch {
-        directory,
-        target: UnixTarget {
-            path,
-            mode: 0o660,
-            owner: None,
-        },
-    }
+    Scratch { directory, target: UnixTarget { path, mode: 0o660, owner: None } }
 }
 
 fn bind_unix(target: &UnixTarget) -> Result<Listeners, ListenError> {
@@ -271,15 +205,9 @@ fn a_unix_socket_has_its_mode_and_goes_when_the_server_does() {
     let scratch = scratch();
     let path = &scratch.target.path;
     for mode in [0o600, 0o666, 0o660] {
-        let target = UnixTarget {
-            mode,
-            ..scratch.target.clone()
-        };
+        let target = UnixTarget { mode, ..scratch.target.clone() };
         let listeners = bind_unix(&target).unwrap();
-        assert_eq!(
-            fs::metadata(path).unwrap().permissions().mode() & 0o777,
-            mode
-        );
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, mode);
         assert_eq!(listeners.addresses(), [format!("unix:{}", path.display())]);
         UnixStream::connect(path).unwrap();
         drop(listeners);
@@ -291,15 +219,8 @@ fn a_unix_socket_has_its_mode_and_goes_when_the_server_does() {
 fn a_unix_socket_belongs_to_whom_it_is_given() {
     let scratch = scratch();
     let mine = fs::metadata(scratch.directory.path()).unwrap();
-    let owner = if mine.uid() == 0 {
-        (65_534, 65_533)
-    } else {
-        (mine.uid(), mine.gid())
-    };
-    let target = UnixTarget {
-        owner: Some(owner),
-        ..scratch.target
-    };
+    let owner = if mine.uid() == 0 { (65_534, 65_533) } else { (mine.uid(), mine.gid()) };
+    let target = UnixTarget { owner: Some(owner), ..scratch.target };
     let _listeners = bind_unix(&target).unwrap();
     let found = fs::metadata(&target.path).unwrap();
     assert_eq!((found.uid(), found.gid()), owner);
@@ -338,21 +259,12 @@ fn other_files_and_other_sockets_are_left_alone() {
     let scratch = scratch();
     let path = &scratch.target.path;
     fs::write(path, "precious").unwrap();
-    assert!(matches!(
-        bind_unix(&scratch.target),
-        Err(ListenError::NotASocket(_))
-    ));
+    assert!(matches!(bind_unix(&scratch.target), Err(ListenError::NotASocket(_))));
     assert_eq!(fs::read_to_string(path).unwrap(), "precious");
     fs::remove_file(path).unwrap();
     let _datagram = UnixDatagram::bind(path).unwrap();
-    assert!(matches!(
-        bind_unix(&scratch.target),
-        Err(ListenError::Unix { .. })
-    ));
-    let too_long = UnixTarget {
-        path: scratch.directory.path().join("x".repeat(200)),
-        ..scratch.target.clone()
-    };
+    assert!(matches!(bind_unix(&scratch.target), Err(ListenError::Unix { .. })));
+    let too_long = UnixTarget { path: scratch.directory.path().join("x".repeat(200)), ..scratch.target.clone() };
     assert!(bind_unix(&too_long).is_err());
 }
 

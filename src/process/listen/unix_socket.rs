@@ -37,8 +37,7 @@ pub struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let same = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
+        let same = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
         if same {
             // What cannot be removed is found stale by the next start.
             let _ = fs::remove_file(&self.path);
@@ -47,24 +46,14 @@ impl Drop for SocketFile {
 }
 
 /// Binds the target, in place of a socket file that nobody answers on.
-pub(super) fn bind(
-    target: &UnixTarget,
-    backlog: i32,
-) -> Result<(UnixListener, SocketFile), ListenError> {
+pub(super) fn bind(target: &UnixTarget, backlog: i32) -> Result<(UnixListener, SocketFile), ListenError> {
     let path = &target.path;
-    let error = |source| ListenError::Unix {
-        path: path.clone(),
-        source,
-    };
+    let error = |source| ListenError::Unix { path: path.clone(), source };
     let address = SockAddr::unix(path).map_err(error)?;
     remove_stale(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(error)?;
     socket.bind(&address).map_err(|source| {
-        if source.kind() == io::ErrorKind::AddrInUse {
-            ListenError::UnixInUse(path.clone())
-        } else {
-            error(source)
-        }
+        if source.kind() == io::ErrorKind::AddrInUse { ListenError::UnixInUse(path.clone()) } else { error(source) }
     })?;
     // Until listen nobody can connect, so the owner and mode are right before they matter.
     let file = own(target).map_err(error)?;
@@ -75,10 +64,7 @@ pub(super) fn bind(
 
 /// Removes a socket file that nobody answers on.
 fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
-    let error = |source| ListenError::Unix {
-        path: path.to_owned(),
-        source,
-    };
+    let error = |source| ListenError::Unix { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(error(source)),
@@ -91,14 +77,10 @@ fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
     // A living server with a full backlog would make a blocking connect wait.
     probe.set_nonblocking(true).map_err(error)?;
     match probe.connect(address) {
-        Err(source) if source.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(error)
-        }
+        Err(source) if source.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(error),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(()) => Err(ListenError::UnixInUse(path.to_owned())),
-        Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
-            Err(ListenError::UnixInUse(path.to_owned()))
-        }
+        Err(source) if source.kind() == io::ErrorKind::WouldBlock => Err(ListenError::UnixInUse(path.to_owned())),
         Err(source) => Err(error(source)),
     }
 }
@@ -106,27 +88,18 @@ fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
 /// Gives the new socket file its owner and mode. The file is held by descriptor meanwhile: in a
 /// directory of others, its name could lead elsewhere by now.
 fn own(target: &UnixTarget) -> io::Result<SocketFile> {
-    let held: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_PATH | O_NOFOLLOW)
-        .open(&target.path)?;
+    let held: File = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(&target.path)?;
     let metadata = held.metadata()?;
     if !metadata.file_type().is_socket() {
         return Err(io::Error::other("replaced while it was being bound"));
     }
-    let file = SocketFile {
-        path: target.path.clone(),
-        identity: (metadata.dev(), metadata.ino()),
-    };
+    let file = SocketFile { path: target.path.clone(), identity: (metadata.dev(), metadata.ino()) };
     if let Some((uid, gid)) = target.owner {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         fchownat(&held, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
     }
     // A descriptor opened with O_PATH takes no fchmod, its name under /proc takes chmod.
-    fs::set_permissions(
-        format!("/proc/self/fd/{}", held.as_raw_fd()),
-        Permissions::from_mode(target.mode & 0o777),
-    )?;
+    fs::set_permissions(format!("/proc/self/fd/{}", held.as_raw_fd()), Permissions::from_mode(target.mode & 0o777))?;
     Ok(file)
 }
 

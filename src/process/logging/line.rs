@@ -64,9 +64,7 @@ impl Record {
             self.thread,
         );
         line.push_str(&self.text());
-        if let (Level::Debug, Some(file), Some(number)) =
-            (self.level, self.metadata.file(), self.metadata.line())
-        {
+        if let (Level::Debug, Some(file), Some(number)) = (self.level, self.metadata.file(), self.metadata.line()) {
             let _ = write!(line, " -> {file}:{number}");
         }
         line.push('\n');
@@ -91,12 +89,7 @@ impl Record {
             thread: &self.thread,
             module: self.metadata.module_path(),
             message: &self.values.message,
-            fields: self
-                .values
-                .fields
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.clone()))
-                .collect(),
+            fields: self.values.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
         };
         let mut text = serde_json::to_string(&line).unwrap_or_default();
         text.push('\n');
@@ -126,16 +119,8 @@ impl Record {
             let _ = write!(text, "CODE_FILE={file}\nCODE_LINE={number}\n");
         }
         for (name, value) in &self.values.fields {
-            let name: String = name
-                .chars()
-                .map(|c| {
-                    if c.is_ascii_alphanumeric() {
-                        c.to_ascii_uppercase()
-                    } else {
-                        '_'
-                    }
-                })
-                .collect();
+            let name: String =
+                name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
             let value = truncated(Escaped(&plain(value)).to_string(), MAX_DATAGRAM_TEXT);
             let _ = writeln!(text, "GEARMAN_{name}={value}");
         }
@@ -203,12 +188,7 @@ impl Visit for Values {
 
 /// The name of the current thread, cut to its columns; `-` for a thread without a name.
 fn thread_name() -> String {
-    std::thread::current()
-        .name()
-        .unwrap_or("-")
-        .chars()
-        .take(THREAD_COLUMNS)
-        .collect()
+    std::thread::current().name().unwrap_or("-").chars().take(THREAD_COLUMNS).collect()
 }
 
 /// A value without JSON's quotes around strings.
@@ -220,10 +200,7 @@ fn plain(value: &Value) -> String {
 }
 
 fn needs_quotes(value: &str) -> bool {
-    value.is_empty()
-        || value
-            .chars()
-            .any(|c| c.is_whitespace() || c == '"' || c == '=')
+    value.is_empty() || value.chars().any(|c| c.is_whitespace() || c == '"' || c == '=')
 }
 
 /// Cuts a text to at most `limit` bytes, between two characters.

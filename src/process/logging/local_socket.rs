@@ -16,10 +16,7 @@ pub(super) struct LocalSocket {
 impl LocalSocket {
     /// A socket for the receiver at `path`, not connected yet.
     pub(super) fn new(path: &str) -> Self {
-        Self {
-            path: PathBuf::from(path),
-            socket: Mutex::new(None),
-        }
+        Self { path: PathBuf::from(path), socket: Mutex::new(None) }
     }
 
     /// Connects, so that a receiver which is not there shows at start.
@@ -38,10 +35,7 @@ impl LocalSocket {
             Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
             Some(Err(_)) | None => {}
         }
-        *socket = self
-            .connected()
-            .ok()
-            .filter(|socket| socket.send(datagram).is_ok());
+        *socket = self.connected().ok().filter(|socket| socket.send(datagram).is_ok());
     }
 
     fn connected(&self) -> io::Result<UnixDatagram> {

@@ -24,11 +24,7 @@ fn lines(settings: impl FnOnce(&Path) -> Settings, events: impl FnOnce(&LogHandl
     let path = directory.path().join("gearmand.log");
     let (subscriber, handle) = build(&settings(&path));
     tracing::subscriber::with_default(subscriber, || events(&handle));
-    fs::read_to_string(&path)
-        .unwrap()
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect()
 }
 
 fn one_of_each() {
@@ -60,11 +56,7 @@ fn the_level_changes_while_running() {
     let lines = lines(
         |path| to_file(path, Level::Error),
         |handle| {
-            for (level, text) in [
-                (Level::Error, "no"),
-                (Level::Notice, "yes"),
-                (Level::Error, "no more"),
-            ] {
+            for (level, text) in [(Level::Error, "no"), (Level::Notice, "yes"), (Level::Error, "no more")] {
                 handle.set_level(level);
                 assert_eq!(handle.level(), level);
                 notice!("{text}");
@@ -102,46 +94,31 @@ fn the_human_line_has_the_columns_of_gearmand() {
     assert_eq!(&prefix[34..], " [  proc ] ");
     chrono::NaiveDateTime::parse_from_str(&prefix[8..34], "%Y-%m-%d %H:%M:%S%.6f").unwrap();
     assert_eq!(&lines[1][34..], " [  proc ] plain");
-    assert!(
-        lines[2].contains(" detail -> ") && lines[2].contains("tests.rs:"),
-        "{}",
-        lines[2]
-    );
+    assert!(lines[2].contains(" detail -> ") && lines[2].contains("tests.rs:"), "{}", lines[2]);
 }
 
 #[test]
 fn a_peer_cannot_forge_lines_or_fields() {
     let hostile = "f\n  FATAL 2026-01-01 \x1b[2J\r\u{85}\u{2028}";
-    let human = lines(
-        |path| to_file(path, Level::Info),
-        |_| info!(function = hostile, client = "x ok=true", "job {hostile}"),
-    );
+    let human =
+        lines(|path| to_file(path, Level::Info), |_| info!(function = hostile, client = "x ok=true", "job {hostile}"));
     assert_eq!(human.len(), 1, "{human:?}");
     assert!(!human[0].chars().any(char::is_control), "{human:?}");
     assert!(human[0].contains(r#"client="x ok=true""#), "{human:?}");
-    assert!(
-        human[0].contains(r"job f\n  FATAL 2026-01-01 \u{1b}[2J\r\u{85}\u{2028} "),
-        "{human:?}"
-    );
+    assert!(human[0].contains(r"job f\n  FATAL 2026-01-01 \u{1b}[2J\r\u{85}\u{2028} "), "{human:?}");
 }
 
 #[test]
 fn json_lines_hold_the_event_whole() {
     let json = lines(
-        |path| Settings {
-            format: Format::Json,
-            ..to_file(path, Level::Notice)
-        },
+        |path| Settings { format: Format::Json, ..to_file(path, Level::Notice) },
         |_| notice!(jobs = 7_u64, name = "a\nb", "two\nlines"),
     );
     assert_eq!(json.len(), 1, "{json:?}");
     let value: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
     assert_eq!(value["level"], "NOTICE");
     assert_eq!(value["message"], "two\nlines");
-    assert_eq!(
-        value["fields"],
-        serde_json::json!({"jobs": 7, "name": "a\nb"})
-    );
+    assert_eq!(value["fields"], serde_json::json!({"jobs": 7, "name": "a\nb"}));
     chrono::DateTime::parse_from_rfc3339(value["time"].as_str().unwrap()).unwrap();
 }
 
@@ -163,11 +140,7 @@ fn reopening_follows_a_rotation() {
     let new = fs::read_to_string(&path).unwrap();
     assert!(old.contains("first") && old.contains("second"), "{old}");
     assert!(new.contains("third") && new.lines().count() == 1, "{new}");
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o111,
-        0,
-        "not executable"
-    );
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o111, 0, "not executable");
 }
 
 #[test]
@@ -191,15 +164,9 @@ fn a_failing_reopen_keeps_the_old_file() {
 fn the_words_stderr_and_none_are_no_files() {
     assert_eq!(Destination::from_option("stderr"), Destination::Stderr);
     assert_eq!(Destination::from_option("none"), Destination::None);
-    assert_eq!(
-        Destination::from_option("./none"),
-        Destination::File(PathBuf::from("./none"))
-    );
+    assert_eq!(Destination::from_option("./none"), Destination::File(PathBuf::from("./none")));
     for destination in [Destination::Stderr, Destination::None] {
-        let (_subscriber, handle) = build(&Settings {
-            destination,
-            ..to_file(Path::new("unused"), Level::Fatal)
-        });
+        let (_subscriber, handle) = build(&Settings { destination, ..to_file(Path::new("unused"), Level::Fatal) });
         handle.reopen().unwrap();
     }
     for name in ["stderr", "none", "unused"] {
@@ -209,10 +176,8 @@ fn the_words_stderr_and_none_are_no_files() {
 
 #[test]
 fn without_an_output_no_callsite_is_enabled() {
-    let (subscriber, _handle) = build(&Settings {
-        destination: Destination::None,
-        ..to_file(Path::new("unused"), Level::Debug)
-    });
+    let (subscriber, _handle) =
+        build(&Settings { destination: Destination::None, ..to_file(Path::new("unused"), Level::Debug) });
     assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::OFF));
 }
 
@@ -228,17 +193,11 @@ impl Local {
         let directory = tempfile::tempdir().unwrap();
         let bind = |name| {
             let socket = UnixDatagram::bind(directory.path().join(name)).unwrap();
-            socket
-                .set_read_timeout(Some(Duration::from_secs(10)))
-                .unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             socket
         };
         let (syslog, journal) = (bind("syslog"), bind("journal"));
-        Self {
-            directory,
-            syslog,
-            journal,
-        }
+        Self { directory, syslog, journal }
     }
 
     fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
@@ -266,20 +225,11 @@ fn syslog_and_the_journal_get_the_level_as_priority() {
     let pid = std::process::id();
     for priority in [6, 5, 4, 3, 0] {
         let datagram = received(&local.syslog);
-        assert!(
-            datagram.starts_with(&format!("<{}>", 8 + priority)),
-            "{datagram}"
-        );
-        assert!(
-            datagram.ends_with(&format!(" gearmand[{pid}]: event")),
-            "{datagram}"
-        );
+        assert!(datagram.starts_with(&format!("<{}>", 8 + priority)), "{datagram}");
+        assert!(datagram.ends_with(&format!(" gearmand[{pid}]: event")), "{datagram}");
         let datagram = received(&local.journal);
         let fields: Vec<&str> = datagram.lines().collect();
-        assert!(
-            fields.contains(&format!("PRIORITY={priority}").as_str()),
-            "{datagram}"
-        );
+        assert!(fields.contains(&format!("PRIORITY={priority}").as_str()), "{datagram}");
         assert!(fields.contains(&"MESSAGE=event"), "{datagram}");
     }
 }
@@ -293,15 +243,9 @@ fn journal_fields_cannot_be_forged_and_long_text_is_cut() {
         info!("{long}");
     });
     let datagram = received(&local.journal);
-    let priorities: Vec<&str> = datagram
-        .lines()
-        .filter(|line| line.starts_with("PRIORITY="))
-        .collect();
+    let priorities: Vec<&str> = datagram.lines().filter(|line| line.starts_with("PRIORITY=")).collect();
     assert_eq!(priorities, ["PRIORITY=6"], "{datagram}");
-    assert!(
-        datagram.contains("GEARMAN_FUNCTION=f\\nPRIORITY=0\n"),
-        "{datagram}"
-    );
+    assert!(datagram.contains("GEARMAN_FUNCTION=f\\nPRIORITY=0\n"), "{datagram}");
     received(&local.syslog);
     assert!(received(&local.syslog).len() < 8100);
 }
@@ -319,10 +263,7 @@ fn a_receiver_that_does_not_read_never_blocks_and_a_new_one_is_found() {
         let path = local.directory.path().join("syslog");
         fs::remove_file(&path).unwrap();
         local.syslog = UnixDatagram::bind(&path).unwrap();
-        local
-            .syslog
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        local.syslog.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         info!("hello again");
     });
     assert!(received(&local.syslog).ends_with("hello again"));
