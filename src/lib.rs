@@ -1,6 +1,7 @@
 //! A Gearman job server.
 
 pub mod admin;
+pub mod config;
 pub mod hub;
 pub mod job_server;
 pub mod log_level;

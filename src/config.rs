@@ -1,0 +1,46 @@
+//! Command line, environment and configuration file, resolved once into one checked [`Config`].
+//!
+//! The options are declared once, in `args`; the file and the environment use the same names, parsers and defaults. The
+//! command line beats the environment (`GEARMAND_*`), which beats the file, which beats the defaults; a list given by one
+//! source replaces the list of the lesser one. Everything wrong is reported at once, each thing with its place.
+//!
+//! Nothing here opens a socket, logs or prints: the caller gets a `Config`, warnings and the text of `--check`.
+
+mod args;
+mod environment;
+mod error;
+mod file;
+mod foreign;
+mod resolve;
+mod settings;
+mod value;
+
+pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
+pub use value::{
+    Level, ListenAddress, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries,
+};
+
+/// The settings of a server, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What to listen on, never empty, without duplicates.
+    pub listen: Vec<ListenAddress>,
+    /// How connections are accepted and kept.
+    pub network: Network,
+    /// The process: its identity, its files, its threads.
+    pub process: Process,
+    /// What happens to jobs.
+    pub jobs: Jobs,
+    /// First part of job handles, before the colon and the number; 1 to 42 bytes without white space.
+    pub job_handle_prefix: String,
+    /// What is logged, how, and where to.
+    pub log: Log,
+    /// How much of everything is accepted.
+    pub limits: Limits,
+    /// How long the server waits.
+    pub timeouts: Timeouts,
+    /// `--check`: print [`Resolved::report`] and exit instead of serving.
+    pub check: bool,
+}

@@ -1,0 +1,305 @@
+//! The options of the server, declared once for the command line.
+//!
+//! The environment and the configuration file go through the same declarations: their keys are the long names below
+//! and their values are parsed by the parsers below. What an option does stands here, and nowhere else.
+//!
+//! The groups of options are at the same time parts of [`Config`](super::Config), so a new setting is one field.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Command};
+
+use super::value::{
+    self, Level, ListenArgument, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries,
+};
+
+/// The bytes in one KiB, MiB and GiB, for the ranges below.
+const KIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 30;
+
+/// All options of the server; flatten it into the command line of the program.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    #[command(flatten)]
+    pub(super) source: Source,
+    #[command(flatten)]
+    pub(super) network: Network,
+    #[command(flatten)]
+    pub(super) process: Process,
+    #[command(flatten)]
+    pub(super) jobs: Jobs,
+    #[command(flatten)]
+    pub(super) log: Log,
+    #[command(flatten)]
+    pub(super) limits: Limits,
+    #[command(flatten)]
+    pub(super) timeouts: Timeouts,
+    #[command(flatten)]
+    _foreign: super::foreign::ForeignArgs,
+}
+
+/// The command line of the server alone, without the subcommands of the tools.
+pub fn command() -> Command {
+    ServerArgs::augment_args(Command::new("gearmand").version(env!("CARGO_PKG_VERSION")))
+}
+
+/// The names of settings that a reload (HUP) applies; all others need a restart.
+///
+/// What concerns one connection holds for connections accepted after the reload, limits on totals hold at once.
+pub const RELOADABLE: &[&str] = &[
+    "keepalive-idle",
+    "keepalive-interval",
+    "keepalive-count",
+    "tcp-user-timeout",
+    "job-retries",
+    "worker-wakeup",
+    "exceptions",
+    "allow-shutdown",
+    "verbose",
+    "max-packet-size",
+    "max-connections",
+    "max-output",
+    "max-jobs",
+    "max-text-line",
+    "max-text-words",
+    "max-functions",
+    "max-functions-per-connection",
+    "max-jobs-per-connection",
+    "max-waits-per-connection",
+    "handshake-timeout",
+    "write-timeout",
+    "wake-timeout",
+    "drain-timeout",
+];
+
+/// Settings that make no sense in a configuration file: they say which file, and what to do with it.
+pub(super) const NOT_IN_A_FILE: &[&str] = &["config-file", "check"];
+
+/// Where the settings come from.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Configuration")]
+pub(super) struct Source {
+    /// Read settings from this file, gearmand's own format (--port=4731) or TOML (port = 4731)
+    ///
+    /// Without it /etc/gearmand/gearmand.toml is read, or else /etc/gearmand.conf, where they exist. The environment
+    /// (`GEARMAND_PORT` for --port) beats the file, the command line beats both.
+    #[arg(long, value_name = "PATH")]
+    pub(super) config_file: Option<PathBuf>,
+
+    /// Print every setting with its origin and exit; the exit status tells whether all is well
+    #[arg(long, alias = "check-args")]
+    pub(super) check: bool,
+}
+
+/// How connections are accepted and kept.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Network")]
+pub struct Network {
+    /// Listen on this address, host name or UNIX socket; can be repeated [default: all addresses, IPv4 and IPv6]
+    ///
+    /// ADDRESS is an IP address or a host name, with a port of its own as HOST:PORT or [IPV6]:PORT; * for all addresses;
+    /// `unix:/PATH` for a UNIX socket.
+    #[arg(short = 'L', long, value_name = "ADDRESS", action = ArgAction::Append)]
+    pub(super) listen: Vec<ListenArgument>,
+
+    /// Listen on this port, a number or the name of a service; 0 lets the kernel choose
+    #[arg(short, long, value_name = "PORT", default_value = "4730", value_parser = value::port)]
+    pub(super) port: u16,
+
+    /// Length of the queue of connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
+    #[arg(short, long, value_name = "N", default_value = "1024", value_parser = value::number::<0, 65_535>)]
+    pub backlog: u32,
+
+    /// Permissions of UNIX sockets, in octal
+    #[arg(long, value_name = "MODE", default_value = "0660", value_parser = value::mode)]
+    pub socket_mode: u32,
+
+    /// Seconds of silence after which a peer is probed; -1 leaves it to the kernel
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = value::keepalive_seconds,
+          allow_negative_numbers = true)]
+    pub keepalive_idle: OptionalDuration,
+
+    /// Seconds between two probes; -1 leaves it to the kernel
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::keepalive_seconds,
+          allow_negative_numbers = true)]
+    pub keepalive_interval: OptionalDuration,
+
+    /// Probes without an answer after which a peer is dead; -1 leaves it to the kernel
+    #[arg(long, value_name = "N", default_value = "4", value_parser = value::probes, allow_negative_numbers = true)]
+    pub keepalive_count: OptionalCount,
+
+    /// Close a connection whose peer has acknowledged nothing for so long; 0 leaves it to the kernel
+    ///
+    /// Together with the probes it returns the jobs of a dead host in less than a minute: a silent peer is closed after 30
+    /// seconds, one that was written to just before that after 30 more.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = value::seconds_or_off)]
+    pub tcp_user_timeout: OptionalDuration,
+}
+
+/// The process: its identity, its files, its threads.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Process")]
+pub struct Process {
+    /// Detach and run in the background
+    #[arg(short, long)]
+    pub daemon: bool,
+
+    /// Switch to this user once the ports are bound; needs root
+    #[arg(short, long, value_name = "NAME", value_parser = non_empty)]
+    pub user: Option<String>,
+
+    /// Write the process id to this file [default: no file]
+    #[arg(short = 'P', long, value_name = "PATH")]
+    pub pid_file: Option<PathBuf>,
+
+    /// Limit of open files, one a connection [default: as many as the system allows this user]
+    #[arg(short, long, value_name = "N", value_parser = value::count::<32, 1_073_741_816>)]
+    pub file_descriptors: Option<usize>,
+
+    /// Threads that serve connections; 0 is one a CPU
+    ///
+    /// One is the efficient choice up to several ten thousand jobs a second.
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = value::threads)]
+    pub threads: usize,
+
+    /// Enable the text command `shutdown`, which anybody who reaches the port can send
+    #[arg(long)]
+    pub allow_shutdown: bool,
+}
+
+/// What happens to jobs.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Jobs")]
+pub struct Jobs {
+    /// Try a job again so often after its worker was lost, then fail it; -1 is without end, 0 never again
+    #[arg(short = 'j', long, value_name = "N", default_value = "-1", value_parser = value::retries,
+          allow_negative_numbers = true)]
+    pub job_retries: Retries,
+
+    /// Wake up to N sleeping workers for a job; 0 wakes all of them
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = value::wakeup)]
+    pub worker_wakeup: OptionalCount,
+
+    /// First part of job handles, before the colon and the number [default: H: and the name of the host]
+    #[arg(long, value_name = "TEXT", value_parser = value::handle_prefix)]
+    pub(super) job_handle_prefix: Option<String>,
+
+    /// Send exceptions to every client, also to those that did not ask for them
+    #[arg(long)]
+    pub exceptions: bool,
+
+    /// Where queued jobs are kept; this build keeps them in memory: builtin
+    #[arg(short, long, value_name = "NAME", default_value = "builtin")]
+    pub(super) queue_type: String,
+}
+
+/// What is logged, how, and where to.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Log")]
+pub struct Log {
+    /// Append log lines to this file; stderr is standard error, none is no file
+    #[arg(
+        short,
+        long,
+        value_name = "PATH",
+        default_value = "/var/log/gearmand.log"
+    )]
+    pub log_file: LogTarget,
+
+    /// Log lines of this level and of more important ones: FATAL ALERT CRITICAL ERROR WARNING NOTICE INFO DEBUG
+    #[arg(long, value_name = "LEVEL", default_value = "ERROR")]
+    pub verbose: Level,
+
+    /// Write lines for people (human) or JSON objects (json)
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub log_format: LogFormat,
+
+    /// Log to syslog too
+    #[arg(long)]
+    pub syslog: bool,
+
+    /// Log to the systemd journal too, with the fields of each event
+    #[arg(long)]
+    pub journald: bool,
+}
+
+/// How much of everything is accepted. Sizes are in bytes.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Largest body of a packet
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = value::bytes::<KIB, { 4 * GIB }>)]
+    pub max_packet_size: u64,
+
+    /// Most connections at one time
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = value::count::<1, 1_073_741_816>)]
+    pub max_connections: usize,
+
+    /// Most bytes that wait for one slow reader; beyond it the connection is closed
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = value::bytes::<KIB, { 1024 * GIB }>)]
+    pub max_output: u64,
+
+    /// Most jobs, queued and running together
+    #[arg(long, value_name = "N", default_value = "100000000", value_parser = value::count::<1, 4_000_000_000>)]
+    pub max_jobs: usize,
+
+    /// Longest line of the text protocol, with its line feed, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "8192", value_parser = value::count::<64, 1_048_576>)]
+    pub max_text_line: usize,
+
+    /// Most words in a line of the text protocol
+    #[arg(long, value_name = "N", default_value = "5", value_parser = value::count::<5, 1_024>)]
+    pub max_text_words: usize,
+
+    /// Most functions known to the server
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
+    pub max_functions: usize,
+
+    /// Most functions that one connection offers to do
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = value::count::<1, 1_000_000_000>)]
+    pub max_functions_per_connection: usize,
+
+    /// Most jobs that one connection works on at one time
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = value::count::<1, 1_000_000_000>)]
+    pub max_jobs_per_connection: usize,
+
+    /// Most jobs whose results one connection waits for
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = value::count::<1, 1_000_000_000>)]
+    pub max_waits_per_connection: usize,
+}
+
+/// How long the server waits. A time without a unit counts seconds, where nothing else is said.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "Times")]
+pub struct Timeouts {
+    /// Close a connection that has sent nothing so long after it was opened; 0 waits for ever
+    ///
+    /// The default is to wait: pools of connections, health checks and clients that connect before their first job are
+    /// legitimate and many, while a dead peer is found by the keep-alive probes.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = value::seconds_or_off)]
+    pub handshake_timeout: OptionalDuration,
+
+    /// Close a connection that takes nothing of what waits for it for so long; 0 waits for ever
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = value::seconds_or_off)]
+    pub write_timeout: OptionalDuration,
+
+    /// Wake the next worker when the one woken for a job has not asked for it; without a unit: milliseconds
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = value::milliseconds)]
+    pub wake_timeout: Duration,
+
+    /// Let running jobs finish for so long after USR1, then stop; 0 waits for ever
+    ///
+    /// While it drains, the server takes no new job. Five minutes end ordinary jobs; without a bound one stuck worker
+    /// would keep a server alive that refuses all work.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = value::seconds_or_off)]
+    pub drain_timeout: OptionalDuration,
+}
+
+fn non_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("it is empty".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}

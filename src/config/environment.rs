@@ -1,0 +1,112 @@
+//! Settings from the environment: `GEARMAND_PORT` for `--port`, and so on for every long name.
+
+use std::ffi::{OsStr, OsString};
+
+use super::error::Origin;
+use super::settings::{Entry, Findings, Settings};
+
+const PREFIX: &str = "GEARMAND_";
+
+/// The names by which gearmand takes the files of TLS from the environment.
+const OTHER_NAMES: [(&str, &str); 3] = [
+    ("CA_CERTIFICATE", "ssl-ca-file"),
+    ("SERVER_PEM", "ssl-certificate"),
+    ("SERVER_KEY", "ssl-key"),
+];
+
+/// Reads all variables that start with `GEARMAND_`.
+///
+/// An empty variable sets nothing. A list is separated by commas or white space. What Kubernetes injects into the
+/// containers beside a service of the name gearmand is left alone.
+pub(super) fn read(
+    variables: &[(OsString, OsString)],
+    settings: &Settings,
+    findings: &mut Findings,
+) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut injected = Vec::new();
+    let mut ours: Vec<_> = variables
+        .iter()
+        .filter_map(|(name, value)| Some((name.to_str()?, value)))
+        .collect();
+    ours.sort_unstable();
+    for (variable, value) in ours {
+        let Some(name) = variable.strip_prefix(PREFIX) else {
+            continue;
+        };
+        if is_injected(name, value) {
+            injected.push(variable);
+        } else if !value.is_empty() {
+            take(variable, name, value, settings, &mut entries, findings);
+        }
+    }
+    if !injected.is_empty() {
+        let names = injected.join(", ");
+        findings.warnings.push(format!(
+            "environment {names}: ignored, since Kubernetes writes such variables for a service named gearmand; \
+             `enableServiceLinks: false` in the pod stops it"
+        ));
+    }
+    entries
+}
+
+fn take(
+    variable: &str,
+    name: &str,
+    value: &OsStr,
+    settings: &Settings,
+    entries: &mut Vec<Entry>,
+    findings: &mut Findings,
+) {
+    let other = OTHER_NAMES.iter().find(|(other, _)| *other == name);
+    let long = other.map_or_else(|| name.to_ascii_lowercase(), |(_, long)| (*long).to_owned());
+    let origin = Origin::Environment {
+        variable: variable.to_owned(),
+    };
+    let Some(setting) = settings
+        .find(&long)
+        .filter(|setting| setting.name != "check")
+    else {
+        let nearest = variable_name(settings.nearest(&long));
+        let warning =
+            format!("{origin}: ignored, no setting has this name; the nearest is {nearest}");
+        findings.warnings.push(warning);
+        return;
+    };
+    match value.to_str() {
+        Some(list) if setting.is_list() => {
+            let values = list.split(|letter: char| letter == ',' || letter.is_whitespace());
+            for value in values.filter(|value| !value.is_empty()) {
+                settings.admit(setting, value.as_ref(), &origin, entries, findings);
+            }
+        }
+        _ => settings.admit(setting, value, &origin, entries, findings),
+    }
+}
+
+/// The variable that sets the setting of this long name.
+fn variable_name(long: &str) -> String {
+    format!("{PREFIX}{}", long.replace('-', "_").to_ascii_uppercase())
+}
+
+/// Tells the variables that Kubernetes and Docker links write for services whose name starts with `gearmand`:
+/// `..._SERVICE_HOST`, `..._SERVICE_PORT[_NAME]`, `..._PORT_4730_TCP[_PROTO|_PORT|_ADDR]` and `..._PORT=tcp://...`.
+fn is_injected(name: &str, value: &OsStr) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    let service = words
+        .windows(2)
+        .any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]));
+    let port = words.windows(3).any(|three| {
+        let [port, number, protocol] = three else {
+            return false;
+        };
+        *port == "PORT"
+            && number.parse::<u16>().is_ok()
+            && matches!(*protocol, "TCP" | "UDP" | "SCTP")
+    });
+    let value = value.to_string_lossy();
+    let address = ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| value.starts_with(scheme));
+    service || port || (address && words.last() == Some(&"PORT"))
+}

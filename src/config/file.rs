@@ -1,0 +1,373 @@
+//! Settings from a configuration file, in one of two formats.
+//!
+//! gearmand's own format holds options as on the command line, `--port=4731`, cut at white space without any quoting; `#`
+//! at the start of a piece begins a comment. TOML holds `port = 4731`, with the long names of the options as keys; a
+//! table is the first part of a name, so that `idle` in `[keepalive]` is `keepalive-idle`.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::de::{DeTable, DeValue};
+
+use super::args::NOT_IN_A_FILE;
+use super::error::{ConfigError, Origin};
+use super::settings::{Entry, Findings, Setting, Settings};
+
+/// Reads a file; what is wrong in it goes to the findings.
+pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) -> Vec<Entry> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let (path, reason) = (path.to_owned(), error.to_string());
+            findings
+                .errors
+                .push(ConfigError::Unreadable { path, reason });
+            return Vec::new();
+        }
+    };
+    let mut reader = Reader {
+        path: path.into(),
+        settings,
+        findings,
+        entries: Vec::new(),
+        lines: HashMap::new(),
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) if is_toml(path, &text) => reader.toml(&text),
+        Ok(text) => reader.options(&text),
+        Err(error) => {
+            let valid = error.utf8_error().valid_up_to();
+            let line = 1 + error
+                .as_bytes()
+                .iter()
+                .take(valid)
+                .filter(|byte| **byte == b'\n')
+                .count();
+            reader.malformed(
+                line,
+                "the line is not UTF-8 text; save the file as UTF-8".to_owned(),
+            );
+        }
+    }
+    reader.entries
+}
+
+/// Tells the format: by the extension, else by the first line that is not empty or a comment.
+fn is_toml(path: &Path, text: &str) -> bool {
+    if path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
+    {
+        return true;
+    }
+    let mut lines = text.lines().map(str::trim);
+    let Some(first) = lines.find(|line| !line.is_empty() && !line.starts_with('#')) else {
+        return false;
+    };
+    first.starts_with('[')
+        || first
+            .split_once(" =")
+            .is_some_and(|(key, _)| is_key(key.trim_end()))
+}
+
+/// Whether this could be a key of TOML rather than an option.
+fn is_key(text: &str) -> bool {
+    let key_letter = |letter: char| letter.is_ascii_alphanumeric() || "-_.\"'".contains(letter);
+    !text.is_empty() && !text.starts_with('-') && text.chars().all(key_letter)
+}
+
+struct Reader<'a> {
+    path: Arc<Path>,
+    settings: &'a Settings,
+    findings: &'a mut Findings,
+    entries: Vec<Entry>,
+    /// The line in which each setting was first given.
+    lines: HashMap<String, usize>,
+}
+
+impl<'a> Reader<'a> {
+    fn origin(&self, line: usize) -> Origin {
+        Origin::File {
+            path: Arc::clone(&self.path),
+            line,
+        }
+    }
+
+    fn malformed(&mut self, line: usize, reason: String) {
+        let origin = self.origin(line);
+        self.findings
+            .errors
+            .push(ConfigError::Malformed { reason, origin });
+    }
+
+    fn unknown(&mut self, line: usize, name: &str) {
+        let nearest = self.settings.nearest(name).to_owned();
+        let (name, origin) = (name.to_owned(), self.origin(line));
+        self.findings.errors.push(ConfigError::Unknown {
+            name,
+            nearest,
+            origin,
+        });
+    }
+
+    /// Notes that a setting occurs; answers whether its value may be taken.
+    fn begin(&mut self, setting: Setting<'_>, line: usize) -> bool {
+        let (name, origin) = (setting.name.to_owned(), self.origin(line));
+        if NOT_IN_A_FILE.contains(&setting.name) {
+            self.findings
+                .errors
+                .push(ConfigError::NotInAFile { name, origin });
+            return false;
+        }
+        match self.lines.insert(name.clone(), line) {
+            Some(first_line) if !setting.is_list() => {
+                self.findings.errors.push(ConfigError::SetTwice {
+                    name,
+                    first_line,
+                    origin,
+                });
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn admit(&mut self, setting: Setting<'_>, value: &str, line: usize) {
+        let origin = self.origin(line);
+        self.settings.admit(
+            setting,
+            OsStr::new(value),
+            &origin,
+            &mut self.entries,
+            self.findings,
+        );
+    }
+
+    /// Reads gearmand's own format.
+    fn options(&mut self, text: &str) {
+        let mut pieces = pieces(text).into_iter().peekable();
+        while let Some((line, piece)) = pieces.next() {
+            if let Some(long) = piece.strip_prefix("--") {
+                let (name, value) = long
+                    .split_once('=')
+                    .map_or((long, None), |(name, value)| (name, Some(value)));
+                let Some(setting) = self.long(line, name) else {
+                    continue;
+                };
+                let needed = value.is_none() && !setting.is_switch();
+                let value = if needed {
+                    pieces.next().map(|(_, next)| next)
+                } else {
+                    value
+                };
+                self.option(setting, value, line);
+            } else if let Some(letters) = piece.strip_prefix('-') {
+                let next = self.letters(line, letters);
+                if let Some(setting) = next {
+                    let value = pieces.next().map(|(_, next)| next);
+                    self.option(setting, value, line);
+                }
+            } else {
+                let whole = text.lines().nth(line.saturating_sub(1)).unwrap_or(piece);
+                self.no_dash(line, piece, whole);
+                while pieces.next_if(|(next, _)| *next == line).is_some() {}
+            }
+        }
+    }
+
+    /// Finds the setting of a long name, which gearmand allows to be shortened in its file.
+    fn long(&mut self, line: usize, name: &str) -> Option<Setting<'a>> {
+        let settings = self.settings;
+        if let Some(setting) = settings.find(name) {
+            return Some(setting);
+        }
+        let candidates = if name.is_empty() {
+            Vec::new()
+        } else {
+            settings.starting_with(name)
+        };
+        match candidates.as_slice() {
+            [] => self.unknown(line, name),
+            [setting] => {
+                let origin = self.origin(line);
+                let warning = format!(
+                    "{origin}: --{name} is short for --{}; write the whole name",
+                    setting.name
+                );
+                self.findings.warnings.push(warning);
+                return Some(*setting);
+            }
+            several => {
+                let candidates = several
+                    .iter()
+                    .map(|setting| setting.name)
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                let (name, origin) = (name.to_owned(), self.origin(line));
+                self.findings.errors.push(ConfigError::Ambiguous {
+                    name,
+                    candidates,
+                    origin,
+                });
+            }
+        }
+        None
+    }
+
+    /// Reads the letters behind one dash; answers the setting whose value is the next piece.
+    fn letters(&mut self, line: usize, letters: &str) -> Option<Setting<'a>> {
+        let settings = self.settings;
+        let mut rest = letters.chars();
+        if letters.is_empty() {
+            self.malformed(line, "a single dash sets nothing; remove it".to_owned());
+        }
+        while let Some(letter) = rest.next() {
+            let Some(setting) = settings.find_letter(letter) else {
+                self.unknown(line, &format!("-{letters}"));
+                return None;
+            };
+            if setting.is_switch() {
+                self.option(setting, None, line);
+            } else if rest.as_str().is_empty() {
+                return Some(setting);
+            } else {
+                let value = rest.as_str();
+                self.option(
+                    setting,
+                    Some(value.strip_prefix('=').unwrap_or(value)),
+                    line,
+                );
+                return None;
+            }
+        }
+        None
+    }
+
+    fn option(&mut self, setting: Setting<'_>, value: Option<&str>, line: usize) {
+        if !self.begin(setting, line) {
+            return;
+        }
+        match value {
+            Some(value) => self.admit(setting, value, line),
+            None if setting.is_switch() => self.admit(setting, "true", line),
+            None => {
+                let (name, origin) = (setting.name.to_owned(), self.origin(line));
+                self.findings
+                    .errors
+                    .push(ConfigError::MissingValue { name, origin });
+            }
+        }
+    }
+
+    fn no_dash(&mut self, line: usize, piece: &str, whole: &str) {
+        let (name, value) = whole.split_once('=').unwrap_or((piece, ""));
+        let (name, value) = (name.trim(), value.trim());
+        let name = name.split_whitespace().last().unwrap_or(piece);
+        let setting = self
+            .settings
+            .find(name)
+            .or_else(|| self.settings.find(self.settings.nearest(name)));
+        let instead = match setting {
+            Some(setting) if setting.is_switch() => format!("--{}", setting.name),
+            Some(setting) if value.is_empty() => format!("--{}=VALUE", setting.name),
+            Some(setting) => format!("--{}={value}", setting.name),
+            None => "--NAME=VALUE".to_owned(),
+        };
+        let instead =
+            format!("{instead}, or put # before a comment; a file in TOML has the extension .toml");
+        let (piece, origin) = (piece.to_owned(), self.origin(line));
+        self.findings.errors.push(ConfigError::NoDash {
+            piece,
+            instead,
+            origin,
+        });
+    }
+
+    /// Reads TOML.
+    fn toml(&mut self, text: &str) {
+        match DeTable::parse(text) {
+            Ok(table) => self.table(text, "", table.get_ref()),
+            Err(error) => {
+                let line = line_of(text, error.span().map_or(0, |span| span.start));
+                self.malformed(line, format!("this is not TOML: {}", error.message()));
+            }
+        }
+    }
+
+    fn table(&mut self, text: &str, prefix: &str, table: &DeTable<'_>) {
+        let settings = self.settings;
+        // The map is in the order of the keys; messages follow the file.
+        let mut items: Vec<_> = table.iter().collect();
+        items.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in items {
+            let line = line_of(text, key.span().start);
+            let name = format!("{prefix}{}", key.get_ref());
+            match value.get_ref() {
+                DeValue::Table(inner) => self.table(text, &format!("{name}-"), inner),
+                value => match settings.find(&name) {
+                    None => self.unknown(line, &name),
+                    Some(setting) => {
+                        if self.begin(setting, line) {
+                            self.toml_value(setting, value, line);
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    fn toml_value(&mut self, setting: Setting<'_>, value: &DeValue<'_>, line: usize) {
+        match value {
+            DeValue::String(text) => self.admit(setting, text, line),
+            DeValue::Integer(number) => self.admit(setting, &number.to_string(), line),
+            DeValue::Boolean(on) => self.admit(setting, if *on { "true" } else { "false" }, line),
+            DeValue::Array(values) if setting.is_list() => {
+                for value in values {
+                    self.toml_value(setting, value.get_ref(), line);
+                }
+            }
+            DeValue::Array(_) | DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
+                let wanted = if setting.is_list() {
+                    "a text or an array of texts"
+                } else {
+                    "one text or whole number"
+                };
+                let reason = format!(
+                    "a value of the type {} does not fit; give {wanted}",
+                    value.type_str()
+                );
+                let (name, origin) = (setting.name.to_owned(), self.origin(line));
+                let value = value.type_str().to_owned();
+                self.findings.errors.push(ConfigError::BadValue {
+                    name,
+                    value,
+                    reason,
+                    origin,
+                });
+            }
+        }
+    }
+}
+
+/// Cuts a text at white space, without its comments; each piece comes with its line, counted from 1.
+fn pieces(text: &str) -> Vec<(usize, &str)> {
+    let lines = (1..).zip(text.lines());
+    let pieces = lines.flat_map(|(number, line)| {
+        let words = line
+            .split_whitespace()
+            .take_while(|word| !word.starts_with('#'));
+        words.map(move |word| (number, word))
+    });
+    pieces.collect()
+}
+
+/// The line, from 1, in which this byte of the text stands.
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text
+        .bytes()
+        .take(offset)
+        .filter(|byte| *byte == b'\n')
+        .count()
+}

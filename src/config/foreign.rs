@@ -1,0 +1,180 @@
+//! Options of gearmand for parts that this build does not have, and for parts that are gone for good.
+//!
+//! All of them parse, so that an existing command line is understood. Choosing an absent part is an error: a server
+//! that quietly kept jobs in memory, or quietly spoke in the clear, would be worse than one that does not start.
+//! An option without effect is a warning that says what to do.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+/// What this build makes of an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It works.
+    Live,
+    /// It belongs to this part, which this build does not have.
+    Unbuilt(&'static str),
+    /// It has no effect any more, for the reason given, which also says what to do instead.
+    Retired(&'static str),
+}
+
+const TLS: Standing = Standing::Unbuilt("--ssl");
+const HTTP: Standing = Standing::Unbuilt("--protocol http");
+const SQLITE: Standing = Standing::Unbuilt("--queue-type libsqlite3");
+const POSTGRES: Standing = Standing::Unbuilt("--queue-type Postgres");
+const MYSQL: Standing = Standing::Unbuilt("--queue-type MySQL");
+const REDIS: Standing = Standing::Unbuilt("--queue-type redis");
+const ROTATION: Standing =
+    Standing::Retired("workers always get jobs of their functions in rotation; remove the option");
+const TABLES: Standing = Standing::Retired("tables grow by themselves; remove the option");
+const KEEPALIVE: Standing = Standing::Retired(
+    "keep-alive is always on; remove the option and set --keepalive-idle, --keepalive-interval and --keepalive-count",
+);
+const CORE_DUMPS: Standing = Standing::Retired(
+    "no signal is caught that would dump core; remove the option and allow dumps with `ulimit -c` or LimitCORE=",
+);
+const QUEUE_GONE: Standing =
+    Standing::Retired("this queue is gone and no job is kept by it; remove the option");
+
+/// The options with a value: long name and standing.
+const VALUES: &[(&str, Standing)] = &[
+    ("ssl-ca-file", TLS),
+    ("ssl-certificate", TLS),
+    ("ssl-key", TLS),
+    ("protocol", HTTP),
+    ("http-port", HTTP),
+    ("libsqlite3-db", SQLITE),
+    ("libsqlite3-table", SQLITE),
+    ("libpq-conninfo", POSTGRES),
+    ("libpq-table", POSTGRES),
+    ("mysql-host", MYSQL),
+    ("mysql-port", MYSQL),
+    ("mysql-user", MYSQL),
+    ("mysql-password", MYSQL),
+    ("mysql-db", MYSQL),
+    ("mysql-table", MYSQL),
+    ("redis-server", REDIS),
+    ("redis-port", REDIS),
+    ("redis-password", REDIS),
+    ("redis-prefix", REDIS),
+    ("hashtable-buckets", TABLES),
+    ("libmemcached-servers", QUEUE_GONE),
+    ("libmemcached-prefix", QUEUE_GONE),
+    ("libtokyocabinet-file", QUEUE_GONE),
+    ("libtokyocabinet-optimize", QUEUE_GONE),
+    ("libdrizzle-host", QUEUE_GONE),
+    ("libdrizzle-port", QUEUE_GONE),
+    ("libdrizzle-uds", QUEUE_GONE),
+    ("libdrizzle-user", QUEUE_GONE),
+    ("libdrizzle-password", QUEUE_GONE),
+    ("libdrizzle-db", QUEUE_GONE),
+    ("libdrizzle-table", QUEUE_GONE),
+];
+
+/// The switches: long name and standing.
+const SWITCHES: &[(&str, Standing)] = &[
+    ("ssl", TLS),
+    ("store-queue-on-shutdown", SQLITE),
+    ("round-robin", ROTATION),
+    ("keepalive", KEEPALIVE),
+    ("coredump", CORE_DUMPS),
+    ("libdrizzle-mysql", QUEUE_GONE),
+];
+
+/// What this build makes of the option with this long name.
+pub(super) fn standing(name: &str) -> Standing {
+    let found = VALUES
+        .iter()
+        .chain(SWITCHES)
+        .find(|(known, _)| *known == name);
+    found.map_or(Standing::Live, |(_, standing)| *standing)
+}
+
+/// All options of absent parts. None of their values is kept here: choosing a part is judged by name.
+#[derive(Clone, Debug)]
+pub(super) struct ForeignArgs;
+
+impl FromArgMatches for ForeignArgs {
+    fn from_arg_matches(_: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, _: &ArgMatches) -> Result<(), clap::Error> {
+        Ok(())
+    }
+}
+
+impl Args for ForeignArgs {
+    fn augment_args(mut command: Command) -> Command {
+        for (name, standing) in VALUES {
+            let value = option(name, *standing)
+                .value_name("VALUE")
+                .action(ArgAction::Set);
+            command = command.arg(value.allow_hyphen_values(true));
+        }
+        for (name, standing) in SWITCHES {
+            command = command.arg(option(name, *standing).action(ArgAction::SetTrue));
+        }
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// Declares an option; the short help leaves it out.
+fn option(name: &'static str, standing: Standing) -> Arg {
+    let (heading, help) = match standing {
+        Standing::Live => ("Options", String::new()),
+        Standing::Unbuilt(part) => ("Not in this build", format!("Belongs to {part}")),
+        Standing::Retired(reason) => ("Retired, without effect", reason.to_owned()),
+    };
+    let option = Arg::new(name)
+        .long(name)
+        .help_heading(heading)
+        .help(help)
+        .hide_short_help(true);
+    match name {
+        "protocol" => option.short('r'),
+        "round-robin" => option.short('R'),
+        _ => option,
+    }
+}
+
+/// Tells why a queue type cannot be had; `None` for the one that works.
+pub(super) fn refuse_queue(name: &str) -> Option<String> {
+    const PLANNED: [&str; 4] = ["libsqlite3", "Postgres", "MySQL", "redis"];
+    const GONE: [&str; 3] = ["libmemcached", "libtokyocabinet", "libdrizzle"];
+    let is = |known: &&str| known.eq_ignore_ascii_case(name);
+    if name.eq_ignore_ascii_case("builtin") {
+        None
+    } else if PLANNED.iter().any(is) {
+        Some(
+            "this build does not have this persistent queue and will not pretend to store jobs; \
+             --queue-type builtin keeps them in memory only"
+                .to_owned(),
+        )
+    } else if GONE.iter().any(is) {
+        Some(
+            "this queue is gone for good; --queue-type builtin keeps jobs in memory only"
+                .to_owned(),
+        )
+    } else {
+        Some(
+            "there is no such queue; this build has builtin, which keeps jobs in memory".to_owned(),
+        )
+    }
+}
+
+/// Why `--ssl` cannot be had.
+pub(super) const REFUSE_TLS: &str = "this build does not speak TLS and will not listen in the clear where TLS was asked for; \
+                                     remove the option and put a TLS proxy such as stunnel in front";
+
+/// Tells why a protocol cannot be had.
+pub(super) fn refuse_protocol(name: &str) -> String {
+    if name == "http" {
+        "this build does not serve HTTP; remove the option or put a gateway in front".to_owned()
+    } else {
+        "there is no such protocol; gearmand knows http, which this build does not serve".to_owned()
+    }
+}

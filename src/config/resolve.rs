@@ -1,0 +1,499 @@
+//! The sources put together: which one sets what, whether it all fits, and what a reload changes.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::{ArgMatches, FromArgMatches as _};
+
+use super::args::{RELOADABLE, ServerArgs};
+use super::error::{ConfigError, ConfigErrors, Origin};
+use super::foreign::{self, Standing};
+use super::settings::{Entry, Findings, Settings, long_option};
+use super::value::{LONGEST_HANDLE_PREFIX, ListenAddress, LogTarget, display_bytes};
+use super::{Config, environment, file};
+
+/// Read in this order where `--config-file` is not given; the first that exists counts.
+const DEFAULT_FILES: [&str; 2] = ["/etc/gearmand/gearmand.toml", "/etc/gearmand.conf"];
+
+/// Where settings are taken from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The parsed command line: of [`command`](super::command) or of a command into which `ServerArgs` is flattened.
+    pub matches: ArgMatches,
+    /// The variables of the environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The configuration files to look for when none is named; the first that exists is read.
+    pub default_files: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// This command line with the environment of the process and the usual files.
+    pub fn of_process(matches: ArgMatches) -> Self {
+        let default_files = DEFAULT_FILES.iter().map(PathBuf::from).collect();
+        Self {
+            matches,
+            environment: std::env::vars_os().collect(),
+            default_files,
+        }
+    }
+
+    /// This command line alone.
+    pub fn command_line_only(matches: ArgMatches) -> Self {
+        Self {
+            matches,
+            environment: Vec::new(),
+            default_files: Vec::new(),
+        }
+    }
+}
+
+/// The values that one source gave to a setting; none for a setting that is not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Choice {
+    values: Vec<OsString>,
+    origin: Origin,
+}
+
+/// A configuration and how it came about.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The settings.
+    pub config: Config,
+    /// What the operator should know, one sentence each; the server serves all the same.
+    pub warnings: Vec<String>,
+    choices: BTreeMap<String, Choice>,
+}
+
+/// A setting for display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedSetting {
+    /// The long name.
+    pub name: String,
+    /// The values: one, several for a list, none where the setting is not set. Passwords are replaced by `***`.
+    pub values: Vec<String>,
+    /// Where they came from.
+    pub origin: Origin,
+}
+
+/// The outcome of comparing a running configuration with a fresh one.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// The running configuration with those fresh settings that can be applied.
+    pub resolved: Resolved,
+    /// Names of the settings that changed and are applied.
+    pub changed: Vec<String>,
+    /// Names of the settings that changed but keep their value until a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// Reads all sources and puts them together.
+///
+/// # Errors
+/// Everything that is wrong, each with its place. The file and the environment are read to their ends first.
+pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
+    let settings = Settings::new();
+    let mut findings = Findings::default();
+    let command_line = settings.given_in(&sources.matches);
+    let environment = environment::read(&sources.environment, &settings, &mut findings);
+    let mut entries = match config_file(
+        &command_line,
+        &environment,
+        &sources.default_files,
+        &mut findings,
+    ) {
+        Some(path) => file::read(&path, &settings, &mut findings),
+        None => Vec::new(),
+    };
+    let mut choices = defaults(&settings);
+    for source in [std::mem::take(&mut entries), environment, command_line] {
+        choices.extend(choose(source));
+    }
+    judge(&settings, &choices, &mut findings);
+    if !findings.errors.is_empty() {
+        return Err(ConfigErrors(findings.errors));
+    }
+    let config = build(&settings, &choices)?;
+    notice_oddities(&config, &mut findings);
+    Ok(Resolved {
+        config,
+        warnings: findings.warnings,
+        choices,
+    })
+}
+
+/// The configuration file to read: the one that is named, or the first default one that exists.
+fn config_file(
+    command_line: &[Entry],
+    environment: &[Entry],
+    default_files: &[PathBuf],
+    findings: &mut Findings,
+) -> Option<PathBuf> {
+    let named = command_line
+        .iter()
+        .chain(environment)
+        .find(|entry| entry.name == "config-file");
+    if let Some(named) = named {
+        return Some(PathBuf::from(&named.value));
+    }
+    // Where the question itself fails, such as in a directory that cannot be searched, reading will tell why.
+    let mut existing = default_files
+        .iter()
+        .filter(|path| path.try_exists().unwrap_or(true));
+    let first = existing.next()?;
+    for other in existing {
+        let (first, other) = (first.display(), other.display());
+        findings.warnings.push(format!(
+            "{other} is not read, since {first} exists too; keep one of the two"
+        ));
+    }
+    Some(first.clone())
+}
+
+/// The settings when no source says anything.
+fn defaults(settings: &Settings) -> BTreeMap<String, Choice> {
+    let mut choices: BTreeMap<_, _> = settings
+        .all()
+        .map(|setting| {
+            (
+                setting.name.to_owned(),
+                Choice {
+                    values: setting.default(),
+                    origin: Origin::Default,
+                },
+            )
+        })
+        .collect();
+    let computed = [
+        ("listen", "*".to_owned()),
+        ("job-handle-prefix", host_prefix()),
+    ];
+    for (name, value) in computed {
+        choices.insert(
+            name.to_owned(),
+            Choice {
+                values: vec![value.into()],
+                origin: Origin::Default,
+            },
+        );
+    }
+    choices
+}
+
+/// `H:` and the name of this host, cut where handles would grow longer than clients keep them.
+fn host_prefix() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let name = name.to_string_lossy();
+    let usable = name
+        .chars()
+        .filter(|letter| !letter.is_whitespace() && !letter.is_control());
+    let mut prefix = String::from("H:");
+    for letter in usable {
+        if prefix.len() + letter.len_utf8() > LONGEST_HANDLE_PREFIX {
+            break;
+        }
+        prefix.push(letter);
+    }
+    prefix
+}
+
+/// Gathers the values of one source by setting.
+fn choose(entries: Vec<Entry>) -> BTreeMap<String, Choice> {
+    let mut choices: BTreeMap<String, Choice> = BTreeMap::new();
+    for Entry {
+        name,
+        value,
+        origin,
+    } in entries
+    {
+        let choice = choices.entry(name).or_insert_with(|| Choice {
+            values: Vec::new(),
+            origin,
+        });
+        choice.values.push(value);
+    }
+    choices
+}
+
+/// Judges the chosen values by what this build has, and refuses what it has not.
+fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut Findings) {
+    for setting in settings.all() {
+        let Some(Choice { values, origin }) = choices.get(setting.name) else {
+            continue;
+        };
+        let Some(value) = values.first().map(|value| value.to_string_lossy()) else {
+            continue;
+        };
+        let is_set = *origin != Origin::Default && !(setting.is_switch() && value == "false");
+        let name = setting.name;
+        let refusal = match name {
+            "queue-type" => foreign::refuse_queue(&value),
+            "protocol" => Some(foreign::refuse_protocol(&value)),
+            "ssl" if is_set => Some(foreign::REFUSE_TLS.to_owned()),
+            "user" => unknown_user(&value),
+            _ => None,
+        };
+        if let Some(reason) = refusal {
+            let value = if setting.is_switch() {
+                String::new()
+            } else {
+                value.into_owned()
+            };
+            let (name, origin) = (name.to_owned(), origin.clone());
+            findings.errors.push(ConfigError::Unavailable {
+                name,
+                value,
+                reason,
+                origin,
+            });
+            continue;
+        }
+        match foreign::standing(name) {
+            Standing::Retired(reason) if is_set => {
+                findings.warnings.push(format!(
+                    "{origin}: --{name} has no effect any more: {reason}"
+                ));
+            }
+            Standing::Unbuilt(part) if is_set => {
+                findings.warnings.push(format!(
+                    "{origin}: --{name} has no effect: it belongs to {part}, which this build does not have; remove the option"
+                ));
+            }
+            Standing::Live | Standing::Retired(_) | Standing::Unbuilt(_) => {}
+        }
+    }
+}
+
+/// Why the server cannot run as this user; `None` for a user of this machine.
+fn unknown_user(name: &str) -> Option<String> {
+    match nix::unistd::User::from_name(name) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some("this machine has no such user; create it or name another".to_owned()),
+        Err(error) => Some(format!("the users of this machine cannot be read: {error}")),
+    }
+}
+
+/// Turns chosen values, each of them checked before, into the configuration.
+fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Config, ConfigErrors> {
+    let combination = |error: clap::Error| {
+        ConfigErrors(vec![ConfigError::Combination {
+            reason: error.to_string(),
+        }])
+    };
+    let matches = settings
+        .parse(&options(settings, choices))
+        .map_err(combination)?;
+    let args = ServerArgs::from_arg_matches(&matches).map_err(combination)?;
+    let listen = args
+        .network
+        .listen
+        .iter()
+        .map(|address| address.with_port(args.network.port))
+        .collect();
+    let config = Config {
+        listen,
+        job_handle_prefix: args
+            .jobs
+            .job_handle_prefix
+            .clone()
+            .unwrap_or_else(host_prefix),
+        network: args.network,
+        process: args.process,
+        jobs: args.jobs,
+        log: args.log,
+        limits: args.limits,
+        timeouts: args.timeouts,
+        check: args.source.check,
+    };
+    let origin = |name: &str| {
+        choices
+            .get(name)
+            .map_or(Origin::Default, |choice| choice.origin.clone())
+    };
+    let errors = contradictions(&config, origin);
+    if errors.is_empty() {
+        Ok(config)
+    } else {
+        Err(ConfigErrors(errors))
+    }
+}
+
+/// The chosen values as options of a command line.
+fn options(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Vec<OsString> {
+    let mut options = Vec::new();
+    for setting in settings.all() {
+        for value in choices
+            .get(setting.name)
+            .into_iter()
+            .flat_map(|choice| &choice.values)
+        {
+            if !setting.is_switch() {
+                options.push(long_option(setting.name, value));
+            } else if value == "true" {
+                options.push(format!("--{}", setting.name).into());
+            }
+        }
+    }
+    options
+}
+
+/// Settings that are each in order and do not fit together.
+fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    let (output, packet) = (config.limits.max_output, config.limits.max_packet_size);
+    if output < packet {
+        let changed = if origin("max-output") == Origin::Default {
+            "max-packet-size"
+        } else {
+            "max-output"
+        };
+        errors.push(ConfigError::Contradiction {
+            reason: format!(
+                "max-output ({}) is less than max-packet-size ({}), so the largest jobs could never be handed to a worker; \
+                 raise max-output or lower max-packet-size",
+                display_bytes(output),
+                display_bytes(packet)
+            ),
+            origin: origin(changed),
+        });
+    }
+    for (index, address) in config.listen.iter().enumerate() {
+        let chosen_by_kernel = matches!(
+            address,
+            ListenAddress::All { port: 0 } | ListenAddress::Host { port: 0, .. }
+        ) || matches!(address, ListenAddress::Ip(address) if address.port() == 0);
+        if !chosen_by_kernel
+            && config
+                .listen
+                .iter()
+                .take(index)
+                .any(|earlier| earlier == address)
+        {
+            errors.push(ConfigError::Contradiction {
+                reason: format!("listen names {address} twice; remove one of the two"),
+                origin: origin("listen"),
+            });
+        }
+    }
+    errors
+}
+
+/// Warns of settings that are in order and still hardly meant.
+fn notice_oddities(config: &Config, findings: &mut Findings) {
+    if config.process.daemon
+        && config.log.log_file == LogTarget::StandardError
+        && !config.log.syslog
+        && !config.log.journald
+    {
+        findings.warnings.push(
+            "--daemon closes standard error, so --log-file stderr loses all log lines; \
+             name a file, or log to --syslog or --journald"
+                .to_owned(),
+        );
+    }
+}
+
+impl Resolved {
+    /// All settings in the order of the help; those without effect only where somebody set them.
+    pub fn settings(&self) -> Vec<ResolvedSetting> {
+        let settings = Settings::new();
+        let shown = settings.all().filter_map(|setting| {
+            let choice = self.choices.get(setting.name)?;
+            let set = choice.origin != Origin::Default;
+            (set || foreign::standing(setting.name) == Standing::Live).then(|| ResolvedSetting {
+                name: setting.name.to_owned(),
+                values: choice
+                    .values
+                    .iter()
+                    .map(|value| display_value(setting.name, value))
+                    .collect(),
+                origin: choice.origin.clone(),
+            })
+        });
+        shown
+            .filter(|setting| setting.name != "check" && setting.name != "config-file")
+            .collect()
+    }
+
+    /// The text of `--check`: every setting with its origin, in TOML that can be used as a configuration file.
+    pub fn report(&self) -> String {
+        let settings = Settings::new();
+        let mut report = String::new();
+        for ResolvedSetting {
+            name,
+            values,
+            origin,
+        } in self.settings()
+        {
+            let is_list = settings
+                .find(&name)
+                .is_some_and(super::settings::Setting::is_list);
+            let written: Vec<_> = values.iter().map(|value| toml_value(value)).collect();
+            // Writing to a string cannot fail.
+            let _ = match written.as_slice() {
+                [] => writeln!(report, "# {name} is not set"),
+                [value] if !is_list => writeln!(report, "{name} = {value} # {origin}"),
+                values => writeln!(report, "{name} = [{}] # {origin}", values.join(", ")),
+            };
+        }
+        report
+    }
+
+    /// Compares this running configuration with one resolved anew, and takes over what can change without a restart.
+    ///
+    /// # Errors
+    /// The combination of kept and fresh settings may contradict itself; then the running configuration stays.
+    pub fn reload_from(&self, fresh: &Self) -> Result<Reload, ConfigErrors> {
+        let settings = Settings::new();
+        let mut choices = self.choices.clone();
+        let (mut changed, mut needs_restart) = (Vec::new(), Vec::new());
+        for setting in settings.all() {
+            let Some(choice) = fresh.choices.get(setting.name) else {
+                continue;
+            };
+            let differs = self
+                .choices
+                .get(setting.name)
+                .is_none_or(|running| running.values != choice.values);
+            if RELOADABLE.contains(&setting.name) {
+                choices.insert(setting.name.to_owned(), choice.clone());
+                changed.extend(differs.then(|| setting.name.to_owned()));
+            } else if differs && foreign::standing(setting.name) == Standing::Live {
+                needs_restart.push(setting.name.to_owned());
+            }
+        }
+        let config = build(&settings, &choices)?;
+        let resolved = Self {
+            config,
+            warnings: fresh.warnings.clone(),
+            choices,
+        };
+        Ok(Reload {
+            resolved,
+            changed,
+            needs_restart,
+        })
+    }
+}
+
+/// A value for people to read, without secrets.
+fn display_value(name: &str, value: &OsStr) -> String {
+    if name.ends_with("-password") || name == "libpq-conninfo" {
+        return "***".to_owned();
+    }
+    value.to_string_lossy().into_owned()
+}
+
+/// Writes a value in TOML: numbers and booleans bare, all else as text.
+fn toml_value(value: &str) -> String {
+    let bare = value.parse::<bool>().is_ok()
+        || value
+            .parse::<i64>()
+            .is_ok_and(|number| number.to_string() == value);
+    if bare {
+        value.to_owned()
+    } else {
+        toml::Value::from(value).to_string()
+    }
+}

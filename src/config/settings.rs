@@ -1,0 +1,226 @@
+//! The table of settings, read off the declarations of the command line.
+
+use std::error::Error as _;
+use std::ffi::{OsStr, OsString};
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::args;
+use super::error::{ConfigError, Origin};
+use super::value;
+
+/// A value that one source gives to one setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Long name of the setting.
+    pub(super) name: String,
+    /// The value; `true` or `false` for a switch.
+    pub(super) value: OsString,
+    /// Where it was written.
+    pub(super) origin: Origin,
+}
+
+/// What was noticed while the sources were read.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) errors: Vec<ConfigError>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// One setting of the table.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    arg: &'a Arg,
+    /// The long name.
+    pub(super) name: &'a str,
+}
+
+impl<'a> Setting<'a> {
+    fn of(arg: &'a Arg) -> Option<Self> {
+        arg.get_long().map(|name| Self { arg, name })
+    }
+
+    /// Whether it is on or off, with no value on the command line.
+    pub(super) fn is_switch(self) -> bool {
+        matches!(self.arg.get_action(), ArgAction::SetTrue)
+    }
+
+    /// Whether it can be given more than once.
+    pub(super) fn is_list(self) -> bool {
+        matches!(self.arg.get_action(), ArgAction::Append)
+    }
+
+    /// The value it has when nobody sets it; nothing for settings that are then not set.
+    pub(super) fn default(self) -> Vec<OsString> {
+        if self.is_switch() {
+            return vec!["false".into()];
+        }
+        self.arg
+            .get_default_values()
+            .iter()
+            .map(|value| value.clone().into())
+            .collect()
+    }
+
+    fn is_called(self, name: &str) -> bool {
+        self.name == name
+            || self
+                .arg
+                .get_all_aliases()
+                .is_some_and(|aliases| aliases.contains(&name))
+    }
+}
+
+/// All settings.
+pub(super) struct Settings {
+    command: Command,
+}
+
+impl Settings {
+    pub(super) fn new() -> Self {
+        let mut command = args::command()
+            .disable_help_flag(true)
+            .disable_version_flag(true);
+        command.build();
+        Self { command }
+    }
+
+    /// All settings in the order of their declaration.
+    pub(super) fn all(&self) -> impl Iterator<Item = Setting<'_>> {
+        self.command.get_arguments().filter_map(Setting::of)
+    }
+
+    /// The setting of this long name; `_` stands for `-` as well.
+    pub(super) fn find(&self, name: &str) -> Option<Setting<'_>> {
+        let name = name.replace('_', "-");
+        self.all().find(|setting| setting.is_called(&name))
+    }
+
+    /// The setting of this letter.
+    pub(super) fn find_letter(&self, letter: char) -> Option<Setting<'_>> {
+        self.all()
+            .find(|setting| setting.arg.get_short() == Some(letter))
+    }
+
+    /// The settings whose name starts so.
+    pub(super) fn starting_with(&self, start: &str) -> Vec<Setting<'_>> {
+        self.all()
+            .filter(|setting| setting.name.starts_with(start))
+            .collect()
+    }
+
+    /// The known name most like an unknown one.
+    pub(super) fn nearest(&self, name: &str) -> &str {
+        let name = name.replace('_', "-").to_ascii_lowercase();
+        let nearest = self
+            .all()
+            .min_by_key(|setting| distance(setting.name, &name));
+        nearest.map_or("", |setting| setting.name)
+    }
+
+    /// Checks a value that a source gives and notes it as an entry, or as an error.
+    pub(super) fn admit(
+        &self,
+        setting: Setting<'_>,
+        value: &OsStr,
+        origin: &Origin,
+        entries: &mut Vec<Entry>,
+        findings: &mut Findings,
+    ) {
+        match self.check(setting, value) {
+            Ok(value) => entries.push(Entry {
+                name: setting.name.to_owned(),
+                value,
+                origin: origin.clone(),
+            }),
+            Err(reason) => findings.errors.push(ConfigError::BadValue {
+                name: setting.name.to_owned(),
+                value: value.to_string_lossy().into_owned(),
+                reason,
+                origin: origin.clone(),
+            }),
+        }
+    }
+
+    /// Checks one value; answers it in the form in which it is kept, or why it cannot be.
+    fn check(&self, setting: Setting<'_>, value: &OsStr) -> Result<OsString, String> {
+        if setting.is_switch() {
+            return value::switch(&value.to_string_lossy()).map(|on| on.to_string().into());
+        }
+        match self.parse(&[long_option(setting.name, value)]) {
+            Ok(_) => Ok(value.to_owned()),
+            Err(error) => Err(reason(&error)),
+        }
+    }
+
+    /// Parses options as the command line would.
+    pub(super) fn parse(&self, options: &[OsString]) -> Result<ArgMatches, clap::Error> {
+        let program = std::iter::once(OsString::from("gearmand"));
+        self.command
+            .clone()
+            .try_get_matches_from(program.chain(options.iter().cloned()))
+    }
+
+    /// What the command line itself set, in whatever larger command the options stand.
+    pub(super) fn given_in(&self, matches: &ArgMatches) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for setting in self.all() {
+            let id = setting.arg.get_id().as_str();
+            if matches.value_source(id) != Some(clap::parser::ValueSource::CommandLine) {
+                continue;
+            }
+            for value in matches.get_raw(id).into_iter().flatten() {
+                let name = setting.name.to_owned();
+                entries.push(Entry {
+                    name,
+                    value: value.to_owned(),
+                    origin: Origin::CommandLine,
+                });
+            }
+        }
+        entries
+    }
+}
+
+/// Writes `--name=value`.
+pub(super) fn long_option(name: &str, value: &OsStr) -> OsString {
+    let mut option = OsString::from(format!("--{name}="));
+    option.push(value);
+    option
+}
+
+/// Why the command line parser refused a value, in a few words.
+fn reason(error: &clap::Error) -> String {
+    match (error.source(), error.kind()) {
+        (Some(source), _) => source.to_string(),
+        (None, ErrorKind::InvalidUtf8) => "it is not UTF-8 text".to_owned(),
+        (None, ErrorKind::InvalidValue) => "it is empty".to_owned(),
+        (None, _) => error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    }
+}
+
+/// The number of letters to insert, remove or replace to turn one word into the other.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (line, letter) in left.chars().enumerate() {
+        let mut diagonal = line;
+        let mut before = line + 1;
+        if let Some(first) = row.first_mut() {
+            *first = before;
+        }
+        for (cell, other) in row.iter_mut().skip(1).zip(&right) {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = *cell;
+            before = replaced.min(diagonal + 1).min(before + 1);
+            *cell = before;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
