@@ -1,0 +1,821 @@
+//! The configuration as a caller sees it: sources, their precedence, errors, `--check` and reload.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gearmand::config::{
+    self, Config, ConfigErrors, Level, ListenAddress, LogFormat, LogTarget, Origin, RELOADABLE,
+    Resolved, Sources,
+};
+use tempfile::TempDir;
+
+const EXAMPLE: &str = include_str!("../gearmand.toml.example");
+
+/// The sources of one server: options, variables, and files in a directory of its own.
+struct World {
+    directory: TempDir,
+    options: Vec<String>,
+    environment: Vec<(OsString, OsString)>,
+    default_files: Vec<PathBuf>,
+}
+
+impl World {
+    fn new(options: &[&str]) -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            options: options.iter().map(ToString::to_string).collect(),
+            environment: Vec::new(),
+            default_files: Vec::new(),
+        }
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Writes a file and names it on the command line.
+    fn file(mut self, name: &str, text: impl AsRef<[u8]>) -> Self {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        self.options.extend([
+            "--config-file".to_owned(),
+            path.to_str().unwrap().to_owned(),
+        ]);
+        self
+    }
+
+    /// Adds a file that is found without being named; without a text it does not exist.
+    fn default_file(mut self, name: &str, text: Option<&str>) -> Self {
+        let path = self.path(name);
+        if let Some(text) = text {
+            fs::write(&path, text).unwrap();
+        }
+        self.default_files.push(path);
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn resolve(&self) -> Result<Resolved, ConfigErrors> {
+        let program = std::iter::once("gearmand".to_owned());
+        let matches = config::command()
+            .try_get_matches_from(program.chain(self.options.iter().cloned()))
+            .unwrap();
+        let (environment, default_files) = (self.environment.clone(), self.default_files.clone());
+        config::resolve(&Sources {
+            matches,
+            environment,
+            default_files,
+        })
+    }
+
+    fn resolved(&self) -> Resolved {
+        self.resolve().unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn config(&self) -> Config {
+        self.resolved().config
+    }
+
+    fn errors(&self) -> Vec<String> {
+        let errors = self
+            .resolve()
+            .expect_err("the configuration should be refused");
+        errors.0.iter().map(ToString::to_string).collect()
+    }
+
+    /// The only error, with the directory of the files left out.
+    fn error(&self) -> String {
+        let errors = self.errors();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors[0].replace(&format!("{}/", self.directory.path().display()), "")
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.resolved().warnings
+    }
+}
+
+#[track_caller]
+fn assert_parts(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let world = World::new(&[]);
+    let config = world.config();
+    assert_eq!(config.listen, [ListenAddress::All { port: 4730 }]);
+    assert_eq!(config.jobs.job_retries, None);
+    assert_eq!(config.jobs.worker_wakeup, Some(1));
+    assert_eq!(config.process.threads, 1);
+    assert_eq!(
+        config.log.log_file,
+        LogTarget::File("/var/log/gearmand.log".into())
+    );
+    assert_eq!(config.log.verbose, Level::Error);
+    assert_eq!(config.limits.max_packet_size, 64 << 20);
+    assert_eq!(config.limits.max_output, 64 << 20);
+    assert_eq!(config.limits.max_connections, 65_536);
+    assert_eq!(config.limits.max_jobs, 100_000_000);
+    assert_eq!(config.timeouts.handshake_timeout, None);
+    assert_eq!(config.timeouts.write_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(config.timeouts.wake_timeout, Duration::from_millis(100));
+    assert!(config.job_handle_prefix.starts_with("H:"));
+    assert!(world.warnings().is_empty());
+}
+
+#[test]
+fn a_dead_host_is_noticed_within_a_minute() {
+    let network = World::new(&[]).config().network;
+    let (idle, interval) = (
+        network.keepalive_idle.unwrap(),
+        network.keepalive_interval.unwrap(),
+    );
+    let user_timeout = network.tcp_user_timeout.unwrap();
+    let probes = idle + interval * network.keepalive_count.unwrap();
+    let silent = probes.min(idle.max(user_timeout));
+    // The worst moment to write to a dead peer is just before its silence would have been noticed.
+    assert!(
+        silent + user_timeout <= Duration::from_mins(1),
+        "{silent:?} + {user_timeout:?}"
+    );
+    assert!(probes < Duration::from_mins(1));
+}
+
+#[test]
+fn every_option_of_gearmand_is_understood() {
+    let options = "-b 64 -d --exceptions -f 4096 -j 3 --job-handle-prefix P --hashtable-buckets 1000003 --keepalive \
+        --keepalive-idle -1 --keepalive-interval=7 --keepalive-count 2 -l /tmp/log -L localhost -P /tmp/pid -R -q BuiltIn \
+        --syslog --coredump -t 4 -u nobody --verbose INFO -w 0 -p 4731 --http-port 8080 --ssl-ca-file a \
+        --ssl-certificate b --ssl-key c --libsqlite3-db d --libsqlite3-table e --store-queue-on-shutdown --libpq-conninfo f \
+        --libpq-table g --mysql-host h --mysql-port 1 --mysql-user i --mysql-password j --mysql-db k --mysql-table l \
+        --redis-server m --redis-port 2 --redis-password n --redis-prefix o --libmemcached-servers p \
+        --libmemcached-prefix q --libtokyocabinet-file r --libtokyocabinet-optimize true";
+    let world = World::new(&options.split_whitespace().collect::<Vec<_>>());
+    let config = world.config();
+    assert_eq!(
+        config.listen,
+        [ListenAddress::Host {
+            name: "localhost".to_owned(),
+            port: 4731
+        }]
+    );
+    assert_eq!(
+        (config.network.backlog, config.process.file_descriptors),
+        (64, Some(4096))
+    );
+    assert_eq!(
+        (config.jobs.job_retries, config.jobs.worker_wakeup),
+        (Some(3), None)
+    );
+    assert_eq!(config.job_handle_prefix, "P");
+    assert_eq!(
+        (
+            config.network.keepalive_idle,
+            config.network.keepalive_count
+        ),
+        (None, Some(2))
+    );
+    assert_eq!(
+        config.network.keepalive_interval,
+        Some(Duration::from_secs(7))
+    );
+    assert_eq!(config.log.log_file, LogTarget::File("/tmp/log".into()));
+    assert_eq!(config.process.pid_file, Some("/tmp/pid".into()));
+    assert_eq!(
+        (config.process.user.as_deref(), config.process.threads),
+        (Some("nobody"), 4)
+    );
+    assert_eq!(config.log.verbose, Level::Info);
+    assert!(config.process.daemon && config.jobs.exceptions && config.log.syslog);
+    let warnings = world.warnings();
+    assert_eq!(
+        warnings.len(),
+        27,
+        "one for each option without effect: {warnings:#?}"
+    );
+    for option in [
+        "--round-robin",
+        "--hashtable-buckets",
+        "--keepalive",
+        "--coredump",
+        "--libmemcached-servers",
+    ] {
+        let warning = warnings
+            .iter()
+            .find(|warning| warning.contains(&format!("{option} has no effect any more")));
+        let warning = warning.unwrap_or_else(|| panic!("no warning of {option}"));
+        assert_parts(warning, &["command line", "remove the option"]);
+    }
+    let sqlite = warnings
+        .iter()
+        .find(|warning| warning.contains("--libsqlite3-db"))
+        .unwrap();
+    assert_parts(
+        sqlite,
+        &["--queue-type libsqlite3", "this build does not have"],
+    );
+}
+
+#[test]
+fn letters_have_the_long_names_of_gearmand() {
+    let options = "--backlog=64 --daemon --file-descriptors=4096 --job-retries=-1 --listen=::1 --log-file=none \
+        --pid-file=/tmp/pid --port=0 --round-robin --queue-type=builtin --threads=0 --user=nobody --worker-wakeup=255";
+    let long = World::new(&options.split_whitespace().collect::<Vec<_>>()).config();
+    let letters = "-b64 -d -f4096 -j-1 -L::1 -lnone -P/tmp/pid -p0 -R -qbuiltin -t0 -unobody -w255";
+    assert_eq!(
+        long,
+        World::new(&letters.split_whitespace().collect::<Vec<_>>()).config()
+    );
+    assert_eq!(long.listen, [ListenAddress::Ip("[::1]:0".parse().unwrap())]);
+    assert_eq!(long.log.log_file, LogTarget::Nowhere);
+    assert_eq!(
+        (long.jobs.worker_wakeup, long.jobs.job_retries),
+        (Some(255), None)
+    );
+    assert!(long.process.threads >= 1, "0 threads are one a CPU");
+}
+
+#[test]
+fn absent_parts_are_refused_not_replaced() {
+    for (options, parts) in [
+        (
+            ["-q", "libsqlite3"],
+            vec![
+                "command line",
+                "--queue-type libsqlite3",
+                "this build does not have",
+            ],
+        ),
+        (
+            ["-q", "POSTGRES"],
+            vec!["POSTGRES", "this build does not have"],
+        ),
+        (["-q", "MySQL"], vec!["this build does not have"]),
+        (["-q", "redis"], vec!["this build does not have"]),
+        (["-q", "libmemcached"], vec!["gone for good"]),
+        (["-q", "sqlite"], vec!["no such queue"]),
+        (["--ssl", "-R"], vec!["--ssl", "does not speak TLS"]),
+        (
+            ["-r", "http"],
+            vec!["--protocol http", "does not serve HTTP"],
+        ),
+        (["-r", "gopher"], vec!["no such protocol"]),
+        (
+            ["-u", "no-such-user-here"],
+            vec!["no-such-user-here", "no such user"],
+        ),
+    ] {
+        assert_parts(&World::new(&options).error(), &parts);
+    }
+    assert_parts(
+        &World::new(&[]).variable("GEARMAND_SSL", "yes").error(),
+        &["environment GEARMAND_SSL", "TLS"],
+    );
+    assert_parts(
+        &World::new(&[])
+            .file("c.toml", "\nqueue-type = 'redis'")
+            .error(),
+        &["c.toml:2", "does not have"],
+    );
+}
+
+#[test]
+fn values_out_of_range_are_refused_on_the_command_line() {
+    for option in [
+        "--port=70000",
+        "--port=-1",
+        "--port=no-such-service-here",
+        "--job-retries=256",
+        "--job-retries=-2",
+        "--worker-wakeup=256",
+        "--threads=99999",
+        "--verbose=LOUD",
+        "--keepalive-idle=0",
+        "--max-packet-size=5GiB",
+        "--max-connections=0",
+        "--wake-timeout=0",
+        "--socket-mode=888",
+        "--job-handle-prefix=a b",
+        "--listen=http://localhost",
+        "--listen=1:2:3",
+        "--user=",
+    ] {
+        let error = config::command()
+            .try_get_matches_from(["gearmand", option])
+            .expect_err(option)
+            .to_string();
+        let (name, value) = option.split_once('=').unwrap();
+        assert_parts(&error, &["error:", name, value]);
+    }
+}
+
+#[test]
+fn the_command_line_beats_the_environment_beats_the_file_beats_the_default() {
+    let world = World::new(&["--port=1"])
+        .variable("GEARMAND_PORT", "2")
+        .variable("GEARMAND_THREADS", "2")
+        .variable("GEARMAND_DAEMON", "off")
+        .file("gearmand.conf", "--port=3 --threads=3\n\n--backlog=3 -d");
+    let resolved = world.resolved();
+    let config = &resolved.config;
+    assert_eq!(config.listen, [ListenAddress::All { port: 1 }]);
+    assert_eq!((config.process.threads, config.network.backlog), (2, 3));
+    assert!(
+        !config.process.daemon,
+        "the environment turns the switch of the file off again"
+    );
+    let origin = |name: &str| {
+        resolved
+            .settings()
+            .into_iter()
+            .find(|setting| setting.name == name)
+            .unwrap()
+            .origin
+    };
+    assert_eq!(origin("port"), Origin::CommandLine);
+    assert_eq!(
+        origin("threads").to_string(),
+        "environment GEARMAND_THREADS"
+    );
+    assert!(origin("backlog").to_string().ends_with("gearmand.conf:3"));
+    assert_eq!(origin("verbose"), Origin::Default);
+}
+
+#[test]
+fn a_list_replaces_the_list_of_a_lesser_source() {
+    let listen = "127.0.0.1, [::1]:5000 unix:/tmp/s";
+    let world = World::new(&[])
+        .variable("GEARMAND_LISTEN", listen)
+        .file("a.toml", "listen = 'h'");
+    let expected = [
+        ListenAddress::Ip("127.0.0.1:4730".parse().unwrap()),
+        ListenAddress::Ip("[::1]:5000".parse().unwrap()),
+        ListenAddress::Unix("/tmp/s".into()),
+    ];
+    assert_eq!(world.config().listen, expected);
+    let world = World::new(&[
+        "-L",
+        "*:1",
+        "-L",
+        "fe80::1%eth0",
+        "-L",
+        "[fe80::1%eth0]:2",
+        "-L",
+        "10.1.2.3:0",
+    ]);
+    let texts: Vec<_> = world
+        .config()
+        .listen
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "*:1",
+            "[fe80::1%eth0]:4730",
+            "[fe80::1%eth0]:2",
+            "10.1.2.3:0"
+        ]
+    );
+    let error = World::new(&["-L", "127.0.0.1", "-L", "127.0.0.1:4730"]).error();
+    assert_parts(&error, &["command line", "127.0.0.1:4730 twice"]);
+}
+
+#[test]
+fn gearmands_own_file_format_is_read() {
+    let text = "# a comment --port=1\n--port=4731 -t 2\t-L127.0.0.1 --listen\n  ::1 # --backlog=7\n-dw3 --job-retries -1\r\n\
+        --verbose=debug";
+    let config = World::new(&[]).file("gearmand.conf", text).config();
+    let addresses: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["127.0.0.1:4731", "[::1]:4731"]);
+    assert_eq!((config.process.threads, config.network.backlog), (2, 1024));
+    assert_eq!(
+        (config.jobs.worker_wakeup, config.jobs.job_retries),
+        (Some(3), None)
+    );
+    assert!(config.process.daemon);
+    assert_eq!(config.log.verbose, Level::Debug);
+}
+
+#[test]
+fn an_abbreviation_in_the_file_is_read_as_gearmand_does() {
+    let world = World::new(&[]).file("gearmand.conf", "--por=4731");
+    assert_eq!(world.config().listen, [ListenAddress::All { port: 4731 }]);
+    assert_parts(
+        &world.warnings()[0],
+        &["gearmand.conf:1", "--por", "--port"],
+    );
+    let error = World::new(&[])
+        .file("gearmand.conf", "--keepalive-i=1")
+        .error();
+    assert_parts(
+        &error,
+        &["gearmand.conf:1", "keepalive-idle, keepalive-interval"],
+    );
+}
+
+#[test]
+fn mistakes_in_gearmands_format_name_file_line_and_remedy() {
+    for (text, parts) in [
+        ("\nport=4731", &["c:2", "`port=4731`", "--port=4731"][..]),
+        ("--threads=2\nport = 4731", &["c:2", "--port=4731"]),
+        ("--threads=2 some words", &["c:1", "`some`"]),
+        ("--threads=2\n\n--prot=1", &["c:3", "`prot`", "`port`"]),
+        (
+            "--port=70000",
+            &["c:1", "port", "`70000`", "from 0 to 65535"],
+        ),
+        ("--port=1\n-p2", &["c:2", "port", "second time", "line 1"]),
+        ("--threads=1 --port", &["c:1", "port needs a value"]),
+        (
+            "--threads=1\n--check-args",
+            &["c:2", "check", "command line"],
+        ),
+        ("--config-file=x", &["c:1", "config-file"]),
+        ("-Z", &["c:1", "`-Z`"]),
+        ("-", &["c:1", "single dash"]),
+        ("--", &["c:1", "no setting ``"]),
+        (
+            "--daemon=perhaps",
+            &["c:1", "daemon", "`perhaps`", "true or false"],
+        ),
+    ] {
+        assert_parts(&World::new(&[]).file("c", text).error(), parts);
+    }
+}
+
+#[test]
+fn toml_is_read_by_extension_or_by_look() {
+    let text = "# comment\n[keepalive]\nidle = 33\n[log]\nfile = 'stderr'\nformat = \"json\"\n[max]\npacket_size = '1k'\n\
+        text-line = 1_024\n";
+    for name in ["gearmand.toml", "gearmand.conf"] {
+        let config = World::new(&[]).file(name, text).config();
+        assert_eq!(config.network.keepalive_idle, Some(Duration::from_secs(33)));
+        assert_eq!(
+            (config.log.log_file, config.log.log_format),
+            (LogTarget::StandardError, LogFormat::Json)
+        );
+        assert_eq!(
+            (config.limits.max_packet_size, config.limits.max_text_line),
+            (1024, 1024)
+        );
+    }
+    let text = "port = 4731\nlisten = ['127.0.0.1', 'localhost:1']\nsocket-mode = 0o600\ndaemon = true\njob_retries = -1";
+    let config = World::new(&[]).file("gearmand.conf", text).config();
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.network.socket_mode, 0o600);
+    assert!(config.process.daemon);
+    let config = World::new(&[]).file("gearmand.toml", "port=4731").config();
+    assert_eq!(config.listen, [ListenAddress::All { port: 4731 }]);
+}
+
+#[test]
+fn mistakes_in_toml_name_file_line_and_remedy() {
+    for (text, parts) in [
+        ("port = 1\nprot = 2", &["c.toml:2", "`prot`", "`port`"][..]),
+        (
+            "[keepalive]\n\nidel = 2",
+            &["c.toml:3", "`keepalive-idel`", "`keepalive-idle`"],
+        ),
+        ("port = 70000", &["c.toml:1", "port", "`70000`"]),
+        ("port = 1.5", &["c.toml:1", "float"]),
+        ("port = [1]", &["c.toml:1", "array"]),
+        (
+            "log-file = 'none'\n[log]\nfile = 'none'",
+            &["c.toml:3", "log-file", "line 1"],
+        ),
+        ("port = 1\nport = 2", &["c.toml:2", "not TOML", "duplicate"]),
+        ("\nport 4731", &["c.toml:2", "not TOML"]),
+        ("listen = ['localhost', 'a b']", &["c.toml:1", "`a b`"]),
+        ("daemon = 7", &["c.toml:1", "true or false"]),
+        ("check = true", &["c.toml:1", "command line"]),
+        ("threads = 0x10", &["c.toml:1", "`0x", "whole number"]),
+    ] {
+        assert_parts(&World::new(&[]).file("c.toml", text).error(), parts);
+    }
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let world = World::new(&["-q", "redis"])
+        .variable("GEARMAND_THREADS", "many")
+        .file("c", "--prot=1\n--backlog=x");
+    assert_eq!(world.errors().len(), 4, "{:#?}", world.errors());
+}
+
+#[test]
+fn files_that_cannot_be_read_are_errors_only_when_named() {
+    let named = World::new(&["--config-file", "/nonexistent/gearmand.conf"]);
+    assert_parts(
+        &named.error(),
+        &["/nonexistent/gearmand.conf", "No such file"],
+    );
+    let missing = World::new(&[])
+        .default_file("missing.toml", None)
+        .default_file("missing.conf", None);
+    assert_eq!(missing.config(), World::new(&[]).config());
+    assert_parts(
+        &World::new(&[])
+            .file("latin1", b"--port=1\n--user=J\xf6rg\n")
+            .error(),
+        &["latin1:2", "UTF-8"],
+    );
+}
+
+#[test]
+fn the_first_default_file_counts_and_a_second_one_is_mentioned() {
+    let both = World::new(&[])
+        .default_file("gearmand.toml", Some("port = 1"))
+        .default_file("gearmand.conf", Some("--port=2"));
+    assert_eq!(both.config().listen, [ListenAddress::All { port: 1 }]);
+    assert_parts(
+        &both.warnings()[0],
+        &["gearmand.conf is not read", "gearmand.toml"],
+    );
+    let second = World::new(&[])
+        .default_file("a.toml", None)
+        .default_file("b.conf", Some("--port=2"));
+    assert_eq!(second.config().listen, [ListenAddress::All { port: 2 }]);
+    let named = World::new(&[])
+        .default_file("b.conf", Some("--port=2"))
+        .file("named", "--port=3");
+    assert_eq!(named.config().listen, [ListenAddress::All { port: 3 }]);
+}
+
+#[test]
+fn the_environment_can_name_the_file() {
+    let world = World::new(&[]).default_file("a.toml", Some("port = 1"));
+    fs::write(world.path("b.conf"), "--port=2").unwrap();
+    let path = world.path("b.conf").to_str().unwrap().to_owned();
+    let world = world.variable("GEARMAND_CONFIG_FILE", &path);
+    assert_eq!(world.config().listen, [ListenAddress::All { port: 2 }]);
+}
+
+#[test]
+fn what_kubernetes_injects_is_ignored_with_a_notice() {
+    let world = World::new(&[])
+        .variable("GEARMAND_PORT", "tcp://10.0.0.1:4730")
+        .variable("GEARMAND_PORT_4730_TCP", "tcp://10.0.0.1:4730")
+        .variable("GEARMAND_PORT_4730_TCP_PROTO", "tcp")
+        .variable("GEARMAND_PORT_4730_TCP_PORT", "4730")
+        .variable("GEARMAND_PORT_4730_TCP_ADDR", "10.0.0.1")
+        .variable("GEARMAND_SERVICE_HOST", "10.0.0.1")
+        .variable("GEARMAND_SERVICE_PORT", "4730")
+        .variable("GEARMAND_SERVICE_PORT_GEAR", "4730")
+        .variable("GEARMAND_HTTP_PORT", "tcp://10.0.0.1:8080")
+        .variable("GEARMAND_VERBOSE", "notice");
+    assert_eq!(world.config().listen, [ListenAddress::All { port: 4730 }]);
+    assert_eq!(world.config().log.verbose, Level::Notice);
+    let warnings = world.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_parts(
+        &warnings[0],
+        &[
+            "Kubernetes",
+            "GEARMAND_PORT,",
+            "GEARMAND_SERVICE_PORT_GEAR",
+            "GEARMAND_HTTP_PORT",
+        ],
+    );
+}
+
+#[test]
+fn variables_are_checked_and_misspelt_ones_mentioned() {
+    let error = World::new(&[]).variable("GEARMAND_PORT", "70000").error();
+    assert_parts(
+        &error,
+        &["environment GEARMAND_PORT", "`70000`", "from 0 to 65535"],
+    );
+    let empty_or_foreign = World::new(&[])
+        .variable("GEARMAND_USER", "")
+        .variable("GEARMAN_PORT", "x");
+    assert_eq!(empty_or_foreign.config(), World::new(&[]).config());
+    assert!(empty_or_foreign.warnings().is_empty());
+    let misspelt = World::new(&[]).variable("GEARMAND_PROT", "1").warnings();
+    assert_parts(&misspelt[0], &["GEARMAND_PROT", "nearest is GEARMAND_PORT"]);
+    assert_parts(
+        &World::new(&[]).variable("GEARMAND_CHECK", "1").warnings()[0],
+        &["GEARMAND_CHECK", "ignored"],
+    );
+    let tls = World::new(&[])
+        .variable("GEARMAND_SERVER_PEM", "/tmp/pem")
+        .warnings();
+    assert_parts(
+        &tls[0],
+        &["GEARMAND_SERVER_PEM", "--ssl-certificate", "no effect"],
+    );
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let error = World::new(&["--max-packet-size", "256m"]).error();
+    assert_parts(
+        &error,
+        &[
+            "command line",
+            "max-output (64 MiB)",
+            "max-packet-size (256 MiB)",
+            "raise max-output",
+        ],
+    );
+    World::new(&["--max-packet-size", "256m", "--max-output=256MiB"]).config();
+    let warnings = World::new(&["-d", "-l", "stderr"]).warnings();
+    assert_parts(&warnings[0], &["--daemon", "--log-file stderr"]);
+}
+
+#[test]
+fn a_service_name_is_a_port() {
+    let services = fs::read_to_string("/etc/services").unwrap();
+    let known = services.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (name, port) = (words.next()?, words.next()?.strip_suffix("/tcp")?);
+        (!name.starts_with('#')).then(|| (name.to_owned(), port.parse::<u16>().unwrap()))
+    });
+    let (name, port) = known.expect("/etc/services names a TCP service");
+    assert_eq!(
+        World::new(&["-p", &name]).config().listen,
+        [ListenAddress::All { port }]
+    );
+}
+
+#[test]
+fn the_report_is_a_configuration_file_with_origins() {
+    for option in ["--check", "--check-args"] {
+        let options = [
+            option,
+            "-L",
+            "localhost",
+            "--mysql-password",
+            "secret",
+            "--job-handle-prefix",
+            "a\"b",
+        ];
+        let resolved = World::new(&options)
+            .variable("GEARMAND_THREADS", "2")
+            .resolved();
+        assert!(resolved.config.check);
+        let report = resolved.report();
+        assert_parts(
+            &report,
+            &[
+                "listen = [\"localhost\"] # command line\n",
+                "port = 4730 # default\n",
+                "threads = 2 # environment GEARMAND_THREADS\n",
+                "max-packet-size = \"64MiB\" # default\n",
+                "mysql-password = \"***\" # command line\n",
+                "# user is not set\n",
+            ],
+        );
+        assert!(!report.contains("secret"));
+        let again = World::new(&[option]).file("report.toml", &report).config();
+        assert_eq!(again, resolved.config);
+    }
+}
+
+#[test]
+fn a_reload_applies_what_it_can_and_names_the_rest() {
+    let resolved = |text: &str| {
+        World::new(&["--port=1", "-j", "2"])
+            .file("c.toml", text)
+            .resolved()
+    };
+    let running = resolved("verbose = 'error'\nbacklog = 7");
+    let fresh = resolved("verbose = 'debug'\nbacklog = 8\n[max]\nconnections = 9");
+    let reload = running.reload_from(&fresh).unwrap();
+    assert_eq!(reload.changed, ["verbose", "max-connections"]);
+    assert_eq!(reload.needs_restart, ["backlog"]);
+    let config = &reload.resolved.config;
+    assert_eq!(
+        (
+            config.log.verbose,
+            config.limits.max_connections,
+            config.network.backlog
+        ),
+        (Level::Debug, 9, 7)
+    );
+    assert_eq!(config.jobs.job_retries, Some(2));
+    let again = reload.resolved.reload_from(&fresh).unwrap();
+    assert!(again.changed.is_empty(), "{:?}", again.changed);
+    assert_eq!(again.needs_restart, ["backlog"]);
+}
+
+#[test]
+fn reloadable_settings_exist() {
+    let settings = World::new(&[]).resolved().settings();
+    for name in RELOADABLE {
+        assert!(
+            settings.iter().any(|setting| setting.name == *name),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn help_and_version_are_printed_without_a_server() {
+    for (option, part) in [
+        ("-h", "--worker-wakeup"),
+        ("--help", "--libmemcached-servers"),
+        ("-V", "gearmand "),
+    ] {
+        let answer = config::command()
+            .try_get_matches_from(["gearmand", option])
+            .expect_err(option);
+        assert_eq!(answer.exit_code(), 0);
+        assert!(answer.to_string().contains(part), "{option}: {answer}");
+    }
+    assert!(
+        config::command()
+            .try_get_matches_from(["gearmand", "word"])
+            .is_err()
+    );
+    assert!(
+        config::command()
+            .try_get_matches_from(["gearmand", "--por=1"])
+            .is_err()
+    );
+}
+
+/// The settings of the example file: the comment above each, its name, and its line without the `#`.
+fn example_settings() -> Vec<(String, String, String)> {
+    let mut settings = Vec::new();
+    let mut comment = String::new();
+    for line in EXAMPLE.lines() {
+        match line
+            .strip_prefix('#')
+            .filter(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase()))
+        {
+            Some(setting) => {
+                let name = setting.split(' ').next().unwrap().to_owned();
+                settings.push((std::mem::take(&mut comment), name, setting.to_owned()));
+            }
+            None if line.is_empty() => comment.clear(),
+            None => comment.extend([line, "\n"]),
+        }
+    }
+    settings
+}
+
+fn value_of(resolved: &Resolved, name: &str) -> Vec<String> {
+    let setting = resolved
+        .settings()
+        .into_iter()
+        .find(|setting| setting.name == name);
+    setting
+        .unwrap_or_else(|| panic!("{name} is not shown"))
+        .values
+}
+
+#[test]
+fn the_example_changes_nothing_as_it_is() {
+    assert_eq!(
+        World::new(&[]).file("gearmand.toml", EXAMPLE).config(),
+        World::new(&[]).config()
+    );
+}
+
+#[test]
+fn the_example_lists_every_setting_once_with_its_default() {
+    let defaults = World::new(&[]).resolved();
+    let example = example_settings();
+    let mut names: Vec<_> = example.iter().map(|(_, name, _)| name.clone()).collect();
+    let mut known: Vec<_> = defaults
+        .settings()
+        .into_iter()
+        .map(|setting| setting.name)
+        .collect();
+    names.sort();
+    known.sort();
+    assert_eq!(names, known);
+    let lines: Vec<_> = example.iter().map(|(_, _, line)| line.as_str()).collect();
+    let all = World::new(&[])
+        .file("gearmand.toml", lines.join("\n"))
+        .resolved();
+    assert!(all.warnings.is_empty(), "{:?}", all.warnings);
+    for (comment, name, line) in &example {
+        let (given, default) = (value_of(&all, name), value_of(&defaults, name));
+        assert!(!comment.is_empty(), "{name} is not explained");
+        if comment.contains("Not set by default") {
+            assert!(
+                default.is_empty() || name == "job-handle-prefix",
+                "{name} has the default {default:?}"
+            );
+        } else {
+            assert_eq!(given, default, "{line}");
+        }
+        assert_eq!(
+            comment.contains("Reloaded"),
+            RELOADABLE.contains(&name.as_str()),
+            "{name}: {comment}"
+        );
+    }
+}
