@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, FromArgMatches as _};
 
-use super::args::{RELOADABLE, ServerArgs};
+use super::args::{NOT_IN_A_FILE, RELOADABLE, ServerArgs};
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::foreign::{self, Standing};
 use super::settings::{Entry, Findings, Settings, long_option};
@@ -400,8 +400,8 @@ impl Resolved {
         let settings = Settings::new();
         let shown = settings.all().filter_map(|setting| {
             let choice = self.choices.get(setting.name)?;
-            let set = choice.origin != Origin::Default;
-            (set || foreign::standing(setting.name) == Standing::Live).then(|| ResolvedSetting {
+            let set = choice.origin != Origin::Default && !NOT_IN_A_FILE.contains(&setting.name);
+            (set || is_shown(setting.name)).then(|| ResolvedSetting {
                 name: setting.name.to_owned(),
                 values: choice
                     .values
@@ -411,9 +411,7 @@ impl Resolved {
                 origin: choice.origin.clone(),
             })
         });
-        shown
-            .filter(|setting| setting.name != "check" && setting.name != "config-file")
-            .collect()
+        shown.collect()
     }
 
     /// The text of `--check`: every setting with its origin, in TOML that can be used as a configuration file.
@@ -459,7 +457,7 @@ impl Resolved {
             if RELOADABLE.contains(&setting.name) {
                 choices.insert(setting.name.to_owned(), choice.clone());
                 changed.extend(differs.then(|| setting.name.to_owned()));
-            } else if differs && foreign::standing(setting.name) == Standing::Live {
+            } else if differs && is_shown(setting.name) {
                 needs_restart.push(setting.name.to_owned());
             }
         }
@@ -475,6 +473,11 @@ impl Resolved {
             needs_restart,
         })
     }
+}
+
+/// Whether a setting says something about the server: it works, and does not just say where to look for settings.
+fn is_shown(name: &str) -> bool {
+    foreign::standing(name) == Standing::Live && !NOT_IN_A_FILE.contains(&name)
 }
 
 /// A value for people to read, without secrets.
