@@ -6,6 +6,7 @@
 //!
 //! Nothing here opens a socket, logs or prints: the caller gets a `Config`, warnings and the text of `--check`.
 
+mod address;
 mod args;
 mod environment;
 mod error;
@@ -15,12 +16,11 @@ mod resolve;
 mod settings;
 mod value;
 
+pub use address::ListenAddress;
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
-pub use value::{
-    Level, ListenAddress, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries,
-};
+pub use value::{Level, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries};
 
 /// The settings of a server, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

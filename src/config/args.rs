@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Command};
 
-use super::value::{
-    self, Level, ListenArgument, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries,
-};
+use super::address::{self, ListenArgument};
+use super::value::{self, Level, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries};
 
 /// The bytes in one KiB, MiB and GiB, for the ranges below.
 const KIB: u64 = 1 << 10;
@@ -41,7 +40,10 @@ pub struct ServerArgs {
 
 /// The command line of the server alone, without the subcommands of the tools.
 pub fn command() -> Command {
-    ServerArgs::augment_args(Command::new("gearmand").version(env!("CARGO_PKG_VERSION")))
+    let command = Command::new("gearmand").version(env!("CARGO_PKG_VERSION"));
+    ServerArgs::augment_args(command)
+        .about("A Gearman job server")
+        .long_about(None)
 }
 
 /// The names of settings that a reload (HUP) applies; all others need a restart.
@@ -104,7 +106,7 @@ pub struct Network {
     pub(super) listen: Vec<ListenArgument>,
 
     /// Listen on this port, a number or the name of a service; 0 lets the kernel choose
-    #[arg(short, long, value_name = "PORT", default_value = "4730", value_parser = value::port)]
+    #[arg(short, long, value_name = "PORT", default_value = "4730", value_parser = address::port)]
     pub(super) port: u16,
 
     /// Length of the queue of connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
@@ -301,5 +303,48 @@ fn non_empty(text: &str) -> Result<String, String> {
         Err("it is empty".to_owned())
     } else {
         Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser, Subcommand};
+
+    use super::*;
+    use crate::config::{ListenAddress, Sources, resolve};
+
+    /// A program
+    #[derive(Parser)]
+    #[command(name = "gearmand", version, args_conflicts_with_subcommands = true)]
+    struct Program {
+        #[command(flatten)]
+        _server: ServerArgs,
+        #[command(subcommand)]
+        tool: Option<Tool>,
+    }
+
+    #[derive(Subcommand)]
+    enum Tool {
+        Man,
+    }
+
+    #[test]
+    fn declarations_are_sound() {
+        command().debug_assert();
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_with_subcommands_can_flatten_the_options() {
+        let matches = Program::command().get_matches_from(["gearmand", "-p", "1"]);
+        let resolved = resolve(&Sources::command_line_only(matches)).expect("good options");
+        assert_eq!(resolved.config.listen, [ListenAddress::All { port: 1 }]);
+        let help = Program::command().render_long_help().to_string();
+        assert!(
+            help.starts_with("A program\n"),
+            "the options bring no description of their own: {help}"
+        );
+        let program = Program::parse_from(["gearmand", "man"]);
+        assert!(matches!(program.tool, Some(Tool::Man)));
     }
 }

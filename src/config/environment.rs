@@ -110,3 +110,60 @@ fn is_injected(name: &str, value: &OsStr) -> bool {
         .any(|scheme| value.starts_with(scheme));
     service || port || (address && words.last() == Some(&"PORT"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn injected_variables_are_told_from_settings() {
+        for (name, value) in [
+            ("PORT", "tcp://10.0.0.1:4730"),
+            ("PORT_4730_TCP", "tcp://10.0.0.1:4730"),
+            ("PORT_4730_UDP_ADDR", "10.0.0.1"),
+            ("SERVICE_HOST", "10.0.0.1"),
+            ("SERVICE_PORT_GEAR", "4730"),
+            ("ADMIN_SERVICE_PORT", "80"),
+        ] {
+            assert!(is_injected(name, value.as_ref()), "{name}={value}");
+        }
+        for (name, value) in [
+            ("PORT", "4730"),
+            ("PORT", "gearman"),
+            ("LISTEN", "tcp://10.0.0.1:4730"),
+            ("LISTEN", "10.0.0.1"),
+            ("MYSQL_PORT", "3306"),
+            ("PORT_X_TCP", "1"),
+        ] {
+            assert!(!is_injected(name, value.as_ref()), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn every_setting_has_a_variable() {
+        let settings = Settings::new();
+        for setting in settings.all().filter(|setting| setting.name != "check") {
+            let variable = variable_name(setting.name);
+            let value = if setting.is_switch() { "true" } else { "1" };
+            let (mut entries, mut findings) = (Vec::new(), Findings::default());
+            let name = variable.strip_prefix(PREFIX).expect("the prefix");
+            assert!(!is_injected(name, value.as_ref()), "{variable}");
+            take(
+                &variable,
+                name,
+                value.as_ref(),
+                &settings,
+                &mut entries,
+                &mut findings,
+            );
+            assert!(findings.warnings.is_empty(), "{variable}: {findings:?}");
+            let named = entries.iter().map(|entry| entry.name.clone());
+            let refused = findings.errors.iter().map(ToString::to_string);
+            let answers: Vec<_> = named.chain(refused).collect();
+            assert!(
+                answers.len() == 1 && answers[0].contains(setting.name),
+                "{answers:?}"
+            );
+        }
+    }
+}

@@ -371,3 +371,42 @@ fn line_of(text: &str, offset: usize) -> usize {
         .filter(|byte| *byte == b'\n')
         .count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_told_by_extension_and_first_line() {
+        let conf = Path::new("/etc/gearmand.conf");
+        for text in ["port = 1", "# a\n\n  port =1", "[max]\n", "\"port\" = 1"] {
+            assert!(is_toml(conf, text), "{text}");
+        }
+        for text in [
+            "",
+            "# port = 1",
+            "--port=1",
+            "--port = 1",
+            "port=1",
+            "-p 1\nport = 1",
+            "a b = 1",
+        ] {
+            assert!(!is_toml(conf, text), "{text}");
+        }
+        assert!(is_toml(Path::new("x.TOML"), "--port=1"));
+    }
+
+    #[test]
+    fn pieces_know_their_lines_and_end_at_comments() {
+        let text = "--a  --b=x#y\r\n\n\t#--c\n--d # --e\n";
+        assert_eq!(pieces(text), [(1, "--a"), (1, "--b=x#y"), (4, "--d")]);
+    }
+
+    #[test]
+    fn lines_are_counted_from_one() {
+        assert_eq!(
+            [0, 1, 2, 9].map(|offset| line_of("a\nb\n", offset)),
+            [1, 1, 2, 3]
+        );
+    }
+}

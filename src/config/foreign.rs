@@ -17,12 +17,12 @@ pub(super) enum Standing {
     Retired(&'static str),
 }
 
-const TLS: Standing = Standing::Unbuilt("--ssl");
-const HTTP: Standing = Standing::Unbuilt("--protocol http");
-const SQLITE: Standing = Standing::Unbuilt("--queue-type libsqlite3");
-const POSTGRES: Standing = Standing::Unbuilt("--queue-type Postgres");
-const MYSQL: Standing = Standing::Unbuilt("--queue-type MySQL");
-const REDIS: Standing = Standing::Unbuilt("--queue-type redis");
+const TLS: Standing = Standing::Unbuilt("TLS (--ssl)");
+const HTTP: Standing = Standing::Unbuilt("HTTP (--protocol http)");
+const SQLITE: Standing = Standing::Unbuilt("a persistent queue (--queue-type libsqlite3)");
+const POSTGRES: Standing = Standing::Unbuilt("a persistent queue (--queue-type Postgres)");
+const MYSQL: Standing = Standing::Unbuilt("a persistent queue (--queue-type MySQL)");
+const REDIS: Standing = Standing::Unbuilt("a persistent queue (--queue-type redis)");
 const ROTATION: Standing =
     Standing::Retired("workers always get jobs of their functions in rotation; remove the option");
 const TABLES: Standing = Standing::Retired("tables grow by themselves; remove the option");
@@ -126,7 +126,7 @@ impl Args for ForeignArgs {
 fn option(name: &'static str, standing: Standing) -> Arg {
     let (heading, help) = match standing {
         Standing::Live => ("Options", String::new()),
-        Standing::Unbuilt(part) => ("Not in this build", format!("Belongs to {part}")),
+        Standing::Unbuilt(part) => ("Not in this build", format!("Part of {part}")),
         Standing::Retired(reason) => ("Retired, without effect", reason.to_owned()),
     };
     let option = Arg::new(name)

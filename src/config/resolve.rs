@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, FromArgMatches as _};
 
+use super::address::ListenAddress;
 use super::args::{NOT_IN_A_FILE, RELOADABLE, ServerArgs};
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::foreign::{self, Standing};
 use super::settings::{Entry, Findings, Settings, long_option};
-use super::value::{LONGEST_HANDLE_PREFIX, ListenAddress, LogTarget, display_bytes};
+use super::value::{LONGEST_HANDLE_PREFIX, LogTarget, display_bytes};
 use super::{Config, environment, file};
 
 /// Read in this order where `--config-file` is not given; the first that exists counts.
@@ -257,7 +258,7 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
             }
             Standing::Unbuilt(part) if is_set => {
                 findings.warnings.push(format!(
-                    "{origin}: --{name} has no effect: it belongs to {part}, which this build does not have; remove the option"
+                    "{origin}: --{name} has no effect: it is part of {part}, which this build does not have; remove the option"
                 ));
             }
             Standing::Live | Standing::Retired(_) | Standing::Unbuilt(_) => {}

@@ -224,3 +224,71 @@ fn distance(left: &str, right: &str) -> usize {
     }
     row.last().copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_changed_letters() {
+        for (left, right, expected) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("port", "port", 0),
+            ("port", "prot", 2),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!(distance(left, right), expected, "{left} {right}");
+            assert_eq!(distance(right, left), expected, "{right} {left}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_ignores_case_and_underscores() {
+        let settings = Settings::new();
+        assert_eq!(settings.nearest("MAX_CONECTIONS"), "max-connections");
+        assert_eq!(settings.nearest("lisen"), "listen");
+    }
+
+    #[test]
+    fn settings_are_found_by_name_alias_and_letter() {
+        let settings = Settings::new();
+        let name = |setting: Option<Setting<'_>>| setting.map(|setting| setting.name.to_owned());
+        assert_eq!(
+            name(settings.find("max_output")).as_deref(),
+            Some("max-output")
+        );
+        assert_eq!(name(settings.find("check-args")).as_deref(), Some("check"));
+        assert_eq!(
+            name(settings.find_letter('R')).as_deref(),
+            Some("round-robin")
+        );
+        assert_eq!(name(settings.find("help")), None);
+        assert_eq!(name(settings.find_letter('h')), None);
+    }
+
+    #[test]
+    fn values_are_checked_by_the_parser_of_the_command_line() {
+        let settings = Settings::new();
+        let check = |name: &str, value: &str| {
+            let setting = settings.find(name).expect("a known setting");
+            settings.check(setting, value.as_ref())
+        };
+        assert_eq!(check("port", "1"), Ok("1".into()));
+        assert!(check("port", "x").is_err_and(|reason| reason.contains("service")));
+        assert_eq!(check("daemon", "Yes"), Ok("true".into()));
+        assert_eq!(check("pid-file", ""), Err("it is empty".to_owned()));
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_refused_where_text_is_needed() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let settings = Settings::new();
+        let check = |name: &str| {
+            let setting = settings.find(name).expect("a known setting");
+            settings.check(setting, OsStr::from_bytes(b"/\xff"))
+        };
+        assert_eq!(check("user"), Err("it is not UTF-8 text".to_owned()));
+        assert!(check("pid-file").is_ok(), "a path is any bytes");
+    }
+}

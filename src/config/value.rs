@@ -1,12 +1,11 @@
-//! The values of settings: numbers with a range, sizes, times, ports, addresses, levels.
+//! The values of settings: numbers with a range, sizes, times, levels, places to log to.
 //!
 //! Every parser takes the text of one value and answers with the typed value or with a reason that reads
 //! well after "`NAME` cannot be `TEXT`: ". Where the text came from is the caller's business.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -22,16 +21,10 @@ pub type Retries = Option<u8>;
 /// The longest time that a setting takes: a year, far from the overflow of any clock.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
 
-/// The longest path of a UNIX socket in bytes: `sun_path` has 108 with the final NUL.
-const LONGEST_SOCKET_PATH: usize = 107;
-
 /// The longest prefix of job handles in bytes.
 ///
 /// Clients keep a handle in 64 bytes, the last one NUL: 63 less the colon and the 20 digits of the largest number.
 pub(super) const LONGEST_HANDLE_PREFIX: usize = 42;
-
-/// Where the names of ports are looked up.
-const SERVICES: &str = "/etc/services";
 
 /// How important a log line is, in gearmand's names, the most important first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,166 +135,6 @@ impl FromStr for LogTarget {
             path => Ok(Self::File(path.into())),
         }
     }
-}
-
-/// An address to listen on, complete with its port. Port 0 lets the kernel choose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// All addresses of this machine, IPv4 and, where the kernel has it, IPv6.
-    All {
-        /// The TCP port.
-        port: u16,
-    },
-    /// One address.
-    Ip(SocketAddr),
-    /// A host name, or an address with a zone such as `fe80::1%eth0`; it is looked up when the server binds.
-    Host {
-        /// The name.
-        name: String,
-        /// The TCP port.
-        port: u16,
-    },
-    /// A UNIX socket at this path.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All { port } => write!(formatter, "*:{port}"),
-            Self::Ip(address) => address.fmt(formatter),
-            Self::Host { name, port } if name.contains(':') => write!(formatter, "[{name}]:{port}"),
-            Self::Host { name, port } => write!(formatter, "{name}:{port}"),
-            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// A value of `--listen`: an address whose port may be left to `--port`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ListenArgument {
-    All { port: Option<u16> },
-    Ip { address: IpAddr, port: Option<u16> },
-    Host { name: String, port: Option<u16> },
-    Unix(PathBuf),
-}
-
-impl ListenArgument {
-    /// Completes the address with the port of `--port`.
-    pub(super) fn with_port(&self, default: u16) -> ListenAddress {
-        match self {
-            Self::All { port } => ListenAddress::All {
-                port: port.unwrap_or(default),
-            },
-            Self::Ip { address, port } => {
-                ListenAddress::Ip(SocketAddr::new(*address, port.unwrap_or(default)))
-            }
-            Self::Host { name, port } => ListenAddress::Host {
-                name: name.clone(),
-                port: port.unwrap_or(default),
-            },
-            Self::Unix(path) => ListenAddress::Unix(path.clone()),
-        }
-    }
-}
-
-impl FromStr for ListenArgument {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return unix_socket(path);
-        }
-        if text.contains("://") {
-            return Err("write the address without a scheme, such as 10.0.0.1:4730".to_owned());
-        }
-        let (host, port) = split_port(text)?;
-        let port = port.map(self::port).transpose()?;
-        if host == "*" {
-            return Ok(Self::All { port });
-        }
-        if let Ok(address) = host.parse() {
-            return Ok(Self::Ip { address, port });
-        }
-        let allowed = |letter: char| letter.is_alphanumeric() || "-._:%".contains(letter);
-        if host.is_empty() || !host.chars().all(allowed) {
-            return Err("give an address, a host name or unix:/PATH, with :PORT where it differs from --port".to_owned());
-        }
-        Ok(Self::Host {
-            name: host.to_owned(),
-            port,
-        })
-    }
-}
-
-/// Cuts `host:port`, `[v6]:port`, `[v6]`, a bare IPv6 address or a name into host and port.
-fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
-    if let Some(rest) = text.strip_prefix('[') {
-        let (host, after) = rest.split_once(']').ok_or("the closing ] is missing")?;
-        let address = host
-            .split_once('%')
-            .map_or(host, |(address, _zone)| address);
-        if address.parse::<Ipv6Addr>().is_err() {
-            return Err("only an IPv6 address stands in [ ]".to_owned());
-        }
-        return match after.strip_prefix(':') {
-            Some(port) => Ok((host, Some(port))),
-            None if after.is_empty() => Ok((host, None)),
-            None => Err("after ] only :PORT can follow".to_owned()),
-        };
-    }
-    match text.split_once(':') {
-        Some((host, port)) if !port.contains(':') => Ok((host, Some(port))),
-        Some(_) => {
-            let address = text
-                .split_once('%')
-                .map_or(text, |(address, _zone)| address);
-            let parsed = address.parse::<Ipv6Addr>();
-            parsed.map_err(|_| "this is no IPv6 address; with a port write [ADDRESS]:PORT")?;
-            Ok((text, None))
-        }
-        None => Ok((text, None)),
-    }
-}
-
-fn unix_socket(path: &str) -> Result<ListenArgument, String> {
-    if path.is_empty() {
-        return Err("the path is missing; write unix:/PATH".to_owned());
-    }
-    if path.len() > LONGEST_SOCKET_PATH {
-        return Err(format!(
-            "the path of a UNIX socket has at most {LONGEST_SOCKET_PATH} bytes"
-        ));
-    }
-    Ok(ListenArgument::Unix(PathBuf::from(path)))
-}
-
-/// A TCP port: a number from 0 to 65535, or the name of a service in `/etc/services`.
-pub(super) fn port(text: &str) -> Result<u16, String> {
-    if text.starts_with(|first: char| first.is_ascii_digit() || first == '-' || first == '+') {
-        return text
-            .parse()
-            .map_err(|_| "a port is a number from 0 to 65535".to_owned());
-    }
-    if text.is_empty() {
-        return Err("a port is a number from 0 to 65535 or the name of a service".to_owned());
-    }
-    let services = std::fs::read_to_string(Path::new(SERVICES)).unwrap_or_default();
-    service_port(&services, text).ok_or_else(|| {
-        format!("{SERVICES} has no TCP service of this name; a port is a number from 0 to 65535")
-    })
-}
-
-/// Finds the TCP port of a service by name or alias in the text of `/etc/services`.
-fn service_port(services: &str, name: &str) -> Option<u16> {
-    services.lines().find_map(|line| {
-        let line = line.split_once('#').map_or(line, |(line, _comment)| line);
-        let mut words = line.split_whitespace();
-        let official = words.next()?;
-        let port = words.next()?.strip_suffix("/tcp")?;
-        let named = official == name || words.any(|alias| alias == name);
-        named.then(|| port.parse().ok()).flatten()
-    })
 }
 
 /// A whole number from `MIN` to `MAX`; `_` may separate its digits.
@@ -484,5 +317,134 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
         _ => Err("a switch is true or false".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_binary_units() {
+        let size = bytes::<0, { 1 << 40 }>;
+        for (text, expected) in [
+            ("0", 0),
+            ("1_000", 1_000),
+            ("7b", 7),
+            ("3k", 3 << 10),
+            ("3 KiB", 3 << 10),
+            ("64MiB", 64 << 20),
+            ("64m", 64 << 20),
+            ("2G", 2 << 30),
+        ] {
+            assert_eq!(size(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "",
+            "k",
+            "-1",
+            "1.5k",
+            "1MB",
+            "1 2",
+            "99999999999999999999",
+            "18014398509481984k",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert!(bytes::<1024, 4096>("1023").is_err());
+        assert!(bytes::<1024, 4096>("4097").is_err());
+    }
+
+    #[test]
+    fn sizes_are_written_in_the_largest_fitting_unit() {
+        let written = [0, 1, 1024, 1536, 64 << 20, 3 << 30].map(display_bytes);
+        assert_eq!(
+            written,
+            [
+                "0 bytes",
+                "1 bytes",
+                "1 KiB",
+                "1536 bytes",
+                "64 MiB",
+                "3 GiB"
+            ]
+        );
+    }
+
+    #[test]
+    fn times_take_units_and_can_be_off() {
+        assert_eq!(seconds_or_off("30"), Ok(Some(Duration::from_secs(30))));
+        assert_eq!(seconds_or_off("5m"), Ok(Some(Duration::from_mins(5))));
+        assert_eq!(
+            seconds_or_off("250ms"),
+            Ok(Some(Duration::from_millis(250)))
+        );
+        assert_eq!(seconds_or_off("0"), Ok(None));
+        assert_eq!(milliseconds("100"), Ok(Duration::from_millis(100)));
+        assert_eq!(milliseconds("2s"), Ok(Duration::from_secs(2)));
+        for text in [
+            "",
+            "s",
+            "-1",
+            "1d",
+            "1.5s",
+            "8761h",
+            "18446744073709551615h",
+        ] {
+            assert!(seconds_or_off(text).is_err(), "{text}");
+        }
+        assert!(milliseconds("0").is_err());
+    }
+
+    #[test]
+    fn numbers_keep_their_range() {
+        assert_eq!(count::<1, 10>("10"), Ok(10));
+        for text in ["0", "11", "", "+5", "1__0", "_1", "0x5", "five", "-"] {
+            assert!(count::<1, 10>(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            (retries("-1"), retries("0"), retries("255")),
+            (Ok(None), Ok(Some(0)), Ok(Some(255)))
+        );
+        assert!(retries("256").is_err() && retries("-2").is_err());
+        assert_eq!((wakeup("0"), wakeup("2")), (Ok(None), Ok(Some(2))));
+        assert_eq!((probes("-1"), probes("127")), (Ok(None), Ok(Some(127))));
+        assert!(probes("0").is_err() && probes("128").is_err());
+        assert_eq!(keepalive_seconds("20s"), Ok(Some(Duration::from_secs(20))));
+        assert_eq!(
+            (mode("0660"), mode("600"), mode("0o777")),
+            (Ok(0o660), Ok(0o600), Ok(0o777))
+        );
+        assert!(mode("1000").is_err() && mode("8").is_err() && mode("+7").is_err());
+        assert!(threads("0").is_ok_and(|threads| threads >= 1));
+    }
+
+    #[test]
+    fn handle_prefixes_leave_room_for_the_number() {
+        assert!(handle_prefix(&"x".repeat(LONGEST_HANDLE_PREFIX)).is_ok());
+        for text in [
+            &"x".repeat(LONGEST_HANDLE_PREFIX + 1),
+            "",
+            "a b",
+            "a\tb",
+            "a\0",
+        ] {
+            assert!(handle_prefix(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn levels_have_the_names_of_gearmand() {
+        for level in Level::ALL {
+            assert_eq!(level.name().parse(), Ok(level));
+            assert_eq!(level.name().to_lowercase().parse(), Ok(level));
+        }
+        assert!(Level::Fatal < Level::Debug);
+        assert_eq!(format!("{:>7}", Level::Info), "   INFO");
+        let reason = "TRACE".parse::<Level>().unwrap_err();
+        assert!(
+            reason.contains("FATAL") && reason.contains("DEBUG"),
+            "{reason}"
+        );
     }
 }

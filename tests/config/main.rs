@@ -1,5 +1,8 @@
 //! The configuration as a caller sees it: sources, their precedence, errors, `--check` and reload.
 
+// Helpers of the tests fail as the tests themselves do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod example;
 mod files;
 
