@@ -57,16 +57,9 @@ impl ListenArgument {
     /// Completes the address with the port of `--port`.
     pub(super) fn with_port(&self, default: u16) -> ListenAddress {
         match self {
-            Self::All { port } => ListenAddress::All {
-                port: port.unwrap_or(default),
-            },
-            Self::Ip { address, port } => {
-                ListenAddress::Ip(SocketAddr::new(*address, port.unwrap_or(default)))
-            }
-            Self::Host { name, port } => ListenAddress::Host {
-                name: name.clone(),
-                port: port.unwrap_or(default),
-            },
+            Self::All { port } => ListenAddress::All { port: port.unwrap_or(default) },
+            Self::Ip { address, port } => ListenAddress::Ip(SocketAddr::new(*address, port.unwrap_or(default))),
+            Self::Host { name, port } => ListenAddress::Host { name: name.clone(), port: port.unwrap_or(default) },
             Self::Unix(path) => ListenAddress::Unix(path.clone()),
         }
     }
@@ -92,12 +85,11 @@ impl FromStr for ListenArgument {
         }
         let allowed = |letter: char| letter.is_alphanumeric() || "-._:%".contains(letter);
         if host.is_empty() || !host.chars().all(allowed) {
-            return Err("give an address, a host name or unix:/PATH, with :PORT where it differs from --port".to_owned());
+            return Err(
+                "give an address, a host name or unix:/PATH, with :PORT where it differs from --port".to_owned()
+            );
         }
-        Ok(Self::Host {
-            name: host.to_owned(),
-            port,
-        })
+        Ok(Self::Host { name: host.to_owned(), port })
     }
 }
 
@@ -105,9 +97,7 @@ impl FromStr for ListenArgument {
 fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(rest) = text.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or("the closing ] is missing")?;
-        let address = host
-            .split_once('%')
-            .map_or(host, |(address, _zone)| address);
+        let address = host.split_once('%').map_or(host, |(address, _zone)| address);
         if address.parse::<Ipv6Addr>().is_err() {
             return Err("only an IPv6 address stands in [ ]".to_owned());
         }
@@ -120,9 +110,7 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
     match text.split_once(':') {
         Some((host, port)) if !port.contains(':') => Ok((host, Some(port))),
         Some(_) => {
-            let address = text
-                .split_once('%')
-                .map_or(text, |(address, _zone)| address);
+            let address = text.split_once('%').map_or(text, |(address, _zone)| address);
             let parsed = address.parse::<Ipv6Addr>();
             parsed.map_err(|_| "this is no IPv6 address; with a port write [ADDRESS]:PORT")?;
             Ok((text, None))
@@ -136,9 +124,7 @@ fn unix_socket(path: &str) -> Result<ListenArgument, String> {
         return Err("the path is missing; write unix:/PATH".to_owned());
     }
     if path.len() > LONGEST_SOCKET_PATH {
-        return Err(format!(
-            "the path of a UNIX socket has at most {LONGEST_SOCKET_PATH} bytes"
-        ));
+        return Err(format!("the path of a UNIX socket has at most {LONGEST_SOCKET_PATH} bytes"));
     }
     Ok(ListenArgument::Unix(PathBuf::from(path)))
 }
@@ -146,17 +132,14 @@ fn unix_socket(path: &str) -> Result<ListenArgument, String> {
 /// A TCP port: a number from 0 to 65535, or the name of a service in `/etc/services`.
 pub(super) fn port(text: &str) -> Result<u16, String> {
     if text.starts_with(|first: char| first.is_ascii_digit() || first == '-' || first == '+') {
-        return text
-            .parse()
-            .map_err(|_| "a port is a number from 0 to 65535".to_owned());
+        return text.parse().map_err(|_| "a port is a number from 0 to 65535".to_owned());
     }
     if text.is_empty() {
         return Err("a port is a number from 0 to 65535 or the name of a service".to_owned());
     }
     let services = std::fs::read_to_string(Path::new(SERVICES)).unwrap_or_default();
-    service_port(&services, text).ok_or_else(|| {
-        format!("{SERVICES} has no TCP service of this name; a port is a number from 0 to 65535")
-    })
+    service_port(&services, text)
+        .ok_or_else(|| format!("{SERVICES} has no TCP service of this name; a port is a number from 0 to 65535"))
 }
 
 /// Finds the TCP port of a service by name or alias in the text of `/etc/services`.
@@ -187,10 +170,7 @@ mod tests {
 
     #[test]
     fn addresses_are_understood_or_refused() {
-        let listen = |text: &str| {
-            text.parse::<ListenArgument>()
-                .map(|address| address.with_port(4730).to_string())
-        };
+        let listen = |text: &str| text.parse::<ListenArgument>().map(|address| address.with_port(4730).to_string());
         for (text, expected) in [
             ("127.0.0.1", "127.0.0.1:4730"),
             ("127.0.0.1:1", "127.0.0.1:1"),

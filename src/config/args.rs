@@ -41,9 +41,7 @@ pub struct ServerArgs {
 /// The command line of the server alone, without the subcommands of the tools.
 pub fn command() -> Command {
     let command = Command::new("gearmand").version(env!("CARGO_PKG_VERSION"));
-    ServerArgs::augment_args(command)
-        .about("A Gearman job server")
-        .long_about(None)
+    ServerArgs::augment_args(command).about("A Gearman job server").long_about(None)
 }
 
 /// The names of settings that a reload (HUP) applies; all others need a restart.
@@ -201,12 +199,7 @@ pub struct Jobs {
 #[command(next_help_heading = "Log")]
 pub struct Log {
     /// Append log lines to this file; stderr is standard error, none is no file
-    #[arg(
-        short,
-        long,
-        value_name = "PATH",
-        default_value = "/var/log/gearmand.log"
-    )]
+    #[arg(short, long, value_name = "PATH", default_value = "/var/log/gearmand.log")]
     pub log_file: LogTarget,
 
     /// Log lines of this level and of more important ones: FATAL ALERT CRITICAL ERROR WARNING NOTICE INFO DEBUG
@@ -299,11 +292,7 @@ pub struct Timeouts {
 }
 
 fn non_empty(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        Err("it is empty".to_owned())
-    } else {
-        Ok(text.to_owned())
-    }
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 #[cfg(test)]
@@ -340,10 +329,7 @@ mod tests {
         let resolved = resolve(&Sources::command_line_only(matches)).expect("good options");
         assert_eq!(resolved.config.listen, [ListenAddress::All { port: 1 }]);
         let help = Program::command().render_long_help().to_string();
-        assert!(
-            help.starts_with("A program\n"),
-            "the options bring no description of their own: {help}"
-        );
+        assert!(help.starts_with("A program\n"), "the options bring no description of their own: {help}");
         let program = Program::parse_from(["gearmand", "man"]);
         assert!(matches!(program.tool, Some(Tool::Man)));
     }

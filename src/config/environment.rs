@@ -8,27 +8,17 @@ use super::settings::{Entry, Findings, Settings};
 const PREFIX: &str = "GEARMAND_";
 
 /// The names by which gearmand takes the files of TLS from the environment.
-const OTHER_NAMES: [(&str, &str); 3] = [
-    ("CA_CERTIFICATE", "ssl-ca-file"),
-    ("SERVER_PEM", "ssl-certificate"),
-    ("SERVER_KEY", "ssl-key"),
-];
+const OTHER_NAMES: [(&str, &str); 3] =
+    [("CA_CERTIFICATE", "ssl-ca-file"), ("SERVER_PEM", "ssl-certificate"), ("SERVER_KEY", "ssl-key")];
 
 /// Reads all variables that start with `GEARMAND_`.
 ///
 /// An empty variable sets nothing. A list is separated by commas or white space. What Kubernetes injects into the
 /// containers beside a service of the name gearmand is left alone.
-pub(super) fn read(
-    variables: &[(OsString, OsString)],
-    settings: &Settings,
-    findings: &mut Findings,
-) -> Vec<Entry> {
+pub(super) fn read(variables: &[(OsString, OsString)], settings: &Settings, findings: &mut Findings) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut injected = Vec::new();
-    let mut ours: Vec<_> = variables
-        .iter()
-        .filter_map(|(name, value)| Some((name.to_str()?, value)))
-        .collect();
+    let mut ours: Vec<_> = variables.iter().filter_map(|(name, value)| Some((name.to_str()?, value))).collect();
     ours.sort_unstable();
     for (variable, value) in ours {
         let Some(name) = variable.strip_prefix(PREFIX) else {
@@ -60,16 +50,10 @@ fn take(
 ) {
     let other = OTHER_NAMES.iter().find(|(other, _)| *other == name);
     let long = other.map_or_else(|| name.to_ascii_lowercase(), |(_, long)| (*long).to_owned());
-    let origin = Origin::Environment {
-        variable: variable.to_owned(),
-    };
-    let Some(setting) = settings
-        .find(&long)
-        .filter(|setting| setting.name != "check")
-    else {
+    let origin = Origin::Environment { variable: variable.to_owned() };
+    let Some(setting) = settings.find(&long).filter(|setting| setting.name != "check") else {
         let nearest = variable_name(settings.nearest(&long));
-        let warning =
-            format!("{origin}: ignored, no setting has this name; the nearest is {nearest}");
+        let warning = format!("{origin}: ignored, no setting has this name; the nearest is {nearest}");
         findings.warnings.push(warning);
         return;
     };
@@ -93,21 +77,15 @@ fn variable_name(long: &str) -> String {
 /// `..._SERVICE_HOST`, `..._SERVICE_PORT[_NAME]`, `..._PORT_4730_TCP[_PROTO|_PORT|_ADDR]` and `..._PORT=tcp://...`.
 fn is_injected(name: &str, value: &OsStr) -> bool {
     let words: Vec<&str> = name.split('_').collect();
-    let service = words
-        .windows(2)
-        .any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]));
+    let service = words.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]));
     let port = words.windows(3).any(|three| {
         let [port, number, protocol] = three else {
             return false;
         };
-        *port == "PORT"
-            && number.parse::<u16>().is_ok()
-            && matches!(*protocol, "TCP" | "UDP" | "SCTP")
+        *port == "PORT" && number.parse::<u16>().is_ok() && matches!(*protocol, "TCP" | "UDP" | "SCTP")
     });
     let value = value.to_string_lossy();
-    let address = ["tcp://", "udp://", "sctp://"]
-        .iter()
-        .any(|scheme| value.starts_with(scheme));
+    let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     service || port || (address && words.last() == Some(&"PORT"))
 }
 
@@ -148,22 +126,12 @@ mod tests {
             let (mut entries, mut findings) = (Vec::new(), Findings::default());
             let name = variable.strip_prefix(PREFIX).expect("the prefix");
             assert!(!is_injected(name, value.as_ref()), "{variable}");
-            take(
-                &variable,
-                name,
-                value.as_ref(),
-                &settings,
-                &mut entries,
-                &mut findings,
-            );
+            take(&variable, name, value.as_ref(), &settings, &mut entries, &mut findings);
             assert!(findings.warnings.is_empty(), "{variable}: {findings:?}");
             let named = entries.iter().map(|entry| entry.name.clone());
             let refused = findings.errors.iter().map(ToString::to_string);
             let answers: Vec<_> = named.chain(refused).collect();
-            assert!(
-                answers.len() == 1 && answers[0].contains(setting.name),
-                "{answers:?}"
-            );
+            assert!(answers.len() == 1 && answers[0].contains(setting.name), "{answers:?}");
         }
     }
 }

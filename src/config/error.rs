@@ -90,9 +90,7 @@ pub enum ConfigError {
         origin: Origin,
     },
     /// A file sets the same thing twice.
-    #[error(
-        "{origin}: {name} is set a second time, first in line {first_line}; remove one of the two"
-    )]
+    #[error("{origin}: {name} is set a second time, first in line {first_line}; remove one of the two")]
     SetTwice {
         /// Long name of the setting.
         name: String,
@@ -102,9 +100,7 @@ pub enum ConfigError {
         origin: Origin,
     },
     /// A setting that only the command line can give.
-    #[error(
-        "{origin}: {name} has no meaning in a configuration file; give --{name} on the command line"
-    )]
+    #[error("{origin}: {name} has no meaning in a configuration file; give --{name} on the command line")]
     NotInAFile {
         /// Long name of the setting.
         name: String,

@@ -21,34 +21,18 @@ pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) ->
         Ok(bytes) => bytes,
         Err(error) => {
             let (path, reason) = (path.to_owned(), error.to_string());
-            findings
-                .errors
-                .push(ConfigError::Unreadable { path, reason });
+            findings.errors.push(ConfigError::Unreadable { path, reason });
             return Vec::new();
         }
     };
-    let mut reader = Reader {
-        path: path.into(),
-        settings,
-        findings,
-        entries: Vec::new(),
-        lines: HashMap::new(),
-    };
+    let mut reader = Reader { path: path.into(), settings, findings, entries: Vec::new(), lines: HashMap::new() };
     match String::from_utf8(bytes) {
         Ok(text) if is_toml(path, &text) => reader.toml(&text),
         Ok(text) => reader.options(&text),
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
-            let line = 1 + error
-                .as_bytes()
-                .iter()
-                .take(valid)
-                .filter(|byte| **byte == b'\n')
-                .count();
-            reader.malformed(
-                line,
-                "the line is not UTF-8 text; save the file as UTF-8".to_owned(),
-            );
+            let line = 1 + error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count();
+            reader.malformed(line, "the line is not UTF-8 text; save the file as UTF-8".to_owned());
         }
     }
     reader.entries
@@ -56,20 +40,14 @@ pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) ->
 
 /// Tells the format: by the extension, else by the first line that is not empty or a comment.
 fn is_toml(path: &Path, text: &str) -> bool {
-    if path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
-    {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
         return true;
     }
     let mut lines = text.lines().map(str::trim);
     let Some(first) = lines.find(|line| !line.is_empty() && !line.starts_with('#')) else {
         return false;
     };
-    first.starts_with('[')
-        || first
-            .split_once(" =")
-            .is_some_and(|(key, _)| is_key(key.trim_end()))
+    first.starts_with('[') || first.split_once(" =").is_some_and(|(key, _)| is_key(key.trim_end()))
 }
 
 /// Whether this could be a key of TOML rather than an option.
@@ -89,45 +67,30 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn origin(&self, line: usize) -> Origin {
-        Origin::File {
-            path: Arc::clone(&self.path),
-            line,
-        }
+        Origin::File { path: Arc::clone(&self.path), line }
     }
 
     fn malformed(&mut self, line: usize, reason: String) {
         let origin = self.origin(line);
-        self.findings
-            .errors
-            .push(ConfigError::Malformed { reason, origin });
+        self.findings.errors.push(ConfigError::Malformed { reason, origin });
     }
 
     fn unknown(&mut self, line: usize, name: &str) {
         let nearest = self.settings.nearest(name).to_owned();
         let (name, origin) = (name.to_owned(), self.origin(line));
-        self.findings.errors.push(ConfigError::Unknown {
-            name,
-            nearest,
-            origin,
-        });
+        self.findings.errors.push(ConfigError::Unknown { name, nearest, origin });
     }
 
     /// Notes that a setting occurs; answers whether its value may be taken.
     fn begin(&mut self, setting: Setting<'_>, line: usize) -> bool {
         let (name, origin) = (setting.name.to_owned(), self.origin(line));
         if NOT_IN_A_FILE.contains(&setting.name) {
-            self.findings
-                .errors
-                .push(ConfigError::NotInAFile { name, origin });
+            self.findings.errors.push(ConfigError::NotInAFile { name, origin });
             return false;
         }
         match self.lines.insert(name.clone(), line) {
             Some(first_line) if !setting.is_list() => {
-                self.findings.errors.push(ConfigError::SetTwice {
-                    name,
-                    first_line,
-                    origin,
-                });
+                self.findings.errors.push(ConfigError::SetTwice { name, first_line, origin });
                 false
             }
             _ => true,
@@ -136,13 +99,7 @@ impl<'a> Reader<'a> {
 
     fn admit(&mut self, setting: Setting<'_>, value: &str, line: usize) {
         let origin = self.origin(line);
-        self.settings.admit(
-            setting,
-            OsStr::new(value),
-            &origin,
-            &mut self.entries,
-            self.findings,
-        );
+        self.settings.admit(setting, OsStr::new(value), &origin, &mut self.entries, self.findings);
     }
 
     /// Reads gearmand's own format.
@@ -150,18 +107,12 @@ impl<'a> Reader<'a> {
         let mut pieces = pieces(text).into_iter().peekable();
         while let Some((line, piece)) = pieces.next() {
             if let Some(long) = piece.strip_prefix("--") {
-                let (name, value) = long
-                    .split_once('=')
-                    .map_or((long, None), |(name, value)| (name, Some(value)));
+                let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
                 let Some(setting) = self.long(line, name) else {
                     continue;
                 };
                 let needed = value.is_none() && !setting.is_switch();
-                let value = if needed {
-                    pieces.next().map(|(_, next)| next)
-                } else {
-                    value
-                };
+                let value = if needed { pieces.next().map(|(_, next)| next) } else { value };
                 self.option(setting, value, line);
             } else if let Some(letters) = piece.strip_prefix('-') {
                 let next = self.letters(line, letters);
@@ -183,34 +134,19 @@ impl<'a> Reader<'a> {
         if let Some(setting) = settings.find(name) {
             return Some(setting);
         }
-        let candidates = if name.is_empty() {
-            Vec::new()
-        } else {
-            settings.starting_with(name)
-        };
+        let candidates = if name.is_empty() { Vec::new() } else { settings.starting_with(name) };
         match candidates.as_slice() {
             [] => self.unknown(line, name),
             [setting] => {
                 let origin = self.origin(line);
-                let warning = format!(
-                    "{origin}: --{name} is short for --{}; write the whole name",
-                    setting.name
-                );
+                let warning = format!("{origin}: --{name} is short for --{}; write the whole name", setting.name);
                 self.findings.warnings.push(warning);
                 return Some(*setting);
             }
             several => {
-                let candidates = several
-                    .iter()
-                    .map(|setting| setting.name)
-                    .collect::<Vec<_>>()
-                    .join(", ");
+                let candidates = several.iter().map(|setting| setting.name).collect::<Vec<_>>().join(", ");
                 let (name, origin) = (name.to_owned(), self.origin(line));
-                self.findings.errors.push(ConfigError::Ambiguous {
-                    name,
-                    candidates,
-                    origin,
-                });
+                self.findings.errors.push(ConfigError::Ambiguous { name, candidates, origin });
             }
         }
         None
@@ -234,11 +170,7 @@ impl<'a> Reader<'a> {
                 return Some(setting);
             } else {
                 let value = rest.as_str();
-                self.option(
-                    setting,
-                    Some(value.strip_prefix('=').unwrap_or(value)),
-                    line,
-                );
+                self.option(setting, Some(value.strip_prefix('=').unwrap_or(value)), line);
                 return None;
             }
         }
@@ -254,9 +186,7 @@ impl<'a> Reader<'a> {
             None if setting.is_switch() => self.admit(setting, "true", line),
             None => {
                 let (name, origin) = (setting.name.to_owned(), self.origin(line));
-                self.findings
-                    .errors
-                    .push(ConfigError::MissingValue { name, origin });
+                self.findings.errors.push(ConfigError::MissingValue { name, origin });
             }
         }
     }
@@ -265,24 +195,16 @@ impl<'a> Reader<'a> {
         let (name, value) = whole.split_once('=').unwrap_or((piece, ""));
         let (name, value) = (name.trim(), value.trim());
         let name = name.split_whitespace().last().unwrap_or(piece);
-        let setting = self
-            .settings
-            .find(name)
-            .or_else(|| self.settings.find(self.settings.nearest(name)));
+        let setting = self.settings.find(name).or_else(|| self.settings.find(self.settings.nearest(name)));
         let instead = match setting {
             Some(setting) if setting.is_switch() => format!("--{}", setting.name),
             Some(setting) if value.is_empty() => format!("--{}=VALUE", setting.name),
             Some(setting) => format!("--{}={value}", setting.name),
             None => "--NAME=VALUE".to_owned(),
         };
-        let instead =
-            format!("{instead}, or put # before a comment; a file in TOML has the extension .toml");
+        let instead = format!("{instead}, or put # before a comment; a file in TOML has the extension .toml");
         let (piece, origin) = (piece.to_owned(), self.origin(line));
-        self.findings.errors.push(ConfigError::NoDash {
-            piece,
-            instead,
-            origin,
-        });
+        self.findings.errors.push(ConfigError::NoDash { piece, instead, origin });
     }
 
     /// Reads TOML.
@@ -329,23 +251,11 @@ impl<'a> Reader<'a> {
                 }
             }
             DeValue::Array(_) | DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
-                let wanted = if setting.is_list() {
-                    "a text or an array of texts"
-                } else {
-                    "one text or whole number"
-                };
-                let reason = format!(
-                    "a value of the type {} does not fit; give {wanted}",
-                    value.type_str()
-                );
+                let wanted = if setting.is_list() { "a text or an array of texts" } else { "one text or whole number" };
+                let reason = format!("a value of the type {} does not fit; give {wanted}", value.type_str());
                 let (name, origin) = (setting.name.to_owned(), self.origin(line));
                 let value = value.type_str().to_owned();
-                self.findings.errors.push(ConfigError::BadValue {
-                    name,
-                    value,
-                    reason,
-                    origin,
-                });
+                self.findings.errors.push(ConfigError::BadValue { name, value, reason, origin });
             }
         }
     }
@@ -355,9 +265,7 @@ impl<'a> Reader<'a> {
 fn pieces(text: &str) -> Vec<(usize, &str)> {
     let lines = (1..).zip(text.lines());
     let pieces = lines.flat_map(|(number, line)| {
-        let words = line
-            .split_whitespace()
-            .take_while(|word| !word.starts_with('#'));
+        let words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
         words.map(move |word| (number, word))
     });
     pieces.collect()
@@ -365,11 +273,7 @@ fn pieces(text: &str) -> Vec<(usize, &str)> {
 
 /// The line, from 1, in which this byte of the text stands.
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text
-        .bytes()
-        .take(offset)
-        .filter(|byte| *byte == b'\n')
-        .count()
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
 #[cfg(test)]
@@ -382,15 +286,7 @@ mod tests {
         for text in ["port = 1", "# a\n\n  port =1", "[max]\n", "\"port\" = 1"] {
             assert!(is_toml(conf, text), "{text}");
         }
-        for text in [
-            "",
-            "# port = 1",
-            "--port=1",
-            "--port = 1",
-            "port=1",
-            "-p 1\nport = 1",
-            "a b = 1",
-        ] {
+        for text in ["", "# port = 1", "--port=1", "--port = 1", "port=1", "-p 1\nport = 1", "a b = 1"] {
             assert!(!is_toml(conf, text), "{text}");
         }
         assert!(is_toml(Path::new("x.TOML"), "--port=1"));
@@ -404,9 +300,6 @@ mod tests {
 
     #[test]
     fn lines_are_counted_from_one() {
-        assert_eq!(
-            [0, 1, 2, 9].map(|offset| line_of("a\nb\n", offset)),
-            [1, 1, 2, 3]
-        );
+        assert_eq!([0, 1, 2, 9].map(|offset| line_of("a\nb\n", offset)), [1, 1, 2, 3]);
     }
 }

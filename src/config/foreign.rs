@@ -32,8 +32,7 @@ const KEEPALIVE: Standing = Standing::Retired(
 const CORE_DUMPS: Standing = Standing::Retired(
     "no signal is caught that would dump core; remove the option and allow dumps with `ulimit -c` or LimitCORE=",
 );
-const QUEUE_GONE: Standing =
-    Standing::Retired("this queue is gone and no job is kept by it; remove the option");
+const QUEUE_GONE: Standing = Standing::Retired("this queue is gone and no job is kept by it; remove the option");
 
 /// The options with a value: long name and standing.
 const VALUES: &[(&str, Standing)] = &[
@@ -82,10 +81,7 @@ const SWITCHES: &[(&str, Standing)] = &[
 
 /// What this build makes of the option with this long name.
 pub(super) fn standing(name: &str) -> Standing {
-    let found = VALUES
-        .iter()
-        .chain(SWITCHES)
-        .find(|(known, _)| *known == name);
+    let found = VALUES.iter().chain(SWITCHES).find(|(known, _)| *known == name);
     found.map_or(Standing::Live, |(_, standing)| *standing)
 }
 
@@ -106,9 +102,7 @@ impl FromArgMatches for ForeignArgs {
 impl Args for ForeignArgs {
     fn augment_args(mut command: Command) -> Command {
         for (name, standing) in VALUES {
-            let value = option(name, *standing)
-                .value_name("VALUE")
-                .action(ArgAction::Set);
+            let value = option(name, *standing).value_name("VALUE").action(ArgAction::Set);
             command = command.arg(value.allow_hyphen_values(true));
         }
         for (name, standing) in SWITCHES {
@@ -129,11 +123,7 @@ fn option(name: &'static str, standing: Standing) -> Arg {
         Standing::Unbuilt(part) => ("Not in this build", format!("Part of {part}")),
         Standing::Retired(reason) => ("Retired, without effect", reason.to_owned()),
     };
-    let option = Arg::new(name)
-        .long(name)
-        .help_heading(heading)
-        .help(help)
-        .hide_short_help(true);
+    let option = Arg::new(name).long(name).help_heading(heading).help(help).hide_short_help(true);
     match name {
         "protocol" => option.short('r'),
         "round-robin" => option.short('R'),
@@ -155,14 +145,9 @@ pub(super) fn refuse_queue(name: &str) -> Option<String> {
                 .to_owned(),
         )
     } else if GONE.iter().any(is) {
-        Some(
-            "this queue is gone for good; --queue-type builtin keeps jobs in memory only"
-                .to_owned(),
-        )
+        Some("this queue is gone for good; --queue-type builtin keeps jobs in memory only".to_owned())
     } else {
-        Some(
-            "there is no such queue; this build has builtin, which keeps jobs in memory".to_owned(),
-        )
+        Some("there is no such queue; this build has builtin, which keeps jobs in memory".to_owned())
     }
 }
 

@@ -33,20 +33,12 @@ impl Sources {
     /// This command line with the environment of the process and the usual files.
     pub fn of_process(matches: ArgMatches) -> Self {
         let default_files = DEFAULT_FILES.iter().map(PathBuf::from).collect();
-        Self {
-            matches,
-            environment: std::env::vars_os().collect(),
-            default_files,
-        }
+        Self { matches, environment: std::env::vars_os().collect(), default_files }
     }
 
     /// This command line alone.
     pub fn command_line_only(matches: ArgMatches) -> Self {
-        Self {
-            matches,
-            environment: Vec::new(),
-            default_files: Vec::new(),
-        }
+        Self { matches, environment: Vec::new(), default_files: Vec::new() }
     }
 }
 
@@ -98,12 +90,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     let mut findings = Findings::default();
     let command_line = settings.given_in(&sources.matches);
     let environment = environment::read(&sources.environment, &settings, &mut findings);
-    let mut entries = match config_file(
-        &command_line,
-        &environment,
-        &sources.default_files,
-        &mut findings,
-    ) {
+    let mut entries = match config_file(&command_line, &environment, &sources.default_files, &mut findings) {
         Some(path) => file::read(&path, &settings, &mut findings),
         None => Vec::new(),
     };
@@ -117,11 +104,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     }
     let config = build(&settings, &choices)?;
     notice_oddities(&config, &mut findings);
-    Ok(Resolved {
-        config,
-        warnings: findings.warnings,
-        choices,
-    })
+    Ok(Resolved { config, warnings: findings.warnings, choices })
 }
 
 /// The configuration file to read: the one that is named, or the first default one that exists.
@@ -131,23 +114,16 @@ fn config_file(
     default_files: &[PathBuf],
     findings: &mut Findings,
 ) -> Option<PathBuf> {
-    let named = command_line
-        .iter()
-        .chain(environment)
-        .find(|entry| entry.name == "config-file");
+    let named = command_line.iter().chain(environment).find(|entry| entry.name == "config-file");
     if let Some(named) = named {
         return Some(PathBuf::from(&named.value));
     }
     // Where the question itself fails, such as in a directory that cannot be searched, reading will tell why.
-    let mut existing = default_files
-        .iter()
-        .filter(|path| path.try_exists().unwrap_or(true));
+    let mut existing = default_files.iter().filter(|path| path.try_exists().unwrap_or(true));
     let first = existing.next()?;
     for other in existing {
         let (first, other) = (first.display(), other.display());
-        findings.warnings.push(format!(
-            "{other} is not read, since {first} exists too; keep one of the two"
-        ));
+        findings.warnings.push(format!("{other} is not read, since {first} exists too; keep one of the two"));
     }
     Some(first.clone())
 }
@@ -156,28 +132,11 @@ fn config_file(
 fn defaults(settings: &Settings) -> BTreeMap<String, Choice> {
     let mut choices: BTreeMap<_, _> = settings
         .all()
-        .map(|setting| {
-            (
-                setting.name.to_owned(),
-                Choice {
-                    values: setting.default(),
-                    origin: Origin::Default,
-                },
-            )
-        })
+        .map(|setting| (setting.name.to_owned(), Choice { values: setting.default(), origin: Origin::Default }))
         .collect();
-    let computed = [
-        ("listen", "*".to_owned()),
-        ("job-handle-prefix", host_prefix()),
-    ];
+    let computed = [("listen", "*".to_owned()), ("job-handle-prefix", host_prefix())];
     for (name, value) in computed {
-        choices.insert(
-            name.to_owned(),
-            Choice {
-                values: vec![value.into()],
-                origin: Origin::Default,
-            },
-        );
+        choices.insert(name.to_owned(), Choice { values: vec![value.into()], origin: Origin::Default });
     }
     choices
 }
@@ -186,9 +145,7 @@ fn defaults(settings: &Settings) -> BTreeMap<String, Choice> {
 fn host_prefix() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     let name = name.to_string_lossy();
-    let usable = name
-        .chars()
-        .filter(|letter| !letter.is_whitespace() && !letter.is_control());
+    let usable = name.chars().filter(|letter| !letter.is_whitespace() && !letter.is_control());
     let mut prefix = String::from("H:");
     for letter in usable {
         if prefix.len() + letter.len_utf8() > LONGEST_HANDLE_PREFIX {
@@ -202,16 +159,8 @@ fn host_prefix() -> String {
 /// Gathers the values of one source by setting.
 fn choose(entries: Vec<Entry>) -> BTreeMap<String, Choice> {
     let mut choices: BTreeMap<String, Choice> = BTreeMap::new();
-    for Entry {
-        name,
-        value,
-        origin,
-    } in entries
-    {
-        let choice = choices.entry(name).or_insert_with(|| Choice {
-            values: Vec::new(),
-            origin,
-        });
+    for Entry { name, value, origin } in entries {
+        let choice = choices.entry(name).or_insert_with(|| Choice { values: Vec::new(), origin });
         choice.values.push(value);
     }
     choices
@@ -236,25 +185,14 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
             _ => None,
         };
         if let Some(reason) = refusal {
-            let value = if setting.is_switch() {
-                String::new()
-            } else {
-                value.into_owned()
-            };
+            let value = if setting.is_switch() { String::new() } else { value.into_owned() };
             let (name, origin) = (name.to_owned(), origin.clone());
-            findings.errors.push(ConfigError::Unavailable {
-                name,
-                value,
-                reason,
-                origin,
-            });
+            findings.errors.push(ConfigError::Unavailable { name, value, reason, origin });
             continue;
         }
         match foreign::standing(name) {
             Standing::Retired(reason) if is_set => {
-                findings.warnings.push(format!(
-                    "{origin}: --{name} has no effect any more: {reason}"
-                ));
+                findings.warnings.push(format!("{origin}: --{name} has no effect any more: {reason}"));
             }
             Standing::Unbuilt(part) if is_set => {
                 findings.warnings.push(format!(
@@ -277,28 +215,13 @@ fn unknown_user(name: &str) -> Option<String> {
 
 /// Turns chosen values, each of them checked before, into the configuration.
 fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Config, ConfigErrors> {
-    let combination = |error: clap::Error| {
-        ConfigErrors(vec![ConfigError::Combination {
-            reason: error.to_string(),
-        }])
-    };
-    let matches = settings
-        .parse(&options(settings, choices))
-        .map_err(combination)?;
+    let combination = |error: clap::Error| ConfigErrors(vec![ConfigError::Combination { reason: error.to_string() }]);
+    let matches = settings.parse(&options(settings, choices)).map_err(combination)?;
     let args = ServerArgs::from_arg_matches(&matches).map_err(combination)?;
-    let listen = args
-        .network
-        .listen
-        .iter()
-        .map(|address| address.with_port(args.network.port))
-        .collect();
+    let listen = args.network.listen.iter().map(|address| address.with_port(args.network.port)).collect();
     let config = Config {
         listen,
-        job_handle_prefix: args
-            .jobs
-            .job_handle_prefix
-            .clone()
-            .unwrap_or_else(host_prefix),
+        job_handle_prefix: args.jobs.job_handle_prefix.clone().unwrap_or_else(host_prefix),
         network: args.network,
         process: args.process,
         jobs: args.jobs,
@@ -307,28 +230,16 @@ fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Conf
         timeouts: args.timeouts,
         check: args.source.check,
     };
-    let origin = |name: &str| {
-        choices
-            .get(name)
-            .map_or(Origin::Default, |choice| choice.origin.clone())
-    };
+    let origin = |name: &str| choices.get(name).map_or(Origin::Default, |choice| choice.origin.clone());
     let errors = contradictions(&config, origin);
-    if errors.is_empty() {
-        Ok(config)
-    } else {
-        Err(ConfigErrors(errors))
-    }
+    if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
 }
 
 /// The chosen values as options of a command line.
 fn options(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Vec<OsString> {
     let mut options = Vec::new();
     for setting in settings.all() {
-        for value in choices
-            .get(setting.name)
-            .into_iter()
-            .flat_map(|choice| &choice.values)
-        {
+        for value in choices.get(setting.name).into_iter().flat_map(|choice| &choice.values) {
             if !setting.is_switch() {
                 options.push(long_option(setting.name, value));
             } else if value == "true" {
@@ -344,11 +255,7 @@ fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<Confi
     let mut errors = Vec::new();
     let (output, packet) = (config.limits.max_output, config.limits.max_packet_size);
     if output < packet {
-        let changed = if origin("max-output") == Origin::Default {
-            "max-packet-size"
-        } else {
-            "max-output"
-        };
+        let changed = if origin("max-output") == Origin::Default { "max-packet-size" } else { "max-output" };
         errors.push(ConfigError::Contradiction {
             reason: format!(
                 "max-output ({}) is less than max-packet-size ({}), so the largest jobs could never be handed to a worker; \
@@ -360,17 +267,9 @@ fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<Confi
         });
     }
     for (index, address) in config.listen.iter().enumerate() {
-        let chosen_by_kernel = matches!(
-            address,
-            ListenAddress::All { port: 0 } | ListenAddress::Host { port: 0, .. }
-        ) || matches!(address, ListenAddress::Ip(address) if address.port() == 0);
-        if !chosen_by_kernel
-            && config
-                .listen
-                .iter()
-                .take(index)
-                .any(|earlier| earlier == address)
-        {
+        let chosen_by_kernel = matches!(address, ListenAddress::All { port: 0 } | ListenAddress::Host { port: 0, .. })
+            || matches!(address, ListenAddress::Ip(address) if address.port() == 0);
+        if !chosen_by_kernel && config.listen.iter().take(index).any(|earlier| earlier == address) {
             errors.push(ConfigError::Contradiction {
                 reason: format!("listen names {address} twice; remove one of the two"),
                 origin: origin("listen"),
@@ -404,11 +303,7 @@ impl Resolved {
             let set = choice.origin != Origin::Default && !NOT_IN_A_FILE.contains(&setting.name);
             (set || is_shown(setting.name)).then(|| ResolvedSetting {
                 name: setting.name.to_owned(),
-                values: choice
-                    .values
-                    .iter()
-                    .map(|value| display_value(setting.name, value))
-                    .collect(),
+                values: choice.values.iter().map(|value| display_value(setting.name, value)).collect(),
                 origin: choice.origin.clone(),
             })
         });
@@ -419,15 +314,8 @@ impl Resolved {
     pub fn report(&self) -> String {
         let settings = Settings::new();
         let mut report = String::new();
-        for ResolvedSetting {
-            name,
-            values,
-            origin,
-        } in self.settings()
-        {
-            let is_list = settings
-                .find(&name)
-                .is_some_and(super::settings::Setting::is_list);
+        for ResolvedSetting { name, values, origin } in self.settings() {
+            let is_list = settings.find(&name).is_some_and(super::settings::Setting::is_list);
             let written: Vec<_> = values.iter().map(|value| toml_value(value)).collect();
             // Writing to a string cannot fail.
             let _ = match written.as_slice() {
@@ -451,10 +339,7 @@ impl Resolved {
             let Some(choice) = fresh.choices.get(setting.name) else {
                 continue;
             };
-            let differs = self
-                .choices
-                .get(setting.name)
-                .is_none_or(|running| running.values != choice.values);
+            let differs = self.choices.get(setting.name).is_none_or(|running| running.values != choice.values);
             if RELOADABLE.contains(&setting.name) {
                 choices.insert(setting.name.to_owned(), choice.clone());
                 changed.extend(differs.then(|| setting.name.to_owned()));
@@ -463,16 +348,8 @@ impl Resolved {
             }
         }
         let config = build(&settings, &choices)?;
-        let resolved = Self {
-            config,
-            warnings: fresh.warnings.clone(),
-            choices,
-        };
-        Ok(Reload {
-            resolved,
-            changed,
-            needs_restart,
-        })
+        let resolved = Self { config, warnings: fresh.warnings.clone(), choices };
+        Ok(Reload { resolved, changed, needs_restart })
     }
 }
 
@@ -491,13 +368,6 @@ fn display_value(name: &str, value: &OsStr) -> String {
 
 /// Writes a value in TOML: numbers and booleans bare, all else as text.
 fn toml_value(value: &str) -> String {
-    let bare = value.parse::<bool>().is_ok()
-        || value
-            .parse::<i64>()
-            .is_ok_and(|number| number.to_string() == value);
-    if bare {
-        value.to_owned()
-    } else {
-        toml::Value::from(value).to_string()
-    }
+    let bare = value.parse::<bool>().is_ok() || value.parse::<i64>().is_ok_and(|number| number.to_string() == value);
+    if bare { value.to_owned() } else { toml::Value::from(value).to_string() }
 }

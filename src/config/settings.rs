@@ -56,19 +56,11 @@ impl<'a> Setting<'a> {
         if self.is_switch() {
             return vec!["false".into()];
         }
-        self.arg
-            .get_default_values()
-            .iter()
-            .map(|value| value.clone().into())
-            .collect()
+        self.arg.get_default_values().iter().map(|value| value.clone().into()).collect()
     }
 
     fn is_called(self, name: &str) -> bool {
-        self.name == name
-            || self
-                .arg
-                .get_all_aliases()
-                .is_some_and(|aliases| aliases.contains(&name))
+        self.name == name || self.arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
     }
 }
 
@@ -79,9 +71,7 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn new() -> Self {
-        let mut command = args::command()
-            .disable_help_flag(true)
-            .disable_version_flag(true);
+        let mut command = args::command().disable_help_flag(true).disable_version_flag(true);
         command.build();
         Self { command }
     }
@@ -99,23 +89,18 @@ impl Settings {
 
     /// The setting of this letter.
     pub(super) fn find_letter(&self, letter: char) -> Option<Setting<'_>> {
-        self.all()
-            .find(|setting| setting.arg.get_short() == Some(letter))
+        self.all().find(|setting| setting.arg.get_short() == Some(letter))
     }
 
     /// The settings whose name starts so.
     pub(super) fn starting_with(&self, start: &str) -> Vec<Setting<'_>> {
-        self.all()
-            .filter(|setting| setting.name.starts_with(start))
-            .collect()
+        self.all().filter(|setting| setting.name.starts_with(start)).collect()
     }
 
     /// The known name most like an unknown one.
     pub(super) fn nearest(&self, name: &str) -> &str {
         let name = name.replace('_', "-").to_ascii_lowercase();
-        let nearest = self
-            .all()
-            .min_by_key(|setting| distance(setting.name, &name));
+        let nearest = self.all().min_by_key(|setting| distance(setting.name, &name));
         nearest.map_or("", |setting| setting.name)
     }
 
@@ -129,11 +114,7 @@ impl Settings {
         findings: &mut Findings,
     ) {
         match self.check(setting, value) {
-            Ok(value) => entries.push(Entry {
-                name: setting.name.to_owned(),
-                value,
-                origin: origin.clone(),
-            }),
+            Ok(value) => entries.push(Entry { name: setting.name.to_owned(), value, origin: origin.clone() }),
             Err(reason) => findings.errors.push(ConfigError::BadValue {
                 name: setting.name.to_owned(),
                 value: value.to_string_lossy().into_owned(),
@@ -157,9 +138,7 @@ impl Settings {
     /// Parses options as the command line would.
     pub(super) fn parse(&self, options: &[OsString]) -> Result<ArgMatches, clap::Error> {
         let program = std::iter::once(OsString::from("gearmand"));
-        self.command
-            .clone()
-            .try_get_matches_from(program.chain(options.iter().cloned()))
+        self.command.clone().try_get_matches_from(program.chain(options.iter().cloned()))
     }
 
     /// What the command line itself set, in whatever larger command the options stand.
@@ -172,11 +151,7 @@ impl Settings {
             }
             for value in matches.get_raw(id).into_iter().flatten() {
                 let name = setting.name.to_owned();
-                entries.push(Entry {
-                    name,
-                    value: value.to_owned(),
-                    origin: Origin::CommandLine,
-                });
+                entries.push(Entry { name, value: value.to_owned(), origin: Origin::CommandLine });
             }
         }
         entries
@@ -196,12 +171,7 @@ fn reason(error: &clap::Error) -> String {
         (Some(source), _) => source.to_string(),
         (None, ErrorKind::InvalidUtf8) => "it is not UTF-8 text".to_owned(),
         (None, ErrorKind::InvalidValue) => "it is empty".to_owned(),
-        (None, _) => error
-            .to_string()
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
+        (None, _) => error.to_string().lines().next().unwrap_or_default().to_owned(),
     }
 }
 
@@ -231,13 +201,9 @@ mod tests {
 
     #[test]
     fn distance_counts_changed_letters() {
-        for (left, right, expected) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("port", "port", 0),
-            ("port", "prot", 2),
-            ("kitten", "sitting", 3),
-        ] {
+        for (left, right, expected) in
+            [("", "", 0), ("", "abc", 3), ("port", "port", 0), ("port", "prot", 2), ("kitten", "sitting", 3)]
+        {
             assert_eq!(distance(left, right), expected, "{left} {right}");
             assert_eq!(distance(right, left), expected, "{right} {left}");
         }
@@ -254,15 +220,9 @@ mod tests {
     fn settings_are_found_by_name_alias_and_letter() {
         let settings = Settings::new();
         let name = |setting: Option<Setting<'_>>| setting.map(|setting| setting.name.to_owned());
-        assert_eq!(
-            name(settings.find("max_output")).as_deref(),
-            Some("max-output")
-        );
+        assert_eq!(name(settings.find("max_output")).as_deref(), Some("max-output"));
         assert_eq!(name(settings.find("check-args")).as_deref(), Some("check"));
-        assert_eq!(
-            name(settings.find_letter('R')).as_deref(),
-            Some("round-robin")
-        );
+        assert_eq!(name(settings.find_letter('R')).as_deref(), Some("round-robin"));
         assert_eq!(name(settings.find("help")), None);
         assert_eq!(name(settings.find_letter('h')), None);
     }

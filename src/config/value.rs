@@ -49,16 +49,8 @@ pub enum Level {
 
 impl Level {
     /// All levels, the most important first.
-    pub const ALL: [Self; 8] = [
-        Self::Fatal,
-        Self::Alert,
-        Self::Critical,
-        Self::Error,
-        Self::Warning,
-        Self::Notice,
-        Self::Info,
-        Self::Debug,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Fatal, Self::Alert, Self::Critical, Self::Error, Self::Warning, Self::Notice, Self::Info, Self::Debug];
 
     /// The name as gearmand writes it.
     pub fn name(self) -> &'static str {
@@ -85,9 +77,7 @@ impl FromStr for Level {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL
-            .into_iter()
-            .find(|level| level.name().eq_ignore_ascii_case(text));
+        let known = Self::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(text));
         known.ok_or_else(|| format!("the levels are {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
@@ -140,13 +130,8 @@ impl FromStr for LogTarget {
 /// A whole number from `MIN` to `MAX`; `_` may separate its digits.
 fn whole<const MIN: i64, const MAX: i64>(text: &str) -> Result<i64, String> {
     let digits = text.strip_prefix('-').unwrap_or(text);
-    let separated =
-        digits.starts_with(|first: char| first.is_ascii_digit()) && !digits.contains("__");
-    let number = text
-        .replace('_', "")
-        .parse::<i64>()
-        .ok()
-        .filter(|_| separated);
+    let separated = digits.starts_with(|first: char| first.is_ascii_digit()) && !digits.contains("__");
+    let number = text.replace('_', "").parse::<i64>().ok().filter(|_| separated);
     number
         .filter(|number| (MIN..=MAX).contains(number))
         .ok_or_else(|| format!("this must be a whole number from {MIN} to {MAX}"))
@@ -195,18 +180,14 @@ fn kernel_number<const MAX: i64>(text: &str) -> Result<OptionalCount, String> {
     match whole::<-1, MAX>(text) {
         Ok(-1) => Ok(None),
         Ok(value @ 1..) => Ok(u32::try_from(value).ok()),
-        _ => Err(format!(
-            "this must be a whole number from 1 to {MAX}, or -1 for the kernel's own default"
-        )),
+        _ => Err(format!("this must be a whole number from 1 to {MAX}, or -1 for the kernel's own default")),
     }
 }
 
 /// Permission bits in octal.
 pub(super) fn mode(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
-    let bits = u32::from_str_radix(digits, 8)
-        .ok()
-        .filter(|bits| *bits <= 0o777);
+    let bits = u32::from_str_radix(digits, 8).ok().filter(|bits| *bits <= 0o777);
     bits.filter(|_| !digits.starts_with('+'))
         .ok_or_else(|| "permissions are octal digits from 000 to 777, such as 660".to_owned())
 }
@@ -222,43 +203,25 @@ pub(super) fn bytes<const MIN: u64, const MAX: u64>(text: &str) -> Result<u64, S
         _ => None,
     };
     let factor: u64 = factor.ok_or_else(|| {
-        "a size is a number of bytes, or a number with the unit KiB, MiB or GiB (short: k, m, g), such as 64MiB".to_owned()
+        "a size is a number of bytes, or a number with the unit KiB, MiB or GiB (short: k, m, g), such as 64MiB"
+            .to_owned()
     })?;
-    let size = digits
-        .replace('_', "")
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(factor));
+    let size = digits.replace('_', "").parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
     size.filter(|size| (MIN..=MAX).contains(size))
-        .ok_or_else(|| {
-            format!(
-                "a size from {} to {} is needed, such as 64MiB",
-                display_bytes(MIN),
-                display_bytes(MAX)
-            )
-        })
+        .ok_or_else(|| format!("a size from {} to {} is needed, such as 64MiB", display_bytes(MIN), display_bytes(MAX)))
 }
 
 /// Writes a size in the largest unit that divides it.
 pub(super) fn display_bytes(size: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let fitting = units
-        .into_iter()
-        .find(|(shift, _)| size > 0 && size.trailing_zeros() >= *shift);
-    fitting.map_or_else(
-        || format!("{size} bytes"),
-        |(shift, unit)| format!("{} {unit}", size >> shift),
-    )
+    let fitting = units.into_iter().find(|(shift, _)| size > 0 && size.trailing_zeros() >= *shift);
+    fitting.map_or_else(|| format!("{size} bytes"), |(shift, unit)| format!("{} {unit}", size >> shift))
 }
 
 /// A time of at least a millisecond; a bare number counts milliseconds.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     let duration = duration(text, "ms")?;
-    if duration.is_zero() {
-        Err("0 is no time; the shortest is 1ms".to_owned())
-    } else {
-        Ok(duration)
-    }
+    if duration.is_zero() { Err("0 is no time; the shortest is 1ms".to_owned()) } else { Ok(duration) }
 }
 
 /// A time that 0 switches off; a bare number counts seconds.
@@ -275,14 +238,8 @@ fn duration(text: &str, bare_unit: &str) -> Result<Duration, String> {
         "h" => Some(3_600_000),
         _ => None,
     };
-    let milliseconds = digits
-        .replace('_', "")
-        .parse::<u64>()
-        .ok()
-        .zip(milliseconds_each);
-    let duration = milliseconds
-        .and_then(|(number, each)| number.checked_mul(each))
-        .map(Duration::from_millis);
+    let milliseconds = digits.replace('_', "").parse::<u64>().ok().zip(milliseconds_each);
+    let duration = milliseconds.and_then(|(number, each)| number.checked_mul(each)).map(Duration::from_millis);
     duration.filter(|duration| *duration <= LONGEST).ok_or_else(|| {
         format!("a time is a whole number with the unit ms, s, m or h (without one: {bare_unit}), at most a year")
     })
@@ -290,9 +247,7 @@ fn duration(text: &str, bare_unit: &str) -> Result<Duration, String> {
 
 /// Cuts a value into its digits and the unit behind them.
 fn split_unit(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|letter: char| !letter.is_ascii_digit() && letter != '_')
-        .unwrap_or(text.len());
+    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '_').unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     (digits, unit.trim())
 }
@@ -339,16 +294,7 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(expected), "{text}");
         }
-        for text in [
-            "",
-            "k",
-            "-1",
-            "1.5k",
-            "1MB",
-            "1 2",
-            "99999999999999999999",
-            "18014398509481984k",
-        ] {
+        for text in ["", "k", "-1", "1.5k", "1MB", "1 2", "99999999999999999999", "18014398509481984k"] {
             assert!(size(text).is_err(), "{text}");
         }
         assert!(bytes::<1024, 4096>("1023").is_err());
@@ -358,39 +304,18 @@ mod tests {
     #[test]
     fn sizes_are_written_in_the_largest_fitting_unit() {
         let written = [0, 1, 1024, 1536, 64 << 20, 3 << 30].map(display_bytes);
-        assert_eq!(
-            written,
-            [
-                "0 bytes",
-                "1 bytes",
-                "1 KiB",
-                "1536 bytes",
-                "64 MiB",
-                "3 GiB"
-            ]
-        );
+        assert_eq!(written, ["0 bytes", "1 bytes", "1 KiB", "1536 bytes", "64 MiB", "3 GiB"]);
     }
 
     #[test]
     fn times_take_units_and_can_be_off() {
         assert_eq!(seconds_or_off("30"), Ok(Some(Duration::from_secs(30))));
         assert_eq!(seconds_or_off("5m"), Ok(Some(Duration::from_mins(5))));
-        assert_eq!(
-            seconds_or_off("250ms"),
-            Ok(Some(Duration::from_millis(250)))
-        );
+        assert_eq!(seconds_or_off("250ms"), Ok(Some(Duration::from_millis(250))));
         assert_eq!(seconds_or_off("0"), Ok(None));
         assert_eq!(milliseconds("100"), Ok(Duration::from_millis(100)));
         assert_eq!(milliseconds("2s"), Ok(Duration::from_secs(2)));
-        for text in [
-            "",
-            "s",
-            "-1",
-            "1d",
-            "1.5s",
-            "8761h",
-            "18446744073709551615h",
-        ] {
+        for text in ["", "s", "-1", "1d", "1.5s", "8761h", "18446744073709551615h"] {
             assert!(seconds_or_off(text).is_err(), "{text}");
         }
         assert!(milliseconds("0").is_err());
@@ -402,19 +327,13 @@ mod tests {
         for text in ["0", "11", "", "+5", "1__0", "_1", "0x5", "five", "-"] {
             assert!(count::<1, 10>(text).is_err(), "{text}");
         }
-        assert_eq!(
-            (retries("-1"), retries("0"), retries("255")),
-            (Ok(None), Ok(Some(0)), Ok(Some(255)))
-        );
+        assert_eq!((retries("-1"), retries("0"), retries("255")), (Ok(None), Ok(Some(0)), Ok(Some(255))));
         assert!(retries("256").is_err() && retries("-2").is_err());
         assert_eq!((wakeup("0"), wakeup("2")), (Ok(None), Ok(Some(2))));
         assert_eq!((probes("-1"), probes("127")), (Ok(None), Ok(Some(127))));
         assert!(probes("0").is_err() && probes("128").is_err());
         assert_eq!(keepalive_seconds("20s"), Ok(Some(Duration::from_secs(20))));
-        assert_eq!(
-            (mode("0660"), mode("600"), mode("0o777")),
-            (Ok(0o660), Ok(0o600), Ok(0o777))
-        );
+        assert_eq!((mode("0660"), mode("600"), mode("0o777")), (Ok(0o660), Ok(0o600), Ok(0o777)));
         assert!(mode("1000").is_err() && mode("8").is_err() && mode("+7").is_err());
         assert!(threads("0").is_ok_and(|threads| threads >= 1));
     }
@@ -422,13 +341,7 @@ mod tests {
     #[test]
     fn handle_prefixes_leave_room_for_the_number() {
         assert!(handle_prefix(&"x".repeat(LONGEST_HANDLE_PREFIX)).is_ok());
-        for text in [
-            &"x".repeat(LONGEST_HANDLE_PREFIX + 1),
-            "",
-            "a b",
-            "a\tb",
-            "a\0",
-        ] {
+        for text in [&"x".repeat(LONGEST_HANDLE_PREFIX + 1), "", "a b", "a\tb", "a\0"] {
             assert!(handle_prefix(text).is_err(), "{text:?}");
         }
     }
@@ -442,9 +355,6 @@ mod tests {
         assert!(Level::Fatal < Level::Debug);
         assert_eq!(format!("{:>7}", Level::Info), "   INFO");
         let reason = "TRACE".parse::<Level>().unwrap_err();
-        assert!(
-            reason.contains("FATAL") && reason.contains("DEBUG"),
-            "{reason}"
-        );
+        assert!(reason.contains("FATAL") && reason.contains("DEBUG"), "{reason}");
     }
 }

@@ -12,8 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gearmand::config::{
-    self, Config, ConfigErrors, Level, ListenAddress, LogTarget, Origin, RELOADABLE, Resolved,
-    Sources,
+    self, Config, ConfigErrors, Level, ListenAddress, LogTarget, Origin, RELOADABLE, Resolved, Sources,
 };
 use tempfile::TempDir;
 
@@ -44,10 +43,7 @@ impl World {
     fn file(mut self, name: &str, text: impl AsRef<[u8]>) -> Self {
         let path = self.path(name);
         fs::write(&path, text).unwrap();
-        self.options.extend([
-            "--config-file".to_owned(),
-            path.to_str().unwrap().to_owned(),
-        ]);
+        self.options.extend(["--config-file".to_owned(), path.to_str().unwrap().to_owned()]);
         self
     }
 
@@ -67,15 +63,9 @@ impl World {
 
     fn resolve(&self) -> Result<Resolved, ConfigErrors> {
         let program = std::iter::once("gearmand".to_owned());
-        let matches = config::command()
-            .try_get_matches_from(program.chain(self.options.iter().cloned()))
-            .unwrap();
+        let matches = config::command().try_get_matches_from(program.chain(self.options.iter().cloned())).unwrap();
         let (environment, default_files) = (self.environment.clone(), self.default_files.clone());
-        config::resolve(&Sources {
-            matches,
-            environment,
-            default_files,
-        })
+        config::resolve(&Sources { matches, environment, default_files })
     }
 
     fn resolved(&self) -> Resolved {
@@ -87,9 +77,7 @@ impl World {
     }
 
     fn errors(&self) -> Vec<String> {
-        let errors = self
-            .resolve()
-            .expect_err("the configuration should be refused");
+        let errors = self.resolve().expect_err("the configuration should be refused");
         errors.0.iter().map(ToString::to_string).collect()
     }
 
@@ -120,10 +108,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.jobs.job_retries, None);
     assert_eq!(config.jobs.worker_wakeup, Some(1));
     assert_eq!(config.process.threads, 1);
-    assert_eq!(
-        config.log.log_file,
-        LogTarget::File("/var/log/gearmand.log".into())
-    );
+    assert_eq!(config.log.log_file, LogTarget::File("/var/log/gearmand.log".into()));
     assert_eq!(config.log.verbose, Level::Error);
     assert_eq!(config.limits.max_packet_size, 64 << 20);
     assert_eq!(config.limits.max_output, 64 << 20);
@@ -139,18 +124,12 @@ fn defaults_are_those_of_the_documentation() {
 #[test]
 fn a_dead_host_is_noticed_within_a_minute() {
     let network = World::new(&[]).config().network;
-    let (idle, interval) = (
-        network.keepalive_idle.unwrap(),
-        network.keepalive_interval.unwrap(),
-    );
+    let (idle, interval) = (network.keepalive_idle.unwrap(), network.keepalive_interval.unwrap());
     let user_timeout = network.tcp_user_timeout.unwrap();
     let probes = idle + interval * network.keepalive_count.unwrap();
     let silent = probes.min(idle.max(user_timeout));
     // The worst moment to write to a dead peer is just before its silence would have been noticed.
-    assert!(
-        silent + user_timeout <= Duration::from_mins(1),
-        "{silent:?} + {user_timeout:?}"
-    );
+    assert!(silent + user_timeout <= Duration::from_mins(1), "{silent:?} + {user_timeout:?}");
     assert!(probes < Duration::from_mins(1));
 }
 
@@ -165,68 +144,26 @@ fn every_option_of_gearmand_is_understood() {
         --libmemcached-prefix q --libtokyocabinet-file r --libtokyocabinet-optimize true";
     let world = World::new(&options.split_whitespace().collect::<Vec<_>>());
     let config = world.config();
-    assert_eq!(
-        config.listen,
-        [ListenAddress::Host {
-            name: "localhost".to_owned(),
-            port: 4731
-        }]
-    );
-    assert_eq!(
-        (config.network.backlog, config.process.file_descriptors),
-        (64, Some(4096))
-    );
-    assert_eq!(
-        (config.jobs.job_retries, config.jobs.worker_wakeup),
-        (Some(3), None)
-    );
+    assert_eq!(config.listen, [ListenAddress::Host { name: "localhost".to_owned(), port: 4731 }]);
+    assert_eq!((config.network.backlog, config.process.file_descriptors), (64, Some(4096)));
+    assert_eq!((config.jobs.job_retries, config.jobs.worker_wakeup), (Some(3), None));
     assert_eq!(config.job_handle_prefix, "P");
-    assert_eq!(
-        (
-            config.network.keepalive_idle,
-            config.network.keepalive_count
-        ),
-        (None, Some(2))
-    );
-    assert_eq!(
-        config.network.keepalive_interval,
-        Some(Duration::from_secs(7))
-    );
+    assert_eq!((config.network.keepalive_idle, config.network.keepalive_count), (None, Some(2)));
+    assert_eq!(config.network.keepalive_interval, Some(Duration::from_secs(7)));
     assert_eq!(config.log.log_file, LogTarget::File("/tmp/log".into()));
     assert_eq!(config.process.pid_file, Some("/tmp/pid".into()));
-    assert_eq!(
-        (config.process.user.as_deref(), config.process.threads),
-        (Some("nobody"), 4)
-    );
+    assert_eq!((config.process.user.as_deref(), config.process.threads), (Some("nobody"), 4));
     assert_eq!(config.log.verbose, Level::Info);
     assert!(config.process.daemon && config.jobs.exceptions && config.log.syslog);
     let warnings = world.warnings();
-    assert_eq!(
-        warnings.len(),
-        27,
-        "one for each option without effect: {warnings:#?}"
-    );
-    for option in [
-        "--round-robin",
-        "--hashtable-buckets",
-        "--keepalive",
-        "--coredump",
-        "--libmemcached-servers",
-    ] {
-        let warning = warnings
-            .iter()
-            .find(|warning| warning.contains(&format!("{option} has no effect any more")));
+    assert_eq!(warnings.len(), 27, "one for each option without effect: {warnings:#?}");
+    for option in ["--round-robin", "--hashtable-buckets", "--keepalive", "--coredump", "--libmemcached-servers"] {
+        let warning = warnings.iter().find(|warning| warning.contains(&format!("{option} has no effect any more")));
         let warning = warning.unwrap_or_else(|| panic!("no warning of {option}"));
         assert_parts(warning, &["command line", "remove the option"]);
     }
-    let sqlite = warnings
-        .iter()
-        .find(|warning| warning.contains("--libsqlite3-db"))
-        .unwrap();
-    assert_parts(
-        sqlite,
-        &["--queue-type libsqlite3", "this build does not have"],
-    );
+    let sqlite = warnings.iter().find(|warning| warning.contains("--libsqlite3-db")).unwrap();
+    assert_parts(sqlite, &["--queue-type libsqlite3", "this build does not have"]);
 }
 
 #[test]
@@ -235,61 +172,31 @@ fn letters_have_the_long_names_of_gearmand() {
         --pid-file=/tmp/pid --port=0 --round-robin --queue-type=builtin --threads=0 --user=nobody --worker-wakeup=255";
     let long = World::new(&options.split_whitespace().collect::<Vec<_>>()).config();
     let letters = "-b64 -d -f4096 -j-1 -L::1 -lnone -P/tmp/pid -p0 -R -qbuiltin -t0 -unobody -w255";
-    assert_eq!(
-        long,
-        World::new(&letters.split_whitespace().collect::<Vec<_>>()).config()
-    );
+    assert_eq!(long, World::new(&letters.split_whitespace().collect::<Vec<_>>()).config());
     assert_eq!(long.listen, [ListenAddress::Ip("[::1]:0".parse().unwrap())]);
     assert_eq!(long.log.log_file, LogTarget::Nowhere);
-    assert_eq!(
-        (long.jobs.worker_wakeup, long.jobs.job_retries),
-        (Some(255), None)
-    );
+    assert_eq!((long.jobs.worker_wakeup, long.jobs.job_retries), (Some(255), None));
     assert!(long.process.threads >= 1, "0 threads are one a CPU");
 }
 
 #[test]
 fn absent_parts_are_refused_not_replaced() {
     for (options, parts) in [
-        (
-            ["-q", "libsqlite3"],
-            vec![
-                "command line",
-                "--queue-type libsqlite3",
-                "this build does not have",
-            ],
-        ),
-        (
-            ["-q", "POSTGRES"],
-            vec!["POSTGRES", "this build does not have"],
-        ),
+        (["-q", "libsqlite3"], vec!["command line", "--queue-type libsqlite3", "this build does not have"]),
+        (["-q", "POSTGRES"], vec!["POSTGRES", "this build does not have"]),
         (["-q", "MySQL"], vec!["this build does not have"]),
         (["-q", "redis"], vec!["this build does not have"]),
         (["-q", "libmemcached"], vec!["gone for good"]),
         (["-q", "sqlite"], vec!["no such queue"]),
         (["--ssl", "-R"], vec!["--ssl", "does not speak TLS"]),
-        (
-            ["-r", "http"],
-            vec!["--protocol http", "does not serve HTTP"],
-        ),
+        (["-r", "http"], vec!["--protocol http", "does not serve HTTP"]),
         (["-r", "gopher"], vec!["no such protocol"]),
-        (
-            ["-u", "no-such-user-here"],
-            vec!["no-such-user-here", "no such user"],
-        ),
+        (["-u", "no-such-user-here"], vec!["no-such-user-here", "no such user"]),
     ] {
         assert_parts(&World::new(&options).error(), &parts);
     }
-    assert_parts(
-        &World::new(&[]).variable("GEARMAND_SSL", "yes").error(),
-        &["environment GEARMAND_SSL", "TLS"],
-    );
-    assert_parts(
-        &World::new(&[])
-            .file("c.toml", "\nqueue-type = 'redis'")
-            .error(),
-        &["c.toml:2", "does not have"],
-    );
+    assert_parts(&World::new(&[]).variable("GEARMAND_SSL", "yes").error(), &["environment GEARMAND_SSL", "TLS"]);
+    assert_parts(&World::new(&[]).file("c.toml", "\nqueue-type = 'redis'").error(), &["c.toml:2", "does not have"]);
 }
 
 #[test]
@@ -313,10 +220,7 @@ fn values_out_of_range_are_refused_on_the_command_line() {
         "--listen=1:2:3",
         "--user=",
     ] {
-        let error = config::command()
-            .try_get_matches_from(["gearmand", option])
-            .expect_err(option)
-            .to_string();
+        let error = config::command().try_get_matches_from(["gearmand", option]).expect_err(option).to_string();
         let (name, value) = option.split_once('=').unwrap();
         assert_parts(&error, &["error:", name, value]);
     }
@@ -333,23 +237,10 @@ fn the_command_line_beats_the_environment_beats_the_file_beats_the_default() {
     let config = &resolved.config;
     assert_eq!(config.listen, [ListenAddress::All { port: 1 }]);
     assert_eq!((config.process.threads, config.network.backlog), (2, 3));
-    assert!(
-        !config.process.daemon,
-        "the environment turns the switch of the file off again"
-    );
-    let origin = |name: &str| {
-        resolved
-            .settings()
-            .into_iter()
-            .find(|setting| setting.name == name)
-            .unwrap()
-            .origin
-    };
+    assert!(!config.process.daemon, "the environment turns the switch of the file off again");
+    let origin = |name: &str| resolved.settings().into_iter().find(|setting| setting.name == name).unwrap().origin;
     assert_eq!(origin("port"), Origin::CommandLine);
-    assert_eq!(
-        origin("threads").to_string(),
-        "environment GEARMAND_THREADS"
-    );
+    assert_eq!(origin("threads").to_string(), "environment GEARMAND_THREADS");
     assert!(origin("backlog").to_string().ends_with("gearmand.conf:3"));
     assert_eq!(origin("verbose"), Origin::Default);
 }
@@ -357,49 +248,23 @@ fn the_command_line_beats_the_environment_beats_the_file_beats_the_default() {
 #[test]
 fn a_list_replaces_the_list_of_a_lesser_source() {
     let listen = "127.0.0.1, [::1]:5000 unix:/tmp/s";
-    let world = World::new(&[])
-        .variable("GEARMAND_LISTEN", listen)
-        .file("a.toml", "listen = 'h'");
+    let world = World::new(&[]).variable("GEARMAND_LISTEN", listen).file("a.toml", "listen = 'h'");
     let expected = [
         ListenAddress::Ip("127.0.0.1:4730".parse().unwrap()),
         ListenAddress::Ip("[::1]:5000".parse().unwrap()),
         ListenAddress::Unix("/tmp/s".into()),
     ];
     assert_eq!(world.config().listen, expected);
-    let world = World::new(&[
-        "-L",
-        "*:1",
-        "-L",
-        "fe80::1%eth0",
-        "-L",
-        "[fe80::1%eth0]:2",
-        "-L",
-        "10.1.2.3:0",
-    ]);
-    let texts: Vec<_> = world
-        .config()
-        .listen
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    assert_eq!(
-        texts,
-        [
-            "*:1",
-            "[fe80::1%eth0]:4730",
-            "[fe80::1%eth0]:2",
-            "10.1.2.3:0"
-        ]
-    );
+    let world = World::new(&["-L", "*:1", "-L", "fe80::1%eth0", "-L", "[fe80::1%eth0]:2", "-L", "10.1.2.3:0"]);
+    let texts: Vec<_> = world.config().listen.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["*:1", "[fe80::1%eth0]:4730", "[fe80::1%eth0]:2", "10.1.2.3:0"]);
     let error = World::new(&["-L", "127.0.0.1", "-L", "127.0.0.1:4730"]).error();
     assert_parts(&error, &["command line", "127.0.0.1:4730 twice"]);
 }
 
 #[test]
 fn all_mistakes_are_reported_at_once() {
-    let world = World::new(&["-q", "redis"])
-        .variable("GEARMAND_THREADS", "many")
-        .file("c", "--prot=1\n--backlog=x");
+    let world = World::new(&["-q", "redis"]).variable("GEARMAND_THREADS", "many").file("c", "--prot=1\n--backlog=x");
     assert_eq!(world.errors().len(), 4, "{:#?}", world.errors());
 }
 
@@ -420,56 +285,27 @@ fn what_kubernetes_injects_is_ignored_with_a_notice() {
     assert_eq!(world.config().log.verbose, Level::Notice);
     let warnings = world.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert_parts(
-        &warnings[0],
-        &[
-            "Kubernetes",
-            "GEARMAND_PORT,",
-            "GEARMAND_SERVICE_PORT_GEAR",
-            "GEARMAND_HTTP_PORT",
-        ],
-    );
+    assert_parts(&warnings[0], &["Kubernetes", "GEARMAND_PORT,", "GEARMAND_SERVICE_PORT_GEAR", "GEARMAND_HTTP_PORT"]);
 }
 
 #[test]
 fn variables_are_checked_and_misspelt_ones_mentioned() {
     let error = World::new(&[]).variable("GEARMAND_PORT", "70000").error();
-    assert_parts(
-        &error,
-        &["environment GEARMAND_PORT", "`70000`", "from 0 to 65535"],
-    );
-    let empty_or_foreign = World::new(&[])
-        .variable("GEARMAND_USER", "")
-        .variable("GEARMAN_PORT", "x");
+    assert_parts(&error, &["environment GEARMAND_PORT", "`70000`", "from 0 to 65535"]);
+    let empty_or_foreign = World::new(&[]).variable("GEARMAND_USER", "").variable("GEARMAN_PORT", "x");
     assert_eq!(empty_or_foreign.config(), World::new(&[]).config());
     assert!(empty_or_foreign.warnings().is_empty());
     let misspelt = World::new(&[]).variable("GEARMAND_PROT", "1").warnings();
     assert_parts(&misspelt[0], &["GEARMAND_PROT", "nearest is GEARMAND_PORT"]);
-    assert_parts(
-        &World::new(&[]).variable("GEARMAND_CHECK", "1").warnings()[0],
-        &["GEARMAND_CHECK", "ignored"],
-    );
-    let tls = World::new(&[])
-        .variable("GEARMAND_SERVER_PEM", "/tmp/pem")
-        .warnings();
-    assert_parts(
-        &tls[0],
-        &["GEARMAND_SERVER_PEM", "--ssl-certificate", "no effect"],
-    );
+    assert_parts(&World::new(&[]).variable("GEARMAND_CHECK", "1").warnings()[0], &["GEARMAND_CHECK", "ignored"]);
+    let tls = World::new(&[]).variable("GEARMAND_SERVER_PEM", "/tmp/pem").warnings();
+    assert_parts(&tls[0], &["GEARMAND_SERVER_PEM", "--ssl-certificate", "no effect"]);
 }
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     let error = World::new(&["--max-packet-size", "256m"]).error();
-    assert_parts(
-        &error,
-        &[
-            "command line",
-            "max-output (64 MiB)",
-            "max-packet-size (256 MiB)",
-            "raise max-output",
-        ],
-    );
+    assert_parts(&error, &["command line", "max-output (64 MiB)", "max-packet-size (256 MiB)", "raise max-output"]);
     World::new(&["--max-packet-size", "256m", "--max-output=256MiB"]).config();
     let warnings = World::new(&["-d", "-l", "stderr"]).warnings();
     assert_parts(&warnings[0], &["--daemon", "--log-file stderr"]);
@@ -484,27 +320,14 @@ fn a_service_name_is_a_port() {
         (!name.starts_with('#')).then(|| (name.to_owned(), port.parse::<u16>().unwrap()))
     });
     let (name, port) = known.expect("/etc/services names a TCP service");
-    assert_eq!(
-        World::new(&["-p", &name]).config().listen,
-        [ListenAddress::All { port }]
-    );
+    assert_eq!(World::new(&["-p", &name]).config().listen, [ListenAddress::All { port }]);
 }
 
 #[test]
 fn the_report_is_a_configuration_file_with_origins() {
     for option in ["--check", "--check-args"] {
-        let options = [
-            option,
-            "-L",
-            "localhost",
-            "--mysql-password",
-            "secret",
-            "--job-handle-prefix",
-            "a\"b",
-        ];
-        let resolved = World::new(&options)
-            .variable("GEARMAND_THREADS", "2")
-            .resolved();
+        let options = [option, "-L", "localhost", "--mysql-password", "secret", "--job-handle-prefix", "a\"b"];
+        let resolved = World::new(&options).variable("GEARMAND_THREADS", "2").resolved();
         assert!(resolved.config.check);
         let report = resolved.report();
         assert_parts(
@@ -526,25 +349,14 @@ fn the_report_is_a_configuration_file_with_origins() {
 
 #[test]
 fn a_reload_applies_what_it_can_and_names_the_rest() {
-    let resolved = |text: &str| {
-        World::new(&["--port=1", "-j", "2"])
-            .file("c.toml", text)
-            .resolved()
-    };
+    let resolved = |text: &str| World::new(&["--port=1", "-j", "2"]).file("c.toml", text).resolved();
     let running = resolved("verbose = 'error'\nbacklog = 7");
     let fresh = resolved("verbose = 'debug'\nbacklog = 8\n[max]\nconnections = 9");
     let reload = running.reload_from(&fresh).unwrap();
     assert_eq!(reload.changed, ["verbose", "max-connections"]);
     assert_eq!(reload.needs_restart, ["backlog"]);
     let config = &reload.resolved.config;
-    assert_eq!(
-        (
-            config.log.verbose,
-            config.limits.max_connections,
-            config.network.backlog
-        ),
-        (Level::Debug, 9, 7)
-    );
+    assert_eq!((config.log.verbose, config.limits.max_connections, config.network.backlog), (Level::Debug, 9, 7));
     assert_eq!(config.jobs.job_retries, Some(2));
     let again = reload.resolved.reload_from(&fresh).unwrap();
     assert!(again.changed.is_empty(), "{:?}", again.changed);
@@ -555,34 +367,17 @@ fn a_reload_applies_what_it_can_and_names_the_rest() {
 fn reloadable_settings_exist() {
     let settings = World::new(&[]).resolved().settings();
     for name in RELOADABLE {
-        assert!(
-            settings.iter().any(|setting| setting.name == *name),
-            "{name}"
-        );
+        assert!(settings.iter().any(|setting| setting.name == *name), "{name}");
     }
 }
 
 #[test]
 fn help_and_version_are_printed_without_a_server() {
-    for (option, part) in [
-        ("-h", "--worker-wakeup"),
-        ("--help", "--libmemcached-servers"),
-        ("-V", "gearmand "),
-    ] {
-        let answer = config::command()
-            .try_get_matches_from(["gearmand", option])
-            .expect_err(option);
+    for (option, part) in [("-h", "--worker-wakeup"), ("--help", "--libmemcached-servers"), ("-V", "gearmand ")] {
+        let answer = config::command().try_get_matches_from(["gearmand", option]).expect_err(option);
         assert_eq!(answer.exit_code(), 0);
         assert!(answer.to_string().contains(part), "{option}: {answer}");
     }
-    assert!(
-        config::command()
-            .try_get_matches_from(["gearmand", "word"])
-            .is_err()
-    );
-    assert!(
-        config::command()
-            .try_get_matches_from(["gearmand", "--por=1"])
-            .is_err()
-    );
+    assert!(config::command().try_get_matches_from(["gearmand", "word"]).is_err());
+    assert!(config::command().try_get_matches_from(["gearmand", "--por=1"]).is_err());
 }
