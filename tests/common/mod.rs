@@ -1,0 +1,51 @@
+//! What the integration tests share: a job server under test ([`Server`]) and a connection that speaks raw
+//! packets ([`Wire`]).
+//!
+//! `mod common;` in a test file brings all of it. Nothing here knows the crate's own code: the tests look at the
+//! server from outside, as its clients do.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file is a crate of its own and uses a part of this"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a failed expectation is how a test fails"
+)]
+
+pub(crate) mod packet;
+mod server;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use server::{Implementation, Server};
+pub(crate) use wire::Wire;
+
+/// How long a test waits for anything before it fails: long enough for a loaded machine, since a test that
+/// passes never waits for it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The time between two looks at a condition that nobody announces (a listening port, a line of `status`).
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Looks until `look` finds something and returns it; fails with `what` after [`DEADLINE`].
+///
+/// Only for states that cannot be waited for directly.
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            Instant::now() < end,
+            "waited {DEADLINE:?} in vain for {what}"
+        );
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
