@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside Rust on a Debian 12 machine: Debian's gearmand (to compare with), its tools,
+# and Gearman libraries for PHP, Perl, C, Python and Node.js. Needs root only when a Debian package is missing;
+# does nothing, quickly, when all is there.
+#
+#   tests/install-peers.sh           install what is missing
+#   tests/install-peers.sh --check   only say what is missing; exit status 1 if anything is
+#
+# No gearmand is left running: the tests start their own, on ports of their own.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+clients=$here/clients
+venv=$clients/venv
+
+# What must be there, and the Debian package that brings it.
+packages_of_files() {
+    cat <<'LIST'
+/usr/sbin/gearmand gearman-job-server
+/usr/bin/gearman gearman-tools
+/usr/bin/gearadmin gearman-tools
+/usr/share/perl5/Gearman/Client.pm libgearman-client-perl
+/usr/include/libgearman/gearman.h libgearman-dev
+LIST
+}
+packages_of_commands() {
+    cat <<'LIST'
+cc gcc
+perl perl
+php php-cli
+nc netcat-openbsd
+python3 python3-venv
+node nodejs
+npm npm
+LIST
+}
+
+missing_packages() {
+    local item package
+    while read -r item package; do
+        [[ -e $item ]] || echo "$package"
+    done < <(packages_of_files)
+    while read -r item package; do
+        command -v "$item" >/dev/null || echo "$package"
+    done < <(packages_of_commands)
+    if command -v php >/dev/null && ! php -r 'exit(extension_loaded("gearman") ? 0 : 1);' 2>/dev/null; then
+        echo php-gearman
+    elif ! command -v php >/dev/null; then
+        echo php-gearman
+    fi
+    # nc.traditional has no -N.
+    if command -v nc >/dev/null && [[ $(readlink -f "$(command -v nc)") != *nc.openbsd ]]; then
+        echo netcat-openbsd
+    fi
+    if command -v python3 >/dev/null && ! python3 -c 'import ensurepip' 2>/dev/null; then
+        echo python3-venv
+    fi
+}
+
+# A directory is up to date when it carries a copy of the list that it was installed from.
+python_is_current() {
+    [[ -x $venv/bin/python ]] && cmp -s "$clients/requirements.txt" "$venv/installed-from"
+}
+node_is_current() {
+    cmp -s "$clients/package-lock.json" "$clients/node_modules/installed-from"
+}
+
+install_packages() {
+    if [[ $(id -u) -ne 0 ]]; then
+        echo "install-peers: not root; ask for: apt-get install $*" >&2
+        exit 1
+    fi
+    local policy=/usr/sbin/policy-rc.d made_policy=
+    if [[ ! -e $policy ]]; then
+        # 101 is "forbidden by policy": the package's own gearmand is not started.
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        made_policy=yes
+        # shellcheck disable=SC2064
+        trap "rm -f '$policy'" EXIT
+    fi
+    echo "install-peers: apt-get install $*"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+    if [[ $made_policy ]]; then
+        rm -f "$policy"
+        trap - EXIT
+    fi
+    if [[ " $* " == *" gearman-job-server "* ]]; then
+        # Nor at the next boot.
+        if command -v systemctl >/dev/null; then
+            systemctl disable --now gearman-job-server >/dev/null 2>&1 || true
+        fi
+        if command -v update-rc.d >/dev/null; then
+            update-rc.d gearman-job-server disable >/dev/null 2>&1 || true
+        fi
+        if (: <>/dev/tcp/127.0.0.1/4730) 2>/dev/null; then
+            echo "install-peers: warning: something listens on port 4730; the tests do not use it" >&2
+        fi
+    fi
+}
+
+install_python() {
+    echo "install-peers: Python libraries into $venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps \
+        --requirement "$clients/requirements.txt"
+    "$venv/bin/python" -c 'import gear, gearman'
+    cp "$clients/requirements.txt" "$venv/installed-from"
+}
+
+install_node() {
+    echo "install-peers: Node.js library into $clients/node_modules"
+    npm ci --prefix "$clients" --no-audit --no-fund --loglevel=error
+    cp "$clients/package-lock.json" "$clients/node_modules/installed-from"
+}
+
+mapfile -t packages < <(missing_packages | sort -u)
+
+if [[ ${1:-} == --check ]]; then
+    status=0
+    if [[ ${#packages[@]} -gt 0 ]]; then
+        echo "missing Debian packages: ${packages[*]}"
+        status=1
+    fi
+    python_is_current || { echo "missing or outdated: $venv"; status=1; }
+    node_is_current || { echo "missing or outdated: $clients/node_modules"; status=1; }
+    exit "$status"
+elif [[ $# -gt 0 ]]; then
+    echo "usage: $0 [--check]" >&2
+    exit 2
+fi
+
+if [[ ${#packages[@]} -gt 0 ]]; then
+    install_packages "${packages[@]}"
+fi
+python_is_current || install_python
+node_is_current || install_node
+echo "install-peers: all peers of the tests are there"
