@@ -33,7 +33,7 @@ pub struct Config {
     pub process: Process,
     /// What happens to jobs.
     pub jobs: Jobs,
-    /// First part of job handles, before the colon and the number; 1 to 42 bytes without white space.
+    /// First part of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white space.
     pub job_handle_prefix: String,
     /// What is logged, how, and where to.
     pub log: Log,

@@ -172,7 +172,7 @@ pub struct Process {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Jobs")]
 pub struct Jobs {
-    /// Try a job again so often after its worker was lost, then fail it; -1 is without end, 0 never again
+    /// Attempts after which a job fails whose workers were lost; -1 is without end, 0 and 1 are one attempt
     #[arg(short = 'j', long, value_name = "N", default_value = "-1", value_parser = value::retries,
           allow_negative_numbers = true)]
     pub job_retries: Retries,

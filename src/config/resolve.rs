@@ -12,8 +12,9 @@ use super::args::{NOT_IN_A_FILE, RELOADABLE, ServerArgs};
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::foreign::{self, Standing};
 use super::settings::{Entry, Findings, Settings, long_option};
-use super::value::{LONGEST_HANDLE_PREFIX, LogTarget, display_bytes};
+use super::value::{LogTarget, display_bytes};
 use super::{Config, environment, file};
+use crate::protocol::names::HANDLE_PREFIX_MAX;
 
 /// Read in this order where `--config-file` is not given; the first that exists counts.
 const DEFAULT_FILES: [&str; 2] = ["/etc/gearmand/gearmand.toml", "/etc/gearmand.conf"];
@@ -148,7 +149,7 @@ fn host_prefix() -> String {
     let usable = name.chars().filter(|letter| !letter.is_whitespace() && !letter.is_control());
     let mut prefix = String::from("H:");
     for letter in usable {
-        if prefix.len() + letter.len_utf8() > LONGEST_HANDLE_PREFIX {
+        if prefix.len() + letter.len_utf8() > HANDLE_PREFIX_MAX {
             break;
         }
         prefix.push(letter);
@@ -281,6 +282,13 @@ fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<Confi
 
 /// Warns of settings that are in order and still hardly meant.
 fn notice_oddities(config: &Config, findings: &mut Findings) {
+    if config.jobs.job_retries == Some(0) {
+        findings.warnings.push(
+            "--job-retries 0 fails a job as soon as its worker is lost; \
+             in gearmand up to 2.0.0 it meant retries without end, which is now -1"
+                .to_owned(),
+        );
+    }
     if config.process.daemon
         && config.log.log_file == LogTarget::StandardError
         && !config.log.syslog

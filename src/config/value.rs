@@ -9,22 +9,19 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::protocol::names::HANDLE_PREFIX_MAX;
+
 /// A time that can be switched off: `None` means never.
 ///
 /// The alias keeps the command line parser from reading the `Option` as "may be absent".
 pub type OptionalDuration = Option<Duration>;
 /// A number that can be left to the kernel or to nobody: `None` means no value is set.
 pub type OptionalCount = Option<u32>;
-/// How often a job is tried again after its worker was lost: `None` means without end.
+/// The number of attempts after which a job fails whose workers were lost: `None` means without end, 0 is one attempt as 1 is.
 pub type Retries = Option<u8>;
 
 /// The longest time that a setting takes: a year, far from the overflow of any clock.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
-
-/// The longest prefix of job handles in bytes.
-///
-/// Clients keep a handle in 64 bytes, the last one NUL: 63 less the colon and the 20 digits of the largest number.
-pub(super) const LONGEST_HANDLE_PREFIX: usize = 42;
 
 /// How important a log line is, in gearmand's names, the most important first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -254,9 +251,9 @@ fn split_unit(text: &str) -> (&str, &str) {
 
 /// The prefix of job handles: text that survives in handles, in answers of the text protocol and in commands.
 pub(super) fn handle_prefix(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > LONGEST_HANDLE_PREFIX {
+    if text.is_empty() || text.len() > HANDLE_PREFIX_MAX {
         return Err(format!(
-            "a prefix has 1 to {LONGEST_HANDLE_PREFIX} bytes, so that a handle with its number stays below the 64 bytes \
+            "a prefix has 1 to {HANDLE_PREFIX_MAX} bytes, so that a handle with its number stays below the 64 bytes \
              which clients keep"
         ));
     }
@@ -340,8 +337,8 @@ mod tests {
 
     #[test]
     fn handle_prefixes_leave_room_for_the_number() {
-        assert!(handle_prefix(&"x".repeat(LONGEST_HANDLE_PREFIX)).is_ok());
-        for text in [&"x".repeat(LONGEST_HANDLE_PREFIX + 1), "", "a b", "a\tb", "a\0"] {
+        assert!(handle_prefix(&"x".repeat(HANDLE_PREFIX_MAX)).is_ok());
+        for text in [&"x".repeat(HANDLE_PREFIX_MAX + 1), "", "a b", "a\tb", "a\0"] {
             assert!(handle_prefix(text).is_err(), "{text:?}");
         }
     }
