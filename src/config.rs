@@ -16,11 +16,12 @@ mod resolve;
 mod settings;
 mod value;
 
+pub use crate::log_level::Level;
 pub use address::ListenAddress;
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
-pub use value::{Level, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries};
+pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries};
 
 /// The settings of a server, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

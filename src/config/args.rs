@@ -11,7 +11,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Command};
 
 use super::address::{self, ListenArgument};
-use super::value::{self, Level, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries};
+use super::value::{self, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries};
+use crate::log_level::Level;
 
 /// The bytes in one KiB, MiB and GiB, for the ranges below.
 const KIB: u64 = 1 << 10;

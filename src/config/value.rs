@@ -1,9 +1,8 @@
-//! The values of settings: numbers with a range, sizes, times, levels, places to log to.
+//! The values of settings: numbers with a range, sizes, times, places to log to.
 //!
 //! Every parser takes the text of one value and answers with the typed value or with a reason that reads
 //! well after "`NAME` cannot be `TEXT`: ". Where the text came from is the caller's business.
 
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -22,62 +21,6 @@ pub type Retries = Option<u8>;
 
 /// The longest time that a setting takes: a year, far from the overflow of any clock.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
-
-/// How important a log line is, in gearmand's names, the most important first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    /// The server cannot go on.
-    Fatal,
-    /// Somebody must act at once.
-    Alert,
-    /// A part of the server has failed.
-    Critical,
-    /// An operation has failed; also every ERROR packet that is sent.
-    Error,
-    /// Something looks wrong, service goes on.
-    Warning,
-    /// Worth knowing in normal service, such as an accepted job.
-    Notice,
-    /// Connections that come and go.
-    Info,
-    /// Everything.
-    Debug,
-}
-
-impl Level {
-    /// All levels, the most important first.
-    pub const ALL: [Self; 8] =
-        [Self::Fatal, Self::Alert, Self::Critical, Self::Error, Self::Warning, Self::Notice, Self::Info, Self::Debug];
-
-    /// The name as gearmand writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fatal => "FATAL",
-            Self::Alert => "ALERT",
-            Self::Critical => "CRITICAL",
-            Self::Error => "ERROR",
-            Self::Warning => "WARNING",
-            Self::Notice => "NOTICE",
-            Self::Info => "INFO",
-            Self::Debug => "DEBUG",
-        }
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(self.name())
-    }
-}
-
-impl FromStr for Level {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(text));
-        known.ok_or_else(|| format!("the levels are {}", Self::ALL.map(Self::name).join(", ")))
-    }
-}
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,17 +284,5 @@ mod tests {
         for text in [&"x".repeat(HANDLE_PREFIX_MAX + 1), "", "a b", "a\tb", "a\0"] {
             assert!(handle_prefix(text).is_err(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn levels_have_the_names_of_gearmand() {
-        for level in Level::ALL {
-            assert_eq!(level.name().parse(), Ok(level));
-            assert_eq!(level.name().to_lowercase().parse(), Ok(level));
-        }
-        assert!(Level::Fatal < Level::Debug);
-        assert_eq!(format!("{:>7}", Level::Info), "   INFO");
-        let reason = "TRACE".parse::<Level>().unwrap_err();
-        assert!(reason.contains("FATAL") && reason.contains("DEBUG"), "{reason}");
     }
 }
