@@ -4,6 +4,7 @@
 //! listings of single jobs, go through the hub.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tracing::info;
 
@@ -19,9 +20,9 @@ pub struct Process {
     /// The answer to `version`: one word.
     pub version: &'static str,
     /// The most words that a command may have.
-    pub max_words: usize,
+    pub max_words: AtomicUsize,
     /// Whether `shutdown` is a command.
-    pub allow_shutdown: bool,
+    pub allow_shutdown: AtomicBool,
     /// The answer to `verbose`: a level by gearmand's name.
     pub log_level: Box<dyn Fn() -> &'static str + Send + Sync>,
     /// Stops the server, at once or, if true, after its jobs.
@@ -31,7 +32,8 @@ pub struct Process {
 /// The text commands.
 pub struct Admin {
     hub: Arc<Hub>,
-    process: Process,
+    /// What they know of the process.
+    pub process: Process,
 }
 
 /// What is left to do for a command.
@@ -58,8 +60,8 @@ impl Admin {
 
     /// Appends the answer to a line to `out`, or its beginning.
     pub fn answer(&self, now: Now, line: &[u8], out: &mut Vec<u8>) -> Answer {
-        match AdminCommand::parse(line, self.process.max_words) {
-            Ok(AdminCommand::Shutdown { .. }) if !self.process.allow_shutdown => {
+        match AdminCommand::parse(line, self.process.max_words.load(Ordering::Relaxed)) {
+            Ok(AdminCommand::Shutdown { .. }) if !self.process.allow_shutdown.load(Ordering::Relaxed) => {
                 let typed = line.split(|byte| *byte == b' ').next().unwrap_or(line);
                 text::AdminError::UnknownCommand(typed).write(out);
                 Answer::Complete
@@ -139,7 +141,7 @@ impl Admin {
     fn workers(&self, out: &mut Vec<u8>) {
         let mut connections: Vec<_> =
             self.hub.stats().connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
-        connections.sort_unstable_by_key(|(serial, _)| *serial);
+        connections.sort_unstable_by_key(|(id, _)| id.generation);
         for (_, connection) in connections {
             write_decimal(u64::try_from(connection.file_descriptor).unwrap_or(0), out);
             out.push(b' ');

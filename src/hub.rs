@@ -105,7 +105,8 @@ impl Hub {
         if state.is_closed {
             return None;
         }
-        let id = state.server.connect(gauges);
+        let id = state.server.connect(Arc::clone(&gauges));
+        self.stats.connections.insert(id, gauges);
         let slot = id.slot as usize;
         if state.outboxes.len() <= slot {
             state.outboxes.resize(slot + 1, None);
@@ -136,6 +137,7 @@ impl Hub {
             let done = server.disconnect(now, id, &mut world);
             if done && let Some(outbox) = state.outboxes.get_mut(id.slot as usize) {
                 *outbox = None;
+                self.stats.connections.remove(&id);
             }
             done
         })

@@ -80,7 +80,9 @@ impl Outbox {
     pub fn take(&self, written: usize, waker: &Waker) -> Result<Output, CloseReason> {
         let mut state = self.lock();
         state.queued = state.queued.saturating_sub(written);
-        if let Some(reason) = state.closed {
+        if let Some(reason) = state.closed
+            && state.output.is_empty()
+        {
             return Err(reason);
         }
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -95,7 +97,7 @@ impl Outbox {
         self.lock().queued
     }
 
-    /// Closes the connection. What waits is dropped.
+    /// Closes the connection once what waits is written; a slow reader's is dropped.
     pub fn close(&self, reason: CloseReason) -> Option<Waker> {
         let mut state = self.lock();
         state.close(reason);
@@ -118,7 +120,9 @@ impl State {
 
     fn close(&mut self, reason: CloseReason) {
         self.closed.get_or_insert(reason);
-        self.output = Output::default();
+        if reason == CloseReason::SlowReader {
+            self.output = Output::default();
+        }
     }
 
     fn wake(&mut self) -> Option<Waker> {

@@ -11,6 +11,15 @@ use dashmap::DashMap;
 
 use crate::protocol::FunctionName;
 
+/// Names a connection. A slot is used again, with another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    /// Small numbers, used again.
+    pub slot: u32,
+    /// Counts connections.
+    pub generation: u32,
+}
+
 /// A number that goes up and down, or only up.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
@@ -100,8 +109,8 @@ impl ConnectionGauges {
 pub struct Stats {
     /// Every function that was ever used and not dropped.
     pub functions: DashMap<FunctionName, Arc<FunctionGauges>, RandomState>,
-    /// Every live connection, by a number that counts connections.
-    pub connections: DashMap<u64, Arc<ConnectionGauges>>,
+    /// Every live connection.
+    pub connections: DashMap<ConnectionId, Arc<ConnectionGauges>>,
     /// How many connections were accepted.
     pub accepted: Gauge,
     /// How many connections were refused because there were too many.

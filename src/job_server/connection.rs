@@ -5,15 +5,6 @@ use std::sync::Arc;
 use super::index::NONE;
 use crate::stats::ConnectionGauges;
 
-/// Names a connection. A slot is used again, with another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId {
-    /// Small numbers, used again.
-    pub slot: u32,
-    /// Counts connections.
-    pub generation: u32,
-}
-
 /// Whether a connection waits to be told of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sleep {

@@ -34,7 +34,6 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-pub use self::connection::ConnectionId;
 pub use self::effects::{Effects, Event};
 pub use self::policy::Policy;
 pub use self::query::{DropFunction, JobView};
@@ -46,6 +45,8 @@ use self::job::Jobs;
 use self::work::Outcome;
 use crate::protocol::{FunctionName, PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
+
+pub use crate::stats::ConnectionId;
 
 /// The time of a transition, by two clocks: due times are wall time, timeouts are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -45,8 +45,6 @@ pub struct Server {
     pub admin: Admin,
     /// The time.
     pub clock: Clock,
-    /// What bounds a connection.
-    pub limits: Limits,
 }
 
 /// What bounds a connection.
@@ -56,8 +54,8 @@ pub struct Limits {
     pub frames: FrameLimits,
     /// Bytes that may wait for a slow reader.
     pub output: usize,
-    /// How long a peer may take nothing of what waits for it.
-    pub write_timeout: Duration,
+    /// How long a peer may take nothing of what waits for it; `None` for as long as it likes.
+    pub write_timeout: Option<Duration>,
     /// How long a new connection may be silent; `None` for as long as it likes.
     pub first_byte_timeout: Option<Duration>,
 }
@@ -65,26 +63,26 @@ pub struct Limits {
 /// Serves a connection until it ends.
 pub async fn serve(
     server: Arc<Server>,
-    serial: u64,
+    limits: Limits,
     gauges: ConnectionGauges,
     stream: impl AsyncRead + AsyncWrite + Unpin,
 ) {
     let gauges = Arc::new(gauges);
-    let outbox = Arc::new(Outbox::new(server.limits.output));
+    let outbox = Arc::new(Outbox::new(limits.output));
     let Some(id) = server.hub.connect(Arc::clone(&gauges), Arc::clone(&outbox)) else {
         return;
     };
-    server.hub.stats().connections.insert(serial, Arc::clone(&gauges));
     let mut connection = Connection {
         id,
+        limits,
         outbox,
         stream,
-        input: Input::new(server.limits.frames),
+        input: Input::new(limits.frames),
         output: Output::default(),
         written: 0,
         listing: None,
         reading: Reading::Open,
-        timer: server.limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
+        timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         timer_is_for_write: false,
         server: Arc::clone(&server),
     };
@@ -93,7 +91,6 @@ pub async fn serve(
     while !server.hub.disconnect(server.clock.now(), id) {
         tokio::task::yield_now().await;
     }
-    server.hub.stats().connections.remove(&serial);
     let result = match result {
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
         Err(reason) => Err(reason),
@@ -141,6 +138,7 @@ enum Reading {
 
 struct Connection<S> {
     id: ConnectionId,
+    limits: Limits,
     server: Arc<Server>,
     outbox: Arc<Outbox>,
     stream: S,
@@ -207,7 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn start_write_timer(&mut self) {
         if !self.timer_is_for_write {
-            self.timer = Some(Box::pin(sleep(self.server.limits.write_timeout)));
+            self.timer = self.limits.write_timeout.map(|timeout| Box::pin(sleep(timeout)));
             self.timer_is_for_write = true;
         }
     }
@@ -299,7 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn has_room(&self) -> bool {
-        has_room(&self.outbox, &self.server.limits)
+        has_room(&self.outbox, &self.limits)
     }
 
     fn go_on_listing(&mut self) {
@@ -317,9 +315,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Worker<'_>) -> R) -> R {
-        let Self { server, outbox, input, listing, id, .. } = self;
-        act(input, &mut Worker { server, outbox, listing, id: *id })
+    fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
+        let Self { server, outbox, input, listing, id, limits, .. } = self;
+        act(input, &mut Requests { server, outbox, listing, id: *id, limits })
     }
 }
 
@@ -331,18 +329,19 @@ fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
 }
 
 /// Works off what a connection has sent.
-struct Worker<'a> {
+struct Requests<'a> {
     server: &'a Server,
     outbox: &'a Outbox,
     listing: &'a mut Option<Listing>,
     id: ConnectionId,
+    limits: &'a Limits,
 }
 
-impl Sink for Worker<'_> {
+impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
         self.server.hub.apply(self.server.clock.now(), self.id, batch);
         log_requests(batch);
-        has_room(self.outbox, &self.server.limits)
+        has_room(self.outbox, self.limits)
     }
 
     fn line(&mut self, line: &[u8]) -> bool {
@@ -352,7 +351,7 @@ impl Sink for Worker<'_> {
             Answer::Listing(listing) => *self.listing = Some(listing),
         }
         self.outbox.append(&answer);
-        self.listing.is_none() && has_room(self.outbox, &self.server.limits)
+        self.listing.is_none() && has_room(self.outbox, self.limits)
     }
 }
 

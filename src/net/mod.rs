@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod connection;
 pub mod input;
+pub mod listener;
 pub mod timer;
 
 pub use clock::Clock;

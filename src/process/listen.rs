@@ -288,32 +288,19 @@ fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// How a dead peer is noticed. A host that vanished while its connection was idle is given up
-/// after `idle + interval * count`; one that vanished while something was on its way, after
-/// `user_timeout`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a dead peer is noticed; `None` leaves a value to the kernel. A host that vanished while its
+/// connection was idle is given up after `idle + interval * count`; one that vanished while
+/// something was on its way, after `user_timeout`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepAlive {
     /// Silence after which the first probe is sent; whole seconds, 1 s to 32767 s.
-    pub idle: Duration,
+    pub idle: Option<Duration>,
     /// Time between probes; whole seconds, 1 s to 32767 s.
-    pub interval: Duration,
+    pub interval: Option<Duration>,
     /// Unanswered probes after which the peer counts as dead, 1 to 127.
-    pub count: u32,
-    /// How long sent bytes, or probes, may stay unacknowledged; whole milliseconds, 0 leaves it to
-    /// the kernel (about 15 minutes for sent bytes).
-    pub user_timeout: Duration,
-}
-
-impl Default for KeepAlive {
-    /// Dead within 50 seconds, so that a lost worker's jobs are back within a minute.
-    fn default() -> Self {
-        Self {
-            idle: Duration::from_secs(20),
-            interval: Duration::from_secs(10),
-            count: 3,
-            user_timeout: Duration::from_secs(50),
-        }
-    }
+    pub count: Option<u32>,
+    /// How long sent bytes, or probes, may stay unacknowledged; whole milliseconds.
+    pub user_timeout: Option<Duration>,
 }
 
 /// Prepares an accepted TCP socket: small packets leave at once, dead peers are noticed. Closing
@@ -324,13 +311,19 @@ impl Default for KeepAlive {
 pub fn tune(socket: &impl AsFd, keep_alive: &KeepAlive) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(keep_alive.idle)
-            .with_interval(keep_alive.interval)
-            .with_retries(keep_alive.count),
-    )?;
-    socket.set_tcp_user_timeout(Some(keep_alive.user_timeout))
+    socket.set_keepalive(true)?;
+    let mut probes = TcpKeepalive::new();
+    if let Some(idle) = keep_alive.idle {
+        probes = probes.with_time(idle);
+    }
+    if let Some(interval) = keep_alive.interval {
+        probes = probes.with_interval(interval);
+    }
+    if let Some(count) = keep_alive.count {
+        probes = probes.with_retries(count);
+    }
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(keep_alive.user_timeout)
 }
 
 #[cfg(test)]

@@ -162,27 +162,31 @@ fn accepted_sockets_are_tuned() {
     let listeners = bound(&[target("127.0.0.1", 0)]);
     let (_client, server) = connected(&listeners.tcp[0]);
     let keep_alive = KeepAlive {
-        idle: Duration::from_secs(33),
-        interval: Duration::from_secs(7),
-        count: 5,
-        user_timeout: Duration::from_millis(4_321),
+        idle: Some(Duration::from_secs(33)),
+        interval: Some(Duration::from_secs(7)),
+        count: Some(5),
+        user_timeout: Some(Duration::from_millis(4_321)),
     };
     tune(&server, &keep_alive).unwrap();
     let socket = SockRef::from(&server);
     assert!(socket.tcp_nodelay().unwrap());
     assert!(socket.keepalive().unwrap());
-    assert_eq!(socket.tcp_keepalive_time().unwrap(), keep_alive.idle);
-    assert_eq!(socket.tcp_keepalive_interval().unwrap(), keep_alive.interval);
-    assert_eq!(socket.tcp_keepalive_retries().unwrap(), keep_alive.count);
-    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(keep_alive.user_timeout));
+    assert_eq!(Some(socket.tcp_keepalive_time().unwrap()), keep_alive.idle);
+    assert_eq!(Some(socket.tcp_keepalive_interval().unwrap()), keep_alive.interval);
+    assert_eq!(Some(socket.tcp_keepalive_retries().unwrap()), keep_alive.count);
+    assert_eq!(socket.tcp_user_timeout().unwrap(), keep_alive.user_timeout);
     assert_eq!(socket.linger().unwrap(), None);
 }
 
 #[test]
-fn the_default_notices_a_dead_host_within_a_minute() {
-    let KeepAlive { idle, interval, count, user_timeout } = KeepAlive::default();
-    assert!(idle + interval * count < Duration::from_mins(1));
-    assert!(user_timeout < Duration::from_mins(1));
+fn what_is_left_to_the_kernel_is_not_touched() {
+    let listeners = bound(&[target("127.0.0.1", 0)]);
+    let (client, server) = connected(&listeners.tcp[0]);
+    tune(&server, &KeepAlive::default()).unwrap();
+    let (untouched, socket) = (SockRef::from(&client), SockRef::from(&server));
+    assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), untouched.tcp_keepalive_time().unwrap());
+    assert_eq!(socket.tcp_user_timeout().unwrap(), None);
 }
 
 struct Scratch {

@@ -1,0 +1,337 @@
+//! The server as a whole: puts the parts together, serves, reloads, and stops in order.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::admin::{Admin, Process};
+use crate::config::{Config, ListenAddress, Resolved, Sources, resolve};
+use crate::hub::Hub;
+use crate::job_server::Policy;
+use crate::log_level::notice;
+use crate::net::Clock;
+use crate::net::connection::{Limits, Server};
+use crate::net::listener::{AcceptSettings, Acceptor};
+use crate::net::timer::keep_time;
+use crate::process::detach::Readiness;
+use crate::process::listen::{KeepAlive, Listeners, TcpTarget, UnixTarget};
+use crate::process::logging::LogHandle;
+use crate::process::notify::Notifier;
+use crate::protocol::packet::{FrameLimits, HEADER_SIZE};
+use crate::stats::Stats;
+
+/// How long connections may take to write what waits for them when the server stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a draining server looks whether its jobs are done.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the process has made before its runtime.
+pub struct Prepared {
+    /// Where the settings came from, for a reload.
+    pub sources: Sources,
+    /// The settings.
+    pub resolved: Resolved,
+    /// Bound sockets.
+    pub listeners: Listeners,
+    /// The running log.
+    pub log: LogHandle,
+    /// The way to the service manager.
+    pub notifier: Notifier,
+    /// The way to the process that waits for a daemon to be ready.
+    pub readiness: Option<Readiness>,
+}
+
+/// What to listen on, by the configuration.
+pub fn targets(config: &Config, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, Vec<UnixTarget>) {
+    let (mut tcp, mut unix) = (Vec::new(), Vec::new());
+    for address in &config.listen {
+        match address {
+            ListenAddress::All { port } => tcp.push(TcpTarget { host: None, port: *port }),
+            ListenAddress::Ip(address) => {
+                tcp.push(TcpTarget { host: Some(address.ip().to_string()), port: address.port() });
+            }
+            ListenAddress::Host { name, port } => tcp.push(TcpTarget { host: Some(name.clone()), port: *port }),
+            ListenAddress::Unix(path) => {
+                unix.push(UnixTarget { path: path.clone(), mode: config.network.socket_mode, owner });
+            }
+        }
+    }
+    (tcp, unix)
+}
+
+/// Serves until a signal or a command ends it. Needs a tokio runtime.
+pub async fn run(prepared: Prepared) -> ExitCode {
+    match Daemon::start(prepared) {
+        Ok(daemon) => {
+            daemon.serve().await;
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            error!("cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Daemon {
+    sources: Sources,
+    resolved: Resolved,
+    hub: Arc<Hub>,
+    server: Arc<Server>,
+    acceptor: Arc<Acceptor>,
+    log: LogHandle,
+    notifier: Notifier,
+    addresses: Vec<String>,
+    /// Stops the listeners, which closes their sockets.
+    stop_listening: CancellationToken,
+    connections: TaskTracker,
+    shutdown_commands: mpsc::Receiver<bool>,
+    /// Removes the files of UNIX sockets in the end.
+    _listeners: Listeners,
+    signals: Signals,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    drain: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            drain: signal(SignalKind::user_defined1())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// What the outside asks of a running server.
+enum Call {
+    Stop,
+    Drain,
+    Reload,
+    Watchdog,
+}
+
+impl Daemon {
+    fn start(prepared: Prepared) -> std::io::Result<Self> {
+        let Prepared { sources, resolved, mut listeners, log, notifier, readiness } = prepared;
+        let config = &resolved.config;
+        let signals = Signals::new()?;
+        let stats = Arc::new(Stats::default());
+        let hub = Arc::new(Hub::new(policy(config), stats));
+        let clock = Clock::start();
+        let (shutdown, shutdown_commands) = mpsc::channel(1);
+        let process = Process {
+            version: env!("CARGO_PKG_VERSION"),
+            max_words: AtomicUsize::new(config.limits.max_text_words),
+            allow_shutdown: AtomicBool::new(config.process.allow_shutdown),
+            log_level: Box::new({
+                let log = log.clone();
+                move || log.level().name()
+            }),
+            // A full channel holds a command that has the same end.
+            shutdown: Box::new(move |graceful| drop(shutdown.try_send(graceful))),
+        };
+        let admin = Admin::new(Arc::clone(&hub), process);
+        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock });
+        let connections = TaskTracker::new();
+        let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
+        let addresses = listeners.addresses();
+        let stop_listening = CancellationToken::new();
+        for listener in std::mem::take(&mut listeners.tcp) {
+            let listener = TcpListener::from_std(listener)?;
+            tokio::spawn(Arc::clone(&acceptor).accept_tcp(listener, stop_listening.clone()));
+        }
+        for listener in std::mem::take(&mut listeners.unix) {
+            let listener = UnixListener::from_std(listener)?;
+            tokio::spawn(Arc::clone(&acceptor).accept_unix(listener, stop_listening.clone()));
+        }
+        tokio::spawn(keep_time(Arc::clone(&hub), clock));
+        for text in &listeners.notices {
+            notice!("{text}");
+        }
+        notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
+        notice!("jobs are kept in memory: what is queued when the server stops is lost");
+        notifier.ready(&addresses)?;
+        if let Some(readiness) = readiness {
+            readiness.ready()?;
+        }
+        Ok(Self {
+            sources,
+            resolved,
+            hub,
+            server,
+            acceptor,
+            log,
+            notifier,
+            addresses,
+            stop_listening,
+            connections,
+            shutdown_commands,
+            _listeners: listeners,
+            signals,
+        })
+    }
+
+    async fn serve(mut self) {
+        loop {
+            match self.next_call().await {
+                Call::Reload => self.reload(),
+                Call::Watchdog => self.tell(Notifier::watchdog),
+                Call::Drain => {
+                    self.drain().await;
+                    break;
+                }
+                Call::Stop => break,
+            }
+        }
+        self.stop().await;
+    }
+
+    async fn next_call(&mut self) -> Call {
+        let watchdog = self.notifier.watchdog_interval();
+        tokio::select! {
+            _ = self.signals.terminate.recv() => Call::Stop,
+            _ = self.signals.interrupt.recv() => Call::Stop,
+            _ = self.signals.drain.recv() => Call::Drain,
+            _ = self.signals.reload.recv() => Call::Reload,
+            Some(graceful) = self.shutdown_commands.recv() => if graceful { Call::Drain } else { Call::Stop },
+            () = sleep(watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => Call::Watchdog,
+        }
+    }
+
+    /// Takes no new connections and no new jobs, and waits until those that are there are done, or for as long as it may.
+    async fn drain(&mut self) {
+        let bound = self.resolved.config.timeouts.drain_timeout;
+        let end = bound.map(|bound| Instant::now() + bound);
+        notice!("draining: no new jobs are taken, {} are left", self.hub.job_count());
+        self.tell(|notifier| notifier.status("Draining"));
+        self.stop_listening.cancel();
+        self.hub.start_draining();
+        while self.hub.job_count() > 0 {
+            tokio::select! {
+                () = sleep(DRAIN_INTERVAL) => {}
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
+                    warn!("drained for {bound:?} (drain-timeout): stopping all the same");
+                    return;
+                }
+                call = self.next_call() => match call {
+                    Call::Stop => return,
+                    Call::Reload => self.reload(),
+                    Call::Watchdog => self.tell(Notifier::watchdog),
+                    Call::Drain => {}
+                },
+            }
+        }
+    }
+
+    async fn stop(self) {
+        self.tell(Notifier::stopping);
+        self.stop_listening.cancel();
+        let lost = self.hub.job_count();
+        if lost > 0 {
+            warn!("stopping with {lost} jobs, which are lost: they were kept in memory");
+        }
+        self.hub.close();
+        self.connections.close();
+        if timeout(STOP_TIMEOUT, self.connections.wait()).await.is_err() {
+            info!("{} connections did not take what they were sent", self.connections.len());
+        }
+        notice!("stopped");
+    }
+
+    /// HUP: opens the log anew, and reads the configuration again. What is wrong with it changes nothing.
+    fn reload(&mut self) {
+        self.tell(Notifier::reloading);
+        if let Err(error) = self.log.reopen() {
+            error!("cannot open the log file anew: {error}; the log goes on where it went before");
+        }
+        notice!("SIGHUP, reopening log file");
+        match resolve(&self.sources).and_then(|fresh| self.resolved.reload_from(&fresh)) {
+            Ok(reload) => {
+                for warning in &reload.resolved.warnings {
+                    warn!("{warning}");
+                }
+                if !reload.needs_restart.is_empty() {
+                    warn!("these settings changed, and need a restart: {}", reload.needs_restart.join(", "));
+                }
+                if !reload.changed.is_empty() {
+                    notice!("these settings changed: {}", reload.changed.join(", "));
+                }
+                self.resolved = reload.resolved;
+                self.apply_settings();
+            }
+            Err(errors) => error!("the configuration stays as it was: {errors}"),
+        }
+        self.tell(|notifier| notifier.ready(&self.addresses));
+    }
+
+    fn apply_settings(&self) {
+        let config = &self.resolved.config;
+        self.hub.set_policy(&policy(config));
+        self.acceptor.set_settings(accept_settings(config));
+        let process = &self.server.admin.process;
+        process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);
+        process.allow_shutdown.store(config.process.allow_shutdown, Ordering::Relaxed);
+        self.log.set_level(config.log.verbose);
+    }
+
+    fn tell(&self, say: impl FnOnce(&Notifier) -> std::io::Result<()>) {
+        if let Err(error) = say(&self.notifier) {
+            warn!("cannot reach the service manager: {error}");
+        }
+    }
+}
+
+fn policy(config: &Config) -> Policy {
+    let Config { jobs, limits, timeouts, .. } = config;
+    Policy {
+        handle_prefix: config.job_handle_prefix.clone(),
+        worker_wakeup: jobs.worker_wakeup.unwrap_or(0),
+        wake_timeout_us: u64::try_from(timeouts.wake_timeout.as_micros()).unwrap_or(u64::MAX),
+        job_retries: jobs.job_retries.map(u16::from),
+        exceptions: jobs.exceptions,
+        max_jobs: limits.max_jobs,
+        max_functions: limits.max_functions,
+        max_functions_per_connection: limits.max_functions_per_connection,
+        max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
+        max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
+    }
+}
+
+fn accept_settings(config: &Config) -> AcceptSettings {
+    let Config { network, limits, timeouts, .. } = config;
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    AcceptSettings {
+        max_connections: limits.max_connections,
+        keep_alive: KeepAlive {
+            idle: network.keepalive_idle,
+            interval: network.keepalive_interval,
+            count: network.keepalive_count,
+            user_timeout: network.tcp_user_timeout,
+        },
+        limits: Limits {
+            frames: FrameLimits {
+                packet: size(limits.max_packet_size).saturating_add(HEADER_SIZE),
+                line: limits.max_text_line,
+            },
+            output: size(limits.max_output),
+            write_timeout: timeouts.write_timeout,
+            first_byte_timeout: timeouts.handshake_timeout,
+        },
+    }
+}

@@ -1,0 +1,178 @@
+//! Accepting connections: how many, how they are told that there are too many, and what happens without file descriptors.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, info, warn};
+
+use super::connection::{Limits, Server, serve};
+use crate::process::listen::{KeepAlive, tune};
+use crate::protocol::{PeerError, Response};
+use crate::stats::ConnectionGauges;
+
+/// How long accepting pauses after it failed for want of something, the first time. It doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What holds for connections that are accepted from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptSettings {
+    /// Connections at one time, of all listeners together.
+    pub max_connections: usize,
+    /// How dead peers are noticed.
+    pub keep_alive: KeepAlive,
+    /// What bounds each connection.
+    pub limits: Limits,
+}
+
+/// Accepts connections and starts their tasks.
+pub struct Acceptor {
+    server: Arc<Server>,
+    settings: RwLock<AcceptSettings>,
+    open: AtomicUsize,
+    tasks: TaskTracker,
+    /// A descriptor to give up when there is none left, so that a peer can be accepted and told.
+    reserve: Mutex<Option<File>>,
+}
+
+/// A connection as a listener hands it out.
+struct Accepted<S> {
+    stream: S,
+    peer: String,
+}
+
+impl Acceptor {
+    /// Starts the tasks of accepted connections within `tasks`.
+    pub fn new(server: Arc<Server>, settings: AcceptSettings, tasks: TaskTracker) -> Self {
+        Self {
+            server,
+            settings: RwLock::new(settings),
+            open: AtomicUsize::new(0),
+            tasks,
+            reserve: Mutex::new(open_reserve()),
+        }
+    }
+
+    /// Changes what holds for new connections.
+    pub fn set_settings(&self, settings: AcceptSettings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
+    }
+
+    /// Accepts from a TCP listener until `stop`.
+    pub async fn accept_tcp(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let accept = async || {
+            let (stream, address) = listener.accept().await?;
+            if let Err(error) = tune(&stream.as_fd(), &self.settings().keep_alive) {
+                // A peer that is gone already; its connection will end by itself.
+                debug!("cannot tune the connection of {address}: {error}");
+            }
+            Ok(Accepted { stream, peer: address.ip().to_canonical().to_string() })
+        };
+        self.accept(accept, stop).await;
+    }
+
+    /// Accepts from a UNIX listener until `stop`.
+    pub async fn accept_unix(self: Arc<Self>, listener: UnixListener, stop: CancellationToken) {
+        let accept = async || {
+            let (stream, _) = listener.accept().await?;
+            Ok(Accepted { stream, peer: "unix".to_owned() })
+        };
+        self.accept(accept, stop).await;
+    }
+
+    async fn accept<S>(self: &Arc<Self>, accept: impl AsyncFn() -> io::Result<Accepted<S>>, stop: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Some(result) = stop.run_until_cancelled(accept()).await else {
+                return;
+            };
+            let error = match result {
+                Ok(accepted) => {
+                    pause = FIRST_PAUSE;
+                    self.start(accepted).await;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error().map(Errno::from_raw) {
+                // The peer gave up before it was accepted.
+                Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO | Errno::EPERM) => continue,
+                Some(Errno::EMFILE | Errno::ENFILE) => {
+                    if pause == FIRST_PAUSE {
+                        warn!("no file descriptor is left ({error}): new connections are refused; raise --file-descriptors");
+                    }
+                    self.refuse_with_reserve(&accept).await;
+                }
+                _ => error!("cannot accept connections: {error}; trying again"),
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn start<S>(self: &Arc<Self>, accepted: Accepted<S>)
+    where
+        S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static,
+    {
+        let AcceptSettings { max_connections, limits, .. } = self.settings();
+        let Accepted { stream, peer } = accepted;
+        let stats = self.server.hub.stats();
+        if self.open.fetch_add(1, Ordering::Relaxed) >= max_connections {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            stats.refused.add(1);
+            info!("refused {peer}: there are {max_connections} connections already (max-connections)");
+            return refuse(stream).await;
+        }
+        stats.accepted.add(1);
+        debug!("Accepted connection from {peer}");
+        let gauges = ConnectionGauges::new(stream.as_raw_fd(), peer);
+        let acceptor = Arc::clone(self);
+        self.tasks.spawn(async move {
+            serve(Arc::clone(&acceptor.server), limits, gauges, stream).await;
+            acceptor.open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Gives up the reserve to accept one connection, and tells its peer.
+    async fn refuse_with_reserve<S>(&self, accept: &impl AsyncFn() -> io::Result<Accepted<S>>)
+    where
+        S: AsyncWrite + Unpin,
+    {
+        *self.reserve.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Ok(Ok(accepted)) = tokio::time::timeout(FIRST_PAUSE, accept()).await {
+            self.server.hub.stats().refused.add(1);
+            refuse(accepted.stream).await;
+        }
+        *self.reserve.lock().unwrap_or_else(PoisonError::into_inner) = open_reserve();
+    }
+
+    fn settings(&self) -> AcceptSettings {
+        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open_reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+/// Says that there are too many connections. The packet fits into the empty buffer of a new socket, or it is lost.
+async fn refuse(mut stream: impl AsyncWrite + Unpin) {
+    use tokio::io::AsyncWriteExt;
+    let packet = Response::Error(PeerError::TOO_MANY_CONNECTIONS).to_bytes();
+    let _ = tokio::time::timeout(FIRST_PAUSE, stream.write_all(&packet)).await;
+}
