@@ -1,2 +1,195 @@
-//! The `gearmand` program.
-fn main() {}
+//! The `gearmand` program: the server, and the tools in the same binary.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
+use gearmand::client::{self, Tool};
+use gearmand::config::{Config, LogFormat, LogTarget, ServerArgs, Sources, resolve};
+use gearmand::daemon::{self, Prepared};
+use gearmand::process::detach::{Readiness, detach};
+use gearmand::process::listen::Listeners;
+use gearmand::process::logging::{self, Destination, Format};
+use gearmand::process::notify::Notifier;
+use gearmand::process::pid_file::PidFile;
+use gearmand::process::privileges::{Account, drop_to, raise_file_descriptor_limit};
+
+/// A Gearman job server
+///
+/// Without a subcommand it is the server, with the options of gearmand and more.
+#[derive(Parser)]
+#[command(name = "gearmand", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Tool(Tool),
+    /// Print the manual page in the format of man(1)
+    Man,
+    /// Print the completions for a shell
+    Completions(Completions),
+}
+
+#[derive(Args)]
+struct Completions {
+    /// For which shell
+    shell: Shell,
+}
+
+/// What the operator is told before the program ends; it is complete as it stands.
+type Failure = String;
+
+fn main() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Nobody is left to be told that this could not be printed.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let command = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.command,
+        Err(error) => error.exit(),
+    };
+    let outcome = match command {
+        Some(Command::Tool(tool)) => return client::run(tool),
+        Some(Command::Man) => print_manual().map(|()| ExitCode::SUCCESS),
+        Some(Command::Completions(Completions { shell })) => print_completions(shell).map(|()| ExitCode::SUCCESS),
+        None => serve(Sources::of_process(matches)),
+    };
+    outcome.unwrap_or_else(|failure| {
+        complain(&failure);
+        ExitCode::FAILURE
+    })
+}
+
+/// Says something on standard error, before there is a log.
+fn complain(text: &str) {
+    // Nobody is left to be told that this could not be printed.
+    let _ = writeln!(io::stderr(), "gearmand: {text}");
+}
+
+fn serve(sources: Sources) -> Result<ExitCode, Failure> {
+    let resolved = resolve(&sources).map_err(|errors| errors.to_string())?;
+    for warning in &resolved.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    if resolved.config.check {
+        print(resolved.report().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let inherited = Listeners::inherited().map_err(|error| error.to_string())?;
+    let readiness = if resolved.config.process.daemon {
+        Some(detach().map_err(|error| format!("cannot run in the background: {error}"))?)
+    } else {
+        None
+    };
+    match prepare(&resolved.config, inherited) {
+        Ok((listeners, pid_file)) => run(sources, resolved, listeners, pid_file, readiness),
+        Err(failure) => match readiness {
+            Some(readiness) => {
+                readiness.failed(&format!("gearmand: {failure}"));
+                Ok(ExitCode::FAILURE)
+            }
+            None => Err(failure),
+        },
+    }
+}
+
+/// Everything that may need root's rights, and giving them up.
+fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<(Listeners, Option<PidFile>), Failure> {
+    let say = |error: &dyn std::error::Error| error.to_string();
+    let process = &config.process;
+    let account = process.user.as_deref().map(Account::find).transpose().map_err(|error| say(&error))?;
+    let owner = account.as_ref().map(|account| (account.uid(), account.gid()));
+    let files = process.file_descriptors.and_then(|files| u64::try_from(files).ok());
+    raise_file_descriptor_limit(files).map_err(|error| say(&error))?;
+    let listeners = match inherited {
+        Some(listeners) => listeners,
+        None => {
+            let (tcp, unix) = daemon::targets(config, owner);
+            let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
+            Listeners::bind(&tcp, &unix, backlog).map_err(|error| say(&error))?
+        }
+    };
+    let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
+    if let Some(account) = &account {
+        if let (Some(pid_file), Some((uid, gid))) = (&pid_file, owner) {
+            pid_file.give_to(uid, gid).map_err(|error| format!("cannot give the pid file away: {error}"))?;
+        }
+        drop_to(account).map_err(|error| say(&error))?;
+    }
+    Ok((listeners, pid_file))
+}
+
+fn run(
+    sources: Sources,
+    resolved: gearmand::config::Resolved,
+    listeners: Listeners,
+    pid_file: Option<PidFile>,
+    readiness: Option<Readiness>,
+) -> Result<ExitCode, Failure> {
+    let config = &resolved.config;
+    let log = logging::init(&log_settings(config)).map_err(|error| error.to_string())?;
+    for warning in &resolved.warnings {
+        tracing::warn!("{warning}");
+    }
+    let notifier = Notifier::from_environment().map_err(|error| format!("NOTIFY_SOCKET is no socket: {error}"))?;
+    let runtime = match config.process.threads {
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    };
+    let runtime = runtime.map_err(|error| format!("cannot start the threads: {error}"))?;
+    let status = runtime.block_on(daemon::run(Prepared { sources, resolved, listeners, log, notifier, readiness }));
+    drop(pid_file);
+    Ok(status)
+}
+
+fn log_settings(config: &Config) -> logging::Settings {
+    let log = &config.log;
+    logging::Settings {
+        level: log.verbose,
+        destination: match &log.log_file {
+            LogTarget::File(path) => Destination::File(path.clone()),
+            LogTarget::StandardError => Destination::Stderr,
+            LogTarget::Nowhere => Destination::None,
+        },
+        format: match log.log_format {
+            LogFormat::Human => Format::Human,
+            LogFormat::Json => Format::Json,
+        },
+        syslog: log.syslog,
+        journald: log.journald,
+    }
+}
+
+fn print_manual() -> Result<(), Failure> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command())
+        .section("8")
+        .render(&mut page)
+        .map_err(|error| format!("cannot write the manual page: {error}"))?;
+    print(&page)
+}
+
+fn print_completions(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "gearmand", &mut script);
+    print(&script)
+}
+
+/// Prints, where a reader that has seen enough is no error.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    match io::stdout().write_all(bytes) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write: {error}")),
+        _ => Ok(()),
+    }
+}

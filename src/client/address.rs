@@ -1,0 +1,180 @@
+//! Where the servers are: options first, then the environment, then the default.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{ToolError, values};
+
+/// The port that IANA has assigned to Gearman.
+const DEFAULT_PORT: u16 = 4730;
+const DEFAULT_HOST: &str = "127.0.0.1";
+/// Both are in use: libgearman reads the first, Debian's `gearman` the second.
+const ENVIRONMENT: [&str; 2] = ["GEARMAN_SERVERS", "GEARMAN_SERVER"];
+
+/// Which servers to talk to.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ServerArgs {
+    /// Server: HOST, HOST:PORT, [IPV6]:PORT or unix:/PATH; may be repeated, or be a list with commas
+    ///
+    /// Without it the environment variable GEARMAN_SERVERS or GEARMAN_SERVER is read, which may be such a list, and
+    /// without that it is 127.0.0.1:4730. `submit` and `admin` use the first server that can be reached, `work` serves
+    /// all of them.
+    #[arg(short, long = "server", global = true, value_name = "SERVER", value_delimiter = ',')]
+    servers: Vec<String>,
+    /// Host of the server, as with Debian's tools
+    #[arg(short = 'h', long, global = true, conflicts_with = "servers")]
+    host: Option<String>,
+    /// Port of servers that are named without one [default: 4730]
+    #[arg(short, long, global = true)]
+    port: Option<u16>,
+    /// Time limit for connecting to a server, in seconds
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = values::seconds)]
+    pub(super) connect_timeout: Duration,
+    /// Print help
+    #[arg(long, global = true, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+}
+
+impl ServerArgs {
+    /// The servers, at least one, in the order in which they were named.
+    ///
+    /// # Errors
+    /// [`ToolError::Usage`] names the address that is none.
+    pub(super) fn resolve(&self) -> Result<Vec<ServerAddress>, ToolError> {
+        self.resolve_with(|name| std::env::var(name).ok())
+    }
+
+    fn resolve_with(&self, environment: impl Fn(&str) -> Option<String>) -> Result<Vec<ServerAddress>, ToolError> {
+        let port = self.port.unwrap_or(DEFAULT_PORT);
+        let mut names = self.servers.clone();
+        names.extend(self.host.clone());
+        if names.is_empty() && self.port.is_none() {
+            let list = ENVIRONMENT.iter().find_map(|name| environment(name).filter(|list| !list.trim().is_empty()));
+            names.extend(list.iter().flat_map(|list| list.split(',')).map(|name| name.trim().to_owned()));
+            names.retain(|name| !name.is_empty());
+        }
+        if names.is_empty() {
+            names.push(DEFAULT_HOST.to_owned());
+        }
+        names
+            .iter()
+            .map(|name| {
+                ServerAddress::parse(name, port)
+                    .map_err(|why| ToolError::Usage(format!("\"{name}\" is no server address: {why}")))
+            })
+            .collect()
+    }
+}
+
+/// The address of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ServerAddress {
+    /// A host name or IP address, and a port.
+    Tcp {
+        /// Without brackets.
+        host: String,
+        /// Not 0.
+        port: u16,
+    },
+    /// The path of a UNIX socket.
+    Unix(PathBuf),
+}
+
+impl ServerAddress {
+    fn parse(text: &str, default_port: u16) -> Result<Self, &'static str> {
+        let text = text.trim();
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err("it has no path") } else { Ok(Self::Unix(PathBuf::from(path))) };
+        }
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, after) = rest.split_once(']').ok_or("a bracket is missing")?;
+            match after.strip_prefix(':') {
+                None if !after.is_empty() => return Err("only a colon and a port may follow the bracket"),
+                port => (host, port),
+            }
+        } else {
+            match text.split_once(':') {
+                // Several colons without brackets are an IPv6 address.
+                Some((_, rest)) if rest.contains(':') => (text, None),
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            }
+        };
+        let port = match port {
+            None => default_port,
+            Some(port) => port.parse().map_err(|_| "its port is no number up to 65535")?,
+        };
+        if port == 0 {
+            return Err("port 0 cannot be connected to");
+        }
+        if host.contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == '/') {
+            return Err("a host has no such characters");
+        }
+        Ok(Self::Tcp { host: if host.is_empty() { DEFAULT_HOST } else { host }.to_owned(), port })
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        ServerAddress::parse(text, 4730).map_or_else(str::to_owned, |address| address.to_string())
+    }
+
+    fn resolved(args: &ServerArgs, environment: &[(&str, &str)]) -> Vec<String> {
+        let look_up =
+            |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        args.resolve_with(look_up).unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    fn args(servers: &[&str], host: Option<&str>, port: Option<u16>) -> ServerArgs {
+        ServerArgs {
+            servers: servers.iter().map(ToString::to_string).collect(),
+            host: host.map(str::to_owned),
+            port,
+            connect_timeout: Duration::from_secs(5),
+            help: None,
+        }
+    }
+
+    #[test]
+    fn addresses_come_in_every_usual_form() {
+        for (text, meaning) in [
+            ("queue.example", "queue.example:4730"),
+            ("queue.example:99", "queue.example:99"),
+            (":99", "127.0.0.1:99"),
+            ("::1", "[::1]:4730"),
+            ("[::1]", "[::1]:4730"),
+            ("[::1]:99", "[::1]:99"),
+            ("unix:/run/gearmand.sock", "unix:/run/gearmand.sock"),
+        ] {
+            assert_eq!(shown(text), meaning);
+        }
+        for strange in ["host:port", "host:70000", "host:0", "[::1", "[::1]99", "unix:", "a b", "tcp://host:1"] {
+            assert!(ServerAddress::parse(strange, 4730).is_err(), "{strange}");
+        }
+    }
+
+    #[test]
+    fn options_go_before_the_environment_and_that_before_the_default() {
+        let environment = [("GEARMAN_SERVERS", "a:1, b"), ("GEARMAN_SERVER", "c")];
+        assert_eq!(resolved(&args(&["x", "y:2"], None, Some(9)), &environment), ["x:9", "y:2"]);
+        assert_eq!(resolved(&args(&[], Some("x"), None), &environment), ["x:4730"]);
+        assert_eq!(resolved(&args(&[], None, Some(9)), &environment), ["127.0.0.1:9"]);
+        assert_eq!(resolved(&args(&[], None, None), &environment), ["a:1", "b:4730"]);
+        assert_eq!(resolved(&args(&[], None, None), &environment[1..]), ["c:4730"]);
+        assert_eq!(resolved(&args(&[], None, None), &[("GEARMAN_SERVERS", " ,")]), ["127.0.0.1:4730"]);
+    }
+}

@@ -1,0 +1,165 @@
+//! The text protocol from the other side: a line out, an answer in, kept as it came.
+
+use std::io;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use super::connection::Stream;
+use crate::protocol::text::{AdminCommand, END_OF_LIST};
+
+/// The longest line of an answer, in bytes: a worker with ten thousand functions of the longest name.
+const LINE_MAX: usize = 8 << 20;
+/// The longest answer, in bytes: a listing of several million jobs.
+const ANSWER_MAX: usize = 512 << 20;
+/// More words than any server takes: what is a listing is asked of a line whatever its server's limit is.
+const WORDS_MAX: usize = 64;
+
+/// What a server answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum TextAnswer {
+    /// `OK`, and what stands behind it.
+    Ok(Vec<u8>),
+    /// `ERR`, and what stands behind it.
+    Err(Vec<u8>),
+    /// The lines of a listing, without their ends and without the last one, the dot.
+    Listing(Vec<Vec<u8>>),
+}
+
+/// An answer, and the bytes it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawAnswer {
+    pub(super) wire: Vec<u8>,
+    pub(super) answer: TextAnswer,
+}
+
+/// A connection for text commands.
+pub(super) struct TextConnection {
+    reader: BufReader<Box<dyn tokio::io::AsyncRead + Send + Unpin>>,
+    writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+}
+
+impl TextConnection {
+    pub(super) fn new((reader, writer): Stream) -> Self {
+        Self { reader: BufReader::with_capacity(64 * 1024, reader), writer }
+    }
+
+    /// Sends a line and reads its answer.
+    ///
+    /// The line ends with CRLF, since C++ gearmand cuts the last letter off a name that is followed by LF alone.
+    ///
+    /// # Errors
+    /// When the connection fails, ends before the answer does, or the answer is beyond all measure.
+    pub(super) async fn ask(&mut self, line: &str) -> io::Result<RawAnswer> {
+        self.writer.write_all(format!("{line}\r\n").as_bytes()).await?;
+        self.writer.flush().await?;
+        let listing = is_listing(line);
+        let mut wire = Vec::new();
+        let mut lines = Vec::new();
+        loop {
+            let begin = wire.len();
+            self.read_line(&mut wire).await?;
+            let text = &wire[begin..];
+            let bare = text.strip_suffix(b"\n").unwrap_or(text);
+            let bare = bare.strip_suffix(b"\r").unwrap_or(bare);
+            // Listings have bare newlines, so that a function named ERR is none.
+            let single = lines.is_empty() && (!listing || text.ends_with(b"\r\n"));
+            if single && let Some(rest) = after_word(bare, b"ERR") {
+                return Ok(RawAnswer { answer: TextAnswer::Err(rest.to_vec()), wire });
+            }
+            if single && let Some(rest) = after_word(bare, b"OK") {
+                return Ok(RawAnswer { answer: TextAnswer::Ok(rest.to_vec()), wire });
+            }
+            if text == END_OF_LIST || bare == b"." {
+                return Ok(RawAnswer { answer: TextAnswer::Listing(lines), wire });
+            }
+            lines.push(bare.to_vec());
+            if wire.len() > ANSWER_MAX {
+                return Err(io::Error::other(format!("an answer of more than {ANSWER_MAX} bytes")));
+            }
+        }
+    }
+
+    async fn read_line(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        let limit = LINE_MAX as u64;
+        let count = (&mut self.reader).take(limit).read_until(b'\n', out).await?;
+        if out.last() == Some(&b'\n') && count > 0 {
+            return Ok(());
+        }
+        if count == LINE_MAX {
+            return Err(io::Error::other(format!("a line of more than {LINE_MAX} bytes")));
+        }
+        Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the server closed the connection before its answer was complete",
+        ))
+    }
+}
+
+/// Whether the answer to this line is a list that ends with a dot.
+pub(super) fn is_listing(line: &str) -> bool {
+    matches!(
+        AdminCommand::parse(line.as_bytes(), WORDS_MAX),
+        Ok(AdminCommand::Workers
+            | AdminCommand::Status
+            | AdminCommand::PriorityStatus
+            | AdminCommand::ShowJobs
+            | AdminCommand::ShowUniqueJobs)
+    )
+}
+
+/// What follows `word`, if the line begins with it.
+fn after_word<'a>(line: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(word)? {
+        [] => Some(b""),
+        [b' ', rest @ ..] => Some(rest),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn ask(line: &str, wire: &[u8]) -> io::Result<TextAnswer> {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let (reader, writer) = tokio::io::split(ours);
+        theirs.write_all(wire).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let answer = TextConnection::new((Box::new(reader), Box::new(writer))).ask(line).await?;
+        let mut sent = vec![0; line.len() + 2];
+        theirs.read_exact(&mut sent).await.unwrap();
+        assert_eq!(sent, format!("{line}\r\n").as_bytes());
+        assert_eq!(answer.wire, wire);
+        Ok(answer.answer)
+    }
+
+    #[tokio::test]
+    async fn answers_of_every_form_are_read() {
+        assert_eq!(ask("getpid", b"OK 12\n").await.unwrap(), TextAnswer::Ok(b"12".to_vec()));
+        assert_eq!(ask("create function f", b"OK\r\n").await.unwrap(), TextAnswer::Ok(Vec::new()));
+        assert_eq!(
+            ask("cancel job x", b"ERR UNKNOWN_JOB\r\n").await.unwrap(),
+            TextAnswer::Err(b"UNKNOWN_JOB".to_vec())
+        );
+        assert_eq!(ask("status", b".\n").await.unwrap(), TextAnswer::Listing(Vec::new()));
+        assert_eq!(ask("show jobs", b"ERR busy\r\n").await.unwrap(), TextAnswer::Err(b"busy".to_vec()));
+        // A listing that this program does not know.
+        assert_eq!(
+            ask("clients", b"a\nb\n.\n").await.unwrap(),
+            TextAnswer::Listing(vec![b"a".to_vec(), b"b".to_vec()])
+        );
+    }
+
+    #[tokio::test]
+    async fn names_that_look_like_an_answer_are_names() {
+        let lines = vec![b"OK".to_vec(), b"ERR x".to_vec()];
+        assert_eq!(ask("show unique jobs", b"OK\nERR x\n.\n").await.unwrap(), TextAnswer::Listing(lines));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_ends_early_is_none() {
+        for wire in [&b""[..], b"OK", b"rev\t0\t0\t0\n"] {
+            assert_eq!(ask("status", wire).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+}

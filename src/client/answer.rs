@@ -1,0 +1,173 @@
+//! What a server says to its clients and workers: the packets of [`crate::protocol::Response`], read back.
+
+use bytes::Bytes;
+
+use crate::protocol::packet::{Magic, Packet, PacketType};
+
+/// A packet from the server. Its parts share the buffer that it was read into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// There may be a job: grab.
+    Noop,
+    /// There is none.
+    NoJob,
+    /// A job to do.
+    JobAssign(AssignedJob),
+    /// The job that was submitted has this handle.
+    JobCreated(Bytes),
+    /// Something about a job that was submitted.
+    Work {
+        /// Which job.
+        handle: Bytes,
+        /// What about it.
+        event: WorkEvent,
+    },
+    /// A request was wrong, or came at the wrong time.
+    Error {
+        /// For programs.
+        code: String,
+        /// For people.
+        text: String,
+    },
+    /// An option is set.
+    OptionRes,
+    /// An echo.
+    EchoRes,
+}
+
+/// What happens to a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WorkEvent {
+    /// A part of the result.
+    Data(Bytes),
+    /// A warning.
+    Warning(Bytes),
+    /// How far it is: a numerator and a denominator, as the worker wrote them.
+    Status(Bytes, Bytes),
+    /// It is done; the result, or the last part of it.
+    Complete(Bytes),
+    /// It has failed.
+    Fail,
+    /// It has failed, with a reason.
+    Exception(Bytes),
+}
+
+/// A job that a worker was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AssignedJob {
+    pub(super) handle: Bytes,
+    pub(super) function: Bytes,
+    pub(super) unique: Bytes,
+    pub(super) workload: Bytes,
+}
+
+/// A packet that no server sends to a client, or not in this form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("packet of type {0} is not an answer that makes sense")]
+pub(super) struct BadAnswer(u32);
+
+impl Answer {
+    /// Reads a packet.
+    pub(super) fn parse(packet: &Packet) -> Result<Self, BadAnswer> {
+        let bad = BadAnswer(packet.number);
+        if packet.magic != Magic::Response {
+            return Err(bad);
+        }
+        match packet.packet_type().ok_or(bad)? {
+            PacketType::Noop => Ok(Self::Noop),
+            PacketType::NoJob => Ok(Self::NoJob),
+            PacketType::OptionRes => Ok(Self::OptionRes),
+            PacketType::EchoRes => Ok(Self::EchoRes),
+            PacketType::JobCreated => Ok(Self::JobCreated(packet.body.clone())),
+            PacketType::JobAssign => {
+                let [handle, function, workload] = arguments(packet).ok_or(bad)?;
+                Ok(Self::JobAssign(AssignedJob { handle, function, unique: Bytes::new(), workload }))
+            }
+            PacketType::JobAssignUniq => {
+                let [handle, function, unique, workload] = arguments(packet).ok_or(bad)?;
+                Ok(Self::JobAssign(AssignedJob { handle, function, unique, workload }))
+            }
+            PacketType::JobAssignAll => {
+                let [handle, function, unique, _reducer, workload] = arguments(packet).ok_or(bad)?;
+                Ok(Self::JobAssign(AssignedJob { handle, function, unique, workload }))
+            }
+            PacketType::Error => {
+                let [code, text] = arguments(packet).ok_or(bad)?;
+                Ok(Self::Error {
+                    code: String::from_utf8_lossy(&code).into_owned(),
+                    text: String::from_utf8_lossy(&text).into_owned(),
+                })
+            }
+            packet_type => Self::parse_work(packet_type, packet).ok_or(bad),
+        }
+    }
+
+    fn parse_work(packet_type: PacketType, packet: &Packet) -> Option<Self> {
+        let (handle, event) = match packet_type {
+            PacketType::WorkFail => {
+                // C++ gearmand ends the handle with a NUL where it makes the failure of an exception.
+                let length = packet.body.iter().position(|byte| *byte == 0).unwrap_or(packet.body.len());
+                (packet.body.slice(..length), WorkEvent::Fail)
+            }
+            PacketType::WorkStatus => {
+                let [handle, numerator, denominator] = arguments(packet)?;
+                (handle, WorkEvent::Status(numerator, denominator))
+            }
+            PacketType::WorkData => with_payload(packet, WorkEvent::Data)?,
+            PacketType::WorkWarning => with_payload(packet, WorkEvent::Warning)?,
+            PacketType::WorkComplete => with_payload(packet, WorkEvent::Complete)?,
+            PacketType::WorkException => with_payload(packet, WorkEvent::Exception)?,
+            _ => return None,
+        };
+        Some(Self::Work { handle, event })
+    }
+}
+
+fn with_payload(packet: &Packet, event: fn(Bytes) -> WorkEvent) -> Option<(Bytes, WorkEvent)> {
+    let [handle, payload] = arguments(packet)?;
+    Some((handle, event(payload)))
+}
+
+fn arguments<const COUNT: usize>(packet: &Packet) -> Option<[Bytes; COUNT]> {
+    let arguments = packet.arguments::<COUNT>()?;
+    Some(arguments.map(|argument| packet.body.slice_ref(argument)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(packet_type: PacketType, body: &'static [u8]) -> Result<Answer, BadAnswer> {
+        let number = packet_type.number();
+        Answer::parse(&Packet { magic: Magic::Response, number, body: Bytes::from_static(body) })
+    }
+
+    #[test]
+    fn jobs_are_read_whichever_grab_they_answer() {
+        let job = |unique: &'static [u8]| {
+            Ok(Answer::JobAssign(AssignedJob {
+                handle: Bytes::from_static(b"H:1"),
+                function: Bytes::from_static(b"f"),
+                unique: Bytes::from_static(unique),
+                workload: Bytes::from_static(b"a\0b"),
+            }))
+        };
+        assert_eq!(parsed(PacketType::JobAssign, b"H:1\0f\0a\0b"), job(b""));
+        assert_eq!(parsed(PacketType::JobAssignUniq, b"H:1\0f\0u\0a\0b"), job(b"u"));
+        assert_eq!(parsed(PacketType::JobAssignAll, b"H:1\0f\0u\0r\0a\0b"), job(b"u"));
+    }
+
+    #[test]
+    fn a_failure_with_a_trailing_nul_is_that_of_the_handle() {
+        let fail = Ok(Answer::Work { handle: Bytes::from_static(b"H:1"), event: WorkEvent::Fail });
+        assert_eq!(parsed(PacketType::WorkFail, b"H:1"), fail);
+        assert_eq!(parsed(PacketType::WorkFail, b"H:1\0"), fail);
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused() {
+        assert_eq!(parsed(PacketType::WorkStatus, b"H:1\x001"), Err(BadAnswer(12)));
+        assert_eq!(parsed(PacketType::CanDo, b"f"), Err(BadAnswer(1)));
+        assert_eq!(Answer::parse(&Packet::request(PacketType::Noop, &[])), Err(BadAnswer(6)));
+    }
+}

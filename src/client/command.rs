@@ -1,0 +1,410 @@
+//! One run of a worker's command: the workload into it, its output out of it, and its end, whatever it does.
+//!
+//! Writing its input, reading both its outputs, waiting for its end and watching the clock all happen at once, so that
+//! no amount of data and no order of doing things can block it. It leads a process group of its own: an interrupt typed
+//! at the terminal does not reach it, and a kill reaches its children too.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::AssignedJob;
+use super::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ToolError};
+
+/// How much of its output is read at once, and the largest part that is sent on, in bytes.
+const CHUNK: usize = 64 * 1024;
+/// How much of the end of its standard error makes an exception, in bytes.
+const EXCEPTION_MAX: usize = 64 * 1024;
+/// How long it may take to end after SIGTERM before it gets SIGKILL.
+pub(super) const TERM_GRACE: Duration = Duration::from_secs(2);
+/// How long its output is awaited after its end, which a child of it that lives on may hold open.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+
+/// What to run, and what to do with what it says.
+#[derive(Debug)]
+pub(super) struct JobCommand {
+    /// Searched in PATH if it has no slash.
+    pub(super) program: OsString,
+    pub(super) arguments: Vec<OsString>,
+    /// After this it is killed and the job has failed.
+    pub(super) timeout: Option<Duration>,
+    /// Its standard output goes out in parts as it comes, instead of being the result.
+    pub(super) stream: bool,
+    /// Its standard error goes out as warnings, instead of to ours.
+    pub(super) warnings: bool,
+    /// The end of its standard error is the reason of its failure.
+    pub(super) exception: bool,
+    /// The longest result, in bytes.
+    pub(super) result_max: usize,
+}
+
+/// What a run brings forth.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A part of the result.
+    Data(Vec<u8>),
+    /// A part of its standard error.
+    Warning(Vec<u8>),
+    /// The last event.
+    Ended(Outcome),
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// With exit status 0; this is the result, or what is left of it.
+    Complete(Vec<u8>),
+    /// The job has failed.
+    Failed {
+        /// Why, for people.
+        reason: String,
+        /// The end of its standard error, where that was asked for.
+        stderr: Vec<u8>,
+    },
+    /// It was killed because the worker was told to end at once. The job has no result.
+    Killed,
+}
+
+/// Why a run is over, before its output is looked at.
+enum End {
+    Exited(ExitStatus),
+    TimedOut,
+    TooLarge,
+    Killed,
+    Lost(io::Error),
+}
+
+/// What a run has said so far.
+#[derive(Default)]
+struct Said {
+    result: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl JobCommand {
+    /// Looks for the program, so that a wrong name is found before the first job fails for it.
+    pub(super) fn check(&self) -> Result<(), ToolError> {
+        let name = self.program.display();
+        match find_program(&self.program, std::env::var_os("PATH").as_deref()) {
+            Some(path) if is_executable(&path) => Ok(()),
+            Some(path) => Err(ToolError::Command {
+                status: EXIT_NOT_EXECUTABLE,
+                message: format!("cannot execute {}: not an executable file", path.display()),
+            }),
+            None => Err(ToolError::Command { status: EXIT_NOT_FOUND, message: format!("command not found: {name}") }),
+        }
+    }
+
+    /// Starts a run. Its events must be received; the last one is [`Event::Ended`].
+    ///
+    /// # Errors
+    /// When no process can be made. The job is not to blame for that.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        job: &AssignedJob,
+        kill: CancellationToken,
+    ) -> io::Result<mpsc::Receiver<Event>> {
+        let capture = self.warnings || self.exception;
+        let mut child = Command::new(&self.program)
+            .args(&self.arguments)
+            .env("GEARMAN_JOB_HANDLE", OsStr::from_bytes(&job.handle))
+            .env("GEARMAN_JOB_UNIQUE", OsStr::from_bytes(&job.unique))
+            .env("GEARMAN_FUNCTION", OsStr::from_bytes(&job.function))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(if capture { Stdio::piped() } else { Stdio::inherit() })
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let (events, receiver) = mpsc::channel(4);
+        let command = Arc::clone(self);
+        let workload = job.workload.clone();
+        tokio::spawn(async move {
+            let mut said = Said::default();
+            let end = command.supervise(&mut child, workload, &mut said, &events, &kill).await;
+            let outcome = command.judge(end, said);
+            // The receiver goes away only with the whole worker.
+            let _ = events.send(Event::Ended(outcome)).await;
+        });
+        Ok(receiver)
+    }
+
+    async fn supervise(
+        &self,
+        child: &mut Child,
+        workload: Bytes,
+        said: &mut Said,
+        events: &mpsc::Sender<Event>,
+        kill: &CancellationToken,
+    ) -> End {
+        let too_large = CancellationToken::new();
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let mut feeding = pin!(feed(stdin, workload));
+        let mut listening = pin!(async {
+            tokio::join!(
+                self.read_stdout(stdout, &mut said.result, events, &too_large),
+                self.read_stderr(stderr, &mut said.stderr, events)
+            )
+        });
+        let mut timeout = pin!(async {
+            match self.timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        });
+        let (mut fed, mut heard) = (false, false);
+        let end = loop {
+            tokio::select! {
+                () = &mut feeding, if !fed => fed = true,
+                _ = &mut listening, if !heard => heard = true,
+                status = child.wait() => break status.map_or_else(End::Lost, End::Exited),
+                () = &mut timeout => break End::TimedOut,
+                () = too_large.cancelled() => break End::TooLarge,
+                () = kill.cancelled() => break End::Killed,
+            }
+        };
+        match end {
+            End::Exited(_) if !heard => {
+                let _ = tokio::time::timeout(OUTPUT_GRACE, &mut listening).await;
+                // What came last may have been too much.
+                if too_large.is_cancelled() { End::TooLarge } else { end }
+            }
+            End::TimedOut | End::TooLarge => {
+                signal_group(child, Signal::SIGTERM);
+                let ended = async {
+                    tokio::select! {
+                        _ = child.wait() => {}
+                        // A command that tidies up must be able to talk while it does.
+                        () = async { listening.await; std::future::pending().await } => {}
+                    }
+                };
+                if tokio::time::timeout(TERM_GRACE, ended).await.is_err() {
+                    signal_group(child, Signal::SIGKILL);
+                    let _ = child.wait().await;
+                }
+                end
+            }
+            End::Killed => {
+                signal_group(child, Signal::SIGKILL);
+                let _ = child.wait().await;
+                end
+            }
+            End::Exited(_) | End::Lost(_) => end,
+        }
+    }
+
+    async fn read_stdout(
+        &self,
+        stdout: Option<impl AsyncRead + Unpin>,
+        result: &mut Vec<u8>,
+        events: &mpsc::Sender<Event>,
+        too_large: &CancellationToken,
+    ) {
+        let Some(mut stdout) = stdout else { return };
+        loop {
+            if self.stream {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                match stdout.read_buf(&mut chunk).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {
+                        let _ = events.send(Event::Data(chunk)).await;
+                    }
+                }
+                continue;
+            }
+            result.reserve(CHUNK.min(self.result_max));
+            match stdout.read_buf(result).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) if result.len() > self.result_max => {
+                    too_large.cancel();
+                    // From here on it is only kept from blocking.
+                    result.clear();
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    async fn read_stderr(
+        &self,
+        stderr: Option<impl AsyncRead + Unpin>,
+        tail: &mut Vec<u8>,
+        events: &mpsc::Sender<Event>,
+    ) {
+        let Some(mut stderr) = stderr else { return };
+        loop {
+            let mut chunk = Vec::with_capacity(CHUNK);
+            match stderr.read_buf(&mut chunk).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            if self.exception {
+                tail.extend_from_slice(&chunk);
+                tail.drain(..tail.len().saturating_sub(EXCEPTION_MAX));
+            }
+            if self.warnings {
+                let _ = events.send(Event::Warning(chunk)).await;
+            } else {
+                let _ = io::Write::write_all(&mut io::stderr().lock(), &chunk);
+            }
+        }
+    }
+
+    fn judge(&self, end: End, said: Said) -> Outcome {
+        let reason = match end {
+            End::Exited(status) if status.success() => return Outcome::Complete(said.result),
+            End::Killed => return Outcome::Killed,
+            End::Exited(status) => status.to_string(),
+            End::TimedOut => format!("killed after {} s", self.timeout.unwrap_or_default().as_secs_f64()),
+            End::TooLarge => format!("killed: its result is longer than {} bytes", self.result_max),
+            End::Lost(error) => format!("its end cannot be awaited: {error}"),
+        };
+        Outcome::Failed { reason, stderr: said.stderr }
+    }
+}
+
+/// A command need not read its input: what it does not want is not an error.
+async fn feed(stdin: Option<ChildStdin>, workload: Bytes) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(&workload).await;
+    }
+}
+
+/// Only while its leader has not been waited for: until then nobody else can have the group's number.
+fn signal_group(child: &Child, signal: Signal) {
+    if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        // It may have ended by itself just now.
+        let _ = killpg(Pid::from_raw(id), signal);
+    }
+}
+
+/// The file that would be executed; one that is not executable only if there is no other.
+fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
+    if program.as_bytes().contains(&b'/') {
+        let file = PathBuf::from(program);
+        return file.exists().then_some(file);
+    }
+    if program.is_empty() {
+        return None;
+    }
+    let candidates = || {
+        let directories = path.map(std::env::split_paths).into_iter().flatten();
+        directories.map(|directory| directory.join(program)).filter(|file| file.is_file())
+    };
+    candidates().find(|file| is_executable(file)).or_else(|| candidates().next())
+}
+
+fn is_executable(file: &Path) -> bool {
+    match file.metadata() {
+        Ok(metadata) => metadata.is_file() && metadata.permissions().mode() & 0o111 != 0,
+        // What cannot be looked at may still be executable; the first job will tell.
+        Err(error) => error.kind() == ErrorKind::PermissionDenied,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> JobCommand {
+        JobCommand {
+            program: OsString::from("sh"),
+            arguments: vec![OsString::from("-c"), OsString::from(script)],
+            timeout: None,
+            stream: false,
+            warnings: false,
+            exception: true,
+            result_max: 16 << 20,
+        }
+    }
+
+    fn job(workload: Vec<u8>) -> AssignedJob {
+        AssignedJob {
+            handle: Bytes::from_static(b"H:1"),
+            function: Bytes::from_static(b"f"),
+            unique: Bytes::from_static(b"u"),
+            workload: Bytes::from(workload),
+        }
+    }
+
+    async fn run(command: JobCommand, workload: Vec<u8>, kill: CancellationToken) -> Outcome {
+        let mut events = Arc::new(command).start(&job(workload), kill).unwrap();
+        loop {
+            if let Some(Event::Ended(outcome)) = events.recv().await {
+                return outcome;
+            }
+        }
+    }
+
+    fn failure(outcome: &Outcome) -> (&str, &[u8]) {
+        match outcome {
+            Outcome::Failed { reason, stderr } => (reason, stderr),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn large_input_and_output_at_once_do_not_block() {
+        let workload = vec![b'x'; 4 << 20];
+        let outcome = run(shell("cat"), workload.clone(), CancellationToken::new()).await;
+        assert!(matches!(outcome, Outcome::Complete(result) if result == workload));
+        // Input that nobody reads.
+        let outcome =
+            run(shell("echo $GEARMAN_JOB_HANDLE $GEARMAN_FUNCTION"), workload, CancellationToken::new()).await;
+        assert!(matches!(outcome, Outcome::Complete(result) if result == b"H:1 f\n"));
+    }
+
+    #[tokio::test]
+    async fn a_failure_brings_the_end_of_standard_error() {
+        let outcome = run(shell("echo no such luck >&2; exit 3"), Vec::new(), CancellationToken::new()).await;
+        assert_eq!(failure(&outcome), ("exit status: 3", &b"no such luck\n"[..]));
+    }
+
+    #[tokio::test]
+    async fn time_and_size_have_limits() {
+        let mut command = shell("echo before >&2; exec sleep 100");
+        command.timeout = Some(Duration::from_millis(50));
+        let outcome = run(command, Vec::new(), CancellationToken::new()).await;
+        assert_eq!(failure(&outcome).0, "killed after 0.05 s");
+        let mut command = shell("yes");
+        command.result_max = 1000;
+        let outcome = run(command, Vec::new(), CancellationToken::new()).await;
+        assert_eq!(failure(&outcome).0, "killed: its result is longer than 1000 bytes");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_lives_on_does_not_hold_the_job() {
+        let outcome = run(shell("echo done; sleep 100 &"), vec![b'x'; 1 << 20], CancellationToken::new()).await;
+        assert!(matches!(outcome, Outcome::Complete(result) if result == b"done\n"));
+    }
+
+    #[tokio::test]
+    async fn a_kill_leaves_no_result() {
+        let kill = CancellationToken::new();
+        kill.cancel();
+        assert!(matches!(run(shell("trap '' TERM; sleep 100"), Vec::new(), kill).await, Outcome::Killed));
+    }
+
+    #[test]
+    fn programs_are_found_as_a_shell_finds_them() {
+        assert_eq!(find_program(OsStr::new("sh"), Some(OsStr::new("/nowhere:/bin"))), Some(PathBuf::from("/bin/sh")));
+        assert_eq!(find_program(OsStr::new("no-such-program"), Some(OsStr::new("/bin"))), None);
+        assert_eq!(find_program(OsStr::new(""), Some(OsStr::new("/bin"))), None);
+        assert!(!is_executable(Path::new("/etc/passwd")));
+        assert!(!is_executable(Path::new("/etc")));
+    }
+}

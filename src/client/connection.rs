@@ -1,0 +1,197 @@
+//! A connection to a server: requests out, answers in, by one task and without ever waiting for the one alone.
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::codec::Decoder;
+
+use super::ToolError;
+use super::address::ServerAddress;
+use super::answer::{Answer, BadAnswer};
+use crate::protocol::packet::{CodecError, Frame, FrameLimits, HEADER_SIZE, Header, Magic, PacketCodec, PacketType};
+
+/// The largest packet that is taken from a server, in bytes. Memory grows with what arrives, not with what is announced.
+pub(super) const PACKET_MAX: usize = 1 << 30;
+/// No line of text is expected among packets; this is enough to see that one came.
+const LINE_MAX: usize = 8192;
+/// Room for a read, in bytes.
+const READ_SIZE: usize = 64 * 1024;
+
+/// A host that has vanished without a word is noticed after a minute of silence and four unanswered questions.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15)).with_retries(4);
+/// What was sent must be acknowledged within this time.
+const USER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Why a connection is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    /// It could not be made in time.
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+    /// It failed, or what came makes no sense.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// It failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A packet that no server sends.
+    #[error(transparent)]
+    Answer(#[from] BadAnswer),
+    /// A line of text where packets are spoken.
+    #[error("the server sent text: {0}")]
+    Text(String),
+    /// Given up, because the command of a job could not be run.
+    #[error("a job was given back, its command cannot be run: {0}")]
+    Command(std::io::Error),
+    /// The server closed it.
+    #[error("the server closed the connection")]
+    Closed,
+}
+
+/// Both directions of a stream to a server.
+pub(super) type Stream = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
+
+/// Connects, trying all addresses that a host name has.
+pub(super) async fn open(address: &ServerAddress, limit: Duration) -> Result<Stream, ConnectionError> {
+    let connecting = async {
+        match address {
+            ServerAddress::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                let socket = SockRef::from(&stream);
+                socket.set_tcp_keepalive(&KEEPALIVE)?;
+                socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+                let (reader, writer) = stream.into_split();
+                Ok::<Stream, ConnectionError>((Box::new(reader) as _, Box::new(writer) as _))
+            }
+            ServerAddress::Unix(path) => {
+                let (reader, writer) = UnixStream::connect(path).await?.into_split();
+                Ok((Box::new(reader) as _, Box::new(writer) as _))
+            }
+        }
+    };
+    tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectionError::Timeout(limit))?
+}
+
+/// Connects to the first server that can be reached.
+///
+/// # Errors
+/// [`ToolError::Unreachable`] says of each server why not.
+pub(super) async fn open_first(
+    servers: &[ServerAddress],
+    limit: Duration,
+) -> Result<(&ServerAddress, Stream), ToolError> {
+    let mut reasons = Vec::new();
+    for address in servers {
+        match open(address, limit).await {
+            Ok(stream) => return Ok((address, stream)),
+            Err(error) => reasons.push(format!("cannot connect to {address}: {error}")),
+        }
+    }
+    Err(ToolError::Unreachable(reasons.join("; ")))
+}
+
+/// A connection that speaks packets.
+///
+/// Requests are queued and leave while answers are awaited, so that neither side ever waits for the other to read.
+pub(super) struct Connection {
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
+    codec: PacketCodec,
+    received: BytesMut,
+    unsent: BytesMut,
+}
+
+impl Connection {
+    pub(super) fn new((reader, writer): Stream) -> Self {
+        Self {
+            reader,
+            writer,
+            codec: PacketCodec { limits: FrameLimits { packet: PACKET_MAX, line: LINE_MAX } },
+            received: BytesMut::new(),
+            unsent: BytesMut::new(),
+        }
+    }
+
+    /// Queues a request. The last argument may be the workload.
+    ///
+    /// # Errors
+    /// When the arguments are longer than a packet can be.
+    pub(super) fn request(&mut self, packet_type: PacketType, arguments: &[&[u8]]) -> Result<(), CodecError> {
+        let size = arguments.iter().map(|argument| argument.len()).sum::<usize>() + arguments.len().saturating_sub(1);
+        let length = u32::try_from(size).map_err(|_| CodecError::TooLarge(size))?;
+        let header = Header { magic: Magic::Request, number: packet_type.number(), length };
+        self.unsent.reserve(HEADER_SIZE + size);
+        self.unsent.put_slice(&header.to_bytes());
+        for (index, argument) in arguments.iter().enumerate() {
+            if index > 0 {
+                self.unsent.put_u8(0);
+            }
+            self.unsent.put_slice(argument);
+        }
+        Ok(())
+    }
+
+    /// How many bytes are queued.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// An answer that has been read already.
+    pub(super) fn try_receive(&mut self) -> Result<Option<Answer>, ConnectionError> {
+        match self.codec.decode(&mut self.received)? {
+            None => Ok(None),
+            Some(Frame::Packet(packet)) => Ok(Some(Answer::parse(&packet)?)),
+            Some(Frame::Line(line)) => Err(ConnectionError::Text(line.escape_ascii().to_string())),
+        }
+    }
+
+    /// The next answer; meanwhile what is queued is sent. Nothing is lost when this is dropped before it is done.
+    pub(super) async fn receive(&mut self) -> Result<Answer, ConnectionError> {
+        loop {
+            if let Some(answer) = self.try_receive()? {
+                return Ok(answer);
+            }
+            self.turn().await?;
+        }
+    }
+
+    /// Sends a part of what is queued or reads a part of what comes, whichever is possible first; nothing is lost when
+    /// this is dropped before it is done.
+    pub(super) async fn turn(&mut self) -> Result<(), ConnectionError> {
+        if self.received.capacity() - self.received.len() < READ_SIZE / 4 {
+            self.received.reserve(READ_SIZE);
+        }
+        tokio::select! {
+            read = self.reader.read_buf(&mut self.received) => match read? {
+                0 => Err(ConnectionError::Closed),
+                _ => Ok(()),
+            },
+            written = self.writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => match written? {
+                0 => Err(ConnectionError::Closed),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Sends all that is queued.
+    pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
+        while !self.unsent.is_empty() {
+            self.turn().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends all that is queued and waits until the server has worked through it.
+    ///
+    /// A connection that is closed with unread answers is reset, and what the server had not yet read is lost then.
+    pub(super) async fn settle(&mut self) -> Result<(), ConnectionError> {
+        self.request(PacketType::EchoReq, &[b"done"])?;
+        while self.receive().await? != Answer::EchoRes {}
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! The client side of the protocol, and the three tools built on it: `work`, `submit` and `admin`.
+//!
+//! * [`address`]: where servers are, from options and environment.
+//! * [`connection`]: packets to a server and back, over TCP or a UNIX socket; [`answer`] gives them their meaning.
+//! * [`worker`] runs a [`command`] per job; [`slot`] is one of its connections, [`backoff`] the pause between two tries.
+//! * [`submit`] puts jobs in: [`source`] reads them, [`pipeline`] keeps account of them, [`output`] prints what comes back.
+//! * [`admin`] asks the text commands: [`admin_text`] reads an answer from the wire, [`listing`] makes tables and JSON of it.
+//!
+//! The tools say what they have to say for people on standard error, and results on standard output. They share these
+//! exit statuses: 0 all went well, 1 a job failed or the server said no, 2 the command line is wrong, 3 no server could
+//! be reached, the connection was lost or time ran out.
+
+mod address;
+mod admin;
+mod admin_text;
+mod answer;
+mod backoff;
+mod command;
+mod connection;
+mod listing;
+mod output;
+mod pipeline;
+mod slot;
+mod source;
+mod submit;
+mod values;
+mod worker;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+pub use admin::AdminArgs;
+pub use submit::SubmitArgs;
+pub use worker::WorkArgs;
+
+/// A job failed, or the server answered ERR.
+const EXIT_FAILED: u8 = 1;
+/// The command line makes no sense.
+const EXIT_USAGE: u8 = 2;
+/// No server could be reached, the connection was lost, or time ran out.
+const EXIT_UNREACHABLE: u8 = 3;
+/// The command of `work` cannot be executed; the number is the shell's.
+const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// The command of `work` does not exist; the number is the shell's.
+const EXIT_NOT_FOUND: u8 = 127;
+
+/// The tools that talk to a running server, as subcommands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Tool {
+    /// Run a command for every job of a function
+    #[command(disable_help_flag = true)]
+    Work(WorkArgs),
+    /// Submit jobs and print their results
+    #[command(disable_help_flag = true)]
+    Submit(SubmitArgs),
+    /// Ask a server about its jobs and workers, or change them
+    #[command(disable_help_flag = true)]
+    Admin(AdminArgs),
+}
+
+/// Why a tool ends before its work is done.
+#[derive(Debug, thiserror::Error)]
+enum ToolError {
+    /// What clap could not see.
+    #[error("{0}")]
+    Usage(String),
+    /// The command of `work` does not exist or cannot be executed.
+    #[error("{message}")]
+    Command {
+        /// What a shell would exit with.
+        status: u8,
+        /// For people.
+        message: String,
+    },
+    /// No server, or no more.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Standard output or input failed.
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+}
+
+impl ToolError {
+    fn exit_status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => EXIT_USAGE,
+            Self::Command { status, .. } => *status,
+            Self::Unreachable(_) => EXIT_UNREACHABLE,
+            Self::Io(..) => EXIT_FAILED,
+        }
+    }
+}
+
+/// Runs a tool until it is done; the result is the exit status of the process.
+///
+/// It brings a runtime of its own, which does not wait for a read from a terminal that nobody will end.
+pub fn run(tool: Tool) -> ExitCode {
+    let name = match tool {
+        Tool::Work(_) => "work",
+        Tool::Submit(_) => "submit",
+        Tool::Admin(_) => "admin",
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tell(name, format_args!("cannot start: {error}"));
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match tool {
+            Tool::Work(args) => worker::run(args).await,
+            Tool::Submit(args) => submit::run(args).await,
+            Tool::Admin(args) => admin::run(args).await,
+        }
+    });
+    runtime.shutdown_background();
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            // Whoever closed our output (`| head`) knows already.
+            if !matches!(&error, ToolError::Io(_, cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
+                tell(name, format_args!("{error}"));
+            }
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+/// A line for people, on standard error. Where that is closed there is nobody to tell.
+fn tell(tool: &str, message: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "gearmand {tool}: {message}");
+}

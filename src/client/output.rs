@@ -1,0 +1,263 @@
+//! What `gearmand submit` prints: results to standard output, everything else to standard error.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value};
+
+use super::ToolError;
+use super::pipeline::{Ending, Job};
+
+/// How results look.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(super) struct Style {
+    /// One JSON object a job.
+    pub(super) json: bool,
+    /// A result that does not end with a newline gets one, so that the results of many jobs can be told apart.
+    pub(super) newline: bool,
+    /// Jobs are in the background: their handles are the result.
+    pub(super) handles: bool,
+    /// Say of every job what its handle is and how far it is.
+    pub(super) verbose: bool,
+}
+
+/// The tool's output.
+pub(super) struct Output {
+    style: Style,
+    unique: Vec<u8>,
+    /// What is to be printed, in the order of printing.
+    buffer: Vec<u8>,
+    /// The last byte of the result whose parts are being printed.
+    last: Option<u8>,
+    bar: ProgressBar,
+    many: bool,
+}
+
+impl Output {
+    /// `many`: whether more than one job may come, whose number the bar then counts.
+    pub(super) fn new(style: Style, unique: Vec<u8>, progress: bool, many: bool) -> Self {
+        let bar = if progress && io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+        bar.set_style(template("{spinner} {pos} jobs, {per_sec}, {elapsed}"));
+        if many {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Self { style, unique, buffer: Vec::new(), last: None, bar, many }
+    }
+
+    /// All jobs have been read, and they are so many.
+    pub(super) fn total(&mut self, count: u64) {
+        if self.many {
+            self.bar.set_length(count);
+            self.bar.set_style(template("{wide_bar} {pos}/{len} jobs, {per_sec}, {eta} left"));
+        }
+    }
+
+    /// Whether parts of a result may be printed before the job is done.
+    pub(super) const fn streams(&self) -> bool {
+        !self.style.json
+    }
+
+    /// A part of the result of the job that is next in the output.
+    pub(super) fn part(&mut self, data: &[u8]) {
+        self.buffer.extend_from_slice(data);
+        self.last = data.last().copied().or(self.last);
+    }
+
+    /// A job has got its handle.
+    pub(super) fn created(&self, number: u64, handle: &[u8]) {
+        if self.style.verbose {
+            self.message(format_args!("job {number} is {}", handle.escape_ascii()));
+        }
+    }
+
+    /// A warning, to standard error as the worker wrote it.
+    pub(super) fn warning(&self, data: &[u8]) {
+        if self.style.json {
+            return;
+        }
+        self.bar.suspend(|| {
+            let mut stderr = io::stderr().lock();
+            // Where standard error is closed there is nobody to warn.
+            let _ = stderr.write_all(data);
+            if data.last().is_some_and(|last| *last != b'\n') {
+                let _ = stderr.write_all(b"\n");
+            }
+        });
+    }
+
+    /// How far a job is.
+    pub(super) fn status(&self, number: u64, numerator: &[u8], denominator: &[u8]) {
+        if !self.many
+            && let (Some(done), Some(all)) = (number_of(numerator), number_of(denominator))
+        {
+            self.bar.set_style(template("{wide_bar} {pos}/{len}, {eta} left"));
+            self.bar.set_length(all);
+            self.bar.set_position(done);
+        }
+        if self.style.verbose {
+            let (numerator, denominator) = (numerator.escape_ascii(), denominator.escape_ascii());
+            self.message(format_args!("job {number}: {numerator}/{denominator}"));
+        }
+    }
+
+    /// A job is finished and next in the output; parts that were printed are not in it any more.
+    pub(super) fn finished(&mut self, job: &Job, ending: &Ending) {
+        if self.style.json {
+            let object = self.object(job, ending);
+            self.buffer.extend_from_slice(object.to_string().as_bytes());
+            self.buffer.push(b'\n');
+        } else {
+            self.text(job, ending);
+        }
+        if self.many {
+            self.bar.inc(1);
+        }
+        self.last = None;
+    }
+
+    fn text(&mut self, job: &Job, ending: &Ending) {
+        for data in &job.data {
+            self.part(data);
+        }
+        if let Ending::Complete(result) = ending {
+            self.part(result);
+        }
+        if let (Ending::Created, Some(handle)) = (ending, &job.handle)
+            && self.style.handles
+        {
+            self.buffer.extend_from_slice(handle);
+            self.buffer.push(b'\n');
+        }
+        if self.style.newline && *ending != Ending::Created {
+            let complete = matches!(ending, Ending::Complete(_));
+            if self.last.map_or(complete, |last| last != b'\n') {
+                self.buffer.push(b'\n');
+            }
+        }
+        if let Some(why) = ending.problem() {
+            let handle = job.handle.as_ref().map_or_else(String::new, |handle| format!(" ({})", handle.escape_ascii()));
+            self.message(format_args!("job {}{handle} {why}", job.number));
+        }
+    }
+
+    fn object(&self, job: &Job, ending: &Ending) -> Value {
+        let mut object = Map::new();
+        object.insert("job".to_owned(), Value::from(job.number));
+        insert_bytes(&mut object, "function", job.function.as_bytes());
+        if !self.unique.is_empty() {
+            insert_bytes(&mut object, "unique", &self.unique);
+        }
+        if let Some(handle) = &job.handle {
+            insert_bytes(&mut object, "handle", handle);
+        }
+        object.insert("outcome".to_owned(), Value::from(ending.name()));
+        if !job.data.is_empty() {
+            insert_bytes(&mut object, "data", &job.data.concat());
+        }
+        if !job.warnings.is_empty() {
+            insert_bytes(&mut object, "warnings", &job.warnings.concat());
+        }
+        match ending {
+            Ending::Complete(result) => insert_bytes(&mut object, "result", result),
+            Ending::Exception(exception) => insert_bytes(&mut object, "exception", exception),
+            Ending::Rejected(why) => {
+                object.insert("error".to_owned(), Value::from(why.clone()));
+            }
+            Ending::Created | Ending::Failed | Ending::Lost | Ending::TimedOut => {}
+        }
+        Value::Object(object)
+    }
+
+    /// A line for people.
+    pub(super) fn message(&self, message: std::fmt::Arguments<'_>) {
+        self.bar.suspend(|| super::tell("submit", message));
+    }
+
+    /// Prints what there is to print.
+    pub(super) fn flush(&mut self) -> Result<(), ToolError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let buffer = &self.buffer;
+        let printed = self.bar.suspend(|| {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(buffer).and_then(|()| stdout.flush())
+        });
+        self.buffer.clear();
+        printed.map_err(|error| ToolError::Io("cannot print results", error))
+    }
+
+    /// Nothing more will come.
+    pub(super) fn close(&mut self) -> Result<(), ToolError> {
+        self.bar.finish_and_clear();
+        self.flush()
+    }
+
+    /// What is to be printed and has not been flushed.
+    #[cfg(test)]
+    pub(super) fn pending(&self) -> String {
+        String::from_utf8_lossy(&self.buffer).into_owned()
+    }
+}
+
+fn template(text: &str) -> ProgressStyle {
+    ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn number_of(digits: &[u8]) -> Option<u64> {
+    crate::protocol::names::parse_decimal(digits)
+}
+
+/// As text where it is UTF-8, else as `NAME_base64`.
+fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => object.insert(name.to_owned(), Value::from(text)),
+        Err(_) => object.insert(format!("{name}_base64"), Value::from(base64(bytes))),
+    };
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |index: usize| group.get(index).copied().map_or(0, u32::from);
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for place in 0..4 {
+            let digit = (bits >> (18 - 6 * place)) & 63;
+            text.push(if place <= group.len() { char::from(DIGITS[digit as usize]) } else { '=' });
+        }
+    }
+    text
+}
+
+/// A small part of a large buffer is copied, so that keeping it does not keep all that came with it.
+pub(super) fn keep(bytes: &Bytes) -> Bytes {
+    const SMALL: usize = 4096;
+    if bytes.len() < SMALL { Bytes::copy_from_slice(bytes) } else { bytes.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_pads_to_groups_of_four() {
+        for (bytes, text) in
+            [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"\xff\xfe\xfd\x00", "//79AA==")]
+        {
+            assert_eq!(base64(bytes), text);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_say_so_in_their_name() {
+        let mut object = Map::new();
+        insert_bytes(&mut object, "a", "grün".as_bytes());
+        insert_bytes(&mut object, "b", b"\xff");
+        assert_eq!(Value::Object(object), serde_json::json!({"a": "grün", "b_base64": "/w=="}));
+    }
+}

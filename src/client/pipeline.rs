@@ -1,0 +1,541 @@
+//! The account of the jobs that are on their way: which answer is for which job, what may be printed, what was lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::answer::{Answer, WorkEvent};
+use super::connection::{Connection, ConnectionError};
+use super::output::{Output, keep};
+use super::source::NewJob;
+use crate::protocol::FunctionName;
+use crate::protocol::packet::{CodecError, PacketType};
+
+/// How many times the window of finished jobs may wait for an older one, whose result is to be printed before theirs.
+const WAITING_WINDOWS: usize = 16;
+
+/// What is the same for all jobs.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// One of the SUBMIT_JOB packets.
+    pub(super) packet_type: PacketType,
+    /// Empty for none.
+    pub(super) unique: Vec<u8>,
+    /// When to run, in seconds of UNIX time, with SUBMIT_JOB_EPOCH.
+    pub(super) epoch: Option<String>,
+    /// Whether a job is finished when the server has it.
+    pub(super) background: bool,
+    /// Whether results are printed in the order of submission.
+    pub(super) ordered: bool,
+    /// Whether jobs that may have run are submitted again after a lost connection, even without a unique id.
+    pub(super) resubmit: bool,
+    /// How many jobs may be unfinished at a time.
+    pub(super) window: usize,
+}
+
+/// A job that was submitted and not yet printed.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Counts from 1.
+    pub(super) number: u64,
+    pub(super) function: FunctionName,
+    pub(super) handle: Option<Bytes>,
+    /// Parts of the result that are not printed yet.
+    pub(super) data: Vec<Bytes>,
+    /// For JSON.
+    pub(super) warnings: Vec<Bytes>,
+    workload: Bytes,
+    begin: Instant,
+    /// Parts of its result have been printed, and cannot be taken back.
+    printed: bool,
+    ending: Option<Ending>,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The server has it; it runs in the background.
+    Created,
+    /// Done, with the last part of its result.
+    Complete(Bytes),
+    /// The worker said so.
+    Failed,
+    /// The worker said why.
+    Exception(Bytes),
+    /// The server did not take it.
+    Rejected(String),
+    /// The connection was lost while it was on its way.
+    Lost,
+    /// Time ran out.
+    TimedOut,
+}
+
+impl Ending {
+    /// For programs.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Complete(_) => "complete",
+            Self::Failed => "failed",
+            Self::Exception(_) => "exception",
+            Self::Rejected(_) => "rejected",
+            Self::Lost => "lost",
+            Self::TimedOut => "timeout",
+        }
+    }
+
+    /// What went wrong, for people.
+    pub(super) fn problem(&self) -> Option<String> {
+        match self {
+            Self::Created | Self::Complete(_) => None,
+            Self::Failed => Some("failed".to_owned()),
+            Self::Exception(why) => Some(format!("failed: {}", String::from_utf8_lossy(why).trim_end())),
+            Self::Rejected(why) => Some(format!("was rejected: {why}")),
+            Self::Lost => Some("was lost with the connection; it may have run or may run still".to_owned()),
+            Self::TimedOut => Some("is not finished in time".to_owned()),
+        }
+    }
+}
+
+/// What an answer without a handle is for.
+#[derive(Clone, Copy, Debug)]
+enum Pending {
+    Option,
+    Submission(u64),
+}
+
+/// How jobs have ended so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Failed by their worker or rejected by the server.
+    pub(super) failed: u64,
+    /// Lost, or out of time.
+    pub(super) lost: u64,
+}
+
+/// All jobs on their way, oldest first; the oldest is never finished.
+pub(super) struct Pipeline {
+    settings: Settings,
+    jobs: VecDeque<Job>,
+    /// The number of the oldest job, or of the next one.
+    first: u64,
+    unfinished: usize,
+    pending: VecDeque<Pending>,
+    /// Several where the server took submissions with one unique id for one job.
+    by_handle: HashMap<Bytes, VecDeque<u64>>,
+    counts: Counts,
+}
+
+impl Pipeline {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            jobs: VecDeque::new(),
+            first: 1,
+            unfinished: 0,
+            pending: VecDeque::new(),
+            by_handle: HashMap::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// How many more jobs may be submitted now.
+    pub(super) fn room(&self) -> usize {
+        let window = self.settings.window;
+        let waiting = window.saturating_mul(WAITING_WINDOWS).saturating_sub(self.jobs.len());
+        window.saturating_sub(self.unfinished).min(waiting)
+    }
+
+    /// Whether all that was submitted is finished and printed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// How many jobs were submitted.
+    pub(super) fn submitted(&self) -> u64 {
+        self.first - 1 + self.jobs.len() as u64
+    }
+
+    /// When the oldest job was submitted.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.jobs.front().map(|job| job.begin)
+    }
+
+    pub(super) const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Begins to talk on a new connection: asks for exceptions, and submits again what waits for that.
+    pub(super) fn connected(&mut self, connection: &mut Connection) -> Result<(), ConnectionError> {
+        if !self.settings.background {
+            connection.request(PacketType::OptionReq, &[b"exceptions"])?;
+            self.pending.push_back(Pending::Option);
+        }
+        for job in self.jobs.iter().filter(|job| job.ending.is_none()) {
+            self.pending.push_back(Pending::Submission(job.number));
+            request(&self.settings, connection, job)?;
+        }
+        Ok(())
+    }
+
+    /// Submits a job.
+    pub(super) fn submit(&mut self, new: NewJob, now: Instant, connection: &mut Connection, output: &mut Output) {
+        let number = self.first + self.jobs.len() as u64;
+        let job = Job {
+            number,
+            function: new.function,
+            handle: None,
+            data: Vec::new(),
+            warnings: Vec::new(),
+            workload: new.workload,
+            begin: now,
+            printed: false,
+            ending: None,
+        };
+        let requested = request(&self.settings, connection, &job);
+        self.jobs.push_back(job);
+        self.unfinished += 1;
+        match requested {
+            Ok(()) => self.pending.push_back(Pending::Submission(number)),
+            Err(error) => self.finish(number, Ending::Rejected(error.to_string()), output),
+        }
+    }
+
+    /// Takes an answer of the server.
+    pub(super) fn answer(&mut self, answer: Answer, output: &mut Output) {
+        match answer {
+            Answer::JobCreated(handle) => {
+                if let Some(Pending::Submission(number)) = self.pending.pop_front() {
+                    self.created(number, &handle, output);
+                }
+            }
+            Answer::OptionRes => {
+                self.pending.pop_front();
+            }
+            // A server that does not know the option sends plain failures, which is no reason to stop.
+            Answer::Error { code, text } => match self.pending.pop_front() {
+                Some(Pending::Submission(number)) => {
+                    self.finish(number, Ending::Rejected(format!("{code}: {text}")), output);
+                }
+                Some(Pending::Option) => {}
+                None => output.message(format_args!("the server says {code}: {text}")),
+            },
+            Answer::Work { handle, event } => self.work(&handle, event, output),
+            Answer::Noop | Answer::NoJob | Answer::JobAssign(_) | Answer::EchoRes => {}
+        }
+    }
+
+    fn created(&mut self, number: u64, handle: &Bytes, output: &mut Output) {
+        let handle = Bytes::copy_from_slice(handle);
+        output.created(number, &handle);
+        if let Some(job) = self.job(number) {
+            job.handle = Some(handle.clone());
+        }
+        if self.settings.background {
+            self.finish(number, Ending::Created, output);
+        } else {
+            self.by_handle.entry(handle).or_default().push_back(number);
+        }
+    }
+
+    fn work(&mut self, handle: &Bytes, event: WorkEvent, output: &mut Output) {
+        let Some(numbers) = self.by_handle.get_mut(handle) else { return };
+        let ending = match event {
+            WorkEvent::Complete(result) => Ending::Complete(keep(&result)),
+            WorkEvent::Fail => Ending::Failed,
+            WorkEvent::Exception(why) => Ending::Exception(keep(&why)),
+            WorkEvent::Data(_) | WorkEvent::Warning(_) | WorkEvent::Status(..) => {
+                // The server sends as many copies as submissions share the handle; each gets its own.
+                let Some(number) = numbers.front().copied() else { return };
+                numbers.rotate_left(1);
+                self.news(number, &event, output);
+                return;
+            }
+        };
+        for number in self.by_handle.remove(handle).unwrap_or_default() {
+            self.finish(number, ending.clone(), output);
+        }
+    }
+
+    fn news(&mut self, number: u64, event: &WorkEvent, output: &mut Output) {
+        let next = self.settings.ordered && number == self.first && output.streams();
+        let Some(job) = self.job(number) else { return };
+        match event {
+            WorkEvent::Data(data) if next => {
+                output.part(data);
+                job.printed = true;
+            }
+            WorkEvent::Data(data) => job.data.push(keep(data)),
+            WorkEvent::Warning(data) if output.streams() => output.warning(data),
+            WorkEvent::Warning(data) => job.warnings.push(keep(data)),
+            WorkEvent::Status(numerator, denominator) => output.status(number, numerator, denominator),
+            WorkEvent::Complete(_) | WorkEvent::Fail | WorkEvent::Exception(_) => {}
+        }
+    }
+
+    fn job(&mut self, number: u64) -> Option<&mut Job> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.jobs.get_mut(index)
+    }
+
+    fn finish(&mut self, number: u64, ending: Ending, output: &mut Output) {
+        let ordered = self.settings.ordered;
+        let Some(job) = self.job(number) else { return };
+        if job.ending.is_some() {
+            return;
+        }
+        if !ordered {
+            output.finished(job, &ending);
+        }
+        job.workload = Bytes::new();
+        let count = match ending {
+            Ending::Created | Ending::Complete(_) => None,
+            Ending::Failed | Ending::Exception(_) | Ending::Rejected(_) => Some(&mut self.counts.failed),
+            Ending::Lost | Ending::TimedOut => Some(&mut self.counts.lost),
+        };
+        if let Some(count) = count {
+            *count += 1;
+        }
+        // Looked up again: counting needed the other fields.
+        if let Some(job) = self.job(number) {
+            job.ending = Some(ending);
+        }
+        self.unfinished -= 1;
+        self.drop_finished(output);
+    }
+
+    /// Prints what has become the oldest and is finished, and the parts of the next one that have come already.
+    fn drop_finished(&mut self, output: &mut Output) {
+        while let Some(job) = self.jobs.front_mut() {
+            let Some(ending) = job.ending.take() else {
+                if self.settings.ordered && output.streams() {
+                    for data in job.data.drain(..) {
+                        output.part(&data);
+                        job.printed = true;
+                    }
+                }
+                return;
+            };
+            if self.settings.ordered {
+                output.finished(job, &ending);
+            }
+            self.jobs.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// The connection is lost. Jobs that may be submitted again stay, the others end here.
+    pub(super) fn disconnected(&mut self, output: &mut Output) {
+        self.pending.clear();
+        self.by_handle.clear();
+        let again = self.settings.resubmit || !self.settings.unique.is_empty();
+        let mut lost = Vec::new();
+        for job in self.jobs.iter_mut().filter(|job| job.ending.is_none()) {
+            if again && !job.printed {
+                job.data.clear();
+                job.warnings.clear();
+                job.handle = None;
+            } else {
+                lost.push(job.number);
+            }
+        }
+        for number in lost {
+            self.finish(number, Ending::Lost, output);
+        }
+    }
+
+    /// All that is unfinished ends here.
+    pub(super) fn give_up(&mut self, ending: &Ending, output: &mut Output) {
+        let numbers: Vec<u64> = self.jobs.iter().filter(|job| job.ending.is_none()).map(|job| job.number).collect();
+        for number in numbers {
+            self.finish(number, ending.clone(), output);
+        }
+    }
+}
+
+fn request(settings: &Settings, connection: &mut Connection, job: &Job) -> Result<(), CodecError> {
+    let function = job.function.as_bytes();
+    match &settings.epoch {
+        None => connection.request(settings.packet_type, &[function, &settings.unique, &job.workload]),
+        Some(time) => {
+            connection.request(settings.packet_type, &[function, &settings.unique, time.as_bytes(), &job.workload])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::output::Style;
+
+    const PLAIN: Style = Style { json: false, newline: true, handles: false, verbose: false };
+
+    struct Scene {
+        pipeline: Pipeline,
+        connection: Connection,
+        output: Output,
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            packet_type: PacketType::SubmitJob,
+            unique: Vec::new(),
+            epoch: None,
+            background: false,
+            ordered: true,
+            resubmit: false,
+            window: 3,
+        }
+    }
+
+    impl Scene {
+        /// Submits these workloads; the option and all submissions are answered, with handles `1`, `2`, ...
+        fn new(settings: Settings, style: Style, workloads: &[&'static str]) -> Self {
+            let mut scene = Self {
+                pipeline: Pipeline::new(settings),
+                connection: Connection::new((Box::new(tokio::io::empty()), Box::new(tokio::io::sink()))),
+                output: Output::new(style, Vec::new(), false, true),
+            };
+            scene.pipeline.connected(&mut scene.connection).unwrap();
+            if !scene.pipeline.settings.background {
+                scene.answer(Answer::OptionRes);
+            }
+            for workload in workloads {
+                let job =
+                    NewJob { function: FunctionName::new(b"f"), workload: Bytes::from_static(workload.as_bytes()) };
+                scene.pipeline.submit(job, Instant::now(), &mut scene.connection, &mut scene.output);
+            }
+            for number in 1..=workloads.len() {
+                scene.answer(Answer::JobCreated(Bytes::from(number.to_string())));
+            }
+            scene
+        }
+
+        fn answer(&mut self, answer: Answer) {
+            self.pipeline.answer(answer, &mut self.output);
+        }
+
+        fn work(&mut self, handle: &'static str, event: WorkEvent) {
+            self.answer(Answer::Work { handle: Bytes::from_static(handle.as_bytes()), event });
+        }
+    }
+
+    fn bytes(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[test]
+    fn results_are_printed_in_the_order_of_submission_and_parts_as_soon_as_may_be() {
+        let mut scene = Scene::new(settings(), PLAIN, &["a", "b", "c"]);
+        assert_eq!(scene.pipeline.room(), 0);
+        scene.work("3", WorkEvent::Complete(bytes("C")));
+        scene.work("2", WorkEvent::Data(bytes("B1")));
+        assert_eq!((scene.output.pending(), scene.pipeline.room()), (String::new(), 1));
+        scene.work("1", WorkEvent::Data(bytes("A1")));
+        assert_eq!(scene.output.pending(), "A1");
+        scene.work("1", WorkEvent::Complete(bytes("A2\n")));
+        assert_eq!(scene.output.pending(), "A1A2\nB1");
+        scene.work("2", WorkEvent::Complete(Bytes::new()));
+        assert_eq!(scene.output.pending(), "A1A2\nB1\nC\n");
+        assert!(scene.pipeline.is_empty());
+        assert_eq!(scene.pipeline.counts(), Counts::default());
+    }
+
+    #[test]
+    fn unordered_results_are_printed_whole_when_they_come() {
+        let mut scene = Scene::new(Settings { ordered: false, ..settings() }, PLAIN, &["a", "b"]);
+        scene.work("1", WorkEvent::Data(bytes("A1")));
+        scene.work("2", WorkEvent::Complete(bytes("B")));
+        assert_eq!(scene.output.pending(), "B\n");
+        scene.work("1", WorkEvent::Complete(bytes("A2")));
+        assert_eq!(scene.output.pending(), "B\nA1A2\n");
+        assert!(scene.pipeline.is_empty());
+    }
+
+    #[test]
+    fn jobs_that_share_a_handle_all_get_its_result() {
+        let mut scene = Scene::new(settings(), PLAIN, &["a", "b"]);
+        for workload in ["a", "a"] {
+            let job = NewJob { function: FunctionName::new(b"f"), workload: bytes(workload) };
+            scene.pipeline.submit(job, Instant::now(), &mut scene.connection, &mut scene.output);
+            scene.answer(Answer::JobCreated(bytes("1")));
+        }
+        for _ in 0..3 {
+            scene.work("1", WorkEvent::Data(bytes("x")));
+        }
+        for _ in 0..3 {
+            scene.work("1", WorkEvent::Complete(bytes("y")));
+        }
+        scene.work("2", WorkEvent::Complete(bytes("z")));
+        assert_eq!(scene.output.pending(), "xy\nz\nxy\nxy\n");
+        assert!(scene.pipeline.is_empty());
+    }
+
+    #[test]
+    fn failures_and_rejections_are_counted() {
+        let mut scene = Scene::new(settings(), PLAIN, &["a"]);
+        let job = NewJob { function: FunctionName::new(b"f"), workload: bytes("b") };
+        scene.pipeline.submit(job, Instant::now(), &mut scene.connection, &mut scene.output);
+        scene.answer(Answer::Error { code: "QUEUE_ERROR".to_owned(), text: "Job queue is full".to_owned() });
+        scene.work("1", WorkEvent::Fail);
+        assert!(scene.pipeline.is_empty());
+        assert_eq!(scene.pipeline.counts(), Counts { failed: 2, lost: 0 });
+        assert_eq!(scene.output.pending(), "");
+    }
+
+    #[test]
+    fn a_lost_connection_ends_jobs_that_may_have_run() {
+        let mut scene = Scene::new(settings(), PLAIN, &["a", "b"]);
+        scene.work("2", WorkEvent::Complete(bytes("B")));
+        scene.pipeline.disconnected(&mut scene.output);
+        assert!(scene.pipeline.is_empty());
+        assert_eq!(scene.pipeline.counts(), Counts { failed: 0, lost: 1 });
+        assert_eq!(scene.output.pending(), "B\n");
+    }
+
+    #[test]
+    fn a_unique_id_lets_unfinished_jobs_be_submitted_again_unless_they_were_printed() {
+        let unique = Settings { unique: b"u".to_vec(), ..settings() };
+        let mut scene = Scene::new(unique, PLAIN, &["a", "b", "c"]);
+        scene.work("1", WorkEvent::Data(bytes("half")));
+        scene.work("2", WorkEvent::Data(bytes("taken back")));
+        scene.pipeline.disconnected(&mut scene.output);
+        assert_eq!(scene.pipeline.counts(), Counts { failed: 0, lost: 1 });
+        let unsent = scene.connection.unsent();
+        scene.pipeline.connected(&mut scene.connection).unwrap();
+        assert!(scene.connection.unsent() > unsent);
+        scene.answer(Answer::Error { code: "UNKNOWN_OPTION".to_owned(), text: String::new() });
+        scene.answer(Answer::JobCreated(bytes("8")));
+        scene.answer(Answer::JobCreated(bytes("9")));
+        scene.work("9", WorkEvent::Complete(bytes("C")));
+        scene.work("8", WorkEvent::Complete(bytes("B")));
+        assert_eq!(scene.output.pending(), "half\nB\nC\n");
+        assert!(scene.pipeline.is_empty());
+    }
+
+    #[test]
+    fn background_jobs_end_with_their_handle() {
+        let background = Settings { background: true, ..settings() };
+        let scene = Scene::new(background, Style { handles: true, ..PLAIN }, &["a", "b"]);
+        assert_eq!(scene.output.pending(), "1\n2\n");
+        assert!(scene.pipeline.is_empty());
+    }
+
+    #[test]
+    fn json_says_all_that_is_known_of_a_job() {
+        let mut scene = Scene::new(settings(), Style { json: true, ..PLAIN }, &["a", "b"]);
+        scene.work("1", WorkEvent::Data(bytes("x")));
+        scene.work("1", WorkEvent::Warning(bytes("w")));
+        scene.work("1", WorkEvent::Exception(bytes("e")));
+        scene.pipeline.give_up(&Ending::TimedOut, &mut scene.output);
+        let lines: Vec<serde_json::Value> =
+            scene.output.pending().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let expected = [
+            serde_json::json!({"job": 1, "function": "f", "handle": "1", "outcome": "exception", "data": "x",
+                "warnings": "w", "exception": "e"}),
+            serde_json::json!({"job": 2, "function": "f", "handle": "2", "outcome": "timeout"}),
+        ];
+        assert_eq!(lines, expected);
+    }
+}

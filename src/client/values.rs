@@ -1,0 +1,97 @@
+//! Values of the tools' options, checked when the command line is read.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+
+use crate::protocol::FunctionName;
+use crate::protocol::names::{CLIENT_ID_MAX, FUNCTION_MAX, UNIQUE_MAX};
+
+/// The longest time that an option takes, in seconds: thirty years, far from where clocks overflow.
+const SECONDS_MAX: f64 = 1e9;
+
+/// A function name of 1 to [`FUNCTION_MAX`] bytes.
+pub(super) fn function_name() -> impl TypedValueParser<Value = FunctionName> {
+    OsStringValueParser::new().try_map(|name: OsString| {
+        let name = name.into_vec();
+        match name.len() {
+            0 => Err("a function has a name".to_owned()),
+            length if length > FUNCTION_MAX => Err(format!("longer than {FUNCTION_MAX} bytes")),
+            _ => Ok(FunctionName::new(&name)),
+        }
+    })
+}
+
+/// A unique id of at most [`UNIQUE_MAX`] bytes.
+pub(super) fn unique() -> impl TypedValueParser<Value = Vec<u8>> {
+    OsStringValueParser::new().try_map(|unique: OsString| {
+        let unique = unique.into_vec();
+        if unique.len() > UNIQUE_MAX { Err(format!("longer than {UNIQUE_MAX} bytes")) } else { Ok(unique) }
+    })
+}
+
+/// The id of a worker: it stands in a listing whose columns are separated by spaces.
+pub(super) fn client_id(id: &str) -> Result<String, String> {
+    if id.is_empty() || id.len() > CLIENT_ID_MAX {
+        return Err(format!("must have 1 to {CLIENT_ID_MAX} bytes"));
+    }
+    if id.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
+        return Err("must not contain spaces or control characters".to_owned());
+    }
+    Ok(id.to_owned())
+}
+
+/// A time in seconds, with a fraction if need be; above zero.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    if !(seconds > 0.0 && seconds <= SECONDS_MAX) {
+        return Err(format!("must be above 0 and at most {SECONDS_MAX}"));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// A word of a text command. Spaces and line ends would make another command of it.
+pub(super) fn admin_word(word: &str) -> Result<String, String> {
+    if word.is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    if word.contains(|letter: char| letter == ' ' || letter.is_control()) {
+        return Err(
+            "must not contain spaces or control characters: the text protocol has no way to say them".to_owned()
+        );
+    }
+    Ok(word.to_owned())
+}
+
+/// A line for the text protocol.
+pub(super) fn admin_line(line: &str) -> Result<String, String> {
+    if line.contains(['\n', '\r', '\0']) {
+        return Err("must be a single line".to_owned());
+    }
+    Ok(line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_positive_and_finite() {
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        for strange in ["0", "-1", "nan", "inf", "1e300", "", "5s"] {
+            assert!(seconds(strange).is_err(), "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_word_cannot_smuggle_in_a_second_command() {
+        assert!(admin_word("reverse").is_ok());
+        for strange in ["", "a b", "a\nshutdown", "a\r"] {
+            assert!(admin_word(strange).is_err(), "{strange:?}");
+        }
+        assert!(admin_line("show jobs").is_ok());
+        assert!(admin_line("version\nshutdown").is_err());
+    }
+}

@@ -1,0 +1,175 @@
+//! `gearmand work`: a worker that runs a command for every job.
+//!
+//! Each command that may run at a time has a connection of its own to each server ([`super::slot`]): a server wakes and
+//! times connections, not jobs, so a second job on a connection would wait behind the result of the first, share its
+//! timer, and be lost together with it. With several servers the connections share the permission to run a command.
+
+use std::ffi::OsString;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::address::ServerArgs;
+use super::command::JobCommand;
+use super::slot::{ServerState, Slot};
+use super::{ToolError, tell, values};
+use crate::protocol::FunctionName;
+
+/// As much as the default packet limit of a server takes, with room for the other arguments, in bytes.
+const RESULT_MAX: usize = 64 * 1024 * 1024 - 1024;
+
+/// What `gearmand work` is told.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "The command finds the workload on its standard input, and in its environment \
+    GEARMAN_JOB_HANDLE, GEARMAN_JOB_UNIQUE and GEARMAN_FUNCTION. Its standard output is the result; an exit status \
+    other than 0 fails the job.\n\n\
+    A lost connection is made again, for ever, with growing pauses; the result of a command that ran meanwhile is \
+    dropped, since the server gives the job to another worker.\n\n\
+    TERM or INT: no new jobs, those that run are finished; a second one kills them, and the server gives them to other \
+    workers. Exit status: 0 after a signal or --count jobs, 2 usage, 126 the command cannot be executed, 127 it was \
+    not found.")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub struct WorkArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Function to do jobs of; may be repeated
+    #[arg(short, long = "function", value_name = "NAME", required = true, value_parser = values::function_name())]
+    functions: Vec<FunctionName>,
+    /// How many commands may run at a time
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    concurrency: u16,
+    /// Time limit of a command, in seconds: it is killed then and the job has failed
+    ///
+    /// The server is told a limit of five seconds more (CAN_DO_TIMEOUT), after which it gives the job to another worker:
+    /// that is for a worker that hangs itself.
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    timeout: Option<Duration>,
+    /// End after this many jobs, failed ones included
+    #[arg(long, value_name = "N")]
+    count: Option<NonZeroU64>,
+    /// Name that `gearmand admin workers` shows for this worker
+    #[arg(long, value_name = "ID", value_parser = values::client_id)]
+    id: Option<String>,
+    /// Send output as it comes (WORK_DATA), instead of as the result at the end
+    #[arg(long)]
+    stream: bool,
+    /// Send standard error as warnings (WORK_WARNING), instead of passing it through
+    #[arg(long)]
+    warnings: bool,
+    /// When a command fails, send the end of its standard error as an exception
+    ///
+    /// Clients that did not ask for exceptions see a plain failure.
+    #[arg(long)]
+    exception: bool,
+    /// Longest result, in bytes; a command that writes more is killed and its job has failed
+    ///
+    /// Must be below the packet limit of the server. --stream has no such limit.
+    #[arg(long, value_name = "BYTES", default_value_t = RESULT_MAX)]
+    max_result: usize,
+    /// Say of every job when it begins and ends
+    #[arg(short, long)]
+    verbose: bool,
+    /// Command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// What all connections of a worker share.
+pub(super) struct Worker {
+    pub(super) functions: Vec<FunctionName>,
+    pub(super) command: Arc<JobCommand>,
+    pub(super) id: Option<String>,
+    pub(super) connect_timeout: Duration,
+    pub(super) verbose: bool,
+    /// A permit is the permission to run a command.
+    pub(super) running: Arc<Semaphore>,
+    /// A permit is a job that may still be begun; `None` without a limit.
+    pub(super) left: Option<Arc<Semaphore>>,
+    /// How many jobs are still to be done; meaningless without a limit.
+    unfinished: AtomicU64,
+    /// No new jobs.
+    pub(super) stop: CancellationToken,
+    /// No old ones either.
+    pub(super) kill: CancellationToken,
+}
+
+impl Worker {
+    fn new(args: WorkArgs) -> Result<Self, ToolError> {
+        let mut words = args.command.into_iter();
+        let program = words.next().ok_or_else(|| ToolError::Usage("a command is missing".to_owned()))?;
+        let command = JobCommand {
+            program,
+            arguments: words.collect(),
+            timeout: args.timeout,
+            stream: args.stream,
+            warnings: args.warnings,
+            exception: args.exception,
+            result_max: args.max_result,
+        };
+        command.check()?;
+        let left = args.count.map(|count| {
+            let count = usize::try_from(count.get()).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
+        });
+        Ok(Self {
+            functions: args.functions,
+            command: Arc::new(command),
+            id: args.id,
+            connect_timeout: args.server.connect_timeout,
+            verbose: args.verbose,
+            running: Arc::new(Semaphore::new(usize::from(args.concurrency))),
+            left,
+            unfinished: AtomicU64::new(args.count.map_or(0, NonZeroU64::get)),
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+        })
+    }
+
+    /// A job has come to its end, whatever that was.
+    pub(super) fn job_done(&self) {
+        if self.left.is_some() && self.unfinished.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop.cancel();
+        }
+    }
+}
+
+/// Works until it is told to stop.
+pub(super) async fn run(args: WorkArgs) -> Result<u8, ToolError> {
+    let servers = args.server.resolve()?;
+    let concurrency = args.concurrency;
+    let worker = Arc::new(Worker::new(args)?);
+    let install = |kind| signal(kind).map_err(|error| ToolError::Io("cannot watch for signals", error));
+    let (terminate, interrupt) = (install(SignalKind::terminate())?, install(SignalKind::interrupt())?);
+    tokio::spawn(obey(terminate, interrupt, Arc::clone(&worker)));
+    let mut slots = JoinSet::new();
+    for address in servers {
+        let state = Arc::new(ServerState::new(address));
+        for _ in 0..concurrency {
+            slots.spawn(Slot::new(Arc::clone(&worker), Arc::clone(&state)).run());
+        }
+    }
+    while slots.join_next().await.is_some() {}
+    Ok(0)
+}
+
+/// The first signal stops the worker, the second one kills the commands that still run.
+async fn obey(mut terminate: Signal, mut interrupt: Signal, worker: Arc<Worker>) {
+    let mut next = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    next().await;
+    tell("work", format_args!("stopping; running jobs are finished first, another signal kills them"));
+    worker.stop.cancel();
+    next().await;
+    tell("work", format_args!("killing the jobs that still run"));
+    worker.kill.cancel();
+}
