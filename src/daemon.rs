@@ -144,7 +144,9 @@ impl Daemon {
                 move || log.level().name()
             }),
             // A full channel holds a command that has the same end.
-            shutdown: Box::new(move |graceful| drop(shutdown.try_send(graceful))),
+            shutdown: Box::new(move |graceful| {
+                let _ = shutdown.try_send(graceful);
+            }),
         };
         let admin = Admin::new(Arc::clone(&hub), process);
         let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock });
@@ -154,11 +156,11 @@ impl Daemon {
         let stop_listening = CancellationToken::new();
         for listener in std::mem::take(&mut listeners.tcp) {
             let listener = TcpListener::from_std(listener)?;
-            tokio::spawn(Arc::clone(&acceptor).accept_tcp(listener, stop_listening.clone()));
+            tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
         }
         for listener in std::mem::take(&mut listeners.unix) {
             let listener = UnixListener::from_std(listener)?;
-            tokio::spawn(Arc::clone(&acceptor).accept_unix(listener, stop_listening.clone()));
+            tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
         }
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         for text in &listeners.notices {

@@ -30,7 +30,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     #[command(flatten)]
-    Tool(Tool),
+    Tool(Box<Tool>),
     /// Print the manual page in the format of man(1)
     Man,
     /// Print the completions for a shell
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let outcome = match command {
-        Some(Command::Tool(tool)) => return client::run(tool),
+        Some(Command::Tool(tool)) => return client::run(*tool),
         Some(Command::Man) => print_manual().map(|()| ExitCode::SUCCESS),
         Some(Command::Completions(Completions { shell })) => print_completions(shell).map(|()| ExitCode::SUCCESS),
         None => serve(Sources::of_process(matches)),
@@ -112,13 +112,12 @@ fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<(Listeners, 
     let owner = account.as_ref().map(|account| (account.uid(), account.gid()));
     let files = process.file_descriptors.and_then(|files| u64::try_from(files).ok());
     raise_file_descriptor_limit(files).map_err(|error| say(&error))?;
-    let listeners = match inherited {
-        Some(listeners) => listeners,
-        None => {
-            let (tcp, unix) = daemon::targets(config, owner);
-            let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
-            Listeners::bind(&tcp, &unix, backlog).map_err(|error| say(&error))?
-        }
+    let listeners = if let Some(listeners) = inherited {
+        listeners
+    } else {
+        let (tcp, unix) = daemon::targets(config, owner);
+        let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
+        Listeners::bind(&tcp, &unix, backlog).map_err(|error| say(&error))?
     };
     let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
     if let Some(account) = &account {

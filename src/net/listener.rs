@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
@@ -46,9 +46,46 @@ pub struct Acceptor {
 }
 
 /// A connection as a listener hands it out.
-struct Accepted<S> {
+pub struct Accepted<S> {
     stream: S,
+    /// The peer's address without its port.
     peer: String,
+}
+
+/// A connection's socket.
+pub trait Stream: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static> Stream for S {}
+
+/// A socket that listens.
+pub trait Listener: Send + Sync + 'static {
+    /// What it accepts.
+    type Stream: Stream;
+
+    /// Accepts the next connection.
+    fn accept_one(&self, keep_alive: &KeepAlive) -> impl Future<Output = io::Result<Accepted<Self::Stream>>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept_one(&self, keep_alive: &KeepAlive) -> io::Result<Accepted<TcpStream>> {
+        let (stream, address) = self.accept().await?;
+        if let Err(error) = tune(&stream.as_fd(), keep_alive) {
+            // A peer that is gone already; its connection will end by itself.
+            debug!("cannot tune the connection of {address}: {error}");
+        }
+        Ok(Accepted { stream, peer: address.ip().to_canonical().to_string() })
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept_one(&self, _: &KeepAlive) -> io::Result<Accepted<UnixStream>> {
+        let (stream, _) = self.accept().await?;
+        Ok(Accepted { stream, peer: "unix".to_owned() })
+    }
 }
 
 impl Acceptor {
@@ -68,35 +105,11 @@ impl Acceptor {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
-    /// Accepts from a TCP listener until `stop`.
-    pub async fn accept_tcp(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let accept = async || {
-            let (stream, address) = listener.accept().await?;
-            if let Err(error) = tune(&stream.as_fd(), &self.settings().keep_alive) {
-                // A peer that is gone already; its connection will end by itself.
-                debug!("cannot tune the connection of {address}: {error}");
-            }
-            Ok(Accepted { stream, peer: address.ip().to_canonical().to_string() })
-        };
-        self.accept(accept, stop).await;
-    }
-
-    /// Accepts from a UNIX listener until `stop`.
-    pub async fn accept_unix(self: Arc<Self>, listener: UnixListener, stop: CancellationToken) {
-        let accept = async || {
-            let (stream, _) = listener.accept().await?;
-            Ok(Accepted { stream, peer: "unix".to_owned() })
-        };
-        self.accept(accept, stop).await;
-    }
-
-    async fn accept<S>(self: &Arc<Self>, accept: impl AsyncFn() -> io::Result<Accepted<S>>, stop: CancellationToken)
-    where
-        S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static,
-    {
+    /// Accepts from a listener until `stop`, which closes its socket.
+    pub async fn accept<L: Listener>(self: Arc<Self>, listener: L, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let Some(result) = stop.run_until_cancelled(accept()).await else {
+            let Some(result) = stop.run_until_cancelled(listener.accept_one(&self.settings().keep_alive)).await else {
                 return;
             };
             let error = match result {
@@ -112,9 +125,11 @@ impl Acceptor {
                 Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO | Errno::EPERM) => continue,
                 Some(Errno::EMFILE | Errno::ENFILE) => {
                     if pause == FIRST_PAUSE {
-                        warn!("no file descriptor is left ({error}): new connections are refused; raise --file-descriptors");
+                        warn!(
+                            "no file descriptor is left ({error}): new connections are refused; raise --file-descriptors"
+                        );
                     }
-                    self.refuse_with_reserve(&accept).await;
+                    self.refuse_with_reserve(&listener).await;
                 }
                 _ => error!("cannot accept connections: {error}; trying again"),
             }
@@ -125,10 +140,7 @@ impl Acceptor {
         }
     }
 
-    async fn start<S>(self: &Arc<Self>, accepted: Accepted<S>)
-    where
-        S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static,
-    {
+    async fn start<S: Stream>(self: &Arc<Self>, accepted: Accepted<S>) {
         let AcceptSettings { max_connections, limits, .. } = self.settings();
         let Accepted { stream, peer } = accepted;
         let stats = self.server.hub.stats();
@@ -149,12 +161,9 @@ impl Acceptor {
     }
 
     /// Gives up the reserve to accept one connection, and tells its peer.
-    async fn refuse_with_reserve<S>(&self, accept: &impl AsyncFn() -> io::Result<Accepted<S>>)
-    where
-        S: AsyncWrite + Unpin,
-    {
+    async fn refuse_with_reserve(&self, listener: &impl Listener) {
         *self.reserve.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Ok(Ok(accepted)) = tokio::time::timeout(FIRST_PAUSE, accept()).await {
+        if let Ok(Ok(accepted)) = tokio::time::timeout(FIRST_PAUSE, listener.accept_one(&KeepAlive::default())).await {
             self.server.hub.stats().refused.add(1);
             refuse(accepted.stream).await;
         }
