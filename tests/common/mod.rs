@@ -1,5 +1,5 @@
-//! What the integration tests share: a job server under test ([`Server`]) and a connection that speaks raw
-//! packets ([`Wire`]).
+//! What the integration tests share: a job server under test ([`Server`]), a connection that speaks raw packets
+//! ([`Wire`]) and a program whose lines are read ([`Program`]).
 //!
 //! `mod common;` in a test file brings all of it. Nothing here knows the crate's own code: the tests look at the
 //! server from outside, as its clients do.
@@ -17,11 +17,13 @@
 )]
 
 pub(crate) mod packet;
+mod program;
 mod server;
 mod wire;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use program::Program;
 pub(crate) use server::{Implementation, Server};
 pub(crate) use wire::Wire;
 
