@@ -8,12 +8,7 @@
 //!
 //! `tests/install-peers.sh` installs what they need; without it the tests fail. With `GEARMAND_UNDER_TEST=debian`
 //! they run against Debian's gearmand: what fails there too is not our server's fault.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a failed expectation is how a test fails"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;
 
@@ -43,18 +38,10 @@ fn for_each_library(test: fn(Binding)) {
             .iter()
             .map(|binding| {
                 let thread = std::thread::Builder::new().name(binding.name().to_owned());
-                (
-                    binding,
-                    thread
-                        .spawn_scoped(scope, || test(*binding))
-                        .expect("a thread"),
-                )
+                (binding, thread.spawn_scoped(scope, || test(*binding)).expect("a thread"))
             })
             .collect();
-        threads
-            .into_iter()
-            .filter_map(|(binding, thread)| thread.join().is_err().then_some(binding.name()))
-            .collect()
+        threads.into_iter().filter_map(|(binding, thread)| thread.join().is_err().then_some(binding.name())).collect()
     });
     assert!(failed.is_empty(), "failed with: {}", failed.join(", "));
 }
@@ -112,10 +99,7 @@ impl Gate {
         let directory = TempDir::new().expect("a temporary directory");
         let path = directory.path().join("gate");
         nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a FIFO");
-        Self {
-            _directory: directory,
-            path,
-        }
+        Self { _directory: directory, path }
     }
 
     fn workload(&self) -> &str {
@@ -126,14 +110,9 @@ impl Gate {
     fn open(&self, result: &str) {
         let mut fifo: File = wait_for("a worker at the gate", || {
             // Without a reader this fails instead of waiting.
-            OpenOptions::new()
-                .write(true)
-                .custom_flags(OFlag::O_NONBLOCK.bits())
-                .open(&self.path)
-                .ok()
+            OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.path).ok()
         });
-        fifo.write_all(result.as_bytes())
-            .expect("write to the gate");
+        fifo.write_all(result.as_bytes()).expect("write to the gate");
     }
 }
 
@@ -150,12 +129,7 @@ fn every_client_is_served_by_every_worker() {
                 for client in clients {
                     let word = format!("{} to {}", client.name(), worker.name());
                     let reversed: String = word.chars().rev().collect();
-                    run_client(
-                        client,
-                        &server,
-                        &["run", "reverse", &word],
-                        &[&format!("complete {reversed}")],
-                    );
+                    run_client(client, &server, &["run", "reverse", &word], &[&format!("complete {reversed}")]);
                 }
             });
         }
@@ -206,24 +180,14 @@ fn failures_and_exceptions_reach_the_client() {
         let server = Server::under_test(&[]);
         let _worker = start_worker(binding, &server, 1);
         run_client(binding, &server, &["run", "fail", "x"], &["fail"]);
-        run_client(
-            binding,
-            &server,
-            &["run-exceptions", "exception", "boom"],
-            &["exception boom"],
-        );
+        run_client(binding, &server, &["run-exceptions", "exception", "boom"], &["exception boom"]);
         if server.implementation() == Implementation::Ours {
             run_client(binding, &server, &["run", "exception", "boom"], &["fail"]);
         } else {
             expect_fault_of_debian(&server);
         }
         // The worker lives on.
-        run_client(
-            binding,
-            &server,
-            &["run", "reverse", "abc"],
-            &["complete cba"],
-        );
+        run_client(binding, &server, &["run", "reverse", "abc"], &["complete cba"]);
     });
 }
 
@@ -231,10 +195,7 @@ fn failures_and_exceptions_reach_the_client() {
 /// libraries do not recognise: they wait for ever, or break. Our server sends the bare handle.
 fn expect_fault_of_debian(server: &Server) {
     let mut wire = Wire::connect(server.addr());
-    wire.send(
-        packet::SUBMIT_JOB,
-        &packet::body(&[b"exception", b"", b"boom"]),
-    );
+    wire.send(packet::SUBMIT_JOB, &packet::body(&[b"exception", b"", b"boom"]));
     let mut handle = wire.expect_type(packet::JOB_CREATED);
     handle.push(0);
     wire.expect(packet::WORK_FAIL, &handle);
@@ -251,20 +212,11 @@ fn high_comes_before_normal_before_low() {
             // One of each was submitted to be waited for, the other to run in the background.
             let mut got = [worker.line(), worker.line()].map(Option::unwrap);
             got.sort();
-            assert_eq!(
-                got,
-                [
-                    format!("order {priority}"),
-                    format!("order {priority} background")
-                ]
-            );
+            assert_eq!(got, [format!("order {priority}"), format!("order {priority} background")]);
         }
         let (mut results, status) = client.finish();
         results.sort();
-        assert_eq!(
-            results,
-            ["complete high", "complete low", "complete normal"]
-        );
+        assert_eq!(results, ["complete high", "complete low", "complete normal"]);
         assert!(status.success());
     });
 }
@@ -295,12 +247,7 @@ fn clients_with_the_same_unique_share_one_run() {
             assert_eq!(results, ["complete shared"]);
             assert!(status.success());
         }
-        run_client(
-            binding,
-            &server,
-            &["run", "order", "next"],
-            &["complete next"],
-        );
+        run_client(binding, &server, &["run", "order", "next"], &["complete next"]);
         worker.expect_line("order next");
     });
 }
@@ -311,12 +258,7 @@ fn a_large_workload_goes_both_ways() {
         let server = Server::under_test(&[]);
         let _worker = start_worker(binding, &server, 1);
         let size = binding.large_workload().to_string();
-        run_client(
-            binding,
-            &server,
-            &["large", &size],
-            &[&format!("complete {size} reversed")],
-        );
+        run_client(binding, &server, &["large", &size], &[&format!("complete {size} reversed")]);
     });
 }
 
@@ -362,11 +304,7 @@ fn tool(name: &str, server: &Server, arguments: &[&str]) -> (String, String, boo
         .output()
         .unwrap_or_else(|error| panic!("{name}: {error}: run tests/install-peers.sh"));
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    (
-        text(&output.stdout),
-        text(&output.stderr),
-        output.status.success(),
-    )
+    (text(&output.stdout), text(&output.stderr), output.status.success())
 }
 
 #[test]
@@ -375,21 +313,11 @@ fn the_tool_gearman_submits_in_all_its_ways() {
     let server = Server::under_test(&[]);
     let worker = start_worker(Binding::C, &server, 1);
     let gearman = |arguments: &[&str]| tool("gearman", &server, arguments);
-    assert_eq!(
-        gearman(&["-f", "reverse", "abc"]),
-        ("cba".into(), String::new(), true)
-    );
-    assert_eq!(
-        gearman(&["-P", "-f", "reverse", "ab", "cd"]),
-        ("reverse: bareverse: dc".into(), String::new(), true)
-    );
+    assert_eq!(gearman(&["-f", "reverse", "abc"]), ("cba".into(), String::new(), true));
+    assert_eq!(gearman(&["-P", "-f", "reverse", "ab", "cd"]), ("reverse: bareverse: dc".into(), String::new(), true));
     assert_eq!(
         gearman(&["-f", "progress", "x"]),
-        (
-            "onetwothreedone33% Complete\n66% Complete\n100% Complete\n".into(),
-            "careful".into(),
-            true
-        )
+        ("onetwothreedone33% Complete\n66% Complete\n100% Complete\n".into(), "careful".into(), true)
     );
     let (_, errors, success) = gearman(&["-f", "fail", "x"]);
     assert!(errors.contains("Job failed") && !success, "{errors}");
@@ -413,15 +341,9 @@ fn the_tool_gearman_works() {
     await_workers(&server, &["count"], 1);
     for (workload, length) in [("four", "4\n"), ("", "0\n")] {
         let mut wire = Wire::connect(server.addr());
-        wire.send(
-            packet::SUBMIT_JOB,
-            &packet::body(&[b"count", b"", workload.as_bytes()]),
-        );
+        wire.send(packet::SUBMIT_JOB, &packet::body(&[b"count", b"", workload.as_bytes()]));
         let handle = wire.expect_type(packet::JOB_CREATED);
-        wire.expect(
-            packet::WORK_COMPLETE,
-            &packet::body(&[&handle, length.as_bytes()]),
-        );
+        wire.expect(packet::WORK_COMPLETE, &packet::body(&[&handle, length.as_bytes()]));
     }
     let mut worker = worker;
     worker.expect_end(&[]);
@@ -440,10 +362,7 @@ fn the_tool_gearadmin_sees_and_commands() {
     let pid = server.pid().to_string();
     assert_eq!(gearadmin(&["--getpid"]), said(&format!("{pid}\n")));
     let (version, _) = gearadmin(&["--server-version"]);
-    assert!(
-        version.starts_with(|c: char| c.is_ascii_digit()),
-        "{version}"
-    );
+    assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{version}");
     assert_eq!(version.split_whitespace().count(), 1, "{version}");
     assert_eq!(gearadmin(&["--server-verbose"]), said("ERROR\n"));
     assert_eq!(gearadmin(&["--status"]), said(".\n"));
@@ -455,14 +374,8 @@ fn the_tool_gearadmin_sees_and_commands() {
     let handle = wire.expect_type(packet::JOB_CREATED);
     let name = String::from_utf8(handle.clone()).unwrap();
     assert_eq!(gearadmin(&["--status"]), said("queue\t1\t0\t0\n.\n"));
-    assert_eq!(
-        gearadmin(&["--priority-status"]),
-        said("queue\t0\t1\t0\t0\n.\n")
-    );
-    assert_eq!(
-        gearadmin(&["--show-jobs"]),
-        said(&format!("{name}\t0\t0\t0\n.\n"))
-    );
+    assert_eq!(gearadmin(&["--priority-status"]), said("queue\t0\t1\t0\t0\n.\n"));
+    assert_eq!(gearadmin(&["--show-jobs"]), said(&format!("{name}\t0\t0\t0\n.\n")));
     assert_eq!(gearadmin(&["--show-unique-jobs"]), said("one\n.\n"));
 
     assert_eq!(gearadmin(&["--cancel-job", &name]), said("OK\n"));
@@ -474,16 +387,10 @@ fn the_tool_gearadmin_sees_and_commands() {
     wire.send(packet::CAN_DO, b"other");
     wire.expect_nothing();
     let (workers, _) = gearadmin(&["--workers"]);
-    assert!(
-        workers.contains(" 127.0.0.1 somebody : other\n"),
-        "{workers}"
-    );
+    assert!(workers.contains(" 127.0.0.1 somebody : other\n"), "{workers}");
     assert!(workers.ends_with("\n.\n"), "{workers}");
     let (_, errors) = gearadmin(&["--drop-function", "other"]);
-    assert!(
-        errors.contains("there are still connected workers"),
-        "{errors}"
-    );
+    assert!(errors.contains("there are still connected workers"), "{errors}");
     wire.send(packet::CANT_DO, b"other");
     wire.expect_nothing();
     assert_eq!(gearadmin(&["--drop-function", "other"]), said("OK\n"));
@@ -494,10 +401,9 @@ fn the_tool_gearadmin_sees_and_commands() {
 fn a_half_closed_connection_gets_its_answer() {
     bindings::require_peers();
     let server = Server::under_test(&[]);
-    for (commands, answer) in [
-        ("status\n", ".\n".to_owned()),
-        ("getpid\nstatus\n", format!("OK {}\n.\n", server.pid())),
-    ] {
+    for (commands, answer) in
+        [("status\n", ".\n".to_owned()), ("getpid\nstatus\n", format!("OK {}\n.\n", server.pid()))]
+    {
         let port = server.port().to_string();
         let mut nc = Program::start(Command::new("nc").args(["-N", "-w", "5", "127.0.0.1", &port]));
         for command in commands.lines() {

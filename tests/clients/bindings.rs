@@ -24,14 +24,8 @@ pub(crate) enum Binding {
 }
 
 /// All that do everything.
-pub(crate) const LIBRARIES: [Binding; 6] = [
-    Binding::Php,
-    Binding::Perl,
-    Binding::C,
-    Binding::Gear,
-    Binding::Pygearman,
-    Binding::Node,
-];
+pub(crate) const LIBRARIES: [Binding; 6] =
+    [Binding::Php, Binding::Perl, Binding::C, Binding::Gear, Binding::Pygearman, Binding::Node];
 
 /// The tool `gearman` as client and worker.
 pub(crate) const SHELL: Binding = Binding::Shell;
@@ -87,11 +81,7 @@ impl Binding {
     }
 
     fn program(self, role: &str, port: u16) -> Command {
-        let script = |extension: &str| {
-            directory()
-                .join(self.name())
-                .join(format!("{role}.{extension}"))
-        };
+        let script = |extension: &str| directory().join(self.name()).join(format!("{role}.{extension}"));
         let mut command = match self {
             Self::Php => interpreter("php", &["-d", "memory_limit=1G"], &script("php")),
             Self::Perl => interpreter("perl", &[], &script("pl")),
@@ -144,14 +134,7 @@ fn compiled() -> &'static Path {
         std::fs::create_dir_all(&target).expect("a directory for the C programs");
         for role in ["client", "worker"] {
             let status = Command::new("cc")
-                .args([
-                    "-std=c11",
-                    "-D_DEFAULT_SOURCE",
-                    "-O1",
-                    "-Wall",
-                    "-Wextra",
-                    "-o",
-                ])
+                .args(["-std=c11", "-D_DEFAULT_SOURCE", "-O1", "-Wall", "-Wextra", "-o"])
                 .arg(target.join(role))
                 .arg(directory().join("c").join(format!("{role}.c")))
                 .arg("-lgearman")

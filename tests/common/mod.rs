@@ -3,11 +3,7 @@
 //!
 //! `mod common;` in a test file brings all of it. Nothing here knows the crate's own code: the tests look at the
 //! server from outside, as its clients do.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each test file is a crate of its own and uses a part of this"
-)]
+#![allow(dead_code, unused_imports, reason = "each test file is a crate of its own and uses a part of this")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -44,10 +40,7 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
         if let Some(found) = look() {
             return found;
         }
-        assert!(
-            Instant::now() < end,
-            "waited {DEADLINE:?} in vain for {what}"
-        );
+        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
         std::thread::sleep(POLL_INTERVAL);
     }
 }

@@ -33,10 +33,7 @@ impl Program {
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in stdout.split(b'\n').map_while(Result::ok) {
-                if sender
-                    .send(String::from_utf8_lossy(&line).into_owned())
-                    .is_err()
-                {
+                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                     break;
                 }
             }
@@ -46,13 +43,7 @@ impl Program {
             let _ = stderr.read_to_end(&mut text);
             text
         });
-        Self {
-            name,
-            stdin: child.stdin.take(),
-            child,
-            lines,
-            errors: Some(errors),
-        }
+        Self { name, stdin: child.stdin.take(), child, lines, errors: Some(errors) }
     }
 
     /// The process id.
@@ -64,8 +55,7 @@ impl Program {
     #[track_caller]
     pub(crate) fn send_line(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is open");
-        writeln!(stdin, "{line}")
-            .unwrap_or_else(|error| panic!("{} does not read: {error}", self.name));
+        writeln!(stdin, "{line}").unwrap_or_else(|error| panic!("{} does not read: {error}", self.name));
     }
 
     /// Closes its standard input.
@@ -96,9 +86,8 @@ impl Program {
     pub(crate) fn finish(&mut self) -> (Vec<String>, ExitStatus) {
         self.stdin = None;
         let lines = std::iter::from_fn(|| self.line()).collect();
-        let status = wait_for(&format!("the end of {}", self.name), || {
-            self.child.try_wait().expect("wait for a program")
-        });
+        let status =
+            wait_for(&format!("the end of {}", self.name), || self.child.try_wait().expect("wait for a program"));
         (lines, status)
     }
 
@@ -127,11 +116,7 @@ impl Drop for Program {
         if std::thread::panicking()
             && let Some(text) = errors.filter(|text| !text.is_empty())
         {
-            eprintln!(
-                "--- standard error of {}:\n{}---",
-                self.name,
-                String::from_utf8_lossy(&text)
-            );
+            eprintln!("--- standard error of {}:\n{}---", self.name, String::from_utf8_lossy(&text));
         }
     }
 }
@@ -140,10 +125,7 @@ impl Drop for Program {
 fn shown(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
-        .map(|word| {
-            word.to_string_lossy()
-                .replace(env!("CARGO_MANIFEST_DIR"), ".")
-        })
+        .map(|word| word.to_string_lossy().replace(env!("CARGO_MANIFEST_DIR"), "."))
         .collect::<Vec<_>>()
         .join(" ")
 }

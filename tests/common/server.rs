@@ -81,14 +81,7 @@ impl Server {
         let (child, addresses) = launch(implementation, &arguments, &directory, None)
             .unwrap_or_else(|why| panic!("{implementation:?} server did not start: {why}"));
         let address = first_tcp(&addresses);
-        Self {
-            implementation,
-            arguments,
-            directory,
-            child,
-            addresses,
-            address,
-        }
+        Self { implementation, arguments, directory, child, addresses, address }
     }
 
     /// Whose server this is.
@@ -132,9 +125,7 @@ impl Server {
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
-        wait_for("the end of the server", || {
-            child.try_wait().expect("wait for the server")
-        })
+        wait_for("the end of the server", || child.try_wait().expect("wait for the server"))
     }
 
     /// Ends it in order, with SIGTERM, and waits for that.
@@ -147,23 +138,13 @@ impl Server {
     /// Ends it with SIGTERM, if it still runs, and starts it anew with the same arguments on the same port.
     #[track_caller]
     pub(crate) fn restart(&mut self) {
-        if self
-            .child
-            .try_wait()
-            .expect("wait for the server")
-            .is_none()
-        {
+        if self.child.try_wait().expect("wait for the server").is_none() {
             self.terminate();
         }
         let end = Instant::now() + DEADLINE;
         // Somebody else's outgoing connection may hold the port for a moment.
         loop {
-            match launch(
-                self.implementation,
-                &self.arguments,
-                &self.directory,
-                Some(self.port()),
-            ) {
+            match launch(self.implementation, &self.arguments, &self.directory, Some(self.port())) {
                 Ok((child, addresses)) => {
                     self.child = child;
                     self.addresses = addresses;
@@ -182,11 +163,7 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "--- log of the {:?} server:\n{}---",
-                self.implementation,
-                self.log()
-            );
+            eprintln!("--- log of the {:?} server:\n{}---", self.implementation, self.log());
         }
     }
 }
@@ -194,12 +171,7 @@ impl Drop for Server {
 type Launched = Result<(Child, Vec<String>), String>;
 
 /// Starts a server on `port`, or on any free one, and waits until it accepts.
-fn launch(
-    implementation: Implementation,
-    arguments: &[String],
-    directory: &TempDir,
-    port: Option<u16>,
-) -> Launched {
+fn launch(implementation: Implementation, arguments: &[String], directory: &TempDir, port: Option<u16>) -> Launched {
     match (implementation, port) {
         (Implementation::Ours, port) => launch_ours(arguments, directory, port.unwrap_or(0)),
         (Implementation::Debian, Some(port)) => launch_debian(arguments, directory, port),
@@ -216,19 +188,10 @@ fn launch_ours(arguments: &[String], directory: &TempDir, port: u16) -> Launched
     let _ = fs::remove_file(&notify_path);
     let notify = UnixDatagram::bind(&notify_path).expect("a notification socket");
     // Short, to notice a server that dies instead.
-    notify
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .expect("SO_RCVTIMEO");
+    notify.set_read_timeout(Some(Duration::from_millis(50))).expect("SO_RCVTIMEO");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gearmand"));
     command
-        .args([
-            "--port",
-            &port.to_string(),
-            "-L",
-            "127.0.0.1",
-            "-l",
-            "stderr",
-        ])
+        .args(["--port", &port.to_string(), "-L", "127.0.0.1", "-l", "stderr"])
         .args(arguments)
         .env("NOTIFY_SOCKET", &notify_path);
     let mut child = spawn(command, directory);
@@ -245,10 +208,7 @@ fn launch_ours(arguments: &[String], directory: &TempDir, port: u16) -> Launched
         }
     }
     end_of(child);
-    Err(format!(
-        "no READY=1 within {DEADLINE:?}:\n{}",
-        log(directory)
-    ))
+    Err(format!("no READY=1 within {DEADLINE:?}:\n{}", log(directory)))
 }
 
 /// The addresses of a notification that says `READY=1` and `STATUS=Listening on A, B`.
@@ -256,28 +216,16 @@ fn listening(message: &str) -> Option<Vec<String>> {
     if !message.lines().any(|line| line == "READY=1") {
         return None;
     }
-    let list = message
-        .lines()
-        .find_map(|line| line.strip_prefix("STATUS=Listening on "))?;
+    let list = message.lines().find_map(|line| line.strip_prefix("STATUS=Listening on "))?;
     Some(list.split(", ").map(str::to_owned).collect())
 }
 
 fn launch_debian(arguments: &[String], directory: &TempDir, port: u16) -> Launched {
-    assert!(
-        PathBuf::from(DEBIAN_GEARMAND).exists(),
-        "{DEBIAN_GEARMAND} is missing: run tests/install-peers.sh"
-    );
+    assert!(PathBuf::from(DEBIAN_GEARMAND).exists(), "{DEBIAN_GEARMAND} is missing: run tests/install-peers.sh");
     let pid_file = directory.path().join("gearmand.pid");
     let mut command = Command::new(DEBIAN_GEARMAND);
     command
-        .args([
-            "--port",
-            &port.to_string(),
-            "-L",
-            "127.0.0.1",
-            "-l",
-            "stderr",
-        ])
+        .args(["--port", &port.to_string(), "-L", "127.0.0.1", "-l", "stderr"])
         .arg("--pid-file")
         .arg(&pid_file)
         .args(arguments)
@@ -295,10 +243,7 @@ fn launch_debian(arguments: &[String], directory: &TempDir, port: u16) -> Launch
         std::thread::sleep(super::POLL_INTERVAL);
     }
     end_of(child);
-    Err(format!(
-        "port {port} not bound within {DEADLINE:?}:\n{}",
-        log(directory)
-    ))
+    Err(format!("port {port} not bound within {DEADLINE:?}:\n{}", log(directory)))
 }
 
 /// Starts the process with its output in the log of `directory` and an environment without server settings.
@@ -308,11 +253,7 @@ fn spawn(mut command: Command, directory: &TempDir) -> Child {
             command.env_remove(name);
         }
     }
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(log_path(directory))
-        .expect("a log file");
+    let log = File::options().create(true).append(true).open(log_path(directory)).expect("a log file");
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a log file"))
@@ -373,8 +314,5 @@ fn owns_port(pid: u32, port: u16) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
-    descriptors
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .any(|target| sockets.contains(&target))
+    descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| sockets.contains(&target))
 }

@@ -18,12 +18,8 @@ impl Wire {
         let stream = TcpStream::connect_timeout(&address, DEADLINE)
             .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        stream
-            .set_read_timeout(Some(DEADLINE))
-            .expect("SO_RCVTIMEO");
-        stream
-            .set_write_timeout(Some(DEADLINE))
-            .expect("SO_SNDTIMEO");
+        stream.set_read_timeout(Some(DEADLINE)).expect("SO_RCVTIMEO");
+        stream.set_write_timeout(Some(DEADLINE)).expect("SO_SNDTIMEO");
         Self { stream, echoes: 0 }
     }
 
@@ -41,9 +37,7 @@ impl Wire {
     /// Sends bytes as they are.
     #[track_caller]
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
-        self.stream
-            .write_all(bytes)
-            .unwrap_or_else(|error| panic!("cannot send {} bytes: {error}", bytes.len()));
+        self.stream.write_all(bytes).unwrap_or_else(|error| panic!("cannot send {} bytes: {error}", bytes.len()));
     }
 
     /// Closes the sending side and keeps reading.
@@ -54,8 +48,7 @@ impl Wire {
     /// Receives one packet: its type and its body. Fails at the end of the stream.
     #[track_caller]
     pub(crate) fn recv(&mut self) -> (u32, Vec<u8>) {
-        self.recv_or_end()
-            .expect("the server closed the connection where a packet was expected")
+        self.recv_or_end().expect("the server closed the connection where a packet was expected")
     }
 
     /// Receives one packet, or `None` when the server closed the connection between two packets.
@@ -68,10 +61,7 @@ impl Wire {
         let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
         assert_eq!(&word(0), b"\0RES", "magic of {}", header.escape_ascii());
         let mut body = vec![0; u32::from_be_bytes(word(8)) as usize];
-        assert!(
-            body.is_empty() || self.fill(&mut body),
-            "the stream ended inside a packet"
-        );
+        assert!(body.is_empty() || self.fill(&mut body), "the stream ended inside a packet");
         Some((u32::from_be_bytes(word(4)), body))
     }
 
@@ -121,10 +111,7 @@ impl Wire {
         let mut byte = [0; 1];
         match self.stream.read(&mut byte) {
             Ok(0) => {}
-            Ok(_) => panic!(
-                "expected the connection to be closed, got byte {:#04x}",
-                byte[0]
-            ),
+            Ok(_) => panic!("expected the connection to be closed, got byte {:#04x}", byte[0]),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             Err(error) => panic!("expected the connection to be closed: {error}"),
         }
@@ -135,18 +122,10 @@ impl Wire {
     #[track_caller]
     pub(crate) fn text(&mut self, line: &str) -> String {
         self.send_raw(format!("{line}\n").as_bytes());
-        let command = line
-            .split(' ')
-            .next()
-            .unwrap_or_default()
-            .to_ascii_lowercase();
+        let command = line.split(' ').next().unwrap_or_default().to_ascii_lowercase();
         let listing = ["status", "workers", "prioritystatus", "show"].contains(&command.as_str());
         let mut answer = self.text_line();
-        while listing
-            && !answer.starts_with("ERR ")
-            && answer != ".\n"
-            && !answer.ends_with("\n.\n")
-        {
+        while listing && !answer.starts_with("ERR ") && answer != ".\n" && !answer.ends_with("\n.\n") {
             answer.push_str(&self.text_line());
         }
         answer
@@ -158,11 +137,7 @@ impl Wire {
         let mut line = Vec::new();
         let mut byte = [0; 1];
         while byte[0] != b'\n' {
-            assert!(
-                self.fill(&mut byte),
-                "the stream ended after \"{}\"",
-                line.escape_ascii()
-            );
+            assert!(self.fill(&mut byte), "the stream ended after \"{}\"", line.escape_ascii());
             line.push(byte[0]);
         }
         String::from_utf8_lossy(&line).into_owned()
@@ -197,10 +172,6 @@ fn shown(body: &[u8]) -> String {
     if body.len() <= LONGEST {
         body.escape_ascii().to_string()
     } else {
-        format!(
-            "{}... ({} bytes)",
-            body[..LONGEST].escape_ascii(),
-            body.len()
-        )
+        format!("{}... ({} bytes)", body[..LONGEST].escape_ascii(), body.len())
     }
 }
