@@ -1,2 +1,62 @@
-//! Placeholder.
-fn main() {}
+//! What a job costs the server: ours beside C++ gearmand under the same load, in the same run.
+//!
+//! `cargo bench --bench wire` prints one table (ours, theirs, their ratio, the bar, pass or miss) and writes it as
+//! JSON. `benches/README.md` says what each row means and how to read it.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the table is this program's output"
+)]
+
+#[path = "wire/failure.rs"]
+mod failure;
+#[path = "wire/floor.rs"]
+mod floor;
+#[path = "wire/generator.rs"]
+mod generator;
+#[path = "wire/measuring.rs"]
+mod measuring;
+#[path = "wire/options.rs"]
+mod options;
+#[path = "wire/peers.rs"]
+mod peers;
+#[path = "wire/protocol.rs"]
+mod protocol;
+#[path = "wire/report.rs"]
+mod report;
+#[path = "wire/roles.rs"]
+mod roles;
+#[path = "wire/rows.rs"]
+mod rows;
+#[path = "wire/rows_memory.rs"]
+mod rows_memory;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::options::Options;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(floor::ARGUMENT) {
+        return match floor::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("floor: {failure}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let options = Options::parse();
+    if !options.bench {
+        println!("This is a benchmark; it runs by `cargo bench --bench wire`.");
+        return ExitCode::SUCCESS;
+    }
+    match rows::run(&options) {
+        Ok(report) => report.conclude(&options),
+        Err(failure) => {
+            eprintln!("wire: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

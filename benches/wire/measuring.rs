@@ -1,0 +1,107 @@
+//! What the kernel knows of a process, from `/proc`, and medians.
+
+use std::collections::HashSet;
+use std::fs;
+use std::time::Duration;
+
+use crate::failure::{Failure, Result, fail};
+
+/// CPU time of all threads of `pid`: the first number of each `schedstat`, in nanoseconds.
+pub(crate) fn cpu(pid: u32) -> Result<Duration> {
+    let mut nanoseconds = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| missing(pid, &error))? {
+        let schedstat = fs::read_to_string(task?.path().join("schedstat"))?;
+        let Some(time) = schedstat
+            .split(' ')
+            .next()
+            .and_then(|field| field.parse::<u64>().ok())
+        else {
+            return fail("this kernel keeps no schedstat");
+        };
+        nanoseconds += time;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// Anonymous memory of `pid` in bytes: what it allocated, without its program text.
+pub(crate) fn memory(pid: u32) -> Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .map_err(|error| missing(pid, &error))?;
+    let kibibytes = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Anonymous:"))
+        .and_then(|rest| {
+            rest.trim()
+                .strip_suffix(" kB")
+                .and_then(|number| number.parse::<u64>().ok())
+        });
+    match kibibytes {
+        Some(kibibytes) => Ok(kibibytes * 1024),
+        None => fail("smaps_rollup says nothing of anonymous memory"),
+    }
+}
+
+/// The TCP port that `pid` listens on, if it does: a socket of `/proc/net/tcp` that is among its descriptors.
+pub(crate) fn listening_port(pid: u32) -> Result<Option<u16>> {
+    let mut sockets = HashSet::new();
+    for descriptor in
+        fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| missing(pid, &error))?
+    {
+        // A descriptor may be closed between the listing and the look.
+        if let Ok(target) = fs::read_link(descriptor?.path())
+            && let Some(inode) = target
+                .to_str()
+                .and_then(|text| text.strip_prefix("socket:["))
+        {
+            sockets.insert(inode.trim_end_matches(']').to_owned());
+        }
+    }
+    for line in fs::read_to_string("/proc/net/tcp")?.lines().skip(1) {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..]
+            && sockets.contains(inode)
+            && let Some((_, port)) = local.split_once(':')
+        {
+            return Ok(u16::from_str_radix(port, 16).ok());
+        }
+    }
+    Ok(None)
+}
+
+fn missing(pid: u32, error: &std::io::Error) -> Failure {
+    Failure::from(std::io::Error::other(format!("process {pid}: {error}")))
+}
+
+/// A count as a number to calculate with; exact below 2^53.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts, nanoseconds and bytes of a benchmark stay below 2^53"
+)]
+pub(crate) fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// Microseconds per event; infinite if there were none.
+pub(crate) fn microseconds_per(time: Duration, events: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / float(events)
+}
+
+/// The middle of `values`, the mean of the two middle ones of an even number; not a number if there are none.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => sorted[odd / 2],
+        even => f64::midpoint(sorted[even / 2 - 1], sorted[even / 2]),
+    }
+}
+
+/// The value below which `hundredths` of a hundred of `values` lie, in microseconds of nanoseconds.
+pub(crate) fn percentile(values: &mut [u32], hundredths: usize) -> f64 {
+    if values.is_empty() {
+        return f64::NAN;
+    }
+    let at = (values.len() * hundredths / 100).min(values.len() - 1);
+    f64::from(*values.select_nth_unstable(at).1) / 1e3
+}

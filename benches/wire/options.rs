@@ -1,0 +1,108 @@
+//! The command line of the benchmark and the sizes that follow from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// A row of the table: one load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Row {
+    /// Foreground jobs, 8 clients with 32 jobs outstanding each, 8 workers.
+    Foreground,
+    /// One client, one worker, one job at a time.
+    Latency,
+    /// Background jobs submitted with 32 outstanding, then drained.
+    Background,
+    /// Workloads of 1 MiB, echoed by 4 workers.
+    Large,
+    /// 200 sleeping workers, one job at a time.
+    Sleepers,
+    /// A million queued jobs.
+    Depth,
+    /// 5,000 idle workers.
+    Idle,
+    /// A hundred thousand jobs that are due tomorrow.
+    Epoch,
+}
+
+/// Server CPU per job, beside C++ gearmand.
+#[derive(Debug, Parser)]
+#[command(name = "wire", about = "Server CPU per job, beside C++ gearmand")]
+pub(crate) struct Options {
+    /// Rows to measure
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) rows: Vec<Row>,
+    /// Interleaved rounds per row
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Short rounds and small counts: shows that it runs, measures nothing
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// The server under test
+    #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_gearmand"))]
+    pub(crate) ours: PathBuf,
+    /// The C++ gearmand it is compared with
+    #[arg(long, value_name = "PATH", default_value = "/usr/sbin/gearmand")]
+    pub(crate) theirs: PathBuf,
+    /// Where the JSON report and the servers' logs go
+    #[arg(long, value_name = "DIRECTORY", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench"))]
+    pub(crate) output: PathBuf,
+    /// Exit with status 1 when a bar is missed
+    #[arg(long)]
+    pub(crate) gate: bool,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    pub(crate) bench: bool,
+}
+
+/// How much load a row makes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// Length of one timed round.
+    pub(crate) round: Duration,
+    /// Jobs of one round of the background row.
+    pub(crate) background_jobs: u64,
+    /// Queued jobs of the depth row; a tenth of it is its first and its last slice.
+    pub(crate) depth_jobs: u64,
+    /// Connections of the idle row.
+    pub(crate) idle_workers: u32,
+    /// Queued jobs of the epoch row.
+    pub(crate) epoch_jobs: u64,
+    /// Length of the window in which idle workers are watched.
+    pub(crate) idle_window: Duration,
+}
+
+impl Options {
+    /// The rows asked for; all when none is named.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        if self.rows.is_empty() {
+            Row::value_variants().to_vec()
+        } else {
+            self.rows.clone()
+        }
+    }
+
+    /// The load of one round.
+    pub(crate) fn sizes(&self) -> Sizes {
+        if self.quick {
+            Sizes {
+                round: Duration::from_millis(200),
+                background_jobs: 20_000,
+                depth_jobs: 50_000,
+                idle_workers: 500,
+                epoch_jobs: 5_000,
+                idle_window: Duration::from_millis(500),
+            }
+        } else {
+            Sizes {
+                round: Duration::from_secs(2),
+                background_jobs: 150_000,
+                depth_jobs: 1_000_000,
+                idle_workers: 5_000,
+                epoch_jobs: 100_000,
+                idle_window: Duration::from_secs(2),
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The servers under load: how each is started, and that it is the one who answers.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::failure::{Result, fail};
+use crate::floor;
+use crate::measuring;
+use crate::options::Options;
+
+/// Buckets that make gearmand's hash tables fit a million jobs.
+const TUNED: &str = "1000003";
+const START: Duration = Duration::from_secs(10);
+
+/// A server as it is configured for a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The server under test with its defaults.
+    Ours,
+    /// gearmand with one I/O thread, waking one worker per job.
+    TheirsOne,
+    /// gearmand with four I/O threads, waking one worker per job.
+    TheirsFour,
+    /// gearmand as it comes: four I/O threads, every sleeper woken.
+    TheirsDefault,
+    /// [`Kind::TheirsOne`] with large hash tables.
+    TheirsOneTuned,
+    /// [`Kind::TheirsFour`] with large hash tables.
+    TheirsFourTuned,
+    /// The raw epoll server.
+    Floor,
+}
+
+impl Kind {
+    /// As the table and the report call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::TheirsOne => "-t 1 -w 1",
+            Self::TheirsFour => "-t 4 -w 1",
+            Self::TheirsDefault => "default",
+            Self::TheirsOneTuned => "-t 1 -w 1, tuned",
+            Self::TheirsFourTuned => "-t 4 -w 1, tuned",
+            Self::Floor => "floor",
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Ours | Self::TheirsDefault | Self::Floor => &[],
+            Self::TheirsOne => &["-t", "1", "-w", "1"],
+            Self::TheirsFour => &["-t", "4", "-w", "1"],
+            Self::TheirsOneTuned => &["-t", "1", "-w", "1", "--hashtable-buckets", TUNED],
+            Self::TheirsFourTuned => &["-t", "4", "-w", "1", "--hashtable-buckets", TUNED],
+        }
+    }
+}
+
+/// A running server; dropped, it is killed.
+pub(crate) struct Peer {
+    pub(crate) kind: Kind,
+    pub(crate) port: u16,
+    child: Child,
+}
+
+impl Peer {
+    /// Starts a server on a free port and waits until it listens.
+    ///
+    /// The port is the one that this very process listens on, by `/proc`, so no other server can answer in its place.
+    pub(crate) fn start(kind: Kind, options: &Options) -> Result<Self> {
+        fs::create_dir_all(&options.output)?;
+        let stem = kind.name().replace([' ', ','], "");
+        let mut command = match kind {
+            Kind::Floor => Command::new(std::env::current_exe()?),
+            Kind::Ours => Command::new(&options.ours),
+            _ => Command::new(&options.theirs),
+        };
+        if kind == Kind::Floor {
+            command.arg(floor::ARGUMENT);
+        } else {
+            let pid_file = options.output.join(format!("{stem}.pid"));
+            command.args([
+                "--port",
+                "0",
+                "-L",
+                "127.0.0.1",
+                "-q",
+                "builtin",
+                "-l",
+                "stderr",
+                "--pid-file",
+            ]);
+            command.arg(pid_file).args(kind.arguments());
+        }
+        let log = File::create(options.output.join(format!("{stem}.log")))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn();
+        let child = match child {
+            Ok(child) => child,
+            Err(error) => {
+                return fail(format!(
+                    "cannot start {}: {error}",
+                    Path::new(command.get_program()).display()
+                ));
+            }
+        };
+        let mut peer = Self {
+            kind,
+            port: 0,
+            child,
+        };
+        let begun = Instant::now();
+        while peer.port == 0 {
+            if let Some(status) = peer.child.try_wait()? {
+                return fail(format!("{} ended at its start: {status}", kind.name()));
+            }
+            if begun.elapsed() > START {
+                return fail(format!("{} does not listen", kind.name()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            peer.port = measuring::listening_port(peer.pid())?.unwrap_or(0);
+        }
+        Ok(peer)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// CPU time that the server has used.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        measuring::cpu(self.pid())
+    }
+
+    /// Bytes of anonymous memory that the server holds.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        measuring::memory(self.pid())
+    }
+
+    /// Fails unless the server is still the one that listens on its port.
+    pub(crate) fn check_port(&self) -> Result<()> {
+        if measuring::listening_port(self.pid())? == Some(self.port) {
+            Ok(())
+        } else {
+            fail(format!("{} lost its port", self.kind.name()))
+        }
+    }
+
+    /// The jobs of the benchmark's function, by the server's own `status`.
+    pub(crate) fn jobs(&self) -> Result<u64> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(b"status\n")?;
+        let mut jobs = 0;
+        for line in BufReader::new(&stream).lines() {
+            let line = line?;
+            if line == "." {
+                return Ok(jobs);
+            }
+            if let Some(counts) = line.strip_prefix("bench\t") {
+                jobs = counts
+                    .split('\t')
+                    .next()
+                    .and_then(|total| total.parse().ok())
+                    .unwrap_or(jobs);
+            }
+        }
+        fail("status ended without its full stop")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // A server that has ended by itself is gone already, which is what is wanted.
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}

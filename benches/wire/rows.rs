@@ -1,0 +1,316 @@
+//! The rows that measure time, and the order in which rows and rounds run.
+
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::failure::Result;
+use crate::generator::Generator;
+use crate::measuring::{float, microseconds_per, percentile};
+use crate::options::{Options, Row, Sizes};
+use crate::peers::{Kind, Peer};
+use crate::report::{Bar, Broken, Line, Report, Series};
+use crate::roles::Submission;
+use crate::rows_memory;
+
+/// Bytes of a workload where its size is not the point.
+pub(crate) const WORKLOAD: usize = 128;
+/// The settings of gearmand that a bar is held against: the better one counts, round by round.
+pub(crate) const BEST: [Kind; 2] = [Kind::TheirsOne, Kind::TheirsFour];
+const TUNED: [Kind; 2] = [Kind::TheirsOneTuned, Kind::TheirsFourTuned];
+const LARGE: usize = 1 << 20;
+
+/// The values of `N` metrics for each server and round.
+pub(crate) struct Measured<const N: usize> {
+    peers: Vec<(Kind, Vec<[f64; N]>)>,
+}
+
+impl<const N: usize> Measured<N> {
+    /// One metric of one server.
+    fn series(&self, kind: Kind, metric: usize) -> Series {
+        let rounds = self
+            .peers
+            .iter()
+            .find(|(peer, _)| *peer == kind)
+            .map(|(_, rounds)| rounds);
+        let rounds = rounds
+            .into_iter()
+            .flatten()
+            .map(|metrics| metrics[metric])
+            .collect();
+        Series {
+            name: kind.name(),
+            rounds,
+        }
+    }
+
+    /// A line that compares ours with `theirs` in one metric.
+    pub(crate) fn line(
+        &self,
+        row: &'static str,
+        (metric, name): (usize, &'static str),
+        theirs: &[Kind],
+        bar: Bar,
+    ) -> Line {
+        let theirs = theirs
+            .iter()
+            .map(|kind| self.series(*kind, metric))
+            .collect();
+        Line::new(row, name, self.series(Kind::Ours, metric), theirs, bar)
+    }
+}
+
+/// Whether servers live through all rounds of a row or are started afresh for each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lives {
+    /// Started once and warmed up by a round that does not count.
+    Long,
+    /// Started for each round: the row measures what a server has gathered since its start.
+    Short,
+}
+
+/// Measures every server once a round, one after the other, so that a slow minute of the machine strikes all.
+pub(crate) fn interleave<const N: usize>(
+    options: &Options,
+    kinds: &[Kind],
+    lives: Lives,
+    mut measure: impl FnMut(&Peer) -> Result<[f64; N]>,
+) -> Result<Measured<N>> {
+    let mut measured = Measured {
+        peers: kinds.iter().map(|kind| (*kind, Vec::new())).collect(),
+    };
+    let mut checked = |peer: &Peer| {
+        peer.check_port()?;
+        measure(peer)
+    };
+    let named = |kind: Kind| move |failure: crate::failure::Failure| failure.during(kind.name());
+    let mut long = Vec::new();
+    if lives == Lives::Long {
+        for kind in kinds {
+            let peer = Peer::start(*kind, options)?;
+            checked(&peer).map_err(named(*kind))?;
+            long.push(peer);
+        }
+    }
+    for _ in 0..options.rounds {
+        for (at, (kind, rounds)) in measured.peers.iter_mut().enumerate() {
+            let metrics = match long.get(at) {
+                Some(peer) => checked(peer),
+                None => checked(&Peer::start(*kind, options)?),
+            };
+            rounds.push(metrics.map_err(named(*kind))?);
+        }
+    }
+    Ok(measured)
+}
+
+/// Measures the rows asked for. A row that fails is reported as such and the others go on.
+pub(crate) fn run(options: &Options) -> Result<Report> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let mut report = Report {
+        quick: options.quick,
+        rounds: options.rounds,
+        processors: std::thread::available_parallelism()?.get(),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?
+            .trim()
+            .to_owned(),
+        ours: version(&options.ours),
+        theirs: version(&options.theirs),
+        ..Report::default()
+    };
+    eprintln!("{}", Report::heading());
+    for row in options.rows() {
+        let sizes = options.sizes();
+        let lines = match row {
+            Row::Foreground => foreground(options, sizes),
+            Row::Latency => latency(options, sizes),
+            Row::Background => background(options, sizes),
+            Row::Large => large(options, sizes),
+            Row::Sleepers => sleepers(options, sizes),
+            Row::Depth => rows_memory::depth(options, sizes),
+            Row::Idle => rows_memory::idle(options, sizes),
+            Row::Epoch => rows_memory::epoch(options, sizes),
+        };
+        match lines {
+            Ok(lines) => {
+                for line in &lines {
+                    eprintln!("{}", line.text());
+                }
+                report.lines.extend(lines);
+            }
+            Err(failure) => {
+                let broken = Broken {
+                    row: format!("{row:?}").to_lowercase(),
+                    failure: failure.to_string(),
+                };
+                eprintln!("{:<11} FAILED: {}", broken.row, broken.failure);
+                report.broken.push(broken);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// The first line that a server says of its version; its path if it says none.
+fn version(path: &std::path::Path) -> String {
+    let output = Command::new(path).arg("--version").output();
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default();
+    text.lines()
+        .next()
+        .map_or_else(|| path.display().to_string(), str::to_owned)
+}
+
+/// Foreground jobs in a closed loop for `length`: CPU microseconds per job, and what the loop did.
+fn closed_loop(peer: &Peer, generator: &mut Generator, length: Duration) -> Result<f64> {
+    let before = peer.cpu()?;
+    generator.run_for(length)?;
+    Ok(microseconds_per(
+        peer.cpu()?.saturating_sub(before),
+        generator.tally.ended,
+    ))
+}
+
+fn foreground(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
+    let kinds = [&[Kind::Ours][..], &BEST, &[Kind::Floor]].concat();
+    let measured = interleave(options, &kinds, Lives::Long, |peer| {
+        let mut generator = Generator::new(peer.port)?;
+        generator.add_sleepers(8)?;
+        generator.add_clients(8, Submission::Foreground, 32, WORKLOAD)?;
+        let begun = std::time::Instant::now();
+        let cpu = closed_loop(peer, &mut generator, sizes.round)?;
+        Ok([
+            cpu,
+            float(generator.tally.ended) / begun.elapsed().as_secs_f64(),
+        ])
+    })?;
+    let line = |metric, theirs: &[Kind], bar| measured.line("foreground", metric, theirs, bar);
+    Ok(vec![
+        line((0, "CPU µs/job"), &BEST, Bar::Ratio(0.6)),
+        line(
+            (0, "CPU µs/job, beside the floor"),
+            &[Kind::Floor],
+            Bar::Ratio(1.3),
+        ),
+        line(
+            (1, "jobs/s, beside -t 1"),
+            &[Kind::TheirsOne],
+            Bar::Information,
+        ),
+        line(
+            (1, "jobs/s, beside the floor"),
+            &[Kind::Floor],
+            Bar::Information,
+        ),
+    ])
+}
+
+fn latency(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
+    let kinds = [&[Kind::Ours][..], &BEST, &[Kind::Floor]].concat();
+    let measured = interleave(options, &kinds, Lives::Long, |peer| {
+        let mut generator = Generator::new(peer.port)?;
+        generator.tally.timed = true;
+        generator.add_sleepers(1)?;
+        generator.add_clients(1, Submission::Foreground, 1, WORKLOAD)?;
+        let cpu = closed_loop(peer, &mut generator, sizes.round)?;
+        let latencies = &mut generator.tally.latencies;
+        Ok([cpu, percentile(latencies, 50), percentile(latencies, 99)])
+    })?;
+    let line = |metric, theirs: &[Kind], bar| measured.line("latency", metric, theirs, bar);
+    Ok(vec![
+        line((0, "CPU µs/job"), &BEST, Bar::Ratio(0.95)),
+        line((1, "p50 µs"), &BEST, Bar::Ratio(1.0)),
+        line((2, "p99 µs"), &BEST, Bar::Information),
+        line(
+            (0, "CPU µs/job, beside the floor"),
+            &[Kind::Floor],
+            Bar::Information,
+        ),
+        line(
+            (1, "p50 µs, beside the floor"),
+            &[Kind::Floor],
+            Bar::Information,
+        ),
+    ])
+}
+
+fn background(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
+    let kinds = [&[Kind::Ours][..], &BEST, &TUNED].concat();
+    let jobs = sizes.background_jobs;
+    let measured = interleave(options, &kinds, Lives::Long, |peer| {
+        let mut generator = Generator::new(peer.port)?;
+        generator.add_clients(8, Submission::Background, 32, WORKLOAD)?;
+        let before = peer.cpu()?;
+        generator.run_count(jobs)?;
+        let submitted = peer.cpu()?;
+        rows_memory::expect_jobs(peer, jobs)?;
+        generator.add_workers(8)?;
+        let connected = peer.cpu()?;
+        generator.drain(jobs)?;
+        let drained = peer.cpu()?;
+        rows_memory::expect_jobs(peer, 0)?;
+        let submit = microseconds_per(submitted.saturating_sub(before), jobs);
+        Ok([
+            submit,
+            microseconds_per(drained.saturating_sub(connected), jobs),
+        ])
+    })?;
+    let line = |metric, theirs: &[Kind], bar| measured.line("background", metric, theirs, bar);
+    Ok(vec![
+        line((0, "submit, CPU µs/job"), &BEST, Bar::Ratio(0.3)),
+        line((1, "drain, CPU µs/job"), &BEST, Bar::Ratio(0.4)),
+        line((0, "submit, beside tuned"), &TUNED, Bar::Ratio(0.7)),
+        line((1, "drain, beside tuned"), &TUNED, Bar::Information),
+    ])
+}
+
+fn large(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
+    let kinds = [&[Kind::Ours][..], &BEST].concat();
+    let measured = interleave(options, &kinds, Lives::Long, |peer| {
+        let mut generator = Generator::new(peer.port)?;
+        generator.add_sleepers(4)?;
+        generator.add_clients(4, Submission::Foreground, 1, LARGE)?;
+        Ok([closed_loop(peer, &mut generator, sizes.round)?])
+    })?;
+    Ok(vec![measured.line(
+        "large",
+        (0, "CPU µs/job of 1 MiB"),
+        &BEST,
+        Bar::Ratio(1.0),
+    )])
+}
+
+fn sleepers(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
+    let default = [Kind::TheirsDefault];
+    let kinds = [&[Kind::Ours][..], &BEST, &default].concat();
+    let measured = interleave(options, &kinds, Lives::Long, |peer| {
+        let mut generator = Generator::new(peer.port)?;
+        generator.add_sleepers(200)?;
+        generator.add_clients(1, Submission::Foreground, 1, WORKLOAD)?;
+        let before = peer.cpu()?;
+        generator.run_for(sizes.round / 2)?;
+        // Wake-ups that were sent with the last jobs count too.
+        generator.linger(Duration::from_millis(150))?;
+        let jobs = generator.tally.ended;
+        let cpu = microseconds_per(peer.cpu()?.saturating_sub(before), jobs);
+        Ok([float(generator.tally.noops) / float(jobs), cpu])
+    })?;
+    let line = |metric, theirs: &[Kind], bar| measured.line("sleepers", metric, theirs, bar);
+    Ok(vec![
+        line(
+            (0, "NOOPs/job, beside default"),
+            &default,
+            Bar::Absolute(1.05),
+        ),
+        line((0, "NOOPs/job"), &BEST, Bar::Information),
+        line(
+            (1, "CPU µs/job, beside default"),
+            &default,
+            Bar::Information,
+        ),
+        line((1, "CPU µs/job"), &BEST, Bar::Information),
+    ])
+}
