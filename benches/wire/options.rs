@@ -27,6 +27,10 @@ pub(crate) enum Row {
 }
 
 /// Server CPU per job, beside C++ gearmand.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 #[derive(Debug, Parser)]
 #[command(name = "wire", about = "Server CPU per job, beside C++ gearmand")]
 pub(crate) struct Options {
@@ -48,6 +52,9 @@ pub(crate) struct Options {
     /// Where the JSON report and the servers' logs go
     #[arg(long, value_name = "DIRECTORY", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench"))]
     pub(crate) output: PathBuf,
+    /// Put server and generator on one CPU in every row
+    #[arg(long)]
+    pub(crate) one_cpu: bool,
     /// Exit with status 1 when a bar is missed
     #[arg(long)]
     pub(crate) gate: bool,
@@ -96,7 +103,7 @@ impl Options {
             }
         } else {
             Sizes {
-                round: Duration::from_secs(2),
+                round: Duration::from_millis(1500),
                 background_jobs: 150_000,
                 depth_jobs: 1_000_000,
                 idle_workers: 5_000,

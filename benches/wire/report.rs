@@ -75,6 +75,7 @@ pub(crate) struct Broken {
 pub(crate) struct Report {
     pub(crate) quick: bool,
     pub(crate) rounds: u32,
+    pub(crate) one_cpu: bool,
     pub(crate) processors: usize,
     pub(crate) kernel: String,
     pub(crate) ours: String,
@@ -165,7 +166,7 @@ impl Line {
             self.ratio.median, self.ratio.min, self.ratio.max
         );
         let text = format!(
-            "{:<11} {:<30} {:>9} {:>9} {:<17} {:<20} {:<8} {}",
+            "{:<12} {:<30} {:>9} {:>9} {:<17} {:<20} {:<8} {}",
             self.row,
             self.metric,
             short(self.ours_median),
@@ -183,7 +184,7 @@ impl Report {
     /// The names of the columns.
     pub(crate) fn heading() -> String {
         format!(
-            "{:<11} {:<30} {:>9} {:>9} {:<17} {:<20} {:<8} {}",
+            "{:<12} {:<30} {:>9} {:>9} {:<17} {:<20} {:<8} {}",
             "row", "metric", "ours", "theirs", "(which)", "ratio [min..max]", "bar", "verdict"
         )
     }
@@ -199,7 +200,7 @@ impl Report {
             let _infallible = write!(table, "\n{}", line.text());
         }
         for broken in &self.broken {
-            let _infallible = write!(table, "\n{:<11} FAILED: {}", broken.row, broken.failure);
+            let _infallible = write!(table, "\n{:<12} FAILED: {}", broken.row, broken.failure);
         }
         println!("{table}");
         if self.quick {
