@@ -11,6 +11,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::Signal;
 
 use crate::failure::Result;
 use crate::protocol::{
@@ -53,8 +54,9 @@ struct Floor {
     dirty: Vec<usize>,
 }
 
-/// Listens on a free port of 127.0.0.1 and serves until killed.
+/// Listens on a free port of 127.0.0.1 and serves until it or the benchmark is killed.
 pub(crate) fn serve() -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
