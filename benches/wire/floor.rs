@@ -15,8 +15,8 @@ use nix::sys::signal::Signal;
 
 use crate::failure::Result;
 use crate::protocol::{
-    ECHO_REQ, ECHO_RES, GRAB_JOB_ALL, HEADER, JOB_ASSIGN_UNIQ, JOB_CREATED, NO_JOB, NOOP,
-    PRE_SLEEP, RESPONSE, SUBMIT_JOB, SUBMIT_JOB_BG, WORK_COMPLETE, append, header,
+    ECHO_REQ, ECHO_RES, GRAB_JOB_ALL, HEADER, JOB_ASSIGN_UNIQ, JOB_CREATED, NO_JOB, NOOP, PRE_SLEEP, RESPONSE,
+    SUBMIT_JOB, SUBMIT_JOB_BG, WORK_COMPLETE, append, header,
 };
 
 /// The first argument that makes the benchmark's binary this server.
@@ -96,16 +96,9 @@ impl Floor {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let index = self.connections.len();
-            let interest = EpollFlags::EPOLLIN
-                | EpollFlags::EPOLLOUT
-                | EpollFlags::EPOLLRDHUP
-                | EpollFlags::EPOLLET;
+            let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
             epoll.add(&stream, EpollEvent::new(interest, index as u64))?;
-            self.connections.push(Some(Connection {
-                stream,
-                input: Vec::new(),
-                output: Vec::new(),
-            }));
+            self.connections.push(Some(Connection { stream, input: Vec::new(), output: Vec::new() }));
         }
     }
 
@@ -183,10 +176,7 @@ impl Floor {
     fn submit(&mut self, from: usize, client: usize, body: &[u8]) {
         let function = memchr::memchr(0, body).unwrap_or_default();
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.jobs.push(Job {
-                client,
-                tail: Vec::new(),
-            });
+            self.jobs.push(Job { client, tail: Vec::new() });
             self.jobs.len() - 1
         });
         let job = &mut self.jobs[slot];

@@ -82,9 +82,7 @@ impl Generator {
     ) -> Result<()> {
         for _ in 0..count {
             let seed = (u64::from(self.port) << 32) | self.connections.len() as u64;
-            self.add(Role::Client(Client::new(
-                submission, window, workload, seed,
-            )))?;
+            self.add(Role::Client(Client::new(submission, window, workload, seed)))?;
         }
         self.greeted()
     }
@@ -101,17 +99,10 @@ impl Generator {
         stream.set_nodelay(true)?;
         let index = self.connections.len();
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        self.epoll
-            .add(&stream, EpollEvent::new(interest, index as u64))?;
+        self.epoll.add(&stream, EpollEvent::new(interest, index as u64))?;
         let mut output = Vec::new();
         role.greet(&mut output);
-        self.connections.push(Connection {
-            stream,
-            role,
-            input: Vec::new(),
-            output,
-            written: 0,
-        });
+        self.connections.push(Connection { stream, role, input: Vec::new(), output, written: 0 });
         self.dirty.push(index);
         self.flush()?;
         if self.connections.len().is_multiple_of(CONNECT_BATCH) {
@@ -163,9 +154,7 @@ impl Generator {
     fn open(&mut self, budget: u64) -> Result<()> {
         self.tally.budget = budget;
         for (index, connection) in self.connections.iter_mut().enumerate() {
-            connection
-                .role
-                .begin(&mut connection.output, &mut self.tally);
+            connection.role.begin(&mut connection.output, &mut self.tally);
             self.dirty.push(index);
         }
         self.flush()
@@ -266,15 +255,7 @@ struct Summary<'a>(&'a Tally);
 
 impl std::fmt::Debug for Summary<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Tally {
-            outstanding,
-            ended,
-            worked,
-            noops,
-            asleep,
-            greeted,
-            ..
-        } = self.0;
+        let Tally { outstanding, ended, worked, noops, asleep, greeted, .. } = self.0;
         write!(
             formatter,
             "{outstanding} outstanding, {ended} ended, {worked} worked, {noops} NOOPs, {asleep} asleep, {greeted} greeted"

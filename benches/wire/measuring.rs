@@ -11,11 +11,7 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     let mut nanoseconds = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| missing(pid, &error))? {
         let schedstat = fs::read_to_string(task?.path().join("schedstat"))?;
-        let Some(time) = schedstat
-            .split(' ')
-            .next()
-            .and_then(|field| field.parse::<u64>().ok())
-        else {
+        let Some(time) = schedstat.split(' ').next().and_then(|field| field.parse::<u64>().ok()) else {
             return fail("this kernel keeps no schedstat");
         };
         nanoseconds += time;
@@ -25,16 +21,11 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
 
 /// Anonymous memory of `pid` in bytes: what it allocated, without its program text.
 pub(crate) fn memory(pid: u32) -> Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
-        .map_err(|error| missing(pid, &error))?;
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(|error| missing(pid, &error))?;
     let kibibytes = rollup
         .lines()
         .find_map(|line| line.strip_prefix("Anonymous:"))
-        .and_then(|rest| {
-            rest.trim()
-                .strip_suffix(" kB")
-                .and_then(|number| number.parse::<u64>().ok())
-        });
+        .and_then(|rest| rest.trim().strip_suffix(" kB").and_then(|number| number.parse::<u64>().ok()));
     match kibibytes {
         Some(kibibytes) => Ok(kibibytes * 1024),
         None => fail("smaps_rollup says nothing of anonymous memory"),
@@ -44,14 +35,10 @@ pub(crate) fn memory(pid: u32) -> Result<u64> {
 /// The TCP port that `pid` listens on, if it does: a socket of `/proc/net/tcp` that is among its descriptors.
 pub(crate) fn listening_port(pid: u32) -> Result<Option<u16>> {
     let mut sockets = HashSet::new();
-    for descriptor in
-        fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| missing(pid, &error))?
-    {
+    for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| missing(pid, &error))? {
         // A descriptor may be closed between the listing and the look.
         if let Ok(target) = fs::read_link(descriptor?.path())
-            && let Some(inode) = target
-                .to_str()
-                .and_then(|text| text.strip_prefix("socket:["))
+            && let Some(inode) = target.to_str().and_then(|text| text.strip_prefix("socket:["))
         {
             sockets.insert(inode.trim_end_matches(']').to_owned());
         }
@@ -73,10 +60,7 @@ fn missing(pid: u32, error: &std::io::Error) -> Failure {
 }
 
 /// A count as a number to calculate with; exact below 2^53.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts, nanoseconds and bytes of a benchmark stay below 2^53"
-)]
+#[expect(clippy::cast_precision_loss, reason = "counts, nanoseconds and bytes of a benchmark stay below 2^53")]
 pub(crate) fn float(count: u64) -> f64 {
     count as f64
 }

@@ -27,10 +27,7 @@ pub(crate) enum Row {
 }
 
 /// Server CPU per job, beside C++ gearmand.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of the command line"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[derive(Debug, Parser)]
 #[command(name = "wire", about = "Server CPU per job, beside C++ gearmand")]
 pub(crate) struct Options {
@@ -60,7 +57,7 @@ pub(crate) struct Options {
     pub(crate) gate: bool,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
-    pub(crate) bench: bool,
+    bench: bool,
 }
 
 /// How much load a row makes.
@@ -83,11 +80,7 @@ pub(crate) struct Sizes {
 impl Options {
     /// The rows asked for; all when none is named.
     pub(crate) fn rows(&self) -> Vec<Row> {
-        if self.rows.is_empty() {
-            Row::value_variants().to_vec()
-        } else {
-            self.rows.clone()
-        }
+        if self.rows.is_empty() { Row::value_variants().to_vec() } else { self.rows.clone() }
     }
 
     /// The load of one round.

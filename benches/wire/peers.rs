@@ -83,39 +83,18 @@ impl Peer {
             command.arg(floor::ARGUMENT);
         } else {
             let pid_file = options.output.join(format!("{stem}.pid"));
-            command.args([
-                "--port",
-                "0",
-                "-L",
-                "127.0.0.1",
-                "-q",
-                "builtin",
-                "-l",
-                "stderr",
-                "--pid-file",
-            ]);
+            command.args(["--port", "0", "-L", "127.0.0.1", "-q", "builtin", "-l", "stderr", "--pid-file"]);
             command.arg(pid_file).args(kind.arguments());
         }
         let log = File::create(options.output.join(format!("{stem}.log")))?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn();
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         let child = match child {
             Ok(child) => child,
             Err(error) => {
-                return fail(format!(
-                    "cannot start {}: {error}",
-                    Path::new(command.get_program()).display()
-                ));
+                return fail(format!("cannot start {}: {error}", Path::new(command.get_program()).display()));
             }
         };
-        let mut peer = Self {
-            kind,
-            port: 0,
-            child,
-        };
+        let mut peer = Self { kind, port: 0, child };
         let begun = Instant::now();
         while peer.port == 0 {
             if let Some(status) = peer.child.try_wait()? {
@@ -165,11 +144,7 @@ impl Peer {
                 return Ok(jobs);
             }
             if let Some(counts) = line.strip_prefix("bench\t") {
-                jobs = counts
-                    .split('\t')
-                    .next()
-                    .and_then(|total| total.parse().ok())
-                    .unwrap_or(jobs);
+                jobs = counts.split('\t').next().and_then(|total| total.parse().ok()).unwrap_or(jobs);
             }
         }
         fail("status ended without its full stop")

@@ -65,9 +65,7 @@ pub(crate) fn response(bytes: &[u8]) -> Result<Option<Response<'_>>> {
     if !bytes.starts_with(&RESPONSE) || length > LARGEST_BODY {
         return fail(format!("not a response header: {:?}", &bytes[..HEADER]));
     }
-    Ok(bytes
-        .get(HEADER..HEADER + length)
-        .map(|body| Response { kind, body }))
+    Ok(bytes.get(HEADER..HEADER + length).map(|body| Response { kind, body }))
 }
 
 /// Splits `body` at its first NUL.

@@ -96,35 +96,15 @@ impl Spread {
 
 impl Line {
     /// Compares `ours` with the best of `theirs`, round by round. Less is better, but on a line of information.
-    pub(crate) fn new(
-        row: &'static str,
-        metric: &'static str,
-        ours: Series,
-        theirs: Vec<Series>,
-        bar: Bar,
-    ) -> Self {
+    pub(crate) fn new(row: &'static str, metric: &'static str, ours: Series, theirs: Vec<Series>, bar: Bar) -> Self {
         let best: Vec<f64> = (0..ours.rounds.len())
-            .map(|round| {
-                theirs
-                    .iter()
-                    .map(|series| series.rounds[round])
-                    .fold(f64::INFINITY, f64::min)
-            })
+            .map(|round| theirs.iter().map(|series| series.rounds[round]).fold(f64::INFINITY, f64::min))
             .collect();
-        let ratios: Vec<f64> = ours
-            .rounds
-            .iter()
-            .zip(&best)
-            .map(|(ours, best)| ours / best)
-            .collect();
+        let ratios: Vec<f64> = ours.rounds.iter().zip(&best).map(|(ours, best)| ours / best).collect();
         let ratio = Spread::of(&ratios);
         let ours_median = median(&ours.rounds);
         let cleared = |value: f64, limit: f64| {
-            if value <= limit {
-                Verdict::Pass
-            } else {
-                Verdict::Miss
-            }
+            if value <= limit { Verdict::Pass } else { Verdict::Miss }
         };
         let verdict = match bar {
             Bar::Ratio(limit) => cleared(ratio.median, limit),
@@ -135,18 +115,7 @@ impl Line {
             .iter()
             .min_by(|one, other| median(&one.rounds).total_cmp(&median(&other.rounds)))
             .map_or("", |series| series.name);
-        Self {
-            row,
-            metric,
-            ours,
-            theirs,
-            ours_median,
-            theirs_median: median(&best),
-            theirs_best,
-            ratio,
-            bar,
-            verdict,
-        }
+        Self { row, metric, ours, theirs, ours_median, theirs_median: median(&best), theirs_best, ratio, bar, verdict }
     }
 
     /// The line as the table shows it.
@@ -161,10 +130,7 @@ impl Line {
             Verdict::Miss => "MISS",
             Verdict::Information => "",
         };
-        let spread = format!(
-            "{:.2} [{:.2}..{:.2}]",
-            self.ratio.median, self.ratio.min, self.ratio.max
-        );
+        let spread = format!("{:.2} [{:.2}..{:.2}]", self.ratio.median, self.ratio.min, self.ratio.max);
         let text = format!(
             "{:<12} {:<30} {:>9} {:>9} {:<17} {:<20} {:<8} {}",
             self.row,
@@ -191,10 +157,7 @@ impl Report {
 
     /// Prints the table, writes the JSON and says how the process should end.
     pub(crate) fn conclude(&self, options: &Options) -> ExitCode {
-        let mut table = format!(
-            "\n{} rounds; ours {}; theirs {}\n\n",
-            self.rounds, self.ours, self.theirs
-        );
+        let mut table = format!("\n{} rounds; ours {}; theirs {}\n\n", self.rounds, self.ours, self.theirs);
         table.push_str(&Self::heading());
         for line in &self.lines {
             let _infallible = write!(table, "\n{}", line.text());
@@ -211,19 +174,12 @@ impl Report {
             return ExitCode::FAILURE;
         }
         let missed = self.lines.iter().any(|line| line.verdict == Verdict::Miss);
-        if self.broken.is_empty() && !(missed && options.gate) {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        if self.broken.is_empty() && !(missed && options.gate) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     fn write(&self, options: &Options) -> Result<()> {
         fs::create_dir_all(&options.output)?;
-        fs::write(
-            options.output.join("wire.json"),
-            serde_json::to_string_pretty(self)?,
-        )?;
+        fs::write(options.output.join("wire.json"), serde_json::to_string_pretty(self)?)?;
         Ok(())
     }
 }

@@ -8,9 +8,8 @@ use std::time::Instant;
 
 use crate::failure::{Result, fail};
 use crate::protocol::{
-    CAN_DO, ECHO_REQ, ECHO_RES, ERROR, GRAB_JOB_ALL, JOB_ASSIGN_UNIQ, JOB_CREATED, NO_JOB, NOOP,
-    PRE_SLEEP, REQUEST, Response, SUBMIT_JOB, SUBMIT_JOB_BG, SUBMIT_JOB_EPOCH, WORK_COMPLETE,
-    append, split,
+    CAN_DO, ECHO_REQ, ECHO_RES, ERROR, GRAB_JOB_ALL, JOB_ASSIGN_UNIQ, JOB_CREATED, NO_JOB, NOOP, PRE_SLEEP, REQUEST,
+    Response, SUBMIT_JOB, SUBMIT_JOB_BG, SUBMIT_JOB_EPOCH, WORK_COMPLETE, append, split,
 };
 
 /// The function of every job here.
@@ -105,10 +104,7 @@ impl Client {
             submission,
             window,
             workload: workload.saturating_sub(UNIQUE),
-            pattern: (0u64..)
-                .map(|n| mix(n).to_be_bytes()[0])
-                .take(length)
-                .collect(),
+            pattern: (0u64..).map(|n| mix(n).to_be_bytes()[0]).take(length).collect(),
             sequence: mix(seed) << 32,
             unnamed: VecDeque::new(),
             running: VecDeque::new(),
@@ -127,15 +123,7 @@ impl Client {
             self.sequence += 1;
             let filler = &self.pattern[job.shift..job.shift + self.workload];
             let mut submit = |kind, due: &[u8]| {
-                let parts = [
-                    FUNCTION,
-                    b"\0",
-                    &job.unique,
-                    b"\0",
-                    due,
-                    &job.unique,
-                    filler,
-                ];
+                let parts = [FUNCTION, b"\0", &job.unique, b"\0", due, &job.unique, filler];
                 append(output, REQUEST, kind, &parts);
             };
             match self.submission {
@@ -167,10 +155,7 @@ impl Client {
 
     fn completed(&mut self, body: &[u8], tally: &mut Tally) -> Result<()> {
         let (handle, result) = split(body)?;
-        let found = self
-            .running
-            .iter()
-            .position(|(kept, length, _)| &kept[..*length] == handle);
+        let found = self.running.iter().position(|(kept, length, _)| &kept[..*length] == handle);
         let Some((_, _, job)) = found.and_then(|at| self.running.remove(at)) else {
             return fail("WORK_COMPLETE for a handle that was never given");
         };
@@ -179,9 +164,7 @@ impl Client {
             return fail("a result that is not its workload");
         }
         if let Some(submitted) = job.submitted {
-            tally
-                .latencies
-                .push(u32::try_from(submitted.elapsed().as_nanos()).unwrap_or(u32::MAX));
+            tally.latencies.push(u32::try_from(submitted.elapsed().as_nanos()).unwrap_or(u32::MAX));
         }
         tally.outstanding -= 1;
         tally.ended += 1;
@@ -192,10 +175,7 @@ impl Client {
 impl Grabber {
     /// A worker that keeps `window` grabs outstanding.
     pub(crate) fn new(window: usize) -> Self {
-        Self {
-            window,
-            outstanding: 0,
-        }
+        Self { window, outstanding: 0 }
     }
 
     fn fill(&mut self, output: &mut Vec<u8>, tally: &mut Tally) {
@@ -231,12 +211,7 @@ impl Role {
     }
 
     /// Takes one response and appends what follows from it.
-    pub(crate) fn take(
-        &mut self,
-        response: &Response<'_>,
-        output: &mut Vec<u8>,
-        tally: &mut Tally,
-    ) -> Result<()> {
+    pub(crate) fn take(&mut self, response: &Response<'_>, output: &mut Vec<u8>, tally: &mut Tally) -> Result<()> {
         match (&mut *self, response.kind) {
             (Self::Client(client), JOB_CREATED) => {
                 client.created(response.body, tally)?;

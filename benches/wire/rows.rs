@@ -31,20 +31,9 @@ pub(crate) struct Measured<const N: usize> {
 impl<const N: usize> Measured<N> {
     /// One metric of one server.
     fn series(&self, kind: Kind, metric: usize) -> Series {
-        let rounds = self
-            .peers
-            .iter()
-            .find(|(peer, _)| *peer == kind)
-            .map(|(_, rounds)| rounds);
-        let rounds = rounds
-            .into_iter()
-            .flatten()
-            .map(|metrics| metrics[metric])
-            .collect();
-        Series {
-            name: kind.name(),
-            rounds,
-        }
+        let rounds = self.peers.iter().find(|(peer, _)| *peer == kind).map(|(_, rounds)| rounds);
+        let rounds = rounds.into_iter().flatten().map(|metrics| metrics[metric]).collect();
+        Series { name: kind.name(), rounds }
     }
 
     /// A line that compares ours with `theirs` in one metric.
@@ -55,10 +44,7 @@ impl<const N: usize> Measured<N> {
         theirs: &[Kind],
         bar: Bar,
     ) -> Line {
-        let theirs = theirs
-            .iter()
-            .map(|kind| self.series(*kind, metric))
-            .collect();
+        let theirs = theirs.iter().map(|kind| self.series(*kind, metric)).collect();
         Line::new(row, name, self.series(Kind::Ours, metric), theirs, bar)
     }
 }
@@ -79,9 +65,7 @@ pub(crate) fn interleave<const N: usize>(
     lives: Lives,
     mut measure: impl FnMut(&Peer) -> Result<[f64; N]>,
 ) -> Result<Measured<N>> {
-    let mut measured = Measured {
-        peers: kinds.iter().map(|kind| (*kind, Vec::new())).collect(),
-    };
+    let mut measured = Measured { peers: kinds.iter().map(|kind| (*kind, Vec::new())).collect() };
     let mut checked = |peer: &Peer| {
         peer.check_port()?;
         measure(peer)
@@ -116,20 +100,14 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         rounds: options.rounds,
         one_cpu: options.one_cpu,
         processors: std::thread::available_parallelism()?.get(),
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?
-            .trim()
-            .to_owned(),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         ours: version(&options.ours),
         theirs: version(&options.theirs),
         ..Report::default()
     };
     eprintln!("{}", Report::heading());
     for row in options.rows() {
-        let lines = if options.one_cpu {
-            on_one_cpu(|| measure(row, options))
-        } else {
-            measure(row, options)
-        };
+        let lines = if options.one_cpu { on_one_cpu(|| measure(row, options)) } else { measure(row, options) };
         match lines {
             Ok(lines) => {
                 for line in &lines {
@@ -138,10 +116,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
                 report.lines.extend(lines);
             }
             Err(failure) => {
-                let broken = Broken {
-                    row: format!("{row:?}").to_lowercase(),
-                    failure: failure.to_string(),
-                };
+                let broken = Broken { row: format!("{row:?}").to_lowercase(), failure: failure.to_string() };
                 eprintln!("{:<12} FAILED: {}", broken.row, broken.failure);
                 report.broken.push(broken);
             }
@@ -167,22 +142,15 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
 /// The first line that a server says of its version; its path if it says none.
 fn version(path: &std::path::Path) -> String {
     let output = Command::new(path).arg("--version").output();
-    let text = output
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        .unwrap_or_default();
-    text.lines()
-        .next()
-        .map_or_else(|| path.display().to_string(), str::to_owned)
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    text.lines().next().map_or_else(|| path.display().to_string(), str::to_owned)
 }
 
 /// Foreground jobs in a closed loop for `length`: CPU microseconds per job, and what the loop did.
 fn closed_loop(peer: &Peer, generator: &mut Generator, length: Duration) -> Result<f64> {
     let before = peer.cpu()?;
     generator.run_for(length)?;
-    Ok(microseconds_per(
-        peer.cpu()?.saturating_sub(before),
-        generator.tally.ended,
-    ))
+    Ok(microseconds_per(peer.cpu()?.saturating_sub(before), generator.tally.ended))
 }
 
 /// Many clients and workers at once: batches form, server and generator each fill a CPU.
@@ -193,25 +161,12 @@ fn foreground(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let free = closed_loops(options, sizes)?;
     let pinned = on_one_cpu(|| closed_loops(options, sizes))?;
     let line = |metric, theirs: &[Kind], bar| free.line("foreground", metric, theirs, bar);
-    let second =
-        |metric, theirs: &[Kind]| pinned.line("foregr./1cpu", metric, theirs, Bar::Information);
+    let second = |metric, theirs: &[Kind]| pinned.line("foregr./1cpu", metric, theirs, Bar::Information);
     Ok(vec![
         line((0, "CPU µs/job"), &BEST, Bar::Ratio(0.6)),
-        line(
-            (0, "CPU µs/job, beside the floor"),
-            &[Kind::Floor],
-            Bar::Ratio(1.3),
-        ),
-        line(
-            (1, "jobs/s, beside -t 1"),
-            &[Kind::TheirsOne],
-            Bar::Information,
-        ),
-        line(
-            (1, "jobs/s, beside the floor"),
-            &[Kind::Floor],
-            Bar::Information,
-        ),
+        line((0, "CPU µs/job, beside the floor"), &[Kind::Floor], Bar::Ratio(1.3)),
+        line((1, "jobs/s, beside -t 1"), &[Kind::TheirsOne], Bar::Information),
+        line((1, "jobs/s, beside the floor"), &[Kind::Floor], Bar::Information),
         second((0, "CPU µs/job"), &BEST),
         second((0, "CPU µs/job, beside the floor"), &[Kind::Floor]),
     ])
@@ -225,10 +180,7 @@ fn closed_loops(options: &Options, sizes: Sizes) -> Result<Measured<2>> {
         generator.add_clients(8, Submission::Foreground, 32, WORKLOAD)?;
         let begun = std::time::Instant::now();
         let cpu = closed_loop(peer, &mut generator, sizes.round)?;
-        Ok([
-            cpu,
-            float(generator.tally.ended) / begun.elapsed().as_secs_f64(),
-        ])
+        Ok([cpu, float(generator.tally.ended) / begun.elapsed().as_secs_f64()])
     })
 }
 
@@ -240,21 +192,11 @@ fn closed_loops(options: &Options, sizes: Sizes) -> Result<Measured<2>> {
 fn latency(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let bars = [Bar::Ratio(0.95), Bar::Ratio(1.0)];
     let mut lines = on_one_cpu(|| one_at_a_time("latency", bars, options, sizes))?;
-    lines.extend(one_at_a_time(
-        "latency/free",
-        [Bar::Information; 2],
-        options,
-        sizes,
-    )?);
+    lines.extend(one_at_a_time("latency/free", [Bar::Information; 2], options, sizes)?);
     Ok(lines)
 }
 
-fn one_at_a_time(
-    row: &'static str,
-    bars: [Bar; 2],
-    options: &Options,
-    sizes: Sizes,
-) -> Result<Vec<Line>> {
+fn one_at_a_time(row: &'static str, bars: [Bar; 2], options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let kinds = [&[Kind::Ours][..], &BEST, &[Kind::Floor]].concat();
     let measured = interleave(options, &kinds, Lives::Long, |peer| {
         let mut generator = Generator::new(peer.port)?;
@@ -268,13 +210,7 @@ fn one_at_a_time(
     let line = |metric, theirs: &[Kind], bar| measured.line(row, metric, theirs, bar);
     let floor = |metric, name| {
         let theirs = BEST.map(|kind| measured.series(kind, metric)).to_vec();
-        Line::new(
-            row,
-            name,
-            measured.series(Kind::Floor, metric),
-            theirs,
-            Bar::Information,
-        )
+        Line::new(row, name, measured.series(Kind::Floor, metric), theirs, Bar::Information)
     };
     Ok(vec![
         line((0, "CPU µs/job"), &BEST, bars[0]),
@@ -290,9 +226,7 @@ fn on_one_cpu<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
     let this = Pid::from_raw(0);
     let all = sched_getaffinity(this)?;
     let mut one = CpuSet::new();
-    let last = (0..CpuSet::count())
-        .rev()
-        .find(|cpu| all.is_set(*cpu).unwrap_or(false));
+    let last = (0..CpuSet::count()).rev().find(|cpu| all.is_set(*cpu).unwrap_or(false));
     one.set(last.unwrap_or_default())?;
     sched_setaffinity(this, &one)?;
     let result = measure();
@@ -316,10 +250,7 @@ fn background(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         let drained = peer.cpu()?;
         rows_memory::expect_jobs(peer, 0)?;
         let submit = microseconds_per(submitted.saturating_sub(before), jobs);
-        Ok([
-            submit,
-            microseconds_per(drained.saturating_sub(connected), jobs),
-        ])
+        Ok([submit, microseconds_per(drained.saturating_sub(connected), jobs)])
     })?;
     let line = |metric, theirs: &[Kind], bar| measured.line("background", metric, theirs, bar);
     Ok(vec![
@@ -338,12 +269,7 @@ fn large(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         generator.add_clients(4, Submission::Foreground, 1, LARGE)?;
         Ok([closed_loop(peer, &mut generator, sizes.round)?])
     })?;
-    Ok(vec![measured.line(
-        "large",
-        (0, "CPU µs/job of 1 MiB"),
-        &BEST,
-        Bar::Ratio(1.0),
-    )])
+    Ok(vec![measured.line("large", (0, "CPU µs/job of 1 MiB"), &BEST, Bar::Ratio(1.0))])
 }
 
 fn sleepers(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
@@ -363,17 +289,9 @@ fn sleepers(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     })?;
     let line = |metric, theirs: &[Kind], bar| measured.line("sleepers", metric, theirs, bar);
     Ok(vec![
-        line(
-            (0, "NOOPs/job, beside default"),
-            &default,
-            Bar::Absolute(1.05),
-        ),
+        line((0, "NOOPs/job, beside default"), &default, Bar::Absolute(1.05)),
         line((0, "NOOPs/job"), &BEST, Bar::Information),
-        line(
-            (1, "CPU µs/job, beside default"),
-            &default,
-            Bar::Information,
-        ),
+        line((1, "CPU µs/job, beside default"), &default, Bar::Information),
         line((1, "CPU µs/job"), &BEST, Bar::Information),
     ])
 }

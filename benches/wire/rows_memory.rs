@@ -40,10 +40,7 @@ pub(crate) fn depth(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         let last = peer.cpu()?.saturating_sub(nearly);
         let grown = peer.memory()?.saturating_sub(memory);
         expect_jobs(peer, sizes.depth_jobs)?;
-        Ok([
-            float(grown) / float(sizes.depth_jobs),
-            last.as_secs_f64() / first.as_secs_f64(),
-        ])
+        Ok([float(grown) / float(sizes.depth_jobs), last.as_secs_f64() / first.as_secs_f64()])
     })?;
     let line = |metric, bar| measured.line("depth", metric, &theirs, bar);
     Ok(vec![
@@ -65,10 +62,7 @@ pub(crate) fn idle(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         let used = peer.cpu()?.saturating_sub(before);
         let grown = peer.memory()?.saturating_sub(memory);
         let workers = f64::from(sizes.idle_workers);
-        Ok([
-            float(grown) / workers,
-            used.as_secs_f64() * 1e6 / sizes.idle_window.as_secs_f64(),
-        ])
+        Ok([float(grown) / workers, used.as_secs_f64() * 1e6 / sizes.idle_window.as_secs_f64()])
     })?;
     let line = |metric, bar| measured.line("idle", metric, &BEST, bar);
     Ok(vec![
@@ -80,11 +74,7 @@ pub(crate) fn idle(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
 
 /// What a grab costs beside jobs that are due tomorrow, against a server of the same kind without them.
 pub(crate) fn epoch(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
-    let due = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
-        + DAY;
+    let due = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() + DAY;
     let mut servers = Vec::new();
     for (kind, jobs, name) in [
         (Kind::Ours, 0, "ours, none queued"),
@@ -97,13 +87,7 @@ pub(crate) fn epoch(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         generator.add_clients(8, Submission::Epoch(due), 32, WORKLOAD)?;
         generator.run_count(jobs)?;
         expect_jobs(&peer, jobs)?;
-        servers.push((
-            peer,
-            Series {
-                name,
-                rounds: Vec::new(),
-            },
-        ));
+        servers.push((peer, Series { name, rounds: Vec::new() }));
     }
     for round in 0..=options.rounds {
         for (peer, series) in &mut servers {
@@ -121,26 +105,8 @@ pub(crate) fn epoch(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     }
     let [without, with, their_without, their_with] = [0, 1, 2, 3].map(|at| servers[at].1.clone());
     Ok(vec![
-        Line::new(
-            "epoch",
-            "CPU µs/grab, beside none queued",
-            with.clone(),
-            vec![without],
-            Bar::Ratio(1.1),
-        ),
-        Line::new(
-            "epoch",
-            "CPU µs/grab",
-            with,
-            vec![their_with.clone()],
-            Bar::Information,
-        ),
-        Line::new(
-            "epoch",
-            "theirs, beside none queued",
-            their_with,
-            vec![their_without],
-            Bar::Information,
-        ),
+        Line::new("epoch", "CPU µs/grab, beside none queued", with.clone(), vec![without], Bar::Ratio(1.1)),
+        Line::new("epoch", "CPU µs/grab", with, vec![their_with.clone()], Bar::Information),
+        Line::new("epoch", "theirs, beside none queued", their_with, vec![their_without], Bar::Information),
     ])
 }
