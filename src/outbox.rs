@@ -4,6 +4,7 @@
 //! holder of the hub's lock appends; the connection's own task takes what is there and writes it without any lock. A
 //! connection with nothing to write owns no buffer.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,8 +16,14 @@ use crate::protocol::Response;
 
 /// Workloads from this size on are kept by reference where they can be, in bytes. Below, copying is cheaper.
 const SHARED_FROM: usize = 8 * 1024;
-/// The first buffer of a connection that has something to write, in bytes: some small packets.
-const FIRST_BUFFER: usize = 256;
+/// How many buffers a thread keeps for the next connection that has something to write.
+const SPARE_BUFFERS: usize = 32;
+/// The largest buffer that is kept, in bytes.
+const LARGEST_SPARE: usize = 16 * 1024;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The output of one connection.
 #[derive(Debug)]
@@ -157,7 +164,7 @@ impl Output {
 
     fn push(&mut self, response: &Response<'_>) {
         if self.copied.capacity() == 0 {
-            self.copied.reserve(FIRST_BUFFER);
+            self.copied = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         }
         response.write_head(&mut self.copied);
         let Some(workload) = response.workload() else {
@@ -202,6 +209,19 @@ impl Output {
         let written = write(&pieces[..count])?;
         self.advance(written);
         Ok(written)
+    }
+
+    /// Gives the buffer back for others, when everything is written.
+    pub fn recycle(self) {
+        let mut buffer = self.copied;
+        if (1..=LARGEST_SPARE).contains(&buffer.capacity()) {
+            buffer.clear();
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < SPARE_BUFFERS {
+                    spare.push(buffer);
+                }
+            });
+        }
     }
 
     fn advance(&mut self, mut written: usize) {

@@ -1,7 +1,7 @@
 //! One job, and all of them: where they are kept and how they are found.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -114,6 +114,13 @@ impl Job {
     }
 }
 
+/// The hashes of a submission: where it is, or would be, in the indexes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hashes {
+    key: Option<u32>,
+    unique: Option<u32>,
+}
+
 /// All jobs, found by slot, by handle and by unique id, and the times at which something happens to them.
 #[derive(Debug)]
 pub(super) struct Jobs {
@@ -165,19 +172,17 @@ impl Jobs {
     }
 
     /// Keeps a new job. It is in no list yet but the indexes.
-    pub(super) fn insert(&mut self, function: u32, submission: &Submission<'_>) -> u32 {
+    pub(super) fn insert(&mut self, function: u32, submission: &Submission<'_>, hashes: Hashes) -> u32 {
         self.last_number += 1;
         let job = Job::new(self.last_number, function, submission);
-        let by_number = number_hash(job.number);
-        let by_key = self.key_hash(function, submission.unique, submission.workload.as_bytes());
-        let by_unique = self.unique_hash(submission.unique);
+        let by_number = low_half(job.number);
         // The limit of jobs is far below the number of slots that fit into 32 bits.
         let slot = u32::try_from(self.slots.insert(job)).unwrap_or(NONE);
         self.by_number.insert(slot, by_number);
-        if let Some(hash) = by_key {
+        if let Some(hash) = hashes.key {
             self.by_key.insert(slot, hash);
         }
-        if let Some(hash) = by_unique {
+        if let Some(hash) = hashes.unique {
             self.by_unique.insert(slot, hash);
         }
         slot
@@ -200,14 +205,13 @@ impl Jobs {
     }
 
     pub(super) fn find_number(&self, number: u64) -> Option<u32> {
-        self.by_number.find(number_hash(number), |slot| self.get(slot).number == number)
+        self.by_number.find(low_half(number), |slot| self.get(slot).number == number)
     }
 
     /// The live job that a submission coalesces onto.
-    pub(super) fn find_equal(&self, function: u32, submission: &Submission<'_>) -> Option<u32> {
+    pub(super) fn find_equal(&self, function: u32, submission: &Submission<'_>, hashes: Hashes) -> Option<u32> {
         let Submission { unique, workload, .. } = *submission;
-        let hash = self.key_hash(function, unique, workload.as_bytes())?;
-        self.by_key.find(hash, |slot| {
+        self.by_key.find(hashes.key?, |slot| {
             let job = self.get(slot);
             job.function == function
                 && job.unique() == unique
@@ -217,8 +221,28 @@ impl Jobs {
 
     /// The newest live job with this unique id, whichever its function.
     pub(super) fn find_unique(&self, unique: &[u8]) -> Option<u32> {
-        let hash = self.unique_hash(unique)?;
+        let hash = has_unique(unique).then(|| self.hash(unique))?;
         self.by_unique.find(hash, |slot| self.get(slot).unique() == unique)
+    }
+
+    /// Where a submission is looked for, and kept if it is new.
+    ///
+    /// Its unique id is hashed once: a peer chooses it, so the hash is a keyed one, which is not cheap.
+    pub(super) fn hashes(&self, function: u32, submission: &Submission<'_>) -> Hashes {
+        let Submission { unique, workload, .. } = *submission;
+        if has_unique(unique) {
+            let hash = self.hash(unique);
+            // The function is the server's own number: spreading it needs no key.
+            let key = hash ^ function.wrapping_add(1).wrapping_mul(0x9e37_79b1);
+            return Hashes { key: Some(key), unique: Some(hash) };
+        }
+        let workload = workload.as_bytes();
+        Hashes { key: has_key(unique, workload).then(|| self.hash((function, workload))), unique: None }
+    }
+
+    fn hash(&self, value: impl Hash) -> u32 {
+        let hash = self.hasher.hash_one(value);
+        low_half(hash >> 32) ^ low_half(hash)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Job)> {
@@ -227,18 +251,6 @@ impl Jobs {
 
     pub(super) fn index_lengths(&self) -> [usize; 3] {
         [self.by_number.len(), self.by_key.len(), self.by_unique.len()]
-    }
-
-    fn key_hash(&self, function: u32, unique: &[u8], workload: &[u8]) -> Option<u32> {
-        if !has_key(unique, workload) {
-            return None;
-        }
-        let workload = if unique == WORKLOAD_IS_UNIQUE { workload } else { b"" };
-        Some(fold(self.hasher.hash_one((function, unique, workload))))
-    }
-
-    fn unique_hash(&self, unique: &[u8]) -> Option<u32> {
-        has_unique(unique).then(|| fold(self.hasher.hash_one(unique)))
     }
 }
 
@@ -250,15 +262,6 @@ fn has_key(unique: &[u8], workload: &[u8]) -> bool {
 /// Whether a job can be asked for by this unique id.
 fn has_unique(unique: &[u8]) -> bool {
     !unique.is_empty() && unique != WORKLOAD_IS_UNIQUE
-}
-
-/// Numbers are given out in sequence, by the server: their low bits fill buckets evenly.
-fn number_hash(number: u64) -> u32 {
-    low_half(number)
-}
-
-fn fold(hash: u64) -> u32 {
-    low_half(hash >> 32) ^ low_half(hash)
 }
 
 fn low_half(value: u64) -> u32 {

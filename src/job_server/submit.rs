@@ -29,7 +29,8 @@ impl JobServer {
             return Err(PeerError::TOO_MANY_WAITS);
         }
         let function = self.function_slot(submission.function)?;
-        if let Some(job) = self.jobs.find_equal(function, submission) {
+        let hashes = self.jobs.hashes(function, submission);
+        if let Some(job) = self.jobs.find_equal(function, submission, hashes) {
             self.join(from, job, submission.background);
             self.send_created(from, job, effects);
             return Ok(());
@@ -38,7 +39,7 @@ impl JobServer {
         if limit > 0 && self.functions[function as usize].total() >= limit || self.jobs.len() >= self.policy.max_jobs {
             return Err(PeerError::JOB_QUEUE_FULL);
         }
-        let job = self.jobs.insert(function, submission);
+        let job = self.jobs.insert(function, submission, hashes);
         self.join(from, job, submission.background);
         // Created is said before anything else can be said of the job.
         self.send_created(from, job, effects);

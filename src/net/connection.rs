@@ -179,6 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             if self.output.is_empty() {
                 let written = std::mem::take(&mut self.written);
+                std::mem::take(&mut self.output).recycle();
                 self.output = self.outbox.take(written, context.waker()).map_err(End::Closed)?;
                 if self.output.is_empty() {
                     self.stop_write_timer();
@@ -186,9 +187,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
             let stream = Pin::new(&mut self.stream);
-            let written = match self.output.write_with(|pieces| match stream.poll_write_vectored(context, pieces) {
-                Poll::Ready(result) => result.map_err(Some),
-                Poll::Pending => Err(None),
+            let written = match self.output.write_with(|pieces| {
+                let written = match pieces {
+                    // Cheaper for the kernel.
+                    [piece] => stream.poll_write(context, piece),
+                    pieces => stream.poll_write_vectored(context, pieces),
+                };
+                match written {
+                    Poll::Ready(result) => result.map_err(Some),
+                    Poll::Pending => Err(None),
+                }
             }) {
                 Ok(0) => return Poll::Ready(Err(End::Io(io::ErrorKind::WriteZero.into()))),
                 Ok(written) => written,
