@@ -13,6 +13,8 @@ const DEFAULT_HOST: &str = "127.0.0.1";
 const ENVIRONMENT: [&str; 2] = ["GEARMAN_SERVERS", "GEARMAN_SERVER"];
 
 /// Which servers to talk to.
+///
+/// The ids are the tools' own: a value of the server's options would else be inherited by an option of the same id.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ServerArgs {
     /// Server: HOST, HOST:PORT, [IPV6]:PORT or unix:/PATH; may be repeated, or be a list with commas
@@ -20,19 +22,33 @@ pub(super) struct ServerArgs {
     /// Without it the environment variable GEARMAN_SERVERS or GEARMAN_SERVER is read, which may be such a list, and
     /// without that it is 127.0.0.1:4730. `submit` and `admin` use the first server that can be reached, `work` serves
     /// all of them.
-    #[arg(short, long = "server", global = true, value_name = "SERVER", value_delimiter = ',')]
+    #[arg(
+        id = "tool_server",
+        short = 's',
+        long = "server",
+        global = true,
+        value_name = "SERVER",
+        value_delimiter = ','
+    )]
     servers: Vec<String>,
     /// Host of the server, as with Debian's tools
-    #[arg(short = 'h', long, global = true, conflicts_with = "servers")]
+    #[arg(
+        id = "tool_host",
+        short = 'h',
+        long = "host",
+        global = true,
+        value_name = "HOST",
+        conflicts_with = "tool_server"
+    )]
     host: Option<String>,
     /// Port of servers that are named without one [default: 4730]
-    #[arg(short, long, global = true)]
+    #[arg(id = "tool_port", short = 'p', long = "port", global = true, value_name = "PORT")]
     port: Option<u16>,
     /// Time limit for connecting to a server, in seconds
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = values::seconds)]
+    #[arg(id = "tool_connect_timeout", long = "connect-timeout", global = true, value_name = "SECONDS", default_value = "5", value_parser = values::seconds)]
     pub(super) connect_timeout: Duration,
     /// Print help
-    #[arg(long, global = true, action = clap::ArgAction::Help)]
+    #[arg(id = "tool_help", long = "help", global = true, action = clap::ArgAction::Help)]
     help: Option<bool>,
 }
 
