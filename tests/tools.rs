@@ -183,7 +183,7 @@ fn ten_thousand_lines_come_back_in_order() {
         // The last result has arrived when the server answers this.
         wire.expect_nothing();
     });
-    let lines: String = (0..COUNT).map(|number| format!("line {number}\n")).collect();
+    let lines = (0..COUNT).map(|number| format!("line {number}")).collect::<Vec<_>>().join("\n") + "\n";
     let (stdout, _) = output(&server, "submit", &["-f", "echo", "--lines"], lines.as_bytes(), 0);
     assert!(stdout == lines, "{} bytes of {}", stdout.len(), lines.len());
     echo.join().unwrap();
@@ -194,7 +194,7 @@ fn large_workloads_pass_through_a_command() {
     let server = Server::ours(&[]);
     let _whole = worker(&server, &["-f", "whole", "--", "cat"]);
     let _parts = worker(&server, &["-f", "parts", "--stream", "--", "cat"]);
-    let workload: String = (0..1_000_000).map(|number| format!("{number:07}\n")).collect();
+    let workload = (0..1_000_000).map(|number| format!("{number:07}")).collect::<Vec<_>>().join("\n");
     for function in ["whole", "parts"] {
         let (stdout, _) = output(&server, "submit", &["-f", function], workload.as_bytes(), 0);
         assert!(stdout == workload, "{function}: {} bytes", stdout.len());

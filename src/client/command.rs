@@ -95,6 +95,27 @@ struct Said {
     stderr: Vec<u8>,
 }
 
+/// What those who read its output and those who wait for its end tell each other.
+#[derive(Default)]
+struct Marks {
+    /// It has ended; what it wrote may still be on its way.
+    exited: CancellationToken,
+    /// Its result is longer than it may be.
+    too_large: CancellationToken,
+}
+
+impl Marks {
+    /// Reads some of its output; false at the end, which for a command that has ended is also a silence of
+    /// [`OUTPUT_GRACE`]. Only silence counts: output that waits to be sent on is not cut.
+    async fn read(&self, output: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> bool {
+        tokio::select! {
+            biased;
+            count = output.read_buf(buffer) => count.is_ok_and(|count| count > 0),
+            () = async { self.exited.cancelled().await; tokio::time::sleep(OUTPUT_GRACE).await } => false,
+        }
+    }
+}
+
 impl JobCommand {
     /// Looks for the program, so that a wrong name is found before the first job fails for it.
     pub(super) fn check(&self) -> Result<(), ToolError> {
@@ -151,13 +172,13 @@ impl JobCommand {
         events: &mpsc::Sender<Event>,
         kill: &CancellationToken,
     ) -> End {
-        let too_large = CancellationToken::new();
+        let marks = Marks::default();
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut feeding = pin!(feed(stdin, workload));
         let mut listening = pin!(async {
             tokio::join!(
-                self.read_stdout(stdout, &mut said.result, events, &too_large),
-                self.read_stderr(stderr, &mut said.stderr, events)
+                self.read_stdout(stdout, &mut said.result, events, &marks),
+                self.read_stderr(stderr, &mut said.stderr, events, &marks)
             )
         });
         let mut timeout = pin!(async {
@@ -166,45 +187,46 @@ impl JobCommand {
                 None => std::future::pending().await,
             }
         });
-        let (mut fed, mut heard) = (false, false);
+        let (mut fed, mut heard, mut exited) = (false, false, None);
         let end = loop {
             tokio::select! {
-                () = &mut feeding, if !fed => fed = true,
+                () = &mut feeding, if !fed && exited.is_none() => fed = true,
                 _ = &mut listening, if !heard => heard = true,
-                status = child.wait() => break status.map_or_else(End::Lost, End::Exited),
+                status = child.wait(), if exited.is_none() => match status {
+                    Ok(status) => exited = Some(status),
+                    Err(error) => break End::Lost(error),
+                },
                 () = &mut timeout => break End::TimedOut,
-                () = too_large.cancelled() => break End::TooLarge,
+                () = marks.too_large.cancelled() => break End::TooLarge,
                 () = kill.cancelled() => break End::Killed,
             }
-        };
-        match end {
-            End::Exited(_) if !heard => {
-                let _ = tokio::time::timeout(OUTPUT_GRACE, &mut listening).await;
-                // What came last may have been too much.
-                if too_large.is_cancelled() { End::TooLarge } else { end }
-            }
-            End::TimedOut | End::TooLarge => {
-                signal_group(child, Signal::SIGTERM);
-                let ended = async {
-                    tokio::select! {
-                        _ = child.wait() => {}
-                        // A command that tidies up must be able to talk while it does.
-                        () = async { listening.await; std::future::pending().await } => {}
-                    }
-                };
-                if tokio::time::timeout(TERM_GRACE, ended).await.is_err() {
-                    signal_group(child, Signal::SIGKILL);
-                    let _ = child.wait().await;
+            if let Some(status) = exited {
+                marks.exited.cancel();
+                if heard {
+                    break if marks.too_large.is_cancelled() { End::TooLarge } else { End::Exited(status) };
                 }
-                end
             }
-            End::Killed => {
-                signal_group(child, Signal::SIGKILL);
-                let _ = child.wait().await;
-                end
+        };
+        if matches!(end, End::TimedOut | End::TooLarge) {
+            signal_group(child, Signal::SIGTERM);
+            // A command that tidies up must be able to talk while it does.
+            let ended = async {
+                loop {
+                    tokio::select! {
+                        _ = &mut listening, if !heard => heard = true,
+                        _ = child.wait() => return,
+                    }
+                }
+            };
+            if tokio::time::timeout(TERM_GRACE, ended).await.is_ok() {
+                return end;
             }
-            End::Exited(_) | End::Lost(_) => end,
         }
+        if !matches!(end, End::Exited(_)) {
+            signal_group(child, Signal::SIGKILL);
+            let _ = child.wait().await;
+        }
+        end
     }
 
     async fn read_stdout(
@@ -212,29 +234,26 @@ impl JobCommand {
         stdout: Option<impl AsyncRead + Unpin>,
         result: &mut Vec<u8>,
         events: &mpsc::Sender<Event>,
-        too_large: &CancellationToken,
+        marks: &Marks,
     ) {
         let Some(mut stdout) = stdout else { return };
         loop {
             if self.stream {
                 let mut chunk = Vec::with_capacity(CHUNK);
-                match stdout.read_buf(&mut chunk).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {
-                        let _ = events.send(Event::Data(chunk)).await;
-                    }
+                if !marks.read(&mut stdout, &mut chunk).await {
+                    return;
                 }
+                let _ = events.send(Event::Data(chunk)).await;
                 continue;
             }
             result.reserve(CHUNK.min(self.result_max));
-            match stdout.read_buf(result).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) if result.len() > self.result_max => {
-                    too_large.cancel();
-                    // From here on it is only kept from blocking.
-                    result.clear();
-                }
-                Ok(_) => {}
+            if !marks.read(&mut stdout, result).await {
+                return;
+            }
+            if result.len() > self.result_max {
+                marks.too_large.cancel();
+                // From here on it is only kept from blocking.
+                result.clear();
             }
         }
     }
@@ -244,13 +263,13 @@ impl JobCommand {
         stderr: Option<impl AsyncRead + Unpin>,
         tail: &mut Vec<u8>,
         events: &mpsc::Sender<Event>,
+        marks: &Marks,
     ) {
         let Some(mut stderr) = stderr else { return };
         loop {
             let mut chunk = Vec::with_capacity(CHUNK);
-            match stderr.read_buf(&mut chunk).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
+            if !marks.read(&mut stderr, &mut chunk).await {
+                return;
             }
             if self.exception {
                 tail.extend_from_slice(&chunk);
@@ -377,6 +396,11 @@ mod tests {
     #[tokio::test]
     async fn time_and_size_have_limits() {
         let mut command = shell("echo before >&2; exec sleep 100");
+        command.timeout = Some(Duration::from_millis(50));
+        let outcome = run(command, Vec::new(), CancellationToken::new()).await;
+        assert_eq!(failure(&outcome).0, "killed after 0.05 s");
+        // Silent, so that there is nothing left to read when the time comes.
+        let mut command = shell("exec >&- 2>&-; sleep 100");
         command.timeout = Some(Duration::from_millis(50));
         let outcome = run(command, Vec::new(), CancellationToken::new()).await;
         assert_eq!(failure(&outcome).0, "killed after 0.05 s");

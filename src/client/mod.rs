@@ -1,10 +1,10 @@
 //! The client side of the protocol, and the three tools built on it: `work`, `submit` and `admin`.
 //!
-//! * [`address`]: where servers are, from options and environment.
-//! * [`connection`]: packets to a server and back, over TCP or a UNIX socket; [`answer`] gives them their meaning.
-//! * [`worker`] runs a [`command`] per job; [`slot`] is one of its connections, [`backoff`] the pause between two tries.
-//! * [`submit`] puts jobs in: [`source`] reads them, [`pipeline`] keeps account of them, [`output`] prints what comes back.
-//! * [`admin`] asks the text commands: [`admin_text`] reads an answer from the wire, [`listing`] makes tables and JSON of it.
+//! * `address`: where servers are, from options and environment.
+//! * `connection`: packets to a server and back, over TCP or a UNIX socket; `answer` gives them their meaning.
+//! * `worker` runs a `command` per job; `slot` is one of its connections, `backoff` the pause between two tries.
+//! * `submit` puts jobs in: `source` reads them, `pipeline` keeps account of them, `output` prints what comes back.
+//! * `admin` asks the text commands: `admin_text` reads an answer from the wire, `listing` makes tables and JSON of it.
 //!
 //! The tools say what they have to say for people on standard error, and results on standard output. They share these
 //! exit statuses: 0 all went well, 1 a job failed or the server said no, 2 the command line is wrong, 3 no server could

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::{Map, Value};
 
 use super::ToolError;
@@ -40,7 +40,7 @@ impl Output {
     /// `many`: whether more than one job may come, whose number the bar then counts.
     pub(super) fn new(style: Style, unique: Vec<u8>, progress: bool, many: bool) -> Self {
         let bar = if progress && io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        bar.set_style(template("{spinner} {pos} jobs, {per_sec}, {elapsed}"));
+        bar.set_style(template("{spinner} {pos} jobs, {rate}, {elapsed}"));
         if many {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
@@ -51,7 +51,7 @@ impl Output {
     pub(super) fn total(&mut self, count: u64) {
         if self.many {
             self.bar.set_length(count);
-            self.bar.set_style(template("{wide_bar} {pos}/{len} jobs, {per_sec}, {eta} left"));
+            self.bar.set_style(template("{wide_bar} {pos}/{len} jobs, {rate}, {eta} left"));
         }
     }
 
@@ -204,7 +204,11 @@ impl Output {
 }
 
 fn template(text: &str) -> ProgressStyle {
-    ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // Writing to a string does not fail.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    })
 }
 
 fn number_of(digits: &[u8]) -> Option<u64> {
