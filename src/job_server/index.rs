@@ -12,6 +12,19 @@ const FEWEST_BUCKETS: usize = 64;
 /// So many that the buckets go as fast as what was in them.
 const MERGES_PER_REMOVAL: usize = 4;
 
+/// The first slot of a bucket, with what its link says: most buckets have one slot or none, and are read without a
+/// look at the links, which would not be in the processor's cache.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    slot: u32,
+    hash: u32,
+    next: u32,
+}
+
+impl Head {
+    const EMPTY: Self = Self { slot: NONE, hash: 0, next: NONE };
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Link {
     next: u32,
@@ -23,8 +36,7 @@ struct Link {
 /// The index. A slot is in it at most once.
 #[derive(Debug, Default)]
 pub(super) struct JobIndex {
-    /// The first slot of every bucket.
-    heads: Vec<u32>,
+    heads: Vec<Head>,
     /// By slot.
     links: Vec<Link>,
     len: usize,
@@ -39,7 +51,7 @@ impl JobIndex {
     /// Puts `slot` in front of all that have the same hash.
     pub(super) fn insert(&mut self, slot: u32, hash: u32) {
         if self.heads.is_empty() {
-            self.heads.resize(FEWEST_BUCKETS, NONE);
+            self.heads.resize(FEWEST_BUCKETS, Head::EMPTY);
         } else if self.len >= self.heads.len() {
             self.split();
         }
@@ -48,10 +60,11 @@ impl JobIndex {
             self.links.resize(index + 1, Link { next: NONE, previous: NONE, hash: 0 });
         }
         let bucket = self.bucket(hash);
-        let next = std::mem::replace(&mut self.heads[bucket], slot);
-        self.links[index] = Link { next, previous: NONE, hash };
-        if next != NONE {
-            self.links[next as usize].previous = slot;
+        let old = self.heads[bucket];
+        self.heads[bucket] = Head { slot, hash, next: old.slot };
+        self.links[index] = Link { next: old.slot, previous: NONE, hash };
+        if old.slot != NONE {
+            self.links[old.slot as usize] = Link { next: old.next, previous: slot, hash: old.hash };
         }
         self.len += 1;
     }
@@ -59,15 +72,18 @@ impl JobIndex {
     /// Takes out `slot`, which must be in the index.
     pub(super) fn remove(&mut self, slot: u32) {
         let Link { next, previous, hash } = self.links[slot as usize];
-        if previous == NONE {
-            let bucket = self.bucket(hash);
-            debug_assert_eq!(self.heads[bucket], slot);
-            self.heads[bucket] = next;
-        } else {
-            self.links[previous as usize].next = next;
-        }
+        let bucket = self.bucket(hash);
         if next != NONE {
             self.links[next as usize].previous = previous;
+        }
+        if previous == NONE {
+            debug_assert_eq!(self.heads[bucket].slot, slot);
+            self.set_first(bucket, next);
+        } else {
+            self.links[previous as usize].next = next;
+            if self.heads[bucket].slot == previous {
+                self.heads[bucket].next = next;
+            }
         }
         self.len -= 1;
         if self.len == 0 {
@@ -86,7 +102,11 @@ impl JobIndex {
         if self.heads.is_empty() {
             return None;
         }
-        let mut slot = self.heads[self.bucket(hash)];
+        let head = self.heads[self.bucket(hash)];
+        if head.slot != NONE && head.hash == hash && is_wanted(head.slot) {
+            return Some(head.slot);
+        }
+        let mut slot = head.next;
         while slot != NONE {
             let link = self.links[slot as usize];
             if link.hash == hash && is_wanted(slot) {
@@ -104,6 +124,16 @@ impl JobIndex {
         if bucket < self.heads.len() { bucket } else { bucket & (mask >> 1) }
     }
 
+    fn set_first(&mut self, bucket: usize, slot: u32) {
+        self.heads[bucket] = match slot {
+            NONE => Head::EMPTY,
+            slot => {
+                let Link { next, hash, .. } = self.links[slot as usize];
+                Head { slot, hash, next }
+            }
+        };
+    }
+
     fn parent_of_last(&self) -> usize {
         let last = self.heads.len() - 1;
         last & ((last + 1).next_power_of_two() / 2 - 1)
@@ -111,49 +141,67 @@ impl JobIndex {
 
     /// Adds a bucket and moves to it what belongs there, in the same order.
     fn split(&mut self) {
-        self.heads.push(NONE);
-        let new = self.heads.len() - 1;
-        let mut slot = self.heads[self.parent_of_last()];
-        let mut last_moved = NONE;
-        while slot != NONE {
-            let Link { next, previous, hash } = self.links[slot as usize];
-            if self.bucket(hash) == new {
-                match previous {
-                    NONE => {
-                        let parent = self.parent_of_last();
-                        self.heads[parent] = next;
-                    }
-                    _ => self.links[previous as usize].next = next,
-                }
-                if next != NONE {
-                    self.links[next as usize].previous = previous;
-                }
-                match last_moved {
-                    NONE => self.heads[new] = slot,
-                    _ => self.links[last_moved as usize].next = slot,
-                }
-                self.links[slot as usize] = Link { next: NONE, previous: last_moved, hash };
-                last_moved = slot;
+        self.heads.push(Head::EMPTY);
+        let (new, parent) = (self.heads.len() - 1, self.parent_of_last());
+        let head = self.heads[parent];
+        if head.slot == NONE {
+            return;
+        }
+        if head.next == NONE {
+            if self.bucket(head.hash) == new {
+                self.heads[new] = head;
+                self.heads[parent] = Head::EMPTY;
             }
+            return;
+        }
+        let (mut stays, mut moves) = (Chain::EMPTY, Chain::EMPTY);
+        let mut slot = head.slot;
+        while slot != NONE {
+            let Link { next, hash, .. } = self.links[slot as usize];
+            let chain = if self.bucket(hash) == new { &mut moves } else { &mut stays };
+            chain.push(&mut self.links, slot);
             slot = next;
         }
+        self.set_first(parent, stays.first);
+        self.set_first(new, moves.first);
     }
 
     /// Takes away the last bucket and puts what it held in front of its parent.
     fn merge(&mut self) {
         let parent = self.parent_of_last();
-        let Some(first) = self.heads.pop().filter(|first| *first != NONE) else {
+        let Some(Head { slot: first, .. }) = self.heads.pop().filter(|head| head.slot != NONE) else {
             return;
         };
         let mut last = first;
         while self.links[last as usize].next != NONE {
             last = self.links[last as usize].next;
         }
-        let next = std::mem::replace(&mut self.heads[parent], first);
+        let next = self.heads[parent].slot;
         self.links[last as usize].next = next;
         if next != NONE {
             self.links[next as usize].previous = last;
         }
+        self.set_first(parent, first);
+    }
+}
+
+/// A bucket's slots while they are put together anew.
+struct Chain {
+    first: u32,
+    last: u32,
+}
+
+impl Chain {
+    const EMPTY: Self = Self { first: NONE, last: NONE };
+
+    fn push(&mut self, links: &mut [Link], slot: u32) {
+        let link = &mut links[slot as usize];
+        (link.previous, link.next) = (self.last, NONE);
+        match self.last {
+            NONE => self.first = slot,
+            last => links[last as usize].next = slot,
+        }
+        self.last = slot;
     }
 }
 
