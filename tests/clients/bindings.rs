@@ -60,6 +60,11 @@ impl Binding {
         LIBRARIES[(at.expect("a library") + 1) % LIBRARIES.len()]
     }
 
+    /// Whether its client asks for exceptions on every connection, without being told to.
+    pub(crate) fn always_wants_exceptions(self) -> bool {
+        self == Self::Php
+    }
+
     /// The bytes of a large workload: 32 MiB, but less where the library copies all that it has received with
     /// every read, which takes the square of the size.
     pub(crate) fn large_workload(self) -> usize {

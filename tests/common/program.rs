@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::{DEADLINE, wait_for};
 
@@ -15,6 +16,7 @@ pub(crate) struct Program {
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     errors: Option<JoinHandle<Vec<u8>>>,
+    patience: Duration,
 }
 
 impl Program {
@@ -43,7 +45,13 @@ impl Program {
             let _ = stderr.read_to_end(&mut text);
             text
         });
-        Self { name, stdin: child.stdin.take(), child, lines, errors: Some(errors) }
+        Self { name, stdin: child.stdin.take(), child, lines, errors: Some(errors), patience: DEADLINE }
+    }
+
+    /// Lets it take this long for a line, instead of [`DEADLINE`].
+    pub(crate) fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The process id.
@@ -66,11 +74,11 @@ impl Program {
     /// The next line of its standard output, or `None` at its end.
     #[track_caller]
     pub(crate) fn line(&self) -> Option<String> {
-        match self.lines.recv_timeout(DEADLINE) {
+        match self.lines.recv_timeout(self.patience) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
-                panic!("{} printed nothing for {DEADLINE:?}", self.name)
+                panic!("{} printed nothing for {:?}", self.name, self.patience)
             }
         }
     }

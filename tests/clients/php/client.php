@@ -20,6 +20,9 @@ function run(GearmanClient $client, string $function, string $workload, ?string 
     $client->setCompleteCallback(function (GearmanTask $task): void {
         echo 'complete ', $task->data(), "\n";
     });
+    $client->setExceptionCallback(function (GearmanTask $task): void {
+        echo 'exception ', $task->data(), "\n";
+    });
     $client->setFailCallback(function (GearmanTask $task): void {
         echo "fail\n";
     });
@@ -29,14 +32,8 @@ function run(GearmanClient $client, string $function, string $workload, ?string 
 
 switch ($command) {
     case 'run':
-        run($client, ...$arguments);
-        break;
-
     case 'run-exceptions':
-        // Setting this callback also asks the server for exceptions.
-        $client->setExceptionCallback(function (GearmanTask $task): void {
-            echo 'exception ', $task->data(), "\n";
-        });
+        // The extension asks for exceptions on every connection.
         run($client, ...$arguments);
         break;
 
