@@ -21,6 +21,7 @@ packages_of_files() {
 /usr/bin/gearadmin gearman-tools
 /usr/share/perl5/Gearman/Client.pm libgearman-client-perl
 /usr/include/libgearman/gearman.h libgearman-dev
+/usr/include/stdlib.h libc6-dev
 LIST
 }
 packages_of_commands() {
