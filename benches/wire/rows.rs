@@ -1,7 +1,8 @@
 //! The rows that measure time, and the order in which rows and rounds run.
 
-use std::process::Command;
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -22,6 +23,8 @@ pub(crate) const WORKLOAD: usize = 128;
 pub(crate) const BEST: [Kind; 2] = [Kind::TheirsOne, Kind::TheirsFour];
 const TUNED: [Kind; 2] = [Kind::TheirsOneTuned, Kind::TheirsFourTuned];
 const LARGE: usize = 1 << 20;
+/// How long a program may take to say its version.
+const VERSION: Duration = Duration::from_secs(5);
 
 /// The values of `N` metrics for each server and round.
 pub(crate) struct Measured<const N: usize> {
@@ -139,11 +142,21 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
     }
 }
 
-/// The first line that a server says of its version; its path if it says none.
-fn version(path: &std::path::Path) -> String {
-    let output = Command::new(path).arg("--version").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
-    text.lines().next().map_or_else(|| path.display().to_string(), str::to_owned)
+/// The first line that a server says of its version; its path if it says none, or nothing in time.
+fn version(path: &Path) -> String {
+    version_line(path).ok().flatten().unwrap_or_else(|| path.display().to_string())
+}
+
+fn version_line(path: &Path) -> Result<Option<String>> {
+    let mut child = Command::new(path).arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let end = Instant::now() + VERSION;
+    while child.try_wait()?.is_none() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Already gone, as a rule.
+    let _gone = child.kill();
+    let output = child.wait_with_output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))
 }
 
 /// Foreground jobs in a closed loop for `length`: CPU microseconds per job, and what the loop did.
@@ -178,7 +191,7 @@ fn closed_loops(options: &Options, sizes: Sizes) -> Result<Measured<2>> {
         let mut generator = Generator::new(peer.port)?;
         generator.add_sleepers(8)?;
         generator.add_clients(8, Submission::Foreground, 32, WORKLOAD)?;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let cpu = closed_loop(peer, &mut generator, sizes.round)?;
         Ok([cpu, float(generator.tally.ended) / begun.elapsed().as_secs_f64()])
     })
@@ -234,12 +247,31 @@ fn on_one_cpu<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
+/// Background jobs from one client, whose window makes the batches; and from eight, where batches are so large that
+/// hardly anything is left but the job itself.
 fn background(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
-    let kinds = [&[Kind::Ours][..], &BEST, &TUNED].concat();
+    let few = [&[Kind::Ours][..], &TUNED, &[Kind::Floor]].concat();
+    let one = submit_and_drain(1, &[&few[..], &BEST].concat(), options, sizes)?;
+    let eight = submit_and_drain(8, &few, options, sizes)?;
+    let line = |metric, theirs: &[Kind], bar| one.line("background", metric, theirs, bar);
+    let second = |metric, theirs: &[Kind]| eight.line("backgr./8", metric, theirs, Bar::Information);
+    Ok(vec![
+        line((0, "submit, CPU µs/job"), &BEST, Bar::Ratio(0.3)),
+        line((1, "drain, CPU µs/job"), &BEST, Bar::Ratio(0.4)),
+        line((0, "submit, beside tuned"), &TUNED, Bar::Ratio(0.7)),
+        line((1, "drain, beside tuned"), &TUNED, Bar::Information),
+        line((0, "submit, beside the floor"), &[Kind::Floor], Bar::Information),
+        line((1, "drain, beside the floor"), &[Kind::Floor], Bar::Information),
+        second((0, "submit, beside tuned"), &TUNED),
+        second((0, "submit, beside the floor"), &[Kind::Floor]),
+    ])
+}
+
+fn submit_and_drain(clients: usize, kinds: &[Kind], options: &Options, sizes: Sizes) -> Result<Measured<2>> {
     let jobs = sizes.background_jobs;
-    let measured = interleave(options, &kinds, Lives::Long, |peer| {
+    interleave(options, kinds, Lives::Long, |peer| {
         let mut generator = Generator::new(peer.port)?;
-        generator.add_clients(8, Submission::Background, 32, WORKLOAD)?;
+        generator.add_clients(clients, Submission::Background, 32, WORKLOAD)?;
         let before = peer.cpu()?;
         generator.run_count(jobs)?;
         let submitted = peer.cpu()?;
@@ -251,14 +283,7 @@ fn background(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         rows_memory::expect_jobs(peer, 0)?;
         let submit = microseconds_per(submitted.saturating_sub(before), jobs);
         Ok([submit, microseconds_per(drained.saturating_sub(connected), jobs)])
-    })?;
-    let line = |metric, theirs: &[Kind], bar| measured.line("background", metric, theirs, bar);
-    Ok(vec![
-        line((0, "submit, CPU µs/job"), &BEST, Bar::Ratio(0.3)),
-        line((1, "drain, CPU µs/job"), &BEST, Bar::Ratio(0.4)),
-        line((0, "submit, beside tuned"), &TUNED, Bar::Ratio(0.7)),
-        line((1, "drain, beside tuned"), &TUNED, Bar::Information),
-    ])
+    })
 }
 
 fn large(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
