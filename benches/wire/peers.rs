@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::failure::{Result, fail};
@@ -14,6 +15,8 @@ use crate::options::Options;
 
 /// Buckets that make gearmand's hash tables fit a million jobs.
 const TUNED: &str = "1000003";
+/// Counts the servers started.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 const START: Duration = Duration::from_secs(10);
 
 /// A server as it is configured for a row.
@@ -65,6 +68,7 @@ pub(crate) struct Peer {
     pub(crate) kind: Kind,
     pub(crate) port: u16,
     child: Child,
+    pid_file: PathBuf,
 }
 
 impl Peer {
@@ -74,6 +78,9 @@ impl Peer {
     pub(crate) fn start(kind: Kind, options: &Options) -> Result<Self> {
         fs::create_dir_all(&options.output)?;
         let stem = kind.name().replace([' ', ','], "");
+        let stem = stem.trim_start_matches('-');
+        // Two servers of a kind may run at once: a pid file each, one log.
+        let pid_file = options.output.join(format!("{stem}.{}.pid", STARTED.fetch_add(1, Ordering::Relaxed)));
         let mut command = match kind {
             Kind::Floor => Command::new(std::env::current_exe()?),
             Kind::Ours => Command::new(&options.ours),
@@ -82,11 +89,10 @@ impl Peer {
         if kind == Kind::Floor {
             command.arg(floor::ARGUMENT);
         } else {
-            let pid_file = options.output.join(format!("{stem}.pid"));
             command.args(["--port", "0", "-L", "127.0.0.1", "-q", "builtin", "-l", "stderr", "--pid-file"]);
-            command.arg(pid_file).args(kind.arguments());
+            command.arg(&pid_file).args(kind.arguments());
         }
-        let log = File::create(options.output.join(format!("{stem}.log")))?;
+        let log = File::options().create(true).append(true).open(options.output.join(format!("{stem}.log")))?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         let child = match child {
             Ok(child) => child,
@@ -94,7 +100,7 @@ impl Peer {
                 return fail(format!("cannot start {}: {error}", Path::new(command.get_program()).display()));
             }
         };
-        let mut peer = Self { kind, port: 0, child };
+        let mut peer = Self { kind, port: 0, child, pid_file };
         let begun = Instant::now();
         while peer.port == 0 {
             if let Some(status) = peer.child.try_wait()? {
@@ -156,5 +162,7 @@ impl Drop for Peer {
         // A server that has ended by itself is gone already, which is what is wanted.
         let _gone = self.child.kill();
         let _status = self.child.wait();
+        // Killed, it cannot remove its pid file itself; the floor has none.
+        let _removed = fs::remove_file(&self.pid_file);
     }
 }

@@ -156,7 +156,7 @@ fn version_line(path: &Path) -> Result<Option<String>> {
     // Already gone, as a rule.
     let _gone = child.kill();
     let output = child.wait_with_output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))
+    Ok(String::from_utf8_lossy(&output.stdout).lines().find(|line| !line.is_empty()).map(str::to_owned))
 }
 
 /// Foreground jobs in a closed loop for `length`: CPU microseconds per job, and what the loop did.
