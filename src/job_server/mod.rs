@@ -116,8 +116,13 @@ impl JobServer {
         }
     }
 
-    /// Changes the settings. The prefix of handles stays as it was: clients hold handles.
+    /// Changes the settings. The prefix of handles stays as it was: clients hold handles. NOOPs that are on their way
+    /// get the new time, so that they are still given up in the order in which they were sent.
     pub fn set_policy(&mut self, policy: &Policy) {
+        for noop in &mut self.noops {
+            let sent_us = noop.deadline_us.saturating_sub(self.policy.wake_timeout_us);
+            noop.deadline_us = sent_us.saturating_add(policy.wake_timeout_us);
+        }
         let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
         self.policy = Policy { handle_prefix, ..policy.clone() };
     }
