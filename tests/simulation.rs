@@ -1,0 +1,121 @@
+//! The job server in a simulated world: clients, workers and an operator who do anything at any time, over connections
+//! that cut bytes anywhere and end at any moment, under two clocks of which one is set back and forth.
+//!
+//! Everything follows from a seed. After every transition the server's state is compared with a model that is kept apart
+//! from it (`model.rs`, `check.rs`); each peer also keeps its own account of what it is owed (`peer.rs`).
+//!
+//! `GEARMAND_SIMULATION_SEEDS` (200) and `GEARMAND_SIMULATION_STEPS` (20000) say how much is simulated;
+//! `GEARMAND_SIMULATION_SEED` runs one seed alone. What a failure prints is enough to see it again.
+
+// Helpers of a test fail as a test does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+#[path = "simulation/check.rs"]
+mod check;
+#[path = "simulation/model.rs"]
+mod model;
+#[path = "simulation/peer.rs"]
+mod peer;
+#[path = "simulation/random.rs"]
+mod random;
+#[path = "simulation/wire.rs"]
+mod wire;
+#[path = "simulation/world.rs"]
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use world::World;
+
+/// What must have happened, so that the simulation is known to get there.
+const LANDMARKS: &[&str] = &[
+    "became due",
+    "died between its NOOP and its grab",
+    "left with its last client",
+    "let a NOOP's time pass",
+    "lost its worker",
+    "met a full queue",
+    "outlived one of its clients",
+    "timed out",
+    "was abandoned and joined",
+    "was abandoned and lost its worker",
+    "was cancelled",
+    "was dropped after its last attempt",
+    "was finished",
+    "was finished though nobody wants it",
+    "was given back",
+    "was handed out",
+    "was joined",
+    "was one function too many",
+    "was part of a flood",
+    "was spoken of after it was taken away",
+    "was woken",
+    "went back to sleep after its NOOP",
+];
+
+#[test]
+fn the_server_keeps_its_promises_in_a_hostile_world() {
+    let steps = setting("GEARMAND_SIMULATION_STEPS").unwrap_or(20_000);
+    if let Some(seed) = setting("GEARMAND_SIMULATION_SEED") {
+        eprintln!("seed {seed}: {:?}", simulate(seed, steps));
+        return;
+    }
+    let seeds = setting("GEARMAND_SIMULATION_SEEDS").unwrap_or(200);
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    let next_seed = AtomicU64::new(0);
+    let work = || {
+        let mut happened: BTreeMap<&'static str, u64> = BTreeMap::new();
+        loop {
+            let seed = next_seed.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return happened;
+            }
+            for (what, count) in simulate(seed, steps) {
+                *happened.entry(what).or_default() += count;
+            }
+        }
+    };
+    let mut happened: BTreeMap<&'static str, u64> = BTreeMap::new();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            for (what, count) in worker.join().unwrap_or_else(|failure| resume_unwind(failure)) {
+                *happened.entry(what).or_default() += count;
+            }
+        }
+    });
+    eprintln!("{seeds} seeds of {steps} steps: {happened:#?}");
+    if seeds.saturating_mul(steps) >= 1_000_000 {
+        for landmark in LANDMARKS {
+            assert!(happened.contains_key(landmark), "the simulation is too tame: no job or worker {landmark}");
+        }
+    }
+}
+
+/// Runs one seed. If it fails, runs it once more to show what led there.
+fn simulate(seed: u64, steps: u64) -> BTreeMap<&'static str, u64> {
+    let run = |shows_events| {
+        let mut world = World::new(seed, shows_events);
+        world.run(steps);
+        std::mem::take(&mut world.model.happened)
+    };
+    match catch_unwind(AssertUnwindSafe(|| run(false))) {
+        Ok(happened) => happened,
+        Err(failure) => {
+            eprintln!(
+                "GEARMAND_SIMULATION_SEED={seed} GEARMAND_SIMULATION_STEPS={steps} failed; once more, with events:"
+            );
+            run(true);
+            eprintln!("the second run of seed {seed} did not fail: something in it does not follow from the seed");
+            resume_unwind(failure);
+        }
+    }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
+}

@@ -1,0 +1,140 @@
+//! What must be true between any two transitions, by the model and by what the server publishes.
+
+use std::collections::BTreeSet;
+
+use gearmand::job_server::{JobServer, Now};
+use gearmand::protocol::FunctionName;
+use gearmand::stats::{Gauge, Stats};
+
+use super::model::{Model, Sleep, State};
+use super::wire;
+
+/// While jobs wait for their time, the wall clock must be looked at this often.
+const LONGEST_LOOK_AHEAD_US: u64 = 1_000_000;
+
+impl Model {
+    /// The cheap checks, made after every transition.
+    pub(crate) fn check(&mut self, now: Now, server: &JobServer, stats: &Stats) {
+        self.check_functions(stats);
+        assert_eq!(server.job_count(), self.jobs.len(), "jobs were lost, or live on after their end");
+        self.check_gauges(stats);
+        self.check_wakefulness();
+        self.check_alarm(now, server.next_timeout(now));
+    }
+
+    fn check_functions(&mut self, stats: &Stats) {
+        if std::mem::take(&mut self.may_have_forgotten) {
+            let mut functions = std::mem::take(&mut self.functions);
+            functions.retain(|function, limits| {
+                let is_used = *limits != [0; 3] || self.is_working(*function);
+                is_used || stats.functions.contains_key(wire::FUNCTIONS[*function])
+            });
+            self.functions = functions;
+            assert!(self.functions.len() <= self.policy.max_functions, "more functions than there may be");
+        }
+        assert_eq!(stats.functions.len(), self.functions.len(), "functions were lost, or live on");
+    }
+
+    /// Published numbers equal a recount.
+    fn check_gauges(&self, stats: &Stats) {
+        let mut counted = [[0_u64; 6]; wire::FUNCTIONS.len()];
+        for job in self.jobs.values() {
+            counted[job.function][match job.state {
+                State::Ready(_) => job.priority,
+                State::Scheduled => 3,
+                State::Running { .. } => 4,
+            }] += 1;
+        }
+        for connection in self.connections.values() {
+            for ability in &connection.abilities {
+                counted[ability.function][5] += 1;
+            }
+        }
+        for function in self.functions.keys() {
+            let name = wire::FUNCTIONS[*function];
+            let gauges = stats.functions.get(name).expect("a function is not published");
+            let [high, normal, low] = gauges.ready.each_ref().map(Gauge::get);
+            let published = [high, normal, low, gauges.scheduled.get(), gauges.running.get(), gauges.workers.get()];
+            assert_eq!(published, counted[*function], "published of {:?}, and counted", name.escape_ascii());
+        }
+    }
+
+    /// Nobody sleeps while there is work for them, unless enough others are on their way.
+    ///
+    /// A NOOP is for a job of one function: those on their way must be enough for each function that has sleepers, and
+    /// for all of these together.
+    fn check_wakefulness(&self) {
+        let mut ready = [0_usize; wire::FUNCTIONS.len()];
+        for job in self.jobs.values() {
+            ready[job.function] += usize::from(matches!(job.state, State::Ready(_)));
+        }
+        let on_their_way = || {
+            let connections = self.connections.values();
+            connections.filter(|connection| matches!(connection.sleep, Sleep::Woken { .. }))
+        };
+        let mut all = 0;
+        for (function, jobs) in ready.into_iter().enumerate() {
+            if jobs == 0 || self.sleepers(function).next().is_none() {
+                continue;
+            }
+            all += jobs;
+            let able = on_their_way().filter(|connection| connection.can_do(function)).count();
+            assert!(jobs <= able, "{jobs} jobs of function {function} wait, a worker sleeps, {able} are on their way");
+        }
+        let woken = on_their_way().count();
+        assert!(all <= woken, "{all} jobs wait that sleepers could do, and only {woken} are on their way");
+    }
+
+    /// The server wants to be called in time for everything that is to happen.
+    fn check_alarm(&self, now: Now, alarm_us: Option<u64>) {
+        let alarm_us = alarm_us.unwrap_or(u64::MAX);
+        for (number, job) in &self.jobs {
+            let latest_us = match job.state {
+                State::Ready(_) => continue,
+                State::Running { deadline_us, .. } => deadline_us.unwrap_or(u64::MAX),
+                State::Scheduled => {
+                    let wait_us = (job.due_s * 1_000_000).saturating_sub(now.unix_us);
+                    now.monotonic_us + wait_us.min(LONGEST_LOOK_AHEAD_US)
+                }
+            };
+            assert!(
+                alarm_us <= latest_us,
+                "the server wants to sleep until {alarm_us}, job {number} until {latest_us}"
+            );
+        }
+        for (number, connection) in &self.connections {
+            if let Sleep::Woken { deadline_us, counted: true } = connection.sleep {
+                assert!(alarm_us <= deadline_us, "the NOOP of connection {number} is not given up in time");
+            }
+        }
+    }
+
+    /// What is published of a connection's functions.
+    pub(crate) fn check_abilities(&self, connection: u32, published: &[FunctionName]) {
+        let mut published: Vec<&[u8]> = published.iter().map(FunctionName::as_bytes).collect();
+        let abilities = &self.connections[&connection].abilities;
+        let mut expected: Vec<&[u8]> = abilities.iter().map(|ability| wire::FUNCTIONS[ability.function]).collect();
+        published.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(published, expected, "published functions of connection {connection}");
+    }
+
+    /// The listing shows every job once, as it is.
+    pub(crate) fn check_listing(&self, server: &JobServer) {
+        let (mut listed, mut place) = (BTreeSet::new(), Some(0));
+        while let Some(from) = place {
+            place = server.list_jobs(from, |job| {
+                assert_eq!(job.handle.prefix, wire::PREFIX);
+                let known = &self.jobs[&job.handle.number];
+                assert_eq!(
+                    (job.unique, job.attempts, job.abandoned, job.background),
+                    (known.unique, known.attempts, !known.is_wanted(), known.background),
+                    "the listing of job {}",
+                    job.handle.number
+                );
+                assert!(listed.insert(job.handle.number), "a job is listed twice");
+            });
+        }
+        assert_eq!(listed.len(), self.jobs.len(), "a job is not listed");
+    }
+}

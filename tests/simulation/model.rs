@@ -1,0 +1,725 @@
+//! What a job server must do, told a second time and as plainly as possible: a few maps that are searched from end to end.
+//!
+//! The model sees what each connection sent, in the order in which the server got it, and everything that the server
+//! said in return. It knows nothing of the server's own state but what is published. Where the protocol leaves a choice
+//! (which sleeper is woken, in which order clients are told) it checks the choice and follows it.
+
+use std::collections::BTreeMap;
+
+use gearmand::job_server::{DropFunction, Now, Policy};
+
+use super::wire::{self, Ask, Reply, Submission};
+
+/// How many jobs that were taken away from a connection the server surely remembers.
+const FORFEITED_FOR_SURE: usize = 64;
+
+/// What came of a transition: packets in the order in which they were sent, and what the operator was told.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) sent: Vec<(u32, Reply)>,
+    pub(crate) dropped: Vec<u64>,
+    pub(crate) timed_out: Vec<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) function: usize,
+    pub(crate) unique: &'static [u8],
+    pub(crate) reducer: &'static [u8],
+    pub(crate) workload: Vec<u8>,
+    pub(crate) priority: usize,
+    pub(crate) background: bool,
+    pub(crate) due_s: u64,
+    /// The connections that wait for it, each as often as it submitted it.
+    pub(crate) waits: Vec<u32>,
+    pub(crate) attempts: u32,
+    pub(crate) state: State,
+}
+
+impl Job {
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.background || !self.waits.is_empty()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Scheduled,
+    Ready(Turn),
+    Running { holder: u32, deadline_us: Option<u64>, numerator: u64, denominator: u64 },
+}
+
+/// When a job got in line. Jobs that lost their worker in one transition may stand in any order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    transition: u64,
+    /// Due time and number of a job that was waiting for its time.
+    due: Option<(u64, u64)>,
+}
+
+impl Turn {
+    fn is_before(self, other: Self) -> bool {
+        self.transition < other.transition
+            || self.transition == other.transition && self.due.is_some() && other.due.is_some() && self.due < other.due
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sleep {
+    Awake,
+    Asleep,
+    /// `counted` while it can still do all functions that it could do when it was woken.
+    Woken {
+        deadline_us: u64,
+        counted: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ability {
+    pub(crate) function: usize,
+    timeout_ms: Option<u64>,
+    /// Since when it is one of the function's sleepers, if it sleeps.
+    slept: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) sleep: Sleep,
+    exceptions: bool,
+    /// In the order in which they are looked through for a job.
+    pub(crate) abilities: Vec<Ability>,
+    forfeited: Vec<u64>,
+}
+
+impl Connection {
+    pub(crate) fn can_do(&self, function: usize) -> bool {
+        self.abilities.iter().any(|ability| ability.function == function)
+    }
+}
+
+/// The state that the server should be in.
+#[derive(Debug)]
+pub(crate) struct Model {
+    pub(crate) policy: Policy,
+    pub(crate) jobs: BTreeMap<u64, Job>,
+    pub(crate) connections: BTreeMap<u32, Connection>,
+    /// With the limits by priority.
+    pub(crate) functions: BTreeMap<usize, [u32; 3]>,
+    /// Unused functions may have been forgotten to make room for new ones.
+    pub(crate) may_have_forgotten: bool,
+    pub(crate) draining: bool,
+    /// What has happened how often, to tell whether the simulation gets everywhere.
+    pub(crate) happened: BTreeMap<&'static str, u64>,
+    last_number: u64,
+    transition: u64,
+    /// What the transition must send, NOOPs aside.
+    expected: Vec<(u32, Reply)>,
+    /// Which jobs it must report as dropped, and may.
+    dropped: Vec<u64>,
+    may_be_dropped: Vec<u64>,
+    had_ready: [bool; wire::FUNCTIONS.len()],
+}
+
+impl Model {
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            jobs: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            may_have_forgotten: false,
+            draining: false,
+            happened: BTreeMap::new(),
+            last_number: 0,
+            transition: 0,
+            expected: Vec::new(),
+            dropped: Vec::new(),
+            may_be_dropped: Vec::new(),
+            had_ready: [false; wire::FUNCTIONS.len()],
+        }
+    }
+
+    pub(crate) fn note(&mut self, what: &'static str) {
+        *self.happened.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn connected(&mut self, number: u32) {
+        let connection =
+            Connection { sleep: Sleep::Awake, exceptions: false, abilities: Vec::new(), forfeited: Vec::new() };
+        self.connections.insert(number, connection);
+    }
+
+    /// The operator changes the settings. NOOPs that are on their way get the new time.
+    pub(crate) fn policy_changed(&mut self, policy: Policy) {
+        let (before, after) = (self.policy.wake_timeout_us, policy.wake_timeout_us);
+        for connection in self.connections.values_mut() {
+            if let Sleep::Woken { deadline_us, .. } = &mut connection.sleep {
+                *deadline_us = *deadline_us - before + after;
+            }
+        }
+        self.policy = policy;
+    }
+
+    pub(crate) fn asked(&mut self, now: Now, from: u32, ask: &Ask, outcome: &Outcome) {
+        self.begin();
+        match ask {
+            Ask::CanDo { function } => self.can_do(from, *function, None, outcome),
+            Ask::CanDoTimeout { function, timeout_ms } => {
+                let timeout_ms = u64::try_from(*timeout_ms).ok().filter(|ms| *ms > 0).map(|ms| ms.max(1000));
+                self.can_do(from, *function, timeout_ms, outcome);
+            }
+            Ask::CantDo { function } => self.cant_do(from, *function),
+            Ask::ResetAbilities => {
+                for ability in self.connections[&from].abilities.clone() {
+                    self.cant_do(from, ability.function);
+                }
+                self.take_all_away(from, |_| true);
+            }
+            Ask::PreSleep => self.pre_sleep(from),
+            Ask::Grab(kind) => self.grab(now, from, *kind, outcome),
+            Ask::Submit(submission) => self.submit(now, from, submission, outcome),
+            Ask::WorkStatus { .. }
+            | Ask::WorkData { .. }
+            | Ask::WorkWarning { .. }
+            | Ask::WorkComplete { .. }
+            | Ask::WorkFail { .. }
+            | Ask::WorkException { .. } => self.work(from, ask, outcome),
+            Ask::GetStatus { handle } => {
+                let status = wire::number_of(handle).and_then(|number| self.jobs.get(&number)).map_or([0; 4], status);
+                self.expect(from, Reply::Status { handle: handle.clone(), status });
+            }
+            Ask::GetStatusUnique { unique } => self.get_status_unique(from, unique),
+            Ask::Echo(workload) => self.expect(from, Reply::Echo(workload.clone())),
+            Ask::Option(name) if name.eq_ignore_ascii_case(b"exceptions") => {
+                self.connections.get_mut(&from).unwrap().exceptions = true;
+                self.expect(from, Reply::Option(name.to_vec()));
+            }
+            Ask::Option(_) => self.expect_error(from, "UNKNOWN_OPTION", ""),
+            Ask::SetClientId | Ask::Line => {}
+            Ask::Wrong { code, .. } => self.expect_error(from, code, ""),
+        }
+        self.finish(now, None, outcome);
+    }
+
+    pub(crate) fn disconnected(&mut self, now: Now, who: u32, outcome: &Outcome) {
+        self.begin();
+        let gone = self.connections.remove(&who).unwrap();
+        if matches!(gone.sleep, Sleep::Woken { .. }) {
+            self.note("died between its NOOP and its grab");
+        }
+        let numbers: Vec<u64> = self.jobs.keys().copied().collect();
+        for number in numbers {
+            let job = self.jobs.get_mut(&number).unwrap();
+            let waited = job.waits.len();
+            job.waits.retain(|client| *client != who);
+            let left = job.waits.len() < waited;
+            if left && !job.is_wanted() && !matches!(job.state, State::Running { .. }) {
+                self.jobs.remove(&number);
+                self.note("left with its last client");
+            } else if matches!(self.jobs[&number].state, State::Running { holder, .. } if holder == who) {
+                self.lose_worker(number);
+                self.note("lost its worker");
+            } else if left {
+                self.note("outlived one of its clients");
+            }
+        }
+        self.finish(now, Some(who), outcome);
+    }
+
+    /// The server was told that time has passed, until it had nothing left to do at this moment.
+    pub(crate) fn time_passed(&mut self, now: Now, outcome: &Outcome) {
+        self.begin();
+        let mut late = 0;
+        for connection in self.connections.values_mut() {
+            if matches!(connection.sleep, Sleep::Woken { deadline_us, .. } if deadline_us <= now.monotonic_us) {
+                connection.sleep = Sleep::Awake;
+                late += 1;
+            }
+        }
+        if late > 0 {
+            self.note("let a NOOP's time pass");
+        }
+        let mut timed_out = Vec::new();
+        let numbers: Vec<u64> = self.jobs.keys().copied().collect();
+        for number in numbers {
+            let transition = self.transition;
+            let job = self.jobs.get_mut(&number).unwrap();
+            match job.state {
+                State::Scheduled if job.due_s * 1_000_000 <= now.unix_us => {
+                    job.state = State::Ready(Turn { transition, due: Some((job.due_s, number)) });
+                    self.note("became due");
+                }
+                State::Running { holder, deadline_us: Some(deadline_us), .. } if deadline_us <= now.monotonic_us => {
+                    timed_out.push(number);
+                    self.forfeit(holder, number);
+                    self.lose_worker(number);
+                    self.note("timed out");
+                }
+                _ => {}
+            }
+        }
+        let mut reported = outcome.timed_out.clone();
+        reported.sort_unstable();
+        assert_eq!(reported, timed_out, "jobs that were reported as timed out, and those that should be");
+        self.finish(now, None, outcome);
+    }
+
+    pub(crate) fn cancelled(&mut self, now: Now, handle: &[u8], existed: bool, outcome: &Outcome) {
+        self.begin();
+        let job = wire::number_of(handle).and_then(|number| Some((number, self.jobs.remove(&number)?)));
+        assert_eq!(existed, job.is_some(), "what was said of a cancelled job");
+        if let Some((number, job)) = job {
+            if let State::Running { holder, .. } = job.state {
+                self.forfeit(holder, number);
+            }
+            for client in job.waits {
+                self.expect(client, Reply::WorkFail { job: number });
+            }
+            self.note("was cancelled");
+        }
+        self.finish(now, None, outcome);
+    }
+
+    pub(crate) fn function_created(&mut self, function: usize, limits: Option<[u32; 3]>, accepted: bool) {
+        if !self.functions.contains_key(&function) && self.functions.len() >= self.policy.max_functions {
+            if !accepted {
+                return;
+            }
+            self.may_have_forgotten = true;
+        }
+        assert!(accepted, "there was room for another function");
+        let kept = self.functions.entry(function).or_default();
+        *kept = limits.unwrap_or(*kept);
+    }
+
+    pub(crate) fn function_dropped(&mut self, function: usize, result: DropFunction) {
+        let expected = if !self.functions.contains_key(&function) {
+            DropFunction::NotFound
+        } else if self.is_working(function) {
+            DropFunction::InUse
+        } else {
+            self.functions.remove(&function);
+            DropFunction::Dropped
+        };
+        assert_eq!(result, expected, "what was said of a dropped function");
+    }
+
+    /// Whether a function has jobs or workers.
+    pub(crate) fn is_working(&self, function: usize) -> bool {
+        self.jobs.values().any(|job| job.function == function)
+            || self.connections.values().any(|connection| connection.can_do(function))
+    }
+
+    pub(crate) fn waits_of(&self, connection: u32) -> usize {
+        self.jobs.values().map(|job| job.waits.iter().filter(|client| **client == connection).count()).sum()
+    }
+
+    /// By function, whether it has jobs that could be handed out.
+    pub(crate) fn has_ready(&self) -> [bool; wire::FUNCTIONS.len()] {
+        let mut has_ready = [false; wire::FUNCTIONS.len()];
+        for job in self.jobs.values() {
+            has_ready[job.function] |= matches!(job.state, State::Ready(_));
+        }
+        has_ready
+    }
+
+    fn begin(&mut self) {
+        self.transition += 1;
+        self.expected.clear();
+        self.dropped.clear();
+        self.may_be_dropped.clear();
+        self.had_ready = self.has_ready();
+    }
+
+    fn expect(&mut self, to: u32, reply: Reply) {
+        self.expected.push((to, reply));
+    }
+
+    /// An empty text stands for any.
+    fn expect_error(&mut self, to: u32, code: &str, text: &str) {
+        self.expect(to, Reply::Error { code: code.to_owned(), text: text.to_owned() });
+    }
+
+    /// Compares what was sent with what was expected. What is sent to `leaving` reaches nobody.
+    fn finish(&mut self, now: Now, leaving: Option<u32>, outcome: &Outcome) {
+        let mut expected = std::mem::take(&mut self.expected);
+        for (to, reply) in outcome.sent.iter().filter(|(to, _)| Some(*to) != leaving) {
+            if *reply == Reply::Noop {
+                self.woken(now, *to);
+                continue;
+            }
+            let index = expected.iter().position(|(client, packet)| client == to && is_as_expected(packet, reply));
+            let Some(index) = index else {
+                panic!("connection {to} was sent {reply:?}; expected was {expected:?}");
+            };
+            expected.remove(index);
+        }
+        expected.retain(|(to, _)| Some(*to) != leaving);
+        assert_eq!(expected, [], "packets that were not sent");
+        for number in &self.dropped {
+            assert!(outcome.dropped.contains(number), "job {number} was dropped and not reported");
+        }
+        for number in &outcome.dropped {
+            let expected = self.dropped.contains(number) || self.may_be_dropped.contains(number);
+            assert!(expected, "job {number} was reported as dropped");
+        }
+    }
+
+    /// A NOOP was sent: only to a sleeper, only for a job, and to nobody before those who have slept longer.
+    fn woken(&mut self, now: Now, who: u32) {
+        let has_ready = self.has_ready();
+        let connection = &self.connections[&who];
+        assert_eq!(connection.sleep, Sleep::Asleep, "connection {who} was sent a NOOP and does not sleep");
+        let is_next = connection.abilities.iter().any(|ability| {
+            let function = ability.function;
+            (has_ready[function] || self.had_ready[function])
+                && self.sleepers(function).all(|(_, other)| other.slept >= ability.slept)
+        });
+        assert!(is_next, "connection {who} was woken for no job, or before others whose turn it was");
+        let deadline_us = now.monotonic_us + self.policy.wake_timeout_us;
+        self.connections.get_mut(&who).unwrap().sleep = Sleep::Woken { deadline_us, counted: true };
+        self.note("was woken");
+    }
+
+    /// The sleeping connections that can do a function.
+    pub(crate) fn sleepers(&self, function: usize) -> impl Iterator<Item = (u32, &Ability)> {
+        self.connections
+            .iter()
+            .filter(|(_, connection)| connection.sleep == Sleep::Asleep)
+            .flat_map(|(number, connection)| connection.abilities.iter().map(|ability| (*number, ability)))
+            .filter(move |(_, ability)| ability.function == function)
+    }
+
+    /// Whether a function exists or can be made, by what was answered where both may be.
+    fn know_function(&mut self, from: u32, function: usize, outcome: &Outcome) -> bool {
+        const REFUSAL: &str = "Too many functions on this server (max-functions)";
+        if self.functions.contains_key(&function) {
+            return true;
+        }
+        let refused = outcome
+            .sent
+            .iter()
+            .any(|(to, reply)| *to == from && matches!(reply, Reply::Error { text, .. } if text == REFUSAL));
+        if self.functions.len() >= self.policy.max_functions {
+            self.may_have_forgotten = true;
+            if refused {
+                self.expect_error(from, "QUEUE_ERROR", REFUSAL);
+                self.note("was one function too many");
+                return false;
+            }
+        }
+        self.functions.insert(function, [0; 3]);
+        true
+    }
+
+    fn can_do(&mut self, from: u32, function: usize, timeout_ms: Option<u64>, outcome: &Outcome) {
+        if !self.know_function(from, function, outcome) {
+            return;
+        }
+        let limit = self.policy.max_functions_per_connection;
+        let slept = self.transition;
+        let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
+        if let Some(index) = abilities.iter().position(|ability| ability.function == function) {
+            let ability = abilities.remove(index);
+            abilities.insert(0, Ability { timeout_ms, ..ability });
+        } else if abilities.len() >= limit {
+            self.expect_error(from, "QUEUE_ERROR", "");
+        } else {
+            abilities.insert(0, Ability { function, timeout_ms, slept });
+        }
+    }
+
+    fn cant_do(&mut self, from: u32, function: usize) {
+        let connection = self.connections.get_mut(&from).unwrap();
+        if !connection.can_do(function) {
+            return;
+        }
+        connection.abilities.retain(|ability| ability.function != function);
+        if let Sleep::Woken { counted, .. } = &mut connection.sleep {
+            *counted = false;
+        }
+        self.take_all_away(from, |job| job.function == function);
+    }
+
+    /// Takes jobs from a worker that is still there.
+    fn take_all_away(&mut self, from: u32, which: impl Fn(&Job) -> bool) {
+        let numbers: Vec<u64> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| matches!(job.state, State::Running { holder, .. } if holder == from) && which(job))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            self.forfeit(from, number);
+            self.lose_worker(number);
+            self.note("was given back");
+        }
+    }
+
+    fn forfeit(&mut self, holder: u32, number: u64) {
+        if let Some(connection) = self.connections.get_mut(&holder) {
+            connection.forfeited.push(number);
+        }
+    }
+
+    fn lose_worker(&mut self, number: u64) {
+        let job = self.jobs.get_mut(&number).unwrap();
+        job.attempts += 1;
+        if self.policy.job_retries.is_some_and(|retries| job.attempts >= u32::from(retries.max(1))) {
+            let job = self.jobs.remove(&number).unwrap();
+            if job.is_wanted() { &mut self.dropped } else { &mut self.may_be_dropped }.push(number);
+            for client in job.waits {
+                self.expect(client, Reply::WorkFail { job: number });
+            }
+            self.note("was dropped after its last attempt");
+        } else if job.is_wanted() {
+            job.state = State::Ready(Turn { transition: self.transition, due: None });
+        } else {
+            self.jobs.remove(&number);
+            self.note("was abandoned and lost its worker");
+        }
+    }
+
+    fn pre_sleep(&mut self, from: u32) {
+        let slept = self.transition;
+        let connection = self.connections.get_mut(&from).unwrap();
+        if connection.sleep == Sleep::Asleep {
+            return;
+        }
+        let declined = matches!(connection.sleep, Sleep::Woken { .. });
+        connection.sleep = Sleep::Asleep;
+        for ability in &mut connection.abilities {
+            ability.slept = slept;
+        }
+        if declined {
+            self.note("went back to sleep after its NOOP");
+        }
+    }
+
+    fn grab(&mut self, now: Now, from: u32, kind: wire::Grab, outcome: &Outcome) {
+        self.connections.get_mut(&from).unwrap().sleep = Sleep::Awake;
+        let holds =
+            self.jobs.values().filter(|job| matches!(job.state, State::Running { holder, .. } if holder == from));
+        let is_full = holds.count() >= self.policy.max_jobs_per_connection as usize;
+        let abilities = &self.connections[&from].abilities;
+        let choice = (0..3)
+            .flat_map(|priority| (0..abilities.len()).map(move |index| (priority, index)))
+            .find(|(priority, index)| self.ready(abilities[*index].function, *priority).next().is_some());
+        let Some((priority, index)) = choice.filter(|_| !is_full) else {
+            return self.expect(from, Reply::NoJob);
+        };
+        let Ability { function, timeout_ms, .. } = abilities[index];
+        let assigned = outcome.sent.iter().find_map(|(to, reply)| match reply {
+            Reply::Assign(assign) if *to == from => Some(assign.clone()),
+            _ => None,
+        });
+        let assigned = assigned.expect("a worker got no job, and there was one for it");
+        let turn = self.ready(function, priority).find(|(number, _)| *number == assigned.job).map(|(_, turn)| turn);
+        let Some(turn) = turn else {
+            panic!("{assigned:?} was handed out; it should be function {function}, priority {priority}");
+        };
+        let overtaken = self.ready(function, priority).find(|(_, other)| other.is_before(turn));
+        assert_eq!(overtaken, None, "job {} was handed out before its turn", assigned.job);
+        let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
+        abilities[index..].rotate_left(1);
+        self.connections.get_mut(&from).unwrap().forfeited.retain(|number| *number != assigned.job);
+        let job = self.jobs.get_mut(&assigned.job).unwrap();
+        let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us + timeout_ms * 1000);
+        job.state = State::Running { holder: from, deadline_us, numerator: 0, denominator: 0 };
+        let is_reduce = kind == wire::Grab::All && !job.reducer.is_empty();
+        let expected = wire::Assign {
+            job: assigned.job,
+            function: wire::FUNCTIONS[function].to_vec(),
+            unique: (kind != wire::Grab::Plain).then(|| job.unique.to_vec()),
+            reducer: is_reduce.then(|| job.reducer.to_vec()),
+            workload: job.workload.clone(),
+        };
+        self.note("was handed out");
+        self.expect(from, Reply::Assign(expected));
+    }
+
+    fn ready(&self, function: usize, priority: usize) -> impl Iterator<Item = (u64, Turn)> {
+        self.jobs.iter().filter(move |(_, job)| job.function == function && job.priority == priority).filter_map(
+            |(number, job)| match job.state {
+                State::Ready(turn) => Some((*number, turn)),
+                _ => None,
+            },
+        )
+    }
+
+    fn submit(&mut self, now: Now, from: u32, submission: &Submission, outcome: &Outcome) {
+        if self.draining {
+            return self.expect_error(from, "SHUTDOWN_GRACEFUL", "");
+        }
+        let waits = self.waits_of(from);
+        if !submission.background && waits >= self.policy.max_waits_per_connection as usize {
+            return self.expect_error(from, "QUEUE_ERROR", "");
+        }
+        if !self.know_function(from, submission.function, outcome) {
+            return;
+        }
+        let equal = self.jobs.iter_mut().find(|(_, job)| coalesce(job, submission));
+        if let Some((number, job)) = equal {
+            let (number, what) = (*number, if job.is_wanted() { "was joined" } else { "was abandoned and joined" });
+            job.background |= submission.background;
+            if !submission.background {
+                job.waits.push(from);
+            }
+            self.note(what);
+            assert!(!outcome.sent.iter().any(|(_, reply)| *reply == Reply::Noop), "a joined job woke a worker");
+            return self.expect(from, Reply::JobCreated(number));
+        }
+        let total = self.jobs.values().filter(|job| job.function == submission.function).count();
+        let limit = self.functions[&submission.function][submission.priority] as usize;
+        if limit > 0 && total >= limit || self.jobs.len() >= self.policy.max_jobs {
+            self.note("met a full queue");
+            return self.expect_error(from, "QUEUE_ERROR", "Job queue is full");
+        }
+        let Some((_, Reply::JobCreated(number))) = outcome.sent.first() else {
+            panic!("a submission was not answered by JOB_CREATED first but by {:?}", outcome.sent);
+        };
+        assert!(*number > self.last_number, "the handle of job {number} was used before");
+        self.last_number = *number;
+        self.expect(from, Reply::JobCreated(*number));
+        let due_s = submission.epoch_s.and_then(|due_s| u64::try_from(due_s).ok()).unwrap_or(0);
+        let is_ready = due_s * 1_000_000 <= now.unix_us;
+        if is_ready {
+            self.check_wakeups(submission.function, outcome);
+        }
+        let job = Job {
+            function: submission.function,
+            unique: submission.unique,
+            reducer: submission.reducer.unwrap_or(b""),
+            workload: submission.workload.clone(),
+            priority: submission.priority,
+            background: submission.background,
+            due_s,
+            waits: if submission.background { Vec::new() } else { vec![from] },
+            attempts: 0,
+            state: if is_ready {
+                State::Ready(Turn { transition: self.transition, due: None })
+            } else {
+                State::Scheduled
+            },
+        };
+        self.jobs.insert(*number, job);
+    }
+
+    /// A job wakes as many sleepers as the operator wants, and no herd.
+    fn check_wakeups(&self, function: usize, outcome: &Outcome) {
+        let sleepers = self.sleepers(function).count();
+        let woken = outcome.sent.iter().filter(|(_, reply)| *reply == Reply::Noop).count();
+        match self.policy.worker_wakeup {
+            0 => assert_eq!(woken, sleepers, "a job did not wake all sleepers"),
+            1 => assert!(woken <= 1, "a job woke {woken} workers"),
+            most => assert_eq!(woken, sleepers.min(most as usize), "a job woke more or fewer workers than configured"),
+        }
+    }
+
+    fn work(&mut self, from: u32, ask: &Ask, outcome: &Outcome) {
+        let (handle, is_last) = match ask {
+            Ask::WorkStatus { handle, .. } | Ask::WorkData { handle, .. } | Ask::WorkWarning { handle, .. } => {
+                (handle, false)
+            }
+            Ask::WorkComplete { handle, .. } | Ask::WorkFail { handle } | Ask::WorkException { handle, .. } => {
+                (handle, true)
+            }
+            other => panic!("{other:?} tells nothing of a job"),
+        };
+        let number = wire::number_of(handle);
+        let held = number.filter(|number| {
+            self.jobs
+                .get(number)
+                .is_some_and(|job| matches!(job.state, State::Running { holder, .. } if holder == from))
+        });
+        let Some(number) = held else {
+            return self.work_for_another(from, number, is_last, outcome);
+        };
+        if let Ask::WorkStatus { numerator: done, denominator: of, .. } = ask
+            && let State::Running { numerator, denominator, .. } = &mut self.jobs.get_mut(&number).unwrap().state
+        {
+            (*numerator, *denominator) = (leading_number(done), leading_number(of));
+        }
+        for client in self.jobs[&number].waits.clone() {
+            let wants_exceptions = self.policy.exceptions || self.connections[&client].exceptions;
+            self.expect(client, forwarded(number, ask, wants_exceptions));
+        }
+        if is_last {
+            let job = self.jobs.remove(&number).unwrap();
+            self.note(if job.is_wanted() { "was finished" } else { "was finished though nobody wants it" });
+        }
+    }
+
+    /// A connection speaks of a job that it does not hold. Nobody hears it; if it held the job once, it gets no error.
+    fn work_for_another(&mut self, from: u32, number: Option<u64>, is_last: bool, outcome: &Outcome) {
+        let forfeited = &mut self.connections.get_mut(&from).unwrap().forfeited;
+        let index = forfeited.iter().position(|forfeited| Some(*forfeited) == number);
+        if let Some(index) = index {
+            let is_sure = forfeited.len() - index <= FORFEITED_FOR_SURE;
+            if is_last {
+                forfeited.remove(index);
+            }
+            if is_sure || outcome.sent.is_empty() {
+                return self.note("was spoken of after it was taken away");
+            }
+        }
+        self.expect_error(from, "JOB_NOT_FOUND", "");
+    }
+
+    fn get_status_unique(&mut self, from: u32, unique: &[u8]) {
+        let newest = self.jobs.values().rev().find(|job| !unique.is_empty() && unique != b"-" && job.unique == unique);
+        let clients = newest.map_or(0, |job| job.waits.len() as u64);
+        let status = newest.map_or([0; 4], status);
+        self.expect(from, Reply::StatusUnique { unique: unique.to_vec(), status, clients });
+    }
+}
+
+/// Known, running, numerator, denominator.
+fn status(job: &Job) -> [u64; 4] {
+    match job.state {
+        State::Running { numerator, denominator, .. } => [1, 1, numerator, denominator],
+        State::Scheduled | State::Ready(_) => [1, 0, 0, 0],
+    }
+}
+
+fn coalesce(job: &Job, submission: &Submission) -> bool {
+    job.function == submission.function
+        && job.unique == submission.unique
+        && !job.unique.is_empty()
+        && (job.unique != b"-" || !job.workload.is_empty() && job.workload == submission.workload)
+}
+
+/// What a client is told when a worker says this.
+fn forwarded(job: u64, ask: &Ask, wants_exceptions: bool) -> Reply {
+    match ask {
+        Ask::WorkStatus { numerator, denominator, .. } => Reply::WorkStatus {
+            job,
+            numerator: numerator.as_bytes().to_vec(),
+            denominator: denominator.as_bytes().to_vec(),
+        },
+        Ask::WorkData { workload, .. } => Reply::WorkData { job, workload: workload.clone() },
+        Ask::WorkWarning { workload, .. } => Reply::WorkWarning { job, workload: workload.clone() },
+        Ask::WorkComplete { workload, .. } => Reply::WorkComplete { job, workload: workload.clone() },
+        Ask::WorkException { workload, .. } if wants_exceptions => {
+            Reply::WorkException { job, workload: workload.clone() }
+        }
+        Ask::WorkException { .. } | Ask::WorkFail { .. } => Reply::WorkFail { job },
+        other => panic!("{other:?} is not passed on"),
+    }
+}
+
+fn is_as_expected(expected: &Reply, actual: &Reply) -> bool {
+    match (expected, actual) {
+        (Reply::Error { code, text }, Reply::Error { code: actual_code, text: actual_text }) => {
+            code == actual_code && (text.is_empty() || text == actual_text)
+        }
+        _ => expected == actual,
+    }
+}
+
+/// The number that a text begins with, held to 32 bits; negative ones are 0.
+fn leading_number(text: &str) -> u64 {
+    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse::<u64>().unwrap_or(0).min(u64::from(u32::MAX))
+}

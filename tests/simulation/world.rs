@@ -1,0 +1,591 @@
+//! The world around the server: clocks, connections that cut their bytes anywhere, and who does what when.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gearmand::job_server::{ConnectionId, DropFunction, Effects, Event, JobServer, Now, Policy};
+use gearmand::protocol::packet::{FrameLimits, FramingError, Magic, Scan, scan};
+use gearmand::protocol::{Request, Response, Workload};
+use gearmand::stats::{ConnectionGauges, Stats};
+
+use super::model::{Model, Outcome};
+use super::peer::{Peer, Surroundings, some_handle};
+use super::random::Random;
+use super::wire::{self, Ask, FUNCTIONS, Reply, Submission};
+
+const LIMITS: FrameLimits = FrameLimits { packet: 4096, line: 64 };
+const PEERS: usize = 8;
+const EVENTS_SHOWN: usize = 30;
+/// How many jobs are more than one call of the server works off.
+const FLOOD: usize = 300;
+
+/// One connection, with what is under way on it.
+struct Link {
+    id: ConnectionId,
+    number: u32,
+    gauges: Arc<ConnectionGauges>,
+    peer: Peer,
+    /// Sent, and not yet seen by the server.
+    to_server: Vec<u8>,
+    server_buffer: Vec<u8>,
+    /// What the bytes mean, and how they look.
+    asked: VecDeque<(Ask, Vec<u8>)>,
+    to_peer: Vec<u8>,
+    peer_buffer: Vec<u8>,
+}
+
+/// What the server does in a transition.
+#[derive(Default)]
+struct Recorder {
+    sent: Vec<(ConnectionId, Reply, Vec<u8>)>,
+    dropped: Vec<u64>,
+    timed_out: Vec<u64>,
+}
+
+impl Effects for Recorder {
+    fn send(&mut self, to: ConnectionId, response: Response<'_>) {
+        let bytes = response.to_bytes();
+        let (reply, size) = wire::decode(&bytes).expect("the server sent a part of a packet");
+        assert_eq!(size, bytes.len(), "the server sent more than a packet");
+        self.sent.push((to, reply, bytes));
+    }
+
+    fn report(&mut self, event: Event<'_>) {
+        match event {
+            Event::JobDropped { handle, .. } => self.dropped.push(handle.number),
+            Event::JobTimedOut { handle, .. } => self.timed_out.push(handle.number),
+        }
+    }
+}
+
+pub(crate) struct World {
+    seed: u64,
+    step: u64,
+    random: Random,
+    server: JobServer,
+    stats: Arc<Stats>,
+    pub(crate) model: Model,
+    now: Now,
+    /// When the server is called next; found out after each transition, and not when a clock is set.
+    alarm_us: Option<u64>,
+    links: Vec<Option<Link>>,
+    last_connection: u32,
+    recent: Vec<u64>,
+    functions: usize,
+    has_small_limits: bool,
+    is_crowded: bool,
+    events: Option<VecDeque<String>>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, shows_events: bool) -> Self {
+        let mut random = Random::new(seed);
+        let has_small_limits = random.chance(25);
+        let policy = some_policy(&mut random, has_small_limits);
+        let stats = Arc::new(Stats::default());
+        Self {
+            seed,
+            step: 0,
+            server: JobServer::new(policy.clone(), Arc::clone(&stats)),
+            stats,
+            model: Model::new(policy),
+            now: Now { monotonic_us: random.below(1_000_000), unix_us: 1_800_000_000_000_000 },
+            alarm_us: None,
+            links: (0..PEERS).map(|_| None).collect(),
+            last_connection: 0,
+            recent: Vec::new(),
+            functions: if has_small_limits { FUNCTIONS.len() } else { 2 + random.index(3) },
+            has_small_limits,
+            is_crowded: !has_small_limits && random.chance(15),
+            events: shows_events.then(VecDeque::new),
+            random,
+        }
+    }
+
+    /// Lives through `steps` steps, then lets everything come to its end.
+    pub(crate) fn run(&mut self, steps: u64) {
+        while self.step < steps {
+            self.step += 1;
+            if self.step == steps / 10 * 9 && self.random.chance(20) {
+                self.server.start_draining();
+                self.model.draining = true;
+            }
+            self.step();
+        }
+        self.wind_up();
+        self.leave();
+    }
+
+    fn step(&mut self) {
+        let slot = self.random.index(PEERS);
+        if self.links[slot].is_none() {
+            let peer = Peer::new(&mut self.random);
+            self.connect(slot, peer);
+        }
+        match self.random.below(1000) {
+            0..400 => self.act(slot),
+            400..650 => {
+                let share = self.random.pick(&[10, 50, 100, 100]);
+                self.deliver_to_server(slot, share);
+            }
+            650..900 => {
+                let share = self.random.pick(&[10, 50, 100, 100]);
+                self.deliver_to_peer(slot, share);
+            }
+            900..980 => {
+                let longest_us = self.random.pick(&[100, 2_000, 20_000, 50_000, 150_000, 1_200_000]);
+                let span_us = self.random.below(longest_us);
+                self.advance(span_us);
+            }
+            980..985 => self.set_wall_clock(),
+            985..992 => self.operate(),
+            992..999 => self.die(slot),
+            _ if self.is_crowded && self.model.jobs.len() < 40 && self.random.chance(20) => self.flood(slot),
+            _ => self.check_listings(),
+        }
+    }
+
+    fn event(&mut self, what: &str, about: &impl Debug) {
+        let (step, now) = (self.step, self.now.monotonic_us);
+        if let Some(events) = &mut self.events {
+            if events.len() == EVENTS_SHOWN {
+                events.pop_front();
+            }
+            events.push_back(format!("step {step} at {now} us: {what} {about:?}"));
+        }
+    }
+
+    fn connect(&mut self, slot: usize, peer: Peer) {
+        self.last_connection += 1;
+        let number = self.last_connection;
+        let gauges = Arc::new(ConnectionGauges::new(0, "peer".to_owned()));
+        let id = self.server.connect(Arc::clone(&gauges));
+        self.model.connected(number);
+        self.event("connects", &(number, peer.temper));
+        self.links[slot] = Some(Link {
+            id,
+            number,
+            gauges,
+            peer,
+            to_server: Vec::new(),
+            server_buffer: Vec::new(),
+            asked: VecDeque::new(),
+            to_peer: Vec::new(),
+            peer_buffer: Vec::new(),
+        });
+    }
+
+    fn act(&mut self, slot: usize) {
+        let world = Surroundings {
+            unix_s: i64::try_from(self.now.unix_us / 1_000_000).unwrap(),
+            jobs: self.model.jobs.len(),
+            recent: &self.recent,
+            functions: self.functions,
+            registering_may_fail: self.has_small_limits,
+        };
+        let asks = self.links[slot].as_mut().unwrap().peer.act(&mut self.random, &world);
+        self.send(slot, asks);
+    }
+
+    fn send(&mut self, slot: usize, asks: Vec<Ask>) {
+        let link = self.links[slot].as_mut().unwrap();
+        for ask in asks {
+            let bytes = ask.encode();
+            link.to_server.extend_from_slice(&bytes);
+            link.asked.push_back((ask, bytes));
+        }
+    }
+
+    /// Lets a share of what is under way arrive, in percent, and the server read it.
+    fn deliver_to_server(&mut self, slot: usize, share: u64) {
+        let Some(link) = &mut self.links[slot] else { return };
+        let count = part(&mut self.random, link.to_server.len(), share);
+        link.server_buffer.extend(link.to_server.drain(..count));
+        let stream = std::mem::take(&mut link.server_buffer);
+        let mut start = 0;
+        loop {
+            let size = match scan(&stream[start..], &LIMITS).expect("what a peer sent cannot be cut") {
+                Scan::Packet { header, body } => {
+                    assert_eq!(header.magic, Magic::Request);
+                    let packet = &stream[start..start + header.packet_size()];
+                    let ask = self.take_asked(slot, packet);
+                    self.request(slot, &ask, header.number, body);
+                    packet.len()
+                }
+                Scan::Line { line, size } => {
+                    assert_eq!(line, b"version");
+                    assert_eq!(self.take_asked(slot, &stream[start..start + size]), Ask::Line);
+                    size
+                }
+                Scan::PartialPacket(size) => {
+                    assert!(size > stream.len() - start, "a whole packet is called a part");
+                    break;
+                }
+                Scan::PartialLine => break,
+                Scan::Oversized(header) => panic!("no peer sends {header:?}"),
+            };
+            start += size;
+        }
+        self.links[slot].as_mut().unwrap().server_buffer = stream[start..].to_vec();
+    }
+
+    /// The request that a packet should be, byte for byte.
+    fn take_asked(&mut self, slot: usize, packet: &[u8]) -> Ask {
+        let (ask, bytes) = self.links[slot].as_mut().unwrap().asked.pop_front().expect("a packet that nobody sent");
+        assert_eq!(packet, bytes, "{ask:?} arrived as something else");
+        ask
+    }
+
+    fn request(&mut self, slot: usize, ask: &Ask, number: u32, body: &[u8]) {
+        let link = self.links[slot].as_ref().unwrap();
+        let (id, from) = (link.id, link.number);
+        self.event("asks", &(from, ask));
+        // As a connection does with packets that are worth a buffer of their own.
+        let owner = Bytes::copy_from_slice(body);
+        let workload = if self.random.chance(30) { Workload::shared(&owner, &owner) } else { Workload::borrowed(body) };
+        let mut effects = Recorder::default();
+        match Request::parse(number, workload) {
+            Ok(request) => self.server.request(self.now, id, &request, &mut effects),
+            Err(error) => effects.send(id, Response::Error(error)),
+        }
+        let outcome = self.distribute(effects);
+        self.model.asked(self.now, from, ask, &outcome);
+        self.check();
+    }
+
+    /// Puts what was sent on its way.
+    fn distribute(&mut self, effects: Recorder) -> Outcome {
+        let mut outcome = Outcome { sent: Vec::new(), dropped: effects.dropped, timed_out: effects.timed_out };
+        for (to, reply, bytes) in effects.sent {
+            let link = self.links.iter_mut().flatten().find(|link| link.id == to);
+            let link = link.expect("something was sent to a connection that is gone");
+            link.to_peer.extend_from_slice(&bytes);
+            let number = link.number;
+            if let Reply::JobCreated(job) = &reply {
+                if self.recent.len() == 40 {
+                    self.recent.remove(0);
+                }
+                self.recent.push(*job);
+            }
+            self.event("    sends", &(number, &reply));
+            outcome.sent.push((number, reply));
+        }
+        outcome
+    }
+
+    fn check(&mut self) {
+        self.server.check_invariants();
+        self.model.check(self.now, &self.server, &self.stats);
+        self.alarm_us = self.server.next_timeout(self.now);
+    }
+
+    /// What is listed of jobs and of connections.
+    fn check_listings(&self) {
+        self.model.check_listing(&self.server);
+        for link in self.links.iter().flatten() {
+            link.gauges.with_identity(|_, functions| self.model.check_abilities(link.number, functions));
+        }
+    }
+
+    fn deliver_to_peer(&mut self, slot: usize, share: u64) {
+        let Some(link) = &mut self.links[slot] else { return };
+        let count = part(&mut self.random, link.to_peer.len(), share);
+        link.peer_buffer.extend(link.to_peer.drain(..count));
+        let mut start = 0;
+        while let Some((reply, size)) = wire::decode(&link.peer_buffer[start..]) {
+            link.peer.hear(&reply);
+            start += size;
+        }
+        link.peer_buffer.drain(..start);
+    }
+
+    /// Lets time pass. The server is called when it wanted to be, or somewhat late.
+    fn advance(&mut self, span_us: u64) {
+        self.call_if_due();
+        let end_us = self.now.monotonic_us + span_us;
+        if self.random.chance(85) {
+            while let Some(alarm_us) = self.alarm_us.filter(|alarm_us| *alarm_us <= end_us) {
+                self.move_clocks(alarm_us);
+                self.call_if_due();
+            }
+        }
+        self.move_clocks(end_us);
+        if self.random.chance(50) {
+            self.call_if_due();
+        }
+    }
+
+    fn move_clocks(&mut self, monotonic_us: u64) {
+        let span_us = monotonic_us.saturating_sub(self.now.monotonic_us);
+        self.now.monotonic_us += span_us;
+        self.now.unix_us += span_us;
+    }
+
+    fn call_if_due(&mut self) {
+        let mut effects = Recorder::default();
+        let is_due = |alarm_us: Option<u64>, now: Now| alarm_us.is_some_and(|alarm_us| alarm_us <= now.monotonic_us);
+        if !is_due(self.alarm_us, self.now) {
+            return;
+        }
+        let now = self.now;
+        self.event("time passes", &now);
+        for calls in 0.. {
+            assert!(calls < 100, "the server wants to be called again and again");
+            self.server.timeout(self.now, &mut effects);
+            if !is_due(self.server.next_timeout(self.now), self.now) {
+                break;
+            }
+        }
+        let outcome = self.distribute(effects);
+        self.model.time_passed(self.now, &outcome);
+        self.check();
+    }
+
+    fn set_wall_clock(&mut self) {
+        let span_us = self.random.below(10_000_000);
+        if self.random.chance(50) {
+            self.now.unix_us += span_us;
+        } else {
+            self.now.unix_us -= span_us;
+        }
+        let now = self.now;
+        self.event("the wall clock is set", &now);
+    }
+
+    /// The operator does something.
+    fn operate(&mut self) {
+        let function = self.random.index(self.functions);
+        let name = FUNCTIONS[function];
+        match self.random.below(12) {
+            0..6 => self.cancel(),
+            6 | 7 => {
+                let result = self.server.drop_function(name);
+                self.event("the operator drops", &(function, result));
+                self.model.function_dropped(function, result);
+            }
+            8 => {
+                let result = self.server.create_function(name);
+                self.event("the operator creates", &(function, result));
+                self.model.function_created(function, None, result.is_ok());
+            }
+            9 | 10 => {
+                let limits = [0; 3].map(|_: u32| self.random.pick(&[0, 0, 0, 1, 5]));
+                let result = self.server.limit_function(name, limits);
+                self.event("the operator limits", &(function, limits, result));
+                self.model.function_created(function, Some(limits), result.is_ok());
+            }
+            _ => {
+                let exceptions = self.model.policy.exceptions;
+                let policy = Policy { exceptions, ..some_policy(&mut self.random, self.has_small_limits) };
+                self.set_policy(policy);
+            }
+        }
+        self.check();
+    }
+
+    fn set_policy(&mut self, policy: Policy) {
+        self.event("the operator decides", &policy);
+        self.server.set_policy(&policy);
+        self.model.policy_changed(policy);
+    }
+
+    fn cancel(&mut self) {
+        let world = Surroundings {
+            unix_s: 0,
+            jobs: 0,
+            recent: &self.recent,
+            functions: self.functions,
+            registering_may_fail: false,
+        };
+        let handle = some_handle(&mut self.random, &world);
+        let mut effects = Recorder::default();
+        self.event("the operator cancels", &handle.escape_ascii().to_string());
+        let existed = self.server.cancel_job(&handle, &mut effects);
+        let outcome = self.distribute(effects);
+        self.model.cancelled(self.now, &handle, existed, &outcome);
+    }
+
+    /// A connection ends, perhaps in the middle of a packet, perhaps after sending nonsense.
+    fn die(&mut self, slot: usize) {
+        if self.random.chance(50) {
+            self.deliver_to_server(slot, 70);
+        }
+        if self.random.chance(10) {
+            let end = scan(b"\0BAD", &LIMITS);
+            assert_eq!(end, Err(FramingError::BadMagic));
+        }
+        self.disconnect(slot);
+    }
+
+    fn disconnect(&mut self, slot: usize) {
+        let (id, number) = self.links[slot].as_ref().map(|link| (link.id, link.number)).unwrap();
+        self.event("dies", &number);
+        let mut effects = Recorder::default();
+        let mut calls = 0;
+        while !self.server.disconnect(self.now, id, &mut effects) {
+            self.server.check_invariants();
+            calls += 1;
+            assert!(calls < 100, "a connection cannot be got rid of");
+        }
+        let outcome = self.distribute(effects);
+        self.links[slot] = None;
+        self.model.disconnected(self.now, number, &outcome);
+        self.check();
+    }
+
+    /// More at once than the server does in one call: waits of a client that dies, jobs that become due together, jobs
+    /// of a worker that dies.
+    fn flood(&mut self, slot: usize) {
+        self.disconnect(slot);
+        self.connect(slot, Peer::orderly_worker());
+        let kind = self.random.below(3);
+        let due_s = i64::try_from(self.now.unix_us / 1_000_000).unwrap() + 1;
+        let mut asks: Vec<Ask> = (0..FLOOD)
+            .map(|index| {
+                Ask::Submit(Submission {
+                    function: 0,
+                    unique: b"",
+                    reducer: None,
+                    priority: 1,
+                    background: kind != 0,
+                    epoch_s: (kind == 1).then_some(due_s),
+                    workload: index.to_be_bytes().to_vec(),
+                })
+            })
+            .collect();
+        if kind == 2 {
+            asks.push(Ask::CanDo { function: 0 });
+            asks.extend((0..FLOOD).map(|_| Ask::Grab(wire::Grab::Plain)));
+        }
+        self.send(slot, asks);
+        self.deliver_to_server(slot, 0);
+        while !self.links[slot].as_ref().unwrap().to_server.is_empty() {
+            self.deliver_to_server(slot, 100);
+        }
+        self.disconnect(slot);
+        self.model.note("was part of a flood");
+    }
+
+    /// No more faults: reliable workers come, those that hold jobs end them, and all jobs end.
+    fn wind_up(&mut self) {
+        let handle_prefix = wire::PREFIX.to_owned();
+        let policy = self.model.policy.clone();
+        self.set_policy(Policy {
+            handle_prefix,
+            worker_wakeup: policy.worker_wakeup,
+            job_retries: policy.job_retries,
+            exceptions: policy.exceptions,
+            ..Policy::default()
+        });
+        for _ in 0..2 {
+            let mut peer = Peer::orderly_worker();
+            let asks = peer.start_work();
+            let slot = self.links.len();
+            self.links.push(None);
+            self.connect(slot, peer);
+            self.send(slot, asks);
+        }
+        let mut turns = 0;
+        loop {
+            turns += 1;
+            assert!(turns < 100_000, "{} jobs do not end", self.model.jobs.len());
+            if self.exchange() {
+                continue;
+            }
+            if self.model.jobs.is_empty() {
+                break;
+            }
+            let alarm_us = self.alarm_us.expect("jobs are left, and nobody will ever be told");
+            self.move_clocks(alarm_us);
+            self.call_if_due();
+        }
+        for link in self.links.iter().flatten() {
+            assert!(link.peer.is_content(), "connection {} still waits: {:?}", link.number, link.peer);
+        }
+    }
+
+    /// Lets everybody send, read and react once. Returns whether anything was under way.
+    fn exchange(&mut self) -> bool {
+        let mut is_busy = false;
+        for slot in 0..self.links.len() {
+            let Some(link) = &mut self.links[slot] else { continue };
+            let asks = link.peer.wind_up(&mut self.random);
+            self.send(slot, asks);
+            let link = self.links[slot].as_ref().unwrap();
+            is_busy |= !link.to_server.is_empty() || !link.to_peer.is_empty();
+            self.deliver_to_server(slot, 100);
+            self.deliver_to_peer(slot, 100);
+        }
+        is_busy
+    }
+
+    /// All leave, and nothing is left of them.
+    fn leave(&mut self) {
+        self.check_listings();
+        for slot in 0..self.links.len() {
+            if self.links[slot].is_some() {
+                self.disconnect(slot);
+            }
+        }
+        while let Some(alarm_us) = self.alarm_us {
+            self.move_clocks(alarm_us);
+            self.call_if_due();
+        }
+        assert_eq!(self.server.job_count(), 0);
+        for function in 0..FUNCTIONS.len() {
+            let name = FUNCTIONS[function];
+            let gauges = self.stats.functions.get(name).map(|gauges| Arc::clone(&gauges));
+            let result = self.server.drop_function(name);
+            self.model.function_dropped(function, result);
+            if let Some(gauges) = gauges {
+                assert_eq!(result, DropFunction::Dropped);
+                assert_eq!((gauges.total(), gauges.workers.get()), (0, 0), "numbers of nothing");
+            }
+        }
+        self.check();
+        assert_eq!(self.stats.functions.len(), 0);
+        let woken = self.model.happened.get("was woken").copied().unwrap_or(0);
+        assert_eq!(self.stats.wakeups.get(), woken, "NOOPs that were published, and sent");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let events = self.events.iter().flatten().cloned().collect::<Vec<_>>().join("\n");
+            eprintln!("seed {}, step {}, {:?}\n{events}", self.seed, self.step, self.model.policy);
+        }
+    }
+}
+
+/// A number of bytes up to `percent` of `length`, and now and then all of them.
+fn part(random: &mut Random, length: usize, percent: u64) -> usize {
+    if length == 0 || percent == 100 {
+        return length;
+    }
+    random.index(length * usize::try_from(percent).unwrap() / 100 + 1)
+}
+
+fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy {
+    let policy = Policy {
+        handle_prefix: wire::PREFIX.to_owned(),
+        worker_wakeup: random.pick(&[1, 1, 1, 0, 3]),
+        wake_timeout_us: random.pick(&[100_000, 100_000, 20_000, 300_000]),
+        job_retries: random.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]),
+        exceptions: random.chance(20),
+        ..Policy::default()
+    };
+    if !has_small_limits {
+        return policy;
+    }
+    Policy {
+        max_jobs: 20,
+        max_functions: 9,
+        max_functions_per_connection: 3,
+        max_jobs_per_connection: 2,
+        max_waits_per_connection: 3,
+        ..policy
+    }
+}
