@@ -2,7 +2,7 @@
 //! that cut bytes anywhere and end at any moment, under two clocks of which one is set back and forth.
 //!
 //! Everything follows from a seed. After every transition the server's state is compared with a model that is kept apart
-//! from it (`model.rs`, `check.rs`); each peer also keeps its own account of what it is owed (`peer.rs`).
+//! from it (`model.rs`, `model_work.rs`, `check.rs`); each peer also keeps its own account of what it is owed (`peer.rs`).
 //!
 //! `GEARMAND_SIMULATION_SEEDS` (200) and `GEARMAND_SIMULATION_STEPS` (20000) say how much is simulated;
 //! `GEARMAND_SIMULATION_SEED` runs one seed alone. What a failure prints is enough to see it again.
@@ -14,6 +14,8 @@
 mod check;
 #[path = "simulation/model.rs"]
 mod model;
+#[path = "simulation/model_work.rs"]
+mod model_work;
 #[path = "simulation/peer.rs"]
 mod peer;
 #[path = "simulation/random.rs"]

@@ -10,9 +10,6 @@ use gearmand::job_server::{DropFunction, Now, Policy};
 
 use super::wire::{self, Ask, Reply, Submission};
 
-/// How many jobs that were taken away from a connection the server surely remembers.
-const FORFEITED_FOR_SURE: usize = 64;
-
 /// What came of a transition: packets in the order in which they were sent, and what the operator was told.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -52,13 +49,13 @@ pub(crate) enum State {
 /// When a job got in line. Jobs that lost their worker in one transition may stand in any order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
-    transition: u64,
+    pub(crate) transition: u64,
     /// Due time and number of a job that was waiting for its time.
-    due: Option<(u64, u64)>,
+    pub(crate) due: Option<(u64, u64)>,
 }
 
 impl Turn {
-    fn is_before(self, other: Self) -> bool {
+    pub(crate) fn is_before(self, other: Self) -> bool {
         self.transition < other.transition
             || self.transition == other.transition && self.due.is_some() && other.due.is_some() && self.due < other.due
     }
@@ -78,18 +75,18 @@ pub(crate) enum Sleep {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ability {
     pub(crate) function: usize,
-    timeout_ms: Option<u64>,
+    pub(crate) timeout_ms: Option<u64>,
     /// Since when it is one of the function's sleepers, if it sleeps.
-    slept: u64,
+    pub(crate) slept: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) sleep: Sleep,
-    exceptions: bool,
+    pub(crate) exceptions: bool,
     /// In the order in which they are looked through for a job.
     pub(crate) abilities: Vec<Ability>,
-    forfeited: Vec<u64>,
+    pub(crate) forfeited: Vec<u64>,
 }
 
 impl Connection {
@@ -112,12 +109,12 @@ pub(crate) struct Model {
     /// What has happened how often, to tell whether the simulation gets everywhere.
     pub(crate) happened: BTreeMap<&'static str, u64>,
     last_number: u64,
-    transition: u64,
+    pub(crate) transition: u64,
     /// What the transition must send, NOOPs aside.
     expected: Vec<(u32, Reply)>,
     /// Which jobs it must report as dropped, and may.
-    dropped: Vec<u64>,
-    may_be_dropped: Vec<u64>,
+    pub(crate) dropped: Vec<u64>,
+    pub(crate) may_be_dropped: Vec<u64>,
     had_ready: [bool; wire::FUNCTIONS.len()],
 }
 
@@ -332,12 +329,12 @@ impl Model {
         self.had_ready = self.has_ready();
     }
 
-    fn expect(&mut self, to: u32, reply: Reply) {
+    pub(crate) fn expect(&mut self, to: u32, reply: Reply) {
         self.expected.push((to, reply));
     }
 
     /// An empty text stands for any.
-    fn expect_error(&mut self, to: u32, code: &str, text: &str) {
+    pub(crate) fn expect_error(&mut self, to: u32, code: &str, text: &str) {
         self.expect(to, Reply::Error { code: code.to_owned(), text: text.to_owned() });
     }
 
@@ -392,7 +389,7 @@ impl Model {
     }
 
     /// Whether a function exists or can be made, by what was answered where both may be.
-    fn know_function(&mut self, from: u32, function: usize, outcome: &Outcome) -> bool {
+    pub(crate) fn know_function(&mut self, from: u32, function: usize, outcome: &Outcome) -> bool {
         const REFUSAL: &str = "Too many functions on this server (max-functions)";
         if self.functions.contains_key(&function) {
             return true;
@@ -411,141 +408,6 @@ impl Model {
         }
         self.functions.insert(function, [0; 3]);
         true
-    }
-
-    fn can_do(&mut self, from: u32, function: usize, timeout_ms: Option<u64>, outcome: &Outcome) {
-        if !self.know_function(from, function, outcome) {
-            return;
-        }
-        let limit = self.policy.max_functions_per_connection;
-        let slept = self.transition;
-        let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
-        if let Some(index) = abilities.iter().position(|ability| ability.function == function) {
-            let ability = abilities.remove(index);
-            abilities.insert(0, Ability { timeout_ms, ..ability });
-        } else if abilities.len() >= limit {
-            self.expect_error(from, "QUEUE_ERROR", "");
-        } else {
-            abilities.insert(0, Ability { function, timeout_ms, slept });
-        }
-    }
-
-    fn cant_do(&mut self, from: u32, function: usize) {
-        let connection = self.connections.get_mut(&from).unwrap();
-        if !connection.can_do(function) {
-            return;
-        }
-        connection.abilities.retain(|ability| ability.function != function);
-        if let Sleep::Woken { counted, .. } = &mut connection.sleep {
-            *counted = false;
-        }
-        self.take_all_away(from, |job| job.function == function);
-    }
-
-    /// Takes jobs from a worker that is still there.
-    fn take_all_away(&mut self, from: u32, which: impl Fn(&Job) -> bool) {
-        let numbers: Vec<u64> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| matches!(job.state, State::Running { holder, .. } if holder == from) && which(job))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in numbers {
-            self.forfeit(from, number);
-            self.lose_worker(number);
-            self.note("was given back");
-        }
-    }
-
-    fn forfeit(&mut self, holder: u32, number: u64) {
-        if let Some(connection) = self.connections.get_mut(&holder) {
-            connection.forfeited.push(number);
-        }
-    }
-
-    fn lose_worker(&mut self, number: u64) {
-        let job = self.jobs.get_mut(&number).unwrap();
-        job.attempts += 1;
-        if self.policy.job_retries.is_some_and(|retries| job.attempts >= u32::from(retries.max(1))) {
-            let job = self.jobs.remove(&number).unwrap();
-            if job.is_wanted() { &mut self.dropped } else { &mut self.may_be_dropped }.push(number);
-            for client in job.waits {
-                self.expect(client, Reply::WorkFail { job: number });
-            }
-            self.note("was dropped after its last attempt");
-        } else if job.is_wanted() {
-            job.state = State::Ready(Turn { transition: self.transition, due: None });
-        } else {
-            self.jobs.remove(&number);
-            self.note("was abandoned and lost its worker");
-        }
-    }
-
-    fn pre_sleep(&mut self, from: u32) {
-        let slept = self.transition;
-        let connection = self.connections.get_mut(&from).unwrap();
-        if connection.sleep == Sleep::Asleep {
-            return;
-        }
-        let declined = matches!(connection.sleep, Sleep::Woken { .. });
-        connection.sleep = Sleep::Asleep;
-        for ability in &mut connection.abilities {
-            ability.slept = slept;
-        }
-        if declined {
-            self.note("went back to sleep after its NOOP");
-        }
-    }
-
-    fn grab(&mut self, now: Now, from: u32, kind: wire::Grab, outcome: &Outcome) {
-        self.connections.get_mut(&from).unwrap().sleep = Sleep::Awake;
-        let holds =
-            self.jobs.values().filter(|job| matches!(job.state, State::Running { holder, .. } if holder == from));
-        let is_full = holds.count() >= self.policy.max_jobs_per_connection as usize;
-        let abilities = &self.connections[&from].abilities;
-        let choice = (0..3)
-            .flat_map(|priority| (0..abilities.len()).map(move |index| (priority, index)))
-            .find(|(priority, index)| self.ready(abilities[*index].function, *priority).next().is_some());
-        let Some((priority, index)) = choice.filter(|_| !is_full) else {
-            return self.expect(from, Reply::NoJob);
-        };
-        let Ability { function, timeout_ms, .. } = abilities[index];
-        let assigned = outcome.sent.iter().find_map(|(to, reply)| match reply {
-            Reply::Assign(assign) if *to == from => Some(assign.clone()),
-            _ => None,
-        });
-        let assigned = assigned.expect("a worker got no job, and there was one for it");
-        let turn = self.ready(function, priority).find(|(number, _)| *number == assigned.job).map(|(_, turn)| turn);
-        let Some(turn) = turn else {
-            panic!("{assigned:?} was handed out; it should be function {function}, priority {priority}");
-        };
-        let overtaken = self.ready(function, priority).find(|(_, other)| other.is_before(turn));
-        assert_eq!(overtaken, None, "job {} was handed out before its turn", assigned.job);
-        let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
-        abilities[index..].rotate_left(1);
-        self.connections.get_mut(&from).unwrap().forfeited.retain(|number| *number != assigned.job);
-        let job = self.jobs.get_mut(&assigned.job).unwrap();
-        let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us + timeout_ms * 1000);
-        job.state = State::Running { holder: from, deadline_us, numerator: 0, denominator: 0 };
-        let is_reduce = kind == wire::Grab::All && !job.reducer.is_empty();
-        let expected = wire::Assign {
-            job: assigned.job,
-            function: wire::FUNCTIONS[function].to_vec(),
-            unique: (kind != wire::Grab::Plain).then(|| job.unique.to_vec()),
-            reducer: is_reduce.then(|| job.reducer.to_vec()),
-            workload: job.workload.clone(),
-        };
-        self.note("was handed out");
-        self.expect(from, Reply::Assign(expected));
-    }
-
-    fn ready(&self, function: usize, priority: usize) -> impl Iterator<Item = (u64, Turn)> {
-        self.jobs.iter().filter(move |(_, job)| job.function == function && job.priority == priority).filter_map(
-            |(number, job)| match job.state {
-                State::Ready(turn) => Some((*number, turn)),
-                _ => None,
-            },
-        )
     }
 
     fn submit(&mut self, now: Now, from: u32, submission: &Submission, outcome: &Outcome) {
@@ -617,56 +479,6 @@ impl Model {
         }
     }
 
-    fn work(&mut self, from: u32, ask: &Ask, outcome: &Outcome) {
-        let (handle, is_last) = match ask {
-            Ask::WorkStatus { handle, .. } | Ask::WorkData { handle, .. } | Ask::WorkWarning { handle, .. } => {
-                (handle, false)
-            }
-            Ask::WorkComplete { handle, .. } | Ask::WorkFail { handle } | Ask::WorkException { handle, .. } => {
-                (handle, true)
-            }
-            other => panic!("{other:?} tells nothing of a job"),
-        };
-        let number = wire::number_of(handle);
-        let held = number.filter(|number| {
-            self.jobs
-                .get(number)
-                .is_some_and(|job| matches!(job.state, State::Running { holder, .. } if holder == from))
-        });
-        let Some(number) = held else {
-            return self.work_for_another(from, number, is_last, outcome);
-        };
-        if let Ask::WorkStatus { numerator: done, denominator: of, .. } = ask
-            && let State::Running { numerator, denominator, .. } = &mut self.jobs.get_mut(&number).unwrap().state
-        {
-            (*numerator, *denominator) = (leading_number(done), leading_number(of));
-        }
-        for client in self.jobs[&number].waits.clone() {
-            let wants_exceptions = self.policy.exceptions || self.connections[&client].exceptions;
-            self.expect(client, forwarded(number, ask, wants_exceptions));
-        }
-        if is_last {
-            let job = self.jobs.remove(&number).unwrap();
-            self.note(if job.is_wanted() { "was finished" } else { "was finished though nobody wants it" });
-        }
-    }
-
-    /// A connection speaks of a job that it does not hold. Nobody hears it; if it held the job once, it gets no error.
-    fn work_for_another(&mut self, from: u32, number: Option<u64>, is_last: bool, outcome: &Outcome) {
-        let forfeited = &mut self.connections.get_mut(&from).unwrap().forfeited;
-        let index = forfeited.iter().position(|forfeited| Some(*forfeited) == number);
-        if let Some(index) = index {
-            let is_sure = forfeited.len() - index <= FORFEITED_FOR_SURE;
-            if is_last {
-                forfeited.remove(index);
-            }
-            if is_sure || outcome.sent.is_empty() {
-                return self.note("was spoken of after it was taken away");
-            }
-        }
-        self.expect_error(from, "JOB_NOT_FOUND", "");
-    }
-
     fn get_status_unique(&mut self, from: u32, unique: &[u8]) {
         let newest = self.jobs.values().rev().find(|job| !unique.is_empty() && unique != b"-" && job.unique == unique);
         let clients = newest.map_or(0, |job| job.waits.len() as u64);
@@ -690,25 +502,6 @@ fn coalesce(job: &Job, submission: &Submission) -> bool {
         && (job.unique != b"-" || !job.workload.is_empty() && job.workload == submission.workload)
 }
 
-/// What a client is told when a worker says this.
-fn forwarded(job: u64, ask: &Ask, wants_exceptions: bool) -> Reply {
-    match ask {
-        Ask::WorkStatus { numerator, denominator, .. } => Reply::WorkStatus {
-            job,
-            numerator: numerator.as_bytes().to_vec(),
-            denominator: denominator.as_bytes().to_vec(),
-        },
-        Ask::WorkData { workload, .. } => Reply::WorkData { job, workload: workload.clone() },
-        Ask::WorkWarning { workload, .. } => Reply::WorkWarning { job, workload: workload.clone() },
-        Ask::WorkComplete { workload, .. } => Reply::WorkComplete { job, workload: workload.clone() },
-        Ask::WorkException { workload, .. } if wants_exceptions => {
-            Reply::WorkException { job, workload: workload.clone() }
-        }
-        Ask::WorkException { .. } | Ask::WorkFail { .. } => Reply::WorkFail { job },
-        other => panic!("{other:?} is not passed on"),
-    }
-}
-
 fn is_as_expected(expected: &Reply, actual: &Reply) -> bool {
     match (expected, actual) {
         (Reply::Error { code, text }, Reply::Error { code: actual_code, text: actual_text }) => {
@@ -716,10 +509,4 @@ fn is_as_expected(expected: &Reply, actual: &Reply) -> bool {
         }
         _ => expected == actual,
     }
-}
-
-/// The number that a text begins with, held to 32 bits; negative ones are 0.
-fn leading_number(text: &str) -> u64 {
-    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse::<u64>().unwrap_or(0).min(u64::from(u32::MAX))
 }

@@ -22,8 +22,8 @@ pub(crate) enum Temper {
 #[derive(Debug)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) unix_s: i64,
-    /// How many jobs there are; clients hold back where there are many.
-    pub(crate) jobs: usize,
+    /// Whether there are so many jobs that clients hold back.
+    pub(crate) is_busy: bool,
     /// Numbers of jobs that were created of late.
     pub(crate) recent: &'a [u64],
     /// How many of [`FUNCTIONS`] are in use here.
@@ -47,11 +47,18 @@ enum Pending {
     Option,
 }
 
+/// Which parts a peer plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Client,
+    Worker,
+    Both,
+}
+
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) temper: Temper,
-    is_client: bool,
-    is_worker: bool,
+    role: Role,
     can_do: Vec<usize>,
     held: Vec<u64>,
     woken: bool,
@@ -69,20 +76,19 @@ impl Peer {
             5..9 => Temper::Wild,
             _ => Temper::Silent,
         };
-        let role = random.below(4);
-        Self::with_roles(temper, role != 0, role != 1)
+        let role = random.pick(&[Role::Client, Role::Worker, Role::Both, Role::Both]);
+        Self::with_role(temper, role)
     }
 
     /// One that can be relied on.
     pub(crate) fn orderly_worker() -> Self {
-        Self::with_roles(Temper::Orderly, false, true)
+        Self::with_role(Temper::Orderly, Role::Worker)
     }
 
-    fn with_roles(temper: Temper, is_client: bool, is_worker: bool) -> Self {
+    fn with_role(temper: Temper, role: Role) -> Self {
         Self {
             temper,
-            is_client,
-            is_worker,
+            role,
             can_do: Vec::new(),
             held: Vec::new(),
             woken: false,
@@ -98,9 +104,9 @@ impl Peer {
         let mut asks = Vec::new();
         let times = if random.chance(10) { 1 + random.below(6) } else { 1 };
         for _ in 0..times {
-            if self.is_client && (!self.is_worker || random.chance(50)) {
-                self.act_as_client(random, world, &mut asks);
-            } else if self.is_worker {
+            if self.role == Role::Client || (self.role == Role::Both && random.chance(50)) {
+                Self::act_as_client(random, world, &mut asks);
+            } else {
                 self.act_as_worker(random, world, &mut asks);
             }
         }
@@ -120,7 +126,7 @@ impl Peer {
             });
         }
         let waits_for_answer = self.pending.contains(&Pending::Grab);
-        if self.is_worker && self.temper == Temper::Orderly && !waits_for_answer {
+        if self.role != Role::Client && self.temper == Temper::Orderly && !waits_for_answer {
             if self.woken || (had_work && random.chance(50)) {
                 asks.push(self.grab(random));
             } else if !self.asleep {
@@ -137,8 +143,8 @@ impl Peer {
         asks
     }
 
-    fn act_as_client(&mut self, random: &mut Random, world: &Surroundings<'_>, asks: &mut Vec<Ask>) {
-        let holds_back = world.jobs > 30 && random.chance(90);
+    fn act_as_client(random: &mut Random, world: &Surroundings<'_>, asks: &mut Vec<Ask>) {
+        let holds_back = world.is_busy && random.chance(90);
         match random.below(20) {
             0..12 if !holds_back => asks.push(Ask::Submit(submission(random, world))),
             0..14 => asks.push(Ask::GetStatus { handle: some_handle(random, world) }),
@@ -271,7 +277,7 @@ impl Peer {
     pub(crate) fn hear(&mut self, reply: &Reply) {
         match reply {
             Reply::Noop => {
-                assert!(self.is_worker, "one who never sleeps was woken");
+                assert_ne!(self.role, Role::Client, "one who never sleeps was woken");
                 self.woken = true;
             }
             Reply::JobCreated(job) => match self.answered() {

@@ -74,6 +74,8 @@ pub(crate) struct World {
     last_connection: u32,
     recent: Vec<u64>,
     functions: usize,
+    /// So many jobs make clients hold back: with few, workers sleep; with many, they queue.
+    enough: usize,
     has_small_limits: bool,
     is_crowded: bool,
     events: Option<VecDeque<String>>,
@@ -97,6 +99,7 @@ impl World {
             last_connection: 0,
             recent: Vec::new(),
             functions: if has_small_limits { FUNCTIONS.len() } else { 2 + random.index(3) },
+            enough: random.pick(&[2, 5, 10, 30]),
             has_small_limits,
             is_crowded: !has_small_limits && random.chance(15),
             events: shows_events.then(VecDeque::new),
@@ -125,7 +128,13 @@ impl World {
             self.connect(slot, peer);
         }
         match self.random.below(1000) {
-            0..400 => self.act(slot),
+            0..380 => self.act(slot),
+            380..400 => {
+                for slot in 0..PEERS {
+                    self.deliver_to_server(slot, 100);
+                    self.deliver_to_peer(slot, 100);
+                }
+            }
             400..650 => {
                 let share = self.random.pick(&[10, 50, 100, 100]);
                 self.deliver_to_server(slot, share);
@@ -153,7 +162,7 @@ impl World {
             if events.len() == EVENTS_SHOWN {
                 events.pop_front();
             }
-            events.push_back(format!("step {step} at {now} us: {what} {about:?}"));
+            events.push_back(format!("step {step} at {now} us: {what} {}", readable(&format!("{about:?}"))));
         }
     }
 
@@ -180,7 +189,7 @@ impl World {
     fn act(&mut self, slot: usize) {
         let world = Surroundings {
             unix_s: i64::try_from(self.now.unix_us / 1_000_000).unwrap(),
-            jobs: self.model.jobs.len(),
+            is_busy: self.model.jobs.len() > self.enough,
             recent: &self.recent,
             functions: self.functions,
             registering_may_fail: self.has_small_limits,
@@ -394,7 +403,7 @@ impl World {
     fn cancel(&mut self) {
         let world = Surroundings {
             unix_s: 0,
-            jobs: 0,
+            is_busy: false,
             recent: &self.recent,
             functions: self.functions,
             registering_may_fail: false,
@@ -534,8 +543,7 @@ impl World {
             self.call_if_due();
         }
         assert_eq!(self.server.job_count(), 0);
-        for function in 0..FUNCTIONS.len() {
-            let name = FUNCTIONS[function];
+        for (function, name) in FUNCTIONS.into_iter().enumerate() {
             let gauges = self.stats.functions.get(name).map(|gauges| Arc::clone(&gauges));
             let result = self.server.drop_function(name);
             self.model.function_dropped(function, result);
@@ -558,6 +566,20 @@ impl Drop for World {
             eprintln!("seed {}, step {}, {:?}\n{events}", self.seed, self.step, self.model.policy);
         }
     }
+}
+
+/// Shows lists of bytes as text.
+fn readable(debug: &str) -> String {
+    let mut out = String::new();
+    for part in debug.split_inclusive(']') {
+        let list = part.split_once('[').and_then(|(before, list)| Some((before, list.strip_suffix(']')?)));
+        let bytes = list.map(|(before, list)| (before, list.split_terminator(", ").map(str::parse::<u8>).collect()));
+        match bytes {
+            Some((before, Ok::<Vec<u8>, _>(bytes))) => out.extend([before, &format!("\"{}\"", bytes.escape_ascii())]),
+            _ => out.push_str(part),
+        }
+    }
+    out
 }
 
 /// A number of bytes up to `percent` of `length`, and now and then all of them.
