@@ -12,6 +12,8 @@
 
 #[path = "simulation/check.rs"]
 mod check;
+#[path = "simulation/departure.rs"]
+mod departure;
 #[path = "simulation/model.rs"]
 mod model;
 #[path = "simulation/model_work.rs"]

@@ -101,7 +101,7 @@ impl World {
             functions: if has_small_limits { FUNCTIONS.len() } else { 2 + random.index(3) },
             enough: random.pick(&[2, 5, 10, 30]),
             has_small_limits,
-            is_crowded: !has_small_limits && random.chance(15),
+            is_crowded: !has_small_limits && random.chance(25),
             events: shows_events.then(VecDeque::new),
             random,
         }
@@ -151,7 +151,7 @@ impl World {
             980..985 => self.set_wall_clock(),
             985..992 => self.operate(),
             992..999 => self.die(slot),
-            _ if self.is_crowded && self.model.jobs.len() < 40 && self.random.chance(20) => self.flood(slot),
+            _ if self.is_crowded && self.model.jobs.len() < 40 && self.random.chance(60) => self.flood(slot),
             _ => self.check_listings(),
         }
     }
@@ -449,6 +449,9 @@ impl World {
     fn flood(&mut self, slot: usize) {
         self.disconnect(slot);
         self.connect(slot, Peer::orderly_worker());
+        if self.server.limit_function(FUNCTIONS[0], [0; 3]).is_ok() {
+            self.model.function_created(0, Some([0; 3]), true);
+        }
         let kind = self.random.below(3);
         let due_s = i64::try_from(self.now.unix_us / 1_000_000).unwrap() + 1;
         let mut asks: Vec<Ask> = (0..FLOOD)
