@@ -14,7 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio_util::codec::{Decoder, Encoder};
 
-const LIMITS: FrameLimits = FrameLimits { packet: 2048, line: 200 };
+const LIMITS: FrameLimits = FrameLimits { packet: 2048, line: 48 };
 const PREFIX: &str = "H:some-host";
 
 /// Something whole in a stream.
@@ -114,7 +114,8 @@ fn any_stream() -> impl Strategy<Value = Vec<u8>> {
     });
     let huge = any::<u32>().prop_map(|length| [b"\0REQ\0\0\0\x07", &length.to_be_bytes()[..]].concat());
     let text = vec(prop::sample::select(b"a \r\n\0".to_vec()), 0..40);
-    let piece = prop_oneof![4 => header, 1 => huge, 2 => text, 2 => vec(any::<u8>(), 0..60)];
+    let long = (40..60_usize).prop_map(|length| vec![b'a'; length]);
+    let piece = prop_oneof![4 => header, 1 => huge, 2 => text, 1 => long, 2 => vec(any::<u8>(), 0..60)];
     vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
@@ -347,5 +348,55 @@ fn a_packet_of_exactly_the_limit_is_read_and_one_byte_more_is_not() {
             Err(CodecError::TooLarge(announced)) => assert!(!is_read && announced == size),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[test]
+fn a_line_without_an_end_is_refused_at_the_limit() {
+    let line = vec![b'a'; LIMITS.line];
+    assert_eq!(scan(&line[1..], &LIMITS), Ok(Scan::PartialLine));
+    assert_eq!(scan(&line, &LIMITS), Err(FramingError::LineTooLong));
+}
+
+#[test]
+fn a_wrong_magic_is_refused_as_soon_as_it_shows() {
+    for magic in [b"\0REQ", b"\0RES"] {
+        for length in 1..=4 {
+            let mut stream = magic[..length].to_vec();
+            assert_eq!(scan(&stream, &LIMITS), Ok(Scan::PartialPacket(HEADER_SIZE)));
+            if length > 1 {
+                stream[length - 1] = b'x';
+                assert_eq!(scan(&stream, &LIMITS), Err(FramingError::BadMagic));
+            }
+        }
+    }
+}
+
+#[test]
+fn arguments_may_be_as_long_as_the_protocol_says_and_no_longer() {
+    let refused = |packet_type: PacketType, arguments: &[&[u8]]| {
+        let packet = Packet::request(packet_type, arguments);
+        Request::parse(packet.number, Workload::borrowed(&packet.body)).err().map(|error| error.code)
+    };
+    let long = [b'n'; 513];
+    for (length, expected) in [(64, None), (65, Some("ARGUMENT_TOO_LARGE"))] {
+        let name = &long[..length];
+        assert_eq!(refused(PacketType::SubmitJob, &[b"f", name, b""]), expected);
+        assert_eq!(refused(PacketType::SubmitJobEpoch, &[b"f", name, b"0", b""]), expected);
+        assert_eq!(refused(PacketType::SubmitReduceJob, &[b"f", name, b"", b"", b""]), expected);
+        assert_eq!(refused(PacketType::SubmitReduceJob, &[b"f", b"", name, b"", b""]), expected);
+        assert_eq!(refused(PacketType::GetStatusUnique, &[name]), expected);
+        // A handle may have 63 bytes.
+        assert_eq!(refused(PacketType::WorkFail, &[&name[1..]]), expected);
+        assert_eq!(refused(PacketType::WorkData, &[&name[1..], b""]), expected);
+        assert_eq!(refused(PacketType::WorkStatus, &[&name[1..], b"1", b"2"]), expected);
+        assert_eq!(refused(PacketType::GetStatus, &[&name[1..]]), expected);
+    }
+    for (length, expected) in [(512, None), (513, Some("ARGUMENT_TOO_LARGE"))] {
+        let name = &long[..length];
+        assert_eq!(refused(PacketType::CanDo, &[name]), expected);
+        assert_eq!(refused(PacketType::CanDoTimeout, &[name, b"1"]), expected);
+        assert_eq!(refused(PacketType::CantDo, &[name]), expected);
+        assert_eq!(refused(PacketType::SubmitJobLowBg, &[name, b"", b""]), expected);
     }
 }

@@ -6,9 +6,6 @@ use gearmand::job_server::{ConnectionId, Effects, Event, JobServer, Now, Policy}
 use gearmand::protocol::{GrabKind, JobHandle, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
-/// More than two turns' worth.
-const MANY: usize = 600;
-
 const NOW: Now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
 
 /// Hears which job is handed out.
@@ -61,33 +58,43 @@ fn work(server: &mut JobServer, worker: ConnectionId) -> bool {
 
 #[test]
 fn a_large_connection_leaves_in_turns_and_loses_no_background_job() {
+    for (awaited, held) in [(600, 300), (300, 600)] {
+        leave(awaited, held);
+    }
+}
+
+/// One leaves who waits for so many jobs and holds so many background jobs.
+fn leave(awaited: usize, held: usize) {
     let mut server = JobServer::new(Policy::default(), Arc::new(Stats::default()));
     let mut ears = Ears::default();
     let [leaver, client, worker] = [0; 3].map(|_| connect(&mut server));
     server.request(NOW, leaver, &Request::CanDo { function: b"held", timeout_ms: Some(1000) }, &mut ears);
-    for _ in 0..MANY {
-        server.request(NOW, leaver, &submission(b"awaited", false), &mut ears);
+    for _ in 0..held {
         server.request(NOW, client, &submission(b"held", true), &mut ears);
         server.request(NOW, leaver, &Request::GrabJob(GrabKind::Plain), &mut ears);
+    }
+    for _ in 0..awaited {
+        server.request(NOW, leaver, &submission(b"awaited", false), &mut ears);
     }
     for function in [&b"held"[..], b"awaited"] {
         server.request(NOW, worker, &Request::CanDo { function, timeout_ms: None }, &mut ears);
     }
-    assert_eq!(server.job_count(), 2 * MANY);
+    assert_eq!(server.job_count(), awaited + held);
     let (mut turns, mut done) = (0, 0);
     while !server.disconnect(NOW, leaver, &mut ears) {
         server.check_invariants();
         turns += 1;
         // The worker is in turn handed what came back and what the leaver has not given up yet.
         done += (0..4).filter(|_| work(&mut server, worker)).count();
-        // An operator cancels with the leaver half gone.
-        server.cancel_job(format!("H:localhost:{}", 2 * MANY - turns).as_bytes(), &mut ears);
+        // An operator cancels a job that the leaver holds or has just lost.
+        assert!(server.cancel_job(format!("H:localhost:{}", held - turns).as_bytes(), &mut ears));
         server.check_invariants();
     }
+    server.check_invariants();
     assert!(turns >= 2, "it left in {turns} turns");
     assert_eq!(server.next_timeout(NOW), None, "a time limit is left");
     let left = server.job_count();
-    assert!(left >= MANY - done - turns && left <= MANY, "{left} jobs are left after {done} were done");
+    assert!(left + done + turns >= held && left + turns <= held, "{left} jobs are left after {done} were done");
     while work(&mut server, worker) {}
     assert_eq!(server.job_count(), 0);
 }
