@@ -323,3 +323,19 @@ fn job(handle: &[u8]) -> u64 {
 fn decimal(field: &[u8]) -> u64 {
     std::str::from_utf8(field).unwrap().parse().expect("the server sent a number that is none")
 }
+
+/// Shows the lists of bytes in a debugging output as text.
+pub(crate) fn readable(debug: &str) -> String {
+    let mut out = String::new();
+    for part in debug.split_inclusive(']') {
+        let list = part.split_once('[').and_then(|(before, list)| Some((before, list.strip_suffix(']')?)));
+        let bytes = list.map(|(before, list)| (before, list.split_terminator(", ").map(str::parse::<u8>).collect()));
+        match bytes {
+            Some((before, Ok::<Vec<u8>, _>(bytes))) if !before.ends_with("status: ") => {
+                out.extend([before, &format!("\"{}\"", bytes.escape_ascii())])
+            }
+            _ => out.push_str(part),
+        }
+    }
+    out
+}

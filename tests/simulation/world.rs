@@ -162,7 +162,7 @@ impl World {
             if events.len() == EVENTS_SHOWN {
                 events.pop_front();
             }
-            events.push_back(format!("step {step} at {now} us: {what} {}", readable(&format!("{about:?}"))));
+            events.push_back(format!("step {step} at {now} us: {what} {}", wire::readable(&format!("{about:?}"))));
         }
     }
 
@@ -569,20 +569,6 @@ impl Drop for World {
             eprintln!("seed {}, step {}, {:?}\n{events}", self.seed, self.step, self.model.policy);
         }
     }
-}
-
-/// Shows lists of bytes as text.
-fn readable(debug: &str) -> String {
-    let mut out = String::new();
-    for part in debug.split_inclusive(']') {
-        let list = part.split_once('[').and_then(|(before, list)| Some((before, list.strip_suffix(']')?)));
-        let bytes = list.map(|(before, list)| (before, list.split_terminator(", ").map(str::parse::<u8>).collect()));
-        match bytes {
-            Some((before, Ok::<Vec<u8>, _>(bytes))) => out.extend([before, &format!("\"{}\"", bytes.escape_ascii())]),
-            _ => out.push_str(part),
-        }
-    }
-    out
 }
 
 /// A number of bytes up to `percent` of `length`, and now and then all of them.
