@@ -332,7 +332,7 @@ pub(crate) fn readable(debug: &str) -> String {
         let bytes = list.map(|(before, list)| (before, list.split_terminator(", ").map(str::parse::<u8>).collect()));
         match bytes {
             Some((before, Ok::<Vec<u8>, _>(bytes))) if !before.ends_with("status: ") => {
-                out.extend([before, &format!("\"{}\"", bytes.escape_ascii())])
+                out.extend([before, &format!("\"{}\"", bytes.escape_ascii())]);
             }
             _ => out.push_str(part),
         }
