@@ -30,7 +30,7 @@ impl JobServer {
     }
 
     fn check_jobs(&self) {
-        let (mut keys, mut uniques, mut scheduled) = (HashSet::new(), 0, 0);
+        let (mut keys, mut uniques, mut scheduled) = (HashSet::new(), HashSet::new(), 0);
         for (slot, job) in self.jobs.iter() {
             assert_eq!(self.jobs.find_number(job.number), Some(slot), "a job is not found by its handle");
             let unique = job.unique();
@@ -39,8 +39,14 @@ impl JobServer {
                 if unique != b"-" || !workload.is_empty() {
                     assert!(keys.insert((job.function, unique, workload)), "two jobs of one key");
                 }
-                uniques += usize::from(unique != b"-");
-                assert!(unique == b"-" || self.jobs.find_unique(unique).is_some(), "a job is not found by its unique");
+                if unique != b"-" {
+                    uniques.insert(unique);
+                    let newest = self.jobs.find_unique(unique).map(|newest| self.jobs.get(newest).number);
+                    assert!(
+                        newest.is_some_and(|newest| newest >= job.number),
+                        "the newest job of a unique is not found"
+                    );
+                }
             }
             let is_running = matches!(job.state, JobState::Running(_));
             assert!(job.background || job.waits != NONE || is_running, "an abandoned job was kept");
@@ -50,7 +56,7 @@ impl JobServer {
             }
         }
         assert_eq!(self.jobs.schedule.len(), scheduled, "a time without a scheduled job");
-        assert_eq!(self.jobs.index_lengths(), [self.jobs.len(), keys.len(), uniques], "an index is off");
+        assert_eq!(self.jobs.index_lengths(), [self.jobs.len(), keys.len(), uniques.len()], "an index is off");
     }
 
     fn check_functions(&self) {

@@ -1,6 +1,6 @@
 //! One job, and all of them: where they are kept and how they are found.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use bytes::Bytes;
@@ -33,6 +33,8 @@ pub(super) struct Job {
     pub(super) due_s: u64,
     pub(super) state: JobState,
     pub(super) function: u32,
+    /// What [`Hashes`] begins with.
+    hash: u32,
     /// The first of the waits of clients for this job.
     pub(super) waits: u32,
     /// How often a worker was lost with this job.
@@ -59,7 +61,7 @@ struct LargeBody {
 }
 
 impl Job {
-    fn new(number: u64, function: u32, submission: &Submission<'_>) -> Self {
+    fn new(number: u64, function: u32, submission: &Submission<'_>, hash: u32) -> Self {
         let Submission { unique, reducer, workload, .. } = *submission;
         let body = match workload.share() {
             Some(workload) => Body::Large(Box::new(LargeBody {
@@ -74,6 +76,7 @@ impl Job {
             due_s: submission.due_s.unwrap_or(0),
             state: JobState::Scheduled,
             function,
+            hash,
             waits: NONE,
             attempts: 0,
             priority: submission.priority,
@@ -117,8 +120,25 @@ impl Job {
 /// The hashes of a submission: where it is, or would be, in the indexes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hashes {
+    /// Of the unique id, or of the workload where that is the unique; 0 for a job that never coalesces.
+    base: u32,
     key: Option<u32>,
     unique: Option<u32>,
+}
+
+impl Hashes {
+    fn new(base: u32, function: u32, has_key: bool, has_unique: bool) -> Self {
+        // The function is the server's own number: spreading it needs no secret.
+        let key = base ^ function.wrapping_add(1).wrapping_mul(0x9e37_79b1);
+        Self { base, key: has_key.then_some(key), unique: has_unique.then_some(base) }
+    }
+}
+
+/// The neighbours of a job among those with the same unique id and other functions, by age.
+#[derive(Clone, Copy, Debug)]
+struct Namesakes {
+    newer: u32,
+    older: u32,
 }
 
 /// All jobs, found by slot, by handle and by unique id, and the times at which something happens to them.
@@ -129,8 +149,10 @@ pub(super) struct Jobs {
     by_number: JobIndex,
     /// By function and unique id, or workload: what coalesces.
     by_key: JobIndex,
-    /// By unique id alone, for GET_STATUS_UNIQUE, which names no function.
+    /// By unique id alone, for GET_STATUS_UNIQUE, which names no function: the newest job of each.
     by_unique: JobIndex,
+    /// By slot; only jobs that have namesakes, or had.
+    namesakes: HashMap<u32, Namesakes>,
     /// Jobs that are not due yet, by due time and then by age.
     pub(super) schedule: BTreeSet<(u64, u64, u32)>,
     hasher: RandomState,
@@ -144,6 +166,7 @@ impl Jobs {
             by_number: JobIndex::default(),
             by_key: JobIndex::default(),
             by_unique: JobIndex::default(),
+            namesakes: HashMap::with_hasher(hasher.clone()),
             schedule: BTreeSet::new(),
             hasher,
         }
@@ -174,16 +197,23 @@ impl Jobs {
     /// Keeps a new job. It is in no list yet but the indexes.
     pub(super) fn insert(&mut self, function: u32, submission: &Submission<'_>, hashes: Hashes) -> u32 {
         self.last_number += 1;
-        let job = Job::new(self.last_number, function, submission);
+        let job = Job::new(self.last_number, function, submission, hashes.base);
         let by_number = low_half(job.number);
+        let namesake = hashes.unique.and_then(|hash| self.find_unique_hashed(submission.unique, hash));
         // The limit of jobs is far below the number of slots that fit into 32 bits.
         let slot = u32::try_from(self.slots.insert(job)).unwrap_or(NONE);
         self.by_number.insert(slot, by_number);
         if let Some(hash) = hashes.key {
             self.by_key.insert(slot, hash);
         }
-        if let Some(hash) = hashes.unique {
-            self.by_unique.insert(slot, hash);
+        match (hashes.unique, namesake) {
+            (Some(hash), Some(older)) => {
+                self.by_unique.replace(older, slot, hash);
+                self.namesakes.entry(older).or_insert(Namesakes { newer: NONE, older: NONE }).newer = slot;
+                self.namesakes.insert(slot, Namesakes { newer: NONE, older });
+            }
+            (Some(hash), None) => self.by_unique.insert(slot, hash),
+            (None, _) => {}
         }
         slot
     }
@@ -191,16 +221,34 @@ impl Jobs {
     /// Forgets a job, which must be in no list any more but the indexes.
     pub(super) fn remove(&mut self, slot: u32) {
         let job = self.slots.remove(slot as usize);
-        self.by_number.remove(slot);
+        self.by_number.remove(slot, low_half(job.number));
         let unique = job.unique();
-        if has_key(unique, job.workload().as_bytes()) {
-            self.by_key.remove(slot);
+        let has_key = has_key(unique, job.workload().as_bytes());
+        let hashes = Hashes::new(job.hash, job.function, has_key, has_unique(unique));
+        if let Some(hash) = hashes.key {
+            self.by_key.remove(slot, hash);
         }
-        if has_unique(unique) {
-            self.by_unique.remove(slot);
+        if let Some(hash) = hashes.unique {
+            self.remove_unique(slot, hash);
         }
         if self.slots.is_empty() {
             self.slots.shrink_to_fit();
+        }
+    }
+
+    fn remove_unique(&mut self, slot: u32, hash: u32) {
+        let Some(Namesakes { newer, older }) = self.namesakes.remove(&slot) else {
+            return self.by_unique.remove(slot, hash);
+        };
+        if let Some(links) = self.namesakes.get_mut(&older) {
+            links.newer = newer;
+        }
+        if let Some(links) = self.namesakes.get_mut(&newer) {
+            links.older = older;
+        } else if older == NONE {
+            self.by_unique.remove(slot, hash);
+        } else {
+            self.by_unique.replace(slot, older, hash);
         }
     }
 
@@ -221,7 +269,10 @@ impl Jobs {
 
     /// The newest live job with this unique id, whichever its function.
     pub(super) fn find_unique(&self, unique: &[u8]) -> Option<u32> {
-        let hash = has_unique(unique).then(|| self.hash(unique))?;
+        has_unique(unique).then(|| self.find_unique_hashed(unique, self.hash(unique)))?
+    }
+
+    fn find_unique_hashed(&self, unique: &[u8], hash: u32) -> Option<u32> {
         self.by_unique.find(hash, |slot| self.get(slot).unique() == unique)
     }
 
@@ -230,14 +281,14 @@ impl Jobs {
     /// Its unique id is hashed once: a peer chooses it, so the hash is a keyed one, which is not cheap.
     pub(super) fn hashes(&self, function: u32, submission: &Submission<'_>) -> Hashes {
         let Submission { unique, workload, .. } = *submission;
-        if has_unique(unique) {
-            let hash = self.hash(unique);
-            // The function is the server's own number: spreading it needs no key.
-            let key = hash ^ function.wrapping_add(1).wrapping_mul(0x9e37_79b1);
-            return Hashes { key: Some(key), unique: Some(hash) };
-        }
         let workload = workload.as_bytes();
-        Hashes { key: has_key(unique, workload).then(|| self.hash((function, workload))), unique: None }
+        if has_unique(unique) {
+            Hashes::new(self.hash(unique), function, true, true)
+        } else if has_key(unique, workload) {
+            Hashes::new(self.hash(workload), function, true, false)
+        } else {
+            Hashes::new(0, function, false, false)
+        }
     }
 
     fn hash(&self, value: impl Hash) -> u32 {

@@ -36,14 +36,11 @@ impl JobServer {
         if self.connections[connection as usize].sleep == Sleep::Asleep {
             return;
         }
-        let declined = self.wake_up(connection);
+        self.wake_up(connection);
         self.connections[connection as usize].sleep = Sleep::Asleep;
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             self.append_sleeper(ability);
-        }
-        if let Some(function) = declined {
-            self.cover(now, function, effects);
         }
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
