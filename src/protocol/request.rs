@@ -1,7 +1,9 @@
 //! What a client or worker asks of the server: a packet with every field parsed and in range.
 
 use super::error::PeerError;
-use super::names::{FUNCTION_MAX, HANDLE_MAX, OPTION_MAX, Priority, REDUCER_MAX, UNIQUE_MAX, Workload, parse_decimal};
+use super::names::{
+    CLIENT_ID_MAX, FUNCTION_MAX, HANDLE_MAX, OPTION_MAX, Priority, REDUCER_MAX, UNIQUE_MAX, Workload, parse_decimal,
+};
 use super::packet::{PacketType, split_arguments};
 
 /// The shortest timeout that CAN_DO_TIMEOUT can set, in milliseconds; shorter ones are raised to it.
@@ -94,7 +96,7 @@ pub enum Request<'a> {
     },
     /// SET_CLIENT_ID
     SetClientId {
-        /// The id.
+        /// The id, what is too long of it cut off.
         id: &'a [u8],
     },
 }
@@ -182,7 +184,10 @@ impl<'a> Request<'a> {
             PacketType::GetStatusUnique => Self::GetStatusUnique { unique: unique(until_nul(bytes))? },
             PacketType::EchoReq => Self::Echo { workload: body },
             PacketType::OptionReq => option(bytes)?,
-            PacketType::SetClientId => Self::SetClientId { id: until_nul(bytes) },
+            PacketType::SetClientId => {
+                let id = until_nul(bytes);
+                Self::SetClientId { id: id.get(..CLIENT_ID_MAX).unwrap_or(id) }
+            }
             PacketType::Noop
             | PacketType::JobCreated
             | PacketType::NoJob
