@@ -1,0 +1,162 @@
+//! What clients and workers do, in one call each. Nothing is retried and nothing is skipped: an unexpected packet fails
+//! the test.
+
+use crate::common::packet::{self, body};
+use crate::common::{Server, Wire, wait_for};
+
+/// The prefix of handles in these tests.
+pub(crate) const PREFIX: &str = "H:t";
+
+/// A server whose handles are `H:t:1`, `H:t:2`, ...
+#[track_caller]
+pub(crate) fn server(arguments: &[&str]) -> Server {
+    Server::ours(&[&["--job-handle-prefix", PREFIX], arguments].concat())
+}
+
+/// A new connection.
+#[track_caller]
+pub(crate) fn connect(server: &Server) -> Wire {
+    Wire::connect(server.addr())
+}
+
+/// A worker for these functions, the last of which is looked at first.
+#[track_caller]
+pub(crate) fn worker(server: &Server, functions: &[&str]) -> Wire {
+    let mut wire = connect(server);
+    for function in functions {
+        wire.send(packet::CAN_DO, function.as_bytes());
+    }
+    wire.expect_nothing();
+    wire
+}
+
+/// A worker for one function that has been told nothing since it sent PRE_SLEEP.
+#[track_caller]
+pub(crate) fn sleeper(server: &Server, function: &str) -> Wire {
+    let mut wire = worker(server, &[function]);
+    fall_asleep(&mut wire);
+    wire
+}
+
+/// Sends PRE_SLEEP, which is not answered.
+#[track_caller]
+pub(crate) fn fall_asleep(worker: &mut Wire) {
+    worker.send(packet::PRE_SLEEP, b"");
+    worker.expect_nothing();
+}
+
+/// Sends PRE_SLEEP, which is answered by a NOOP at once.
+#[track_caller]
+pub(crate) fn fail_to_sleep(worker: &mut Wire) {
+    worker.send(packet::PRE_SLEEP, b"");
+    worker.expect(packet::NOOP, b"");
+}
+
+/// Submits a job with a packet of type `packet_type` and returns its handle.
+#[track_caller]
+pub(crate) fn submit(client: &mut Wire, packet_type: u32, function: &str, unique: &str, workload: &str) -> String {
+    client.send(packet_type, &body(&[function.as_bytes(), unique.as_bytes(), workload.as_bytes()]));
+    created(client)
+}
+
+/// Submits a foreground job of normal priority with an empty unique id.
+#[track_caller]
+pub(crate) fn submit_plain(client: &mut Wire, function: &str, workload: &str) -> String {
+    submit(client, packet::SUBMIT_JOB, function, "", workload)
+}
+
+/// Receives JOB_CREATED and returns the handle.
+#[track_caller]
+pub(crate) fn created(client: &mut Wire) -> String {
+    text(client.expect_type(packet::JOB_CREATED))
+}
+
+/// A job as JOB_ASSIGN_UNIQ describes it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Assigned {
+    pub(crate) handle: String,
+    pub(crate) function: String,
+    pub(crate) unique: String,
+    pub(crate) workload: String,
+}
+
+/// Grabs a job, which must be there.
+#[track_caller]
+pub(crate) fn grab(worker: &mut Wire) -> Assigned {
+    worker.send(packet::GRAB_JOB_UNIQ, b"");
+    let body = text(worker.expect_type(packet::JOB_ASSIGN_UNIQ));
+    let mut parts = body.splitn(4, '\0').map(str::to_owned);
+    let mut next = || parts.next().expect("four arguments");
+    Assigned { handle: next(), function: next(), unique: next(), workload: next() }
+}
+
+/// Grabs in vain.
+#[track_caller]
+pub(crate) fn grab_nothing(worker: &mut Wire) {
+    worker.send(packet::GRAB_JOB, b"");
+    worker.expect(packet::NO_JOB, b"");
+}
+
+/// Grabs jobs until there is none and returns their workloads.
+#[track_caller]
+pub(crate) fn grab_all(worker: &mut Wire) -> Vec<String> {
+    let mut workloads = Vec::new();
+    loop {
+        worker.send(packet::GRAB_JOB_UNIQ, b"");
+        let (packet_type, body) = worker.recv();
+        if packet_type == packet::NO_JOB {
+            return workloads;
+        }
+        assert_eq!(packet_type, packet::JOB_ASSIGN_UNIQ);
+        workloads.push(text(body).rsplit('\0').next().unwrap_or_default().to_owned());
+    }
+}
+
+/// Sends WORK_COMPLETE and sees that it is accepted.
+#[track_caller]
+pub(crate) fn complete(worker: &mut Wire, handle: &str, result: &str) {
+    worker.send(packet::WORK_COMPLETE, &body(&[handle.as_bytes(), result.as_bytes()]));
+    worker.expect_nothing();
+}
+
+/// Receives WORK_COMPLETE for `handle` with `result`.
+#[track_caller]
+pub(crate) fn completed(client: &mut Wire, handle: &str, result: &str) {
+    client.expect(packet::WORK_COMPLETE, &body(&[handle.as_bytes(), result.as_bytes()]));
+}
+
+/// Asks for the status of a job: known, running, numerator and denominator, such as `1 1 3 10`.
+#[track_caller]
+pub(crate) fn status(wire: &mut Wire, handle: &str) -> String {
+    wire.send(packet::GET_STATUS, handle.as_bytes());
+    let body = text(wire.expect_type(packet::STATUS_RES));
+    let (echoed, rest) = body.split_once('\0').expect("five arguments");
+    assert_eq!(echoed, handle);
+    rest.replace('\0', " ")
+}
+
+/// Closes a connection and waits until the server has noticed and tidied up.
+#[track_caller]
+pub(crate) fn close(server: &Server, wire: Wire) {
+    let mut observer = connect(server);
+    let before = observer.text("workers").lines().count();
+    drop(wire);
+    wait_for("the server to notice the end of a connection", || {
+        (observer.text("workers").lines().count() < before).then_some(())
+    });
+}
+
+/// The line of `function` in `status`, such as `2 1 1`: jobs, running ones, workers.
+#[track_caller]
+pub(crate) fn counts(wire: &mut Wire, function: &str) -> String {
+    let prefix = format!("{function}\t");
+    let status = wire.text("status");
+    let line = status.lines().find_map(|line| line.strip_prefix(&prefix));
+    line.unwrap_or_else(|| panic!("no {function} in {status}")).replace('\t', " ")
+}
+
+/// Bytes that are text in these tests.
+#[track_caller]
+pub(crate) fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("text")
+}
