@@ -136,8 +136,8 @@ impl<'a> AdminCommand<'a> {
     fn parse_show(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
         match arguments {
             [] => Err(AdminError::UnknownCommand(typed)),
-            [what, ..] if what.eq_ignore_ascii_case(b"jobs") => Ok(Self::ShowJobs),
-            [unique, what, ..] if unique.eq_ignore_ascii_case(b"unique") && what.eq_ignore_ascii_case(b"jobs") => {
+            [what] if what.eq_ignore_ascii_case(b"jobs") => Ok(Self::ShowJobs),
+            [unique, what] if unique.eq_ignore_ascii_case(b"unique") && what.eq_ignore_ascii_case(b"jobs") => {
                 Ok(Self::ShowUniqueJobs)
             }
             _ => Err(AdminError::UnknownShow),
@@ -269,7 +269,9 @@ mod tests {
         assert_eq!(answer("nope x"), "ERR UNKNOWN_COMMAND Unknown+server+commandnope\r\n");
         assert_eq!(answer("show"), "ERR UNKNOWN_COMMAND Unknown+server+commandshow\r\n");
         assert_eq!(answer("cancel job"), "ERR UNKNOWN_COMMAND Unknown+server+commandcancel\r\n");
-        assert_eq!(answer("show unique"), "ERR UNKNOWN_SHOW_ARGUMENTS\r\n");
+        for line in ["show unique", "show jobs x", "show jobs ", "show unique jobs x"] {
+            assert_eq!(answer(line), "ERR UNKNOWN_SHOW_ARGUMENTS\r\n", "{line}");
+        }
         assert_eq!(answer("cancel foo bar"), "ERR UNKNOWN_ERROR\r\n");
         let incomplete = "ERR INVALID_ARGUMENTS An+incomplete+set+of+arguments+was+sent+to+this+command+";
         for (line, word) in [
