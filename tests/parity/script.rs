@@ -387,7 +387,7 @@ impl Peer {
 
     /// Reads once.
     fn read(&mut self) {
-        let mut piece = [0; 64 * 1024];
+        let mut piece = [0; 8 * 1024];
         match self.wire.stream().read(&mut piece) {
             Ok(0) => self.is_open = false,
             Ok(count) => self.received.extend_from_slice(&piece[..count]),

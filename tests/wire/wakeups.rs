@@ -137,10 +137,13 @@ fn by_default_the_next_is_woken_after_100_ms() {
     }
 }
 
+/// A way in which a woken worker does not come. What stays of the connection is returned, so that it is not its end that
+/// counts.
+type Leave = fn(&Server, Wire) -> Option<Wire>;
+
 #[test]
 fn a_woken_worker_that_dies_or_declines_or_withdraws_is_replaced_at_once() {
-    // What stays of the connection is kept open, so that it is not its end that counts.
-    let leave: [(&str, fn(&Server, Wire) -> Option<Wire>); 5] = [
+    let ways: [(&str, Leave); 5] = [
         ("dies", |server, woken| {
             close(server, woken);
             None
@@ -162,7 +165,7 @@ fn a_woken_worker_that_dies_or_declines_or_withdraws_is_replaced_at_once() {
             Some(woken)
         }),
     ];
-    for (what, leave) in leave {
+    for (what, leave) in ways {
         let server = server(&PATIENT);
         let mut client = connect(&server);
         let mut workers = sleepers(&server, 2);

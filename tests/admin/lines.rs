@@ -1,0 +1,198 @@
+//! How commands may be written, and how answers come.
+
+use std::io::Read;
+
+use crate::common::{Wire, packet};
+use crate::{connect, server, submit, worker};
+
+/// Commands whose answers do not change by asking.
+const QUESTIONS: [&str; 11] = [
+    "status",
+    "prioritystatus",
+    "workers",
+    "show jobs",
+    "show unique jobs",
+    "version",
+    "getpid",
+    "verbose",
+    "create function abc",
+    "maxqueue abc 7",
+    "cancel job H:t:9",
+];
+
+/// Everything up to the end of the stream.
+#[track_caller]
+fn read_to_end(wire: &Wire) -> String {
+    let mut answer = String::new();
+    let mut stream = wire.stream();
+    stream.read_to_string(&mut answer).expect("text up to the end of the stream");
+    answer
+}
+
+/// What one read of the size that C programs use returns.
+#[track_caller]
+fn read_once(wire: &Wire) -> String {
+    let mut buffer = vec![0; 65_535];
+    let count = wire.stream().read(&mut buffer).expect("an answer");
+    String::from_utf8(buffer[..count].to_vec()).expect("text")
+}
+
+#[test]
+fn line_ends_and_letter_case_make_no_difference() {
+    let server = server(&[]);
+    let mut wire = worker(&server, &["abc", "def"]);
+    submit(&mut wire, packet::SUBMIT_JOB_BG, b"abc\0u\0", "H:t:1");
+    for question in QUESTIONS {
+        let expected = wire.text(question);
+        let words: Vec<&str> = question.split(' ').collect();
+        // Names and handles are of one case; the words before them are not.
+        let names = usize::from(words.iter().any(|word| ["abc", "H:t:9"].contains(word)));
+        let change = |change: fn(&str) -> String| {
+            let count = if words[0] == "maxqueue" { 1 } else { words.len() - names };
+            let changed = words[..count].iter().map(|word| change(word));
+            changed.chain(words[count..].iter().map(ToString::to_string)).collect::<Vec<_>>().join(" ")
+        };
+        let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+        for line in [question.to_owned(), change(str::to_uppercase), change(capital), words.join("   ")] {
+            for end in ["\n", "\r\n"] {
+                wire.send_raw(format!("{line}{end}").as_bytes());
+                let mut answer = vec![0; expected.len()];
+                wire.stream().read_exact(&mut answer).expect("an answer");
+                assert_eq!(String::from_utf8_lossy(&answer), expected, "{line}{}", end.escape_debug());
+                wire.expect_nothing();
+            }
+        }
+    }
+}
+
+#[test]
+fn create_function_keeps_the_last_letter_whatever_ends_the_line() {
+    let server = server(&[]);
+    let mut wire = connect(&server);
+    for line in ["create function abc\n", "create function def\r\n"] {
+        wire.send_raw(line.as_bytes());
+        assert_eq!(wire.text_line(), "OK\r\n");
+    }
+    assert_eq!(wire.text("status"), "abc\t0\t0\t0\ndef\t0\t0\t0\n.\n");
+}
+
+#[test]
+fn a_half_closed_one_shot_gets_its_answer_and_the_end() {
+    let server = server(&[]);
+    let mut lasting = worker(&server, &["abc", "def"]);
+    submit(&mut lasting, packet::SUBMIT_JOB_BG, b"abc\0u\0", "H:t:1");
+    for question in QUESTIONS.into_iter().filter(|question| *question != "workers") {
+        let expected = lasting.text(question);
+        for round in 0..20 {
+            let mut wire = connect(&server);
+            wire.send_raw(format!("{question}\n").as_bytes());
+            wire.finish_sending();
+            assert_eq!(read_to_end(&wire), expected, "{question}, round {round}");
+        }
+    }
+    let mut wire = connect(&server);
+    wire.send_raw(b"workers\nversion\n");
+    wire.finish_sending();
+    let answer = read_to_end(&wire);
+    assert!(answer.contains(" 127.0.0.1 - : def abc\n") && answer.contains("\n.\nOK "), "{answer}");
+    // A line without its end is no command.
+    let mut wire = connect(&server);
+    wire.send_raw(b"version\nver");
+    wire.finish_sending();
+    assert_eq!(read_to_end(&wire), lasting.text("version"));
+}
+
+#[test]
+fn a_single_read_gets_the_answers_to_everything_in_one_write() {
+    let server = server(&[]);
+    let names: Vec<String> = (0..300).map(|number| format!("a_function_of_some_length_{number:03}")).collect();
+    let _worker = worker(&server, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut wire = connect(&server);
+    let version = wire.text("version");
+    let status: String = names.iter().flat_map(|name| [name, "\t0\t0\t1\n"]).collect();
+    for round in 0..20 {
+        wire.send_raw(b"status\nversion\n");
+        assert_eq!(read_once(&wire), format!("{status}.\n{version}"), "round {round}");
+        wire.send_raw(b"status\r\n");
+        assert_eq!(read_once(&wire), format!("{status}.\n"), "round {round}");
+        wire.send_raw(b"prioritystatus\n");
+        assert!(read_once(&wire).ends_with("\n.\n"), "round {round}");
+        wire.send_raw(b"workers\n");
+        assert!(read_once(&wire).ends_with("\n.\n"), "round {round}");
+    }
+}
+
+#[test]
+fn long_listings_of_jobs_are_whole_and_what_was_asked_next_follows() {
+    let server = server(&[]);
+    let mut wire = connect(&server);
+    let count = 20_000;
+    let bodies = (0..count).map(|number| packet::request(packet::SUBMIT_JOB_BG, format!("f\0u{number}\0").as_bytes()));
+    wire.send_raw(&bodies.collect::<Vec<_>>().concat());
+    for _ in 0..count {
+        wire.expect_type(packet::JOB_CREATED);
+    }
+    wire.send_raw(b"show jobs\nshow unique jobs\nversion\n");
+    wire.finish_sending();
+    let answer = read_to_end(&wire);
+    let mut lists = answer.split(".\n");
+    let mut next = || lists.next().unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    let [mut jobs, mut uniques, rest] = [next(), next(), next()];
+    for list in [&mut jobs, &mut uniques] {
+        assert_eq!(list.len(), count);
+        list.sort_unstable();
+        list.dedup();
+        assert_eq!(list.len(), count);
+    }
+    assert!(rest.len() == 1 && rest[0].starts_with("OK "), "{rest:?}");
+}
+
+#[test]
+fn a_line_may_come_in_pieces() {
+    let server = server(&[]);
+    let mut observer = connect(&server);
+    let mut wire = connect(&server);
+    let version = observer.text("version");
+    for byte in b"version\r\n" {
+        wire.send_raw(&[*byte]);
+        // The server has read the byte when it answers this.
+        observer.expect_nothing();
+    }
+    assert_eq!(wire.text_line(), version);
+}
+
+#[test]
+fn a_line_has_a_limit() {
+    for (limit, arguments) in [(8192, &[][..]), (100, &["--max-text-line", "100"])] {
+        let server = server(arguments);
+        let mut wire = connect(&server);
+        // The limit includes the end of the line.
+        let longest = "x".repeat(limit - 1);
+        wire.send_raw(format!("{longest}\n").as_bytes());
+        assert_eq!(wire.text_line(), format!("ERR UNKNOWN_COMMAND Unknown+server+command{longest}\r\n"));
+        wire.send_raw(format!("{}\r\n", &longest[1..]).as_bytes());
+        assert_eq!(wire.text_line(), format!("ERR UNKNOWN_COMMAND Unknown+server+command{}\r\n", &longest[1..]));
+        for too_long in [format!("{longest}x\n"), format!("{longest}x"), "x".repeat(limit * 3)] {
+            let mut wire = connect(&server);
+            wire.send_raw(b"version\n");
+            assert!(wire.text_line().starts_with("OK "));
+            wire.send_raw(too_long.as_bytes());
+            assert_eq!(wire.text_line(), "ERR LINE_TOO_LONG The+line+is+longer+than+the+limit+(max-text-line)\r\n");
+            wire.expect_end();
+        }
+        wire.expect_nothing();
+    }
+}
+
+#[test]
+fn a_line_has_so_many_words() {
+    for (limit, arguments) in [(5, &[][..]), (7, &["--max-text-words", "7"])] {
+        let server = server(arguments);
+        let mut wire = connect(&server);
+        let words = vec!["word"; limit - 1].join(" ");
+        assert_eq!(wire.text(&format!("status {words}")), ".\n");
+        wire.send_raw(format!("status {words} more\n").as_bytes());
+        assert_eq!(wire.text_line(), "ERR INVALID_ARGUMENTS Too+many+words+in+this+command+(max-text-words)\r\n");
+        wire.expect_nothing();
+    }
+}
