@@ -1,4 +1,21 @@
-//! A Gearman job server.
+//! A Gearman job server, and the tools that go with it.
+//!
+//! The crate is one binary; it is a library too so that tests, benchmarks and the simulation reach its parts. Whoever
+//! wants to know it begins with [`job_server`], which is the server as a pure state machine, and reads outwards.
+//!
+//! # The layers
+//! A module imports from its own layer or from one below, never from one above. `tests/tidy.rs` holds this.
+//!
+//! | layer | modules | what they know |
+//! | --- | --- | --- |
+//! | 5 | `main` | the command line |
+//! | 4 | [`daemon`] | how the parts are put together, reloaded and stopped |
+//! | 3 | [`net`], [`process`], [`client`] | sockets, time and tasks; the operating system; the tools |
+//! | 2 | [`hub`], [`outbox`], [`admin`] | the one lock; what waits to be written; answers to text commands |
+//! | 1 | [`job_server`] | jobs, functions, connections, and nothing of bytes, clocks or sockets |
+//! | 0 | [`protocol`], [`stats`], [`config`], [`log_level`] | bytes and their meaning; published numbers; settings; names of log levels |
+//!
+//! Only layers 3 to 5 say tokio; the one exception is `protocol::packet`, which offers the client side a codec.
 
 pub mod admin;
 pub mod client;

@@ -43,6 +43,12 @@ struct Completions {
     shell: Shell,
 }
 
+/// The exit status for a command line that makes no sense: gearmand's for the server, 2 for the tools.
+fn usage_status() -> ExitCode {
+    let is_tool = std::env::args_os().nth(1).is_some_and(|first| Tool::has_subcommand(&first.to_string_lossy()));
+    if is_tool { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
 /// What the operator is told before the program ends; it is complete as it stands.
 type Failure = String;
 
@@ -52,7 +58,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nobody is left to be told that this could not be printed.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { usage_status() } else { ExitCode::SUCCESS };
         }
     };
     let command = match Cli::from_arg_matches(&matches) {

@@ -23,6 +23,7 @@ use super::input::{Input, Sink};
 use crate::admin::{Admin, Answer, Listing};
 use crate::hub::Hub;
 use crate::job_server::ConnectionId;
+use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::protocol::packet::{FrameLimits, FramingError};
 use crate::protocol::{PeerError, Request, text};
@@ -363,9 +364,18 @@ impl Sink for Requests<'_> {
     }
 }
 
+/// Logs submissions as gearmand does, and what was refused for its form.
 fn log_requests(batch: &[Result<Request<'_>, PeerError>]) {
     for request in batch {
         match request {
+            Ok(Request::Submit(job)) => {
+                let (function, unique) = (job.function.escape_ascii(), job.unique.escape_ascii());
+                if job.reducer.is_empty() {
+                    notice!("accepted,{function},{unique},{}", job.due_s.unwrap_or(0));
+                } else {
+                    notice!("accepted,{function},{unique},{}", job.reducer.escape_ascii());
+                }
+            }
             Ok(_) => {}
             Err(error) => info!("{}:{}", error.code, error.text),
         }
