@@ -5,17 +5,20 @@
 //! the process lives, so
 //!
 //! * a file whose lock is held belongs to a living instance and is left alone;
-//! * a file without a lock is stale, however its instance ended, and is taken over;
+//! * so does a file without a lock that names a living process called `gearmand`: the C++ server
+//!   locks nothing;
+//! * any other file is stale, however its instance ended, and is taken over;
 //! * what is removed at exit is our own file or nothing.
 //!
 //! The lock belongs to the open file, which only this process has: create the file after the
-//! fork. A process id says nothing about life (it may have been given to another program since),
-//! so the content decides nothing; but a file that holds something else than a process id was
-//! surely meant for something else, and is refused.
+//! fork. A process id alone says nothing about life, since it may have been given to another
+//! program; but a file that holds something else than a process id was surely meant for something
+//! else, and is refused.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -28,6 +31,8 @@ const MAX_LENGTH: u64 = 32;
 /// A file that others keep removing between our opening and locking it is given up after so many
 /// tries.
 const TRIES: usize = 16;
+/// The name of a job server's process, as `/proc/PID/stat` shows it before the state.
+const SERVER_NAME: &str = "(gearmand) ";
 
 /// A pid file that says who we are, until dropped.
 ///
@@ -42,7 +47,7 @@ pub struct PidFile {
 /// Why there is no pid file.
 #[derive(Debug, thiserror::Error)]
 pub enum PidFileError {
-    /// Another process holds the lock.
+    /// Another process holds the lock, or the file names a living server that does not lock it.
     #[error("pid file {path}: another instance is running{}", pid_text(*.pid))]
     Running {
         /// The file.
@@ -76,8 +81,12 @@ impl PidFile {
         let io_error = |source| PidFileError::Io { path: path.to_owned(), source };
         let mut file = Self::open_locked(path)?;
         let content = read(&mut file).map_err(io_error)?;
-        if !content.trim_ascii().is_empty() && parse(&content).is_none() {
-            return Err(PidFileError::NotAPidFile(path.to_owned()));
+        match parse(&content) {
+            None if !content.trim_ascii().is_empty() => return Err(PidFileError::NotAPidFile(path.to_owned())),
+            Some(pid) if is_other_server(pid) => {
+                return Err(PidFileError::Running { path: path.to_owned(), pid: Some(pid) });
+            }
+            _ => {}
         }
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -152,6 +161,17 @@ fn read(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// Whether the process is alive, is called like a server, and is neither we nor our parent: in a container both get the
+/// numbers again that they had before a restart, and with `-d` the parent is a `gearmand` that waits for us.
+fn is_other_server(pid: u32) -> bool {
+    let is_server = |stat: String| {
+        let state = stat.split_once(SERVER_NAME).and_then(|(_, rest)| rest.chars().next());
+        // A zombie is dead, however long nobody asks for its exit status.
+        state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    };
+    pid != process::id() && pid != parent_id() && fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(is_server)
+}
+
 /// The process id in a pid file; `None` for anything else.
 fn parse(content: &[u8]) -> Option<u32> {
     std::str::from_utf8(content).ok()?.trim().parse().ok()
@@ -199,6 +219,28 @@ mod tests {
             let _held = PidFile::create(&path).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         }
+    }
+
+    #[test]
+    fn a_server_that_locks_nothing_is_believed_while_it_lives() {
+        let (directory, path) = scratch();
+        let program = directory.path().join("gearmand");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut server = process::Command::new(&program).arg("600").spawn().unwrap();
+        let content = format!("{}\n", server.id());
+        fs::write(&path, &content).unwrap();
+        let refused = PidFile::create(&path).map(drop);
+        let kept = fs::read_to_string(&path).unwrap();
+        server.kill().unwrap();
+        assert!(matches!(refused, Err(PidFileError::Running { pid: Some(pid), .. }) if pid == server.id()));
+        assert_eq!(kept, content);
+        // Killed, but not waited for: a zombie keeps its name.
+        let stat = || fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
+        while !stat().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        drop(PidFile::create(&path).unwrap());
+        server.wait().unwrap();
     }
 
     #[test]
