@@ -66,6 +66,8 @@ pub(super) struct Function {
     pub(super) waking: u32,
     /// By priority of the new job; 0 for none.
     pub(super) limits: [u32; 3],
+    /// Whether the job server counts it among the functions in use.
+    pub(super) counted_in_use: bool,
     gauges: Arc<FunctionGauges>,
 }
 
@@ -81,6 +83,7 @@ impl Function {
             last_sleeper: NONE,
             waking: 0,
             limits: [0; 3],
+            counted_in_use: false,
             gauges,
         }
     }

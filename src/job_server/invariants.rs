@@ -95,6 +95,8 @@ impl JobServer {
             assert_eq!(published, Some([high, normal, low, scheduled, running, workers]), "a published number is off");
         }
         assert!(expected.is_empty(), "a job has no function");
+        let in_use = self.functions.iter().filter(|(_, function)| !function.is_unused()).count();
+        assert_eq!(self.functions_in_use, in_use, "functions in use are miscounted");
     }
 
     fn check_waits(&self) {

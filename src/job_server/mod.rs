@@ -73,6 +73,8 @@ pub struct JobServer {
     jobs: Jobs,
     functions: Slab<Function>,
     function_names: HashMap<FunctionName, u32>,
+    /// How many functions are in use: the others can be forgotten.
+    functions_in_use: usize,
     connections: Slab<Connection>,
     last_generation: u32,
     abilities: Slab<Ability>,
@@ -104,6 +106,7 @@ impl JobServer {
             jobs: Jobs::new(hasher.clone()),
             functions: Slab::new(),
             function_names: HashMap::with_hasher(hasher),
+            functions_in_use: 0,
             connections: Slab::new(),
             last_generation: 0,
             abilities: Slab::new(),
@@ -280,12 +283,22 @@ impl JobServer {
         Ok(slot)
     }
 
+    /// Tells the world of a function that has changed, and counts it while it is in use.
+    fn publish(&mut self, slot: u32) {
+        let function = &mut self.functions[slot as usize];
+        function.publish();
+        let is_in_use = !function.is_unused();
+        if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
+            self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };
+        }
+    }
+
     /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
     ///
-    /// A part of them is looked at only where they are many, so that a peer that makes up names gets errors and not the server's time.
+    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
+    /// the server's time.
     fn forget_unused_functions(&mut self) -> bool {
-        let in_use = self.functions.iter().filter(|(_, function)| !function.is_unused()).count();
-        if in_use > self.functions.len() / 8 * 7 {
+        if self.functions_in_use > self.functions.len() / 8 * 7 {
             return false;
         }
         let Self { functions, function_names, stats, .. } = self;

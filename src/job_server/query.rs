@@ -119,6 +119,7 @@ impl JobServer {
     pub fn limit_function(&mut self, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
         let slot = self.function_slot(name)?;
         self.functions[slot as usize].limits = limits;
+        self.publish(slot);
         Ok(())
     }
 

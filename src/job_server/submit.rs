@@ -48,7 +48,7 @@ impl JobServer {
                 let number = self.jobs.get(job).number;
                 self.jobs.schedule.insert((due_s, number, job));
                 self.functions[function as usize].scheduled += 1;
-                self.functions[function as usize].publish();
+                self.publish(function);
             }
             _ => self.make_ready(now, job, effects),
         }
@@ -146,23 +146,23 @@ impl JobServer {
     /// Forgets a job, in whatever state it is, with its waits and its run.
     pub(super) fn remove_job(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
-        let (function, priority, state) = (job.function as usize, job.priority, job.state);
+        let (function, priority, state) = (job.function, job.priority, job.state);
         match state {
             JobState::Scheduled => {
                 let entry = (job.due_s, job.number, slot);
                 self.jobs.schedule.remove(&entry);
-                self.functions[function].scheduled -= 1;
+                self.functions[function as usize].scheduled -= 1;
             }
-            JobState::Ready { .. } => self.functions[function].list(priority).remove(&mut self.jobs, slot),
+            JobState::Ready { .. } => self.functions[function as usize].list(priority).remove(&mut self.jobs, slot),
             JobState::Running(run) => {
                 self.remove_run(run);
-                self.functions[function].running -= 1;
+                self.functions[function as usize].running -= 1;
             }
         }
         while self.jobs.get(slot).waits != NONE {
             self.remove_wait(self.jobs.get(slot).waits);
         }
         self.jobs.remove(slot);
-        self.functions[function].publish();
+        self.publish(function);
     }
 }

@@ -15,9 +15,8 @@ impl JobServer {
     /// A job may be handed out from now on.
     pub(super) fn make_ready(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
         let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
-        let state = &mut self.functions[function as usize];
-        state.list(priority).push(&mut self.jobs, job);
-        state.publish();
+        self.functions[function as usize].list(priority).push(&mut self.jobs, job);
+        self.publish(function);
         match self.policy.worker_wakeup {
             1 => self.cover(now, function, effects),
             0 => while self.wake_next(now, function, effects) {},

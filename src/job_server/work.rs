@@ -44,7 +44,7 @@ impl JobServer {
         let ability = u32::try_from(ability).unwrap_or(NONE);
         self.connections[connection as usize].abilities.push(ability);
         self.functions[function as usize].workers += 1;
-        self.functions[function as usize].publish();
+        self.publish(function);
         self.publish_abilities(connection);
         if self.connections[connection as usize].sleep == Sleep::Asleep {
             self.append_sleeper(ability);
@@ -94,7 +94,7 @@ impl JobServer {
         self.connections[connection as usize].abilities.remove(index);
         let Ability { function, .. } = self.abilities.remove(ability as usize);
         self.functions[function as usize].workers -= 1;
-        self.functions[function as usize].publish();
+        self.publish(function);
         if matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function) {
             // It will still come, but no longer for this function.
             self.wake_up(connection);
@@ -168,7 +168,7 @@ impl JobServer {
         let (function, priority) = (self.jobs.get(slot).function as usize, self.jobs.get(slot).priority);
         self.functions[function].list(priority).remove(&mut self.jobs, slot);
         self.functions[function].running += 1;
-        self.functions[function].publish();
+        self.publish(self.jobs.get(slot).function);
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us.saturating_add(timeout_ms.saturating_mul(1000)));
         if let Some(deadline_us) = deadline_us {
             self.deadlines.insert((deadline_us, slot));
