@@ -11,6 +11,7 @@ use gearmand::daemon::{self, Prepared};
 use gearmand::process::detach::{Readiness, detach};
 use gearmand::process::listen::Listeners;
 use gearmand::process::logging::{self, Destination, Format};
+use gearmand::process::memory;
 use gearmand::process::notify::Notifier;
 use gearmand::process::pid_file::PidFile;
 use gearmand::process::privileges::{Account, drop_to, raise_file_descriptor_limit};
@@ -148,6 +149,7 @@ fn run(
         tracing::warn!("{warning}");
     }
     let notifier = Notifier::from_environment().map_err(|error| format!("NOTIFY_SOCKET is no socket: {error}"))?;
+    memory::give_back_early();
     let runtime = match config.process.threads {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),

@@ -11,11 +11,13 @@
 //!    [`pid_file::PidFile::create`] after it: an instance that fails to bind touches no pid file;
 //! 5. [`privileges::drop_to`];
 //! 6. [`logging::init`], so that the log file belongs to the user that has to reopen it;
-//! 7. [`notify::Notifier::ready`] and [`detach::Readiness::ready`].
+//! 7. [`memory::give_back_early`], before the first large block is freed;
+//! 8. [`notify::Notifier::ready`] and [`detach::Readiness::ready`].
 
 pub mod detach;
 pub mod listen;
 pub mod logging;
+pub mod memory;
 pub mod notify;
 pub mod pid_file;
 pub mod privileges;
