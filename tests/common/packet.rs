@@ -43,6 +43,9 @@ pub(crate) const JOB_ASSIGN_ALL: u32 = 40;
 pub(crate) const GET_STATUS_UNIQUE: u32 = 41;
 pub(crate) const STATUS_RES_UNIQUE: u32 = 42;
 
+/// Bytes before the body: magic, type, length.
+pub(crate) const HEADER_SIZE: usize = 12;
+
 /// Joins arguments the way every packet body does: NUL between them, none at the end. The last one may be the
 /// opaque workload.
 pub(crate) fn body(arguments: &[&[u8]]) -> Vec<u8> {

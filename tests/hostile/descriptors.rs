@@ -1,0 +1,67 @@
+//! More peers than the server may have.
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::common::{DEADLINE, packet, wait_for};
+use crate::watched::{RETAINED_KIB, Watched};
+
+/// The most CPU time in a second in which peers wait that cannot be served.
+const CPU_WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(50);
+
+/// 100 peers for 64 descriptors: those that got one are served, the others are told or wait until some leave.
+pub(crate) fn none_left() {
+    let server = Watched::start(&["-f", "64"]);
+    let mut served = server.connect();
+    served.expect_nothing();
+    let crowd: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(server.addr()).expect("connect")).collect();
+    wait_for("the last descriptor", || (server.descriptors() >= 63).then_some(()));
+    let before = server.cpu();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = server.cpu() - before;
+    assert!(used <= CPU_WITHOUT_DESCRIPTORS, "{used:?} of CPU time in a second without a descriptor");
+    served.expect_nothing();
+    let refused = wait_for("a peer that is told", || crowd.iter().find_map(first_bytes));
+    assert!(refused.starts_with(b"\0RES\0\0\0\x13"), "an ERROR: {}", refused.escape_ascii());
+    drop(crowd);
+    server.serve_a_job();
+    drop(served);
+    server.assert_recovered(RETAINED_KIB);
+}
+
+/// What has come, if anything has.
+fn first_bytes(mut stream: &TcpStream) -> Option<Vec<u8>> {
+    stream.set_nonblocking(true).expect("O_NONBLOCK");
+    let mut bytes = [0; 200];
+    match stream.read(&mut bytes) {
+        Ok(size) if size > 0 => Some(bytes[..size].to_vec()),
+        _ => None,
+    }
+}
+
+/// One connection more than `--max-connections` is told so and closed; when one has left, the next is served.
+pub(crate) fn max_connections() {
+    const LIMIT: usize = 10;
+    let server = Watched::start(&["--max-connections", &LIMIT.to_string()]);
+    let mut crowd: Vec<_> = (0..LIMIT).map(|_| server.connect()).collect();
+    for wire in &mut crowd {
+        wire.expect_nothing();
+    }
+    for _ in 0..100 {
+        let mut surplus = server.connect();
+        assert!(surplus.expect_error("COULD_NOT_CONNECT").contains("max-connections"));
+        surplus.expect_end();
+    }
+    crowd.iter_mut().for_each(|wire| wire.expect_nothing());
+    drop(crowd.pop());
+    let mut next = wait_for("a place", || {
+        let mut wire = server.connect();
+        wire.stream().set_read_timeout(Some(DEADLINE)).expect("SO_RCVTIMEO");
+        wire.send(packet::ECHO_REQ, b"in?");
+        (wire.recv_or_end()?.0 == packet::ECHO_RES).then_some(wire)
+    });
+    next.expect_nothing();
+    drop((crowd, next));
+    server.assert_recovered(RETAINED_KIB);
+}

@@ -1,0 +1,155 @@
+//! Peers that ask and do not read: what waits for them is bounded, and so is how long it waits.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
+use socket2::SockRef;
+
+use crate::common::packet::{self, body, request};
+use crate::common::{DEADLINE, Wire, wait_for};
+use crate::watched::{RETAINED_KIB, Watched};
+
+const MIB: usize = 1 << 20;
+/// The default of `--max-output`.
+const MAX_OUTPUT_KIB: u64 = 64 * 1024;
+/// What the allocator may keep free at the end of the heap: a threshold that the server sets.
+const HEAP_KIB: u64 = 8 * 1024;
+/// Short, so that the test need not wait for long.
+const WRITE_TIMEOUT: [&str; 2] = ["--write-timeout", "1s"];
+
+/// Connects with a receive buffer that does not swallow what the test is about.
+fn connect(server: &Watched) -> TcpStream {
+    let stream = TcpStream::connect(server.addr()).expect("connect");
+    SockRef::from(&stream).set_recv_buffer_size(64 * 1024).expect("SO_RCVBUF");
+    stream.set_write_timeout(Some(DEADLINE)).expect("SO_SNDTIMEO");
+    stream
+}
+
+/// Sends `bytes` up to `times` times, until the server ends the connection. Returns how often they were sent whole.
+fn send_until_closed(stream: &mut TcpStream, bytes: &[u8], times: usize) -> usize {
+    for sent in 0..times {
+        if let Err(error) = stream.write_all(bytes) {
+            assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "neither read from nor closed");
+            return sent;
+        }
+    }
+    times
+}
+
+#[track_caller]
+fn assert_peak(server: &Watched, allowed_kib: u64) {
+    let peak = server.peak_kib();
+    assert!(peak <= allowed_kib, "a peak of {peak} KiB; {allowed_kib} are allowed");
+}
+
+/// 400 echoes of 1 MiB from a peer that reads none of them: the server stops reading, and then ends it.
+pub(crate) fn echoes_never_read() {
+    let server = Watched::start(&WRITE_TIMEOUT);
+    server.reset_peak();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let echo = request(packet::ECHO_REQ, &vec![b'e'; MIB]);
+            let sent = send_until_closed(&mut connect(&server), &echo, 400);
+            assert!(sent < 400, "the server took everything");
+        });
+        server.serve_a_job();
+    });
+    // The output's limit, a packet beyond it, and one that is being read.
+    assert_peak(&server, MAX_OUTPUT_KIB + 2 * 1024 + RETAINED_KIB);
+    server.assert_recovered(RETAINED_KIB);
+}
+
+/// A client that does not read the results of its jobs is ended when too much waits for it; its worker does not notice.
+pub(crate) fn results_never_read() {
+    const JOBS: usize = 300;
+    let server = Watched::start(&WRITE_TIMEOUT);
+    server.reset_peak();
+    let mut worker = server.connect();
+    worker.send(packet::CAN_DO, b"large");
+    worker.expect_nothing();
+    let mut client = server.connect();
+    SockRef::from(client.stream()).set_recv_buffer_size(64 * 1024).expect("SO_RCVBUF");
+    client.send_raw(&request(packet::SUBMIT_JOB, &body(&[b"large", b"", b"workload"])).repeat(JOBS));
+    (0..JOBS).for_each(|_| drop(client.expect_type(packet::JOB_CREATED)));
+    let result = vec![b'r'; MIB];
+    for done in 0..JOBS {
+        worker.send(packet::GRAB_JOB, b"");
+        let (packet_type, assigned) = worker.recv();
+        if packet_type == packet::NO_JOB {
+            // The rest of the jobs left with their client.
+            assert!(done > 60, "{done} results of 1 MiB were too many");
+            break;
+        }
+        assert_eq!(packet_type, packet::JOB_ASSIGN);
+        let handle = assigned.split(|byte| *byte == 0).next().expect("a handle");
+        worker.send(packet::WORK_COMPLETE, &body(&[handle, &result]));
+        worker.expect_nothing();
+        if done % 100 == 1 {
+            server.serve_a_job();
+        }
+    }
+    wait_for("the end of the client", || (server.connections() == 1).then_some(()));
+    assert_peak(&server, MAX_OUTPUT_KIB + 2 * 1024 + RETAINED_KIB);
+    drop((client, worker));
+    server.assert_recovered(RETAINED_KIB);
+}
+
+/// Listings asked for without end and never read, of jobs and of connections.
+pub(crate) fn listings_never_read() {
+    let server = Watched::start(&WRITE_TIMEOUT);
+    read_no_listings(&server);
+    server.assert_recovered(RETAINED_KIB + HEAP_KIB);
+    read_no_listings(&server);
+    server.assert_recovered(RETAINED_KIB + HEAP_KIB);
+}
+
+fn read_no_listings(server: &Watched) {
+    let mut crowd: Vec<Wire> = (0..200).map(|_| server.connect()).collect();
+    let mut client = server.connect();
+    let submit = request(packet::SUBMIT_JOB, &body(&[b"waiting", b"", b"workload"]));
+    client.send_raw(&submit.repeat(2_000));
+    (0..2_000).for_each(|_| drop(client.expect_type(packet::JOB_CREATED)));
+    crowd.iter_mut().for_each(Wire::expect_nothing);
+    server.reset_peak();
+    std::thread::scope(|scope| {
+        for lines in ["show jobs\nworkers\n", "workers\nstatus\nprioritystatus\n", "show unique jobs\n"] {
+            scope.spawn(move || {
+                send_until_closed(&mut connect(server), lines.repeat(1_000).as_bytes(), 4_000);
+            });
+        }
+        server.serve_a_job();
+    });
+    assert_peak(server, 3 * (MAX_OUTPUT_KIB + 1024) + RETAINED_KIB);
+}
+
+/// One listing that is longer than a connection's output may be: it is made as it is read.
+pub(crate) fn a_long_listing_never_read() {
+    const JOBS: usize = 200_000;
+    const BATCH: usize = 1_000;
+    let prefix = "H:a-prefix-of-the-greatest-length-that-is-allowed--";
+    let server = Watched::start(
+        &[&WRITE_TIMEOUT[..], &["--max-packet-size", "1m", "--max-output", "1m", "--job-handle-prefix", &prefix[..50]]]
+            .concat(),
+    );
+    let mut client = server.connect();
+    let submit = request(packet::SUBMIT_JOB, &body(&[b"waiting", b"", b""])).repeat(BATCH);
+    for _ in 0..JOBS / BATCH {
+        client.send_raw(&submit);
+        (0..BATCH).for_each(|_| drop(client.expect_type(packet::JOB_CREATED)));
+    }
+    let with_jobs = server.grown_kib();
+    server.reset_peak();
+    let mut silent = connect(&server);
+    silent.write_all(b"show jobs\n").expect("send");
+    let mut reader = server.connect();
+    reader.send_raw(b"show jobs\n");
+    let listing = BufReader::new(reader.stream()).lines().map(|line| line.expect("a line of the listing"));
+    assert_eq!(listing.take_while(|line| line != ".").count(), JOBS);
+    server.serve_a_job();
+    // The one that reads nothing is ended, long before it has its listing.
+    wait_for("the end of the silent reader", || (server.connections() == 2).then_some(()));
+    assert_peak(&server, with_jobs + 2 * 1024 + RETAINED_KIB);
+    drop((client, reader));
+    // Tables that were large once stay so: a job's and a wait's place, and two in indexes.
+    server.assert_recovered(RETAINED_KIB + 200 * JOBS as u64 / 1024);
+}

@@ -1,0 +1,175 @@
+//! A server whose memory, descriptors and CPU time are watched from outside.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::common::{Server, Wire, packet, wait_for};
+
+/// The most CPU time that a server without work may use in a second.
+const IDLE_CPU: Duration = Duration::from_millis(10);
+/// What a recovered server may keep above what it began with, in KiB, where a test does not say otherwise.
+///
+/// It covers what the allocator does not give back between two live allocations, and tables that have grown. A leak
+/// of 100 bytes for each connection or job of the smallest crowd would not fit in.
+pub(crate) const RETAINED_KIB: u64 = 3 * 1024;
+
+/// What a second attack may add to what the first has left, in KiB: the pages in use lie elsewhere than before.
+const GROWTH_KIB: u64 = 768;
+
+/// The server under attack.
+pub(crate) struct Watched {
+    server: Server,
+    anonymous_kib: u64,
+    descriptors: usize,
+}
+
+impl Watched {
+    /// Starts our server, lets it do some work, and takes note of what it uses then.
+    #[track_caller]
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let server = Server::ours(arguments);
+        let mut watched = Self { anonymous_kib: 0, descriptors: 0, server };
+        let (mut client, mut worker) = (watched.connect(), watched.connect());
+        serve_a_job(&mut client, &mut worker, b"good");
+        // Not before: the socket on which it said that it is ready is closed by now.
+        watched.descriptors = watched.descriptors() - 2;
+        drop((client, worker));
+        watched.await_departures();
+        watched.anonymous_kib = watched.anonymous_kib();
+        watched
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.server.addr()
+    }
+
+    pub(crate) fn connect(&self) -> Wire {
+        Wire::connect(self.server.addr())
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Memory that is the process's own, in KiB.
+    pub(crate) fn anonymous_kib(&self) -> u64 {
+        self.status_kib("RssAnon:")
+    }
+
+    /// Memory above what it began with, in KiB.
+    pub(crate) fn grown_kib(&self) -> u64 {
+        self.anonymous_kib().saturating_sub(self.anonymous_kib)
+    }
+
+    /// Forgets the highest memory so far.
+    pub(crate) fn reset_peak(&self) {
+        fs::write(self.proc("clear_refs"), "5").expect("reset the peak");
+    }
+
+    /// The most memory since [`Watched::reset_peak`] above what it uses when idle, in KiB.
+    pub(crate) fn peak_kib(&self) -> u64 {
+        let files = self.status_kib("RssFile:") + self.status_kib("RssShmem:");
+        self.status_kib("VmHWM:").saturating_sub(files + self.anonymous_kib)
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).expect("the server's status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of status");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
+    /// How many descriptors the server has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(self.proc("fd")).expect("the server's descriptors").count()
+    }
+
+    /// How many connections it has open.
+    pub(crate) fn connections(&self) -> usize {
+        self.descriptors().saturating_sub(self.descriptors)
+    }
+
+    /// The CPU time of all its threads so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        let nanoseconds = fs::read_dir(self.proc("task")).expect("the server's threads").flatten().map(|task| {
+            let times = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            times.split(' ').next().and_then(|time| time.parse::<u64>().ok()).unwrap_or(0)
+        });
+        Duration::from_nanos(nanoseconds.sum())
+    }
+
+    fn proc(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.server.pid())
+    }
+
+    /// Waits until the server has noticed that all peers are gone.
+    #[track_caller]
+    pub(crate) fn await_departures(&self) {
+        wait_for("the end of all connections", || (self.connections() == 0).then_some(()));
+    }
+
+    /// Lets a client have a job done by a worker; each step within a deadline.
+    #[track_caller]
+    pub(crate) fn serve_a_job(&self) {
+        self.serve_a_job_of(b"good");
+    }
+
+    /// The same with another function.
+    #[track_caller]
+    pub(crate) fn serve_a_job_of(&self, function: &[u8]) {
+        serve_a_job(&mut self.connect(), &mut self.connect(), function);
+    }
+
+    /// All attackers have left: nothing of them may be left, except for `retained_kib` of memory.
+    #[track_caller]
+    pub(crate) fn assert_recovered(&self, retained_kib: u64) {
+        self.await_departures();
+        self.serve_a_job();
+        self.await_departures();
+        let jobs = self.connect().text("show jobs");
+        assert_eq!(jobs, ".\n", "jobs were left");
+        self.await_departures();
+        let grown_kib = self.grown_kib();
+        eprintln!("kept {grown_kib} KiB");
+        assert!(grown_kib <= retained_kib, "{grown_kib} KiB more than in the beginning; {retained_kib} are allowed");
+        self.assert_idle();
+    }
+
+    /// Attacks twice. The first attack may leave `retained_kib` of memory behind, for the next crowd to use; the second
+    /// may not leave more.
+    ///
+    /// This is for attacks that make the server take so much at one time that the allocator does not give it all back to
+    /// the system, free as it is: by what is left after one of them a leak could not be told from that.
+    #[track_caller]
+    pub(crate) fn assert_recovered_twice(&self, retained_kib: u64, attack: impl Fn()) {
+        attack();
+        self.assert_recovered(retained_kib);
+        let kept_kib = self.grown_kib();
+        attack();
+        self.assert_recovered(kept_kib + GROWTH_KIB);
+    }
+
+    /// Looks at the server for a second in which nobody wants anything of it.
+    #[track_caller]
+    pub(crate) fn assert_idle(&self) {
+        let before = self.cpu();
+        std::thread::sleep(Duration::from_secs(1));
+        let used = self.cpu() - before;
+        assert!(used <= IDLE_CPU, "{used:?} of CPU time in a second without work");
+    }
+}
+
+/// A worker does a job of `function` for a client.
+#[track_caller]
+pub(crate) fn serve_a_job(client: &mut Wire, worker: &mut Wire, function: &[u8]) {
+    worker.send(packet::CAN_DO, function);
+    worker.send(packet::PRE_SLEEP, b"");
+    worker.expect_nothing();
+    client.send(packet::SUBMIT_JOB, &packet::body(&[function, b"", b"workload"]));
+    let handle = client.expect_type(packet::JOB_CREATED);
+    worker.expect(packet::NOOP, b"");
+    worker.send(packet::GRAB_JOB, b"");
+    worker.expect(packet::JOB_ASSIGN, &packet::body(&[&handle, function, b"workload"]));
+    worker.send(packet::WORK_COMPLETE, &packet::body(&[&handle, b"result"]));
+    client.expect(packet::WORK_COMPLETE, &packet::body(&[&handle, b"result"]));
+}
