@@ -54,6 +54,7 @@ fn trials() -> Vec<Trial> {
         root("a_vanished_host_gives_its_job_back", vanished::gives_its_job_back),
         any("mutated_streams", streams::mutated),
         any("mutated_streams_with_all_invariants_checked", streams::mutated_with_all_invariants_checked),
+        any("mutated_streams_with_threads", streams::mutated_with_threads),
         any("accepted_sockets_are_kept_alive_by_default", vanished::sockets_are_kept_alive_by_default),
         any("half_open_connections", crowds::half_open_connections),
         any("connection_storm", crowds::connection_storm),

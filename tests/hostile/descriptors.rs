@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::common::{DEADLINE, packet, wait_for};
+use crate::common::{DEADLINE, Wire, packet, wait_for};
 use crate::watched::{RETAINED_KIB, Watched};
 
 /// The most CPU time in a second in which peers wait that cannot be served.
@@ -13,20 +13,20 @@ const CPU_WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(50);
 /// 100 peers for 64 descriptors: those that got one are served, the others are told or wait until some leave.
 pub(crate) fn none_left() {
     let server = Watched::start(&["-f", "64"]);
-    let mut served = server.connect();
-    served.expect_nothing();
+    let mut early = server.connect();
+    early.expect_nothing();
     let crowd: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(server.addr()).expect("connect")).collect();
     wait_for("the last descriptor", || (server.descriptors() >= 63).then_some(()));
     let before = server.cpu();
     std::thread::sleep(Duration::from_secs(1));
-    let used = server.cpu() - before;
+    let used = server.cpu().saturating_sub(before);
     assert!(used <= CPU_WITHOUT_DESCRIPTORS, "{used:?} of CPU time in a second without a descriptor");
-    served.expect_nothing();
+    early.expect_nothing();
     let refused = wait_for("a peer that is told", || crowd.iter().find_map(first_bytes));
     assert!(refused.starts_with(b"\0RES\0\0\0\x13"), "an ERROR: {}", refused.escape_ascii());
     drop(crowd);
     server.serve_a_job();
-    drop(served);
+    drop(early);
     server.assert_recovered(RETAINED_KIB);
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn max_connections() {
         assert!(surplus.expect_error("COULD_NOT_CONNECT").contains("max-connections"));
         surplus.expect_end();
     }
-    crowd.iter_mut().for_each(|wire| wire.expect_nothing());
+    crowd.iter_mut().for_each(Wire::expect_nothing);
     drop(crowd.pop());
     let mut next = wait_for("a place", || {
         let mut wire = server.connect();

@@ -34,12 +34,17 @@ const RETAINED_KIB: u64 = crate::watched::RETAINED_KIB + 1024;
 
 /// Streams beyond counting, at the speed of the server.
 pub(crate) fn mutated() {
-    run(90_000, 0x5EED_0001, &["--max-functions", "1000", "--max-jobs", "1000"]);
+    run(80_000, 0x5EED_0001, &["--max-functions", "1000", "--max-jobs", "1000"]);
 }
 
 /// Fewer streams, with limits under which a debug build checks its whole state after every request.
 pub(crate) fn mutated_with_all_invariants_checked() {
     run(10_000, 0x5EED_0002, &["--max-functions", "60", "--max-jobs", "60", "--max-waits-per-connection", "20"]);
+}
+
+/// The same with a server whose connections run on several threads.
+pub(crate) fn mutated_with_threads() {
+    run(10_000, 0x5EED_0003, &["--threads", "4", "--max-functions", "1000", "--max-jobs", "1000"]);
 }
 
 fn run(count: usize, seed: u64, limits: &[&str]) {

@@ -51,7 +51,7 @@ fn in_own_network() {
     let watcher = UnixStream::connect(&socket).unwrap();
     assert_eq!(status(&watcher), "precious\t2\t2\t2");
     // The network is gone before its answer is acknowledged, or before it is sent.
-    written_to.send(packet::ECHO_REQ, &[b'e'; 1_000_000]);
+    written_to.send(packet::ECHO_REQ, &vec![b'e'; 1_000_000]);
     switch_loopback("down");
     // The client's connection is given up as well.
     wait_for("both jobs to be back", || (status(&watcher) == "precious\t2\t0\t0").then_some(()));

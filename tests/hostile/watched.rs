@@ -154,7 +154,7 @@ impl Watched {
     pub(crate) fn assert_idle(&self) {
         let before = self.cpu();
         std::thread::sleep(Duration::from_secs(1));
-        let used = self.cpu() - before;
+        let used = self.cpu().saturating_sub(before);
         assert!(used <= IDLE_CPU, "{used:?} of CPU time in a second without work");
     }
 }
