@@ -68,6 +68,8 @@ fn run(count: usize, seed: u64, limits: &[&str]) {
             scope.spawn(|| sender.send_all(&left));
         }
     });
+    // Not before all clients are gone, and their foreground jobs with them.
+    server.await_departures();
     cancel_all_jobs(&mut server.connect());
     server.assert_recovered(RETAINED_KIB);
 }

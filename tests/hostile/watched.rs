@@ -14,6 +14,9 @@ const IDLE_CPU: Duration = Duration::from_millis(10);
 /// of 100 bytes for each connection or job of the smallest crowd would not fit in.
 pub(crate) const RETAINED_KIB: u64 = 3 * 1024;
 
+/// What it may keep besides after it had buffers of a MiB and more: so much free memory the allocator leaves at the end of
+/// the heap, by a threshold that the server sets.
+pub(crate) const HEAP_KIB: u64 = 8 * 1024;
 /// What a second attack may add to what the first has left, in KiB: the pages in use lie elsewhere than before.
 const GROWTH_KIB: u64 = 768;
 
