@@ -138,14 +138,17 @@ fn compiled() -> &'static Path {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients-c");
         std::fs::create_dir_all(&target).expect("a directory for the C programs");
         for role in ["client", "worker"] {
+            // Another process of the tests may be running the program that is there: it is replaced, not written to.
+            let fresh = target.join(format!("{role}.{}", std::process::id()));
             let status = Command::new("cc")
                 .args(["-std=c11", "-D_DEFAULT_SOURCE", "-O1", "-Wall", "-Wextra", "-o"])
-                .arg(target.join(role))
+                .arg(&fresh)
                 .arg(directory().join("c").join(format!("{role}.c")))
                 .arg("-lgearman")
                 .status()
                 .expect("a C compiler: run tests/install-peers.sh");
             assert!(status.success(), "the C {role} does not compile");
+            std::fs::rename(&fresh, target.join(role)).expect("the program in its place");
         }
         target
     })
