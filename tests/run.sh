@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Everything a change must pass, on a Debian 12 machine with Rust. It installs what is missing (Debian packages as root),
+# stops at the first failure, and ends with the count of tests.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Raise it by hand: a new version may come with new rules.
+CARGO_DENY=0.20.2
+
+step() {
+    printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"
+}
+
+install_cargo_deny() {
+    if [[ $(cargo deny --version 2>/dev/null) != "cargo-deny $CARGO_DENY" ]]; then
+        step "installing cargo-deny $CARGO_DENY: it takes some minutes, once per machine"
+        # Without default features it needs no C compiler of its own choice, and uses cargo and git of the machine.
+        cargo install --quiet --locked --version "$CARGO_DENY" cargo-deny
+    fi
+}
+
+check_supply_chain() {
+    cargo deny --locked --offline check bans licenses sources
+    # The advisories are a git repository elsewhere; a machine that cannot reach it says so and goes on.
+    if timeout 60 cargo deny --locked fetch db >/dev/null 2>&1; then
+        cargo deny --locked check --disable-fetch advisories
+    else
+        echo 'NOT CHECKED: advisories (their database cannot be reached from this machine)'
+    fi
+}
+
+step 'peers of the tests'
+tests/install-peers.sh
+
+step 'format'
+cargo fmt --check
+
+step 'lints'
+cargo clippy --locked --all-targets -- -D warnings
+
+step 'documentation'
+RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+
+install_cargo_deny
+step 'licences, sources and bans of dependencies'
+check_supply_chain
+
+step 'the first command of the README'
+./first-job.sh
+
+step 'tests'
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo test --locked --doc
+    cargo nextest run --locked --no-fail-fast
+else
+    echo 'cargo-nextest is not here: cargo test runs the same tests, one program after another'
+    cargo test --locked --no-fail-fast
+fi
