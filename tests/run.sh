@@ -14,13 +14,12 @@ step() {
 install_cargo_deny() {
     if [[ $(cargo deny --version 2>/dev/null) != "cargo-deny $CARGO_DENY" ]]; then
         step "installing cargo-deny $CARGO_DENY: it takes some minutes, once per machine"
-        # Without default features it needs no C compiler of its own choice, and uses cargo and git of the machine.
         cargo install --quiet --locked --version "$CARGO_DENY" cargo-deny
     fi
 }
 
 check_supply_chain() {
-    cargo deny --locked --offline check bans licenses sources
+    cargo deny --locked check bans licenses sources
     # The advisories are a git repository elsewhere; a machine that cannot reach it says so and goes on.
     if timeout 60 cargo deny --locked fetch db >/dev/null 2>&1; then
         cargo deny --locked check --disable-fetch advisories
