@@ -16,6 +16,8 @@ const END: &str = "<!-- end of options -->\n";
 /// Headings of the options that do nothing here; they are listed by what they were for.
 const NOT_LIVE: [&str; 2] = ["Not in this build", "Retired, without effect"];
 
+const DEFAULT_IN_HELP: &str = " [default: ";
+
 /// Compares the table with the options, or writes it where `TIDY_WRITE` is set.
 pub(crate) fn options_are_up_to_date() {
     let path = root().join("README.md");
@@ -66,22 +68,30 @@ fn options() -> String {
 fn names(option: &Arg) -> String {
     let long = option.get_long().expect("every option has a long name");
     let short = option.get_short().map(|letter| format!("`-{letter}`, ")).unwrap_or_default();
-    let takes_value = option.get_action().takes_values() && option.get_help_heading() != Some(NOT_LIVE[0]);
-    let value = option.get_value_names().filter(|_| takes_value && !long.starts_with("lib"));
+    let is_live = option.get_help_heading().is_some_and(|heading| !NOT_LIVE.contains(&heading));
+    let value = option.get_value_names().filter(|_| is_live && option.get_action().takes_values());
     let value = value.map(|names| format!(" {}", names[0])).unwrap_or_default();
     format!("{short}`--{long}{value}`")
 }
 
+/// The default of an option; where that is no plain value, the help says it in brackets.
 fn default(option: &Arg) -> String {
     let values: Vec<_> = option.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-    if values.is_empty() || !option.get_action().takes_values() {
-        String::new()
+    if !option.get_action().takes_values() {
+        "off".to_owned()
+    } else if values.is_empty() {
+        full_help(option).split_once(DEFAULT_IN_HELP).map_or("", |(_, text)| text.trim_end_matches(']')).to_owned()
     } else {
         format!("`{}`", values.join(","))
     }
 }
 
 fn help(option: &Arg) -> String {
+    let help = full_help(option);
+    help.split_once(DEFAULT_IN_HELP).map_or(help.as_str(), |(text, _)| text).to_owned()
+}
+
+fn full_help(option: &Arg) -> String {
     option.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|")
 }
 
