@@ -38,7 +38,7 @@ step 'lints'
 cargo clippy --locked --all-targets -- -D warnings
 
 step 'documentation'
-RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 
 install_cargo_deny
 step 'licences, sources and bans of dependencies'

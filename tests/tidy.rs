@@ -45,7 +45,7 @@ const FOREIGN_WORDS_IN: &[&str] = &["tests/tidy.rs"];
 
 /// The sources under `src/`, `tests/` and `benches/`.
 fn sources() -> Vec<Source> {
-    source::tracked_files().into_iter().filter(|path| path.ends_with(".rs")).map(Source::read).collect()
+    source::tracked_files().into_iter().filter(|path| source::is_rust(path)).map(Source::read).collect()
 }
 
 fn program() -> Vec<Source> {
@@ -82,7 +82,7 @@ fn architecture_names_every_room() {
     none(&missing, "ARCHITECTURE.md does not name these rooms (as `room`)");
     let tracked = source::tracked_files();
     let lost: Vec<String> = source::quoted(&text)
-        .filter(|word| word.ends_with(".rs") && word.contains('/'))
+        .filter(|word| source::is_rust(word) && word.contains('/'))
         .filter(|word| !tracked.iter().any(|path| path == word || *path == format!("src/{word}")))
         .map(str::to_owned)
         .collect();

@@ -25,6 +25,10 @@ pub(crate) fn tracked_files() -> Vec<String> {
     files
 }
 
+pub(crate) fn is_rust(path: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == "rs")
+}
+
 /// The words of a text that stand in back quotes.
 pub(crate) fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
