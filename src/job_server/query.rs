@@ -107,7 +107,10 @@ impl JobServer {
         }
         self.function_names.remove(name);
         self.stats.functions.remove(name);
-        self.functions.remove(slot);
+        if self.functions.remove(slot).counted_in_use {
+            // A limit alone does not keep it.
+            self.functions_in_use -= 1;
+        }
         self.debug_check_invariants();
         DropFunction::Dropped
     }
