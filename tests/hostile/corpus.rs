@@ -105,7 +105,8 @@ fn operators(job: u64) -> Vec<Vec<u8>> {
         b"status\nworkers\nprioritystatus\n".to_vec(),
         b"show jobs\nshow unique jobs\r\nversion\ngetpid\nverbose\n".to_vec(),
         format!("cancel job {HANDLE_PREFIX}:{job}\ncreate function made\ndrop function made\n").into_bytes(),
-        b"maxqueue limited 1 2 3\nmaxqueue limited\nshutdown\nshutdown graceful\nnonsense\n\n".to_vec(),
+        b"maxqueue limited 1 2 3\nmaxqueue limited 1\ndrop function limited\nshutdown\nshutdown graceful\nnonsense\n\n"
+            .to_vec(),
         joined(&[b"status\n".to_vec(), request(packet::ECHO_REQ, b"mixed"), b"workers\n".to_vec()]),
     ]
 }
