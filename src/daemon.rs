@@ -31,6 +31,9 @@ use crate::stats::Stats;
 
 /// How long connections may take to write what waits for them when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest body of a packet that can be answered, in bytes: lengths have 32 bits, and a workload leaves with more
+/// arguments than it came with.
+const LARGEST_BODY: usize = u32::MAX as usize - 4096;
 /// How often a draining server looks whether its jobs are done.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -168,7 +171,9 @@ impl Daemon {
         }
         notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
         notice!("jobs are kept in memory: what is queued when the server stops is lost");
-        notifier.ready(&addresses)?;
+        if let Err(error) = notifier.ready(&addresses) {
+            warn!("cannot reach the service manager (NOTIFY_SOCKET): {error}");
+        }
         if let Some(readiness) = readiness {
             readiness.ready()?;
         }
@@ -328,7 +333,7 @@ fn accept_settings(config: &Config) -> AcceptSettings {
         },
         limits: Limits {
             frames: FrameLimits {
-                packet: size(limits.max_packet_size).saturating_add(HEADER_SIZE),
+                packet: size(limits.max_packet_size).min(LARGEST_BODY) + HEADER_SIZE,
                 line: limits.max_text_line,
             },
             output: size(limits.max_output),

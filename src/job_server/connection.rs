@@ -94,6 +94,8 @@ pub(super) struct Wait {
     pub(super) connection: u32,
     pub(super) next_of_job: u32,
     pub(super) previous_of_job: u32,
+    /// How many waits the job has. Kept by the first of them alone.
+    pub(super) count: u32,
     pub(super) next_of_connection: u32,
     pub(super) previous_of_connection: u32,
 }

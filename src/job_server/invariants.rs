@@ -114,13 +114,14 @@ impl JobServer {
         assert_eq!(seen, self.waits.len(), "a wait has no connection");
         let mut seen = 0;
         for (slot, job) in self.jobs.iter() {
-            let (mut wait, mut before) = (job.waits, NONE);
+            let (mut wait, mut before, expected) = (job.waits, NONE, seen + self.count_waits(job.waits) as usize);
             while wait != NONE {
                 let Wait { job: of, next_of_job, previous_of_job, .. } = self.waits[wait as usize];
                 assert_eq!((of, previous_of_job), (slot, before), "a job's waits are torn");
                 (before, wait) = (wait, next_of_job);
                 seen += 1;
             }
+            assert_eq!(seen, expected, "a job's waits are miscounted");
         }
         assert_eq!(seen, self.waits.len(), "a wait has no job");
     }

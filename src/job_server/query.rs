@@ -42,7 +42,7 @@ impl JobServer {
     pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
         let job = self.jobs.find_unique(unique).map(|job| self.jobs.get(job));
         let status = job.map_or_else(Status::default, |job| self.status(job));
-        let clients = job.map_or(0, |job| self.count_waits(job));
+        let clients = job.map_or(0, |job| u64::from(self.count_waits(job.waits)));
         effects.send(self.id_of(from), Response::StatusResUnique { unique, status, clients });
     }
 
@@ -54,16 +54,6 @@ impl JobServer {
                 Status { known: true, running: true, numerator: run.numerator, denominator: run.denominator }
             }
         }
-    }
-
-    fn count_waits(&self, job: &Job) -> u64 {
-        let mut count = 0;
-        let mut wait = job.waits;
-        while wait != NONE {
-            count += 1;
-            wait = self.waits[wait as usize].next_of_job;
-        }
-        count
     }
 
     fn find_handle(&self, handle: &[u8]) -> Option<u32> {

@@ -73,6 +73,7 @@ impl JobServer {
             connection: from,
             next_of_job,
             previous_of_job: NONE,
+            count: self.count_waits(next_of_job) + 1,
             next_of_connection,
             previous_of_connection: NONE,
         });
@@ -91,10 +92,15 @@ impl JobServer {
 
     /// A wait is over: it leaves both its lists.
     pub(super) fn remove_wait(&mut self, wait: u32) -> Wait {
+        let left = self.count_waits(self.jobs.get(self.waits[wait as usize].job).waits) - 1;
         let gone = self.waits.remove(wait as usize);
         match gone.previous_of_job {
             NONE => self.jobs.get_mut(gone.job).waits = gone.next_of_job,
             previous => self.waits[previous as usize].next_of_job = gone.next_of_job,
+        }
+        let first = self.jobs.get(gone.job).waits;
+        if first != NONE {
+            self.waits[first as usize].count = left;
         }
         if gone.next_of_job != NONE {
             self.waits[gone.next_of_job as usize].previous_of_job = gone.previous_of_job;
@@ -109,6 +115,11 @@ impl JobServer {
             self.waits[gone.next_of_connection as usize].previous_of_connection = gone.previous_of_connection;
         }
         gone
+    }
+
+    /// How many waits a job has whose first one is this.
+    pub(super) fn count_waits(&self, first: u32) -> u32 {
+        if first == NONE { 0 } else { self.waits[first as usize].count }
     }
 
     /// A client no longer waits for a job, which goes if nobody wants it and nobody runs it.

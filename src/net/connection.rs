@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -25,12 +26,15 @@ use crate::hub::Hub;
 use crate::job_server::ConnectionId;
 use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox, Output};
+use crate::process::socket::unacknowledged;
 use crate::protocol::packet::{FrameLimits, FramingError};
 use crate::protocol::{PeerError, Request, text};
 use crate::stats::ConnectionGauges;
 
 /// The size of the buffer into which all connections of a thread read, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
+/// What a slow reader must take within its time, in bytes. Less is no way to read, but one to hold the server's memory.
+const LEAST_PROGRESS: usize = 16 * 1024;
 /// How much of a long listing is made at a time, in bytes.
 const LISTING_PIECE: usize = 64 * 1024;
 
@@ -66,7 +70,7 @@ pub async fn serve(
     server: Arc<Server>,
     limits: Limits,
     gauges: ConnectionGauges,
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + AsFd + Unpin,
 ) {
     let gauges = Arc::new(gauges);
     let outbox = Arc::new(Outbox::new(limits.output));
@@ -85,6 +89,7 @@ pub async fn serve(
         reading: Reading::Open,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         timer_is_for_write: false,
+        unacknowledged: 0,
         server: Arc::clone(&server),
     };
     // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
@@ -153,9 +158,11 @@ struct Connection<S> {
     /// Runs while the peer takes nothing, or has not said anything yet.
     timer: Option<Pin<Box<Sleep>>>,
     timer_is_for_write: bool,
+    /// What the kernel still had to deliver when the timer started.
+    unacknowledged: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// A turn. Ready when the peer has closed and everything it sent is worked off, or when also all answers are written.
     fn poll(&mut self, context: &mut Context<'_>, until: Until) -> Poll<Result<(), End>> {
         let is_flushed = self.poll_write(context)?.is_ready();
@@ -216,6 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !self.timer_is_for_write {
             self.timer = self.limits.write_timeout.map(|timeout| Box::pin(sleep(timeout)));
             self.timer_is_for_write = true;
+            self.unacknowledged = unacknowledged(self.stream.as_fd()).unwrap_or(0);
         }
     }
 
@@ -226,14 +234,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), End> {
-        let Some(timer) = &mut self.timer else {
-            return Ok(());
-        };
-        match (timer.as_mut().poll(context), self.timer_is_for_write) {
-            (Poll::Pending, _) => Ok(()),
-            (Poll::Ready(()), true) => Err(End::WriteTimeout),
-            (Poll::Ready(()), false) => Err(End::FirstByteTimeout),
+        while let Some(timer) = &mut self.timer
+            && timer.as_mut().poll(context).is_ready()
+        {
+            if !self.timer_is_for_write {
+                return Err(End::FirstByteTimeout);
+            }
+            // The kernel reports room only when there is much. A peer that reads slowly has taken something all the same.
+            let before = self.unacknowledged;
+            self.stop_write_timer();
+            self.start_write_timer();
+            if before.saturating_sub(self.unacknowledged) < LEAST_PROGRESS {
+                return Err(End::WriteTimeout);
+            }
         }
+        Ok(())
     }
 
     /// Reads once, or goes on with what was read before. Returns whether there is something to do in another turn at

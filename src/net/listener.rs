@@ -53,9 +53,9 @@ pub struct Accepted<S> {
 }
 
 /// A connection's socket.
-pub trait Stream: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static {}
+pub trait Stream: AsyncRead + AsyncWrite + AsFd + AsRawFd + Unpin + Send + 'static {}
 
-impl<S: AsyncRead + AsyncWrite + AsRawFd + Unpin + Send + 'static> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + AsFd + AsRawFd + Unpin + Send + 'static> Stream for S {}
 
 /// A socket that listens.
 pub trait Listener: Send + Sync + 'static {

@@ -21,3 +21,4 @@ pub mod memory;
 pub mod notify;
 pub mod pid_file;
 pub mod privileges;
+pub mod socket;

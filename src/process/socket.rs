@@ -1,0 +1,45 @@
+//! What the kernel knows of a socket.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc::{TIOCOUTQ, c_int, ioctl};
+
+/// How many bytes were written to a socket that its peer has not acknowledged yet.
+///
+/// # Errors
+/// When the descriptor is no socket.
+#[allow(unsafe_code)]
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: for sockets TIOCOUTQ (SIOCOUTQ) writes one int, to where the pointer to a live one says.
+    let status = unsafe { ioctl(socket.as_raw_fd(), TIOCOUTQ, &raw mut bytes) };
+    Errno::result(status)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn it_counts_what_the_peer_has_not_read() {
+        let (mut one, mut other) = UnixStream::pair().unwrap();
+        assert_eq!(unacknowledged(one.as_fd()).unwrap(), 0);
+        one.write_all(&[0; 1000]).unwrap();
+        assert!(unacknowledged(one.as_fd()).unwrap() > 0);
+        other.read_exact(&mut [0; 1000]).unwrap();
+        assert_eq!(unacknowledged(one.as_fd()).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_an_error() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(unacknowledged(file.as_fd()).is_err());
+    }
+}
