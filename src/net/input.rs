@@ -13,8 +13,8 @@ use crate::protocol::{PeerError, Request, Workload};
 
 /// Packets from this size on get a buffer of their own if they do not arrive whole, in bytes.
 const LARGE_FROM: usize = 32 * 1024;
-/// The most that is set aside for a large packet before its bytes arrive, in bytes.
-const FIRST_LARGE_BUFFER: usize = 1024 * 1024;
+/// The most that is set aside for a large packet before its bytes arrive, in bytes: a workload of 1 MiB and its arguments.
+const FIRST_LARGE_BUFFER: usize = 1024 * 1024 + 8 * 1024;
 
 /// Some requests, in order, each of them as it was parsed.
 pub type Batch<'a> = ArrayVec<Result<Request<'a>, PeerError>, BATCH>;
