@@ -26,7 +26,7 @@ use crate::hub::Hub;
 use crate::job_server::ConnectionId;
 use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox, Output};
-use crate::process::socket::unacknowledged;
+use crate::process::socket::{acknowledge_at_once, unacknowledged};
 use crate::protocol::packet::{FrameLimits, FramingError};
 use crate::protocol::{PeerError, Request, text};
 use crate::stats::ConnectionGauges;
@@ -282,6 +282,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         } else {
             ready!(self.poll_read_small(context))?
         };
+        if self.input.large_buffer().is_some() {
+            acknowledge_at_once(self.stream.as_fd());
+        }
         if size == 0 {
             self.reading = Reading::Ended;
         } else if !self.timer_is_for_write {

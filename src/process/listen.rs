@@ -24,11 +24,6 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 pub use unix_socket::{SocketFile, UnixTarget};
 
-/// The largest TCP segment that peers are asked to send, in bytes. It matters on loopback alone,
-/// where a segment can have 64 KiB: libgearman's send buffer holds just one of those, and waits 40 ms
-/// for each to be acknowledged, 20 seconds in all for a workload of 32 MiB. Two of these fit.
-const LARGEST_SEGMENT: u32 = 32_000;
-
 /// With port 0, how many ports are tried until one is free on every address.
 const SHARED_PORT_TRIES: usize = 32;
 
@@ -287,7 +282,6 @@ fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_tcp_mss(LARGEST_SEGMENT)?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     socket.set_nonblocking(true)?;

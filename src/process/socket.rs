@@ -1,10 +1,11 @@
-//! What the kernel knows of a socket.
+//! What the kernel knows of a socket, and is told about it.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::libc::{TIOCOUTQ, c_int, ioctl};
+use socket2::SockRef;
 
 /// How many bytes were written to a socket that its peer has not acknowledged yet.
 ///
@@ -17,6 +18,15 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let status = unsafe { ioctl(socket.as_raw_fd(), TIOCOUTQ, &raw mut bytes) };
     Errno::result(status)?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Has the kernel acknowledge at once what it has received, and what comes next.
+///
+/// libgearman's send buffer holds one segment of 64 KiB, as loopback has them. It goes on when that is acknowledged, which
+/// a kernel that sees no answer coming delays by 40 ms: 20 seconds in all for a workload of 32 MiB. Where this is not
+/// possible, as for UNIX sockets, it is not needed.
+pub fn acknowledge_at_once(socket: BorrowedFd<'_>) {
+    let _ = SockRef::from(&socket).set_tcp_quickack(true);
 }
 
 #[cfg(test)]
