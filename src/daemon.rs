@@ -136,7 +136,7 @@ impl Daemon {
         let signals = Signals::new()?;
         let stats = Arc::new(Stats::default());
         let hub = Arc::new(Hub::new(policy(config), stats));
-        let clock = Clock::start();
+        let clock = Arc::new(Clock::start());
         let (shutdown, shutdown_commands) = mpsc::channel(1);
         let process = Process {
             version: env!("CARGO_PKG_VERSION"),
@@ -152,7 +152,7 @@ impl Daemon {
             }),
         };
         let admin = Admin::new(Arc::clone(&hub), process);
-        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock });
+        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock) });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
         let addresses = listeners.addresses();

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -31,6 +32,8 @@ pub struct Outbox {
     /// Bytes that may wait; a packet that comes when they do closes the connection.
     limit: usize,
     state: Mutex<State>,
+    /// What the state says is queued, for those who only look.
+    queued: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +60,7 @@ pub enum CloseReason {
 impl Outbox {
     /// An empty outbox, in which `limit` bytes and one packet more may wait.
     pub fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default() }
+        Self { limit, state: Mutex::default(), queued: AtomicUsize::new(0) }
     }
 
     /// Appends a packet. Returns a waker to call when all locks are released, if the connection's task has to be told.
@@ -69,6 +72,7 @@ impl Outbox {
         let before = state.output.len();
         state.output.push(response);
         state.queued += state.output.len() - before;
+        self.queued.store(state.queued, Ordering::Relaxed);
         state.wake()
     }
 
@@ -78,6 +82,7 @@ impl Outbox {
         if state.has_room(self.limit) {
             state.output.copy(bytes);
             state.queued += bytes.len();
+            self.queued.store(state.queued, Ordering::Relaxed);
         }
     }
 
@@ -87,6 +92,7 @@ impl Outbox {
     pub fn take(&self, written: usize, waker: &Waker) -> Result<Output, CloseReason> {
         let mut state = self.lock();
         state.queued = state.queued.saturating_sub(written);
+        self.queued.store(state.queued, Ordering::Relaxed);
         if let Some(reason) = state.closed
             && state.output.is_empty()
         {
@@ -101,7 +107,7 @@ impl Outbox {
 
     /// How many bytes wait.
     pub fn queued(&self) -> usize {
-        self.lock().queued
+        self.queued.load(Ordering::Relaxed)
     }
 
     /// Closes the connection once what waits is written; a slow reader's is dropped.

@@ -1,27 +1,46 @@
 //! The two clocks.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::job_server::Now;
 
+/// How long the wall clock is taken to go like the monotonic one before it is read again, in microseconds. A step of
+/// the wall clock is noticed after this time.
+const WALL_CLOCK_AGE_US: u64 = 10_000;
+
 /// Reads the time as the job server counts it.
-#[derive(Clone, Copy, Debug)]
+///
+/// It is read for every batch of requests, the wall clock only now and then.
+#[derive(Debug)]
 pub struct Clock {
     start: Instant,
+    /// Wall clock less monotonic clock, in microseconds, when it was last read, and that time by the monotonic clock.
+    offset_us: AtomicU64,
+    read_at_us: AtomicU64,
 }
 
 impl Clock {
     /// A clock whose monotonic time begins now.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        let clock = Self { start: Instant::now(), offset_us: AtomicU64::new(0), read_at_us: AtomicU64::new(0) };
+        clock.read_wall_clock(0);
+        clock
     }
 
     /// The time by both clocks.
     pub fn now(&self) -> Now {
-        Now {
-            monotonic_us: micros(self.start.elapsed()),
-            unix_us: micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+        let monotonic_us = micros(self.start.elapsed());
+        if monotonic_us.saturating_sub(self.read_at_us.load(Ordering::Relaxed)) >= WALL_CLOCK_AGE_US {
+            self.read_wall_clock(monotonic_us);
         }
+        Now { monotonic_us, unix_us: monotonic_us.wrapping_add(self.offset_us.load(Ordering::Relaxed)) }
+    }
+
+    fn read_wall_clock(&self, monotonic_us: u64) {
+        let unix_us = micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        self.offset_us.store(unix_us.wrapping_sub(monotonic_us), Ordering::Relaxed);
+        self.read_at_us.store(monotonic_us, Ordering::Relaxed);
     }
 
     /// The moment that is called `monotonic_us`.
@@ -32,4 +51,27 @@ impl Clock {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_clocks_go_on() {
+        let clock = Clock::start();
+        let before = micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
+        let first = clock.now();
+        // A reading older than allowed, so that the next one reads the wall clock again.
+        clock.offset_us.store(0, Ordering::Relaxed);
+        clock.read_at_us.store(0, Ordering::Relaxed);
+        let late = clock.start + Duration::from_micros(WALL_CLOCK_AGE_US);
+        while Instant::now() < late {
+            std::hint::spin_loop();
+        }
+        let second = clock.now();
+        assert!(second.monotonic_us > first.monotonic_us);
+        assert!(first.unix_us.abs_diff(before) < 1_000_000);
+        assert!(second.unix_us.abs_diff(before) < 1_000_000);
+    }
 }

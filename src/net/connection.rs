@@ -49,7 +49,7 @@ pub struct Server {
     /// The text commands.
     pub admin: Admin,
     /// The time.
-    pub clock: Clock,
+    pub clock: Arc<Clock>,
 }
 
 /// What bounds a connection.

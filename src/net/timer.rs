@@ -12,7 +12,7 @@ use super::Clock;
 use crate::hub::Hub;
 
 /// Runs for ever. The hub wakes it when something is to happen earlier than it knows.
-pub async fn keep_time(hub: Arc<Hub>, clock: Clock) {
+pub async fn keep_time(hub: Arc<Hub>, clock: Arc<Clock>) {
     let mut sleep = pin!(sleep_until(Instant::now()));
     poll_fn(|context| {
         loop {
