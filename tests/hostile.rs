@@ -64,6 +64,7 @@ fn trials() -> Vec<Trial> {
         any("results_never_read", readers::results_never_read),
         any("listings_never_read", readers::listings_never_read),
         any("a_long_listing_never_read", readers::a_long_listing_never_read),
+        any("slow_but_steady", readers::slow_but_steady),
         any("a_worker_that_answers_no_noop", jobs::a_worker_that_answers_no_noop),
         any("one_job_joined_many_times", jobs::one_job_joined_many_times),
         any("large_jobs_announced_and_not_sent", jobs::large_jobs_announced_and_not_sent),

@@ -6,7 +6,7 @@ use super::connection::{Sleep, Wait};
 use super::index::NONE;
 use super::job::JobState;
 use super::{JobServer, WORK_PER_CALL};
-use crate::protocol::Priority;
+use crate::protocol::{Priority, Submission};
 
 impl JobServer {
     /// In a debug build, checks the invariants, unless there is so much that it would take long.
@@ -30,7 +30,8 @@ impl JobServer {
     }
 
     fn check_jobs(&self) {
-        let (mut keys, mut uniques, mut scheduled) = (HashSet::new(), HashSet::new(), 0);
+        let (mut keys, mut uniques) = (HashSet::new(), HashSet::new());
+        let (mut scheduled, mut keyed_by_workload) = (0, 0);
         for (slot, job) in self.jobs.iter() {
             assert_eq!(self.jobs.find_number(job.number), Some(slot), "a job is not found by its handle");
             let unique = job.unique();
@@ -38,6 +39,18 @@ impl JobServer {
                 let workload = if unique == b"-" { job.workload().as_bytes() } else { b"" };
                 if unique != b"-" || !workload.is_empty() {
                     assert!(keys.insert((job.function, unique, workload)), "two jobs of one key");
+                    keyed_by_workload += usize::from(unique == b"-");
+                    let again = Submission {
+                        function: b"",
+                        unique,
+                        reducer: b"",
+                        priority: job.priority,
+                        background: false,
+                        due_s: None,
+                        workload: job.workload(),
+                    };
+                    let found = self.jobs.find_equal(job.function, &again).ok();
+                    assert_eq!(found, Some(slot), "a job is not found by its key");
                 }
                 if unique != b"-" {
                     uniques.insert(unique);
@@ -56,7 +69,9 @@ impl JobServer {
             }
         }
         assert_eq!(self.jobs.schedule.len(), scheduled, "a time without a scheduled job");
-        assert_eq!(self.jobs.index_lengths(), [self.jobs.len(), keys.len(), uniques.len()], "an index is off");
+        let [by_number, by_unique, by_key, namesakes] = self.jobs.index_lengths();
+        assert_eq!([by_number, by_unique], [self.jobs.len(), uniques.len()], "an index is off");
+        assert_eq!(by_key, keyed_by_workload + namesakes, "the index of keys is off");
     }
 
     fn check_functions(&self) {

@@ -33,7 +33,7 @@ pub(super) struct Job {
     pub(super) due_s: u64,
     pub(super) state: JobState,
     pub(super) function: u32,
-    /// What [`Hashes`] begins with.
+    /// See [`Vacancy`].
     hash: u32,
     /// The first of the waits of clients for this job.
     pub(super) waits: u32,
@@ -117,21 +117,13 @@ impl Job {
     }
 }
 
-/// The hashes of a submission: where it is, or would be, in the indexes.
+/// Where a submission that equals no job belongs in the indexes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hashes {
+pub(super) struct Vacancy {
     /// Of the unique id, or of the workload where that is the unique; 0 for a job that never coalesces.
-    base: u32,
-    key: Option<u32>,
-    unique: Option<u32>,
-}
-
-impl Hashes {
-    fn new(base: u32, function: u32, has_key: bool, has_unique: bool) -> Self {
-        // The function is the server's own number: spreading it needs no secret.
-        let key = base ^ function.wrapping_add(1).wrapping_mul(0x9e37_79b1);
-        Self { base, key: has_key.then_some(key), unique: has_unique.then_some(base) }
-    }
+    hash: u32,
+    /// The newest job with the same unique id, of another function.
+    namesake: Option<u32>,
 }
 
 /// The neighbours of a job among those with the same unique id and other functions, by age.
@@ -147,11 +139,12 @@ pub(super) struct Jobs {
     slots: Slab<Job>,
     last_number: u64,
     by_number: JobIndex,
-    /// By function and unique id, or workload: what coalesces.
-    by_key: JobIndex,
-    /// By unique id alone, for GET_STATUS_UNIQUE, which names no function: the newest job of each.
+    /// By unique id: the newest job of each. GET_STATUS_UNIQUE names no function.
     by_unique: JobIndex,
-    /// By slot; only jobs that have namesakes, or had.
+    /// By function and unique id, only jobs that have namesakes, or had; by function and workload, where that is the
+    /// unique. Together with `by_unique`, all that coalesces.
+    by_key: JobIndex,
+    /// By slot.
     namesakes: HashMap<u32, Namesakes>,
     /// Jobs that are not due yet, by due time and then by age.
     pub(super) schedule: BTreeSet<(u64, u64, u32)>,
@@ -194,28 +187,39 @@ impl Jobs {
         if self.slots.is_empty() { 0 } else { self.slots.capacity() }
     }
 
-    /// Keeps a new job. It is in no list yet but the indexes.
-    pub(super) fn insert(&mut self, function: u32, submission: &Submission<'_>, hashes: Hashes) -> u32 {
+    /// Keeps a new job, for which [`find_equal`](Self::find_equal) has found a vacancy. It is in no list yet but the
+    /// indexes.
+    pub(super) fn insert(&mut self, function: u32, submission: &Submission<'_>, vacancy: Vacancy) -> u32 {
+        let Vacancy { hash, namesake } = vacancy;
         self.last_number += 1;
-        let job = Job::new(self.last_number, function, submission, hashes.base);
+        let job = Job::new(self.last_number, function, submission, hash);
         let by_number = low_half(job.number);
-        let namesake = hashes.unique.and_then(|hash| self.find_unique_hashed(submission.unique, hash));
         // The limit of jobs is far below the number of slots that fit into 32 bits.
         let slot = u32::try_from(self.slots.insert(job)).unwrap_or(NONE);
         self.by_number.insert(slot, by_number);
-        if let Some(hash) = hashes.key {
-            self.by_key.insert(slot, hash);
-        }
-        match (hashes.unique, namesake) {
-            (Some(hash), Some(older)) => {
-                self.by_unique.replace(older, slot, hash);
-                self.namesakes.entry(older).or_insert(Namesakes { newer: NONE, older: NONE }).newer = slot;
-                self.namesakes.insert(slot, Namesakes { newer: NONE, older });
+        if has_unique(submission.unique) {
+            match namesake {
+                None => self.by_unique.insert(slot, hash),
+                Some(older) => {
+                    self.by_unique.replace(older, slot, hash);
+                    self.crowd(older).newer = slot;
+                    self.crowd(slot).older = older;
+                }
             }
-            (Some(hash), None) => self.by_unique.insert(slot, hash),
-            (None, _) => {}
+        } else if is_keyed_by_workload(submission.unique, submission.workload.as_bytes()) {
+            self.by_key.insert(slot, key_hash(hash, function));
         }
         slot
+    }
+
+    /// The links of a job to its namesakes, which it has from now on.
+    fn crowd(&mut self, slot: u32) -> &mut Namesakes {
+        let Job { hash, function, .. } = *self.get(slot);
+        let by_key = &mut self.by_key;
+        self.namesakes.entry(slot).or_insert_with(|| {
+            by_key.insert(slot, key_hash(hash, function));
+            Namesakes { newer: NONE, older: NONE }
+        })
     }
 
     /// Forgets a job, which must be in no list any more but the indexes.
@@ -223,23 +227,21 @@ impl Jobs {
         let job = self.slots.remove(slot as usize);
         self.by_number.remove(slot, low_half(job.number));
         let unique = job.unique();
-        let has_key = has_key(unique, job.workload().as_bytes());
-        let hashes = Hashes::new(job.hash, job.function, has_key, has_unique(unique));
-        if let Some(hash) = hashes.key {
-            self.by_key.remove(slot, hash);
-        }
-        if let Some(hash) = hashes.unique {
-            self.remove_unique(slot, hash);
+        if has_unique(unique) {
+            self.remove_unique(slot, job.hash, job.function);
+        } else if is_keyed_by_workload(unique, job.workload().as_bytes()) {
+            self.by_key.remove(slot, key_hash(job.hash, job.function));
         }
         if self.slots.is_empty() {
             self.slots.shrink_to_fit();
         }
     }
 
-    fn remove_unique(&mut self, slot: u32, hash: u32) {
+    fn remove_unique(&mut self, slot: u32, hash: u32, function: u32) {
         let Some(Namesakes { newer, older }) = self.namesakes.remove(&slot) else {
             return self.by_unique.remove(slot, hash);
         };
+        self.by_key.remove(slot, key_hash(hash, function));
         if let Some(links) = self.namesakes.get_mut(&older) {
             links.newer = newer;
         }
@@ -256,15 +258,33 @@ impl Jobs {
         self.by_number.find(low_half(number), |slot| self.get(slot).number == number)
     }
 
-    /// The live job that a submission coalesces onto.
-    pub(super) fn find_equal(&self, function: u32, submission: &Submission<'_>, hashes: Hashes) -> Option<u32> {
+    /// The live job that a submission coalesces onto, or where to put it.
+    ///
+    /// Its unique id is hashed once: a peer chooses it, so the hash is a keyed one, which is not cheap.
+    pub(super) fn find_equal(&self, function: u32, submission: &Submission<'_>) -> Result<u32, Vacancy> {
         let Submission { unique, workload, .. } = *submission;
-        self.by_key.find(hashes.key?, |slot| {
+        let workload = workload.as_bytes();
+        if has_unique(unique) {
+            let hash = self.hash(unique);
+            let Some(newest) = self.find_unique_hashed(unique, hash) else {
+                return Err(Vacancy { hash, namesake: None });
+            };
+            if self.get(newest).function == function {
+                return Ok(newest);
+            }
+            let is_equal = |slot| self.get(slot).function == function && self.get(slot).unique() == unique;
+            let vacancy = Vacancy { hash, namesake: Some(newest) };
+            return self.by_key.find(key_hash(hash, function), is_equal).ok_or(vacancy);
+        }
+        if !is_keyed_by_workload(unique, workload) {
+            return Err(Vacancy { hash: 0, namesake: None });
+        }
+        let hash = self.hash(workload);
+        let is_equal = |slot| {
             let job = self.get(slot);
-            job.function == function
-                && job.unique() == unique
-                && (unique != WORKLOAD_IS_UNIQUE || job.workload().as_bytes() == workload.as_bytes())
-        })
+            job.function == function && job.unique() == unique && job.workload().as_bytes() == workload
+        };
+        self.by_key.find(key_hash(hash, function), is_equal).ok_or(Vacancy { hash, namesake: None })
     }
 
     /// The newest live job with this unique id, whichever its function.
@@ -276,21 +296,6 @@ impl Jobs {
         self.by_unique.find(hash, |slot| self.get(slot).unique() == unique)
     }
 
-    /// Where a submission is looked for, and kept if it is new.
-    ///
-    /// Its unique id is hashed once: a peer chooses it, so the hash is a keyed one, which is not cheap.
-    pub(super) fn hashes(&self, function: u32, submission: &Submission<'_>) -> Hashes {
-        let Submission { unique, workload, .. } = *submission;
-        let workload = workload.as_bytes();
-        if has_unique(unique) {
-            Hashes::new(self.hash(unique), function, true, true)
-        } else if has_key(unique, workload) {
-            Hashes::new(self.hash(workload), function, true, false)
-        } else {
-            Hashes::new(0, function, false, false)
-        }
-    }
-
     fn hash(&self, value: impl Hash) -> u32 {
         let hash = self.hasher.hash_one(value);
         low_half(hash >> 32) ^ low_half(hash)
@@ -300,14 +305,21 @@ impl Jobs {
         self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), job))
     }
 
-    pub(super) fn index_lengths(&self) -> [usize; 3] {
-        [self.by_number.len(), self.by_key.len(), self.by_unique.len()]
+    /// How many jobs are found by number, by unique id, by key, and how many have namesakes.
+    pub(super) fn index_lengths(&self) -> [usize; 4] {
+        [self.by_number.len(), self.by_unique.len(), self.by_key.len(), self.namesakes.len()]
     }
 }
 
-/// Whether a job with this unique id can coalesce.
-fn has_key(unique: &[u8], workload: &[u8]) -> bool {
-    !unique.is_empty() && (unique != WORKLOAD_IS_UNIQUE || !workload.is_empty())
+/// Where a job is that is found by its function too.
+fn key_hash(hash: u32, function: u32) -> u32 {
+    // The function is the server's own number: spreading it needs no secret.
+    hash ^ function.wrapping_add(1).wrapping_mul(0x9e37_79b1)
+}
+
+/// Whether a job coalesces by its workload.
+fn is_keyed_by_workload(unique: &[u8], workload: &[u8]) -> bool {
+    unique == WORKLOAD_IS_UNIQUE && !workload.is_empty()
 }
 
 /// Whether a job can be asked for by this unique id.

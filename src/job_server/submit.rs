@@ -29,17 +29,19 @@ impl JobServer {
             return Err(PeerError::TOO_MANY_WAITS);
         }
         let function = self.function_slot(submission.function)?;
-        let hashes = self.jobs.hashes(function, submission);
-        if let Some(job) = self.jobs.find_equal(function, submission, hashes) {
-            self.join(from, job, submission.background);
-            self.send_created(from, job, effects);
-            return Ok(());
-        }
+        let vacancy = match self.jobs.find_equal(function, submission) {
+            Ok(job) => {
+                self.join(from, job, submission.background);
+                self.send_created(from, job, effects);
+                return Ok(());
+            }
+            Err(vacancy) => vacancy,
+        };
         let limit = self.functions[function as usize].limits[submission.priority.index()];
         if limit > 0 && self.functions[function as usize].total() >= limit || self.jobs.len() >= self.policy.max_jobs {
             return Err(PeerError::JOB_QUEUE_FULL);
         }
-        let job = self.jobs.insert(function, submission, hashes);
+        let job = self.jobs.insert(function, submission, vacancy);
         self.join(from, job, submission.background);
         // Created is said before anything else can be said of the job.
         self.send_created(from, job, effects);

@@ -1,6 +1,6 @@
 //! Peers that ask and do not read: what waits for them is bounded, and so is how long it waits.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use socket2::SockRef;
@@ -150,4 +150,24 @@ pub(crate) fn a_long_listing_never_read() {
     drop((client, reader));
     // Tables that were large once stay so: a job's and a wait's place, and two in indexes.
     server.assert_recovered(RETAINED_KIB + HEAP_KIB + 200 * JOBS as u64 / 1024);
+}
+
+/// A peer that reads slowly but steadily is not cut off, though it takes several times the write timeout for its answer.
+pub(crate) fn slow_but_steady() {
+    const PIECE: usize = 64 * 1024;
+    // Five seconds in all, five times the timeout. This is the pace of a peer and waits for nothing.
+    const PACE: std::time::Duration = std::time::Duration::from_millis(40);
+    let server = Watched::start(&WRITE_TIMEOUT);
+    let mut stream = connect(&server);
+    stream.write_all(&request(packet::ECHO_REQ, &vec![b'e'; 8 * MIB])).expect("the server reads");
+    let mut piece = vec![0; PIECE];
+    let mut left = 8 * MIB + 12;
+    while left > 0 {
+        let wanted = left.min(PIECE);
+        stream.read_exact(&mut piece[..wanted]).expect("the server goes on writing");
+        left -= wanted;
+        std::thread::sleep(PACE);
+    }
+    drop(stream);
+    server.assert_recovered(RETAINED_KIB + HEAP_KIB);
 }
