@@ -2,17 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::JobServer;
 use super::connection::{Sleep, Wait};
 use super::index::NONE;
 use super::job::JobState;
-use super::{JobServer, WORK_PER_CALL};
 use crate::protocol::{Priority, Submission};
 
 impl JobServer {
     /// In a debug build, checks the invariants, unless there is so much that it would take long.
     pub(super) fn debug_check_invariants(&self) {
         #[cfg(debug_assertions)]
-        if self.jobs.len() + self.connections.len() + self.functions.len() + self.waits.len() < WORK_PER_CALL {
+        if self.jobs.len() + self.connections.len() + self.functions.len() + self.waits.len() < super::WORK_PER_CALL {
             self.check_invariants();
         }
     }
