@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::error::Origin;
+use super::error::{Origin, nearest_name};
 use super::settings::{Entry, Findings, Settings};
 
 const PREFIX: &str = "GEARMAND_";
@@ -51,12 +51,16 @@ fn take(
     let other = OTHER_NAMES.iter().find(|(other, _)| *other == name);
     let long = other.map_or_else(|| name.to_ascii_lowercase(), |(_, long)| (*long).to_owned());
     let origin = Origin::Environment { variable: variable.to_owned() };
-    let Some(setting) = settings.find(&long).filter(|setting| setting.name != "check") else {
-        let nearest = variable_name(settings.nearest(&long));
-        let warning = format!("{origin}: ignored, no setting has this name; the nearest is {nearest}");
+    let Some(setting) = settings.find(&long) else {
+        let nearest = settings.nearest(&long).map(variable_name);
+        let warning = format!("{origin}: ignored, no setting has this name; {}", nearest_name(nearest.as_deref()));
         findings.warnings.push(warning);
         return;
     };
+    if setting.name == "check" {
+        findings.warnings.push(format!("{origin}: ignored, --check works on the command line alone"));
+        return;
+    }
     match value.to_str() {
         Some(list) if setting.is_list() => {
             let values = list.split(|letter: char| letter == ',' || letter.is_whitespace());

@@ -60,12 +60,12 @@ pub enum ConfigError {
         origin: Origin,
     },
     /// No setting has this name.
-    #[error("{origin}: there is no setting `{name}`; the nearest name is `{nearest}`")]
+    #[error("{origin}: there is no setting `{name}`; {}", nearest_name(nearest.as_deref()))]
     Unknown {
         /// The name as it was written.
         name: String,
-        /// The known name most like it.
-        nearest: String,
+        /// The known name most like it, where one is like it.
+        nearest: Option<String>,
         /// Where it was written.
         origin: Origin,
     },
@@ -124,7 +124,7 @@ pub enum ConfigError {
         origin: Origin,
     },
     /// A part that this build does not have was chosen.
-    #[error("{origin}: --{name} {value} cannot be had: {reason}")]
+    #[error("{origin}: --{name}{} cannot be had: {reason}", after_space(value))]
     Unavailable {
         /// Long name of the setting.
         name: String,
@@ -149,6 +149,19 @@ pub enum ConfigError {
         /// What the parser said.
         reason: String,
     },
+}
+
+/// The end of a message about an unknown name.
+pub(super) fn nearest_name(nearest: Option<&str>) -> String {
+    nearest.map_or_else(
+        || "`gearmand --help` lists all names".to_owned(),
+        |nearest| format!("the nearest name is `{nearest}`"),
+    )
+}
+
+/// The value of an option behind its name.
+fn after_space(value: &str) -> String {
+    if value.is_empty() { String::new() } else { format!(" {value}") }
 }
 
 /// Everything that is wrong with the configuration, one message a line.

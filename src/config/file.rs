@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
     }
 
     fn unknown(&mut self, line: usize, name: &str) {
-        let nearest = self.settings.nearest(name).to_owned();
+        let nearest = self.settings.nearest(name).map(str::to_owned);
         let (name, origin) = (name.to_owned(), self.origin(line));
         self.findings.errors.push(ConfigError::Unknown { name, nearest, origin });
     }
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         let (name, value) = whole.split_once('=').unwrap_or((piece, ""));
         let (name, value) = (name.trim(), value.trim());
         let name = name.split_whitespace().last().unwrap_or(piece);
-        let setting = self.settings.find(name).or_else(|| self.settings.find(self.settings.nearest(name)));
+        let setting = self.settings.find(name).or_else(|| self.settings.find(self.settings.nearest(name)?));
         let instead = match setting {
             Some(setting) if setting.is_switch() => format!("--{}", setting.name),
             Some(setting) if value.is_empty() => format!("--{}=VALUE", setting.name),
@@ -252,10 +252,8 @@ impl<'a> Reader<'a> {
             }
             DeValue::Array(_) | DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
                 let wanted = if setting.is_list() { "a text or an array of texts" } else { "one text or whole number" };
-                let reason = format!("a value of the type {} does not fit; give {wanted}", value.type_str());
-                let (name, origin) = (setting.name.to_owned(), self.origin(line));
-                let value = value.type_str().to_owned();
-                self.findings.errors.push(ConfigError::BadValue { name, value, reason, origin });
+                let reason = format!("{} cannot be of the type {}; give {wanted}", setting.name, value.type_str());
+                self.malformed(line, reason);
             }
         }
     }

@@ -97,11 +97,12 @@ impl Settings {
         self.all().filter(|setting| setting.name.starts_with(start)).collect()
     }
 
-    /// The known name most like an unknown one.
-    pub(super) fn nearest(&self, name: &str) -> &str {
+    /// The known name most like an unknown one; none where more than half of the letters are wrong.
+    pub(super) fn nearest(&self, name: &str) -> Option<&str> {
         let name = name.replace('_', "-").to_ascii_lowercase();
-        let nearest = self.all().min_by_key(|setting| distance(setting.name, &name));
-        nearest.map_or("", |setting| setting.name)
+        let (distance, setting) =
+            self.all().map(|setting| (distance(setting.name, &name), setting)).min_by_key(|(distance, _)| *distance)?;
+        (distance * 2 <= name.chars().count()).then_some(setting.name)
     }
 
     /// Checks a value that a source gives and notes it as an entry, or as an error.
@@ -212,8 +213,10 @@ mod tests {
     #[test]
     fn the_nearest_name_ignores_case_and_underscores() {
         let settings = Settings::new();
-        assert_eq!(settings.nearest("MAX_CONECTIONS"), "max-connections");
-        assert_eq!(settings.nearest("lisen"), "listen");
+        assert_eq!(settings.nearest("MAX_CONECTIONS"), Some("max-connections"));
+        assert_eq!(settings.nearest("lisen"), Some("listen"));
+        assert_eq!(settings.nearest("prot"), Some("port"));
+        assert_eq!(settings.nearest("bogus"), None);
     }
 
     #[test]

@@ -296,7 +296,7 @@ fn variables_are_checked_and_misspelt_ones_mentioned() {
     assert_eq!(empty_or_foreign.config(), World::new(&[]).config());
     assert!(empty_or_foreign.warnings().is_empty());
     let misspelt = World::new(&[]).variable("GEARMAND_PROT", "1").warnings();
-    assert_parts(&misspelt[0], &["GEARMAND_PROT", "nearest is GEARMAND_PORT"]);
+    assert_parts(&misspelt[0], &["GEARMAND_PROT", "nearest name is `GEARMAND_PORT`"]);
     assert_parts(&World::new(&[]).variable("GEARMAND_CHECK", "1").warnings()[0], &["GEARMAND_CHECK", "ignored"]);
     let tls = World::new(&[]).variable("GEARMAND_SERVER_PEM", "/tmp/pem").warnings();
     assert_parts(&tls[0], &["GEARMAND_SERVER_PEM", "--ssl-certificate", "no effect"]);
