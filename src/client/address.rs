@@ -124,7 +124,13 @@ impl ServerAddress {
         if port == 0 {
             return Err("port 0 cannot be connected to");
         }
-        if host.contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == '/') {
+        if text.is_empty() {
+            return Err("it is empty");
+        }
+        if host.contains('/') {
+            return Err("a UNIX socket is written unix:/PATH");
+        }
+        if host.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
             return Err("a host has no such characters");
         }
         Ok(Self::Tcp { host: if host.is_empty() { DEFAULT_HOST } else { host }.to_owned(), port })

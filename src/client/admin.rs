@@ -49,7 +49,7 @@ enum Action {
     ShowJobs,
     /// List the unique ids of jobs
     ShowUniqueJobs,
-    /// Cancel a job that has not begun
+    /// Cancel a job; the result of one that runs is dropped
     CancelJob {
         /// As `submit` prints it and `show-jobs` lists it
         #[arg(value_parser = values::admin_word)]
@@ -75,7 +75,7 @@ enum Action {
         #[arg(value_parser = values::admin_word)]
         function: String,
         /// How many jobs the function may have, of all priorities together, when one of this priority comes
-        #[arg(num_args = 0..=3, value_parser = clap::value_parser!(u32))]
+        #[arg(num_args = 0..=3, value_parser = values::count, allow_negative_numbers = true)]
         limits: Vec<u32>,
     },
     /// Print the process id of the server
@@ -86,7 +86,7 @@ enum Action {
     /// Print the version of the server
     #[command(visible_alias = "server-version")]
     Version,
-    /// End the server, where its configuration allows that
+    /// End the server, where it runs with --allow-shutdown
     Shutdown {
         /// Let running jobs finish first
         #[arg(long)]
@@ -199,6 +199,9 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
             status = EXIT_FAILED;
             if !args.raw && action.form() != Form::Unknown {
                 tell("admin", format_args!("{address}: {}", listing::printable(&String::from_utf8_lossy(why))));
+                if matches!(action, Action::Shutdown { .. }) && why.starts_with(b"UNKNOWN_COMMAND") {
+                    tell("admin", format_args!("the server does not allow it: it needs --allow-shutdown"));
+                }
             }
         }
         print(&shown(args, action.form(), answer))?;

@@ -61,7 +61,7 @@ pub struct SubmitArgs {
     #[arg(long, visible_alias = "epoch", value_name = "SECONDS", conflicts_with_all = ["priority", "high", "low", "delay"])]
     at: Option<u64>,
     /// Run not before so many seconds from now; implies --background
-    #[arg(long = "in", value_name = "SECONDS", conflicts_with_all = ["priority", "high", "low"])]
+    #[arg(long = "in", value_name = "SECONDS", value_parser = values::count, conflicts_with_all = ["priority", "high", "low"])]
     delay: Option<u32>,
     /// How many jobs may be unfinished at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -52,6 +52,11 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+/// A whole number.
+pub(super) fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("not a whole number from 0 to {}", u32::MAX))
+}
+
 /// A word of a text command. Spaces and line ends would make another command of it.
 pub(super) fn admin_word(word: &str) -> Result<String, String> {
     if word.is_empty() {
