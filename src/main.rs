@@ -21,6 +21,11 @@ use gearmand::process::privileges::{Account, drop_to, raise_file_descriptor_limi
 /// Without a subcommand it is the server, with the options of gearmand and more.
 #[derive(Parser)]
 #[command(name = "gearmand", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+#[command(
+    after_long_help = "Signals: TERM and INT stop at once, USR1 lets the jobs end first (--drain-timeout), HUP opens \
+    the log anew and reads the configuration again.\n\nExit status of the server: 0 it was stopped, or with --daemon it \
+    listens, 1 it could not start or the command line or configuration is wrong."
+)]
 struct Cli {
     #[command(flatten)]
     server: ServerArgs,
@@ -78,10 +83,12 @@ fn main() -> ExitCode {
     })
 }
 
-/// Says something on standard error, before there is a log.
+/// Says something on standard error, before there is a log; each line names the program.
 fn complain(text: &str) {
-    // Nobody is left to be told that this could not be printed.
-    let _ = writeln!(io::stderr(), "gearmand: {text}");
+    for line in text.lines() {
+        // Nobody is left to be told that this could not be printed.
+        let _ = writeln!(io::stderr(), "gearmand: {line}");
+    }
 }
 
 fn serve(sources: Sources) -> Result<ExitCode, Failure> {
@@ -103,7 +110,7 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
         Ok((listeners, pid_file)) => run(sources, resolved, listeners, pid_file, readiness),
         Err(failure) => match readiness {
             Some(readiness) => {
-                readiness.failed(&format!("gearmand: {failure}"));
+                readiness.failed(&failure);
                 Ok(ExitCode::FAILURE)
             }
             None => Err(failure),

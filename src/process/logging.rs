@@ -146,7 +146,8 @@ fn build_with_sockets(
         Destination::File(path) => open(path).map_or_else(
             |error| {
                 complain(format_args!(
-                    "cannot open the log file {}: {error}; logging to standard error",
+                    "cannot open the log file {}: {error}; logging to standard error, which --daemon closes, until HUP \
+                     finds the file writable",
                     path.display()
                 ));
                 Output::Stderr

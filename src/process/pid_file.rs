@@ -56,7 +56,7 @@ pub enum PidFileError {
         pid: Option<u32>,
     },
     /// The file holds something else than a process id.
-    #[error("pid file {0}: exists and is not a pid file; left alone")]
+    #[error("pid file {0}: exists and is not a pid file; remove it or name another")]
     NotAPidFile(PathBuf),
     /// The file cannot be opened, locked or written.
     #[error("pid file {path}: {source}")]

@@ -110,7 +110,9 @@ pub fn drop_to(account: &Account) -> Result<(), PrivilegeError> {
 
 /// The limit of open files could not be set.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot set the limit of open files to {wanted} (hard limit {hard}): {source}")]
+#[error(
+    "cannot set the limit of open files to {wanted} (hard limit {hard}): {source}; give a smaller --file-descriptors"
+)]
 pub struct FileDescriptorError {
     wanted: u64,
     hard: u64,
