@@ -225,7 +225,7 @@ impl Daemon {
     async fn drain(&mut self) {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);
-        notice!("draining: no new jobs are taken, {} are left", self.hub.job_count());
+        notice!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.job_count());
         self.tell(|notifier| notifier.status("Draining"));
         self.stop_listening.cancel();
         self.hub.start_draining();
@@ -233,7 +233,7 @@ impl Daemon {
             tokio::select! {
                 () = sleep(DRAIN_INTERVAL) => {}
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
-                    warn!("drained for {bound:?} (drain-timeout): stopping all the same");
+                    warn!("drained for {:?} (drain-timeout): stopping all the same", bound.unwrap_or_default());
                     return;
                 }
                 call = self.next_call() => match call {
