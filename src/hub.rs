@@ -68,9 +68,10 @@ impl Effects for World<'_> {
         let Some(Some(outbox)) = self.outboxes.get(to.slot as usize) else {
             return;
         };
-        let waker = outbox.send(&response);
-        if self.own != Some(to.slot) {
-            self.after.wakers.extend(waker);
+        if self.own == Some(to.slot) {
+            outbox.answer(&response);
+        } else {
+            self.after.wakers.extend(outbox.send(&response));
         }
     }
 

@@ -29,7 +29,7 @@ thread_local! {
 /// The output of one connection.
 #[derive(Debug)]
 pub struct Outbox {
-    /// Bytes that may wait; a packet that comes when they do closes the connection.
+    /// Bytes that may wait; a packet from others that comes when they do closes the connection.
     limit: usize,
     state: Mutex<State>,
     /// What the state says is queued, for those who only look.
@@ -63,27 +63,42 @@ impl Outbox {
         Self { limit, state: Mutex::default(), queued: AtomicUsize::new(0) }
     }
 
-    /// Appends a packet. Returns a waker to call when all locks are released, if the connection's task has to be told.
+    /// Appends a packet that others caused. Returns a waker to call when all locks are released, if the connection's
+    /// task has to be told.
     pub fn send(&self, response: &Response<'_>) -> Option<Waker> {
         let mut state = self.lock();
-        if !state.has_room(self.limit) {
-            return state.wake();
+        if state.queued >= self.limit && state.closed.is_none() {
+            state.close(CloseReason::SlowReader);
         }
-        let before = state.output.len();
-        state.output.push(response);
-        state.queued += state.output.len() - before;
-        self.queued.store(state.queued, Ordering::Relaxed);
+        self.append(&mut state, |output| output.push(response));
         state.wake()
     }
 
-    /// Appends bytes of the connection's own making, such as an answer to a text command. Its task need not be told.
-    pub fn append(&self, bytes: &[u8]) {
+    /// Appends the answer to a request of the connection's own, whose task looks into the outbox by itself.
+    ///
+    /// Answers close nothing, however much waits: the task bounds them, for it reads no more requests then.
+    pub fn answer(&self, response: &Response<'_>) {
         let mut state = self.lock();
-        if state.has_room(self.limit) {
-            state.output.copy(bytes);
-            state.queued += bytes.len();
-            self.queued.store(state.queued, Ordering::Relaxed);
+        self.append(&mut state, |output| output.push(response));
+        state.is_woken = true;
+    }
+
+    /// Like [`answer`](Self::answer), for a text command.
+    pub fn answer_text(&self, text: &[u8]) {
+        let mut state = self.lock();
+        self.append(&mut state, |output| output.copy(text));
+        state.is_woken = true;
+    }
+
+    /// What comes after the connection was closed is dropped.
+    fn append(&self, state: &mut State, write: impl FnOnce(&mut Output)) {
+        if state.closed.is_some() {
+            return;
         }
+        let before = state.output.len();
+        write(&mut state.output);
+        state.queued += state.output.len() - before;
+        self.queued.store(state.queued, Ordering::Relaxed);
     }
 
     /// Takes all that waits, and says how many bytes of what was taken before have been written since.
@@ -110,6 +125,11 @@ impl Outbox {
         self.queued.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection is closed since its peer does not read: what was taken before need not be written either.
+    pub fn has_overflowed(&self) -> bool {
+        self.lock().closed == Some(CloseReason::SlowReader)
+    }
+
     /// Closes the connection once what waits is written; a slow reader's is dropped.
     pub fn close(&self, reason: CloseReason) -> Option<Waker> {
         let mut state = self.lock();
@@ -123,18 +143,12 @@ impl Outbox {
 }
 
 impl State {
-    /// Whether something may be appended. Whoever fills the outbox beyond its limit is closed.
-    fn has_room(&mut self, limit: usize) -> bool {
-        if self.queued >= limit && self.closed.is_none() {
-            self.close(CloseReason::SlowReader);
-        }
-        self.closed.is_none()
-    }
-
     fn close(&mut self, reason: CloseReason) {
         self.closed.get_or_insert(reason);
         if reason == CloseReason::SlowReader {
             self.output = Output::default();
+            // The task was woken before, and waits for the peer with what it took then.
+            self.is_woken = false;
         }
     }
 
@@ -298,6 +312,30 @@ mod tests {
         assert_eq!(outbox.queued(), 24);
         outbox.send(&Response::Noop);
         assert_eq!(outbox.take(0, Waker::noop()).unwrap_err(), CloseReason::SlowReader);
+    }
+
+    #[test]
+    fn a_task_that_waits_for_its_peer_is_told_of_the_overflow() {
+        let outbox = Outbox::new(20);
+        outbox.send(&Response::Noop);
+        let taken = outbox.take(0, Waker::noop()).unwrap();
+        assert!(outbox.send(&Response::Noop).is_some());
+        assert!(!outbox.has_overflowed());
+        assert!(outbox.send(&Response::Noop).is_some(), "nobody looks at what was taken");
+        assert!(outbox.has_overflowed());
+        assert_eq!(taken.len(), 12);
+    }
+
+    #[test]
+    fn answers_to_the_connection_itself_do_not_close_it() {
+        let outbox = Outbox::new(20);
+        for _ in 0..10 {
+            outbox.answer(&Response::Noop);
+        }
+        outbox.answer_text(b"OK\r\n");
+        assert_eq!(outbox.take(0, Waker::noop()).unwrap().len(), 124);
+        outbox.send(&Response::Noop);
+        assert!(outbox.has_overflowed(), "what others say finds too much waiting");
     }
 
     #[test]

@@ -210,6 +210,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 Ok(written) => written,
                 Err(Some(error)) => return Poll::Ready(Err(End::Io(error))),
                 Err(None) => {
+                    if self.outbox.has_overflowed() {
+                        return Poll::Ready(Err(End::Closed(CloseReason::SlowReader)));
+                    }
                     self.start_write_timer();
                     return Poll::Pending;
                 }
@@ -317,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         if let Err(error) = result {
             debug!("a peer sent {error}");
             if error == FramingError::LineTooLong {
-                self.outbox.append(text::LINE_TOO_LONG);
+                self.outbox.answer_text(text::LINE_TOO_LONG);
             }
             self.reading = Reading::Ended;
         }
@@ -336,7 +339,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         while !is_complete && piece.len() < LISTING_PIECE {
             is_complete = self.server.admin.go_on(listing, &mut piece);
         }
-        self.outbox.append(&piece);
+        self.outbox.answer_text(&piece);
         if is_complete {
             self.listing = None;
         }
@@ -377,7 +380,7 @@ impl Sink for Requests<'_> {
             Answer::Complete => {}
             Answer::Listing(listing) => *self.listing = Some(listing),
         }
-        self.outbox.append(&answer);
+        self.outbox.answer_text(&answer);
         self.listing.is_none() && has_room(self.outbox, self.limits)
     }
 }
