@@ -1,5 +1,6 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
+use std::future::pending;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -93,6 +94,8 @@ struct Daemon {
     acceptor: Arc<Acceptor>,
     log: LogHandle,
     notifier: Notifier,
+    /// When to tell the service manager that the process lives, if it wants to know.
+    watchdog: Option<Interval>,
     addresses: Vec<String>,
     /// Stops the listeners, which closes their sockets.
     stop_listening: CancellationToken,
@@ -184,6 +187,7 @@ impl Daemon {
             server,
             acceptor,
             log,
+            watchdog: notifier.watchdog_interval().map(ticks),
             notifier,
             addresses,
             stop_listening,
@@ -210,14 +214,13 @@ impl Daemon {
     }
 
     async fn next_call(&mut self) -> Call {
-        let watchdog = self.notifier.watchdog_interval();
         tokio::select! {
             _ = self.signals.terminate.recv() => Call::Stop,
             _ = self.signals.interrupt.recv() => Call::Stop,
             _ = self.signals.drain.recv() => Call::Drain,
             _ = self.signals.reload.recv() => Call::Reload,
             Some(graceful) = self.shutdown_commands.recv() => if graceful { Call::Drain } else { Call::Stop },
-            () = sleep(watchdog.unwrap_or(Duration::MAX)), if watchdog.is_some() => Call::Watchdog,
+            () = tick(&mut self.watchdog) => Call::Watchdog,
         }
     }
 
@@ -301,6 +304,22 @@ impl Daemon {
         if let Err(error) = say(&self.notifier) {
             warn!("cannot reach the service manager: {error}");
         }
+    }
+}
+
+fn ticks(interval: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + interval, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The next tick, if there are any. It is not put off by asking for it anew.
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => pending().await,
     }
 }
 

@@ -97,9 +97,14 @@ pub(crate) fn the_service_manager_is_told() {
     assert_eq!(site.heard(), "STOPPING=1\n");
     server.assert_ends_well();
 
-    // The watchdog is fed more often than asked.
+    // The watchdog is fed more often than asked, and also while the server waits for its last jobs.
     let mut command = site.gearmand(&["-p", "0", "-L", "127.0.0.1", "-l", "none"]);
     let mut server = site.start_command(command.env("WATCHDOG_USEC", "200000"));
+    assert_eq!([(); 2].map(|()| site.heard()), ["WATCHDOG=1\n"; 2]);
+    let mut client = server.connect();
+    assert!(takes_a_job(&mut client));
+    server.signal(Signal::SIGUSR1);
+    wait_for("draining", || (site.heard() == "STATUS=Draining\n").then_some(()));
     assert_eq!([(); 2].map(|()| site.heard()), ["WATCHDOG=1\n"; 2]);
     server.signal(Signal::SIGTERM);
     wait_for("the end of it", || (site.heard() == "STOPPING=1\n").then_some(()));
