@@ -23,6 +23,7 @@ pub(super) enum Sleep {
 pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) sleep: Sleep,
+    /// Whether it asked for exceptions.
     pub(super) exceptions: bool,
     /// Slots of abilities, in the reverse of the order in which they are looked through for jobs.
     pub(super) abilities: Vec<u32>,
@@ -42,11 +43,11 @@ pub(super) struct Connection {
 const MAX_FORFEITED: usize = 64;
 
 impl Connection {
-    pub(super) fn new(generation: u32, exceptions: bool, gauges: Arc<ConnectionGauges>) -> Self {
+    pub(super) fn new(generation: u32, gauges: Arc<ConnectionGauges>) -> Self {
         Self {
             generation,
             sleep: Sleep::Awake,
-            exceptions,
+            exceptions: false,
             abilities: Vec::new(),
             first_wait: NONE,
             waits: 0,

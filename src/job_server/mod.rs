@@ -83,7 +83,7 @@ pub struct JobServer {
     /// When running jobs are taken away, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
     /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
-    /// answered stay until their time.
+    /// answered stay until their time, or until they are many.
     noops: VecDeque<Noop>,
     last_noop: u64,
     draining: bool,
@@ -144,7 +144,7 @@ impl JobServer {
     pub fn connect(&mut self, gauges: Arc<ConnectionGauges>) -> ConnectionId {
         self.last_generation = self.last_generation.wrapping_add(1);
         let generation = self.last_generation;
-        let slot = self.connections.insert(Connection::new(generation, self.policy.exceptions, gauges));
+        let slot = self.connections.insert(Connection::new(generation, gauges));
         // Connections are limited to far fewer than fit into 32 bits.
         ConnectionId { slot: u32::try_from(slot).unwrap_or(NONE), generation }
     }
@@ -298,7 +298,7 @@ impl JobServer {
     /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
     /// the server's time.
     fn forget_unused_functions(&mut self) -> bool {
-        if self.functions_in_use > self.functions.len() / 8 * 7 {
+        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
             return false;
         }
         let Self { functions, function_names, stats, .. } = self;

@@ -82,6 +82,12 @@ impl JobServer {
         self.connections[connection as usize].sleep = Sleep::Woken { function, serial };
         self.functions[function as usize].waking += 1;
         let deadline_us = now.monotonic_us.saturating_add(self.policy.wake_timeout_us);
+        if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
+            // A connection has at most one that is not answered.
+            let mut noops = std::mem::take(&mut self.noops);
+            noops.retain(|noop| self.is_awaited(noop));
+            self.noops = noops;
+        }
         self.noops.push_back(Noop { deadline_us, connection, serial });
         self.stats.wakeups.set(self.last_noop);
         effects.send(self.id_of(connection), Response::Noop);
@@ -92,14 +98,12 @@ impl JobServer {
     pub(super) fn give_up_noops(&mut self, now: Now, effects: &mut impl Effects) {
         let mut given_up = 0;
         while let Some(noop) = self.noops.front().copied() {
-            let is_answered = !self.connections.get(noop.connection as usize).is_some_and(
-                |connection| matches!(connection.sleep, Sleep::Woken { serial, .. } if serial == noop.serial),
-            );
-            if !is_answered && (noop.deadline_us > now.monotonic_us || given_up == WORK_PER_CALL) {
+            let is_awaited = self.is_awaited(&noop);
+            if is_awaited && (noop.deadline_us > now.monotonic_us || given_up == WORK_PER_CALL) {
                 break;
             }
             self.noops.pop_front();
-            if is_answered {
+            if !is_awaited {
                 continue;
             }
             given_up += 1;
@@ -108,6 +112,13 @@ impl JobServer {
                 self.cover(now, function, effects);
             }
         }
+    }
+
+    /// Whether the NOOP has not been answered yet.
+    fn is_awaited(&self, noop: &Noop) -> bool {
+        self.connections
+            .get(noop.connection as usize)
+            .is_some_and(|connection| matches!(connection.sleep, Sleep::Woken { serial, .. } if serial == noop.serial))
     }
 
     /// Puts an ability of a sleeping connection last among its function's sleepers.

@@ -202,6 +202,9 @@ fn a_function_has_a_name_of_at_most_512_bytes_and_there_are_only_so_many() {
         let answer = wire.text_answer(command);
         assert_eq!(answer, "ERR TOO_MANY_FUNCTIONS Too+many+functions+on+this+server+(max-functions)\r\n");
     }
+    assert_eq!(wire.text_answer("cancel job H:t:2"), "OK\r\n");
+    assert_eq!(wire.text_answer("create function h"), "OK\r\n", "one that is not used makes room");
+    assert_eq!(wire.text("status"), format!("{long}\t1\t0\t0\nh\t0\t0\t0\n.\n"));
 }
 
 #[test]
