@@ -35,6 +35,8 @@ use crate::stats::ConnectionGauges;
 const READ_BUFFER: usize = 64 * 1024;
 /// What a slow reader must take within its time, in bytes. Less is no way to read, but one to hold the server's memory.
 const LEAST_PROGRESS: usize = 16 * 1024;
+/// How many batches of requests a connection may have worked off in a turn. Full of small requests a read holds more.
+const BATCHES_A_TURN: usize = 16;
 /// How much of a long listing is made at a time, in bytes.
 const LISTING_PIECE: usize = 64 * 1024;
 
@@ -347,7 +349,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
         let Self { server, outbox, input, listing, id, limits, .. } = self;
-        act(input, &mut Requests { server, outbox, listing, id: *id, limits })
+        act(input, &mut Requests { server, outbox, listing, id: *id, limits, batches_left: BATCHES_A_TURN })
     }
 }
 
@@ -365,13 +367,16 @@ struct Requests<'a> {
     listing: &'a mut Option<Listing>,
     id: ConnectionId,
     limits: &'a Limits,
+    /// How many batches are worked off before others have their turn.
+    batches_left: usize,
 }
 
 impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
         self.server.hub.apply(self.server.clock.now(), self.id, batch);
         log_requests(batch);
-        has_room(self.outbox, self.limits)
+        self.batches_left = self.batches_left.saturating_sub(1);
+        self.batches_left > 0 && has_room(self.outbox, self.limits)
     }
 
     fn line(&mut self, line: &[u8]) -> bool {
@@ -381,7 +386,8 @@ impl Sink for Requests<'_> {
             Answer::Listing(listing) => *self.listing = Some(listing),
         }
         self.outbox.answer_text(&answer);
-        self.listing.is_none() && has_room(self.outbox, self.limits)
+        // A long answer is a turn's work.
+        self.listing.is_none() && answer.len() < LISTING_PIECE && has_room(self.outbox, self.limits)
     }
 }
 
