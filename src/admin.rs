@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::vec;
 
 use tracing::info;
 
@@ -13,7 +14,12 @@ use crate::job_server::{DropFunction, Now};
 use crate::protocol::FunctionName;
 use crate::protocol::names::{FUNCTION_MAX, write_decimal};
 use crate::protocol::text::{self, AdminCommand};
-use crate::stats::FunctionGauges;
+use crate::stats::{ConnectionGauges, FunctionGauges};
+
+/// How much of a listing is made at a time, in bytes; the line that reaches it is the last.
+const LISTING_PIECE: usize = 64 * 1024;
+/// How often the hub is asked for jobs for one piece: where few of many are left, it may have none to show.
+const PAGES_OF_PIECE: usize = 64;
 
 /// What the text commands need to know of the process.
 pub struct Process {
@@ -36,20 +42,16 @@ pub struct Admin {
     pub process: Process,
 }
 
-/// What is left to do for a command.
+/// A listing that is under way.
 #[derive(Debug)]
-pub enum Answer {
-    /// Nothing: the answer is complete.
-    Complete,
-    /// The answer is a long listing, which [`Admin::go_on`] writes piece by piece.
-    Listing(Listing),
-}
+pub struct Listing(Rest);
 
-/// A listing of jobs that is under way.
+/// What is still to be listed.
 #[derive(Debug)]
-pub struct Listing {
-    place: usize,
-    uniques_only: bool,
+enum Rest {
+    Jobs { place: usize, uniques_only: bool },
+    Connections(vec::IntoIter<Arc<ConnectionGauges>>),
+    Functions { functions: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>, by_priority: bool },
 }
 
 impl Admin {
@@ -58,35 +60,33 @@ impl Admin {
         Self { hub, process }
     }
 
-    /// Appends the answer to a line to `out`, or its beginning.
-    pub fn answer(&self, now: Now, line: &[u8], out: &mut Vec<u8>) -> Answer {
+    /// Appends the answer to a line to `out`. Of a long listing it is the beginning; [`go_on`](Self::go_on) writes the rest.
+    pub fn answer(&self, now: Now, line: &[u8], out: &mut Vec<u8>) -> Option<Listing> {
         match AdminCommand::parse(line, self.process.max_words.load(Ordering::Relaxed)) {
             Ok(AdminCommand::Shutdown { .. }) if !self.process.allow_shutdown.load(Ordering::Relaxed) => {
                 let typed = line.split(|byte| *byte == b' ').next().unwrap_or(line);
                 text::AdminError::UnknownCommand(typed).write(out);
-                Answer::Complete
+                None
             }
-            Ok(command) => self.run(now, command, out),
+            Ok(command) => {
+                let mut listing = Listing(self.run(now, command, out)?);
+                (!self.go_on(&mut listing, out)).then_some(listing)
+            }
             Err(error) => {
                 error.write(out);
-                Answer::Complete
+                None
             }
         }
     }
 
-    fn run(&self, now: Now, command: AdminCommand<'_>, out: &mut Vec<u8>) -> Answer {
+    /// Does what a command says, and answers it unless the answer is a listing.
+    fn run(&self, now: Now, command: AdminCommand<'_>, out: &mut Vec<u8>) -> Option<Rest> {
         match command {
-            AdminCommand::Workers => self.workers(out),
-            AdminCommand::Status => self.functions(out, |gauges, name, out| {
-                text::write_counts(name, &[gauges.total(), gauges.running.get(), gauges.workers.get()], out);
-            }),
-            AdminCommand::PriorityStatus => self.functions(out, |gauges, name, out| {
-                let [high, normal, low] = &gauges.ready;
-                let normal = normal.get() + gauges.scheduled.get();
-                text::write_counts(name, &[high.get(), normal, low.get(), gauges.workers.get()], out);
-            }),
-            AdminCommand::ShowJobs => return Answer::Listing(Listing { place: 0, uniques_only: false }),
-            AdminCommand::ShowUniqueJobs => return Answer::Listing(Listing { place: 0, uniques_only: true }),
+            AdminCommand::Workers => return Some(self.connections()),
+            AdminCommand::Status => return Some(self.functions(false)),
+            AdminCommand::PriorityStatus => return Some(self.functions(true)),
+            AdminCommand::ShowJobs => return Some(Rest::Jobs { place: 0, uniques_only: false }),
+            AdminCommand::ShowUniqueJobs => return Some(Rest::Jobs { place: 0, uniques_only: true }),
             AdminCommand::CancelJob(handle) => {
                 let found = self.hub.cancel_job(now, handle);
                 info!("cancel job {}: {}", handle.escape_ascii(), if found { "done" } else { "no such job" });
@@ -116,58 +116,102 @@ impl Admin {
                 (self.process.shutdown)(graceful);
             }
         }
-        Answer::Complete
+        None
+    }
+
+    fn connections(&self) -> Rest {
+        let mut connections: Vec<_> =
+            self.hub.stats().connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
+        connections.sort_unstable_by_key(|(id, _)| id.generation);
+        let connections: Vec<_> = connections.into_iter().map(|(_, connection)| connection).collect();
+        Rest::Connections(connections.into_iter())
+    }
+
+    fn functions(&self, by_priority: bool) -> Rest {
+        let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
+            self.hub.stats().functions.iter().map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
+        functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Rest::Functions { functions: functions.into_iter(), by_priority }
     }
 
     /// Appends the next piece of a listing. Returns whether it is complete.
     pub fn go_on(&self, listing: &mut Listing, out: &mut Vec<u8>) -> bool {
-        let uniques_only = listing.uniques_only;
-        let next = self.hub.list_jobs(listing.place, |job| {
+        let enough = out.len() + LISTING_PIECE;
+        match &mut listing.0 {
+            Rest::Jobs { place, uniques_only } => {
+                for _ in 0..PAGES_OF_PIECE {
+                    match self.write_jobs(*place, *uniques_only, out) {
+                        Some(next) => *place = next,
+                        None => {
+                            out.extend_from_slice(text::END_OF_LIST);
+                            return true;
+                        }
+                    }
+                    if out.len() >= enough {
+                        break;
+                    }
+                }
+                return false;
+            }
+            Rest::Connections(connections) => {
+                for connection in connections {
+                    write_connection(&connection, out);
+                    if out.len() >= enough {
+                        return false;
+                    }
+                }
+            }
+            Rest::Functions { functions, by_priority } => {
+                for (name, gauges) in functions {
+                    write_function(name.as_bytes(), &gauges, *by_priority, out);
+                    if out.len() >= enough {
+                        return false;
+                    }
+                }
+            }
+        }
+        out.extend_from_slice(text::END_OF_LIST);
+        true
+    }
+
+    /// Returns the place of the jobs that follow.
+    fn write_jobs(&self, place: usize, uniques_only: bool, out: &mut Vec<u8>) -> Option<usize> {
+        self.hub.list_jobs(place, |job| {
             if uniques_only {
                 text::write_name(job.unique, out, false);
                 out.push(b'\n');
             } else {
                 text::write_job(job.handle, job.attempts, job.abandoned, job.background, out);
             }
-        });
-        if let Some(place) = next {
-            listing.place = place;
-            return false;
-        }
-        out.extend_from_slice(text::END_OF_LIST);
-        true
+        })
     }
+}
 
-    fn workers(&self, out: &mut Vec<u8>) {
-        let mut connections: Vec<_> =
-            self.hub.stats().connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
-        connections.sort_unstable_by_key(|(id, _)| id.generation);
-        for (_, connection) in connections {
-            write_decimal(u64::try_from(connection.file_descriptor).unwrap_or(0), out);
+/// A line of `workers`.
+fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) {
+    write_decimal(u64::try_from(connection.file_descriptor).unwrap_or(0), out);
+    out.push(b' ');
+    out.extend_from_slice(connection.peer.as_bytes());
+    out.push(b' ');
+    connection.with_identity(|client_id, functions| {
+        text::write_name(client_id, out, true);
+        out.extend_from_slice(b" :");
+        for function in functions {
             out.push(b' ');
-            out.extend_from_slice(connection.peer.as_bytes());
-            out.push(b' ');
-            connection.with_identity(|client_id, functions| {
-                text::write_name(client_id, out, true);
-                out.extend_from_slice(b" :");
-                for function in functions {
-                    out.push(b' ');
-                    text::write_name(function.as_bytes(), out, true);
-                }
-            });
-            out.push(b'\n');
+            text::write_name(function.as_bytes(), out, true);
         }
-        out.extend_from_slice(text::END_OF_LIST);
-    }
+    });
+    out.push(b'\n');
+}
 
-    fn functions(&self, out: &mut Vec<u8>, write: impl Fn(&FunctionGauges, &[u8], &mut Vec<u8>)) {
-        let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
-            self.hub.stats().functions.iter().map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
-        functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        for (name, gauges) in functions {
-            write(&gauges, name.as_bytes(), out);
-        }
-        out.extend_from_slice(text::END_OF_LIST);
+/// A line of `prioritystatus`, or of `status`.
+fn write_function(name: &[u8], gauges: &FunctionGauges, by_priority: bool, out: &mut Vec<u8>) {
+    if by_priority {
+        let [high, normal, low] = &gauges.ready;
+        let normal = normal.get() + gauges.scheduled.get();
+        text::write_counts(name, &[high.get(), normal, low.get(), gauges.workers.get()], out);
+    } else {
+        text::write_counts(name, &[gauges.total(), gauges.running.get(), gauges.workers.get()], out);
     }
 }
 

@@ -21,7 +21,7 @@ use tracing::{debug, info};
 
 use super::Clock;
 use super::input::{Input, Sink};
-use crate::admin::{Admin, Answer, Listing};
+use crate::admin::{Admin, Listing};
 use crate::hub::Hub;
 use crate::job_server::ConnectionId;
 use crate::log_level::notice;
@@ -37,8 +37,8 @@ const READ_BUFFER: usize = 64 * 1024;
 const LEAST_PROGRESS: usize = 16 * 1024;
 /// How many batches of requests a connection may have worked off in a turn. Full of small requests a read holds more.
 const BATCHES_A_TURN: usize = 16;
-/// How much of a long listing is made at a time, in bytes.
-const LISTING_PIECE: usize = 64 * 1024;
+/// Once so much waits, the next line of text is answered in another turn, in bytes: a short line may have a long answer.
+const TEXT_OF_A_TURN: usize = 256 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
@@ -336,11 +336,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         let Some(listing) = &mut self.listing else {
             return;
         };
-        let mut piece = Vec::with_capacity(LISTING_PIECE);
-        let mut is_complete = false;
-        while !is_complete && piece.len() < LISTING_PIECE {
-            is_complete = self.server.admin.go_on(listing, &mut piece);
-        }
+        let mut piece = Vec::new();
+        let is_complete = self.server.admin.go_on(listing, &mut piece);
         self.outbox.answer_text(&piece);
         if is_complete {
             self.listing = None;
@@ -381,13 +378,9 @@ impl Sink for Requests<'_> {
 
     fn line(&mut self, line: &[u8]) -> bool {
         let mut answer = Vec::new();
-        match self.server.admin.answer(self.server.clock.now(), line, &mut answer) {
-            Answer::Complete => {}
-            Answer::Listing(listing) => *self.listing = Some(listing),
-        }
+        *self.listing = self.server.admin.answer(self.server.clock.now(), line, &mut answer);
         self.outbox.answer_text(&answer);
-        // A long answer is a turn's work.
-        self.listing.is_none() && answer.len() < LISTING_PIECE && has_room(self.outbox, self.limits)
+        self.listing.is_none() && self.outbox.queued() < TEXT_OF_A_TURN && has_room(self.outbox, self.limits)
     }
 }
 

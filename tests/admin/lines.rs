@@ -148,6 +148,31 @@ fn long_listings_of_jobs_are_whole_and_what_was_asked_next_follows() {
 }
 
 #[test]
+fn long_listings_of_functions_and_connections_are_whole_and_in_order() {
+    let server = server(&[]);
+    let names: Vec<String> = (0..900).map(|number| format!("{number:03}{}", "f".repeat(500))).collect();
+    let _workers = [(); 3].map(|()| worker(&server, &names.iter().map(String::as_str).collect::<Vec<_>>()));
+    let mut wire = connect(&server);
+    wire.send_raw(b"status\nprioritystatus\nworkers\nversion\n");
+    wire.finish_sending();
+    let answer = read_to_end(&wire);
+    let mut lists = answer.split("\n.\n");
+    let mut next = || lists.next().unwrap_or_default().lines().collect::<Vec<_>>();
+    for columns in ["0\t0\t3", "0\t0\t0\t3"] {
+        let expected: Vec<_> = names.iter().map(|name| format!("{name}\t{columns}")).collect();
+        assert_eq!(next(), expected);
+    }
+    let connections = next();
+    assert_eq!(connections.len(), 4, "three workers, and who asks");
+    let newest_first: String = names.iter().rev().flat_map(|name| [" ", name]).collect();
+    for line in &connections[..3] {
+        assert!(line.ends_with(&format!(" - :{newest_first}")), "{:.80}", line);
+    }
+    let version = next();
+    assert!(version.len() == 1 && version[0].starts_with("OK "), "{version:?}");
+}
+
+#[test]
 fn a_line_may_come_in_pieces() {
     let server = server(&[]);
     let mut observer = connect(&server);
