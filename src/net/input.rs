@@ -174,7 +174,7 @@ impl Input {
                     return Ok(consumed);
                 }
                 Scan::PartialPacket(size) => {
-                    self.state = partial_packet(rest, size);
+                    self.state = large_packet(rest, size).unwrap_or_else(|| State::Partial(rest.to_vec()));
                     return Ok(bytes.len());
                 }
                 Scan::PartialLine => {
@@ -209,13 +209,10 @@ impl Input {
         match scan(&whole, &self.limits)? {
             // The header is complete, and what it announces may want another way of reading.
             Scan::PartialPacket(size) => {
-                self.state = match partial_packet(&whole, size) {
-                    State::Partial(_) => {
-                        whole.reserve_exact(size - whole.len());
-                        State::Partial(whole)
-                    }
-                    other => other,
-                };
+                self.state = large_packet(&whole, size).unwrap_or_else(|| {
+                    whole.reserve_exact(size - whole.len());
+                    State::Partial(whole)
+                });
             }
             Scan::PartialLine => self.state = State::Partial(whole),
             Scan::Packet { .. } | Scan::Line { .. } | Scan::Oversized(_) => {
@@ -233,17 +230,17 @@ impl Input {
     }
 }
 
-fn partial_packet(part: &[u8], size: usize) -> State {
-    if size >= LARGE_FROM
-        && let Some((header, body)) = part.split_first_chunk::<HEADER_SIZE>()
-        && let Ok(header) = Header::parse(header)
-    {
-        let mut buffer = Vec::new();
-        buffer.reserve_exact((header.length as usize).min(FIRST_LARGE_BUFFER.max(body.len())));
-        buffer.extend_from_slice(body);
-        return State::Large { header, body: buffer };
+/// A part of a packet of `size` bytes, in a buffer of its own if it is large.
+fn large_packet(part: &[u8], size: usize) -> Option<State> {
+    if size < LARGE_FROM {
+        return None;
     }
-    State::Partial(part.to_vec())
+    let (header, body) = part.split_first_chunk::<HEADER_SIZE>()?;
+    let header = Header::parse(header).ok()?;
+    let mut buffer = Vec::new();
+    buffer.reserve_exact((header.length as usize).min(FIRST_LARGE_BUFFER.max(body.len())));
+    buffer.extend_from_slice(body);
+    Some(State::Large { header, body: buffer })
 }
 
 fn parse(header: Header, body: Workload<'_>) -> Result<Request<'_>, PeerError> {
