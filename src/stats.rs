@@ -1,7 +1,8 @@
-//! What the server publishes about itself: written inside the hub's lock, read at any time without it.
+//! What the server publishes about itself, read at any time without a lock.
 //!
-//! Every number here has one writer at a time, the holder of the lock, so plain relaxed loads and stores are enough.
-//! Readers may see one number a moment older than another; none of them is ever torn.
+//! What tells of jobs, functions and workers has one writer at a time, the holder of the hub's lock, so plain relaxed
+//! loads and stores are enough. What counts connections and locks is added to by whoever is there. Readers may see one
+//! number a moment older than another; none of them is ever torn.
 
 use std::collections::hash_map::RandomState;
 use std::sync::atomic::{AtomicU64, Ordering};
