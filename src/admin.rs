@@ -140,13 +140,11 @@ impl Admin {
         match &mut listing.0 {
             Rest::Jobs { place, uniques_only } => {
                 for _ in 0..PAGES_OF_PIECE {
-                    match self.write_jobs(*place, *uniques_only, out) {
-                        Some(next) => *place = next,
-                        None => {
-                            out.extend_from_slice(text::END_OF_LIST);
-                            return true;
-                        }
-                    }
+                    let Some(next) = self.write_jobs(*place, *uniques_only, out) else {
+                        out.extend_from_slice(text::END_OF_LIST);
+                        return true;
+                    };
+                    *place = next;
                     if out.len() >= enough {
                         break;
                     }

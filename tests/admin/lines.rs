@@ -166,7 +166,7 @@ fn long_listings_of_functions_and_connections_are_whole_and_in_order() {
     assert_eq!(connections.len(), 4, "three workers, and who asks");
     let newest_first: String = names.iter().rev().flat_map(|name| [" ", name]).collect();
     for line in &connections[..3] {
-        assert!(line.ends_with(&format!(" - :{newest_first}")), "{:.80}", line);
+        assert!(line.ends_with(&format!(" - :{newest_first}")), "{line:.80}");
     }
     let version = next();
     assert!(version.len() == 1 && version[0].starts_with("OK "), "{version:?}");
