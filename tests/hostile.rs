@@ -62,6 +62,7 @@ fn trials() -> Vec<Trial> {
         any("one_byte_at_a_time", crowds::one_byte_at_a_time),
         any("echoes_never_read", readers::echoes_never_read),
         any("results_never_read", readers::results_never_read),
+        any("large_results_at_once", readers::large_results_at_once),
         any("listings_never_read", readers::listings_never_read),
         any("a_long_listing_never_read", readers::a_long_listing_never_read),
         any("slow_but_steady", readers::slow_but_steady),

@@ -233,7 +233,10 @@ pub struct Limits {
     pub max_connections: usize,
 
     /// Most bytes that wait for one slow reader; beyond it the connection is closed
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = value::bytes::<KIB, { 1024 * GIB }>)]
+    ///
+    /// It has room for what many workers may answer to one client at the same moment: that is more than anybody can
+    /// read at once. A reader that takes nothing is closed by --write-timeout, however little waits for it.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = value::bytes::<KIB, { 1024 * GIB }>)]
     pub max_output: u64,
 
     /// Most jobs, queued and running together

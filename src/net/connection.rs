@@ -37,6 +37,8 @@ const READ_BUFFER: usize = 64 * 1024;
 const LEAST_PROGRESS: usize = 16 * 1024;
 /// How many batches of requests a connection may have worked off in a turn. Full of small requests a read holds more.
 const BATCHES_A_TURN: usize = 16;
+/// Once so much waits for a connection, in bytes, it must read before its next request is: answers to itself need no more.
+const ANSWERS_MAX: usize = 48 * 1024 * 1024;
 /// Once so much waits, the next line of text is answered in another turn, in bytes: a short line may have a long answer.
 const TEXT_OF_A_TURN: usize = 256 * 1024;
 
@@ -350,11 +352,11 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 }
 
-/// A connection may make this much of its output's limit before it is not read from any more: three quarters.
+/// A connection may make so much of its output, and three quarters of its limit, before it is not read from any more.
 ///
 /// Then it is for its peer to read. That others have to say something to it does not stop there.
 fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
-    outbox.queued() < limits.output / 4 * 3
+    outbox.queued() < ANSWERS_MAX.min(limits.output / 4 * 3)
 }
 
 /// Works off what a connection has sent.

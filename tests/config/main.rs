@@ -111,7 +111,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.log.log_file, LogTarget::File("/var/log/gearmand.log".into()));
     assert_eq!(config.log.verbose, Level::Error);
     assert_eq!(config.limits.max_packet_size, 64 << 20);
-    assert_eq!(config.limits.max_output, 64 << 20);
+    assert_eq!(config.limits.max_output, 1 << 30);
     assert_eq!(config.limits.max_connections, 65_536);
     assert_eq!(config.limits.max_jobs, 100_000_000);
     assert_eq!(config.timeouts.handshake_timeout, None);
@@ -304,9 +304,9 @@ fn variables_are_checked_and_misspelt_ones_mentioned() {
 
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
-    let error = World::new(&["--max-packet-size", "256m"]).error();
-    assert_parts(&error, &["command line", "max-output (64 MiB)", "max-packet-size (256 MiB)", "raise max-output"]);
-    World::new(&["--max-packet-size", "256m", "--max-output=256MiB"]).config();
+    let error = World::new(&["--max-packet-size", "2g"]).error();
+    assert_parts(&error, &["command line", "max-output (1 GiB)", "max-packet-size (2 GiB)", "raise max-output"]);
+    World::new(&["--max-packet-size", "2g", "--max-output=2GiB"]).config();
     let warnings = World::new(&["-d", "-l", "stderr"]).warnings();
     assert_parts(&warnings[0], &["--daemon", "--log-file stderr"]);
     assert_parts(&World::new(&["-j0"]).warnings()[0], &["--job-retries 0", "without end", "-1"]);

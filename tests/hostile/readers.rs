@@ -10,7 +10,7 @@ use crate::common::{DEADLINE, Wire, wait_for};
 use crate::watched::{HEAP_KIB, RETAINED_KIB, Watched};
 
 const MIB: usize = 1 << 20;
-/// The default of `--max-output`.
+/// More than this never waits for a connection that asks and does not read; also a limit that these tests set.
 const MAX_OUTPUT_KIB: u64 = 64 * 1024;
 /// Short, so that the test need not wait for long.
 const WRITE_TIMEOUT: [&str; 2] = ["--write-timeout", "1s"];
@@ -61,7 +61,7 @@ pub(crate) fn echoes_never_read() {
 pub(crate) fn results_never_read() {
     const JOBS: usize = 300;
     // The limit alone ends it.
-    let server = Watched::start(&["--write-timeout", "0"]);
+    let server = Watched::start(&["--write-timeout", "0", "--max-output", "64MiB"]);
     server.reset_peak();
     let mut worker = server.connect();
     worker.send(packet::CAN_DO, b"large");
@@ -90,6 +90,35 @@ pub(crate) fn results_never_read() {
     wait_for("the end of the client", || (server.connections() == 1).then_some(()));
     assert_peak(&server, MAX_OUTPUT_KIB + 2 * 1024 + RETAINED_KIB);
     drop((client, worker));
+    server.assert_recovered(RETAINED_KIB + HEAP_KIB);
+}
+
+/// Workers that finish together owe their client more than it can read at once: it is not slow, and gets everything.
+pub(crate) fn large_results_at_once() {
+    const WORKERS: usize = 8;
+    let server = Watched::start(&[]);
+    let mut client = server.connect();
+    client.send_raw(&request(packet::SUBMIT_JOB, &body(&[b"large", b"", b""])).repeat(WORKERS));
+    (0..WORKERS).for_each(|_| drop(client.expect_type(packet::JOB_CREATED)));
+    let result = vec![b'r'; 32 * MIB];
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            let mut worker = server.connect();
+            worker.send(packet::CAN_DO, b"large");
+            worker.send(packet::GRAB_JOB, b"");
+            let assigned = worker.expect_type(packet::JOB_ASSIGN);
+            let handle = assigned.split(|byte| *byte == 0).next().expect("a handle").to_vec();
+            let result = &result;
+            scope.spawn(move || {
+                worker.send(packet::WORK_COMPLETE, &body(&[&handle, result]));
+                worker.expect_nothing();
+            });
+        }
+        for _ in 0..WORKERS {
+            assert!(client.expect_type(packet::WORK_COMPLETE).ends_with(&result));
+        }
+    });
+    drop(client);
     server.assert_recovered(RETAINED_KIB + HEAP_KIB);
 }
 
