@@ -119,7 +119,8 @@ pub(crate) fn large_results_at_once() {
         }
     });
     drop(client);
-    server.assert_recovered(RETAINED_KIB + HEAP_KIB);
+    // Each result began in a buffer of 1 MiB, which may have left free memory between what is in use.
+    server.assert_recovered(RETAINED_KIB + HEAP_KIB + WORKERS as u64 * 1100);
 }
 
 /// Listings asked for without end and never read, of jobs and of connections.
