@@ -46,30 +46,52 @@ pub(super) struct Job {
     reducer_length: u8,
 }
 
-/// The bytes of a job.
-#[derive(Debug)]
-enum Body {
-    /// Unique id, reducer and workload in one allocation of exactly their size.
+/// The bytes of a job: unique id and reducer, one behind the other, and the workload.
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    /// All in one allocation of exactly their size.
     Small(Box<[u8]>),
     Large(Box<LargeBody>),
 }
 
-#[derive(Debug)]
-struct LargeBody {
-    unique_and_reducer: Box<[u8]>,
+#[derive(Clone, Debug)]
+pub(super) struct LargeBody {
+    head: Box<[u8]>,
     workload: Bytes,
+}
+
+impl Body {
+    /// Copies what cannot be shared.
+    pub(super) fn new(unique: &[u8], reducer: &[u8], workload: Workload<'_>) -> Self {
+        match workload.share() {
+            Some(workload) => {
+                Self::Large(Box::new(LargeBody { head: [unique, reducer].concat().into_boxed_slice(), workload }))
+            }
+            None => Self::Small([unique, reducer, workload.as_bytes()].concat().into_boxed_slice()),
+        }
+    }
+
+    /// Begins with the unique id and the reducer.
+    pub(super) fn head(&self) -> &[u8] {
+        match self {
+            Self::Small(bytes) => bytes,
+            Self::Large(large) => &large.head,
+        }
+    }
+
+    /// What follows the unique id and the reducer, which have `head_length` bytes.
+    pub(super) fn workload(&self, head_length: usize) -> Workload<'_> {
+        match self {
+            Self::Small(bytes) => Workload::borrowed(&bytes[head_length..]),
+            Self::Large(large) => Workload::shared(&large.workload, &large.workload),
+        }
+    }
 }
 
 impl Job {
     fn new(number: u64, function: u32, submission: &Submission<'_>, hash: u32) -> Self {
         let Submission { unique, reducer, workload, .. } = *submission;
-        let body = match workload.share() {
-            Some(workload) => Body::Large(Box::new(LargeBody {
-                unique_and_reducer: [unique, reducer].concat().into_boxed_slice(),
-                workload,
-            })),
-            None => Body::Small([unique, reducer, workload.as_bytes()].concat().into_boxed_slice()),
-        };
+        let body = Body::new(unique, reducer, workload);
         Self {
             number,
             body,
@@ -88,32 +110,20 @@ impl Job {
     }
 
     pub(super) fn unique(&self) -> &[u8] {
-        &self.head()[..usize::from(self.unique_length)]
+        &self.body.head()[..usize::from(self.unique_length)]
     }
 
     pub(super) fn reducer(&self) -> &[u8] {
         let start = usize::from(self.unique_length);
-        &self.head()[start..start + usize::from(self.reducer_length)]
+        &self.body.head()[start..start + usize::from(self.reducer_length)]
     }
 
     pub(super) fn workload(&self) -> Workload<'_> {
-        match &self.body {
-            Body::Small(bytes) => {
-                Workload::borrowed(&bytes[usize::from(self.unique_length) + usize::from(self.reducer_length)..])
-            }
-            Body::Large(large) => Workload::shared(&large.workload, &large.workload),
-        }
+        self.body.workload(usize::from(self.unique_length) + usize::from(self.reducer_length))
     }
 
     pub(super) fn handle<'a>(&self, prefix: &'a str) -> JobHandle<'a> {
         JobHandle { prefix, number: self.number }
-    }
-
-    fn head(&self) -> &[u8] {
-        match &self.body {
-            Body::Small(bytes) => bytes,
-            Body::Large(large) => &large.unique_and_reducer,
-        }
     }
 }
 

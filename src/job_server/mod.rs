@@ -24,6 +24,7 @@ mod invariants;
 mod job;
 mod policy;
 mod query;
+mod stored;
 mod submit;
 mod wake;
 mod work;
@@ -37,6 +38,7 @@ use slab::Slab;
 pub use self::effects::{Effects, Event};
 pub use self::policy::Policy;
 pub use self::query::{DropFunction, JobView};
+pub use self::stored::{Durability, FORMAT, JobKey, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts};
 
 use self::connection::{Ability, Connection, Run, Wait};
 use self::function::Function;

@@ -10,8 +10,8 @@ const LAYERS: &[&[&str]] = &[
     &["log_level", "protocol", "stats", "config"],
     // The pure state machine.
     &["job_server"],
-    // The one lock around it, the output that it fills, the text commands.
-    &["outbox", "hub", "admin"],
+    // The one lock around it, the output that it fills, the stores, the text commands.
+    &["outbox", "store", "hub", "admin"],
     // The outside world.
     &["process", "net", "client"],
     // Assembly.

@@ -1,0 +1,106 @@
+//! Where background jobs are kept so that they outlive the process: one trait, a writer in front of it, a file for each
+//! kind of store.
+//!
+//! A store is plain and blocking: it is called by one thread, the [`writer`], which is the only one that ever touches the
+//! disk or the database. That thread gathers what has come in while it was busy into one [`Changes`], so a store need
+//! only be good at committing many changes at once.
+
+pub mod location;
+pub mod writer;
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::job_server::{JobKey, StoreFailure, StoredJob};
+
+/// What is changed in one transaction, in this order: removed, added, attempts set. No job is both removed and added.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Jobs that have ended. One that is not there is no error.
+    pub removes: Vec<JobKey>,
+    /// New jobs.
+    pub adds: Vec<StoredJob>,
+    /// Jobs and how often a worker was lost with them. One that is not there is no error.
+    pub attempts: Vec<(JobKey, u16)>,
+    /// The highest number that was given to any job, kept or not: the next start goes on from there. 0 for unchanged.
+    pub last_number: u64,
+    /// Whether all of it, and everything that was committed before, must be on the disk when this is done; otherwise it is
+    /// enough that it outlives the process.
+    pub sync: bool,
+}
+
+/// Whether a store's reader still wants workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workloads {
+    /// With the next jobs too.
+    Wanted,
+    /// The next jobs may come with an empty workload: it is loaded when it is needed.
+    Unwanted,
+}
+
+/// What was read back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// How many jobs.
+    pub jobs: u64,
+    /// How many entries made no sense and were set aside, where the operator can look at them.
+    pub set_aside: u64,
+    /// The highest number that was ever given to a job, as far as is known.
+    pub last_number: u64,
+}
+
+/// A place where jobs are kept.
+///
+/// Each call finds its own way back after a failure of an earlier one: it opens the file anew, or connects anew, before
+/// it does anything else. A store never tries the same handle again after a failed sync, and never waits without a bound.
+pub trait Store: Send {
+    /// Reads all jobs in the order of their numbers, and hands them to `take`, which says whether it wants workloads with
+    /// those that follow. The second argument of `take` says whether this job came with its workload.
+    ///
+    /// An entry that makes no sense is set aside and counted; it is never the reason to fail.
+    ///
+    /// # Errors
+    /// Where the store as a whole cannot be read.
+    fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError>;
+
+    /// Makes the changes in one transaction: all of them or none. Empty changes still write something, so that they show
+    /// whether the store works.
+    ///
+    /// # Errors
+    /// Then it is not known whether they were made: the writer removes afterwards what it could not add.
+    fn commit(&mut self, changes: &Changes) -> Result<(), StoreError>;
+
+    /// Reads the workloads of jobs, in their order; `None` for one that is not there.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError>;
+}
+
+/// Whether a job was read with its workload.
+pub type HasWorkload = bool;
+
+/// What went wrong with a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreError {
+    /// What clients are told.
+    pub failure: StoreFailure,
+    /// What the operator is told: what failed, where, and what to do.
+    pub text: String,
+}
+
+impl StoreError {
+    /// An error with its text.
+    pub fn new(failure: StoreFailure, text: impl Into<String>) -> Self {
+        Self { failure, text: text.into() }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for StoreError {}
