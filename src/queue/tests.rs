@@ -217,8 +217,8 @@ fn jobs_that_are_there_are_not_copied_again() {
 /// Imports with a fault, then without; answers whether the fault was met.
 fn interrupted(on_source: bool, fault: Fault, there: &[StoredJob]) -> bool {
     let (source, target) = (Fake::new(assorted()), Fake::new(there.to_vec()));
-    let (fault_here, fault_there) = if on_source { (fault, Fault::None) } else { (Fault::None, fault) };
-    let first = import(&mut source.again(fault_here), &mut target.again(fault_there), false);
+    let (first, second) = if on_source { (fault, Fault::None) } else { (Fault::None, fault) };
+    let first = import(&mut source.again(first), &mut target.again(second), false);
     let mut both = all_contents(&source.jobs());
     both.extend(all_contents(&target.jobs()));
     let assorted = all_contents(&assorted());
