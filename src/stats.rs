@@ -46,7 +46,7 @@ impl Gauge {
 #[derive(Debug, Default)]
 pub struct FunctionGauges {
     /// Jobs that wait for a worker, by priority.
-    pub ready: [Gauge; 3],
+    pub queued: [Gauge; 3],
     /// Jobs that are not due yet. They all have normal priority.
     pub scheduled: Gauge,
     /// Jobs that workers have.
@@ -58,7 +58,7 @@ pub struct FunctionGauges {
 impl FunctionGauges {
     /// All jobs of the function, running ones included: the second column of `status`.
     pub fn total(&self) -> u64 {
-        self.ready.iter().map(Gauge::get).sum::<u64>() + self.scheduled.get() + self.running.get()
+        self.queued.iter().map(Gauge::get).sum::<u64>() + self.scheduled.get() + self.running.get()
     }
 }
 

@@ -6,6 +6,7 @@
 //! only be good at committing many changes at once.
 
 pub mod location;
+pub mod queue;
 pub mod writer;
 
 use std::fmt;
