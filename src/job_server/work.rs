@@ -381,6 +381,9 @@ impl JobServer {
         self.uncount(slot);
         self.remove_run(run);
         self.functions[function].running -= 1;
+        // In no list, until it is in that of ready jobs.
+        self.jobs.get_mut(slot).state = JobState::Scheduled;
+        self.count(slot);
         self.make_ready_now(now, slot, effects);
     }
 }
