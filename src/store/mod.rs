@@ -6,6 +6,8 @@
 //! only be good at committing many changes at once.
 
 pub mod location;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 pub mod writer;
 
 use std::fmt;
@@ -76,6 +78,14 @@ pub trait Store: Send {
     /// # Errors
     /// Where the store cannot be read.
     fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError>;
+
+    /// Housekeeping, called after a commit was reported: what need not be waited for.
+    ///
+    /// # Errors
+    /// Where it fails. What was committed stays committed.
+    fn idle(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// Whether a job was read with its workload.
