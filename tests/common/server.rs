@@ -253,6 +253,8 @@ fn spawn(mut command: Command, directory: &TempDir) -> Child {
             command.env_remove(name);
         }
     }
+    // Where a server of ours keeps its queue, so that a restart finds it.
+    command.env("STATE_DIRECTORY", directory.path());
     let log = File::options().create(true).append(true).open(log_path(directory)).expect("a log file");
     command
         .stdin(Stdio::null())
