@@ -201,7 +201,12 @@ impl Import<'_> {
         self.bar.set_length(here.jobs);
         self.bar.set_style(style("{wide_bar} {pos}/{len} jobs, {rate}, {eta} left"));
         let there = self.look_at_target()?;
+        // Whoever gives the next handle must not give one that the source gave for a job that is gone.
+        let last_number = here.last_number;
         if here.jobs == 0 && there.mark.is_none() {
+            if last_number > there.last_number {
+                self.target.commit(&Changes { last_number, sync: true, ..Changes::default() })?;
+            }
             return Ok(Moved { set_aside: here.set_aside, ..Moved::default() });
         }
         let before = there.jobs;
@@ -212,7 +217,7 @@ impl Import<'_> {
         if !self.keep {
             moved.removed = self.empty_source(here.jobs)?;
         }
-        self.target.commit(&Changes { removes: vec![mark], sync: true, ..Changes::default() })?;
+        self.target.commit(&Changes { removes: vec![mark], last_number, sync: true, ..Changes::default() })?;
         Ok(moved)
     }
 

@@ -202,6 +202,16 @@ fn numbers_go_on_after_those_that_were_given() {
 }
 
 #[test]
+fn handles_that_the_source_gave_are_not_given_again() {
+    for jobs in [assorted(), Vec::new()] {
+        let (mut source, mut target) = (Fake::new(jobs), Fake::new(Vec::new()));
+        source.kept.lock().unwrap().last_number = 1000;
+        import(&mut source, &mut target, false).unwrap();
+        assert!(target.kept.lock().unwrap().last_number >= 1000);
+    }
+}
+
+#[test]
 fn jobs_that_are_there_are_not_copied_again() {
     let there = vec![job(30, "mail", "order-1", b"another"), with(&assorted()[5], 11, b"")];
     let (mut source, mut target) = (Fake::new(assorted()), Fake::new(there));
