@@ -7,6 +7,7 @@
 use std::io::{self, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -298,43 +299,20 @@ impl Import<'_> {
     }
 
     /// Copies all jobs that the target does not have.
+    ///
+    /// The source is read on a thread of its own: it may call back from within a runtime of its own, in which the target
+    /// could not start another. While a batch is committed the next one is read.
     fn copy(&mut self, there: Survey) -> Result<Moved, ToolError> {
-        let Survey { mut copies, mut last_number, .. } = there;
-        let mut moved = Moved::default();
-        let mut failure: Option<ToolError> = None;
-        let mut batch = Changes { sync: true, ..Changes::default() };
-        let mut bytes = 0;
         let (source, target, bar, batch_jobs) = (&mut *self.source, &mut *self.target, self.bar, self.batch_jobs);
-        source.replay(&mut |mut job, has_workload| {
-            if failure.is_some() {
-                return Workloads::Unwanted;
-            }
-            if !has_workload {
-                failure = Some(ToolError::Store(format!("the source gives job {} without its workload", job.handle())));
-                return Workloads::Unwanted;
-            }
-            bar.inc(1);
-            if copies.has(&job) {
-                moved.known += 1;
-                return Workloads::Wanted;
-            }
-            last_number = job.number.max(last_number + 1);
-            job.number = last_number;
-            bytes += job.workload().len();
-            batch.adds.push(job);
-            batch.last_number = last_number;
-            moved.copied += 1;
-            if batch.adds.len() >= batch_jobs || bytes >= BATCH_BYTES {
-                failure = target.commit(&batch).err().map(ToolError::from);
-                batch.adds.clear();
-                bytes = 0;
-            }
-            Workloads::Wanted
-        })?;
-        if failure.is_none() && !batch.adds.is_empty() {
-            failure = target.commit(&batch).err().map(ToolError::from);
-        }
-        failure.map_or(Ok(moved), Err)
+        let (sender, batches) = mpsc::sync_channel(1);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || read(source, there, batch_jobs, bar, &sender));
+            // The reader ends when nobody takes its batches any more.
+            let committed = batches.into_iter().try_for_each(|batch| target.commit(&batch));
+            let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            committed?;
+            read
+        })
     }
 
     /// Counts the jobs of the target.
@@ -383,6 +361,52 @@ impl Import<'_> {
             }
         }
     }
+}
+
+/// Reads all jobs, and sends those that the target does not have, with new numbers and in batches.
+fn read(
+    source: &mut dyn Store,
+    there: Survey,
+    batch_jobs: usize,
+    bar: &ProgressBar,
+    sender: &SyncSender<Changes>,
+) -> Result<Moved, ToolError> {
+    let Survey { mut copies, mut last_number, .. } = there;
+    let mut moved = Moved::default();
+    let mut failure = None;
+    let mut is_wanted = true;
+    let (mut adds, mut bytes) = (Vec::new(), 0);
+    let send = |adds: &mut Vec<StoredJob>, last_number| {
+        sender.send(Changes { adds: std::mem::take(adds), last_number, sync: true, ..Changes::default() }).is_ok()
+    };
+    source.replay(&mut |mut job, has_workload| {
+        if !has_workload && is_wanted {
+            failure = Some(format!("the source gives job {} without its workload", job.handle()));
+            is_wanted = false;
+        }
+        if !is_wanted {
+            return Workloads::Unwanted;
+        }
+        bar.inc(1);
+        if copies.has(&job) {
+            moved.known += 1;
+            return Workloads::Wanted;
+        }
+        last_number = job.number.max(last_number + 1);
+        job.number = last_number;
+        bytes += job.workload().len();
+        adds.push(job);
+        moved.copied += 1;
+        if adds.len() >= batch_jobs || bytes >= BATCH_BYTES {
+            bytes = 0;
+            is_wanted = send(&mut adds, last_number);
+        }
+        Workloads::Wanted
+    })?;
+    if is_wanted && !adds.is_empty() {
+        send(&mut adds, last_number);
+    }
+    failure.map_or(Ok(moved), |text| Err(ToolError::Store(text)))
 }
 
 impl Mark {
