@@ -105,6 +105,14 @@ pub(super) fn check_version(connection: &Connection) -> Result<u32, Trouble> {
     }
 }
 
+/// Refuses a table of the queue's name that is something else.
+///
+/// # Errors
+/// Then, with what it is.
+pub(super) fn check_table(connection: &Connection, queue: &str) -> Result<(), Trouble> {
+    Found::read(connection, queue).map(drop)
+}
+
 /// The highest number that was ever given to a job of this queue, as far as the file says.
 pub(super) fn last_number(connection: &Connection, queue: &str) -> Result<u64, rusqlite::Error> {
     let known = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'gearman_meta'")?.exists([])?;

@@ -65,6 +65,8 @@ pub(super) fn scan(
             break;
         }
     }
+    // Nothing of what was read is read soon again.
+    connection.execute_batch("PRAGMA shrink_memory")?;
     replayed.set_aside = senseless.len() as u64;
     Ok(Found { replayed, senseless })
 }
