@@ -81,13 +81,15 @@ impl Store for Fake {
         let kept = self.kept.lock().unwrap().clone();
         let jobs = u64::try_from(kept.jobs.len()).unwrap();
         let mut wanted = Workloads::Wanted;
-        for mut job in kept.jobs.into_values() {
-            let has_workload = wanted == Workloads::Wanted;
-            if !has_workload {
-                job = with(&job, job.number, b"");
+        in_runtime(|| {
+            for mut job in kept.jobs.into_values() {
+                let has_workload = wanted == Workloads::Wanted;
+                if !has_workload {
+                    job = with(&job, job.number, b"");
+                }
+                wanted = take(job, has_workload);
             }
-            wanted = take(job, has_workload);
-        }
+        });
         Ok(Replayed { jobs, set_aside: kept.set_aside, last_number: kept.last_number })
     }
 
@@ -98,7 +100,7 @@ impl Store for Fake {
         if self.fault == Fault::Refuses(number) {
             return Err(StoreError::new(StoreFailure::Full, "the disk is full"));
         }
-        self.apply(changes);
+        in_runtime(|| self.apply(changes));
         if self.fault == Fault::LosesAnswer(number) {
             return Err(StoreError::new(StoreFailure::Unreachable, "the connection is lost"));
         }
@@ -108,6 +110,11 @@ impl Store for Fake {
     fn load(&mut self, _: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
         unreachable!("the tools read workloads with their jobs")
     }
+}
+
+/// Does something as the drivers of databases do: within a runtime, where no other can be started.
+fn in_runtime<T>(action: impl FnOnce() -> T) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async { action() })
 }
 
 fn job(number: u64, function: &str, unique: &str, workload: &[u8]) -> StoredJob {
