@@ -81,8 +81,16 @@ impl Location {
     /// # Errors
     /// What could not be opened, why, and what to do.
     pub fn open(&self, access: Access, prefix: &Arc<str>) -> Result<Box<dyn Store>, StoreError> {
-        let _ = (access, prefix);
         match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres { conninfo, table } => {
+                Ok(Box::new(super::postgres::Postgres::open(conninfo, table, access, prefix)?))
+            }
+            #[cfg(feature = "mysql")]
+            Self::Mysql { .. } => Ok(Box::new(super::mysql::Mysql::open(self, access, prefix)?)),
+            #[cfg(feature = "redis")]
+            Self::Redis { .. } => Ok(Box::new(super::redis::Redis::open(self, access, prefix)?)),
+            #[allow(unreachable_patterns, reason = "which of them are left depends on the features")]
             Self::Sqlite { .. } | Self::Postgres { .. } | Self::Mysql { .. } | Self::Redis { .. } => {
                 Err(StoreError::new(StoreFailure::Unreachable, format!("{self}: this build has no such store")))
             }
