@@ -44,6 +44,7 @@ pub(crate) fn run(database: &mut dyn Database) {
     newer(database);
     refused(database);
     debian::takeover(database);
+    debian::give_back(database);
     crash(database);
 }
 
@@ -89,7 +90,8 @@ fn zoo() -> Vec<TestJob> {
     zoo
 }
 
-fn round_trip(location: &Location) {
+/// Everything that a job is made of comes back.
+pub(crate) fn round_trip(location: &Location) {
     let zoo = zoo();
     let mut store = open(location, Access::Own);
     let (jobs, replayed) = read(&mut *store);

@@ -104,3 +104,22 @@ fn same(jobs: &[TestJob], expected: &BTreeSet<Kept>) {
     assert!(missing.is_empty() && strange.is_empty(), "missing: {missing:?}\nstrange: {strange:?}");
     assert_eq!(jobs.len(), expected.len());
 }
+
+/// Writes a queue, and lets C++ gearmand take it back: it must start, and see every job.
+pub(crate) fn give_back(database: &dyn Database) {
+    let name = "give_back";
+    let jobs = [
+        TestJob::new(1, "plain", "u1", b"one"),
+        TestJob::new(2, "plain", "", b"two"),
+        TestJob::new(3, "plain", "u3", b""),
+        TestJob { priority: Priority::Low, ..TestJob::new(4, "other", "u4", b"four") },
+        TestJob { due_s: 5_000_000_000, ..TestJob::new(5, "late", "u5", b"due in 2128") },
+    ];
+    open(&database.location(name), Access::Own).commit(&adding(&jobs)).unwrap();
+    let options = database.debian_options(name);
+    let server = Server::debian(&options.iter().map(String::as_str).collect::<Vec<_>>());
+    let status = Wire::connect(server.addr()).text("status");
+    for line in ["plain\t3\t0\t0\n", "other\t1\t0\t0\n", "late\t1\t0\t0\n"] {
+        assert!(status.contains(line), "{status}\n{}", server.log());
+    }
+}
