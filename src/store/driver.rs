@@ -17,6 +17,8 @@ pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 pub(super) const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
 /// How long an answer may take: longer than a statement may, so that the database's own word is heard first.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(35);
+/// How long to wait for the lock on a queue: a database may take a moment to notice that the last server has gone.
+pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(3);
 /// A connection that was not used for so long is asked whether it still works before anything depends on it: firewalls
 /// and databases close idle connections.
 pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(10);

@@ -71,7 +71,8 @@ impl Entry<'_> {
         } else if self.flags & WORKLOAD_IS_UNIQUE != 0 {
             b"-"
         } else {
-            self.unique
+            // Where C++ gearmand was sent 64 bytes, it may have kept 63 and a NUL, which no unique id has.
+            self.unique.strip_suffix(b"\0").unwrap_or(self.unique)
         };
         let parts = StoredParts {
             number,

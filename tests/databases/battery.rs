@@ -5,7 +5,7 @@ use gearmand::protocol::Priority;
 use gearmand::store::location::{Access, Location};
 use gearmand::store::{Changes, Workloads};
 
-use super::debian;
+use super::debian::{self, Kept};
 use super::jobs::{TestJob, adding, assert_same, open, read, try_open};
 
 /// A database that is tried.
@@ -16,8 +16,18 @@ pub(crate) trait Database {
     fn debian_options(&self, name: &str) -> Vec<String>;
     /// What C++ gearmand's options and the store's errors call it.
     fn word(&self) -> &'static str;
+    /// What becomes of a function and a unique id when C++ gearmand has kept them.
+    fn debian_names<'a>(&self, function: &'a str, unique: &'a str) -> (&'a str, &'a str) {
+        (function, &unique[..unique.len().min(63)])
+    }
     /// Whether it keeps due times when C++ gearmand writes them.
     fn debian_keeps_due_times(&self) -> bool;
+    /// Whether C++ gearmand can read what this server writes.
+    fn debian_takes_back(&self) -> bool {
+        true
+    }
+    /// Puts what other versions of C++ gearmand would have left beside what Debian's has left in this queue.
+    fn put_beside(&self, name: &str) -> Vec<Kept>;
     /// Makes entries of this queue senseless: of the jobs 1 to 3 that are there, 1 and 3.
     fn spoil(&self, name: &str);
     /// How many entries of this queue were set aside, as the operator finds them.
@@ -44,7 +54,9 @@ pub(crate) fn run(database: &mut dyn Database) {
     newer(database);
     refused(database);
     debian::takeover(database);
-    debian::give_back(database);
+    if database.debian_takes_back() {
+        debian::give_back(database);
+    }
     crash(database);
 }
 

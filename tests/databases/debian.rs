@@ -10,6 +10,8 @@ use super::battery::Database;
 use super::common::{Server, Wire, packet};
 use super::jobs::{TestJob, adding, open, read};
 
+/// C++ gearmand keeps 63 of these.
+const SIXTY_FOUR: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdeX";
 const DUE_S: u64 = 2_000_000_000;
 
 /// A submission: packet, function, unique id, due time where the packet has one, workload.
@@ -28,11 +30,12 @@ const SUBMISSIONS: &[Submission<'static>] = &[
     (packet::SUBMIT_JOB_BG, "with-hyphens", "u9", None, b"hyphens in the function"),
     (packet::SUBMIT_JOB_BG, "plain", "hyphens-in-unique", None, b"hyphens in the unique id"),
     (packet::SUBMIT_JOB_BG, "quote'd", "it's", None, b"quotes"),
+    (packet::SUBMIT_JOB_BG, "plain", SIXTY_FOUR, None, b"the longest unique id"),
     (packet::SUBMIT_JOB_EPOCH, "later", "u12", Some(DUE_S), b"due in 2033"),
 ];
 
 /// What of a job must survive.
-type Kept = (Vec<u8>, Vec<u8>, Priority, u64, Vec<u8>);
+pub(crate) type Kept = (Vec<u8>, Vec<u8>, Priority, u64, Vec<u8>);
 
 /// Lets C++ gearmand write a queue, and takes it over.
 pub(crate) fn takeover(database: &dyn Database) {
@@ -59,9 +62,11 @@ pub(crate) fn takeover(database: &dyn Database) {
             packet::SUBMIT_JOB_LOW_BG => Priority::Low,
             _ => Priority::Normal,
         };
+        let (function, unique) = database.debian_names(function, unique);
         expected.insert(kept_of(function.as_bytes(), unique.as_bytes(), priority, due.unwrap_or(0), workload));
     }
     server.terminate();
+    expected.extend(database.put_beside(name));
     let location = database.location(name);
     // Looking first changes nothing of what is taken over afterwards.
     let (jobs, replayed) = read(&mut *open(&location, Access::Read));
@@ -91,7 +96,8 @@ pub(crate) fn takeover(database: &dyn Database) {
     }
 }
 
-fn kept_of(function: &[u8], unique: &[u8], priority: Priority, due_s: u64, workload: &[u8]) -> Kept {
+/// The parts of a job that must survive.
+pub(crate) fn kept_of(function: &[u8], unique: &[u8], priority: Priority, due_s: u64, workload: &[u8]) -> Kept {
     (function.to_vec(), unique.to_vec(), priority, due_s, workload.to_vec())
 }
 

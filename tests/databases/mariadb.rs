@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use gearmand::store::location::{Access, Location};
 
 use super::battery::{self, Database};
+use super::debian::Kept;
 use super::instance::{Instance, program, words};
 use super::jobs::{TestJob, adding, open, read, try_open};
 
@@ -139,6 +140,10 @@ impl Database for MariaDb {
 
     fn debian_keeps_due_times(&self) -> bool {
         true
+    }
+
+    fn put_beside(&self, _name: &str) -> Vec<Kept> {
+        Vec::new()
     }
 
     fn spoil(&self, name: &str) {

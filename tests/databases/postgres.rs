@@ -5,6 +5,7 @@ use std::fs;
 use gearmand::store::location::Location;
 
 use super::battery::{self, Database};
+use super::debian::Kept;
 use super::instance::{Instance, program, words};
 use super::jobs::TestJob;
 
@@ -87,6 +88,10 @@ impl Database for Postgres {
 
     fn debian_keeps_due_times(&self) -> bool {
         true
+    }
+
+    fn put_beside(&self, _name: &str) -> Vec<Kept> {
+        Vec::new()
     }
 
     fn spoil(&self, name: &str) {

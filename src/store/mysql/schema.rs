@@ -6,7 +6,7 @@ use std::time::Duration;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::super::driver::{STATEMENT_LIMIT, within};
+use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
 use super::super::location::Access;
 use super::errors::Failed;
 use super::{Session, answer};
@@ -188,7 +188,8 @@ async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
 async fn lock(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
     // Names of locks are those of the whole server, and 64 characters long at most.
     let lock = "CONCAT('gearmand:', MD5(CONCAT(DATABASE(), '.', ?)))";
-    let query = format!("SELECT GET_LOCK({lock}, 0)");
+    // MySQL may take a moment to notice that the last one has gone.
+    let query = format!("SELECT GET_LOCK({lock}, {})", LOCK_LIMIT.as_secs());
     let taken: Option<Option<i64>> = answer(connection.exec_first(query, (&table.bare,))).await?;
     if taken.flatten() == Some(1) {
         return Ok(());

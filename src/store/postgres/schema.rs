@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use super::super::driver::{STATEMENT_LIMIT, within};
+use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
 use super::super::location::Access;
 use super::changes::Statements;
 use super::errors::Failed;
@@ -115,15 +116,15 @@ pub(super) async fn prepare(client: Client, table: &str, access: Access) -> Resu
     Ok(Session { client, table, utf8, asynchronous, statements })
 }
 
-/// Takes the table: locks it, and makes or converts it where that is needed, in one transaction.
+/// Takes the table: locks it, and makes or converts it where that is needed.
 async fn own(client: &Client, name: &str) -> Result<Table, Failed> {
-    let limit_ms = CONVERSION_LIMIT.as_millis();
-    answer(client.batch_execute(&format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}"))).await?;
     let mut table = match find(client, name).await? {
         Some(table) => table,
         None => create(client, name).await?,
     };
     lock(client, &table).await?;
+    let limit_ms = CONVERSION_LIMIT.as_millis();
+    answer(client.batch_execute(&format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}"))).await?;
     table.columns = columns(client, &table).await?;
     if !check_format(client, &table).await? {
         convert(client, &mut table).await?;
@@ -210,9 +211,13 @@ async fn convert(client: &Client, table: &mut Table) -> Result<(), Failed> {
 /// Keeps other servers away for as long as this connection lives.
 async fn lock(client: &Client, table: &Table) -> Result<(), Failed> {
     let key = LOCK_CLASS | table.oid;
-    let row = answer(client.query_one("SELECT pg_try_advisory_lock($1)", &[&key])).await?;
-    if row.try_get(0)? {
-        return Ok(());
+    // PostgreSQL may take a moment to notice that the last one has gone.
+    let limit_ms = LOCK_LIMIT.as_millis();
+    answer(client.batch_execute(&format!("SET lock_timeout = {limit_ms}"))).await?;
+    match answer(client.execute("SELECT pg_advisory_lock($1)", &[&key])).await {
+        Err(Failed::Driver(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
+        Err(failed) => return Err(failed),
+        Ok(_) => return answer(client.batch_execute("RESET lock_timeout")).await,
     }
     let query = "SELECT concat_ws(' ', 'process', a.pid, 'of user', a.usename, 'from', \
                  coalesce(a.client_addr::text, 'this host'), 'since', a.backend_start) FROM pg_locks l \
