@@ -3,6 +3,7 @@
 //!
 //! The harness is not the usual one, so that each database is started once for all that is done with it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
+#![allow(clippy::print_stderr, reason = "the log of a database is printed where a failed test shows it")]
 #![cfg_attr(
     not(all(feature = "postgres", feature = "mysql", feature = "redis")),
     allow(dead_code, unused_imports, reason = "a part of this is for databases that this build does not know")

@@ -21,6 +21,9 @@ const WORKLOAD_MAX: usize = 512 << 20;
 /// Characters in the column `function_name`.
 const FUNCTION_COLUMN: usize = 255;
 
+/// A statement that is on its way.
+type Request<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + 'a>>;
+
 /// What is prepared once in a connection.
 pub(super) struct Statements {
     insert: Statement,
@@ -83,7 +86,7 @@ pub(super) async fn commit(session: &Session, changes: &Changes) -> Result<(), F
     let last_number: [&(dyn ToSql + Sync); 1] = [&last_number];
 
     let client = &session.client;
-    let mut requests: Vec<Pin<Box<dyn Future<Output = Result<u64, Error>> + '_>>> = Vec::new();
+    let mut requests: Vec<Request<'_>> = Vec::new();
     let begin = match (changes.sync, session.asynchronous) {
         (true, false) => "BEGIN",
         (true, true) => "BEGIN; SET LOCAL synchronous_commit = on",

@@ -1,13 +1,14 @@
 //! Reading from PostgreSQL: all jobs at the start, and workloads later.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::super::driver::within;
+use super::super::driver::{STATEMENT_LIMIT, within};
 use super::super::entry::{Entry, Prefixes};
 use super::super::location::Access;
 use super::super::{HasWorkload, Replayed, Workloads};
@@ -30,6 +31,8 @@ pub(super) async fn run(
     take: Take<'_>,
 ) -> Result<Replayed, Failed> {
     if access == Access::Own {
+        // A page may take as long as the reader does with it.
+        limit_statements(session, CONVERSION_LIMIT).await?;
         give_numbers(session, prefixes.default()).await?;
     }
     let table = &session.table;
@@ -61,16 +64,22 @@ pub(super) async fn run(
         let filter = if table.columns.contains("job_id") { "WHERE job_id IS NULL" } else { "" };
         let query = format!("SELECT {} FROM {} {filter} ORDER BY ctid", selected(table, "data::bytea"), table.name);
         reader.page(session, &query, &[], true).await?;
+    } else {
+        limit_statements(session, STATEMENT_LIMIT).await?;
     }
     Ok(reader.replayed)
+}
+
+/// Lets the server end statements that take longer.
+async fn limit_statements(session: &Session, limit: Duration) -> Result<(), Failed> {
+    answer(session.client.batch_execute(&format!("SET statement_timeout = {}", limit.as_millis()))).await
 }
 
 /// Gives numbers and handles to rows of C++ gearmand, in the order in which they lie in the table.
 async fn give_numbers(session: &Session, prefix: &str) -> Result<(), Failed> {
     let client = &session.client;
     let Table { name, meta, .. } = &session.table;
-    let limit_ms = CONVERSION_LIMIT.as_millis();
-    answer(client.batch_execute(&format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}"))).await?;
+    answer(client.batch_execute("BEGIN")).await?;
     let last = last_number(session).await?;
     let update = format!(
         "UPDATE {name} t SET job_id = n.job_id, handle = $2::text || ':' || n.job_id \

@@ -6,6 +6,7 @@
 //! id are.
 
 use std::collections::HashSet;
+use std::fmt::Write;
 
 use crate::protocol::names::UNIQUE_MAX;
 
@@ -82,7 +83,8 @@ impl Keys {
             if byte.is_ascii_graphic() && byte != b'%' {
                 name.push(char::from(byte));
             } else {
-                name.push_str(&format!("%{byte:02x}"));
+                // Writing to a String cannot fail.
+                let _ = write!(name, "%{byte:02x}");
             }
         }
         name

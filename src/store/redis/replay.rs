@@ -42,8 +42,6 @@ struct Found {
     unnamed: bool,
     /// Whether its key is not the one that its function, unique id and number make.
     misplaced: bool,
-    /// Whether another entry has its number.
-    copied: bool,
     key: Vec<u8>,
 }
 
@@ -63,12 +61,12 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
     found.sort_unstable_by(Found::order);
     // Keys may be found twice. A number that two entries have, since somebody copied a key, is the first one's.
     found.dedup_by(|a, b| a.key == b.key);
-    for index in 1..found.len() {
-        if found[index].number > 0 && found[index].number == found[index - 1].number {
-            found[index].copied = true;
-        }
+    let copies: Vec<usize> = (1..found.len())
+        .filter(|index| found[*index].number > 0 && found[*index].number == found[index - 1].number)
+        .collect();
+    for index in copies {
+        found[index].number = 0;
     }
-    found.iter_mut().filter(|entry| entry.copied).for_each(|entry| entry.number = 0);
     found.sort_unstable_by(Found::order);
     let highest = found.iter().map(|entry| entry.number).max().unwrap_or(0).max(0).unsigned_abs();
     let mut reader = Reader {
@@ -186,7 +184,7 @@ impl Search<'_> {
             && field(1)
                 .zip(field(2))
                 .is_some_and(|(function, unique)| self.keys.job(number.unsigned_abs(), function, unique) != key);
-        Some(Found { number, size, plain, unnamed, misplaced, copied: false, key })
+        Some(Found { number, size, plain, unnamed, misplaced, key })
     }
 }
 
@@ -327,11 +325,11 @@ pub(super) fn load(keys: &Keys, connection: &mut Connection, jobs: &[JobKey]) ->
     for job in jobs {
         query.cmd("HMGET").arg(keys.job(job.number, job.function.as_bytes(), &job.unique)).arg("id").arg(DATA);
     }
-    let answers: Vec<(Option<Vec<u8>>, Option<Vec<u8>>)> = query.query(connection)?;
-    let mine = |job: &JobKey, id: &[u8]| id == job.number.to_string().as_bytes();
-    Ok(jobs
-        .iter()
-        .zip(answers)
-        .map(|(job, (id, data))| id.filter(|id| mine(job, id)).map(|_| Bytes::from(data.unwrap_or_default())))
-        .collect())
+    let answers: Vec<Values> = query.query(connection)?;
+    let loaded = jobs.iter().zip(answers).map(|(job, values)| {
+        let [id, data] = <[_; 2]>::try_from(values).ok()?;
+        // The key can be that of a later job by now.
+        (id? == job.number.to_string().as_bytes()).then(|| Bytes::from(data.unwrap_or_default()))
+    });
+    Ok(loaded.collect())
 }
