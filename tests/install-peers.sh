@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust on a Debian 12 machine: Debian's gearmand (to compare with), its tools,
-# and Gearman libraries for PHP, Perl, C, Python and Node.js. Needs root only when a Debian package is missing;
-# does nothing, quickly, when all is there.
+# Gearman libraries for PHP, Perl, C, Python and Node.js, and the databases that can hold queues. Needs root only when a
+# Debian package is missing; does nothing, quickly, when all is there.
 #
 #   tests/install-peers.sh           install what is missing
 #   tests/install-peers.sh --check   only say what is missing; exit status 1 if anything is
 #
-# No gearmand is left running: the tests start their own, on ports of their own.
+# No gearmand and no database is left running: the tests start their own, on ports of their own.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,6 +22,8 @@ packages_of_files() {
 /usr/share/perl5/Gearman/Client.pm libgearman-client-perl
 /usr/include/libgearman/gearman.h libgearman-dev
 /usr/include/stdlib.h libc6-dev
+/usr/sbin/mariadbd mariadb-server
+/usr/bin/redis-server redis-server
 LIST
 }
 packages_of_commands() {
@@ -29,10 +31,24 @@ packages_of_commands() {
 cc gcc
 perl perl
 php php-cli
+mariadb mariadb-client
 nc netcat-openbsd
+psql postgresql-client
 python3 python3-venv
 node nodejs
 npm npm
+redis-cli redis-tools
+sqlite3 sqlite3
+LIST
+}
+
+# What these packages would start.
+services_of_packages() {
+    cat <<'LIST'
+gearman-job-server gearman-job-server
+mariadb-server mariadb
+postgresql postgresql
+redis-server redis-server
 LIST
 }
 
@@ -48,6 +64,10 @@ missing_packages() {
         echo php-gearman
     elif ! command -v php >/dev/null; then
         echo php-gearman
+    fi
+    # Its programs stand in a directory of their version.
+    if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
+        echo postgresql
     fi
     # nc.traditional has no -N.
     if command -v nc >/dev/null && [[ $(readlink -f "$(command -v nc)") != *nc.openbsd ]]; then
@@ -73,12 +93,17 @@ install_packages() {
     fi
     local policy=/usr/sbin/policy-rc.d made_policy=
     if [[ ! -e $policy ]]; then
-        # 101 is "forbidden by policy": the package's own gearmand is not started.
+        # 101 is "forbidden by policy": the packages' own gearmand and databases are not started.
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
         made_policy=yes
         # shellcheck disable=SC2064
         trap "rm -f '$policy'" EXIT
+    fi
+    if [[ " $* " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
+        # The tests make clusters of their own; the package need not make one.
+        mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
     fi
     echo "install-peers: apt-get install $*"
     apt-get update -qq
@@ -87,17 +112,19 @@ install_packages() {
         rm -f "$policy"
         trap - EXIT
     fi
-    if [[ " $* " == *" gearman-job-server "* ]]; then
-        # Nor at the next boot.
+    # Nor at the next boot.
+    local package service
+    while read -r package service; do
+        [[ " $* " == *" $package "* ]] || continue
         if command -v systemctl >/dev/null; then
-            systemctl disable --now gearman-job-server >/dev/null 2>&1 || true
+            systemctl disable --now "$service" >/dev/null 2>&1 || true
         fi
         if command -v update-rc.d >/dev/null; then
-            update-rc.d gearman-job-server disable >/dev/null 2>&1 || true
+            update-rc.d "$service" disable >/dev/null 2>&1 || true
         fi
-        if (: <>/dev/tcp/127.0.0.1/4730) 2>/dev/null; then
-            echo "install-peers: warning: something listens on port 4730; the tests do not use it" >&2
-        fi
+    done < <(services_of_packages)
+    if [[ " $* " == *" gearman-job-server "* ]] && (: <>/dev/tcp/127.0.0.1/4730) 2>/dev/null; then
+        echo "install-peers: warning: something listens on port 4730; the tests do not use it" >&2
     fi
 }
 

@@ -81,18 +81,22 @@ impl Location {
     /// # Errors
     /// What could not be opened, why, and what to do.
     pub fn open(&self, access: Access, prefix: &Arc<str>) -> Result<Box<dyn Store>, StoreError> {
-        let _ = (access, prefix);
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite { path, table, keep_primary_key } => {
                 let store = super::sqlite::SqliteStore::open(path, table, *keep_primary_key, access, prefix)?;
                 Ok(Box::new(store))
             }
-            #[cfg(not(feature = "sqlite"))]
-            Self::Sqlite { .. } => {
-                Err(StoreError::new(StoreFailure::Unreachable, format!("{self}: this build has no such store")))
+            #[cfg(feature = "postgres")]
+            Self::Postgres { conninfo, table } => {
+                Ok(Box::new(super::postgres::Postgres::open(conninfo, table, access, prefix)?))
             }
-            Self::Postgres { .. } | Self::Mysql { .. } | Self::Redis { .. } => {
+            #[cfg(feature = "mysql")]
+            Self::Mysql { .. } => Ok(Box::new(super::mysql::Mysql::open(self, access, prefix)?)),
+            #[cfg(feature = "redis")]
+            Self::Redis { .. } => Ok(Box::new(super::redis::Redis::open(self, access, prefix)?)),
+            #[allow(unreachable_patterns, reason = "which of them are left depends on the features")]
+            Self::Sqlite { .. } | Self::Postgres { .. } | Self::Mysql { .. } | Self::Redis { .. } => {
                 Err(StoreError::new(StoreFailure::Unreachable, format!("{self}: this build has no such store")))
             }
         }

@@ -5,8 +5,18 @@
 //! disk or the database. That thread gathers what has come in while it was busy into one [`Changes`], so a store need
 //! only be good at committing many changes at once.
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod driver;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+mod entry;
 pub mod location;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
 pub mod queue;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod writer;

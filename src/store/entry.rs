@@ -1,0 +1,182 @@
+//! What a database holds for a job, before it is known to make sense; common to the stores in databases.
+
+use std::sync::Arc;
+
+use crate::job_server::{StoredJob, StoredParts};
+use crate::protocol::names::{FUNCTION_MAX, HANDLE_PREFIX_MAX, REDUCER_MAX, UNIQUE_MAX};
+use crate::protocol::{FunctionName, JobHandle, Priority};
+
+/// Flag of a job that came without a unique id: what stands in the column or key of unique ids is not one.
+pub(super) const NO_UNIQUE: i32 = 1;
+/// Flag of a job whose unique id is its workload, which is written `-`.
+pub(super) const WORKLOAD_IS_UNIQUE: i32 = 2;
+
+/// The flags that go with this unique id.
+pub(super) fn flags_of(unique: &[u8]) -> i32 {
+    match unique {
+        b"" => NO_UNIQUE,
+        b"-" => WORKLOAD_IS_UNIQUE,
+        _ => 0,
+    }
+}
+
+/// A job as it was read. What C++ gearmand does not write has the value that its absence means.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Entry<'a> {
+    /// See [`StoredJob::number`].
+    pub(super) number: i64,
+    /// The whole handle.
+    pub(super) handle: Option<&'a [u8]>,
+    /// `None` where the column is NULL.
+    pub(super) function: Option<&'a [u8]>,
+    /// What stands where unique ids do; the flags tell whether it is one.
+    pub(super) unique: &'a [u8],
+    /// [`NO_UNIQUE`], [`WORKLOAD_IS_UNIQUE`].
+    pub(super) flags: i32,
+    /// 0 high, 1 normal, 2 low; `None` is normal.
+    pub(super) priority: Option<i64>,
+    /// See [`StoredJob::due_s`].
+    pub(super) due_s: i64,
+    /// See [`StoredJob::reducer`].
+    pub(super) reducer: &'a [u8],
+    /// See [`StoredJob::submitted_s`].
+    pub(super) submitted_s: i64,
+    /// See [`StoredJob::attempts`].
+    pub(super) attempts: i64,
+    /// See [`StoredJob::workload`].
+    pub(super) workload: &'a [u8],
+}
+
+impl Entry<'_> {
+    /// The job.
+    ///
+    /// # Errors
+    /// What makes no sense, for the operator to read.
+    pub(super) fn job(&self, prefixes: &mut Prefixes) -> Result<StoredJob, String> {
+        let Some(number) = u64::try_from(self.number).ok().filter(|number| *number > 0) else {
+            return Err(format!("its number is {}", self.number));
+        };
+        let function = self.function.ok_or("it has no function name")?;
+        if function.len() > FUNCTION_MAX {
+            return Err(format!("its function name has {} bytes, more than {FUNCTION_MAX}", function.len()));
+        }
+        let priority = match self.priority {
+            None | Some(1) => Priority::Normal,
+            Some(0) => Priority::High,
+            Some(2) => Priority::Low,
+            Some(other) => return Err(format!("its priority is {other}, not 0, 1 or 2")),
+        };
+        let unique = if self.flags & NO_UNIQUE != 0 {
+            b""
+        } else if self.flags & WORKLOAD_IS_UNIQUE != 0 {
+            b"-"
+        } else {
+            // Where C++ gearmand was sent 64 bytes, it may have kept 63 and a NUL, which no unique id has.
+            self.unique.strip_suffix(b"\0").unwrap_or(self.unique)
+        };
+        let parts = StoredParts {
+            number,
+            prefix: prefixes.of(self.handle, number),
+            function: FunctionName::new(function),
+            unique,
+            reducer: self.reducer,
+            priority,
+            due_s: u64::try_from(self.due_s).map_err(|_| format!("its due time is {}", self.due_s))?,
+            submitted_s: u64::try_from(self.submitted_s).unwrap_or(0),
+            attempts: u16::try_from(self.attempts.max(0)).unwrap_or(u16::MAX),
+            workload: self.workload,
+        };
+        StoredJob::new(parts).ok_or_else(|| {
+            format!(
+                "its unique id has {} bytes and its reducer {}; they may have {UNIQUE_MAX} and {REDUCER_MAX}",
+                unique.len(),
+                self.reducer.len()
+            )
+        })
+    }
+}
+
+/// Prefixes of handles. Jobs that follow each other mostly share theirs.
+#[derive(Clone, Debug)]
+pub(super) struct Prefixes {
+    default: Arc<str>,
+    last: Arc<str>,
+}
+
+impl Prefixes {
+    /// `default` is for jobs that have no handle.
+    pub(super) fn new(default: &Arc<str>) -> Self {
+        Self { default: default.clone(), last: default.clone() }
+    }
+
+    /// What stands for jobs that have no handle.
+    pub(super) fn default(&self) -> &Arc<str> {
+        &self.default
+    }
+
+    /// The prefix of a handle, if it is one of this number. A strange handle is no reason to lose a job: it gets another.
+    fn of(&mut self, handle: Option<&[u8]>, number: u64) -> Arc<str> {
+        let prefix = handle.and_then(|handle| {
+            let colon = handle.iter().rposition(|byte| *byte == b':')?;
+            let prefix = std::str::from_utf8(&handle[..colon]).ok()?;
+            (prefix.len() <= HANDLE_PREFIX_MAX && JobHandle::parse_number(prefix, handle) == Some(number))
+                .then_some(prefix)
+        });
+        let Some(prefix) = prefix else { return self.default.clone() };
+        if *self.last != *prefix {
+            self.last = prefix.into();
+        }
+        self.last.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry<'static> {
+        Entry { number: 7, function: Some(b"f"), unique: b"u", ..Entry::default() }
+    }
+
+    fn prefixes() -> Prefixes {
+        Prefixes::new(&Arc::from("H:default"))
+    }
+
+    #[test]
+    fn flags_restore_the_unique_id_that_the_client_sent() {
+        for sent in [&b""[..], b"-", b"u"] {
+            let kept = if sent == b"u" { &b"u"[..] } else { b"H:x:7" };
+            let job = Entry { unique: kept, flags: flags_of(sent), ..entry() }.job(&mut prefixes()).unwrap();
+            assert_eq!(job.unique(), sent);
+        }
+    }
+
+    #[test]
+    fn a_handle_of_another_form_is_replaced() {
+        let handle_of = |handle: &'static [u8]| {
+            let job = Entry { handle: Some(handle), ..entry() }.job(&mut prefixes()).unwrap();
+            job.handle().to_string()
+        };
+        assert_eq!(handle_of(b"H:there:7"), "H:there:7");
+        for strange in [&b"H:there:8"[..], b"H:there", b"", b"\xff:7", b"H:there:07"] {
+            assert_eq!(handle_of(strange), "H:default:7");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let long = [b'x'; FUNCTION_MAX + 1];
+        let reasons = [
+            (Entry { number: 0, ..entry() }, "number"),
+            (Entry { function: None, ..entry() }, "no function"),
+            (Entry { function: Some(&long), ..entry() }, "function name"),
+            (Entry { priority: Some(3), ..entry() }, "priority is 3"),
+            (Entry { due_s: -1, ..entry() }, "due time"),
+            (Entry { unique: &long[..65], ..entry() }, "unique id has 65"),
+        ];
+        for (entry, expected) in reasons {
+            let reason = entry.job(&mut prefixes()).unwrap_err();
+            assert!(reason.contains(expected), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Reading from MySQL: all jobs at the start, and workloads later.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Params, Row, Value};
+
+use super::super::driver::within;
+use super::super::entry::{Entry, Prefixes};
+use super::super::location::Access;
+use super::super::{HasWorkload, Replayed, Workloads};
+use super::errors::Failed;
+use super::schema::{CONVERSION_LIMIT, Table, limit_statements};
+use super::{STATEMENT_LIMIT, Session, answer};
+use crate::job_server::{JobKey, StoredJob};
+
+/// Rows that are asked for at one time.
+const PAGE_ROWS: u64 = 4096;
+
+/// Who wants the jobs.
+type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
+
+/// Reads all jobs.
+pub(super) async fn run(
+    session: &mut Session,
+    access: Access,
+    prefixes: &mut Prefixes,
+    take: Take<'_>,
+) -> Result<Replayed, Failed> {
+    let last = if access == Access::Own {
+        // A page may take as long as the reader does with it.
+        limit_statements(&mut session.connection, CONVERSION_LIMIT).await?;
+        give_numbers(session, prefixes.default()).await?
+    } else {
+        last_number(session).await?
+    };
+    let mut reader =
+        Reader { take, prefixes, wanted: Workloads::Wanted, replayed: Replayed::default(), bad: Vec::new() };
+    reader.replayed.last_number = last.unsigned_abs();
+    let has_numbers = session.table.columns.contains_key("job_id");
+    if has_numbers {
+        let query = |data: &str| {
+            let (columns, name) = (selected(&session.table, data), &session.table.name);
+            format!("SELECT {columns} FROM {name} WHERE job_id > ? ORDER BY job_id LIMIT {PAGE_ROWS}")
+        };
+        let (with, without) = (query("data"), query("NULL"));
+        let mut after = i64::MIN;
+        loop {
+            let wanted = reader.wanted == Workloads::Wanted;
+            let page = if wanted { &with } else { &without };
+            let (rows, last) = reader.page(session, page, (after,).into(), wanted).await?;
+            if access == Access::Own {
+                set_aside(session, &std::mem::take(&mut reader.bad)).await?;
+            }
+            if rows < PAGE_ROWS {
+                break;
+            }
+            after = last;
+        }
+    }
+    if access == Access::Read {
+        // Rows of C++ gearmand that no server has taken over: as if they had numbers, in the order in which they lie.
+        let filter = if has_numbers { "WHERE job_id IS NULL" } else { "" };
+        let query = format!("SELECT {} FROM {} {filter}", selected(&session.table, "data"), session.table.name);
+        reader.page(session, &query, Params::Empty, true).await?;
+    } else {
+        limit_statements(&mut session.connection, STATEMENT_LIMIT).await?;
+    }
+    Ok(reader.replayed)
+}
+
+/// Gives numbers and handles to rows of C++ gearmand, in the order in which they lie in the table; the highest number.
+async fn give_numbers(session: &mut Session, prefix: &str) -> Result<i64, Failed> {
+    let last = last_number(session).await?;
+    let Session { connection, table: Table { name, meta, .. }, .. } = session;
+    answer(connection.query_drop("BEGIN")).await?;
+    answer(connection.exec_drop("SET @gearmand_number = ?", (last,))).await?;
+    let update = format!(
+        "UPDATE {name} SET job_id = (@gearmand_number := @gearmand_number + 1), \
+         handle = CONCAT(?, ':', CAST(@gearmand_number AS CHAR)) WHERE job_id IS NULL"
+    );
+    let updating = connection.exec_drop(update, (prefix,));
+    within(CONVERSION_LIMIT, updating).await.ok_or(Failed::NoAnswer)??;
+    let last: Option<i64> = answer(connection.query_first("SELECT CAST(@gearmand_number AS SIGNED)")).await?;
+    let last = last.unwrap_or(0);
+    answer(connection.exec_drop(format!("UPDATE {meta} SET last_number = ?"), (last,))).await?;
+    answer(connection.query_drop("COMMIT")).await?;
+    Ok(last)
+}
+
+/// The highest number that is known of.
+async fn last_number(session: &mut Session) -> Result<i64, Failed> {
+    let Session { connection, table, .. } = session;
+    let mut last = 0;
+    if table.has_meta {
+        let noted: Option<Option<i64>> =
+            answer(connection.query_first(format!("SELECT MAX(last_number) FROM {}", table.meta))).await?;
+        last = last.max(noted.flatten().unwrap_or(0));
+    }
+    if table.columns.contains_key("job_id") {
+        let given: Option<Option<i64>> =
+            answer(connection.query_first(format!("SELECT MAX(job_id) FROM {}", table.name))).await?;
+        last = last.max(given.flatten().unwrap_or(0));
+    }
+    Ok(last)
+}
+
+/// The columns in the order in which [`entry`] reads them.
+fn selected(table: &Table, data: &str) -> String {
+    let due = format!("COALESCE({}, {})", table.column("due"), table.column("when_to_run"));
+    [
+        &table.column("job_id"),
+        &table.column("handle"),
+        "CAST(function_name AS BINARY)",
+        "CAST(unique_key AS BINARY)",
+        &table.column("flags"),
+        "priority",
+        &due,
+        &table.column("reducer"),
+        &table.column("submitted"),
+        &table.column("attempts"),
+        data,
+    ]
+    .join(", ")
+}
+
+fn entry(row: &Row) -> Entry<'_> {
+    let bytes = |index| match row.as_ref(index) {
+        Some(Value::Bytes(bytes)) => Some(&bytes[..]),
+        _ => None,
+    };
+    Entry {
+        number: integer(row, 0).unwrap_or(0),
+        handle: bytes(1),
+        function: bytes(2),
+        unique: bytes(3).unwrap_or_default(),
+        flags: integer(row, 4).and_then(|flags| i32::try_from(flags).ok()).unwrap_or(0),
+        priority: integer(row, 5),
+        due_s: integer(row, 6).unwrap_or(0),
+        reducer: bytes(7).unwrap_or_default(),
+        submitted_s: integer(row, 8).unwrap_or(0),
+        attempts: integer(row, 9).unwrap_or(0),
+        workload: bytes(10).unwrap_or_default(),
+    }
+}
+
+fn integer(row: &Row, index: usize) -> Option<i64> {
+    match row.as_ref(index)? {
+        Value::Int(value) => Some(*value),
+        Value::UInt(value) => Some(i64::try_from(*value).unwrap_or(i64::MAX)),
+        _ => None,
+    }
+}
+
+struct Reader<'a, 'b> {
+    take: Take<'a>,
+    prefixes: &'b mut Prefixes,
+    wanted: Workloads,
+    replayed: Replayed,
+    /// Rows that make no sense, and why.
+    bad: Vec<(i64, String)>,
+}
+
+impl Reader<'_, '_> {
+    /// Hands on what a query brings: how many rows, and the number of the last one.
+    async fn page(
+        &mut self,
+        session: &mut Session,
+        query: &str,
+        parameters: Params,
+        has_workloads: bool,
+    ) -> Result<(u64, i64), Failed> {
+        let mut rows = answer(session.connection.exec_iter(query, parameters)).await?;
+        let (mut count, mut last) = (0, i64::MIN);
+        while let Some(row) = answer(rows.next()).await? {
+            let mut entry = entry(&row);
+            count += 1;
+            last = entry.number;
+            if integer(&row, 0).is_none() {
+                entry.number = i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX).saturating_add(1);
+                self.replayed.last_number = entry.number.unsigned_abs();
+            }
+            match entry.job(self.prefixes) {
+                Ok(job) => {
+                    self.replayed.jobs += 1;
+                    self.wanted = (self.take)(job, has_workloads);
+                }
+                Err(reason) => {
+                    self.replayed.set_aside += 1;
+                    self.bad.push((last, reason));
+                }
+            }
+        }
+        answer(rows.drop_result()).await?;
+        Ok((count, last))
+    }
+}
+
+/// Moves rows out of the way, with the reason.
+async fn set_aside(session: &mut Session, bad: &[(i64, String)]) -> Result<(), Failed> {
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let Session { connection, table: Table { name, set_aside, columns, .. }, .. } = session;
+    // No key of the table must keep a row out.
+    let create = format!(
+        "CREATE TABLE IF NOT EXISTS {set_aside} ENGINE = InnoDB AS SELECT t.*, '' AS reason FROM {name} t LIMIT 0"
+    );
+    answer(connection.query_drop(create)).await?;
+    answer(connection.query_drop(format!("ALTER TABLE {set_aside} MODIFY reason TEXT"))).await?;
+    let mut columns: Vec<String> = columns.keys().map(|name| format!("`{}`", name.replace('`', "``"))).collect();
+    columns.sort_unstable();
+    let columns = columns.join(", ");
+    answer(connection.query_drop("BEGIN")).await?;
+    for (number, reason) in bad {
+        let copy =
+            format!("INSERT INTO {set_aside} ({columns}, reason) SELECT {columns}, ? FROM {name} WHERE job_id = ?");
+        answer(connection.exec_drop(copy, (reason, number))).await?;
+        answer(connection.exec_drop(format!("DELETE FROM {name} WHERE job_id = ?"), (number,))).await?;
+    }
+    answer(connection.query_drop("COMMIT")).await
+}
+
+/// Reads workloads, in the order in which they are asked for.
+pub(super) async fn load(session: &mut Session, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, Failed> {
+    let Session { connection, table, .. } = session;
+    let mut found: HashMap<u64, Bytes> = HashMap::with_capacity(jobs.len());
+    if jobs.is_empty() || !table.columns.contains_key("job_id") {
+        return Ok(vec![None; jobs.len()]);
+    }
+    // Numbers need no quoting, and a list of any length would be a statement of its own.
+    let numbers: Vec<String> = jobs.iter().map(|key| key.number.to_string()).collect();
+    let query = format!("SELECT job_id, data FROM {} WHERE job_id IN ({})", table.name, numbers.join(", "));
+    let mut rows = answer(connection.query_iter(query)).await?;
+    while let Some(mut row) = answer(rows.next()).await? {
+        let number: Option<u64> = row.take(0);
+        let data: Option<Option<Vec<u8>>> = row.take(1);
+        if let Some(number) = number {
+            found.insert(number, Bytes::from(data.flatten().unwrap_or_default()));
+        }
+    }
+    answer(rows.drop_result()).await?;
+    Ok(jobs.iter().map(|key| found.get(&key.number).cloned()).collect())
+}

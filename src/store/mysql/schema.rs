@@ -1,0 +1,210 @@
+//! The table in MySQL: finding it, making it, converting one that C++ gearmand made, and keeping other servers away.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
+use super::super::location::Access;
+use super::errors::Failed;
+use super::{Session, answer};
+use crate::job_server::{FORMAT, StoreFailure};
+
+/// How long a conversion may take, and one statement that reads a whole table.
+pub(super) const CONVERSION_LIMIT: Duration = Duration::from_mins(10);
+/// Longest name of a table, in characters: what is made beside it has longer names, and MySQL's limit is 64.
+const TABLE_MAX: usize = 54;
+
+/// C++ gearmand's columns, with bytes for texts.
+const COLUMNS: &str = "unique_key VARBINARY(64), function_name VARBINARY(512), priority INT, data LONGBLOB, \
+                       when_to_run INT, UNIQUE KEY unique_key (unique_key, function_name)";
+/// Columns that C++ gearmand does not have, the first one not in old versions.
+const ADDED: &[(&str, &str)] = &[
+    ("when_to_run", "INT"),
+    ("job_id", "BIGINT"),
+    ("handle", "VARBINARY(80)"),
+    ("reducer", "VARBINARY(64)"),
+    ("submitted", "BIGINT"),
+    ("flags", "INT"),
+    ("attempts", "INT"),
+    ("due", "BIGINT"),
+];
+/// C++ gearmand's texts, as wide as they can get when their characters become bytes.
+const TEXTS: &[(&str, &str)] = &[("unique_key", "VARBINARY(256)"), ("function_name", "VARBINARY(1020)")];
+
+/// A table by its names in SQL, quoted, and what it has.
+pub(super) struct Table {
+    /// The table.
+    pub(super) name: String,
+    /// The one row with the version of the format and the highest number.
+    pub(super) meta: String,
+    /// Where rows go that make no sense.
+    pub(super) set_aside: String,
+    /// Its columns and their types, in small letters.
+    pub(super) columns: HashMap<String, String>,
+    /// Whether [`meta`](Self::meta) is there.
+    pub(super) has_meta: bool,
+    bare: String,
+}
+
+impl Table {
+    fn new(name: &str) -> Result<Self, Failed> {
+        if name.is_empty() || name.chars().count() > TABLE_MAX || name.contains('\0') {
+            let text = format!("the name of the table must have 1 to {TABLE_MAX} characters; choose another");
+            return Err(Failed::Here(StoreFailure::Io, text));
+        }
+        let beside = |suffix: &str| format!("`{}{suffix}`", name.replace('`', "``"));
+        Ok(Self {
+            name: beside(""),
+            meta: beside("_meta"),
+            set_aside: beside("_set_aside"),
+            columns: HashMap::new(),
+            has_meta: false,
+            bare: name.to_owned(),
+        })
+    }
+
+    /// A column, or what stands for its absence.
+    pub(super) fn column(&self, name: &str) -> String {
+        if self.columns.contains_key(name) { name.to_owned() } else { "NULL".to_owned() }
+    }
+}
+
+/// Makes a fresh connection ready for use.
+pub(super) async fn prepare(mut connection: Conn, table: &str, access: Access) -> Result<Session, Failed> {
+    let lock_s = STATEMENT_LIMIT.as_secs();
+    // Nothing is cut off in silence; the server does not close a connection that is quiet over night.
+    let settings = format!(
+        "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', wait_timeout = 31536000, \
+         lock_wait_timeout = {lock_s}, innodb_lock_wait_timeout = {lock_s}, autocommit = 1"
+    );
+    answer(connection.query_drop(settings)).await?;
+    let query = "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit";
+    let (packet_max, flush): (usize, u64) = answer(connection.query_first(query)).await?.unwrap_or((0, 1));
+    let mut table = Table::new(table)?;
+    match access {
+        Access::Own => own(&mut connection, &mut table).await?,
+        Access::Read => {
+            look(&mut connection, &mut table).await?;
+            if table.columns.is_empty() {
+                let text = "there is no such table; see the names of table and database";
+                return Err(Failed::Here(StoreFailure::Io, text.to_owned()));
+            }
+            check_format(&mut connection, &table).await?;
+        }
+    }
+    limit_statements(&mut connection, if access == Access::Own { STATEMENT_LIMIT } else { CONVERSION_LIMIT }).await?;
+    Ok(Session { connection, table, packet_max, flushes_late: (flush != 1).then_some(flush) })
+}
+
+/// Lets the server end statements that take longer.
+pub(super) async fn limit_statements(connection: &mut Conn, limit: Duration) -> Result<(), Failed> {
+    // MariaDB's name for it, and that of MySQL, which knows it for reading only.
+    let mariadb = format!("SET SESSION max_statement_time = {}", limit.as_secs());
+    let mysql = format!("SET SESSION max_execution_time = {}", limit.as_millis());
+    match answer(connection.query_drop(mariadb)).await {
+        Err(Failed::Driver(mysql_async::Error::Server(_))) => answer(connection.query_drop(mysql)).await,
+        other => other,
+    }
+}
+
+/// Takes the table: locks it, and makes or converts it where that is needed.
+async fn own(connection: &mut Conn, table: &mut Table) -> Result<(), Failed> {
+    lock(connection, table).await?;
+    look(connection, table).await?;
+    if table.columns.is_empty() {
+        answer(connection.query_drop(format!("CREATE TABLE {} ({COLUMNS}) ENGINE = InnoDB", table.name))).await?;
+        look(connection, table).await?;
+    }
+    if check_format(connection, table).await? {
+        return Ok(());
+    }
+    convert(connection, table).await?;
+    look(connection, table).await
+}
+
+/// What is there.
+async fn look(connection: &mut Conn, table: &mut Table) -> Result<(), Failed> {
+    let query = "SELECT LOWER(column_name), LOWER(data_type) FROM information_schema.columns \
+                 WHERE table_schema = DATABASE() AND table_name = ?";
+    let columns: Vec<(String, String)> = answer(connection.exec(query, (&table.bare,))).await?;
+    table.columns = columns.into_iter().collect();
+    let meta = format!("{}_meta", table.bare);
+    let meta: Vec<(String, String)> = answer(connection.exec(query, (meta,))).await?;
+    table.has_meta = !meta.is_empty();
+    Ok(())
+}
+
+/// Whether the table has our format already.
+async fn check_format(connection: &mut Conn, table: &Table) -> Result<bool, Failed> {
+    if !table.has_meta {
+        return Ok(false);
+    }
+    let format: Option<i64> = answer(connection.query_first(format!("SELECT format FROM {}", table.meta))).await?;
+    let Some(format) = format else { return Ok(false) };
+    if u32::try_from(format).is_ok_and(|format| format <= FORMAT) {
+        return Ok(true);
+    }
+    Err(Failed::Here(
+        StoreFailure::Corrupt,
+        format!(
+            "the table has format {format}, and this program knows formats up to {FORMAT}; use the newer program that \
+             wrote it"
+        ),
+    ))
+}
+
+/// Adds what C++ gearmand's table does not have, and makes bytes of its texts. One statement does it all or nothing; the
+/// version of the format is written last.
+async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
+    let Table { name, meta, columns, .. } = table;
+    let mut steps: Vec<String> = ADDED
+        .iter()
+        .filter(|(column, _)| !columns.contains_key(*column))
+        .map(|(column, kind)| format!("ADD COLUMN {column} {kind}"))
+        .collect();
+    if !columns.contains_key("job_id") {
+        steps.push("ADD UNIQUE KEY job_id (job_id)".to_owned());
+    }
+    let texts = TEXTS.iter().filter(|(column, _)| columns.get(*column).is_some_and(|kind| kind != "varbinary"));
+    steps.extend(texts.map(|(column, kind)| format!("MODIFY {column} {kind}")));
+    if !steps.is_empty() {
+        steps.push("ENGINE = InnoDB".to_owned());
+        let alter = format!("ALTER TABLE {name} {}", steps.join(", "));
+        within(CONVERSION_LIMIT, connection.query_drop(alter)).await.ok_or(Failed::NoAnswer)??;
+    }
+    let create = format!(
+        "CREATE TABLE IF NOT EXISTS {meta} (format INT NOT NULL, last_number BIGINT NOT NULL, commits BIGINT NOT NULL) \
+         ENGINE = InnoDB"
+    );
+    answer(connection.query_drop(create)).await?;
+    let insert = format!("INSERT INTO {meta} SELECT {FORMAT}, 0, 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {meta})");
+    answer(connection.query_drop(insert)).await
+}
+
+/// Keeps other servers away for as long as this connection lives.
+async fn lock(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
+    // Names of locks are those of the whole server, and 64 characters long at most.
+    let lock = "CONCAT('gearmand:', MD5(CONCAT(DATABASE(), '.', ?)))";
+    // MySQL may take a moment to notice that the last one has gone.
+    let query = format!("SELECT GET_LOCK({lock}, {})", LOCK_LIMIT.as_secs());
+    let taken: Option<Option<i64>> = answer(connection.exec_first(query, (&table.bare,))).await?;
+    if taken.flatten() == Some(1) {
+        return Ok(());
+    }
+    let query = format!("SELECT IS_USED_LOCK({lock})");
+    let id: Option<Option<u64>> = answer(connection.exec_first(query, (&table.bare,))).await?;
+    let id = id.flatten();
+    let query = "SELECT CONCAT(user, ' from ', host) FROM information_schema.processlist WHERE id = ?";
+    // Whom it belongs to is known only to those with the right to see it.
+    let whose: Option<String> = answer(connection.exec_first(query, (id,))).await.unwrap_or(None);
+    let holder = match (id, whose) {
+        (Some(id), Some(whose)) => format!("connection {id}, {whose}"),
+        (Some(id), None) => format!("connection {id} of SHOW PROCESSLIST"),
+        (None, _) => "a connection that has just ended".to_owned(),
+    };
+    let text = format!("another gearmand uses {} ({holder}); stop it, or use another table", table.bare);
+    Err(Failed::Here(StoreFailure::Locked, text))
+}

@@ -1,0 +1,257 @@
+//! Jobs in a table of PostgreSQL: C++ gearmand's table and columns, and some more.
+//!
+//! # The format
+//! `unique_key`, `function_name`, `priority`, `data` and `when_to_run` are what C++ gearmand reads and writes. Beside them
+//! stand, all of them nullable: `job_id`, the number of the job; `handle`; `reducer`; `submitted`; `flags`
+//! ([`super::entry`]); `attempts`; `due`, the due time where it does not fit into `when_to_run`; `unique_bytes` and
+//! `function_bytes`, where the bytes are no text of this database or too long for their column. A job without a unique id,
+//! or whose unique id is its workload, has a `unique_key` of NULL: the table's UNIQUE constraint lets any number of them be.
+//!
+//! The version of the format and the highest number stand in the one row of `<table>_meta`. Rows that make no sense are
+//! moved to `<table>_set_aside`.
+//!
+//! # Two servers
+//! An advisory lock on the table's oid keeps a second server away. It lives as long as the connection, which is why a pooler
+//! that shares connections between transactions (PgBouncer's `pool_mode = transaction`) must not stand in between.
+
+mod changes;
+mod errors;
+mod replay;
+mod schema;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio_postgres::config::{Config, Host};
+use tokio_postgres::{Client, NoTls};
+
+use self::errors::Failed;
+use self::schema::Table;
+use super::driver::{ANSWER_LIMIT, CONNECT_LIMIT, Driver, IDLE_LIMIT, within};
+use super::entry::Prefixes;
+use super::location::Access;
+use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
+use crate::job_server::{JobKey, StoreFailure, StoredJob};
+
+/// Where libpq looks for a server when it is told no host.
+const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
+
+/// See the module.
+pub(super) struct Postgres {
+    // Before the driver, since it ends first.
+    session: Option<Session>,
+    driver: Driver,
+    config: Config,
+    /// The database, for people to read, without passwords.
+    name: String,
+    /// As configured.
+    table: String,
+    access: Access,
+    prefixes: Prefixes,
+    last_used: Instant,
+    /// Whether the operator was told of settings with which jobs can be lost.
+    warned: bool,
+}
+
+/// One connection, and what is known of the other side.
+struct Session {
+    client: Client,
+    table: Table,
+    /// Whether texts are UTF-8; otherwise only ASCII is written as text.
+    utf8: bool,
+    /// Whether the server does not wait for the disk unless it is told to.
+    asynchronous: bool,
+    /// Of [`changes`]; `None` where nothing is changed.
+    statements: Option<changes::Statements>,
+}
+
+impl Postgres {
+    /// Connects, and makes or converts the table where that is asked for.
+    ///
+    /// # Errors
+    /// The connection string is wrong, the server cannot be reached or refuses, another server has the table, or its
+    /// format is not known.
+    pub(super) fn open(conninfo: &str, table: &str, access: Access, prefix: &Arc<str>) -> Result<Self, StoreError> {
+        let config = read_conninfo(conninfo)?;
+        let mut store = Self {
+            session: None,
+            driver: Driver::new()?,
+            name: describe(&config, table),
+            config,
+            table: table.to_owned(),
+            access,
+            prefixes: Prefixes::new(prefix),
+            last_used: Instant::now(),
+            warned: false,
+        };
+        store.with_session("open the table", async |_| Ok(()))?;
+        Ok(store)
+    }
+
+    /// Does something with a connection that works, after it is made where there is none. `purpose` completes the sentence
+    /// "could not ...".
+    fn with_session<T>(
+        &mut self,
+        purpose: &str,
+        work: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
+    ) -> Result<T, StoreError> {
+        let idle = self.last_used.elapsed() > IDLE_LIMIT;
+        let kept = self.session.take();
+        let result = self.driver.run(async {
+            let kept = match kept {
+                Some(session) if idle && !session.answers().await => None,
+                kept => kept,
+            };
+            let mut session = match kept {
+                Some(session) => session,
+                None => self.connect().await?,
+            };
+            let done = work(&mut session).await;
+            Ok((session, done))
+        });
+        self.last_used = Instant::now();
+        let (session, done) = match result {
+            Ok((session, done)) => (session, done),
+            Err(failed) => return Err(self.error(purpose, &failed)),
+        };
+        let asynchronous = session.asynchronous;
+        match done {
+            Ok(value) => {
+                self.session = Some(session);
+                self.warn_once(asynchronous);
+                Ok(value)
+            }
+            Err(failed) => {
+                // A refused job was rolled back; of a connection with any other failure nothing is known.
+                let error = self.error(purpose, &failed);
+                if error.failure == StoreFailure::Refused {
+                    self.session = Some(session);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn error(&self, purpose: &str, failed: &Failed) -> StoreError {
+        failed.explain(&self.name, purpose)
+    }
+
+    async fn connect(&self) -> Result<Session, Failed> {
+        let connecting = self.config.connect(NoTls);
+        let (client, connection) = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
+        self.driver.run_along(async move {
+            // What ends a connection is told to whoever uses its client.
+            let _ = connection.await;
+        });
+        schema::prepare(client, &self.table, self.access).await
+    }
+
+    fn warn_once(&mut self, asynchronous: bool) {
+        if asynchronous && !self.warned && self.access == Access::Own {
+            self.warned = true;
+            tracing::warn!(
+                "{}: the server is set to answer before jobs are on its disk (synchronous_commit or fsync is off); \
+                 synchronous_commit is switched on for jobs that are to be kept, fsync is for the server's operator to do",
+                self.name
+            );
+        }
+    }
+}
+
+impl Session {
+    /// Whether the other side is still there.
+    async fn answers(&self) -> bool {
+        matches!(within(CONNECT_LIMIT, self.client.batch_execute("SELECT 1")).await, Some(Ok(())))
+    }
+}
+
+/// An answer of the database, within its time.
+async fn answer<T>(future: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
+    Ok(within(ANSWER_LIMIT, future).await.ok_or(Failed::NoAnswer)??)
+}
+
+impl Store for Postgres {
+    fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError> {
+        let (access, mut prefixes) = (self.access, self.prefixes.clone());
+        let replayed =
+            self.with_session("read jobs", async |session| replay::run(session, access, &mut prefixes, take).await)?;
+        if replayed.set_aside > 0 && access == Access::Own {
+            tracing::warn!(
+                "{}: {} rows made no sense and were moved to {}_set_aside, with the reason",
+                self.name,
+                replayed.set_aside,
+                self.table
+            );
+        }
+        Ok(replayed)
+    }
+
+    fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        if let Some(text) = changes::refusal(changes) {
+            return Err(StoreError::new(StoreFailure::Refused, format!("{}: {text}", self.name)));
+        }
+        self.with_session("keep jobs", async |session| changes::commit(session, changes).await)
+    }
+
+    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.with_session("read workloads", async |session| replay::load(session, jobs).await)
+    }
+}
+
+/// Reads a connection string, and what libpq takes from the environment where it says nothing.
+fn read_conninfo(conninfo: &str) -> Result<Config, StoreError> {
+    let mut config: Config = conninfo.parse().map_err(|error: tokio_postgres::Error| {
+        // The driver's text names a key, never a value.
+        let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        StoreError::new(
+            StoreFailure::Unreachable,
+            format!("PostgreSQL: the connection string is not valid: {reason}; expected host=... dbname=... or postgresql://..."),
+        )
+    })?;
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        config.host(variable("PGHOST").unwrap_or_else(|| SOCKET_DIRECTORY.to_owned()));
+    }
+    if config.get_ports().is_empty()
+        && let Some(port) = variable("PGPORT").and_then(|port| port.parse().ok())
+    {
+        config.port(port);
+    }
+    if config.get_user().is_none()
+        && let Some(user) = variable("PGUSER")
+    {
+        config.user(user);
+    }
+    if config.get_dbname().is_none()
+        && let Some(database) = variable("PGDATABASE")
+    {
+        config.dbname(database);
+    }
+    if config.get_password().is_none()
+        && let Some(password) = variable("PGPASSWORD")
+    {
+        config.password(password);
+    }
+    if config.get_application_name().is_none() {
+        config.application_name("gearmand");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_LIMIT);
+    }
+    Ok(config)
+}
+
+fn describe(config: &Config, table: &str) -> String {
+    let hosts: Vec<String> = config
+        .get_hosts()
+        .iter()
+        .map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        })
+        .chain(config.get_hostaddrs().iter().map(ToString::to_string))
+        .collect();
+    let database = config.get_dbname().map(|name| format!("database {name}, ")).unwrap_or_default();
+    format!("PostgreSQL at {} ({database}table {table})", hosts.join(", "))
+}

@@ -1,0 +1,218 @@
+//! Writing to PostgreSQL: a transaction of a few statements with arrays, sent without waiting in between.
+
+use std::borrow::Cow;
+use std::pin::Pin;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Statement};
+
+use super::super::Changes;
+use super::super::driver::in_order;
+use super::super::entry::flags_of;
+use super::errors::Failed;
+use super::schema::Table;
+use super::{Session, answer};
+use crate::job_server::StoredJob;
+
+/// Bytes of workloads in one INSERT. PostgreSQL holds a whole statement in memory, and takes at most 1 GiB.
+const INSERT_BYTES: usize = 16 << 20;
+/// The largest workload: PostgreSQL's limit for a value is 1 GiB, and for the message that brings it.
+const WORKLOAD_MAX: usize = 512 << 20;
+/// Characters in the column `function_name`.
+const FUNCTION_COLUMN: usize = 255;
+
+/// A statement that is on its way.
+type Request<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + 'a>>;
+
+/// What is prepared once in a connection.
+pub(super) struct Statements {
+    insert: Statement,
+    delete: Statement,
+    attempts: Statement,
+    last_number: Statement,
+}
+
+impl Statements {
+    pub(super) async fn prepare(client: &Client, table: &Table) -> Result<Self, Failed> {
+        let (name, meta) = (&table.name, &table.meta);
+        let insert = format!(
+            "INSERT INTO {name} (job_id, handle, unique_key, function_name, priority, data, when_to_run, reducer, \
+             submitted, flags, attempts, due, unique_bytes, function_bytes) \
+             SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::bytea[], \
+             $7::integer[], $8::bytea[], $9::bigint[], $10::integer[], $11::integer[], $12::bigint[], $13::bytea[], \
+             $14::bytea[])"
+        );
+        let delete = format!("DELETE FROM {name} WHERE job_id = ANY($1::bigint[])");
+        let attempts = format!(
+            "UPDATE {name} t SET attempts = a.attempts FROM unnest($1::bigint[], $2::integer[]) AS a(job_id, attempts) \
+             WHERE t.job_id = a.job_id"
+        );
+        let last_number = format!("UPDATE {meta} SET last_number = greatest(last_number, $1::bigint)");
+        Ok(Self {
+            insert: answer(client.prepare(&insert)).await?,
+            delete: answer(client.prepare(&delete)).await?,
+            attempts: answer(client.prepare(&attempts)).await?,
+            last_number: answer(client.prepare(&last_number)).await?,
+        })
+    }
+}
+
+/// Why the changes cannot be made, whatever the state of the database.
+pub(super) fn refusal(changes: &Changes) -> Option<String> {
+    let job = changes.adds.iter().find(|job| job.workload().len() > WORKLOAD_MAX)?;
+    Some(format!(
+        "the workload of {} has {} bytes, more than the {WORKLOAD_MAX} that PostgreSQL is given",
+        job.handle(),
+        job.workload().len()
+    ))
+}
+
+/// Makes the changes.
+pub(super) async fn commit(session: &Session, changes: &Changes) -> Result<(), Failed> {
+    let Some(statements) = &session.statements else {
+        return Err(Failed::Here(
+            crate::job_server::StoreFailure::ReadOnly,
+            "the table was opened for reading".to_owned(),
+        ));
+    };
+    let removes: Vec<i64> = changes.removes.iter().map(|key| signed(key.number)).collect();
+    let attempt_ids: Vec<i64> = changes.attempts.iter().map(|(key, _)| signed(key.number)).collect();
+    let attempt_counts: Vec<i32> = changes.attempts.iter().map(|(_, attempts)| i32::from(*attempts)).collect();
+    let last_number = signed(changes.last_number);
+    let batches: Vec<Columns<'_>> = chunks(&changes.adds).map(|jobs| Columns::of(jobs, session.utf8)).collect();
+    let rows: Vec<[&(dyn ToSql + Sync); 14]> = batches.iter().map(Columns::parameters).collect();
+    let attempts: [&(dyn ToSql + Sync); 2] = [&attempt_ids, &attempt_counts];
+    let removes: [&(dyn ToSql + Sync); 1] = [&removes];
+    let last_number: [&(dyn ToSql + Sync); 1] = [&last_number];
+
+    let client = &session.client;
+    let mut requests: Vec<Request<'_>> = Vec::new();
+    let begin = match (changes.sync, session.asynchronous) {
+        (true, false) => "BEGIN",
+        (true, true) => "BEGIN; SET LOCAL synchronous_commit = on",
+        (false, _) => "BEGIN; SET LOCAL synchronous_commit = off",
+    };
+    requests.push(Box::pin(async { client.batch_execute(begin).await.map(|()| 0) }));
+    if !changes.removes.is_empty() {
+        requests.push(Box::pin(client.execute(&statements.delete, &removes)));
+    }
+    for row in &rows {
+        requests.push(Box::pin(client.execute(&statements.insert, row)));
+    }
+    if !changes.attempts.is_empty() {
+        requests.push(Box::pin(client.execute(&statements.attempts, &attempts)));
+    }
+    // Also where there is nothing else: it shows that the table can be written to, and takes earlier commits to the disk.
+    requests.push(Box::pin(client.execute(&statements.last_number, &last_number)));
+    // After a failed statement this rolls back, without an error of its own; the statement's counts.
+    requests.push(Box::pin(async { client.batch_execute("COMMIT").await.map(|()| 0) }));
+    answer(async { in_order(requests).await.into_iter().collect::<Result<Vec<u64>, Error>>() }).await?;
+    Ok(())
+}
+
+/// Numbers of jobs stay far below this; the column is signed.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Parts of the new jobs, each small enough for a statement.
+fn chunks(jobs: &[StoredJob]) -> impl Iterator<Item = &[StoredJob]> {
+    let mut rest = jobs;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let count = rest
+            .iter()
+            .take_while(|job| {
+                bytes += job.workload().len();
+                bytes <= INSERT_BYTES
+            })
+            .count()
+            .max(1);
+        let (chunk, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(chunk)
+    })
+}
+
+/// Jobs, column by column.
+#[derive(Default)]
+struct Columns<'a> {
+    job_id: Vec<i64>,
+    handle: Vec<String>,
+    unique_key: Vec<Option<&'a str>>,
+    function_name: Vec<Cow<'a, str>>,
+    priority: Vec<i32>,
+    data: Vec<&'a [u8]>,
+    when_to_run: Vec<i32>,
+    reducer: Vec<Option<&'a [u8]>>,
+    submitted: Vec<i64>,
+    flags: Vec<i32>,
+    attempts: Vec<i32>,
+    due: Vec<Option<i64>>,
+    unique_bytes: Vec<Option<&'a [u8]>>,
+    function_bytes: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(jobs: &'a [StoredJob], utf8: bool) -> Self {
+        let mut columns = Self::default();
+        for job in jobs {
+            columns.push(job, utf8);
+        }
+        columns
+    }
+
+    fn push(&mut self, job: &'a StoredJob, utf8: bool) {
+        let (function, unique, reducer) = (job.function.as_bytes(), job.unique(), job.reducer());
+        let flags = flags_of(unique);
+        let function_text = text(function, utf8).filter(|text| text.chars().count() <= FUNCTION_COLUMN);
+        let unique_text = text(unique, utf8).filter(|_| flags == 0);
+        self.job_id.push(signed(job.number));
+        self.handle.push(job.handle().to_string());
+        // A function name that is cut off could make two jobs look alike to the UNIQUE constraint.
+        self.unique_key.push(unique_text.filter(|_| function_text.is_some()));
+        self.unique_bytes.push((flags == 0 && (unique_text.is_none() || function_text.is_none())).then_some(unique));
+        self.function_bytes.push(function_text.is_none().then_some(function));
+        self.function_name.push(function_text.map_or_else(|| Cow::Owned(shortened(function)), Cow::Borrowed));
+        self.priority.push(i32::from(job.priority as u8));
+        self.data.push(job.workload());
+        self.when_to_run.push(i32::try_from(job.due_s).unwrap_or(i32::MAX));
+        self.due.push((job.due_s > u64::from(i32::MAX.unsigned_abs())).then(|| signed(job.due_s)));
+        self.reducer.push((!reducer.is_empty()).then_some(reducer));
+        self.submitted.push(signed(job.submitted_s));
+        self.flags.push(flags);
+        self.attempts.push(i32::from(job.attempts));
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 14] {
+        [
+            &self.job_id,
+            &self.handle,
+            &self.unique_key,
+            &self.function_name,
+            &self.priority,
+            &self.data,
+            &self.when_to_run,
+            &self.reducer,
+            &self.submitted,
+            &self.flags,
+            &self.attempts,
+            &self.due,
+            &self.unique_bytes,
+            &self.function_bytes,
+        ]
+    }
+}
+
+/// Bytes as a text that this database takes as one.
+fn text(bytes: &[u8], utf8: bool) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    (!bytes.contains(&0) && (utf8 || text.is_ascii())).then_some(text)
+}
+
+/// Something to read in the place of a function name that is no text, or too long for its column.
+fn shortened(function: &[u8]) -> String {
+    let mut text = function.escape_ascii().to_string();
+    text.truncate(FUNCTION_COLUMN);
+    text
+}

@@ -1,0 +1,94 @@
+//! What goes wrong with PostgreSQL, and what the operator is told to do.
+
+use std::error::Error;
+
+use tokio_postgres::error::SqlState;
+
+use super::super::StoreError;
+use super::super::driver::{ANSWER_LIMIT, CONNECT_LIMIT};
+use crate::job_server::StoreFailure;
+
+/// Why something was not done.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The driver or the database says so.
+    Driver(tokio_postgres::Error),
+    /// No connection came about in time.
+    Connecting,
+    /// No answer came in time.
+    NoAnswer,
+    /// This store itself says so: what, and in words.
+    Here(StoreFailure, String),
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Driver(error)
+    }
+}
+
+impl Failed {
+    /// For clients and for the operator.
+    pub(super) fn explain(&self, name: &str, purpose: &str) -> StoreError {
+        let (failure, reason, advice) = match self {
+            Self::Driver(error) => explain_driver(error),
+            Self::Connecting => (
+                StoreFailure::Unreachable,
+                format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
+                "see whether it runs and whether its address is right",
+            ),
+            Self::NoAnswer => (
+                StoreFailure::Unreachable,
+                format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
+                "see whether it runs, and what it waits for (pg_stat_activity)",
+            ),
+            Self::Here(failure, reason) => (*failure, reason.clone(), ""),
+        };
+        let separator = if advice.is_empty() { "" } else { "; " };
+        StoreError::new(failure, format!("{name}: could not {purpose}: {reason}{separator}{advice}"))
+    }
+}
+
+fn explain_driver(error: &tokio_postgres::Error) -> (StoreFailure, String, &'static str) {
+    let Some(database) = error.as_db_error() else {
+        let reason = error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        let advice = if reason.contains("TLS") || reason.contains("tls") {
+            "this server speaks to PostgreSQL without TLS: use sslmode=disable or prefer, a UNIX socket or a tunnel"
+        } else {
+            "see whether it runs and whether its address is right"
+        };
+        return (StoreFailure::Unreachable, reason, advice);
+    };
+    let code = database.code();
+    let (failure, advice) = judge(code);
+    let detail = database.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    (failure, format!("{}{detail} [SQLSTATE {}]", database.message(), code.code()), advice)
+}
+
+/// What a state means for clients, and what to do about it.
+fn judge(code: &SqlState) -> (StoreFailure, &'static str) {
+    if *code == SqlState::DISK_FULL {
+        return (StoreFailure::Full, "make room on the database's disk");
+    }
+    if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
+        return (
+            StoreFailure::ReadOnly,
+            "connect to the primary (target_session_attrs=read-write), or let it be written to",
+        );
+    }
+    if *code == SqlState::INSUFFICIENT_PRIVILEGE {
+        return (StoreFailure::Io, "grant this user the table, or let it own the table so that columns can be added");
+    }
+    match &code.code()[..2] {
+        "08" | "57" if *code != SqlState::QUERY_CANCELED => {
+            (StoreFailure::Unreachable, "it is being stopped or started")
+        }
+        "28" => {
+            (StoreFailure::Unreachable, "see user and password in the connection string, and the server's pg_hba.conf")
+        }
+        "3D" => (StoreFailure::Unreachable, "create the database, or name another in the connection string"),
+        "53" => (StoreFailure::Full, "the database lacks connections, memory or space"),
+        "22" | "23" | "54" => (StoreFailure::Refused, "this job does not fit into the table"),
+        _ => (StoreFailure::Io, "see the database's log"),
+    }
+}

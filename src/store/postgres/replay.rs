@@ -1,0 +1,238 @@
+//! Reading from PostgreSQL: all jobs at the start, and workloads later.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::super::driver::{STATEMENT_LIMIT, within};
+use super::super::entry::{Entry, Prefixes};
+use super::super::location::Access;
+use super::super::{HasWorkload, Replayed, Workloads};
+use super::errors::Failed;
+use super::schema::{CONVERSION_LIMIT, Table};
+use super::{Session, answer};
+use crate::job_server::{JobKey, StoredJob};
+
+/// Rows that are asked for at one time.
+const PAGE_ROWS: i64 = 4096;
+
+/// Who wants the jobs.
+type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
+
+/// Reads all jobs.
+pub(super) async fn run(
+    session: &Session,
+    access: Access,
+    prefixes: &mut Prefixes,
+    take: Take<'_>,
+) -> Result<Replayed, Failed> {
+    if access == Access::Own {
+        // A page may take as long as the reader does with it.
+        limit_statements(session, CONVERSION_LIMIT).await?;
+        give_numbers(session, prefixes.default()).await?;
+    }
+    let table = &session.table;
+    let mut reader =
+        Reader { take, prefixes, wanted: Workloads::Wanted, replayed: Replayed::default(), bad: Vec::new() };
+    reader.replayed.last_number = last_number(session).await?.unsigned_abs();
+    if table.columns.contains("job_id") {
+        let query = |data: &str| {
+            let columns = selected(table, data);
+            format!("SELECT {columns} FROM {} WHERE job_id > $1 ORDER BY job_id LIMIT {PAGE_ROWS}", table.name)
+        };
+        let (with, without) = (query("data::bytea"), query("NULL::bytea"));
+        let mut after = i64::MIN;
+        loop {
+            let wanted = reader.wanted == Workloads::Wanted;
+            let page = if wanted { &with } else { &without };
+            let (rows, last) = reader.page(session, page, &[&after], wanted).await?;
+            if access == Access::Own {
+                set_aside(session, &std::mem::take(&mut reader.bad)).await?;
+            }
+            if rows < PAGE_ROWS {
+                break;
+            }
+            after = last;
+        }
+    }
+    if access == Access::Read {
+        // Rows of C++ gearmand that no server has taken over: as if they had numbers, in the order in which they lie.
+        let filter = if table.columns.contains("job_id") { "WHERE job_id IS NULL" } else { "" };
+        let query = format!("SELECT {} FROM {} {filter} ORDER BY ctid", selected(table, "data::bytea"), table.name);
+        reader.page(session, &query, &[], true).await?;
+    } else {
+        limit_statements(session, STATEMENT_LIMIT).await?;
+    }
+    Ok(reader.replayed)
+}
+
+/// Lets the server end statements that take longer.
+async fn limit_statements(session: &Session, limit: Duration) -> Result<(), Failed> {
+    answer(session.client.batch_execute(&format!("SET statement_timeout = {}", limit.as_millis()))).await
+}
+
+/// Gives numbers and handles to rows of C++ gearmand, in the order in which they lie in the table.
+async fn give_numbers(session: &Session, prefix: &str) -> Result<(), Failed> {
+    let client = &session.client;
+    let Table { name, meta, .. } = &session.table;
+    answer(client.batch_execute("BEGIN")).await?;
+    let last = last_number(session).await?;
+    let update = format!(
+        "UPDATE {name} t SET job_id = n.job_id, handle = $2::text || ':' || n.job_id \
+         FROM (SELECT ctid AS place, $1::bigint + row_number() OVER (ORDER BY ctid) AS job_id \
+               FROM {name} WHERE job_id IS NULL) n \
+         WHERE t.ctid = n.place"
+    );
+    let parameters: [&(dyn ToSql + Sync); 2] = [&last, &prefix];
+    let updated = within(CONVERSION_LIMIT, client.execute(&update, &parameters)).await.ok_or(Failed::NoAnswer)??;
+    if updated > 0 {
+        let last = last.saturating_add(i64::try_from(updated).unwrap_or(i64::MAX));
+        answer(client.execute(&format!("UPDATE {meta} SET last_number = $1"), &[&last])).await?;
+    }
+    answer(client.batch_execute("COMMIT")).await
+}
+
+/// The highest number that is known of.
+async fn last_number(session: &Session) -> Result<i64, Failed> {
+    let client = &session.client;
+    let Table { name, meta, columns, .. } = &session.table;
+    let has_meta = answer(client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[meta])).await?;
+    let noted = if has_meta.try_get(0)? { format!("(SELECT max(last_number) FROM {meta})") } else { "0".to_owned() };
+    let given = if columns.contains("job_id") { format!("(SELECT max(job_id) FROM {name})") } else { "0".to_owned() };
+    let query = format!("SELECT greatest({noted}, {given}, 0)::bigint");
+    Ok(answer(client.query_one(&query, &[])).await?.try_get(0)?)
+}
+
+/// The columns in the order in which [`entry`] reads them. Texts as the bytes that a client is sent, so that no strange
+/// encoding ends the reading.
+fn selected(table: &Table, data: &str) -> String {
+    let column = |name: &str, kind: &str| table.column(name, kind);
+    [
+        column("job_id", "bigint"),
+        format!("textsend({})", column("handle", "text")),
+        format!("coalesce({}, textsend(function_name::text))", column("function_bytes", "bytea")),
+        format!("coalesce({}, textsend(unique_key::text))", column("unique_bytes", "bytea")),
+        column("flags", "integer"),
+        "priority::bigint".to_owned(),
+        format!("coalesce({}, {})", column("due", "bigint"), column("when_to_run", "bigint")),
+        column("reducer", "bytea"),
+        column("submitted", "bigint"),
+        column("attempts", "bigint"),
+        data.to_owned(),
+    ]
+    .join(", ")
+}
+
+fn entry(row: &Row) -> Result<Entry<'_>, tokio_postgres::Error> {
+    Ok(Entry {
+        number: row.try_get::<_, Option<i64>>(0)?.unwrap_or(0),
+        handle: row.try_get(1)?,
+        function: row.try_get(2)?,
+        unique: row.try_get::<_, Option<&[u8]>>(3)?.unwrap_or_default(),
+        flags: row.try_get::<_, Option<i32>>(4)?.unwrap_or(0),
+        priority: row.try_get(5)?,
+        due_s: row.try_get::<_, Option<i64>>(6)?.unwrap_or(0),
+        reducer: row.try_get::<_, Option<&[u8]>>(7)?.unwrap_or_default(),
+        submitted_s: row.try_get::<_, Option<i64>>(8)?.unwrap_or(0),
+        attempts: row.try_get::<_, Option<i64>>(9)?.unwrap_or(0),
+        workload: row.try_get::<_, Option<&[u8]>>(10)?.unwrap_or_default(),
+    })
+}
+
+struct Reader<'a, 'b> {
+    take: Take<'a>,
+    prefixes: &'b mut Prefixes,
+    wanted: Workloads,
+    replayed: Replayed,
+    /// Rows that make no sense, and why.
+    bad: Vec<(i64, String)>,
+}
+
+impl Reader<'_, '_> {
+    /// Hands on what a query brings: how many rows, and the number of the last one.
+    async fn page(
+        &mut self,
+        session: &Session,
+        query: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        has_workloads: bool,
+    ) -> Result<(i64, i64), Failed> {
+        let parameters = parameters.iter().copied();
+        let mut rows = pin!(answer(session.client.query_raw(query, parameters)).await?);
+        let (mut count, mut last) = (0, i64::MIN);
+        while let Some(row) = answer(rows.try_next()).await? {
+            let mut entry = entry(&row)?;
+            count += 1;
+            last = entry.number;
+            if row.try_get::<_, Option<i64>>(0)?.is_none() {
+                entry.number = i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX).saturating_add(1);
+                self.replayed.last_number = entry.number.unsigned_abs();
+            }
+            match entry.job(self.prefixes) {
+                Ok(job) => {
+                    self.replayed.jobs += 1;
+                    self.wanted = (self.take)(job, has_workloads);
+                }
+                Err(reason) => {
+                    self.replayed.set_aside += 1;
+                    self.bad.push((last, reason));
+                }
+            }
+        }
+        Ok((count, last))
+    }
+}
+
+/// Moves rows out of the way, with the reason.
+async fn set_aside(session: &Session, bad: &[(i64, String)]) -> Result<(), Failed> {
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let client = &session.client;
+    let Table { name, set_aside, columns, .. } = &session.table;
+    let (numbers, reasons): (Vec<i64>, Vec<&str>) =
+        bad.iter().map(|(number, reason)| (*number, reason.as_str())).unzip();
+    let mut columns: Vec<String> = columns.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+    columns.sort_unstable();
+    let columns = columns.join(", ");
+    let create = format!(
+        "CREATE TABLE IF NOT EXISTS {set_aside} (LIKE {name}); \
+                          ALTER TABLE {set_aside} ADD COLUMN IF NOT EXISTS reason TEXT"
+    );
+    let fill = format!(
+        "WITH bad AS (SELECT * FROM unnest($1::bigint[], $2::text[]) AS b(number, why)), \
+         moved AS (DELETE FROM {name} t USING bad WHERE t.job_id = bad.number RETURNING t.*, bad.why) \
+         INSERT INTO {set_aside} ({columns}, reason) SELECT {columns}, why FROM moved"
+    );
+    answer(client.batch_execute("BEGIN")).await?;
+    answer(client.batch_execute(&create)).await?;
+    answer(client.execute(&fill, &[&numbers, &reasons])).await?;
+    answer(client.batch_execute("COMMIT")).await
+}
+
+/// Reads workloads, in the order in which they are asked for.
+pub(super) async fn load(session: &Session, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, Failed> {
+    let mut loaded = vec![None; jobs.len()];
+    if !session.table.columns.contains("job_id") {
+        return Ok(loaded);
+    }
+    let numbers: Vec<i64> = jobs.iter().map(|key| i64::try_from(key.number).unwrap_or(i64::MAX)).collect();
+    let query = format!(
+        "SELECT w.place, t.data::bytea FROM unnest($1::bigint[]) WITH ORDINALITY AS w(job_id, place) \
+         JOIN {} t ON t.job_id = w.job_id",
+        session.table.name
+    );
+    let parameters: [&(dyn ToSql + Sync); 1] = [&numbers];
+    let mut rows = pin!(answer(session.client.query_raw(&query, parameters)).await?);
+    while let Some(row) = answer(rows.try_next()).await? {
+        let place = usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or(usize::MAX);
+        if let Some(slot) = loaded.get_mut(place) {
+            *slot = Some(Bytes::copy_from_slice(row.try_get::<_, Option<&[u8]>>(1)?.unwrap_or_default()));
+        }
+    }
+    Ok(loaded)
+}

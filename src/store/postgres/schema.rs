@@ -1,0 +1,238 @@
+//! The table in PostgreSQL: finding it, making it, converting one that C++ gearmand made, and keeping other servers away.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
+use super::super::location::Access;
+use super::changes::Statements;
+use super::errors::Failed;
+use super::{Session, answer};
+use crate::job_server::{FORMAT, StoreFailure};
+
+/// How long one statement of a conversion may take, and one that reads a whole table.
+pub(super) const CONVERSION_LIMIT: Duration = Duration::from_mins(10);
+/// Longest name of a table: what is made beside it has longer names, and PostgreSQL cuts names at 63 bytes.
+const TABLE_MAX: usize = 52;
+/// High half of the key of the advisory lock; the table's oid is the low one.
+const LOCK_CLASS: i64 = 0x6765_6172 << 32;
+
+/// C++ gearmand's columns. Texts are compared byte by byte.
+const COLUMNS: &str = "unique_key VARCHAR(64) COLLATE \"C\", function_name VARCHAR(255) COLLATE \"C\", priority INTEGER, \
+                       data BYTEA, when_to_run INTEGER, UNIQUE (unique_key, function_name)";
+/// Columns that C++ gearmand does not have, the first one not in old versions.
+const ADDED: &[(&str, &str)] = &[
+    ("when_to_run", "INTEGER"),
+    ("job_id", "BIGINT"),
+    ("handle", "TEXT"),
+    ("reducer", "BYTEA"),
+    ("submitted", "BIGINT"),
+    ("flags", "INTEGER"),
+    ("attempts", "INTEGER"),
+    ("due", "BIGINT"),
+    ("unique_bytes", "BYTEA"),
+    ("function_bytes", "BYTEA"),
+];
+
+/// A table by its names in SQL, quoted, and what it has.
+pub(super) struct Table {
+    /// The table.
+    pub(super) name: String,
+    /// The one row with the version of the format and the highest number.
+    pub(super) meta: String,
+    /// Where rows go that make no sense.
+    pub(super) set_aside: String,
+    /// Its columns.
+    pub(super) columns: HashSet<String>,
+    index: String,
+    schema: String,
+    relation: String,
+    oid: i64,
+}
+
+impl Table {
+    fn new(schema: String, relation: String, oid: i64) -> Self {
+        let beside = |suffix: &str| format!("{}.{}", quoted(&schema), quoted(&format!("{relation}{suffix}")));
+        Self {
+            name: beside(""),
+            meta: beside("_meta"),
+            set_aside: beside("_set_aside"),
+            index: quoted(&format!("{relation}_job_id")),
+            columns: HashSet::new(),
+            schema,
+            relation,
+            oid,
+        }
+    }
+
+    /// A column, or what stands for its absence.
+    pub(super) fn column(&self, name: &str, kind: &str) -> String {
+        if self.columns.contains(name) { format!("{name}::{kind}") } else { format!("NULL::{kind}") }
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Makes a fresh connection ready for use.
+pub(super) async fn prepare(client: Client, table: &str, access: Access) -> Result<Session, Failed> {
+    let limit_ms = match access {
+        Access::Own => STATEMENT_LIMIT.as_millis(),
+        Access::Read => CONVERSION_LIMIT.as_millis(),
+    };
+    // The server notices when this host is gone, and lets go of the lock.
+    let settings = format!(
+        "SET statement_timeout = {limit_ms}; SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; \
+         SET tcp_keepalives_count = 4"
+    );
+    answer(client.batch_execute(&settings)).await?;
+    let row = answer(client.query_one(
+        "SELECT current_setting('server_encoding'), current_setting('synchronous_commit'), current_setting('fsync')",
+        &[],
+    ))
+    .await?;
+    let utf8 = row.try_get::<_, &str>(0)? == "UTF8";
+    let asynchronous = row.try_get::<_, &str>(1)? == "off" || row.try_get::<_, &str>(2)? == "off";
+    let (table, statements) = match access {
+        Access::Own => {
+            let table = own(&client, table).await?;
+            let statements = Statements::prepare(&client, &table).await?;
+            (table, Some(statements))
+        }
+        Access::Read => {
+            answer(client.batch_execute("SET default_transaction_read_only = on")).await?;
+            let mut found = find(&client, table).await?.ok_or_else(|| {
+                Failed::Here(StoreFailure::Io, "there is no such table; see its name and the search_path".to_owned())
+            })?;
+            found.columns = columns(&client, &found).await?;
+            check_format(&client, &found).await?;
+            (found, None)
+        }
+    };
+    Ok(Session { client, table, utf8, asynchronous, statements })
+}
+
+/// Takes the table: locks it, and makes or converts it where that is needed.
+async fn own(client: &Client, name: &str) -> Result<Table, Failed> {
+    let mut table = match find(client, name).await? {
+        Some(table) => table,
+        None => create(client, name).await?,
+    };
+    lock(client, &table).await?;
+    let limit_ms = CONVERSION_LIMIT.as_millis();
+    answer(client.batch_execute(&format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}"))).await?;
+    table.columns = columns(client, &table).await?;
+    if !check_format(client, &table).await? {
+        convert(client, &mut table).await?;
+    }
+    answer(client.batch_execute("COMMIT")).await?;
+    Ok(table)
+}
+
+/// The table that this name means, by the server's search path.
+async fn find(client: &Client, name: &str) -> Result<Option<Table>, Failed> {
+    let query = "SELECT n.nspname::text, c.relname::text, c.oid::bigint FROM pg_class c \
+                 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1::text)";
+    let Some(row) = answer(client.query_opt(query, &[&name])).await? else { return Ok(None) };
+    let table = Table::new(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    if table.relation.len() > TABLE_MAX {
+        let text = format!("the name of the table is longer than {TABLE_MAX} bytes; choose a shorter one");
+        return Err(Failed::Here(StoreFailure::Io, text));
+    }
+    Ok(Some(table))
+}
+
+async fn create(client: &Client, name: &str) -> Result<Table, Failed> {
+    let plain = |c: char| c.is_alphanumeric() || "_$.\"".contains(c);
+    if name.is_empty() || !name.chars().all(plain) {
+        let text = "the name of the table has characters other than letters, digits, _ and $; choose another";
+        return Err(Failed::Here(StoreFailure::Io, text.to_owned()));
+    }
+    // As C++ gearmand does it: without quotes, so that Queue is queue.
+    answer(client.batch_execute(&format!("CREATE TABLE {name} ({COLUMNS})"))).await?;
+    find(client, name).await?.ok_or_else(|| {
+        Failed::Here(StoreFailure::Io, "the table was made, but the search_path does not find it".to_owned())
+    })
+}
+
+async fn columns(client: &Client, table: &Table) -> Result<HashSet<String>, Failed> {
+    let query = "SELECT attname::text FROM pg_attribute \
+                 WHERE attrelid::bigint = $1 AND attnum > 0 AND NOT attisdropped";
+    let rows = answer(client.query(query, &[&table.oid])).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Whether the table has our format already.
+async fn check_format(client: &Client, table: &Table) -> Result<bool, Failed> {
+    let row = answer(client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&table.meta])).await?;
+    if !row.try_get::<_, bool>(0)? {
+        return Ok(false);
+    }
+    let query = format!("SELECT format FROM {}", table.meta);
+    let Some(row) = answer(client.query_opt(&query, &[])).await? else { return Ok(false) };
+    let format: i32 = row.try_get(0)?;
+    if u32::try_from(format).is_ok_and(|format| format <= FORMAT) {
+        return Ok(true);
+    }
+    Err(Failed::Here(
+        StoreFailure::Corrupt,
+        format!(
+            "the table has format {format}, and this program knows formats up to {FORMAT}; use the newer program that \
+             wrote it"
+        ),
+    ))
+}
+
+/// Adds what C++ gearmand's table does not have.
+async fn convert(client: &Client, table: &mut Table) -> Result<(), Failed> {
+    let Table { name, meta, index, .. } = table;
+    let missing: Vec<String> = ADDED
+        .iter()
+        .filter(|(column, _)| !table.columns.contains(*column))
+        .map(|(column, kind)| format!("ADD COLUMN {column} {kind}"))
+        .collect();
+    let mut statements = Vec::new();
+    if !missing.is_empty() {
+        statements.push(format!("ALTER TABLE {name} {}", missing.join(", ")));
+    }
+    statements.push(format!("CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {name} (job_id)"));
+    statements
+        .push(format!("CREATE TABLE IF NOT EXISTS {meta} (format INTEGER NOT NULL, last_number BIGINT NOT NULL)"));
+    statements.push(format!("INSERT INTO {meta} SELECT {FORMAT}, 0 WHERE NOT EXISTS (SELECT 1 FROM {meta})"));
+    within(CONVERSION_LIMIT, client.batch_execute(&statements.join("; "))).await.ok_or(Failed::NoAnswer)??;
+    table.columns.extend(ADDED.iter().map(|(column, _)| (*column).to_owned()));
+    Ok(())
+}
+
+/// Keeps other servers away for as long as this connection lives.
+async fn lock(client: &Client, table: &Table) -> Result<(), Failed> {
+    let key = LOCK_CLASS | table.oid;
+    // PostgreSQL may take a moment to notice that the last one has gone.
+    let limit_ms = LOCK_LIMIT.as_millis();
+    answer(client.batch_execute(&format!("SET lock_timeout = {limit_ms}"))).await?;
+    match answer(client.execute("SELECT pg_advisory_lock($1)", &[&key])).await {
+        Err(Failed::Driver(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {}
+        Err(failed) => return Err(failed),
+        Ok(_) => return answer(client.batch_execute("RESET lock_timeout")).await,
+    }
+    let query = "SELECT concat_ws(' ', 'process', a.pid, 'of user', a.usename, 'from', \
+                 coalesce(a.client_addr::text, 'this host'), 'since', a.backend_start) FROM pg_locks l \
+                 JOIN pg_stat_activity a ON a.pid = l.pid \
+                 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+                 AND l.classid::bigint = $1::bigint >> 32 AND l.objid::bigint = $2::bigint";
+    let holder = answer(client.query_opt(query, &[&key, &table.oid])).await?;
+    let holder = holder.map(|row| row.try_get::<_, String>(0)).transpose()?;
+    Err(Failed::Here(
+        StoreFailure::Locked,
+        format!(
+            "another gearmand uses {}.{} (PostgreSQL's {}); stop it, or use another table",
+            table.schema,
+            table.relation,
+            holder.unwrap_or_else(|| "pg_locks does not name it any more".to_owned())
+        ),
+    ))
+}

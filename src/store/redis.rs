@@ -1,0 +1,297 @@
+//! Jobs in Redis: a hash for each, under C++ gearmand's keys.
+//!
+//! # The format
+//! [`keys`] says how a job's key is made. Its hash has the fields of C++ gearmand, `data`, `priority` (0 high, 1 normal, 2
+//! low), `function` and `unique`, and beside them `id`, the number of the job; `handle`; `when`, its due time; `reducer`;
+//! `submitted`; `flags` ([`super::entry`]); and `attempts`. Numbers are decimal. The version of the format and the highest
+//! number stand in a hash of their own, which no search for jobs finds. What makes no sense is renamed, so that none finds it
+//! either. Other keys that share the prefix are left alone.
+//!
+//! C++ gearmand 1.1 refuses hashes with fields that it does not know: it reads no queue of this server's in Redis. The way back
+//! leads through another kind of store, or an empty queue.
+//!
+//! # Two servers
+//! The name of the connection (`CLIENT SETNAME`) says which jobs it owns, and whoever finds another connection of that name
+//! stays away. The name goes with the connection, and costs nothing for each job.
+//!
+//! # What Redis keeps
+//! With `appendonly yes` and `appendfsync always` an answer means that the job is on the disk. With other settings it means
+//! less; the operator is warned of that.
+
+mod changes;
+mod errors;
+mod keys;
+mod read;
+mod replay;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::redis::{
+    Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError, cmd,
+};
+use bytes::Bytes;
+
+use self::errors::Failed;
+use self::keys::Keys;
+use super::entry::Prefixes;
+use super::location::{Access, Location};
+use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
+use crate::job_server::{FORMAT, JobKey, StoreFailure, StoredJob};
+
+/// How long it may take to connect.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long an answer may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long to wait until the server before this one has let go of the keys.
+const LOCK_LIMIT: Duration = Duration::from_secs(3);
+/// A connection that was not used for so long is asked whether it still works before anything depends on it.
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// Redis's own limit of a value, where its settings cannot be read.
+const VALUE_MAX: usize = 512 << 20;
+
+/// See the module.
+pub(super) struct Redis {
+    connection: Option<Connection>,
+    info: ConnectionInfo,
+    /// The database, for people to read, without passwords.
+    name: String,
+    keys: Keys,
+    access: Access,
+    prefixes: Prefixes,
+    last_used: Instant,
+    /// The connection that had the jobs before: it may linger where the network broke.
+    last_client: Option<u64>,
+    /// Whether the operator was told of settings with which jobs can be lost.
+    warned: bool,
+    /// The largest value, in bytes.
+    value_max: usize,
+    last_number: u64,
+}
+
+impl Redis {
+    /// Connects. `location` is one of Redis.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses, another server has the jobs, or their format is not known.
+    pub(super) fn open(location: &Location, access: Access, prefix: &Arc<str>) -> Result<Self, StoreError> {
+        let Location::Redis { host, port, password, prefix: key_prefix } = location else {
+            return Err(StoreError::new(StoreFailure::Io, format!("{location} is not in Redis")));
+        };
+        let address = if host.starts_with('/') {
+            ConnectionAddr::Unix(host.into())
+        } else {
+            ConnectionAddr::Tcp(host.clone(), *port)
+        };
+        let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if !password.is_empty() {
+            settings = settings.set_password(password);
+        }
+        let name = location.to_string();
+        let info = address
+            .into_connection_info()
+            .map_err(|error| Failed::Driver(error).explain(&name, "open the queue"))?
+            .set_redis_settings(settings);
+        let mut store = Self {
+            connection: None,
+            info,
+            name,
+            keys: Keys::new(key_prefix),
+            access,
+            prefixes: Prefixes::new(prefix),
+            last_used: Instant::now(),
+            last_client: None,
+            warned: false,
+            value_max: VALUE_MAX,
+            last_number: 0,
+        };
+        store.with_connection("open the queue", |_, _| Ok(()))?;
+        Ok(store)
+    }
+
+    /// Does something with a connection that works, after it is made where there is none. `purpose` completes the sentence
+    /// "could not ...".
+    fn with_connection<T>(
+        &mut self,
+        purpose: &str,
+        work: impl FnOnce(&mut Self, &mut Connection) -> Result<T, Failed>,
+    ) -> Result<T, StoreError> {
+        let mut kept = self.connection.take();
+        if self.last_used.elapsed() > IDLE_LIMIT
+            && let Some(connection) = &mut kept
+            && cmd("PING").exec(connection).is_err()
+        {
+            kept = None;
+        }
+        let done = match kept {
+            Some(connection) => Ok(connection),
+            None => self.connect(),
+        }
+        .and_then(|mut connection| {
+            let value = work(self, &mut connection)?;
+            self.connection = Some(connection);
+            Ok(value)
+        });
+        self.last_used = Instant::now();
+        done.map_err(|failed| failed.explain(&self.name, purpose))
+    }
+
+    fn connect(&mut self) -> Result<Connection, Failed> {
+        let mut connection = Client::open(self.info.clone())?.get_connection_with_timeout(CONNECT_LIMIT)?;
+        connection.set_read_timeout(Some(ANSWER_LIMIT))?;
+        connection.set_write_timeout(Some(ANSWER_LIMIT))?;
+        let meta = self.keys.meta();
+        let (format, last): (Option<String>, Option<u64>) =
+            cmd("HMGET").arg(&meta).arg("format").arg("last_number").query(&mut connection)?;
+        if let Some(format) = &format
+            && !format.parse().is_ok_and(|format: u32| format <= FORMAT)
+        {
+            let text = format!(
+                "the queue has format {format}, and this program knows formats up to {FORMAT}; use the newer program \
+                 that wrote it"
+            );
+            return Err(Failed::Here(StoreFailure::Corrupt, text));
+        }
+        self.last_number = self.last_number.max(last.unwrap_or(0));
+        if self.access == Access::Own {
+            self.claim(&mut connection)?;
+            self.look_at_settings(&mut connection);
+            cmd("HSET").arg(&meta).arg("format").arg(FORMAT).exec(&mut connection)?;
+        }
+        Ok(connection)
+    }
+
+    /// Keeps other servers away for as long as this connection lives. Of two that come at the same moment none may stay.
+    fn claim(&mut self, connection: &mut Connection) -> Result<(), Failed> {
+        let name = self.keys.owner();
+        let named = cmd("CLIENT").arg("SETNAME").arg(&name).exec(connection);
+        let id: u64 = match named.and_then(|()| cmd("CLIENT").arg("ID").query(connection)) {
+            Ok(id) => id,
+            Err(error) => return self.unclaimed(error),
+        };
+        let end = Instant::now() + LOCK_LIMIT;
+        loop {
+            let list: String = match cmd("CLIENT").arg("LIST").query(connection) {
+                Ok(list) => list,
+                Err(error) => return self.unclaimed(error),
+            };
+            let Some((other, address)) = other_client(&list, id, &name) else { break };
+            if self.last_client == Some(other) {
+                // Our own, which Redis has not missed yet.
+                let _: i64 = cmd("CLIENT").arg("KILL").arg("ID").arg(other).query(connection)?;
+            } else if Instant::now() > end {
+                let text = format!(
+                    "another gearmand uses the same keys (client {other} from {address}, see CLIENT LIST); stop it, or \
+                     use another prefix"
+                );
+                return Err(Failed::Here(StoreFailure::Locked, text));
+            } else {
+                // Redis may take a moment to notice that the last one has gone. Nothing ever comes to this list: Redis
+                // answers when the time is over.
+                cmd("BLPOP").arg(self.keys.never()).arg("0.1").exec(connection)?;
+            }
+        }
+        self.last_client = Some(id);
+        Ok(())
+    }
+
+    /// Goes on without knowing of other servers, where Redis does not let us ask.
+    fn unclaimed(&self, error: RedisError) -> Result<(), Failed> {
+        if error.code().is_none() {
+            return Err(error.into());
+        }
+        if !self.warned {
+            tracing::warn!(
+                "{}: it is not known whether another gearmand uses the same keys, since CLIENT is not allowed: {error}",
+                self.name
+            );
+        }
+        Ok(())
+    }
+
+    /// Reads the settings that decide what is kept, and tells the operator once what they come to.
+    fn look_at_settings(&mut self, connection: &mut Connection) {
+        let mut setting = |name: &str| -> Option<String> {
+            let pair: Vec<String> = cmd("CONFIG").arg("GET").arg(name).query(connection).ok()?;
+            pair.into_iter().nth(1)
+        };
+        let (append, sync) = (setting("appendonly"), setting("appendfsync"));
+        let policy = setting("maxmemory-policy");
+        let value_max = setting("proto-max-bulk-len").and_then(|value| value.parse().ok());
+        self.value_max = value_max.unwrap_or(VALUE_MAX);
+        if std::mem::replace(&mut self.warned, true) {
+            return;
+        }
+        match (append.as_deref(), sync.as_deref()) {
+            (Some("yes"), Some("always")) => {}
+            (Some(append), Some(sync)) => tracing::warn!(
+                "{}: acknowledged jobs may be lost when Redis ends, since appendonly is {append} and appendfsync is {sync}; \
+                 set them to yes and always",
+                self.name
+            ),
+            _ => tracing::warn!(
+                "{}: it is not known whether Redis keeps acknowledged jobs, since CONFIG GET is not allowed; appendonly \
+                 should be yes and appendfsync always",
+                self.name
+            ),
+        }
+        if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
+            tracing::warn!(
+                "{}: Redis may throw jobs away when its memory is full, since maxmemory-policy is {policy}; set it to \
+                 noeviction",
+                self.name
+            );
+        }
+    }
+}
+
+/// Another connection of this name in the answer to CLIENT LIST, and where it comes from.
+fn other_client<'a>(list: &'a str, own: u64, name: &str) -> Option<(u64, &'a str)> {
+    list.lines().find_map(|client| {
+        let field = |field: &str| client.split(' ').find_map(|word| word.strip_prefix(field)?.strip_prefix('='));
+        let id = field("id")?.parse().ok().filter(|id| *id != own)?;
+        (field("name") == Some(name)).then(|| (id, field("addr").unwrap_or("an unknown address")))
+    })
+}
+
+impl Store for Redis {
+    fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError> {
+        let replayed = self.with_connection("read jobs", |store, connection| replay::run(store, connection, take))?;
+        if replayed.set_aside > 0 && self.access == Access::Own {
+            tracing::warn!(
+                "{}: {} keys made no sense and were renamed to {}",
+                self.name,
+                replayed.set_aside,
+                self.keys.set_aside(b"*", 0).escape_ascii()
+            );
+        }
+        Ok(replayed)
+    }
+
+    fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        if self.access == Access::Read {
+            let text = format!("{}: could not keep jobs: the queue was opened for reading", self.name);
+            return Err(StoreError::new(StoreFailure::ReadOnly, text));
+        }
+        if let Some(job) = changes.adds.iter().find(|job| job.workload().len() > self.value_max) {
+            let text = format!(
+                "{}: the workload of {} has {} bytes, more than Redis takes: its proto-max-bulk-len is {}; raise it",
+                self.name,
+                job.handle(),
+                job.workload().len(),
+                self.value_max
+            );
+            return Err(StoreError::new(StoreFailure::Refused, text));
+        }
+        let last_number = self.last_number.max(changes.last_number);
+        self.with_connection("keep jobs", |store, connection| {
+            changes::commit(&store.keys, connection, changes, last_number)
+        })?;
+        self.last_number = last_number;
+        Ok(())
+    }
+
+    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.with_connection("read workloads", |store, connection| replay::load(&store.keys, connection, jobs))
+    }
+}

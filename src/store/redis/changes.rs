@@ -1,0 +1,77 @@
+//! Writing to Redis: one transaction, sent in one piece.
+
+use std::collections::HashSet;
+
+use ::redis::{Connection, Pipeline, cmd, pipe};
+
+use super::super::Changes;
+use super::super::entry::flags_of;
+use super::errors::Failed;
+use super::keys::Keys;
+use crate::job_server::{FORMAT, JobKey, StoredJob};
+
+/// Makes the changes.
+pub(super) fn commit(
+    keys: &Keys,
+    connection: &mut Connection,
+    changes: &Changes,
+    last_number: u64,
+) -> Result<(), Failed> {
+    let key_of = |job: &JobKey| keys.job(job.number, job.function.as_bytes(), &job.unique);
+    // The key of a job can by now be that of a later one with the same unique id, or of none: neither may be touched. Nobody
+    // else writes, so what is read here holds for the transaction.
+    let named: Vec<&JobKey> = changes.removes.iter().chain(changes.attempts.iter().map(|(job, _)| job)).collect();
+    let present = present(connection, named.iter().map(|job| (job.number, key_of(job))))?;
+    let (removable, attempted) = present.split_at(changes.removes.len());
+
+    let removed: HashSet<u64> = changes.removes.iter().map(|job| job.number).collect();
+    let added: HashSet<u64> = changes.adds.iter().map(|job| job.number).collect();
+    let mut transaction = pipe();
+    transaction.atomic();
+    for (job, _) in changes.removes.iter().zip(removable).filter(|(_, present)| **present) {
+        transaction.cmd("DEL").arg(key_of(job)).ignore();
+    }
+    for job in &changes.adds {
+        add(&mut transaction, keys, job);
+    }
+    for ((job, attempts), present) in changes.attempts.iter().zip(attempted) {
+        if added.contains(&job.number) || *present && !removed.contains(&job.number) {
+            transaction.cmd("HSET").arg(key_of(job)).arg("attempts").arg(*attempts).ignore();
+        }
+    }
+    // Also where there is nothing else: it shows that Redis can be written to.
+    transaction.cmd("HSET").arg(keys.meta()).arg("format").arg(FORMAT).arg("last_number").arg(last_number).ignore();
+    Ok(transaction.exec(connection)?)
+}
+
+/// Which of these numbers stand in the hashes of these keys.
+fn present(
+    connection: &mut Connection,
+    named: impl ExactSizeIterator<Item = (u64, Vec<u8>)>,
+) -> Result<Vec<bool>, Failed> {
+    if named.len() == 0 {
+        return Ok(Vec::new());
+    }
+    let mut query = pipe();
+    let mut numbers = Vec::with_capacity(named.len());
+    for (number, key) in named {
+        query.cmd("HGET").arg(key).arg("id");
+        numbers.push(number.to_string().into_bytes());
+    }
+    let found: Vec<Option<Vec<u8>>> = query.query(connection)?;
+    Ok(found.iter().zip(&numbers).map(|(found, number)| found.as_ref() == Some(number)).collect())
+}
+
+/// Writes all fields, so that nothing of an earlier job of the same key stays.
+pub(super) fn add(transaction: &mut Pipeline, keys: &Keys, job: &StoredJob) {
+    let (function, unique) = (job.function.as_bytes(), job.unique());
+    let mut set = cmd("HSET");
+    set.arg(keys.job(job.number, function, unique));
+    set.arg("id").arg(job.number);
+    set.arg("function").arg(function).arg("unique").arg(unique);
+    set.arg("priority").arg(job.priority.index()).arg("data").arg(job.workload());
+    set.arg("handle").arg(job.handle().to_string()).arg("when").arg(job.due_s);
+    set.arg("reducer").arg(job.reducer()).arg("submitted").arg(job.submitted_s);
+    set.arg("flags").arg(flags_of(unique)).arg("attempts").arg(job.attempts);
+    transaction.add_command(set).ignore();
+}

@@ -1,0 +1,175 @@
+//! Names of keys in Redis.
+//!
+//! C++ gearmand's key is `<prefix>-<function>-<unique>`. That is a job's own name only while the function has no hyphen and
+//! there is a unique id. A job for which that is not so is kept under `<prefix>-<function>-job:<number>`, and so is one
+//! whose unique id would look like that: so no two jobs ever share a key. The fields of the hash say what function and unique
+//! id are.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use crate::protocol::names::UNIQUE_MAX;
+
+/// Before the number of a job, where that stands for its unique id.
+const NUMBERED: &str = "job:";
+
+/// The names of one queue's keys.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// What a key says of a job.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Named<'a> {
+    pub(super) function: &'a [u8],
+    pub(super) unique: &'a [u8],
+    /// Whether the name could be read in another way, too.
+    pub(super) ambiguous: bool,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The key of a job. Depends on nothing but what names it.
+    pub(super) fn job(&self, number: u64, function: &[u8], unique: &[u8]) -> Vec<u8> {
+        let mut key = [self.prefix.as_bytes(), b"-", function, b"-"].concat();
+        if unique.is_empty() || unique == b"-" || function.contains(&b'-') || ends_numbered(unique) {
+            key.extend_from_slice(format!("{NUMBERED}{number}").as_bytes());
+        } else {
+            key.extend_from_slice(unique);
+        }
+        key
+    }
+
+    /// Matches all keys of jobs, and maybe others.
+    pub(super) fn pattern(&self) -> String {
+        let mut pattern = String::with_capacity(self.prefix.len() + 2);
+        for character in self.prefix.chars() {
+            if "*?[]\\^".contains(character) {
+                pattern.push('\\');
+            }
+            pattern.push(character);
+        }
+        pattern + "-*"
+    }
+
+    /// The key of what is known of the whole queue.
+    pub(super) fn meta(&self) -> String {
+        format!("{}{}:meta", self.apart("gearmand:", "queue:"), self.prefix)
+    }
+
+    /// A key that never is.
+    pub(super) fn never(&self) -> String {
+        format!("{}{}:never", self.apart("gearmand:", "queue:"), self.prefix)
+    }
+
+    /// Where an entry goes that makes no sense. `attempt` counts the names that were taken.
+    pub(super) fn set_aside(&self, key: &[u8], attempt: u32) -> Vec<u8> {
+        let mut name = self.apart("set-aside:", "aside:").as_bytes().to_vec();
+        if attempt > 0 {
+            name.extend_from_slice(format!("{attempt}:").as_bytes());
+        }
+        name.extend_from_slice(key);
+        name
+    }
+
+    /// The name of the connection that owns the queue: printable and without spaces.
+    pub(super) fn owner(&self) -> String {
+        let mut name = "gearmand:".to_owned();
+        for byte in self.prefix.bytes() {
+            if byte.is_ascii_graphic() && byte != b'%' {
+                name.push(char::from(byte));
+            } else {
+                // Writing to a String cannot fail.
+                let _ = write!(name, "%{byte:02x}");
+            }
+        }
+        name
+    }
+
+    /// The first word, unless a search for this queue's keys would find it.
+    fn apart(&self, first: &'static str, second: &'static str) -> &'static str {
+        if first.starts_with(&self.prefix) { second } else { first }
+    }
+
+    /// Reads a key that C++ gearmand made; `None` for a key that names no job. `functions` are those that are known to exist.
+    pub(super) fn read<'a>(&self, key: &'a [u8], functions: &HashSet<Vec<u8>>) -> Option<Named<'a>> {
+        let rest = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b"-")?;
+        let hyphens: Vec<usize> = (0..rest.len()).filter(|place| rest[*place] == b'-').collect();
+        let known = hyphens.iter().rev().find(|place| functions.contains(&rest[..**place]));
+        let place = *known.or(hyphens.first())?;
+        let (function, unique) = (&rest[..place], &rest[place + 1..]);
+        // A unique id of 64 bytes lost its last one in C++ gearmand, and the key was filled up with a space in front.
+        let unique = match unique {
+            [b' ', shortened @ ..] if unique.len() == UNIQUE_MAX => shortened,
+            _ => unique,
+        };
+        Some(Named { function, unique, ambiguous: known.is_none() && hyphens.len() > 1 && unique != b"-" })
+    }
+}
+
+/// Whether a key that ends like this could be that of a job without a unique id.
+fn ends_numbered(unique: &[u8]) -> bool {
+    let digits = unique.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    digits > 0 && unique[..unique.len() - digits].ends_with(NUMBERED.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_jobs_share_a_key() {
+        let keys = Keys::new("_gear_");
+        let jobs: [(u64, &str, &str); 9] = [
+            (1, "a", "b-c"),
+            (2, "a-b", "c"),
+            (3, "a", ""),
+            (4, "a", "-"),
+            (5, "a", "job:3"),
+            (6, "a", "b-job:7"),
+            (7, "a-b", ""),
+            (8, "a", "job:"),
+            (9, "a", "job:3x"),
+        ];
+        let names: HashSet<Vec<u8>> =
+            jobs.iter().map(|(number, f, u)| keys.job(*number, f.as_bytes(), u.as_bytes())).collect();
+        assert_eq!(names.len(), jobs.len());
+        assert!(names.contains(&b"_gear_-a-b-c"[..]), "a plain key is that of C++ gearmand");
+        assert!(names.contains(&b"_gear_-a-job:5"[..]));
+    }
+
+    #[test]
+    fn keys_of_the_queue_itself_are_not_found_as_jobs() {
+        for prefix in ["_gear_", "gearmand", "g", "set", "set-aside", ""] {
+            let keys = Keys::new(prefix);
+            for name in [keys.meta().into_bytes(), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2)] {
+                assert!(prefix.is_empty() || !name.starts_with(prefix.as_bytes()), "{prefix}: {}", name.escape_ascii());
+            }
+        }
+        assert_eq!(Keys::new("a*[b]?\\").pattern(), "a\\*\\[b\\]\\?\\\\-*");
+        assert_eq!(Keys::new("a b%").owner(), "gearmand:a%20b%25");
+    }
+
+    #[test]
+    fn keys_of_gearmand_are_read_as_well_as_they_can_be() {
+        let keys = Keys::new("_gear_");
+        let none = HashSet::new();
+        let known = HashSet::from([b"a-b".to_vec()]);
+        let named = |function: &'static str, unique: &'static str, ambiguous| {
+            Some(Named { function: function.as_bytes(), unique: unique.as_bytes(), ambiguous })
+        };
+        assert_eq!(keys.read(b"_gear_-f-u", &none), named("f", "u", false));
+        assert_eq!(keys.read(b"_gear_-f-", &none), named("f", "", false));
+        assert_eq!(keys.read(b"_gear_-f--", &none), named("f", "-", false));
+        assert_eq!(keys.read(b"_gear_-a-b-c", &none), named("a", "b-c", true));
+        assert_eq!(keys.read(b"_gear_-a-b-c", &known), named("a-b", "c", false));
+        assert_eq!(keys.read(b"_gear_-f", &none), None);
+        assert_eq!(keys.read(b"_gear_x-f-u", &none), None);
+        let padded = format!("_gear_-f- {}", "u".repeat(63));
+        assert_eq!(keys.read(padded.as_bytes(), &none).unwrap().unique, "u".repeat(63).as_bytes());
+    }
+}

@@ -1,0 +1,45 @@
+//! What stands in Redis for one job, field by field.
+
+use super::super::entry::{Entry, Prefixes};
+use crate::job_server::StoredJob;
+
+/// The fields in the order in which they are asked for; the workload last, which is not always wanted.
+pub(super) const FIELDS: &[&str] =
+    &["id", "function", "unique", "priority", "handle", "when", "reducer", "submitted", "flags", "attempts"];
+/// The workload's field.
+pub(super) const DATA: &str = "data";
+
+/// The values of [`FIELDS`], and of [`DATA`] where it was asked for; `None` where a field is missing.
+pub(super) type Values = Vec<Option<Vec<u8>>>;
+
+/// The job that the values make, with this number.
+///
+/// # Errors
+/// What makes no sense.
+pub(super) fn job(number: i64, values: &Values, prefixes: &mut Prefixes) -> Result<StoredJob, String> {
+    let bytes = |index: usize| values.get(index).and_then(Option::as_deref);
+    let entry = Entry {
+        number,
+        function: bytes(1),
+        unique: bytes(2).unwrap_or_default(),
+        priority: decimal(bytes(3), "priority")?,
+        handle: bytes(4),
+        due_s: decimal(bytes(5), "when")?.unwrap_or(0),
+        reducer: bytes(6).unwrap_or_default(),
+        submitted_s: decimal(bytes(7), "submitted")?.unwrap_or(0),
+        flags: decimal(bytes(8), "flags")?.and_then(|flags| i32::try_from(flags).ok()).unwrap_or(0),
+        attempts: decimal(bytes(9), "attempts")?.unwrap_or(0),
+        workload: bytes(FIELDS.len()).unwrap_or_default(),
+    };
+    entry.job(prefixes)
+}
+
+/// A number in decimal; numbers beyond 63 bits are as large as they get.
+pub(super) fn decimal(value: Option<&[u8]>, field: &str) -> Result<Option<i64>, String> {
+    let Some(value) = value else { return Ok(None) };
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i128>().ok());
+    match number {
+        Some(number) => Ok(Some(i64::try_from(number).unwrap_or(if number < 0 { i64::MIN } else { i64::MAX }))),
+        None => Err(format!("its {field} is no number")),
+    }
+}

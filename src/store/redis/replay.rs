@@ -1,0 +1,335 @@
+//! Reading from Redis: all jobs at the start, and workloads later.
+//!
+//! Keys come in no order, and all workloads together may not fit into memory: so the first pass reads the names and numbers
+//! of all jobs, and the second one the jobs themselves, in their order and a few at a time.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+
+use ::redis::{Connection, FromRedisValue, Value, cmd, pipe};
+use bytes::Bytes;
+
+use super::super::entry::flags_of;
+use super::super::location::Access;
+use super::super::{HasWorkload, Replayed, Workloads};
+use super::errors::Failed;
+use super::keys::Keys;
+use super::read::{DATA, FIELDS, Values, decimal, job};
+use super::{Redis, changes};
+use crate::job_server::{JobKey, StoredJob};
+use crate::protocol::names::{FUNCTION_MAX, UNIQUE_MAX};
+
+/// Keys that are asked for at one time.
+const SCAN_KEYS: usize = 1000;
+/// Jobs that are read at one time, and the bytes of their workloads.
+const READ_JOBS: usize = 512;
+const READ_BYTES: usize = 16 << 20;
+/// Names that are tried for an entry that is set aside.
+const SET_ASIDE_ATTEMPTS: u32 = 1000;
+
+/// Who wants the jobs.
+type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
+
+/// An entry that was found in the first pass.
+struct Found {
+    /// 0 where C++ gearmand wrote it.
+    number: i64,
+    /// Bytes of its workload.
+    size: usize,
+    /// Whether it is a plain string, as C++ gearmand before 1.1.16 wrote them.
+    plain: bool,
+    /// Whether its function and unique id are read from its key, since it has no fields for them.
+    unnamed: bool,
+    /// Whether its key is not the one that its function, unique id and number make.
+    misplaced: bool,
+    key: Vec<u8>,
+}
+
+impl Found {
+    /// By numbers; those without one come last.
+    fn order(&self, other: &Self) -> Ordering {
+        (self.number < 1, self.number, &self.key).cmp(&(other.number < 1, other.number, &other.key))
+    }
+}
+
+/// Reads all jobs.
+pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>) -> Result<Replayed, Failed> {
+    let own = store.access == Access::Own;
+    let mut search = Search { keys: &store.keys, found: Vec::new(), functions: HashSet::new() };
+    search.scan(connection)?;
+    let Search { mut found, functions, .. } = search;
+    found.sort_unstable_by(Found::order);
+    // Keys may be found twice. A number that two entries have, since somebody copied a key, is the first one's.
+    found.dedup_by(|a, b| a.key == b.key);
+    let copies: Vec<usize> = (1..found.len())
+        .filter(|index| found[*index].number > 0 && found[*index].number == found[index - 1].number)
+        .collect();
+    for index in copies {
+        found[index].number = 0;
+    }
+    found.sort_unstable_by(Found::order);
+    let highest = found.iter().map(|entry| entry.number).max().unwrap_or(0).max(0).unsigned_abs();
+    let mut reader = Reader {
+        keys: store.keys.clone(),
+        own,
+        functions,
+        replayed: Replayed { last_number: store.last_number.max(highest), ..Replayed::default() },
+        guessed: 0,
+    };
+    let mut wanted = Workloads::Wanted;
+    let mut rest = &found[..];
+    while !rest.is_empty() {
+        let has_workloads = wanted == Workloads::Wanted;
+        let (chunk, after) = rest.split_at(chunk_length(rest, has_workloads));
+        rest = after;
+        for (entry, values) in chunk.iter().zip(values(connection, chunk, has_workloads)?) {
+            let Some(values) = values else { continue };
+            match reader.enter(connection, entry, values, &mut store.prefixes)? {
+                Ok(job) => {
+                    reader.replayed.jobs += 1;
+                    wanted = take(job, has_workloads || entry.plain);
+                }
+                Err(reason) => reader.set_aside(connection, &entry.key, &reason)?,
+            }
+        }
+    }
+    if reader.guessed > 0 {
+        tracing::warn!(
+            "{}: {} keys of C++ gearmand can be read in several ways; everything before the first hyphen was taken for the \
+             function",
+            store.name,
+            reader.guessed
+        );
+    }
+    store.last_number = reader.replayed.last_number;
+    Ok(reader.replayed)
+}
+
+struct Search<'a> {
+    keys: &'a Keys,
+    found: Vec<Found>,
+    /// Functions that some entry names in a field.
+    functions: HashSet<Vec<u8>>,
+}
+
+impl Search<'_> {
+    fn scan(&mut self, connection: &mut Connection) -> Result<(), Failed> {
+        let pattern = self.keys.pattern();
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_KEYS);
+            let (next, keys): (u64, Vec<Vec<u8>>) = scan.query(connection)?;
+            if !keys.is_empty() {
+                self.look_at(connection, keys)?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    fn look_at(&mut self, connection: &mut Connection, keys: Vec<Vec<u8>>) -> Result<(), Failed> {
+        let mut query = pipe();
+        for key in &keys {
+            query.cmd("TYPE").arg(key);
+        }
+        let kinds: Vec<String> = query.query(connection)?;
+        let entries: Vec<(Vec<u8>, bool)> = keys
+            .into_iter()
+            .zip(kinds)
+            .filter(|(_, kind)| kind == "hash" || kind == "string")
+            .map(|(key, kind)| (key, kind == "string"))
+            .collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut query = pipe();
+        for (key, plain) in &entries {
+            if *plain {
+                query.cmd("STRLEN").arg(key);
+            } else {
+                query.cmd("HSTRLEN").arg(key).arg(DATA);
+                query.cmd("HMGET").arg(key).arg("id").arg("function").arg("unique").arg("priority");
+            }
+        }
+        let answers: Vec<Value> = query.query(connection)?;
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().unwrap_or(Value::Nil);
+        for (key, plain) in entries {
+            let size = usize::from_redis_value(next()).unwrap_or(0);
+            let fields = if plain { Values::new() } else { Values::from_redis_value(next())? };
+            self.found.extend(self.judge(key, plain, size, &fields));
+            if let Some(Some(function)) = fields.into_iter().nth(1) {
+                self.functions.insert(function);
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry, unless it is something of somebody else's.
+    fn judge(&self, key: Vec<u8>, plain: bool, size: usize, fields: &Values) -> Option<Found> {
+        let field = |index: usize| fields.get(index).and_then(Option::as_deref);
+        let unnamed = field(1).is_none() || field(2).is_none();
+        if unnamed && self.keys.read(&key, &HashSet::new()).is_none() {
+            return None;
+        }
+        if !plain && size == 0 && field(3).is_none() {
+            return None;
+        }
+        // A number that is none is found again, and set aside, when the whole entry is read.
+        let number = decimal(field(0), "id").ok().flatten().unwrap_or(0);
+        let misplaced = number > 0
+            && field(1)
+                .zip(field(2))
+                .is_some_and(|(function, unique)| self.keys.job(number.unsigned_abs(), function, unique) != key);
+        Some(Found { number, size, plain, unnamed, misplaced, key })
+    }
+}
+
+/// How many of the first entries are read at one time.
+fn chunk_length(entries: &[Found], has_workloads: bool) -> usize {
+    let mut bytes = 0;
+    let fitting = entries.iter().take(READ_JOBS).take_while(|entry| {
+        bytes += if has_workloads || entry.plain { entry.size } else { 0 };
+        bytes <= READ_BYTES
+    });
+    fitting.count().max(1)
+}
+
+/// The fields of entries; `None` for one that has gone in the meantime.
+fn values(connection: &mut Connection, entries: &[Found], has_workloads: bool) -> Result<Vec<Option<Values>>, Failed> {
+    let mut query = pipe();
+    for entry in entries {
+        if entry.plain {
+            query.cmd("GET").arg(&entry.key);
+        } else {
+            let fields = query.cmd("HMGET").arg(&entry.key).arg(FIELDS);
+            if has_workloads {
+                fields.arg(DATA);
+            }
+        }
+    }
+    let answers: Vec<Value> = query.query(connection)?;
+    let mut all = Vec::with_capacity(entries.len());
+    for (entry, answer) in entries.iter().zip(answers) {
+        let values = if entry.plain {
+            let mut values = vec![None; FIELDS.len()];
+            values.push(Option::<Vec<u8>>::from_redis_value(answer)?);
+            values
+        } else {
+            Values::from_redis_value(answer)?
+        };
+        all.push(values.iter().any(Option::is_some).then_some(values));
+    }
+    Ok(all)
+}
+
+struct Reader {
+    keys: Keys,
+    own: bool,
+    functions: HashSet<Vec<u8>>,
+    replayed: Replayed,
+    /// Keys that could be read in several ways.
+    guessed: u64,
+}
+
+impl Reader {
+    /// Makes a job of an entry. One that C++ gearmand wrote gets what it lacks: in memory, and in Redis where it is ours.
+    fn enter(
+        &mut self,
+        connection: &mut Connection,
+        entry: &Found,
+        mut values: Values,
+        prefixes: &mut super::Prefixes,
+    ) -> Result<Result<StoredJob, String>, Failed> {
+        if let Err(reason) = decimal(values[0].as_deref(), "id") {
+            return Ok(Err(reason));
+        }
+        if entry.unnamed {
+            let Some(named) = self.keys.read(&entry.key, &self.functions) else {
+                return Ok(Err("its key names no function".to_owned()));
+            };
+            if named.function.len() > FUNCTION_MAX || named.unique.len() > UNIQUE_MAX {
+                return Ok(Err("its key names a function or a unique id that is too long".to_owned()));
+            }
+            self.guessed += u64::from(named.ambiguous);
+            values[1] = Some(named.function.to_vec());
+            values[2] = Some(named.unique.to_vec());
+        }
+        let fresh = entry.number == 0;
+        let number =
+            if fresh { i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX - 1) + 1 } else { entry.number };
+        let job = match job(number, &values, prefixes) {
+            Ok(job) => job,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        self.replayed.last_number = self.replayed.last_number.max(job.number);
+        if self.own && (fresh || entry.misplaced) && !self.adopt(connection, entry, &job)? {
+            return Ok(Err("another job has the same function and unique id".to_owned()));
+        }
+        Ok(Ok(job))
+    }
+
+    /// Writes a job of C++ gearmand as one of ours; false where there is one of its name already.
+    fn adopt(&self, connection: &mut Connection, entry: &Found, job: &StoredJob) -> Result<bool, Failed> {
+        let unique = job.unique();
+        let key = self.keys.job(job.number, job.function.as_bytes(), unique);
+        if key != entry.key {
+            let taken: bool = cmd("EXISTS").arg(&key).query(connection)?;
+            if taken {
+                return Ok(false);
+            }
+        }
+        let mut transaction = pipe();
+        transaction.atomic();
+        if entry.plain {
+            transaction.cmd("DEL").arg(&entry.key).ignore();
+            changes::add(&mut transaction, &self.keys, job);
+        } else {
+            let set = transaction.cmd("HSET").arg(&entry.key).arg("id").arg(job.number);
+            set.arg("handle").arg(job.handle().to_string()).arg("flags").arg(flags_of(unique));
+            set.arg("function").arg(job.function.as_bytes()).arg("unique").arg(unique).ignore();
+            if key != entry.key {
+                transaction.cmd("RENAME").arg(&entry.key).arg(&key).ignore();
+            }
+        }
+        transaction.exec(connection)?;
+        Ok(true)
+    }
+
+    /// Counts an entry that makes no sense, and renames it where it is ours.
+    fn set_aside(&mut self, connection: &mut Connection, key: &[u8], reason: &str) -> Result<(), Failed> {
+        self.replayed.set_aside += 1;
+        if !self.own {
+            return Ok(());
+        }
+        tracing::warn!("the key {} makes no sense and is set aside: {reason}", key.escape_ascii());
+        for attempt in 0..SET_ASIDE_ATTEMPTS {
+            let name = self.keys.set_aside(key, attempt);
+            if cmd("RENAMENX").arg(key).arg(name).query(connection)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads workloads, in the order in which they are asked for.
+pub(super) fn load(keys: &Keys, connection: &mut Connection, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, Failed> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut query = pipe();
+    for job in jobs {
+        query.cmd("HMGET").arg(keys.job(job.number, job.function.as_bytes(), &job.unique)).arg("id").arg(DATA);
+    }
+    let answers: Vec<Values> = query.query(connection)?;
+    let loaded = jobs.iter().zip(answers).map(|(job, values)| {
+        let [id, data] = <[_; 2]>::try_from(values).ok()?;
+        // The key can be that of a later job by now.
+        (id? == job.number.to_string().as_bytes()).then(|| Bytes::from(data.unwrap_or_default()))
+    });
+    Ok(loaded.collect())
+}

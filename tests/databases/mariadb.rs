@@ -1,0 +1,179 @@
+//! MariaDB, with a user who has a password, on TCP and on a UNIX socket in its own directory.
+
+use std::cell::Cell;
+use std::net::TcpListener;
+
+use gearmand::store::location::{Access, Location};
+
+use super::battery::{self, Database};
+use super::debian::Kept;
+use super::instance::{Instance, program, words};
+use super::jobs::{TestJob, adding, open, read, try_open};
+
+const USER: &str = "gearman";
+const PASSWORD: &str = "pass:w@rd";
+const DATABASE: &str = "jobs";
+/// Small, so that a job need not be large to be too large.
+const PACKET_MAX: usize = 2 << 20;
+
+/// The test.
+pub(crate) fn everything() {
+    let mut database = MariaDb::start();
+    database.sql("mysql", &format!("CREATE DATABASE {DATABASE}"));
+    for host in ["localhost", "127.0.0.1"] {
+        database.sql("mysql", &format!("CREATE USER {USER}@{host} IDENTIFIED BY '{PASSWORD}'"));
+        database.sql("mysql", &format!("GRANT ALL ON {DATABASE}.* TO {USER}@{host}"));
+    }
+    passwords(&database);
+    too_large(&database);
+    battery::run(&mut database);
+    database.by_socket.set(true);
+    battery::round_trip(&database.location("by_socket"));
+}
+
+/// A wrong password is an error that does not show it.
+fn passwords(database: &MariaDb) {
+    let Location::Mysql { host, port, user, database, table, .. } = database.location("passwords") else {
+        unreachable!("a table in MySQL")
+    };
+    let location = Location::Mysql { host, port, user, password: "wr0ng".to_owned(), database, table };
+    let error = try_open(&location, Access::Own).err().expect("a wrong password");
+    assert!(error.text.contains("password") && error.text.contains("1045"), "{error}");
+    assert!(!error.text.contains("wr0ng"), "{error}");
+}
+
+fn too_large(database: &MariaDb) {
+    let mut store = open(&database.location("too_large"), Access::Own);
+    let job = |size: usize| TestJob::new(1, "f", "u", &vec![b'x'; size]);
+    let error = store.commit(&adding(&[job(PACKET_MAX)])).unwrap_err();
+    assert_eq!(error.failure, gearmand::job_server::StoreFailure::Refused, "{error}");
+    assert!(error.text.contains("max_allowed_packet") && error.text.contains("2097152"), "{error}");
+    store.commit(&adding(&[job(PACKET_MAX - 4096)])).unwrap();
+    assert_eq!(read(&mut *store).0.len(), 1);
+}
+
+struct MariaDb {
+    instance: Instance,
+    port: u16,
+    by_socket: Cell<bool>,
+}
+
+impl MariaDb {
+    fn start() -> Self {
+        let mut instance = Instance::new();
+        let data = format!("--datadir={}", instance.file("data"));
+        let install = program(&["/usr/bin/mariadb-install-db"]);
+        let small = ["--innodb-log-file-size=32M", "--innodb-buffer-pool-size=32M"];
+        let options = ["--no-defaults", &data, "--auth-root-authentication-method=normal", "--skip-test-db"];
+        instance.run(&words(&[&[&install[..]], &options[..], &small[..]].concat()));
+        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("a port").port();
+        let server = program(&["/usr/sbin/mariadbd"]);
+        let options = [
+            &data,
+            "--bind-address=127.0.0.1",
+            &format!("--port={port}"),
+            &format!("--socket={}", instance.file("socket")),
+            &format!("--pid-file={}", instance.file("pid")),
+            &format!("--max-allowed-packet={PACKET_MAX}"),
+            // The usual one, which takes `unique`, `Unique` and `unique ` for the same.
+            "--character-set-server=utf8mb4",
+        ];
+        let command = words(&[&[&server[..], "--no-defaults"], &options[..], &small[..]].concat());
+        instance.start(command, |instance| Self::sql_in(instance, "mysql", "SELECT 1").is_some());
+        Self { instance, port, by_socket: Cell::new(false) }
+    }
+
+    fn sql_in(instance: &Instance, database: &str, statement: &str) -> Option<String> {
+        let output = std::process::Command::new("mariadb")
+            .args([
+                "--no-defaults",
+                "-u",
+                "root",
+                "-N",
+                "-B",
+                "-S",
+                &instance.file("socket"),
+                database,
+                "-e",
+                statement,
+            ])
+            .output()
+            .expect("mariadb");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    #[track_caller]
+    fn sql(&self, database: &str, statement: &str) -> String {
+        Self::sql_in(&self.instance, database, statement).unwrap_or_else(|| panic!("{statement}"))
+    }
+}
+
+impl Database for MariaDb {
+    fn location(&self, name: &str) -> Location {
+        let socket = self.by_socket.get();
+        Location::Mysql {
+            host: if socket { self.instance.file("socket") } else { "127.0.0.1".to_owned() },
+            port: if socket { 0 } else { self.port },
+            user: USER.to_owned(),
+            password: PASSWORD.to_owned(),
+            database: DATABASE.to_owned(),
+            table: name.to_owned(),
+        }
+    }
+
+    fn debian_options(&self, name: &str) -> Vec<String> {
+        vec![
+            "-q".to_owned(),
+            "MySQL".to_owned(),
+            "--mysql-host=127.0.0.1".to_owned(),
+            format!("--mysql-port={}", self.port),
+            format!("--mysql-user={USER}"),
+            format!("--mysql-password={PASSWORD}"),
+            format!("--mysql-db={DATABASE}"),
+            format!("--mysql-table={name}"),
+        ]
+    }
+
+    fn word(&self) -> &'static str {
+        "MySQL"
+    }
+
+    fn debian_keeps_due_times(&self) -> bool {
+        true
+    }
+
+    fn put_beside(&self, _name: &str) -> Vec<Kept> {
+        Vec::new()
+    }
+
+    fn spoil(&self, name: &str) {
+        self.sql(DATABASE, &format!("UPDATE {name} SET priority = 5 WHERE job_id = 1"));
+        self.sql(DATABASE, &format!("UPDATE {name} SET function_name = NULL WHERE job_id = 3"));
+    }
+
+    fn set_aside(&self, name: &str) -> usize {
+        if self.sql(DATABASE, &format!("SHOW TABLES LIKE '{name}_set_aside'")).is_empty() {
+            return 0;
+        }
+        let count =
+            self.sql(DATABASE, &format!("SELECT count(*) FROM {name}_set_aside WHERE reason <> '' AND data = 'w'"));
+        count.parse().expect("a number")
+    }
+
+    fn make_newer(&self, name: &str) {
+        self.sql(DATABASE, &format!("UPDATE {name}_meta SET format = 99"));
+    }
+
+    fn refused(&self) -> (TestJob, &'static str) {
+        // What the table's own key does not let in.
+        (TestJob::new(2, "f", "u1", b"twice"), "Duplicate")
+    }
+
+    fn kill(&mut self) {
+        self.instance.kill();
+    }
+
+    fn start_again(&mut self) {
+        self.instance.start_again(|instance| Self::sql_in(instance, "mysql", "SELECT 1").is_some());
+    }
+}

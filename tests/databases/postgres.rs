@@ -1,0 +1,126 @@
+//! PostgreSQL, on a UNIX socket in its own directory.
+
+use std::fs;
+
+use gearmand::store::location::Location;
+
+use super::battery::{self, Database};
+use super::debian::Kept;
+use super::instance::{Instance, program, words};
+use super::jobs::TestJob;
+
+/// Where Debian puts the programs of each version.
+const VERSIONS: &str = "/usr/lib/postgresql";
+const USER: &str = "gearman";
+
+/// The test.
+pub(crate) fn everything() {
+    let mut database = Postgres::start();
+    battery::run(&mut database);
+}
+
+struct Postgres {
+    instance: Instance,
+}
+
+impl Postgres {
+    fn start() -> Self {
+        let versions = fs::read_dir(VERSIONS).map(|entries| entries.flatten().map(|entry| entry.path())).ok();
+        let bin = versions.and_then(|mut versions| versions.find(|path| path.join("bin/initdb").exists()));
+        let bin = bin.unwrap_or_else(|| panic!("no initdb under {VERSIONS}: run tests/install-peers.sh")).join("bin");
+        let mut instance = Instance::new();
+        let (initdb, data) = (program(&[&bin.join("initdb").display().to_string()]), instance.file("data"));
+        instance.run(&words(&[
+            &initdb,
+            "-D",
+            &data,
+            "-U",
+            USER,
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "--no-sync",
+        ]));
+        let postgres = program(&[&bin.join("postgres").display().to_string()]);
+        let directory = instance.path().display().to_string();
+        let command = words(&[&postgres, "-D", &data, "-k", &directory, "-c", "listen_addresses="]);
+        instance.start(command, |instance| Self::sql_in(instance, "SELECT 1").is_some());
+        Self { instance }
+    }
+
+    fn conninfo(instance: &Instance) -> String {
+        format!("host={} user={USER} dbname=postgres", instance.path().display())
+    }
+
+    fn sql_in(instance: &Instance, statement: &str) -> Option<String> {
+        let output = std::process::Command::new("psql")
+            .args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement, &Self::conninfo(instance)])
+            .output()
+            .expect("psql");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    #[track_caller]
+    fn sql(&self, statement: &str) -> String {
+        Self::sql_in(&self.instance, statement).unwrap_or_else(|| panic!("{statement}"))
+    }
+}
+
+impl Database for Postgres {
+    fn location(&self, name: &str) -> Location {
+        Location::Postgres { conninfo: Self::conninfo(&self.instance), table: name.to_owned() }
+    }
+
+    fn debian_options(&self, name: &str) -> Vec<String> {
+        vec![
+            "-q".to_owned(),
+            "Postgres".to_owned(),
+            format!("--libpq-conninfo={}", Self::conninfo(&self.instance)),
+            format!("--libpq-table={name}"),
+        ]
+    }
+
+    fn word(&self) -> &'static str {
+        "PostgreSQL"
+    }
+
+    fn debian_keeps_due_times(&self) -> bool {
+        true
+    }
+
+    fn put_beside(&self, _name: &str) -> Vec<Kept> {
+        Vec::new()
+    }
+
+    fn spoil(&self, name: &str) {
+        self.sql(&format!("UPDATE {name} SET priority = 5 WHERE job_id = 1"));
+        self.sql(&format!("UPDATE {name} SET function_name = NULL WHERE job_id = 3"));
+    }
+
+    fn set_aside(&self, name: &str) -> usize {
+        if self.sql(&format!("SELECT to_regclass('{name}_set_aside') IS NULL")) == "t" {
+            return 0;
+        }
+        let count = self.sql(&format!("SELECT count(*) FROM {name}_set_aside WHERE reason <> '' AND data = 'w'"));
+        count.parse().expect("a number")
+    }
+
+    fn make_newer(&self, name: &str) {
+        self.sql(&format!("UPDATE {name}_meta SET format = 99"));
+    }
+
+    fn refused(&self) -> (TestJob, &'static str) {
+        // What the table's own constraint does not let in.
+        (TestJob::new(2, "f", "u1", b"twice"), "unique")
+    }
+
+    fn kill(&mut self) {
+        self.instance.kill();
+    }
+
+    fn start_again(&mut self) {
+        self.instance.start_again(|instance| Self::sql_in(instance, "SELECT 1").is_some());
+    }
+}

@@ -1,0 +1,206 @@
+//! Redis, with a password, which answers when jobs are on the disk.
+
+use std::cell::Cell;
+use std::net::TcpListener;
+use std::process::Command;
+
+use gearmand::job_server::StoreFailure;
+use gearmand::protocol::Priority;
+use gearmand::store::location::{Access, Location};
+
+use super::battery::{self, Database};
+use super::debian::{Kept, kept_of};
+use super::instance::{Instance, program, words};
+use super::jobs::{TestJob, adding, assert_same, open, read};
+
+const PASSWORD: &str = "secret";
+/// The smallest limit of a value that Redis knows, doubled.
+const VALUE_MAX: usize = 2 << 20;
+
+/// The test.
+pub(crate) fn everything() {
+    let mut database = Redis::start();
+    battery::run(&mut database);
+    strangers(&database);
+    full(&database);
+    database.by_socket.set(true);
+    battery::round_trip(&database.location("by_socket"));
+}
+
+/// Keys that merely share the prefix are nobody's jobs.
+fn strangers(database: &Redis) {
+    let keys = [
+        &["SET", "mine-plain", "no second hyphen"][..],
+        &["RPUSH", "mine-list-x", "a"],
+        &["HSET", "mine-hash-x", "color", "red"],
+        &["HSET", "mine2-f-u", "data", "x", "priority", "1"],
+        &["HSET", "m?ne-f-u", "data", "x", "priority", "1"],
+    ];
+    for command in keys {
+        database.cli(command);
+    }
+    let job = TestJob::new(1, "f", "u", b"w");
+    let mut store = open(&database.location("mine"), Access::Own);
+    store.commit(&adding(std::slice::from_ref(&job))).unwrap();
+    let (jobs, replayed) = read(&mut *store);
+    assert_same(&jobs, std::slice::from_ref(&job));
+    assert_eq!(replayed.set_aside, 0);
+    for command in keys {
+        assert_eq!(database.cli(&["EXISTS", command[1]]), "1", "{}", command[1]);
+    }
+    let (jobs, _) = read(&mut *open(&database.location("m?ne"), Access::Own));
+    assert_eq!(jobs.len(), 1, "a question mark in the prefix is no pattern");
+    // A copied key is a job of its own, with a number of its own.
+    database.cli(&["COPY", "mine-f-u", "mine-f-copy"]);
+    database.cli(&["HSET", "mine-f-copy", "unique", "copy"]);
+    drop(store);
+    let mut store = open(&database.location("mine"), Access::Own);
+    let copied = read(&mut *store).0;
+    assert_eq!(copied.iter().map(|job| job.number).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(read(&mut *store).0, copied);
+}
+
+/// Redis without memory keeps what it has, and says so.
+fn full(database: &Redis) {
+    let mut store = open(&database.location("full"), Access::Own);
+    let job = |number: u64| TestJob::new(number, "f", &format!("u{number}"), b"w");
+    store.commit(&adding(&[job(1)])).unwrap();
+    database.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = store.commit(&adding(&[job(2), job(3)])).unwrap_err();
+    assert_eq!(error.failure, StoreFailure::Full, "{error}");
+    assert!(error.text.contains("maxmemory"), "{error}");
+    database.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    store.commit(&adding(&[job(4)])).unwrap();
+    assert_same(&read(&mut *store).0, &[job(1), job(4)]);
+}
+
+struct Redis {
+    instance: Instance,
+    port: u16,
+    by_socket: Cell<bool>,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let mut instance = Instance::new();
+        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("a port").port();
+        let server = program(&["/usr/bin/redis-server"]);
+        let (socket, directory) = (instance.file("socket"), instance.path().display().to_string());
+        let command = words(&[
+            &server,
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--unixsocket",
+            &socket,
+            "--unixsocketperm",
+            "777",
+            "--dir",
+            &directory,
+            "--requirepass",
+            PASSWORD,
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--proto-max-bulk-len",
+            &VALUE_MAX.to_string(),
+        ]);
+        instance.start(command, |instance| Self::answers(instance, port));
+        Self { instance, port, by_socket: Cell::new(false) }
+    }
+
+    fn command(port: u16, arguments: &[&str]) -> Command {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &port.to_string(), "--no-auth-warning", "-a", PASSWORD]).args(arguments);
+        command
+    }
+
+    fn answers(_: &Instance, port: u16) -> bool {
+        let output = Self::command(port, &["PING"]).output().expect("redis-cli");
+        String::from_utf8_lossy(&output.stdout).trim() == "PONG"
+    }
+
+    #[track_caller]
+    fn cli(&self, arguments: &[&str]) -> String {
+        let output = Self::command(self.port, arguments).output().expect("redis-cli");
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Database for Redis {
+    fn location(&self, name: &str) -> Location {
+        let socket = self.by_socket.get();
+        Location::Redis {
+            host: if socket { self.instance.file("socket") } else { "127.0.0.1".to_owned() },
+            port: self.port,
+            password: PASSWORD.to_owned(),
+            prefix: name.to_owned(),
+        }
+    }
+
+    fn debian_options(&self, name: &str) -> Vec<String> {
+        vec![
+            "-q".to_owned(),
+            "redis".to_owned(),
+            "--redis-server=127.0.0.1".to_owned(),
+            format!("--redis-port={}", self.port),
+            format!("--redis-password={PASSWORD}"),
+            format!("--redis-prefix={name}"),
+        ]
+    }
+
+    fn word(&self) -> &'static str {
+        "Redis"
+    }
+
+    fn debian_takes_back(&self) -> bool {
+        // It ends itself over a field that it does not know.
+        false
+    }
+
+    fn debian_keeps_due_times(&self) -> bool {
+        false
+    }
+
+    fn put_beside(&self, name: &str) -> Vec<Kept> {
+        // Newer versions name function and unique id; which tells how the keys without names are to be read.
+        let fields = ["data", "newer", "priority", "2", "function", "with-hyphens", "unique", "na-med"];
+        self.cli(&[&["HSET", &format!("{name}-with-hyphens-na-med")][..], &fields].concat());
+        // Old versions wrote plain strings.
+        self.cli(&["SET", &format!("{name}-old-style"), "plain string"]);
+        vec![
+            kept_of(b"with-hyphens", b"na-med", Priority::Low, 0, b"newer"),
+            kept_of(b"old", b"style", Priority::Normal, 0, b"plain string"),
+        ]
+    }
+
+    fn spoil(&self, name: &str) {
+        self.cli(&["HSET", &format!("{name}-f-u1"), "priority", "5"]);
+        self.cli(&["HSET", &format!("{name}-f-u3"), "when", "soon"]);
+    }
+
+    fn set_aside(&self, name: &str) -> usize {
+        let keys = self.cli(&["KEYS", &format!("set-aside:{name}-*")]);
+        keys.lines().filter(|line| !line.is_empty()).count()
+    }
+
+    fn make_newer(&self, name: &str) {
+        self.cli(&["HSET", &format!("gearmand:{name}:meta"), "format", "99"]);
+    }
+
+    fn refused(&self) -> (TestJob, &'static str) {
+        (TestJob::new(2, "f", "u2", &vec![b'x'; VALUE_MAX + 1]), "proto-max-bulk-len")
+    }
+
+    fn kill(&mut self) {
+        self.instance.kill();
+    }
+
+    fn start_again(&mut self) {
+        let port = self.port;
+        self.instance.start_again(|instance| Self::answers(instance, port));
+    }
+}
