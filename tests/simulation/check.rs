@@ -1,6 +1,6 @@
 //! What must be true between any two transitions, by the model and by what the server publishes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gearmand::job_server::{JobServer, Now};
 use gearmand::protocol::FunctionName;
@@ -160,12 +160,14 @@ impl Model {
     /// jobs, with their attempts, and no others.
     pub(crate) fn check_store(&self, store: &Store) {
         let mut expected = 0;
-        for (name, job) in &self.jobs {
+        let additions = self.additions.iter().filter(|(_, addition)| !addition.has_ended);
+        let tickets: BTreeMap<u64, u32> = additions.map(|(ticket, addition)| (addition.job, *ticket)).collect();
+        for (name, job) in self.jobs.iter().filter(|(_, job)| job.kept != Kept::Memory) {
             let number = wire::number(*name);
-            if job.kept == Kept::Memory || store.deleted.contains(&number) {
+            if store.deleted.contains(&number) {
                 continue;
             }
-            let ticket = self.addition_of(*name);
+            let ticket = tickets.get(name).copied();
             assert_eq!(ticket.is_some(), job.kept == Kept::Storing);
             if ticket.is_some_and(|ticket| store.has_failed(ticket)) {
                 continue;
