@@ -14,18 +14,30 @@
 mod check;
 #[path = "simulation/departure.rs"]
 mod departure;
+#[path = "simulation/link.rs"]
+mod link;
 #[path = "simulation/model.rs"]
 mod model;
+#[path = "simulation/model_store.rs"]
+mod model_store;
 #[path = "simulation/model_work.rs"]
 mod model_work;
+#[path = "simulation/outgoing.rs"]
+mod outgoing;
 #[path = "simulation/peer.rs"]
 mod peer;
+#[path = "simulation/policy.rs"]
+mod policy;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/store.rs"]
+mod store;
 #[path = "simulation/wire.rs"]
 mod wire;
 #[path = "simulation/world.rs"]
 mod world;
+#[path = "simulation/world_store.rs"]
+mod world_store;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

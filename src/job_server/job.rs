@@ -511,6 +511,11 @@ impl Jobs {
         has_unique(unique).then(|| self.find_unique_hashed(unique, self.hash(unique)))?
     }
 
+    /// The next older live job with the same unique id, of another function.
+    pub(super) fn older_namesake(&self, slot: u32) -> Option<u32> {
+        self.namesakes.get(&slot).map(|namesakes| namesakes.older).filter(|older| *older != NONE)
+    }
+
     fn find_unique_hashed(&self, unique: &[u8], hash: u32) -> Option<u32> {
         self.by_unique.find(hash, |slot| self.get(slot).unique() == unique)
     }

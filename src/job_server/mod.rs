@@ -238,6 +238,7 @@ impl JobServer {
         let departure = if first_wait != NONE || first_run != NONE {
             Departure::Unfinished
         } else if wants_answers && open_gaps > 0 {
+            self.publish_abilities(connection);
             Departure::AwaitsAnswers
         } else {
             self.connections.remove(connection as usize);

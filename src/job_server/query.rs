@@ -1,5 +1,7 @@
 //! Questions about jobs, and what the operator does to jobs and functions.
 
+use std::iter::successors;
+
 use super::effects::Effects;
 use super::index::NONE;
 use super::job::{Job, JobState};
@@ -40,8 +42,10 @@ impl JobServer {
     }
 
     pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
-        let job = self.jobs.find_unique(unique).map(|job| self.jobs.get(job));
-        let job = job.filter(|job| !matches!(job.state, JobState::Storing(_)));
+        let newest_first = successors(self.jobs.find_unique(unique), |newer| self.jobs.older_namesake(*newer));
+        let mut visible =
+            newest_first.map(|job| self.jobs.get(job)).filter(|job| !matches!(job.state, JobState::Storing(_)));
+        let job = visible.next();
         let status = job.map_or_else(Status::default, |job| self.status(job));
         let clients = job.map_or(0, |job| u64::from(self.count_waits(job.waits)));
         effects.send(self.id_of(from), Response::StatusResUnique { unique, status, clients });

@@ -110,7 +110,7 @@ impl JobServer {
         abilities.iter().position(|ability| self.abilities[*ability as usize].function == function)
     }
 
-    fn publish_abilities(&self, connection: u32) {
+    pub(super) fn publish_abilities(&self, connection: u32) {
         let connection = &self.connections[connection as usize];
         let functions: Vec<FunctionName> = connection
             .abilities

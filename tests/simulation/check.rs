@@ -1,12 +1,13 @@
 //! What must be true between any two transitions, by the model and by what the server publishes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gearmand::job_server::{JobServer, Now};
 use gearmand::protocol::FunctionName;
 use gearmand::stats::{Gauge, Stats};
 
-use super::model::{Model, Sleep, State};
+use super::model::{Kept, Model, Sleep, State};
+use super::store::Store;
 use super::wire;
 
 /// While jobs wait for their time, the wall clock must be looked at this often.
@@ -17,7 +18,10 @@ impl Model {
     pub(crate) fn check(&mut self, now: Now, server: &JobServer, stats: &Stats) {
         self.check_functions(stats);
         assert_eq!(server.job_count(), self.jobs.len(), "jobs were lost, or live on after their end");
+        assert_eq!(server.jobs_at_stake(), self.jobs_at_stake(), "jobs that a stop would lose");
+        assert_eq!(server.last_number(), self.last_number, "the highest number of a job");
         self.check_gauges(stats);
+        self.check_loads();
         self.check_wakefulness();
         self.check_alarm(now, server.next_timeout(now));
     }
@@ -30,7 +34,10 @@ impl Model {
                 is_used || stats.functions.contains_key(wire::FUNCTIONS[*function])
             });
             self.functions = functions;
-            assert!(self.functions.len() <= self.policy.max_functions, "more functions than there may be");
+            assert!(
+                self.functions.len() <= self.policy.max_functions.max(self.restored_functions),
+                "more functions than there may be"
+            );
         }
         assert_eq!(stats.functions.len(), self.functions.len(), "functions were lost, or live on");
     }
@@ -40,9 +47,10 @@ impl Model {
         let mut counted = [[0_u64; 6]; wire::FUNCTIONS.len()];
         for job in self.jobs.values() {
             counted[job.function][match job.state {
-                State::Ready(_) => job.priority,
+                State::Ready(_) | State::Parked(_) | State::Loading(_) => job.priority,
                 State::Scheduled => 3,
                 State::Running { .. } => 4,
+                State::Storing => continue,
             }] += 1;
         }
         for connection in self.connections.values() {
@@ -88,9 +96,12 @@ impl Model {
     /// The server wants to be called in time for everything that is to happen.
     fn check_alarm(&self, now: Now, alarm_us: Option<u64>) {
         let alarm_us = alarm_us.unwrap_or(u64::MAX);
+        if let Some(again_us) = self.load_again_us {
+            assert!(alarm_us <= again_us, "the store is not asked again in time");
+        }
         for (number, job) in &self.jobs {
             let latest_us = match job.state {
-                State::Ready(_) => continue,
+                State::Ready(_) | State::Parked(_) | State::Loading(_) | State::Storing => continue,
                 State::Running { deadline_us, .. } => deadline_us.unwrap_or(u64::MAX),
                 State::Scheduled => {
                     let wait_us = (job.due_s * 1_000_000).saturating_sub(now.unix_us);
@@ -124,17 +135,53 @@ impl Model {
         let (mut listed, mut place) = (BTreeSet::new(), Some(0));
         while let Some(from) = place {
             place = server.list_jobs(from, |job| {
-                assert_eq!(job.handle.prefix, wire::PREFIX);
-                let known = &self.jobs[&job.handle.number];
+                let name = wire::job_of(job.handle.to_string().as_bytes()).expect("a strange handle is listed");
+                let known = &self.jobs[&name];
+                assert_ne!(known.state, State::Storing, "a job is listed before it is stored");
                 assert_eq!(
                     (job.unique, job.attempts, job.abandoned, job.background),
                     (known.unique, known.attempts, !known.is_wanted(), known.background),
-                    "the listing of job {}",
-                    job.handle.number
+                    "the listing of job {name}"
                 );
-                assert!(listed.insert(job.handle.number), "a job is listed twice");
+                assert!(listed.insert(name), "a job is listed twice");
             });
         }
-        assert_eq!(listed.len(), self.jobs.len(), "a job is not listed");
+        let visible = self.jobs.values().filter(|job| job.state != State::Storing);
+        assert_eq!(listed.len(), visible.count(), "a job is not listed");
+    }
+
+    /// How many jobs a stop would lose, or let run twice.
+    pub(crate) fn jobs_at_stake(&self) -> usize {
+        let is_safe = |kept, state| kept == Kept::Stored && !matches!(state, State::Running { .. });
+        self.jobs.values().filter(|job| !is_safe(job.kept, job.state)).count()
+    }
+
+    /// What the server takes for stored is stored; and when everything that it asked for is done, the store has its kept
+    /// jobs, with their attempts, and no others.
+    pub(crate) fn check_store(&self, store: &Store) {
+        let mut expected = 0;
+        let additions = self.additions.iter().filter(|(_, addition)| !addition.has_ended);
+        let tickets: BTreeMap<u64, u32> = additions.map(|(ticket, addition)| (addition.job, *ticket)).collect();
+        for (name, job) in self.jobs.iter().filter(|(_, job)| job.kept != Kept::Memory) {
+            let number = wire::number(*name);
+            if store.deleted.contains(&number) {
+                continue;
+            }
+            let ticket = tickets.get(name).copied();
+            assert_eq!(ticket.is_some(), job.kept == Kept::Storing);
+            if ticket.is_some_and(|ticket| store.has_failed(ticket)) {
+                continue;
+            }
+            assert!(job.kept != Kept::Stored || store.rows.contains_key(&number), "job {name} is not in the store");
+            let attempts = store.projected.get(&number).copied().map(u32::from);
+            assert_eq!(attempts, Some(job.attempts), "the attempts of job {name}, as they will be in the store");
+            expected += 1;
+        }
+        assert_eq!(
+            store.projected.len(),
+            expected,
+            "a job that has ended will stay in the store: {:?}",
+            store.projected
+        );
     }
 }

@@ -6,16 +6,23 @@
 
 use std::collections::BTreeMap;
 
-use gearmand::job_server::{DropFunction, Now, Policy};
+use gearmand::job_server::{Departure, DropFunction, Now, Policy, StoreOp};
 
+use super::model_store::{Addition, Load};
 use super::wire::{self, Ask, Reply, Submission};
 
 /// What came of a transition: packets in the order in which they were sent, and what the operator was told.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) sent: Vec<(u32, Reply)>,
+    /// Who got gaps in what they are sent.
+    pub(crate) held: Vec<u32>,
+    /// Which gaps were filled with what.
+    pub(crate) filled: Vec<(u32, u64, Reply)>,
+    pub(crate) operations: Vec<StoreOp>,
     pub(crate) dropped: Vec<u64>,
     pub(crate) timed_out: Vec<u64>,
+    pub(crate) vanished: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -31,6 +38,20 @@ pub(crate) struct Job {
     pub(crate) waits: Vec<u32>,
     pub(crate) attempts: u32,
     pub(crate) state: State,
+    pub(crate) kept: Kept,
+    /// Whether its workload is.
+    pub(crate) in_memory: bool,
+    /// Whether it was in the background from the beginning, due at once, and never given back.
+    pub(crate) is_plain: bool,
+}
+
+/// Whether a job outlives a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Memory,
+    /// The store is asked to keep it.
+    Storing,
+    Stored,
 }
 
 impl Job {
@@ -39,26 +60,25 @@ impl Job {
     }
 }
 
+/// Jobs in line have their turn: the lower goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
+    /// New, and not kept yet: nobody can see it.
+    Storing,
     Scheduled,
-    Ready(Turn),
-    Running { holder: u32, deadline_us: Option<u64>, numerator: u64, denominator: u64 },
-}
-
-/// When a job got in line. Jobs that lost their worker in one transition may stand in any order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Turn {
-    pub(crate) transition: u64,
-    /// Due time and number of a job that was waiting for its time.
-    pub(crate) due: Option<(u64, u64)>,
-}
-
-impl Turn {
-    pub(crate) fn is_before(self, other: Self) -> bool {
-        self.transition < other.transition
-            || self.transition == other.transition && self.due.is_some() && other.due.is_some() && self.due < other.due
-    }
+    Ready(u64),
+    /// Its workload is in the store alone.
+    Parked(u64),
+    /// Its workload is being read.
+    Loading(u64),
+    Running {
+        holder: u32,
+        /// Counts runs.
+        started: u64,
+        deadline_us: Option<u64>,
+        numerator: u64,
+        denominator: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +107,10 @@ pub(crate) struct Connection {
     /// In the order in which they are looked through for a job.
     pub(crate) abilities: Vec<Ability>,
     pub(crate) forfeited: Vec<u64>,
+    /// How many gaps it has had.
+    pub(crate) gaps: u64,
+    /// Whether it is kept for answers from the store alone.
+    pub(crate) is_leaving: bool,
 }
 
 impl Connection {
@@ -108,18 +132,34 @@ pub(crate) struct Model {
     pub(crate) draining: bool,
     /// What has happened how often, to tell whether the simulation gets everywhere.
     pub(crate) happened: BTreeMap<&'static str, u64>,
-    last_number: u64,
+    pub(crate) last_number: u64,
+    /// The index of the prefix of new handles.
+    pub(crate) prefix: usize,
+    /// What the store is asked, by ticket.
+    pub(crate) additions: BTreeMap<u32, Addition>,
+    pub(crate) loads: BTreeMap<u32, Load>,
+    pub(crate) load_again_us: Option<u64>,
+    /// How many functions there were when the last job came back from the store.
+    pub(crate) restored_functions: usize,
     pub(crate) transition: u64,
+    pub(crate) last_turn: u64,
+    last_run: u64,
     /// What the transition must send, NOOPs aside.
     expected: Vec<(u32, Reply)>,
+    pub(crate) expected_holds: Vec<u32>,
+    pub(crate) expected_fills: Vec<(u32, u64, Reply)>,
+    pub(crate) expected_adds: usize,
     /// Which jobs it must report as dropped, and may.
     pub(crate) dropped: Vec<u64>,
     pub(crate) may_be_dropped: Vec<u64>,
     had_ready: [bool; wire::FUNCTIONS.len()],
+    /// Bytes in memory of stored workloads before the transition.
+    pub(crate) stored_before: u64,
 }
 
 impl Model {
     pub(crate) fn new(policy: Policy) -> Self {
+        let prefix = wire::PREFIXES.iter().position(|prefix| *prefix == policy.handle_prefix).unwrap();
         Self {
             policy,
             jobs: BTreeMap::new(),
@@ -129,11 +169,22 @@ impl Model {
             draining: false,
             happened: BTreeMap::new(),
             last_number: 0,
+            prefix,
+            additions: BTreeMap::new(),
+            loads: BTreeMap::new(),
+            load_again_us: None,
+            restored_functions: 0,
             transition: 0,
+            last_turn: 0,
+            last_run: 0,
             expected: Vec::new(),
+            expected_holds: Vec::new(),
+            expected_fills: Vec::new(),
+            expected_adds: 0,
             dropped: Vec::new(),
             may_be_dropped: Vec::new(),
             had_ready: [false; wire::FUNCTIONS.len()],
+            stored_before: 0,
         }
     }
 
@@ -142,8 +193,14 @@ impl Model {
     }
 
     pub(crate) fn connected(&mut self, number: u32) {
-        let connection =
-            Connection { sleep: Sleep::Awake, exceptions: false, abilities: Vec::new(), forfeited: Vec::new() };
+        let connection = Connection {
+            sleep: Sleep::Awake,
+            exceptions: false,
+            abilities: Vec::new(),
+            forfeited: Vec::new(),
+            gaps: 0,
+            is_leaving: false,
+        };
         self.connections.insert(number, connection);
     }
 
@@ -168,9 +225,7 @@ impl Model {
             }
             Ask::CantDo { function } => self.cant_do(from, *function),
             Ask::ResetAbilities => {
-                for ability in self.connections[&from].abilities.clone() {
-                    self.cant_do(from, ability.function);
-                }
+                self.forget_abilities(from);
                 self.take_all_away(from, |_| true);
             }
             Ask::PreSleep => self.pre_sleep(from),
@@ -183,7 +238,12 @@ impl Model {
             | Ask::WorkFail { .. }
             | Ask::WorkException { .. } => self.work(from, ask, outcome),
             Ask::GetStatus { handle } => {
-                let status = wire::number_of(handle).and_then(|number| self.jobs.get(&number)).map_or([0; 4], status);
+                let job = wire::job_of(handle).and_then(|name| self.jobs.get(&name));
+                if job.is_some_and(|job| job.state == State::Storing) {
+                    self.note("was asked for by its handle before it was stored");
+                }
+                let job = wire::job_of(handle).and_then(|name| self.jobs.get(&name));
+                let status = job.map_or([0; 4], status);
                 self.expect(from, Reply::Status { handle: handle.clone(), status });
             }
             Ask::GetStatusUnique { unique } => self.get_status_unique(from, unique),
@@ -199,29 +259,75 @@ impl Model {
         self.finish(now, None, outcome);
     }
 
-    pub(crate) fn disconnected(&mut self, now: Now, who: u32, outcome: &Outcome) {
+    pub(crate) fn disconnected(
+        &mut self,
+        now: Now,
+        who: u32,
+        wants_answers: bool,
+        departure: Departure,
+        outcome: &Outcome,
+    ) {
         self.begin();
-        let gone = self.connections.remove(&who).unwrap();
-        if matches!(gone.sleep, Sleep::Woken { .. }) {
+        let gaps = self.open_gaps(who);
+        let is_kept = wants_answers && gaps > 0;
+        assert_eq!(departure, if is_kept { Departure::AwaitsAnswers } else { Departure::Done }, "{gaps} gaps are open");
+        if gaps > 0 {
+            self.note(if is_kept {
+                "had a client that closed its side"
+            } else {
+                "had a client that left before it was stored"
+            });
+        }
+        let connection = self.connections.get_mut(&who).unwrap();
+        let was_leaving = std::mem::replace(&mut connection.is_leaving, true);
+        if matches!(connection.sleep, Sleep::Woken { .. }) {
             self.note("died between its NOOP and its grab");
         }
-        let numbers: Vec<u64> = self.jobs.keys().copied().collect();
-        for number in numbers {
-            let job = self.jobs.get_mut(&number).unwrap();
+        self.forget_abilities(who);
+        self.connections.get_mut(&who).unwrap().sleep = Sleep::Awake;
+        if !was_leaving {
+            self.abandon_all(who);
+        }
+        if departure == Departure::Done {
+            self.connections.remove(&who);
+        }
+        self.finish(now, Some(who), outcome);
+    }
+
+    /// One waits for no job any more, and runs none.
+    fn abandon_all(&mut self, who: u32) {
+        let names: Vec<u64> = self.jobs.keys().copied().collect();
+        for name in names {
+            let job = self.jobs.get_mut(&name).unwrap();
             let waited = job.waits.len();
             job.waits.retain(|client| *client != who);
             let left = job.waits.len() < waited;
-            if left && !job.is_wanted() && !matches!(job.state, State::Running { .. }) {
-                self.jobs.remove(&number);
+            let is_running = matches!(job.state, State::Running { .. });
+            if left && !job.is_wanted() && !is_running {
+                self.end(name);
                 self.note("left with its last client");
-            } else if matches!(self.jobs[&number].state, State::Running { holder, .. } if holder == who) {
-                self.lose_worker(number);
-                self.note("lost its worker");
-            } else if left {
+            } else if left && !matches!(job.state, State::Running { holder, .. } if holder == who) {
                 self.note("outlived one of its clients");
             }
         }
-        self.finish(now, Some(who), outcome);
+        for name in self.held_by(who) {
+            self.lose_worker(name);
+            self.note("lost its worker");
+        }
+    }
+
+    /// The jobs that a connection runs, oldest run first.
+    pub(crate) fn held_by(&self, who: u32) -> Vec<u64> {
+        let mut held: Vec<(u64, u64)> = self
+            .jobs
+            .iter()
+            .filter_map(|(name, job)| match job.state {
+                State::Running { holder, started, .. } if holder == who => Some((started, *name)),
+                _ => None,
+            })
+            .collect();
+        held.sort_unstable();
+        held.into_iter().map(|(_, name)| name).collect()
     }
 
     /// The server was told that time has passed, until it had nothing left to do at this moment.
@@ -237,41 +343,46 @@ impl Model {
         if late > 0 {
             self.note("let a NOOP's time pass");
         }
-        let mut timed_out = Vec::new();
-        let numbers: Vec<u64> = self.jobs.keys().copied().collect();
-        for number in numbers {
-            let transition = self.transition;
-            let job = self.jobs.get_mut(&number).unwrap();
-            match job.state {
-                State::Scheduled if job.due_s * 1_000_000 <= now.unix_us => {
-                    job.state = State::Ready(Turn { transition, due: Some((job.due_s, number)) });
-                    self.note("became due");
-                }
-                State::Running { holder, deadline_us: Some(deadline_us), .. } if deadline_us <= now.monotonic_us => {
-                    timed_out.push(number);
-                    self.forfeit(holder, number);
-                    self.lose_worker(number);
-                    self.note("timed out");
-                }
-                _ => {}
-            }
-        }
+        let mut late_jobs: Vec<u64> =
+            self.jobs.iter().filter(|(_, job)| is_late(job, now)).map(|(name, _)| *name).collect();
         let mut reported = outcome.timed_out.clone();
         reported.sort_unstable();
-        assert_eq!(reported, timed_out, "jobs that were reported as timed out, and those that should be");
+        late_jobs.sort_unstable();
+        assert_eq!(reported, late_jobs, "jobs that were reported as timed out, and those that should be");
+        for name in &outcome.timed_out {
+            if let State::Running { holder, .. } = self.jobs[name].state {
+                self.forfeit(holder, *name);
+            }
+            self.lose_worker(*name);
+            self.note("timed out");
+        }
+        let is_due = |job: &Job| job.state == State::Scheduled && job.due_s * 1_000_000 <= now.unix_us;
+        let mut due: Vec<(u64, u64)> =
+            self.jobs.iter().filter(|(_, job)| is_due(job)).map(|(name, job)| (job.due_s, *name)).collect();
+        due.sort_unstable();
+        for (_, name) in due {
+            self.enqueue(name);
+            self.note("became due");
+        }
+        if self.load_again_us.is_some_and(|at_us| at_us <= now.monotonic_us) {
+            self.load_again_us = None;
+            self.note("was asked for again after the store could not read");
+        }
         self.finish(now, None, outcome);
     }
 
     pub(crate) fn cancelled(&mut self, now: Now, handle: &[u8], existed: bool, outcome: &Outcome) {
         self.begin();
-        let job = wire::number_of(handle).and_then(|number| Some((number, self.jobs.remove(&number)?)));
-        assert_eq!(existed, job.is_some(), "what was said of a cancelled job");
-        if let Some((number, job)) = job {
+        let name =
+            wire::job_of(handle).filter(|name| self.jobs.get(name).is_some_and(|job| job.state != State::Storing));
+        assert_eq!(existed, name.is_some(), "what was said of a cancelled job");
+        if let Some(name) = name {
+            let job = self.end(name);
             if let State::Running { holder, .. } = job.state {
-                self.forfeit(holder, number);
+                self.forfeit(holder, name);
             }
             for client in job.waits {
-                self.expect(client, Reply::WorkFail { job: number });
+                self.expect(client, Reply::WorkFail { job: name });
             }
             self.note("was cancelled");
         }
@@ -321,9 +432,13 @@ impl Model {
         has_ready
     }
 
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.transition += 1;
         self.expected.clear();
+        self.expected_holds.clear();
+        self.expected_fills.clear();
+        self.expected_adds = 0;
+        self.stored_before = self.stored_bytes();
         self.dropped.clear();
         self.may_be_dropped.clear();
         self.had_ready = self.has_ready();
@@ -333,13 +448,19 @@ impl Model {
         self.expected.push((to, reply));
     }
 
+    /// The next number of a run.
+    pub(crate) fn next_run(&mut self) -> u64 {
+        self.last_run += 1;
+        self.last_run
+    }
+
     /// An empty text stands for any.
     pub(crate) fn expect_error(&mut self, to: u32, code: &str, text: &str) {
         self.expect(to, Reply::Error { code: code.to_owned(), text: text.to_owned() });
     }
 
     /// Compares what was sent with what was expected. What is sent to `leaving` reaches nobody.
-    fn finish(&mut self, now: Now, leaving: Option<u32>, outcome: &Outcome) {
+    pub(crate) fn finish(&mut self, now: Now, leaving: Option<u32>, outcome: &Outcome) {
         let mut expected = std::mem::take(&mut self.expected);
         for (to, reply) in outcome.sent.iter().filter(|(to, _)| Some(*to) != leaving) {
             if *reply == Reply::Noop {
@@ -354,6 +475,11 @@ impl Model {
         }
         expected.retain(|(to, _)| Some(*to) != leaving);
         assert_eq!(expected, [], "packets that were not sent");
+        assert_eq!(outcome.held, self.expected_holds, "gaps that were left");
+        assert_eq!(outcome.filled, self.expected_fills, "gaps that were filled");
+        let adds = outcome.operations.iter().filter(|operation| matches!(operation, StoreOp::Add { .. }));
+        assert_eq!(adds.count(), self.expected_adds, "jobs that the store was asked to keep");
+        self.note_loads(outcome);
         for number in &self.dropped {
             assert!(outcome.dropped.contains(number), "job {number} was dropped and not reported");
         }
@@ -421,16 +547,9 @@ impl Model {
         if !self.know_function(from, submission.function, outcome) {
             return;
         }
-        let equal = self.jobs.iter_mut().find(|(_, job)| coalesce(job, submission));
-        if let Some((number, job)) = equal {
-            let (number, what) = (*number, if job.is_wanted() { "was joined" } else { "was abandoned and joined" });
-            job.background |= submission.background;
-            if !submission.background {
-                job.waits.push(from);
-            }
-            self.note(what);
-            assert!(!outcome.sent.iter().any(|(_, reply)| *reply == Reply::Noop), "a joined job woke a worker");
-            return self.expect(from, Reply::JobCreated(number));
+        let equal = self.jobs.iter().find(|(_, job)| coalesce(job, submission)).map(|(name, _)| *name);
+        if let Some(name) = equal {
+            return self.join(now, from, name, submission.background, outcome);
         }
         let total = self.jobs.values().filter(|job| job.function == submission.function).count();
         let limit = self.functions[&submission.function][submission.priority] as usize;
@@ -438,16 +557,10 @@ impl Model {
             self.note("met a full queue");
             return self.expect_error(from, "QUEUE_ERROR", "Job queue is full");
         }
-        let Some((_, Reply::JobCreated(number))) = outcome.sent.first() else {
-            panic!("a submission was not answered by JOB_CREATED first but by {:?}", outcome.sent);
-        };
-        assert!(*number > self.last_number, "the handle of job {number} was used before");
-        self.last_number = *number;
-        self.expect(from, Reply::JobCreated(*number));
-        let due_s = submission.epoch_s.and_then(|due_s| u64::try_from(due_s).ok()).unwrap_or(0);
-        let is_ready = due_s * 1_000_000 <= now.unix_us;
-        if is_ready {
-            self.check_wakeups(submission.function, outcome);
+        let is_durable = self.policy.keeps_jobs && submission.background;
+        if let Err(text) = self.check_memory(submission.workload.len(), is_durable) {
+            self.note(if is_durable { "met a store that was behind" } else { "met a full memory" });
+            return self.expect_error(from, "QUEUE_ERROR", text);
         }
         let job = Job {
             function: submission.function,
@@ -456,20 +569,84 @@ impl Model {
             workload: submission.workload.clone(),
             priority: submission.priority,
             background: submission.background,
-            due_s,
+            due_s: submission.epoch_s.and_then(|due_s| u64::try_from(due_s).ok()).unwrap_or(0),
             waits: if submission.background { Vec::new() } else { vec![from] },
             attempts: 0,
-            state: if is_ready {
-                State::Ready(Turn { transition: self.transition, due: None })
-            } else {
-                State::Scheduled
-            },
+            state: State::Storing,
+            kept: Kept::Memory,
+            in_memory: true,
+            is_plain: submission.background && submission.epoch_s.is_none_or(|due_s| due_s <= 0),
         };
-        self.jobs.insert(*number, job);
+        self.create(now, from, job, is_durable, outcome);
+    }
+
+    /// A submission equals a job that is there.
+    fn join(&mut self, now: Now, from: u32, name: u64, background: bool, outcome: &Outcome) {
+        let addition = self.addition_of(name);
+        let job = self.jobs.get_mut(&name).unwrap();
+        let what = match job.state {
+            State::Storing if background => "was joined before it was stored",
+            State::Storing => "was joined by one who waits for it before it was stored",
+            State::Parked(_) | State::Loading(_) if job.unique == b"-" => {
+                "was joined by its workload while that was not in memory"
+            }
+            State::Parked(_) | State::Loading(_) => "was joined while it was parked",
+            _ if job.is_wanted() => "was joined",
+            _ => "was abandoned and joined",
+        };
+        let (is_hidden, is_in_memory_alone) = (job.state == State::Storing, job.kept == Kept::Memory);
+        job.background |= background;
+        if !background {
+            job.waits.push(from);
+        }
+        self.note(what);
+        assert!(!outcome.sent.iter().any(|(_, reply)| *reply == Reply::Noop), "a joined job woke a worker");
+        match addition {
+            Some(ticket) if background || is_hidden => self.wait_for_store(from, ticket),
+            None if background && is_in_memory_alone && self.policy.keeps_jobs => {
+                self.begin_to_store(now, from, name, outcome);
+            }
+            _ => self.expect(from, Reply::JobCreated(name)),
+        }
+    }
+
+    /// A job is new.
+    fn create(&mut self, now: Now, from: u32, job: Job, is_durable: bool, outcome: &Outcome) {
+        let name = if is_durable {
+            let mut adds = outcome.operations.iter().filter_map(|operation| match operation {
+                StoreOp::Add { job, .. } => Some(job.handle().to_string()),
+                _ => None,
+            });
+            let handle = adds.next().expect("the store was not asked to keep a background job");
+            wire::job_of(handle.as_bytes()).expect("the store was given a handle that is none of the server's")
+        } else {
+            let Some((_, Reply::JobCreated(name))) = outcome.sent.first() else {
+                panic!("a submission was not answered by JOB_CREATED first but by {:?}", outcome.sent);
+            };
+            *name
+        };
+        let number = wire::number(name);
+        assert!(number > self.last_number, "the number {number} of a new job was used before");
+        assert_eq!(wire::prefix(name), self.prefix, "the prefix of a new handle");
+        self.last_number = number;
+        let function = job.function;
+        self.jobs.insert(name, job);
+        if is_durable {
+            assert!(
+                !outcome.sent.iter().any(|(_, reply)| *reply == Reply::Noop),
+                "a job woke a worker before it was stored"
+            );
+            return self.begin_to_store(now, from, name, outcome);
+        }
+        self.expect(from, Reply::JobCreated(name));
+        self.schedule(now, name);
+        if matches!(self.jobs[&name].state, State::Ready(_)) {
+            self.check_wakeups(function, outcome);
+        }
     }
 
     /// A job wakes as many sleepers as the operator wants, and no herd.
-    fn check_wakeups(&self, function: usize, outcome: &Outcome) {
+    pub(crate) fn check_wakeups(&self, function: usize, outcome: &Outcome) {
         let sleepers = self.sleepers(function).count();
         let woken = outcome.sent.iter().filter(|(_, reply)| *reply == Reply::Noop).count();
         match self.policy.worker_wakeup {
@@ -480,9 +657,19 @@ impl Model {
     }
 
     fn get_status_unique(&mut self, from: u32, unique: &[u8]) {
-        let newest = self.jobs.values().rev().find(|job| !unique.is_empty() && unique != b"-" && job.unique == unique);
+        let can_be_meant = |job: &&Job| job.unique == unique && !unique.is_empty() && unique != b"-";
+        let mut meant = self.jobs.values().rev().filter(can_be_meant);
+        let is_hidden = meant.next().is_some_and(|job| job.state == State::Storing);
+        let newest = self.jobs.values().rev().filter(can_be_meant).find(|job| job.state != State::Storing);
         let clients = newest.map_or(0, |job| job.waits.len() as u64);
         let status = newest.map_or([0; 4], status);
+        if is_hidden {
+            self.note(if newest.is_some() {
+                "was asked for when a newer namesake was not stored"
+            } else {
+                "was asked for by its unique id before it was stored"
+            });
+        }
         self.expect(from, Reply::StatusUnique { unique: unique.to_vec(), status, clients });
     }
 }
@@ -491,8 +678,13 @@ impl Model {
 fn status(job: &Job) -> [u64; 4] {
     match job.state {
         State::Running { numerator, denominator, .. } => [1, 1, numerator, denominator],
-        State::Scheduled | State::Ready(_) => [1, 0, 0, 0],
+        State::Scheduled | State::Ready(_) | State::Parked(_) | State::Loading(_) => [1, 0, 0, 0],
+        State::Storing => [0; 4],
     }
+}
+
+fn is_late(job: &Job, now: Now) -> bool {
+    matches!(job.state, State::Running { deadline_us: Some(deadline_us), .. } if deadline_us <= now.monotonic_us)
 }
 
 fn coalesce(job: &Job, submission: &Submission) -> bool {

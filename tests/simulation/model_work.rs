@@ -2,7 +2,7 @@
 
 use gearmand::job_server::Now;
 
-use super::model::{Ability, Job, Model, Outcome, Sleep, State, Turn};
+use super::model::{Ability, Job, Kept, Model, Outcome, Sleep, State};
 use super::wire::{self, Ask, Reply};
 
 /// How many jobs that were taken away from a connection the server surely remembers.
@@ -40,17 +40,24 @@ impl Model {
 
     /// Takes jobs from a worker that is still there.
     pub(crate) fn take_all_away(&mut self, from: u32, which: impl Fn(&Job) -> bool) {
-        let numbers: Vec<u64> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| matches!(job.state, State::Running { holder, .. } if holder == from) && which(job))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in numbers {
-            self.forfeit(from, number);
-            self.lose_worker(number);
-            self.note("was given back");
+        for name in self.held_by(from) {
+            if which(&self.jobs[&name]) {
+                self.forfeit(from, name);
+                self.lose_worker(name);
+                self.note("was given back");
+            }
         }
+    }
+
+    /// A connection can do nothing any more.
+    pub(crate) fn forget_abilities(&mut self, who: u32) {
+        let connection = self.connections.get_mut(&who).unwrap();
+        if let Sleep::Woken { counted, .. } = &mut connection.sleep
+            && !connection.abilities.is_empty()
+        {
+            *counted = false;
+        }
+        connection.abilities.clear();
     }
 
     pub(crate) fn forfeit(&mut self, holder: u32, number: u64) {
@@ -59,20 +66,25 @@ impl Model {
         }
     }
 
-    pub(crate) fn lose_worker(&mut self, number: u64) {
-        let job = self.jobs.get_mut(&number).unwrap();
+    pub(crate) fn lose_worker(&mut self, name: u64) {
+        let job = self.jobs.get_mut(&name).unwrap();
         job.attempts += 1;
+        job.is_plain = false;
         if self.policy.job_retries.is_some_and(|retries| job.attempts >= u32::from(retries.max(1))) {
-            let job = self.jobs.remove(&number).unwrap();
-            if job.is_wanted() { &mut self.dropped } else { &mut self.may_be_dropped }.push(number);
+            let job = self.end(name);
+            if job.is_wanted() { &mut self.dropped } else { &mut self.may_be_dropped }.push(name);
             for client in job.waits {
-                self.expect(client, Reply::WorkFail { job: number });
+                self.expect(client, Reply::WorkFail { job: name });
             }
             self.note("was dropped after its last attempt");
         } else if job.is_wanted() {
-            job.state = State::Ready(Turn { transition: self.transition, due: None });
+            self.last_turn += 1;
+            job.state = State::Ready(self.last_turn);
+            if job.kept == Kept::Stored {
+                self.note("was stored and lost its worker");
+            }
         } else {
-            self.jobs.remove(&number);
+            self.end(name);
             self.note("was abandoned and lost its worker");
         }
     }
@@ -95,13 +107,19 @@ impl Model {
 
     pub(crate) fn grab(&mut self, now: Now, from: u32, kind: wire::Grab, outcome: &Outcome) {
         self.connections.get_mut(&from).unwrap().sleep = Sleep::Awake;
+        if self.draining {
+            self.shelve_kept(from);
+        }
         let holds =
             self.jobs.values().filter(|job| matches!(job.state, State::Running { holder, .. } if holder == from));
         let is_full = holds.count() >= self.policy.max_jobs_per_connection as usize;
         let abilities = &self.connections[&from].abilities;
-        let choice = (0..3)
-            .flat_map(|priority| (0..abilities.len()).map(move |index| (priority, index)))
-            .find(|(priority, index)| self.ready(abilities[*index].function, *priority).next().is_some());
+        let choice = (0..3).flat_map(|priority| (0..abilities.len()).map(move |index| (priority, index))).find(
+            |(priority, index)| {
+                let first = self.first_ready(abilities[*index].function, *priority);
+                first.is_some_and(|first| !(self.draining && self.jobs[&first].kept == Kept::Stored))
+            },
+        );
         let Some((priority, index)) = choice.filter(|_| !is_full) else {
             return self.expect(from, Reply::NoJob);
         };
@@ -111,18 +129,16 @@ impl Model {
             _ => None,
         });
         let assigned = assigned.expect("a worker got no job, and there was one for it");
-        let turn = self.ready(function, priority).find(|(number, _)| *number == assigned.job).map(|(_, turn)| turn);
-        let Some(turn) = turn else {
-            panic!("{assigned:?} was handed out; it should be function {function}, priority {priority}");
-        };
-        let overtaken = self.ready(function, priority).find(|(_, other)| other.is_before(turn));
-        assert_eq!(overtaken, None, "job {} was handed out before its turn", assigned.job);
+        let first = self.first_ready(function, priority);
+        assert_eq!(Some(assigned.job), first, "not the next job of function {function}, priority {priority}");
+        self.check_order(assigned.job);
+        let started = self.next_run();
         let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
         abilities[index..].rotate_left(1);
         self.connections.get_mut(&from).unwrap().forfeited.retain(|number| *number != assigned.job);
         let job = self.jobs.get_mut(&assigned.job).unwrap();
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us + timeout_ms * 1000);
-        job.state = State::Running { holder: from, deadline_us, numerator: 0, denominator: 0 };
+        job.state = State::Running { holder: from, started, deadline_us, numerator: 0, denominator: 0 };
         let is_reduce = kind == wire::Grab::All && !job.reducer.is_empty();
         let expected = wire::Assign {
             job: assigned.job,
@@ -135,13 +151,26 @@ impl Model {
         self.expect(from, Reply::Assign(expected));
     }
 
-    fn ready(&self, function: usize, priority: usize) -> impl Iterator<Item = (u64, Turn)> {
-        self.jobs.iter().filter(move |(_, job)| job.function == function && job.priority == priority).filter_map(
-            |(number, job)| match job.state {
-                State::Ready(turn) => Some((*number, turn)),
-                _ => None,
-            },
-        )
+    /// The next job of a function and priority that could be handed out.
+    pub(crate) fn first_ready(&self, function: usize, priority: usize) -> Option<u64> {
+        let line = self.jobs.iter().filter(|(_, job)| job.function == function && job.priority == priority);
+        let ready =
+            line.filter_map(|(name, job)| if let State::Ready(turn) = job.state { Some((turn, *name)) } else { None });
+        ready.min().map(|(_, name)| name)
+    }
+
+    /// Kept jobs that were due at once and never given back are handed out in the order of their numbers.
+    fn check_order(&self, name: u64) {
+        let job = &self.jobs[&name];
+        if job.kept != Kept::Stored || !job.is_plain {
+            return;
+        }
+        let overtaken = self.jobs.range(..name).find(|(_, other)| {
+            let waits = matches!(other.state, State::Ready(_) | State::Parked(_) | State::Loading(_));
+            let is_alike = other.kept == Kept::Stored && other.is_plain && waits;
+            is_alike && (other.function, other.priority) == (job.function, job.priority)
+        });
+        assert!(overtaken.is_none(), "job {name} was handed out before {overtaken:?}");
     }
 
     pub(crate) fn work(&mut self, from: u32, ask: &Ask, outcome: &Outcome) {
@@ -154,7 +183,7 @@ impl Model {
             }
             other => panic!("{other:?} tells nothing of a job"),
         };
-        let number = wire::number_of(handle);
+        let number = wire::job_of(handle);
         let held = number.filter(|number| {
             self.jobs
                 .get(number)
@@ -173,7 +202,7 @@ impl Model {
             self.expect(client, forwarded(number, ask, wants_exceptions));
         }
         if is_last {
-            let job = self.jobs.remove(&number).unwrap();
+            let job = self.end(number);
             self.note(if job.is_wanted() { "was finished" } else { "was finished though nobody wants it" });
         }
     }
@@ -181,13 +210,14 @@ impl Model {
     /// A connection speaks of a job that it does not hold. Nobody hears it; if it held the job once, it gets no error.
     fn work_for_another(&mut self, from: u32, number: Option<u64>, is_last: bool, outcome: &Outcome) {
         let forfeited = &mut self.connections.get_mut(&from).unwrap().forfeited;
-        let index = forfeited.iter().position(|forfeited| Some(*forfeited) == number);
-        if let Some(index) = index {
-            let is_sure = forfeited.len() - index <= FORFEITED_FOR_SURE;
-            if is_last {
-                forfeited.remove(index);
-            }
+        let is_same = |forfeited: &u64| number.is_some_and(|number| wire::number(number) == wire::number(*forfeited));
+        if let Some(index) = forfeited.iter().position(is_same) {
+            // It goes by the number, where it knows the prefix.
+            let is_sure = forfeited.len() - index <= FORFEITED_FOR_SURE && number == Some(forfeited[index]);
             if is_sure || outcome.sent.is_empty() {
+                if is_last {
+                    forfeited.remove(index);
+                }
                 return self.note("was spoken of after it was taken away");
             }
         }

@@ -24,7 +24,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) unix_s: i64,
     /// Whether there are so many jobs that clients hold back.
     pub(crate) is_busy: bool,
-    /// Numbers of jobs that were created of late.
+    /// Jobs that were created of late.
     pub(crate) recent: &'a [u64],
     /// How many of [`FUNCTIONS`] are in use here.
     pub(crate) functions: usize,
@@ -66,6 +66,8 @@ pub(crate) struct Peer {
     pending: VecDeque<Pending>,
     /// By job, how many final packets are owed to it.
     pub(crate) owed: BTreeMap<u64, u32>,
+    /// Background jobs of which it was told lately that they are created.
+    pub(crate) acknowledged: Vec<u64>,
     last_echo: u64,
 }
 
@@ -95,6 +97,7 @@ impl Peer {
             asleep: false,
             pending: VecDeque::new(),
             owed: BTreeMap::new(),
+            acknowledged: Vec::new(),
             last_echo: 0,
         }
     }
@@ -281,7 +284,7 @@ impl Peer {
                 self.woken = true;
             }
             Reply::JobCreated(job) => match self.answered() {
-                Pending::Submit { background: true } => {}
+                Pending::Submit { background: true } => self.acknowledged.push(*job),
                 Pending::Submit { background: false } => *self.owed.entry(*job).or_default() += 1,
                 other => panic!("JOB_CREATED in answer to {other:?}"),
             },
@@ -348,6 +351,7 @@ fn submission(random: &mut Random, world: &Surroundings<'_>) -> Submission {
     let workload = match random.below(10) {
         0 => Vec::new(),
         1..4 => b"same".to_vec(),
+        4 if random.chance(3) => vec![b'L'; 9000],
         4 => vec![b'\n'; 700],
         _ => random.next().to_be_bytes().to_vec(),
     };
@@ -369,6 +373,16 @@ fn submission(random: &mut Random, world: &Surroundings<'_>) -> Submission {
 
 /// A handle that was given out of late, or one that never was.
 pub(crate) fn some_handle(random: &mut Random, world: &Surroundings<'_>) -> Vec<u8> {
+    if let Some(last) = world.recent.last()
+        && random.chance(10)
+    {
+        // Of a job that is not known yet, or has another handle.
+        let (number, prefix) = (wire::number(*last), wire::prefix(*last));
+        return wire::handle(match random.below(4) {
+            0 => wire::name(number, (prefix + 1) % wire::PREFIXES.len()),
+            ahead => wire::name(number + ahead, prefix),
+        });
+    }
     if world.recent.is_empty() || random.chance(10) {
         let strange: [&[u8]; 6] =
             [b"", b"H:sim:0", b"H:sim:", b"H:other:1", b"H:sim:01", b"H:sim:99999999999999999999"];
@@ -378,7 +392,11 @@ pub(crate) fn some_handle(random: &mut Random, world: &Surroundings<'_>) -> Vec<
 }
 
 fn say(random: &mut Random, handle: Vec<u8>, is_over: bool) -> Ask {
-    let workload = random.next().to_be_bytes()[random.index(9)..].to_vec();
+    let mut workload = random.next().to_be_bytes()[random.index(9)..].to_vec();
+    if random.chance(1) {
+        // So much that it is passed on by reference.
+        workload.resize(9000, b'R');
+    }
     match (is_over, random.below(3)) {
         (true, 0) => Ask::WorkComplete { handle, workload },
         (true, 1) => Ask::WorkFail { handle },

@@ -1,8 +1,12 @@
 //! Packets as the simulated peers write and read them. Nothing of the server's own protocol code is used here: what it
 //! reads was written by this file, and what it writes is read by this file.
 
-/// The prefix of handles in the simulation.
-pub(crate) const PREFIX: &str = "H:sim";
+/// The prefixes of handles in the simulation: after a restart the server may have another.
+pub(crate) const PREFIXES: [&str; 4] = ["H:sim", "H:sim2", "H:a-new-name", "H"];
+
+/// How many bits of a job's name are the index of its prefix. The others are its number, so that names are in the order
+/// of numbers.
+const PREFIX_BITS: u32 = 2;
 
 /// The names of functions; the first four are used most.
 pub(crate) const FUNCTIONS: [&[u8]; 10] =
@@ -154,19 +158,35 @@ fn packet(number: u32, body: &[u8]) -> Vec<u8> {
     [b"\0REQ", &number.to_be_bytes()[..], &length.to_be_bytes(), body].concat()
 }
 
-/// The handle of the job with this number.
-pub(crate) fn handle(number: u64) -> Vec<u8> {
-    format!("{PREFIX}:{number}").into_bytes()
+/// What the simulation calls a job: its number and its prefix in one.
+pub(crate) fn name(number: u64, prefix: usize) -> u64 {
+    number << PREFIX_BITS | prefix as u64
 }
 
-/// The number in a handle, if it is written as the server writes it.
-pub(crate) fn number_of(bytes: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let number = text.strip_prefix(PREFIX)?.strip_prefix(':')?.parse().ok()?;
-    (handle(number) == bytes).then_some(number)
+/// The number of a job.
+pub(crate) fn number(job: u64) -> u64 {
+    job >> PREFIX_BITS
 }
 
-/// Something that the server sends. Jobs are named by the number of their handle.
+/// The index of a job's prefix.
+pub(crate) fn prefix(job: u64) -> usize {
+    usize::try_from(job - name(number(job), 0)).unwrap()
+}
+
+/// The handle of a job.
+pub(crate) fn handle(job: u64) -> Vec<u8> {
+    format!("{}:{}", PREFIXES[prefix(job)], number(job)).into_bytes()
+}
+
+/// The job of a handle, if that is written as the server writes it.
+pub(crate) fn job_of(bytes: &[u8]) -> Option<u64> {
+    let (prefix, digits) = std::str::from_utf8(bytes).ok()?.rsplit_once(':')?;
+    let prefix = PREFIXES.iter().position(|known| *known == prefix)?;
+    let number = digits.parse::<u64>().ok().filter(|number| *number > 0 && *number <= u64::MAX >> PREFIX_BITS)?;
+    (handle(name(number, prefix)) == bytes).then(|| name(number, prefix))
+}
+
+/// Something that the server sends. Jobs are called by their [`name`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     Noop,
@@ -317,7 +337,7 @@ fn cut<const COUNT: usize>(body: &[u8]) -> [Vec<u8>; COUNT] {
 }
 
 fn job(handle: &[u8]) -> u64 {
-    number_of(handle).expect("the server sent a handle that is none of its own")
+    job_of(handle).expect("the server sent a handle that is none of its own")
 }
 
 fn decimal(field: &[u8]) -> u64 {

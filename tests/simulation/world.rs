@@ -1,95 +1,54 @@
 //! The world around the server: clocks, connections that cut their bytes anywhere, and who does what when.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gearmand::job_server::{ConnectionId, Departure, DropFunction, Effects, Event, JobServer, Now, Policy, StoreOp};
+use gearmand::job_server::{Departure, DropFunction, Effects, JobServer, Now, Policy};
 use gearmand::protocol::packet::{FrameLimits, FramingError, Magic, Scan, scan};
 use gearmand::protocol::{Request, Response, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
+use super::link::{Link, Recorder};
 use super::model::{Model, Outcome};
 use super::peer::{Peer, Surroundings, some_handle};
+use super::policy::some_policy;
 use super::random::Random;
+use super::store::Store;
 use super::wire::{self, Ask, FUNCTIONS, Reply, Submission};
 
-const LIMITS: FrameLimits = FrameLimits { packet: 4096, line: 64 };
-const PEERS: usize = 8;
-const EVENTS_SHOWN: usize = 30;
+const LIMITS: FrameLimits = FrameLimits { packet: 16_384, line: 64 };
+pub(crate) const PEERS: usize = 8;
+const EVENTS_SHOWN: usize = 40;
 /// How many jobs are more than one call of the server works off.
 const FLOOD: usize = 300;
-
-/// One connection, with what is under way on it.
-struct Link {
-    id: ConnectionId,
-    number: u32,
-    gauges: Arc<ConnectionGauges>,
-    peer: Peer,
-    /// Sent, and not yet seen by the server.
-    to_server: Vec<u8>,
-    server_buffer: Vec<u8>,
-    /// What the bytes mean, and how they look.
-    asked: VecDeque<(Ask, Vec<u8>)>,
-    to_peer: Vec<u8>,
-    peer_buffer: Vec<u8>,
-}
-
-/// What the server does in a transition.
-#[derive(Default)]
-struct Recorder {
-    sent: Vec<(ConnectionId, Reply, Vec<u8>)>,
-    dropped: Vec<u64>,
-    timed_out: Vec<u64>,
-}
-
-impl Effects for Recorder {
-    fn send(&mut self, to: ConnectionId, response: Response<'_>) {
-        let bytes = response.to_bytes();
-        let (reply, size) = wire::decode(&bytes).expect("the server sent a part of a packet");
-        assert_eq!(size, bytes.len(), "the server sent more than a packet");
-        self.sent.push((to, reply, bytes));
-    }
-
-    fn hold(&mut self, _: ConnectionId, _: usize) {
-        unreachable!("there is no store to wait for");
-    }
-
-    fn fill(&mut self, _: ConnectionId, _: u64, _: Response<'_>) {
-        unreachable!("there is no store to wait for");
-    }
-
-    fn store(&mut self, operation: StoreOp) {
-        unreachable!("there is no store for {operation:?}");
-    }
-
-    fn report(&mut self, event: Event<'_>) {
-        match event {
-            Event::JobDropped { handle, .. } => self.dropped.push(handle.number),
-            Event::JobTimedOut { handle, .. } => self.timed_out.push(handle.number),
-            Event::JobVanished { .. } | Event::JobIsTwin { .. } => unreachable!("there is no store"),
-        }
-    }
-}
 
 pub(crate) struct World {
     seed: u64,
     step: u64,
-    random: Random,
-    server: JobServer,
-    stats: Arc<Stats>,
+    pub(crate) random: Random,
+    pub(crate) server: JobServer,
+    pub(crate) stats: Arc<Stats>,
     pub(crate) model: Model,
-    now: Now,
+    /// In a share of seeds, where background jobs are kept.
+    pub(crate) store: Option<Store>,
+    /// How often the store does something, in a thousand steps.
+    pub(crate) pace: u64,
+    /// Background jobs of which a client has read that they are created.
+    pub(crate) acknowledged: BTreeSet<u64>,
+    pub(crate) now: Now,
     /// When the server is called next; found out after each transition, and not when a clock is set.
-    alarm_us: Option<u64>,
-    links: Vec<Option<Link>>,
+    pub(crate) alarm_us: Option<u64>,
+    pub(crate) links: Vec<Option<Link>>,
     last_connection: u32,
     recent: Vec<u64>,
+    /// How many NOOPs were sent before the server was started last.
+    pub(crate) woken_before: u64,
     functions: usize,
     /// So many jobs make clients hold back: with few, workers sleep; with many, they queue.
     enough: usize,
-    has_small_limits: bool,
+    pub(crate) has_small_limits: bool,
     is_crowded: bool,
     events: Option<VecDeque<String>>,
 }
@@ -98,7 +57,8 @@ impl World {
     pub(crate) fn new(seed: u64, shows_events: bool) -> Self {
         let mut random = Random::new(seed);
         let has_small_limits = random.chance(25);
-        let policy = some_policy(&mut random, has_small_limits);
+        let store = random.chance(60).then(|| Store::new(&mut random));
+        let policy = Policy { keeps_jobs: store.is_some(), ..some_policy(&mut random, has_small_limits) };
         let stats = Arc::new(Stats::default());
         Self {
             seed,
@@ -106,11 +66,15 @@ impl World {
             server: JobServer::new(policy.clone(), Arc::clone(&stats)),
             stats,
             model: Model::new(policy),
+            store,
+            pace: random.pick(&[30, 200, 200, 500]),
+            acknowledged: BTreeSet::new(),
             now: Now { monotonic_us: random.below(1_000_000), unix_us: 1_800_000_000_000_000 },
             alarm_us: None,
             links: (0..PEERS).map(|_| None).collect(),
             last_connection: 0,
             recent: Vec::new(),
+            woken_before: 0,
             functions: if has_small_limits { FUNCTIONS.len() } else { 2 + random.index(3) },
             enough: random.pick(&[2, 5, 10, 30]),
             has_small_limits,
@@ -135,6 +99,15 @@ impl World {
     }
 
     fn step(&mut self) {
+        if self.store.is_some() {
+            if self.random.below(1000) < self.pace {
+                return self.store_acts();
+            }
+            if self.random.below(2500) == 0 {
+                return self.restart();
+            }
+        }
+        self.release_leaving();
         let slot = self.random.index(PEERS);
         if self.links[slot].is_none() {
             let peer = Peer::new(&mut self.random);
@@ -169,7 +142,7 @@ impl World {
         }
     }
 
-    fn event(&mut self, what: &str, about: &impl Debug) {
+    pub(crate) fn event(&mut self, what: &str, about: &impl Debug) {
         let (step, now) = (self.step, self.now.monotonic_us);
         if let Some(events) = &mut self.events {
             if events.len() == EVENTS_SHOWN {
@@ -186,20 +159,13 @@ impl World {
         let id = self.server.connect(Arc::clone(&gauges));
         self.model.connected(number);
         self.event("connects", &(number, peer.temper));
-        self.links[slot] = Some(Link {
-            id,
-            number,
-            gauges,
-            peer,
-            to_server: Vec::new(),
-            server_buffer: Vec::new(),
-            asked: VecDeque::new(),
-            to_peer: Vec::new(),
-            peer_buffer: Vec::new(),
-        });
+        self.links[slot] = Some(Link::new(id, number, gauges, peer));
     }
 
     fn act(&mut self, slot: usize) {
+        if self.links[slot].as_ref().is_none_or(|link| link.is_leaving) {
+            return;
+        }
         let world = Surroundings {
             unix_s: i64::try_from(self.now.unix_us / 1_000_000).unwrap(),
             is_busy: self.model.jobs.len() > self.enough,
@@ -221,8 +187,8 @@ impl World {
     }
 
     /// Lets a share of what is under way arrive, in percent, and the server read it.
-    fn deliver_to_server(&mut self, slot: usize, share: u64) {
-        let Some(link) = &mut self.links[slot] else { return };
+    pub(crate) fn deliver_to_server(&mut self, slot: usize, share: u64) {
+        let Some(link) = self.links[slot].as_mut().filter(|link| !link.is_leaving) else { return };
         let count = part(&mut self.random, link.to_server.len(), share);
         link.server_buffer.extend(link.to_server.drain(..count));
         let stream = std::mem::take(&mut link.server_buffer);
@@ -267,52 +233,70 @@ impl World {
         // As a connection does with packets that are worth a buffer of their own.
         let owner = Bytes::copy_from_slice(body);
         let workload = if self.random.chance(30) { Workload::shared(&owner, &owner) } else { Workload::borrowed(body) };
-        let mut effects = Recorder::default();
+        let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         match Request::parse(number, workload) {
             Ok(request) => self.server.request(self.now, id, &request, &mut effects),
             Err(error) => effects.send(id, Response::Error(error)),
         }
-        let outcome = self.distribute(effects);
+        let outcome = effects.outcome;
+        self.observe(&outcome);
         self.model.asked(self.now, from, ask, &outcome);
-        self.check();
+        self.conclude(outcome);
     }
 
-    /// Puts what was sent on its way.
-    fn distribute(&mut self, effects: Recorder) -> Outcome {
-        let mut outcome = Outcome { sent: Vec::new(), dropped: effects.dropped, timed_out: effects.timed_out };
-        for (to, reply, bytes) in effects.sent {
-            let link = self.links.iter_mut().flatten().find(|link| link.id == to);
-            let link = link.expect("something was sent to a connection that is gone");
-            link.to_peer.extend_from_slice(&bytes);
-            let number = link.number;
-            if let Reply::JobCreated(job) = &reply {
+    /// Sees what the server did in a transition, before the model judges it.
+    pub(crate) fn observe(&mut self, outcome: &Outcome) {
+        let answers = outcome.filled.iter().map(|(number, _, reply)| (number, reply));
+        for (number, reply) in outcome.sent.iter().map(|(number, reply)| (number, reply)).chain(answers) {
+            if let Reply::JobCreated(job) = reply {
                 if self.recent.len() == 40 {
                     self.recent.remove(0);
                 }
                 self.recent.push(*job);
             }
-            self.event("    sends", &(number, &reply));
-            outcome.sent.push((number, reply));
+            self.event("    sends", &(number, reply));
         }
-        outcome
+        for number in &outcome.held {
+            self.event("    leaves a gap", number);
+        }
+        for operation in &outcome.operations {
+            self.event("    asks the store", operation);
+        }
     }
 
-    fn check(&mut self) {
-        self.server.check_invariants();
+    /// After the model has judged a transition: hands the store what it was asked, and checks everything.
+    pub(crate) fn conclude(&mut self, outcome: Outcome) {
+        if let Some(store) = &mut self.store {
+            outcome.operations.into_iter().for_each(|operation| store.push(operation));
+        }
+        self.check();
+    }
+
+    pub(crate) fn check(&mut self) {
+        // With few jobs it does so itself.
+        if self.step.is_multiple_of(8) || self.model.jobs.len() > 100 {
+            self.server.check_invariants();
+        }
+        if let Some(store) = &self.store {
+            self.model.check_store(store);
+        }
         self.model.check(self.now, &self.server, &self.stats);
         self.alarm_us = self.server.next_timeout(self.now);
     }
 
     /// What is listed of jobs and of connections.
-    fn check_listings(&self) {
+    pub(crate) fn check_listings(&self) {
         self.model.check_listing(&self.server);
         for link in self.links.iter().flatten() {
             link.gauges.with_identity(|_, functions| self.model.check_abilities(link.number, functions));
         }
     }
 
-    fn deliver_to_peer(&mut self, slot: usize, share: u64) {
+    pub(crate) fn deliver_to_peer(&mut self, slot: usize, share: u64) {
         let Some(link) = &mut self.links[slot] else { return };
+        if link.outgoing.is_waiting() {
+            link.to_peer.extend(link.outgoing.take(&mut self.random));
+        }
         let count = part(&mut self.random, link.to_peer.len(), share);
         link.peer_buffer.extend(link.to_peer.drain(..count));
         let mut start = 0;
@@ -321,6 +305,15 @@ impl World {
             start += size;
         }
         link.peer_buffer.drain(..start);
+        let acknowledged = std::mem::take(&mut link.peer.acknowledged);
+        if let Some(store) = &self.store {
+            for job in &acknowledged {
+                let is_safe = store.rows.contains_key(&wire::number(*job)) || !self.model.jobs.contains_key(job);
+                let is_deleted = store.deleted.contains(&wire::number(*job));
+                assert!(is_safe || is_deleted, "job {job} was acknowledged and is not in the store");
+            }
+        }
+        self.acknowledged.extend(acknowledged);
     }
 
     /// Lets time pass. The server is called when it wanted to be, or somewhat late.
@@ -339,20 +332,20 @@ impl World {
         }
     }
 
-    fn move_clocks(&mut self, monotonic_us: u64) {
+    pub(crate) fn move_clocks(&mut self, monotonic_us: u64) {
         let span_us = monotonic_us.saturating_sub(self.now.monotonic_us);
         self.now.monotonic_us += span_us;
         self.now.unix_us += span_us;
     }
 
-    fn call_if_due(&mut self) {
-        let mut effects = Recorder::default();
+    pub(crate) fn call_if_due(&mut self) {
         let is_due = |alarm_us: Option<u64>, now: Now| alarm_us.is_some_and(|alarm_us| alarm_us <= now.monotonic_us);
         if !is_due(self.alarm_us, self.now) {
             return;
         }
         let now = self.now;
         self.event("time passes", &now);
+        let mut effects = Recorder::new(&mut self.links, None, self.store.is_some());
         for calls in 0.. {
             assert!(calls < 100, "the server wants to be called again and again");
             self.server.timeout(self.now, &mut effects);
@@ -360,9 +353,10 @@ impl World {
                 break;
             }
         }
-        let outcome = self.distribute(effects);
+        let outcome = effects.outcome;
+        self.observe(&outcome);
         self.model.time_passed(self.now, &outcome);
-        self.check();
+        self.conclude(outcome);
     }
 
     fn set_wall_clock(&mut self) {
@@ -380,8 +374,8 @@ impl World {
     fn operate(&mut self) {
         let function = self.random.index(self.functions);
         let name = FUNCTIONS[function];
-        match self.random.below(12) {
-            0..6 => self.cancel(),
+        match self.random.below(15) {
+            0..6 => return self.cancel(),
             6 | 7 => {
                 let result = self.server.drop_function(name);
                 self.event("the operator drops", &(function, result));
@@ -398,16 +392,17 @@ impl World {
                 self.event("the operator limits", &(function, limits, result));
                 self.model.function_created(function, Some(limits), result.is_ok());
             }
-            _ => {
-                let exceptions = self.model.policy.exceptions;
-                let policy = Policy { exceptions, ..some_policy(&mut self.random, self.has_small_limits) };
-                self.set_policy(policy);
+            11 => {
+                let Policy { exceptions, keeps_jobs, handle_prefix, .. } = self.model.policy.clone();
+                let policy = some_policy(&mut self.random, self.has_small_limits);
+                self.set_policy(Policy { exceptions, keeps_jobs, handle_prefix, ..policy });
             }
+            _ => self.meddle_with_store(),
         }
         self.check();
     }
 
-    fn set_policy(&mut self, policy: Policy) {
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.event("the operator decides", &policy);
         self.server.set_policy(&policy);
         self.model.policy_changed(policy);
@@ -422,11 +417,13 @@ impl World {
             registering_may_fail: false,
         };
         let handle = some_handle(&mut self.random, &world);
-        let mut effects = Recorder::default();
         self.event("the operator cancels", &handle.escape_ascii().to_string());
+        let mut effects = Recorder::new(&mut self.links, None, self.store.is_some());
         let existed = self.server.cancel_job(&handle, &mut effects);
-        let outcome = self.distribute(effects);
+        let outcome = effects.outcome;
+        self.observe(&outcome);
         self.model.cancelled(self.now, &handle, existed, &outcome);
+        self.conclude(outcome);
     }
 
     /// A connection ends, perhaps in the middle of a packet, perhaps after sending nonsense.
@@ -438,36 +435,56 @@ impl World {
             let end = scan(b"\0BAD", &LIMITS);
             assert_eq!(end, Err(FramingError::BadMagic));
         }
-        self.disconnect(slot);
+        let wants_answers = self.random.chance(50);
+        self.disconnect(slot, wants_answers);
     }
 
-    fn disconnect(&mut self, slot: usize) {
+    /// A connection ends. With `wants_answers` its peer has but closed its side, and reads what is still to come.
+    pub(crate) fn disconnect(&mut self, slot: usize, wants_answers: bool) {
         let (id, number) = self.links[slot].as_ref().map(|link| (link.id, link.number)).unwrap();
-        self.event("dies", &number);
-        let mut effects = Recorder::default();
+        self.event(if wants_answers { "closes its side" } else { "dies" }, &number);
+        let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         let mut calls = 0;
-        while self.server.disconnect(self.now, id, true, &mut effects) != Departure::Done {
-            self.server.check_invariants();
+        let departure = loop {
+            match self.server.disconnect(self.now, id, wants_answers, &mut effects) {
+                Departure::Unfinished => self.server.check_invariants(),
+                departure => break departure,
+            }
             calls += 1;
             assert!(calls < 100, "a connection cannot be got rid of");
+        };
+        let outcome = effects.outcome;
+        self.observe(&outcome);
+        match departure {
+            Departure::Done => self.links[slot] = None,
+            Departure::Unfinished | Departure::AwaitsAnswers => self.links[slot].as_mut().unwrap().is_leaving = true,
         }
-        let outcome = self.distribute(effects);
-        self.links[slot] = None;
-        self.model.disconnected(self.now, number, &outcome);
-        self.check();
+        self.model.disconnected(self.now, number, wants_answers, departure, &outcome);
+        self.conclude(outcome);
+    }
+
+    /// Those that were kept for answers alone, and have them, leave.
+    pub(crate) fn release_leaving(&mut self) {
+        for slot in 0..self.links.len() {
+            if self.links[slot].as_ref().is_some_and(|link| link.is_leaving && !link.outgoing.has_gaps()) {
+                self.deliver_to_peer(slot, 100);
+                self.disconnect(slot, true);
+                assert!(self.links[slot].is_none(), "a connection is kept for nothing");
+            }
+        }
     }
 
     /// More at once than the server does in one call: waits of a client that dies, jobs that become due together, jobs
     /// of a worker that dies.
     fn flood(&mut self, slot: usize) {
-        self.disconnect(slot);
+        self.disconnect(slot, false);
         self.connect(slot, Peer::orderly_worker());
         if self.server.limit_function(FUNCTIONS[0], [0; 3]).is_ok() {
             self.model.function_created(0, Some([0; 3]), true);
         }
         let kind = self.random.below(3);
         let due_s = i64::try_from(self.now.unix_us / 1_000_000).unwrap() + 1;
-        let mut asks: Vec<Ask> = (0..FLOOD)
+        let asks: Vec<Ask> = (0..FLOOD)
             .map(|index| {
                 Ask::Submit(Submission {
                     function: 0,
@@ -480,38 +497,21 @@ impl World {
                 })
             })
             .collect();
-        if kind == 2 {
-            asks.push(Ask::CanDo { function: 0 });
-            asks.extend((0..FLOOD).map(|_| Ask::Grab(wire::Grab::Plain)));
-        }
         self.send(slot, asks);
-        self.deliver_to_server(slot, 0);
-        while !self.links[slot].as_ref().unwrap().to_server.is_empty() {
+        self.deliver_to_server(slot, 100);
+        if kind == 2 {
+            self.settle_store();
+            let grabs = (0..FLOOD).map(|_| Ask::Grab(wire::Grab::Plain));
+            self.send(slot, std::iter::once(Ask::CanDo { function: 0 }).chain(grabs).collect());
             self.deliver_to_server(slot, 100);
         }
-        self.disconnect(slot);
+        self.disconnect(slot, false);
         self.model.note("was part of a flood");
     }
 
     /// No more faults: reliable workers come, those that hold jobs end them, and all jobs end.
     fn wind_up(&mut self) {
-        let handle_prefix = wire::PREFIX.to_owned();
-        let policy = self.model.policy.clone();
-        self.set_policy(Policy {
-            handle_prefix,
-            worker_wakeup: policy.worker_wakeup,
-            job_retries: policy.job_retries,
-            exceptions: policy.exceptions,
-            ..Policy::default()
-        });
-        for _ in 0..2 {
-            let mut peer = Peer::orderly_worker();
-            let asks = peer.start_work();
-            let slot = self.links.len();
-            self.links.push(None);
-            self.connect(slot, peer);
-            self.send(slot, asks);
-        }
+        self.make_reliable();
         let mut turns = 0;
         loop {
             turns += 1;
@@ -522,6 +522,13 @@ impl World {
             if self.model.jobs.is_empty() {
                 break;
             }
+            if self.model.draining && self.model.jobs_at_stake() == 0 {
+                // The others are for the next start.
+                self.model.note("was kept when the server stopped");
+                self.stop_and_start();
+                self.make_reliable();
+                continue;
+            }
             let alarm_us = self.alarm_us.expect("jobs are left, and nobody will ever be told");
             self.move_clocks(alarm_us);
             self.call_if_due();
@@ -531,18 +538,51 @@ impl World {
         }
     }
 
+    /// The store fails no more, there is time enough, and two workers come that can do everything.
+    fn make_reliable(&mut self) {
+        if let Some(store) = &mut self.store {
+            store.heal();
+        }
+        let policy = self.model.policy.clone();
+        self.set_policy(Policy {
+            handle_prefix: policy.handle_prefix,
+            worker_wakeup: policy.worker_wakeup,
+            job_retries: policy.job_retries,
+            exceptions: policy.exceptions,
+            keeps_jobs: policy.keeps_jobs,
+            stored_workloads_max: policy.stored_workloads_max,
+            ..Policy::default()
+        });
+        for _ in 0..2 {
+            let mut peer = Peer::orderly_worker();
+            let asks = peer.start_work();
+            let slot = self.links.len();
+            self.links.push(None);
+            self.connect(slot, peer);
+            self.send(slot, asks);
+        }
+    }
+
     /// Lets everybody send, read and react once. Returns whether anything was under way.
     fn exchange(&mut self) -> bool {
         let mut is_busy = false;
         for slot in 0..self.links.len() {
-            let Some(link) = &mut self.links[slot] else { continue };
-            let asks = link.peer.wind_up(&mut self.random);
-            self.send(slot, asks);
+            let Some(link) = self.links[slot].as_mut() else { continue };
+            if !link.is_leaving {
+                let asks = link.peer.wind_up(&mut self.random);
+                self.send(slot, asks);
+            }
             let link = self.links[slot].as_ref().unwrap();
-            is_busy |= !link.to_server.is_empty() || !link.to_peer.is_empty();
+            is_busy |= !link.is_leaving && !link.to_server.is_empty();
+            is_busy |= !link.to_peer.is_empty() || link.outgoing.is_waiting();
             self.deliver_to_server(slot, 100);
             self.deliver_to_peer(slot, 100);
         }
+        if self.store.as_ref().is_some_and(|store| !store.is_idle()) {
+            self.store_acts();
+            is_busy = true;
+        }
+        self.release_leaving();
         is_busy
     }
 
@@ -551,7 +591,7 @@ impl World {
         self.check_listings();
         for slot in 0..self.links.len() {
             if self.links[slot].is_some() {
-                self.disconnect(slot);
+                self.disconnect(slot, false);
             }
         }
         while let Some(alarm_us) = self.alarm_us {
@@ -559,6 +599,10 @@ impl World {
             self.call_if_due();
         }
         assert_eq!(self.server.job_count(), 0);
+        if let Some(store) = &mut self.store {
+            store.stop(&mut self.random, self.server.last_number());
+            assert!(store.rows.is_empty(), "jobs are in the store for ever");
+        }
         for (function, name) in FUNCTIONS.into_iter().enumerate() {
             let gauges = self.stats.functions.get(name).map(|gauges| Arc::clone(&gauges));
             let result = self.server.drop_function(name);
@@ -571,7 +615,7 @@ impl World {
         self.check();
         assert_eq!(self.stats.functions.len(), 0);
         let woken = self.model.happened.get("was woken").copied().unwrap_or(0);
-        assert_eq!(self.stats.wakeups.get(), woken, "NOOPs that were published, and sent");
+        assert_eq!(self.stats.wakeups.get(), woken - self.woken_before, "NOOPs that were published, and sent");
     }
 }
 
@@ -590,26 +634,4 @@ fn part(random: &mut Random, length: usize, percent: u64) -> usize {
         return length;
     }
     random.index(length * usize::try_from(percent).unwrap() / 100 + 1)
-}
-
-fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy {
-    let policy = Policy {
-        handle_prefix: wire::PREFIX.to_owned(),
-        worker_wakeup: random.pick(&[1, 1, 1, 0, 3]),
-        wake_timeout_us: random.pick(&[100_000, 100_000, 20_000, 300_000]),
-        job_retries: random.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]),
-        exceptions: random.chance(20),
-        ..Policy::default()
-    };
-    if !has_small_limits {
-        return policy;
-    }
-    Policy {
-        max_jobs: 20,
-        max_functions: 9,
-        max_functions_per_connection: 3,
-        max_jobs_per_connection: 2,
-        max_waits_per_connection: 3,
-        ..policy
-    }
 }

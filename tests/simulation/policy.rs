@@ -1,0 +1,41 @@
+//! What the operator may decide in the simulation.
+
+use std::collections::HashMap;
+
+use gearmand::job_server::{Durability, Policy};
+use gearmand::protocol::FunctionName;
+
+use super::random::Random;
+use super::wire::{FUNCTIONS, PREFIXES};
+
+/// Some settings. Whether jobs are kept is left to others.
+pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy {
+    const DURABILITIES: [Durability; 3] = [Durability::Always, Durability::Interval, Durability::Off];
+    let mut function_durability = HashMap::new();
+    if random.chance(20) {
+        function_durability.insert(FunctionName::new(random.pick(&FUNCTIONS)), random.pick(&DURABILITIES));
+    }
+    let policy = Policy {
+        handle_prefix: random.pick(&PREFIXES).to_owned(),
+        worker_wakeup: random.pick(&[1, 1, 1, 0, 3]),
+        wake_timeout_us: random.pick(&[100_000, 100_000, 20_000, 300_000]),
+        job_retries: random.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]),
+        exceptions: random.chance(20),
+        durability: random.pick(&DURABILITIES),
+        function_durability,
+        stored_workloads_max: random.pick(&[0, 0, 10, 100, 1 << 20]),
+        volatile_workloads_max: random.pick(&[60, 1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
+        ..Policy::default()
+    };
+    if !has_small_limits {
+        return policy;
+    }
+    Policy {
+        max_jobs: 20,
+        max_functions: 9,
+        max_functions_per_connection: 3,
+        max_jobs_per_connection: 2,
+        max_waits_per_connection: 3,
+        ..policy
+    }
+}

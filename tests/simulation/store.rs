@@ -1,0 +1,313 @@
+//! A store, and the writer in front of it: slow, failing, and after a crash exactly what was committed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use gearmand::job_server::{JobKey, StoreFailure, StoreOp, StoreReport, StoredJob};
+
+use super::random::Random;
+
+const FAILURES: [StoreFailure; 7] = [
+    StoreFailure::Full,
+    StoreFailure::ReadOnly,
+    StoreFailure::Io,
+    StoreFailure::Locked,
+    StoreFailure::Unreachable,
+    StoreFailure::Corrupt,
+    StoreFailure::Refused,
+];
+
+/// What is changed at once, as the operations were asked for.
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    removes: Vec<u64>,
+    adds: Vec<(u32, StoredJob)>,
+    attempts: Vec<(u64, u16)>,
+}
+
+/// What became of a batch, for the account of what happened.
+pub(crate) type News = &'static str;
+
+/// The store with its writer.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// What a crash leaves, by number.
+    pub(crate) rows: BTreeMap<u64, StoredJob>,
+    /// The highest number that the store knows of.
+    pub(crate) last_number: u64,
+    /// What there will be, by number, with the attempts, if nothing more fails.
+    pub(crate) projected: BTreeMap<u64, u16>,
+    /// What somebody else removed.
+    pub(crate) deleted: BTreeSet<u64>,
+    queue: VecDeque<StoreOp>,
+    loads: VecDeque<(u32, Vec<JobKey>)>,
+    /// What is being committed.
+    batch: Option<Changes>,
+    /// What is to be done before anything newer. It holds no new jobs.
+    owed: Changes,
+    reports: VecDeque<StoreReport>,
+    /// In percent.
+    faults: u64,
+    /// While the store does not work at all.
+    broken: Option<StoreFailure>,
+}
+
+impl Store {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            last_number: 0,
+            projected: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            queue: VecDeque::new(),
+            loads: VecDeque::new(),
+            batch: None,
+            owed: Changes::default(),
+            reports: VecDeque::new(),
+            faults: random.pick(&[0, 5, 5, 30]),
+            broken: None,
+        }
+    }
+
+    /// An operation is asked for.
+    pub(crate) fn push(&mut self, operation: StoreOp) {
+        match operation {
+            StoreOp::Load { ticket, jobs } => return self.loads.push_back((ticket, jobs)),
+            StoreOp::Add { ref job, .. } => {
+                self.deleted.remove(&job.number);
+                assert_eq!(self.projected.insert(job.number, job.attempts), None, "a job is added twice");
+            }
+            StoreOp::Remove(ref key) => {
+                self.projected.remove(&key.number);
+            }
+            StoreOp::Attempts { ref key, attempts } => {
+                self.projected.entry(key.number).and_modify(|known| *known = attempts);
+            }
+        }
+        self.queue.push_back(operation);
+    }
+
+    /// Does the next thing. Returns what is worth to be noted.
+    pub(crate) fn act(&mut self, random: &mut Random) -> Vec<News> {
+        if random.chance(10) {
+            self.broken = None;
+        }
+        match random.below(3) {
+            0 if self.batch.is_none() => self.begin(random),
+            0 | 1 if self.batch.is_some() => self.finish(random),
+            _ => self.load(random),
+        }
+    }
+
+    /// The next report.
+    pub(crate) fn report(&mut self) -> Option<StoreReport> {
+        self.reports.pop_front()
+    }
+
+    /// Whether there is nothing to do any more.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.batch.is_none() && self.queue.is_empty() && self.loads.is_empty() && self.reports.is_empty()
+    }
+
+    /// Whether the failure of a new job is still to be reported.
+    pub(crate) fn has_failed(&self, ticket: u32) -> bool {
+        self.reports
+            .iter()
+            .any(|report| matches!(report, StoreReport::Added { ticket: failed, result: Err(_) } if *failed == ticket))
+    }
+
+    /// Breaks, or works again.
+    pub(crate) fn toggle(&mut self, random: &mut Random) {
+        self.broken = if self.broken.is_none() { Some(random.pick(&FAILURES)) } else { None };
+    }
+
+    /// No more faults.
+    pub(crate) fn heal(&mut self) {
+        (self.broken, self.faults) = (None, 0);
+    }
+
+    /// Somebody else removes a job.
+    pub(crate) fn delete_one(&mut self, random: &mut Random) -> Option<u64> {
+        let numbers: Vec<u64> = self.rows.keys().copied().collect();
+        let number = (!numbers.is_empty()).then(|| random.pick(&numbers))?;
+        self.rows.remove(&number);
+        self.projected.remove(&number);
+        self.deleted.insert(number);
+        Some(number)
+    }
+
+    /// Takes some of the operations. A job that has ended before it was stored need not be stored.
+    fn begin(&mut self, random: &mut Random) -> Vec<News> {
+        if self.queue.is_empty() {
+            return Vec::new();
+        }
+        let most = if random.chance(60) { self.queue.len() } else { 1 + random.index(self.queue.len()) };
+        let mut batch = Changes::default();
+        for operation in self.queue.drain(..most) {
+            match operation {
+                StoreOp::Add { ticket, job, .. } => batch.adds.push((ticket, job)),
+                StoreOp::Remove(key) => batch.removes.push(key.number),
+                StoreOp::Attempts { key, attempts } => batch.attempts.push((key.number, attempts)),
+                StoreOp::Load { .. } => unreachable!("loads have a queue of their own"),
+            }
+        }
+        let Changes { adds, removes, .. } = &mut batch;
+        let pairs: Vec<(u32, u64)> = adds
+            .iter()
+            .map(|(ticket, job)| (*ticket, job.number))
+            .filter(|(_, number)| removes.contains(number))
+            .collect();
+        adds.retain(|(ticket, _)| !pairs.iter().any(|(paired, _)| paired == ticket));
+        removes.retain(|number| !pairs.iter().any(|(_, paired)| paired == number));
+        for (ticket, _) in &pairs {
+            self.reports.push_back(StoreReport::Added { ticket: *ticket, result: Ok(()) });
+        }
+        self.batch = Some(batch);
+        if pairs.is_empty() { Vec::new() } else { vec!["ended before the store was asked to keep it"] }
+    }
+
+    /// The batch under way is committed, or it fails.
+    fn finish(&mut self, random: &mut Random) -> Vec<News> {
+        let Some(mut batch) = self.batch.take() else { return Vec::new() };
+        let failure = self.broken.or_else(|| random.chance(self.faults).then(|| random.pick(&FAILURES)));
+        let Some(failure) = failure else {
+            self.apply_owed();
+            self.apply(&batch);
+            self.answer(&batch.adds, Ok(()));
+            return Vec::new();
+        };
+        let mut news = vec!["met a store that fails"];
+        if self.broken.is_none() && (failure == StoreFailure::Refused || random.chance(50)) {
+            self.apply_owed();
+        }
+        if failure == StoreFailure::Refused && self.broken.is_none() && batch.adds.len() > 1 {
+            // One of them does not fit: each is tried alone. What is to be removed comes with the first that does.
+            self.owed.removes.append(&mut batch.removes);
+            self.owed.attempts.append(&mut batch.attempts);
+            let refused = random.index(batch.adds.len());
+            for (index, add) in batch.adds.into_iter().enumerate() {
+                let alone = Changes { adds: vec![add], ..Changes::default() };
+                if index == refused {
+                    self.give_up(alone, failure);
+                } else {
+                    self.apply_owed();
+                    self.apply(&alone);
+                    self.answer(&alone.adds, Ok(()));
+                }
+            }
+            news.push("was stored though another was refused");
+            return news;
+        }
+        // A transaction that failed may have happened all the same.
+        if self.owed.removes.is_empty() && self.owed.attempts.is_empty() && random.chance(30) {
+            self.apply(&batch);
+            if !batch.adds.is_empty() {
+                news.push("was stored though that failed");
+            }
+        }
+        if !batch.removes.is_empty() {
+            news.push("was to be removed by what failed");
+        }
+        self.give_up(batch, failure);
+        news
+    }
+
+    fn give_up(&mut self, batch: Changes, failure: StoreFailure) {
+        self.owed.removes.extend(batch.removes);
+        self.owed.attempts.extend(batch.attempts);
+        for (_, job) in &batch.adds {
+            self.owed.removes.push(job.number);
+            self.projected.remove(&job.number);
+        }
+        self.answer(&batch.adds, Err(failure));
+    }
+
+    fn answer(&mut self, adds: &[(u32, StoredJob)], result: Result<(), StoreFailure>) {
+        self.reports.extend(adds.iter().map(|(ticket, _)| StoreReport::Added { ticket: *ticket, result }));
+    }
+
+    fn apply_owed(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        self.apply(&owed);
+    }
+
+    fn apply(&mut self, changes: &Changes) {
+        for number in &changes.removes {
+            self.rows.remove(number);
+        }
+        for (_, job) in &changes.adds {
+            self.last_number = self.last_number.max(job.number);
+            assert!(self.rows.insert(job.number, job.clone()).is_none(), "a job is stored twice");
+        }
+        for (number, attempts) in &changes.attempts {
+            self.rows.entry(*number).and_modify(|job| job.attempts = *attempts);
+        }
+    }
+
+    /// Reads workloads: all that were asked for, or the first of them, or none.
+    fn load(&mut self, random: &mut Random) -> Vec<News> {
+        let Some((ticket, jobs)) = self.loads.pop_front() else { return Vec::new() };
+        let failure = self.broken.or_else(|| random.chance(self.faults).then(|| random.pick(&FAILURES)));
+        if let Some(failure) = failure {
+            self.reports.push_back(StoreReport::Loaded { ticket, result: Err(failure) });
+            return vec!["could not be read"];
+        }
+        let count = if random.chance(70) { jobs.len() } else { 1 + random.index(jobs.len()) };
+        let read = jobs[..count].iter().map(|key| {
+            let is_there = self.rows.contains_key(&key.number);
+            assert!(is_there || !self.projected.contains_key(&key.number), "a job is asked for that was never stored");
+            let row = self.rows.get(&key.number)?;
+            assert_eq!(row.key(), *key, "a job is asked for by another's key");
+            Some(Bytes::copy_from_slice(row.workload()))
+        });
+        let result = Ok(read.collect());
+        self.reports.push_back(StoreReport::Loaded { ticket, result });
+        if count < jobs.len() { vec!["was not among the first that were read"] } else { Vec::new() }
+    }
+
+    /// The process ends at once. What is under way is kept or not, as a whole.
+    pub(crate) fn crash(&mut self, random: &mut Random) -> Vec<News> {
+        let mut news = Vec::new();
+        if random.chance(50)
+            && let Some(batch) = self.batch.take()
+        {
+            if !batch.adds.is_empty() {
+                news.push("was stored and never acknowledged");
+            }
+            self.apply_owed();
+            self.apply(&batch);
+        }
+        self.forget();
+        news
+    }
+
+    /// The process ends in order: everything that was asked for is done, or given up.
+    pub(crate) fn stop(&mut self, random: &mut Random, last_number: u64) {
+        self.heal();
+        while self.batch.is_some() || !self.queue.is_empty() {
+            self.begin_or_finish(random);
+        }
+        self.apply_owed();
+        self.last_number = self.last_number.max(last_number);
+        let rows: BTreeMap<u64, u16> = self.rows.iter().map(|(number, job)| (*number, job.attempts)).collect();
+        assert_eq!(rows, self.projected, "the store that is simulated does not do what it is asked");
+        self.forget();
+    }
+
+    fn begin_or_finish(&mut self, random: &mut Random) {
+        if self.batch.is_some() {
+            self.finish(random)
+        } else {
+            self.begin(random)
+        };
+    }
+
+    fn forget(&mut self) {
+        (self.batch, self.owed) = (None, Changes::default());
+        self.queue.clear();
+        self.loads.clear();
+        self.reports.clear();
+        self.deleted.clear();
+        self.projected = self.rows.iter().map(|(number, job)| (*number, job.attempts)).collect();
+    }
+}
