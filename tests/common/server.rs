@@ -204,12 +204,7 @@ fn launch(
     }
 }
 
-fn launch_ours(
-    arguments: &[String],
-    environment: &[(String, String)],
-    directory: &TempDir,
-    port: u16,
-) -> Launched {
+fn launch_ours(arguments: &[String], environment: &[(String, String)], directory: &TempDir, port: u16) -> Launched {
     let notify_path = directory.path().join("notify");
     let _ = fs::remove_file(&notify_path);
     let notify = UnixDatagram::bind(&notify_path).expect("a notification socket");

@@ -123,7 +123,8 @@ fn judge(contents: &Contents, conversation: &Conversation, moment: usize) -> Vec
         .filter_map(|job| job.handle.as_ref()?.rsplit(':').next()?.parse::<u64>().ok())
         .max();
     if highest > Some(contents.last_number) {
-        problems.push(Problem::Numbers(format!("{highest:?} was given, and {} is the last known", contents.last_number)));
+        problems
+            .push(Problem::Numbers(format!("{highest:?} was given, and {} is the last known", contents.last_number)));
     }
     problems
 }

@@ -1,0 +1,136 @@
+//! A store whose disk fails: clients are told, everybody else is served, service returns by itself, nothing is lost.
+//!
+//! The real server runs under a shim (`tests/shim/shim.c`) that makes each n-th call of a kind fail, until the test
+//! lets it succeed again. The trace of the shim shows that a sync that failed is not tried again on its descriptor.
+
+mod common;
+mod durable;
+mod faults {
+    pub(crate) mod stage;
+}
+mod shim;
+
+use std::process::Command;
+
+use common::{Program, wait_for};
+use faults::stage::{Bystander, Stage};
+use nix::errno::Errno;
+use shim::Class;
+
+/// Lets calls fail, looks at all that must be so meanwhile, heals them, and looks for what must be so afterwards.
+#[track_caller]
+fn failing(class: Class, every: u32, error: Errno, words: &[&str]) {
+    println!("{class:?}: each {every}-th fails with {error}");
+    let mut stage = Stage::new(u64::from(every));
+    assert_eq!(stage.submit(20), 20, "before anything fails");
+    let bystander = Bystander::start(&stage.server);
+    stage.shim.fail(class, every, error as i32);
+    let mut acknowledged = 0;
+    for step in 0..20 {
+        acknowledged += stage.submit(1);
+        if step % 5 == 0 {
+            stage.end_one();
+            acknowledged += stage.submit(10);
+        }
+    }
+    if every == 1 {
+        assert_eq!(acknowledged, 0, "acknowledged, although each {class:?} fails");
+        assert_failing(&stage, words);
+    }
+    assert!(stage.shim.failed(class) > 0, "nothing failed: there is nothing to see");
+    assert_logged(&stage, words);
+    stage.shim.heal();
+    stage.recover();
+    bystander.finish();
+    stage.kill_and_judge();
+}
+
+/// The text command says that the store fails, where and why.
+#[track_caller]
+fn assert_failing(stage: &Stage, words: &[&str]) {
+    assert_eq!(stage.shown("state").as_deref(), Some("failing"));
+    let error = stage.shown("error").unwrap_or_default();
+    assert!(says(&error, words), "show store says of the error: \"{error}\"");
+}
+
+/// The log says what failed and where.
+#[track_caller]
+fn assert_logged(stage: &Stage, words: &[&str]) {
+    let path = stage.shim.database().display().to_string();
+    wait_for(&format!("a line of the log with {path} and one of {words:?}"), || {
+        stage.server.log().lines().any(|line| line.contains(&path) && says(line, words)).then_some(())
+    });
+}
+
+fn says(text: &str, words: &[&str]) -> bool {
+    let text = text.to_lowercase();
+    words.iter().any(|word| text.contains(word))
+}
+
+#[test]
+fn a_full_disk() {
+    for every in [1, 3, 7] {
+        failing(Class::Write, every, Errno::ENOSPC, &["full", "no space"]);
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_write() {
+    for every in [1, 4] {
+        failing(Class::Write, every, Errno::EIO, &["i/o error", "input/output error"]);
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_sync() {
+    for every in [1, 2, 5] {
+        failing(Class::Sync, every, Errno::EIO, &["i/o error", "input/output error"]);
+    }
+}
+
+#[test]
+fn a_disk_that_is_found_full_when_it_syncs() {
+    for every in [1, 3] {
+        failing(Class::Sync, every, Errno::ENOSPC, &["full", "no space", "i/o error"]);
+    }
+}
+
+#[test]
+fn a_file_system_that_becomes_read_only() {
+    let mut stage = Stage::new(30);
+    assert_eq!(stage.submit(20), 20);
+    let bystander = Bystander::start(&stage.server);
+    for class in [Class::Write, Class::Open, Class::Resize] {
+        stage.shim.fail(class, 1, Errno::EROFS as i32);
+    }
+    for _ in 0..5 {
+        assert_eq!(stage.submit(3), 0, "acknowledged on a file system that is read only");
+    }
+    let words = &["read-only", "readonly", "read only", "i/o error"];
+    assert_failing(&stage, words);
+    assert_logged(&stage, words);
+    stage.shim.heal();
+    stage.recover();
+    bystander.finish();
+    stage.kill_and_judge();
+}
+
+#[test]
+fn a_file_that_somebody_else_has_locked() {
+    let mut stage = Stage::new(40);
+    assert_eq!(stage.submit(20), 20);
+    let bystander = Bystander::start(&stage.server);
+    let mut sqlite = Program::start(Command::new("sqlite3").arg("-batch").arg(stage.shim.database()));
+    sqlite.send_line(".timeout 5000");
+    sqlite.send_line("BEGIN IMMEDIATE; SELECT 'locked';");
+    sqlite.expect_line("locked");
+    assert_eq!(stage.submit(3), 0, "acknowledged in a file that is locked");
+    assert_failing(&stage, &["locked"]);
+    assert_logged(&stage, &["locked"]);
+    assert_eq!(stage.submit(3), 0, "acknowledged in a file that is locked");
+    sqlite.send_line("COMMIT;");
+    stage.recover();
+    sqlite.expect_end(&[]);
+    bystander.finish();
+    stage.kill_and_judge();
+}
