@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gearmand::job_server::{ConnectionId, Effects, Event, JobServer, Now, Policy};
+use gearmand::job_server::{ConnectionId, Effects, Event, JobServer, Now, Policy, StoreOp};
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
@@ -25,6 +25,18 @@ struct Counted(usize);
 impl Effects for Counted {
     fn send(&mut self, _: ConnectionId, response: Response<'_>) {
         self.0 += black_box(response).workload().map_or(1, |workload| workload.as_bytes().len());
+    }
+
+    fn hold(&mut self, _: ConnectionId, _: usize) {
+        unreachable!("there is no store to wait for");
+    }
+
+    fn fill(&mut self, _: ConnectionId, _: u64, _: Response<'_>) {
+        unreachable!("there is no store to wait for");
+    }
+
+    fn store(&mut self, operation: StoreOp) {
+        unreachable!("there is no store for {operation:?}");
     }
 
     fn report(&mut self, _: Event<'_>) {

@@ -205,7 +205,7 @@ fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) {
 /// A line of `prioritystatus`, or of `status`.
 fn write_function(name: &[u8], gauges: &FunctionGauges, by_priority: bool, out: &mut Vec<u8>) {
     if by_priority {
-        let [high, normal, low] = &gauges.ready;
+        let [high, normal, low] = &gauges.queued;
         let normal = normal.get() + gauges.scheduled.get();
         text::write_counts(name, &[high.get(), normal, low.get(), gauges.workers.get()], out);
     } else {

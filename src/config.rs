@@ -12,6 +12,7 @@ mod environment;
 mod error;
 mod file;
 mod foreign;
+mod queue;
 mod resolve;
 mod settings;
 mod value;
@@ -20,8 +21,9 @@ pub use crate::log_level::Level;
 pub use address::ListenAddress;
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use queue::{Durability, DurabilityLevel, FunctionDurability, QueueChoice, Secret};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
-pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries};
+pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, Retries};
 
 /// The settings of a server, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,12 @@ pub struct Config {
     pub process: Process,
     /// What happens to jobs.
     pub jobs: Jobs,
+    /// Where background jobs are kept.
+    pub queue: QueueChoice,
+    /// How far a background job must have come before it is acknowledged.
+    pub durability: Durability,
+    /// Functions with a level of their own, each once.
+    pub function_durability: Vec<FunctionDurability>,
     /// First part of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white space.
     pub job_handle_prefix: String,
     /// What is logged, how, and where to.

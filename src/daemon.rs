@@ -138,7 +138,7 @@ impl Daemon {
         let config = &resolved.config;
         let signals = Signals::new()?;
         let stats = Arc::new(Stats::default());
-        let hub = Arc::new(Hub::new(policy(config), stats));
+        let hub = Arc::new(Hub::new(policy(config), stats, None));
         let clock = Arc::new(Clock::start());
         let (shutdown, shutdown_commands) = mpsc::channel(1);
         let process = Process {
@@ -336,6 +336,7 @@ fn policy(config: &Config) -> Policy {
         max_functions_per_connection: limits.max_functions_per_connection,
         max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
         max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
+        ..Policy::default()
     }
 }
 

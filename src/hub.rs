@@ -9,18 +9,26 @@ use std::time::Instant;
 
 use tracing::warn;
 
-use crate::job_server::{ConnectionId, DropFunction, Effects, Event, JobServer, JobView, Now, Policy};
+use crate::job_server::{
+    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, StoreOp, StoreReport,
+    StoredJob,
+};
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, Stats};
+use crate::store::queue::Queue;
 
 /// How many requests one hold of the lock serves.
 pub const BATCH: usize = 64;
+/// How many reports of the store one hold of the lock serves.
+const REPORTS: usize = 64;
 
 /// The job server behind its lock.
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
+    /// What the store is asked; `None` where jobs are kept in memory alone.
+    store: Option<Arc<Queue>>,
     stats: Arc<Stats>,
 }
 
@@ -47,6 +55,7 @@ struct Timer {
 struct After {
     wakers: Vec<Waker>,
     events: Vec<String>,
+    operations: Vec<StoreOp>,
 }
 
 /// The world, as the job server reaches it while the lock is held.
@@ -75,6 +84,22 @@ impl Effects for World<'_> {
         }
     }
 
+    fn hold(&mut self, to: ConnectionId, weight: usize) {
+        if let Some(Some(outbox)) = self.outboxes.get(to.slot as usize) {
+            outbox.hold(weight);
+        }
+    }
+
+    fn fill(&mut self, to: ConnectionId, gap: u64, response: Response<'_>) {
+        if let Some(Some(outbox)) = self.outboxes.get(to.slot as usize) {
+            self.after.wakers.extend(outbox.fill(gap, &response));
+        }
+    }
+
+    fn store(&mut self, operation: StoreOp) {
+        self.after.operations.push(operation);
+    }
+
     fn report(&mut self, event: Event<'_>) {
         self.after.events.push(match event {
             Event::JobDropped { handle, unique } => {
@@ -83,16 +108,26 @@ impl Effects for World<'_> {
             Event::JobTimedOut { handle, unique } => {
                 format!("Worker timeout reached on job, requeueing: {handle} {}", unique.escape_ascii())
             }
+            Event::JobVanished { handle, unique } => {
+                format!("Job is not in the store any more, dropped: {handle} {}", unique.escape_ascii())
+            }
+            Event::JobIsTwin { handle, unique } => {
+                let unique = unique.escape_ascii();
+                format!(
+                    "The store has two jobs of one function and unique id; the second is not run: {handle} {unique}"
+                )
+            }
         });
     }
 }
 
 impl Hub {
-    /// An empty server.
-    pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
+    /// An empty server, which asks `store` to keep jobs if there is one.
+    pub fn new(policy: Policy, stats: Arc<Stats>, store: Option<Arc<Queue>>) -> Self {
+        let policy = Policy { keeps_jobs: store.is_some(), ..policy };
         let server = JobServer::new(policy, Arc::clone(&stats));
         let empty = State { server, outboxes: Vec::new(), timer: Timer::default(), is_closed: false };
-        Self { state: Mutex::new(empty), stats }
+        Self { state: Mutex::new(empty), store, stats }
     }
 
     /// What the server publishes.
@@ -131,17 +166,56 @@ impl Hub {
         });
     }
 
-    /// A connection has ended. Returns whether that is all; if not, it is to be called again, after others had their turn.
-    pub fn disconnect(&self, now: Now, id: ConnectionId) -> bool {
+    /// A connection has ended. If that is not all, it is to be called again, after others had their turn or when there are
+    /// no gaps in its outbox any more. See [`JobServer::disconnect`].
+    pub fn disconnect(&self, now: Now, id: ConnectionId, wants_answers: bool) -> Departure {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, Some(id.slot));
-            let done = server.disconnect(now, id, &mut world);
-            if done && let Some(outbox) = state.outboxes.get_mut(id.slot as usize) {
+            let departure = server.disconnect(now, id, wants_answers, &mut world);
+            if departure == Departure::Done
+                && let Some(outbox) = state.outboxes.get_mut(id.slot as usize)
+            {
                 *outbox = None;
                 self.stats.connections.remove(&id);
             }
-            done
+            departure
         })
+    }
+
+    /// The store has done some of what it was asked for. See [`JobServer::stored`].
+    pub fn stored(&self, now: Now, reports: Vec<StoreReport>) {
+        let mut reports = reports.into_iter().peekable();
+        while reports.peek().is_some() {
+            self.with_state(now, |state, after| {
+                let (server, mut world) = state.split(after, None);
+                for report in reports.by_ref().take(REPORTS) {
+                    server.stored(now, report, &mut world);
+                }
+            });
+        }
+    }
+
+    /// See [`JobServer::restore`].
+    pub fn restore(&self, now: Now, job: StoredJob, has_workload: bool) -> bool {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.restore(now, job, has_workload, &mut world)
+        })
+    }
+
+    /// See [`JobServer::skip_to_number`].
+    pub fn skip_to_number(&self, number: u64) {
+        self.lock().server.skip_to_number(number);
+    }
+
+    /// See [`JobServer::last_number`].
+    pub fn last_number(&self) -> u64 {
+        self.lock().server.last_number()
+    }
+
+    /// See [`JobServer::jobs_at_stake`].
+    pub fn jobs_at_stake(&self) -> usize {
+        self.lock().server.jobs_at_stake()
     }
 
     /// Does what is due, and returns until when nothing will be, on the monotonic clock. If that changes, `waker` is called.
@@ -226,7 +300,19 @@ impl Hub {
             state.timer.armed_us = Some(next_us);
             after.wakers.extend(state.timer.waker.clone());
         }
+        // Under the lock, so that operations are queued in the order of the transitions that asked for them.
+        let has_operations = !after.operations.is_empty();
+        if let Some(store) = &self.store
+            && has_operations
+        {
+            store.push(std::mem::take(&mut after.operations));
+        }
         drop(guard);
+        if let Some(store) = &self.store
+            && has_operations
+        {
+            store.wake();
+        }
         after.wakers.into_iter().for_each(Waker::wake);
         for event in after.events {
             warn!("{event}");

@@ -3,6 +3,9 @@
 //! Small packets are copied one after another into one buffer; a large workload is kept by reference between them. The
 //! holder of the hub's lock appends; the connection's own task takes what is there and writes it without any lock. A
 //! connection with nothing to write owns no buffer.
+//!
+//! Where an answer is not known yet there is a gap: what comes after it waits behind it. JOB_CREATED names no request, so
+//! clients take the answers to their submissions in order.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -39,13 +42,27 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct State {
     output: Output,
+    /// What comes behind the output, in order.
+    gaps: VecDeque<Gap>,
+    /// How many gaps there were before these.
+    gaps_before: u64,
     /// Bytes that wait, those that the task has taken and not yet written included.
     queued: usize,
+    /// What the open gaps weigh.
+    held: usize,
     /// Wakes the connection's task.
     waker: Option<Waker>,
     /// Whether the task knows that there is something, or is about to.
     is_woken: bool,
     closed: Option<CloseReason>,
+}
+
+/// A place for an answer, and what was said after it.
+#[derive(Debug)]
+struct Gap {
+    weight: usize,
+    answer: Option<Vec<u8>>,
+    after: Output,
 }
 
 /// Why a connection is closed by the server.
@@ -61,6 +78,40 @@ impl Outbox {
     /// An empty outbox, in which `limit` bytes and one packet more may wait.
     pub fn new(limit: usize) -> Self {
         Self { limit, state: Mutex::default(), queued: AtomicUsize::new(0) }
+    }
+
+    /// Leaves a gap, which weighs as if `weight` bytes waited. The gaps of an outbox are counted from 0.
+    pub fn hold(&self, weight: usize) {
+        let mut state = self.lock();
+        state.gaps.push_back(Gap { weight, answer: None, after: Output::default() });
+        state.held += weight;
+        self.publish(&state);
+    }
+
+    /// Fills a gap. Returns a waker to call when all locks are released, if the connection's task has to be told.
+    pub fn fill(&self, gap: u64, response: &Response<'_>) -> Option<Waker> {
+        let mut state = self.lock();
+        let State { output, gaps, gaps_before, queued, held, .. } = &mut *state;
+        let index = usize::try_from(gap.checked_sub(*gaps_before)?).ok()?;
+        let filled = gaps.get_mut(index)?;
+        *held -= std::mem::take(&mut filled.weight);
+        let answer = response.to_bytes();
+        *queued += answer.len();
+        filled.answer = Some(answer);
+        while let Some(Gap { answer: Some(answer), .. }) = gaps.front() {
+            output.copy(answer);
+            if let Some(Gap { after, .. }) = gaps.pop_front() {
+                output.append(after);
+            }
+            *gaps_before += 1;
+        }
+        self.publish(&state);
+        if index == 0 { state.wake() } else { None }
+    }
+
+    /// Whether answers are still to come.
+    pub fn has_gaps(&self) -> bool {
+        !self.lock().gaps.is_empty()
     }
 
     /// Appends a packet that others caused. Returns a waker to call when all locks are released, if the connection's
@@ -95,10 +146,16 @@ impl Outbox {
         if state.closed.is_some() {
             return;
         }
-        let before = state.output.len();
-        write(&mut state.output);
-        state.queued += state.output.len() - before;
-        self.queued.store(state.queued, Ordering::Relaxed);
+        let State { output, gaps, queued, .. } = state;
+        let last = gaps.back_mut().map_or(output, |gap| &mut gap.after);
+        let before = last.len();
+        write(last);
+        *queued += last.len() - before;
+        self.publish(state);
+    }
+
+    fn publish(&self, state: &State) {
+        self.queued.store(state.queued.saturating_add(state.held), Ordering::Relaxed);
     }
 
     /// Takes all that waits, and says how many bytes of what was taken before have been written since.
@@ -107,7 +164,7 @@ impl Outbox {
     pub fn take(&self, written: usize, waker: &Waker) -> Result<Output, CloseReason> {
         let mut state = self.lock();
         state.queued = state.queued.saturating_sub(written);
-        self.queued.store(state.queued, Ordering::Relaxed);
+        self.publish(&state);
         if let Some(reason) = state.closed
             && state.output.is_empty()
         {
@@ -120,7 +177,7 @@ impl Outbox {
         Ok(std::mem::take(&mut state.output))
     }
 
-    /// How many bytes wait.
+    /// How many bytes wait, and what the gaps weigh.
     pub fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
     }
@@ -147,6 +204,9 @@ impl State {
         self.closed.get_or_insert(reason);
         if reason == CloseReason::SlowReader {
             self.output = Output::default();
+            self.gaps_before += self.gaps.len() as u64;
+            self.gaps.clear();
+            self.held = 0;
             // The task was woken before, and waits for the peer with what it took then.
             self.is_woken = false;
         }
@@ -198,6 +258,18 @@ impl Output {
             }
             None => self.copied.extend_from_slice(bytes),
         }
+    }
+
+    /// Puts `other` behind this.
+    fn append(&mut self, other: Self) {
+        if other.is_empty() {
+            return other.recycle();
+        }
+        debug_assert_eq!(other.written, 0, "what waits behind a gap was written");
+        let base = self.copied.len();
+        self.copied.extend_from_slice(&other.copied);
+        self.shared_len += other.shared_len;
+        self.shared.extend(other.shared.into_iter().map(|(before, bytes)| (base + before, bytes)));
     }
 
     fn copy(&mut self, bytes: &[u8]) {

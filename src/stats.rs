@@ -46,7 +46,7 @@ impl Gauge {
 #[derive(Debug, Default)]
 pub struct FunctionGauges {
     /// Jobs that wait for a worker, by priority.
-    pub ready: [Gauge; 3],
+    pub queued: [Gauge; 3],
     /// Jobs that are not due yet. They all have normal priority.
     pub scheduled: Gauge,
     /// Jobs that workers have.
@@ -58,7 +58,7 @@ pub struct FunctionGauges {
 impl FunctionGauges {
     /// All jobs of the function, running ones included: the second column of `status`.
     pub fn total(&self) -> u64 {
-        self.ready.iter().map(Gauge::get).sum::<u64>() + self.scheduled.get() + self.running.get()
+        self.queued.iter().map(Gauge::get).sum::<u64>() + self.scheduled.get() + self.running.get()
     }
 }
 
@@ -105,6 +105,52 @@ impl ConnectionGauges {
     }
 }
 
+/// How a store does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum StoreState {
+    /// There is none: jobs are kept in memory.
+    #[default]
+    Absent,
+    /// It keeps jobs.
+    Working,
+    /// It cannot keep jobs now, for this reason.
+    Failing(String),
+}
+
+/// The numbers of the store.
+#[derive(Debug, Default)]
+pub struct StoreStats {
+    state: Mutex<StoreState>,
+    /// Changes that wait for a transaction.
+    pub queued: Gauge,
+    /// Jobs that have ended, and whose removal failed and will be tried again.
+    pub owed: Gauge,
+    /// Transactions, failed ones included.
+    pub commits: Gauge,
+    /// How long they took in all, in nanoseconds.
+    pub commit_ns: Gauge,
+    /// Transactions that were on the disk when they were done.
+    pub syncs: Gauge,
+    /// Jobs that were stored.
+    pub added: Gauge,
+    /// Jobs that were removed.
+    pub removed: Gauge,
+    /// Failures.
+    pub failures: Gauge,
+}
+
+impl StoreStats {
+    /// How the store does.
+    pub fn state(&self) -> StoreState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes how the store does.
+    pub fn set_state(&self, state: StoreState) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
 /// Everything that is published.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -124,4 +170,6 @@ pub struct Stats {
     pub lock_wait_ns: Gauge,
     /// NOOP packets sent to sleeping workers.
     pub wakeups: Gauge,
+    /// Where background jobs are kept.
+    pub store: StoreStats,
 }

@@ -11,11 +11,13 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Command};
 
 use super::address::{self, ListenArgument};
-use super::value::{self, LogFormat, LogTarget, OptionalCount, OptionalDuration, Retries};
+use super::queue::QueueArgs;
+use super::value::{self, LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, Retries};
 use crate::log_level::Level;
 
 /// The bytes in one KiB, MiB and GiB, for the ranges below.
 const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// All options of the server; flatten it into the command line of the program.
@@ -29,6 +31,8 @@ pub struct ServerArgs {
     pub(super) process: Process,
     #[command(flatten)]
     pub(super) jobs: Jobs,
+    #[command(flatten)]
+    pub(super) queue: QueueArgs,
     #[command(flatten)]
     pub(super) log: Log,
     #[command(flatten)]
@@ -56,12 +60,15 @@ pub const RELOADABLE: &[&str] = &[
     "job-retries",
     "worker-wakeup",
     "exceptions",
+    "durability",
+    "function-durability",
     "allow-shutdown",
     "verbose",
     "max-packet-size",
     "max-connections",
     "max-output",
     "max-jobs",
+    "max-memory-for-workloads",
     "max-text-line",
     "max-text-words",
     "max-functions",
@@ -147,7 +154,7 @@ pub struct Process {
     pub daemon: bool,
 
     /// Switch to this user once the ports are bound; needs root
-    #[arg(short, long, value_name = "NAME", value_parser = non_empty)]
+    #[arg(short, long, value_name = "NAME", value_parser = value::non_empty)]
     pub user: Option<String>,
 
     /// Write the process id to this file [default: no file]
@@ -189,10 +196,6 @@ pub struct Jobs {
     /// Send exceptions to every client, also to those that did not ask for them
     #[arg(long)]
     pub exceptions: bool,
-
-    /// Where queued jobs are kept; this build keeps them in memory: builtin
-    #[arg(short, long, value_name = "NAME", default_value = "builtin")]
-    pub(super) queue_type: String,
 }
 
 /// What is logged, how, and where to.
@@ -242,6 +245,13 @@ pub struct Limits {
     /// Most jobs, queued and running together
     #[arg(long, value_name = "N", default_value = "100000000", value_parser = value::count::<1, 4_000_000_000>)]
     pub max_jobs: usize,
+
+    /// Most bytes of workloads of queued jobs in memory; 0 is 128 MiB for a durable queue, else half of the machine's memory
+    ///
+    /// A durable queue keeps what is beyond it in the store alone and reads it back ahead of the workers. Where jobs are kept
+    /// in memory, a job beyond it is refused. Half of the memory is half of what the control group allows, where that is less.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = value::bytes_or_automatic::<MIB, { 1024 * GIB }>)]
+    pub max_memory_for_workloads: OptionalSize,
 
     /// Longest line of the text protocol, with its line feed, in bytes
     #[arg(long, value_name = "BYTES", default_value = "8192", value_parser = value::count::<64, 1_048_576>)]
@@ -293,10 +303,6 @@ pub struct Timeouts {
     /// would keep a server alive that refuses all work.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = value::seconds_or_off)]
     pub drain_timeout: OptionalDuration,
-}
-
-fn non_empty(text: &str) -> Result<String, String> {
-    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Options of gearmand for parts that this build does not have, and for parts that are gone for good.
 //!
 //! All of them parse, so that an existing command line is understood. Choosing an absent part is an error: a server
-//! that quietly kept jobs in memory, or quietly spoke in the clear, would be worse than one that does not start.
+//! that quietly spoke in the clear would be worse than one that does not start.
 //! An option without effect is a warning that says what to do.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
@@ -19,10 +19,6 @@ pub(super) enum Standing {
 
 const TLS: Standing = Standing::Unbuilt("TLS (--ssl)");
 const HTTP: Standing = Standing::Unbuilt("HTTP (--protocol http)");
-const SQLITE: Standing = Standing::Unbuilt("a persistent queue (--queue-type libsqlite3)");
-const POSTGRES: Standing = Standing::Unbuilt("a persistent queue (--queue-type Postgres)");
-const MYSQL: Standing = Standing::Unbuilt("a persistent queue (--queue-type MySQL)");
-const REDIS: Standing = Standing::Unbuilt("a persistent queue (--queue-type redis)");
 const ROTATION: Standing =
     Standing::Retired("workers always get jobs of their functions in rotation; remove the option");
 const TABLES: Standing = Standing::Retired("tables grow by themselves; remove the option");
@@ -32,6 +28,8 @@ const KEEPALIVE: Standing = Standing::Retired(
 const CORE_DUMPS: Standing = Standing::Retired(
     "no signal is caught that would dump core; remove the option and allow dumps with `ulimit -c` or LimitCORE=",
 );
+const STORED_AS_THEY_COME: Standing =
+    Standing::Retired("jobs are stored as they come, and none is left for the end; remove the option");
 const QUEUE_GONE: Standing = Standing::Retired("this queue is gone and no job is kept by it; remove the option");
 
 /// The options with a value: long name and standing.
@@ -41,20 +39,6 @@ const VALUES: &[(&str, Standing)] = &[
     ("ssl-key", TLS),
     ("protocol", HTTP),
     ("http-port", HTTP),
-    ("libsqlite3-db", SQLITE),
-    ("libsqlite3-table", SQLITE),
-    ("libpq-conninfo", POSTGRES),
-    ("libpq-table", POSTGRES),
-    ("mysql-host", MYSQL),
-    ("mysql-port", MYSQL),
-    ("mysql-user", MYSQL),
-    ("mysql-password", MYSQL),
-    ("mysql-db", MYSQL),
-    ("mysql-table", MYSQL),
-    ("redis-server", REDIS),
-    ("redis-port", REDIS),
-    ("redis-password", REDIS),
-    ("redis-prefix", REDIS),
     ("hashtable-buckets", TABLES),
     ("libmemcached-servers", QUEUE_GONE),
     ("libmemcached-prefix", QUEUE_GONE),
@@ -72,7 +56,7 @@ const VALUES: &[(&str, Standing)] = &[
 /// The switches: long name and standing.
 const SWITCHES: &[(&str, Standing)] = &[
     ("ssl", TLS),
-    ("store-queue-on-shutdown", SQLITE),
+    ("store-queue-on-shutdown", STORED_AS_THEY_COME),
     ("round-robin", ROTATION),
     ("keepalive", KEEPALIVE),
     ("coredump", CORE_DUMPS),
@@ -128,26 +112,6 @@ fn option(name: &'static str, standing: Standing) -> Arg {
         "protocol" => option.short('r'),
         "round-robin" => option.short('R'),
         _ => option,
-    }
-}
-
-/// Tells why a queue type cannot be had; `None` for the one that works.
-pub(super) fn refuse_queue(name: &str) -> Option<String> {
-    const PLANNED: [&str; 4] = ["libsqlite3", "Postgres", "MySQL", "redis"];
-    const GONE: [&str; 3] = ["libmemcached", "libtokyocabinet", "libdrizzle"];
-    let is = |known: &&str| known.eq_ignore_ascii_case(name);
-    if name.eq_ignore_ascii_case("builtin") {
-        None
-    } else if PLANNED.iter().any(is) {
-        Some(
-            "this build does not have this persistent queue and will not pretend to store jobs; \
-             --queue-type builtin keeps them in memory only"
-                .to_owned(),
-        )
-    } else if GONE.iter().any(is) {
-        Some("this queue is gone for good; --queue-type builtin keeps jobs in memory only".to_owned())
-    } else {
-        Some("there is no such queue; this build has builtin, which keeps jobs in memory".to_owned())
     }
 }
 

@@ -11,9 +11,10 @@ use super::address::ListenAddress;
 use super::args::{NOT_IN_A_FILE, RELOADABLE, ServerArgs};
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::foreign::{self, Standing};
+use super::queue::{FunctionDurability, QueueChoice};
 use super::settings::{Entry, Findings, Settings, long_option};
 use super::value::{LogTarget, display_bytes};
-use super::{Config, environment, file};
+use super::{Config, environment, file, queue};
 use crate::protocol::names::HANDLE_PREFIX_MAX;
 
 /// Read in this order where `--config-file` is not given; the first that exists counts.
@@ -104,7 +105,8 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
         return Err(ConfigErrors(findings.errors));
     }
     let config = build(&settings, &choices)?;
-    notice_oddities(&config, &mut findings);
+    let is_set = |name: &str| choices.get(name).is_some_and(|choice| choice.origin != Origin::Default);
+    notice_oddities(&config, is_set, &mut findings);
     Ok(Resolved { config, warnings: findings.warnings, choices })
 }
 
@@ -179,7 +181,7 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
         let is_set = *origin != Origin::Default && !(setting.is_switch() && value == "false");
         let name = setting.name;
         let refusal = match name {
-            "queue-type" => foreign::refuse_queue(&value),
+            "queue-type" => queue::refuse(&value),
             "protocol" => Some(foreign::refuse_protocol(&value)),
             "ssl" if is_set => Some(foreign::REFUSE_TLS.to_owned()),
             "user" => unknown_user(&value),
@@ -190,6 +192,11 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
             let (name, origin) = (name.to_owned(), origin.clone());
             findings.errors.push(ConfigError::Unavailable { name, value, reason, origin });
             continue;
+        }
+        if let Some(kind) = queue::kind_of_option(name).filter(|kind| is_set && !is_chosen(choices, kind)) {
+            findings.warnings.push(format!(
+                "{origin}: --{name} has no effect without --queue-type {kind}; add that, or remove the option"
+            ));
         }
         match foreign::standing(name) {
             Standing::Retired(reason) if is_set => {
@@ -203,6 +210,12 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
             Standing::Live | Standing::Retired(_) | Standing::Unbuilt(_) => {}
         }
     }
+}
+
+/// Whether this kind of queue is asked for.
+fn is_chosen(choices: &BTreeMap<String, Choice>, kind: &str) -> bool {
+    let chosen = choices.get("queue-type").and_then(|choice| choice.values.first());
+    chosen.is_some_and(|chosen| chosen.to_string_lossy().eq_ignore_ascii_case(kind))
 }
 
 /// Why the server cannot run as this user; `None` for a user of this machine.
@@ -219,6 +232,11 @@ fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Conf
     let combination = |error: clap::Error| ConfigErrors(vec![ConfigError::Combination { reason: error.to_string() }]);
     let matches = settings.parse(&options(settings, choices)).map_err(combination)?;
     let args = ServerArgs::from_arg_matches(&matches).map_err(combination)?;
+    let origin = |name: &str| choices.get(name).map_or(Origin::Default, |choice| choice.origin.clone());
+    let queue = args
+        .queue
+        .choice()
+        .map_err(|reason| ConfigErrors(vec![ConfigError::Contradiction { reason, origin: origin("queue-type") }]))?;
     let listen = args.network.listen.iter().map(|address| address.with_port(args.network.port)).collect();
     let config = Config {
         listen,
@@ -226,12 +244,14 @@ fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Conf
         network: args.network,
         process: args.process,
         jobs: args.jobs,
+        queue,
+        durability: args.queue.durability,
+        function_durability: args.queue.function_durability,
         log: args.log,
         limits: args.limits,
         timeouts: args.timeouts,
         check: args.source.check,
     };
-    let origin = |name: &str| choices.get(name).map_or(Origin::Default, |choice| choice.origin.clone());
     let errors = contradictions(&config, origin);
     if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
 }
@@ -267,6 +287,14 @@ fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<Confi
             origin: origin(changed),
         });
     }
+    for (index, FunctionDurability { function, .. }) in config.function_durability.iter().enumerate() {
+        if config.function_durability.iter().take(index).any(|earlier| earlier.function == *function) {
+            errors.push(ConfigError::Contradiction {
+                reason: format!("function-durability names {function} twice; remove one of the two"),
+                origin: origin("function-durability"),
+            });
+        }
+    }
     for (index, address) in config.listen.iter().enumerate() {
         let chosen_by_kernel = matches!(address, ListenAddress::All { port: 0 } | ListenAddress::Host { port: 0, .. })
             || matches!(address, ListenAddress::Ip(address) if address.port() == 0);
@@ -281,7 +309,21 @@ fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<Confi
 }
 
 /// Warns of settings that are in order and still hardly meant.
-fn notice_oddities(config: &Config, findings: &mut Findings) {
+fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mut Findings) {
+    if config.queue == QueueChoice::Builtin {
+        for name in ["durability", "function-durability"].into_iter().filter(|name| is_set(name)) {
+            findings
+                .warnings
+                .push(format!("--{name} has no effect with --queue-type builtin, which keeps jobs in memory"));
+        }
+        if !is_set("queue-type") {
+            findings.warnings.push(
+                "this build has no SQLite: queued jobs are kept in memory and lost with the process; \
+                 build it with the cargo feature sqlite, or choose a --queue-type"
+                    .to_owned(),
+            );
+        }
+    }
     if config.jobs.job_retries == Some(0) {
         findings.warnings.push(
             "--job-retries 0 fails a job as soon as its worker is lost; \
@@ -368,7 +410,7 @@ fn is_shown(name: &str) -> bool {
 
 /// A value for people to read, without secrets.
 fn display_value(name: &str, value: &OsStr) -> String {
-    if name.ends_with("-password") || name == "libpq-conninfo" {
+    if queue::is_secret(name) {
         return "***".to_owned();
     }
     value.to_string_lossy().into_owned()

@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::args;
 use super::error::{ConfigError, Origin};
+use super::queue;
 use super::value;
 
 /// A value that one source gives to one setting.
@@ -118,7 +119,7 @@ impl Settings {
             Ok(value) => entries.push(Entry { name: setting.name.to_owned(), value, origin: origin.clone() }),
             Err(reason) => findings.errors.push(ConfigError::BadValue {
                 name: setting.name.to_owned(),
-                value: value.to_string_lossy().into_owned(),
+                value: if queue::is_secret(setting.name) { "***".into() } else { value.to_string_lossy().into_owned() },
                 reason,
                 origin: origin.clone(),
             }),

@@ -16,6 +16,8 @@ use crate::protocol::names::HANDLE_PREFIX_MAX;
 pub type OptionalDuration = Option<Duration>;
 /// A number that can be left to the kernel or to nobody: `None` means no value is set.
 pub type OptionalCount = Option<u32>;
+/// A size in bytes that is worked out by itself: `None` means that none is set.
+pub type OptionalSize = Option<u64>;
 /// The number of attempts after which a job fails whose workers were lost: `None` means without end, 0 is one attempt as 1 is.
 pub type Retries = Option<u8>;
 
@@ -149,6 +151,22 @@ pub(super) fn bytes<const MIN: u64, const MAX: u64>(text: &str) -> Result<u64, S
     let size = digits.replace('_', "").parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
     size.filter(|size| (MIN..=MAX).contains(size))
         .ok_or_else(|| format!("a size from {} to {} is needed, such as 64MiB", display_bytes(MIN), display_bytes(MAX)))
+}
+
+/// A size in bytes, or 0 for one that is worked out.
+pub(super) fn bytes_or_automatic<const MIN: u64, const MAX: u64>(text: &str) -> Result<OptionalSize, String> {
+    if bytes::<0, MAX>(text) == Ok(0) { Ok(None) } else { bytes::<MIN, MAX>(text).map(Some) }
+}
+
+/// A text that says something.
+pub(super) fn non_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// The port of another server, which cannot be 0.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    let port = whole::<1, 65_535>(text)?;
+    u16::try_from(port).map_err(|_| "this must be a whole number from 1 to 65535".to_owned())
 }
 
 /// Writes a size in the largest unit that divides it.

@@ -34,6 +34,9 @@ pub(super) struct Connection {
     pub(super) first_run: u32,
     pub(super) last_run: u32,
     pub(super) runs: u32,
+    /// How many gaps it has had in what it is sent, and how many of them are open.
+    pub(super) gaps: u64,
+    pub(super) open_gaps: u32,
     /// Numbers of jobs that were taken away from it while it ran them. What it still says of them is not answered.
     pub(super) forfeited: Vec<u64>,
     pub(super) gauges: Arc<ConnectionGauges>,
@@ -54,6 +57,8 @@ impl Connection {
             first_run: NONE,
             last_run: NONE,
             runs: 0,
+            gaps: 0,
+            open_gaps: 0,
             forfeited: Vec::new(),
             gauges,
         }

@@ -1,6 +1,7 @@
 //! How the job server speaks: it has no other way to touch the world.
 
 use super::ConnectionId;
+use super::stored::StoreOp;
 use crate::protocol::{JobHandle, Response};
 
 /// The world as the job server sees it.
@@ -10,6 +11,17 @@ use crate::protocol::{JobHandle, Response};
 pub trait Effects {
     /// Sends a packet to a connection. Packets to one connection arrive in the order in which they were sent.
     fn send(&mut self, to: ConnectionId, response: Response<'_>);
+
+    /// Leaves a gap in what a connection is sent, for a packet that is not known yet: what is sent from now on arrives
+    /// after it. A connection's gaps are counted from 0. Until it is filled the gap weighs on the connection as if
+    /// `weight` bytes of output waited for it.
+    fn hold(&mut self, to: ConnectionId, weight: usize);
+
+    /// Fills a connection's gap.
+    fn fill(&mut self, to: ConnectionId, gap: u64, response: Response<'_>);
+
+    /// Asks something of the store. Operations reach it in the order in which they were asked for.
+    fn store(&mut self, operation: StoreOp);
 
     /// Tells the operator about something that no peer is told.
     fn report(&mut self, event: Event<'_>);
@@ -30,6 +42,20 @@ pub enum Event<'a> {
         /// The job.
         handle: JobHandle<'a>,
         /// Its unique id.
+        unique: &'a [u8],
+    },
+    /// A job that the store had is not there any more: somebody else has removed it. It is gone.
+    JobVanished {
+        /// The job.
+        handle: JobHandle<'a>,
+        /// Its unique id.
+        unique: &'a [u8],
+    },
+    /// The store brought back two jobs of one function and unique id. The second stays in the store, and is not run.
+    JobIsTwin {
+        /// The second.
+        handle: JobHandle<'a>,
+        /// Their unique id.
         unique: &'a [u8],
     },
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::index::NONE;
-use super::job::{JobState, Jobs};
+use super::job::{JobState, Jobs, Links};
 use crate::protocol::{FunctionName, Priority};
 use crate::stats::FunctionGauges;
 
@@ -11,39 +11,48 @@ use crate::stats::FunctionGauges;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JobList {
     pub(super) first: u32,
-    last: u32,
+    pub(super) last: u32,
     pub(super) len: u32,
 }
 
 impl JobList {
     pub(super) const EMPTY: Self = Self { first: NONE, last: NONE, len: 0 };
 
-    pub(super) fn push(&mut self, jobs: &mut Jobs, slot: u32) {
-        jobs.get_mut(slot).state = JobState::Ready { previous: self.last, next: NONE };
-        if self.last == NONE {
-            self.first = slot;
-        } else if let JobState::Ready { next, .. } = &mut jobs.get_mut(self.last).state {
-            *next = slot;
+    /// Puts a job last; `state` makes its state of its place.
+    pub(super) fn push(&mut self, jobs: &mut Jobs, slot: u32, state: fn(Links) -> JobState) {
+        jobs.get_mut(slot).state = state(Links { previous: self.last, next: NONE });
+        match jobs.links_mut(self.last) {
+            Some(last) => last.next = slot,
+            None => self.first = slot,
         }
         self.last = slot;
         self.len += 1;
     }
 
+    /// Puts a job first.
+    pub(super) fn push_front(&mut self, jobs: &mut Jobs, slot: u32, state: fn(Links) -> JobState) {
+        jobs.get_mut(slot).state = state(Links { previous: NONE, next: self.first });
+        match jobs.links_mut(self.first) {
+            Some(first) => first.previous = slot,
+            None => self.last = slot,
+        }
+        self.first = slot;
+        self.len += 1;
+    }
+
     /// Takes out `slot`, whose state must be changed by the caller.
     pub(super) fn remove(&mut self, jobs: &mut Jobs, slot: u32) {
-        let JobState::Ready { previous, next } = jobs.get(slot).state else {
-            debug_assert!(false, "a job that is not ready was taken out of a list of ready jobs");
+        let Some(Links { previous, next }) = jobs.links_mut(slot).copied() else {
+            debug_assert!(false, "a job that is in no list was taken out of one");
             return;
         };
-        if previous == NONE {
-            self.first = next;
-        } else if let JobState::Ready { next: link, .. } = &mut jobs.get_mut(previous).state {
-            *link = next;
+        match jobs.links_mut(previous) {
+            Some(links) => links.next = next,
+            None => self.first = next,
         }
-        if next == NONE {
-            self.last = previous;
-        } else if let JobState::Ready { previous: link, .. } = &mut jobs.get_mut(next).state {
-            *link = previous;
+        match jobs.links_mut(next) {
+            Some(links) => links.previous = previous,
+            None => self.last = previous,
         }
         self.len -= 1;
     }
@@ -55,6 +64,14 @@ pub(super) struct Function {
     pub(super) name: FunctionName,
     /// By priority.
     pub(super) ready: [JobList; 3],
+    /// By priority: jobs behind the ready ones, whose workloads are in the store alone.
+    pub(super) parked: [JobList; 3],
+    /// By priority: how many of them are being read.
+    pub(super) loading: [u32; 3],
+    /// By priority: how many ready jobs were handed out since parked ones were asked for.
+    pub(super) assigned_since_load: [u32; 3],
+    /// Jobs that the store has not confirmed yet.
+    pub(super) storing: u32,
     pub(super) scheduled: u32,
     pub(super) running: u32,
     /// Connections that can do it.
@@ -76,6 +93,10 @@ impl Function {
         Self {
             name,
             ready: [JobList::EMPTY; 3],
+            parked: [JobList::EMPTY; 3],
+            loading: [0; 3],
+            assigned_since_load: [0; 3],
+            storing: 0,
             scheduled: 0,
             running: 0,
             workers: 0,
@@ -88,12 +109,23 @@ impl Function {
         }
     }
 
+    /// How many jobs can be handed out at once.
     pub(super) fn ready(&self) -> u32 {
         self.ready.iter().map(|list| list.len).sum()
     }
 
+    /// How many jobs of a priority wait for a worker, wherever their workloads are.
+    pub(super) fn queued(&self, priority: Priority) -> u32 {
+        let index = priority.index();
+        self.ready[index].len + self.parked[index].len + self.loading[index]
+    }
+
+    /// All jobs, those too that the store has not confirmed yet.
     pub(super) fn total(&self) -> u32 {
-        self.ready() + self.scheduled + self.running
+        Priority::ALL.iter().map(|priority| self.queued(*priority)).sum::<u32>()
+            + self.storing
+            + self.scheduled
+            + self.running
     }
 
     pub(super) fn list(&mut self, priority: Priority) -> &mut JobList {
@@ -112,8 +144,8 @@ impl Function {
 
     /// Tells the world.
     pub(super) fn publish(&self) {
-        for (gauge, list) in self.gauges.ready.iter().zip(&self.ready) {
-            gauge.set(u64::from(list.len));
+        for (gauge, priority) in self.gauges.queued.iter().zip(Priority::ALL) {
+            gauge.set(u64::from(self.queued(priority)));
         }
         self.gauges.scheduled.set(u64::from(self.scheduled));
         self.gauges.running.set(u64::from(self.running));

@@ -2,11 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::JobServer;
 use super::connection::{Sleep, Wait};
+use super::function::JobList;
 use super::index::NONE;
-use super::job::JobState;
-use crate::protocol::{Priority, Submission};
+use super::job::{JobState, Kept, Links};
+use super::memory::Holdings;
+use super::storing::Creation;
+use super::{ConnectionId, JobServer};
+use crate::protocol::Priority;
 
 impl JobServer {
     /// In a debug build, checks the invariants, unless there is so much that it would take long.
@@ -27,6 +30,8 @@ impl JobServer {
         self.check_waits();
         self.check_runs();
         self.check_sleepers();
+        self.check_additions();
+        self.check_holdings();
     }
 
     fn check_jobs(&self) {
@@ -36,21 +41,15 @@ impl JobServer {
             assert_eq!(self.jobs.find_number(job.number), Some(slot), "a job is not found by its handle");
             let unique = job.unique();
             if !unique.is_empty() {
-                let workload = if unique == b"-" { job.workload().as_bytes() } else { b"" };
+                let workload = if unique == b"-" { job.rest().as_bytes() } else { b"" };
                 if unique != b"-" || !workload.is_empty() {
                     assert!(keys.insert((job.function, unique, workload)), "two jobs of one key");
                     keyed_by_workload += usize::from(unique == b"-");
-                    let again = Submission {
-                        function: b"",
-                        unique,
-                        reducer: b"",
-                        priority: job.priority,
-                        background: false,
-                        due_s: None,
-                        workload: job.workload(),
-                    };
-                    let found = self.jobs.find_equal(job.function, &again).ok();
-                    assert_eq!(found, Some(slot), "a job is not found by its key");
+                    // A digest does not say which workload it stands for.
+                    if job.kept != Kept::Store || unique != b"-" {
+                        let found = self.jobs.find_equal(job.function, unique, job.rest().as_bytes()).ok();
+                        assert_eq!(found, Some(slot), "a job is not found by its key");
+                    }
                 }
                 if unique != b"-" {
                     uniques.insert(unique);
@@ -63,6 +62,7 @@ impl JobServer {
             }
             let is_running = matches!(job.state, JobState::Running(_));
             assert!(job.background || job.waits != NONE || is_running, "an abandoned job was kept");
+            self.check_kept(slot);
             if job.state == JobState::Scheduled {
                 scheduled += 1;
                 assert!(self.jobs.schedule.contains(&(job.due_s, job.number, slot)), "a scheduled job has no time");
@@ -74,44 +74,116 @@ impl JobServer {
         assert_eq!(by_key, keyed_by_workload + namesakes, "the index of keys is off");
     }
 
+    /// What a job is kept in fits its state.
+    fn check_kept(&self, slot: u32) {
+        let job = self.jobs.get(slot);
+        let is_unloaded = match job.state {
+            JobState::Parked(_) | JobState::Loading => Some(true),
+            JobState::Storing(_) | JobState::Ready(_) | JobState::Running(_) => Some(false),
+            JobState::Scheduled => None,
+        };
+        let fits = is_unloaded.is_none_or(|is_unloaded| is_unloaded == (job.kept == Kept::Store));
+        assert!(fits, "a workload is in memory that should not be, or is not and should be");
+        let addition = self.addition_of(slot);
+        assert_eq!(
+            addition.is_some(),
+            job.kept == Kept::Storing,
+            "a job is being stored, or not, and does not know it"
+        );
+        if let Some(addition) = addition {
+            assert_eq!(self.additions[addition as usize].job, slot, "an addition is of another job");
+        }
+        assert!(job.background || !job.kept.is_stored(), "a foreground job is kept");
+    }
+
+    fn check_additions(&self) {
+        let mut gaps: HashMap<ConnectionId, Vec<u64>> = HashMap::new();
+        let mut seen = 0;
+        for (_, addition) in &self.additions {
+            let mut creation = addition.first_creation;
+            assert_ne!(creation, NONE, "nobody waits for the store");
+            while creation != NONE {
+                let Creation { connection, gap, next } = self.creations[creation as usize];
+                gaps.entry(connection).or_default().push(gap);
+                (creation, seen) = (next, seen + 1);
+            }
+        }
+        assert_eq!(seen, self.creations.len(), "a submission waits for nothing");
+        for (slot, connection) in &self.connections {
+            let id = self.id_of(u32::try_from(slot).unwrap_or(NONE));
+            let open = gaps.remove(&id).unwrap_or_default();
+            assert_eq!(open.len(), connection.open_gaps as usize, "gaps are miscounted");
+            assert!(open.iter().all(|gap| *gap < connection.gaps), "a gap was never made");
+            assert_eq!(open.iter().collect::<HashSet<_>>().len(), open.len(), "two submissions share a gap");
+        }
+        assert!(self.late_additions.values().all(|late| self.additions.contains(*late as usize)));
+    }
+
+    fn check_holdings(&self) {
+        let mut expected = Holdings::default();
+        for (_, job) in self.jobs.iter() {
+            let workload = job.workload_memory();
+            match job.kept {
+                Kept::Memory => expected.volatile += workload,
+                Kept::Storing => expected.storing += workload,
+                Kept::Both | Kept::Store => expected.stored += workload,
+            }
+            let is_running = matches!(job.state, JobState::Running(_));
+            expected.stored_jobs += usize::from(job.kept.is_stored());
+            expected.stored_running += usize::from(job.kept.is_stored() && is_running);
+        }
+        assert_eq!(self.holdings, expected, "memory is miscounted");
+    }
+
     fn check_functions(&self) {
-        let mut expected: HashMap<u32, [u32; 5]> = HashMap::new();
+        let mut expected: HashMap<u32, [u32; 12]> = HashMap::new();
         for (_, job) in self.jobs.iter() {
             let counts = expected.entry(job.function).or_default();
             match job.state {
-                JobState::Ready { .. } => counts[job.priority.index()] += 1,
+                JobState::Ready(_) => counts[job.priority.index()] += 1,
                 JobState::Scheduled => counts[3] += 1,
                 JobState::Running(_) => counts[4] += 1,
+                JobState::Storing(_) => counts[5] += 1,
+                JobState::Parked(_) => counts[6 + job.priority.index()] += 1,
+                JobState::Loading => counts[9 + job.priority.index()] += 1,
             }
         }
         assert_eq!(self.function_names.len(), self.functions.len());
         assert_eq!(self.stats.functions.len(), self.functions.len());
         for (slot, function) in &self.functions {
             let counts = expected.remove(&u32::try_from(slot).unwrap_or(NONE)).unwrap_or_default();
-            for priority in Priority::ALL {
-                let list = function.ready[priority.index()];
-                assert_eq!(list.len, counts[priority.index()], "a ready job is in no list");
-                let (mut job, mut length, mut before) = (list.first, 0, NONE);
-                while job != NONE {
-                    let JobState::Ready { previous, next } = self.jobs.get(job).state else { break };
-                    assert_eq!(previous, before, "a list is torn");
-                    (before, job, length) = (job, next, length + 1);
-                }
-                assert_eq!((job, length), (NONE, list.len), "a list has a job that is not ready, or another length");
+            for priority in Priority::ALL.map(Priority::index) {
+                self.check_list(function.ready[priority], counts[priority], JobState::Ready);
+                self.check_list(function.parked[priority], counts[6 + priority], JobState::Parked);
+                assert_eq!(function.loading[priority], counts[9 + priority], "jobs that are read are miscounted");
             }
-            assert_eq!([function.scheduled, function.running], [counts[3], counts[4]]);
+            assert_eq!([function.scheduled, function.running, function.storing], [counts[3], counts[4], counts[5]]);
             let gauges = self.stats.functions.get(function.name.as_bytes()).map(|entry| entry.value().clone());
             let published = gauges.map(|gauges| {
-                let [high, normal, low] = [0, 1, 2].map(|priority| gauges.ready[priority].get());
+                let [high, normal, low] = [0, 1, 2].map(|priority| gauges.queued[priority].get());
                 [high, normal, low, gauges.scheduled.get(), gauges.running.get(), gauges.workers.get()]
             });
-            let [high, normal, low, scheduled, running] = counts.map(u64::from);
+            let [high, normal, low] =
+                [0, 1, 2].map(|index| u64::from(counts[index] + counts[6 + index] + counts[9 + index]));
+            let [scheduled, running] = [3, 4].map(|index| u64::from(counts[index]));
             let workers = u64::from(function.workers);
             assert_eq!(published, Some([high, normal, low, scheduled, running, workers]), "a published number is off");
         }
         assert!(expected.is_empty(), "a job has no function");
         let in_use = self.functions.iter().filter(|(_, function)| !function.is_unused()).count();
         assert_eq!(self.functions_in_use, in_use, "functions in use are miscounted");
+    }
+
+    fn check_list(&self, list: JobList, length: u32, state: fn(Links) -> JobState) {
+        let (mut job, mut before, mut seen) = (list.first, NONE, 0);
+        while job != NONE {
+            let (JobState::Ready(links) | JobState::Parked(links)) = self.jobs.get(job).state else { break };
+            assert_eq!(self.jobs.get(job).state, state(links), "a job is in the wrong list");
+            assert_eq!(links.previous, before, "a list is torn");
+            (before, job, seen) = (job, links.next, seen + 1);
+        }
+        assert_eq!((job, seen, list.len), (NONE, length, length), "a list has other jobs than it should");
+        assert_eq!(list.last, before, "a list ends elsewhere");
     }
 
     fn check_waits(&self) {

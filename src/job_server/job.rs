@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
 
 use super::index::{JobIndex, NONE};
-use crate::protocol::{JobHandle, Priority, Submission, Workload};
+use super::stored::{JobKey, StoredJob};
+use crate::protocol::{FunctionName, JobHandle, Priority, Submission, Workload};
+
+/// Workloads from this size on that come out of the store are shared and not copied, in bytes.
+const SHARED_FROM: usize = 32 * 1024;
 
 /// The unique id that stands for the workload itself.
 const WORKLOAD_IS_UNIQUE: &[u8] = b"-";
@@ -15,12 +20,45 @@ const WORKLOAD_IS_UNIQUE: &[u8] = b"-";
 /// Where a job is. It decides in which list the job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobState {
+    /// New, and not kept yet; in this slot of the additions. Nobody but its own clients knows of it.
+    Storing(u32),
     /// Not due yet; in the schedule.
     Scheduled,
-    /// Waits for a worker; in its function's list of its priority, between these neighbours.
-    Ready { previous: u32, next: u32 },
+    /// Waits for a worker; in its function's list of its priority.
+    Ready(Links),
+    /// Would be ready if its workload were in memory; in its function's list of such jobs of its priority.
+    Parked(Links),
+    /// Its workload is being read from the store; in no list.
+    Loading,
     /// A worker has it; in this slot of the runs.
     Running(u32),
+}
+
+/// The neighbours of a job in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Links {
+    pub(super) previous: u32,
+    pub(super) next: u32,
+}
+
+/// What a job outlives, and where its workload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// In memory alone.
+    Memory,
+    /// In memory; the store is asked to keep it, and has not answered.
+    Storing,
+    /// In the store and in memory.
+    Both,
+    /// In the store; in memory only what is needed to find it.
+    Store,
+}
+
+impl Kept {
+    /// Whether a restart brings the job back.
+    pub(super) const fn is_stored(self) -> bool {
+        matches!(self, Self::Both | Self::Store)
+    }
 }
 
 /// A job. Kept small: a backlog has millions of them.
@@ -28,6 +66,7 @@ pub(super) enum JobState {
 pub(super) struct Job {
     /// Counts jobs; the number of the handle.
     pub(super) number: u64,
+    /// Behind its head, the workload; for one that is kept in the store alone, see [`Jobs::unload`].
     body: Body,
     /// When the job may run, in seconds since 1970; 0 for always.
     pub(super) due_s: u64,
@@ -42,6 +81,9 @@ pub(super) struct Job {
     pub(super) priority: Priority,
     /// Whether the job lives on without clients. Set by the first background submission of this job, and never unset.
     pub(super) background: bool,
+    pub(super) kept: Kept,
+    /// Which of the server's handle prefixes it has.
+    pub(super) prefix: u8,
     unique_length: u8,
     reducer_length: u8,
 }
@@ -103,6 +145,8 @@ impl Job {
             attempts: 0,
             priority: submission.priority,
             background: submission.background,
+            kept: Kept::Memory,
+            prefix: 0,
             // Parsing holds both to 64 bytes.
             unique_length: u8::try_from(unique.len()).unwrap_or(u8::MAX),
             reducer_length: u8::try_from(reducer.len()).unwrap_or(u8::MAX),
@@ -118,12 +162,91 @@ impl Job {
         &self.body.head()[start..start + usize::from(self.reducer_length)]
     }
 
+    /// The workload, of a job that has it in memory.
     pub(super) fn workload(&self) -> Workload<'_> {
-        self.body.workload(usize::from(self.unique_length) + usize::from(self.reducer_length))
+        debug_assert!(self.kept != Kept::Store, "the workload of a job is used that is not in memory");
+        self.rest()
     }
 
-    pub(super) fn handle<'a>(&self, prefix: &'a str) -> JobHandle<'a> {
-        JobHandle { prefix, number: self.number }
+    /// What is behind the head: the workload, or what stands for it.
+    pub(super) fn rest(&self) -> Workload<'_> {
+        self.body.workload(self.head_length())
+    }
+
+    fn head_length(&self) -> usize {
+        usize::from(self.unique_length) + usize::from(self.reducer_length)
+    }
+
+    /// Whether it coalesces by its workload.
+    fn is_keyed_by_workload(&self) -> bool {
+        self.unique() == WORKLOAD_IS_UNIQUE && !self.rest().as_bytes().is_empty()
+    }
+
+    /// How many bytes of memory its workload takes.
+    pub(super) fn workload_memory(&self) -> u64 {
+        if self.kept == Kept::Store { 0 } else { self.rest().as_bytes().len() as u64 }
+    }
+
+    pub(super) fn handle<'a>(&self, prefixes: &'a Prefixes) -> JobHandle<'a> {
+        JobHandle { prefix: prefixes.get(self.prefix), number: self.number }
+    }
+
+    /// What names it in a store.
+    pub(super) fn key(&self, function: &FunctionName) -> JobKey {
+        JobKey { number: self.number, function: function.clone(), unique: self.unique().into() }
+    }
+
+    /// The half of it that a store keeps.
+    pub(super) fn to_stored(&self, function: &FunctionName, prefixes: &Prefixes, submitted_s: u64) -> StoredJob {
+        StoredJob {
+            number: self.number,
+            prefix: prefixes.share(self.prefix),
+            function: function.clone(),
+            priority: self.priority,
+            due_s: self.due_s,
+            submitted_s,
+            attempts: self.attempts,
+            unique_length: self.unique_length,
+            reducer_length: self.reducer_length,
+            body: self.body.clone(),
+        }
+    }
+}
+
+/// The prefixes of handles: the one of new jobs first, then those of jobs that the store has kept since it was another.
+#[derive(Debug)]
+pub(super) struct Prefixes(Vec<Arc<str>>);
+
+impl Prefixes {
+    pub(super) fn new(current: &str) -> Self {
+        Self(vec![Arc::from(current)])
+    }
+
+    pub(super) fn get(&self, index: u8) -> &str {
+        &self.0[usize::from(index)]
+    }
+
+    fn share(&self, index: u8) -> Arc<str> {
+        Arc::clone(&self.0[usize::from(index)])
+    }
+
+    /// The index of a prefix, which is remembered. There is room for 256: jobs with more get new handles.
+    pub(super) fn index(&mut self, prefix: &Arc<str>) -> u8 {
+        let known = self.0.iter().position(|known| known == prefix);
+        let index = known.unwrap_or_else(|| {
+            if self.0.len() <= usize::from(u8::MAX) {
+                self.0.push(Arc::clone(prefix));
+                self.0.len() - 1
+            } else {
+                0
+            }
+        });
+        u8::try_from(index).unwrap_or(0)
+    }
+
+    /// Reads a handle that this server gave out, now or before: the index of its prefix, and its number.
+    pub(super) fn parse(&self, handle: &[u8]) -> Option<(u8, u64)> {
+        (0_u8..).zip(&self.0).find_map(|(index, prefix)| Some((index, JobHandle::parse_number(prefix, handle)?)))
     }
 }
 
@@ -179,12 +302,35 @@ impl Jobs {
         self.slots.len()
     }
 
+    /// The highest number that was given to a job.
+    pub(super) fn last_number(&self) -> u64 {
+        self.last_number
+    }
+
+    /// Numbers go on behind this one.
+    pub(super) fn skip_to_number(&mut self, number: u64) {
+        self.last_number = self.last_number.max(number);
+    }
+
+    /// The job in a slot, if it is still the one of this number.
+    pub(super) fn find_in(&self, slot: u32, number: u64) -> Option<&Job> {
+        self.slots.get(slot as usize).filter(|job| job.number == number)
+    }
+
     pub(super) fn get(&self, slot: u32) -> &Job {
         &self.slots[slot as usize]
     }
 
     pub(super) fn get_mut(&mut self, slot: u32) -> &mut Job {
         &mut self.slots[slot as usize]
+    }
+
+    /// The place of a job in its list, if it is in one. There is none for [`NONE`].
+    pub(super) fn links_mut(&mut self, slot: u32) -> Option<&mut Links> {
+        match &mut self.slots.get_mut(slot as usize)?.state {
+            JobState::Ready(links) | JobState::Parked(links) => Some(links),
+            JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) => None,
+        }
     }
 
     /// The jobs in slots from `first` on, in the order of slots, looking at `count` slots at most.
@@ -200,14 +346,41 @@ impl Jobs {
     /// Keeps a new job, for which [`find_equal`](Self::find_equal) has found a vacancy. It is in no list yet but the
     /// indexes.
     pub(super) fn insert(&mut self, function: u32, submission: &Submission<'_>, vacancy: Vacancy) -> u32 {
-        let Vacancy { hash, namesake } = vacancy;
         self.last_number += 1;
-        let job = Job::new(self.last_number, function, submission, hash);
-        let by_number = low_half(job.number);
+        let job = Job::new(self.last_number, function, submission, vacancy.hash);
+        self.keep(job, vacancy)
+    }
+
+    /// Keeps a job that a store has brought back, under its own number, as [`insert`](Self::insert) does.
+    pub(super) fn restore(&mut self, function: u32, job: StoredJob, prefix: u8, kept: Kept, vacancy: Vacancy) -> u32 {
+        self.last_number = self.last_number.max(job.number);
+        let job = Job {
+            number: job.number,
+            body: job.body,
+            due_s: job.due_s,
+            state: JobState::Scheduled,
+            function,
+            hash: vacancy.hash,
+            waits: NONE,
+            attempts: job.attempts,
+            priority: job.priority,
+            background: true,
+            kept,
+            prefix,
+            unique_length: job.unique_length,
+            reducer_length: job.reducer_length,
+        };
+        self.keep(job, vacancy)
+    }
+
+    fn keep(&mut self, job: Job, vacancy: Vacancy) -> u32 {
+        let Vacancy { hash, namesake } = vacancy;
+        let (by_number, function) = (low_half(job.number), job.function);
         // The limit of jobs is far below the number of slots that fit into 32 bits.
         let slot = u32::try_from(self.slots.insert(job)).unwrap_or(NONE);
         self.by_number.insert(slot, by_number);
-        if has_unique(submission.unique) {
+        let job = self.get(slot);
+        if has_unique(job.unique()) {
             match namesake {
                 None => self.by_unique.insert(slot, hash),
                 Some(older) => {
@@ -216,10 +389,48 @@ impl Jobs {
                     self.crowd(slot).older = older;
                 }
             }
-        } else if is_keyed_by_workload(submission.unique, submission.workload.as_bytes()) {
+        } else if job.is_keyed_by_workload() {
             self.by_key.insert(slot, key_hash(hash, function));
         }
         slot
+    }
+
+    /// Lets go of a workload that the store has. For a job that coalesces by its workload a digest stays.
+    pub(super) fn unload(&mut self, slot: u32) {
+        let job = self.get(slot);
+        let (unique, reducer) = (job.unique(), job.reducer());
+        let digest = job.is_keyed_by_workload().then(|| self.digest(job.rest().as_bytes()));
+        let digest = digest.as_ref().map_or(&[][..], |digest| digest);
+        let body = Body::new(unique, reducer, Workload::borrowed(digest));
+        let job = self.get_mut(slot);
+        job.body = body;
+        job.kept = Kept::Store;
+    }
+
+    /// Takes back a workload that was let go of.
+    pub(super) fn load(&mut self, slot: u32, workload: &Bytes) {
+        let job = self.get_mut(slot);
+        let workload = if workload.len() >= SHARED_FROM {
+            Workload::shared(workload, workload)
+        } else {
+            Workload::borrowed(workload)
+        };
+        job.body = Body::new(job.unique(), job.reducer(), workload);
+        job.kept = Kept::Both;
+    }
+
+    /// Stands for a workload that is not in memory. Keyed, so that nobody can make two workloads of one digest.
+    fn digest(&self, workload: &[u8]) -> [u8; 16] {
+        let [low, high] = [0_u8, 1].map(|half| u128::from(self.hasher.hash_one((half, workload))));
+        (high << 64 | low).to_le_bytes()
+    }
+
+    fn has_workload(&self, job: &Job, workload: &[u8]) -> bool {
+        if job.kept == Kept::Store {
+            job.rest().as_bytes() == self.digest(workload)
+        } else {
+            job.rest().as_bytes() == workload
+        }
     }
 
     /// The links of a job to its namesakes, which it has from now on.
@@ -239,7 +450,7 @@ impl Jobs {
         let unique = job.unique();
         if has_unique(unique) {
             self.remove_unique(slot, job.hash, job.function);
-        } else if is_keyed_by_workload(unique, job.workload().as_bytes()) {
+        } else if job.is_keyed_by_workload() {
             self.by_key.remove(slot, key_hash(job.hash, job.function));
         }
         if self.slots.is_empty() {
@@ -271,9 +482,7 @@ impl Jobs {
     /// The live job that a submission coalesces onto, or where to put it.
     ///
     /// Its unique id is hashed once: a peer chooses it, so the hash is a keyed one, which is not cheap.
-    pub(super) fn find_equal(&self, function: u32, submission: &Submission<'_>) -> Result<u32, Vacancy> {
-        let Submission { unique, workload, .. } = *submission;
-        let workload = workload.as_bytes();
+    pub(super) fn find_equal(&self, function: u32, unique: &[u8], workload: &[u8]) -> Result<u32, Vacancy> {
         if has_unique(unique) {
             let hash = self.hash(unique);
             let Some(newest) = self.find_unique_hashed(unique, hash) else {
@@ -286,13 +495,13 @@ impl Jobs {
             let vacancy = Vacancy { hash, namesake: Some(newest) };
             return self.by_key.find(key_hash(hash, function), is_equal).ok_or(vacancy);
         }
-        if !is_keyed_by_workload(unique, workload) {
+        if unique != WORKLOAD_IS_UNIQUE || workload.is_empty() {
             return Err(Vacancy { hash: 0, namesake: None });
         }
         let hash = self.hash(workload);
         let is_equal = |slot| {
             let job = self.get(slot);
-            job.function == function && job.unique() == unique && job.workload().as_bytes() == workload
+            job.function == function && job.unique() == unique && self.has_workload(job, workload)
         };
         self.by_key.find(key_hash(hash, function), is_equal).ok_or(Vacancy { hash, namesake: None })
     }
@@ -325,11 +534,6 @@ impl Jobs {
 fn key_hash(hash: u32, function: u32) -> u32 {
     // The function is the server's own number: spreading it needs no secret.
     hash ^ function.wrapping_add(1).wrapping_mul(0x9e37_79b1)
-}
-
-/// Whether a job coalesces by its workload.
-fn is_keyed_by_workload(unique: &[u8], workload: &[u8]) -> bool {
-    unique == WORKLOAD_IS_UNIQUE && !workload.is_empty()
 }
 
 /// Whether a job can be asked for by this unique id.

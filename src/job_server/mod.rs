@@ -15,6 +15,9 @@
 //! 5. A job that nobody waits for and that is not a background job is running, or it does not exist.
 //! 6. A deadline exists exactly while its job runs.
 //! 7. The published numbers equal the state.
+//! 8. A job that is being stored for the first time is seen by nobody but the clients that wait for it. Each of their
+//!    submissions has one gap, which is filled when the store has answered, and never before.
+//! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
 
 mod connection;
 mod effects;
@@ -22,9 +25,11 @@ mod function;
 mod index;
 mod invariants;
 mod job;
+mod memory;
 mod policy;
 mod query;
 mod stored;
+mod storing;
 mod submit;
 mod wake;
 mod work;
@@ -43,7 +48,9 @@ pub use self::stored::{Durability, FORMAT, JobKey, StoreFailure, StoreOp, StoreR
 use self::connection::{Ability, Connection, Run, Wait};
 use self::function::Function;
 use self::index::NONE;
-use self::job::Jobs;
+use self::job::{Jobs, Prefixes};
+use self::memory::{Holdings, Load};
+use self::storing::{Addition, Creation};
 use self::work::Outcome;
 use crate::protocol::{FunctionName, PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
@@ -57,6 +64,17 @@ pub struct Now {
     pub monotonic_us: u64,
     /// Microseconds since 1970-01-01 UTC; may be set.
     pub unix_us: u64,
+}
+
+/// How far the end of a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// There is more to undo: the call is to be made again.
+    Unfinished,
+    /// Answers are still to come from the store. When they have, the call is to be made again.
+    AwaitsAnswers,
+    /// The connection is forgotten.
+    Done,
 }
 
 const US_PER_S: u64 = 1_000_000;
@@ -73,6 +91,16 @@ pub struct JobServer {
     policy: Policy,
     stats: Arc<Stats>,
     jobs: Jobs,
+    prefixes: Prefixes,
+    holdings: Holdings,
+    /// Jobs that the store is asked to keep, and the submissions that wait for its answer.
+    additions: Slab<Addition>,
+    creations: Slab<Creation>,
+    /// The additions of jobs that went on meanwhile, by slot of the job.
+    late_additions: HashMap<u32, u32>,
+    /// Parked jobs that the store is asked to read, and when it is asked again after it could not.
+    loads: Slab<Load>,
+    load_again_us: Option<u64>,
     functions: Slab<Function>,
     function_names: HashMap<FunctionName, u32>,
     /// How many functions are in use: the others can be forgotten.
@@ -103,9 +131,16 @@ impl JobServer {
     pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
         let hasher = RandomState::new();
         Self {
+            prefixes: Prefixes::new(&policy.handle_prefix),
             policy,
             stats,
             jobs: Jobs::new(hasher.clone()),
+            holdings: Holdings::default(),
+            additions: Slab::new(),
+            creations: Slab::new(),
+            late_additions: HashMap::new(),
+            loads: Slab::new(),
+            load_again_us: None,
             functions: Slab::new(),
             function_names: HashMap::with_hasher(hasher),
             functions_in_use: 0,
@@ -121,7 +156,7 @@ impl JobServer {
         }
     }
 
-    /// Changes the settings. The prefix of handles stays as it was: clients hold handles. NOOPs that are on their way
+    /// Changes the settings. The prefix of handles stays as it was, and so does whether jobs are kept. NOOPs that are on their way
     /// get the new time, so that they are still given up in the order in which they were sent.
     pub fn set_policy(&mut self, policy: &Policy) {
         for noop in &mut self.noops {
@@ -129,10 +164,11 @@ impl JobServer {
             noop.deadline_us = sent_us.saturating_add(policy.wake_timeout_us);
         }
         let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
-        self.policy = Policy { handle_prefix, ..policy.clone() };
+        self.policy = Policy { handle_prefix, keeps_jobs: self.policy.keeps_jobs, ..policy.clone() };
     }
 
-    /// From now on no job is taken any more; those that are there go on.
+    /// From now on no job is taken any more. Those that are there go on, but for the ones that a restart brings back: of
+    /// these only running ones do.
     pub fn start_draining(&mut self) {
         self.draining = true;
     }
@@ -140,6 +176,21 @@ impl JobServer {
     /// How many jobs there are, in any state.
     pub fn job_count(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// How many jobs would be lost, or run twice, if the server stopped now.
+    pub fn jobs_at_stake(&self) -> usize {
+        self.jobs.len() - (self.holdings.stored_jobs - self.holdings.stored_running)
+    }
+
+    /// The highest number that was given to a job.
+    pub fn last_number(&self) -> u64 {
+        self.jobs.last_number()
+    }
+
+    /// Numbers of new jobs are higher than this one.
+    pub fn skip_to_number(&mut self, number: u64) {
+        self.jobs.skip_to_number(number);
     }
 
     /// A new connection.
@@ -153,17 +204,23 @@ impl JobServer {
 
     /// A connection has ended, or is to end: its jobs go back, and those that only it waited for go.
     ///
-    /// Returns whether that is done. A connection with much to undo takes several calls, between which others get their
-    /// turn; it must not send anything any more.
-    pub fn disconnect(&mut self, now: Now, id: ConnectionId, effects: &mut impl Effects) -> bool {
+    /// A connection with much to undo takes several calls, between which others get their turn; it must not send anything
+    /// any more. With `wants_answers` it is kept until its gaps are filled.
+    pub fn disconnect(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        wants_answers: bool,
+        effects: &mut impl Effects,
+    ) -> Departure {
         let Some(connection) = self.slot_of(id) else {
-            return true;
+            return Departure::Done;
         };
         self.remove_abilities(now, connection, effects);
         for _ in 0..WORK_PER_CALL {
             match self.connections[connection as usize].first_wait {
                 NONE => break,
-                wait => self.abandon(wait),
+                wait => self.abandon(wait, effects),
             }
         }
         for _ in 0..WORK_PER_CALL {
@@ -172,13 +229,26 @@ impl JobServer {
                 run => self.requeue(now, run, effects),
             }
         }
-        let Connection { first_wait, first_run, .. } = self.connections[connection as usize];
-        let done = first_wait == NONE && first_run == NONE;
-        if done {
+        let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection as usize];
+        let departure = if first_wait != NONE || first_run != NONE {
+            Departure::Unfinished
+        } else if wants_answers && open_gaps > 0 {
+            Departure::AwaitsAnswers
+        } else {
             self.connections.remove(connection as usize);
+            Departure::Done
+        };
+        self.debug_check_invariants();
+        departure
+    }
+
+    /// The store has done something that it was asked for.
+    pub fn stored(&mut self, now: Now, report: StoreReport, effects: &mut impl Effects) {
+        match report {
+            StoreReport::Added { ticket, result } => self.added(now, ticket, result, effects),
+            StoreReport::Loaded { ticket, result } => self.loaded(now, ticket, result, effects),
         }
         self.debug_check_invariants();
-        done
     }
 
     /// A connection asks for something.
@@ -229,7 +299,7 @@ impl JobServer {
             let wait_us = due_s.saturating_mul(US_PER_S).saturating_sub(now.unix_us);
             now.monotonic_us + wait_us.min(LONGEST_LOOK_AHEAD_US)
         });
-        [noop, deadline, due].into_iter().flatten().min()
+        [noop, deadline, due, self.load_again_us].into_iter().flatten().min()
     }
 
     /// Time has passed: gives up NOOPs, takes jobs from workers that are late, and makes ready what is due.
@@ -254,6 +324,7 @@ impl JobServer {
             self.functions[function as usize].scheduled -= 1;
             self.make_ready(now, job, effects);
         }
+        self.load_again(now, effects);
         self.debug_check_invariants();
     }
 
@@ -276,13 +347,21 @@ impl JobServer {
         if self.functions.len() >= self.policy.max_functions && !self.forget_unused_functions() {
             return Err(PeerError::TOO_MANY_FUNCTIONS);
         }
+        Ok(self.function_or_new(name))
+    }
+
+    /// The function of this name, which is made whatever the limit says.
+    fn function_or_new(&mut self, name: &[u8]) -> u32 {
+        if let Some(slot) = self.function_names.get(name) {
+            return *slot;
+        }
         let name = FunctionName::new(name);
         let gauges = Arc::new(FunctionGauges::default());
         self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
         let slot = self.functions.insert(Function::new(name.clone(), gauges));
         let slot = u32::try_from(slot).unwrap_or(NONE);
         self.function_names.insert(name, slot);
-        Ok(slot)
+        slot
     }
 
     /// Tells the world of a function that has changed, and counts it while it is in use.

@@ -1,6 +1,12 @@
 //! What the operator decides about scheduling, and the limits of the state machine.
 
-/// The settings of a [`JobServer`](super::JobServer). All of them but the prefix can change while it runs.
+use std::collections::HashMap;
+
+use super::stored::Durability;
+use crate::protocol::FunctionName;
+
+/// The settings of a [`JobServer`](super::JobServer). All of them but the prefix and whether
+/// there is a store can change while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Stands before the colon of every job handle. At most [`HANDLE_PREFIX_MAX`](crate::protocol::names::HANDLE_PREFIX_MAX) bytes.
@@ -13,6 +19,17 @@ pub struct Policy {
     pub job_retries: Option<u16>,
     /// Whether every client gets exceptions, without having asked for them.
     pub exceptions: bool,
+    /// Whether background jobs are kept in a store.
+    pub keeps_jobs: bool,
+    /// How far a background job must have come in the store before its client is told of it.
+    pub durability: Durability,
+    /// The same for single functions.
+    pub function_durability: HashMap<FunctionName, Durability>,
+    /// Bytes of memory for workloads of jobs that the store has. Beyond it they are in the store alone, and are read
+    /// back in time for their workers.
+    pub stored_workloads_max: u64,
+    /// Bytes of memory for workloads of jobs that no store has, or not yet. Beyond it jobs are refused.
+    pub volatile_workloads_max: u64,
     /// Jobs of any kind.
     pub max_jobs: usize,
     /// Functions, used or not.
@@ -25,6 +42,16 @@ pub struct Policy {
     pub max_waits_per_connection: u32,
 }
 
+impl Policy {
+    /// How far a job of this function must have come.
+    pub(super) fn durability_of(&self, function: &FunctionName) -> Durability {
+        if self.function_durability.is_empty() {
+            return self.durability;
+        }
+        self.function_durability.get(function).copied().unwrap_or(self.durability)
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -33,6 +60,11 @@ impl Default for Policy {
             wake_timeout_us: 100_000,
             job_retries: None,
             exceptions: false,
+            keeps_jobs: false,
+            durability: Durability::Always,
+            function_durability: HashMap::new(),
+            stored_workloads_max: 128 << 20,
+            volatile_workloads_max: u64::MAX,
             max_jobs: 100_000_000,
             max_functions: 100_000,
             max_functions_per_connection: 1_000,

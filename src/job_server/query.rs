@@ -41,6 +41,7 @@ impl JobServer {
 
     pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
         let job = self.jobs.find_unique(unique).map(|job| self.jobs.get(job));
+        let job = job.filter(|job| !matches!(job.state, JobState::Storing(_)));
         let status = job.map_or_else(Status::default, |job| self.status(job));
         let clients = job.map_or(0, |job| u64::from(self.count_waits(job.waits)));
         effects.send(self.id_of(from), Response::StatusResUnique { unique, status, clients });
@@ -48,7 +49,10 @@ impl JobServer {
 
     fn status(&self, job: &Job) -> Status {
         match job.state {
-            JobState::Scheduled | JobState::Ready { .. } => Status { known: true, ..Status::default() },
+            JobState::Storing(_) => Status::default(),
+            JobState::Scheduled | JobState::Ready(_) | JobState::Parked(_) | JobState::Loading => {
+                Status { known: true, ..Status::default() }
+            }
             JobState::Running(run) => {
                 let run = &self.runs[run as usize];
                 Status { known: true, running: true, numerator: run.numerator, denominator: run.denominator }
@@ -56,8 +60,12 @@ impl JobServer {
         }
     }
 
-    fn find_handle(&self, handle: &[u8]) -> Option<u32> {
-        self.jobs.find_number(JobHandle::parse_number(&self.policy.handle_prefix, handle)?)
+    /// The job of a handle that somebody was given.
+    pub(super) fn find_handle(&self, handle: &[u8]) -> Option<u32> {
+        let (prefix, number) = self.prefixes.parse(handle)?;
+        let slot = self.jobs.find_number(number)?;
+        let job = self.jobs.get(slot);
+        (job.prefix == prefix && !matches!(job.state, JobState::Storing(_))).then_some(slot)
     }
 
     /// Ends a job: its clients are told that it failed, and a worker that runs it may say what it likes.
@@ -71,9 +79,9 @@ impl JobServer {
             let holder = self.runs[run as usize].connection;
             self.connections[holder as usize].forfeit(job.number);
         }
-        let handle = job.handle(&self.policy.handle_prefix);
+        let handle = job.handle(&self.prefixes);
         self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
-        self.remove_job(slot);
+        self.remove_job(slot, effects);
         self.debug_check_invariants();
         true
     }
@@ -122,8 +130,11 @@ impl JobServer {
     /// Between two calls jobs come and go: a listing of several calls is no picture of one moment.
     pub fn list_jobs(&self, place: usize, mut show: impl FnMut(JobView<'_>)) -> Option<usize> {
         for job in self.jobs.page(place, WORK_PER_CALL) {
+            if matches!(job.state, JobState::Storing(_)) {
+                continue;
+            }
             show(JobView {
-                handle: job.handle(&self.policy.handle_prefix),
+                handle: job.handle(&self.prefixes),
                 unique: job.unique(),
                 attempts: u32::from(job.attempts),
                 abandoned: job.waits == NONE && !job.background,

@@ -3,7 +3,8 @@
 use super::connection::Wait;
 use super::effects::Effects;
 use super::index::NONE;
-use super::job::JobState;
+use super::job::{JobState, Kept};
+use super::stored::StoreOp;
 use super::{JobServer, Now, US_PER_S};
 use crate::protocol::{PeerError, Response, Submission};
 
@@ -29,10 +30,9 @@ impl JobServer {
             return Err(PeerError::TOO_MANY_WAITS);
         }
         let function = self.function_slot(submission.function)?;
-        let vacancy = match self.jobs.find_equal(function, submission) {
+        let vacancy = match self.jobs.find_equal(function, submission.unique, submission.workload.as_bytes()) {
             Ok(job) => {
-                self.join(from, job, submission.background);
-                self.send_created(from, job, effects);
+                self.join_equal(now, from, job, submission.background, effects);
                 return Ok(());
             }
             Err(vacancy) => vacancy,
@@ -41,24 +41,48 @@ impl JobServer {
         if limit > 0 && self.functions[function as usize].total() >= limit || self.jobs.len() >= self.policy.max_jobs {
             return Err(PeerError::JOB_QUEUE_FULL);
         }
+        let is_durable = self.policy.keeps_jobs && submission.background;
+        self.check_memory(submission.workload.as_bytes().len(), is_durable)?;
         let job = self.jobs.insert(function, submission, vacancy);
+        self.count(job);
         self.join(from, job, submission.background);
-        // Created is said before anything else can be said of the job.
-        self.send_created(from, job, effects);
-        match submission.due_s {
-            Some(due_s) if due_s.saturating_mul(US_PER_S) > now.unix_us => {
-                let number = self.jobs.get(job).number;
-                self.jobs.schedule.insert((due_s, number, job));
-                self.functions[function as usize].scheduled += 1;
-                self.publish(function);
-            }
-            _ => self.make_ready(now, job, effects),
+        if is_durable {
+            self.store_new(now, from, job, effects);
+        } else {
+            // Created is said before anything else can be said of the job.
+            self.send_created(from, job, effects);
+            self.schedule(now, job, effects);
         }
         Ok(())
     }
 
+    /// A submission equals a job that is there.
+    fn join_equal(&mut self, now: Now, from: u32, job: u32, background: bool, effects: &mut impl Effects) {
+        let is_kept = self.jobs.get(job).kept != Kept::Memory;
+        let is_hidden = matches!(self.jobs.get(job).state, JobState::Storing(_));
+        self.join(from, job, background);
+        match self.addition_of(job) {
+            Some(ticket) if background || is_hidden => self.await_creation(from, ticket, effects),
+            None if background && self.policy.keeps_jobs && !is_kept => self.store_late(now, from, job, effects),
+            Some(_) | None => self.send_created(from, job, effects),
+        }
+    }
+
+    /// A job that is in no list is for the workers, now or when it is due.
+    pub(super) fn schedule(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
+        let job = self.jobs.get_mut(slot);
+        if job.due_s.saturating_mul(US_PER_S) <= now.unix_us {
+            return self.make_ready(now, slot, effects);
+        }
+        job.state = JobState::Scheduled;
+        let (entry, function) = ((job.due_s, job.number, slot), job.function);
+        self.jobs.schedule.insert(entry);
+        self.functions[function as usize].scheduled += 1;
+        self.publish(function);
+    }
+
     fn send_created(&self, to: u32, job: u32, effects: &mut impl Effects) {
-        let handle = self.jobs.get(job).handle(&self.policy.handle_prefix);
+        let handle = self.jobs.get(job).handle(&self.prefixes);
         effects.send(self.id_of(to), Response::JobCreated { handle });
     }
 
@@ -125,12 +149,12 @@ impl JobServer {
     }
 
     /// A client no longer waits for a job, which goes if nobody wants it and nobody runs it.
-    pub(super) fn abandon(&mut self, wait: u32) {
+    pub(super) fn abandon(&mut self, wait: u32, effects: &mut impl Effects) {
         let Wait { job, .. } = self.remove_wait(wait);
         let abandoned = self.jobs.get(job);
         let is_running = matches!(abandoned.state, JobState::Running(_));
         if abandoned.waits == NONE && !abandoned.background && !is_running {
-            self.remove_job(job);
+            self.remove_job(job, effects);
         }
     }
 
@@ -156,17 +180,27 @@ impl JobServer {
         }
     }
 
-    /// Forgets a job, in whatever state it is, with its waits and its run.
-    pub(super) fn remove_job(&mut self, slot: u32) {
+    /// Forgets a job, in whatever state it is, with its waits and its run. The store is told if it has the job, or may have.
+    pub(super) fn remove_job(&mut self, slot: u32, effects: &mut impl Effects) {
+        self.uncount(slot);
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority, job.state);
+        let due = (job.due_s, job.number, slot);
+        if job.kept != Kept::Memory {
+            effects.store(StoreOp::Remove(job.key(&self.functions[function as usize].name)));
+            self.detach_addition(slot);
+        }
         match state {
+            JobState::Storing(_) => self.functions[function as usize].storing -= 1,
             JobState::Scheduled => {
-                let entry = (job.due_s, job.number, slot);
-                self.jobs.schedule.remove(&entry);
+                self.jobs.schedule.remove(&due);
                 self.functions[function as usize].scheduled -= 1;
             }
-            JobState::Ready { .. } => self.functions[function as usize].list(priority).remove(&mut self.jobs, slot),
+            JobState::Ready(_) => self.functions[function as usize].list(priority).remove(&mut self.jobs, slot),
+            JobState::Parked(_) => {
+                self.functions[function as usize].parked[priority.index()].remove(&mut self.jobs, slot);
+            }
+            JobState::Loading => self.functions[function as usize].loading[priority.index()] -= 1,
             JobState::Running(run) => {
                 self.remove_run(run);
                 self.functions[function as usize].running -= 1;

@@ -8,14 +8,20 @@
 use super::connection::{Ability, Sleep};
 use super::effects::Effects;
 use super::index::NONE;
+use super::job::JobState;
 use super::{JobServer, Noop, Now, WORK_PER_CALL};
 use crate::protocol::Response;
 
 impl JobServer {
-    /// A job may be handed out from now on.
+    /// A job may be handed out from now on, as soon as its workload is in memory.
     pub(super) fn make_ready(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+        if self.must_park(job) { self.park(job, effects) } else { self.make_ready_now(now, job, effects) }
+    }
+
+    /// A job whose workload is in memory may be handed out from now on.
+    pub(super) fn make_ready_now(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
         let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
-        self.functions[function as usize].list(priority).push(&mut self.jobs, job);
+        self.functions[function as usize].list(priority).push(&mut self.jobs, job, JobState::Ready);
         self.publish(function);
         match self.policy.worker_wakeup {
             1 => self.cover(now, function, effects),

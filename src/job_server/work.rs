@@ -3,8 +3,9 @@
 use super::connection::{Ability, Run, Sleep};
 use super::effects::{Effects, Event};
 use super::index::NONE;
-use super::job::JobState;
-use super::{JobServer, Now};
+use super::job::{JobState, Kept};
+use super::stored::StoreOp;
+use super::{JobServer, Now, WORK_PER_CALL};
 use crate::protocol::request::leading_number;
 use crate::protocol::{FunctionName, GrabKind, JobHandle, PeerError, Priority, Response, Workload};
 
@@ -45,6 +46,7 @@ impl JobServer {
         self.connections[connection as usize].abilities.push(ability);
         self.functions[function as usize].workers += 1;
         self.publish(function);
+        self.load_ahead(function, effects);
         self.publish_abilities(connection);
         if self.connections[connection as usize].sleep == Sleep::Asleep {
             self.append_sleeper(ability);
@@ -124,6 +126,9 @@ impl JobServer {
 
     pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) {
         let woken_for = self.wake_up(connection);
+        if self.draining {
+            self.shelve_kept(connection, effects);
+        }
         let job = self.choose_job(connection);
         match job {
             Some((job, timeout_ms)) => self.assign(now, connection, job, timeout_ms, kind, effects),
@@ -136,7 +141,7 @@ impl JobServer {
 
     /// The next job for a connection: by priority, then by the connection's functions in rotation.
     fn choose_job(&mut self, connection: u32) -> Option<(u32, Option<u64>)> {
-        let Self { connections, abilities, functions, policy, .. } = self;
+        let Self { connections, abilities, functions, policy, jobs, draining, .. } = self;
         let connection = &mut connections[connection as usize];
         if connection.runs >= policy.max_jobs_per_connection {
             return None;
@@ -144,7 +149,8 @@ impl JobServer {
         for priority in Priority::ALL {
             let found = connection.abilities.iter().rposition(|ability| {
                 let function = abilities[*ability as usize].function;
-                functions[function as usize].list(priority).len > 0
+                let list = functions[function as usize].list(priority);
+                list.len > 0 && !(*draining && jobs.get(list.first).kept.is_stored())
             });
             if let Some(index) = found {
                 let slot = connection.abilities[index];
@@ -154,6 +160,24 @@ impl JobServer {
             }
         }
         None
+    }
+
+    /// While the server drains, kept jobs at the head of a worker's functions wait for the next start.
+    fn shelve_kept(&mut self, connection: u32, effects: &mut impl Effects) {
+        let mut left = WORK_PER_CALL;
+        for index in 0..self.connections[connection as usize].abilities.len() {
+            let ability = self.connections[connection as usize].abilities[index];
+            let function = self.abilities[ability as usize].function;
+            for priority in Priority::ALL {
+                let list = |server: &Self| server.functions[function as usize].ready[priority.index()];
+                while left > 0 && list(self).len > 0 && self.jobs.get(list(self).first).kept == Kept::Both {
+                    left -= 1;
+                    let job = list(self).first;
+                    self.functions[function as usize].list(priority).remove(&mut self.jobs, job);
+                    self.park(job, effects);
+                }
+            }
+        }
     }
 
     fn assign(
@@ -168,6 +192,7 @@ impl JobServer {
         let (function, priority) = (self.jobs.get(slot).function as usize, self.jobs.get(slot).priority);
         self.functions[function].list(priority).remove(&mut self.jobs, slot);
         self.functions[function].running += 1;
+        self.functions[function].assigned_since_load[priority.index()] += 1;
         self.publish(self.jobs.get(slot).function);
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us.saturating_add(timeout_ms.saturating_mul(1000)));
         if let Some(deadline_us) = deadline_us {
@@ -191,20 +216,24 @@ impl JobServer {
         let holder = &mut self.connections[connection as usize];
         holder.last_run = run;
         holder.runs += 1;
+        self.uncount(slot);
         self.jobs.get_mut(slot).state = JobState::Running(run);
+        self.count(slot);
+        let holder = &mut self.connections[connection as usize];
         let job = self.jobs.get(slot);
         holder.has_forfeited(job.number, true);
-        let handle = job.handle(&self.policy.handle_prefix);
-        let function = self.functions[function].name.as_bytes();
+        let handle = job.handle(&self.prefixes);
+        let name = self.functions[function].name.as_bytes();
         let (unique, reducer, workload) = (job.unique(), job.reducer(), job.workload());
         let response = match kind {
-            GrabKind::Plain => Response::JobAssign { handle, function, workload },
+            GrabKind::Plain => Response::JobAssign { handle, function: name, workload },
             GrabKind::All if !reducer.is_empty() => {
-                Response::JobAssignAll { handle, function, unique, reducer, workload }
+                Response::JobAssignAll { handle, function: name, unique, reducer, workload }
             }
-            GrabKind::Unique | GrabKind::All => Response::JobAssignUniq { handle, function, unique, workload },
+            GrabKind::Unique | GrabKind::All => Response::JobAssignUniq { handle, function: name, unique, workload },
         };
         effects.send(self.id_of(connection), response);
+        self.load_ahead(self.jobs.get(slot).function, effects);
     }
 
     /// A run is over: it leaves its connection's list, and its deadline goes with it.
@@ -237,8 +266,8 @@ impl JobServer {
         is_last: bool,
         unknown: PeerError,
     ) -> Result<(u32, u32), Option<PeerError>> {
-        let number = JobHandle::parse_number(&self.policy.handle_prefix, handle).ok_or(Some(unknown))?;
-        if let Some(job) = self.jobs.find_number(number)
+        let (_, number) = self.prefixes.parse(handle).ok_or(Some(unknown))?;
+        if let Some(job) = self.find_handle(handle)
             && let JobState::Running(run) = self.jobs.get(job).state
             && self.runs[run as usize].connection == connection
         {
@@ -261,7 +290,7 @@ impl JobServer {
                 let run = &mut self.runs[run as usize];
                 run.numerator = leading_number(numerator).unwrap_or(0);
                 run.denominator = leading_number(denominator).unwrap_or(0);
-                let handle = self.jobs.get(job).handle(&self.policy.handle_prefix);
+                let handle = self.jobs.get(job).handle(&self.prefixes);
                 self.send_to_clients(job, effects, |_| Response::WorkStatus { handle, numerator, denominator });
             }
             Err(error) => self.send_error(connection, error, effects),
@@ -277,7 +306,7 @@ impl JobServer {
     ) {
         match self.held_job(connection, handle, false, PeerError::DATA_FOR_UNKNOWN_JOB) {
             Ok((job, _)) => {
-                let handle = self.jobs.get(job).handle(&self.policy.handle_prefix);
+                let handle = self.jobs.get(job).handle(&self.prefixes);
                 self.send_to_clients(job, effects, |_| response(handle));
             }
             Err(error) => self.send_error(connection, error, effects),
@@ -292,13 +321,13 @@ impl JobServer {
         };
         match self.held_job(connection, handle, true, unknown) {
             Ok((job, _)) => {
-                let handle = self.jobs.get(job).handle(&self.policy.handle_prefix);
+                let handle = self.jobs.get(job).handle(&self.prefixes);
                 self.send_to_clients(job, effects, |wants_exceptions| match outcome {
                     Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
                     Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
                     Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
                 });
-                self.remove_job(job);
+                self.remove_job(job, effects);
             }
             Err(error) => self.send_error(connection, error, effects),
         }
@@ -314,7 +343,7 @@ impl JobServer {
     pub(super) fn time_out(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
-            let handle = job.handle(&self.policy.handle_prefix);
+            let handle = job.handle(&self.prefixes);
             effects.report(Event::JobTimedOut { handle, unique: job.unique() });
             self.take_away(now, run, effects);
         }
@@ -333,19 +362,28 @@ impl JobServer {
         let slot = self.runs[run as usize].job;
         let job = self.jobs.get_mut(slot);
         job.attempts = job.attempts.saturating_add(1);
-        let handle = job.handle(&self.policy.handle_prefix);
+        let handle = job.handle(&self.prefixes);
         if self.policy.job_retries.is_some_and(|retries| job.attempts >= retries.max(1)) {
             let job = self.jobs.get(slot);
             effects.report(Event::JobDropped { handle, unique: job.unique() });
             self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
-            return self.remove_job(slot);
+            return self.remove_job(slot, effects);
         }
         if self.is_abandoned(slot) {
-            return self.remove_job(slot);
+            return self.remove_job(slot, effects);
         }
-        let function = self.jobs.get(slot).function as usize;
+        let job = self.jobs.get(slot);
+        let function = job.function as usize;
+        if job.kept != Kept::Memory {
+            let key = job.key(&self.functions[function].name);
+            effects.store(StoreOp::Attempts { key, attempts: job.attempts });
+        }
+        self.uncount(slot);
         self.remove_run(run);
         self.functions[function].running -= 1;
-        self.make_ready(now, slot, effects);
+        // In no list, until it is in that of ready jobs.
+        self.jobs.get_mut(slot).state = JobState::Scheduled;
+        self.count(slot);
+        self.make_ready_now(now, slot, effects);
     }
 }

@@ -23,7 +23,7 @@ use super::Clock;
 use super::input::{Input, Sink};
 use crate::admin::{Admin, Listing};
 use crate::hub::Hub;
-use crate::job_server::ConnectionId;
+use crate::job_server::{ConnectionId, Departure};
 use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::process::socket::{acknowledge_at_once, unacknowledged};
@@ -98,8 +98,14 @@ pub async fn serve(
     };
     // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
     let result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
-    while !server.hub.disconnect(server.clock.now(), id) {
-        tokio::task::yield_now().await;
+    let mut result = result;
+    loop {
+        match server.hub.disconnect(server.clock.now(), id, result.is_ok()) {
+            Departure::Unfinished => tokio::task::yield_now().await,
+            // Submissions that came before the end of the input are answered.
+            Departure::AwaitsAnswers => result = poll_fn(|context| connection.poll_answers(context)).await,
+            Departure::Done => break,
+        }
     }
     let result = match result {
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
@@ -184,6 +190,14 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             }
             Until::PeerHasClosed | Until::AllIsWritten => Poll::Pending,
         }
+    }
+
+    /// Writes what comes, until there are no gaps in it any more.
+    fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        // What is not written yet is written afterwards.
+        let _ = self.poll_write(context)?;
+        self.poll_timer(context)?;
+        if self.outbox.has_gaps() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
     /// Writes what there is. Ready when there is nothing left.

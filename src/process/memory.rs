@@ -1,4 +1,13 @@
-//! Giving memory back to the system.
+//! Memory: how much of it the server takes for workloads, and giving it back to the system.
+
+use std::fs;
+use std::path::Path;
+
+/// Workloads of a durable queue that are kept in memory where no limit is set, in bytes: enough for every backlog that workers
+/// keep up with.
+const FOR_DURABLE_WORKLOADS: u64 = 128 << 20;
+/// Where control groups are.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// Free memory at the end of the heap beyond this is given back, in bytes.
 #[cfg(target_env = "gnu")]
@@ -17,6 +26,43 @@ pub fn give_back_early() {
     set_thresholds();
 }
 
+/// The limit of workloads of queued jobs in memory, in bytes: `asked`, or what is right for this queue on this machine.
+///
+/// By itself it is 128 MiB for a durable queue, which can read them back, and half of what the process may have for one
+/// in memory.
+pub fn for_workloads(asked: Option<u64>, durable: bool) -> u64 {
+    asked.unwrap_or_else(|| if durable { FOR_DURABLE_WORKLOADS } else { available() / 2 })
+}
+
+/// How much memory this process may have at most, in bytes: the machine's, or what its control group allows. `u64::MAX`
+/// where neither can be told.
+pub fn available() -> u64 {
+    let machine = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    machine.min(group_limit(&groups, Path::new(CONTROL_GROUPS)))
+}
+
+/// The smallest limit of the groups that a process is in, by its `/proc/self/cgroup`. In a container the paths in there may
+/// be those of the host, and what is mounted is the own group; so the root is looked at too.
+fn group_limit(groups: &str, root: &Path) -> u64 {
+    let limits = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let (base, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            controllers if controllers.split(',').any(|one| one == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let group = base.join(path.trim_start_matches('/'));
+        // "max", or no file, is no limit.
+        let limit = |group: &Path| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+        group.ancestors().take_while(|group| group.starts_with(&base)).filter_map(limit).min()
+    });
+    limits.min().unwrap_or(u64::MAX)
+}
+
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code)]
 fn set_thresholds() {
@@ -25,5 +71,40 @@ fn set_thresholds() {
     unsafe {
         mallopt(M_TRIM_THRESHOLD, KEPT);
         mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_FROM);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_what_was_asked_for_or_fits_the_queue() {
+        assert_eq!(for_workloads(Some(7), true), 7);
+        assert_eq!(for_workloads(Some(7), false), 7);
+        assert_eq!(for_workloads(None, true), 128 << 20);
+        let half = for_workloads(None, false);
+        assert!(half > 1 << 20 && half < u64::MAX / 2, "{half}");
+    }
+
+    #[test]
+    fn the_smallest_limit_of_all_groups_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("a/b/memory.max", "max\n");
+        write("a/memory.max", "5000\n");
+        write("memory/c/memory.limit_in_bytes", "700\n");
+        let limit = |groups: &str| group_limit(groups, root.path());
+        assert_eq!(limit("0::/a/b\n"), 5000);
+        assert_eq!(limit("0::/\n"), u64::MAX);
+        assert_eq!(limit("7:cpu,memory:/c\n3:cpuset:/c\n0::/a\n"), 700);
+        assert_eq!(limit("0::/not/there\n"), u64::MAX);
+        assert_eq!(limit(""), u64::MAX);
+        write("memory.max", "400");
+        assert_eq!(limit("0::/not/there\n"), 400, "the group of a container is mounted as the root");
     }
 }

@@ -9,6 +9,7 @@
 //! 3. [`privileges::raise_file_descriptor_limit`], still with the rights it was started with;
 //! 4. [`listen::Listeners::bind`], so that ports below 1024 are possible, and
 //!    [`pid_file::PidFile::create`] after it: an instance that fails to bind touches no pid file;
+//!    [`state_directory::prepare`] hands its directory over;
 //! 5. [`privileges::drop_to`];
 //! 6. [`logging::init`], so that the log file belongs to the user that has to reopen it;
 //! 7. [`memory::give_back_early`], before the first large block is freed;
@@ -22,3 +23,4 @@ pub mod notify;
 pub mod pid_file;
 pub mod privileges;
 pub mod socket;
+pub mod state_directory;

@@ -47,6 +47,24 @@ errors! {
     STATUS_NOT_A_NUMBER = "INVALID_ARGUMENT", "Numerator and denominator must be numbers";
     /// A queue limit was reached: that of the function and priority, or that of the server.
     JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
+    /// Workloads of jobs that only memory holds take all the memory they may.
+    OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: its memory is used up (max-memory-for-workloads)";
+    /// More background jobs wait to be stored than may.
+    STORE_BEHIND = "QUEUE_ERROR", "Queue error: the store does not keep up, try again";
+    /// The store has no space left.
+    STORE_FULL = "QUEUE_ERROR", "Queue error: the store is full";
+    /// The store may not be written to.
+    STORE_READ_ONLY = "QUEUE_ERROR", "Queue error: the store is read-only";
+    /// The store could not be written.
+    STORE_FAILED = "QUEUE_ERROR", "Queue error: the store cannot be written";
+    /// Somebody else has locked the store.
+    STORE_LOCKED = "QUEUE_ERROR", "Queue error: the store is locked";
+    /// The database that is the store is away.
+    STORE_UNREACHABLE = "QUEUE_ERROR", "Queue error: the database cannot be reached";
+    /// The store is damaged.
+    STORE_CORRUPT = "QUEUE_ERROR", "Queue error: the store is damaged";
+    /// The store does not take this one job.
+    STORE_REFUSED = "QUEUE_ERROR", "Queue error: the store does not take this job";
     /// More functions than the server keeps.
     TOO_MANY_FUNCTIONS = "QUEUE_ERROR", "Too many functions on this server (max-functions)";
     /// More functions than one worker may register.

@@ -83,7 +83,16 @@ impl Location {
     pub fn open(&self, access: Access, prefix: &Arc<str>) -> Result<Box<dyn Store>, StoreError> {
         let _ = (access, prefix);
         match self {
-            Self::Sqlite { .. } | Self::Postgres { .. } | Self::Mysql { .. } | Self::Redis { .. } => {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite { path, table, keep_primary_key } => {
+                let store = super::sqlite::SqliteStore::open(path, table, *keep_primary_key, access, prefix)?;
+                Ok(Box::new(store))
+            }
+            #[cfg(not(feature = "sqlite"))]
+            Self::Sqlite { .. } => {
+                Err(StoreError::new(StoreFailure::Unreachable, format!("{self}: this build has no such store")))
+            }
+            Self::Postgres { .. } | Self::Mysql { .. } | Self::Redis { .. } => {
                 Err(StoreError::new(StoreFailure::Unreachable, format!("{self}: this build has no such store")))
             }
         }

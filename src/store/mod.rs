@@ -6,6 +6,9 @@
 //! only be good at committing many changes at once.
 
 pub mod location;
+pub mod queue;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 pub mod writer;
 
 use std::fmt;
@@ -56,7 +59,8 @@ pub struct Replayed {
 /// it does anything else. A store never tries the same handle again after a failed sync, and never waits without a bound.
 pub trait Store: Send {
     /// Reads all jobs in the order of their numbers, and hands them to `take`, which says whether it wants workloads with
-    /// those that follow. The second argument of `take` says whether this job came with its workload.
+    /// those that follow. The second argument of `take` says whether this job came with its workload. One whose unique id
+    /// is `-` always does: the workload is what it coalesces by.
     ///
     /// An entry that makes no sense is set aside and counted; it is never the reason to fail.
     ///
@@ -76,6 +80,14 @@ pub trait Store: Send {
     /// # Errors
     /// Where the store cannot be read.
     fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError>;
+
+    /// Housekeeping, called after a commit was reported: what need not be waited for.
+    ///
+    /// # Errors
+    /// Where it fails. What was committed stays committed.
+    fn idle(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// Whether a job was read with its workload.

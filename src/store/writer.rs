@@ -1,1 +1,343 @@
 //! The one thread that touches the store: it gathers operations into transactions, and reports what became of them.
+//!
+//! There is no timer and nothing to tune: while one transaction is on its way to the disk the next one gathers, so the
+//! disk sets the pace, and each transaction is as large as it need be. Jobs are reported as stored when their transaction
+//! is, never before.
+//!
+//! # Failures
+//! A transaction that failed may have happened all the same. Its new jobs are reported as not stored, and are removed
+//! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is.
+//! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tracing::{error, warn};
+
+use super::queue::{Queue, Taken};
+use super::{Changes, Store, StoreError};
+use crate::job_server::{Durability, JobKey, StoreFailure, StoreOp, StoreReport, StoredJob};
+use crate::log_level::notice;
+use crate::stats::{Stats, StoreState};
+
+/// The most changes in one transaction, and about how many bytes.
+const MOST_CHANGES: usize = 8192;
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// The most workloads that are read in one step; whether their bytes are enough is asked between steps.
+const LOAD_STEP: usize = 256;
+/// How long a store that failed is left alone: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What the writer needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How far changes must have come that nobody waits for: those of jobs that ended.
+    pub durability: Durability,
+    /// Within this time changes of [`Durability::Interval`] are on the disk.
+    pub interval: Duration,
+}
+
+/// Who is told what became of operations.
+pub type Report = Box<dyn FnMut(Vec<StoreReport>) + Send>;
+
+/// Starts the thread. It ends when `queue` is closed and everything in it is done, or cannot be done.
+///
+/// # Errors
+/// Where the system has no thread left.
+pub fn spawn(
+    store: Box<dyn Store>,
+    queue: Arc<Queue>,
+    settings: Settings,
+    stats: Arc<Stats>,
+    report: Report,
+) -> io::Result<JoinHandle<()>> {
+    let writer =
+        Writer { store, queue, settings, stats, report, owed: Changes::default(), failing: None, unsynced_since: None };
+    std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())
+}
+
+struct Writer {
+    store: Box<dyn Store>,
+    queue: Arc<Queue>,
+    settings: Settings,
+    stats: Arc<Stats>,
+    report: Report,
+    /// What failed to be removed or set, and is to be done before anything newer. It holds no new jobs.
+    owed: Changes,
+    failing: Option<Failing>,
+    /// Since when something is committed that must be on the disk within the interval.
+    unsynced_since: Option<Instant>,
+}
+
+/// A store that does not work.
+struct Failing {
+    failure: StoreFailure,
+    since: Instant,
+    again: Instant,
+    pause: Duration,
+}
+
+/// A new job that somebody waits for.
+struct Addition {
+    ticket: u32,
+    durability: Durability,
+    job: StoredJob,
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let Taken { changes, loads, closed } = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
+            for load in loads {
+                self.load(load);
+            }
+            if !changes.is_empty() {
+                self.change(changes);
+            } else if self.wake_at().is_some_and(|at| at <= Instant::now()) {
+                // To see whether the store works again, or to have everything on the disk. A failure is known by then.
+                let _ = self.commit(Changes { sync: true, ..Changes::default() });
+            }
+            if let Some(last_number) = closed {
+                return self.finish(last_number);
+            }
+            self.stats.store.queued.set(self.queue.len() as u64);
+        }
+    }
+
+    /// When something is to be done though nothing was asked.
+    fn wake_at(&self) -> Option<Instant> {
+        match &self.failing {
+            Some(failing) => Some(failing.again),
+            None => self.unsynced_since.map(|since| since + self.settings.interval),
+        }
+    }
+
+    fn change(&mut self, operations: Vec<StoreOp>) {
+        let (mut additions, mut changes) = (Vec::new(), Changes::default());
+        for operation in operations {
+            match operation {
+                StoreOp::Add { ticket, durability, job } => additions.push(Addition { ticket, durability, job }),
+                StoreOp::Remove(key) => changes.removes.push(key),
+                StoreOp::Attempts { key, attempts } => changes.attempts.push((key, attempts)),
+                StoreOp::Load { .. } => {}
+            }
+        }
+        let mut reports = Vec::with_capacity(additions.len());
+        cancel_pairs(&mut additions, &mut changes.removes, &mut reports);
+        if let Some(Failing { failure, again, .. }) = self.failing
+            && again > Instant::now()
+        {
+            self.owe(changes);
+            reports.extend(additions.into_iter().map(|addition| added(addition.ticket, Err(failure))));
+        } else {
+            self.commit_all(additions, changes, &mut reports);
+        }
+        self.tell(reports);
+        // Nobody waits for this.
+        if let Err(error) = self.store.idle() {
+            self.fail(&error);
+        }
+    }
+
+    fn commit_all(&mut self, additions: Vec<Addition>, mut changes: Changes, reports: &mut Vec<StoreReport>) {
+        let is = |durability| additions.iter().any(|addition| addition.durability == durability);
+        let is_unawaited = !changes.removes.is_empty() || !changes.attempts.is_empty();
+        let needs = |durability| is(durability) || is_unawaited && self.settings.durability == durability;
+        changes.sync = needs(Durability::Always) || self.is_sync_due();
+        if !changes.sync && needs(Durability::Interval) {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        let mut tickets = Vec::with_capacity(additions.len());
+        for Addition { ticket, job, .. } in additions {
+            changes.last_number = changes.last_number.max(job.number);
+            tickets.push(ticket);
+            changes.adds.push(job);
+        }
+        match self.commit(changes) {
+            Ok(()) => reports.extend(tickets.into_iter().map(|ticket| added(ticket, Ok(())))),
+            Err(Failed { failure: StoreFailure::Refused, adds, sync }) if adds.len() > 1 => {
+                // One of them does not fit: it must not keep the others out.
+                for (ticket, job) in tickets.into_iter().zip(adds) {
+                    let alone = Changes { last_number: job.number, adds: vec![job], sync, ..Changes::default() };
+                    let result = self.commit(alone).map_err(|failed| failed.failure);
+                    reports.push(added(ticket, result));
+                }
+            }
+            Err(Failed { failure, .. }) => {
+                reports.extend(tickets.into_iter().map(|ticket| added(ticket, Err(failure))));
+            }
+        }
+    }
+
+    fn is_sync_due(&self) -> bool {
+        self.unsynced_since.is_some_and(|since| since.elapsed() >= self.settings.interval)
+    }
+
+    /// Commits what is owed, then `changes`. What of it must not be forgotten is owed if that fails.
+    fn commit(&mut self, changes: Changes) -> Result<(), Failed> {
+        while !self.owed.removes.is_empty() || !self.owed.attempts.is_empty() {
+            let (removes, attempts) = (&mut self.owed.removes, &mut self.owed.attempts);
+            let part = Changes {
+                removes: removes.drain(..removes.len().min(MOST_CHANGES)).collect(),
+                attempts: attempts.drain(..attempts.len().min(MOST_CHANGES)).collect(),
+                sync: changes.sync,
+                ..Changes::default()
+            };
+            if let Err(error) = self.try_commit(&part) {
+                self.fail(&error);
+                let later = std::mem::take(&mut self.owed);
+                self.owe(part);
+                self.owe(later);
+                return Err(self.give_up(error.failure, changes));
+            }
+        }
+        match self.try_commit(&changes) {
+            Ok(()) => {
+                self.recover();
+                if changes.sync {
+                    self.unsynced_since = None;
+                }
+                Ok(())
+            }
+            Err(error) if error.failure == StoreFailure::Refused => {
+                warn!("the store refuses a job: {error}");
+                Err(self.give_up(error.failure, changes))
+            }
+            Err(error) => {
+                self.fail(&error);
+                Err(self.give_up(error.failure, changes))
+            }
+        }
+    }
+
+    fn try_commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        let start = Instant::now();
+        let result = self.store.commit(changes);
+        let stats = &self.stats.store;
+        stats.commits.add(1);
+        stats.commit_ns.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        if result.is_ok() {
+            stats.added.add(changes.adds.len() as u64);
+            stats.removed.add(changes.removes.len() as u64);
+            stats.syncs.add(u64::from(changes.sync));
+        }
+        result
+    }
+
+    /// Changes that may or may not have been made: the new jobs must not be found at the next start.
+    fn give_up(&mut self, failure: StoreFailure, changes: Changes) -> Failed {
+        let Changes { removes, adds, attempts, sync, .. } = changes;
+        self.owe(Changes { removes, attempts, ..Changes::default() });
+        self.owed.removes.extend(adds.iter().map(StoredJob::key));
+        Failed { failure, adds, sync }
+    }
+
+    fn owe(&mut self, changes: Changes) {
+        self.owed.removes.extend(changes.removes);
+        self.owed.attempts.extend(changes.attempts);
+        self.stats.store.owed.set(self.owed.removes.len() as u64);
+    }
+
+    /// The store does not work: says so, once, and leaves it alone for a while.
+    fn fail(&mut self, error: &StoreError) {
+        let now = Instant::now();
+        let known = self.failing.take().filter(|known| known.failure == error.failure);
+        if known.is_none() {
+            error!("the store fails, and background jobs are refused: {error}");
+        }
+        self.stats.store.failures.add(1);
+        self.stats.store.set_state(StoreState::Failing(error.text.clone()));
+        let (since, pause) = known.map_or((now, FIRST_PAUSE), |known| (known.since, known.pause * 2));
+        let pause = pause.min(LONGEST_PAUSE);
+        self.failing = Some(Failing { failure: error.failure, since, again: now + pause, pause });
+    }
+
+    fn recover(&mut self) {
+        self.stats.store.owed.set(0);
+        if let Some(failing) = self.failing.take() {
+            notice!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
+            self.stats.store.set_state(StoreState::Working);
+        }
+    }
+
+    fn load(&mut self, load: StoreOp) {
+        let StoreOp::Load { ticket, jobs } = load else {
+            return;
+        };
+        let result = match &self.failing {
+            Some(failing) if failing.again > Instant::now() => Err(failing.failure),
+            _ => self.read(&jobs).map_err(|error| {
+                self.fail(&error);
+                error.failure
+            }),
+        };
+        self.tell(vec![StoreReport::Loaded { ticket, result }]);
+    }
+
+    /// Reads workloads until they are many bytes: the rest is asked for again.
+    fn read(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let (mut workloads, mut bytes, mut step) = (Vec::with_capacity(jobs.len()), 0, 1);
+        while workloads.len() < jobs.len() && bytes < MOST_BYTES {
+            let end = (workloads.len() + step).min(jobs.len());
+            let read = self.store.load(&jobs[workloads.len()..end])?;
+            bytes += read.iter().flatten().map(Bytes::len).sum::<usize>();
+            workloads.extend(read);
+            // As many as are likely to fit, by what the first ones had.
+            let each = bytes.div_ceil(workloads.len().max(1)).max(1);
+            step = (MOST_BYTES.saturating_sub(bytes) / each).clamp(1, LOAD_STEP);
+        }
+        Ok(workloads)
+    }
+
+    fn tell(&mut self, reports: Vec<StoreReport>) {
+        if !reports.is_empty() {
+            (self.report)(reports);
+        }
+    }
+
+    /// The last transaction.
+    fn finish(mut self, last_number: u64) {
+        let end = Changes { last_number, sync: true, ..Changes::default() };
+        if self.commit(end).is_err() {
+            let jobs = self.owed.removes.len();
+            error!("the store could not be told of the end of {jobs} jobs: they will run again after the next start");
+        }
+    }
+}
+
+/// Changes that were not made.
+struct Failed {
+    failure: StoreFailure,
+    adds: Vec<StoredJob>,
+    sync: bool,
+}
+
+fn added(ticket: u32, result: Result<(), StoreFailure>) -> StoreReport {
+    StoreReport::Added { ticket, result }
+}
+
+/// A job that has ended before it was stored need not be stored: its clients are told that it was.
+fn cancel_pairs(additions: &mut Vec<Addition>, removes: &mut Vec<JobKey>, reports: &mut Vec<StoreReport>) {
+    let Some(lowest) = additions.iter().map(|addition| addition.job.number).min() else {
+        return;
+    };
+    // Nearly always every job to remove is older than every new one.
+    if removes.iter().all(|key| key.number < lowest) {
+        return;
+    }
+    let ended: std::collections::HashSet<u64> = removes.iter().map(|key| key.number).collect();
+    let mut cancelled = std::collections::HashSet::new();
+    additions.retain(|addition| {
+        let is_ended = ended.contains(&addition.job.number);
+        if is_ended {
+            cancelled.insert(addition.job.number);
+            reports.push(added(addition.ticket, Ok(())));
+        }
+        !is_ended
+    });
+    removes.retain(|key| !cancelled.contains(&key.number));
+}

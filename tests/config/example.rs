@@ -44,7 +44,10 @@ fn the_example_lists_every_setting_once_with_its_default() {
     assert_eq!(names, known);
     let lines: Vec<_> = example.iter().map(|(_, _, line)| line.as_str()).collect();
     let all = World::new(&[]).file("gearmand.toml", lines.join("\n")).resolved();
-    assert!(all.warnings.is_empty(), "{:?}", all.warnings);
+    // It names one queue, and shows the options of all.
+    let of_other_queues = |warning: &&String| warning.contains("has no effect without --queue-type");
+    let others: Vec<_> = all.warnings.iter().filter(|warning| !of_other_queues(warning)).collect();
+    assert!(others.is_empty(), "{others:?}");
     for (comment, name, line) in &example {
         let (given, default) = (value_of(&all, name), value_of(&defaults, name));
         assert!(!comment.is_empty(), "{name} is not explained");

@@ -13,6 +13,7 @@ mod pid_file;
 mod privileges;
 mod reports;
 mod socket_activation;
+mod state_directory;
 
 use std::error::Error;
 use std::fs;
@@ -64,6 +65,11 @@ fn trials() -> Vec<Trial> {
             .with_ignored_flag(!may_raise_limits()),
         any("socket_activation", socket_activation::socket_activation),
         any("socket_activation_refuses", socket_activation::socket_activation_refuses),
+        any("state_directory_is_made_once", state_directory::state_directory_is_made_once),
+        any("state_directory_that_is_a_file", state_directory::state_directory_that_is_a_file),
+        root("state_directory_is_handed_over", state_directory::state_directory_is_handed_over),
+        root("state_directory_gives_no_linked_file_away", state_directory::state_directory_gives_no_linked_file_away),
+        root("state_directory_of_another", state_directory::state_directory_of_another),
         any("log_without_its_file", reports::log_without_its_file),
         any("notify_by_environment", reports::notify_by_environment),
     ]
@@ -94,6 +100,8 @@ fn play(role: &str, arguments: &[String]) -> RoleResult {
         "limit_raised" => privileges::role_limit_raised(),
         "limit_refused" => privileges::role_limit_refused(),
         "inherited" => socket_activation::role_inherited(argument(0)),
+        "state_directory" => state_directory::role_state_directory(argument(0)),
+        "state_directory_denied" => state_directory::role_state_directory_denied(argument(0)),
         "log" => reports::role_log(argument(0)),
         "notify" => reports::role_notify(),
         other => Err(format!("no role {other}").into()),

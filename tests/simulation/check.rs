@@ -53,7 +53,7 @@ impl Model {
         for function in self.functions.keys() {
             let name = wire::FUNCTIONS[*function];
             let gauges = stats.functions.get(name).expect("a function is not published");
-            let [high, normal, low] = gauges.ready.each_ref().map(Gauge::get);
+            let [high, normal, low] = gauges.queued.each_ref().map(Gauge::get);
             let published = [high, normal, low, gauges.scheduled.get(), gauges.running.get(), gauges.workers.get()];
             assert_eq!(published, counted[*function], "published of {:?}, and counted", name.escape_ascii());
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gearmand::job_server::{ConnectionId, Effects, Event, JobServer, Now, Policy};
+use gearmand::job_server::{ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp};
 use gearmand::protocol::{GrabKind, JobHandle, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
@@ -21,6 +21,18 @@ impl Effects for Ears {
             Response::Error(error) => panic!("{error:?}"),
             _ => {}
         }
+    }
+
+    fn hold(&mut self, _: ConnectionId, _: usize) {
+        unreachable!("there is no store to wait for");
+    }
+
+    fn fill(&mut self, _: ConnectionId, _: u64, _: Response<'_>) {
+        unreachable!("there is no store to wait for");
+    }
+
+    fn store(&mut self, operation: StoreOp) {
+        unreachable!("there is no store for {operation:?}");
     }
 
     fn report(&mut self, event: Event<'_>) {
@@ -81,7 +93,7 @@ fn leave(awaited: usize, held: usize) {
     }
     assert_eq!(server.job_count(), awaited + held);
     let (mut turns, mut done) = (0, 0);
-    while !server.disconnect(NOW, leaver, &mut ears) {
+    while server.disconnect(NOW, leaver, true, &mut ears) != Departure::Done {
         server.check_invariants();
         turns += 1;
         // The worker is in turn handed what came back and what the leaver has not given up yet.

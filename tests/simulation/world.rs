@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gearmand::job_server::{ConnectionId, DropFunction, Effects, Event, JobServer, Now, Policy};
+use gearmand::job_server::{ConnectionId, Departure, DropFunction, Effects, Event, JobServer, Now, Policy, StoreOp};
 use gearmand::protocol::packet::{FrameLimits, FramingError, Magic, Scan, scan};
 use gearmand::protocol::{Request, Response, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -52,10 +52,23 @@ impl Effects for Recorder {
         self.sent.push((to, reply, bytes));
     }
 
+    fn hold(&mut self, _: ConnectionId, _: usize) {
+        unreachable!("there is no store to wait for");
+    }
+
+    fn fill(&mut self, _: ConnectionId, _: u64, _: Response<'_>) {
+        unreachable!("there is no store to wait for");
+    }
+
+    fn store(&mut self, operation: StoreOp) {
+        unreachable!("there is no store for {operation:?}");
+    }
+
     fn report(&mut self, event: Event<'_>) {
         match event {
             Event::JobDropped { handle, .. } => self.dropped.push(handle.number),
             Event::JobTimedOut { handle, .. } => self.timed_out.push(handle.number),
+            Event::JobVanished { .. } | Event::JobIsTwin { .. } => unreachable!("there is no store"),
         }
     }
 }
@@ -433,7 +446,7 @@ impl World {
         self.event("dies", &number);
         let mut effects = Recorder::default();
         let mut calls = 0;
-        while !self.server.disconnect(self.now, id, &mut effects) {
+        while self.server.disconnect(self.now, id, true, &mut effects) != Departure::Done {
             self.server.check_invariants();
             calls += 1;
             assert!(calls < 100, "a connection cannot be got rid of");

@@ -1,0 +1,248 @@
+//! Which workloads are in memory: a durable backlog must not need memory for what is in the store anyway.
+//!
+//! Within the limit a kept job has its workload in memory too. Beyond it the workload is let go of, and the job is parked:
+//! it stands behind the ready jobs of its function and priority, in order, and so does every kept job that follows. When
+//! the ready ones run low, and there are workers, the first parked ones are read, and become ready in their order. Jobs
+//! that no store has are never parked and never wait for the disk.
+
+use bytes::Bytes;
+
+use super::effects::{Effects, Event};
+use super::job::{JobState, Kept};
+use super::stored::{StoreFailure, StoreOp, StoredJob};
+use super::{JobServer, Now, US_PER_S};
+use crate::protocol::{PeerError, Priority, Response};
+
+/// Parked jobs of a function and priority are read when fewer are ready than this, or so many were handed out since.
+const READ_AHEAD: u32 = 1024;
+/// How many are read at once, within the limit of memory and beyond it.
+const LOAD: u32 = 1024;
+const LOAD_BEYOND_LIMIT: u32 = 64;
+/// How long parked jobs wait when the store could not read them, in microseconds.
+const LOAD_AGAIN_US: u64 = US_PER_S;
+
+/// Bytes of workloads in memory, and jobs by what they would outlive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holdings {
+    /// Bytes of jobs that no store has.
+    pub(super) volatile: u64,
+    /// Bytes of jobs that the store is asked to keep. There is about as much again in its queue.
+    pub(super) storing: u64,
+    /// Bytes of jobs that the store has too.
+    pub(super) stored: u64,
+    /// Jobs that the store has.
+    pub(super) stored_jobs: usize,
+    /// Those of them that run.
+    pub(super) stored_running: usize,
+}
+
+/// Parked jobs that are being read. Its slot is the ticket of the operation.
+#[derive(Debug)]
+pub(super) struct Load {
+    function: u32,
+    priority: Priority,
+    /// Slots and numbers: some may have ended meanwhile.
+    jobs: Vec<(u32, u64)>,
+}
+
+impl JobServer {
+    /// Counts a job in, as it is, after it was made or changed.
+    pub(super) fn count(&mut self, job: u32) {
+        let (workload, kept, is_running) = self.counted(job);
+        let Holdings { volatile, storing, stored, stored_jobs, stored_running } = &mut self.holdings;
+        match kept {
+            Kept::Memory => *volatile += workload,
+            Kept::Storing => *storing += workload,
+            Kept::Both | Kept::Store => *stored += workload,
+        }
+        *stored_jobs += usize::from(kept.is_stored());
+        *stored_running += usize::from(kept.is_stored() && is_running);
+    }
+
+    /// Counts a job out, as it is, before it changes or ends.
+    pub(super) fn uncount(&mut self, job: u32) {
+        let (workload, kept, is_running) = self.counted(job);
+        let Holdings { volatile, storing, stored, stored_jobs, stored_running } = &mut self.holdings;
+        match kept {
+            Kept::Memory => *volatile -= workload,
+            Kept::Storing => *storing -= workload,
+            Kept::Both | Kept::Store => *stored -= workload,
+        }
+        *stored_jobs -= usize::from(kept.is_stored());
+        *stored_running -= usize::from(kept.is_stored() && is_running);
+    }
+
+    fn counted(&self, job: u32) -> (u64, Kept, bool) {
+        let job = self.jobs.get(job);
+        (job.workload_memory(), job.kept, matches!(job.state, JobState::Running(_)))
+    }
+
+    pub(super) fn set_kept(&mut self, job: u32, kept: Kept) {
+        self.uncount(job);
+        self.jobs.get_mut(job).kept = kept;
+        self.count(job);
+    }
+
+    /// Whether there is memory for the workload of a new job.
+    pub(super) fn check_memory(&self, workload: usize, is_durable: bool) -> Result<(), PeerError> {
+        let (taken, error) = if is_durable {
+            (self.holdings.storing, PeerError::STORE_BEHIND)
+        } else {
+            (self.holdings.volatile, PeerError::OUT_OF_MEMORY)
+        };
+        // One job of any size fits where nothing else waits.
+        let fits = taken == 0 || taken.saturating_add(workload as u64) <= self.policy.volatile_workloads_max;
+        if fits { Ok(()) } else { Err(error) }
+    }
+
+    /// Whether a kept job that would be ready has to wait for its turn in the store.
+    pub(super) fn must_park(&self, job: u32) -> bool {
+        let job = self.jobs.get(job);
+        let (function, priority) = (&self.functions[job.function as usize], job.priority.index());
+        let limit = self.policy.stored_workloads_max;
+        let over_limit = match function.ready[priority].len {
+            // Short queues get some more, so that their jobs need not be read back at once.
+            0 => self.holdings.stored > limit.saturating_add(limit / 4),
+            _ => self.holdings.stored > limit,
+        };
+        match job.kept {
+            Kept::Memory | Kept::Storing => false,
+            Kept::Store => true,
+            Kept::Both => over_limit || function.parked[priority].len > 0 || function.loading[priority] > 0,
+        }
+    }
+
+    /// Lets go of a kept job's workload, and puts it behind those of its function and priority.
+    pub(super) fn park(&mut self, job: u32, effects: &mut impl Effects) {
+        if self.jobs.get(job).kept == Kept::Both {
+            self.uncount(job);
+            self.jobs.unload(job);
+            self.count(job);
+        }
+        let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
+        self.functions[function as usize].parked[priority.index()].push(&mut self.jobs, job, JobState::Parked);
+        self.publish(function);
+        self.load_ahead(function, effects);
+    }
+
+    /// Reads parked jobs of a function if its workers will soon need them.
+    pub(super) fn load_ahead(&mut self, function: u32, effects: &mut impl Effects) {
+        for priority in Priority::ALL {
+            let Self { functions, policy, holdings, .. } = self;
+            let state = &mut functions[function as usize];
+            let index = priority.index();
+            let wanted = state.ready[index].len < READ_AHEAD || state.assigned_since_load[index] >= READ_AHEAD;
+            let possible = state.parked[index].len > 0 && state.loading[index] == 0 && state.workers > 0;
+            if !wanted || !possible || self.draining || self.load_again_us.is_some() {
+                continue;
+            }
+            let most = if holdings.stored <= policy.stored_workloads_max { LOAD } else { LOAD_BEYOND_LIMIT };
+            let count = state.parked[index].len.min(most);
+            state.loading[index] = count;
+            state.assigned_since_load[index] = 0;
+            let (mut jobs, mut keys) = (Vec::new(), Vec::new());
+            for _ in 0..count {
+                let job = state.parked[index].first;
+                state.parked[index].remove(&mut self.jobs, job);
+                self.jobs.get_mut(job).state = JobState::Loading;
+                jobs.push((job, self.jobs.get(job).number));
+                keys.push(self.jobs.get(job).key(&state.name));
+            }
+            let load = self.loads.insert(Load { function, priority, jobs });
+            effects.store(StoreOp::Load { ticket: u32::try_from(load).unwrap_or(super::NONE), jobs: keys });
+        }
+    }
+
+    /// The store has read parked jobs, the first of those that it was asked for at least; or it could not.
+    pub(super) fn loaded(
+        &mut self,
+        now: Now,
+        ticket: u32,
+        result: Result<Vec<Option<Bytes>>, StoreFailure>,
+        effects: &mut impl Effects,
+    ) {
+        let Some(Load { function, priority, jobs }) = self.loads.try_remove(ticket as usize) else {
+            debug_assert!(false, "the store read what it was not asked for");
+            return;
+        };
+        let workloads = result.unwrap_or_else(|_| {
+            self.load_again_us.get_or_insert(now.monotonic_us.saturating_add(LOAD_AGAIN_US));
+            Vec::new()
+        });
+        // Those that were not read come first again.
+        for (job, number) in jobs.iter().skip(workloads.len()).rev() {
+            if self.is_loading(*job, *number) {
+                let state = &mut self.functions[function as usize];
+                state.loading[priority.index()] -= 1;
+                state.parked[priority.index()].push_front(&mut self.jobs, *job, JobState::Parked);
+            }
+        }
+        for ((job, number), workload) in jobs.into_iter().zip(workloads) {
+            if !self.is_loading(job, number) {
+                continue;
+            }
+            let Some(workload) = workload else {
+                self.vanish(job, effects);
+                continue;
+            };
+            self.functions[function as usize].loading[priority.index()] -= 1;
+            self.uncount(job);
+            self.jobs.load(job, &workload);
+            self.count(job);
+            self.make_ready_now(now, job, effects);
+        }
+        self.publish(function);
+        self.load_ahead(function, effects);
+    }
+
+    /// A job that is being read, unless it has ended.
+    fn is_loading(&self, job: u32, number: u64) -> bool {
+        self.jobs.find_in(job, number).is_some_and(|job| job.state == JobState::Loading)
+    }
+
+    /// The store does not have a job any more that it had.
+    fn vanish(&mut self, job: u32, effects: &mut impl Effects) {
+        let gone = self.jobs.get(job);
+        let handle = gone.handle(&self.prefixes);
+        effects.report(Event::JobVanished { handle, unique: gone.unique() });
+        self.send_to_clients(job, effects, |_| Response::WorkFail { handle });
+        self.remove_job(job, effects);
+    }
+
+    /// After the store could not read: asks again, for every function that has parked jobs.
+    pub(super) fn load_again(&mut self, now: Now, effects: &mut impl Effects) {
+        if self.load_again_us.is_none_or(|at_us| at_us > now.monotonic_us) {
+            return;
+        }
+        self.load_again_us = None;
+        let parked = |lists: &[super::function::JobList; 3]| lists.iter().any(|list| list.len > 0);
+        let functions: Vec<u32> = self
+            .functions
+            .iter()
+            .filter(|(_, function)| parked(&function.parked))
+            .map(|(slot, _)| u32::try_from(slot).unwrap_or(super::NONE))
+            .collect();
+        for function in functions {
+            self.load_ahead(function, effects);
+        }
+    }
+
+    /// Takes back a job that the store has kept, as it was, with its workload or without; one whose unique id is `-` must
+    /// have it. Returns whether there is memory for the workload of the next one.
+    pub fn restore(&mut self, now: Now, job: StoredJob, has_workload: bool, effects: &mut impl Effects) -> bool {
+        // The limit of functions is for peers, not for what was acknowledged.
+        let function = self.function_or_new(job.function.as_bytes());
+        match self.jobs.find_equal(function, job.unique(), job.workload()) {
+            Ok(_) => effects.report(Event::JobIsTwin { handle: job.handle(), unique: job.unique() }),
+            Err(vacancy) => {
+                let prefix = self.prefixes.index(&job.prefix);
+                let kept = if has_workload { Kept::Both } else { Kept::Store };
+                let slot = self.jobs.restore(function, job, prefix, kept, vacancy);
+                self.count(slot);
+                self.schedule(now, slot, effects);
+            }
+        }
+        self.debug_check_invariants();
+        self.holdings.stored <= self.policy.stored_workloads_max
+    }
+}

@@ -1,0 +1,175 @@
+//! Jobs are given to the store, and their clients wait for its answer.
+//!
+//! A new background job is in the state Storing until the store has it: it stands in the indexes, so that equal
+//! submissions join it, and nowhere else. Each background submission of it, and each foreground one that joins it
+//! meanwhile, leaves a gap in what its connection is sent. When the store answers, the gaps are filled, with JOB_CREATED
+//! or with an ERROR, and only then the job can be seen: created, then visible.
+//!
+//! A background submission that joins a job of a foreground client makes that job one to keep. It goes on as it is; the
+//! submission alone waits for the store, and gets its answer even if the job has ended by then.
+
+use super::effects::Effects;
+use super::index::NONE;
+use super::job::{JobState, Kept};
+use super::stored::{StoreFailure, StoreOp};
+use super::{ConnectionId, JobServer, Now, US_PER_S};
+use crate::protocol::{JobHandle, PeerError, Response};
+
+/// A job that the store is asked to keep. Its slot is the ticket of the operation.
+#[derive(Debug)]
+pub(super) struct Addition {
+    /// The job; [`NONE`] if it has ended.
+    pub(super) job: u32,
+    number: u64,
+    prefix: u8,
+    /// The submissions that wait for it, oldest first.
+    pub(super) first_creation: u32,
+    last_creation: u32,
+}
+
+/// A submission whose JOB_CREATED waits for the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Creation {
+    pub(super) connection: ConnectionId,
+    pub(super) gap: u64,
+    pub(super) next: u32,
+}
+
+/// What a gap weighs beside the workload, in bytes: about what is remembered for it.
+const GAP_WEIGHT: usize = 256;
+
+impl JobServer {
+    /// Asks the store to keep a job that is in no list yet, and lets the submission of `from` wait for that.
+    pub(super) fn store_new(&mut self, now: Now, from: u32, job: u32, effects: &mut impl Effects) {
+        let ticket = self.begin_to_store(now, from, job, effects);
+        let job = self.jobs.get_mut(job);
+        job.state = JobState::Storing(ticket);
+        let function = job.function;
+        self.functions[function as usize].storing += 1;
+        self.publish(function);
+    }
+
+    /// Asks the store to keep a job that has been in memory alone, and lets the submission of `from` wait for that.
+    pub(super) fn store_late(&mut self, now: Now, from: u32, job: u32, effects: &mut impl Effects) {
+        let ticket = self.begin_to_store(now, from, job, effects);
+        self.late_additions.insert(job, ticket);
+    }
+
+    fn begin_to_store(&mut self, now: Now, from: u32, job: u32, effects: &mut impl Effects) -> u32 {
+        let kept = self.jobs.get(job);
+        let (number, prefix, function) = (kept.number, kept.prefix, kept.function);
+        let name = &self.functions[function as usize].name;
+        let stored = kept.to_stored(name, &self.prefixes, now.unix_us / US_PER_S);
+        let durability = self.policy.durability_of(name);
+        let addition =
+            self.additions.insert(Addition { job, number, prefix, first_creation: NONE, last_creation: NONE });
+        let ticket = u32::try_from(addition).unwrap_or(NONE);
+        self.set_kept(job, Kept::Storing);
+        self.await_creation(from, ticket, effects);
+        effects.store(StoreOp::Add { ticket, durability, job: stored });
+        ticket
+    }
+
+    /// The addition under way for a job.
+    pub(super) fn addition_of(&self, job: u32) -> Option<u32> {
+        match self.jobs.get(job).state {
+            JobState::Storing(ticket) => Some(ticket),
+            _ if self.jobs.get(job).kept == Kept::Storing => self.late_additions.get(&job).copied(),
+            _ => None,
+        }
+    }
+
+    /// A submission of `from` is answered when an addition is.
+    pub(super) fn await_creation(&mut self, from: u32, ticket: u32, effects: &mut impl Effects) {
+        let connection = self.id_of(from);
+        let addition = &mut self.additions[ticket as usize];
+        let weight = match addition.job {
+            NONE => 0,
+            job => usize::try_from(self.jobs.get(job).workload_memory()).unwrap_or(usize::MAX),
+        };
+        let asking = &mut self.connections[from as usize];
+        let creation = self.creations.insert(Creation { connection, gap: asking.gaps, next: NONE });
+        asking.gaps += 1;
+        asking.open_gaps += 1;
+        let creation = u32::try_from(creation).unwrap_or(NONE);
+        match std::mem::replace(&mut addition.last_creation, creation) {
+            NONE => addition.first_creation = creation,
+            last => self.creations[last as usize].next = creation,
+        }
+        effects.hold(connection, weight.saturating_add(GAP_WEIGHT));
+    }
+
+    /// The store has answered: it keeps a job, or it does not.
+    pub(super) fn added(
+        &mut self,
+        now: Now,
+        ticket: u32,
+        result: Result<(), StoreFailure>,
+        effects: &mut impl Effects,
+    ) {
+        let Some(addition) = self.additions.try_remove(ticket as usize) else {
+            debug_assert!(false, "the store answered what it was not asked");
+            return;
+        };
+        let Addition { job, number, prefix, first_creation, .. } = addition;
+        // A job that has ended before it was stored did all it was submitted for.
+        let error = result.err().filter(|_| job != NONE).map(peer_error);
+        let mut creation = first_creation;
+        while creation != NONE {
+            let Creation { connection, gap, next } = self.creations.remove(creation as usize);
+            if let Some(slot) = self.slot_of(connection) {
+                self.connections[slot as usize].open_gaps -= 1;
+                let handle = JobHandle { prefix: self.prefixes.get(prefix), number };
+                let answer = error.map_or(Response::JobCreated { handle }, Response::Error);
+                effects.fill(connection, gap, answer);
+            }
+            creation = next;
+        }
+        if job != NONE {
+            self.settle(now, job, result.is_ok(), effects);
+        }
+    }
+
+    /// A job goes on, or goes, as the store has answered.
+    fn settle(&mut self, now: Now, job: u32, is_stored: bool, effects: &mut impl Effects) {
+        let is_new = matches!(self.jobs.get(job).state, JobState::Storing(_));
+        if !is_new {
+            self.late_additions.remove(&job);
+        }
+        self.set_kept(job, if is_stored { Kept::Both } else { Kept::Memory });
+        if is_new {
+            if !is_stored {
+                return self.remove_job(job, effects);
+            }
+            let function = self.jobs.get(job).function;
+            self.functions[function as usize].storing -= 1;
+            self.schedule(now, job, effects);
+        } else if !is_stored {
+            self.jobs.get_mut(job).background = false;
+            if self.is_abandoned(job) && !matches!(self.jobs.get(job).state, JobState::Running(_)) {
+                self.remove_job(job, effects);
+            }
+        }
+    }
+
+    /// A job ends while the store is asked to keep it: its submissions are answered all the same.
+    pub(super) fn detach_addition(&mut self, job: u32) {
+        if let Some(ticket) = self.addition_of(job) {
+            self.additions[ticket as usize].job = NONE;
+            self.late_additions.remove(&job);
+        }
+    }
+}
+
+/// What a client is told of a failure of the store.
+fn peer_error(failure: StoreFailure) -> PeerError {
+    match failure {
+        StoreFailure::Full => PeerError::STORE_FULL,
+        StoreFailure::ReadOnly => PeerError::STORE_READ_ONLY,
+        StoreFailure::Io => PeerError::STORE_FAILED,
+        StoreFailure::Locked => PeerError::STORE_LOCKED,
+        StoreFailure::Unreachable => PeerError::STORE_UNREACHABLE,
+        StoreFailure::Corrupt => PeerError::STORE_CORRUPT,
+        StoreFailure::Refused => PeerError::STORE_REFUSED,
+    }
+}

@@ -1,0 +1,233 @@
+//! The directory in which a server keeps its queue when none is named: where it is, and whose.
+//!
+//! It is the one that the service manager made (`$STATE_DIRECTORY`); else `/var/lib/gearmand` for root; else
+//! `gearmand` in the user's state directory (`$XDG_STATE_HOME`, or `.local/state` at home).
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::unistd::{AccessFlags, eaccess};
+
+/// Where root's server keeps its state.
+const OF_ROOT: &str = "/var/lib/gearmand";
+/// The permissions of a directory that is made here: others have no business in a queue.
+const MODE: u32 = 0o750;
+/// What the names of queue files begin with.
+const FILE_START: &str = "gearmand-";
+/// What they end with: SQLite keeps two more files beside its own, and a server holds a lock.
+const FILE_ENDS: [&str; 4] = [".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3.lock"];
+
+/// What to do instead, for the end of messages.
+const OTHERWISE: &str = "or name a file with --queue-type libsqlite3 --libsqlite3-db";
+
+/// The variables that say where state is kept.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `STATE_DIRECTORY`: what systemd made for the service, several separated by colons.
+    pub state_directory: Option<OsString>,
+    /// `XDG_STATE_HOME`.
+    pub xdg_state_home: Option<OsString>,
+    /// `HOME`.
+    pub home: Option<OsString>,
+}
+
+impl Environment {
+    /// The environment of the process.
+    pub fn of_process() -> Self {
+        let variable = std::env::var_os;
+        Self {
+            state_directory: variable("STATE_DIRECTORY"),
+            xdg_state_home: variable("XDG_STATE_HOME"),
+            home: variable("HOME"),
+        }
+    }
+}
+
+/// Why there is no state directory.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirectoryError {
+    /// The environment does not say where.
+    #[error("there is no state directory: HOME is not set; set it, or XDG_STATE_HOME, {OTHERWISE}")]
+    Nowhere,
+    /// A variable that cannot be meant.
+    #[error("{variable} is {value:?}, which is no absolute path; correct or unset it, {OTHERWISE}")]
+    NotAbsolute {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: OsString,
+    },
+    /// It cannot be made.
+    #[error("cannot make the state directory {}: {source}; make it for the user of the server, {OTHERWISE}", path.display())]
+    Make {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It may not be written into.
+    #[error("cannot write into the state directory {}: {source}; give it to the user of the server, {OTHERWISE}", path.display())]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It, or a file in it, cannot be given to the user that the server becomes.
+    #[error("cannot give {} to the user of the server: {source}; give it to that user, {OTHERWISE}", path.display())]
+    HandOver {
+        /// The directory or the file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Tells which directory it is. Nothing is made.
+///
+/// # Errors
+/// [`StateDirectoryError::Nowhere`] and [`StateDirectoryError::NotAbsolute`].
+pub fn choose(environment: &Environment, is_root: bool) -> Result<PathBuf, StateDirectoryError> {
+    let given = |value: &Option<OsString>| value.clone().filter(|value| !value.is_empty());
+    if let Some(list) = given(&environment.state_directory) {
+        let first = list.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
+        return absolute("STATE_DIRECTORY", OsStr::from_bytes(first));
+    }
+    if is_root {
+        return Ok(PathBuf::from(OF_ROOT));
+    }
+    if let Some(state_home) = given(&environment.xdg_state_home) {
+        return Ok(absolute("XDG_STATE_HOME", &state_home)?.join("gearmand"));
+    }
+    let home = given(&environment.home).ok_or(StateDirectoryError::Nowhere)?;
+    Ok(absolute("HOME", &home)?.join(".local/state/gearmand"))
+}
+
+fn absolute(variable: &'static str, value: &OsStr) -> Result<PathBuf, StateDirectoryError> {
+    let path = Path::new(value);
+    if path.is_absolute() {
+        Ok(path.to_owned())
+    } else {
+        Err(StateDirectoryError::NotAbsolute { variable, value: value.to_owned() })
+    }
+}
+
+/// Chooses the directory, makes it where it is not there, and sees that it can be written into.
+///
+/// With an owner (user and group) the directory and the queue files in it are given to it: call this with root's rights,
+/// before they are given up.
+///
+/// # Errors
+/// See [`StateDirectoryError`].
+pub fn prepare(
+    environment: &Environment,
+    is_root: bool,
+    owner: Option<(u32, u32)>,
+) -> Result<PathBuf, StateDirectoryError> {
+    let path = choose(environment, is_root)?;
+    let made = DirBuilder::new().recursive(true).mode(MODE).create(&path);
+    made.map_err(|source| StateDirectoryError::Make { path: path.clone(), source })?;
+    if let Some(owner) = owner {
+        hand_over(&path, owner)?;
+    }
+    eaccess(&path, AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|errno| StateDirectoryError::NotWritable { path: path.clone(), source: errno.into() })?;
+    Ok(path)
+}
+
+/// The queue file of the server that listens on this port.
+pub fn queue_file(directory: &Path, port: u16) -> PathBuf {
+    directory.join(format!("{FILE_START}{port}{}", FILE_ENDS[0]))
+}
+
+fn hand_over(directory: &Path, owner: (u32, u32)) -> Result<(), StateDirectoryError> {
+    let of = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StateDirectoryError::HandOver { path, source }
+    };
+    let opened = File::open(directory).map_err(of(directory))?;
+    give(&opened, owner).map_err(of(directory))?;
+    for entry in fs::read_dir(directory).map_err(of(directory))? {
+        let entry = entry.map_err(of(directory))?;
+        if is_queue_file(&entry.file_name()) {
+            let path = entry.path();
+            give_file(&path, owner).map_err(of(&path))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_queue_file(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(FILE_START.as_bytes()) && FILE_ENDS.iter().any(|end| name.ends_with(end.as_bytes()))
+}
+
+/// Gives a file away. Whoever owned the directory may have put a link there: what it leads to stays root's.
+fn give_file(path: &Path, owner: (u32, u32)) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
+    let status = file.metadata()?;
+    if !status.is_file() || status.nlink() != 1 {
+        return Err(io::Error::other("it is no file of its own"));
+    }
+    give(&file, owner)
+}
+
+fn give(file: &File, (user, group): (u32, u32)) -> io::Result<()> {
+    let status = file.metadata()?;
+    if (status.uid(), status.gid()) == (user, group) { Ok(()) } else { fchown(file, Some(user), Some(group)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(state: &str, xdg: &str, home: &str) -> Environment {
+        let some = |text: &str| Some(OsString::from(text));
+        Environment { state_directory: some(state), xdg_state_home: some(xdg), home: some(home) }
+    }
+
+    #[test]
+    fn the_directory_is_that_of_the_service_of_root_or_of_the_user() {
+        for (environment, is_root, expected) in [
+            (environment("/s/a:/s/b", "/x", "/h"), true, "/s/a"),
+            (environment("/s/a", "/x", "/h"), false, "/s/a"),
+            (environment("", "/x", "/h"), true, "/var/lib/gearmand"),
+            (environment("", "/x", "/h"), false, "/x/gearmand"),
+            (environment("", "", "/h"), false, "/h/.local/state/gearmand"),
+        ] {
+            assert_eq!(choose(&environment, is_root).unwrap(), Path::new(expected), "{environment:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_told_is_an_error_that_says_what_to_do() {
+        for (environment, variable) in [
+            (environment("", "", ""), "HOME"),
+            (environment("state", "", "/h"), "STATE_DIRECTORY"),
+            (environment(":/s", "", "/h"), "STATE_DIRECTORY"),
+            (environment("", "state", "/h"), "XDG_STATE_HOME"),
+            (environment("", "", "home"), "HOME"),
+        ] {
+            let error = choose(&environment, false).unwrap_err().to_string();
+            assert!(error.contains(variable) && error.contains("--libsqlite3-db"), "{error}");
+        }
+    }
+
+    #[test]
+    fn queue_files_are_told_by_their_names() {
+        assert_eq!(queue_file(Path::new("/s"), 4730), Path::new("/s/gearmand-4730.sqlite3"));
+        let ours =
+            ["gearmand-1.sqlite3", "gearmand-1.sqlite3-wal", "gearmand-1.sqlite3-shm", "gearmand-1.sqlite3.lock"];
+        assert!(ours.iter().all(|name| is_queue_file(name.as_ref())));
+        assert!(
+            !["gearmand.log", "other-1.sqlite3", "gearmand-1.sqlite3.bak"]
+                .iter()
+                .any(|name| is_queue_file(name.as_ref()))
+        );
+    }
+}

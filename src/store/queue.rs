@@ -1,0 +1,108 @@
+//! What the store is asked for and has not begun: filled under the hub's lock, emptied by the writer's thread.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::job_server::StoreOp;
+
+/// The operations that wait for the writer, in order.
+///
+/// It has no bound of its own. The job server bounds the bytes of jobs that are not stored yet, and everything else in it
+/// concerns jobs that are there.
+#[derive(Debug, Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    changes: VecDeque<StoreOp>,
+    /// Reads overtake changes: they concern jobs that are stored, and workers wait for them.
+    loads: VecDeque<StoreOp>,
+    closed: Option<u64>,
+}
+
+/// Some operations, and what else the writer should know.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) changes: Vec<StoreOp>,
+    pub(super) loads: Vec<StoreOp>,
+    /// Once there will be no more operations than these: the highest number that was given to a job.
+    pub(super) closed: Option<u64>,
+}
+
+impl Queue {
+    /// Adds operations. The writer is to be told with [`wake`](Self::wake), after locks are released.
+    pub fn push(&self, operations: Vec<StoreOp>) {
+        let mut state = self.lock();
+        for operation in operations {
+            match operation {
+                StoreOp::Load { .. } => state.loads.push_back(operation),
+                StoreOp::Add { .. } | StoreOp::Remove(_) | StoreOp::Attempts { .. } => {
+                    state.changes.push_back(operation);
+                }
+            }
+        }
+    }
+
+    /// Tells the writer that there is something.
+    pub fn wake(&self) {
+        self.arrived.notify_one();
+    }
+
+    /// Nothing will come after this. `last_number` is the highest number that was given to a job.
+    pub fn close(&self, last_number: u64) {
+        self.lock().closed = Some(last_number);
+        self.wake();
+    }
+
+    /// How many changes wait.
+    pub fn len(&self) -> usize {
+        self.lock().changes.len()
+    }
+
+    /// Whether no change waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until there is something or `until` has come, and takes as many changes as weigh up to `bytes` and number up
+    /// to `count`, but one at least, and all loads.
+    pub(super) fn take(&self, until: Option<Instant>, count: usize, bytes: usize) -> Taken {
+        let mut state = self.lock();
+        while state.changes.is_empty() && state.loads.is_empty() && state.closed.is_none() {
+            let Some(until) = until else {
+                state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+                return Taken::default();
+            };
+            state = self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut weight = 0;
+        let heavy = state.changes.iter().take(count).position(|operation| {
+            weight += weight_of(operation);
+            weight > bytes
+        });
+        let taken = heavy.map_or(count, |heavy| heavy.max(1)).min(state.changes.len());
+        let changes: Vec<StoreOp> = state.changes.drain(..taken).collect();
+        let closed = state.closed.filter(|_| state.changes.is_empty());
+        Taken { changes, loads: state.loads.drain(..).collect(), closed }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// About how many bytes an operation brings into a transaction.
+fn weight_of(operation: &StoreOp) -> usize {
+    const ENTRY: usize = 100;
+    match operation {
+        StoreOp::Add { job, .. } => ENTRY + job.workload().len(),
+        StoreOp::Remove(_) | StoreOp::Attempts { .. } | StoreOp::Load { .. } => ENTRY,
+    }
+}

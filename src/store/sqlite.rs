@@ -1,0 +1,294 @@
+//! Jobs in a SQLite file.
+//!
+//! # The file
+//! One table, with the name and the five columns that C++ gearmand uses, so that it can read the table as it is:
+//!
+//! | column | what |
+//! | --- | --- |
+//! | `job_id` | the number of the handle; also SQLite's row number, hence the order of the table |
+//! | `unique_key` | the unique id; the handle for a job without one, and for one whose workload stands for it (see `flags`) |
+//! | `function_name` | the function, any bytes |
+//! | `priority` | 0 high, 1 normal, 2 low |
+//! | `when_to_run` | seconds since 1970, 0 for at once |
+//! | `handle` | the whole handle; NULL for a job that C++ gearmand wrote |
+//! | `reducer` | the reducer; NULL for none |
+//! | `submitted` | seconds since 1970, NULL or 0 where not known |
+//! | `flags` | 1: the client sent no unique id; 2: it sent `-` |
+//! | `attempts` | how often a worker was lost with the job; NULL for never |
+//! | `data` | the workload; never NULL, on which C++ gearmand ends |
+//!
+//! There is no primary key on the unique id: the job server holds it unique, and in a file with a million jobs the index costs
+//! ten times what the rest does. Text is bytes: names and unique ids need not be UTF-8. `gearman_meta` keeps, for each
+//! table, the highest number given to a job; `gearman_set_aside` keeps rows that made no sense, with the reason. The
+//! version of the format is SQLite's `user_version`.
+//!
+//! # Going back
+//! C++ gearmand opens the file and runs every job. It removes each by unique id and function, which takes an index:
+//! `CREATE UNIQUE INDEX gq_c ON gearman_queue (unique_key, function_name)`. This store drops that index when it opens the
+//! file again. A table that keeps C++ gearmand's primary key gets our columns added behind its own, with an index on `job_id`.
+//!
+//! # Durability
+//! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it all commits
+//! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database.
+
+mod error;
+mod layout;
+mod lock;
+mod open;
+mod replay;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::types::{Null, ToSqlOutput, ValueRef};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+
+use self::error::Trouble;
+use self::lock::LockFile;
+use self::open::OpenFile;
+use super::location::Access;
+use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
+use crate::job_server::{JobKey, StoreFailure, StoredJob};
+
+/// `flags` of a job whose client sent no unique id.
+const NO_UNIQUE: i64 = 1;
+/// `flags` of a job whose unique id is its workload.
+const WORKLOAD_IS_UNIQUE: i64 = 2;
+/// What the client sends for that.
+const DASH: &[u8] = b"-";
+
+/// The name of the file of the server on this port, in its state directory.
+pub fn file_name(port: u16) -> String {
+    format!("gearmand-{port}.sqlite3")
+}
+
+/// Jobs in a SQLite file. See the [module](self).
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    queue: String,
+    keep_primary_key: bool,
+    /// Of handles of jobs that have none.
+    prefix: Arc<str>,
+    /// `None` after a failure, until the next call.
+    file: Option<OpenFile>,
+    /// Whether input or output has failed since the file was last known to be complete.
+    failed: bool,
+    /// Held by the one that keeps jobs, also while the file is closed; `None` for one that looks.
+    lock: Option<LockFile>,
+}
+
+impl SqliteStore {
+    /// Opens the file and its table. See [`Access`] for what that changes, and
+    /// [`Location`](super::location::Location) for the parameters.
+    ///
+    /// # Errors
+    /// When another server uses the file, it cannot be opened or made, it is damaged or newer, or its table is no queue.
+    pub fn open(
+        path: &Path,
+        table: &str,
+        keep_primary_key: bool,
+        access: Access,
+        prefix: &Arc<str>,
+    ) -> Result<Self, StoreError> {
+        let lock = match access {
+            Access::Own => Some(LockFile::take(path)?),
+            Access::Read => None,
+        };
+        let mut store = Self {
+            path: path.to_owned(),
+            queue: table.to_owned(),
+            keep_primary_key,
+            prefix: Arc::clone(prefix),
+            file: None,
+            failed: false,
+            lock,
+        };
+        store.file = Some(store.opened()?);
+        Ok(store)
+    }
+
+    fn opened(&mut self) -> Result<OpenFile, StoreError> {
+        let file = if self.lock.is_some() {
+            OpenFile::own(&self.path, &self.queue, self.keep_primary_key, self.failed)
+        } else {
+            OpenFile::read(&self.path, &self.queue)
+        };
+        match file {
+            Ok(file) => {
+                self.failed = false;
+                Ok(file)
+            }
+            Err(trouble) => Err(self.note("cannot open it", &trouble)),
+        }
+    }
+
+    /// Does something with the open file. After an error it is closed, and the next call opens it anew.
+    fn with_file<T>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&mut OpenFile) -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => self.opened()?,
+        };
+        match work(&mut file) {
+            Ok(value) => {
+                self.file = Some(file);
+                Ok(value)
+            }
+            Err(trouble) => {
+                if trouble.is_io() {
+                    file.close_untouched();
+                }
+                Err(self.note(what, &trouble))
+            }
+        }
+    }
+
+    fn note(&mut self, what: &str, trouble: &Trouble) -> StoreError {
+        self.failed |= trouble.is_io();
+        trouble.report(&self.path, what)
+    }
+}
+
+impl Store for SqliteStore {
+    fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError> {
+        let (queue, prefix, owns) = (self.queue.clone(), Arc::clone(&self.prefix), self.lock.is_some());
+        let path = self.path.clone();
+        self.with_file("cannot read the jobs", |file| {
+            let found = replay::scan(file, &queue, &prefix, take)?;
+            if owns {
+                replay::set_aside(file, &queue, &path, &found.senseless)?;
+            }
+            Ok(found.replayed)
+        })
+    }
+
+    fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        if self.lock.is_none() {
+            let text = format!("SQLite file {}: it was opened to look, and cannot be changed", self.path.display());
+            return Err(StoreError::new(StoreFailure::ReadOnly, text));
+        }
+        let queue = self.queue.clone();
+        self.with_file("cannot commit", |file| {
+            file.checkpoint_when_overdue()?;
+            file.set_sync(changes.sync)?;
+            let OpenFile { connection, sql, .. } = file;
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            remove(&transaction, &sql.delete, &changes.removes)?;
+            add(&transaction, &sql.insert, &changes.adds)?;
+            set_attempts(&transaction, &sql.attempts, &changes.attempts)?;
+            let is_probe = changes.removes.is_empty() && changes.adds.is_empty() && changes.attempts.is_empty();
+            if is_probe || changes.last_number > 0 {
+                let mut note = transaction.prepare_cached(layout::NOTE)?;
+                note.execute((queue.as_str(), integer(changes.last_number), i64::from(is_probe)))?;
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.with_file("cannot read workloads", |file| {
+            // One transaction takes its locks once, for all of them.
+            let transaction = file.connection.transaction()?;
+            let workloads = load(&transaction, &file.sql.load, jobs)?;
+            transaction.commit()?;
+            Ok(workloads)
+        })
+    }
+
+    fn idle(&mut self) -> Result<(), StoreError> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        self.with_file("cannot copy the WAL into the database", OpenFile::checkpoint_when_due)
+    }
+}
+
+fn remove(transaction: &Transaction<'_>, sql: &str, removes: &[JobKey]) -> Result<(), rusqlite::Error> {
+    if removes.is_empty() {
+        return Ok(());
+    }
+    let mut delete = transaction.prepare_cached(sql)?;
+    for key in removes {
+        delete.execute([integer(key.number)])?;
+    }
+    Ok(())
+}
+
+fn add(transaction: &Transaction<'_>, sql: &str, adds: &[StoredJob]) -> Result<(), rusqlite::Error> {
+    if adds.is_empty() {
+        return Ok(());
+    }
+    let mut insert = transaction.prepare_cached(sql)?;
+    let mut handle = Vec::new();
+    for job in adds {
+        handle.clear();
+        job.handle().write(&mut handle);
+        bind(&mut insert, job, &handle)?;
+        insert.raw_execute()?;
+    }
+    Ok(())
+}
+
+/// Binds the values of a job in the order of the columns.
+fn bind(insert: &mut CachedStatement<'_>, job: &StoredJob, handle: &[u8]) -> Result<(), rusqlite::Error> {
+    let (unique, flags) = match job.unique() {
+        b"" => (handle, NO_UNIQUE),
+        DASH => (handle, WORKLOAD_IS_UNIQUE),
+        unique => (unique, 0),
+    };
+    insert.raw_bind_parameter(1, integer(job.number))?;
+    insert.raw_bind_parameter(2, text(unique))?;
+    insert.raw_bind_parameter(3, text(job.function.as_bytes()))?;
+    insert.raw_bind_parameter(4, job.priority as u8)?;
+    insert.raw_bind_parameter(5, integer(job.due_s))?;
+    insert.raw_bind_parameter(6, text(handle))?;
+    if job.reducer().is_empty() {
+        insert.raw_bind_parameter(7, Null)?;
+    } else {
+        insert.raw_bind_parameter(7, text(job.reducer()))?;
+    }
+    insert.raw_bind_parameter(8, integer(job.submitted_s))?;
+    insert.raw_bind_parameter(9, flags)?;
+    insert.raw_bind_parameter(10, job.attempts)?;
+    insert.raw_bind_parameter(11, job.workload())
+}
+
+fn set_attempts(transaction: &Transaction<'_>, sql: &str, attempts: &[(JobKey, u16)]) -> Result<(), rusqlite::Error> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let mut update = transaction.prepare_cached(sql)?;
+    for (key, attempts) in attempts {
+        update.execute((integer(key.number), attempts))?;
+    }
+    Ok(())
+}
+
+fn load(connection: &Connection, sql: &str, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, rusqlite::Error> {
+    let mut select = connection.prepare_cached(sql)?;
+    let mut workload = |key: &JobKey| {
+        select
+            .query_row([integer(key.number)], |row| {
+                let data = row.get_ref(0)?;
+                Ok(Bytes::copy_from_slice(replay::bytes(data).unwrap_or_default()))
+            })
+            .optional()
+    };
+    jobs.iter().map(&mut workload).collect()
+}
+
+/// A number as SQLite keeps it; a time beyond what it can keep is as good as never.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Bytes as text, whether they are UTF-8 or not.
+fn text(bytes: &[u8]) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(ValueRef::Text(bytes))
+}

@@ -1,0 +1,117 @@
+//! What SQLite says when something goes wrong, as a [`StoreError`]: what failed, with which file, and what to do.
+
+use std::io;
+use std::path::Path;
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+use rusqlite::ErrorCode;
+
+use crate::job_server::StoreFailure;
+use crate::store::StoreError;
+
+/// An error of SQLite while it did `what` ("cannot commit") with the file.
+fn of_sqlite(path: &Path, what: &str, error: &rusqlite::Error) -> StoreError {
+    let failure = failure(path, error);
+    let said = match error {
+        rusqlite::Error::SqliteFailure(code, Some(text)) => format!("{text} (SQLite error {})", code.extended_code),
+        other => other.to_string(),
+    };
+    StoreError::new(failure, format!("SQLite file {}: {what}: {said}; {}", path.display(), advice(failure)))
+}
+
+/// An error of the system while it did `what` with the file.
+pub(super) fn of_system(path: &Path, what: &str, error: &io::Error) -> StoreError {
+    let failure = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreFailure::Full,
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StoreFailure::ReadOnly,
+        _ => StoreFailure::Io,
+    };
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => "make its directory, or choose another file",
+        _ => advice(failure),
+    };
+    StoreError::new(failure, format!("SQLite file {}: {what}: {error}; {advice}", path.display()))
+}
+
+fn failure(path: &Path, error: &rusqlite::Error) -> StoreFailure {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreFailure::Full,
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreFailure::ReadOnly,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
+            StoreFailure::Locked
+        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreFailure::Corrupt,
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => cause(path),
+        Some(ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => StoreFailure::Refused,
+        // Out of memory, a misuse, a value that is not what it should be: nothing that the operator could repair in the file.
+        _ => StoreFailure::Io,
+    }
+}
+
+/// SQLite reports some full and read-only file systems as failures of input and output; the file system knows better.
+fn cause(path: &Path) -> StoreFailure {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match statvfs(directory) {
+        Ok(state) if state.flags().contains(FsFlags::ST_RDONLY) => StoreFailure::ReadOnly,
+        Ok(state) if state.blocks_available() == 0 => StoreFailure::Full,
+        _ => StoreFailure::Io,
+    }
+}
+
+fn advice(failure: StoreFailure) -> &'static str {
+    match failure {
+        StoreFailure::Full => "free some space on its file system",
+        StoreFailure::ReadOnly => "let this user write the file and its directory, and mount its file system writable",
+        StoreFailure::Locked => "end the program that holds it locked",
+        StoreFailure::Corrupt => {
+            "restore a backup, save what can be read with `sqlite3 FILE .recover`, or move it away to start empty"
+        }
+        StoreFailure::Refused => "a job does not fit into the table",
+        StoreFailure::Io | StoreFailure::Unreachable => "look at the system's log, the disk and the rights of the file",
+    }
+}
+
+/// What can go wrong while the file is worked with, before it is known what was being done.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// SQLite says so.
+    Sqlite(rusqlite::Error),
+    /// The system says so.
+    System(io::Error),
+    /// We say so: what is wrong, and what to do.
+    Refused(StoreFailure, String),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl Trouble {
+    /// The error for the operator, of doing `what` with the file.
+    pub(super) fn report(&self, path: &Path, what: &str) -> StoreError {
+        match self {
+            Self::Sqlite(error) => of_sqlite(path, what, error),
+            Self::System(error) => of_system(path, what, error),
+            Self::Refused(failure, text) => {
+                StoreError::new(*failure, format!("SQLite file {}: {what}: {text}", path.display()))
+            }
+        }
+    }
+
+    /// Whether a sync may have failed, so that what the system shows of the file may not be what is on the disk.
+    pub(super) fn is_io(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure)),
+            Self::System(_) => true,
+            Self::Refused(..) => false,
+        }
+    }
+}

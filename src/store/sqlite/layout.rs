@@ -1,0 +1,320 @@
+//! The tables of the file: what they look like, how a table of C++ gearmand becomes one of ours, and the statements that
+//! work with them.
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+
+use super::error::Trouble;
+use crate::job_server::{FORMAT, StoreFailure};
+
+/// The columns of a queue, in their order.
+///
+/// `job_id` is SQLite's own row number: what is added goes to the end of the table, and is found and removed without an
+/// index. `data` comes last, so that a scan that wants no workloads does not walk the pages that large ones overflow to.
+const COLUMNS: [(&str, &str); 11] = [
+    ("job_id", "INTEGER PRIMARY KEY"),
+    ("unique_key", "TEXT"),
+    ("function_name", "TEXT"),
+    ("priority", "INTEGER"),
+    ("when_to_run", "INTEGER"),
+    ("handle", "TEXT"),
+    ("reducer", "TEXT"),
+    ("submitted", "INTEGER"),
+    ("flags", "INTEGER"),
+    ("attempts", "INTEGER"),
+    ("data", "BLOB"),
+];
+
+/// What C++ gearmand's table has; old ones have no `when_to_run`.
+const CPP_COLUMNS: [&str; 5] = ["unique_key", "function_name", "priority", "when_to_run", "data"];
+const CPP_REQUIRED: [&str; 4] = ["unique_key", "function_name", "priority", "data"];
+
+/// An index that operators make for C++ gearmand when they go back to it. We look nothing up by unique id, and it costs
+/// most of the speed.
+const CPP_INDEX: &str = "gq_c";
+
+/// How a table of the queue's name looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Missing,
+    /// `job_id` is the row number.
+    Ours,
+    /// C++ gearmand's, with its primary key, and with our columns added.
+    Kept,
+    Cpp,
+}
+
+/// A table of the queue's name, as it was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    form: Form,
+    /// Names in lower case.
+    columns: Vec<String>,
+}
+
+/// The statements for one table.
+#[derive(Debug)]
+pub(super) struct Sql {
+    /// Eleven values, in the order of the columns.
+    pub(super) insert: String,
+    pub(super) delete: String,
+    /// Number, attempts.
+    pub(super) attempts: String,
+    pub(super) load: String,
+    /// From this row number on: row number, job number, the columns from `unique_key` to `attempts`, `data`.
+    pub(super) scan: String,
+    /// The same with the type of `data` in its place.
+    pub(super) scan_heads: String,
+    /// Row number, unique id, function: whether an earlier row has the same.
+    pub(super) is_duplicate: String,
+    /// Row number, reason, queue.
+    pub(super) set_aside: String,
+    /// Row number.
+    pub(super) delete_row: String,
+}
+
+/// Creates the table of what was set aside: the values as they were, whatever their types, and why and when.
+pub(super) const CREATE_SET_ASIDE: &str = "CREATE TABLE IF NOT EXISTS gearman_set_aside (queue TEXT, reason TEXT, \
+     set_aside INTEGER, job_id, unique_key, function_name, priority, when_to_run, handle, reducer, submitted, flags, \
+     attempts, data)";
+
+/// Queue, last number, probes to add.
+///
+/// Probes count because SQLite writes nothing where a value is set to what it was.
+pub(super) const NOTE: &str = "INSERT INTO gearman_meta (queue, last_number, probes) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (queue) DO UPDATE SET last_number = max(last_number, excluded.last_number), \
+     probes = probes + excluded.probes";
+
+const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS gearman_meta (queue TEXT PRIMARY KEY, \
+     last_number INTEGER NOT NULL, probes INTEGER NOT NULL) WITHOUT ROWID";
+
+/// The version in the file; 0 for none.
+///
+/// # Errors
+/// Where it cannot be read, or is newer than what this program knows.
+pub(super) fn check_version(connection: &Connection) -> Result<u32, Trouble> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match u32::try_from(version) {
+        Ok(version) if version <= FORMAT => Ok(version),
+        _ => Err(Trouble::Refused(
+            StoreFailure::Corrupt,
+            format!(
+                "it is of format version {version}, and this program knows versions up to {FORMAT}; \
+                 use the newer program that wrote it, or choose another file"
+            ),
+        )),
+    }
+}
+
+/// The highest number that was ever given to a job of this queue, as far as the file says.
+pub(super) fn last_number(connection: &Connection, queue: &str) -> Result<u64, rusqlite::Error> {
+    let known = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'gearman_meta'")?.exists([])?;
+    if !known {
+        return Ok(0);
+    }
+    let sql = "SELECT last_number FROM gearman_meta WHERE queue = ?1";
+    let number: Option<i64> = connection.query_row(sql, [queue], |row| row.get(0)).optional()?;
+    Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
+}
+
+/// Makes the file what this version works with, in one transaction: all of it is done or nothing.
+///
+/// # Errors
+/// Where a table of the queue's name is something else, or the file cannot be written.
+pub(super) fn prepare(
+    connection: &mut Connection,
+    queue: &str,
+    version: u32,
+    keep_primary_key: bool,
+) -> Result<Sql, Trouble> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(CREATE_META)?;
+    let found = Found::read(&transaction, queue)?;
+    match found.form {
+        Form::Missing => create(&transaction, queue)?,
+        Form::Ours => found.add_missing_columns(&transaction, queue)?,
+        Form::Kept | Form::Cpp if keep_primary_key => keep(&transaction, queue, &found)?,
+        Form::Kept => {
+            number_rows(&transaction, queue)?;
+            convert(&transaction, queue, &found)?;
+        }
+        Form::Cpp => convert(&transaction, queue, &found)?,
+    }
+    transaction.execute_batch(&format!("DROP INDEX IF EXISTS {CPP_INDEX}"))?;
+    if version != FORMAT {
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+    }
+    let sql = Found::read(&transaction, queue)?.sql(queue);
+    transaction.commit()?;
+    Ok(sql)
+}
+
+/// The statements for a table that is only looked at.
+///
+/// # Errors
+/// Where there is no such table, or it is something else.
+pub(super) fn look(connection: &Connection, queue: &str) -> Result<Sql, Trouble> {
+    let found = Found::read(connection, queue)?;
+    if found.form == Form::Missing {
+        let text = format!("it has no table {queue}; name the table that the queue is in");
+        return Err(Trouble::Refused(StoreFailure::Corrupt, text));
+    }
+    Ok(found.sql(queue))
+}
+
+impl Found {
+    fn read(connection: &Connection, queue: &str) -> Result<Self, Trouble> {
+        let kind = "SELECT type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
+        let kind: Option<(String, bool)> =
+            connection.query_row(kind, [queue], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let mut statement = connection.prepare("SELECT lower(name), upper(type), pk FROM pragma_table_xinfo(?1)")?;
+        let rows = statement.query_map([queue], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let columns: Vec<(String, String, i64)> = rows.collect::<Result<_, _>>()?;
+        let is_row_number = columns.iter().filter(|(_, _, key)| *key > 0).count() == 1
+            && columns.iter().any(|(name, kind, key)| name == "job_id" && kind == "INTEGER" && *key == 1);
+        let names: Vec<String> = columns.into_iter().map(|(name, ..)| name).collect();
+        let has = |wanted: &str| names.iter().any(|name| name == wanted);
+        let complete = CPP_REQUIRED.iter().all(|name| has(name));
+        let only_cpp = names.iter().all(|name| CPP_COLUMNS.contains(&name.as_str()));
+        let form = match kind {
+            None => Form::Missing,
+            Some((kind, _)) if kind != "table" => return Err(refused(queue, &format!("a {kind}"))),
+            Some((_, true)) => return Err(refused(queue, "a table without row numbers")),
+            Some(_) if complete && is_row_number => Form::Ours,
+            Some(_) if complete && has("job_id") => Form::Kept,
+            Some(_) if complete && only_cpp => Form::Cpp,
+            Some(_) => return Err(refused(queue, &format!("a table with the columns {}", names.join(", ")))),
+        };
+        Ok(Self { form, columns: names })
+    }
+
+    fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|name| name == column)
+    }
+
+    /// The column, or what stands for it where the table has none.
+    fn column(&self, name: &'static str) -> &'static str {
+        if self.has(name) { name } else { "NULL" }
+    }
+
+    /// Columns without which a job is complete are added without a new version.
+    fn add_missing_columns(&self, connection: &Connection, queue: &str) -> Result<(), rusqlite::Error> {
+        for (name, kind) in COLUMNS.iter().filter(|(name, _)| !self.has(name)) {
+            let kind = kind.trim_end_matches(" PRIMARY KEY");
+            connection.execute_batch(&format!("ALTER TABLE {} ADD COLUMN {name} {kind}", quoted(queue)))?;
+        }
+        Ok(())
+    }
+
+    fn sql(&self, queue: &str) -> Sql {
+        let table = quoted(queue);
+        let number = match self.form {
+            Form::Ours | Form::Missing => "job_id",
+            // C++ gearmand adds rows without one. They are numbered when a server opens the file.
+            Form::Kept => "coalesce(job_id, rowid)",
+            Form::Cpp => "rowid",
+        };
+        let names = COLUMNS.map(|(name, _)| name);
+        let heads = COLUMNS[1..10].iter().map(|(name, _)| self.column(name)).collect::<Vec<_>>().join(", ");
+        let scan = |data: &str| {
+            format!("SELECT rowid, {number}, {heads}, {data} FROM {table} WHERE rowid >= ?1 ORDER BY rowid")
+        };
+        // The number is indexed as it stands in the table, not as it is read.
+        let number = if self.has("job_id") { "job_id" } else { "rowid" };
+        Sql {
+            insert: format!(
+                "INSERT INTO {table} ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                names.join(", ")
+            ),
+            delete: format!("DELETE FROM {table} WHERE {number} = ?1"),
+            attempts: format!("UPDATE {table} SET attempts = ?2 WHERE {number} = ?1"),
+            load: format!("SELECT data FROM {table} WHERE {number} = ?1"),
+            scan: scan("data"),
+            scan_heads: scan("typeof(data)"),
+            is_duplicate: format!(
+                "SELECT 1 FROM {table} WHERE rowid < ?1 AND unique_key = ?2 AND function_name = ?3 \
+                 AND {} = 0 LIMIT 1",
+                if self.has("flags") { "coalesce(flags, 0)" } else { "0" }
+            ),
+            set_aside: format!(
+                "INSERT INTO gearman_set_aside SELECT ?3, ?2, unixepoch(), {} FROM {table} WHERE rowid = ?1",
+                names.map(|name| self.column(name)).join(", ")
+            ),
+            delete_row: format!("DELETE FROM {table} WHERE rowid = ?1"),
+        }
+    }
+}
+
+fn refused(queue: &str, found: &str) -> Trouble {
+    let text = format!(
+        "{queue} is {found}, and not a table of gearmand with the columns {}; choose another file or table",
+        CPP_REQUIRED.join(", ")
+    );
+    Trouble::Refused(StoreFailure::Corrupt, text)
+}
+
+fn create(connection: &Connection, queue: &str) -> Result<(), rusqlite::Error> {
+    let columns: Vec<String> = COLUMNS.iter().map(|(name, kind)| format!("{name} {kind}")).collect();
+    connection.execute_batch(&format!("CREATE TABLE {} ({})", quoted(queue), columns.join(", ")))
+}
+
+/// Copies a table of C++ gearmand into one of ours, in the order of its rows.
+///
+/// An empty workload was kept as NULL, and so is the due time of a row from before there was that column: C++ gearmand does
+/// not start with either, and with what we write in their place it does.
+fn convert(transaction: &Transaction<'_>, queue: &str, found: &Found) -> Result<(), rusqlite::Error> {
+    let new = format!("{queue}_converting");
+    create(transaction, &new)?;
+    let heads = ["handle", "reducer", "submitted", "flags", "attempts"].map(|name| found.column(name));
+    transaction.execute_batch(&format!(
+        "INSERT INTO {new} SELECT {job_id}, unique_key, function_name, priority, coalesce({when_to_run}, 0), {heads}, \
+         CASE typeof(data) WHEN 'null' THEN x'' WHEN 'text' THEN CAST(data AS BLOB) ELSE data END \
+         FROM {old} ORDER BY rowid; \
+         DROP TABLE {old}; ALTER TABLE {new} RENAME TO {old}",
+        new = quoted(&new),
+        old = quoted(queue),
+        job_id = found.column("job_id"),
+        when_to_run = found.column("when_to_run"),
+        heads = heads.join(", "),
+    ))
+}
+
+/// Adds our columns to a table of C++ gearmand, and leaves its primary key.
+///
+/// Its row numbers are not fixed (VACUUM may give new ones), so the number of a job is a column with an index.
+fn keep(transaction: &Transaction<'_>, queue: &str, found: &Found) -> Result<(), rusqlite::Error> {
+    let table = quoted(queue);
+    found.add_missing_columns(transaction, queue)?;
+    transaction.execute_batch(&format!(
+        "CREATE UNIQUE INDEX IF NOT EXISTS {} ON {table} (job_id)",
+        quoted(&format!("{queue}_job_id"))
+    ))?;
+    if found.form == Form::Cpp {
+        transaction.execute_batch(&format!(
+            "UPDATE {table} SET when_to_run = coalesce(when_to_run, 0), data = coalesce(data, x'') \
+             WHERE when_to_run IS NULL OR data IS NULL"
+        ))?;
+    }
+    number_rows(transaction, queue)
+}
+
+/// Gives numbers to the rows that have none, beyond all that were ever given.
+fn number_rows(transaction: &Transaction<'_>, queue: &str) -> Result<(), rusqlite::Error> {
+    let table = quoted(queue);
+    let highest: Option<i64> =
+        transaction.query_row(&format!("SELECT max(job_id) FROM {table}"), [], |row| row.get(0))?;
+    let known = i64::try_from(last_number(transaction, queue)?).unwrap_or(i64::MAX);
+    let first = highest.unwrap_or(0).max(known).saturating_add(1);
+    let mut unnumbered =
+        transaction.prepare(&format!("SELECT rowid FROM {table} WHERE job_id IS NULL ORDER BY rowid"))?;
+    let rows: Vec<i64> = unnumbered.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut update = transaction.prepare(&format!("UPDATE {table} SET job_id = ?2 WHERE rowid = ?1"))?;
+    for (row, number) in rows.into_iter().zip(first..) {
+        update.execute((row, number))?;
+    }
+    Ok(())
+}
+
+/// A name as SQL takes it, whatever is in it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

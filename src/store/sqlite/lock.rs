@@ -1,0 +1,86 @@
+//! The lock that keeps two servers from using one file.
+//!
+//! It is a file of its own beside the database: SQLite's own locks come and go with every transaction, and closing any
+//! descriptor of the database would release them.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use nix::libc::O_NOFOLLOW;
+
+use super::error;
+use crate::job_server::StoreFailure;
+use crate::store::StoreError;
+
+/// Readable by all, written by the owner.
+const MODE: u32 = 0o644;
+/// No process id is longer, in bytes.
+const MAX_LENGTH: u64 = 32;
+
+/// An exclusive lock on `FILE.lock`, which names our process, until dropped or until the process ends, however it ends.
+///
+/// The file stays when the lock goes: if it were removed, two others could each hold a lock on a file of that name.
+#[derive(Debug)]
+pub(super) struct LockFile(File);
+
+impl LockFile {
+    /// Locks the file beside `database`, without waiting.
+    ///
+    /// # Errors
+    /// When another process holds the lock, or the lock file cannot be made.
+    pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
+        let path = lock_path(database);
+        let system_error = |source| error::of_system(database, "cannot make its lock file", &source);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .custom_flags(O_NOFOLLOW)
+            .open(&path)
+            .map_err(system_error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(database, &path, &mut file)),
+            Err(TryLockError::Error(source)) => return Err(system_error(source)),
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())).map_err(system_error)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // An empty file names nobody; if that fails, the lock is gone all the same.
+        let _ = self.0.set_len(0);
+    }
+}
+
+fn lock_path(database: &Path) -> PathBuf {
+    let mut name = OsString::from(database);
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+fn in_use(database: &Path, lock: &Path, file: &mut File) -> StoreError {
+    let mut content = String::new();
+    // In the moment before the other has written it there is no process id.
+    let _ = Read::take(file, MAX_LENGTH).read_to_string(&mut content);
+    let owner = match content.trim() {
+        "" => "another server".to_owned(),
+        pid => format!("another server (pid {pid})"),
+    };
+    StoreError::new(
+        StoreFailure::Locked,
+        format!(
+            "SQLite file {}: {owner} uses it and holds {}; choose another file or port, or end that server",
+            database.display(),
+            lock.display()
+        ),
+    )
+}

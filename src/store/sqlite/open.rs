@@ -1,0 +1,232 @@
+//! Opening the file: how SQLite is set up, and what is made good after a crash or a failed write.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use super::error::Trouble;
+use super::layout::{self, Sql};
+use crate::job_server::StoreFailure;
+
+/// How long one statement waits for a lock that another program holds. As C++ gearmand does.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The WAL's pages are copied into the database when there are so many. SQLite's own 1000 means four times as many
+/// syncs; more than this makes single commits slower than it saves.
+const CHECKPOINT_PAGES: u32 = 4000;
+/// Where the WAL does not begin anew after a checkpoint, since a reader needs it, the next one waits for so many more.
+const CHECKPOINT_AGAIN_PAGES: u32 = 1000;
+/// A commit does a checkpoint itself when there are so many, in case nobody found the time.
+const CHECKPOINT_FORCED_PAGES: u32 = 4 * CHECKPOINT_PAGES;
+
+/// Bytes of the WAL that are written again at a time.
+const REWRITE_BYTES: usize = 1 << 20;
+
+/// What the connection is set up with. In WAL mode, and without an automatic checkpoint: an error of that one would
+/// be reported as if the commit had failed.
+const PRAGMAS: &str = "PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY; PRAGMA locking_mode = NORMAL; \
+     PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;";
+
+/// An open file.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) connection: Connection,
+    pub(super) sql: Sql,
+    /// Whether a commit syncs.
+    syncs: bool,
+    /// How many pages the WAL had after the last commit.
+    wal_pages: Arc<AtomicU32>,
+    checkpoint_at: u32,
+}
+
+impl OpenFile {
+    /// Opens the file to keep jobs in it: makes it where there is none, converts it where it is older. Where an earlier
+    /// write or sync has `failed`, nothing is done with the file before all of it is on the disk.
+    pub(super) fn own(path: &Path, queue: &str, keep_primary_key: bool, failed: bool) -> Result<Self, Trouble> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        // Until the WAL is known to be on the disk, closing must not copy it into the database.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.execute_batch("PRAGMA page_size = 4096")?;
+        let version = layout::check_version(&connection)?;
+        check_encoding(&connection)?;
+        use_wal(&connection)?;
+        connection.execute_batch(PRAGMAS)?;
+        make_good(&mut connection, path, failed)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        let sql = layout::prepare(&mut connection, queue, version, keep_primary_key)?;
+        let wal_pages = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&wal_pages);
+        connection.wal_hook(Some(move |_: &mut _, pages| {
+            counter.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Self { connection, sql, syncs: true, wal_pages, checkpoint_at: CHECKPOINT_PAGES })
+    }
+
+    /// Opens the file to look at it.
+    pub(super) fn read(path: &Path, queue: &str) -> Result<Self, Trouble> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let look = |connection: Connection| -> Result<Self, Trouble> {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            layout::check_version(&connection)?;
+            let sql = layout::look(&connection, queue)?;
+            Ok(Self { connection, sql, syncs: true, wal_pages: Arc::default(), checkpoint_at: CHECKPOINT_PAGES })
+        };
+        let result = Connection::open_with_flags(path, flags).map_err(Trouble::from).and_then(look);
+        // Even to look, SQLite makes a file beside one in WAL mode, which takes the right to write the directory. Where
+        // nothing is left in a WAL there is no server either, and the database alone is all there is.
+        let cannot_make = matches!(&result, Err(Trouble::Sqlite(error))
+            if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)));
+        if cannot_make && path.exists() && wal_length(path) == 0 {
+            let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+            return look(Connection::open_with_flags(immutable_uri(path), flags)?);
+        }
+        result
+    }
+
+    /// Makes commits sync, or not.
+    pub(super) fn set_sync(&mut self, sync: bool) -> Result<(), rusqlite::Error> {
+        if self.syncs != sync {
+            // A failure leaves the connection unusable, so what is noted does not matter then.
+            self.syncs = sync;
+            self.connection.execute_batch(if sync {
+                "PRAGMA synchronous = FULL"
+            } else {
+                "PRAGMA synchronous = NORMAL"
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Copies what is in the WAL into the database, once there is enough of it. Neither waits for readers nor stops them.
+    pub(super) fn checkpoint_when_due(&mut self) -> Result<(), Trouble> {
+        let pages = self.wal_pages.load(Ordering::Relaxed);
+        if pages < CHECKPOINT_PAGES {
+            self.checkpoint_at = CHECKPOINT_PAGES;
+        }
+        if pages < self.checkpoint_at {
+            return Ok(());
+        }
+        // Normally the next commit begins the WAL anew. Where a reader still needs it, there is no hurry.
+        self.checkpoint_at = pages.saturating_add(CHECKPOINT_AGAIN_PAGES);
+        match self.connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+            // Another program does one.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+            result => Ok(result.map(drop)?),
+        }
+    }
+
+    /// The same for a caller that cannot wait, unless it has become urgent.
+    pub(super) fn checkpoint_when_overdue(&mut self) -> Result<(), Trouble> {
+        if self.wal_pages.load(Ordering::Relaxed) >= CHECKPOINT_FORCED_PAGES {
+            return self.checkpoint_when_due();
+        }
+        Ok(())
+    }
+
+    /// Closes the file after an error of input or output: nothing that may not be on the disk is built upon.
+    pub(super) fn close_untouched(self) {
+        // Where even this fails the file is closed all the same, as it would be without an error.
+        let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+}
+
+/// Bytes that are no UTF-8 are kept as they are only where no other encoding is in between.
+fn check_encoding(connection: &Connection) -> Result<(), Trouble> {
+    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0))?;
+    if encoding == "UTF-8" {
+        return Ok(());
+    }
+    let text = format!("its text is in {encoding}, and names may be any bytes; choose another file");
+    Err(Trouble::Refused(StoreFailure::Corrupt, text))
+}
+
+fn use_wal(connection: &Connection) -> Result<(), Trouble> {
+    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    let text = format!("its journal mode stays {mode}, since this file system has no shared memory; use a local disk");
+    Err(Trouble::Refused(StoreFailure::Io, text))
+}
+
+/// Brings what an earlier process, or an earlier connection, left in the WAL to the disk.
+///
+/// After a failed sync the system takes the pages for written although the disk may not have them. Frames that are added
+/// behind such pages are synced, and still end at the hole after a power cut; and a checkpoint that copies from them
+/// damages the database if the power is cut in its middle, since then the frames that would repair it are missing. So
+/// the same bytes are written into the WAL again, which makes the system write them, and are synced through a descriptor
+/// that has seen no failure; then all of it is copied into the database, synced, and the WAL starts empty. Nobody
+/// remembers whether the last process ended after a failed sync, so each opening does it; after a clean end there is no WAL.
+fn make_good(connection: &mut Connection, path: &Path, failed: bool) -> Result<(), Trouble> {
+    if wal_length(path) > 0 {
+        // Nobody else appends meanwhile.
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        write_again(&wal_path(path))?;
+        transaction.rollback()?;
+    }
+    match connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)) {
+        Ok(0) => Ok(()),
+        // The WAL is on the disk, and may wait until a reader has gone or there is space.
+        Ok(_) if !failed => Ok(()),
+        Err(error) if !failed && error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
+        Ok(_) => Err(Trouble::Refused(
+            StoreFailure::Locked,
+            "after a failed write the file must be completed first, and a reader holds it up; end that program".into(),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn write_again(path: &Path) -> Result<(), Trouble> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut buffer = vec![0; REWRITE_BYTES];
+    let mut position = 0;
+    loop {
+        let length = file.read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        file.seek(SeekFrom::Start(position))?;
+        file.write_all(&buffer[..length])?;
+        position += length as u64;
+    }
+    file.sync_all()?;
+    Ok(())
+}
+
+fn wal_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push("-wal");
+    PathBuf::from(name)
+}
+
+fn wal_length(path: &Path) -> u64 {
+    wal_path(path).metadata().map_or(0, |metadata| metadata.len())
+}
+
+/// The file as an address that says that nobody changes it.
+fn immutable_uri(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}

@@ -1,0 +1,268 @@
+//! Reading the jobs back, and setting aside the rows that are none.
+
+use std::collections::{HashSet, hash_map::RandomState};
+use std::hash::BuildHasher as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, TransactionBehavior};
+
+use super::error::Trouble;
+use super::open::OpenFile;
+use super::{DASH, NO_UNIQUE, WORKLOAD_IS_UNIQUE, integer, layout, text};
+use crate::job_server::{StoredJob, StoredParts};
+use crate::protocol::names::{FUNCTION_MAX, HANDLE_PREFIX_MAX};
+use crate::protocol::{FunctionName, JobHandle, Priority};
+use crate::store::{HasWorkload, Replayed, Workloads};
+
+/// So many rows that were set aside have a line of their own in the log.
+const NAMED_IN_LOG: usize = 10;
+
+/// A row that is no job: its row number, and why.
+type Senseless = (i64, &'static str);
+
+/// What a scan found.
+pub(super) struct Found {
+    pub(super) replayed: Replayed,
+    pub(super) senseless: Vec<Senseless>,
+}
+
+/// Hands the jobs to `take`, in the order of the table.
+pub(super) fn scan(
+    file: &OpenFile,
+    queue: &str,
+    prefix: &Arc<str>,
+    take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads,
+) -> Result<Found, Trouble> {
+    let connection = &file.connection;
+    let mut reader = Reader::new(connection, &file.sql.is_duplicate, prefix);
+    let mut replayed = Replayed { last_number: layout::last_number(connection, queue)?, ..Replayed::default() };
+    let mut senseless = Vec::new();
+    let mut wants = Workloads::Wanted;
+    let mut first_row = i64::MIN;
+    for (sql, has_workload) in [(&file.sql.scan, true), (&file.sql.scan_heads, false)] {
+        let mut statement = connection.prepare(sql)?;
+        let mut rows = statement.query([first_row])?;
+        while let Some(row) = rows.next()? {
+            let row_number: i64 = row.get(0)?;
+            if let ValueRef::Integer(number) = row.get_ref(1)? {
+                replayed.last_number = replayed.last_number.max(u64::try_from(number).unwrap_or(0));
+            }
+            match reader.job(row, row_number, has_workload)? {
+                Ok(job) => {
+                    replayed.jobs += 1;
+                    wants = take(job, has_workload);
+                }
+                Err(reason) => senseless.push((row_number, reason)),
+            }
+            if has_workload && wants == Workloads::Unwanted {
+                first_row = row_number.saturating_add(1);
+                break;
+            }
+        }
+        if wants == Workloads::Wanted {
+            break;
+        }
+    }
+    replayed.set_aside = senseless.len() as u64;
+    Ok(Found { replayed, senseless })
+}
+
+/// Moves rows out of the queue into a table for the operator, all of them or none, and tells the log.
+pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless: &[Senseless]) -> Result<(), Trouble> {
+    if senseless.is_empty() {
+        return Ok(());
+    }
+    file.set_sync(true)?;
+    let OpenFile { connection, sql, .. } = file;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(layout::CREATE_SET_ASIDE)?;
+    {
+        let mut copy = transaction.prepare(&sql.set_aside)?;
+        let mut delete = transaction.prepare(&sql.delete_row)?;
+        for (row, reason) in senseless {
+            copy.execute((row, reason, queue))?;
+            delete.execute([row])?;
+        }
+    }
+    transaction.commit()?;
+    let path = path.display();
+    for (row, reason) in senseless.iter().take(NAMED_IN_LOG) {
+        tracing::warn!("SQLite file {path}: row {row} of {queue} was moved to gearman_set_aside: {reason}");
+    }
+    if senseless.len() > NAMED_IN_LOG {
+        let count = senseless.len();
+        tracing::warn!("SQLite file {path}: {count} rows of {queue} in all were moved to gearman_set_aside");
+    }
+    Ok(())
+}
+
+/// Makes jobs of rows.
+struct Reader<'a> {
+    connection: &'a Connection,
+    is_duplicate: &'a str,
+    /// Of jobs without a handle.
+    default_prefix: &'a Arc<str>,
+    /// The prefix of the last handle: most are the same.
+    prefix: Arc<str>,
+    functions: HashSet<FunctionName>,
+    /// Hashes of (function, unique id): the names themselves would take as much memory as the jobs.
+    seen: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl<'a> Reader<'a> {
+    fn new(connection: &'a Connection, is_duplicate: &'a str, default_prefix: &'a Arc<str>) -> Self {
+        Self {
+            connection,
+            is_duplicate,
+            default_prefix,
+            prefix: Arc::clone(default_prefix),
+            functions: HashSet::new(),
+            seen: HashSet::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// The job in a row, or why it is none. The outer error is SQLite's.
+    fn job(
+        &mut self,
+        row: &Row<'_>,
+        row_number: i64,
+        has_workload: bool,
+    ) -> Result<Result<StoredJob, &'static str>, rusqlite::Error> {
+        let parts = match self.parts(row, has_workload)? {
+            Ok(parts) => parts,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let is_named = !parts.unique.is_empty() && parts.unique != DASH;
+        if is_named && self.is_duplicate(row_number, parts.unique, &parts.function)? {
+            return Ok(Err("an earlier row has the same function and unique id"));
+        }
+        Ok(StoredJob::new(parts).ok_or("its unique id or its reducer is longer than 64 bytes"))
+    }
+
+    /// What cannot be done without must make sense; what can (the handle's prefix, the time of submission, the attempts) is
+    /// taken for unknown where it does not.
+    fn parts<'row>(
+        &mut self,
+        row: &'row Row<'_>,
+        has_workload: bool,
+    ) -> Result<Result<StoredParts<'row>, &'static str>, rusqlite::Error> {
+        let Some(number) = positive(row.get_ref(1)?).filter(|number| *number > 0) else {
+            return Ok(Err("its number is not above zero"));
+        };
+        let flags = match row.get_ref(9)? {
+            ValueRef::Integer(flags) => flags,
+            _ => 0,
+        };
+        let unique = match row.get_ref(2)? {
+            _ if flags & NO_UNIQUE != 0 => &[],
+            _ if flags & WORKLOAD_IS_UNIQUE != 0 => DASH,
+            ValueRef::Null => &[],
+            value => match bytes(value) {
+                Some(unique) => unique,
+                None => return Ok(Err("its unique id is a number")),
+            },
+        };
+        let Some(function) = bytes(row.get_ref(3)?).filter(|name| !name.is_empty() && name.len() <= FUNCTION_MAX)
+        else {
+            return Ok(Err("its function is missing, empty, or longer than 512 bytes"));
+        };
+        let Some(priority) = priority(row.get_ref(4)?) else {
+            return Ok(Err("its priority is not 0, 1 or 2"));
+        };
+        let due_s = match row.get_ref(5)? {
+            ValueRef::Null => 0,
+            value => match positive(value) {
+                Some(due_s) => due_s,
+                None => return Ok(Err("its due time is negative or no number")),
+            },
+        };
+        let workload = match row.get_ref(11)? {
+            ValueRef::Null => &[],
+            ValueRef::Text(kind) if !has_workload => match kind {
+                b"integer" | b"real" => return Ok(Err("its workload is a number")),
+                _ => &[],
+            },
+            value => match bytes(value) {
+                Some(workload) => workload,
+                None => return Ok(Err("its workload is a number")),
+            },
+        };
+        let attempts = positive(row.get_ref(10)?).unwrap_or(0);
+        Ok(Ok(StoredParts {
+            number,
+            prefix: self.prefix_of(bytes(row.get_ref(6)?).unwrap_or_default(), number),
+            function: self.function(function),
+            unique,
+            reducer: bytes(row.get_ref(7)?).unwrap_or_default(),
+            priority,
+            due_s,
+            submitted_s: positive(row.get_ref(8)?).unwrap_or(0),
+            attempts: u16::try_from(attempts).unwrap_or(u16::MAX),
+            workload,
+        }))
+    }
+
+    /// The prefix of a handle of this number; the default one where the handle is missing or of another job.
+    fn prefix_of(&mut self, handle: &[u8], number: u64) -> Arc<str> {
+        let fits = |prefix: &str| JobHandle::parse_number(prefix, handle) == Some(number);
+        if fits(&self.prefix) {
+            return Arc::clone(&self.prefix);
+        }
+        let prefix = str::from_utf8(handle).ok().and_then(|handle| handle.rsplit_once(':')).map(|(prefix, _)| prefix);
+        match prefix.filter(|prefix| prefix.len() <= HANDLE_PREFIX_MAX && fits(prefix)) {
+            Some(prefix) => {
+                self.prefix = Arc::from(prefix);
+                Arc::clone(&self.prefix)
+            }
+            None => Arc::clone(self.default_prefix),
+        }
+    }
+
+    /// The name, shared with the other jobs of the function.
+    fn function(&mut self, name: &[u8]) -> FunctionName {
+        if let Some(known) = self.functions.get(name) {
+            return known.clone();
+        }
+        let function = FunctionName::new(name);
+        self.functions.insert(function.clone());
+        function
+    }
+
+    /// Whether an earlier row has the same function and unique id. Equal hashes are a reason to look, not an answer.
+    fn is_duplicate(
+        &mut self,
+        row_number: i64,
+        unique: &[u8],
+        function: &FunctionName,
+    ) -> Result<bool, rusqlite::Error> {
+        if self.seen.insert(self.hasher.hash_one((function.as_bytes(), unique))) {
+            return Ok(false);
+        }
+        let mut earlier = self.connection.prepare_cached(self.is_duplicate)?;
+        earlier.exists((row_number, text(unique), text(function.as_bytes())))
+    }
+}
+
+/// The bytes of text or of a blob; `None` for anything else.
+pub(super) fn bytes(value: ValueRef<'_>) -> Option<&[u8]> {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => None,
+    }
+}
+
+fn positive(value: ValueRef<'_>) -> Option<u64> {
+    match value {
+        ValueRef::Integer(number) => u64::try_from(number).ok(),
+        _ => None,
+    }
+}
+
+fn priority(value: ValueRef<'_>) -> Option<Priority> {
+    let ValueRef::Integer(number) = value else { return None };
+    Priority::ALL.into_iter().find(|priority| integer(priority.index() as u64) == number)
+}
