@@ -3,6 +3,14 @@
 //! The real server runs under a shim (`tests/shim/shim.c`) that makes each n-th call of a kind fail, until the test
 //! lets it succeed again. The trace of the shim shows that a sync that failed is not tried again on its descriptor.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed expectation is how a test fails"
+)]
+
 mod common;
 mod durable;
 mod faults {

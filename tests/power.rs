@@ -9,6 +9,14 @@
 //!
 //! The last two tests show that the same check finds a server that skips the sync, and one that acknowledges before it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed expectation is how a test fails"
+)]
+
 mod common;
 mod durable;
 mod power {
@@ -40,7 +48,7 @@ const LARGE: Load = Load { pipelined: 20, single: 20, ended: 10, large: 18 };
 #[test]
 fn a_power_cut_loses_no_acknowledged_job() {
     let seed = seed();
-    let cuts = number("GEARMAND_POWER_CUTS").unwrap_or(500);
+    let cuts = number("GEARMAND_POWER_CUTS").map_or(500, |cuts| usize::try_from(cuts).expect("a number of cuts"));
     let mut random = Random::new(seed);
     let shim = Shim::new();
     let serials = Serials::new();
@@ -173,15 +181,15 @@ fn directory_for_images() -> PathBuf {
 }
 
 fn seed() -> u64 {
-    let seed = number("GEARMAND_POWER_SEED").map_or_else(
-        || SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970").as_micros() as u64,
-        |seed| seed as u64,
-    );
+    let seed = number("GEARMAND_POWER_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time after 1970");
+        now.as_micros().try_into().expect("a seed")
+    });
     println!("GEARMAND_POWER_SEED={seed}");
     seed
 }
 
-fn number(variable: &str) -> Option<usize> {
+fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is \"{text}\"; it must be a number")))
 }

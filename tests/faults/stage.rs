@@ -135,7 +135,7 @@ impl Stage {
             there.insert(serial);
             match self.acknowledged.get(&serial) {
                 Some(_) if self.ended.contains(&serial) => {
-                    wrong.push(format!("{} has ended, and is there", job.handle))
+                    wrong.push(format!("{} has ended, and is there", job.handle));
                 }
                 Some((handle, submission)) if (handle, submission) == (&job.handle, &job.submission) => {}
                 Some((handle, _)) => wrong.push(format!("{} is not as it was submitted: {handle}", job.handle)),

@@ -135,10 +135,10 @@ fn tear(bytes: &mut Vec<u8>, offset: usize, written: &[u8], random: &mut Random)
     let mut from = 0;
     while from < written.len() {
         let to = written.len().min((offset + from) / SECTOR * SECTOR + SECTOR - offset);
-        if random.chance(50) {
-            make(bytes, &Change::Write { offset: offset + from, bytes: &written[from..to] });
-        } else if random.chance(50) {
-            make(bytes, &Change::Allocate(offset + to));
+        match random.below(4) {
+            0 | 1 => make(bytes, &Change::Write { offset: offset + from, bytes: &written[from..to] }),
+            2 => make(bytes, &Change::Allocate(offset + to)),
+            _ => {}
         }
         from = to;
     }
