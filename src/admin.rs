@@ -14,7 +14,7 @@ use crate::job_server::{DropFunction, Now};
 use crate::protocol::FunctionName;
 use crate::protocol::names::{FUNCTION_MAX, write_decimal};
 use crate::protocol::text::{self, AdminCommand};
-use crate::stats::{ConnectionGauges, FunctionGauges};
+use crate::stats::{ConnectionGauges, FunctionGauges, StoreState, StoreStats};
 
 /// How much of a listing is made at a time, in bytes; the line that reaches it is the last.
 const LISTING_PIECE: usize = 64 * 1024;
@@ -87,6 +87,7 @@ impl Admin {
             AdminCommand::PriorityStatus => return Some(self.functions(true)),
             AdminCommand::ShowJobs => return Some(Rest::Jobs { place: 0, uniques_only: false }),
             AdminCommand::ShowUniqueJobs => return Some(Rest::Jobs { place: 0, uniques_only: true }),
+            AdminCommand::ShowStore => write_store(&self.hub.stats().store, out),
             AdminCommand::CancelJob(handle) => {
                 let found = self.hub.cancel_job(now, handle);
                 info!("cancel job {}: {}", handle.escape_ascii(), if found { "done" } else { "no such job" });
@@ -200,6 +201,39 @@ fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) {
         }
     });
     out.push(b'\n');
+}
+
+/// The answer to `show store`: a line for each key, with a tab before its value.
+fn write_store(store: &StoreStats, out: &mut Vec<u8>) {
+    let (location, durability) = store.about();
+    let (state, error) = match store.state() {
+        StoreState::Absent => ("memory", String::new()),
+        StoreState::Working => ("ok", String::new()),
+        StoreState::Failing(error) => ("failing", error),
+    };
+    for (key, value) in [("state", state), ("error", &error), ("store", &location), ("durability", &durability)] {
+        out.extend_from_slice(key.as_bytes());
+        out.push(b'\t');
+        text::write_name(value.as_bytes(), out, false);
+        out.push(b'\n');
+    }
+    let mean_commit_us = store.commit_ns.get() / 1000 / store.commits.get().max(1);
+    for (key, value) in [
+        ("waiting", store.queued.get()),
+        ("owed", store.owed.get()),
+        ("added", store.added.get()),
+        ("removed", store.removed.get()),
+        ("commits", store.commits.get()),
+        ("syncs", store.syncs.get()),
+        ("failures", store.failures.get()),
+        ("mean_commit_us", mean_commit_us),
+    ] {
+        out.extend_from_slice(key.as_bytes());
+        out.push(b'\t');
+        write_decimal(value, out);
+        out.push(b'\n');
+    }
+    out.extend_from_slice(text::END_OF_LIST);
 }
 
 /// A line of `prioritystatus`, or of `status`.

@@ -1,6 +1,10 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
+mod store;
+
+use std::collections::HashMap;
 use std::future::pending;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use self::store::Keeper;
 use crate::admin::{Admin, Process};
-use crate::config::{Config, ListenAddress, Resolved, Sources, resolve};
+use crate::config::{Config, FunctionDurability, ListenAddress, Resolved, Sources, resolve};
 use crate::hub::Hub;
-use crate::job_server::Policy;
+use crate::job_server::{Durability, Policy};
 use crate::log_level::notice;
 use crate::net::Clock;
 use crate::net::connection::{Limits, Server};
@@ -27,8 +32,11 @@ use crate::process::detach::Readiness;
 use crate::process::listen::{KeepAlive, Listeners, TcpTarget, UnixTarget};
 use crate::process::logging::LogHandle;
 use crate::process::notify::Notifier;
+use crate::protocol::FunctionName;
 use crate::protocol::packet::{FrameLimits, HEADER_SIZE};
 use crate::stats::Stats;
+use crate::store::location::Location;
+use crate::store::queue::Queue;
 
 /// How long connections may take to write what waits for them when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,6 +54,8 @@ pub struct Prepared {
     pub resolved: Resolved,
     /// Bound sockets.
     pub listeners: Listeners,
+    /// Where background jobs are kept; `None` for memory.
+    pub location: Option<Location>,
     /// The running log.
     pub log: LogHandle,
     /// The way to the service manager.
@@ -81,6 +91,8 @@ pub async fn run(prepared: Prepared) -> ExitCode {
         }
         Err(error) => {
             error!("cannot start: {error}");
+            // Whoever started it looks here, whatever the log shows.
+            let _ = writeln!(std::io::stderr(), "gearmand: cannot start: {error}");
             ExitCode::FAILURE
         }
     }
@@ -100,6 +112,8 @@ struct Daemon {
     /// Stops the listeners, which closes their sockets.
     stop_listening: CancellationToken,
     connections: TaskTracker,
+    location: Option<Location>,
+    keeper: Option<Keeper>,
     shutdown_commands: mpsc::Receiver<bool>,
     /// Removes the files of UNIX sockets in the end.
     _listeners: Listeners,
@@ -134,12 +148,20 @@ enum Call {
 
 impl Daemon {
     fn start(prepared: Prepared) -> std::io::Result<Self> {
-        let Prepared { sources, resolved, mut listeners, log, notifier, readiness } = prepared;
+        let Prepared { sources, resolved, mut listeners, location, log, notifier, readiness } = prepared;
         let config = &resolved.config;
-        let signals = Signals::new()?;
         let stats = Arc::new(Stats::default());
-        let hub = Arc::new(Hub::new(policy(config), stats, None));
+        let queue = location.as_ref().map(|_| Arc::new(Queue::default()));
+        let hub = Arc::new(Hub::new(policy(config, location.is_some()), Arc::clone(&stats), queue.clone()));
         let clock = Arc::new(Clock::start());
+        let keeper = location
+            .as_ref()
+            .zip(queue)
+            .map(|(location, queue)| Keeper::start(location, config, &hub, &clock, &stats, queue))
+            .transpose()
+            .map_err(std::io::Error::other)?;
+        // Until here a signal ends the process, which loses nothing.
+        let signals = Signals::new()?;
         let (shutdown, shutdown_commands) = mpsc::channel(1);
         let process = Process {
             version: env!("CARGO_PKG_VERSION"),
@@ -173,7 +195,9 @@ impl Daemon {
             notice!("{text}");
         }
         notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
-        notice!("jobs are kept in memory: what is queued when the server stops is lost");
+        if keeper.is_none() {
+            notice!("jobs are kept in memory: what is queued when the server stops is lost");
+        }
         if let Err(error) = notifier.ready(&addresses) {
             warn!("cannot reach the service manager (NOTIFY_SOCKET): {error}");
         }
@@ -192,6 +216,8 @@ impl Daemon {
             addresses,
             stop_listening,
             connections,
+            location,
+            keeper,
             shutdown_commands,
             _listeners: listeners,
             signals,
@@ -228,11 +254,11 @@ impl Daemon {
     async fn drain(&mut self) {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);
-        notice!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.job_count());
+        notice!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.jobs_at_stake());
         self.tell(|notifier| notifier.status("Draining"));
         self.stop_listening.cancel();
         self.hub.start_draining();
-        while self.hub.job_count() > 0 {
+        while self.hub.jobs_at_stake() > 0 {
             tokio::select! {
                 () = sleep(DRAIN_INTERVAL) => {}
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
@@ -249,12 +275,18 @@ impl Daemon {
         }
     }
 
-    async fn stop(self) {
+    async fn stop(mut self) {
         self.tell(Notifier::stopping);
         self.stop_listening.cancel();
-        let lost = self.hub.job_count();
-        if lost > 0 {
-            warn!("stopping with {lost} jobs, which are lost: they were kept in memory");
+        let (jobs, kept) = (self.hub.job_count(), self.hub.kept_job_count());
+        if jobs > kept {
+            warn!("stopping with {} jobs, which are lost: they were kept in memory", jobs - kept);
+        }
+        if let Some(keeper) = self.keeper.take() {
+            notice!("stopping; {kept} jobs are kept for the next start");
+            // What is asked of the store by now is answered before connections are closed.
+            self.hub.start_draining();
+            keeper.stop(self.hub.last_number()).await;
         }
         self.hub.close();
         self.connections.close();
@@ -292,7 +324,10 @@ impl Daemon {
 
     fn apply_settings(&self) {
         let config = &self.resolved.config;
-        self.hub.set_policy(&policy(config));
+        self.hub.set_policy(&policy(config, self.location.is_some()));
+        if let Some(location) = &self.location {
+            store::publish(self.hub.stats(), location, config);
+        }
         self.acceptor.set_settings(accept_settings(config));
         let process = &self.server.admin.process;
         process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);
@@ -323,9 +358,17 @@ async fn tick(interval: &mut Option<Interval>) {
     }
 }
 
-fn policy(config: &Config) -> Policy {
+fn policy(config: &Config, is_durable: bool) -> Policy {
     let Config { jobs, limits, timeouts, .. } = config;
+    let (stored_workloads_max, volatile_workloads_max) = store::memory_limits(limits, is_durable);
+    let own = |own: &FunctionDurability| (own.function.clone(), store::level(own.level));
+    let function_durability: HashMap<FunctionName, Durability> = config.function_durability.iter().map(own).collect();
     Policy {
+        keeps_jobs: is_durable,
+        durability: store::level(config.durability.level),
+        function_durability,
+        stored_workloads_max,
+        volatile_workloads_max,
         handle_prefix: config.job_handle_prefix.clone(),
         worker_wakeup: jobs.worker_wakeup.unwrap_or(0),
         wake_timeout_us: u64::try_from(timeouts.wake_timeout.as_micros()).unwrap_or(u64::MAX),
@@ -336,7 +379,6 @@ fn policy(config: &Config) -> Policy {
         max_functions_per_connection: limits.max_functions_per_connection,
         max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
         max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
-        ..Policy::default()
     }
 }
 

@@ -213,6 +213,11 @@ impl Hub {
         self.lock().server.last_number()
     }
 
+    /// See [`JobServer::kept_job_count`].
+    pub fn kept_job_count(&self) -> usize {
+        self.lock().server.kept_job_count()
+    }
+
     /// See [`JobServer::jobs_at_stake`].
     pub fn jobs_at_stake(&self) -> usize {
         self.lock().server.jobs_at_stake()

@@ -28,5 +28,6 @@ pub mod net;
 pub mod outbox;
 pub mod process;
 pub mod protocol;
+pub mod queue;
 pub mod stats;
 pub mod store;

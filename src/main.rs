@@ -1,12 +1,13 @@
 //! The `gearmand` program: the server, and the tools in the same binary.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use gearmand::client::{self, Tool};
-use gearmand::config::{Config, LogFormat, LogTarget, ServerArgs, Sources, resolve};
+use gearmand::config::{Config, LogFormat, LogTarget, QueueChoice, ServerArgs, Sources, resolve};
 use gearmand::daemon::{self, Prepared};
 use gearmand::process::detach::{Readiness, detach};
 use gearmand::process::listen::Listeners;
@@ -15,6 +16,9 @@ use gearmand::process::memory;
 use gearmand::process::notify::Notifier;
 use gearmand::process::pid_file::PidFile;
 use gearmand::process::privileges::{Account, drop_to, raise_file_descriptor_limit};
+use gearmand::process::state_directory;
+use gearmand::queue;
+use gearmand::store::location::Location;
 
 /// A Gearman job server
 ///
@@ -107,7 +111,7 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
         None
     };
     match prepare(&resolved.config, inherited) {
-        Ok((listeners, pid_file)) => run(sources, resolved, listeners, pid_file, readiness),
+        Ok(ready) => run(sources, resolved, ready, readiness),
         Err(failure) => match readiness {
             Some(readiness) => {
                 readiness.failed(&failure);
@@ -118,8 +122,18 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
     }
 }
 
+/// What was made with root's rights.
+struct Ready {
+    listeners: Listeners,
+    pid_file: Option<PidFile>,
+    /// Where background jobs are kept, unless in memory.
+    location: Option<Location>,
+    /// Why they are kept in memory though nobody asked for that.
+    no_store: Option<String>,
+}
+
 /// Everything that may need root's rights, and giving them up.
-fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<(Listeners, Option<PidFile>), Failure> {
+fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<Ready, Failure> {
     let say = |error: &dyn std::error::Error| error.to_string();
     let process = &config.process;
     let account = process.user.as_deref().map(Account::find).transpose().map_err(|error| say(&error))?;
@@ -134,26 +148,51 @@ fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<(Listeners, 
         Listeners::bind(&tcp, &unix, backlog).map_err(|error| say(&error))?
     };
     let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
+    let (location, no_store) = match state_file(config, &listeners, owner) {
+        Ok(file) => (queue::location(&config.queue, file.unwrap_or_default()), None),
+        // Nobody asked for a durable queue in so many words, so its absence does not keep the server from serving.
+        Err(why) if config.queue == QueueChoice::Default => {
+            let why = format!("background jobs are kept in memory and lost when the server stops: {why}");
+            complain(&format!("warning: {why}"));
+            (None, Some(why))
+        }
+        Err(why) => return Err(why),
+    };
     if let Some(account) = &account {
         if let (Some(pid_file), Some((uid, gid))) = (&pid_file, owner) {
             pid_file.give_to(uid, gid).map_err(|error| format!("cannot give the pid file away: {error}"))?;
         }
         drop_to(account).map_err(|error| say(&error))?;
     }
-    Ok((listeners, pid_file))
+    Ok(Ready { listeners, pid_file, location, no_store })
+}
+
+/// The file in the state directory, for a queue that names none.
+fn state_file(config: &Config, listeners: &Listeners, owner: Option<(u32, u32)>) -> Result<Option<PathBuf>, Failure> {
+    if !matches!(config.queue, QueueChoice::Default | QueueChoice::Sqlite { path: None, .. }) {
+        return Ok(None);
+    }
+    let is_root = nix::unistd::geteuid().is_root();
+    let environment = state_directory::Environment::of_process();
+    let directory = state_directory::prepare(&environment, is_root, owner).map_err(|error| error.to_string())?;
+    let port = listeners.tcp.iter().find_map(|listener| listener.local_addr().ok()).map_or(0, |address| address.port());
+    Ok(Some(state_directory::queue_file(&directory, port)))
 }
 
 fn run(
     sources: Sources,
     resolved: gearmand::config::Resolved,
-    listeners: Listeners,
-    pid_file: Option<PidFile>,
+    ready: Ready,
     readiness: Option<Readiness>,
 ) -> Result<ExitCode, Failure> {
     let config = &resolved.config;
+    let Ready { listeners, pid_file, location, no_store } = ready;
     let log = logging::init(&log_settings(config)).map_err(|error| error.to_string())?;
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
+    }
+    if let Some(why) = no_store {
+        tracing::error!("{why}");
     }
     let notifier = Notifier::from_environment().map_err(|error| format!("NOTIFY_SOCKET is no socket: {error}"))?;
     memory::give_back_early();
@@ -162,7 +201,8 @@ fn run(
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     };
     let runtime = runtime.map_err(|error| format!("cannot start the threads: {error}"))?;
-    let status = runtime.block_on(daemon::run(Prepared { sources, resolved, listeners, log, notifier, readiness }));
+    let prepared = Prepared { sources, resolved, listeners, location, log, notifier, readiness };
+    let status = runtime.block_on(daemon::run(prepared));
     drop(pid_file);
     Ok(status)
 }

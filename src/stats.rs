@@ -121,6 +121,7 @@ pub enum StoreState {
 #[derive(Debug, Default)]
 pub struct StoreStats {
     state: Mutex<StoreState>,
+    about: Mutex<(String, String)>,
     /// Changes that wait for a transaction.
     pub queued: Gauge,
     /// Jobs that have ended, and whose removal failed and will be tried again.
@@ -143,6 +144,16 @@ impl StoreStats {
     /// How the store does.
     pub fn state(&self) -> StoreState {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the store is and how durable jobs are in it, for people to read; empty for memory.
+    pub fn about(&self) -> (String, String) {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes what the store is and how durable jobs are in it.
+    pub fn set_about(&self, location: String, durability: String) {
+        *self.about.lock().unwrap_or_else(PoisonError::into_inner) = (location, durability);
     }
 
     /// Publishes how the store does.

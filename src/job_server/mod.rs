@@ -183,6 +183,11 @@ impl JobServer {
         self.jobs.len() - (self.holdings.stored_jobs - self.holdings.stored_running)
     }
 
+    /// How many jobs the store has.
+    pub fn kept_job_count(&self) -> usize {
+        self.holdings.stored_jobs
+    }
+
     /// The highest number that was given to a job.
     pub fn last_number(&self) -> u64 {
         self.jobs.last_number()

@@ -18,6 +18,8 @@ pub enum AdminCommand<'a> {
     ShowJobs,
     /// `show unique jobs`
     ShowUniqueJobs,
+    /// `show store`: where background jobs are kept, and how that does. Not known to C++ gearmand.
+    ShowStore,
     /// `cancel job HANDLE`
     CancelJob(&'a [u8]),
     /// `create function NAME`
@@ -51,7 +53,7 @@ pub enum AdminError<'a> {
     UnknownCommand(&'a [u8]),
     /// The command, named here as it was typed, needs other arguments.
     WrongArguments(&'a [u8]),
-    /// `show` knows `jobs` and `unique jobs`.
+    /// `show` knows `jobs`, `unique jobs` and `store`.
     UnknownShow,
     /// `cancel` knows `job` and one handle.
     BadCancel,
@@ -137,6 +139,7 @@ impl<'a> AdminCommand<'a> {
         match arguments {
             [] => Err(AdminError::UnknownCommand(typed)),
             [what] if what.eq_ignore_ascii_case(b"jobs") => Ok(Self::ShowJobs),
+            [what] if what.eq_ignore_ascii_case(b"store") => Ok(Self::ShowStore),
             [unique, what] if unique.eq_ignore_ascii_case(b"unique") && what.eq_ignore_ascii_case(b"jobs") => {
                 Ok(Self::ShowUniqueJobs)
             }

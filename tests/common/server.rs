@@ -275,6 +275,8 @@ fn spawn(mut command: Command, environment: &[(String, String)], directory: &Tem
             command.env_remove(name);
         }
     }
+    // Where a server of ours keeps its queue, so that a restart finds it.
+    command.env("STATE_DIRECTORY", directory.path());
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     let log = File::options().create(true).append(true).open(log_path(directory)).expect("a log file");
     command

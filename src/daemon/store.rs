@@ -1,0 +1,147 @@
+//! Opening the store of a server, reading its jobs back before anybody is served, and ending it.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use crate::config::{self, Config, DurabilityLevel};
+use crate::hub::Hub;
+use crate::job_server::{Durability, StoreFailure};
+use crate::log_level::notice;
+use crate::net::Clock;
+use crate::process::memory;
+use crate::stats::{Stats, StoreState};
+use crate::store::location::{Access, Location};
+use crate::store::queue::Queue;
+use crate::store::writer::{self, Settings};
+use crate::store::{Replayed, Store, StoreError, Workloads};
+
+/// How long a start waits for a database that cannot be reached: after a reboot it may come later than this server.
+const WAIT_FOR_DATABASE: Duration = Duration::from_secs(30);
+/// How often it is tried.
+const DATABASE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a start says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a stop looks whether the store is done.
+const STOP_INTERVAL: Duration = Duration::from_millis(2);
+/// How long a stop waits for what is not written yet.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The running store of a server.
+pub(super) struct Keeper {
+    queue: Arc<Queue>,
+    writer: JoinHandle<()>,
+}
+
+impl Keeper {
+    /// Reads the jobs of a store into the hub, which asks `queue`, and begins to keep jobs.
+    ///
+    /// # Errors
+    /// Where the store cannot be opened or read.
+    pub(super) fn start(
+        location: &Location,
+        config: &Config,
+        hub: &Arc<Hub>,
+        clock: &Arc<Clock>,
+        stats: &Arc<Stats>,
+        queue: Arc<Queue>,
+    ) -> Result<Self, StoreError> {
+        let prefix: Arc<str> = config.job_handle_prefix.as_str().into();
+        // A driver may bring a runtime of its own, which cannot be started on a thread of this one.
+        let read = std::thread::scope(|scope| {
+            let read = scope.spawn(|| {
+                let mut store = open(location, &prefix)?;
+                let replayed = replay(&mut *store, hub, clock)?;
+                Ok::<_, StoreError>((store, replayed))
+            });
+            read.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        let (store, Replayed { jobs, set_aside, last_number }) = read?;
+        hub.skip_to_number(last_number);
+        notice!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
+        if set_aside > 0 {
+            error!("{location}: {set_aside} entries make no sense and were set aside; the log names them");
+        }
+        stats.store.set_state(StoreState::Working);
+        publish(stats, location, config);
+        let settings = Settings { durability: level(config.durability.level), interval: config.durability.interval };
+        let (hub, clock) = (Arc::clone(hub), Arc::clone(clock));
+        let report = Box::new(move |reports| hub.stored(clock.now(), reports));
+        let writer = writer::spawn(store, Arc::clone(&queue), settings, Arc::clone(stats), report)
+            .map_err(|error| StoreError::new(StoreFailure::Io, format!("cannot start the store's thread: {error}")))?;
+        Ok(Self { queue, writer })
+    }
+
+    /// Has everything written that is asked for, and lets the store go.
+    pub(super) async fn stop(self, last_number: u64) {
+        self.queue.close(last_number);
+        let end = Instant::now() + STOP_TIMEOUT;
+        while !self.writer.is_finished() {
+            if Instant::now() > end {
+                let left = self.queue.len();
+                return error!("the store takes longer than {STOP_TIMEOUT:?}: stopping without {left} changes to it");
+            }
+            tokio::time::sleep(STOP_INTERVAL).await;
+        }
+    }
+}
+
+/// Publishes what the store is.
+pub(super) fn publish(stats: &Stats, location: &Location, config: &Config) {
+    stats.store.set_about(location.to_string(), durability_text(config));
+}
+
+fn durability_text(config: &Config) -> String {
+    let of_functions = config.function_durability.iter().map(|own| format!(", {} {}", own.function, own.level));
+    std::iter::once(config.durability.to_string()).chain(of_functions).collect()
+}
+
+/// Opens a store. A database that cannot be reached is waited for.
+fn open(location: &Location, prefix: &Arc<str>) -> Result<Box<dyn Store>, StoreError> {
+    let end = Instant::now() + WAIT_FOR_DATABASE;
+    let mut has_warned = false;
+    loop {
+        match location.open(Access::Own, prefix) {
+            Err(error) if error.failure == StoreFailure::Unreachable && Instant::now() < end => {
+                if !std::mem::replace(&mut has_warned, true) {
+                    warn!("{error}; trying again for {WAIT_FOR_DATABASE:?}");
+                }
+                std::thread::sleep(DATABASE_INTERVAL);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Brings all jobs back.
+fn replay(store: &mut dyn Store, hub: &Hub, clock: &Clock) -> Result<Replayed, StoreError> {
+    let (mut jobs, mut said) = (0_u64, Instant::now());
+    store.replay(&mut |job, has_workload| {
+        let has_memory = hub.restore(clock.now(), job, has_workload);
+        jobs += 1;
+        if jobs.is_multiple_of(1024) && said.elapsed() >= PROGRESS_INTERVAL {
+            said = Instant::now();
+            notice!("reading the queue: {jobs} jobs so far");
+        }
+        if has_memory { Workloads::Wanted } else { Workloads::Unwanted }
+    })
+}
+
+/// The level of durability by its name in the settings.
+pub(super) fn level(level: DurabilityLevel) -> Durability {
+    match level {
+        DurabilityLevel::Always => Durability::Always,
+        DurabilityLevel::Interval => Durability::Interval,
+        DurabilityLevel::Off => Durability::Off,
+    }
+}
+
+/// How many bytes of workloads are kept in memory: of jobs that the store has, and of those that only memory has.
+pub(super) fn memory_limits(limits: &config::Limits, is_durable: bool) -> (u64, u64) {
+    let asked = limits.max_memory_for_workloads;
+    let stored = memory::for_workloads(asked, true);
+    let volatile = memory::for_workloads(asked.filter(|_| !is_durable), false);
+    (stored, volatile.max(stored))
+}
