@@ -25,7 +25,8 @@ pub(crate) struct Job {
 /// The jobs of a trace, in the order in which they arrived.
 pub(crate) struct Conversation {
     pub(crate) jobs: Vec<Job>,
-    by_handle: HashMap<String, usize>,
+    /// When the end of a job arrived, by its handle: a worker may be faster than the answer to the client.
+    ends: HashMap<String, usize>,
 }
 
 /// One connection, while its bytes come and go.
@@ -40,7 +41,7 @@ struct Stream {
 
 impl Conversation {
     pub(crate) fn read(trace: &Trace) -> Self {
-        let mut conversation = Self { jobs: Vec::new(), by_handle: HashMap::new() };
+        let mut conversation = Self { jobs: Vec::new(), ends: HashMap::new() };
         let mut streams: HashMap<u32, Stream> = HashMap::new();
         let mut connections = 0;
         for (moment, record) in trace.records.iter().enumerate() {
@@ -63,7 +64,7 @@ impl Conversation {
                 _ => {}
             }
         }
-        conversation.find_gone();
+        conversation.find_ends();
         conversation
     }
 
@@ -111,7 +112,6 @@ impl Conversation {
                 Item::Packet(packet::JOB_CREATED, body) => {
                     if let Some(job) = stream.unanswered.pop_front().expect("a JOB_CREATED for each job") {
                         let handle = String::from_utf8_lossy(&body).into_owned();
-                        self.by_handle.insert(handle.clone(), job);
                         self.jobs[job].acknowledged = Some(moment);
                         self.jobs[job].handle = Some(handle);
                     }
@@ -126,16 +126,15 @@ impl Conversation {
     }
 
     fn end(&mut self, handle: &str, moment: usize) {
-        if let Some(job) = self.by_handle.get(handle) {
-            self.jobs[*job].ended.get_or_insert(moment);
-        }
+        self.ends.entry(handle.to_owned()).or_insert(moment);
     }
 
-    /// What arrives later is carried out later: its acknowledgement covers the end of this job.
-    fn find_gone(&mut self) {
+    /// What arrives after the end of a job is carried out after it: its acknowledgement covers that end.
+    fn find_ends(&mut self) {
         let covers: Vec<(usize, Option<usize>)> =
             self.jobs.iter().map(|job| (job.submitted, job.acknowledged)).collect();
         for job in &mut self.jobs {
+            job.ended = job.handle.as_ref().and_then(|handle| self.ends.get(handle)).copied();
             if let Some(ended) = job.ended {
                 job.gone = covers.iter().filter(|(submitted, _)| *submitted > ended).filter_map(|(_, at)| *at).min();
             }

@@ -299,7 +299,7 @@ static ssize_t after_write(struct call *call, const struct iovec *data, int coun
 static int is_recorded(int fd, int flags) {
     struct stat status;
     return trace >= 0 && !(flags & MSG_PEEK) && fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode) &&
-           fcntl(fd, F_GETFL) & O_NONBLOCK;
+           peer_port(fd) != 0 && fcntl(fd, F_GETFL) & O_NONBLOCK;
 }
 
 static struct call before_read(int fd) {
@@ -339,7 +339,18 @@ static int after_change(struct call *call, int done) {
 
 /* ---- Bytes of files and sockets ---- */
 
+/* What is not watched does without the lock. So a signal's handler may write to its pipe while the thread that it
+ * interrupted holds the lock. */
+static int is_watched(int fd) {
+    struct stat status;
+    enum what what = look(fd, &status);
+    return what == SOCKET ? peer_port(fd) != 0 : what != OTHER;
+}
+
 #define WRITE_CALL(fd, offset, data, count, made)                                                                      \
+    if (!is_watched(fd)) {                                                                                             \
+        return made;                                                                                                   \
+    }                                                                                                                  \
     struct call call = before_write(fd, offset);                                                                       \
     return after_write(&call, data, count, call.record.error ? -1 : (made))
 
