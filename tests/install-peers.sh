@@ -33,6 +33,7 @@ nc netcat-openbsd
 python3 python3-venv
 node nodejs
 npm npm
+sqlite3 sqlite3
 LIST
 }
 

@@ -11,7 +11,7 @@ use gearmand::store::location::Access;
 use crate::common::{Server, Wire, packet, wait_for};
 use crate::durable::{self, Contents, Random, Submission};
 use crate::shim::Shim;
-use crate::shim::trace::{Kind, Trace};
+use crate::shim::trace::{Kind, Record, Trace};
 
 const FUNCTIONS: &[&str] = &["kept"];
 const DUE_S: u64 = 4_000_000_000;
@@ -123,7 +123,7 @@ impl Stage {
         let wrong = self.judge(&contents);
         assert!(wrong.is_empty(), "after the kill:\n  {}", wrong.join("\n  "));
         assert!(!contents.jobs.is_empty());
-        assert_no_retry(&self.shim.trace());
+        assert_eq!(retried(&self.shim.trace()), None);
     }
 
     /// What the file says, against what the client was told.
@@ -157,8 +157,9 @@ impl Stage {
 
 /// A sync that failed says that nobody knows what is on the disk. The next one would succeed and mean nothing: the file
 /// must be opened anew before anything else is done to it.
-#[track_caller]
-fn assert_no_retry(trace: &Trace) {
+///
+/// Tells what was done to a descriptor whose sync had failed.
+pub(crate) fn retried(trace: &Trace) -> Option<String> {
     let mut failed: HashSet<i32> = HashSet::new();
     for (index, record) in trace.records.iter().enumerate() {
         match record.kind {
@@ -166,7 +167,8 @@ fn assert_no_retry(trace: &Trace) {
                 failed.remove(&record.fd);
             }
             Kind::Written | Kind::Resized | Kind::Synced if failed.contains(&record.fd) => {
-                panic!("record {index}: {:?} on descriptor {} whose sync had failed", record.kind, record.fd)
+                let Record { kind, fd, .. } = record;
+                return Some(format!("record {index}: {kind:?} on descriptor {fd}, whose sync had failed"));
             }
             Kind::Synced if record.error != 0 => {
                 failed.insert(record.fd);
@@ -174,6 +176,7 @@ fn assert_no_retry(trace: &Trace) {
             _ => {}
         }
     }
+    None
 }
 
 /// Somebody who uses the server without its store, all the time: foreground jobs, echoes, text commands.
