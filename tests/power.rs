@@ -33,17 +33,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use common::Server;
 use durable::Random;
+use nix::errno::Errno;
 use power::check::{Problem, check};
 use power::conversation::Conversation;
 use power::disk::Disk;
 use power::load::{Load, Serials, run};
-use shim::Shim;
 use shim::trace::{Kind, Trace};
+use shim::{Class, Shim};
 
-const SMALL: Load = Load { pipelined: 90, single: 50, ended: 60, large: 0 };
+const SMALL: Load = Load { pipelined: 90, single: 50, ended: 60, large: 0, may_be_refused: false };
 
 /// More than the four thousand pages after which SQLite moves its log into the database.
-const LARGE: Load = Load { pipelined: 20, single: 20, ended: 10, large: 18 };
+const LARGE: Load = Load { pipelined: 20, single: 20, ended: 10, large: 18, may_be_refused: false };
 
 #[test]
 fn a_power_cut_loses_no_acknowledged_job() {
@@ -75,7 +76,20 @@ fn a_power_cut_loses_no_acknowledged_job() {
     );
     assert!(syncs > 200, "only {syncs} syncs: nothing to cut at");
     assert!(conversation.owed(trace.records.len()) > 300, "almost nothing is owed at the end");
-    for (moment, problems) in cut(&trace, &conversation, &shim.database(), &moments, &mut random) {
+    assert_nothing_lost(seed, &trace, &conversation, &shim.database(), &moments, &mut random);
+}
+
+/// Cuts the power at all these moments.
+#[track_caller]
+fn assert_nothing_lost(
+    seed: u64,
+    trace: &Trace,
+    conversation: &Conversation,
+    database: &Path,
+    moments: &[usize],
+    random: &mut Random,
+) {
+    for (moment, problems) in cut(trace, conversation, database, moments, random) {
         let list: Vec<String> = problems.iter().take(20).map(ToString::to_string).collect();
         assert!(
             problems.is_empty(),
@@ -85,6 +99,30 @@ fn a_power_cut_loses_no_acknowledged_job() {
             list.join("\n  ")
         );
     }
+}
+
+#[test]
+fn a_power_cut_after_failed_syncs_loses_no_acknowledged_job() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let shim = Shim::new();
+    let serials = Serials::new();
+    let mut server = start(&shim, &[], &[]);
+    run(&server, Load { ended: 20, ..SMALL }, &serials, &mut random);
+    for every in [8, 11, 13] {
+        shim.fail(Class::Sync, every, Errno::EIO as i32);
+        run(&server, Load { may_be_refused: true, ended: 20, ..SMALL }, &serials, &mut random);
+        let failed = shim.failed(Class::Sync);
+        println!("each {every}-th sync fails: {failed} did");
+        assert!(failed > 2, "hardly any sync failed");
+    }
+    server.kill();
+    let trace = shim.trace();
+    let conversation = Conversation::read(&trace);
+    // Above all after syncs that failed.
+    let failed = trace.records.iter().position(|record| record.error != 0).expect("a sync that failed");
+    let moments: Vec<usize> = moments(&trace, 400, &mut random).into_iter().filter(|moment| *moment > failed).collect();
+    assert_nothing_lost(seed, &trace, &conversation, &shim.database(), &moments, &mut random);
 }
 
 #[test]
@@ -163,7 +201,7 @@ fn cut<'a>(
     random: &'a mut Random,
 ) -> impl Iterator<Item = (usize, Vec<Problem>)> + 'a {
     let directory = directory_for_images();
-    let mut disk = Disk::new(trace);
+    let mut disk = Disk::new(trace, Random::new(random.next()));
     let mut applied = 0;
     moments.iter().map(move |moment| {
         for record in &trace.records[applied..*moment] {

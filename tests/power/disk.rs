@@ -2,6 +2,9 @@
 //!
 //! What was synced is there. Of what was not, each write, each change of a size and each change of a name is there or
 //! is not, whatever its neighbours are; a write may be there in some of its sectors only.
+//!
+//! After a sync that failed nobody tries again: each change that it was to bring to the disk is there now, or never will
+//! be unless it is made once more, although the system shows it to whoever reads the file.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,6 +22,8 @@ pub(crate) struct Disk<'a> {
     by_inode: HashMap<u64, usize>,
     names: BTreeMap<String, usize>,
     unsynced_names: Vec<NameChange>,
+    /// Of what failed syncs leave behind.
+    random: Random,
 }
 
 #[derive(Default)]
@@ -46,13 +51,22 @@ struct Mood {
 }
 
 impl<'a> Disk<'a> {
-    pub(crate) fn new(trace: &'a Trace) -> Self {
-        Self { trace, files: Vec::new(), by_inode: HashMap::new(), names: BTreeMap::new(), unsynced_names: Vec::new() }
+    pub(crate) fn new(trace: &'a Trace, random: Random) -> Self {
+        let (names, unsynced_names) = (BTreeMap::new(), Vec::new());
+        Self { trace, files: Vec::new(), by_inode: HashMap::new(), names, unsynced_names, random }
     }
 
     /// Goes on by one record.
     pub(crate) fn apply(&mut self, record: &'a Record) {
         if record.error != 0 {
+            if record.kind == Kind::Synced && record.detail == 0 {
+                let file = &mut self.files[self.by_inode[&record.inode]];
+                for change in std::mem::take(&mut file.unsynced) {
+                    if self.random.chance(50) {
+                        make(&mut file.synced, &change);
+                    }
+                }
+            }
             return;
         }
         let data = self.trace.data(record);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crate::common::{Server, Wire, packet};
+use crate::common::{Server, Wire, packet, wait_for};
 use crate::durable::{Random, Submission};
 
 const FUNCTIONS: &[&str] = &["alpha", "beta-gamma", "delta"];
@@ -22,6 +22,8 @@ pub(crate) struct Load {
     pub(crate) ended: u64,
     /// Jobs of a megabyte, to fill SQLite's log until it is moved into the database.
     pub(crate) large: u64,
+    /// Whether the store may fail. Then clients wait after a refusal until it says that it is well.
+    pub(crate) may_be_refused: bool,
 }
 
 /// Numbers for all jobs of one test.
@@ -42,9 +44,9 @@ pub(crate) fn run(server: &Server, load: Load, serials: &Serials, random: &mut R
     let seeds: Vec<u64> = (0..6).map(|_| random.next()).collect();
     thread::scope(|scope| {
         for seed in &seeds[..3] {
-            scope.spawn(|| pipeline(server, load.pipelined, serials, Random::new(*seed)));
+            scope.spawn(|| pipeline(server, load, serials, Random::new(*seed)));
         }
-        scope.spawn(|| one_by_one(server, load.single, serials, Random::new(seeds[3])));
+        scope.spawn(|| one_by_one(server, load, serials, Random::new(seeds[3])));
         for seed in &seeds[4..] {
             scope.spawn(|| work(server, load.ended, Random::new(*seed)));
         }
@@ -59,37 +61,62 @@ pub(crate) fn run(server: &Server, load: Load, serials: &Serials, random: &mut R
     }
 }
 
-fn pipeline(server: &Server, jobs: u64, serials: &Serials, mut random: Random) {
+fn pipeline(server: &Server, load: Load, serials: &Serials, mut random: Random) {
     const WINDOW: u64 = 16;
     let mut client = Wire::connect(server.addr());
     let (mut sent, mut answered) = (0, 0);
-    while answered < jobs {
-        let burst = random.below(WINDOW + 1 - (sent - answered)).min(jobs - sent);
+    while answered < load.pipelined {
+        let burst = random.below(WINDOW + 1 - (sent - answered)).min(load.pipelined - sent);
         let mut bytes = Vec::new();
         for _ in 0..burst {
             bytes.extend(Submission::any(&mut random, serials.next(), FUNCTIONS, DUE_S).request());
         }
         client.send_raw(&bytes);
         sent += burst;
+        let mut is_refused = false;
         for _ in 0..random.below(sent - answered + 1) {
-            client.expect_type(packet::JOB_CREATED);
+            is_refused |= answer(&mut client, load).is_none();
             answered += 1;
+        }
+        if is_refused {
+            wait_until_well(server);
         }
     }
 }
 
-fn one_by_one(server: &Server, jobs: u64, serials: &Serials, mut random: Random) {
+fn one_by_one(server: &Server, load: Load, serials: &Serials, mut random: Random) {
     let mut client = Wire::connect(server.addr());
     let mut operator = Wire::connect(server.addr());
     let mut handles = Vec::new();
-    for _ in 0..jobs {
+    for _ in 0..load.single {
         client.send_raw(&Submission::any(&mut random, serials.next(), FUNCTIONS, DUE_S).request());
-        handles.push(String::from_utf8(client.expect_type(packet::JOB_CREATED)).expect("a handle"));
-        if random.chance(20) {
+        match answer(&mut client, load) {
+            Some(handle) => handles.push(handle),
+            None => wait_until_well(server),
+        }
+        if !handles.is_empty() && random.chance(20) {
             let handle = handles.swap_remove(random.index(handles.len()));
             operator.text(&format!("cancel job {handle}"));
         }
     }
+}
+
+/// The handle of a job, or `None` if it was refused.
+fn answer(client: &mut Wire, load: Load) -> Option<String> {
+    let (packet_type, body) = client.recv();
+    let text = String::from_utf8(body).expect("a handle or an error");
+    match packet_type {
+        packet::JOB_CREATED => Some(text),
+        packet::ERROR if load.may_be_refused && text.starts_with("QUEUE_ERROR") => None,
+        other => panic!("a submission was answered with type {other}: {text}"),
+    }
+}
+
+fn wait_until_well(server: &Server) {
+    wait_for("a store that works", || {
+        let shown = Wire::connect(server.addr()).text("show store");
+        shown.lines().any(|line| line == "state\tok").then_some(())
+    });
 }
 
 fn work(server: &Server, jobs: u64, mut random: Random) {
