@@ -84,11 +84,12 @@ pub fn targets(config: &Config, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, V
 
 /// Serves until a signal or a command ends it. Needs a tokio runtime.
 pub async fn run(prepared: Prepared) -> ExitCode {
-    match Daemon::start(prepared) {
-        Ok(daemon) => {
+    match Daemon::start(prepared).await {
+        Ok(Some(daemon)) => {
             daemon.serve().await;
             ExitCode::SUCCESS
         }
+        Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
             error!("cannot start: {error}");
             // Whoever started it looks here, whatever the log shows.
@@ -138,6 +139,31 @@ impl Signals {
     }
 }
 
+impl Signals {
+    /// Waits for one that ends the process at once.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What the text commands need to know of the process.
+fn process(config: &Config, log: &LogHandle, shutdown: mpsc::Sender<bool>) -> Process {
+    let log = log.clone();
+    Process {
+        version: env!("CARGO_PKG_VERSION"),
+        max_words: AtomicUsize::new(config.limits.max_text_words),
+        allow_shutdown: AtomicBool::new(config.process.allow_shutdown),
+        log_level: Box::new(move || log.level().name()),
+        // A full channel holds a command that has the same end.
+        shutdown: Box::new(move |graceful| {
+            let _ = shutdown.try_send(graceful);
+        }),
+    }
+}
+
 /// What the outside asks of a running server.
 enum Call {
     Stop,
@@ -147,36 +173,26 @@ enum Call {
 }
 
 impl Daemon {
-    fn start(prepared: Prepared) -> std::io::Result<Self> {
+    /// `None` where a signal ended it before it began.
+    async fn start(prepared: Prepared) -> std::io::Result<Option<Self>> {
         let Prepared { sources, resolved, mut listeners, location, log, notifier, readiness } = prepared;
         let config = &resolved.config;
+        let mut signals = Signals::new()?;
         let stats = Arc::new(Stats::default());
         let queue = location.as_ref().map(|_| Arc::new(Queue::default()));
         let hub = Arc::new(Hub::new(policy(config, location.is_some()), Arc::clone(&stats), queue.clone()));
         let clock = Arc::new(Clock::start());
-        let keeper = location
-            .as_ref()
-            .zip(queue)
-            .map(|(location, queue)| Keeper::start(location, config, &hub, &clock, &stats, queue))
-            .transpose()
-            .map_err(std::io::Error::other)?;
-        // Until here a signal ends the process, which loses nothing.
-        let signals = Signals::new()?;
-        let (shutdown, shutdown_commands) = mpsc::channel(1);
-        let process = Process {
-            version: env!("CARGO_PKG_VERSION"),
-            max_words: AtomicUsize::new(config.limits.max_text_words),
-            allow_shutdown: AtomicBool::new(config.process.allow_shutdown),
-            log_level: Box::new({
-                let log = log.clone();
-                move || log.level().name()
-            }),
-            // A full channel holds a command that has the same end.
-            shutdown: Box::new(move |graceful| {
-                let _ = shutdown.try_send(graceful);
-            }),
+        let keeper = match location.as_ref().zip(queue) {
+            None => None,
+            Some((location, queue)) => tokio::select! {
+                keeper = Keeper::start(location, config, &hub, &clock, queue) => {
+                    Some(keeper.map_err(std::io::Error::other)?)
+                }
+                () = signals.end() => return Ok(None),
+            },
         };
-        let admin = Admin::new(Arc::clone(&hub), process);
+        let (shutdown, shutdown_commands) = mpsc::channel(1);
+        let admin = Admin::new(Arc::clone(&hub), process(config, &log, shutdown));
         let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock) });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
@@ -204,7 +220,7 @@ impl Daemon {
         if let Some(readiness) = readiness {
             readiness.ready()?;
         }
-        Ok(Self {
+        Ok(Some(Self {
             sources,
             resolved,
             hub,
@@ -221,7 +237,7 @@ impl Daemon {
             shutdown_commands,
             _listeners: listeners,
             signals,
-        })
+        }))
     }
 
     async fn serve(mut self) {

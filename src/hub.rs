@@ -135,6 +135,11 @@ impl Hub {
         &self.stats
     }
 
+    /// The same, for whoever outlives the hub.
+    pub fn shared_stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
     /// A new connection, which writes what comes into `outbox`. `None` when the server stops.
     pub fn connect(&self, gauges: Arc<ConnectionGauges>, outbox: Arc<Outbox>) -> Option<ConnectionId> {
         let mut state = self.lock();

@@ -41,6 +41,8 @@ struct Cli {
 enum Command {
     #[command(flatten)]
     Tool(Box<Tool>),
+    #[command(flatten)]
+    Queue(Box<queue::Tool>),
     /// Print the manual page in the format of man(1)
     Man,
     /// Print the completions for a shell
@@ -55,7 +57,10 @@ struct Completions {
 
 /// The exit status for a command line that makes no sense: gearmand's for the server, 2 for the tools.
 fn usage_status() -> ExitCode {
-    let is_tool = std::env::args_os().nth(1).is_some_and(|first| Tool::has_subcommand(&first.to_string_lossy()));
+    let is_tool = std::env::args_os().nth(1).is_some_and(|first| {
+        let first = first.to_string_lossy();
+        Tool::has_subcommand(&first) || queue::Tool::has_subcommand(&first)
+    });
     if is_tool { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
     };
     let outcome = match command {
         Some(Command::Tool(tool)) => return client::run(*tool),
+        Some(Command::Queue(tool)) => return queue::run(*tool),
         Some(Command::Man) => print_manual().map(|()| ExitCode::SUCCESS),
         Some(Command::Completions(Completions { shell })) => print_completions(shell).map(|()| ExitCode::SUCCESS),
         None => serve(Sources::of_process(matches)),

@@ -124,7 +124,7 @@ fn worker_cells(line: &str) -> Vec<String> {
 }
 
 /// What is safe to print: a name may hold anything, also what a terminal obeys.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         if letter.is_control() { out.extend(letter.escape_default()) } else { out.push(letter) }

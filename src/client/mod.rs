@@ -31,6 +31,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub use admin::AdminArgs;
+pub(crate) use listing::printable;
+pub(crate) use output::{insert_bytes, template as progress_style};
 pub use submit::SubmitArgs;
 pub use worker::WorkArgs;
 

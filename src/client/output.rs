@@ -203,7 +203,8 @@ impl Output {
     }
 }
 
-fn template(text: &str) -> ProgressStyle {
+/// A style of a progress bar; `{rate}` is jobs a second.
+pub(crate) fn template(text: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         // Writing to a string does not fail.
@@ -216,7 +217,7 @@ fn number_of(digits: &[u8]) -> Option<u64> {
 }
 
 /// As text where it is UTF-8, else as `NAME_base64`.
-fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), Value::from(text)),
         Err(_) => object.insert(format!("{name}_base64"), Value::from(base64(bytes))),

@@ -1,9 +1,11 @@
 //! Opening the store of a server, reading its jobs back before anybody is served, and ending it.
 
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use crate::config::{self, Config, DurabilityLevel};
@@ -40,37 +42,27 @@ impl Keeper {
     ///
     /// # Errors
     /// Where the store cannot be opened or read.
-    pub(super) fn start(
+    pub(super) async fn start(
         location: &Location,
         config: &Config,
         hub: &Arc<Hub>,
         clock: &Arc<Clock>,
-        stats: &Arc<Stats>,
         queue: Arc<Queue>,
     ) -> Result<Self, StoreError> {
-        let prefix: Arc<str> = config.job_handle_prefix.as_str().into();
-        // A driver may bring a runtime of its own, which cannot be started on a thread of this one.
-        let read = std::thread::scope(|scope| {
-            let read = scope.spawn(|| {
-                let mut store = open(location, &prefix)?;
-                let replayed = replay(&mut *store, hub, clock)?;
-                Ok::<_, StoreError>((store, replayed))
-            });
-            read.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        let (store, Replayed { jobs, set_aside, last_number }) = read?;
+        let store = open(location, config.job_handle_prefix.as_str().into()).await?;
+        let (store, Replayed { jobs, set_aside, last_number }) = replay(store, hub, clock).await?;
         hub.skip_to_number(last_number);
         notice!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
         if set_aside > 0 {
             error!("{location}: {set_aside} entries make no sense and were set aside; the log names them");
         }
-        stats.store.set_state(StoreState::Working);
-        publish(stats, location, config);
+        hub.stats().store.set_state(StoreState::Working);
+        publish(hub.stats(), location, config);
         let settings = Settings { durability: level(config.durability.level), interval: config.durability.interval };
-        let (hub, clock) = (Arc::clone(hub), Arc::clone(clock));
-        let report = Box::new(move |reports| hub.stored(clock.now(), reports));
-        let writer = writer::spawn(store, Arc::clone(&queue), settings, Arc::clone(stats), report)
-            .map_err(|error| StoreError::new(StoreFailure::Io, format!("cannot start the store's thread: {error}")))?;
+        let (told, clock) = (Arc::clone(hub), Arc::clone(clock));
+        let report = Box::new(move |reports| told.stored(clock.now(), reports));
+        let writer =
+            writer::spawn(store, Arc::clone(&queue), settings, hub.shared_stats(), report).map_err(no_thread)?;
         Ok(Self { queue, writer })
     }
 
@@ -99,34 +91,60 @@ fn durability_text(config: &Config) -> String {
 }
 
 /// Opens a store. A database that cannot be reached is waited for.
-fn open(location: &Location, prefix: &Arc<str>) -> Result<Box<dyn Store>, StoreError> {
+async fn open(location: &Location, prefix: Arc<str>) -> Result<Box<dyn Store>, StoreError> {
     let end = Instant::now() + WAIT_FOR_DATABASE;
     let mut has_warned = false;
     loop {
-        match location.open(Access::Own, prefix) {
+        let (location, prefix) = (location.clone(), Arc::clone(&prefix));
+        match on_own_thread(move || location.open(Access::Own, &prefix)).await {
             Err(error) if error.failure == StoreFailure::Unreachable && Instant::now() < end => {
                 if !std::mem::replace(&mut has_warned, true) {
                     warn!("{error}; trying again for {WAIT_FOR_DATABASE:?}");
                 }
-                std::thread::sleep(DATABASE_INTERVAL);
+                tokio::time::sleep(DATABASE_INTERVAL).await;
             }
             result => return result,
         }
     }
 }
 
-/// Brings all jobs back.
-fn replay(store: &mut dyn Store, hub: &Hub, clock: &Clock) -> Result<Replayed, StoreError> {
-    let (mut jobs, mut said) = (0_u64, Instant::now());
-    store.replay(&mut |job, has_workload| {
-        let has_memory = hub.restore(clock.now(), job, has_workload);
-        jobs += 1;
-        if jobs.is_multiple_of(1024) && said.elapsed() >= PROGRESS_INTERVAL {
-            said = Instant::now();
-            notice!("reading the queue: {jobs} jobs so far");
-        }
-        if has_memory { Workloads::Wanted } else { Workloads::Unwanted }
+/// Brings all jobs back, and says how far it is.
+async fn replay(
+    mut store: Box<dyn Store>,
+    hub: &Arc<Hub>,
+    clock: &Arc<Clock>,
+) -> Result<(Box<dyn Store>, Replayed), StoreError> {
+    let (hub, clock) = (Arc::clone(hub), Arc::clone(clock));
+    on_own_thread(move || {
+        let (mut jobs, mut said) = (0_u64, Instant::now());
+        let replayed = store.replay(&mut |job, has_workload| {
+            let has_memory = hub.restore(clock.now(), job, has_workload);
+            jobs += 1;
+            if jobs.is_multiple_of(1024) && said.elapsed() >= PROGRESS_INTERVAL {
+                said = Instant::now();
+                notice!("reading the queue: {jobs} jobs so far");
+            }
+            if has_memory { Workloads::Wanted } else { Workloads::Unwanted }
+        })?;
+        Ok((store, replayed))
     })
+    .await
+}
+
+/// Waits for work that blocks. A driver may bring a runtime of its own, which cannot run on a thread of this one.
+async fn on_own_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (done, result) = oneshot::channel();
+    // Whoever waits for the result may have gone: the process ends then.
+    let run = move || drop(done.send(work()));
+    std::thread::Builder::new().name("store".to_owned()).spawn(run).map_err(no_thread)?;
+    result.await.unwrap_or_else(|_| Err(StoreError::new(StoreFailure::Io, "the thread that opens the store has ended")))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn no_thread(error: io::Error) -> StoreError {
+    StoreError::new(StoreFailure::Io, format!("cannot start a thread for the store: {error}"))
 }
 
 /// The level of durability by its name in the settings.

@@ -30,7 +30,7 @@ pub(crate) fn hangup_opens_the_log_anew() {
 
 /// Whether one more background job is taken.
 fn takes_a_job(client: &mut Wire) -> bool {
-    client.send(packet::SUBMIT_JOB_BG, &body(&[b"work", b"", b"workload"]));
+    client.send(packet::SUBMIT_JOB, &body(&[b"work", b"", b"workload"]));
     match client.recv() {
         (packet::JOB_CREATED, _) => true,
         (packet::ERROR, error) if error.starts_with(b"QUEUE_ERROR\0Job queue is full") => false,

@@ -50,7 +50,7 @@ impl Site {
         self.name(name)
     }
 
-    /// A program with an environment that says nothing but where the service manager is.
+    /// A program with an environment that says nothing but where the service manager is, and where state is kept.
     pub(crate) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -58,7 +58,8 @@ impl Site {
                 command.env_remove(name);
             }
         }
-        command.env("NOTIFY_SOCKET", self.path("notify")).stdin(Stdio::null());
+        command.env("NOTIFY_SOCKET", self.path("notify")).env("STATE_DIRECTORY", self.path("state"));
+        command.stdin(Stdio::null());
         command
     }
 

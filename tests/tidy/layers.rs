@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     // The one lock around it, the output that it fills, the stores, the text commands.
     &["outbox", "store", "hub", "admin"],
     // The outside world.
-    &["process", "net", "client"],
+    &["process", "net", "client", "queue"],
     // Assembly.
     &["daemon"],
 ];
@@ -28,6 +28,11 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
         "client",
         &["job_server", "hub", "outbox", "admin", "net", "process", "stats"],
         "it is the other side of the wire",
+    ),
+    (
+        "queue",
+        &["hub", "outbox", "admin", "net", "stats", "job_server::JobServer"],
+        "it looks at stores, not at a server",
     ),
     ("net", &["config"], "it takes plain parameters"),
     ("daemon", &["client"], "a server needs no client"),

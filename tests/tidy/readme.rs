@@ -5,8 +5,9 @@ use std::fmt::Write;
 use std::fs;
 
 use clap::{Arg, Command, Subcommand};
-use gearmand::client::Tool;
+use gearmand::client;
 use gearmand::config::{RELOADABLE, command};
+use gearmand::queue;
 
 use super::source::root;
 
@@ -99,7 +100,8 @@ fn full_help(option: &Arg) -> String {
 pub(crate) fn commands_parse() {
     let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
     let mut server = command();
-    server = Tool::augment_subcommands(server).args_conflicts_with_subcommands(true);
+    server = queue::Tool::augment_subcommands(client::Tool::augment_subcommands(server))
+        .args_conflicts_with_subcommands(true);
     for name in ["man", "completions"] {
         server = server.subcommand(Command::new(name).arg(Arg::new("shell")));
     }

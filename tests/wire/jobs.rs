@@ -54,7 +54,8 @@ fn functions_take_turns_the_newest_first() {
 
 #[test]
 fn epoch_and_reduce_jobs_are_of_normal_priority() {
-    let server = server(&[]);
+    // A background job that is stored first becomes ready a moment later than a foreground one.
+    let server = server(&["--queue-type", "builtin"]);
     let mut client = connect(&server);
     submit(&mut client, packet::SUBMIT_JOB_LOW, "f", "", "low");
     client.send(packet::SUBMIT_JOB_EPOCH, b"f\0\x001\0epoch");

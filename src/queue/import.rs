@@ -1,0 +1,429 @@
+//! `gearmand import`: moves all jobs of one store into another.
+//!
+//! All jobs are copied, in order and in batches, then the target is counted, and only then the source is emptied. A mark in the
+//! target, a scheduled job that nobody does, says that an import is under way: if one is found at the start, that
+//! import was interrupted, and it is taken up.
+
+use std::io::{self, IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::copies::Copies;
+use super::url::{FORMS, QueueUrl};
+use super::{ToolError, configured, tell};
+use crate::client;
+use crate::job_server::{JobKey, StoredJob, StoredParts};
+use crate::protocol::{FunctionName, Priority};
+use crate::store::location::{Access, Location};
+use crate::store::{Changes, Replayed, Store, StoreError, Workloads};
+
+/// A batch is committed when it has so many jobs, or so many bytes of workloads.
+const BATCH_JOBS: usize = 4096;
+const BATCH_BYTES: usize = 8 << 20;
+/// The source is emptied in passes of so many jobs, whose names are then in memory, about 100 bytes each.
+const PASS_JOBS: usize = 1 << 20;
+
+/// The function, unique id and due time of the mark: a name that nobody offers to do, and the last second that every store and
+/// C++ gearmand can hold.
+const MARK_FUNCTION: &[u8] = b"gearmand-import";
+const MARK_UNIQUE: &[u8] = b"unfinished";
+const MARK_DUE_S: u64 = 0x7fff_ffff;
+
+/// What `gearmand import` is told.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "QUEUE is a path of a SQLite file, sqlite:PATH[?table=T], postgres://USER:PASSWORD@HOST:PORT/DB?table=T, \
+    'postgres:host=... dbname=... [table=T]', mysql://USER:PASSWORD@HOST:PORT/DB?table=T or \
+    redis://:PASSWORD@HOST:PORT?prefix=P. Queues of C++ gearmand are read in every form.\n\n\
+    Stop the servers of both queues first: a queue that a server of this program holds is refused; of a C++ gearmand \
+    nothing can be seen. Jobs keep their order, priority, due time, unique id and attempts; they keep their handles where \
+    the target has given no higher number, else they get the next ones. What is left in the source are entries that \
+    make no sense.\n\n\
+    An import that was interrupted, or that failed, has removed nothing that is not in the target. Run it again, before a \
+    server uses the target: jobs that were copied are not copied twice, and none is lost. Until then the target \
+    holds a scheduled job of the function gearmand-import as a mark. A job whose function and unique id are in the \
+    target already is not copied either, as the server would join the two.\n\n\
+    Exit status: 0 all jobs were moved, 1 a queue failed, and nothing was lost, 2 usage, 3 a queue is not there, cannot be \
+    reached, or is held by a server."
+)]
+pub struct ImportArgs {
+    /// The queue to empty
+    #[arg(long, value_name = "QUEUE")]
+    from: QueueUrl,
+    /// The queue to fill; it is made where it is not there
+    #[arg(long, value_name = "QUEUE")]
+    to: QueueUrl,
+    /// Leave the jobs in the source too
+    #[arg(long)]
+    keep: bool,
+    /// Show no progress bar, not even on a terminal
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// What became of the jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// Jobs that were copied.
+    pub(super) copied: u64,
+    /// Jobs that were in the target already.
+    pub(super) known: u64,
+    /// Jobs that were removed from the source.
+    pub(super) removed: u64,
+    /// Entries of the source that make no sense.
+    pub(super) set_aside: u64,
+}
+
+/// Moves the jobs, and says how many they were.
+pub(super) fn run(args: &ImportArgs) -> Result<u8, ToolError> {
+    let (from, to) = (source_of(&args.from.0), &args.to.0);
+    if is_same(&from, to) {
+        return Err(ToolError::Usage(format!("--from and --to are the same queue, {to}; write {FORMS}")));
+    }
+    let prefix = configured::handle_prefix("import");
+    // Opening it to own it would make a source that is not there.
+    open(&from, Access::Read, &prefix)?;
+    let mut source = open(&from, Access::Own, &prefix)?;
+    let mut target = open(to, Access::Own, &prefix)?;
+    let bar = if args.quiet || !io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::no_length() };
+    let import = Import {
+        source: &mut *source,
+        target: &mut *target,
+        from: identity(&from),
+        keep: args.keep,
+        bar: &bar,
+        batch_jobs: BATCH_JOBS,
+    };
+    let outcome = import.run();
+    bar.finish_and_clear();
+    let Moved { copied, known, removed, set_aside } = outcome?;
+    if set_aside > 0 {
+        tell("import", format_args!("{set_aside} entries of {from} make no sense and are left there"));
+    }
+    let known = if known > 0 { format!(", {known} were there already") } else { String::new() };
+    let left =
+        if args.keep { ", and all are in the source too".to_owned() } else { format!(", {removed} left the source") };
+    writeln!(io::stdout(), "{copied} jobs copied to {to}{known}{left}")?;
+    Ok(0)
+}
+
+/// The source as it is opened: a table of C++ gearmand keeps the form in which that can use it, since it is emptied only.
+fn source_of(location: &Location) -> Location {
+    match location.clone() {
+        Location::Sqlite { path, table, .. } => Location::Sqlite { path, table, keep_primary_key: true },
+        other => other,
+    }
+}
+
+fn is_same(from: &Location, to: &Location) -> bool {
+    match (from, to) {
+        (Location::Sqlite { path, table, .. }, Location::Sqlite { path: other, table: other_table, .. }) => {
+            real(path) == real(other) && table == other_table
+        }
+        _ => from == to,
+    }
+}
+
+/// The path without links, where it leads somewhere.
+fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Names a queue so that it can be known again, without secrets.
+fn identity(location: &Location) -> String {
+    match location {
+        Location::Sqlite { path, table, .. } => format!("sqlite:{} (table {table})", real(path).display()),
+        Location::Postgres { conninfo, table } => {
+            let place = if let Some((_, url)) = conninfo.split_once("://") {
+                let url = url.split('?').next().unwrap_or_default();
+                url.rsplit_once('@').map_or(url, |(_, place)| place).to_owned()
+            } else {
+                let keys = ["host=", "hostaddr=", "port=", "dbname="];
+                let says_where = |word: &&str| keys.iter().any(|key| word.starts_with(key));
+                conninfo.split_whitespace().filter(says_where).collect::<Vec<_>>().join(" ")
+            };
+            format!("PostgreSQL at {place} (table {table})")
+        }
+        Location::Mysql { .. } | Location::Redis { .. } => location.to_string(),
+    }
+}
+
+fn open(location: &Location, access: Access, prefix: &Arc<str>) -> Result<Box<dyn Store>, ToolError> {
+    location.open(access, prefix).map_err(|error| ToolError::Open(error.text))
+}
+
+/// An import between two stores that are held.
+pub(super) struct Import<'a> {
+    pub(super) source: &'a mut dyn Store,
+    pub(super) target: &'a mut dyn Store,
+    /// Names the source, in the mark; without secrets.
+    pub(super) from: String,
+    /// Whether the source keeps its jobs.
+    pub(super) keep: bool,
+    pub(super) bar: &'a ProgressBar,
+    /// How many jobs are committed at once at most.
+    pub(super) batch_jobs: usize,
+}
+
+/// What the target holds at the start.
+struct Survey {
+    copies: Copies,
+    jobs: u64,
+    /// The highest number that it has given; that of a mark is not given.
+    last_number: u64,
+    mark: Option<Mark>,
+}
+
+/// The sign in the target that an import is under way.
+struct Mark {
+    key: JobKey,
+    /// The source of that import.
+    from: String,
+    /// The target's highest number when that import began.
+    last_number: u64,
+}
+
+impl Import<'_> {
+    /// Moves the jobs.
+    ///
+    /// # Errors
+    /// A store failed, or does not hold what it should. Nothing has been removed from the source that is not in the target.
+    pub(super) fn run(mut self) -> Result<Moved, ToolError> {
+        let (here, foreign_mark) = self.look_at_source()?;
+        if foreign_mark {
+            let from = &self.from;
+            return Err(ToolError::Usage(format!(
+                "an import into {from} was interrupted; finish that one first, by running it again"
+            )));
+        }
+        self.bar.set_length(here.jobs);
+        self.bar.set_style(style("{wide_bar} {pos}/{len} jobs, {rate}, {eta} left"));
+        let there = self.look_at_target()?;
+        if here.jobs == 0 && there.mark.is_none() {
+            return Ok(Moved { set_aside: here.set_aside, ..Moved::default() });
+        }
+        let before = there.jobs;
+        let mark = self.mark(&there, here)?;
+        let mut moved = self.copy(there)?;
+        moved.set_aside = here.set_aside;
+        self.count(&mark, before + moved.copied)?;
+        if !self.keep {
+            moved.removed = self.empty_source(here.jobs)?;
+        }
+        self.target.commit(&Changes { removes: vec![mark], sync: true, ..Changes::default() })?;
+        Ok(moved)
+    }
+
+    /// Counts the jobs of the source, and tells whether it bears a mark.
+    fn look_at_source(&mut self) -> Result<(Replayed, bool), StoreError> {
+        let mut marked = false;
+        let replayed = self.source.replay(&mut |job, _| {
+            marked |= is_mark(&job);
+            Workloads::Unwanted
+        })?;
+        Ok((replayed, marked))
+    }
+
+    fn look_at_target(&mut self) -> Result<Survey, ToolError> {
+        let mut mark = None;
+        let (mut copies, jobs, mut last_number) = self.note_target(u64::MAX, &mut mark)?;
+        if let Some(Mark { key, from, last_number: at_start }) = &mark {
+            if *from != self.from {
+                return Err(ToolError::Usage(format!(
+                    "an import from {from} into this queue was interrupted; finish that one first, by running it again, or \
+                     give it up: cancel the job of the function gearmand-import on a server that uses the queue"
+                )));
+            }
+            let (noted, _, highest) = self.note_target(*at_start, &mut None)?;
+            copies = noted;
+            // Unless a server has used the target since, the highest number is that of the mark, and not given.
+            last_number = if last_number <= key.number { highest.max(*at_start) } else { last_number };
+        }
+        Ok(Survey { copies, jobs, last_number, mark })
+    }
+
+    /// Notes the jobs of the target, those with a number above `copies_from` as possible copies; finds the mark. Answers
+    /// the notes, how many jobs there are, and the highest number: without a mark also of jobs that are gone.
+    fn note_target(&mut self, copies_from: u64, mark: &mut Option<Mark>) -> Result<(Copies, u64, u64), ToolError> {
+        let (mut copies, mut jobs, mut highest) = (Copies::new(), 0, 0);
+        let is_resumed = copies_from != u64::MAX;
+        let replayed = self.target.replay(&mut |job, _| {
+            if is_mark(&job) {
+                *mark = Some(Mark::read(&job));
+            } else {
+                copies.note(&job, job.number > copies_from);
+                jobs += 1;
+                highest = highest.max(job.number);
+            }
+            Workloads::Wanted
+        })?;
+        Ok((copies, jobs, if is_resumed { highest } else { highest.max(replayed.last_number) }))
+    }
+
+    /// Puts the mark into the target, if it is not there; answers what names it.
+    fn mark(&mut self, there: &Survey, here: Replayed) -> Result<JobKey, ToolError> {
+        if let Some(mark) = &there.mark {
+            return Ok(mark.key.clone());
+        }
+        // No job that is copied comes so far.
+        let number = here.last_number.max(there.last_number) + here.jobs + 1;
+        let workload = format!(
+            "{}\n{}\nAn import into this queue is under way, or was interrupted: then run it again.\n",
+            there.last_number, self.from
+        );
+        let parts = StoredParts {
+            number,
+            prefix: "H:import".into(),
+            function: FunctionName::new(MARK_FUNCTION),
+            unique: MARK_UNIQUE,
+            reducer: b"",
+            priority: Priority::Low,
+            due_s: MARK_DUE_S,
+            submitted_s: 0,
+            attempts: 0,
+            workload: workload.as_bytes(),
+        };
+        let job =
+            StoredJob::new(parts).ok_or_else(|| ToolError::Store("the mark of the import is no job".to_owned()))?;
+        let key = job.key();
+        self.target.commit(&Changes { adds: vec![job], sync: true, ..Changes::default() })?;
+        Ok(key)
+    }
+
+    /// Copies all jobs that the target does not have.
+    fn copy(&mut self, there: Survey) -> Result<Moved, ToolError> {
+        let Survey { mut copies, mut last_number, .. } = there;
+        let mut moved = Moved::default();
+        let mut failure: Option<ToolError> = None;
+        let mut batch = Changes { sync: true, ..Changes::default() };
+        let mut bytes = 0;
+        let (source, target, bar, batch_jobs) = (&mut *self.source, &mut *self.target, self.bar, self.batch_jobs);
+        source.replay(&mut |mut job, has_workload| {
+            if failure.is_some() {
+                return Workloads::Unwanted;
+            }
+            if !has_workload {
+                failure = Some(ToolError::Store(format!("the source gives job {} without its workload", job.handle())));
+                return Workloads::Unwanted;
+            }
+            bar.inc(1);
+            if copies.has(&job) {
+                moved.known += 1;
+                return Workloads::Wanted;
+            }
+            last_number = job.number.max(last_number + 1);
+            job.number = last_number;
+            bytes += job.workload().len();
+            batch.adds.push(job);
+            batch.last_number = last_number;
+            moved.copied += 1;
+            if batch.adds.len() >= batch_jobs || bytes >= BATCH_BYTES {
+                failure = target.commit(&batch).err().map(ToolError::from);
+                batch.adds.clear();
+                bytes = 0;
+            }
+            Workloads::Wanted
+        })?;
+        if failure.is_none() && !batch.adds.is_empty() {
+            failure = target.commit(&batch).err().map(ToolError::from);
+        }
+        failure.map_or(Ok(moved), Err)
+    }
+
+    /// Counts the jobs of the target.
+    fn count(&mut self, mark: &JobKey, expected: u64) -> Result<(), ToolError> {
+        let mut jobs = 0_u64;
+        self.target.replay(&mut |job, _| {
+            jobs += u64::from(job.key() != *mark);
+            Workloads::Unwanted
+        })?;
+        if jobs == expected {
+            return Ok(());
+        }
+        Err(ToolError::Store(format!(
+            "the target holds {jobs} jobs where there should be {expected}; nothing was removed from the source. Run \
+             `gearmand queue verify` on both"
+        )))
+    }
+
+    /// Removes all jobs from the source, whose copies have been counted; it held so many.
+    fn empty_source(&mut self, jobs: u64) -> Result<u64, ToolError> {
+        self.bar.set_style(style("{spinner} {pos} jobs copied; emptying the source"));
+        let mut removed = 0;
+        loop {
+            let mut keys = Vec::new();
+            self.source.replay(&mut |job, _| {
+                if keys.len() < PASS_JOBS {
+                    keys.push(job.key());
+                }
+                Workloads::Unwanted
+            })?;
+            if keys.is_empty() {
+                return Ok(removed);
+            }
+            if removed >= jobs {
+                return Err(ToolError::Store(
+                    "the source still holds jobs after all were removed; their copies are in the target, so empty the \
+                     source by hand"
+                        .to_owned(),
+                ));
+            }
+            while !keys.is_empty() {
+                let rest = keys.split_off(keys.len().min(self.batch_jobs));
+                removed += u64::try_from(keys.len()).unwrap_or(u64::MAX);
+                self.source.commit(&Changes { removes: keys, sync: true, ..Changes::default() })?;
+                keys = rest;
+            }
+        }
+    }
+}
+
+impl Mark {
+    fn read(job: &StoredJob) -> Self {
+        let text = String::from_utf8_lossy(job.workload());
+        let mut lines = text.lines();
+        let last_number = lines.next().and_then(|line| line.parse().ok()).unwrap_or_default();
+        Self { key: job.key(), from: lines.next().unwrap_or_default().to_owned(), last_number }
+    }
+}
+
+/// Whether this is the mark of an import.
+pub(super) fn is_mark(job: &StoredJob) -> bool {
+    job.function.as_bytes() == MARK_FUNCTION && job.unique() == MARK_UNIQUE
+}
+
+fn style(template: &str) -> ProgressStyle {
+    client::progress_style(template)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_are_known_again_without_their_secrets() {
+        for (url, expected) in [
+            ("postgres://u:pw@h:1/d?table=t&sslmode=disable", "PostgreSQL at h:1/d (table t)"),
+            ("postgres:user=u password=pw host=h dbname=d", "PostgreSQL at host=h dbname=d (table queue)"),
+            ("mysql://u:pw@h/d", "MySQL at h:3306 (database d, table gearman_queue)"),
+            ("redis://:pw@h", "Redis at h:6379 (prefix _gear_)"),
+            ("/not/there", "sqlite:/not/there (table gearman_queue)"),
+        ] {
+            assert_eq!(identity(&url.parse::<QueueUrl>().unwrap().0), expected);
+        }
+    }
+
+    #[test]
+    fn a_queue_is_the_same_however_its_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("q");
+        std::fs::write(&path, "").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let location = |path: &Path| format!("sqlite:{}", path.display()).parse::<QueueUrl>().unwrap().0;
+        assert!(is_same(&source_of(&location(&path)), &location(&link)));
+        assert!(!is_same(&location(&path), &location(&directory.path().join("other"))));
+    }
+}

@@ -1,0 +1,318 @@
+//! `gearmand queue`: looks into a store without changing it, also beside the server that uses it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use chrono::{Local, TimeZone as _};
+use serde_json::{Map, Value, json};
+
+use super::url::QueueUrl;
+use super::{EXIT_FAILED, ToolError, configured};
+use crate::client::{insert_bytes, printable};
+use crate::job_server::StoredJob;
+use crate::protocol::{FunctionName, Priority};
+use crate::store::location::{Access, Location};
+use crate::store::{Store, Workloads};
+
+/// So many rows are looked at before the width of the columns is fixed; those that follow are printed as they come.
+const ROWS_FOR_WIDTH: usize = 1000;
+
+const HEADINGS: [&str; 8] = ["HANDLE", "FUNCTION", "UNIQUE", "PRIORITY", "DUE", "ATTEMPTS", "BYTES", "AGE"];
+/// Which of the columns hold numbers, and are aligned to the right.
+const NUMBERS: [bool; 8] = [false, false, false, false, false, true, true, true];
+
+/// What `gearmand queue` is told.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "QUEUE is a path of a SQLite file, sqlite:PATH[?table=T], postgres://USER:PASSWORD@HOST:PORT/DB?table=T, \
+    'postgres:host=... dbname=... [table=T]', mysql://USER:PASSWORD@HOST:PORT/DB?table=T or \
+    redis://:PASSWORD@HOST:PORT?prefix=P. Without --from it is the queue that the server's configuration file and \
+    environment name. Nothing in it is changed, and a server may be using it.\n\n\
+    Exit status: 0 all is well, 1 entries make no sense or the queue failed while it was read, 2 usage, 3 the queue is not \
+    there or cannot be reached."
+)]
+pub struct QueueArgs {
+    /// The queue [default: that of the server]
+    #[arg(long, global = true, value_name = "QUEUE")]
+    from: Option<QueueUrl>,
+    /// The configuration file of the server whose queue it is
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "from")]
+    config_file: Option<PathBuf>,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List the jobs in their order
+    List {
+        /// Only jobs of this function
+        #[arg(short, long, value_name = "NAME")]
+        function: Option<String>,
+        /// Only the first N of them
+        #[arg(short = 'n', long, value_name = "N")]
+        limit: Option<u64>,
+    },
+    /// Count the jobs of each function, by priority
+    Count,
+    /// Read everything and tell whether it makes sense
+    Verify,
+}
+
+/// Runs what was asked for.
+pub(super) fn run(args: QueueArgs) -> Result<u8, ToolError> {
+    let (location, prefix) = match args.from {
+        Some(QueueUrl(location)) => (location, configured::handle_prefix("queue")),
+        None => configured::queue(args.config_file)?,
+    };
+    let mut store = open(&location, &prefix)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let status = match args.action {
+        Action::List { function, limit } => {
+            let only = Only { function: function.map(String::into_bytes), limit: limit.unwrap_or(u64::MAX) };
+            list(&mut *store, &only, args.json, &mut out)?
+        }
+        Action::Count => count(&mut *store, args.json, &mut out)?,
+        Action::Verify => verify(&mut *store, &location, args.json, &mut out)?,
+    };
+    out.flush()?;
+    Ok(status)
+}
+
+fn open(location: &Location, prefix: &Arc<str>) -> Result<Box<dyn Store>, ToolError> {
+    location.open(Access::Read, prefix).map_err(|error| ToolError::Open(error.text))
+}
+
+/// Which jobs are listed.
+pub(super) struct Only {
+    pub(super) function: Option<Vec<u8>>,
+    pub(super) limit: u64,
+}
+
+/// Lists jobs as they are read.
+pub(super) fn list(store: &mut dyn Store, only: &Only, json: bool, out: &mut dyn Write) -> Result<u8, ToolError> {
+    let mut table = Table::new();
+    let mut printed = Ok(());
+    let mut left = only.limit;
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    store.replay(&mut |job, _| {
+        let wanted = only.function.as_deref().is_none_or(|function| function == job.function.as_bytes());
+        if left > 0 && wanted && printed.is_ok() {
+            left -= 1;
+            printed = if json { writeln!(out, "{}", object(&job)) } else { table.add(row(&job, now_s), out) };
+        }
+        // The length of a workload is known when it is read.
+        if left > 0 && printed.is_ok() { Workloads::Wanted } else { Workloads::Unwanted }
+    })?;
+    printed?;
+    if !json {
+        table.finish(out)?;
+    }
+    Ok(0)
+}
+
+fn row(job: &StoredJob, now_s: u64) -> Row {
+    let text = |bytes: &[u8]| {
+        if bytes.is_empty() { "-".to_owned() } else { printable(&String::from_utf8_lossy(bytes)) }
+    };
+    [
+        job.handle().to_string(),
+        text(job.function.as_bytes()),
+        text(job.unique()),
+        priority_name(job.priority).to_owned(),
+        if job.due_s == 0 { "-".to_owned() } else { local_time(job.due_s) },
+        job.attempts.to_string(),
+        job.workload().len().to_string(),
+        if job.submitted_s == 0 { "-".to_owned() } else { age(now_s.saturating_sub(job.submitted_s)) },
+    ]
+}
+
+fn object(job: &StoredJob) -> Value {
+    let time = |seconds: u64| if seconds == 0 { Value::Null } else { Value::from(seconds) };
+    let mut object = Map::new();
+    object.insert("handle".to_owned(), Value::from(job.handle().to_string()));
+    insert_bytes(&mut object, "function", job.function.as_bytes());
+    insert_bytes(&mut object, "unique", job.unique());
+    if !job.reducer().is_empty() {
+        insert_bytes(&mut object, "reducer", job.reducer());
+    }
+    object.insert("priority".to_owned(), Value::from(priority_name(job.priority)));
+    object.insert("due".to_owned(), time(job.due_s));
+    object.insert("attempts".to_owned(), Value::from(job.attempts));
+    object.insert("bytes".to_owned(), Value::from(job.workload().len()));
+    object.insert("submitted".to_owned(), time(job.submitted_s));
+    Value::Object(object)
+}
+
+const fn priority_name(priority: Priority) -> &'static str {
+    match priority {
+        Priority::High => "high",
+        Priority::Normal => "normal",
+        Priority::Low => "low",
+    }
+}
+
+fn local_time(unix_s: u64) -> String {
+    let time = i64::try_from(unix_s).ok().and_then(|seconds| Local.timestamp_opt(seconds, 0).single());
+    time.map_or_else(|| unix_s.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+/// A time in its two largest units.
+fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, ..) => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
+    }
+}
+
+/// How many jobs a function has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    by_priority: [u64; 3],
+    /// Those of them that are due later.
+    scheduled: u64,
+}
+
+/// Counts the jobs of each function.
+pub(super) fn count(store: &mut dyn Store, json: bool, out: &mut dyn Write) -> Result<u8, ToolError> {
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut functions: BTreeMap<FunctionName, Counts> = BTreeMap::new();
+    store.replay(&mut |job, _| {
+        let counts = functions.entry(job.function).or_default();
+        counts.by_priority[job.priority.index()] += 1;
+        counts.scheduled += u64::from(job.due_s > now_s);
+        Workloads::Unwanted
+    })?;
+    if json {
+        for (function, Counts { by_priority: [high, normal, low], scheduled }) in functions {
+            let mut object = Map::new();
+            insert_bytes(&mut object, "function", function.as_bytes());
+            let numbers = [("jobs", high + normal + low), ("high", high), ("normal", normal), ("low", low)];
+            object.extend(
+                numbers
+                    .iter()
+                    .chain(&[("scheduled", scheduled)])
+                    .map(|(name, number)| ((*name).to_owned(), Value::from(*number))),
+            );
+            writeln!(out, "{}", Value::Object(object))?;
+        }
+        return Ok(0);
+    }
+    let width = functions.keys().map(|function| text_width(&function.to_string())).max().unwrap_or(0).max(8);
+    let mut line = |name: &str, cells: [String; 5]| {
+        let padding = " ".repeat(width - text_width(name));
+        let [jobs, high, normal, low, scheduled] = cells;
+        writeln!(out, "{name}{padding}  {jobs:>10}  {high:>10}  {normal:>10}  {low:>10}  {scheduled:>10}")
+    };
+    line("FUNCTION", ["JOBS", "HIGH", "NORMAL", "LOW", "SCHEDULED"].map(str::to_owned))?;
+    for (function, Counts { by_priority: [high, normal, low], scheduled }) in functions {
+        let numbers = [high + normal + low, high, normal, low, scheduled].map(|number| number.to_string());
+        line(&function.to_string(), numbers)?;
+    }
+    Ok(0)
+}
+
+/// What was found in a store.
+#[derive(Debug, Default)]
+struct Findings {
+    sound: u64,
+    /// Jobs with a number that is 0 or not above that of the job before.
+    disordered: u64,
+    /// Jobs whose function and unique id an earlier one has: a server joins them.
+    joined: u64,
+}
+
+/// Reads everything, and tells whether it makes sense.
+pub(super) fn verify(
+    store: &mut dyn Store,
+    location: &Location,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<u8, ToolError> {
+    let mut findings = Findings::default();
+    let mut last_number = 0;
+    let mut uniques = HashSet::new();
+    let replayed = store.replay(&mut |job, _| {
+        let in_order = job.number > last_number;
+        last_number = last_number.max(job.number);
+        let by_itself = job.unique().is_empty() || job.unique() == b"-";
+        let joined = !by_itself && !uniques.insert((job.function.clone(), Box::<[u8]>::from(job.unique())));
+        findings.disordered += u64::from(!in_order);
+        findings.joined += u64::from(joined);
+        findings.sound += u64::from(in_order && !joined);
+        Workloads::Wanted
+    })?;
+    let Findings { sound, disordered, joined } = findings;
+    let set_aside = replayed.set_aside;
+    if json {
+        let object = json!({ "sound": sound, "set_aside": set_aside, "disordered": disordered, "joined": joined });
+        writeln!(out, "{object}")?;
+    } else {
+        writeln!(out, "{location}: {sound} jobs are sound")?;
+        for (number, what) in [
+            (set_aside, "entries make no sense; a server would set them aside"),
+            (disordered, "jobs have a number out of order; a server would give them others"),
+            (joined, "jobs have the function and unique id of an earlier one; a server would join them"),
+        ] {
+            if number > 0 {
+                writeln!(out, "{number} {what}")?;
+            }
+        }
+    }
+    Ok(if set_aside + disordered + joined > 0 { EXIT_FAILED } else { 0 })
+}
+
+type Row = [String; 8];
+
+/// Rows that are printed in columns, the first ones when the width of the columns can be told.
+struct Table {
+    waiting: Vec<Row>,
+    widths: Option<[usize; 8]>,
+}
+
+impl Table {
+    fn new() -> Self {
+        Self { waiting: vec![HEADINGS.map(str::to_owned)], widths: None }
+    }
+
+    fn add(&mut self, row: Row, out: &mut dyn Write) -> io::Result<()> {
+        if let Some(widths) = &self.widths {
+            return print_row(&row, widths, out);
+        }
+        self.waiting.push(row);
+        if self.waiting.len() > ROWS_FOR_WIDTH { self.finish(out) } else { Ok(()) }
+    }
+
+    /// Prints the rows that wait.
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        let width = |column: usize| self.waiting.iter().map(|row| text_width(&row[column])).max().unwrap_or(0);
+        let widths = self.widths.unwrap_or_else(|| std::array::from_fn(width));
+        self.widths = Some(widths);
+        self.waiting.drain(..).try_for_each(|row| print_row(&row, &widths, out))
+    }
+}
+
+fn print_row(row: &Row, widths: &[usize; 8], out: &mut dyn Write) -> io::Result<()> {
+    let mut line = String::new();
+    for ((cell, width), is_number) in row.iter().zip(widths).zip(NUMBERS) {
+        if !line.is_empty() {
+            line.push_str("  ");
+        }
+        let padding = " ".repeat(width.saturating_sub(text_width(cell)));
+        if is_number { line.extend([padding.as_str(), cell]) } else { line.extend([cell, padding.as_str()]) }
+    }
+    writeln!(out, "{}", line.trim_end())
+}
+
+fn text_width(text: &str) -> usize {
+    text.chars().count()
+}

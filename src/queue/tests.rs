@@ -1,0 +1,361 @@
+//! The tools over stores that are fakes: what they keep, they keep in memory, and they fail where a test says so.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use indicatif::ProgressBar;
+
+use super::import::{Import, Moved, is_mark};
+use super::show::{Only, count, list, verify};
+use super::{EXIT_FAILED, ToolError};
+use crate::job_server::{JobKey, StoreFailure, StoredJob, StoredParts};
+use crate::protocol::{FunctionName, Priority};
+use crate::store::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
+
+/// What a store keeps.
+#[derive(Clone, Default)]
+struct Kept {
+    jobs: BTreeMap<u64, StoredJob>,
+    last_number: u64,
+    set_aside: u64,
+}
+
+/// What a store does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// The commit of this number, from 0, fails, and has not happened.
+    Refuses(u32),
+    /// The commit of this number happens and fails all the same: the answer was lost.
+    LosesAnswer(u32),
+    /// Additions lack their last job.
+    LosesJobs,
+    /// Nothing is ever removed.
+    ForgetsNothing,
+}
+
+/// A store that outlives those who open it.
+#[derive(Clone)]
+struct Fake {
+    kept: Arc<Mutex<Kept>>,
+    fault: Fault,
+    commits: u32,
+}
+
+impl Fake {
+    fn new(jobs: Vec<StoredJob>) -> Self {
+        let last_number = jobs.iter().map(|job| job.number).max().unwrap_or(0);
+        let jobs = jobs.into_iter().map(|job| (job.number, job)).collect();
+        let kept = Arc::new(Mutex::new(Kept { jobs, last_number, set_aside: 0 }));
+        Self { kept, fault: Fault::None, commits: 0 }
+    }
+
+    /// The same store, opened anew.
+    fn again(&self, fault: Fault) -> Self {
+        Self { kept: Arc::clone(&self.kept), fault, commits: 0 }
+    }
+
+    fn jobs(&self) -> Vec<StoredJob> {
+        self.kept.lock().unwrap().jobs.values().cloned().collect()
+    }
+
+    fn apply(&self, changes: &Changes) {
+        let mut kept = self.kept.lock().unwrap();
+        if self.fault != Fault::ForgetsNothing {
+            for key in &changes.removes {
+                kept.jobs.remove(&key.number);
+            }
+        }
+        let lost = usize::from(self.fault == Fault::LosesJobs && changes.adds.len() > 1);
+        for job in &changes.adds[..changes.adds.len() - lost] {
+            assert!(kept.jobs.insert(job.number, job.clone()).is_none(), "number {} is given twice", job.number);
+            kept.last_number = kept.last_number.max(job.number);
+        }
+        kept.last_number = kept.last_number.max(changes.last_number);
+    }
+}
+
+impl Store for Fake {
+    fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError> {
+        let kept = self.kept.lock().unwrap().clone();
+        let jobs = u64::try_from(kept.jobs.len()).unwrap();
+        let mut wanted = Workloads::Wanted;
+        for mut job in kept.jobs.into_values() {
+            let has_workload = wanted == Workloads::Wanted;
+            if !has_workload {
+                job = with(&job, job.number, b"");
+            }
+            wanted = take(job, has_workload);
+        }
+        Ok(Replayed { jobs, set_aside: kept.set_aside, last_number: kept.last_number })
+    }
+
+    fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        let number = self.commits;
+        self.commits += 1;
+        assert!(changes.sync, "what is moved must be on the disk");
+        if self.fault == Fault::Refuses(number) {
+            return Err(StoreError::new(StoreFailure::Full, "the disk is full"));
+        }
+        self.apply(changes);
+        if self.fault == Fault::LosesAnswer(number) {
+            return Err(StoreError::new(StoreFailure::Unreachable, "the connection is lost"));
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, _: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        unreachable!("the tools read workloads with their jobs")
+    }
+}
+
+fn job(number: u64, function: &str, unique: &str, workload: &[u8]) -> StoredJob {
+    StoredJob::new(StoredParts {
+        number,
+        prefix: "H:test".into(),
+        function: FunctionName::new(function.as_bytes()),
+        unique: unique.as_bytes(),
+        reducer: b"",
+        priority: Priority::Normal,
+        due_s: 0,
+        submitted_s: 1_700_000_000,
+        attempts: 0,
+        workload,
+    })
+    .unwrap()
+}
+
+fn with(job: &StoredJob, number: u64, workload: &[u8]) -> StoredJob {
+    let parts = StoredParts {
+        number,
+        prefix: Arc::clone(&job.prefix),
+        function: job.function.clone(),
+        unique: job.unique(),
+        reducer: job.reducer(),
+        priority: job.priority,
+        due_s: job.due_s,
+        submitted_s: job.submitted_s,
+        attempts: job.attempts,
+        workload,
+    };
+    StoredJob::new(parts).unwrap()
+}
+
+/// Everything of a job but its number.
+fn contents(job: &StoredJob) -> String {
+    let StoredJob { prefix, function, priority, due_s, submitted_s, attempts, .. } = job;
+    let (unique, reducer, workload) = (job.unique(), job.reducer(), job.workload());
+    format!("{prefix} {function} {priority:?} {due_s} {submitted_s} {attempts} {unique:?} {reducer:?} {workload:?}")
+}
+
+fn all_contents(jobs: &[StoredJob]) -> Vec<String> {
+    jobs.iter().map(contents).collect()
+}
+
+fn numbers(jobs: &[StoredJob]) -> Vec<u64> {
+    jobs.iter().map(|job| job.number).collect()
+}
+
+/// Jobs of every kind: with and without unique ids, equal ones too, as C++ gearmand and as this server leave them.
+fn assorted() -> Vec<StoredJob> {
+    let mut jobs = vec![
+        job(3, "mail", "order-1", b"one"),
+        job(4, "mail", "", b"same"),
+        job(7, "mail", "", b"same"),
+        job(8, "mail", "-", b"by workload"),
+        job(9, "mail", "-", b"by another workload"),
+        job(11, "a-b", "", b""),
+        job(12, "a-b", "c", b"\0\xff"),
+    ];
+    jobs[0].attempts = 3;
+    jobs[1].submitted_s = 0;
+    jobs[2].submitted_s = 0;
+    jobs[3].priority = Priority::High;
+    jobs[5].due_s = 4_000_000_000;
+    jobs
+}
+
+fn import(source: &mut Fake, target: &mut Fake, keep: bool) -> Result<Moved, ToolError> {
+    let bar = ProgressBar::hidden();
+    Import { source, target, from: "the source".to_owned(), keep, bar: &bar, batch_jobs: 2 }.run()
+}
+
+#[test]
+fn jobs_move_with_all_they_have() {
+    let (mut source, mut target) = (Fake::new(assorted()), Fake::new(Vec::new()));
+    let moved = import(&mut source, &mut target, false).unwrap();
+    assert_eq!(moved, Moved { copied: 7, known: 0, removed: 7, set_aside: 0 });
+    assert_eq!(all_contents(&target.jobs()), all_contents(&assorted()));
+    assert_eq!(numbers(&target.jobs()), numbers(&assorted()), "handles are kept");
+    assert!(source.jobs().is_empty());
+    assert_eq!(import(&mut source, &mut target, false).unwrap(), Moved::default());
+}
+
+#[test]
+fn numbers_go_on_after_those_that_were_given() {
+    let (mut source, mut target) = (Fake::new(assorted()), Fake::new(vec![job(2, "mail", "other", b"")]));
+    target.kept.lock().unwrap().last_number = 8;
+    import(&mut source, &mut target, false).unwrap();
+    assert_eq!(numbers(&target.jobs()), [2, 9, 10, 11, 12, 13, 14, 15]);
+    assert_eq!(all_contents(&target.jobs())[1..], all_contents(&assorted()), "the order is kept");
+}
+
+#[test]
+fn jobs_that_are_there_are_not_copied_again() {
+    let there = vec![job(30, "mail", "order-1", b"another"), with(&assorted()[5], 11, b"")];
+    let (mut source, mut target) = (Fake::new(assorted()), Fake::new(there));
+    let moved = import(&mut source, &mut target, true).unwrap();
+    assert_eq!((moved.copied, moved.known, moved.removed), (5, 2, 0));
+    assert_eq!(source.jobs().len(), 7, "they are kept");
+    assert_eq!(target.jobs().len(), 7);
+    // The equal jobs of an old queue have nothing by which they could be known.
+    let again = import(&mut source, &mut target, true).unwrap();
+    assert_eq!((again.copied, again.known), (2, 5));
+}
+
+/// Imports with a fault, then without; answers whether the fault was met.
+fn interrupted(on_source: bool, fault: Fault, there: &[StoredJob]) -> bool {
+    let (source, target) = (Fake::new(assorted()), Fake::new(there.to_vec()));
+    let (first, second) = if on_source { (fault, Fault::None) } else { (Fault::None, fault) };
+    let first = import(&mut source.again(first), &mut target.again(second), false);
+    let mut both = all_contents(&source.jobs());
+    both.extend(all_contents(&target.jobs()));
+    let assorted = all_contents(&assorted());
+    let lost: Vec<_> = assorted.iter().filter(|job| !both.contains(*job)).collect();
+    assert!(lost.is_empty(), "{fault:?} lost {lost:?}");
+    let met = first.is_err();
+    import(&mut source.again(Fault::None), &mut target.again(Fault::None), false).unwrap();
+    let mut expected = all_contents(there);
+    expected.extend(assorted);
+    assert_eq!(all_contents(&target.jobs()), expected, "{fault:?}, on the source: {on_source}");
+    assert!(source.jobs().is_empty());
+    assert!(!target.jobs().iter().any(is_mark), "{fault:?} left the mark");
+    met
+}
+
+#[test]
+fn an_interrupted_import_loses_and_doubles_nothing() {
+    let mut met = 0;
+    let mut equal = with(&assorted()[1], 2, b"same");
+    equal.submitted_s = 0;
+    for there in [&[][..], &[job(1, "mail", "", b"same"), equal], &[job(500, "mail", "", b"")]] {
+        for on_source in [false, true] {
+            for fault in [Fault::Refuses, Fault::LosesAnswer] {
+                met += (0..100).take_while(|number| interrupted(on_source, fault(*number), there)).count();
+            }
+        }
+    }
+    // Three targets; a mark, four batches and the mark's end in the target, four batches out of the source; two faults each.
+    assert_eq!(met, 3 * (6 + 4) * 2);
+}
+
+#[test]
+fn a_target_that_lost_jobs_leaves_the_source_alone() {
+    let (mut source, target) = (Fake::new(assorted()), Fake::new(Vec::new()));
+    let error = import(&mut source, &mut target.again(Fault::LosesJobs), false).unwrap_err().to_string();
+    assert!(error.contains("holds 4 jobs where there should be 7"), "{error}");
+    assert_eq!(source.jobs().len(), 7);
+    import(&mut source, &mut target.again(Fault::None), false).unwrap();
+    assert_eq!(target.jobs().len(), 7);
+}
+
+#[test]
+fn a_source_that_forgets_nothing_ends_the_import() {
+    let (source, mut target) = (Fake::new(assorted()), Fake::new(Vec::new()));
+    let error = import(&mut source.again(Fault::ForgetsNothing), &mut target, false).unwrap_err().to_string();
+    assert!(error.contains("still holds jobs"), "{error}");
+    assert_eq!(target.jobs().iter().filter(|job| !is_mark(job)).count(), 7);
+}
+
+#[test]
+fn an_import_that_was_interrupted_is_finished_before_another() {
+    let target = Fake::new(Vec::new());
+    import(&mut Fake::new(assorted()), &mut target.again(Fault::Refuses(2)), false).unwrap_err();
+    let bar = ProgressBar::hidden();
+    let (mut source, mut other) = (Fake::new(vec![job(1, "x", "", b"")]), target.again(Fault::None));
+    let import_other = Import {
+        source: &mut source,
+        target: &mut other,
+        from: "another source".to_owned(),
+        keep: false,
+        bar: &bar,
+        batch_jobs: 2,
+    };
+    let error = import_other.run().unwrap_err();
+    assert!(matches!(&error, ToolError::Usage(text) if text.contains("an import from the source")), "{error}");
+    let error = import(&mut target.again(Fault::None), &mut Fake::new(Vec::new()), false).unwrap_err().to_string();
+    assert!(error.contains("finish that one first"), "{error}");
+}
+
+#[test]
+fn an_import_goes_on_after_a_server_has_used_the_target() {
+    let (source, target) = (Fake::new(assorted()), Fake::new(Vec::new()));
+    import(&mut source.again(Fault::None), &mut target.again(Fault::Refuses(2)), false).unwrap_err();
+    target.apply(&Changes { adds: vec![job(1000, "new", "new", b"")], ..Changes::default() });
+    import(&mut source.again(Fault::None), &mut target.again(Fault::None), false).unwrap();
+    assert_eq!(numbers(&target.jobs()), [3, 4, 1000, 1001, 1002, 1003, 1004, 1005]);
+    assert!(source.jobs().is_empty());
+}
+
+fn printed(tool: impl FnOnce(&mut Vec<u8>) -> Result<u8, ToolError>) -> (String, u8) {
+    let mut out = Vec::new();
+    let status = tool(&mut out).unwrap();
+    (String::from_utf8(out).unwrap(), status)
+}
+
+#[test]
+fn jobs_are_listed_in_their_order() {
+    let mut store = Fake::new(assorted());
+    let only = |function: Option<&str>, limit| Only { function: function.map(|name| name.as_bytes().to_vec()), limit };
+    let (text, status) = printed(|out| list(&mut store, &only(Some("mail"), 3), false, out));
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(status, 0);
+    assert_eq!(lines[0], ["HANDLE", "FUNCTION", "UNIQUE", "PRIORITY", "DUE", "ATTEMPTS", "BYTES", "AGE"]);
+    assert_eq!(lines[1][..7], ["H:test:3", "mail", "order-1", "normal", "-", "3", "3"]);
+    assert_eq!(lines[2], ["H:test:4", "mail", "-", "normal", "-", "0", "4", "-"]);
+    assert_eq!((lines.len(), lines[3][0]), (4, "H:test:7"));
+    let (text, _) = printed(|out| list(&mut store, &only(Some("a-b"), u64::MAX), true, out));
+    let jobs: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected = serde_json::json!({
+        "handle": "H:test:11", "function": "a-b", "unique": "", "priority": "normal", "due": 4_000_000_000_u64,
+        "attempts": 0, "bytes": 0, "submitted": 1_700_000_000
+    });
+    assert_eq!((jobs.len(), &jobs[0]), (2, &expected));
+    // Rows beyond those that set the widths are printed all the same.
+    let mut many = Fake::new((1..=2500).map(|number| job(number, "f", "", b"")).collect());
+    let (text, _) = printed(|out| list(&mut many, &only(None, u64::MAX), false, out));
+    assert_eq!(text.lines().count(), 2501);
+    assert!(text.ends_with('\n') && text.lines().last().unwrap().starts_with("H:test:2500  f"));
+}
+
+#[test]
+fn jobs_are_counted_by_function_and_priority() {
+    let mut store = Fake::new(assorted());
+    let (text, status) = printed(|out| count(&mut store, false, out));
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    let heading = ["FUNCTION", "JOBS", "HIGH", "NORMAL", "LOW", "SCHEDULED"];
+    assert_eq!(lines, [heading, ["a-b", "2", "0", "2", "0", "1"], ["mail", "5", "1", "4", "0", "0"]]);
+    assert_eq!(status, 0);
+    let (text, _) = printed(|out| count(&mut store, true, out));
+    let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let expected = serde_json::json!({"function": "a-b", "jobs": 2, "high": 0, "normal": 2, "low": 0, "scheduled": 1});
+    assert_eq!(first, expected);
+}
+
+#[test]
+fn what_makes_no_sense_is_found() {
+    let location = "/queue".parse::<super::url::QueueUrl>().unwrap().0;
+    let mut store = Fake::new(assorted());
+    let (text, status) = printed(|out| verify(&mut store, &location, false, out));
+    assert_eq!((text.as_str(), status), ("SQLite file /queue (table gearman_queue): 7 jobs are sound\n", 0));
+    store.kept.lock().unwrap().set_aside = 2;
+    store.kept.lock().unwrap().jobs.insert(20, job(20, "mail", "order-1", b""));
+    let (text, status) = printed(|out| verify(&mut store, &location, true, out));
+    let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(found, serde_json::json!({"sound": 7, "set_aside": 2, "disordered": 0, "joined": 1}));
+    assert_eq!(status, EXIT_FAILED);
+    store.kept.lock().unwrap().jobs.insert(21, job(3, "mail", "late", b""));
+    let (text, _) = printed(|out| verify(&mut store, &location, false, out));
+    assert!(text.contains("\n1 jobs have a number out of order"), "{text}");
+}
