@@ -119,9 +119,8 @@ fn a_power_cut_after_failed_syncs_loses_no_acknowledged_job() {
     server.kill();
     let trace = shim.trace();
     let conversation = Conversation::read(&trace);
-    // Above all after syncs that failed.
-    let failed = trace.records.iter().position(|record| record.error != 0).expect("a sync that failed");
-    let moments: Vec<usize> = moments(&trace, 400, &mut random).into_iter().filter(|moment| *moment > failed).collect();
+    let mut moments = sample(after_failures(&trace), 500, &mut random);
+    moments.sort_unstable();
     assert_nothing_lost(seed, &trace, &conversation, &shim.database(), &moments, &mut random);
 }
 
@@ -182,6 +181,22 @@ fn moments(trace: &Trace, cuts: usize, random: &mut Random) -> Vec<usize> {
     moments.extend(sample(between, rest, random));
     moments.push(trace.records.len());
     moments.sort_unstable();
+    moments
+}
+
+/// The next changes of the disk after each sync that failed: while the store makes good what may be missing.
+fn after_failures(trace: &Trace) -> Vec<usize> {
+    const CHANGES: usize = 30;
+    let mut left = 0;
+    let mut moments = Vec::new();
+    for (index, record) in trace.records.iter().enumerate() {
+        if record.kind == Kind::Synced && record.error != 0 {
+            left = CHANGES;
+        } else if left > 0 && matches!(record.kind, Kind::Written | Kind::Resized | Kind::Synced | Kind::Unlinked) {
+            left -= 1;
+            moments.push(index);
+        }
+    }
     moments
 }
 
