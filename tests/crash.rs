@@ -5,6 +5,16 @@
 //! each kill the file is read by the library and held against it, and after each start the server's own list against
 //! the file. At the end everything is done, and the file is empty.
 //!
+//! That the test sees a server that acknowledges before it has committed is shown by making one: in
+//! `Writer::change` of `src/store/writer.rs`, instead of `self.commit_all(additions, changes, &mut reports);`
+//!
+//! ```text
+//! self.tell(additions.iter().map(|addition| added(addition.ticket, Ok(()))).collect());
+//! self.commit_all(additions, changes, &mut Vec::new());
+//! ```
+//!
+//! The first or second kill then loses jobs. `tests/power.rs` has such a server in every run: `--durability off`.
+//!
 //! `GEARMAND_CRASH_ROUNDS` is the number of kills (50), `GEARMAND_CRASH_SEED` the seed of all that is random.
 
 #![allow(

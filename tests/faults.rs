@@ -107,6 +107,24 @@ fn a_disk_that_is_found_full_when_it_syncs() {
     }
 }
 
+#[test]
+fn a_server_that_is_killed_while_its_disk_fails() {
+    for (class, every) in [(Class::Write, 1), (Class::Write, 5), (Class::Sync, 1), (Class::Sync, 3)] {
+        println!("{class:?}: each {every}-th fails");
+        let mut stage = Stage::new(50 + u64::from(every));
+        assert_eq!(stage.submit(20), 20);
+        stage.end_one();
+        stage.shim.fail(class, every, Errno::EIO as i32);
+        wait_for("failures", || {
+            stage.submit(1);
+            (stage.shim.failed(class) >= 3).then_some(())
+        });
+        stage.end_one();
+        stage.submit(10);
+        stage.kill_and_look();
+    }
+}
+
 /// SQLite by itself goes on after a failed sync, on the descriptor that it has.
 #[test]
 fn a_sync_that_is_tried_again_is_seen() {

@@ -126,6 +126,25 @@ impl Stage {
         assert_eq!(retried(&self.shim.trace()), None);
     }
 
+    /// Kills the server while its store fails, and wants everything that was acknowledged. What was refused may be there
+    /// too, and what has ended: nobody could say so to the disk.
+    #[track_caller]
+    pub(crate) fn kill_and_look(&mut self) {
+        self.server.kill();
+        let contents = durable::read(&self.shim.database(), Access::Own).expect("a file that opens");
+        let mut there: HashMap<u64, (String, Submission)> = HashMap::new();
+        for job in contents.jobs {
+            there.insert(job.submission.serial().expect("a job of the test"), (job.handle, job.submission));
+        }
+        for (serial, job) in self.acknowledged.iter().filter(|(serial, _)| !self.ended.contains(serial)) {
+            assert_eq!(there.get(serial), Some(job), "{} was acknowledged", job.0);
+        }
+        let submitted =
+            there.keys().all(|serial| self.acknowledged.contains_key(serial) || self.refused.contains(serial));
+        assert!(submitted, "jobs came back that nobody had submitted");
+        assert_eq!(retried(&self.shim.trace()), None);
+    }
+
     /// What the file says, against what the client was told.
     fn judge(&self, contents: &Contents) -> Vec<String> {
         let mut wrong = Vec::new();
