@@ -92,12 +92,14 @@ impl SqliteStore {
         access: Access,
         prefix: &Arc<str>,
     ) -> Result<Self, StoreError> {
+        // It is opened anew after a failure, and the process may have changed its directory by then.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let lock = match access {
-            Access::Own => Some(LockFile::take(path)?),
+            Access::Own => Some(LockFile::take(&path)?),
             Access::Read => None,
         };
         let mut store = Self {
-            path: path.to_owned(),
+            path,
             queue: table.to_owned(),
             keep_primary_key,
             prefix: Arc::clone(prefix),
@@ -181,7 +183,9 @@ impl Store for SqliteStore {
             remove(&transaction, &sql.delete, &changes.removes)?;
             add(&transaction, &sql.insert, &changes.adds)?;
             set_attempts(&transaction, &sql.attempts, &changes.attempts)?;
-            let is_probe = changes.removes.is_empty() && changes.adds.is_empty() && changes.attempts.is_empty();
+            // Where no page changes SQLite syncs nothing, and a removal may meet no row.
+            let is_empty = changes.removes.is_empty() && changes.attempts.is_empty();
+            let is_probe = changes.adds.is_empty() && (is_empty || changes.sync);
             if is_probe || changes.last_number > 0 {
                 let mut note = transaction.prepare_cached(layout::NOTE)?;
                 note.execute((queue.as_str(), integer(changes.last_number), i64::from(is_probe)))?;

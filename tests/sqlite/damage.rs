@@ -209,6 +209,8 @@ fn another_table_of_that_name_is_refused_with_what_was_found() {
             .query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'gearman_%'", [], |row| row.get(0))
             .unwrap();
         assert_eq!(tables, 1, "nothing is made in a file that is refused");
+        let mode: String = place.raw().pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!(mode, "delete");
     }
 }
 

@@ -11,6 +11,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{Kept, Place, add, open, own, refusal, remove, replay};
 
+/// Goes on in a name space of mounts of its own, which takes no rights.
+fn with_mounts(shell: &str) -> String {
+    format!("exec unshare --map-root-user --mount sh -e -c '{shell}; exec \"$@\"' sh \"$@\"")
+}
+
 /// Set in the process that a test starts for its inner half, to the directory to work in.
 const INSIDE: &str = "GEARMAND_TEST_INSIDE";
 
@@ -18,16 +23,16 @@ const INSIDE: &str = "GEARMAND_TEST_INSIDE";
 const BUSY: Duration = Duration::from_secs(6);
 const BUSY_AT_LEAST: Duration = Duration::from_secs(5);
 
-/// Runs the test of this name again, as the shell command says, which ends in `exec "$@"`.
+/// Runs the test of this name again in a process of its own, after these commands of a shell.
 #[track_caller]
 fn again(test: &str, shell: &str, inside: &std::path::Path) {
-    let output = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "sh", "-e", "-c", shell, "sh"])
+    let output = Command::new("sh")
+        .args(["-e", "-c", &format!("{shell}; exec \"$@\""), "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, inside)
         .output()
-        .expect("unshare, of util-linux");
+        .expect("a shell");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
@@ -98,7 +103,7 @@ fn without_its_directory_the_file_is_refused() {
 fn a_full_disk_is_an_error_until_there_is_space() {
     let Some(directory) = std::env::var_os(INSIDE) else {
         let place = Place::new();
-        let shell = format!("mount -t tmpfs -o size=2m none \"${INSIDE}\"; exec \"$@\"");
+        let shell = with_mounts(&format!("mount -t tmpfs -o size=2m none \"${INSIDE}\""));
         return again("faults::a_full_disk_is_an_error_until_there_is_space", &shell, place.path.parent().unwrap());
     };
     let path = std::path::Path::new(&directory).join("queue.sqlite3");
@@ -135,13 +140,13 @@ fn a_read_only_file_system_is_said_to_be_one() {
         add(&mut *place.own(), &[Kept::plain(1)]).unwrap();
         fs::rename(&place.path, place.path.with_file_name("queue.sqlite3")).unwrap();
         let shell =
-            format!("mount --bind \"${INSIDE}\" \"${INSIDE}\"; mount -o remount,bind,ro \"${INSIDE}\"; exec \"$@\"");
+            with_mounts(&format!("mount --bind \"${INSIDE}\" \"${INSIDE}\"; mount -o remount,bind,ro \"${INSIDE}\""));
         return again("faults::a_read_only_file_system_is_said_to_be_one", &shell, place.path.parent().unwrap());
     };
     let path = std::path::Path::new(&directory).join("queue.sqlite3");
     let error = refusal(&path);
     assert_eq!(error.failure, StoreFailure::ReadOnly, "{error}");
-    // The lock file could not be made either; one that is there already changes nothing.
+    // Who looks takes no lock and makes nothing, so the file can be read all the same.
     assert_eq!(replay(&mut *open(&path, false, Access::Read).unwrap()).0, [Kept::plain(1)]);
 }
 
@@ -151,7 +156,7 @@ fn after_a_failed_write_the_file_is_completed_first() {
         let place = Place::new();
         // Beyond its limit a write fails, instead of ending the process.
         let test = "faults::after_a_failed_write_the_file_is_completed_first";
-        return again(test, "trap '' XFSZ; exec \"$@\"", place.path.parent().unwrap());
+        return again(test, "trap '' XFSZ", place.path.parent().unwrap());
     }
     let place = Place::new();
     let mut store = place.own();
@@ -178,7 +183,7 @@ fn after_a_failed_write_a_reader_holds_up_commits_until_it_has_gone() {
     if std::env::var_os(INSIDE).is_none() {
         let place = Place::new();
         let test = "faults::after_a_failed_write_a_reader_holds_up_commits_until_it_has_gone";
-        return again(test, "trap '' XFSZ; exec \"$@\"", place.path.parent().unwrap());
+        return again(test, "trap '' XFSZ", place.path.parent().unwrap());
     }
     let place = Place::new();
     let mut store = place.own();

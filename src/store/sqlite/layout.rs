@@ -3,6 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
+use super::WORKLOAD_IS_UNIQUE;
 use super::error::Trouble;
 use crate::job_server::{FORMAT, StoreFailure};
 
@@ -62,7 +63,7 @@ pub(super) struct Sql {
     pub(super) load: String,
     /// From this row number on: row number, job number, the columns from `unique_key` to `attempts`, `data`.
     pub(super) scan: String,
-    /// The same with the type of `data` in its place.
+    /// The same with the type of `data` in its place, but for jobs that coalesce by it.
     pub(super) scan_heads: String,
     /// Row number, unique id, function: whether an earlier row has the same.
     pub(super) is_duplicate: String,
@@ -103,6 +104,14 @@ pub(super) fn check_version(connection: &Connection) -> Result<u32, Trouble> {
             ),
         )),
     }
+}
+
+/// Refuses a table of the queue's name that is something else.
+///
+/// # Errors
+/// Then, with what it is.
+pub(super) fn check_table(connection: &Connection, queue: &str) -> Result<(), Trouble> {
+    Found::read(connection, queue).map(drop)
 }
 
 /// The highest number that was ever given to a job of this queue, as far as the file says.
@@ -229,7 +238,10 @@ impl Found {
             attempts: format!("UPDATE {table} SET attempts = ?2 WHERE {number} = ?1"),
             load: format!("SELECT data FROM {table} WHERE {number} = ?1"),
             scan: scan("data"),
-            scan_heads: scan("typeof(data)"),
+            scan_heads: scan(&format!(
+                "CASE WHEN unique_key = '-' OR coalesce({}, 0) & {WORKLOAD_IS_UNIQUE} THEN data ELSE typeof(data) END",
+                self.column("flags")
+            )),
             is_duplicate: format!(
                 "SELECT 1 FROM {table} WHERE rowid < ?1 AND unique_key = ?2 AND function_name = ?3 \
                  AND {} = 0 LIMIT 1",

@@ -55,16 +55,17 @@ impl OpenFile {
     pub(super) fn own(path: &Path, queue: &str, keep_primary_key: bool, failed: bool) -> Result<Self, Trouble> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
-        // Until the WAL is known to be on the disk, closing must not copy it into the database.
+        // Until all is well, closing must not copy the WAL into the database: it may not be on the disk.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch("PRAGMA page_size = 4096")?;
         let version = layout::check_version(&connection)?;
         check_encoding(&connection)?;
+        // A file that is refused stays as it is.
+        layout::check_table(&connection, queue)?;
         use_wal(&connection)?;
         connection.execute_batch(PRAGMAS)?;
         make_good(&mut connection, path, failed)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         let sql = layout::prepare(&mut connection, queue, version, keep_primary_key)?;
         let wal_pages = Arc::new(AtomicU32::new(0));
         let counter = Arc::clone(&wal_pages);
@@ -72,6 +73,7 @@ impl OpenFile {
             counter.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         }))?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         Ok(Self { connection, sql, syncs: true, wal_pages, checkpoint_at: CHECKPOINT_PAGES })
     }
 

@@ -52,6 +52,7 @@ pub(super) fn scan(
             match reader.job(row, row_number, has_workload)? {
                 Ok(job) => {
                     replayed.jobs += 1;
+                    let has_workload = has_workload || job.unique() == DASH;
                     wants = take(job, has_workload);
                 }
                 Err(reason) => senseless.push((row_number, reason)),
@@ -65,6 +66,8 @@ pub(super) fn scan(
             break;
         }
     }
+    // Nothing of what was read is read soon again.
+    connection.execute_batch("PRAGMA shrink_memory")?;
     replayed.set_aside = senseless.len() as u64;
     Ok(Found { replayed, senseless })
 }
@@ -180,6 +183,7 @@ impl<'a> Reader<'a> {
                 None => return Ok(Err("its due time is negative or no number")),
             },
         };
+        let has_workload = has_workload || unique == DASH;
         let workload = match row.get_ref(11)? {
             ValueRef::Null => &[],
             ValueRef::Text(kind) if !has_workload => match kind {
