@@ -409,14 +409,18 @@ impl Jobs {
 
     /// Takes back a workload that was let go of.
     pub(super) fn load(&mut self, slot: u32, workload: &Bytes) {
+        let shared = Workload::shared(workload, workload);
+        let loaded = if workload.len() >= SHARED_FROM { shared } else { Workload::borrowed(workload) };
         let job = self.get_mut(slot);
-        let workload = if workload.len() >= SHARED_FROM {
-            Workload::shared(workload, workload)
-        } else {
-            Workload::borrowed(workload)
-        };
-        job.body = Body::new(job.unique(), job.reducer(), workload);
+        let was_keyed = job.is_keyed_by_workload();
+        job.body = Body::new(job.unique(), job.reducer(), loaded);
         job.kept = Kept::Both;
+        if job.is_keyed_by_workload() && !was_keyed {
+            // It was restored without its workload, so nothing could coalesce with it until now.
+            let (hash, function) = (self.hash(&workload[..]), self.get(slot).function);
+            self.get_mut(slot).hash = hash;
+            self.by_key.insert(slot, key_hash(hash, function));
+        }
     }
 
     /// Stands for a workload that is not in memory. Keyed, so that nobody can make two workloads of one digest.

@@ -227,8 +227,8 @@ impl JobServer {
         }
     }
 
-    /// Takes back a job that the store has kept, as it was, with its workload or without; one whose unique id is `-` must
-    /// have it. Returns whether there is memory for the workload of the next one.
+    /// Takes back a job that the store has kept, as it was, with its workload or without; one whose unique id is `-` coalesces
+    /// only once it has it. Returns whether there is memory for the workload of the next one.
     pub fn restore(&mut self, now: Now, job: StoredJob, has_workload: bool, effects: &mut impl Effects) -> bool {
         // The limit of functions is for peers, not for what was acknowledged.
         let function = self.function_or_new(job.function.as_bytes());

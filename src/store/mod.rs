@@ -70,7 +70,7 @@ pub struct Replayed {
 pub trait Store: Send {
     /// Reads all jobs in the order of their numbers, and hands them to `take`, which says whether it wants workloads with
     /// those that follow. The second argument of `take` says whether this job came with its workload. One whose unique id
-    /// is `-` always does: the workload is what it coalesces by.
+    /// is `-` had better: the workload is what it coalesces by.
     ///
     /// An entry that makes no sense is set aside and counted; it is never the reason to fail.
     ///

@@ -48,6 +48,7 @@ impl Implementation {
 pub(crate) struct Server {
     implementation: Implementation,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     directory: TempDir,
     child: Child,
     addresses: Vec<String>,
@@ -59,29 +60,36 @@ impl Server {
     /// when this returns.
     #[track_caller]
     pub(crate) fn ours(arguments: &[&str]) -> Self {
-        Self::start(Implementation::Ours, arguments)
+        Self::start(Implementation::Ours, arguments, &[])
+    }
+
+    /// Starts our server as [`Server::ours`] does, with these variables in its environment.
+    #[track_caller]
+    pub(crate) fn ours_with(arguments: &[&str], environment: &[(String, String)]) -> Self {
+        Self::start(Implementation::Ours, arguments, environment)
     }
 
     /// Starts Debian's gearmand on a free port with these arguments; it is ready to accept when this returns.
     #[track_caller]
     pub(crate) fn debian(arguments: &[&str]) -> Self {
-        Self::start(Implementation::Debian, arguments)
+        Self::start(Implementation::Debian, arguments, &[])
     }
 
     /// Starts the server that `GEARMAND_UNDER_TEST` names, ours by default.
     #[track_caller]
     pub(crate) fn under_test(arguments: &[&str]) -> Self {
-        Self::start(Implementation::under_test(), arguments)
+        Self::start(Implementation::under_test(), arguments, &[])
     }
 
     #[track_caller]
-    fn start(implementation: Implementation, arguments: &[&str]) -> Self {
+    fn start(implementation: Implementation, arguments: &[&str], environment: &[(String, String)]) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let (child, addresses) = launch(implementation, &arguments, &directory, None)
+        let environment = environment.to_vec();
+        let (child, addresses) = launch(implementation, &arguments, &environment, &directory, None)
             .unwrap_or_else(|why| panic!("{implementation:?} server did not start: {why}"));
         let address = first_tcp(&addresses);
-        Self { implementation, arguments, directory, child, addresses, address }
+        Self { implementation, arguments, environment, directory, child, addresses, address }
     }
 
     /// Whose server this is.
@@ -135,6 +143,13 @@ impl Server {
         self.wait()
     }
 
+    /// Ends it at once, with SIGKILL.
+    #[track_caller]
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+    }
+
     /// Ends it with SIGTERM, if it still runs, and starts it anew with the same arguments on the same port.
     #[track_caller]
     pub(crate) fn restart(&mut self) {
@@ -144,7 +159,7 @@ impl Server {
         let end = Instant::now() + DEADLINE;
         // Somebody else's outgoing connection may hold the port for a moment.
         loop {
-            match launch(self.implementation, &self.arguments, &self.directory, Some(self.port())) {
+            match launch(self.implementation, &self.arguments, &self.environment, &self.directory, Some(self.port())) {
                 Ok((child, addresses)) => {
                     self.child = child;
                     self.addresses = addresses;
@@ -171,9 +186,15 @@ impl Drop for Server {
 type Launched = Result<(Child, Vec<String>), String>;
 
 /// Starts a server on `port`, or on any free one, and waits until it accepts.
-fn launch(implementation: Implementation, arguments: &[String], directory: &TempDir, port: Option<u16>) -> Launched {
+fn launch(
+    implementation: Implementation,
+    arguments: &[String],
+    environment: &[(String, String)],
+    directory: &TempDir,
+    port: Option<u16>,
+) -> Launched {
     match (implementation, port) {
-        (Implementation::Ours, port) => launch_ours(arguments, directory, port.unwrap_or(0)),
+        (Implementation::Ours, port) => launch_ours(arguments, environment, directory, port.unwrap_or(0)),
         (Implementation::Debian, Some(port)) => launch_debian(arguments, directory, port),
         (Implementation::Debian, None) => {
             // Between the choice of a port and the server's bind somebody else may take it.
@@ -183,7 +204,7 @@ fn launch(implementation: Implementation, arguments: &[String], directory: &Temp
     }
 }
 
-fn launch_ours(arguments: &[String], directory: &TempDir, port: u16) -> Launched {
+fn launch_ours(arguments: &[String], environment: &[(String, String)], directory: &TempDir, port: u16) -> Launched {
     let notify_path = directory.path().join("notify");
     let _ = fs::remove_file(&notify_path);
     let notify = UnixDatagram::bind(&notify_path).expect("a notification socket");
@@ -194,7 +215,7 @@ fn launch_ours(arguments: &[String], directory: &TempDir, port: u16) -> Launched
         .args(["--port", &port.to_string(), "-L", "127.0.0.1", "-l", "stderr"])
         .args(arguments)
         .env("NOTIFY_SOCKET", &notify_path);
-    let mut child = spawn(command, directory);
+    let mut child = spawn(command, environment, directory);
     let end = Instant::now() + DEADLINE;
     let mut message = [0; 4096];
     while Instant::now() < end {
@@ -230,7 +251,7 @@ fn launch_debian(arguments: &[String], directory: &TempDir, port: u16) -> Launch
         .arg(&pid_file)
         .args(arguments)
         .current_dir(directory.path());
-    let mut child = spawn(command, directory);
+    let mut child = spawn(command, &[], directory);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let end = Instant::now() + DEADLINE;
     while Instant::now() < end {
@@ -246,8 +267,9 @@ fn launch_debian(arguments: &[String], directory: &TempDir, port: u16) -> Launch
     Err(format!("port {port} not bound within {DEADLINE:?}:\n{}", log(directory)))
 }
 
-/// Starts the process with its output in the log of `directory` and an environment without server settings.
-fn spawn(mut command: Command, directory: &TempDir) -> Child {
+/// Starts the process with its output in the log of `directory` and an environment of which only `environment` has
+/// server settings.
+fn spawn(mut command: Command, environment: &[(String, String)], directory: &TempDir) -> Child {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("GEARMAND_") {
             command.env_remove(name);
@@ -255,6 +277,7 @@ fn spawn(mut command: Command, directory: &TempDir) -> Child {
     }
     // Where a server of ours keeps its queue, so that a restart finds it.
     command.env("STATE_DIRECTORY", directory.path());
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     let log = File::options().create(true).append(true).open(log_path(directory)).expect("a log file");
     command
         .stdin(Stdio::null())
