@@ -233,15 +233,12 @@ impl Prefixes {
     /// The index of a prefix, which is remembered. There is room for 256: jobs with more get new handles.
     pub(super) fn index(&mut self, prefix: &Arc<str>) -> u8 {
         let known = self.0.iter().position(|known| known == prefix);
-        let index = known.unwrap_or_else(|| {
-            if self.0.len() <= usize::from(u8::MAX) {
-                self.0.push(Arc::clone(prefix));
-                self.0.len() - 1
-            } else {
-                0
-            }
-        });
-        u8::try_from(index).unwrap_or(0)
+        let index = known.unwrap_or(self.0.len());
+        let Ok(fitting) = u8::try_from(index) else { return 0 };
+        if known.is_none() {
+            self.0.push(Arc::clone(prefix));
+        }
+        fitting
     }
 
     /// Reads a handle that this server gave out, now or before: the index of its prefix, and its number.
