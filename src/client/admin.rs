@@ -49,6 +49,8 @@ enum Action {
     ShowJobs,
     /// List the unique ids of jobs
     ShowUniqueJobs,
+    /// Tell where background jobs are kept, and how that does (not known to C++ gearmand)
+    ShowStore,
     /// Cancel a job; the result of one that runs is dropped
     CancelJob {
         /// As `submit` prints it and `show-jobs` lists it
@@ -118,6 +120,7 @@ impl Action {
             Self::Workers => one("workers"),
             Self::ShowJobs => one("show jobs"),
             Self::ShowUniqueJobs => one("show unique jobs"),
+            Self::ShowStore => one("show store"),
             Self::CancelJob { handle } => vec![format!("cancel job {handle}")],
             Self::CreateFunction { function } => vec![format!("create function {function}")],
             Self::DropFunction { function } => vec![format!("drop function {function}")],
@@ -142,6 +145,7 @@ impl Action {
             Self::Workers => Form::List(Listing::Workers),
             Self::ShowJobs => Form::List(Listing::Jobs),
             Self::ShowUniqueJobs => Form::List(Listing::UniqueJobs),
+            Self::ShowStore => Form::List(Listing::Store),
             Self::Getpid => Form::Value("pid"),
             Self::Verbose => Form::Value("verbose"),
             Self::Version => Form::Value("version"),
@@ -282,6 +286,7 @@ mod tests {
             (&["workers"], "workers"),
             (&["show-jobs"], "show jobs"),
             (&["show-unique-jobs"], "show unique jobs"),
+            (&["show-store"], "show store"),
             (&["cancel-job", "H:x:1"], "cancel job H:x:1"),
             (&["create-function", "f"], "create function f"),
             (&["drop-function", "f"], "drop function f"),

@@ -10,6 +10,7 @@ pub(super) enum Listing {
     Workers,
     Jobs,
     UniqueJobs,
+    Store,
 }
 
 /// What a column holds.
@@ -36,6 +37,7 @@ impl Listing {
             Self::Workers => &[("fd", Number), ("address", Text), ("id", Text), ("functions", Words)],
             Self::Jobs => &[("handle", Text), ("retries", Number), ("abandoned", Flag), ("background", Flag)],
             Self::UniqueJobs => &[("unique", Text)],
+            Self::Store => &[("key", Text), ("value", Text)],
         }
     }
 
@@ -46,7 +48,7 @@ impl Listing {
         let mut cells: Vec<String> = match self {
             Self::UniqueJobs => vec![line.into_owned()],
             Self::Workers => worker_cells(&line),
-            Self::Status | Self::PriorityStatus | Self::Jobs => {
+            Self::Status | Self::PriorityStatus | Self::Jobs | Self::Store => {
                 // From the right: a name that has a tab in it is still one name.
                 let mut cells: Vec<String> = line.rsplitn(count, '\t').map(str::to_owned).collect();
                 cells.reverse();
@@ -84,8 +86,13 @@ impl Listing {
         table
     }
 
-    /// The lines as an array of objects.
+    /// The lines as an array of objects; keys and values as one object.
     pub(super) fn json(self, lines: &[Vec<u8>]) -> Value {
+        if self == Self::Store {
+            let fields = lines.iter().filter_map(|line| <[String; 2]>::try_from(self.cells(line)).ok());
+            let number = |value: String| value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from);
+            return Value::Object(fields.map(|[key, value]| (key, number(value))).collect());
+        }
         let object = |line: &Vec<u8>| {
             let cells = self.cells(line);
             let fields = self.columns().iter().zip(cells).map(|((name, kind), cell)| {
@@ -157,6 +164,10 @@ mod tests {
         assert_eq!(
             Listing::PriorityStatus.json(&lines(&["a\tb\t1\t2\t3\t4"])),
             json!([{"function": "a\tb", "high": 1, "normal": 2, "low": 3, "workers": 4}])
+        );
+        assert_eq!(
+            Listing::Store.json(&lines(&["state\tok", "error\t", "added\t12"])),
+            json!({"state": "ok", "error": "", "added": 12})
         );
         assert_eq!(
             Listing::Jobs.json(&lines(&["H:h:1\t0\t1\t0"])),
