@@ -376,15 +376,16 @@ async fn tick(interval: &mut Option<Interval>) {
 
 fn policy(config: &Config, is_durable: bool) -> Policy {
     let Config { jobs, limits, timeouts, .. } = config;
-    let (stored_workloads_max, volatile_workloads_max) = store::memory_limits(limits, is_durable);
+    let memory = store::memory_limits(limits, is_durable);
     let own = |own: &FunctionDurability| (own.function.clone(), store::level(own.level));
     let function_durability: HashMap<FunctionName, Durability> = config.function_durability.iter().map(own).collect();
     Policy {
         keeps_jobs: is_durable,
         durability: store::level(config.durability.level),
         function_durability,
-        stored_workloads_max,
-        volatile_workloads_max,
+        stored_workloads_max: memory.stored,
+        storing_workloads_max: memory.storing,
+        volatile_workloads_max: memory.volatile,
         handle_prefix: config.job_handle_prefix.clone(),
         worker_wakeup: jobs.worker_wakeup.unwrap_or(0),
         wake_timeout_us: u64::try_from(timeouts.wake_timeout.as_micros()).unwrap_or(u64::MAX),

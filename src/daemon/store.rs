@@ -26,6 +26,8 @@ const WAIT_FOR_DATABASE: Duration = Duration::from_secs(30);
 const DATABASE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a start says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// The part of the memory for jobs that only memory has which jobs may take on their way to the store: they are there twice.
+const STORING_SHARE: u64 = 4;
 /// How often a stop looks whether the store is done.
 const STOP_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a stop waits for what is not written yet.
@@ -156,10 +158,21 @@ pub(super) fn level(level: DurabilityLevel) -> Durability {
     }
 }
 
-/// How many bytes of workloads are kept in memory: of jobs that the store has, and of those that only memory has.
-pub(super) fn memory_limits(limits: &config::Limits, is_durable: bool) -> (u64, u64) {
+/// How many bytes of workloads are kept in memory.
+pub(super) struct MemoryLimits {
+    /// Of jobs that the store has.
+    pub(super) stored: u64,
+    /// Of jobs that the store is asked to keep.
+    pub(super) storing: u64,
+    /// Of jobs that only memory has.
+    pub(super) volatile: u64,
+}
+
+/// The limits for a server. With a durable queue the one that is set concerns the jobs that can be read back; the others
+/// may take a part of the machine's memory.
+pub(super) fn memory_limits(limits: &config::Limits, is_durable: bool) -> MemoryLimits {
     let asked = limits.max_memory_for_workloads;
     let stored = memory::for_workloads(asked, true);
     let volatile = memory::for_workloads(asked.filter(|_| !is_durable), false);
-    (stored, volatile.max(stored))
+    MemoryLimits { stored, storing: volatile / STORING_SHARE, volatile }
 }

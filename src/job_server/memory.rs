@@ -85,13 +85,13 @@ impl JobServer {
 
     /// Whether there is memory for the workload of a new job.
     pub(super) fn check_memory(&self, workload: usize, is_durable: bool) -> Result<(), PeerError> {
-        let (taken, error) = if is_durable {
-            (self.holdings.storing, PeerError::STORE_BEHIND)
+        let (taken, most, error) = if is_durable {
+            (self.holdings.storing, self.policy.storing_workloads_max, PeerError::STORE_BEHIND)
         } else {
-            (self.holdings.volatile, PeerError::OUT_OF_MEMORY)
+            (self.holdings.volatile, self.policy.volatile_workloads_max, PeerError::OUT_OF_MEMORY)
         };
         // One job of any size fits where nothing else waits.
-        let fits = taken == 0 || taken.saturating_add(workload as u64) <= self.policy.volatile_workloads_max;
+        let fits = taken == 0 || taken.saturating_add(workload as u64) <= most;
         if fits { Ok(()) } else { Err(error) }
     }
 

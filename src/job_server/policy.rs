@@ -28,7 +28,10 @@ pub struct Policy {
     /// Bytes of memory for workloads of jobs that the store has. Beyond it they are in the store alone, and are read
     /// back in time for their workers.
     pub stored_workloads_max: u64,
-    /// Bytes of memory for workloads of jobs that no store has, or not yet. Beyond it jobs are refused.
+    /// Bytes of memory for workloads of jobs that the store is asked to keep and does not have yet, which take about as
+    /// much again in its queue. Beyond it background jobs are refused.
+    pub storing_workloads_max: u64,
+    /// Bytes of memory for workloads of jobs that no store has. Beyond it jobs are refused.
     pub volatile_workloads_max: u64,
     /// Jobs of any kind.
     pub max_jobs: usize,
@@ -64,6 +67,7 @@ impl Default for Policy {
             durability: Durability::Always,
             function_durability: HashMap::new(),
             stored_workloads_max: 128 << 20,
+            storing_workloads_max: u64::MAX,
             volatile_workloads_max: u64::MAX,
             max_jobs: 100_000_000,
             max_functions: 100_000,

@@ -130,14 +130,23 @@ pub fn prepare(
     owner: Option<(u32, u32)>,
 ) -> Result<PathBuf, StateDirectoryError> {
     let path = choose(environment, is_root)?;
-    let made = DirBuilder::new().recursive(true).mode(MODE).create(&path);
-    made.map_err(|source| StateDirectoryError::Make { path: path.clone(), source })?;
+    make(&path).map_err(|source| StateDirectoryError::Make { path: path.clone(), source })?;
     if let Some(owner) = owner {
         hand_over(&path, owner)?;
     }
     eaccess(&path, AccessFlags::W_OK | AccessFlags::X_OK)
         .map_err(|errno| StateDirectoryError::NotWritable { path: path.clone(), source: errno.into() })?;
     Ok(path)
+}
+
+/// Makes the directory and those above it, and has them on the disk: a power cut must not take a queue with its directory.
+fn make(path: &Path) -> io::Result<()> {
+    let new: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+    DirBuilder::new().recursive(true).mode(MODE).create(path)?;
+    for above in new.iter().filter_map(|made| made.parent()) {
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// The queue file of the server that listens on this port.
