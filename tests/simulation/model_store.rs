@@ -6,7 +6,7 @@ use gearmand::protocol::FunctionName;
 use super::model::{Job, Kept, Model, Outcome, State};
 use super::wire::{self, FUNCTIONS, Reply, UNIQUES};
 
-/// The most jobs that are read at once, within the limit of memory and beyond it.
+/// The most jobs that are read at once, within the limit of memory and beyond it. Jobs are read while fewer are ready.
 const MOST_LOADED: usize = 1024;
 const MOST_LOADED_BEYOND_LIMIT: usize = 64;
 /// How long the server waits when the store could not read.
@@ -241,6 +241,7 @@ impl Model {
             let is_still_over = self.stored_bytes() > self.policy.stored_workloads_max;
             let most = if is_over && is_still_over { MOST_LOADED_BEYOND_LIMIT } else { MOST_LOADED };
             assert!(names.len() <= most, "{} jobs were asked for at once", names.len());
+            assert!(self.ready(function, priority).count() < most, "jobs were asked for that are not needed soon");
             assert!(!self.draining, "a job was asked for that will not be handed out");
             assert!(self.has_workers(function), "a job was asked for that nobody can do");
             assert_eq!(self.load_again_us, None, "the store was asked again too soon");
@@ -317,11 +318,13 @@ impl Model {
             return;
         }
         for (name, job) in &self.jobs {
-            if matches!(job.state, State::Parked(_)) && self.has_workers(job.function) {
-                let mut loads = self.loads.values();
-                let is_asked = loads.any(|load| (load.function, load.priority) == (job.function, job.priority));
-                assert!(is_asked, "job {name} is parked, has workers, and nothing is being read");
+            if !matches!(job.state, State::Parked(_)) || !self.has_workers(job.function) {
+                continue;
             }
+            let line = (job.function, job.priority);
+            let is_asked = self.loads.values().any(|load| (load.function, load.priority) == line);
+            let is_needed = self.ready(job.function, job.priority).count() < MOST_LOADED_BEYOND_LIMIT;
+            assert!(is_asked || !is_needed, "job {name} is parked, has workers, and nothing is being read");
         }
     }
 

@@ -149,6 +149,10 @@ impl Peer {
     fn act_as_client(random: &mut Random, world: &Surroundings<'_>, asks: &mut Vec<Ask>) {
         let holds_back = world.is_busy && random.chance(90);
         match random.below(20) {
+            0 if !holds_back && random.chance(20) => {
+                // As one that does not wait for answers.
+                asks.extend((0..2 + random.below(12)).map(|_| Ask::Submit(submission(random, world))));
+            }
             0..12 if !holds_back => asks.push(Ask::Submit(submission(random, world))),
             0..14 => asks.push(Ask::GetStatus { handle: some_handle(random, world) }),
             14 | 15 => asks.push(Ask::GetStatusUnique { unique: random.pick(&UNIQUES) }),

@@ -482,7 +482,7 @@ impl World {
         if self.server.limit_function(FUNCTIONS[0], [0; 3]).is_ok() {
             self.model.function_created(0, Some([0; 3]), true);
         }
-        let kind = self.random.below(3);
+        let (kind, has_store) = (self.random.below(3), self.store.is_some());
         let due_s = i64::try_from(self.now.unix_us / 1_000_000).unwrap() + 1;
         let asks: Vec<Ask> = (0..FLOOD)
             .map(|index| {
@@ -491,7 +491,7 @@ impl World {
                     unique: b"",
                     reducer: None,
                     priority: 1,
-                    background: kind != 0,
+                    background: kind != 0 || has_store && index % 2 == 0,
                     epoch_s: (kind == 1).then_some(due_s),
                     workload: index.to_be_bytes().to_vec(),
                 })
@@ -499,8 +499,10 @@ impl World {
             .collect();
         self.send(slot, asks);
         self.deliver_to_server(slot, 100);
-        if kind == 2 {
+        if self.random.chance(70) {
             self.settle_store();
+        }
+        if kind == 2 {
             let grabs = (0..FLOOD).map(|_| Ask::Grab(wire::Grab::Plain));
             self.send(slot, std::iter::once(Ask::CanDo { function: 0 }).chain(grabs).collect());
             self.deliver_to_server(slot, 100);
