@@ -4,6 +4,7 @@ use gearmand::job_server::{Durability, Now, StoreFailure, StoreOp, StoredJob};
 use gearmand::protocol::FunctionName;
 
 use super::model::{Job, Kept, Model, Outcome, State};
+use super::model_submit::coalesce;
 use super::wire::{self, FUNCTIONS, Reply, UNIQUES};
 
 /// The most jobs that are read at once, within the limit of memory and beyond it. Jobs are read while fewer are ready.
@@ -348,8 +349,9 @@ impl Model {
         }
     }
 
-    /// A new server gets a job back from the store. `has_room` is what it said to that.
-    pub(crate) fn restored(&mut self, now: Now, stored: &StoredJob, has_workload: bool, has_room: bool) {
+    /// A new server gets a job back from the store. `has_room` is what it said to that. Returns whether the job equals one
+    /// that it has.
+    pub(crate) fn restored(&mut self, now: Now, stored: &StoredJob, has_workload: bool, has_room: bool) -> bool {
         let prefix = wire::PREFIXES.iter().position(|prefix| **prefix == *stored.prefix).unwrap();
         let name = wire::name(stored.number, prefix);
         let find = |all: &'static [&'static [u8]], bytes: &[u8]| all.iter().find(|known| **known == bytes).copied();
@@ -370,14 +372,20 @@ impl Model {
         };
         self.functions.entry(job.function).or_default();
         self.restored_functions = self.functions.len();
-        self.last_number = self.last_number.max(stored.number);
-        self.jobs.insert(name, job);
-        self.schedule(now, name);
-        self.note("outlived a crash");
-        if !has_workload {
-            self.note("came back without its workload");
+        let is_twin = self.jobs.values().any(|other| coalesce(other, job.function, job.unique, &job.workload));
+        if is_twin {
+            self.note("was found twice in the store");
+        } else {
+            self.last_number = self.last_number.max(stored.number);
+            self.jobs.insert(name, job);
+            self.schedule(now, name);
+            self.note("outlived a crash");
+            if !has_workload {
+                self.note("came back without its workload");
+            }
         }
         assert_eq!(has_room, self.stored_bytes() <= self.policy.stored_workloads_max, "whether there is more room");
+        is_twin
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) struct World {
     enough: usize,
     pub(crate) has_small_limits: bool,
     is_crowded: bool,
+    pub(crate) is_winding_up: bool,
     events: Option<VecDeque<String>>,
 }
 
@@ -79,6 +80,7 @@ impl World {
             enough: random.pick(&[2, 5, 10, 30]),
             has_small_limits,
             is_crowded: !has_small_limits && random.chance(25),
+            is_winding_up: false,
             events: shows_events.then(VecDeque::new),
             random,
         }
@@ -507,12 +509,14 @@ impl World {
             self.send(slot, std::iter::once(Ask::CanDo { function: 0 }).chain(grabs).collect());
             self.deliver_to_server(slot, 100);
         }
-        self.disconnect(slot, false);
+        let wants_answers = self.random.chance(30);
+        self.disconnect(slot, wants_answers);
         self.model.note("was part of a flood");
     }
 
     /// No more faults: reliable workers come, those that hold jobs end them, and all jobs end.
     fn wind_up(&mut self) {
+        self.is_winding_up = true;
         self.make_reliable();
         let mut turns = 0;
         loop {
@@ -521,10 +525,11 @@ impl World {
             if self.exchange() {
                 continue;
             }
-            if self.model.jobs.is_empty() {
+            let has_twins = self.store.as_ref().is_some_and(|store| !store.twins.is_empty());
+            if self.model.jobs.is_empty() && !has_twins {
                 break;
             }
-            if self.model.draining && self.model.jobs_at_stake() == 0 {
+            if (self.model.draining || self.model.jobs.is_empty()) && self.model.jobs_at_stake() == 0 {
                 // The others are for the next start.
                 self.model.note("was kept when the server stopped");
                 self.stop_and_start();
