@@ -258,7 +258,8 @@ impl Peer {
         say(random, wire::handle(job), is_over)
     }
 
-    fn sent(&mut self, asks: Vec<Ask>) -> Vec<Ask> {
+    /// Remembers what is to be answered of what it sends.
+    pub(crate) fn sent(&mut self, asks: Vec<Ask>) -> Vec<Ask> {
         for (index, ask) in asks.iter().enumerate() {
             let pending = match ask {
                 Ask::CanDo { .. } | Ask::CanDoTimeout { .. } if matches!(asks.get(index + 1), Some(Ask::Echo(_))) => {

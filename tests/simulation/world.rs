@@ -499,6 +499,7 @@ impl World {
                 })
             })
             .collect();
+        let asks = self.links[slot].as_mut().unwrap().peer.sent(asks);
         self.send(slot, asks);
         self.deliver_to_server(slot, 100);
         if self.random.chance(70) {
@@ -506,7 +507,9 @@ impl World {
         }
         if kind == 2 {
             let grabs = (0..FLOOD).map(|_| Ask::Grab(wire::Grab::Plain));
-            self.send(slot, std::iter::once(Ask::CanDo { function: 0 }).chain(grabs).collect());
+            let asks = std::iter::once(Ask::CanDo { function: 0 }).chain(grabs).collect();
+            let asks = self.links[slot].as_mut().unwrap().peer.sent(asks);
+            self.send(slot, asks);
             self.deliver_to_server(slot, 100);
         }
         let wants_answers = self.random.chance(30);
