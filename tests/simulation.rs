@@ -2,7 +2,8 @@
 //! that cut bytes anywhere and end at any moment, under two clocks of which one is set back and forth.
 //!
 //! Everything follows from a seed. After every transition the server's state is compared with a model that is kept apart
-//! from it (`model.rs`, `model_work.rs`, `check.rs`); each peer also keeps its own account of what it is owed (`peer.rs`).
+//! from it (`model*.rs`, `check.rs`), and so is what the store holds with what the model takes for kept. Each peer also
+//! keeps its own account of what it is owed (`peer.rs`), and each connection one of what may reach its peer (`outgoing.rs`).
 //!
 //! `GEARMAND_SIMULATION_SEEDS` (200) and `GEARMAND_SIMULATION_STEPS` (20000) say how much is simulated;
 //! `GEARMAND_SIMULATION_SEED` runs one seed alone. What a failure prints is enough to see it again.
@@ -20,6 +21,8 @@ mod link;
 mod model;
 #[path = "simulation/model_store.rs"]
 mod model_store;
+#[path = "simulation/model_submit.rs"]
+mod model_submit;
 #[path = "simulation/model_work.rs"]
 mod model_work;
 #[path = "simulation/outgoing.rs"]
@@ -49,27 +52,70 @@ use world::World;
 /// What must have happened, so that the simulation is known to get there.
 const LANDMARKS: &[&str] = &[
     "became due",
+    "came back from the store",
+    "came back without its workload",
+    "could not be read",
     "died between its NOOP and its grab",
+    "ended before the store was asked to keep it",
+    "ended while it was being read",
+    "ended while it was being stored",
+    "ended while it was parked",
+    "had a client that closed its side",
+    "had a client that left before it was stored",
     "left with its last client",
     "let a NOOP's time pass",
     "lost its worker",
+    "met a full memory",
     "met a full queue",
+    "met a store that fails",
+    "met a store that was behind",
+    "need not be on the disk",
+    "outlived a crash",
     "outlived one of its clients",
     "timed out",
+    "waited for the store when the server crashed",
     "was abandoned and joined",
     "was abandoned and lost its worker",
+    "was answered after its client had closed its side",
+    "was answered by the store after its client had gone",
+    "was asked for again after the store could not read",
+    "was asked for by its handle before it was stored",
+    "was asked for by its unique id before it was stored",
+    "was asked for when a newer namesake was not stored",
+    "was awaited by several from the store",
+    "was awaited when the store refused it",
     "was cancelled",
     "was dropped after its last attempt",
     "was finished",
     "was finished though nobody wants it",
+    "was found twice in the store",
     "was given back",
     "was handed out",
     "was joined",
+    "was joined before it was stored",
+    "was joined by its workload while that was not in memory",
+    "was joined by one who waits for it before it was stored",
+    "was joined while it was parked",
+    "was kept when the server stopped",
+    "was left by its client and refused by the store",
+    "was left for the next start",
+    "was not among the first that were read",
     "was one function too many",
+    "was parked",
     "was part of a flood",
+    "was refused by the store",
+    "was removed behind the server's back",
     "was spoken of after it was taken away",
+    "was stored",
+    "was stored after it had been in memory alone",
+    "was stored and lost its worker",
+    "was stored and never acknowledged",
+    "was stored though another was refused",
+    "was stored though that failed",
+    "was to be removed by what failed",
     "was woken",
     "went back to sleep after its NOOP",
+    "went on in memory alone since the store refused it",
 ];
 
 #[test]

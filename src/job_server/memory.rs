@@ -13,11 +13,11 @@ use super::stored::{StoreFailure, StoreOp, StoredJob};
 use super::{JobServer, Now, US_PER_S};
 use crate::protocol::{PeerError, Priority, Response};
 
-/// Parked jobs of a function and priority are read when fewer are ready than this, or so many were handed out since.
+/// Parked jobs of a function and priority are read when fewer are ready than this, or so many were handed out since. So
+/// many are read at once, too.
 const READ_AHEAD: u32 = 1024;
-/// How many are read at once, within the limit of memory and beyond it.
-const LOAD: u32 = 1024;
-const LOAD_BEYOND_LIMIT: u32 = 64;
+/// The same beyond the limit of memory, where no function keeps more ready than its workers soon need.
+const READ_AHEAD_BEYOND_LIMIT: u32 = 64;
 /// How long parked jobs wait when the store could not read them, in microseconds.
 const LOAD_AGAIN_US: u64 = US_PER_S;
 
@@ -131,13 +131,14 @@ impl JobServer {
             let Self { functions, policy, holdings, .. } = self;
             let state = &mut functions[function as usize];
             let index = priority.index();
-            let wanted = state.ready[index].len < READ_AHEAD || state.assigned_since_load[index] >= READ_AHEAD;
+            let is_within = holdings.stored <= policy.stored_workloads_max;
+            let ahead = if is_within { READ_AHEAD } else { READ_AHEAD_BEYOND_LIMIT };
+            let wanted = state.ready[index].len < ahead || state.assigned_since_load[index] >= READ_AHEAD;
             let possible = state.parked[index].len > 0 && state.loading[index] == 0 && state.workers > 0;
             if !wanted || !possible || self.draining || self.load_again_us.is_some() {
                 continue;
             }
-            let most = if holdings.stored <= policy.stored_workloads_max { LOAD } else { LOAD_BEYOND_LIMIT };
-            let count = state.parked[index].len.min(most);
+            let count = state.parked[index].len.min(ahead);
             state.loading[index] = count;
             state.assigned_since_load[index] = 0;
             let (mut jobs, mut keys) = (Vec::new(), Vec::new());

@@ -211,5 +211,7 @@ impl JobServer {
         }
         self.jobs.remove(slot);
         self.publish(function);
+        // Parked jobs may have waited behind it.
+        self.load_ahead(function, effects);
     }
 }

@@ -177,6 +177,7 @@ impl Model {
             assert_eq!(attempts, Some(job.attempts), "the attempts of job {name}, as they will be in the store");
             expected += 1;
         }
+        expected += store.twins.iter().filter(|number| store.projected.contains_key(number)).count();
         assert_eq!(
             store.projected.len(),
             expected,

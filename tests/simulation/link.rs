@@ -101,7 +101,7 @@ impl Effects for Recorder<'_> {
             Event::JobDropped { handle, .. } => self.outcome.dropped.push(job(handle)),
             Event::JobTimedOut { handle, .. } => self.outcome.timed_out.push(job(handle)),
             Event::JobVanished { handle, .. } => self.outcome.vanished.push(job(handle)),
-            Event::JobIsTwin { handle, .. } => panic!("the store has a twin: {handle}"),
+            Event::JobIsTwin { handle, .. } => self.outcome.twins.push(job(handle)),
         }
     }
 }

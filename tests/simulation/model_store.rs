@@ -4,9 +4,10 @@ use gearmand::job_server::{Durability, Now, StoreFailure, StoreOp, StoredJob};
 use gearmand::protocol::FunctionName;
 
 use super::model::{Job, Kept, Model, Outcome, State};
+use super::model_submit::coalesce;
 use super::wire::{self, FUNCTIONS, Reply, UNIQUES};
 
-/// The most jobs that are read at once, within the limit of memory and beyond it.
+/// The most jobs that are read at once, within the limit of memory and beyond it. Jobs are read while fewer are ready.
 const MOST_LOADED: usize = 1024;
 const MOST_LOADED_BEYOND_LIMIT: usize = 64;
 /// How long the server waits when the store could not read.
@@ -241,6 +242,7 @@ impl Model {
             let is_still_over = self.stored_bytes() > self.policy.stored_workloads_max;
             let most = if is_over && is_still_over { MOST_LOADED_BEYOND_LIMIT } else { MOST_LOADED };
             assert!(names.len() <= most, "{} jobs were asked for at once", names.len());
+            assert!(self.ready(function, priority).count() < most, "jobs were asked for that are not needed soon");
             assert!(!self.draining, "a job was asked for that will not be handed out");
             assert!(self.has_workers(function), "a job was asked for that nobody can do");
             assert_eq!(self.load_again_us, None, "the store was asked again too soon");
@@ -317,11 +319,13 @@ impl Model {
             return;
         }
         for (name, job) in &self.jobs {
-            if matches!(job.state, State::Parked(_)) && self.has_workers(job.function) {
-                let mut loads = self.loads.values();
-                let is_asked = loads.any(|load| (load.function, load.priority) == (job.function, job.priority));
-                assert!(is_asked, "job {name} is parked, has workers, and nothing is being read");
+            if !matches!(job.state, State::Parked(_)) || !self.has_workers(job.function) {
+                continue;
             }
+            let line = (job.function, job.priority);
+            let is_asked = self.loads.values().any(|load| (load.function, load.priority) == line);
+            let is_needed = self.ready(job.function, job.priority).count() < MOST_LOADED_BEYOND_LIMIT;
+            assert!(is_asked || !is_needed, "job {name} is parked, has workers, and nothing is being read");
         }
     }
 
@@ -345,8 +349,9 @@ impl Model {
         }
     }
 
-    /// A new server gets a job back from the store. `has_room` is what it said to that.
-    pub(crate) fn restored(&mut self, now: Now, stored: &StoredJob, has_workload: bool, has_room: bool) {
+    /// A new server gets a job back from the store. `has_room` is what it said to that. Returns whether the job equals one
+    /// that it has.
+    pub(crate) fn restored(&mut self, now: Now, stored: &StoredJob, has_workload: bool, has_room: bool) -> bool {
         let prefix = wire::PREFIXES.iter().position(|prefix| **prefix == *stored.prefix).unwrap();
         let name = wire::name(stored.number, prefix);
         let find = |all: &'static [&'static [u8]], bytes: &[u8]| all.iter().find(|known| **known == bytes).copied();
@@ -367,14 +372,20 @@ impl Model {
         };
         self.functions.entry(job.function).or_default();
         self.restored_functions = self.functions.len();
-        self.last_number = self.last_number.max(stored.number);
-        self.jobs.insert(name, job);
-        self.schedule(now, name);
-        self.note("outlived a crash");
-        if !has_workload {
-            self.note("came back without its workload");
+        let is_twin = self.jobs.values().any(|other| coalesce(other, job.function, job.unique, &job.workload));
+        if is_twin {
+            self.note("was found twice in the store");
+        } else {
+            self.last_number = self.last_number.max(stored.number);
+            self.jobs.insert(name, job);
+            self.schedule(now, name);
+            self.note("outlived a crash");
+            if !has_workload {
+                self.note("came back without its workload");
+            }
         }
         assert_eq!(has_room, self.stored_bytes() <= self.policy.stored_workloads_max, "whether there is more room");
+        is_twin
     }
 }
 

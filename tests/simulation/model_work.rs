@@ -153,10 +153,13 @@ impl Model {
 
     /// The next job of a function and priority that could be handed out.
     pub(crate) fn first_ready(&self, function: usize, priority: usize) -> Option<u64> {
-        let line = self.jobs.iter().filter(|(_, job)| job.function == function && job.priority == priority);
-        let ready =
-            line.filter_map(|(name, job)| if let State::Ready(turn) = job.state { Some((turn, *name)) } else { None });
-        ready.min().map(|(_, name)| name)
+        self.ready(function, priority).min().map(|(_, name)| name)
+    }
+
+    /// Turns and names of the jobs of a function and priority that could be handed out.
+    pub(crate) fn ready(&self, function: usize, priority: usize) -> impl Iterator<Item = (u64, u64)> {
+        let line = self.jobs.iter().filter(move |(_, job)| job.function == function && job.priority == priority);
+        line.filter_map(|(name, job)| if let State::Ready(turn) = job.state { Some((turn, *name)) } else { None })
     }
 
     /// Kept jobs that were due at once and never given back are handed out in the order of their numbers.

@@ -149,6 +149,10 @@ impl Peer {
     fn act_as_client(random: &mut Random, world: &Surroundings<'_>, asks: &mut Vec<Ask>) {
         let holds_back = world.is_busy && random.chance(90);
         match random.below(20) {
+            0 if !holds_back && random.chance(20) => {
+                // As one that does not wait for answers.
+                asks.extend((0..2 + random.below(12)).map(|_| Ask::Submit(submission(random, world))));
+            }
             0..12 if !holds_back => asks.push(Ask::Submit(submission(random, world))),
             0..14 => asks.push(Ask::GetStatus { handle: some_handle(random, world) }),
             14 | 15 => asks.push(Ask::GetStatusUnique { unique: random.pick(&UNIQUES) }),
@@ -254,7 +258,8 @@ impl Peer {
         say(random, wire::handle(job), is_over)
     }
 
-    fn sent(&mut self, asks: Vec<Ask>) -> Vec<Ask> {
+    /// Remembers what is to be answered of what it sends.
+    pub(crate) fn sent(&mut self, asks: Vec<Ask>) -> Vec<Ask> {
         for (index, ask) in asks.iter().enumerate() {
             let pending = match ask {
                 Ask::CanDo { .. } | Ask::CanDoTimeout { .. } if matches!(asks.get(index + 1), Some(Ask::Echo(_))) => {

@@ -37,6 +37,8 @@ pub(crate) struct Store {
     pub(crate) last_number: u64,
     /// What there will be, by number, with the attempts, if nothing more fails.
     pub(crate) projected: BTreeMap<u64, u16>,
+    /// Jobs that equal another one, and are left where they are until the next start.
+    pub(crate) twins: BTreeSet<u64>,
     /// What somebody else removed.
     pub(crate) deleted: BTreeSet<u64>,
     queue: VecDeque<StoreOp>,
@@ -58,6 +60,7 @@ impl Store {
             rows: BTreeMap::new(),
             last_number: 0,
             projected: BTreeMap::new(),
+            twins: BTreeSet::new(),
             deleted: BTreeSet::new(),
             queue: VecDeque::new(),
             loads: VecDeque::new(),
@@ -134,6 +137,19 @@ impl Store {
         self.projected.remove(&number);
         self.deleted.insert(number);
         Some(number)
+    }
+
+    /// Somebody else adds a job that equals another one.
+    pub(crate) fn add_twin(&mut self, random: &mut Random) {
+        let rows: Vec<&StoredJob> = self.rows.values().filter(|job| !job.unique().is_empty()).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let mut twin = random.pick(&rows).clone();
+        self.last_number += 1;
+        twin.number = self.last_number;
+        self.projected.insert(twin.number, twin.attempts);
+        self.rows.insert(twin.number, twin);
     }
 
     /// Takes some of the operations. A job that has ended before it was stored need not be stored.
@@ -308,6 +324,7 @@ impl Store {
         self.loads.clear();
         self.reports.clear();
         self.deleted.clear();
+        self.twins.clear();
         self.projected = self.rows.iter().map(|(number, job)| (*number, job.attempts)).collect();
     }
 }

@@ -50,6 +50,7 @@ pub(crate) struct World {
     enough: usize,
     pub(crate) has_small_limits: bool,
     is_crowded: bool,
+    pub(crate) is_winding_up: bool,
     events: Option<VecDeque<String>>,
 }
 
@@ -79,6 +80,7 @@ impl World {
             enough: random.pick(&[2, 5, 10, 30]),
             has_small_limits,
             is_crowded: !has_small_limits && random.chance(25),
+            is_winding_up: false,
             events: shows_events.then(VecDeque::new),
             random,
         }
@@ -482,7 +484,7 @@ impl World {
         if self.server.limit_function(FUNCTIONS[0], [0; 3]).is_ok() {
             self.model.function_created(0, Some([0; 3]), true);
         }
-        let kind = self.random.below(3);
+        let (kind, has_store) = (self.random.below(3), self.store.is_some());
         let due_s = i64::try_from(self.now.unix_us / 1_000_000).unwrap() + 1;
         let asks: Vec<Ask> = (0..FLOOD)
             .map(|index| {
@@ -491,26 +493,33 @@ impl World {
                     unique: b"",
                     reducer: None,
                     priority: 1,
-                    background: kind != 0,
+                    background: kind != 0 || has_store && index % 2 == 0,
                     epoch_s: (kind == 1).then_some(due_s),
                     workload: index.to_be_bytes().to_vec(),
                 })
             })
             .collect();
+        let asks = self.links[slot].as_mut().unwrap().peer.sent(asks);
         self.send(slot, asks);
         self.deliver_to_server(slot, 100);
-        if kind == 2 {
+        if self.random.chance(70) {
             self.settle_store();
+        }
+        if kind == 2 {
             let grabs = (0..FLOOD).map(|_| Ask::Grab(wire::Grab::Plain));
-            self.send(slot, std::iter::once(Ask::CanDo { function: 0 }).chain(grabs).collect());
+            let asks = std::iter::once(Ask::CanDo { function: 0 }).chain(grabs).collect();
+            let asks = self.links[slot].as_mut().unwrap().peer.sent(asks);
+            self.send(slot, asks);
             self.deliver_to_server(slot, 100);
         }
-        self.disconnect(slot, false);
+        let wants_answers = self.random.chance(30);
+        self.disconnect(slot, wants_answers);
         self.model.note("was part of a flood");
     }
 
     /// No more faults: reliable workers come, those that hold jobs end them, and all jobs end.
     fn wind_up(&mut self) {
+        self.is_winding_up = true;
         self.make_reliable();
         let mut turns = 0;
         loop {
@@ -519,10 +528,11 @@ impl World {
             if self.exchange() {
                 continue;
             }
-            if self.model.jobs.is_empty() {
+            let has_twins = self.store.as_ref().is_some_and(|store| !store.twins.is_empty());
+            if self.model.jobs.is_empty() && !has_twins {
                 break;
             }
-            if self.model.draining && self.model.jobs_at_stake() == 0 {
+            if (self.model.draining || self.model.jobs.is_empty()) && self.model.jobs_at_stake() == 0 {
                 // The others are for the next start.
                 self.model.note("was kept when the server stopped");
                 self.stop_and_start();

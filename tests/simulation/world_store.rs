@@ -1,5 +1,6 @@
 //! The world around a server that keeps jobs: its store, and crashes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gearmand::job_server::{JobServer, Policy, StoreReport, StoredJob, StoredParts};
@@ -112,10 +113,11 @@ impl World {
         self.model.happened = old.happened;
         self.model.transition = old.transition;
         self.woken_before = self.model.happened.get("was woken").copied().unwrap_or(0);
-        let (rows, last_number) = {
-            let store = self.store.as_ref().unwrap();
-            (store.rows.clone(), store.last_number)
-        };
+        let Some(store) = &mut self.store else { return };
+        if self.random.chance(20) && !self.is_winding_up {
+            store.add_twin(&mut self.random);
+        }
+        let (rows, last_number) = (store.rows.clone(), store.last_number);
         let mut has_room = true;
         let mut effects = Recorder::new(&mut self.links, None, true);
         for job in rows.values() {
@@ -124,9 +126,13 @@ impl World {
             let restored = if has_workload { job.clone() } else { without_workload(job) };
             has_room = self.server.restore(self.now, restored, has_workload, &mut effects);
             self.server.check_invariants();
-            self.model.restored(self.now, job, has_workload, has_room);
+            if self.model.restored(self.now, job, has_workload, has_room) {
+                store.twins.insert(job.number);
+            }
         }
         let outcome = effects.outcome;
+        let twins: BTreeSet<u64> = outcome.twins.iter().map(|name| wire::number(*name)).collect();
+        assert_eq!(twins, store.twins, "jobs that were reported as twins");
         assert!(outcome.sent.is_empty() && outcome.operations.is_empty(), "a server speaks before it has started");
         self.server.skip_to_number(last_number);
         self.model.last_number = last_number;
