@@ -208,9 +208,13 @@ impl Model {
 
     /// Whether there is memory for the workload of a new job; otherwise the text of the refusal.
     pub(crate) fn check_memory(&self, workload: usize, is_durable: bool) -> Result<(), &'static str> {
-        let kept = if is_durable { Kept::Storing } else { Kept::Memory };
+        let (kept, most) = if is_durable {
+            (Kept::Storing, self.policy.storing_workloads_max)
+        } else {
+            (Kept::Memory, self.policy.volatile_workloads_max)
+        };
         let taken = self.bytes(kept);
-        if taken == 0 || taken + workload as u64 <= self.policy.volatile_workloads_max {
+        if taken == 0 || taken.saturating_add(workload as u64) <= most {
             return Ok(());
         }
         Err(if is_durable {
