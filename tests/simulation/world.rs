@@ -108,6 +108,9 @@ impl World {
             if self.random.below(2500) == 0 {
                 return self.restart();
             }
+            if self.random.chance(1) && self.random.chance(50) {
+                self.strand_late_job();
+            }
         }
         self.release_leaving();
         let slot = self.random.index(PEERS);

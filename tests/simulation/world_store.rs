@@ -56,9 +56,7 @@ impl World {
     /// Somebody does something to the store that the server knows nothing of.
     pub(crate) fn meddle_with_store(&mut self) {
         let Some(store) = &mut self.store else { return };
-        if self.random.chance(25) {
-            self.strand_late_job();
-        } else if self.random.chance(60) {
+        if self.random.chance(60) {
             let deleted = store.delete_one(&mut self.random);
             self.event("somebody removes from the store", &deleted);
         } else {
@@ -68,7 +66,7 @@ impl World {
     }
 
     /// A job that has been in memory alone is being stored: the clients that wait for it go, and the store breaks.
-    fn strand_late_job(&mut self) {
+    pub(crate) fn strand_late_job(&mut self) {
         let is_late = |job: &&Job| job.kept == Kept::Storing && job.state != State::Storing && !job.waits.is_empty();
         let clients = self.model.jobs.values().find(is_late).map(|job| job.waits.clone()).unwrap_or_default();
         for slot in 0..self.links.len() {
@@ -79,7 +77,7 @@ impl World {
         if let Some(store) = &mut self.store
             && !clients.is_empty()
         {
-            store.toggle(&mut self.random);
+            store.fail(&mut self.random);
         }
     }
 
