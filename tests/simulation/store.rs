@@ -121,7 +121,15 @@ impl Store {
 
     /// Breaks, or works again.
     pub(crate) fn toggle(&mut self, random: &mut Random) {
-        self.broken = if self.broken.is_none() { Some(random.pick(&FAILURES)) } else { None };
+        match self.broken {
+            None => self.fail(random),
+            Some(_) => self.broken = None,
+        }
+    }
+
+    /// Breaks.
+    pub(crate) fn fail(&mut self, random: &mut Random) {
+        self.broken = Some(random.pick(&FAILURES));
     }
 
     /// No more faults.

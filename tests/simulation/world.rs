@@ -68,7 +68,7 @@ impl World {
             stats,
             model: Model::new(policy),
             store,
-            pace: random.pick(&[30, 200, 200, 500]),
+            pace: random.pick(&[10, 100, 200, 500]),
             acknowledged: BTreeSet::new(),
             now: Now { monotonic_us: random.below(1_000_000), unix_us: 1_800_000_000_000_000 },
             alarm_us: None,
@@ -107,6 +107,9 @@ impl World {
             }
             if self.random.below(2500) == 0 {
                 return self.restart();
+            }
+            if self.random.chance(1) && self.random.chance(50) {
+                self.strand_late_job();
             }
         }
         self.release_leaving();

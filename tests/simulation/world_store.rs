@@ -7,7 +7,7 @@ use gearmand::job_server::{JobServer, Policy, StoreReport, StoredJob, StoredPart
 use gearmand::stats::Stats;
 
 use super::link::Recorder;
-use super::model::{Kept, Model};
+use super::model::{Job, Kept, Model, State};
 use super::policy::some_policy;
 use super::wire;
 use super::world::{PEERS, World};
@@ -62,6 +62,22 @@ impl World {
         } else {
             store.toggle(&mut self.random);
             self.event("the store breaks, or works again", &());
+        }
+    }
+
+    /// A job that has been in memory alone is being stored: the clients that wait for it go, and the store breaks.
+    pub(crate) fn strand_late_job(&mut self) {
+        let is_late = |job: &&Job| job.kept == Kept::Storing && job.state != State::Storing && !job.waits.is_empty();
+        let clients = self.model.jobs.values().find(is_late).map(|job| job.waits.clone()).unwrap_or_default();
+        for slot in 0..self.links.len() {
+            if self.links[slot].as_ref().is_some_and(|link| clients.contains(&link.number)) {
+                self.disconnect(slot, false);
+            }
+        }
+        if let Some(store) = &mut self.store
+            && !clients.is_empty()
+        {
+            store.fail(&mut self.random);
         }
     }
 
