@@ -95,9 +95,21 @@ impl Outbox {
         let index = usize::try_from(gap.checked_sub(*gaps_before)?).ok()?;
         let filled = gaps.get_mut(index)?;
         *held -= std::mem::take(&mut filled.weight);
-        let answer = response.to_bytes();
-        *queued += answer.len();
-        filled.answer = Some(answer);
+        if index > 0 {
+            let answer = response.to_bytes();
+            *queued += answer.len();
+            filled.answer = Some(answer);
+            self.publish(&state);
+            return None;
+        }
+        let before = output.len();
+        output.push(response);
+        *queued += output.len() - before;
+        if let Some(Gap { after, .. }) = gaps.pop_front() {
+            output.append(after);
+            *gaps_before += 1;
+        }
+        // What waited for this one alone.
         while let Some(Gap { answer: Some(answer), .. }) = gaps.front() {
             output.copy(answer);
             if let Some(Gap { after, .. }) = gaps.pop_front() {
@@ -106,7 +118,7 @@ impl Outbox {
             *gaps_before += 1;
         }
         self.publish(&state);
-        if index == 0 { state.wake() } else { None }
+        state.wake()
     }
 
     /// Whether answers are still to come.
@@ -373,6 +385,63 @@ mod tests {
                 prop_assert!(written.unwrap() > 0);
             }
             prop_assert_eq!(seen, expected);
+        }
+    }
+
+    proptest! {
+        /// Whatever is said between gaps and in whatever order they are filled, everything comes out in its place.
+        #[test]
+        fn gaps_keep_the_order(steps in prop::collection::vec((0..3_u8, 0..30_000_usize, any::<prop::sample::Index>()), 1..120)) {
+            let outbox = Outbox::new(usize::MAX);
+            let echo = |seed: usize, size: usize| {
+                let owner = Bytes::from(vec![u8::try_from(seed % 251).unwrap(); size]);
+                Response::EchoRes { workload: Workload::shared(&owner, &owner) }.to_bytes()
+            };
+            let say = |bytes: &[u8]| {
+                let owner = Bytes::copy_from_slice(&bytes[12..]);
+                outbox.send(&Response::EchoRes { workload: Workload::shared(&owner, &owner) });
+            };
+            // Each packet or, for an open gap, its number.
+            let mut expected: Vec<Result<Vec<u8>, u64>> = Vec::new();
+            let (mut seen, mut gaps) = (Vec::new(), 0);
+            let drain = |seen: &mut Vec<u8>| {
+                let mut output = outbox.take(0, Waker::noop()).unwrap();
+                while !output.is_empty() {
+                    let write = |pieces: &[IoSlice<'_>]| {
+                        seen.extend(pieces.iter().flat_map(|piece| piece.iter().copied()));
+                        Ok::<_, Infallible>(pieces.iter().map(|piece| piece.len()).sum())
+                    };
+                    output.write_with(write).unwrap();
+                }
+            };
+            for (seed, (action, size, index)) in steps.into_iter().enumerate() {
+                let open: Vec<u64> = expected.iter().filter_map(|place| place.as_ref().err().copied()).collect();
+                match action {
+                    0 => {
+                        let bytes = echo(seed, size);
+                        say(&bytes);
+                        expected.push(Ok(bytes));
+                    }
+                    1 => {
+                        outbox.hold(size);
+                        expected.push(Err(gaps));
+                        gaps += 1;
+                    }
+                    _ if !open.is_empty() => {
+                        let gap = *index.get(&open);
+                        let owner = Bytes::from(vec![7; size]);
+                        let answer = Response::EchoRes { workload: Workload::shared(&owner, &owner) };
+                        outbox.fill(gap, &answer);
+                        let place = expected.iter_mut().find(|place| **place == Err(gap)).unwrap();
+                        *place = Ok(answer.to_bytes());
+                    }
+                    _ => drain(&mut seen),
+                }
+                prop_assert_eq!(outbox.has_gaps(), expected.iter().any(Result::is_err));
+            }
+            drain(&mut seen);
+            let released: Vec<u8> = expected.iter().map_while(|place| place.as_ref().ok()).flatten().copied().collect();
+            prop_assert_eq!(seen, released);
         }
     }
 
