@@ -341,3 +341,6 @@ fn cancel_pairs(additions: &mut Vec<Addition>, removes: &mut Vec<JobKey>, report
     });
     removes.retain(|key| !cancelled.contains(&key.number));
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use super::*;
+use crate::job_server::StoredParts;
+use crate::protocol::{FunctionName, Priority};
+use crate::store::{HasWorkload, Replayed, Workloads};
+
+/// Long enough for a busy machine; a test that waits for it has failed.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A transaction as the store saw it: numbers removed, numbers added, whether it was to be synced.
+type Seen = (Vec<u64>, Vec<u64>, bool);
+
+/// A store that does as it is told, and tells what it was asked.
+struct Scripted {
+    outcomes: VecDeque<Result<(), StoreFailure>>,
+    /// Jobs that it never takes.
+    refused: u64,
+    commits: Sender<Seen>,
+}
+
+impl Store for Scripted {
+    fn replay(&mut self, _: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError> {
+        Ok(Replayed::default())
+    }
+
+    fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
+        let numbers = |keys: &[JobKey]| keys.iter().map(|key| key.number).collect();
+        let adds: Vec<u64> = changes.adds.iter().map(|job| job.number).collect();
+        let is_refused = adds.contains(&self.refused);
+        self.commits.send((numbers(&changes.removes), adds, changes.sync)).unwrap();
+        let outcome = if is_refused { Err(StoreFailure::Refused) } else { self.outcomes.pop_front().unwrap_or(Ok(())) };
+        outcome.map_err(|failure| StoreError::new(failure, "as the test says"))
+    }
+
+    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        Ok(jobs.iter().map(|key| Some(Bytes::from(key.number.to_string()))).collect())
+    }
+}
+
+/// A writer with such a store.
+struct Bench {
+    queue: Arc<Queue>,
+    commits: Receiver<Seen>,
+    reports: Receiver<StoreReport>,
+    stats: Arc<Stats>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Bench {
+    /// The operations are there before the writer begins, so that it finds them all at once.
+    fn start(outcomes: &[Result<(), StoreFailure>], refused: u64, operations: Vec<StoreOp>) -> Self {
+        Self::with(Durability::Always, outcomes, refused, operations)
+    }
+
+    fn with(
+        durability: Durability,
+        outcomes: &[Result<(), StoreFailure>],
+        refused: u64,
+        operations: Vec<StoreOp>,
+    ) -> Self {
+        let queue = Arc::new(Queue::default());
+        queue.push(operations);
+        let (said, commits) = channel();
+        let (told, reports) = channel();
+        let store = Scripted { outcomes: outcomes.iter().copied().collect(), refused, commits: said };
+        let stats = Arc::new(Stats::default());
+        let settings = Settings { durability, interval: Duration::from_millis(5) };
+        let report = Box::new(move |reports: Vec<StoreReport>| {
+            reports.into_iter().for_each(|report| told.send(report).unwrap());
+        });
+        let thread = spawn(Box::new(store), Arc::clone(&queue), settings, Arc::clone(&stats), report).unwrap();
+        Self { queue, commits, reports, stats, thread: Some(thread) }
+    }
+
+    fn ask(&self, operations: Vec<StoreOp>) {
+        self.queue.push(operations);
+        self.queue.wake();
+    }
+
+    #[track_caller]
+    fn seen(&self) -> Seen {
+        self.commits.recv_timeout(DEADLINE).unwrap()
+    }
+
+    /// Tickets and what became of them, of so many reports.
+    #[track_caller]
+    fn added(&self, count: usize) -> Vec<(u32, Result<(), StoreFailure>)> {
+        let next = || match self.reports.recv_timeout(DEADLINE).unwrap() {
+            StoreReport::Added { ticket, result } => (ticket, result),
+            loaded @ StoreReport::Loaded { .. } => panic!("{loaded:?}"),
+        };
+        (0..count).map(|_| next()).collect()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.queue.close(0);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
+    }
+}
+
+fn job(number: u64) -> StoredJob {
+    StoredJob::new(StoredParts {
+        number,
+        prefix: "H:test".into(),
+        function: FunctionName::new(b"f"),
+        unique: b"",
+        reducer: b"",
+        priority: Priority::Normal,
+        due_s: 0,
+        submitted_s: 0,
+        attempts: 0,
+        workload: b"w",
+    })
+    .unwrap()
+}
+
+/// The ticket of an addition is the number of its job.
+fn add(number: u32) -> StoreOp {
+    add_with(number, Durability::Always)
+}
+
+fn add_with(number: u32, durability: Durability) -> StoreOp {
+    StoreOp::Add { ticket: number, durability, job: job(number.into()) }
+}
+
+fn remove(number: u64) -> StoreOp {
+    StoreOp::Remove(job(number).key())
+}
+
+#[test]
+fn what_has_gathered_is_one_transaction() {
+    let bench = Bench::start(&[], 0, vec![add(3), remove(1), add(4), remove(2)]);
+    assert_eq!(bench.seen(), (vec![1, 2], vec![3, 4], true));
+    assert_eq!(bench.added(2), [(3, Ok(())), (4, Ok(()))]);
+}
+
+#[test]
+fn a_job_that_ended_before_it_was_stored_is_neither_added_nor_removed() {
+    let bench = Bench::start(&[], 0, vec![add(3), add(4), remove(3), remove(1)]);
+    assert_eq!(bench.seen(), (vec![1], vec![4], true));
+    assert_eq!(bench.added(2), [(3, Ok(())), (4, Ok(()))]);
+}
+
+#[test]
+fn what_failed_is_removed_before_anything_newer_is_done() {
+    let bench = Bench::start(&[Err(StoreFailure::Full)], 0, vec![add(3), remove(1)]);
+    assert_eq!(bench.seen(), (vec![1], vec![3], true));
+    assert_eq!(bench.added(1), [(3, Err(StoreFailure::Full))]);
+    // It is tried again by itself.
+    assert_eq!(bench.seen(), (vec![1, 3], vec![], true));
+    assert_eq!(bench.seen(), (vec![], vec![], true), "then whatever was to be done");
+    bench.ask(vec![add(5)]);
+    assert_eq!(bench.seen(), (vec![], vec![5], true));
+    assert_eq!(bench.added(1), [(5, Ok(()))]);
+    assert_eq!(bench.stats.store.owed.get(), 0);
+}
+
+#[test]
+fn while_a_store_fails_new_jobs_are_refused_at_once() {
+    let bench = Bench::start(&[Err(StoreFailure::Io); 9], 0, vec![add(1)]);
+    assert_eq!(bench.added(1), [(1, Err(StoreFailure::Io))]);
+    assert!(matches!(bench.stats.store.state(), StoreState::Failing(_)));
+    bench.ask(vec![add(2), add(3)]);
+    assert_eq!(bench.added(2), [(2, Err(StoreFailure::Io)), (3, Err(StoreFailure::Io))]);
+}
+
+#[test]
+fn one_refused_job_does_not_keep_the_others_out() {
+    let bench = Bench::start(&[], 4, vec![add(3), add(4), add(5), remove(1)]);
+    assert_eq!(bench.added(3), [(3, Ok(())), (4, Err(StoreFailure::Refused)), (5, Ok(()))]);
+    let seen: Vec<Seen> = bench.commits.try_iter().collect();
+    let kept: Vec<u64> = seen.iter().skip(1).flat_map(|(_, adds, _)| adds.clone()).filter(|add| *add != 4).collect();
+    assert_eq!(kept, [3, 5], "{seen:?}");
+    let removed: Vec<u64> = seen.iter().skip(1).flat_map(|(removes, ..)| removes.clone()).collect();
+    assert!(removed.contains(&1) && removed.contains(&4), "what may have been added is removed: {seen:?}");
+}
+
+#[test]
+fn what_may_linger_is_on_the_disk_within_the_interval() {
+    let bench = Bench::with(Durability::Interval, &[], 0, vec![add_with(1, Durability::Interval)]);
+    assert_eq!(bench.seen(), (vec![], vec![1], false));
+    assert_eq!(bench.added(1), [(1, Ok(()))]);
+    assert_eq!(bench.seen(), (vec![], vec![], true), "nothing else is asked");
+    bench.ask(vec![add_with(2, Durability::Interval), add_with(3, Durability::Always)]);
+    assert_eq!(bench.seen(), (vec![], vec![2, 3], true));
+    assert_eq!(bench.added(2).len(), 2);
+    bench.ask(vec![add_with(4, Durability::Off)]);
+    assert_eq!(bench.seen(), (vec![], vec![4], false));
+}
+
+#[test]
+fn reads_are_answered_in_their_order() {
+    let bench = Bench::start(&[], 0, vec![]);
+    let jobs: Vec<JobKey> = (1..=1000).map(|number| job(number).key()).collect();
+    bench.ask(vec![StoreOp::Load { ticket: 7, jobs }]);
+    let report = bench.reports.recv_timeout(DEADLINE).unwrap();
+    let StoreReport::Loaded { ticket: 7, result: Ok(workloads) } = report else { panic!("{report:?}") };
+    let read: Vec<u64> =
+        workloads.iter().flatten().map(|bytes| String::from_utf8_lossy(bytes).parse().unwrap()).collect();
+    assert_eq!(read, (1..=1000).collect::<Vec<u64>>());
+}
