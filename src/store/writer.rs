@@ -127,6 +127,8 @@ impl Writer {
             }
         }
         let mut reports = Vec::with_capacity(additions.len());
+        // Clients hold the handles of all of them, also of those that need not be stored any more.
+        changes.last_number = additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
         cancel_pairs(&mut additions, &mut changes.removes, &mut reports);
         if let Some(Failing { failure, again, .. }) = self.failing
             && again > Instant::now()
@@ -153,7 +155,6 @@ impl Writer {
         }
         let mut tickets = Vec::with_capacity(additions.len());
         for Addition { ticket, job, .. } in additions {
-            changes.last_number = changes.last_number.max(job.number);
             tickets.push(ticket);
             changes.adds.push(job);
         }
