@@ -294,15 +294,15 @@ impl Daemon {
     async fn stop(mut self) {
         self.tell(Notifier::stopping);
         self.stop_listening.cancel();
-        let (jobs, kept) = (self.hub.job_count(), self.hub.kept_job_count());
-        if jobs > kept {
-            warn!("stopping with {} jobs, which are lost: they were kept in memory", jobs - kept);
-        }
         if let Some(keeper) = self.keeper.take() {
-            notice!("stopping; {kept} jobs are kept for the next start");
             // What is asked of the store by now is answered before connections are closed.
             self.hub.start_draining();
             keeper.stop(self.hub.last_number()).await;
+            notice!("stopping; {} jobs are kept for the next start", self.hub.kept_job_count());
+        }
+        let lost = self.hub.job_count() - self.hub.kept_job_count();
+        if lost > 0 {
+            warn!("stopping with {lost} jobs, which are lost: they were kept in memory");
         }
         self.hub.close();
         self.connections.close();
@@ -343,6 +343,9 @@ impl Daemon {
         self.hub.set_policy(&policy(config, self.location.is_some()));
         if let Some(location) = &self.location {
             store::publish(self.hub.stats(), location, config);
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.reload(config);
         }
         self.acceptor.set_settings(accept_settings(config));
         let process = &self.server.admin.process;

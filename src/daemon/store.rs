@@ -1,7 +1,7 @@
 //! Opening the store of a server, reading its jobs back before anybody is served, and ending it.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The running store of a server.
 pub(super) struct Keeper {
     queue: Arc<Queue>,
+    settings: Arc<Mutex<Settings>>,
     writer: JoinHandle<()>,
 }
 
@@ -52,20 +53,26 @@ impl Keeper {
         queue: Arc<Queue>,
     ) -> Result<Self, StoreError> {
         let store = open(location, config.job_handle_prefix.as_str().into()).await?;
-        let (store, Replayed { jobs, set_aside, last_number }) = replay(store, hub, clock).await?;
+        let (store, Replayed { set_aside, last_number, .. }) = replay(store, hub, clock).await?;
         hub.skip_to_number(last_number);
+        let jobs = hub.kept_job_count();
         notice!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
         if set_aside > 0 {
             error!("{location}: {set_aside} entries make no sense and were set aside; the log names them");
         }
         hub.stats().store.set_state(StoreState::Working);
         publish(hub.stats(), location, config);
-        let settings = Settings { durability: level(config.durability.level), interval: config.durability.interval };
+        let settings = Arc::new(Mutex::new(writer_settings(config)));
         let (told, clock) = (Arc::clone(hub), Arc::clone(clock));
         let report = Box::new(move |reports| told.stored(clock.now(), reports));
-        let writer =
-            writer::spawn(store, Arc::clone(&queue), settings, hub.shared_stats(), report).map_err(no_thread)?;
-        Ok(Self { queue, writer })
+        let writer = writer::spawn(store, Arc::clone(&queue), Arc::clone(&settings), hub.shared_stats(), report)
+            .map_err(no_thread)?;
+        Ok(Self { queue, settings, writer })
+    }
+
+    /// Applies settings that have changed.
+    pub(super) fn reload(&self, config: &Config) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = writer_settings(config);
     }
 
     /// Has everything written that is asked for, and lets the store go.
@@ -80,6 +87,10 @@ impl Keeper {
             tokio::time::sleep(STOP_INTERVAL).await;
         }
     }
+}
+
+fn writer_settings(config: &Config) -> Settings {
+    Settings { durability: level(config.durability.level), interval: config.durability.interval }
 }
 
 /// Publishes what the store is.

@@ -79,7 +79,8 @@ pub(super) struct Job {
     /// How often a worker was lost with this job.
     pub(super) attempts: u16,
     pub(super) priority: Priority,
-    /// Whether the job lives on without clients. Set by the first background submission of this job, and never unset.
+    /// Whether the job lives on without clients. Set by the first background submission of this job, and unset only if the
+    /// store does not take a job that was in memory alone.
     pub(super) background: bool,
     pub(super) kept: Kept,
     /// Which of the server's handle prefixes it has.

@@ -16,7 +16,8 @@ use crate::protocol::{PeerError, Priority, Response};
 /// Parked jobs of a function and priority are read when fewer are ready than this, or so many were handed out since. So
 /// many are read at once, too.
 const READ_AHEAD: u32 = 1024;
-/// The same beyond the limit of memory, where no function keeps more ready than its workers soon need.
+/// The same a little beyond the limit of memory, where no function keeps more ready than its workers soon need. Far beyond
+/// it one is read when none is ready.
 const READ_AHEAD_BEYOND_LIMIT: u32 = 64;
 /// How long parked jobs wait when the store could not read them, in microseconds.
 const LOAD_AGAIN_US: u64 = US_PER_S;
@@ -112,12 +113,17 @@ impl JobServer {
         }
     }
 
+    /// Lets go of the workload of a job that the store has.
+    pub(super) fn unload(&mut self, job: u32) {
+        self.uncount(job);
+        self.jobs.unload(job);
+        self.count(job);
+    }
+
     /// Lets go of a kept job's workload, and puts it behind those of its function and priority.
     pub(super) fn park(&mut self, job: u32, effects: &mut impl Effects) {
         if self.jobs.get(job).kept == Kept::Both {
-            self.uncount(job);
-            self.jobs.unload(job);
-            self.count(job);
+            self.unload(job);
         }
         let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
         self.functions[function as usize].parked[priority.index()].push(&mut self.jobs, job, JobState::Parked);
@@ -131,8 +137,12 @@ impl JobServer {
             let Self { functions, policy, holdings, .. } = self;
             let state = &mut functions[function as usize];
             let index = priority.index();
-            let is_within = holdings.stored <= policy.stored_workloads_max;
-            let ahead = if is_within { READ_AHEAD } else { READ_AHEAD_BEYOND_LIMIT };
+            let limit = policy.stored_workloads_max;
+            let ahead = match holdings.stored {
+                stored if stored <= limit => READ_AHEAD,
+                stored if stored <= limit.saturating_add(limit / 4) => READ_AHEAD_BEYOND_LIMIT,
+                _ => 1,
+            };
             let wanted = state.ready[index].len < ahead || state.assigned_since_load[index] >= READ_AHEAD;
             let possible = state.parked[index].len > 0 && state.loading[index] == 0 && state.workers > 0;
             if !wanted || !possible || self.draining || self.load_again_us.is_some() {
@@ -166,6 +176,7 @@ impl JobServer {
             debug_assert!(false, "the store read what it was not asked for");
             return;
         };
+        let is_damaged = matches!(result, Err(StoreFailure::Corrupt));
         let workloads = result.unwrap_or_else(|_| {
             self.load_again_us.get_or_insert(now.monotonic_us.saturating_add(LOAD_AGAIN_US));
             Vec::new()
@@ -175,7 +186,13 @@ impl JobServer {
             if self.is_loading(*job, *number) {
                 let state = &mut self.functions[function as usize];
                 state.loading[priority.index()] -= 1;
-                state.parked[priority.index()].push_front(&mut self.jobs, *job, JobState::Parked);
+                let parked = &mut state.parked[priority.index()];
+                // A job that cannot be read must not keep those behind it for ever.
+                if is_damaged && jobs.first().is_some_and(|(first, _)| first == job) {
+                    parked.push(&mut self.jobs, *job, JobState::Parked);
+                } else {
+                    parked.push_front(&mut self.jobs, *job, JobState::Parked);
+                }
             }
         }
         for ((job, number), workload) in jobs.into_iter().zip(workloads) {

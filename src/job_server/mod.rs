@@ -43,7 +43,9 @@ use slab::Slab;
 pub use self::effects::{Effects, Event};
 pub use self::policy::Policy;
 pub use self::query::{DropFunction, JobView};
-pub use self::stored::{Durability, FORMAT, JobKey, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts};
+pub use self::stored::{
+    Durability, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
+};
 
 use self::connection::{Ability, Connection, Run, Wait};
 use self::function::Function;
@@ -193,9 +195,11 @@ impl JobServer {
         self.jobs.last_number()
     }
 
-    /// Numbers of new jobs are higher than this one.
+    /// Numbers of new jobs are higher than this one, unless it is none that this server can have given out.
     pub fn skip_to_number(&mut self, number: u64) {
-        self.jobs.skip_to_number(number);
+        if number <= NUMBER_MAX {
+            self.jobs.skip_to_number(number);
+        }
     }
 
     /// A new connection.

@@ -19,10 +19,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::job::Body;
+use crate::protocol::names::{FUNCTION_MAX, REDUCER_MAX, UNIQUE_MAX};
 use crate::protocol::{FunctionName, JobHandle, Priority, Workload};
 
 /// The version of the format in which stores keep jobs. C++ gearmand's tables have none.
 pub const FORMAT: u32 = 1;
+
+/// The highest number of a stored job: handles have room for twelve digits, and nobody ever counted so far.
+pub const NUMBER_MAX: u64 = 999_999_999_999;
 
 /// A job as a store keeps it: everything that a restart must bring back. Only background jobs are kept.
 #[derive(Clone, Debug)]
@@ -73,13 +77,26 @@ pub struct StoredParts<'a> {
 }
 
 impl StoredJob {
-    /// A job out of what a store has read. `None` where the unique id or the reducer is longer than the protocol allows.
-    pub fn new(parts: StoredParts<'_>) -> Option<Self> {
+    /// A job out of what a store has read.
+    ///
+    /// # Errors
+    /// Why no peer can have submitted such a job, for the operator to read: what is too long or not allowed would go out
+    /// to peers as something else.
+    pub fn new(parts: StoredParts<'_>) -> Result<Self, &'static str> {
         let StoredParts { unique, reducer, workload, .. } = parts;
-        if unique.len() > crate::protocol::names::UNIQUE_MAX || reducer.len() > crate::protocol::names::REDUCER_MAX {
-            return None;
+        if !(1..=NUMBER_MAX).contains(&parts.number) {
+            return Err("its number is not from 1 to 999999999999");
         }
-        Some(Self {
+        if parts.function.as_bytes().len() > FUNCTION_MAX {
+            return Err("its function has more than 512 bytes");
+        }
+        if unique.len() > UNIQUE_MAX || reducer.len() > REDUCER_MAX {
+            return Err("its unique id or its reducer has more than 64 bytes");
+        }
+        if [parts.function.as_bytes(), unique, reducer].iter().any(|name| name.contains(&0)) {
+            return Err("its function, unique id or reducer has a NUL in it");
+        }
+        Ok(Self {
             number: parts.number,
             prefix: parts.prefix,
             function: parts.function,
@@ -87,8 +104,9 @@ impl StoredJob {
             due_s: parts.due_s,
             submitted_s: parts.submitted_s,
             attempts: parts.attempts,
-            unique_length: u8::try_from(unique.len()).ok()?,
-            reducer_length: u8::try_from(reducer.len()).ok()?,
+            // Both have at most 64 bytes.
+            unique_length: u8::try_from(unique.len()).unwrap_or(u8::MAX),
+            reducer_length: u8::try_from(reducer.len()).unwrap_or(u8::MAX),
             body: Body::new(unique, reducer, Workload::borrowed(workload)),
         })
     }

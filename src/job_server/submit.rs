@@ -32,8 +32,7 @@ impl JobServer {
         let function = self.function_slot(submission.function)?;
         let vacancy = match self.jobs.find_equal(function, submission.unique, submission.workload.as_bytes()) {
             Ok(job) => {
-                self.join_equal(now, from, job, submission.background, effects);
-                return Ok(());
+                return self.join_equal(now, from, job, submission.background, effects);
             }
             Err(vacancy) => vacancy,
         };
@@ -57,15 +56,26 @@ impl JobServer {
     }
 
     /// A submission equals a job that is there.
-    fn join_equal(&mut self, now: Now, from: u32, job: u32, background: bool, effects: &mut impl Effects) {
-        let is_kept = self.jobs.get(job).kept != Kept::Memory;
+    fn join_equal(
+        &mut self,
+        now: Now,
+        from: u32,
+        job: u32,
+        background: bool,
+        effects: &mut impl Effects,
+    ) -> Result<(), PeerError> {
+        let is_late = background && self.policy.keeps_jobs && self.jobs.get(job).kept == Kept::Memory;
         let is_hidden = matches!(self.jobs.get(job).state, JobState::Storing(_));
+        if is_late {
+            self.check_memory(self.jobs.get(job).workload().as_bytes().len(), true)?;
+        }
         self.join(from, job, background);
         match self.addition_of(job) {
             Some(ticket) if background || is_hidden => self.await_creation(from, ticket, effects),
-            None if background && self.policy.keeps_jobs && !is_kept => self.store_late(now, from, job, effects),
+            None if is_late => self.store_late(now, from, job, effects),
             Some(_) | None => self.send_created(from, job, effects),
         }
+        Ok(())
     }
 
     /// A job that is in no list is for the workers, now or when it is due.
@@ -75,6 +85,10 @@ impl JobServer {
             return self.make_ready(now, slot, effects);
         }
         job.state = JobState::Scheduled;
+        if job.kept == Kept::Both && self.holdings.stored > self.policy.stored_workloads_max {
+            self.unload(slot);
+        }
+        let job = self.jobs.get(slot);
         let (entry, function) = ((job.due_s, job.number, slot), job.function);
         self.jobs.schedule.insert(entry);
         self.functions[function as usize].scheduled += 1;

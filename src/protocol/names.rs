@@ -21,6 +21,12 @@ pub const CLIENT_ID_MAX: usize = 127;
 /// The longest prefix of job handles: it leaves room for a colon and a number of twelve digits.
 pub const HANDLE_PREFIX_MAX: usize = HANDLE_MAX - 13;
 
+/// Whether job handles may have this prefix: it leaves room for the number, and survives in texts and packets.
+pub fn is_prefix(prefix: &str) -> bool {
+    let is_strange = |letter: char| letter.is_whitespace() || letter.is_control();
+    !prefix.is_empty() && prefix.len() <= HANDLE_PREFIX_MAX && !prefix.contains(is_strange)
+}
+
 /// An owned function name: any bytes, at most [`FUNCTION_MAX`], compared byte for byte. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionName(Arc<[u8]>);

@@ -291,8 +291,8 @@ impl Import<'_> {
             attempts: 0,
             workload: workload.as_bytes(),
         };
-        let job =
-            StoredJob::new(parts).ok_or_else(|| ToolError::Store("the mark of the import is no job".to_owned()))?;
+        let job = StoredJob::new(parts)
+            .map_err(|why| ToolError::Store(format!("the mark of the import is no job: {why}")))?;
         let key = job.key();
         self.target.commit(&Changes { adds: vec![job], sync: true, ..Changes::default() })?;
         Ok(key)

@@ -107,7 +107,7 @@ impl Store for Fake {
         Ok(())
     }
 
-    fn load(&mut self, _: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+    fn load(&mut self, _: &[JobKey], _: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
         unreachable!("the tools read workloads with their jobs")
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::job_server::{StoredJob, StoredParts};
-use crate::protocol::names::{FUNCTION_MAX, HANDLE_PREFIX_MAX, REDUCER_MAX, UNIQUE_MAX};
+use crate::protocol::names::is_prefix;
 use crate::protocol::{FunctionName, JobHandle, Priority};
 
 /// Flag of a job that came without a unique id: what stands in the column or key of unique ids is not one.
@@ -57,8 +57,8 @@ impl Entry<'_> {
             return Err(format!("its number is {}", self.number));
         };
         let function = self.function.ok_or("it has no function name")?;
-        if function.len() > FUNCTION_MAX {
-            return Err(format!("its function name has {} bytes, more than {FUNCTION_MAX}", function.len()));
+        if function.is_empty() {
+            return Err("its function name is empty".to_owned());
         }
         let priority = match self.priority {
             None | Some(1) => Priority::Normal,
@@ -86,13 +86,7 @@ impl Entry<'_> {
             attempts: u16::try_from(self.attempts.max(0)).unwrap_or(u16::MAX),
             workload: self.workload,
         };
-        StoredJob::new(parts).ok_or_else(|| {
-            format!(
-                "its unique id has {} bytes and its reducer {}; they may have {UNIQUE_MAX} and {REDUCER_MAX}",
-                unique.len(),
-                self.reducer.len()
-            )
-        })
+        StoredJob::new(parts).map_err(str::to_owned)
     }
 }
 
@@ -119,8 +113,7 @@ impl Prefixes {
         let prefix = handle.and_then(|handle| {
             let colon = handle.iter().rposition(|byte| *byte == b':')?;
             let prefix = std::str::from_utf8(&handle[..colon]).ok()?;
-            (prefix.len() <= HANDLE_PREFIX_MAX && JobHandle::parse_number(prefix, handle) == Some(number))
-                .then_some(prefix)
+            (is_prefix(prefix) && JobHandle::parse_number(prefix, handle) == Some(number)).then_some(prefix)
         });
         let Some(prefix) = prefix else { return self.default.clone() };
         if *self.last != *prefix {
@@ -165,14 +158,17 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        let long = [b'x'; FUNCTION_MAX + 1];
+        let long = [b'x'; 513];
         let reasons = [
             (Entry { number: 0, ..entry() }, "number"),
             (Entry { function: None, ..entry() }, "no function"),
-            (Entry { function: Some(&long), ..entry() }, "function name"),
+            (Entry { function: Some(b""), ..entry() }, "function name"),
+            (Entry { function: Some(b"a\0b"), ..entry() }, "NUL"),
+            (Entry { function: Some(&long), ..entry() }, "512 bytes"),
+            (Entry { number: i64::MAX, ..entry() }, "number"),
             (Entry { priority: Some(3), ..entry() }, "priority is 3"),
             (Entry { due_s: -1, ..entry() }, "due time"),
-            (Entry { unique: &long[..65], ..entry() }, "unique id has 65"),
+            (Entry { unique: &long[..65], ..entry() }, "64 bytes"),
         ];
         for (entry, expected) in reasons {
             let reason = entry.job(&mut prefixes()).unwrap_err();

@@ -70,7 +70,7 @@ pub struct Replayed {
 pub trait Store: Send {
     /// Reads all jobs in the order of their numbers, and hands them to `take`, which says whether it wants workloads with
     /// those that follow. The second argument of `take` says whether this job came with its workload. One whose unique id
-    /// is `-` had better: the workload is what it coalesces by.
+    /// is `-` always does: the workload is what it coalesces by.
     ///
     /// An entry that makes no sense is set aside and counted; it is never the reason to fail.
     ///
@@ -85,11 +85,13 @@ pub trait Store: Send {
     /// Then it is not known whether they were made: the writer removes afterwards what it could not add.
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError>;
 
-    /// Reads the workloads of jobs, in their order; `None` for one that is not there.
+    /// Reads the workloads of jobs, in their order; `None` for one that is not there. It stops before the first one that
+    /// would bring the bytes read above `most_bytes`, but reads one at least; a job that cannot be read ends the reading
+    /// too. The rest is asked for again.
     ///
     /// # Errors
-    /// Where the store cannot be read.
-    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError>;
+    /// Where the store, or the first job, cannot be read.
+    fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError>;
 
     /// Housekeeping, called after a commit was reported: what need not be waited for.
     ///
@@ -102,6 +104,17 @@ pub trait Store: Send {
 
 /// Whether a job was read with its workload.
 pub type HasWorkload = bool;
+
+/// How many of these workloads, whose lengths are known, are read at once within `most_bytes`: one at least.
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+fn fitting(lengths: impl IntoIterator<Item = usize>, most_bytes: usize) -> usize {
+    let mut total = 0_usize;
+    let within = lengths.into_iter().take_while(|length| {
+        total = total.saturating_add(*length);
+        total <= most_bytes
+    });
+    within.count().max(1)
+}
 
 /// What went wrong with a store.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -194,8 +194,8 @@ impl Store for Postgres {
         self.with_session("keep jobs", async |session| changes::commit(session, changes).await)
     }
 
-    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.with_session("read workloads", async |session| replay::load(session, jobs).await)
+    fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.with_session("read workloads", async |session| replay::load(session, jobs, most_bytes).await)
     }
 }
 

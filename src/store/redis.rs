@@ -291,7 +291,9 @@ impl Store for Redis {
         Ok(())
     }
 
-    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.with_connection("read workloads", |store, connection| replay::load(&store.keys, connection, jobs))
+    fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.with_connection("read workloads", |store, connection| {
+            replay::load(&store.keys, connection, jobs, most_bytes)
+        })
     }
 }

@@ -195,11 +195,11 @@ impl Store for SqliteStore {
         })
     }
 
-    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+    fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
         self.with_file("cannot read workloads", |file| {
             // One transaction takes its locks once, for all of them.
             let transaction = file.connection.transaction()?;
-            let workloads = load(&transaction, &file.sql.load, jobs)?;
+            let workloads = load(&transaction, &file.sql.load, jobs, most_bytes)?;
             transaction.commit()?;
             Ok(workloads)
         })
@@ -274,17 +274,30 @@ fn set_attempts(transaction: &Transaction<'_>, sql: &str, attempts: &[(JobKey, u
     Ok(())
 }
 
-fn load(connection: &Connection, sql: &str, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, rusqlite::Error> {
+fn load(
+    connection: &Connection,
+    sql: &str,
+    jobs: &[JobKey],
+    most_bytes: usize,
+) -> Result<Vec<Option<Bytes>>, rusqlite::Error> {
     let mut select = connection.prepare_cached(sql)?;
-    let mut workload = |key: &JobKey| {
-        select
-            .query_row([integer(key.number)], |row| {
-                let data = row.get_ref(0)?;
-                Ok(Bytes::copy_from_slice(replay::bytes(data).unwrap_or_default()))
-            })
-            .optional()
-    };
-    jobs.iter().map(&mut workload).collect()
+    let (mut workloads, mut bytes) = (Vec::with_capacity(jobs.len()), 0);
+    for key in jobs {
+        let workload = select.query_row([integer(key.number)], |row| {
+            let data = replay::bytes(row.get_ref(0)?).unwrap_or_default();
+            bytes += data.len();
+            Ok((bytes <= most_bytes || workloads.is_empty()).then(|| Bytes::copy_from_slice(data)))
+        });
+        match workload.optional() {
+            Ok(None) => workloads.push(None),
+            Ok(Some(Some(workload))) => workloads.push(Some(workload)),
+            Ok(Some(None)) => break,
+            // It is asked for again, and then it is the first.
+            Err(_) if !workloads.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(workloads)
 }
 
 /// A number as SQLite keeps it; a time beyond what it can keep is as good as never.

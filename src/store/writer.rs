@@ -9,12 +9,12 @@
 //! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is.
 //! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds.
 
+use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tracing::{error, warn};
 
 use super::queue::{Queue, Taken};
@@ -26,13 +26,11 @@ use crate::stats::{Stats, StoreState};
 /// The most changes in one transaction, and about how many bytes.
 const MOST_CHANGES: usize = 8192;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// The most workloads that are read in one step; whether their bytes are enough is asked between steps.
-const LOAD_STEP: usize = 256;
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What the writer needs to know.
+/// What the operator decides about the writer. It may change while it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How far changes must have come that nobody waits for: those of jobs that ended.
@@ -51,24 +49,35 @@ pub type Report = Box<dyn FnMut(Vec<StoreReport>) + Send>;
 pub fn spawn(
     store: Box<dyn Store>,
     queue: Arc<Queue>,
-    settings: Settings,
+    settings: Arc<Mutex<Settings>>,
     stats: Arc<Stats>,
     report: Report,
 ) -> io::Result<JoinHandle<()>> {
-    let writer =
-        Writer { store, queue, settings, stats, report, owed: Changes::default(), failing: None, unsynced_since: None };
+    let writer = Writer {
+        store,
+        queue,
+        settings,
+        stats,
+        report,
+        owed: Changes::default(),
+        failing: None,
+        unreadable: None,
+        unsynced_since: None,
+    };
     std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())
 }
 
 struct Writer {
     store: Box<dyn Store>,
     queue: Arc<Queue>,
-    settings: Settings,
+    settings: Arc<Mutex<Settings>>,
     stats: Arc<Stats>,
     report: Report,
     /// What failed to be removed or set, and is to be done before anything newer. It holds no new jobs.
     owed: Changes,
     failing: Option<Failing>,
+    /// What was said last of jobs that cannot be read.
+    unreadable: Option<String>,
     /// Since when something is committed that must be on the disk within the interval.
     unsynced_since: Option<Instant>,
 }
@@ -105,6 +114,7 @@ impl Writer {
                 return self.finish(last_number);
             }
             self.stats.store.queued.set(self.queue.len() as u64);
+            self.stats.store.owed.set(self.owed.removes.len() as u64);
         }
     }
 
@@ -112,8 +122,12 @@ impl Writer {
     fn wake_at(&self) -> Option<Instant> {
         match &self.failing {
             Some(failing) => Some(failing.again),
-            None => self.unsynced_since.map(|since| since + self.settings.interval),
+            None => self.unsynced_since.map(|since| since + self.settings().interval),
         }
+    }
+
+    fn settings(&self) -> Settings {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&mut self, operations: Vec<StoreOp>) {
@@ -130,9 +144,7 @@ impl Writer {
         // Clients hold the handles of all of them, also of those that need not be stored any more.
         changes.last_number = additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
         cancel_pairs(&mut additions, &mut changes.removes, &mut reports);
-        if let Some(Failing { failure, again, .. }) = self.failing
-            && again > Instant::now()
-        {
+        if let Some(failure) = self.refuses() {
             self.owe(changes);
             reports.extend(additions.into_iter().map(|addition| added(addition.ticket, Err(failure))));
         } else {
@@ -148,7 +160,8 @@ impl Writer {
     fn commit_all(&mut self, additions: Vec<Addition>, mut changes: Changes, reports: &mut Vec<StoreReport>) {
         let is = |durability| additions.iter().any(|addition| addition.durability == durability);
         let is_unawaited = !changes.removes.is_empty() || !changes.attempts.is_empty();
-        let needs = |durability| is(durability) || is_unawaited && self.settings.durability == durability;
+        let unawaited = self.settings().durability;
+        let needs = |durability| is(durability) || is_unawaited && unawaited == durability;
         changes.sync = needs(Durability::Always) || self.is_sync_due();
         if !changes.sync && needs(Durability::Interval) {
             self.unsynced_since.get_or_insert_with(Instant::now);
@@ -158,14 +171,24 @@ impl Writer {
             tickets.push(ticket);
             changes.adds.push(job);
         }
+        self.commit_part(tickets, changes, reports);
+    }
+
+    fn commit_part(&mut self, mut tickets: Vec<u32>, changes: Changes, reports: &mut Vec<StoreReport>) {
+        let last_number = changes.last_number;
         match self.commit(changes) {
             Ok(()) => reports.extend(tickets.into_iter().map(|ticket| added(ticket, Ok(())))),
-            Err(Failed { failure: StoreFailure::Refused, adds, sync }) if adds.len() > 1 => {
+            Err(Failed { failure: StoreFailure::Refused, mut adds, sync }) if adds.len() > 1 => {
                 // One of them does not fit: it must not keep the others out.
-                for (ticket, job) in tickets.into_iter().zip(adds) {
-                    let alone = Changes { last_number: job.number, adds: vec![job], sync, ..Changes::default() };
-                    let result = self.commit(alone).map_err(|failed| failed.failure);
-                    reports.push(added(ticket, result));
+                let half = adds.len() / 2;
+                let later = (tickets.split_off(half), adds.split_off(half));
+                for (tickets, adds) in [(tickets, adds), later] {
+                    if let Some(failure) = self.refuses() {
+                        reports.extend(tickets.into_iter().map(|ticket| added(ticket, Err(failure))));
+                    } else {
+                        let part = Changes { last_number, adds, sync, ..Changes::default() };
+                        self.commit_part(tickets, part, reports);
+                    }
                 }
             }
             Err(Failed { failure, .. }) => {
@@ -174,8 +197,13 @@ impl Writer {
         }
     }
 
+    /// Why new jobs are refused without trying.
+    fn refuses(&self) -> Option<StoreFailure> {
+        self.failing.as_ref().filter(|failing| failing.again > Instant::now()).map(|failing| failing.failure)
+    }
+
     fn is_sync_due(&self) -> bool {
-        self.unsynced_since.is_some_and(|since| since.elapsed() >= self.settings.interval)
+        self.unsynced_since.is_some_and(|since| since.elapsed() >= self.settings().interval)
     }
 
     /// Commits what is owed, then `changes`. What of it must not be forgotten is owed if that fails.
@@ -240,7 +268,6 @@ impl Writer {
     fn owe(&mut self, changes: Changes) {
         self.owed.removes.extend(changes.removes);
         self.owed.attempts.extend(changes.attempts);
-        self.stats.store.owed.set(self.owed.removes.len() as u64);
     }
 
     /// The store does not work: says so, once, and leaves it alone for a while.
@@ -258,7 +285,6 @@ impl Writer {
     }
 
     fn recover(&mut self) {
-        self.stats.store.owed.set(0);
         if let Some(failing) = self.failing.take() {
             notice!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
             self.stats.store.set_state(StoreState::Working);
@@ -269,29 +295,25 @@ impl Writer {
         let StoreOp::Load { ticket, jobs } = load else {
             return;
         };
-        let result = match &self.failing {
-            Some(failing) if failing.again > Instant::now() => Err(failing.failure),
-            _ => self.read(&jobs).map_err(|error| {
-                self.fail(&error);
+        let result = match self.refuses() {
+            Some(failure) => Err(failure),
+            None => self.store.load(&jobs, MOST_BYTES).map_err(|error| {
+                self.fail_to_read(&error);
                 error.failure
             }),
         };
         self.tell(vec![StoreReport::Loaded { ticket, result }]);
     }
 
-    /// Reads workloads until they are many bytes: the rest is asked for again.
-    fn read(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        let (mut workloads, mut bytes, mut step) = (Vec::with_capacity(jobs.len()), 0, 1);
-        while workloads.len() < jobs.len() && bytes < MOST_BYTES {
-            let end = (workloads.len() + step).min(jobs.len());
-            let read = self.store.load(&jobs[workloads.len()..end])?;
-            bytes += read.iter().flatten().map(Bytes::len).sum::<usize>();
-            workloads.extend(read);
-            // As many as are likely to fit, by what the first ones had.
-            let each = bytes.div_ceil(workloads.len().max(1)).max(1);
-            step = (MOST_BYTES.saturating_sub(bytes) / each).clamp(1, LOAD_STEP);
+    /// Damage where a single job is does not keep the store from taking others.
+    fn fail_to_read(&mut self, error: &StoreError) {
+        if error.failure != StoreFailure::Corrupt {
+            return self.fail(error);
         }
-        Ok(workloads)
+        if self.unreadable.as_ref() != Some(&error.text) {
+            error!("a job cannot be read, and waits: {error}");
+            self.unreadable = Some(error.text.clone());
+        }
     }
 
     fn tell(&mut self, reports: Vec<StoreReport>) {
@@ -330,8 +352,8 @@ fn cancel_pairs(additions: &mut Vec<Addition>, removes: &mut Vec<JobKey>, report
     if removes.iter().all(|key| key.number < lowest) {
         return;
     }
-    let ended: std::collections::HashSet<u64> = removes.iter().map(|key| key.number).collect();
-    let mut cancelled = std::collections::HashSet::new();
+    let ended: HashSet<u64> = removes.iter().map(|key| key.number).collect();
+    let mut cancelled = HashSet::new();
     additions.retain(|addition| {
         let is_ended = ended.contains(&addition.job.number);
         if is_ended {

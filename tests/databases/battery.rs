@@ -118,7 +118,7 @@ pub(crate) fn round_trip(location: &Location) {
     assert_same(&jobs, &zoo);
     assert_eq!((replayed.last_number, replayed.set_aside), (last_number, 0));
     let keys: Vec<_> = zoo.iter().map(TestJob::key).collect();
-    let loaded = store.load(&keys).unwrap();
+    let loaded = store.load(&keys, usize::MAX).unwrap();
     for (job, workload) in zoo.iter().zip(loaded) {
         assert!(workload.is_some_and(|workload| workload == job.workload), "the workload of job {}", job.number);
     }
@@ -152,10 +152,10 @@ fn changes(location: &Location) {
     store.commit(&Changes { attempts: vec![(job(1).key(), 5)], ..Changes::default() }).unwrap();
     store.commit(&Changes { sync: true, ..Changes::default() }).unwrap();
     assert_same(&read(&mut *store).0, &expected);
-    let loaded = store.load(&[job(3).key(), gone.key(), job(1).key(), again.key(), job(3).key()]).unwrap();
+    let loaded = store.load(&[job(3).key(), gone.key(), job(1).key(), again.key(), job(3).key()], usize::MAX).unwrap();
     let loaded: Vec<_> = loaded.iter().map(|workload| workload.as_deref()).collect();
     assert_eq!(loaded, [Some(&b"w"[..]), None, None, Some(b"w"), Some(b"w")]);
-    assert_eq!(store.load(&[]).unwrap(), Vec::<Option<bytes::Bytes>>::new());
+    assert_eq!(store.load(&[], usize::MAX).unwrap(), Vec::<Option<bytes::Bytes>>::new());
 }
 
 fn many(location: &Location) {
@@ -207,7 +207,7 @@ fn reading(location: &Location) {
     owner.commit(&adding(&zoo)).unwrap();
     let mut reader = open(location, Access::Read);
     assert_same(&read(&mut *reader).0, &zoo);
-    assert_eq!(reader.load(&[zoo[0].key()]).unwrap()[0].as_deref(), Some(&b"workload"[..]));
+    assert_eq!(reader.load(&[zoo[0].key()], usize::MAX).unwrap()[0].as_deref(), Some(&b"workload"[..]));
     let error = reader.commit(&adding(&zoo[..1])).unwrap_err();
     assert_eq!(error.failure, StoreFailure::ReadOnly, "{error}");
     assert_same(&read(&mut *owner).0, &zoo);
@@ -268,7 +268,7 @@ fn crash(database: &mut dyn Database) {
         assert_eq!(error.failure, StoreFailure::Unreachable, "{error}");
         assert!(error.text.contains(database.word()) && error.text.contains("keep jobs"), "{error}");
     }
-    assert_eq!(store.load(&[job(1).key()]).unwrap_err().failure, StoreFailure::Unreachable);
+    assert_eq!(store.load(&[job(1).key()], usize::MAX).unwrap_err().failure, StoreFailure::Unreachable);
     database.start_again();
     store.commit(&adding(&[job(4)])).unwrap_or_else(|error| panic!("the next call connects anew: {error}"));
     assert_same(&read(&mut *store).0, &[job(1), job(2), job(4)]);

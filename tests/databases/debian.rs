@@ -77,7 +77,7 @@ pub(crate) fn takeover(database: &dyn Database) {
     assert_eq!((replayed.set_aside, replayed.last_number), (0, expected.len() as u64));
     same(&jobs, &expected);
     let keys: Vec<_> = jobs.iter().map(TestJob::key).collect();
-    for (job, workload) in jobs.iter().zip(store.load(&keys).unwrap()) {
+    for (job, workload) in jobs.iter().zip(store.load(&keys, usize::MAX).unwrap()) {
         assert_eq!(workload.as_deref(), Some(&job.workload[..]), "job {}", job.number);
     }
     // From now on they are jobs like others: they keep their numbers, work beside new ones, and go one by one.

@@ -159,7 +159,12 @@ impl Model {
         if self.jobs[&job].due_s * 1_000_000 <= now.unix_us {
             self.enqueue(job);
         } else {
-            self.jobs.get_mut(&job).unwrap().state = State::Scheduled;
+            let is_over = self.stored_bytes() > self.policy.stored_workloads_max;
+            let scheduled = self.jobs.get_mut(&job).unwrap();
+            scheduled.state = State::Scheduled;
+            if is_over && scheduled.kept == Kept::Stored && std::mem::take(&mut scheduled.in_memory) {
+                self.note("was scheduled without its workload");
+            }
         }
     }
 
@@ -242,11 +247,12 @@ impl Model {
             let Job { function, priority, .. } = self.jobs[names.first().expect("no job was asked for")];
             let parked = self.parked(function, priority);
             assert_eq!(parked.get(..names.len()), Some(&names[..]), "jobs were not asked for in their turn");
-            let is_over = self.stored_before > self.policy.stored_workloads_max;
-            let is_still_over = self.stored_bytes() > self.policy.stored_workloads_max;
-            let most = if is_over && is_still_over { MOST_LOADED_BEYOND_LIMIT } else { MOST_LOADED };
+            // In which moment of the transition it asked is its own business.
+            let most = self.most_loaded(self.stored_before).max(self.most_loaded(self.stored_bytes()));
             assert!(names.len() <= most, "{} jobs were asked for at once", names.len());
-            assert!(self.ready(function, priority).count() < most, "jobs were asked for that are not needed soon");
+            // Others may have come back to the line since it asked.
+            let few = most.max(MOST_LOADED_BEYOND_LIMIT);
+            assert!(self.ready(function, priority).count() < few, "jobs were asked for that are not needed soon");
             assert!(!self.draining, "a job was asked for that will not be handed out");
             assert!(self.has_workers(function), "a job was asked for that nobody can do");
             assert_eq!(self.load_again_us, None, "the store was asked again too soon");
@@ -259,6 +265,16 @@ impl Model {
             }
             let load = Load { function, priority, jobs: names };
             assert!(self.loads.insert(*ticket, load).is_none(), "two loads have one ticket");
+        }
+    }
+
+    /// How many jobs may be read at once, and how many may be ready then, while so many bytes are in memory.
+    fn most_loaded(&self, stored_bytes: u64) -> usize {
+        let limit = self.policy.stored_workloads_max;
+        match stored_bytes {
+            stored if stored <= limit => MOST_LOADED,
+            stored if stored <= limit.saturating_add(limit / 4) => MOST_LOADED_BEYOND_LIMIT,
+            _ => 1,
         }
     }
 
@@ -282,20 +298,28 @@ impl Model {
         &mut self,
         now: Now,
         ticket: u32,
-        workloads: Option<&[Option<bytes::Bytes>]>,
+        workloads: Result<&[Option<bytes::Bytes>], &StoreFailure>,
         outcome: &Outcome,
     ) {
         self.begin();
         let load = self.loads.remove(&ticket).expect("the store reads what it was not asked for");
-        if workloads.is_none() {
+        if workloads.is_err() {
             self.load_again_us.get_or_insert(now.monotonic_us + LOAD_AGAIN_US);
         }
+        let is_damaged = workloads == Err(&StoreFailure::Corrupt);
         let workloads = workloads.unwrap_or_default();
         let mut vanished = Vec::new();
         for (index, name) in load.jobs.iter().enumerate() {
             let Some(job) = self.jobs.get_mut(name) else { continue };
             let State::Loading(turn) = job.state else { panic!("job {name} is not being read") };
             match workloads.get(index) {
+                None if is_damaged && index == 0 => {
+                    self.last_turn += 1;
+                    job.state = State::Parked(self.last_turn);
+                    // It has lost its turn.
+                    job.is_plain = false;
+                    self.note("could not be read and let the others go first");
+                }
                 None => job.state = State::Parked(turn),
                 Some(Some(workload)) => {
                     assert_eq!(job.workload, workload[..], "the store has another workload for job {name}");
@@ -328,7 +352,7 @@ impl Model {
             }
             let line = (job.function, job.priority);
             let is_asked = self.loads.values().any(|load| (load.function, load.priority) == line);
-            let is_needed = self.ready(job.function, job.priority).count() < MOST_LOADED_BEYOND_LIMIT;
+            let is_needed = self.ready(job.function, job.priority).next().is_none();
             assert!(is_asked || !is_needed, "job {name} is parked, has workers, and nothing is being read");
         }
     }

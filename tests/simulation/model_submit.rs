@@ -79,6 +79,13 @@ impl Model {
     /// A submission equals a job that is there.
     fn join(&mut self, now: Now, from: u32, name: u64, background: bool, outcome: &Outcome) {
         let addition = self.addition_of(name);
+        if background && self.policy.keeps_jobs && self.jobs[&name].kept == Kept::Memory {
+            let size = self.jobs[&name].workload.len();
+            if let Err(text) = self.check_memory(size, true) {
+                self.note("met a store that was behind when it was joined");
+                return self.expect_error(from, "QUEUE_ERROR", text);
+            }
+        }
         let job = self.jobs.get_mut(&name).unwrap();
         let what = match job.state {
             State::Storing if background => "was joined before it was stored",

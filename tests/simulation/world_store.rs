@@ -47,7 +47,7 @@ impl World {
         match told {
             StoreReport::Added { ticket, result } => self.model.added(now, ticket, result, &outcome),
             StoreReport::Loaded { ticket, result } => {
-                self.model.loaded(now, ticket, result.as_deref().ok(), &outcome);
+                self.model.loaded(now, ticket, result.as_deref(), &outcome);
             }
         }
         self.conclude(outcome);

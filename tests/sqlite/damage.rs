@@ -105,7 +105,7 @@ fn what_can_be_done_without_does_not_cost_the_job() {
         let mut store = place.own();
         let (jobs, replayed) = replay(&mut *store);
         assert_eq!((&jobs[2], replayed.set_aside), (&expected, 0), "{set}");
-        let loaded = store.load(&[third().key()]).unwrap();
+        let loaded = store.load(&[third().key()], usize::MAX).unwrap();
         assert_eq!(loaded[0].as_deref(), Some(&expected.workload[..]), "{set}");
     }
 }

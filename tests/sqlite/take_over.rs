@@ -99,7 +99,8 @@ fn a_file_of_debians_gearmand_is_taken_over() {
             assert_eq!((after.as_str(), has_key), (OURS, false));
         }
         let keys: Vec<_> = jobs.iter().map(Kept::key).collect();
-        let workloads: Vec<_> = store.load(&keys).unwrap().into_iter().map(|data| data.unwrap().to_vec()).collect();
+        let workloads: Vec<_> =
+            store.load(&keys, usize::MAX).unwrap().into_iter().map(|data| data.unwrap().to_vec()).collect();
         assert_eq!(workloads, jobs.iter().map(|job| job.workload.clone()).collect::<Vec<_>>());
         remove(&mut *store, &jobs[..4]);
         add(&mut *store, &[Kept::plain(9)]).unwrap();

@@ -7,9 +7,9 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Value};
 
 use super::super::driver::within;
-use super::super::entry::{Entry, Prefixes};
+use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use super::super::location::Access;
-use super::super::{HasWorkload, Replayed, Workloads};
+use super::super::{HasWorkload, Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::schema::{CONVERSION_LIMIT, Table, limit_statements};
 use super::{STATEMENT_LIMIT, Session, answer};
@@ -44,7 +44,11 @@ pub(super) async fn run(
             let (columns, name) = (selected(&session.table, data), &session.table.name);
             format!("SELECT {columns} FROM {name} WHERE job_id > ? ORDER BY job_id LIMIT {PAGE_ROWS}")
         };
-        let (with, without) = (query("data"), query("NULL"));
+        let by_workload = format!(
+            "CASE WHEN COALESCE({}, 0) & {WORKLOAD_IS_UNIQUE} <> 0 OR unique_key = '-' THEN data END",
+            session.table.column("flags")
+        );
+        let (with, without) = (query("data"), query(&by_workload));
         let mut after = i64::MIN;
         loop {
             let wanted = reader.wanted == Workloads::Wanted;
@@ -184,7 +188,8 @@ impl Reader<'_, '_> {
             match entry.job(self.prefixes) {
                 Ok(job) => {
                     self.replayed.jobs += 1;
-                    self.wanted = (self.take)(job, has_workloads);
+                    let has_workload = has_workloads || job.unique() == b"-";
+                    self.wanted = (self.take)(job, has_workload);
                 }
                 Err(reason) => {
                     self.replayed.set_aside += 1;
@@ -223,16 +228,27 @@ async fn set_aside(session: &mut Session, bad: &[(i64, String)]) -> Result<(), F
 }
 
 /// Reads workloads, in the order in which they are asked for.
-pub(super) async fn load(session: &mut Session, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, Failed> {
+pub(super) async fn load(
+    session: &mut Session,
+    jobs: &[JobKey],
+    most_bytes: usize,
+) -> Result<Vec<Option<Bytes>>, Failed> {
     let Session { connection, table, .. } = session;
-    let mut found: HashMap<u64, Bytes> = HashMap::with_capacity(jobs.len());
     if jobs.is_empty() || !table.columns.contains_key("job_id") {
         return Ok(vec![None; jobs.len()]);
     }
     // Numbers need no quoting, and a list of any length would be a statement of its own.
-    let numbers: Vec<String> = jobs.iter().map(|key| key.number.to_string()).collect();
-    let query = format!("SELECT job_id, data FROM {} WHERE job_id IN ({})", table.name, numbers.join(", "));
-    let mut rows = answer(connection.query_iter(query)).await?;
+    let query = |what: &str, jobs: &[JobKey]| {
+        let numbers: Vec<String> = jobs.iter().map(|key| key.number.to_string()).collect();
+        format!("SELECT job_id, {what} FROM {} WHERE job_id IN ({})", table.name, numbers.join(", "))
+    };
+    let lengths: Vec<(u64, Option<u64>)> = answer(connection.query(query("LENGTH(data)", jobs))).await?;
+    let lengths: HashMap<u64, Option<u64>> = lengths.into_iter().collect();
+    let length_of = |key: &JobKey| lengths.get(&key.number).copied().flatten().unwrap_or(0);
+    let lengths = jobs.iter().map(|key| usize::try_from(length_of(key)).unwrap_or(usize::MAX));
+    let jobs = &jobs[..fitting(lengths, most_bytes)];
+    let mut found: HashMap<u64, Bytes> = HashMap::with_capacity(jobs.len());
+    let mut rows = answer(connection.query_iter(query("data", jobs))).await?;
     while let Some(mut row) = answer(rows.next()).await? {
         let number: Option<u64> = row.take(0);
         let data: Option<Option<Vec<u8>>> = row.take(1);

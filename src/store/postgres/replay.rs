@@ -9,9 +9,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::super::driver::{STATEMENT_LIMIT, within};
-use super::super::entry::{Entry, Prefixes};
+use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use super::super::location::Access;
-use super::super::{HasWorkload, Replayed, Workloads};
+use super::super::{HasWorkload, Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::schema::{CONVERSION_LIMIT, Table};
 use super::{Session, answer};
@@ -44,7 +44,11 @@ pub(super) async fn run(
             let columns = selected(table, data);
             format!("SELECT {columns} FROM {} WHERE job_id > $1 ORDER BY job_id LIMIT {PAGE_ROWS}", table.name)
         };
-        let (with, without) = (query("data::bytea"), query("NULL::bytea"));
+        let by_workload = format!(
+            "(CASE WHEN coalesce({}, 0) & {WORKLOAD_IS_UNIQUE} <> 0 OR unique_key::text = '-' THEN data END)::bytea",
+            table.column("flags", "integer")
+        );
+        let (with, without) = (query("data::bytea"), query(&by_workload));
         let mut after = i64::MIN;
         loop {
             let wanted = reader.wanted == Workloads::Wanted;
@@ -175,7 +179,8 @@ impl Reader<'_, '_> {
             match entry.job(self.prefixes) {
                 Ok(job) => {
                     self.replayed.jobs += 1;
-                    self.wanted = (self.take)(job, has_workloads);
+                    let has_workload = has_workloads || job.unique() == b"-";
+                    self.wanted = (self.take)(job, has_workload);
                 }
                 Err(reason) => {
                     self.replayed.set_aside += 1;
@@ -215,22 +220,31 @@ async fn set_aside(session: &Session, bad: &[(i64, String)]) -> Result<(), Faile
 }
 
 /// Reads workloads, in the order in which they are asked for.
-pub(super) async fn load(session: &Session, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, Failed> {
-    let mut loaded = vec![None; jobs.len()];
+pub(super) async fn load(session: &Session, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, Failed> {
     if !session.table.columns.contains("job_id") {
-        return Ok(loaded);
+        return Ok(vec![None; jobs.len()]);
     }
-    let numbers: Vec<i64> = jobs.iter().map(|key| i64::try_from(key.number).unwrap_or(i64::MAX)).collect();
-    let query = format!(
-        "SELECT w.place, t.data::bytea FROM unnest($1::bigint[]) WITH ORDINALITY AS w(job_id, place) \
-         JOIN {} t ON t.job_id = w.job_id",
-        session.table.name
-    );
+    let mut numbers: Vec<i64> = jobs.iter().map(|key| i64::try_from(key.number).unwrap_or(i64::MAX)).collect();
+    let query = |what: &str| {
+        format!(
+            "SELECT w.place, {what} FROM unnest($1::bigint[]) WITH ORDINALITY AS w(job_id, place) \
+             JOIN {} t ON t.job_id = w.job_id",
+            session.table.name
+        )
+    };
+    let place_of = |row: &Row| Ok::<_, Failed>(usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or(usize::MAX));
+    let mut lengths = vec![0; numbers.len()];
+    for row in answer(session.client.query(&query("octet_length(t.data)"), &[&numbers])).await? {
+        if let Some(length) = lengths.get_mut(place_of(&row)?) {
+            *length = usize::try_from(row.try_get::<_, Option<i32>>(1)?.unwrap_or(0)).unwrap_or(0);
+        }
+    }
+    numbers.truncate(fitting(lengths, most_bytes));
+    let mut loaded = vec![None; numbers.len()];
     let parameters: [&(dyn ToSql + Sync); 1] = [&numbers];
-    let mut rows = pin!(answer(session.client.query_raw(&query, parameters)).await?);
+    let mut rows = pin!(answer(session.client.query_raw(&query("t.data::bytea"), parameters)).await?);
     while let Some(row) = answer(rows.try_next()).await? {
-        let place = usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or(usize::MAX);
-        if let Some(slot) = loaded.get_mut(place) {
+        if let Some(slot) = loaded.get_mut(place_of(&row)?) {
             *slot = Some(Bytes::copy_from_slice(row.try_get::<_, Option<&[u8]>>(1)?.unwrap_or_default()));
         }
     }

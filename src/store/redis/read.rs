@@ -1,6 +1,6 @@
 //! What stands in Redis for one job, field by field.
 
-use super::super::entry::{Entry, Prefixes};
+use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use crate::job_server::StoredJob;
 
 /// The fields in the order in which they are asked for; the workload last, which is not always wanted.
@@ -11,6 +11,13 @@ pub(super) const DATA: &str = "data";
 
 /// The values of [`FIELDS`], and of [`DATA`] where it was asked for; `None` where a field is missing.
 pub(super) type Values = Vec<Option<Vec<u8>>>;
+
+/// Whether a job coalesces by its workload.
+pub(super) fn is_workload_unique(values: &Values) -> bool {
+    let bytes = |index: usize| values.get(index).and_then(Option::as_deref);
+    let flags = decimal(bytes(8), "flags").ok().flatten().unwrap_or(0);
+    bytes(2) == Some(b"-") || flags & i64::from(WORKLOAD_IS_UNIQUE) != 0
+}
 
 /// The job that the values make, with this number.
 ///

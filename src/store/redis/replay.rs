@@ -11,10 +11,10 @@ use bytes::Bytes;
 
 use super::super::entry::flags_of;
 use super::super::location::Access;
-use super::super::{HasWorkload, Replayed, Workloads};
+use super::super::{HasWorkload, Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::keys::Keys;
-use super::read::{DATA, FIELDS, Values, decimal, job};
+use super::read::{self, DATA, FIELDS, Values, decimal, job};
 use super::{Redis, changes};
 use crate::job_server::{JobKey, StoredJob};
 use crate::protocol::names::{FUNCTION_MAX, UNIQUE_MAX};
@@ -83,11 +83,16 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
         let (chunk, after) = rest.split_at(chunk_length(rest, has_workloads));
         rest = after;
         for (entry, values) in chunk.iter().zip(values(connection, chunk, has_workloads)?) {
-            let Some(values) = values else { continue };
+            let Some(mut values) = values else { continue };
+            // What a job coalesces by is always read.
+            let has_workload = has_workloads || entry.plain || read::is_workload_unique(&values);
+            if has_workload && values.len() == FIELDS.len() {
+                values.push(cmd("HGET").arg(&entry.key).arg(DATA).query(connection)?);
+            }
             match reader.enter(connection, entry, values, &mut store.prefixes)? {
                 Ok(job) => {
                     reader.replayed.jobs += 1;
-                    wanted = take(job, has_workloads || entry.plain);
+                    wanted = take(job, has_workload);
                 }
                 Err(reason) => reader.set_aside(connection, &entry.key, &reason)?,
             }
@@ -317,13 +322,25 @@ impl Reader {
 }
 
 /// Reads workloads, in the order in which they are asked for.
-pub(super) fn load(keys: &Keys, connection: &mut Connection, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, Failed> {
+pub(super) fn load(
+    keys: &Keys,
+    connection: &mut Connection,
+    jobs: &[JobKey],
+    most_bytes: usize,
+) -> Result<Vec<Option<Bytes>>, Failed> {
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
+    let key = |job: &JobKey| keys.job(job.number, job.function.as_bytes(), &job.unique);
     let mut query = pipe();
     for job in jobs {
-        query.cmd("HMGET").arg(keys.job(job.number, job.function.as_bytes(), &job.unique)).arg("id").arg(DATA);
+        query.cmd("HSTRLEN").arg(key(job)).arg(DATA);
+    }
+    let lengths: Vec<usize> = query.query(connection)?;
+    let jobs = &jobs[..fitting(lengths, most_bytes)];
+    let mut query = pipe();
+    for job in jobs {
+        query.cmd("HMGET").arg(key(job)).arg("id").arg(DATA);
     }
     let answers: Vec<Values> = query.query(connection)?;
     let loaded = jobs.iter().zip(answers).map(|(job, values)| {

@@ -148,7 +148,11 @@ pub(super) fn prepare(
         }
         Form::Cpp => convert(&transaction, queue, &found)?,
     }
-    transaction.execute_batch(&format!("DROP INDEX IF EXISTS {CPP_INDEX}"))?;
+    // Another queue in the same file may have one of this name.
+    let of_this = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND tbl_name = ?2 COLLATE NOCASE";
+    if transaction.prepare(of_this)?.exists((CPP_INDEX, queue))? {
+        transaction.execute_batch(&format!("DROP INDEX {CPP_INDEX}"))?;
+    }
     if version != FORMAT {
         transaction.pragma_update(None, "user_version", FORMAT)?;
     }

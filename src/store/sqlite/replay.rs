@@ -11,8 +11,8 @@ use rusqlite::{Connection, Row, TransactionBehavior};
 use super::error::Trouble;
 use super::open::OpenFile;
 use super::{DASH, NO_UNIQUE, WORKLOAD_IS_UNIQUE, integer, layout, text};
-use crate::job_server::{StoredJob, StoredParts};
-use crate::protocol::names::{FUNCTION_MAX, HANDLE_PREFIX_MAX};
+use crate::job_server::{NUMBER_MAX, StoredJob, StoredParts};
+use crate::protocol::names::{FUNCTION_MAX, is_prefix};
 use crate::protocol::{FunctionName, JobHandle, Priority};
 use crate::store::{HasWorkload, Replayed, Workloads};
 
@@ -47,7 +47,8 @@ pub(super) fn scan(
         while let Some(row) = rows.next()? {
             let row_number: i64 = row.get(0)?;
             if let ValueRef::Integer(number) = row.get_ref(1)? {
-                replayed.last_number = replayed.last_number.max(u64::try_from(number).unwrap_or(0));
+                let number = u64::try_from(number).ok().filter(|number| *number <= NUMBER_MAX);
+                replayed.last_number = replayed.last_number.max(number.unwrap_or(0));
             }
             match reader.job(row, row_number, has_workload)? {
                 Ok(job) => {
@@ -143,7 +144,7 @@ impl<'a> Reader<'a> {
         if is_named && self.is_duplicate(row_number, parts.unique, &parts.function)? {
             return Ok(Err("an earlier row has the same function and unique id"));
         }
-        Ok(StoredJob::new(parts).ok_or("its unique id or its reducer is longer than 64 bytes"))
+        Ok(StoredJob::new(parts))
     }
 
     /// What cannot be done without must make sense; what can (the handle's prefix, the time of submission, the attempts) is
@@ -217,7 +218,7 @@ impl<'a> Reader<'a> {
             return Arc::clone(&self.prefix);
         }
         let prefix = str::from_utf8(handle).ok().and_then(|handle| handle.rsplit_once(':')).map(|(prefix, _)| prefix);
-        match prefix.filter(|prefix| prefix.len() <= HANDLE_PREFIX_MAX && fits(prefix)) {
+        match prefix.filter(|prefix| is_prefix(prefix) && fits(prefix)) {
             Some(prefix) => {
                 self.prefix = Arc::from(prefix);
                 Arc::clone(&self.prefix)

@@ -2,6 +2,8 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::job_server::StoredParts;
 use crate::protocol::{FunctionName, Priority};
@@ -35,7 +37,7 @@ impl Store for Scripted {
         outcome.map_err(|failure| StoreError::new(failure, "as the test says"))
     }
 
-    fn load(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+    fn load(&mut self, jobs: &[JobKey], _: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
         Ok(jobs.iter().map(|key| Some(Bytes::from(key.number.to_string()))).collect())
     }
 }
@@ -67,7 +69,7 @@ impl Bench {
         let (told, reports) = channel();
         let store = Scripted { outcomes: outcomes.iter().copied().collect(), refused, commits: said };
         let stats = Arc::new(Stats::default());
-        let settings = Settings { durability, interval: Duration::from_millis(5) };
+        let settings = Arc::new(Mutex::new(Settings { durability, interval: Duration::from_millis(5) }));
         let report = Box::new(move |reports: Vec<StoreReport>| {
             reports.into_iter().for_each(|report| told.send(report).unwrap());
         });
@@ -158,7 +160,6 @@ fn what_failed_is_removed_before_anything_newer_is_done() {
     bench.ask(vec![add(5)]);
     assert_eq!(bench.seen(), (vec![], vec![5], true));
     assert_eq!(bench.added(1), [(5, Ok(()))]);
-    assert_eq!(bench.stats.store.owed.get(), 0);
 }
 
 #[test]
@@ -175,7 +176,8 @@ fn one_refused_job_does_not_keep_the_others_out() {
     let bench = Bench::start(&[], 4, vec![add(3), add(4), add(5), remove(1)]);
     assert_eq!(bench.added(3), [(3, Ok(())), (4, Err(StoreFailure::Refused)), (5, Ok(()))]);
     let seen: Vec<Seen> = bench.commits.try_iter().collect();
-    let kept: Vec<u64> = seen.iter().skip(1).flat_map(|(_, adds, _)| adds.clone()).filter(|add| *add != 4).collect();
+    let kept =
+        seen.iter().map(|(_, adds, _)| adds).filter(|adds| !adds.contains(&4)).flatten().copied().collect::<Vec<_>>();
     assert_eq!(kept, [3, 5], "{seen:?}");
     let removed: Vec<u64> = seen.iter().skip(1).flat_map(|(removes, ..)| removes.clone()).collect();
     assert!(removed.contains(&1) && removed.contains(&4), "what may have been added is removed: {seen:?}");
