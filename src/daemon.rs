@@ -344,6 +344,9 @@ impl Daemon {
         if let Some(location) = &self.location {
             store::publish(self.hub.stats(), location, config);
         }
+        if let Some(keeper) = &self.keeper {
+            keeper.set_config(config);
+        }
         self.acceptor.set_settings(accept_settings(config));
         let process = &self.server.admin.process;
         process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);

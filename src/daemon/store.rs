@@ -58,12 +58,17 @@ impl Keeper {
         }
         hub.stats().store.set_state(StoreState::Working);
         publish(hub.stats(), location, config);
-        let settings = Settings { durability: level(config.durability.level), interval: config.durability.interval };
+        let settings = settings(config);
         let (told, clock) = (Arc::clone(hub), Arc::clone(clock));
         let report = Box::new(move |reports| told.stored(clock.now(), reports));
         let writer =
             writer::spawn(store, Arc::clone(&queue), settings, hub.shared_stats(), report).map_err(no_thread)?;
         Ok(Self { queue, writer })
+    }
+
+    /// Applies changed settings.
+    pub(super) fn set_config(&self, config: &Config) {
+        self.queue.set_settings(settings(config));
     }
 
     /// Has everything written that is asked for, and lets the store go.
@@ -145,6 +150,10 @@ async fn on_own_thread<T: Send + 'static>(
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn no_thread(error: io::Error) -> StoreError {
     StoreError::new(StoreFailure::Io, format!("cannot start a thread for the store: {error}"))
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings { durability: level(config.durability.level), interval: config.durability.interval }
 }
 
 /// The level of durability by its name in the settings.

@@ -91,7 +91,11 @@ struct Addition {
 impl Writer {
     fn run(mut self) {
         loop {
-            let Taken { changes, loads, closed } = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
+            let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
+            let Taken { changes, loads, settings, closed } = taken;
+            if let Some(settings) = settings {
+                self.settings = settings;
+            }
             for load in loads {
                 self.load(load);
             }
