@@ -30,6 +30,7 @@ struct Scene {
     slowest: Duration,
     /// What was acknowledged and has not ended: handles and jobs.
     left: HashMap<Vec<u8>, Submission>,
+    ended: HashMap<Vec<u8>, Submission>,
 }
 
 impl Scene {
@@ -37,7 +38,16 @@ impl Scene {
         let server = Server::ours(&words(options));
         let client = Wire::connect(server.addr());
         let worker = Worker::connect(server.addr(), &[FUNCTION]);
-        Self { server, client, worker, serial: 0, slowest: Duration::ZERO, left: HashMap::new() }
+        let (left, ended) = (HashMap::new(), HashMap::new());
+        Self { server, client, worker, serial: 0, slowest: Duration::ZERO, left, ended }
+    }
+
+    /// Starts the server anew, which was killed.
+    #[track_caller]
+    fn restart(&mut self) {
+        self.server.restart();
+        self.client = Wire::connect(self.server.addr());
+        self.worker = Worker::connect(self.server.addr(), &[FUNCTION]);
     }
 
     /// A job with a unique id, without one, or with its workload for one.
@@ -63,9 +73,26 @@ impl Scene {
         let job = self.next_job();
         let start = Instant::now();
         self.client.send_raw(&job.request());
-        let answer = self.client.recv();
+        let is_taken = self.hear(job);
         self.slowest = self.slowest.max(start.elapsed());
-        match answer {
+        is_taken
+    }
+
+    /// Submits so many jobs at once. Returns how many were taken.
+    #[track_caller]
+    fn flood(&mut self, jobs: usize) -> usize {
+        let jobs: Vec<Submission> = (0..jobs).map(|_| self.next_job()).collect();
+        self.client.send_raw(&jobs.iter().flat_map(Submission::request).collect::<Vec<u8>>());
+        let start = Instant::now();
+        let taken = jobs.into_iter().map(|job| self.hear(job)).filter(|is_taken| *is_taken).count();
+        self.slowest = self.slowest.max(start.elapsed());
+        taken
+    }
+
+    /// Reads the answer to a submission.
+    #[track_caller]
+    fn hear(&mut self, job: Submission) -> bool {
+        match self.client.recv() {
             (packet::JOB_CREATED, handle) => {
                 self.left.insert(handle, job);
                 true
@@ -83,18 +110,47 @@ impl Scene {
     fn work(&mut self, jobs: usize) {
         for Assigned { handle, unique, workload, .. } in self.worker.work(jobs) {
             let job = self.left.remove(&handle).unwrap_or_else(|| panic!("{} was not to come", text(&handle)));
-            assert_eq!((unique, workload), (job.unique, job.workload), "{}", text(&handle));
+            assert_eq!((&unique, &workload), (&job.unique, &job.workload), "{}", text(&handle));
+            self.ended.insert(handle, job);
         }
+    }
+
+    /// A worker ends all jobs that there are: all that were acknowledged and have not ended, and some of those that have.
+    /// Returns how many of these.
+    #[track_caller]
+    fn work_off(&mut self) -> usize {
+        let mut again = 0;
+        while let Some(Assigned { handle, unique, workload, .. }) = self.worker.grab() {
+            let left = self.left.remove(&handle);
+            again += usize::from(left.is_none());
+            let job = left.or_else(|| self.ended.remove(&handle));
+            let job = job.unwrap_or_else(|| panic!("{} was never taken, or came twice", text(&handle)));
+            assert_eq!((unique, workload), (job.unique, job.workload), "{}", text(&handle));
+            self.worker.complete();
+        }
+        assert_eq!(self.left.len(), 0, "acknowledged and lost");
+        again
     }
 }
 
-fn while_it_runs(database: &mut impl Database) {
+fn while_it_runs(database: &mut (impl Database + Send)) {
     let name = "outage";
     let mut scene = Scene::start(&database.debian_options(name));
     scene.submit(300);
     scene.work(50);
     let bystander = Bystander::start(&scene.server);
-    database.kill();
+    let address = scene.server.addr();
+    let added = counted(address, "added");
+    // In the middle of it, when nobody knows what the database has kept.
+    let taken = thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for("jobs that are kept", || (counted(address, "added") > added + 1000).then_some(()));
+            database.kill();
+        });
+        let floods = std::iter::repeat_with(|| scene.flood(200)).map_while(|taken| (taken == 200).then_some(taken));
+        floods.sum::<usize>()
+    });
+    println!("{}: {taken} jobs were taken before it was lost", database.word());
     wait_for("a job that is refused", || (!scene.try_submit()).then_some(()));
     for _ in 0..20 {
         assert!(!scene.try_submit(), "acknowledged without a database");
@@ -102,7 +158,6 @@ fn while_it_runs(database: &mut impl Database) {
     println!("{}: the slowest refusal took {:?}", database.word(), scene.slowest);
     assert!(scene.slowest < ANSWER, "a submission was answered after {:?}", scene.slowest);
     scene.work(100);
-    let address = scene.server.addr();
     assert_eq!(shown(address, "state"), "failing");
     let error = shown(address, "error");
     assert!(error.contains(database.word()), "{error}");
@@ -120,12 +175,29 @@ fn while_it_runs(database: &mut impl Database) {
     wait_for("the database to have what is left", || (database.rows(name) == scene.left.len()).then_some(()));
 
     scene.server.kill();
-    scene.server.restart();
-    scene.client = Wire::connect(address);
-    scene.worker = Worker::connect(address, &[FUNCTION]);
+    scene.restart();
     assert!(scene.left.len() > 100, "{}", scene.left.len());
-    scene.work(scene.left.len());
-    scene.worker.expect_no_job();
+    assert_eq!(scene.work_off(), 0, "jobs came back that had ended");
+    scene.server.terminate();
+    assert_eq!(database.rows(name), 0);
+}
+
+/// The server is killed while the database is away, with what it has yet to say.
+fn both_are_killed(database: &mut impl Database) {
+    let name = "twice";
+    let mut scene = Scene::start(&database.debian_options(name));
+    scene.submit(100);
+    scene.work(10);
+    wait_for("the database to have what is left", || (database.rows(name) == 90).then_some(()));
+    database.kill();
+    scene.work(10);
+    assert_eq!(scene.flood(100), 0, "acknowledged without a database");
+    scene.server.kill();
+    database.start_again();
+    scene.restart();
+    let again = scene.work_off();
+    println!("{}: {again} jobs came twice, since nobody could say that they had ended", database.word());
+    assert!(again <= 10, "{again} jobs came back that had ended");
     scene.server.terminate();
     assert_eq!(database.rows(name), 0);
 }
@@ -150,6 +222,7 @@ fn before_it_starts(database: &mut (impl Database + Send)) {
 
 fn of_database(mut database: impl Database + Send) {
     while_it_runs(&mut database);
+    both_are_killed(&mut database);
     before_it_starts(&mut database);
 }
 

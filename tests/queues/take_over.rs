@@ -18,7 +18,7 @@ use crate::redis::Redis;
 const SIXTY_FOUR: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdeX";
 const FUNCTIONS: &[&str] = &["plain", "other", "large", "anonymous", "dash", "with-hyphens", "later", "old"];
 /// How long after it was submitted the job is due that is to wait: servers take less to change over.
-const WAIT: Duration = Duration::from_secs(4);
+const WAIT: Duration = Duration::from_secs(3);
 /// Long ago.
 const OVERDUE_S: u64 = 1_000_000_000;
 
