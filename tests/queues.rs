@@ -34,6 +34,8 @@ mod instance;
 #[allow(dead_code, reason = "the test of the stores uses the rest")]
 #[path = "databases/jobs.rs"]
 mod jobs;
+#[path = "queues/lossy.rs"]
+mod lossy;
 #[allow(dead_code, reason = "the test of the stores uses the rest")]
 #[path = "databases/mariadb.rs"]
 mod mariadb;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::lossy::Lossy;
 use super::peers::{Assigned, Worker, await_shown, counted, job, shown, submit, text, words};
 use crate::battery::Database;
 use crate::common::packet;
@@ -202,6 +203,26 @@ fn both_are_killed(database: &mut impl Database) {
     assert_eq!(database.rows(name), 0);
 }
 
+/// The database has kept jobs, and could not say so: they are refused, and do not stay.
+fn answers_are_lost(database: &impl Database) {
+    let name = "lossy";
+    let (lossy, options) = Lossy::before(&database.debian_options(name));
+    let mut scene = Scene::start(&options);
+    scene.submit(10);
+    lossy.lose();
+    let job = scene.next_job();
+    scene.client.send_raw(&job.request());
+    wait_for("the database to keep the job", || (database.rows(name) == 11).then_some(()));
+    lossy.cut();
+    assert!(!scene.hear(job), "acknowledged without an answer");
+    scene.work(5);
+    wait_for("a job that is taken", || scene.try_submit().then_some(()));
+    wait_for("the database to have what is left", || (database.rows(name) == scene.left.len()).then_some(()));
+    scene.server.kill();
+    scene.restart();
+    assert_eq!(scene.work_off(), 0, "jobs came back that had ended");
+}
+
 /// The server is there first, and waits.
 fn before_it_starts(database: &mut (impl Database + Send)) {
     let options = database.debian_options("late");
@@ -223,6 +244,7 @@ fn before_it_starts(database: &mut (impl Database + Send)) {
 fn of_database(mut database: impl Database + Send) {
     while_it_runs(&mut database);
     both_are_killed(&mut database);
+    answers_are_lost(&database);
     before_it_starts(&mut database);
 }
 
