@@ -21,7 +21,8 @@ mod shim;
 use std::process::Command;
 
 use common::{Program, wait_for};
-use faults::stage::{Bystander, Stage, retried};
+use durable::bystander::Bystander;
+use faults::stage::{Stage, retried};
 use nix::errno::Errno;
 use shim::{Class, Shim};
 

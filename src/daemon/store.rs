@@ -1,7 +1,7 @@
 //! Opening the store of a server, reading its jobs back before anybody is served, and ending it.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The running store of a server.
 pub(super) struct Keeper {
     queue: Arc<Queue>,
-    settings: Arc<Mutex<Settings>>,
     writer: JoinHandle<()>,
 }
 
@@ -62,17 +61,16 @@ impl Keeper {
         }
         hub.stats().store.set_state(StoreState::Working);
         publish(hub.stats(), location, config);
-        let settings = Arc::new(Mutex::new(writer_settings(config)));
         let (told, clock) = (Arc::clone(hub), Arc::clone(clock));
         let report = Box::new(move |reports| told.stored(clock.now(), reports));
-        let writer = writer::spawn(store, Arc::clone(&queue), Arc::clone(&settings), hub.shared_stats(), report)
+        let writer = writer::spawn(store, Arc::clone(&queue), writer_settings(config), hub.shared_stats(), report)
             .map_err(no_thread)?;
-        Ok(Self { queue, settings, writer })
+        Ok(Self { queue, writer })
     }
 
     /// Applies settings that have changed.
     pub(super) fn reload(&self, config: &Config) {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = writer_settings(config);
+        self.queue.set_settings(writer_settings(config));
     }
 
     /// Has everything written that is asked for, and lets the store go.

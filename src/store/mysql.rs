@@ -11,7 +11,8 @@
 //! moved to `<table>_set_aside`.
 //!
 //! # Two servers
-//! A lock by name (`GET_LOCK`) keeps a second server away for as long as the connection lives.
+//! A lock by name (`GET_LOCK`) keeps a second server away for as long as the connection lives. Where the network broke MySQL
+//! may not miss the old connection for long: the new one ends it.
 
 mod changes;
 mod errors;
@@ -46,6 +47,8 @@ pub(super) struct Mysql {
     access: Access,
     prefixes: Prefixes,
     last_used: Instant,
+    /// The id of the last connection: it may linger where the network broke.
+    last_id: Option<u64>,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
     /// The server's `max_allowed_packet`, in bytes, as of the last connection.
@@ -55,6 +58,8 @@ pub(super) struct Mysql {
 /// One connection, and what is known of the other side.
 struct Session {
     connection: Conn,
+    /// Its id on the server.
+    id: u64,
     table: Table,
     /// The server's `max_allowed_packet`, in bytes.
     packet_max: usize,
@@ -95,6 +100,7 @@ impl Mysql {
             access,
             prefixes: Prefixes::new(prefix),
             last_used: Instant::now(),
+            last_id: None,
             warned: false,
             packet_max: 0,
         };
@@ -131,6 +137,7 @@ impl Mysql {
             Err(failed) => return Err(self.error(purpose, &failed)),
         };
         self.packet_max = session.packet_max;
+        self.last_id = Some(session.id);
         self.warn_once(session.flushes_late);
         let error = match done {
             Ok(value) => {
@@ -153,7 +160,7 @@ impl Mysql {
     async fn connect(&self) -> Result<Session, Failed> {
         let connecting = Conn::new(self.options.clone());
         let connection = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
-        schema::prepare(connection, &self.table, self.access).await
+        schema::prepare(connection, &self.table, self.access, self.last_id).await
     }
 
     fn warn_once(&mut self, flushes_late: Option<u64>) {

@@ -13,6 +13,8 @@
 //! # Two servers
 //! An advisory lock on the table's oid keeps a second server away. It lives as long as the connection, which is why a pooler
 //! that shares connections between transactions (PgBouncer's `pool_mode = transaction`) must not stand in between.
+//! Where the network broke PostgreSQL may not miss the old connection for long: the new one ends it.
+//! Where the network broke PostgreSQL may not miss the old connection for long: the new one ends it.
 
 mod changes;
 mod errors;
@@ -27,7 +29,7 @@ use tokio_postgres::config::{Config, Host};
 use tokio_postgres::{Client, NoTls};
 
 use self::errors::Failed;
-use self::schema::Table;
+use self::schema::{Backend, Table};
 use super::driver::{ANSWER_LIMIT, CONNECT_LIMIT, Driver, IDLE_LIMIT, within};
 use super::entry::Prefixes;
 use super::location::Access;
@@ -50,6 +52,8 @@ pub(super) struct Postgres {
     access: Access,
     prefixes: Prefixes,
     last_used: Instant,
+    /// The other side of the last connection: it may linger where the network broke.
+    last_backend: Option<Backend>,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
 }
@@ -57,6 +61,7 @@ pub(super) struct Postgres {
 /// One connection, and what is known of the other side.
 struct Session {
     client: Client,
+    backend: Backend,
     table: Table,
     /// Whether texts are UTF-8; otherwise only ASCII is written as text.
     utf8: bool,
@@ -83,6 +88,7 @@ impl Postgres {
             access,
             prefixes: Prefixes::new(prefix),
             last_used: Instant::now(),
+            last_backend: None,
             warned: false,
         };
         store.with_session("open the table", async |_| Ok(()))?;
@@ -115,6 +121,9 @@ impl Postgres {
             Ok((session, done)) => (session, done),
             Err(failed) => return Err(self.error(purpose, &failed)),
         };
+        if self.last_backend.as_ref() != Some(&session.backend) {
+            self.last_backend = Some(session.backend.clone());
+        }
         let asynchronous = session.asynchronous;
         match done {
             Ok(value) => {
@@ -144,7 +153,7 @@ impl Postgres {
             // What ends a connection is told to whoever uses its client.
             let _ = connection.await;
         });
-        schema::prepare(client, &self.table, self.access).await
+        schema::prepare(client, &self.table, self.access, self.last_backend.as_ref()).await
     }
 
     fn warn_once(&mut self, asynchronous: bool) {

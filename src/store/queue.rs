@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::writer::Settings;
 use crate::job_server::StoreOp;
 
 /// The operations that wait for the writer, in order.
@@ -21,6 +22,8 @@ struct State {
     changes: VecDeque<StoreOp>,
     /// Reads overtake changes: they concern jobs that are stored, and workers wait for them.
     loads: VecDeque<StoreOp>,
+    /// What the writer has not heard of yet.
+    settings: Option<Settings>,
     closed: Option<u64>,
 }
 
@@ -29,8 +32,17 @@ struct State {
 pub(super) struct Taken {
     pub(super) changes: Vec<StoreOp>,
     pub(super) loads: Vec<StoreOp>,
+    /// The settings, where they have changed.
+    pub(super) settings: Option<Settings>,
     /// Once there will be no more operations than these: the highest number that was given to a job.
     pub(super) closed: Option<u64>,
+}
+
+impl State {
+    /// Whether there is nothing that the writer should know.
+    fn is_idle(&self) -> bool {
+        self.changes.is_empty() && self.loads.is_empty() && self.settings.is_none() && self.closed.is_none()
+    }
 }
 
 impl Queue {
@@ -52,6 +64,12 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// Changes the settings of the writer.
+    pub fn set_settings(&self, settings: Settings) {
+        self.lock().settings = Some(settings);
+        self.wake();
+    }
+
     /// Nothing will come after this. `last_number` is the highest number that was given to a job.
     pub fn close(&self, last_number: u64) {
         self.lock().closed = Some(last_number);
@@ -69,10 +87,10 @@ impl Queue {
     }
 
     /// Waits until there is something or `until` has come, and takes as many changes as weigh up to `bytes` and number up
-    /// to `count`, but one at least, and all loads.
+    /// to `count`, but one at least, and all loads. Changed settings are something, too: they change `until`.
     pub(super) fn take(&self, until: Option<Instant>, count: usize, bytes: usize) -> Taken {
         let mut state = self.lock();
-        while state.changes.is_empty() && state.loads.is_empty() && state.closed.is_none() {
+        while state.is_idle() {
             let Some(until) = until else {
                 state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -90,7 +108,7 @@ impl Queue {
         let taken = heavy.map_or(count, |heavy| heavy.max(1)).min(state.changes.len());
         let changes: Vec<StoreOp> = state.changes.drain(..taken).collect();
         let closed = state.closed.filter(|_| state.changes.is_empty());
-        Taken { changes, loads: state.loads.drain(..).collect(), closed }
+        Taken { changes, loads: state.loads.drain(..).collect(), settings: state.settings.take(), closed }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ pub type Report = Box<dyn FnMut(Vec<StoreReport>) + Send>;
 pub fn spawn(
     store: Box<dyn Store>,
     queue: Arc<Queue>,
-    settings: Arc<Mutex<Settings>>,
+    settings: Settings,
     stats: Arc<Stats>,
     report: Report,
 ) -> io::Result<JoinHandle<()>> {
@@ -70,7 +70,7 @@ pub fn spawn(
 struct Writer {
     store: Box<dyn Store>,
     queue: Arc<Queue>,
-    settings: Arc<Mutex<Settings>>,
+    settings: Settings,
     stats: Arc<Stats>,
     report: Report,
     /// What failed to be removed or set, and is to be done before anything newer. It holds no new jobs.
@@ -100,7 +100,11 @@ struct Addition {
 impl Writer {
     fn run(mut self) {
         loop {
-            let Taken { changes, loads, closed } = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
+            let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
+            let Taken { changes, loads, settings, closed } = taken;
+            if let Some(settings) = settings {
+                self.settings = settings;
+            }
             for load in loads {
                 self.load(load);
             }
@@ -122,12 +126,8 @@ impl Writer {
     fn wake_at(&self) -> Option<Instant> {
         match &self.failing {
             Some(failing) => Some(failing.again),
-            None => self.unsynced_since.map(|since| since + self.settings().interval),
+            None => self.unsynced_since.map(|since| since + self.settings.interval),
         }
-    }
-
-    fn settings(&self) -> Settings {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&mut self, operations: Vec<StoreOp>) {
@@ -160,7 +160,7 @@ impl Writer {
     fn commit_all(&mut self, additions: Vec<Addition>, mut changes: Changes, reports: &mut Vec<StoreReport>) {
         let is = |durability| additions.iter().any(|addition| addition.durability == durability);
         let is_unawaited = !changes.removes.is_empty() || !changes.attempts.is_empty();
-        let unawaited = self.settings().durability;
+        let unawaited = self.settings.durability;
         let needs = |durability| is(durability) || is_unawaited && unawaited == durability;
         changes.sync = needs(Durability::Always) || self.is_sync_due();
         if !changes.sync && needs(Durability::Interval) {
@@ -203,7 +203,7 @@ impl Writer {
     }
 
     fn is_sync_due(&self) -> bool {
-        self.unsynced_since.is_some_and(|since| since.elapsed() >= self.settings().interval)
+        self.unsynced_since.is_some_and(|since| since.elapsed() >= self.settings.interval)
     }
 
     /// Commits what is owed, then `changes`. What of it must not be forgotten is owed if that fails.

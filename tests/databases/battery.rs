@@ -30,6 +30,8 @@ pub(crate) trait Database {
     fn put_beside(&self, name: &str) -> Vec<Kept>;
     /// Makes entries of this queue senseless: of the jobs 1 to 3 that are there, 1 and 3.
     fn spoil(&self, name: &str);
+    /// How many jobs this queue has, as the database itself counts them.
+    fn rows(&self, name: &str) -> usize;
     /// How many entries of this queue were set aside, as the operator finds them.
     fn set_aside(&self, name: &str) -> usize;
     /// Says that a newer program has written this queue.

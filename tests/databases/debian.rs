@@ -67,6 +67,7 @@ pub(crate) fn takeover(database: &dyn Database) {
     }
     server.terminate();
     expected.extend(database.put_beside(name));
+    assert_eq!(database.rows(name), expected.len());
     let location = database.location(name);
     // Looking first changes nothing of what is taken over afterwards.
     let (jobs, replayed) = read(&mut *open(&location, Access::Read));

@@ -19,11 +19,6 @@ const PACKET_MAX: usize = 2 << 20;
 /// The test.
 pub(crate) fn everything() {
     let mut database = MariaDb::start();
-    database.sql("mysql", &format!("CREATE DATABASE {DATABASE}"));
-    for host in ["localhost", "127.0.0.1"] {
-        database.sql("mysql", &format!("CREATE USER {USER}@{host} IDENTIFIED BY '{PASSWORD}'"));
-        database.sql("mysql", &format!("GRANT ALL ON {DATABASE}.* TO {USER}@{host}"));
-    }
     passwords(&database);
     too_large(&database);
     battery::run(&mut database);
@@ -52,14 +47,16 @@ fn too_large(database: &MariaDb) {
     assert_eq!(read(&mut *store).0.len(), 1);
 }
 
-struct MariaDb {
+/// A running MariaDB.
+pub(crate) struct MariaDb {
     instance: Instance,
     port: u16,
     by_socket: Cell<bool>,
 }
 
 impl MariaDb {
-    fn start() -> Self {
+    /// Starts one, with an empty database and a user for it.
+    pub(crate) fn start() -> Self {
         let mut instance = Instance::new();
         let data = format!("--datadir={}", instance.file("data"));
         let install = program(&["/usr/bin/mariadb-install-db"]);
@@ -80,7 +77,13 @@ impl MariaDb {
         ];
         let command = words(&[&[&server[..], "--no-defaults"], &options[..], &small[..]].concat());
         instance.start(command, |instance| Self::sql_in(instance, "mysql", "SELECT 1").is_some());
-        Self { instance, port, by_socket: Cell::new(false) }
+        let database = Self { instance, port, by_socket: Cell::new(false) };
+        database.sql("mysql", &format!("CREATE DATABASE {DATABASE}"));
+        for host in ["localhost", "127.0.0.1"] {
+            database.sql("mysql", &format!("CREATE USER {USER}@{host} IDENTIFIED BY '{PASSWORD}'"));
+            database.sql("mysql", &format!("GRANT ALL ON {DATABASE}.* TO {USER}@{host}"));
+        }
+        database
     }
 
     fn sql_in(instance: &Instance, database: &str, statement: &str) -> Option<String> {
@@ -149,6 +152,10 @@ impl Database for MariaDb {
     fn spoil(&self, name: &str) {
         self.sql(DATABASE, &format!("UPDATE {name} SET priority = 5 WHERE job_id = 1"));
         self.sql(DATABASE, &format!("UPDATE {name} SET function_name = NULL WHERE job_id = 3"));
+    }
+
+    fn rows(&self, name: &str) -> usize {
+        self.sql(DATABASE, &format!("SELECT count(*) FROM {name}")).parse().expect("a number")
     }
 
     fn set_aside(&self, name: &str) -> usize {

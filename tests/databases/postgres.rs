@@ -19,12 +19,14 @@ pub(crate) fn everything() {
     battery::run(&mut database);
 }
 
-struct Postgres {
+/// A running PostgreSQL.
+pub(crate) struct Postgres {
     instance: Instance,
 }
 
 impl Postgres {
-    fn start() -> Self {
+    /// Starts one, empty.
+    pub(crate) fn start() -> Self {
         let versions = fs::read_dir(VERSIONS).map(|entries| entries.flatten().map(|entry| entry.path())).ok();
         let bin = versions.and_then(|mut versions| versions.find(|path| path.join("bin/initdb").exists()));
         let bin = bin.unwrap_or_else(|| panic!("no initdb under {VERSIONS}: run tests/install-peers.sh")).join("bin");
@@ -97,6 +99,10 @@ impl Database for Postgres {
     fn spoil(&self, name: &str) {
         self.sql(&format!("UPDATE {name} SET priority = 5 WHERE job_id = 1"));
         self.sql(&format!("UPDATE {name} SET function_name = NULL WHERE job_id = 3"));
+    }
+
+    fn rows(&self, name: &str) -> usize {
+        self.sql(&format!("SELECT count(*) FROM {name}")).parse().expect("a number")
     }
 
     fn set_aside(&self, name: &str) -> usize {

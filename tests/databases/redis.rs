@@ -74,14 +74,16 @@ fn full(database: &Redis) {
     assert_same(&read(&mut *store).0, &[job(1), job(4)]);
 }
 
-struct Redis {
+/// A running Redis.
+pub(crate) struct Redis {
     instance: Instance,
     port: u16,
     by_socket: Cell<bool>,
 }
 
 impl Redis {
-    fn start() -> Self {
+    /// Starts one, empty.
+    pub(crate) fn start() -> Self {
         let mut instance = Instance::new();
         let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("a port").port();
         let server = program(&["/usr/bin/redis-server"]);
@@ -180,6 +182,10 @@ impl Database for Redis {
     fn spoil(&self, name: &str) {
         self.cli(&["HSET", &format!("{name}-f-u1"), "priority", "5"]);
         self.cli(&["HSET", &format!("{name}-f-u3"), "when", "soon"]);
+    }
+
+    fn rows(&self, name: &str) -> usize {
+        self.cli(&["KEYS", &format!("{name}-*")]).lines().filter(|line| !line.is_empty()).count()
     }
 
     fn set_aside(&self, name: &str) -> usize {

@@ -4,6 +4,7 @@
 //! that a job can be told from all others even where its client never learned its handle.
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 
+pub(crate) mod bystander;
 #[path = "../simulation/random.rs"]
 mod random;
 

@@ -72,8 +72,13 @@ impl Table {
     }
 }
 
-/// Makes a fresh connection ready for use.
-pub(super) async fn prepare(mut connection: Conn, table: &str, access: Access) -> Result<Session, Failed> {
+/// Makes a fresh connection ready for use. `last` is the id of the one before.
+pub(super) async fn prepare(
+    mut connection: Conn,
+    table: &str,
+    access: Access,
+    last: Option<u64>,
+) -> Result<Session, Failed> {
     let lock_s = STATEMENT_LIMIT.as_secs();
     // Nothing is cut off in silence; the server does not close a connection that is quiet over night.
     let settings = format!(
@@ -81,11 +86,11 @@ pub(super) async fn prepare(mut connection: Conn, table: &str, access: Access) -
          lock_wait_timeout = {lock_s}, innodb_lock_wait_timeout = {lock_s}, autocommit = 1"
     );
     answer(connection.query_drop(settings)).await?;
-    let query = "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit";
-    let (packet_max, flush): (usize, u64) = answer(connection.query_first(query)).await?.unwrap_or((0, 1));
+    let query = "SELECT @@max_allowed_packet, @@innodb_flush_log_at_trx_commit, CONNECTION_ID()";
+    let (packet_max, flush, id): (usize, u64, u64) = answer(connection.query_first(query)).await?.unwrap_or((0, 1, 0));
     let mut table = Table::new(table)?;
     match access {
-        Access::Own => own(&mut connection, &mut table).await?,
+        Access::Own => own(&mut connection, &mut table, last).await?,
         Access::Read => {
             look(&mut connection, &mut table).await?;
             if table.columns.is_empty() {
@@ -96,7 +101,7 @@ pub(super) async fn prepare(mut connection: Conn, table: &str, access: Access) -
         }
     }
     limit_statements(&mut connection, if access == Access::Own { STATEMENT_LIMIT } else { CONVERSION_LIMIT }).await?;
-    Ok(Session { connection, table, packet_max, flushes_late: (flush != 1).then_some(flush) })
+    Ok(Session { connection, id, table, packet_max, flushes_late: (flush != 1).then_some(flush) })
 }
 
 /// Lets the server end statements that take longer.
@@ -111,8 +116,8 @@ pub(super) async fn limit_statements(connection: &mut Conn, limit: Duration) -> 
 }
 
 /// Takes the table: locks it, and makes or converts it where that is needed.
-async fn own(connection: &mut Conn, table: &mut Table) -> Result<(), Failed> {
-    lock(connection, table).await?;
+async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Result<(), Failed> {
+    lock(connection, table, last).await?;
     look(connection, table).await?;
     if table.columns.is_empty() {
         answer(connection.query_drop(format!("CREATE TABLE {} ({COLUMNS}) ENGINE = InnoDB", table.name))).await?;
@@ -184,18 +189,26 @@ async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
     answer(connection.query_drop(insert)).await
 }
 
-/// Keeps other servers away for as long as this connection lives.
-async fn lock(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
+/// Keeps other servers away for as long as this connection lives. If the connection before still holds the lock, because the
+/// network broke and MySQL has not missed it yet, it is ended.
+async fn lock(connection: &mut Conn, table: &Table, last: Option<u64>) -> Result<(), Failed> {
     // Names of locks are those of the whole server, and 64 characters long at most.
     let lock = "CONCAT('gearmand:', MD5(CONCAT(DATABASE(), '.', ?)))";
+    let used = format!("SELECT IS_USED_LOCK({lock})");
+    if let Some(last) = last {
+        let holder: Option<Option<u64>> = answer(connection.exec_first(used.as_str(), (&table.bare,))).await?;
+        if holder.flatten() == Some(last) {
+            // It may have ended by itself by now.
+            let _ = answer(connection.query_drop(format!("KILL {last}"))).await;
+        }
+    }
     // MySQL may take a moment to notice that the last one has gone.
     let query = format!("SELECT GET_LOCK({lock}, {})", LOCK_LIMIT.as_secs());
     let taken: Option<Option<i64>> = answer(connection.exec_first(query, (&table.bare,))).await?;
     if taken.flatten() == Some(1) {
         return Ok(());
     }
-    let query = format!("SELECT IS_USED_LOCK({lock})");
-    let id: Option<Option<u64>> = answer(connection.exec_first(query, (&table.bare,))).await?;
+    let id: Option<Option<u64>> = answer(connection.exec_first(used, (&table.bare,))).await?;
     let id = id.flatten();
     let query = "SELECT CONCAT(user, ' from ', host) FROM information_schema.processlist WHERE id = ?";
     // Whom it belongs to is known only to those with the right to see it.

@@ -78,8 +78,20 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Makes a fresh connection ready for use.
-pub(super) async fn prepare(client: Client, table: &str, access: Access) -> Result<Session, Failed> {
+/// The other side of a connection, for as long as it lives: process ids come again, with another start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Backend {
+    pid: i32,
+    start: String,
+}
+
+/// Makes a fresh connection ready for use. `last` is the other side of the one before.
+pub(super) async fn prepare(
+    client: Client,
+    table: &str,
+    access: Access,
+    last: Option<&Backend>,
+) -> Result<Session, Failed> {
     let limit_ms = match access {
         Access::Own => STATEMENT_LIMIT.as_millis(),
         Access::Read => CONVERSION_LIMIT.as_millis(),
@@ -91,15 +103,18 @@ pub(super) async fn prepare(client: Client, table: &str, access: Access) -> Resu
     );
     answer(client.batch_execute(&settings)).await?;
     let row = answer(client.query_one(
-        "SELECT current_setting('server_encoding'), current_setting('synchronous_commit'), current_setting('fsync')",
+        "SELECT current_setting('server_encoding'), current_setting('synchronous_commit'), current_setting('fsync'), \
+         pg_backend_pid(), (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())",
         &[],
     ))
     .await?;
+    let start = row.try_get::<_, Option<String>>(4)?.unwrap_or_default();
+    let backend = Backend { pid: row.try_get(3)?, start };
     let utf8 = row.try_get::<_, &str>(0)? == "UTF8";
     let asynchronous = row.try_get::<_, &str>(1)? == "off" || row.try_get::<_, &str>(2)? == "off";
     let (table, statements) = match access {
         Access::Own => {
-            let table = own(&client, table).await?;
+            let table = own(&client, table, last).await?;
             let statements = Statements::prepare(&client, &table).await?;
             (table, Some(statements))
         }
@@ -113,15 +128,18 @@ pub(super) async fn prepare(client: Client, table: &str, access: Access) -> Resu
             (found, None)
         }
     };
-    Ok(Session { client, table, utf8, asynchronous, statements })
+    Ok(Session { client, backend, table, utf8, asynchronous, statements })
 }
 
 /// Takes the table: locks it, and makes or converts it where that is needed.
-async fn own(client: &Client, name: &str) -> Result<Table, Failed> {
+async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Table, Failed> {
     let mut table = match find(client, name).await? {
         Some(table) => table,
         None => create(client, name).await?,
     };
+    if let Some(last) = last {
+        end(client, last).await;
+    }
     lock(client, &table).await?;
     let limit_ms = CONVERSION_LIMIT.as_millis();
     answer(client.batch_execute(&format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}"))).await?;
@@ -206,6 +224,13 @@ async fn convert(client: &Client, table: &mut Table) -> Result<(), Failed> {
     within(CONVERSION_LIMIT, client.batch_execute(&statements.join("; "))).await.ok_or(Failed::NoAnswer)??;
     table.columns.extend(ADDED.iter().map(|(column, _)| (*column).to_owned()));
     Ok(())
+}
+
+/// Ends a connection of ours that PostgreSQL has not missed yet, because the network broke: it holds the lock.
+async fn end(client: &Client, backend: &Backend) {
+    let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
+    // Where that is not allowed, the lock is the next thing to fail, and says what is in the way.
+    let _ = answer(client.execute(query, &[&backend.pid, &backend.start])).await;
 }
 
 /// Keeps other servers away for as long as this connection lives.

@@ -166,7 +166,8 @@ impl<'a> Reader<'a> {
             _ if flags & WORKLOAD_IS_UNIQUE != 0 => DASH,
             ValueRef::Null => &[],
             value => match bytes(value) {
-                Some(unique) => unique,
+                // Where C++ gearmand was sent 64 bytes, it has kept 63 and a NUL, which no unique id has.
+                Some(unique) => unique.strip_suffix(b"\0").unwrap_or(unique),
                 None => return Ok(Err("its unique id is a number")),
             },
         };

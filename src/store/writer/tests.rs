@@ -69,7 +69,7 @@ impl Bench {
         let (told, reports) = channel();
         let store = Scripted { outcomes: outcomes.iter().copied().collect(), refused, commits: said };
         let stats = Arc::new(Stats::default());
-        let settings = Arc::new(Mutex::new(Settings { durability, interval: Duration::from_millis(5) }));
+        let settings = Settings { durability, interval: Duration::from_millis(5) };
         let report = Box::new(move |reports: Vec<StoreReport>| {
             reports.into_iter().for_each(|report| told.send(report).unwrap());
         });

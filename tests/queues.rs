@@ -1,0 +1,119 @@
+//! The durable queue as clients, workers and operators of the real program meet it: queues of Debian's gearmand, databases
+//! that go away, backlogs larger than memory, the order of answers, starts, stops, and what is left in the store.
+//!
+//! The harness is not the usual one, so that a test that needs root's rights is reported as ignored without them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a failed expectation is how a test fails"
+)]
+#![cfg_attr(
+    not(all(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis")),
+    allow(dead_code, unused_imports, reason = "a part of this is for stores that this build does not know")
+)]
+
+mod common;
+mod durable;
+
+#[path = "queues/backlog.rs"]
+mod backlog;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/battery.rs"]
+mod battery;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/debian.rs"]
+mod debian;
+#[path = "queues/ends.rs"]
+mod ends;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/instance.rs"]
+mod instance;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/jobs.rs"]
+mod jobs;
+#[path = "queues/lossy.rs"]
+mod lossy;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/mariadb.rs"]
+mod mariadb;
+#[path = "queues/outage.rs"]
+mod outage;
+#[path = "queues/peers.rs"]
+mod peers;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/postgres.rs"]
+mod postgres;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/redis.rs"]
+mod redis;
+#[path = "queues/replies.rs"]
+mod replies;
+#[allow(dead_code, reason = "the test of the daemon uses the rest")]
+#[path = "daemon/site.rs"]
+mod site;
+#[path = "queues/starts.rs"]
+mod starts;
+#[path = "queues/stops.rs"]
+mod stops;
+#[path = "queues/take_over.rs"]
+mod take_over;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::unistd::getuid;
+
+fn main() -> ExitCode {
+    libtest_mimic::run(&Arguments::from_args(), trials()).exit_code()
+}
+
+fn trials() -> Vec<Trial> {
+    let any = |name: &str, test: fn()| {
+        Trial::test(name, move || {
+            test();
+            Ok::<(), Failed>(())
+        })
+    };
+    let root = |name: &str, test: fn()| any(name, test).with_ignored_flag(!getuid().is_root());
+    let mut trials = vec![
+        #[cfg(feature = "postgres")]
+        any("postgres_is_taken_over", take_over::of_postgres),
+        #[cfg(feature = "mysql")]
+        any("mariadb_is_taken_over", take_over::of_mariadb),
+        #[cfg(feature = "redis")]
+        any("redis_is_taken_over", take_over::of_redis),
+        #[cfg(feature = "postgres")]
+        any("postgres_goes_away", outage::of_postgres),
+        #[cfg(feature = "mysql")]
+        any("mariadb_goes_away", outage::of_mariadb),
+        #[cfg(feature = "redis")]
+        any("redis_goes_away", outage::of_redis),
+        any("a_full_memory_refuses_jobs", backlog::a_full_memory_refuses_jobs),
+    ];
+    if cfg!(feature = "sqlite") {
+        trials.extend([
+            any("sqlite_is_taken_over", take_over::of_sqlite),
+            any("sqlite_is_taken_back", take_over::back_to_debian),
+            any("a_backlog_beyond_memory", backlog::beyond_memory),
+            any("jobs_whose_workloads_are_only_stored", backlog::jobs_whose_workloads_are_only_stored),
+            any("answers_keep_their_order", replies::answers_keep_their_order),
+            any("a_half_closed_client_is_answered", replies::a_half_closed_client_is_answered),
+            any("every_durability_survives_a_kill", replies::every_durability_survives_a_kill),
+            any("durability_of_a_function", replies::durability_of_a_function),
+            any("durability_is_reloaded", replies::durability_is_reloaded),
+            any("draining_leaves_kept_jobs", stops::draining_leaves_kept_jobs),
+            any("stopping_keeps_jobs", stops::stopping_keeps_jobs),
+            any("a_queue_has_one_server", starts::a_queue_has_one_server),
+            any("no_state_directory", starts::no_state_directory),
+            any("a_corrupt_file_is_refused", starts::a_corrupt_file_is_refused),
+            root("the_queue_belongs_to_the_user", starts::the_queue_belongs_to_the_user),
+            any("a_cancelled_job_leaves_the_store", ends::a_cancelled_job_leaves_the_store),
+            any("a_dropped_job_leaves_the_store", ends::a_dropped_job_leaves_the_store),
+            any("attempts_are_kept", ends::attempts_are_kept),
+        ]);
+    }
+    trials
+}

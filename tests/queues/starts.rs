@@ -1,0 +1,129 @@
+//! Starts: whose the file is, and what happens where there is none, or none that can be used.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use nix::unistd::User;
+
+use super::peers::{QueueFile, Worker, job, read, shown, submit, words};
+use crate::common::Wire;
+use crate::site::{Daemon, Site, assert_fails, text};
+
+const FUNCTION: &str = "kept";
+
+/// Ends a server, of which the service manager hears.
+#[track_caller]
+fn stop(site: &Site, mut server: Daemon) {
+    server.terminate();
+    assert_eq!(site.heard(), "STOPPING=1\n");
+}
+
+/// Two servers do not share a file. In one directory each has its own, by its port.
+pub(crate) fn a_queue_has_one_server() {
+    let (first_site, second_site, file) = (Site::new(), Site::new(), QueueFile::new());
+    let first = first_site.start(&words(&file.options(&[])));
+    let path = file.path().display().to_string();
+    let log = second_site.name("log");
+    let arguments = ["-p", "0", "-L", "127.0.0.1", "-l", &log];
+    let options = file.options(&[]);
+    let second = second_site.run(&[&arguments[..], &words(&options)].concat());
+    let said = [&path[..], "another server (pid ", &first.pid().to_string(), "choose another file or port"];
+    assert_fails(&second, &said);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(second_site.read("log").contains("cannot start"), "{}", second_site.read("log"));
+    // The first has not noticed.
+    let handles = submit(&mut first.connect(), &[job(FUNCTION, "u", b"w")]);
+    stop(&first_site, first);
+    // Nor is the file in the way of the next one.
+    let third = first_site.start(&words(&file.options(&[])));
+    assert_eq!(Worker::connect(third.addr(), &[FUNCTION]).work(1)[0].handle, handles[0]);
+    let here = first_site.start(&[]);
+    let there = first_site.start(&[]);
+    let of = |server: &Daemon| shown(server.addr(), "store");
+    assert_ne!(of(&here), of(&there));
+    // By the same port they would meet, and the port is taken.
+    let same = first_site.run(&["-p", &here.port(), "-L", "127.0.0.1", "-l", &log]);
+    assert_fails(&same, &[&here.port(), "in use"]);
+    for server in [third, here, there] {
+        stop(&first_site, server);
+    }
+}
+
+/// Nobody asked for a durable queue: without one the server serves, and says so.
+pub(crate) fn no_state_directory() {
+    let site = Site::new();
+    let file = site.write("file", "");
+    let (log, errors) = (site.name("log"), site.path("stderr"));
+    let arguments = ["-p", "0", "-L", "127.0.0.1", "-l", &log];
+    let mut command = site.gearmand(&arguments);
+    command.env("STATE_DIRECTORY", format!("{file}/state")).env("GEARMAND_VERBOSE", "NOTICE");
+    command.stderr(fs::File::create(&errors).expect("a file"));
+    let server = site.start_command(&mut command);
+    for said in [site.read("log"), site.read("stderr")] {
+        assert!(said.contains("background jobs are kept in memory and lost when the server stops"), "{said}");
+        assert!(said.contains(&format!("{file}/state")), "{said}");
+    }
+    assert_eq!((shown(server.addr(), "state"), shown(server.addr(), "store")), ("memory".to_owned(), String::new()));
+    let handles = submit(&mut server.connect(), &[job(FUNCTION, "u", b"w"), job(FUNCTION, "", b"w")]);
+    assert_eq!(Worker::connect(server.addr(), &[FUNCTION]).work(1)[0].handle, handles[0]);
+    stop(&site, server);
+    assert!(site.read("log").contains("1 jobs, which are lost"), "{}", site.read("log"));
+    // Who asks for one gets one, or no server.
+    let mut command = site.gearmand(&[&arguments[..], &["-q", "libsqlite3"]].concat());
+    let output = command.env("STATE_DIRECTORY", format!("{file}/state")).output().expect("run the program");
+    assert_eq!(output.status.code(), Some(1));
+    assert_fails(&output, &[&format!("{file}/state"), "--libsqlite3-db"]);
+}
+
+/// A file that makes no sense is left as it is.
+pub(crate) fn a_corrupt_file_is_refused() {
+    let site = Site::new();
+    let (path, log) = (site.name("queue"), site.name("log"));
+    let arguments = ["-p", "0", "-L", "127.0.0.1", "-l", &log, "-q", "libsqlite3", "--libsqlite3-db", &path];
+    let server = site.start_command(&mut site.gearmand(&arguments));
+    let jobs: Vec<_> = (0..500).map(|serial| job(FUNCTION, &format!("u{serial}"), &[7; 100])).collect();
+    submit(&mut server.connect(), &jobs);
+    stop(&site, server);
+    let whole = fs::read(&path).expect("the file");
+    // No database at all, or one with a page of the table overwritten.
+    let mut damaged = whole.clone();
+    damaged[4096..8 * 4096].fill(0xa5);
+    for content in [b"no database, but long enough for the head of one. ".repeat(20), damaged] {
+        fs::write(&path, &content).expect("write the file");
+        let output = site.run(&arguments);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        assert_fails(&output, &["cannot start", &path, "restore a backup", ".recover"]);
+        assert!(site.read("log").contains(".recover"), "{}", site.read("log"));
+        assert!(fs::read(&path).expect("the file") == content, "the file was changed");
+    }
+    fs::write(&path, &whole).expect("write the file");
+    let server = site.start_command(&mut site.gearmand(&arguments));
+    assert_eq!(Worker::connect(server.addr(), &[FUNCTION]).work(jobs.len()).len(), jobs.len());
+    stop(&site, server);
+}
+
+/// Root's server gives the directory, and what is in it, to the user that it becomes.
+pub(crate) fn the_queue_belongs_to_the_user() {
+    let site = Site::new();
+    let user = User::from_name("nobody").expect("the users").expect("a user nobody");
+    let files = || fs::read_dir(site.path("state")).expect("the directory").map(|entry| entry.expect("a file").path());
+    let arguments = ["-p", "0", "-L", "127.0.0.1", "-l", "none"];
+    // First as root, who leaves a queue.
+    let server = site.start_command(&mut site.gearmand(&arguments));
+    let port = server.port();
+    let handles = submit(&mut server.connect(), &[job(FUNCTION, "u", b"w")]);
+    stop(&site, server);
+    assert!(files().all(|path| fs::metadata(path).expect("a file").uid() == 0));
+    let arguments = ["-p", &port, "-L", "127.0.0.1", "-l", "none", "-u", "nobody"];
+    let server = site.start_command(&mut site.gearmand(&arguments));
+    assert_eq!(Worker::connect(server.addr(), &[FUNCTION]).work(1)[0].handle, handles[0]);
+    let kept = submit(&mut Wire::connect(server.addr()), &[job(FUNCTION, "", b"of nobody")]);
+    let owned = || {
+        files().chain([site.path("state")]).all(|path| fs::metadata(path).expect("a file").uid() == user.uid.as_raw())
+    };
+    assert!(owned() && files().count() >= 2);
+    let path = site.path("state").join(format!("gearmand-{port}.sqlite3"));
+    assert_eq!(read(&path).jobs[0].handle.as_bytes(), kept[0]);
+    stop(&site, server);
+    assert!(owned());
+}
