@@ -14,7 +14,7 @@ use crate::job_server::{DropFunction, Now};
 use crate::protocol::FunctionName;
 use crate::protocol::names::{FUNCTION_MAX, write_decimal};
 use crate::protocol::text::{self, AdminCommand};
-use crate::stats::{ConnectionGauges, FunctionGauges, StoreState, StoreStats};
+use crate::stats::{ConnectionGauges, FunctionGauges, StoreState};
 
 /// How much of a listing is made at a time, in bytes; the line that reaches it is the last.
 const LISTING_PIECE: usize = 64 * 1024;
@@ -87,7 +87,7 @@ impl Admin {
             AdminCommand::PriorityStatus => return Some(self.functions(true)),
             AdminCommand::ShowJobs => return Some(Rest::Jobs { place: 0, uniques_only: false }),
             AdminCommand::ShowUniqueJobs => return Some(Rest::Jobs { place: 0, uniques_only: true }),
-            AdminCommand::ShowStore => write_store(&self.hub.stats().store, out),
+            AdminCommand::ShowStore => write_store(&self.hub, out),
             AdminCommand::CancelJob(handle) => {
                 let found = self.hub.cancel_job(now, handle);
                 info!("cancel job {}: {}", handle.escape_ascii(), if found { "done" } else { "no such job" });
@@ -204,7 +204,8 @@ fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) {
 }
 
 /// The answer to `show store`: a line for each key, with a tab before its value.
-fn write_store(store: &StoreStats, out: &mut Vec<u8>) {
+fn write_store(hub: &Hub, out: &mut Vec<u8>) {
+    let store = &hub.stats().store;
     let (location, durability) = store.about();
     let (state, error) = match store.state() {
         StoreState::Absent => ("memory", String::new()),
@@ -219,7 +220,8 @@ fn write_store(store: &StoreStats, out: &mut Vec<u8>) {
     }
     let mean_commit_us = store.commit_ns.get() / 1000 / store.commits.get().max(1);
     for (key, value) in [
-        ("waiting", store.queued.get()),
+        ("jobs", hub.kept_job_count() as u64),
+        ("waiting", hub.waiting_changes() as u64),
         ("owed", store.owed.get()),
         ("added", store.added.get()),
         ("removed", store.removed.get()),

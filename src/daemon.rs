@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
-use crate::config::{Config, FunctionDurability, ListenAddress, Resolved, Sources, resolve};
+use crate::config::{Config, FunctionDurability, ListenAddress, LogTarget, Resolved, Sources, resolve};
 use crate::hub::Hub;
 use crate::job_server::{Durability, Policy};
 use crate::log_level::notice;
@@ -83,20 +83,36 @@ pub fn targets(config: &Config, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, V
 }
 
 /// Serves until a signal or a command ends it. Needs a tokio runtime.
-pub async fn run(prepared: Prepared) -> ExitCode {
-    match Daemon::start(prepared).await {
-        Ok(Some(daemon)) => {
+pub async fn run(mut prepared: Prepared) -> ExitCode {
+    let readiness = prepared.readiness.take();
+    let is_logged_here = prepared.resolved.config.log.log_file == LogTarget::StandardError;
+    let started = match Daemon::start(prepared).await {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(daemon)) => Ok(daemon),
+        Err(error) => Err(format!("cannot start: {error}")),
+    };
+    match (started, readiness) {
+        (Ok(daemon), readiness) => {
+            if let Some(Err(error)) = readiness.map(Readiness::ready) {
+                error!("cannot tell whoever started this daemon that it is ready: {error}");
+                return ExitCode::FAILURE;
+            }
             daemon.serve().await;
-            ExitCode::SUCCESS
+            return ExitCode::SUCCESS;
         }
-        Ok(None) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("cannot start: {error}");
-            // Whoever started it looks here, whatever the log shows.
-            let _ = writeln!(std::io::stderr(), "gearmand: cannot start: {error}");
-            ExitCode::FAILURE
+        (Err(failure), Some(readiness)) => {
+            error!("{failure}");
+            readiness.failed(&failure);
+        }
+        (Err(failure), None) => {
+            error!("{failure}");
+            if !is_logged_here {
+                // Whoever started it looks here, and the log may be elsewhere.
+                let _ = writeln!(std::io::stderr(), "gearmand: {failure}");
+            }
         }
     }
+    ExitCode::FAILURE
 }
 
 struct Daemon {
@@ -175,7 +191,7 @@ enum Call {
 impl Daemon {
     /// `None` where a signal ended it before it began.
     async fn start(prepared: Prepared) -> std::io::Result<Option<Self>> {
-        let Prepared { sources, resolved, mut listeners, location, log, notifier, readiness } = prepared;
+        let Prepared { sources, resolved, mut listeners, location, log, notifier, .. } = prepared;
         let config = &resolved.config;
         let mut signals = Signals::new()?;
         let stats = Arc::new(Stats::default());
@@ -216,9 +232,6 @@ impl Daemon {
         }
         if let Err(error) = notifier.ready(&addresses) {
             warn!("cannot reach the service manager (NOTIFY_SOCKET): {error}");
-        }
-        if let Some(readiness) = readiness {
-            readiness.ready()?;
         }
         Ok(Some(Self {
             sources,

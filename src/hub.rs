@@ -3,6 +3,7 @@
 //! It is taken once for a batch of requests, and held for nothing but their transitions: packets are appended to
 //! outboxes, wakers and events are collected, and all of them are called or logged when it is released.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::Instant;
@@ -189,12 +190,15 @@ impl Hub {
 
     /// The store has done some of what it was asked for. See [`JobServer::stored`].
     pub fn stored(&self, now: Now, reports: Vec<StoreReport>) {
-        let mut reports = reports.into_iter().peekable();
-        while reports.peek().is_some() {
+        let mut reports = VecDeque::from(reports);
+        while !reports.is_empty() {
             self.with_state(now, |state, after| {
                 let (server, mut world) = state.split(after, None);
-                for report in reports.by_ref().take(REPORTS) {
-                    server.stored(now, report, &mut world);
+                for _ in 0..REPORTS {
+                    let Some(report) = reports.pop_front() else { return };
+                    if let Some(rest) = server.stored(now, report, &mut world) {
+                        return reports.push_front(rest);
+                    }
                 }
             });
         }
@@ -221,6 +225,11 @@ impl Hub {
     /// See [`JobServer::kept_job_count`].
     pub fn kept_job_count(&self) -> usize {
         self.lock().server.kept_job_count()
+    }
+
+    /// How many changes wait for the store.
+    pub fn waiting_changes(&self) -> usize {
+        self.store.as_ref().map_or(0, |store| store.len())
     }
 
     /// See [`JobServer::jobs_at_stake`].

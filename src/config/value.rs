@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::protocol::names::HANDLE_PREFIX_MAX;
+use crate::protocol::names::{HANDLE_PREFIX_MAX, IMPORT_HANDLE_PREFIX};
 
 /// A time that can be switched off: `None` means never.
 ///
@@ -220,6 +220,9 @@ pub(super) fn handle_prefix(text: &str) -> Result<String, String> {
     }
     if text.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
         return Err("white space and control characters would break the text protocol".to_owned());
+    }
+    if text == IMPORT_HANDLE_PREFIX {
+        return Err("this prefix is that of `gearmand import`, which must know its own jobs".to_owned());
     }
     Ok(text.to_owned())
 }

@@ -6,9 +6,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tracing::{error, warn};
+use tracing::error;
 
-use crate::config::{self, Config, DurabilityLevel};
+use crate::config::{self, Config, DurabilityLevel, QueueChoice};
 use crate::hub::Hub;
 use crate::job_server::{Durability, StoreFailure};
 use crate::log_level::notice;
@@ -28,6 +28,8 @@ const DATABASE_INTERVAL: Duration = Duration::from_millis(500);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The part of the memory for jobs that only memory has which jobs may take on their way to the store: they are there twice.
 const STORING_SHARE: u64 = 4;
+/// How often a database is tried that nothing is asked of.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a stop looks whether the store is done.
 const STOP_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a stop waits for what is not written yet.
@@ -88,7 +90,14 @@ impl Keeper {
 }
 
 fn writer_settings(config: &Config) -> Settings {
-    Settings { durability: level(config.durability.level), interval: config.durability.interval }
+    // A database may go while nothing is asked of it. A file that nobody writes to costs nothing.
+    let is_database =
+        matches!(config.queue, QueueChoice::Postgres { .. } | QueueChoice::Mysql { .. } | QueueChoice::Redis { .. });
+    Settings {
+        durability: level(config.durability.level),
+        interval: config.durability.interval,
+        probe: is_database.then_some(PROBE_INTERVAL),
+    }
 }
 
 /// Publishes what the store is.
@@ -110,7 +119,7 @@ async fn open(location: &Location, prefix: Arc<str>) -> Result<Box<dyn Store>, S
         match on_own_thread(move || location.open(Access::Own, &prefix)).await {
             Err(error) if error.failure == StoreFailure::Unreachable && Instant::now() < end => {
                 if !std::mem::replace(&mut has_warned, true) {
-                    warn!("{error}; trying again for {WAIT_FOR_DATABASE:?}");
+                    error!("{error}; trying again for {WAIT_FOR_DATABASE:?}");
                 }
                 tokio::time::sleep(DATABASE_INTERVAL).await;
             }

@@ -120,7 +120,9 @@ impl JobServer {
     }
 
     fn check_holdings(&self) {
-        let mut expected = Holdings::default();
+        let ended = self.additions.iter().filter(|(_, addition)| addition.job == NONE);
+        let ended = ended.map(|(_, addition)| addition.workload).sum();
+        let mut expected = Holdings { ended, ..Holdings::default() };
         for (_, job) in self.jobs.iter() {
             let workload = job.workload_memory();
             match job.kept {

@@ -410,12 +410,15 @@ impl Jobs {
         let shared = Workload::shared(workload, workload);
         let loaded = if workload.len() >= SHARED_FROM { shared } else { Workload::borrowed(workload) };
         let job = self.get_mut(slot);
-        let was_keyed = job.is_keyed_by_workload();
+        let (old_hash, function, was_keyed) = (job.hash, job.function, job.is_keyed_by_workload());
         job.body = Body::new(job.unique(), job.reducer(), loaded);
         job.kept = Kept::Both;
-        if job.is_keyed_by_workload() && !was_keyed {
-            // It was restored without its workload, so nothing could coalesce with it until now.
-            let (hash, function) = (self.hash(&workload[..]), self.get(slot).function);
+        if was_keyed {
+            // Somebody may have changed the workload in the store.
+            self.by_key.remove(slot, key_hash(old_hash, function));
+        }
+        if self.get(slot).is_keyed_by_workload() {
+            let hash = self.hash(&workload[..]);
             self.get_mut(slot).hash = hash;
             self.by_key.insert(slot, key_hash(hash, function));
         }

@@ -29,6 +29,8 @@ pub(super) struct Holdings {
     pub(super) volatile: u64,
     /// Bytes of jobs that the store is asked to keep. There is about as much again in its queue.
     pub(super) storing: u64,
+    /// Bytes of jobs that have ended since the store was asked to keep them, and are still in its queue.
+    pub(super) ended: u64,
     /// Bytes of jobs that the store has too.
     pub(super) stored: u64,
     /// Jobs that the store has.
@@ -50,7 +52,7 @@ impl JobServer {
     /// Counts a job in, as it is, after it was made or changed.
     pub(super) fn count(&mut self, job: u32) {
         let (workload, kept, is_running) = self.counted(job);
-        let Holdings { volatile, storing, stored, stored_jobs, stored_running } = &mut self.holdings;
+        let Holdings { volatile, storing, stored, stored_jobs, stored_running, .. } = &mut self.holdings;
         match kept {
             Kept::Memory => *volatile += workload,
             Kept::Storing => *storing += workload,
@@ -63,7 +65,7 @@ impl JobServer {
     /// Counts a job out, as it is, before it changes or ends.
     pub(super) fn uncount(&mut self, job: u32) {
         let (workload, kept, is_running) = self.counted(job);
-        let Holdings { volatile, storing, stored, stored_jobs, stored_running } = &mut self.holdings;
+        let Holdings { volatile, storing, stored, stored_jobs, stored_running, .. } = &mut self.holdings;
         match kept {
             Kept::Memory => *volatile -= workload,
             Kept::Storing => *storing -= workload,
@@ -87,7 +89,7 @@ impl JobServer {
     /// Whether there is memory for the workload of a new job.
     pub(super) fn check_memory(&self, workload: usize, is_durable: bool) -> Result<(), PeerError> {
         let (taken, most, error) = if is_durable {
-            (self.holdings.storing, self.policy.storing_workloads_max, PeerError::STORE_BEHIND)
+            (self.holdings.storing + self.holdings.ended, self.policy.storing_workloads_max, PeerError::STORE_BEHIND)
         } else {
             (self.holdings.volatile, self.policy.volatile_workloads_max, PeerError::OUT_OF_MEMORY)
         };
@@ -209,8 +211,11 @@ impl JobServer {
             self.count(job);
             self.make_ready_now(now, job, effects);
         }
-        self.publish(function);
-        self.load_ahead(function, effects);
+        // With its last job the function may have gone as well.
+        if self.functions.contains(function as usize) {
+            self.publish(function);
+            self.load_ahead(function, effects);
+        }
     }
 
     /// A job that is being read, unless it has ended.
@@ -250,7 +255,11 @@ impl JobServer {
     pub fn restore(&mut self, now: Now, job: StoredJob, has_workload: bool, effects: &mut impl Effects) -> bool {
         // The limit of functions is for peers, not for what was acknowledged.
         let function = self.function_or_new(job.function.as_bytes());
-        match self.jobs.find_equal(function, job.unique(), job.workload()) {
+        let twin = self
+            .jobs
+            .find_number(job.number)
+            .map_or_else(|| self.jobs.find_equal(function, job.unique(), job.workload()), Ok);
+        match twin {
             Ok(_) => effects.report(Event::JobIsTwin { handle: job.handle(), unique: job.unique() }),
             Err(vacancy) => {
                 let prefix = self.prefixes.index(&job.prefix);

@@ -252,13 +252,20 @@ impl JobServer {
         departure
     }
 
-    /// The store has done something that it was asked for.
-    pub fn stored(&mut self, now: Now, report: StoreReport, effects: &mut impl Effects) {
-        match report {
-            StoreReport::Added { ticket, result } => self.added(now, ticket, result, effects),
-            StoreReport::Loaded { ticket, result } => self.loaded(now, ticket, result, effects),
-        }
+    /// The store has done something that it was asked for. Returns the report again if that is not all: the call is to be
+    /// made again with it, after others had their turn.
+    pub fn stored(&mut self, now: Now, report: StoreReport, effects: &mut impl Effects) -> Option<StoreReport> {
+        let rest = match report {
+            StoreReport::Added { ticket, result } => {
+                (!self.added(now, ticket, result, effects)).then_some(StoreReport::Added { ticket, result })
+            }
+            StoreReport::Loaded { ticket, result } => {
+                self.loaded(now, ticket, result, effects);
+                None
+            }
+        };
         self.debug_check_invariants();
+        rest
     }
 
     /// A connection asks for something.

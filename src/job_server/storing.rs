@@ -12,14 +12,16 @@ use super::effects::Effects;
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{StoreFailure, StoreOp};
-use super::{ConnectionId, JobServer, Now, US_PER_S};
+use super::{ConnectionId, JobServer, Now, US_PER_S, WORK_PER_CALL};
 use crate::protocol::{JobHandle, PeerError, Response};
 
 /// A job that the store is asked to keep. Its slot is the ticket of the operation.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Addition {
     /// The job; [`NONE`] if it has ended.
     pub(super) job: u32,
+    /// Bytes of its workload, for when it has ended.
+    pub(super) workload: u64,
     number: u64,
     prefix: u8,
     /// The submissions that wait for it, oldest first.
@@ -61,8 +63,9 @@ impl JobServer {
         let name = &self.functions[function as usize].name;
         let stored = kept.to_stored(name, &self.prefixes, now.unix_us / US_PER_S);
         let durability = self.policy.durability_of(name);
-        let addition =
-            self.additions.insert(Addition { job, number, prefix, first_creation: NONE, last_creation: NONE });
+        let workload = kept.workload_memory();
+        let new = Addition { job, workload, number, prefix, first_creation: NONE, last_creation: NONE };
+        let addition = self.additions.insert(new);
         let ticket = u32::try_from(addition).unwrap_or(NONE);
         self.set_kept(job, Kept::Storing);
         self.await_creation(from, ticket, effects);
@@ -83,10 +86,7 @@ impl JobServer {
     pub(super) fn await_creation(&mut self, from: u32, ticket: u32, effects: &mut impl Effects) {
         let connection = self.id_of(from);
         let addition = &mut self.additions[ticket as usize];
-        let weight = match addition.job {
-            NONE => 0,
-            job => usize::try_from(self.jobs.get(job).workload_memory()).unwrap_or(usize::MAX),
-        };
+        let weight = usize::try_from(addition.workload).unwrap_or(usize::MAX);
         let asking = &mut self.connections[from as usize];
         let creation = self.creations.insert(Creation { connection, gap: asking.gaps, next: NONE });
         asking.gaps += 1;
@@ -99,23 +99,29 @@ impl JobServer {
         effects.hold(connection, weight.saturating_add(GAP_WEIGHT));
     }
 
-    /// The store has answered: it keeps a job, or it does not.
+    /// The store has answered: it keeps a job, or it does not. Returns whether that is all: with very many submissions the
+    /// call is to be made again, after others had their turn.
     pub(super) fn added(
         &mut self,
         now: Now,
         ticket: u32,
         result: Result<(), StoreFailure>,
         effects: &mut impl Effects,
-    ) {
-        let Some(addition) = self.additions.try_remove(ticket as usize) else {
+    ) -> bool {
+        let Some(addition) = self.additions.get(ticket as usize) else {
             debug_assert!(false, "the store answered what it was not asked");
-            return;
+            return true;
         };
-        let Addition { job, number, prefix, first_creation, .. } = addition;
+        let Addition { job, workload, number, prefix, first_creation, .. } = *addition;
         // A job that has ended before it was stored did all it was submitted for.
         let error = result.err().filter(|_| job != NONE).map(peer_error);
-        let mut creation = first_creation;
+        let (mut creation, mut left) = (first_creation, WORK_PER_CALL);
         while creation != NONE {
+            if left == 0 {
+                self.additions[ticket as usize].first_creation = creation;
+                return false;
+            }
+            left -= 1;
             let Creation { connection, gap, next } = self.creations.remove(creation as usize);
             if let Some(slot) = self.slot_of(connection) {
                 self.connections[slot as usize].open_gaps -= 1;
@@ -125,9 +131,13 @@ impl JobServer {
             }
             creation = next;
         }
-        if job != NONE {
+        self.additions.remove(ticket as usize);
+        if job == NONE {
+            self.holdings.ended -= workload;
+        } else {
             self.settle(now, job, result.is_ok(), effects);
         }
+        true
     }
 
     /// A job goes on, or goes, as the store has answered.
@@ -156,6 +166,7 @@ impl JobServer {
     pub(super) fn detach_addition(&mut self, job: u32) {
         if let Some(ticket) = self.addition_of(job) {
             self.additions[ticket as usize].job = NONE;
+            self.holdings.ended += self.additions[ticket as usize].workload;
             self.late_additions.remove(&job);
         }
     }

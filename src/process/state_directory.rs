@@ -78,6 +78,14 @@ pub enum StateDirectoryError {
         /// What the system says.
         source: io::Error,
     },
+    /// It belongs to a third user.
+    #[error("the state directory {} belongs to user {user}, whose server may use it; set STATE_DIRECTORY to another, {OTHERWISE}", path.display())]
+    OfAnother {
+        /// The directory.
+        path: PathBuf,
+        /// The number of the user.
+        user: u32,
+    },
     /// It, or a file in it, cannot be given to the user that the server becomes.
     #[error("cannot give {} to the user of the server: {source}; give it to that user, {OTHERWISE}", path.display())]
     HandOver {
@@ -160,6 +168,11 @@ fn hand_over(directory: &Path, owner: (u32, u32)) -> Result<(), StateDirectoryEr
         move |source| StateDirectoryError::HandOver { path, source }
     };
     let opened = File::open(directory).map_err(of(directory))?;
+    // A server of another user may be using it.
+    let of_whom = opened.metadata().map_err(of(directory))?.uid();
+    if of_whom != 0 && of_whom != owner.0 {
+        return Err(StateDirectoryError::OfAnother { path: directory.to_owned(), user: of_whom });
+    }
     give(&opened, owner).map_err(of(directory))?;
     for entry in fs::read_dir(directory).map_err(of(directory))? {
         let entry = entry.map_err(of(directory))?;

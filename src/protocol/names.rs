@@ -21,6 +21,9 @@ pub const CLIENT_ID_MAX: usize = 127;
 /// The longest prefix of job handles: it leaves room for a colon and a number of twelve digits.
 pub const HANDLE_PREFIX_MAX: usize = HANDLE_MAX - 13;
 
+/// The prefix of handles of jobs that `gearmand import` makes for itself. No server gives out such handles.
+pub const IMPORT_HANDLE_PREFIX: &str = "H:import";
+
 /// Whether job handles may have this prefix: it leaves room for the number, and survives in texts and packets.
 pub fn is_prefix(prefix: &str) -> bool {
     let is_strange = |letter: char| letter.is_whitespace() || letter.is_control();

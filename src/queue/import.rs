@@ -15,7 +15,8 @@ use super::copies::Copies;
 use super::url::{FORMS, QueueUrl};
 use super::{ToolError, configured, tell};
 use crate::client;
-use crate::job_server::{JobKey, StoredJob, StoredParts};
+use crate::job_server::{JobKey, NUMBER_MAX, StoredJob, StoredParts};
+use crate::protocol::names::IMPORT_HANDLE_PREFIX;
 use crate::protocol::{FunctionName, Priority};
 use crate::store::location::{Access, Location};
 use crate::store::{Changes, Replayed, Store, StoreError, Workloads};
@@ -281,7 +282,7 @@ impl Import<'_> {
         );
         let parts = StoredParts {
             number,
-            prefix: "H:import".into(),
+            prefix: IMPORT_HANDLE_PREFIX.into(),
             function: FunctionName::new(MARK_FUNCTION),
             unique: MARK_UNIQUE,
             reducer: b"",
@@ -413,14 +414,16 @@ impl Mark {
     fn read(job: &StoredJob) -> Self {
         let text = String::from_utf8_lossy(job.workload());
         let mut lines = text.lines();
-        let last_number = lines.next().and_then(|line| line.parse().ok()).unwrap_or_default();
+        let number = lines.next().and_then(|line| line.parse().ok());
+        let last_number = number.filter(|number| *number <= NUMBER_MAX).unwrap_or_default();
         Self { key: job.key(), from: lines.next().unwrap_or_default().to_owned(), last_number }
     }
 }
 
 /// Whether this is the mark of an import.
 pub(super) fn is_mark(job: &StoredJob) -> bool {
-    job.function.as_bytes() == MARK_FUNCTION && job.unique() == MARK_UNIQUE
+    // No server gives out handles of this prefix, so no client can make a mark.
+    job.function.as_bytes() == MARK_FUNCTION && job.unique() == MARK_UNIQUE && *job.prefix == *IMPORT_HANDLE_PREFIX
 }
 
 fn style(template: &str) -> ProgressStyle {

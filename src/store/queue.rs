@@ -1,11 +1,11 @@
 //! What the store is asked for and has not begun: filled under the hub's lock, emptied by the writer's thread.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::writer::Settings;
-use crate::job_server::StoreOp;
+use crate::job_server::{JobKey, StoreOp};
 
 /// The operations that wait for the writer, in order.
 ///
@@ -20,6 +20,8 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct State {
     changes: VecDeque<StoreOp>,
+    /// Attempts of jobs, the last word on each: a worker may grab and lose one faster than any store takes it down.
+    attempts: HashMap<u64, (JobKey, u16)>,
     /// Reads overtake changes: they concern jobs that are stored, and workers wait for them.
     loads: VecDeque<StoreOp>,
     /// What the writer has not heard of yet.
@@ -31,6 +33,7 @@ struct State {
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) changes: Vec<StoreOp>,
+    pub(super) attempts: Vec<(JobKey, u16)>,
     pub(super) loads: Vec<StoreOp>,
     /// The settings, where they have changed.
     pub(super) settings: Option<Settings>,
@@ -41,7 +44,11 @@ pub(super) struct Taken {
 impl State {
     /// Whether there is nothing that the writer should know.
     fn is_idle(&self) -> bool {
-        self.changes.is_empty() && self.loads.is_empty() && self.settings.is_none() && self.closed.is_none()
+        self.changes.is_empty()
+            && self.attempts.is_empty()
+            && self.loads.is_empty()
+            && self.settings.is_none()
+            && self.closed.is_none()
     }
 }
 
@@ -52,9 +59,14 @@ impl Queue {
         for operation in operations {
             match operation {
                 StoreOp::Load { .. } => state.loads.push_back(operation),
-                StoreOp::Add { .. } | StoreOp::Remove(_) | StoreOp::Attempts { .. } => {
+                StoreOp::Attempts { key, attempts } => {
+                    state.attempts.insert(key.number, (key, attempts));
+                }
+                StoreOp::Remove(ref key) => {
+                    state.attempts.remove(&key.number);
                     state.changes.push_back(operation);
                 }
+                StoreOp::Add { .. } => state.changes.push_back(operation),
             }
         }
     }
@@ -107,13 +119,24 @@ impl Queue {
         });
         let taken = heavy.map_or(count, |heavy| heavy.max(1)).min(state.changes.len());
         let changes: Vec<StoreOp> = state.changes.drain(..taken).collect();
-        let closed = state.closed.filter(|_| state.changes.is_empty());
-        Taken { changes, loads: state.loads.drain(..).collect(), settings: state.settings.take(), closed }
+        // Of jobs whose addition is not taken yet none is: they come later than it.
+        let attempts = if state.changes.is_empty() { take_some(&mut state.attempts, count) } else { Vec::new() };
+        let closed = state.closed.filter(|_| state.changes.is_empty() && state.attempts.is_empty());
+        Taken { changes, attempts, loads: state.loads.drain(..).collect(), settings: state.settings.take(), closed }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes up to `count` of them.
+pub(super) fn take_some(attempts: &mut HashMap<u64, (JobKey, u16)>, count: usize) -> Vec<(JobKey, u16)> {
+    if attempts.len() <= count {
+        return attempts.drain().map(|(_, attempts)| attempts).collect();
+    }
+    let numbers: Vec<u64> = attempts.keys().take(count).copied().collect();
+    numbers.iter().filter_map(|number| attempts.remove(number)).collect()
 }
 
 /// About how many bytes an operation brings into a transaction.

@@ -37,8 +37,10 @@ mod lock;
 mod open;
 mod replay;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rusqlite::types::{Null, ToSqlOutput, ValueRef};
@@ -77,7 +79,19 @@ pub struct SqliteStore {
     failed: bool,
     /// Held by the one that keeps jobs, also while the file is closed; `None` for one that looks.
     lock: Option<LockFile>,
+    /// Device and inode of the file that is used, once it is, and when it was last looked at.
+    identity: Option<(u64, u64)>,
+    looked: Instant,
 }
+
+/// The file that a path leads to through links, or that it will be once it is made.
+fn real_path(path: &Path) -> PathBuf {
+    let through_directory = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(through_directory).unwrap_or_else(|| path.to_owned())
+}
+
+/// How often a commit looks whether the file is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SqliteStore {
     /// Opens the file and its table. See [`Access`] for what that changes, and
@@ -94,6 +108,8 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         // It is opened anew after a failure, and the process may have changed its directory by then.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // By another name it is the same file, and has the same lock.
+        let path = real_path(&path);
         let lock = match access {
             Access::Own => Some(LockFile::take(&path)?),
             Access::Read => None,
@@ -106,12 +122,34 @@ impl SqliteStore {
             file: None,
             failed: false,
             lock,
+            identity: None,
+            looked: Instant::now(),
         };
         store.file = Some(store.opened()?);
+        store.identity = store.identity_now();
         Ok(store)
     }
 
+    fn identity_now(&self) -> Option<(u64, u64)> {
+        std::fs::metadata(&self.path).ok().map(|file| (file.dev(), file.ino()))
+    }
+
+    /// A file that was moved away or removed takes jobs for ever, and nobody finds them again.
+    fn check_identity(&mut self) -> Result<(), StoreError> {
+        self.looked = Instant::now();
+        if self.identity.is_none() || self.identity == self.identity_now() {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let text = format!(
+            "SQLite file {path}: it was moved away, removed or replaced while it was used, and what it holds is not kept there \
+             any more; put the file back, or stop the server: its background jobs are in memory alone"
+        );
+        Err(StoreError::new(StoreFailure::Io, text))
+    }
+
     fn opened(&mut self) -> Result<OpenFile, StoreError> {
+        self.check_identity()?;
         let file = if self.lock.is_some() {
             OpenFile::own(&self.path, &self.queue, self.keep_primary_key, self.failed)
         } else {
@@ -142,10 +180,14 @@ impl SqliteStore {
                 Ok(value)
             }
             Err(trouble) => {
+                let error = self.note(what, &trouble);
                 if trouble.is_io() {
                     file.close_untouched();
+                } else if matches!(error.failure, StoreFailure::Locked | StoreFailure::Refused) {
+                    // Nothing was done to the file, and it can still be read.
+                    self.file = Some(file);
                 }
-                Err(self.note(what, &trouble))
+                Err(error)
             }
         }
     }
@@ -173,6 +215,9 @@ impl Store for SqliteStore {
         if self.lock.is_none() {
             let text = format!("SQLite file {}: it was opened to look, and cannot be changed", self.path.display());
             return Err(StoreError::new(StoreFailure::ReadOnly, text));
+        }
+        if self.looked.elapsed() >= LOOK_INTERVAL {
+            self.check_identity()?;
         }
         let queue = self.queue.clone();
         self.with_file("cannot commit", |file| {

@@ -9,15 +9,15 @@
 //! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is.
 //! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tracing::{error, warn};
+use tracing::error;
 
-use super::queue::{Queue, Taken};
+use super::queue::{Queue, Taken, take_some};
 use super::{Changes, Store, StoreError};
 use crate::job_server::{Durability, JobKey, StoreFailure, StoreOp, StoreReport, StoredJob};
 use crate::log_level::notice;
@@ -37,6 +37,8 @@ pub struct Settings {
     pub durability: Durability,
     /// Within this time changes of [`Durability::Interval`] are on the disk.
     pub interval: Duration,
+    /// How often a store that nothing is asked of is tried, to see whether it is still there.
+    pub probe: Option<Duration>,
 }
 
 /// Who is told what became of operations.
@@ -59,9 +61,10 @@ pub fn spawn(
         settings,
         stats,
         report,
-        owed: Changes::default(),
+        owed: Owed::default(),
         failing: None,
         unreadable: None,
+        committed: Instant::now(),
         unsynced_since: None,
     };
     std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())
@@ -73,13 +76,22 @@ struct Writer {
     settings: Settings,
     stats: Arc<Stats>,
     report: Report,
-    /// What failed to be removed or set, and is to be done before anything newer. It holds no new jobs.
-    owed: Changes,
+    owed: Owed,
     failing: Option<Failing>,
     /// What was said last of jobs that cannot be read.
     unreadable: Option<String>,
+    /// When the last transaction was tried.
+    committed: Instant,
     /// Since when something is committed that must be on the disk within the interval.
     unsynced_since: Option<Instant>,
+}
+
+/// What failed to be removed or set, and is to be done before anything newer.
+#[derive(Default)]
+struct Owed {
+    removes: Vec<JobKey>,
+    /// By number of the job.
+    attempts: HashMap<u64, (JobKey, u16)>,
 }
 
 /// A store that does not work.
@@ -101,15 +113,15 @@ impl Writer {
     fn run(mut self) {
         loop {
             let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
-            let Taken { changes, loads, settings, closed } = taken;
+            let Taken { changes, attempts, loads, settings, closed } = taken;
             if let Some(settings) = settings {
                 self.settings = settings;
             }
             for load in loads {
                 self.load(load);
             }
-            if !changes.is_empty() {
-                self.change(changes);
+            if !changes.is_empty() || !attempts.is_empty() {
+                self.change(changes, attempts);
             } else if self.wake_at().is_some_and(|at| at <= Instant::now()) {
                 // To see whether the store works again, or to have everything on the disk. A failure is known by then.
                 let _ = self.commit(Changes { sync: true, ..Changes::default() });
@@ -126,18 +138,22 @@ impl Writer {
     fn wake_at(&self) -> Option<Instant> {
         match &self.failing {
             Some(failing) => Some(failing.again),
-            None => self.unsynced_since.map(|since| since + self.settings.interval),
+            None => {
+                let sync = self.unsynced_since.map(|since| since + self.settings.interval);
+                let probe = self.settings.probe.map(|interval| self.committed + interval);
+                sync.into_iter().chain(probe).min()
+            }
         }
     }
 
-    fn change(&mut self, operations: Vec<StoreOp>) {
-        let (mut additions, mut changes) = (Vec::new(), Changes::default());
+    fn change(&mut self, operations: Vec<StoreOp>, attempts: Vec<(JobKey, u16)>) {
+        let (mut additions, mut changes) = (Vec::new(), Changes { attempts, ..Changes::default() });
         for operation in operations {
             match operation {
                 StoreOp::Add { ticket, durability, job } => additions.push(Addition { ticket, durability, job }),
                 StoreOp::Remove(key) => changes.removes.push(key),
-                StoreOp::Attempts { key, attempts } => changes.attempts.push((key, attempts)),
-                StoreOp::Load { .. } => {}
+                // The queue keeps these apart.
+                StoreOp::Attempts { .. } | StoreOp::Load { .. } => {}
             }
         }
         let mut reports = Vec::with_capacity(additions.len());
@@ -209,19 +225,21 @@ impl Writer {
     /// Commits what is owed, then `changes`. What of it must not be forgotten is owed if that fails.
     fn commit(&mut self, changes: Changes) -> Result<(), Failed> {
         while !self.owed.removes.is_empty() || !self.owed.attempts.is_empty() {
-            let (removes, attempts) = (&mut self.owed.removes, &mut self.owed.attempts);
+            // From the end: the order among them does not matter, since each job is there once.
+            let Owed { removes, attempts } = &mut self.owed;
             let part = Changes {
-                removes: removes.drain(..removes.len().min(MOST_CHANGES)).collect(),
-                attempts: attempts.drain(..attempts.len().min(MOST_CHANGES)).collect(),
+                removes: removes.split_off(removes.len().saturating_sub(MOST_CHANGES)),
+                attempts: take_some(attempts, MOST_CHANGES),
                 sync: changes.sync,
                 ..Changes::default()
             };
             if let Err(error) = self.try_commit(&part) {
                 self.fail(&error);
-                let later = std::mem::take(&mut self.owed);
                 self.owe(part);
-                self.owe(later);
-                return Err(self.give_up(error.failure, changes));
+                // What comes after it was not tried: nothing of it can have happened.
+                let Changes { removes, adds, attempts, sync, .. } = changes;
+                self.owe(Changes { removes, attempts, ..Changes::default() });
+                return Err(Failed { failure: error.failure, adds, sync });
             }
         }
         match self.try_commit(&changes) {
@@ -233,7 +251,7 @@ impl Writer {
                 Ok(())
             }
             Err(error) if error.failure == StoreFailure::Refused => {
-                warn!("the store refuses a job: {error}");
+                error!("the store refuses a job: {error}");
                 Err(self.give_up(error.failure, changes))
             }
             Err(error) => {
@@ -246,6 +264,7 @@ impl Writer {
     fn try_commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let start = Instant::now();
         let result = self.store.commit(changes);
+        self.committed = Instant::now();
         let stats = &self.stats.store;
         stats.commits.add(1);
         stats.commit_ns.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
@@ -257,17 +276,23 @@ impl Writer {
         result
     }
 
-    /// Changes that may or may not have been made: the new jobs must not be found at the next start.
+    /// Changes that may or may not have been made: the new jobs must not be found at the next start. A store that refuses
+    /// has made none of them, and it may be another job of the same number that stands in the way.
     fn give_up(&mut self, failure: StoreFailure, changes: Changes) -> Failed {
         let Changes { removes, adds, attempts, sync, .. } = changes;
         self.owe(Changes { removes, attempts, ..Changes::default() });
-        self.owed.removes.extend(adds.iter().map(StoredJob::key));
+        if failure != StoreFailure::Refused {
+            self.owed.removes.extend(adds.iter().map(StoredJob::key));
+        }
         Failed { failure, adds, sync }
     }
 
     fn owe(&mut self, changes: Changes) {
+        for key in &changes.removes {
+            self.owed.attempts.remove(&key.number);
+        }
         self.owed.removes.extend(changes.removes);
-        self.owed.attempts.extend(changes.attempts);
+        self.owed.attempts.extend(changes.attempts.into_iter().map(|(key, attempts)| (key.number, (key, attempts))));
     }
 
     /// The store does not work: says so, once, and leaves it alone for a while.
@@ -295,7 +320,8 @@ impl Writer {
         let StoreOp::Load { ticket, jobs } = load else {
             return;
         };
-        let result = match self.refuses() {
+        // What is locked against writing may still be read.
+        let result = match self.refuses().filter(|failure| *failure != StoreFailure::Locked) {
             Some(failure) => Err(failure),
             None => self.store.load(&jobs, MOST_BYTES).map_err(|error| {
                 self.fail_to_read(&error);
@@ -327,7 +353,9 @@ impl Writer {
         let end = Changes { last_number, sync: true, ..Changes::default() };
         if self.commit(end).is_err() {
             let jobs = self.owed.removes.len();
-            error!("the store could not be told of the end of {jobs} jobs: they will run again after the next start");
+            error!(
+                "{jobs} jobs that ended or were refused could not be removed from the store: they may run after the next start"
+            );
         }
     }
 }

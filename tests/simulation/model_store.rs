@@ -18,6 +18,8 @@ const LOAD_AGAIN_US: u64 = 1_000_000;
 pub(crate) struct Addition {
     pub(crate) job: u64,
     pub(crate) has_ended: bool,
+    /// Bytes of its workload.
+    workload: usize,
     /// The gaps that its answer fills: connection, and which of its gaps.
     pub(crate) gaps: Vec<(u32, u64)>,
 }
@@ -64,7 +66,8 @@ impl Model {
         if wanted != Durability::Always {
             self.note("need not be on the disk");
         }
-        let addition = Addition { job, has_ended: false, gaps: Vec::new() };
+        let workload = self.jobs[&job].workload.len();
+        let addition = Addition { job, has_ended: false, workload, gaps: Vec::new() };
         assert!(self.additions.insert(ticket, addition).is_none(), "two operations have one ticket");
         self.expected_adds += 1;
         self.wait_for_store(from, ticket);
@@ -97,7 +100,7 @@ impl Model {
     pub(crate) fn added(&mut self, now: Now, ticket: u32, result: Result<(), StoreFailure>, outcome: &Outcome) {
         self.begin();
         let addition = self.additions.remove(&ticket).expect("the store answers what it was not asked");
-        let Addition { job, has_ended, gaps } = addition;
+        let Addition { job, has_ended, gaps, .. } = addition;
         let failure = result.err().filter(|_| !has_ended);
         let answer = failure.map_or(Reply::JobCreated(job), |failure| Reply::Error {
             code: "QUEUE_ERROR".to_owned(),
@@ -218,7 +221,9 @@ impl Model {
         } else {
             (Kept::Memory, self.policy.volatile_workloads_max)
         };
-        let taken = self.bytes(kept);
+        // Jobs that have ended meanwhile are still on their way.
+        let ended = self.additions.values().filter(|addition| is_durable && addition.has_ended);
+        let taken = self.bytes(kept) + ended.map(|addition| addition.workload as u64).sum::<u64>();
         if taken == 0 || taken.saturating_add(workload as u64) <= most {
             return Ok(());
         }

@@ -41,7 +41,10 @@ impl World {
         self.event("the store reports", &report);
         let (now, told) = (self.now, copy(&report));
         let mut effects = Recorder::new(&mut self.links, None, true);
-        self.server.stored(now, report, &mut effects);
+        let mut rest = Some(report);
+        while let Some(report) = rest {
+            rest = self.server.stored(now, report, &mut effects);
+        }
         let outcome = effects.outcome;
         self.observe(&outcome);
         match told {

@@ -12,11 +12,30 @@ use crate::store::StoreError;
 /// An error of SQLite while it did `what` ("cannot commit") with the file.
 fn of_sqlite(path: &Path, what: &str, error: &rusqlite::Error) -> StoreError {
     let failure = failure(path, error);
+    if let Some(cause) = not_openable(path, error) {
+        return StoreError::new(failure, format!("SQLite file {}: {what}: {cause}", path.display()));
+    }
     let said = match error {
         rusqlite::Error::SqliteFailure(code, Some(text)) => format!("{text} (SQLite error {})", code.extended_code),
         other => other.to_string(),
     };
     StoreError::new(failure, format!("SQLite file {}: {what}: {said}; {}", path.display(), advice(failure)))
+}
+
+/// Why a file cannot be opened, where that is plain to see.
+fn not_openable(path: &Path, error: &rusqlite::Error) -> Option<String> {
+    if error.sqlite_error_code() != Some(ErrorCode::CannotOpen) {
+        return None;
+    }
+    match std::fs::metadata(path) {
+        Ok(file) if file.is_dir() => Some("it is a directory; name a file".to_owned()),
+        Ok(_) => std::fs::File::open(path).err().map(|error| format!("{error}; let this user read and write it")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let has_directory = path.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent.is_dir());
+            Some(format!("{error}; {}", if has_directory { "name another file" } else { "make its directory" }))
+        }
+        Err(error) => Some(format!("{error}; let this user reach it")),
+    }
 }
 
 /// An error of the system while it did `what` with the file.

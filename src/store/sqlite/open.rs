@@ -79,6 +79,10 @@ impl OpenFile {
 
     /// Opens the file to look at it.
     pub(super) fn read(path: &Path, queue: &str) -> Result<Self, Trouble> {
+        // Opening what is no file may wait for ever.
+        if std::fs::metadata(path).is_ok_and(|file| !file.is_file() && !file.is_dir()) {
+            return Err(Trouble::Refused(StoreFailure::Corrupt, "it is no file; name one".to_owned()));
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let look = |connection: Connection| -> Result<Self, Trouble> {
             connection.busy_timeout(BUSY_TIMEOUT)?;

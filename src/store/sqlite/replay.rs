@@ -93,11 +93,11 @@ pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless
     transaction.commit()?;
     let path = path.display();
     for (row, reason) in senseless.iter().take(NAMED_IN_LOG) {
-        tracing::warn!("SQLite file {path}: row {row} of {queue} was moved to gearman_set_aside: {reason}");
+        tracing::error!("SQLite file {path}: row {row} of {queue} was moved to gearman_set_aside: {reason}");
     }
     if senseless.len() > NAMED_IN_LOG {
         let count = senseless.len();
-        tracing::warn!("SQLite file {path}: {count} rows of {queue} in all were moved to gearman_set_aside");
+        tracing::error!("SQLite file {path}: {count} rows of {queue} in all were moved to gearman_set_aside");
     }
     Ok(())
 }
