@@ -297,7 +297,7 @@ pub struct Timeouts {
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = value::milliseconds)]
     pub wake_timeout: Duration,
 
-    /// Let the jobs that are there finish for so long after USR1, then stop; 0 waits for ever
+    /// Let jobs that run or would be lost finish for so long after USR1, then stop; 0 waits for ever
     ///
     /// While it drains, the server takes no new job. Five minutes end ordinary jobs; without a bound one stuck worker
     /// would keep a server alive that refuses all work.
