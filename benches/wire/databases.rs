@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, getuid};
 use tempfile::TempDir;
 
+use crate::disk;
 use crate::failure::{Result, fail};
 use crate::options::Options;
 use crate::peers::Queue;
@@ -43,7 +44,7 @@ impl Database {
     }
 
     fn new(options: &Options) -> Result<Self> {
-        let directory = TempDir::new_in(&options.directory)?;
+        let directory = disk::directory(options)?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         if getuid().is_root() {
             let Some(user) = User::from_name(USER)? else {

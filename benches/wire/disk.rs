@@ -5,13 +5,21 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::failure::{Result, fail};
 use crate::measuring::percentile;
+use crate::options::Options;
 
 /// Bytes of one write: about a small job.
 const RECORD: usize = 256;
 /// The file is written over from its start when this many records are in it.
 const RECORDS: u64 = 16 * 1024;
+
+/// A directory for stores, removed when it is dropped. A benchmark that is killed leaves it; its name says whose it is.
+pub(crate) fn directory(options: &Options) -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("gearmand-bench-").tempdir_in(&options.directory)?)
+}
 
 /// Median microseconds of a write of 256 bytes and its `fdatasync`, over `length`.
 ///

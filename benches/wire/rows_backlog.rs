@@ -46,7 +46,7 @@ fn fill(peer: &Peer, jobs: u64, workload: usize) -> Result<Duration> {
 /// Each life ends by a kill, so each start finds the file as a crash leaves it.
 pub(crate) fn restart(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     disk::expect_disk(&options.directory)?;
-    let directories = [TempDir::new_in(&options.directory)?, TempDir::new_in(&options.directory)?];
+    let directories = [disk::directory(options)?, disk::directory(options)?];
     let [ours, theirs] = directories.each_ref().map(TempDir::path);
     fill(&Peer::start_on(Kind::Ours, &Queue::file(&ours.join(FILE)), options)?, sizes.restart_jobs, WORKLOAD)?;
     // gearmand would take a quarter of an hour to write them; it reads our file as it is.
@@ -129,7 +129,7 @@ impl Backlog {
 pub(crate) fn backlog(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     disk::expect_disk(&options.directory)?;
     let jobs = if options.quick { sizes.restart_jobs } else { options.backlog };
-    let directory = TempDir::new_in(&options.directory)?;
+    let directory = disk::directory(options)?;
     let mut durable = Backlog::new("ours", &Queue::file(&directory.path().join(FILE)), jobs, options)?;
     let mut memory = Backlog::new("ours, builtin", &Queue::memory(), jobs.min(MOST_IN_MEMORY), options)?;
     for _ in 0..options.rounds {

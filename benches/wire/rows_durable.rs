@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use crate::databases::Database;
 use crate::disk;
 use crate::failure::Result;
@@ -83,7 +81,7 @@ fn take_turns<const N: usize>(
     let mut measured = Measured(contenders.iter().map(|contender| (contender.name, Vec::new())).collect());
     for round in 0..options.rounds {
         for (at, contender) in contenders.iter().enumerate() {
-            let directory = TempDir::new_in(&options.directory)?;
+            let directory = disk::directory(options)?;
             let queue = match contender.keep {
                 Keep::Memory => Queue::memory(),
                 Keep::File => Queue::file(&directory.path().join("jobs.sqlite3")),

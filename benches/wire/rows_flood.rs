@@ -4,7 +4,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tempfile::TempDir;
 
 use crate::disk;
 use crate::failure::{Result, fail};
@@ -130,7 +129,7 @@ pub(crate) fn flood(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let mut ours = Beside::new(["calm", "ours"]);
     let mut builtin = Beside::new(["builtin, calm", "builtin"]);
     for _ in 0..options.rounds {
-        let directory = TempDir::new_in(&options.directory)?;
+        let directory = disk::directory(options)?;
         ours.round(&Queue::file(&directory.path().join("jobs.sqlite3")), options, sizes.round)?;
         builtin.round(&Queue::memory(), options, sizes.round)?;
     }
