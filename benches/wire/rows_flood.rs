@@ -23,6 +23,9 @@ pub(crate) const ARGUMENT: &str = "--flood";
 const FUNCTION: &str = "flood";
 /// Jobs of the flood after which it is under way.
 const UNDER_WAY: u64 = 1_000;
+/// Niceness of a flood that takes what CPU time is left, and of one that takes as much as the server and its peers.
+const YIELDING: &str = "19";
+const EQUAL: &str = "0";
 const START: Duration = Duration::from_secs(20);
 /// Clients of foreground jobs, what each has outstanding, and their workers.
 const FOREGROUND: (usize, usize, usize) = (2, 4, 4);
@@ -44,10 +47,10 @@ pub(crate) fn submit_for_ever() -> Result<()> {
 struct Flood(Child);
 
 impl Flood {
-    /// Starts it, with less right to a CPU than the server and the measured jobs: it stands for other machines.
-    fn start(peer: &Peer) -> Result<Self> {
+    /// Starts it. A high niceness leaves the CPUs to the server and the measured jobs, as a flood from other machines does.
+    fn start(peer: &Peer, niceness: &str) -> Result<Self> {
         let mut command = Command::new("nice");
-        command.args(["-n", "19"]).arg(std::env::current_exe()?).args([ARGUMENT, &peer.port.to_string()]);
+        command.args(["-n", niceness]).arg(std::env::current_exe()?).args([ARGUMENT, &peer.port.to_string()]);
         let mut flood = Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
         let begun = Instant::now();
         while peer.jobs_of(FUNCTION)? < UNDER_WAY {
@@ -101,10 +104,10 @@ impl Beside {
         Self { calm: series(names[0]), flooded: series(names[1]), flood: series(names[1]), rate: series(names[1]) }
     }
 
-    fn round(&mut self, queue: &Queue, options: &Options, length: Duration) -> Result<()> {
+    fn round(&mut self, queue: &Queue, niceness: &str, options: &Options, length: Duration) -> Result<()> {
         let peer = Peer::start_on(Kind::Ours, queue, options)?;
         self.calm.rounds.push(foreground(&peer, length)?.0);
-        let flood = Flood::start(&peer)?;
+        let flood = Flood::start(&peer, niceness)?;
         let (begun, before) = (Instant::now(), peer.jobs_of(FUNCTION)?);
         let (worst, rate) = foreground(&peer, length)?;
         let jobs = peer.jobs_of(FUNCTION)?.saturating_sub(before);
@@ -128,10 +131,15 @@ pub(crate) fn flood(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     disk::expect_disk(&options.directory)?;
     let mut ours = Beside::new(["calm", "ours"]);
     let mut builtin = Beside::new(["builtin, calm", "builtin"]);
+    let mut pressed = Beside::new(["calm", "ours"]);
+    let mut builtin_pressed = Beside::new(["builtin, calm", "builtin"]);
     for _ in 0..options.rounds {
         let directory = disk::directory(options)?;
-        ours.round(&Queue::file(&directory.path().join("jobs.sqlite3")), options, sizes.round)?;
-        builtin.round(&Queue::memory(), options, sizes.round)?;
+        let file = |name: &str| Queue::file(&directory.path().join(name));
+        ours.round(&file("one"), YIELDING, options, sizes.round)?;
+        builtin.round(&Queue::memory(), YIELDING, options, sizes.round)?;
+        pressed.round(&file("two"), EQUAL, options, sizes.round)?;
+        builtin_pressed.round(&Queue::memory(), EQUAL, options, sizes.round)?;
     }
     let line = |metric, ours: &Series, theirs: &Series, bar| {
         Line::new("flood", metric, ours.clone(), vec![theirs.clone()], bar)
@@ -142,5 +150,8 @@ pub(crate) fn flood(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         line("p99 µs, beside builtin's", &ours.flooded, &builtin.flooded, Bar::Information),
         line("flood's jobs/s, beside builtin", &ours.flood, &builtin.flood, Bar::Information),
         line("foreground jobs/s meanwhile", &ours.rate, &builtin.rate, Bar::Information),
+        line("not nice: p99 µs, beside calm", &pressed.flooded, &pressed.calm, Bar::Information),
+        line("not nice: builtin's", &builtin_pressed.flooded, &builtin_pressed.calm, Bar::Information),
+        line("not nice: flood's jobs/s", &pressed.flood, &builtin_pressed.flood, Bar::Information),
     ])
 }
