@@ -4,6 +4,10 @@
 //! JSON. `benches/README.md` says what each row means and how to read it.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table is this program's output")]
 
+#[path = "wire/databases.rs"]
+mod databases;
+#[path = "wire/disk.rs"]
+mod disk;
 #[path = "wire/failure.rs"]
 mod failure;
 #[path = "wire/floor.rs"]
@@ -24,6 +28,12 @@ mod report;
 mod roles;
 #[path = "wire/rows.rs"]
 mod rows;
+#[path = "wire/rows_backlog.rs"]
+mod rows_backlog;
+#[path = "wire/rows_durable.rs"]
+mod rows_durable;
+#[path = "wire/rows_flood.rs"]
+mod rows_flood;
 #[path = "wire/rows_memory.rs"]
 mod rows_memory;
 
@@ -34,11 +44,16 @@ use clap::Parser;
 use crate::options::Options;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(floor::ARGUMENT) {
-        return match floor::serve() {
+    let as_another = match std::env::args().nth(1).as_deref() {
+        Some(floor::ARGUMENT) => Some(floor::serve()),
+        Some(rows_flood::ARGUMENT) => Some(rows_flood::submit_for_ever()),
+        _ => None,
+    };
+    if let Some(result) = as_another {
+        return match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("floor: {failure}");
+                eprintln!("wire: {failure}");
                 ExitCode::FAILURE
             }
         };

@@ -10,13 +10,13 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::failure::{Result, fail};
 use crate::protocol::{HEADER, response};
-use crate::roles::{Client, Grabber, Role, Submission, Tally, Worker};
+use crate::roles::{Client, FUNCTION, Grabber, Role, Submission, Tally, Worker};
 
 const READ_BUFFER: usize = 256 * 1024;
 /// A server that says nothing for this long while an answer is due has failed.
 const SILENCE: Duration = Duration::from_secs(20);
 /// No phase of a row takes longer.
-const PHASE: Duration = Duration::from_mins(3);
+const PHASE: Duration = Duration::from_mins(10);
 /// Connections opened before the server's answers are awaited: below the listen backlog of gearmand, 32.
 const CONNECT_BATCH: usize = 16;
 
@@ -31,6 +31,8 @@ struct Connection {
 /// Connections to one server.
 pub(crate) struct Generator {
     port: u16,
+    /// Of the jobs that clients submit.
+    function: &'static [u8],
     epoll: Epoll,
     events: Vec<EpollEvent>,
     connections: Vec<Connection>,
@@ -44,8 +46,14 @@ pub(crate) struct Generator {
 impl Generator {
     /// A generator without connections, for the server at `port` of 127.0.0.1.
     pub(crate) fn new(port: u16) -> Result<Self> {
+        Self::of(FUNCTION, port)
+    }
+
+    /// A generator whose clients submit jobs of `function`.
+    pub(crate) fn of(function: &'static [u8], port: u16) -> Result<Self> {
         Ok(Self {
             port,
+            function,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             events: vec![EpollEvent::empty(); 512],
             connections: Vec::new(),
@@ -82,7 +90,7 @@ impl Generator {
     ) -> Result<()> {
         for _ in 0..count {
             let seed = (u64::from(self.port) << 32) | self.connections.len() as u64;
-            self.add(Role::Client(Client::new(submission, window, workload, seed)))?;
+            self.add(Role::Client(Client::new(self.function, submission, window, workload, seed)))?;
         }
         self.greeted()
     }
@@ -140,6 +148,13 @@ impl Generator {
         self.open(0)?;
         self.until(|generator| generator.tally.worked >= jobs)?;
         self.all_asleep()
+    }
+
+    /// Lets the workers do `jobs` more queued jobs; what they have been given beyond that they hold.
+    pub(crate) fn work(&mut self, jobs: u64) -> Result<()> {
+        let enough = self.tally.worked + jobs;
+        self.open(0)?;
+        self.until(|generator| generator.tally.worked >= enough)
     }
 
     /// Handles what still comes within `length`.

@@ -21,14 +21,23 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
 
 /// Anonymous memory of `pid` in bytes: what it allocated, without its program text.
 pub(crate) fn memory(pid: u32) -> Result<u64> {
+    rolled_up(pid, "Anonymous:")
+}
+
+/// Resident memory of `pid` in bytes: all that it has in memory, its program text and mapped files too.
+pub(crate) fn resident(pid: u32) -> Result<u64> {
+    rolled_up(pid, "Rss:")
+}
+
+fn rolled_up(pid: u32, field: &str) -> Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(|error| missing(pid, &error))?;
     let kibibytes = rollup
         .lines()
-        .find_map(|line| line.strip_prefix("Anonymous:"))
+        .find_map(|line| line.strip_prefix(field))
         .and_then(|rest| rest.trim().strip_suffix(" kB").and_then(|number| number.parse::<u64>().ok()));
     match kibibytes {
         Some(kibibytes) => Ok(kibibytes * 1024),
-        None => fail("smaps_rollup says nothing of anonymous memory"),
+        None => fail(format!("smaps_rollup has no {field}")),
     }
 }
 

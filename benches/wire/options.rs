@@ -24,6 +24,24 @@ pub(crate) enum Row {
     Idle,
     /// A hundred thousand jobs that are due tomorrow.
     Epoch,
+    /// Background jobs that are on the disk when they are acknowledged, 8 clients with 64 outstanding each.
+    Durable,
+    /// One client, one durable job at a time.
+    DurableOne,
+    /// Durable jobs from their submission to their end, 8 clients with 64 outstanding each, 8 workers.
+    Life,
+    /// As durable, in PostgreSQL.
+    Postgres,
+    /// As durable, in MariaDB.
+    Mariadb,
+    /// As durable, in Redis.
+    Redis,
+    /// Foreground jobs while 8 clients submit durable ones as fast as they are taken.
+    Flood,
+    /// A start with a million durable jobs.
+    Restart,
+    /// A backlog of durable jobs of 1 KiB, whose workloads are not all in memory.
+    Backlog,
 }
 
 /// Server CPU per job, beside C++ gearmand.
@@ -49,6 +67,12 @@ pub(crate) struct Options {
     /// Where the JSON report and the servers' logs go
     #[arg(long, value_name = "DIRECTORY", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench"))]
     pub(crate) output: PathBuf,
+    /// Where the stores of the durable rows are made: on the disk that is to be measured
+    #[arg(long, value_name = "DIRECTORY", default_value_os_t = std::env::temp_dir())]
+    pub(crate) directory: PathBuf,
+    /// Queued jobs of the row `backlog`; the bar for its memory is that of 10,000,000 jobs, about 14 GB on the disk
+    #[arg(long, value_name = "JOBS", default_value_t = 1_000_000)]
+    pub(crate) backlog: u64,
     /// Put server and generator on one CPU in every row
     #[arg(long)]
     pub(crate) one_cpu: bool,
@@ -75,6 +99,12 @@ pub(crate) struct Sizes {
     pub(crate) epoch_jobs: u64,
     /// Length of the window in which idle workers are watched.
     pub(crate) idle_window: Duration,
+    /// Jobs of one round in a store that takes hundreds of thousands a second.
+    pub(crate) many: u64,
+    /// Jobs of one round in a store that takes some thousands a second.
+    pub(crate) few: u64,
+    /// Queued jobs of the restart row.
+    pub(crate) restart_jobs: u64,
 }
 
 impl Options {
@@ -93,6 +123,9 @@ impl Options {
                 idle_workers: 500,
                 epoch_jobs: 5_000,
                 idle_window: Duration::from_millis(500),
+                many: 10_000,
+                few: 500,
+                restart_jobs: 20_000,
             }
         } else {
             Sizes {
@@ -102,6 +135,9 @@ impl Options {
                 idle_workers: 5_000,
                 epoch_jobs: 100_000,
                 idle_window: Duration::from_secs(2),
+                many: 300_000,
+                few: 4_000,
+                restart_jobs: 1_000_000,
             }
         }
     }

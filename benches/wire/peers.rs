@@ -17,7 +17,29 @@ use crate::options::Options;
 const TUNED: &str = "1000003";
 /// Counts the servers started.
 static STARTED: AtomicU32 = AtomicU32::new(0);
-const START: Duration = Duration::from_secs(10);
+/// A C++ gearmand reads a million queued jobs before it answers.
+const START: Duration = Duration::from_mins(3);
+
+/// Where a server keeps background jobs: the options that say it.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue(Vec<String>);
+
+impl Queue {
+    /// In memory.
+    pub(crate) fn memory() -> Self {
+        Self::new(["-q", "builtin"].map(str::to_owned))
+    }
+
+    /// In this SQLite file.
+    pub(crate) fn file(path: &Path) -> Self {
+        Self::new(["-q".to_owned(), "libsqlite3".to_owned(), format!("--libsqlite3-db={}", path.display())])
+    }
+
+    /// Wherever these options say.
+    pub(crate) fn new(options: impl IntoIterator<Item = String>) -> Self {
+        Self(options.into_iter().collect())
+    }
+}
 
 /// A server as it is configured for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +94,15 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts a server on a free port and waits until it listens.
+    /// Starts a server on a free port, which keeps jobs in memory, and waits until it listens.
+    pub(crate) fn start(kind: Kind, options: &Options) -> Result<Self> {
+        Self::start_on(kind, &Queue::memory(), options)
+    }
+
+    /// Starts a server on a free port, with this queue, and waits until it listens.
     ///
     /// The port is the one that this very process listens on, by `/proc`, so no other server can answer in its place.
-    pub(crate) fn start(kind: Kind, options: &Options) -> Result<Self> {
+    pub(crate) fn start_on(kind: Kind, queue: &Queue, options: &Options) -> Result<Self> {
         fs::create_dir_all(&options.output)?;
         let stem = kind.name().replace([' ', ','], "");
         let stem = stem.trim_start_matches('-');
@@ -89,8 +116,8 @@ impl Peer {
         if kind == Kind::Floor {
             command.arg(floor::ARGUMENT);
         } else {
-            command.args(["--port", "0", "-L", "127.0.0.1", "-q", "builtin", "-l", "stderr", "--pid-file"]);
-            command.arg(&pid_file).args(kind.arguments());
+            command.args(["--port", "0", "-L", "127.0.0.1", "-l", "stderr", "--pid-file"]);
+            command.arg(&pid_file).args(kind.arguments()).args(&queue.0);
         }
         let log = File::options().create(true).append(true).open(options.output.join(format!("{stem}.log")))?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
@@ -129,6 +156,11 @@ impl Peer {
         measuring::memory(self.pid())
     }
 
+    /// Bytes of memory that the server has in use, files that it maps included.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        measuring::resident(self.pid())
+    }
+
     /// Fails unless the server is still the one that listens on its port.
     pub(crate) fn check_port(&self) -> Result<()> {
         if measuring::listening_port(self.pid())? == Some(self.port) {
@@ -140,8 +172,13 @@ impl Peer {
 
     /// The jobs of the benchmark's function, by the server's own `status`.
     pub(crate) fn jobs(&self) -> Result<u64> {
+        self.jobs_of("bench")
+    }
+
+    /// The jobs of a function, by the server's own `status`.
+    pub(crate) fn jobs_of(&self, function: &str) -> Result<u64> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(START))?;
         stream.write_all(b"status\n")?;
         let mut jobs = 0;
         for line in BufReader::new(&stream).lines() {
@@ -149,7 +186,7 @@ impl Peer {
             if line == "." {
                 return Ok(jobs);
             }
-            if let Some(counts) = line.strip_prefix("bench\t") {
+            if let Some(counts) = line.strip_prefix(function).and_then(|rest| rest.strip_prefix('\t')) {
                 jobs = counts.split('\t').next().and_then(|total| total.parse().ok()).unwrap_or(jobs);
             }
         }

@@ -16,6 +16,8 @@ use crate::options::Options;
 pub(crate) enum Bar {
     /// The median of the rounds' ratios, ours to the best of theirs, is at most this.
     Ratio(f64),
+    /// The median of the rounds' ratios is at least this: more is better.
+    Times(f64),
     /// The median of ours is at most this.
     Absolute(f64),
     /// Nothing: the line is there to understand the others.
@@ -80,6 +82,8 @@ pub(crate) struct Report {
     pub(crate) kernel: String,
     pub(crate) ours: String,
     pub(crate) theirs: String,
+    /// Where the stores of the durable rows are, and the file system there.
+    pub(crate) disk: String,
     pub(crate) lines: Vec<Line>,
     pub(crate) broken: Vec<Broken>,
 }
@@ -95,10 +99,13 @@ impl Spread {
 }
 
 impl Line {
-    /// Compares `ours` with the best of `theirs`, round by round. Less is better, but on a line of information.
+    /// Compares `ours` with the best of `theirs`, round by round. Less is better, but for [`Bar::Times`]; on a line of
+    /// information with several of theirs the least counts.
     pub(crate) fn new(row: &'static str, metric: &'static str, ours: Series, theirs: Vec<Series>, bar: Bar) -> Self {
+        let more = matches!(bar, Bar::Times(_));
+        let better = |one: &f64, other: &f64| if more { other.total_cmp(one) } else { one.total_cmp(other) };
         let best: Vec<f64> = (0..ours.rounds.len())
-            .map(|round| theirs.iter().map(|series| series.rounds[round]).fold(f64::INFINITY, f64::min))
+            .map(|round| theirs.iter().map(|series| series.rounds[round]).min_by(better).unwrap_or(f64::NAN))
             .collect();
         let ratios: Vec<f64> = ours.rounds.iter().zip(&best).map(|(ours, best)| ours / best).collect();
         let ratio = Spread::of(&ratios);
@@ -108,12 +115,15 @@ impl Line {
         };
         let verdict = match bar {
             Bar::Ratio(limit) => cleared(ratio.median, limit),
+            // Never cleared by a ratio that is not a number.
+            Bar::Times(limit) if ratio.median >= limit => Verdict::Pass,
+            Bar::Times(_) => Verdict::Miss,
             Bar::Absolute(limit) => cleared(ours_median, limit),
             Bar::Information => Verdict::Information,
         };
         let theirs_best = theirs
             .iter()
-            .min_by(|one, other| median(&one.rounds).total_cmp(&median(&other.rounds)))
+            .min_by(|one, other| better(&median(&one.rounds), &median(&other.rounds)))
             .map_or("", |series| series.name);
         Self { row, metric, ours, theirs, ours_median, theirs_median: median(&best), theirs_best, ratio, bar, verdict }
     }
@@ -122,6 +132,7 @@ impl Line {
     pub(crate) fn text(&self) -> String {
         let bar = match self.bar {
             Bar::Ratio(limit) => format!("≤ {limit} x"),
+            Bar::Times(limit) => format!("≥ {limit} x"),
             Bar::Absolute(limit) => format!("≤ {limit}"),
             Bar::Information => String::new(),
         };
@@ -157,7 +168,8 @@ impl Report {
 
     /// Prints the table, writes the JSON and says how the process should end.
     pub(crate) fn conclude(&self, options: &Options) -> ExitCode {
-        let mut table = format!("\n{} rounds; ours {}; theirs {}\n\n", self.rounds, self.ours, self.theirs);
+        let mut table =
+            format!("\n{} rounds; ours {}; theirs {}; stores {}\n\n", self.rounds, self.ours, self.theirs, self.disk);
         table.push_str(&Self::heading());
         for line in &self.lines {
             let _infallible = write!(table, "\n{}", line.text());

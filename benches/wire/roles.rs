@@ -12,7 +12,7 @@ use crate::protocol::{
     Response, SUBMIT_JOB, SUBMIT_JOB_BG, SUBMIT_JOB_EPOCH, WORK_COMPLETE, append, split,
 };
 
-/// The function of every job here.
+/// The function of every job that a worker does here.
 pub(crate) const FUNCTION: &[u8] = b"bench";
 
 /// Length of a unique as libgearman makes it: a UUID in text.
@@ -39,7 +39,7 @@ pub(crate) struct Tally {
     pub(crate) asleep: usize,
     /// Connections that the server has answered once.
     pub(crate) greeted: usize,
-    /// Nanoseconds from submission to result, if [`Tally::timed`].
+    /// Nanoseconds from submission to result, or to the handle of a background job, if [`Tally::timed`].
     pub(crate) latencies: Vec<u32>,
     /// Whether to fill `latencies`.
     pub(crate) timed: bool,
@@ -71,6 +71,7 @@ pub(crate) struct Worker {
 
 /// A client that keeps a window of jobs outstanding.
 pub(crate) struct Client {
+    function: &'static [u8],
     submission: Submission,
     window: usize,
     /// Bytes of every workload.
@@ -97,10 +98,18 @@ struct Job {
 }
 
 impl Client {
-    /// A client whose jobs carry `workload` bytes, at least 36. `seed` keeps its uniques apart from other clients'.
-    pub(crate) fn new(submission: Submission, window: usize, workload: usize, seed: u64) -> Self {
+    /// A client whose jobs are of `function` and carry `workload` bytes, at least 36. `seed` keeps its uniques apart from
+    /// other clients'.
+    pub(crate) fn new(
+        function: &'static [u8],
+        submission: Submission,
+        window: usize,
+        workload: usize,
+        seed: u64,
+    ) -> Self {
         let length = workload.saturating_sub(UNIQUE) + SHIFTS;
         Self {
+            function,
             submission,
             window,
             workload: workload.saturating_sub(UNIQUE),
@@ -123,7 +132,7 @@ impl Client {
             self.sequence += 1;
             let filler = &self.pattern[job.shift..job.shift + self.workload];
             let mut submit = |kind, due: &[u8]| {
-                let parts = [FUNCTION, b"\0", &job.unique, b"\0", due, &job.unique, filler];
+                let parts = [self.function, b"\0", &job.unique, b"\0", due, &job.unique, filler];
                 append(output, REQUEST, kind, &parts);
             };
             match self.submission {
@@ -147,8 +156,7 @@ impl Client {
             kept[..handle.len()].copy_from_slice(handle);
             self.running.push_back((kept, handle.len(), job));
         } else {
-            tally.outstanding -= 1;
-            tally.ended += 1;
+            job.end(tally);
         }
         Ok(())
     }
@@ -163,12 +171,18 @@ impl Client {
         if result.strip_prefix(&job.unique) != Some(filler) {
             return fail("a result that is not its workload");
         }
-        if let Some(submitted) = job.submitted {
+        job.end(tally);
+        Ok(())
+    }
+}
+
+impl Job {
+    fn end(self, tally: &mut Tally) {
+        if let Some(submitted) = self.submitted {
             tally.latencies.push(u32::try_from(submitted.elapsed().as_nanos()).unwrap_or(u32::MAX));
         }
         tally.outstanding -= 1;
         tally.ended += 1;
-        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use crate::options::{Options, Row, Sizes};
 use crate::peers::{Kind, Peer};
 use crate::report::{Bar, Broken, Line, Report, Series};
 use crate::roles::Submission;
-use crate::rows_memory;
+use crate::{databases, disk, rows_backlog, rows_durable, rows_flood, rows_memory};
 
 /// Bytes of a workload where its size is not the point.
 pub(crate) const WORKLOAD: usize = 128;
@@ -106,6 +106,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         ours: version(&options.ours),
         theirs: version(&options.theirs),
+        disk: disk::describe(&options.directory)?,
         ..Report::default()
     };
     eprintln!("{}", Report::heading());
@@ -139,6 +140,15 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
         Row::Depth => rows_memory::depth(options, sizes),
         Row::Idle => rows_memory::idle(options, sizes),
         Row::Epoch => rows_memory::epoch(options, sizes),
+        Row::Durable => rows_durable::submit(options, sizes),
+        Row::DurableOne => rows_durable::one_at_a_time(options, sizes),
+        Row::Life => rows_durable::life(options, sizes),
+        Row::Postgres => rows_durable::database("postgres", databases::postgres, options, sizes),
+        Row::Mariadb => rows_durable::database("mariadb", databases::mariadb, options, sizes),
+        Row::Redis => rows_durable::database("redis", databases::redis, options, sizes),
+        Row::Flood => rows_flood::flood(options, sizes),
+        Row::Restart => rows_backlog::restart(options, sizes),
+        Row::Backlog => rows_backlog::backlog(options, sizes),
     }
 }
 

@@ -1,0 +1,151 @@
+//! The rows that measure what a durable server does with many queued jobs: start, and hand them out.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::disk;
+use crate::failure::{Result, fail};
+use crate::generator::Generator;
+use crate::measuring::float;
+use crate::options::{Options, Sizes};
+use crate::peers::{Kind, Peer, Queue};
+use crate::report::{Bar, Line, Series};
+use crate::roles::Submission;
+use crate::rows::WORKLOAD;
+use crate::rows_durable::{CLIENTS, WINDOW, WORKERS};
+use crate::rows_memory::expect_jobs;
+
+/// Bytes of a workload of the backlog.
+const KIBIBYTE: usize = 1024;
+/// For this many jobs the bar for memory is meant.
+const FULL_BACKLOG: u64 = 10_000_000;
+/// More than this are not queued in memory: 1 KiB each, and half of a machine's memory may be used.
+const MOST_IN_MEMORY: u64 = 1_000_000;
+/// Most jobs that workers do in one round.
+const MOST_WORKED: u64 = 500_000;
+const RESTART: Duration = Duration::from_mins(3);
+/// The file of the jobs, and what belongs to it.
+const FILE: &str = "jobs.sqlite3";
+const WITH_ITS_LOG: [&str; 2] = [FILE, "jobs.sqlite3-wal"];
+
+fn fill(peer: &Peer, jobs: u64, workload: usize) -> Result<Duration> {
+    let mut generator = Generator::new(peer.port)?;
+    generator.add_clients(CLIENTS, Submission::Background, WINDOW, workload)?;
+    let begun = Instant::now();
+    generator.run_count(jobs)?;
+    let elapsed = begun.elapsed();
+    expect_jobs(peer, jobs)?;
+    Ok(elapsed)
+}
+
+/// Seconds from a start to the first `status` that has all jobs, and the memory in use then.
+///
+/// Each life ends by a kill, so each start finds the file as a crash leaves it.
+pub(crate) fn restart(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
+    disk::expect_disk(&options.directory)?;
+    let directories = [disk::directory(options)?, disk::directory(options)?];
+    let [ours, theirs] = directories.each_ref().map(TempDir::path);
+    fill(&Peer::start_on(Kind::Ours, &Queue::file(&ours.join(FILE)), options)?, sizes.restart_jobs, WORKLOAD)?;
+    // gearmand would take a quarter of an hour to write them; it reads our file as it is.
+    for name in WITH_ITS_LOG {
+        if ours.join(name).exists() {
+            fs::copy(ours.join(name), theirs.join(name))?;
+        }
+    }
+    let mut measured = [(Kind::Ours, ours), (Kind::TheirsOneTuned, theirs)]
+        .map(|(kind, directory)| (kind, directory, Vec::new(), Vec::new()));
+    for _ in 0..options.rounds {
+        for (kind, directory, seconds, megabytes) in &mut measured {
+            let during = |failure: crate::failure::Failure| failure.during(kind.name());
+            let (second, megabyte) = start(*kind, directory, sizes.restart_jobs, options).map_err(during)?;
+            seconds.push(second);
+            megabytes.push(megabyte);
+        }
+    }
+    let [ours, theirs] = measured
+        .map(|(kind, _, seconds, megabytes)| [seconds, megabytes].map(|rounds| Series { name: kind.name(), rounds }));
+    let line = |metric, at: usize, bar| Line::new("restart", metric, ours[at].clone(), vec![theirs[at].clone()], bar);
+    Ok(vec![
+        line("s until all jobs are back", 0, Bar::Absolute(5.0)),
+        line("MB resident then", 1, Bar::Absolute(450.0)),
+    ])
+}
+
+fn start(kind: Kind, directory: &Path, jobs: u64, options: &Options) -> Result<(f64, f64)> {
+    let begun = Instant::now();
+    let peer = Peer::start_on(kind, &Queue::file(&directory.join(FILE)), options)?;
+    loop {
+        match peer.jobs()? {
+            counted if counted == jobs => break,
+            counted if begun.elapsed() > RESTART => return fail(format!("{counted} jobs of {jobs} are back")),
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    let elapsed = begun.elapsed();
+    Ok((elapsed.as_secs_f64(), float(peer.resident()?) / 1e6))
+}
+
+/// A backlog and the workers that work on it, a slice a round.
+struct Backlog {
+    peer: Peer,
+    workers: Generator,
+    slice: u64,
+    rates: Series,
+    fill_rate: f64,
+    gibibytes: f64,
+}
+
+impl Backlog {
+    /// Queues `jobs`, measures, and lets the first fifth be worked off: those are the jobs that are in memory.
+    fn new(name: &'static str, queue: &Queue, jobs: u64, options: &Options) -> Result<Self> {
+        let peer = Peer::start_on(Kind::Ours, queue, options)?;
+        let filling = fill(&peer, jobs, KIBIBYTE)?;
+        let gibibytes = float(peer.resident()?) / float(1 << 30);
+        let mut workers = Generator::new(peer.port)?;
+        workers.add_workers(WORKERS)?;
+        workers.work(jobs / 5)?;
+        let slice = (jobs / 2 / u64::from(options.rounds)).min(MOST_WORKED);
+        let fill_rate = float(jobs) / filling.as_secs_f64();
+        Ok(Self { peer, workers, slice, rates: Series { name, rounds: Vec::new() }, fill_rate, gibibytes })
+    }
+
+    fn round(&mut self) -> Result<()> {
+        self.peer.check_port()?;
+        let begun = Instant::now();
+        self.workers.work(self.slice)?;
+        self.rates.rounds.push(float(self.slice) / begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    fn once(&self, value: f64) -> Series {
+        Series { name: self.rates.name, rounds: vec![value] }
+    }
+}
+
+/// Queued jobs of 1 KiB of which the durable queue keeps 128 MiB in memory, handed out to 8 workers.
+pub(crate) fn backlog(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
+    disk::expect_disk(&options.directory)?;
+    let jobs = if options.quick { sizes.restart_jobs } else { options.backlog };
+    let directory = disk::directory(options)?;
+    let mut durable = Backlog::new("ours", &Queue::file(&directory.path().join(FILE)), jobs, options)?;
+    let mut memory = Backlog::new("ours, builtin", &Queue::memory(), jobs.min(MOST_IN_MEMORY), options)?;
+    for _ in 0..options.rounds {
+        durable.round()?;
+        memory.round()?;
+    }
+    let line = |metric, ours: Series, theirs: Series, bar| Line::new("backlog", metric, ours, vec![theirs], bar);
+    let bar = if jobs >= FULL_BACKLOG { Bar::Absolute(1.5) } else { Bar::Information };
+    Ok(vec![
+        line("drain, jobs/s, beside builtin", durable.rates.clone(), memory.rates.clone(), Bar::Times(0.5)),
+        line("GiB resident", durable.once(durable.gibibytes), memory.once(memory.gibibytes), bar),
+        line(
+            "submit, jobs/s of 1 KiB",
+            durable.once(durable.fill_rate),
+            memory.once(memory.fill_rate),
+            Bar::Information,
+        ),
+    ])
+}
