@@ -4,6 +4,7 @@
 //! outboxes, wakers and events are collected, and all of them are called or logged when it is released.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::Instant;
@@ -23,11 +24,15 @@ use crate::store::queue::Queue;
 pub const BATCH: usize = 64;
 /// How many reports of the store one hold of the lock serves.
 const REPORTS: usize = 64;
+/// How often the store's thread lets others go first before it takes the lock once more.
+const MOST_YIELDS: usize = 1000;
 
 /// The job server behind its lock.
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
+    /// How many threads wait for the lock.
+    waiting: AtomicUsize,
     /// What the store is asked; `None` where jobs are kept in memory alone.
     store: Option<Arc<Queue>>,
     stats: Arc<Stats>,
@@ -128,7 +133,7 @@ impl Hub {
         let policy = Policy { keeps_jobs: store.is_some(), ..policy };
         let server = JobServer::new(policy, Arc::clone(&stats));
         let empty = State { server, outboxes: Vec::new(), timer: Timer::default(), is_closed: false };
-        Self { state: Mutex::new(empty), store, stats }
+        Self { state: Mutex::new(empty), waiting: AtomicUsize::new(0), store, stats }
     }
 
     /// What the server publishes.
@@ -192,6 +197,7 @@ impl Hub {
     pub fn stored(&self, now: Now, reports: Vec<StoreReport>) {
         let mut reports = VecDeque::from(reports);
         while !reports.is_empty() {
+            self.give_way();
             self.with_state(now, |state, after| {
                 let (server, mut world) = state.split(after, None);
                 for _ in 0..REPORTS {
@@ -201,6 +207,16 @@ impl Hub {
                     }
                 }
             });
+        }
+    }
+
+    /// Lets those have the lock who wait for it: whoever takes it again and again is quicker than they are.
+    fn give_way(&self) {
+        for _ in 0..MOST_YIELDS {
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            std::thread::yield_now();
         }
     }
 
@@ -346,7 +362,9 @@ impl Hub {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => {
                 let start = Instant::now();
+                self.waiting.fetch_add(1, Ordering::Relaxed);
                 let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.stats.lock_wait_ns.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
                 state
             }

@@ -246,7 +246,7 @@ pub struct Limits {
     #[arg(long, value_name = "N", default_value = "100000000", value_parser = value::count::<1, 4_000_000_000>)]
     pub max_jobs: usize,
 
-    /// Most bytes of workloads of queued jobs in memory; 0 is 128 MiB for a durable queue, else half of the machine's memory
+    /// Most bytes of workloads of queued jobs in memory; 0 is 64 MiB for a durable queue, else half of the machine's memory
     ///
     /// A durable queue keeps what is beyond it in the store alone and reads it back ahead of the workers. Where jobs are kept
     /// in memory, a job beyond it is refused. Half of the memory is half of what the control group allows, where that is less.

@@ -66,7 +66,7 @@ impl Default for Policy {
             keeps_jobs: false,
             durability: Durability::Always,
             function_durability: HashMap::new(),
-            stored_workloads_max: 128 << 20,
+            stored_workloads_max: 64 << 20,
             storing_workloads_max: u64::MAX,
             volatile_workloads_max: u64::MAX,
             max_jobs: 100_000_000,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// Workloads of a durable queue that are kept in memory where no limit is set, in bytes: enough for every backlog that workers
 /// keep up with.
-const FOR_DURABLE_WORKLOADS: u64 = 128 << 20;
+const FOR_DURABLE_WORKLOADS: u64 = 64 << 20;
 /// Where control groups are.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
@@ -28,7 +28,7 @@ pub fn give_back_early() {
 
 /// The limit of workloads of queued jobs in memory, in bytes: `asked`, or what is right for this queue on this machine.
 ///
-/// By itself it is 128 MiB for a durable queue, which can read them back, and half of what the process may have for one
+/// By itself it is 64 MiB for a durable queue, which can read them back, and half of what the process may have for one
 /// in memory.
 pub fn for_workloads(asked: Option<u64>, durable: bool) -> u64 {
     asked.unwrap_or_else(|| if durable { FOR_DURABLE_WORKLOADS } else { available() / 2 })
@@ -82,7 +82,7 @@ mod tests {
     fn the_limit_is_what_was_asked_for_or_fits_the_queue() {
         assert_eq!(for_workloads(Some(7), true), 7);
         assert_eq!(for_workloads(Some(7), false), 7);
-        assert_eq!(for_workloads(None, true), 128 << 20);
+        assert_eq!(for_workloads(None, true), 64 << 20);
         let half = for_workloads(None, false);
         assert!(half > 1 << 20 && half < u64::MAX / 2, "{half}");
     }

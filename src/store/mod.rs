@@ -36,7 +36,8 @@ pub struct Changes {
     pub adds: Vec<StoredJob>,
     /// Jobs and how often a worker was lost with them. One that is not there is no error.
     pub attempts: Vec<(JobKey, u16)>,
-    /// The highest number that was given to any job, kept or not: the next start goes on from there. 0 for unchanged.
+    /// A number that none given to any job, kept or not, is higher than: the next start goes on from there. 0 for unchanged;
+    /// it never goes back.
     pub last_number: u64,
     /// Whether all of it, and everything that was committed before, must be on the disk when this is done; otherwise it is
     /// enough that it outlives the process.

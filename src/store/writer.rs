@@ -19,13 +19,15 @@ use tracing::error;
 
 use super::queue::{Queue, Taken, take_some};
 use super::{Changes, Store, StoreError};
-use crate::job_server::{Durability, JobKey, StoreFailure, StoreOp, StoreReport, StoredJob};
+use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob};
 use crate::log_level::notice;
 use crate::stats::{Stats, StoreState};
 
 /// The most changes in one transaction, and about how many bytes.
 const MOST_CHANGES: usize = 8192;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// So many numbers are noted as given in advance, which spares nearly all transactions the note. A start skips them.
+const NUMBERS_AHEAD: u64 = 1000;
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -64,6 +66,7 @@ pub fn spawn(
         owed: Owed::default(),
         failing: None,
         unreadable: None,
+        noted: 0,
         committed: Instant::now(),
         unsynced_since: None,
     };
@@ -80,6 +83,8 @@ struct Writer {
     failing: Option<Failing>,
     /// What was said last of jobs that cannot be read.
     unreadable: Option<String>,
+    /// No job up to this number will have its number again.
+    noted: u64,
     /// When the last transaction was tried.
     committed: Instant,
     /// Since when something is committed that must be on the disk within the interval.
@@ -158,7 +163,10 @@ impl Writer {
         }
         let mut reports = Vec::with_capacity(additions.len());
         // Clients hold the handles of all of them, also of those that need not be stored any more.
-        changes.last_number = additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
+        let highest = additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
+        if highest > self.noted {
+            changes.last_number = highest.saturating_add(NUMBERS_AHEAD).min(NUMBER_MAX);
+        }
         cancel_pairs(&mut additions, &mut changes.removes, &mut reports);
         if let Some(failure) = self.refuses() {
             self.owe(changes);
@@ -245,6 +253,7 @@ impl Writer {
         match self.try_commit(&changes) {
             Ok(()) => {
                 self.recover();
+                self.noted = self.noted.max(changes.last_number);
                 if changes.sync {
                     self.unsynced_since = None;
                 }

@@ -12,7 +12,7 @@ use crate::log_level::notice;
 ///
 /// `job_id` is SQLite's own row number: what is added goes to the end of the table, and is found and removed without an
 /// index. `data` comes last, so that a scan that wants no workloads does not walk the pages that large ones overflow to.
-const COLUMNS: [(&str, &str); 11] = [
+pub(super) const COLUMNS: [(&str, &str); 11] = [
     ("job_id", "INTEGER PRIMARY KEY"),
     ("unique_key", "TEXT"),
     ("function_name", "TEXT"),
@@ -25,6 +25,9 @@ const COLUMNS: [(&str, &str); 11] = [
     ("attempts", "INTEGER"),
     ("data", "BLOB"),
 ];
+
+/// So many jobs are inserted by one statement where there are so many.
+pub(super) const ROWS: usize = 16;
 
 /// What C++ gearmand's table has; old ones have no `when_to_run`.
 const CPP_COLUMNS: [&str; 5] = ["unique_key", "function_name", "priority", "when_to_run", "data"];
@@ -58,6 +61,8 @@ pub(super) struct Found {
 pub(super) struct Sql {
     /// Eleven values, in the order of the columns.
     pub(super) insert: String,
+    /// The same for [`ROWS`] jobs.
+    pub(super) insert_rows: String,
     pub(super) delete: String,
     /// Number, attempts.
     pub(super) attempts: String,
@@ -238,11 +243,12 @@ impl Found {
         };
         // The number is indexed as it stands in the table, not as it is read.
         let number = if self.has("job_id") { "job_id" } else { "rowid" };
+        let row = format!("({})", ["?"; COLUMNS.len()].join(", "));
+        let insert =
+            |rows: usize| format!("INSERT INTO {table} ({}) VALUES {}", names.join(", "), vec![&*row; rows].join(", "));
         Sql {
-            insert: format!(
-                "INSERT INTO {table} ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-                names.join(", ")
-            ),
+            insert: insert(1),
+            insert_rows: insert(ROWS),
             delete: format!("DELETE FROM {table} WHERE {number} = ?1"),
             attempts: format!("UPDATE {table} SET attempts = ?2 WHERE {number} = ?1"),
             load: format!("SELECT data FROM {table} WHERE {number} = ?1"),

@@ -34,7 +34,7 @@ const REWRITE_BYTES: usize = 1 << 20;
 
 /// What the connection is set up with. In WAL mode, and without an automatic checkpoint: an error of that one would
 /// be reported as if the commit had failed.
-const PRAGMAS: &str = "PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY; PRAGMA locking_mode = NORMAL; \
+const PRAGMAS: &str = "PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA locking_mode = NORMAL; \
      PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;";
 
 /// An open file.
