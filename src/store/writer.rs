@@ -1,7 +1,8 @@
 //! The one thread that touches the store: it gathers operations into transactions, and reports what became of them.
 //!
 //! There is no timer and nothing to tune: while one transaction is on its way to the disk the next one gathers, so the
-//! disk sets the pace, and each transaction is as large as it need be. Jobs are reported as stored when their transaction
+//! disk sets the pace, and each transaction is as large as it need be. Only where transactions are large already the next one
+//! waits a fraction of a millisecond for what is just coming. Jobs are reported as stored when their transaction
 //! is, never before.
 //!
 //! # Failures
@@ -26,6 +27,10 @@ use crate::stats::{Stats, StoreState};
 /// The most changes in one transaction, and about how many bytes.
 const MOST_CHANGES: usize = 8192;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// A transaction of so many changes shows a load under which it is worth to wait for more, this long at a time and so often.
+const BUSY: usize = 16;
+const GATHERING: Duration = Duration::from_micros(50);
+const GATHERINGS: usize = 3;
 /// So many numbers are noted as given in advance, which spares nearly all transactions the note. A start skips them.
 const NUMBERS_AHEAD: u64 = 1000;
 /// How long a store that failed is left alone: at first, and at most.
@@ -66,6 +71,7 @@ pub fn spawn(
         owed: Owed::default(),
         failing: None,
         unreadable: None,
+        is_busy: false,
         noted: 0,
         committed: Instant::now(),
         unsynced_since: None,
@@ -83,6 +89,8 @@ struct Writer {
     failing: Option<Failing>,
     /// What was said last of jobs that cannot be read.
     unreadable: Option<String>,
+    /// Whether the last transaction was a large one.
+    is_busy: bool,
     /// No job up to this number will have its number again.
     noted: u64,
     /// When the last transaction was tried.
@@ -117,6 +125,9 @@ struct Addition {
 impl Writer {
     fn run(mut self) {
         loop {
+            if self.is_busy {
+                self.gather();
+            }
             let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
             let Taken { changes, attempts, loads, settings, closed } = taken;
             if let Some(settings) = settings {
@@ -125,6 +136,7 @@ impl Writer {
             for load in loads {
                 self.load(load);
             }
+            self.is_busy = changes.len() >= BUSY;
             if !changes.is_empty() || !attempts.is_empty() {
                 self.change(changes, attempts);
             } else if self.wake_at().is_some_and(|at| at <= Instant::now()) {
@@ -136,6 +148,20 @@ impl Writer {
             }
             self.stats.store.queued.set(self.queue.len() as u64);
             self.stats.store.owed.set(self.owed.removes.len() as u64);
+        }
+    }
+
+    /// Under load a transaction costs more than what is in it. While changes keep coming it waits a little, so that they share one.
+    fn gather(&self) {
+        for _ in 0..GATHERINGS {
+            let there = self.queue.len();
+            if there == 0 {
+                return;
+            }
+            std::thread::park_timeout(GATHERING);
+            if self.queue.len() < there + there / 4 {
+                return;
+            }
         }
     }
 
