@@ -19,6 +19,8 @@ pub mod queue;
 mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod table;
 pub mod writer;
 
 use std::fmt;

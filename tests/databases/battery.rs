@@ -38,6 +38,10 @@ pub(crate) trait Database {
     fn make_newer(&self, name: &str);
     /// A job that the database cannot take, and a word of the reason.
     fn refused(&self) -> (TestJob, &'static str);
+    /// Makes a table of somebody else's, with the columns `id` and `customer`; `None` where there are no tables.
+    fn make_foreign(&self, name: &str) -> Option<()>;
+    /// What the tables are that have this name, or one that begins with it, and their columns.
+    fn described(&self, name: &str) -> String;
     /// Kills the database.
     fn kill(&mut self);
     /// Starts it again.
@@ -54,6 +58,7 @@ pub(crate) fn run(database: &mut dyn Database) {
     reading(&database.location("reading"));
     spoilt(database);
     newer(database);
+    foreign(database);
     refused(database);
     debian::takeover(database);
     if database.debian_takes_back() {
@@ -240,6 +245,22 @@ fn newer(database: &dyn Database) {
         assert_eq!(error.failure, StoreFailure::Corrupt, "{error}");
         assert!(error.text.contains("format 99"), "{error}");
     }
+}
+
+/// A table that is not gearmand's is left as it is.
+fn foreign(database: &dyn Database) {
+    let name = "orders";
+    if database.make_foreign(name).is_none() {
+        return;
+    }
+    let before = database.described(name);
+    assert!(before.contains("customer"), "{before}");
+    for access in [Access::Own, Access::Read] {
+        let error = try_open(&database.location(name), access).err().expect("somebody else's table");
+        assert_ne!(error.failure, StoreFailure::Unreachable, "{error}");
+        assert!(error.text.contains("orders is a table with the columns customer, id, and not"), "{error}");
+    }
+    assert_eq!(database.described(name), before);
 }
 
 fn refused(database: &dyn Database) {

@@ -176,6 +176,17 @@ impl Database for MariaDb {
         (TestJob::new(2, "f", "u1", b"twice"), "Duplicate")
     }
 
+    fn make_foreign(&self, name: &str) -> Option<()> {
+        self.sql(DATABASE, &format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY, customer TEXT)"));
+        Some(())
+    }
+
+    fn described(&self, name: &str) -> String {
+        self.sql(DATABASE, &format!(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_name LIKE '{name}%' ORDER BY 1, 2"
+        ))
+    }
+
     fn kill(&mut self) {
         self.instance.kill();
     }

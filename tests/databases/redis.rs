@@ -201,6 +201,14 @@ impl Database for Redis {
         (TestJob::new(2, "f", "u2", &vec![b'x'; VALUE_MAX + 1]), "proto-max-bulk-len")
     }
 
+    fn make_foreign(&self, _name: &str) -> Option<()> {
+        None
+    }
+
+    fn described(&self, name: &str) -> String {
+        self.cli(&["KEYS", &format!("{name}*")])
+    }
+
     fn kill(&mut self) {
         self.instance.kill();
     }

@@ -8,6 +8,7 @@ use mysql_async::prelude::Queryable;
 
 use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
 use super::super::location::Access;
+use super::super::table::foreign;
 use super::errors::Failed;
 use super::{Session, answer};
 use crate::job_server::{FORMAT, StoreFailure};
@@ -97,6 +98,7 @@ pub(super) async fn prepare(
                 let text = "there is no such table; see the names of table and database";
                 return Err(Failed::Here(StoreFailure::Io, text.to_owned()));
             }
+            check_owner(&table)?;
             check_format(&mut connection, &table).await?;
         }
     }
@@ -123,6 +125,7 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
         answer(connection.query_drop(format!("CREATE TABLE {} ({COLUMNS}) ENGINE = InnoDB", table.name))).await?;
         look(connection, table).await?;
     }
+    check_owner(table)?;
     if check_format(connection, table).await? {
         return Ok(());
     }
@@ -140,6 +143,11 @@ async fn look(connection: &mut Conn, table: &mut Table) -> Result<(), Failed> {
     let meta: Vec<(String, String)> = answer(connection.exec(query, (meta,))).await?;
     table.has_meta = !meta.is_empty();
     Ok(())
+}
+
+/// Leaves somebody else's table alone.
+fn check_owner(table: &Table) -> Result<(), Failed> {
+    foreign(&table.bare, table.columns.keys()).map_or(Ok(()), |text| Err(Failed::Here(StoreFailure::Io, text)))
 }
 
 /// Whether the table has our format already.

@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
 use super::super::location::Access;
+use super::super::table::foreign;
 use super::changes::Statements;
 use super::errors::Failed;
 use super::{Session, answer};
@@ -124,6 +125,7 @@ pub(super) async fn prepare(
                 Failed::Here(StoreFailure::Io, "there is no such table; see its name and the search_path".to_owned())
             })?;
             found.columns = columns(&client, &found).await?;
+            check_owner(&found)?;
             check_format(&client, &found).await?;
             (found, None)
         }
@@ -137,6 +139,8 @@ async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Tabl
         Some(table) => table,
         None => create(client, name).await?,
     };
+    table.columns = columns(client, &table).await?;
+    check_owner(&table)?;
     if let Some(last) = last {
         end(client, last).await;
     }
@@ -182,6 +186,12 @@ async fn columns(client: &Client, table: &Table) -> Result<HashSet<String>, Fail
                  WHERE attrelid::bigint = $1 AND attnum > 0 AND NOT attisdropped";
     let rows = answer(client.query(query, &[&table.oid])).await?;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Leaves somebody else's table alone.
+fn check_owner(table: &Table) -> Result<(), Failed> {
+    let name = format!("{}.{}", table.schema, table.relation);
+    foreign(&name, table.columns.iter()).map_or(Ok(()), |text| Err(Failed::Here(StoreFailure::Io, text)))
 }
 
 /// Whether the table has our format already.
