@@ -4,8 +4,9 @@
 //! `unique_key`, `function_name`, `priority`, `data` and `when_to_run` are what C++ gearmand reads and writes; the two texts
 //! are VARBINARY here, since with the usual collations `Case` and `case` are the same to the table's unique key. Beside them
 //! stand, all of them nullable: `job_id`, the number of the job; `handle`; `reducer`; `submitted`; `flags`
-//! ([`super::entry`]); `attempts`; and `due`, the due time where it does not fit into `when_to_run`. A job without a unique
-//! id, or whose unique id is its workload, has a `unique_key` of NULL, which collides with nothing.
+//! ([`super::entry`]); `attempts`; `due`, the due time where it does not fit into `when_to_run`; and `unique_bytes`, where the
+//! unique id cannot stand in `unique_key`. There, or where there is no unique id, `unique_key` has the handle: C++ gearmand
+//! finds a job's row by it. Earlier versions left NULL.
 //!
 //! The version of the format and the highest number stand in the one row of `<table>_meta`. Rows that make no sense are
 //! moved to `<table>_set_aside`.

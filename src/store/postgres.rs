@@ -4,8 +4,8 @@
 //! `unique_key`, `function_name`, `priority`, `data` and `when_to_run` are what C++ gearmand reads and writes. Beside them
 //! stand, all of them nullable: `job_id`, the number of the job; `handle`; `reducer`; `submitted`; `flags`
 //! ([`super::entry`]); `attempts`; `due`, the due time where it does not fit into `when_to_run`; `unique_bytes` and
-//! `function_bytes`, where the bytes are no text of this database or too long for their column. A job without a unique id,
-//! or whose unique id is its workload, has a `unique_key` of NULL: the table's UNIQUE constraint lets any number of them be.
+//! `function_bytes`, where the bytes are no text of this database or too long for their column. Where the unique id cannot
+//! stand in `unique_key`, or there is none, the handle does: C++ gearmand finds a job's row by it. Earlier versions left NULL.
 //!
 //! The version of the format and the highest number stand in the one row of `<table>_meta`. Rows that make no sense are
 //! moved to `<table>_set_aside`.
@@ -13,7 +13,6 @@
 //! # Two servers
 //! An advisory lock on the table's oid keeps a second server away. It lives as long as the connection, which is why a pooler
 //! that shares connections between transactions (PgBouncer's `pool_mode = transaction`) must not stand in between.
-//! Where the network broke PostgreSQL may not miss the old connection for long: the new one ends it.
 //! Where the network broke PostgreSQL may not miss the old connection for long: the new one ends it.
 
 mod changes;

@@ -1,4 +1,6 @@
-//! What the stores in tables share: whose a table is.
+//! What the stores in tables share: whose a table is, and what stands in C++ gearmand's column of unique ids.
+
+use super::entry::flags_of;
 
 /// The columns that every table of C++ gearmand has. Old ones have no `when_to_run`.
 const REQUIRED: [&str; 4] = ["unique_key", "function_name", "priority", "data"];
@@ -12,6 +14,14 @@ pub(super) fn foreign<'a>(name: &str, columns: impl Iterator<Item = &'a String>)
     columns.sort_unstable();
     let columns = columns.join(", ");
     Some(format!("{name} is a table with the columns {columns}, and not a table of gearmand; choose another table"))
+}
+
+/// Whether `unique_key` holds this unique id itself. Otherwise it holds the handle: the column must name the job, since
+/// C++ gearmand deletes by it, and a unique id that looks like a handle could be another job's.
+pub(super) fn is_own_key(unique: &[u8]) -> bool {
+    let digits = unique.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let is_like_handle = digits > 0 && unique[..unique.len() - digits].ends_with(b":");
+    flags_of(unique) == 0 && !is_like_handle
 }
 
 #[cfg(test)]
@@ -28,5 +38,15 @@ mod tests {
             text,
             "t is a table with the columns customer, data, id, and not a table of gearmand; choose another table"
         );
+    }
+
+    #[test]
+    fn no_unique_id_is_written_where_it_could_be_a_handle() {
+        for own in [&b"u"[..], b"7", b"a:", b"a:7b", b"f1aa111c-87c8"] {
+            assert!(is_own_key(own), "{}", own.escape_ascii());
+        }
+        for other in [&b""[..], b"-", b":7", b"H:host:7"] {
+            assert!(!is_own_key(other), "{}", other.escape_ascii());
+        }
     }
 }

@@ -31,6 +31,7 @@ const ADDED: &[(&str, &str)] = &[
     ("flags", "INT"),
     ("attempts", "INT"),
     ("due", "BIGINT"),
+    ("unique_bytes", "VARBINARY(64)"),
 ];
 /// C++ gearmand's texts, as wide as they can get when their characters become bytes.
 const TEXTS: &[(&str, &str)] = &[("unique_key", "VARBINARY(256)"), ("function_name", "VARBINARY(1020)")];
@@ -126,7 +127,8 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
         look(connection, table).await?;
     }
     check_owner(table)?;
-    if check_format(connection, table).await? {
+    let has_all = ADDED.iter().all(|(column, _)| table.columns.contains_key(*column));
+    if check_format(connection, table).await? && has_all {
         return Ok(());
     }
     convert(connection, table).await?;
