@@ -1,14 +1,14 @@
-//! Jobs in Redis: a hash for each, under C++ gearmand's keys.
+//! Jobs in Redis: a hash for each under C++ gearmand's keys, and another one beside it.
 //!
 //! # The format
-//! [`keys`] says how a job's key is made. Its hash has the fields of C++ gearmand, `data`, `priority` (0 high, 1 normal, 2
-//! low), `function` and `unique`, and beside them `id`, the number of the job; `handle`; `when`, its due time; `reducer`;
-//! `submitted`; `flags` ([`super::entry`]); and `attempts`. Numbers are decimal. The version of the format and the highest
-//! number stand in a hash of their own, which no search for jobs finds. What makes no sense is renamed, so that none finds it
-//! either. Other keys that share the prefix are left alone.
+//! [`keys`] says how a job's key is made. Its hash has the fields of C++ gearmand, `data` and `priority` (0 high, 1 normal, 2
+//! low), and no others: C++ gearmand 1.1 ends itself over a field that it does not know. A side hash has the rest: `id`, the
+//! number of the job; `function`; `unique`; `handle`; `when`, its due time; `reducer`; `submitted`; `flags`
+//! ([`super::entry`]); and `attempts`. Numbers are decimal. Earlier versions wrote all fields into the one hash. A hash
+//! without a side hash is C++ gearmand's; a side hash alone is that of a job that C++ gearmand has run.
 //!
-//! C++ gearmand 1.1 refuses hashes with fields that it does not know: it reads no queue of this server's in Redis. The way back
-//! leads through another kind of store, or an empty queue.
+//! The version of the format and the highest number stand in a hash of their own. No search for jobs finds it, nor a side
+//! hash; what makes no sense is renamed, so that none finds it either. Other keys that share the prefix are left alone.
 //!
 //! # Two servers
 //! The name of the connection (`CLIENT SETNAME`) says which jobs it owns, and whoever finds another connection of that name

@@ -22,10 +22,6 @@ pub(crate) trait Database {
     }
     /// Whether it keeps due times when C++ gearmand writes them.
     fn debian_keeps_due_times(&self) -> bool;
-    /// Whether C++ gearmand can read what this server writes.
-    fn debian_takes_back(&self) -> bool {
-        true
-    }
     /// Puts what other versions of C++ gearmand would have left beside what Debian's has left in this queue.
     fn put_beside(&self, name: &str) -> Vec<Kept>;
     /// Makes entries of this queue senseless: of the jobs 1 to 3 that are there, 1 and 3.
@@ -38,6 +34,8 @@ pub(crate) trait Database {
     fn make_newer(&self, name: &str);
     /// A job that the database cannot take, and a word of the reason.
     fn refused(&self) -> (TestJob, &'static str);
+    /// Gives the job of this number, which has no unique id of its own, the form in which former versions wrote it.
+    fn make_former(&self, name: &str, job: &TestJob);
     /// Makes a table of somebody else's, with the columns `id` and `customer`; `None` where there are no tables.
     fn make_foreign(&self, name: &str) -> Option<()>;
     /// What the tables are that have this name, or one that begins with it, and their columns.
@@ -58,12 +56,11 @@ pub(crate) fn run(database: &mut dyn Database) {
     reading(&database.location("reading"));
     spoilt(database);
     newer(database);
+    former(database);
     foreign(database);
     refused(database);
     debian::takeover(database);
-    if database.debian_takes_back() {
-        debian::give_back(database);
-    }
+    debian::give_back(database);
     crash(database);
 }
 
@@ -245,6 +242,29 @@ fn newer(database: &dyn Database) {
         assert_eq!(error.failure, StoreFailure::Corrupt, "{error}");
         assert!(error.text.contains("format 99"), "{error}");
     }
+}
+
+/// What former versions wrote is read, and goes.
+fn former(database: &dyn Database) {
+    let location = database.location("former");
+    let jobs = [
+        TestJob::new(1, "plain", "", b"one"),
+        TestJob::new(2, "plain", "", b"two"),
+        TestJob::new(3, "f", "-", b"three"),
+    ];
+    open(&location, Access::Own).commit(&adding(&jobs)).unwrap();
+    for job in &jobs {
+        database.make_former("former", job);
+    }
+    assert_same(&read(&mut *open(&location, Access::Read)).0, &jobs);
+    let mut store = open(&location, Access::Own);
+    assert_same(&read(&mut *store).0, &jobs);
+    let loaded = store.load(&[jobs[2].key()], usize::MAX).unwrap();
+    assert_eq!(loaded[0].as_deref(), Some(&b"three"[..]));
+    store.commit(&Changes { attempts: vec![(jobs[1].key(), 2)], ..Changes::default() }).unwrap();
+    store.commit(&Changes { removes: vec![jobs[0].key(), jobs[2].key()], ..Changes::default() }).unwrap();
+    assert_same(&read(&mut *store).0, &[TestJob { attempts: 2, ..jobs[1].clone() }]);
+    assert_eq!(database.rows("former"), 1);
 }
 
 /// A table that is not gearmand's is left as it is.

@@ -176,6 +176,11 @@ impl Database for MariaDb {
         (TestJob::new(2, "f", "u1", b"twice"), "Duplicate")
     }
 
+    fn make_former(&self, name: &str, job: &TestJob) {
+        self.sql(DATABASE, &format!("UPDATE {name} SET unique_key = NULL WHERE job_id = {}", job.number));
+        self.sql(DATABASE, &format!("ALTER TABLE {name} DROP COLUMN IF EXISTS unique_bytes"));
+    }
+
     fn make_foreign(&self, name: &str) -> Option<()> {
         self.sql(DATABASE, &format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY, customer TEXT)"));
         Some(())

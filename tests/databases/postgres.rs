@@ -122,6 +122,10 @@ impl Database for Postgres {
         (TestJob::new(2, "f", "u1", b"twice"), "unique")
     }
 
+    fn make_former(&self, name: &str, job: &TestJob) {
+        self.sql(&format!("UPDATE {name} SET unique_key = NULL WHERE job_id = {}", job.number));
+    }
+
     fn make_foreign(&self, name: &str) -> Option<()> {
         self.sql(&format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY, customer TEXT)"));
         Some(())

@@ -46,14 +46,26 @@ impl Keys {
 
     /// Matches all keys of jobs, and maybe others.
     pub(super) fn pattern(&self) -> String {
-        let mut pattern = String::with_capacity(self.prefix.len() + 2);
-        for character in self.prefix.chars() {
-            if "*?[]\\^".contains(character) {
-                pattern.push('\\');
-            }
-            pattern.push(character);
-        }
-        pattern + "-*"
+        escaped(&self.prefix) + "-*"
+    }
+
+    /// The key of the side hash of a job with this key.
+    pub(super) fn side(&self, key: &[u8]) -> Vec<u8> {
+        [self.sides().as_bytes(), key].concat()
+    }
+
+    /// The key of the job whose side hash has this key.
+    pub(super) fn main<'a>(&self, side: &'a [u8]) -> Option<&'a [u8]> {
+        side.strip_prefix(self.sides().as_bytes())
+    }
+
+    /// Matches the keys of all side hashes.
+    pub(super) fn side_pattern(&self) -> String {
+        escaped(&self.sides()) + "*"
+    }
+
+    fn sides(&self) -> String {
+        format!("{}{}:job:", self.apart("gearmand:", "queue:"), self.prefix)
     }
 
     /// The key of what is known of the whole queue.
@@ -111,6 +123,18 @@ impl Keys {
     }
 }
 
+/// A text as a pattern that matches it alone.
+fn escaped(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 2);
+    for character in text.chars() {
+        if "*?[]\\^".contains(character) {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
 /// Whether a key that ends like this could be that of a job without a unique id.
 fn ends_numbered(unique: &[u8]) -> bool {
     let digits = unique.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
@@ -146,7 +170,9 @@ mod tests {
     fn keys_of_the_queue_itself_are_not_found_as_jobs() {
         for prefix in ["_gear_", "gearmand", "g", "set", "set-aside", ""] {
             let keys = Keys::new(prefix);
-            for name in [keys.meta().into_bytes(), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2)] {
+            let side = keys.side(b"x");
+            assert_eq!(keys.main(&side), Some(&b"x"[..]));
+            for name in [keys.meta().into_bytes(), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2), side] {
                 assert!(prefix.is_empty() || !name.starts_with(prefix.as_bytes()), "{prefix}: {}", name.escape_ascii());
             }
         }

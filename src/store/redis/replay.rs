@@ -9,16 +9,17 @@ use std::collections::HashSet;
 use ::redis::{Connection, FromRedisValue, Value, cmd, pipe};
 use bytes::Bytes;
 
-use super::super::entry::flags_of;
 use super::super::location::Access;
 use super::super::{HasWorkload, Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::keys::Keys;
-use super::read::{self, DATA, FIELDS, Values, decimal, job};
+use super::read::{self, DATA, FIELDS, SIDE_FIELDS, Values, decimal, job};
 use super::{Redis, changes};
 use crate::job_server::{JobKey, StoredJob};
 use crate::protocol::names::{FUNCTION_MAX, UNIQUE_MAX};
 
+/// The fields that are read in the first pass, from both hashes.
+const SEARCHED: &[&str] = &["id", "function", "unique", "priority"];
 /// Keys that are asked for at one time.
 const SCAN_KEYS: usize = 1000;
 /// Jobs that are read at one time, and the bytes of their workloads.
@@ -42,6 +43,8 @@ struct Found {
     unnamed: bool,
     /// Whether its key is not the one that its function, unique id and number make.
     misplaced: bool,
+    /// Whether all its fields stand in one hash, as earlier versions of this server wrote them.
+    former: bool,
     key: Vec<u8>,
 }
 
@@ -57,6 +60,9 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
     let own = store.access == Access::Own;
     let mut search = Search { keys: &store.keys, found: Vec::new(), functions: HashSet::new() };
     search.scan(connection)?;
+    if own {
+        forget_gone(&store.keys, connection)?;
+    }
     let Search { mut found, functions, .. } = search;
     found.sort_unstable_by(Found::order);
     // Keys may be found twice. A number that two entries have, since somebody copied a key, is the first one's.
@@ -82,7 +88,7 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
         let has_workloads = wanted == Workloads::Wanted;
         let (chunk, after) = rest.split_at(chunk_length(rest, has_workloads));
         rest = after;
-        for (entry, values) in chunk.iter().zip(values(connection, chunk, has_workloads)?) {
+        for (entry, values) in chunk.iter().zip(values(&store.keys, connection, chunk, has_workloads)?) {
             let Some(mut values) = values else { continue };
             // What a job coalesces by is always read.
             let has_workload = has_workloads || entry.plain || read::is_workload_unique(&values);
@@ -156,7 +162,8 @@ impl Search<'_> {
                 query.cmd("STRLEN").arg(key);
             } else {
                 query.cmd("HSTRLEN").arg(key).arg(DATA);
-                query.cmd("HMGET").arg(key).arg("id").arg("function").arg("unique").arg("priority");
+                query.cmd("HMGET").arg(key).arg(SEARCHED);
+                query.cmd("HMGET").arg(self.keys.side(key)).arg(SEARCHED);
             }
         }
         let answers: Vec<Value> = query.query(connection)?;
@@ -164,8 +171,13 @@ impl Search<'_> {
         let mut next = || answers.next().unwrap_or(Value::Nil);
         for (key, plain) in entries {
             let size = usize::from_redis_value(next()).unwrap_or(0);
-            let fields = if plain { Values::new() } else { Values::from_redis_value(next())? };
-            self.found.extend(self.judge(key, plain, size, &fields));
+            let (mut fields, mut former) = (Values::new(), false);
+            if !plain {
+                let main = Values::from_redis_value(next())?;
+                former = main.first().is_some_and(Option::is_some);
+                fields = beside(Values::from_redis_value(next())?, main);
+            }
+            self.found.extend(self.judge(key, plain, size, &fields).map(|found| Found { former, ..found }));
             if let Some(Some(function)) = fields.into_iter().nth(1) {
                 self.functions.insert(function);
             }
@@ -189,7 +201,37 @@ impl Search<'_> {
             && field(1)
                 .zip(field(2))
                 .is_some_and(|(function, unique)| self.keys.job(number.unsigned_abs(), function, unique) != key);
-        Some(Found { number, size, plain, unnamed, misplaced, key })
+        Some(Found { number, size, plain, unnamed, misplaced, former: false, key })
+    }
+}
+
+/// The fields of an entry: those of its side hash, and of its hash where that has none.
+fn beside(side: Values, main: Values) -> Values {
+    side.into_iter().zip(main).map(|(side, main)| side.or(main)).collect()
+}
+
+/// Deletes the side hashes of jobs that C++ gearmand has run.
+fn forget_gone(keys: &Keys, connection: &mut Connection) -> Result<(), Failed> {
+    let pattern = keys.side_pattern();
+    let mut cursor = 0_u64;
+    loop {
+        let mut scan = cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_KEYS);
+        let (next, sides): (u64, Vec<Vec<u8>>) = scan.query(connection)?;
+        let mut query = pipe();
+        for side in &sides {
+            query.cmd("EXISTS").arg(keys.main(side).unwrap_or_default());
+        }
+        let present: Vec<bool> = if sides.is_empty() { Vec::new() } else { query.query(connection)? };
+        let gone: Vec<&Vec<u8>> =
+            sides.iter().zip(present).filter(|(_, present)| !present).map(|(side, _)| side).collect();
+        if !gone.is_empty() {
+            cmd("DEL").arg(gone).exec(connection)?;
+        }
+        if next == 0 {
+            return Ok(());
+        }
+        cursor = next;
     }
 }
 
@@ -204,29 +246,39 @@ fn chunk_length(entries: &[Found], has_workloads: bool) -> usize {
 }
 
 /// The fields of entries; `None` for one that has gone in the meantime.
-fn values(connection: &mut Connection, entries: &[Found], has_workloads: bool) -> Result<Vec<Option<Values>>, Failed> {
+fn values(
+    keys: &Keys,
+    connection: &mut Connection,
+    entries: &[Found],
+    has_workloads: bool,
+) -> Result<Vec<Option<Values>>, Failed> {
     let mut query = pipe();
     for entry in entries {
         if entry.plain {
             query.cmd("GET").arg(&entry.key);
         } else {
+            let side = keys.side(&entry.key);
             let fields = query.cmd("HMGET").arg(&entry.key).arg(FIELDS);
             if has_workloads {
                 fields.arg(DATA);
             }
+            query.cmd("HMGET").arg(side).arg(FIELDS).arg(DATA);
         }
     }
     let answers: Vec<Value> = query.query(connection)?;
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or(Value::Nil);
     let mut all = Vec::with_capacity(entries.len());
-    for (entry, answer) in entries.iter().zip(answers) {
-        let values = if entry.plain {
+    for entry in entries {
+        if entry.plain {
             let mut values = vec![None; FIELDS.len()];
-            values.push(Option::<Vec<u8>>::from_redis_value(answer)?);
-            values
+            values.push(Option::<Vec<u8>>::from_redis_value(next())?);
+            all.push(values.iter().any(Option::is_some).then_some(values));
         } else {
-            Values::from_redis_value(answer)?
-        };
-        all.push(values.iter().any(Option::is_some).then_some(values));
+            let main = Values::from_redis_value(next())?;
+            let side = Values::from_redis_value(next())?;
+            all.push(main.iter().any(Option::is_some).then(|| beside(side, main)));
+        }
     }
     Ok(all)
 }
@@ -271,16 +323,16 @@ impl Reader {
             Err(reason) => return Ok(Err(reason)),
         };
         self.replayed.last_number = self.replayed.last_number.max(job.number);
-        if self.own && (fresh || entry.misplaced) && !self.adopt(connection, entry, &job)? {
+        if self.own && (fresh || entry.misplaced || entry.former) && !self.adopt(connection, entry, &job)? {
             return Ok(Err("another job has the same function and unique id".to_owned()));
         }
         Ok(Ok(job))
     }
 
-    /// Writes a job of C++ gearmand as one of ours; false where there is one of its name already.
+    /// Makes a job of C++ gearmand, or of an earlier version, one of ours; false where there is one of its name already.
+    /// What C++ gearmand wrote into its hash stays as it is.
     fn adopt(&self, connection: &mut Connection, entry: &Found, job: &StoredJob) -> Result<bool, Failed> {
-        let unique = job.unique();
-        let key = self.keys.job(job.number, job.function.as_bytes(), unique);
+        let key = self.keys.job(job.number, job.function.as_bytes(), job.unique());
         if key != entry.key {
             let taken: bool = cmd("EXISTS").arg(&key).query(connection)?;
             if taken {
@@ -293,12 +345,14 @@ impl Reader {
             transaction.cmd("DEL").arg(&entry.key).ignore();
             changes::add(&mut transaction, &self.keys, job);
         } else {
-            let set = transaction.cmd("HSET").arg(&entry.key).arg("id").arg(job.number);
-            set.arg("handle").arg(job.handle().to_string()).arg("flags").arg(flags_of(unique));
-            set.arg("function").arg(job.function.as_bytes()).arg("unique").arg(unique).ignore();
+            if entry.former {
+                transaction.cmd("HDEL").arg(&entry.key).arg(SIDE_FIELDS).ignore();
+            }
             if key != entry.key {
                 transaction.cmd("RENAME").arg(&entry.key).arg(&key).ignore();
+                transaction.cmd("DEL").arg(self.keys.side(&entry.key)).ignore();
             }
+            changes::add_side(&mut transaction, &self.keys, &key, job);
         }
         transaction.exec(connection)?;
         Ok(true)
@@ -313,7 +367,11 @@ impl Reader {
         tracing::warn!("the key {} makes no sense and is set aside: {reason}", key.escape_ascii());
         for attempt in 0..SET_ASIDE_ATTEMPTS {
             let name = self.keys.set_aside(key, attempt);
-            if cmd("RENAMENX").arg(key).arg(name).query(connection)? {
+            if cmd("RENAMENX").arg(key).arg(&name).query(connection)? {
+                let side = self.keys.side(key);
+                if cmd("EXISTS").arg(&side).query(connection)? {
+                    cmd("RENAME").arg(side).arg(self.keys.side(&name)).exec(connection)?;
+                }
                 return Ok(());
             }
         }
@@ -340,10 +398,14 @@ pub(super) fn load(
     let jobs = &jobs[..fitting(lengths, most_bytes)];
     let mut query = pipe();
     for job in jobs {
-        query.cmd("HMGET").arg(key(job)).arg("id").arg(DATA);
+        let key = key(job);
+        query.cmd("HMGET").arg(keys.side(&key)).arg("id").arg(DATA);
+        query.cmd("HMGET").arg(key).arg("id").arg(DATA);
     }
     let answers: Vec<Values> = query.query(connection)?;
-    let loaded = jobs.iter().zip(answers).map(|(job, values)| {
+    let mut answers = answers.into_iter();
+    let loaded = jobs.iter().map(|job| {
+        let values = beside(answers.next()?, answers.next()?);
         let [id, data] = <[_; 2]>::try_from(values).ok()?;
         // The key can be that of a later job by now.
         (id? == job.number.to_string().as_bytes()).then(|| Bytes::from(data.unwrap_or_default()))
