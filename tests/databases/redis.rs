@@ -191,10 +191,14 @@ impl Database for Redis {
         // Newer versions name function and unique id; which tells how the keys without names are to be read.
         let fields = ["data", "newer", "priority", "2", "function", "with-hyphens", "unique", "na-med"];
         self.cli(&[&["HSET", &format!("{name}-with-hyphens-na-med")][..], &fields].concat());
+        // The unique ids that libgearman makes up tell it, too.
+        let uuid = "f1aa111c-87c8-11f0-8e2a-0242ac120002";
+        self.cli(&["HSET", &format!("{name}-not-named-{uuid}"), "data", "made up", "priority", "1"]);
         // Old versions wrote plain strings.
         self.cli(&["SET", &format!("{name}-old-style"), "plain string"]);
         vec![
             kept_of(b"with-hyphens", b"na-med", Priority::Low, 0, b"newer"),
+            kept_of(b"not-named", uuid.as_bytes(), Priority::Normal, 0, b"made up"),
             kept_of(b"old", b"style", Priority::Normal, 0, b"plain string"),
         ]
     }

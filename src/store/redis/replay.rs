@@ -25,6 +25,8 @@ const SCAN_KEYS: usize = 1000;
 /// Jobs that are read at one time, and the bytes of their workloads.
 const READ_JOBS: usize = 512;
 const READ_BYTES: usize = 16 << 20;
+/// Keys that could be read in several ways and are named in the log; the rest are counted.
+const NAMED_GUESSES: u64 = 20;
 /// Names that are tried for an entry that is set aside.
 const SET_ASIDE_ATTEMPTS: u32 = 1000;
 
@@ -104,10 +106,10 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
             }
         }
     }
-    if reader.guessed > 0 {
-        tracing::warn!(
-            "{}: {} keys of C++ gearmand can be read in several ways; everything before the first hyphen was taken for the \
-             function",
+    if reader.guessed > NAMED_GUESSES {
+        tracing::error!(
+            "{}: {} keys of C++ gearmand can be read in several ways, as those named before; everything before the first \
+             hyphen was taken for the function",
             store.name,
             reader.guessed
         );
@@ -311,7 +313,9 @@ impl Reader {
             if named.function.len() > FUNCTION_MAX || named.unique.len() > UNIQUE_MAX {
                 return Ok(Err("its key names a function or a unique id that is too long".to_owned()));
             }
-            self.guessed += u64::from(named.ambiguous);
+            if named.ambiguous {
+                self.guess(&entry.key, named.function);
+            }
             values[1] = Some(named.function.to_vec());
             values[2] = Some(named.unique.to_vec());
         }
@@ -327,6 +331,19 @@ impl Reader {
             return Ok(Err("another job has the same function and unique id".to_owned()));
         }
         Ok(Ok(job))
+    }
+
+    /// Says, at a level that is always logged, that a job may come back as one of another function.
+    fn guess(&mut self, key: &[u8], function: &[u8]) {
+        self.guessed += 1;
+        if self.guessed <= NAMED_GUESSES {
+            tracing::error!(
+                "the key {} of C++ gearmand can be read in several ways: {}, before its first hyphen, was taken for the \
+                 function",
+                key.escape_ascii(),
+                function.escape_ascii()
+            );
+        }
     }
 
     /// Makes a job of C++ gearmand, or of an earlier version, one of ours; false where there is one of its name already.
