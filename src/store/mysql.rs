@@ -20,6 +20,7 @@ mod errors;
 mod replay;
 mod schema;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +51,8 @@ pub(super) struct Mysql {
     last_used: Instant,
     /// The id of the last connection: it may linger where the network broke.
     last_id: Option<u64>,
+    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
+    opened: bool,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
     /// The server's `max_allowed_packet`, in bytes, as of the last connection.
@@ -102,10 +105,12 @@ impl Mysql {
             prefixes: Prefixes::new(prefix),
             last_used: Instant::now(),
             last_id: None,
+            opened: false,
             warned: false,
             packet_max: 0,
         };
         store.with_session("open the table", async |_| Ok(()))?;
+        store.opened = true;
         Ok(store)
     }
 
@@ -155,10 +160,17 @@ impl Mysql {
     }
 
     fn error(&self, purpose: &str, failed: &Failed) -> StoreError {
-        failed.explain(&self.name, purpose)
+        let error = failed.explain(&self.name, purpose);
+        let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
+        StoreError { failure, ..error }
     }
 
     async fn connect(&self) -> Result<Session, Failed> {
+        if let Some(socket) = self.options.socket()
+            && !Path::new(socket).parent().is_some_and(Path::is_dir)
+        {
+            return Err(Failed::NoDirectory(socket.to_owned()));
+        }
         let connecting = Conn::new(self.options.clone());
         let connection = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
         schema::prepare(connection, &self.table, self.access, self.last_id).await
@@ -170,7 +182,8 @@ impl Mysql {
             && self.access == Access::Own
         {
             self.warned = true;
-            tracing::warn!(
+            // Jobs can be lost: that is said at the level that is logged by default.
+            tracing::error!(
                 "{}: acknowledged jobs can be lost when the database's host loses power, since \
                  innodb_flush_log_at_trx_commit is {value}; set it to 1",
                 self.name

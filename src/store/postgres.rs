@@ -53,6 +53,8 @@ pub(super) struct Postgres {
     last_used: Instant,
     /// The other side of the last connection: it may linger where the network broke.
     last_backend: Option<Backend>,
+    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
+    opened: bool,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
 }
@@ -88,9 +90,11 @@ impl Postgres {
             prefixes: Prefixes::new(prefix),
             last_used: Instant::now(),
             last_backend: None,
+            opened: false,
             warned: false,
         };
         store.with_session("open the table", async |_| Ok(()))?;
+        store.opened = true;
         Ok(store)
     }
 
@@ -142,10 +146,20 @@ impl Postgres {
     }
 
     fn error(&self, purpose: &str, failed: &Failed) -> StoreError {
-        failed.explain(&self.name, purpose)
+        let error = failed.explain(&self.name, purpose);
+        let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
+        StoreError { failure, ..error }
     }
 
     async fn connect(&self) -> Result<Session, Failed> {
+        let sockets = self.config.get_hosts().iter().filter_map(|host| match host {
+            Host::Unix(path) => Some(path),
+            Host::Tcp(_) => None,
+        });
+        let gone: Vec<_> = sockets.filter(|path| !path.is_dir()).collect();
+        if let Some(path) = gone.first().filter(|_| gone.len() == self.config.get_hosts().len()) {
+            return Err(Failed::NoDirectory(path.display().to_string()));
+        }
         let connecting = self.config.connect(NoTls);
         let (client, connection) = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
         self.driver.run_along(async move {
@@ -158,7 +172,8 @@ impl Postgres {
     fn warn_once(&mut self, asynchronous: bool) {
         if asynchronous && !self.warned && self.access == Access::Own {
             self.warned = true;
-            tracing::warn!(
+            // Jobs can be lost: that is said at the level that is logged by default.
+            tracing::error!(
                 "{}: the server is set to answer before jobs are on its disk (synchronous_commit or fsync is off); \
                  synchronous_commit is switched on for jobs that are to be kept, fsync is for the server's operator to do",
                 self.name
@@ -213,7 +228,7 @@ fn read_conninfo(conninfo: &str) -> Result<Config, StoreError> {
         // The driver's text names a key, never a value.
         let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         StoreError::new(
-            StoreFailure::Unreachable,
+            StoreFailure::Refused,
             format!("PostgreSQL: the connection string is not valid: {reason}; expected host=... dbname=... or postgresql://..."),
         )
     })?;

@@ -64,6 +64,16 @@ pub(crate) fn run(database: &mut dyn Database) {
     crash(database);
 }
 
+/// What trying again cannot mend is refused at once, with a word of the reason, and without the password.
+#[track_caller]
+pub(crate) fn cannot_open(location: &Location, word: &str) {
+    for access in [Access::Own, Access::Read] {
+        let error = try_open(location, access).err().expect("a place that cannot be opened");
+        assert_eq!(error.failure, StoreFailure::Refused, "{error}");
+        assert!(error.text.contains(word) && !error.text.contains("wr0ng"), "{error}");
+    }
+}
+
 /// Jobs of every kind.
 fn zoo() -> Vec<TestJob> {
     let job = TestJob::new;

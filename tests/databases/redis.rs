@@ -21,12 +21,26 @@ const VALUE_MAX: usize = 2 << 20;
 /// The test.
 pub(crate) fn everything() {
     let mut database = Redis::start();
+    passwords(&database);
     battery::run(&mut database);
     strangers(&database);
     untouched(&database);
     full(&database);
     database.by_socket.set(true);
     battery::round_trip(&database.location("by_socket"));
+}
+
+/// Wrong passwords and places.
+fn passwords(database: &Redis) {
+    let at = |host: &str, password: &str| Location::Redis {
+        host: host.to_owned(),
+        port: database.port,
+        password: password.to_owned(),
+        prefix: "passwords".to_owned(),
+    };
+    battery::cannot_open(&at("127.0.0.1", ""), "Redis asks for a password: add --redis-password=...");
+    battery::cannot_open(&at("127.0.0.1", "wr0ng"), "see the password");
+    battery::cannot_open(&at(&database.instance.file("no/socket"), "wr0ng"), "there is no directory");
 }
 
 /// Keys that merely share the prefix are nobody's jobs.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
+use super::super::OUR_LAST;
 use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
 use super::super::location::Access;
 use super::super::table::foreign;
@@ -228,6 +229,10 @@ async fn lock(connection: &mut Conn, table: &Table, last: Option<u64>) -> Result
         (Some(id), None) => format!("connection {id} of SHOW PROCESSLIST"),
         (None, _) => "a connection that has just ended".to_owned(),
     };
-    let text = format!("another gearmand uses {} ({holder}); stop it, or use another table", table.bare);
+    let text = if id.is_some() && id == last {
+        format!("{} is held by {OUR_LAST} ({holder})", table.bare)
+    } else {
+        format!("another gearmand uses {} ({holder}); stop it, or use another table", table.bare)
+    };
     Err(Failed::Here(StoreFailure::Locked, text))
 }

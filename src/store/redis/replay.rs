@@ -33,20 +33,28 @@ const SET_ASIDE_ATTEMPTS: u32 = 1000;
 /// Who wants the jobs.
 type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
 
+/// How an entry is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// As a plain string, by C++ gearmand before 1.1.16.
+    Plain,
+    /// With all its fields in one hash, by earlier versions of this server.
+    Former,
+    /// As C++ gearmand and this server write hashes now.
+    Usual,
+}
+
 /// An entry that was found in the first pass.
 struct Found {
     /// 0 where C++ gearmand wrote it.
     number: i64,
     /// Bytes of its workload.
     size: usize,
-    /// Whether it is a plain string, as C++ gearmand before 1.1.16 wrote them.
-    plain: bool,
+    form: Form,
     /// Whether its function and unique id are read from its key, since it has no fields for them.
     unnamed: bool,
     /// Whether its key is not the one that its function, unique id and number make.
     misplaced: bool,
-    /// Whether all its fields stand in one hash, as earlier versions of this server wrote them.
-    former: bool,
     key: Vec<u8>,
 }
 
@@ -93,7 +101,7 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
         for (entry, values) in chunk.iter().zip(values(&store.keys, connection, chunk, has_workloads)?) {
             let Some(mut values) = values else { continue };
             // What a job coalesces by is always read.
-            let has_workload = has_workloads || entry.plain || read::is_workload_unique(&values);
+            let has_workload = has_workloads || entry.form == Form::Plain || read::is_workload_unique(&values);
             if has_workload && values.len() == FIELDS.len() {
                 values.push(cmd("HGET").arg(&entry.key).arg(DATA).query(connection)?);
             }
@@ -173,13 +181,13 @@ impl Search<'_> {
         let mut next = || answers.next().unwrap_or(Value::Nil);
         for (key, plain) in entries {
             let size = usize::from_redis_value(next()).unwrap_or(0);
-            let (mut fields, mut former) = (Values::new(), false);
+            let (mut fields, mut form) = (Values::new(), Form::Plain);
             if !plain {
                 let main = Values::from_redis_value(next())?;
-                former = main.first().is_some_and(Option::is_some);
+                form = if main.first().is_some_and(Option::is_some) { Form::Former } else { Form::Usual };
                 fields = beside(Values::from_redis_value(next())?, main);
             }
-            self.found.extend(self.judge(key, plain, size, &fields).map(|found| Found { former, ..found }));
+            self.found.extend(self.judge(key, form, size, &fields));
             if let Some(Some(function)) = fields.into_iter().nth(1) {
                 self.functions.insert(function);
             }
@@ -188,13 +196,13 @@ impl Search<'_> {
     }
 
     /// An entry, unless it is something of somebody else's.
-    fn judge(&self, key: Vec<u8>, plain: bool, size: usize, fields: &Values) -> Option<Found> {
+    fn judge(&self, key: Vec<u8>, form: Form, size: usize, fields: &Values) -> Option<Found> {
         let field = |index: usize| fields.get(index).and_then(Option::as_deref);
         let unnamed = field(1).is_none() || field(2).is_none();
         if unnamed && self.keys.read(&key, &HashSet::new()).is_none() {
             return None;
         }
-        if !plain && size == 0 && field(3).is_none() {
+        if form != Form::Plain && size == 0 && field(3).is_none() {
             return None;
         }
         // A number that is none is found again, and set aside, when the whole entry is read.
@@ -203,7 +211,7 @@ impl Search<'_> {
             && field(1)
                 .zip(field(2))
                 .is_some_and(|(function, unique)| self.keys.job(number.unsigned_abs(), function, unique) != key);
-        Some(Found { number, size, plain, unnamed, misplaced, former: false, key })
+        Some(Found { number, size, form, unnamed, misplaced, key })
     }
 }
 
@@ -241,7 +249,7 @@ fn forget_gone(keys: &Keys, connection: &mut Connection) -> Result<(), Failed> {
 fn chunk_length(entries: &[Found], has_workloads: bool) -> usize {
     let mut bytes = 0;
     let fitting = entries.iter().take(READ_JOBS).take_while(|entry| {
-        bytes += if has_workloads || entry.plain { entry.size } else { 0 };
+        bytes += if has_workloads || entry.form == Form::Plain { entry.size } else { 0 };
         bytes <= READ_BYTES
     });
     fitting.count().max(1)
@@ -256,7 +264,7 @@ fn values(
 ) -> Result<Vec<Option<Values>>, Failed> {
     let mut query = pipe();
     for entry in entries {
-        if entry.plain {
+        if entry.form == Form::Plain {
             query.cmd("GET").arg(&entry.key);
         } else {
             let side = keys.side(&entry.key);
@@ -272,7 +280,7 @@ fn values(
     let mut next = || answers.next().unwrap_or(Value::Nil);
     let mut all = Vec::with_capacity(entries.len());
     for entry in entries {
-        if entry.plain {
+        if entry.form == Form::Plain {
             let mut values = vec![None; FIELDS.len()];
             values.push(Option::<Vec<u8>>::from_redis_value(next())?);
             all.push(values.iter().any(Option::is_some).then_some(values));
@@ -327,7 +335,10 @@ impl Reader {
             Err(reason) => return Ok(Err(reason)),
         };
         self.replayed.last_number = self.replayed.last_number.max(job.number);
-        if self.own && (fresh || entry.misplaced || entry.former) && !self.adopt(connection, entry, &job)? {
+        if self.own
+            && (fresh || entry.misplaced || entry.form == Form::Former)
+            && !self.adopt(connection, entry, &job)?
+        {
             return Ok(Err("another job has the same function and unique id".to_owned()));
         }
         Ok(Ok(job))
@@ -358,11 +369,11 @@ impl Reader {
         }
         let mut transaction = pipe();
         transaction.atomic();
-        if entry.plain {
+        if entry.form == Form::Plain {
             transaction.cmd("DEL").arg(&entry.key).ignore();
             changes::add(&mut transaction, &self.keys, job);
         } else {
-            if entry.former {
+            if entry.form == Form::Former {
                 transaction.cmd("HDEL").arg(&entry.key).arg(SIDE_FIELDS).ignore();
             }
             if key != entry.key {
