@@ -265,6 +265,12 @@ fn read_conninfo(conninfo: &str) -> Result<Config, StoreError> {
     Ok(config)
 }
 
+/// What a connection string leads to, for people to read, without passwords.
+pub(super) fn name(conninfo: &str, table: &str) -> String {
+    // What is wrong with it is said when it is opened.
+    read_conninfo(conninfo).map_or_else(|_| format!("PostgreSQL (table {table})"), |config| describe(&config, table))
+}
+
 fn describe(config: &Config, table: &str) -> String {
     let hosts: Vec<String> = config
         .get_hosts()
