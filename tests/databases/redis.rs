@@ -25,6 +25,7 @@ pub(crate) fn everything() {
     battery::run(&mut database);
     strangers(&database);
     untouched(&database);
+    made_up(&database);
     full(&database);
     database.by_socket.set(true);
     battery::round_trip(&database.location("by_socket"));
@@ -97,6 +98,15 @@ fn untouched(database: &Redis) {
     assert_eq!(database.cli(&["EXISTS", "gearmand:own:job:own-f-u7"]), "0");
     store.commit(&Changes { removes: vec![left[0].key()], ..Changes::default() }).unwrap();
     assert_eq!(database.cli(&["KEYS", "*own-f-*"]), "");
+}
+
+/// The unique ids that libgearman makes up tell where a function with hyphens ends.
+fn made_up(database: &Redis) {
+    let uuid = "f1aa111c-87c8-11f0-8e2a-0242ac120002";
+    database.cli(&["HSET", &format!("made-with-hyphens-{uuid}"), "data", "w", "priority", "1"]);
+    let (jobs, _) = read(&mut *open(&database.location("made"), Access::Own));
+    assert_eq!(jobs.len(), 1);
+    assert_eq!((&jobs[0].function[..], &jobs[0].unique[..]), (&b"with-hyphens"[..], uuid.as_bytes()));
 }
 
 /// Redis without memory keeps what it has, and says so.
@@ -205,14 +215,10 @@ impl Database for Redis {
         // Newer versions name function and unique id; which tells how the keys without names are to be read.
         let fields = ["data", "newer", "priority", "2", "function", "with-hyphens", "unique", "na-med"];
         self.cli(&[&["HSET", &format!("{name}-with-hyphens-na-med")][..], &fields].concat());
-        // The unique ids that libgearman makes up tell it, too.
-        let uuid = "f1aa111c-87c8-11f0-8e2a-0242ac120002";
-        self.cli(&["HSET", &format!("{name}-not-named-{uuid}"), "data", "made up", "priority", "1"]);
         // Old versions wrote plain strings.
         self.cli(&["SET", &format!("{name}-old-style"), "plain string"]);
         vec![
             kept_of(b"with-hyphens", b"na-med", Priority::Low, 0, b"newer"),
-            kept_of(b"not-named", uuid.as_bytes(), Priority::Normal, 0, b"made up"),
             kept_of(b"old", b"style", Priority::Normal, 0, b"plain string"),
         ]
     }
