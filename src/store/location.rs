@@ -97,10 +97,20 @@ impl Location {
             Self::Redis { .. } => Ok(Box::new(super::redis::Redis::open(self, access, prefix)?)),
             #[allow(unreachable_patterns, reason = "which of them are left depends on the features")]
             Self::Sqlite { .. } | Self::Postgres { .. } | Self::Mysql { .. } | Self::Redis { .. } => {
-                Err(StoreError::new(StoreFailure::Unreachable, format!("{self}: this build has no such store")))
+                Err(StoreError::new(StoreFailure::Refused, format!("{self}: this build has no such store")))
             }
         }
     }
+}
+
+/// A host with its port, or a socket, which has none. What stands before an @ is a password, where somebody gave an URL
+/// for a host.
+fn address(host: &str, port: u16) -> String {
+    if host.starts_with('/') {
+        return host.to_owned();
+    }
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{host}:{port}")
 }
 
 /// For people to read, without passwords.
@@ -108,11 +118,14 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite { path, table, .. } => write!(f, "SQLite file {} (table {table})", path.display()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres { conninfo, table } => f.write_str(&super::postgres::name(conninfo, table)),
+            #[cfg(not(feature = "postgres"))]
             Self::Postgres { table, .. } => write!(f, "PostgreSQL (table {table})"),
             Self::Mysql { host, port, database, table, .. } => {
-                write!(f, "MySQL at {host}:{port} (database {database}, table {table})")
+                write!(f, "MySQL at {} (database {database}, table {table})", address(host, *port))
             }
-            Self::Redis { host, port, prefix, .. } => write!(f, "Redis at {host}:{port} (prefix {prefix})"),
+            Self::Redis { host, port, prefix, .. } => write!(f, "Redis at {} (prefix {prefix})", address(host, *port)),
         }
     }
 }
@@ -120,5 +133,51 @@ impl fmt::Display for Location {
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_named_without_passwords() {
+        let mysql = |host: &str| Location::Mysql {
+            host: host.to_owned(),
+            port: 3306,
+            user: "u".to_owned(),
+            password: "secret".to_owned(),
+            database: "d".to_owned(),
+            table: "t".to_owned(),
+        };
+        let redis = |host: &str| Location::Redis {
+            host: host.to_owned(),
+            port: 6379,
+            password: "secret".to_owned(),
+            prefix: "p".to_owned(),
+        };
+        let named = [
+            (mysql("h"), "MySQL at h:3306 (database d, table t)"),
+            (mysql("/run/mysqld.sock"), "MySQL at /run/mysqld.sock (database d, table t)"),
+            (redis("h"), "Redis at h:6379 (prefix p)"),
+            (redis("/run/redis.sock"), "Redis at /run/redis.sock (prefix p)"),
+            (redis("redis://:secret@h"), "Redis at h:6379 (prefix p)"),
+        ];
+        for (location, name) in named {
+            assert_eq!(location.to_string(), name);
+            assert_eq!(format!("{location:?}"), name);
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn a_connection_string_is_named_by_host_and_database() {
+        let named =
+            |conninfo: &str| Location::Postgres { conninfo: conninfo.to_owned(), table: "t".to_owned() }.to_string();
+        let name = "PostgreSQL at h (database d, table t)";
+        assert_eq!(named("host=h dbname=d user=u password='se cret'"), name);
+        assert_eq!(named("postgresql://u:secret@h/d"), name);
+        assert_eq!(named("host=/run/pg dbname=d"), "PostgreSQL at /run/pg (database d, table t)");
+        assert_eq!(named("password=secret nonsense"), "PostgreSQL (table t)");
     }
 }

@@ -19,6 +19,8 @@ pub mod queue;
 mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod table;
 pub mod writer;
 
 use std::fmt;
@@ -105,6 +107,10 @@ pub trait Store: Send {
 
 /// Whether a job was read with its workload.
 pub type HasWorkload = bool;
+
+/// Who holds a queue in a database where no other server does.
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+const OUR_LAST: &str = "our connection of before, which the database has not given up yet";
 
 /// How many of these workloads, whose lengths are known, are read at once within `most_bytes`: one at least.
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]

@@ -4,8 +4,9 @@
 //! `unique_key`, `function_name`, `priority`, `data` and `when_to_run` are what C++ gearmand reads and writes; the two texts
 //! are VARBINARY here, since with the usual collations `Case` and `case` are the same to the table's unique key. Beside them
 //! stand, all of them nullable: `job_id`, the number of the job; `handle`; `reducer`; `submitted`; `flags`
-//! ([`super::entry`]); `attempts`; and `due`, the due time where it does not fit into `when_to_run`. A job without a unique
-//! id, or whose unique id is its workload, has a `unique_key` of NULL, which collides with nothing.
+//! ([`super::entry`]); `attempts`; `due`, the due time where it does not fit into `when_to_run`; and `unique_bytes`, where the
+//! unique id cannot stand in `unique_key`. There, or where there is no unique id, `unique_key` has the handle: C++ gearmand
+//! finds a job's row by it. Earlier versions left NULL.
 //!
 //! The version of the format and the highest number stand in the one row of `<table>_meta`. Rows that make no sense are
 //! moved to `<table>_set_aside`.
@@ -19,6 +20,7 @@ mod errors;
 mod replay;
 mod schema;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -49,6 +51,8 @@ pub(super) struct Mysql {
     last_used: Instant,
     /// The id of the last connection: it may linger where the network broke.
     last_id: Option<u64>,
+    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
+    opened: bool,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
     /// The server's `max_allowed_packet`, in bytes, as of the last connection.
@@ -101,10 +105,12 @@ impl Mysql {
             prefixes: Prefixes::new(prefix),
             last_used: Instant::now(),
             last_id: None,
+            opened: false,
             warned: false,
             packet_max: 0,
         };
         store.with_session("open the table", async |_| Ok(()))?;
+        store.opened = true;
         Ok(store)
     }
 
@@ -154,10 +160,17 @@ impl Mysql {
     }
 
     fn error(&self, purpose: &str, failed: &Failed) -> StoreError {
-        failed.explain(&self.name, purpose)
+        let error = failed.explain(&self.name, purpose);
+        let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
+        StoreError { failure, ..error }
     }
 
     async fn connect(&self) -> Result<Session, Failed> {
+        if let Some(socket) = self.options.socket()
+            && !Path::new(socket).parent().is_some_and(Path::is_dir)
+        {
+            return Err(Failed::NoDirectory(socket.to_owned()));
+        }
         let connecting = Conn::new(self.options.clone());
         let connection = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
         schema::prepare(connection, &self.table, self.access, self.last_id).await
@@ -169,7 +182,8 @@ impl Mysql {
             && self.access == Access::Own
         {
             self.warned = true;
-            tracing::warn!(
+            // Jobs can be lost: that is said at the level that is logged by default.
+            tracing::error!(
                 "{}: acknowledged jobs can be lost when the database's host loses power, since \
                  innodb_flush_log_at_trx_commit is {value}; set it to 1",
                 self.name

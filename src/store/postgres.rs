@@ -4,8 +4,8 @@
 //! `unique_key`, `function_name`, `priority`, `data` and `when_to_run` are what C++ gearmand reads and writes. Beside them
 //! stand, all of them nullable: `job_id`, the number of the job; `handle`; `reducer`; `submitted`; `flags`
 //! ([`super::entry`]); `attempts`; `due`, the due time where it does not fit into `when_to_run`; `unique_bytes` and
-//! `function_bytes`, where the bytes are no text of this database or too long for their column. A job without a unique id,
-//! or whose unique id is its workload, has a `unique_key` of NULL: the table's UNIQUE constraint lets any number of them be.
+//! `function_bytes`, where the bytes are no text of this database or too long for their column. Where the unique id cannot
+//! stand in `unique_key`, or there is none, the handle does: C++ gearmand finds a job's row by it. Earlier versions left NULL.
 //!
 //! The version of the format and the highest number stand in the one row of `<table>_meta`. Rows that make no sense are
 //! moved to `<table>_set_aside`.
@@ -13,7 +13,6 @@
 //! # Two servers
 //! An advisory lock on the table's oid keeps a second server away. It lives as long as the connection, which is why a pooler
 //! that shares connections between transactions (PgBouncer's `pool_mode = transaction`) must not stand in between.
-//! Where the network broke PostgreSQL may not miss the old connection for long: the new one ends it.
 //! Where the network broke PostgreSQL may not miss the old connection for long: the new one ends it.
 
 mod changes;
@@ -54,6 +53,8 @@ pub(super) struct Postgres {
     last_used: Instant,
     /// The other side of the last connection: it may linger where the network broke.
     last_backend: Option<Backend>,
+    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
+    opened: bool,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
 }
@@ -89,9 +90,11 @@ impl Postgres {
             prefixes: Prefixes::new(prefix),
             last_used: Instant::now(),
             last_backend: None,
+            opened: false,
             warned: false,
         };
         store.with_session("open the table", async |_| Ok(()))?;
+        store.opened = true;
         Ok(store)
     }
 
@@ -143,10 +146,20 @@ impl Postgres {
     }
 
     fn error(&self, purpose: &str, failed: &Failed) -> StoreError {
-        failed.explain(&self.name, purpose)
+        let error = failed.explain(&self.name, purpose);
+        let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
+        StoreError { failure, ..error }
     }
 
     async fn connect(&self) -> Result<Session, Failed> {
+        let sockets = self.config.get_hosts().iter().filter_map(|host| match host {
+            Host::Unix(path) => Some(path),
+            Host::Tcp(_) => None,
+        });
+        let gone: Vec<_> = sockets.filter(|path| !path.is_dir()).collect();
+        if let Some(path) = gone.first().filter(|_| gone.len() == self.config.get_hosts().len()) {
+            return Err(Failed::NoDirectory(path.display().to_string()));
+        }
         let connecting = self.config.connect(NoTls);
         let (client, connection) = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
         self.driver.run_along(async move {
@@ -159,7 +172,8 @@ impl Postgres {
     fn warn_once(&mut self, asynchronous: bool) {
         if asynchronous && !self.warned && self.access == Access::Own {
             self.warned = true;
-            tracing::warn!(
+            // Jobs can be lost: that is said at the level that is logged by default.
+            tracing::error!(
                 "{}: the server is set to answer before jobs are on its disk (synchronous_commit or fsync is off); \
                  synchronous_commit is switched on for jobs that are to be kept, fsync is for the server's operator to do",
                 self.name
@@ -214,7 +228,7 @@ fn read_conninfo(conninfo: &str) -> Result<Config, StoreError> {
         // The driver's text names a key, never a value.
         let reason = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         StoreError::new(
-            StoreFailure::Unreachable,
+            StoreFailure::Refused,
             format!("PostgreSQL: the connection string is not valid: {reason}; expected host=... dbname=... or postgresql://..."),
         )
     })?;
@@ -249,6 +263,12 @@ fn read_conninfo(conninfo: &str) -> Result<Config, StoreError> {
         config.connect_timeout(CONNECT_LIMIT);
     }
     Ok(config)
+}
+
+/// What a connection string leads to, for people to read, without passwords.
+pub(super) fn name(conninfo: &str, table: &str) -> String {
+    // What is wrong with it is said when it is opened.
+    read_conninfo(conninfo).map_or_else(|_| format!("PostgreSQL (table {table})"), |config| describe(&config, table))
 }
 
 fn describe(config: &Config, table: &str) -> String {

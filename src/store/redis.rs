@@ -1,14 +1,14 @@
-//! Jobs in Redis: a hash for each, under C++ gearmand's keys.
+//! Jobs in Redis: a hash for each under C++ gearmand's keys, and another one beside it.
 //!
 //! # The format
-//! [`keys`] says how a job's key is made. Its hash has the fields of C++ gearmand, `data`, `priority` (0 high, 1 normal, 2
-//! low), `function` and `unique`, and beside them `id`, the number of the job; `handle`; `when`, its due time; `reducer`;
-//! `submitted`; `flags` ([`super::entry`]); and `attempts`. Numbers are decimal. The version of the format and the highest
-//! number stand in a hash of their own, which no search for jobs finds. What makes no sense is renamed, so that none finds it
-//! either. Other keys that share the prefix are left alone.
+//! [`keys`] says how a job's key is made. Its hash has the fields of C++ gearmand, `data` and `priority` (0 high, 1 normal, 2
+//! low), and no others: C++ gearmand 1.1 ends itself over a field that it does not know. A side hash has the rest: `id`, the
+//! number of the job; `function`; `unique`; `handle`; `when`, its due time; `reducer`; `submitted`; `flags`
+//! ([`super::entry`]); and `attempts`. Numbers are decimal. Earlier versions wrote all fields into the one hash. A hash
+//! without a side hash is C++ gearmand's; a side hash alone is that of a job that C++ gearmand has run.
 //!
-//! C++ gearmand 1.1 refuses hashes with fields that it does not know: it reads no queue of this server's in Redis. The way back
-//! leads through another kind of store, or an empty queue.
+//! The version of the format and the highest number stand in a hash of their own. No search for jobs finds it, nor a side
+//! hash; what makes no sense is renamed, so that none finds it either. Other keys that share the prefix are left alone.
 //!
 //! # Two servers
 //! The name of the connection (`CLIENT SETNAME`) says which jobs it owns, and whoever finds another connection of that name
@@ -24,6 +24,7 @@ mod keys;
 mod read;
 mod replay;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ use self::errors::Failed;
 use self::keys::Keys;
 use super::entry::Prefixes;
 use super::location::{Access, Location};
-use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
+use super::{Changes, HasWorkload, OUR_LAST, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{FORMAT, JobKey, StoreFailure, StoredJob};
 
 /// How long it may take to connect.
@@ -62,6 +63,8 @@ pub(super) struct Redis {
     last_used: Instant,
     /// The connection that had the jobs before: it may linger where the network broke.
     last_client: Option<u64>,
+    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
+    opened: bool,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
     /// The largest value, in bytes.
@@ -101,11 +104,13 @@ impl Redis {
             prefixes: Prefixes::new(prefix),
             last_used: Instant::now(),
             last_client: None,
+            opened: false,
             warned: false,
             value_max: VALUE_MAX,
             last_number: 0,
         };
         store.with_connection("open the queue", |_, _| Ok(()))?;
+        store.opened = true;
         Ok(store)
     }
 
@@ -133,11 +138,22 @@ impl Redis {
             Ok(value)
         });
         self.last_used = Instant::now();
-        done.map_err(|failed| failed.explain(&self.name, purpose))
+        done.map_err(|failed| {
+            let error = failed.explain(&self.name, purpose);
+            let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
+            StoreError { failure, ..error }
+        })
     }
 
     fn connect(&mut self) -> Result<Connection, Failed> {
-        let mut connection = Client::open(self.info.clone())?.get_connection_with_timeout(CONNECT_LIMIT)?;
+        if let ConnectionAddr::Unix(socket) = self.info.addr()
+            && !socket.parent().is_some_and(Path::is_dir)
+        {
+            return Err(Failed::NoDirectory(socket.display().to_string()));
+        }
+        let mut connection = Client::open(self.info.clone())?
+            .get_connection_with_timeout(CONNECT_LIMIT)
+            .map_err(|error| Failed::within(CONNECT_LIMIT, error))?;
         connection.set_read_timeout(Some(ANSWER_LIMIT))?;
         connection.set_write_timeout(Some(ANSWER_LIMIT))?;
         let meta = self.keys.meta();
@@ -176,18 +192,22 @@ impl Redis {
                 Err(error) => return self.unclaimed(error),
             };
             let Some((other, address)) = other_client(&list, id, &name) else { break };
-            if self.last_client == Some(other) {
-                // Our own, which Redis has not missed yet.
-                let _: i64 = cmd("CLIENT").arg("KILL").arg("ID").arg(other).query(connection)?;
-            } else if Instant::now() > end {
-                let text = format!(
-                    "another gearmand uses the same keys (client {other} from {address}, see CLIENT LIST); stop it, or \
-                     use another prefix"
-                );
+            let is_last = self.last_client == Some(other);
+            if Instant::now() > end {
+                let text = if is_last {
+                    format!("the keys are held by {OUR_LAST} (client {other} from {address}, see CLIENT LIST)")
+                } else {
+                    format!(
+                        "another gearmand uses the same keys (client {other} from {address}, see CLIENT LIST); stop it, \
+                         or use another prefix"
+                    )
+                };
                 return Err(Failed::Here(StoreFailure::Locked, text));
-            } else {
-                // Redis may take a moment to notice that the last one has gone. Nothing ever comes to this list: Redis
-                // answers when the time is over.
+            }
+            // Redis may take a moment to notice that the last one has gone. Our own is ended; where that is not allowed,
+            // it is waited for.
+            if !is_last || cmd("CLIENT").arg("KILL").arg("ID").arg(other).exec(connection).is_err() {
+                // Nothing ever comes to this list: Redis answers when the time is over.
                 cmd("BLPOP").arg(self.keys.never()).arg("0.1").exec(connection)?;
             }
         }
@@ -224,7 +244,8 @@ impl Redis {
         }
         match (append.as_deref(), sync.as_deref()) {
             (Some("yes"), Some("always")) => {}
-            (Some(append), Some(sync)) => tracing::warn!(
+            // Jobs can be lost: that is said at the level that is logged by default.
+            (Some(append), Some(sync)) => tracing::error!(
                 "{}: acknowledged jobs may be lost when Redis ends, since appendonly is {append} and appendfsync is {sync}; \
                  set them to yes and always",
                 self.name
@@ -236,7 +257,7 @@ impl Redis {
             ),
         }
         if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
-            tracing::warn!(
+            tracing::error!(
                 "{}: Redis may throw jobs away when its memory is full, since maxmemory-policy is {policy}; set it to \
                  noeviction",
                 self.name

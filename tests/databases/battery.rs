@@ -22,10 +22,6 @@ pub(crate) trait Database {
     }
     /// Whether it keeps due times when C++ gearmand writes them.
     fn debian_keeps_due_times(&self) -> bool;
-    /// Whether C++ gearmand can read what this server writes.
-    fn debian_takes_back(&self) -> bool {
-        true
-    }
     /// Puts what other versions of C++ gearmand would have left beside what Debian's has left in this queue.
     fn put_beside(&self, name: &str) -> Vec<Kept>;
     /// Makes entries of this queue senseless: of the jobs 1 to 3 that are there, 1 and 3.
@@ -38,6 +34,12 @@ pub(crate) trait Database {
     fn make_newer(&self, name: &str);
     /// A job that the database cannot take, and a word of the reason.
     fn refused(&self) -> (TestJob, &'static str);
+    /// Gives the job of this number, which has no unique id of its own, the form in which former versions wrote it.
+    fn make_former(&self, name: &str, job: &TestJob);
+    /// Makes a table of somebody else's, with the columns `id` and `customer`; `None` where there are no tables.
+    fn make_foreign(&self, name: &str) -> Option<()>;
+    /// What the tables are that have this name, or one that begins with it, and their columns.
+    fn described(&self, name: &str) -> String;
     /// Kills the database.
     fn kill(&mut self);
     /// Starts it again.
@@ -54,12 +56,22 @@ pub(crate) fn run(database: &mut dyn Database) {
     reading(&database.location("reading"));
     spoilt(database);
     newer(database);
+    former(database);
+    foreign(database);
     refused(database);
     debian::takeover(database);
-    if database.debian_takes_back() {
-        debian::give_back(database);
-    }
+    debian::give_back(database);
     crash(database);
+}
+
+/// What trying again cannot mend is refused at once, with a word of the reason, and without the password.
+#[track_caller]
+pub(crate) fn cannot_open(location: &Location, word: &str) {
+    for access in [Access::Own, Access::Read] {
+        let error = try_open(location, access).err().expect("a place that cannot be opened");
+        assert_eq!(error.failure, StoreFailure::Refused, "{error}");
+        assert!(error.text.contains(word) && !error.text.contains("wr0ng"), "{error}");
+    }
 }
 
 /// Jobs of every kind.
@@ -240,6 +252,45 @@ fn newer(database: &dyn Database) {
         assert_eq!(error.failure, StoreFailure::Corrupt, "{error}");
         assert!(error.text.contains("format 99"), "{error}");
     }
+}
+
+/// What former versions wrote is read, and goes.
+fn former(database: &dyn Database) {
+    let location = database.location("former");
+    let jobs = [
+        TestJob::new(1, "plain", "", b"one"),
+        TestJob::new(2, "plain", "", b"two"),
+        TestJob::new(3, "f", "-", b"three"),
+    ];
+    open(&location, Access::Own).commit(&adding(&jobs)).unwrap();
+    for job in &jobs {
+        database.make_former("former", job);
+    }
+    assert_same(&read(&mut *open(&location, Access::Read)).0, &jobs);
+    let mut store = open(&location, Access::Own);
+    assert_same(&read(&mut *store).0, &jobs);
+    let loaded = store.load(&[jobs[2].key()], usize::MAX).unwrap();
+    assert_eq!(loaded[0].as_deref(), Some(&b"three"[..]));
+    store.commit(&Changes { attempts: vec![(jobs[1].key(), 2)], ..Changes::default() }).unwrap();
+    store.commit(&Changes { removes: vec![jobs[0].key(), jobs[2].key()], ..Changes::default() }).unwrap();
+    assert_same(&read(&mut *store).0, &[TestJob { attempts: 2, ..jobs[1].clone() }]);
+    assert_eq!(database.rows("former"), 1);
+}
+
+/// A table that is not gearmand's is left as it is.
+fn foreign(database: &dyn Database) {
+    let name = "orders";
+    if database.make_foreign(name).is_none() {
+        return;
+    }
+    let before = database.described(name);
+    assert!(before.contains("customer"), "{before}");
+    for access in [Access::Own, Access::Read] {
+        let error = try_open(&database.location(name), access).err().expect("somebody else's table");
+        assert_ne!(error.failure, StoreFailure::Unreachable, "{error}");
+        assert!(error.text.contains("orders is a table with the columns customer, id, and not"), "{error}");
+    }
+    assert_eq!(database.described(name), before);
 }
 
 fn refused(database: &dyn Database) {

@@ -112,21 +112,72 @@ fn same(jobs: &[TestJob], expected: &BTreeSet<Kept>) {
     assert_eq!(jobs.len(), expected.len());
 }
 
-/// Writes a queue, and lets C++ gearmand take it back: it must start, and see every job.
+/// Writes a queue, and lets C++ gearmand take it back: it runs every job once, also over its own restarts.
 pub(crate) fn give_back(database: &dyn Database) {
     let name = "give_back";
     let jobs = [
         TestJob::new(1, "plain", "u1", b"one"),
         TestJob::new(2, "plain", "", b"two"),
-        TestJob::new(3, "plain", "u3", b""),
-        TestJob { priority: Priority::Low, ..TestJob::new(4, "other", "u4", b"four") },
-        TestJob { due_s: 5_000_000_000, ..TestJob::new(5, "late", "u5", b"due in 2128") },
+        TestJob::new(3, "plain", "", b"\x01\xfe three"),
+        TestJob::new(4, "plain", "-", b"four"),
+        TestJob::new(5, "plain", "-", b"five"),
+        TestJob::new(6, "plain", "H:elsewhere:2", b"six"),
+        TestJob { priority: Priority::Low, ..TestJob::new(7, "other", "u7", &[b'7'; 4096]) },
+        TestJob::new(8, "other", "u8", b""),
     ];
     open(&database.location(name), Access::Own).commit(&adding(&jobs)).unwrap();
+    assert_eq!(database.rows(name), jobs.len());
+    let options = database.debian_options(name);
+    let mut server = Server::debian(&options.iter().map(String::as_str).collect::<Vec<_>>());
+    let expected: BTreeSet<_> = jobs.iter().map(|job| (job.function.clone(), job.workload.clone())).collect();
+    let mut ran = run_all(&server, jobs.len() / 2);
+    assert_eq!(ran.len(), jobs.len() / 2, "{}", server.log());
+    server.restart();
+    ran.extend(run_all(&server, jobs.len()));
+    assert_eq!(ran.len(), jobs.len(), "nothing runs twice, or not at all: {}", server.log());
+    assert_eq!(ran.into_iter().collect::<BTreeSet<_>>(), expected);
+    assert_eq!(database.rows(name), 0);
+    server.restart();
+    assert_eq!(run_all(&server, 1), [], "{}", server.log());
+    server.terminate();
+    // What it has run is gone for this server, too.
+    assert_eq!(read(&mut *open(&database.location(name), Access::Own)).0, []);
+    due_back(database);
+}
+
+/// Runs up to so many jobs of the functions `plain` and `other`: functions and workloads.
+fn run_all(server: &Server, most: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut worker = Wire::connect(server.addr());
+    for function in ["plain", "other"] {
+        worker.send(packet::CAN_DO, function.as_bytes());
+    }
+    let mut ran = Vec::new();
+    while ran.len() < most {
+        worker.send(packet::GRAB_JOB, b"");
+        let (kind, body) = worker.recv();
+        if kind == packet::NO_JOB {
+            break;
+        }
+        assert_eq!(kind, packet::JOB_ASSIGN);
+        let mut parts = body.splitn(3, |byte| *byte == 0).map(<[u8]>::to_vec);
+        let mut part = || parts.next().expect("a part of an assignment");
+        let (handle, function, workload) = (part(), part(), part());
+        worker.send(packet::WORK_COMPLETE, &packet::body(&[&handle, b""]));
+        ran.push((function, workload));
+    }
+    // Once this is answered, what came before is done.
+    worker.send(packet::ECHO_REQ, b"done");
+    worker.expect(packet::ECHO_RES, b"done");
+    ran
+}
+
+/// A job that is not due: databases differ in whether C++ gearmand waits for it, but it is there.
+fn due_back(database: &dyn Database) {
+    let name = "due_back";
+    let late = TestJob { due_s: 5_000_000_000, ..TestJob::new(1, "late", "u1", b"due in 2128") };
+    open(&database.location(name), Access::Own).commit(&adding(&[late])).unwrap();
     let options = database.debian_options(name);
     let server = Server::debian(&options.iter().map(String::as_str).collect::<Vec<_>>());
     let status = Wire::connect(server.addr()).text("status");
-    for line in ["plain\t3\t0\t0\n", "other\t1\t0\t0\n", "late\t1\t0\t0\n"] {
-        assert!(status.contains(line), "{status}\n{}", server.log());
-    }
+    assert!(status.contains("late\t1\t0\t0\n"), "{status}\n{}", server.log());
 }

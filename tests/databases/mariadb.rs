@@ -26,15 +26,23 @@ pub(crate) fn everything() {
     battery::round_trip(&database.location("by_socket"));
 }
 
-/// A wrong password is an error that does not show it.
+/// Wrong passwords, names and places.
 fn passwords(database: &MariaDb) {
-    let Location::Mysql { host, port, user, database, table, .. } = database.location("passwords") else {
-        unreachable!("a table in MySQL")
+    let at = |host: &str, password: &str, name: &str| Location::Mysql {
+        host: host.to_owned(),
+        port: database.port,
+        user: USER.to_owned(),
+        password: password.to_owned(),
+        database: name.to_owned(),
+        table: "passwords".to_owned(),
     };
-    let location = Location::Mysql { host, port, user, password: "wr0ng".to_owned(), database, table };
-    let error = try_open(&location, Access::Own).err().expect("a wrong password");
-    assert!(error.text.contains("password") && error.text.contains("1045"), "{error}");
-    assert!(!error.text.contains("wr0ng"), "{error}");
+    battery::cannot_open(&at("127.0.0.1", "wr0ng", DATABASE), "1045");
+    battery::cannot_open(&at("127.0.0.1", "", DATABASE), "MySQL asks for a password: add --mysql-password=...");
+    battery::cannot_open(&at("127.0.0.1", PASSWORD, "nowhere"), "see user, password and database");
+    battery::cannot_open(&at(&database.instance.file("no/socket"), "wr0ng", DATABASE), "there is no directory");
+    // A socket may come to be when the server starts.
+    let error = try_open(&at(&database.instance.file("absent"), "wr0ng", DATABASE), Access::Own).err();
+    assert_eq!(error.expect("no socket").failure, gearmand::job_server::StoreFailure::Unreachable);
 }
 
 fn too_large(database: &MariaDb) {
@@ -174,6 +182,22 @@ impl Database for MariaDb {
     fn refused(&self) -> (TestJob, &'static str) {
         // What the table's own key does not let in.
         (TestJob::new(2, "f", "u1", b"twice"), "Duplicate")
+    }
+
+    fn make_former(&self, name: &str, job: &TestJob) {
+        self.sql(DATABASE, &format!("UPDATE {name} SET unique_key = NULL WHERE job_id = {}", job.number));
+        self.sql(DATABASE, &format!("ALTER TABLE {name} DROP COLUMN IF EXISTS unique_bytes"));
+    }
+
+    fn make_foreign(&self, name: &str) -> Option<()> {
+        self.sql(DATABASE, &format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY, customer TEXT)"));
+        Some(())
+    }
+
+    fn described(&self, name: &str) -> String {
+        self.sql(DATABASE, &format!(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_name LIKE '{name}%' ORDER BY 1, 2"
+        ))
     }
 
     fn kill(&mut self) {

@@ -2,21 +2,43 @@
 
 use std::fs;
 
-use gearmand::store::location::Location;
+use gearmand::job_server::StoreFailure;
+use gearmand::store::location::{Access, Location};
 
 use super::battery::{self, Database};
 use super::debian::Kept;
 use super::instance::{Instance, program, words};
-use super::jobs::TestJob;
+use super::jobs::{TestJob, try_open};
 
 /// Where Debian puts the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 const USER: &str = "gearman";
+/// A user who is asked for a password.
+const ASKED: &str = "asked";
 
 /// The test.
 pub(crate) fn everything() {
     let mut database = Postgres::start();
+    passwords(&database);
     battery::run(&mut database);
+}
+
+/// Wrong passwords, names and places.
+fn passwords(database: &Postgres) {
+    database.sql(&format!("CREATE USER {ASKED} PASSWORD 'secret'"));
+    let directory = database.instance.path().display().to_string();
+    let at = |conninfo: String| Location::Postgres { conninfo, table: "passwords".to_owned() };
+    let of_user = |rest: &str| at(format!("host={directory} dbname=postgres user={ASKED} {rest}"));
+    let asks = "PostgreSQL asks for a password: add password=... to --libpq-conninfo";
+    battery::cannot_open(&of_user(""), asks);
+    battery::cannot_open(&of_user("password=wr0ng"), "SQLSTATE 28P01");
+    battery::cannot_open(&at(format!("host={directory} dbname=postgres user=nobody_here")), "nobody_here");
+    battery::cannot_open(&at(format!("host={directory} dbname=nowhere user={USER}")), "create the database");
+    battery::cannot_open(&at(format!("host={directory}/no dbname=postgres user={USER}")), "there is no directory");
+    battery::cannot_open(&at("password=wr0ng nonsense".to_owned()), "the connection string is not valid");
+    // A socket may come to be when the server starts.
+    let error = try_open(&at(format!("host={directory} port=1 user={USER}")), Access::Own).err();
+    assert_eq!(error.expect("no socket").failure, StoreFailure::Unreachable);
 }
 
 /// A running PostgreSQL.
@@ -45,6 +67,9 @@ impl Postgres {
             "--no-locale",
             "--no-sync",
         ]));
+        let rules = instance.path().join("data/pg_hba.conf");
+        let trust = fs::read_to_string(&rules).expect("the rules of access");
+        fs::write(&rules, format!("local all {ASKED} scram-sha-256\n{trust}")).expect("the rules of access");
         let postgres = program(&[&bin.join("postgres").display().to_string()]);
         let directory = instance.path().display().to_string();
         let command = words(&[&postgres, "-D", &data, "-k", &directory, "-c", "listen_addresses="]);
@@ -120,6 +145,21 @@ impl Database for Postgres {
     fn refused(&self) -> (TestJob, &'static str) {
         // What the table's own constraint does not let in.
         (TestJob::new(2, "f", "u1", b"twice"), "unique")
+    }
+
+    fn make_former(&self, name: &str, job: &TestJob) {
+        self.sql(&format!("UPDATE {name} SET unique_key = NULL WHERE job_id = {}", job.number));
+    }
+
+    fn make_foreign(&self, name: &str) -> Option<()> {
+        self.sql(&format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY, customer TEXT)"));
+        Some(())
+    }
+
+    fn described(&self, name: &str) -> String {
+        self.sql(&format!(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_name LIKE '{name}%' ORDER BY 1, 2"
+        ))
     }
 
     fn kill(&mut self) {

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use gearmand::job_server::StoreFailure;
 use gearmand::protocol::Priority;
+use gearmand::store::Changes;
 use gearmand::store::location::{Access, Location};
 
 use super::battery::{self, Database};
@@ -20,11 +21,27 @@ const VALUE_MAX: usize = 2 << 20;
 /// The test.
 pub(crate) fn everything() {
     let mut database = Redis::start();
+    passwords(&database);
     battery::run(&mut database);
     strangers(&database);
+    untouched(&database);
+    made_up(&database);
     full(&database);
     database.by_socket.set(true);
     battery::round_trip(&database.location("by_socket"));
+}
+
+/// Wrong passwords and places.
+fn passwords(database: &Redis) {
+    let at = |host: &str, password: &str| Location::Redis {
+        host: host.to_owned(),
+        port: database.port,
+        password: password.to_owned(),
+        prefix: "passwords".to_owned(),
+    };
+    battery::cannot_open(&at("127.0.0.1", ""), "Redis asks for a password: add --redis-password=...");
+    battery::cannot_open(&at("127.0.0.1", "wr0ng"), "see the password");
+    battery::cannot_open(&at(&database.instance.file("no/socket"), "wr0ng"), "there is no directory");
 }
 
 /// Keys that merely share the prefix are nobody's jobs.
@@ -58,6 +75,38 @@ fn strangers(database: &Redis) {
     let copied = read(&mut *store).0;
     assert_eq!(copied.iter().map(|job| job.number).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(read(&mut *store).0, copied);
+}
+
+/// C++ gearmand's own entries keep their fields when they are taken over, and what it has run leaves nothing behind.
+fn untouched(database: &Redis) {
+    database.cli(&["HSET", "own-f-u1", "data", "one", "priority", "0"]);
+    let job = TestJob::new(7, "f", "u7", b"seven");
+    let mut store = open(&database.location("own"), Access::Own);
+    store.commit(&adding(std::slice::from_ref(&job))).unwrap();
+    assert_eq!(read(&mut *store).0.len(), 2);
+    for (key, fields) in [("own-f-u1", "data\none\npriority\n0"), ("own-f-u7", "data\nseven\npriority\n1")] {
+        assert_eq!(database.cli(&["HGETALL", key]), fields);
+        assert_eq!(database.cli(&["EXISTS", &format!("gearmand:own:job:{key}")]), "1");
+    }
+    drop(store);
+    database.cli(&["DEL", "own-f-u7"]);
+    read(&mut *open(&database.location("own"), Access::Read));
+    assert_eq!(database.cli(&["EXISTS", "gearmand:own:job:own-f-u7"]), "1", "whoever only looks deletes nothing");
+    let mut store = open(&database.location("own"), Access::Own);
+    let left = read(&mut *store).0;
+    assert_eq!(left.iter().map(|job| job.number).collect::<Vec<_>>(), [8]);
+    assert_eq!(database.cli(&["EXISTS", "gearmand:own:job:own-f-u7"]), "0");
+    store.commit(&Changes { removes: vec![left[0].key()], ..Changes::default() }).unwrap();
+    assert_eq!(database.cli(&["KEYS", "*own-f-*"]), "");
+}
+
+/// The unique ids that libgearman makes up tell where a function with hyphens ends.
+fn made_up(database: &Redis) {
+    let uuid = "f1aa111c-87c8-11f0-8e2a-0242ac120002";
+    database.cli(&["HSET", &format!("made-with-hyphens-{uuid}"), "data", "w", "priority", "1"]);
+    let (jobs, _) = read(&mut *open(&database.location("made"), Access::Own));
+    assert_eq!(jobs.len(), 1);
+    assert_eq!((&jobs[0].function[..], &jobs[0].unique[..]), (&b"with-hyphens"[..], uuid.as_bytes()));
 }
 
 /// Redis without memory keeps what it has, and says so.
@@ -158,11 +207,6 @@ impl Database for Redis {
         "Redis"
     }
 
-    fn debian_takes_back(&self) -> bool {
-        // It ends itself over a field that it does not know.
-        false
-    }
-
     fn debian_keeps_due_times(&self) -> bool {
         false
     }
@@ -181,7 +225,7 @@ impl Database for Redis {
 
     fn spoil(&self, name: &str) {
         self.cli(&["HSET", &format!("{name}-f-u1"), "priority", "5"]);
-        self.cli(&["HSET", &format!("{name}-f-u3"), "when", "soon"]);
+        self.cli(&["HSET", &format!("gearmand:{name}:job:{name}-f-u3"), "when", "soon"]);
     }
 
     fn rows(&self, name: &str) -> usize {
@@ -199,6 +243,25 @@ impl Database for Redis {
 
     fn refused(&self) -> (TestJob, &'static str) {
         (TestJob::new(2, "f", "u2", &vec![b'x'; VALUE_MAX + 1]), "proto-max-bulk-len")
+    }
+
+    fn make_former(&self, name: &str, job: &TestJob) {
+        // All fields stood in one hash.
+        let (function, number) = (job.function.escape_ascii(), job.number);
+        let key = format!("{name}-{function}-job:{number}");
+        let side = format!("gearmand:{name}:job:{key}");
+        let fields = self.cli(&["HGETALL", &side]);
+        let fields: Vec<&str> = fields.split('\n').collect();
+        self.cli(&[&["HSET", &key], &fields[..]].concat());
+        self.cli(&["DEL", &side]);
+    }
+
+    fn make_foreign(&self, _name: &str) -> Option<()> {
+        None
+    }
+
+    fn described(&self, name: &str) -> String {
+        self.cli(&["KEYS", &format!("{name}*")])
     }
 
     fn kill(&mut self) {

@@ -5,6 +5,7 @@ use mysql_async::prelude::Queryable;
 
 use super::super::Changes;
 use super::super::entry::flags_of;
+use super::super::table::is_own_key;
 use super::errors::Failed;
 use super::{Session, answer};
 use crate::job_server::{JobKey, StoredJob};
@@ -18,8 +19,8 @@ const HEAD_BYTES: usize = 2048;
 
 /// The columns of an INSERT.
 const COLUMNS: &str = "job_id, handle, unique_key, function_name, priority, data, when_to_run, reducer, submitted, flags, \
-                       attempts, due";
-const PLACEHOLDERS: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                       attempts, due, unique_bytes";
+const PLACEHOLDERS: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// Why the changes cannot be made, whatever the state of the database. `packet_max` is 0 where it is not known.
 pub(super) fn refusal(changes: &Changes, packet_max: usize) -> Option<String> {
@@ -97,16 +98,18 @@ fn padded(keys: &[JobKey]) -> Vec<Value> {
     values
 }
 
-fn row(job: &StoredJob) -> [Value; 12] {
+fn row(job: &StoredJob) -> [Value; 13] {
     let (unique, reducer) = (job.unique(), job.reducer());
     let flags = flags_of(unique);
     let bytes = |bytes: &[u8]| Value::Bytes(bytes.to_vec());
     let late = job.due_s > u64::from(i32::MAX.unsigned_abs());
+    let handle = job.handle().to_string().into_bytes();
+    let is_own_key = is_own_key(unique);
     let due = i64::try_from(job.due_s).unwrap_or(i64::MAX);
     [
         Value::UInt(job.number),
-        Value::Bytes(job.handle().to_string().into_bytes()),
-        if flags == 0 { bytes(unique) } else { Value::NULL },
+        bytes(&handle),
+        if is_own_key { bytes(unique) } else { Value::Bytes(handle) },
         bytes(job.function.as_bytes()),
         Value::Int(i64::from(job.priority as u8)),
         bytes(job.workload()),
@@ -116,5 +119,6 @@ fn row(job: &StoredJob) -> [Value; 12] {
         Value::Int(i64::from(flags)),
         Value::UInt(u64::from(job.attempts)),
         if late { Value::Int(due) } else { Value::NULL },
+        if flags == 0 && !is_own_key { bytes(unique) } else { Value::NULL },
     ]
 }

@@ -113,11 +113,12 @@ async fn last_number(session: &mut Session) -> Result<i64, Failed> {
 /// The columns in the order in which [`entry`] reads them.
 fn selected(table: &Table, data: &str) -> String {
     let due = format!("COALESCE({}, {})", table.column("due"), table.column("when_to_run"));
+    let unique = format!("COALESCE({}, CAST(unique_key AS BINARY))", table.column("unique_bytes"));
     [
         &table.column("job_id"),
         &table.column("handle"),
         "CAST(function_name AS BINARY)",
-        "CAST(unique_key AS BINARY)",
+        &unique,
         &table.column("flags"),
         "priority",
         &due,

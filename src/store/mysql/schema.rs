@@ -6,8 +6,10 @@ use std::time::Duration;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
+use super::super::OUR_LAST;
 use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
 use super::super::location::Access;
+use super::super::table::foreign;
 use super::errors::Failed;
 use super::{Session, answer};
 use crate::job_server::{FORMAT, StoreFailure};
@@ -30,6 +32,7 @@ const ADDED: &[(&str, &str)] = &[
     ("flags", "INT"),
     ("attempts", "INT"),
     ("due", "BIGINT"),
+    ("unique_bytes", "VARBINARY(64)"),
 ];
 /// C++ gearmand's texts, as wide as they can get when their characters become bytes.
 const TEXTS: &[(&str, &str)] = &[("unique_key", "VARBINARY(256)"), ("function_name", "VARBINARY(1020)")];
@@ -97,6 +100,7 @@ pub(super) async fn prepare(
                 let text = "there is no such table; see the names of table and database";
                 return Err(Failed::Here(StoreFailure::Io, text.to_owned()));
             }
+            check_owner(&table)?;
             check_format(&mut connection, &table).await?;
         }
     }
@@ -123,7 +127,9 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
         answer(connection.query_drop(format!("CREATE TABLE {} ({COLUMNS}) ENGINE = InnoDB", table.name))).await?;
         look(connection, table).await?;
     }
-    if check_format(connection, table).await? {
+    check_owner(table)?;
+    let has_all = ADDED.iter().all(|(column, _)| table.columns.contains_key(*column));
+    if check_format(connection, table).await? && has_all {
         return Ok(());
     }
     convert(connection, table).await?;
@@ -140,6 +146,11 @@ async fn look(connection: &mut Conn, table: &mut Table) -> Result<(), Failed> {
     let meta: Vec<(String, String)> = answer(connection.exec(query, (meta,))).await?;
     table.has_meta = !meta.is_empty();
     Ok(())
+}
+
+/// Leaves somebody else's table alone.
+fn check_owner(table: &Table) -> Result<(), Failed> {
+    foreign(&table.bare, table.columns.keys()).map_or(Ok(()), |text| Err(Failed::Here(StoreFailure::Io, text)))
 }
 
 /// Whether the table has our format already.
@@ -218,6 +229,10 @@ async fn lock(connection: &mut Conn, table: &Table, last: Option<u64>) -> Result
         (Some(id), None) => format!("connection {id} of SHOW PROCESSLIST"),
         (None, _) => "a connection that has just ended".to_owned(),
     };
-    let text = format!("another gearmand uses {} ({holder}); stop it, or use another table", table.bare);
+    let text = if id.is_some() && id == last {
+        format!("{} is held by {OUR_LAST} ({holder})", table.bare)
+    } else {
+        format!("another gearmand uses {} ({holder}); stop it, or use another table", table.bare)
+    };
     Err(Failed::Here(StoreFailure::Locked, text))
 }

@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Error, Statement};
 use super::super::Changes;
 use super::super::driver::in_order;
 use super::super::entry::flags_of;
+use super::super::table::is_own_key;
 use super::errors::Failed;
 use super::schema::Table;
 use super::{Session, answer};
@@ -139,7 +140,7 @@ fn chunks(jobs: &[StoredJob]) -> impl Iterator<Item = &[StoredJob]> {
 struct Columns<'a> {
     job_id: Vec<i64>,
     handle: Vec<String>,
-    unique_key: Vec<Option<&'a str>>,
+    unique_key: Vec<Cow<'a, str>>,
     function_name: Vec<Cow<'a, str>>,
     priority: Vec<i32>,
     data: Vec<&'a [u8]>,
@@ -166,12 +167,13 @@ impl<'a> Columns<'a> {
         let (function, unique, reducer) = (job.function.as_bytes(), job.unique(), job.reducer());
         let flags = flags_of(unique);
         let function_text = text(function, utf8).filter(|text| text.chars().count() <= FUNCTION_COLUMN);
-        let unique_text = text(unique, utf8).filter(|_| flags == 0);
-        self.job_id.push(signed(job.number));
-        self.handle.push(job.handle().to_string());
         // A function name that is cut off could make two jobs look alike to the UNIQUE constraint.
-        self.unique_key.push(unique_text.filter(|_| function_text.is_some()));
-        self.unique_bytes.push((flags == 0 && (unique_text.is_none() || function_text.is_none())).then_some(unique));
+        let unique_text = text(unique, utf8).filter(|_| is_own_key(unique) && function_text.is_some());
+        let handle = job.handle().to_string();
+        self.job_id.push(signed(job.number));
+        self.unique_key.push(unique_text.map_or_else(|| Cow::Owned(handle.clone()), Cow::Borrowed));
+        self.unique_bytes.push((flags == 0 && unique_text.is_none()).then_some(unique));
+        self.handle.push(handle);
         self.function_bytes.push(function_text.is_none().then_some(function));
         self.function_name.push(function_text.map_or_else(|| Cow::Owned(shortened(function)), Cow::Borrowed));
         self.priority.push(i32::from(job.priority as u8));

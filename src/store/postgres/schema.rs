@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::super::OUR_LAST;
 use super::super::driver::{LOCK_LIMIT, STATEMENT_LIMIT, within};
 use super::super::location::Access;
+use super::super::table::foreign;
 use super::changes::Statements;
 use super::errors::Failed;
 use super::{Session, answer};
@@ -124,6 +126,7 @@ pub(super) async fn prepare(
                 Failed::Here(StoreFailure::Io, "there is no such table; see its name and the search_path".to_owned())
             })?;
             found.columns = columns(&client, &found).await?;
+            check_owner(&found)?;
             check_format(&client, &found).await?;
             (found, None)
         }
@@ -137,10 +140,12 @@ async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Tabl
         Some(table) => table,
         None => create(client, name).await?,
     };
+    table.columns = columns(client, &table).await?;
+    check_owner(&table)?;
     if let Some(last) = last {
         end(client, last).await;
     }
-    lock(client, &table).await?;
+    lock(client, &table, last).await?;
     let limit_ms = CONVERSION_LIMIT.as_millis();
     answer(client.batch_execute(&format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}"))).await?;
     table.columns = columns(client, &table).await?;
@@ -182,6 +187,12 @@ async fn columns(client: &Client, table: &Table) -> Result<HashSet<String>, Fail
                  WHERE attrelid::bigint = $1 AND attnum > 0 AND NOT attisdropped";
     let rows = answer(client.query(query, &[&table.oid])).await?;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+}
+
+/// Leaves somebody else's table alone.
+fn check_owner(table: &Table) -> Result<(), Failed> {
+    let name = format!("{}.{}", table.schema, table.relation);
+    foreign(&name, table.columns.iter()).map_or(Ok(()), |text| Err(Failed::Here(StoreFailure::Io, text)))
 }
 
 /// Whether the table has our format already.
@@ -234,7 +245,7 @@ async fn end(client: &Client, backend: &Backend) {
 }
 
 /// Keeps other servers away for as long as this connection lives.
-async fn lock(client: &Client, table: &Table) -> Result<(), Failed> {
+async fn lock(client: &Client, table: &Table, last: Option<&Backend>) -> Result<(), Failed> {
     let key = LOCK_CLASS | table.oid;
     // PostgreSQL may take a moment to notice that the last one has gone.
     let limit_ms = LOCK_LIMIT.as_millis();
@@ -245,19 +256,22 @@ async fn lock(client: &Client, table: &Table) -> Result<(), Failed> {
         Ok(_) => return answer(client.batch_execute("RESET lock_timeout")).await,
     }
     let query = "SELECT concat_ws(' ', 'process', a.pid, 'of user', a.usename, 'from', \
-                 coalesce(a.client_addr::text, 'this host'), 'since', a.backend_start) FROM pg_locks l \
+                 coalesce(a.client_addr::text, 'this host'), 'since', a.backend_start), a.pid, a.backend_start::text FROM pg_locks l \
                  JOIN pg_stat_activity a ON a.pid = l.pid \
                  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
                  AND l.classid::bigint = $1::bigint >> 32 AND l.objid::bigint = $2::bigint";
     let holder = answer(client.query_opt(query, &[&key, &table.oid])).await?;
-    let holder = holder.map(|row| row.try_get::<_, String>(0)).transpose()?;
-    Err(Failed::Here(
-        StoreFailure::Locked,
-        format!(
-            "another gearmand uses {}.{} (PostgreSQL's {}); stop it, or use another table",
-            table.schema,
-            table.relation,
-            holder.unwrap_or_else(|| "pg_locks does not name it any more".to_owned())
-        ),
-    ))
+    let (mut whose, mut is_last) = ("pg_locks does not name it any more".to_owned(), false);
+    if let Some(row) = holder {
+        whose = row.try_get(0)?;
+        let start = row.try_get::<_, Option<String>>(2)?.unwrap_or_default();
+        is_last = last == Some(&Backend { pid: row.try_get(1)?, start });
+    }
+    let (schema, relation) = (&table.schema, &table.relation);
+    let text = if is_last {
+        format!("{schema}.{relation} is held by {OUR_LAST} (PostgreSQL's {whose})")
+    } else {
+        format!("another gearmand uses {schema}.{relation} (PostgreSQL's {whose}); stop it, or use another table")
+    };
+    Err(Failed::Here(StoreFailure::Locked, text))
 }

@@ -21,7 +21,7 @@ pub(super) fn commit(
     // The key of a job can by now be that of a later one with the same unique id, or of none: neither may be touched. Nobody
     // else writes, so what is read here holds for the transaction.
     let named: Vec<&JobKey> = changes.removes.iter().chain(changes.attempts.iter().map(|(job, _)| job)).collect();
-    let present = present(connection, named.iter().map(|job| (job.number, key_of(job))))?;
+    let present = present(connection, named.iter().map(|job| (job.number, keys.side(&key_of(job)))))?;
     let (removable, attempted) = present.split_at(changes.removes.len());
 
     let removed: HashSet<u64> = changes.removes.iter().map(|job| job.number).collect();
@@ -29,14 +29,15 @@ pub(super) fn commit(
     let mut transaction = pipe();
     transaction.atomic();
     for (job, _) in changes.removes.iter().zip(removable).filter(|(_, present)| **present) {
-        transaction.cmd("DEL").arg(key_of(job)).ignore();
+        let key = key_of(job);
+        transaction.cmd("DEL").arg(keys.side(&key)).arg(key).ignore();
     }
     for job in &changes.adds {
         add(&mut transaction, keys, job);
     }
     for ((job, attempts), present) in changes.attempts.iter().zip(attempted) {
         if added.contains(&job.number) || *present && !removed.contains(&job.number) {
-            transaction.cmd("HSET").arg(key_of(job)).arg("attempts").arg(*attempts).ignore();
+            transaction.cmd("HSET").arg(keys.side(&key_of(job))).arg("attempts").arg(*attempts).ignore();
         }
     }
     // Also where there is nothing else: it shows that Redis can be written to.
@@ -44,7 +45,7 @@ pub(super) fn commit(
     Ok(transaction.exec(connection)?)
 }
 
-/// Which of these numbers stand in the hashes of these keys.
+/// Which of these numbers stand in the side hashes of these keys.
 fn present(
     connection: &mut Connection,
     named: impl ExactSizeIterator<Item = (u64, Vec<u8>)>,
@@ -62,14 +63,21 @@ fn present(
     Ok(found.iter().zip(&numbers).map(|(found, number)| found.as_ref() == Some(number)).collect())
 }
 
-/// Writes all fields, so that nothing of an earlier job of the same key stays.
+/// Writes a job: what C++ gearmand reads, in its order, and the rest.
 pub(super) fn add(transaction: &mut Pipeline, keys: &Keys, job: &StoredJob) {
-    let (function, unique) = (job.function.as_bytes(), job.unique());
+    let key = keys.job(job.number, job.function.as_bytes(), job.unique());
     let mut set = cmd("HSET");
-    set.arg(keys.job(job.number, function, unique));
-    set.arg("id").arg(job.number);
-    set.arg("function").arg(function).arg("unique").arg(unique);
-    set.arg("priority").arg(job.priority.index()).arg("data").arg(job.workload());
+    set.arg(&key).arg("data").arg(job.workload()).arg("priority").arg(job.priority.index());
+    transaction.add_command(set).ignore();
+    add_side(transaction, keys, &key, job);
+}
+
+/// Writes the side hash of a job with this key: all fields, so that nothing of an earlier job of the same key stays.
+pub(super) fn add_side(transaction: &mut Pipeline, keys: &Keys, key: &[u8], job: &StoredJob) {
+    let unique = job.unique();
+    let mut set = cmd("HSET");
+    set.arg(keys.side(key)).arg("id").arg(job.number);
+    set.arg("function").arg(job.function.as_bytes()).arg("unique").arg(unique);
     set.arg("handle").arg(job.handle().to_string()).arg("when").arg(job.due_s);
     set.arg("reducer").arg(job.reducer()).arg("submitted").arg(job.submitted_s);
     set.arg("flags").arg(flags_of(unique)).arg("attempts").arg(job.attempts);

@@ -12,6 +12,8 @@ use crate::protocol::names::UNIQUE_MAX;
 
 /// Before the number of a job, where that stands for its unique id.
 const NUMBERED: &str = "job:";
+/// Bytes of a UUID in its usual form.
+const UUID_LENGTH: usize = 36;
 
 /// The names of one queue's keys.
 #[derive(Clone, Debug)]
@@ -46,14 +48,26 @@ impl Keys {
 
     /// Matches all keys of jobs, and maybe others.
     pub(super) fn pattern(&self) -> String {
-        let mut pattern = String::with_capacity(self.prefix.len() + 2);
-        for character in self.prefix.chars() {
-            if "*?[]\\^".contains(character) {
-                pattern.push('\\');
-            }
-            pattern.push(character);
-        }
-        pattern + "-*"
+        escaped(&self.prefix) + "-*"
+    }
+
+    /// The key of the side hash of a job with this key.
+    pub(super) fn side(&self, key: &[u8]) -> Vec<u8> {
+        [self.sides().as_bytes(), key].concat()
+    }
+
+    /// The key of the job whose side hash has this key.
+    pub(super) fn main<'a>(&self, side: &'a [u8]) -> Option<&'a [u8]> {
+        side.strip_prefix(self.sides().as_bytes())
+    }
+
+    /// Matches the keys of all side hashes.
+    pub(super) fn side_pattern(&self) -> String {
+        escaped(&self.sides()) + "*"
+    }
+
+    fn sides(&self) -> String {
+        format!("{}{}:job:", self.apart("gearmand:", "queue:"), self.prefix)
     }
 
     /// The key of what is known of the whole queue.
@@ -99,8 +113,12 @@ impl Keys {
     pub(super) fn read<'a>(&self, key: &'a [u8], functions: &HashSet<Vec<u8>>) -> Option<Named<'a>> {
         let rest = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b"-")?;
         let hyphens: Vec<usize> = (0..rest.len()).filter(|place| rest[*place] == b'-').collect();
+        // What libgearman makes up where its user names none.
+        let uuid = rest.len().checked_sub(UUID_LENGTH + 1).filter(|place| *place > 0 && is_uuid(&rest[place + 1..]));
+        let uuid = uuid.filter(|place| rest[*place] == b'-');
         let known = hyphens.iter().rev().find(|place| functions.contains(&rest[..**place]));
-        let place = *known.or(hyphens.first())?;
+        let known = uuid.or(known.copied());
+        let place = known.or(hyphens.first().copied())?;
         let (function, unique) = (&rest[..place], &rest[place + 1..]);
         // A unique id of 64 bytes lost its last one in C++ gearmand, and the key was filled up with a space in front.
         let unique = match unique {
@@ -109,6 +127,27 @@ impl Keys {
         };
         Some(Named { function, unique, ambiguous: known.is_none() && hyphens.len() > 1 && unique != b"-" })
     }
+}
+
+/// Whether this is 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+fn is_uuid(text: &[u8]) -> bool {
+    let is_right = |(place, byte): (usize, &u8)| match place {
+        8 | 13 | 18 | 23 => *byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.len() == UUID_LENGTH && text.iter().enumerate().all(is_right)
+}
+
+/// A text as a pattern that matches it alone.
+fn escaped(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 2);
+    for character in text.chars() {
+        if "*?[]\\^".contains(character) {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
 }
 
 /// Whether a key that ends like this could be that of a job without a unique id.
@@ -146,7 +185,9 @@ mod tests {
     fn keys_of_the_queue_itself_are_not_found_as_jobs() {
         for prefix in ["_gear_", "gearmand", "g", "set", "set-aside", ""] {
             let keys = Keys::new(prefix);
-            for name in [keys.meta().into_bytes(), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2)] {
+            let side = keys.side(b"x");
+            assert_eq!(keys.main(&side), Some(&b"x"[..]));
+            for name in [keys.meta().into_bytes(), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2), side] {
                 assert!(prefix.is_empty() || !name.starts_with(prefix.as_bytes()), "{prefix}: {}", name.escape_ascii());
             }
         }
@@ -167,6 +208,13 @@ mod tests {
         assert_eq!(keys.read(b"_gear_-f--", &none), named("f", "-", false));
         assert_eq!(keys.read(b"_gear_-a-b-c", &none), named("a", "b-c", true));
         assert_eq!(keys.read(b"_gear_-a-b-c", &known), named("a-b", "c", false));
+        let uuid = "f1aa111c-87c8-11f0-8e2a-0242ac120002";
+        let key = |function: &str, unique: &str| format!("_gear_-{function}-{unique}").into_bytes();
+        assert_eq!(keys.read(&key("a-b", uuid), &none), named("a-b", uuid, false));
+        assert_eq!(keys.read(&key("a-b-c", uuid), &known), named("a-b-c", uuid, false));
+        let other = "f1aa111c-87c8-11f0-8e2a-0242ac12000g";
+        assert_eq!(keys.read(&key("a", other), &none), named("a", other, true));
+        assert_eq!(keys.read(&key("", uuid), &none).map(|named| named.ambiguous), Some(true));
         assert_eq!(keys.read(b"_gear_-f", &none), None);
         assert_eq!(keys.read(b"_gear_x-f-u", &none), None);
         let padded = format!("_gear_-f- {}", "u".repeat(63));

@@ -6,6 +6,9 @@ use crate::job_server::StoredJob;
 /// The fields in the order in which they are asked for; the workload last, which is not always wanted.
 pub(super) const FIELDS: &[&str] =
     &["id", "function", "unique", "priority", "handle", "when", "reducer", "submitted", "flags", "attempts"];
+/// Those of them that a side hash has.
+pub(super) const SIDE_FIELDS: &[&str] =
+    &["id", "function", "unique", "handle", "when", "reducer", "submitted", "flags", "attempts"];
 /// The workload's field.
 pub(super) const DATA: &str = "data";
 

@@ -9,26 +9,40 @@ use std::collections::HashSet;
 use ::redis::{Connection, FromRedisValue, Value, cmd, pipe};
 use bytes::Bytes;
 
-use super::super::entry::flags_of;
 use super::super::location::Access;
 use super::super::{HasWorkload, Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::keys::Keys;
-use super::read::{self, DATA, FIELDS, Values, decimal, job};
+use super::read::{self, DATA, FIELDS, SIDE_FIELDS, Values, decimal, job};
 use super::{Redis, changes};
 use crate::job_server::{JobKey, StoredJob};
 use crate::protocol::names::{FUNCTION_MAX, UNIQUE_MAX};
 
+/// The fields that are read in the first pass, from both hashes.
+const SEARCHED: &[&str] = &["id", "function", "unique", "priority"];
 /// Keys that are asked for at one time.
 const SCAN_KEYS: usize = 1000;
 /// Jobs that are read at one time, and the bytes of their workloads.
 const READ_JOBS: usize = 512;
 const READ_BYTES: usize = 16 << 20;
+/// Keys that could be read in several ways and are named in the log; the rest are counted.
+const NAMED_GUESSES: u64 = 20;
 /// Names that are tried for an entry that is set aside.
 const SET_ASIDE_ATTEMPTS: u32 = 1000;
 
 /// Who wants the jobs.
 type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
+
+/// How an entry is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// As a plain string, by C++ gearmand before 1.1.16.
+    Plain,
+    /// With all its fields in one hash, by earlier versions of this server.
+    Former,
+    /// As C++ gearmand and this server write hashes now.
+    Usual,
+}
 
 /// An entry that was found in the first pass.
 struct Found {
@@ -36,8 +50,7 @@ struct Found {
     number: i64,
     /// Bytes of its workload.
     size: usize,
-    /// Whether it is a plain string, as C++ gearmand before 1.1.16 wrote them.
-    plain: bool,
+    form: Form,
     /// Whether its function and unique id are read from its key, since it has no fields for them.
     unnamed: bool,
     /// Whether its key is not the one that its function, unique id and number make.
@@ -57,6 +70,9 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
     let own = store.access == Access::Own;
     let mut search = Search { keys: &store.keys, found: Vec::new(), functions: HashSet::new() };
     search.scan(connection)?;
+    if own {
+        forget_gone(&store.keys, connection)?;
+    }
     let Search { mut found, functions, .. } = search;
     found.sort_unstable_by(Found::order);
     // Keys may be found twice. A number that two entries have, since somebody copied a key, is the first one's.
@@ -82,10 +98,10 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
         let has_workloads = wanted == Workloads::Wanted;
         let (chunk, after) = rest.split_at(chunk_length(rest, has_workloads));
         rest = after;
-        for (entry, values) in chunk.iter().zip(values(connection, chunk, has_workloads)?) {
+        for (entry, values) in chunk.iter().zip(values(&store.keys, connection, chunk, has_workloads)?) {
             let Some(mut values) = values else { continue };
             // What a job coalesces by is always read.
-            let has_workload = has_workloads || entry.plain || read::is_workload_unique(&values);
+            let has_workload = has_workloads || entry.form == Form::Plain || read::is_workload_unique(&values);
             if has_workload && values.len() == FIELDS.len() {
                 values.push(cmd("HGET").arg(&entry.key).arg(DATA).query(connection)?);
             }
@@ -98,10 +114,10 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
             }
         }
     }
-    if reader.guessed > 0 {
-        tracing::warn!(
-            "{}: {} keys of C++ gearmand can be read in several ways; everything before the first hyphen was taken for the \
-             function",
+    if reader.guessed > NAMED_GUESSES {
+        tracing::error!(
+            "{}: {} keys of C++ gearmand can be read in several ways, as those named before; everything before the first \
+             hyphen was taken for the function",
             store.name,
             reader.guessed
         );
@@ -156,7 +172,8 @@ impl Search<'_> {
                 query.cmd("STRLEN").arg(key);
             } else {
                 query.cmd("HSTRLEN").arg(key).arg(DATA);
-                query.cmd("HMGET").arg(key).arg("id").arg("function").arg("unique").arg("priority");
+                query.cmd("HMGET").arg(key).arg(SEARCHED);
+                query.cmd("HMGET").arg(self.keys.side(key)).arg(SEARCHED);
             }
         }
         let answers: Vec<Value> = query.query(connection)?;
@@ -164,8 +181,13 @@ impl Search<'_> {
         let mut next = || answers.next().unwrap_or(Value::Nil);
         for (key, plain) in entries {
             let size = usize::from_redis_value(next()).unwrap_or(0);
-            let fields = if plain { Values::new() } else { Values::from_redis_value(next())? };
-            self.found.extend(self.judge(key, plain, size, &fields));
+            let (mut fields, mut form) = (Values::new(), Form::Plain);
+            if !plain {
+                let main = Values::from_redis_value(next())?;
+                form = if main.first().is_some_and(Option::is_some) { Form::Former } else { Form::Usual };
+                fields = beside(Values::from_redis_value(next())?, main);
+            }
+            self.found.extend(self.judge(key, form, size, &fields));
             if let Some(Some(function)) = fields.into_iter().nth(1) {
                 self.functions.insert(function);
             }
@@ -174,13 +196,13 @@ impl Search<'_> {
     }
 
     /// An entry, unless it is something of somebody else's.
-    fn judge(&self, key: Vec<u8>, plain: bool, size: usize, fields: &Values) -> Option<Found> {
+    fn judge(&self, key: Vec<u8>, form: Form, size: usize, fields: &Values) -> Option<Found> {
         let field = |index: usize| fields.get(index).and_then(Option::as_deref);
         let unnamed = field(1).is_none() || field(2).is_none();
         if unnamed && self.keys.read(&key, &HashSet::new()).is_none() {
             return None;
         }
-        if !plain && size == 0 && field(3).is_none() {
+        if form != Form::Plain && size == 0 && field(3).is_none() {
             return None;
         }
         // A number that is none is found again, and set aside, when the whole entry is read.
@@ -189,7 +211,37 @@ impl Search<'_> {
             && field(1)
                 .zip(field(2))
                 .is_some_and(|(function, unique)| self.keys.job(number.unsigned_abs(), function, unique) != key);
-        Some(Found { number, size, plain, unnamed, misplaced, key })
+        Some(Found { number, size, form, unnamed, misplaced, key })
+    }
+}
+
+/// The fields of an entry: those of its side hash, and of its hash where that has none.
+fn beside(side: Values, main: Values) -> Values {
+    side.into_iter().zip(main).map(|(side, main)| side.or(main)).collect()
+}
+
+/// Deletes the side hashes of jobs that C++ gearmand has run.
+fn forget_gone(keys: &Keys, connection: &mut Connection) -> Result<(), Failed> {
+    let pattern = keys.side_pattern();
+    let mut cursor = 0_u64;
+    loop {
+        let mut scan = cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_KEYS);
+        let (next, sides): (u64, Vec<Vec<u8>>) = scan.query(connection)?;
+        let mut query = pipe();
+        for side in &sides {
+            query.cmd("EXISTS").arg(keys.main(side).unwrap_or_default());
+        }
+        let present: Vec<bool> = if sides.is_empty() { Vec::new() } else { query.query(connection)? };
+        let gone: Vec<&Vec<u8>> =
+            sides.iter().zip(present).filter(|(_, present)| !present).map(|(side, _)| side).collect();
+        if !gone.is_empty() {
+            cmd("DEL").arg(gone).exec(connection)?;
+        }
+        if next == 0 {
+            return Ok(());
+        }
+        cursor = next;
     }
 }
 
@@ -197,36 +249,46 @@ impl Search<'_> {
 fn chunk_length(entries: &[Found], has_workloads: bool) -> usize {
     let mut bytes = 0;
     let fitting = entries.iter().take(READ_JOBS).take_while(|entry| {
-        bytes += if has_workloads || entry.plain { entry.size } else { 0 };
+        bytes += if has_workloads || entry.form == Form::Plain { entry.size } else { 0 };
         bytes <= READ_BYTES
     });
     fitting.count().max(1)
 }
 
 /// The fields of entries; `None` for one that has gone in the meantime.
-fn values(connection: &mut Connection, entries: &[Found], has_workloads: bool) -> Result<Vec<Option<Values>>, Failed> {
+fn values(
+    keys: &Keys,
+    connection: &mut Connection,
+    entries: &[Found],
+    has_workloads: bool,
+) -> Result<Vec<Option<Values>>, Failed> {
     let mut query = pipe();
     for entry in entries {
-        if entry.plain {
+        if entry.form == Form::Plain {
             query.cmd("GET").arg(&entry.key);
         } else {
+            let side = keys.side(&entry.key);
             let fields = query.cmd("HMGET").arg(&entry.key).arg(FIELDS);
             if has_workloads {
                 fields.arg(DATA);
             }
+            query.cmd("HMGET").arg(side).arg(FIELDS).arg(DATA);
         }
     }
     let answers: Vec<Value> = query.query(connection)?;
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or(Value::Nil);
     let mut all = Vec::with_capacity(entries.len());
-    for (entry, answer) in entries.iter().zip(answers) {
-        let values = if entry.plain {
+    for entry in entries {
+        if entry.form == Form::Plain {
             let mut values = vec![None; FIELDS.len()];
-            values.push(Option::<Vec<u8>>::from_redis_value(answer)?);
-            values
+            values.push(Option::<Vec<u8>>::from_redis_value(next())?);
+            all.push(values.iter().any(Option::is_some).then_some(values));
         } else {
-            Values::from_redis_value(answer)?
-        };
-        all.push(values.iter().any(Option::is_some).then_some(values));
+            let main = Values::from_redis_value(next())?;
+            let side = Values::from_redis_value(next())?;
+            all.push(main.iter().any(Option::is_some).then(|| beside(side, main)));
+        }
     }
     Ok(all)
 }
@@ -259,7 +321,9 @@ impl Reader {
             if named.function.len() > FUNCTION_MAX || named.unique.len() > UNIQUE_MAX {
                 return Ok(Err("its key names a function or a unique id that is too long".to_owned()));
             }
-            self.guessed += u64::from(named.ambiguous);
+            if named.ambiguous {
+                self.guess(&entry.key, named.function);
+            }
             values[1] = Some(named.function.to_vec());
             values[2] = Some(named.unique.to_vec());
         }
@@ -271,16 +335,32 @@ impl Reader {
             Err(reason) => return Ok(Err(reason)),
         };
         self.replayed.last_number = self.replayed.last_number.max(job.number);
-        if self.own && (fresh || entry.misplaced) && !self.adopt(connection, entry, &job)? {
+        if self.own
+            && (fresh || entry.misplaced || entry.form == Form::Former)
+            && !self.adopt(connection, entry, &job)?
+        {
             return Ok(Err("another job has the same function and unique id".to_owned()));
         }
         Ok(Ok(job))
     }
 
-    /// Writes a job of C++ gearmand as one of ours; false where there is one of its name already.
+    /// Says, at a level that is always logged, that a job may come back as one of another function.
+    fn guess(&mut self, key: &[u8], function: &[u8]) {
+        self.guessed += 1;
+        if self.guessed <= NAMED_GUESSES {
+            tracing::error!(
+                "the key {} of C++ gearmand can be read in several ways: {}, before its first hyphen, was taken for the \
+                 function",
+                key.escape_ascii(),
+                function.escape_ascii()
+            );
+        }
+    }
+
+    /// Makes a job of C++ gearmand, or of an earlier version, one of ours; false where there is one of its name already.
+    /// What C++ gearmand wrote into its hash stays as it is.
     fn adopt(&self, connection: &mut Connection, entry: &Found, job: &StoredJob) -> Result<bool, Failed> {
-        let unique = job.unique();
-        let key = self.keys.job(job.number, job.function.as_bytes(), unique);
+        let key = self.keys.job(job.number, job.function.as_bytes(), job.unique());
         if key != entry.key {
             let taken: bool = cmd("EXISTS").arg(&key).query(connection)?;
             if taken {
@@ -289,16 +369,18 @@ impl Reader {
         }
         let mut transaction = pipe();
         transaction.atomic();
-        if entry.plain {
+        if entry.form == Form::Plain {
             transaction.cmd("DEL").arg(&entry.key).ignore();
             changes::add(&mut transaction, &self.keys, job);
         } else {
-            let set = transaction.cmd("HSET").arg(&entry.key).arg("id").arg(job.number);
-            set.arg("handle").arg(job.handle().to_string()).arg("flags").arg(flags_of(unique));
-            set.arg("function").arg(job.function.as_bytes()).arg("unique").arg(unique).ignore();
+            if entry.form == Form::Former {
+                transaction.cmd("HDEL").arg(&entry.key).arg(SIDE_FIELDS).ignore();
+            }
             if key != entry.key {
                 transaction.cmd("RENAME").arg(&entry.key).arg(&key).ignore();
+                transaction.cmd("DEL").arg(self.keys.side(&entry.key)).ignore();
             }
+            changes::add_side(&mut transaction, &self.keys, &key, job);
         }
         transaction.exec(connection)?;
         Ok(true)
@@ -313,7 +395,11 @@ impl Reader {
         tracing::warn!("the key {} makes no sense and is set aside: {reason}", key.escape_ascii());
         for attempt in 0..SET_ASIDE_ATTEMPTS {
             let name = self.keys.set_aside(key, attempt);
-            if cmd("RENAMENX").arg(key).arg(name).query(connection)? {
+            if cmd("RENAMENX").arg(key).arg(&name).query(connection)? {
+                let side = self.keys.side(key);
+                if cmd("EXISTS").arg(&side).query(connection)? {
+                    cmd("RENAME").arg(side).arg(self.keys.side(&name)).exec(connection)?;
+                }
                 return Ok(());
             }
         }
@@ -340,10 +426,14 @@ pub(super) fn load(
     let jobs = &jobs[..fitting(lengths, most_bytes)];
     let mut query = pipe();
     for job in jobs {
-        query.cmd("HMGET").arg(key(job)).arg("id").arg(DATA);
+        let key = key(job);
+        query.cmd("HMGET").arg(keys.side(&key)).arg("id").arg(DATA);
+        query.cmd("HMGET").arg(key).arg("id").arg(DATA);
     }
     let answers: Vec<Values> = query.query(connection)?;
-    let loaded = jobs.iter().zip(answers).map(|(job, values)| {
+    let mut answers = answers.into_iter();
+    let loaded = jobs.iter().map(|job| {
+        let values = beside(answers.next()?, answers.next()?);
         let [id, data] = <[_; 2]>::try_from(values).ok()?;
         // The key can be that of a later job by now.
         (id? == job.number.to_string().as_bytes()).then(|| Bytes::from(data.unwrap_or_default()))
