@@ -43,11 +43,9 @@ use crate::job_server::{FORMAT, JobKey, StoreFailure, StoredJob};
 /// How long it may take to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait until the server before this one has let go of the keys.
 const LOCK_LIMIT: Duration = Duration::from_secs(3);
-/// A connection that was not used for so long is asked whether it still works before anything depends on it.
-const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// Redis's own limit of a value, where its settings cannot be read.
 const VALUE_MAX: usize = 512 << 20;
 
@@ -60,7 +58,6 @@ pub(super) struct Redis {
     keys: Keys,
     access: Access,
     prefixes: Prefixes,
-    last_used: Instant,
     /// The connection that had the jobs before: it may linger where the network broke.
     last_client: Option<u64>,
     /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
@@ -102,7 +99,6 @@ impl Redis {
             keys: Keys::new(key_prefix),
             access,
             prefixes: Prefixes::new(prefix),
-            last_used: Instant::now(),
             last_client: None,
             opened: false,
             warned: false,
@@ -122,8 +118,8 @@ impl Redis {
         work: impl FnOnce(&mut Self, &mut Connection) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
         let mut kept = self.connection.take();
-        if self.last_used.elapsed() > IDLE_LIMIT
-            && let Some(connection) = &mut kept
+        // The driver waits for each answer of many by itself: one that hangs is to be found by a single question.
+        if let Some(connection) = &mut kept
             && cmd("PING").exec(connection).is_err()
         {
             kept = None;
@@ -137,7 +133,6 @@ impl Redis {
             self.connection = Some(connection);
             Ok(value)
         });
-        self.last_used = Instant::now();
         done.map_err(|failed| {
             let error = failed.explain(&self.name, purpose);
             let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };

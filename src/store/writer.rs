@@ -167,14 +167,12 @@ impl Writer {
 
     /// When something is to be done though nothing was asked.
     fn wake_at(&self) -> Option<Instant> {
-        match &self.failing {
-            Some(failing) => Some(failing.again),
-            None => {
-                let sync = self.unsynced_since.map(|since| since + self.settings.interval);
-                let probe = self.settings.probe.map(|interval| self.committed + interval);
-                sync.into_iter().chain(probe).min()
-            }
+        if let Some(failing) = &self.failing {
+            return Some(failing.again);
         }
+        let sync = self.unsynced_since.map(|since| since + self.settings.interval);
+        let probe = self.settings.probe.map(|interval| self.committed + interval);
+        sync.into_iter().chain(probe).min()
     }
 
     fn change(&mut self, operations: Vec<StoreOp>, attempts: Vec<(JobKey, u16)>) {
@@ -236,7 +234,7 @@ impl Writer {
                     if let Some(failure) = self.refuses() {
                         reports.extend(tickets.into_iter().map(|ticket| added(ticket, Err(failure))));
                     } else {
-                        let part = Changes { last_number, adds, sync, ..Changes::default() };
+                        let part = Changes { adds, last_number, sync, ..Changes::default() };
                         self.commit_part(tickets, part, reports);
                     }
                 }

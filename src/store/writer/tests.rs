@@ -71,7 +71,9 @@ impl Bench {
         let stats = Arc::new(Stats::default());
         let settings = Settings { durability, interval: Duration::from_millis(5), probe: None };
         let report = Box::new(move |reports: Vec<StoreReport>| {
-            reports.into_iter().for_each(|report| told.send(report).unwrap());
+            for report in reports {
+                told.send(report).unwrap();
+            }
         });
         let thread = spawn(Box::new(store), Arc::clone(&queue), settings, Arc::clone(&stats), report).unwrap();
         Self { queue, commits, reports, stats, thread: Some(thread) }
