@@ -99,6 +99,7 @@ fn trials() -> Vec<Trial> {
             any("sqlite_is_taken_back", take_over::back_to_debian),
             any("a_backlog_beyond_memory", backlog::beyond_memory),
             any("jobs_whose_workloads_are_only_stored", backlog::jobs_whose_workloads_are_only_stored),
+            any("large_workloads_stay_in_the_file", backlog::large_workloads_stay_in_the_file),
             any("answers_keep_their_order", replies::answers_keep_their_order),
             any("a_half_closed_client_is_answered", replies::a_half_closed_client_is_answered),
             any("every_durability_survives_a_kill", replies::every_durability_survives_a_kill),

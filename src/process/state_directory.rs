@@ -189,6 +189,27 @@ fn is_queue_file(name: &OsStr) -> bool {
     name.starts_with(FILE_START.as_bytes()) && FILE_ENDS.iter().any(|end| name.ends_with(end.as_bytes()))
 }
 
+/// What root has made in somebody else's directory is for that user: gives it the queue file and those beside it.
+///
+/// # Errors
+/// What the system says.
+pub fn give_to_owner_of_directory(queue_file: &Path) -> io::Result<()> {
+    let directory = queue_file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let owner = fs::metadata(directory)?;
+    if !nix::unistd::geteuid().is_root() || owner.uid() == 0 {
+        return Ok(());
+    }
+    for ending in ["", "-wal", "-shm", ".lock"] {
+        let mut path = queue_file.as_os_str().to_owned();
+        path.push(ending);
+        match give_file(Path::new(&path), (owner.uid(), owner.gid())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Gives a file away. Whoever owned the directory may have put a link there: what it leads to stays root's.
 fn give_file(path: &Path, owner: (u32, u32)) -> io::Result<()> {
     let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;

@@ -65,8 +65,8 @@ pub(super) fn queue(config_file: Option<PathBuf>) -> Result<(Location, Arc<str>)
     };
     if is_in_state_directory && !default_file.exists() {
         return Err(ToolError::Open(format!(
-            "the server's queue would be {}, which is not there; name another with --from, or the server's \
-             --config-file",
+            "the server's queue would be {}, which is not there; name another with --from, the server's \
+             --config-file, or its port with GEARMAND_PORT",
             default_file.display()
         )));
     }

@@ -16,6 +16,7 @@ use super::url::{FORMS, QueueUrl};
 use super::{ToolError, configured, tell};
 use crate::client;
 use crate::job_server::{JobKey, NUMBER_MAX, StoredJob, StoredParts};
+use crate::process::state_directory;
 use crate::protocol::names::IMPORT_HANDLE_PREFIX;
 use crate::protocol::{FunctionName, Priority};
 use crate::store::location::{Access, Location};
@@ -100,9 +101,18 @@ pub(super) fn run(args: &ImportArgs) -> Result<u8, ToolError> {
     };
     let outcome = import.run();
     bar.finish_and_clear();
+    if let Location::Sqlite { path, .. } = to
+        && let Err(error) = state_directory::give_to_owner_of_directory(path)
+    {
+        let path = path.display();
+        tell(
+            "import",
+            format_args!("cannot give {path} to the owner of its directory: {error}; the server may need that"),
+        );
+    }
     let Moved { copied, known, removed, set_aside } = outcome?;
     if set_aside > 0 {
-        tell("import", format_args!("{set_aside} entries of {from} make no sense and are left there"));
+        tell("import", format_args!("{set_aside} entries of {from} make no sense; they were set aside there"));
     }
     let known = if known > 0 { format!(", {known} were there already") } else { String::new() };
     let left =

@@ -2,8 +2,8 @@
 //! need run.
 //!
 //! * [`location`] turns the settings of a queue into the store that the server opens.
-//! * `gearmand queue list`, `count` and `verify` read any store, also beside the server that uses it ([`show`]).
-//! * `gearmand import` moves all jobs of one store into another ([`import`]); `copies` is how it knows those that are
+//! * `gearmand queue list`, `count` and `verify` read any store, also beside the server that uses it (`show`).
+//! * `gearmand import` moves all jobs of one store into another (`import`); `copies` is how it knows those that are
 //!   there already.
 //! * `url` has the names of stores on the command line.
 //!

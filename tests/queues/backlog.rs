@@ -220,3 +220,32 @@ pub(crate) fn a_full_memory_refuses_jobs() {
     }
     worker.expect_no_job();
 }
+
+/// Neither jobs that are due later, nor those that a worker could ask for, bring large workloads into memory, whatever the
+/// first of them is like.
+pub(crate) fn large_workloads_stay_in_the_file() {
+    const MIB: usize = 1024 * 1024;
+    const EACH: usize = 80;
+    let file = QueueFile::new();
+    let server = Server::ours(&words(&file.options(LIMIT)));
+    let mut client = Wire::connect(server.addr());
+    let mut worker = Wire::connect(server.addr());
+    client.expect_nothing();
+    let before = anonymous_kib(&server);
+    let large = vec![7; MIB];
+    for serial in 0..EACH {
+        client.send(packet::SUBMIT_JOB_EPOCH, &body(&[b"later", b"", b"4000000000", &large]));
+        client.expect_type(packet::JOB_CREATED);
+        let workload = if serial == 0 { &b""[..] } else { &large };
+        client.send(packet::SUBMIT_JOB_BG, &body(&[b"now", b"", workload]));
+        client.expect_type(packet::JOB_CREATED);
+    }
+    worker.send(packet::CAN_DO, b"now");
+    worker.expect_nothing();
+    wait_for("what was read ahead", || {
+        worker.expect_nothing();
+        // Half of it is the cache of SQLite.
+        (anonymous_kib(&server).saturating_sub(before) < 70 * 1024).then_some(())
+    });
+    assert_eq!(worker.text("status"), format!("later\t{EACH}\t0\t0\nnow\t{EACH}\t0\t1\n.\n"));
+}
