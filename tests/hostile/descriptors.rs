@@ -25,9 +25,19 @@ pub(crate) fn none_left() {
     let refused = wait_for("a peer that is told", || crowd.iter().find_map(first_bytes));
     assert!(refused.starts_with(b"\0RES\0\0\0\x13"), "an ERROR: {}", refused.escape_ascii());
     drop(crowd);
+    // Those that were still to be accepted are seen to have gone one after the other.
+    drop(wait_for("a descriptor", || served(&server)));
     server.serve_a_job();
     drop(early);
     server.assert_recovered(RETAINED_KIB);
+}
+
+/// A new connection, if it is served.
+fn served(server: &Watched) -> Option<Wire> {
+    let mut wire = server.connect();
+    wire.stream().set_read_timeout(Some(DEADLINE)).expect("SO_RCVTIMEO");
+    wire.send(packet::ECHO_REQ, b"in?");
+    (wire.recv_or_end()?.0 == packet::ECHO_RES).then_some(wire)
 }
 
 /// What has come, if anything has.
@@ -55,12 +65,7 @@ pub(crate) fn max_connections() {
     }
     crowd.iter_mut().for_each(Wire::expect_nothing);
     drop(crowd.pop());
-    let mut next = wait_for("a place", || {
-        let mut wire = server.connect();
-        wire.stream().set_read_timeout(Some(DEADLINE)).expect("SO_RCVTIMEO");
-        wire.send(packet::ECHO_REQ, b"in?");
-        (wire.recv_or_end()?.0 == packet::ECHO_RES).then_some(wire)
-    });
+    let mut next = wait_for("a place", || served(&server));
     next.expect_nothing();
     drop((crowd, next));
     server.assert_recovered(RETAINED_KIB);
