@@ -132,7 +132,7 @@ mod tests {
             let failed = Failed::from(RedisError::from(io::Error::from(kind)));
             let error = failed.explain("Redis", "keep jobs");
             assert_eq!(error.failure, StoreFailure::Unreachable);
-            assert!(error.text.contains("could not keep jobs: no answer within 30 s"), "{error}");
+            assert!(error.text.contains("could not keep jobs: no answer within 10 s"), "{error}");
         }
         let failed = Failed::from(RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused)));
         assert!(!failed.explain("Redis", "keep jobs").text.contains("no answer"));
