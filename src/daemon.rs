@@ -308,8 +308,11 @@ impl Daemon {
         self.tell(Notifier::stopping);
         self.stop_listening.cancel();
         if let Some(keeper) = self.keeper.take() {
-            // What is asked of the store by now is answered before connections are closed.
+            // What is asked of the store by now is answered before connections are closed, and what they have said until
+            // then is written.
             self.hub.start_draining();
+            keeper.answer_all(&self.hub).await;
+            self.hub.close();
             keeper.stop(self.hub.last_number()).await;
             notice!("stopping; {} jobs are kept for the next start", self.hub.kept_job_count());
         }

@@ -167,6 +167,9 @@ impl Hub {
     /// At most [`BATCH`] requests should come at a time. The connection is not woken for the answers to itself.
     pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) {
         self.with_state(now, |state, after| {
+            if state.is_closed {
+                return;
+            }
             let (server, mut world) = state.split(after, Some(from.slot));
             for request in batch {
                 match request {
@@ -181,6 +184,10 @@ impl Hub {
     /// no gaps in its outbox any more. See [`JobServer::disconnect`].
     pub fn disconnect(&self, now: Now, id: ConnectionId, wants_answers: bool) -> Departure {
         self.with_state(now, |state, after| {
+            if state.is_closed {
+                // The server ends, and not the worker: its jobs have not failed.
+                return Departure::Done;
+            }
             let (server, mut world) = state.split(after, Some(id.slot));
             let departure = server.disconnect(now, id, wants_answers, &mut world);
             if departure == Departure::Done
@@ -236,6 +243,11 @@ impl Hub {
     /// See [`JobServer::last_number`].
     pub fn last_number(&self) -> u64 {
         self.lock().server.last_number()
+    }
+
+    /// See [`JobServer::unanswered_job_count`].
+    pub fn unanswered_job_count(&self) -> usize {
+        self.lock().server.unanswered_job_count()
     }
 
     /// See [`JobServer::kept_job_count`].
@@ -313,7 +325,7 @@ impl Hub {
         self.lock().server.job_count()
     }
 
-    /// Ends all connections, and takes no more.
+    /// Ends all connections, and takes no more, nor anything that they still send.
     pub fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;

@@ -75,6 +75,14 @@ impl Keeper {
         self.queue.set_settings(writer_settings(config));
     }
 
+    /// Waits until everybody is answered who waits for the store, if it answers in time.
+    pub(super) async fn answer_all(&self, hub: &Hub) {
+        let end = Instant::now() + STOP_TIMEOUT;
+        while hub.unanswered_job_count() > 0 && Instant::now() < end {
+            tokio::time::sleep(STOP_INTERVAL).await;
+        }
+    }
+
     /// Has everything written that is asked for, and lets the store go.
     pub(super) async fn stop(self, last_number: u64) {
         self.queue.close(last_number);

@@ -185,6 +185,11 @@ impl JobServer {
         self.jobs.len() - (self.holdings.stored_jobs - self.holdings.stored_running)
     }
 
+    /// How many jobs the store is asked to keep and has not answered for.
+    pub fn unanswered_job_count(&self) -> usize {
+        self.additions.len()
+    }
+
     /// How many jobs the store has.
     pub fn kept_job_count(&self) -> usize {
         self.holdings.stored_jobs

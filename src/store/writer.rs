@@ -29,8 +29,8 @@ const MOST_CHANGES: usize = 8192;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// A transaction of so many changes shows a load under which it is worth to wait for more, this long at a time and so often.
 const BUSY: usize = 16;
-const GATHERING: Duration = Duration::from_micros(50);
-const GATHERINGS: usize = 3;
+const GATHERING: Duration = Duration::from_micros(100);
+const GATHERINGS: usize = 5;
 /// So many numbers are noted as given in advance, which spares nearly all transactions the note. A start skips them.
 const NUMBERS_AHEAD: u64 = 1000;
 /// How long a store that failed is left alone: at first, and at most.
