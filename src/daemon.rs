@@ -307,12 +307,15 @@ impl Daemon {
     async fn stop(mut self) {
         self.tell(Notifier::stopping);
         self.stop_listening.cancel();
-        if let Some(keeper) = self.keeper.take() {
-            // What is asked of the store by now is answered before connections are closed, and what they have said until
-            // then is written.
+        let keeper = self.keeper.take();
+        if let Some(keeper) = &keeper {
+            // What is asked of the store by now is answered before connections are closed.
             self.hub.start_draining();
             keeper.answer_all(&self.hub).await;
-            self.hub.close();
+        }
+        self.hub.close();
+        if let Some(keeper) = keeper {
+            // What they have said until then is written.
             keeper.stop(self.hub.last_number()).await;
             notice!("stopping; {} jobs are kept for the next start", self.hub.kept_job_count());
         }
@@ -320,7 +323,6 @@ impl Daemon {
         if lost > 0 {
             warn!("stopping with {lost} jobs, which are lost: they were kept in memory");
         }
-        self.hub.close();
         self.connections.close();
         if timeout(STOP_TIMEOUT, self.connections.wait()).await.is_err() {
             info!("{} connections did not take what they were sent", self.connections.len());

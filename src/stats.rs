@@ -122,8 +122,6 @@ pub enum StoreState {
 pub struct StoreStats {
     state: Mutex<StoreState>,
     about: Mutex<(String, String)>,
-    /// Changes that wait for a transaction.
-    pub queued: Gauge,
     /// Jobs that have ended, and whose removal failed and will be tried again.
     pub owed: Gauge,
     /// Transactions, failed ones included.

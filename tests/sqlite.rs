@@ -102,7 +102,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
-        let path = directory.path().join(gearmand::store::sqlite::file_name(4730));
+        let path = gearmand::process::state_directory::queue_file(directory.path(), 4730);
         Self { _directory: directory, path }
     }
 

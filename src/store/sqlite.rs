@@ -60,11 +60,6 @@ const WORKLOAD_IS_UNIQUE: i64 = 2;
 /// What the client sends for that.
 const DASH: &[u8] = b"-";
 
-/// The name of the file of the server on this port, in its state directory.
-pub fn file_name(port: u16) -> String {
-    format!("gearmand-{port}.sqlite3")
-}
-
 /// Jobs in a SQLite file. See the [module](self).
 #[derive(Debug)]
 pub struct SqliteStore {

@@ -146,7 +146,6 @@ impl Writer {
             if let Some(last_number) = closed {
                 return self.finish(last_number);
             }
-            self.stats.store.queued.set(self.queue.len() as u64);
             self.stats.store.owed.set(self.owed.removes.len() as u64);
         }
     }
