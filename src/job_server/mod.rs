@@ -20,6 +20,7 @@
 //! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
 
 mod connection;
+mod control;
 mod effects;
 mod function;
 mod index;
@@ -40,11 +41,12 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+pub use self::control::{ControlError, Piece, Place, Rule, Who, Withholding};
 pub use self::effects::{Effects, Event};
 pub use self::policy::Policy;
 pub use self::query::{DropFunction, JobView};
 pub use self::stored::{
-    Durability, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
+    Durability, Edit, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
 };
 
 use self::connection::{Ability, Connection, Run, Wait};

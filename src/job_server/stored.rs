@@ -187,6 +187,13 @@ pub enum StoreOp {
         /// How often that has happened by now.
         attempts: u16,
     },
+    /// The operator has changed the job. Not answered.
+    Edit {
+        /// The job, as it was named before.
+        key: JobKey,
+        /// What it is from now on.
+        edit: Edit,
+    },
     /// Read workloads that are no longer in memory. Answered with [`StoreReport::Loaded`] of the same ticket.
     Load {
         /// Names this operation.
@@ -194,6 +201,17 @@ pub enum StoreOp {
         /// Whose.
         jobs: Vec<JobKey>,
     },
+}
+
+/// What the operator can change of a kept job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// See [`StoredJob::function`].
+    pub function: FunctionName,
+    /// See [`StoredJob::priority`].
+    pub priority: Priority,
+    /// See [`StoredJob::due_s`].
+    pub due_s: u64,
 }
 
 /// What became of an operation.

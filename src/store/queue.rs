@@ -66,7 +66,7 @@ impl Queue {
                     state.attempts.remove(&key.number);
                     state.changes.push_back(operation);
                 }
-                StoreOp::Add { .. } => state.changes.push_back(operation),
+                StoreOp::Add { .. } | StoreOp::Edit { .. } => state.changes.push_back(operation),
             }
         }
     }
@@ -144,6 +144,6 @@ fn weight_of(operation: &StoreOp) -> usize {
     const ENTRY: usize = 100;
     match operation {
         StoreOp::Add { job, .. } => ENTRY + job.workload().len(),
-        StoreOp::Remove(_) | StoreOp::Attempts { .. } | StoreOp::Load { .. } => ENTRY,
+        StoreOp::Remove(_) | StoreOp::Attempts { .. } | StoreOp::Edit { .. } | StoreOp::Load { .. } => ENTRY,
     }
 }

@@ -181,7 +181,7 @@ impl Writer {
                 StoreOp::Add { ticket, durability, job } => additions.push(Addition { ticket, durability, job }),
                 StoreOp::Remove(key) => changes.removes.push(key),
                 // The queue keeps these apart.
-                StoreOp::Attempts { .. } | StoreOp::Load { .. } => {}
+                StoreOp::Attempts { .. } | StoreOp::Edit { .. } | StoreOp::Load { .. } => {}
             }
         }
         let mut reports = Vec::with_capacity(additions.len());

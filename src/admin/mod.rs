@@ -3,12 +3,17 @@
 //! Whoever only looks never locks: listings are read from what the server publishes. Commands that change something, and
 //! listings of single jobs, go through the hub.
 
+pub mod control;
+pub mod look;
+pub mod view;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::vec;
 
 use tracing::info;
 
+use self::look::Look;
 use crate::hub::Hub;
 use crate::job_server::{DropFunction, Now};
 use crate::protocol::FunctionName;
@@ -38,6 +43,8 @@ pub struct Process {
 /// The text commands.
 pub struct Admin {
     hub: Arc<Hub>,
+    /// What is shown.
+    pub look: Look,
     /// What they know of the process.
     pub process: Process,
 }
@@ -57,7 +64,7 @@ enum Rest {
 impl Admin {
     /// The commands for `hub`.
     pub fn new(hub: Arc<Hub>, process: Process) -> Self {
-        Self { hub, process }
+        Self { look: Look::new(Arc::clone(&hub)), hub, process }
     }
 
     /// Appends the answer to a line to `out`. Of a long listing it is the beginning; [`go_on`](Self::go_on) writes the rest.
