@@ -105,7 +105,6 @@ pub enum ControlError {
     NameTooLong,
 }
 
-
 impl JobServer {
     /// Withholds a function's jobs from all workers, or ends that. Jobs go on coming in, and those that run go on. Pausing
     /// makes the function known.
@@ -148,6 +147,8 @@ impl JobServer {
     fn reopen(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
         self.publish(function);
         self.cover(now, function, effects);
+        // While it was paused, nothing was read for it.
+        self.load_ahead(function, effects);
         self.debug_check_invariants();
     }
 
@@ -203,7 +204,7 @@ impl JobServer {
 
     /// Gives the jobs of a function that wait, for a worker or for their time, to another function. They keep their order, and
     /// come behind the jobs there. Jobs that run stay; so do those that equal one there, and those that are just being read or
-    /// stored. A bounded number at a time, as with [`cancel_jobs`](Self::cancel_jobs).
+    /// stored. In a paused function none is read. A bounded number at a time, as with [`cancel_jobs`](Self::cancel_jobs).
     ///
     /// # Errors
     /// [`ControlError::NoSuchFunction`], [`ControlError::NameTooLong`], [`ControlError::TooManyFunctions`].
