@@ -171,9 +171,11 @@ impl JobServer {
             if matches!(server.jobs.get(job).state, JobState::Storing(_)) {
                 return false;
             }
-            server.cancel(now, job, effects);
+            server.cancel(job, effects);
             true
         });
+        // Only now: a worker would be woken for a job that is about to go.
+        self.cover(now, function, effects);
         self.debug_check_invariants();
         Ok(piece)
     }

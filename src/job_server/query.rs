@@ -78,24 +78,23 @@ impl JobServer {
         let Some(slot) = self.find_handle(handle) else {
             return false;
         };
-        self.cancel(now, slot, effects);
+        let function = self.jobs.get(slot).function;
+        self.cancel(slot, effects);
+        self.cover(now, function, effects);
         self.debug_check_invariants();
         true
     }
 
-    /// Ends a job that somebody can know of.
-    pub(super) fn cancel(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
+    /// Ends a job that somebody can know of. Its function is to be covered again, since another may run now.
+    pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
         let job = self.jobs.get(slot);
-        let is_running = if let JobState::Running(run) = job.state {
+        if let JobState::Running(run) = job.state {
             let holder = self.runs[run as usize].connection;
             self.connections[holder as usize].forfeit(job.number);
-            true
-        } else {
-            false
-        };
+        }
         let handle = job.handle(&self.prefixes);
         self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
-        if is_running { self.end_run(now, slot, effects) } else { self.remove_job(slot, effects) }
+        self.remove_job(slot, effects);
     }
 
     /// Makes a function known, which changes nothing where it is already.

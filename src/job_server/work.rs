@@ -344,7 +344,7 @@ impl JobServer {
     }
 
     /// Forgets a job that runs. Where not more of its function may run at once, the next may now.
-    pub(super) fn end_run(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+    fn end_run(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
         let function = self.jobs.get(job).function;
         self.remove_job(job, effects);
         self.cover(now, function, effects);
