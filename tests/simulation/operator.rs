@@ -133,7 +133,12 @@ impl World {
         })
     }
 
+    /// The handle of a job, mostly of one that is there.
     fn some_job(&mut self) -> Vec<u8> {
+        let jobs: Vec<u64> = self.model.jobs.keys().copied().collect();
+        if !jobs.is_empty() && self.random.chance(80) {
+            return wire::handle(self.random.pick(&jobs));
+        }
         let world = Surroundings {
             unix_s: 0,
             is_busy: false,
