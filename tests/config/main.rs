@@ -184,14 +184,13 @@ fn letters_have_the_long_names_of_gearmand() {
 fn absent_parts_are_refused_not_replaced() {
     for (options, parts) in [
         (["--ssl", "-R"], vec!["--ssl", "does not speak TLS"]),
-        (["-r", "http"], vec!["--protocol http", "does not serve HTTP"]),
         (["-r", "gopher"], vec!["no such protocol"]),
         (["-u", "no-such-user-here"], vec!["no-such-user-here", "no such user"]),
     ] {
         assert_parts(&World::new(&options).error(), &parts);
     }
     assert_parts(&World::new(&[]).variable("GEARMAND_SSL", "yes").error(), &["environment GEARMAND_SSL", "TLS"]);
-    assert_parts(&World::new(&[]).file("c.toml", "\nprotocol = 'http'").error(), &["c.toml:2", "HTTP"]);
+    assert_parts(&World::new(&[]).file("c.toml", "\nprotocol = 'ftp'").error(), &["c.toml:2", "no such protocol"]);
 }
 
 #[test]
