@@ -77,11 +77,7 @@ pub fn http_plugin_targets(config: &Config) -> Vec<TcpTarget> {
     targets_of(&config.http_plugin_addresses(), config.network.socket_mode, None).0
 }
 
-fn targets_of(
-    addresses: &[ListenAddress],
-    mode: u32,
-    owner: Option<(u32, u32)>,
-) -> (Vec<TcpTarget>, Vec<UnixTarget>) {
+fn targets_of(addresses: &[ListenAddress], mode: u32, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, Vec<UnixTarget>) {
     let (mut tcp, mut unix) = (Vec::new(), Vec::new());
     for address in addresses {
         match address {

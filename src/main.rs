@@ -154,7 +154,8 @@ fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<Ready, Failu
         let (tcp, unix) = daemon::targets(config, owner);
         Listeners::bind(&tcp, &unix, backlog).map_err(|error| say(&error))?
     };
-    let http_plugin = Listeners::bind(&daemon::http_plugin_targets(config), &[], backlog).map_err(|error| say(&error))?;
+    let http_plugin =
+        Listeners::bind(&daemon::http_plugin_targets(config), &[], backlog).map_err(|error| say(&error))?;
     let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
     let (location, no_store) = match state_file(config, &listeners, owner) {
         Ok(file) => (queue::location(&config.queue, file.unwrap_or_default()), None),

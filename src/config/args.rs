@@ -12,7 +12,9 @@ use clap::{ArgAction, Args, Command};
 
 use super::address::{self, ListenArgument};
 use super::queue::QueueArgs;
-use super::value::{self, LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries};
+use super::value::{
+    self, LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries,
+};
 use crate::log_level::Level;
 
 /// The bytes in one KiB, MiB and GiB, for the ranges below.

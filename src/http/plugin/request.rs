@@ -239,12 +239,7 @@ impl<'a> Headers<'a> {
             (true, Priority::Normal) => PacketType::SubmitJobBg,
             (true, Priority::Low) => PacketType::SubmitJobLowBg,
         };
-        Job {
-            submission,
-            is_background: self.is_background,
-            function: function.to_vec(),
-            unique: self.unique.to_vec(),
-        }
+        Job { submission, is_background: self.is_background, function: function.to_vec(), unique: self.unique.to_vec() }
     }
 }
 
@@ -323,7 +318,8 @@ mod tests {
 
     #[test]
     fn a_bad_first_line_is_known_before_the_head_ends() {
-        for line in ["", "x", "get /f HTTP/1.1", "TRACE /f HTTP/1.1", "GET /f", "GET /f HTTP/2.0", "GET /a b HTTP/1.1"] {
+        for line in ["", "x", "get /f HTTP/1.1", "TRACE /f HTTP/1.1", "GET /f", "GET /f HTTP/2.0", "GET /a b HTTP/1.1"]
+        {
             assert_eq!(parse(format!("{line}\r\n").as_bytes()), Err(Refusal::Silent), "{line}");
         }
         assert_eq!(parse(b"GET /f HTTP/1.1\r\nX: y\r\n"), Ok(None));
