@@ -121,7 +121,7 @@ pub struct Network {
     #[arg(short, long, value_name = "N", default_value = "1024", value_parser = value::number::<0, 65_535>)]
     pub backlog: u32,
 
-    /// Run jobs over HTTP as well, by gearmand's protocol plugin; the only NAME is http
+    /// Run jobs over HTTP as well, by gearmand's protocol plugin; the only NAME is http [default: none]
     ///
     /// One request is one job: POST /FUNCTION with the workload as its body. It listens on the TCP addresses of --listen.
     /// Whoever reaches its port can submit jobs, as on the other ports.

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::ReadHalf;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::Decoder;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{debug, info};
 
 use self::request::{HEAD_MAX, Job, Refusal, Request, Status};
 use self::response::Answer;
@@ -69,6 +69,7 @@ impl Listener for PluginListener {
         self.tasks.spawn(async move {
             match serve(peer, server, &limits).await {
                 Ok(()) => debug!("answered an HTTP request of {name}"),
+                Err(Unanswered::SlowReader) => info!("Closed {name}: it does not read its answer over HTTP"),
                 Err(error) => debug!("no answer to {name} over HTTP: {error}"),
             }
         });
@@ -230,16 +231,19 @@ impl Upload {
         to_server.write_all(&first).await?;
         self.missing -= first.len();
         drop(first);
-        let mut piece = Vec::new();
         let mut end = Instant::now() + patience;
         let mut progress = 0;
         while self.missing > 0 {
-            piece.resize(PIECE.min(self.missing), 0);
-            let size = timeout_at(end, peer.read(&mut piece)).await.map_err(|_| Unanswered::TooSlow)??;
-            if size == 0 {
-                return Err(Unanswered::Gone);
-            }
-            to_server.write_all(&piece[..size]).await?;
+            timeout_at(end, peer.readable()).await.map_err(|_| Unanswered::TooSlow)??;
+            // A peer that does not send owns no buffer.
+            let mut piece = Vec::with_capacity(PIECE.min(self.missing)).limit(PIECE.min(self.missing));
+            let size = match peer.try_read_buf(&mut piece) {
+                Ok(0) => return Err(Unanswered::Gone),
+                Ok(size) => size,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error.into()),
+            };
+            to_server.write_all(piece.get_ref()).await?;
             self.missing -= size;
             progress += size;
             if progress >= LEAST_PROGRESS {
@@ -357,7 +361,7 @@ async fn write(peer: &mut TcpStream, mut bytes: Bytes, patience: Option<Duration
 async fn finish(mut peer: TcpStream, is_sending: bool) -> Result<(), Unanswered> {
     peer.shutdown().await?;
     if is_sending {
-        let mut piece = vec![0; PIECE];
+        let mut piece = [0; 1024];
         let drain = async { while matches!(peer.read(&mut piece).await, Ok(1..)) {} };
         // Whoever goes on for longer does not look.
         let _ = timeout(LINGER, drain).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::mutations::{Random, mutate};
 use super::stage::{Peer, Stage, body, header, post, split};
-use crate::common::{DEADLINE, Wire, wait_for};
+use crate::common::{DEADLINE, Wire, packet, wait_for};
 
 /// How many mutated requests are sent.
 const MUTATIONS: usize = 2000;
@@ -148,6 +148,26 @@ fn heads_and_workloads_have_limits() {
 }
 
 #[test]
+fn a_result_in_pieces_has_the_limit_of_a_whole_one() {
+    let stage = Stage::ours(&["--max-packet-size", "1MiB"]);
+    let mut worker = Wire::connect(stage.server.addr());
+    worker.send(packet::CAN_DO, b"f");
+    for (size, status) in [(500_000, "200 OK"), (600_000, "500 INTERNAL_SERVER_ERROR")] {
+        let peer = stage.peer(&post("f", &[], b""));
+        stage.await_jobs("f", 1);
+        worker.send(packet::GRAB_JOB, b"");
+        let assignment = worker.expect_type(packet::JOB_ASSIGN);
+        let handle = assignment.split(|byte| *byte == 0).next().expect("a handle");
+        let piece = vec![b'x'; size];
+        worker.send(packet::WORK_DATA, &packet::body(&[handle, &piece]));
+        worker.send(packet::WORK_COMPLETE, &packet::body(&[handle, &piece]));
+        let answer = peer.answer();
+        assert!(answer.starts_with(format!("HTTP/1.1 {status}\r\n").as_bytes()), "{size}: {}", split(&answer).0);
+        assert_eq!(body(&answer).len(), if status == "200 OK" { 2 * size } else { 0 });
+    }
+}
+
+#[test]
 fn announced_workloads_take_no_memory() {
     let stage = Stage::ours(&[]);
     stage.start_worker();
@@ -161,7 +181,7 @@ fn announced_workloads_take_no_memory() {
     });
     assert_serves(&stage);
     let grown = anonymous_kib(&stage).saturating_sub(before);
-    assert!(grown < 200 * 150, "{grown} KiB for {} peers that have sent nothing", peers.len());
+    assert!(grown < 200 * 32, "{grown} KiB for {} peers that have sent nothing", peers.len());
     drop((peers, admin));
     await_departures(&stage);
 }

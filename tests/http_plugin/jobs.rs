@@ -1,8 +1,10 @@
 //! What becomes of the jobs that are asked for over HTTP.
 
 use std::io::Read as _;
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
 use tempfile::NamedTempFile;
 
 use super::stage::{Stage, body, header, post, split};
@@ -84,8 +86,10 @@ fn large_binary_workloads_come_back_as_they_went() {
     let answer = curl(&stage, "cat", &headers, &workload);
     let final_answer = answer.strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n").expect("the body is asked for");
     assert!(body(final_answer) == workload, "{} bytes came back", body(final_answer).len());
-    let answer = stage.ask(&post("cat", &[], &workload));
-    assert!(body(&answer) == workload, "{} bytes came back", body(&answer).len());
+    stage.start_worker();
+    let answer = stage.ask(&post("show", &[], &workload));
+    let shown = body(&answer).strip_prefix(b"show|-|").expect("what the worker puts before it");
+    assert!(shown == workload, "{} bytes came back", shown.len());
 }
 
 #[test]
@@ -197,11 +201,32 @@ fn its_connections_are_listed_and_counted_like_any_other() {
 }
 
 #[test]
-fn a_stop_and_a_drain_leave_nobody_waiting() {
+fn a_stop_leaves_nobody_waiting() {
     let mut stage = Stage::ours(&[]);
     let waiting = stage.peer(&post("f", &[], b"w"));
     let silent = stage.peer(b"POST /f");
     stage.await_jobs("f", 1);
     assert!(stage.server.terminate().success());
     assert_eq!((waiting.answer(), silent.answer()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_drain_takes_no_new_request_and_answers_those_that_wait() {
+    let mut stage = Stage::ours(&[]);
+    let mut worker = Wire::connect(stage.server.addr());
+    worker.send(packet::CAN_DO, b"f");
+    let waiting = stage.peer(&post("f", &[], b"w"));
+    let mut late = stage.peer(b"POST /f HTTP/1.1\r\n");
+    stage.await_jobs("f", 1);
+    stage.server.signal(Signal::SIGUSR1);
+    wait_for("the end of listening", || TcpStream::connect(stage.http).is_err().then_some(()));
+    late.send(b"\r\n");
+    let answer = late.answer();
+    let (head, _) = split(&answer);
+    assert_eq!(header(&head, "X-Gearman-Command"), Some("ERROR"), "{head}");
+    worker.send(packet::GRAB_JOB, b"");
+    worker.expect(packet::JOB_ASSIGN, b"H:t:1\0f\0w");
+    worker.send(packet::WORK_COMPLETE, b"H:t:1\0done");
+    assert_eq!(body(&waiting.answer()), b"done");
+    assert!(stage.server.wait().success());
 }
