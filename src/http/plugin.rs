@@ -127,17 +127,14 @@ async fn serve(mut peer: TcpStream, server: UnixStream, limits: &Limits) -> Resu
         end = upload.run(peer.split().0, to_server, patience) => return Err(end),
     };
     let is_sending = upload.missing > 0 || upload.excess > 0;
-    match answer {
-        Ok(answer) => {
-            write(&mut peer, response::answered(&request, &answer).into(), limits.write_timeout).await?;
-            if !request.is_head {
-                write(&mut peer, answer.payload, limits.write_timeout).await?;
-            }
+    if let Ok(answer) = answer {
+        write(&mut peer, response::answered(&request, &answer).into(), limits.write_timeout).await?;
+        if !request.is_head {
+            write(&mut peer, answer.payload, limits.write_timeout).await?;
         }
-        Err(TooLarge) => {
-            let refusal = response::refused(request.version, Status::InternalServerError);
-            write(&mut peer, refusal.into(), limits.write_timeout).await?;
-        }
+    } else {
+        let refusal = response::refused(request.version, Status::InternalServerError);
+        write(&mut peer, refusal.into(), limits.write_timeout).await?;
     }
     finish(peer, is_sending).await
 }
@@ -343,15 +340,14 @@ async fn write(peer: &mut TcpStream, mut bytes: Bytes, patience: Option<Duration
             peer.write_all_buf(&mut bytes).await?;
             continue;
         };
-        match timeout(patience, peer.write_buf(&mut bytes)).await {
-            Ok(written) => drop(written?),
-            Err(_) => {
-                // The kernel reports room only when there is much. A peer that reads slowly has taken something all the same.
-                let taken = before.saturating_sub(unacknowledged(peer.as_fd()).unwrap_or(0));
-                if taken < LEAST_PROGRESS {
-                    return Err(Unanswered::SlowReader);
-                }
-            }
+        if let Ok(written) = timeout(patience, peer.write_buf(&mut bytes)).await {
+            written?;
+            continue;
+        }
+        // The kernel reports room only when there is much. A peer that reads slowly has taken something all the same.
+        let taken = before.saturating_sub(unacknowledged(peer.as_fd()).unwrap_or(0));
+        if taken < LEAST_PROGRESS {
+            return Err(Unanswered::SlowReader);
         }
     }
     Ok(())
