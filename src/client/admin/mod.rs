@@ -231,6 +231,68 @@ mod tests {
     }
 
     #[test]
+    fn control_is_said_in_the_words_of_the_text_protocol() {
+        for (arguments, line) in [
+            (&["show-functions"][..], "show functions"),
+            (&["show-workers"], "show workers"),
+            (&["show-worker", "1-2"], "show worker 1-2"),
+            (&["show-job", "H:x:1"], "show job H:x:1"),
+            (&["show-server"], "show server"),
+            (&["show-rules"], "show rules"),
+            (&["list-jobs"], "list jobs limit=100"),
+            (
+                &["list-jobs", "--function", "a b", "--state", "queued", "--older", "1.5", "--limit", "7"],
+                "list jobs function=a\\x20b state=queued older=1.5 limit=7",
+            ),
+            (
+                &["list-jobs", "--unique", "u", "--client", "c", "--priority", "low", "--after", "9"],
+                "list jobs unique=u priority=low client=c limit=100 after=9",
+            ),
+            (&["pause", "f"], "pause f"),
+            (&["resume", "a b"], "resume a\\x20b"),
+            (&["limit-running", "f", "3"], "limit running f 3"),
+            (&["cancel-jobs", "f"], "cancel jobs f"),
+            (&["move-job", "H:x:1", "f"], "move job H:x:1 f"),
+            (&["move-jobs", "f", "g", "-y"], "move jobs f g"),
+            (&["priority", "H:x:1", "high"], "priority job H:x:1 high"),
+            (&["run-now", "H:x:1"], "run job H:x:1"),
+            (&["disable", "host:::1"], "disable host:::1"),
+            (&["drain", "client:my id", "f"], "drain client:my\\x20id f"),
+            (&["enable", "connection:1-2"], "enable connection:1-2"),
+            (&["kick", "host:10.0.0.1", "--yes"], "kick host:10.0.0.1"),
+        ] {
+            assert_eq!(lines(arguments), [line]);
+        }
+        for wrong in [
+            &["kick", "10.0.0.1"][..],
+            &["limit-running", "f"],
+            &["limit-running", "f", "-1"],
+            &["priority", "H:x:1", "urgent"],
+            &["list-jobs", "--limit", "0"],
+            &["list-jobs", "--state", "storing"],
+            &["pause", ""],
+        ] {
+            assert!(admin(wrong).unwrap_err().use_stderr(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_changes_many_things_is_asked_about() {
+        let question = |arguments: &[&str]| admin(arguments).unwrap().action.and_then(|action| action.question());
+        for arguments in
+            [&["cancel-jobs", "f"][..], &["move-jobs", "f", "g"], &["kick", "host:h"], &["kick", "client:c"]]
+        {
+            assert!(question(arguments).is_some(), "{arguments:?}");
+            assert_eq!(question(&[arguments, &["--yes"]].concat()), None, "{arguments:?}");
+        }
+        for arguments in
+            [&["kick", "connection:1-2"][..], &["cancel-job", "H:x:1"], &["pause", "f"], &["drain", "host:h"]]
+        {
+            assert_eq!(question(arguments), None, "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn options_stand_before_or_behind_the_action_and_h_is_the_host() {
         for arguments in
             [&["-h", "::1", "-p", "99", "--json", "status"][..], &["status", "-h", "::1", "-p", "99", "--json"]]

@@ -18,10 +18,12 @@ pub(super) fn shown(column: &str, cell: &[u8], now_unix_ms: u64) -> String {
     let now_s = now_unix_ms as f64 / 1e3;
     if column.ends_with("_per_s") {
         format!("{number:.1}")
+    } else if column == "deadline_unix_ms" {
+        ahead(number / 1e3 - now_s)
     } else if column.ends_with("_unix_ms") {
         duration((now_s - number / 1e3).max(0.0))
     } else if column.ends_with("_unix_s") {
-        if number <= now_s { "due".to_owned() } else { format!("in {}", duration(number - now_s)) }
+        ahead(number - now_s)
     } else if column.ends_with("_s") {
         duration(number)
     } else if column.ends_with("bytes") {
@@ -29,6 +31,11 @@ pub(super) fn shown(column: &str, cell: &[u8], now_unix_ms: u64) -> String {
     } else {
         plain()
     }
+}
+
+/// A moment that may come yet.
+fn ahead(seconds: f64) -> String {
+    if seconds <= 0.0 { "due".to_owned() } else { format!("in {}", duration(seconds)) }
 }
 
 /// A time of `seconds`, to two or three digits.
@@ -113,6 +120,7 @@ mod tests {
             ("since_unix_ms", "99000", "0s"),
             ("due_unix_s", "70", "in 1m00s"),
             ("due_unix_s", "9", "due"),
+            ("deadline_unix_ms", "70000", "in 1m00s"),
             ("bytes", "2048", "2.0 KiB"),
             ("paused", "1", "yes"),
             ("oldest_s", "what?", "what?"),

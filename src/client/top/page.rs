@@ -48,9 +48,9 @@ pub(super) fn counts(data: &Snapshot) -> String {
     let mut parts = Vec::new();
     for (what, unit, keys) in [
         ("jobs:", "", &["jobs_queued", "jobs_running", "jobs_scheduled"][..]),
+        ("in/out/failed:", "/s", &["in_per_s", "out_per_s", "failed_per_s"]),
         ("workers:", "", &["workers_working", "workers_waiting", "workers_asleep", "workers_woken"]),
         ("", "", &["workers_disabled", "workers_draining", "workers_drained"]),
-        ("in/out/failed:", "/s", &["in_per_s", "out_per_s", "failed_per_s"]),
     ] {
         let mut known = Vec::new();
         for key in keys {
@@ -110,18 +110,12 @@ pub(super) fn server(data: &Snapshot) -> Vec<String> {
 
 fn facts_lines(facts: &Facts, now_unix_ms: u64) -> Vec<String> {
     let words = |key: &str| {
-        let bare = ["_unix_ms", "_unix_s", "_bytes", "_s"].iter().find_map(|unit| key.strip_suffix(unit));
+        let units = if key.ends_with("_per_s") { &[][..] } else { &["_unix_ms", "_unix_s", "_bytes", "_s"] };
+        let bare = units.iter().find_map(|unit| key.strip_suffix(*unit));
         let (bare, ago) = (bare.unwrap_or(key), key.ends_with("_unix_ms") && key != "deadline_unix_ms");
         format!("{}{}", printable(bare).replace('_', " "), if ago { " (ago)" } else { "" })
     };
-    let pair = |(key, cell): &(String, Vec<u8>)| {
-        // A deadline lies ahead.
-        let value = match (key.as_str(), crate::client::table::number(cell)) {
-            ("deadline_unix_ms", Some(at)) => shown("due_unix_s", format!("{}", at / 1e3).as_bytes(), now_unix_ms),
-            _ => shown(key, cell, now_unix_ms),
-        };
-        vec![words(key), value]
-    };
+    let pair = |(key, cell): &(String, Vec<u8>)| vec![words(key), shown(key, cell, now_unix_ms)];
     let rows: Vec<Vec<String>> = facts.pairs.iter().map(pair).collect();
     let mut lines: Vec<String> = aligned(&rows, &[false, false]).lines().map(str::to_owned).collect();
     for (title, table) in [("functions", &facts.functions), ("jobs", &facts.jobs)] {

@@ -111,7 +111,7 @@ fn functions_workers_and_jobs_are_drawn() {
         130,
         "\
 |gearmand top  10.0.0.9:4730  version 1.0  up 1h02m  memory 34 MiB  store ok
-|jobs: 15 queued, 2 running, 7 scheduled  workers: 2 working, 0 waiting, 1 asleep  1 draining  in/out/failed: 2.5 2.4 0.1/s
+|jobs: 15 queued, 2 running, 7 scheduled  in/out/failed: 2.5 2.4 0.1/s  workers: 2 working, 0 waiting, 1 asleep  1 draining
 | 1 functions  2 workers  3 jobs  4 server   2 shown
 |FUNCTION  QUEUEDv  HIGH  NORMAL  LOW  SCHED  RUN  MAX  WORKERS  IN/S  OUT/S  FAIL/S  OLDEST  WAIT99  RUN50  RUN99  PAUSED
 |rev            15     0      12    3      0    2    0        3   2.5    2.4     0.1   1m15s    4.0s   12ms   1.5s  no
@@ -125,7 +125,7 @@ fn functions_workers_and_jobs_are_drawn() {
         112,
         "\
 |gearmand top  10.0.0.9:4730  version 1.0  up 1h02m  memory 34 MiB  store ok
-|jobs: 15 queued, 2 running, 7 scheduled  workers: 2 working, 0 waiting, 1 asleep  1 draining  in/out/failed: 2.5
+|jobs: 15 queued, 2 running, 7 scheduled  in/out/failed: 2.5 2.4 0.1/s  workers: 2 working, 0 waiting, 1 asleep
 | 1 functions  2 workers  3 jobs  4 server   3 shown
 |ID   CLIENT  ADDRESS   STATE      FOR^  JOB    RUN  DONE  FAIL  BACK  RUN50  FUNCTIONS
 |6-3  -       ::1       draining  1m00s  H:h:8    1     3     0     2      -  rev
