@@ -10,6 +10,7 @@ use axum::http::header::{
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use axum::response::Response;
 
 use super::Settings;
 use super::answer::Failure;
@@ -125,16 +126,20 @@ fn check_site(settings: &Settings, host: Option<&str>, headers: &HeaderMap) -> R
     Ok(())
 }
 
-/// Refuses what a form of a page could send: of what has no other body it may set no header.
+/// Refuses what a form of another page could send: it sets no headers, and has no JSON. What a page of this server sends
+/// without a body, its browser vouches for.
 fn check_form(headers: &HeaderMap) -> Result<(), Failure> {
-    if is_json(headers) || (headers.contains_key(REQUESTED_WITH) && !headers.contains_key(CONTENT_TYPE)) {
+    let is_vouched_for =
+        [REQUESTED_WITH, ORIGIN, FETCH_SITE].into_iter().any(|header| headers.contains_key(header));
+    if is_json(headers) || (is_vouched_for && !headers.contains_key(CONTENT_TYPE)) {
         return Ok(());
     }
-    let message = "send `Content-Type: application/json`, or without a body `X-Requested-With: ` and any word";
+    let message = "send `Content-Type: application/json`, or without a body `X-Requested-With:` and any word";
     Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message))
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+/// Whether the body says that it is JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };
@@ -174,8 +179,11 @@ fn is_same(given: &[u8], token: &[u8]) -> bool {
     given.len() == token.len() && difference == 0
 }
 
-/// Tells browsers what not to do with an answer.
-pub(super) fn harden(headers: &mut HeaderMap) {
+/// Tells browsers what not to do with an answer, and clients what a refused one wants.
+pub(super) fn harden(response: &mut Response) {
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     let resource_policy = HeaderName::from_static("cross-origin-resource-policy");
     for (name, value) in [
         (CONTENT_SECURITY_POLICY, POLICY),
@@ -184,14 +192,7 @@ pub(super) fn harden(headers: &mut HeaderMap) {
         (REFERRER_POLICY, "no-referrer"),
         (resource_policy, "same-origin"),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-}
-
-/// What an answer with this status must say besides.
-pub(super) fn challenge(status: StatusCode, headers: &mut HeaderMap) {
-    if status == StatusCode::UNAUTHORIZED {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
 }
 

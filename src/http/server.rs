@@ -178,7 +178,7 @@ async fn answer(
             router.call(request).await?
         }
     };
-    guard::harden(response.headers_mut());
+    guard::harden(&mut response);
     Ok(response)
 }
 
