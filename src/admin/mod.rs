@@ -204,7 +204,7 @@ fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) {
         out.extend_from_slice(b" :");
         for function in functions {
             out.push(b' ');
-            text::write_name(function.as_bytes(), out, true);
+            text::write_name(function.function.as_bytes(), out, true);
         }
     });
     out.push(b'\n');

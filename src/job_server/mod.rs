@@ -26,6 +26,7 @@ mod function;
 mod index;
 mod invariants;
 mod job;
+mod measure;
 mod memory;
 mod policy;
 mod query;
@@ -175,6 +176,7 @@ impl JobServer {
     /// these only running ones do.
     pub fn start_draining(&mut self) {
         self.draining = true;
+        self.stats.draining.set(1);
     }
 
     /// How many jobs there are, in any state.
@@ -249,7 +251,7 @@ impl JobServer {
         let departure = if first_wait != NONE || first_run != NONE {
             Departure::Unfinished
         } else if wants_answers && open_gaps > 0 {
-            self.publish_abilities(connection);
+            self.connections[connection as usize].gauges.remove_all_functions();
             Departure::AwaitsAnswers
         } else {
             self.connections.remove(connection as usize);
@@ -297,11 +299,11 @@ impl JobServer {
                 self.work_data(connection, handle, effects, |handle| Response::WorkWarning { handle, workload });
             }
             Request::WorkComplete { handle, workload } => {
-                self.finish(connection, handle, Outcome::Complete(workload), effects);
+                self.finish(now, connection, handle, Outcome::Complete(workload), effects);
             }
-            Request::WorkFail { handle } => self.finish(connection, handle, Outcome::Fail, effects),
+            Request::WorkFail { handle } => self.finish(now, connection, handle, Outcome::Fail, effects),
             Request::WorkException { handle, workload } => {
-                self.finish(connection, handle, Outcome::Exception(workload), effects);
+                self.finish(now, connection, handle, Outcome::Exception(workload), effects);
             }
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
@@ -391,7 +393,7 @@ impl JobServer {
     /// Tells the world of a function that has changed, and counts it while it is in use.
     fn publish(&mut self, slot: u32) {
         let function = &mut self.functions[slot as usize];
-        function.publish();
+        function.publish(&self.jobs);
         let is_in_use = !function.is_unused();
         if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
             self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };

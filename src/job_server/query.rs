@@ -81,10 +81,11 @@ impl JobServer {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
             let holder = self.runs[run as usize].connection;
-            self.connections[holder as usize].forfeit(job.number);
+            self.connections[holder as usize].forfeit(job.number());
         }
         let handle = job.handle(&self.prefixes);
         self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
+        self.tally(job.function, |counters| &counters.cancelled);
         self.remove_job(slot, effects);
         self.debug_check_invariants();
         true

@@ -1,10 +1,10 @@
 //! What must be true between any two transitions, by the model and by what the server publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gearmand::job_server::{JobServer, Now};
-use gearmand::protocol::FunctionName;
-use gearmand::stats::{Gauge, Stats};
+use gearmand::stats::{AbilityGauges, Gauge, JobCounters, Stats};
 
 use super::model::{Kept, Model, Sleep, State};
 use super::store::Store;
@@ -65,6 +65,14 @@ impl Model {
             let published = [high, normal, low, gauges.scheduled.get(), gauges.running.get(), gauges.workers.get()];
             assert_eq!(published, counted[*function], "published of {:?}, and counted", name.escape_ascii());
         }
+        let JobCounters { submitted, done, failed, excepted, dropped, cancelled, abandoned, .. } = &stats.counters;
+        let ended: u64 = [done, failed, excepted, dropped, cancelled, abandoned].map(Gauge::get).iter().sum();
+        let living: u64 = counted.iter().flat_map(|counts| &counts[..5]).sum();
+        assert_eq!(
+            submitted.get() + self.restored_jobs as u64,
+            ended + living,
+            "jobs that came, and that went or are there"
+        );
     }
 
     /// Nobody sleeps while there is work for them, unless enough others are on their way.
@@ -121,8 +129,8 @@ impl Model {
     }
 
     /// What is published of a connection's functions.
-    pub(crate) fn check_abilities(&self, connection: u32, published: &[FunctionName]) {
-        let mut published: Vec<&[u8]> = published.iter().map(FunctionName::as_bytes).collect();
+    pub(crate) fn check_abilities(&self, connection: u32, published: &[Arc<AbilityGauges>]) {
+        let mut published: Vec<&[u8]> = published.iter().map(|ability| ability.function.as_bytes()).collect();
         let abilities = &self.connections[&connection].abilities;
         let mut expected: Vec<&[u8]> = abilities.iter().map(|ability| wire::FUNCTIONS[ability.function]).collect();
         published.sort_unstable();
