@@ -92,7 +92,7 @@ pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: Bo
 }
 
 /// A list in JSON, `{"NAME":[...]}`, of which a piece at a time is written.
-pub(super) fn list<T: Serialize + Send + 'static>(name: &str, items: Vec<T>) -> Response {
+pub(super) fn list<T: Serialize + Send + Unpin + 'static>(name: &str, items: Vec<T>) -> Response {
     let mut items = items.into_iter();
     let mut head = Some(format!("{{\"{name}\":["));
     let mut is_first = true;
