@@ -1,6 +1,7 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
 pub mod http;
+mod sampler;
 mod store;
 
 use std::collections::HashMap;
@@ -231,6 +232,7 @@ impl Daemon {
         }
         let http = http.start(config, &server, &acceptor)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
+        sampler::start(&server)?;
         for text in &listeners.notices {
             notice!("{text}");
         }

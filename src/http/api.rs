@@ -125,7 +125,7 @@ pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
         limit: limit(&query)?,
         after,
     };
-    let page = call.interface.parts.admin.look.workers(call.interface.now(), &filter);
+    let page = call.interface.parts.admin.look.workers(&filter);
     Ok(json(&Workers { workers: page.items, next: page.next.map(write_connection_id) }))
 }
 

@@ -219,6 +219,14 @@ impl Job {
         self.body.workload(self.head_length())
     }
 
+    /// The bytes of [`rest`](Self::rest).
+    pub(super) fn bytes(&self) -> &[u8] {
+        match &self.body {
+            Body::Small(bytes) => &bytes[self.head_length()..],
+            Body::Large(large) => &large.workload,
+        }
+    }
+
     fn head_length(&self) -> usize {
         usize::from(self.unique_length) + usize::from(self.reducer_length)
     }
@@ -376,9 +384,9 @@ impl Jobs {
         }
     }
 
-    /// The jobs in slots from `first` on, in the order of slots, looking at `count` slots at most.
-    pub(super) fn page(&self, first: usize, count: usize) -> impl Iterator<Item = &Job> {
-        (first..first.saturating_add(count)).filter_map(|slot| self.slots.get(slot))
+    /// The job in a slot, if there is one.
+    pub(super) fn in_slot(&self, slot: usize) -> Option<&Job> {
+        self.slots.get(slot)
     }
 
     /// One more than the last slot that may hold a job.

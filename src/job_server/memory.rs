@@ -264,6 +264,7 @@ impl JobServer {
             Ok(_) => effects.report(Event::JobIsTwin { handle: job.handle(), unique: job.unique() }),
             Err(vacancy) => {
                 let prefix = self.prefixes.index(&job.prefix);
+                self.stats.set_handle_prefix(prefix, &job.prefix);
                 let kept = if has_workload { Kept::Both } else { Kept::Store };
                 let slot = self.jobs.restore(function, job, prefix, kept, vacancy);
                 self.count(slot);

@@ -26,6 +26,7 @@ mod function;
 mod index;
 mod invariants;
 mod job;
+mod list;
 mod measure;
 mod memory;
 mod policy;
@@ -44,8 +45,9 @@ use slab::Slab;
 
 pub use self::control::{ControlError, Piece, Place, Rule, Who, Withholding};
 pub use self::effects::{Effects, Event};
+pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
-pub use self::query::{DropFunction, JobView};
+pub use self::query::DropFunction;
 pub use self::stored::{
     Durability, Edit, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
 };
@@ -135,6 +137,7 @@ impl JobServer {
     /// An empty server, which publishes its numbers in `stats`.
     pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
         let hasher = RandomState::new();
+        stats.set_handle_prefix(0, &Arc::from(policy.handle_prefix.as_str()));
         Self {
             prefixes: Prefixes::new(&policy.handle_prefix),
             policy,

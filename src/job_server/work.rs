@@ -213,8 +213,8 @@ impl JobServer {
         holder.last_run = run;
         holder.runs += 1;
         holder.gauges.running.set(u64::from(holder.runs));
-        holder.gauges.job_number.set(self.jobs.get(slot).number());
-        holder.gauges.job_since_ms.set(now.unix_us / 1000);
+        let job = self.jobs.get(slot);
+        holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);
         self.uncount(slot);
         self.jobs.get_mut(slot).state = JobState::Running(run);
         self.count(slot);

@@ -190,13 +190,14 @@ pub struct ConnectionGauges {
     pub heard_ms: Gauge,
     /// How many jobs it holds.
     pub running: Gauge,
-    /// The number of the job that it was given last; only where it holds one.
-    pub job_number: Gauge,
-    /// Since when it has that, in milliseconds since 1970.
-    pub job_since_ms: Gauge,
+    job: Gauge,
+    job_since_ms: Gauge,
     sleep: Gauge,
     identity: Mutex<Identity>,
 }
+
+/// The bits of [`ConnectionGauges::job`] above this one hold the prefix.
+const PREFIX_SHIFT: u32 = 48;
 
 /// How many functions that a connection can no longer do are remembered.
 const MOST_FORMER: usize = 100;
@@ -212,8 +213,8 @@ struct Identity {
 impl ConnectionGauges {
     /// A new connection from `peer`.
     pub fn new(file_descriptor: i32, peer: String) -> Self {
-        let (connected_ms, heard_ms, running, job_number, job_since_ms, sleep, identity) = Default::default();
-        Self { file_descriptor, peer, connected_ms, heard_ms, running, job_number, job_since_ms, sleep, identity }
+        let (connected_ms, heard_ms, running, job, job_since_ms, sleep, identity) = Default::default();
+        Self { file_descriptor, peer, connected_ms, heard_ms, running, job, job_since_ms, sleep, identity }
     }
 
     /// Publishes the id that the peer gave to itself.
@@ -262,6 +263,20 @@ impl ConnectionGauges {
         identity.former.extend(gone);
         let surplus = identity.former.len().saturating_sub(MOST_FORMER);
         identity.former.drain(..surplus);
+    }
+
+    /// Publishes the job that the peer was given last: the index of its handle's prefix, its number, and since when.
+    pub fn set_job(&self, prefix: u8, number: u64, since_ms: u64) {
+        // Numbers have twelve digits at most.
+        self.job.set(u64::from(prefix) << PREFIX_SHIFT | number);
+        self.job_since_ms.set(since_ms);
+    }
+
+    /// The job that the peer was given last, if it holds one: the index of its handle's prefix, its number, and since when.
+    pub fn job(&self) -> Option<(usize, u64, u64)> {
+        let job = self.job.get();
+        let prefix = usize::try_from(job >> PREFIX_SHIFT).unwrap_or(0);
+        (self.running.get() > 0).then(|| (prefix, job & ((1 << PREFIX_SHIFT) - 1), self.job_since_ms.get()))
     }
 
     /// Publishes whether the peer sleeps.
@@ -382,4 +397,20 @@ pub struct Stats {
     pub draining: Gauge,
     /// Where background jobs are kept.
     pub store: StoreStats,
+    handle_prefixes: Mutex<Vec<Arc<str>>>,
+}
+
+impl Stats {
+    /// Publishes a prefix of handles, in the order of their indexes.
+    pub fn set_handle_prefix(&self, index: u8, prefix: &Arc<str>) {
+        let mut prefixes = self.handle_prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        if prefixes.len() == usize::from(index) {
+            prefixes.push(Arc::clone(prefix));
+        }
+    }
+
+    /// The prefixes of handles that jobs have.
+    pub fn handle_prefixes(&self) -> Vec<Arc<str>> {
+        self.handle_prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
