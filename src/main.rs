@@ -192,12 +192,7 @@ fn state_file(config: &Config, listeners: &Listeners, owner: Option<(u32, u32)>)
     Ok(Some(state_directory::queue_file(&directory, port)))
 }
 
-fn run(
-    sources: Sources,
-    resolved: Resolved,
-    ready: Ready,
-    readiness: Option<Readiness>,
-) -> Result<ExitCode, Failure> {
+fn run(sources: Sources, resolved: Resolved, ready: Ready, readiness: Option<Readiness>) -> Result<ExitCode, Failure> {
     let config = &resolved.config;
     let Ready { listeners, http, pid_file, location, no_store } = ready;
     let log = logging::init(&log_settings(config)).map_err(|error| error.to_string())?;

@@ -15,6 +15,7 @@ const DEFAULT_PORT: u16 = 4731;
 /// Where HTTP is served, and who may do what there.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "HTTP")]
+#[allow(clippy::struct_field_names, reason = "a field is the name of its option")]
 pub(super) struct HttpArgs {
     /// Serve the dashboard, metrics and the JSON interface on this address, ADDRESS[:PORT]; off for none
     ///

@@ -12,10 +12,10 @@ use super::Interface;
 use super::answer::{Failure, json};
 use super::api::priority_of;
 use super::guard::is_json;
-use super::query::connection_id;
 use super::routes::{Call, Route};
 use super::submit::read_body;
 use crate::admin::control::{Control, Step};
+use crate::admin::look::parse_worker_id;
 use crate::job_server::{ControlError, Who, Withholding};
 use crate::protocol::names::FUNCTION_MAX;
 
@@ -148,7 +148,7 @@ fn limits(function: &[u8], limits: &Limits) -> Result<Vec<Control>, Failure> {
 fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
     let Workers { connection, client, host, function: of } = workers;
     let who = match (connection, client, host) {
-        (Some(connection), None, None) => match connection_id(&connection) {
+        (Some(connection), None, None) => match parse_worker_id(&connection) {
             Some(id) => Who::Connection(id),
             None => return Err(Failure::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
         },

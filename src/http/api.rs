@@ -6,9 +6,10 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::answer::{self, Failure, json, json_with, with_type};
-use super::query::{Query, connection_id, write_connection_id};
+use super::query::Query;
 use super::routes::Call;
 use crate::admin::look::{JobFilter, WorkerFilter};
+use crate::admin::look::{parse_worker_id, worker_id};
 use crate::admin::view::{JobView, RuleView, ServerView, WorkerView};
 use crate::protocol::Priority;
 
@@ -116,7 +117,8 @@ struct Workers {
 pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
     const STATES: &[&str] = &["disabled", "draining", "drained", "working", "asleep", "woken", "waiting"];
     let query = call.query(&["function", "host", "client", "state", "limit", "after"])?;
-    let after = query.text("after")?.map(|after| connection_id(after).ok_or_else(|| bad_cursor(after))).transpose()?;
+    let after =
+        query.text("after")?.map(|after| parse_worker_id(after).ok_or_else(|| bad_cursor(after))).transpose()?;
     let filter = WorkerFilter {
         function: query.bytes("function").map(<[u8]>::to_vec),
         host: query.text("host")?.map(str::to_owned),
@@ -126,7 +128,7 @@ pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
         after,
     };
     let page = call.interface.parts.admin.look.workers(&filter);
-    Ok(json(&Workers { workers: page.items, next: page.next.map(write_connection_id) }))
+    Ok(json(&Workers { workers: page.items, next: page.next.map(worker_id) }))
 }
 
 fn limit(query: &Query) -> Result<usize, Failure> {
@@ -146,7 +148,7 @@ fn bad_cursor(after: &str) -> Failure {
 pub(super) fn worker(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let missing = || Failure::missing("no_such_worker", "there is no such worker; its id is SLOT-GENERATION");
-    let id = std::str::from_utf8(&call.name).ok().and_then(connection_id).ok_or_else(missing)?;
+    let id = std::str::from_utf8(&call.name).ok().and_then(parse_worker_id).ok_or_else(missing)?;
     let worker = call.interface.parts.admin.look.worker(call.interface.now(), id).ok_or_else(missing)?;
     Ok(json(&worker))
 }
@@ -159,16 +161,7 @@ struct Jobs {
 
 /// A page of jobs.
 pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
-    let query = call.query(&[
-        "function",
-        "state",
-        "unique",
-        "priority",
-        "client",
-        "older_than_s",
-        "limit",
-        "after",
-    ])?;
+    let query = call.query(&["function", "state", "unique", "priority", "client", "older_than_s", "limit", "after"])?;
     let older_than_s = query.number::<f64>("older_than_s", "a number of seconds")?;
     let after = query.text("after")?.map(|after| after.parse().map_err(|_| bad_cursor(after))).transpose()?;
     let priority = query.word("priority", &["high", "normal", "low"])?;

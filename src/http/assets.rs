@@ -14,8 +14,11 @@ use super::routes::Call;
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
 /// The page at `/`.
-const PAGE: Asset =
-    Asset { name: "index.html", content_type: "text/html; charset=utf-8", content: include_bytes!("assets/index.html") };
+const PAGE: Asset = Asset {
+    name: "index.html",
+    content_type: "text/html; charset=utf-8",
+    content: include_bytes!("assets/index.html"),
+};
 
 /// The files under `/assets/`.
 const ASSETS: &[Asset] = &[Asset {
@@ -55,8 +58,8 @@ impl Asset {
 }
 
 /// The dashboard.
-pub(super) fn page(call: &Call) -> Result<Response, Failure> {
-    Ok(PAGE.answer(&call.headers))
+pub(super) fn page(call: &Call) -> Response {
+    PAGE.answer(&call.headers)
 }
 
 /// A file of the dashboard.
@@ -70,7 +73,6 @@ pub(super) fn asset(call: &Call) -> Result<Response, Failure> {
 /// The description of the interface.
 pub(super) fn description(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    let asset =
-        Asset { name: "openapi.json", content_type: "application/json", content: OPENAPI.as_bytes() };
+    let asset = Asset { name: "openapi.json", content_type: "application/json", content: OPENAPI.as_bytes() };
     Ok(asset.answer(&call.headers))
 }

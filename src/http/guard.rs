@@ -129,8 +129,7 @@ fn check_site(settings: &Settings, host: Option<&str>, headers: &HeaderMap) -> R
 /// Refuses what a form of another page could send: it sets no headers, and has no JSON. What a page of this server sends
 /// without a body, its browser vouches for.
 fn check_form(headers: &HeaderMap) -> Result<(), Failure> {
-    let is_vouched_for =
-        [REQUESTED_WITH, ORIGIN, FETCH_SITE].into_iter().any(|header| headers.contains_key(header));
+    let is_vouched_for = [REQUESTED_WITH, ORIGIN, FETCH_SITE].into_iter().any(|header| headers.contains_key(header));
     if is_json(headers) || (is_vouched_for && !headers.contains_key(CONTENT_TYPE)) {
         return Ok(());
     }
@@ -153,7 +152,8 @@ fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<b
         if peer.is_local {
             return Ok(false);
         }
-        let message = "no token is set (http-token), and without one nothing can be changed over an address that others reach";
+        let message =
+            "no token is set (http-token), and without one nothing can be changed over an address that others reach";
         return Err(Failure::new(StatusCode::FORBIDDEN, "no_token_set", message));
     }
     let Some(authorization) = headers.get(AUTHORIZATION) else {
@@ -161,7 +161,8 @@ fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<b
         return Err(Failure::new(StatusCode::UNAUTHORIZED, "token_missing", message));
     };
     let given = authorization.as_bytes().split_first_chunk::<7>();
-    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token.trim_ascii());
+    let given =
+        given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token.trim_ascii());
     // All of them are compared, whichever is right.
     let is_right = given.is_some_and(|given| {
         settings.tokens.iter().fold(false, |is_right, token| is_right | is_same(given, token.as_bytes()))
@@ -218,9 +219,19 @@ mod tests {
     #[test]
     fn a_local_address_goes_by_local_names() {
         let none = settings(&[], &[]);
-        let fine = ["localhost", "localhost:4731", "127.0.0.1", "127.1.2.3:1", "[::1]:80", "[::1]", "[::ffff:127.0.0.1]"];
-        let foreign =
-            ["example.org", "localhost.example.org:80", "10.0.0.1", "[::2]:80", "", ":80", "127.0.0.1.nip.io", "::1", "[]"];
+        let fine =
+            ["localhost", "localhost:4731", "127.0.0.1", "127.1.2.3:1", "[::1]:80", "[::1]", "[::ffff:127.0.0.1]"];
+        let foreign = [
+            "example.org",
+            "localhost.example.org:80",
+            "10.0.0.1",
+            "[::2]:80",
+            "",
+            ":80",
+            "127.0.0.1.nip.io",
+            "::1",
+            "[]",
+        ];
         for host in fine {
             assert_eq!(check_host(&none, peer(true), host), Ok(()), "{host}");
         }
@@ -242,10 +253,13 @@ mod tests {
             let headers = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
             check_site(&settings, Some("localhost:4731"), &headers)
         };
-        for own in ["http://localhost:4731", "https://localhost:4731", "HTTP://LOCALHOST:4731", "https://jobs.example.org"] {
+        for own in
+            ["http://localhost:4731", "https://localhost:4731", "HTTP://LOCALHOST:4731", "https://jobs.example.org"]
+        {
             assert_eq!(check(own), Ok(()), "{own}");
         }
-        for other in ["null", "http://localhost", "http://localhost:80", "http://example.org", "file://", "", "http://"] {
+        for other in ["null", "http://localhost", "http://localhost:80", "http://example.org", "file://", "", "http://"]
+        {
             assert!(check(other).is_err(), "{other}");
         }
     }

@@ -59,7 +59,12 @@ impl JobConnection {
     }
 
     /// Sends a request.
-    pub(super) async fn send(&mut self, packet_type: PacketType, arguments: &[&[u8]], workload: &[u8]) -> io::Result<()> {
+    pub(super) async fn send(
+        &mut self,
+        packet_type: PacketType,
+        arguments: &[&[u8]],
+        workload: &[u8],
+    ) -> io::Result<()> {
         let names: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
         let length = u32::try_from(names + workload.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let header = Header { magic: Magic::Request, number: packet_type.number(), length };

@@ -89,7 +89,11 @@ impl Scrape {
                 Source::Function(_) | Source::Times(_) => match self.functions.get(self.function) {
                     None => true,
                     Some(function) => {
-                        write_function(&family.source, function, &mut Lines::new(family.name, Some(&function.label), &mut out));
+                        write_function(
+                            &family.source,
+                            function,
+                            &mut Lines::new(family.name, Some(&function.label), &mut out),
+                        );
                         false
                     }
                 },
@@ -137,7 +141,8 @@ mod tests {
 
     #[test]
     fn no_two_functions_have_one_label() {
-        let encode = |name: &[u8]| percent_encoding::percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let encode =
+            |name: &[u8]| percent_encoding::percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string();
         let names: [&[u8]; 6] = [b"\xff", b"%FF", "\u{fffd}%FF".as_bytes(), "\u{fffd}".as_bytes(), b"\xef\xbf", b"a"];
         let labels: HashSet<String> = names.iter().map(|name| label(name, &encode(name))).collect();
         assert_eq!(labels.len(), names.len(), "{labels:?}");

@@ -6,7 +6,6 @@ use std::str::FromStr;
 use percent_encoding::percent_decode;
 
 use super::answer::Failure;
-use crate::job_server::ConnectionId;
 
 /// The parameters of a request, each at most once.
 #[derive(Debug, Default)]
@@ -80,19 +79,6 @@ pub(super) fn segment(text: &str) -> Vec<u8> {
     percent_decode(text.as_bytes()).collect()
 }
 
-/// Reads the id of a connection, `SLOT-GENERATION`.
-pub(super) fn connection_id(text: &str) -> Option<ConnectionId> {
-    let (slot, generation) = text.split_once('-')?;
-    let is_plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    (is_plain(slot) && is_plain(generation)).then_some(())?;
-    Some(ConnectionId { slot: slot.parse().ok()?, generation: generation.parse().ok()? })
-}
-
-/// Writes the id of a connection.
-pub(super) fn write_connection_id(id: ConnectionId) -> String {
-    format!("{}-{}", id.slot, id.generation)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,14 +102,5 @@ mod tests {
             assert!(query.number::<u32>(name, "a number").is_err(), "{name}");
         }
         assert_eq!(query.number("c", "a number"), Ok(Some(1_u32)));
-    }
-
-    #[test]
-    fn ids_of_connections_are_read_as_they_are_written() {
-        let id = ConnectionId { slot: 12, generation: u32::MAX };
-        assert_eq!(connection_id(&write_connection_id(id)), Some(id));
-        for text in ["", "-", "1", "1-", "-1", "1-2-3", "1--2", "+1-2", "1-4294967296", "a-b"] {
-            assert_eq!(connection_id(text), None, "{text}");
-        }
     }
 }

@@ -146,7 +146,7 @@ pub(super) fn router(interface: &Arc<Interface>) -> Router {
 
 async fn answer(route: Route, call: Call) -> Result<Response, Failure> {
     match route {
-        Route::Page => assets::page(&call),
+        Route::Page => Ok(assets::page(&call)),
         Route::Asset => assets::asset(&call),
         Route::Description => assets::description(&call),
         Route::Healthy => api::healthy(&call),

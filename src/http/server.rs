@@ -1,6 +1,7 @@
 //! Accepting HTTP connections and serving them.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -122,9 +123,10 @@ fn is_of_peer(error: &io::Error) -> bool {
 async fn serve(interface: Arc<Interface>, router: Router, socket: TcpStream, peer: Peer, _slot: OwnedSemaphorePermit) {
     let _count = Count::of(&interface);
     let stop = interface.stop.clone();
-    let stream = TokioIo::new(Stream::new(socket, Arc::clone(&interface)));
+    let stream = TokioIo::new(Stream::new(socket));
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |request| answer(Arc::clone(&interface), router.clone(), peer, request));
+    let asked = Arc::clone(&interface);
+    let service = service_fn(move |request| answer(Arc::clone(&asked), router.clone(), peer, request));
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -141,8 +143,16 @@ async fn serve(interface: Arc<Interface>, router: Router, socket: TcpStream, pee
         }
     };
     if let Err(error) = result {
+        // By our own clock, or by the kernel's (tcp-user-timeout).
+        if error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(is_timeout) {
+            interface.counts.slow_readers.add(1);
+        }
         debug!("the HTTP connection of {} ended: {error}", peer.address);
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut
 }
 
 /// Counts a connection while it lasts.

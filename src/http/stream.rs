@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use super::Interface;
 use crate::process::socket::unacknowledged;
 
 /// How long a peer may take nothing of what waits for it.
@@ -22,7 +20,6 @@ const LEAST_PROGRESS: usize = 4 * 1024;
 /// The socket of one connection.
 pub(super) struct Stream {
     socket: TcpStream,
-    interface: Arc<Interface>,
     /// Runs while the peer takes nothing.
     timer: Option<Pin<Box<Sleep>>>,
     /// What the kernel still had to deliver when the timer started.
@@ -30,8 +27,8 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(socket: TcpStream, interface: Arc<Interface>) -> Self {
-        Self { socket, interface, timer: None, unacknowledged: 0 }
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self { socket, timer: None, unacknowledged: 0 }
     }
 
     /// Passes a write's outcome on, and fails where the peer has taken nothing for too long.
@@ -52,7 +49,6 @@ impl Stream {
             let left = unacknowledged(self.socket.as_fd()).unwrap_or(0);
             self.timer = None;
             if self.unacknowledged.saturating_sub(left) < LEAST_PROGRESS {
-                self.interface.counts.slow_readers.add(1);
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }

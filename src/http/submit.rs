@@ -100,7 +100,8 @@ struct Progress<'a> {
 struct Outcome<'a> {
     handle: &'a str,
     /// `complete`, `fail` or `exception`.
-    outcome: &'static str,
+    #[serde(rename = "outcome")]
+    end: &'static str,
     /// The result, parts that came early included, or the exception.
     #[serde(flatten)]
     content: Content,
@@ -141,7 +142,10 @@ impl Job {
         let packet_type = match (self.due_unix_s, self.background, priority) {
             (Some(_), true, PriorityName::Normal) => PacketType::SubmitJobEpoch,
             (Some(_), true, _) => {
-                return Err(Failure::bad("bad_body", "a job that is due later has normal priority; leave priority out"));
+                return Err(Failure::bad(
+                    "bad_body",
+                    "a job that is due later has normal priority; leave priority out",
+                ));
             }
             (Some(_), false, _) => {
                 return Err(Failure::bad("bad_body", "nobody can wait for a job that is due later; set background"));
@@ -211,14 +215,7 @@ pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
     let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(most);
     let space = budget(&interface, announced.min(most))?;
     let submission = parse::<Job>(&read_body(body, most).await?)?.submission()?;
-    let wait = match submission.background {
-        true => None,
-        false => Some(
-            Arc::clone(&interface.waits)
-                .try_acquire_owned()
-                .map_err(|_| Failure::busy("too_many_waits", format!("{WAITS} requests wait for jobs already")))?,
-        ),
-    };
+    let wait = if submission.background { None } else { Some(wait(&interface)?) };
     let mut job = JobConnection::open(&interface, call.actor.address.clone()).map_err(|error| lost(&error))?;
     let handle = send(&mut job, submission).await?;
     drop(space);
@@ -232,6 +229,12 @@ pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
         }
         Some(_wait) => result(&interface, &mut job, &handle).await,
     }
+}
+
+/// Takes one of the waits that there may be.
+fn wait(interface: &Interface) -> Result<OwnedSemaphorePermit, Failure> {
+    let permit = Arc::clone(&interface.waits).try_acquire_owned();
+    permit.map_err(|_| Failure::busy("too_many_waits", format!("{WAITS} requests wait for jobs already")))
 }
 
 fn wants_events(headers: &HeaderMap) -> bool {
@@ -283,8 +286,8 @@ async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) ->
     let most = interface.settings.max_packet_size;
     let (mut content, mut warnings, mut warned) = (Vec::new(), Vec::new(), 0);
     let mut space: Option<OwnedSemaphorePermit> = None;
-    let outcome = loop {
-        let (part, outcome) = match job.next().await.map_err(|error| lost(&error))? {
+    let end = loop {
+        let (part, end) = match job.next().await.map_err(|error| lost(&error))? {
             JobEvent::Data(part) => (part, None),
             JobEvent::Complete(part) => (part, Some("complete")),
             JobEvent::Exception(part) => {
@@ -314,11 +317,11 @@ async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) ->
             }
         }
         content.extend_from_slice(&part);
-        if let Some(outcome) = outcome {
-            break outcome;
+        if let Some(end) = end {
+            break end;
         }
     };
-    let outcome = Outcome { handle, outcome, content: Content::of(content), warnings };
+    let outcome = Outcome { handle, end, content: Content::of(content), warnings };
     let body = serde_json::to_vec(&outcome).map_err(|error| lost(&io::Error::other(error)))?;
     Ok(with_type(StatusCode::OK, "application/json", held(body, space)))
 }

@@ -221,7 +221,11 @@ fn launch_ours(arguments: &[String], environment: &[(String, String)], directory
     command
         .args(["--port", &port.to_string(), "-L", "127.0.0.1", "-l", "stderr"])
         // The default port is for one server alone.
-        .args(if arguments.iter().any(|argument| argument == "--http-listen") { &[][..] } else { &["--http-listen", "off"] })
+        .args(if arguments.iter().any(|argument| argument == "--http-listen") {
+            &[][..]
+        } else {
+            &["--http-listen", "off"]
+        })
         .args(arguments)
         .env("NOTIFY_SOCKET", &notify_path);
     let mut child = spawn(command, environment, directory);

@@ -46,7 +46,7 @@ impl Answer {
 #[track_caller]
 pub(crate) fn server(arguments: &[&str]) -> Server {
     let listen = if arguments.contains(&"--http-listen") { &[][..] } else { &["--http-listen", "127.0.0.1:0"] };
-    Server::ours(&[&["-q", "builtin", "--verbose", "NOTICE"], listen, arguments].concat())
+    Server::ours(&[&["-q", "builtin", "--verbose", "INFO"], listen, arguments].concat())
 }
 
 #[track_caller]

@@ -107,7 +107,10 @@ fn schemathesis_finds_nothing() {
     let output = Command::new(program)
         .args(["run", &format!("{address}/api/v1/openapi.json"), "--url", &address])
         .args(["--exclude-path", "/api/v1/events", "--exclude-operation-id", "submit"])
-        .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"])
+        .args([
+            "--checks",
+            "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        ])
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "4730", "--workers", "2"])
         .args(["--header", "X-Requested-With: schemathesis", "--request-timeout", "10", "--no-color"])
         .current_dir(tempfile::tempdir().unwrap().path())

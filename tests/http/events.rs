@@ -35,7 +35,8 @@ fn each_second_tells_of_the_server_and_its_busiest_functions() {
             break overview;
         }
     };
-    let top: Vec<_> = overview["top"].as_array().unwrap().iter().map(|function| function["name"].as_str().unwrap()).collect();
+    let top: Vec<_> =
+        overview["top"].as_array().unwrap().iter().map(|function| function["name"].as_str().unwrap()).collect();
     let expected: Vec<_> = (10..30).rev().map(|number| format!("f{number}")).collect();
     assert_eq!(top, expected);
 }

@@ -41,7 +41,8 @@ fn names_of_others_are_refused() {
     let named = server(&["--http-host", "Jobs.Example.org"]);
     let answer = exchange(named.http(), &request("GET", "/healthz", &[("host", "jobs.example.org:4731")], b""));
     assert_eq!(answer.status, 200);
-    exchange(named.http(), &request("GET", "/healthz", &[("host", "example.org")], b"")).expect_error(421, "unknown_host");
+    exchange(named.http(), &request("GET", "/healthz", &[("host", "example.org")], b""))
+        .expect_error(421, "unknown_host");
 }
 
 #[test]
@@ -65,7 +66,8 @@ fn pages_of_other_sites_change_nothing() {
     }
     // What a form can send.
     pause(server.http(), &[]).expect_error(415, "not_json");
-    for content_type in ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", "text/plain; application/json"]
+    for content_type in
+        ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", "text/plain; application/json"]
     {
         let headers = [("content-type", content_type), ("x-requested-with", "curl")];
         exchange(server.http(), &request("POST", PAUSE, &headers, b"{}")).expect_error(415, "not_json");

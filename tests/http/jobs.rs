@@ -65,7 +65,8 @@ fn a_background_job_has_a_handle() {
     // The same job again is the same job.
     assert_eq!(post(&server, JOBS, &body).json()["handle"], json!(handle));
 
-    let later = json!({"function": "f", "workload_base64": "/w==", "background": true, "due_unix_s": 99_999_999_999_u64});
+    let later =
+        json!({"function": "f", "workload_base64": "/w==", "background": true, "due_unix_s": 99_999_999_999_u64});
     let handle = post(&server, JOBS, &later).json()["handle"].as_str().unwrap().to_owned();
     let job = shown(&server, &format!("/api/v1/jobs/{handle}"));
     assert_eq!((&job["state"], &job["due_unix_s"]), (&json!("scheduled"), &json!(99_999_999_999_u64)));
@@ -78,7 +79,10 @@ fn a_result_is_waited_for() {
     let answer = post(&server, JOBS, &json!({"function": "rev", "workload": "olleh"}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     let result = answer.json();
-    assert_eq!((&result["outcome"], &result["data"], &result["warnings"]), (&json!("complete"), &json!("hello"), &json!([])));
+    assert_eq!(
+        (&result["outcome"], &result["data"], &result["warnings"]),
+        (&json!("complete"), &json!("hello"), &json!([]))
+    );
     let result = post(&server, JOBS, &json!({"function": "rev", "workload_base64": "Y2Jh"})).json();
     assert_eq!(result["data"], "abc");
 }
@@ -214,7 +218,7 @@ fn waiting_ends_with_the_server() {
     let mut server = server(&[]);
     let mut events = submit_streaming(&server, &json!({"function": "f"}));
     assert_eq!(events.next().unwrap().0, "created");
-    server.terminate();
+    server.signal(nix::sys::signal::Signal::SIGTERM);
     let last = std::iter::from_fn(|| events.next()).last();
     assert_eq!(last.map(|(name, _)| name).as_deref(), Some("error"));
 }

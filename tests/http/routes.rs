@@ -51,7 +51,10 @@ fn functions_workers_and_jobs_are_shown() {
 
     let functions = shown(&server, "/api/v1/functions");
     let function = &functions["functions"][0];
-    assert_eq!((&function["name"], &function["queued"]["normal"], &function["running"]), (&json!("f"), &json!(4), &json!(1)));
+    assert_eq!(
+        (&function["name"], &function["queued"]["normal"], &function["running"]),
+        (&json!("f"), &json!(4), &json!(1))
+    );
     assert_eq!(shown(&server, "/api/v1/functions/f")["workers"], 1);
     assert_eq!(shown(&server, "/api/v1/server")["jobs"], json!({"queued": 4, "scheduled": 0, "running": 1}));
     assert_eq!(shown(&server, "/api/v1/server")["read_only"], false);
@@ -231,5 +234,8 @@ fn a_taken_address_is_an_error_only_where_it_was_asked_for() {
     command.args(["-p", "0", "-L", "127.0.0.1", "-q", "builtin", "-l", "none", "--http-listen", &taken]);
     let output = command.output().expect("run the program");
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && complaint.contains(&taken) && complaint.contains("--http-listen"), "{complaint}");
+    assert!(
+        !output.status.success() && complaint.contains(&taken) && complaint.contains("--http-listen"),
+        "{complaint}"
+    );
 }
