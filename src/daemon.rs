@@ -1,5 +1,6 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
+pub mod http;
 mod sampler;
 mod store;
 
@@ -19,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use self::http::HttpReady;
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
 use crate::config::{Config, FunctionDurability, ListenAddress, LogTarget, Resolved, Sources, resolve};
+use crate::http::Http;
 use crate::http::plugin::PluginListener;
 use crate::hub::Hub;
 use crate::job_server::{Durability, Policy};
@@ -58,6 +61,8 @@ pub struct Prepared {
     pub listeners: Listeners,
     /// Bound sockets of the HTTP plugin.
     pub http_plugin: Listeners,
+    /// What HTTP is served with.
+    pub http: HttpReady,
     /// Where background jobs are kept; `None` for memory.
     pub location: Option<Location>,
     /// The running log.
@@ -143,6 +148,7 @@ struct Daemon {
     location: Option<Location>,
     keeper: Option<Keeper>,
     shutdown_commands: mpsc::Receiver<bool>,
+    http: Option<Http>,
     /// Removes the files of UNIX sockets in the end.
     _listeners: Listeners,
     signals: Signals,
@@ -202,7 +208,7 @@ enum Call {
 impl Daemon {
     /// `None` where a signal ended it before it began.
     async fn start(prepared: Prepared) -> std::io::Result<Option<Self>> {
-        let Prepared { sources, resolved, mut listeners, http_plugin, location, log, notifier, .. } = prepared;
+        let Prepared { sources, resolved, mut listeners, http_plugin, http, location, log, notifier, .. } = prepared;
         let config = &resolved.config;
         let mut signals = Signals::new()?;
         let stats = Arc::new(Stats::default());
@@ -219,11 +225,12 @@ impl Daemon {
             },
         };
         let (shutdown, shutdown_commands) = mpsc::channel(1);
-        let admin = Admin::new(Arc::clone(&hub), process(config, &log, shutdown));
+        let admin = Arc::new(Admin::new(Arc::clone(&hub), process(config, &log, shutdown)));
         let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock) });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
-        let addresses = listeners.addresses();
+        let mut addresses = listeners.addresses();
+        addresses.extend(http.addresses());
         let stop_listening = CancellationToken::new();
         for listener in std::mem::take(&mut listeners.tcp) {
             let listener = TcpListener::from_std(listener)?;
@@ -238,6 +245,7 @@ impl Daemon {
             let listener = PluginListener::new(TcpListener::from_std(listener)?, connections.clone());
             tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
         }
+        let http = http.start(config, &server, &acceptor)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         sampler::start(&server)?;
         for text in listeners.notices.iter().chain(&http_plugin.notices) {
@@ -268,6 +276,7 @@ impl Daemon {
             location,
             keeper,
             shutdown_commands,
+            http,
             _listeners: listeners,
             signals,
         }))
@@ -346,6 +355,9 @@ impl Daemon {
         self.connections.close();
         if timeout(STOP_TIMEOUT, self.connections.wait()).await.is_err() {
             info!("{} connections did not take what they were sent", self.connections.len());
+        }
+        if let Some(http) = self.http.take() {
+            http.stop().await;
         }
         notice!("stopped");
     }

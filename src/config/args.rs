@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Command};
 
 use super::address::{self, ListenArgument};
+use super::http::HttpArgs;
 use super::queue::QueueArgs;
 use super::value::{
     self, LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries,
@@ -35,6 +36,8 @@ pub struct ServerArgs {
     pub(super) jobs: Jobs,
     #[command(flatten)]
     pub(super) queue: QueueArgs,
+    #[command(flatten)]
+    pub(super) http: HttpArgs,
     #[command(flatten)]
     pub(super) log: Log,
     #[command(flatten)]

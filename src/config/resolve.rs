@@ -246,6 +246,7 @@ fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Conf
         queue,
         durability: args.queue.durability,
         function_durability: args.queue.function_durability,
+        http: args.http.choice(),
         log: args.log,
         limits: args.limits,
         timeouts: args.timeouts,
@@ -377,6 +378,11 @@ impl Resolved {
             })
         });
         shown.collect()
+    }
+
+    /// Whether any source sets this setting, which is given by its long name.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.choices.get(name).is_some_and(|choice| choice.origin != Origin::Default)
     }
 
     /// The text of `--check`: every setting with its origin, in TOML that can be used as a configuration file.

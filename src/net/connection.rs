@@ -51,7 +51,7 @@ pub struct Server {
     /// The job server.
     pub hub: Arc<Hub>,
     /// The text commands.
-    pub admin: Admin,
+    pub admin: Arc<Admin>,
     /// The time.
     pub clock: Arc<Clock>,
 }

@@ -141,6 +141,11 @@ impl Acceptor {
         }
     }
 
+    /// Serves one end of a pair of sockets for a peer at this address, who came by another way.
+    pub async fn adopt(self: Arc<Self>, stream: UnixStream, peer: String) {
+        self.start(Accepted { stream, peer }).await;
+    }
+
     async fn start<S: Stream>(self: &Arc<Self>, accepted: Accepted<S>) {
         let AcceptSettings { max_connections, limits, .. } = self.settings();
         let Accepted { stream, peer } = accepted;

@@ -36,7 +36,11 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ),
     ("net", &["config"], "it takes plain parameters"),
     ("http", &["config"], "it takes plain parameters"),
-    ("http", &["hub"], "whoever looks does not take the lock; who acts does it through the admin room or a connection"),
+    (
+        "http",
+        &["hub", "outbox", "store", "job_server::JobServer"],
+        "whoever looks does not take the lock; who acts does it through the admin room or a connection",
+    ),
     ("daemon", &["client"], "a server needs no client"),
 ];
 
