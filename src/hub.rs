@@ -3,7 +3,10 @@
 //! It is taken once for a batch of requests, and held for nothing but their transitions: packets are appended to
 //! outboxes, wakers and events are collected, and all of them are called or logged when it is released.
 
+mod control;
+
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
@@ -218,7 +221,7 @@ impl Hub {
     }
 
     /// Lets those have the lock who wait for it: whoever takes it again and again is quicker than they are.
-    fn give_way(&self) {
+    pub fn give_way(&self) {
         for _ in 0..MOST_YIELDS {
             if self.waiting.load(Ordering::Relaxed) == 0 {
                 return;
@@ -286,7 +289,7 @@ impl Hub {
     pub fn cancel_job(&self, now: Now, handle: &[u8]) -> bool {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
-            server.cancel_job(handle, &mut world)
+            server.cancel_job(now, handle, &mut world)
         })
     }
 
@@ -306,8 +309,33 @@ impl Hub {
     }
 
     /// See [`JobServer::list_jobs`].
-    pub fn list_jobs(&self, place: usize, show: impl FnMut(JobView<'_>)) -> Option<usize> {
+    pub fn list_jobs(&self, place: usize, show: impl FnMut(JobView<'_>) -> ControlFlow<()>) -> Option<usize> {
         self.lock().server.list_jobs(place, show)
+    }
+
+    /// See [`JobServer::list_running_jobs`].
+    pub fn list_running_jobs(&self, place: usize, show: impl FnMut(JobView<'_>) -> ControlFlow<()>) -> Option<usize> {
+        self.lock().server.list_running_jobs(place, show)
+    }
+
+    /// See [`JobServer::list_queued_jobs`].
+    pub fn list_queued_jobs(
+        &self,
+        function: &[u8],
+        after: u64,
+        show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
+    ) -> Option<u64> {
+        self.lock().server.list_queued_jobs(function, after, show)
+    }
+
+    /// See [`JobServer::list_held_jobs`].
+    pub fn list_held_jobs(&self, holder: ConnectionId, show: impl FnMut(JobView<'_>)) {
+        self.lock().server.list_held_jobs(holder, show);
+    }
+
+    /// See [`JobServer::show_job`].
+    pub fn show_job<R>(&self, handle: &[u8], show: impl FnOnce(JobView<'_>) -> R) -> Option<R> {
+        self.lock().server.show_job(handle, show)
     }
 
     /// See [`JobServer::set_policy`].

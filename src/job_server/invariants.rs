@@ -30,6 +30,7 @@ impl JobServer {
         self.check_waits();
         self.check_runs();
         self.check_sleepers();
+        self.check_rules();
         self.check_additions();
         self.check_holdings();
     }
@@ -38,7 +39,7 @@ impl JobServer {
         let (mut keys, mut uniques) = (HashSet::new(), HashSet::new());
         let (mut scheduled, mut keyed_by_workload) = (0, 0);
         for (slot, job) in self.jobs.iter() {
-            assert_eq!(self.jobs.find_number(job.number), Some(slot), "a job is not found by its handle");
+            assert_eq!(self.jobs.find_number(job.number()), Some(slot), "a job is not found by its handle");
             let unique = job.unique();
             if !unique.is_empty() {
                 let workload = if unique == b"-" { job.rest().as_bytes() } else { b"" };
@@ -53,9 +54,9 @@ impl JobServer {
                 }
                 if unique != b"-" {
                     uniques.insert(unique);
-                    let newest = self.jobs.find_unique(unique).map(|newest| self.jobs.get(newest).number);
+                    let newest = self.jobs.find_unique(unique).map(|newest| self.jobs.get(newest).number());
                     assert!(
-                        newest.is_some_and(|newest| newest >= job.number),
+                        newest.is_some_and(|newest| newest >= job.number()),
                         "the newest job of a unique is not found"
                     );
                 }
@@ -65,7 +66,7 @@ impl JobServer {
             self.check_kept(slot);
             if job.state == JobState::Scheduled {
                 scheduled += 1;
-                assert!(self.jobs.schedule.contains(&(job.due_s, job.number, slot)), "a scheduled job has no time");
+                assert!(self.jobs.schedule.contains(&(job.due_s(), job.number(), slot)), "a scheduled job has no time");
             }
         }
         assert_eq!(self.jobs.schedule.len(), scheduled, "a time without a scheduled job");
@@ -246,7 +247,10 @@ impl JobServer {
                 assert_eq!(self.abilities[*ability as usize].connection as usize, slot);
             }
             match connection.sleep {
-                Sleep::Asleep => sleeping += connection.abilities.len(),
+                Sleep::Asleep => {
+                    let is_open = |ability: &&u32| self.abilities[**ability as usize].withheld.is_none();
+                    sleeping += connection.abilities.iter().filter(is_open).count();
+                }
                 Sleep::Woken { function, serial } => {
                     *waking.entry(function).or_default() += 1;
                     assert!(self.noops.iter().any(|noop| noop.serial == serial), "a NOOP has no deadline");
@@ -264,6 +268,7 @@ impl JobServer {
                 assert_eq!((state.function as usize, state.previous), (slot, before), "a list of sleepers is torn");
                 let sleep = self.connections[state.connection as usize].sleep;
                 assert_eq!(sleep, Sleep::Asleep, "one who does not sleep is in a list of sleepers");
+                assert_eq!(state.withheld, None, "one who gets no jobs is in a list of sleepers");
                 (before, ability) = (ability, state.next);
                 sleeping -= 1;
             }

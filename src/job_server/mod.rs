@@ -18,6 +18,8 @@
 //! 8. A job that is being stored for the first time is seen by nobody but the clients that wait for it. Each of their
 //!    submissions has one gap, which is filled when the store has answered, and never before.
 //! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
+//! 10. A connection that sleeps stands among the sleepers of exactly those of its functions that the operator's rules do
+//!    not withhold from it, and what is withheld follows from the rules.
 
 mod connection;
 mod control;
@@ -26,6 +28,8 @@ mod function;
 mod index;
 mod invariants;
 mod job;
+mod list;
+mod measure;
 mod memory;
 mod policy;
 mod query;
@@ -33,6 +37,7 @@ mod stored;
 mod storing;
 mod submit;
 mod wake;
+mod withhold;
 mod work;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -41,10 +46,11 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-pub use self::control::{ControlError, Piece, Place, Rule, Who, Withholding};
+pub use self::control::{ControlError, Piece, Place, Rule, Who};
 pub use self::effects::{Effects, Event};
+pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
-pub use self::query::{DropFunction, JobView};
+pub use self::query::DropFunction;
 pub use self::stored::{
     Durability, Edit, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
 };
@@ -55,11 +61,12 @@ use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::memory::{Holdings, Load};
 use self::storing::{Addition, Creation};
+use self::withhold::Rules;
 use self::work::Outcome;
 use crate::protocol::{FunctionName, PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
 
-pub use crate::stats::ConnectionId;
+pub use crate::stats::{ConnectionId, Withholding};
 
 /// The time of a transition, by two clocks: due times are wall time, timeouts are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,6 +127,8 @@ pub struct JobServer {
     /// answered stay until their time, or until they are many.
     noops: VecDeque<Noop>,
     last_noop: u64,
+    /// Which workers get no jobs.
+    rules: Rules,
     draining: bool,
 }
 
@@ -134,6 +143,7 @@ impl JobServer {
     /// An empty server, which publishes its numbers in `stats`.
     pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
         let hasher = RandomState::new();
+        stats.set_handle_prefix(0, &Arc::from(policy.handle_prefix.as_str()));
         Self {
             prefixes: Prefixes::new(&policy.handle_prefix),
             policy,
@@ -156,6 +166,7 @@ impl JobServer {
             deadlines: BTreeSet::new(),
             noops: VecDeque::new(),
             last_noop: 0,
+            rules: Rules::default(),
             draining: false,
         }
     }
@@ -175,6 +186,7 @@ impl JobServer {
     /// these only running ones do.
     pub fn start_draining(&mut self) {
         self.draining = true;
+        self.stats.draining.set(1);
     }
 
     /// How many jobs there are, in any state.
@@ -249,10 +261,11 @@ impl JobServer {
         let departure = if first_wait != NONE || first_run != NONE {
             Departure::Unfinished
         } else if wants_answers && open_gaps > 0 {
-            self.publish_abilities(connection);
+            self.connections[connection as usize].gauges.remove_all_functions();
             Departure::AwaitsAnswers
         } else {
             self.connections.remove(connection as usize);
+            self.rules.forget_connection(connection);
             Departure::Done
         };
         self.debug_check_invariants();
@@ -297,11 +310,11 @@ impl JobServer {
                 self.work_data(connection, handle, effects, |handle| Response::WorkWarning { handle, workload });
             }
             Request::WorkComplete { handle, workload } => {
-                self.finish(connection, handle, Outcome::Complete(workload), effects);
+                self.finish(now, connection, handle, Outcome::Complete(workload), effects);
             }
-            Request::WorkFail { handle } => self.finish(connection, handle, Outcome::Fail, effects),
+            Request::WorkFail { handle } => self.finish(now, connection, handle, Outcome::Fail, effects),
             Request::WorkException { handle, workload } => {
-                self.finish(connection, handle, Outcome::Exception(workload), effects);
+                self.finish(now, connection, handle, Outcome::Exception(workload), effects);
             }
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
@@ -310,7 +323,10 @@ impl JobServer {
                 self.connections[connection as usize].exceptions = true;
                 effects.send(from, Response::OptionRes { written });
             }
-            Request::SetClientId { id } => self.connections[connection as usize].gauges.set_client_id(id),
+            Request::SetClientId { id } => {
+                self.connections[connection as usize].gauges.set_client_id(id);
+                self.apply_rules(now, connection, effects);
+            }
         }
         self.debug_check_invariants();
     }
@@ -391,7 +407,7 @@ impl JobServer {
     /// Tells the world of a function that has changed, and counts it while it is in use.
     fn publish(&mut self, slot: u32) {
         let function = &mut self.functions[slot as usize];
-        function.publish();
+        function.publish(&self.jobs);
         let is_in_use = !function.is_unused();
         if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
             self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };
