@@ -1,6 +1,7 @@
 //! Values of the tools' options, checked when the command line is read.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
@@ -94,13 +95,14 @@ fn escaped(name: &[u8]) -> String {
     for chunk in name.utf8_chunks() {
         for letter in chunk.valid().chars() {
             if letter == ' ' || letter.is_ascii_control() {
-                word.push_str(&format!("\\x{:02x}", u32::from(letter)));
+                // A String takes everything.
+                let _ = write!(word, "\\x{:02x}", u32::from(letter));
             } else {
                 word.push(letter);
             }
         }
         for byte in chunk.invalid() {
-            word.push_str(&format!("\\x{byte:02x}"));
+            let _ = write!(word, "\\x{byte:02x}");
         }
     }
     word

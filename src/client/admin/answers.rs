@@ -50,7 +50,7 @@ fn table_text(table: &Table, wanted: &[String], usual: &[&str]) -> String {
         names => table.select(names).text(),
     };
     if let Some(next) = &table.next {
-        text.push_str(&format!("(there are more: --after {})\n", listing::printable(next)));
+        text.extend(["(there are more: --after ", &listing::printable(next), ")\n"]);
     }
     text
 }

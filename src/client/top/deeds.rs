@@ -13,9 +13,8 @@ impl App {
     pub(super) fn question(&self, key: char) -> Result<Question, String> {
         let view = match key {
             'p' => View::Functions,
-            'n' => View::Jobs,
             'c' if self.view == View::Functions => View::Functions,
-            'c' => View::Jobs,
+            'c' | 'n' => View::Jobs,
             _ => View::Workers,
         };
         if self.view != view {

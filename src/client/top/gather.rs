@@ -20,10 +20,7 @@ const PAGES: usize = 4;
 /// What is to be looked at. The server as a whole always is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Look {
-    pub(super) functions: bool,
-    pub(super) workers: bool,
-    pub(super) jobs: bool,
-    pub(super) rules: bool,
+    pub(super) views: &'static [View],
     /// Only the jobs of this function.
     pub(super) jobs_of: Option<Vec<u8>>,
     /// A worker's id or a job's handle, of which all is wanted.
@@ -40,18 +37,17 @@ pub(super) enum Detail {
 impl Look {
     /// All lists.
     pub(super) fn everything() -> Self {
-        Self { functions: true, workers: true, jobs: true, rules: true, ..Self::default() }
+        Self { views: &View::ALL, ..Self::default() }
     }
 
     /// What a view shows.
     pub(super) fn of(view: View) -> Self {
-        Self {
-            functions: view == View::Functions,
-            workers: view == View::Workers,
-            jobs: view == View::Jobs,
-            rules: view == View::Server,
-            ..Self::default()
-        }
+        let all: &'static [View] = &View::ALL;
+        Self { views: &all[view.index()..=view.index()], ..Self::default() }
+    }
+
+    fn wants(&self, view: View) -> bool {
+        self.views.contains(&view)
     }
 }
 
@@ -131,17 +127,17 @@ impl Gatherer {
     }
 
     async fn look_at_ours(&mut self, look: &Look, snapshot: &mut Snapshot) -> Result<(), String> {
-        if look.functions {
+        if look.wants(View::Functions) {
             snapshot.functions = self.table(b"show functions").await?;
         }
-        if look.workers {
+        if look.wants(View::Workers) {
             snapshot.workers = self.table(b"show workers").await?;
         }
-        if look.jobs {
+        if look.wants(View::Jobs) {
             snapshot.jobs_of.clone_from(&look.jobs_of);
             snapshot.jobs = self.jobs(look.jobs_of.as_deref()).await?;
         }
-        if look.rules {
+        if look.wants(View::Server) {
             snapshot.rules = self.table(b"show rules").await?;
         }
         if let Some((detail, name)) = &look.details {
@@ -196,10 +192,10 @@ impl Gatherer {
         let functions = plain::functions(&status, &by_priority);
         snapshot.server = plain::server(&self.version, &functions);
         snapshot.functions = Some(functions);
-        if look.workers {
+        if look.wants(View::Workers) {
             snapshot.workers = Some(plain::workers(&self.lines(b"workers").await?));
         }
-        if look.jobs {
+        if look.wants(View::Jobs) {
             snapshot.jobs = Some(plain::jobs(&self.lines(b"show jobs").await?, PLAIN_JOBS));
         }
         Ok(())

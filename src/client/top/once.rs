@@ -63,7 +63,7 @@ async fn open(connector: &Connector, begin: Instant) -> Result<(String, Gatherer
 
 /// All views as text.
 fn tables(address: &str, snapshot: Snapshot) -> String {
-    let mut text = format!("{address}");
+    let mut text = address.to_owned();
     if snapshot.is_plain {
         text.push_str("  (C++ gearmand: only what it tells)");
     }

@@ -52,14 +52,13 @@ pub(super) fn jobs(lines: &[Vec<u8>], most: usize) -> Table {
 pub(super) fn server(version: &[u8], functions: &Table) -> Facts {
     let sum = |column| functions.rows.iter().filter_map(|row| functions.number(row, column)).sum::<f64>();
     let pair = |key: &str, value: String| (key.to_owned(), value.into_bytes());
-    let mut facts = Facts::default();
-    facts.pairs = vec![
+    let pairs = vec![
         ("version".to_owned(), version.to_vec()),
         pair("functions", functions.rows.len().to_string()),
         pair("jobs_queued", format!("{:.0}", (sum("total") - sum("running")).max(0.0))),
         pair("jobs_running", format!("{:.0}", sum("running"))),
     ];
-    facts
+    Facts { pairs, ..Facts::default() }
 }
 
 #[cfg(test)]

@@ -14,6 +14,11 @@ use super::views::View;
 use crate::client::listing::printable;
 use crate::client::table::lossy;
 
+/// What stands out.
+const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
+/// What is chosen.
+pub(super) const SELECTED: Style = Style::new().add_modifier(Modifier::REVERSED);
+
 /// Draws `app` onto the whole frame.
 pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
     let lines = Layout::vertical([
@@ -46,7 +51,7 @@ fn text(frame: &mut Frame<'_>, area: Rect, lines: Vec<String>, scroll: u16) {
 }
 
 fn server_line(app: &App, theme: Theme) -> Line<'static> {
-    let mut spans = vec![Span::styled("gearmand top", theme.bold())];
+    let mut spans = vec![Span::styled("gearmand top", BOLD)];
     let version = app.data.server.get("version").map(|version| format!(" {}", printable(&lossy(version))));
     let bad = theme.bad();
     match &app.link {
@@ -71,7 +76,7 @@ fn views_line(app: &App, theme: Theme) -> Line<'static> {
     let mut spans = Vec::new();
     for view in View::ALL {
         let label = format!(" {} {} ", view.index() + 1, view.name());
-        spans.push(Span::styled(label, if view == app.view { theme.selected() } else { Style::new() }));
+        spans.push(Span::styled(label, if view == app.view { SELECTED } else { Style::new() }));
     }
     if let (Some(table), Some(list)) = (app.table(app.view), app.list()) {
         let all = table.rows.len();
@@ -83,10 +88,10 @@ fn views_line(app: &App, theme: Theme) -> Line<'static> {
         };
         spans.push(Span::raw(format!("  {count} shown")));
         if let Some(function) = app.jobs_of.as_ref().filter(|_| app.view == View::Jobs) {
-            spans.push(Span::styled(format!("  of function {}", printable(&lossy(function))), theme.bold()));
+            spans.push(Span::styled(format!("  of function {}", printable(&lossy(function))), BOLD));
         }
         if !list.filter.is_empty() && app.prompt != Prompt::Filter {
-            spans.push(Span::styled(format!("  filter: {}", printable(&list.filter)), theme.bold()));
+            spans.push(Span::styled(format!("  filter: {}", printable(&list.filter)), BOLD));
         }
     }
     Line::from(spans)
@@ -101,11 +106,11 @@ fn last_line(app: &App, theme: Theme) -> Line<'static> {
         }
         Prompt::Filter => {
             let filter = app.list().map(|list| printable(&list.filter)).unwrap_or_default();
-            Line::styled(format!("filter: {filter}_  (Enter: keep, Esc: none)"), theme.bold())
+            Line::styled(format!("filter: {filter}_  (Enter: keep, Esc: none)"), BOLD)
         }
         Prompt::Help => Line::raw("any key: back"),
         Prompt::None => match &app.message {
-            Some((text, is_bad, _)) => Line::styled(printable(text), if *is_bad { theme.bad() } else { theme.bold() }),
+            Some((text, is_bad, _)) => Line::styled(printable(text), if *is_bad { theme.bad() } else { BOLD }),
             None => Line::styled(keys(app), theme.dim()),
         },
     }
@@ -131,24 +136,16 @@ fn actions(app: &App) -> &'static str {
 }
 
 impl Theme {
-    pub(super) fn bold(self) -> Style {
-        Style::new().add_modifier(Modifier::BOLD)
-    }
-
     pub(super) fn dim(self) -> Style {
         if self.color { Style::new().fg(Color::DarkGray) } else { Style::new() }
     }
 
-    pub(super) fn selected(self) -> Style {
-        Style::new().add_modifier(Modifier::REVERSED)
-    }
-
     pub(super) fn bad(self) -> Style {
-        if self.color { self.bold().fg(Color::Red) } else { self.bold() }
+        if self.color { BOLD.fg(Color::Red) } else { BOLD }
     }
 
     pub(super) fn heading(self) -> Style {
-        if self.color { self.bold().fg(Color::Cyan) } else { self.bold() }
+        if self.color { BOLD.fg(Color::Cyan) } else { BOLD }
     }
 
     pub(super) fn held(self) -> Style {

@@ -9,6 +9,7 @@ use ratatui::widgets::Paragraph;
 use super::app::{App, Link};
 use super::format::shown;
 use super::list::List;
+use super::render::SELECTED;
 use super::views::{Column, View};
 use crate::client::table::{Kind, Table};
 
@@ -43,8 +44,7 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>, area: Rect)
     for (index, place) in places.iter().enumerate() {
         let row = &table.rows[*place];
         let cells: Vec<String> = columns.iter().map(|column| cell(app, table, row, column)).collect();
-        let style =
-            if list.offset + index == list.row { theme.selected() } else { style_of(app.view, table, row, theme) };
+        let style = if list.offset + index == list.row { SELECTED } else { style_of(app.view, table, row, theme) };
         let mut text = line(&columns, &widths, &cells);
         // The selection goes from edge to edge.
         text.push_str(&" ".repeat(usize::from(area.width).saturating_sub(width(&text))));

@@ -342,9 +342,9 @@ fn all_about_a_worker_is_shown_and_scrolled() {
 #[test]
 fn jobs_of_a_function_are_asked_for_and_no_others_are_taken_for_them() {
     let mut app = app();
-    assert_eq!(app.look(), Look { functions: true, ..Look::default() });
+    assert_eq!(app.look(), Look::of(View::Functions));
     letters(&mut app, "j");
-    assert_eq!(app.look(), Look { jobs: true, jobs_of: Some(b"rev".to_vec()), ..Look::default() });
+    assert_eq!(app.look(), Look { jobs_of: Some(b"rev".to_vec()), ..Look::of(View::Jobs) });
     // The answer to what was asked before.
     app.handle(Event::Data(Box::new(snapshot())));
     assert_eq!(app.table(View::Jobs), None);
