@@ -63,6 +63,7 @@ pub const RELOADABLE: &[&str] = &[
     "durability",
     "function-durability",
     "allow-shutdown",
+    "admin-read-only",
     "verbose",
     "max-packet-size",
     "max-connections",
@@ -174,6 +175,12 @@ pub struct Process {
     /// Enable the text command `shutdown`, which anybody who reaches the port can send
     #[arg(long)]
     pub allow_shutdown: bool,
+
+    /// Refuse text commands that change something, for a port that anybody reaches
+    ///
+    /// These are `cancel`, `create`, `drop`, `maxqueue` and `shutdown`, and those that C++ gearmand does not know.
+    #[arg(long)]
+    pub admin_read_only: bool,
 }
 
 /// What happens to jobs.
