@@ -264,7 +264,7 @@ pub struct Limits {
     #[arg(long, value_name = "BYTES", default_value = "8192", value_parser = value::count::<64, 1_048_576>)]
     pub max_text_line: usize,
 
-    /// Most words in a line of the text protocol
+    /// Most words in a line of the text protocol, but for `list jobs` with all its filters
     #[arg(long, value_name = "N", default_value = "5", value_parser = value::count::<5, 1_024>)]
     pub max_text_words: usize,
 
