@@ -3,6 +3,8 @@
 //! It is taken once for a batch of requests, and held for nothing but their transitions: packets are appended to
 //! outboxes, wakers and events are collected, and all of them are called or logged when it is released.
 
+mod control;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -286,7 +288,7 @@ impl Hub {
     pub fn cancel_job(&self, now: Now, handle: &[u8]) -> bool {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
-            server.cancel_job(handle, &mut world)
+            server.cancel_job(now, handle, &mut world)
         })
     }
 

@@ -1,5 +1,7 @@
 //! One job, and all of them: where they are kept and how they are found.
 
+mod transfer;
+
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
@@ -308,6 +310,11 @@ impl Jobs {
     /// Numbers go on behind this one.
     pub(super) fn skip_to_number(&mut self, number: u64) {
         self.last_number = self.last_number.max(number);
+    }
+
+    /// The job in a slot, if there is one.
+    pub(super) fn find(&self, slot: u32) -> Option<&Job> {
+        self.slots.get(slot as usize)
     }
 
     /// The job in a slot, if it is still the one of this number.

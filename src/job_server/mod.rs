@@ -18,6 +18,8 @@
 //! 8. A job that is being stored for the first time is seen by nobody but the clients that wait for it. Each of their
 //!    submissions has one gap, which is filled when the store has answered, and never before.
 //! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
+//! 10. A connection that sleeps stands among the sleepers of exactly those of its functions that the operator's rules do
+//!    not withhold from it, and what is withheld follows from the rules.
 
 mod connection;
 mod control;
@@ -33,6 +35,7 @@ mod stored;
 mod storing;
 mod submit;
 mod wake;
+mod withhold;
 mod work;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -55,6 +58,7 @@ use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::memory::{Holdings, Load};
 use self::storing::{Addition, Creation};
+use self::withhold::Rules;
 use self::work::Outcome;
 use crate::protocol::{FunctionName, PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
@@ -120,6 +124,8 @@ pub struct JobServer {
     /// answered stay until their time, or until they are many.
     noops: VecDeque<Noop>,
     last_noop: u64,
+    /// Which workers get no jobs.
+    rules: Rules,
     draining: bool,
 }
 
@@ -156,6 +162,7 @@ impl JobServer {
             deadlines: BTreeSet::new(),
             noops: VecDeque::new(),
             last_noop: 0,
+            rules: Rules::default(),
             draining: false,
         }
     }
@@ -253,6 +260,7 @@ impl JobServer {
             Departure::AwaitsAnswers
         } else {
             self.connections.remove(connection as usize);
+            self.rules.forget_connection(connection);
             Departure::Done
         };
         self.debug_check_invariants();
@@ -297,11 +305,11 @@ impl JobServer {
                 self.work_data(connection, handle, effects, |handle| Response::WorkWarning { handle, workload });
             }
             Request::WorkComplete { handle, workload } => {
-                self.finish(connection, handle, Outcome::Complete(workload), effects);
+                self.finish(now, connection, handle, Outcome::Complete(workload), effects);
             }
-            Request::WorkFail { handle } => self.finish(connection, handle, Outcome::Fail, effects),
+            Request::WorkFail { handle } => self.finish(now, connection, handle, Outcome::Fail, effects),
             Request::WorkException { handle, workload } => {
-                self.finish(connection, handle, Outcome::Exception(workload), effects);
+                self.finish(now, connection, handle, Outcome::Exception(workload), effects);
             }
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
@@ -310,7 +318,10 @@ impl JobServer {
                 self.connections[connection as usize].exceptions = true;
                 effects.send(from, Response::OptionRes { written });
             }
-            Request::SetClientId { id } => self.connections[connection as usize].gauges.set_client_id(id),
+            Request::SetClientId { id } => {
+                self.connections[connection as usize].gauges.set_client_id(id);
+                self.apply_rules(now, connection, effects);
+            }
         }
         self.debug_check_invariants();
     }

@@ -5,7 +5,7 @@ use std::iter::successors;
 use super::effects::Effects;
 use super::index::NONE;
 use super::job::{Job, JobState};
-use super::{JobServer, WORK_PER_CALL};
+use super::{JobServer, Now, WORK_PER_CALL};
 use crate::protocol::response::Status;
 use crate::protocol::{JobHandle, PeerError, Response};
 
@@ -74,20 +74,28 @@ impl JobServer {
 
     /// Ends a job: its clients are told that it failed, and a worker that runs it may say what it likes.
     /// Returns whether there was such a job.
-    pub fn cancel_job(&mut self, handle: &[u8], effects: &mut impl Effects) -> bool {
+    pub fn cancel_job(&mut self, now: Now, handle: &[u8], effects: &mut impl Effects) -> bool {
         let Some(slot) = self.find_handle(handle) else {
             return false;
         };
-        let job = self.jobs.get(slot);
-        if let JobState::Running(run) = job.state {
-            let holder = self.runs[run as usize].connection;
-            self.connections[holder as usize].forfeit(job.number);
-        }
-        let handle = job.handle(&self.prefixes);
-        self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
-        self.remove_job(slot, effects);
+        self.cancel(now, slot, effects);
         self.debug_check_invariants();
         true
+    }
+
+    /// Ends a job that somebody can know of.
+    pub(super) fn cancel(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
+        let job = self.jobs.get(slot);
+        let is_running = if let JobState::Running(run) = job.state {
+            let holder = self.runs[run as usize].connection;
+            self.connections[holder as usize].forfeit(job.number);
+            true
+        } else {
+            false
+        };
+        let handle = job.handle(&self.prefixes);
+        self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
+        if is_running { self.end_run(now, slot, effects) } else { self.remove_job(slot, effects) }
     }
 
     /// Makes a function known, which changes nothing where it is already.

@@ -41,14 +41,16 @@ impl JobServer {
             let error = PeerError::TOO_MANY_ABILITIES;
             return effects.send(self.id_of(connection), Response::Error(error));
         }
-        let ability = self.abilities.insert(Ability { connection, function, timeout_ms, previous: NONE, next: NONE });
+        let withheld = self.rule_for(connection, name);
+        let ability =
+            self.abilities.insert(Ability { connection, function, timeout_ms, withheld, previous: NONE, next: NONE });
         let ability = u32::try_from(ability).unwrap_or(NONE);
         self.connections[connection as usize].abilities.push(ability);
         self.functions[function as usize].workers += 1;
         self.publish(function);
         self.load_ahead(function, effects);
         self.publish_abilities(connection);
-        if self.connections[connection as usize].sleep == Sleep::Asleep {
+        if self.connections[connection as usize].sleep == Sleep::Asleep && withheld.is_none() {
             self.append_sleeper(ability);
             self.cover(now, function, effects);
         }
@@ -90,17 +92,14 @@ impl JobServer {
     fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
         let sleep = self.connections[connection as usize].sleep;
         let ability = self.connections[connection as usize].abilities[index];
-        if sleep == Sleep::Asleep {
+        if sleep == Sleep::Asleep && self.abilities[ability as usize].withheld.is_none() {
             self.remove_sleeper(ability);
         }
         self.connections[connection as usize].abilities.remove(index);
         let Ability { function, .. } = self.abilities.remove(ability as usize);
         self.functions[function as usize].workers -= 1;
         self.publish(function);
-        if matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function) {
-            // It will still come, but no longer for this function.
-            self.wake_up(connection);
-            self.connections[connection as usize].sleep = Sleep::Late;
+        if self.stop_counting_on(connection, function) {
             self.cover(now, function, effects);
         }
     }
@@ -148,9 +147,13 @@ impl JobServer {
         }
         for priority in Priority::ALL {
             let found = connection.abilities.iter().rposition(|ability| {
-                let function = abilities[*ability as usize].function;
-                let list = functions[function as usize].list(priority);
-                list.len > 0 && !(*draining && jobs.get(list.first).kept.is_stored())
+                let Ability { function, withheld, .. } = abilities[*ability as usize];
+                let function = &functions[function as usize];
+                let list = function.ready[priority.index()];
+                list.len > 0
+                    && withheld.is_none()
+                    && function.is_open()
+                    && !(*draining && jobs.get(list.first).kept.is_stored())
             });
             if let Some(index) = found {
                 let slot = connection.abilities[index];
@@ -314,7 +317,14 @@ impl JobServer {
     }
 
     /// A worker is through with a job: its clients are told how it ended, and it is forgotten.
-    pub(super) fn finish(&mut self, connection: u32, handle: &[u8], outcome: Outcome<'_>, effects: &mut impl Effects) {
+    pub(super) fn finish(
+        &mut self,
+        now: Now,
+        connection: u32,
+        handle: &[u8],
+        outcome: Outcome<'_>,
+        effects: &mut impl Effects,
+    ) {
         let unknown = match outcome {
             Outcome::Complete(_) | Outcome::Fail => PeerError::RESULT_FOR_UNKNOWN_JOB,
             Outcome::Exception(_) => PeerError::EXCEPTION_FOR_UNKNOWN_JOB,
@@ -327,10 +337,17 @@ impl JobServer {
                     Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
                     Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
                 });
-                self.remove_job(job, effects);
+                self.end_run(now, job, effects);
             }
             Err(error) => self.send_error(connection, error, effects),
         }
+    }
+
+    /// Forgets a job that runs. Where not more of its function may run at once, the next may now.
+    pub(super) fn end_run(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+        let function = self.jobs.get(job).function;
+        self.remove_job(job, effects);
+        self.cover(now, function, effects);
     }
 
     fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) {
@@ -367,10 +384,10 @@ impl JobServer {
             let job = self.jobs.get(slot);
             effects.report(Event::JobDropped { handle, unique: job.unique() });
             self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
-            return self.remove_job(slot, effects);
+            return self.end_run(now, slot, effects);
         }
         if self.is_abandoned(slot) {
-            return self.remove_job(slot, effects);
+            return self.end_run(now, slot, effects);
         }
         let job = self.jobs.get(slot);
         let function = job.function as usize;

@@ -116,6 +116,7 @@ pub async fn serve(
         Ok(()) => debug!("Disconnected {}", gauges.peer),
         Err(End::Io(error)) => debug!("Disconnected {}: {error}", gauges.peer),
         Err(End::Closed(CloseReason::Shutdown)) => {}
+        Err(End::Closed(CloseReason::Kicked)) => info!("Closed {}: the operator wanted it so", gauges.peer),
         Err(End::Closed(CloseReason::SlowReader) | End::WriteTimeout) => {
             server.hub.stats().slow_readers.add(1);
             info!("Closed {}: it does not read what it is sent", gauges.peer);
@@ -230,8 +231,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 Ok(written) => written,
                 Err(Some(error)) => return Poll::Ready(Err(End::Io(error))),
                 Err(None) => {
-                    if self.outbox.has_overflowed() {
-                        return Poll::Ready(Err(End::Closed(CloseReason::SlowReader)));
+                    if let Some(reason) = self.outbox.closed_at_once() {
+                        return Poll::Ready(Err(End::Closed(reason)));
                     }
                     self.start_write_timer();
                     return Poll::Pending;

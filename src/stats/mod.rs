@@ -103,6 +103,12 @@ impl ConnectionGauges {
         let client_id = if identity.has_client_id { identity.client_id.as_slice() } else { b"-" };
         read(client_id, &identity.functions)
     }
+
+    /// The client id, where one was set.
+    pub fn client_id(&self) -> Option<Vec<u8>> {
+        let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        identity.has_client_id.then(|| identity.client_id.clone())
+    }
 }
 
 /// How a store does.
