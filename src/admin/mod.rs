@@ -5,7 +5,6 @@
 
 pub mod control;
 pub mod look;
-mod shim;
 mod table;
 mod text;
 pub mod view;
