@@ -31,6 +31,7 @@
 //! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it all commits
 //! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database.
 
+mod edits;
 mod error;
 mod layout;
 mod lock;
@@ -221,10 +222,11 @@ impl Store for SqliteStore {
             let OpenFile { connection, sql, .. } = file;
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             remove(&transaction, &sql.delete, &changes.removes)?;
+            edits::make(&transaction, sql, &queue, &changes.edits)?;
             add(&transaction, sql, &changes.adds)?;
             set_attempts(&transaction, &sql.attempts, &changes.attempts)?;
             // Where no page changes SQLite syncs nothing, and a removal may meet no row.
-            let is_empty = changes.removes.is_empty() && changes.attempts.is_empty();
+            let is_empty = changes.removes.is_empty() && changes.edits.is_empty() && changes.attempts.is_empty();
             let is_probe = changes.adds.is_empty() && (is_empty || changes.sync);
             if is_probe || changes.last_number > 0 {
                 let mut note = transaction.prepare_cached(layout::NOTE)?;
