@@ -108,7 +108,6 @@ pub enum ControlError {
     NameTooLong,
 }
 
-
 impl JobServer {
     /// Withholds a function's jobs from all workers, or ends that. Jobs go on coming in, and those that run go on. Pausing
     /// makes the function known.

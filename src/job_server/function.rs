@@ -140,11 +140,7 @@ impl Function {
 
     /// Whether nothing would be lost with this function.
     pub(super) fn is_unused(&self) -> bool {
-        self.total() == 0
-            && self.workers == 0
-            && self.limits == [0; 3]
-            && self.max_running == 0
-            && !self.paused
+        self.total() == 0 && self.workers == 0 && self.limits == [0; 3] && self.max_running == 0 && !self.paused
     }
 
     /// Whether the operator lets workers have a job of it now.

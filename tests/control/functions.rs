@@ -22,7 +22,7 @@ fn jobs_of_a_paused_function_are_taken_and_handed_to_nobody() {
         expect_complete(&mut client, &waits, "later");
         operator.await_status("order", |status| status.jobs == 0);
         assert_eq!(operator.function("order")["paused"], "0");
-        assert_eq!(operator.refused(&format!("cancel job {background}")), "UNKNOWN_JOB\r\n", "it is done");
+        assert_eq!(operator.refused(&format!("cancel job {background}")), "UNKNOWN_JOB", "it is done");
     });
 }
 

@@ -9,7 +9,7 @@ use crate::common::packet::{self, body};
 use crate::common::{Program, Server, Wire, wait_for};
 
 /// What `gearman -w` and `gearmand work` run for a job: it waits at the gate if there is one, or gives back its workload.
-const COMMAND: &str = r#"workload=$(cat); if [ -p "$workload" ]; then exec cat "$workload"; fi; printf %s "$workload""#;
+const COMMAND: &str = r#"exec 2>/dev/null; workload=$(cat); if [ -p "$workload" ]; then exec cat "$workload"; fi; printf %s "$workload""#;
 
 /// Where jobs are kept: in memory, and in SQLite, which is the default.
 pub(crate) const STORES: [&[&str]; 2] = [&["-q", "builtin"], &[]];
@@ -130,6 +130,13 @@ pub(crate) fn have_one_done(server: &Server) {
     let handle = submit(&mut client, packet::SUBMIT_JOB, "reverse", "", "abc");
     let done = result(&mut client);
     assert_eq!((done.packet_type, done.handle), (packet::WORK_COMPLETE, handle));
+}
+
+/// Has the store do all that it was asked for until now: it acknowledges a job when that and everything before it is on
+/// the disk.
+#[track_caller]
+pub(crate) fn await_store(server: &Server) {
+    submit(&mut Wire::connect(server.addr()), packet::SUBMIT_JOB_BG, "last", "", "");
 }
 
 /// Submits a job and returns its handle.
@@ -257,7 +264,7 @@ impl Operator {
     #[track_caller]
     pub(crate) fn refused(&mut self, command: &str) -> String {
         let answer = self.wire.text(command);
-        let code = answer.strip_prefix("ERR ").and_then(|rest| rest.split(' ').next());
+        let code = answer.strip_prefix("ERR ").and_then(|rest| rest.split([' ', '\r']).next());
         code.unwrap_or_else(|| panic!("{command}: {answer}")).to_owned()
     }
 
@@ -310,8 +317,11 @@ impl Operator {
     pub(crate) fn status(&mut self, function: &str) -> Status {
         let answer = self.wire.text("status");
         let line = answer.lines().find_map(|line| line.strip_prefix(function)?.strip_prefix('\t'));
-        let numbers: Vec<u64> =
-            line.into_iter().flat_map(|line| line.split('\t')).map(|number| number.parse().expect("a number")).collect();
+        let numbers: Vec<u64> = line
+            .into_iter()
+            .flat_map(|line| line.split('\t'))
+            .map(|number| number.parse().expect("a number"))
+            .collect();
         match numbers[..] {
             [jobs, running, workers] => Status { jobs, running, workers },
             _ => Status::default(),
@@ -330,11 +340,5 @@ impl Operator {
         let answer = self.wire.text(command);
         let value = answer.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
         value.unwrap_or_else(|| panic!("no {key}: {answer}")).to_owned()
-    }
-
-    /// Waits until the store has been told everything.
-    #[track_caller]
-    pub(crate) fn await_store(&mut self) {
-        wait_for("the store to be told everything", || (self.value("show store", "waiting") == "0").then_some(()));
     }
 }
