@@ -11,8 +11,8 @@ use percent_encoding::percent_decode_str;
 
 use super::look::{JobFilter, Look, WorkerFilter};
 use super::view::{
-    DurationsView, FunctionView, JobView, Rates, RuleView, ServerView, Totals, WorkTotals, WorkerFunctionView,
-    WorkerStates, WorkerView,
+    DurationsView, FunctionView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals,
+    WorkerFunctionView, WorkerStates, WorkerView,
 };
 use crate::job_server::{ConnectionId, Now};
 use crate::protocol::text::{self, JobWords};
@@ -21,8 +21,6 @@ use crate::protocol::text::{self, JobWords};
 pub(super) const PREVIEW: usize = 1024;
 /// How many workers or jobs are asked for at a time.
 const PAGE: usize = 256;
-/// How often jobs are asked for before others have their turn: where few of many are wanted, there may be none in a page.
-const PAGES_OF_PIECE: usize = 64;
 
 const FUNCTION_COLUMNS: &str = "name high normal low scheduled running workers asleep working paused max_running \
     maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
@@ -95,17 +93,8 @@ impl Table {
                 *after = page.next;
                 page.next.is_none()
             }
-            Self::Jobs { filter, left } => {
-                for _ in 0..PAGES_OF_PIECE {
-                    if write_job_page(look, now, filter, left, out) {
-                        return true;
-                    }
-                    if out.len() >= enough {
-                        break;
-                    }
-                }
-                false
-            }
+            // One page a turn: where few of many are wanted, it takes long enough to make.
+            Self::Jobs { filter, left } => write_job_page(look, now, filter, left, out),
             Self::Rules(rules) => {
                 for rule in rules {
                     write_row(&[text_cell(&rule.who), rule.function.as_deref().into(), rule.how.into()], out);
@@ -492,9 +481,22 @@ pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
         ],
         out,
     );
-    let Totals { submitted, coalesced, done, failed, excepted, timed_out, requeued, dropped, cancelled } =
-        server.totals;
-    let Rates { in_per_s, out_per_s, failed_per_s } = server.rates;
+    write_totals(&server.totals, &server.rates, out);
+    write_pairs(
+        &[
+            ("lock_holds", server.lock_holds.into()),
+            ("lock_wait_s", server.lock_wait_s.into()),
+            ("wakeups", server.wakeups.into()),
+        ],
+        out,
+    );
+    write_store(&server.store, out);
+    out.extend_from_slice(text::END_OF_LIST);
+}
+
+fn write_totals(totals: &Totals, rates: &Rates, out: &mut Vec<u8>) {
+    let Totals { submitted, coalesced, done, failed, excepted, timed_out, requeued, dropped, cancelled } = *totals;
+    let Rates { in_per_s, out_per_s, failed_per_s } = *rates;
     write_pairs(
         &[
             ("submitted", submitted.into()),
@@ -509,13 +511,12 @@ pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
             ("in_per_s", in_per_s.into()),
             ("out_per_s", out_per_s.into()),
             ("failed_per_s", failed_per_s.into()),
-            ("lock_holds", server.lock_holds.into()),
-            ("lock_wait_s", server.lock_wait_s.into()),
-            ("wakeups", server.wakeups.into()),
         ],
         out,
     );
-    let store = &server.store;
+}
+
+fn write_store(store: &StoreView, out: &mut Vec<u8>) {
     write_pairs(
         &[
             ("store_state", store.state.into()),
@@ -533,5 +534,4 @@ pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
         ],
         out,
     );
-    out.extend_from_slice(text::END_OF_LIST);
 }

@@ -9,7 +9,8 @@ use crate::common::packet::{self, body};
 use crate::common::{Program, Server, Wire, wait_for};
 
 /// What `gearman -w` and `gearmand work` run for a job: it waits at the gate if there is one, or gives back its workload.
-const COMMAND: &str = r#"exec 2>/dev/null; workload=$(cat); if [ -p "$workload" ]; then exec cat "$workload"; fi; printf %s "$workload""#;
+const COMMAND: &str =
+    r#"exec 2>/dev/null; workload=$(cat); if [ -p "$workload" ]; then exec cat "$workload"; fi; printf %s "$workload""#;
 
 /// Where jobs are kept: in memory, and in SQLite, which is the default.
 pub(crate) const STORES: [&[&str]; 2] = [&["-q", "builtin"], &[]];
