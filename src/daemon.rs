@@ -1,5 +1,6 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
+mod sampler;
 mod store;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use tracing::{error, info, warn};
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
 use crate::config::{Config, FunctionDurability, ListenAddress, LogTarget, Resolved, Sources, resolve};
+use crate::http::plugin::PluginListener;
 use crate::hub::Hub;
 use crate::job_server::{Durability, Policy};
 use crate::log_level::notice;
@@ -54,6 +56,8 @@ pub struct Prepared {
     pub resolved: Resolved,
     /// Bound sockets.
     pub listeners: Listeners,
+    /// Bound sockets of the HTTP plugin.
+    pub http_plugin: Listeners,
     /// Where background jobs are kept; `None` for memory.
     pub location: Option<Location>,
     /// The running log.
@@ -66,17 +70,24 @@ pub struct Prepared {
 
 /// What to listen on, by the configuration.
 pub fn targets(config: &Config, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, Vec<UnixTarget>) {
+    targets_of(&config.listen, config.network.socket_mode, owner)
+}
+
+/// What the HTTP plugin listens on, by the configuration; nothing without it.
+pub fn http_plugin_targets(config: &Config) -> Vec<TcpTarget> {
+    targets_of(&config.http_plugin_addresses(), config.network.socket_mode, None).0
+}
+
+fn targets_of(addresses: &[ListenAddress], mode: u32, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, Vec<UnixTarget>) {
     let (mut tcp, mut unix) = (Vec::new(), Vec::new());
-    for address in &config.listen {
+    for address in addresses {
         match address {
             ListenAddress::All { port } => tcp.push(TcpTarget { host: None, port: *port }),
             ListenAddress::Ip(address) => {
                 tcp.push(TcpTarget { host: Some(address.ip().to_string()), port: address.port() });
             }
             ListenAddress::Host { name, port } => tcp.push(TcpTarget { host: Some(name.clone()), port: *port }),
-            ListenAddress::Unix(path) => {
-                unix.push(UnixTarget { path: path.clone(), mode: config.network.socket_mode, owner });
-            }
+            ListenAddress::Unix(path) => unix.push(UnixTarget { path: path.clone(), mode, owner }),
         }
     }
     (tcp, unix)
@@ -192,7 +203,7 @@ enum Call {
 impl Daemon {
     /// `None` where a signal ended it before it began.
     async fn start(prepared: Prepared) -> std::io::Result<Option<Self>> {
-        let Prepared { sources, resolved, mut listeners, location, log, notifier, .. } = prepared;
+        let Prepared { sources, resolved, mut listeners, http_plugin, location, log, notifier, .. } = prepared;
         let config = &resolved.config;
         let mut signals = Signals::new()?;
         let stats = Arc::new(Stats::default());
@@ -223,11 +234,20 @@ impl Daemon {
             let listener = UnixListener::from_std(listener)?;
             tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
         }
+        let http_addresses = http_plugin.addresses();
+        for listener in http_plugin.tcp {
+            let listener = PluginListener::new(TcpListener::from_std(listener)?, connections.clone());
+            tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
+        }
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
-        for text in &listeners.notices {
+        sampler::start(&server)?;
+        for text in listeners.notices.iter().chain(&http_plugin.notices) {
             notice!("{text}");
         }
         notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
+        if !http_addresses.is_empty() {
+            notice!("HTTP plugin listening on {}", http_addresses.join(", "));
+        }
         if keeper.is_none() {
             notice!("jobs are kept in memory: what is queued when the server stops is lost");
         }

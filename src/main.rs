@@ -131,6 +131,7 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
 /// What was made with root's rights.
 struct Ready {
     listeners: Listeners,
+    http_plugin: Listeners,
     pid_file: Option<PidFile>,
     /// Where background jobs are kept, unless in memory.
     location: Option<Location>,
@@ -146,13 +147,15 @@ fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<Ready, Failu
     let owner = account.as_ref().map(|account| (account.uid(), account.gid()));
     let files = process.file_descriptors.and_then(|files| u64::try_from(files).ok());
     raise_file_descriptor_limit(files).map_err(|error| say(&error))?;
+    let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
     let listeners = if let Some(listeners) = inherited {
         listeners
     } else {
         let (tcp, unix) = daemon::targets(config, owner);
-        let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
         Listeners::bind(&tcp, &unix, backlog).map_err(|error| say(&error))?
     };
+    let http_plugin =
+        Listeners::bind(&daemon::http_plugin_targets(config), &[], backlog).map_err(|error| say(&error))?;
     let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
     let (location, no_store) = match state_file(config, &listeners, owner) {
         Ok(file) => (queue::location(&config.queue, file.unwrap_or_default()), None),
@@ -170,7 +173,7 @@ fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<Ready, Failu
         }
         drop_to(account).map_err(|error| say(&error))?;
     }
-    Ok(Ready { listeners, pid_file, location, no_store })
+    Ok(Ready { listeners, http_plugin, pid_file, location, no_store })
 }
 
 /// The file in the state directory, for a queue that names none.
@@ -192,7 +195,7 @@ fn run(
     readiness: Option<Readiness>,
 ) -> Result<ExitCode, Failure> {
     let config = &resolved.config;
-    let Ready { listeners, pid_file, location, no_store } = ready;
+    let Ready { listeners, http_plugin, pid_file, location, no_store } = ready;
     let log = logging::init(&log_settings(config)).map_err(|error| error.to_string())?;
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
@@ -207,7 +210,7 @@ fn run(
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     };
     let runtime = runtime.map_err(|error| format!("cannot start the threads: {error}"))?;
-    let prepared = Prepared { sources, resolved, listeners, location, log, notifier, readiness };
+    let prepared = Prepared { sources, resolved, listeners, http_plugin, location, log, notifier, readiness };
     let status = runtime.block_on(daemon::run(prepared));
     drop(pid_file);
     Ok(status)

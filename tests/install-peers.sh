@@ -39,6 +39,7 @@ node nodejs
 npm npm
 redis-cli redis-tools
 sqlite3 sqlite3
+tmux tmux
 LIST
 }
 

@@ -4,6 +4,7 @@
 //! listings of single jobs, go through the hub, in bounded pieces.
 
 pub mod control;
+mod history;
 pub mod look;
 mod table;
 mod text;
@@ -44,6 +45,6 @@ pub struct Admin {
 impl Admin {
     /// The commands for `hub`.
     pub fn new(hub: Arc<Hub>, process: Process) -> Self {
-        Self { look: Look::new(Arc::clone(&hub)), hub, process }
+        Self { look: Look::new(Arc::clone(&hub), process.version), hub, process }
     }
 }

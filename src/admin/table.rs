@@ -86,7 +86,7 @@ impl Table {
             }
             Self::Workers { after } => {
                 let filter = WorkerFilter { limit: PAGE, after: *after, ..WorkerFilter::default() };
-                let page = look.workers(now, &filter);
+                let page = look.workers(&filter);
                 for worker in &page.items {
                     write_worker_line(worker, out);
                 }
@@ -495,7 +495,8 @@ pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
 }
 
 fn write_totals(totals: &Totals, rates: &Rates, out: &mut Vec<u8>) {
-    let Totals { submitted, coalesced, done, failed, excepted, timed_out, requeued, dropped, cancelled } = *totals;
+    let Totals { submitted, coalesced, done, failed, excepted, timed_out, requeued, dropped, cancelled, abandoned } =
+        *totals;
     let Rates { in_per_s, out_per_s, failed_per_s } = *rates;
     write_pairs(
         &[
@@ -508,6 +509,7 @@ fn write_totals(totals: &Totals, rates: &Rates, out: &mut Vec<u8>) {
             ("requeued", requeued.into()),
             ("dropped", dropped.into()),
             ("cancelled", cancelled.into()),
+            ("abandoned", abandoned.into()),
             ("in_per_s", in_per_s.into()),
             ("out_per_s", out_per_s.into()),
             ("failed_per_s", failed_per_s.into()),

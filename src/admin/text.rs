@@ -2,6 +2,7 @@
 //!
 //! An answer that may be long, and one that takes several steps, is made in pieces between which others get their turn.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::vec;
@@ -200,6 +201,7 @@ impl Admin {
             } else {
                 text::write_job(job.handle, job.attempts, job.abandoned, job.background, out);
             }
+            ControlFlow::Continue(())
         })
     }
 }
@@ -275,7 +277,7 @@ fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) {
         out.extend_from_slice(b" :");
         for function in functions {
             out.push(b' ');
-            text::write_name(function.as_bytes(), out, true);
+            text::write_name(function.function.as_bytes(), out, true);
         }
     });
     out.push(b'\n');

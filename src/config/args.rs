@@ -12,7 +12,9 @@ use clap::{ArgAction, Args, Command};
 
 use super::address::{self, ListenArgument};
 use super::queue::QueueArgs;
-use super::value::{self, LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, Retries};
+use super::value::{
+    self, LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries,
+};
 use crate::log_level::Level;
 
 /// The bytes in one KiB, MiB and GiB, for the ranges below.
@@ -119,6 +121,17 @@ pub struct Network {
     /// Length of the queue of connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
     #[arg(short, long, value_name = "N", default_value = "1024", value_parser = value::number::<0, 65_535>)]
     pub backlog: u32,
+
+    /// Run jobs over HTTP as well, by gearmand's protocol plugin; the only NAME is http [default: none]
+    ///
+    /// One request is one job: POST /FUNCTION with the workload as its body. It listens on the TCP addresses of --listen.
+    /// Whoever reaches its port can submit jobs, as on the other ports.
+    #[arg(short = 'r', long, value_name = "NAME")]
+    pub protocol: Option<ProtocolPlugin>,
+
+    /// Port of --protocol http; 0 lets the kernel choose
+    #[arg(long, value_name = "PORT", default_value = "8080", value_parser = address::port)]
+    pub http_port: u16,
 
     /// Permissions of UNIX sockets, in octal
     #[arg(long, value_name = "MODE", default_value = "0660", value_parser = value::mode)]

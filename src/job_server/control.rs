@@ -5,7 +5,7 @@ use super::function::JobList;
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{Edit, StoreOp};
-use super::{ConnectionId, JobServer, Now, US_PER_S, WORK_PER_CALL};
+use super::{ConnectionId, JobServer, Now, US_PER_S, WORK_PER_CALL, Withholding};
 use crate::protocol::names::FUNCTION_MAX;
 use crate::protocol::{FunctionName, Priority};
 
@@ -18,15 +18,6 @@ pub enum Who {
     Client(Vec<u8>),
     /// Connections from this address.
     Host(String),
-}
-
-/// How jobs are withheld from workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Withholding {
-    /// They get none until they are enabled.
-    Disabled,
-    /// The same, of workers that are to end what they have and go.
-    Draining,
 }
 
 /// A rule that is in force.
@@ -150,6 +141,8 @@ impl JobServer {
     fn reopen(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
         self.publish(function);
         self.cover(now, function, effects);
+        // While it was paused, nothing was read for it.
+        self.load_ahead(function, effects);
         self.debug_check_invariants();
     }
 
@@ -172,9 +165,11 @@ impl JobServer {
             if matches!(server.jobs.get(job).state, JobState::Storing(_)) {
                 return false;
             }
-            server.cancel(now, job, effects);
+            server.cancel(job, effects);
             true
         });
+        // Only now: a worker would be woken for a job that is about to go.
+        self.cover(now, function, effects);
         self.debug_check_invariants();
         Ok(piece)
     }
@@ -205,7 +200,7 @@ impl JobServer {
 
     /// Gives the jobs of a function that wait, for a worker or for their time, to another function. They keep their order, and
     /// come behind the jobs there. Jobs that run stay; so do those that equal one there, and those that are just being read or
-    /// stored. A bounded number at a time, as with [`cancel_jobs`](Self::cancel_jobs).
+    /// stored. In a paused function none is read. A bounded number at a time, as with [`cancel_jobs`](Self::cancel_jobs).
     ///
     /// # Errors
     /// [`ControlError::NoSuchFunction`], [`ControlError::NameTooLong`], [`ControlError::TooManyFunctions`].
@@ -275,7 +270,7 @@ impl JobServer {
         self.check_waiting(slot)?;
         self.take_out(slot);
         let job = self.jobs.get_mut(slot);
-        job.due_s = job.due_s.min(now.unix_us / US_PER_S);
+        job.set_due_s(job.due_s().min(now.unix_us / US_PER_S));
         let function = job.function;
         self.store_edit(slot, function, effects);
         self.put_back(now, slot, false, effects);
@@ -339,7 +334,7 @@ impl JobServer {
     fn take_out(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority.index(), job.state);
-        let due = (job.due_s, job.number, slot);
+        let due = (job.due_s(), job.number(), slot);
         let of = &mut self.functions[function as usize];
         match state {
             JobState::Ready(_) => of.ready[priority].remove(&mut self.jobs, slot),
@@ -363,7 +358,7 @@ impl JobServer {
             return self.make_ready(now, slot, effects);
         }
         let job = self.jobs.get(slot);
-        let (entry, function) = ((job.due_s, job.number, slot), job.function);
+        let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
         self.jobs.schedule.insert(entry);
         self.functions[function as usize].scheduled += 1;
         self.publish(function);
@@ -375,7 +370,7 @@ impl JobServer {
         if job.kept.is_stored() {
             let key = job.key(&self.functions[before as usize].name);
             let function = self.functions[job.function as usize].name.clone();
-            effects.store(StoreOp::Edit { key, edit: Edit { function, priority: job.priority, due_s: job.due_s } });
+            effects.store(StoreOp::Edit { key, edit: Edit { function, priority: job.priority, due_s: job.due_s() } });
         }
     }
 
@@ -391,7 +386,7 @@ impl JobServer {
         let mut affected = 0;
         for index in first..end {
             let slot = u32::try_from(index).unwrap_or(NONE);
-            let job = self.jobs.find(slot).filter(|job| job.function == function && job.number <= last_number);
+            let job = self.jobs.find(slot).filter(|job| job.function == function && job.number() <= last_number);
             if job.is_some() && act(self, slot) {
                 affected += 1;
             }
@@ -424,7 +419,7 @@ impl JobServer {
                 let stage = if list + 1 < lists { Stage::List(list + 1, None) } else { Stage::Slot(0) };
                 return Piece { affected, next: Some(Place { stage, last_number }) };
             }
-            let number = self.jobs.get(job).number;
+            let number = self.jobs.get(job).number();
             let is_meant = number <= last_number && self.check_waiting(job).is_ok();
             if is_meant && self.transfer(now, job, to, effects).is_ok() {
                 affected += 1;

@@ -28,6 +28,8 @@ mod function;
 mod index;
 mod invariants;
 mod job;
+mod list;
+mod measure;
 mod memory;
 mod policy;
 mod query;
@@ -44,10 +46,11 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-pub use self::control::{ControlError, Piece, Place, Rule, Who, Withholding};
+pub use self::control::{ControlError, Piece, Place, Rule, Who};
 pub use self::effects::{Effects, Event};
+pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
-pub use self::query::{DropFunction, JobView};
+pub use self::query::DropFunction;
 pub use self::stored::{
     Durability, Edit, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
 };
@@ -63,7 +66,7 @@ use self::work::Outcome;
 use crate::protocol::{FunctionName, PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
 
-pub use crate::stats::ConnectionId;
+pub use crate::stats::{ConnectionId, Withholding};
 
 /// The time of a transition, by two clocks: due times are wall time, timeouts are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,6 +143,7 @@ impl JobServer {
     /// An empty server, which publishes its numbers in `stats`.
     pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
         let hasher = RandomState::new();
+        stats.set_handle_prefix(0, &Arc::from(policy.handle_prefix.as_str()));
         Self {
             prefixes: Prefixes::new(&policy.handle_prefix),
             policy,
@@ -182,6 +186,7 @@ impl JobServer {
     /// these only running ones do.
     pub fn start_draining(&mut self) {
         self.draining = true;
+        self.stats.draining.set(1);
     }
 
     /// How many jobs there are, in any state.
@@ -256,7 +261,7 @@ impl JobServer {
         let departure = if first_wait != NONE || first_run != NONE {
             Departure::Unfinished
         } else if wants_answers && open_gaps > 0 {
-            self.publish_abilities(connection);
+            self.connections[connection as usize].gauges.remove_all_functions();
             Departure::AwaitsAnswers
         } else {
             self.connections.remove(connection as usize);
@@ -402,7 +407,7 @@ impl JobServer {
     /// Tells the world of a function that has changed, and counts it while it is in use.
     fn publish(&mut self, slot: u32) {
         let function = &mut self.functions[slot as usize];
-        function.publish();
+        function.publish(&self.jobs);
         let is_in_use = !function.is_unused();
         if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
             self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };

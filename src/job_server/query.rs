@@ -3,11 +3,10 @@
 use std::iter::successors;
 
 use super::effects::Effects;
-use super::index::NONE;
 use super::job::{Job, JobState};
-use super::{JobServer, Now, WORK_PER_CALL};
+use super::{JobServer, Now};
 use crate::protocol::response::Status;
-use crate::protocol::{JobHandle, PeerError, Response};
+use crate::protocol::{PeerError, Response};
 
 /// What `drop function` came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,21 +17,6 @@ pub enum DropFunction {
     NotFound,
     /// It has workers or jobs.
     InUse,
-}
-
-/// A job as listings show it.
-#[derive(Clone, Copy, Debug)]
-pub struct JobView<'a> {
-    /// Its handle.
-    pub handle: JobHandle<'a>,
-    /// Its unique id, which may be empty.
-    pub unique: &'a [u8],
-    /// How often a worker was lost with it.
-    pub attempts: u32,
-    /// Whether it runs although nobody wants it any more.
-    pub abandoned: bool,
-    /// Whether it lives on without its client.
-    pub background: bool,
 }
 
 impl JobServer {
@@ -78,24 +62,24 @@ impl JobServer {
         let Some(slot) = self.find_handle(handle) else {
             return false;
         };
-        self.cancel(now, slot, effects);
+        let function = self.jobs.get(slot).function;
+        self.cancel(slot, effects);
+        self.cover(now, function, effects);
         self.debug_check_invariants();
         true
     }
 
-    /// Ends a job that somebody can know of.
-    pub(super) fn cancel(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
+    /// Ends a job that somebody can know of. Its function is to be covered again, since another may run now.
+    pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
         let job = self.jobs.get(slot);
-        let is_running = if let JobState::Running(run) = job.state {
+        if let JobState::Running(run) = job.state {
             let holder = self.runs[run as usize].connection;
-            self.connections[holder as usize].forfeit(job.number);
-            true
-        } else {
-            false
-        };
+            self.connections[holder as usize].forfeit(job.number());
+        }
         let handle = job.handle(&self.prefixes);
         self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
-        if is_running { self.end_run(now, slot, effects) } else { self.remove_job(slot, effects) }
+        self.tally(job.function, |counters| &counters.cancelled);
+        self.remove_job(slot, effects);
     }
 
     /// Makes a function known, which changes nothing where it is already.
@@ -134,26 +118,5 @@ impl JobServer {
         self.functions[slot as usize].limits = limits;
         self.publish(slot);
         Ok(())
-    }
-
-    /// Shows a bounded number of jobs to `show`, from a place in the listing on that starts at 0.
-    /// Returns the place to go on from, or `None` after the last job.
-    ///
-    /// Between two calls jobs come and go: a listing of several calls is no picture of one moment.
-    pub fn list_jobs(&self, place: usize, mut show: impl FnMut(JobView<'_>)) -> Option<usize> {
-        for job in self.jobs.page(place, WORK_PER_CALL) {
-            if matches!(job.state, JobState::Storing(_)) {
-                continue;
-            }
-            show(JobView {
-                handle: job.handle(&self.prefixes),
-                unique: job.unique(),
-                attempts: u32::from(job.attempts),
-                abandoned: job.waits == NONE && !job.background,
-                background: job.background,
-            });
-        }
-        let next = place.saturating_add(WORK_PER_CALL);
-        (next < self.jobs.slot_bound()).then_some(next)
     }
 }

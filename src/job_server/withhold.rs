@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::connection::{Ability, Sleep};
-use super::control::{ControlError, Rule, Who, Withholding};
+use super::control::{ControlError, Rule, Who};
 use super::effects::Effects;
 use super::index::NONE;
-use super::{ConnectionId, JobServer, Now};
+use super::{ConnectionId, JobServer, Now, Withholding};
 use crate::protocol::FunctionName;
 use crate::protocol::names::{CLIENT_ID_MAX, FUNCTION_MAX};
 
@@ -230,6 +230,7 @@ impl JobServer {
     fn set_withheld(&mut self, ability: u32, rule: Option<Withholding>) -> Option<u32> {
         let Ability { connection, function, withheld: before, .. } = self.abilities[ability as usize];
         self.abilities[ability as usize].withheld = rule;
+        self.abilities[ability as usize].gauges.set_withheld(rule);
         let is_asleep = self.connections[connection as usize].sleep == Sleep::Asleep;
         let is_to_cover = match (before, rule) {
             (None, Some(_)) if is_asleep => {

@@ -77,6 +77,8 @@ pub async fn serve(
     stream: impl AsyncRead + AsyncWrite + AsFd + Unpin,
 ) {
     let gauges = Arc::new(gauges);
+    gauges.connected_ms.set(server.clock.now().unix_us / 1000);
+    gauges.heard_ms.set(gauges.connected_ms.get());
     let outbox = Arc::new(Outbox::new(limits.output));
     let Some(id) = server.hub.connect(Arc::clone(&gauges), Arc::clone(&outbox)) else {
         return;
@@ -311,7 +313,10 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         }
         if size == 0 {
             self.reading = Reading::Ended;
-        } else if !self.timer_is_for_write {
+            return Poll::Ready(Ok(()));
+        }
+        self.gauges.heard_ms.set(self.server.clock.now().unix_us / 1000);
+        if !self.timer_is_for_write {
             self.timer = None;
         }
         Poll::Ready(Ok(()))

@@ -1,6 +1,6 @@
 //! The model's store: jobs that are being kept, and jobs whose workloads are in the store alone.
 
-use gearmand::job_server::{Durability, Now, StoreFailure, StoreOp, StoredJob};
+use gearmand::job_server::{Durability, JobKey, Now, StoreFailure, StoreOp, StoredJob};
 use gearmand::protocol::FunctionName;
 
 use super::model::{Job, Kept, Model, Outcome, State};
@@ -49,7 +49,7 @@ impl Model {
     }
 
     /// The store is asked to keep a job that is here.
-    pub(crate) fn begin_to_store(&mut self, now: Now, from: u32, job: u64, outcome: &Outcome) {
+    pub(crate) fn begin_to_store(&mut self, from: u32, job: u64, outcome: &Outcome) {
         let mut adds = outcome.operations.iter().filter_map(|operation| match operation {
             StoreOp::Add { ticket, durability, job } => Some((*ticket, *durability, job)),
             _ => None,
@@ -59,7 +59,7 @@ impl Model {
         let known = self.jobs.get_mut(&job).unwrap();
         known.kept = Kept::Storing;
         check_stored(stored, job, known);
-        assert_eq!(stored.submitted_s, now.unix_us / 1_000_000, "the time at which job {job} was submitted");
+        assert_eq!(stored.submitted_s, known.submitted_s, "the time at which job {job} was submitted");
         let name = FunctionName::new(FUNCTIONS[known.function]);
         let wanted = self.policy.function_durability.get(&name).copied().unwrap_or(self.policy.durability);
         assert_eq!(durability, wanted, "how far job {job} must have come in the store");
@@ -76,6 +76,7 @@ impl Model {
     /// A job ends, in whatever state it is.
     pub(crate) fn end(&mut self, job: u64) -> Job {
         let ended = self.jobs.remove(&job).unwrap();
+        self.just_ended.insert(wire::number(job), (job, ended.function, ended.priority));
         if let Some(ticket) = self.addition_of(job) {
             self.additions.get_mut(&ticket).unwrap().has_ended = true;
             if ended.state != State::Storing {
@@ -248,6 +249,11 @@ impl Model {
     pub(crate) fn note_loads(&mut self, outcome: &Outcome) {
         for operation in &outcome.operations {
             let StoreOp::Load { ticket, jobs } = operation else { continue };
+            if let Some((_, function, priority)) = jobs.iter().find_map(|key| self.just_ended.get(&key.number)).copied()
+            {
+                self.note_load_of_ended(*ticket, jobs, function, priority);
+                continue;
+            }
             let names: Vec<u64> = jobs.iter().map(|key| self.name_of(key.number)).collect();
             let Job { function, priority, .. } = self.jobs[names.first().expect("no job was asked for")];
             let parked = self.parked(function, priority);
@@ -260,6 +266,7 @@ impl Model {
             assert!(self.ready(function, priority).count() < few, "jobs were asked for that are not needed soon");
             assert!(!self.draining, "a job was asked for that will not be handed out");
             assert!(self.has_workers(function), "a job was asked for that nobody can do");
+            assert!(!self.is_paused(function), "a job was asked for that will not be handed out now");
             assert_eq!(self.load_again_us, None, "the store was asked again too soon");
             assert_eq!(self.loading(function, priority), 0, "two loads are under way for one line");
             for name in &names {
@@ -271,6 +278,22 @@ impl Model {
             let load = Load { function, priority, jobs: names };
             assert!(self.loads.insert(*ticket, load).is_none(), "two loads have one ticket");
         }
+    }
+
+    /// Jobs were asked for, and some of them have ended in the same transition, since many do.
+    fn note_load_of_ended(&mut self, ticket: u32, keys: &[JobKey], function: usize, priority: usize) {
+        let name_of = |key: &JobKey| match self.just_ended.get(&key.number) {
+            Some((name, ..)) => *name,
+            None => self.name_of(key.number),
+        };
+        let jobs: Vec<u64> = keys.iter().map(name_of).collect();
+        for name in &jobs {
+            let Some(job) = self.jobs.get_mut(name) else { continue };
+            if let State::Parked(turn) = job.state {
+                job.state = State::Loading(turn);
+            }
+        }
+        assert!(self.loads.insert(ticket, Load { function, priority, jobs }).is_none(), "two loads have one ticket");
     }
 
     /// How many jobs may be read at once, and how many may be ready then, while so many bytes are in memory.
@@ -352,7 +375,8 @@ impl Model {
             return;
         }
         for (name, job) in &self.jobs {
-            if !matches!(job.state, State::Parked(_)) || !self.has_workers(job.function) {
+            if !matches!(job.state, State::Parked(_)) || !self.has_workers(job.function) || self.is_paused(job.function)
+            {
                 continue;
             }
             let line = (job.function, job.priority);
@@ -402,6 +426,7 @@ impl Model {
             kept: Kept::Stored,
             in_memory: has_workload,
             is_plain: stored.due_s == 0 && stored.attempts == 0,
+            submitted_s: stored.submitted_s,
         };
         self.functions.entry(job.function).or_default();
         self.restored_functions = self.functions.len();
@@ -411,6 +436,7 @@ impl Model {
         } else {
             self.last_number = self.last_number.max(stored.number);
             self.jobs.insert(name, job);
+            self.restored_jobs += 1;
             self.schedule(now, name);
             self.note("outlived a crash");
             if !has_workload {

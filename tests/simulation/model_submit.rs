@@ -45,7 +45,7 @@ impl Model {
             .find(|(_, job)| coalesce(job, submission.function, submission.unique, &submission.workload))
             .map(|(name, _)| *name);
         if let Some(name) = equal {
-            return self.join(now, from, name, submission.background, outcome);
+            return self.join(from, name, submission.background, outcome);
         }
         let total = self.jobs.values().filter(|job| job.function == submission.function).count();
         let limit = self.functions[&submission.function][submission.priority] as usize;
@@ -71,13 +71,14 @@ impl Model {
             state: State::Storing,
             kept: Kept::Memory,
             in_memory: true,
+            submitted_s: now.unix_us / 1_000_000,
             is_plain: submission.background && submission.epoch_s.is_none_or(|due_s| due_s <= 0),
         };
         self.create(now, from, job, is_durable, outcome);
     }
 
     /// A submission equals a job that is there.
-    fn join(&mut self, now: Now, from: u32, name: u64, background: bool, outcome: &Outcome) {
+    fn join(&mut self, from: u32, name: u64, background: bool, outcome: &Outcome) {
         let addition = self.addition_of(name);
         if background && self.policy.keeps_jobs && self.jobs[&name].kept == Kept::Memory {
             let size = self.jobs[&name].workload.len();
@@ -107,7 +108,7 @@ impl Model {
         match addition {
             Some(ticket) if background || is_hidden => self.wait_for_store(from, ticket),
             None if background && is_in_memory_alone && self.policy.keeps_jobs => {
-                self.begin_to_store(now, from, name, outcome);
+                self.begin_to_store(from, name, outcome);
             }
             _ => self.expect(from, Reply::JobCreated(name)),
         }
@@ -139,7 +140,7 @@ impl Model {
                 !outcome.sent.iter().any(|(_, reply)| *reply == Reply::Noop),
                 "a job woke a worker before it was stored"
             );
-            return self.begin_to_store(now, from, name, outcome);
+            return self.begin_to_store(from, name, outcome);
         }
         self.expect(from, Reply::JobCreated(name));
         self.schedule(now, name);
@@ -152,6 +153,9 @@ impl Model {
     pub(crate) fn check_wakeups(&self, function: usize, outcome: &Outcome) {
         let sleepers = self.sleepers(function).count();
         let woken = outcome.sent.iter().filter(|(_, reply)| *reply == Reply::Noop).count();
+        if self.room(function) == 0 {
+            return assert_eq!(woken, 0, "a job woke somebody who may not have it");
+        }
         match self.policy.worker_wakeup {
             0 => assert_eq!(woken, sleepers, "a job did not wake all sleepers"),
             1 => assert!(woken <= 1, "a job woke {woken} workers"),

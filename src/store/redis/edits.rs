@@ -9,7 +9,7 @@ use super::changes::present;
 use super::errors::Failed;
 use super::keys::Keys;
 use super::replay;
-use crate::job_server::{Edit, JobKey};
+use crate::job_server::{Edit, JobKey, StoreFailure};
 
 /// Edits of jobs that are there.
 pub(super) struct Edits<'a> {
@@ -52,7 +52,9 @@ impl<'a> Edits<'a> {
             if had || has {
                 let then = then(job, edit);
                 let now = if has { then.clone() } else { now(job) };
-                found.insert(job.number, (now, then, edit));
+                if !removed.contains(&now) {
+                    found.insert(job.number, (now, then, edit));
+                }
             }
         }
         let edits = Self { found: with_hashes(connection, found)? };
@@ -71,6 +73,10 @@ impl<'a> Edits<'a> {
         let mut query = pipe();
         for target in &targets {
             query.cmd("EXISTS").arg(target);
+        }
+        if targets.iter().collect::<HashSet<_>>().len() < targets.len() {
+            let text = "two jobs cannot both be moved to the same function and unique id".to_owned();
+            return Err(Failed::Here(StoreFailure::Refused, text));
         }
         let taken: Vec<bool> = query.query(connection)?;
         for (target, _) in targets.into_iter().zip(taken).filter(|(_, taken)| *taken) {

@@ -63,7 +63,10 @@ pub(super) struct Sql {
     pub(super) insert: String,
     /// The same for [`ROWS`] jobs.
     pub(super) insert_rows: String,
+    /// Number.
     pub(super) delete: String,
+    /// First number, last number.
+    pub(super) delete_run: String,
     /// Number, attempts.
     pub(super) attempts: String,
     /// Number, function, priority, due time.
@@ -258,6 +261,7 @@ impl Found {
             insert: insert(1),
             insert_rows: insert(ROWS),
             delete: format!("DELETE FROM {table} WHERE {number} = ?1"),
+            delete_run: format!("DELETE FROM {table} WHERE {number} BETWEEN ?1 AND ?2"),
             attempts: format!("UPDATE {table} SET attempts = ?2 WHERE {number} = ?1"),
             edit: format!("UPDATE {table} SET function_name = ?2, priority = ?3, when_to_run = ?4 WHERE {number} = ?1"),
             lift: (self.form == Form::Kept)

@@ -1,3 +1,4 @@
+#[path = "edits/tests.rs"]
 mod edits;
 
 use std::collections::VecDeque;

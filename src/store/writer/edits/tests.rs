@@ -302,10 +302,9 @@ impl Known {
                 if !self.is_free(&place(&key)) {
                     return None;
                 }
-                let mut job = job(self.last);
                 let parts = StoredParts {
-                    number: job.number,
-                    prefix: job.prefix.clone(),
+                    number: self.last,
+                    prefix: "H:test".into(),
                     function: key.function.clone(),
                     unique,
                     reducer: b"",
@@ -315,7 +314,7 @@ impl Known {
                     attempts: 0,
                     workload: b"w",
                 };
-                job = StoredJob::new(parts).unwrap();
+                let job = StoredJob::new(parts).unwrap();
                 self.storing.insert(self.last);
                 self.jobs.insert(self.last, (key, (self.last, 1, 0, 0)));
                 let ticket = u32::try_from(self.last).unwrap();
