@@ -189,6 +189,7 @@ fn process(config: &Config, log: &LogHandle, shutdown: mpsc::Sender<bool>) -> Pr
         version: env!("CARGO_PKG_VERSION"),
         max_words: AtomicUsize::new(config.limits.max_text_words),
         allow_shutdown: AtomicBool::new(config.process.allow_shutdown),
+        is_read_only: AtomicBool::new(config.process.admin_read_only),
         log_level: Box::new(move || log.level().name()),
         // A full channel holds a command that has the same end.
         shutdown: Box::new(move |graceful| {
@@ -401,6 +402,7 @@ impl Daemon {
         let process = &self.server.admin.process;
         process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);
         process.allow_shutdown.store(config.process.allow_shutdown, Ordering::Relaxed);
+        process.is_read_only.store(config.process.admin_read_only, Ordering::Relaxed);
         self.log.set_level(config.log.verbose);
     }
 

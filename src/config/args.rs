@@ -68,6 +68,7 @@ pub const RELOADABLE: &[&str] = &[
     "durability",
     "function-durability",
     "allow-shutdown",
+    "admin-read-only",
     "verbose",
     "max-packet-size",
     "max-connections",
@@ -190,6 +191,12 @@ pub struct Process {
     /// Enable the text command `shutdown`, which anybody who reaches the port can send
     #[arg(long)]
     pub allow_shutdown: bool,
+
+    /// Refuse text commands that change something, for a port that anybody reaches
+    ///
+    /// These are `cancel`, `create`, `drop`, `maxqueue` and `shutdown`, and those that C++ gearmand does not know.
+    #[arg(long)]
+    pub admin_read_only: bool,
 }
 
 /// What happens to jobs.
@@ -273,7 +280,7 @@ pub struct Limits {
     #[arg(long, value_name = "BYTES", default_value = "8192", value_parser = value::count::<64, 1_048_576>)]
     pub max_text_line: usize,
 
-    /// Most words in a line of the text protocol
+    /// Most words in a line of the text protocol, but for `list jobs` with all its filters
     #[arg(long, value_name = "N", default_value = "5", value_parser = value::count::<5, 1_024>)]
     pub max_text_words: usize,
 

@@ -82,6 +82,9 @@ pub enum ControlError {
     /// Nobody ever used such a function.
     #[error("there is no such function")]
     NoSuchFunction,
+    /// It has workers or jobs.
+    #[error("the function has workers or jobs")]
+    FunctionInUse,
     /// No connection is meant.
     #[error("there is no such worker")]
     NoSuchWorker,

@@ -12,6 +12,7 @@
     reason = "a failed expectation is how a test fails"
 )]
 
+mod gate;
 pub(crate) mod packet;
 mod program;
 mod server;
@@ -19,6 +20,7 @@ mod wire;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use gate::Gate;
 pub(crate) use program::Program;
 pub(crate) use server::{Implementation, Server, free_port};
 pub(crate) use wire::Wire;
