@@ -19,9 +19,9 @@ function niceStep(most) {
   return lead * power;
 }
 
-// The marks of the time axis: about one for every 110 pixels, at round minutes of this place's time.
+// The marks of the time axis: about one for every 80 pixels, at round minutes of this place's time.
 function timeMarks(from, until, width) {
-  const wanted = Math.max(2, Math.floor(width / 110));
+  const wanted = Math.max(2, Math.floor(width / 80));
   const steps = [0.25, 0.5, 1, 2, 5, 10, 15, 20, 30, 60].map((minutes) => minutes * MINUTE);
   const step = steps.find((candidate) => (until - from) / candidate <= wanted) ?? 60 * MINUTE;
   const shift = new Date(from).getTimezoneOffset() * MINUTE;

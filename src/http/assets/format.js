@@ -91,6 +91,16 @@ export function age(seconds) {
   return parts.slice(first, first + 2).filter(([count]) => count > 0).map(([count, unit]) => `${count} ${unit}`).join(" ");
 }
 
+// The same where there is little room: 5 s, 3m 20s.
+export function shortAge(seconds) {
+  return seconds < 60 ? age(seconds) : age(seconds).replaceAll(/(\d) (\w)\w*/g, "$1$2");
+}
+
+// A measured time where there is little room.
+export function shortDuration(seconds) {
+  return seconds >= 60 ? shortAge(seconds) : duration(seconds);
+}
+
 // How long ago a time was, by the server's clock.
 export function since(unixMs) {
   return unixMs === null || unixMs === undefined ? NONE : age((serverNow() - unixMs) / 1000);

@@ -4,7 +4,7 @@ import * as actions from "./actions.js";
 import { functionPath, get } from "./api.js";
 import { Chart, historyTimes } from "./chart.js";
 import { h, widget } from "./dom.js";
-import { age, brief, bytes, duration, number, plural, rate, visible } from "./format.js";
+import { age, brief, bytes, duration, number, plural, rate, shortAge, shortDuration, visible } from "./format.js";
 import { readablePreview } from "./preview.js";
 import { badge, button, card, count, depthBar, empty, facts, functionLink, jobLink, link, menuButton, name, redraw, searchField, table, workerLink, lasting } from "./ui.js";
 
@@ -55,12 +55,12 @@ function functionTable(functions) {
       numeric("scheduled", "Sched.", (fn) => fn.scheduled, brief, "Not due yet"),
       numeric("running", "Running", (fn) => fn.running, number),
       numeric("workers", "Workers", (fn) => fn.workers, number),
-      numeric("oldest", "Oldest", (fn) => fn.oldest_queued_s, age, "Age of the oldest job that waits"),
+      numeric("oldest", "Oldest", (fn) => fn.oldest_queued_s, shortAge, "Age of the oldest job that waits"),
       numeric("in", "In/s", (fn) => fn.rates.in_per_s, rate),
       numeric("out", "Out/s", (fn) => fn.rates.out_per_s, rate),
       numeric("failed", "Failed/s", (fn) => fn.rates.failed_per_s, rate),
-      numeric("p50", "p50", (fn) => fn.run.p50_s, duration, "Half of the runs took at most so long"),
-      numeric("p99", "p99", (fn) => fn.run.p99_s, duration, "99 of 100 runs took at most so long"),
+      numeric("p50", "p50", (fn) => fn.run.p50_s, shortDuration, "Half of the runs took at most so long"),
+      numeric("p99", "p99", (fn) => fn.run.p99_s, shortDuration, "99 of 100 runs took at most so long"),
       { id: "actions", label: "", class: "actions", cell: (fn) => actions.mayAct() && menuButton(`Actions for ${visible(fn.name)}`, () => functionActions(fn)) },
     ],
   }));
@@ -150,7 +150,7 @@ async function loadPreviews(state, signal) {
 function head(fn, missing) {
   return h("div.page-head", null,
     h("div.title", null,
-      h("p.crumbs", null, link("#/functions", "Functions"), " /"),
+      h("p.crumbs", null, link("#/functions", "Functions")),
       h("h1", { tabindex: "-1" }, name(fn.name), fn.paused && badge("paused"), missing && h("span.badge", null, "dropped"))),
     actions.mayAct() && h("div.buttons", null,
       button(fn.paused ? "Resume" : "Pause", () => actions.pause(fn), { id: "pause", kind: fn.paused ? "solid" : "" }),
@@ -226,7 +226,7 @@ function workersCard(fn, workers) {
       { id: "since", label: "Running since", value: (worker) => worker.since_unix_ms, number: true, cell: (worker) => lasting(worker.since_unix_ms) },
       { id: "done", label: "Done", number: true, value: (worker) => worker.own?.totals.done, cell: (worker) => number(worker.own?.totals.done) },
       { id: "failed", label: "Failed", number: true, value: (worker) => worker.own?.totals.failed, cell: (worker) => number(worker.own?.totals.failed) },
-      { id: "p99", label: "p99", number: true, value: (worker) => worker.own?.run.p99_s, cell: (worker) => duration(worker.own?.run.p99_s) },
+      { id: "p99", label: "p99", number: true, value: (worker) => worker.own?.run.p99_s, cell: (worker) => shortDuration(worker.own?.run.p99_s) },
     ],
   }));
 }

@@ -141,7 +141,7 @@ export function oneJob([encoded]) {
       return [
         jobHead(job, ended),
         timeline(job, ended, state.endedAt),
-        h("div.columns", { key: "about" }, aboutCard(job, ended), placeCard(job, ended)),
+        h("div.columns", { key: "about" }, aboutCard(job, ended), stateCard(job, ended)),
         workloadCard(job, state, () => this.refresh()),
       ];
     },
@@ -199,8 +199,8 @@ function aboutCard(job) {
   ]));
 }
 
-function placeCard(job, ended) {
-  return card("Place", null, facts([
+function stateCard(job, ended) {
+  return card("State", null, facts([
     ["Worker", job.holder && !ended ? workerLink(job.holder) : "none"],
     ["Workers lost with it", number(job.attempts)],
     ["Kept in the store", job.stored ? "yes" : "no"],
@@ -221,6 +221,6 @@ function workloadCard(job, state, refresh) {
     preview.content === ""
       ? empty("The workload is empty.")
       : h("pre.workload", { tabindex: "0", dir: "ltr", "aria-label": "Workload" }, h("bdi", null, shownAs(preview, form))),
-    preview.truncated && h("p.muted", { key: "truncated" }, `The first ${bytes(state.most)} of ${bytes(job.workload_bytes)}. `,
+    preview.truncated && h("p.muted", { key: "truncated" }, `The beginning of ${bytes(job.workload_bytes)}. `,
       more && button("Show more", () => { state.most = MOST_PREVIEW; refresh(); }, { id: "show-more", kind: "small" })));
 }

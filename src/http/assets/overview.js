@@ -3,7 +3,7 @@
 import { get, live } from "./api.js";
 import { Chart, historyTimes } from "./chart.js";
 import { h, widget } from "./dom.js";
-import { age, brief, bytes, duration, number, plural, rate, time } from "./format.js";
+import { age, brief, bytes, duration, number, plural, rate, shortAge, shortDuration, time } from "./format.js";
 import { badge, card, count, depthBar, empty, facts, functionLink, link, segments, table, tile } from "./ui.js";
 
 const MINUTES_10 = 600_000;
@@ -105,12 +105,12 @@ function tiles(server) {
   const all = STATES.reduce((sum, state) => sum + workers[state], 0);
   const oldest = server.oldest_queued_s;
   return h("div.tiles", { key: "tiles" },
-    tile("In", rate(rates.in_per_s), { unit: "/s", note: `${brief(server.totals.submitted)} since the start`, id: "in" }),
+    tile("In", rate(rates.in_per_s), { unit: "/s", note: `${brief(server.totals.submitted)} in all`, id: "in" }),
     tile("Out", rate(rates.out_per_s), { unit: "/s", note: `${brief(server.totals.done)} completed`, id: "out" }),
-    tile("Failed", rate(rates.failed_per_s), { unit: "/s", note: `${brief(server.totals.failed + server.totals.excepted)} since the start`, tone: rates.failed_per_s > 0 ? "bad" : "", id: "failed" }),
+    tile("Failed", rate(rates.failed_per_s), { unit: "/s", note: `${brief(server.totals.failed + server.totals.excepted)} in all`, tone: rates.failed_per_s > 0 ? "bad" : "", id: "failed" }),
     tile("Queued", brief(jobs.queued), { note: `${brief(jobs.scheduled)} scheduled`, href: "#/jobs?state=queued", id: "queued" }),
     tile("Running", brief(jobs.running), { note: "with workers", href: "#/jobs?state=running", id: "running" }),
-    tile("Oldest waiting", oldest === null ? "none" : oldest < 1 ? duration(oldest) : age(oldest), { note: "for a worker", id: "oldest" }),
+    tile("Oldest waiting", oldest === null ? "none" : oldest < 1 ? duration(oldest) : shortAge(oldest), { note: "for a worker", id: "oldest" }),
     tile("Workers", brief(all), { note: `${brief(workers.working)} working`, href: "#/workers", id: "workers" }));
 }
 
@@ -157,8 +157,8 @@ function busiest() {
       { id: "workers", label: "Workers", number: true, cell: (fn) => number(fn.workers) },
       { id: "in", label: "In/s", number: true, cell: (fn) => rate(fn.rates.in_per_s) },
       { id: "out", label: "Out/s", number: true, cell: (fn) => rate(fn.rates.out_per_s) },
-      { id: "oldest", label: "Oldest", number: true, cell: (fn) => age(fn.oldest_queued_s) },
-      { id: "p99", label: "Run p99", number: true, cell: (fn) => duration(fn.run.p99_s) },
+      { id: "oldest", label: "Oldest", number: true, cell: (fn) => shortAge(fn.oldest_queued_s) },
+      { id: "p99", label: "Run p99", number: true, cell: (fn) => shortDuration(fn.run.p99_s) },
     ],
   }));
 }

@@ -3,7 +3,7 @@
 import { actStreaming, act, get } from "./api.js";
 import { h } from "./dom.js";
 import { time, visible } from "./format.js";
-import { previewBytes, shownAs } from "./preview.js";
+import { shownAs } from "./preview.js";
 import { button, card, empty, field, jobLink, name, progressBar, redraw, toast } from "./ui.js";
 import { mayAct } from "./actions.js";
 
@@ -95,21 +95,12 @@ function note(state, kind, text) {
   redraw();
 }
 
-// What an event says, as text.
-function textOf(data) {
-  if (typeof data === "string") {
-    return data;
-  }
-  const content = data.content ?? data.data ?? data.message ?? data.result ?? data.workload;
-  const encoded = data.data_base64 ?? data.result_base64 ?? data.workload_base64;
-  if (encoded !== undefined && encoded !== null) {
+// What an event says, as text; bytes that are none as digits.
+function textOf({ data, data_base64: encoded, message }) {
+  if (typeof encoded === "string") {
     return shownAs({ content: encoded, encoding: "base64" }, "hex");
   }
-  if (typeof content === "string") {
-    const preview = { content, encoding: data.encoding ?? "text" };
-    return preview.encoding === "text" ? content : shownAs({ content: content, encoding: "base64" }, previewBytes(preview).length > 0 ? "hex" : "text");
-  }
-  return "";
+  return data ?? message ?? "";
 }
 
 function take(state, kind, data) {

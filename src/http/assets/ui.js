@@ -171,8 +171,7 @@ export function table({ id, label, columns, rows, groups, by, down = true, sorta
   const chosen = orders.get(id);
   const held = holdsStill(id, chosen);
   const shown = sortable ? columns : columns.map((column) => ({ ...column, value: undefined }));
-  const line = (row) => h("tr", { key: row.key, class: row.class, "data-row": row.key }, columns.map((column) =>
-    h(column.head ? "th" : "td", { key: column.id, scope: column.head ? "row" : undefined, "data-label": column.label, "data-column": column.id, class: `${column.number ? "number" : ""} ${column.class ?? ""}` }, h("span.cell", null, column.cell(row)))));
+  const line = (row) => h("tr", { key: row.key, "data-row": row.key }, columns.map((column) => tableCell(column, row)));
   const lines = groups
     ? groups.flatMap((group) => [
         h("tr.group", { key: `group ${group.key}`, "data-group": group.key }, h("th", { scope: "colgroup", colspan: columns.length }, group.head)),
@@ -184,6 +183,14 @@ export function table({ id, label, columns, rows, groups, by, down = true, sorta
       h("caption.hidden", null, label),
       h("thead", null, h("tr", null, shown.map((column) => heading(column, chosen)))),
       h("tbody", null, lines)));
+}
+
+// What is nothing stands back, so that the eye finds what is something.
+function tableCell(column, row) {
+  const content = column.cell(row);
+  const classes = [column.number && "number", column.class, (content === "0" || content === NONE) && "zero"];
+  const props = { key: column.id, scope: column.head ? "row" : undefined, "data-label": column.label, "data-column": column.id, class: classes.filter(Boolean).join(" ") };
+  return h(column.head ? "th" : "td", props, h("span.cell", null, content));
 }
 
 // A field in which a person types what is looked for.

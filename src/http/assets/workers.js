@@ -3,14 +3,14 @@
 import * as actions from "./actions.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { bytes, duration, number, plural, relative, visible } from "./format.js";
+import { bytes, duration, number, plural, relative, shortDuration, visible } from "./format.js";
 import { ago, badge, button, card, empty, facts, functionLink, jobLink, lasting, menuButton, name, progressBar, redraw, searchField, segments, table } from "./ui.js";
 
 // Workers are asked for in pages; beyond so many a filter is needed.
 const PAGE = 500;
 const MOST = 1000;
 // How many function names stand in a row.
-const NAMES = 3;
+const NAMES = 2;
 
 const STATES = ["", "working", "waiting", "asleep", "woken", "draining", "drained", "disabled"];
 
@@ -130,8 +130,8 @@ function workerTable(groups) {
       total("excepted", "Exc.", (worker) => worker.totals.excepted),
       total("timed_out", "Timed out", (worker) => worker.totals.timed_out),
       total("requeued", "Requeued", (worker) => worker.totals.requeued),
-      { id: "p50", label: "p50", number: true, value: (worker) => worker.run.p50_s, cell: (worker) => duration(worker.run.p50_s) },
-      { id: "p99", label: "p99", number: true, value: (worker) => worker.run.p99_s, cell: (worker) => duration(worker.run.p99_s) },
+      { id: "p50", label: "p50", number: true, value: (worker) => worker.run.p50_s, cell: (worker) => shortDuration(worker.run.p50_s) },
+      { id: "p99", label: "p99", number: true, value: (worker) => worker.run.p99_s, cell: (worker) => shortDuration(worker.run.p99_s) },
       { id: "actions", label: "", class: "actions", cell: (worker) => actions.mayAct() && menuButton(`Actions for worker ${worker.id}`, () => rowActions(worker)) },
     ],
   });
@@ -259,9 +259,9 @@ function functionsCard(worker, shown) {
     columns: [
       { id: "name", label: "Function", head: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), !fn.in_use && h("span.badge", { title: "It could do this before" }, "not in use"), fn.withheld && badge(fn.withheld)] },
       total("done", "Done"), total("failed", "Failed"), total("excepted", "Exc."), total("timed_out", "Timed out"), total("requeued", "Requeued"),
-      { id: "mean", label: "Mean", number: true, value: (fn) => fn.run.mean_s, cell: (fn) => duration(fn.run.mean_s) },
-      { id: "p50", label: "p50", number: true, value: (fn) => fn.run.p50_s, cell: (fn) => duration(fn.run.p50_s) },
-      { id: "p99", label: "p99", number: true, value: (fn) => fn.run.p99_s, cell: (fn) => duration(fn.run.p99_s) },
+      { id: "mean", label: "Mean", number: true, value: (fn) => fn.run.mean_s, cell: (fn) => shortDuration(fn.run.mean_s) },
+      { id: "p50", label: "p50", number: true, value: (fn) => fn.run.p50_s, cell: (fn) => shortDuration(fn.run.p50_s) },
+      { id: "p99", label: "p99", number: true, value: (fn) => fn.run.p99_s, cell: (fn) => shortDuration(fn.run.p99_s) },
       { id: "actions", label: "", class: "actions", cell: (fn) => actions.mayAct() && menuButton(`Actions for ${visible(fn.name)} at this worker`, () => [
         ["Enable", () => actions.withhold("enable", { connection: worker.id }, fn.name)],
         ["Drain", () => actions.withhold("drain", { connection: worker.id }, fn.name)],
