@@ -44,7 +44,7 @@ export async function pages(dashboard, port, say) {
   say("one function");
   await workersAreTrue(dashboard, port);
   say("workers");
-  await oneWorkerIsTrue(dashboard, held);
+  await oneWorkerIsTrue(dashboard, held, holder);
   say("one worker");
   await jobsAreTrue(dashboard, held, scheduled);
   say("jobs");
@@ -118,11 +118,15 @@ async function workersAreTrue(dashboard, port) {
   await same("all of them again", async () => (await shown()).length, async () => (await listed()).length);
 }
 
-async function oneWorkerIsTrue(dashboard, held) {
+async function oneWorkerIsTrue(dashboard, held, holder) {
   const { workers } = await dashboard.api("workers?client=holder-1");
   await dashboard.page.locator(`[data-table=workers] tr[data-row="${workers[0].id}"] a`).first().click();
   await same("the job that it holds", async () => Object.keys(await dashboard.table("held")), () => [held]);
   await eventually("its progress", async () => (await dashboard.table("held"))[held].progress.includes("30 %"));
+  const bar = () => dashboard.page.locator("[data-table=held] progress").evaluate((progress) => progress.value);
+  assert.equal(await bar(), 30);
+  holder.progress(held, 4, 5);
+  await same("more progress", bar, () => 80);
   assert.deepEqual(Object.keys(await dashboard.table("worker-functions")), ["resize"]);
   await dashboard.page.getByRole("button", { name: /All \(1 dropped\)/ }).click();
   await same("what it has dropped", async () => Object.keys(await dashboard.table("worker-functions")).sort(), () => ["dropped_later", "resize"]);
@@ -148,7 +152,7 @@ async function jobsAreTrue(dashboard, held, scheduled) {
 
 async function oneJobIsTrue(dashboard, held, holder) {
   await dashboard.page.locator(`[data-table=jobs] tr[data-row="${held}"] a`).first().click();
-  await eventually("the timeline", async () => /Submitted[^]*Started[^]*Runs[^]*30 %/.test(await dashboard.page.locator(".timeline").innerText()));
+  await eventually("the timeline", async () => /Submitted[^]*Started[^]*Runs[^]*80 %/.test(await dashboard.page.locator(".timeline").innerText()));
   const { workers } = await dashboard.api("workers?client=holder-1");
   await eventually("a link to the holder", () => dashboard.page.locator("main .facts a", { hasText: workers[0].id }).count());
   const workload = dashboard.page.locator(".workload");

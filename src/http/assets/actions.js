@@ -27,7 +27,7 @@ async function attempt(work, done) {
 }
 
 export function mayAct() {
-  return !live.readOnly;
+  return live.readOnly === false;
 }
 
 // --- functions

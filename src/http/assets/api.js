@@ -141,8 +141,8 @@ export const live = {
   state: "connecting",
   server: null,
   top: [],
-  // What an operator may do here.
-  readOnly: false,
+  // Whether nothing can be changed here; null until that is known.
+  readOnly: null,
   // When the numbers came, in milliseconds since 1970 by this machine's clock.
   at: 0,
   // Rates and depths of the last minutes: [unix ms, in, out, failed, queued, running].
@@ -183,7 +183,10 @@ function connect() {
   clearTimeout(retry);
   source?.close();
   source = new EventSource(`${BASE}/events`);
-  source.addEventListener("overview", (event) => take(JSON.parse(event.data)));
+  source.addEventListener("overview", (event) => {
+    retryIn = RETRY_MS;
+    take(JSON.parse(event.data));
+  });
   source.addEventListener("error", lose);
   askWhatMayBeDone();
 }
@@ -198,8 +201,7 @@ async function askWhatMayBeDone() {
   }
 }
 
-function take(overview) {
-  const { top, ...server } = overview;
+function take({ top, ...server }) {
   if (live.server && live.server.started_unix_ms !== server.started_unix_ms) {
     live.points = [];
     askWhatMayBeDone();
@@ -208,7 +210,6 @@ function take(overview) {
   live.top = top ?? [];
   live.at = Date.now();
   live.state = "live";
-  retryIn = RETRY_MS;
   const now = server.started_unix_ms + server.uptime_s * 1000;
   setClock(now);
   const { rates, jobs } = server;
@@ -219,14 +220,19 @@ function take(overview) {
   changed();
 }
 
-function lose() {
+// The stream has ended. A server that serves enough streams already still answers, so it is asked before it is called lost.
+async function lose() {
   source?.close();
   source = null;
-  live.state = "lost";
   clearTimeout(retry);
   retry = setTimeout(connect, retryIn);
   retryIn = Math.min(retryIn * 2, LONGEST_RETRY_MS);
-  changed();
+  try {
+    take({ ...(await get("/server")), top: live.top });
+  } catch {
+    live.state = "lost";
+    changed();
+  }
 }
 
 // Tries again at once.

@@ -13,6 +13,8 @@ import { ask, field, onChange, tell, toast } from "./ui.js";
 import { oneWorker, workerList } from "./workers.js";
 
 const LOOK_AGAIN_MS = 2000;
+// Where looking takes long, the pause is so many times as long.
+const REST = 8;
 const TICK_MS = 1000;
 const THEME = "gearmand-theme";
 
@@ -94,6 +96,7 @@ async function look() {
     return;
   }
   const mine = new AbortController();
+  const began = Date.now();
   looking = mine;
   try {
     await page.load(mine.signal);
@@ -107,11 +110,14 @@ async function look() {
   }
   if (looking === mine) {
     draw();
-    timer = setTimeout(look, LOOK_AGAIN_MS);
+    timer = setTimeout(look, Math.max(LOOK_AGAIN_MS, REST * (Date.now() - began)));
   }
 }
 
+let drawn = 0;
+
 function draw() {
+  drawn = Date.now();
   const content = page.view();
   render(document.getElementById("main"), [h("div.page", { key: `visit ${visit}` },
     failure && h("p.notice.bad", { role: "alert", key: "failure" }, failure), content)]);
@@ -137,7 +143,7 @@ function drawFrame() {
     h("span.lamp", { class: `lamp-${live.state}`, "aria-hidden": "true" }),
     h("span", null, words[live.state]),
     server && h("span.muted", { key: "version" }, server.version),
-    live.readOnly && h("span.badge", { key: "read-only", title: "Nothing can be changed here" }, "read-only"),
+    live.readOnly === true && h("span.badge", { key: "read-only", title: "Nothing can be changed here" }, "read-only"),
   ]);
   const lost = live.state === "lost";
   render(document.getElementById("banner"), lost
@@ -280,4 +286,4 @@ nameTheme();
 open();
 follow(whenLive);
 // Times tick though nothing new has come.
-setInterval(() => !document.hidden && draw(), TICK_MS);
+setInterval(() => !document.hidden && Date.now() - drawn > TICK_MS / 2 && draw(), TICK_MS);

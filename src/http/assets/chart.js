@@ -1,7 +1,7 @@
 // Line charts over time, drawn as SVG, with axes, a legend and a read-out under the pointer or the arrow keys.
 
 import { h, render } from "./dom.js";
-import { hourAndMinute, time } from "./format.js";
+import { hourAndMinute, serverNow, time } from "./format.js";
 
 const HEIGHT = 210;
 const TOP = 12;
@@ -19,9 +19,9 @@ function niceStep(most) {
   return lead * power;
 }
 
-// The marks of the time axis: about one for every 80 pixels, at round minutes of this place's time.
+// The marks of the time axis: about one for every 70 pixels, at round minutes of this place's time.
 function timeMarks(from, until, width) {
-  const wanted = Math.max(2, Math.floor(width / 80));
+  const wanted = Math.max(2, Math.floor(width / 70));
   const steps = [0.25, 0.5, 1, 2, 5, 10, 15, 20, 30, 60].map((minutes) => minutes * MINUTE);
   const step = steps.find((candidate) => (until - from) / candidate <= wanted) ?? 60 * MINUTE;
   const shift = new Date(from).getTimezoneOffset() * MINUTE;
@@ -196,4 +196,9 @@ function drawLine(line, times, x, y) {
 export function historyTimes(history) {
   const count = history.submitted.length;
   return Array.from({ length: count }, (_, index) => history.until_unix_ms - (count - 1 - index) * history.interval_s * 1000);
+}
+
+// Whether there is more to a history than what is known of it.
+export function isOld(history) {
+  return !history || serverNow() > history.until_unix_ms + history.interval_s * 1000;
 }

@@ -7,8 +7,9 @@
 const SVG = "http://www.w3.org/2000/svg";
 const META = Symbol("what this node was made from");
 
-// Attributes that a person changes: they are set once and left to that person.
-const ONCE = new Set(["value", "checked", "open"]);
+// What a person changes: it is set once and left to that person.
+const FIELDS = new Set(["input", "select", "textarea"]);
+const TYPED = new Set(["value", "checked"]);
 
 // Describes an element. `tag` may carry classes: "td.number". `props` are attributes; `on` holds listeners, `style` sets
 // properties, and `key` tells it from its siblings.
@@ -134,8 +135,9 @@ function change(node, description) {
 }
 
 function setProps(node, meta, props) {
+  const isField = FIELDS.has(meta.kind);
   for (const name of Object.keys(meta.props)) {
-    if (!(name in props) && name !== "on" && name !== "key" && name !== "style" && !ONCE.has(name)) {
+    if (!(name in props) && name !== "on" && name !== "key" && name !== "style" && !(isField && TYPED.has(name))) {
       node.removeAttribute(name);
     }
   }
@@ -144,7 +146,7 @@ function setProps(node, meta, props) {
       listen(node, meta, value);
     } else if (name === "style") {
       setStyle(node, value);
-    } else if (ONCE.has(name)) {
+    } else if (isField && TYPED.has(name)) {
       if (meta.fresh) {
         node[name] = value;
       }

@@ -2,7 +2,7 @@
 
 import * as actions from "./actions.js";
 import { functionPath, get } from "./api.js";
-import { Chart, historyTimes } from "./chart.js";
+import { Chart, historyTimes, isOld } from "./chart.js";
 import { h, widget } from "./dom.js";
 import { age, brief, bytes, duration, number, plural, rate, shortAge, shortDuration, visible } from "./format.js";
 import { readablePreview } from "./preview.js";
@@ -97,7 +97,7 @@ export function oneFunction([id]) {
         throw error;
       }
       const [history, workers, jobs] = await Promise.all([
-        get(functionPath(id, "/history"), signal),
+        isOld(state.history) ? get(functionPath(id, "/history"), signal) : state.history,
         get(`/workers?function=${id}&limit=${SHOWN}`, signal),
         get(`/jobs?function=${id}&limit=${JOBS_SHOWN}`, signal),
       ]);

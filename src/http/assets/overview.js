@@ -1,7 +1,7 @@
 // The first page: is work coming in, is it done, does anything wait too long.
 
 import { get, live } from "./api.js";
-import { Chart, historyTimes } from "./chart.js";
+import { Chart, historyTimes, isOld } from "./chart.js";
 import { h, widget } from "./dom.js";
 import { age, brief, bytes, duration, number, plural, rate, shortAge, shortDuration, time } from "./format.js";
 import { badge, card, count, depthBar, empty, facts, functionLink, link, segments, table, tile } from "./ui.js";
@@ -16,7 +16,9 @@ export function overview() {
     title: "Overview",
     nav: "overview",
     async load(signal) {
-      history = await get("/history", signal);
+      if (isOld(history)) {
+        history = await get("/history", signal);
+      }
     },
     view() {
       const server = live.server;

@@ -114,6 +114,8 @@ export function facts(pairs) {
 // --- tables
 
 const orders = new Map();
+// More rows than anybody reads would make every refresh slow.
+const MOST_ROWS = 500;
 
 // The rows in the order that a person chose. While the pointer or the focus is in the table its rows stay where they are.
 function ordered(columns, rows, chosen, held) {
@@ -177,8 +179,10 @@ export function table({ id, label, columns, rows, groups, by, down = true, sorta
         h("tr.group", { key: `group ${group.key}`, "data-group": group.key }, h("th", { scope: "colgroup", colspan: columns.length }, group.head)),
         ...ordered(columns, group.rows, chosen, held).map(line),
       ])
-    : (sortable ? ordered(columns, rows, chosen, held) : rows).map(line);
+    : (sortable ? ordered(columns, rows, chosen, held) : rows).slice(0, MOST_ROWS).map(line);
+  const hidden = (rows?.length ?? 0) - MOST_ROWS;
   return h("div.scroll", { key: `table ${id}` },
+    hidden > 0 && h("p.more", { key: "more" }, `These are the first ${number(MOST_ROWS)} in this order; ${number(hidden)} are not shown. Filter to find them.`),
     h("table.cards", { "data-table": id },
       h("caption.hidden", null, label),
       h("thead", null, h("tr", null, shown.map((column) => heading(column, chosen)))),
