@@ -1,5 +1,6 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
+mod sampler;
 mod store;
 
 use std::collections::HashMap;
@@ -223,6 +224,7 @@ impl Daemon {
             tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
         }
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
+        sampler::start(&server)?;
         for text in &listeners.notices {
             notice!("{text}");
         }

@@ -4,6 +4,7 @@
 //! outboxes, wakers and events are collected, and all of them are called or logged when it is released.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use crate::job_server::{
-    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, StoreOp, StoreReport,
+    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, Rule, StoreOp, StoreReport,
     StoredJob,
 };
 use crate::outbox::{CloseReason, Outbox};
@@ -218,7 +219,7 @@ impl Hub {
     }
 
     /// Lets those have the lock who wait for it: whoever takes it again and again is quicker than they are.
-    fn give_way(&self) {
+    pub fn give_way(&self) {
         for _ in 0..MOST_YIELDS {
             if self.waiting.load(Ordering::Relaxed) == 0 {
                 return;
@@ -306,8 +307,38 @@ impl Hub {
     }
 
     /// See [`JobServer::list_jobs`].
-    pub fn list_jobs(&self, place: usize, show: impl FnMut(JobView<'_>)) -> Option<usize> {
+    pub fn list_jobs(&self, place: usize, show: impl FnMut(JobView<'_>) -> ControlFlow<()>) -> Option<usize> {
         self.lock().server.list_jobs(place, show)
+    }
+
+    /// See [`JobServer::list_running_jobs`].
+    pub fn list_running_jobs(&self, place: usize, show: impl FnMut(JobView<'_>) -> ControlFlow<()>) -> Option<usize> {
+        self.lock().server.list_running_jobs(place, show)
+    }
+
+    /// See [`JobServer::list_queued_jobs`].
+    pub fn list_queued_jobs(
+        &self,
+        function: &[u8],
+        after: u64,
+        show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
+    ) -> Option<u64> {
+        self.lock().server.list_queued_jobs(function, after, show)
+    }
+
+    /// See [`JobServer::list_held_jobs`].
+    pub fn list_held_jobs(&self, holder: ConnectionId, show: impl FnMut(JobView<'_>)) {
+        self.lock().server.list_held_jobs(holder, show);
+    }
+
+    /// See [`JobServer::show_job`].
+    pub fn show_job<R>(&self, handle: &[u8], show: impl FnOnce(JobView<'_>) -> R) -> Option<R> {
+        self.lock().server.show_job(handle, show)
+    }
+
+    /// See [`JobServer::withholdings`].
+    pub fn withholdings(&self) -> Vec<Rule> {
+        self.lock().server.withholdings()
     }
 
     /// See [`JobServer::set_policy`].

@@ -1,15 +1,40 @@
-//! Makes what is shown out of what the server publishes. Only jobs are asked of the hub, a bounded number at a time.
+//! Makes what is shown out of what the server publishes.
+//!
+//! Whoever only looks never locks the hub. Jobs alone are asked of it, a bounded number at a time.
 
-use std::sync::Arc;
+mod jobs;
+mod workers;
 
-use super::view::{FunctionView, HistoryView, JobView, RuleView, ServerView, WorkerView};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
+use super::history::History;
+use super::view::{
+    ConnectionsView, DurationsView, FunctionView, HistoryView, JobCounts, QueuedView, RuleView, ServerView, StoreView,
+    Totals, WorkerStates,
+};
 use crate::hub::Hub;
-use crate::job_server::{ConnectionId, Now};
-use crate::protocol::Priority;
+use crate::job_server::{ConnectionId, Now, Who, Withholding};
+use crate::protocol::{FunctionName, Priority};
+use crate::stats::histogram::Durations;
+use crate::stats::{FunctionGauges, Gauge, JobCounters, Stats, StoreState};
+
+pub use self::workers::{parse_worker_id, worker_id};
+
+/// How often [`Look::sample`] is to be called.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What stands as it is in the id of a function: what RFC 3986 calls unreserved.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What the server shows.
 pub struct Look {
     hub: Arc<Hub>,
+    version: &'static str,
+    history: Mutex<History>,
 }
 
 /// Which workers are shown.
@@ -61,56 +86,217 @@ pub struct Page<T, C> {
 
 impl Look {
     /// What `hub` shows.
-    pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+    pub fn new(hub: Arc<Hub>, version: &'static str) -> Self {
+        Self { hub, version, history: Mutex::default() }
+    }
+
+    fn stats(&self) -> &Stats {
+        self.hub.stats()
     }
 
     /// The server as a whole.
     pub fn server(&self, now: Now) -> ServerView {
-        let _ = (now, &self.hub);
-        unimplemented!("the server")
+        let stats = self.stats();
+        let (mut jobs, mut oldest_ms) = (JobCounts::default(), None);
+        for entry in &stats.functions {
+            let gauges = entry.value();
+            jobs.queued += gauges.queued();
+            jobs.scheduled += gauges.scheduled.get();
+            jobs.running += gauges.running.get();
+            oldest_ms = oldest_ms.into_iter().chain(positive(&gauges.oldest_ms)).min();
+        }
+        ServerView {
+            version: self.version,
+            pid: std::process::id(),
+            started_unix_ms: now.unix_us.saturating_sub(now.monotonic_us) / 1000,
+            uptime_s: seconds(now.monotonic_us),
+            draining: stats.draining.get() > 0,
+            memory_bytes: resident_memory(),
+            connections: ConnectionsView {
+                open: stats.connections.len() as u64,
+                accepted: stats.accepted.get(),
+                refused: stats.refused.get(),
+                slow_readers: stats.slow_readers.get(),
+            },
+            functions: stats.functions.len() as u64,
+            workers: self.worker_states(),
+            jobs,
+            oldest_queued_s: oldest_ms.map(|since_ms| age_s(now, since_ms)),
+            totals: totals(&stats.counters),
+            rates: self.history_lock().rates(None),
+            lock_holds: stats.lock_holds.get(),
+            lock_wait_s: seconds(stats.lock_wait_ns.get() / 1000),
+            wakeups: stats.wakeups.get(),
+            store: self.store(),
+        }
+    }
+
+    /// Where background jobs are kept.
+    pub fn store(&self) -> StoreView {
+        let store = &self.stats().store;
+        let (location, durability) = store.about();
+        let (state, error) = match store.state() {
+            StoreState::Absent => ("memory", None),
+            StoreState::Working => ("ok", None),
+            StoreState::Failing(error) => ("failing", Some(error)),
+        };
+        let commits = store.commits.get();
+        StoreView {
+            state,
+            error,
+            location,
+            durability,
+            waiting: self.hub.waiting_changes() as u64,
+            owed: store.owed.get(),
+            added: store.added.get(),
+            removed: store.removed.get(),
+            commits,
+            syncs: store.syncs.get(),
+            failures: store.failures.get(),
+            mean_commit_s: store.commit_ns.get().checked_div(commits).map(|mean_ns| seconds(mean_ns) / 1000.0),
+        }
     }
 
     /// All functions, by name.
-    pub fn functions(&self, _now: Now) -> Vec<FunctionView> {
-        Vec::new()
+    pub fn functions(&self, now: Now) -> Vec<FunctionView> {
+        let functions = &self.stats().functions;
+        let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
+            functions.iter().map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
+        functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let states = self.worker_states_by_function();
+        let history = self.history_lock();
+        let none = WorkerStates::default();
+        let states = |name| states.get(name).unwrap_or(&none);
+        functions.iter().map(|(name, gauges)| function_view(now, name, gauges, states(name), &history)).collect()
     }
 
     /// One function.
-    pub fn function(&self, _now: Now, _name: &[u8]) -> Option<FunctionView> {
-        None
+    pub fn function(&self, now: Now, name: &[u8]) -> Option<FunctionView> {
+        let (name, gauges) = {
+            let entry = self.stats().functions.get(name)?;
+            (entry.key().clone(), Arc::clone(entry.value()))
+        };
+        let states = self.worker_states_of(&name);
+        Some(function_view(now, &name, &gauges, &states, &self.history_lock()))
     }
 
-    /// The last hour, of one function or of all together.
-    pub fn history(&self, _function: Option<&[u8]>) -> Option<HistoryView> {
-        None
+    /// The last hour, of one function or of all together. There is none of a function that nobody knows.
+    pub fn history(&self, function: Option<&[u8]>) -> Option<HistoryView> {
+        if function.is_some_and(|function| !self.stats().functions.contains_key(function)) {
+            return None;
+        }
+        Some(self.history_lock().view(function))
     }
 
-    /// Workers, by age of their connection.
-    pub fn workers(&self, _now: Now, _filter: &WorkerFilter) -> Page<WorkerView, ConnectionId> {
-        Page { items: Vec::new(), next: None }
-    }
-
-    /// One worker, with its jobs.
-    pub fn worker(&self, _now: Now, _id: ConnectionId) -> Option<WorkerView> {
-        None
-    }
-
-    /// Jobs, in no order that means anything; those of a single function that are queued come as they will be handed out.
-    pub fn jobs(&self, _now: Now, _filter: &JobFilter) -> Page<JobView, u64> {
-        Page { items: Vec::new(), next: None }
-    }
-
-    /// One job, with so many bytes of its workload.
-    pub fn job(&self, _now: Now, _handle: &[u8], _preview: usize) -> Option<JobView> {
-        None
+    /// To be called every [`SAMPLE_INTERVAL`]: takes down the numbers for [`history`](Self::history) and the rates.
+    pub fn sample(&self, now: Now) {
+        self.history_lock().sample(now, self.stats());
     }
 
     /// The rules by which workers get no jobs.
     pub fn rules(&self) -> Vec<RuleView> {
-        Vec::new()
+        let rules = self.hub.withholdings().into_iter();
+        let view = |rule: crate::job_server::Rule| RuleView {
+            who: match rule.who {
+                Who::Connection(id) => format!("connection:{}", worker_id(id)),
+                Who::Client(id) => format!("client:{}", String::from_utf8_lossy(&id)),
+                Who::Host(address) => format!("host:{address}"),
+            },
+            function: rule.function.map(|function| lossy(function.as_bytes())),
+            how: match rule.how {
+                Withholding::Disabled => "disabled",
+                Withholding::Draining => "draining",
+            },
+        };
+        rules.map(view).collect()
     }
 
-    /// To be called in regular intervals: takes down the numbers for [`history`](Self::history) and the rates.
-    pub fn sample(&self, _now: Now) {}
+    fn history_lock(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+fn function_view(
+    now: Now,
+    name: &FunctionName,
+    gauges: &FunctionGauges,
+    states: &WorkerStates,
+    history: &History,
+) -> FunctionView {
+    let [high, normal, low] = gauges.queued.each_ref().map(Gauge::get);
+    FunctionView {
+        id: function_id(name.as_bytes()),
+        name: lossy(name.as_bytes()),
+        queued: QueuedView { high, normal, low },
+        scheduled: gauges.scheduled.get(),
+        running: gauges.running.get(),
+        workers: gauges.workers.get(),
+        worker_states: *states,
+        paused: gauges.paused.get() > 0,
+        max_running: gauges.max_running.get(),
+        max_queue: gauges.max_queue.each_ref().map(Gauge::get),
+        oldest_queued_s: positive(&gauges.oldest_ms).map(|since_ms| age_s(now, since_ms)),
+        totals: totals(&gauges.counters),
+        rates: history.rates(Some(name)),
+        wait: durations_view(&gauges.wait.read()),
+        run: durations_view(&gauges.run.read()),
+    }
+}
+
+/// The name of a function for paths.
+pub fn function_id(name: &[u8]) -> String {
+    percent_encode(name, UNRESERVED).to_string()
+}
+
+fn totals(counters: &JobCounters) -> Totals {
+    Totals {
+        submitted: counters.submitted.get(),
+        coalesced: counters.coalesced.get(),
+        done: counters.done.get(),
+        failed: counters.failed.get(),
+        excepted: counters.excepted.get(),
+        timed_out: counters.timed_out.get(),
+        requeued: counters.requeued.get(),
+        dropped: counters.dropped.get(),
+        cancelled: counters.cancelled.get(),
+        abandoned: counters.abandoned.get(),
+    }
+}
+
+fn durations_view(durations: &Durations) -> DurationsView {
+    DurationsView {
+        count: durations.count(),
+        mean_s: durations.mean_s(),
+        p50_s: durations.quantile_s(0.5),
+        p90_s: durations.quantile_s(0.9),
+        p99_s: durations.quantile_s(0.99),
+    }
+}
+
+/// The value of a gauge in which 0 stands for none.
+fn positive(gauge: &Gauge) -> Option<u64> {
+    Some(gauge.get()).filter(|value| *value > 0)
+}
+
+fn age_s(now: Now, since_ms: u64) -> f64 {
+    seconds(now.unix_us.saturating_sub(since_ms.saturating_mul(1000)))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people to read")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Memory of this process that is in use, in bytes.
+fn resident_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// The numbers of workers by function.
+type StatesByFunction = HashMap<FunctionName, WorkerStates>;

@@ -4,9 +4,11 @@
 //! listings of single jobs, go through the hub.
 
 pub mod control;
+mod history;
 pub mod look;
 pub mod view;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::vec;
@@ -64,7 +66,7 @@ enum Rest {
 impl Admin {
     /// The commands for `hub`.
     pub fn new(hub: Arc<Hub>, process: Process) -> Self {
-        Self { look: Look::new(Arc::clone(&hub)), hub, process }
+        Self { look: Look::new(Arc::clone(&hub), process.version), hub, process }
     }
 
     /// Appends the answer to a line to `out`. Of a long listing it is the beginning; [`go_on`](Self::go_on) writes the rest.
@@ -189,6 +191,7 @@ impl Admin {
             } else {
                 text::write_job(job.handle, job.attempts, job.abandoned, job.background, out);
             }
+            ControlFlow::Continue(())
         })
     }
 }
@@ -204,7 +207,7 @@ fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) {
         out.extend_from_slice(b" :");
         for function in functions {
             out.push(b' ');
-            text::write_name(function.as_bytes(), out, true);
+            text::write_name(function.function.as_bytes(), out, true);
         }
     });
     out.push(b'\n');

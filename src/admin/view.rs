@@ -108,6 +108,8 @@ pub struct Totals {
     pub dropped: u64,
     /// Jobs that the operator cancelled.
     pub cancelled: u64,
+    /// Jobs that ended because no client waited for them any more.
+    pub abandoned: u64,
 }
 
 /// What happens now, a second.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::index::NONE;
-use crate::stats::ConnectionGauges;
+use crate::stats::{AbilityGauges, ConnectionGauges, SleepState};
 
 /// Whether a connection waits to be told of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,16 @@ impl Connection {
         }
     }
 
+    /// Sleeps or wakes, and tells the world.
+    pub(super) fn set_sleep(&mut self, sleep: Sleep) {
+        self.gauges.set_sleep(match sleep {
+            Sleep::Awake => SleepState::Awake,
+            Sleep::Asleep => SleepState::Asleep,
+            Sleep::Woken { .. } | Sleep::Late => SleepState::Woken,
+        });
+        self.sleep = sleep;
+    }
+
     pub(super) fn forfeit(&mut self, number: u64) {
         if self.forfeited.len() == MAX_FORFEITED {
             self.forfeited.remove(0);
@@ -84,11 +94,12 @@ impl Connection {
 }
 
 /// That a connection can do a function. While the connection sleeps, it stands in the function's list of sleepers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Ability {
     pub(super) connection: u32,
     pub(super) function: u32,
     pub(super) timeout_ms: Option<u64>,
+    pub(super) gauges: Arc<AbilityGauges>,
     pub(super) previous: u32,
     pub(super) next: u32,
 }
@@ -107,10 +118,15 @@ pub(super) struct Wait {
 }
 
 /// That a worker holds a job.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Run {
     pub(super) job: u32,
     pub(super) connection: u32,
+    /// Of the ability to do it, which may have ended meanwhile.
+    pub(super) gauges: Arc<AbilityGauges>,
+    /// When it began, on the monotonic clock and for people.
+    pub(super) since_us: u64,
+    pub(super) since_unix_ms: u64,
     /// When the job is taken away again, on the monotonic clock.
     pub(super) deadline_us: Option<u64>,
     pub(super) numerator: u32,

@@ -85,7 +85,7 @@ pub(super) struct Function {
     pub(super) limits: [u32; 3],
     /// Whether the job server counts it among the functions in use.
     pub(super) counted_in_use: bool,
-    gauges: Arc<FunctionGauges>,
+    pub(super) gauges: Arc<FunctionGauges>,
 }
 
 impl Function {
@@ -143,12 +143,17 @@ impl Function {
     }
 
     /// Tells the world.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&self, jobs: &Jobs) {
         for (gauge, priority) in self.gauges.queued.iter().zip(Priority::ALL) {
             gauge.set(u64::from(self.queued(priority)));
         }
         self.gauges.scheduled.set(u64::from(self.scheduled));
         self.gauges.running.set(u64::from(self.running));
         self.gauges.workers.set(u64::from(self.workers));
+        let heads = self.ready.iter().chain(&self.parked).filter(|list| list.len > 0).map(|list| list.first);
+        self.gauges.oldest_ms.set(heads.map(|job| jobs.get(job).waits_since_ms()).min().unwrap_or(0));
+        for (gauge, limit) in self.gauges.max_queue.iter().zip(self.limits) {
+            gauge.set(u64::from(limit));
+        }
     }
 }

@@ -38,7 +38,7 @@ impl JobServer {
         let (mut keys, mut uniques) = (HashSet::new(), HashSet::new());
         let (mut scheduled, mut keyed_by_workload) = (0, 0);
         for (slot, job) in self.jobs.iter() {
-            assert_eq!(self.jobs.find_number(job.number), Some(slot), "a job is not found by its handle");
+            assert_eq!(self.jobs.find_number(job.number()), Some(slot), "a job is not found by its handle");
             let unique = job.unique();
             if !unique.is_empty() {
                 let workload = if unique == b"-" { job.rest().as_bytes() } else { b"" };
@@ -53,9 +53,9 @@ impl JobServer {
                 }
                 if unique != b"-" {
                     uniques.insert(unique);
-                    let newest = self.jobs.find_unique(unique).map(|newest| self.jobs.get(newest).number);
+                    let newest = self.jobs.find_unique(unique).map(|newest| self.jobs.get(newest).number());
                     assert!(
-                        newest.is_some_and(|newest| newest >= job.number),
+                        newest.is_some_and(|newest| newest >= job.number()),
                         "the newest job of a unique is not found"
                     );
                 }
@@ -65,7 +65,7 @@ impl JobServer {
             self.check_kept(slot);
             if job.state == JobState::Scheduled {
                 scheduled += 1;
-                assert!(self.jobs.schedule.contains(&(job.due_s, job.number, slot)), "a scheduled job has no time");
+                assert!(self.jobs.schedule.contains(&(job.due_s(), job.number(), slot)), "a scheduled job has no time");
             }
         }
         assert_eq!(self.jobs.schedule.len(), scheduled, "a time without a scheduled job");

@@ -1,12 +1,14 @@
 //! One job, and all of them: where they are kept and how they are found.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
 
+use super::Now;
 use super::index::{JobIndex, NONE};
 use super::stored::{JobKey, StoredJob};
 use crate::protocol::{FunctionName, JobHandle, Priority, Submission, Workload};
@@ -61,15 +63,40 @@ impl Kept {
     }
 }
 
+/// A number that takes so many bytes. What does not fit is as much as does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Short<const BYTES: usize>([u8; BYTES]);
+
+impl<const BYTES: usize> Short<BYTES> {
+    pub(super) fn new(number: u64) -> Self {
+        let number = number.min((1 << (8 * BYTES)) - 1).to_le_bytes();
+        Self(std::array::from_fn(|index| number[index]))
+    }
+
+    pub(super) fn get(self) -> u64 {
+        let mut number = [0; 8];
+        number[..BYTES].copy_from_slice(&self.0);
+        u64::from_le_bytes(number)
+    }
+}
+
+impl<const BYTES: usize> fmt::Debug for Short<BYTES> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
 /// A job. Kept small: a backlog has millions of them.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// Counts jobs; the number of the handle.
-    pub(super) number: u64,
     /// Behind its head, the workload; for one that is kept in the store alone, see [`Jobs::unload`].
     body: Body,
-    /// When the job may run, in seconds since 1970; 0 for always.
-    pub(super) due_s: u64,
+    /// Counts jobs; the number of the handle. Handles have room for twelve digits, which take five bytes.
+    number: Short<5>,
+    /// When the job may run, in seconds since 1970; 0 for always. Five bytes last for 34,000 years.
+    due_s: Short<5>,
+    /// When it was submitted, in milliseconds since 1970; 0 where that is not known.
+    submitted_ms: Short<6>,
     pub(super) state: JobState,
     pub(super) function: u32,
     /// See [`Vacancy`].
@@ -132,13 +159,14 @@ impl Body {
 }
 
 impl Job {
-    fn new(number: u64, function: u32, submission: &Submission<'_>, hash: u32) -> Self {
+    fn new(now: Now, number: u64, function: u32, submission: &Submission<'_>, hash: u32) -> Self {
         let Submission { unique, reducer, workload, .. } = *submission;
         let body = Body::new(unique, reducer, workload);
         Self {
-            number,
             body,
-            due_s: submission.due_s.unwrap_or(0),
+            number: Short::new(number),
+            due_s: Short::new(submission.due_s.unwrap_or(0)),
+            submitted_ms: Short::new(now.unix_us / 1000),
             state: JobState::Scheduled,
             function,
             hash,
@@ -152,6 +180,23 @@ impl Job {
             unique_length: u8::try_from(unique.len()).unwrap_or(u8::MAX),
             reducer_length: u8::try_from(reducer.len()).unwrap_or(u8::MAX),
         }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number.get()
+    }
+
+    pub(super) fn due_s(&self) -> u64 {
+        self.due_s.get()
+    }
+
+    pub(super) fn submitted_ms(&self) -> u64 {
+        self.submitted_ms.get()
+    }
+
+    /// Since when it could run, in milliseconds since 1970; 0 where that is not known.
+    pub(super) fn waits_since_ms(&self) -> u64 {
+        self.submitted_ms().max(self.due_s() * 1000)
     }
 
     pub(super) fn unique(&self) -> &[u8] {
@@ -174,6 +219,14 @@ impl Job {
         self.body.workload(self.head_length())
     }
 
+    /// The bytes of [`rest`](Self::rest).
+    pub(super) fn bytes(&self) -> &[u8] {
+        match &self.body {
+            Body::Small(bytes) => &bytes[self.head_length()..],
+            Body::Large(large) => &large.workload,
+        }
+    }
+
     fn head_length(&self) -> usize {
         usize::from(self.unique_length) + usize::from(self.reducer_length)
     }
@@ -189,23 +242,23 @@ impl Job {
     }
 
     pub(super) fn handle<'a>(&self, prefixes: &'a Prefixes) -> JobHandle<'a> {
-        JobHandle { prefix: prefixes.get(self.prefix), number: self.number }
+        JobHandle { prefix: prefixes.get(self.prefix), number: self.number() }
     }
 
     /// What names it in a store.
     pub(super) fn key(&self, function: &FunctionName) -> JobKey {
-        JobKey { number: self.number, function: function.clone(), unique: self.unique().into() }
+        JobKey { number: self.number(), function: function.clone(), unique: self.unique().into() }
     }
 
     /// The half of it that a store keeps.
-    pub(super) fn to_stored(&self, function: &FunctionName, prefixes: &Prefixes, submitted_s: u64) -> StoredJob {
+    pub(super) fn to_stored(&self, function: &FunctionName, prefixes: &Prefixes) -> StoredJob {
         StoredJob {
-            number: self.number,
+            number: self.number(),
             prefix: prefixes.share(self.prefix),
             function: function.clone(),
             priority: self.priority,
-            due_s: self.due_s,
-            submitted_s,
+            due_s: self.due_s(),
+            submitted_s: self.submitted_ms() / 1000,
             attempts: self.attempts,
             unique_length: self.unique_length,
             reducer_length: self.reducer_length,
@@ -312,7 +365,7 @@ impl Jobs {
 
     /// The job in a slot, if it is still the one of this number.
     pub(super) fn find_in(&self, slot: u32, number: u64) -> Option<&Job> {
-        self.slots.get(slot as usize).filter(|job| job.number == number)
+        self.slots.get(slot as usize).filter(|job| job.number() == number)
     }
 
     pub(super) fn get(&self, slot: u32) -> &Job {
@@ -331,9 +384,9 @@ impl Jobs {
         }
     }
 
-    /// The jobs in slots from `first` on, in the order of slots, looking at `count` slots at most.
-    pub(super) fn page(&self, first: usize, count: usize) -> impl Iterator<Item = &Job> {
-        (first..first.saturating_add(count)).filter_map(|slot| self.slots.get(slot))
+    /// The job in a slot, if there is one.
+    pub(super) fn in_slot(&self, slot: usize) -> Option<&Job> {
+        self.slots.get(slot)
     }
 
     /// One more than the last slot that may hold a job.
@@ -343,9 +396,9 @@ impl Jobs {
 
     /// Keeps a new job, for which [`find_equal`](Self::find_equal) has found a vacancy. It is in no list yet but the
     /// indexes.
-    pub(super) fn insert(&mut self, function: u32, submission: &Submission<'_>, vacancy: Vacancy) -> u32 {
+    pub(super) fn insert(&mut self, now: Now, function: u32, submission: &Submission<'_>, vacancy: Vacancy) -> u32 {
         self.last_number += 1;
-        let job = Job::new(self.last_number, function, submission, vacancy.hash);
+        let job = Job::new(now, self.last_number, function, submission, vacancy.hash);
         self.keep(job, vacancy)
     }
 
@@ -353,9 +406,10 @@ impl Jobs {
     pub(super) fn restore(&mut self, function: u32, job: StoredJob, prefix: u8, kept: Kept, vacancy: Vacancy) -> u32 {
         self.last_number = self.last_number.max(job.number);
         let job = Job {
-            number: job.number,
             body: job.body,
-            due_s: job.due_s,
+            number: Short::new(job.number),
+            due_s: Short::new(job.due_s),
+            submitted_ms: Short::new(job.submitted_s.saturating_mul(1000)),
             state: JobState::Scheduled,
             function,
             hash: vacancy.hash,
@@ -373,7 +427,7 @@ impl Jobs {
 
     fn keep(&mut self, job: Job, vacancy: Vacancy) -> u32 {
         let Vacancy { hash, namesake } = vacancy;
-        let (by_number, function) = (low_half(job.number), job.function);
+        let (by_number, function) = (low_half(job.number()), job.function);
         // The limit of jobs is far below the number of slots that fit into 32 bits.
         let slot = u32::try_from(self.slots.insert(job)).unwrap_or(NONE);
         self.by_number.insert(slot, by_number);
@@ -451,7 +505,7 @@ impl Jobs {
     /// Forgets a job, which must be in no list any more but the indexes.
     pub(super) fn remove(&mut self, slot: u32) {
         let job = self.slots.remove(slot as usize);
-        self.by_number.remove(slot, low_half(job.number));
+        self.by_number.remove(slot, low_half(job.number()));
         let unique = job.unique();
         if has_unique(unique) {
             self.remove_unique(slot, job.hash, job.function);
@@ -481,7 +535,7 @@ impl Jobs {
     }
 
     pub(super) fn find_number(&self, number: u64) -> Option<u32> {
-        self.by_number.find(low_half(number), |slot| self.get(slot).number == number)
+        self.by_number.find(low_half(number), |slot| self.get(slot).number() == number)
     }
 
     /// The live job that a submission coalesces onto, or where to put it.

@@ -158,7 +158,7 @@ impl JobServer {
                 let job = state.parked[index].first;
                 state.parked[index].remove(&mut self.jobs, job);
                 self.jobs.get_mut(job).state = JobState::Loading;
-                jobs.push((job, self.jobs.get(job).number));
+                jobs.push((job, self.jobs.get(job).number()));
                 keys.push(self.jobs.get(job).key(&state.name));
             }
             let load = self.loads.insert(Load { function, priority, jobs });
@@ -228,6 +228,7 @@ impl JobServer {
         let gone = self.jobs.get(job);
         let handle = gone.handle(&self.prefixes);
         effects.report(Event::JobVanished { handle, unique: gone.unique() });
+        self.tally(gone.function, |counters| &counters.dropped);
         self.send_to_clients(job, effects, |_| Response::WorkFail { handle });
         self.remove_job(job, effects);
     }
@@ -263,6 +264,7 @@ impl JobServer {
             Ok(_) => effects.report(Event::JobIsTwin { handle: job.handle(), unique: job.unique() }),
             Err(vacancy) => {
                 let prefix = self.prefixes.index(&job.prefix);
+                self.stats.set_handle_prefix(prefix, &job.prefix);
                 let kept = if has_workload { Kept::Both } else { Kept::Store };
                 let slot = self.jobs.restore(function, job, prefix, kept, vacancy);
                 self.count(slot);

@@ -26,6 +26,8 @@ mod function;
 mod index;
 mod invariants;
 mod job;
+mod list;
+mod measure;
 mod memory;
 mod policy;
 mod query;
@@ -43,8 +45,9 @@ use slab::Slab;
 
 pub use self::control::{ControlError, Piece, Place, Rule, Who, Withholding};
 pub use self::effects::{Effects, Event};
+pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
-pub use self::query::{DropFunction, JobView};
+pub use self::query::DropFunction;
 pub use self::stored::{
     Durability, Edit, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
 };
@@ -134,6 +137,7 @@ impl JobServer {
     /// An empty server, which publishes its numbers in `stats`.
     pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
         let hasher = RandomState::new();
+        stats.set_handle_prefix(0, &Arc::from(policy.handle_prefix.as_str()));
         Self {
             prefixes: Prefixes::new(&policy.handle_prefix),
             policy,
@@ -175,6 +179,7 @@ impl JobServer {
     /// these only running ones do.
     pub fn start_draining(&mut self) {
         self.draining = true;
+        self.stats.draining.set(1);
     }
 
     /// How many jobs there are, in any state.
@@ -249,7 +254,7 @@ impl JobServer {
         let departure = if first_wait != NONE || first_run != NONE {
             Departure::Unfinished
         } else if wants_answers && open_gaps > 0 {
-            self.publish_abilities(connection);
+            self.connections[connection as usize].gauges.remove_all_functions();
             Departure::AwaitsAnswers
         } else {
             self.connections.remove(connection as usize);
@@ -297,11 +302,11 @@ impl JobServer {
                 self.work_data(connection, handle, effects, |handle| Response::WorkWarning { handle, workload });
             }
             Request::WorkComplete { handle, workload } => {
-                self.finish(connection, handle, Outcome::Complete(workload), effects);
+                self.finish(now, connection, handle, Outcome::Complete(workload), effects);
             }
-            Request::WorkFail { handle } => self.finish(connection, handle, Outcome::Fail, effects),
+            Request::WorkFail { handle } => self.finish(now, connection, handle, Outcome::Fail, effects),
             Request::WorkException { handle, workload } => {
-                self.finish(connection, handle, Outcome::Exception(workload), effects);
+                self.finish(now, connection, handle, Outcome::Exception(workload), effects);
             }
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
@@ -391,7 +396,7 @@ impl JobServer {
     /// Tells the world of a function that has changed, and counts it while it is in use.
     fn publish(&mut self, slot: u32) {
         let function = &mut self.functions[slot as usize];
-        function.publish();
+        function.publish(&self.jobs);
         let is_in_use = !function.is_unused();
         if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
             self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };

@@ -2,12 +2,11 @@
 
 use std::iter::successors;
 
+use super::JobServer;
 use super::effects::Effects;
-use super::index::NONE;
 use super::job::{Job, JobState};
-use super::{JobServer, WORK_PER_CALL};
 use crate::protocol::response::Status;
-use crate::protocol::{JobHandle, PeerError, Response};
+use crate::protocol::{PeerError, Response};
 
 /// What `drop function` came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,21 +17,6 @@ pub enum DropFunction {
     NotFound,
     /// It has workers or jobs.
     InUse,
-}
-
-/// A job as listings show it.
-#[derive(Clone, Copy, Debug)]
-pub struct JobView<'a> {
-    /// Its handle.
-    pub handle: JobHandle<'a>,
-    /// Its unique id, which may be empty.
-    pub unique: &'a [u8],
-    /// How often a worker was lost with it.
-    pub attempts: u32,
-    /// Whether it runs although nobody wants it any more.
-    pub abandoned: bool,
-    /// Whether it lives on without its client.
-    pub background: bool,
 }
 
 impl JobServer {
@@ -81,10 +65,11 @@ impl JobServer {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
             let holder = self.runs[run as usize].connection;
-            self.connections[holder as usize].forfeit(job.number);
+            self.connections[holder as usize].forfeit(job.number());
         }
         let handle = job.handle(&self.prefixes);
         self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
+        self.tally(job.function, |counters| &counters.cancelled);
         self.remove_job(slot, effects);
         self.debug_check_invariants();
         true
@@ -126,26 +111,5 @@ impl JobServer {
         self.functions[slot as usize].limits = limits;
         self.publish(slot);
         Ok(())
-    }
-
-    /// Shows a bounded number of jobs to `show`, from a place in the listing on that starts at 0.
-    /// Returns the place to go on from, or `None` after the last job.
-    ///
-    /// Between two calls jobs come and go: a listing of several calls is no picture of one moment.
-    pub fn list_jobs(&self, place: usize, mut show: impl FnMut(JobView<'_>)) -> Option<usize> {
-        for job in self.jobs.page(place, WORK_PER_CALL) {
-            if matches!(job.state, JobState::Storing(_)) {
-                continue;
-            }
-            show(JobView {
-                handle: job.handle(&self.prefixes),
-                unique: job.unique(),
-                attempts: u32::from(job.attempts),
-                abandoned: job.waits == NONE && !job.background,
-                background: job.background,
-            });
-        }
-        let next = place.saturating_add(WORK_PER_CALL);
-        (next < self.jobs.slot_bound()).then_some(next)
     }
 }

@@ -12,7 +12,7 @@ use super::effects::Effects;
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{StoreFailure, StoreOp};
-use super::{ConnectionId, JobServer, Now, US_PER_S, WORK_PER_CALL};
+use super::{ConnectionId, JobServer, Now, WORK_PER_CALL};
 use crate::protocol::{JobHandle, PeerError, Response};
 
 /// A job that the store is asked to keep. Its slot is the ticket of the operation.
@@ -42,8 +42,8 @@ const GAP_WEIGHT: usize = 256;
 
 impl JobServer {
     /// Asks the store to keep a job that is in no list yet, and lets the submission of `from` wait for that.
-    pub(super) fn store_new(&mut self, now: Now, from: u32, job: u32, effects: &mut impl Effects) {
-        let ticket = self.begin_to_store(now, from, job, effects);
+    pub(super) fn store_new(&mut self, from: u32, job: u32, effects: &mut impl Effects) {
+        let ticket = self.begin_to_store(from, job, effects);
         let job = self.jobs.get_mut(job);
         job.state = JobState::Storing(ticket);
         let function = job.function;
@@ -52,16 +52,16 @@ impl JobServer {
     }
 
     /// Asks the store to keep a job that has been in memory alone, and lets the submission of `from` wait for that.
-    pub(super) fn store_late(&mut self, now: Now, from: u32, job: u32, effects: &mut impl Effects) {
-        let ticket = self.begin_to_store(now, from, job, effects);
+    pub(super) fn store_late(&mut self, from: u32, job: u32, effects: &mut impl Effects) {
+        let ticket = self.begin_to_store(from, job, effects);
         self.late_additions.insert(job, ticket);
     }
 
-    fn begin_to_store(&mut self, now: Now, from: u32, job: u32, effects: &mut impl Effects) -> u32 {
+    fn begin_to_store(&mut self, from: u32, job: u32, effects: &mut impl Effects) -> u32 {
         let kept = self.jobs.get(job);
-        let (number, prefix, function) = (kept.number, kept.prefix, kept.function);
+        let (number, prefix, function) = (kept.number(), kept.prefix, kept.function);
         let name = &self.functions[function as usize].name;
-        let stored = kept.to_stored(name, &self.prefixes, now.unix_us / US_PER_S);
+        let stored = kept.to_stored(name, &self.prefixes);
         let durability = self.policy.durability_of(name);
         let workload = kept.workload_memory();
         let new = Addition { job, workload, number, prefix, first_creation: NONE, last_creation: NONE };
@@ -153,10 +153,12 @@ impl JobServer {
             }
             let function = self.jobs.get(job).function;
             self.functions[function as usize].storing -= 1;
+            self.tally(function, |counters| &counters.submitted);
             self.schedule(now, job, effects);
         } else if !is_stored {
             self.jobs.get_mut(job).background = false;
             if self.is_abandoned(job) && !matches!(self.jobs.get(job).state, JobState::Running(_)) {
+                self.tally(self.jobs.get(job).function, |counters| &counters.abandoned);
                 self.remove_job(job, effects);
             }
         }

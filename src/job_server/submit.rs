@@ -32,7 +32,7 @@ impl JobServer {
         let function = self.function_slot(submission.function)?;
         let vacancy = match self.jobs.find_equal(function, submission.unique, submission.workload.as_bytes()) {
             Ok(job) => {
-                return self.join_equal(now, from, job, submission.background, effects);
+                return self.join_equal(from, job, submission.background, effects);
             }
             Err(vacancy) => vacancy,
         };
@@ -42,14 +42,15 @@ impl JobServer {
         }
         let is_durable = self.policy.keeps_jobs && submission.background;
         self.check_memory(submission.workload.as_bytes().len(), is_durable)?;
-        let job = self.jobs.insert(function, submission, vacancy);
+        let job = self.jobs.insert(now, function, submission, vacancy);
         self.count(job);
         self.join(from, job, submission.background);
         if is_durable {
-            self.store_new(now, from, job, effects);
+            self.store_new(from, job, effects);
         } else {
             // Created is said before anything else can be said of the job.
             self.send_created(from, job, effects);
+            self.tally(function, |counters| &counters.submitted);
             self.schedule(now, job, effects);
         }
         Ok(())
@@ -58,7 +59,6 @@ impl JobServer {
     /// A submission equals a job that is there.
     fn join_equal(
         &mut self,
-        now: Now,
         from: u32,
         job: u32,
         background: bool,
@@ -70,9 +70,10 @@ impl JobServer {
             self.check_memory(self.jobs.get(job).workload().as_bytes().len(), true)?;
         }
         self.join(from, job, background);
+        self.tally(self.jobs.get(job).function, |counters| &counters.coalesced);
         match self.addition_of(job) {
             Some(ticket) if background || is_hidden => self.await_creation(from, ticket, effects),
-            None if is_late => self.store_late(now, from, job, effects),
+            None if is_late => self.store_late(from, job, effects),
             Some(_) | None => self.send_created(from, job, effects),
         }
         Ok(())
@@ -81,7 +82,7 @@ impl JobServer {
     /// A job that is in no list is for the workers, now or when it is due.
     pub(super) fn schedule(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
         let job = self.jobs.get_mut(slot);
-        if job.due_s.saturating_mul(US_PER_S) <= now.unix_us {
+        if job.due_s().saturating_mul(US_PER_S) <= now.unix_us {
             return self.make_ready(now, slot, effects);
         }
         job.state = JobState::Scheduled;
@@ -89,7 +90,7 @@ impl JobServer {
             self.unload(slot);
         }
         let job = self.jobs.get(slot);
-        let (entry, function) = ((job.due_s, job.number, slot), job.function);
+        let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
         self.jobs.schedule.insert(entry);
         self.functions[function as usize].scheduled += 1;
         self.publish(function);
@@ -168,6 +169,7 @@ impl JobServer {
         let abandoned = self.jobs.get(job);
         let is_running = matches!(abandoned.state, JobState::Running(_));
         if abandoned.waits == NONE && !abandoned.background && !is_running {
+            self.tally(self.jobs.get(job).function, |counters| &counters.abandoned);
             self.remove_job(job, effects);
         }
     }
@@ -199,7 +201,7 @@ impl JobServer {
         self.uncount(slot);
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority, job.state);
-        let due = (job.due_s, job.number, slot);
+        let due = (job.due_s(), job.number(), slot);
         if job.kept != Kept::Memory {
             effects.store(StoreOp::Remove(job.key(&self.functions[function as usize].name)));
             self.detach_addition(slot);

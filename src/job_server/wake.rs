@@ -42,7 +42,7 @@ impl JobServer {
             return;
         }
         self.wake_up(connection);
-        self.connections[connection as usize].sleep = Sleep::Asleep;
+        self.connections[connection as usize].set_sleep(Sleep::Asleep);
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             self.append_sleeper(ability);
@@ -56,7 +56,8 @@ impl JobServer {
     /// The connection no longer sleeps. Returns the function for whose job it was on its way; that one is to be covered
     /// again, once the job it takes instead, if any, is taken.
     pub(super) fn wake_up(&mut self, connection: u32) -> Option<u32> {
-        let before = std::mem::replace(&mut self.connections[connection as usize].sleep, Sleep::Awake);
+        let before = self.connections[connection as usize].sleep;
+        self.connections[connection as usize].set_sleep(Sleep::Awake);
         match before {
             Sleep::Awake | Sleep::Late => None,
             Sleep::Asleep => {
@@ -85,7 +86,7 @@ impl JobServer {
         self.leave_sleepers(connection);
         self.last_noop += 1;
         let serial = self.last_noop;
-        self.connections[connection as usize].sleep = Sleep::Woken { function, serial };
+        self.connections[connection as usize].set_sleep(Sleep::Woken { function, serial });
         self.functions[function as usize].waking += 1;
         let deadline_us = now.monotonic_us.saturating_add(self.policy.wake_timeout_us);
         if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
@@ -114,7 +115,7 @@ impl JobServer {
             }
             given_up += 1;
             if let Some(function) = self.wake_up(noop.connection) {
-                self.connections[noop.connection as usize].sleep = Sleep::Late;
+                self.connections[noop.connection as usize].set_sleep(Sleep::Late);
                 self.cover(now, function, effects);
             }
         }

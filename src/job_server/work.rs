@@ -1,5 +1,7 @@
 //! Workers: what they can do, the jobs they grab, and what they say of them.
 
+use std::sync::Arc;
+
 use super::connection::{Ability, Run, Sleep};
 use super::effects::{Effects, Event};
 use super::index::NONE;
@@ -7,7 +9,7 @@ use super::job::{JobState, Kept};
 use super::stored::StoreOp;
 use super::{JobServer, Now, WORK_PER_CALL};
 use crate::protocol::request::leading_number;
-use crate::protocol::{FunctionName, GrabKind, JobHandle, PeerError, Priority, Response, Workload};
+use crate::protocol::{GrabKind, JobHandle, PeerError, Priority, Response, Workload};
 
 /// How a job ended, by the word of its worker.
 #[derive(Clone, Copy, Debug)]
@@ -35,19 +37,21 @@ impl JobServer {
             let ability = abilities.remove(index);
             abilities.push(ability);
             self.abilities[ability as usize].timeout_ms = timeout_ms;
-            return self.publish_abilities(connection);
+            let name = &self.functions[function as usize].name;
+            return self.connections[connection as usize].gauges.renew_function(name);
         }
         if self.connections[connection as usize].abilities.len() >= self.policy.max_functions_per_connection {
             let error = PeerError::TOO_MANY_ABILITIES;
             return effects.send(self.id_of(connection), Response::Error(error));
         }
-        let ability = self.abilities.insert(Ability { connection, function, timeout_ms, previous: NONE, next: NONE });
+        let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
+        let new = Ability { connection, function, timeout_ms, gauges, previous: NONE, next: NONE };
+        let ability = self.abilities.insert(new);
         let ability = u32::try_from(ability).unwrap_or(NONE);
         self.connections[connection as usize].abilities.push(ability);
         self.functions[function as usize].workers += 1;
         self.publish(function);
         self.load_ahead(function, effects);
-        self.publish_abilities(connection);
         if self.connections[connection as usize].sleep == Sleep::Asleep {
             self.append_sleeper(ability);
             self.cover(now, function, effects);
@@ -61,8 +65,8 @@ impl JobServer {
         let Some(index) = self.ability_index(connection, function) else {
             return;
         };
+        self.connections[connection as usize].gauges.remove_function(&self.functions[function as usize].name);
         self.remove_ability(now, connection, index, effects);
-        self.publish_abilities(connection);
         let mut run = self.connections[connection as usize].first_run;
         while run != NONE {
             let Run { job, next, .. } = self.runs[run as usize];
@@ -74,8 +78,8 @@ impl JobServer {
     }
 
     pub(super) fn reset_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+        self.connections[connection as usize].gauges.remove_all_functions();
         self.remove_abilities(now, connection, effects);
-        self.publish_abilities(connection);
         while self.connections[connection as usize].first_run != NONE {
             self.take_away(now, self.connections[connection as usize].first_run, effects);
         }
@@ -100,7 +104,7 @@ impl JobServer {
         if matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function) {
             // It will still come, but no longer for this function.
             self.wake_up(connection);
-            self.connections[connection as usize].sleep = Sleep::Late;
+            self.connections[connection as usize].set_sleep(Sleep::Late);
             self.cover(now, function, effects);
         }
     }
@@ -110,20 +114,6 @@ impl JobServer {
         abilities.iter().position(|ability| self.abilities[*ability as usize].function == function)
     }
 
-    pub(super) fn publish_abilities(&self, connection: u32) {
-        let connection = &self.connections[connection as usize];
-        let functions: Vec<FunctionName> = connection
-            .abilities
-            .iter()
-            .rev()
-            .map(|ability| {
-                let function = self.abilities[*ability as usize].function;
-                self.functions[function as usize].name.clone()
-            })
-            .collect();
-        connection.gauges.set_functions(functions);
-    }
-
     pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) {
         let woken_for = self.wake_up(connection);
         if self.draining {
@@ -131,7 +121,7 @@ impl JobServer {
         }
         let job = self.choose_job(connection);
         match job {
-            Some((job, timeout_ms)) => self.assign(now, connection, job, timeout_ms, kind, effects),
+            Some((job, ability)) => self.assign(now, connection, job, ability, kind, effects),
             None => effects.send(self.id_of(connection), Response::NoJob),
         }
         if let Some(function) = woken_for {
@@ -139,8 +129,8 @@ impl JobServer {
         }
     }
 
-    /// The next job for a connection: by priority, then by the connection's functions in rotation.
-    fn choose_job(&mut self, connection: u32) -> Option<(u32, Option<u64>)> {
+    /// The next job for a connection, and its ability to do it: by priority, then by the connection's functions in rotation.
+    fn choose_job(&mut self, connection: u32) -> Option<(u32, u32)> {
         let Self { connections, abilities, functions, policy, jobs, draining, .. } = self;
         let connection = &mut connections[connection as usize];
         if connection.runs >= policy.max_jobs_per_connection {
@@ -153,10 +143,10 @@ impl JobServer {
                 list.len > 0 && !(*draining && jobs.get(list.first).kept.is_stored())
             });
             if let Some(index) = found {
-                let slot = connection.abilities[index];
+                let ability = connection.abilities[index];
                 connection.abilities[..=index].rotate_right(1);
-                let Ability { function, timeout_ms, .. } = abilities[slot as usize];
-                return Some((functions[function as usize].list(priority).first, timeout_ms));
+                let function = abilities[ability as usize].function;
+                return Some((functions[function as usize].list(priority).first, ability));
             }
         }
         None
@@ -185,7 +175,7 @@ impl JobServer {
         now: Now,
         connection: u32,
         slot: u32,
-        timeout_ms: Option<u64>,
+        ability: u32,
         kind: GrabKind,
         effects: &mut impl Effects,
     ) {
@@ -194,6 +184,9 @@ impl JobServer {
         self.functions[function].running += 1;
         self.functions[function].assigned_since_load[priority.index()] += 1;
         self.publish(self.jobs.get(slot).function);
+        self.measure_wait(now, slot);
+        let Ability { timeout_ms, ref gauges, .. } = self.abilities[ability as usize];
+        let gauges = Arc::clone(gauges);
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us.saturating_add(timeout_ms.saturating_mul(1000)));
         if let Some(deadline_us) = deadline_us {
             self.deadlines.insert((deadline_us, slot));
@@ -202,6 +195,9 @@ impl JobServer {
         let run = self.runs.insert(Run {
             job: slot,
             connection,
+            gauges,
+            since_us: now.monotonic_us,
+            since_unix_ms: now.unix_us / 1000,
             deadline_us,
             numerator: 0,
             denominator: 0,
@@ -216,12 +212,15 @@ impl JobServer {
         let holder = &mut self.connections[connection as usize];
         holder.last_run = run;
         holder.runs += 1;
+        holder.gauges.running.set(u64::from(holder.runs));
+        let job = self.jobs.get(slot);
+        holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);
         self.uncount(slot);
         self.jobs.get_mut(slot).state = JobState::Running(run);
         self.count(slot);
         let holder = &mut self.connections[connection as usize];
         let job = self.jobs.get(slot);
-        holder.has_forfeited(job.number, true);
+        holder.has_forfeited(job.number(), true);
         let handle = job.handle(&self.prefixes);
         let name = self.functions[function].name.as_bytes();
         let (unique, reducer, workload) = (job.unique(), job.reducer(), job.workload());
@@ -244,6 +243,7 @@ impl JobServer {
         }
         let connection = &mut self.connections[gone.connection as usize];
         connection.runs -= 1;
+        connection.gauges.running.set(u64::from(connection.runs));
         match gone.previous {
             NONE => connection.first_run = gone.next,
             previous => self.runs[previous as usize].next = gone.next,
@@ -314,13 +314,21 @@ impl JobServer {
     }
 
     /// A worker is through with a job: its clients are told how it ended, and it is forgotten.
-    pub(super) fn finish(&mut self, connection: u32, handle: &[u8], outcome: Outcome<'_>, effects: &mut impl Effects) {
+    pub(super) fn finish(
+        &mut self,
+        now: Now,
+        connection: u32,
+        handle: &[u8],
+        outcome: Outcome<'_>,
+        effects: &mut impl Effects,
+    ) {
         let unknown = match outcome {
             Outcome::Complete(_) | Outcome::Fail => PeerError::RESULT_FOR_UNKNOWN_JOB,
             Outcome::Exception(_) => PeerError::EXCEPTION_FOR_UNKNOWN_JOB,
         };
         match self.held_job(connection, handle, true, unknown) {
-            Ok((job, _)) => {
+            Ok((job, run)) => {
+                self.measure_run(now, run, &outcome);
                 let handle = self.jobs.get(job).handle(&self.prefixes);
                 self.send_to_clients(job, effects, |wants_exceptions| match outcome {
                     Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
@@ -345,6 +353,8 @@ impl JobServer {
         if let JobState::Running(run) = job.state {
             let handle = job.handle(&self.prefixes);
             effects.report(Event::JobTimedOut { handle, unique: job.unique() });
+            self.tally(job.function, |counters| &counters.timed_out);
+            self.runs[run as usize].gauges.counters.timed_out.bump(1);
             self.take_away(now, run, effects);
         }
     }
@@ -352,7 +362,7 @@ impl JobServer {
     /// Takes a job from a worker that is still there, and may go on with it.
     fn take_away(&mut self, now: Now, run: u32, effects: &mut impl Effects) {
         let Run { job, connection, .. } = self.runs[run as usize];
-        let number = self.jobs.get(job).number;
+        let number = self.jobs.get(job).number();
         self.connections[connection as usize].forfeit(number);
         self.requeue(now, run, effects);
     }
@@ -360,6 +370,7 @@ impl JobServer {
     /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it.
     pub(super) fn requeue(&mut self, now: Now, run: u32, effects: &mut impl Effects) {
         let slot = self.runs[run as usize].job;
+        self.runs[run as usize].gauges.counters.requeued.bump(1);
         let job = self.jobs.get_mut(slot);
         job.attempts = job.attempts.saturating_add(1);
         let handle = job.handle(&self.prefixes);
@@ -367,9 +378,11 @@ impl JobServer {
             let job = self.jobs.get(slot);
             effects.report(Event::JobDropped { handle, unique: job.unique() });
             self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
+            self.tally(job.function, |counters| &counters.dropped);
             return self.remove_job(slot, effects);
         }
         if self.is_abandoned(slot) {
+            self.tally(self.jobs.get(slot).function, |counters| &counters.abandoned);
             return self.remove_job(slot, effects);
         }
         let job = self.jobs.get(slot);
@@ -381,6 +394,7 @@ impl JobServer {
         self.uncount(slot);
         self.remove_run(run);
         self.functions[function].running -= 1;
+        self.tally(self.jobs.get(slot).function, |counters| &counters.requeued);
         // In no list, until it is in that of ready jobs.
         self.jobs.get_mut(slot).state = JobState::Scheduled;
         self.count(slot);

@@ -77,6 +77,8 @@ pub async fn serve(
     stream: impl AsyncRead + AsyncWrite + AsFd + Unpin,
 ) {
     let gauges = Arc::new(gauges);
+    gauges.connected_ms.set(server.clock.now().unix_us / 1000);
+    gauges.heard_ms.set(gauges.connected_ms.get());
     let outbox = Arc::new(Outbox::new(limits.output));
     let Some(id) = server.hub.connect(Arc::clone(&gauges), Arc::clone(&outbox)) else {
         return;
@@ -84,6 +86,7 @@ pub async fn serve(
     let mut connection = Connection {
         id,
         limits,
+        gauges: Arc::clone(&gauges),
         outbox,
         stream,
         input: Input::new(limits.frames),
@@ -156,6 +159,7 @@ struct Connection<S> {
     id: ConnectionId,
     limits: Limits,
     server: Arc<Server>,
+    gauges: Arc<ConnectionGauges>,
     outbox: Arc<Outbox>,
     stream: S,
     input: Input,
@@ -308,7 +312,10 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         }
         if size == 0 {
             self.reading = Reading::Ended;
-        } else if !self.timer_is_for_write {
+            return Poll::Ready(Ok(()));
+        }
+        self.gauges.heard_ms.set(self.server.clock.now().unix_us / 1000);
+        if !self.timer_is_for_write {
             self.timer = None;
         }
         Poll::Ready(Ok(()))

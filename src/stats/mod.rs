@@ -4,12 +4,15 @@
 //! loads and stores are enough. What counts connections and locks is added to by whoever is there. Readers may see one
 //! number a moment older than another; none of them is ever torn.
 
+pub mod histogram;
+
 use std::collections::hash_map::RandomState;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use dashmap::DashMap;
 
+use self::histogram::{Durations, Histogram};
 use crate::protocol::FunctionName;
 
 /// Names a connection. A slot is used again, with another generation.
@@ -36,9 +39,55 @@ impl Gauge {
         self.0.store(value, Ordering::Relaxed);
     }
 
+    /// Adds to a counter that has one writer at a time.
+    pub fn bump(&self, amount: u64) {
+        self.set(self.get().wrapping_add(amount));
+    }
+
     /// Adds to a counter that has several writers.
     pub fn add(&self, amount: u64) {
         self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// What happened to jobs since the start.
+#[derive(Debug, Default)]
+pub struct JobCounters {
+    /// New jobs.
+    pub submitted: Gauge,
+    /// Submissions that joined a job that was there.
+    pub coalesced: Gauge,
+    /// Jobs that ended with WORK_COMPLETE.
+    pub done: Gauge,
+    /// Jobs that ended with WORK_FAIL from their worker.
+    pub failed: Gauge,
+    /// Jobs that ended with WORK_EXCEPTION.
+    pub excepted: Gauge,
+    /// Runs that took longer than they may.
+    pub timed_out: Gauge,
+    /// Runs that came to nothing, after which the job went back, those that took too long among them.
+    pub requeued: Gauge,
+    /// Jobs that were given up after too many of these, or that had vanished from the store.
+    pub dropped: Gauge,
+    /// Jobs that the operator cancelled.
+    pub cancelled: Gauge,
+    /// Jobs that ended because no client waited for them any more.
+    pub abandoned: Gauge,
+}
+
+/// A histogram that is made when there is something to count: most functions of most workers never have it.
+#[derive(Debug, Default)]
+pub struct LazyHistogram(OnceLock<Box<Histogram>>);
+
+impl LazyHistogram {
+    /// Counts a duration.
+    pub fn record(&self, duration_us: u64) {
+        self.0.get_or_init(Box::default).record(duration_us);
+    }
+
+    /// What it holds now.
+    pub fn read(&self) -> Durations {
+        self.0.get().map_or_else(Durations::default, |histogram| histogram.read())
     }
 }
 
@@ -53,13 +102,79 @@ pub struct FunctionGauges {
     pub running: Gauge,
     /// Connections that can do the function, busy or not.
     pub workers: Gauge,
+    /// Since when the first in the queues waits for a worker, in milliseconds since 1970; 0 where none does.
+    pub oldest_ms: Gauge,
+    /// 1 where no job is handed out.
+    pub paused: Gauge,
+    /// How many jobs may run at once; 0 for no limit.
+    pub max_running: Gauge,
+    /// How many jobs there may be when one of high, normal and low priority comes; 0 for no limit.
+    pub max_queue: [Gauge; 3],
+    /// What happened to its jobs.
+    pub counters: JobCounters,
+    /// How long jobs waited for their first worker.
+    pub wait: LazyHistogram,
+    /// How long workers took for jobs that they ended.
+    pub run: LazyHistogram,
 }
 
 impl FunctionGauges {
     /// All jobs of the function, running ones included: the second column of `status`.
     pub fn total(&self) -> u64 {
-        self.queued.iter().map(Gauge::get).sum::<u64>() + self.scheduled.get() + self.running.get()
+        self.queued() + self.scheduled.get() + self.running.get()
     }
+
+    /// Jobs that wait for a worker, of any priority.
+    pub fn queued(&self) -> u64 {
+        self.queued.iter().map(Gauge::get).sum()
+    }
+}
+
+/// What runs of a worker came to.
+#[derive(Debug, Default)]
+pub struct WorkCounters {
+    /// Ended with WORK_COMPLETE.
+    pub done: Gauge,
+    /// Ended with WORK_FAIL.
+    pub failed: Gauge,
+    /// Ended with WORK_EXCEPTION.
+    pub excepted: Gauge,
+    /// Took longer than they may.
+    pub timed_out: Gauge,
+    /// Were taken away or lost, those that took too long among them.
+    pub requeued: Gauge,
+}
+
+/// A function as one connection does it.
+#[derive(Debug)]
+pub struct AbilityGauges {
+    /// The function.
+    pub function: FunctionName,
+    /// Whether its jobs are withheld from this connection: 0 no, 1 disabled, 2 draining.
+    pub withheld: Gauge,
+    /// What its runs came to.
+    pub counters: WorkCounters,
+    /// How long the connection took for jobs that it ended.
+    pub run: LazyHistogram,
+}
+
+impl AbilityGauges {
+    /// Of a function that the connection has just registered.
+    pub fn new(function: FunctionName) -> Self {
+        let (withheld, counters, run) = Default::default();
+        Self { function, withheld, counters, run }
+    }
+}
+
+/// What [`ConnectionGauges::sleep`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SleepState {
+    /// It asks for jobs by itself.
+    Awake,
+    /// It waits to be told of one.
+    Asleep,
+    /// It was told, and has not asked yet.
+    Woken,
 }
 
 /// What is known of one connection.
@@ -69,39 +184,136 @@ pub struct ConnectionGauges {
     pub file_descriptor: i32,
     /// The peer's address without its port.
     pub peer: String,
+    /// When it came, in milliseconds since 1970.
+    pub connected_ms: Gauge,
+    /// When it was last heard from, in milliseconds since 1970.
+    pub heard_ms: Gauge,
+    /// How many jobs it holds.
+    pub running: Gauge,
+    job: Gauge,
+    job_since_ms: Gauge,
+    sleep: Gauge,
     identity: Mutex<Identity>,
 }
+
+/// The bits of [`ConnectionGauges::job`] above this one hold the prefix.
+const PREFIX_SHIFT: u32 = 48;
+
+/// How many functions that a connection can no longer do are remembered.
+const MOST_FORMER: usize = 100;
 
 #[derive(Debug, Default)]
 struct Identity {
     client_id: Vec<u8>,
     has_client_id: bool,
-    functions: Vec<FunctionName>,
+    functions: Vec<Arc<AbilityGauges>>,
+    former: Vec<Arc<AbilityGauges>>,
 }
 
 impl ConnectionGauges {
     /// A new connection from `peer`.
     pub fn new(file_descriptor: i32, peer: String) -> Self {
-        Self { file_descriptor, peer, identity: Mutex::default() }
+        let (connected_ms, heard_ms, running, job, job_since_ms, sleep, identity) = Default::default();
+        Self { file_descriptor, peer, connected_ms, heard_ms, running, job, job_since_ms, sleep, identity }
     }
 
     /// Publishes the id that the peer gave to itself.
     pub fn set_client_id(&self, id: &[u8]) {
-        let mut identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identity = self.lock();
         identity.client_id = id.to_vec();
         identity.has_client_id = true;
     }
 
-    /// Publishes the functions that the peer can do, the newest first.
-    pub fn set_functions(&self, functions: Vec<FunctionName>) {
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner).functions = functions;
+    /// Publishes that the peer can do a function from now on. Its numbers go on where it could before.
+    pub fn add_function(&self, function: &FunctionName) -> Arc<AbilityGauges> {
+        let mut identity = self.lock();
+        let former = identity.former.iter().position(|former| former.function == *function);
+        let gauges = match former {
+            Some(index) => identity.former.remove(index),
+            None => Arc::new(AbilityGauges::new(function.clone())),
+        };
+        identity.functions.insert(0, Arc::clone(&gauges));
+        gauges
+    }
+
+    /// Publishes that the peer has registered a function once more: it is its newest then.
+    pub fn renew_function(&self, function: &FunctionName) {
+        let mut identity = self.lock();
+        if let Some(index) = identity.functions.iter().position(|known| known.function == *function) {
+            identity.functions[..=index].rotate_right(1);
+        }
+    }
+
+    /// Publishes that the peer no longer does a function.
+    pub fn remove_function(&self, function: &FunctionName) {
+        let mut identity = self.lock();
+        if let Some(index) = identity.functions.iter().position(|known| known.function == *function) {
+            let gone = identity.functions.remove(index);
+            if identity.former.len() == MOST_FORMER {
+                identity.former.remove(0);
+            }
+            identity.former.push(gone);
+        }
+    }
+
+    /// Publishes that the peer no longer does any function.
+    pub fn remove_all_functions(&self) {
+        let mut identity = self.lock();
+        let gone: Vec<_> = identity.functions.drain(..).rev().collect();
+        identity.former.extend(gone);
+        let surplus = identity.former.len().saturating_sub(MOST_FORMER);
+        identity.former.drain(..surplus);
+    }
+
+    /// Publishes the job that the peer was given last: the index of its handle's prefix, its number, and since when.
+    pub fn set_job(&self, prefix: u8, number: u64, since_ms: u64) {
+        // Numbers have twelve digits at most.
+        self.job.set(u64::from(prefix) << PREFIX_SHIFT | number);
+        self.job_since_ms.set(since_ms);
+    }
+
+    /// The job that the peer was given last, if it holds one: the index of its handle's prefix, its number, and since when.
+    pub fn job(&self) -> Option<(usize, u64, u64)> {
+        let job = self.job.get();
+        let prefix = usize::try_from(job >> PREFIX_SHIFT).unwrap_or(0);
+        (self.running.get() > 0).then(|| (prefix, job & ((1 << PREFIX_SHIFT) - 1), self.job_since_ms.get()))
+    }
+
+    /// Publishes whether the peer sleeps.
+    pub fn set_sleep(&self, sleep: SleepState) {
+        self.sleep.set(sleep as u64);
+    }
+
+    /// Whether the peer sleeps.
+    pub fn sleep(&self) -> SleepState {
+        match self.sleep.get() {
+            0 => SleepState::Awake,
+            1 => SleepState::Asleep,
+            _ => SleepState::Woken,
+        }
     }
 
     /// Calls `read` with the client id, which is `-` where none was set, and with the functions, the newest first.
-    pub fn with_identity<R>(&self, read: impl FnOnce(&[u8], &[FunctionName]) -> R) -> R {
-        let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn with_identity<R>(&self, read: impl FnOnce(&[u8], &[Arc<AbilityGauges>]) -> R) -> R {
+        let identity = self.lock();
         let client_id = if identity.has_client_id { identity.client_id.as_slice() } else { b"-" };
         read(client_id, &identity.functions)
+    }
+
+    /// The client id, where one was set.
+    pub fn client_id(&self) -> Option<Vec<u8>> {
+        let identity = self.lock();
+        identity.has_client_id.then(|| identity.client_id.clone())
+    }
+
+    /// The functions that the peer can do, the newest first, and those that it could before, the latest last.
+    pub fn functions(&self) -> (Vec<Arc<AbilityGauges>>, Vec<Arc<AbilityGauges>>) {
+        let identity = self.lock();
+        (identity.functions.clone(), identity.former.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -179,6 +391,26 @@ pub struct Stats {
     pub lock_wait_ns: Gauge,
     /// NOOP packets sent to sleeping workers.
     pub wakeups: Gauge,
+    /// What happened to jobs of all functions, those that are forgotten included.
+    pub counters: JobCounters,
+    /// 1 where no job is taken any more.
+    pub draining: Gauge,
     /// Where background jobs are kept.
     pub store: StoreStats,
+    handle_prefixes: Mutex<Vec<Arc<str>>>,
+}
+
+impl Stats {
+    /// Publishes a prefix of handles, in the order of their indexes.
+    pub fn set_handle_prefix(&self, index: u8, prefix: &Arc<str>) {
+        let mut prefixes = self.handle_prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        if prefixes.len() == usize::from(index) {
+            prefixes.push(Arc::clone(prefix));
+        }
+    }
+
+    /// The prefixes of handles that jobs have.
+    pub fn handle_prefixes(&self) -> Vec<Arc<str>> {
+        self.handle_prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }

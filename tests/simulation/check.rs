@@ -1,14 +1,15 @@
 //! What must be true between any two transitions, by the model and by what the server publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use gearmand::job_server::{JobServer, Now};
-use gearmand::protocol::FunctionName;
-use gearmand::stats::{Gauge, Stats};
+use gearmand::job_server::{JobServer, Now, Stage};
+use gearmand::stats::{AbilityGauges, Gauge, JobCounters, Stats};
 
-use super::model::{Kept, Model, Sleep, State};
+use super::model::{Job, Kept, Model, Sleep, State};
 use super::store::Store;
-use super::wire;
+use super::wire::{self, FUNCTIONS};
 
 /// While jobs wait for their time, the wall clock must be looked at this often.
 const LONGEST_LOOK_AHEAD_US: u64 = 1_000_000;
@@ -65,6 +66,14 @@ impl Model {
             let published = [high, normal, low, gauges.scheduled.get(), gauges.running.get(), gauges.workers.get()];
             assert_eq!(published, counted[*function], "published of {:?}, and counted", name.escape_ascii());
         }
+        let JobCounters { submitted, done, failed, excepted, dropped, cancelled, abandoned, .. } = &stats.counters;
+        let ended: u64 = [done, failed, excepted, dropped, cancelled, abandoned].map(Gauge::get).iter().sum();
+        let living: u64 = counted.iter().flat_map(|counts| &counts[..5]).sum();
+        assert_eq!(
+            submitted.get() + self.restored_jobs as u64,
+            ended + living,
+            "jobs that came, and that went or are there"
+        );
     }
 
     /// Nobody sleeps while there is work for them, unless enough others are on their way.
@@ -121,8 +130,8 @@ impl Model {
     }
 
     /// What is published of a connection's functions.
-    pub(crate) fn check_abilities(&self, connection: u32, published: &[FunctionName]) {
-        let mut published: Vec<&[u8]> = published.iter().map(FunctionName::as_bytes).collect();
+    pub(crate) fn check_abilities(&self, connection: u32, published: &[Arc<AbilityGauges>]) {
+        let mut published: Vec<&[u8]> = published.iter().map(|ability| ability.function.as_bytes()).collect();
         let abilities = &self.connections[&connection].abilities;
         let mut expected: Vec<&[u8]> = abilities.iter().map(|ability| wire::FUNCTIONS[ability.function]).collect();
         published.sort_unstable();
@@ -143,11 +152,55 @@ impl Model {
                     (known.unique, known.attempts, !known.is_wanted(), known.background),
                     "the listing of job {name}"
                 );
+                let stage = match job.stage {
+                    Stage::Scheduled => known.state == State::Scheduled,
+                    Stage::Queued => matches!(known.state, State::Ready(_) | State::Parked(_) | State::Loading(_)),
+                    Stage::Running(_) => matches!(known.state, State::Running { .. }),
+                };
+                assert!(stage, "job {name} is {:?}, and listed as {:?}", known.state, job.stage);
+                let shown = (job.function.as_bytes(), job.priority.index(), job.due_s, job.submitted_ms / 1000);
+                let truth = (FUNCTIONS[known.function], known.priority, known.due_s, known.submitted_s);
+                assert_eq!(shown, truth, "the listing of job {name}");
+                assert!(job.workload.is_none_or(|workload| workload == known.workload), "the workload of job {name}");
                 assert!(listed.insert(name), "a job is listed twice");
+                ControlFlow::Continue(())
             });
         }
+        self.check_running_listing(server);
+        FUNCTIONS.iter().for_each(|function| self.check_queue_listing(server, function));
         let visible = self.jobs.values().filter(|job| job.state != State::Storing);
         assert_eq!(listed.len(), visible.count(), "a job is not listed");
+    }
+
+    fn check_running_listing(&self, server: &JobServer) {
+        let (mut listed, mut place) = (BTreeSet::new(), Some(0));
+        while let Some(from) = place {
+            place = server.list_running_jobs(from, |job| {
+                assert!(
+                    listed.insert(wire::job_of(job.handle.to_string().as_bytes()).unwrap()),
+                    "a run is listed twice"
+                );
+                ControlFlow::Continue(())
+            });
+        }
+        let running = self.jobs.iter().filter(|(_, job)| matches!(job.state, State::Running { .. }));
+        assert_eq!(listed, running.map(|(name, _)| *name).collect(), "jobs that are listed as running");
+    }
+
+    /// What waits of a function is listed by priority, one job a call.
+    fn check_queue_listing(&self, server: &JobServer, function: &[u8]) {
+        let (mut listed, mut after) = (Vec::new(), Some(0));
+        while let Some(last) = after {
+            after = server.list_queued_jobs(function, last, |job| {
+                listed.push((job.priority.index(), wire::job_of(job.handle.to_string().as_bytes()).unwrap()));
+                ControlFlow::Break(())
+            });
+        }
+        assert!(listed.is_sorted_by_key(|(priority, _)| *priority), "a queue is listed in no order");
+        let waits = |job: &Job| matches!(job.state, State::Ready(_) | State::Parked(_));
+        let waiting = self.jobs.iter().filter(|(_, job)| FUNCTIONS[job.function] == function && waits(job));
+        let waiting: BTreeSet<_> = waiting.map(|(name, job)| (job.priority, *name)).collect();
+        assert_eq!((listed.len(), listed.into_iter().collect()), (waiting.len(), waiting), "a queue as it is listed");
     }
 
     /// How many jobs a stop would lose, or let run twice.

@@ -44,6 +44,8 @@ pub(crate) struct Job {
     pub(crate) in_memory: bool,
     /// Whether it was in the background from the beginning, due at once, and never given back.
     pub(crate) is_plain: bool,
+    /// When it was submitted, in seconds since 1970.
+    pub(crate) submitted_s: u64,
 }
 
 /// Whether a job outlives a crash.
@@ -142,6 +144,8 @@ pub(crate) struct Model {
     pub(crate) load_again_us: Option<u64>,
     /// How many functions there were when the last job came back from the store.
     pub(crate) restored_functions: usize,
+    /// How many jobs the store brought back at the last start.
+    pub(crate) restored_jobs: usize,
     pub(crate) transition: u64,
     pub(crate) last_turn: u64,
     last_run: u64,
@@ -175,6 +179,7 @@ impl Model {
             loads: BTreeMap::new(),
             load_again_us: None,
             restored_functions: 0,
+            restored_jobs: 0,
             transition: 0,
             last_turn: 0,
             last_run: 0,

@@ -49,7 +49,7 @@ impl Model {
     }
 
     /// The store is asked to keep a job that is here.
-    pub(crate) fn begin_to_store(&mut self, now: Now, from: u32, job: u64, outcome: &Outcome) {
+    pub(crate) fn begin_to_store(&mut self, from: u32, job: u64, outcome: &Outcome) {
         let mut adds = outcome.operations.iter().filter_map(|operation| match operation {
             StoreOp::Add { ticket, durability, job } => Some((*ticket, *durability, job)),
             _ => None,
@@ -59,7 +59,7 @@ impl Model {
         let known = self.jobs.get_mut(&job).unwrap();
         known.kept = Kept::Storing;
         check_stored(stored, job, known);
-        assert_eq!(stored.submitted_s, now.unix_us / 1_000_000, "the time at which job {job} was submitted");
+        assert_eq!(stored.submitted_s, known.submitted_s, "the time at which job {job} was submitted");
         let name = FunctionName::new(FUNCTIONS[known.function]);
         let wanted = self.policy.function_durability.get(&name).copied().unwrap_or(self.policy.durability);
         assert_eq!(durability, wanted, "how far job {job} must have come in the store");
@@ -402,6 +402,7 @@ impl Model {
             kept: Kept::Stored,
             in_memory: has_workload,
             is_plain: stored.due_s == 0 && stored.attempts == 0,
+            submitted_s: stored.submitted_s,
         };
         self.functions.entry(job.function).or_default();
         self.restored_functions = self.functions.len();
@@ -411,6 +412,7 @@ impl Model {
         } else {
             self.last_number = self.last_number.max(stored.number);
             self.jobs.insert(name, job);
+            self.restored_jobs += 1;
             self.schedule(now, name);
             self.note("outlived a crash");
             if !has_workload {

@@ -71,6 +71,7 @@ impl Model {
             state: State::Storing,
             kept: Kept::Memory,
             in_memory: true,
+            submitted_s: now.unix_us / 1_000_000,
             is_plain: submission.background && submission.epoch_s.is_none_or(|due_s| due_s <= 0),
         };
         self.create(now, from, job, is_durable, outcome);
@@ -107,7 +108,7 @@ impl Model {
         match addition {
             Some(ticket) if background || is_hidden => self.wait_for_store(from, ticket),
             None if background && is_in_memory_alone && self.policy.keeps_jobs => {
-                self.begin_to_store(now, from, name, outcome);
+                self.begin_to_store(from, name, outcome);
             }
             _ => self.expect(from, Reply::JobCreated(name)),
         }
@@ -139,7 +140,7 @@ impl Model {
                 !outcome.sent.iter().any(|(_, reply)| *reply == Reply::Noop),
                 "a job woke a worker before it was stored"
             );
-            return self.begin_to_store(now, from, name, outcome);
+            return self.begin_to_store(from, name, outcome);
         }
         self.expect(from, Reply::JobCreated(name));
         self.schedule(now, name);

@@ -86,6 +86,7 @@ impl Store {
             StoreOp::Attempts { ref key, attempts } => {
                 self.projected.entry(key.number).and_modify(|known| *known = attempts);
             }
+            StoreOp::Edit { .. } => {}
         }
         self.queue.push_back(operation);
     }
@@ -172,6 +173,7 @@ impl Store {
                 StoreOp::Add { ticket, job, .. } => batch.adds.push((ticket, job)),
                 StoreOp::Remove(key) => batch.removes.push(key.number),
                 StoreOp::Attempts { key, attempts } => batch.attempts.push((key.number, attempts)),
+                StoreOp::Edit { .. } => {}
                 StoreOp::Load { .. } => unreachable!("loads have a queue of their own"),
             }
         }

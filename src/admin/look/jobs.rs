@@ -1,0 +1,166 @@
+//! Jobs, which only the hub knows.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{JobFilter, Look, Page, age_s, function_id, lossy, worker_id};
+use crate::admin::view::{JobView, PreviewView, ProgressView};
+use crate::job_server::{self, ConnectionId, Now, RunView, Stage};
+use crate::protocol::Priority;
+
+/// How often the hub is asked for one page: where few of many jobs are wanted, a page may have fewer than fit, or none.
+const LOOKS_PER_PAGE: usize = 1000;
+/// How many jobs are shown at one look: making a view of a job takes longer than passing it over.
+const SHOWN_PER_LOOK: usize = 32;
+
+impl Look {
+    /// Jobs, in no order that means anything; those of a single function that are queued come as they will be handed out.
+    pub fn jobs(&self, now: Now, filter: &JobFilter) -> Page<JobView, u64> {
+        let holders = filter.client.as_ref().map(|client| self.connections_of(client));
+        let mut items = Vec::new();
+        let mut place = filter.after.unwrap_or(0);
+        for _ in 0..LOOKS_PER_PAGE {
+            // Others have their turn between two looks.
+            self.hub.give_way();
+            let enough = filter.limit.min(items.len() + SHOWN_PER_LOOK);
+            let show = |job: job_server::JobView<'_>| {
+                if matches(now, &job, filter, holders.as_ref()) {
+                    items.push(job_view(now, &job, 0));
+                }
+                if items.len() < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            };
+            let slot = usize::try_from(place).unwrap_or(usize::MAX);
+            let next = match (&filter.function, filter.state.as_deref()) {
+                (Some(function), Some("queued")) => self.hub.list_queued_jobs(function, place, show),
+                (_, Some("running")) => self.hub.list_running_jobs(slot, show).map(|next| next as u64),
+                _ => self.hub.list_jobs(slot, show).map(|next| next as u64),
+            };
+            let Some(next) = next else {
+                return Page { items, next: None };
+            };
+            place = next;
+            if items.len() >= filter.limit {
+                break;
+            }
+        }
+        Page { items, next: Some(place) }
+    }
+
+    /// One job, with so many bytes of its workload at most.
+    pub fn job(&self, now: Now, handle: &[u8], preview: usize) -> Option<JobView> {
+        self.hub.show_job(handle, |job| job_view(now, &job, preview))
+    }
+
+    fn connections_of(&self, client: &[u8]) -> HashSet<ConnectionId> {
+        let connections = self.stats().connections.iter();
+        let of_client = connections.filter(|entry| entry.value().client_id().as_deref() == Some(client));
+        of_client.map(|entry| *entry.key()).collect()
+    }
+}
+
+fn matches(
+    now: Now,
+    job: &job_server::JobView<'_>,
+    filter: &JobFilter,
+    holders: Option<&HashSet<ConnectionId>>,
+) -> bool {
+    let is_held = |holders: &HashSet<ConnectionId>| match job.stage {
+        Stage::Running(run) => holders.contains(&run.holder),
+        Stage::Scheduled | Stage::Queued => false,
+    };
+    filter.function.as_ref().is_none_or(|function| function == job.function.as_bytes())
+        && filter.state.as_ref().is_none_or(|state| *state == state_of(&job.stage))
+        && filter.unique.as_ref().is_none_or(|unique| unique == job.unique)
+        && filter.priority.is_none_or(|priority| priority == job.priority)
+        && filter.older_than_s.is_none_or(|least| job.submitted_ms > 0 && age_s(now, job.submitted_ms) >= least)
+        && holders.is_none_or(is_held)
+}
+
+fn state_of(stage: &Stage) -> &'static str {
+    match stage {
+        Stage::Scheduled => "scheduled",
+        Stage::Queued => "queued",
+        Stage::Running(_) => "running",
+    }
+}
+
+pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) -> JobView {
+    let run = match job.stage {
+        Stage::Running(run) => Some(run),
+        Stage::Scheduled | Stage::Queued => None,
+    };
+    JobView {
+        handle: job.handle.to_string(),
+        unique: lossy(job.unique),
+        function_id: function_id(job.function.as_bytes()),
+        function: lossy(job.function.as_bytes()),
+        priority: match job.priority {
+            Priority::High => "high",
+            Priority::Normal => "normal",
+            Priority::Low => "low",
+        },
+        state: state_of(&job.stage),
+        submitted_unix_ms: Some(job.submitted_ms).filter(|ms| *ms > 0),
+        age_s: (job.submitted_ms > 0).then(|| age_s(now, job.submitted_ms)),
+        due_unix_s: Some(job.due_s).filter(|due_s| *due_s > 0),
+        attempts: u16::try_from(job.attempts).unwrap_or(u16::MAX),
+        background: job.background,
+        stored: job.stored,
+        holder: run.map(|run| worker_id(run.holder)),
+        since_unix_ms: run.map(|run| run.since_unix_ms),
+        deadline_unix_ms: run.and_then(|run| deadline(now, &run)),
+        // A worker that has said nothing of its progress says 0 of 0.
+        progress: run
+            .filter(|run| run.denominator > 0)
+            .map(|run| ProgressView { numerator: run.numerator, denominator: run.denominator }),
+        clients: u64::from(job.clients),
+        workload_bytes: job.workload.map(|workload| workload.len() as u64),
+        preview: job.workload.filter(|_| preview > 0).map(|workload| preview_view(workload, preview)),
+    }
+}
+
+/// When a job is taken away from its worker, in milliseconds since 1970.
+fn deadline(now: Now, run: &RunView) -> Option<u64> {
+    let left_us = run.deadline_us?.saturating_sub(now.monotonic_us);
+    Some(now.unix_us.saturating_add(left_us) / 1000)
+}
+
+/// The beginning of a workload, as text where it is some.
+fn preview_view(workload: &[u8], most: usize) -> PreviewView {
+    let shown = &workload[..workload.len().min(most)];
+    let truncated = shown.len() < workload.len();
+    // A character may be cut in two at the end.
+    let text = match std::str::from_utf8(shown) {
+        Ok(text) => Some(text),
+        Err(error) if truncated && error.error_len().is_none() => {
+            std::str::from_utf8(&shown[..error.valid_up_to()]).ok()
+        }
+        Err(_) => None,
+    };
+    match text.filter(|text| !text.contains('\0')) {
+        Some(text) => PreviewView { content: text.to_owned(), encoding: "text", truncated },
+        None => PreviewView { content: STANDARD.encode(shown), encoding: "base64", truncated },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preview_is_text_where_the_workload_is() {
+        let show = |workload: &[u8], most| {
+            let PreviewView { content, encoding, truncated } = preview_view(workload, most);
+            (content, encoding, truncated)
+        };
+        assert_eq!(show("grün".as_bytes(), 100), ("grün".to_owned(), "text", false));
+        assert_eq!(show("grün".as_bytes(), 3), ("gr".to_owned(), "text", true));
+        assert_eq!(show(b"\xff\x00", 100), ("/wA=".to_owned(), "base64", false));
+        assert_eq!(show(b"gr\xc3", 100), ("Z3LD".to_owned(), "base64", false));
+        assert_eq!(show(b"a\0b", 100), ("YQBi".to_owned(), "base64", false));
+        assert_eq!(show(b"", 100), (String::new(), "text", false));
+    }
+}

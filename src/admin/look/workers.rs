@@ -1,0 +1,226 @@
+//! Workers: connections that can do functions, or could.
+
+use std::sync::Arc;
+
+use super::jobs::job_view;
+use super::{Look, Page, StatesByFunction, WorkerFilter, durations_view, function_id, lossy};
+use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
+use crate::job_server::{ConnectionId, Now};
+use crate::protocol::{FunctionName, JobHandle};
+use crate::stats::histogram::Durations;
+use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, WorkCounters};
+
+/// What [`AbilityGauges::withheld`] says.
+const DISABLED: u64 = 1;
+const DRAINING: u64 = 2;
+
+/// How a connection is named.
+pub fn worker_id(id: ConnectionId) -> String {
+    format!("{}-{}", id.slot, id.generation)
+}
+
+/// The connection of a name that [`worker_id`] gave.
+pub fn parse_worker_id(text: &str) -> Option<ConnectionId> {
+    let (slot, generation) = text.split_once('-')?;
+    let is_plain = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_plain(slot) || !is_plain(generation) {
+        return None;
+    }
+    Some(ConnectionId { slot: slot.parse().ok()?, generation: generation.parse().ok()? })
+}
+
+impl Look {
+    /// Workers, by age of their connection.
+    pub fn workers(&self, filter: &WorkerFilter) -> Page<WorkerView, ConnectionId> {
+        let mut connections: Vec<(ConnectionId, Arc<ConnectionGauges>)> =
+            self.stats().connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
+        connections.sort_unstable_by_key(|(id, _)| (id.generation, id.slot));
+        let key = |id: &ConnectionId| (id.generation, id.slot);
+        let first = filter.after.map_or(0, |after| connections.partition_point(|(id, _)| key(id) <= key(&after)));
+        let prefixes = self.stats().handle_prefixes();
+        let mut items = Vec::new();
+        for (id, gauges) in &connections[first..] {
+            if !matches(gauges, filter) {
+                continue;
+            }
+            if items.len() == filter.limit {
+                let next = items.last().and_then(|last: &WorkerView| parse_worker_id(&last.id));
+                return Page { items, next };
+            }
+            items.extend(worker_view(*id, gauges, &prefixes));
+        }
+        Page { items, next: None }
+    }
+
+    /// One worker, with its jobs.
+    pub fn worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
+        let gauges = Arc::clone(self.stats().connections.get(&id)?.value());
+        let mut view = worker_view(id, &gauges, &self.stats().handle_prefixes())?;
+        let mut jobs = Vec::new();
+        self.hub.list_held_jobs(id, |job| jobs.push(job_view(now, &job, 0)));
+        view.jobs = Some(jobs);
+        Some(view)
+    }
+
+    pub(super) fn worker_states(&self) -> WorkerStates {
+        let mut states = WorkerStates::default();
+        for entry in &self.stats().connections {
+            let is_worker = entry.value().with_identity(|_, functions| !functions.is_empty());
+            if is_worker {
+                count(&mut states, state_of(entry.value()));
+            }
+        }
+        states
+    }
+
+    pub(super) fn worker_states_by_function(&self) -> StatesByFunction {
+        let mut states = StatesByFunction::new();
+        for entry in &self.stats().connections {
+            let state = state_of(entry.value());
+            entry.value().with_identity(|_, functions| {
+                for ability in functions {
+                    match states.get_mut(&ability.function) {
+                        Some(states) => count(states, state),
+                        None => count(states.entry(ability.function.clone()).or_default(), state),
+                    }
+                }
+            });
+        }
+        states
+    }
+
+    pub(super) fn worker_states_of(&self, function: &FunctionName) -> WorkerStates {
+        let mut states = WorkerStates::default();
+        for entry in &self.stats().connections {
+            if can_do(entry.value(), function.as_bytes()) {
+                count(&mut states, state_of(entry.value()));
+            }
+        }
+        states
+    }
+}
+
+fn can_do(gauges: &ConnectionGauges, function: &[u8]) -> bool {
+    gauges.with_identity(|_, functions| functions.iter().any(|known| known.function.as_bytes() == function))
+}
+
+fn matches(gauges: &ConnectionGauges, filter: &WorkerFilter) -> bool {
+    filter.host.as_ref().is_none_or(|host| *host == gauges.peer)
+        && filter.client.as_ref().is_none_or(|client| gauges.client_id().as_ref() == Some(client))
+        && filter.function.as_ref().is_none_or(|function| can_do(gauges, function))
+        && filter.state.as_ref().is_none_or(|state| *state == state_of(gauges))
+        && is_worker(gauges)
+}
+
+fn is_worker(gauges: &ConnectionGauges) -> bool {
+    let (functions, former) = gauges.functions();
+    !functions.is_empty() || !former.is_empty()
+}
+
+/// The first of these that fits.
+fn state_of(gauges: &ConnectionGauges) -> &'static str {
+    let runs = gauges.running.get() > 0;
+    let withheld = gauges.with_identity(|_, functions| {
+        let mut how = functions.iter().map(|ability| ability.withheld.get());
+        let first = how.next()?;
+        how.try_fold(first, |all, how| if how == 0 || all == 0 { None } else { Some(all.min(how)) })
+    });
+    match (withheld, gauges.sleep()) {
+        (Some(DISABLED), _) => "disabled",
+        (Some(DRAINING), _) if runs => "draining",
+        (Some(DRAINING), _) => "drained",
+        _ if runs => "working",
+        (_, SleepState::Asleep) => "asleep",
+        (_, SleepState::Woken) => "woken",
+        (_, SleepState::Awake) => "waiting",
+    }
+}
+
+fn count(states: &mut WorkerStates, state: &str) {
+    let count = match state {
+        "disabled" => &mut states.disabled,
+        "draining" => &mut states.draining,
+        "drained" => &mut states.drained,
+        "working" => &mut states.working,
+        "asleep" => &mut states.asleep,
+        "woken" => &mut states.woken,
+        _ => &mut states.waiting,
+    };
+    *count += 1;
+}
+
+/// `None` for a connection that never was a worker.
+fn worker_view(id: ConnectionId, gauges: &ConnectionGauges, prefixes: &[Arc<str>]) -> Option<WorkerView> {
+    let (functions, former) = gauges.functions();
+    if functions.is_empty() && former.is_empty() {
+        return None;
+    }
+    let (mut totals, mut run) = (WorkTotals::default(), Durations::default());
+    let in_use = functions.iter().map(|ability| (ability, true));
+    let functions = in_use.chain(former.iter().rev().map(|ability| (ability, false)));
+    let functions = functions.map(|(ability, in_use)| {
+        let durations = ability.run.read();
+        add_totals(&mut totals, &ability.counters);
+        run.add(&durations);
+        ability_view(ability, in_use, &durations)
+    });
+    let functions = functions.collect();
+    let job = gauges.job();
+    let handle = job.and_then(|(prefix, number, _)| Some(JobHandle { prefix: prefixes.get(prefix)?, number }));
+    Some(WorkerView {
+        id: worker_id(id),
+        address: gauges.peer.clone(),
+        file_descriptor: gauges.file_descriptor,
+        client_id: gauges.client_id().map(|id| lossy(&id)),
+        tls_name: None,
+        connected_unix_ms: gauges.connected_ms.get(),
+        heard_unix_ms: gauges.heard_ms.get(),
+        state: state_of(gauges),
+        functions,
+        running: gauges.running.get(),
+        job: handle.map(|handle| handle.to_string()),
+        since_unix_ms: job.map(|(.., since_ms)| since_ms),
+        totals,
+        run: durations_view(&run),
+        jobs: None,
+    })
+}
+
+fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) -> WorkerFunctionView {
+    let mut totals = WorkTotals::default();
+    add_totals(&mut totals, &ability.counters);
+    WorkerFunctionView {
+        id: function_id(ability.function.as_bytes()),
+        name: lossy(ability.function.as_bytes()),
+        in_use,
+        withheld: match ability.withheld.get() {
+            DISABLED => Some("disabled"),
+            DRAINING => Some("draining"),
+            _ => None,
+        },
+        totals,
+        run: durations_view(durations),
+    }
+}
+
+fn add_totals(totals: &mut WorkTotals, counters: &WorkCounters) {
+    totals.done += counters.done.get();
+    totals.failed += counters.failed.get();
+    totals.excepted += counters.excepted.get();
+    totals.timed_out += counters.timed_out.get();
+    totals.requeued += counters.requeued.get();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_found_by_its_id_and_by_nothing_else() {
+        let id = ConnectionId { slot: 12, generation: 3456 };
+        assert_eq!(parse_worker_id(&worker_id(id)), Some(id));
+        for text in ["", "-", "1", "1-", "-1", "+1-2", "1--2", "1-2-3", "99999999999-1", "1-2 "] {
+            assert_eq!(parse_worker_id(text), None, "{text}");
+        }
+    }
+}

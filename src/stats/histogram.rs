@@ -1,0 +1,171 @@
+//! How long things took: counts by duration, cheap to add to and small enough to have many of.
+
+use super::Gauge;
+
+/// Buckets to a doubling. Two keep an estimate within a fifth of the true value.
+const STEPS: usize = 2;
+/// The upper bound of the first bucket is 2 to this power, in microseconds: 64 µs.
+const FIRST_POWER: u32 = 6;
+/// The upper bound of the last bucket but the open one is 2 to this power, in microseconds: some nine and a half hours.
+const LAST_POWER: u32 = 35;
+/// All buckets, the open one included.
+pub const BUCKETS: usize = (LAST_POWER - FIRST_POWER) as usize * STEPS + 2;
+
+/// Durations that were measured. It has one writer at a time; readers may see a sum a moment newer than its counts.
+#[derive(Debug)]
+pub struct Histogram {
+    counts: [Gauge; BUCKETS],
+    sum_us: Gauge,
+}
+
+/// What a [`Histogram`] held at some time, or has gained between two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durations {
+    /// By bucket; see [`bound_us`].
+    pub counts: [u64; BUCKETS],
+    /// All durations together, in microseconds.
+    pub sum_us: u64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { counts: std::array::from_fn(|_| Gauge::default()), sum_us: Gauge::default() }
+    }
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self { counts: [0; BUCKETS], sum_us: 0 }
+    }
+}
+
+impl Histogram {
+    /// Counts a duration.
+    pub fn record(&self, duration_us: u64) {
+        self.counts[bucket_of(duration_us)].bump(1);
+        self.sum_us.bump(duration_us);
+    }
+
+    /// What it holds now.
+    pub fn read(&self) -> Durations {
+        Durations { counts: std::array::from_fn(|index| self.counts[index].get()), sum_us: self.sum_us.get() }
+    }
+}
+
+impl Durations {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Their mean, in seconds.
+    pub fn mean_s(&self) -> Option<f64> {
+        let count = self.count();
+        (count > 0).then(|| seconds(self.sum_us) / as_float(count))
+    }
+
+    /// The duration that `part` of them, from 0 to 1, do not exceed, in seconds. Within a bucket it is estimated.
+    pub fn quantile_s(&self, part: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let wanted = as_float(count) * part;
+        let mut below = 0.0;
+        for (index, in_bucket) in self.counts.iter().enumerate() {
+            let with_bucket = below + as_float(*in_bucket);
+            if *in_bucket > 0 && with_bucket >= wanted {
+                let lower = index.checked_sub(1).and_then(bound_us).unwrap_or(0);
+                // The open bucket has no upper bound: its jobs took that long at least.
+                let upper = bound_us(index).unwrap_or(lower);
+                let share = ((wanted - below) / as_float(*in_bucket)).clamp(0.0, 1.0);
+                return Some(seconds(lower) + (seconds(upper) - seconds(lower)) * share);
+            }
+            below = with_bucket;
+        }
+        None
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, others: &Self) {
+        for (count, other) in self.counts.iter_mut().zip(others.counts) {
+            *count += other;
+        }
+        self.sum_us += others.sum_us;
+    }
+
+    /// What has come since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            counts: std::array::from_fn(|index| self.counts[index].saturating_sub(earlier.counts[index])),
+            sum_us: self.sum_us.saturating_sub(earlier.sum_us),
+        }
+    }
+}
+
+/// The longest duration that a bucket counts, in microseconds; `None` for the last, which counts all that are longer.
+pub fn bound_us(bucket: usize) -> Option<u64> {
+    if bucket >= BUCKETS - 1 {
+        return None;
+    }
+    let power = FIRST_POWER + u32::try_from(bucket / STEPS).ok()?;
+    // Halfway to the next power of two for every second bucket.
+    Some((1 << power) + if bucket % STEPS == 1 { 1 << (power - 1) } else { 0 })
+}
+
+fn bucket_of(duration_us: u64) -> usize {
+    // A bucket includes its bound.
+    let Some(past) = duration_us.checked_sub(1) else { return 0 };
+    let Some(power) = past.checked_ilog2().filter(|power| *power >= FIRST_POWER) else { return 0 };
+    let half = usize::from(past & (1 << (power - 1)) != 0);
+    ((power - FIRST_POWER) as usize * STEPS + 1 + half).min(BUCKETS - 1)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people to read")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people to read")]
+fn as_float(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_counts_what_is_above_the_bound_before_it_and_up_to_its_own() {
+        for bucket in 0..BUCKETS {
+            let least = bucket.checked_sub(1).and_then(bound_us).map_or(0, |bound| bound + 1);
+            assert_eq!(bucket_of(least), bucket, "{least} us");
+            assert_eq!(bucket_of(bound_us(bucket).unwrap_or(u64::MAX)), bucket);
+        }
+        assert_eq!(bound_us(0), Some(64));
+        assert_eq!(bound_us(1), Some(96));
+        assert_eq!(bound_us(BUCKETS - 2), Some(1 << LAST_POWER));
+    }
+
+    #[test]
+    fn quantiles_are_near_the_truth() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.read().quantile_s(0.5), None);
+        assert_eq!(histogram.read().mean_s(), None);
+        for ms in 1..=1000 {
+            histogram.record(ms * 1000);
+        }
+        let durations = histogram.read();
+        assert_eq!(durations.count(), 1000);
+        assert!((durations.mean_s().unwrap() - 0.5005).abs() < 1e-9);
+        for (part, truth) in [(0.5, 0.5), (0.9, 0.9), (0.99, 0.99)] {
+            let estimate = durations.quantile_s(part).unwrap();
+            assert!((estimate / truth - 1.0_f64).abs() < 0.2, "{part}: {estimate} for {truth}");
+        }
+        let later = {
+            histogram.record(10);
+            histogram.read().since(&durations)
+        };
+        assert_eq!((later.count(), later.sum_us), (1, 10));
+    }
+}
