@@ -89,8 +89,9 @@ export class Dashboard {
 
   // The cells of a table, by row and column.
   async table(id) {
-    return this.page.evaluate((table) => Object.fromEntries([...document.querySelectorAll(`[data-table="${table}"] tbody tr[data-row]`)].map((row) =>
-      [row.dataset.row, Object.fromEntries([...row.querySelectorAll("[data-column]")].map((cell) => [cell.dataset.column, cell.textContent]))])), id);
+    // As a list, since a row may be called "__proto__".
+    return Object.fromEntries(await this.page.evaluate((table) => [...document.querySelectorAll(`[data-table="${table}"] tbody tr[data-row]`)].map((row) =>
+      [row.dataset.row, Object.fromEntries([...row.querySelectorAll("[data-column]")].map((cell) => [cell.dataset.column, cell.textContent]))]), id));
   }
 
   async click(action, within = "main") {

@@ -190,7 +190,8 @@ async function submitWorks(dashboard) {
 // The overview follows what happens without being asked.
 async function numbersMove(dashboard, port) {
   await dashboard.go("");
-  const before = await eventually("a number", () => dashboard.number("queued"));
+  const before = (await dashboard.api("server")).jobs.queued;
+  await same("the number before", () => dashboard.number("queued"), () => before);
   const client = new Client(port);
   await client.submit("nobody");
   await client.submit("nobody");

@@ -10,6 +10,8 @@ const LEFT = 62;
 const RIGHT = 12;
 const NARROW = 480;
 const MINUTE = 60_000;
+// The axis of a server that has just started is no shorter.
+const SHORTEST = 5 * MINUTE;
 
 // A round number of the given unit that splits `most` into about four steps.
 function niceStep(most) {
@@ -129,7 +131,7 @@ export class Chart {
     const width = this.width - left - RIGHT;
     const height = HEIGHT - TOP - BOTTOM;
     const until = times.at(-1) ?? Date.now();
-    const from = times.length > 1 ? times[0] : until - 10 * MINUTE;
+    const from = Math.min(times[0] ?? until, until - SHORTEST);
     let most = least;
     for (const line of series) {
       for (const value of line.values) {
@@ -169,7 +171,7 @@ function drawLine(line, times, x, y) {
   const close = (index) => {
     if (start !== null) {
       if (index - start === 1) {
-        path += "h0.01";
+        path += "m-2 0a2 2 0 1 0 4 0a2 2 0 1 0-4 0";
       }
       area += `L${x(times[index - 1]).toFixed(1)} ${y(0)}L${x(times[start]).toFixed(1)} ${y(0)}Z`;
       start = null;
