@@ -48,7 +48,7 @@ export function rate(value) {
   if (value < 0.05) {
     return "<0.1";
   }
-  return value < 10 ? value.toFixed(1) : brief(value);
+  return value < 10 ? String(Number(value.toFixed(1))) : brief(value);
 }
 
 // A measured time in seconds, to about three digits: 0.42 ms, 1.50 s, 3 min 20 s.

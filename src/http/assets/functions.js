@@ -179,7 +179,7 @@ function totalsCard(fn) {
     ["Done", h("span", { "data-value": "done" }, number(totals.done))],
     ["Failed", `${number(totals.failed)}, with an exception ${number(totals.excepted)}`],
     ["Timed out", `${number(totals.timed_out)}, requeued ${number(totals.requeued)}, given up ${number(totals.dropped)}`],
-    ["Cancelled", h("span", { "data-value": "cancelled" }, number(totals.cancelled))],
+    ["Cancelled", h("span", { "data-value": "cancelled" }, `${number(totals.cancelled)}, abandoned by clients ${number(totals.abandoned)}`)],
     ["Wait p50 / p99", `${duration(fn.wait.p50_s)} / ${duration(fn.wait.p99_s)}`],
     ["Run p50 / p99", `${duration(fn.run.p50_s)} / ${duration(fn.run.p99_s)}`],
   ]));

@@ -67,6 +67,7 @@ function totalsCard({ totals, rates }) {
     ["Requeued", number(totals.requeued)],
     ["Given up", number(totals.dropped)],
     ["Cancelled", number(totals.cancelled)],
+    ["Abandoned", [number(totals.abandoned), h("span.muted", null, " by their clients")]],
   ]));
 }
 
