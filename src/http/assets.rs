@@ -14,18 +14,28 @@ use super::routes::Call;
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
 /// The page at `/`.
-const PAGE: Asset = Asset {
-    name: "index.html",
-    content_type: "text/html; charset=utf-8",
-    content: include_bytes!("assets/index.html"),
-};
+const PAGE: Asset = Asset::new("index.html", "text/html; charset=utf-8", include_bytes!("assets/index.html"));
 
 /// The files under `/assets/`.
-const ASSETS: &[Asset] = &[Asset {
-    name: "style.css",
-    content_type: "text/css; charset=utf-8",
-    content: include_bytes!("assets/style.css"),
-}];
+const ASSETS: &[Asset] = &[
+    Asset::new("actions.js", "text/javascript; charset=utf-8", include_bytes!("assets/actions.js")),
+    Asset::new("api.js", "text/javascript; charset=utf-8", include_bytes!("assets/api.js")),
+    Asset::new("app.js", "text/javascript; charset=utf-8", include_bytes!("assets/app.js")),
+    Asset::new("chart.js", "text/javascript; charset=utf-8", include_bytes!("assets/chart.js")),
+    Asset::new("dom.js", "text/javascript; charset=utf-8", include_bytes!("assets/dom.js")),
+    Asset::new("format.js", "text/javascript; charset=utf-8", include_bytes!("assets/format.js")),
+    Asset::new("functions.js", "text/javascript; charset=utf-8", include_bytes!("assets/functions.js")),
+    Asset::new("jobs.js", "text/javascript; charset=utf-8", include_bytes!("assets/jobs.js")),
+    Asset::new("logo.svg", "image/svg+xml", include_bytes!("assets/logo.svg")),
+    Asset::new("overview.js", "text/javascript; charset=utf-8", include_bytes!("assets/overview.js")),
+    Asset::new("preview.js", "text/javascript; charset=utf-8", include_bytes!("assets/preview.js")),
+    Asset::new("server.js", "text/javascript; charset=utf-8", include_bytes!("assets/server.js")),
+    Asset::new("style.css", "text/css; charset=utf-8", include_bytes!("assets/style.css")),
+    Asset::new("submit.js", "text/javascript; charset=utf-8", include_bytes!("assets/submit.js")),
+    Asset::new("theme.js", "text/javascript; charset=utf-8", include_bytes!("assets/theme.js")),
+    Asset::new("ui.js", "text/javascript; charset=utf-8", include_bytes!("assets/ui.js")),
+    Asset::new("workers.js", "text/javascript; charset=utf-8", include_bytes!("assets/workers.js")),
+];
 
 /// A file.
 struct Asset {
@@ -35,6 +45,10 @@ struct Asset {
 }
 
 impl Asset {
+    const fn new(name: &'static str, content_type: &'static str, content: &'static [u8]) -> Self {
+        Self { name, content_type, content }
+    }
+
     /// Browsers keep a file, and ask each time whether it is still the same.
     fn answer(&self, headers: &HeaderMap) -> Response {
         let mut hasher = DefaultHasher::new();
