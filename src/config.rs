@@ -25,7 +25,7 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use http::Http;
 pub use queue::{Durability, DurabilityLevel, FunctionDurability, QueueChoice, Secret};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
-pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, Retries};
+pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries};
 
 /// The settings of a server, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,4 +56,19 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `--check`: print [`Resolved::report`] and exit instead of serving.
     pub check: bool,
+}
+
+impl Config {
+    /// Where the HTTP plugin listens: on the TCP addresses of [`Self::listen`], with its own port. Empty without it.
+    pub fn http_plugin_addresses(&self) -> Vec<ListenAddress> {
+        let mut addresses = Vec::new();
+        if self.network.protocol.is_some() {
+            for address in self.listen.iter().filter_map(|address| address.with_port(self.network.http_port)) {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        addresses
+    }
 }

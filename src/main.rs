@@ -132,6 +132,7 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
 /// What was made with root's rights.
 struct Ready {
     listeners: Listeners,
+    http_plugin: Listeners,
     http: HttpReady,
     pid_file: Option<PidFile>,
     /// Where background jobs are kept, unless in memory.
@@ -149,13 +150,15 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
     let owner = account.as_ref().map(|account| (account.uid(), account.gid()));
     let files = process.file_descriptors.and_then(|files| u64::try_from(files).ok());
     raise_file_descriptor_limit(files).map_err(|error| say(&error))?;
+    let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
     let listeners = if let Some(listeners) = inherited {
         listeners
     } else {
         let (tcp, unix) = daemon::targets(config, owner);
-        let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
         Listeners::bind(&tcp, &unix, backlog).map_err(|error| say(&error))?
     };
+    let http_plugin =
+        Listeners::bind(&daemon::http_plugin_targets(config), &[], backlog).map_err(|error| say(&error))?;
     let http = HttpReady::prepare(config, resolved.is_set("http-listen"))?;
     if let Some(why) = &http.absent {
         complain(&format!("warning: {why}"));
@@ -177,7 +180,7 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
         }
         drop_to(account).map_err(|error| say(&error))?;
     }
-    Ok(Ready { listeners, http, pid_file, location, no_store })
+    Ok(Ready { listeners, http_plugin, http, pid_file, location, no_store })
 }
 
 /// The file in the state directory, for a queue that names none.
@@ -194,7 +197,7 @@ fn state_file(config: &Config, listeners: &Listeners, owner: Option<(u32, u32)>)
 
 fn run(sources: Sources, resolved: Resolved, ready: Ready, readiness: Option<Readiness>) -> Result<ExitCode, Failure> {
     let config = &resolved.config;
-    let Ready { listeners, http, pid_file, location, no_store } = ready;
+    let Ready { listeners, http_plugin, http, pid_file, location, no_store } = ready;
     let log = logging::init(&log_settings(config)).map_err(|error| error.to_string())?;
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
@@ -209,7 +212,7 @@ fn run(sources: Sources, resolved: Resolved, ready: Ready, readiness: Option<Rea
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     };
     let runtime = runtime.map_err(|error| format!("cannot start the threads: {error}"))?;
-    let prepared = Prepared { sources, resolved, listeners, http, location, log, notifier, readiness };
+    let prepared = Prepared { sources, resolved, listeners, http_plugin, http, location, log, notifier, readiness };
     let status = runtime.block_on(daemon::run(prepared));
     drop(pid_file);
     Ok(status)

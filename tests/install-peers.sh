@@ -40,6 +40,7 @@ node nodejs
 npm npm
 redis-cli redis-tools
 sqlite3 sqlite3
+tmux tmux
 LIST
 }
 

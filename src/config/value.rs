@@ -3,6 +3,7 @@
 //! Every parser takes the text of one value and answers with the typed value or with a reason that reads
 //! well after "`NAME` cannot be `TEXT`: ". Where the text came from is the caller's business.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -45,6 +46,32 @@ impl FromStr for LogFormat {
             "human" => Ok(Self::Human),
             "json" => Ok(Self::Json),
             _ => Err("the formats are human and json".to_owned()),
+        }
+    }
+}
+
+/// What is spoken on a port of its own, beside gearmand's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolPlugin {
+    /// One request is one job.
+    Http,
+}
+
+impl fmt::Display for ProtocolPlugin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http => formatter.write_str("http"),
+        }
+    }
+}
+
+impl FromStr for ProtocolPlugin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "http" => Ok(Self::Http),
+            _ => Err("there is no such protocol; gearmand knows http".to_owned()),
         }
     }
 }

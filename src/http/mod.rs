@@ -14,6 +14,7 @@ mod events;
 mod guard;
 mod job;
 mod metrics;
+pub mod plugin;
 mod query;
 mod routes;
 mod server;

@@ -323,7 +323,7 @@ fn first_tcp(addresses: &[String]) -> SocketAddr {
 
 /// A port that nobody listens on, below the range from which outgoing connections get theirs. Tests that run
 /// at the same time start their search at different places.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const LOWEST: u16 = 12_000;
     const COUNT: u16 = 18_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
