@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "http/actions.rs"]
+mod actions;
 #[path = "http/client.rs"]
 mod client;
 #[path = "http/description.rs"]

@@ -215,7 +215,7 @@ fn what_the_job_server_refuses_is_told() {
 
 #[test]
 fn waiting_ends_with_the_server() {
-    let mut server = server(&[]);
+    let server = server(&[]);
     let mut events = submit_streaming(&server, &json!({"function": "f"}));
     assert_eq!(events.next().unwrap().0, "created");
     server.signal(nix::sys::signal::Signal::SIGTERM);

@@ -1,5 +1,7 @@
 //! What is at which address.
 
+use std::io::{BufRead as _, BufReader};
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -238,4 +240,23 @@ fn a_taken_address_is_an_error_only_where_it_was_asked_for() {
         !output.status.success() && complaint.contains(&taken) && complaint.contains("--http-listen"),
         "{complaint}"
     );
+}
+
+#[test]
+fn a_server_does_without_the_default_address_where_it_is_taken() {
+    // By this test, or by whoever has it.
+    let _held = std::net::TcpListener::bind("127.0.0.1:4731");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gearmand"));
+    command.args(["-p", "0", "-L", "127.0.0.1", "-q", "builtin", "-l", "stderr", "--verbose", "NOTICE"]);
+    command.env_remove("GEARMAND_HTTP_LISTEN").stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("run the program");
+    let mut said = String::new();
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    while !said.contains(" listening on 127.0.0.1:") {
+        said += &lines.next().expect("a line about listening").expect("text");
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(said.contains("HTTP is not served: ") && said.contains("127.0.0.1:4731"), "{said}");
+    assert!(!said.contains("http://"), "{said}");
 }

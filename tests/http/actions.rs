@@ -1,0 +1,95 @@
+//! What is done over HTTP is done.
+
+use serde_json::{Value, json};
+
+use crate::client::{post, server, shown};
+use crate::common::{Server, Wire, packet};
+
+/// Does an action and returns how much it affected.
+#[track_caller]
+fn act(server: &Server, path: &str, body: &Value) -> u64 {
+    let answer = post(server, path, body);
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    answer.json()["affected"].as_u64().expect("a number")
+}
+
+/// Submits a background job and returns where it is.
+#[track_caller]
+fn submit(client: &mut Wire, function: &str) -> String {
+    client.send(packet::SUBMIT_JOB_BG, &packet::body(&[function.as_bytes(), b"", b"x"]));
+    format!("/api/v1/jobs/{}", String::from_utf8(client.expect_type(packet::JOB_CREATED)).unwrap())
+}
+
+#[test]
+fn functions_are_paused_emptied_and_moved() {
+    let server = server(&[]);
+    let mut client = Wire::connect(server.addr());
+    let mut worker = Wire::connect(server.addr());
+    worker.send(packet::CAN_DO, b"f");
+    assert_eq!(act(&server, "/api/v1/functions/f/pause", &Value::Null), 1);
+    assert_eq!(shown(&server, "/api/v1/functions/f")["paused"], true);
+    for _ in 0..3 {
+        submit(&mut client, "f");
+    }
+    worker.send(packet::GRAB_JOB, b"");
+    worker.expect(packet::NO_JOB, b"");
+    assert_eq!(act(&server, "/api/v1/functions/f/move-jobs", &json!({"to": "g"})), 3);
+    assert_eq!(shown(&server, "/api/v1/functions/g")["queued"]["normal"], 3);
+    assert_eq!(act(&server, "/api/v1/functions/g/cancel-jobs", &Value::Null), 3);
+    assert_eq!(shown(&server, "/api/v1/jobs")["jobs"], json!([]));
+    assert_eq!(act(&server, "/api/v1/functions/f/resume", &Value::Null), 1);
+    submit(&mut client, "f");
+    worker.send(packet::GRAB_JOB, b"");
+    worker.expect_type(packet::JOB_ASSIGN);
+    post(&server, "/api/v1/functions/none/cancel-jobs", &Value::Null).expect_error(404, "no_such_function");
+}
+
+#[test]
+fn jobs_are_changed_one_by_one() {
+    let server = server(&[]);
+    let mut client = Wire::connect(server.addr());
+    let job = submit(&mut client, "f");
+    assert_eq!(act(&server, &format!("{job}/priority"), &json!({"priority": "high"})), 1);
+    assert_eq!(shown(&server, &job)["priority"], "high");
+    assert_eq!(act(&server, &format!("{job}/move"), &json!({"to": "g"})), 1);
+    assert_eq!(shown(&server, &job)["function"], "g");
+    post(&server, &format!("{job}/run-now"), &Value::Null).expect_error(409, "job_is_not_scheduled");
+    let mut worker = Wire::connect(server.addr());
+    worker.send(packet::CAN_DO, b"g");
+    worker.send(packet::GRAB_JOB, b"");
+    worker.expect_type(packet::JOB_ASSIGN);
+    post(&server, &format!("{job}/move"), &json!({"to": "f"})).expect_error(409, "job_is_running");
+    assert_eq!(act(&server, &format!("{job}/cancel"), &Value::Null), 1);
+    post(&server, &format!("{job}/cancel"), &Value::Null).expect_error(404, "no_such_job");
+}
+
+#[test]
+fn workers_are_withheld_jobs_and_closed() {
+    let server = server(&[]);
+    let mut worker = Wire::connect(server.addr());
+    worker.send(packet::SET_CLIENT_ID, b"w-1");
+    worker.send(packet::CAN_DO, b"f");
+    worker.expect_nothing();
+    let worker_of = || shown(&server, "/api/v1/workers")["workers"][0].clone();
+    let id = worker_of()["id"].clone();
+    for (who, state) in [
+        (json!({"connection": id}), "disabled"),
+        (json!({"client": "w-1"}), "disabled"),
+        (json!({"host": "127.0.0.1"}), "disabled"),
+    ] {
+        act(&server, "/api/v1/workers/disable", &who);
+        assert_eq!(worker_of()["state"], state, "{who}");
+        act(&server, "/api/v1/workers/enable", &who);
+        assert_eq!(worker_of()["state"], "waiting", "{who}");
+    }
+    let one = json!({"client": "w-1", "function": "f"});
+    act(&server, "/api/v1/workers/drain", &one);
+    assert_eq!(
+        shown(&server, "/api/v1/rules")["rules"],
+        json!([{"who": "client:w-1", "function": "f", "how": "draining"}])
+    );
+    act(&server, "/api/v1/workers/enable", &one);
+    assert_eq!(act(&server, "/api/v1/workers/kick", &json!({"client": "w-1"})), 1);
+    worker.expect_end();
+    post(&server, "/api/v1/workers/kick", &json!({"connection": id})).expect_error(404, "no_such_worker");
+}
