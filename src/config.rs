@@ -12,6 +12,7 @@ mod environment;
 mod error;
 mod file;
 mod foreign;
+mod http;
 mod queue;
 mod resolve;
 mod settings;
@@ -21,9 +22,10 @@ pub use crate::log_level::Level;
 pub use address::ListenAddress;
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use http::Http;
 pub use queue::{Durability, DurabilityLevel, FunctionDurability, QueueChoice, Secret};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
-pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, Retries};
+pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries};
 
 /// The settings of a server, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Config {
     pub function_durability: Vec<FunctionDurability>,
     /// First part of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white space.
     pub job_handle_prefix: String,
+    /// Where HTTP is served, and who may do what there.
+    pub http: Http,
     /// What is logged, how, and where to.
     pub log: Log,
     /// How much of everything is accepted.
@@ -52,4 +56,19 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `--check`: print [`Resolved::report`] and exit instead of serving.
     pub check: bool,
+}
+
+impl Config {
+    /// Where the HTTP plugin listens: on the TCP addresses of [`Self::listen`], with its own port. Empty without it.
+    pub fn http_plugin_addresses(&self) -> Vec<ListenAddress> {
+        let mut addresses = Vec::new();
+        if self.network.protocol.is_some() {
+            for address in self.listen.iter().filter_map(|address| address.with_port(self.network.http_port)) {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        addresses
+    }
 }

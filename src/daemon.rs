@@ -1,5 +1,6 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
+pub mod http;
 mod sampler;
 mod store;
 
@@ -19,9 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use self::http::HttpReady;
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
 use crate::config::{Config, FunctionDurability, ListenAddress, LogTarget, Resolved, Sources, resolve};
+use crate::http::Http;
+use crate::http::plugin::PluginListener;
 use crate::hub::Hub;
 use crate::job_server::{Durability, Policy};
 use crate::log_level::notice;
@@ -55,6 +59,10 @@ pub struct Prepared {
     pub resolved: Resolved,
     /// Bound sockets.
     pub listeners: Listeners,
+    /// Bound sockets of the HTTP plugin.
+    pub http_plugin: Listeners,
+    /// What HTTP is served with.
+    pub http: HttpReady,
     /// Where background jobs are kept; `None` for memory.
     pub location: Option<Location>,
     /// The running log.
@@ -67,17 +75,24 @@ pub struct Prepared {
 
 /// What to listen on, by the configuration.
 pub fn targets(config: &Config, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, Vec<UnixTarget>) {
+    targets_of(&config.listen, config.network.socket_mode, owner)
+}
+
+/// What the HTTP plugin listens on, by the configuration; nothing without it.
+pub fn http_plugin_targets(config: &Config) -> Vec<TcpTarget> {
+    targets_of(&config.http_plugin_addresses(), config.network.socket_mode, None).0
+}
+
+fn targets_of(addresses: &[ListenAddress], mode: u32, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, Vec<UnixTarget>) {
     let (mut tcp, mut unix) = (Vec::new(), Vec::new());
-    for address in &config.listen {
+    for address in addresses {
         match address {
             ListenAddress::All { port } => tcp.push(TcpTarget { host: None, port: *port }),
             ListenAddress::Ip(address) => {
                 tcp.push(TcpTarget { host: Some(address.ip().to_string()), port: address.port() });
             }
             ListenAddress::Host { name, port } => tcp.push(TcpTarget { host: Some(name.clone()), port: *port }),
-            ListenAddress::Unix(path) => {
-                unix.push(UnixTarget { path: path.clone(), mode: config.network.socket_mode, owner });
-            }
+            ListenAddress::Unix(path) => unix.push(UnixTarget { path: path.clone(), mode, owner }),
         }
     }
     (tcp, unix)
@@ -133,6 +148,7 @@ struct Daemon {
     location: Option<Location>,
     keeper: Option<Keeper>,
     shutdown_commands: mpsc::Receiver<bool>,
+    http: Option<Http>,
     /// Removes the files of UNIX sockets in the end.
     _listeners: Listeners,
     signals: Signals,
@@ -173,6 +189,7 @@ fn process(config: &Config, log: &LogHandle, shutdown: mpsc::Sender<bool>) -> Pr
         version: env!("CARGO_PKG_VERSION"),
         max_words: AtomicUsize::new(config.limits.max_text_words),
         allow_shutdown: AtomicBool::new(config.process.allow_shutdown),
+        is_read_only: AtomicBool::new(config.process.admin_read_only),
         log_level: Box::new(move || log.level().name()),
         // A full channel holds a command that has the same end.
         shutdown: Box::new(move |graceful| {
@@ -192,7 +209,7 @@ enum Call {
 impl Daemon {
     /// `None` where a signal ended it before it began.
     async fn start(prepared: Prepared) -> std::io::Result<Option<Self>> {
-        let Prepared { sources, resolved, mut listeners, location, log, notifier, .. } = prepared;
+        let Prepared { sources, resolved, mut listeners, http_plugin, http, location, log, notifier, .. } = prepared;
         let config = &resolved.config;
         let mut signals = Signals::new()?;
         let stats = Arc::new(Stats::default());
@@ -209,11 +226,12 @@ impl Daemon {
             },
         };
         let (shutdown, shutdown_commands) = mpsc::channel(1);
-        let admin = Admin::new(Arc::clone(&hub), process(config, &log, shutdown));
+        let admin = Arc::new(Admin::new(Arc::clone(&hub), process(config, &log, shutdown)));
         let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock) });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
-        let addresses = listeners.addresses();
+        let mut addresses = listeners.addresses();
+        addresses.extend(http.addresses());
         let stop_listening = CancellationToken::new();
         for listener in std::mem::take(&mut listeners.tcp) {
             let listener = TcpListener::from_std(listener)?;
@@ -223,12 +241,21 @@ impl Daemon {
             let listener = UnixListener::from_std(listener)?;
             tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
         }
+        let http_addresses = http_plugin.addresses();
+        for listener in http_plugin.tcp {
+            let listener = PluginListener::new(TcpListener::from_std(listener)?, connections.clone());
+            tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
+        }
+        let http = http.start(config, &server, &acceptor)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         sampler::start(&server)?;
-        for text in &listeners.notices {
+        for text in listeners.notices.iter().chain(&http_plugin.notices) {
             notice!("{text}");
         }
         notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
+        if !http_addresses.is_empty() {
+            notice!("HTTP plugin listening on {}", http_addresses.join(", "));
+        }
         if keeper.is_none() {
             notice!("jobs are kept in memory: what is queued when the server stops is lost");
         }
@@ -250,6 +277,7 @@ impl Daemon {
             location,
             keeper,
             shutdown_commands,
+            http,
             _listeners: listeners,
             signals,
         }))
@@ -329,6 +357,9 @@ impl Daemon {
         if timeout(STOP_TIMEOUT, self.connections.wait()).await.is_err() {
             info!("{} connections did not take what they were sent", self.connections.len());
         }
+        if let Some(http) = self.http.take() {
+            http.stop().await;
+        }
         notice!("stopped");
     }
 
@@ -371,6 +402,7 @@ impl Daemon {
         let process = &self.server.admin.process;
         process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);
         process.allow_shutdown.store(config.process.allow_shutdown, Ordering::Relaxed);
+        process.is_read_only.store(config.process.admin_read_only, Ordering::Relaxed);
         self.log.set_level(config.log.verbose);
     }
 

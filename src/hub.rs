@@ -3,6 +3,8 @@
 //! It is taken once for a batch of requests, and held for nothing but their transitions: packets are appended to
 //! outboxes, wakers and events are collected, and all of them are called or logged when it is released.
 
+mod control;
+
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +15,7 @@ use std::time::Instant;
 use tracing::warn;
 
 use crate::job_server::{
-    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, Rule, StoreOp, StoreReport,
+    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, StoreOp, StoreReport,
     StoredJob,
 };
 use crate::outbox::{CloseReason, Outbox};
@@ -287,7 +289,7 @@ impl Hub {
     pub fn cancel_job(&self, now: Now, handle: &[u8]) -> bool {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
-            server.cancel_job(handle, &mut world)
+            server.cancel_job(now, handle, &mut world)
         })
     }
 
@@ -334,11 +336,6 @@ impl Hub {
     /// See [`JobServer::show_job`].
     pub fn show_job<R>(&self, handle: &[u8], show: impl FnOnce(JobView<'_>) -> R) -> Option<R> {
         self.lock().server.show_job(handle, show)
-    }
-
-    /// See [`JobServer::withholdings`].
-    pub fn withholdings(&self) -> Vec<Rule> {
-        self.lock().server.withholdings()
     }
 
     /// See [`JobServer::set_policy`].

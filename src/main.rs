@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use gearmand::client::{self, Tool};
-use gearmand::config::{Config, LogFormat, LogTarget, QueueChoice, ServerArgs, Sources, resolve};
+use gearmand::config::{Config, LogFormat, LogTarget, QueueChoice, Resolved, ServerArgs, Sources, resolve};
+use gearmand::daemon::http::HttpReady;
 use gearmand::daemon::{self, Prepared};
 use gearmand::process::detach::{Readiness, detach};
 use gearmand::process::listen::Listeners;
@@ -116,7 +117,7 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
     } else {
         None
     };
-    match prepare(&resolved.config, inherited) {
+    match prepare(&resolved, inherited) {
         Ok(ready) => run(sources, resolved, ready, readiness),
         Err(failure) => match readiness {
             Some(readiness) => {
@@ -131,6 +132,8 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
 /// What was made with root's rights.
 struct Ready {
     listeners: Listeners,
+    http_plugin: Listeners,
+    http: HttpReady,
     pid_file: Option<PidFile>,
     /// Where background jobs are kept, unless in memory.
     location: Option<Location>,
@@ -139,20 +142,27 @@ struct Ready {
 }
 
 /// Everything that may need root's rights, and giving them up.
-fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<Ready, Failure> {
+fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, Failure> {
+    let config = &resolved.config;
     let say = |error: &dyn std::error::Error| error.to_string();
     let process = &config.process;
     let account = process.user.as_deref().map(Account::find).transpose().map_err(|error| say(&error))?;
     let owner = account.as_ref().map(|account| (account.uid(), account.gid()));
     let files = process.file_descriptors.and_then(|files| u64::try_from(files).ok());
     raise_file_descriptor_limit(files).map_err(|error| say(&error))?;
+    let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
     let listeners = if let Some(listeners) = inherited {
         listeners
     } else {
         let (tcp, unix) = daemon::targets(config, owner);
-        let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
         Listeners::bind(&tcp, &unix, backlog).map_err(|error| say(&error))?
     };
+    let http_plugin =
+        Listeners::bind(&daemon::http_plugin_targets(config), &[], backlog).map_err(|error| say(&error))?;
+    let http = HttpReady::prepare(config, resolved.is_set("http-listen"))?;
+    if let Some(why) = &http.absent {
+        complain(&format!("warning: {why}"));
+    }
     let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
     let (location, no_store) = match state_file(config, &listeners, owner) {
         Ok(file) => (queue::location(&config.queue, file.unwrap_or_default()), None),
@@ -170,7 +180,7 @@ fn prepare(config: &Config, inherited: Option<Listeners>) -> Result<Ready, Failu
         }
         drop_to(account).map_err(|error| say(&error))?;
     }
-    Ok(Ready { listeners, pid_file, location, no_store })
+    Ok(Ready { listeners, http_plugin, http, pid_file, location, no_store })
 }
 
 /// The file in the state directory, for a queue that names none.
@@ -185,14 +195,9 @@ fn state_file(config: &Config, listeners: &Listeners, owner: Option<(u32, u32)>)
     Ok(Some(state_directory::queue_file(&directory, port)))
 }
 
-fn run(
-    sources: Sources,
-    resolved: gearmand::config::Resolved,
-    ready: Ready,
-    readiness: Option<Readiness>,
-) -> Result<ExitCode, Failure> {
+fn run(sources: Sources, resolved: Resolved, ready: Ready, readiness: Option<Readiness>) -> Result<ExitCode, Failure> {
     let config = &resolved.config;
-    let Ready { listeners, pid_file, location, no_store } = ready;
+    let Ready { listeners, http_plugin, http, pid_file, location, no_store } = ready;
     let log = logging::init(&log_settings(config)).map_err(|error| error.to_string())?;
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
@@ -207,7 +212,7 @@ fn run(
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     };
     let runtime = runtime.map_err(|error| format!("cannot start the threads: {error}"))?;
-    let prepared = Prepared { sources, resolved, listeners, location, log, notifier, readiness };
+    let prepared = Prepared { sources, resolved, listeners, http_plugin, http, location, log, notifier, readiness };
     let status = runtime.block_on(daemon::run(prepared));
     drop(pid_file);
     Ok(status)

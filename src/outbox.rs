@@ -70,8 +70,17 @@ struct Gap {
 pub enum CloseReason {
     /// Its peer does not read what it is sent.
     SlowReader,
+    /// The operator wants it so, at once.
+    Kicked,
     /// The server stops.
     Shutdown,
+}
+
+impl CloseReason {
+    /// Whether what waits need not be written any more.
+    fn is_at_once(self) -> bool {
+        matches!(self, Self::SlowReader | Self::Kicked)
+    }
 }
 
 impl Outbox {
@@ -194,12 +203,12 @@ impl Outbox {
         self.queued.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection is closed since its peer does not read: what was taken before need not be written either.
-    pub fn has_overflowed(&self) -> bool {
-        self.lock().closed == Some(CloseReason::SlowReader)
+    /// Why the connection is closed at once, if it is: what was taken before need not be written either.
+    pub fn closed_at_once(&self) -> Option<CloseReason> {
+        self.lock().closed.filter(|reason| reason.is_at_once())
     }
 
-    /// Closes the connection once what waits is written; a slow reader's is dropped.
+    /// Closes the connection once what waits is written. What waits for a slow reader, or one who is kicked, is dropped.
     pub fn close(&self, reason: CloseReason) -> Option<Waker> {
         let mut state = self.lock();
         state.close(reason);
@@ -214,7 +223,7 @@ impl Outbox {
 impl State {
     fn close(&mut self, reason: CloseReason) {
         self.closed.get_or_insert(reason);
-        if reason == CloseReason::SlowReader {
+        if reason.is_at_once() {
             self.output = Output::default();
             self.gaps_before += self.gaps.len() as u64;
             self.gaps.clear();
@@ -461,10 +470,28 @@ mod tests {
         outbox.send(&Response::Noop);
         let taken = outbox.take(0, Waker::noop()).unwrap();
         assert!(outbox.send(&Response::Noop).is_some());
-        assert!(!outbox.has_overflowed());
+        assert_eq!(outbox.closed_at_once(), None);
         assert!(outbox.send(&Response::Noop).is_some(), "nobody looks at what was taken");
-        assert!(outbox.has_overflowed());
+        assert_eq!(outbox.closed_at_once(), Some(CloseReason::SlowReader));
         assert_eq!(taken.len(), 12);
+    }
+
+    #[test]
+    fn one_who_is_kicked_is_told_nothing_more() {
+        let outbox = Outbox::new(1000);
+        outbox.send(&Response::Noop);
+        let taken = outbox.take(0, Waker::noop()).unwrap();
+        outbox.send(&Response::Noop);
+        outbox.hold(7);
+        assert!(outbox.close(CloseReason::Kicked).is_some(), "a task that waits for its peer is not told");
+        assert_eq!(outbox.closed_at_once(), Some(CloseReason::Kicked));
+        assert!(!outbox.has_gaps());
+        assert_eq!(outbox.take(taken.len(), Waker::noop()).unwrap_err(), CloseReason::Kicked);
+        let outbox = Outbox::new(1000);
+        outbox.send(&Response::Noop);
+        outbox.close(CloseReason::Shutdown);
+        assert_eq!(outbox.closed_at_once(), None, "a stop lets what waits be written");
+        assert_eq!(outbox.take(0, Waker::noop()).unwrap().len(), 12);
     }
 
     #[test]
@@ -476,7 +503,8 @@ mod tests {
         outbox.answer_text(b"OK\r\n");
         assert_eq!(outbox.take(0, Waker::noop()).unwrap().len(), 124);
         outbox.send(&Response::Noop);
-        assert!(outbox.has_overflowed(), "what others say finds too much waiting");
+        let reason = outbox.closed_at_once();
+        assert_eq!(reason, Some(CloseReason::SlowReader), "what others say finds too much waiting");
     }
 
     #[test]

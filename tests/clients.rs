@@ -15,18 +15,11 @@ mod common;
 #[path = "clients/bindings.rs"]
 mod bindings;
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bindings::{Binding, LIBRARIES, SHELL};
-use common::{Implementation, Program, Server, Wire, packet, wait_for};
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-use tempfile::TempDir;
+use common::{Gate, Implementation, Program, Server, Wire, packet, wait_for};
 
 /// The functions of every library's worker.
 const FUNCTIONS: [&str; 6] = ["reverse", "fail", "exception", "progress", "order", "gate"];
@@ -91,34 +84,6 @@ fn start_client(binding: Binding, server: &Server, arguments: &[&str]) -> Progra
 /// Runs a client to its end and compares what it printed.
 fn run_client(binding: Binding, server: &Server, arguments: &[&str], expected: &[&str]) {
     start_client(binding, server, arguments).expect_end(expected);
-}
-
-/// The gate that a job of `gate` waits at: a FIFO.
-struct Gate {
-    _directory: TempDir,
-    path: PathBuf,
-}
-
-impl Gate {
-    fn new() -> Self {
-        let directory = TempDir::new().expect("a temporary directory");
-        let path = directory.path().join("gate");
-        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a FIFO");
-        Self { _directory: directory, path }
-    }
-
-    fn workload(&self) -> &str {
-        self.path.to_str().expect("a temporary directory in ASCII")
-    }
-
-    /// Lets the job that waits here end with `result`; waits for such a job first.
-    fn open(&self, result: &str) {
-        let mut fifo: File = wait_for("a worker at the gate", || {
-            // Without a reader this fails instead of waiting.
-            OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.path).ok()
-        });
-        fifo.write_all(result.as_bytes()).expect("write to the gate");
-    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod common;
 mod battery;
 #[path = "databases/debian.rs"]
 mod debian;
+#[path = "databases/edits.rs"]
+mod edits;
 #[path = "databases/instance.rs"]
 mod instance;
 #[path = "databases/jobs.rs"]

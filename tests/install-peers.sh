@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust on a Debian 12 machine: Debian's gearmand (to compare with), its tools,
-# Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold queues, and a browser. Needs root only
-# when a Debian package is missing; does nothing, quickly, when all is there.
+# Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold queues, what checks HTTP (promtool,
+# schemathesis), and a browser. Needs root only when a Debian package is missing; does nothing, quickly, when all is there.
 #
 #   tests/install-peers.sh           install what is missing
 #   tests/install-peers.sh --check   only say what is missing; exit status 1 if anything is
 #
-# No gearmand and no database is left running: the tests start their own, on ports of their own.
+# No gearmand, no database and no Prometheus is left running: the tests start their own, on ports of their own.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,6 +23,7 @@ packages_of_files() {
 /usr/include/libgearman/gearman.h libgearman-dev
 /usr/include/stdlib.h libc6-dev
 /usr/sbin/mariadbd mariadb-server
+/usr/bin/promtool prometheus
 /usr/bin/redis-server redis-server
 LIST
 }
@@ -40,6 +41,7 @@ node nodejs
 npm npm
 redis-cli redis-tools
 sqlite3 sqlite3
+tmux tmux
 LIST
 }
 
@@ -49,6 +51,7 @@ services_of_packages() {
 gearman-job-server gearman-job-server
 mariadb-server mariadb
 postgresql postgresql
+prometheus prometheus
 redis-server redis-server
 LIST
 }
@@ -94,7 +97,7 @@ install_packages() {
     fi
     local policy=/usr/sbin/policy-rc.d made_policy=
     if [[ ! -e $policy ]]; then
-        # 101 is "forbidden by policy": the packages' own gearmand and databases are not started.
+        # 101 is "forbidden by policy": the packages' own gearmand, databases and Prometheus are not started.
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
         made_policy=yes
@@ -135,7 +138,7 @@ install_python() {
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps \
         --requirement "$clients/requirements.txt"
-    "$venv/bin/python" -c 'import gear, gearman'
+    "$venv/bin/python" -c 'import gear, gearman, schemathesis'
     cp "$clients/requirements.txt" "$venv/installed-from"
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::packet::{self, body};
 use common::{Server, Wire, wait_for};
-use gearmand::job_server::{StoredJob, StoredParts};
+use gearmand::job_server::{Edit, JobKey, StoredJob, StoredParts};
 use gearmand::protocol::{FunctionName, Priority};
 use gearmand::store::location::{Access, Location, defaults};
 use gearmand::store::{Changes, Workloads};
@@ -254,6 +254,22 @@ fn an_import_that_is_killed_is_taken_up() {
 fn location(path: &Path) -> Location {
     let table = defaults::SQLITE_TABLE.to_owned();
     Location::Sqlite { path: PathBuf::from(path), table, keep_primary_key: false }
+}
+
+#[test]
+fn what_the_operator_changed_of_a_job_is_listed() {
+    let place = Place::new();
+    let file = place.file("queue.sqlite3");
+    fill(Path::new(&file), 0, 3);
+    let mut store = location(Path::new(&file)).open(Access::Own, &"H:t".into()).unwrap();
+    let edit = Edit { function: FunctionName::new(b"moved"), priority: Priority::High, due_s: 2_000_000_000 };
+    let key = JobKey { number: 2, function: FunctionName::new(b"f"), unique: b"".as_slice().into() };
+    store.commit(&Changes { edits: vec![(key, edit)], sync: true, ..Changes::default() }).unwrap();
+    drop(store);
+    let jobs = listed(&file);
+    assert_eq!(column(&jobs, "function"), ["f", "moved", "f"]);
+    assert_eq!(column(&jobs, "priority"), ["normal", "high", "normal"]);
+    assert_eq!(column(&jobs, "handle"), ["H:t:1", "H:t:2", "H:t:3"]);
 }
 
 /// Puts jobs into a new file, without unique ids and with workloads that count on from `first`.

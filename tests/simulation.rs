@@ -19,12 +19,16 @@ mod departure;
 mod link;
 #[path = "simulation/model.rs"]
 mod model;
+#[path = "simulation/model_control.rs"]
+mod model_control;
 #[path = "simulation/model_store.rs"]
 mod model_store;
 #[path = "simulation/model_submit.rs"]
 mod model_submit;
 #[path = "simulation/model_work.rs"]
 mod model_work;
+#[path = "simulation/operator.rs"]
+mod operator;
 #[path = "simulation/outgoing.rs"]
 mod outgoing;
 #[path = "simulation/peer.rs"]
@@ -33,6 +37,8 @@ mod peer;
 mod policy;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/steering.rs"]
+mod steering;
 #[path = "simulation/store.rs"]
 mod store;
 #[path = "simulation/wire.rs"]
@@ -52,6 +58,7 @@ use world::World;
 /// What must have happened, so that the simulation is known to get there.
 const LANDMARKS: &[&str] = &[
     "became due",
+    "came back as it was before it was changed",
     "came back from the store",
     "came back without its workload",
     "could not be read",
@@ -69,6 +76,7 @@ const LANDMARKS: &[&str] = &[
     "met a full queue",
     "met a store that fails",
     "met a store that was behind",
+    "met its equal where it was to be moved",
     "need not be on the disk",
     "outlived a crash",
     "outlived one of its clients",
@@ -84,35 +92,52 @@ const LANDMARKS: &[&str] = &[
     "was asked for when a newer namesake was not stored",
     "was awaited by several from the store",
     "was awaited when the store refused it",
+    "was busy when it was to be moved",
+    "was cancelled with all others",
     "was cancelled",
     "was dropped after its last attempt",
-    "was finished",
     "was finished though nobody wants it",
+    "was finished",
     "was found twice in the store",
+    "was given another priority",
     "was given back",
+    "was given jobs again",
     "was handed out",
-    "was joined",
+    "was held back since as many run as may",
+    "was held back since its function is paused",
     "was joined before it was stored",
     "was joined by its workload while that was not in memory",
     "was joined by one who waits for it before it was stored",
     "was joined while it was parked",
+    "was joined",
     "was kept when the server stopped",
+    "was kicked",
     "was left by its client and refused by the store",
     "was left for the next start",
+    "was moved while it was parked",
+    "was moved with all others",
+    "was moved",
+    "was moved, and found by its workload, while that was not in memory",
     "was not among the first that were read",
+    "was not waited for",
     "was one function too many",
     "was parked",
     "was part of a flood",
     "was refused by the store",
     "was removed behind the server's back",
+    "was running when it was to be moved",
     "was spoken of after it was taken away",
-    "was stored",
     "was stored after it had been in memory alone",
     "was stored and lost its worker",
     "was stored and never acknowledged",
     "was stored though another was refused",
     "was stored though that failed",
+    "was stored",
+    "was there when its function went on",
+    "was to be changed by what failed",
     "was to be removed by what failed",
+    "was withheld from a worker",
+    "was woken when jobs were withheld from it",
     "was woken",
     "went back to sleep after its NOOP",
     "went on in memory alone since the store refused it",

@@ -6,6 +6,8 @@
 mod common;
 #[path = "sqlite/damage.rs"]
 mod damage;
+#[path = "sqlite/edits.rs"]
+mod edits;
 #[path = "sqlite/faults.rs"]
 mod faults;
 #[path = "sqlite/keeping.rs"]

@@ -75,7 +75,7 @@ impl Generator {
     pub(crate) fn add_workers(&mut self, count: usize) -> Result<()> {
         for _ in 0..count {
             self.workers += 1;
-            self.add(Role::Worker(Worker::default()))?;
+            self.add(Role::Worker(Worker::new(self.function)))?;
         }
         self.greeted()
     }

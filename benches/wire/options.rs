@@ -42,6 +42,8 @@ pub(crate) enum Row {
     Restart,
     /// A backlog of durable jobs of 1 KiB, whose workloads are not all in memory.
     Backlog,
+    /// Foreground jobs while a dashboard is open, metrics are scraped and workers are listed.
+    Watched,
 }
 
 /// Server CPU per job, beside C++ gearmand.

@@ -35,6 +35,11 @@ impl Queue {
         Self::new(["-q".to_owned(), "libsqlite3".to_owned(), format!("--libsqlite3-db={}", path.display())])
     }
 
+    /// Adds options that are not about the queue.
+    pub(crate) fn add(&mut self, options: impl IntoIterator<Item = String>) {
+        self.0.extend(options);
+    }
+
     /// Wherever these options say.
     pub(crate) fn new(options: impl IntoIterator<Item = String>) -> Self {
         Self(options.into_iter().collect())

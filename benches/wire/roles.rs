@@ -64,9 +64,16 @@ pub(crate) enum Role {
 }
 
 /// A worker as libgearman's: grabs, echoes, sleeps when there is no job, grabs again when woken.
-#[derive(Default)]
 pub(crate) struct Worker {
+    function: &'static [u8],
     started: bool,
+}
+
+impl Worker {
+    /// A worker of one function.
+    pub(crate) const fn new(function: &'static [u8]) -> Self {
+        Self { function, started: false }
+    }
 }
 
 /// A client that keeps a window of jobs outstanding.
@@ -205,8 +212,10 @@ impl Grabber {
 impl Role {
     /// What the connection says first.
     pub(crate) fn greet(&self, output: &mut Vec<u8>) {
-        if !matches!(self, Self::Client(_)) {
-            append(output, REQUEST, CAN_DO, &[FUNCTION]);
+        match self {
+            Self::Client(_) => {}
+            Self::Worker(worker) => append(output, REQUEST, CAN_DO, &[worker.function]),
+            Self::Grabber(_) => append(output, REQUEST, CAN_DO, &[FUNCTION]),
         }
         append(output, REQUEST, ECHO_REQ, &[b"hello"]);
     }
@@ -235,7 +244,7 @@ impl Role {
                 client.completed(response.body, tally)?;
                 client.fill(output, tally);
             }
-            (Self::Worker(_), JOB_ASSIGN_UNIQ) => work(response.body, output, tally)?,
+            (Self::Worker(worker), JOB_ASSIGN_UNIQ) => work(worker.function, response.body, output, tally)?,
             (Self::Worker(_), NO_JOB) => {
                 tally.asleep += 1;
                 append(output, REQUEST, PRE_SLEEP, &[]);
@@ -262,11 +271,11 @@ impl Role {
 }
 
 /// Echoes a job and asks for the next one in the same write, as a worker without delay does.
-fn work(body: &[u8], output: &mut Vec<u8>, tally: &mut Tally) -> Result<()> {
+fn work(own: &[u8], body: &[u8], output: &mut Vec<u8>, tally: &mut Tally) -> Result<()> {
     let (handle, rest) = split(body)?;
     let (function, rest) = split(rest)?;
     let (unique, workload) = split(rest)?;
-    if function != FUNCTION || unique.len() != UNIQUE || !workload.starts_with(unique) {
+    if function != own || unique.len() != UNIQUE || !workload.starts_with(unique) {
         return fail("a job that no client submitted");
     }
     tally.worked += 1;

@@ -15,7 +15,7 @@ use crate::options::{Options, Row, Sizes};
 use crate::peers::{Kind, Peer};
 use crate::report::{Bar, Broken, Line, Report, Series};
 use crate::roles::Submission;
-use crate::{databases, disk, rows_backlog, rows_durable, rows_flood, rows_memory};
+use crate::{databases, disk, rows_backlog, rows_durable, rows_flood, rows_memory, rows_watched};
 
 /// Bytes of a workload where its size is not the point.
 pub(crate) const WORKLOAD: usize = 128;
@@ -149,6 +149,7 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
         Row::Flood => rows_flood::flood(options, sizes),
         Row::Restart => rows_backlog::restart(options, sizes),
         Row::Backlog => rows_backlog::backlog(options, sizes),
+        Row::Watched => rows_watched::watched(options, sizes),
     }
 }
 

@@ -1,50 +1,117 @@
 //! Does what the operator wants, and logs who wanted it.
 
+use std::fmt;
+
 use tracing::info;
 
 use super::Admin;
-use crate::job_server::{ControlError, Now, Who, Withholding};
+use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, Who, Withholding};
 use crate::protocol::Priority;
+use crate::protocol::names::FUNCTION_MAX;
 
 /// A wish of the operator's. Names are bytes, as they come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Withhold a function's jobs from all workers, or end that.
-    Pause { function: Vec<u8>, paused: bool },
-    /// Let so many jobs of a function run at once; 0 for any number.
-    LimitRunning { function: Vec<u8>, most: u32 },
-    /// Let a function have so many jobs when one of high, normal and low priority comes; 0 for any number.
-    LimitQueue { function: Vec<u8>, limits: [u32; 3] },
+    Pause {
+        /// The function, which need not be known yet.
+        function: Vec<u8>,
+        /// Whether its jobs are to wait, or to go on.
+        paused: bool,
+    },
+    /// Let so many jobs of a function run at once.
+    LimitRunning {
+        /// The function, which need not be known yet.
+        function: Vec<u8>,
+        /// How many; 0 for any number.
+        most: u32,
+    },
+    /// Let a function have so many jobs when one of high, normal and low priority comes.
+    LimitQueue {
+        /// The function, which need not be known yet.
+        function: Vec<u8>,
+        /// How many; 0 for any number.
+        limits: [u32; 3],
+    },
     /// Make a function known.
-    CreateFunction { function: Vec<u8> },
+    CreateFunction {
+        /// Its name.
+        function: Vec<u8>,
+    },
     /// Forget a function that nobody uses.
-    DropFunction { function: Vec<u8> },
+    DropFunction {
+        /// Its name.
+        function: Vec<u8>,
+    },
     /// End a job.
-    CancelJob { handle: Vec<u8> },
+    CancelJob {
+        /// Its handle.
+        handle: Vec<u8>,
+    },
     /// End all jobs of a function.
-    CancelJobs { function: Vec<u8> },
+    CancelJobs {
+        /// The function.
+        function: Vec<u8>,
+    },
     /// Give a job to another function.
-    MoveJob { handle: Vec<u8>, to: Vec<u8> },
+    MoveJob {
+        /// Its handle.
+        handle: Vec<u8>,
+        /// Its new function.
+        to: Vec<u8>,
+    },
     /// Give all jobs of a function that do not run to another one.
-    MoveJobs { from: Vec<u8>, to: Vec<u8> },
+    MoveJobs {
+        /// Where they are.
+        from: Vec<u8>,
+        /// Their new function.
+        to: Vec<u8>,
+    },
     /// Change the priority of a job.
-    SetPriority { handle: Vec<u8>, priority: Priority },
+    SetPriority {
+        /// Its handle.
+        handle: Vec<u8>,
+        /// Its new priority.
+        priority: Priority,
+    },
     /// Do not wait until a scheduled job is due.
-    RunNow { handle: Vec<u8> },
-    /// Give workers no jobs, of one function or of any.
-    Withhold { who: Who, function: Option<Vec<u8>>, how: Withholding },
+    RunNow {
+        /// Its handle.
+        handle: Vec<u8>,
+    },
+    /// Give workers no jobs.
+    Withhold {
+        /// Which workers.
+        who: Who,
+        /// Of this function; `None` for any.
+        function: Option<Vec<u8>>,
+        /// How.
+        how: Withholding,
+    },
     /// End that.
-    Release { who: Who, function: Option<Vec<u8>> },
-    /// Close workers' connections.
-    Kick { who: Who },
+    Release {
+        /// The workers, named as they were when they were withheld jobs.
+        who: Who,
+        /// The function, as it was named then.
+        function: Option<Vec<u8>>,
+    },
+    /// Close workers' connections. Their jobs go back.
+    Kick {
+        /// Which workers.
+        who: Who,
+    },
 }
 
 /// A wish that takes several steps, between which others get their turn.
+///
+/// One that is dropped before its end stays half done, and that is logged too.
 #[derive(Debug)]
 pub struct Task {
     control: Control,
     actor: String,
+    place: Place,
     affected: usize,
+    has_ended: bool,
 }
 
 /// How far a [`Task`] has come.
@@ -52,22 +119,187 @@ pub struct Task {
 pub enum Step {
     /// [`Admin::step`] is to be called again.
     Unfinished,
-    /// All is done; so many jobs, functions or connections were changed.
-    Done { affected: usize },
+    /// All is done.
+    Done {
+        /// So many jobs, functions or connections were changed.
+        affected: usize,
+    },
 }
 
 impl Admin {
     /// Begins to do what `actor` wants, who is named in the log: a peer's address and what else is known of it.
     pub fn begin(&self, control: Control, actor: String) -> Task {
-        Task { control, actor, affected: 0 }
+        Task { control, actor, place: Place::default(), affected: 0, has_ended: false }
     }
 
-    /// Does a bounded part of it. To be called until it is done or has failed.
+    /// Does a bounded part of it, with one hold of the hub's lock. To be called until it is done or has failed, and then no
+    /// more. Its end is logged.
     ///
     /// # Errors
     /// Where it cannot be done. What was done before stays done.
-    pub fn step(&self, _now: Now, task: &mut Task) -> Result<Step, ControlError> {
-        info!("{:?} by {}", task.control, task.actor);
-        Ok(Step::Done { affected: task.affected })
+    pub fn step(&self, now: Now, task: &mut Task) -> Result<Step, ControlError> {
+        match self.piece(now, task) {
+            Ok(Piece { affected, next }) => {
+                task.affected += affected;
+                if let Some(place) = next {
+                    task.place = place;
+                    return Ok(Step::Unfinished);
+                }
+                task.end("done");
+                Ok(Step::Done { affected: task.affected })
+            }
+            Err(error) => {
+                task.end(&error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn piece(&self, now: Now, task: &Task) -> Result<Piece, ControlError> {
+        let hub = &self.hub;
+        let affected = match &task.control {
+            Control::Pause { function, paused } => hub.pause_function(now, function, *paused).map(|()| 1),
+            Control::LimitRunning { function, most } => hub.limit_running(now, function, *most).map(|()| 1),
+            Control::LimitQueue { function, .. } | Control::CreateFunction { function }
+                if function.len() > FUNCTION_MAX =>
+            {
+                Err(ControlError::NameTooLong)
+            }
+            Control::LimitQueue { function, limits } => {
+                hub.limit_function(function, *limits).map(|()| 1).map_err(|_| ControlError::TooManyFunctions)
+            }
+            Control::CreateFunction { function } => {
+                hub.create_function(function).map(|()| 1).map_err(|_| ControlError::TooManyFunctions)
+            }
+            Control::DropFunction { function } => match hub.drop_function(function) {
+                DropFunction::Dropped => Ok(1),
+                DropFunction::NotFound => Err(ControlError::NoSuchFunction),
+                DropFunction::InUse => Err(ControlError::FunctionInUse),
+            },
+            Control::CancelJob { handle } => {
+                if hub.cancel_job(now, handle) {
+                    Ok(1)
+                } else {
+                    Err(ControlError::NoSuchJob)
+                }
+            }
+            Control::CancelJobs { function } => return hub.cancel_jobs(now, function, task.place),
+            Control::MoveJob { handle, to } => hub.move_job(now, handle, to).map(|()| 1),
+            Control::MoveJobs { from, to } => return hub.move_jobs(now, from, to, task.place),
+            Control::SetPriority { handle, priority } => hub.set_priority(now, handle, *priority).map(|()| 1),
+            Control::RunNow { handle } => hub.run_now(now, handle).map(|()| 1),
+            Control::Withhold { who, function, how } => hub.withhold(now, who, function.as_deref(), *how),
+            Control::Release { who, function } => Ok(hub.release(now, who, function.as_deref())),
+            Control::Kick { who } => match hub.kick(now, who) {
+                0 => Err(ControlError::NoSuchWorker),
+                count => Ok(count),
+            },
+        };
+        affected.map(|affected| Piece { affected, next: None })
+    }
+}
+
+impl Task {
+    fn end(&mut self, how: &str) {
+        self.has_ended = true;
+        info!("{}: {how}, {} changed, by {}", self.control, self.affected, self.actor);
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.end("not done to the end, since whoever wanted it has gone");
+        }
+    }
+}
+
+impl fmt::Display for Control {
+    /// Writes it as the text command says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pause { function, paused: true } => write!(f, "pause {}", function.escape_ascii()),
+            Self::Pause { function, paused: false } => write!(f, "resume {}", function.escape_ascii()),
+            Self::LimitRunning { function, most } => write!(f, "limit running {} {most}", function.escape_ascii()),
+            Self::LimitQueue { function, limits: [high, normal, low] } => {
+                write!(f, "maxqueue {} {high} {normal} {low}", function.escape_ascii())
+            }
+            Self::CreateFunction { function } => write!(f, "create function {}", function.escape_ascii()),
+            Self::DropFunction { function } => write!(f, "drop function {}", function.escape_ascii()),
+            Self::CancelJob { handle } => write!(f, "cancel job {}", handle.escape_ascii()),
+            Self::CancelJobs { function } => write!(f, "cancel jobs {}", function.escape_ascii()),
+            Self::MoveJob { handle, to } => write!(f, "move job {} {}", handle.escape_ascii(), to.escape_ascii()),
+            Self::MoveJobs { from, to } => write!(f, "move jobs {} {}", from.escape_ascii(), to.escape_ascii()),
+            Self::SetPriority { handle, priority } => {
+                write!(f, "priority job {} {}", handle.escape_ascii(), priority_name(*priority))
+            }
+            Self::RunNow { handle } => write!(f, "run job {}", handle.escape_ascii()),
+            Self::Withhold { who, function, how } => {
+                let verb = match how {
+                    Withholding::Disabled => "disable",
+                    Withholding::Draining => "drain",
+                };
+                write_workers(f, verb, who, function.as_deref())
+            }
+            Self::Release { who, function } => write_workers(f, "enable", who, function.as_deref()),
+            Self::Kick { who } => write_workers(f, "kick", who, None),
+        }
+    }
+}
+
+fn write_workers(f: &mut fmt::Formatter<'_>, verb: &str, who: &Who, function: Option<&[u8]>) -> fmt::Result {
+    match who {
+        Who::Connection(id) => write!(f, "{verb} connection:{}-{}", id.slot, id.generation)?,
+        Who::Client(id) => write!(f, "{verb} client:{}", id.escape_ascii())?,
+        Who::Host(address) => write!(f, "{verb} host:{}", address.escape_default())?,
+    }
+    function.map_or(Ok(()), |function| write!(f, " {}", function.escape_ascii()))
+}
+
+const fn priority_name(priority: Priority) -> &'static str {
+    match priority {
+        Priority::High => "high",
+        Priority::Normal => "normal",
+        Priority::Low => "low",
+    }
+}
+
+/// The word by which programs know an error.
+pub const fn error_code(error: ControlError) -> &'static str {
+    match error {
+        ControlError::NoSuchJob => "no_such_job",
+        ControlError::JobIsRunning => "job_is_running",
+        ControlError::JobIsNotScheduled => "job_is_not_scheduled",
+        ControlError::JobExistsThere => "job_exists_there",
+        ControlError::JobIsBusy => "job_is_busy",
+        ControlError::NoSuchFunction => "no_such_function",
+        ControlError::FunctionInUse => "function_in_use",
+        ControlError::NoSuchWorker => "no_such_worker",
+        ControlError::TooManyFunctions => "too_many_functions",
+        ControlError::TooManyRules => "too_many_rules",
+        ControlError::NameTooLong => "name_too_long",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job_server::ConnectionId;
+
+    #[test]
+    fn the_log_says_what_was_wanted_as_one_would_type_it() {
+        let function = b"a\nb".to_vec();
+        let who = Who::Connection(ConnectionId { slot: 3, generation: 14 });
+        let how = Withholding::Draining;
+        for (control, expected) in [
+            (Control::Pause { function: function.clone(), paused: true }, r"pause a\nb"),
+            (Control::LimitQueue { function: function.clone(), limits: [1, 2, 3] }, r"maxqueue a\nb 1 2 3"),
+            (Control::SetPriority { handle: b"H:x:1".to_vec(), priority: Priority::Low }, "priority job H:x:1 low"),
+            (Control::Withhold { who: who.clone(), function: Some(function), how }, r"drain connection:3-14 a\nb"),
+            (Control::Release { who: Who::Client(b"\xff".to_vec()), function: None }, r"enable client:\xff"),
+            (Control::Kick { who: Who::Host("::1\n".to_owned()) }, r"kick host:::1\n"),
+        ] {
+            assert_eq!(control.to_string(), expected);
+        }
     }
 }

@@ -49,8 +49,9 @@ impl TextConnection {
     ///
     /// # Errors
     /// When the connection fails, ends before the answer does, or the answer is beyond all measure.
-    pub(super) async fn ask(&mut self, line: &str) -> io::Result<RawAnswer> {
-        self.writer.write_all(format!("{line}\r\n").as_bytes()).await?;
+    pub(super) async fn ask(&mut self, line: impl AsRef<[u8]>) -> io::Result<RawAnswer> {
+        let line = line.as_ref();
+        self.writer.write_all(&[line, b"\r\n"].concat()).await?;
         self.writer.flush().await?;
         let listing = is_listing(line);
         let mut wire = Vec::new();
@@ -96,9 +97,13 @@ impl TextConnection {
 }
 
 /// Whether the answer to this line is a list that ends with a dot.
-pub(super) fn is_listing(line: &str) -> bool {
+pub(super) fn is_listing(line: &[u8]) -> bool {
+    const NEW: [&[u8]; 2] = [b"show ", b"list "];
+    if NEW.iter().any(|word| line.len() > word.len() && line[..word.len()].eq_ignore_ascii_case(word)) {
+        return true;
+    }
     matches!(
-        AdminCommand::parse(line.as_bytes(), WORDS_MAX),
+        AdminCommand::parse(line, WORDS_MAX),
         Ok(AdminCommand::Workers
             | AdminCommand::Status
             | AdminCommand::PriorityStatus

@@ -42,7 +42,7 @@ impl Listing {
     }
 
     /// Cuts a line into its columns; one that has another form fills the first.
-    fn cells(self, line: &[u8]) -> Vec<String> {
+    pub(super) fn cells(self, line: &[u8]) -> Vec<String> {
         let line = String::from_utf8_lossy(line);
         let count = self.columns().len();
         let mut cells: Vec<String> = match self {
@@ -64,26 +64,8 @@ impl Listing {
         let columns = self.columns();
         let mut rows = vec![columns.iter().map(|(name, _)| name.to_uppercase()).collect::<Vec<_>>()];
         rows.extend(lines.iter().map(|line| self.cells(line).iter().map(|cell| printable(cell)).collect()));
-        let widths: Vec<usize> = (0..columns.len())
-            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-            .collect();
-        let mut table = String::new();
-        for row in &rows {
-            let mut text = String::new();
-            for ((cell, width), (_, kind)) in row.iter().zip(&widths).zip(columns) {
-                let padding = " ".repeat(width - cell.chars().count());
-                if !text.is_empty() {
-                    text.push_str("  ");
-                }
-                match kind {
-                    Number => text.extend([padding.as_str(), cell]),
-                    Text | Flag | Words => text.extend([cell, padding.as_str()]),
-                }
-            }
-            table.push_str(text.trim_end());
-            table.push('\n');
-        }
-        table
+        let to_right: Vec<bool> = columns.iter().map(|(_, kind)| *kind == Number).collect();
+        aligned(&rows, &to_right)
     }
 
     /// The lines as an array of objects; keys and values as one object.
@@ -110,6 +92,27 @@ impl Listing {
     }
 }
 
+/// Rows of as many cells as there are columns, aligned to the left or to the right, with two spaces between.
+pub(super) fn aligned(rows: &[Vec<String>], to_right: &[bool]) -> String {
+    let widths: Vec<usize> = (0..to_right.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut table = String::new();
+    for row in rows {
+        let mut text = String::new();
+        for ((cell, width), to_right) in row.iter().zip(&widths).zip(to_right) {
+            let padding = " ".repeat(width - cell.chars().count());
+            if !text.is_empty() {
+                text.push_str("  ");
+            }
+            text.extend(if *to_right { [padding.as_str(), cell] } else { [cell, padding.as_str()] });
+        }
+        table.push_str(text.trim_end());
+        table.push('\n');
+    }
+    table
+}
+
 /// Lines of a listing whose form is not known.
 pub(super) fn plain_json(lines: &[Vec<u8>]) -> Value {
     json!({ "lines": lines.iter().map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>() })
@@ -130,11 +133,16 @@ fn worker_cells(line: &str) -> Vec<String> {
     [fd, address, id, functions.trim()].map(str::to_owned).into()
 }
 
+/// Letters that are not seen and change how others are shown: they turn the direction of what follows, or join it.
+const UNSEEN: [std::ops::RangeInclusive<char>; 4] =
+    ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
+
 /// What is safe to print: a name may hold anything, also what a terminal obeys.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
-        if letter.is_control() { out.extend(letter.escape_default()) } else { out.push(letter) }
+        let obeyed = letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter));
+        if obeyed { out.extend(letter.escape_default()) } else { out.push(letter) }
     }
     out
 }
@@ -196,6 +204,7 @@ mod tests {
     #[test]
     fn a_terminal_is_not_commanded_by_names() {
         assert_eq!(printable("a\x1b[2Jb"), "a\\u{1b}[2Jb");
+        assert_eq!(printable("a\u{202e}b\u{9b}c\u{e9}"), "a\\u{202e}b\\u{9b}c\u{e9}");
         assert_eq!(Listing::Status.table(&lines(&["short"])).lines().nth(1), Some("short"));
     }
 }

@@ -1,10 +1,12 @@
-//! The client side of the protocol, and the three tools built on it: `work`, `submit` and `admin`.
+//! The client side of the protocol, and the tools built on it: `work`, `submit`, `admin` and `top`.
 //!
 //! * `address`: where servers are, from options and environment.
 //! * `connection`: packets to a server and back, over TCP or a UNIX socket; `answer` gives them their meaning.
 //! * `worker` runs a `command` per job; `slot` is one of its connections, `backoff` the pause between two tries.
 //! * `submit` puts jobs in: `source` reads them, `pipeline` keeps account of them, `output` prints what comes back.
-//! * `admin` asks the text commands: `admin_text` reads an answer from the wire, `listing` makes tables and JSON of it.
+//! * `admin` asks the text commands: `admin_text` reads an answer from the wire, `listing` and, of listings that name their
+//!   columns, `table` make tables and JSON of it.
+//! * `top` shows a server in a terminal, by the same commands.
 //!
 //! The tools say what they have to say for people on standard error, and results on standard output. They share these
 //! exit statuses: 0 all went well, 1 a job failed or the server said no, 2 the command line is wrong, 3 no server could
@@ -23,6 +25,8 @@ mod pipeline;
 mod slot;
 mod source;
 mod submit;
+mod table;
+mod top;
 mod values;
 mod worker;
 
@@ -34,6 +38,7 @@ pub use admin::AdminArgs;
 pub(crate) use listing::printable;
 pub(crate) use output::{insert_bytes, template as progress_style};
 pub use submit::SubmitArgs;
+pub use top::TopArgs;
 pub use worker::WorkArgs;
 
 /// A job failed, or the server answered ERR.
@@ -59,6 +64,9 @@ pub enum Tool {
     /// Ask a server about its jobs and workers, or change them
     #[command(disable_help_flag = true)]
     Admin(AdminArgs),
+    /// Show functions, workers and jobs of a server, live in the terminal
+    #[command(disable_help_flag = true)]
+    Top(TopArgs),
 }
 
 /// Why a tool ends before its work is done.
@@ -102,6 +110,7 @@ pub fn run(tool: Tool) -> ExitCode {
         Tool::Work(_) => "work",
         Tool::Submit(_) => "submit",
         Tool::Admin(_) => "admin",
+        Tool::Top(_) => "top",
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -115,6 +124,7 @@ pub fn run(tool: Tool) -> ExitCode {
             Tool::Work(args) => worker::run(args).await,
             Tool::Submit(args) => submit::run(args).await,
             Tool::Admin(args) => admin::run(args).await,
+            Tool::Top(args) => top::run(args).await,
         }
     });
     runtime.shutdown_background();

@@ -1,6 +1,7 @@
 //! Values of the tools' options, checked when the command line is read.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
@@ -70,6 +71,43 @@ pub(super) fn admin_word(word: &str) -> Result<String, String> {
     Ok(word.to_owned())
 }
 
+/// A name in a text command that C++ gearmand does not know: such commands read it as listings show it, with `\xNN` for a
+/// byte. What could not stand in a line is said in this way, whatever else there is stays as it was typed.
+pub(super) fn admin_name() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().try_map(|name: OsString| match name.into_vec() {
+        name if name.is_empty() => Err("must not be empty".to_owned()),
+        name => Ok(escaped(&name)),
+    })
+}
+
+/// Which workers a text command is about.
+pub(super) fn workers() -> impl TypedValueParser<Value = String> {
+    admin_name().try_map(|who: String| {
+        let known =
+            ["connection:", "client:", "host:"].iter().any(|kind| who.len() > kind.len() && who.starts_with(kind));
+        if known { Ok(who) } else { Err("must be connection:ID, client:CLIENT_ID or host:ADDRESS".to_owned()) }
+    })
+}
+
+/// A name as a word of a text command.
+fn escaped(name: &[u8]) -> String {
+    let mut word = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            if letter == ' ' || letter.is_ascii_control() {
+                // A String takes everything.
+                let _ = write!(word, "\\x{:02x}", u32::from(letter));
+            } else {
+                word.push(letter);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(word, "\\x{byte:02x}");
+        }
+    }
+    word
+}
+
 /// A line for the text protocol.
 pub(super) fn admin_line(line: &str) -> Result<String, String> {
     if line.contains(['\n', '\r', '\0']) {
@@ -96,6 +134,7 @@ mod tests {
         for strange in ["", "a b", "a\nshutdown", "a\r"] {
             assert!(admin_word(strange).is_err(), "{strange:?}");
         }
+        assert_eq!(escaped(b"a b\nc\xff\\x20\xc3\xa9"), "a\\x20b\\x0ac\\xff\\x20\u{e9}");
         assert!(admin_line("show jobs").is_ok());
         assert!(admin_line("version\nshutdown").is_err());
     }

@@ -44,6 +44,18 @@ impl fmt::Display for ListenAddress {
     }
 }
 
+impl ListenAddress {
+    /// The same host with another port; `None` for what has no ports.
+    pub(super) fn with_port(&self, port: u16) -> Option<Self> {
+        match self {
+            Self::All { .. } => Some(Self::All { port }),
+            Self::Ip(address) => Some(Self::Ip(SocketAddr::new(address.ip(), port))),
+            Self::Host { name, .. } => Some(Self::Host { name: name.clone(), port }),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 /// A value of `--listen`: an address whose port may be left to `--port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ListenArgument {

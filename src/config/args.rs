@@ -11,8 +11,11 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Command};
 
 use super::address::{self, ListenArgument};
+use super::http::HttpArgs;
 use super::queue::QueueArgs;
-use super::value::{self, LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, Retries};
+use super::value::{
+    self, LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries,
+};
 use crate::log_level::Level;
 
 /// The bytes in one KiB, MiB and GiB, for the ranges below.
@@ -33,6 +36,8 @@ pub struct ServerArgs {
     pub(super) jobs: Jobs,
     #[command(flatten)]
     pub(super) queue: QueueArgs,
+    #[command(flatten)]
+    pub(super) http: HttpArgs,
     #[command(flatten)]
     pub(super) log: Log,
     #[command(flatten)]
@@ -63,6 +68,7 @@ pub const RELOADABLE: &[&str] = &[
     "durability",
     "function-durability",
     "allow-shutdown",
+    "admin-read-only",
     "verbose",
     "max-packet-size",
     "max-connections",
@@ -119,6 +125,17 @@ pub struct Network {
     #[arg(short, long, value_name = "N", default_value = "1024", value_parser = value::number::<0, 65_535>)]
     pub backlog: u32,
 
+    /// Run jobs over HTTP as well, by gearmand's protocol plugin; the only NAME is http [default: none]
+    ///
+    /// One request is one job: POST /FUNCTION with the workload as its body. It listens on the TCP addresses of --listen.
+    /// Whoever reaches its port can submit jobs, as on the other ports.
+    #[arg(short = 'r', long, value_name = "NAME")]
+    pub protocol: Option<ProtocolPlugin>,
+
+    /// Port of --protocol http; 0 lets the kernel choose
+    #[arg(long, value_name = "PORT", default_value = "8080", value_parser = address::port)]
+    pub http_port: u16,
+
     /// Permissions of UNIX sockets, in octal
     #[arg(long, value_name = "MODE", default_value = "0660", value_parser = value::mode)]
     pub socket_mode: u32,
@@ -174,6 +191,12 @@ pub struct Process {
     /// Enable the text command `shutdown`, which anybody who reaches the port can send
     #[arg(long)]
     pub allow_shutdown: bool,
+
+    /// Refuse text commands that change something, for a port that anybody reaches
+    ///
+    /// These are `cancel`, `create`, `drop`, `maxqueue` and `shutdown`, and those that C++ gearmand does not know.
+    #[arg(long)]
+    pub admin_read_only: bool,
 }
 
 /// What happens to jobs.
@@ -257,7 +280,7 @@ pub struct Limits {
     #[arg(long, value_name = "BYTES", default_value = "8192", value_parser = value::count::<64, 1_048_576>)]
     pub max_text_line: usize,
 
-    /// Most words in a line of the text protocol
+    /// Most words in a line of the text protocol, but for `list jobs` with all its filters
     #[arg(long, value_name = "N", default_value = "5", value_parser = value::count::<5, 1_024>)]
     pub max_text_words: usize,
 

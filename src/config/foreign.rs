@@ -18,7 +18,6 @@ pub(super) enum Standing {
 }
 
 const TLS: Standing = Standing::Unbuilt("TLS (--ssl)");
-const HTTP: Standing = Standing::Unbuilt("HTTP (--protocol http)");
 const ROTATION: Standing =
     Standing::Retired("workers always get jobs of their functions in rotation; remove the option");
 const TABLES: Standing = Standing::Retired("tables grow by themselves; remove the option");
@@ -37,8 +36,6 @@ const VALUES: &[(&str, Standing)] = &[
     ("ssl-ca-file", TLS),
     ("ssl-certificate", TLS),
     ("ssl-key", TLS),
-    ("protocol", HTTP),
-    ("http-port", HTTP),
     ("hashtable-buckets", TABLES),
     ("libmemcached-servers", QUEUE_GONE),
     ("libmemcached-prefix", QUEUE_GONE),
@@ -108,22 +105,9 @@ fn option(name: &'static str, standing: Standing) -> Arg {
         Standing::Retired(reason) => ("Retired, without effect", reason.to_owned()),
     };
     let option = Arg::new(name).long(name).help_heading(heading).help(help).hide_short_help(true);
-    match name {
-        "protocol" => option.short('r'),
-        "round-robin" => option.short('R'),
-        _ => option,
-    }
+    if name == "round-robin" { option.short('R') } else { option }
 }
 
 /// Why `--ssl` cannot be had.
 pub(super) const REFUSE_TLS: &str = "this build does not speak TLS and will not listen in the clear where TLS was asked for; \
                                      remove the option and put a TLS proxy such as stunnel in front";
-
-/// Tells why a protocol cannot be had.
-pub(super) fn refuse_protocol(name: &str) -> String {
-    if name == "http" {
-        "this build does not serve HTTP; remove the option or put a gateway in front".to_owned()
-    } else {
-        "there is no such protocol; gearmand knows http, which this build does not serve".to_owned()
-    }
-}

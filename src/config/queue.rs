@@ -258,7 +258,7 @@ pub(super) fn kind_of_option(name: &str) -> Option<&'static str> {
 
 /// Whether the value of an option is not to be shown.
 pub(super) fn is_secret(name: &str) -> bool {
-    name.ends_with("-password") || name == "libpq-conninfo"
+    name.ends_with("-password") || name == "libpq-conninfo" || name == "http-token"
 }
 
 /// Text that is not to be shown, such as a password.

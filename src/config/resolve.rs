@@ -182,7 +182,6 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
         let name = setting.name;
         let refusal = match name {
             "queue-type" => queue::refuse(&value),
-            "protocol" => Some(foreign::refuse_protocol(&value)),
             "ssl" if is_set => Some(foreign::REFUSE_TLS.to_owned()),
             "user" => unknown_user(&value),
             _ => None,
@@ -247,6 +246,7 @@ fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Conf
         queue,
         durability: args.queue.durability,
         function_durability: args.queue.function_durability,
+        http: args.http.choice(),
         log: args.log,
         limits: args.limits,
         timeouts: args.timeouts,
@@ -305,7 +305,24 @@ fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<Confi
             });
         }
     }
+    if let Some(reason) = unfit_http_port(config) {
+        errors.push(ConfigError::Contradiction { reason, origin: origin("protocol") });
+    }
     errors
+}
+
+/// Why the HTTP plugin cannot listen where it should.
+fn unfit_http_port(config: &Config) -> Option<String> {
+    let plugin = config.network.protocol?;
+    let port = config.network.http_port;
+    let hosts = config.http_plugin_addresses();
+    if hosts.is_empty() {
+        return Some(format!(
+            "--protocol {plugin} listens on the TCP addresses of --listen, and that names UNIX sockets alone; add an address"
+        ));
+    }
+    let taken = hosts.iter().find(|address| port != 0 && config.listen.contains(address))?;
+    Some(format!("{taken} is for gearmand's own protocol already; choose another --http-port"))
 }
 
 /// Warns of settings that are in order and still hardly meant.
@@ -323,6 +340,9 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
                     .to_owned(),
             );
         }
+    }
+    if config.network.protocol.is_none() && is_set("http-port") {
+        findings.warnings.push("--http-port has no effect without --protocol http; add that, or remove it".to_owned());
     }
     if config.jobs.job_retries == Some(0) {
         findings.warnings.push(
@@ -358,6 +378,11 @@ impl Resolved {
             })
         });
         shown.collect()
+    }
+
+    /// Whether any source sets this setting, which is given by its long name.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.choices.get(name).is_some_and(|choice| choice.origin != Origin::Default)
     }
 
     /// The text of `--check`: every setting with its origin, in TOML that can be used as a configuration file.

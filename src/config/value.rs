@@ -3,11 +3,13 @@
 //! Every parser takes the text of one value and answers with the typed value or with a reason that reads
 //! well after "`NAME` cannot be `TEXT`: ". Where the text came from is the caller's business.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::queue::Secret;
 use crate::protocol::names::{HANDLE_PREFIX_MAX, IMPORT_HANDLE_PREFIX};
 
 /// A time that can be switched off: `None` means never.
@@ -20,6 +22,9 @@ pub type OptionalCount = Option<u32>;
 pub type OptionalSize = Option<u64>;
 /// The number of attempts after which a job fails whose workers were lost: `None` means without end, 0 is one attempt as 1 is.
 pub type Retries = Option<u8>;
+
+/// The shortest token of HTTP's, in bytes.
+const TOKEN_MIN: usize = 16;
 
 /// The longest time that a setting takes: a year, far from the overflow of any clock.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
@@ -41,6 +46,32 @@ impl FromStr for LogFormat {
             "human" => Ok(Self::Human),
             "json" => Ok(Self::Json),
             _ => Err("the formats are human and json".to_owned()),
+        }
+    }
+}
+
+/// What is spoken on a port of its own, beside gearmand's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtocolPlugin {
+    /// One request is one job.
+    Http,
+}
+
+impl fmt::Display for ProtocolPlugin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http => formatter.write_str("http"),
+        }
+    }
+}
+
+impl FromStr for ProtocolPlugin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "http" => Ok(Self::Http),
+            _ => Err("there is no such protocol; gearmand knows http".to_owned()),
         }
     }
 }
@@ -161,6 +192,26 @@ pub(super) fn bytes_or_automatic<const MIN: u64, const MAX: u64>(text: &str) -> 
 /// A text that says something.
 pub(super) fn non_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// A token of HTTP's: as long as it takes to be no guess, of letters that a header can carry.
+pub(super) fn token(text: &str) -> Result<Secret, String> {
+    if text.len() < TOKEN_MIN {
+        return Err(format!("a token has at least {TOKEN_MIN} characters; `openssl rand -hex 32` makes one"));
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a token is made of ASCII letters, digits and signs, without spaces".to_owned());
+    }
+    Ok(Secret::from(text.to_owned()))
+}
+
+/// The name of a host, in lower case.
+pub(super) fn host_name(text: &str) -> Result<String, String> {
+    let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+    if text.is_empty() || !text.chars().all(allowed) {
+        return Err("give a name such as jobs.example.org, without a scheme or a port".to_owned());
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 /// The port of another server, which cannot be 0.

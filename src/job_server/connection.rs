@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::index::NONE;
-use crate::stats::{AbilityGauges, ConnectionGauges, SleepState};
+use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding};
 
 /// Whether a connection waits to be told of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sleep {
     /// It will ask by itself.
     Awake,
-    /// It sent PRE_SLEEP. Its abilities are in their functions' lists of sleepers.
+    /// It sent PRE_SLEEP. Its abilities are in their functions' lists of sleepers, but for those that are withheld.
     Asleep,
     /// It was sent a NOOP for a job of `function`, which counts it as on its way. `serial` tells this NOOP from others.
     Woken { function: u32, serial: u64 },
@@ -93,13 +93,16 @@ impl Connection {
     }
 }
 
-/// That a connection can do a function. While the connection sleeps, it stands in the function's list of sleepers.
+/// That a connection can do a function. While the connection sleeps, it stands in the function's list of sleepers, unless
+/// it is withheld.
 #[derive(Debug)]
 pub(super) struct Ability {
     pub(super) connection: u32,
     pub(super) function: u32,
     pub(super) timeout_ms: Option<u64>,
     pub(super) gauges: Arc<AbilityGauges>,
+    /// Whether the operator's rules keep the function's jobs from this connection.
+    pub(super) withheld: Option<Withholding>,
     pub(super) previous: u32,
     pub(super) next: u32,
 }

@@ -83,6 +83,10 @@ pub(super) struct Function {
     pub(super) waking: u32,
     /// By priority of the new job; 0 for none.
     pub(super) limits: [u32; 3],
+    /// Whether the operator withholds its jobs from all workers.
+    pub(super) paused: bool,
+    /// How many of its jobs may run at once; 0 for any number.
+    pub(super) max_running: u32,
     /// Whether the job server counts it among the functions in use.
     pub(super) counted_in_use: bool,
     pub(super) gauges: Arc<FunctionGauges>,
@@ -104,6 +108,8 @@ impl Function {
             last_sleeper: NONE,
             waking: 0,
             limits: [0; 3],
+            paused: false,
+            max_running: 0,
             counted_in_use: false,
             gauges,
         }
@@ -134,12 +140,21 @@ impl Function {
 
     /// Whether nothing would be lost with this function.
     pub(super) fn is_unused(&self) -> bool {
-        self.total() == 0 && self.workers == 0 && self.limits == [0; 3]
+        self.total() == 0 && self.workers == 0 && self.limits == [0; 3] && self.max_running == 0 && !self.paused
     }
 
-    /// Whether there is a ready job for which no worker is on its way.
+    /// Whether the operator lets workers have a job of it now.
+    pub(super) fn is_open(&self) -> bool {
+        !self.paused && (self.max_running == 0 || self.running < self.max_running)
+    }
+
+    /// Whether there is a ready job that may be handed out, and no worker is on its way for it.
     pub(super) fn has_uncovered(&self) -> bool {
-        self.ready() > self.waking
+        let ready = match self.max_running {
+            0 => self.ready(),
+            most => self.ready().min(most.saturating_sub(self.running)),
+        };
+        !self.paused && ready > self.waking
     }
 
     /// Tells the world.
@@ -152,6 +167,8 @@ impl Function {
         self.gauges.workers.set(u64::from(self.workers));
         let heads = self.ready.iter().chain(&self.parked).filter(|list| list.len > 0).map(|list| list.first);
         self.gauges.oldest_ms.set(heads.map(|job| jobs.get(job).waits_since_ms()).min().unwrap_or(0));
+        self.gauges.paused.set(u64::from(self.paused));
+        self.gauges.max_running.set(u64::from(self.max_running));
         for (gauge, limit) in self.gauges.max_queue.iter().zip(self.limits) {
             gauge.set(u64::from(limit));
         }

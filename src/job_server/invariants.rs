@@ -30,6 +30,7 @@ impl JobServer {
         self.check_waits();
         self.check_runs();
         self.check_sleepers();
+        self.check_rules();
         self.check_additions();
         self.check_holdings();
     }
@@ -246,7 +247,10 @@ impl JobServer {
                 assert_eq!(self.abilities[*ability as usize].connection as usize, slot);
             }
             match connection.sleep {
-                Sleep::Asleep => sleeping += connection.abilities.len(),
+                Sleep::Asleep => {
+                    let is_open = |ability: &&u32| self.abilities[**ability as usize].withheld.is_none();
+                    sleeping += connection.abilities.iter().filter(is_open).count();
+                }
                 Sleep::Woken { function, serial } => {
                     *waking.entry(function).or_default() += 1;
                     assert!(self.noops.iter().any(|noop| noop.serial == serial), "a NOOP has no deadline");
@@ -264,6 +268,7 @@ impl JobServer {
                 assert_eq!((state.function as usize, state.previous), (slot, before), "a list of sleepers is torn");
                 let sleep = self.connections[state.connection as usize].sleep;
                 assert_eq!(sleep, Sleep::Asleep, "one who does not sleep is in a list of sleepers");
+                assert_eq!(state.withheld, None, "one who gets no jobs is in a list of sleepers");
                 (before, ability) = (ability, state.next);
                 sleeping -= 1;
             }

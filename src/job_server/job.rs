@@ -1,5 +1,7 @@
 //! One job, and all of them: where they are kept and how they are found.
 
+mod transfer;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -190,6 +192,10 @@ impl Job {
         self.due_s.get()
     }
 
+    pub(super) fn set_due_s(&mut self, due_s: u64) {
+        self.due_s = Short::new(due_s);
+    }
+
     pub(super) fn submitted_ms(&self) -> u64 {
         self.submitted_ms.get()
     }
@@ -361,6 +367,11 @@ impl Jobs {
     /// Numbers go on behind this one.
     pub(super) fn skip_to_number(&mut self, number: u64) {
         self.last_number = self.last_number.max(number);
+    }
+
+    /// The job in a slot, if there is one.
+    pub(super) fn find(&self, slot: u32) -> Option<&Job> {
+        self.slots.get(slot as usize)
     }
 
     /// The job in a slot, if it is still the one of this number.

@@ -146,7 +146,8 @@ impl JobServer {
                 _ => 1,
             };
             let wanted = state.ready[index].len < ahead || state.assigned_since_load[index] >= READ_AHEAD;
-            let possible = state.parked[index].len > 0 && state.loading[index] == 0 && state.workers > 0;
+            let has_takers = state.workers > 0 && !state.paused;
+            let possible = state.parked[index].len > 0 && state.loading[index] == 0 && has_takers;
             if !wanted || !possible || self.draining || self.load_again_us.is_some() {
                 continue;
             }

@@ -18,6 +18,8 @@
 //! 8. A job that is being stored for the first time is seen by nobody but the clients that wait for it. Each of their
 //!    submissions has one gap, which is filled when the store has answered, and never before.
 //! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
+//! 10. A connection that sleeps stands among the sleepers of exactly those of its functions that the operator's rules do
+//!    not withhold from it, and what is withheld follows from the rules.
 
 mod connection;
 mod control;
@@ -35,6 +37,7 @@ mod stored;
 mod storing;
 mod submit;
 mod wake;
+mod withhold;
 mod work;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -43,7 +46,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-pub use self::control::{ControlError, Piece, Place, Rule, Who, Withholding};
+pub use self::control::{ControlError, Piece, Place, Rule, Who};
 pub use self::effects::{Effects, Event};
 pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
@@ -58,11 +61,12 @@ use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::memory::{Holdings, Load};
 use self::storing::{Addition, Creation};
+use self::withhold::Rules;
 use self::work::Outcome;
 use crate::protocol::{FunctionName, PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
 
-pub use crate::stats::ConnectionId;
+pub use crate::stats::{ConnectionId, Withholding};
 
 /// The time of a transition, by two clocks: due times are wall time, timeouts are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +127,8 @@ pub struct JobServer {
     /// answered stay until their time, or until they are many.
     noops: VecDeque<Noop>,
     last_noop: u64,
+    /// Which workers get no jobs.
+    rules: Rules,
     draining: bool,
 }
 
@@ -160,6 +166,7 @@ impl JobServer {
             deadlines: BTreeSet::new(),
             noops: VecDeque::new(),
             last_noop: 0,
+            rules: Rules::default(),
             draining: false,
         }
     }
@@ -258,6 +265,7 @@ impl JobServer {
             Departure::AwaitsAnswers
         } else {
             self.connections.remove(connection as usize);
+            self.rules.forget_connection(connection);
             Departure::Done
         };
         self.debug_check_invariants();
@@ -315,7 +323,10 @@ impl JobServer {
                 self.connections[connection as usize].exceptions = true;
                 effects.send(from, Response::OptionRes { written });
             }
-            Request::SetClientId { id } => self.connections[connection as usize].gauges.set_client_id(id),
+            Request::SetClientId { id } => {
+                self.connections[connection as usize].gauges.set_client_id(id);
+                self.apply_rules(now, connection, effects);
+            }
         }
         self.debug_check_invariants();
     }

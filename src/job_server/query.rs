@@ -2,9 +2,9 @@
 
 use std::iter::successors;
 
-use super::JobServer;
 use super::effects::Effects;
 use super::job::{Job, JobState};
+use super::{JobServer, Now};
 use crate::protocol::response::Status;
 use crate::protocol::{PeerError, Response};
 
@@ -58,10 +58,19 @@ impl JobServer {
 
     /// Ends a job: its clients are told that it failed, and a worker that runs it may say what it likes.
     /// Returns whether there was such a job.
-    pub fn cancel_job(&mut self, handle: &[u8], effects: &mut impl Effects) -> bool {
+    pub fn cancel_job(&mut self, now: Now, handle: &[u8], effects: &mut impl Effects) -> bool {
         let Some(slot) = self.find_handle(handle) else {
             return false;
         };
+        let function = self.jobs.get(slot).function;
+        self.cancel(slot, effects);
+        self.cover(now, function, effects);
+        self.debug_check_invariants();
+        true
+    }
+
+    /// Ends a job that somebody can know of. Its function is to be covered again, since another may run now.
+    pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
             let holder = self.runs[run as usize].connection;
@@ -71,8 +80,6 @@ impl JobServer {
         self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
         self.tally(job.function, |counters| &counters.cancelled);
         self.remove_job(slot, effects);
-        self.debug_check_invariants();
-        true
     }
 
     /// Makes a function known, which changes nothing where it is already.

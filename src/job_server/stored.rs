@@ -187,7 +187,8 @@ pub enum StoreOp {
         /// How often that has happened by now.
         attempts: u16,
     },
-    /// The operator has changed the job. Not answered.
+    /// The operator has changed the job. Not answered. What is asked of the job later names it as it is then, also where a
+    /// change has failed so far.
     Edit {
         /// The job, as it was named before.
         key: JobKey,

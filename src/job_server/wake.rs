@@ -3,7 +3,7 @@
 //! A function counts the workers that were sent a NOOP for one of its jobs and have not answered it. A ready job within
 //! that number is covered: somebody is on the way. Whenever ready jobs become more than that, or such workers fewer, the
 //! next sleepers are woken. So one job wakes one worker, and no job is forgotten when that one dies, does something else,
-//! or never comes.
+//! or never comes. Jobs of a function that the operator has paused, or that runs as many as it may, need no cover.
 
 use super::connection::{Ability, Sleep};
 use super::effects::Effects;
@@ -23,6 +23,9 @@ impl JobServer {
         let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
         self.functions[function as usize].list(priority).push(&mut self.jobs, job, JobState::Ready);
         self.publish(function);
+        if !self.functions[function as usize].is_open() {
+            return;
+        }
         match self.policy.worker_wakeup {
             1 => self.cover(now, function, effects),
             0 => while self.wake_next(now, function, effects) {},
@@ -45,7 +48,9 @@ impl JobServer {
         self.connections[connection as usize].set_sleep(Sleep::Asleep);
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
-            self.append_sleeper(ability);
+            if self.abilities[ability as usize].withheld.is_none() {
+                self.append_sleeper(ability);
+            }
         }
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
@@ -128,6 +133,18 @@ impl JobServer {
             .is_some_and(|connection| matches!(connection.sleep, Sleep::Woken { serial, .. } if serial == noop.serial))
     }
 
+    /// A connection that may be on its way for a job of `function` gets none any more. It will still come, but not for
+    /// this. Returns whether it was, so that the function is to be covered again.
+    pub(super) fn stop_counting_on(&mut self, connection: u32, function: u32) -> bool {
+        let sleep = self.connections[connection as usize].sleep;
+        let is_on_its_way = matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function);
+        if is_on_its_way {
+            self.wake_up(connection);
+            self.connections[connection as usize].set_sleep(Sleep::Late);
+        }
+        is_on_its_way
+    }
+
     /// Puts an ability of a sleeping connection last among its function's sleepers.
     pub(super) fn append_sleeper(&mut self, ability: u32) {
         let function = self.abilities[ability as usize].function as usize;
@@ -156,7 +173,9 @@ impl JobServer {
     fn leave_sleepers(&mut self, connection: u32) {
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
-            self.remove_sleeper(ability);
+            if self.abilities[ability as usize].withheld.is_none() {
+                self.remove_sleeper(ability);
+            }
         }
     }
 }

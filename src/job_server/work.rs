@@ -44,15 +44,17 @@ impl JobServer {
             let error = PeerError::TOO_MANY_ABILITIES;
             return effects.send(self.id_of(connection), Response::Error(error));
         }
+        let withheld = self.rule_for(connection, name);
         let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
-        let new = Ability { connection, function, timeout_ms, gauges, previous: NONE, next: NONE };
+        gauges.set_withheld(withheld);
+        let new = Ability { connection, function, timeout_ms, gauges, withheld, previous: NONE, next: NONE };
         let ability = self.abilities.insert(new);
         let ability = u32::try_from(ability).unwrap_or(NONE);
         self.connections[connection as usize].abilities.push(ability);
         self.functions[function as usize].workers += 1;
         self.publish(function);
         self.load_ahead(function, effects);
-        if self.connections[connection as usize].sleep == Sleep::Asleep {
+        if self.connections[connection as usize].sleep == Sleep::Asleep && withheld.is_none() {
             self.append_sleeper(ability);
             self.cover(now, function, effects);
         }
@@ -94,17 +96,14 @@ impl JobServer {
     fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
         let sleep = self.connections[connection as usize].sleep;
         let ability = self.connections[connection as usize].abilities[index];
-        if sleep == Sleep::Asleep {
+        if sleep == Sleep::Asleep && self.abilities[ability as usize].withheld.is_none() {
             self.remove_sleeper(ability);
         }
         self.connections[connection as usize].abilities.remove(index);
         let Ability { function, .. } = self.abilities.remove(ability as usize);
         self.functions[function as usize].workers -= 1;
         self.publish(function);
-        if matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function) {
-            // It will still come, but no longer for this function.
-            self.wake_up(connection);
-            self.connections[connection as usize].set_sleep(Sleep::Late);
+        if self.stop_counting_on(connection, function) {
             self.cover(now, function, effects);
         }
     }
@@ -138,9 +137,13 @@ impl JobServer {
         }
         for priority in Priority::ALL {
             let found = connection.abilities.iter().rposition(|ability| {
-                let function = abilities[*ability as usize].function;
-                let list = functions[function as usize].list(priority);
-                list.len > 0 && !(*draining && jobs.get(list.first).kept.is_stored())
+                let Ability { function, withheld, .. } = abilities[*ability as usize];
+                let function = &functions[function as usize];
+                let list = function.ready[priority.index()];
+                list.len > 0
+                    && withheld.is_none()
+                    && function.is_open()
+                    && !(*draining && jobs.get(list.first).kept.is_stored())
             });
             if let Some(index) = found {
                 let ability = connection.abilities[index];
@@ -335,10 +338,17 @@ impl JobServer {
                     Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
                     Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
                 });
-                self.remove_job(job, effects);
+                self.end_run(now, job, effects);
             }
             Err(error) => self.send_error(connection, error, effects),
         }
+    }
+
+    /// Forgets a job that runs. Where not more of its function may run at once, the next may now.
+    fn end_run(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+        let function = self.jobs.get(job).function;
+        self.remove_job(job, effects);
+        self.cover(now, function, effects);
     }
 
     fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) {
@@ -379,11 +389,11 @@ impl JobServer {
             effects.report(Event::JobDropped { handle, unique: job.unique() });
             self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
             self.tally(job.function, |counters| &counters.dropped);
-            return self.remove_job(slot, effects);
+            return self.end_run(now, slot, effects);
         }
         if self.is_abandoned(slot) {
             self.tally(self.jobs.get(slot).function, |counters| &counters.abandoned);
-            return self.remove_job(slot, effects);
+            return self.end_run(now, slot, effects);
         }
         let job = self.jobs.get(slot);
         let function = job.function as usize;

@@ -21,7 +21,7 @@ use tracing::{debug, info};
 
 use super::Clock;
 use super::input::{Input, Sink};
-use crate::admin::{Admin, Listing};
+use crate::admin::{Admin, LongAnswer};
 use crate::hub::Hub;
 use crate::job_server::{ConnectionId, Departure};
 use crate::log_level::notice;
@@ -51,7 +51,7 @@ pub struct Server {
     /// The job server.
     pub hub: Arc<Hub>,
     /// The text commands.
-    pub admin: Admin,
+    pub admin: Arc<Admin>,
     /// The time.
     pub clock: Arc<Clock>,
 }
@@ -92,7 +92,7 @@ pub async fn serve(
         input: Input::new(limits.frames),
         output: Output::default(),
         written: 0,
-        listing: None,
+        long_answer: None,
         reading: Reading::Open,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         timer_is_for_write: false,
@@ -118,6 +118,7 @@ pub async fn serve(
         Ok(()) => debug!("Disconnected {}", gauges.peer),
         Err(End::Io(error)) => debug!("Disconnected {}: {error}", gauges.peer),
         Err(End::Closed(CloseReason::Shutdown)) => {}
+        Err(End::Closed(CloseReason::Kicked)) => info!("Closed {}: the operator wanted it so", gauges.peer),
         Err(End::Closed(CloseReason::SlowReader) | End::WriteTimeout) => {
             server.hub.stats().slow_readers.add(1);
             info!("Closed {}: it does not read what it is sent", gauges.peer);
@@ -167,7 +168,7 @@ struct Connection<S> {
     output: Output,
     /// How much of that was written since the outbox was told.
     written: usize,
-    listing: Option<Listing>,
+    long_answer: Option<LongAnswer>,
     reading: Reading,
     /// Runs while the peer takes nothing, or has not said anything yet.
     timer: Option<Pin<Box<Sleep>>>,
@@ -186,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let is_done = self.reading == Reading::Ended && self.listing.is_none() && !self.input.is_held();
+        let is_done = self.reading == Reading::Ended && self.long_answer.is_none() && !self.input.is_held();
         match until {
             Until::PeerHasClosed if self.reading == Reading::Ended && !self.input.is_held() => Poll::Ready(Ok(())),
             Until::AllIsWritten if is_done && is_flushed => {
@@ -232,8 +233,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 Ok(written) => written,
                 Err(Some(error)) => return Poll::Ready(Err(End::Io(error))),
                 Err(None) => {
-                    if self.outbox.has_overflowed() {
-                        return Poll::Ready(Err(End::Closed(CloseReason::SlowReader)));
+                    if let Some(reason) = self.outbox.closed_at_once() {
+                        return Poll::Ready(Err(End::Closed(reason)));
                     }
                     self.start_write_timer();
                     return Poll::Pending;
@@ -283,8 +284,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             // Writing makes room, and is what this task is woken for.
             return Ok(false);
         }
-        if self.listing.is_some() {
-            self.go_on_listing();
+        if self.long_answer.is_some() {
+            self.go_on();
             return Ok(true);
         }
         if self.input.is_held() {
@@ -355,21 +356,22 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         has_room(&self.outbox, &self.limits)
     }
 
-    fn go_on_listing(&mut self) {
-        let Some(listing) = &mut self.listing else {
+    fn go_on(&mut self) {
+        let Some(answer) = &mut self.long_answer else {
             return;
         };
         let mut piece = Vec::new();
-        let is_complete = self.server.admin.go_on(listing, &mut piece);
+        let is_complete = self.server.admin.go_on(self.server.clock.now(), answer, &mut piece);
         self.outbox.answer_text(&piece);
         if is_complete {
-            self.listing = None;
+            self.long_answer = None;
         }
     }
 
     fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
-        let Self { server, outbox, input, listing, id, limits, .. } = self;
-        act(input, &mut Requests { server, outbox, listing, id: *id, limits, batches_left: BATCHES_A_TURN })
+        let Self { server, outbox, input, long_answer, id, limits, gauges, .. } = self;
+        let batches_left = BATCHES_A_TURN;
+        act(input, &mut Requests { server, outbox, long_answer, id: *id, gauges, limits, batches_left })
     }
 }
 
@@ -384,8 +386,9 @@ fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
 struct Requests<'a> {
     server: &'a Server,
     outbox: &'a Outbox,
-    listing: &'a mut Option<Listing>,
+    long_answer: &'a mut Option<LongAnswer>,
     id: ConnectionId,
+    gauges: &'a ConnectionGauges,
     limits: &'a Limits,
     /// How many batches are worked off before others have their turn.
     batches_left: usize,
@@ -401,9 +404,9 @@ impl Sink for Requests<'_> {
 
     fn line(&mut self, line: &[u8]) -> bool {
         let mut answer = Vec::new();
-        *self.listing = self.server.admin.answer(self.server.clock.now(), line, &mut answer);
+        *self.long_answer = self.server.admin.answer(self.server.clock.now(), line, &self.gauges.peer, &mut answer);
         self.outbox.answer_text(&answer);
-        self.listing.is_none() && self.outbox.queued() < TEXT_OF_A_TURN && has_room(self.outbox, self.limits)
+        self.long_answer.is_none() && self.outbox.queued() < TEXT_OF_A_TURN && has_room(self.outbox, self.limits)
     }
 }
 

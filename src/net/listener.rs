@@ -47,9 +47,10 @@ pub struct Acceptor {
 
 /// A connection as a listener hands it out.
 pub struct Accepted<S> {
-    stream: S,
+    /// The connection.
+    pub stream: S,
     /// The peer's address without its port.
-    peer: String,
+    pub peer: String,
 }
 
 /// A connection's socket.
@@ -63,15 +64,15 @@ pub trait Listener: Send + Sync + 'static {
     type Stream: Stream;
 
     /// Accepts the next connection.
-    fn accept_one(&self, keep_alive: &KeepAlive) -> impl Future<Output = io::Result<Accepted<Self::Stream>>> + Send;
+    fn accept_one(&self, settings: &AcceptSettings) -> impl Future<Output = io::Result<Accepted<Self::Stream>>> + Send;
 }
 
 impl Listener for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept_one(&self, keep_alive: &KeepAlive) -> io::Result<Accepted<TcpStream>> {
+    async fn accept_one(&self, settings: &AcceptSettings) -> io::Result<Accepted<TcpStream>> {
         let (stream, address) = self.accept().await?;
-        if let Err(error) = tune(&stream.as_fd(), keep_alive) {
+        if let Err(error) = tune(&stream.as_fd(), &settings.keep_alive) {
             // A peer that is gone already; its connection will end by itself.
             debug!("cannot tune the connection of {address}: {error}");
         }
@@ -82,7 +83,7 @@ impl Listener for TcpListener {
 impl Listener for UnixListener {
     type Stream = UnixStream;
 
-    async fn accept_one(&self, _: &KeepAlive) -> io::Result<Accepted<UnixStream>> {
+    async fn accept_one(&self, _: &AcceptSettings) -> io::Result<Accepted<UnixStream>> {
         let (stream, _) = self.accept().await?;
         Ok(Accepted { stream, peer: "unix".to_owned() })
     }
@@ -109,7 +110,7 @@ impl Acceptor {
     pub async fn accept<L: Listener>(self: Arc<Self>, listener: L, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let Some(result) = stop.run_until_cancelled(listener.accept_one(&self.settings().keep_alive)).await else {
+            let Some(result) = stop.run_until_cancelled(listener.accept_one(&self.settings())).await else {
                 return;
             };
             let error = match result {
@@ -140,6 +141,11 @@ impl Acceptor {
         }
     }
 
+    /// Serves one end of a pair of sockets for a peer at this address, who came by another way.
+    pub async fn adopt(self: Arc<Self>, stream: UnixStream, peer: String) {
+        self.start(Accepted { stream, peer }).await;
+    }
+
     async fn start<S: Stream>(self: &Arc<Self>, accepted: Accepted<S>) {
         let AcceptSettings { max_connections, limits, .. } = self.settings();
         let Accepted { stream, peer } = accepted;
@@ -163,7 +169,7 @@ impl Acceptor {
     /// Gives up the reserve to accept one connection, and tells its peer.
     async fn refuse_with_reserve(&self, listener: &impl Listener) {
         *self.reserve.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Ok(Ok(accepted)) = tokio::time::timeout(FIRST_PAUSE, listener.accept_one(&KeepAlive::default())).await {
+        if let Ok(Ok(accepted)) = tokio::time::timeout(FIRST_PAUSE, listener.accept_one(&self.settings())).await {
             self.server.hub.stats().refused.add(1);
             refuse(accepted.stream).await;
         }

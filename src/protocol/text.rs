@@ -1,7 +1,14 @@
 //! The administrative text protocol: a line in, a few lines out, on the same port as the binary packets.
 //!
 //! What monitoring tools parse is kept to the byte: listings end with a line `.`, answers with a value end with a bare
-//! newline, `OK` and `ERR` alone end with a carriage return and a newline. No listing ever gains a column.
+//! newline, `OK` and `ERR` alone end with a carriage return and a newline. None of the listings that C++ gearmand knows ever
+//! gains a column. Those that it does not know begin with a line of column names, by which they are to be read.
+
+mod control;
+mod filter;
+
+pub use self::control::{ControlCommand, Workers};
+pub use self::filter::JobWords;
 
 use super::names::{JobHandle, write_decimal};
 
@@ -18,8 +25,30 @@ pub enum AdminCommand<'a> {
     ShowJobs,
     /// `show unique jobs`
     ShowUniqueJobs,
-    /// `show store`: where background jobs are kept, and how that does. Not known to C++ gearmand.
+    /// `show store`: where background jobs are kept, and how that does. C++ gearmand knows neither this command nor the
+    /// following ones that show something.
     ShowStore,
+    /// `show functions`
+    ShowFunctions,
+    /// `show workers`
+    ShowWorkers,
+    /// `show worker SLOT-GENERATION`
+    ShowWorker {
+        /// The first part of the connection's name.
+        slot: u32,
+        /// The second part.
+        generation: u32,
+    },
+    /// `show job HANDLE`
+    ShowJob(&'a [u8]),
+    /// `show server`
+    ShowServer,
+    /// `show rules`: by which workers get no jobs.
+    ShowRules,
+    /// `list jobs [NAME=VALUE ...]`
+    ListJobs(JobWords<'a>),
+    /// What changes something, and is not known to C++ gearmand.
+    Control(ControlCommand<'a>),
     /// `cancel job HANDLE`
     CancelJob(&'a [u8]),
     /// `create function NAME`
@@ -53,12 +82,14 @@ pub enum AdminError<'a> {
     UnknownCommand(&'a [u8]),
     /// The command, named here as it was typed, needs other arguments.
     WrongArguments(&'a [u8]),
-    /// `show` knows `jobs`, `unique jobs` and `store`.
+    /// `show` knows no such thing.
     UnknownShow,
-    /// `cancel` knows `job` and one handle.
+    /// `cancel` knows `job` and one handle, and `jobs` and one function.
     BadCancel,
     /// More words than the limit.
     TooManyWords,
+    /// An argument is not what is wanted, which is said here.
+    BadArgument(&'static str),
 }
 
 impl AdminError<'_> {
@@ -82,6 +113,7 @@ impl AdminError<'_> {
             Self::TooManyWords => {
                 out.extend_from_slice(b"ERR INVALID_ARGUMENTS Too+many+words+in+this+command+(max-text-words)\r\n");
             }
+            Self::BadArgument(wanted) => write_error("INVALID_ARGUMENTS", wanted, out),
         }
     }
 }
@@ -100,6 +132,8 @@ pub const UNKNOWN_JOB: &[u8] = b"ERR UNKNOWN_JOB\r\n";
 pub const TOO_MANY_FUNCTIONS: &[u8] = b"ERR TOO_MANY_FUNCTIONS Too+many+functions+on+this+server+(max-functions)\r\n";
 /// `create function` or `maxqueue` with a name that is too long.
 pub const FUNCTION_TOO_LARGE: &[u8] = b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n";
+/// A command that changes something, where they are not allowed.
+pub const READ_ONLY: &[u8] = b"ERR READ_ONLY Nothing+is+changed+by+text+commands+here+(admin-read-only)\r\n";
 /// A line that is longer than the limit; the connection is closed after it.
 pub const LINE_TOO_LONG: &[u8] = b"ERR LINE_TOO_LONG The+line+is+longer+than+the+limit+(max-text-line)\r\n";
 
@@ -111,6 +145,8 @@ impl<'a> AdminCommand<'a> {
     /// # Errors
     /// What to answer instead.
     pub fn parse(line: &'a [u8], max_words: usize) -> Result<Self, AdminError<'a>> {
+        let is_list = line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"list "));
+        let max_words = if is_list { max_words.max(filter::MOST_WORDS) } else { max_words };
         let words = split_words(line, max_words).ok_or(AdminError::TooManyWords)?;
         let (typed, arguments) = words.split_first().map_or((&b""[..], &[][..]), |(word, rest)| (*word, rest));
         let command = until_nul(typed).to_ascii_lowercase();
@@ -131,8 +167,30 @@ impl<'a> AdminCommand<'a> {
                 [how] if how.eq_ignore_ascii_case(b"graceful") => Ok(Self::Shutdown { graceful: true }),
                 _ => Err(AdminError::WrongArguments(typed)),
             },
-            _ => Err(AdminError::UnknownCommand(typed)),
+            b"list" => match arguments {
+                [what, filters @ ..] if what.eq_ignore_ascii_case(b"jobs") => {
+                    JobWords::parse(filters).map(Self::ListJobs)
+                }
+                _ => Err(AdminError::WrongArguments(typed)),
+            },
+            word => match ControlCommand::parse(word, arguments) {
+                Some(command) => command?.map(Self::Control).ok_or(AdminError::WrongArguments(typed)),
+                None => Err(AdminError::UnknownCommand(typed)),
+            },
         }
+    }
+
+    /// Whether it changes something, if only that a function is known.
+    pub const fn is_change(&self) -> bool {
+        matches!(
+            self,
+            Self::CancelJob(_)
+                | Self::CreateFunction(_)
+                | Self::DropFunction(_)
+                | Self::MaxQueue { .. }
+                | Self::Shutdown { .. }
+                | Self::Control(_)
+        )
     }
 
     fn parse_show(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
@@ -140,6 +198,15 @@ impl<'a> AdminCommand<'a> {
             [] => Err(AdminError::UnknownCommand(typed)),
             [what] if what.eq_ignore_ascii_case(b"jobs") => Ok(Self::ShowJobs),
             [what] if what.eq_ignore_ascii_case(b"store") => Ok(Self::ShowStore),
+            [what] if what.eq_ignore_ascii_case(b"functions") => Ok(Self::ShowFunctions),
+            [what] if what.eq_ignore_ascii_case(b"workers") => Ok(Self::ShowWorkers),
+            [what] if what.eq_ignore_ascii_case(b"server") => Ok(Self::ShowServer),
+            [what] if what.eq_ignore_ascii_case(b"rules") => Ok(Self::ShowRules),
+            [what, handle] if what.eq_ignore_ascii_case(b"job") => Ok(Self::ShowJob(handle)),
+            [what, id] if what.eq_ignore_ascii_case(b"worker") => {
+                let (slot, generation) = control::connection_id(id)?;
+                Ok(Self::ShowWorker { slot, generation })
+            }
             [unique, what] if unique.eq_ignore_ascii_case(b"unique") && what.eq_ignore_ascii_case(b"jobs") => {
                 Ok(Self::ShowUniqueJobs)
             }
@@ -151,6 +218,9 @@ impl<'a> AdminCommand<'a> {
         match arguments {
             [] | [_] => Err(AdminError::UnknownCommand(typed)),
             [what, handle] if what.eq_ignore_ascii_case(b"job") => Ok(Self::CancelJob(handle)),
+            [what, function] if what.eq_ignore_ascii_case(b"jobs") && !function.is_empty() => {
+                Ok(Self::Control(ControlCommand::CancelJobs(function)))
+            }
             _ => Err(AdminError::BadCancel),
         }
     }
@@ -211,6 +281,40 @@ pub fn write_name(name: &[u8], out: &mut Vec<u8>, space_separates: bool) {
             out.push(*byte);
         }
     }
+}
+
+/// Reads a name as [`write_name`] writes it: `\xNN` stands for a byte, whatever else there is for itself.
+///
+/// Only commands that C++ gearmand does not know read names in this way. `\x5c` is a backslash.
+pub fn read_name(word: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first == b'\\'
+            && let [b'x', high, low, after @ ..] = after
+            && let (Some(high), Some(low)) = (hex_digit(*high), hex_digit(*low))
+        {
+            name.push(high << 4 | low);
+            rest = after;
+        } else {
+            name.push(*first);
+        }
+    }
+    name
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// Appends `ERR CODE TEXT`, the text with `+` for its spaces.
+pub fn write_error(code: &str, text: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"ERR ");
+    out.extend_from_slice(code.as_bytes());
+    out.push(b' ');
+    out.extend(text.bytes().map(|byte| if byte == b' ' { b'+' } else { byte }));
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends a line of `status` or `prioritystatus`: a function and its numbers, between tabs.
@@ -293,5 +397,52 @@ mod tests {
         let mut out = Vec::new();
         write_name(b"a\tb c\n\xff", &mut out, true);
         assert_eq!(out, b"a\\x09b\\x20c\\x0a\xff");
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_shown() {
+        for name in [&b"plain"[..], b"a\tb c\n\xff", b"", b"\\", b"\\x", b"\\x4", b"\\xg0", b"a\\b\0"] {
+            let mut shown = Vec::new();
+            write_name(name, &mut shown, true);
+            assert_eq!(read_name(&shown), name, "{}", name.escape_ascii());
+        }
+        assert_eq!(read_name(b"\\x5cx20\\X20\\x2C"), b"\\x20\\X20,");
+    }
+
+    #[test]
+    fn only_the_list_of_jobs_may_have_more_words_than_the_limit() {
+        let many = "list jobs function=f state=queued unique=u priority=low client=c older=1 limit=1 after=1";
+        assert!(matches!(AdminCommand::parse(many.as_bytes(), 5), Ok(AdminCommand::ListJobs(_))));
+        assert_eq!(AdminCommand::parse(format!("{many} x").as_bytes(), 5), Err(AdminError::TooManyWords));
+        assert_eq!(AdminCommand::parse(b"listing jobs a b c d", 5), Err(AdminError::TooManyWords));
+        assert_eq!(AdminCommand::parse(b"move jobs a b c d", 5), Err(AdminError::TooManyWords));
+    }
+
+    #[test]
+    fn what_is_shown_and_what_changes_something_is_told_apart() {
+        let parse = |line: &'static str| AdminCommand::parse(line.as_bytes(), 5).unwrap();
+        assert_eq!(parse("show functions"), AdminCommand::ShowFunctions);
+        assert_eq!(parse("SHOW Workers"), AdminCommand::ShowWorkers);
+        assert_eq!(parse("show server"), AdminCommand::ShowServer);
+        assert_eq!(parse("show rules"), AdminCommand::ShowRules);
+        assert_eq!(parse("show job H:x:1"), AdminCommand::ShowJob(b"H:x:1"));
+        assert_eq!(parse("show worker 3-14"), AdminCommand::ShowWorker { slot: 3, generation: 14 });
+        for line in ["status", "show functions", "show job x", "list jobs", "verbose", "getpid", "version"] {
+            assert!(!parse(line).is_change(), "{line}");
+        }
+        for line in [
+            "cancel job x",
+            "cancel jobs f",
+            "create function f",
+            "drop function f",
+            "maxqueue f",
+            "shutdown",
+            "kick host:h",
+        ] {
+            assert!(parse(line).is_change(), "{line}");
+        }
+        for line in ["show job", "show worker", "show functions x", "show server x"] {
+            assert_eq!(answer(line), "ERR UNKNOWN_SHOW_ARGUMENTS\r\n", "{line}");
+        }
     }
 }

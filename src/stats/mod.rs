@@ -150,8 +150,7 @@ pub struct WorkCounters {
 pub struct AbilityGauges {
     /// The function.
     pub function: FunctionName,
-    /// Whether its jobs are withheld from this connection: 0 no, 1 disabled, 2 draining.
-    pub withheld: Gauge,
+    withheld: Gauge,
     /// What its runs came to.
     pub counters: WorkCounters,
     /// How long the connection took for jobs that it ended.
@@ -164,6 +163,33 @@ impl AbilityGauges {
         let (withheld, counters, run) = Default::default();
         Self { function, withheld, counters, run }
     }
+
+    /// Publishes whether the operator's rules keep the function's jobs from the connection.
+    pub fn set_withheld(&self, withheld: Option<Withholding>) {
+        self.withheld.set(match withheld {
+            None => 0,
+            Some(Withholding::Disabled) => 1,
+            Some(Withholding::Draining) => 2,
+        });
+    }
+
+    /// Whether the operator's rules keep the function's jobs from the connection.
+    pub fn withheld(&self) -> Option<Withholding> {
+        match self.withheld.get() {
+            0 => None,
+            1 => Some(Withholding::Disabled),
+            _ => Some(Withholding::Draining),
+        }
+    }
+}
+
+/// How jobs are withheld from a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Withholding {
+    /// It gets none until it is enabled.
+    Disabled,
+    /// The same, of a worker that is to end what it has and go.
+    Draining,
 }
 
 /// What [`ConnectionGauges::sleep`] says.

@@ -27,16 +27,27 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::job_server::{JobKey, StoreFailure, StoredJob};
+use crate::job_server::{Edit, JobKey, StoreFailure, StoredJob};
 
-/// What is changed in one transaction, in this order: removed, added, attempts set. No job is both removed and added.
+/// What is changed in one transaction, in this order: removed, edited, added, attempts set.
+///
+/// The order lets a job go where another one was until now: what has ended, or was moved away, gives its function and unique
+/// id to one that was moved there or is new. Among the edits there is no order, since two jobs may change places. Of no job
+/// two of removal, edit and addition are asked for.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Jobs that have ended. One that is not there is no error.
     pub removes: Vec<JobKey>,
+    /// Jobs, by the names under which the store has them, and what they are from now on. One that is not there, or is already
+    /// what it should be, is no error: an edit may be made again after it has happened. Where that is not known, a job is there
+    /// by each name that it may have, with the same edit.
+    ///
+    /// An entry that the job server does not know may have the place of an edited job. It must not keep the edit, or
+    /// anything else, from being made.
+    pub edits: Vec<(JobKey, Edit)>,
     /// New jobs.
     pub adds: Vec<StoredJob>,
-    /// Jobs and how often a worker was lost with them. One that is not there is no error.
+    /// Jobs, by their names after the edits, and how often a worker was lost with them. One that is not there is no error.
     pub attempts: Vec<(JobKey, u16)>,
     /// A number that none given to any job, kept or not, is higher than: the next start goes on from there. 0 for unchanged;
     /// it never goes back.

@@ -16,6 +16,7 @@
 //! may not miss the old connection for long: the new one ends it.
 
 mod changes;
+mod edits;
 mod errors;
 mod replay;
 mod schema;

@@ -1,11 +1,12 @@
 //! What the store is asked for and has not begun: filled under the hub's lock, emptied by the writer's thread.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::writer::Settings;
-use crate::job_server::{JobKey, StoreOp};
+use crate::job_server::{Edit, JobKey, StoreOp};
 
 /// The operations that wait for the writer, in order.
 ///
@@ -22,7 +23,10 @@ struct State {
     changes: VecDeque<StoreOp>,
     /// Attempts of jobs, the last word on each: a worker may grab and lose one faster than any store takes it down.
     attempts: HashMap<u64, (JobKey, u16)>,
-    /// Reads overtake changes: they concern jobs that are stored, and workers wait for them.
+    /// Of jobs whose edits wait in `changes`: their names without these, and how many edits wait.
+    edited: HashMap<u64, (JobKey, usize)>,
+    /// Reads overtake changes: they concern jobs that are stored, and workers wait for them. So they name jobs as they are
+    /// before those changes.
     loads: VecDeque<StoreOp>,
     /// What the writer has not heard of yet.
     settings: Option<Settings>,
@@ -50,6 +54,33 @@ impl State {
             && self.settings.is_none()
             && self.closed.is_none()
     }
+
+    /// Notes an edit. Attempts are set after it, so they name the job as it is then.
+    fn edit(&mut self, key: &JobKey, edit: &Edit) {
+        if let Some((attempted, _)) = self.attempts.get_mut(&key.number) {
+            attempted.function.clone_from(&edit.function);
+        }
+        self.edited.entry(key.number).or_insert_with(|| (key.clone(), 0)).1 += 1;
+    }
+
+    /// What the job is named while its edits wait.
+    fn name_now(&self, key: JobKey) -> JobKey {
+        self.edited.get(&key.number).map_or(key, |(name, _)| name.clone())
+    }
+
+    /// These do not wait any more.
+    fn forget_edits(&mut self, taken: &[StoreOp]) {
+        for operation in taken {
+            let StoreOp::Edit { key, edit } = operation else { continue };
+            let Entry::Occupied(mut entry) = self.edited.entry(key.number) else { continue };
+            let (name, waiting) = entry.get_mut();
+            *waiting -= 1;
+            name.function.clone_from(&edit.function);
+            if *waiting == 0 {
+                entry.remove();
+            }
+        }
+    }
 }
 
 impl Queue {
@@ -58,7 +89,10 @@ impl Queue {
         let mut state = self.lock();
         for operation in operations {
             match operation {
-                StoreOp::Load { .. } => state.loads.push_back(operation),
+                StoreOp::Load { ticket, jobs } => {
+                    let jobs = jobs.into_iter().map(|key| state.name_now(key)).collect();
+                    state.loads.push_back(StoreOp::Load { ticket, jobs });
+                }
                 StoreOp::Attempts { key, attempts } => {
                     state.attempts.insert(key.number, (key, attempts));
                 }
@@ -66,7 +100,11 @@ impl Queue {
                     state.attempts.remove(&key.number);
                     state.changes.push_back(operation);
                 }
-                StoreOp::Add { .. } | StoreOp::Edit { .. } => state.changes.push_back(operation),
+                StoreOp::Edit { key, edit } => {
+                    state.edit(&key, &edit);
+                    state.changes.push_back(StoreOp::Edit { key, edit });
+                }
+                StoreOp::Add { .. } => state.changes.push_back(operation),
             }
         }
     }
@@ -119,6 +157,7 @@ impl Queue {
         });
         let taken = heavy.map_or(count, |heavy| heavy.max(1)).min(state.changes.len());
         let changes: Vec<StoreOp> = state.changes.drain(..taken).collect();
+        state.forget_edits(&changes);
         // Of jobs whose addition is not taken yet none is: they come later than it.
         let attempts = if state.changes.is_empty() { take_some(&mut state.attempts, count) } else { Vec::new() };
         let closed = state.closed.filter(|_| state.changes.is_empty() && state.attempts.is_empty());

@@ -19,6 +19,7 @@
 //! less; the operator is warned of that.
 
 mod changes;
+mod edits;
 mod errors;
 mod keys;
 mod read;

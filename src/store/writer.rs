@@ -7,18 +7,24 @@
 //!
 //! # Failures
 //! A transaction that failed may have happened all the same. Its new jobs are reported as not stored, and are removed
-//! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is.
+//! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is. So is
+//! what the operator changed of a job, with every name that the job may have by then.
 //! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds.
 
-use std::collections::{HashMap, HashSet};
+mod batch;
+mod owed;
+
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tracing::error;
 
-use super::queue::{Queue, Taken, take_some};
+use self::batch::{Addition, Batch};
+use self::owed::Owed;
+use super::queue::{Queue, Taken};
 use super::{Changes, Store, StoreError};
 use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob};
 use crate::log_level::notice;
@@ -99,27 +105,12 @@ struct Writer {
     unsynced_since: Option<Instant>,
 }
 
-/// What failed to be removed or set, and is to be done before anything newer.
-#[derive(Default)]
-struct Owed {
-    removes: Vec<JobKey>,
-    /// By number of the job.
-    attempts: HashMap<u64, (JobKey, u16)>,
-}
-
 /// A store that does not work.
 struct Failing {
     failure: StoreFailure,
     since: Instant,
     again: Instant,
     pause: Duration,
-}
-
-/// A new job that somebody waits for.
-struct Addition {
-    ticket: u32,
-    durability: Durability,
-    job: StoredJob,
 }
 
 impl Writer {
@@ -175,24 +166,16 @@ impl Writer {
     }
 
     fn change(&mut self, operations: Vec<StoreOp>, attempts: Vec<(JobKey, u16)>) {
-        let (mut additions, mut changes) = (Vec::new(), Changes { attempts, ..Changes::default() });
-        for operation in operations {
-            match operation {
-                StoreOp::Add { ticket, durability, job } => additions.push(Addition { ticket, durability, job }),
-                StoreOp::Remove(key) => changes.removes.push(key),
-                // The queue keeps these apart.
-                StoreOp::Attempts { .. } | StoreOp::Edit { .. } | StoreOp::Load { .. } => {}
-            }
-        }
-        let mut reports = Vec::with_capacity(additions.len());
+        let batch = Batch::of(operations);
+        let mut reports = Vec::with_capacity(batch.additions.len());
         // Clients hold the handles of all of them, also of those that need not be stored any more.
-        let highest = additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
+        let highest = batch.additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
+        let (additions, mut changes) = batch.finish(attempts, &mut reports);
         if highest > self.noted {
             changes.last_number = highest.saturating_add(NUMBERS_AHEAD).min(NUMBER_MAX);
         }
-        cancel_pairs(&mut additions, &mut changes.removes, &mut reports);
         if let Some(failure) = self.refuses() {
-            self.owe(changes);
+            self.owed.add(changes);
             reports.extend(additions.into_iter().map(|addition| added(addition.ticket, Err(failure))));
         } else {
             self.commit_all(additions, changes, &mut reports);
@@ -206,7 +189,7 @@ impl Writer {
 
     fn commit_all(&mut self, additions: Vec<Addition>, mut changes: Changes, reports: &mut Vec<StoreReport>) {
         let is = |durability| additions.iter().any(|addition| addition.durability == durability);
-        let is_unawaited = !changes.removes.is_empty() || !changes.attempts.is_empty();
+        let is_unawaited = !changes.removes.is_empty() || !changes.edits.is_empty() || !changes.attempts.is_empty();
         let unawaited = self.settings.durability;
         let needs = |durability| is(durability) || is_unawaited && unawaited == durability;
         changes.sync = needs(Durability::Always) || self.is_sync_due();
@@ -222,9 +205,13 @@ impl Writer {
     }
 
     fn commit_part(&mut self, mut tickets: Vec<u32>, changes: Changes, reports: &mut Vec<StoreReport>) {
-        let last_number = changes.last_number;
+        let (last_number, has_edits) = (changes.last_number, !changes.edits.is_empty());
         match self.commit(changes) {
             Ok(()) => reports.extend(tickets.into_iter().map(|ticket| added(ticket, Ok(())))),
+            // It may be an edit that does not fit. Those are owed now, and made or given up before this is tried again.
+            Err(Failed { failure: StoreFailure::Refused, adds, sync }) if has_edits => {
+                self.commit_part(tickets, Changes { adds, last_number, sync, ..Changes::default() }, reports);
+            }
             Err(Failed { failure: StoreFailure::Refused, mut adds, sync }) if adds.len() > 1 => {
                 // One of them does not fit: it must not keep the others out.
                 let half = adds.len() / 2;
@@ -255,22 +242,24 @@ impl Writer {
 
     /// Commits what is owed, then `changes`. What of it must not be forgotten is owed if that fails.
     fn commit(&mut self, changes: Changes) -> Result<(), Failed> {
-        while !self.owed.removes.is_empty() || !self.owed.attempts.is_empty() {
-            // From the end: the order among them does not matter, since each job is there once.
-            let Owed { removes, attempts } = &mut self.owed;
-            let part = Changes {
-                removes: removes.split_off(removes.len().saturating_sub(MOST_CHANGES)),
-                attempts: take_some(attempts, MOST_CHANGES),
-                sync: changes.sync,
-                ..Changes::default()
-            };
-            if let Err(error) = self.try_commit(&part) {
-                self.fail(&error);
-                self.owe(part);
-                // What comes after it was not tried: nothing of it can have happened.
-                let Changes { removes, adds, attempts, sync, .. } = changes;
-                self.owe(Changes { removes, attempts, ..Changes::default() });
-                return Err(Failed { failure: error.failure, adds, sync });
+        while let Some(part) = self.owed.take(changes.sync) {
+            match self.try_commit(&part) {
+                Ok(()) => {}
+                Err(error) if error.failure == StoreFailure::Refused && !part.edits.is_empty() => {
+                    for (key, edit) in self.owed.refused(part) {
+                        let (number, from, to) = (key.number, key.function, edit.function);
+                        error!(
+                            "the store refuses a change, and job {number} of {from}, now of {to}, stays as it was: {error}"
+                        );
+                    }
+                }
+                Err(error) => {
+                    self.fail(&error);
+                    self.owed.add(part);
+                    // What comes after it was not tried: nothing of it can have happened.
+                    let Changes { adds, sync, .. } = self.owe(changes);
+                    return Err(Failed { failure: error.failure, adds, sync });
+                }
             }
         }
         match self.try_commit(&changes) {
@@ -311,20 +300,18 @@ impl Writer {
     /// Changes that may or may not have been made: the new jobs must not be found at the next start. A store that refuses
     /// has made none of them, and it may be another job of the same number that stands in the way.
     fn give_up(&mut self, failure: StoreFailure, changes: Changes) -> Failed {
-        let Changes { removes, adds, attempts, sync, .. } = changes;
-        self.owe(Changes { removes, attempts, ..Changes::default() });
+        let Changes { adds, sync, .. } = self.owe(changes);
         if failure != StoreFailure::Refused {
             self.owed.removes.extend(adds.iter().map(StoredJob::key));
         }
         Failed { failure, adds, sync }
     }
 
-    fn owe(&mut self, changes: Changes) {
-        for key in &changes.removes {
-            self.owed.attempts.remove(&key.number);
-        }
-        self.owed.removes.extend(changes.removes);
-        self.owed.attempts.extend(changes.attempts.into_iter().map(|(key, attempts)| (key.number, (key, attempts))));
+    /// Owes what is not new in the changes; returns the rest.
+    fn owe(&mut self, changes: Changes) -> Changes {
+        let Changes { removes, edits, adds, attempts, last_number, sync } = changes;
+        self.owed.add(Changes { removes, edits, attempts, ..Changes::default() });
+        Changes { adds, last_number, sync, ..Changes::default() }
     }
 
     /// The store does not work: says so, once, and leaves it alone for a while.
@@ -355,12 +342,32 @@ impl Writer {
         // What is locked against writing may still be read.
         let result = match self.refuses().filter(|failure| *failure != StoreFailure::Locked) {
             Some(failure) => Err(failure),
-            None => self.store.load(&jobs, MOST_BYTES).map_err(|error| {
+            None => self.read(&jobs).map_err(|error| {
                 self.fail_to_read(&error);
                 error.failure
             }),
         };
         self.tell(vec![StoreReport::Loaded { ticket, result }]);
+    }
+
+    /// Reads workloads, also of jobs of which it is not known what the store calls them.
+    fn read(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let mut workloads = self.store.load(jobs, MOST_BYTES)?;
+        for (place, job) in jobs.iter().enumerate().take(workloads.len()) {
+            if workloads[place].is_some() {
+                continue;
+            }
+            for name in self.owed.names(job) {
+                let found = self.store.load(std::slice::from_ref(name), MOST_BYTES)?.pop().flatten();
+                if found.is_some() {
+                    // The rest is asked for again, so that no more is read at once than may be.
+                    workloads.truncate(place);
+                    workloads.push(found);
+                    return Ok(workloads);
+                }
+            }
+        }
+        Ok(workloads)
     }
 
     /// Damage where a single job is does not keep the store from taking others.
@@ -384,9 +391,10 @@ impl Writer {
     fn finish(mut self, last_number: u64) {
         let end = Changes { last_number, sync: true, ..Changes::default() };
         if self.commit(end).is_err() {
-            let jobs = self.owed.removes.len();
+            let (jobs, edits) = (self.owed.removes.len(), self.owed.edits());
             error!(
-                "{jobs} jobs that ended or were refused could not be removed from the store: they may run after the next start"
+                "{jobs} jobs that ended or were refused could not be removed from the store: they may run after the next start; \
+                 {edits} jobs that were moved or changed may be there as they were before"
             );
         }
     }
@@ -401,28 +409,6 @@ struct Failed {
 
 fn added(ticket: u32, result: Result<(), StoreFailure>) -> StoreReport {
     StoreReport::Added { ticket, result }
-}
-
-/// A job that has ended before it was stored need not be stored: its clients are told that it was.
-fn cancel_pairs(additions: &mut Vec<Addition>, removes: &mut Vec<JobKey>, reports: &mut Vec<StoreReport>) {
-    let Some(lowest) = additions.iter().map(|addition| addition.job.number).min() else {
-        return;
-    };
-    // Nearly always every job to remove is older than every new one.
-    if removes.iter().all(|key| key.number < lowest) {
-        return;
-    }
-    let ended: HashSet<u64> = removes.iter().map(|key| key.number).collect();
-    let mut cancelled = HashSet::new();
-    additions.retain(|addition| {
-        let is_ended = ended.contains(&addition.job.number);
-        if is_ended {
-            cancelled.insert(addition.job.number);
-            reports.push(added(addition.ticket, Ok(())));
-        }
-        !is_ended
-    });
-    removes.retain(|key| !cancelled.contains(&key.number));
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn errors_are_worded_as_gearmand_words_them() {
     assert_eq!(wire.text("status"), ".\n");
 }
 
-trait TextAnswer {
+pub(crate) trait TextAnswer {
     fn text_answer(&mut self, line: &str) -> String;
 }
 
@@ -104,7 +104,7 @@ fn the_level_of_the_log_has_the_name_that_it_was_set_by() {
 }
 
 /// A server with two workers, one of which runs one of four jobs.
-fn busy() -> (Server, Vec<Wire>) {
+pub(crate) fn busy() -> (Server, Vec<Wire>) {
     let server = server(&[]);
     let mut first = worker(&server, &["reverse", "sort"]);
     first.send(packet::SET_CLIENT_ID, b"first");

@@ -12,6 +12,7 @@
     reason = "a failed expectation is how a test fails"
 )]
 
+mod gate;
 pub(crate) mod packet;
 mod program;
 mod server;
@@ -19,8 +20,9 @@ mod wire;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use gate::Gate;
 pub(crate) use program::Program;
-pub(crate) use server::{Implementation, Server};
+pub(crate) use server::{Implementation, Server, free_port};
 pub(crate) use wire::Wire;
 
 /// How long a test waits for anything before it fails: long enough for a loaded machine, since a test that

@@ -102,6 +102,13 @@ impl Server {
         self.address
     }
 
+    /// Where it serves HTTP, where it was started with `--http-listen`.
+    #[track_caller]
+    pub(crate) fn http(&self) -> SocketAddr {
+        let http = self.addresses.iter().find_map(|address| address.strip_prefix("http://")?.parse().ok());
+        http.unwrap_or_else(|| panic!("no address of HTTP among {:?}", self.addresses))
+    }
+
     /// The port of [`Server::addr`].
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
@@ -213,6 +220,12 @@ fn launch_ours(arguments: &[String], environment: &[(String, String)], directory
     let mut command = Command::new(env!("CARGO_BIN_EXE_gearmand"));
     command
         .args(["--port", &port.to_string(), "-L", "127.0.0.1", "-l", "stderr"])
+        // The default port is for one server alone.
+        .args(if arguments.iter().any(|argument| argument == "--http-listen") {
+            &[][..]
+        } else {
+            &["--http-listen", "off"]
+        })
         .args(arguments)
         .env("NOTIFY_SOCKET", &notify_path);
     let mut child = spawn(command, environment, directory);
@@ -310,7 +323,7 @@ fn first_tcp(addresses: &[String]) -> SocketAddr {
 
 /// A port that nobody listens on, below the range from which outgoing connections get theirs. Tests that run
 /// at the same time start their search at different places.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const LOWEST: u16 = 12_000;
     const COUNT: u16 = 18_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

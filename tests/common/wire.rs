@@ -118,12 +118,12 @@ impl Wire {
     }
 
     /// Sends a text line (without its newline) and returns the answer whole, terminators included: a listing
-    /// (`status`, `workers`, `prioritystatus`, `show ...`) up to its `.` line, anything else one line.
+    /// (`status`, `workers`, `prioritystatus`, `show ...`, `list ...`) up to its `.` line, anything else one line.
     #[track_caller]
     pub(crate) fn text(&mut self, line: &str) -> String {
         self.send_raw(format!("{line}\n").as_bytes());
         let command = line.split(' ').next().unwrap_or_default().to_ascii_lowercase();
-        let listing = ["status", "workers", "prioritystatus", "show"].contains(&command.as_str());
+        let listing = ["status", "workers", "prioritystatus", "show", "list"].contains(&command.as_str());
         let mut answer = self.text_line();
         while listing && !answer.starts_with("ERR ") && answer != ".\n" && !answer.ends_with("\n.\n") {
             answer.push_str(&self.text_line());

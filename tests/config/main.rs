@@ -184,14 +184,12 @@ fn letters_have_the_long_names_of_gearmand() {
 fn absent_parts_are_refused_not_replaced() {
     for (options, parts) in [
         (["--ssl", "-R"], vec!["--ssl", "does not speak TLS"]),
-        (["-r", "http"], vec!["--protocol http", "does not serve HTTP"]),
-        (["-r", "gopher"], vec!["no such protocol"]),
         (["-u", "no-such-user-here"], vec!["no-such-user-here", "no such user"]),
     ] {
         assert_parts(&World::new(&options).error(), &parts);
     }
     assert_parts(&World::new(&[]).variable("GEARMAND_SSL", "yes").error(), &["environment GEARMAND_SSL", "TLS"]);
-    assert_parts(&World::new(&[]).file("c.toml", "\nprotocol = 'http'").error(), &["c.toml:2", "HTTP"]);
+    assert_parts(&World::new(&[]).file("c.toml", "\nprotocol = 'ftp'").error(), &["c.toml:2", "no such protocol"]);
 }
 
 #[test]
@@ -214,6 +212,8 @@ fn values_out_of_range_are_refused_on_the_command_line() {
         "--listen=http://localhost",
         "--listen=1:2:3",
         "--user=",
+        "--protocol=gopher",
+        "--http-port=65536",
     ] {
         let error = config::command().try_get_matches_from(["gearmand", option]).expect_err(option).to_string();
         let (name, value) = option.split_once('=').unwrap();
@@ -306,6 +306,21 @@ fn settings_that_contradict_each_other_are_refused() {
     let warnings = World::new(&["-d", "-l", "stderr"]).warnings();
     assert_parts(&warnings[0], &["--daemon", "--log-file stderr"]);
     assert_parts(&World::new(&["-j0"]).warnings()[0], &["--job-retries 0", "without end", "-1"]);
+}
+
+#[test]
+fn the_http_plugin_listens_on_the_tcp_addresses_with_a_port_of_its_own() {
+    let options = ["-r", "http", "-L", "127.0.0.1", "-L", "127.0.0.1:4731", "-L", "unix:/tmp/s", "-L", "*"];
+    let addresses = |options: &[&str]| World::new(options).config().http_plugin_addresses();
+    let ip = ListenAddress::Ip("127.0.0.1:8080".parse().unwrap());
+    assert_eq!(addresses(&options), [ip, ListenAddress::All { port: 8080 }]);
+    assert_eq!(addresses(&["-r", "http", "--http-port", "81"]), [ListenAddress::All { port: 81 }]);
+    assert_eq!(addresses(&[]), []);
+    assert_parts(&World::new(&["--http-port=81"]).warnings()[0], &["--http-port", "without --protocol http"]);
+    let error = World::new(&["-r", "http", "--http-port=4730"]).error();
+    assert_parts(&error, &["command line", "*:4730", "another --http-port"]);
+    assert_parts(&World::new(&["-r", "http", "-L", "unix:/tmp/s"]).error(), &["UNIX sockets alone", "add an address"]);
+    assert!(World::new(&["-r", "http", "--port=0", "--http-port=0"]).warnings().is_empty());
 }
 
 #[test]

@@ -59,6 +59,8 @@ impl Site {
             }
         }
         command.env("NOTIFY_SOCKET", self.path("notify")).env("STATE_DIRECTORY", self.path("state"));
+        // The default port is for one server alone.
+        command.env("GEARMAND_HTTP_LISTEN", "off");
         command.stdin(Stdio::null());
         command
     }

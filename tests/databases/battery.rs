@@ -30,6 +30,10 @@ pub(crate) trait Database {
     fn rows(&self, name: &str) -> usize;
     /// How many entries of this queue were set aside, as the operator finds them.
     fn set_aside(&self, name: &str) -> usize;
+    /// Puts a job of function `g` with the unique id `u1` and the workload `stranger` into this queue, as if no server knew of it.
+    fn put_stranger(&self, name: &str);
+    /// How many such entries were set aside.
+    fn strangers_set_aside(&self, name: &str) -> usize;
     /// Says that a newer program has written this queue.
     fn make_newer(&self, name: &str);
     /// A job that the database cannot take, and a word of the reason.
@@ -61,6 +65,7 @@ pub(crate) fn run(database: &mut dyn Database) {
     refused(database);
     debian::takeover(database);
     debian::give_back(database);
+    super::edits::run(database);
     crash(database);
 }
 
@@ -75,7 +80,7 @@ pub(crate) fn cannot_open(location: &Location, word: &str) {
 }
 
 /// Jobs of every kind.
-fn zoo() -> Vec<TestJob> {
+pub(crate) fn zoo() -> Vec<TestJob> {
     let job = TestJob::new;
     let all_bytes: Vec<u8> = (0..=255).collect();
     let mebibyte: Vec<u8> = all_bytes.iter().copied().cycle().take(1 << 20).collect();

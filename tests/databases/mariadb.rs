@@ -175,6 +175,16 @@ impl Database for MariaDb {
         count.parse().expect("a number")
     }
 
+    fn put_stranger(&self, name: &str) {
+        self.sql(DATABASE, &format!(
+            "INSERT INTO {name} (unique_key, function_name, priority, data, when_to_run) VALUES ('u1', 'g', 1, 'stranger', 0)"
+        ));
+    }
+
+    fn strangers_set_aside(&self, _name: &str) -> usize {
+        0
+    }
+
     fn make_newer(&self, name: &str) {
         self.sql(DATABASE, &format!("UPDATE {name}_meta SET format = 99"));
     }

@@ -138,6 +138,16 @@ impl Database for Postgres {
         count.parse().expect("a number")
     }
 
+    fn put_stranger(&self, name: &str) {
+        self.sql(&format!(
+            "INSERT INTO {name} (unique_key, function_name, priority, data, when_to_run) VALUES ('u1', 'g', 1, 'stranger', 0)"
+        ));
+    }
+
+    fn strangers_set_aside(&self, _name: &str) -> usize {
+        0
+    }
+
     fn make_newer(&self, name: &str) {
         self.sql(&format!("UPDATE {name}_meta SET format = 99"));
     }

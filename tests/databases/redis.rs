@@ -237,6 +237,14 @@ impl Database for Redis {
         keys.lines().filter(|line| !line.is_empty()).count()
     }
 
+    fn put_stranger(&self, name: &str) {
+        self.cli(&["HSET", &format!("{name}-g-u1"), "data", "stranger", "priority", "1"]);
+    }
+
+    fn strangers_set_aside(&self, name: &str) -> usize {
+        usize::from(self.cli(&["HGET", &format!("set-aside:{name}-g-u1"), "data"]) == "stranger")
+    }
+
     fn make_newer(&self, name: &str) {
         self.cli(&["HSET", &format!("gearmand:{name}:meta"), "format", "99"]);
     }

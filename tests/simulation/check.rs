@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gearmand::job_server::{JobServer, Now, Stage};
+use gearmand::protocol::FunctionName;
 use gearmand::stats::{AbilityGauges, Gauge, JobCounters, Stats};
 
 use super::model::{Job, Kept, Model, Sleep, State};
-use super::store::Store;
+use super::store::{Known, Store};
 use super::wire::{self, FUNCTIONS};
 
 /// While jobs wait for their time, the wall clock must be looked at this often.
@@ -31,7 +32,7 @@ impl Model {
         if std::mem::take(&mut self.may_have_forgotten) {
             let mut functions = std::mem::take(&mut self.functions);
             functions.retain(|function, limits| {
-                let is_used = *limits != [0; 3] || self.is_working(*function);
+                let is_used = *limits != [0; 3] || self.is_working(*function) || self.is_controlled(*function);
                 is_used || stats.functions.contains_key(wire::FUNCTIONS[*function])
             });
             self.functions = functions;
@@ -81,13 +82,10 @@ impl Model {
     /// A NOOP is for a job of one function: those on their way must be enough for each function that has sleepers, and
     /// for all of these together.
     fn check_wakefulness(&self) {
-        let mut ready = [0_usize; wire::FUNCTIONS.len()];
-        for job in self.jobs.values() {
-            ready[job.function] += usize::from(matches!(job.state, State::Ready(_)));
-        }
+        let ready: [usize; wire::FUNCTIONS.len()] = std::array::from_fn(|function| self.available(function));
         let on_their_way = || {
-            let connections = self.connections.values();
-            connections.filter(|connection| matches!(connection.sleep, Sleep::Woken { .. }))
+            let connections = self.connections.iter();
+            connections.filter(|(_, connection)| matches!(connection.sleep, Sleep::Woken { .. }))
         };
         let mut all = 0;
         for (function, jobs) in ready.into_iter().enumerate() {
@@ -95,7 +93,9 @@ impl Model {
                 continue;
             }
             all += jobs;
-            let able = on_their_way().filter(|connection| connection.can_do(function)).count();
+            let able = on_their_way()
+                .filter(|(number, connection)| connection.can_do(function) && !self.is_withheld(**number, function))
+                .count();
             assert!(jobs <= able, "{jobs} jobs of function {function} wait, a worker sleeps, {able} are on their way");
         }
         let woken = on_their_way().count();
@@ -226,8 +226,13 @@ impl Model {
                 continue;
             }
             assert!(job.kept != Kept::Stored || store.rows.contains_key(&number), "job {name} is not in the store");
-            let attempts = store.projected.get(&number).copied().map(u32::from);
-            assert_eq!(attempts, Some(job.attempts), "the attempts of job {name}, as they will be in the store");
+            let known = Known {
+                attempts: u16::try_from(job.attempts).unwrap(),
+                function: FunctionName::new(wire::FUNCTIONS[job.function]),
+                priority: job.priority,
+                due_s: job.due_s,
+            };
+            assert_eq!(store.projected.get(&number), Some(&known), "job {name}, as it will be in the store");
             expected += 1;
         }
         expected += store.twins.iter().filter(|number| store.projected.contains_key(number)).count();

@@ -99,7 +99,7 @@ fn leave(awaited: usize, held: usize) {
         // The worker is in turn handed what came back and what the leaver has not given up yet.
         done += (0..4).filter(|_| work(&mut server, worker)).count();
         // An operator cancels a job that the leaver holds or has just lost.
-        assert!(server.cancel_job(format!("H:localhost:{}", held - turns).as_bytes(), &mut ears));
+        assert!(server.cancel_job(NOW, format!("H:localhost:{}", held - turns).as_bytes(), &mut ears));
         server.check_invariants();
     }
     server.check_invariants();

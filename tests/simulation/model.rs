@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use gearmand::job_server::{Departure, DropFunction, Now, Policy, StoreOp};
+use gearmand::job_server::{Departure, DropFunction, Now, Policy, StoreOp, Withholding};
 
+use super::model_control::{Controls, EditSeen, Whom};
 use super::model_store::{Addition, Load};
 use super::wire::{self, Ask, Reply};
 
@@ -110,6 +111,9 @@ pub(crate) struct Connection {
     /// In the order in which they are looked through for a job.
     pub(crate) abilities: Vec<Ability>,
     pub(crate) forfeited: Vec<u64>,
+    /// Where it comes from, and the id that it gave itself.
+    pub(crate) host: &'static str,
+    pub(crate) client: Option<&'static [u8]>,
     /// How many gaps it has had.
     pub(crate) gaps: u64,
     /// Whether it is kept for answers from the store alone.
@@ -130,6 +134,10 @@ pub(crate) struct Model {
     pub(crate) connections: BTreeMap<u32, Connection>,
     /// With the limits by priority.
     pub(crate) functions: BTreeMap<usize, [u32; 3]>,
+    /// What else the operator decided of them.
+    pub(crate) controls: BTreeMap<usize, Controls>,
+    /// Which workers get no jobs, of one function or of any.
+    pub(crate) rules: BTreeMap<(Whom, Option<usize>), Withholding>,
     /// Unused functions may have been forgotten to make room for new ones.
     pub(crate) may_have_forgotten: bool,
     pub(crate) draining: bool,
@@ -154,6 +162,10 @@ pub(crate) struct Model {
     pub(crate) expected_holds: Vec<u32>,
     pub(crate) expected_fills: Vec<(u32, u64, Reply)>,
     pub(crate) expected_adds: usize,
+    /// Which changes the store must be told of, in order.
+    pub(crate) expected_edits: Vec<EditSeen>,
+    /// Jobs that have ended in this transition, by number.
+    pub(crate) just_ended: BTreeMap<u64, (u64, usize, usize)>,
     /// Which jobs it must report as dropped, and may.
     pub(crate) dropped: Vec<u64>,
     pub(crate) may_be_dropped: Vec<u64>,
@@ -170,6 +182,8 @@ impl Model {
             jobs: BTreeMap::new(),
             connections: BTreeMap::new(),
             functions: BTreeMap::new(),
+            controls: BTreeMap::new(),
+            rules: BTreeMap::new(),
             may_have_forgotten: false,
             draining: false,
             happened: BTreeMap::new(),
@@ -187,6 +201,8 @@ impl Model {
             expected_holds: Vec::new(),
             expected_fills: Vec::new(),
             expected_adds: 0,
+            expected_edits: Vec::new(),
+            just_ended: BTreeMap::new(),
             dropped: Vec::new(),
             may_be_dropped: Vec::new(),
             had_ready: [false; wire::FUNCTIONS.len()],
@@ -198,12 +214,14 @@ impl Model {
         *self.happened.entry(what).or_default() += 1;
     }
 
-    pub(crate) fn connected(&mut self, number: u32) {
+    pub(crate) fn connected(&mut self, number: u32, host: &'static str) {
         let connection = Connection {
             sleep: Sleep::Awake,
             exceptions: false,
             abilities: Vec::new(),
             forfeited: Vec::new(),
+            host,
+            client: None,
             gaps: 0,
             is_leaving: false,
         };
@@ -259,7 +277,8 @@ impl Model {
                 self.expect(from, Reply::Option(name.to_vec()));
             }
             Ask::Option(_) => self.expect_error(from, "UNKNOWN_OPTION", ""),
-            Ask::SetClientId | Ask::Line => {}
+            Ask::SetClientId { id } => self.renamed(from, id),
+            Ask::Line => {}
             Ask::Wrong { code, .. } => self.expect_error(from, code, ""),
         }
         self.finish(now, None, outcome);
@@ -296,6 +315,7 @@ impl Model {
         }
         if departure == Departure::Done {
             self.connections.remove(&who);
+            self.rules.retain(|(whom, _), _| *whom != Whom::Connection(who));
         }
         self.finish(now, Some(who), outcome);
     }
@@ -414,6 +434,7 @@ impl Model {
             DropFunction::InUse
         } else {
             self.functions.remove(&function);
+            self.controls.remove(&function);
             DropFunction::Dropped
         };
         assert_eq!(result, expected, "what was said of a dropped function");
@@ -431,11 +452,7 @@ impl Model {
 
     /// By function, whether it has jobs that could be handed out.
     pub(crate) fn has_ready(&self) -> [bool; wire::FUNCTIONS.len()] {
-        let mut has_ready = [false; wire::FUNCTIONS.len()];
-        for job in self.jobs.values() {
-            has_ready[job.function] |= matches!(job.state, State::Ready(_));
-        }
-        has_ready
+        std::array::from_fn(|function| self.available(function) > 0)
     }
 
     pub(crate) fn begin(&mut self) {
@@ -444,6 +461,8 @@ impl Model {
         self.expected_holds.clear();
         self.expected_fills.clear();
         self.expected_adds = 0;
+        self.expected_edits.clear();
+        self.just_ended.clear();
         self.stored_before = self.stored_bytes();
         self.dropped.clear();
         self.may_be_dropped.clear();
@@ -485,6 +504,7 @@ impl Model {
         assert_eq!(outcome.filled, self.expected_fills, "gaps that were filled");
         let adds = outcome.operations.iter().filter(|operation| matches!(operation, StoreOp::Add { .. }));
         assert_eq!(adds.count(), self.expected_adds, "jobs that the store was asked to keep");
+        self.check_edits(outcome);
         self.note_loads(outcome);
         for number in &self.dropped {
             assert!(outcome.dropped.contains(number), "job {number} was dropped and not reported");
@@ -502,7 +522,8 @@ impl Model {
         assert_eq!(connection.sleep, Sleep::Asleep, "connection {who} was sent a NOOP and does not sleep");
         let is_next = connection.abilities.iter().any(|ability| {
             let function = ability.function;
-            (has_ready[function] || self.had_ready[function])
+            !self.is_withheld(who, function)
+                && (has_ready[function] || self.had_ready[function])
                 && self.sleepers(function).all(|(_, other)| other.slept >= ability.slept)
         });
         assert!(is_next, "connection {who} was woken for no job, or before others whose turn it was");
@@ -517,7 +538,7 @@ impl Model {
             .iter()
             .filter(|(_, connection)| connection.sleep == Sleep::Asleep)
             .flat_map(|(number, connection)| connection.abilities.iter().map(|ability| (*number, ability)))
-            .filter(move |(_, ability)| ability.function == function)
+            .filter(move |(number, ability)| ability.function == function && !self.is_withheld(*number, function))
     }
 }
 

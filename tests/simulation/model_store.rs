@@ -1,6 +1,6 @@
 //! The model's store: jobs that are being kept, and jobs whose workloads are in the store alone.
 
-use gearmand::job_server::{Durability, Now, StoreFailure, StoreOp, StoredJob};
+use gearmand::job_server::{Durability, JobKey, Now, StoreFailure, StoreOp, StoredJob};
 use gearmand::protocol::FunctionName;
 
 use super::model::{Job, Kept, Model, Outcome, State};
@@ -76,6 +76,7 @@ impl Model {
     /// A job ends, in whatever state it is.
     pub(crate) fn end(&mut self, job: u64) -> Job {
         let ended = self.jobs.remove(&job).unwrap();
+        self.just_ended.insert(wire::number(job), (job, ended.function, ended.priority));
         if let Some(ticket) = self.addition_of(job) {
             self.additions.get_mut(&ticket).unwrap().has_ended = true;
             if ended.state != State::Storing {
@@ -248,6 +249,11 @@ impl Model {
     pub(crate) fn note_loads(&mut self, outcome: &Outcome) {
         for operation in &outcome.operations {
             let StoreOp::Load { ticket, jobs } = operation else { continue };
+            if let Some((_, function, priority)) = jobs.iter().find_map(|key| self.just_ended.get(&key.number)).copied()
+            {
+                self.note_load_of_ended(*ticket, jobs, function, priority);
+                continue;
+            }
             let names: Vec<u64> = jobs.iter().map(|key| self.name_of(key.number)).collect();
             let Job { function, priority, .. } = self.jobs[names.first().expect("no job was asked for")];
             let parked = self.parked(function, priority);
@@ -260,6 +266,7 @@ impl Model {
             assert!(self.ready(function, priority).count() < few, "jobs were asked for that are not needed soon");
             assert!(!self.draining, "a job was asked for that will not be handed out");
             assert!(self.has_workers(function), "a job was asked for that nobody can do");
+            assert!(!self.is_paused(function), "a job was asked for that will not be handed out now");
             assert_eq!(self.load_again_us, None, "the store was asked again too soon");
             assert_eq!(self.loading(function, priority), 0, "two loads are under way for one line");
             for name in &names {
@@ -271,6 +278,22 @@ impl Model {
             let load = Load { function, priority, jobs: names };
             assert!(self.loads.insert(*ticket, load).is_none(), "two loads have one ticket");
         }
+    }
+
+    /// Jobs were asked for, and some of them have ended in the same transition, since many do.
+    fn note_load_of_ended(&mut self, ticket: u32, keys: &[JobKey], function: usize, priority: usize) {
+        let name_of = |key: &JobKey| match self.just_ended.get(&key.number) {
+            Some((name, ..)) => *name,
+            None => self.name_of(key.number),
+        };
+        let jobs: Vec<u64> = keys.iter().map(name_of).collect();
+        for name in &jobs {
+            let Some(job) = self.jobs.get_mut(name) else { continue };
+            if let State::Parked(turn) = job.state {
+                job.state = State::Loading(turn);
+            }
+        }
+        assert!(self.loads.insert(ticket, Load { function, priority, jobs }).is_none(), "two loads have one ticket");
     }
 
     /// How many jobs may be read at once, and how many may be ready then, while so many bytes are in memory.
@@ -352,7 +375,8 @@ impl Model {
             return;
         }
         for (name, job) in &self.jobs {
-            if !matches!(job.state, State::Parked(_)) || !self.has_workers(job.function) {
+            if !matches!(job.state, State::Parked(_)) || !self.has_workers(job.function) || self.is_paused(job.function)
+            {
                 continue;
             }
             let line = (job.function, job.priority);

@@ -45,7 +45,7 @@ impl Model {
             .find(|(_, job)| coalesce(job, submission.function, submission.unique, &submission.workload))
             .map(|(name, _)| *name);
         if let Some(name) = equal {
-            return self.join(now, from, name, submission.background, outcome);
+            return self.join(from, name, submission.background, outcome);
         }
         let total = self.jobs.values().filter(|job| job.function == submission.function).count();
         let limit = self.functions[&submission.function][submission.priority] as usize;
@@ -78,7 +78,7 @@ impl Model {
     }
 
     /// A submission equals a job that is there.
-    fn join(&mut self, now: Now, from: u32, name: u64, background: bool, outcome: &Outcome) {
+    fn join(&mut self, from: u32, name: u64, background: bool, outcome: &Outcome) {
         let addition = self.addition_of(name);
         if background && self.policy.keeps_jobs && self.jobs[&name].kept == Kept::Memory {
             let size = self.jobs[&name].workload.len();
@@ -153,6 +153,9 @@ impl Model {
     pub(crate) fn check_wakeups(&self, function: usize, outcome: &Outcome) {
         let sleepers = self.sleepers(function).count();
         let woken = outcome.sent.iter().filter(|(_, reply)| *reply == Reply::Noop).count();
+        if self.room(function) == 0 {
+            return assert_eq!(woken, 0, "a job woke somebody who may not have it");
+        }
         match self.policy.worker_wakeup {
             0 => assert_eq!(woken, sleepers, "a job did not wake all sleepers"),
             1 => assert!(woken <= 1, "a job woke {woken} workers"),

@@ -116,11 +116,14 @@ impl Model {
         let abilities = &self.connections[&from].abilities;
         let choice = (0..3).flat_map(|priority| (0..abilities.len()).map(move |index| (priority, index))).find(
             |(priority, index)| {
-                let first = self.first_ready(abilities[*index].function, *priority);
+                let function = abilities[*index].function;
+                let is_open = self.room(function) > 0 && !self.is_withheld(from, function);
+                let first = self.first_ready(function, *priority).filter(|_| is_open);
                 first.is_some_and(|first| !(self.draining && self.jobs[&first].kept == Kept::Stored))
             },
         );
         let Some((priority, index)) = choice.filter(|_| !is_full) else {
+            self.note_held_back(from);
             return self.expect(from, Reply::NoJob);
         };
         let Ability { function, timeout_ms, .. } = abilities[index];

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::random::Random;
-use super::wire::{self, Ask, FUNCTIONS, Grab, Reply, Submission, UNIQUES};
+use super::wire::{self, Ask, CLIENTS, FUNCTIONS, Grab, Reply, Submission, UNIQUES};
 
 /// How a peer works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Peer {
             16 => asks.push(Ask::Echo(random.next().to_be_bytes()[random.index(8)..].to_vec())),
             17 => asks.push(Ask::Option(random.pick(&[b"exceptions", b"EXCEPTIONS", b"nonsense"]))),
             18 => asks.push(wrong(random)),
-            _ => asks.push(if random.chance(50) { Ask::Line } else { Ask::SetClientId }),
+            _ => asks.push(if random.chance(50) { Ask::Line } else { some_name(random) }),
         }
     }
 
@@ -237,7 +237,7 @@ impl Peer {
                     asks.push(say(random, wire::handle(job), true));
                 }
             }
-            _ => asks.push(if self.asleep && !self.woken { Ask::SetClientId } else { self.grab(random) }),
+            _ => asks.push(if self.asleep && !self.woken { some_name(random) } else { self.grab(random) }),
         }
     }
 
@@ -343,6 +343,10 @@ impl Peer {
     pub(crate) fn is_content(&self) -> bool {
         self.owed.is_empty() && self.pending.iter().all(|pending| *pending == Pending::CanDo)
     }
+}
+
+fn some_name(random: &mut Random) -> Ask {
+    Ask::SetClientId { id: random.pick(&CLIENTS) }
 }
 
 fn some_function(random: &mut Random, world: &Surroundings<'_>) -> usize {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use gearmand::job_server::{JobKey, StoreFailure, StoreOp, StoreReport, StoredJob};
+use gearmand::job_server::{Edit, JobKey, StoreFailure, StoreOp, StoreReport, StoredJob};
+use gearmand::protocol::FunctionName;
 
 use super::random::Random;
 
@@ -23,6 +24,23 @@ struct Changes {
     removes: Vec<u64>,
     adds: Vec<(u32, StoredJob)>,
     attempts: Vec<(u64, u16)>,
+    edits: Vec<(JobKey, Edit)>,
+}
+
+/// What of a job may change while it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) attempts: u16,
+    pub(crate) function: FunctionName,
+    pub(crate) priority: usize,
+    pub(crate) due_s: u64,
+}
+
+impl Known {
+    fn of(job: &StoredJob) -> Self {
+        let StoredJob { attempts, priority, due_s, .. } = *job;
+        Self { attempts, function: job.function.clone(), priority: priority.index(), due_s }
+    }
 }
 
 /// What became of a batch, for the account of what happened.
@@ -35,8 +53,8 @@ pub(crate) struct Store {
     pub(crate) rows: BTreeMap<u64, StoredJob>,
     /// The highest number that the store knows of.
     pub(crate) last_number: u64,
-    /// What there will be, by number, with the attempts, if nothing more fails.
-    pub(crate) projected: BTreeMap<u64, u16>,
+    /// What there will be, by number, if nothing more fails.
+    pub(crate) projected: BTreeMap<u64, Known>,
     /// Jobs that equal another one, and are left where they are until the next start.
     pub(crate) twins: BTreeSet<u64>,
     /// What somebody else removed.
@@ -78,15 +96,21 @@ impl Store {
             StoreOp::Load { ticket, jobs } => return self.loads.push_back((ticket, jobs)),
             StoreOp::Add { ref job, .. } => {
                 self.deleted.remove(&job.number);
-                assert_eq!(self.projected.insert(job.number, job.attempts), None, "a job is added twice");
+                assert_eq!(self.projected.insert(job.number, Known::of(job)), None, "a job is added twice");
             }
             StoreOp::Remove(ref key) => {
                 self.projected.remove(&key.number);
             }
             StoreOp::Attempts { ref key, attempts } => {
-                self.projected.entry(key.number).and_modify(|known| *known = attempts);
+                self.projected.entry(key.number).and_modify(|known| known.attempts = attempts);
             }
-            StoreOp::Edit { .. } => {}
+            StoreOp::Edit { ref key, ref edit } => {
+                if let Some(known) = self.projected.get_mut(&key.number) {
+                    assert_eq!(known.function, key.function, "a job is changed by another's key");
+                    let Edit { function, priority, due_s } = edit.clone();
+                    *known = Known { function, priority: priority.index(), due_s, ..known.clone() };
+                }
+            }
         }
         self.queue.push_back(operation);
     }
@@ -157,7 +181,7 @@ impl Store {
         let mut twin = random.pick(&rows).clone();
         self.last_number += 1;
         twin.number = self.last_number;
-        self.projected.insert(twin.number, twin.attempts);
+        self.projected.insert(twin.number, Known::of(&twin));
         self.rows.insert(twin.number, twin);
     }
 
@@ -173,7 +197,7 @@ impl Store {
                 StoreOp::Add { ticket, job, .. } => batch.adds.push((ticket, job)),
                 StoreOp::Remove(key) => batch.removes.push(key.number),
                 StoreOp::Attempts { key, attempts } => batch.attempts.push((key.number, attempts)),
-                StoreOp::Edit { .. } => {}
+                StoreOp::Edit { key, edit } => batch.edits.push((key, edit)),
                 StoreOp::Load { .. } => unreachable!("loads have a queue of their own"),
             }
         }
@@ -210,6 +234,7 @@ impl Store {
             // One of them does not fit: each is tried alone. What is to be removed comes with the first that does.
             self.owed.removes.append(&mut batch.removes);
             self.owed.attempts.append(&mut batch.attempts);
+            self.owed.edits.append(&mut batch.edits);
             let refused = random.index(batch.adds.len());
             for (index, add) in batch.adds.into_iter().enumerate() {
                 let alone = Changes { adds: vec![add], ..Changes::default() };
@@ -225,7 +250,8 @@ impl Store {
             return news;
         }
         // A transaction that failed may have happened all the same.
-        if self.owed.removes.is_empty() && self.owed.attempts.is_empty() && random.chance(30) {
+        let Changes { removes, attempts, edits, .. } = &self.owed;
+        if removes.is_empty() && attempts.is_empty() && edits.is_empty() && random.chance(30) {
             self.apply(&batch);
             if !batch.adds.is_empty() {
                 news.push("was stored though that failed");
@@ -234,6 +260,9 @@ impl Store {
         if !batch.removes.is_empty() {
             news.push("was to be removed by what failed");
         }
+        if !batch.edits.is_empty() {
+            news.push("was to be changed by what failed");
+        }
         self.give_up(batch, failure);
         news
     }
@@ -241,6 +270,7 @@ impl Store {
     fn give_up(&mut self, batch: Changes, failure: StoreFailure) {
         self.owed.removes.extend(batch.removes);
         self.owed.attempts.extend(batch.attempts);
+        self.owed.edits.extend(batch.edits);
         for (_, job) in &batch.adds {
             self.owed.removes.push(job.number);
             self.projected.remove(&job.number);
@@ -268,6 +298,13 @@ impl Store {
         for (number, attempts) in &changes.attempts {
             self.rows.entry(*number).and_modify(|job| job.attempts = *attempts);
         }
+        for (key, edit) in &changes.edits {
+            let Edit { function, priority, due_s } = edit.clone();
+            let row = self.rows.get_mut(&key.number);
+            if let Some(job) = row {
+                (job.function, job.priority, job.due_s) = (function, priority, due_s);
+            }
+        }
     }
 
     /// Reads workloads: all that were asked for, or the first of them, or none.
@@ -283,7 +320,14 @@ impl Store {
             let is_there = self.rows.contains_key(&key.number);
             assert!(is_there || !self.projected.contains_key(&key.number), "a job is asked for that was never stored");
             let row = self.rows.get(&key.number)?;
-            assert_eq!(row.key(), *key, "a job is asked for by another's key");
+            // Changes that are asked for and not made yet are changes all the same.
+            let known = self.projected.get(&key.number);
+            assert_eq!(
+                known.map_or(&key.function, |known| &known.function),
+                &key.function,
+                "a job is asked for by another's key"
+            );
+            assert_eq!(row.unique(), &*key.unique, "a job is asked for by another's key");
             Some(Bytes::copy_from_slice(row.workload()))
         });
         let result = Ok(read.collect());
@@ -294,9 +338,13 @@ impl Store {
     /// The process ends at once. What is under way is kept or not, as a whole.
     pub(crate) fn crash(&mut self, random: &mut Random) -> Vec<News> {
         let mut news = Vec::new();
-        if random.chance(50)
-            && let Some(batch) = self.batch.take()
-        {
+        let is_committed = random.chance(50);
+        let lost = self.batch.iter().chain([&self.owed]).filter(|_| !is_committed);
+        let is_edit = |operation: &StoreOp| matches!(operation, StoreOp::Edit { .. });
+        if lost.into_iter().any(|changes| !changes.edits.is_empty()) || self.queue.iter().any(is_edit) {
+            news.push("came back as it was before it was changed");
+        }
+        if is_committed && let Some(batch) = self.batch.take() {
             if !batch.adds.is_empty() {
                 news.push("was stored and never acknowledged");
             }
@@ -315,7 +363,7 @@ impl Store {
         }
         self.apply_owed();
         self.last_number = self.last_number.max(last_number);
-        let rows: BTreeMap<u64, u16> = self.rows.iter().map(|(number, job)| (*number, job.attempts)).collect();
+        let rows: BTreeMap<u64, Known> = self.rows.iter().map(|(number, job)| (*number, Known::of(job))).collect();
         assert_eq!(rows, self.projected, "the store that is simulated does not do what it is asked");
         self.forget();
     }
@@ -335,6 +383,6 @@ impl Store {
         self.reports.clear();
         self.deleted.clear();
         self.twins.clear();
-        self.projected = self.rows.iter().map(|(number, job)| (*number, job.attempts)).collect();
+        self.projected = self.rows.iter().map(|(number, job)| (*number, Known::of(job))).collect();
     }
 }

@@ -15,6 +15,12 @@ pub(crate) const FUNCTIONS: [&[u8]; 10] =
 /// The unique ids: never, by workload, three that meet often, the longest there may be.
 pub(crate) const UNIQUES: [&[u8]; 6] = [b"", b"-", b"u1", b"u2", b"u3", &[b'x'; 64]];
 
+/// The ids that peers give to themselves. The last is what is shown of one who gave none.
+pub(crate) const CLIENTS: [&[u8]; 3] = [b"alice", b"bob", b"-"];
+
+/// Where peers come from.
+pub(crate) const HOSTS: [&str; 3] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"];
+
 /// A submission of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Submission {
@@ -80,7 +86,9 @@ pub(crate) enum Ask {
     },
     Echo(Vec<u8>),
     Option(&'static [u8]),
-    SetClientId,
+    SetClientId {
+        id: &'static [u8],
+    },
     /// A line of text, which the simulated server passes over.
     Line,
     /// A packet that is refused, with the code of the refusal.
@@ -126,7 +134,7 @@ impl Ask {
             Self::GetStatusUnique { unique } => packet(41, unique),
             Self::Echo(workload) => packet(16, workload),
             Self::Option(name) => packet(26, name),
-            Self::SetClientId => packet(22, b"simulated"),
+            Self::SetClientId { id } => packet(22, id),
             Self::Line => b"version\r\n".to_vec(),
             Self::Wrong { number, body, .. } => packet(*number, body),
         }

@@ -12,11 +12,11 @@ use gearmand::stats::{ConnectionGauges, Stats};
 
 use super::link::{Link, Recorder};
 use super::model::{Model, Outcome};
-use super::peer::{Peer, Surroundings, some_handle};
+use super::peer::{Peer, Surroundings};
 use super::policy::some_policy;
 use super::random::Random;
 use super::store::Store;
-use super::wire::{self, Ask, FUNCTIONS, Reply, Submission};
+use super::wire::{self, Ask, FUNCTIONS, HOSTS, Reply, Submission};
 
 const LIMITS: FrameLimits = FrameLimits { packet: 16_384, line: 64 };
 pub(crate) const PEERS: usize = 8;
@@ -42,10 +42,10 @@ pub(crate) struct World {
     pub(crate) alarm_us: Option<u64>,
     pub(crate) links: Vec<Option<Link>>,
     last_connection: u32,
-    recent: Vec<u64>,
+    pub(crate) recent: Vec<u64>,
     /// How many NOOPs were sent before the server was started last.
     pub(crate) woken_before: u64,
-    functions: usize,
+    pub(crate) functions: usize,
     /// So many jobs make clients hold back: with few, workers sleep; with many, they queue.
     enough: usize,
     pub(crate) has_small_limits: bool,
@@ -134,11 +134,12 @@ impl World {
                 let share = self.random.pick(&[10, 50, 100, 100]);
                 self.deliver_to_peer(slot, share);
             }
-            900..980 => {
+            900..974 => {
                 let longest_us = self.random.pick(&[100, 2_000, 20_000, 50_000, 150_000, 1_200_000]);
                 let span_us = self.random.below(longest_us);
                 self.advance(span_us);
             }
+            974..980 => self.control(),
             980..985 => self.set_wall_clock(),
             985..992 => self.operate(),
             992..999 => self.die(slot),
@@ -160,9 +161,10 @@ impl World {
     fn connect(&mut self, slot: usize, peer: Peer) {
         self.last_connection += 1;
         let number = self.last_connection;
-        let gauges = Arc::new(ConnectionGauges::new(0, "peer".to_owned()));
+        let host = self.random.pick(&HOSTS);
+        let gauges = Arc::new(ConnectionGauges::new(0, host.to_owned()));
         let id = self.server.connect(Arc::clone(&gauges));
-        self.model.connected(number);
+        self.model.connected(number, host);
         self.event("connects", &(number, peer.temper));
         self.links[slot] = Some(Link::new(id, number, gauges, peer));
     }
@@ -292,6 +294,7 @@ impl World {
     /// What is listed of jobs and of connections.
     pub(crate) fn check_listings(&self) {
         self.model.check_listing(&self.server);
+        self.check_rules();
         for link in self.links.iter().flatten() {
             link.gauges.with_identity(|_, functions| self.model.check_abilities(link.number, functions));
         }
@@ -373,62 +376,6 @@ impl World {
         }
         let now = self.now;
         self.event("the wall clock is set", &now);
-    }
-
-    /// The operator does something.
-    fn operate(&mut self) {
-        let function = self.random.index(self.functions);
-        let name = FUNCTIONS[function];
-        match self.random.below(15) {
-            0..6 => return self.cancel(),
-            6 | 7 => {
-                let result = self.server.drop_function(name);
-                self.event("the operator drops", &(function, result));
-                self.model.function_dropped(function, result);
-            }
-            8 => {
-                let result = self.server.create_function(name);
-                self.event("the operator creates", &(function, result));
-                self.model.function_created(function, None, result.is_ok());
-            }
-            9 | 10 => {
-                let limits = [0; 3].map(|_: u32| self.random.pick(&[0, 0, 0, 1, 5]));
-                let result = self.server.limit_function(name, limits);
-                self.event("the operator limits", &(function, limits, result));
-                self.model.function_created(function, Some(limits), result.is_ok());
-            }
-            11 => {
-                let Policy { exceptions, keeps_jobs, handle_prefix, .. } = self.model.policy.clone();
-                let policy = some_policy(&mut self.random, self.has_small_limits);
-                self.set_policy(Policy { exceptions, keeps_jobs, handle_prefix, ..policy });
-            }
-            _ => self.meddle_with_store(),
-        }
-        self.check();
-    }
-
-    pub(crate) fn set_policy(&mut self, policy: Policy) {
-        self.event("the operator decides", &policy);
-        self.server.set_policy(&policy);
-        self.model.policy_changed(policy);
-    }
-
-    fn cancel(&mut self) {
-        let world = Surroundings {
-            unix_s: 0,
-            is_busy: false,
-            recent: &self.recent,
-            functions: self.functions,
-            registering_may_fail: false,
-        };
-        let handle = some_handle(&mut self.random, &world);
-        self.event("the operator cancels", &handle.escape_ascii().to_string());
-        let mut effects = Recorder::new(&mut self.links, None, self.store.is_some());
-        let existed = self.server.cancel_job(&handle, &mut effects);
-        let outcome = effects.outcome;
-        self.observe(&outcome);
-        self.model.cancelled(self.now, &handle, existed, &outcome);
-        self.conclude(outcome);
     }
 
     /// A connection ends, perhaps in the middle of a packet, perhaps after sending nonsense.
@@ -523,6 +470,7 @@ impl World {
     /// No more faults: reliable workers come, those that hold jobs end them, and all jobs end.
     fn wind_up(&mut self) {
         self.is_winding_up = true;
+        self.lift_all();
         self.make_reliable();
         let mut turns = 0;
         loop {

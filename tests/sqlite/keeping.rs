@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use gearmand::job_server::StoreFailure;
-use gearmand::protocol::Priority;
+use gearmand::job_server::{Edit, StoreFailure};
+use gearmand::protocol::{FunctionName, Priority};
 use gearmand::store::{Changes, Workloads};
 
 use crate::{Kept, Place, add, remove, replay};
@@ -120,6 +120,14 @@ fn what_was_committed_is_there_and_nothing_else() {
             if let Some(number) = model.keys().nth(nth).copied() {
                 changes.removes.push(model.remove(&number).unwrap().key());
             }
+        }
+        let nth = usize::try_from(random(1 + model.len() as u64)).unwrap();
+        if let Some(job) = model.values_mut().nth(nth) {
+            let function = [b"reverse".as_slice(), b"other"][usize::try_from(random(2)).unwrap()];
+            let key = job.key();
+            (job.function, job.due_s, job.priority) = (function.to_vec(), random(9), Priority::High);
+            let edit = Edit { function: FunctionName::new(function), priority: job.priority, due_s: job.due_s };
+            changes.edits.push((key, edit));
         }
         for _ in 0..random(5) {
             last_number += 1;

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     // The one lock around it, the output that it fills, the stores, the text commands.
     &["outbox", "store", "hub", "admin"],
     // The outside world.
-    &["process", "net", "client", "queue"],
+    &["process", "net", "http", "client", "queue"],
     // Assembly.
     &["daemon"],
 ];
@@ -35,6 +35,12 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
         "it looks at stores, not at a server",
     ),
     ("net", &["config"], "it takes plain parameters"),
+    ("http", &["config"], "it takes plain parameters"),
+    (
+        "http",
+        &["hub", "outbox", "store", "job_server::JobServer"],
+        "whoever looks does not take the lock; who acts does it through the admin room or a connection",
+    ),
     ("daemon", &["client"], "a server needs no client"),
 ];
 

@@ -8,11 +8,7 @@ use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerVie
 use crate::job_server::{ConnectionId, Now};
 use crate::protocol::{FunctionName, JobHandle};
 use crate::stats::histogram::Durations;
-use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, WorkCounters};
-
-/// What [`AbilityGauges::withheld`] says.
-const DISABLED: u64 = 1;
-const DRAINING: u64 = 2;
+use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding, WorkCounters};
 
 /// How a connection is named.
 pub fn worker_id(id: ConnectionId) -> String {
@@ -121,14 +117,14 @@ fn is_worker(gauges: &ConnectionGauges) -> bool {
 fn state_of(gauges: &ConnectionGauges) -> &'static str {
     let runs = gauges.running.get() > 0;
     let withheld = gauges.with_identity(|_, functions| {
-        let mut how = functions.iter().map(|ability| ability.withheld.get());
-        let first = how.next()?;
-        how.try_fold(first, |all, how| if how == 0 || all == 0 { None } else { Some(all.min(how)) })
+        // All of them are withheld, one at least as that of a disabled worker is.
+        let all: Option<Vec<Withholding>> = functions.iter().map(|ability| ability.withheld()).collect();
+        all.and_then(|all| all.iter().copied().find(|how| *how == Withholding::Disabled).or(all.first().copied()))
     });
     match (withheld, gauges.sleep()) {
-        (Some(DISABLED), _) => "disabled",
-        (Some(DRAINING), _) if runs => "draining",
-        (Some(DRAINING), _) => "drained",
+        (Some(Withholding::Disabled), _) => "disabled",
+        (Some(Withholding::Draining), _) if runs => "draining",
+        (Some(Withholding::Draining), _) => "drained",
         _ if runs => "working",
         (_, SleepState::Asleep) => "asleep",
         (_, SleepState::Woken) => "woken",
@@ -193,11 +189,10 @@ fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) ->
         id: function_id(ability.function.as_bytes()),
         name: lossy(ability.function.as_bytes()),
         in_use,
-        withheld: match ability.withheld.get() {
-            DISABLED => Some("disabled"),
-            DRAINING => Some("draining"),
-            _ => None,
-        },
+        withheld: ability.withheld().map(|how| match how {
+            Withholding::Disabled => "disabled",
+            Withholding::Draining => "draining",
+        }),
         totals,
         run: durations_view(durations),
     }

@@ -7,11 +7,11 @@ use super::super::Changes;
 use super::super::entry::flags_of;
 use super::super::table::is_own_key;
 use super::errors::Failed;
-use super::{Session, answer};
+use super::{Session, answer, edits};
 use crate::job_server::{JobKey, StoredJob};
 
 /// Rows in one statement: statements for powers of two up to this are prepared once in a connection.
-const ROWS_MAX: usize = 512;
+pub(super) const ROWS_MAX: usize = 512;
 /// Bytes of workloads in one statement, where the server takes as much.
 const STATEMENT_BYTES: usize = 4 << 20;
 /// What a job has beside its workload, in bytes, and then some.
@@ -51,8 +51,9 @@ async fn transaction(session: &mut Session, changes: &Changes) -> Result<(), Fai
     for keys in changes.removes.chunks(ROWS_MAX) {
         let list = vec!["?"; keys.len().next_power_of_two()].join(", ");
         let statement = format!("DELETE FROM {} WHERE job_id IN ({list})", table.name);
-        answer(connection.exec_drop(statement, padded(keys))).await?;
+        answer(connection.exec_drop(statement, padded(keys.iter()))).await?;
     }
+    edits::make(connection, table, &changes.edits).await?;
     let most = STATEMENT_BYTES.min(*packet_max / 2);
     let mut rest = &changes.adds[..];
     while !rest.is_empty() {
@@ -90,22 +91,28 @@ fn rows(jobs: &[StoredJob], most: usize) -> usize {
 }
 
 /// The numbers of jobs, and the last one repeated up to a power of two.
-fn padded(keys: &[JobKey]) -> Vec<Value> {
-    let mut values: Vec<Value> = keys.iter().map(|key| Value::UInt(key.number)).collect();
+pub(super) fn padded<'a>(keys: impl Iterator<Item = &'a JobKey>) -> Vec<Value> {
+    let mut values: Vec<Value> = keys.map(|key| Value::UInt(key.number)).collect();
     if let Some(last) = values.last().cloned() {
-        values.resize(keys.len().next_power_of_two(), last);
+        values.resize(values.len().next_power_of_two(), last);
     }
     values
+}
+
+/// What stands in `when_to_run` and `due`.
+pub(super) fn due_columns(due_s: u64) -> (Value, Value) {
+    let due = i64::try_from(due_s).unwrap_or(i64::MAX);
+    let is_late = due > i64::from(i32::MAX);
+    (Value::Int(due.min(i64::from(i32::MAX))), if is_late { Value::Int(due) } else { Value::NULL })
 }
 
 fn row(job: &StoredJob) -> [Value; 13] {
     let (unique, reducer) = (job.unique(), job.reducer());
     let flags = flags_of(unique);
     let bytes = |bytes: &[u8]| Value::Bytes(bytes.to_vec());
-    let late = job.due_s > u64::from(i32::MAX.unsigned_abs());
+    let (when_to_run, due) = due_columns(job.due_s);
     let handle = job.handle().to_string().into_bytes();
     let is_own_key = is_own_key(unique);
-    let due = i64::try_from(job.due_s).unwrap_or(i64::MAX);
     [
         Value::UInt(job.number),
         bytes(&handle),
@@ -113,12 +120,12 @@ fn row(job: &StoredJob) -> [Value; 13] {
         bytes(job.function.as_bytes()),
         Value::Int(i64::from(job.priority as u8)),
         bytes(job.workload()),
-        Value::Int(due.min(i64::from(i32::MAX))),
+        when_to_run,
         if reducer.is_empty() { Value::NULL } else { bytes(reducer) },
         Value::Int(i64::try_from(job.submitted_s).unwrap_or(i64::MAX)),
         Value::Int(i64::from(flags)),
         Value::UInt(u64::from(job.attempts)),
-        if late { Value::Int(due) } else { Value::NULL },
+        due,
         if flags == 0 && !is_own_key { bytes(unique) } else { Value::NULL },
     ]
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::pin::Pin;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 
@@ -10,6 +11,7 @@ use super::super::Changes;
 use super::super::driver::in_order;
 use super::super::entry::flags_of;
 use super::super::table::is_own_key;
+use super::edits::{self, Beside, due_columns};
 use super::errors::Failed;
 use super::schema::Table;
 use super::{Session, answer};
@@ -29,6 +31,8 @@ type Request<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + 'a>>;
 pub(super) struct Statements {
     insert: Statement,
     delete: Statement,
+    edit: Statement,
+    lift: Statement,
     attempts: Statement,
     last_number: Statement,
 }
@@ -52,6 +56,8 @@ impl Statements {
         Ok(Self {
             insert: answer(client.prepare(&insert)).await?,
             delete: answer(client.prepare(&delete)).await?,
+            edit: answer(client.prepare(&edits::statement(table, Beside::Nothing))).await?,
+            lift: answer(client.prepare(&edits::lift(table))).await?,
             attempts: answer(client.prepare(&attempts)).await?,
             last_number: answer(client.prepare(&last_number)).await?,
         })
@@ -70,6 +76,21 @@ pub(super) fn refusal(changes: &Changes) -> Option<String> {
 
 /// Makes the changes.
 pub(super) async fn commit(session: &Session, changes: &Changes) -> Result<(), Failed> {
+    match transaction(session, changes, None).await {
+        Err(Failed::Driver(error))
+            if error.code() == Some(&SqlState::UNIQUE_VIOLATION) && !changes.edits.is_empty() =>
+        {
+            // Where a job was moved to an entry may lie that no server knows of.
+            let careful = edits::statement(&session.table, Beside::Twins);
+            let careful = answer(session.client.prepare(&careful)).await?;
+            transaction(session, changes, Some(&careful)).await
+        }
+        done => done,
+    }
+}
+
+/// `edit` is the statement that makes the edits, if it is another than the usual one.
+async fn transaction(session: &Session, changes: &Changes, edit: Option<&Statement>) -> Result<(), Failed> {
     let Some(statements) = &session.statements else {
         return Err(Failed::Here(
             crate::job_server::StoreFailure::ReadOnly,
@@ -80,9 +101,12 @@ pub(super) async fn commit(session: &Session, changes: &Changes) -> Result<(), F
     let attempt_ids: Vec<i64> = changes.attempts.iter().map(|(key, _)| signed(key.number)).collect();
     let attempt_counts: Vec<i32> = changes.attempts.iter().map(|(_, attempts)| i32::from(*attempts)).collect();
     let last_number = signed(changes.last_number);
+    let lifted = edits::lifted(&changes.edits);
+    let edits = edits::Columns::of(&changes.edits, session.utf8);
     let batches: Vec<Columns<'_>> = chunks(&changes.adds).map(|jobs| Columns::of(jobs, session.utf8)).collect();
     let rows: Vec<[&(dyn ToSql + Sync); 14]> = batches.iter().map(Columns::parameters).collect();
     let attempts: [&(dyn ToSql + Sync); 2] = [&attempt_ids, &attempt_counts];
+    let (edits, lifted) = (edits.parameters(), [&lifted as &(dyn ToSql + Sync)]);
     let removes: [&(dyn ToSql + Sync); 1] = [&removes];
     let last_number: [&(dyn ToSql + Sync); 1] = [&last_number];
 
@@ -96,6 +120,10 @@ pub(super) async fn commit(session: &Session, changes: &Changes) -> Result<(), F
     requests.push(Box::pin(async { client.batch_execute(begin).await.map(|()| 0) }));
     if !changes.removes.is_empty() {
         requests.push(Box::pin(client.execute(&statements.delete, &removes)));
+    }
+    if !changes.edits.is_empty() {
+        requests.push(Box::pin(client.execute(&statements.lift, &lifted)));
+        requests.push(Box::pin(client.execute(edit.unwrap_or(&statements.edit), &edits)));
     }
     for row in &rows {
         requests.push(Box::pin(client.execute(&statements.insert, row)));
@@ -112,7 +140,7 @@ pub(super) async fn commit(session: &Session, changes: &Changes) -> Result<(), F
 }
 
 /// Numbers of jobs stay far below this; the column is signed.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -133,6 +161,32 @@ fn chunks(jobs: &[StoredJob]) -> impl Iterator<Item = &[StoredJob]> {
         rest = after;
         Some(chunk)
     })
+}
+
+/// What stands in the columns of function and unique id.
+pub(super) struct Names<'a> {
+    pub(super) function_name: Cow<'a, str>,
+    pub(super) function_bytes: Option<&'a [u8]>,
+    /// `None` where the handle stands in its place.
+    pub(super) unique_text: Option<&'a str>,
+    pub(super) unique_bytes: Option<&'a [u8]>,
+    pub(super) flags: i32,
+}
+
+impl<'a> Names<'a> {
+    pub(super) fn of(function: &'a [u8], unique: &'a [u8], utf8: bool) -> Self {
+        let flags = flags_of(unique);
+        let function_text = text(function, utf8).filter(|text| text.chars().count() <= FUNCTION_COLUMN);
+        // A function name that is cut off could make two jobs look alike to the UNIQUE constraint.
+        let unique_text = text(unique, utf8).filter(|_| is_own_key(unique) && function_text.is_some());
+        Self {
+            function_name: function_text.map_or_else(|| Cow::Owned(shortened(function)), Cow::Borrowed),
+            function_bytes: function_text.is_none().then_some(function),
+            unique_text,
+            unique_bytes: (flags == 0 && unique_text.is_none()).then_some(unique),
+            flags,
+        }
+    }
 }
 
 /// Jobs, column by column.
@@ -164,22 +218,21 @@ impl<'a> Columns<'a> {
     }
 
     fn push(&mut self, job: &'a StoredJob, utf8: bool) {
-        let (function, unique, reducer) = (job.function.as_bytes(), job.unique(), job.reducer());
-        let flags = flags_of(unique);
-        let function_text = text(function, utf8).filter(|text| text.chars().count() <= FUNCTION_COLUMN);
-        // A function name that is cut off could make two jobs look alike to the UNIQUE constraint.
-        let unique_text = text(unique, utf8).filter(|_| is_own_key(unique) && function_text.is_some());
+        let reducer = job.reducer();
+        let Names { function_name, function_bytes, unique_text, unique_bytes, flags } =
+            Names::of(job.function.as_bytes(), job.unique(), utf8);
         let handle = job.handle().to_string();
         self.job_id.push(signed(job.number));
         self.unique_key.push(unique_text.map_or_else(|| Cow::Owned(handle.clone()), Cow::Borrowed));
-        self.unique_bytes.push((flags == 0 && unique_text.is_none()).then_some(unique));
+        self.unique_bytes.push(unique_bytes);
         self.handle.push(handle);
-        self.function_bytes.push(function_text.is_none().then_some(function));
-        self.function_name.push(function_text.map_or_else(|| Cow::Owned(shortened(function)), Cow::Borrowed));
+        self.function_bytes.push(function_bytes);
+        self.function_name.push(function_name);
         self.priority.push(i32::from(job.priority as u8));
         self.data.push(job.workload());
-        self.when_to_run.push(i32::try_from(job.due_s).unwrap_or(i32::MAX));
-        self.due.push((job.due_s > u64::from(i32::MAX.unsigned_abs())).then(|| signed(job.due_s)));
+        let (when_to_run, due) = due_columns(job.due_s);
+        self.when_to_run.push(when_to_run);
+        self.due.push(due);
         self.reducer.push((!reducer.is_empty()).then_some(reducer));
         self.submitted.push(signed(job.submitted_s));
         self.flags.push(flags);

@@ -6,6 +6,7 @@ use ::redis::{Connection, Pipeline, cmd, pipe};
 
 use super::super::Changes;
 use super::super::entry::flags_of;
+use super::edits::Edits;
 use super::errors::Failed;
 use super::keys::Keys;
 use crate::job_server::{FORMAT, JobKey, StoredJob};
@@ -23,20 +24,24 @@ pub(super) fn commit(
     let named: Vec<&JobKey> = changes.removes.iter().chain(changes.attempts.iter().map(|(job, _)| job)).collect();
     let present = present(connection, named.iter().map(|job| (job.number, keys.side(&key_of(job)))))?;
     let (removable, attempted) = present.split_at(changes.removes.len());
+    let removable = changes.removes.iter().zip(removable).filter(|(_, present)| **present);
+    let removable: HashSet<Vec<u8>> = removable.map(|(job, _)| key_of(job)).collect();
+    let edits = Edits::find(keys, connection, changes, &removable)?;
 
     let removed: HashSet<u64> = changes.removes.iter().map(|job| job.number).collect();
     let added: HashSet<u64> = changes.adds.iter().map(|job| job.number).collect();
     let mut transaction = pipe();
     transaction.atomic();
-    for (job, _) in changes.removes.iter().zip(removable).filter(|(_, present)| **present) {
-        let key = key_of(job);
-        transaction.cmd("DEL").arg(keys.side(&key)).arg(key).ignore();
+    for key in &removable {
+        transaction.cmd("DEL").arg(keys.side(key)).arg(key).ignore();
     }
+    edits.make(&mut transaction, keys);
     for job in &changes.adds {
         add(&mut transaction, keys, job);
     }
     for ((job, attempts), present) in changes.attempts.iter().zip(attempted) {
-        if added.contains(&job.number) || *present && !removed.contains(&job.number) {
+        let is_new = added.contains(&job.number) || edits.contains(job.number);
+        if is_new || *present && !removed.contains(&job.number) {
             transaction.cmd("HSET").arg(keys.side(&key_of(job))).arg("attempts").arg(*attempts).ignore();
         }
     }
@@ -46,7 +51,7 @@ pub(super) fn commit(
 }
 
 /// Which of these numbers stand in the side hashes of these keys.
-fn present(
+pub(super) fn present(
     connection: &mut Connection,
     named: impl ExactSizeIterator<Item = (u64, Vec<u8>)>,
 ) -> Result<Vec<bool>, Failed> {

@@ -80,6 +80,11 @@ impl Keys {
         format!("{}{}:never", self.apart("gearmand:", "queue:"), self.prefix)
     }
 
+    /// A key that a job has within a transaction, while others change places with it.
+    pub(super) fn away(&self, number: u64) -> Vec<u8> {
+        format!("{}{}:away:{number}", self.apart("gearmand:", "queue:"), self.prefix).into_bytes()
+    }
+
     /// Where an entry goes that makes no sense. `attempt` counts the names that were taken.
     pub(super) fn set_aside(&self, key: &[u8], attempt: u32) -> Vec<u8> {
         let mut name = self.apart("set-aside:", "aside:").as_bytes().to_vec();
@@ -187,7 +192,8 @@ mod tests {
             let keys = Keys::new(prefix);
             let side = keys.side(b"x");
             assert_eq!(keys.main(&side), Some(&b"x"[..]));
-            for name in [keys.meta().into_bytes(), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2), side] {
+            for name in [keys.meta().into_bytes(), keys.away(7), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2), side]
+            {
                 assert!(prefix.is_empty() || !name.starts_with(prefix.as_bytes()), "{prefix}: {}", name.escape_ascii());
             }
         }

@@ -392,19 +392,24 @@ impl Reader {
         if !self.own {
             return Ok(());
         }
-        tracing::warn!("the key {} makes no sense and is set aside: {reason}", key.escape_ascii());
-        for attempt in 0..SET_ASIDE_ATTEMPTS {
-            let name = self.keys.set_aside(key, attempt);
-            if cmd("RENAMENX").arg(key).arg(&name).query(connection)? {
-                let side = self.keys.side(key);
-                if cmd("EXISTS").arg(&side).query(connection)? {
-                    cmd("RENAME").arg(side).arg(self.keys.side(&name)).exec(connection)?;
-                }
-                return Ok(());
-            }
-        }
-        Ok(())
+        move_aside(&self.keys, connection, key, reason)
     }
+}
+
+/// Renames an entry so that it is out of the way, and where the operator finds it.
+pub(super) fn move_aside(keys: &Keys, connection: &mut Connection, key: &[u8], reason: &str) -> Result<(), Failed> {
+    for attempt in 0..SET_ASIDE_ATTEMPTS {
+        let name = keys.set_aside(key, attempt);
+        if cmd("RENAMENX").arg(key).arg(&name).query(connection)? {
+            tracing::warn!("the key {} was renamed to {}: {reason}", key.escape_ascii(), name.escape_ascii());
+            let side = keys.side(key);
+            if cmd("EXISTS").arg(&side).query(connection)? {
+                cmd("RENAME").arg(side).arg(keys.side(&name)).exec(connection)?;
+            }
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Reads workloads, in the order in which they are asked for.

@@ -63,9 +63,20 @@ pub(super) struct Sql {
     pub(super) insert: String,
     /// The same for [`ROWS`] jobs.
     pub(super) insert_rows: String,
+    /// Number.
     pub(super) delete: String,
+    /// First number, last number.
+    pub(super) delete_run: String,
     /// Number, attempts.
     pub(super) attempts: String,
+    /// Number, function, priority, due time.
+    pub(super) edit: String,
+    /// Number: takes the function away, where there can be a job of the same unique id and function; `None` where there cannot.
+    pub(super) lift: Option<String>,
+    /// Number, flags: takes the unique id away.
+    pub(super) spare_key: String,
+    /// Unique id, function: the row number.
+    pub(super) find: String,
     pub(super) load: String,
     /// From this row number on: row number, job number, the columns from `unique_key` to `attempts`, `data`.
     pub(super) scan: String,
@@ -250,7 +261,13 @@ impl Found {
             insert: insert(1),
             insert_rows: insert(ROWS),
             delete: format!("DELETE FROM {table} WHERE {number} = ?1"),
+            delete_run: format!("DELETE FROM {table} WHERE {number} BETWEEN ?1 AND ?2"),
             attempts: format!("UPDATE {table} SET attempts = ?2 WHERE {number} = ?1"),
+            edit: format!("UPDATE {table} SET function_name = ?2, priority = ?3, when_to_run = ?4 WHERE {number} = ?1"),
+            lift: (self.form == Form::Kept)
+                .then(|| format!("UPDATE {table} SET function_name = NULL WHERE {number} = ?1")),
+            spare_key: format!("UPDATE {table} SET unique_key = NULL, flags = ?2 WHERE {number} = ?1"),
+            find: format!("SELECT rowid FROM {table} WHERE unique_key = ?1 AND function_name = ?2"),
             load: format!("SELECT data FROM {table} WHERE {number} = ?1"),
             scan: scan("data"),
             scan_heads: scan(&format!(

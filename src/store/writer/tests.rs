@@ -1,3 +1,6 @@
+#[path = "edits/tests.rs"]
+mod edits;
+
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -5,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::job_server::StoredParts;
+use crate::job_server::{Edit, StoredParts};
 use crate::protocol::{FunctionName, Priority};
 use crate::store::{HasWorkload, Replayed, Workloads};
 
@@ -15,12 +18,21 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A transaction as the store saw it: numbers removed, numbers added, whether it was to be synced.
 type Seen = (Vec<u64>, Vec<u64>, bool);
 
+/// What else the store saw of the same transaction.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Details {
+    removes: Vec<JobKey>,
+    edits: Vec<(JobKey, Edit)>,
+    attempts: Vec<(JobKey, u16)>,
+}
+
 /// A store that does as it is told, and tells what it was asked.
 struct Scripted {
     outcomes: VecDeque<Result<(), StoreFailure>>,
-    /// Jobs that it never takes.
+    /// A job that it never takes, and does not let be changed.
     refused: u64,
     commits: Sender<Seen>,
+    details: Sender<Details>,
 }
 
 impl Store for Scripted {
@@ -31,14 +43,19 @@ impl Store for Scripted {
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let numbers = |keys: &[JobKey]| keys.iter().map(|key| key.number).collect();
         let adds: Vec<u64> = changes.adds.iter().map(|job| job.number).collect();
-        let is_refused = adds.contains(&self.refused);
+        let Changes { removes, edits, attempts, .. } = changes;
+        let is_refused = adds.contains(&self.refused) || edits.iter().any(|(key, _)| key.number == self.refused);
+        let mut edits = edits.clone();
+        edits.sort_by_key(|(key, _)| key.number);
+        self.details.send(Details { removes: removes.clone(), edits, attempts: attempts.clone() }).unwrap();
         self.commits.send((numbers(&changes.removes), adds, changes.sync)).unwrap();
         let outcome = if is_refused { Err(StoreFailure::Refused) } else { self.outcomes.pop_front().unwrap_or(Ok(())) };
         outcome.map_err(|failure| StoreError::new(failure, "as the test says"))
     }
 
     fn load(&mut self, jobs: &[JobKey], _: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
-        Ok(jobs.iter().map(|key| Some(Bytes::from(key.number.to_string()))).collect())
+        let workload = |key: &JobKey| (key.function != gone()).then(|| Bytes::from(key.number.to_string()));
+        Ok(jobs.iter().map(workload).collect())
     }
 }
 
@@ -46,6 +63,7 @@ impl Store for Scripted {
 struct Bench {
     queue: Arc<Queue>,
     commits: Receiver<Seen>,
+    details: Receiver<Details>,
     reports: Receiver<StoreReport>,
     stats: Arc<Stats>,
     thread: Option<JoinHandle<()>>,
@@ -66,8 +84,10 @@ impl Bench {
         let queue = Arc::new(Queue::default());
         queue.push(operations);
         let (said, commits) = channel();
+        let (detailed, details) = channel();
         let (told, reports) = channel();
-        let store = Scripted { outcomes: outcomes.iter().copied().collect(), refused, commits: said };
+        let outcomes = outcomes.iter().copied().collect();
+        let store = Scripted { outcomes, refused, commits: said, details: detailed };
         let stats = Arc::new(Stats::default());
         let settings = Settings { durability, interval: Duration::from_millis(5), probe: None };
         let report = Box::new(move |reports: Vec<StoreReport>| {
@@ -76,7 +96,7 @@ impl Bench {
             }
         });
         let thread = spawn(Box::new(store), Arc::clone(&queue), settings, Arc::clone(&stats), report).unwrap();
-        Self { queue, commits, reports, stats, thread: Some(thread) }
+        Self { queue, commits, details, reports, stats, thread: Some(thread) }
     }
 
     fn ask(&self, operations: Vec<StoreOp>) {
@@ -106,6 +126,11 @@ impl Drop for Bench {
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(std::thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
     }
+}
+
+/// A function that has no jobs in the store.
+fn gone() -> FunctionName {
+    FunctionName::new(b"gone")
 }
 
 fn job(number: u64) -> StoredJob {

@@ -1,0 +1,539 @@
+//! What C++ gearmand cannot show, as text: tables with tabs between their cells, and pairs of a key and a value.
+//!
+//! A table begins with a line `# ` and the names of its columns, by which it is to be read: there may be more of them one
+//! day, at the end. What is not known is `-`.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+use std::vec;
+
+use percent_encoding::percent_decode_str;
+
+use super::look::{JobFilter, Look, WorkerFilter};
+use super::view::{
+    DurationsView, FunctionView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals,
+    WorkerFunctionView, WorkerStates, WorkerView,
+};
+use crate::job_server::{ConnectionId, Now};
+use crate::protocol::text::{self, JobWords};
+
+/// How much of a job's workload is shown, in bytes.
+pub(super) const PREVIEW: usize = 1024;
+/// How many workers or jobs are asked for at a time.
+const PAGE: usize = 256;
+
+const FUNCTION_COLUMNS: &str = "name high normal low scheduled running workers asleep working paused max_running \
+    maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
+    in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s";
+const WORKER_COLUMNS: &str = "id address client_id state connected_unix_ms heard_unix_ms functions running job \
+    since_unix_ms done failed excepted timed_out requeued run_mean_s run_p50_s run_p99_s";
+const JOB_COLUMNS: &str = "handle unique function priority state age_s attempts background holder progress clients \
+    bytes due_unix_s";
+const RULE_COLUMNS: &str = "who function how";
+
+/// A table that is being written.
+#[derive(Debug)]
+pub(super) enum Table {
+    Functions(vec::IntoIter<FunctionView>),
+    Workers { after: Option<ConnectionId> },
+    Jobs { filter: JobFilter, left: usize },
+    Rules(vec::IntoIter<RuleView>),
+}
+
+impl Table {
+    pub(super) fn functions(look: &Look, now: Now, out: &mut Vec<u8>) -> Self {
+        write_columns(FUNCTION_COLUMNS, out);
+        Self::Functions(look.functions(now).into_iter())
+    }
+
+    pub(super) fn workers(out: &mut Vec<u8>) -> Self {
+        write_columns(WORKER_COLUMNS, out);
+        Self::Workers { after: None }
+    }
+
+    pub(super) fn rules(look: &Look, out: &mut Vec<u8>) -> Self {
+        write_columns(RULE_COLUMNS, out);
+        Self::Rules(look.rules().into_iter())
+    }
+
+    pub(super) fn jobs(words: &JobWords<'_>, out: &mut Vec<u8>) -> Self {
+        write_columns(JOB_COLUMNS, out);
+        let filter = JobFilter {
+            function: words.function.map(text::read_name),
+            state: words.state.map(str::to_owned),
+            unique: words.unique.map(text::read_name),
+            priority: words.priority,
+            client: words.client.map(text::read_name),
+            older_than_s: words.older.map(|age| age.as_secs_f64()),
+            limit: 0,
+            after: words.after,
+        };
+        Self::Jobs { filter, left: words.limit.unwrap_or(usize::MAX) }
+    }
+
+    /// Appends more lines, until `out` has `enough` bytes or others are to have their turn. Returns whether that is all but
+    /// for the line that ends every listing.
+    pub(super) fn go_on(&mut self, look: &Look, now: Now, enough: usize, out: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Functions(functions) => {
+                for function in functions {
+                    write_function(&function, out);
+                    if out.len() >= enough {
+                        return false;
+                    }
+                }
+                true
+            }
+            Self::Workers { after } => {
+                let filter = WorkerFilter { limit: PAGE, after: *after, ..WorkerFilter::default() };
+                let page = look.workers(&filter);
+                for worker in &page.items {
+                    write_worker_line(worker, out);
+                }
+                *after = page.next;
+                page.next.is_none()
+            }
+            // One page a turn: where few of many are wanted, it takes long enough to make.
+            Self::Jobs { filter, left } => write_job_page(look, now, filter, left, out),
+            Self::Rules(rules) => {
+                for rule in rules {
+                    write_row(&[text_cell(&rule.who), rule.function.as_deref().into(), rule.how.into()], out);
+                    if out.len() >= enough {
+                        return false;
+                    }
+                }
+                true
+            }
+        }
+    }
+}
+
+/// Returns whether these were the last.
+fn write_job_page(look: &Look, now: Now, filter: &mut JobFilter, left: &mut usize, out: &mut Vec<u8>) -> bool {
+    filter.limit = PAGE.min(*left);
+    if filter.limit > 0 {
+        let page = look.jobs(now, filter);
+        for job in &page.items {
+            write_job_line(job, out);
+        }
+        *left = left.saturating_sub(page.items.len());
+        let Some(next) = page.next else {
+            return true;
+        };
+        filter.after = Some(next);
+    }
+    if *left > 0 {
+        return false;
+    }
+    if let Some(next) = filter.after {
+        // The buffer takes everything.
+        let _ = writeln!(out, "# next {next}");
+    }
+    true
+}
+
+/// A value in a table.
+enum Cell<'a> {
+    Text(Cow<'a, [u8]>),
+    /// Text that is safe to write as it is.
+    Written(Vec<u8>),
+    Count(u64),
+    /// Seconds, or a number a second.
+    Measure(f64),
+    Unknown,
+}
+
+impl<'a> From<&'a str> for Cell<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(Cow::Borrowed(text.as_bytes()))
+    }
+}
+
+impl From<Vec<u8>> for Cell<'_> {
+    fn from(name: Vec<u8>) -> Self {
+        Self::Text(Cow::Owned(name))
+    }
+}
+
+impl From<u64> for Cell<'_> {
+    fn from(count: u64) -> Self {
+        Self::Count(count)
+    }
+}
+
+impl From<bool> for Cell<'_> {
+    fn from(yes: bool) -> Self {
+        Self::Count(u64::from(yes))
+    }
+}
+
+impl From<f64> for Cell<'_> {
+    fn from(measure: f64) -> Self {
+        Self::Measure(measure)
+    }
+}
+
+impl<'a, T: Into<Cell<'a>>> From<Option<T>> for Cell<'a> {
+    fn from(known: Option<T>) -> Self {
+        known.map_or(Self::Unknown, Into::into)
+    }
+}
+
+impl Cell<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        // The buffer takes everything.
+        let _ = match self {
+            Self::Text(text) => {
+                text::write_name(text, out, false);
+                Ok(())
+            }
+            Self::Written(text) => out.write_all(text),
+            Self::Count(count) => write!(out, "{count}"),
+            Self::Measure(measure) => write!(out, "{measure:.6}"),
+            Self::Unknown => write!(out, "-"),
+        };
+    }
+}
+
+fn text_cell(text: &str) -> Cell<'_> {
+    text.into()
+}
+
+/// The bytes of a function's name, which its name for people may lack.
+fn function_name(id: &str) -> Vec<u8> {
+    percent_decode_str(id).collect()
+}
+
+fn write_columns(names: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"# ");
+    out.extend(names.bytes().map(|byte| if byte == b' ' { b'\t' } else { byte }));
+    out.push(b'\n');
+}
+
+fn write_row(cells: &[Cell<'_>], out: &mut Vec<u8>) {
+    for (index, cell) in cells.iter().enumerate() {
+        if index > 0 {
+            out.push(b'\t');
+        }
+        cell.write(out);
+    }
+    out.push(b'\n');
+}
+
+fn write_pairs(pairs: &[(&str, Cell<'_>)], out: &mut Vec<u8>) {
+    for (key, value) in pairs {
+        out.extend_from_slice(key.as_bytes());
+        out.push(b'\t');
+        value.write(out);
+        out.push(b'\n');
+    }
+}
+
+/// A line of `show functions`.
+fn write_function(function: &FunctionView, out: &mut Vec<u8>) {
+    let FunctionView { queued, worker_states, max_queue: [high, normal, low], totals, rates, wait, run, .. } = function;
+    write_row(
+        &[
+            function_name(&function.id).into(),
+            queued.high.into(),
+            queued.normal.into(),
+            queued.low.into(),
+            function.scheduled.into(),
+            function.running.into(),
+            function.workers.into(),
+            worker_states.asleep.into(),
+            worker_states.working.into(),
+            function.paused.into(),
+            function.max_running.into(),
+            (*high).into(),
+            (*normal).into(),
+            (*low).into(),
+            function.oldest_queued_s.into(),
+            totals.submitted.into(),
+            totals.done.into(),
+            totals.failed.into(),
+            totals.excepted.into(),
+            totals.timed_out.into(),
+            totals.requeued.into(),
+            totals.cancelled.into(),
+            rates.in_per_s.into(),
+            rates.out_per_s.into(),
+            rates.failed_per_s.into(),
+            wait.p50_s.into(),
+            wait.p99_s.into(),
+            run.mean_s.into(),
+            run.p50_s.into(),
+            run.p99_s.into(),
+        ],
+        out,
+    );
+}
+
+/// A line of `show workers`.
+fn write_worker_line(worker: &WorkerView, out: &mut Vec<u8>) {
+    let WorkerView { totals, run, .. } = worker;
+    write_row(
+        &[
+            text_cell(&worker.id),
+            text_cell(&worker.address),
+            worker.client_id.as_deref().into(),
+            worker.state.into(),
+            worker.connected_unix_ms.into(),
+            worker.heard_unix_ms.into(),
+            functions_in_use(&worker.functions),
+            worker.running.into(),
+            worker.job.as_deref().into(),
+            worker.since_unix_ms.into(),
+            totals.done.into(),
+            totals.failed.into(),
+            totals.excepted.into(),
+            totals.timed_out.into(),
+            totals.requeued.into(),
+            run.mean_s.into(),
+            run.p50_s.into(),
+            run.p99_s.into(),
+        ],
+        out,
+    );
+}
+
+/// The functions that a worker can do, with commas between them. A comma in a name is written as other bytes are that would
+/// break a listing.
+fn functions_in_use(functions: &[WorkerFunctionView]) -> Cell<'static> {
+    let mut list = Vec::new();
+    let mut in_use = functions.iter().filter(|function| function.in_use).peekable();
+    if in_use.peek().is_none() {
+        return Cell::Unknown;
+    }
+    while let Some(function) = in_use.next() {
+        for (index, part) in function_name(&function.id).split(|byte| *byte == b',').enumerate() {
+            if index > 0 {
+                list.extend_from_slice(b"\\x2c");
+            }
+            text::write_name(part, &mut list, false);
+        }
+        if in_use.peek().is_some() {
+            list.push(b',');
+        }
+    }
+    Cell::Written(list)
+}
+
+/// A line of `list jobs`.
+fn write_job_line(job: &JobView, out: &mut Vec<u8>) {
+    write_row(
+        &[
+            text_cell(&job.handle),
+            text_cell(&job.unique),
+            function_name(&job.function_id).into(),
+            job.priority.into(),
+            job.state.into(),
+            job.age_s.into(),
+            u64::from(job.attempts).into(),
+            job.background.into(),
+            job.holder.as_deref().into(),
+            progress(job),
+            job.clients.into(),
+            job.workload_bytes.into(),
+            job.due_unix_s.into(),
+        ],
+        out,
+    );
+}
+
+/// `NUMERATOR/DENOMINATOR`
+fn progress(job: &JobView) -> Cell<'static> {
+    job.progress.map(|progress| format!("{}/{}", progress.numerator, progress.denominator).into_bytes()).into()
+}
+
+/// The answer to `show job`.
+pub(super) fn write_job(job: &JobView, out: &mut Vec<u8>) {
+    write_pairs(
+        &[
+            ("handle", text_cell(&job.handle)),
+            ("unique", text_cell(&job.unique)),
+            ("function", function_name(&job.function_id).into()),
+            ("priority", job.priority.into()),
+            ("state", job.state.into()),
+            ("submitted_unix_ms", job.submitted_unix_ms.into()),
+            ("age_s", job.age_s.into()),
+            ("due_unix_s", job.due_unix_s.into()),
+            ("attempts", u64::from(job.attempts).into()),
+            ("background", job.background.into()),
+            ("stored", job.stored.into()),
+            ("holder", job.holder.as_deref().into()),
+            ("since_unix_ms", job.since_unix_ms.into()),
+            ("deadline_unix_ms", job.deadline_unix_ms.into()),
+            ("progress", progress(job)),
+            ("clients", job.clients.into()),
+            ("bytes", job.workload_bytes.into()),
+            ("preview", job.preview.as_ref().map(|preview| preview.content.as_str()).into()),
+            ("preview_encoding", job.preview.as_ref().map(|preview| preview.encoding).into()),
+            ("preview_truncated", job.preview.as_ref().map(|preview| preview.truncated).into()),
+        ],
+        out,
+    );
+    out.extend_from_slice(text::END_OF_LIST);
+}
+
+/// The answer to `show worker`.
+pub(super) fn write_worker(worker: &WorkerView, out: &mut Vec<u8>) {
+    write_pairs(
+        &[
+            ("id", text_cell(&worker.id)),
+            ("address", text_cell(&worker.address)),
+            ("file_descriptor", u64::try_from(worker.file_descriptor).ok().into()),
+            ("client_id", worker.client_id.as_deref().into()),
+            ("tls_name", worker.tls_name.as_deref().into()),
+            ("connected_unix_ms", worker.connected_unix_ms.into()),
+            ("heard_unix_ms", worker.heard_unix_ms.into()),
+            ("state", worker.state.into()),
+            ("running", worker.running.into()),
+        ],
+        out,
+    );
+    write_pairs(&work_totals(&worker.totals), out);
+    write_pairs(&durations(["run_mean_s", "run_p50_s", "run_p90_s", "run_p99_s"], &worker.run), out);
+    for function in &worker.functions {
+        let WorkTotals { done, failed, excepted, timed_out, requeued } = function.totals;
+        write_row(
+            &[
+                "function".into(),
+                function_name(&function.id).into(),
+                function.in_use.into(),
+                function.withheld.into(),
+                done.into(),
+                failed.into(),
+                excepted.into(),
+                timed_out.into(),
+                requeued.into(),
+                function.run.mean_s.into(),
+                function.run.p50_s.into(),
+                function.run.p99_s.into(),
+            ],
+            out,
+        );
+    }
+    for job in worker.jobs.iter().flatten() {
+        write_row(
+            &[
+                "job".into(),
+                text_cell(&job.handle),
+                function_name(&job.function_id).into(),
+                job.since_unix_ms.into(),
+                job.progress.map(|progress| u64::from(progress.numerator)).into(),
+                job.progress.map(|progress| u64::from(progress.denominator)).into(),
+                job.deadline_unix_ms.into(),
+            ],
+            out,
+        );
+    }
+    out.extend_from_slice(text::END_OF_LIST);
+}
+
+fn work_totals(totals: &WorkTotals) -> [(&'static str, Cell<'static>); 5] {
+    [
+        ("done", totals.done.into()),
+        ("failed", totals.failed.into()),
+        ("excepted", totals.excepted.into()),
+        ("timed_out", totals.timed_out.into()),
+        ("requeued", totals.requeued.into()),
+    ]
+}
+
+fn durations(keys: [&'static str; 4], durations: &DurationsView) -> [(&'static str, Cell<'static>); 4] {
+    let [mean, p50, p90, p99] = keys;
+    [
+        (mean, durations.mean_s.into()),
+        (p50, durations.p50_s.into()),
+        (p90, durations.p90_s.into()),
+        (p99, durations.p99_s.into()),
+    ]
+}
+
+/// The answer to `show server`.
+pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
+    let WorkerStates { working, waiting, asleep, woken, disabled, draining, drained } = server.workers;
+    write_pairs(
+        &[
+            ("version", server.version.into()),
+            ("pid", u64::from(server.pid).into()),
+            ("started_unix_ms", server.started_unix_ms.into()),
+            ("uptime_s", server.uptime_s.into()),
+            ("draining", server.draining.into()),
+            ("memory_bytes", server.memory_bytes.into()),
+            ("connections_open", server.connections.open.into()),
+            ("connections_accepted", server.connections.accepted.into()),
+            ("connections_refused", server.connections.refused.into()),
+            ("connections_slow_readers", server.connections.slow_readers.into()),
+            ("functions", server.functions.into()),
+            ("workers_working", working.into()),
+            ("workers_waiting", waiting.into()),
+            ("workers_asleep", asleep.into()),
+            ("workers_woken", woken.into()),
+            ("workers_disabled", disabled.into()),
+            ("workers_draining", draining.into()),
+            ("workers_drained", drained.into()),
+            ("jobs_queued", server.jobs.queued.into()),
+            ("jobs_scheduled", server.jobs.scheduled.into()),
+            ("jobs_running", server.jobs.running.into()),
+            ("oldest_queued_s", server.oldest_queued_s.into()),
+        ],
+        out,
+    );
+    write_totals(&server.totals, &server.rates, out);
+    write_pairs(
+        &[
+            ("lock_holds", server.lock_holds.into()),
+            ("lock_wait_s", server.lock_wait_s.into()),
+            ("wakeups", server.wakeups.into()),
+        ],
+        out,
+    );
+    write_store(&server.store, out);
+    out.extend_from_slice(text::END_OF_LIST);
+}
+
+fn write_totals(totals: &Totals, rates: &Rates, out: &mut Vec<u8>) {
+    let Totals { submitted, coalesced, done, failed, excepted, timed_out, requeued, dropped, cancelled, abandoned } =
+        *totals;
+    let Rates { in_per_s, out_per_s, failed_per_s } = *rates;
+    write_pairs(
+        &[
+            ("submitted", submitted.into()),
+            ("coalesced", coalesced.into()),
+            ("done", done.into()),
+            ("failed", failed.into()),
+            ("excepted", excepted.into()),
+            ("timed_out", timed_out.into()),
+            ("requeued", requeued.into()),
+            ("dropped", dropped.into()),
+            ("cancelled", cancelled.into()),
+            ("abandoned", abandoned.into()),
+            ("in_per_s", in_per_s.into()),
+            ("out_per_s", out_per_s.into()),
+            ("failed_per_s", failed_per_s.into()),
+        ],
+        out,
+    );
+}
+
+fn write_store(store: &StoreView, out: &mut Vec<u8>) {
+    write_pairs(
+        &[
+            ("store_state", store.state.into()),
+            ("store_error", store.error.as_deref().into()),
+            ("store_location", text_cell(&store.location)),
+            ("store_durability", text_cell(&store.durability)),
+            ("store_waiting", store.waiting.into()),
+            ("store_owed", store.owed.into()),
+            ("store_added", store.added.into()),
+            ("store_removed", store.removed.into()),
+            ("store_commits", store.commits.into()),
+            ("store_syncs", store.syncs.into()),
+            ("store_failures", store.failures.into()),
+            ("store_mean_commit_s", store.mean_commit_s.into()),
+        ],
+        out,
+    );
+}

@@ -1,0 +1,368 @@
+//! Listings whose first line names their columns, and answers of a key and its value a line; as tables and as JSON.
+//!
+//! Columns are found by their name: a server may have more of them than this program knows, or fewer.
+
+use serde_json::{Map, Value, json};
+
+use super::listing::{aligned, printable};
+
+/// What stands in a cell that the server cannot fill.
+const UNKNOWN: &[u8] = b"-";
+/// What the first line of a listing begins with.
+const HEADING: &[u8] = b"# ";
+/// The line that says where a listing goes on.
+const NEXT: &[u8] = b"# next ";
+
+/// Columns and keys whose values are no numbers, whatever they look like.
+const TEXT: &[&str] = &[
+    "name",
+    "id",
+    "address",
+    "client_id",
+    "tls_name",
+    "state",
+    "functions",
+    "job",
+    "handle",
+    "unique",
+    "function",
+    "priority",
+    "holder",
+    "progress",
+    "who",
+    "how",
+    "withheld",
+    "version",
+    "location",
+    "error",
+    "durability",
+    "preview",
+    "preview_encoding",
+    "store_state",
+    "store_error",
+    "store_location",
+    "store_durability",
+];
+/// Those that are yes or no.
+const FLAGS: &[&str] = &["abandoned", "paused", "background", "in_use", "stored", "draining", "preview_truncated"];
+/// Those that are names between commas.
+const LISTS: &[&str] = &["functions"];
+/// Of the lines `function` of `show worker`.
+const FUNCTION_COLUMNS: &[&str] =
+    &["name", "in_use", "withheld", "done", "failed", "excepted", "timed_out", "requeued", "mean_s", "p50_s", "p99_s"];
+/// Of its lines `job`.
+const JOB_COLUMNS: &[&str] = &["handle", "function", "since_unix_ms", "numerator", "denominator", "deadline_unix_ms"];
+
+/// What a cell holds, by the name of its column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// As it stands.
+    Text,
+    /// A number, whole or not.
+    Number,
+    /// Yes or no.
+    Flag,
+}
+
+impl Kind {
+    /// The kind of a column.
+    pub(super) fn of(column: &str) -> Self {
+        if FLAGS.contains(&column) {
+            Self::Flag
+        } else if TEXT.contains(&column) {
+            Self::Text
+        } else {
+            Self::Number
+        }
+    }
+}
+
+/// A listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Table {
+    /// Their names.
+    pub(super) columns: Vec<String>,
+    /// As many cells in each as there are columns, as they came.
+    pub(super) rows: Vec<Vec<Vec<u8>>>,
+    /// Where the listing goes on.
+    pub(super) next: Option<String>,
+}
+
+impl Table {
+    /// An empty table.
+    pub(super) fn new(columns: &[&str]) -> Self {
+        Self { columns: columns.iter().map(ToString::to_string).collect(), rows: Vec::new(), next: None }
+    }
+
+    /// Reads a listing; `None` if its first line names no columns.
+    pub(super) fn parse(lines: &[Vec<u8>]) -> Option<Self> {
+        let (first, rest) = lines.split_first()?;
+        let names = String::from_utf8_lossy(first.strip_prefix(HEADING)?).into_owned();
+        let columns: Vec<String> =
+            names.split(['\t', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let mut table = Self { columns, ..Self::default() };
+        for line in rest {
+            if let Some(cursor) = line.strip_prefix(NEXT) {
+                table.next = Some(String::from_utf8_lossy(cursor).trim().to_owned());
+            } else {
+                table.push(line.split(|byte| *byte == b'\t').map(<[u8]>::to_vec).collect());
+            }
+        }
+        Some(table)
+    }
+
+    /// Appends a row; cells that it lacks are unknown.
+    pub(super) fn push(&mut self, mut row: Vec<Vec<u8>>) {
+        row.resize(self.columns.len(), UNKNOWN.to_vec());
+        self.rows.push(row);
+    }
+
+    /// Which column has this name.
+    pub(super) fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column == name)
+    }
+
+    /// A cell of a row; `None` where it is unknown.
+    pub(super) fn cell<'a>(&self, row: &'a [Vec<u8>], column: &str) -> Option<&'a [u8]> {
+        row.get(self.column(column)?).map(Vec::as_slice).filter(|cell| *cell != UNKNOWN)
+    }
+
+    /// A number of a row; `None` where it is unknown or no number.
+    pub(super) fn number(&self, row: &[Vec<u8>], column: &str) -> Option<f64> {
+        number(self.cell(row, column)?)
+    }
+
+    /// Adds a column behind the others, or replaces it.
+    pub(super) fn set(&mut self, name: &str, mut cell: impl FnMut(&Self, &[Vec<u8>]) -> Option<String>) {
+        let cells: Vec<Vec<u8>> =
+            self.rows.iter().map(|row| cell(self, row).map_or_else(|| UNKNOWN.to_vec(), String::into_bytes)).collect();
+        let column = self.column(name).unwrap_or_else(|| {
+            self.columns.push(name.to_owned());
+            self.columns.len() - 1
+        });
+        for (row, cell) in self.rows.iter_mut().zip(cells) {
+            row.resize(column.max(row.len()), UNKNOWN.to_vec());
+            if column == row.len() { row.push(cell) } else { row[column] = cell }
+        }
+    }
+
+    /// The columns of this table that `wanted` names, in that order.
+    pub(super) fn select(&self, wanted: &[impl AsRef<str>]) -> Self {
+        let places: Vec<usize> = wanted.iter().filter_map(|name| self.column(name.as_ref())).collect();
+        let cells = |row: &Vec<Vec<u8>>| places.iter().map(|place| row[*place].clone()).collect();
+        Self {
+            columns: places.iter().map(|place| self.columns[*place].clone()).collect(),
+            rows: self.rows.iter().map(cells).collect(),
+            next: self.next.clone(),
+        }
+    }
+
+    /// For people: headings in capitals, columns aligned, numbers to the right.
+    pub(super) fn text(&self) -> String {
+        let mut rows = vec![self.columns.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>()];
+        rows.extend(self.rows.iter().map(|row| row.iter().map(|cell| printable(&lossy(cell))).collect()));
+        let to_right: Vec<bool> = self.columns.iter().map(|name| Kind::of(name) == Kind::Number).collect();
+        aligned(&rows, &to_right)
+    }
+
+    /// For programs: an array of objects.
+    pub(super) fn json(&self) -> Value {
+        let object = |row: &Vec<Vec<u8>>| {
+            let fields = self.columns.iter().zip(row).enumerate();
+            // The first column names the thing, and a dash is a name.
+            let value = |index, name: &str, cell: &[u8]| {
+                if LISTS.contains(&name) {
+                    lossy(cell).split(',').filter(|name| !name.is_empty() && *name != "-").collect()
+                } else if index == 0 && Kind::of(name) == Kind::Text {
+                    Value::from(lossy(cell))
+                } else {
+                    value(Kind::of(name), cell)
+                }
+            };
+            Value::Object(fields.map(|(index, (name, cell))| (name.clone(), value(index, name, cell))).collect())
+        };
+        Value::Array(self.rows.iter().map(object).collect())
+    }
+}
+
+/// An answer of a key and its value a line; a worker has lines for its functions and jobs too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// Key and value, in the server's order.
+    pub(super) pairs: Vec<(String, Vec<u8>)>,
+    /// The functions of a worker.
+    pub(super) functions: Table,
+    /// The jobs of a worker.
+    pub(super) jobs: Table,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self { pairs: Vec::new(), functions: Table::new(FUNCTION_COLUMNS), jobs: Table::new(JOB_COLUMNS) }
+    }
+}
+
+impl Facts {
+    /// Reads the lines of an answer.
+    pub(super) fn parse(lines: &[Vec<u8>]) -> Self {
+        let mut facts = Self::default();
+        for line in lines.iter().filter(|line| !line.starts_with(b"#")) {
+            let mut cells = line.split(|byte| *byte == b'\t').map(<[u8]>::to_vec);
+            let key = cells.next().unwrap_or_default();
+            let mut values: Vec<Vec<u8>> = cells.collect();
+            match (key.as_slice(), values.len()) {
+                (b"function", 2..) => facts.functions.push(values),
+                (b"job", 2..) => facts.jobs.push(values),
+                _ => {
+                    let value = if values.len() == 1 { values.swap_remove(0) } else { values.join(&b'\t') };
+                    facts.pairs.push((lossy(&key), value));
+                }
+            }
+        }
+        facts
+    }
+
+    /// The value of a key; `None` where it is unknown.
+    pub(super) fn get(&self, key: &str) -> Option<&[u8]> {
+        let (_, value) = self.pairs.iter().find(|(name, _)| name == key)?;
+        Some(value.as_slice()).filter(|value| *value != UNKNOWN)
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let rows: Vec<Vec<String>> =
+            self.pairs.iter().map(|(key, value)| vec![printable(key), printable(&lossy(value))]).collect();
+        let mut text = aligned(&rows, &[false, false]);
+        for table in [&self.functions, &self.jobs].into_iter().filter(|table| !table.rows.is_empty()) {
+            text.push('\n');
+            text.push_str(&table.text());
+        }
+        text
+    }
+
+    /// For programs: an object. With `lists` a worker's functions and jobs are in it, even where there are none.
+    pub(super) fn json(&self, lists: bool) -> Value {
+        let mut fields: Map<String, Value> =
+            self.pairs.iter().map(|(key, cell)| (key.clone(), value(kind_of_fact(key), cell))).collect();
+        if lists {
+            fields.insert("functions".to_owned(), self.functions.json());
+            fields.insert("jobs".to_owned(), self.jobs.json());
+        }
+        Value::Object(fields)
+    }
+}
+
+/// A cell's text; what is not UTF-8 in it is replaced.
+pub(super) fn lossy(cell: &[u8]) -> String {
+    String::from_utf8_lossy(cell).into_owned()
+}
+
+/// A cell's number.
+pub(super) fn number(cell: &[u8]) -> Option<f64> {
+    std::str::from_utf8(cell).ok()?.parse::<f64>().ok().filter(|number| number.is_finite())
+}
+
+/// What the value of a key holds; the server's functions are a number, where a worker's are names.
+fn kind_of_fact(key: &str) -> Kind {
+    if LISTS.contains(&key) { Kind::Number } else { Kind::of(key) }
+}
+
+/// Whether a flag is set.
+pub(super) fn flag(cell: &[u8]) -> Option<bool> {
+    match cell {
+        b"1" | b"yes" | b"true" => Some(true),
+        b"0" | b"no" | b"false" => Some(false),
+        _ => None,
+    }
+}
+
+fn value(kind: Kind, cell: &[u8]) -> Value {
+    if cell == UNKNOWN {
+        return Value::Null;
+    }
+    let text = || Value::from(lossy(cell));
+    match kind {
+        Kind::Text => text(),
+        Kind::Flag => flag(cell).map_or_else(text, Value::from),
+        Kind::Number => {
+            let whole = std::str::from_utf8(cell).ok().and_then(|cell| cell.parse::<u64>().ok());
+            whole.map_or_else(|| number(cell).map_or_else(text, |number| json!(number)), Value::from)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(lines: &[&str]) -> Vec<Vec<u8>> {
+        lines.iter().map(|line| line.as_bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn columns_are_found_by_name_and_unknown_ones_are_kept() {
+        let table = Table::parse(&lines(&["# name\tpaused\tnew\toldest_s", "a b\t1\tx\t-", "c\t0", "# next 7-8"]));
+        let table = table.unwrap();
+        assert_eq!(table.next.as_deref(), Some("7-8"));
+        assert_eq!(table.cell(&table.rows[0], "name"), Some(&b"a b"[..]));
+        assert_eq!(table.cell(&table.rows[0], "oldest_s"), None);
+        assert_eq!(table.cell(&table.rows[1], "new"), None);
+        assert_eq!(table.cell(&table.rows[1], "nothing"), None);
+        assert_eq!(
+            table.json(),
+            json!([{"name": "a b", "paused": true, "new": "x", "oldest_s": null},
+                {"name": "c", "paused": false, "new": null, "oldest_s": null}])
+        );
+        assert_eq!(
+            table.select(&["oldest_s", "missing", "name"]).text(),
+            "OLDEST_S  NAME\n       -  a b\n       -  c\n"
+        );
+        assert_eq!(Table::parse(&lines(&["name\tpaused"])), None);
+        assert_eq!(Table::parse(&[]), None);
+    }
+
+    #[test]
+    fn numbers_and_names_that_look_like_them_are_told_apart() {
+        let table = Table::parse(&lines(&["# name functions running run_mean_s client_id", "-\ta,b\t12\t0.25\t-"]));
+        assert_eq!(
+            table.unwrap().json(),
+            json!([{"name": "-", "functions": ["a", "b"], "running": 12, "run_mean_s": 0.25, "client_id": null}])
+        );
+    }
+
+    #[test]
+    fn a_column_is_added_or_replaced() {
+        let mut table = Table::parse(&lines(&["# name done", "a\t4", "b\t-"])).unwrap();
+        table.set("twice", |table, row| table.number(row, "done").map(|done| format!("{}", done * 2.0)));
+        table.set("done", |_, _| Some("0".to_owned()));
+        assert_eq!(table.text(), "NAME  DONE  TWICE\na        0      8\nb        0      -\n");
+    }
+
+    #[test]
+    fn a_worker_has_functions_and_jobs_among_its_facts() {
+        let facts = Facts::parse(&lines(&[
+            "id\t1-2",
+            "client_id\t-",
+            "odd",
+            "function\trev\t1\t-\t5\t0\t0\t0\t0\t0.5\t0.4\t1.5",
+            "job\tH:h:1\trev\t1000\t1\t2\t-",
+        ]));
+        assert_eq!(facts.get("id"), Some(&b"1-2"[..]));
+        assert_eq!(facts.get("client_id"), None);
+        let json = facts.json(true);
+        assert_eq!(json["functions"][0]["p99_s"], 1.5);
+        assert_eq!(json["functions"][0]["in_use"], true);
+        assert_eq!(json["jobs"][0]["deadline_unix_ms"], Value::Null);
+        assert!(facts.text().contains("\nNAME  IN_USE  WITHHELD  DONE"), "{}", facts.text());
+        // A job's function has one value only.
+        let job = Facts::parse(&lines(&["handle\tH:h:1", "function\trev"]));
+        assert_eq!(job.json(false), json!({"handle": "H:h:1", "function": "rev"}));
+    }
+
+    #[test]
+    fn a_terminal_is_not_commanded_by_cells() {
+        let table = Table::parse(&lines(&["# name", "a\x1b[2J"])).unwrap();
+        assert_eq!(table.text(), "NAME\na\\u{1b}[2J\n");
+        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(), "k  v\\u{7}\n");
+    }
+}

@@ -1,0 +1,95 @@
+//! What can be done to what is selected: the question before it, and the text command after it.
+
+use super::app::{App, Deed, Question};
+use super::views::View;
+use crate::client::listing::printable;
+use crate::client::table::{flag, lossy};
+
+impl App {
+    /// The question that a key asks about the selected item.
+    ///
+    /// # Errors
+    /// Why it has nothing to ask.
+    pub(super) fn question(&self, key: char) -> Result<Question, String> {
+        let view = match key {
+            'p' => View::Functions,
+            'c' if self.view == View::Functions => View::Functions,
+            'c' | 'n' => View::Jobs,
+            _ => View::Workers,
+        };
+        if self.view != view {
+            return Err(format!("{key} is for {} (key {})", view.name(), view.index() + 1));
+        }
+        let Some((table, row)) = self.row() else { return Err(format!("there is no {} to do that to", view.one())) };
+        let name = &row[0];
+        if self.data.is_plain && (view, key) != (View::Jobs, 'c') {
+            return Err("a C++ gearmand can only cancel jobs".to_owned());
+        }
+        if self.details.as_ref().is_some_and(|details| details.key != *name) {
+            return Err(format!("this {} has gone", view.one()));
+        }
+        let cell = |column: &str| table.cell(row, column);
+        Ok(match (view, key) {
+            (View::Functions, 'p') => {
+                let is_paused = cell("paused").and_then(flag) == Some(true);
+                yes_or_no(if is_paused { "resume" } else { "pause" }, "function", name)
+            }
+            (View::Functions, _) => {
+                let deed = Deed {
+                    line: [b"cancel jobs ", &word(name)[..]].concat(),
+                    said: format!("cancel jobs of {}", shown(name)),
+                };
+                Question { text: format!("cancel ALL jobs of {}?", shown(name)), choices: vec![yes(deed)] }
+            }
+            (View::Jobs, 'c') => yes_or_no("cancel job", "", name),
+            (View::Jobs, _) => yes_or_no("run job", "", name),
+            (_, key) => of_workers(key, name, cell("client_id"), cell("address")),
+        })
+    }
+}
+
+fn yes(deed: Deed) -> (char, String, Deed) {
+    ('y', "yes".to_owned(), deed)
+}
+
+fn yes_or_no(verb: &str, what: &str, name: &[u8]) -> Question {
+    let line = [verb.as_bytes(), b" ", &word(name)].concat();
+    let words = [verb, what, &shown(name)].into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    Question { text: format!("{words}?"), choices: vec![yes(Deed { line, said: format!("{verb} {}", shown(name)) })] }
+}
+
+/// One connection, or all of its client id or host.
+fn of_workers(key: char, id: &[u8], client: Option<&[u8]>, address: Option<&[u8]>) -> Question {
+    let verb = match key {
+        'd' => "disable",
+        'D' => "drain",
+        'e' => "enable",
+        _ => "kick",
+    };
+    let mut choices = Vec::new();
+    for (choice, kind, value) in [('y', "connection", Some(id)), ('c', "client", client), ('h', "host", address)] {
+        let Some(value) = value.filter(|value| !value.is_empty()) else { continue };
+        let line = [verb.as_bytes(), b" ", kind.as_bytes(), b":", &word(value)].concat();
+        let what = if choice == 'y' { "yes, this one".to_owned() } else { format!("all of {kind} {}", shown(value)) };
+        choices.push((choice, what, Deed { said: printable(&lossy(&line)), line }));
+    }
+    Question { text: format!("{verb} worker {}?", shown(id)), choices }
+}
+
+fn shown(name: &[u8]) -> String {
+    printable(&lossy(name))
+}
+
+/// A name of a listing as a word of a command that C++ gearmand does not know: that reads names as listings show them, but
+/// for the spaces, which stand for themselves there.
+pub(super) fn word(name: &[u8]) -> Vec<u8> {
+    let mut word = Vec::with_capacity(name.len());
+    for byte in name {
+        if *byte == b' ' || byte.is_ascii_control() {
+            word.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+        } else {
+            word.push(*byte);
+        }
+    }
+    word
+}

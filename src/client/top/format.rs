@@ -1,0 +1,133 @@
+//! Values of cells for people: durations, sizes and rates by the names of their columns.
+
+use crate::client::listing::printable;
+use crate::client::table::{Kind, flag, lossy, number};
+
+/// What a cell says to a person. `now_unix_ms` is the time of the look, in milliseconds since 1970.
+pub(super) fn shown(column: &str, cell: &[u8], now_unix_ms: u64) -> String {
+    if cell == b"-" {
+        return "-".to_owned();
+    }
+    let plain = || printable(&lossy(cell));
+    if Kind::of(column) == Kind::Flag {
+        return flag(cell).map_or_else(plain, |set| if set { "yes" } else { "no" }.to_owned());
+    }
+    let Some(number) = number(cell).filter(|_| Kind::of(column) == Kind::Number) else { return plain() };
+    // Until the year 287396 an f64 has milliseconds.
+    #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
+    let now_s = now_unix_ms as f64 / 1e3;
+    if column.ends_with("_per_s") {
+        format!("{number:.1}")
+    } else if column == "deadline_unix_ms" {
+        ahead(number / 1e3 - now_s)
+    } else if column.ends_with("_unix_ms") {
+        duration((now_s - number / 1e3).max(0.0))
+    } else if column.ends_with("_unix_s") {
+        ahead(number - now_s)
+    } else if column.ends_with("_s") {
+        duration(number)
+    } else if column.ends_with("bytes") {
+        size(number)
+    } else {
+        plain()
+    }
+}
+
+/// A moment that may come yet.
+fn ahead(seconds: f64) -> String {
+    if seconds <= 0.0 { "due".to_owned() } else { format!("in {}", duration(seconds)) }
+}
+
+/// A time of `seconds`, to two or three digits.
+pub(super) fn duration(seconds: f64) -> String {
+    // No clock of a server counts further; what is beyond all measure is shown as this.
+    let seconds = seconds.clamp(0.0, 1e12);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10^12")]
+    let whole = seconds.round() as u64;
+    if seconds == 0.0 {
+        "0s".to_owned()
+    } else if seconds < 0.001 {
+        format!("{:.2}ms", seconds * 1e3)
+    } else if seconds < 0.01 {
+        format!("{:.1}ms", seconds * 1e3)
+    } else if seconds < 0.9995 {
+        format!("{:.0}ms", seconds * 1e3)
+    } else if seconds < 9.95 {
+        format!("{seconds:.1}s")
+    } else if whole < 60 {
+        format!("{whole}s")
+    } else if whole < 3600 {
+        format!("{}m{:02}s", whole / 60, whole % 60)
+    } else if whole < 86_400 {
+        format!("{}h{:02}m", whole / 3600, whole / 60 % 60)
+    } else {
+        format!("{}d{:02}h", whole / 86_400, whole / 3600 % 24)
+    }
+}
+
+/// A number of bytes, to two or three digits.
+pub(super) fn size(bytes: f64) -> String {
+    let mut value = bytes;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1023.5 {
+            return if unit == "B" || value >= 9.95 {
+                format!("{value:.0} {unit}")
+            } else {
+                format!("{value:.1} {unit}")
+            };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        for (seconds, text) in [
+            (0.0, "0s"),
+            (0.000_25, "0.25ms"),
+            (0.0042, "4.2ms"),
+            (0.25, "250ms"),
+            (0.9996, "1.0s"),
+            (9.99, "10s"),
+            (59.6, "1m00s"),
+            (75.0, "1m15s"),
+            (3600.0, "1h00m"),
+            (90_000.0, "1d01h"),
+            (f64::MAX, "11574074d01h"),
+            (-1.0, "0s"),
+        ] {
+            assert_eq!(duration(seconds), text, "{seconds}");
+        }
+        assert_eq!(
+            [0.0, 1023.0, 1024.0, 10_240.0, 3e9, 5e12].map(size),
+            ["0 B", "1023 B", "1.0 KiB", "10 KiB", "2.8 GiB", "4.5 TiB"]
+        );
+    }
+
+    #[test]
+    fn the_name_of_a_column_says_what_it_holds() {
+        for (column, cell, text) in [
+            ("name", "75", "75"),
+            ("oldest_s", "75", "1m15s"),
+            ("oldest_s", "-", "-"),
+            ("in_per_s", "3", "3.0"),
+            ("since_unix_ms", "1000", "9.0s"),
+            ("since_unix_ms", "99000", "0s"),
+            ("due_unix_s", "70", "in 1m00s"),
+            ("due_unix_s", "9", "due"),
+            ("deadline_unix_ms", "70000", "in 1m00s"),
+            ("bytes", "2048", "2.0 KiB"),
+            ("paused", "1", "yes"),
+            ("oldest_s", "what?", "what?"),
+            ("running", "12", "12"),
+            ("handle", "a\x1bb", "a\\u{1b}b"),
+        ] {
+            assert_eq!(shown(column, cell.as_bytes(), 10_000), text, "{column} {cell}");
+        }
+    }
+}

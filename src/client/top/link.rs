@@ -1,0 +1,113 @@
+//! The task that holds the connection: looks in regular intervals, does what is wished, and connects again.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::app::{Deed, Event};
+use super::gather::{Gatherer, Look};
+use crate::client::address::ServerAddress;
+use crate::client::admin_text::{TextAnswer, TextConnection};
+use crate::client::backoff::Backoff;
+use crate::client::connection;
+use crate::client::table::lossy;
+
+/// The longest pause between two tries: somebody is looking at the screen.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The connection, and both ways to the display.
+pub(super) struct Link {
+    pub(super) servers: Vec<ServerAddress>,
+    pub(super) connect_timeout: Duration,
+    pub(super) timeout: Duration,
+    pub(super) interval: Duration,
+    /// What is to be looked at.
+    pub(super) look: watch::Receiver<Look>,
+    /// What is to be done.
+    pub(super) deeds: mpsc::Receiver<Deed>,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+/// Nobody listens any more.
+struct Closed;
+
+impl Link {
+    /// Works until the display has gone.
+    pub(super) async fn run(mut self) {
+        let begin = Instant::now();
+        let mut backoff = Backoff::new();
+        loop {
+            let why = match connection::open_first(&self.servers, self.connect_timeout).await {
+                Ok((address, stream)) => {
+                    let address = address.to_string();
+                    let mut gatherer = Gatherer::new(TextConnection::new(stream), self.timeout, begin);
+                    if self.say(Event::Connected(address.clone())).await.is_err() {
+                        return;
+                    }
+                    match self.serve(&mut gatherer, &mut backoff).await {
+                        Ok(why) => format!("{address}: {why}"),
+                        Err(Closed) => return,
+                    }
+                }
+                Err(error) => error.to_string(),
+            };
+            let again_in = backoff.pause().min(LONGEST_PAUSE);
+            if self.say(Event::Lost { why, again_in }).await.is_err() || self.wait(again_in).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn say(&self, event: Event) -> Result<(), Closed> {
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+
+    /// Waits, and refuses what is wished meanwhile.
+    async fn wait(&mut self, pause: Duration) -> Result<(), Closed> {
+        let pause = sleep(pause);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return Ok(()),
+                deed = self.deeds.recv() => {
+                    let said = deed.ok_or(Closed)?.said;
+                    self.say(Event::Answer { said, result: Err("there is no connection".to_owned()) }).await?;
+                }
+            }
+        }
+    }
+
+    /// Serves the display over one connection; returns why that is of no more use.
+    async fn serve(&mut self, gatherer: &mut Gatherer, backoff: &mut Backoff) -> Result<String, Closed> {
+        let mut ticks = interval(self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = self.look.changed() => changed.map_err(|_| Closed)?,
+                deed = self.deeds.recv() => {
+                    let deed = deed.ok_or(Closed)?;
+                    let answer = gatherer.ask(&deed.line).await;
+                    let result = match &answer {
+                        Ok(TextAnswer::Err(why)) => Err(crate::client::listing::printable(&lossy(why)).replace('+', " ")),
+                        Ok(_) => Ok(()),
+                        Err(why) => Err(format!("perhaps not done: {why}")),
+                    };
+                    self.say(Event::Answer { said: deed.said, result }).await?;
+                    if let Err(why) = answer {
+                        return Ok(why);
+                    }
+                }
+            }
+            let look = self.look.borrow_and_update().clone();
+            match gatherer.look(&look).await {
+                Ok(snapshot) => {
+                    backoff.reset();
+                    self.say(Event::Data(Box::new(snapshot))).await?;
+                }
+                Err(why) => return Ok(why),
+            }
+        }
+    }
+}

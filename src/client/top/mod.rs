@@ -1,0 +1,84 @@
+//! `gearmand top`: the functions, workers and jobs of a server, live in a terminal, and what can be done about them.
+//!
+//! It speaks the text protocol alone, and so with any server: one that does not know this program's listings is asked what
+//! C++ gearmand knows. State and drawing are apart: `app` (with `list`, `keys`, `deeds`) is changed by events and knows
+//! neither terminal nor connection, `render` (with `table`, `page`, `format`) draws it, `terminal` has the loop, and `link`
+//! the connection, over which `gather` asks for the `data`. `once` prints instead.
+
+mod app;
+mod data;
+mod deeds;
+mod format;
+mod gather;
+mod keys;
+mod link;
+mod list;
+mod once;
+mod page;
+mod plain;
+mod render;
+mod table;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use super::address::{ServerAddress, ServerArgs};
+use super::{ToolError, values};
+
+/// Looks in shorter intervals are of no use to anybody.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What `gearmand top` is told.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Keys: Tab or 1 to 4 choose the view, ? shows all keys. Without colours where NO_COLOR is set.\n\nExit \
+    status: 0 it was ended, 1 the terminal or standard output failed, 2 usage, 3 no server could be reached or none \
+    answered in time (with --once)."
+)]
+pub struct TopArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Look every so many seconds
+    #[arg(long, short = 'i', value_name = "SECONDS", default_value = "1", value_parser = values::seconds)]
+    interval: Duration,
+    /// Print the tables and exit
+    #[arg(long)]
+    once: bool,
+    /// Print JSON: one document with --once, else one a line in each interval
+    #[arg(id = "top_json", long = "json")]
+    json: bool,
+    /// Time limit for an answer, in seconds
+    #[arg(id = "top_timeout", long = "timeout", value_name = "SECONDS", default_value = "10", value_parser = values::seconds)]
+    timeout: Duration,
+}
+
+/// Where the servers are, and how long they may take.
+struct Connector {
+    servers: Vec<ServerAddress>,
+    connect_timeout: Duration,
+    timeout: Duration,
+}
+
+/// Shows a server, or prints how it does.
+pub(super) async fn run(mut args: TopArgs) -> Result<u8, ToolError> {
+    args.interval = args.interval.max(SHORTEST_INTERVAL);
+    let connector = Connector {
+        servers: args.server.resolve()?,
+        connect_timeout: args.server.connect_timeout,
+        timeout: args.timeout,
+    };
+    match (args.once, args.json) {
+        (true, _) => once::run(&args, &connector).await,
+        (false, true) => once::repeat(&args, &connector).await,
+        (false, false) if io::stdout().is_terminal() && io::stdin().is_terminal() => {
+            terminal::run(&args, connector).await
+        }
+        (false, false) => {
+            Err(ToolError::Usage("standard input or output is no terminal: use --once or --json".to_owned()))
+        }
+    }
+}

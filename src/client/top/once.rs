@@ -1,0 +1,109 @@
+//! Looks without a display: tables for people, or documents for programs.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::app::{App, Event};
+use super::data::{Rates, Snapshot};
+use super::gather::{Gatherer, Look};
+use super::page;
+use super::views::View;
+use super::{Connector, TopArgs};
+use crate::client::admin_text::TextConnection;
+use crate::client::backoff::Backoff;
+use crate::client::listing::printable;
+use crate::client::table::Table;
+use crate::client::{ToolError, connection, tell};
+
+/// Prints one look.
+pub(super) async fn run(args: &TopArgs, connector: &Connector) -> Result<u8, ToolError> {
+    let (address, mut gatherer) = open(connector, Instant::now()).await?;
+    let snapshot = gatherer.look(&Look::everything()).await;
+    let snapshot = snapshot.map_err(|why| ToolError::Unreachable(format!("{address}: {why}")))?;
+    if args.json {
+        print(&document(&address, snapshot, &mut Rates::default()))?;
+    } else {
+        print(&tables(&address, snapshot))?;
+    }
+    Ok(0)
+}
+
+/// Prints a document in each interval, until it is interrupted.
+pub(super) async fn repeat(args: &TopArgs, connector: &Connector) -> Result<u8, ToolError> {
+    let begin = Instant::now();
+    let mut rates = Rates::default();
+    let mut backoff = Backoff::new();
+    let mut ticks = tokio::time::interval(args.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let why = match open(connector, begin).await {
+            Err(error) => error.to_string(),
+            Ok((address, mut gatherer)) => loop {
+                ticks.tick().await;
+                match gatherer.look(&Look::everything()).await {
+                    Ok(snapshot) => print(&document(&address, snapshot, &mut rates))?,
+                    Err(why) => break format!("{address}: {why}"),
+                }
+                backoff.reset();
+            },
+        };
+        // It may come back.
+        tell("top", format_args!("{}", printable(&why)));
+        tokio::time::sleep(backoff.pause().min(Duration::from_secs(5))).await;
+    }
+}
+
+async fn open(connector: &Connector, begin: Instant) -> Result<(String, Gatherer), ToolError> {
+    let (address, stream) = connection::open_first(&connector.servers, connector.connect_timeout).await?;
+    Ok((address.to_string(), Gatherer::new(TextConnection::new(stream), connector.timeout, begin)))
+}
+
+/// All views as text.
+fn tables(address: &str, snapshot: Snapshot) -> String {
+    let mut text = address.to_owned();
+    if snapshot.is_plain {
+        text.push_str("  (C++ gearmand: only what it tells)");
+    }
+    let mut app = App::new(u16::MAX);
+    app.handle(Event::Data(Box::new(snapshot)));
+    let _ = write!(text, "{}\n{}\n", page::state(&app.data), page::counts(&app.data));
+    for view in [View::Functions, View::Workers, View::Jobs] {
+        app.show(view);
+        app.arrange();
+        let _ = write!(text, "\n{}", page::list(&app, view));
+    }
+    let _ = write!(text, "\n{}\n", page::server(&app.data).join("\n"));
+    text
+}
+
+/// All views as one JSON document on a line.
+fn document(address: &str, mut snapshot: Snapshot, rates: &mut Rates) -> String {
+    if let Some(functions) = &mut snapshot.functions {
+        rates.apply(snapshot.at, functions);
+    }
+    let list = |table: &Option<Table>| table.as_ref().map_or(Value::Null, Table::json);
+    let all_jobs = snapshot.jobs.as_ref().map(|jobs| jobs.next.is_none());
+    let document = json!({
+        "address": address,
+        "unix_ms": snapshot.now_unix_ms,
+        "plain": snapshot.is_plain,
+        "server": snapshot.server.json(false),
+        "functions": list(&snapshot.functions),
+        "workers": list(&snapshot.workers),
+        "jobs": list(&snapshot.jobs),
+        "all_jobs": all_jobs,
+        "rules": list(&snapshot.rules),
+    });
+    format!("{document}\n")
+}
+
+fn print(text: &str) -> Result<(), ToolError> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| ToolError::Io("cannot print", error))
+}

@@ -1,0 +1,158 @@
+//! Draws the state. Everything that comes from a server goes through `printable` or `shown` first.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Clear, Paragraph};
+
+use super::app::{App, Link, Prompt};
+use super::format::duration;
+use super::page;
+use super::table::{self, Theme};
+use super::views::View;
+use crate::client::listing::printable;
+use crate::client::table::lossy;
+
+/// What stands out.
+const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
+/// What is chosen.
+pub(super) const SELECTED: Style = Style::new().add_modifier(Modifier::REVERSED);
+
+/// Draws `app` onto the whole frame.
+pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
+    let lines = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(1),
+        Constraint::Length(1),
+        Constraint::Min(0),
+        Constraint::Length(1),
+    ]);
+    let [server, counts, views, body, last] = lines.areas(frame.area());
+    frame.render_widget(server_line(app, theme), server);
+    frame.render_widget(Line::raw(page::counts(&app.data)), counts);
+    frame.render_widget(views_line(app, theme), views);
+    match (&app.prompt, &app.details) {
+        (Prompt::Help, _) => text(frame, body, page::HELP.lines().map(str::to_owned).collect(), 0),
+        (_, Some(details)) => text(frame, body, page::details(app, details), details.scroll),
+        _ if app.view == View::Server => text(frame, body, page::server(&app.data), app.server_scroll),
+        _ => table::render(app, theme, frame, body),
+    }
+    frame.render_widget(last_line(app, theme), last);
+}
+
+/// Lines from `scroll` on, or the last ones.
+fn text(frame: &mut Frame<'_>, area: Rect, lines: Vec<String>, scroll: u16) {
+    let height = usize::from(area.height);
+    let first = usize::from(scroll).min(lines.len().saturating_sub(height));
+    let shown: Vec<Line<'_>> = lines.into_iter().skip(first).take(height).map(Line::raw).collect();
+    frame.render_widget(Clear, area);
+    frame.render_widget(Paragraph::new(shown), area);
+}
+
+fn server_line(app: &App, theme: Theme) -> Line<'static> {
+    let mut spans = vec![Span::styled("gearmand top", BOLD)];
+    let version = app.data.server.get("version").map(|version| format!(" {}", printable(&lossy(version))));
+    let bad = theme.bad();
+    match &app.link {
+        Link::Connecting => spans.push(Span::raw("  connecting")),
+        Link::Connected(address) => {
+            spans.push(Span::raw(format!("  {}", printable(address))));
+            if app.data.is_plain {
+                spans.push(Span::raw(format!("  C++ gearmand{}: only what it tells", version.unwrap_or_default())));
+            } else if let Some(version) = version {
+                spans.push(Span::raw(format!("  version{version}{}", page::state(&app.data))));
+            }
+        }
+        Link::Lost { why, again_in } => {
+            let pause = duration(again_in.as_secs_f64());
+            spans.push(Span::styled(format!("  NO CONNECTION, next try in {pause}: {}", printable(why)), bad));
+        }
+    }
+    Line::from(spans)
+}
+
+fn views_line(app: &App, theme: Theme) -> Line<'static> {
+    let mut spans = Vec::new();
+    for view in View::ALL {
+        let label = format!(" {} {} ", view.index() + 1, view.name());
+        spans.push(Span::styled(label, if view == app.view { SELECTED } else { Style::new() }));
+    }
+    if let (Some(table), Some(list)) = (app.table(app.view), app.list()) {
+        let all = table.rows.len();
+        let more = if table.next.is_some() { "+" } else { "" };
+        let count = if list.order.len() == all {
+            format!("{all}{more}")
+        } else {
+            format!("{} of {all}{more}", list.order.len())
+        };
+        spans.push(Span::raw(format!("  {count} shown")));
+        if let Some(function) = app.jobs_of.as_ref().filter(|_| app.view == View::Jobs) {
+            spans.push(Span::styled(format!("  of function {}", printable(&lossy(function))), BOLD));
+        }
+        if !list.filter.is_empty() && app.prompt != Prompt::Filter {
+            spans.push(Span::styled(format!("  filter: {}", printable(&list.filter)), BOLD));
+        }
+    }
+    Line::from(spans)
+}
+
+fn last_line(app: &App, theme: Theme) -> Line<'static> {
+    match &app.prompt {
+        Prompt::Confirm(question) => {
+            let choices: Vec<String> =
+                question.choices.iter().map(|(key, meaning, _)| format!("{key}: {meaning}")).collect();
+            Line::styled(format!("{} {}; any other key: no", question.text, choices.join(", ")), theme.bad())
+        }
+        Prompt::Filter => {
+            let filter = app.list().map(|list| printable(&list.filter)).unwrap_or_default();
+            Line::styled(format!("filter: {filter}_  (Enter: keep, Esc: none)"), BOLD)
+        }
+        Prompt::Help => Line::raw("any key: back"),
+        Prompt::None => match &app.message {
+            Some((text, is_bad, _)) => Line::styled(printable(text), if *is_bad { theme.bad() } else { BOLD }),
+            None => Line::styled(keys(app), theme.dim()),
+        },
+    }
+}
+
+/// The keys that do something here.
+fn keys(app: &App) -> String {
+    if app.details.is_some() {
+        return format!("Esc back  arrows scroll{}  ? help", actions(app));
+    }
+    let list = if app.view == View::Server { "  arrows scroll" } else { "  Enter all  / filter  s sort  r reverse" };
+    format!("q quit  Tab view{list}{}  ? help", actions(app))
+}
+
+fn actions(app: &App) -> &'static str {
+    match (app.view, app.data.is_plain) {
+        (View::Functions, false) => "  p pause  c cancel jobs  j jobs",
+        (View::Workers, false) => "  d disable  D drain  e enable  k kick",
+        (View::Jobs, false) => "  c cancel  n run now",
+        (View::Jobs, true) => "  c cancel",
+        _ => "",
+    }
+}
+
+impl Theme {
+    pub(super) fn dim(self) -> Style {
+        if self.color { Style::new().fg(Color::DarkGray) } else { Style::new() }
+    }
+
+    pub(super) fn bad(self) -> Style {
+        if self.color { BOLD.fg(Color::Red) } else { BOLD }
+    }
+
+    pub(super) fn heading(self) -> Style {
+        if self.color { BOLD.fg(Color::Cyan) } else { BOLD }
+    }
+
+    pub(super) fn held(self) -> Style {
+        if self.color { Style::new().fg(Color::Yellow) } else { Style::new() }
+    }
+
+    pub(super) fn active(self) -> Style {
+        if self.color { Style::new().fg(Color::Green) } else { Style::new() }
+    }
+}

@@ -1,0 +1,112 @@
+//! The HTTP interface: its options and what they come to.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{ArgAction, Args};
+
+use super::address::{ListenAddress, ListenArgument};
+use super::queue::Secret;
+use super::value;
+
+/// The port where `--http-listen` names none.
+const DEFAULT_PORT: u16 = 4731;
+
+/// Where HTTP is served, and who may do what there.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[command(next_help_heading = "HTTP")]
+#[allow(clippy::struct_field_names, reason = "a field is the name of its option")]
+pub(super) struct HttpArgs {
+    /// Serve the dashboard, metrics and the JSON interface on this address, ADDRESS[:PORT]; off for none
+    ///
+    /// An address that this machine alone can reach needs no token. Where the default address is taken by another process,
+    /// the server runs without HTTP and says so; an address that was asked for must be free.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4731")]
+    pub(super) http_listen: HttpListen,
+
+    /// What a request that changes something must bring as `Authorization: Bearer TOKEN`; the environment or a file hides it from `ps` [default: none]
+    ///
+    /// Without a token whoever reaches a loopback address may change things, and nobody may on any other address. Looking
+    /// needs no token.
+    #[arg(long, value_name = "TEXT", value_parser = value::token)]
+    http_token: Option<Secret>,
+
+    /// Read the token from this file, which is opened before the user is switched [default: none]
+    ///
+    /// With --http-token too either of the two is good, so that a token can be changed without a moment in which none is.
+    #[arg(long, value_name = "PATH")]
+    http_token_file: Option<PathBuf>,
+
+    /// Refuse every HTTP request that would change something
+    #[arg(long)]
+    http_read_only: bool,
+
+    /// Most HTTP connections at one time
+    #[arg(long, value_name = "N", default_value = "256", value_parser = value::count::<1, 1_000_000>)]
+    http_max_connections: usize,
+
+    /// A name by which browsers may ask for this server; can be repeated [default: localhost and addresses of loopback]
+    ///
+    /// Web sites can let their own names point to your addresses. So a loopback address serves no other names; any other
+    /// address serves all names, unless some are given here.
+    #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = value::host_name)]
+    http_host: Vec<String>,
+}
+
+/// A value of `--http-listen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HttpListen {
+    /// Nowhere.
+    Off,
+    /// At this address, which is no UNIX socket.
+    At(ListenArgument),
+}
+
+impl FromStr for HttpListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        match text.parse()? {
+            ListenArgument::Unix(_) => Err("HTTP is served over TCP; give an address, or off".to_owned()),
+            address => Ok(Self::At(address)),
+        }
+    }
+}
+
+/// The HTTP interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Where it is; `None` for nowhere. It is no UNIX socket.
+    pub listen: Option<ListenAddress>,
+    /// What requests that change something must bring.
+    pub token: Option<Secret>,
+    /// A file that holds a token, which is as good as the other.
+    pub token_file: Option<PathBuf>,
+    /// Whether nothing can be changed.
+    pub read_only: bool,
+    /// Connections at one time.
+    pub max_connections: usize,
+    /// Names of this server, in lower case.
+    pub hosts: Vec<String>,
+}
+
+impl HttpArgs {
+    /// What the options come to.
+    pub(super) fn choice(self) -> Http {
+        let listen = match self.http_listen {
+            HttpListen::Off => None,
+            HttpListen::At(address) => Some(address.with_port(DEFAULT_PORT)),
+        };
+        Http {
+            listen,
+            token: self.http_token,
+            token_file: self.http_token_file,
+            read_only: self.http_read_only,
+            max_connections: self.http_max_connections,
+            hosts: self.http_host,
+        }
+    }
+}

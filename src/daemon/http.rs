@@ -1,0 +1,144 @@
+//! The HTTP interface among the other parts.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tracing::{debug, warn};
+
+use super::accept_settings;
+use crate::config::{Config, ListenAddress};
+use crate::http::{self, Http, Parts, Settings};
+use crate::net::connection::Server;
+use crate::net::listener::Acceptor;
+use crate::process::listen::{Listeners, TcpTarget};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 128;
+/// The largest file that is read for a token, in bytes.
+const TOKEN_FILE_MAX: u64 = 4096;
+/// The shortest token, in bytes; the same holds for the option.
+const TOKEN_MIN: usize = 16;
+
+/// What the interface needs, and may need root's rights for.
+#[derive(Debug, Default)]
+pub struct HttpReady {
+    listeners: Listeners,
+    tokens: Vec<String>,
+    /// Why there is no interface though nobody switched it off.
+    pub absent: Option<String>,
+}
+
+impl HttpReady {
+    /// Binds its address and reads the file of its token.
+    ///
+    /// # Errors
+    /// Where the address cannot be had that was asked for, or the file has no token.
+    pub fn prepare(config: &Config, is_asked_for: bool) -> Result<Self, String> {
+        let Some(address) = &config.http.listen else {
+            return Ok(Self::default());
+        };
+        let target = match address {
+            ListenAddress::All { port } => TcpTarget { host: None, port: *port },
+            ListenAddress::Ip(address) => TcpTarget { host: Some(address.ip().to_string()), port: address.port() },
+            ListenAddress::Host { name, port } => TcpTarget { host: Some(name.clone()), port: *port },
+            ListenAddress::Unix(path) => return Err(format!("HTTP is not served on unix:{}", path.display())),
+        };
+        let listeners = match Listeners::bind(&[target], &[], BACKLOG) {
+            Ok(listeners) => listeners,
+            Err(error) if is_asked_for => return Err(format!("HTTP: {error}; --http-listen chooses another address")),
+            Err(error) => {
+                let absent = format!(
+                    "HTTP is not served: {error}; --http-listen chooses another address, and off goes without it"
+                );
+                return Ok(Self { absent: Some(absent), ..Self::default() });
+            }
+        };
+        let mut tokens: Vec<String> = config.http.token.iter().map(|token| token.reveal().to_owned()).collect();
+        if let Some(path) = &config.http.token_file {
+            let read = read_token(path).map_err(|why| format!("http-token-file {}: {why}", path.display()))?;
+            tokens.push(read);
+        }
+        Ok(Self { listeners, tokens, absent: None })
+    }
+
+    /// Where the interface is, such as `http://127.0.0.1:4731`.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.listeners.addresses().into_iter().map(|address| format!("http://{address}")).collect()
+    }
+
+    /// Starts the interface, where there is one.
+    pub(super) fn start(
+        self,
+        config: &Config,
+        server: &Arc<Server>,
+        acceptor: &Arc<Acceptor>,
+    ) -> io::Result<Option<Http>> {
+        if let Some(absent) = &self.absent {
+            warn!("{absent}");
+        }
+        if self.listeners.tcp.is_empty() {
+            return Ok(None);
+        }
+        let is_open = |listener: &std::net::TcpListener| {
+            listener.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback())
+        };
+        if self.tokens.is_empty() && !config.http.read_only && self.listeners.tcp.iter().any(is_open) {
+            warn!(
+                "HTTP can be reached from other machines and no token is set: it shows everything and changes nothing; \
+                 set --http-token-file, or --http-read-only if that is meant"
+            );
+        }
+        let accept = accept_settings(config);
+        let settings = Settings {
+            tokens: self.tokens,
+            read_only: config.http.read_only,
+            max_connections: config.http.max_connections,
+            hosts: config.http.hosts.clone(),
+            max_packet_size: accept.limits.frames.packet,
+            keep_alive: accept.keep_alive,
+        };
+        http::start(self.listeners.tcp, settings, parts(server, acceptor)).map(Some)
+    }
+}
+
+/// What the interface knows of the server.
+fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>) -> Parts {
+    let clock = Arc::clone(&server.clock);
+    let acceptor = Arc::clone(acceptor);
+    // The connections that it makes are served as all others are, by the threads that serve them.
+    let runtime = Handle::current();
+    Parts {
+        admin: Arc::clone(&server.admin),
+        stats: server.hub.shared_stats(),
+        now: Box::new(move || clock.now()),
+        connect: Box::new(move |stream, peer| {
+            let acceptor = Arc::clone(&acceptor);
+            runtime.spawn(async move {
+                match UnixStream::from_std(stream) {
+                    Ok(stream) => acceptor.adopt(stream, peer).await,
+                    Err(error) => debug!("cannot serve a job of {peer} over HTTP: {error}"),
+                }
+            });
+        }),
+    }
+}
+
+/// Reads a token, which is the only line of its file.
+fn read_token(path: &std::path::Path) -> Result<String, String> {
+    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    if metadata.len() > TOKEN_FILE_MAX {
+        return Err(format!("it has more than {TOKEN_FILE_MAX} bytes; it is to hold one line, the token"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let token = text.trim();
+    if token.len() < TOKEN_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!(
+            "it holds no token: one line of at least {TOKEN_MIN} ASCII letters, digits and signs, such as \
+             `openssl rand -hex 32` makes"
+        ));
+    }
+    Ok(token.to_owned())
+}

@@ -1,0 +1,204 @@
+//! What changes something: functions, jobs and workers.
+
+use std::str::FromStr;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Interface;
+use super::answer::{Failure, json};
+use super::api::priority_of;
+use super::guard::is_json;
+use super::routes::{Call, Route};
+use super::submit::read_body;
+use crate::admin::control::{Control, Step};
+use crate::admin::look::parse_worker_id;
+use crate::job_server::{ControlError, Who, Withholding};
+use crate::protocol::names::FUNCTION_MAX;
+
+/// The largest body, in bytes.
+const BODY_MAX: usize = 64 * 1024;
+
+#[derive(Serialize)]
+struct Affected {
+    affected: usize,
+}
+
+/// No body is needed, and none is understood.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Target {
+    to: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limits {
+    max_running: Option<u32>,
+    max_queue: Option<[u32; 3]>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewPriority {
+    priority: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Workers {
+    connection: Option<String>,
+    client: Option<String>,
+    host: Option<String>,
+    function: Option<String>,
+}
+
+/// Does what was asked for, in bounded pieces.
+pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    let body = std::mem::take(&mut call.body);
+    let body = read_small(&call.headers, body).await?;
+    let name = std::mem::take(&mut call.name);
+    let mut affected = 0;
+    for control in controls(route, name, &body)? {
+        affected = affected.max(run(&call.interface, control, &call.actor.text).await?);
+    }
+    Ok(json(&Affected { affected }))
+}
+
+/// The body of a request that is not long.
+async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Failure> {
+    let body = read_body(body, BODY_MAX).await?;
+    if !body.is_empty() && !is_json(headers) {
+        let message = "the body is to be JSON, with `Content-Type: application/json`";
+        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
+    }
+    Ok(body)
+}
+
+/// Reads JSON.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| Failure::bad("bad_body", format!("the body makes no sense: {error}")))
+}
+
+/// Reads JSON, where none is the same as an empty object.
+fn parse_or_nothing<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {
+    if body.is_empty() { Ok(T::default()) } else { parse(body) }
+}
+
+/// What a request means.
+fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Failure> {
+    let control = match route {
+        Route::MoveJob => Control::MoveJob { handle: name, to: function(parse::<Target>(body)?.to.into_bytes())? },
+        Route::MoveJobs => {
+            Control::MoveJobs { from: function(name)?, to: function(parse::<Target>(body)?.to.into_bytes())? }
+        }
+        Route::SetPriority => {
+            let wanted = parse::<NewPriority>(body)?.priority;
+            let message = || format!("priority cannot be {wanted:?}; it is high, normal or low");
+            let priority = priority_of(&wanted).ok_or_else(|| Failure::bad("bad_body", message()))?;
+            Control::SetPriority { handle: name, priority }
+        }
+        Route::Limits => return limits(&function(name)?, &parse(body)?),
+        Route::Disable | Route::Drain | Route::Enable | Route::Kick => return workers(route, parse(body)?),
+        _ => {
+            parse_or_nothing::<Nothing>(body)?;
+            match route {
+                Route::CancelJob => Control::CancelJob { handle: name },
+                Route::RunNow => Control::RunNow { handle: name },
+                Route::Pause => Control::Pause { function: function(name)?, paused: true },
+                Route::Resume => Control::Pause { function: function(name)?, paused: false },
+                Route::CancelJobs => Control::CancelJobs { function: function(name)? },
+                Route::CreateFunction => Control::CreateFunction { function: function(name)? },
+                Route::DropFunction => Control::DropFunction { function: function(name)? },
+                _ => return Err(Failure::missing("no_such_route", "there is nothing to do at this address")),
+            }
+        }
+    };
+    Ok(vec![control])
+}
+
+/// A name that a function can have: it stands between NULs in packets.
+pub(super) fn function(name: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    if name.is_empty() || name.contains(&0) || name.len() > FUNCTION_MAX {
+        let message = format!("a function's name has 1 to {FUNCTION_MAX} bytes, none of them NUL");
+        return Err(Failure::bad("bad_function", message));
+    }
+    Ok(name)
+}
+
+fn limits(function: &[u8], limits: &Limits) -> Result<Vec<Control>, Failure> {
+    let function = || function.to_vec();
+    let running = limits.max_running.map(|most| Control::LimitRunning { function: function(), most });
+    let queue = limits.max_queue.map(|limits| Control::LimitQueue { function: function(), limits });
+    let controls: Vec<_> = running.into_iter().chain(queue).collect();
+    if controls.is_empty() {
+        return Err(Failure::bad("bad_body", "give max_running, max_queue or both"));
+    }
+    Ok(controls)
+}
+
+fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
+    let Workers { connection, client, host, function: of } = workers;
+    let who = match (connection, client, host) {
+        (Some(connection), None, None) => match parse_worker_id(&connection) {
+            Some(id) => Who::Connection(id),
+            None => return Err(Failure::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
+        },
+        (None, Some(client), None) => Who::Client(client.into_bytes()),
+        (None, None, Some(host)) => Who::Host(plain_address(&host)),
+        _ => return Err(Failure::bad("bad_body", "give one of connection, client and host")),
+    };
+    let function = of.map(|name| function(name.into_bytes())).transpose()?;
+    let control = match route {
+        Route::Disable => Control::Withhold { who, function, how: Withholding::Disabled },
+        Route::Drain => Control::Withhold { who, function, how: Withholding::Draining },
+        Route::Enable => Control::Release { who, function },
+        _ if function.is_some() => {
+            return Err(Failure::bad("bad_body", "a connection is closed for all functions; leave function out"));
+        }
+        _ => Control::Kick { who },
+    };
+    Ok(vec![control])
+}
+
+/// An address as connections show it.
+fn plain_address(host: &str) -> String {
+    std::net::IpAddr::from_str(host).map_or_else(|_| host.to_owned(), |address| address.to_canonical().to_string())
+}
+
+async fn run(interface: &Interface, control: Control, actor: &str) -> Result<usize, Failure> {
+    let admin = &interface.parts.admin;
+    let mut task = admin.begin(control, actor.to_owned());
+    loop {
+        match admin.step(interface.now(), &mut task) {
+            Ok(Step::Done { affected }) => return Ok(affected),
+            Ok(Step::Unfinished) => tokio::task::yield_now().await,
+            Err(error) => return Err(refusal(error)),
+        }
+    }
+}
+
+/// What HTTP says where the server cannot do something.
+fn refusal(error: ControlError) -> Failure {
+    let (status, code) = match error {
+        ControlError::NoSuchJob => (StatusCode::NOT_FOUND, "no_such_job"),
+        ControlError::NoSuchFunction => (StatusCode::NOT_FOUND, "no_such_function"),
+        ControlError::NoSuchWorker => (StatusCode::NOT_FOUND, "no_such_worker"),
+        ControlError::NameTooLong => (StatusCode::BAD_REQUEST, "name_too_long"),
+        ControlError::JobIsRunning => (StatusCode::CONFLICT, "job_is_running"),
+        ControlError::JobIsNotScheduled => (StatusCode::CONFLICT, "job_is_not_scheduled"),
+        ControlError::JobExistsThere => (StatusCode::CONFLICT, "job_exists_there"),
+        ControlError::JobIsBusy => (StatusCode::CONFLICT, "job_is_busy"),
+        ControlError::TooManyFunctions => (StatusCode::CONFLICT, "too_many_functions"),
+        ControlError::TooManyRules => (StatusCode::CONFLICT, "too_many_rules"),
+    };
+    Failure::new(status, code, error.to_string())
+}

@@ -1,0 +1,215 @@
+//! What is shown in JSON, and whether the server does its work.
+
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+
+use super::answer::{self, Failure, json, json_with, with_type};
+use super::query::Query;
+use super::routes::Call;
+use crate::admin::look::{JobFilter, WorkerFilter};
+use crate::admin::look::{parse_worker_id, worker_id};
+use crate::admin::view::{JobView, RuleView, ServerView, WorkerView};
+use crate::protocol::Priority;
+
+/// How many entries a page of a list has where the request does not say.
+const PAGE: usize = 100;
+/// The most entries of a page.
+const PAGE_MAX: usize = 1000;
+/// How much of a workload is shown where the request does not say, in bytes.
+const PREVIEW: usize = 1024;
+/// The most of it, in bytes.
+const PREVIEW_MAX: usize = 65_536;
+
+/// The process serves HTTP.
+pub(super) fn healthy(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    Ok(with_type(StatusCode::OK, "text/plain; charset=utf-8", Body::from("ok\n")))
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    reasons: Vec<Reason>,
+}
+
+#[derive(Serialize)]
+struct Reason {
+    code: &'static str,
+    message: String,
+}
+
+/// Whether the server takes jobs.
+pub(super) fn ready(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    let server = call.interface.parts.admin.look.server(call.interface.now());
+    let mut reasons = Vec::new();
+    if server.draining {
+        reasons.push(Reason { code: "draining", message: "the server ends, and takes no new jobs".to_owned() });
+    }
+    if server.store.state == "failing" {
+        let message = server.store.error.unwrap_or_else(|| "the store cannot keep jobs".to_owned());
+        reasons.push(Reason { code: "store_failing", message });
+    }
+    let ready = reasons.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(json_with(status, &Readiness { ready, reasons }))
+}
+
+#[derive(Serialize)]
+struct Server {
+    #[serde(flatten)]
+    view: ServerView,
+    /// Whether nothing can be changed over HTTP.
+    read_only: bool,
+    /// Whether changing something takes a token.
+    needs_token: bool,
+}
+
+/// The server as a whole.
+pub(super) fn server(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    let interface = &call.interface;
+    Ok(json(&Server {
+        view: interface.parts.admin.look.server(interface.now()),
+        read_only: interface.settings.read_only,
+        needs_token: !interface.settings.tokens.is_empty(),
+    }))
+}
+
+/// All functions.
+pub(super) fn functions(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    Ok(answer::list("functions", call.interface.parts.admin.look.functions(call.interface.now())))
+}
+
+/// One function.
+pub(super) fn function(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    match call.interface.parts.admin.look.function(call.interface.now(), &call.name) {
+        Some(function) => Ok(json(&function)),
+        None => Err(no_such_function()),
+    }
+}
+
+fn no_such_function() -> Failure {
+    Failure::missing("no_such_function", "there is no such function")
+}
+
+/// The last hour, of one function or of all.
+pub(super) fn history(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    let function = (!call.name.is_empty()).then_some(call.name.as_slice());
+    match call.interface.parts.admin.look.history(function) {
+        Some(history) => Ok(json(&history)),
+        None => Err(no_such_function()),
+    }
+}
+
+#[derive(Serialize)]
+struct Workers {
+    workers: Vec<WorkerView>,
+    next: Option<String>,
+}
+
+/// A page of workers.
+pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
+    const STATES: &[&str] = &["disabled", "draining", "drained", "working", "asleep", "woken", "waiting"];
+    let query = call.query(&["function", "host", "client", "state", "limit", "after"])?;
+    let after =
+        query.text("after")?.map(|after| parse_worker_id(after).ok_or_else(|| bad_cursor(after))).transpose()?;
+    let filter = WorkerFilter {
+        function: query.bytes("function").map(<[u8]>::to_vec),
+        host: query.text("host")?.map(str::to_owned),
+        client: query.bytes("client").map(<[u8]>::to_vec),
+        state: query.word("state", STATES)?,
+        limit: limit(&query)?,
+        after,
+    };
+    let page = call.interface.parts.admin.look.workers(&filter);
+    Ok(json(&Workers { workers: page.items, next: page.next.map(worker_id) }))
+}
+
+fn limit(query: &Query) -> Result<usize, Failure> {
+    let limit = query.number("limit", "a number from 1 to 1000")?.unwrap_or(PAGE);
+    if (1..=PAGE_MAX).contains(&limit) {
+        Ok(limit)
+    } else {
+        Err(Failure::bad("bad_parameter", format!("limit cannot be {limit}; it is a number from 1 to {PAGE_MAX}")))
+    }
+}
+
+fn bad_cursor(after: &str) -> Failure {
+    Failure::bad("bad_parameter", format!("after cannot be {after:?}; it is what `next` was in the page before"))
+}
+
+/// One worker, with its jobs.
+pub(super) fn worker(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    let missing = || Failure::missing("no_such_worker", "there is no such worker; its id is SLOT-GENERATION");
+    let id = std::str::from_utf8(&call.name).ok().and_then(parse_worker_id).ok_or_else(missing)?;
+    let worker = call.interface.parts.admin.look.worker(call.interface.now(), id).ok_or_else(missing)?;
+    Ok(json(&worker))
+}
+
+#[derive(Serialize)]
+struct Jobs {
+    jobs: Vec<JobView>,
+    next: Option<String>,
+}
+
+/// A page of jobs.
+pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
+    let query = call.query(&["function", "state", "unique", "priority", "client", "older_than_s", "limit", "after"])?;
+    let older_than_s = query.number::<f64>("older_than_s", "a number of seconds")?;
+    let after = query.text("after")?.map(|after| after.parse().map_err(|_| bad_cursor(after))).transpose()?;
+    let priority = query.word("priority", &["high", "normal", "low"])?;
+    let filter = JobFilter {
+        function: query.bytes("function").map(<[u8]>::to_vec),
+        state: query.word("state", &["scheduled", "queued", "running"])?,
+        unique: query.bytes("unique").map(<[u8]>::to_vec),
+        priority: priority.as_deref().and_then(priority_of),
+        client: query.bytes("client").map(<[u8]>::to_vec),
+        older_than_s: older_than_s.filter(|seconds| seconds.is_finite()),
+        limit: limit(&query)?,
+        after,
+    };
+    let page = call.interface.parts.admin.look.jobs(call.interface.now(), &filter);
+    Ok(json(&Jobs { jobs: page.items, next: page.next.map(|next| next.to_string()) }))
+}
+
+/// The priority with this name.
+pub(super) fn priority_of(name: &str) -> Option<Priority> {
+    match name {
+        "high" => Some(Priority::High),
+        "normal" => Some(Priority::Normal),
+        "low" => Some(Priority::Low),
+        _ => None,
+    }
+}
+
+/// One job.
+pub(super) fn job(call: &Call) -> Result<Response, Failure> {
+    let query = call.query(&["preview"])?;
+    let preview = query.number("preview", "a number of bytes")?.unwrap_or(PREVIEW);
+    if preview > PREVIEW_MAX {
+        let message = format!("preview cannot be {preview}; it is a number of bytes up to {PREVIEW_MAX}");
+        return Err(Failure::bad("bad_parameter", message));
+    }
+    match call.interface.parts.admin.look.job(call.interface.now(), &call.name, preview) {
+        Some(job) => Ok(json(&job)),
+        None => Err(Failure::missing("no_such_job", "there is no such job")),
+    }
+}
+
+#[derive(Serialize)]
+struct Rules {
+    rules: Vec<RuleView>,
+}
+
+/// The rules by which workers get no jobs.
+pub(super) fn rules(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    Ok(json(&Rules { rules: call.interface.parts.admin.look.rules() }))
+}

@@ -1,0 +1,124 @@
+//! A connection of the job server's that a request uses to submit a job: an ordinary client's, within the process.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdStream;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio_util::codec::Decoder as _;
+
+use super::Interface;
+use crate::protocol::names::parse_decimal;
+use crate::protocol::packet::{Frame, FrameLimits, HEADER_SIZE, Header, Magic, Packet, PacketCodec, PacketType};
+
+/// What a packet holds beside a workload, at most, in bytes.
+const BESIDE: usize = 8 * 1024;
+/// How much is read at a time, in bytes.
+const READ: usize = 16 * 1024;
+
+/// What a client is told of its job.
+#[derive(Debug)]
+pub(super) enum JobEvent {
+    Created(Bytes),
+    Data(Bytes),
+    Warning(Bytes),
+    Status {
+        numerator: u64,
+        denominator: u64,
+    },
+    Complete(Bytes),
+    Fail,
+    Exception(Bytes),
+    /// The server does not do it: code and text.
+    Refused(String, String),
+    /// The server has closed the connection.
+    Ended,
+}
+
+/// The connection. When it is dropped, the server knows that nobody waits for the job any more.
+pub(super) struct JobConnection {
+    stream: UnixStream,
+    codec: PacketCodec,
+    received: BytesMut,
+}
+
+impl JobConnection {
+    /// A new connection of the peer's at this address.
+    ///
+    /// # Errors
+    /// When there is no file descriptor left.
+    pub(super) fn open(interface: &Interface, peer: String) -> io::Result<Self> {
+        let (own, other) = StdStream::pair()?;
+        own.set_nonblocking(true)?;
+        other.set_nonblocking(true)?;
+        (interface.parts.connect)(other, peer);
+        let packet = interface.settings.max_packet_size + BESIDE;
+        let codec = PacketCodec { limits: FrameLimits { packet, line: BESIDE } };
+        Ok(Self { stream: UnixStream::from_std(own)?, codec, received: BytesMut::new() })
+    }
+
+    /// Sends a request.
+    pub(super) async fn send(
+        &mut self,
+        packet_type: PacketType,
+        arguments: &[&[u8]],
+        workload: &[u8],
+    ) -> io::Result<()> {
+        let names: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
+        let length = u32::try_from(names + workload.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let header = Header { magic: Magic::Request, number: packet_type.number(), length };
+        let mut head = Vec::with_capacity(HEADER_SIZE + names);
+        head.put_slice(&header.to_bytes());
+        for argument in arguments {
+            head.put_slice(argument);
+            head.put_u8(0);
+        }
+        self.stream.write_all(&head).await?;
+        self.stream.write_all(workload).await
+    }
+
+    /// The next event. Nothing is lost when this is dropped before it is done.
+    pub(super) async fn next(&mut self) -> io::Result<JobEvent> {
+        loop {
+            while let Some(frame) = self.codec.decode(&mut self.received).map_err(io::Error::other)? {
+                if let Frame::Packet(packet) = frame
+                    && let Some(event) = event(&packet)
+                {
+                    return Ok(event);
+                }
+            }
+            self.received.reserve(READ);
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Ok(JobEvent::Ended);
+            }
+        }
+    }
+}
+
+/// What a packet says; nothing for those that say nothing of a job.
+fn event(packet: &Packet) -> Option<JobEvent> {
+    let payload = || {
+        let [_handle, payload] = packet.arguments::<2>()?;
+        Some(packet.body.slice_ref(payload))
+    };
+    match packet.packet_type()? {
+        PacketType::JobCreated => Some(JobEvent::Created(packet.body.clone())),
+        PacketType::WorkData => Some(JobEvent::Data(payload()?)),
+        PacketType::WorkWarning => Some(JobEvent::Warning(payload()?)),
+        PacketType::WorkComplete => Some(JobEvent::Complete(payload()?)),
+        PacketType::WorkException => Some(JobEvent::Exception(payload()?)),
+        PacketType::WorkFail => Some(JobEvent::Fail),
+        PacketType::WorkStatus => {
+            let [_handle, numerator, denominator] = packet.arguments::<3>()?;
+            let number = |digits: &[u8]| parse_decimal(digits).unwrap_or(0);
+            Some(JobEvent::Status { numerator: number(numerator), denominator: number(denominator) })
+        }
+        PacketType::Error => {
+            let [code, text] = packet.arguments::<2>()?;
+            let text_of = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            Some(JobEvent::Refused(text_of(code), text_of(text)))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,157 @@
+//! `/metrics`: what is published, as Prometheus reads it (text format 0.0.4).
+//!
+//! First come the six metrics that exporters for gearmand have always had, by their names and labels, so that existing
+//! dashboards and alerts go on; then the server's own. What is said of each is in [`families`].
+
+mod families;
+mod lines;
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use axum::response::Response;
+use percent_encoding::percent_decode_str;
+
+use self::families::{FAMILIES, Source};
+use self::lines::Lines;
+use super::Interface;
+use super::answer::{Failure, PIECE, Pieces, with_type};
+use super::routes::Call;
+use crate::admin::view::{FunctionView, ServerView};
+use crate::protocol::FunctionName;
+use crate::stats::FunctionGauges;
+
+/// The type that says which format it is.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A function, and what it is called in labels.
+struct Function {
+    label: String,
+    view: FunctionView,
+    /// Gone where it was dropped since it was viewed.
+    gauges: Option<Arc<FunctionGauges>>,
+}
+
+/// Metrics that are being written.
+struct Scrape {
+    interface: Arc<Interface>,
+    server: ServerView,
+    functions: Vec<Function>,
+    /// The family that is being written, and the function that is next.
+    family: usize,
+    function: usize,
+}
+
+/// All metrics, written as they are read.
+pub(super) fn metrics(call: &Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    let interface = Arc::clone(&call.interface);
+    let permit = Arc::clone(&interface.scrapes).try_acquire_owned();
+    let permit = permit.map_err(|_| Failure::busy("too_many_scrapes", "others are reading the metrics; try again"))?;
+    let mut scrape = Scrape::new(interface);
+    let pieces = move || {
+        // It is held as long as this is.
+        let _permit = &permit;
+        scrape.piece()
+    };
+    Ok(with_type(StatusCode::OK, CONTENT_TYPE, Body::new(Pieces::new(pieces))))
+}
+
+impl Scrape {
+    fn new(interface: Arc<Interface>) -> Self {
+        let (look, now) = (&interface.parts.admin.look, interface.now());
+        let functions = look.functions(now).into_iter().map(|view| {
+            let name: Vec<u8> = percent_decode_str(&view.id).collect();
+            let gauges = interface.parts.stats.functions.get(&FunctionName::new(&name)).map(|entry| Arc::clone(&entry));
+            Function { label: label(&name, &view.id), view, gauges }
+        });
+        Self { functions: functions.collect(), server: look.server(now), interface, family: 0, function: 0 }
+    }
+
+    /// The next piece; none after the last.
+    fn piece(&mut self) -> Option<Bytes> {
+        let mut out = Vec::new();
+        while out.len() < PIECE {
+            let Some(family) = FAMILIES.get(self.family) else { break };
+            if self.function == 0 {
+                lines::write_head(family.name, family.kind, family.help, &mut out);
+            }
+            let is_complete = match family.source {
+                Source::Server(write) => {
+                    write(&self.server, &mut Lines::new(family.name, None, &mut out));
+                    true
+                }
+                Source::Http(write) => {
+                    write(&self.interface.counts, &mut Lines::new(family.name, None, &mut out));
+                    true
+                }
+                Source::Function(_) | Source::Times(_) => match self.functions.get(self.function) {
+                    None => true,
+                    Some(function) => {
+                        write_function(
+                            &family.source,
+                            function,
+                            &mut Lines::new(family.name, Some(&function.label), &mut out),
+                        );
+                        false
+                    }
+                },
+            };
+            if is_complete {
+                self.family += 1;
+                self.function = 0;
+            } else {
+                self.function += 1;
+            }
+        }
+        (!out.is_empty()).then(|| Bytes::from(out))
+    }
+}
+
+fn write_function(source: &Source, function: &Function, lines: &mut Lines<'_>) {
+    match source {
+        Source::Function(write) => write(&function.view, lines),
+        Source::Times(times) => {
+            if let Some(gauges) = &function.gauges {
+                lines.histogram(&times(gauges).read());
+            }
+        }
+        Source::Server(_) | Source::Http(_) => {}
+    }
+}
+
+/// What a function is called in labels: its name, or its id where the name is no text.
+///
+/// Two functions must never have one label, or Prometheus refuses all metrics. So the sign that marks an id does not begin
+/// any name.
+fn label(name: &[u8], id: &str) -> String {
+    const MARK: char = char::REPLACEMENT_CHARACTER;
+    match std::str::from_utf8(name) {
+        Ok(text) if !text.starts_with(MARK) => text.to_owned(),
+        _ => format!("{MARK}{id}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_functions_have_one_label() {
+        let encode =
+            |name: &[u8]| percent_encoding::percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let names: [&[u8]; 6] = [b"\xff", b"%FF", "\u{fffd}%FF".as_bytes(), "\u{fffd}".as_bytes(), b"\xef\xbf", b"a"];
+        let labels: HashSet<String> = names.iter().map(|name| label(name, &encode(name))).collect();
+        assert_eq!(labels.len(), names.len(), "{labels:?}");
+        assert!(labels.contains("%FF") && labels.contains("a"));
+    }
+
+    #[test]
+    fn no_two_families_have_one_name() {
+        let names: HashSet<&str> = FAMILIES.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), FAMILIES.len());
+    }
+}

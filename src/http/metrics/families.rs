@@ -1,0 +1,394 @@
+//! All metrics: name, what it is, what it says, and where its value is from.
+
+use std::fmt::Display;
+
+use super::lines::{Kind, Lines};
+use crate::admin::view::{FunctionView, ServerView, Totals, WorkerStates};
+use crate::http::Counts;
+use crate::stats::{FunctionGauges, LazyHistogram};
+
+/// Metrics of one name.
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) help: &'static str,
+    pub(super) source: Source,
+}
+
+/// Where values are from.
+pub(super) enum Source {
+    Server(fn(&ServerView, &mut Lines<'_>)),
+    /// Once for each function.
+    Function(fn(&FunctionView, &mut Lines<'_>)),
+    /// Once for each function.
+    Times(fn(&FunctionGauges) -> &LazyHistogram),
+    Http(fn(&Counts, &mut Lines<'_>)),
+}
+
+const fn family(name: &'static str, kind: Kind, help: &'static str, source: Source) -> Family {
+    Family { name, kind, help, source }
+}
+
+/// Jobs that are not with a worker.
+fn waiting(function: &FunctionView) -> u64 {
+    let queued = &function.queued;
+    queued.high + queued.normal + queued.low + function.scheduled
+}
+
+/// Milliseconds as seconds, with nothing lost.
+fn seconds(milliseconds: u64) -> String {
+    format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
+}
+
+/// A value, where there is one.
+fn known(lines: &mut Lines<'_>, value: Option<impl Display>) {
+    if let Some(value) = value {
+        lines.value(value);
+    }
+}
+
+fn by_priority(lines: &mut Lines<'_>, [high, normal, low]: [u64; 3]) {
+    for (priority, count) in [("high", high), ("normal", normal), ("low", low)] {
+        lines.labelled("priority", priority, count);
+    }
+}
+
+fn states(lines: &mut Lines<'_>, states: &WorkerStates) {
+    for (state, count) in [
+        ("working", states.working),
+        ("waiting", states.waiting),
+        ("asleep", states.asleep),
+        ("woken", states.woken),
+        ("disabled", states.disabled),
+        ("draining", states.draining),
+        ("drained", states.drained),
+    ] {
+        lines.labelled("state", state, count);
+    }
+}
+
+fn outcomes(lines: &mut Lines<'_>, totals: &Totals) {
+    for (outcome, count) in [
+        ("done", totals.done),
+        ("failed", totals.failed),
+        ("excepted", totals.excepted),
+        ("dropped", totals.dropped),
+        ("cancelled", totals.cancelled),
+        ("abandoned", totals.abandoned),
+    ] {
+        lines.labelled("outcome", outcome, count);
+    }
+}
+
+/// In the order in which they are written. The first six are those of exporters for gearmand.
+pub(super) const FAMILIES: &[Family] = &[
+    family("gearman_up", Kind::Gauge, "Whether the server answers.", Source::Server(|_, lines| lines.value(1))),
+    family(
+        "gearman_version_info",
+        Kind::Gauge,
+        "The version of the server.",
+        Source::Server(|server, lines| lines.labelled("version", server.version, 1)),
+    ),
+    family(
+        "gearman_jobs",
+        Kind::Gauge,
+        "Jobs, queued, scheduled and running.",
+        Source::Function(|function, lines| lines.value(waiting(function) + function.running)),
+    ),
+    family(
+        "gearman_jobs_running",
+        Kind::Gauge,
+        "Jobs that are with workers.",
+        Source::Function(|function, lines| lines.value(function.running)),
+    ),
+    family(
+        "gearman_jobs_waiting",
+        Kind::Gauge,
+        "Jobs that are not with workers.",
+        Source::Function(|function, lines| lines.value(waiting(function))),
+    ),
+    family(
+        "gearman_workers",
+        Kind::Gauge,
+        "Connections that can do the function.",
+        Source::Function(|function, lines| lines.value(function.workers)),
+    ),
+    family(
+        "gearmand_start_time_seconds",
+        Kind::Gauge,
+        "When the server started, in seconds since 1970.",
+        Source::Server(|server, lines| lines.value(seconds(server.started_unix_ms))),
+    ),
+    family(
+        "gearmand_uptime_seconds",
+        Kind::Gauge,
+        "How long the server runs.",
+        Source::Server(|server, lines| lines.value(server.uptime_s)),
+    ),
+    family(
+        "gearmand_draining",
+        Kind::Gauge,
+        "1 where the server takes no jobs any more.",
+        Source::Server(|server, lines| lines.value(u8::from(server.draining))),
+    ),
+    family(
+        "gearmand_memory_bytes",
+        Kind::Gauge,
+        "Memory of the process that is in use.",
+        Source::Server(|server, lines| known(lines, server.memory_bytes)),
+    ),
+    family(
+        "gearmand_connections",
+        Kind::Gauge,
+        "Connections that are open.",
+        Source::Server(|server, lines| lines.value(server.connections.open)),
+    ),
+    family(
+        "gearmand_connections_accepted_total",
+        Kind::Counter,
+        "Connections that were accepted.",
+        Source::Server(|server, lines| lines.value(server.connections.accepted)),
+    ),
+    family(
+        "gearmand_connections_refused_total",
+        Kind::Counter,
+        "Connections that were refused because there were too many.",
+        Source::Server(|server, lines| lines.value(server.connections.refused)),
+    ),
+    family(
+        "gearmand_connections_slow_readers_total",
+        Kind::Counter,
+        "Connections that were closed because their peer did not read.",
+        Source::Server(|server, lines| lines.value(server.connections.slow_readers)),
+    ),
+    family(
+        "gearmand_functions",
+        Kind::Gauge,
+        "Functions that are known.",
+        Source::Server(|server, lines| lines.value(server.functions)),
+    ),
+    family(
+        "gearmand_workers",
+        Kind::Gauge,
+        "Workers by state.",
+        Source::Server(|server, lines| states(lines, &server.workers)),
+    ),
+    family(
+        "gearmand_lock_holds_total",
+        Kind::Counter,
+        "How often the lock of the job server was taken.",
+        Source::Server(|server, lines| lines.value(server.lock_holds)),
+    ),
+    family(
+        "gearmand_lock_wait_seconds_total",
+        Kind::Counter,
+        "How long the lock of the job server was waited for.",
+        Source::Server(|server, lines| lines.value(server.lock_wait_s)),
+    ),
+    family(
+        "gearmand_wakeups_total",
+        Kind::Counter,
+        "NOOP packets that were sent to sleeping workers.",
+        Source::Server(|server, lines| lines.value(server.wakeups)),
+    ),
+    family(
+        "gearmand_server_jobs_submitted_total",
+        Kind::Counter,
+        "New jobs of all functions, forgotten ones included.",
+        Source::Server(|server, lines| lines.value(server.totals.submitted)),
+    ),
+    family(
+        "gearmand_server_jobs_coalesced_total",
+        Kind::Counter,
+        "Submissions that joined a job that was there, of all functions.",
+        Source::Server(|server, lines| lines.value(server.totals.coalesced)),
+    ),
+    family(
+        "gearmand_server_jobs_ended_total",
+        Kind::Counter,
+        "Jobs that ended, of all functions, by how.",
+        Source::Server(|server, lines| outcomes(lines, &server.totals)),
+    ),
+    family(
+        "gearmand_server_runs_timed_out_total",
+        Kind::Counter,
+        "Runs that took longer than they may, of all functions.",
+        Source::Server(|server, lines| lines.value(server.totals.timed_out)),
+    ),
+    family(
+        "gearmand_server_runs_requeued_total",
+        Kind::Counter,
+        "Runs after which the job went back, of all functions.",
+        Source::Server(|server, lines| lines.value(server.totals.requeued)),
+    ),
+    family(
+        "gearmand_store_failing",
+        Kind::Gauge,
+        "1 where the store cannot keep jobs.",
+        Source::Server(|server, lines| lines.value(u8::from(server.store.state == "failing"))),
+    ),
+    family(
+        "gearmand_store_waiting_changes",
+        Kind::Gauge,
+        "Changes that wait for the store.",
+        Source::Server(|server, lines| lines.value(server.store.waiting)),
+    ),
+    family(
+        "gearmand_store_owed_removals",
+        Kind::Gauge,
+        "Removals that failed and will be tried again.",
+        Source::Server(|server, lines| lines.value(server.store.owed)),
+    ),
+    family(
+        "gearmand_store_jobs_added_total",
+        Kind::Counter,
+        "Jobs that were stored.",
+        Source::Server(|server, lines| lines.value(server.store.added)),
+    ),
+    family(
+        "gearmand_store_jobs_removed_total",
+        Kind::Counter,
+        "Jobs that were removed from the store.",
+        Source::Server(|server, lines| lines.value(server.store.removed)),
+    ),
+    family(
+        "gearmand_store_commits_total",
+        Kind::Counter,
+        "Transactions of the store.",
+        Source::Server(|server, lines| lines.value(server.store.commits)),
+    ),
+    family(
+        "gearmand_store_syncs_total",
+        Kind::Counter,
+        "Transactions that were on the disk when they were done.",
+        Source::Server(|server, lines| lines.value(server.store.syncs)),
+    ),
+    family(
+        "gearmand_store_failures_total",
+        Kind::Counter,
+        "Failures of the store.",
+        Source::Server(|server, lines| lines.value(server.store.failures)),
+    ),
+    family(
+        "gearmand_store_mean_commit_seconds",
+        Kind::Gauge,
+        "How long a transaction took, in the mean.",
+        Source::Server(|server, lines| known(lines, server.store.mean_commit_s)),
+    ),
+    family(
+        "gearmand_jobs_queued",
+        Kind::Gauge,
+        "Jobs that wait for a worker, by priority.",
+        Source::Function(|function, lines| {
+            by_priority(lines, [function.queued.high, function.queued.normal, function.queued.low]);
+        }),
+    ),
+    family(
+        "gearmand_jobs_scheduled",
+        Kind::Gauge,
+        "Jobs that are not due yet.",
+        Source::Function(|function, lines| lines.value(function.scheduled)),
+    ),
+    family(
+        "gearmand_jobs_running",
+        Kind::Gauge,
+        "Jobs that are with workers.",
+        Source::Function(|function, lines| lines.value(function.running)),
+    ),
+    family(
+        "gearmand_oldest_queued_job_age_seconds",
+        Kind::Gauge,
+        "The age of the oldest job that waits for a worker; 0 where none does.",
+        Source::Function(|function, lines| lines.value(function.oldest_queued_s.unwrap_or(0.0))),
+    ),
+    family(
+        "gearmand_function_workers",
+        Kind::Gauge,
+        "Connections that can do the function, by state.",
+        Source::Function(|function, lines| states(lines, &function.worker_states)),
+    ),
+    family(
+        "gearmand_function_paused",
+        Kind::Gauge,
+        "1 where no job of the function is handed out.",
+        Source::Function(|function, lines| lines.value(u8::from(function.paused))),
+    ),
+    family(
+        "gearmand_function_max_running_jobs",
+        Kind::Gauge,
+        "How many jobs may run at once; 0 for no limit.",
+        Source::Function(|function, lines| lines.value(function.max_running)),
+    ),
+    family(
+        "gearmand_function_max_queued_jobs",
+        Kind::Gauge,
+        "How many jobs there may be when one of this priority comes; 0 for no limit.",
+        Source::Function(|function, lines| by_priority(lines, function.max_queue)),
+    ),
+    family(
+        "gearmand_jobs_submitted_total",
+        Kind::Counter,
+        "New jobs.",
+        Source::Function(|function, lines| lines.value(function.totals.submitted)),
+    ),
+    family(
+        "gearmand_jobs_coalesced_total",
+        Kind::Counter,
+        "Submissions that joined a job that was there.",
+        Source::Function(|function, lines| lines.value(function.totals.coalesced)),
+    ),
+    family(
+        "gearmand_jobs_ended_total",
+        Kind::Counter,
+        "Jobs that ended, by how.",
+        Source::Function(|function, lines| outcomes(lines, &function.totals)),
+    ),
+    family(
+        "gearmand_runs_timed_out_total",
+        Kind::Counter,
+        "Runs that took longer than they may.",
+        Source::Function(|function, lines| lines.value(function.totals.timed_out)),
+    ),
+    family(
+        "gearmand_runs_requeued_total",
+        Kind::Counter,
+        "Runs after which the job went back, those that took too long among them.",
+        Source::Function(|function, lines| lines.value(function.totals.requeued)),
+    ),
+    family(
+        "gearmand_job_wait_seconds",
+        Kind::Histogram,
+        "How long jobs waited for their first worker, from when they were there and due.",
+        Source::Times(|gauges| &gauges.wait),
+    ),
+    family(
+        "gearmand_job_run_seconds",
+        Kind::Histogram,
+        "How long workers took for jobs that they ended.",
+        Source::Times(|gauges| &gauges.run),
+    ),
+    family(
+        "gearmand_http_connections",
+        Kind::Gauge,
+        "HTTP connections that are open.",
+        Source::Http(|http, lines| lines.value(http.connections.get())),
+    ),
+    family(
+        "gearmand_http_connections_refused_total",
+        Kind::Counter,
+        "HTTP connections that were refused because there were too many.",
+        Source::Http(|http, lines| lines.value(http.refused.get())),
+    ),
+    family(
+        "gearmand_http_requests_total",
+        Kind::Counter,
+        "HTTP requests.",
+        Source::Http(|http, lines| lines.value(http.requests.get())),
+    ),
+    family(
+        "gearmand_http_slow_readers_total",
+        Kind::Counter,
+        "HTTP connections that were closed because their peer did not read.",
+        Source::Http(|http, lines| lines.value(http.slow_readers.get())),
+    ),
+];

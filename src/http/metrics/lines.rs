@@ -1,0 +1,139 @@
+//! Writing the lines of the format.
+
+use std::fmt::Display;
+use std::io::Write as _;
+
+use crate::stats::histogram::{Durations, bound_us};
+
+/// One in so many buckets of a histogram is told: each is four times as long as the one before, from 64 µs on.
+const BUCKET_STEP: usize = 4;
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Gauge,
+    Counter,
+    Histogram,
+}
+
+/// Writes what a family is.
+pub(super) fn write_head(name: &str, kind: Kind, help: &str, out: &mut Vec<u8>) {
+    let kind = match kind {
+        Kind::Gauge => "gauge",
+        Kind::Counter => "counter",
+        Kind::Histogram => "histogram",
+    };
+    // Writing to memory does not fail, here and below.
+    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+}
+
+/// Writes samples of one family, of one function or of the server.
+pub(super) struct Lines<'a> {
+    name: &'a str,
+    function: Option<&'a str>,
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> Lines<'a> {
+    pub(super) fn new(name: &'a str, function: Option<&'a str>, out: &'a mut Vec<u8>) -> Self {
+        Self { name, function, out }
+    }
+
+    /// A sample without a label of its own.
+    pub(super) fn value(&mut self, value: impl Display) {
+        self.sample("", None, value);
+    }
+
+    /// A sample with a label.
+    pub(super) fn labelled(&mut self, label: &str, is: &str, value: impl Display) {
+        self.sample("", Some((label, is)), value);
+    }
+
+    /// All samples of a histogram; none where there was nothing to measure.
+    pub(super) fn histogram(&mut self, durations: &Durations) {
+        let count = durations.count();
+        if count == 0 {
+            return;
+        }
+        let mut below = 0;
+        for (bucket, in_bucket) in durations.counts.iter().enumerate() {
+            below += in_bucket;
+            if bucket.is_multiple_of(BUCKET_STEP)
+                && let Some(bound_us) = bound_us(bucket)
+            {
+                let bound = Seconds(bound_us.into()).to_string();
+                self.sample("_bucket", Some(("le", &bound)), below);
+            }
+        }
+        self.sample("_bucket", Some(("le", "+Inf")), count);
+        self.sample("_sum", None, Seconds(durations.sum_us.into()));
+        self.sample("_count", None, count);
+    }
+
+    fn sample(&mut self, suffix: &str, label: Option<(&str, &str)>, value: impl Display) {
+        let _ = write!(self.out, "{}{suffix}", self.name);
+        let mut opening = '{';
+        for (name, is) in self.function.map(|function| ("function", function)).into_iter().chain(label) {
+            let _ = write!(self.out, "{opening}{name}=\"");
+            self.escaped(is);
+            self.out.push(b'"');
+            opening = ',';
+        }
+        let closing = if opening == ',' { "}" } else { "" };
+        let _ = writeln!(self.out, "{closing} {value}");
+    }
+
+    fn escaped(&mut self, text: &str) {
+        for byte in text.bytes() {
+            match byte {
+                b'\\' => self.out.extend_from_slice(b"\\\\"),
+                b'"' => self.out.extend_from_slice(b"\\\""),
+                b'\n' => self.out.extend_from_slice(b"\\n"),
+                byte => self.out.push(byte),
+            }
+        }
+    }
+}
+
+/// Microseconds, told as seconds with nothing lost.
+struct Seconds(u128);
+
+impl Display for Seconds {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(function: Option<&str>, write: impl FnOnce(&mut Lines<'_>)) -> String {
+        let mut out = Vec::new();
+        write(&mut Lines::new("a", function, &mut out));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(written(None, |lines| lines.value(1)), "a 1\n");
+        assert_eq!(written(None, |lines| lines.labelled("x", "y", 0.5)), "a{x=\"y\"} 0.5\n");
+        assert_eq!(
+            written(Some("q\"\\\n}"), |lines| lines.labelled("x", "y", 2)),
+            "a{function=\"q\\\"\\\\\\n}\",x=\"y\"} 2\n"
+        );
+    }
+
+    #[test]
+    fn buckets_count_what_is_below_them() {
+        let histogram = crate::stats::histogram::Histogram::default();
+        for duration_us in [1, 64, 65, 300, 1_500_000, u64::MAX / 4] {
+            histogram.record(duration_us);
+        }
+        let text = written(None, |lines| lines.histogram(&histogram.read()));
+        assert!(text.starts_with("a_bucket{le=\"0.000064\"} 2\na_bucket{le=\"0.000256\"} 3\n"), "{text}");
+        assert!(text.contains("a_bucket{le=\"1.048576\"} 4\na_bucket{le=\"4.194304\"} 5\n"), "{text}");
+        assert!(text.contains("a_bucket{le=\"+Inf\"} 6\n") && text.ends_with("a_count 6\n"), "{text}");
+        assert_eq!(written(None, |lines| lines.histogram(&Durations::default())), "");
+    }
+}

@@ -1,0 +1,155 @@
+//! The HTTP interface: dashboard, JSON, metrics, health, jobs.
+//!
+//! It has a thread and a runtime of its own. What it shows is read from what the server publishes; whatever it costs to
+//! write that as JSON, however often it is asked for and however slowly it is read, costs the job server's thread nothing.
+//!
+//! Nothing is buffered without a bound: lists are written as they are read, large bodies share a budget, and connections,
+//! streams of events and waits for jobs are counted.
+
+mod actions;
+mod answer;
+mod api;
+mod assets;
+mod events;
+mod guard;
+mod job;
+mod metrics;
+pub mod plugin;
+mod query;
+mod routes;
+mod server;
+mod stream;
+mod submit;
+
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::events::Overview;
+use crate::admin::Admin;
+use crate::job_server::Now;
+use crate::process::listen::KeepAlive;
+use crate::stats::{Gauge, Stats};
+
+/// How many streams of events there may be.
+const STREAMS: usize = 64;
+/// How many requests may wait for the end of a job.
+const WAITS: usize = 256;
+/// How many metrics are written at one time: each holds a view of every function.
+const SCRAPES: usize = 4;
+/// What large bodies and results hold together, in KiB, where a single one may not be larger.
+const BUDGET_KIB: usize = 256 * 1024;
+/// How long connections may take to end when the server stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What HTTP is allowed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What a request that changes something must bring, one of these; none where no token was set.
+    pub tokens: Vec<String>,
+    /// Whether nothing may be changed.
+    pub read_only: bool,
+    /// Connections at one time.
+    pub max_connections: usize,
+    /// Names of this server, in lower case.
+    pub hosts: Vec<String>,
+    /// The largest body of a packet, in bytes, which bounds workloads and results.
+    pub max_packet_size: usize,
+    /// How dead peers are noticed.
+    pub keep_alive: KeepAlive,
+}
+
+/// What HTTP knows of the server.
+pub struct Parts {
+    /// What is shown, and what can be done.
+    pub admin: Arc<Admin>,
+    /// The numbers that are published.
+    pub stats: Arc<Stats>,
+    /// The time as the job server counts it.
+    pub now: Box<dyn Fn() -> Now + Send + Sync>,
+    /// Makes a connection of the job server's out of one end of a pair of sockets, for a peer at this address.
+    pub connect: Box<dyn Fn(UnixStream, String) + Send + Sync>,
+}
+
+/// What all requests have in common.
+struct Interface {
+    settings: Settings,
+    parts: Parts,
+    streams: Arc<Semaphore>,
+    waits: Arc<Semaphore>,
+    scrapes: Arc<Semaphore>,
+    /// In KiB.
+    budget: Arc<Semaphore>,
+    overview: Mutex<Overview>,
+    counts: Counts,
+    stop: CancellationToken,
+}
+
+/// The interface's own numbers.
+#[derive(Default)]
+struct Counts {
+    connections: Gauge,
+    refused: Gauge,
+    requests: Gauge,
+    slow_readers: Gauge,
+}
+
+impl Interface {
+    fn new(settings: Settings, parts: Parts, stop: CancellationToken) -> Self {
+        let budget = BUDGET_KIB.max(answer::kib(settings.max_packet_size) * 2).min(Semaphore::MAX_PERMITS);
+        Self {
+            settings,
+            parts,
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            waits: Arc::new(Semaphore::new(WAITS)),
+            scrapes: Arc::new(Semaphore::new(SCRAPES)),
+            budget: Arc::new(Semaphore::new(budget)),
+            overview: Mutex::default(),
+            counts: Counts::default(),
+            stop,
+        }
+    }
+
+    fn now(&self) -> Now {
+        (self.parts.now)()
+    }
+}
+
+/// The running interface.
+#[derive(Debug)]
+pub struct Http {
+    stop: CancellationToken,
+    ended: oneshot::Receiver<()>,
+}
+
+/// Starts the thread that serves HTTP on sockets that listen and do not block.
+///
+/// # Errors
+/// When the thread or its runtime cannot be had.
+pub fn start(listeners: Vec<TcpListener>, settings: Settings, parts: Parts) -> io::Result<Http> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let stop = CancellationToken::new();
+    let interface = Arc::new(Interface::new(settings, parts, stop.clone()));
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name("http".to_owned()).spawn(move || {
+        runtime.block_on(server::run(listeners, interface));
+        // Nobody waits any more where the process ends by another way.
+        let _ = end.send(());
+    })?;
+    Ok(Http { stop, ended })
+}
+
+impl Http {
+    /// Ends it: no more connections, streams of events end, and answers that are under way have a moment to leave.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        // A thread that takes longer ends with the process.
+        let _ = tokio::time::timeout(STOP_TIMEOUT * 2, self.ended).await;
+    }
+}

@@ -1,0 +1,328 @@
+//! The head of a request, and the job that it asks for.
+//!
+//! gearmand's plugin is particular about some things and careless about others. What it closes without a word is closed
+//! here as well; what it reads in two ways is refused, since a proxy before us may read it in the other.
+
+use crate::protocol::packet::PacketType;
+
+/// The largest head, its empty line included, in bytes.
+pub(super) const HEAD_MAX: usize = 8192;
+
+/// The unique id of a request that names none: equal workloads are one job.
+const COALESCE_BY_WORKLOAD: &[u8] = b"-";
+
+/// The version of HTTP that a peer speaks, and is answered in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http10,
+    Http11,
+}
+
+impl Version {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+        }
+    }
+}
+
+/// A method that gearmand answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+}
+
+/// A request that is well formed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) version: Version,
+    /// Only the head of the response is wanted.
+    pub(super) is_head: bool,
+    /// The job that is asked for; `None` for a HEAD that names no function, which asks whether there is a server.
+    pub(super) job: Option<Job>,
+    /// The size of the workload, in bytes.
+    pub(super) length: usize,
+    /// The workload comes when it is asked for.
+    pub(super) waits_for_continue: bool,
+}
+
+/// A job without its workload.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) submission: PacketType,
+    pub(super) is_background: bool,
+    /// As it stands in the request: nothing is decoded.
+    pub(super) function: Vec<u8>,
+    pub(super) unique: Vec<u8>,
+}
+
+/// Why a request is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The connection is closed without a word, as gearmand does it.
+    Silent,
+    /// It is answered by a status.
+    Status(Version, Status),
+}
+
+/// What a refused request is answered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// Its headers contradict each other.
+    BadRequest,
+    /// It names no function.
+    NotFound,
+    /// Its workload is larger than a packet may be.
+    ContentTooLarge,
+    /// Its result is larger than a packet may be.
+    InternalServerError,
+    /// Its body is encoded.
+    NotImplemented,
+}
+
+/// Reads the head at the beginning of what has come, and says where it ends; `None` while it is incomplete.
+pub(super) fn parse(received: &[u8]) -> Result<Option<(Request, usize)>, Refusal> {
+    // A NUL would end an argument of the packet that is made of this.
+    let mut lines = Lines { rest: received };
+    let Some(first) = lines.next() else {
+        return if received.contains(&0) { Err(Refusal::Silent) } else { Ok(None) };
+    };
+    let (method, target, version) = request_line(first)?;
+    let mut headers = Headers::new(version);
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
+            let request = headers.request(method, target)?;
+            return Ok(Some((request, received.len() - lines.rest.len())));
+        }
+        headers.add(line)?;
+    }
+    Ok(None)
+}
+
+/// Whole lines, without their ends.
+struct Lines<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let end = memchr::memchr(b'\n', self.rest)?;
+        let line = &self.rest[..end];
+        self.rest = &self.rest[end + 1..];
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+}
+
+/// Method, target without its leading slashes, version.
+fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Refusal> {
+    let (method, rest) = word(line).ok_or(Refusal::Silent)?;
+    let method = match method {
+        b"GET" => Method::Get,
+        b"HEAD" => Method::Head,
+        b"POST" => Method::Post,
+        b"PUT" => Method::Put,
+        _ => return Err(Refusal::Silent),
+    };
+    let (target, rest) = word(rest).ok_or(Refusal::Silent)?;
+    let version = match rest {
+        b"HTTP/1.0" => Version::Http10,
+        b"HTTP/1.1" => Version::Http11,
+        _ => return Err(Refusal::Silent),
+    };
+    if target.contains(&0) {
+        return Err(Refusal::Silent);
+    }
+    let slashes = target.iter().take_while(|byte| **byte == b'/').count();
+    Ok((method, &target[slashes..], version))
+}
+
+/// What stands before the first space, and what stands after it and those that follow it.
+fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(b' ', line)?;
+    let spaces = line[end..].iter().take_while(|byte| **byte == b' ').count();
+    Some((&line[..end], &line[end + spaces..]))
+}
+
+/// What the headers have said so far.
+struct Headers<'a> {
+    version: Version,
+    length: Option<usize>,
+    unique: &'a [u8],
+    is_background: bool,
+    priority: Priority,
+    expects_continue: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Priority {
+    High,
+    Normal,
+    Low,
+}
+
+impl<'a> Headers<'a> {
+    const fn new(version: Version) -> Self {
+        Self {
+            version,
+            length: None,
+            unique: COALESCE_BY_WORKLOAD,
+            is_background: false,
+            priority: Priority::Normal,
+            expects_continue: false,
+        }
+    }
+
+    fn add(&mut self, line: &'a [u8]) -> Result<(), Refusal> {
+        if line.contains(&0) {
+            return Err(Refusal::Silent);
+        }
+        let ambiguous = Refusal::Status(self.version, Status::BadRequest);
+        if line.starts_with(b" ") || line.starts_with(b"\t") {
+            // The header before it goes on, for those who still know this form.
+            return Err(ambiguous);
+        }
+        let Some(colon) = memchr::memchr(b':', line) else {
+            return Ok(());
+        };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.last().is_some_and(u8::is_ascii_whitespace) {
+            return Err(ambiguous);
+        }
+        if name.eq_ignore_ascii_case(b"Content-Length") {
+            if self.length.is_some() {
+                return Err(ambiguous);
+            }
+            self.length = Some(content_length(value).ok_or(Refusal::Silent)?);
+        } else if name.eq_ignore_ascii_case(b"Transfer-Encoding") {
+            return Err(Refusal::Status(self.version, Status::NotImplemented));
+        } else if name.eq_ignore_ascii_case(b"Expect") {
+            self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
+        } else if name.eq_ignore_ascii_case(b"X-Gearman-Unique") {
+            self.unique = if value.is_empty() { COALESCE_BY_WORKLOAD } else { value };
+        } else if name.eq_ignore_ascii_case(b"X-Gearman-Background") {
+            self.is_background |= value.eq_ignore_ascii_case(b"true");
+        } else if name.eq_ignore_ascii_case(b"X-Gearman-Priority") {
+            if value.eq_ignore_ascii_case(b"high") {
+                self.priority = Priority::High;
+            } else if value.eq_ignore_ascii_case(b"low") {
+                self.priority = Priority::Low;
+            }
+        }
+        Ok(())
+    }
+
+    fn request(self, method: Method, function: &[u8]) -> Result<Request, Refusal> {
+        let is_head = method == Method::Head;
+        // As with gearmand, a body of other methods is none. It is not read for another request either.
+        let length = if matches!(method, Method::Post | Method::Put) { self.length.unwrap_or(0) } else { 0 };
+        let job = match (function.is_empty(), is_head) {
+            (false, _) => Some(self.job(function)),
+            (true, true) => None,
+            (true, false) => return Err(Refusal::Status(self.version, Status::NotFound)),
+        };
+        let waits_for_continue = self.expects_continue && self.version == Version::Http11 && length > 0;
+        Ok(Request { version: self.version, is_head, job, length, waits_for_continue })
+    }
+
+    fn job(&self, function: &[u8]) -> Job {
+        let submission = match (self.is_background, self.priority) {
+            (false, Priority::High) => PacketType::SubmitJobHigh,
+            (false, Priority::Normal) => PacketType::SubmitJob,
+            (false, Priority::Low) => PacketType::SubmitJobLow,
+            (true, Priority::High) => PacketType::SubmitJobHighBg,
+            (true, Priority::Normal) => PacketType::SubmitJobBg,
+            (true, Priority::Low) => PacketType::SubmitJobLowBg,
+        };
+        Job { submission, is_background: self.is_background, function: function.to_vec(), unique: self.unique.to_vec() }
+    }
+}
+
+/// Digits and nothing else. What does not fit is more than anybody allows.
+fn content_length(value: &[u8]) -> Option<usize> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |length: usize, byte: &u8| length.saturating_mul(10).saturating_add(usize::from(byte - b'0'));
+    Some(value.iter().fold(0, digit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(head: &str) -> Request {
+        let (request, size) = parse(head.as_bytes()).unwrap().unwrap();
+        assert_eq!(size, head.len());
+        request
+    }
+
+    fn job(head: &str) -> Job {
+        request(head).job.unwrap()
+    }
+
+    #[test]
+    fn headers_say_what_becomes_of_the_job() {
+        let asked = job("POST /f HTTP/1.1\r\nX-Gearman-Background: true\r\nX-Gearman-Priority: high\r\n\r\n");
+        assert_eq!((asked.submission, asked.is_background), (PacketType::SubmitJobHighBg, true));
+        assert_eq!((&asked.function[..], &asked.unique[..]), (&b"f"[..], &b"-"[..]));
+        let asked = job("GET f HTTP/1.0\nx-gearman-unique:u 1 \nX-Gearman-Priority: LOW\nX-Gearman-Background: 1\n\n");
+        assert_eq!((asked.submission, asked.is_background), (PacketType::SubmitJobLow, false));
+        assert_eq!(asked.unique, b"u 1");
+    }
+
+    #[test]
+    fn a_target_is_taken_as_it_stands_but_for_its_leading_slashes() {
+        for (target, function) in [("///a//b", "a//b"), ("/a%20b?x=1", "a%20b?x=1"), ("a", "a")] {
+            assert_eq!(job(&format!("GET {target} HTTP/1.1\r\n\r\n")).function, function.as_bytes());
+        }
+        assert_eq!(job("GET  /f  HTTP/1.1\r\n\r\n").function, b"f");
+        assert_eq!(request("HEAD / HTTP/1.1\r\n\r\n").job, None);
+        let nameless = Err(Refusal::Status(Version::Http10, Status::NotFound));
+        assert_eq!(parse(b"GET // HTTP/1.0\r\n\r\n"), nameless);
+    }
+
+    #[test]
+    fn only_post_and_put_have_a_body_and_its_length_is_said_once_in_digits() {
+        assert_eq!(request("POST /f HTTP/1.1\r\nContent-Length:  12\r\n\r\n").length, 12);
+        assert_eq!(request("PUT /f HTTP/1.1\r\nCONTENT-LENGTH:0\r\n\r\n").length, 0);
+        assert_eq!(request("GET /f HTTP/1.1\r\nContent-Length: 12\r\n\r\n").length, 0);
+        assert_eq!(request("POST /f HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n").length, usize::MAX);
+        for value in ["-1", "+1", "1x", "0x1", "", "1 2", "1,1"] {
+            let head = format!("POST /f HTTP/1.1\r\nContent-Length: {value}\r\n\r\n");
+            assert_eq!(parse(head.as_bytes()), Err(Refusal::Silent), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_two_readers_could_take_in_two_ways_is_refused() {
+        for (headers, status) in [
+            ("Content-Length: 1\r\nContent-Length: 1", Status::BadRequest),
+            ("Content-Length : 1", Status::BadRequest),
+            ("Content-Length: 1\r\n 2", Status::BadRequest),
+            ("Transfer-Encoding: chunked", Status::NotImplemented),
+            ("transfer-encoding:identity", Status::NotImplemented),
+        ] {
+            let head = format!("POST /f HTTP/1.1\r\n{headers}\r\n\r\n");
+            assert_eq!(parse(head.as_bytes()), Err(Refusal::Status(Version::Http11, status)), "{headers}");
+        }
+        for head in [&b"GET /a\0b HTTP/1.1\r\n\r\n"[..], b"GET /a HTTP/1.1\r\nX-Gearman-Unique: a\0b\r\n\r\n", b"\0"] {
+            assert_eq!(parse(head), Err(Refusal::Silent), "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_bad_first_line_is_known_before_the_head_ends() {
+        for line in ["", "x", "get /f HTTP/1.1", "TRACE /f HTTP/1.1", "GET /f", "GET /f HTTP/2.0", "GET /a b HTTP/1.1"]
+        {
+            assert_eq!(parse(format!("{line}\r\n").as_bytes()), Err(Refusal::Silent), "{line}");
+        }
+        assert_eq!(parse(b"GET /f HTTP/1.1\r\nX: y\r\n"), Ok(None));
+        assert_eq!(parse(b"GET /f HTT"), Ok(None));
+    }
+}

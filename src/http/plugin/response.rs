@@ -1,0 +1,77 @@
+//! The heads of responses, to the byte as gearmand writes them.
+
+use bytes::Bytes;
+
+use super::request::{Request, Status, Version};
+
+/// What asks for the body that a peer holds back.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What the job server made of a job.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// The job's handle, or the code of an error.
+    pub(super) handle: Bytes,
+    /// The name of the packet that ended it.
+    pub(super) command: &'static str,
+    /// Its result.
+    pub(super) payload: Bytes,
+}
+
+/// The head of the response to a job. A failed one has the status 200 too: the command tells.
+pub(super) fn answered(request: &Request, answer: &Answer) -> Vec<u8> {
+    let mut head = status_line(request.version, "200 OK");
+    head.extend_from_slice(b"X-Gearman-Job-Handle: ");
+    head.extend_from_slice(&answer.handle);
+    head.extend_from_slice(b"\r\n");
+    if !request.is_head {
+        head.extend_from_slice(format!("X-Gearman-Command: {}\r\n", answer.command).as_bytes());
+    }
+    write_length(&mut head, answer.payload.len());
+    write_server(&mut head, request.version);
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// The response to a HEAD that names no function.
+pub(super) fn alive(version: Version) -> Vec<u8> {
+    let mut head = status_line(version, "200 OK");
+    write_length(&mut head, 0);
+    write_server(&mut head, version);
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// The response to a request that is not served.
+pub(super) fn refused(version: Version, status: Status) -> Vec<u8> {
+    let mut head = status_line(
+        version,
+        match status {
+            Status::BadRequest => "400 BAD_REQUEST",
+            Status::NotFound => "404 NOT_FOUND",
+            Status::ContentTooLarge => "413 CONTENT_TOO_LARGE",
+            Status::InternalServerError => "500 INTERNAL_SERVER_ERROR",
+            Status::NotImplemented => "501 NOT_IMPLEMENTED",
+        },
+    );
+    write_server(&mut head, version);
+    write_length(&mut head, 0);
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+fn status_line(version: Version, status: &str) -> Vec<u8> {
+    format!("{} {status}\r\n", version.name()).into_bytes()
+}
+
+fn write_length(head: &mut Vec<u8>, length: usize) {
+    head.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+}
+
+/// Who answers, and to those who might send another request that there is no use.
+fn write_server(head: &mut Vec<u8>, version: Version) {
+    head.extend_from_slice(concat!("Server: Gearman/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
+    if version == Version::Http11 {
+        head.extend_from_slice(b"Connection: close\r\n");
+    }
+}

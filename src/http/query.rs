@@ -1,0 +1,106 @@
+//! What stands in addresses: segments of paths, and parameters. Names are any bytes.
+
+use std::borrow::Cow;
+use std::str::FromStr;
+
+use percent_encoding::percent_decode;
+
+use super::answer::Failure;
+
+/// The parameters of a request, each at most once.
+#[derive(Debug, Default)]
+pub(super) struct Query(Vec<(String, Vec<u8>)>);
+
+impl Query {
+    /// Reads a query, of which only `known` parameters make sense.
+    ///
+    /// # Errors
+    /// For others, and for those that come twice: what is misspelt must not be taken for a wish for everything.
+    pub(super) fn parse(text: Option<&str>, known: &[&str]) -> Result<Self, Failure> {
+        let mut parameters: Vec<(String, Vec<u8>)> = Vec::new();
+        for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = String::from_utf8_lossy(&decode(name)).into_owned();
+            if !known.contains(&name.as_str()) {
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let message = format!("there is no parameter {name:?} here; there is: {known}");
+                return Err(Failure::bad("unknown_parameter", message));
+            }
+            if parameters.iter().any(|(earlier, _)| *earlier == name) {
+                return Err(Failure::bad("bad_parameter", format!("the parameter {name} is given twice")));
+            }
+            parameters.push((name, decode(value)));
+        }
+        Ok(Self(parameters))
+    }
+
+    /// The bytes of a parameter.
+    pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
+    }
+
+    /// The text of a parameter.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
+        let text = self.bytes(name).map(std::str::from_utf8).transpose();
+        text.map_err(|_| Failure::bad("bad_parameter", format!("the parameter {name} is not UTF-8")))
+    }
+
+    /// A parameter that is one of these words.
+    pub(super) fn word(&self, name: &str, words: &[&str]) -> Result<Option<String>, Failure> {
+        match self.text(name)? {
+            Some(text) if !words.contains(&text) => {
+                let message = format!("{name} cannot be {text:?}; it is one of: {}", words.join(", "));
+                Err(Failure::bad("bad_parameter", message))
+            }
+            text => Ok(text.map(str::to_owned)),
+        }
+    }
+
+    /// A parameter that is a number, by what it must be.
+    pub(super) fn number<T: FromStr>(&self, name: &str, wanted: &str) -> Result<Option<T>, Failure> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        // What `+1` means to a query is for nobody to guess.
+        let number = text.parse().ok().filter(|_| text.starts_with(|first: char| first.is_ascii_digit()));
+        match number {
+            Some(number) => Ok(Some(number)),
+            None => Err(Failure::bad("bad_parameter", format!("{name} cannot be {text:?}; it is {wanted}"))),
+        }
+    }
+}
+
+/// Decodes `%41`, and `+` as a space.
+fn decode(text: &str) -> Vec<u8> {
+    let spaced: Cow<'_, str> = if text.contains('+') { text.replace('+', " ").into() } else { text.into() };
+    percent_decode(spaced.as_bytes()).collect()
+}
+
+/// Decodes a segment of a path.
+pub(super) fn segment(text: &str) -> Vec<u8> {
+    percent_decode(text.as_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_any_bytes() {
+        let query = Query::parse(Some("a=%ff+b&c&&d=x=y"), &["a", "c", "d"]).unwrap();
+        assert_eq!(query.bytes("a"), Some(&b"\xff b"[..]));
+        assert_eq!(query.bytes("c"), Some(&b""[..]));
+        assert_eq!(query.bytes("d"), Some(&b"x=y"[..]));
+        assert_eq!(query.bytes("e"), None);
+        assert!(query.text("a").is_err());
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        assert!(Query::parse(Some("b=1"), &["a"]).is_err());
+        assert!(Query::parse(Some("a=1&a=2"), &["a"]).is_err());
+        let query = Query::parse(Some("a=%2B1&b=-1&c=1&d="), &["a", "b", "c", "d"]).unwrap();
+        for name in ["a", "b", "d"] {
+            assert!(query.number::<u32>(name, "a number").is_err(), "{name}");
+        }
+        assert_eq!(query.number("c", "a number"), Ok(Some(1_u32)));
+    }
+}

@@ -1,0 +1,205 @@
+//! The table of routes, from which the router is made.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{MethodFilter, on};
+
+use super::Interface;
+use super::answer::Failure;
+use super::guard::Actor;
+use super::query::{Query, segment};
+use super::{actions, api, assets, events, metrics, submit};
+
+/// What is at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Page,
+    Asset,
+    Healthy,
+    Ready,
+    Metrics,
+    Description,
+    Server,
+    Functions,
+    Function,
+    History,
+    FunctionHistory,
+    Workers,
+    Worker,
+    Jobs,
+    Job,
+    Rules,
+    Events,
+    Pause,
+    Resume,
+    CancelJobs,
+    MoveJobs,
+    Limits,
+    CreateFunction,
+    DropFunction,
+    CancelJob,
+    RunNow,
+    MoveJob,
+    SetPriority,
+    Disable,
+    Drain,
+    Enable,
+    Kick,
+    Submit,
+}
+
+/// Method, path and what is there. `{name}` stands for a segment.
+const ROUTES: &[(MethodFilter, &str, Route)] = &[
+    (MethodFilter::GET, "/", Route::Page),
+    (MethodFilter::GET, "/assets/{name}", Route::Asset),
+    (MethodFilter::GET, "/healthz", Route::Healthy),
+    (MethodFilter::GET, "/readyz", Route::Ready),
+    (MethodFilter::GET, "/metrics", Route::Metrics),
+    (MethodFilter::GET, "/api/v1/openapi.json", Route::Description),
+    (MethodFilter::GET, "/api/v1/server", Route::Server),
+    (MethodFilter::GET, "/api/v1/functions", Route::Functions),
+    (MethodFilter::GET, "/api/v1/functions/{id}", Route::Function),
+    (MethodFilter::POST, "/api/v1/functions/{id}", Route::CreateFunction),
+    (MethodFilter::DELETE, "/api/v1/functions/{id}", Route::DropFunction),
+    (MethodFilter::GET, "/api/v1/functions/{id}/history", Route::FunctionHistory),
+    (MethodFilter::POST, "/api/v1/functions/{id}/pause", Route::Pause),
+    (MethodFilter::POST, "/api/v1/functions/{id}/resume", Route::Resume),
+    (MethodFilter::POST, "/api/v1/functions/{id}/cancel-jobs", Route::CancelJobs),
+    (MethodFilter::POST, "/api/v1/functions/{id}/move-jobs", Route::MoveJobs),
+    (MethodFilter::POST, "/api/v1/functions/{id}/limits", Route::Limits),
+    (MethodFilter::GET, "/api/v1/history", Route::History),
+    (MethodFilter::GET, "/api/v1/workers", Route::Workers),
+    (MethodFilter::POST, "/api/v1/workers/disable", Route::Disable),
+    (MethodFilter::POST, "/api/v1/workers/drain", Route::Drain),
+    (MethodFilter::POST, "/api/v1/workers/enable", Route::Enable),
+    (MethodFilter::POST, "/api/v1/workers/kick", Route::Kick),
+    (MethodFilter::GET, "/api/v1/workers/{id}", Route::Worker),
+    (MethodFilter::GET, "/api/v1/jobs", Route::Jobs),
+    (MethodFilter::POST, "/api/v1/jobs", Route::Submit),
+    (MethodFilter::GET, "/api/v1/jobs/{handle}", Route::Job),
+    (MethodFilter::POST, "/api/v1/jobs/{handle}/cancel", Route::CancelJob),
+    (MethodFilter::POST, "/api/v1/jobs/{handle}/run-now", Route::RunNow),
+    (MethodFilter::POST, "/api/v1/jobs/{handle}/move", Route::MoveJob),
+    (MethodFilter::POST, "/api/v1/jobs/{handle}/priority", Route::SetPriority),
+    (MethodFilter::GET, "/api/v1/rules", Route::Rules),
+    (MethodFilter::GET, "/api/v1/events", Route::Events),
+];
+
+/// A request that was admitted.
+pub(super) struct Call {
+    pub(super) interface: Arc<Interface>,
+    pub(super) actor: Actor,
+    /// What stands for the name in the path, decoded; empty where there is none.
+    pub(super) name: Vec<u8>,
+    query: Option<String>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Body,
+}
+
+impl Call {
+    fn new(interface: Arc<Interface>, pattern: &str, request: Request) -> Result<Self, Failure> {
+        let (Parts { uri, headers, mut extensions, .. }, body) = request.into_parts();
+        let Some(actor) = extensions.remove::<Actor>() else {
+            return Err(Failure::new(StatusCode::FORBIDDEN, "not_admitted", "nobody is known to ask"));
+        };
+        // Paths are taken as they came: a name may be bytes that are no text.
+        let name = pattern.split('/').zip(uri.path().split('/')).find(|(part, _)| part.starts_with('{'));
+        let name = name.map(|(_, part)| segment(part)).unwrap_or_default();
+        Ok(Self { interface, actor, name, query: uri.query().map(str::to_owned), headers, body })
+    }
+
+    /// The parameters, of which only these make sense.
+    pub(super) fn query(&self, known: &[&str]) -> Result<Query, Failure> {
+        Query::parse(self.query.as_deref(), known)
+    }
+}
+
+/// Routes requests that were admitted.
+pub(super) fn router(interface: &Arc<Interface>) -> Router {
+    let mut router = Router::new();
+    for (method, path, route) in ROUTES.iter().copied() {
+        let interface = Arc::clone(interface);
+        let handler = move |request: Request| {
+            let interface = Arc::clone(&interface);
+            async move {
+                match Call::new(interface, path, request) {
+                    Ok(call) => answer(route, call).await.unwrap_or_else(Failure::into_response),
+                    Err(failure) => failure.into_response(),
+                }
+            }
+        };
+        router = router.route(path, on(method, handler));
+    }
+    let missing = || async { Failure::missing("no_such_route", "there is nothing at this address").into_response() };
+    let wrong_method = || async {
+        let message = "this address has other methods: see the header Allow";
+        Failure::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message).into_response()
+    };
+    router.fallback(missing).method_not_allowed_fallback(wrong_method)
+}
+
+async fn answer(route: Route, call: Call) -> Result<Response, Failure> {
+    match route {
+        Route::Page => Ok(assets::page(&call)),
+        Route::Asset => assets::asset(&call),
+        Route::Description => assets::description(&call),
+        Route::Healthy => api::healthy(&call),
+        Route::Ready => api::ready(&call),
+        Route::Metrics => metrics::metrics(&call),
+        Route::Server => api::server(&call),
+        Route::Functions => api::functions(&call),
+        Route::Function => api::function(&call),
+        Route::History | Route::FunctionHistory => api::history(&call),
+        Route::Workers => api::workers(&call),
+        Route::Worker => api::worker(&call),
+        Route::Jobs => api::jobs(&call),
+        Route::Job => api::job(&call),
+        Route::Rules => api::rules(&call),
+        Route::Events => events::events(&call),
+        Route::Submit => submit::submit(call).await,
+        action => actions::act(action, call).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::http::assets::OPENAPI;
+
+    /// The interface is what its description says, and nothing else is described. Pages describe themselves.
+    #[test]
+    fn the_description_has_every_route() {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let methods = |operations: &Value| -> Vec<String> {
+            let methods = operations.as_object().unwrap().keys().filter(|key| *key != "parameters");
+            methods.cloned().collect()
+        };
+        let described: BTreeSet<(String, String)> = description["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, operations)| methods(operations).into_iter().map(|method| (path.clone(), method)))
+            .collect();
+        let method = |filter: MethodFilter| match filter {
+            MethodFilter::GET => "get",
+            MethodFilter::POST => "post",
+            _ => "delete",
+        };
+        let routes: BTreeSet<(String, String)> = ROUTES
+            .iter()
+            .filter(|(_, _, route)| !matches!(route, Route::Page | Route::Asset))
+            .map(|(filter, path, _)| ((*path).to_owned(), method(*filter).to_owned()))
+            .collect();
+        assert_eq!(described, routes);
+    }
+}

@@ -1,0 +1,273 @@
+//! Workers that get no jobs by the operator's rules.
+//!
+//! A rule is looked up when a connection registers a function, when it names itself, and when rules change. What comes of
+//! it stands at the ability, so that grabs and wake-ups look at a flag alone. The worker is told nothing: it is answered
+//! as if there were no jobs, and is not woken for any.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::connection::{Ability, Sleep};
+use super::control::{ControlError, Rule, Who};
+use super::effects::Effects;
+use super::index::NONE;
+use super::{ConnectionId, JobServer, Now, Withholding};
+use crate::protocol::FunctionName;
+use crate::protocol::names::{CLIENT_ID_MAX, FUNCTION_MAX};
+
+/// How many rules for client ids and hosts are kept; and how many for one connection.
+const MAX_RULES: usize = 1000;
+/// The longest name of a host, in bytes: as long as names in the DNS.
+const HOST_MAX: usize = 255;
+
+/// What is withheld from one, by function. The entry without one is for all functions.
+type Withheld = BTreeMap<Option<FunctionName>, Withholding>;
+
+/// All rules.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// By slot of the connection.
+    connections: BTreeMap<u32, Withheld>,
+    clients: BTreeMap<Vec<u8>, Withheld>,
+    hosts: BTreeMap<String, Withheld>,
+}
+
+impl Rules {
+    /// How many are kept whoever is connected.
+    fn remembered(&self) -> usize {
+        self.clients.values().chain(self.hosts.values()).map(BTreeMap::len).sum()
+    }
+
+    /// The rules for one.
+    fn of(&mut self, who: &Who) -> &mut Withheld {
+        match who {
+            Who::Connection(id) => self.connections.entry(id.slot).or_default(),
+            Who::Client(id) => self.clients.entry(id.clone()).or_default(),
+            Who::Host(address) => self.hosts.entry(address.clone()).or_default(),
+        }
+    }
+
+    fn is_known(&self, who: &Who, function: &Option<FunctionName>) -> bool {
+        let withheld = match who {
+            Who::Connection(id) => self.connections.get(&id.slot),
+            Who::Client(id) => self.clients.get(id),
+            Who::Host(address) => self.hosts.get(address),
+        };
+        withheld.is_some_and(|withheld| withheld.contains_key(function))
+    }
+
+    /// Forgets those who have no rules any more.
+    fn tidy(&mut self) {
+        self.connections.retain(|_, withheld| !withheld.is_empty());
+        self.clients.retain(|_, withheld| !withheld.is_empty());
+        self.hosts.retain(|_, withheld| !withheld.is_empty());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.connections.is_empty() && self.clients.is_empty() && self.hosts.is_empty()
+    }
+
+    /// A connection has ended, and its slot will be another's.
+    pub(super) fn forget_connection(&mut self, slot: u32) {
+        self.connections.remove(&slot);
+    }
+}
+
+impl JobServer {
+    /// Gives workers no jobs from now on, of one function or of any; those that they have go on. Returns how many workers
+    /// that concerns now.
+    ///
+    /// The rule lasts as long as the connection; one for a client id or a host until it is taken back with
+    /// [`release`](Self::release). A second rule for the same workers and function takes the place of the first.
+    ///
+    /// # Errors
+    /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NameTooLong`] for a name that no
+    /// worker or function can have, [`ControlError::TooManyRules`] from the 1,000th rule on.
+    pub fn withhold(
+        &mut self,
+        now: Now,
+        who: &Who,
+        function: Option<&[u8]>,
+        how: Withholding,
+        effects: &mut impl Effects,
+    ) -> Result<usize, ControlError> {
+        let fits = match who {
+            Who::Connection(_) => true,
+            Who::Client(id) => id.len() <= CLIENT_ID_MAX,
+            Who::Host(address) => address.len() <= HOST_MAX,
+        };
+        if !fits || function.is_some_and(|name| name.len() > FUNCTION_MAX) {
+            return Err(ControlError::NameTooLong);
+        }
+        let function = function.map(FunctionName::new);
+        if !self.rules.is_known(who, &function) {
+            let count = match who {
+                Who::Connection(id) => {
+                    let slot = self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
+                    self.rules.connections.get(&slot).map_or(0, BTreeMap::len)
+                }
+                Who::Client(_) | Who::Host(_) => self.rules.remembered(),
+            };
+            if count >= MAX_RULES {
+                return Err(ControlError::TooManyRules);
+            }
+        } else if let Who::Connection(id) = who {
+            self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
+        }
+        self.rules.of(who).insert(function, how);
+        Ok(self.apply_rules_to(now, who, effects))
+    }
+
+    /// Ends what [`withhold`](Self::withhold) began for exactly these workers: for one function, or without one all of it.
+    /// Returns how many workers that concerns now.
+    pub fn release(&mut self, now: Now, who: &Who, function: Option<&[u8]>, effects: &mut impl Effects) -> usize {
+        if let Who::Connection(id) = who
+            && self.slot_of(*id).is_none()
+        {
+            return 0;
+        }
+        let withheld = self.rules.of(who);
+        let before = withheld.len();
+        match function {
+            Some(name) => drop(withheld.remove(&Some(FunctionName::new(name)))),
+            None => withheld.clear(),
+        }
+        let is_changed = withheld.len() < before;
+        self.rules.tidy();
+        if is_changed { self.apply_rules_to(now, who, effects) } else { 0 }
+    }
+
+    /// The rules by which workers get no jobs, those for connections first.
+    pub fn withholdings(&self) -> Vec<Rule> {
+        let Rules { connections, clients, hosts } = &self.rules;
+        let connections = connections.iter().map(|(slot, withheld)| (Who::Connection(self.id_of(*slot)), withheld));
+        let clients = clients.iter().map(|(id, withheld)| (Who::Client(id.clone()), withheld));
+        let hosts = hosts.iter().map(|(address, withheld)| (Who::Host(address.clone()), withheld));
+        let all = connections.chain(clients).chain(hosts);
+        all.flat_map(|(who, withheld)| {
+            withheld.iter().map(move |(function, how)| Rule { who: who.clone(), function: function.clone(), how: *how })
+        })
+        .collect()
+    }
+
+    /// The connections that are meant: one by its id whatever it does, others where they can do something.
+    pub fn workers_of(&self, who: &Who) -> Vec<ConnectionId> {
+        self.meant(who).into_iter().map(|slot| self.id_of(slot)).collect()
+    }
+
+    fn meant(&self, who: &Who) -> Vec<u32> {
+        let workers = || {
+            let workers = self.connections.iter().filter(|(_, connection)| !connection.abilities.is_empty());
+            workers.map(|(slot, connection)| (u32::try_from(slot).unwrap_or(NONE), &connection.gauges))
+        };
+        match who {
+            Who::Connection(id) => self.slot_of(*id).into_iter().collect(),
+            Who::Client(id) => {
+                let of_client = workers().filter(|(_, gauges)| gauges.client_id().as_ref() == Some(id));
+                of_client.map(|(slot, _)| slot).collect()
+            }
+            Who::Host(address) => {
+                workers().filter(|(_, gauges)| gauges.peer == *address).map(|(slot, _)| slot).collect()
+            }
+        }
+    }
+
+    /// The rules for some have changed. Returns how many workers these are.
+    fn apply_rules_to(&mut self, now: Now, who: &Who, effects: &mut impl Effects) -> usize {
+        let meant = self.meant(who);
+        // First all, then the waking: otherwise one would be woken just before its turn to get no jobs.
+        let to_cover: BTreeSet<u32> = meant.iter().flat_map(|connection| self.mark_withheld(*connection)).collect();
+        self.cover_all(now, to_cover, effects);
+        self.debug_check_invariants();
+        meant.len()
+    }
+
+    /// A connection has given itself another name.
+    pub(super) fn apply_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+        let to_cover = self.mark_withheld(connection);
+        self.cover_all(now, to_cover.into_iter().collect(), effects);
+    }
+
+    fn cover_all(&mut self, now: Now, functions: BTreeSet<u32>, effects: &mut impl Effects) {
+        for function in functions {
+            self.cover(now, function, effects);
+        }
+    }
+
+    /// What the rules say to a function that a connection can do.
+    pub(super) fn rule_for(&self, connection: u32, function: &[u8]) -> Option<Withholding> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        strictest(&self.rules_for(connection), &FunctionName::new(function))
+    }
+
+    /// The rules that mean a connection.
+    fn rules_for(&self, connection: u32) -> Vec<&Withheld> {
+        let gauges = &self.connections[connection as usize].gauges;
+        let Rules { connections, clients, hosts } = &self.rules;
+        let of_client = if clients.is_empty() { None } else { gauges.client_id().and_then(|id| clients.get(&id)) };
+        [connections.get(&connection), of_client, hosts.get(&gauges.peer)].into_iter().flatten().collect()
+    }
+
+    /// Marks what the rules now withhold from a connection. Returns the functions that are to be covered again.
+    fn mark_withheld(&mut self, connection: u32) -> Vec<u32> {
+        let rules = if self.rules.is_empty() { Vec::new() } else { self.rules_for(connection) };
+        let mut changed = Vec::new();
+        for slot in &self.connections[connection as usize].abilities {
+            let Ability { function, withheld, .. } = self.abilities[*slot as usize];
+            let rule = match rules[..] {
+                [] => None,
+                _ => strictest(&rules, &self.functions[function as usize].name),
+            };
+            if rule != withheld {
+                changed.push((*slot, rule));
+            }
+        }
+        changed.into_iter().filter_map(|(ability, rule)| self.set_withheld(ability, rule)).collect()
+    }
+
+    /// Returns the function if it is to be covered again.
+    fn set_withheld(&mut self, ability: u32, rule: Option<Withholding>) -> Option<u32> {
+        let Ability { connection, function, withheld: before, .. } = self.abilities[ability as usize];
+        self.abilities[ability as usize].withheld = rule;
+        self.abilities[ability as usize].gauges.set_withheld(rule);
+        let is_asleep = self.connections[connection as usize].sleep == Sleep::Asleep;
+        let is_to_cover = match (before, rule) {
+            (None, Some(_)) if is_asleep => {
+                self.remove_sleeper(ability);
+                false
+            }
+            (None, Some(_)) => self.stop_counting_on(connection, function),
+            (Some(_), None) if is_asleep => {
+                self.append_sleeper(ability);
+                true
+            }
+            // It asks by itself, or nothing changes for jobs.
+            (Some(_), Some(_) | None) | (None, None) => false,
+        };
+        is_to_cover.then_some(function)
+    }
+
+    /// Checks that what is withheld follows from the rules.
+    pub(super) fn check_rules(&self) {
+        for slot in self.rules.connections.keys() {
+            assert!(self.connections.contains(*slot as usize), "a rule has outlived its connection");
+        }
+        let Rules { connections, clients, hosts } = &self.rules;
+        let all = connections.values().chain(clients.values()).chain(hosts.values());
+        assert!(all.into_iter().all(|withheld| !withheld.is_empty()), "an empty set of rules is kept");
+        for (_, ability) in &self.abilities {
+            let name = &self.functions[ability.function as usize].name;
+            let rule = self.rule_for(ability.connection, name.as_bytes());
+            assert_eq!(ability.withheld, rule, "what is withheld does not follow from the rules");
+        }
+    }
+}
+
+/// What several rules come to for a function. Disabled is stricter than draining.
+fn strictest(rules: &[&Withheld], function: &FunctionName) -> Option<Withholding> {
+    let function = Some(function.clone());
+    let of_function = rules.iter().filter_map(|withheld| withheld.get(&function));
+    let of_all = rules.iter().filter_map(|withheld| withheld.get(&None));
+    of_function.chain(of_all).copied().min_by_key(|how| *how != Withholding::Disabled)
+}

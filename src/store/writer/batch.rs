@@ -1,0 +1,92 @@
+//! The operations of one transaction, merged so that no job is in two of its parts.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use super::super::Changes;
+use super::added;
+use crate::job_server::{Durability, Edit, JobKey, StoreOp, StoreReport, StoredJob};
+
+/// A new job that somebody waits for.
+pub(super) struct Addition {
+    pub(super) ticket: u32,
+    pub(super) durability: Durability,
+    pub(super) job: StoredJob,
+}
+
+/// New jobs, and what else is to be changed.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) additions: Vec<Addition>,
+    removes: Vec<JobKey>,
+    /// By number of the job: the name under which the store has it, and the last word on it.
+    edits: HashMap<u64, (JobKey, Edit)>,
+}
+
+impl Batch {
+    /// Merges operations in their order.
+    pub(super) fn of(operations: Vec<StoreOp>) -> Self {
+        let mut batch = Self::default();
+        for operation in operations {
+            match operation {
+                StoreOp::Add { ticket, durability, job } => batch.additions.push(Addition { ticket, durability, job }),
+                // The store has the job as it was before the edits that were still to be made.
+                StoreOp::Remove(key) => {
+                    let key = batch.edits.remove(&key.number).map_or(key, |(key, _)| key);
+                    batch.removes.push(key);
+                }
+                StoreOp::Edit { key, edit } => batch.edit(key, edit),
+                // The queue keeps these apart.
+                StoreOp::Attempts { .. } | StoreOp::Load { .. } => {}
+            }
+        }
+        batch
+    }
+
+    fn edit(&mut self, key: JobKey, edit: Edit) {
+        if let Some(new) = self.additions.iter_mut().find(|addition| addition.job.number == key.number) {
+            let Edit { function, priority, due_s } = edit;
+            (new.job.function, new.job.priority, new.job.due_s) = (function, priority, due_s);
+            return;
+        }
+        match self.edits.entry(key.number) {
+            Entry::Occupied(mut known) => known.get_mut().1 = edit,
+            Entry::Vacant(unknown) => {
+                unknown.insert((key, edit));
+            }
+        }
+    }
+
+    /// The new jobs that are still to be stored, and everything else. A job that has ended before it was stored need not be:
+    /// its clients are told that it was.
+    pub(super) fn finish(
+        self,
+        attempts: Vec<(JobKey, u16)>,
+        reports: &mut Vec<StoreReport>,
+    ) -> (Vec<Addition>, Changes) {
+        let Self { mut additions, mut removes, edits } = self;
+        cancel_pairs(&mut additions, &mut removes, reports);
+        (additions, Changes { removes, edits: edits.into_values().collect(), attempts, ..Changes::default() })
+    }
+}
+
+fn cancel_pairs(additions: &mut Vec<Addition>, removes: &mut Vec<JobKey>, reports: &mut Vec<StoreReport>) {
+    let Some(lowest) = additions.iter().map(|addition| addition.job.number).min() else {
+        return;
+    };
+    // Nearly always every job to remove is older than every new one.
+    if removes.iter().all(|key| key.number < lowest) {
+        return;
+    }
+    let ended: HashSet<u64> = removes.iter().map(|key| key.number).collect();
+    let mut cancelled = HashSet::new();
+    additions.retain(|addition| {
+        let is_ended = ended.contains(&addition.job.number);
+        if is_ended {
+            cancelled.insert(addition.job.number);
+            reports.push(added(addition.ticket, Ok(())));
+        }
+        !is_ended
+    });
+    removes.retain(|key| !cancelled.contains(&key.number));
+}

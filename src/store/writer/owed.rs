@@ -1,0 +1,118 @@
+//! What failed to be removed, edited or set, and is to be done before anything newer.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::super::Changes;
+use super::super::queue::take_some;
+use super::MOST_CHANGES;
+use crate::job_server::{Edit, JobKey};
+
+/// Each job is there once in each part.
+#[derive(Default)]
+pub(super) struct Owed {
+    pub(super) removes: Vec<JobKey>,
+    /// By unique id and number: two jobs can be in each other's way only if they have the same unique id, so those that have
+    /// are done in one transaction.
+    edits: BTreeMap<(Box<[u8]>, u64), Edited>,
+    /// By number of the job, which is named as it is after its edits.
+    attempts: HashMap<u64, (JobKey, u16)>,
+    /// Whether the store has refused an edit: then they are made one by one, until it is known which.
+    is_picking: bool,
+}
+
+/// An edit that may have happened, and so may those before it.
+struct Edited {
+    /// The names that the job may have in the store: at least one.
+    keys: Vec<JobKey>,
+    edit: Edit,
+}
+
+fn place_of(key: &JobKey) -> (Box<[u8]>, u64) {
+    (key.unique.clone(), key.number)
+}
+
+impl Owed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.removes.is_empty() && self.edits.is_empty() && self.attempts.is_empty()
+    }
+
+    /// How many edits.
+    pub(super) fn edits(&self) -> usize {
+        self.edits.len()
+    }
+
+    /// Remembers what is not new in `changes`, which come after all that is owed already.
+    pub(super) fn add(&mut self, changes: Changes) {
+        for key in changes.removes {
+            self.attempts.remove(&key.number);
+            // Whatever name it has by now: this one is the last.
+            if let Some(Edited { keys, .. }) = self.edits.remove(&place_of(&key)) {
+                self.removes.extend(keys.into_iter().filter(|other| *other != key));
+            }
+            self.removes.push(key);
+        }
+        for (key, edit) in changes.edits {
+            if let Some((attempted, _)) = self.attempts.get_mut(&key.number) {
+                attempted.function.clone_from(&edit.function);
+            }
+            let edited = self
+                .edits
+                .entry(place_of(&key))
+                .or_insert_with(|| Edited { keys: Vec::with_capacity(1), edit: edit.clone() });
+            if !edited.keys.contains(&key) {
+                edited.keys.push(key);
+            }
+            edited.edit = edit;
+        }
+        self.attempts.extend(changes.attempts.into_iter().map(|(key, attempts)| (key.number, (key, attempts))));
+    }
+
+    /// What is to be done next, in one transaction; `None` if nothing is. Removals first, then edits, then attempts: what is
+    /// moved takes the places of what was removed, and attempts name jobs as they are after the edits.
+    pub(super) fn take(&mut self, sync: bool) -> Option<Changes> {
+        if self.is_empty() {
+            self.is_picking = false;
+            return None;
+        }
+        // From the end: the order among them does not matter, since each job is there once.
+        let removes = self.removes.split_off(self.removes.len().saturating_sub(MOST_CHANGES));
+        let edits = if self.removes.is_empty() { self.take_edits() } else { Vec::new() };
+        let is_last = self.removes.is_empty() && self.edits.is_empty();
+        let attempts = if is_last { take_some(&mut self.attempts, MOST_CHANGES) } else { Vec::new() };
+        Some(Changes { removes, edits, attempts, sync, ..Changes::default() })
+    }
+
+    fn take_edits(&mut self) -> Vec<(JobKey, Edit)> {
+        let most = if self.is_picking { 1 } else { MOST_CHANGES };
+        let mut taken: Vec<(JobKey, Edit)> = Vec::new();
+        while let Some(next) = self.edits.first_entry() {
+            let unique = &next.key().0;
+            // Only what is a unique id of the job's own can be another's too.
+            let belongs =
+                !matches!(**unique, [] | [b'-']) && taken.last().is_some_and(|(key, _)| key.unique == *unique);
+            if taken.len() >= most && !belongs {
+                break;
+            }
+            let Edited { keys, edit } = next.remove();
+            taken.extend(keys.into_iter().map(|key| (key, edit.clone())));
+        }
+        taken
+    }
+
+    /// The store has refused these changes, which were owed. Returns the edits that are given up: of many it is not known
+    /// which one it was, so they are tried one by one.
+    pub(super) fn refused(&mut self, mut changes: Changes) -> Vec<(JobKey, Edit)> {
+        let given_up = if self.is_picking { std::mem::take(&mut changes.edits) } else { Vec::new() };
+        self.is_picking = true;
+        self.add(changes);
+        given_up
+    }
+
+    /// Names that this job may have in the store, if it is not known which.
+    pub(super) fn names(&self, key: &JobKey) -> &[JobKey] {
+        if self.edits.is_empty() {
+            return &[];
+        }
+        self.edits.get(&place_of(key)).map_or(&[], |edited| &edited.keys)
+    }
+}

@@ -1,0 +1,202 @@
+//! The commands that change something and that gearmand does not know. What they do to workers is in `tests/control.rs`.
+
+use nix::sys::signal::Signal;
+
+use crate::answers::TextAnswer;
+use crate::common::{packet, wait_for};
+use crate::{connect, server, submit, worker};
+
+/// Lines that are no good, and what is said to them.
+const ERRORS: &[(&str, &str)] = &[
+    ("disable worker:1", "ERR INVALID_ARGUMENTS Workers+are+connection:ID,+client:ID+or+host:ADDRESS\r\n"),
+    ("drain host:", "ERR INVALID_ARGUMENTS Workers+are+connection:ID,+client:ID+or+host:ADDRESS\r\n"),
+    (
+        "kick connection:1",
+        "ERR INVALID_ARGUMENTS The+id+of+a+connection+is+two+numbers+with+a+hyphen,+as+show+workers+tells+it\r\n",
+    ),
+    ("limit running f x", "ERR INVALID_ARGUMENTS A+limit+is+a+number+of+jobs,+0+for+none\r\n"),
+    ("priority job H:t:1 urgent", "ERR INVALID_ARGUMENTS A+priority+is+high,+normal+or+low\r\n"),
+    (
+        "list jobs colour=red",
+        "ERR INVALID_ARGUMENTS \
+         Filters+are+function=+state=+unique=+priority=+client=+older=+limit=+after=\r\n",
+    ),
+    ("list jobs state=storing", "ERR INVALID_ARGUMENTS The+state+of+a+job+is+scheduled,+queued+or+running\r\n"),
+    ("list jobs older=x", "ERR INVALID_ARGUMENTS An+age+is+a+number+of+seconds\r\n"),
+    ("list jobs limit=x", "ERR INVALID_ARGUMENTS limit=+and+after=+are+numbers\r\n"),
+    ("list jobs limit=1 limit=1", "ERR INVALID_ARGUMENTS Each+filter+can+be+given+once\r\n"),
+    ("resume unknown", "ERR NO_SUCH_FUNCTION There+is+no+such+function\r\n"),
+    ("cancel jobs unknown", "ERR NO_SUCH_FUNCTION There+is+no+such+function\r\n"),
+    ("cancel jobs ", "ERR UNKNOWN_ERROR\r\n"),
+    ("cancel jobs", "ERR UNKNOWN_COMMAND Unknown+server+commandcancel\r\n"),
+    ("move job H:t:9 f", "ERR NO_SUCH_JOB There+is+no+such+job\r\n"),
+    ("priority job nonsense low", "ERR NO_SUCH_JOB There+is+no+such+job\r\n"),
+    ("run job H:t:9", "ERR NO_SUCH_JOB There+is+no+such+job\r\n"),
+    ("show job H:t:9", "ERR NO_SUCH_JOB There+is+no+such+job\r\n"),
+    ("show worker 7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
+    ("disable connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
+    ("kick client:nobody", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
+    ("kick connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
+];
+
+/// Commands that lack an argument, or have one too many; the answer repeats the first word as it was typed.
+const INCOMPLETE: &[&str] = &[
+    "pause",
+    "Pause f g",
+    "resume ",
+    "limit running f",
+    "limit f 1",
+    "move job H:t:1",
+    "move f g",
+    "priority job H:t:1",
+    "run H:t:1",
+    "disable",
+    "drain host:h f g",
+    "enable",
+    "kick host:h f",
+    "list",
+    "list workers",
+];
+
+#[test]
+fn what_is_no_good_is_said() {
+    let server = server(&[]);
+    let mut wire = connect(&server);
+    for (line, answer) in ERRORS {
+        assert_eq!(wire.text_answer(line), *answer, "{line}");
+    }
+    for line in INCOMPLETE {
+        let word = line.split(' ').next().unwrap_or_default();
+        let answer =
+            format!("ERR INVALID_ARGUMENTS An+incomplete+set+of+arguments+was+sent+to+this+command+{word}\r\n");
+        assert_eq!(wire.text_answer(line), answer, "{line}");
+    }
+    assert_eq!(wire.text("status"), ".\n", "nothing of that made a function known");
+}
+
+/// Commands that are obeyed, in this order, by a server with the jobs H:t:1 of `f` and, scheduled, H:t:2 of `g`.
+const OBEYED: &[&str] = &[
+    "pause f",
+    "pause new",
+    "RESUME f",
+    "limit running f 1",
+    "limit running f 0",
+    "move job H:t:1 g",
+    "move JOBS g f",
+    "priority job H:t:1 high",
+    "priority job H:t:2 low",
+    "run job H:t:2",
+    "disable client:nobody",
+    "drain client:nobody f",
+    "enable client:nobody",
+    "enable client:nobody",
+    "disable host:192.0.2.1 f",
+    "enable host:192.0.2.1 f",
+    "cancel jobs f",
+];
+
+#[test]
+fn what_is_done_is_answered_with_ok() {
+    let server = server(&[]);
+    let mut wire = connect(&server);
+    submit(&mut wire, packet::SUBMIT_JOB_BG, b"f\0\0", "H:t:1");
+    submit(&mut wire, packet::SUBMIT_JOB_EPOCH, b"g\0\x004000000000\0", "H:t:2");
+    for line in OBEYED {
+        assert_eq!(wire.text_answer(line), "OK\r\n", "{line}");
+    }
+    assert_eq!(wire.text("status"), "f\t0\t0\t0\ng\t0\t0\t0\nnew\t0\t0\t0\n.\n");
+}
+
+#[test]
+fn names_are_typed_as_they_are_shown() {
+    let server = server(&[]);
+    let mut wire = worker(&server, &["a space", "tab\there", "new\nline", "back\\slash", "\\x41"]);
+    wire.send(packet::SET_CLIENT_ID, b"my id");
+    for function in ["a\\x20space", "tab\\x09here", "new\\x0aline", "back\\slash", "\\x5cx41"] {
+        assert_eq!(wire.text_answer(&format!("pause {function}")), "OK\r\n");
+    }
+    let functions = wire.text("show functions");
+    assert_eq!(functions.lines().count(), 7, "none is new: {functions}");
+    assert_eq!(wire.text_answer("disable client:my\\x20id a\\x20space"), "OK\r\n");
+    assert_eq!(wire.text("show rules"), "# who\tfunction\thow\nclient:my id\ta space\tdisabled\n.\n");
+}
+
+#[test]
+fn names_have_limits_and_so_has_their_number() {
+    let server = server(&["--max-functions", "2"]);
+    let mut wire = connect(&server);
+    let long = "f".repeat(513);
+    for command in [
+        format!("pause {long}"),
+        format!("limit running {long} 1"),
+        format!("disable client:a {long}"),
+        format!("drain client:{}", "c".repeat(128)),
+    ] {
+        assert_eq!(wire.text_answer(&command), "ERR NAME_TOO_LONG The+name+is+too+long\r\n", "{command}");
+    }
+    // Both are in use, since that is not to be forgotten.
+    assert_eq!(wire.text_answer("pause f"), "OK\r\n");
+    assert_eq!(wire.text_answer("limit running g 1"), "OK\r\n");
+    assert_eq!(wire.text_answer("pause h"), "ERR TOO_MANY_FUNCTIONS There+are+as+many+functions+as+may+be\r\n");
+    for serial in 0..1000 {
+        assert_eq!(wire.text_answer(&format!("disable client:{serial}")), "OK\r\n");
+    }
+    let full = "ERR TOO_MANY_RULES There+are+as+many+rules+for+workers+as+may+be\r\n";
+    assert_eq!(wire.text_answer("disable host:192.0.2.1"), full);
+    assert_eq!(wire.text_answer("drain client:7"), "OK\r\n", "it takes the place of another");
+    assert_eq!(wire.text("show rules").lines().count(), 1002);
+}
+
+/// Everything that changes something.
+const CHANGES: &[&str] = &[
+    "cancel job H:t:1",
+    "cancel jobs f",
+    "create function g",
+    "drop function f",
+    "maxqueue f 1",
+    "shutdown",
+    "pause f",
+    "resume f",
+    "limit running f 1",
+    "move job H:t:1 g",
+    "move jobs f g",
+    "priority job H:t:1 low",
+    "run job H:t:1",
+    "disable client:a",
+    "drain client:a",
+    "enable client:a",
+    "kick host:127.0.0.1",
+];
+
+#[test]
+fn a_read_only_server_is_changed_by_nobody_and_shows_everything() {
+    let server = server(&["--admin-read-only", "--allow-shutdown"]);
+    let mut wire = connect(&server);
+    submit(&mut wire, packet::SUBMIT_JOB_BG, b"f\0\0", "H:t:1");
+    for line in CHANGES {
+        let answer = "ERR READ_ONLY Nothing+is+changed+by+text+commands+here+(admin-read-only)\r\n";
+        assert_eq!(wire.text_answer(line), answer, "{line}");
+    }
+    assert_eq!(wire.text("status"), "f\t1\t0\t0\n.\n");
+    for line in ["workers", "show jobs", "show functions", "show workers", "show server", "show rules", "list jobs"] {
+        assert!(wire.text(line).ends_with(".\n"), "{line}");
+    }
+    assert_eq!(wire.text_answer("nonsense"), "ERR UNKNOWN_COMMAND Unknown+server+commandnonsense\r\n");
+}
+
+#[test]
+fn read_only_begins_and_ends_with_a_reload() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("gearmand.toml");
+    let write = |value: &str| std::fs::write(&file, format!("admin-read-only = {value}\n")).expect("write a file");
+    write("true");
+    let server = server(&["--config-file", file.to_str().expect("a path in UTF-8")]);
+    let mut wire = connect(&server);
+    assert!(wire.text_answer("pause f").starts_with("ERR READ_ONLY "));
+    write("false");
+    server.signal(Signal::SIGHUP);
+    wait_for("the reload", || (wire.text_answer("pause f") == "OK\r\n").then_some(()));
+    write("true");
+    server.signal(Signal::SIGHUP);
+    wait_for("the reload", || wire.text_answer("resume f").starts_with("ERR READ_ONLY ").then_some(()));
+}

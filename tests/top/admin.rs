@@ -1,0 +1,159 @@
+//! The commands of `gearmand admin` that C++ gearmand does not know.
+
+use serde_json::{Value, json};
+
+use crate::common::{Server, Wire, packet};
+use crate::{grab, run, submit, worker};
+
+#[track_caller]
+fn admin(server: &Server, arguments: &[&str]) -> String {
+    let (stdout, stderr, status) = run(server, "admin", arguments);
+    assert_eq!((stderr.as_str(), status), ("", Some(0)), "{arguments:?}: {stdout}");
+    stdout
+}
+
+#[track_caller]
+fn json(server: &Server, arguments: &[&str]) -> Value {
+    serde_json::from_str(&admin(server, &[&["--json"], arguments].concat())).expect("JSON")
+}
+
+/// What a command says that fails.
+#[track_caller]
+fn refused(server: &Server, arguments: &[&str], status: i32) -> String {
+    let (stdout, stderr, ended) = run(server, "admin", arguments);
+    assert_eq!((stdout.as_str(), ended), ("", Some(status)), "{arguments:?}: {stderr}");
+    stderr
+}
+
+fn server() -> Server {
+    Server::ours(&["--job-handle-prefix", "H:t"])
+}
+
+#[test]
+fn functions_are_paused_limited_and_shown() {
+    let server = server();
+    submit(&server, "rev", 3);
+    let mut worker = worker(&server, "me", &["rev"]);
+    assert_eq!(admin(&server, &["pause", "rev"]), "OK\n");
+    worker.send(packet::GRAB_JOB, b"");
+    worker.expect(packet::NO_JOB, b"");
+    let table = admin(&server, &["show-functions"]);
+    assert!(table.starts_with("NAME  HIGH  NORMAL  LOW") && table.lines().count() == 2, "{table}");
+    assert_eq!(admin(&server, &["show-functions", "--columns", "paused,name"]), "PAUSED  NAME\n1       rev\n");
+    assert_eq!(json(&server, &["resume", "rev"]), json!({"ok": true}));
+    assert_eq!(admin(&server, &["limit-running", "rev", "1"]), "OK\n");
+    grab(&mut worker);
+    worker.send(packet::GRAB_JOB, b"");
+    worker.expect(packet::NO_JOB, b"");
+    let functions = json(&server, &["show-functions"]);
+    let rev = &functions[0];
+    assert_eq!([&rev["paused"], &rev["max_running"], &rev["running"]], [&json!(false), &json!(1), &json!(1)]);
+    // A name that has a space is said as it is.
+    admin(&server, &["pause", "with space"]);
+    let names: Vec<Value> =
+        json(&server, &["show-functions"]).as_array().unwrap().iter().map(|f| f["name"].clone()).collect();
+    assert_eq!(names, ["rev", "with space"]);
+}
+
+#[test]
+fn jobs_are_listed_shown_moved_and_cancelled() {
+    let server = server();
+    submit(&server, "rev", 250);
+    let handles = |arguments: &[&str]| -> (usize, Value) {
+        let page = json(&server, &[&["list-jobs"], arguments].concat());
+        (page["jobs"].as_array().expect("jobs").len(), page["next"].clone())
+    };
+    let (count, next) = handles(&[]);
+    assert_eq!(count, 100);
+    let next = next.as_str().expect("a place to go on").to_owned();
+    assert_eq!(handles(&["--after", &next, "--limit", "1000"]), (150, Value::Null));
+    assert_eq!(handles(&["--unique", "u7", "--function", "rev", "--state", "queued"]), (1, Value::Null));
+    assert_eq!(handles(&["--older", "1000"]).0, 0);
+    let text = admin(&server, &["list-jobs", "--limit", "1"]);
+    assert!(text.starts_with("HANDLE") && text.contains("(there are more: --after "), "{text}");
+    let job = json(&server, &["show-job", "H:t:1"]);
+    assert_eq!([&job["function"], &job["state"], &job["bytes"]], [&json!("rev"), &json!("queued"), &json!(1)]);
+    admin(&server, &["priority", "H:t:1", "high"]);
+    assert_eq!(json(&server, &["show-job", "H:t:1"])["priority"], "high");
+    assert_eq!(handles(&["--priority", "high"]).0, 1);
+    admin(&server, &["move-job", "H:t:1", "sort"]);
+    assert_eq!(json(&server, &["show-job", "H:t:1"])["function"], "sort");
+    admin(&server, &["move-jobs", "rev", "mail", "--yes"]);
+    assert_eq!(handles(&["--function", "mail", "--limit", "1000"]).0, 249);
+    admin(&server, &["cancel-jobs", "mail", "-y"]);
+    assert_eq!(handles(&["--limit", "1000"]).0, 1);
+    let why = refused(&server, &["show-job", "H:t:99999"], 1);
+    assert!(why.contains("NO_SUCH_JOB") && !why.contains('+') && !why.contains("does not know"), "{why}");
+    refused(&server, &["run-now", "H:t:1"], 1);
+}
+
+#[test]
+fn a_scheduled_job_is_run_now() {
+    let server = server();
+    let mut client = Wire::connect(server.addr());
+    client.send(packet::SUBMIT_JOB_EPOCH, &packet::body(&[b"later", b"u", b"99999999999", b"x"]));
+    client.expect(packet::JOB_CREATED, b"H:t:1");
+    assert_eq!(json(&server, &["show-job", "H:t:1"])["state"], "scheduled");
+    admin(&server, &["run-now", "H:t:1"]);
+    assert_eq!(json(&server, &["show-job", "H:t:1"])["state"], "queued");
+}
+
+#[test]
+fn workers_are_shown_withheld_from_and_kicked() {
+    let server = server();
+    submit(&server, "rev", 2);
+    let mut busy = worker(&server, "me", &["rev"]);
+    let handle = grab(&mut busy);
+    let workers = json(&server, &["show-workers"]);
+    let id = workers[0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!([&workers[0]["state"], &workers[0]["job"]], [&json!("working"), &json!(handle)]);
+    let one = json(&server, &["show-worker", &id]);
+    assert_eq!(one["functions"][0]["name"], "rev");
+    assert_eq!(one["jobs"][0]["handle"], handle);
+    admin(&server, &["drain", &format!("connection:{id}")]);
+    assert_eq!(json(&server, &["show-workers"])[0]["state"], "draining");
+    admin(&server, &["disable", "host:127.0.0.1", "rev"]);
+    let rules = json(&server, &["show-rules"]);
+    assert_eq!(rules.as_array().map(Vec::len), Some(2), "{rules}");
+    admin(&server, &["enable", "host:127.0.0.1", "rev"]);
+    admin(&server, &["enable", &format!("connection:{id}")]);
+    assert_eq!(json(&server, &["show-workers"])[0]["state"], "working");
+    assert_eq!(json(&server, &["show-rules"]), json!([]));
+    // No terminal, so there is nobody to ask.
+    admin(&server, &["kick", "client:me"]);
+    assert_eq!(busy.recv_or_end(), None);
+    let jobs = json(&server, &["show-server"])["jobs_queued"].clone();
+    assert_eq!(jobs, 2);
+    assert!(refused(&server, &["kick", "127.0.0.1"], 2).contains("connection:ID, client:CLIENT_ID or host:ADDRESS"));
+}
+
+#[test]
+fn a_cpp_server_does_not_know_them_and_that_is_said() {
+    let server = Server::debian(&[]);
+    for arguments in [
+        &["show-functions"][..],
+        &["show-workers"],
+        &["list-jobs"],
+        &["show-job", "H:x:1"],
+        &["show-worker", "1-2"],
+        &["show-server"],
+        &["show-rules"],
+        &["pause", "f"],
+        &["resume", "f"],
+        &["limit-running", "f", "1"],
+        &["cancel-jobs", "f"],
+        &["move-job", "H:x:1", "f"],
+        &["move-jobs", "f", "g"],
+        &["priority", "H:x:1", "low"],
+        &["run-now", "H:x:1"],
+        &["disable", "host:h"],
+        &["drain", "client:c", "f"],
+        &["enable", "host:h"],
+        &["kick", "connection:1-2"],
+    ] {
+        let why = refused(&server, arguments, 1);
+        assert!(why.contains("this server does not know the command: it is C++ gearmand"), "{arguments:?}: {why}");
+    }
+    let (stdout, _, status) = run(&server, "admin", &["--json", "show-functions"]);
+    assert_eq!((stdout.as_str(), status), ("{\"error\":\"UNKNOWN_SHOW_ARGUMENTS\"}\n", Some(1)));
+}
