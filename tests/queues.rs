@@ -26,6 +26,7 @@ mod battery;
 #[allow(dead_code, reason = "the test of the stores uses the rest")]
 #[path = "databases/debian.rs"]
 mod debian;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
 #[path = "databases/edits.rs"]
 mod edits;
 #[path = "queues/ends.rs"]
