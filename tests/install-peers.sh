@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust on a Debian 12 machine: Debian's gearmand (to compare with), its tools,
-# Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold queues, and what checks HTTP
-# (promtool, schemathesis). Needs root only when a Debian package is missing; does nothing, quickly, when all is there.
+# Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold queues, what checks HTTP (promtool,
+# schemathesis), and a browser. Needs root only when a Debian package is missing; does nothing, quickly, when all is there.
 #
 #   tests/install-peers.sh           install what is missing
 #   tests/install-peers.sh --check   only say what is missing; exit status 1 if anything is
@@ -30,6 +30,7 @@ LIST
 packages_of_commands() {
     cat <<'LIST'
 cc gcc
+chromium chromium
 perl perl
 php php-cli
 mariadb mariadb-client
@@ -142,7 +143,7 @@ install_python() {
 }
 
 install_node() {
-    echo "install-peers: Node.js library into $clients/node_modules"
+    echo "install-peers: Node.js libraries into $clients/node_modules"
     npm ci --prefix "$clients" --no-audit --no-fund --loglevel=error
     cp "$clients/package-lock.json" "$clients/node_modules/installed-from"
 }

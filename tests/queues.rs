@@ -26,6 +26,8 @@ mod battery;
 #[allow(dead_code, reason = "the test of the stores uses the rest")]
 #[path = "databases/debian.rs"]
 mod debian;
+#[path = "databases/edits.rs"]
+mod edits;
 #[path = "queues/ends.rs"]
 mod ends;
 #[allow(dead_code, reason = "the test of the stores uses the rest")]

@@ -44,7 +44,7 @@ const TEXT: &[&str] = &[
     "store_durability",
 ];
 /// Those that are yes or no.
-const FLAGS: &[&str] = &["abandoned", "paused", "background", "in_use", "stored", "draining", "preview_truncated"];
+const FLAGS: &[&str] = &["is_abandoned", "paused", "background", "in_use", "stored", "draining", "preview_truncated"];
 /// Those that are names between commas.
 const LISTS: &[&str] = &["functions"];
 /// Of the lines `function` of `show worker`.

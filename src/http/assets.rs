@@ -14,18 +14,32 @@ use super::routes::Call;
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
 /// The page at `/`.
-const PAGE: Asset = Asset {
-    name: "index.html",
-    content_type: "text/html; charset=utf-8",
-    content: include_bytes!("assets/index.html"),
-};
+const PAGE: Asset = Asset::new("index.html", "text/html; charset=utf-8", include_bytes!("assets/index.html"));
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
 
 /// The files under `/assets/`.
-const ASSETS: &[Asset] = &[Asset {
-    name: "style.css",
-    content_type: "text/css; charset=utf-8",
-    content: include_bytes!("assets/style.css"),
-}];
+const ASSETS: &[Asset] = &[
+    Asset::new("actions.js", SCRIPT, include_bytes!("assets/actions.js")),
+    Asset::new("api.js", SCRIPT, include_bytes!("assets/api.js")),
+    Asset::new("app.js", SCRIPT, include_bytes!("assets/app.js")),
+    Asset::new("chart.js", SCRIPT, include_bytes!("assets/chart.js")),
+    Asset::new("dom.js", SCRIPT, include_bytes!("assets/dom.js")),
+    Asset::new("format.js", SCRIPT, include_bytes!("assets/format.js")),
+    Asset::new("functions.js", SCRIPT, include_bytes!("assets/functions.js")),
+    Asset::new("jobs.js", SCRIPT, include_bytes!("assets/jobs.js")),
+    Asset::new("logo.svg", IMAGE, include_bytes!("assets/logo.svg")),
+    Asset::new("overview.js", SCRIPT, include_bytes!("assets/overview.js")),
+    Asset::new("preview.js", SCRIPT, include_bytes!("assets/preview.js")),
+    Asset::new("server.js", SCRIPT, include_bytes!("assets/server.js")),
+    Asset::new("style.css", STYLE, include_bytes!("assets/style.css")),
+    Asset::new("submit.js", SCRIPT, include_bytes!("assets/submit.js")),
+    Asset::new("theme.js", SCRIPT, include_bytes!("assets/theme.js")),
+    Asset::new("ui.js", SCRIPT, include_bytes!("assets/ui.js")),
+    Asset::new("workers.js", SCRIPT, include_bytes!("assets/workers.js")),
+];
 
 /// A file.
 struct Asset {
@@ -35,6 +49,10 @@ struct Asset {
 }
 
 impl Asset {
+    const fn new(name: &'static str, content_type: &'static str, content: &'static [u8]) -> Self {
+        Self { name, content_type, content }
+    }
+
     /// Browsers keep a file, and ask each time whether it is still the same.
     fn answer(&self, headers: &HeaderMap) -> Response {
         let mut hasher = DefaultHasher::new();
@@ -75,4 +93,20 @@ pub(super) fn description(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let asset = Asset { name: "openapi.json", content_type: "application/json", content: OPENAPI.as_bytes() };
     Ok(asset.answer(&call.headers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_dashboard_is_served() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/assets");
+        let files =
+            std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut files: Vec<String> = files.filter(|name| name != PAGE.name).collect();
+        files.sort();
+        let served: Vec<&str> = ASSETS.iter().map(|asset| asset.name).collect();
+        assert_eq!(served, files);
+    }
 }

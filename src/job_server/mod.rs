@@ -19,7 +19,7 @@
 //!    submissions has one gap, which is filled when the store has answered, and never before.
 //! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
 //! 10. A connection that sleeps stands among the sleepers of exactly those of its functions that the operator's rules do
-//!    not withhold from it, and what is withheld follows from the rules.
+//!     not withhold from it, and what is withheld follows from the rules.
 
 mod connection;
 mod control;

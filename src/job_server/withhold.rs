@@ -37,7 +37,7 @@ impl Rules {
         self.clients.values().chain(self.hosts.values()).map(BTreeMap::len).sum()
     }
 
-    /// The rules for one.
+    /// The rules for one, to be changed.
     fn of(&mut self, who: &Who) -> &mut Withheld {
         match who {
             Who::Connection(id) => self.connections.entry(id.slot).or_default(),
@@ -46,13 +46,13 @@ impl Rules {
         }
     }
 
-    fn is_known(&self, who: &Who, function: &Option<FunctionName>) -> bool {
-        let withheld = match who {
+    /// The rules for one, if there are any.
+    fn get(&self, who: &Who) -> Option<&Withheld> {
+        match who {
             Who::Connection(id) => self.connections.get(&id.slot),
             Who::Client(id) => self.clients.get(id),
             Who::Host(address) => self.hosts.get(address),
-        };
-        withheld.is_some_and(|withheld| withheld.contains_key(function))
+        }
     }
 
     /// Forgets those who have no rules any more.
@@ -99,19 +99,17 @@ impl JobServer {
             return Err(ControlError::NameTooLong);
         }
         let function = function.map(FunctionName::new);
-        if !self.rules.is_known(who, &function) {
-            let count = match who {
-                Who::Connection(id) => {
-                    let slot = self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
-                    self.rules.connections.get(&slot).map_or(0, BTreeMap::len)
-                }
-                Who::Client(_) | Who::Host(_) => self.rules.remembered(),
-            };
-            if count >= MAX_RULES {
-                return Err(ControlError::TooManyRules);
-            }
-        } else if let Who::Connection(id) = who {
+        if let Who::Connection(id) = who {
             self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
+        }
+        let known = self.rules.get(who);
+        let is_new = !known.is_some_and(|known| known.contains_key(&function));
+        let count = match who {
+            Who::Connection(_) => known.map_or(0, BTreeMap::len),
+            Who::Client(_) | Who::Host(_) => self.rules.remembered(),
+        };
+        if is_new && count >= MAX_RULES {
+            return Err(ControlError::TooManyRules);
         }
         self.rules.of(who).insert(function, how);
         Ok(self.apply_rules_to(now, who, effects))

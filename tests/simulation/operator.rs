@@ -1,7 +1,7 @@
 //! The operator of the simulated server: settings, and the verbs that steer functions, jobs and workers.
 
 use gearmand::job_server::{ControlError, JobServer, Place, Policy, Who, Withholding};
-use gearmand::protocol::Priority;
+use gearmand::protocol::{FunctionName, Priority};
 
 use super::link::Recorder;
 use super::model::Outcome;
@@ -305,7 +305,7 @@ impl World {
             let who = self.who(*whom).expect("a rule has outlived its connection");
             let name = function.map(|function| FUNCTIONS[function]);
             let is_this = |rule: &gearmand::job_server::Rule| {
-                rule.who == who && rule.function.as_ref().map(|name| name.as_bytes()) == name && rule.how == *how
+                rule.who == who && rule.function.as_ref().map(FunctionName::as_bytes) == name && rule.how == *how
             };
             let index = rules.iter().position(is_this);
             rules.remove(index.expect("a rule is not shown"));

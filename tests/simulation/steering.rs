@@ -138,16 +138,16 @@ fn many_jobs_move_in_their_order_while_others_come_and_go() {
     assert_eq!(left, usize::try_from(MANY).unwrap() + 2 + added, "a job is lost");
     // What came later and what equals another stays, but for what the worker has.
     assert_eq!(moved + taken, usize::try_from(MANY).unwrap(), "{taken} were taken");
-    let taker = scene.worker("", &[b"to"]);
-    let first = scene.grab(taker).unwrap();
+    let heir = scene.worker("", &[b"to"]);
+    let first = scene.grab(heir).unwrap();
     assert_eq!(first, (MANY + 2, "to".to_owned()), "the job that was there before was overtaken");
     let mut last = 0;
     for _ in 0..MANY * 3 / 4 - u64::try_from(taken).unwrap() {
-        let (number, function) = scene.grab(taker).unwrap();
+        let (number, function) = scene.grab(heir).unwrap();
         assert!(number > last && number % 4 != 0 && function == "to", "{number} of {function} came after {last}");
         last = number;
     }
-    assert_eq!(scene.grab(taker), None, "a scheduled job was handed out");
+    assert_eq!(scene.grab(heir), None, "a scheduled job was handed out");
 }
 
 #[test]

@@ -64,8 +64,8 @@ fn json_comes_again_and_again_with_rates() {
     submit(&server, "rev", 1);
     let mut command = Command::new(env!("CARGO_BIN_EXE_gearmand"));
     command.args(["top", "--json", "-i", "0.1", "-s", &server.addr().to_string()]);
-    let mut top = Program::start(&mut command);
-    let mut next = || serde_json::from_str::<Value>(&top.line().expect("a line")).expect("JSON");
+    let top = Program::start(&mut command);
+    let next = || serde_json::from_str::<Value>(&top.line().expect("a line")).expect("JSON");
     assert_eq!(next()["functions"][0]["queued"], 1);
     // One of them joins the job that is there.
     submit(&server, "rev", 51);

@@ -38,7 +38,7 @@ pub(super) fn workers(lines: &[Vec<u8>]) -> Table {
 
 /// Jobs of `show jobs`.
 pub(super) fn jobs(lines: &[Vec<u8>], most: usize) -> Table {
-    let mut table = Table::new(&["handle", "attempts", "abandoned", "background"]);
+    let mut table = Table::new(&["handle", "attempts", "is_abandoned", "background"]);
     for line in lines.iter().take(most) {
         table.push(Listing::Jobs.cells(line).into_iter().map(String::into_bytes).collect());
     }
@@ -83,7 +83,7 @@ mod tests {
         let workers = workers(&lines(&["33 127.0.0.1 - : rev echo", "34 127.0.0.1 - :"]));
         assert_eq!(workers.text(), "ID  ADDRESS    CLIENT_ID  FUNCTIONS\n33  127.0.0.1  -          rev,echo\n");
         let jobs = jobs(&lines(&["H:h:1\t0\t1\t1", "H:h:2\t0\t0\t1"]), 1);
-        assert_eq!(jobs.text(), "HANDLE  ATTEMPTS  ABANDONED  BACKGROUND\nH:h:1          0  1          1\n");
+        assert_eq!(jobs.text(), "HANDLE  ATTEMPTS  IS_ABANDONED  BACKGROUND\nH:h:1          0  1             1\n");
         assert!(jobs.next.is_some());
     }
 }

@@ -380,7 +380,7 @@ fn a_plain_server_is_shown_as_far_as_it_goes() {
         is_plain: true,
         server: Facts::parse(&lines("version 1.1.20\nfunctions 1\njobs_queued 2\njobs_running 1")),
         functions: table("# name total running workers\nrev 3 1 2"),
-        jobs: table("# handle attempts abandoned background\nH:h:1 0 0 1"),
+        jobs: table("# handle attempts is_abandoned background\nH:h:1 0 0 1"),
         ..Snapshot::default()
     };
     app.handle(Event::Data(Box::new(plain)));

@@ -75,7 +75,7 @@ const JOBS: &[Column] = &[
     column("holder", "WORKER", 4),
     column("progress", "DONE", 3),
     column("attempts", "TRIES", 6),
-    column("abandoned", "ABANDONED", 6),
+    column("is_abandoned", "ABANDONED", 6),
     column("background", "BACKGR", 9),
     column("clients", "CLIENTS", 8),
     column("bytes", "BYTES", 7),

@@ -1,0 +1,224 @@
+// What an operator can do, with the questions that come before and the messages that come after.
+
+import { act, functionPath, get, live } from "./api.js";
+import { ask, field, toast, name } from "./ui.js";
+import { h } from "./dom.js";
+import { plural, visible } from "./format.js";
+
+let refresh = () => {};
+
+// Tells what looks at the server again after an action.
+export function onAction(look) {
+  refresh = look;
+}
+
+// Does it, says so, and looks again. Resolves to the answer, or to null where it failed.
+async function attempt(work, done) {
+  try {
+    const answer = await work();
+    toast(done(answer.affected ?? 0, answer));
+    return answer;
+  } catch (error) {
+    toast(error.message, true);
+    return null;
+  } finally {
+    refresh();
+  }
+}
+
+export function mayAct() {
+  return live.readOnly === false;
+}
+
+// --- functions
+
+export function pause(fn) {
+  const verb = fn.paused ? "resume" : "pause";
+  return attempt(() => act("POST", functionPath(fn.id, `/${verb}`)), () =>
+    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait.`);
+}
+
+export async function createFunction() {
+  const answer = await ask({
+    title: "Create a function",
+    text: "A function comes by itself with its first job or worker. Make one in advance to pause it or to set its limits.",
+    fields: [field("Name", "input", { name: "name", required: true, maxlength: "512", spellcheck: "false" })],
+    confirm: "Create",
+    ready: ({ name: typed }) => typed !== "",
+  });
+  if (answer) {
+    await attempt(() => act("POST", functionPath(encodeURIComponent(answer.name))), () => `"${answer.name}" is known now.`);
+  }
+}
+
+export async function dropFunction(fn) {
+  const answer = await ask({
+    title: "Forget this function?",
+    text: ["The server forgets ", name(fn.name), ", its counts and its limits. This works only while it has no workers and no jobs."],
+    confirm: "Forget",
+    danger: true,
+  });
+  if (answer && (await attempt(() => act("DELETE", functionPath(fn.id)), () => `"${fn.name}" is forgotten.`))) {
+    location.hash = "#/functions";
+  }
+}
+
+export async function purge(fn) {
+  const shown = visible(fn.name);
+  const all = fn.queued.high + fn.queued.normal + fn.queued.low + fn.scheduled + fn.running;
+  const answer = await ask({
+    title: "Cancel all jobs?",
+    text: [`${plural(all, "job")} of `, name(fn.name), " will be cancelled, running ones too. Clients that wait get a failure. This cannot be undone."],
+    fields: [field("Type the function's name to confirm", "input", { name: "typed", spellcheck: "false" }, shown)],
+    confirm: "Cancel all jobs",
+    danger: true,
+    ready: ({ typed }) => typed === shown || typed === fn.name,
+  });
+  if (answer) {
+    await attempt(() => act("POST", functionPath(fn.id, "/cancel-jobs")), (affected) => `Cancelled ${plural(affected, "job")} of "${fn.name}".`);
+  }
+}
+
+// A field for the name of a function, with those that are known.
+function functionField(label, known) {
+  return [
+    field(label, "input", { name: "to", required: true, list: "known-functions", maxlength: "512", spellcheck: "false" }),
+    h("datalist", { id: "known-functions", key: "known" }, known.map((other) => h("option", { key: other, value: other }))),
+  ];
+}
+
+async function knownFunctions() {
+  try {
+    return (await get("/functions")).functions.map((fn) => fn.name).slice(0, 500);
+  } catch {
+    return [];
+  }
+}
+
+export async function moveAll(fn) {
+  const answer = await ask({
+    title: "Move all jobs",
+    text: ["All queued and scheduled jobs of ", name(fn.name), " go to another function. Running ones stay."],
+    fields: functionField("To the function", await knownFunctions()),
+    confirm: "Move",
+    ready: ({ to }) => to !== "" && to !== fn.name,
+  });
+  if (answer) {
+    await attempt(() => act("POST", functionPath(fn.id, "/move-jobs"), { to: answer.to }), (affected) => `Moved ${plural(affected, "job")} to "${answer.to}".`);
+  }
+}
+
+export async function limits(fn) {
+  const [high, normal, low] = fn.max_queue;
+  const input = (label, key, value, hint) => field(label, "input", { name: key, type: "number", min: "0", max: "4294967295", step: "1", value: String(value), required: true }, hint);
+  const answer = await ask({
+    title: "Limits",
+    text: ["Of ", name(fn.name), ". 0 means no limit."],
+    fields: [
+      input("Running at once", "running", fn.max_running, "Workers get no more of its jobs while so many run."),
+      input("Queue for jobs of high priority", "high", high, "A job is refused when the function has so many already."),
+      input("Queue for jobs of normal priority", "normal", normal),
+      input("Queue for jobs of low priority", "low", low),
+    ],
+    confirm: "Set limits",
+    ready: (values) => Object.values(values).every((value) => /^\d{1,10}$/.test(value)),
+  });
+  if (answer) {
+    const body = { max_running: Number(answer.running), max_queue: [Number(answer.high), Number(answer.normal), Number(answer.low)] };
+    await attempt(() => act("POST", functionPath(fn.id, "/limits"), body), () => `Limits of "${fn.name}" are set.`);
+  }
+}
+
+// --- jobs
+
+const jobPath = (job, rest) => `/jobs/${encodeURIComponent(job.handle)}/${rest}`;
+
+export async function cancelJob(job) {
+  const answer = await ask({
+    title: "Cancel this job?",
+    text: job.state === "running"
+      ? "It runs. Its clients get a failure at once; what its worker still says of it is ignored."
+      : "It is removed. Clients that wait for it get a failure.",
+    confirm: "Cancel the job",
+    danger: true,
+  });
+  if (answer) {
+    await attempt(() => act("POST", jobPath(job, "cancel")), () => `Cancelled ${job.handle}.`);
+  }
+}
+
+export async function moveJob(job) {
+  const answer = await ask({
+    title: "Move this job",
+    text: ["It leaves ", name(job.function), " and keeps its handle."],
+    fields: functionField("To the function", await knownFunctions()),
+    confirm: "Move",
+    ready: ({ to }) => to !== "" && to !== job.function,
+  });
+  if (answer) {
+    await attempt(() => act("POST", jobPath(job, "move"), { to: answer.to }), () => `Moved ${job.handle} to "${answer.to}".`);
+  }
+}
+
+export function setPriority(job, priority) {
+  return attempt(() => act("POST", jobPath(job, "priority"), { priority }), () => `${job.handle} has ${priority} priority now.`);
+}
+
+export function runNow(job) {
+  return attempt(() => act("POST", jobPath(job, "run-now")), () => `${job.handle} may run now.`);
+}
+
+// What can be done with a job in its state: [label, act, {danger}].
+export function jobActions(job) {
+  const movable = job.state !== "running";
+  return [
+    job.state === "scheduled" && ["Run now", () => runNow(job)],
+    ...["high", "normal", "low"].map((priority) =>
+      movable && job.priority !== priority && [`Priority ${priority}`, () => setPriority(job, priority)]),
+    movable && ["Move…", () => moveJob(job)],
+    ["Cancel…", () => cancelJob(job), { danger: true }],
+  ].filter(Boolean);
+}
+
+// --- workers
+
+const WITHHELD = {
+  disable: "gets no more jobs",
+  drain: "gets no new jobs and finishes what it has",
+  enable: "gets jobs again",
+};
+
+// Withholds jobs from workers or ends that. `who` is {connection}, {client} or {host}; `fn` a function's name or nothing.
+export function withhold(verb, who, fn) {
+  const [value] = Object.values(who);
+  const body = fn === undefined || fn === null ? who : { ...who, function: fn };
+  return attempt(() => act("POST", `/workers/${verb}`, body), (affected) =>
+    `${value} ${WITHHELD[verb]}${body.function === undefined ? "" : ` of "${fn}"`} (${plural(affected, "connection")}).`);
+}
+
+export async function kick(who, what) {
+  const answer = await ask({
+    title: `Kick ${what}?`,
+    text: "The connection is closed. Jobs that it holds go back to the queue, and count as lost once more. A worker that is started by a supervisor comes back.",
+    confirm: "Kick",
+    danger: true,
+  });
+  if (answer) {
+    await attempt(() => act("POST", "/workers/kick", who), (affected) => `Closed ${plural(affected, "connection")}.`);
+  }
+}
+
+// What can be done with workers: a connection, a client id or a host.
+export function workerActions(who, what, withheld) {
+  return [
+    withheld !== false && ["Enable", () => withhold("enable", who)],
+    withheld !== true && ["Drain", () => withhold("drain", who)],
+    withheld !== true && ["Disable", () => withhold("disable", who)],
+    ["Kick…", () => kick(who, what), { danger: true }],
+  ].filter(Boolean);
+}
+
+// Whether a worker's jobs are withheld as a whole.
+export function isWithheld(worker) {
+  return ["disabled", "draining", "drained"].includes(worker.state);
+}

@@ -1,0 +1,242 @@
+// Talks to the server: requests, actions with a token where one is needed, and the stream of live numbers.
+
+import { setClock } from "./format.js";
+
+const BASE = "/api/v1";
+const TOKEN = "gearmand-token";
+
+// Without an event for so long the connection counts as lost.
+const SILENCE_MS = 6000;
+const RETRY_MS = 1000;
+const LONGEST_RETRY_MS = 5000;
+// How many points of the live charts are kept: ten minutes.
+const POINTS = 600;
+
+// What the server answered instead of what was asked for.
+export class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+// The path of a function. A browser resolves the names "." and ".." before it asks, so they cannot be asked for.
+export function functionPath(id, rest = "") {
+  if (id === "." || id === "..") {
+    throw new ApiError(0, "no_such_path", `A browser cannot ask for a function that is called "${id}". Use gearmand admin.`);
+  }
+  return `/functions/${id}${rest}`;
+}
+
+// Asks for JSON.
+export async function get(path, signal) {
+  const response = await send(path, { signal, headers: { accept: "application/json" }, cache: "no-store" });
+  return response.json();
+}
+
+// Does an action, and asks for a token if one is needed.
+export async function act(method, path, body) {
+  const response = await sendAction(method, path, body, "application/json");
+  const text = await response.text();
+  return text ? JSON.parse(text) : {};
+}
+
+// Does an action whose answer is a stream of events, and calls `each(name, data)` for every one.
+export async function actStreaming(path, body, signal, each) {
+  const response = await sendAction("POST", path, body, "text/event-stream", signal);
+  if (!(response.headers.get("content-type") ?? "").startsWith("text/event-stream")) {
+    each("answer", await response.json());
+    return;
+  }
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) {
+      return;
+    }
+    const blocks = (rest + value.replaceAll("\r", "")).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      readEvent(block, each);
+    }
+  }
+}
+
+function readEvent(block, each) {
+  let name = "message";
+  const data = [];
+  for (const line of block.split("\n")) {
+    if (line.startsWith("event:")) {
+      name = line.slice(6).trim();
+    } else if (line.startsWith("data:")) {
+      data.push(line.slice(5).replace(/^ /, ""));
+    }
+  }
+  if (data.length > 0) {
+    each(name, JSON.parse(data.join("\n")));
+  }
+}
+
+// Shows a dialog that asks for the token; set by the page. Resolves to null where a person declined.
+let askForToken = async () => null;
+
+export function onTokenNeeded(ask) {
+  askForToken = ask;
+}
+
+async function sendAction(method, path, body, accept, signal) {
+  for (let wrong = false; ; wrong = true) {
+    const headers = { accept };
+    if (body !== undefined) {
+      headers["content-type"] = "application/json";
+    }
+    const token = sessionStorage.getItem(TOKEN);
+    if (token) {
+      headers.authorization = `Bearer ${token}`;
+    }
+    try {
+      return await send(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    } catch (error) {
+      if (error.status !== 401) {
+        throw error;
+      }
+      const given = await askForToken(wrong || Boolean(token));
+      if (!given) {
+        throw error;
+      }
+      sessionStorage.setItem(TOKEN, given);
+    }
+  }
+}
+
+async function send(path, options) {
+  let response;
+  try {
+    response = await fetch(BASE + path, options);
+  } catch (error) {
+    if (error.name === "AbortError") {
+      throw error;
+    }
+    throw new ApiError(0, "unreachable", "The server does not answer.");
+  }
+  if (!response.ok) {
+    throw await errorOf(response);
+  }
+  return response;
+}
+
+async function errorOf(response) {
+  try {
+    const { error } = await response.json();
+    return new ApiError(response.status, error.code, error.message);
+  } catch {
+    return new ApiError(response.status, "unknown", `The server answered ${response.status} ${response.statusText}.`);
+  }
+}
+
+// What is known of the server now. `state` is "connecting", "live", "lost" or "asleep" (nobody looks at the page).
+export const live = {
+  state: "connecting",
+  server: null,
+  top: [],
+  // Whether nothing can be changed here; null until that is known.
+  readOnly: null,
+  // When the numbers came, in milliseconds since 1970 by this machine's clock.
+  at: 0,
+  // Rates and depths of the last minutes: [unix ms, in, out, failed, queued, running].
+  points: [],
+};
+
+let source = null;
+let retry = 0;
+let retryIn = RETRY_MS;
+let changed = () => {};
+
+// Keeps `live` up to date while the page is visible, and calls `whenChanged` after every change.
+export function follow(whenChanged) {
+  changed = whenChanged;
+  document.addEventListener("visibilitychange", () => (document.hidden ? pause() : connect()));
+  window.addEventListener("online", connect);
+  setInterval(() => {
+    if (live.state === "live" && Date.now() - live.at > SILENCE_MS) {
+      lose();
+    }
+  }, 1000);
+  connect();
+}
+
+function pause() {
+  clearTimeout(retry);
+  source?.close();
+  source = null;
+  if (live.state === "live") {
+    live.state = "asleep";
+  }
+}
+
+function connect() {
+  if (document.hidden) {
+    return;
+  }
+  clearTimeout(retry);
+  source?.close();
+  source = new EventSource(`${BASE}/events`);
+  source.addEventListener("overview", (event) => {
+    retryIn = RETRY_MS;
+    take(JSON.parse(event.data));
+  });
+  source.addEventListener("error", lose);
+  askWhatMayBeDone();
+}
+
+async function askWhatMayBeDone() {
+  try {
+    const server = await get("/server");
+    live.readOnly = server.read_only === true;
+    changed();
+  } catch {
+    // The stream of events tells of a lost server.
+  }
+}
+
+function take({ top, ...server }) {
+  if (live.server && live.server.started_unix_ms !== server.started_unix_ms) {
+    live.points = [];
+    askWhatMayBeDone();
+  }
+  live.server = server;
+  live.top = top ?? [];
+  live.at = Date.now();
+  live.state = "live";
+  const now = server.started_unix_ms + server.uptime_s * 1000;
+  setClock(now);
+  const { rates, jobs } = server;
+  live.points.push([now, rates.in_per_s, rates.out_per_s, rates.failed_per_s, jobs.queued, jobs.running]);
+  if (live.points.length > POINTS) {
+    live.points.shift();
+  }
+  changed();
+}
+
+// The stream has ended. A server that serves enough streams already still answers, so it is asked before it is called lost.
+async function lose() {
+  source?.close();
+  source = null;
+  clearTimeout(retry);
+  retry = setTimeout(connect, retryIn);
+  retryIn = Math.min(retryIn * 2, LONGEST_RETRY_MS);
+  try {
+    take({ ...(await get("/server")), top: live.top });
+  } catch {
+    live.state = "lost";
+    changed();
+  }
+}
+
+// Tries again at once.
+export function reconnect() {
+  retryIn = RETRY_MS;
+  connect();
+}

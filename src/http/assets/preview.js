@@ -1,0 +1,57 @@
+// Workloads as text, as hexadecimal digits or in base64.
+
+import { h } from "./dom.js";
+import { NONE, visible } from "./format.js";
+
+const ROW = 16;
+
+// The bytes of a preview.
+export function previewBytes(preview) {
+  if (preview.encoding === "base64") {
+    return Uint8Array.from(atob(preview.content), (character) => character.charCodeAt(0));
+  }
+  return new TextEncoder().encode(preview.content);
+}
+
+export function toBase64(data) {
+  let binary = "";
+  for (const byte of data) {
+    binary += String.fromCharCode(byte);
+  }
+  return btoa(binary);
+}
+
+// Lines of an offset, 16 bytes and their characters.
+export function hexDump(data) {
+  const lines = [];
+  for (let offset = 0; offset < data.length; offset += ROW) {
+    const part = [...data.subarray(offset, offset + ROW)];
+    const digits = part.map((byte) => byte.toString(16).padStart(2, "0")).join(" ").padEnd(ROW * 3 - 1);
+    const characters = part.map((byte) => (byte >= 32 && byte < 127 ? String.fromCharCode(byte) : "·")).join("");
+    lines.push(`${offset.toString(16).padStart(6, "0")}  ${digits}  ${characters}`);
+  }
+  return lines.join("\n");
+}
+
+// A preview in a form: "text", "hex" or "base64".
+export function shownAs(preview, form) {
+  if (form === "hex") {
+    return hexDump(previewBytes(preview));
+  }
+  if (form === "base64") {
+    return preview.encoding === "base64" ? preview.content : toBase64(previewBytes(preview));
+  }
+  return preview.encoding === "text" ? visible(preview.content, true) : visible(new TextDecoder().decode(previewBytes(preview)), true);
+}
+
+// A preview on one line.
+export function readablePreview(preview) {
+  if (!preview) {
+    return h("span.muted", null, preview === undefined ? "…" : NONE);
+  }
+  if (preview.content === "") {
+    return h("i.muted", null, "empty");
+  }
+  const text = preview.encoding === "text" ? visible(preview.content) : [...previewBytes(preview)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+  return h("bdi.code.preview", { title: text }, text, preview.truncated && "…");
+}

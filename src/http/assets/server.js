@@ -1,0 +1,125 @@
+// The server itself: its process, its connections, its store, what it has done, and the rules by which workers get no jobs.
+
+import * as actions from "./actions.js";
+import { get, live } from "./api.js";
+import { h } from "./dom.js";
+import { age, bytes, duration, number, rate, time } from "./format.js";
+import { badge, button, card, empty, facts, link, name, table } from "./ui.js";
+
+export function serverPage() {
+  let rules = null;
+  return {
+    title: "Server",
+    nav: "server",
+    async load(signal) {
+      ({ rules } = await get("/rules", signal));
+    },
+    view() {
+      const { server } = live;
+      if (!server) {
+        return [h("h1", { tabindex: "-1" }, "Server"), h("p.muted", null, "Waiting for the first numbers…")];
+      }
+      return [
+        h("div.page-head", null, h("h1", { tabindex: "-1" }, "Server", server.draining && badge("draining"))),
+        h("div.columns", { key: "process" }, processCard(server), connectionsCard(server)),
+        h("div.columns", { key: "work" }, totalsCard(server), storeCard(server.store)),
+        rulesCard(rules),
+        interfacesCard(),
+      ];
+    },
+  };
+}
+
+function processCard(server) {
+  return card("Process", null, facts([
+    ["Version", h("span", { "data-value": "version" }, server.version)],
+    ["Process id", h("span", { "data-value": "pid" }, String(server.pid))],
+    ["Started", time(server.started_unix_ms)],
+    ["Up", age(server.uptime_s)],
+    ["Memory", bytes(server.memory_bytes)],
+    ["Lock taken", `${number(server.lock_holds)} times`],
+    ["Lock waited for", `${duration(server.lock_wait_s)} in all${server.lock_holds > 0 ? `, ${duration(server.lock_wait_s / server.lock_holds)} each` : ""}`],
+    ["Workers woken", `${number(server.wakeups)} times`],
+  ]));
+}
+
+function connectionsCard({ connections, functions, jobs }) {
+  return card("Connections", null, facts([
+    ["Open", h("span", { "data-value": "open" }, number(connections.open))],
+    ["Accepted", number(connections.accepted)],
+    ["Refused", [number(connections.refused), h("span.muted", null, " for there were too many")]],
+    ["Closed as slow", [number(connections.slow_readers), h("span.muted", null, " that did not read")]],
+    ["Functions", number(functions)],
+    ["Jobs queued", number(jobs.queued)],
+    ["Jobs scheduled", number(jobs.scheduled)],
+    ["Jobs running", number(jobs.running)],
+  ]));
+}
+
+function totalsCard({ totals, rates }) {
+  return card("Jobs since the start", null, facts([
+    ["Submitted", h("span", { "data-value": "submitted" }, `${number(totals.submitted)} (now ${rate(rates.in_per_s)}/s)`)],
+    ["Joined an equal job", number(totals.coalesced)],
+    ["Done", h("span", { "data-value": "done" }, number(totals.done))],
+    ["Failed", number(totals.failed)],
+    ["With an exception", number(totals.excepted)],
+    ["Timed out", number(totals.timed_out)],
+    ["Requeued", number(totals.requeued)],
+    ["Given up", number(totals.dropped)],
+    ["Cancelled", number(totals.cancelled)],
+    ["Abandoned", [number(totals.abandoned), h("span.muted", null, " by their clients")]],
+  ]));
+}
+
+function storeCard(store) {
+  if (store.state === "memory") {
+    return card("Store", null, empty("Background jobs are in memory.", "They are lost when the server ends. Start it with a queue (-q) to keep them."));
+  }
+  return card("Store", null, facts([
+    ["State", [badge(store.state), store.error && h("span.break", null, ` ${store.error}`)]],
+    ["Location", h("span.break", null, store.location)],
+    ["Durability", h("span.break", null, store.durability)],
+    ["Changes waiting", number(store.waiting)],
+    ["Removals owed", number(store.owed)],
+    ["Jobs stored", number(store.added)],
+    ["Jobs removed", number(store.removed)],
+    ["Transactions", `${number(store.commits)}, of them synced ${number(store.syncs)}`],
+    ["Mean transaction", duration(store.mean_commit_s)],
+    ["Failures", number(store.failures)],
+  ]));
+}
+
+// The body of an action for the workers that a rule names.
+function whoOf(rule) {
+  const at = rule.who.indexOf(":");
+  return { [rule.who.slice(0, at)]: rule.who.slice(at + 1) };
+}
+
+function rulesCard(rules) {
+  if (!rules) {
+    return card("Withheld jobs", null, h("p.muted", null, "Loading…"));
+  }
+  if (rules.length === 0) {
+    return card("Withheld jobs", null, empty("All workers get jobs.", "Drain or disable a worker, a client id or a host, and the rule shows here until it is lifted."));
+  }
+  return card("Withheld jobs", null, table({
+    id: "rules",
+    label: "Rules by which workers get no jobs",
+    sortable: false,
+    rows: rules.map((rule) => ({ ...rule, key: `${rule.who} ${rule.function ?? ""}` })),
+    columns: [
+      { id: "who", label: "Workers", head: true, cell: (rule) => name(rule.who) },
+      { id: "function", label: "Function", cell: (rule) => (rule.function === null ? "all" : name(rule.function)) },
+      { id: "how", label: "How", cell: (rule) => badge(rule.how) },
+      { id: "lift", label: "", class: "actions", cell: (rule) => actions.mayAct() && button("Lift", () => actions.withhold("enable", whoOf(rule), rule.function), { kind: "small" }) },
+    ],
+  }));
+}
+
+function interfacesCard() {
+  return card("Interfaces", null, h("ul.links", null,
+    h("li", null, link("/metrics", "/metrics"), h("span.muted", null, "for Prometheus")),
+    h("li", null, link("/api/v1/openapi.json", "/api/v1/openapi.json"), h("span.muted", null, "what the API offers")),
+    h("li", null, link("/healthz", "/healthz"), h("span.muted", null, "whether it lives")),
+    h("li", null, link("/readyz", "/readyz"), h("span.muted", null, "whether it takes jobs"))));
+}
