@@ -9,6 +9,7 @@
 //! That nothing comes cannot be waited for. Instead the worker does a job that came later: then it has asked for work while
 //! the one that is withheld was there. The tests speak the text protocol themselves, as an operator with `nc` does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
+#![allow(clippy::print_stdout, reason = "which store a failure was with")]
 
 mod common;
 
