@@ -98,9 +98,9 @@ impl History {
         for entry in &stats.functions {
             let gauges = entry.value();
             let counts = Counts::read(&gauges.counters);
-            let state = ends_interval.then(|| State::read(gauges));
-            if let Some(state) = &state {
-                all.add(state);
+            let end = ends_interval.then(|| State::read(gauges));
+            if let Some(end) = &end {
+                all.add(end);
             }
             let has_room = self.functions.len() < MOST_FUNCTIONS;
             let track = match self.functions.get_mut(entry.key()) {
@@ -111,8 +111,8 @@ impl History {
                 None => continue,
             };
             track.sample(counts, elapsed_us, is_first);
-            if let Some(state) = state {
-                track.end_interval(counts, state);
+            if let Some(end) = end {
+                track.end_interval(counts, end);
             }
         }
         self.functions.retain(|_, track| std::mem::take(&mut track.is_alive));

@@ -3,7 +3,6 @@
 mod transfer;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use slab::Slab;
 
 use super::Now;
 use super::index::{JobIndex, NONE};
+use super::short::Short;
 use super::stored::{JobKey, StoredJob};
 use crate::protocol::{FunctionName, JobHandle, Priority, Submission, Workload};
 
@@ -62,29 +62,6 @@ impl Kept {
     /// Whether a restart brings the job back.
     pub(super) const fn is_stored(self) -> bool {
         matches!(self, Self::Both | Self::Store)
-    }
-}
-
-/// A number that takes so many bytes. What does not fit is as much as does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Short<const BYTES: usize>([u8; BYTES]);
-
-impl<const BYTES: usize> Short<BYTES> {
-    pub(super) fn new(number: u64) -> Self {
-        let number = number.min((1 << (8 * BYTES)) - 1).to_le_bytes();
-        Self(std::array::from_fn(|index| number[index]))
-    }
-
-    pub(super) fn get(self) -> u64 {
-        let mut number = [0; 8];
-        number[..BYTES].copy_from_slice(&self.0);
-        u64::from_le_bytes(number)
-    }
-}
-
-impl<const BYTES: usize> fmt::Debug for Short<BYTES> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.get().fmt(f)
     }
 }
 

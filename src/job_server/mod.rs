@@ -33,6 +33,7 @@ mod measure;
 mod memory;
 mod policy;
 mod query;
+mod short;
 mod stored;
 mod storing;
 mod submit;

@@ -95,6 +95,7 @@ impl Durations {
     }
 
     /// What has come since `earlier`.
+    #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             counts: std::array::from_fn(|index| self.counts[index].saturating_sub(earlier.counts[index])),

@@ -167,7 +167,9 @@ impl Model {
             });
         }
         self.check_running_listing(server);
-        FUNCTIONS.iter().for_each(|function| self.check_queue_listing(server, function));
+        for function in FUNCTIONS {
+            self.check_queue_listing(server, function);
+        }
         let visible = self.jobs.values().filter(|job| job.state != State::Storing);
         assert_eq!(listed.len(), visible.count(), "a job is not listed");
     }

@@ -12,7 +12,7 @@ use crate::job_server::{self, ConnectionId, Now, RunView, Stage};
 use crate::protocol::Priority;
 
 /// How often the hub is asked for one page: where few of many jobs are wanted, a page may have fewer than fit, or none.
-const LOOKS_PER_PAGE: usize = 1000;
+const LOOKS_PER_PAGE: usize = 64;
 /// How many jobs are shown at one look: making a view of a job takes longer than passing it over.
 const SHOWN_PER_LOOK: usize = 32;
 

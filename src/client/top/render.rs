@@ -31,7 +31,7 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
     let [server, counts, views, body, last] = lines.areas(frame.area());
     frame.render_widget(server_line(app, theme), server);
     frame.render_widget(Line::raw(page::counts(&app.data)), counts);
-    frame.render_widget(views_line(app, theme), views);
+    frame.render_widget(views_line(app), views);
     match (&app.prompt, &app.details) {
         (Prompt::Help, _) => text(frame, body, page::HELP.lines().map(str::to_owned).collect(), 0),
         (_, Some(details)) => text(frame, body, page::details(app, details), details.scroll),
@@ -72,7 +72,7 @@ fn server_line(app: &App, theme: Theme) -> Line<'static> {
     Line::from(spans)
 }
 
-fn views_line(app: &App, theme: Theme) -> Line<'static> {
+fn views_line(app: &App) -> Line<'static> {
     let mut spans = Vec::new();
     for view in View::ALL {
         let label = format!(" {} {} ", view.index() + 1, view.name());
