@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::{Program, Server};
 
 /// How long a script may be silent. It has deadlines of its own, which say more of what went wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where on a loopback address HTTP is served.
 const ANY_PORT: &str = "127.0.0.1:0";
