@@ -198,6 +198,17 @@ fn process(config: &Config, log: &LogHandle, shutdown: mpsc::Sender<bool>) -> Pr
     }
 }
 
+/// Accepts from the sockets that listen, until they are to stop.
+fn accept_from(listeners: &mut Listeners, acceptor: &Arc<Acceptor>, stop: &CancellationToken) -> std::io::Result<()> {
+    for listener in std::mem::take(&mut listeners.tcp) {
+        tokio::spawn(Arc::clone(acceptor).accept(TcpListener::from_std(listener)?, stop.clone()));
+    }
+    for listener in std::mem::take(&mut listeners.unix) {
+        tokio::spawn(Arc::clone(acceptor).accept(UnixListener::from_std(listener)?, stop.clone()));
+    }
+    Ok(())
+}
+
 /// What the outside asks of a running server.
 enum Call {
     Stop,
@@ -233,14 +244,7 @@ impl Daemon {
         let mut addresses = listeners.addresses();
         addresses.extend(http.addresses());
         let stop_listening = CancellationToken::new();
-        for listener in std::mem::take(&mut listeners.tcp) {
-            let listener = TcpListener::from_std(listener)?;
-            tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
-        }
-        for listener in std::mem::take(&mut listeners.unix) {
-            let listener = UnixListener::from_std(listener)?;
-            tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
-        }
+        accept_from(&mut listeners, &acceptor, &stop_listening)?;
         let http_addresses = http_plugin.addresses();
         for listener in http_plugin.tcp {
             let listener = PluginListener::new(TcpListener::from_std(listener)?, connections.clone());

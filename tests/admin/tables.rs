@@ -122,7 +122,7 @@ fn tables_of_a_busy_server() {
 /// The handles of a list of jobs, and how the list ends.
 #[track_caller]
 fn handles(wire: &mut Wire, filters: &str) -> (Vec<String>, Option<String>) {
-    let mut lines = table(wire, &format!("list jobs {filters}"), JOBS);
+    let mut lines = table(wire, format!("list jobs {filters}").trim_end(), JOBS);
     let next = lines.pop_if(|line| line.starts_with("# next ")).map(|line| line["# next ".len()..].to_owned());
     let handle = |line: &String| line.split('|').next().expect("a handle").to_owned();
     let mut handles: Vec<_> = lines.iter().map(handle).collect();
@@ -165,7 +165,7 @@ fn a_list_of_jobs_is_read_page_by_page() {
     }
     all.sort();
     for filters in ["", "function=f state=queued "] {
-        assert_eq!(handles(&mut wire, filters.trim_end()), (all.clone(), None), "without a limit it is whole");
+        assert_eq!(handles(&mut wire, filters), (all.clone(), None), "without a limit it is whole");
         let (mut listed, mut after) = (Vec::new(), String::new());
         loop {
             let (page, next) = handles(&mut wire, &format!("{filters}limit=300{after}"));

@@ -81,10 +81,11 @@ fn all_jobs_of_a_function_are_cancelled_and_no_others() {
         for _ in 0..600 {
             submit(&mut client, packet::SUBMIT_JOB_BG, "gate", "", gate.workload());
         }
-        schedule(&mut client, "gate", gate.workload());
+        schedule(&mut stage.client(), "gate", gate.workload());
         let other = submit(&mut client, packet::SUBMIT_JOB_BG, "kept", "", "");
         operator.ok("cancel jobs gate");
-        client.expect(packet::WORK_FAIL, running.as_bytes());
+        let expected = Done { packet_type: packet::WORK_FAIL, handle: running, result: String::new() };
+        assert_eq!(result(&mut client), expected);
         assert_eq!(operator.status("gate"), Status { jobs: 0, running: 0, workers: 1 });
         gate.open("too late");
         stage.have_one_done();

@@ -140,11 +140,17 @@ pub(crate) fn await_store(server: &Server) {
     submit(&mut Wire::connect(server.addr()), packet::SUBMIT_JOB_BG, "last", "", "");
 }
 
-/// Submits a job and returns its handle.
+/// Submits a job and returns its handle, whatever is said meanwhile of the progress of an earlier one.
 #[track_caller]
 pub(crate) fn submit(client: &mut Wire, packet_type: u32, function: &str, unique: &str, workload: &str) -> String {
     client.send(packet_type, &body(&[function.as_bytes(), unique.as_bytes(), workload.as_bytes()]));
-    String::from_utf8(client.expect_type(packet::JOB_CREATED)).expect("a handle in ASCII")
+    loop {
+        let (packet_type, body) = client.recv();
+        if packet_type != packet::WORK_STATUS {
+            assert_eq!(packet_type, packet::JOB_CREATED, "{}", body.escape_ascii());
+            return String::from_utf8(body).expect("a handle in ASCII");
+        }
+    }
 }
 
 /// How a job ended.
