@@ -209,6 +209,31 @@ fn accept_from(listeners: &mut Listeners, acceptor: &Arc<Acceptor>, stop: &Cance
     Ok(())
 }
 
+/// Takes connections on the sockets of the HTTP plugin.
+fn accept_from_plugin(
+    listeners: Vec<std::net::TcpListener>,
+    acceptor: &Arc<Acceptor>,
+    stop: &CancellationToken,
+    connections: &TaskTracker,
+) -> std::io::Result<()> {
+    for listener in listeners {
+        let listener = PluginListener::new(TcpListener::from_std(listener)?, connections.clone());
+        tokio::spawn(Arc::clone(acceptor).accept(listener, stop.clone()));
+    }
+    Ok(())
+}
+
+/// Logs where the server is reached, and whether it keeps jobs.
+fn say_where(addresses: &[String], plugin: &[String], keeps_jobs: bool) {
+    notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
+    if !plugin.is_empty() {
+        notice!("HTTP plugin listening on {}", plugin.join(", "));
+    }
+    if !keeps_jobs {
+        notice!("jobs are kept in memory: what is queued when the server stops is lost");
+    }
+}
+
 /// What the outside asks of a running server.
 enum Call {
     Stop,
@@ -246,23 +271,14 @@ impl Daemon {
         let stop_listening = CancellationToken::new();
         accept_from(&mut listeners, &acceptor, &stop_listening)?;
         let http_addresses = http_plugin.addresses();
-        for listener in http_plugin.tcp {
-            let listener = PluginListener::new(TcpListener::from_std(listener)?, connections.clone());
-            tokio::spawn(Arc::clone(&acceptor).accept(listener, stop_listening.clone()));
-        }
+        accept_from_plugin(http_plugin.tcp, &acceptor, &stop_listening, &connections)?;
         let http = http.start(config, &server, &acceptor)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         sampler::start(&server)?;
         for text in listeners.notices.iter().chain(&http_plugin.notices) {
             notice!("{text}");
         }
-        notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
-        if !http_addresses.is_empty() {
-            notice!("HTTP plugin listening on {}", http_addresses.join(", "));
-        }
-        if keeper.is_none() {
-            notice!("jobs are kept in memory: what is queued when the server stops is lost");
-        }
+        say_where(&addresses, &http_addresses, keeper.is_some());
         if let Err(error) = notifier.ready(&addresses) {
             warn!("cannot reach the service manager (NOTIFY_SOCKET): {error}");
         }

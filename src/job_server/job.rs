@@ -1,14 +1,15 @@
 //! One job, and all of them: where they are kept and how they are found.
 
+mod prefixes;
 mod transfer;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
 
+pub(super) use self::prefixes::Prefixes;
 use super::Now;
 use super::index::{JobIndex, NONE};
 use super::short::Short;
@@ -247,40 +248,6 @@ impl Job {
             reducer_length: self.reducer_length,
             body: self.body.clone(),
         }
-    }
-}
-
-/// The prefixes of handles: the one of new jobs first, then those of jobs that the store has kept since it was another.
-#[derive(Debug)]
-pub(super) struct Prefixes(Vec<Arc<str>>);
-
-impl Prefixes {
-    pub(super) fn new(current: &str) -> Self {
-        Self(vec![Arc::from(current)])
-    }
-
-    pub(super) fn get(&self, index: u8) -> &str {
-        &self.0[usize::from(index)]
-    }
-
-    fn share(&self, index: u8) -> Arc<str> {
-        Arc::clone(&self.0[usize::from(index)])
-    }
-
-    /// The index of a prefix, which is remembered. There is room for 256: jobs with more get new handles.
-    pub(super) fn index(&mut self, prefix: &Arc<str>) -> u8 {
-        let known = self.0.iter().position(|known| known == prefix);
-        let index = known.unwrap_or(self.0.len());
-        let Ok(fitting) = u8::try_from(index) else { return 0 };
-        if known.is_none() {
-            self.0.push(Arc::clone(prefix));
-        }
-        fitting
-    }
-
-    /// Reads a handle that this server gave out, now or before: the index of its prefix, and its number.
-    pub(super) fn parse(&self, handle: &[u8]) -> Option<(u8, u64)> {
-        (0_u8..).zip(&self.0).find_map(|(index, prefix)| Some((index, JobHandle::parse_number(prefix, handle)?)))
     }
 }
 

@@ -61,8 +61,8 @@ pub(crate) fn for_each(test: fn(&Stage)) {
 /// Runs the test with jobs in memory, and in SQLite.
 pub(crate) fn for_each_store(test: fn(Server)) {
     for store in STORES {
-        println!("with {store:?}");
-        test(server(store));
+        let result = std::panic::catch_unwind(|| test(server(store)));
+        assert!(result.is_ok(), "failed with {store:?}");
     }
 }
 

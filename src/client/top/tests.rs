@@ -21,6 +21,7 @@ fn lines(text: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it stands where there may be none")]
 fn table(text: &str) -> Option<Table> {
     Some(Table::parse(&lines(text)).unwrap())
 }
@@ -91,6 +92,7 @@ fn assert_drawn(app: &App, width: u16, expected: &str) {
     assert_eq!(drawn, expected, "\n{}", drawn.join("\n"));
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it is compared with what may be none")]
 fn deed(line: &str) -> Option<Wish> {
     Some(Wish::Do(Deed { line: line.as_bytes().to_vec(), said: String::new() }))
 }

@@ -378,7 +378,9 @@ fn whatever_fails_the_store_has_in_the_end_what_the_job_server_knows() {
     let thread = spawn(Box::new(store), Arc::clone(&queue), settings, Arc::new(Stats::default()), report).unwrap();
     let mut known = Known::default();
     for _ in 0..400 {
-        reports.try_iter().for_each(|report| known.hear(report));
+        for report in reports.try_iter() {
+            known.hear(report);
+        }
         let operations: Vec<StoreOp> = (0..random.below(12)).filter_map(|_| known.operation(&mut random)).collect();
         let is_change = operations.iter().any(|operation| !matches!(operation, StoreOp::Load { .. }));
         queue.push(operations);
@@ -396,7 +398,9 @@ fn whatever_fails_the_store_has_in_the_end_what_the_job_server_knows() {
         let _ = commits.recv_timeout(Duration::from_millis(20));
     }
     thread.join().unwrap();
-    reports.try_iter().for_each(|report| known.hear(report));
+    for report in reports.try_iter() {
+        known.hear(report);
+    }
     let expected: BTreeMap<Place, Row> = known.jobs.values().map(|(key, row)| (place(key), *row)).collect();
     assert_eq!(*rows.lock().unwrap(), expected, "seed {seed}");
 }
