@@ -97,7 +97,7 @@ impl History {
         let mut all = State { queued: 0, running: 0, wait: Durations::default(), run: Durations::default() };
         for entry in &stats.functions {
             let gauges = entry.value();
-            let counts = Counts::read(&gauges.counters);
+            let counts = gauges.counters.get().map_or_else(Counts::default, Counts::read);
             let end = ends_interval.then(|| State::read(gauges));
             if let Some(end) = &end {
                 all.add(end);
@@ -225,7 +225,7 @@ mod tests {
         stats.functions.insert(name.clone(), Arc::clone(&gauges));
         for sample in 0..2000 {
             history.sample(at(2 * sample), &stats);
-            for counters in [&gauges.counters, &stats.counters] {
+            for counters in [gauges.counters.get_or_make(), &stats.counters] {
                 counters.submitted.bump(10);
                 counters.done.bump(4);
                 counters.failed.bump(2);

@@ -236,7 +236,7 @@ fn function_view(
         max_running: gauges.max_running.get(),
         max_queue: gauges.max_queue.each_ref().map(Gauge::get),
         oldest_queued_s: positive(&gauges.oldest_ms).map(|since_ms| age_s(now, since_ms)),
-        totals: totals(&gauges.counters),
+        totals: gauges.counters.get().map_or_else(Totals::default, totals),
         rates: history.rates(Some(name)),
         wait: durations_view(&gauges.wait.read()),
         run: durations_view(&gauges.run.read()),

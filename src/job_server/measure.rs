@@ -7,7 +7,7 @@ use crate::stats::{Gauge, JobCounters};
 impl JobServer {
     /// Counts something that happened to a job of a function, there and among all.
     pub(super) fn tally(&self, function: u32, counter: fn(&JobCounters) -> &Gauge) {
-        counter(&self.functions[function as usize].gauges.counters).bump(1);
+        counter(self.functions[function as usize].gauges.counters.get_or_make()).bump(1);
         counter(&self.stats.counters).bump(1);
     }
 
@@ -30,15 +30,15 @@ impl JobServer {
         self.functions[function as usize].gauges.run.record(took_us);
         match outcome {
             Outcome::Complete(_) => {
-                run.gauges.counters.done.bump(1);
+                run.gauges.counters.get_or_make().done.bump(1);
                 self.tally(function, |counters| &counters.done);
             }
             Outcome::Fail => {
-                run.gauges.counters.failed.bump(1);
+                run.gauges.counters.get_or_make().failed.bump(1);
                 self.tally(function, |counters| &counters.failed);
             }
             Outcome::Exception(_) => {
-                run.gauges.counters.excepted.bump(1);
+                run.gauges.counters.get_or_make().excepted.bump(1);
                 self.tally(function, |counters| &counters.excepted);
             }
         }

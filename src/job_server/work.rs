@@ -364,7 +364,7 @@ impl JobServer {
             let handle = job.handle(&self.prefixes);
             effects.report(Event::JobTimedOut { handle, unique: job.unique() });
             self.tally(job.function, |counters| &counters.timed_out);
-            self.runs[run as usize].gauges.counters.timed_out.bump(1);
+            self.runs[run as usize].gauges.counters.get_or_make().timed_out.bump(1);
             self.take_away(now, run, effects);
         }
     }
@@ -380,7 +380,7 @@ impl JobServer {
     /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it.
     pub(super) fn requeue(&mut self, now: Now, run: u32, effects: &mut impl Effects) {
         let slot = self.runs[run as usize].job;
-        self.runs[run as usize].gauges.counters.requeued.bump(1);
+        self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
         let job = self.jobs.get_mut(slot);
         job.attempts = job.attempts.saturating_add(1);
         let handle = job.handle(&self.prefixes);

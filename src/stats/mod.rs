@@ -75,19 +75,31 @@ pub struct JobCounters {
     pub abandoned: Gauge,
 }
 
-/// A histogram that is made when there is something to count: most functions of most workers never have it.
+/// Numbers that are made when there is something to count: most functions of most workers never have any.
 #[derive(Debug, Default)]
-pub struct LazyHistogram(OnceLock<Box<Histogram>>);
+pub struct Lazy<T>(OnceLock<Box<T>>);
 
-impl LazyHistogram {
+impl<T: Default> Lazy<T> {
+    /// The numbers, to count.
+    pub fn get_or_make(&self) -> &T {
+        self.0.get_or_init(Box::default)
+    }
+
+    /// The numbers, where anything was counted.
+    pub fn get(&self) -> Option<&T> {
+        self.0.get().map(|numbers| &**numbers)
+    }
+}
+
+impl Lazy<Histogram> {
     /// Counts a duration.
     pub fn record(&self, duration_us: u64) {
-        self.0.get_or_init(Box::default).record(duration_us);
+        self.get_or_make().record(duration_us);
     }
 
     /// What it holds now.
     pub fn read(&self) -> Durations {
-        self.0.get().map_or_else(Durations::default, |histogram| histogram.read())
+        self.get().map_or_else(Durations::default, Histogram::read)
     }
 }
 
@@ -111,11 +123,11 @@ pub struct FunctionGauges {
     /// How many jobs there may be when one of high, normal and low priority comes; 0 for no limit.
     pub max_queue: [Gauge; 3],
     /// What happened to its jobs.
-    pub counters: JobCounters,
+    pub counters: Lazy<JobCounters>,
     /// How long jobs waited for their first worker.
-    pub wait: LazyHistogram,
+    pub wait: Lazy<Histogram>,
     /// How long workers took for jobs that they ended.
-    pub run: LazyHistogram,
+    pub run: Lazy<Histogram>,
 }
 
 impl FunctionGauges {
@@ -152,9 +164,9 @@ pub struct AbilityGauges {
     pub function: FunctionName,
     withheld: Gauge,
     /// What its runs came to.
-    pub counters: WorkCounters,
+    pub counters: Lazy<WorkCounters>,
     /// How long the connection took for jobs that it ended.
-    pub run: LazyHistogram,
+    pub run: Lazy<Histogram>,
 }
 
 impl AbilityGauges {

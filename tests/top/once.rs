@@ -25,7 +25,7 @@ fn all_tables_of_our_server() {
     let has = |words: &[&str]| stdout.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(has(&["2 queued", "1 running", "1 working"]), "{stdout}");
     assert!(has(&["FUNCTION", "QUEUED", "OLDEST"]) && has(&["rev", "2", "1"]), "{stdout}");
-    assert!(has(&["me", "127.0.0.1", "working", &handle, "rev,with space"]), "{stdout}");
+    assert!(has(&["me", "127.0.0.1", "working", &handle, "with space,rev"]), "{stdout}");
     assert!(has(&[&handle, "rev", "running"]) && has(&["H:t:3", "rev", "queued"]), "{stdout}");
     let document = document(&server);
     assert_eq!(document["plain"], false);
@@ -35,7 +35,7 @@ fn all_tables_of_our_server() {
     assert_eq!((&rev["name"], &rev["queued"], &rev["paused"]), (&json!("rev"), &json!(2), &json!(false)));
     let workers = document["workers"].as_array().expect("workers");
     assert_eq!(workers.len(), 1);
-    assert_eq!(workers[0]["functions"], json!(["rev", "with space"]));
+    assert_eq!(workers[0]["functions"], json!(["with space", "rev"]));
     assert_eq!(workers[0]["job"], handle);
     assert_eq!(document["jobs"].as_array().map(Vec::len), Some(3));
 }
@@ -69,10 +69,13 @@ fn json_comes_again_and_again_with_rates() {
     assert_eq!(next()["functions"][0]["queued"], 1);
     // One of them joins the job that is there.
     submit(&server, "rev", 51);
-    // In one of the next looks.
-    let seen = (0..100).map(|_| next()).find(|document| document["functions"][0]["queued"] == 51).expect("51 jobs");
-    let rate = seen["functions"][0]["in_per_s"].as_f64().expect("a rate");
-    assert!(rate > 0.0 && rate <= 50.0 / 0.05, "{rate} jobs per second");
+    // In one of the next looks; one that follows another too closely says nothing of rates.
+    let seen = (0..100).map(|_| next()).find(|document| {
+        let rev = &document["functions"][0];
+        rev["queued"] == 51 && rev["in_per_s"].as_f64().is_some_and(|rate| rate > 0.0)
+    });
+    let rate = seen.expect("51 jobs, and how fast they came")["functions"][0]["in_per_s"].as_f64().expect("a rate");
+    assert!(rate <= 50.0 / 0.05, "{rate} jobs per second");
 }
 
 #[test]

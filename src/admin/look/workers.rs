@@ -156,7 +156,7 @@ fn worker_view(id: ConnectionId, gauges: &ConnectionGauges, prefixes: &[Arc<str>
     let functions = in_use.chain(former.iter().rev().map(|ability| (ability, false)));
     let functions = functions.map(|(ability, in_use)| {
         let durations = ability.run.read();
-        add_totals(&mut totals, &ability.counters);
+        add_totals(&mut totals, ability.counters.get());
         run.add(&durations);
         ability_view(ability, in_use, &durations)
     });
@@ -184,7 +184,7 @@ fn worker_view(id: ConnectionId, gauges: &ConnectionGauges, prefixes: &[Arc<str>
 
 fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) -> WorkerFunctionView {
     let mut totals = WorkTotals::default();
-    add_totals(&mut totals, &ability.counters);
+    add_totals(&mut totals, ability.counters.get());
     WorkerFunctionView {
         id: function_id(ability.function.as_bytes()),
         name: lossy(ability.function.as_bytes()),
@@ -198,7 +198,8 @@ fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) ->
     }
 }
 
-fn add_totals(totals: &mut WorkTotals, counters: &WorkCounters) {
+fn add_totals(totals: &mut WorkTotals, counters: Option<&WorkCounters>) {
+    let Some(counters) = counters else { return };
     totals.done += counters.done.get();
     totals.failed += counters.failed.get();
     totals.excepted += counters.excepted.get();

@@ -5,7 +5,8 @@ use std::fmt::Display;
 use super::lines::{Kind, Lines};
 use crate::admin::view::{FunctionView, ServerView, Totals, WorkerStates};
 use crate::http::Counts;
-use crate::stats::{FunctionGauges, LazyHistogram};
+use crate::stats::histogram::Histogram;
+use crate::stats::{FunctionGauges, Lazy};
 
 /// Metrics of one name.
 pub(super) struct Family {
@@ -21,7 +22,7 @@ pub(super) enum Source {
     /// Once for each function.
     Function(fn(&FunctionView, &mut Lines<'_>)),
     /// Once for each function.
-    Times(fn(&FunctionGauges) -> &LazyHistogram),
+    Times(fn(&FunctionGauges) -> &Lazy<Histogram>),
     Http(fn(&Counts, &mut Lines<'_>)),
 }
 
