@@ -1,15 +1,17 @@
-//! The runtime of the stores whose drivers are asynchronous. A store is called by one thread and blocks it; this runs the
-//! driver's futures on that same thread, each with a bound in time.
+//! What the stores have in common whose drivers are asynchronous: the runtime, the connection, failures, and reading jobs.
+//!
+//! A store is called by one thread and blocks it; this runs the driver's futures on that same thread, each with a bound in time.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::StoreError;
-use crate::job_server::StoreFailure;
+use super::entry::{Entry, Prefixes};
+use super::{HasWorkload, Replayed, StoreError, Workloads};
+use crate::job_server::{StoreFailure, StoredJob};
 
 /// How long it may take to connect.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -52,6 +54,203 @@ impl Driver {
 /// Gives a future so much time; `None` when that was not enough.
 pub(super) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, future).await.ok()
+}
+
+/// An answer of the database, within its time.
+pub(super) async fn answer<T, E>(future: impl Future<Output = Result<T, E>>) -> Result<T, Failed<E>> {
+    within(ANSWER_LIMIT, future).await.ok_or(Failed::NoAnswer)?.map_err(Failed::Driver)
+}
+
+/// Why something was not done.
+#[derive(Debug)]
+pub(super) enum Failed<E> {
+    /// The driver or the database says so.
+    Driver(E),
+    /// No connection came about in time.
+    Connecting,
+    /// No answer came in time.
+    NoAnswer,
+    /// There is no directory in which the server's socket could come to be.
+    NoDirectory(String),
+    /// This store itself says so: what, and in words.
+    Here(StoreFailure, String),
+}
+
+/// The error of a driver.
+pub(super) trait DriverError {
+    /// Where an operator sees what the database waits for.
+    const WAITS: &str;
+    /// The setting that says where the server's socket is.
+    const SOCKET: &str;
+
+    /// Whether trying again cannot mend it: somebody has to change a setting, here or in the database.
+    fn is_lasting(&self) -> bool;
+
+    /// What it means for clients, in words, and what to do.
+    fn meaning(&self) -> (StoreFailure, String, &'static str);
+}
+
+impl<E: DriverError> From<E> for Failed<E> {
+    fn from(error: E) -> Self {
+        Self::Driver(error)
+    }
+}
+
+impl<E: DriverError> Failed<E> {
+    /// Whether trying again cannot mend it.
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Driver(error) => error.is_lasting(),
+            Self::NoDirectory(_) => true,
+            Self::Connecting | Self::NoAnswer | Self::Here(..) => false,
+        }
+    }
+
+    /// For clients and for the operator.
+    fn explain(&self, name: &str, purpose: &str) -> StoreError {
+        let (failure, reason, advice) = match self {
+            Self::Driver(error) => {
+                let (failure, reason, advice) = error.meaning();
+                (failure, reason, advice.to_owned())
+            }
+            Self::Connecting => (
+                StoreFailure::Unreachable,
+                format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
+                "see whether it runs and whether its address is right".to_owned(),
+            ),
+            Self::NoAnswer => (
+                StoreFailure::Unreachable,
+                format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
+                format!("see whether it runs, and what it waits for ({})", E::WAITS),
+            ),
+            Self::NoDirectory(directory) => (
+                StoreFailure::Unreachable,
+                format!("there is no directory {directory} for the server's socket"),
+                format!("see {}", E::SOCKET),
+            ),
+            Self::Here(failure, reason) => (*failure, reason.clone(), String::new()),
+        };
+        let separator = if advice.is_empty() { "" } else { "; " };
+        StoreError::new(failure, format!("{name}: could not {purpose}: {reason}{separator}{advice}"))
+    }
+}
+
+/// A connection of a driver.
+pub(super) trait Session {
+    /// What the driver says when something goes wrong.
+    type Error: DriverError;
+
+    /// Whether the other side is still there, within [`CONNECT_LIMIT`].
+    async fn answers(&mut self) -> bool;
+}
+
+/// A connection that is made anew where it is needed.
+pub(super) struct Keeper<S> {
+    // Before the driver, since it ends first.
+    session: Option<S>,
+    driver: Driver,
+    last_used: Instant,
+    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
+    opened: bool,
+}
+
+impl<S: Session> Keeper<S> {
+    /// # Errors
+    /// The process has no file descriptors left.
+    pub(super) fn new() -> Result<Self, StoreError> {
+        Ok(Self { session: None, driver: Driver::new()?, last_used: Instant::now(), opened: false })
+    }
+
+    /// Does something with a connection that works, after it is made where there is none. `name` is the database's, and
+    /// `purpose` completes the sentence "could not ...".
+    ///
+    /// # Errors
+    /// What went wrong with either.
+    pub(super) fn with<T>(
+        &mut self,
+        (name, purpose): (&str, &str),
+        connect: impl AsyncFnOnce(&Driver) -> Result<S, Failed<S::Error>>,
+        work: impl AsyncFnOnce(&mut S) -> Result<T, Failed<S::Error>>,
+    ) -> Result<T, StoreError> {
+        let idle = self.last_used.elapsed() > IDLE_LIMIT;
+        let mut kept = self.session.take();
+        let driver = &self.driver;
+        let result = driver.run(async {
+            if idle
+                && let Some(session) = &mut kept
+                && !session.answers().await
+            {
+                kept = None;
+            }
+            let mut session = match kept {
+                Some(session) => session,
+                None => connect(driver).await?,
+            };
+            let done = work(&mut session).await;
+            Ok((session, done))
+        });
+        self.last_used = Instant::now();
+        let (session, done) = match result {
+            Ok(both) => both,
+            Err(failed) => return Err(self.error(name, purpose, &failed)),
+        };
+        let done = done.map_err(|failed| self.error(name, purpose, &failed));
+        // A refused job was rolled back; of a connection with any other failure nothing is known.
+        if done.as_ref().err().is_none_or(|error| error.failure == StoreFailure::Refused) {
+            self.session = Some(session);
+        }
+        self.opened |= done.is_ok();
+        done
+    }
+
+    fn error(&self, name: &str, purpose: &str, failed: &Failed<S::Error>) -> StoreError {
+        let error = failed.explain(name, purpose);
+        let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
+        StoreError { failure, ..error }
+    }
+}
+
+/// Who wants the jobs.
+pub(super) type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
+
+/// Hands on the jobs that are read.
+pub(super) struct Reader<'a, 'b> {
+    take: Take<'a>,
+    prefixes: &'b mut Prefixes,
+    /// Whether the next jobs are wanted with their workloads.
+    pub(super) wanted: Workloads,
+    /// What was read so far.
+    pub(super) replayed: Replayed,
+    /// Rows that make no sense, by number, and why.
+    pub(super) bad: Vec<(i64, String)>,
+}
+
+impl<'a, 'b> Reader<'a, 'b> {
+    /// `last` is the highest number that was ever given to a job.
+    pub(super) fn new(take: Take<'a>, prefixes: &'b mut Prefixes, last: i64) -> Self {
+        let replayed = Replayed { last_number: last.unsigned_abs(), ..Replayed::default() };
+        Self { take, prefixes, wanted: Workloads::Wanted, replayed, bad: Vec::new() }
+    }
+
+    /// Hands on what a row holds. One without a number, which C++ gearmand wrote, gets the next.
+    pub(super) fn enter(&mut self, mut entry: Entry<'_>, has_number: bool, has_workload: bool) {
+        let row = entry.number;
+        if !has_number {
+            entry.number = i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX).saturating_add(1);
+            self.replayed.last_number = entry.number.unsigned_abs();
+        }
+        match entry.job(self.prefixes) {
+            Ok(job) => {
+                self.replayed.jobs += 1;
+                let has_workload = has_workload || job.unique() == b"-";
+                self.wanted = (self.take)(job, has_workload);
+            }
+            Err(reason) => {
+                self.replayed.set_aside += 1;
+                self.bad.push((row, reason));
+            }
+        }
+    }
 }
 
 /// Polls futures in the order in which they stand, until all have ended: a driver sends requests in the order in which they

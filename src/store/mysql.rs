@@ -23,7 +23,6 @@ mod schema;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use mysql_async::prelude::Queryable;
@@ -31,7 +30,7 @@ use mysql_async::{Conn, Opts, OptsBuilder};
 
 use self::errors::Failed;
 use self::schema::Table;
-use super::driver::{ANSWER_LIMIT, CONNECT_LIMIT, Driver, IDLE_LIMIT, STATEMENT_LIMIT, within};
+use super::driver::{self, CONNECT_LIMIT, Keeper, answer, within};
 use super::entry::Prefixes;
 use super::location::{Access, Location};
 use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
@@ -39,9 +38,7 @@ use crate::job_server::{JobKey, StoreFailure, StoredJob};
 
 /// See the module.
 pub(super) struct Mysql {
-    // Before the driver, since it ends first.
-    session: Option<Session>,
-    driver: Driver,
+    keeper: Keeper<Session>,
     options: Opts,
     /// The database, for people to read, without passwords.
     name: String,
@@ -49,11 +46,8 @@ pub(super) struct Mysql {
     table: String,
     access: Access,
     prefixes: Prefixes,
-    last_used: Instant,
     /// The id of the last connection: it may linger where the network broke.
     last_id: Option<u64>,
-    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
-    opened: bool,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
     /// The server's `max_allowed_packet`, in bytes, as of the last connection.
@@ -97,84 +91,42 @@ impl Mysql {
             // One statement for each power of two.
             .stmt_cache_size(64_usize);
         let mut store = Self {
-            session: None,
-            driver: Driver::new()?,
+            keeper: Keeper::new()?,
             options: options.into(),
             name: location.to_string(),
             table: table.clone(),
             access,
             prefixes: Prefixes::new(prefix),
-            last_used: Instant::now(),
             last_id: None,
-            opened: false,
             warned: false,
             packet_max: 0,
         };
         store.with_session("open the table", async |_| Ok(()))?;
-        store.opened = true;
         Ok(store)
     }
 
-    /// Does something with a connection that works, after it is made where there is none. `purpose` completes the sentence
-    /// "could not ...".
+    /// See [`Keeper::with`].
     fn with_session<T>(
         &mut self,
         purpose: &str,
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
-        let idle = self.last_used.elapsed() > IDLE_LIMIT;
-        let mut kept = self.session.take();
-        let result = self.driver.run(async {
-            if idle && let Some(session) = &mut kept {
-                let answer = within(CONNECT_LIMIT, session.connection.ping()).await;
-                if !matches!(answer, Some(Ok(()))) {
-                    kept = None;
-                }
-            }
-            let mut session = match kept {
-                Some(session) => session,
-                None => self.connect().await?,
-            };
-            let done = work(&mut session).await;
-            Ok((session, done))
-        });
-        self.last_used = Instant::now();
-        let (session, done) = match result {
-            Ok(both) => both,
-            Err(failed) => return Err(self.error(purpose, &failed)),
-        };
-        self.packet_max = session.packet_max;
-        self.last_id = Some(session.id);
-        self.warn_once(session.flushes_late);
-        let error = match done {
-            Ok(value) => {
-                self.session = Some(session);
-                return Ok(value);
-            }
-            Err(failed) => self.error(purpose, &failed),
-        };
-        // A refused job was rolled back; of a connection with any other failure nothing is known.
-        if error.failure == StoreFailure::Refused {
-            self.session = Some(session);
+        let Self { keeper, options, name, table, access, last_id, .. } = self;
+        let mut seen = None;
+        let done = keeper.with(
+            (name.as_str(), purpose),
+            async |_| connect(options, table, *access, *last_id).await,
+            async |session| {
+                seen = Some((session.id, session.packet_max, session.flushes_late));
+                work(session).await
+            },
+        );
+        if let Some((id, packet_max, flushes_late)) = seen {
+            self.packet_max = packet_max;
+            self.last_id = Some(id);
+            self.warn_once(flushes_late);
         }
-        Err(error)
-    }
-
-    fn error(&self, purpose: &str, failed: &Failed) -> StoreError {
-        let error = failed.explain(&self.name, purpose);
-        let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
-        StoreError { failure, ..error }
-    }
-
-    async fn connect(&self) -> Result<Session, Failed> {
-        if let Some(socket) = self.options.socket()
-            && !Path::new(socket).parent().is_some_and(Path::is_dir)
-        {
-            return Err(Failed::NoDirectory(socket.to_owned()));
-        }
-        let connecting = Conn::new(self.options.clone());
-        let connection = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
-        schema::prepare(connection, &self.table, self.access, self.last_id).await
+        done
     }
 
     fn warn_once(&mut self, flushes_late: Option<u64>) {
@@ -193,9 +145,24 @@ impl Mysql {
     }
 }
 
-/// An answer of the database, within its time.
-async fn answer<T>(future: impl Future<Output = Result<T, mysql_async::Error>>) -> Result<T, Failed> {
-    Ok(within(ANSWER_LIMIT, future).await.ok_or(Failed::NoAnswer)??)
+impl driver::Session for Session {
+    type Error = mysql_async::Error;
+
+    async fn answers(&mut self) -> bool {
+        matches!(within(CONNECT_LIMIT, self.connection.ping()).await, Some(Ok(())))
+    }
+}
+
+/// Makes a connection, and the table ready. `last` is the id of the one before.
+async fn connect(options: &Opts, table: &str, access: Access, last: Option<u64>) -> Result<Session, Failed> {
+    if let Some(directory) = options.socket().and_then(|socket| Path::new(socket).parent())
+        && !directory.is_dir()
+    {
+        return Err(Failed::NoDirectory(directory.display().to_string()));
+    }
+    let connecting = Conn::new(options.clone());
+    let connection = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
+    schema::prepare(connection, table, access, last).await
 }
 
 impl Store for Mysql {

@@ -22,7 +22,6 @@ mod replay;
 mod schema;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio_postgres::config::{Config, Host};
@@ -30,7 +29,7 @@ use tokio_postgres::{Client, NoTls};
 
 use self::errors::Failed;
 use self::schema::{Backend, Table};
-use super::driver::{ANSWER_LIMIT, CONNECT_LIMIT, Driver, IDLE_LIMIT, within};
+use super::driver::{self, CONNECT_LIMIT, Driver, Keeper, answer, within};
 use super::entry::Prefixes;
 use super::location::Access;
 use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
@@ -41,9 +40,7 @@ const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
 /// See the module.
 pub(super) struct Postgres {
-    // Before the driver, since it ends first.
-    session: Option<Session>,
-    driver: Driver,
+    keeper: Keeper<Session>,
     config: Config,
     /// The database, for people to read, without passwords.
     name: String,
@@ -51,11 +48,8 @@ pub(super) struct Postgres {
     table: String,
     access: Access,
     prefixes: Prefixes,
-    last_used: Instant,
     /// The other side of the last connection: it may linger where the network broke.
     last_backend: Option<Backend>,
-    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
-    opened: bool,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
 }
@@ -82,92 +76,42 @@ impl Postgres {
     pub(super) fn open(conninfo: &str, table: &str, access: Access, prefix: &Arc<str>) -> Result<Self, StoreError> {
         let config = read_conninfo(conninfo)?;
         let mut store = Self {
-            session: None,
-            driver: Driver::new()?,
+            keeper: Keeper::new()?,
             name: describe(&config, table),
             config,
             table: table.to_owned(),
             access,
             prefixes: Prefixes::new(prefix),
-            last_used: Instant::now(),
             last_backend: None,
-            opened: false,
             warned: false,
         };
         store.with_session("open the table", async |_| Ok(()))?;
-        store.opened = true;
         Ok(store)
     }
 
-    /// Does something with a connection that works, after it is made where there is none. `purpose` completes the sentence
-    /// "could not ...".
+    /// See [`Keeper::with`].
     fn with_session<T>(
         &mut self,
         purpose: &str,
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
-        let idle = self.last_used.elapsed() > IDLE_LIMIT;
-        let kept = self.session.take();
-        let result = self.driver.run(async {
-            let kept = match kept {
-                Some(session) if idle && !session.answers().await => None,
-                kept => kept,
-            };
-            let mut session = match kept {
-                Some(session) => session,
-                None => self.connect().await?,
-            };
-            let done = work(&mut session).await;
-            Ok((session, done))
-        });
-        self.last_used = Instant::now();
-        let (session, done) = match result {
-            Ok((session, done)) => (session, done),
-            Err(failed) => return Err(self.error(purpose, &failed)),
-        };
-        if self.last_backend.as_ref() != Some(&session.backend) {
-            self.last_backend = Some(session.backend.clone());
-        }
-        let asynchronous = session.asynchronous;
-        match done {
-            Ok(value) => {
-                self.session = Some(session);
+        let Self { keeper, config, name, table, access, last_backend, .. } = self;
+        let mut seen = None;
+        let done = keeper.with(
+            (name.as_str(), purpose),
+            async |driver| connect(driver, config, table, *access, last_backend.as_ref()).await,
+            async |session| {
+                seen = Some((session.backend.clone(), session.asynchronous));
+                work(session).await
+            },
+        );
+        if let Some((backend, asynchronous)) = seen {
+            self.last_backend = Some(backend);
+            if done.is_ok() {
                 self.warn_once(asynchronous);
-                Ok(value)
-            }
-            Err(failed) => {
-                // A refused job was rolled back; of a connection with any other failure nothing is known.
-                let error = self.error(purpose, &failed);
-                if error.failure == StoreFailure::Refused {
-                    self.session = Some(session);
-                }
-                Err(error)
             }
         }
-    }
-
-    fn error(&self, purpose: &str, failed: &Failed) -> StoreError {
-        let error = failed.explain(&self.name, purpose);
-        let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
-        StoreError { failure, ..error }
-    }
-
-    async fn connect(&self) -> Result<Session, Failed> {
-        let sockets = self.config.get_hosts().iter().filter_map(|host| match host {
-            Host::Unix(path) => Some(path),
-            Host::Tcp(_) => None,
-        });
-        let gone: Vec<_> = sockets.filter(|path| !path.is_dir()).collect();
-        if let Some(path) = gone.first().filter(|_| gone.len() == self.config.get_hosts().len()) {
-            return Err(Failed::NoDirectory(path.display().to_string()));
-        }
-        let connecting = self.config.connect(NoTls);
-        let (client, connection) = within(CONNECT_LIMIT, connecting).await.ok_or(Failed::Connecting)??;
-        self.driver.run_along(async move {
-            // What ends a connection is told to whoever uses its client.
-            let _ = connection.await;
-        });
-        schema::prepare(client, &self.table, self.access, self.last_backend.as_ref()).await
+        done
     }
 
     fn warn_once(&mut self, asynchronous: bool) {
@@ -183,16 +127,36 @@ impl Postgres {
     }
 }
 
-impl Session {
-    /// Whether the other side is still there.
-    async fn answers(&self) -> bool {
+impl driver::Session for Session {
+    type Error = tokio_postgres::Error;
+
+    async fn answers(&mut self) -> bool {
         matches!(within(CONNECT_LIMIT, self.client.batch_execute("SELECT 1")).await, Some(Ok(())))
     }
 }
 
-/// An answer of the database, within its time.
-async fn answer<T>(future: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Failed> {
-    Ok(within(ANSWER_LIMIT, future).await.ok_or(Failed::NoAnswer)??)
+/// Makes a connection, and the table ready. `last` is the other side of the one before.
+async fn connect(
+    driver: &Driver,
+    config: &Config,
+    table: &str,
+    access: Access,
+    last: Option<&Backend>,
+) -> Result<Session, Failed> {
+    let sockets = config.get_hosts().iter().filter_map(|host| match host {
+        Host::Unix(path) => Some(path),
+        Host::Tcp(_) => None,
+    });
+    let gone: Vec<_> = sockets.filter(|path| !path.is_dir()).collect();
+    if let Some(path) = gone.first().filter(|_| gone.len() == config.get_hosts().len()) {
+        return Err(Failed::NoDirectory(path.display().to_string()));
+    }
+    let (client, connection) = within(CONNECT_LIMIT, config.connect(NoTls)).await.ok_or(Failed::Connecting)??;
+    driver.run_along(async move {
+        // What ends a connection is told to whoever uses its client.
+        let _ = connection.await;
+    });
+    schema::prepare(client, table, access, last).await
 }
 
 impl Store for Postgres {

@@ -6,7 +6,7 @@ use mysql_async::prelude::Queryable;
 use super::super::Changes;
 use super::super::entry::flags_of;
 use super::super::table::is_own_key;
-use super::errors::Failed;
+use super::errors::{Failed, is_refusal};
 use super::{Session, answer, edits};
 use crate::job_server::{JobKey, StoredJob};
 
@@ -37,7 +37,7 @@ pub(super) fn refusal(changes: &Changes, packet_max: usize) -> Option<String> {
 pub(super) async fn commit(session: &mut Session, changes: &Changes) -> Result<(), Failed> {
     let done = transaction(session, changes).await;
     if let Err(failed) = &done
-        && failed.is_refusal()
+        && is_refusal(failed)
     {
         // Other failures end the connection, which does the same.
         answer(session.connection.query_drop("ROLLBACK")).await?;

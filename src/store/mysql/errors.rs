@@ -2,90 +2,50 @@
 
 use mysql_async::{DriverError, Error};
 
-use super::super::StoreError;
-use super::super::driver::{ANSWER_LIMIT, CONNECT_LIMIT};
+use super::super::driver;
 use crate::job_server::StoreFailure;
 
 /// Errors of user, password, database and demanded TLS.
 const LASTING: [u16; 6] = [1044, 1045, 1049, 1130, 1698, 3159];
 
 /// Why something was not done.
-#[derive(Debug)]
-pub(super) enum Failed {
-    /// The driver or the database says so.
-    Driver(Error),
-    /// No connection came about in time.
-    Connecting,
-    /// No answer came in time.
-    NoAnswer,
-    /// There is no directory in which the server's socket could come to be.
-    NoDirectory(String),
-    /// This store itself says so: what, and in words.
-    Here(StoreFailure, String),
-}
+pub(super) type Failed = driver::Failed<Error>;
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Driver(error)
-    }
-}
+impl driver::DriverError for Error {
+    const WAITS: &str = "SHOW PROCESSLIST";
+    const SOCKET: &str = "--mysql-host";
 
-impl Failed {
-    /// Whether trying again cannot mend it: somebody has to change a setting, here or in the database.
-    pub(super) fn is_lasting(&self) -> bool {
+    fn is_lasting(&self) -> bool {
         match self {
-            Self::Driver(Error::Server(error)) => LASTING.contains(&error.code),
-            Self::Driver(Error::Driver(error)) => matches!(
+            Self::Server(error) => LASTING.contains(&error.code),
+            Self::Driver(error) => matches!(
                 error,
                 DriverError::UnknownAuthPlugin { .. }
                     | DriverError::MysqlOldPasswordDisabled
                     | DriverError::NoClientSslFlagFromServer
                     | DriverError::CleartextPluginDisabled
             ),
-            Self::NoDirectory(_) => true,
-            Self::Driver(_) | Self::Connecting | Self::NoAnswer | Self::Here(..) => false,
+            _ => false,
         }
     }
 
-    /// Whether the database has understood, and does not want it.
-    pub(super) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Driver(Error::Server(error)) if judge(error.code).0 == StoreFailure::Refused)
-    }
-
-    /// For clients and for the operator.
-    pub(super) fn explain(&self, name: &str, purpose: &str) -> StoreError {
-        let (failure, reason, advice) = match self {
-            Self::Driver(Error::Server(error)) => {
-                let (failure, advice) = if error.message.ends_with("(using password: NO)") {
-                    (StoreFailure::Unreachable, "MySQL asks for a password: add --mysql-password=...")
-                } else {
-                    judge(error.code)
-                };
-                (failure, format!("{} [{} {}]", error.message, error.code, error.state), advice)
-            }
-            Self::Driver(error) => {
-                (StoreFailure::Unreachable, error.to_string(), "see whether it runs and whether its address is right")
-            }
-            Self::Connecting => (
-                StoreFailure::Unreachable,
-                format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
-                "see whether it runs and whether its address is right",
-            ),
-            Self::NoAnswer => (
-                StoreFailure::Unreachable,
-                format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
-                "see whether it runs, and what it waits for (SHOW PROCESSLIST)",
-            ),
-            Self::NoDirectory(socket) => (
-                StoreFailure::Unreachable,
-                format!("there is no directory for the server's socket {socket}"),
-                "see --mysql-host",
-            ),
-            Self::Here(failure, reason) => (*failure, reason.clone(), ""),
+    fn meaning(&self) -> (StoreFailure, String, &'static str) {
+        let Self::Server(error) = self else {
+            let advice = "see whether it runs and whether its address is right";
+            return (StoreFailure::Unreachable, self.to_string(), advice);
         };
-        let separator = if advice.is_empty() { "" } else { "; " };
-        StoreError::new(failure, format!("{name}: could not {purpose}: {reason}{separator}{advice}"))
+        let (failure, advice) = if error.message.ends_with("(using password: NO)") {
+            (StoreFailure::Unreachable, "MySQL asks for a password: add --mysql-password=...")
+        } else {
+            judge(error.code)
+        };
+        (failure, format!("{} [{} {}]", error.message, error.code, error.state), advice)
     }
+}
+
+/// Whether the database has understood, and does not want it.
+pub(super) fn is_refusal(failed: &Failed) -> bool {
+    matches!(failed, Failed::Driver(Error::Server(error)) if judge(error.code).0 == StoreFailure::Refused)
 }
 
 /// What an error number means for clients, and what to do about it.

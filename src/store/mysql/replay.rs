@@ -6,20 +6,17 @@ use bytes::Bytes;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Value};
 
-use super::super::driver::within;
+use super::super::driver::{Reader, STATEMENT_LIMIT, Take, within};
 use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use super::super::location::Access;
-use super::super::{HasWorkload, Replayed, Workloads, fitting};
+use super::super::{Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::schema::{CONVERSION_LIMIT, Table, limit_statements};
-use super::{STATEMENT_LIMIT, Session, answer};
-use crate::job_server::{JobKey, StoredJob};
+use super::{Session, answer};
+use crate::job_server::JobKey;
 
 /// Rows that are asked for at one time.
 const PAGE_ROWS: u64 = 4096;
-
-/// Who wants the jobs.
-type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
 
 /// Reads all jobs.
 pub(super) async fn run(
@@ -35,9 +32,7 @@ pub(super) async fn run(
     } else {
         last_number(session).await?
     };
-    let mut reader =
-        Reader { take, prefixes, wanted: Workloads::Wanted, replayed: Replayed::default(), bad: Vec::new() };
-    reader.replayed.last_number = last.unsigned_abs();
+    let mut reader = Reader::new(take, prefixes, last);
     let has_numbers = session.table.columns.contains_key("job_id");
     if has_numbers {
         let query = |data: &str| {
@@ -53,7 +48,7 @@ pub(super) async fn run(
         loop {
             let wanted = reader.wanted == Workloads::Wanted;
             let page = if wanted { &with } else { &without };
-            let (rows, last) = reader.page(session, page, (after,).into(), wanted).await?;
+            let (rows, last) = read_page(&mut reader, session, page, (after,).into(), wanted).await?;
             if access == Access::Own {
                 set_aside(session, &std::mem::take(&mut reader.bad)).await?;
             }
@@ -67,7 +62,7 @@ pub(super) async fn run(
         // Rows of C++ gearmand that no server has taken over: as if they had numbers, in the order in which they lie.
         let filter = if has_numbers { "WHERE job_id IS NULL" } else { "" };
         let query = format!("SELECT {} FROM {} {filter}", selected(&session.table, "data"), session.table.name);
-        reader.page(session, &query, Params::Empty, true).await?;
+        read_page(&mut reader, session, &query, Params::Empty, true).await?;
     } else {
         limit_statements(&mut session.connection, STATEMENT_LIMIT).await?;
     }
@@ -158,49 +153,24 @@ fn integer(row: &Row, index: usize) -> Option<i64> {
     }
 }
 
-struct Reader<'a, 'b> {
-    take: Take<'a>,
-    prefixes: &'b mut Prefixes,
-    wanted: Workloads,
-    replayed: Replayed,
-    /// Rows that make no sense, and why.
-    bad: Vec<(i64, String)>,
-}
-
-impl Reader<'_, '_> {
-    /// Hands on what a query brings: how many rows, and the number of the last one.
-    async fn page(
-        &mut self,
-        session: &mut Session,
-        query: &str,
-        parameters: Params,
-        has_workloads: bool,
-    ) -> Result<(u64, i64), Failed> {
-        let mut rows = answer(session.connection.exec_iter(query, parameters)).await?;
-        let (mut count, mut last) = (0, i64::MIN);
-        while let Some(row) = answer(rows.next()).await? {
-            let mut entry = entry(&row);
-            count += 1;
-            last = entry.number;
-            if integer(&row, 0).is_none() {
-                entry.number = i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX).saturating_add(1);
-                self.replayed.last_number = entry.number.unsigned_abs();
-            }
-            match entry.job(self.prefixes) {
-                Ok(job) => {
-                    self.replayed.jobs += 1;
-                    let has_workload = has_workloads || job.unique() == b"-";
-                    self.wanted = (self.take)(job, has_workload);
-                }
-                Err(reason) => {
-                    self.replayed.set_aside += 1;
-                    self.bad.push((last, reason));
-                }
-            }
-        }
-        answer(rows.drop_result()).await?;
-        Ok((count, last))
+/// Hands on what a query brings: how many rows, and the number of the last one.
+async fn read_page(
+    reader: &mut Reader<'_, '_>,
+    session: &mut Session,
+    query: &str,
+    parameters: Params,
+    has_workloads: bool,
+) -> Result<(u64, i64), Failed> {
+    let mut rows = answer(session.connection.exec_iter(query, parameters)).await?;
+    let (mut count, mut last) = (0, i64::MIN);
+    while let Some(row) = answer(rows.next()).await? {
+        let entry = entry(&row);
+        count += 1;
+        last = entry.number;
+        reader.enter(entry, integer(&row, 0).is_some(), has_workloads);
     }
+    answer(rows.drop_result()).await?;
+    Ok((count, last))
 }
 
 /// Moves rows out of the way, with the reason.

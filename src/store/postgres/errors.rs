@@ -5,8 +5,7 @@ use std::io;
 
 use tokio_postgres::error::SqlState;
 
-use super::super::StoreError;
-use super::super::driver::{ANSWER_LIMIT, CONNECT_LIMIT};
+use super::super::driver::{self, DriverError};
 use crate::job_server::StoreFailure;
 
 /// What to do where either side demands TLS.
@@ -14,62 +13,19 @@ const NO_TLS: &str = "this server speaks to PostgreSQL without TLS: use sslmode=
                       pg_hba.conf, a UNIX socket or a tunnel";
 
 /// Why something was not done.
-#[derive(Debug)]
-pub(super) enum Failed {
-    /// The driver or the database says so.
-    Driver(tokio_postgres::Error),
-    /// No connection came about in time.
-    Connecting,
-    /// No answer came in time.
-    NoAnswer,
-    /// There is no directory in which the server's socket could come to be.
-    NoDirectory(String),
-    /// This store itself says so: what, and in words.
-    Here(StoreFailure, String),
-}
+pub(super) type Failed = driver::Failed<tokio_postgres::Error>;
 
-impl From<tokio_postgres::Error> for Failed {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Driver(error)
-    }
-}
+impl DriverError for tokio_postgres::Error {
+    const WAITS: &str = "pg_stat_activity";
+    const SOCKET: &str = "host=... in the connection string";
 
-impl Failed {
-    /// Whether trying again cannot mend it: somebody has to change a setting, here or in the database.
-    pub(super) fn is_lasting(&self) -> bool {
-        match self {
-            Self::Driver(error) => error.as_db_error().map_or_else(
-                || is_about_settings(error),
-                |database| matches!(&database.code().code()[..2], "28" | "3D"),
-            ),
-            Self::NoDirectory(_) => true,
-            Self::Connecting | Self::NoAnswer | Self::Here(..) => false,
-        }
+    fn is_lasting(&self) -> bool {
+        self.as_db_error()
+            .map_or_else(|| is_about_settings(self), |database| matches!(&database.code().code()[..2], "28" | "3D"))
     }
 
-    /// For clients and for the operator.
-    pub(super) fn explain(&self, name: &str, purpose: &str) -> StoreError {
-        let (failure, reason, advice) = match self {
-            Self::Driver(error) => explain_driver(error),
-            Self::Connecting => (
-                StoreFailure::Unreachable,
-                format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
-                "see whether it runs and whether its address is right",
-            ),
-            Self::NoAnswer => (
-                StoreFailure::Unreachable,
-                format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
-                "see whether it runs, and what it waits for (pg_stat_activity)",
-            ),
-            Self::NoDirectory(directory) => (
-                StoreFailure::Unreachable,
-                format!("there is no directory {directory} for the server's socket"),
-                "see host=... in the connection string",
-            ),
-            Self::Here(failure, reason) => (*failure, reason.clone(), ""),
-        };
-        let separator = if advice.is_empty() { "" } else { "; " };
-        StoreError::new(failure, format!("{name}: could not {purpose}: {reason}{separator}{advice}"))
+    fn meaning(&self) -> (StoreFailure, String, &'static str) {
+        explain_driver(self)
     }
 }
 

@@ -8,20 +8,17 @@ use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::super::driver::{STATEMENT_LIMIT, within};
+use super::super::driver::{Reader, STATEMENT_LIMIT, Take, within};
 use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use super::super::location::Access;
-use super::super::{HasWorkload, Replayed, Workloads, fitting};
+use super::super::{Replayed, Workloads, fitting};
 use super::errors::Failed;
 use super::schema::{CONVERSION_LIMIT, Table};
 use super::{Session, answer};
-use crate::job_server::{JobKey, StoredJob};
+use crate::job_server::JobKey;
 
 /// Rows that are asked for at one time.
 const PAGE_ROWS: i64 = 4096;
-
-/// Who wants the jobs.
-type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
 
 /// Reads all jobs.
 pub(super) async fn run(
@@ -36,9 +33,7 @@ pub(super) async fn run(
         give_numbers(session, prefixes.default()).await?;
     }
     let table = &session.table;
-    let mut reader =
-        Reader { take, prefixes, wanted: Workloads::Wanted, replayed: Replayed::default(), bad: Vec::new() };
-    reader.replayed.last_number = last_number(session).await?.unsigned_abs();
+    let mut reader = Reader::new(take, prefixes, last_number(session).await?);
     if table.columns.contains("job_id") {
         let query = |data: &str| {
             let columns = selected(table, data);
@@ -53,7 +48,7 @@ pub(super) async fn run(
         loop {
             let wanted = reader.wanted == Workloads::Wanted;
             let page = if wanted { &with } else { &without };
-            let (rows, last) = reader.page(session, page, &[&after], wanted).await?;
+            let (rows, last) = read_page(&mut reader, session, page, &[&after], wanted).await?;
             if access == Access::Own {
                 set_aside(session, &std::mem::take(&mut reader.bad)).await?;
             }
@@ -67,7 +62,7 @@ pub(super) async fn run(
         // Rows of C++ gearmand that no server has taken over: as if they had numbers, in the order in which they lie.
         let filter = if table.columns.contains("job_id") { "WHERE job_id IS NULL" } else { "" };
         let query = format!("SELECT {} FROM {} {filter} ORDER BY ctid", selected(table, "data::bytea"), table.name);
-        reader.page(session, &query, &[], true).await?;
+        read_page(&mut reader, session, &query, &[], true).await?;
     } else {
         limit_statements(session, STATEMENT_LIMIT).await?;
     }
@@ -147,49 +142,24 @@ fn entry(row: &Row) -> Result<Entry<'_>, tokio_postgres::Error> {
     })
 }
 
-struct Reader<'a, 'b> {
-    take: Take<'a>,
-    prefixes: &'b mut Prefixes,
-    wanted: Workloads,
-    replayed: Replayed,
-    /// Rows that make no sense, and why.
-    bad: Vec<(i64, String)>,
-}
-
-impl Reader<'_, '_> {
-    /// Hands on what a query brings: how many rows, and the number of the last one.
-    async fn page(
-        &mut self,
-        session: &Session,
-        query: &str,
-        parameters: &[&(dyn ToSql + Sync)],
-        has_workloads: bool,
-    ) -> Result<(i64, i64), Failed> {
-        let parameters = parameters.iter().copied();
-        let mut rows = pin!(answer(session.client.query_raw(query, parameters)).await?);
-        let (mut count, mut last) = (0, i64::MIN);
-        while let Some(row) = answer(rows.try_next()).await? {
-            let mut entry = entry(&row)?;
-            count += 1;
-            last = entry.number;
-            if row.try_get::<_, Option<i64>>(0)?.is_none() {
-                entry.number = i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX).saturating_add(1);
-                self.replayed.last_number = entry.number.unsigned_abs();
-            }
-            match entry.job(self.prefixes) {
-                Ok(job) => {
-                    self.replayed.jobs += 1;
-                    let has_workload = has_workloads || job.unique() == b"-";
-                    self.wanted = (self.take)(job, has_workload);
-                }
-                Err(reason) => {
-                    self.replayed.set_aside += 1;
-                    self.bad.push((last, reason));
-                }
-            }
-        }
-        Ok((count, last))
+/// Hands on what a query brings: how many rows, and the number of the last one.
+async fn read_page(
+    reader: &mut Reader<'_, '_>,
+    session: &Session,
+    query: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+    has_workloads: bool,
+) -> Result<(i64, i64), Failed> {
+    let parameters = parameters.iter().copied();
+    let mut rows = pin!(answer(session.client.query_raw(query, parameters)).await?);
+    let (mut count, mut last) = (0, i64::MIN);
+    while let Some(row) = answer(rows.try_next()).await? {
+        let entry = entry(&row)?;
+        count += 1;
+        last = entry.number;
+        reader.enter(entry, row.try_get::<_, Option<i64>>(0)?.is_some(), has_workloads);
     }
+    Ok((count, last))
 }
 
 /// Moves rows out of the way, with the reason.
