@@ -54,7 +54,7 @@ const SHORTEST: f64 = 0.05;
 /// Makes rates of the differences between two looks.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
-    at: f64,
+    at: Option<f64>,
     counts: HashMap<Vec<u8>, [Option<f64>; RATES.len()]>,
     /// Of the last pair of looks, for a look that follows at once.
     known: HashMap<Vec<u8>, [Option<f64>; RATES.len()]>,
@@ -65,7 +65,8 @@ impl Rates {
     /// what the server says.
     pub(super) fn apply(&mut self, at: f64, functions: &mut Table) {
         let key = |row: &[Vec<u8>]| row.first().cloned().unwrap_or_default();
-        let elapsed = at - self.at;
+        // The first look has none before it.
+        let elapsed = self.at.map_or(f64::INFINITY, |before| at - before);
         if elapsed >= SHORTEST {
             let counts: HashMap<_, _> =
                 functions.rows.iter().map(|row| (key(row), RATES.map(|(_, of)| sum(functions, row, of)))).collect();
@@ -82,7 +83,7 @@ impl Rates {
             };
             self.known = counts.iter().filter_map(|(name, now)| rate(name, now)).collect();
             self.counts = counts;
-            self.at = at;
+            self.at = Some(at);
         }
         for (index, (column, of)) in RATES.iter().enumerate() {
             if of.iter().all(|name| functions.column(name).is_some()) {
@@ -132,11 +133,11 @@ mod tests {
         };
         let equal = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b}");
         // The server's own at first; then what was seen; a look at once changes nothing; a new server begins anew.
-        equal(in_per_s(10.0, 100), 7.0);
-        equal(in_per_s(12.0, 130), 15.0);
-        equal(in_per_s(12.01, 131), 15.0);
-        equal(in_per_s(13.0, 140), 10.0);
-        equal(in_per_s(14.0, 0), 7.0);
+        equal(in_per_s(0.0, 100), 7.0);
+        equal(in_per_s(2.0, 130), 15.0);
+        equal(in_per_s(2.01, 131), 15.0);
+        equal(in_per_s(3.0, 140), 10.0);
+        equal(in_per_s(4.0, 0), 7.0);
     }
 
     #[test]
