@@ -424,6 +424,12 @@ impl Daemon {
         process.allow_shutdown.store(config.process.allow_shutdown, Ordering::Relaxed);
         process.is_read_only.store(config.process.admin_read_only, Ordering::Relaxed);
         self.log.set_level(config.log.verbose);
+        if let Some(http) = &self.http {
+            match http::read_tokens(config) {
+                Ok(tokens) => http.tokens.set(tokens),
+                Err(why) => error!("the tokens of HTTP stay as they were: {why}"),
+            }
+        }
     }
 
     fn tell(&self, say: impl FnOnce(&Notifier) -> std::io::Result<()>) {

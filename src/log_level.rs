@@ -9,6 +9,7 @@
 //! | `tracing::error!` | ERROR | any other | ERROR |
 //! | `tracing::warn!` | WARN | any | WARNING |
 //! | [`notice!`] | INFO | [`NOTICE_TARGET`] | NOTICE |
+//! | [`audit!`] | ERROR | [`AUDIT_TARGET`] | NOTICE, and written at every threshold |
 //! | `tracing::info!` | INFO | any other | INFO |
 //! | `tracing::debug!`, `trace!` | DEBUG, TRACE | any | DEBUG |
 //!
@@ -22,12 +23,28 @@ use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 
 #[doc(inline)]
-pub use crate::{fatal, notice};
+pub use crate::{audit, fatal, notice};
 
 /// Target that makes an ERROR event a FATAL one.
 pub const FATAL_TARGET: &str = "gearmand::fatal";
 /// Target that makes an INFO event a NOTICE.
 pub const NOTICE_TARGET: &str = "gearmand::notice";
+
+/// Target of events that are written whatever the threshold is.
+pub const AUDIT_TARGET: &str = "gearmand::audit";
+
+/// Logs what somebody has had the server do, and who: at NOTICE, but written whatever the threshold is. Takes what
+/// `tracing::info!` takes.
+#[macro_export]
+macro_rules! audit {
+    ($($argument:tt)+) => {
+        ::tracing::event!(
+            target: $crate::log_level::AUDIT_TARGET,
+            ::tracing::Level::ERROR,
+            $($argument)+
+        )
+    };
+}
 
 /// Logs at FATAL: the process cannot go on. Takes what `tracing::error!` takes.
 #[macro_export]
@@ -104,6 +121,8 @@ impl Level {
     pub fn of(metadata: &Metadata<'_>) -> Self {
         match *metadata.level() {
             tracing::Level::ERROR if metadata.target() == FATAL_TARGET => Self::Fatal,
+            // tracing lets errors through at every threshold.
+            tracing::Level::ERROR if metadata.target() == AUDIT_TARGET => Self::Notice,
             tracing::Level::ERROR => Self::Error,
             tracing::Level::WARN => Self::Warning,
             tracing::Level::INFO if metadata.target() == NOTICE_TARGET => Self::Notice,

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use tracing::info;
-
 use super::Admin;
 use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, Who, Withholding};
+use crate::log_level::audit;
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
 
@@ -202,7 +201,7 @@ impl Admin {
 impl Task {
     fn end(&mut self, how: &str) {
         self.has_ended = true;
-        info!("{}: {how}, {} changed, by {}", self.control, self.affected, self.actor);
+        audit!("{}: {how}, {} changed, by {}", self.control, self.affected, self.actor);
     }
 }
 

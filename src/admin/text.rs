@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::vec;
 
-use tracing::info;
-
 use super::control::{Control, Step, Task, error_code};
 use super::table::{self, Table};
 use super::{Admin, Hub};
 use crate::job_server::{ConnectionId, ControlError, Now, Who, Withholding};
+use crate::log_level::audit;
 use crate::protocol::FunctionName;
 use crate::protocol::names::write_decimal;
 use crate::protocol::text::{self, AdminCommand, ControlCommand, Workers};
@@ -111,7 +110,7 @@ impl Admin {
             AdminCommand::Verbose => text::write_value((self.process.log_level)(), out),
             AdminCommand::Version => text::write_value(self.process.version, out),
             AdminCommand::Shutdown { graceful } => {
-                info!("shutdown{}: by {}", if graceful { " graceful" } else { "" }, actor(peer));
+                audit!("shutdown{}: by {}", if graceful { " graceful" } else { "" }, actor(peer));
                 out.extend_from_slice(text::OK);
                 (self.process.shutdown)(graceful);
             }

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::accept_settings;
 use crate::config::{Config, ListenAddress};
-use crate::http::{self, Http, Parts, Settings};
+use crate::http::{self, Http, Parts, Settings, Tokens};
 use crate::net::connection::Server;
 use crate::net::listener::Acceptor;
 use crate::process::listen::{Listeners, TcpTarget};
@@ -26,7 +26,7 @@ const TOKEN_MIN: usize = 16;
 #[derive(Debug, Default)]
 pub struct HttpReady {
     listeners: Listeners,
-    tokens: Vec<String>,
+    tokens: Tokens,
     /// Why there is no interface though nobody switched it off.
     pub absent: Option<String>,
 }
@@ -56,12 +56,7 @@ impl HttpReady {
                 return Ok(Self { absent: Some(absent), ..Self::default() });
             }
         };
-        let mut tokens: Vec<String> = config.http.token.iter().map(|token| token.reveal().to_owned()).collect();
-        if let Some(path) = &config.http.token_file {
-            let read = read_token(path).map_err(|why| format!("http-token-file {}: {why}", path.display()))?;
-            tokens.push(read);
-        }
-        Ok(Self { listeners, tokens, absent: None })
+        Ok(Self { listeners, tokens: Tokens::new(read_tokens(config)?), absent: None })
     }
 
     /// Where the interface is, such as `http://127.0.0.1:4731`.
@@ -85,7 +80,8 @@ impl HttpReady {
         let is_open = |listener: &std::net::TcpListener| {
             listener.local_addr().is_ok_and(|address| !address.ip().to_canonical().is_loopback())
         };
-        if self.tokens.is_empty() && !config.http.read_only && self.listeners.tcp.iter().any(is_open) {
+        let has_token = config.http.token.is_some() || config.http.token_file.is_some();
+        if !has_token && !config.http.read_only && self.listeners.tcp.iter().any(is_open) {
             warn!(
                 "HTTP can be reached from other machines and no token is set: it shows everything and changes nothing; \
                  set --http-token-file, or --http-read-only if that is meant"
@@ -102,6 +98,19 @@ impl HttpReady {
         };
         http::start(self.listeners.tcp, settings, parts(server, acceptor)).map(Some)
     }
+}
+
+/// The tokens that are set, and the one that its file has now.
+///
+/// # Errors
+/// Where the file has none.
+pub(super) fn read_tokens(config: &Config) -> Result<Vec<String>, String> {
+    let mut tokens: Vec<String> = config.http.token.iter().map(|token| token.reveal().to_owned()).collect();
+    if let Some(path) = &config.http.token_file {
+        let read = read_token(path).map_err(|why| format!("http-token-file {}: {why}", path.display()))?;
+        tokens.push(read);
+    }
+    Ok(tokens)
 }
 
 /// What the interface knows of the server.

@@ -163,11 +163,7 @@ fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<b
     let given = authorization.as_bytes().split_first_chunk::<7>();
     let given =
         given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, token)| token.trim_ascii());
-    // All of them are compared, whichever is right.
-    let is_right = given.is_some_and(|given| {
-        settings.tokens.iter().fold(false, |is_right, token| is_right | is_same(given, token.as_bytes()))
-    });
-    if is_right {
+    if given.is_some_and(|given| settings.tokens.have(|token| is_same(given, token))) {
         Ok(true)
     } else {
         Err(Failure::new(StatusCode::UNAUTHORIZED, "token_wrong", "this is not the token of http-token"))
@@ -203,7 +199,7 @@ mod tests {
 
     fn settings(hosts: &[&str], tokens: &[&str]) -> Settings {
         Settings {
-            tokens: tokens.iter().map(ToString::to_string).collect(),
+            tokens: crate::http::Tokens::new(tokens.iter().map(ToString::to_string).collect()),
             read_only: false,
             max_connections: 1,
             hosts: hosts.iter().map(ToString::to_string).collect(),

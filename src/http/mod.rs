@@ -24,7 +24,7 @@ mod submit;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What a request that changes something must bring, one of these; none where no token was set.
-    pub tokens: Vec<String>,
+    pub tokens: Tokens,
     /// Whether nothing may be changed.
     pub read_only: bool,
     /// Connections at one time.
@@ -63,6 +63,32 @@ pub struct Settings {
     pub max_packet_size: usize,
     /// How dead peers are noticed.
     pub keep_alive: KeepAlive,
+}
+
+/// Tokens, which may be others from one request to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens(Arc<RwLock<Vec<String>>>);
+
+impl Tokens {
+    /// These tokens.
+    pub fn new(tokens: Vec<String>) -> Self {
+        Self(Arc::new(RwLock::new(tokens)))
+    }
+
+    /// Takes others in their place.
+    pub fn set(&self, tokens: Vec<String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Whether `is_same` says so of one of them. All of them are compared, whichever it is.
+    fn have(&self, is_same: impl Fn(&[u8]) -> bool) -> bool {
+        let tokens = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        tokens.iter().fold(false, |have, token| have | is_same(token.as_bytes()))
+    }
 }
 
 /// What HTTP knows of the server.
@@ -124,6 +150,8 @@ impl Interface {
 /// The running interface.
 #[derive(Debug)]
 pub struct Http {
+    /// What requests may bring from now on.
+    pub tokens: Tokens,
     stop: CancellationToken,
     ended: oneshot::Receiver<()>,
 }
@@ -134,7 +162,7 @@ pub struct Http {
 /// When the thread or its runtime cannot be had.
 pub fn start(listeners: Vec<TcpListener>, settings: Settings, parts: Parts) -> io::Result<Http> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let stop = CancellationToken::new();
+    let (stop, tokens) = (CancellationToken::new(), settings.tokens.clone());
     let interface = Arc::new(Interface::new(settings, parts, stop.clone()));
     let (end, ended) = oneshot::channel();
     thread::Builder::new().name("http".to_owned()).spawn(move || {
@@ -142,7 +170,7 @@ pub fn start(listeners: Vec<TcpListener>, settings: Settings, parts: Parts) -> i
         // Nobody waits any more where the process ends by another way.
         let _ = end.send(());
     })?;
-    Ok(Http { stop, ended })
+    Ok(Http { tokens, stop, ended })
 }
 
 impl Http {

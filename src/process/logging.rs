@@ -25,7 +25,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
-use crate::log_level::Level;
+use crate::log_level::{AUDIT_TARGET, Level};
 use line::Record;
 use local_socket::LocalSocket;
 
@@ -216,7 +216,8 @@ impl Shared {
     }
 
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && Level::of(metadata) <= self.threshold() && self.has_output()
+        let is_wanted = Level::of(metadata) <= self.threshold() || metadata.target() == AUDIT_TARGET;
+        metadata.is_event() && is_wanted && self.has_output()
     }
 
     fn output(&self) -> MutexGuard<'_, Output> {

@@ -42,6 +42,8 @@ const NUMBERS_AHEAD: u64 = 1000;
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a store that was full is called failing though it works a little.
+const TRIAL: Duration = Duration::from_secs(30);
 
 /// What the operator decides about the writer. It may change while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -109,8 +111,12 @@ struct Writer {
 struct Failing {
     failure: StoreFailure,
     since: Instant,
+    /// When it failed last.
+    failed: Instant,
     again: Instant,
     pause: Duration,
+    /// Whether it has done something since, if only a little.
+    is_on_trial: bool,
 }
 
 impl Writer {
@@ -233,7 +239,10 @@ impl Writer {
 
     /// Why new jobs are refused without trying.
     fn refuses(&self) -> Option<StoreFailure> {
-        self.failing.as_ref().filter(|failing| failing.again > Instant::now()).map(|failing| failing.failure)
+        self.failing
+            .as_ref()
+            .filter(|failing| !failing.is_on_trial && failing.again > Instant::now())
+            .map(|failing| failing.failure)
     }
 
     fn is_sync_due(&self) -> bool {
@@ -264,7 +273,7 @@ impl Writer {
         }
         match self.try_commit(&changes) {
             Ok(()) => {
-                self.recover();
+                self.recover(!changes.adds.is_empty());
                 self.noted = self.noted.max(changes.last_number);
                 if changes.sync {
                     self.unsynced_since = None;
@@ -325,10 +334,22 @@ impl Writer {
         self.stats.store.set_state(StoreState::Failing(error.text.clone()));
         let (since, pause) = known.map_or((now, FIRST_PAUSE), |known| (known.since, known.pause * 2));
         let pause = pause.min(LONGEST_PAUSE);
-        self.failing = Some(Failing { failure: error.failure, since, again: now + pause, pause });
+        let failure = error.failure;
+        self.failing = Some(Failing { failure, since, failed: now, again: now + pause, pause, is_on_trial: false });
     }
 
-    fn recover(&mut self) {
+    /// The store has done something, `with_jobs` or without. On a full disk there may be room for a little, and none for the next
+    /// job: until it has taken one, or for a while, such a store gets jobs and is still called failing.
+    fn recover(&mut self, with_jobs: bool) {
+        if let Some(failing) = &mut self.failing
+            && failing.failure == StoreFailure::Full
+            && !with_jobs
+            && failing.failed.elapsed() < TRIAL
+        {
+            failing.is_on_trial = true;
+            failing.again = Instant::now() + LONGEST_PAUSE;
+            return;
+        }
         if let Some(failing) = self.failing.take() {
             notice!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
             self.stats.store.set_state(StoreState::Working);

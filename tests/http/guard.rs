@@ -3,6 +3,7 @@
 use std::io::{BufReader, Write as _};
 use std::net::SocketAddr;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::client::{Answer, connect, exchange, get, post, read_answer, request, server};
@@ -123,6 +124,25 @@ fn a_token_is_needed_on_a_local_address_where_one_is_set() {
         assert_eq!(pause(server.http(), &[JSON, ("authorization", &format!("Bearer {token}"))]).status, 200);
     }
     assert_eq!(get(&server, "/api/v1/jobs").status, 200);
+}
+
+#[test]
+fn a_new_token_in_the_file_counts_from_the_next_reload() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, TOKEN).unwrap();
+    let server = server(&["--http-token-file", file.to_str().unwrap()]);
+    let with = |token: &str| pause(server.http(), &[JSON, ("authorization", &format!("Bearer {token}"))]).status;
+    assert_eq!((with(TOKEN), with("another-token-of-16")), (200, 401));
+    std::fs::write(&file, "another-token-of-16").unwrap();
+    server.signal(Signal::SIGHUP);
+    wait_for("the new token", || (with("another-token-of-16") == 200).then_some(()));
+    assert_eq!(with(TOKEN), 401);
+    // One that is none leaves things as they are.
+    std::fs::write(&file, "short").unwrap();
+    server.signal(Signal::SIGHUP);
+    wait_for("the log", || server.log().contains("the tokens of HTTP stay as they were").then_some(()));
+    assert_eq!(with("another-token-of-16"), 200);
 }
 
 #[test]

@@ -45,7 +45,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Macros that a room exports stand in the root of the crate; they belong to the room.
-const EXPORTED_MACROS: &[(&str, &str)] = &[("fatal", "log_level"), ("notice", "log_level")];
+const EXPORTED_MACROS: &[(&str, &str)] = &[("audit", "log_level"), ("fatal", "log_level"), ("notice", "log_level")];
 
 /// Files below the runtime's layers that may name a part of it: which, what, and why.
 const RUNTIME_BELOW: &[(&str, &str, &str)] = &[

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
 
 use super::*;
-use crate::log_level::{fatal, notice};
+use crate::log_level::{audit, fatal, notice};
 
 fn to_file(path: &Path, level: Level) -> Settings {
     Settings {
@@ -106,6 +106,15 @@ fn a_peer_cannot_forge_lines_or_fields() {
     assert!(!human[0].chars().any(char::is_control), "{human:?}");
     assert!(human[0].contains(r#"client="x ok=true""#), "{human:?}");
     assert!(human[0].contains(r"job f\n  FATAL 2026-01-01 \u{1b}[2J\r\u{85}\u{2028} "), "{human:?}");
+}
+
+#[test]
+fn what_somebody_did_is_written_at_every_threshold() {
+    for level in Level::ALL {
+        let lines = lines(|path| to_file(path, level), |_| audit!("pause f: done, by somebody"));
+        assert_eq!(lines.len(), 1, "{level:?}");
+        assert!(lines[0].contains("NOTICE") && lines[0].contains("by somebody"), "{lines:?}");
+    }
 }
 
 #[test]

@@ -190,6 +190,22 @@ fn what_failed_is_removed_before_anything_newer_is_done() {
 }
 
 #[test]
+fn a_disk_that_was_full_is_called_failing_until_it_takes_a_job() {
+    let bench = Bench::start(&[Err(StoreFailure::Full)], 0, vec![add(1)]);
+    assert_eq!(bench.added(1), [(1, Err(StoreFailure::Full))]);
+    // What is tried by itself is little, and fits.
+    assert_eq!([bench.seen(), bench.seen()], [(vec![], vec![1], true), (vec![1], vec![], true)]);
+    assert_eq!(bench.seen(), (vec![], vec![], true));
+    // Once a read is answered, that is done.
+    bench.ask(vec![StoreOp::Load { ticket: 7, jobs: vec![job(9).key()] }]);
+    assert!(matches!(bench.reports.recv_timeout(DEADLINE), Ok(StoreReport::Loaded { ticket: 7, result: Ok(_) })));
+    assert!(matches!(bench.stats.store.state(), StoreState::Failing(_)));
+    bench.ask(vec![add(2)]);
+    assert_eq!(bench.added(1), [(2, Ok(()))]);
+    assert_eq!(bench.stats.store.state(), StoreState::Working);
+}
+
+#[test]
 fn while_a_store_fails_new_jobs_are_refused_at_once() {
     let bench = Bench::start(&[Err(StoreFailure::Io); 9], 0, vec![add(1)]);
     assert_eq!(bench.added(1), [(1, Err(StoreFailure::Io))]);
