@@ -1,10 +1,11 @@
 //! Does what the operator wants, and logs who wanted it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::Admin;
+use super::audit::AuditLog;
 use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, Who, Withholding};
-use crate::log_level::audit;
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
 
@@ -101,6 +102,9 @@ pub enum Control {
     },
 }
 
+/// No job is changed while more changes than this wait for the store.
+const MOST_WAITING: usize = 65_536;
+
 /// A wish that takes several steps, between which others get their turn.
 ///
 /// One that is dropped before its end stays half done, and that is logged too.
@@ -111,6 +115,7 @@ pub struct Task {
     place: Place,
     affected: usize,
     has_ended: bool,
+    log: Arc<AuditLog>,
 }
 
 /// How far a [`Task`] has come.
@@ -128,7 +133,14 @@ pub enum Step {
 impl Admin {
     /// Begins to do what `actor` wants, who is named in the log: a peer's address and what else is known of it.
     pub fn begin(&self, control: Control, actor: String) -> Task {
-        Task { control, actor, place: Place::default(), affected: 0, has_ended: false }
+        Task {
+            control,
+            actor,
+            place: Place::default(),
+            affected: 0,
+            has_ended: false,
+            log: Arc::clone(&self.audit_log),
+        }
     }
 
     /// Does a bounded part of it, with one hold of the hub's lock. To be called until it is done or has failed, and then no
@@ -137,6 +149,10 @@ impl Admin {
     /// # Errors
     /// Where it cannot be done. What was done before stays done.
     pub fn step(&self, now: Now, task: &mut Task) -> Result<Step, ControlError> {
+        if task.control.edits_jobs() && self.hub.waiting_changes() > MOST_WAITING {
+            // The store is behind: what it is to change further waits here and not in its queue.
+            return Ok(Step::Unfinished);
+        }
         match self.piece(now, task) {
             Ok(Piece { affected, next }) => {
                 task.affected += affected;
@@ -198,10 +214,17 @@ impl Admin {
     }
 }
 
+impl Control {
+    /// Whether it changes jobs as a store keeps them.
+    fn edits_jobs(&self) -> bool {
+        matches!(self, Self::MoveJob { .. } | Self::MoveJobs { .. } | Self::SetPriority { .. } | Self::RunNow { .. })
+    }
+}
+
 impl Task {
     fn end(&mut self, how: &str) {
         self.has_ended = true;
-        audit!("{}: {how}, {} changed, by {}", self.control, self.affected, self.actor);
+        self.log.write(format_args!("{}: {how}, {} changed, by {}", self.control, self.affected, self.actor));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Whoever only looks never locks: listings are read from what the server publishes. Commands that change something, and
 //! listings of single jobs, go through the hub, in bounded pieces.
 
+mod audit;
 pub mod control;
 mod history;
 pub mod look;
@@ -13,6 +14,7 @@ pub mod view;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+use self::audit::AuditLog;
 use self::look::Look;
 pub use self::text::LongAnswer;
 use crate::hub::Hub;
@@ -40,11 +42,12 @@ pub struct Admin {
     pub look: Look,
     /// What they know of the process.
     pub process: Process,
+    audit_log: Arc<AuditLog>,
 }
 
 impl Admin {
     /// The commands for `hub`.
     pub fn new(hub: Arc<Hub>, process: Process) -> Self {
-        Self { look: Look::new(Arc::clone(&hub), process.version), hub, process }
+        Self { look: Look::new(Arc::clone(&hub), process.version), hub, process, audit_log: Arc::default() }
     }
 }
