@@ -1,6 +1,7 @@
 //! What changes something: functions, jobs and workers.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
@@ -66,11 +67,23 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     let body = std::mem::take(&mut call.body);
     let body = read_small(&call.headers, body).await?;
     let name = std::mem::take(&mut call.name);
-    let mut affected = 0;
-    for control in controls(route, name, &body)? {
-        affected = affected.max(run(&call.interface, control, &call.actor.text).await?);
+    let controls = controls(route, name, &body)?;
+    let Call { interface, actor, .. } = call;
+    let permit = Arc::clone(&interface.actions).try_acquire_owned();
+    let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too much is being done already; try again"))?;
+    // It goes on where whoever wanted it does not wait for its end.
+    let task = tokio::spawn(async move {
+        let _permit = permit;
+        let mut affected = 0;
+        for control in controls {
+            affected = affected.max(run(&interface, control, &actor.text).await?);
+        }
+        Ok(affected)
+    });
+    match task.await {
+        Ok(affected) => Ok(json(&Affected { affected: affected? })),
+        Err(_) => Err(Failure::busy("stopped", "the server ended before that was done")),
     }
-    Ok(json(&Affected { affected }))
 }
 
 /// The body of a request that is not long.

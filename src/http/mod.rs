@@ -41,6 +41,8 @@ use crate::stats::{Gauge, Stats};
 const STREAMS: usize = 64;
 /// How many requests may wait for the end of a job.
 const WAITS: usize = 256;
+/// How many requests that change something may be under way.
+const ACTIONS: usize = 64;
 /// How many metrics are written at one time: each holds a view of every function.
 const SCRAPES: usize = 4;
 /// What large bodies and results hold together, in KiB, where a single one may not be larger.
@@ -84,6 +86,7 @@ struct Interface {
     streams: Arc<Semaphore>,
     waits: Arc<Semaphore>,
     scrapes: Arc<Semaphore>,
+    actions: Arc<Semaphore>,
     /// In KiB.
     budget: Arc<Semaphore>,
     overview: Mutex<Overview>,
@@ -109,6 +112,7 @@ impl Interface {
             streams: Arc::new(Semaphore::new(STREAMS)),
             waits: Arc::new(Semaphore::new(WAITS)),
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
+            actions: Arc::new(Semaphore::new(ACTIONS)),
             budget: Arc::new(Semaphore::new(budget)),
             overview: Mutex::default(),
             counts: Counts::default(),
