@@ -47,6 +47,8 @@ const ACTIONS: usize = 64;
 const SCRAPES: usize = 4;
 /// What large bodies and results hold together, in KiB, where a single one may not be larger.
 const BUDGET_KIB: usize = 256 * 1024;
+/// How many tasks have a turn before sockets are looked at.
+const EVENT_INTERVAL: u32 = 4;
 /// How long connections may take to end when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -137,7 +139,8 @@ pub struct Http {
 /// # Errors
 /// When the thread or its runtime cannot be had.
 pub fn start(listeners: Vec<TcpListener>, settings: Settings, parts: Parts) -> io::Result<Http> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Sockets are looked at between any few pieces of long answers.
+    let runtime = tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build()?;
     let stop = CancellationToken::new();
     let interface = Arc::new(Interface::new(settings, parts, stop.clone()));
     let (end, ended) = oneshot::channel();

@@ -12,6 +12,7 @@ const MEASURED: &[&str] = &[
     "in_per_s",
     "out_per_s",
     "failed_per_s",
+    "wait_mean_s",
     "wait_p50_s",
     "wait_p99_s",
     "run_mean_s",
@@ -64,7 +65,8 @@ fn pairs(wire: &mut Wire, command: &str) -> Vec<String> {
 
 const FUNCTIONS: &str = "name high normal low scheduled running workers asleep working paused max_running \
     maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
-    in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s";
+    in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s \
+    waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s";
 const WORKERS: &str = "id address client_id state connected_unix_ms heard_unix_ms functions running job \
     since_unix_ms done failed excepted timed_out requeued run_mean_s run_p50_s run_p99_s";
 const JOBS: &str =
@@ -94,9 +96,9 @@ fn tables_of_a_busy_server() {
     assert_eq!(
         table(client, "show functions", FUNCTIONS),
         [
-            "later|0|0|0|1|0|0|0|0|0|0|0|0|0|-|1|0|0|0|0|0|0|N|N|N|-|-|-|-|-",
-            "reverse|0|0|0|0|0|1|0|1|1|0|0|0|0|-|0|0|0|0|0|0|0|N|N|N|-|-|-|-|-",
-            "sort|1|0|1|0|1|2|0|1|0|5|30|20|10|N|3|0|0|0|0|0|0|N|N|N|N|N|-|-|-",
+            "later|0|0|0|1|0|0|0|0|0|0|0|0|0|-|1|0|0|0|0|0|0|N|N|N|-|-|-|-|-|0|0|0|0|0|0|0|0|-",
+            "reverse|0|0|0|0|0|1|0|1|1|0|0|0|0|-|0|0|0|0|0|0|0|N|N|N|-|-|-|-|-|0|0|0|0|0|0|0|0|-",
+            "sort|1|0|1|0|1|2|0|1|0|5|30|20|10|N|3|0|0|0|0|0|0|N|N|N|N|N|-|-|-|1|0|0|0|0|0|0|0|N",
         ]
     );
     assert_eq!(

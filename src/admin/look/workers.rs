@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::jobs::job_view;
-use super::{Look, Page, StatesByFunction, WorkerFilter, durations_view, function_id, lossy};
+use super::{Look, Page, WorkerFilter, durations_view, function_id, lossy};
 use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
 use crate::job_server::{ConnectionId, Now};
 use crate::protocol::{FunctionName, JobHandle};
@@ -69,22 +69,6 @@ impl Look {
         states
     }
 
-    pub(super) fn worker_states_by_function(&self) -> StatesByFunction {
-        let mut states = StatesByFunction::new();
-        for entry in &self.stats().connections {
-            let state = state_of(entry.value());
-            entry.value().with_identity(|_, functions| {
-                for ability in functions {
-                    match states.get_mut(&ability.function) {
-                        Some(states) => count(states, state),
-                        None => count(states.entry(ability.function.clone()).or_default(), state),
-                    }
-                }
-            });
-        }
-        states
-    }
-
     pub(super) fn worker_states_of(&self, function: &FunctionName) -> WorkerStates {
         let mut states = WorkerStates::default();
         for entry in &self.stats().connections {
@@ -114,7 +98,7 @@ fn is_worker(gauges: &ConnectionGauges) -> bool {
 }
 
 /// The first of these that fits.
-fn state_of(gauges: &ConnectionGauges) -> &'static str {
+pub(super) fn state_of(gauges: &ConnectionGauges) -> &'static str {
     let runs = gauges.running.get() > 0;
     let withheld = gauges.with_identity(|_, functions| {
         // All of them are withheld, one at least as that of a disabled worker is.
@@ -132,7 +116,7 @@ fn state_of(gauges: &ConnectionGauges) -> &'static str {
     }
 }
 
-fn count(states: &mut WorkerStates, state: &str) {
+pub(super) fn count(states: &mut WorkerStates, state: &str) {
     let count = match state {
         "disabled" => &mut states.disabled,
         "draining" => &mut states.draining,
@@ -198,7 +182,7 @@ fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) ->
     }
 }
 
-fn add_totals(totals: &mut WorkTotals, counters: Option<&WorkCounters>) {
+pub(super) fn add_totals(totals: &mut WorkTotals, counters: Option<&WorkCounters>) {
     let Some(counters) = counters else { return };
     totals.done += counters.done.get();
     totals.failed += counters.failed.get();
