@@ -9,7 +9,7 @@ use std::vec;
 
 use tracing::info;
 
-use super::control::{Control, Step, Task, error_code};
+use super::control::{Control, Step, Task, error_code, host};
 use super::table::{self, Table};
 use super::{Admin, Hub};
 use crate::job_server::{ConnectionId, ControlError, Now, Who, Withholding};
@@ -182,6 +182,7 @@ impl Admin {
             Rest::Task(task) => {
                 match self.step(now, task) {
                     Ok(Step::Unfinished) => return false,
+                    Ok(Step::Done { affected }) if task.tells_how_many() => text::write_affected(affected as u64, out),
                     Ok(Step::Done { .. }) => out.extend_from_slice(text::OK),
                     Err(error) => write_control_error(error, out),
                 }
@@ -247,7 +248,7 @@ fn who(workers: &Workers<'_>) -> Who {
     match *workers {
         Workers::Connection { slot, generation } => Who::Connection(ConnectionId { slot, generation }),
         Workers::Client(id) => Who::Client(text::read_name(id)),
-        Workers::Host(address) => Who::Host(address.to_owned()),
+        Workers::Host(address) => host(address),
     }
 }
 

@@ -193,7 +193,7 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
         function: query.bytes("function").map(<[u8]>::to_vec),
         state: query.word("state", &["scheduled", "queued", "running"])?,
         unique: query.bytes("unique").map(<[u8]>::to_vec),
-        priority: priority.as_deref().and_then(priority_of),
+        priority: priority.as_deref().and_then(Priority::from_name),
         client: query.bytes("client").map(<[u8]>::to_vec),
         older_than_s: older_than_s.filter(|seconds| seconds.is_finite()),
         limit: limit(&query)?,
@@ -201,16 +201,6 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
     };
     let page = call.interface.parts.admin.look.jobs(call.interface.now(), &filter);
     Ok(json(&Jobs { jobs: page.items, next: page.next.map(|next| next.to_string()) }))
-}
-
-/// The priority with this name.
-pub(super) fn priority_of(name: &str) -> Option<Priority> {
-    match name {
-        "high" => Some(Priority::High),
-        "normal" => Some(Priority::Normal),
-        "low" => Some(Priority::Low),
-        _ => None,
-    }
 }
 
 /// One job.

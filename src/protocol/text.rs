@@ -337,6 +337,13 @@ pub fn write_job(handle: JobHandle<'_>, retries: u32, abandoned: bool, backgroun
     out.push(b'\n');
 }
 
+/// Appends `OK N`, which says how much was changed, and a line end as that of [`OK`].
+pub fn write_affected(affected: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"OK ");
+    write_decimal(affected, out);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends `OK VALUE` and a bare newline, as value answers end.
 pub fn write_value(value: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"OK ");

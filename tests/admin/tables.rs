@@ -248,7 +248,7 @@ fn one_worker_is_shown_with_its_functions_and_jobs() {
     worker.send(packet::CANT_DO, b"g");
     worker.send(packet::CAN_DO_TIMEOUT, b"h\x00100");
     worker.expect_nothing();
-    assert_eq!(client.text_answer("drain connection:0-1 h"), "OK\r\n");
+    assert_eq!(client.text_answer("drain connection:0-1 h"), "OK 1\r\n");
     let shown = pairs(&mut client, "show worker 0-1");
     assert_eq!(
         shown[..18],
@@ -320,7 +320,7 @@ fn names_cannot_break_a_table() {
     let mut wire = worker(&server, &["tab\there", "new\nline", "a,comma"]);
     wire.send(packet::SET_CLIENT_ID, b"my\tid\n.");
     submit(&mut wire, packet::SUBMIT_JOB_BG, b"new\nline\0\n.\n\0\n.\n", "H:t:1");
-    assert_eq!(wire.text_answer("disable client:my\\x09id\\x0a. tab\\x09here"), "OK\r\n");
+    assert_eq!(wire.text_answer("disable client:my\\x09id\\x0a. tab\\x09here"), "OK 1\r\n");
     let workers = table(&mut wire, "show workers", WORKERS);
     assert!(workers[0].starts_with("0-1|127.0.0.1|my\\x09id\\x0a.|"), "{workers:?}");
     assert!(workers[0].contains("|a\\x2ccomma,new\\x0aline,tab\\x09here|"), "{workers:?}");

@@ -165,12 +165,8 @@ fn count(word: &[u8]) -> Result<u32, AdminError<'_>> {
 
 /// Reads the name of a priority.
 pub(super) fn priority(word: &[u8]) -> Result<Priority, AdminError<'_>> {
-    match word.to_ascii_lowercase().as_slice() {
-        b"high" => Ok(Priority::High),
-        b"normal" => Ok(Priority::Normal),
-        b"low" => Ok(Priority::Low),
-        _ => Err(AdminError::BadArgument("A priority is high, normal or low")),
-    }
+    let name = str::from_utf8(word).ok().map(str::to_ascii_lowercase);
+    name.and_then(|name| Priority::from_name(&name)).ok_or(AdminError::BadArgument("A priority is high, normal or low"))
 }
 
 #[cfg(test)]
