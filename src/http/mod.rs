@@ -63,6 +63,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
+    /// The name of the machine, in lower case, which goes for addresses that others reach.
+    pub own_name: Option<String>,
     /// The largest body of a packet, in bytes, which bounds workloads and results.
     pub max_packet_size: usize,
     /// How dead peers are noticed.
