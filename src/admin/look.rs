@@ -1,6 +1,7 @@
 //! Makes what is shown out of what the server publishes.
 //!
-//! Whoever only looks never locks the hub. Jobs alone are asked of it, a bounded number at a time.
+//! Whoever only looks does not lock the hub, but for two things that it alone has: rules, and jobs, of which a bounded
+//! number is asked for at a time.
 
 mod gradual;
 mod jobs;

@@ -7,7 +7,7 @@
 mod control;
 mod filter;
 
-pub use self::control::{ControlCommand, Workers};
+pub use self::control::{ControlCommand, Workers, connection_id};
 pub use self::filter::JobWords;
 
 use super::names::{JobHandle, write_decimal};
@@ -204,7 +204,7 @@ impl<'a> AdminCommand<'a> {
             [what] if what.eq_ignore_ascii_case(b"rules") => Ok(Self::ShowRules),
             [what, handle] if what.eq_ignore_ascii_case(b"job") => Ok(Self::ShowJob(handle)),
             [what, id] if what.eq_ignore_ascii_case(b"worker") => {
-                let (slot, generation) = control::connection_id(id)?;
+                let (slot, generation) = control::worker_id(id)?;
                 Ok(Self::ShowWorker { slot, generation })
             }
             [unique, what] if unique.eq_ignore_ascii_case(b"unique") && what.eq_ignore_ascii_case(b"jobs") => {

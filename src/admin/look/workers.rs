@@ -6,6 +6,7 @@ use super::jobs::job_view;
 use super::{Look, Page, WorkerFilter, durations_view, function_id, lossy};
 use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
 use crate::job_server::{ConnectionId, Now};
+use crate::protocol::text::connection_id;
 use crate::protocol::{FunctionName, JobHandle};
 use crate::stats::histogram::Durations;
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding, WorkCounters};
@@ -17,12 +18,7 @@ pub fn worker_id(id: ConnectionId) -> String {
 
 /// The connection of a name that [`worker_id`] gave.
 pub fn parse_worker_id(text: &str) -> Option<ConnectionId> {
-    let (slot, generation) = text.split_once('-')?;
-    let is_plain = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_plain(slot) || !is_plain(generation) {
-        return None;
-    }
-    Some(ConnectionId { slot: slot.parse().ok()?, generation: generation.parse().ok()? })
+    connection_id(text.as_bytes()).map(|(slot, generation)| ConnectionId { slot, generation })
 }
 
 impl Look {
