@@ -22,7 +22,7 @@ const ABILITIES: usize = 512;
 pub struct Functions {
     connections: vec::IntoIter<Arc<ConnectionGauges>>,
     states: StatesByFunction,
-    functions: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>,
+    left: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>,
 }
 
 /// Workers that are still to be summed up, by age of their connection.
@@ -82,7 +82,7 @@ impl Look {
         Functions {
             connections: connections.into_iter(),
             states: functions.iter().map(|(name, _)| (name.clone(), WorkerStates::default())).collect(),
-            functions: functions.into_iter(),
+            left: functions.into_iter(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Functions {
             self.count_workers();
             return Some(Vec::new());
         }
-        if self.functions.as_slice().is_empty() {
+        if self.left.as_slice().is_empty() {
             return None;
         }
         let none = WorkerStates::default();
@@ -111,7 +111,7 @@ impl Functions {
         let view = |(name, gauges): (FunctionName, Arc<FunctionGauges>)| {
             function_view(now, &name, &gauges, self.states.get(&name).unwrap_or(&none), &history)
         };
-        Some(self.functions.by_ref().take(FUNCTIONS).map(view).collect())
+        Some(self.left.by_ref().take(FUNCTIONS).map(view).collect())
     }
 
     fn count_workers(&mut self) {
