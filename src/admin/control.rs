@@ -1,6 +1,8 @@
 //! Does what the operator wants, and logs who wanted it.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use super::Admin;
@@ -222,6 +224,18 @@ impl Control {
 }
 
 impl Task {
+    /// Whether it may change more than one thing, or nothing, so that its answer is to say how much.
+    pub(super) const fn tells_how_many(&self) -> bool {
+        matches!(
+            self.control,
+            Control::CancelJobs { .. }
+                | Control::MoveJobs { .. }
+                | Control::Withhold { .. }
+                | Control::Release { .. }
+                | Control::Kick { .. }
+        )
+    }
+
     fn end(&mut self, how: &str) {
         self.has_ended = true;
         self.log.write(format_args!("{}: {how}, {} changed, by {}", self.control, self.affected, self.actor));
@@ -253,7 +267,7 @@ impl fmt::Display for Control {
             Self::MoveJob { handle, to } => write!(f, "move job {} {}", handle.escape_ascii(), to.escape_ascii()),
             Self::MoveJobs { from, to } => write!(f, "move jobs {} {}", from.escape_ascii(), to.escape_ascii()),
             Self::SetPriority { handle, priority } => {
-                write!(f, "priority job {} {}", handle.escape_ascii(), priority_name(*priority))
+                write!(f, "priority job {} {}", handle.escape_ascii(), priority.name())
             }
             Self::RunNow { handle } => write!(f, "run job {}", handle.escape_ascii()),
             Self::Withhold { who, function, how } => {
@@ -278,12 +292,9 @@ fn write_workers(f: &mut fmt::Formatter<'_>, verb: &str, who: &Who, function: Op
     function.map_or(Ok(()), |function| write!(f, " {}", function.escape_ascii()))
 }
 
-const fn priority_name(priority: Priority) -> &'static str {
-    match priority {
-        Priority::High => "high",
-        Priority::Normal => "normal",
-        Priority::Low => "low",
-    }
+/// Workers from an address, which may be written in any way: connections show one only. What is no address stays as it is.
+pub fn host(address: &str) -> Who {
+    Who::Host(IpAddr::from_str(address).map_or_else(|_| address.to_owned(), |ip| ip.to_canonical().to_string()))
 }
 
 /// The word by which programs know an error.

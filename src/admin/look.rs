@@ -1,7 +1,9 @@
 //! Makes what is shown out of what the server publishes.
 //!
-//! Whoever only looks never locks the hub. Jobs alone are asked of it, a bounded number at a time.
+//! Whoever only looks does not lock the hub, but for two things that it alone has: rules, and jobs, of which a bounded
+//! number is asked for at a time.
 
+mod gradual;
 mod jobs;
 mod workers;
 
@@ -22,6 +24,7 @@ use crate::protocol::{FunctionName, Priority};
 use crate::stats::histogram::Durations;
 use crate::stats::{FunctionGauges, Gauge, JobCounters, Stats, StoreState};
 
+pub use self::gradual::{Functions, WorkerSum, Workers};
 pub use self::workers::{parse_worker_id, worker_id};
 
 /// How often [`Look::sample`] is to be called.
@@ -155,19 +158,6 @@ impl Look {
             failures: store.failures.get(),
             mean_commit_s: store.commit_ns.get().checked_div(commits).map(|mean_ns| seconds(mean_ns) / 1000.0),
         }
-    }
-
-    /// All functions, by name.
-    pub fn functions(&self, now: Now) -> Vec<FunctionView> {
-        let functions = &self.stats().functions;
-        let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
-            functions.iter().map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
-        functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let states = self.worker_states_by_function();
-        let history = self.history_lock();
-        let none = WorkerStates::default();
-        let states = |name| states.get(name).unwrap_or(&none);
-        functions.iter().map(|(name, gauges)| function_view(now, name, gauges, states(name), &history)).collect()
     }
 
     /// One function.

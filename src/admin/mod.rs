@@ -1,7 +1,7 @@
 //! What the operator sees and does: views, control, and the administrative text commands.
 //!
-//! Whoever only looks never locks: listings are read from what the server publishes. Commands that change something, and
-//! listings of single jobs, go through the hub, in bounded pieces.
+//! Most of what is shown is read from what the server publishes, without its lock. Commands that change something, listings
+//! of single jobs, and the list of rules go through the hub, in bounded pieces that lock it briefly.
 
 mod audit;
 pub mod control;

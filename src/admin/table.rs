@@ -5,26 +5,29 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::vec;
 
 use percent_encoding::percent_decode_str;
 
-use super::look::{JobFilter, Look, WorkerFilter};
+use super::look::{Functions, JobFilter, Look, WorkerSum, Workers, worker_id};
 use super::view::{
-    DurationsView, FunctionView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals,
-    WorkerFunctionView, WorkerStates, WorkerView,
+    DurationsView, FunctionView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals, WorkerStates,
+    WorkerView,
 };
-use crate::job_server::{ConnectionId, Now};
+use crate::job_server::Now;
 use crate::protocol::text::{self, JobWords};
+use crate::stats::AbilityGauges;
 
 /// How much of a job's workload is shown, in bytes.
 pub(super) const PREVIEW: usize = 1024;
-/// How many workers or jobs are asked for at a time.
+/// How many jobs are asked for at a time.
 const PAGE: usize = 256;
 
 const FUNCTION_COLUMNS: &str = "name high normal low scheduled running workers asleep working paused max_running \
     maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
-    in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s";
+    in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s \
+    waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s";
 const WORKER_COLUMNS: &str = "id address client_id state connected_unix_ms heard_unix_ms functions running job \
     since_unix_ms done failed excepted timed_out requeued run_mean_s run_p50_s run_p99_s";
 const JOB_COLUMNS: &str = "handle unique function priority state age_s attempts background holder progress clients \
@@ -34,21 +37,21 @@ const RULE_COLUMNS: &str = "who function how";
 /// A table that is being written.
 #[derive(Debug)]
 pub(super) enum Table {
-    Functions(vec::IntoIter<FunctionView>),
-    Workers { after: Option<ConnectionId> },
+    Functions(Functions),
+    Workers(Workers),
     Jobs { filter: JobFilter, left: usize },
     Rules(vec::IntoIter<RuleView>),
 }
 
 impl Table {
-    pub(super) fn functions(look: &Look, now: Now, out: &mut Vec<u8>) -> Self {
+    pub(super) fn functions(look: &Look, out: &mut Vec<u8>) -> Self {
         write_columns(FUNCTION_COLUMNS, out);
-        Self::Functions(look.functions(now).into_iter())
+        Self::Functions(look.functions_in_pieces())
     }
 
-    pub(super) fn workers(out: &mut Vec<u8>) -> Self {
+    pub(super) fn workers(look: &Look, out: &mut Vec<u8>) -> Self {
         write_columns(WORKER_COLUMNS, out);
-        Self::Workers { after: None }
+        Self::Workers(look.workers_in_pieces())
     }
 
     pub(super) fn rules(look: &Look, out: &mut Vec<u8>) -> Self {
@@ -76,22 +79,18 @@ impl Table {
     pub(super) fn go_on(&mut self, look: &Look, now: Now, enough: usize, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Functions(functions) => {
-                for function in functions {
-                    write_function(&function, out);
-                    if out.len() >= enough {
-                        return false;
-                    }
+                let piece = functions.next_piece(look, now);
+                for function in piece.iter().flatten() {
+                    write_function(function, out);
                 }
-                true
+                piece.is_none()
             }
-            Self::Workers { after } => {
-                let filter = WorkerFilter { limit: PAGE, after: *after, ..WorkerFilter::default() };
-                let page = look.workers(&filter);
-                for worker in &page.items {
+            Self::Workers(workers) => {
+                let piece = workers.next_piece();
+                for worker in piece.iter().flatten() {
                     write_worker_line(worker, out);
                 }
-                *after = page.next;
-                page.next.is_none()
+                piece.is_none()
             }
             // One page a turn: where few of many are wanted, it takes long enough to make.
             Self::Jobs { filter, left } => write_job_page(look, now, filter, left, out),
@@ -264,26 +263,35 @@ fn write_function(function: &FunctionView, out: &mut Vec<u8>) {
             run.mean_s.into(),
             run.p50_s.into(),
             run.p99_s.into(),
+            worker_states.waiting.into(),
+            worker_states.woken.into(),
+            worker_states.disabled.into(),
+            worker_states.draining.into(),
+            worker_states.drained.into(),
+            totals.coalesced.into(),
+            totals.dropped.into(),
+            totals.abandoned.into(),
+            wait.mean_s.into(),
         ],
         out,
     );
 }
 
 /// A line of `show workers`.
-fn write_worker_line(worker: &WorkerView, out: &mut Vec<u8>) {
-    let WorkerView { totals, run, .. } = worker;
+fn write_worker_line(worker: &WorkerSum, out: &mut Vec<u8>) {
+    let WorkerSum { gauges, totals, run, .. } = worker;
     write_row(
         &[
-            text_cell(&worker.id),
-            text_cell(&worker.address),
-            worker.client_id.as_deref().into(),
+            text_cell(&worker_id(worker.id)),
+            text_cell(&gauges.peer),
+            gauges.client_id().into(),
             worker.state.into(),
-            worker.connected_unix_ms.into(),
-            worker.heard_unix_ms.into(),
+            gauges.connected_ms.get().into(),
+            gauges.heard_ms.get().into(),
             functions_in_use(&worker.functions),
-            worker.running.into(),
-            worker.job.as_deref().into(),
-            worker.since_unix_ms.into(),
+            gauges.running.get().into(),
+            worker.job.as_ref().map(|(handle, _)| handle.as_str()).into(),
+            worker.job.as_ref().map(|(_, since_ms)| *since_ms).into(),
             totals.done.into(),
             totals.failed.into(),
             totals.excepted.into(),
@@ -299,21 +307,20 @@ fn write_worker_line(worker: &WorkerView, out: &mut Vec<u8>) {
 
 /// The functions that a worker can do, with commas between them. A comma in a name is written as other bytes are that would
 /// break a listing.
-fn functions_in_use(functions: &[WorkerFunctionView]) -> Cell<'static> {
-    let mut list = Vec::new();
-    let mut in_use = functions.iter().filter(|function| function.in_use).peekable();
-    if in_use.peek().is_none() {
+fn functions_in_use(functions: &[Arc<AbilityGauges>]) -> Cell<'static> {
+    if functions.is_empty() {
         return Cell::Unknown;
     }
-    while let Some(function) = in_use.next() {
-        for (index, part) in function_name(&function.id).split(|byte| *byte == b',').enumerate() {
+    let mut list = Vec::new();
+    for (index, ability) in functions.iter().enumerate() {
+        if index > 0 {
+            list.push(b',');
+        }
+        for (index, part) in ability.function.as_bytes().split(|byte| *byte == b',').enumerate() {
             if index > 0 {
                 list.extend_from_slice(b"\\x2c");
             }
             text::write_name(part, &mut list, false);
-        }
-        if in_use.peek().is_some() {
-            list.push(b',');
         }
     }
     Cell::Written(list)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::vec;
 
-use super::control::{Control, Step, Task, error_code};
+use super::control::{Control, Step, Task, error_code, host};
 use super::table::{self, Table};
 use super::{Admin, Hub};
 use crate::job_server::{ConnectionId, ControlError, Now, Who, Withholding};
@@ -69,8 +69,8 @@ impl Admin {
             AdminCommand::PriorityStatus => return Some(self.functions(true)),
             AdminCommand::ShowJobs => return Some(Rest::Jobs { place: 0, uniques_only: false }),
             AdminCommand::ShowUniqueJobs => return Some(Rest::Jobs { place: 0, uniques_only: true }),
-            AdminCommand::ShowFunctions => return Some(Rest::Table(Table::functions(&self.look, now, out))),
-            AdminCommand::ShowWorkers => return Some(Rest::Table(Table::workers(out))),
+            AdminCommand::ShowFunctions => return Some(Rest::Table(Table::functions(&self.look, out))),
+            AdminCommand::ShowWorkers => return Some(Rest::Table(Table::workers(&self.look, out))),
             AdminCommand::ShowRules => return Some(Rest::Table(Table::rules(&self.look, out))),
             AdminCommand::ListJobs(filters) => return Some(Rest::Table(Table::jobs(&filters, out))),
             AdminCommand::Control(command) => return Some(Rest::Task(self.begin(control(&command), actor(peer)))),
@@ -181,6 +181,7 @@ impl Admin {
             Rest::Task(task) => {
                 match self.step(now, task) {
                     Ok(Step::Unfinished) => return false,
+                    Ok(Step::Done { affected }) if task.tells_how_many() => text::write_affected(affected as u64, out),
                     Ok(Step::Done { .. }) => out.extend_from_slice(text::OK),
                     Err(error) => write_control_error(error, out),
                 }
@@ -246,7 +247,7 @@ fn who(workers: &Workers<'_>) -> Who {
     match *workers {
         Workers::Connection { slot, generation } => Who::Connection(ConnectionId { slot, generation }),
         Workers::Client(id) => Who::Client(text::read_name(id)),
-        Workers::Host(address) => Who::Host(address.to_owned()),
+        Workers::Host(address) => host(address),
     }
 }
 

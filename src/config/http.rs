@@ -45,10 +45,10 @@ pub(super) struct HttpArgs {
     #[arg(long, value_name = "N", default_value = "256", value_parser = value::count::<1, 1_000_000>)]
     http_max_connections: usize,
 
-    /// A name by which browsers may ask for this server; can be repeated [default: localhost and addresses of loopback]
+    /// A name by which browsers may ask for this server; can be repeated [default: localhost, addresses, and the host name where others reach it]
     ///
-    /// Web sites can let their own names point to your addresses. So a loopback address serves no other names; any other
-    /// address serves all names, unless some are given here.
+    /// Web sites can let their own names point to your addresses. So no other names are served: a loopback address goes by
+    /// localhost and addresses of loopback, any other by localhost, all addresses and the host name of the machine.
     #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = value::host_name)]
     http_host: Vec<String>,
 }

@@ -93,6 +93,9 @@ impl HttpReady {
             read_only: config.http.read_only,
             max_connections: config.http.max_connections,
             hosts: config.http.hosts.clone(),
+            own_name: nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| Some(name.into_string().ok()?.to_ascii_lowercase())),
             max_packet_size: accept.limits.frames.packet,
             keep_alive: accept.keep_alive,
         };

@@ -1,6 +1,6 @@
 //! What changes something: functions, jobs and workers.
 
-use std::str::FromStr;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Interface;
 use super::answer::{Failure, json};
-use super::api::priority_of;
 use super::guard::is_json;
 use super::routes::{Call, Route};
 use super::submit::read_body;
-use crate::admin::control::{Control, Step};
+use crate::admin::control::{Control, Step, error_code, host};
 use crate::admin::look::parse_worker_id;
 use crate::job_server::{ControlError, Who, Withholding};
+use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
 
 /// The largest body, in bytes.
@@ -66,11 +66,23 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     let body = std::mem::take(&mut call.body);
     let body = read_small(&call.headers, body).await?;
     let name = std::mem::take(&mut call.name);
-    let mut affected = 0;
-    for control in controls(route, name, &body)? {
-        affected = affected.max(run(&call.interface, control, &call.actor.text).await?);
+    let controls = controls(route, name, &body)?;
+    let Call { interface, actor, .. } = call;
+    let permit = Arc::clone(&interface.actions).try_acquire_owned();
+    let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too much is being done already; try again"))?;
+    // It goes on where whoever wanted it does not wait for its end.
+    let task = tokio::spawn(async move {
+        let _permit = permit;
+        let mut affected = 0;
+        for control in controls {
+            affected = affected.max(run(&interface, control, &actor.text).await?);
+        }
+        Ok(affected)
+    });
+    match task.await {
+        Ok(affected) => Ok(json(&Affected { affected: affected? })),
+        Err(_) => Err(Failure::busy("stopped", "the server ended before that was done")),
     }
-    Ok(json(&Affected { affected }))
 }
 
 /// The body of a request that is not long.
@@ -103,7 +115,7 @@ fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Fa
         Route::SetPriority => {
             let wanted = parse::<NewPriority>(body)?.priority;
             let message = || format!("priority cannot be {wanted:?}; it is high, normal or low");
-            let priority = priority_of(&wanted).ok_or_else(|| Failure::bad("bad_body", message()))?;
+            let priority = Priority::from_name(&wanted).ok_or_else(|| Failure::bad("bad_body", message()))?;
             Control::SetPriority { handle: name, priority }
         }
         Route::Limits => return limits(&function(name)?, &parse(body)?),
@@ -146,14 +158,14 @@ fn limits(function: &[u8], limits: &Limits) -> Result<Vec<Control>, Failure> {
 }
 
 fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
-    let Workers { connection, client, host, function: of } = workers;
-    let who = match (connection, client, host) {
+    let Workers { connection, client, host: address, function: of } = workers;
+    let who = match (connection, client, address) {
         (Some(connection), None, None) => match parse_worker_id(&connection) {
             Some(id) => Who::Connection(id),
             None => return Err(Failure::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
         },
         (None, Some(client), None) => Who::Client(client.into_bytes()),
-        (None, None, Some(host)) => Who::Host(plain_address(&host)),
+        (None, None, Some(address)) => host(&address),
         _ => return Err(Failure::bad("bad_body", "give one of connection, client and host")),
     };
     let function = of.map(|name| function(name.into_bytes())).transpose()?;
@@ -167,11 +179,6 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
         _ => Control::Kick { who },
     };
     Ok(vec![control])
-}
-
-/// An address as connections show it.
-fn plain_address(host: &str) -> String {
-    std::net::IpAddr::from_str(host).map_or_else(|_| host.to_owned(), |address| address.to_canonical().to_string())
 }
 
 async fn run(interface: &Interface, control: Control, actor: &str) -> Result<usize, Failure> {
@@ -188,18 +195,16 @@ async fn run(interface: &Interface, control: Control, actor: &str) -> Result<usi
 
 /// What HTTP says where the server cannot do something.
 fn refusal(error: ControlError) -> Failure {
-    let (status, code) = match error {
-        ControlError::NoSuchJob => (StatusCode::NOT_FOUND, "no_such_job"),
-        ControlError::NoSuchFunction => (StatusCode::NOT_FOUND, "no_such_function"),
-        ControlError::NoSuchWorker => (StatusCode::NOT_FOUND, "no_such_worker"),
-        ControlError::NameTooLong => (StatusCode::BAD_REQUEST, "name_too_long"),
-        ControlError::FunctionInUse => (StatusCode::CONFLICT, "function_in_use"),
-        ControlError::JobIsRunning => (StatusCode::CONFLICT, "job_is_running"),
-        ControlError::JobIsNotScheduled => (StatusCode::CONFLICT, "job_is_not_scheduled"),
-        ControlError::JobExistsThere => (StatusCode::CONFLICT, "job_exists_there"),
-        ControlError::JobIsBusy => (StatusCode::CONFLICT, "job_is_busy"),
-        ControlError::TooManyFunctions => (StatusCode::CONFLICT, "too_many_functions"),
-        ControlError::TooManyRules => (StatusCode::CONFLICT, "too_many_rules"),
+    let status = match error {
+        ControlError::NoSuchJob | ControlError::NoSuchFunction | ControlError::NoSuchWorker => StatusCode::NOT_FOUND,
+        ControlError::NameTooLong => StatusCode::BAD_REQUEST,
+        ControlError::FunctionInUse
+        | ControlError::JobIsRunning
+        | ControlError::JobIsNotScheduled
+        | ControlError::JobExistsThere
+        | ControlError::JobIsBusy
+        | ControlError::TooManyFunctions
+        | ControlError::TooManyRules => StatusCode::CONFLICT,
     };
-    Failure::new(status, code, error.to_string())
+    Failure::new(status, error_code(error), error.to_string())
 }

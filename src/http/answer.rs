@@ -93,6 +93,18 @@ pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: Bo
 
 /// A list in JSON, `{"NAME":[...]}`, of which a piece at a time is written.
 pub(super) fn list<T: Serialize + Send + Unpin + 'static>(name: &str, items: Vec<T>) -> Response {
+    list_to(name, items, "]}".to_owned())
+}
+
+/// The same of a part of a list, `{"NAME":[...],"next":...}`.
+pub(super) fn list_with_next<T>(name: &str, items: Vec<T>, next: Option<String>) -> Response
+where
+    T: Serialize + Send + Unpin + 'static,
+{
+    list_to(name, items, format!("],\"next\":{}}}", serde_json::Value::from(next)))
+}
+
+fn list_to<T: Serialize + Send + Unpin + 'static>(name: &str, items: Vec<T>, end: String) -> Response {
     let mut items = items.into_iter();
     let mut head = Some(format!("{{\"{name}\":["));
     let mut is_first = true;
@@ -104,7 +116,7 @@ pub(super) fn list<T: Serialize + Send + Unpin + 'static>(name: &str, items: Vec
         let mut piece = head.take().unwrap_or_default().into_bytes();
         while piece.len() < PIECE {
             let Some(item) = items.next() else {
-                piece.extend_from_slice(b"]}");
+                piece.extend_from_slice(end.as_bytes());
                 is_ended = true;
                 break;
             };

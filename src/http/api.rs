@@ -4,19 +4,22 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
+use tokio::task::yield_now;
 
-use super::answer::{self, Failure, json, json_with, with_type};
+use super::answer::{self, Failure, json, json_with, list_with_next, with_type};
 use super::query::Query;
 use super::routes::Call;
-use crate::admin::look::{JobFilter, WorkerFilter};
-use crate::admin::look::{parse_worker_id, worker_id};
+use crate::admin::look::{JobFilter, Look, Page, WorkerFilter, parse_worker_id, worker_id};
 use crate::admin::view::{JobView, RuleView, ServerView, WorkerView};
+use crate::job_server::ConnectionId;
 use crate::protocol::Priority;
 
 /// How many entries a page of a list has where the request does not say.
 const PAGE: usize = 100;
 /// The most entries of a page.
 const PAGE_MAX: usize = 1000;
+/// How many functions of workers are viewed before others have their turn.
+const FUNCTIONS_A_TURN: usize = 512;
 /// How much of a workload is shown where the request does not say, in bytes.
 const PREVIEW: usize = 1024;
 /// The most of it, in bytes.
@@ -79,9 +82,17 @@ pub(super) fn server(call: &Call) -> Result<Response, Failure> {
 }
 
 /// All functions.
-pub(super) fn functions(call: &Call) -> Result<Response, Failure> {
+pub(super) async fn functions(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    Ok(answer::list("functions", call.interface.parts.admin.look.functions(call.interface.now())))
+    let interface = &call.interface;
+    let look = &interface.parts.admin.look;
+    let mut pieces = look.functions_in_pieces();
+    let mut functions = Vec::new();
+    while let Some(piece) = pieces.next_piece(look, interface.now()) {
+        functions.extend(piece);
+        yield_now().await;
+    }
+    Ok(answer::list("functions", functions))
 }
 
 /// One function.
@@ -107,14 +118,8 @@ pub(super) fn history(call: &Call) -> Result<Response, Failure> {
     }
 }
 
-#[derive(Serialize)]
-struct Workers {
-    workers: Vec<WorkerView>,
-    next: Option<String>,
-}
-
 /// A page of workers.
-pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
+pub(super) async fn workers(call: Call) -> Result<Response, Failure> {
     const STATES: &[&str] = &["disabled", "draining", "drained", "working", "asleep", "woken", "waiting"];
     let query = call.query(&["function", "host", "client", "state", "limit", "after"])?;
     let after =
@@ -127,8 +132,27 @@ pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
         limit: limit(&query)?,
         after,
     };
-    let page = call.interface.parts.admin.look.workers(&filter);
-    Ok(json(&Workers { workers: page.items, next: page.next.map(worker_id) }))
+    let page = worker_page(&call.interface.parts.admin.look, filter).await;
+    Ok(list_with_next("workers", page.items, page.next.map(worker_id)))
+}
+
+/// Makes a page out of small ones, between which others have their turn.
+async fn worker_page(look: &Look, mut filter: WorkerFilter) -> Page<WorkerView, ConnectionId> {
+    let limit = filter.limit;
+    let mut items = Vec::new();
+    let mut size = 1;
+    loop {
+        filter.limit = size.min(limit - items.len());
+        let page = look.workers(&filter);
+        let functions: usize = page.items.iter().map(|worker| worker.functions.len()).sum();
+        items.extend(page.items);
+        if page.next.is_none() || items.len() >= limit {
+            return Page { items, next: page.next };
+        }
+        filter.after = page.next;
+        size = if functions < FUNCTIONS_A_TURN { size * 2 } else { (size / 2).max(1) };
+        yield_now().await;
+    }
 }
 
 fn limit(query: &Query) -> Result<usize, Failure> {
@@ -169,7 +193,7 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
         function: query.bytes("function").map(<[u8]>::to_vec),
         state: query.word("state", &["scheduled", "queued", "running"])?,
         unique: query.bytes("unique").map(<[u8]>::to_vec),
-        priority: priority.as_deref().and_then(priority_of),
+        priority: priority.as_deref().and_then(Priority::from_name),
         client: query.bytes("client").map(<[u8]>::to_vec),
         older_than_s: older_than_s.filter(|seconds| seconds.is_finite()),
         limit: limit(&query)?,
@@ -177,16 +201,6 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
     };
     let page = call.interface.parts.admin.look.jobs(call.interface.now(), &filter);
     Ok(json(&Jobs { jobs: page.items, next: page.next.map(|next| next.to_string()) }))
-}
-
-/// The priority with this name.
-pub(super) fn priority_of(name: &str) -> Option<Priority> {
-    match name {
-        "high" => Some(Priority::High),
-        "normal" => Some(Priority::Normal),
-        "low" => Some(Priority::Low),
-        _ => None,
-    }
 }
 
 /// One job.

@@ -1,6 +1,5 @@
 //! What happens now, as a stream of events: the server and its busiest functions, every second.
 
-use std::cmp::Reverse;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
@@ -18,8 +17,8 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::answer::{Failure, with_type};
 use super::routes::Call;
 use super::{Interface, STREAMS};
+use crate::admin::look::Functions;
 use crate::admin::view::{FunctionView, ServerView};
-use crate::protocol::FunctionName;
 
 /// The time between two events.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -28,9 +27,12 @@ const FRESH: Duration = Duration::from_millis(800);
 /// How many functions are shown.
 const FUNCTIONS: usize = 20;
 
-/// The last event, which all streams share.
+/// The last event, which all streams share, and the next one where it is being made.
 #[derive(Debug, Default)]
-pub(super) struct Overview(Option<(Instant, Bytes)>);
+pub(super) struct Overview {
+    last: Option<(Instant, Bytes)>,
+    next: Option<(Functions, Vec<FunctionView>)>,
+}
 
 #[derive(Serialize)]
 struct OverviewBody {
@@ -50,7 +52,7 @@ pub(super) fn events(call: &Call) -> Result<Response, Failure> {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stopped = Box::pin(interface.stop.clone().cancelled_owned());
-    let events = Events { interface, ticks, stopped, _permit: permit };
+    let events = Events { interface, ticks, is_due: false, stopped, _permit: permit };
     Ok(with_type(StatusCode::OK, "text/event-stream", Body::new(events)))
 }
 
@@ -58,6 +60,8 @@ pub(super) fn events(call: &Call) -> Result<Response, Failure> {
 struct Events {
     interface: Arc<Interface>,
     ticks: Interval,
+    /// Whether the time for one has come.
+    is_due: bool,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -73,44 +77,41 @@ impl HttpBody for Events {
         if self.stopped.as_mut().poll(context).is_ready() {
             return Poll::Ready(None);
         }
-        self.ticks.poll_tick(context).map(|_| Some(Ok(Frame::data(overview(&self.interface)))))
+        if !self.is_due {
+            if self.ticks.poll_tick(context).is_pending() {
+                return Poll::Pending;
+            }
+            self.is_due = true;
+        }
+        let Some(event) = overview(&self.interface) else {
+            // Others have their turn before it goes on.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        };
+        self.is_due = false;
+        Poll::Ready(Some(Ok(Frame::data(event))))
     }
 }
 
-/// The event of this moment.
-fn overview(interface: &Interface) -> Bytes {
-    let mut last = interface.overview.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((made, event)) = &last.0
+/// The event of this moment, or a piece of the work towards it. Whichever stream asks, all of them come nearer.
+fn overview(interface: &Interface) -> Option<Bytes> {
+    let mut overview = interface.overview.lock().unwrap_or_else(PoisonError::into_inner);
+    let Overview { last, next } = &mut *overview;
+    if let Some((made, event)) = last
         && made.elapsed() < FRESH
     {
-        return event.clone();
+        return Some(event.clone());
     }
-    let event = make(interface);
-    last.0 = Some((Instant::now(), event.clone()));
-    event
-}
-
-fn make(interface: &Interface) -> Bytes {
     let (look, now) = (&interface.parts.admin.look, interface.now());
-    let top = busiest(interface).iter().filter_map(|name| look.function(now, name.as_bytes())).collect();
-    event("overview", &OverviewBody { server: look.server(now), top })
-}
-
-/// The functions with the most jobs; of those without, the ones with the most workers.
-fn busiest(interface: &Interface) -> Vec<FunctionName> {
-    let mut functions: Vec<_> = interface
-        .parts
-        .stats
-        .functions
-        .iter()
-        .map(|entry| (Reverse((entry.value().total(), entry.value().workers.get())), entry.key().clone()))
-        .collect();
-    if functions.len() > FUNCTIONS {
-        functions.select_nth_unstable(FUNCTIONS);
-        functions.truncate(FUNCTIONS);
+    let (pieces, top) = next.get_or_insert_with(|| (look.busiest_in_pieces(FUNCTIONS), Vec::new()));
+    if let Some(piece) = pieces.next_piece(look, now) {
+        top.extend(piece);
+        return None;
     }
-    functions.sort_unstable();
-    functions.into_iter().map(|(_, name)| name).collect()
+    let event = event("overview", &OverviewBody { server: look.server(now), top: std::mem::take(top) });
+    *next = None;
+    *last = Some((Instant::now(), event.clone()));
+    Some(event)
 }
 
 /// Writes an event.

@@ -82,7 +82,7 @@ fn check_host(settings: &Settings, peer: Peer, host: &str) -> Result<(), Failure
     let is_fine = match address {
         _ if is_known => true,
         Some(address) => !peer.is_local || address.is_loopback(),
-        None => name == "localhost" || (!peer.is_local && settings.hosts.is_empty()),
+        None => name == "localhost" || (!peer.is_local && settings.own_name.as_deref() == Some(name)),
     };
     if is_fine {
         return Ok(());
@@ -203,6 +203,7 @@ mod tests {
             read_only: false,
             max_connections: 1,
             hosts: hosts.iter().map(ToString::to_string).collect(),
+            own_name: Some("machine".to_owned()),
             max_packet_size: 1024,
             keep_alive: crate::process::listen::KeepAlive::default(),
         }
@@ -237,9 +238,20 @@ mod tests {
         let named = settings(&["jobs.example.org"], &[]);
         assert_eq!(check_host(&named, peer(true), "jobs.example.org:1"), Ok(()));
         assert!(check_host(&named, peer(true), "example.org").is_err());
-        assert_eq!(check_host(&none, peer(false), "anything"), Ok(()));
-        assert_eq!(check_host(&named, peer(false), "10.0.0.1:4731"), Ok(()));
-        assert!(check_host(&named, peer(false), "anything").is_err());
+        assert!(check_host(&none, peer(true), "machine").is_err());
+    }
+
+    #[test]
+    fn an_open_address_goes_by_its_numbers_and_names_that_are_its_own() {
+        let (none, named) = (settings(&[], &[]), settings(&["jobs.example.org"], &[]));
+        for host in ["10.0.0.1:4731", "[2001:db8::1]", "localhost:1", "machine:4731"] {
+            assert_eq!(check_host(&none, peer(false), host), Ok(()), "{host}");
+            assert_eq!(check_host(&named, peer(false), host), Ok(()), "{host}");
+        }
+        assert_eq!(check_host(&named, peer(false), "jobs.example.org"), Ok(()));
+        for host in ["jobs.example.org", "anything", "", "machine.example.org"] {
+            assert!(check_host(&none, peer(false), host).is_err(), "{host}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
+use tokio::task::yield_now;
 
 use self::families::{FAMILIES, Source};
 use self::lines::Lines;
@@ -19,7 +20,6 @@ use super::Interface;
 use super::answer::{Failure, PIECE, Pieces, with_type};
 use super::routes::Call;
 use crate::admin::view::{FunctionView, ServerView};
-use crate::protocol::FunctionName;
 use crate::stats::FunctionGauges;
 
 /// The type that says which format it is.
@@ -44,12 +44,12 @@ struct Scrape {
 }
 
 /// All metrics, written as they are read.
-pub(super) fn metrics(call: &Call) -> Result<Response, Failure> {
+pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = Arc::clone(&call.interface);
     let permit = Arc::clone(&interface.scrapes).try_acquire_owned();
     let permit = permit.map_err(|_| Failure::busy("too_many_scrapes", "others are reading the metrics; try again"))?;
-    let mut scrape = Scrape::new(interface);
+    let mut scrape = Scrape::new(interface).await;
     let pieces = move || {
         // It is held as long as this is.
         let _permit = &permit;
@@ -59,14 +59,21 @@ pub(super) fn metrics(call: &Call) -> Result<Response, Failure> {
 }
 
 impl Scrape {
-    fn new(interface: Arc<Interface>) -> Self {
-        let (look, now) = (&interface.parts.admin.look, interface.now());
-        let functions = look.functions(now).into_iter().map(|view| {
+    /// Views all functions. Between some and the next ones others have their turn.
+    async fn new(interface: Arc<Interface>) -> Self {
+        let look = &interface.parts.admin.look;
+        let function = |view: FunctionView| {
             let name: Vec<u8> = percent_decode_str(&view.id).collect();
-            let gauges = interface.parts.stats.functions.get(&FunctionName::new(&name)).map(|entry| Arc::clone(&entry));
+            let gauges = interface.parts.stats.functions.get(name.as_slice()).map(|entry| Arc::clone(&entry));
             Function { label: label(&name, &view.id), view, gauges }
-        });
-        Self { functions: functions.collect(), server: look.server(now), interface, family: 0, function: 0 }
+        };
+        let mut functions = Vec::new();
+        let mut pieces = look.functions_in_pieces();
+        while let Some(piece) = pieces.next_piece(look, interface.now()) {
+            functions.extend(piece.into_iter().map(function));
+            yield_now().await;
+        }
+        Self { functions, server: look.server(interface.now()), interface, family: 0, function: 0 }
     }
 
     /// The next piece; none after the last.

@@ -41,10 +41,14 @@ use crate::stats::{Gauge, Stats};
 const STREAMS: usize = 64;
 /// How many requests may wait for the end of a job.
 const WAITS: usize = 256;
+/// How many requests that change something may be under way.
+const ACTIONS: usize = 64;
 /// How many metrics are written at one time: each holds a view of every function.
 const SCRAPES: usize = 4;
 /// What large bodies and results hold together, in KiB, where a single one may not be larger.
 const BUDGET_KIB: usize = 256 * 1024;
+/// How many tasks have a turn before sockets are looked at.
+const EVENT_INTERVAL: u32 = 4;
 /// How long connections may take to end when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -59,6 +63,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
+    /// The name of the machine, in lower case, which goes for addresses that others reach.
+    pub own_name: Option<String>,
     /// The largest body of a packet, in bytes, which bounds workloads and results.
     pub max_packet_size: usize,
     /// How dead peers are noticed.
@@ -110,6 +116,7 @@ struct Interface {
     streams: Arc<Semaphore>,
     waits: Arc<Semaphore>,
     scrapes: Arc<Semaphore>,
+    actions: Arc<Semaphore>,
     /// In KiB.
     budget: Arc<Semaphore>,
     overview: Mutex<Overview>,
@@ -135,6 +142,7 @@ impl Interface {
             streams: Arc::new(Semaphore::new(STREAMS)),
             waits: Arc::new(Semaphore::new(WAITS)),
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
+            actions: Arc::new(Semaphore::new(ACTIONS)),
             budget: Arc::new(Semaphore::new(budget)),
             overview: Mutex::default(),
             counts: Counts::default(),
@@ -161,7 +169,8 @@ pub struct Http {
 /// # Errors
 /// When the thread or its runtime cannot be had.
 pub fn start(listeners: Vec<TcpListener>, settings: Settings, parts: Parts) -> io::Result<Http> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Sockets are looked at between any few pieces of long answers.
+    let runtime = tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build()?;
     let (stop, tokens) = (CancellationToken::new(), settings.tokens.clone());
     let interface = Arc::new(Interface::new(settings, parts, stop.clone()));
     let (end, ended) = oneshot::channel();

@@ -80,6 +80,20 @@ impl Priority {
     /// All priorities in the order in which jobs are handed out.
     pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
 
+    /// The word for it: `high`, `normal` or `low`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+
+    /// The priority with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|priority| priority.name() == name)
+    }
+
     /// 0 for high, 1 for normal, 2 for low: the numbers that gearmand's queue tables use.
     pub const fn index(self) -> usize {
         self as usize

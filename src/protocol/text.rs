@@ -7,7 +7,7 @@
 mod control;
 mod filter;
 
-pub use self::control::{ControlCommand, Workers};
+pub use self::control::{ControlCommand, Workers, connection_id};
 pub use self::filter::JobWords;
 
 use super::names::{JobHandle, write_decimal};
@@ -204,7 +204,7 @@ impl<'a> AdminCommand<'a> {
             [what] if what.eq_ignore_ascii_case(b"rules") => Ok(Self::ShowRules),
             [what, handle] if what.eq_ignore_ascii_case(b"job") => Ok(Self::ShowJob(handle)),
             [what, id] if what.eq_ignore_ascii_case(b"worker") => {
-                let (slot, generation) = control::connection_id(id)?;
+                let (slot, generation) = control::worker_id(id)?;
                 Ok(Self::ShowWorker { slot, generation })
             }
             [unique, what] if unique.eq_ignore_ascii_case(b"unique") && what.eq_ignore_ascii_case(b"jobs") => {
@@ -335,6 +335,13 @@ pub fn write_job(handle: JobHandle<'_>, retries: u32, abandoned: bool, backgroun
         write_decimal(count, out);
     }
     out.push(b'\n');
+}
+
+/// Appends `OK N`, which says how much was changed, and a line end as that of [`OK`].
+pub fn write_affected(affected: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"OK ");
+    write_decimal(affected, out);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends `OK VALUE` and a bare newline, as value answers end.

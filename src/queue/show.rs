@@ -13,7 +13,7 @@ use super::url::QueueUrl;
 use super::{EXIT_FAILED, ToolError, configured};
 use crate::client::{insert_bytes, printable};
 use crate::job_server::StoredJob;
-use crate::protocol::{FunctionName, Priority};
+use crate::protocol::FunctionName;
 use crate::store::location::{Access, Location};
 use crate::store::{Store, Workloads};
 
@@ -125,7 +125,7 @@ fn row(job: &StoredJob, now_s: u64) -> Row {
         job.handle().to_string(),
         text(job.function.as_bytes()),
         text(job.unique()),
-        priority_name(job.priority).to_owned(),
+        job.priority.name().to_owned(),
         if job.due_s == 0 { "-".to_owned() } else { local_time(job.due_s) },
         job.attempts.to_string(),
         job.workload().len().to_string(),
@@ -142,20 +142,12 @@ fn object(job: &StoredJob) -> Value {
     if !job.reducer().is_empty() {
         insert_bytes(&mut object, "reducer", job.reducer());
     }
-    object.insert("priority".to_owned(), Value::from(priority_name(job.priority)));
+    object.insert("priority".to_owned(), Value::from(job.priority.name()));
     object.insert("due".to_owned(), time(job.due_s));
     object.insert("attempts".to_owned(), Value::from(job.attempts));
     object.insert("bytes".to_owned(), Value::from(job.workload().len()));
     object.insert("submitted".to_owned(), time(job.submitted_s));
     Value::Object(object)
-}
-
-const fn priority_name(priority: Priority) -> &'static str {
-    match priority {
-        Priority::High => "high",
-        Priority::Normal => "normal",
-        Priority::Low => "low",
-    }
 }
 
 fn local_time(unix_s: u64) -> String {

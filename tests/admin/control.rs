@@ -75,24 +75,27 @@ fn what_is_no_good_is_said() {
 }
 
 /// Commands that are obeyed, in this order, by a server with the jobs H:t:1 of `f` and, scheduled, H:t:2 of `g`.
-const OBEYED: &[&str] = &[
-    "pause f",
-    "pause new",
-    "RESUME f",
-    "limit running f 1",
-    "limit running f 0",
-    "move job H:t:1 g",
-    "move JOBS g f",
-    "priority job H:t:1 high",
-    "priority job H:t:2 low",
-    "run job H:t:2",
-    "disable client:nobody",
-    "drain client:nobody f",
-    "enable client:nobody",
-    "enable client:nobody",
-    "disable host:192.0.2.1 f",
-    "enable host:192.0.2.1 f",
-    "cancel jobs f",
+const OBEYED: &[(&str, &str)] = &[
+    ("pause f", "OK"),
+    ("pause new", "OK"),
+    ("RESUME f", "OK"),
+    ("limit running f 1", "OK"),
+    ("limit running f 0", "OK"),
+    ("move job H:t:1 g", "OK"),
+    ("move JOBS g f", "OK 2"),
+    ("move jobs g f", "OK 0"),
+    ("priority job H:t:1 high", "OK"),
+    ("priority job H:t:2 LOW", "OK"),
+    ("run job H:t:2", "OK"),
+    ("disable client:nobody", "OK 0"),
+    ("drain client:nobody f", "OK 0"),
+    ("enable client:nobody", "OK 0"),
+    ("disable host:::FFFF:127.0.0.1 f", "OK 1"),
+    ("enable host:127.0.0.1 f", "OK 1"),
+    ("disable host:192.0.2.1 f", "OK 0"),
+    ("enable host:192.0.2.1 f", "OK 0"),
+    ("cancel jobs f", "OK 2"),
+    ("kick host:127.0.0.1", "OK 1"),
 ];
 
 #[test]
@@ -101,8 +104,9 @@ fn what_is_done_is_answered_with_ok() {
     let mut wire = connect(&server);
     submit(&mut wire, packet::SUBMIT_JOB_BG, b"f\0\0", "H:t:1");
     submit(&mut wire, packet::SUBMIT_JOB_EPOCH, b"g\0\x004000000000\0", "H:t:2");
-    for line in OBEYED {
-        assert_eq!(wire.text_answer(line), "OK\r\n", "{line}");
+    let _worker = worker(&server, &["f"]);
+    for (line, answer) in OBEYED {
+        assert_eq!(wire.text_answer(line), format!("{answer}\r\n"), "{line}");
     }
     assert_eq!(wire.text("status"), "f\t0\t0\t0\ng\t0\t0\t0\nnew\t0\t0\t0\n.\n");
 }
@@ -117,7 +121,7 @@ fn names_are_typed_as_they_are_shown() {
     }
     let functions = wire.text("show functions");
     assert_eq!(functions.lines().count(), 7, "none is new: {functions}");
-    assert_eq!(wire.text_answer("disable client:my\\x20id a\\x20space"), "OK\r\n");
+    assert_eq!(wire.text_answer("disable client:my\\x20id a\\x20space"), "OK 1\r\n");
     assert_eq!(wire.text("show rules"), "# who\tfunction\thow\nclient:my id\ta space\tdisabled\n.\n");
 }
 
@@ -139,11 +143,11 @@ fn names_have_limits_and_so_has_their_number() {
     assert_eq!(wire.text_answer("limit running g 1"), "OK\r\n");
     assert_eq!(wire.text_answer("pause h"), "ERR TOO_MANY_FUNCTIONS There+are+as+many+functions+as+may+be\r\n");
     for serial in 0..1000 {
-        assert_eq!(wire.text_answer(&format!("disable client:{serial}")), "OK\r\n");
+        assert_eq!(wire.text_answer(&format!("disable client:{serial}")), "OK 0\r\n");
     }
     let full = "ERR TOO_MANY_RULES There+are+as+many+rules+for+workers+as+may+be\r\n";
     assert_eq!(wire.text_answer("disable host:192.0.2.1"), full);
-    assert_eq!(wire.text_answer("drain client:7"), "OK\r\n", "it takes the place of another");
+    assert_eq!(wire.text_answer("drain client:7"), "OK 0\r\n", "it takes the place of another");
     assert_eq!(wire.text("show rules").lines().count(), 1002);
 }
 

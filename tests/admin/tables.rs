@@ -12,6 +12,7 @@ const MEASURED: &[&str] = &[
     "in_per_s",
     "out_per_s",
     "failed_per_s",
+    "wait_mean_s",
     "wait_p50_s",
     "wait_p99_s",
     "run_mean_s",
@@ -64,7 +65,8 @@ fn pairs(wire: &mut Wire, command: &str) -> Vec<String> {
 
 const FUNCTIONS: &str = "name high normal low scheduled running workers asleep working paused max_running \
     maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
-    in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s";
+    in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s \
+    waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s";
 const WORKERS: &str = "id address client_id state connected_unix_ms heard_unix_ms functions running job \
     since_unix_ms done failed excepted timed_out requeued run_mean_s run_p50_s run_p99_s";
 const JOBS: &str =
@@ -94,9 +96,9 @@ fn tables_of_a_busy_server() {
     assert_eq!(
         table(client, "show functions", FUNCTIONS),
         [
-            "later|0|0|0|1|0|0|0|0|0|0|0|0|0|-|1|0|0|0|0|0|0|N|N|N|-|-|-|-|-",
-            "reverse|0|0|0|0|0|1|0|1|1|0|0|0|0|-|0|0|0|0|0|0|0|N|N|N|-|-|-|-|-",
-            "sort|1|0|1|0|1|2|0|1|0|5|30|20|10|N|3|0|0|0|0|0|0|N|N|N|N|N|-|-|-",
+            "later|0|0|0|1|0|0|0|0|0|0|0|0|0|-|1|0|0|0|0|0|0|N|N|N|-|-|-|-|-|0|0|0|0|0|0|0|0|-",
+            "reverse|0|0|0|0|0|1|0|1|1|0|0|0|0|-|0|0|0|0|0|0|0|N|N|N|-|-|-|-|-|0|0|0|0|0|0|0|0|-",
+            "sort|1|0|1|0|1|2|0|1|0|5|30|20|10|N|3|0|0|0|0|0|0|N|N|N|N|N|-|-|-|1|0|0|0|0|0|0|0|N",
         ]
     );
     assert_eq!(
@@ -246,7 +248,7 @@ fn one_worker_is_shown_with_its_functions_and_jobs() {
     worker.send(packet::CANT_DO, b"g");
     worker.send(packet::CAN_DO_TIMEOUT, b"h\x00100");
     worker.expect_nothing();
-    assert_eq!(client.text_answer("drain connection:0-1 h"), "OK\r\n");
+    assert_eq!(client.text_answer("drain connection:0-1 h"), "OK 1\r\n");
     let shown = pairs(&mut client, "show worker 0-1");
     assert_eq!(
         shown[..18],
@@ -318,7 +320,7 @@ fn names_cannot_break_a_table() {
     let mut wire = worker(&server, &["tab\there", "new\nline", "a,comma"]);
     wire.send(packet::SET_CLIENT_ID, b"my\tid\n.");
     submit(&mut wire, packet::SUBMIT_JOB_BG, b"new\nline\0\n.\n\0\n.\n", "H:t:1");
-    assert_eq!(wire.text_answer("disable client:my\\x09id\\x0a. tab\\x09here"), "OK\r\n");
+    assert_eq!(wire.text_answer("disable client:my\\x09id\\x0a. tab\\x09here"), "OK 1\r\n");
     let workers = table(&mut wire, "show workers", WORKERS);
     assert!(workers[0].starts_with("0-1|127.0.0.1|my\\x09id\\x0a.|"), "{workers:?}");
     assert!(workers[0].contains("|a\\x2ccomma,new\\x0aline,tab\\x09here|"), "{workers:?}");

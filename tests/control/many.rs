@@ -123,7 +123,7 @@ fn round(server: &Server, first: usize, count: usize) {
         }
         wire.send_raw(commands.as_bytes());
         for command in commands.lines() {
-            assert_eq!(wire.text_line(), "OK\r\n", "{command}");
+            assert!(wire.text_line().starts_with("OK"), "{command}");
         }
     }
 }

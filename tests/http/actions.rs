@@ -1,9 +1,11 @@
 //! What is done over HTTP is done.
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 
-use crate::client::{post, server, shown};
-use crate::common::{Server, Wire, packet};
+use crate::client::{connect, post, request, server, shown};
+use crate::common::{Server, Wire, packet, wait_for};
 
 /// Does an action and returns how much it affected.
 #[track_caller]
@@ -92,4 +94,24 @@ fn workers_are_withheld_jobs_and_closed() {
     assert_eq!(act(&server, "/api/v1/workers/kick", &json!({"client": "w-1"})), 1);
     worker.expect_end();
     post(&server, "/api/v1/workers/kick", &json!({"connection": id})).expect_error(404, "no_such_worker");
+}
+
+#[test]
+fn what_was_begun_is_done_though_its_client_goes() {
+    const JOBS: usize = 100_000;
+    let server = server(&[]);
+    let mut client = Wire::connect(server.addr());
+    let job = packet::request(packet::SUBMIT_JOB_BG, b"f\0\0");
+    for _ in 0..JOBS / 1000 {
+        client.send_raw(&job.repeat(1000));
+        for _ in 0..1000 {
+            client.expect_type(packet::JOB_CREATED);
+        }
+    }
+    let cancel = request("POST", "/api/v1/functions/f/cancel-jobs", &[("x-requested-with", "test")], b"");
+    let mut stream = connect(server.http());
+    stream.write_all(&cancel).expect("send");
+    drop(stream);
+    let queued = || shown(&server, "/api/v1/functions/f")["queued"]["normal"].as_u64();
+    wait_for("the end of all jobs", || (queued() == Some(0)).then_some(()));
 }

@@ -90,9 +90,12 @@ fn local(server: &Server) -> SocketAddr {
 #[test]
 fn an_open_address_takes_a_token() {
     let open = server(&["--http-listen", "0.0.0.0:0"]);
+    let own = nix::unistd::gethostname().expect("a host name").into_string().expect("text");
     assert!(open.log().contains("no token is set"), "{}", open.log());
-    // Looking goes by any name.
-    let look = exchange(local(&open), &request("GET", "/api/v1/functions", &[("host", "jobs.example.org")], b""));
+    // Looking goes by the machine's name.
+    let look = exchange(local(&open), &request("GET", "/api/v1/functions", &[("host", &own)], b""));
+    let foreign = request("GET", "/api/v1/functions", &[("host", "jobs.example.org")], b"");
+    exchange(local(&open), &foreign).expect_error(421, "unknown_host");
     assert_eq!(look.status, 200);
     pause(local(&open), &[JSON]).expect_error(403, "no_token_set");
     let submit = request("POST", "/api/v1/jobs", &[JSON], br#"{"function":"f","background":true}"#);

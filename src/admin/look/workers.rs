@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::jobs::job_view;
-use super::{Look, Page, StatesByFunction, WorkerFilter, durations_view, function_id, lossy};
+use super::{Look, Page, WorkerFilter, durations_view, function_id, lossy};
 use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
 use crate::job_server::{ConnectionId, Now};
+use crate::protocol::text::connection_id;
 use crate::protocol::{FunctionName, JobHandle};
 use crate::stats::histogram::Durations;
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding, WorkCounters};
@@ -17,12 +18,7 @@ pub fn worker_id(id: ConnectionId) -> String {
 
 /// The connection of a name that [`worker_id`] gave.
 pub fn parse_worker_id(text: &str) -> Option<ConnectionId> {
-    let (slot, generation) = text.split_once('-')?;
-    let is_plain = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_plain(slot) || !is_plain(generation) {
-        return None;
-    }
-    Some(ConnectionId { slot: slot.parse().ok()?, generation: generation.parse().ok()? })
+    connection_id(text.as_bytes()).map(|(slot, generation)| ConnectionId { slot, generation })
 }
 
 impl Look {
@@ -69,22 +65,6 @@ impl Look {
         states
     }
 
-    pub(super) fn worker_states_by_function(&self) -> StatesByFunction {
-        let mut states = StatesByFunction::new();
-        for entry in &self.stats().connections {
-            let state = state_of(entry.value());
-            entry.value().with_identity(|_, functions| {
-                for ability in functions {
-                    match states.get_mut(&ability.function) {
-                        Some(states) => count(states, state),
-                        None => count(states.entry(ability.function.clone()).or_default(), state),
-                    }
-                }
-            });
-        }
-        states
-    }
-
     pub(super) fn worker_states_of(&self, function: &FunctionName) -> WorkerStates {
         let mut states = WorkerStates::default();
         for entry in &self.stats().connections {
@@ -114,7 +94,7 @@ fn is_worker(gauges: &ConnectionGauges) -> bool {
 }
 
 /// The first of these that fits.
-fn state_of(gauges: &ConnectionGauges) -> &'static str {
+pub(super) fn state_of(gauges: &ConnectionGauges) -> &'static str {
     let runs = gauges.running.get() > 0;
     let withheld = gauges.with_identity(|_, functions| {
         // All of them are withheld, one at least as that of a disabled worker is.
@@ -132,7 +112,7 @@ fn state_of(gauges: &ConnectionGauges) -> &'static str {
     }
 }
 
-fn count(states: &mut WorkerStates, state: &str) {
+pub(super) fn count(states: &mut WorkerStates, state: &str) {
     let count = match state {
         "disabled" => &mut states.disabled,
         "draining" => &mut states.draining,
@@ -198,7 +178,7 @@ fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) ->
     }
 }
 
-fn add_totals(totals: &mut WorkTotals, counters: Option<&WorkCounters>) {
+pub(super) fn add_totals(totals: &mut WorkTotals, counters: Option<&WorkCounters>) {
     let Some(counters) = counters else { return };
     totals.done += counters.done.get();
     totals.failed += counters.failed.get();

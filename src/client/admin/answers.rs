@@ -31,6 +31,9 @@ pub(super) fn shown(style: Style, action: &Action, answer: RawAnswer) -> Vec<u8>
         // Said on standard error.
         (TextAnswer::Err(_), _) => Vec::new(),
         (TextAnswer::Ok(text), _) if text.is_empty() => b"OK\n".to_vec(),
+        (TextAnswer::Ok(text), Form::Done) => {
+            format!("OK {}\n", listing::printable(&String::from_utf8_lossy(text))).into_bytes()
+        }
         (TextAnswer::Ok(text), _) => format!("{}\n", listing::printable(&String::from_utf8_lossy(text))).into_bytes(),
         (TextAnswer::Listing(lines), Form::List(listing)) => listing.table(lines).into_bytes(),
         (TextAnswer::Listing(lines), Form::Table(columns) | Form::Page(columns)) => {
@@ -72,6 +75,11 @@ fn as_json(form: Form, answer: &TextAnswer) -> Value {
             json!({ name: value.unwrap_or_else(|| Value::from(text)) })
         }
         (TextAnswer::Ok(text), _) if text.is_empty() => json!({ "ok": true }),
+        (TextAnswer::Ok(text), Form::Done) => {
+            let text = String::from_utf8_lossy(text);
+            text.parse::<u64>()
+                .map_or_else(|_| json!({ "ok": true, "value": text }), |count| json!({ "affected": count }))
+        }
         (TextAnswer::Ok(text), _) => json!({ "ok": true, "value": String::from_utf8_lossy(text) }),
     }
 }
@@ -86,6 +94,7 @@ mod tests {
         assert_eq!(as_json(Form::Value("pid"), &ok("12")), json!({"pid": 12}));
         assert_eq!(as_json(Form::Value("version"), &ok("2.0.0")), json!({"version": "2.0.0"}));
         assert_eq!(as_json(Form::Done, &ok("")), json!({"ok": true}));
+        assert_eq!(as_json(Form::Done, &ok("12")), json!({"affected": 12}));
         assert_eq!(as_json(Form::Done, &TextAnswer::Err(b"UNKNOWN_JOB".to_vec())), json!({"error": "UNKNOWN_JOB"}));
         assert_eq!(as_json(Form::Unknown, &TextAnswer::Listing(vec![b"a".to_vec()])), json!({"lines": ["a"]}));
     }

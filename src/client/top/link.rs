@@ -94,7 +94,11 @@ impl Link {
                         Ok(_) => Ok(()),
                         Err(why) => Err(format!("perhaps not done: {why}")),
                     };
-                    self.say(Event::Answer { said: deed.said, result }).await?;
+                    let said = match &answer {
+                        Ok(TextAnswer::Ok(count)) if !count.is_empty() => format!("{} ({} changed)", deed.said, lossy(count)),
+                        _ => deed.said,
+                    };
+                    self.say(Event::Answer { said, result }).await?;
                     if let Err(why) = answer {
                         return Ok(why);
                     }

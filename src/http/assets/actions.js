@@ -35,7 +35,7 @@ export function mayAct() {
 export function pause(fn) {
   const verb = fn.paused ? "resume" : "pause";
   return attempt(() => act("POST", functionPath(fn.id, `/${verb}`)), () =>
-    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait.`);
+    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait. A restart of the server ends that.`);
 }
 
 export async function createFunction() {
@@ -113,7 +113,7 @@ export async function limits(fn) {
   const input = (label, key, value, hint) => field(label, "input", { name: key, type: "number", min: "0", max: "4294967295", step: "1", value: String(value), required: true }, hint);
   const answer = await ask({
     title: "Limits",
-    text: ["Of ", name(fn.name), ". 0 means no limit."],
+    text: ["Of ", name(fn.name), ". 0 means no limit. Limits are not kept over a restart of the server."],
     fields: [
       input("Running at once", "running", fn.max_running, "Workers get no more of its jobs while so many run."),
       input("Queue for jobs of high priority", "high", high, "A job is refused when the function has so many already."),
@@ -183,7 +183,7 @@ export function jobActions(job) {
 // --- workers
 
 const WITHHELD = {
-  disable: "gets no more jobs",
+  disable: "gets no more jobs until the server restarts",
   drain: "gets no new jobs and finishes what it has",
   enable: "gets jobs again",
 };
@@ -208,10 +208,40 @@ export async function kick(who, what) {
   }
 }
 
+// Ends all rules that withhold jobs from this worker: its own, those of its client id and those of its host. Others than it
+// may fit these, so that one is asked first.
+export async function enableWorker(worker) {
+  let rules = [];
+  try {
+    const fits = [`connection:${worker.id}`, `client:${worker.client_id ?? ""}`, `host:${worker.address}`];
+    rules = (await get("/rules")).rules.filter((rule) => fits.includes(rule.who));
+  } catch (error) {
+    toast(error.message, true);
+    return;
+  }
+  if (rules.length === 0) {
+    await withhold("enable", { connection: worker.id });
+    return;
+  }
+  const wide = rules.filter((rule) => !rule.who.startsWith("connection:"));
+  const said = (rule) => `${visible(rule.who)}${rule.function === null ? "" : ` of "${visible(rule.function)}"`}`;
+  if (wide.length > 0 && !(await ask({
+    title: "End these rules?",
+    text: `Jobs are withheld by rules that may concern more workers than this one: ${wide.map(said).join(", ")}.`,
+    confirm: "Enable",
+  }))) {
+    return;
+  }
+  for (const rule of rules) {
+    const colon = rule.who.indexOf(":");
+    await withhold("enable", { [rule.who.slice(0, colon)]: rule.who.slice(colon + 1) }, rule.function);
+  }
+}
+
 // What can be done with workers: a connection, a client id or a host.
-export function workerActions(who, what, withheld) {
+export function workerActions(who, what, withheld, enable = () => withhold("enable", who)) {
   return [
-    withheld !== false && ["Enable", () => withhold("enable", who)],
+    withheld !== false && ["Enable", enable],
     withheld !== true && ["Drain", () => withhold("drain", who)],
     withheld !== true && ["Disable", () => withhold("disable", who)],
     ["Kick…", () => kick(who, what), { danger: true }],

@@ -138,7 +138,7 @@ function workerTable(groups) {
 }
 
 function rowActions(worker) {
-  const own = actions.workerActions({ connection: worker.id }, `worker ${worker.id}`, actions.isWithheld(worker));
+  const own = actions.workerActions({ connection: worker.id }, `worker ${worker.id}`, actions.isWithheld(worker), () => actions.enableWorker(worker));
   if (worker.client_id === null) {
     return own;
   }
@@ -197,7 +197,7 @@ function workerHead(worker, gone) {
     actions.mayAct() && !gone && h("div.buttons", null,
       !withheld && button("Drain", () => actions.withhold("drain", who), { title: "No new jobs; running ones are finished" }),
       !withheld && button("Disable", () => actions.withhold("disable", who), { title: "No jobs any more" }),
-      withheld && button("Enable", () => actions.withhold("enable", who), { kind: "solid" }),
+      withheld && button("Enable", () => actions.enableWorker(worker), { kind: "solid" }),
       button("Kick…", () => actions.kick(who, `worker ${worker.id}`), { id: "kick", kind: "danger" })));
 }
 

@@ -142,7 +142,7 @@ fn workers(word: &[u8]) -> Result<Workers<'_>, AdminError<'_>> {
         return Err(WANTED);
     }
     match word[..colon].to_ascii_lowercase().as_slice() {
-        b"connection" => connection_id(value).map(|(slot, generation)| Workers::Connection { slot, generation }),
+        b"connection" => worker_id(value).map(|(slot, generation)| Workers::Connection { slot, generation }),
         b"client" => Ok(Workers::Client(value)),
         b"host" => str::from_utf8(value).map(Workers::Host).map_err(|_| WANTED),
         _ => Err(WANTED),
@@ -150,10 +150,14 @@ fn workers(word: &[u8]) -> Result<Workers<'_>, AdminError<'_>> {
 }
 
 /// Reads `SLOT-GENERATION`, which names a connection.
-pub(super) fn connection_id(word: &[u8]) -> Result<(u32, u32), AdminError<'_>> {
+pub fn connection_id(word: &[u8]) -> Option<(u32, u32)> {
     let number = |digits: &[u8]| parse_decimal(digits).and_then(|number| u32::try_from(number).ok());
-    memchr::memchr(b'-', word)
-        .and_then(|hyphen| number(&word[..hyphen]).zip(number(&word[hyphen + 1..])))
+    memchr::memchr(b'-', word).and_then(|hyphen| number(&word[..hyphen]).zip(number(&word[hyphen + 1..])))
+}
+
+/// The same, where nothing else makes sense.
+pub(super) fn worker_id(word: &[u8]) -> Result<(u32, u32), AdminError<'_>> {
+    connection_id(word)
         .ok_or(AdminError::BadArgument("The id of a connection is two numbers with a hyphen, as show workers tells it"))
 }
 
@@ -165,12 +169,8 @@ fn count(word: &[u8]) -> Result<u32, AdminError<'_>> {
 
 /// Reads the name of a priority.
 pub(super) fn priority(word: &[u8]) -> Result<Priority, AdminError<'_>> {
-    match word.to_ascii_lowercase().as_slice() {
-        b"high" => Ok(Priority::High),
-        b"normal" => Ok(Priority::Normal),
-        b"low" => Ok(Priority::Low),
-        _ => Err(AdminError::BadArgument("A priority is high, normal or low")),
-    }
+    let name = str::from_utf8(word).ok().map(str::to_ascii_lowercase);
+    name.and_then(|name| Priority::from_name(&name)).ok_or(AdminError::BadArgument("A priority is high, normal or low"))
 }
 
 #[cfg(test)]
