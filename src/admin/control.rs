@@ -278,6 +278,7 @@ pub const fn error_code(error: ControlError) -> &'static str {
         ControlError::TooManyFunctions => "too_many_functions",
         ControlError::TooManyRules => "too_many_rules",
         ControlError::NameTooLong => "name_too_long",
+        ControlError::BadName => "bad_name",
     }
 }
 

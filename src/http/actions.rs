@@ -193,6 +193,7 @@ fn refusal(error: ControlError) -> Failure {
         ControlError::NoSuchFunction => (StatusCode::NOT_FOUND, "no_such_function"),
         ControlError::NoSuchWorker => (StatusCode::NOT_FOUND, "no_such_worker"),
         ControlError::NameTooLong => (StatusCode::BAD_REQUEST, "name_too_long"),
+        ControlError::BadName => (StatusCode::BAD_REQUEST, "bad_name"),
         ControlError::FunctionInUse => (StatusCode::CONFLICT, "function_in_use"),
         ControlError::JobIsRunning => (StatusCode::CONFLICT, "job_is_running"),
         ControlError::JobIsNotScheduled => (StatusCode::CONFLICT, "job_is_not_scheduled"),

@@ -97,6 +97,20 @@ pub enum ControlError {
     /// A name is longer than the protocol allows.
     #[error("the name is too long")]
     NameTooLong,
+    /// A name is empty or has a NUL in it: no packet and no store could carry it.
+    #[error("the name is empty or has a NUL in it")]
+    BadName,
+}
+
+/// Whether a function that has jobs can be called so. A stored job of another name would not come back after a restart.
+pub(super) fn check_function_name(name: &[u8]) -> Result<(), ControlError> {
+    if name.len() > FUNCTION_MAX {
+        return Err(ControlError::NameTooLong);
+    }
+    if name.is_empty() || name.contains(&0) {
+        return Err(ControlError::BadName);
+    }
+    Ok(())
 }
 
 impl JobServer {
@@ -104,8 +118,8 @@ impl JobServer {
     /// makes the function known.
     ///
     /// # Errors
-    /// [`ControlError::NameTooLong`], [`ControlError::TooManyFunctions`]; [`ControlError::NoSuchFunction`] where one is to go on
-    /// that is not known.
+    /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`];
+    /// [`ControlError::NoSuchFunction`] where one is to go on that is not known.
     pub fn pause_function(
         &mut self,
         now: Now,
@@ -123,7 +137,7 @@ impl JobServer {
     /// they more.
     ///
     /// # Errors
-    /// [`ControlError::NameTooLong`], [`ControlError::TooManyFunctions`].
+    /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`].
     pub fn limit_running(
         &mut self,
         now: Now,
@@ -203,7 +217,8 @@ impl JobServer {
     /// stored. In a paused function none is read. A bounded number at a time, as with [`cancel_jobs`](Self::cancel_jobs).
     ///
     /// # Errors
-    /// [`ControlError::NoSuchFunction`], [`ControlError::NameTooLong`], [`ControlError::TooManyFunctions`].
+    /// [`ControlError::NoSuchFunction`], [`ControlError::NameTooLong`], [`ControlError::BadName`],
+    /// [`ControlError::TooManyFunctions`].
     pub fn move_jobs(
         &mut self,
         now: Now,
@@ -284,9 +299,7 @@ impl JobServer {
 
     /// The function of this name, which is made where it is not known.
     fn function_for_control(&mut self, name: &[u8]) -> Result<u32, ControlError> {
-        if name.len() > FUNCTION_MAX {
-            return Err(ControlError::NameTooLong);
-        }
+        check_function_name(name)?;
         self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)
     }
 

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::connection::{Ability, Sleep};
-use super::control::{ControlError, Rule, Who};
+use super::control::{ControlError, Rule, Who, check_function_name};
 use super::effects::Effects;
 use super::index::NONE;
 use super::{ConnectionId, JobServer, Now, Withholding};
 use crate::protocol::FunctionName;
-use crate::protocol::names::{CLIENT_ID_MAX, FUNCTION_MAX};
+use crate::protocol::names::CLIENT_ID_MAX;
 
 /// How many rules for client ids and hosts are kept; and how many for one connection.
 const MAX_RULES: usize = 1000;
@@ -80,8 +80,8 @@ impl JobServer {
     /// [`release`](Self::release). A second rule for the same workers and function takes the place of the first.
     ///
     /// # Errors
-    /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NameTooLong`] for a name that no
-    /// worker or function can have, [`ControlError::TooManyRules`] from the 1,000th rule on.
+    /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NameTooLong`] or
+    /// [`ControlError::BadName`] for a name that no worker or function can have, [`ControlError::TooManyRules`] from the 1,000th rule on.
     pub fn withhold(
         &mut self,
         now: Now,
@@ -95,9 +95,10 @@ impl JobServer {
             Who::Client(id) => id.len() <= CLIENT_ID_MAX,
             Who::Host(address) => address.len() <= HOST_MAX,
         };
-        if !fits || function.is_some_and(|name| name.len() > FUNCTION_MAX) {
+        if !fits {
             return Err(ControlError::NameTooLong);
         }
+        function.map_or(Ok(()), check_function_name)?;
         let function = function.map(FunctionName::new);
         if let Who::Connection(id) = who {
             self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;

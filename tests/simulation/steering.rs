@@ -267,6 +267,31 @@ fn a_function_that_is_paused_or_limited_is_not_forgotten() {
 }
 
 #[test]
+fn no_verb_takes_a_name_that_a_store_would_refuse() {
+    let mut scene = Scene::new();
+    let client = scene.connect("");
+    scene.submit(client, b"f", b"", None);
+    for (name, error) in [
+        (&b""[..], ControlError::BadName),
+        (b"a\0b", ControlError::BadName),
+        (b"\0", ControlError::BadName),
+        (&[b'f'; 513], ControlError::NameTooLong),
+    ] {
+        let Scene { server, ears } = &mut scene;
+        assert_eq!(server.pause_function(NOW, name, true, ears), Err(error));
+        assert_eq!(server.limit_running(NOW, name, 1, ears), Err(error));
+        assert_eq!(server.move_job(NOW, &handle(1), name, ears), Err(error));
+        assert_eq!(server.move_jobs(NOW, b"f", name, Place::default(), ears), Err(error));
+        let who = Who::Client(b"c".to_vec());
+        assert_eq!(server.withhold(NOW, &who, Some(name), Withholding::Disabled, ears), Err(error));
+        // A worker may have made it known.
+        scene.worker("", &[name]);
+        assert_eq!(scene.server.move_job(NOW, &handle(1), name, &mut scene.ears), Err(error));
+    }
+    assert_eq!(scene.server.withholdings(), []);
+}
+
+#[test]
 fn workers_that_are_disabled_together_are_not_woken_one_for_the_other() {
     let mut scene = Scene::new();
     let client = scene.connect("");
