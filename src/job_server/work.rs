@@ -215,6 +215,7 @@ impl JobServer {
         let holder = &mut self.connections[connection as usize];
         holder.last_run = run;
         holder.runs += 1;
+        holder.most_runs = holder.most_runs.max(holder.runs);
         holder.gauges.running.set(u64::from(holder.runs));
         let job = self.jobs.get(slot);
         holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);

@@ -8,15 +8,15 @@ use gearmand::job_server::{
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
-const NOW: Now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
+pub(crate) const NOW: Now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
 /// More than three calls of a long piece of work.
 const MANY: u64 = 800;
 
 /// Hears what is handed out, who is woken and which jobs failed.
 #[derive(Default)]
-struct Ears {
+pub(crate) struct Ears {
     assigned: Vec<(u64, String)>,
-    woken: Vec<ConnectionId>,
+    pub(crate) woken: Vec<ConnectionId>,
     failed: Vec<u64>,
 }
 
@@ -50,22 +50,22 @@ impl Effects for Ears {
     }
 }
 
-struct Scene {
-    server: JobServer,
-    ears: Ears,
+pub(crate) struct Scene {
+    pub(crate) server: JobServer,
+    pub(crate) ears: Ears,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { server: JobServer::new(Policy::default(), Arc::new(Stats::default())), ears: Ears::default() }
     }
 
-    fn connect(&mut self, host: &str) -> ConnectionId {
+    pub(crate) fn connect(&mut self, host: &str) -> ConnectionId {
         self.server.connect(Arc::new(ConnectionGauges::new(0, host.to_owned())))
     }
 
     /// One who can do some functions.
-    fn worker(&mut self, host: &str, functions: &[&[u8]]) -> ConnectionId {
+    pub(crate) fn worker(&mut self, host: &str, functions: &[&[u8]]) -> ConnectionId {
         let worker = self.connect(host);
         for function in functions {
             self.request(worker, &Request::CanDo { function, timeout_ms: None });
@@ -73,11 +73,11 @@ impl Scene {
         worker
     }
 
-    fn request(&mut self, from: ConnectionId, request: &Request<'_>) {
+    pub(crate) fn request(&mut self, from: ConnectionId, request: &Request<'_>) {
         self.server.request(NOW, from, request, &mut self.ears);
     }
 
-    fn submit(&mut self, from: ConnectionId, function: &[u8], unique: &[u8], due_s: Option<u64>) {
+    pub(crate) fn submit(&mut self, from: ConnectionId, function: &[u8], unique: &[u8], due_s: Option<u64>) {
         let submission = Submission {
             function,
             unique,
@@ -91,7 +91,7 @@ impl Scene {
     }
 
     /// The number and the function of the next job.
-    fn grab(&mut self, worker: ConnectionId) -> Option<(u64, String)> {
+    pub(crate) fn grab(&mut self, worker: ConnectionId) -> Option<(u64, String)> {
         self.ears.assigned.clear();
         self.request(worker, &Request::GrabJob(GrabKind::Plain));
         self.ears.assigned.pop()
@@ -104,7 +104,7 @@ impl Scene {
     }
 }
 
-fn handle(number: u64) -> Vec<u8> {
+pub(crate) fn handle(number: u64) -> Vec<u8> {
     format!("H:localhost:{number}").into_bytes()
 }
 
@@ -208,6 +208,23 @@ fn many_jobs_are_cancelled_and_later_ones_are_not() {
     scene.request(worker, &Request::WorkComplete { handle: &handle(held), workload: Workload::borrowed(b"") });
     let unknown = scene.server.cancel_jobs(NOW, b"nobody knows it", Place::default(), &mut scene.ears);
     assert_eq!(unknown, Err(ControlError::NoSuchFunction));
+}
+
+#[test]
+fn late_results_of_as_many_jobs_as_a_worker_held_are_no_mistake() {
+    let mut scene = Scene::new();
+    let client = scene.connect("");
+    let worker = scene.worker("", &[b"f"]);
+    for _ in 0..3 {
+        (0..200).for_each(|_| scene.submit(client, b"f", b"", None));
+        let held: Vec<u64> = (0..200).filter_map(|_| scene.grab(worker)).map(|(number, _)| number).collect();
+        let piece = scene.server.cancel_jobs(NOW, b"f", Place::default(), &mut scene.ears).unwrap();
+        assert_eq!((held.len(), piece.affected), (200, 200));
+        // The ears would panic.
+        for number in held {
+            scene.request(worker, &Request::WorkFail { handle: &handle(number) });
+        }
+    }
 }
 
 #[test]
