@@ -37,6 +37,8 @@ mod peer;
 mod policy;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/queue_listing.rs"]
+mod queue_listing;
 #[path = "simulation/steering.rs"]
 mod steering;
 #[path = "simulation/store.rs"]

@@ -32,7 +32,7 @@ pub struct Rule {
 }
 
 /// How many slots of jobs one call looks at, so that the jobs of other functions do not take it long either.
-const LOOKS_PER_CALL: usize = 4096;
+pub(super) const LOOKS_PER_CALL: usize = 4096;
 
 /// Where a long piece of work is to go on. It begins at the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -444,7 +444,7 @@ impl JobServer {
     }
 
     /// By priority the ready jobs and then the parked ones.
-    fn list_of(&self, function: u32, index: usize) -> JobList {
+    pub(super) fn list_of(&self, function: u32, index: usize) -> JobList {
         let function = &self.functions[function as usize];
         let lists = if index.is_multiple_of(2) { &function.ready } else { &function.parked };
         lists[index / 2]
