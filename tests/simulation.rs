@@ -35,10 +35,10 @@ mod outgoing;
 mod peer;
 #[path = "simulation/policy.rs"]
 mod policy;
-#[path = "simulation/random.rs"]
-mod random;
 #[path = "simulation/queue_listing.rs"]
 mod queue_listing;
+#[path = "simulation/random.rs"]
+mod random;
 #[path = "simulation/steering.rs"]
 mod steering;
 #[path = "simulation/store.rs"]

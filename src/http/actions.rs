@@ -192,6 +192,7 @@ fn refusal(error: ControlError) -> Failure {
         ControlError::NoSuchJob => (StatusCode::NOT_FOUND, "no_such_job"),
         ControlError::NoSuchFunction => (StatusCode::NOT_FOUND, "no_such_function"),
         ControlError::NoSuchWorker => (StatusCode::NOT_FOUND, "no_such_worker"),
+        ControlError::NoSuchRule => (StatusCode::NOT_FOUND, "no_such_rule"),
         ControlError::NameTooLong => (StatusCode::BAD_REQUEST, "name_too_long"),
         ControlError::BadName => (StatusCode::BAD_REQUEST, "bad_name"),
         ControlError::FunctionInUse => (StatusCode::CONFLICT, "function_in_use"),

@@ -28,6 +28,8 @@ pub(super) struct Connection {
     pub(super) exceptions: bool,
     /// Slots of abilities, in the reverse of the order in which they are looked through for jobs.
     pub(super) abilities: Vec<u32>,
+    /// Whether the operator's rules for it have changed, and its abilities do not say so yet.
+    pub(super) has_stale_rules: bool,
     /// The first of the jobs that it waits for.
     pub(super) first_wait: u32,
     pub(super) waits: u32,
@@ -58,6 +60,7 @@ impl Connection {
             sleep: Sleep::Awake,
             exceptions: false,
             abilities: Vec::new(),
+            has_stale_rules: false,
             first_wait: NONE,
             waits: 0,
             first_run: NONE,

@@ -50,6 +50,13 @@ enum Stage {
     List(usize, Option<(u32, u64)>),
     /// At this slot of all jobs.
     Slot(usize),
+    /// At the next worker for which rules have changed.
+    Rules,
+}
+
+impl Place {
+    /// Where [`JobServer::go_on_with_rules`] goes on.
+    pub(super) const OF_RULES: Self = Self { stage: Stage::Rules, last_number: 0 };
 }
 
 /// What one call of a long piece of work came to.
@@ -94,6 +101,9 @@ pub enum ControlError {
     /// No rule more can be kept.
     #[error("there are as many rules for workers as may be")]
     TooManyRules,
+    /// Nothing was withheld from these workers, named so.
+    #[error("there is no such rule")]
+    NoSuchRule,
     /// A name is longer than the protocol allows.
     #[error("the name is too long")]
     NameTooLong,
@@ -235,7 +245,7 @@ impl JobServer {
         };
         let Place { stage, last_number } = self.begin(place);
         let piece = match stage {
-            Stage::Beginning => self.move_list(now, (from, to), (0, None), last_number, effects),
+            Stage::Beginning | Stage::Rules => self.move_list(now, (from, to), (0, None), last_number, effects),
             Stage::List(list, after) => self.move_list(now, (from, to), (list, after), last_number, effects),
             Stage::Slot(first) => self.walk_slots(from, first, last_number, |server, job| {
                 server.check_waiting(job).is_ok() && server.transfer(now, job, to, effects).is_ok()
@@ -306,7 +316,7 @@ impl JobServer {
     fn begin(&self, place: Place) -> Place {
         match place.stage {
             Stage::Beginning => Place { last_number: self.jobs.last_number(), ..place },
-            Stage::List(..) | Stage::Slot(_) => place,
+            Stage::List(..) | Stage::Slot(_) | Stage::Rules => place,
         }
     }
 

@@ -114,6 +114,7 @@ impl JobServer {
     }
 
     pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) {
+        self.refresh_rules(now, connection, effects);
         let woken_for = self.wake_up(connection);
         if self.draining {
             self.shelve_kept(connection, effects);

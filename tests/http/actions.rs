@@ -89,6 +89,7 @@ fn workers_are_withheld_jobs_and_closed() {
         json!([{"who": "client:w-1", "function": "f", "how": "draining"}])
     );
     act(&server, "/api/v1/workers/enable", &one);
+    post(&server, "/api/v1/workers/enable", &one).expect_error(404, "no_such_rule");
     assert_eq!(act(&server, "/api/v1/workers/kick", &json!({"client": "w-1"})), 1);
     worker.expect_end();
     post(&server, "/api/v1/workers/kick", &json!({"connection": id})).expect_error(404, "no_such_worker");

@@ -54,8 +54,14 @@ fn a_queue_is_listed_to_its_end_whatever_becomes_of_the_job_at_the_place() {
     assert_eq!(after_five(|_| {}), [6, 7, 8, 9, 10]);
     assert_eq!(after_five(to(Priority::Low)), [6, 7, 8, 9, 10, 5]);
     assert_eq!(after_five(to(Priority::High)), [6, 7, 8, 9, 10]);
-    assert_eq!(after_five(|scene| scene.server.move_job(NOW, &handle(5), b"g", &mut scene.ears).unwrap()), [6, 7, 8, 9, 10]);
-    assert_eq!(after_five(|scene| assert!(scene.server.cancel_job(NOW, &handle(5), &mut scene.ears))), [6, 7, 8, 9, 10]);
+    assert_eq!(
+        after_five(|scene| scene.server.move_job(NOW, &handle(5), b"g", &mut scene.ears).unwrap()),
+        [6, 7, 8, 9, 10]
+    );
+    assert_eq!(
+        after_five(|scene| assert!(scene.server.cancel_job(NOW, &handle(5), &mut scene.ears))),
+        [6, 7, 8, 9, 10]
+    );
     // It gets in line once more, behind the others.
     let lose_five = |scene: &mut Scene| {
         let worker = scene.worker("", &[b"f"]);

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gearmand::job_server::{
-    ConnectionId, ControlError, Effects, Event, JobServer, Now, Piece, Place, Policy, StoreOp, Who, Withholding,
+    ConnectionId, ControlError, Effects, Event, JobServer, Now, Piece, Place, Policy, StoreOp, StoreReport, Who,
+    Withholding,
 };
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -18,6 +20,9 @@ pub(crate) struct Ears {
     assigned: Vec<(u64, String)>,
     pub(crate) woken: Vec<ConnectionId>,
     failed: Vec<u64>,
+    /// What the store was asked, where there is one.
+    asked: Option<Vec<StoreOp>>,
+    created: Vec<u64>,
 }
 
 impl Effects for Ears {
@@ -28,21 +33,22 @@ impl Effects for Ears {
             }
             Response::Noop => self.woken.push(to),
             Response::WorkFail { handle } => self.failed.push(handle.number),
+            Response::JobCreated { handle } => self.created.push(handle.number),
             Response::Error(error) => panic!("{error:?}"),
             _ => {}
         }
     }
 
     fn hold(&mut self, _: ConnectionId, _: usize) {
-        unreachable!("there is no store to wait for");
+        assert!(self.asked.is_some(), "there is no store to wait for");
     }
 
     fn fill(&mut self, _: ConnectionId, _: u64, _: Response<'_>) {
-        unreachable!("there is no store to wait for");
+        assert!(self.asked.is_some(), "there is no store to wait for");
     }
 
     fn store(&mut self, operation: StoreOp) {
-        unreachable!("there is no store for {operation:?}");
+        self.asked.as_mut().expect("there is no store").push(operation);
     }
 
     fn report(&mut self, event: Event<'_>) {
@@ -58,6 +64,48 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn new() -> Self {
         Self { server: JobServer::new(Policy::default(), Arc::new(Stats::default())), ears: Ears::default() }
+    }
+
+    /// With a store, and so many bytes of memory for what it has.
+    fn keeping(stored_workloads_max: u64) -> Self {
+        let policy = Policy { keeps_jobs: true, stored_workloads_max, ..Policy::default() };
+        let server = JobServer::new(policy, Arc::new(Stats::default()));
+        Self { server, ears: Ears { asked: Some(Vec::new()), ..Ears::default() } }
+    }
+
+    /// The store does what it was asked, and has read this. Returns the numbers of the jobs that it was to read.
+    fn keep(&mut self, workload: &'static [u8]) -> Vec<u64> {
+        let mut read = Vec::new();
+        while let Some(operation) =
+            self.ears.asked.as_mut().filter(|asked| !asked.is_empty()).map(|asked| asked.remove(0))
+        {
+            let report = match operation {
+                StoreOp::Add { ticket, .. } => StoreReport::Added { ticket, result: Ok(()) },
+                StoreOp::Load { ticket, jobs } => {
+                    read.extend(jobs.iter().map(|key| key.number));
+                    let workloads = jobs.iter().map(|_| Some(Bytes::from_static(workload))).collect();
+                    StoreReport::Loaded { ticket, result: Ok(workloads) }
+                }
+                _ => continue,
+            };
+            self.server.stored(NOW, report, &mut self.ears);
+        }
+        self.server.check_invariants();
+        read
+    }
+
+    /// A job that the store has, or one that is in memory alone.
+    fn submit_work(&mut self, from: ConnectionId, function: &[u8], unique: &[u8], work: &[u8], is_kept: bool) {
+        let submission = Submission {
+            function,
+            unique,
+            reducer: b"",
+            priority: Priority::Normal,
+            background: is_kept,
+            due_s: None,
+            workload: Workload::borrowed(work),
+        };
+        self.request(from, &Request::Submit(submission));
     }
 
     pub(crate) fn connect(&mut self, host: &str) -> ConnectionId {
@@ -211,6 +259,47 @@ fn many_jobs_are_cancelled_and_later_ones_are_not() {
 }
 
 #[test]
+fn a_job_meets_its_equal_by_workload_though_that_of_one_is_in_the_store_alone() {
+    let mut scene = Scene::keeping(0);
+    let client = scene.connect("");
+    scene.submit_work(client, b"from", b"-", b"same", true);
+    scene.submit_work(client, b"from", b"-", b"other", true);
+    assert!(scene.keep(b"").is_empty(), "nobody can do them");
+    scene.submit_work(client, b"to", b"-", b"same", false);
+    let Scene { server, ears } = &mut scene;
+    assert_eq!(server.move_job(NOW, &handle(1), b"to", ears), Err(ControlError::JobExistsThere));
+    assert_eq!(server.move_job(NOW, &handle(3), b"from", ears), Err(ControlError::JobExistsThere));
+    assert_eq!(server.move_job(NOW, &handle(2), b"to", ears), Ok(()));
+    server.check_invariants();
+    // One that is in the store joins, and so does one that equals what was moved.
+    scene.ears.created.clear();
+    scene.submit_work(client, b"to", b"-", b"other", false);
+    scene.submit_work(client, b"from", b"-", b"same", false);
+    assert_eq!(scene.ears.created, [2, 1]);
+}
+
+#[test]
+fn what_waited_behind_jobs_that_were_moved_is_read() {
+    let mut scene = Scene::keeping(4);
+    let client = scene.connect("");
+    scene.worker("", &[b"from"]);
+    scene.submit_work(client, b"from", b"a", b"workload", true);
+    assert_eq!(scene.keep(b"workload"), [1], "there is a worker");
+    scene.submit_work(client, b"from", b"b", b"workload", true);
+    assert!(scene.keep(b"").is_empty(), "one is ready, and there is no memory for two");
+    scene.submit_work(client, b"to", b"b", b"", false);
+    let (mut place, mut moved) = (Place::default(), 0);
+    loop {
+        let piece = scene.move_piece(b"from", b"to", place);
+        moved += piece.affected;
+        let Some(next) = piece.next else { break };
+        place = next;
+    }
+    assert_eq!(moved, 1, "the other has its equal there");
+    assert_eq!(scene.keep(b"workload"), [2], "a parked job is forgotten");
+}
+
+#[test]
 fn late_results_of_as_many_jobs_as_a_worker_held_are_no_mistake() {
     let mut scene = Scene::new();
     let client = scene.connect("");
@@ -334,13 +423,42 @@ fn workers_that_are_disabled_together_are_not_woken_one_for_the_other() {
     assert_eq!(scene.grab(elsewhere), None);
     scene.request(elsewhere, &Request::PreSleep);
     scene.ears.woken.clear();
-    assert_eq!(scene.server.release(NOW, &alice, Some(b"g"), &mut scene.ears), 0, "that was another function");
+    assert_eq!(scene.server.release(NOW, &alice, Some(b"g"), &mut scene.ears), Err(ControlError::NoSuchRule));
     assert_eq!(scene.server.withholdings().len(), 2);
-    assert_eq!(scene.server.release(NOW, &alice, None, &mut scene.ears), 1);
+    assert_eq!(scene.server.release(NOW, &alice, None, &mut scene.ears), Ok(1));
     assert_eq!(scene.ears.woken, [elsewhere]);
     assert!(scene.grab(elsewhere).is_some());
-    assert_eq!(scene.server.release(NOW, &here, None, &mut scene.ears), 4);
+    assert_eq!(scene.server.release(NOW, &here, None, &mut scene.ears), Ok(4));
     assert_eq!(scene.server.withholdings(), []);
+}
+
+#[test]
+fn rules_for_many_are_in_force_at_once_and_are_applied_in_pieces() {
+    let functions: Vec<String> = (0..100).map(|index| format!("f{index}")).collect();
+    let functions: Vec<&[u8]> = functions.iter().map(String::as_bytes).collect();
+    let mut scene = Scene::new();
+    let workers: Vec<ConnectionId> = (0..60).map(|_| scene.worker("here", &functions)).collect();
+    let client = scene.connect("");
+    let here = Who::Host("here".to_owned());
+    let is_left = |scene: &Scene| scene.server.next_timeout(NOW) == Some(NOW.monotonic_us);
+    let result = scene.server.withhold(NOW, &here, None, Withholding::Disabled, &mut scene.ears);
+    assert_eq!(result, Ok(60));
+    assert!(is_left(&scene), "all were marked with one call");
+    scene.submit(client, b"f7", b"", None);
+    assert_eq!(scene.grab(workers[59]), None, "the rule is not in force for the last");
+    scene.request(workers[58], &Request::PreSleep);
+    let result = scene.server.release(NOW, &here, None, &mut scene.ears);
+    assert_eq!(result, Ok(60));
+    let mut turns = 0;
+    while is_left(&scene) {
+        scene.server.timeout(NOW, &mut scene.ears);
+        scene.server.check_invariants();
+        turns += 1;
+        assert!(turns < 10, "it does not end");
+    }
+    assert!(turns > 1, "{turns}");
+    assert_eq!(scene.ears.woken, [workers[58]], "one who sleeps is not told that it may have jobs again");
+    assert!(scene.grab(workers[59]).is_some());
 }
 
 #[test]
@@ -376,5 +494,8 @@ fn rules_are_limited_and_those_for_a_connection_end_with_it() {
     let client = scene.connect("");
     scene.submit(client, b"f", b"", None);
     assert!(scene.grab(next).is_some(), "a rule has outlived its connection");
-    assert_eq!(scene.server.release(NOW, &Who::Connection(worker), None, &mut scene.ears), 0);
+    let result = scene.server.release(NOW, &Who::Connection(worker), None, &mut scene.ears);
+    assert_eq!(result, Err(ControlError::NoSuchWorker));
+    let result = scene.server.release(NOW, &Who::Connection(next), None, &mut scene.ears);
+    assert_eq!(result, Err(ControlError::NoSuchRule));
 }
