@@ -33,7 +33,9 @@ impl Look {
                 if items.len() < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             };
             let slot = usize::try_from(place).unwrap_or(usize::MAX);
-            let next = match (&filter.function, filter.state.as_deref()) {
+            // Who holds a job runs it.
+            let state = filter.state.as_deref().or(holders.as_ref().map(|_| "running"));
+            let next = match (&filter.function, state) {
                 (Some(function), Some("queued")) => self.hub.list_queued_jobs(function, place, show),
                 (_, Some("running")) => self.hub.list_running_jobs(slot, show).map(|next| next as u64),
                 _ => self.hub.list_jobs(slot, show).map(|next| next as u64),
