@@ -363,7 +363,7 @@ impl JobServer {
             JobState::Ready(_) => of.ready[priority].remove(&mut self.jobs, slot),
             JobState::Parked(_) => of.parked[priority].remove(&mut self.jobs, slot),
             JobState::Scheduled => {
-                of.scheduled -= 1;
+                of.scheduled[priority] -= 1;
                 self.jobs.schedule.remove(&due);
             }
             JobState::Storing(_) | JobState::Loading | JobState::Running(_) => {
@@ -382,8 +382,9 @@ impl JobServer {
         }
         let job = self.jobs.get(slot);
         let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
+        let priority = job.priority.index();
         self.jobs.schedule.insert(entry);
-        self.functions[function as usize].scheduled += 1;
+        self.functions[function as usize].scheduled[priority] += 1;
         self.publish(function);
     }
 

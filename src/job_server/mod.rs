@@ -363,8 +363,8 @@ impl JobServer {
             };
             let (_, _, job) = entry;
             self.jobs.schedule.remove(&entry);
-            let function = self.jobs.get(job).function;
-            self.functions[function as usize].scheduled -= 1;
+            let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority.index());
+            self.functions[function as usize].scheduled[priority] -= 1;
             self.make_ready(now, job, effects);
         }
         self.load_again(now, effects);
