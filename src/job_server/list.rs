@@ -155,7 +155,7 @@ impl JobServer {
             ControlFlow::Continue(found) => found,
             ControlFlow::Break(looked_through) => return Some(looked_through.write()),
         };
-        let mut last = None;
+        let mut reached = None;
         for _ in 0..WORK_PER_CALL {
             while next == NONE {
                 list += 1;
@@ -165,13 +165,13 @@ impl JobServer {
                 next = self.list_of(function, list).first;
             }
             let job = self.jobs.get(next);
-            last = Some(QueuePlace::of(list, job).write());
+            reached = Some(QueuePlace::of(list, job).write());
             if self.view(job).is_some_and(|view| show(view).is_break()) {
                 break;
             }
             next = links_of(job).map_or(NONE, |links| links.next);
         }
-        last
+        reached
     }
 
     /// The list in which a listing goes on, and the job there; [`NONE`] for the next list. Or how far one call has come in

@@ -81,7 +81,7 @@ impl Model {
     /// It is published since when the first in the queues waits. A job that is being read may have ended since it was asked for.
     fn check_age(&self, function: usize, published_s: u64) {
         let mut firsts: BTreeMap<(usize, u8), (u64, u64)> = BTreeMap::new();
-        let (mut first_s, mut is_loading) = (u64::MAX, false);
+        let (mut earliest_s, mut is_loading) = (u64::MAX, false);
         let known = |since_s: u64| if since_s == 0 { u64::MAX } else { since_s };
         for job in self.jobs.values().filter(|job| job.function == function) {
             let since_s = job.submitted_s.max(job.due_s);
@@ -89,7 +89,7 @@ impl Model {
                 State::Ready(turn) => (0, turn),
                 State::Parked(turn) => (1, turn),
                 State::Loading(_) => {
-                    (first_s, is_loading) = (first_s.min(known(since_s)), true);
+                    (earliest_s, is_loading) = (earliest_s.min(known(since_s)), true);
                     continue;
                 }
                 _ => continue,
@@ -98,8 +98,11 @@ impl Model {
             *first = (*first).min((turn, since_s));
         }
         let heads_s = firsts.into_values().map(|(_, since_s)| known(since_s)).min().unwrap_or(u64::MAX);
-        let (first_s, published_s) = (first_s.min(heads_s), known(published_s));
-        assert!(published_s == first_s || is_loading && published_s < first_s, "{published_s} and not {first_s}");
+        let (earliest_s, published_s) = (earliest_s.min(heads_s), known(published_s));
+        assert!(
+            published_s == earliest_s || is_loading && published_s < earliest_s,
+            "{published_s} and not {earliest_s}"
+        );
     }
 
     /// Nobody sleeps while there is work for them, unless enough others are on their way.
