@@ -35,6 +35,8 @@ mod outgoing;
 mod peer;
 #[path = "simulation/policy.rs"]
 mod policy;
+#[path = "simulation/queue_listing.rs"]
+mod queue_listing;
 #[path = "simulation/random.rs"]
 mod random;
 #[path = "simulation/steering.rs"]

@@ -205,8 +205,12 @@ impl Admin {
             Control::MoveJobs { from, to } => return hub.move_jobs(now, from, to, task.place),
             Control::SetPriority { handle, priority } => hub.set_priority(now, handle, *priority).map(|()| 1),
             Control::RunNow { handle } => hub.run_now(now, handle).map(|()| 1),
-            Control::Withhold { who, function, how } => hub.withhold(now, who, function.as_deref(), *how),
-            Control::Release { who, function } => Ok(hub.release(now, who, function.as_deref())),
+            // What is left is the same for both.
+            Control::Withhold { .. } | Control::Release { .. } if task.place != Place::default() => {
+                return Ok(hub.go_on_with_rules(now));
+            }
+            Control::Withhold { who, function, how } => return hub.withhold(now, who, function.as_deref(), *how),
+            Control::Release { who, function } => return hub.release(now, who, function.as_deref()),
             Control::Kick { who } => match hub.kick(now, who) {
                 0 => Err(ControlError::NoSuchWorker),
                 count => Ok(count),
@@ -310,7 +314,9 @@ pub const fn error_code(error: ControlError) -> &'static str {
         ControlError::NoSuchWorker => "no_such_worker",
         ControlError::TooManyFunctions => "too_many_functions",
         ControlError::TooManyRules => "too_many_rules",
+        ControlError::NoSuchRule => "no_such_rule",
         ControlError::NameTooLong => "name_too_long",
+        ControlError::BadName => "bad_name",
     }
 }
 

@@ -1,4 +1,5 @@
-//! The last hour: what happened in each interval, of the busiest functions and of all together.
+//! The last hour: what happened in each interval, of the first functions that had jobs and of all together; and what
+//! happens now, of every function.
 //!
 //! It is taken down at intervals from what the server publishes, by a thread that nobody waits for.
 
@@ -16,14 +17,16 @@ const SAMPLES_PER_INTERVAL: u64 = 5;
 const INTERVAL_S: u64 = 10;
 /// How many intervals are remembered: an hour.
 const INTERVALS: usize = 360;
-/// How many functions are remembered by themselves. With more than these those that came first are.
-const MOST_FUNCTIONS: usize = 1000;
+/// Of how many functions the hour is remembered: of those that had jobs first and are still known.
+const MOST_HOURS: usize = 1000;
 
 /// What was taken down.
 #[derive(Debug, Default)]
 pub(super) struct History {
     all: Track,
     functions: HashMap<FunctionName, Track>,
+    /// How many of them have an hour.
+    hours: usize,
     samples: u64,
     sampled_us: u64,
     until_unix_ms: u64,
@@ -32,15 +35,22 @@ pub(super) struct History {
 /// What was taken down of one function, or of all.
 #[derive(Debug, Default)]
 struct Track {
-    /// At the last sample, and at the end of the last interval.
+    /// At the last sample.
     sampled: Counts,
+    rates: Rates,
+    /// Of all functions together, and of some.
+    hour: Option<Box<Hour>>,
+    /// Whether the function was there when the last sample was taken.
+    is_alive: bool,
+}
+
+/// The intervals of the last hour, and what was counted at the end of the last one.
+#[derive(Debug, Default)]
+struct Hour {
     ended: Counts,
     wait: Durations,
     run: Durations,
-    rates: Rates,
     intervals: VecDeque<Interval>,
-    /// Whether the function was there when the last sample was taken.
-    is_alive: bool,
 }
 
 /// Counters at one time.
@@ -102,24 +112,35 @@ impl History {
             if let Some(end) = &end {
                 all.add(end);
             }
-            let has_room = self.functions.len() < MOST_FUNCTIONS;
             let track = match self.functions.get_mut(entry.key()) {
                 Some(track) => track,
-                None if has_room && (counts.submitted > 0 || gauges.total() > 0) => {
+                None if counts.submitted > 0 || gauges.total() > 0 => {
                     self.functions.entry(entry.key().clone()).or_default()
                 }
                 None => continue,
             };
+            if track.hour.is_none() && self.hours < MOST_HOURS {
+                self.hours += 1;
+                track.hour = Some(Box::new(Hour { ended: track.sampled, ..Hour::default() }));
+                if let Some(hour) = track.hour.as_mut().filter(|hour| hour.ended.submitted > 0) {
+                    // It was known before, but there was no room.
+                    (hour.wait, hour.run) = (gauges.wait.read(), gauges.run.read());
+                }
+            }
             track.sample(counts, elapsed_us, is_first);
-            if let Some(end) = end {
-                track.end_interval(counts, end);
+            if let Some((end, hour)) = end.zip(track.hour.as_mut()) {
+                hour.end_interval(counts, end);
             }
         }
-        self.functions.retain(|_, track| std::mem::take(&mut track.is_alive));
+        self.functions.retain(|_, track| {
+            let is_alive = std::mem::take(&mut track.is_alive);
+            self.hours -= usize::from(!is_alive && track.hour.is_some());
+            is_alive
+        });
         let counts = Counts::read(&stats.counters);
         self.all.sample(counts, elapsed_us, is_first);
         if ends_interval {
-            self.all.end_interval(counts, all);
+            self.all.hour.get_or_insert_default().end_interval(counts, all);
             self.until_unix_ms = now.unix_us / 1000;
         }
     }
@@ -133,7 +154,7 @@ impl History {
     pub(super) fn view(&self, function: Option<&[u8]>) -> HistoryView {
         let mut view =
             HistoryView { interval_s: INTERVAL_S, until_unix_ms: self.until_unix_ms, ..HistoryView::default() };
-        for interval in self.track(function).iter().flat_map(|track| &track.intervals) {
+        for interval in self.hour(function).iter().flat_map(|hour| &hour.intervals) {
             view.queued.push(interval.queued);
             view.running.push(interval.running);
             view.submitted.push(interval.counts.submitted);
@@ -147,6 +168,10 @@ impl History {
             view.run_p99_s.push(run_p99_s);
         }
         view
+    }
+
+    fn hour(&self, function: Option<&[u8]>) -> Option<&Hour> {
+        self.track(function)?.hour.as_deref()
     }
 
     fn track(&self, function: Option<&[u8]>) -> Option<&Track> {
@@ -186,7 +211,9 @@ impl Track {
         }
         self.is_alive = true;
     }
+}
 
+impl Hour {
     fn end_interval(&mut self, counts: Counts, state: State) {
         let State { queued, running, wait, run } = state;
         let [wait_s, run_s] = [(&wait, &self.wait), (&run, &self.run)].map(|(now, before)| {
@@ -247,8 +274,24 @@ mod tests {
             assert_eq!(view.wait_p50_s.last(), Some(&None));
             assert_eq!(view.until_unix_ms, at(3998).unix_us / 1000);
         }
-        stats.functions.clear();
+        let late = Arc::new(FunctionGauges::default());
+        for index in 0..MOST_HOURS {
+            let gauges = Arc::new(FunctionGauges::default());
+            gauges.running.set(1);
+            stats.functions.insert(FunctionName::new(format!("f{index}").as_bytes()), gauges);
+        }
         history.sample(at(4000), &stats);
+        late.counters.get_or_make().submitted.bump(1);
+        stats.functions.insert(FunctionName::new(b"late"), Arc::clone(&late));
+        history.sample(at(4002), &stats);
+        late.counters.get_or_make().submitted.bump(6);
+        history.sample(at(4004), &stats);
+        let rates = history.rates(Some(&FunctionName::new(b"late")));
+        assert_eq!(rates, Rates { in_per_s: 3.0, ..Rates::default() });
+        assert_eq!(history.hours, MOST_HOURS);
+        stats.functions.clear();
+        history.sample(at(4006), &stats);
+        assert_eq!((history.hours, history.functions.len()), (0, 0));
         assert!(history.view(Some(b"f")).queued.is_empty(), "a function that is gone is remembered");
     }
 }

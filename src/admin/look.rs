@@ -104,7 +104,7 @@ impl Look {
         for entry in &stats.functions {
             let gauges = entry.value();
             jobs.queued += gauges.queued();
-            jobs.scheduled += gauges.scheduled.get();
+            jobs.scheduled += gauges.scheduled();
             jobs.running += gauges.running.get();
             oldest_ms = oldest_ms.into_iter().chain(positive(&gauges.oldest_ms)).min();
         }
@@ -218,7 +218,7 @@ fn function_view(
         id: function_id(name.as_bytes()),
         name: lossy(name.as_bytes()),
         queued: QueuedView { high, normal, low },
-        scheduled: gauges.scheduled.get(),
+        scheduled: gauges.scheduled(),
         running: gauges.running.get(),
         workers: gauges.workers.get(),
         worker_states: *states,

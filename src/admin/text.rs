@@ -321,9 +321,8 @@ fn write_store(hub: &Hub, out: &mut Vec<u8>) {
 /// A line of `prioritystatus`, or of `status`.
 fn write_function(name: &[u8], gauges: &FunctionGauges, by_priority: bool, out: &mut Vec<u8>) {
     if by_priority {
-        let [high, normal, low] = &gauges.queued;
-        let normal = normal.get() + gauges.scheduled.get();
-        text::write_counts(name, &[high.get(), normal, low.get(), gauges.workers.get()], out);
+        let of = |index: usize| gauges.queued[index].get() + gauges.scheduled[index].get();
+        text::write_counts(name, &[of(0), of(1), of(2), gauges.workers.get()], out);
     } else {
         text::write_counts(name, &[gauges.total(), gauges.running.get(), gauges.workers.get()], out);
     }

@@ -28,7 +28,7 @@ pub struct ServerView {
     pub workers: WorkerStates,
     /// Jobs by state.
     pub jobs: JobCounts,
-    /// The age of the oldest job that waits for a worker.
+    /// How long the first in the queues waits for a worker. Jobs that were given back or moved come last there.
     pub oldest_queued_s: Option<f64>,
     /// What happened since the start.
     pub totals: Totals,
@@ -201,7 +201,7 @@ pub struct FunctionView {
     pub max_running: u64,
     /// How many jobs it may have when one of high, normal and low priority comes; 0 for no limit.
     pub max_queue: [u64; 3],
-    /// The age of the oldest job that waits for a worker.
+    /// How long the first in the queues waits for a worker. Jobs that were given back or moved come last there.
     pub oldest_queued_s: Option<f64>,
     /// What happened since the start.
     pub totals: Totals,

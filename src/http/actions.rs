@@ -196,8 +196,11 @@ async fn run(interface: &Interface, control: Control, actor: &str) -> Result<usi
 /// What HTTP says where the server cannot do something.
 fn refusal(error: ControlError) -> Failure {
     let status = match error {
-        ControlError::NoSuchJob | ControlError::NoSuchFunction | ControlError::NoSuchWorker => StatusCode::NOT_FOUND,
-        ControlError::NameTooLong => StatusCode::BAD_REQUEST,
+        ControlError::NoSuchJob
+        | ControlError::NoSuchFunction
+        | ControlError::NoSuchWorker
+        | ControlError::NoSuchRule => StatusCode::NOT_FOUND,
+        ControlError::NameTooLong | ControlError::BadName => StatusCode::BAD_REQUEST,
         ControlError::FunctionInUse
         | ControlError::JobIsRunning
         | ControlError::JobIsNotScheduled

@@ -83,7 +83,8 @@ impl Hub {
         })
     }
 
-    /// See [`JobServer::withhold`](crate::job_server::JobServer::withhold).
+    /// See [`JobServer::withhold`](crate::job_server::JobServer::withhold). For what is left to do see
+    /// [`go_on_with_rules`](Self::go_on_with_rules).
     ///
     /// # Errors
     /// As there.
@@ -93,18 +94,34 @@ impl Hub {
         who: &Who,
         function: Option<&[u8]>,
         how: Withholding,
-    ) -> Result<usize, ControlError> {
+    ) -> Result<Piece, ControlError> {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
-            server.withhold(now, who, function, how, &mut world)
+            let affected = server.withhold(now, who, function, how, &mut world)?;
+            Ok(Piece { affected, next: server.rules_place() })
         })
     }
 
-    /// See [`JobServer::release`](crate::job_server::JobServer::release).
-    pub fn release(&self, now: Now, who: &Who, function: Option<&[u8]>) -> usize {
+    /// See [`JobServer::release`](crate::job_server::JobServer::release). For what is left to do see
+    /// [`go_on_with_rules`](Self::go_on_with_rules).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn release(&self, now: Now, who: &Who, function: Option<&[u8]>) -> Result<Piece, ControlError> {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
-            server.release(now, who, function, &mut world)
+            let affected = server.release(now, who, function, &mut world)?;
+            Ok(Piece { affected, next: server.rules_place() })
+        })
+    }
+
+    /// See [`JobServer::go_on_with_rules`](crate::job_server::JobServer::go_on_with_rules). The timer does the same where
+    /// nobody else does.
+    pub fn go_on_with_rules(&self, now: Now) -> Piece {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.go_on_with_rules(now, &mut world);
+            Piece { affected: 0, next: server.rules_place() }
         })
     }
 

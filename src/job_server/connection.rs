@@ -1,5 +1,6 @@
 //! A connection as the state machine sees it. Worker and client are roles of it: it may play both.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::index::NONE;
@@ -27,6 +28,8 @@ pub(super) struct Connection {
     pub(super) exceptions: bool,
     /// Slots of abilities, in the reverse of the order in which they are looked through for jobs.
     pub(super) abilities: Vec<u32>,
+    /// Whether the operator's rules for it have changed, and its abilities do not say so yet.
+    pub(super) has_stale_rules: bool,
     /// The first of the jobs that it waits for.
     pub(super) first_wait: u32,
     pub(super) waits: u32,
@@ -37,13 +40,18 @@ pub(super) struct Connection {
     /// How many gaps it has had in what it is sent, and how many of them are open.
     pub(super) gaps: u64,
     pub(super) open_gaps: u32,
-    /// Numbers of jobs that were taken away from it while it ran them. What it still says of them is not answered.
-    pub(super) forfeited: Vec<u64>,
+    /// How many jobs it has held at most at a time.
+    pub(super) most_runs: u32,
+    /// Numbers of jobs that were taken away from it while it ran them, and when, counted. What it still says of them is not
+    /// answered.
+    forfeited: BTreeMap<u64, u64>,
+    last_forfeited: u64,
     pub(super) gauges: Arc<ConnectionGauges>,
 }
 
-/// How many taken-away jobs are remembered for a connection. A worker has few; one that piles them up gets errors.
-const MAX_FORFEITED: usize = 64;
+/// How many taken-away jobs are remembered for a connection at least; more where it has held more at a time. Of twice as
+/// many the older half is forgotten: a worker that piles them up gets errors.
+const LEAST_FORFEITED: usize = 64;
 
 impl Connection {
     pub(super) fn new(generation: u32, gauges: Arc<ConnectionGauges>) -> Self {
@@ -52,6 +60,7 @@ impl Connection {
             sleep: Sleep::Awake,
             exceptions: false,
             abilities: Vec::new(),
+            has_stale_rules: false,
             first_wait: NONE,
             waits: 0,
             first_run: NONE,
@@ -59,7 +68,9 @@ impl Connection {
             runs: 0,
             gaps: 0,
             open_gaps: 0,
-            forfeited: Vec::new(),
+            most_runs: 0,
+            forfeited: BTreeMap::new(),
+            last_forfeited: 0,
             gauges,
         }
     }
@@ -75,21 +86,20 @@ impl Connection {
     }
 
     pub(super) fn forfeit(&mut self, number: u64) {
-        if self.forfeited.len() == MAX_FORFEITED {
-            self.forfeited.remove(0);
+        let most = LEAST_FORFEITED.max(self.most_runs as usize);
+        if self.forfeited.len() >= 2 * most {
+            let mut times: Vec<u64> = self.forfeited.values().copied().collect();
+            let (_, first, _) = times.select_nth_unstable(most);
+            let first = *first;
+            self.forfeited.retain(|_, time| *time >= first);
         }
-        self.forfeited.push(number);
+        self.last_forfeited += 1;
+        self.forfeited.insert(number, self.last_forfeited);
     }
 
     /// Whether the job was taken away from this connection; if so, `is_last` forgets that.
     pub(super) fn has_forfeited(&mut self, number: u64, is_last: bool) -> bool {
-        let Some(index) = self.forfeited.iter().position(|forfeited| *forfeited == number) else {
-            return false;
-        };
-        if is_last {
-            self.forfeited.remove(index);
-        }
-        true
+        if is_last { self.forfeited.remove(&number).is_some() } else { self.forfeited.contains_key(&number) }
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Rule {
 }
 
 /// How many slots of jobs one call looks at, so that the jobs of other functions do not take it long either.
-const LOOKS_PER_CALL: usize = 4096;
+pub(super) const LOOKS_PER_CALL: usize = 4096;
 
 /// Where a long piece of work is to go on. It begins at the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,13 @@ enum Stage {
     List(usize, Option<(u32, u64)>),
     /// At this slot of all jobs.
     Slot(usize),
+    /// At the next worker for which rules have changed.
+    Rules,
+}
+
+impl Place {
+    /// Where [`JobServer::go_on_with_rules`] goes on.
+    pub(super) const OF_RULES: Self = Self { stage: Stage::Rules, last_number: 0 };
 }
 
 /// What one call of a long piece of work came to.
@@ -94,9 +101,26 @@ pub enum ControlError {
     /// No rule more can be kept.
     #[error("there are as many rules for workers as may be")]
     TooManyRules,
+    /// Nothing was withheld from these workers, named so.
+    #[error("there is no such rule")]
+    NoSuchRule,
     /// A name is longer than the protocol allows.
     #[error("the name is too long")]
     NameTooLong,
+    /// A name is empty or has a NUL in it: no packet and no store could carry it.
+    #[error("the name is empty or has a NUL in it")]
+    BadName,
+}
+
+/// Whether a function that has jobs can be called so. A stored job of another name would not come back after a restart.
+pub(super) fn check_function_name(name: &[u8]) -> Result<(), ControlError> {
+    if name.len() > FUNCTION_MAX {
+        return Err(ControlError::NameTooLong);
+    }
+    if name.is_empty() || name.contains(&0) {
+        return Err(ControlError::BadName);
+    }
+    Ok(())
 }
 
 impl JobServer {
@@ -104,8 +128,8 @@ impl JobServer {
     /// makes the function known.
     ///
     /// # Errors
-    /// [`ControlError::NameTooLong`], [`ControlError::TooManyFunctions`]; [`ControlError::NoSuchFunction`] where one is to go on
-    /// that is not known.
+    /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`];
+    /// [`ControlError::NoSuchFunction`] where one is to go on that is not known.
     pub fn pause_function(
         &mut self,
         now: Now,
@@ -123,7 +147,7 @@ impl JobServer {
     /// they more.
     ///
     /// # Errors
-    /// [`ControlError::NameTooLong`], [`ControlError::TooManyFunctions`].
+    /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`].
     pub fn limit_running(
         &mut self,
         now: Now,
@@ -203,7 +227,8 @@ impl JobServer {
     /// stored. In a paused function none is read. A bounded number at a time, as with [`cancel_jobs`](Self::cancel_jobs).
     ///
     /// # Errors
-    /// [`ControlError::NoSuchFunction`], [`ControlError::NameTooLong`], [`ControlError::TooManyFunctions`].
+    /// [`ControlError::NoSuchFunction`], [`ControlError::NameTooLong`], [`ControlError::BadName`],
+    /// [`ControlError::TooManyFunctions`].
     pub fn move_jobs(
         &mut self,
         now: Now,
@@ -220,7 +245,7 @@ impl JobServer {
         };
         let Place { stage, last_number } = self.begin(place);
         let piece = match stage {
-            Stage::Beginning => self.move_list(now, (from, to), (0, None), last_number, effects),
+            Stage::Beginning | Stage::Rules => self.move_list(now, (from, to), (0, None), last_number, effects),
             Stage::List(list, after) => self.move_list(now, (from, to), (list, after), last_number, effects),
             Stage::Slot(first) => self.walk_slots(from, first, last_number, |server, job| {
                 server.check_waiting(job).is_ok() && server.transfer(now, job, to, effects).is_ok()
@@ -284,16 +309,14 @@ impl JobServer {
 
     /// The function of this name, which is made where it is not known.
     fn function_for_control(&mut self, name: &[u8]) -> Result<u32, ControlError> {
-        if name.len() > FUNCTION_MAX {
-            return Err(ControlError::NameTooLong);
-        }
+        check_function_name(name)?;
         self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)
     }
 
     fn begin(&self, place: Place) -> Place {
         match place.stage {
             Stage::Beginning => Place { last_number: self.jobs.last_number(), ..place },
-            Stage::List(..) | Stage::Slot(_) => place,
+            Stage::List(..) | Stage::Slot(_) | Stage::Rules => place,
         }
     }
 
@@ -340,7 +363,7 @@ impl JobServer {
             JobState::Ready(_) => of.ready[priority].remove(&mut self.jobs, slot),
             JobState::Parked(_) => of.parked[priority].remove(&mut self.jobs, slot),
             JobState::Scheduled => {
-                of.scheduled -= 1;
+                of.scheduled[priority] -= 1;
                 self.jobs.schedule.remove(&due);
             }
             JobState::Storing(_) | JobState::Loading | JobState::Running(_) => {
@@ -359,8 +382,9 @@ impl JobServer {
         }
         let job = self.jobs.get(slot);
         let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
+        let priority = job.priority.index();
         self.jobs.schedule.insert(entry);
-        self.functions[function as usize].scheduled += 1;
+        self.functions[function as usize].scheduled[priority] += 1;
         self.publish(function);
     }
 
@@ -431,7 +455,7 @@ impl JobServer {
     }
 
     /// By priority the ready jobs and then the parked ones.
-    fn list_of(&self, function: u32, index: usize) -> JobList {
+    pub(super) fn list_of(&self, function: u32, index: usize) -> JobList {
         let function = &self.functions[function as usize];
         let lists = if index.is_multiple_of(2) { &function.ready } else { &function.parked };
         lists[index / 2]

@@ -68,11 +68,14 @@ pub(super) struct Function {
     pub(super) parked: [JobList; 3],
     /// By priority: how many of them are being read.
     pub(super) loading: [u32; 3],
+    /// By priority, while some are being read: since when the one of them waits that has waited longest, as far as is known.
+    pub(super) loading_since_ms: [Option<u64>; 3],
     /// By priority: how many ready jobs were handed out since parked ones were asked for.
     pub(super) assigned_since_load: [u32; 3],
     /// Jobs that the store has not confirmed yet.
     pub(super) storing: u32,
-    pub(super) scheduled: u32,
+    /// By priority.
+    pub(super) scheduled: [u32; 3],
     pub(super) running: u32,
     /// Connections that can do it.
     pub(super) workers: u32,
@@ -99,9 +102,10 @@ impl Function {
             ready: [JobList::EMPTY; 3],
             parked: [JobList::EMPTY; 3],
             loading: [0; 3],
+            loading_since_ms: [None; 3],
             assigned_since_load: [0; 3],
             storing: 0,
-            scheduled: 0,
+            scheduled: [0; 3],
             running: 0,
             workers: 0,
             first_sleeper: NONE,
@@ -130,7 +134,7 @@ impl Function {
     pub(super) fn total(&self) -> u32 {
         Priority::ALL.iter().map(|priority| self.queued(*priority)).sum::<u32>()
             + self.storing
-            + self.scheduled
+            + self.scheduled.iter().sum::<u32>()
             + self.running
     }
 
@@ -157,16 +161,25 @@ impl Function {
         !self.paused && ready > self.waking
     }
 
+    /// Since when the first in the queues waits, and those that are being read, as far as that is known.
+    fn first_since_ms(&self, jobs: &Jobs) -> Option<u64> {
+        let lists = self.ready.iter().chain(&self.parked).filter(|list| list.len > 0);
+        let heads = lists.filter_map(|list| jobs.get(list.first).waits_since_ms());
+        let loads = self.loading.iter().zip(self.loading_since_ms).filter(|(loading, _)| **loading > 0);
+        heads.chain(loads.filter_map(|(_, since_ms)| since_ms)).min()
+    }
+
     /// Tells the world.
     pub(super) fn publish(&self, jobs: &Jobs) {
         for (gauge, priority) in self.gauges.queued.iter().zip(Priority::ALL) {
             gauge.set(u64::from(self.queued(priority)));
         }
-        self.gauges.scheduled.set(u64::from(self.scheduled));
+        for (gauge, scheduled) in self.gauges.scheduled.iter().zip(self.scheduled) {
+            gauge.set(u64::from(scheduled));
+        }
         self.gauges.running.set(u64::from(self.running));
         self.gauges.workers.set(u64::from(self.workers));
-        let heads = self.ready.iter().chain(&self.parked).filter(|list| list.len > 0).map(|list| list.first);
-        self.gauges.oldest_ms.set(heads.map(|job| jobs.get(job).waits_since_ms()).min().unwrap_or(0));
+        self.gauges.oldest_ms.set(self.first_since_ms(jobs).unwrap_or(0));
         self.gauges.paused.set(u64::from(self.paused));
         self.gauges.max_running.set(u64::from(self.max_running));
         for (gauge, limit) in self.gauges.max_queue.iter().zip(self.limits) {

@@ -139,12 +139,12 @@ impl JobServer {
     }
 
     fn check_functions(&self) {
-        let mut expected: HashMap<u32, [u32; 12]> = HashMap::new();
+        let mut expected: HashMap<u32, [u32; 14]> = HashMap::new();
         for (_, job) in self.jobs.iter() {
             let counts = expected.entry(job.function).or_default();
             match job.state {
                 JobState::Ready(_) => counts[job.priority.index()] += 1,
-                JobState::Scheduled => counts[3] += 1,
+                JobState::Scheduled => counts[[3, 12, 13][job.priority.index()]] += 1,
                 JobState::Running(_) => counts[4] += 1,
                 JobState::Storing(_) => counts[5] += 1,
                 JobState::Parked(_) => counts[6 + job.priority.index()] += 1,
@@ -160,15 +160,16 @@ impl JobServer {
                 self.check_list(function.parked[priority], counts[6 + priority], JobState::Parked);
                 assert_eq!(function.loading[priority], counts[9 + priority], "jobs that are read are miscounted");
             }
-            assert_eq!([function.scheduled, function.running, function.storing], [counts[3], counts[4], counts[5]]);
+            assert_eq!(function.scheduled, [counts[3], counts[12], counts[13]], "scheduled jobs are miscounted");
+            assert_eq!([function.running, function.storing], [counts[4], counts[5]]);
             let gauges = self.stats.functions.get(function.name.as_bytes()).map(|entry| entry.value().clone());
             let published = gauges.map(|gauges| {
                 let [high, normal, low] = [0, 1, 2].map(|priority| gauges.queued[priority].get());
-                [high, normal, low, gauges.scheduled.get(), gauges.running.get(), gauges.workers.get()]
+                [high, normal, low, gauges.scheduled(), gauges.running.get(), gauges.workers.get()]
             });
             let [high, normal, low] =
                 [0, 1, 2].map(|index| u64::from(counts[index] + counts[6 + index] + counts[9 + index]));
-            let [scheduled, running] = [3, 4].map(|index| u64::from(counts[index]));
+            let (scheduled, running) = (u64::from(counts[3] + counts[12] + counts[13]), u64::from(counts[4]));
             let workers = u64::from(function.workers);
             assert_eq!(published, Some([high, normal, low, scheduled, running, workers]), "a published number is off");
         }

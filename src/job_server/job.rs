@@ -178,9 +178,9 @@ impl Job {
         self.submitted_ms.get()
     }
 
-    /// Since when it could run, in milliseconds since 1970; 0 where that is not known.
-    pub(super) fn waits_since_ms(&self) -> u64 {
-        self.submitted_ms().max(self.due_s() * 1000)
+    /// Since when it could run, in milliseconds since 1970, where that is known.
+    pub(super) fn waits_since_ms(&self) -> Option<u64> {
+        Some(self.submitted_ms().max(self.due_s() * 1000)).filter(|since_ms| *since_ms > 0)
     }
 
     pub(super) fn unique(&self) -> &[u8] {

@@ -4,6 +4,7 @@
 
 use std::ops::ControlFlow;
 
+use super::control::LOOKS_PER_CALL;
 use super::index::NONE;
 use super::job::{Job, JobState, Kept, Links};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
@@ -66,6 +67,43 @@ pub struct RunView {
     pub denominator: u32,
 }
 
+/// How many lists the jobs of a function wait in: see [`JobServer::list_of`].
+const LISTS: usize = 2 * Priority::ALL.len();
+
+/// A place in the listing of a function's queues: behind a job that was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct QueuePlace {
+    list: usize,
+    /// The job's; 0 for the beginning.
+    number: u64,
+    /// How often it had been given back, of which each time it got in line once more; the rest of a division by 256.
+    attempts: u8,
+}
+
+/// Numbers of jobs take so many bits.
+const NUMBER_BITS: u32 = 40;
+/// And the number of a list so many.
+const LIST_BITS: u32 = 3;
+
+impl QueuePlace {
+    /// Behind a job in this list.
+    fn of(list: usize, job: &Job) -> Self {
+        let [attempts, _] = job.attempts.to_le_bytes();
+        Self { list, number: job.number(), attempts }
+    }
+
+    fn read(place: u64) -> Self {
+        let number = place & ((1 << NUMBER_BITS) - 1);
+        let list = usize::try_from(place >> NUMBER_BITS & ((1 << LIST_BITS) - 1)).unwrap_or(LISTS);
+        let [attempts, ..] = (place >> (NUMBER_BITS + LIST_BITS)).to_le_bytes();
+        Self { list, number, attempts }
+    }
+
+    fn write(self) -> u64 {
+        u64::from(self.attempts) << (NUMBER_BITS + LIST_BITS) | (self.list as u64) << NUMBER_BITS | self.number
+    }
+}
+
 impl JobServer {
     /// Shows a bounded number of jobs to `show`, from a place in the listing on that starts at 0, until it breaks off.
     /// Returns the place to go on from, or `None` after the last job.
@@ -101,41 +139,75 @@ impl JobServer {
     }
 
     /// Shows jobs of a function that wait for a worker, in the order in which they will be handed out: a bounded number of
-    /// those behind the job of this number, or from the first on, until `show` breaks off. Returns the number of the job to
-    /// go on behind, or `None` after the last.
+    /// those behind a place, or from the first on where it is 0, until `show` breaks off. Returns the place to go on from,
+    /// or `None` after the last. Jobs that are just being read from the store are in no list, and are not shown.
     ///
-    /// Where that job does not wait any more, the listing goes on with the first of all.
+    /// Where the job at that place is not there any more, the listing goes on with the first that has a higher number and
+    /// the same priority. Some may be shown twice then, and one that has been put behind younger ones may be left out.
     pub fn list_queued_jobs(
         &self,
         function: &[u8],
-        after: u64,
+        place: u64,
         mut show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
     ) -> Option<u64> {
-        let slot = self.function_names.get(function).copied()?;
-        let function = &self.functions[slot as usize];
-        let places = Priority::ALL.map(Priority::index).map(|index| [function.ready[index], function.parked[index]]);
-        let mut firsts = places.as_flattened().iter().map(|list| list.first);
-        let mut next = NONE;
-        let known = self.jobs.find_number(after).map(|job| self.jobs.get(job)).filter(|job| job.function == slot);
-        if let Some((known, links)) = known.and_then(|known| Some((known, links_of(known)?))) {
-            next = links.next;
-            let is_parked = matches!(known.state, JobState::Parked(_));
-            let passed = 2 * known.priority.index() + usize::from(is_parked) + 1;
-            firsts.by_ref().take(passed).for_each(drop);
-        }
-        let mut last = None;
+        let function = self.function_names.get(function).copied()?;
+        let (mut list, mut next) = match self.behind(function, QueuePlace::read(place)) {
+            ControlFlow::Continue(found) => found,
+            ControlFlow::Break(looked_through) => return Some(looked_through.write()),
+        };
+        let mut reached = None;
         for _ in 0..WORK_PER_CALL {
             while next == NONE {
-                next = firsts.next()?;
+                list += 1;
+                if list >= LISTS {
+                    return None;
+                }
+                next = self.list_of(function, list).first;
             }
             let job = self.jobs.get(next);
-            last = Some(job.number());
+            reached = Some(QueuePlace::of(list, job).write());
             if self.view(job).is_some_and(|view| show(view).is_break()) {
                 break;
             }
             next = links_of(job).map_or(NONE, |links| links.next);
         }
-        last
+        reached
+    }
+
+    /// The list in which a listing goes on, and the job there; [`NONE`] for the next list. Or how far one call has come in
+    /// looking for it.
+    fn behind(&self, function: u32, place: QueuePlace) -> ControlFlow<QueuePlace, (usize, u32)> {
+        let QueuePlace { list, number, .. } = place;
+        if list >= LISTS {
+            return ControlFlow::Continue((list, NONE));
+        }
+        if number == 0 {
+            return ControlFlow::Continue((list, self.list_of(function, list).first));
+        }
+        let known = self.jobs.find_number(number).map(|job| self.jobs.get(job)).filter(|job| job.function == function);
+        if let Some(job) = known
+            && let Some(links) = links_of(job)
+            && QueuePlace::of(list_index(job), job) == place
+        {
+            return ControlFlow::Continue((list, links.next));
+        }
+        // Parked ones may have been read since, and are ready.
+        let ready = list - list % 2;
+        let mut looks = 0;
+        for list in ready..=list {
+            let mut next = self.list_of(function, list).first;
+            while let Some(job) = self.jobs.find(next).filter(|job| job.number() <= number) {
+                looks += 1;
+                if looks == LOOKS_PER_CALL {
+                    return ControlFlow::Break(QueuePlace::of(list, job));
+                }
+                next = links_of(job).map_or(NONE, |links| links.next);
+            }
+            if next != NONE {
+                return ControlFlow::Continue((list, next));
+            }
+        }
+        ControlFlow::Continue((list, NONE))
     }
 
     /// Shows the jobs that a connection holds, oldest first, a bounded number of them.
@@ -189,6 +261,11 @@ impl JobServer {
             workload: (job.kept != Kept::Store).then(|| job.bytes()),
         })
     }
+}
+
+/// The list of a job that waits for a worker.
+fn list_index(job: &Job) -> usize {
+    2 * job.priority.index() + usize::from(matches!(job.state, JobState::Parked(_)))
 }
 
 /// The neighbours of a job that waits for a worker, unless it is just being read.

@@ -14,8 +14,9 @@ impl JobServer {
     /// A job is handed out: measures how long it waited, unless it has been handed out before.
     pub(super) fn measure_wait(&self, now: Now, job: u32) {
         let job = self.jobs.get(job);
-        let since_ms = job.waits_since_ms();
-        if job.attempts == 0 && since_ms > 0 {
+        if let Some(since_ms) = job.waits_since_ms()
+            && job.attempts == 0
+        {
             let waited_us = now.unix_us.saturating_sub(since_ms * 1000);
             self.functions[job.function as usize].gauges.wait.record(waited_us);
         }

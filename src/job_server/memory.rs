@@ -154,14 +154,17 @@ impl JobServer {
             let count = state.parked[index].len.min(ahead);
             state.loading[index] = count;
             state.assigned_since_load[index] = 0;
-            let (mut jobs, mut keys) = (Vec::new(), Vec::new());
+            let (mut jobs, mut keys, mut since_ms) = (Vec::new(), Vec::new(), None);
             for _ in 0..count {
                 let job = state.parked[index].first;
                 state.parked[index].remove(&mut self.jobs, job);
                 self.jobs.get_mut(job).state = JobState::Loading;
+                since_ms = since_ms.into_iter().chain(self.jobs.get(job).waits_since_ms()).min();
                 jobs.push((job, self.jobs.get(job).number()));
                 keys.push(self.jobs.get(job).key(&state.name));
             }
+            state.loading_since_ms[index] = since_ms;
+            state.publish(&self.jobs);
             let load = self.loads.insert(Load { function, priority, jobs });
             effects.store(StoreOp::Load { ticket: u32::try_from(load).unwrap_or(super::NONE), jobs: keys });
         }

@@ -19,7 +19,7 @@
 //!    submissions has one gap, which is filled when the store has answered, and never before.
 //! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
 //! 10. A connection that sleeps stands among the sleepers of exactly those of its functions that the operator's rules do
-//!     not withhold from it, and what is withheld follows from the rules.
+//!     not withhold from it, and what is withheld follows from the rules, once it has had its turn after they have changed.
 
 mod connection;
 mod control;
@@ -340,10 +340,12 @@ impl JobServer {
             let wait_us = due_s.saturating_mul(US_PER_S).saturating_sub(now.unix_us);
             now.monotonic_us + wait_us.min(LONGEST_LOOK_AHEAD_US)
         });
-        [noop, deadline, due, self.load_again_us].into_iter().flatten().min()
+        let rules = self.rules_place().map(|_| now.monotonic_us);
+        [noop, deadline, due, self.load_again_us, rules].into_iter().flatten().min()
     }
 
-    /// Time has passed: gives up NOOPs, takes jobs from workers that are late, and makes ready what is due.
+    /// Time has passed: gives up NOOPs, takes jobs from workers that are late, makes ready what is due, and goes on with
+    /// rules that have changed.
     ///
     /// Works off a bounded number of them; [`next_timeout`](Self::next_timeout) tells whether some are left.
     pub fn timeout(&mut self, now: Now, effects: &mut impl Effects) {
@@ -361,11 +363,12 @@ impl JobServer {
             };
             let (_, _, job) = entry;
             self.jobs.schedule.remove(&entry);
-            let function = self.jobs.get(job).function;
-            self.functions[function as usize].scheduled -= 1;
+            let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority.index());
+            self.functions[function as usize].scheduled[priority] -= 1;
             self.make_ready(now, job, effects);
         }
         self.load_again(now, effects);
+        self.go_on_with_rules(now, effects);
         self.debug_check_invariants();
     }
 

@@ -91,8 +91,9 @@ impl JobServer {
         }
         let job = self.jobs.get(slot);
         let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
+        let priority = job.priority.index();
         self.jobs.schedule.insert(entry);
-        self.functions[function as usize].scheduled += 1;
+        self.functions[function as usize].scheduled[priority] += 1;
         self.publish(function);
     }
 
@@ -210,7 +211,7 @@ impl JobServer {
             JobState::Storing(_) => self.functions[function as usize].storing -= 1,
             JobState::Scheduled => {
                 self.jobs.schedule.remove(&due);
-                self.functions[function as usize].scheduled -= 1;
+                self.functions[function as usize].scheduled[priority.index()] -= 1;
             }
             JobState::Ready(_) => self.functions[function as usize].list(priority).remove(&mut self.jobs, slot),
             JobState::Parked(_) => {

@@ -3,19 +3,25 @@
 //! A rule is looked up when a connection registers a function, when it names itself, and when rules change. What comes of
 //! it stands at the ability, so that grabs and wake-ups look at a flag alone. The worker is told nothing: it is answered
 //! as if there were no jobs, and is not woken for any.
+//!
+//! A rule may mean many workers with many functions. They are gone through a bounded number at a time, by
+//! [`JobServer::go_on_with_rules`] and [`JobServer::timeout`]. One that asks for a job or goes to sleep before its turn has
+//! its turn then, so that a rule is in force at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::connection::{Ability, Sleep};
-use super::control::{ControlError, Rule, Who};
+use super::control::{ControlError, Place, Rule, Who, check_function_name};
 use super::effects::Effects;
 use super::index::NONE;
 use super::{ConnectionId, JobServer, Now, Withholding};
 use crate::protocol::FunctionName;
-use crate::protocol::names::{CLIENT_ID_MAX, FUNCTION_MAX};
+use crate::protocol::names::CLIENT_ID_MAX;
 
 /// How many rules for client ids and hosts are kept; and how many for one connection.
 const MAX_RULES: usize = 1000;
+/// How many functions of workers one call looks at when rules have changed, and then those of one worker more.
+const ABILITIES_PER_CALL: usize = 2048;
 /// The longest name of a host, in bytes: as long as names in the DNS.
 const HOST_MAX: usize = 255;
 
@@ -29,6 +35,8 @@ pub(super) struct Rules {
     connections: BTreeMap<u32, Withheld>,
     clients: BTreeMap<Vec<u8>, Withheld>,
     hosts: BTreeMap<String, Withheld>,
+    /// Connections for which rules have changed and that have not had their turn; some have had it, or have gone.
+    stale: VecDeque<ConnectionId>,
 }
 
 impl Rules {
@@ -80,8 +88,8 @@ impl JobServer {
     /// [`release`](Self::release). A second rule for the same workers and function takes the place of the first.
     ///
     /// # Errors
-    /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NameTooLong`] for a name that no
-    /// worker or function can have, [`ControlError::TooManyRules`] from the 1,000th rule on.
+    /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NameTooLong`] or
+    /// [`ControlError::BadName`] for a name that no worker or function can have, [`ControlError::TooManyRules`] from the 1,000th rule on.
     pub fn withhold(
         &mut self,
         now: Now,
@@ -95,9 +103,10 @@ impl JobServer {
             Who::Client(id) => id.len() <= CLIENT_ID_MAX,
             Who::Host(address) => address.len() <= HOST_MAX,
         };
-        if !fits || function.is_some_and(|name| name.len() > FUNCTION_MAX) {
+        if !fits {
             return Err(ControlError::NameTooLong);
         }
+        function.map_or(Ok(()), check_function_name)?;
         let function = function.map(FunctionName::new);
         if let Who::Connection(id) = who {
             self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
@@ -117,11 +126,19 @@ impl JobServer {
 
     /// Ends what [`withhold`](Self::withhold) began for exactly these workers: for one function, or without one all of it.
     /// Returns how many workers that concerns now.
-    pub fn release(&mut self, now: Now, who: &Who, function: Option<&[u8]>, effects: &mut impl Effects) -> usize {
-        if let Who::Connection(id) = who
-            && self.slot_of(*id).is_none()
-        {
-            return 0;
+    ///
+    /// # Errors
+    /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NoSuchRule`] where nothing was
+    /// withheld from exactly these workers: another rule may go on to withhold it.
+    pub fn release(
+        &mut self,
+        now: Now,
+        who: &Who,
+        function: Option<&[u8]>,
+        effects: &mut impl Effects,
+    ) -> Result<usize, ControlError> {
+        if let Who::Connection(id) = who {
+            self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
         }
         let withheld = self.rules.of(who);
         let before = withheld.len();
@@ -131,12 +148,12 @@ impl JobServer {
         }
         let is_changed = withheld.len() < before;
         self.rules.tidy();
-        if is_changed { self.apply_rules_to(now, who, effects) } else { 0 }
+        if is_changed { Ok(self.apply_rules_to(now, who, effects)) } else { Err(ControlError::NoSuchRule) }
     }
 
     /// The rules by which workers get no jobs, those for connections first.
     pub fn withholdings(&self) -> Vec<Rule> {
-        let Rules { connections, clients, hosts } = &self.rules;
+        let Rules { connections, clients, hosts, .. } = &self.rules;
         let connections = connections.iter().map(|(slot, withheld)| (Who::Connection(self.id_of(*slot)), withheld));
         let clients = clients.iter().map(|(id, withheld)| (Who::Client(id.clone()), withheld));
         let hosts = hosts.iter().map(|(address, withheld)| (Who::Host(address.clone()), withheld));
@@ -172,14 +189,47 @@ impl JobServer {
     /// The rules for some have changed. Returns how many workers these are.
     fn apply_rules_to(&mut self, now: Now, who: &Who, effects: &mut impl Effects) -> usize {
         let meant = self.meant(who);
-        // First all, then the waking: otherwise one would be woken just before its turn to get no jobs.
-        let to_cover: BTreeSet<u32> = meant.iter().flat_map(|connection| self.mark_withheld(*connection)).collect();
-        self.cover_all(now, to_cover, effects);
-        self.debug_check_invariants();
+        for connection in &meant {
+            if !std::mem::replace(&mut self.connections[*connection as usize].has_stale_rules, true) {
+                self.rules.stale.push_back(self.id_of(*connection));
+            }
+        }
+        self.go_on_with_rules(now, effects);
         meant.len()
     }
 
-    /// A connection has given itself another name.
+    /// Goes on with a bounded number of the workers for which rules have changed. [`rules_place`](Self::rules_place) tells
+    /// whether some are left.
+    pub fn go_on_with_rules(&mut self, now: Now, effects: &mut impl Effects) {
+        let (mut left, mut to_cover) = (ABILITIES_PER_CALL, BTreeSet::new());
+        // First all, then the waking: otherwise one would be woken just before its turn to get no jobs.
+        while left > 0
+            && let Some(id) = self.rules.stale.pop_front()
+        {
+            left -= 1;
+            let stale = self.slot_of(id).filter(|slot| self.connections[*slot as usize].has_stale_rules);
+            if let Some(connection) = stale {
+                left = left.saturating_sub(self.connections[connection as usize].abilities.len());
+                to_cover.extend(self.mark_withheld(connection));
+            }
+        }
+        self.cover_all(now, to_cover, effects);
+        self.debug_check_invariants();
+    }
+
+    /// Where to go on with workers for which rules have changed, if some are left.
+    pub fn rules_place(&self) -> Option<Place> {
+        (!self.rules.stale.is_empty()).then_some(Place::OF_RULES)
+    }
+
+    /// The rules for a connection may have changed, and it may not have had its turn.
+    pub(super) fn refresh_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+        if self.connections[connection as usize].has_stale_rules {
+            self.apply_rules(now, connection, effects);
+        }
+    }
+
+    /// A connection has given itself another name, or has its turn.
     pub(super) fn apply_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
         let to_cover = self.mark_withheld(connection);
         self.cover_all(now, to_cover.into_iter().collect(), effects);
@@ -202,13 +252,14 @@ impl JobServer {
     /// The rules that mean a connection.
     fn rules_for(&self, connection: u32) -> Vec<&Withheld> {
         let gauges = &self.connections[connection as usize].gauges;
-        let Rules { connections, clients, hosts } = &self.rules;
+        let Rules { connections, clients, hosts, .. } = &self.rules;
         let of_client = if clients.is_empty() { None } else { gauges.client_id().and_then(|id| clients.get(&id)) };
         [connections.get(&connection), of_client, hosts.get(&gauges.peer)].into_iter().flatten().collect()
     }
 
     /// Marks what the rules now withhold from a connection. Returns the functions that are to be covered again.
     fn mark_withheld(&mut self, connection: u32) -> Vec<u32> {
+        self.connections[connection as usize].has_stale_rules = false;
         let rules = if self.rules.is_empty() { Vec::new() } else { self.rules_for(connection) };
         let mut changed = Vec::new();
         for slot in &self.connections[connection as usize].abilities {
@@ -251,10 +302,20 @@ impl JobServer {
         for slot in self.rules.connections.keys() {
             assert!(self.connections.contains(*slot as usize), "a rule has outlived its connection");
         }
-        let Rules { connections, clients, hosts } = &self.rules;
+        let Rules { connections, clients, hosts, .. } = &self.rules;
         let all = connections.values().chain(clients.values()).chain(hosts.values());
         assert!(all.into_iter().all(|withheld| !withheld.is_empty()), "an empty set of rules is kept");
+        for (slot, connection) in &self.connections {
+            let id = self.id_of(u32::try_from(slot).unwrap_or(NONE));
+            assert!(
+                !connection.has_stale_rules || self.rules.stale.contains(&id),
+                "a connection will not have its turn"
+            );
+        }
         for (_, ability) in &self.abilities {
+            if self.connections[ability.connection as usize].has_stale_rules {
+                continue;
+            }
             let name = &self.functions[ability.function as usize].name;
             let rule = self.rule_for(ability.connection, name.as_bytes());
             assert_eq!(ability.withheld, rule, "what is withheld does not follow from the rules");

@@ -114,6 +114,7 @@ impl JobServer {
     }
 
     pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) {
+        self.refresh_rules(now, connection, effects);
         let woken_for = self.wake_up(connection);
         if self.draining {
             self.shelve_kept(connection, effects);
@@ -215,6 +216,7 @@ impl JobServer {
         let holder = &mut self.connections[connection as usize];
         holder.last_run = run;
         holder.runs += 1;
+        holder.most_runs = holder.most_runs.max(holder.runs);
         holder.gauges.running.set(u64::from(holder.runs));
         let job = self.jobs.get(slot);
         holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);

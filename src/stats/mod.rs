@@ -108,13 +108,15 @@ impl Lazy<Histogram> {
 pub struct FunctionGauges {
     /// Jobs that wait for a worker, by priority.
     pub queued: [Gauge; 3],
-    /// Jobs that are not due yet. They all have normal priority.
-    pub scheduled: Gauge,
+    /// Jobs that are not due yet, by priority: normal, unless the operator gave them another.
+    pub scheduled: [Gauge; 3],
     /// Jobs that workers have.
     pub running: Gauge,
     /// Connections that can do the function, busy or not.
     pub workers: Gauge,
-    /// Since when the first in the queues waits for a worker, in milliseconds since 1970; 0 where none does.
+    /// Since when the first in the queues waits for a worker, in milliseconds since 1970; 0 where none does, or where that is
+    /// not known. The first are those that come next, of each priority: a job that was given back, moved or given another
+    /// priority comes last, and may be older.
     pub oldest_ms: Gauge,
     /// 1 where no job is handed out.
     pub paused: Gauge,
@@ -133,7 +135,12 @@ pub struct FunctionGauges {
 impl FunctionGauges {
     /// All jobs of the function, running ones included: the second column of `status`.
     pub fn total(&self) -> u64 {
-        self.queued() + self.scheduled.get() + self.running.get()
+        self.queued() + self.scheduled() + self.running.get()
+    }
+
+    /// Jobs that are not due yet, of any priority.
+    pub fn scheduled(&self) -> u64 {
+        self.scheduled.iter().map(Gauge::get).sum()
     }
 
     /// Jobs that wait for a worker, of any priority.

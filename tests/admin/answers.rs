@@ -125,6 +125,9 @@ fn listings_of_a_busy_server() {
     let client = connections.last_mut().expect("the client");
     assert_eq!(client.text("status"), "later\t1\t0\t0\nreverse\t0\t0\t1\nsort\t3\t1\t2\n.\n");
     assert_eq!(client.text("prioritystatus"), "later\t0\t1\t0\t0\nreverse\t0\t0\t0\t1\nsort\t1\t0\t1\t2\n.\n");
+    assert_eq!(client.text_answer("priority job H:t:4 high"), "OK\r\n");
+    assert_eq!(client.text("status"), "later\t1\t0\t0\nreverse\t0\t0\t1\nsort\t3\t1\t2\n.\n");
+    assert_eq!(client.text("prioritystatus"), "later\t1\t0\t0\t0\nreverse\t0\t0\t0\t1\nsort\t1\t0\t1\t2\n.\n");
     assert_eq!(
         sorted(&client.text("show jobs")),
         "H:t:1\t0\t0\t0\nH:t:2\t0\t0\t0\nH:t:3\t0\t0\t1\nH:t:4\t0\t0\t1\n.\n"

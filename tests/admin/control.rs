@@ -35,6 +35,9 @@ const ERRORS: &[(&str, &str)] = &[
     ("show job H:t:9", "ERR NO_SUCH_JOB There+is+no+such+job\r\n"),
     ("show worker 7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
     ("disable connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
+    ("enable client:nobody", "ERR NO_SUCH_RULE There+is+no+such+rule\r\n"),
+    ("enable connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
+    ("pause a\\x00b", "ERR BAD_NAME The+name+is+empty+or+has+a+NUL+in+it\r\n"),
     ("kick client:nobody", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
     ("kick connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
 ];

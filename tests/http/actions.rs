@@ -91,6 +91,7 @@ fn workers_are_withheld_jobs_and_closed() {
         json!([{"who": "client:w-1", "function": "f", "how": "draining"}])
     );
     act(&server, "/api/v1/workers/enable", &one);
+    post(&server, "/api/v1/workers/enable", &one).expect_error(404, "no_such_rule");
     assert_eq!(act(&server, "/api/v1/workers/kick", &json!({"client": "w-1"})), 1);
     worker.expect_end();
     post(&server, "/api/v1/workers/kick", &json!({"connection": id})).expect_error(404, "no_such_worker");
@@ -114,4 +115,20 @@ fn what_was_begun_is_done_though_its_client_goes() {
     drop(stream);
     let queued = || shown(&server, "/api/v1/functions/f")["queued"]["normal"].as_u64();
     wait_for("the end of all jobs", || (queued() == Some(0)).then_some(()));
+}
+
+#[test]
+fn the_workers_of_a_function_are_counted_by_what_the_rules_say_to_it() {
+    let server = server(&[]);
+    let mut worker = Wire::connect(server.addr());
+    worker.send(packet::SET_CLIENT_ID, b"w-1");
+    worker.send(packet::CAN_DO, b"f");
+    worker.send(packet::CAN_DO, b"g");
+    worker.expect_nothing();
+    act(&server, "/api/v1/workers/drain", &json!({"client": "w-1", "function": "f"}));
+    let states = |function: &str| shown(&server, &format!("/api/v1/functions/{function}"))["worker_states"].clone();
+    assert_eq!([&states("f")["drained"], &states("f")["waiting"]], [1, 0]);
+    assert_eq!([&states("g")["drained"], &states("g")["waiting"]], [0, 1]);
+    let all = shown(&server, "/api/v1/functions")["functions"].clone();
+    assert_eq!([&all[0]["worker_states"]["drained"], &all[1]["worker_states"]["waiting"]], [1, 1]);
 }

@@ -64,8 +64,9 @@ impl Model {
             let name = wire::FUNCTIONS[*function];
             let gauges = stats.functions.get(name).expect("a function is not published");
             let [high, normal, low] = gauges.queued.each_ref().map(Gauge::get);
-            let published = [high, normal, low, gauges.scheduled.get(), gauges.running.get(), gauges.workers.get()];
+            let published = [high, normal, low, gauges.scheduled(), gauges.running.get(), gauges.workers.get()];
             assert_eq!(published, counted[*function], "published of {:?}, and counted", name.escape_ascii());
+            self.check_age(*function, gauges.oldest_ms.get() / 1000);
         }
         let JobCounters { submitted, done, failed, excepted, dropped, cancelled, abandoned, .. } = &stats.counters;
         let ended: u64 = [done, failed, excepted, dropped, cancelled, abandoned].map(Gauge::get).iter().sum();
@@ -74,6 +75,33 @@ impl Model {
             submitted.get() + self.restored_jobs as u64,
             ended + living,
             "jobs that came, and that went or are there"
+        );
+    }
+
+    /// It is published since when the first in the queues waits. A job that is being read may have ended since it was asked for.
+    fn check_age(&self, function: usize, published_s: u64) {
+        let mut firsts: BTreeMap<(usize, u8), (u64, u64)> = BTreeMap::new();
+        let (mut earliest_s, mut is_loading) = (u64::MAX, false);
+        let known = |since_s: u64| if since_s == 0 { u64::MAX } else { since_s };
+        for job in self.jobs.values().filter(|job| job.function == function) {
+            let since_s = job.submitted_s.max(job.due_s);
+            let (list, turn) = match job.state {
+                State::Ready(turn) => (0, turn),
+                State::Parked(turn) => (1, turn),
+                State::Loading(_) => {
+                    (earliest_s, is_loading) = (earliest_s.min(known(since_s)), true);
+                    continue;
+                }
+                _ => continue,
+            };
+            let first = firsts.entry((job.priority, list)).or_insert((turn, since_s));
+            *first = (*first).min((turn, since_s));
+        }
+        let heads_s = firsts.into_values().map(|(_, since_s)| known(since_s)).min().unwrap_or(u64::MAX);
+        let (earliest_s, published_s) = (earliest_s.min(heads_s), known(published_s));
+        assert!(
+            published_s == earliest_s || is_loading && published_s < earliest_s,
+            "{published_s} and not {earliest_s}"
         );
     }
 

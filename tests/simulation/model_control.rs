@@ -27,6 +27,11 @@ pub(crate) enum Whom {
 /// A change that the store is told of: the number of the job, its function before, and all that may have changed.
 pub(crate) type EditSeen = (u64, usize, usize, usize, u64);
 
+/// Peers use a function without a name, and the operator gives it nothing.
+fn has_no_name(function: usize) -> bool {
+    FUNCTIONS[function].is_empty()
+}
+
 impl Model {
     fn controls(&self, function: usize) -> Controls {
         self.controls.get(&function).copied().unwrap_or_default()
@@ -159,6 +164,10 @@ impl Model {
         outcome: &Outcome,
     ) {
         self.begin();
+        if function.is_some_and(has_no_name) {
+            assert_eq!(result, Err(ControlError::BadName));
+            return self.finish(now, None, outcome);
+        }
         self.change_rules(|model| {
             model.rules.insert((whom, function), how);
         });
@@ -171,7 +180,7 @@ impl Model {
         now: Now,
         whom: Whom,
         function: Option<usize>,
-        affected: usize,
+        result: Result<usize, ControlError>,
         outcome: &Outcome,
     ) {
         self.begin();
@@ -179,8 +188,9 @@ impl Model {
         self.change_rules(|model| {
             model.rules.retain(|(of, part), _| *of != whom || function.is_some() && *part != function);
         });
-        let expected = if self.rules.len() < before { self.workers_of(whom).len() } else { 0 };
-        assert_eq!(affected, expected, "whom a rule concerned");
+        let is_changed = self.rules.len() < before;
+        let expected = if is_changed { Ok(self.workers_of(whom).len()) } else { Err(ControlError::NoSuchRule) };
+        assert_eq!(result, expected, "whom a rule concerned");
         self.finish(now, None, outcome);
     }
 
@@ -209,6 +219,8 @@ impl Model {
         self.begin();
         if !paused && !self.functions.contains_key(&function) {
             assert_eq!(result, Err(ControlError::NoSuchFunction));
+        } else if paused && has_no_name(function) {
+            assert_eq!(result, Err(ControlError::BadName));
         } else if self.know_for_control(function, result == Err(ControlError::TooManyFunctions)) {
             assert_eq!(result, Ok(()));
             let controls = self.controls.entry(function).or_default();
@@ -230,7 +242,9 @@ impl Model {
         outcome: &Outcome,
     ) {
         self.begin();
-        if self.know_for_control(function, result == Err(ControlError::TooManyFunctions)) {
+        if has_no_name(function) {
+            assert_eq!(result, Err(ControlError::BadName));
+        } else if self.know_for_control(function, result == Err(ControlError::TooManyFunctions)) {
             assert_eq!(result, Ok(()));
             self.controls.entry(function).or_default().max_running = usize::try_from(most).unwrap();
         }
@@ -266,6 +280,10 @@ impl Model {
                     ControlError::JobIsBusy => "was busy when it was to be moved",
                     _ => "was gone when it was to be moved",
                 });
+            }
+            Ok(_) if has_no_name(to) => {
+                assert_eq!(result, Err(ControlError::BadName));
+                self.note("was to be moved to a function of no name");
             }
             Ok(name) if self.know_for_control(to, result == Err(ControlError::TooManyFunctions)) => {
                 if self.jobs[&name].function == to {
@@ -331,6 +349,8 @@ impl Model {
         self.begin();
         if !self.functions.contains_key(&from) {
             assert_eq!(result, Err(ControlError::NoSuchFunction));
+        } else if has_no_name(to) {
+            assert_eq!(result, Err(ControlError::BadName));
         } else if self.know_for_control(to, result == Err(ControlError::TooManyFunctions)) {
             let affected = result.expect("jobs are moved between functions that are there");
             let moved = if from == to { 0 } else { self.transfer_all(from, to, outcome) };

@@ -2,22 +2,27 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gearmand::job_server::{
-    ConnectionId, ControlError, Effects, Event, JobServer, Now, Piece, Place, Policy, StoreOp, Who, Withholding,
+    ConnectionId, ControlError, Effects, Event, JobServer, Now, Piece, Place, Policy, StoreOp, StoreReport, Who,
+    Withholding,
 };
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
-const NOW: Now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
+pub(crate) const NOW: Now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
 /// More than three calls of a long piece of work.
 const MANY: u64 = 800;
 
 /// Hears what is handed out, who is woken and which jobs failed.
 #[derive(Default)]
-struct Ears {
+pub(crate) struct Ears {
     assigned: Vec<(u64, String)>,
-    woken: Vec<ConnectionId>,
+    pub(crate) woken: Vec<ConnectionId>,
     failed: Vec<u64>,
+    /// What the store was asked, where there is one.
+    asked: Option<Vec<StoreOp>>,
+    created: Vec<u64>,
 }
 
 impl Effects for Ears {
@@ -28,21 +33,22 @@ impl Effects for Ears {
             }
             Response::Noop => self.woken.push(to),
             Response::WorkFail { handle } => self.failed.push(handle.number),
+            Response::JobCreated { handle } => self.created.push(handle.number),
             Response::Error(error) => panic!("{error:?}"),
             _ => {}
         }
     }
 
     fn hold(&mut self, _: ConnectionId, _: usize) {
-        unreachable!("there is no store to wait for");
+        assert!(self.asked.is_some(), "there is no store to wait for");
     }
 
     fn fill(&mut self, _: ConnectionId, _: u64, _: Response<'_>) {
-        unreachable!("there is no store to wait for");
+        assert!(self.asked.is_some(), "there is no store to wait for");
     }
 
     fn store(&mut self, operation: StoreOp) {
-        unreachable!("there is no store for {operation:?}");
+        self.asked.as_mut().expect("there is no store").push(operation);
     }
 
     fn report(&mut self, event: Event<'_>) {
@@ -50,22 +56,64 @@ impl Effects for Ears {
     }
 }
 
-struct Scene {
-    server: JobServer,
-    ears: Ears,
+pub(crate) struct Scene {
+    pub(crate) server: JobServer,
+    pub(crate) ears: Ears,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { server: JobServer::new(Policy::default(), Arc::new(Stats::default())), ears: Ears::default() }
     }
 
-    fn connect(&mut self, host: &str) -> ConnectionId {
+    /// With a store, and so many bytes of memory for what it has.
+    fn keeping(stored_workloads_max: u64) -> Self {
+        let policy = Policy { keeps_jobs: true, stored_workloads_max, ..Policy::default() };
+        let server = JobServer::new(policy, Arc::new(Stats::default()));
+        Self { server, ears: Ears { asked: Some(Vec::new()), ..Ears::default() } }
+    }
+
+    /// The store does what it was asked, and has read this. Returns the numbers of the jobs that it was to read.
+    fn keep(&mut self, workload: &'static [u8]) -> Vec<u64> {
+        let mut read = Vec::new();
+        while let Some(operation) =
+            self.ears.asked.as_mut().filter(|asked| !asked.is_empty()).map(|asked| asked.remove(0))
+        {
+            let report = match operation {
+                StoreOp::Add { ticket, .. } => StoreReport::Added { ticket, result: Ok(()) },
+                StoreOp::Load { ticket, jobs } => {
+                    read.extend(jobs.iter().map(|key| key.number));
+                    let workloads = jobs.iter().map(|_| Some(Bytes::from_static(workload))).collect();
+                    StoreReport::Loaded { ticket, result: Ok(workloads) }
+                }
+                _ => continue,
+            };
+            self.server.stored(NOW, report, &mut self.ears);
+        }
+        self.server.check_invariants();
+        read
+    }
+
+    /// A job that the store has, or one that is in memory alone.
+    fn submit_work(&mut self, from: ConnectionId, function: &[u8], unique: &[u8], work: &[u8], is_kept: bool) {
+        let submission = Submission {
+            function,
+            unique,
+            reducer: b"",
+            priority: Priority::Normal,
+            background: is_kept,
+            due_s: None,
+            workload: Workload::borrowed(work),
+        };
+        self.request(from, &Request::Submit(submission));
+    }
+
+    pub(crate) fn connect(&mut self, host: &str) -> ConnectionId {
         self.server.connect(Arc::new(ConnectionGauges::new(0, host.to_owned())))
     }
 
     /// One who can do some functions.
-    fn worker(&mut self, host: &str, functions: &[&[u8]]) -> ConnectionId {
+    pub(crate) fn worker(&mut self, host: &str, functions: &[&[u8]]) -> ConnectionId {
         let worker = self.connect(host);
         for function in functions {
             self.request(worker, &Request::CanDo { function, timeout_ms: None });
@@ -73,11 +121,11 @@ impl Scene {
         worker
     }
 
-    fn request(&mut self, from: ConnectionId, request: &Request<'_>) {
+    pub(crate) fn request(&mut self, from: ConnectionId, request: &Request<'_>) {
         self.server.request(NOW, from, request, &mut self.ears);
     }
 
-    fn submit(&mut self, from: ConnectionId, function: &[u8], unique: &[u8], due_s: Option<u64>) {
+    pub(crate) fn submit(&mut self, from: ConnectionId, function: &[u8], unique: &[u8], due_s: Option<u64>) {
         let submission = Submission {
             function,
             unique,
@@ -91,7 +139,7 @@ impl Scene {
     }
 
     /// The number and the function of the next job.
-    fn grab(&mut self, worker: ConnectionId) -> Option<(u64, String)> {
+    pub(crate) fn grab(&mut self, worker: ConnectionId) -> Option<(u64, String)> {
         self.ears.assigned.clear();
         self.request(worker, &Request::GrabJob(GrabKind::Plain));
         self.ears.assigned.pop()
@@ -104,7 +152,7 @@ impl Scene {
     }
 }
 
-fn handle(number: u64) -> Vec<u8> {
+pub(crate) fn handle(number: u64) -> Vec<u8> {
     format!("H:localhost:{number}").into_bytes()
 }
 
@@ -211,6 +259,64 @@ fn many_jobs_are_cancelled_and_later_ones_are_not() {
 }
 
 #[test]
+fn a_job_meets_its_equal_by_workload_though_that_of_one_is_in_the_store_alone() {
+    let mut scene = Scene::keeping(0);
+    let client = scene.connect("");
+    scene.submit_work(client, b"from", b"-", b"same", true);
+    scene.submit_work(client, b"from", b"-", b"other", true);
+    assert!(scene.keep(b"").is_empty(), "nobody can do them");
+    scene.submit_work(client, b"to", b"-", b"same", false);
+    let Scene { server, ears } = &mut scene;
+    assert_eq!(server.move_job(NOW, &handle(1), b"to", ears), Err(ControlError::JobExistsThere));
+    assert_eq!(server.move_job(NOW, &handle(3), b"from", ears), Err(ControlError::JobExistsThere));
+    assert_eq!(server.move_job(NOW, &handle(2), b"to", ears), Ok(()));
+    server.check_invariants();
+    // One that is in the store joins, and so does one that equals what was moved.
+    scene.ears.created.clear();
+    scene.submit_work(client, b"to", b"-", b"other", false);
+    scene.submit_work(client, b"from", b"-", b"same", false);
+    assert_eq!(scene.ears.created, [2, 1]);
+}
+
+#[test]
+fn what_waited_behind_jobs_that_were_moved_is_read() {
+    let mut scene = Scene::keeping(4);
+    let client = scene.connect("");
+    scene.worker("", &[b"from"]);
+    scene.submit_work(client, b"from", b"a", b"workload", true);
+    assert_eq!(scene.keep(b"workload"), [1], "there is a worker");
+    scene.submit_work(client, b"from", b"b", b"workload", true);
+    assert!(scene.keep(b"").is_empty(), "one is ready, and there is no memory for two");
+    scene.submit_work(client, b"to", b"b", b"", false);
+    let (mut place, mut moved) = (Place::default(), 0);
+    loop {
+        let piece = scene.move_piece(b"from", b"to", place);
+        moved += piece.affected;
+        let Some(next) = piece.next else { break };
+        place = next;
+    }
+    assert_eq!(moved, 1, "the other has its equal there");
+    assert_eq!(scene.keep(b"workload"), [2], "a parked job is forgotten");
+}
+
+#[test]
+fn late_results_of_as_many_jobs_as_a_worker_held_are_no_mistake() {
+    let mut scene = Scene::new();
+    let client = scene.connect("");
+    let worker = scene.worker("", &[b"f"]);
+    for _ in 0..3 {
+        (0..200).for_each(|_| scene.submit(client, b"f", b"", None));
+        let held: Vec<u64> = (0..200).filter_map(|_| scene.grab(worker)).map(|(number, _)| number).collect();
+        let piece = scene.server.cancel_jobs(NOW, b"f", Place::default(), &mut scene.ears).unwrap();
+        assert_eq!((held.len(), piece.affected), (200, 200));
+        // The ears would panic.
+        for number in held {
+            scene.request(worker, &Request::WorkFail { handle: &handle(number) });
+        }
+    }
+}
+
+#[test]
 fn a_job_below_the_limit_wakes_one_and_the_end_of_a_run_the_next() {
     for worker_wakeup in [0, 1, 3] {
         let mut scene = Scene::new();
@@ -267,6 +373,31 @@ fn a_function_that_is_paused_or_limited_is_not_forgotten() {
 }
 
 #[test]
+fn no_verb_takes_a_name_that_a_store_would_refuse() {
+    let mut scene = Scene::new();
+    let client = scene.connect("");
+    scene.submit(client, b"f", b"", None);
+    for (name, error) in [
+        (&b""[..], ControlError::BadName),
+        (b"a\0b", ControlError::BadName),
+        (b"\0", ControlError::BadName),
+        (&[b'f'; 513], ControlError::NameTooLong),
+    ] {
+        let Scene { server, ears } = &mut scene;
+        assert_eq!(server.pause_function(NOW, name, true, ears), Err(error));
+        assert_eq!(server.limit_running(NOW, name, 1, ears), Err(error));
+        assert_eq!(server.move_job(NOW, &handle(1), name, ears), Err(error));
+        assert_eq!(server.move_jobs(NOW, b"f", name, Place::default(), ears), Err(error));
+        let who = Who::Client(b"c".to_vec());
+        assert_eq!(server.withhold(NOW, &who, Some(name), Withholding::Disabled, ears), Err(error));
+        // A worker may have made it known.
+        scene.worker("", &[name]);
+        assert_eq!(scene.server.move_job(NOW, &handle(1), name, &mut scene.ears), Err(error));
+    }
+    assert_eq!(scene.server.withholdings(), []);
+}
+
+#[test]
 fn workers_that_are_disabled_together_are_not_woken_one_for_the_other() {
     let mut scene = Scene::new();
     let client = scene.connect("");
@@ -292,13 +423,42 @@ fn workers_that_are_disabled_together_are_not_woken_one_for_the_other() {
     assert_eq!(scene.grab(elsewhere), None);
     scene.request(elsewhere, &Request::PreSleep);
     scene.ears.woken.clear();
-    assert_eq!(scene.server.release(NOW, &alice, Some(b"g"), &mut scene.ears), 0, "that was another function");
+    assert_eq!(scene.server.release(NOW, &alice, Some(b"g"), &mut scene.ears), Err(ControlError::NoSuchRule));
     assert_eq!(scene.server.withholdings().len(), 2);
-    assert_eq!(scene.server.release(NOW, &alice, None, &mut scene.ears), 1);
+    assert_eq!(scene.server.release(NOW, &alice, None, &mut scene.ears), Ok(1));
     assert_eq!(scene.ears.woken, [elsewhere]);
     assert!(scene.grab(elsewhere).is_some());
-    assert_eq!(scene.server.release(NOW, &here, None, &mut scene.ears), 4);
+    assert_eq!(scene.server.release(NOW, &here, None, &mut scene.ears), Ok(4));
     assert_eq!(scene.server.withholdings(), []);
+}
+
+#[test]
+fn rules_for_many_are_in_force_at_once_and_are_applied_in_pieces() {
+    let functions: Vec<String> = (0..100).map(|index| format!("f{index}")).collect();
+    let functions: Vec<&[u8]> = functions.iter().map(String::as_bytes).collect();
+    let mut scene = Scene::new();
+    let workers: Vec<ConnectionId> = (0..60).map(|_| scene.worker("here", &functions)).collect();
+    let client = scene.connect("");
+    let here = Who::Host("here".to_owned());
+    let is_left = |scene: &Scene| scene.server.next_timeout(NOW) == Some(NOW.monotonic_us);
+    let result = scene.server.withhold(NOW, &here, None, Withholding::Disabled, &mut scene.ears);
+    assert_eq!(result, Ok(60));
+    assert!(is_left(&scene), "all were marked with one call");
+    scene.submit(client, b"f7", b"", None);
+    assert_eq!(scene.grab(workers[59]), None, "the rule is not in force for the last");
+    scene.request(workers[58], &Request::PreSleep);
+    let result = scene.server.release(NOW, &here, None, &mut scene.ears);
+    assert_eq!(result, Ok(60));
+    let mut turns = 0;
+    while is_left(&scene) {
+        scene.server.timeout(NOW, &mut scene.ears);
+        scene.server.check_invariants();
+        turns += 1;
+        assert!(turns < 10, "it does not end");
+    }
+    assert!(turns > 1, "{turns}");
+    assert_eq!(scene.ears.woken, [workers[58]], "one who sleeps is not told that it may have jobs again");
+    assert!(scene.grab(workers[59]).is_some());
 }
 
 #[test]
@@ -334,5 +494,8 @@ fn rules_are_limited_and_those_for_a_connection_end_with_it() {
     let client = scene.connect("");
     scene.submit(client, b"f", b"", None);
     assert!(scene.grab(next).is_some(), "a rule has outlived its connection");
-    assert_eq!(scene.server.release(NOW, &Who::Connection(worker), None, &mut scene.ears), 0);
+    let result = scene.server.release(NOW, &Who::Connection(worker), None, &mut scene.ears);
+    assert_eq!(result, Err(ControlError::NoSuchWorker));
+    let result = scene.server.release(NOW, &Who::Connection(next), None, &mut scene.ears);
+    assert_eq!(result, Err(ControlError::NoSuchRule));
 }

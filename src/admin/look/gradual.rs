@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::vec;
 
-use super::workers::{add_totals, count, state_of};
+use super::workers::{add_totals, count, state, state_of};
 use super::{Look, StatesByFunction, durations_view, function_view};
 use crate::admin::view::{DurationsView, FunctionView, WorkTotals, WorkerStates};
 use crate::job_server::{ConnectionId, Now};
@@ -117,12 +117,11 @@ impl Functions {
     fn count_workers(&mut self) {
         let mut seen = 0;
         for connection in self.connections.by_ref() {
-            let state = state_of(&connection);
             let states = &mut self.states;
             seen += 1 + connection.with_identity(|_, abilities| {
                 for ability in abilities {
                     if let Some(states) = states.get_mut(&ability.function) {
-                        count(states, state);
+                        count(states, state(&connection, ability.withheld()));
                     }
                 }
                 abilities.len()

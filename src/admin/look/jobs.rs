@@ -33,7 +33,9 @@ impl Look {
                 if items.len() < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             };
             let slot = usize::try_from(place).unwrap_or(usize::MAX);
-            let next = match (&filter.function, filter.state.as_deref()) {
+            // Who holds a job runs it.
+            let state = filter.state.as_deref().or(holders.as_ref().map(|_| "running"));
+            let next = match (&filter.function, state) {
                 (Some(function), Some("queued")) => self.hub.list_queued_jobs(function, place, show),
                 (_, Some("running")) => self.hub.list_running_jobs(slot, show).map(|next| next as u64),
                 _ => self.hub.list_jobs(slot, show).map(|next| next as u64),
@@ -148,7 +150,47 @@ fn preview_view(workload: &[u8], most: usize) -> PreviewView {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::hub::Hub;
+    use crate::job_server::Policy;
+    use crate::outbox::Outbox;
+    use crate::protocol::{GrabKind, Request, Submission, Workload};
+    use crate::stats::{ConnectionGauges, Stats};
+
+    #[test]
+    fn the_jobs_of_a_client_are_found_whatever_waits() {
+        let now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
+        let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
+        let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
+        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30))).expect("the hub is open");
+        let submit = |priority| {
+            let job = Submission {
+                function: b"f",
+                unique: b"",
+                reducer: b"",
+                priority,
+                background: true,
+                due_s: None,
+                workload: Workload::borrowed(b""),
+            };
+            hub.apply(now, id, &[Ok(Request::Submit(job))]);
+        };
+        // More than one page looks at.
+        (0..20_000).for_each(|_| submit(Priority::Normal));
+        submit(Priority::High);
+        let requests = [
+            Ok(Request::SetClientId { id: b"w" }),
+            Ok(Request::CanDo { function: b"f", timeout_ms: None }),
+            Ok(Request::GrabJob(GrabKind::Plain)),
+        ];
+        hub.apply(now, id, &requests);
+        let filter = JobFilter { client: Some(b"w".to_vec()), limit: 10, ..JobFilter::default() };
+        let page = Look::new(hub, "").jobs(now, &filter);
+        let handles: Vec<_> = page.items.iter().map(|job| &*job.handle).collect();
+        assert_eq!((&handles[..], page.next), (&["H:localhost:20001"][..], None));
+    }
 
     #[test]
     fn a_preview_is_text_where_the_workload_is() {

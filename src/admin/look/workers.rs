@@ -68,9 +68,11 @@ impl Look {
     pub(super) fn worker_states_of(&self, function: &FunctionName) -> WorkerStates {
         let mut states = WorkerStates::default();
         for entry in &self.stats().connections {
-            if can_do(entry.value(), function.as_bytes()) {
-                count(&mut states, state_of(entry.value()));
-            }
+            entry.value().with_identity(|_, functions| {
+                if let Some(ability) = functions.iter().find(|ability| ability.function == *function) {
+                    count(&mut states, state(entry.value(), ability.withheld()));
+                }
+            });
         }
         states
     }
@@ -93,14 +95,19 @@ fn is_worker(gauges: &ConnectionGauges) -> bool {
     !functions.is_empty() || !former.is_empty()
 }
 
-/// The first of these that fits.
+/// A worker's state: what the rules say to all of its functions, if they do.
 pub(super) fn state_of(gauges: &ConnectionGauges) -> &'static str {
-    let runs = gauges.running.get() > 0;
     let withheld = gauges.with_identity(|_, functions| {
         // All of them are withheld, one at least as that of a disabled worker is.
         let all: Option<Vec<Withholding>> = functions.iter().map(|ability| ability.withheld()).collect();
         all.and_then(|all| all.iter().copied().find(|how| *how == Withholding::Disabled).or(all.first().copied()))
     });
+    state(gauges, withheld)
+}
+
+/// The first of these that fits, where this is withheld: of a worker, or of one function of it.
+pub(super) fn state(gauges: &ConnectionGauges, withheld: Option<Withholding>) -> &'static str {
+    let runs = gauges.running.get() > 0;
     match (withheld, gauges.sleep()) {
         (Some(Withholding::Disabled), _) => "disabled",
         (Some(Withholding::Draining), _) if runs => "draining",

@@ -299,7 +299,7 @@ pub(super) const FAMILIES: &[Family] = &[
     family(
         "gearmand_oldest_queued_job_age_seconds",
         Kind::Gauge,
-        "The age of the oldest job that waits for a worker; 0 where none does.",
+        "How long the first job in the queues waits for a worker; 0 where none does.",
         Source::Function(|function, lines| lines.value(function.oldest_queued_s.unwrap_or(0.0))),
     ),
     family(

@@ -21,6 +21,9 @@ pub(super) struct Batch {
     removes: Vec<JobKey>,
     /// By number of the job: the name under which the store has it, and the last word on it.
     edits: HashMap<u64, (JobKey, Edit)>,
+    /// By number of the job: so many of the additions, by index. There are none before the first edit.
+    added: HashMap<u64, usize>,
+    indexed: usize,
 }
 
 impl Batch {
@@ -44,7 +47,11 @@ impl Batch {
     }
 
     fn edit(&mut self, key: JobKey, edit: Edit) {
-        if let Some(new) = self.additions.iter_mut().find(|addition| addition.job.number == key.number) {
+        for (index, addition) in self.additions.iter().enumerate().skip(self.indexed) {
+            self.added.insert(addition.job.number, index);
+        }
+        self.indexed = self.additions.len();
+        if let Some(new) = self.added.get(&key.number).and_then(|index| self.additions.get_mut(*index)) {
             let Edit { function, priority, due_s } = edit;
             (new.job.function, new.job.priority, new.job.due_s) = (function, priority, due_s);
             return;
@@ -64,7 +71,7 @@ impl Batch {
         attempts: Vec<(JobKey, u16)>,
         reports: &mut Vec<StoreReport>,
     ) -> (Vec<Addition>, Changes) {
-        let Self { mut additions, mut removes, edits } = self;
+        let Self { mut additions, mut removes, edits, .. } = self;
         cancel_pairs(&mut additions, &mut removes, reports);
         (additions, Changes { removes, edits: edits.into_values().collect(), attempts, ..Changes::default() })
     }
