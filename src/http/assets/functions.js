@@ -5,6 +5,7 @@ import { functionPath, get } from "./api.js";
 import { Chart, historyTimes, isOld } from "./chart.js";
 import { h, widget } from "./dom.js";
 import { age, brief, bytes, duration, number, plural, rate, shortAge, shortDuration, visible } from "./format.js";
+import { jobsInOrder } from "./jobs.js";
 import { readablePreview } from "./preview.js";
 import { badge, button, card, count, depthBar, empty, facts, functionLink, jobLink, link, menuButton, name, redraw, searchField, table, workerLink, lasting } from "./ui.js";
 
@@ -99,7 +100,7 @@ export function oneFunction([id]) {
       const [history, workers, jobs] = await Promise.all([
         isOld(state.history) ? get(functionPath(id, "/history"), signal) : state.history,
         get(`/workers?function=${id}&limit=${SHOWN}`, signal),
-        get(`/jobs?function=${id}&limit=${JOBS_SHOWN}`, signal),
+        jobsInOrder([`function=${id}`], JOBS_SHOWN, null, signal, { running: state.fn.running, queued: queuedOf(state.fn), scheduled: state.fn.scheduled }),
       ]);
       Object.assign(state, { history, workers: workers.workers, jobs: jobs.jobs, more: jobs.next !== null });
       redraw();
