@@ -13,7 +13,7 @@ fn our_server_is_shown_and_steered() {
     let mut busy = worker(&server, "me", &["rev"]);
     let handle = grab(&mut busy);
     let screen = Screen::start(&server, 150, 30, &[]);
-    let first = screen.shows("jobs: 2 queued, 1 running,");
+    let first = screen.shows("jobs: 2 queued, 1 running");
     assert!(first.contains("FUNCTION  QUEUEDv"), "{first}");
     let paused = |flag: &str| {
         screen
@@ -38,7 +38,7 @@ fn our_server_is_shown_and_steered() {
     screen.shows("done: kick client:me");
     assert_eq!(busy.recv_or_end(), None, "the worker's connection is closed");
     // Its job is queued again. One of them is cancelled.
-    screen.shows("jobs: 3 queued, 0 running,");
+    screen.shows("jobs: 3 queued, 0 running");
     screen.press(&["3"]);
     screen.shows("3 shown");
     screen.press(&["/"]);
@@ -49,7 +49,7 @@ fn our_server_is_shown_and_steered() {
     screen.shows("cancel job H:t:2? y: yes; any other key: no");
     screen.press(&["y"]);
     screen.shows("done: cancel job H:t:2");
-    screen.shows("jobs: 2 queued, 0 running,");
+    screen.shows("jobs: 2 queued, 0 running");
     screen.press(&["4"]);
     screen.shows("jobs queued 2");
     screen.press(&["q"]);
