@@ -6,6 +6,8 @@ import { eventually, same } from "./browser.mjs";
 import { Client, Worker, text } from "./gearman.mjs";
 
 export async function details(dashboard, port, say) {
+  await dashboard.go("");
+  await dashboard.page.getByText("-p PORT -f reverse rev").waitFor();
   const client = new Client(port);
   await jobsHaveAnOrder(dashboard, port, client);
   say("order");

@@ -41,7 +41,9 @@ fn snapshot() -> Snapshot {
          5-2 10.0.0.1 - asleep rev 0 - - 9 1 4 0 0.2\n\
          6-3 ::1 - draining rev 1 H:h:8 940000 3 0 0 2 -",
     );
-    workers.iter_mut().for_each(|workers| workers.add_failures("failures"));
+    if let Some(workers) = &mut workers {
+        workers.add_failures("failures");
+    }
     Snapshot {
         at: 10.0,
         now_unix_ms: 1_000_000,
