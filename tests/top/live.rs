@@ -27,10 +27,12 @@ fn our_server_is_shown_and_steered() {
     paused("yes");
     // The worker, all about it, and its end.
     screen.press(&["2"]);
-    screen.shows("working");
+    screen.shows("me 127.0.0.1 working");
     screen.press(&["Enter"]);
     screen.shows("client id me");
-    screen.shows(&handle);
+    // The jobs that it holds come last.
+    screen.press(&["End"]);
+    screen.shows(&format!("{handle} rev"));
     screen.press(&["Escape"]);
     screen.press(&["k"]);
     screen.shows("y: yes, this one, c: all of client me, h: all of host 127.0.0.1; any other key: no");
