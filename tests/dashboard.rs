@@ -50,6 +50,11 @@ fn pages_show_true_numbers() {
 }
 
 #[test]
+fn what_matters_comes_first() {
+    run("details", &[]);
+}
+
+#[test]
 fn buttons_do_what_they_say() {
     run("actions", &[]);
 }

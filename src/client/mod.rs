@@ -19,6 +19,7 @@ mod answer;
 mod backoff;
 mod command;
 mod connection;
+mod format;
 mod listing;
 mod output;
 mod pipeline;

@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::listing::{aligned, printable};
+use super::format::{heading, shown, words};
+use super::listing::aligned;
 
 /// What stands in a cell that the server cannot fill.
 const UNKNOWN: &[u8] = b"-";
@@ -146,6 +147,16 @@ impl Table {
         }
     }
 
+    /// Puts how often workers failed in either way, with an exception or without, into the column `name`.
+    pub(super) fn add_failures(&mut self, name: &str) {
+        if let (Some(_), Some(_)) = (self.column("failed"), self.column("excepted")) {
+            self.set(name, |table, row| {
+                let both = [table.number(row, "failed"), table.number(row, "excepted")];
+                both.iter().flatten().copied().reduce(|failed, excepted| failed + excepted).map(|all| all.to_string())
+            });
+        }
+    }
+
     /// The columns of this table that `wanted` names, in that order.
     pub(super) fn select(&self, wanted: &[impl AsRef<str>]) -> Self {
         let places: Vec<usize> = wanted.iter().filter_map(|name| self.column(name.as_ref())).collect();
@@ -157,10 +168,13 @@ impl Table {
         }
     }
 
-    /// For people: headings in capitals, columns aligned, numbers to the right.
-    pub(super) fn text(&self) -> String {
-        let mut rows = vec![self.columns.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>()];
-        rows.extend(self.rows.iter().map(|row| row.iter().map(|cell| printable(&lossy(cell))).collect()));
+    /// For people at this time, in milliseconds since 1970: headings in capitals, columns aligned, numbers to the right.
+    pub(super) fn text(&self, now_unix_ms: u64) -> String {
+        let mut rows = vec![self.columns.iter().map(|name| heading(name)).collect::<Vec<_>>()];
+        let cells = |row: &Vec<Vec<u8>>| {
+            self.columns.iter().zip(row).map(|(name, cell)| shown(name, cell, now_unix_ms)).collect::<Vec<_>>()
+        };
+        rows.extend(self.rows.iter().map(cells));
         let to_right: Vec<bool> = self.columns.iter().map(|name| Kind::of(name) == Kind::Number).collect();
         aligned(&rows, &to_right)
     }
@@ -228,14 +242,15 @@ impl Facts {
         Some(value.as_slice()).filter(|value| *value != UNKNOWN)
     }
 
-    /// For people.
-    pub(super) fn text(&self) -> String {
-        let rows: Vec<Vec<String>> =
-            self.pairs.iter().map(|(key, value)| vec![printable(key), printable(&lossy(value))]).collect();
+    /// For people at this time, in milliseconds since 1970.
+    pub(super) fn text(&self, now_unix_ms: u64) -> String {
+        let pair = |(key, cell): &(String, Vec<u8>)| vec![words(key), shown(key, cell, now_unix_ms)];
+        let rows: Vec<Vec<String>> = self.pairs.iter().map(pair).collect();
         let mut text = aligned(&rows, &[false, false]);
-        for table in [&self.functions, &self.jobs].into_iter().filter(|table| !table.rows.is_empty()) {
-            text.push('\n');
-            text.push_str(&table.text());
+        for (title, table) in [("functions", &self.functions), ("jobs", &self.jobs)] {
+            if !table.rows.is_empty() {
+                text.extend(["\n", title, "\n", &table.text(now_unix_ms)]);
+            }
         }
         text
     }
@@ -313,10 +328,7 @@ mod tests {
             json!([{"name": "a b", "paused": true, "new": "x", "oldest_s": null},
                 {"name": "c", "paused": false, "new": null, "oldest_s": null}])
         );
-        assert_eq!(
-            table.select(&["oldest_s", "missing", "name"]).text(),
-            "OLDEST_S  NAME\n       -  a b\n       -  c\n"
-        );
+        assert_eq!(table.select(&["oldest_s", "missing", "name"]).text(0), "OLDEST  NAME\n     -  a b\n     -  c\n");
         assert_eq!(Table::parse(&lines(&["name\tpaused"])), None);
         assert_eq!(Table::parse(&[]), None);
     }
@@ -335,7 +347,7 @@ mod tests {
         let mut table = Table::parse(&lines(&["# name done", "a\t4", "b\t-"])).unwrap();
         table.set("twice", |table, row| table.number(row, "done").map(|done| format!("{}", done * 2.0)));
         table.set("done", |_, _| Some("0".to_owned()));
-        assert_eq!(table.text(), "NAME  DONE  TWICE\na        0      8\nb        0      -\n");
+        assert_eq!(table.text(0), "NAME  DONE  TWICE\na        0      8\nb        0      -\n");
     }
 
     #[test]
@@ -353,7 +365,7 @@ mod tests {
         assert_eq!(json["functions"][0]["p99_s"], 1.5);
         assert_eq!(json["functions"][0]["in_use"], true);
         assert_eq!(json["jobs"][0]["deadline_unix_ms"], Value::Null);
-        assert!(facts.text().contains("\nNAME  IN_USE  WITHHELD  DONE"), "{}", facts.text());
+        assert!(facts.text(0).contains("\nfunctions\nNAME  IN_USE  WITHHELD  DONE"), "{}", facts.text(0));
         // A job's function has one value only.
         let job = Facts::parse(&lines(&["handle\tH:h:1", "function\trev"]));
         assert_eq!(job.json(false), json!({"handle": "H:h:1", "function": "rev"}));
@@ -362,7 +374,7 @@ mod tests {
     #[test]
     fn a_terminal_is_not_commanded_by_cells() {
         let table = Table::parse(&lines(&["# name", "a\x1b[2J"])).unwrap();
-        assert_eq!(table.text(), "NAME\na\\u{1b}[2J\n");
-        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(), "k  v\\u{7}\n");
+        assert_eq!(table.text(0), "NAME\na\\u{1b}[2J\n");
+        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(0), "k  v\\u{7}\n");
     }
 }

@@ -53,6 +53,20 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+/// The same, or a number with the unit s, m, h or d.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let each = match text.strip_prefix(number).unwrap_or_default() {
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err("the units of time are s, m, h and d".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "not a time such as 90, 90s, 5m, 2h or 1d".to_owned())?;
+    seconds(&(number * each).to_string())
+}
+
 /// A whole number.
 pub(super) fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("not a whole number from 0 to {}", u32::MAX))

@@ -15,6 +15,7 @@ const WORK_STATUS = 12;
 const WORK_COMPLETE = 13;
 const WORK_FAIL = 14;
 const SET_CLIENT_ID = 22;
+const WORK_EXCEPTION = 25;
 const SUBMIT_JOB_EPOCH = 36;
 const SUBMIT = {
   foreground: { high: 21, normal: 7, low: 33 },
@@ -102,6 +103,11 @@ export class Worker extends Peer {
 
   complete(result = "") {
     this.send(WORK_COMPLETE, this.jobs.shift(), result);
+    this.grab();
+  }
+
+  except(why) {
+    this.send(WORK_EXCEPTION, this.jobs.shift(), why);
     this.grab();
   }
 

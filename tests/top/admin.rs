@@ -39,7 +39,9 @@ fn functions_are_paused_limited_and_shown() {
     worker.expect(packet::NO_JOB, b"");
     let table = admin(&server, &["show-functions"]);
     assert!(table.starts_with("NAME  HIGH  NORMAL  LOW") && table.lines().count() == 2, "{table}");
-    assert_eq!(admin(&server, &["show-functions", "--columns", "paused,name"]), "PAUSED  NAME\n1       rev\n");
+    assert_eq!(admin(&server, &["show-functions", "--columns", "paused,name"]), "PAUSED  NAME\nyes     rev\n");
+    let why = refused(&server, &["show-functions", "--columns", "bogus"], 2);
+    assert!(why.contains("there is no bogus, but name, high,"), "{why}");
     assert_eq!(json(&server, &["resume", "rev"]), json!({"ok": true}));
     assert_eq!(admin(&server, &["limit-running", "rev", "1"]), "OK\n");
     grab(&mut worker);
@@ -96,6 +98,34 @@ fn a_scheduled_job_is_run_now() {
     assert_eq!(json(&server, &["show-job", "H:t:1"])["state"], "scheduled");
     admin(&server, &["run-now", "H:t:1"]);
     assert_eq!(json(&server, &["show-job", "H:t:1"])["state"], "queued");
+}
+
+#[test]
+fn tables_are_for_people_and_count_failures_of_both_kinds() {
+    let server = server();
+    submit(&server, "rev", 2);
+    let mut worker = worker(&server, "me", &["rev"]);
+    let first = grab(&mut worker);
+    worker.send(packet::WORK_FAIL, first.as_bytes());
+    let second = grab(&mut worker);
+    worker.send(packet::WORK_EXCEPTION, &packet::body(&[second.as_bytes(), b"why"]));
+    worker.expect_nothing();
+    let cell = |arguments: &[&str], heading: &str| {
+        let text = admin(&server, arguments);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let place = lines[0].iter().position(|word| *word == heading).expect(&text);
+        lines[1][place].to_owned()
+    };
+    assert_eq!(cell(&["show-workers"], "FAILED"), "2");
+    let apart = ["show-workers", "--columns", "failed,excepted,heard_unix_ms"];
+    assert_eq!((cell(&apart, "FAILED"), cell(&apart, "EXCEPTED")), ("1".to_owned(), "1".to_owned()));
+    let heard = cell(&apart, "HEARD");
+    assert!(heard.ends_with('s') && heard.len() < 7, "{heard}");
+    assert_eq!(cell(&["show-functions"], "PAUSED"), "no");
+    assert!(cell(&["show-functions"], "OUT/S").contains('.'));
+    let server_facts = admin(&server, &["show-server"]);
+    assert!(server_facts.contains("\nmemory ") && !server_facts.contains("_unix_ms"), "{server_facts}");
+    assert!(json(&server, &["show-workers"])[0]["heard_unix_ms"].as_u64() > Some(1_000_000_000_000));
 }
 
 #[test]

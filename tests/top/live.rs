@@ -13,7 +13,7 @@ fn our_server_is_shown_and_steered() {
     let mut busy = worker(&server, "me", &["rev"]);
     let handle = grab(&mut busy);
     let screen = Screen::start(&server, 150, 30, &[]);
-    let first = screen.shows("jobs: 2 queued, 1 running,");
+    let first = screen.shows("jobs: 2 queued, 1 running");
     assert!(first.contains("FUNCTION  QUEUEDv"), "{first}");
     let paused = |flag: &str| {
         screen
@@ -27,10 +27,12 @@ fn our_server_is_shown_and_steered() {
     paused("yes");
     // The worker, all about it, and its end.
     screen.press(&["2"]);
-    screen.shows("working");
+    screen.shows("me 127.0.0.1 working");
     screen.press(&["Enter"]);
     screen.shows("client id me");
-    screen.shows(&handle);
+    // The jobs that it holds come last.
+    screen.press(&["End"]);
+    screen.shows(&format!("{handle} rev"));
     screen.press(&["Escape"]);
     screen.press(&["k"]);
     screen.shows("y: yes, this one, c: all of client me, h: all of host 127.0.0.1; any other key: no");
@@ -38,7 +40,7 @@ fn our_server_is_shown_and_steered() {
     screen.shows("done: kick client:me");
     assert_eq!(busy.recv_or_end(), None, "the worker's connection is closed");
     // Its job is queued again. One of them is cancelled.
-    screen.shows("jobs: 3 queued, 0 running,");
+    screen.shows("jobs: 3 queued, 0 running");
     screen.press(&["3"]);
     screen.shows("3 shown");
     screen.press(&["/"]);
@@ -49,7 +51,7 @@ fn our_server_is_shown_and_steered() {
     screen.shows("cancel job H:t:2? y: yes; any other key: no");
     screen.press(&["y"]);
     screen.shows("done: cancel job H:t:2");
-    screen.shows("jobs: 2 queued, 0 running,");
+    screen.shows("jobs: 2 queued, 0 running");
     screen.press(&["4"]);
     screen.shows("jobs queued 2");
     screen.press(&["q"]);

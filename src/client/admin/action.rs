@@ -58,8 +58,8 @@ pub(super) struct JobFilter {
     /// Only those that a worker with this client id holds
     #[arg(id = "of_client", long = "client", value_name = "ID", value_parser = values::admin_name())]
     client: Option<String>,
-    /// Only those that were submitted so many seconds ago or earlier
-    #[arg(id = "older_than", long = "older", value_name = "SECONDS", value_parser = values::seconds)]
+    /// Only those that were submitted so long ago or earlier: 90 (seconds), 5m, 2h, 1d
+    #[arg(id = "older_than", long = "older", value_name = "TIME", value_parser = values::time)]
     older: Option<std::time::Duration>,
     /// How many at most
     #[arg(id = "most_jobs", long = "limit", value_name = "COUNT", default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
@@ -133,6 +133,8 @@ pub(super) enum Action {
     #[command(after_help = NEW)]
     ShowFunctions(Columns),
     /// List workers with their state, the job that they hold, totals and times
+    ///
+    /// FAILED counts jobs that failed with an exception too; `--columns failed,excepted` tells them apart.
     #[command(after_help = NEW)]
     ShowWorkers(Columns),
     /// List jobs with their function, state, age and holder
@@ -239,7 +241,7 @@ pub(super) enum Action {
     /// Give workers no more jobs
     #[command(after_help = NEW)]
     Disable(Whose),
-    /// Give workers no more jobs, and show when they hold none any more
+    /// Give workers no more jobs; the state of one that holds none any more is `drained` in `show-workers`
     #[command(after_help = NEW)]
     Drain(Whose),
     /// Give workers jobs again

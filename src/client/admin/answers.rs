@@ -1,8 +1,11 @@
 //! Answers of the text protocol as tables, as JSON or as they came.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::{Value, json};
 
 use super::action::{Action, Form};
+use crate::client::ToolError;
 use crate::client::admin_text::{RawAnswer, TextAnswer};
 use crate::client::listing;
 use crate::client::table::{Facts, Table};
@@ -19,15 +22,20 @@ pub(super) enum Style {
 }
 
 /// What goes to standard output for an answer.
-pub(super) fn shown(style: Style, action: &Action, answer: RawAnswer) -> Vec<u8> {
+///
+/// # Errors
+/// A column is wanted that there is not.
+pub(super) fn shown(style: Style, action: &Action, answer: RawAnswer) -> Result<Vec<u8>, ToolError> {
     let form = action.form();
     if style == Style::Raw || (form == Form::Unknown && style == Style::Text) {
-        return answer.wire;
+        return Ok(answer.wire);
     }
     if style == Style::Json {
-        return format!("{}\n", as_json(form, &answer.answer)).into_bytes();
+        return Ok(format!("{}\n", as_json(form, &answer.answer)).into_bytes());
     }
-    match (&answer.answer, form) {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    Ok(match (&answer.answer, form) {
         // Said on standard error.
         (TextAnswer::Err(_), _) => Vec::new(),
         (TextAnswer::Ok(text), _) if text.is_empty() => b"OK\n".to_vec(),
@@ -36,26 +44,36 @@ pub(super) fn shown(style: Style, action: &Action, answer: RawAnswer) -> Vec<u8>
         }
         (TextAnswer::Ok(text), _) => format!("{}\n", listing::printable(&String::from_utf8_lossy(text))).into_bytes(),
         (TextAnswer::Listing(lines), Form::List(listing)) => listing.table(lines).into_bytes(),
-        (TextAnswer::Listing(lines), Form::Table(columns) | Form::Page(columns)) => {
-            Table::parse(lines).map_or(answer.wire, |table| table_text(&table, action.columns(), columns).into_bytes())
-        }
-        (TextAnswer::Listing(lines), Form::Facts(_)) => Facts::parse(lines).text().into_bytes(),
+        (TextAnswer::Listing(lines), Form::Table(columns) | Form::Page(columns)) => match Table::parse(lines) {
+            Some(table) => table_text(table, action.columns(), columns, now_unix_ms)?.into_bytes(),
+            None => answer.wire,
+        },
+        (TextAnswer::Listing(lines), Form::Facts(_)) => Facts::parse(lines).text(now_unix_ms).into_bytes(),
         (TextAnswer::Listing(_), _) => answer.wire,
-    }
+    })
 }
 
 /// The columns that are wanted, else the usual ones, and where the list goes on.
-fn table_text(table: &Table, wanted: &[String], usual: &[&str]) -> String {
+fn table_text(mut table: Table, wanted: &[String], usual: &[&str], now_unix_ms: u64) -> Result<String, ToolError> {
     let mut text = match wanted {
-        [all] if all == "all" => table.text(),
-        [] if usual.is_empty() => table.text(),
-        [] => table.select(usual).text(),
-        names => table.select(names).text(),
+        [all] if all == "all" => table.text(now_unix_ms),
+        [] if usual.is_empty() => table.text(now_unix_ms),
+        [] => {
+            table.add_failures("failed");
+            table.select(usual).text(now_unix_ms)
+        }
+        names => {
+            if let Some(unknown) = names.iter().find(|name| table.column(name).is_none()) {
+                let known = listing::printable(&table.columns.join(", "));
+                return Err(ToolError::Usage(format!("--columns: there is no {unknown}, but {known}")));
+            }
+            table.select(names).text(now_unix_ms)
+        }
     };
     if let Some(next) = &table.next {
         text.extend(["(there are more: --after ", &listing::printable(next), ")\n"]);
     }
-    text
+    Ok(text)
 }
 
 fn as_json(form: Form, answer: &TextAnswer) -> Value {
@@ -104,9 +122,17 @@ mod tests {
         let lines = [&b"# name high workers later"[..], b"rev\t1\t2\t3", b"# next 5"].map(<[u8]>::to_vec);
         let table = Table::parse(&lines).unwrap();
         let more = "(there are more: --after 5)\n";
-        assert_eq!(table_text(&table, &[], &["name", "workers"]), format!("NAME  WORKERS\nrev         2\n{more}"));
-        assert_eq!(table_text(&table, &["high".to_owned()], &["name"]), format!("HIGH\n   1\n{more}"));
-        let all = table_text(&table, &["all".to_owned()], &["name"]);
+        let text = |wanted: &[&str], usual: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            table_text(table.clone(), &wanted, usual, 0)
+        };
+        assert_eq!(text(&[], &["name", "workers"]).unwrap(), format!("NAME  WORKERS\nrev         2\n{more}"));
+        assert_eq!(text(&["high"], &["name"]).unwrap(), format!("HIGH\n   1\n{more}"));
+        let why = text(&["high", "bogus"], &["name"]).unwrap_err();
+        assert!(
+            matches!(why, ToolError::Usage(_)) && why.to_string().contains("bogus, but name, high, workers, later")
+        );
+        let all = text(&["all"], &["name"]).unwrap();
         assert!(all.starts_with("NAME  HIGH  WORKERS  LATER\n"), "{all}");
         let json = as_json(Form::Page(&[]), &TextAnswer::Listing(lines.to_vec()));
         assert_eq!(json, json!({"jobs": [{"name": "rev", "high": 1, "workers": 2, "later": 3}], "next": "5"}));

@@ -92,7 +92,7 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
         } else {
             Style::Text
         };
-        print(&answers::shown(style, action, answer))?;
+        print(&answers::shown(style, action, answer)?)?;
     }
     Ok(status)
 }
@@ -248,6 +248,8 @@ mod tests {
                 &["list-jobs", "--unique", "u", "--client", "c", "--priority", "low", "--after", "9"],
                 "list jobs unique=u priority=low client=c limit=100 after=9",
             ),
+            (&["list-jobs", "--older", "5m", "--limit", "7"], "list jobs older=300 limit=7"),
+            (&["list-jobs", "--older", "1.5h", "--limit", "7"], "list jobs older=5400 limit=7"),
             (&["pause", "f"], "pause f"),
             (&["resume", "a b"], "resume a\\x20b"),
             (&["limit-running", "f", "3"], "limit running f 3"),
@@ -270,6 +272,8 @@ mod tests {
             &["priority", "H:x:1", "urgent"],
             &["list-jobs", "--limit", "0"],
             &["list-jobs", "--state", "storing"],
+            &["list-jobs", "--older", "5y"],
+            &["list-jobs", "--older", "m"],
             &["pause", ""],
         ] {
             assert!(admin(wrong).unwrap_err().use_stderr(), "{wrong:?}");

@@ -7,13 +7,14 @@ use ratatui::crossterm::event::KeyEvent;
 use super::data::{Rates, Snapshot};
 use super::gather::{Detail, Look};
 use super::list::List;
+use super::page;
 use super::views::View;
 use crate::client::table::Table;
 
 /// How many looks long a message stays.
 const MESSAGE_LOOKS: u8 = 8;
-/// Lines above and below a list: two of the server, the views, the headings, the last line.
-const LINES_AROUND_LIST: u16 = 5;
+/// Lines above and below a list, but for the counts: the server, the views, the headings, the last line.
+const LINES_AROUND_LIST: usize = 4;
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub(super) enum Event {
     /// A key was pressed.
     Key(KeyEvent),
     /// The terminal has so many lines.
-    Height(u16),
+    Size(u16, u16),
     /// The input of the terminal has ended.
     InputEnded,
     /// There is a connection to this address.
@@ -110,12 +111,13 @@ pub(super) struct App {
     /// What is said in the last line, whether it is bad news, and for how many looks still.
     pub(super) message: Option<(String, bool, u8)>,
     rates: Rates,
+    width: u16,
     height: u16,
 }
 
 impl App {
-    /// The state at the start, on a terminal with so many lines.
-    pub(super) fn new(height: u16) -> Self {
+    /// The state at the start, on a terminal of this size.
+    pub(super) fn new(width: u16, height: u16) -> Self {
         Self {
             view: View::Functions,
             lists: [View::Functions, View::Workers, View::Jobs].map(List::new),
@@ -127,6 +129,7 @@ impl App {
             jobs_of: None,
             message: None,
             rates: Rates::default(),
+            width,
             height,
         }
     }
@@ -140,7 +143,7 @@ impl App {
                 return wish;
             }
             Event::InputEnded => return Some(Wish::Quit),
-            Event::Height(height) => self.height = height,
+            Event::Size(width, height) => (self.width, self.height) = (width, height),
             Event::Connected(address) => self.link = Link::Connected(address),
             Event::Lost { why, again_in } => self.link = Link::Lost { why, again_in },
             Event::Data(snapshot) => self.take(*snapshot),
@@ -184,7 +187,8 @@ impl App {
 
     /// How many rows of a list are on the screen.
     pub(super) fn list_height(&self) -> usize {
-        usize::from(self.height.saturating_sub(LINES_AROUND_LIST))
+        let counts = page::counts(&self.data, usize::from(self.width)).len();
+        usize::from(self.height).saturating_sub(LINES_AROUND_LIST + counts)
     }
 
     /// Says something in the last line.

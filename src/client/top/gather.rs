@@ -132,6 +132,9 @@ impl Gatherer {
         }
         if look.wants(View::Workers) {
             snapshot.workers = self.table(b"show workers").await?;
+            if let Some(workers) = &mut snapshot.workers {
+                workers.add_failures("failures");
+            }
         }
         if look.wants(View::Jobs) {
             snapshot.jobs_of.clone_from(&look.jobs_of);
@@ -276,7 +279,7 @@ mod tests {
         // An answer without jobs is no reason to ask for ever.
         assert_eq!(asked.len(), 1 + 2 + PAGES + 1 + 1, "{asked:?}");
         let jobs = snapshot.jobs.unwrap();
-        assert_eq!(jobs.text(), "HANDLE  STATE\nH:h:1   running\nH:h:2   running\n");
+        assert_eq!(jobs.text(0), "HANDLE  STATE\nH:h:1   running\nH:h:2   running\n");
         assert!(jobs.next.is_some());
         assert_eq!(snapshot.details.unwrap().1.unwrap_err(), "NO_SUCH_JOB No such job");
     }

@@ -2,13 +2,12 @@
 //!
 //! It speaks the text protocol alone, and so with any server: one that does not know this program's listings is asked what
 //! C++ gearmand knows. State and drawing are apart: `app` (with `list`, `keys`, `deeds`) is changed by events and knows
-//! neither terminal nor connection, `render` (with `table`, `page`, `format`) draws it, `terminal` has the loop, and `link`
+//! neither terminal nor connection, `render` (with `table`, `page`) draws it, `terminal` has the loop, and `link`
 //! the connection, over which `gather` asks for the `data`. `once` prints instead.
 
 mod app;
 mod data;
 mod deeds;
-mod format;
 mod gather;
 mod keys;
 mod link;

@@ -67,9 +67,9 @@ fn tables(address: &str, snapshot: Snapshot) -> String {
     if snapshot.is_plain {
         text.push_str("  (C++ gearmand: only what it tells)");
     }
-    let mut app = App::new(u16::MAX);
+    let mut app = App::new(u16::MAX, u16::MAX);
     app.handle(Event::Data(Box::new(snapshot)));
-    let _ = write!(text, "{}\n{}\n", page::state(&app.data), page::counts(&app.data));
+    let _ = write!(text, "{}\n{}\n", page::state(&app.data), page::counts(&app.data, usize::MAX).join("\n"));
     for view in [View::Functions, View::Workers, View::Jobs] {
         app.show(view);
         app.arrange();

@@ -1,11 +1,13 @@
 //! The texts around the lists: counts of the server, all about one item, the server's page, the help.
 
+use ratatui::text::Span;
+
 use super::app::{App, Details};
 use super::data::Snapshot;
-use super::format::shown;
 use super::views::View;
+use crate::client::format::shown;
 use crate::client::listing::{aligned, printable};
-use crate::client::table::{Facts, Kind, Table, lossy};
+use crate::client::table::{Facts, Kind, lossy};
 
 /// All keys.
 pub(super) const HELP: &str = "\
@@ -17,17 +19,18 @@ r                          the other way round
 /                          show only rows with a text; Esc shows all again
 j                          on a function: its jobs
 p                          on a function: pause it, or resume it
-c                          on a function: cancel all of its jobs; on a job: cancel it
+c                          on a function: cancel all its jobs; on a job: it
 n                          on a scheduled job: run it now
-d D e k                    on a worker: disable, drain, enable, kick it, its client id or its host
+d D e k                    on a worker, client id or host: disable, drain,
+                           enable, kick
 ?                          this page
 q, Ctrl-C                  quit
 
-Nothing is done before you have confirmed it. Times of a function: WAIT99 is what 99 of
-100 jobs waited at most, RUN50 and RUN99 what 50 and 99 of 100 ran at most. FOR is how
-long a worker has been at its newest job, BACK how many of its jobs went back.
-Rates are of the time since the last look. Of jobs those that run come first, then a
-part of those that wait: + means that there are more. A C++ gearmand tells less.";
+Nothing is done before you have confirmed it. WAIT99: what 99 of 100 jobs waited
+at most; RUN50, RUN99: what 50 and 99 of 100 ran at most. FOR: how long a worker
+has been at its newest job; BACK: its jobs that went back; FAIL: those that
+failed, exceptions included. Rates are since the last look. Jobs that run come
+first, then a part of those that wait: + means more. A C++ gearmand tells less.";
 
 /// Something of the server as a whole that is worth a place in the first line.
 pub(super) fn state(data: &Snapshot) -> String {
@@ -43,35 +46,55 @@ pub(super) fn state(data: &Snapshot) -> String {
     text
 }
 
-/// How many jobs and workers are in each state, and the rates.
-pub(super) fn counts(data: &Snapshot) -> String {
+/// How many jobs and workers are in each state, and the rates: lines of at most so many columns.
+pub(super) fn counts(data: &Snapshot, width: usize) -> Vec<String> {
+    let number = |key: &str| data.server.get(key).map(|value| shown(key, value, data.now_unix_ms));
     let mut parts = Vec::new();
-    for (what, unit, keys) in [
-        ("jobs:", "", &["jobs_queued", "jobs_running", "jobs_scheduled"][..]),
-        ("in/out/failed:", "/s", &["in_per_s", "out_per_s", "failed_per_s"]),
-        ("workers:", "", &["workers_working", "workers_waiting", "workers_asleep", "workers_woken"]),
-        ("", "", &["workers_disabled", "workers_draining", "workers_drained"]),
+    for (what, keys) in [
+        ("jobs", &["jobs_queued", "jobs_running", "jobs_scheduled"][..]),
+        ("in/out/failed", &["in_per_s", "out_per_s", "failed_per_s"]),
+        ("workers", WORKER_STATES),
     ] {
-        let mut known = Vec::new();
-        for key in keys {
-            let Some(value) = data.server.get(key) else { continue };
-            let value = shown(key, value, data.now_unix_ms);
-            let word = key.rsplit('_').next().unwrap_or_default();
-            match (unit, what) {
-                ("/s", _) => known.push(value),
-                // States that are rare, and worth a word only then.
-                (_, "") if value == "0" => {}
-                _ if *key == "workers_woken" && value == "0" => {}
-                _ => known.push(format!("{value} {word}")),
-            }
-        }
-        if unit == "/s" && !known.is_empty() {
-            parts.push(format!("{what} {}{unit}", known.join(" ")));
-        } else if !known.is_empty() {
-            parts.push(format!("{what} {}", known.join(", ")).trim_start().to_owned());
+        let known: Vec<(&str, String)> = keys.iter().filter_map(|key| Some((*key, number(key)?))).collect();
+        let worth = |(key, value): &&(&str, String)| value != "0" || matches!(*key, "jobs_queued" | "jobs_running");
+        let word = |(key, value): &(&str, String)| format!("{value} {}", key.rsplit('_').next().unwrap_or_default());
+        let words: Vec<String> = known.iter().filter(worth).map(word).collect();
+        if known.is_empty() {
+            // The server does not tell.
+        } else if what == "in/out/failed" {
+            let rates: Vec<&str> = known.iter().map(|(_, value)| value.as_str()).collect();
+            parts.push(format!("{what}: {}/s", rates.join(" ")));
+        } else if words.is_empty() {
+            parts.push(format!("{what}: none"));
+        } else {
+            parts.push(format!("{what}: {}", words.join(", ")));
         }
     }
-    parts.join("  ")
+    wrapped(&parts, "  ", width)
+}
+
+/// The keys of how many workers are in each state.
+const WORKER_STATES: &[&str] = &[
+    "workers_working",
+    "workers_waiting",
+    "workers_asleep",
+    "workers_woken",
+    "workers_disabled",
+    "workers_draining",
+    "workers_drained",
+];
+
+/// Parts with a gap between them, in lines of at most so many columns; at least one line. A part is never cut in two.
+pub(super) fn wrapped(parts: &[String], gap: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for part in parts {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(part),
+            Some(line) if Span::raw(format!("{line}{gap}{part}")).width() <= width => line.extend([gap, part]),
+            _ => lines.push(part.clone()),
+        }
+    }
+    lines
 }
 
 /// All about an item: what the server said to the question about it, else the cells of its row.
@@ -85,9 +108,9 @@ pub(super) fn details(app: &App, details: &Details) -> Vec<String> {
         Some(Facts { pairs: table.columns.iter().cloned().zip(row.iter().cloned()).collect(), ..Facts::default() })
     });
     match (asked, row) {
-        (Some(Ok(facts)), _) => lines.extend(facts_lines(facts, now)),
+        (Some(Ok(facts)), _) => lines.extend(facts.text(now).lines().map(str::to_owned)),
         (Some(Err(why)), None) => lines.push(format!("it has gone: {}", printable(why))),
-        (_, Some(facts)) => lines.extend(facts_lines(&facts, now)),
+        (_, Some(facts)) => lines.extend(facts.text(now).lines().map(str::to_owned)),
         (None, None) => lines.push("it has gone".to_owned()),
     }
     lines
@@ -95,46 +118,17 @@ pub(super) fn details(app: &App, details: &Details) -> Vec<String> {
 
 /// The server's page.
 pub(super) fn server(data: &Snapshot) -> Vec<String> {
-    let mut lines = facts_lines(&data.server, data.now_unix_ms);
+    let mut lines: Vec<String> = data.server.text(data.now_unix_ms).lines().map(str::to_owned).collect();
     if let Some(rules) = &data.rules {
         lines.push(String::new());
         if rules.rows.is_empty() {
             lines.push("No rule withholds jobs from workers.".to_owned());
         } else {
             lines.push("Rules that withhold jobs from workers:".to_owned());
-            lines.extend(table_lines(rules, data.now_unix_ms));
+            lines.extend(rules.text(data.now_unix_ms).lines().map(str::to_owned));
         }
     }
     lines
-}
-
-fn facts_lines(facts: &Facts, now_unix_ms: u64) -> Vec<String> {
-    let words = |key: &str| {
-        let units = if key.ends_with("_per_s") { &[][..] } else { &["_unix_ms", "_unix_s", "_bytes", "_s"] };
-        let bare = units.iter().find_map(|unit| key.strip_suffix(*unit));
-        let (bare, ago) = (bare.unwrap_or(key), key.ends_with("_unix_ms") && key != "deadline_unix_ms");
-        format!("{}{}", printable(bare).replace('_', " "), if ago { " (ago)" } else { "" })
-    };
-    let pair = |(key, cell): &(String, Vec<u8>)| vec![words(key), shown(key, cell, now_unix_ms)];
-    let rows: Vec<Vec<String>> = facts.pairs.iter().map(pair).collect();
-    let mut lines: Vec<String> = aligned(&rows, &[false, false]).lines().map(str::to_owned).collect();
-    for (title, table) in [("functions", &facts.functions), ("jobs", &facts.jobs)] {
-        if !table.rows.is_empty() {
-            lines.extend([String::new(), title.to_owned()]);
-            lines.extend(table_lines(table, now_unix_ms));
-        }
-    }
-    lines
-}
-
-fn table_lines(table: &Table, now_unix_ms: u64) -> Vec<String> {
-    let mut rows = vec![table.columns.iter().map(|name| printable(name).to_uppercase()).collect::<Vec<_>>()];
-    let cells = |row: &Vec<Vec<u8>>| {
-        table.columns.iter().zip(row).map(|(name, cell)| shown(name, cell, now_unix_ms)).collect::<Vec<_>>()
-    };
-    rows.extend(table.rows.iter().map(cells));
-    let to_right: Vec<bool> = table.columns.iter().map(|name| Kind::of(name) == Kind::Number).collect();
-    aligned(&rows, &to_right).lines().map(str::to_owned).collect()
 }
 
 /// A view as text, all of its rows in the order of the screen.

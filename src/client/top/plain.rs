@@ -73,17 +73,17 @@ mod tests {
     fn its_listings_become_ours() {
         let functions = functions(&lines(&["rev\t5\t2\t3", "new\t1\t0\t0"]), &lines(&["rev\t1\t2\t0\t3"]));
         assert_eq!(
-            functions.text(),
+            functions.text(0),
             "NAME  TOTAL  RUNNING  WORKERS  HIGH  NORMAL  LOW\n\
              rev       5        2        3     1       2    0\n\
              new       1        0        0     -       -    -\n"
         );
         let server = server(b"1.1.19.1", &functions);
-        assert_eq!(server.text(), "version       1.1.19.1\nfunctions     2\njobs_queued   4\njobs_running  2\n");
+        assert_eq!(server.text(0), "version       1.1.19.1\nfunctions     2\njobs queued   4\njobs running  2\n");
         let workers = workers(&lines(&["33 127.0.0.1 - : rev echo", "34 127.0.0.1 - :"]));
-        assert_eq!(workers.text(), "ID  ADDRESS    CLIENT_ID  FUNCTIONS\n33  127.0.0.1  -          rev,echo\n");
+        assert_eq!(workers.text(0), "ID  ADDRESS    CLIENT_ID  FUNCTIONS\n33  127.0.0.1  -          rev,echo\n");
         let jobs = jobs(&lines(&["H:h:1\t0\t1\t1", "H:h:2\t0\t0\t1"]), 1);
-        assert_eq!(jobs.text(), "HANDLE  ATTEMPTS  IS_ABANDONED  BACKGROUND\nH:h:1          0  1             1\n");
+        assert_eq!(jobs.text(0), "HANDLE  ATTEMPTS  IS_ABANDONED  BACKGROUND\nH:h:1          0  yes           yes\n");
         assert!(jobs.next.is_some());
     }
 }

@@ -6,11 +6,11 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Clear, Paragraph};
 
-use super::app::{App, Link, Prompt};
-use super::format::duration;
+use super::app::{App, Link, Prompt, Question};
 use super::page;
 use super::table::{self, Theme};
 use super::views::View;
+use crate::client::format::duration;
 use crate::client::listing::printable;
 use crate::client::table::lossy;
 
@@ -21,16 +21,18 @@ pub(super) const SELECTED: Style = Style::new().add_modifier(Modifier::REVERSED)
 
 /// Draws `app` onto the whole frame.
 pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
+    let width = usize::from(frame.area().width);
+    let told = page::counts(&app.data, width);
     let lines = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(1),
+        Constraint::Length(u16::try_from(told.len()).unwrap_or(1)),
         Constraint::Length(1),
         Constraint::Min(0),
         Constraint::Length(1),
     ]);
     let [server, counts, views, body, last] = lines.areas(frame.area());
     frame.render_widget(server_line(app, theme), server);
-    frame.render_widget(Line::raw(page::counts(&app.data)), counts);
+    frame.render_widget(Paragraph::new(told.into_iter().map(Line::raw).collect::<Vec<_>>()), counts);
     frame.render_widget(views_line(app), views);
     match (&app.prompt, &app.details) {
         (Prompt::Help, _) => text(frame, body, page::HELP.lines().map(str::to_owned).collect(), 0),
@@ -38,7 +40,28 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
         _ if app.view == View::Server => text(frame, body, page::server(&app.data), app.server_scroll),
         _ => table::render(app, theme, frame, body),
     }
-    frame.render_widget(last_line(app, theme), last);
+    if let Prompt::Confirm(question) = &app.prompt {
+        ask(question, theme, frame);
+    } else {
+        frame.render_widget(last_line(app, theme), last);
+    }
+}
+
+/// The question, on as many lines at the bottom as it takes.
+fn ask(question: &Question, theme: Theme, frame: &mut Frame<'_>) {
+    let all = frame.area();
+    let count = question.choices.len();
+    let end = |index| if index + 1 < count { "," } else { ";" };
+    let choices = question.choices.iter().enumerate();
+    let mut parts = vec![question.text.clone()];
+    parts.extend(choices.map(|(index, (key, meaning, _))| format!("{key}: {meaning}{}", end(index))));
+    parts.push("any other key: no".to_owned());
+    let lines = page::wrapped(&parts, " ", usize::from(all.width));
+    let height = u16::try_from(lines.len()).unwrap_or(1).min(all.height);
+    let area = Rect { y: all.y + all.height - height, height, ..all };
+    frame.render_widget(Clear, area);
+    let lines: Vec<Line<'_>> = lines.into_iter().map(Line::raw).collect();
+    frame.render_widget(Paragraph::new(lines).style(theme.bad()), area);
 }
 
 /// Lines from `scroll` on, or the last ones.
@@ -99,17 +122,12 @@ fn views_line(app: &App) -> Line<'static> {
 
 fn last_line(app: &App, theme: Theme) -> Line<'static> {
     match &app.prompt {
-        Prompt::Confirm(question) => {
-            let choices: Vec<String> =
-                question.choices.iter().map(|(key, meaning, _)| format!("{key}: {meaning}")).collect();
-            Line::styled(format!("{} {}; any other key: no", question.text, choices.join(", ")), theme.bad())
-        }
         Prompt::Filter => {
             let filter = app.list().map(|list| printable(&list.filter)).unwrap_or_default();
             Line::styled(format!("filter: {filter}_  (Enter: keep, Esc: none)"), BOLD)
         }
         Prompt::Help => Line::raw("any key: back"),
-        Prompt::None => match &app.message {
+        Prompt::None | Prompt::Confirm(_) => match &app.message {
             Some((text, is_bad, _)) => Line::styled(printable(text), if *is_bad { theme.bad() } else { BOLD }),
             None => Line::styled(keys(app), theme.dim()),
         },
@@ -119,10 +137,10 @@ fn last_line(app: &App, theme: Theme) -> Line<'static> {
 /// The keys that do something here.
 fn keys(app: &App) -> String {
     if app.details.is_some() {
-        return format!("Esc back  arrows scroll{}  ? help", actions(app));
+        return format!("Esc back  ? help  arrows scroll{}", actions(app));
     }
     let list = if app.view == View::Server { "  arrows scroll" } else { "  Enter all  / filter  s sort  r reverse" };
-    format!("q quit  Tab view{list}{}  ? help", actions(app))
+    format!("q quit  ? help  Tab view{list}{}", actions(app))
 }
 
 fn actions(app: &App) -> &'static str {

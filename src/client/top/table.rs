@@ -7,10 +7,10 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::app::{App, Link};
-use super::format::shown;
 use super::list::List;
 use super::render::SELECTED;
 use super::views::{Column, View};
+use crate::client::format::shown;
 use crate::client::table::{Kind, Table};
 
 /// Between two columns.

@@ -50,7 +50,7 @@ pub(super) async fn run(args: &TopArgs, connector: Connector) -> Result<u8, Tool
     let theme = Theme { color: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
     let mut screen = Screen::enter()?;
     let size = screen.0.size().map_err(|error| ToolError::Io("cannot use the terminal", error))?;
-    let mut app = App::new(size.height);
+    let mut app = App::new(size.width, size.height);
     let (events, mut happened) = mpsc::channel(EVENTS);
     let (deeds, to_do) = mpsc::channel(DEEDS);
     let (look, wanted) = watch::channel(app.look());
@@ -118,7 +118,7 @@ fn read_keys(events: mpsc::Sender<Event>) {
                 event::poll(PATIENCE).and_then(|is_there| if is_there { event::read().map(Some) } else { Ok(None) });
             let event = match read {
                 Ok(Some(event::Event::Key(key))) => Event::Key(key),
-                Ok(Some(event::Event::Resize(_, height))) => Event::Height(height),
+                Ok(Some(event::Event::Resize(width, height))) => Event::Size(width, height),
                 Ok(_) => continue,
                 Err(_) => Event::InputEnded,
             };

@@ -35,21 +35,24 @@ fn snapshot() -> Snapshot {
          mail 0 0 0 7 0 1 1 4 - 40 40 0 0 0 0 0 0 - - -",
     );
     functions.iter_mut().for_each(add_queued);
+    let mut workers = table(
+        "# id address client_id state functions running job since_unix_ms done failed excepted requeued run_p50_s\n\
+         4-1 10.0.0.1 web working rev,mail 1 H:h:7 990000 50 0 0 0 0.1\n\
+         5-2 10.0.0.1 - asleep rev 0 - - 9 1 4 0 0.2\n\
+         6-3 ::1 - draining rev 1 H:h:8 940000 3 0 0 2 -",
+    );
+    if let Some(workers) = &mut workers {
+        workers.add_failures("failures");
+    }
     Snapshot {
         at: 10.0,
         now_unix_ms: 1_000_000,
         server: Facts::parse(&lines(
             "version 1.0\nuptime_s 3725\nmemory_bytes 35651584\nstore_state ok\njobs_queued 15\njobs_running 2\n\
-             jobs_scheduled 7\nworkers_working 2\nworkers_waiting 0\nworkers_asleep 1\nworkers_woken 0\n\
-             workers_draining 1\nin_per_s 2.5\nout_per_s 2.4\nfailed_per_s 0.1",
+             jobs_scheduled 0\nworkers_working 2\nworkers_waiting 0",
         )),
         functions,
-        workers: table(
-            "# id address client_id state functions running job since_unix_ms done failed requeued run_p50_s\n\
-             4-1 10.0.0.1 web working rev,mail 1 H:h:7 990000 50 0 0 0.1\n\
-             5-2 10.0.0.1 - asleep rev 0 - - 9 1 0 0.2\n\
-             6-3 ::1 - draining rev 1 H:h:8 940000 3 0 2 -",
-        ),
+        workers,
         jobs: table(
             "# handle unique function priority state age_s attempts holder progress clients bytes\n\
              H:h:7 u rev normal running 12 0 4-1 1/2 1 2048\n\
@@ -61,7 +64,7 @@ fn snapshot() -> Snapshot {
 }
 
 fn app() -> App {
-    let mut app = App::new(12);
+    let mut app = App::new(130, 12);
     app.handle(Event::Connected("10.0.0.9:4730".to_owned()));
     app.handle(Event::Data(Box::new(snapshot())));
     app
@@ -113,13 +116,13 @@ fn functions_workers_and_jobs_are_drawn() {
         130,
         "\
 |gearmand top  10.0.0.9:4730  version 1.0  up 1h02m  memory 34 MiB  store ok
-|jobs: 15 queued, 2 running, 7 scheduled  in/out/failed: 2.5 2.4 0.1/s  workers: 2 working, 0 waiting, 1 asleep  1 draining
+|jobs: 15 queued, 2 running  workers: 2 working
 | 1 functions  2 workers  3 jobs  4 server   2 shown
 |FUNCTION  QUEUEDv  HIGH  NORMAL  LOW  SCHED  RUN  MAX  WORKERS  IN/S  OUT/S  FAIL/S  OLDEST  WAIT99  RUN50  RUN99  PAUSED
 |rev            15     0      12    3      0    2    0        3   2.5    2.4     0.1   1m15s    4.0s   12ms   1.5s  no
 |mail            0     0       0    0      7    0    4        1   0.0    0.0     0.0       -       -      -      -  yes
 |
-|q quit  Tab view  Enter all  / filter  s sort  r reverse  p pause  c cancel jobs  j jobs  ? help",
+|q quit  ? help  Tab view  Enter all  / filter  s sort  r reverse  p pause  c cancel jobs  j jobs",
     );
     letters(&mut app, "2");
     assert_drawn(
@@ -127,14 +130,14 @@ fn functions_workers_and_jobs_are_drawn() {
         112,
         "\
 |gearmand top  10.0.0.9:4730  version 1.0  up 1h02m  memory 34 MiB  store ok
-|jobs: 15 queued, 2 running, 7 scheduled  in/out/failed: 2.5 2.4 0.1/s  workers: 2 working, 0 waiting, 1 asleep
+|jobs: 15 queued, 2 running  workers: 2 working
 | 1 functions  2 workers  3 jobs  4 server   3 shown
 |ID   CLIENT  ADDRESS   STATE      FOR^  JOB    RUN  DONE  FAIL  BACK  RUN50  FUNCTIONS
 |6-3  -       ::1       draining  1m00s  H:h:8    1     3     0     2      -  rev
 |4-1  web     10.0.0.1  working     10s  H:h:7    1    50     0     0  100ms  rev,mail
-|5-2  -       10.0.0.1  asleep        -  -        0     9     1     0  200ms  rev
+|5-2  -       10.0.0.1  asleep        -  -        0     9     5     0  200ms  rev
 |
-|q quit  Tab view  Enter all  / filter  s sort  r reverse  d disable  D drain  e enable  k kick  ? help",
+|q quit  ? help  Tab view  Enter all  / filter  s sort  r reverse  d disable  D drain  e enable  k kick",
     );
     press(&mut app, KeyCode::Tab);
     let jobs = drawn(&app, 112, 9);
@@ -150,9 +153,45 @@ fn functions_workers_and_jobs_are_drawn() {
 }
 
 #[test]
+fn what_does_not_fit_on_80_columns_takes_another_line() {
+    let mut app = app();
+    app.handle(Event::Size(80, 24));
+    let mut data = snapshot();
+    data.server = Facts::parse(&lines(
+        "version 1.0\nuptime_s 3725\nmemory_bytes 35651584\nstore_state ok\njobs_queued 15\njobs_running 2\n\
+         jobs_scheduled 7\nin_per_s 2.5\nout_per_s 2.4\nfailed_per_s 0.1\nworkers_working 2\nworkers_asleep 1\n\
+         workers_draining 1\nworkers_drained 0",
+    ));
+    app.handle(Event::Data(Box::new(data)));
+    assert_drawn(
+        &app,
+        80,
+        "\
+|gearmand top  10.0.0.9:4730  version 1.0  up 1h02m  memory 34 MiB  store ok
+|jobs: 15 queued, 2 running, 7 scheduled  in/out/failed: 2.5 2.4 0.1/s
+|workers: 2 working, 1 asleep, 1 draining
+| 1 functions  2 workers  3 jobs  4 server   2 shown
+|FUNCTION  QUEUEDv  RUN  WORKERS  IN/S  OUT/S  FAIL/S  OLDEST  RUN50  PAUSED
+|rev            15    2        3   2.5    2.4     0.1   1m15s   12ms  no
+|mail            0    0        1   0.0    0.0     0.0       -      -  yes
+|
+|q quit  ? help  Tab view  Enter all  / filter  s sort  r reverse  p pause  c can",
+    );
+    assert_eq!(app.list_height(), 24 - 6);
+    letters(&mut app, "2");
+    press(&mut app, KeyCode::Down);
+    letters(&mut app, "k");
+    assert_eq!(
+        drawn(&app, 80, 10)[8..],
+        ["kick worker 4-1? y: yes, this one, c: all of client web,", "h: all of host 10.0.0.1; any other key: no"]
+    );
+}
+
+#[test]
 fn a_narrow_terminal_has_the_columns_that_matter() {
     let app = app();
-    let heading = |width| drawn(&app, width, 9)[3].clone();
+    let is_heading = |line: &String| line.starts_with("FUNCTION");
+    let heading = |width| drawn(&app, width, 9).into_iter().find(is_heading).unwrap();
     assert_eq!(heading(60), "FUNCTION  QUEUEDv  RUN  WORKERS  IN/S  OUT/S  FAIL/S  OLDEST");
     assert_eq!(heading(40), "FUNCTION  QUEUEDv  RUN  WORKERS  IN/S");
     assert_eq!(heading(20), "FUNCTION  QUEUEDv");
@@ -327,8 +366,8 @@ fn all_about_a_worker_is_shown_and_scrolled() {
         "run mean         250ms",
         "",
         "functions",
-        "NAME  IN_USE  WITHHELD  DONE  FAILED  EXCEPTED  TIMED_OUT  REQUEUED  MEAN_S  P50_S  P99_S",
-        "rev   yes     draining     5       0         0          0         0   500ms  400ms   1.5s",
+        "NAME  IN_USE  WITHHELD  DONE  FAILED  EXCEPTED  TIMED_OUT  REQUEUED   MEAN    P50   P99",
+        "rev   yes     draining     5       0         0          0         0  500ms  400ms  1.5s",
     ];
     assert_eq!(drawn(&app, 100, 20)[3..12], expected);
     for _ in 0..50 {
@@ -425,9 +464,9 @@ fn keys_that_end_or_stop_work_everywhere() {
 fn the_help_has_every_key_and_fits_a_small_terminal() {
     let mut app = app();
     letters(&mut app, "?");
-    let shown = drawn(&app, 90, 24);
-    assert!(shown[21].contains("tells less"), "{shown:#?}");
-    assert!(shown.iter().all(|line| line.chars().count() <= 90));
+    let shown = drawn(&app, 80, 24);
+    assert!(shown[22].contains("tells less"), "{shown:#?}");
+    assert!(super::page::HELP.lines().all(|line| line.chars().count() <= 80), "it is cut at 80 columns");
     letters(&mut app, "q");
     assert_eq!(app.prompt, Prompt::None);
 }
@@ -454,7 +493,7 @@ fn any_keys_in_any_order() {
     let codes: Vec<KeyCode> = codes.into_iter().chain(letters.chars().map(KeyCode::Char)).collect();
     for seed in 1..=20_u64 {
         let mut random = seed;
-        let mut app = App::new(10);
+        let mut app = App::new(80, 10);
         for _ in 0..2_000 {
             random ^= random << 13;
             random ^= random >> 7;
@@ -464,7 +503,7 @@ fn any_keys_in_any_order() {
             let event = match chance % 10 {
                 0 => Event::Data(Box::new(snapshot())),
                 1 => Event::Data(Box::new(Snapshot { is_plain: chance % 3 == 0, ..Snapshot::default() })),
-                2 => Event::Height(u16::try_from(chance % 40).unwrap()),
+                2 => Event::Size(u16::try_from(chance % 90).unwrap(), u16::try_from(chance % 40).unwrap()),
                 _ => Event::Key(KeyEvent::new(codes[chance % codes.len()], KeyModifiers::NONE)),
             };
             let shown = format!("seed {seed}: {event:?}");

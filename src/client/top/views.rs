@@ -57,7 +57,7 @@ const WORKERS: &[Column] = &[
     column("job", "JOB", 6),
     column("running", "RUN", 9),
     column("done", "DONE", 5),
-    column("failed", "FAIL", 7),
+    column("failures", "FAIL", 7),
     column("requeued", "BACK", 11),
     column("run_p50_s", "RUN50", 8),
     column("run_p99_s", "RUN99", 9),

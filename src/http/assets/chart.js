@@ -21,6 +21,19 @@ function niceStep(most) {
   return lead * power;
 }
 
+// The steps of an axis of durations, in seconds.
+const DURATIONS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18_000, 36_000, 86_400];
+
+// A step of an axis of durations that splits `most` into about four: round in the units in which durations are read.
+function durationStep(most) {
+  return most <= 4 ? niceStep(most) : DURATIONS.find((step) => step * 4 >= most) ?? 86_400 * Math.ceil(most / 4 / 86_400);
+}
+
+// How far the marks of an axis are from each other that goes up to `most`.
+export function stepOf(most, isTime) {
+  return isTime ? durationStep(most) : niceStep(most);
+}
+
 // The marks of the time axis: about one for every 70 pixels, at round minutes of this place's time.
 function timeMarks(from, until, width) {
   const wanted = Math.max(2, Math.floor(width / 70));
@@ -35,7 +48,7 @@ function timeMarks(from, until, width) {
 }
 
 // A chart. Its properties: `label`; `times`, unix milliseconds; `series` of {name, tone, values, dashed, area}, of which
-// values may be null; `format` for values; `least`, the smallest top of the value axis.
+// values may be null; `format` for values, `mark` for the marks of the axis; `isTime` where values are durations; `least`, the smallest top of the value axis.
 export class Chart {
   constructor(props) {
     this.element = document.createElement("figure");
@@ -126,7 +139,7 @@ export class Chart {
 
   // The axes and the lines.
   drawing() {
-    const { series, times, format, least = 1 } = this.props;
+    const { series, times, format, mark = format, isTime = false, least = 1 } = this.props;
     const left = this.width < NARROW ? 48 : LEFT;
     const width = this.width - left - RIGHT;
     const height = HEIGHT - TOP - BOTTOM;
@@ -138,7 +151,7 @@ export class Chart {
         most = Math.max(most, value ?? 0);
       }
     }
-    const step = niceStep(most);
+    const step = stepOf(most, isTime);
     const top = Math.ceil(most / step) * step;
     const x = (at) => left + ((at - from) / Math.max(1, until - from)) * width;
     const y = (value) => TOP + height - (value / top) * height;
@@ -147,7 +160,7 @@ export class Chart {
     return h("svg", { viewBox: `0 0 ${this.width} ${HEIGHT}`, width: this.width, height: HEIGHT, "aria-hidden": "true" },
       levels.map((level) => h("g", { key: `level ${level}` },
         h("line.grid", { x1: left, x2: left + width, y1: y(level), y2: y(level), class: level === 0 ? "axis" : "" }),
-        h("text.tick", { x: left - 8, y: y(level) + 4, "text-anchor": "end" }, format(level)))),
+        h("text.tick", { x: left - 8, y: y(level) + 4, "text-anchor": "end" }, mark(level)))),
       timeMarks(from, until, width).map((mark) => h("text.tick", { key: `time ${mark.at}`, x: x(mark.at), y: HEIGHT - 6, "text-anchor": "middle" }, mark.text)),
       series.map((line) => drawLine(line, times, x, y)),
       this.chosen !== null && this.drawChosen(x, y, height));

@@ -51,20 +51,31 @@ export function rate(value) {
   return value < 10 ? String(Number(value.toFixed(1))) : brief(value);
 }
 
+// A mark of an axis, as exact as its step.
+export function mark(value) {
+  return value < 10 ? String(Number(value.toFixed(2))) : brief(value);
+}
+
 // A measured time in seconds, to about three digits: 0.42 ms, 1.50 s, 3 min 20 s.
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) {
     return NONE;
   }
-  if (seconds < 0.001) {
+  if (seconds < 0.000_999_5) {
     return seconds === 0 ? "0 s" : `${digits(seconds * 1e6)} µs`;
   }
-  if (seconds < 1) {
+  if (seconds < 0.9995) {
     return `${digits(seconds * 1000)} ms`;
   }
   return seconds < 60 ? `${digits(seconds)} s` : age(seconds);
 }
 
+// A mark of an axis of durations.
+export function durationMark(seconds) {
+  return seconds >= 1 && Number.isInteger(seconds) ? age(seconds) : duration(seconds);
+}
+
+// At most three digits that mean something.
 function digits(value) {
   if (value >= 99.5) {
     return whole.format(value);

@@ -4,7 +4,8 @@ import * as actions from "./actions.js";
 import { functionPath, get } from "./api.js";
 import { Chart, historyTimes, isOld } from "./chart.js";
 import { h, widget } from "./dom.js";
-import { age, brief, bytes, duration, number, plural, rate, shortAge, shortDuration, visible } from "./format.js";
+import { age, brief, bytes, duration, durationMark, mark, number, plural, rate, serverNow, shortAge, shortDuration, visible } from "./format.js";
+import { jobsInOrder } from "./jobs.js";
 import { readablePreview } from "./preview.js";
 import { badge, button, card, count, depthBar, empty, facts, functionLink, jobLink, link, menuButton, name, redraw, searchField, table, workerLink, lasting } from "./ui.js";
 
@@ -84,22 +85,26 @@ const PREVIEWS_AT_ONCE = 5;
 const PREVIEW_BYTES = 120;
 
 export function oneFunction([id]) {
-  const state = { fn: null, history: null, workers: [], jobs: [], more: false, previews: new Map(), missing: false };
+  const state = { fn: null, at: 0, history: null, workers: [], jobs: [], more: false, previews: new Map(), missing: false };
   return {
     title: "Function",
     nav: "functions",
     async load(signal) {
       try {
         state.fn = await get(functionPath(id), signal);
+        state.at = serverNow();
         state.missing = false;
       } catch (error) {
         state.missing = error.status === 404;
-        throw error;
+        if (!state.missing) {
+          throw error;
+        }
+        return;
       }
       const [history, workers, jobs] = await Promise.all([
         isOld(state.history) ? get(functionPath(id, "/history"), signal) : state.history,
         get(`/workers?function=${id}&limit=${SHOWN}`, signal),
-        get(`/jobs?function=${id}&limit=${JOBS_SHOWN}`, signal),
+        jobsInOrder([`function=${id}`], JOBS_SHOWN, null, signal, { running: state.fn.running, queued: queuedOf(state.fn), scheduled: state.fn.scheduled }),
       ]);
       Object.assign(state, { history, workers: workers.workers, jobs: jobs.jobs, more: jobs.next !== null });
       redraw();
@@ -116,7 +121,7 @@ export function oneFunction([id]) {
       return [
         head(fn, state.missing),
         h("div.columns", { key: "numbers" }, nowCard(fn), totalsCard(fn)),
-        charts(state.history),
+        charts(state),
         workersCard(fn, state.workers),
         jobsCard(fn, state),
       ];
@@ -185,19 +190,20 @@ function totalsCard(fn) {
   ]));
 }
 
-function charts(history) {
+// The depth goes on until now, which the history does not.
+function charts({ fn, at, history }) {
   const times = history ? historyTimes(history) : [];
   const values = (key) => history?.[key] ?? [];
   return h("div.columns", { key: "charts" },
     card("Depth in the last hour", null, widget(Chart, "depth", {
-      label: "Jobs that wait and run", times, format: brief, least: 4,
+      label: "Jobs that wait and run", times: [...times, Math.max(at, (times.at(-1) ?? 0) + 1)], format: brief, mark, least: 4,
       series: [
-        { name: "Queued", tone: "four", values: values("queued"), area: true },
-        { name: "Running", tone: "two", values: values("running") },
+        { name: "Queued", tone: "four", values: [...values("queued"), queuedOf(fn)], area: true },
+        { name: "Running", tone: "two", values: [...values("running"), fn.running] },
       ],
     })),
     card("Latency in the last hour", null, widget(Chart, "latency", {
-      label: "How long jobs wait and run", times, format: duration, least: 0.001,
+      label: "How long jobs wait and run", times, format: duration, mark: durationMark, isTime: true, least: 0.001,
       series: [
         { name: "Run p50", tone: "one", values: values("run_p50_s") },
         { name: "Run p99", tone: "one", values: values("run_p99_s"), dashed: true },
@@ -205,6 +211,16 @@ function charts(history) {
         { name: "Wait p99", tone: "three", values: values("wait_p99_s"), dashed: true },
       ],
     })));
+}
+
+// How often a worker has failed at this function, in either way.
+const failures = ({ own }) => own && own.totals.failed + own.totals.excepted;
+
+// The state of a worker, and what holds of it for this function where that is another thing.
+function workerState({ state, own }) {
+  const withheld = own?.withheld;
+  const differs = withheld && withheld !== state && !(withheld === "draining" && state === "drained");
+  return [badge(state), own && !own.in_use && badge("dropped"), differs && h("span.badge", { class: `is-${withheld}`, title: "Gets no jobs of this function" }, `${withheld} here`)];
 }
 
 function workersCard(fn, workers) {
@@ -222,10 +238,10 @@ function workersCard(fn, workers) {
       { id: "id", label: "Worker", head: true, value: (worker) => worker.id, cell: (worker) => workerLink(worker.id) },
       { id: "host", label: "Host", value: (worker) => worker.address, cell: (worker) => name(worker.address) },
       { id: "client", label: "Client id", value: (worker) => worker.client_id ?? "", cell: (worker) => (worker.client_id === null ? "–" : name(worker.client_id)) },
-      { id: "state", label: "State", value: (worker) => worker.state, cell: (worker) => [badge(worker.state), worker.own && !worker.own.in_use && badge("dropped"), worker.own?.withheld && h("span.badge", { class: `is-${worker.own.withheld}` }, `${worker.own.withheld} here`)] },
+      { id: "state", label: "State", value: (worker) => worker.state, cell: workerState },
       { id: "since", label: "Running since", value: (worker) => worker.since_unix_ms, number: true, cell: (worker) => lasting(worker.since_unix_ms) },
       { id: "done", label: "Done", number: true, value: (worker) => worker.own?.totals.done, cell: (worker) => number(worker.own?.totals.done) },
-      { id: "failed", label: "Failed", number: true, value: (worker) => worker.own?.totals.failed, cell: (worker) => number(worker.own?.totals.failed) },
+      { id: "failed", label: "Failed", title: "Failed, with an exception or without", number: true, value: failures, cell: (worker) => number(failures(worker)) },
       { id: "p99", label: "p99", number: true, value: (worker) => worker.own?.run.p99_s, cell: (worker) => shortDuration(worker.own?.run.p99_s) },
     ],
   }));

@@ -8,7 +8,7 @@ import { shownAs } from "./preview.js";
 import { badge, button, card, empty, facts, functionLink, jobLink, lasting, link, menuButton, name, progressBar, segments, table, workerLink } from "./ui.js";
 
 const PAGE = 50;
-// Looking takes pauses, so a page may be empty though there are more; so many are asked for at once.
+// Looking takes pauses, so a page may have few jobs though there are more; so many are asked for at once.
 const EMPTY_PAGES = 20;
 const FIRST_PREVIEW = 1024;
 const MOST_PREVIEW = 65_536;
@@ -23,6 +23,54 @@ function readable(encoded) {
   }
 }
 
+// Where no state is chosen, a function's jobs are shown in this order.
+const STAGES = ["running", "queued", "scheduled"];
+
+// Asks for up to `limit` jobs from the cursor `after` on.
+async function jobPage(parts, limit, after, signal) {
+  // One that changes its place meanwhile may come twice.
+  const found = new Map();
+  let next = after;
+  for (let tries = 0; tries < EMPTY_PAGES; tries += 1) {
+    const page = await get(`/jobs?${[...parts, `limit=${limit - found.size}`, next ? `after=${next}` : ""].filter(Boolean).join("&")}`, signal);
+    page.jobs.forEach((job) => found.set(job.handle, job));
+    next = page.next === null ? null : encodeURIComponent(page.next);
+    if (next === null || found.size >= limit) {
+      break;
+    }
+  }
+  return { jobs: [...found.values()], next };
+}
+
+// Up to `limit` jobs of a function: those that run, then those that wait in the order in which they will be handed out, then
+// those that are scheduled. `after` and `next` are a stage and a cursor in it: "1.77". Stages of which there are no jobs
+// by `counts` are passed over.
+export async function jobsInOrder(parts, limit, after, signal, counts = {}) {
+  const [begin, cursor = ""] = (after ?? "0.").split(".", 2);
+  const first = Number(begin);
+  const found = new Map();
+  for (let stage = first; stage < STAGES.length; stage += 1) {
+    if (counts[STAGES[stage]] === 0) {
+      continue;
+    }
+    const page = await jobPage([...parts, `state=${STAGES[stage]}`], limit - found.size, stage === first ? cursor : "", signal);
+    page.jobs.forEach((job) => found.set(job.handle, job));
+    if (page.next !== null || found.size >= limit) {
+      const isLast = page.next === null && stage + 1 === STAGES.length;
+      return { jobs: [...found.values()], next: isLast ? null : page.next === null ? `${stage + 1}.` : `${stage}.${page.next}` };
+    }
+  }
+  return { jobs: [...found.values()], next: null };
+}
+
+// What is said of the order of the jobs.
+function orderNote({ function: fn, state }) {
+  if (fn && !state) {
+    return "Jobs that run, then those that wait in the order in which they will be handed out, then scheduled ones.";
+  }
+  return fn && state === "queued" ? "In the order in which they will be handed out." : "In no order. Of one function, those that wait are shown in the order in which they will be handed out.";
+}
+
 export function jobList(_, query, go) {
   const state = { jobs: null, next: null };
   const filters = Object.fromEntries(FILTERS.filter((key) => query.has(key)).map((key) => [key, query.get(key)]));
@@ -31,21 +79,14 @@ export function jobList(_, query, go) {
     title: "Jobs",
     nav: "jobs",
     async load(signal) {
-      let after = query.get("after") ?? null;
-      let page = null;
-      for (let tries = 0; tries < EMPTY_PAGES; tries += 1) {
-        page = await get(`/jobs?${[...parts, `limit=${PAGE}`, after === null ? "" : `after=${after}`].filter(Boolean).join("&")}`, signal);
-        after = page.next === null ? null : encodeURIComponent(page.next);
-        if (page.jobs.length > 0 || after === null) {
-          break;
-        }
-      }
-      Object.assign(state, { jobs: page.jobs, next: after });
+      const look = filters.function && !filters.state ? jobsInOrder : jobPage;
+      Object.assign(state, await look(parts, PAGE, query.get("after"), signal));
     },
     view() {
       return [
         h("div.page-head", null, h("h1", { tabindex: "-1" }, "Jobs")),
         filterForm(query, filters, go),
+        h("p.muted", { key: "order", "data-value": "order" }, orderNote(filters)),
         state.jobs ? jobTable(state, filters, query, go) : h("p.muted", null, "Loading…"),
       ];
     },

@@ -3,21 +3,30 @@
 import { get, live } from "./api.js";
 import { Chart, historyTimes, isOld } from "./chart.js";
 import { h, widget } from "./dom.js";
-import { age, brief, bytes, duration, number, plural, rate, shortAge, shortDuration, time } from "./format.js";
+import { age, brief, bytes, duration, mark, number, plural, rate, shortAge, shortDuration, time } from "./format.js";
 import { badge, card, count, depthBar, empty, facts, functionLink, link, segments, table, tile } from "./ui.js";
 
 const MINUTES_10 = 600_000;
+// The event of each second has the busiest functions alone; all of them are looked at more slowly, for the notices.
+const FUNCTIONS_MS = 10_000;
+const NOTICES = 5;
 const STATES = ["working", "waiting", "woken", "asleep", "draining", "drained", "disabled"];
 
 export function overview() {
   let history = null;
   let span = "10";
+  let functions = null;
+  let lookedAt = 0;
   return {
     title: "Overview",
     nav: "overview",
     async load(signal) {
       if (isOld(history)) {
         history = await get("/history", signal);
+      }
+      if (Date.now() - lookedAt > FUNCTIONS_MS) {
+        ({ functions } = await get("/functions", signal));
+        lookedAt = Date.now();
       }
     },
     view() {
@@ -29,7 +38,7 @@ export function overview() {
       return [
         h("div.page-head", null, h("h1", { tabindex: "-1" }, "Overview"),
           segments("Time shown in the charts", [["10", "10 min"], ["60", "1 h"]], span, (value) => { span = value; })),
-        notices(server),
+        notices(server, functions ?? live.top),
         tiles(server),
         h("div.columns", { key: "charts" },
           card("Throughput", null, widget(Chart, "throughput", throughput(recent))),
@@ -62,6 +71,7 @@ function throughput([times, came, ended, failed]) {
     label: "Jobs a second",
     times,
     format: (value) => (value === null || value === undefined ? "–" : `${rate(value)}/s`),
+    mark: (value) => `${mark(value)}/s`,
     series: [
       { name: "In", tone: "one", values: came, area: true },
       { name: "Out", tone: "two", values: ended },
@@ -75,6 +85,7 @@ function depth([times, , , , queued, running]) {
     label: "Jobs that wait and run",
     times,
     format: brief,
+    mark,
     least: 4,
     series: [
       { name: "Queued", tone: "four", values: queued, area: true },
@@ -83,7 +94,27 @@ function depth([times, , , , queued, running]) {
   };
 }
 
-function notices(server) {
+// What holds up the jobs of a function: a tone and a text, or null.
+function heldUp(fn) {
+  const queued = fn.queued.high + fn.queued.normal + fn.queued.low;
+  if (queued === 0) {
+    return null;
+  }
+  const states = fn.worker_states;
+  const withheld = states.disabled + states.draining + states.drained;
+  const wait = queued === 1 ? "waits" : "wait";
+  if (fn.workers === 0) {
+    return ["warn", [`${plural(queued, "job")} of `, functionLink(fn.id, fn.name), ` ${wait}, and no worker can do them.`]];
+  }
+  if (fn.paused) {
+    return ["info", [functionLink(fn.id, fn.name), ` is paused with ${plural(queued, "job")} waiting.`]];
+  }
+  return withheld >= fn.workers
+    ? ["warn", [`${plural(queued, "job")} of `, functionLink(fn.id, fn.name), ` ${wait}, and all its workers are disabled or drained.`]]
+    : null;
+}
+
+function notices(server, functions) {
   const found = [];
   if (server.draining) {
     found.push(["warn", "The server is stopping: it takes no jobs any more and ends after those that it has."]);
@@ -91,15 +122,15 @@ function notices(server) {
   if (server.store.state === "failing") {
     found.push(["bad", `The store is failing: ${server.store.error ?? "no reason is known"}. Background jobs are refused.`]);
   }
-  for (const fn of live.top) {
-    const queued = fn.queued.high + fn.queued.normal + fn.queued.low;
-    if (queued > 0 && fn.workers === 0) {
-      found.push(["warn", [`${plural(queued, "job")} of `, functionLink(fn.id, fn.name), ` ${queued === 1 ? "waits" : "wait"}, and no worker can do them.`]]);
-    } else if (queued > 0 && fn.paused) {
-      found.push(["info", [functionLink(fn.id, fn.name), ` is paused with ${plural(queued, "job")} waiting.`]]);
-    }
-  }
-  return h("div.notices", { key: "notices" }, found.slice(0, 5).map(([tone, text], index) => h("p.notice", { key: index, class: tone }, text)));
+  // Of the busiest ones there are numbers that are newer.
+  const newer = new Map(live.top.map((fn) => [fn.id, fn]));
+  const known = new Set(functions.map((fn) => fn.id));
+  const all = [...live.top.filter((fn) => !known.has(fn.id)), ...functions.map((fn) => newer.get(fn.id) ?? fn)];
+  found.push(...all.map(heldUp).filter(Boolean));
+  const more = found.length - NOTICES;
+  return h("div.notices", { key: "notices" },
+    found.slice(0, NOTICES).map(([tone, text], index) => h("p.notice", { key: index, class: tone }, text)),
+    more > 0 && h("p", { key: "more", "data-value": "more-notices" }, link("#/functions", `and ${number(more)} more`)));
 }
 
 function tiles(server) {
@@ -119,7 +150,7 @@ function tiles(server) {
 function workersCard(server) {
   const all = STATES.reduce((sum, state) => sum + server.workers[state], 0);
   if (all === 0) {
-    return card("Workers", null, empty("No workers yet.", `Point one at this host's Gearman port, for example: gearman -w -h ${location.hostname} -f reverse rev`));
+    return card("Workers", null, empty("No workers yet.", `Point one at this server's Gearman port, which is 4730 unless it was told another, for example: gearman -w -h ${location.hostname} -p PORT -f reverse rev`));
   }
   return card("Workers", null,
     h("div.stack", { role: "img", "aria-label": STATES.filter((state) => server.workers[state] > 0).map((state) => `${server.workers[state]} ${state}`).join(", ") },

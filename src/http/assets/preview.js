@@ -4,6 +4,9 @@ import { h } from "./dom.js";
 import { NONE, visible } from "./format.js";
 
 const ROW = 16;
+// Where there is no room for that.
+const NARROW_ROW = 8;
+const narrow = matchMedia("(max-width: 600px)");
 
 // The bytes of a preview.
 export function previewBytes(preview) {
@@ -21,12 +24,13 @@ export function toBase64(data) {
   return btoa(binary);
 }
 
-// Lines of an offset, 16 bytes and their characters.
+// Lines of an offset, 16 or 8 bytes and their characters.
 export function hexDump(data) {
   const lines = [];
-  for (let offset = 0; offset < data.length; offset += ROW) {
-    const part = [...data.subarray(offset, offset + ROW)];
-    const digits = part.map((byte) => byte.toString(16).padStart(2, "0")).join(" ").padEnd(ROW * 3 - 1);
+  const row = narrow.matches ? NARROW_ROW : ROW;
+  for (let offset = 0; offset < data.length; offset += row) {
+    const part = [...data.subarray(offset, offset + row)];
+    const digits = part.map((byte) => byte.toString(16).padStart(2, "0")).join(" ").padEnd(row * 3 - 1);
     const characters = part.map((byte) => (byte >= 32 && byte < 127 ? String.fromCharCode(byte) : "·")).join("");
     lines.push(`${offset.toString(16).padStart(6, "0")}  ${digits}  ${characters}`);
   }

@@ -22,6 +22,7 @@ export function serverPage() {
       return [
         h("div.page-head", null, h("h1", { tabindex: "-1" }, "Server", server.draining && badge("draining"))),
         h("div.columns", { key: "process" }, processCard(server), connectionsCard(server)),
+        jobsCard(server),
         h("div.columns", { key: "work" }, totalsCard(server), storeCard(server.store)),
         rulesCard(rules),
         interfacesCard(),
@@ -43,16 +44,21 @@ function processCard(server) {
   ]));
 }
 
-function connectionsCard({ connections, functions, jobs }) {
+function connectionsCard({ connections }) {
   return card("Connections", null, facts([
     ["Open", h("span", { "data-value": "open" }, number(connections.open))],
     ["Accepted", number(connections.accepted)],
     ["Refused", [number(connections.refused), h("span.muted", null, " for there were too many")]],
     ["Closed as slow", [number(connections.slow_readers), h("span.muted", null, " that did not read")]],
+  ]));
+}
+
+function jobsCard({ functions, jobs }) {
+  return card("Jobs now", null, facts([
+    ["Queued", h("span", { "data-value": "jobs-queued" }, number(jobs.queued))],
+    ["Scheduled", number(jobs.scheduled)],
+    ["Running", number(jobs.running)],
     ["Functions", number(functions)],
-    ["Jobs queued", number(jobs.queued)],
-    ["Jobs scheduled", number(jobs.scheduled)],
-    ["Jobs running", number(jobs.running)],
   ]));
 }
 

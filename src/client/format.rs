@@ -3,6 +3,23 @@
 use crate::client::listing::printable;
 use crate::client::table::{Kind, flag, lossy, number};
 
+/// The heading of a column: its name without a unit, since the cells tell theirs.
+pub(super) fn heading(column: &str) -> String {
+    let name = column.strip_suffix("_per_s").map(|name| format!("{name}/s"));
+    printable(&name.unwrap_or_else(|| without_unit(column).to_owned())).to_uppercase()
+}
+
+/// What a key is called.
+pub(super) fn words(key: &str) -> String {
+    let is_past = key.ends_with("_unix_ms") && key != "deadline_unix_ms";
+    let name = if key.ends_with("_per_s") { key } else { without_unit(key) };
+    format!("{}{}", printable(name).replace('_', " "), if is_past { " (ago)" } else { "" })
+}
+
+fn without_unit(name: &str) -> &str {
+    ["_unix_ms", "_unix_s", "_bytes", "_s"].iter().find_map(|unit| name.strip_suffix(unit)).unwrap_or(name)
+}
+
 /// What a cell says to a person. `now_unix_ms` is the time of the look, in milliseconds since 1970.
 pub(super) fn shown(column: &str, cell: &[u8], now_unix_ms: u64) -> String {
     if cell == b"-" {
