@@ -57,9 +57,6 @@ impl Entry<'_> {
             return Err(format!("its number is {}", self.number));
         };
         let function = self.function.ok_or("it has no function name")?;
-        if function.is_empty() {
-            return Err("its function name is empty".to_owned());
-        }
         let priority = match self.priority {
             None | Some(1) => Priority::Normal,
             Some(0) => Priority::High,

@@ -14,7 +14,6 @@ const SENSELESS: &[(&str, &str)] = &[
     ("priority = -1", "priority"),
     ("priority = 'high'", "priority"),
     ("priority = NULL", "priority"),
-    ("function_name = ''", "function"),
     ("function_name = NULL", "function"),
     ("function_name = CAST(zeroblob(513) AS TEXT)", "function"),
     ("unique_key = printf('%065d', 1)", "unique id"),

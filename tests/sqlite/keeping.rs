@@ -21,6 +21,7 @@ fn strange_jobs() -> Vec<Kept> {
         Kept { unique: Vec::new(), function: b"with-hyphen".to_vec(), ..plain(6) },
         Kept { due_s: 4_102_444_800, attempts: u16::MAX, ..plain(7) },
         Kept { prefix: "H:a:b".to_owned(), reducer: b"sum".to_vec(), submitted_s: 0, ..plain(8) },
+        Kept { function: Vec::new(), ..plain(9) },
         Kept { unique: b"'; DROP TABLE gearman_queue; --".to_vec(), ..plain(999_999_999_999) },
     ]
 }

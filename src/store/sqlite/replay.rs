@@ -171,9 +171,9 @@ impl<'a> Reader<'a> {
                 None => return Ok(Err("its unique id is a number")),
             },
         };
-        let Some(function) = bytes(row.get_ref(3)?).filter(|name| !name.is_empty() && name.len() <= FUNCTION_MAX)
-        else {
-            return Ok(Err("its function is missing, empty, or longer than 512 bytes"));
+        // The empty name is one: a peer may submit jobs of it.
+        let Some(function) = bytes(row.get_ref(3)?).filter(|name| name.len() <= FUNCTION_MAX) else {
+            return Ok(Err("its function is missing, or longer than 512 bytes"));
         };
         let Some(priority) = priority(row.get_ref(4)?) else {
             return Ok(Err("its priority is not 0, 1 or 2"));
