@@ -102,6 +102,7 @@ pub(crate) fn zoo() -> Vec<TestJob> {
         job(15, "plain", "H:elsewhere:2", b"a handle for a unique id"),
         job(16, "plain", "job:2", b"like the name of a key"),
         job(17, "spaces and *?[x]", "\t\r\n", b"\0"),
+        job(99, "", "the empty function", b"w"),
     ];
     let bytes =
         TestJob { function: b"\xff\xfe".to_vec(), unique: b"\xc3\x28".to_vec(), ..job(18, "", "", b"no UTF-8") };

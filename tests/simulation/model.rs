@@ -169,7 +169,7 @@ pub(crate) struct Model {
     /// Which jobs it must report as dropped, and may.
     pub(crate) dropped: Vec<u64>,
     pub(crate) may_be_dropped: Vec<u64>,
-    had_ready: [bool; wire::FUNCTIONS.len()],
+    pub(crate) had_ready: [bool; wire::FUNCTIONS.len()],
     /// Bytes in memory of stored workloads before the transition.
     pub(crate) stored_before: u64,
 }

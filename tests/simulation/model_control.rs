@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use gearmand::job_server::{ControlError, Now, StoreOp, Withholding};
 
-use super::model::{Kept, Model, Outcome, Sleep, State};
+use super::model::{Job, Kept, Model, Outcome, Sleep, State};
 use super::model_submit::coalesce;
 use super::wire::{self, FUNCTIONS, Reply};
 
@@ -410,6 +410,9 @@ impl Model {
         outcome: &Outcome,
     ) {
         self.begin();
+        // Between two pieces workers are called for what has room by then, and may go with a later one.
+        let is_ready = |job: &Job| job.function == function && matches!(job.state, State::Ready(_));
+        self.had_ready[function] |= !self.is_paused(function) && self.jobs.values().any(is_ready);
         if self.functions.contains_key(&function) {
             let is_meant = |job: &&u64| {
                 let job = &self.jobs[job];
