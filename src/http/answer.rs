@@ -9,7 +9,6 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// About how large the pieces of a long body are, in bytes.
 pub(super) const PIECE: usize = 32 * 1024;
@@ -146,10 +145,4 @@ impl<F: FnMut() -> Option<Bytes> + Unpin> HttpBody for Pieces<F> {
         self.is_others_turn = true;
         Poll::Ready((self.make)().map(|piece| Ok(Frame::data(piece))))
     }
-}
-
-/// A body that holds a part of the budget until it is handed on.
-pub(super) fn held(body: Vec<u8>, permit: Option<OwnedSemaphorePermit>) -> Body {
-    let mut whole = Some((body, permit));
-    Body::new(Pieces::new(move || whole.take().map(|(body, _permit)| Bytes::from(body))))
 }
