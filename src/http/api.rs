@@ -163,6 +163,9 @@ struct Jobs {
 pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
     let query = call.query(&["function", "state", "unique", "priority", "client", "older_than_s", "limit", "after"])?;
     let older_than_s = query.number::<f64>("older_than_s", "a number of seconds")?;
+    if older_than_s.is_some_and(|seconds| !seconds.is_finite()) {
+        return Err(Failure::bad("bad_parameter", "older_than_s is larger than any number of seconds"));
+    }
     let after = query.text("after")?.map(|after| after.parse().map_err(|_| bad_cursor(after))).transpose()?;
     let priority = query.word("priority", &["high", "normal", "low"])?;
     let filter = JobFilter {
@@ -171,7 +174,7 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
         unique: query.bytes("unique").map(<[u8]>::to_vec),
         priority: priority.as_deref().and_then(priority_of),
         client: query.bytes("client").map(<[u8]>::to_vec),
-        older_than_s: older_than_s.filter(|seconds| seconds.is_finite()),
+        older_than_s,
         limit: limit(&query)?,
         after,
     };
