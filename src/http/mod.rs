@@ -131,14 +131,14 @@ struct Counts {
 
 impl Interface {
     fn new(settings: Settings, parts: Parts, stop: CancellationToken) -> Self {
-        let budget = BUDGET_KIB.max(answer::kib(settings.max_packet_size) * 2).min(Semaphore::MAX_PERMITS);
+        let budget = budget_for(settings.max_packet_size);
         Self {
             settings,
             parts,
             streams: Arc::new(Semaphore::new(STREAMS)),
             waits: Arc::new(Semaphore::new(WAITS)),
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
-            budget: Arc::new(Semaphore::new(budget)),
+            budget,
             overview: Mutex::default(),
             counts: Counts::default(),
             stop,
@@ -148,6 +148,12 @@ impl Interface {
     fn now(&self) -> Now {
         (self.parts.now)()
     }
+}
+
+/// A budget in which two of the largest packets fit.
+fn budget_for(max_packet_size: usize) -> Arc<Semaphore> {
+    let largest = answer::kib(max_packet_size).saturating_mul(2);
+    Arc::new(Semaphore::new(BUDGET_KIB.max(largest).min(Semaphore::MAX_PERMITS)))
 }
 
 /// The running interface.
