@@ -2,6 +2,7 @@
 //!
 //! Whoever only looks never locks the hub. Jobs alone are asked of it, a bounded number at a time.
 
+mod functions;
 mod jobs;
 mod workers;
 
@@ -22,6 +23,7 @@ use crate::protocol::{FunctionName, Priority};
 use crate::stats::histogram::Durations;
 use crate::stats::{FunctionGauges, Gauge, JobCounters, Stats, StoreState};
 
+pub use self::functions::Functions;
 pub use self::workers::{parse_worker_id, worker_id};
 
 /// How often [`Look::sample`] is to be called.
@@ -157,19 +159,6 @@ impl Look {
         }
     }
 
-    /// All functions, by name.
-    pub fn functions(&self, now: Now) -> Vec<FunctionView> {
-        let functions = &self.stats().functions;
-        let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
-            functions.iter().map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
-        functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let states = self.worker_states_by_function();
-        let history = self.history_lock();
-        let none = WorkerStates::default();
-        let states = |name| states.get(name).unwrap_or(&none);
-        functions.iter().map(|(name, gauges)| function_view(now, name, gauges, states(name), &history)).collect()
-    }
-
     /// One function.
     pub fn function(&self, now: Now, name: &[u8]) -> Option<FunctionView> {
         let (name, gauges) = {
@@ -195,6 +184,11 @@ impl Look {
 
     /// The rules by which workers get no jobs.
     pub fn rules(&self) -> Vec<RuleView> {
+        self.list_rules().collect()
+    }
+
+    /// The same, each made when it is asked for.
+    pub fn list_rules(&self) -> impl Iterator<Item = RuleView> + Send + use<> {
         let rules = self.hub.withholdings().into_iter();
         let view = |rule: crate::job_server::Rule| RuleView {
             who: match rule.who {
@@ -208,7 +202,7 @@ impl Look {
                 Withholding::Draining => "draining",
             },
         };
-        rules.map(view).collect()
+        rules.map(view)
     }
 
     fn history_lock(&self) -> std::sync::MutexGuard<'_, History> {

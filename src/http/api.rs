@@ -1,16 +1,18 @@
 //! What is shown in JSON, and whether the server does its work.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::answer::{self, Failure, json, json_with, with_type};
+use super::answer::{self, Failure, json, json_with, next_page, with_type};
 use super::query::Query;
 use super::routes::Call;
 use crate::admin::look::{JobFilter, WorkerFilter};
 use crate::admin::look::{parse_worker_id, worker_id};
-use crate::admin::view::{JobView, RuleView, ServerView, WorkerView};
+use crate::admin::view::ServerView;
 use crate::protocol::Priority;
 
 /// How many entries a page of a list has where the request does not say.
@@ -81,7 +83,11 @@ pub(super) fn server(call: &Call) -> Result<Response, Failure> {
 /// All functions.
 pub(super) fn functions(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    Ok(answer::list("functions", call.interface.parts.admin.look.functions(call.interface.now())))
+    let reading = call.long_list()?;
+    let interface = Arc::clone(&call.interface);
+    let mut functions = interface.parts.admin.look.list_functions();
+    let next = move || interface.parts.admin.look.next_function(interface.now(), &mut functions);
+    Ok(answer::list("functions", String::new(), reading, next))
 }
 
 /// One function.
@@ -107,12 +113,6 @@ pub(super) fn history(call: &Call) -> Result<Response, Failure> {
     }
 }
 
-#[derive(Serialize)]
-struct Workers {
-    workers: Vec<WorkerView>,
-    next: Option<String>,
-}
-
 /// A page of workers.
 pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
     const STATES: &[&str] = &["disabled", "draining", "drained", "working", "asleep", "woken", "waiting"];
@@ -127,8 +127,13 @@ pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
         limit: limit(&query)?,
         after,
     };
-    let page = call.interface.parts.admin.look.workers(&filter);
-    Ok(json(&Workers { workers: page.items, next: page.next.map(worker_id) }))
+    let reading = call.long_list()?;
+    let interface = Arc::clone(&call.interface);
+    let page = interface.parts.admin.look.list_workers(&filter);
+    let mut left = page.items.into_iter();
+    // Those that have gone since are passed over.
+    let next = move || left.find_map(|id| interface.parts.admin.look.listed_worker(id));
+    Ok(answer::list("workers", next_page(page.next.map(worker_id)), reading, next))
 }
 
 fn limit(query: &Query) -> Result<usize, Failure> {
@@ -153,12 +158,6 @@ pub(super) fn worker(call: &Call) -> Result<Response, Failure> {
     Ok(json(&worker))
 }
 
-#[derive(Serialize)]
-struct Jobs {
-    jobs: Vec<JobView>,
-    next: Option<String>,
-}
-
 /// A page of jobs.
 pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
     let query = call.query(&["function", "state", "unique", "priority", "client", "older_than_s", "limit", "after"])?;
@@ -178,8 +177,10 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
         limit: limit(&query)?,
         after,
     };
+    let reading = call.long_list()?;
     let page = call.interface.parts.admin.look.jobs(call.interface.now(), &filter);
-    Ok(json(&Jobs { jobs: page.items, next: page.next.map(|next| next.to_string()) }))
+    let mut left = page.items.into_iter();
+    Ok(answer::list("jobs", next_page(page.next.map(|next| next.to_string())), reading, move || left.next()))
 }
 
 /// The priority with this name.
@@ -206,13 +207,10 @@ pub(super) fn job(call: &Call) -> Result<Response, Failure> {
     }
 }
 
-#[derive(Serialize)]
-struct Rules {
-    rules: Vec<RuleView>,
-}
-
 /// The rules by which workers get no jobs.
 pub(super) fn rules(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    Ok(json(&Rules { rules: call.interface.parts.admin.look.rules() }))
+    let reading = call.long_list()?;
+    let mut rules = Box::new(call.interface.parts.admin.look.list_rules());
+    Ok(answer::list("rules", String::new(), reading, move || rules.next()))
 }

@@ -46,6 +46,8 @@ const STREAMS: usize = 64;
 const WAITS: usize = 256;
 /// How many metrics are written at one time: each holds a view of every function.
 const SCRAPES: usize = 4;
+/// How many lists are written at one time: each holds what is to be listed.
+const LISTS: usize = 16;
 /// What large bodies and results hold together, in KiB, where a single one may not be larger.
 const BUDGET_KIB: usize = 256 * 1024;
 /// How long connections may take to end when the server stops.
@@ -113,6 +115,7 @@ struct Interface {
     streams: Arc<Semaphore>,
     waits: Arc<Semaphore>,
     scrapes: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
     /// In KiB.
     budget: Arc<Semaphore>,
     overview: Mutex<Overview>,
@@ -138,6 +141,7 @@ impl Interface {
             streams: Arc::new(Semaphore::new(STREAMS)),
             waits: Arc::new(Semaphore::new(WAITS)),
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
+            lists: Arc::new(Semaphore::new(LISTS)),
             budget,
             overview: Mutex::default(),
             counts: Counts::default(),
