@@ -95,7 +95,7 @@ pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: Bo
 /// A list in JSON, `{"NAME":[...]}`, of which a piece at a time is made and written. `end` is what follows the list.
 pub(super) fn list<T: Serialize>(
     name: &str,
-    end: String,
+    end: &str,
     reading: Reading,
     mut next: impl FnMut() -> Option<T> + Send + Unpin + 'static,
 ) -> Response {

@@ -87,7 +87,7 @@ pub(super) fn functions(call: &Call) -> Result<Response, Failure> {
     let interface = Arc::clone(&call.interface);
     let mut functions = interface.parts.admin.look.list_functions();
     let next = move || interface.parts.admin.look.next_function(interface.now(), &mut functions);
-    Ok(answer::list("functions", String::new(), reading, next))
+    Ok(answer::list("functions", "", reading, next))
 }
 
 /// One function.
@@ -133,7 +133,7 @@ pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
     let mut left = page.items.into_iter();
     // Those that have gone since are passed over.
     let next = move || left.find_map(|id| interface.parts.admin.look.listed_worker(id));
-    Ok(answer::list("workers", next_page(page.next.map(worker_id)), reading, next))
+    Ok(answer::list("workers", &next_page(page.next.map(worker_id)), reading, next))
 }
 
 fn limit(query: &Query) -> Result<usize, Failure> {
@@ -180,7 +180,7 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
     let reading = call.long_list()?;
     let page = call.interface.parts.admin.look.jobs(call.interface.now(), &filter);
     let mut left = page.items.into_iter();
-    Ok(answer::list("jobs", next_page(page.next.map(|next| next.to_string())), reading, move || left.next()))
+    Ok(answer::list("jobs", &next_page(page.next.map(|next| next.to_string())), reading, move || left.next()))
 }
 
 /// The priority with this name.
@@ -212,5 +212,5 @@ pub(super) fn rules(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let reading = call.long_list()?;
     let mut rules = Box::new(call.interface.parts.admin.look.list_rules());
-    Ok(answer::list("rules", String::new(), reading, move || rules.next()))
+    Ok(answer::list("rules", "", reading, move || rules.next()))
 }

@@ -1,8 +1,6 @@
 //! Bytes as JSON says them: text, or base64 where they are no text. A piece at a time is written, so that what is held is
 //! what came and not what it grows to.
 
-use std::borrow::Cow;
-
 use axum::body::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,10 +21,10 @@ pub(super) struct Content {
 
 impl Content {
     /// The members of the object that stand before the bytes begin it in `head`; those after them end it in `tail`.
-    pub(super) fn new(mut head: Vec<u8>, bytes: Bytes, tail: Vec<u8>, share: Share) -> Self {
+    pub(super) fn new(mut head: Vec<u8>, bytes: Bytes, tail: &[u8], share: Share) -> Self {
         let is_text = std::str::from_utf8(&bytes).is_ok();
         head.extend_from_slice(if is_text { b"\"data\":\"" } else { b"\"data_base64\":\"" });
-        Self { head, bytes, is_text, tail: Some([&b"\""[..], &tail].concat()), _share: share }
+        Self { head, bytes, is_text, tail: Some([b"\"", tail].concat()), _share: share }
     }
 
     /// The next piece; none after the last.
@@ -58,7 +56,7 @@ impl Content {
 }
 
 /// Text as it stands within a string of JSON.
-fn escaped(text: &Cow<'_, str>) -> Vec<u8> {
+fn escaped(text: &str) -> Vec<u8> {
     // Writing to memory does not fail.
     let mut quoted = serde_json::to_vec(text).unwrap_or_default();
     quoted.pop();
@@ -78,7 +76,7 @@ mod tests {
     fn written(bytes: &[u8]) -> Value {
         let share = Share::of(&Arc::new(Semaphore::new(0)));
         let bytes = Bytes::copy_from_slice(bytes);
-        let mut content = Content::new(b"{\"a\":1,".to_vec(), bytes, b",\"b\":[]}".to_vec(), share);
+        let mut content = Content::new(b"{\"a\":1,".to_vec(), bytes, b",\"b\":[]}", share);
         let mut whole = Vec::new();
         while let Some(piece) = content.piece() {
             assert!(piece.len() <= 64 * 1024, "{}", piece.len());

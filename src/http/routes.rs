@@ -98,7 +98,7 @@ const ROUTES: &[(MethodFilter, &str, Route)] = &[
 
 /// How long the reader of all metrics may take, and that of a list.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(30);
-const LIST_TIMEOUT: Duration = Duration::from_secs(120);
+const LIST_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// One of the long answers of a kind that are read at a time. It lasts while that is read, but not for ever.
 pub(super) struct Reading {

@@ -256,7 +256,7 @@ async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) ->
     };
     let head = format!("{{\"handle\":{},\"outcome\":\"{end}\",", quoted(&handle));
     let tail = format!(",\"warnings\":{}}}", quoted(&warnings));
-    let mut content = Content::new(head.into(), bytes, tail.into(), share);
+    let mut content = Content::new(head.into(), bytes, tail.as_bytes(), share);
     Ok(with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(move || content.piece()))))
 }
 
@@ -310,7 +310,7 @@ fn ended(error: &io::Error) -> Bytes {
 fn told_as(handle: &str, told: JobEvent, share: Share) -> (Told, bool) {
     let long = |name: &str, bytes: Bytes| {
         let head = format!("event: {name}\ndata: {{\"handle\":{},", quoted(&handle));
-        Told::Long(Content::new(head.into(), bytes, b"}\n\n".to_vec(), share))
+        Told::Long(Content::new(head.into(), bytes, b"}\n\n", share))
     };
     match told {
         JobEvent::Created(_) => (Told::Whole(event("created", &Created { handle })), false),
@@ -330,12 +330,14 @@ fn told_as(handle: &str, told: JobEvent, share: Share) -> (Told, bool) {
 struct Received {
     receiver: mpsc::Receiver<Told>,
     /// What is being written.
-    long: Option<Pieces<Box<dyn FnMut() -> Option<Bytes> + Send>>>,
+    long: Option<Content>,
+    /// Between two pieces others have their turn.
+    is_others_turn: bool,
 }
 
 impl Received {
     fn new(receiver: mpsc::Receiver<Told>) -> Self {
-        Self { receiver, long: None }
+        Self { receiver, long: None, is_others_turn: false }
     }
 }
 
@@ -348,16 +350,19 @@ impl HttpBody for Received {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         loop {
-            if let Some(long) = &mut self.long {
-                match ready!(Pin::new(long).poll_frame(context)) {
-                    Some(piece) => return Poll::Ready(Some(piece)),
-                    None => self.long = None,
-                }
+            if std::mem::take(&mut self.is_others_turn) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
+            if let Some(piece) = self.long.as_mut().and_then(Content::piece) {
+                self.is_others_turn = true;
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            self.long = None;
             match ready!(self.receiver.poll_recv(context)) {
                 None => return Poll::Ready(None),
                 Some(Told::Whole(event)) => return Poll::Ready(Some(Ok(Frame::data(event)))),
-                Some(Told::Long(mut content)) => self.long = Some(Pieces::new(Box::new(move || content.piece()))),
+                Some(Told::Long(long)) => self.long = Some(long),
             }
         }
     }

@@ -263,7 +263,7 @@ fn bodies_take_memory_as_they_come() {
         let headers = [("content-type", "application/json"), ("transfer-encoding", "chunked"), ("x-name", name)];
         request("POST", JOBS, &headers, b"")
     };
-    let held: Vec<_> = (0..8)
+    let begun: Vec<_> = (0..8)
         .map(|_| {
             let mut stream = connect(server.http());
             stream.write_all(&[&head("held")[..], b"1\r\n \r\n"].concat()).unwrap();
@@ -274,5 +274,5 @@ fn bodies_take_memory_as_they_come() {
     let chunk = [format!("{:x}\r\n", job.len()).as_bytes(), job, b"\r\n0\r\n\r\n"].concat();
     let answer = exchange(server.http(), &[head("other"), chunk].concat());
     assert_eq!(answer.status, 201, "{}", answer.text());
-    drop(held);
+    drop(begun);
 }

@@ -232,7 +232,7 @@ fn data_of_all_requests_has_a_limit() {
         worker.send(packet::GRAB_JOB, b"");
         let assignment = worker.expect_type(packet::JOB_ASSIGN);
         let handle = assignment.split(|byte| *byte == 0).next().expect("a handle");
-        let piece = packet::body(&[handle, &[b'x'; PIECE]]);
+        let piece = packet::body(&[handle, &vec![b'x'; PIECE]]);
         (0..512).for_each(|_| worker.send(packet::WORK_DATA, &piece));
         worker.expect_nothing();
     }
