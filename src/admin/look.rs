@@ -185,6 +185,11 @@ impl Look {
 
     /// The rules by which workers get no jobs.
     pub fn rules(&self) -> Vec<RuleView> {
+        self.list_rules().collect()
+    }
+
+    /// The same, each made when it is asked for.
+    pub fn list_rules(&self) -> impl Iterator<Item = RuleView> + Send + use<> {
         let rules = self.hub.withholdings().into_iter();
         let view = |rule: crate::job_server::Rule| RuleView {
             who: match rule.who {
@@ -198,7 +203,7 @@ impl Look {
                 Withholding::Draining => "draining",
             },
         };
-        rules.map(view).collect()
+        rules.map(view)
     }
 
     fn history_lock(&self) -> std::sync::MutexGuard<'_, History> {

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Interface;
 use super::answer::{Failure, json};
+use super::body::read_body;
 use super::guard::is_json;
 use super::routes::{Call, Route};
-use super::submit::read_body;
 use crate::admin::control::{Control, Step, error_code, host};
 use crate::admin::look::parse_worker_id;
 use crate::job_server::{ControlError, Who, Withholding};

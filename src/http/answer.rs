@@ -9,7 +9,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+
+use super::routes::Reading;
 
 /// About how large the pieces of a long body are, in bytes.
 pub(super) const PIECE: usize = 32 * 1024;
@@ -91,33 +92,24 @@ pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: Bo
     response
 }
 
-/// A list in JSON, `{"NAME":[...]}`, of which a piece at a time is written.
-pub(super) fn list<T: Serialize + Send + Unpin + 'static>(name: &str, items: Vec<T>) -> Response {
-    list_to(name, items, "]}".to_owned())
-}
-
-/// The same of a part of a list, `{"NAME":[...],"next":...}`.
-pub(super) fn list_with_next<T>(name: &str, items: Vec<T>, next: Option<String>) -> Response
-where
-    T: Serialize + Send + Unpin + 'static,
-{
-    list_to(name, items, format!("],\"next\":{}}}", serde_json::Value::from(next)))
-}
-
-fn list_to<T: Serialize + Send + Unpin + 'static>(name: &str, items: Vec<T>, end: String) -> Response {
-    let mut items = items.into_iter();
+/// A list in JSON, `{"NAME":[...]}`, of which a piece at a time is made and written. `end` is what follows the list.
+pub(super) fn list<T: Serialize>(
+    name: &str,
+    end: &str,
+    reading: Reading,
+    mut next: impl FnMut() -> Option<T> + Send + Unpin + 'static,
+) -> Response {
     let mut head = Some(format!("{{\"{name}\":["));
+    let mut end = Some(format!("]{end}}}"));
     let mut is_first = true;
-    let mut is_ended = false;
     let pieces = move || {
-        if is_ended {
-            return None;
-        }
+        // It lasts as long as this does.
+        let _reading = &reading;
+        end.as_ref()?;
         let mut piece = head.take().unwrap_or_default().into_bytes();
         while piece.len() < PIECE {
-            let Some(item) = items.next() else {
-                piece.extend_from_slice(end.as_bytes());
-                is_ended = true;
+            let Some(item) = next() else {
+                piece.extend_from_slice(end.take().unwrap_or_default().as_bytes());
                 break;
             };
             if !std::mem::take(&mut is_first) {
@@ -129,6 +121,11 @@ fn list_to<T: Serialize + Send + Unpin + 'static>(name: &str, items: Vec<T>, end
         Some(Bytes::from(piece))
     };
     with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(pieces)))
+}
+
+/// What follows the list of a page: where the next one begins.
+pub(super) fn next_page(next: Option<String>) -> String {
+    format!(",\"next\":{}", next.map_or_else(|| "null".to_owned(), |next| format!("\"{next}\"")))
 }
 
 /// A body whose pieces are made when there is room for them. Between two of them others have their turn.
@@ -158,10 +155,4 @@ impl<F: FnMut() -> Option<Bytes> + Unpin> HttpBody for Pieces<F> {
         self.is_others_turn = true;
         Poll::Ready((self.make)().map(|piece| Ok(Frame::data(piece))))
     }
-}
-
-/// A body that holds a part of the budget until it is handed on.
-pub(super) fn held(body: Vec<u8>, permit: Option<OwnedSemaphorePermit>) -> Body {
-    let mut whole = Some((body, permit));
-    Body::new(Pieces::new(move || whole.take().map(|(body, _permit)| Bytes::from(body))))
 }

@@ -1,25 +1,24 @@
 //! What is shown in JSON, and whether the server does its work.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use tokio::task::yield_now;
 
-use super::answer::{self, Failure, json, json_with, list_with_next, with_type};
+use super::answer::{self, Failure, json, json_with, next_page, with_type};
 use super::query::Query;
 use super::routes::Call;
-use crate::admin::look::{JobFilter, Look, Page, WorkerFilter, parse_worker_id, worker_id};
-use crate::admin::view::{JobView, RuleView, ServerView, WorkerView};
-use crate::job_server::ConnectionId;
+use crate::admin::look::{JobFilter, WorkerFilter, parse_worker_id, worker_id};
+use crate::admin::view::ServerView;
 use crate::protocol::Priority;
 
 /// How many entries a page of a list has where the request does not say.
 const PAGE: usize = 100;
 /// The most entries of a page.
 const PAGE_MAX: usize = 1000;
-/// How many functions of workers are viewed before others have their turn.
-const FUNCTIONS_A_TURN: usize = 512;
 /// How much of a workload is shown where the request does not say, in bytes.
 const PREVIEW: usize = 1024;
 /// The most of it, in bytes.
@@ -84,15 +83,24 @@ pub(super) fn server(call: &Call) -> Result<Response, Failure> {
 /// All functions.
 pub(super) async fn functions(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    let interface = &call.interface;
-    let look = &interface.parts.admin.look;
-    let mut pieces = look.functions_in_pieces();
-    let mut functions = Vec::new();
-    while let Some(piece) = pieces.next_piece(look, interface.now()) {
-        functions.extend(piece);
+    let reading = call.long_list()?;
+    let interface = Arc::clone(&call.interface);
+    let mut pieces = interface.parts.admin.look.functions_in_pieces();
+    while pieces.is_counting() {
+        pieces.next_piece(&interface.parts.admin.look, interface.now());
         yield_now().await;
     }
-    Ok(answer::list("functions", functions))
+    // A piece is viewed when the one before it is written: whoever reads slowly holds no views of all.
+    let mut viewed = Vec::new().into_iter();
+    let next = move || {
+        loop {
+            if let Some(view) = viewed.next() {
+                return Some(view);
+            }
+            viewed = pieces.next_piece(&interface.parts.admin.look, interface.now())?.into_iter();
+        }
+    };
+    Ok(answer::list("functions", "", reading, next))
 }
 
 /// One function.
@@ -119,7 +127,7 @@ pub(super) fn history(call: &Call) -> Result<Response, Failure> {
 }
 
 /// A page of workers.
-pub(super) async fn workers(call: Call) -> Result<Response, Failure> {
+pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
     const STATES: &[&str] = &["disabled", "draining", "drained", "working", "asleep", "woken", "waiting"];
     let query = call.query(&["function", "host", "client", "state", "limit", "after"])?;
     let after =
@@ -132,27 +140,13 @@ pub(super) async fn workers(call: Call) -> Result<Response, Failure> {
         limit: limit(&query)?,
         after,
     };
-    let page = worker_page(&call.interface.parts.admin.look, filter).await;
-    Ok(list_with_next("workers", page.items, page.next.map(worker_id)))
-}
-
-/// Makes a page out of small ones, between which others have their turn.
-async fn worker_page(look: &Look, mut filter: WorkerFilter) -> Page<WorkerView, ConnectionId> {
-    let limit = filter.limit;
-    let mut items = Vec::new();
-    let mut size = 1;
-    loop {
-        filter.limit = size.min(limit - items.len());
-        let page = look.workers(&filter);
-        let functions: usize = page.items.iter().map(|worker| worker.functions.len()).sum();
-        items.extend(page.items);
-        if page.next.is_none() || items.len() >= limit {
-            return Page { items, next: page.next };
-        }
-        filter.after = page.next;
-        size = if functions < FUNCTIONS_A_TURN { size * 2 } else { (size / 2).max(1) };
-        yield_now().await;
-    }
+    let reading = call.long_list()?;
+    let interface = Arc::clone(&call.interface);
+    let page = interface.parts.admin.look.list_workers(&filter);
+    let mut left = page.items.into_iter();
+    // Those that have gone since are passed over.
+    let next = move || left.find_map(|id| interface.parts.admin.look.listed_worker(id));
+    Ok(answer::list("workers", &next_page(page.next.map(worker_id)), reading, next))
 }
 
 fn limit(query: &Query) -> Result<usize, Failure> {
@@ -177,16 +171,13 @@ pub(super) fn worker(call: &Call) -> Result<Response, Failure> {
     Ok(json(&worker))
 }
 
-#[derive(Serialize)]
-struct Jobs {
-    jobs: Vec<JobView>,
-    next: Option<String>,
-}
-
 /// A page of jobs.
 pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
     let query = call.query(&["function", "state", "unique", "priority", "client", "older_than_s", "limit", "after"])?;
     let older_than_s = query.number::<f64>("older_than_s", "a number of seconds")?;
+    if older_than_s.is_some_and(|seconds| !seconds.is_finite()) {
+        return Err(Failure::bad("bad_parameter", "older_than_s is larger than any number of seconds"));
+    }
     let after = query.text("after")?.map(|after| after.parse().map_err(|_| bad_cursor(after))).transpose()?;
     let priority = query.word("priority", &["high", "normal", "low"])?;
     let filter = JobFilter {
@@ -195,12 +186,14 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
         unique: query.bytes("unique").map(<[u8]>::to_vec),
         priority: priority.as_deref().and_then(Priority::from_name),
         client: query.bytes("client").map(<[u8]>::to_vec),
-        older_than_s: older_than_s.filter(|seconds| seconds.is_finite()),
+        older_than_s,
         limit: limit(&query)?,
         after,
     };
+    let reading = call.long_list()?;
     let page = call.interface.parts.admin.look.jobs(call.interface.now(), &filter);
-    Ok(json(&Jobs { jobs: page.items, next: page.next.map(|next| next.to_string()) }))
+    let mut left = page.items.into_iter();
+    Ok(answer::list("jobs", &next_page(page.next.map(|next| next.to_string())), reading, move || left.next()))
 }
 
 /// One job.
@@ -217,13 +210,10 @@ pub(super) fn job(call: &Call) -> Result<Response, Failure> {
     }
 }
 
-#[derive(Serialize)]
-struct Rules {
-    rules: Vec<RuleView>,
-}
-
 /// The rules by which workers get no jobs.
 pub(super) fn rules(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
-    Ok(json(&Rules { rules: call.interface.parts.admin.look.rules() }))
+    let reading = call.long_list()?;
+    let mut rules = Box::new(call.interface.parts.admin.look.list_rules());
+    Ok(answer::list("rules", "", reading, move || rules.next()))
 }

@@ -22,6 +22,9 @@ const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; f
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Set by scripts, and by no form.
 const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
+/// Set by proxies: whoever asks is not at the other end of the connection.
+const PROXIED: [HeaderName; 3] =
+    [HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("forwarded"), HeaderName::from_static("via")];
 
 /// Who asks, for the log.
 #[derive(Clone, Debug)]
@@ -149,11 +152,11 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 /// Whether the request brings a token, where it may also do without.
 fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<bool, Failure> {
     if settings.tokens.is_empty() {
-        if peer.is_local {
+        if peer.is_local && !PROXIED.iter().any(|header| headers.contains_key(header)) {
             return Ok(false);
         }
-        let message =
-            "no token is set (http-token), and without one nothing can be changed over an address that others reach";
+        let message = "no token is set (http-token), and without one nothing can be changed over an address that others \
+                       reach, or through a proxy";
         return Err(Failure::new(StatusCode::FORBIDDEN, "no_token_set", message));
     }
     let Some(authorization) = headers.get(AUTHORIZATION) else {

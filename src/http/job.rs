@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 use tokio_util::codec::Decoder as _;
 
 use super::Interface;
+use super::budget::Share;
 use crate::protocol::names::parse_decimal;
 use crate::protocol::packet::{Frame, FrameLimits, HEADER_SIZE, Header, Magic, Packet, PacketCodec, PacketType};
 
@@ -41,6 +42,8 @@ pub(super) struct JobConnection {
     stream: UnixStream,
     codec: PacketCodec,
     received: BytesMut,
+    /// What the packet takes that is being received, and the last one until its share is taken.
+    share: Share,
 }
 
 impl JobConnection {
@@ -55,7 +58,7 @@ impl JobConnection {
         (interface.parts.connect)(other, peer);
         let packet = interface.settings.max_packet_size + BESIDE;
         let codec = PacketCodec { limits: FrameLimits { packet, line: BESIDE } };
-        Ok(Self { stream: UnixStream::from_std(own)?, codec, received: BytesMut::new() })
+        Ok(Self { stream: UnixStream::from_std(own)?, codec, received: BytesMut::new(), share: Share::new(interface) })
     }
 
     /// Sends a request.
@@ -78,7 +81,15 @@ impl JobConnection {
         self.stream.write_all(workload).await
     }
 
+    /// What the last event takes of the budget.
+    pub(super) fn take_share(&mut self) -> Share {
+        self.share.take()
+    }
+
     /// The next event. Nothing is lost when this is dropped before it is done.
+    ///
+    /// # Errors
+    /// Of the connection; out of memory where others have the budget that a large packet takes.
     pub(super) async fn next(&mut self) -> io::Result<JobEvent> {
         loop {
             while let Some(frame) = self.codec.decode(&mut self.received).map_err(io::Error::other)? {
@@ -87,6 +98,15 @@ impl JobConnection {
                 {
                     return Ok(event);
                 }
+            }
+            if self.received.is_empty() {
+                // The last event is told.
+                drop(self.share.take());
+            }
+            if let Some(head) = self.received.first_chunk::<HEADER_SIZE>()
+                && let Ok(header) = Header::parse(head)
+            {
+                self.share.await_hold(header.packet_size()).await?;
             }
             self.received.reserve(READ);
             if self.stream.read_buf(&mut self.received).await? == 0 {

@@ -47,12 +47,11 @@ struct Scrape {
 pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = Arc::clone(&call.interface);
-    let permit = Arc::clone(&interface.scrapes).try_acquire_owned();
-    let permit = permit.map_err(|_| Failure::busy("too_many_scrapes", "others are reading the metrics; try again"))?;
+    let reading = call.scrape()?;
     let mut scrape = Scrape::new(interface).await;
     let pieces = move || {
         // It is held as long as this is.
-        let _permit = &permit;
+        let _reading = &reading;
         scrape.piece()
     };
     Ok(with_type(StatusCode::OK, CONTENT_TYPE, Body::new(Pieces::new(pieces))))

@@ -10,6 +10,9 @@ mod actions;
 mod answer;
 mod api;
 mod assets;
+mod body;
+mod budget;
+mod content;
 mod events;
 mod guard;
 mod job;
@@ -45,6 +48,8 @@ const WAITS: usize = 256;
 const ACTIONS: usize = 64;
 /// How many metrics are written at one time: each holds a view of every function.
 const SCRAPES: usize = 4;
+/// How many lists are written at one time: each holds what is to be listed.
+const LISTS: usize = 16;
 /// What large bodies and results hold together, in KiB, where a single one may not be larger.
 const BUDGET_KIB: usize = 256 * 1024;
 /// How many tasks have a turn before sockets are looked at.
@@ -117,6 +122,7 @@ struct Interface {
     waits: Arc<Semaphore>,
     scrapes: Arc<Semaphore>,
     actions: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
     /// In KiB.
     budget: Arc<Semaphore>,
     overview: Mutex<Overview>,
@@ -135,7 +141,7 @@ struct Counts {
 
 impl Interface {
     fn new(settings: Settings, parts: Parts, stop: CancellationToken) -> Self {
-        let budget = BUDGET_KIB.max(answer::kib(settings.max_packet_size) * 2).min(Semaphore::MAX_PERMITS);
+        let budget = budget_for(settings.max_packet_size);
         Self {
             settings,
             parts,
@@ -143,7 +149,8 @@ impl Interface {
             waits: Arc::new(Semaphore::new(WAITS)),
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
             actions: Arc::new(Semaphore::new(ACTIONS)),
-            budget: Arc::new(Semaphore::new(budget)),
+            lists: Arc::new(Semaphore::new(LISTS)),
+            budget,
             overview: Mutex::default(),
             counts: Counts::default(),
             stop,
@@ -153,6 +160,12 @@ impl Interface {
     fn now(&self) -> Now {
         (self.parts.now)()
     }
+}
+
+/// A budget in which two of the largest packets fit.
+fn budget_for(max_packet_size: usize) -> Arc<Semaphore> {
+    let largest = answer::kib(max_packet_size).saturating_mul(2);
+    Arc::new(Semaphore::new(BUDGET_KIB.max(largest).min(Semaphore::MAX_PERMITS)))
 }
 
 /// The running interface.

@@ -12,6 +12,7 @@ mod response;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -19,6 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::ReadHalf;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::Decoder;
 use tokio_util::task::TaskTracker;
@@ -26,6 +28,7 @@ use tracing::{debug, info};
 
 use self::request::{HEAD_MAX, Job, Refusal, Request, Status};
 use self::response::Answer;
+use super::budget::{Share, append};
 use crate::net::connection::Limits;
 use crate::net::listener::{AcceptSettings, Accepted, Listener};
 use crate::process::socket::unacknowledged;
@@ -50,12 +53,14 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct PluginListener {
     listener: TcpListener,
     tasks: TaskTracker,
+    /// What all results take together while they are collected and written, in KiB.
+    budget: OnceLock<Arc<Semaphore>>,
 }
 
 impl PluginListener {
     /// Translates what is accepted from `listener` by tasks within `tasks`.
     pub const fn new(listener: TcpListener, tasks: TaskTracker) -> Self {
-        Self { listener, tasks }
+        Self { listener, tasks, budget: OnceLock::new() }
     }
 }
 
@@ -66,8 +71,11 @@ impl Listener for PluginListener {
         let Accepted { stream: peer, peer: address } = self.listener.accept_one(settings).await?;
         let (stream, server) = UnixStream::pair()?;
         let (limits, name) = (settings.limits, address.clone());
+        let budget = self.budget.get_or_init(|| super::budget_for(limits.frames.packet));
+        let (from_server, to_server) = server.into_split();
+        let packets = Packets::new(from_server, &limits, budget);
         self.tasks.spawn(async move {
-            match serve(peer, server, &limits).await {
+            match serve(peer, packets, to_server, &limits).await {
                 Ok(()) => debug!("answered an HTTP request of {name}"),
                 Err(Unanswered::SlowReader) => info!("Closed {name}: it does not read its answer over HTTP"),
                 Err(error) => debug!("no answer to {name} over HTTP: {error}"),
@@ -95,9 +103,12 @@ enum Unanswered {
 }
 
 /// Serves one request. The job server's side stays open until the answer is written, so that the connection counts.
-async fn serve(mut peer: TcpStream, server: UnixStream, limits: &Limits) -> Result<(), Unanswered> {
-    let (from_server, mut to_server) = server.into_split();
-    let mut packets = Packets::new(from_server, limits);
+async fn serve(
+    mut peer: TcpStream,
+    mut packets: Packets,
+    mut to_server: OwnedWriteHalf,
+    limits: &Limits,
+) -> Result<(), Unanswered> {
     let mut received = BytesMut::new();
     let patience = limits.first_byte_timeout.unwrap_or(REQUEST_TIMEOUT);
     let request = tokio::select! {
@@ -127,14 +138,16 @@ async fn serve(mut peer: TcpStream, server: UnixStream, limits: &Limits) -> Resu
         end = upload.run(peer.split().0, to_server, patience) => return Err(end),
     };
     let is_sending = upload.missing > 0 || upload.excess > 0;
-    if let Ok(answer) = answer {
-        write(&mut peer, response::answered(&request, &answer).into(), limits.write_timeout).await?;
-        if !request.is_head {
-            write(&mut peer, answer.payload, limits.write_timeout).await?;
+    match answer {
+        Ok(answer) => {
+            write(&mut peer, response::answered(&request, &answer).into(), limits.write_timeout).await?;
+            if !request.is_head {
+                write(&mut peer, answer.payload, limits.write_timeout).await?;
+            }
         }
-    } else {
-        let refusal = response::refused(request.version, Status::InternalServerError);
-        write(&mut peer, refusal.into(), limits.write_timeout).await?;
+        Err(status) => {
+            write(&mut peer, response::refused(request.version, status).into(), limits.write_timeout).await?;
+        }
     }
     finish(peer, is_sending).await
 }
@@ -251,31 +264,39 @@ impl Upload {
     }
 }
 
-/// The result is larger than a packet may be.
-struct TooLarge;
-
 /// What the job server says.
 struct Packets {
     stream: OwnedReadHalf,
     codec: PacketCodec,
     received: BytesMut,
+    /// What the largest packet takes.
+    share: Share,
+    /// What data takes that came before the result.
+    data_share: Share,
 }
 
 impl Packets {
-    fn new(stream: OwnedReadHalf, limits: &Limits) -> Self {
+    fn new(stream: OwnedReadHalf, limits: &Limits, budget: &Arc<Semaphore>) -> Self {
         // Lines are for those who have sent one.
         let limits = FrameLimits { packet: limits.frames.packet, line: 1 };
-        Self { stream, codec: PacketCodec { limits }, received: BytesMut::new() }
+        let (share, data_share) = (Share::of(budget), Share::of(budget));
+        Self { stream, codec: PacketCodec { limits }, received: BytesMut::new(), share, data_share }
     }
 
-    /// The next packet. What has come of it is kept when this is given up.
-    async fn next(&mut self) -> Result<Result<Packet, TooLarge>, Unanswered> {
+    /// The next packet, or why there is no result. What has come of it is kept when this is given up.
+    async fn next(&mut self) -> Result<Result<Packet, Status>, Unanswered> {
         loop {
             match self.codec.decode(&mut self.received) {
                 Ok(Some(Frame::Packet(packet))) => return Ok(Ok(packet)),
-                Err(CodecError::TooLarge(_)) => return Ok(Err(TooLarge)),
+                Err(CodecError::TooLarge(_)) => return Ok(Err(Status::InternalServerError)),
                 Ok(Some(Frame::Line(_))) | Err(_) => return Err(Unanswered::Closed),
                 Ok(None) => {}
+            }
+            if let Some(head) = self.received.first_chunk::<HEADER_SIZE>()
+                && let Ok(header) = Header::parse(head)
+                && self.share.await_hold(header.packet_size()).await.is_err()
+            {
+                return Ok(Err(Status::ServiceUnavailable));
             }
             if self.stream.read_buf(&mut self.received).await? == 0 {
                 return Err(Unanswered::Closed);
@@ -285,11 +306,12 @@ impl Packets {
 
     /// Waits for the end of the job, or for its handle if it runs in the background. Data that a worker sends is part of
     /// its result, which has at most `most` bytes.
-    async fn answer(&mut self, is_background: bool, most: usize) -> Result<Result<Answer, TooLarge>, Unanswered> {
-        let mut data = BytesMut::new();
+    async fn answer(&mut self, is_background: bool, most: usize) -> Result<Result<Answer, Status>, Unanswered> {
+        let mut data = Vec::new();
         loop {
-            let Ok(packet) = self.next().await? else {
-                return Ok(Err(TooLarge));
+            let packet = match self.next().await? {
+                Ok(packet) => packet,
+                Err(status) => return Ok(Err(status)),
             };
             let command = match packet.packet_type() {
                 Some(PacketType::JobCreated) if is_background => "JOB_CREATED",
@@ -299,10 +321,9 @@ impl Packets {
                 Some(PacketType::Error) => "ERROR",
                 Some(PacketType::WorkData) => {
                     let [_, piece] = packet.arguments().unwrap_or_default();
-                    if data.len() + piece.len() > most {
-                        return Ok(Err(TooLarge));
+                    if let Err(status) = self.collect(&mut data, piece, most) {
+                        return Ok(Err(status));
                     }
-                    data.extend_from_slice(piece);
                     continue;
                 }
                 _ => continue,
@@ -310,17 +331,27 @@ impl Packets {
             let (handle, result) = cut(packet.body);
             let payload = match command {
                 "WORK_COMPLETE" if data.is_empty() => result,
-                "WORK_COMPLETE" if data.len() + result.len() > most => return Ok(Err(TooLarge)),
-                "WORK_COMPLETE" => {
-                    data.extend_from_slice(&result);
-                    data.freeze()
-                }
+                "WORK_COMPLETE" => match self.collect(&mut data, &result, most) {
+                    Ok(()) => data.into(),
+                    Err(status) => return Ok(Err(status)),
+                },
                 "WORK_EXCEPTION" => result,
                 // The text of an error is not part of gearmand's response: its code stands for the handle.
                 _ => Bytes::new(),
             };
             return Ok(Ok(Answer { handle, command, payload }));
         }
+    }
+
+    /// Adds a piece to data that has at most `most` bytes.
+    fn collect(&mut self, data: &mut Vec<u8>, piece: &[u8], most: usize) -> Result<(), Status> {
+        let size = data.len() + piece.len();
+        if size > most {
+            return Err(Status::InternalServerError);
+        }
+        self.data_share.hold(size).map_err(|_| Status::ServiceUnavailable)?;
+        append(data, piece, most);
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The table of routes, from which the router is made.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -9,11 +10,15 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, on};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Interface;
 use super::answer::Failure;
 use super::guard::Actor;
 use super::query::{Query, segment};
+use super::server::Abort;
 use super::{actions, api, assets, events, metrics, submit};
 
 /// What is at an address.
@@ -91,6 +96,36 @@ const ROUTES: &[(MethodFilter, &str, Route)] = &[
     (MethodFilter::GET, "/api/v1/events", Route::Events),
 ];
 
+/// How long the reader of all metrics may take, and that of a list.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(30);
+const LIST_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// One of the long answers of a kind that are read at a time. It lasts while that is read, but not for ever.
+pub(super) struct Reading {
+    _permit: OwnedSemaphorePermit,
+    _end: DropGuard,
+}
+
+impl Reading {
+    /// Takes one of a kind, whose connection is aborted when it is not read in time.
+    ///
+    /// # Errors
+    /// When others read theirs.
+    fn new(kind: &Arc<Semaphore>, time: Duration, abort: &CancellationToken) -> Result<Self, Failure> {
+        let permit = Arc::clone(kind).try_acquire_owned().map_err(|_| {
+            Failure::busy("too_many_readers", "others are reading long answers such as this one; try again")
+        })?;
+        let (end, abort) = (CancellationToken::new(), abort.clone());
+        let is_read = end.clone();
+        tokio::spawn(async move {
+            if timeout(time, is_read.cancelled()).await.is_err() {
+                abort.cancel();
+            }
+        });
+        Ok(Self { _permit: permit, _end: end.drop_guard() })
+    }
+}
+
 /// A request that was admitted.
 pub(super) struct Call {
     pub(super) interface: Arc<Interface>,
@@ -100,18 +135,30 @@ pub(super) struct Call {
     query: Option<String>,
     pub(super) headers: HeaderMap,
     pub(super) body: Body,
+    /// Ends the connection.
+    abort: CancellationToken,
 }
 
 impl Call {
     fn new(interface: Arc<Interface>, pattern: &str, request: Request) -> Result<Self, Failure> {
         let (Parts { uri, headers, mut extensions, .. }, body) = request.into_parts();
-        let Some(actor) = extensions.remove::<Actor>() else {
+        let (Some(actor), Some(Abort(abort))) = (extensions.remove::<Actor>(), extensions.remove()) else {
             return Err(Failure::new(StatusCode::FORBIDDEN, "not_admitted", "nobody is known to ask"));
         };
         // Paths are taken as they came: a name may be bytes that are no text.
         let name = pattern.split('/').zip(uri.path().split('/')).find(|(part, _)| part.starts_with('{'));
         let name = name.map(|(_, part)| segment(part)).unwrap_or_default();
-        Ok(Self { interface, actor, name, query: uri.query().map(str::to_owned), headers, body })
+        Ok(Self { interface, actor, name, query: uri.query().map(str::to_owned), headers, body, abort })
+    }
+
+    /// The metrics are read.
+    pub(super) fn scrape(&self) -> Result<Reading, Failure> {
+        Reading::new(&self.interface.scrapes, SCRAPE_TIMEOUT, &self.abort)
+    }
+
+    /// A list is read.
+    pub(super) fn long_list(&self) -> Result<Reading, Failure> {
+        Reading::new(&self.interface.lists, LIST_TIMEOUT, &self.abort)
     }
 
     /// The parameters, of which only these make sense.
@@ -156,7 +203,7 @@ async fn answer(route: Route, call: Call) -> Result<Response, Failure> {
         Route::Functions => api::functions(call).await,
         Route::Function => api::function(&call),
         Route::History | Route::FunctionHistory => api::history(&call),
-        Route::Workers => api::workers(call).await,
+        Route::Workers => api::workers(&call),
         Route::Worker => api::worker(&call),
         Route::Jobs => api::jobs(&call),
         Route::Job => api::job(&call),
@@ -175,6 +222,20 @@ mod tests {
 
     use super::*;
     use crate::http::assets::OPENAPI;
+
+    #[tokio::test]
+    async fn a_long_answer_is_read_in_time() {
+        let kind = Arc::new(Semaphore::new(1));
+        let [read, unread] = [CancellationToken::new(), CancellationToken::new()];
+        let reading = Reading::new(&kind, Duration::from_millis(20), &read).unwrap();
+        assert!(Reading::new(&kind, LIST_TIMEOUT, &unread).is_err());
+        drop(reading);
+        let reading = Reading::new(&kind, Duration::from_millis(60), &unread).unwrap();
+        unread.cancelled().await;
+        assert!(!read.is_cancelled());
+        drop(reading);
+        assert_eq!(kind.available_permits(), 1);
+    }
 
     /// The interface is what its description says, and nothing else is described. Pages describe themselves.
     #[test]

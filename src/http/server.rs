@@ -1,10 +1,12 @@
 //! Accepting HTTP connections and serving them.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::error::Error as _;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,18 +18,30 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
+use super::answer::Failure;
 use super::stream::Stream;
 use super::{Interface, STOP_TIMEOUT, guard, routes};
 use crate::process::listen::tune;
 
 /// How long a request's head may take to arrive, from the first byte on and after the answer before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same where there are connections for questions of health alone.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many of those there are beyond the others.
+const HEALTH_CONNECTIONS: usize = 8;
+/// What is answered on them.
+const HEALTH_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// How long one that is refused may take to see why, and how many may take that at one time.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGERING: usize = 32;
 /// The most bytes of a head, and of output that waits for the socket.
 const BUFFER: usize = 32 * 1024;
 /// The most header lines of a request.
@@ -48,16 +62,86 @@ pub(super) struct Peer {
     pub(super) is_local: bool,
 }
 
+/// Ends the connection of a request, whatever is still to be written.
+#[derive(Clone)]
+pub(super) struct Abort(pub(super) CancellationToken);
+
+/// The connections that there may be.
+#[derive(Clone)]
+struct Slots {
+    all: Arc<Semaphore>,
+    for_health: Arc<Semaphore>,
+    lingering: Arc<Semaphore>,
+    /// How many of them are of a network.
+    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// How many may be of one that is not this machine.
+    most_of_peer: usize,
+}
+
+/// One of them.
+struct Slot {
+    is_for_health: bool,
+    _permit: OwnedSemaphorePermit,
+    network: IpAddr,
+    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Slots {
+    fn new(connections: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(connections)),
+            for_health: Arc::new(Semaphore::new(HEALTH_CONNECTIONS)),
+            lingering: Arc::new(Semaphore::new(LINGERING)),
+            peers: Arc::default(),
+            most_of_peer: connections.div_ceil(2),
+        }
+    }
+
+    fn take(&self, address: IpAddr) -> Option<Slot> {
+        let network = network(address);
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !address.is_loopback() && peers.get(&network).is_some_and(|count| *count >= self.most_of_peer) {
+            return None;
+        }
+        let (permit, is_for_health) = match Arc::clone(&self.all).try_acquire_owned() {
+            Ok(permit) => (permit, false),
+            Err(_) => (Arc::clone(&self.for_health).try_acquire_owned().ok()?, true),
+        };
+        *peers.entry(network).or_default() += 1;
+        Some(Slot { is_for_health, _permit: permit, network, peers: Arc::clone(&self.peers) })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = peers.entry(self.network) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// What one that asks is sure to have no other of: an address, of which IPv6 gives out 2^64 at a time.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
+}
+
 /// Serves until the interface is stopped.
 pub(super) async fn run(listeners: Vec<TcpListener>, interface: Arc<Interface>) {
     let router = routes::router(&interface);
     let tasks = TaskTracker::new();
-    let slots = Arc::new(Semaphore::new(interface.settings.max_connections));
+    let slots = Slots::new(interface.settings.max_connections);
     for listener in listeners {
         let acceptor = Acceptor {
             interface: Arc::clone(&interface),
             router: router.clone(),
-            slots: Arc::clone(&slots),
+            slots: slots.clone(),
             tasks: tasks.clone(),
         };
         match listener.local_addr().and_then(|address| Ok((address, tokio::net::TcpListener::from_std(listener)?))) {
@@ -76,7 +160,7 @@ pub(super) async fn run(listeners: Vec<TcpListener>, interface: Arc<Interface>) 
 struct Acceptor {
     interface: Arc<Interface>,
     router: Router,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     tasks: TaskTracker,
 }
 
@@ -103,15 +187,31 @@ impl Acceptor {
         if let Err(error) = tune(&socket, &self.interface.settings.keep_alive) {
             debug!("cannot tune the HTTP connection of {}: {error}", peer.address);
         }
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+        let Some(slot) = self.slots.take(peer.address) else {
             self.interface.counts.refused.add(1);
             debug!("refused the HTTP connection of {}: there are too many (http-max-connections)", peer.address);
-            // It fits into the empty buffer of a new socket, or it is lost.
-            let _ = socket.try_write(TOO_MANY);
+            match Arc::clone(&self.slots.lingering).try_acquire_owned() {
+                Ok(permit) => drop(self.tasks.spawn(refuse(socket, permit))),
+                // It fits into the empty buffer of a new socket, or it is lost.
+                Err(_) => drop(socket.try_write(TOO_MANY)),
+            }
             return;
         };
         self.tasks.spawn(serve(Arc::clone(&self.interface), self.router.clone(), socket, peer, slot));
     }
+}
+
+/// Says that there are too many connections. Closing at once would reset this one, answer and all, once its request comes.
+async fn refuse(mut socket: TcpStream, _permit: OwnedSemaphorePermit) {
+    let refusal = async {
+        socket.write_all(TOO_MANY).await?;
+        socket.shutdown().await?;
+        let mut piece = [0; 1024];
+        while socket.read(&mut piece).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whoever goes on for longer does not look.
+    let _ = timeout(LINGER, refusal).await;
 }
 
 /// Whether accepting failed for a reason that lies in one peer.
@@ -120,23 +220,35 @@ fn is_of_peer(error: &io::Error) -> bool {
 }
 
 /// Serves one connection to its end.
-async fn serve(interface: Arc<Interface>, router: Router, socket: TcpStream, peer: Peer, _slot: OwnedSemaphorePermit) {
+async fn serve(interface: Arc<Interface>, router: Router, socket: TcpStream, peer: Peer, slot: Slot) {
     let _count = Count::of(&interface);
+    let is_for_health = slot.is_for_health;
+    let abort = CancellationToken::new();
     let stop = interface.stop.clone();
     let stream = TokioIo::new(Stream::new(socket));
     let router = TowerToHyperService::new(router);
     let asked = Arc::clone(&interface);
-    let service = service_fn(move |request| answer(Arc::clone(&asked), router.clone(), peer, request));
+    let aborted = abort.clone();
+    let service = service_fn(move |mut request| {
+        request.extensions_mut().insert(Abort(aborted.clone()));
+        answer(Arc::clone(&asked), router.clone(), peer, is_for_health, request)
+    });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .header_read_timeout(if is_for_health { HEALTH_TIMEOUT } else { HEAD_TIMEOUT })
+            .keep_alive(!is_for_health)
             .max_buf_size(BUFFER)
             .max_headers(HEADERS)
             .serve_connection(stream, service)
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = abort.cancelled() => {
+            interface.counts.slow_readers.add(1);
+            debug!("the HTTP connection of {} ended: it takes too long to read an answer", peer.address);
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -177,9 +289,15 @@ async fn answer(
     interface: Arc<Interface>,
     router: TowerToHyperService<Router>,
     peer: Peer,
+    is_for_health: bool,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     interface.counts.requests.add(1);
+    if is_for_health && !HEALTH_PATHS.contains(&request.uri().path()) {
+        interface.counts.refused.add(1);
+        let failure = Failure::busy("too_many_connections", "there are too many connections (http-max-connections)");
+        return Ok(failure.into_response());
+    }
     let mut request = request.map(Body::new);
     let mut response = match guard::admit(&interface.settings, peer, &request) {
         Err(failure) => failure.into_response(),
@@ -194,7 +312,26 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
-    use super::TOO_MANY;
+    use super::*;
+
+    #[test]
+    fn nobody_takes_all_connections() {
+        let slots = Slots::new(4);
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut taken: Vec<_> = (0..2).map(|_| slots.take(address("10.0.0.1")).unwrap()).collect();
+        assert!(slots.take(address("10.0.0.1")).is_none());
+        // The rest of the network is the same peer.
+        taken.push(slots.take(address("fd00::1")).unwrap());
+        taken.push(slots.take(address("fd00::2:0:0:1")).unwrap());
+        assert!(slots.take(address("fd00::3")).is_none());
+        assert!(taken.iter().all(|slot| !slot.is_for_health));
+        let health: Vec<_> = (0..HEALTH_CONNECTIONS).map(|_| slots.take(address("127.0.0.1")).unwrap()).collect();
+        assert!(health.iter().all(|slot| slot.is_for_health));
+        assert!(slots.take(address("127.0.0.1")).is_none());
+        drop((taken, health));
+        assert!(!slots.take(address("10.0.0.1")).unwrap().is_for_health);
+        assert!(slots.peers.lock().unwrap().is_empty());
+    }
 
     #[test]
     fn the_refusal_is_as_long_as_it_says() {

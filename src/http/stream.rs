@@ -15,7 +15,7 @@ use crate::process::socket::unacknowledged;
 /// How long a peer may take nothing of what waits for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a slow reader must take in that time, in bytes. Less is no way to read, but one to hold a connection.
-const LEAST_PROGRESS: usize = 4 * 1024;
+const LEAST_PROGRESS: usize = 64 * 1024;
 
 /// The socket of one connection.
 pub(super) struct Stream {
@@ -48,7 +48,8 @@ impl Stream {
             // The kernel reports room only when there is much. A peer that reads slowly has taken something all the same.
             let left = unacknowledged(self.socket.as_fd()).unwrap_or(0);
             self.timer = None;
-            if self.unacknowledged.saturating_sub(left) < LEAST_PROGRESS {
+            // Nobody can take more than there is.
+            if self.unacknowledged.saturating_sub(left) < LEAST_PROGRESS.min(self.unacknowledged / 2).max(1) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }

@@ -1,10 +1,9 @@
 //! Submitting a job, and waiting for its result.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -15,11 +14,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::actions::{function, parse};
-use super::answer::{Failure, held, json_with, kib, with_type};
+use super::answer::{Failure, Pieces, json_with, with_type};
+use super::body::read_large_body;
+use super::budget::{SMALL, Share, append, too_much};
+use super::content::Content;
 use super::events::event;
 use super::guard::is_json;
 use super::job::{JobConnection, JobEvent};
@@ -27,10 +29,6 @@ use super::routes::Call;
 use super::{Interface, WAITS};
 use crate::protocol::packet::PacketType;
 
-/// What a body may be that takes nothing of the budget, in bytes.
-const SMALL: usize = 64 * 1024;
-/// How long a body may stand still.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a stream says that the wait goes on: those between us and the reader must not take it for dead.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
@@ -67,25 +65,9 @@ struct Submission {
     background: bool,
 }
 
-/// Bytes as JSON can say them: text under one name, or base64 under another.
-#[derive(Serialize)]
-struct Content {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data_base64: Option<String>,
-}
-
 #[derive(Serialize)]
 struct Created<'a> {
     handle: &'a str,
-}
-
-#[derive(Serialize)]
-struct Told<'a> {
-    handle: &'a str,
-    #[serde(flatten)]
-    content: Content,
 }
 
 #[derive(Serialize)]
@@ -95,32 +77,10 @@ struct Progress<'a> {
     denominator: u64,
 }
 
-/// What became of a job.
-#[derive(Serialize)]
-struct Outcome<'a> {
-    handle: &'a str,
-    /// `complete`, `fail` or `exception`.
-    #[serde(rename = "outcome")]
-    end: &'static str,
-    /// The result, parts that came early included, or the exception.
-    #[serde(flatten)]
-    content: Content,
-    warnings: Vec<String>,
-}
-
 #[derive(Serialize)]
 struct Ended {
     code: &'static str,
     message: &'static str,
-}
-
-impl Content {
-    fn of(bytes: Vec<u8>) -> Self {
-        match String::from_utf8(bytes) {
-            Ok(text) => Self { data: Some(text), data_base64: None },
-            Err(error) => Self { data: None, data_base64: Some(STANDARD.encode(error.as_bytes())) },
-        }
-    }
 }
 
 impl Job {
@@ -162,45 +122,6 @@ impl Job {
     }
 }
 
-/// Reads a body of at most so many bytes, which has to keep coming.
-pub(super) async fn read_body(mut body: Body, most: usize) -> Result<Vec<u8>, Failure> {
-    let too_large = || {
-        let message = format!("the body may have {most} bytes");
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-    };
-    if body.size_hint().lower() > most as u64 {
-        return Err(too_large());
-    }
-    let mut bytes = Vec::new();
-    loop {
-        let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
-        let frame = timeout(BODY_TIMEOUT, frame).await.map_err(|_| {
-            Failure::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "nothing came of the body for too long")
-        })?;
-        let frame = match frame {
-            None => return Ok(bytes),
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Err(Failure::bad("bad_body", format!("the body cannot be read: {error}"))),
-        };
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > most {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&data);
-        }
-    }
-}
-
-/// Takes a part of what large bodies may hold together.
-fn budget(interface: &Interface, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Failure> {
-    if bytes <= SMALL {
-        return Ok(None);
-    }
-    let permits = u32::try_from(kib(bytes)).unwrap_or(u32::MAX);
-    let permit = Arc::clone(&interface.budget).try_acquire_many_owned(permits);
-    permit.map(Some).map_err(|_| Failure::busy("too_much_at_once", "other large bodies take all memory that they may"))
-}
-
 /// Submits a job.
 pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
@@ -212,20 +133,18 @@ pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
     // Base64 takes a third more than what it says.
     let most = interface.settings.max_packet_size / 3 * 4 + SMALL;
     let body = std::mem::take(&mut call.body);
-    let announced = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(most);
-    let space = budget(&interface, announced.min(most))?;
-    let submission = parse::<Job>(&read_body(body, most).await?)?.submission()?;
+    let mut share = Share::new(&interface);
+    let submission = parse::<Job>(&read_large_body(body, most, &mut share).await?)?.submission()?;
     let wait = if submission.background { None } else { Some(wait(&interface)?) };
     let mut job = JobConnection::open(&interface, call.actor.address.clone()).map_err(|error| lost(&error))?;
     let handle = send(&mut job, submission).await?;
-    drop(space);
+    drop(share);
     match wait {
         None => Ok(json_with(StatusCode::CREATED, &Created { handle: &handle })),
         Some(wait) if wants_events(&call.headers) => {
             let (sender, receiver) = mpsc::channel(1);
-            let space = Arc::clone(&interface.budget);
-            tokio::spawn(forward(job, handle, sender, space, wait));
-            Ok(with_type(StatusCode::OK, "text/event-stream", Body::new(Received(receiver))))
+            tokio::spawn(forward(job, handle, sender, wait));
+            Ok(with_type(StatusCode::OK, "text/event-stream", Body::new(Received::new(receiver))))
         }
         Some(_wait) => result(&interface, &mut job, &handle).await,
     }
@@ -243,6 +162,9 @@ fn wants_events(headers: &HeaderMap) -> bool {
 }
 
 fn lost(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        return too_much();
+    }
     Failure::busy("no_connection", format!("the job server cannot be reached: {error}"))
 }
 
@@ -281,119 +203,143 @@ fn refusal(code: &str, text: String) -> Failure {
     Failure::new(status, code.to_ascii_lowercase(), text)
 }
 
+/// What came of a result so far.
+struct Collected {
+    bytes: Vec<u8>,
+    share: Share,
+    most: usize,
+}
+
+impl Collected {
+    /// Adds a part of the result, which must not grow too long.
+    fn add(&mut self, part: &[u8]) -> Result<(), Failure> {
+        if self.bytes.len() + part.len() > self.most {
+            let message = "the result is too long for one answer; ask for text/event-stream";
+            return Err(Failure::new(StatusCode::BAD_GATEWAY, "result_too_large", message));
+        }
+        self.share.hold(self.bytes.capacity().max(self.bytes.len() + part.len()))?;
+        append(&mut self.bytes, part, self.most);
+        self.share.hold(self.bytes.capacity())
+    }
+}
+
 /// Waits for the end of a job and tells it at once.
 async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) -> Result<Response, Failure> {
     let most = interface.settings.max_packet_size;
-    let (mut content, mut warnings, mut warned) = (Vec::new(), Vec::new(), 0);
-    let mut space: Option<OwnedSemaphorePermit> = None;
-    let end = loop {
-        let (part, end) = match job.next().await.map_err(|error| lost(&error))? {
-            JobEvent::Data(part) => (part, None),
-            JobEvent::Complete(part) => (part, Some("complete")),
+    let mut collected = Collected { bytes: Vec::new(), share: Share::new(interface), most };
+    let (mut warnings, mut warned) = (Vec::new(), 0);
+    let (end, last) = loop {
+        match job.next().await.map_err(|error| lost(&error))? {
+            JobEvent::Data(part) => collected.add(&part)?,
+            JobEvent::Complete(part) => break ("complete", part),
             JobEvent::Exception(part) => {
-                content.clear();
-                (part, Some("exception"))
+                collected.bytes = Vec::new();
+                break ("exception", part);
             }
-            JobEvent::Fail => (Bytes::new(), Some("fail")),
+            JobEvent::Fail => break ("fail", Bytes::new()),
             JobEvent::Warning(text) => {
                 warned += text.len();
                 if warned <= SMALL {
                     warnings.push(String::from_utf8_lossy(&text).into_owned());
                 }
-                continue;
             }
-            JobEvent::Created(_) | JobEvent::Status { .. } => continue,
+            JobEvent::Created(_) | JobEvent::Status { .. } => {}
             JobEvent::Refused(code, text) => return Err(refusal(&code, text)),
             JobEvent::Ended => return Err(stopping()),
-        };
-        if content.len() + part.len() > most {
-            let message = "the result is too long for one answer; ask for text/event-stream";
-            return Err(Failure::new(StatusCode::BAD_GATEWAY, "result_too_large", message));
-        }
-        if let Some(more) = budget(interface, part.len())? {
-            match &mut space {
-                Some(space) => space.merge(more),
-                None => space = Some(more),
-            }
-        }
-        content.extend_from_slice(&part);
-        if let Some(end) = end {
-            break end;
         }
     };
-    let outcome = Outcome { handle, end, content: Content::of(content), warnings };
-    let body = serde_json::to_vec(&outcome).map_err(|error| lost(&io::Error::other(error)))?;
-    Ok(with_type(StatusCode::OK, "application/json", held(body, space)))
+    let (bytes, share) = if collected.bytes.is_empty() {
+        (last, job.take_share())
+    } else {
+        collected.add(&last)?;
+        (Bytes::from(collected.bytes), collected.share)
+    };
+    let head = format!("{{\"handle\":{},\"outcome\":\"{end}\",", quoted(&handle));
+    let tail = format!(",\"warnings\":{}}}", quoted(&warnings));
+    let mut content = Content::new(head.into(), bytes, tail.as_bytes(), share);
+    Ok(with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(move || content.piece()))))
 }
 
-/// What a stream of a job's events is made of: each holds its part of the budget until it is handed on.
-type Piece = (Bytes, Option<OwnedSemaphorePermit>);
+/// A value in JSON.
+fn quoted(value: &impl Serialize) -> String {
+    // Text alone is never refused.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// What a stream of a job's events is made of.
+enum Told {
+    Whole(Bytes),
+    Long(Content),
+}
 
 /// Tells what happens to a job as it happens, until its end or until nobody reads any more.
-async fn forward(
-    mut job: JobConnection,
-    handle: String,
-    sender: mpsc::Sender<Piece>,
-    budget: Arc<Semaphore>,
-    _wait: OwnedSemaphorePermit,
-) {
+async fn forward(mut job: JobConnection, handle: String, sender: mpsc::Sender<Told>, _wait: OwnedSemaphorePermit) {
     let mut signs = interval(SIGN_OF_LIFE);
     signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
     signs.reset();
-    let mut next = (event("created", &Created { handle: &handle }), None, false);
+    let mut next = (Told::Whole(event("created", &Created { handle: &handle })), false);
     loop {
-        let (piece, space, is_last) = next;
-        if sender.send((piece, space)).await.is_err() || is_last {
+        let (told, is_last) = next;
+        if sender.send(told).await.is_err() || is_last {
             return;
         }
         next = tokio::select! {
-            told = job.next() => {
-                let told = told.unwrap_or(JobEvent::Ended);
-                let space = hold(&budget, &told).await;
-                let (piece, is_last) = told_as(&handle, told);
-                (piece, space, is_last)
-            }
-            _ = signs.tick() => (Bytes::from_static(b": the wait goes on\n\n"), None, false),
+            told = job.next() => match told {
+                Ok(told) => told_as(&handle, told, job.take_share()),
+                Err(error) => (Told::Whole(ended(&error)), true),
+            },
+            _ = signs.tick() => (Told::Whole(Bytes::from_static(b": the wait goes on\n\n")), false),
             () = sender.closed() => return,
         };
     }
 }
 
-/// Waits for the part of the budget that an event takes.
-async fn hold(budget: &Arc<Semaphore>, told: &JobEvent) -> Option<OwnedSemaphorePermit> {
-    let (JobEvent::Data(bytes) | JobEvent::Warning(bytes) | JobEvent::Complete(bytes) | JobEvent::Exception(bytes)) =
-        told
-    else {
-        return None;
-    };
-    if bytes.len() <= SMALL {
-        return None;
-    }
-    Arc::clone(budget).acquire_many_owned(u32::try_from(kib(bytes.len())).unwrap_or(u32::MAX)).await.ok()
+/// The event of a wait that comes to nothing.
+fn ended(error: &io::Error) -> Bytes {
+    event(
+        "error",
+        &if error.kind() == io::ErrorKind::OutOfMemory {
+            Ended { code: "too_much_at_once", message: "other large results take all memory that they may" }
+        } else {
+            Ended { code: "server_stopping", message: "the server closed the connection" }
+        },
+    )
 }
 
 /// An event of a job for the reader, and whether it is the last.
-fn told_as(handle: &str, told: JobEvent) -> (Bytes, bool) {
-    let with = |name: &str, bytes: &[u8]| event(name, &Told { handle, content: Content::of(bytes.to_vec()) });
+fn told_as(handle: &str, told: JobEvent, share: Share) -> (Told, bool) {
+    let long = |name: &str, bytes: Bytes| {
+        let head = format!("event: {name}\ndata: {{\"handle\":{},", quoted(&handle));
+        Told::Long(Content::new(head.into(), bytes, b"}\n\n", share))
+    };
     match told {
-        JobEvent::Created(_) => (event("created", &Created { handle }), false),
-        JobEvent::Data(bytes) => (with("data", &bytes), false),
-        JobEvent::Warning(bytes) => (with("warning", &bytes), false),
+        JobEvent::Created(_) => (Told::Whole(event("created", &Created { handle })), false),
+        JobEvent::Data(bytes) => (long("data", bytes), false),
+        JobEvent::Warning(bytes) => (long("warning", bytes), false),
         JobEvent::Status { numerator, denominator } => {
-            (event("status", &Progress { handle, numerator, denominator }), false)
+            (Told::Whole(event("status", &Progress { handle, numerator, denominator })), false)
         }
-        JobEvent::Complete(bytes) => (with("complete", &bytes), true),
-        JobEvent::Exception(bytes) => (with("exception", &bytes), true),
-        JobEvent::Fail => (event("fail", &Created { handle }), true),
-        JobEvent::Refused(..) | JobEvent::Ended => {
-            let message = "the server closed the connection";
-            (event("error", &Ended { code: "server_stopping", message }), true)
-        }
+        JobEvent::Complete(bytes) => (long("complete", bytes), true),
+        JobEvent::Exception(bytes) => (long("exception", bytes), true),
+        JobEvent::Fail => (Told::Whole(event("fail", &Created { handle })), true),
+        JobEvent::Refused(..) | JobEvent::Ended => (Told::Whole(ended(&io::ErrorKind::UnexpectedEof.into())), true),
     }
 }
 
 /// A body of events that are sent by another task.
-struct Received(mpsc::Receiver<Piece>);
+struct Received {
+    receiver: mpsc::Receiver<Told>,
+    /// What is being written.
+    long: Option<Content>,
+    /// Between two pieces others have their turn.
+    is_others_turn: bool,
+}
+
+impl Received {
+    fn new(receiver: mpsc::Receiver<Told>) -> Self {
+        Self { receiver, long: None, is_others_turn: false }
+    }
+}
 
 impl HttpBody for Received {
     type Data = Bytes;
@@ -403,6 +349,21 @@ impl HttpBody for Received {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|(piece, _space)| Ok(Frame::data(piece))))
+        loop {
+            if std::mem::take(&mut self.is_others_turn) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if let Some(piece) = self.long.as_mut().and_then(Content::piece) {
+                self.is_others_turn = true;
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            self.long = None;
+            match ready!(self.receiver.poll_recv(context)) {
+                None => return Poll::Ready(None),
+                Some(Told::Whole(event)) => return Poll::Ready(Some(Ok(Frame::data(event)))),
+                Some(Told::Long(long)) => self.long = Some(long),
+            }
+        }
     }
 }

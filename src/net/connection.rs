@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::process::socket::{acknowledge_at_once, unacknowledged};
 use crate::protocol::packet::{FrameLimits, FramingError};
-use crate::protocol::{PeerError, Request, text};
+use crate::protocol::text::{self, AdminCommand, AdminError};
+use crate::protocol::{PeerError, Request};
 use crate::stats::ConnectionGauges;
 
 /// The size of the buffer into which all connections of a thread read, in bytes.
@@ -37,6 +39,8 @@ const READ_BUFFER: usize = 64 * 1024;
 const LEAST_PROGRESS: usize = 16 * 1024;
 /// How many batches of requests a connection may have worked off in a turn. Full of small requests a read holds more.
 const BATCHES_A_TURN: usize = 16;
+/// How many lines of text it may have worked off in a turn. Only those that are quick are not the last of it.
+const LINES_A_TURN: usize = 16;
 /// Once so much waits for a connection, in bytes, it must read before its next request is: answers to itself need no more.
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
 /// Once so much waits, the next line of text is answered in another turn, in bytes: a short line may have a long answer.
@@ -370,8 +374,24 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
         let Self { server, outbox, input, long_answer, id, limits, gauges, .. } = self;
-        let batches_left = BATCHES_A_TURN;
-        act(input, &mut Requests { server, outbox, long_answer, id: *id, gauges, limits, batches_left })
+        let mut requests = Requests {
+            server,
+            outbox,
+            long_answer,
+            id: *id,
+            gauges,
+            limits,
+            batches_left: BATCHES_A_TURN,
+            lines_left: LINES_A_TURN,
+            is_foreign: false,
+        };
+        let result = act(input, &mut requests);
+        if requests.is_foreign {
+            // What came behind the line is not for us.
+            self.input = Input::new(self.limits.frames);
+            self.reading = Reading::Ended;
+        }
+        result
     }
 }
 
@@ -392,6 +412,10 @@ struct Requests<'a> {
     limits: &'a Limits,
     /// How many batches are worked off before others have their turn.
     batches_left: usize,
+    /// How many lines are.
+    lines_left: usize,
+    /// The peer does not speak to a job server.
+    is_foreign: bool,
 }
 
 impl Sink for Requests<'_> {
@@ -404,9 +428,20 @@ impl Sink for Requests<'_> {
 
     fn line(&mut self, line: &[u8]) -> bool {
         let mut answer = Vec::new();
+        if text::is_http(line) {
+            info!("Closed {}: it speaks HTTP to the port of jobs", self.gauges.peer);
+            AdminError::UnknownCommand(line.split(|byte| *byte == b' ').next().unwrap_or(line)).write(&mut answer);
+            self.outbox.answer_text(&answer);
+            self.is_foreign = true;
+            return false;
+        }
         *self.long_answer = self.server.admin.answer(self.server.clock.now(), line, &self.gauges.peer, &mut answer);
         self.outbox.answer_text(&answer);
-        self.long_answer.is_none() && self.outbox.queued() < TEXT_OF_A_TURN && has_room(self.outbox, self.limits)
+        self.lines_left = self.lines_left.saturating_sub(1);
+        let words = self.server.admin.process.max_words.load(Ordering::Relaxed);
+        let is_quick = AdminCommand::parse(line, words).is_ok_and(|command| command.is_quick());
+        let is_enough = !is_quick || self.lines_left == 0 || self.outbox.queued() >= TEXT_OF_A_TURN;
+        self.long_answer.is_none() && !is_enough && has_room(self.outbox, self.limits)
     }
 }
 

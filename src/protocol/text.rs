@@ -193,6 +193,22 @@ impl<'a> AdminCommand<'a> {
         )
     }
 
+    /// Whether it takes next to no time, unless its answer is long: it changes nothing, and looks through nothing for a
+    /// short answer. All that tools ask C++ gearmand for is like this.
+    pub const fn is_quick(&self) -> bool {
+        matches!(
+            self,
+            Self::GetPid
+                | Self::Verbose
+                | Self::Version
+                | Self::Status
+                | Self::PriorityStatus
+                | Self::Workers
+                | Self::ShowJobs
+                | Self::ShowUniqueJobs
+        )
+    }
+
     fn parse_show(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
         match arguments {
             [] => Err(AdminError::UnknownCommand(typed)),
@@ -344,6 +360,22 @@ pub fn write_affected(affected: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Whether a line is of the head of an HTTP request, as a web page may have a browser send it to any port.
+///
+/// Lines of its body could be commands. No command looks like this.
+pub fn is_http(line: &[u8]) -> bool {
+    if line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:")) {
+        return true;
+    }
+    let mut words = line.trim_ascii().splitn(3, |byte| *byte == b' ');
+    let (_, Some(target), Some(version)) = (words.next(), words.next(), words.next()) else {
+        return false;
+    };
+    let is_target =
+        [&b"/"[..], b"http://", b"https://"].iter().any(|start| target.starts_with(start)) || target == b"*";
+    is_target && version.starts_with(b"HTTP/")
+}
+
 /// Appends `OK VALUE` and a bare newline, as value answers end.
 pub fn write_value(value: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"OK ");
@@ -362,6 +394,24 @@ mod tests {
             Err(error) => error.write(&mut out),
         }
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn http_is_told_from_commands() {
+        for line in [
+            "POST / HTTP/1.1",
+            "post /a?b HTTP/1.0\r",
+            "GET http://h:1/ HTTP/1.1",
+            "OPTIONS * HTTP/1.1",
+            "Host: h",
+            "hOST:h",
+        ] {
+            assert!(is_http(line.as_bytes()), "{line}");
+        }
+        for line in ["create function HTTP/1.1", "drop function host:", "kick host:h", "pause /f", "", "POST /", "host"]
+        {
+            assert!(!is_http(line.as_bytes()), "{line}");
+        }
     }
 
     #[test]
@@ -436,6 +486,12 @@ mod tests {
         assert_eq!(parse("show worker 3-14"), AdminCommand::ShowWorker { slot: 3, generation: 14 });
         for line in ["status", "show functions", "show job x", "list jobs", "verbose", "getpid", "version"] {
             assert!(!parse(line).is_change(), "{line}");
+        }
+        for line in ["verbose", "getpid", "version", "status", "workers", "show jobs"] {
+            assert!(parse(line).is_quick(), "{line}");
+        }
+        for line in ["show server", "show job H:x:1", "show workers", "create function f", "kick host:h"] {
+            assert!(!parse(line).is_quick(), "{line}");
         }
         for line in [
             "cancel job x",

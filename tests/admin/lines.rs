@@ -1,6 +1,6 @@
 //! How commands may be written, and how answers come.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use crate::common::{Wire, packet};
 use crate::{connect, server, submit, worker};
@@ -220,4 +220,54 @@ fn a_line_has_so_many_words() {
         assert_eq!(wire.text_line(), "ERR INVALID_ARGUMENTS Too+many+words+in+this+command+(max-text-words)\r\n");
         wire.expect_nothing();
     }
+}
+
+#[test]
+fn a_request_that_a_web_page_makes_ends_the_connection() {
+    let server = server(&[]);
+    let mut observer = connect(&server);
+    for (head, word) in [
+        ("POST / HTTP/1.1\r\nOrigin: http://evil\r\n\r\n", "POST"),
+        ("POST  /x HTTP/1.0\r\nHost: h\r\n", ""),
+        ("Host: localhost\r\n\r\n", "Host:"),
+        ("GET http://h/ HTTP/1.1\r\n", "GET"),
+    ] {
+        let mut wire = connect(&server);
+        wire.send_raw(format!("{head}create function f\r\nversion\r\n").as_bytes());
+        wire.finish_sending();
+        let answer = read_to_end(&wire);
+        assert!(answer.starts_with(&format!("ERR UNKNOWN_COMMAND Unknown+server+command{word}")), "{head}: {answer}");
+        assert!(!answer.contains("OK"), "{head}: {answer}");
+        // In pieces as well.
+        let mut wire = connect(&server);
+        for piece in head.as_bytes().chunks(5) {
+            wire.send_raw(piece);
+        }
+        let _ = wire.stream().write_all(b"create function f\r\n");
+        assert_eq!(observer.text("status"), ".\n", "{head}");
+    }
+    // A name may look like one all the same.
+    assert_eq!(observer.text("create function HTTP/1.1"), "OK\r\n");
+}
+
+#[test]
+fn many_lines_at_once_delay_nobody() {
+    const LINES: usize = 20_000;
+    let server = server(&["--threads", "1"]);
+    let (wire, mut other) = (connect(&server), connect(&server));
+    std::thread::scope(|scope| {
+        let mut stream = wire.stream();
+        let lines = "disable host:10.1.2.3\nenable host:10.1.2.3\n".repeat(LINES / 2);
+        scope.spawn(move || stream.write_all(lines.as_bytes()).expect("to be read from"));
+        let answered = scope.spawn(|| {
+            let mut answers = vec![0; LINES * "OK\r\n".len()];
+            wire.stream().read_exact(&mut answers).expect("an answer to each line");
+        });
+        let mut turns = 0;
+        while !answered.is_finished() {
+            other.expect_nothing();
+            turns += 1;
+        }
+        assert!(turns > LINES / 200, "the other had {turns} turns");
+    });
 }

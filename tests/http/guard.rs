@@ -117,6 +117,20 @@ fn an_open_address_takes_a_token() {
 }
 
 #[test]
+fn what_a_proxy_hands_on_is_not_local() {
+    let plain = server(&[]);
+    for header in [("x-forwarded-for", "10.1.2.3"), ("forwarded", "for=10.1.2.3"), ("via", "1.1 proxy")] {
+        pause(plain.http(), &[JSON, header]).expect_error(403, "no_token_set");
+        let look = exchange(plain.http(), &request("GET", "/api/v1/functions", &[header], b""));
+        assert_eq!(look.status, 200);
+    }
+    let guarded = server(&["--http-token", TOKEN]);
+    let token = format!("Bearer {TOKEN}");
+    let through = [JSON, ("x-forwarded-for", "10.1.2.3"), ("authorization", &token)];
+    assert_eq!(pause(guarded.http(), &through).status, 200);
+}
+
+#[test]
 fn a_token_is_needed_on_a_local_address_where_one_is_set() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");

@@ -1,6 +1,6 @@
 //! Submitting jobs over HTTP, and waiting for them.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -221,4 +221,58 @@ fn waiting_ends_with_the_server() {
     server.signal(nix::sys::signal::Signal::SIGTERM);
     let last = std::iter::from_fn(|| events.next()).last();
     assert_eq!(last.map(|(name, _)| name).as_deref(), Some("error"));
+}
+
+/// Memory of the server's own, in MiB.
+fn anonymous_mib(server: &Server) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
+}
+
+#[test]
+fn an_unread_result_takes_no_more_than_it_has() {
+    const MIB: usize = 12;
+    let server = server(&[]);
+    let before = anonymous_mib(&server);
+    let mut streams = Vec::new();
+    for accept in ["application/json", "text/event-stream"] {
+        let mut stream = connect(server.http());
+        let headers = [("content-type", "application/json"), ("accept", accept)];
+        stream.write_all(&request("POST", JOBS, &headers, br#"{"function":"f"}"#)).unwrap();
+        let mut hand = Hand::take(&server, "f", b"");
+        // Each byte of it takes six in JSON.
+        hand.say(packet::WORK_COMPLETE, &[&vec![1; MIB << 20]]);
+        let mut begun = [0; 1];
+        stream.read_exact(&mut begun).expect("the beginning of the answer");
+        streams.push((stream, hand));
+    }
+    let grown = anonymous_mib(&server).saturating_sub(before);
+    assert!(grown < 2 * 4 * MIB, "{grown} MiB for two results of {MIB} MiB");
+    for (mut stream, _hand) in streams {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("the whole answer");
+        assert!(rest.len() > 6 * (MIB << 20) && rest.ends_with(b"0\r\n\r\n"), "{}", rest.len());
+    }
+}
+
+#[test]
+fn bodies_take_memory_as_they_come() {
+    let server = server(&[]);
+    let head = |name: &str| {
+        let headers = [("content-type", "application/json"), ("transfer-encoding", "chunked"), ("x-name", name)];
+        request("POST", JOBS, &headers, b"")
+    };
+    let begun: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = connect(server.http());
+            stream.write_all(&[&head("held")[..], b"1\r\n \r\n"].concat()).unwrap();
+            stream
+        })
+        .collect();
+    let job = br#"{"function":"f","background":true}"#;
+    let chunk = [format!("{:x}\r\n", job.len()).as_bytes(), job, b"\r\n0\r\n\r\n"].concat();
+    let answer = exchange(server.http(), &[head("other"), chunk].concat());
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    drop(begun);
 }

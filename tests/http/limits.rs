@@ -23,10 +23,25 @@ fn connections_are_counted() {
         let answer = read_answer(&mut BufReader::new(stream.try_clone().unwrap()));
         assert_eq!(answer.status, 200);
     }
+    get(&server, "/api/v1/functions").expect_error(503, "too_many_connections");
+    // Questions of health have connections of their own.
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(get(&server, path).status, 200, "{path}");
+    }
+    let health: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = connect(server.http());
+            stream.write_all(b"GET /heal").unwrap();
+            stream
+        })
+        .collect();
+    // Beyond those, one that still sends is told all the same.
     let mut refused = connect(server.http());
+    refused.write_all(&request("POST", "/", &[], &[b' '; 4096])).unwrap();
     let mut text = String::new();
     refused.read_to_string(&mut text).expect("a refusal and the end");
     assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("too_many_connections"), "{text}");
+    drop(health);
     // The job server has room all the same.
     Wire::connect(server.addr()).expect_nothing();
     drop(held);
@@ -112,6 +127,34 @@ fn broken_requests_are_survived() {
         assert!(!text.contains("root:"), "{text}");
     }
     expect_alive(&server);
+}
+
+#[test]
+fn lists_that_are_read_have_a_number() {
+    let server = server(&[]);
+    let mut client = Wire::connect(server.addr());
+    let name = "f".repeat(500);
+    for number in 0..5_000 {
+        client.send_raw(format!("create function {name}{number}\r\n").as_bytes());
+    }
+    for _ in 0..5_000 {
+        assert!(client.text_line().starts_with("OK"));
+    }
+    let slow: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = connect(server.http());
+            stream.write_all(&request("GET", "/api/v1/functions", &[], b"")).unwrap();
+            let mut begun = [0; 1];
+            stream.read_exact(&mut begun).expect("the beginning of the list");
+            stream
+        })
+        .collect();
+    for path in ["/api/v1/functions", "/api/v1/workers", "/api/v1/jobs", "/api/v1/rules"] {
+        get(&server, path).expect_error(503, "too_many_readers");
+    }
+    expect_alive(&server);
+    drop(slow);
+    wait_for("the list", || (get(&server, "/api/v1/functions").status == 200).then_some(()));
 }
 
 /// Reads until the server closes, and returns how long that took.

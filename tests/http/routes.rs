@@ -184,6 +184,7 @@ fn what_makes_no_sense_is_an_error() {
         ("/api/v1/jobs?state=done", 400, "bad_parameter"),
         ("/api/v1/jobs?after=x", 400, "bad_parameter"),
         ("/api/v1/jobs?older_than_s=NaN", 400, "bad_parameter"),
+        ("/api/v1/jobs?older_than_s=1e999", 400, "bad_parameter"),
         ("/api/v1/jobs?functoin=f", 400, "unknown_parameter"),
         ("/api/v1/workers?after=1", 400, "bad_parameter"),
         ("/api/v1/workers?state=%ff", 400, "bad_parameter"),

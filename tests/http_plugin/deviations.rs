@@ -19,6 +19,8 @@ const SPACES: &str =
 const BAD_LENGTH: &str = "a length is digits and nothing else: two readers that guess may guess otherwise";
 const NOT_THE_END: &str = "progress and warnings are not the end of a job; gearmand takes them for its result";
 
+const FOREIGN: &str = "a page of another site submits no jobs by way of whoever looks at it";
+
 pub(crate) const DEVIATIONS: &[Deviation] = &[
     Deviation {
         request: "HEAD",
@@ -127,5 +129,17 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         ours: r"HTTP/1.0 200 OK\r\nX-Gearman-Job-Handle: H:t:1\r\nX-Gearman-Command: WORK_COMPLETE\r\nContent-Length: 10\r\nServer: Gearman/V\r\n\r\nwarning|-|",
         theirs: r"HTTP/1.0 200 OK\r\nX-Gearman-Job-Handle: H:t:1\r\nX-Gearman-Command: WORK_WARNING\r\nContent-Length: 7\r\n",
         reason: NOT_THE_END,
+    },
+    Deviation {
+        request: "a page of another site",
+        ours: r"HTTP/1.0 403 FORBIDDEN\r\nServer: Gearman/V\r\nContent-Length: 71\r\n\r\nPages of other sites can submit no jobs here (Origin, Sec-Fetch-Site).\n",
+        theirs: r"HTTP/1.0 200 OK\r\nX-Gearman-Job-Handle: H:t:1\r\nX-Gearman-Command: WORK_COMPLETE\r\nContent-Length: 7\r\nServer: Gearman/V\r\n\r\nshow|-|",
+        reason: FOREIGN,
+    },
+    Deviation {
+        request: "another site, by HEAD",
+        ours: r"HTTP/1.0 403 FORBIDDEN\r\nServer: Gearman/V\r\nContent-Length: 71\r\n\r\n",
+        theirs: r"HTTP/1.0 200 OK\r\nX-Gearman-Job-Handle: H:t:1\r\nContent-Length: 7\r\nServer: Gearman/V\r\n\r\nshow|-|",
+        reason: FOREIGN,
     },
 ];

@@ -215,3 +215,34 @@ fn who_does_not_read_the_answer_is_closed() {
     drop(peer);
     assert_serves(&stage);
 }
+
+#[test]
+fn data_of_all_requests_has_a_limit() {
+    const PEERS: usize = 12;
+    const PIECE: usize = 60 * 1024;
+    let stage = Stage::ours(&[]);
+    let mut worker = Wire::connect(stage.server.addr());
+    worker.send(packet::CAN_DO, b"f");
+    let peers: Vec<Peer> =
+        (0..PEERS).map(|number| stage.peer(&post("f", &[], number.to_string().as_bytes()))).collect();
+    stage.await_jobs("f", PEERS as u64);
+    let before = anonymous_kib(&stage);
+    // 30 MiB for each: nine find room, and three do not.
+    for _ in 0..PEERS {
+        worker.send(packet::GRAB_JOB, b"");
+        let assignment = worker.expect_type(packet::JOB_ASSIGN);
+        let handle = assignment.split(|byte| *byte == 0).next().expect("a handle");
+        let piece = packet::body(&[handle, &vec![b'x'; PIECE]]);
+        (0..512).for_each(|_| worker.send(packet::WORK_DATA, &piece));
+        worker.expect_nothing();
+    }
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let asked: Vec<_> = peers.into_iter().map(|peer| scope.spawn(|| peer.answer_within(DEADLINE / 4))).collect();
+        asked.into_iter().filter_map(|peer| peer.join().expect("no panic")).collect()
+    });
+    let refused = answers.iter().filter(|answer| answer.starts_with(b"HTTP/1.1 503 SERVICE_UNAVAILABLE\r\n")).count();
+    assert!(refused >= PEERS - 9, "{refused} were refused");
+    let grown = anonymous_kib(&stage).saturating_sub(before);
+    assert!(grown < 400 * 1024, "{grown} KiB");
+    assert!(Wire::connect(stage.server.addr()).text("version").starts_with("OK "));
+}

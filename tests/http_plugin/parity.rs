@@ -74,6 +74,9 @@ const REQUESTS: &[(&str, &[u8])] = &[
     ("data before the result", b"GET /data HTTP/1.0\r\n\r\n"),
     ("progress", b"GET /status HTTP/1.0\r\n\r\n"),
     ("a warning", b"GET /warning HTTP/1.0\r\n\r\n"),
+    ("a page of another site", b"GET /show HTTP/1.0\r\nHost: h\r\nOrigin: http://evil\r\n\r\n"),
+    ("a page of its own site", b"GET /show HTTP/1.0\r\nHost: h\r\nOrigin: http://h\r\nSec-Fetch-Site: same-origin\r\n\r\n"),
+    ("another site, by HEAD", b"HEAD /show HTTP/1.0\r\nSec-Fetch-Site: cross-site\r\n\r\n"),
     ("two requests at once", b"GET /show HTTP/1.0\r\n\r\nGET /show HTTP/1.0\r\n\r\n"),
 ];
 

@@ -97,9 +97,14 @@ impl Look {
 }
 
 impl Functions {
+    /// Whether workers are still counted.
+    pub fn is_counting(&self) -> bool {
+        !self.connections.as_slice().is_empty()
+    }
+
     /// The next ones, which are none while workers are counted; `None` after the last.
     pub fn next_piece(&mut self, look: &Look, now: Now) -> Option<Vec<FunctionView>> {
-        if !self.connections.as_slice().is_empty() {
+        if self.is_counting() {
             self.count_workers();
             return Some(Vec::new());
         }

@@ -24,24 +24,35 @@ pub fn parse_worker_id(text: &str) -> Option<ConnectionId> {
 impl Look {
     /// Workers, by age of their connection.
     pub fn workers(&self, filter: &WorkerFilter) -> Page<WorkerView, ConnectionId> {
+        let Page { items, next } = self.list_workers(filter);
+        Page { items: items.into_iter().filter_map(|id| self.listed_worker(id)).collect(), next }
+    }
+
+    /// The same, of which [`listed_worker`](Self::listed_worker) makes views.
+    pub fn list_workers(&self, filter: &WorkerFilter) -> Page<ConnectionId, ConnectionId> {
         let mut connections: Vec<(ConnectionId, Arc<ConnectionGauges>)> =
             self.stats().connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
         connections.sort_unstable_by_key(|(id, _)| (id.generation, id.slot));
         let key = |id: &ConnectionId| (id.generation, id.slot);
         let first = filter.after.map_or(0, |after| connections.partition_point(|(id, _)| key(id) <= key(&after)));
-        let prefixes = self.stats().handle_prefixes();
-        let mut items = Vec::new();
+        let mut items: Vec<ConnectionId> = Vec::new();
         for (id, gauges) in &connections[first..] {
             if !matches(gauges, filter) {
                 continue;
             }
             if items.len() == filter.limit {
-                let next = items.last().and_then(|last: &WorkerView| parse_worker_id(&last.id));
+                let next = items.last().copied();
                 return Page { items, next };
             }
-            items.extend(worker_view(*id, gauges, &prefixes));
+            items.push(*id);
         }
         Page { items, next: None }
+    }
+
+    /// One worker, without its jobs; none where it has gone.
+    pub fn listed_worker(&self, id: ConnectionId) -> Option<WorkerView> {
+        let gauges = Arc::clone(self.stats().connections.get(&id)?.value());
+        worker_view(id, &gauges, &self.stats().handle_prefixes())
     }
 
     /// One worker, with its jobs.

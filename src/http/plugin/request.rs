@@ -74,6 +74,8 @@ pub(super) enum Refusal {
 pub(super) enum Status {
     /// Its headers contradict each other.
     BadRequest,
+    /// The page of another site asks, by a browser. To HEAD the reason is not told.
+    Forbidden { is_head: bool },
     /// It names no function.
     NotFound,
     /// Its workload is larger than a packet may be.
@@ -82,6 +84,8 @@ pub(super) enum Status {
     InternalServerError,
     /// Its body is encoded.
     NotImplemented,
+    /// Others have the memory that its result takes.
+    ServiceUnavailable,
 }
 
 /// Reads the head at the beginning of what has come, and says where it ends; `None` while it is incomplete.
@@ -157,6 +161,11 @@ struct Headers<'a> {
     is_background: bool,
     priority: Priority,
     expects_continue: bool,
+    host: &'a [u8],
+    /// Where the page comes from that asks.
+    origin: Option<&'a [u8]>,
+    /// A browser says that this is another site.
+    is_foreign: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -175,6 +184,9 @@ impl<'a> Headers<'a> {
             is_background: false,
             priority: Priority::Normal,
             expects_continue: false,
+            host: b"",
+            origin: None,
+            is_foreign: false,
         }
     }
 
@@ -194,6 +206,7 @@ impl<'a> Headers<'a> {
         if name.last().is_some_and(u8::is_ascii_whitespace) {
             return Err(ambiguous);
         }
+        self.note_site(name, value);
         if name.eq_ignore_ascii_case(b"Content-Length") {
             if self.length.is_some() {
                 return Err(ambiguous);
@@ -217,8 +230,30 @@ impl<'a> Headers<'a> {
         Ok(())
     }
 
+    /// Only browsers say where a page comes from.
+    fn note_site(&mut self, name: &[u8], value: &'a [u8]) {
+        if name.eq_ignore_ascii_case(b"Host") {
+            self.host = value;
+        } else if name.eq_ignore_ascii_case(b"Origin") {
+            self.is_foreign |= self.origin.replace(value).is_some();
+        } else if name.eq_ignore_ascii_case(b"Sec-Fetch-Site") {
+            self.is_foreign |= value != b"same-origin" && value != b"none";
+        }
+    }
+
+    fn is_foreign(&self) -> bool {
+        let is_other = |origin: &[u8]| {
+            let own = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+            !own.is_some_and(|own| own.eq_ignore_ascii_case(self.host))
+        };
+        self.is_foreign || self.origin.is_some_and(is_other)
+    }
+
     fn request(self, method: Method, function: &[u8]) -> Result<Request, Refusal> {
         let is_head = method == Method::Head;
+        if self.is_foreign() {
+            return Err(Refusal::Status(self.version, Status::Forbidden { is_head }));
+        }
         // As with gearmand, a body of other methods is none. It is not read for another request either.
         let length = if matches!(method, Method::Post | Method::Put) { self.length.unwrap_or(0) } else { 0 };
         let job = match (function.is_empty(), is_head) {
@@ -313,6 +348,27 @@ mod tests {
         }
         for head in [&b"GET /a\0b HTTP/1.1\r\n\r\n"[..], b"GET /a HTTP/1.1\r\nX-Gearman-Unique: a\0b\r\n\r\n", b"\0"] {
             assert_eq!(parse(head), Err(Refusal::Silent), "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let refusal = |is_head| Err(Refusal::Status(Version::Http11, Status::Forbidden { is_head }));
+        for headers in [
+            "Host: h:1\r\nOrigin: http://h:2",
+            "Host: h\r\nOrigin: null",
+            "Host: h\r\nOrigin: h",
+            "Origin: http://h",
+            "Host: h\r\nOrigin: http://h\r\norigin: http://h",
+            "Sec-Fetch-Site: cross-site",
+            "sec-fetch-site:same-site",
+            "Host: h\r\nOrigin: http://h\r\nSec-Fetch-Site:",
+        ] {
+            assert_eq!(parse(format!("POST /f HTTP/1.1\r\n{headers}\r\n\r\n").as_bytes()), refusal(false), "{headers}");
+            assert_eq!(parse(format!("HEAD /f HTTP/1.1\r\n{headers}\r\n\r\n").as_bytes()), refusal(true), "{headers}");
+        }
+        for headers in ["Origin: http://H:1\r\nHost: h:1", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none"] {
+            assert!(parse(format!("POST /f HTTP/1.1\r\n{headers}\r\n\r\n").as_bytes()).is_ok(), "{headers}");
         }
     }
 

@@ -7,6 +7,9 @@ use super::request::{Request, Status, Version};
 /// What asks for the body that a peer holds back.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
+/// Why a page gets no job done.
+const FOREIGN: &[u8] = b"Pages of other sites can submit no jobs here (Origin, Sec-Fetch-Site).\n";
+
 /// What the job server made of a job.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
@@ -48,15 +51,21 @@ pub(super) fn refused(version: Version, status: Status) -> Vec<u8> {
         version,
         match status {
             Status::BadRequest => "400 BAD_REQUEST",
+            Status::Forbidden { .. } => "403 FORBIDDEN",
             Status::NotFound => "404 NOT_FOUND",
             Status::ContentTooLarge => "413 CONTENT_TOO_LARGE",
             Status::InternalServerError => "500 INTERNAL_SERVER_ERROR",
             Status::NotImplemented => "501 NOT_IMPLEMENTED",
+            Status::ServiceUnavailable => "503 SERVICE_UNAVAILABLE",
         },
     );
     write_server(&mut head, version);
-    write_length(&mut head, 0);
+    let reason = if matches!(status, Status::Forbidden { .. }) { FOREIGN } else { b"" };
+    write_length(&mut head, reason.len());
     head.extend_from_slice(b"\r\n");
+    if status != (Status::Forbidden { is_head: true }) {
+        head.extend_from_slice(reason);
+    }
     head
 }
 

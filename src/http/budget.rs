@@ -1,0 +1,129 @@
+//! What large bodies and results may hold together.
+//!
+//! Every byte is charged that is held beyond what is free, however many pieces it came in and until the last piece of it
+//! is written.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::Interface;
+use super::answer::{Failure, kib};
+
+/// What one holds in all that takes nothing of the budget, in bytes.
+pub(super) const SMALL: usize = 64 * 1024;
+/// How long one waits for others to let go of it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A part of the budget, which goes back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    pub(super) fn new(interface: &Interface) -> Self {
+        Self::of(&interface.budget)
+    }
+
+    pub(super) fn of(budget: &Arc<Semaphore>) -> Self {
+        Self { budget: Arc::clone(budget), permit: None }
+    }
+
+    /// Takes what is missing for so many bytes in all.
+    ///
+    /// # Errors
+    /// When others have it.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Failure> {
+        let missing = self.missing(bytes);
+        if missing > 0 {
+            let more = Arc::clone(&self.budget).try_acquire_many_owned(missing).map_err(|_| too_much())?;
+            self.add(more);
+        }
+        Ok(())
+    }
+
+    /// The same, and waits for it. Nothing is lost when this is dropped before it is done.
+    ///
+    /// # Errors
+    /// When others have it for too long.
+    pub(super) async fn await_hold(&mut self, bytes: usize) -> io::Result<()> {
+        let missing = self.missing(bytes);
+        if missing > 0 {
+            let more = timeout(PATIENCE, Arc::clone(&self.budget).acquire_many_owned(missing)).await;
+            match more {
+                Ok(Ok(more)) => self.add(more),
+                Ok(Err(_)) | Err(_) => return Err(io::ErrorKind::OutOfMemory.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives what is held on to another, and holds nothing any more.
+    pub(super) fn take(&mut self) -> Self {
+        Self { budget: Arc::clone(&self.budget), permit: self.permit.take() }
+    }
+
+    /// In KiB.
+    fn missing(&self, bytes: usize) -> u32 {
+        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = if bytes <= SMALL { 0 } else { kib(bytes) };
+        u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX)
+    }
+
+    fn add(&mut self, more: OwnedSemaphorePermit) {
+        match &mut self.permit {
+            Some(permit) => permit.merge(more),
+            None => self.permit = Some(more),
+        }
+    }
+}
+
+/// Others have all of it.
+pub(super) fn too_much() -> Failure {
+    Failure::busy("too_much_at_once", "other large bodies take all memory that they may")
+}
+
+/// Appends to bytes that are to be `most` at most, for which no more memory than that is set aside.
+pub(super) fn append(bytes: &mut Vec<u8>, more: &[u8], most: usize) {
+    if bytes.capacity() - bytes.len() < more.len() {
+        let room = more.len().max(bytes.len().min(most.saturating_sub(bytes.len())));
+        bytes.reserve_exact(room);
+    }
+    bytes.extend_from_slice(more);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_is_charged_and_goes_back() {
+        let budget = Arc::new(Semaphore::new(100));
+        let mut share = Share::of(&budget);
+        share.hold(SMALL).unwrap();
+        assert_eq!(budget.available_permits(), 100);
+        share.hold(SMALL + 1).unwrap();
+        share.hold(80 * 1024).unwrap();
+        assert_eq!(budget.available_permits(), 20);
+        assert!(share.hold(101 * 1024).is_err());
+        let other = share.take();
+        share.hold(10).unwrap();
+        assert_eq!(budget.available_permits(), 20);
+        drop(other);
+        assert_eq!(budget.available_permits(), 100);
+    }
+
+    #[test]
+    fn no_more_is_set_aside_than_may_come() {
+        let mut bytes = Vec::new();
+        for _ in 0..10 {
+            append(&mut bytes, &[0; 100], 1000);
+        }
+        assert_eq!((bytes.len(), bytes.capacity()), (1000, 1000));
+    }
+}
