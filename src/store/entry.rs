@@ -159,7 +159,6 @@ mod tests {
         let reasons = [
             (Entry { number: 0, ..entry() }, "number"),
             (Entry { function: None, ..entry() }, "no function"),
-            (Entry { function: Some(b""), ..entry() }, "function name"),
             (Entry { function: Some(b"a\0b"), ..entry() }, "NUL"),
             (Entry { function: Some(&long), ..entry() }, "512 bytes"),
             (Entry { number: i64::MAX, ..entry() }, "number"),
