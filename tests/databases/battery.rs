@@ -102,7 +102,6 @@ pub(crate) fn zoo() -> Vec<TestJob> {
         job(15, "plain", "H:elsewhere:2", b"a handle for a unique id"),
         job(16, "plain", "job:2", b"like the name of a key"),
         job(17, "spaces and *?[x]", "\t\r\n", b"\0"),
-        job(99, "", "the empty function", b"w"),
     ];
     let bytes =
         TestJob { function: b"\xff\xfe".to_vec(), unique: b"\xc3\x28".to_vec(), ..job(18, "", "", b"no UTF-8") };
@@ -118,6 +117,7 @@ pub(crate) fn zoo() -> Vec<TestJob> {
     zoo.push(soon);
     let late = TestJob { due_s: 5_000_000_000, ..job(23, "plain", "u23", b"due in 2128") };
     zoo.push(late);
+    zoo.push(job(99, "", "the empty function", b"w"));
     zoo.push(TestJob { prefix: super::jobs::PREFIX, ..job(4_000_000_000, "plain", "u24", b"a large number") });
     zoo
 }
