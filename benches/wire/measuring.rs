@@ -41,8 +41,8 @@ fn rolled_up(pid: u32, field: &str) -> Result<u64> {
     }
 }
 
-/// The TCP port that `pid` listens on, if it does: a socket of `/proc/net/tcp` that is among its descriptors.
-pub(crate) fn listening_port(pid: u32) -> Result<Option<u16>> {
+/// The TCP port that `pid` listens on beside `other`, if it does: a socket of `/proc/net/tcp` that is among its descriptors.
+pub(crate) fn listening_port(pid: u32, other: Option<u16>) -> Result<Option<u16>> {
     let mut sockets = HashSet::new();
     for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| missing(pid, &error))? {
         // A descriptor may be closed between the listing and the look.
@@ -57,8 +57,10 @@ pub(crate) fn listening_port(pid: u32) -> Result<Option<u16>> {
         if let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..]
             && sockets.contains(inode)
             && let Some((_, port)) = local.split_once(':')
+            && let Ok(port) = u16::from_str_radix(port, 16)
+            && Some(port) != other
         {
-            return Ok(u16::from_str_radix(port, 16).ok());
+            return Ok(Some(port));
         }
     }
     Ok(None)

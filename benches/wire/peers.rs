@@ -20,9 +20,12 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 /// A C++ gearmand reads a million queued jobs before it answers.
 const START: Duration = Duration::from_mins(3);
 
-/// Where a server keeps background jobs: the options that say it.
+/// Where a server keeps background jobs: the options that say it; and the port of its web interface, where it is to have one.
 #[derive(Clone, Debug)]
-pub(crate) struct Queue(Vec<String>);
+pub(crate) struct Queue {
+    options: Vec<String>,
+    http: Option<u16>,
+}
 
 impl Queue {
     /// In memory.
@@ -35,14 +38,15 @@ impl Queue {
         Self::new(["-q".to_owned(), "libsqlite3".to_owned(), format!("--libsqlite3-db={}", path.display())])
     }
 
-    /// Adds options that are not about the queue.
-    pub(crate) fn add(&mut self, options: impl IntoIterator<Item = String>) {
-        self.0.extend(options);
+    /// The same, of a server with its web interface on this port.
+    pub(crate) fn with_http(mut self, port: u16) -> Self {
+        self.http = Some(port);
+        self
     }
 
     /// Wherever these options say.
     pub(crate) fn new(options: impl IntoIterator<Item = String>) -> Self {
-        Self(options.into_iter().collect())
+        Self { options: options.into_iter().collect(), http: None }
     }
 }
 
@@ -96,6 +100,7 @@ pub(crate) struct Peer {
     pub(crate) port: u16,
     child: Child,
     pid_file: PathBuf,
+    http: Option<u16>,
 }
 
 impl Peer {
@@ -122,7 +127,11 @@ impl Peer {
             command.arg(floor::ARGUMENT);
         } else {
             command.args(["--port", "0", "-L", "127.0.0.1", "-l", "stderr", "--pid-file"]);
-            command.arg(&pid_file).args(kind.arguments()).args(&queue.0);
+            command.arg(&pid_file).args(kind.arguments()).args(&queue.options);
+            if kind == Kind::Ours {
+                let address = queue.http.map_or_else(|| "off".to_owned(), |port| format!("127.0.0.1:{port}"));
+                command.args(["--http-listen", &address]);
+            }
         }
         let log = File::options().create(true).append(true).open(options.output.join(format!("{stem}.log")))?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
@@ -132,7 +141,7 @@ impl Peer {
                 return fail(format!("cannot start {}: {error}", Path::new(command.get_program()).display()));
             }
         };
-        let mut peer = Self { kind, port: 0, child, pid_file };
+        let mut peer = Self { kind, port: 0, child, pid_file, http: queue.http };
         let begun = Instant::now();
         while peer.port == 0 {
             if let Some(status) = peer.child.try_wait()? {
@@ -142,7 +151,7 @@ impl Peer {
                 return fail(format!("{} does not listen", kind.name()));
             }
             std::thread::sleep(Duration::from_millis(5));
-            peer.port = measuring::listening_port(peer.pid())?.unwrap_or(0);
+            peer.port = measuring::listening_port(peer.pid(), peer.http)?.unwrap_or(0);
         }
         Ok(peer)
     }
@@ -168,7 +177,7 @@ impl Peer {
 
     /// Fails unless the server is still the one that listens on its port.
     pub(crate) fn check_port(&self) -> Result<()> {
-        if measuring::listening_port(self.pid())? == Some(self.port) {
+        if measuring::listening_port(self.pid(), self.http)? == Some(self.port) {
             Ok(())
         } else {
             fail(format!("{} lost its port", self.kind.name()))

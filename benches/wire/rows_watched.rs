@@ -146,8 +146,7 @@ pub(crate) fn watched(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let (mut calm, mut watched) = ([series("calm"), series("calm")], [series("ours"), series("ours")]);
     for _ in 0..options.rounds {
         let http = free_port()?;
-        let mut queue = Queue::memory();
-        queue.add(["--http-listen".to_owned(), format!("127.0.0.1:{http}")]);
+        let queue = Queue::memory().with_http(http);
         let peer = Peer::start_on(Kind::Ours, &queue, options)?;
         let mut backlog = Generator::of(BACKLOG, peer.port)?;
         backlog.add_clients(8, Submission::Background, 64, WORKLOAD)?;

@@ -183,6 +183,10 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> Result<Piece, ControlError> {
         let function = self.known_function(function)?;
+        if self.functions[function as usize].total() == 0 {
+            // Slots of other functions' jobs need not be looked through.
+            return Ok(Piece::default());
+        }
         let Place { stage, last_number } = self.begin(from);
         let first = if let Stage::Slot(first) = stage { first } else { 0 };
         let piece = self.walk_slots(function, first, last_number, |server, job| {

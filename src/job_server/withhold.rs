@@ -20,6 +20,8 @@ use crate::protocol::names::CLIENT_ID_MAX;
 
 /// How many rules for client ids and hosts are kept; and how many for one connection.
 const MAX_RULES: usize = 1000;
+/// How many rules for connections are kept in all.
+const MAX_RULES_FOR_CONNECTIONS: usize = 10_000;
 /// How many functions of workers one call looks at when rules have changed, and then those of one worker more.
 const ABILITIES_PER_CALL: usize = 2048;
 /// The longest name of a host, in bytes: as long as names in the DNS.
@@ -43,6 +45,11 @@ impl Rules {
     /// How many are kept whoever is connected.
     fn remembered(&self) -> usize {
         self.clients.values().chain(self.hosts.values()).map(BTreeMap::len).sum()
+    }
+
+    /// How many go with their connections.
+    fn for_connections(&self) -> usize {
+        self.connections.values().map(BTreeMap::len).sum()
     }
 
     /// The rules for one, to be changed.
@@ -89,7 +96,8 @@ impl JobServer {
     ///
     /// # Errors
     /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NameTooLong`] or
-    /// [`ControlError::BadName`] for a name that no worker or function can have, [`ControlError::TooManyRules`] from the 1,000th rule on.
+    /// [`ControlError::BadName`] for a name that no worker or function can have, [`ControlError::TooManyRules`] from the
+    /// 1,000th rule on, or the 10,000th for connections in all.
     pub fn withhold(
         &mut self,
         now: Now,
@@ -117,7 +125,9 @@ impl JobServer {
             Who::Connection(_) => known.map_or(0, BTreeMap::len),
             Who::Client(_) | Who::Host(_) => self.rules.remembered(),
         };
-        if is_new && count >= MAX_RULES {
+        let is_too_much =
+            self.rules.for_connections() >= MAX_RULES_FOR_CONNECTIONS && matches!(who, Who::Connection(_));
+        if is_new && (count >= MAX_RULES || is_too_much) {
             return Err(ControlError::TooManyRules);
         }
         self.rules.of(who).insert(function, how);
