@@ -384,12 +384,7 @@ impl JobServer {
         if !is_scheduled {
             return self.make_ready(now, slot, effects);
         }
-        let job = self.jobs.get(slot);
-        let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
-        let priority = job.priority.index();
-        self.jobs.schedule.insert(entry);
-        self.functions[function as usize].scheduled[priority] += 1;
-        self.publish(function);
+        self.put_in_schedule(slot);
     }
 
     /// Tells the store that has a job what has become of it. `before` is its function until now.

@@ -339,11 +339,6 @@ impl Jobs {
         }
     }
 
-    /// The job in a slot, if there is one.
-    pub(super) fn in_slot(&self, slot: usize) -> Option<&Job> {
-        self.slots.get(slot)
-    }
-
     /// One more than the last slot that may hold a job.
     pub(super) fn slot_bound(&self) -> usize {
         if self.slots.is_empty() { 0 } else { self.slots.capacity() }

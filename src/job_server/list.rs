@@ -111,7 +111,7 @@ impl JobServer {
         let bound = self.jobs.slot_bound();
         let end = place.saturating_add(WORK_PER_CALL).min(bound);
         for slot in place..end {
-            if let Some(view) = self.jobs.in_slot(slot).and_then(|job| self.view(job))
+            if let Some(view) = u32::try_from(slot).ok().and_then(|slot| self.view(self.jobs.find(slot)?))
                 && show(view).is_break()
             {
                 return Some(slot + 1);

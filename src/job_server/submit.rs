@@ -89,6 +89,11 @@ impl JobServer {
         if job.kept == Kept::Both && self.holdings.stored > self.policy.stored_workloads_max {
             self.unload(slot);
         }
+        self.put_in_schedule(slot);
+    }
+
+    /// A scheduled job waits for its time.
+    pub(super) fn put_in_schedule(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
         let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
         let priority = job.priority.index();

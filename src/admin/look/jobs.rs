@@ -9,7 +9,6 @@ use base64::engine::general_purpose::STANDARD;
 use super::{JobFilter, Look, Page, age_s, function_id, lossy, worker_id};
 use crate::admin::view::{JobView, PreviewView, ProgressView};
 use crate::job_server::{self, ConnectionId, Now, RunView, Stage};
-use crate::protocol::Priority;
 
 /// How often the hub is asked for one page: where few of many jobs are wanted, a page may have fewer than fit, or none.
 const LOOKS_PER_PAGE: usize = 64;
@@ -99,11 +98,7 @@ pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) 
         unique: lossy(job.unique),
         function_id: function_id(job.function.as_bytes()),
         function: lossy(job.function.as_bytes()),
-        priority: match job.priority {
-            Priority::High => "high",
-            Priority::Normal => "normal",
-            Priority::Low => "low",
-        },
+        priority: job.priority.name(),
         state: state_of(&job.stage),
         submitted_unix_ms: Some(job.submitted_ms).filter(|ms| *ms > 0),
         age_s: (job.submitted_ms > 0).then(|| age_s(now, job.submitted_ms)),
@@ -156,7 +151,7 @@ mod tests {
     use crate::hub::Hub;
     use crate::job_server::Policy;
     use crate::outbox::Outbox;
-    use crate::protocol::{GrabKind, Request, Submission, Workload};
+    use crate::protocol::{GrabKind, Priority, Request, Submission, Workload};
     use crate::stats::{ConnectionGauges, Stats};
 
     #[test]

@@ -22,13 +22,7 @@ pub fn parse_worker_id(text: &str) -> Option<ConnectionId> {
 }
 
 impl Look {
-    /// Workers, by age of their connection.
-    pub fn workers(&self, filter: &WorkerFilter) -> Page<WorkerView, ConnectionId> {
-        let Page { items, next } = self.list_workers(filter);
-        Page { items: items.into_iter().filter_map(|id| self.listed_worker(id)).collect(), next }
-    }
-
-    /// The same, of which [`listed_worker`](Self::listed_worker) makes views.
+    /// Workers, by age of their connection, of which [`listed_worker`](Self::listed_worker) makes views.
     pub fn list_workers(&self, filter: &WorkerFilter) -> Page<ConnectionId, ConnectionId> {
         let mut connections: Vec<(ConnectionId, Arc<ConnectionGauges>)> =
             self.stats().connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
@@ -57,8 +51,7 @@ impl Look {
 
     /// One worker, with its jobs.
     pub fn worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
-        let gauges = Arc::clone(self.stats().connections.get(&id)?.value());
-        let mut view = worker_view(id, &gauges, &self.stats().handle_prefixes())?;
+        let mut view = self.listed_worker(id)?;
         let mut jobs = Vec::new();
         self.hub.list_held_jobs(id, |job| jobs.push(job_view(now, &job, 0)));
         view.jobs = Some(jobs);
