@@ -112,8 +112,10 @@ fn what_was_begun_is_done_though_its_client_goes() {
     let cancel = request("POST", "/api/v1/functions/f/cancel-jobs", &[("x-requested-with", "test")], b"");
     let mut stream = connect(server.http());
     stream.write_all(&cancel).expect("send");
-    drop(stream);
     let queued = || shown(&server, "/api/v1/functions/f")["queued"]["normal"].as_u64();
+    // A client that goes before its request was read has begun nothing.
+    wait_for("the first jobs to end", || (queued() != Some(JOBS as u64)).then_some(()));
+    drop(stream);
     wait_for("the end of all jobs", || (queued() == Some(0)).then_some(()));
 }
 
