@@ -12,7 +12,7 @@
 //! | 4 | [`daemon`] | how the parts are put together, reloaded and stopped |
 //! | 3 | [`net`], [`http`], [`process`], [`client`], [`queue`] | sockets, time and tasks; HTTP; the operating system; the tools; queues from outside |
 //! | 2 | [`hub`], [`outbox`], [`admin`], [`store`] | the one lock; what waits to be written; answers to text commands; where jobs are kept |
-//! | 1 | [`job_server`] | jobs, functions, connections, and nothing of bytes, clocks or sockets |
+//! | 1 | [`job_server`], [`fleet`] | jobs, functions, connections, and nothing of bytes, clocks or sockets; what a fleet of workers is to do next |
 //! | 0 | [`protocol`], [`stats`], [`config`], [`log_level`] | bytes and their meaning; published numbers; settings; names of log levels |
 //!
 //! Only layers 3 to 5 say tokio; the one exception is `protocol::packet`, which offers the client side a codec.
@@ -21,6 +21,7 @@ pub mod admin;
 pub mod client;
 pub mod config;
 pub mod daemon;
+pub mod fleet;
 pub mod http;
 pub mod hub;
 pub mod job_server;

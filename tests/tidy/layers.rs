@@ -8,8 +8,8 @@ use super::source::{Source, Token};
 const LAYERS: &[&[&str]] = &[
     // What is common to all: meaning of bytes, settings, published numbers.
     &["log_level", "protocol", "stats", "config"],
-    // The pure state machine.
-    &["job_server"],
+    // The pure state machine, and the pure decision of the fleet's monitor.
+    &["job_server", "fleet"],
     // The one lock around it, the output that it fills, the stores, the text commands.
     &["outbox", "store", "hub", "admin"],
     // The outside world.
@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
 const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("job_server", &["protocol::packet"], "it knows meaning, not framing"),
     ("job_server", &["config", "log_level"], "its rules come as a Policy, and it logs nothing"),
+    ("fleet", &["job_server", "config", "stats", "protocol", "log_level"], "it knows what is said of workers, not how"),
     ("outbox", &["job_server"], "it holds bytes, whoever speaks"),
     ("process", &["config", "protocol", "stats", "job_server", "hub", "admin"], "it takes plain parameters"),
     (

@@ -1,0 +1,174 @@
+//! What is to be done next for a fleet: a pure function from what is wanted and what is seen to what to do.
+//!
+//! The monitor looks, calls [`decide`], does all of it, and looks again. Nothing is remembered here but in [`Memory`],
+//! which comes in and goes out; a monitor that has lost it begins with an empty one and is right after one `idle` time.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::Serialize;
+
+use super::contract::WorkerId;
+use super::desired::Desired;
+
+/// What a monitor sees.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// When, in milliseconds of a clock that never goes back.
+    pub now_ms: u64,
+    /// The workers of this fleet.
+    pub workers: BTreeMap<WorkerId, Worker>,
+    /// The jobs of each function that the server knows.
+    pub queues: BTreeMap<String, Queue>,
+}
+
+/// A worker, as it said last.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Worker {
+    /// Its host.
+    pub host: String,
+    /// What it is written in.
+    pub language: String,
+    /// The version of its code.
+    pub version: String,
+    /// The functions that it does jobs of.
+    pub in_use: BTreeSet<String>,
+    /// Those that it could do.
+    pub not_in_use: BTreeSet<String>,
+    /// The functions of the jobs that it runs.
+    pub running: BTreeSet<String>,
+    /// It is about to end.
+    pub is_leaving: bool,
+    /// For how long it has not answered, in milliseconds; 0 if it has answered just now.
+    pub silent_ms: u64,
+}
+
+/// The jobs of a function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// How many wait for a worker.
+    pub waiting: u64,
+    /// How many run.
+    pub running: u64,
+    /// The age of the oldest that waits, in milliseconds; `None` where the server does not tell.
+    pub oldest_ms: Option<u64>,
+}
+
+/// What is remembered from one decision to the next.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// Of each function.
+    pub functions: BTreeMap<String, FunctionMemory>,
+    /// Since when workers have been without functions, in milliseconds.
+    pub spare_since: BTreeMap<WorkerId, u64>,
+    /// Of each host.
+    pub hosts: BTreeMap<String, HostMemory>,
+    /// The workers that were there at the last decision.
+    pub known: BTreeSet<WorkerId>,
+    /// Workers that are to be replaced whatever their version (`gearmand fleet roll`).
+    pub rolling: BTreeSet<WorkerId>,
+}
+
+/// What is remembered of a function.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FunctionMemory {
+    /// How many workers seemed right, and when, as far as `idle` reaches back.
+    pub recommendations: VecDeque<(u64, usize)>,
+    /// When workers were added last.
+    pub grown_ms: Option<u64>,
+    /// Since when jobs have waited without a pause.
+    pub waiting_since_ms: Option<u64>,
+}
+
+/// What is remembered of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostMemory {
+    /// Workers that were told to start another one that has not come yet: for what, and until when it is awaited.
+    pub pending: Vec<Pending>,
+    /// How many of them in a row did not come, or came with a wrong version.
+    pub failures: u32,
+    /// No other is started before.
+    pub not_before_ms: u64,
+}
+
+/// A worker that is to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The function that it is started for; `None` for one that replaces a worker without functions.
+    pub function: Option<String>,
+    /// Until when it is awaited.
+    pub until_ms: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// Let a worker do jobs of a function.
+    Register {
+        /// Which worker.
+        worker: WorkerId,
+        /// Of what.
+        function: String,
+    },
+    /// Let a worker do no more jobs of a function.
+    Unregister {
+        /// Which worker.
+        worker: WorkerId,
+        /// Of what.
+        function: String,
+    },
+    /// Start a worker.
+    Start {
+        /// On this host.
+        host: String,
+        /// By telling this one.
+        by: WorkerId,
+    },
+    /// Let a worker finish and end.
+    Exit {
+        /// Which worker.
+        worker: WorkerId,
+    },
+}
+
+/// An action and its reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// What.
+    #[serde(flatten)]
+    pub action: Action,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// What came of looking at a fleet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// What is to be done, in this order.
+    pub decisions: Vec<Decision>,
+    /// How many workers each function is to have now.
+    pub targets: BTreeMap<String, usize>,
+    /// How many it has that count.
+    pub counted: BTreeMap<String, usize>,
+    /// What cannot be reached, and why, for people.
+    pub unmet: Vec<String>,
+    /// How many workers are still to be replaced.
+    pub outdated: usize,
+    /// What to remember.
+    pub memory: Memory,
+}
+
+impl Plan {
+    /// Whether the fleet is as it is wanted, as far as that is possible.
+    pub fn is_settled(&self) -> bool {
+        self.decisions.is_empty()
+            && self.outdated == 0
+            && self.memory.hosts.values().all(|host| host.pending.is_empty())
+    }
+}
+
+/// What is to be done now.
+pub fn decide(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
+    let _ = (desired, observed);
+    Plan { memory: memory.clone(), ..Plan::default() }
+}

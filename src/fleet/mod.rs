@@ -1,0 +1,80 @@
+//! Managed workers: the contract between them and a monitor, the desired state of a fleet, and what is to be done next.
+//!
+//! Nothing here talks to anybody. `gearmand work --managed` is a worker that keeps the contract, `gearmand fleet` the
+//! monitor; both are tools of the client side. The dashboard speaks the same contract.
+//!
+//! # The contract, for those who write workers
+//! A managed worker is an ordinary Gearman worker, in any language, that can be found, asked and steered by ordinary
+//! foreground jobs. It needs nothing of the job server that any Gearman server lacks.
+//!
+//! ## Two connections
+//! A worker has a connection on which it does jobs, and one on which it is managed (to each server, if it has several).
+//! The second answers while a job runs: **every answer is there within a second**, whatever the first one does. In a
+//! language without threads that is a second process.
+//!
+//! ## It is given an id: `setId`
+//! 1. It begins with the one function `setId` (CAN_DO on the managed connection), and with no other: what it does is up to
+//!    the monitor.
+//! 2. A job of `setId` has the worker's new id as its whole workload: 1 to 64 letters, digits, `.`, `_` or `-`, never given
+//!    twice. Anything else it answers with an error (below).
+//! 3. It registers `manage_` followed by the id, drops `setId` (CANT_DO), and answers, in this order, so that whoever has
+//!    the answer can manage it. It has this id until it ends, also when it has lost its connection: then it registers
+//!    `manage_<id>` again instead of `setId`. A second `setId` that was on its way is answered with an error.
+//!
+//! The answer introduces it ([`Introduction`]):
+//! ```json
+//! {"ok": true, "contract": 1, "id": "web-5f0c9a", "fleet": "web", "host": "web1", "pid": 4711, "language": "php",
+//!  "version": "2026-11-25", "started": 1795635600, "functions": ["mail", "resize"]}
+//! ```
+//! `host` is the host's name, or what the environment variable `FLEET_HOST` says; `fleet` is what `FLEET_NAME` says, or
+//! `default`. `version` is that of the worker's own code, a text that changes with each release. `started` is in seconds
+//! since 1970. `functions` are the names of all functions that it could do.
+//!
+//! ## It is managed: `manage_<id>`
+//! The workload is a JSON object with `verb`, and `arguments` where the verb has some; the result is a JSON object,
+//! sent with WORK_COMPLETE. `"ok": true` says that it was done. A verb that is unknown, an argument that makes no sense
+//! or a workload that is no JSON is answered with `{"ok": false, "error": "what was wrong with what"}`: never with an
+//! exception or a failure, and it changes nothing. Fields that one does not know are ignored, on both sides.
+//!
+//! | verb | arguments | what it does | answer |
+//! | --- | --- | --- | --- |
+//! | `status` | | | [`Status`], below |
+//! | `registerFunction` | `{"functions": [NAME, ...]}` | does jobs of them from now on | `functionInUse`, `functionNotUse` |
+//! | `unregisterFunction` | `{"functions": [NAME, ...]}` | takes no more jobs of them; one that runs is finished | the same |
+//! | `newWorker` | | starts another worker like itself, with the code and settings that are there now | `pid` of it |
+//! | `exitWorker` | | takes no more jobs, finishes the one that runs, ends | `state`: `leaving` |
+//! | `reload` | | takes up new code or settings without dropping a job, keeping its id; one that cannot says so with an error | `version` |
+//! | `version` | | | `version`, `language`, `contract` |
+//!
+//! All names of an argument `functions` must be among those it could do, else nothing of it is done. A name that is in use
+//! already, or not in use already, is no error. The new functions are in effect when the answer comes, except that a
+//! worker in the middle of a job takes them up at its end.
+//!
+//! The answer to `status`:
+//! ```json
+//! {"ok": true, "contract": 1, "id": "web-5f0c9a", "fleet": "web", "host": "web1", "pid": 4711, "language": "php",
+//!  "version": "2026-11-25", "started": 1795635600, "uptime": 86400.5, "state": "working",
+//!  "functionInUse": ["resize"], "functionNotUse": ["mail"], "count": {"resize": 1200}, "failures": {"resize": 3},
+//!  "running": [{"function": "resize", "handle": "H:q:17", "since": 1795721990}], "memory": 20971520}
+//! ```
+//! `state` is `working`, `idle` or `leaving`. `count` has the jobs that it has done of each function, failed ones
+//! included; `failures` those that failed. `since` and `started` are in seconds since 1970, `uptime` in seconds, all with a
+//! fraction if one likes; `memory` is what it has resident, in bytes.
+//!
+//! ## When it ends
+//! A worker that ends by itself (so many jobs, so long a life, too much memory) finishes its job first and says `leaving`
+//! meanwhile, as with `exitWorker`. One that is killed is known by the end of its connection: its job goes to another
+//! worker, and the server shows no worker for `manage_<id>` any more.
+//!
+//! ## What a monitor does
+//! It reads `status` of the server (the text command): workers of `setId` wait for an id, and gets them one each; workers of
+//! `manage_*` have one. So it finds late-comers, and all of them again after it was started anew, and two monitors of two
+//! fleets on one server find each other's workers and leave them alone, by `fleet`. A monitor answers jobs of the function
+//! `fleet_` followed by the fleet's name, so that there is only one.
+
+pub mod contract;
+pub mod decide;
+pub mod desired;
+pub mod report;
+
+pub use contract::{Introduction, Refusal, Request, Run, Status, Verb, WorkerId, WorkerState};
