@@ -1,4 +1,4 @@
-//! The client side of the protocol, and the tools built on it: `work`, `submit`, `admin` and `top`.
+//! The client side of the protocol, and the tools built on it: `work`, `submit`, `admin`, `top` and `fleet`.
 //!
 //! * `address`: where servers are, from options and environment.
 //! * `connection`: packets to a server and back, over TCP or a UNIX socket; `answer` gives them their meaning.
@@ -7,6 +7,7 @@
 //! * `admin` asks the text commands: `admin_text` reads an answer from the wire, `listing` and, of listings that name their
 //!   columns, `table` make tables and JSON of it.
 //! * `top` shows a server in a terminal, by the same commands.
+//! * `fleet` looks after the workers of many machines, by jobs.
 //!
 //! The tools say what they have to say for people on standard error, and results on standard output. They share these
 //! exit statuses: 0 all went well, 1 a job failed or the server said no, 2 the command line is wrong, 3 no server could
@@ -19,6 +20,7 @@ mod answer;
 mod backoff;
 mod command;
 mod connection;
+mod fleet;
 mod format;
 mod listing;
 mod output;
@@ -36,6 +38,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 pub use admin::AdminArgs;
+pub use fleet::FleetArgs;
 pub(crate) use listing::printable;
 pub(crate) use output::{insert_bytes, template as progress_style};
 pub use submit::SubmitArgs;
@@ -68,6 +71,9 @@ pub enum Tool {
     /// Show functions, workers and jobs of a server, live in the terminal
     #[command(disable_help_flag = true)]
     Top(TopArgs),
+    /// Look after managed workers on many machines
+    #[command(disable_help_flag = true)]
+    Fleet(FleetArgs),
 }
 
 /// Why a tool ends before its work is done.
@@ -112,6 +118,7 @@ pub fn run(tool: Tool) -> ExitCode {
         Tool::Submit(_) => "submit",
         Tool::Admin(_) => "admin",
         Tool::Top(_) => "top",
+        Tool::Fleet(_) => "fleet",
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -126,6 +133,7 @@ pub fn run(tool: Tool) -> ExitCode {
             Tool::Submit(args) => submit::run(args).await,
             Tool::Admin(args) => admin::run(args).await,
             Tool::Top(args) => top::run(args).await,
+            Tool::Fleet(args) => fleet::run(args).await,
         }
     });
     runtime.shutdown_background();

@@ -1,0 +1,157 @@
+//! The file that says the desired state, and the one beside it that says which hosts were stopped.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::fleet::desired::Desired;
+
+/// A file that is larger is none, in bytes.
+const FILE_MAX: u64 = 1 << 20;
+
+/// The desired state and where it is from.
+pub(super) struct DesiredFile {
+    path: PathBuf,
+    desired: Desired,
+    /// Hosts that were stopped by a wish, beside those of the file.
+    stopped: BTreeSet<String>,
+    mark: Option<Mark>,
+}
+
+/// What tells that a file was written again.
+type Mark = (SystemTime, u64);
+
+impl DesiredFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// What is wrong with which file.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let mark = mark(path);
+        let desired = read(path)?;
+        let stopped = match fs::read_to_string(beside(path)) {
+            Ok(text) => text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
+            Err(error) => return Err(format!("cannot read {}: {error}", beside(path).display())),
+        };
+        let mut file = Self { path: path.to_owned(), desired, stopped, mark };
+        file.add_stopped();
+        Ok(file)
+    }
+
+    /// A desired state that is not from a file: nothing is wanted of this fleet.
+    pub(super) fn none(fleet: &str) -> Self {
+        let desired = Desired { fleet: fleet.to_owned(), ..Desired::default() };
+        Self { path: PathBuf::new(), desired, stopped: BTreeSet::new(), mark: None }
+    }
+
+    pub(super) const fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    fn add_stopped(&mut self) {
+        self.desired.stopped_hosts.extend(self.stopped.iter().cloned());
+    }
+
+    /// Reads the file again if it was written since; `None` if it was not.
+    pub(super) fn read_again(&mut self) -> Option<Result<(), String>> {
+        let now = mark(&self.path);
+        if now.is_none() || now == self.mark {
+            return None;
+        }
+        self.mark = now;
+        Some(read(&self.path).and_then(|desired| self.change_to(desired)))
+    }
+
+    fn change_to(&mut self, desired: Desired) -> Result<(), String> {
+        self.check_fleet(&desired)?;
+        self.desired = desired;
+        self.add_stopped();
+        Ok(())
+    }
+
+    fn check_fleet(&self, desired: &Desired) -> Result<(), String> {
+        let (theirs, ours) = (&desired.fleet, &self.desired.fleet);
+        if theirs == ours {
+            return Ok(());
+        }
+        Err(format!("it is for the fleet \"{theirs}\", this is the monitor of \"{ours}\""))
+    }
+
+    /// Writes this text into the file and goes by it.
+    ///
+    /// # Errors
+    /// What is wrong with it, or why the file cannot be written; nothing is changed then.
+    pub(super) fn replace(&mut self, text: &str) -> Result<String, String> {
+        if text.len() as u64 > FILE_MAX {
+            return Err(format!("longer than {FILE_MAX} bytes"));
+        }
+        let desired = Desired::parse(text)?;
+        self.check_fleet(&desired)?;
+        write(&self.path, text)?;
+        self.mark = mark(&self.path);
+        self.change_to(desired)?;
+        Ok(format!("{} has it", self.path.display()))
+    }
+
+    /// Stops a host, or ends that. It is so from now on, also where the file beside cannot be written.
+    ///
+    /// # Errors
+    /// Why it will not be so after a restart.
+    pub(super) fn stop(&mut self, host: &str, is_stopped: bool) -> Result<(), String> {
+        if is_stopped {
+            self.stopped.insert(host.to_owned());
+            self.desired.stopped_hosts.insert(host.to_owned());
+        } else {
+            self.stopped.remove(host);
+            self.desired.stopped_hosts.remove(host);
+        }
+        let text: String = self.stopped.iter().flat_map(|host| [host.as_str(), "\n"]).collect();
+        write(&beside(&self.path), &text)
+            .map_err(|error| format!("not kept when the monitor is started again: {error}"))
+    }
+}
+
+/// The file that says which hosts were stopped.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".stopped");
+    PathBuf::from(name)
+}
+
+fn mark(path: &Path) -> Option<Mark> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+fn read(path: &Path) -> Result<Desired, String> {
+    let cannot = |error: io::Error| format!("cannot read {}: {error}", path.display());
+    let size = fs::metadata(path).map_err(cannot)?.len();
+    if size > FILE_MAX {
+        return Err(format!("{} is longer than {FILE_MAX} bytes", path.display()));
+    }
+    let text = fs::read_to_string(path).map_err(cannot)?;
+    Desired::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Puts a text in a file's place, whole or not at all.
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let cannot = |error: io::Error| format!("cannot write {}: {error}", path.display());
+    let written = fs::write(&new, text).and_then(|()| {
+        if let Ok(metadata) = fs::metadata(path) {
+            fs::set_permissions(&new, metadata.permissions())?;
+        }
+        fs::File::open(&new)?.sync_all()?;
+        fs::rename(&new, path)
+    });
+    written.map_err(|error| {
+        // What could not be put in place is of no use.
+        let _ = fs::remove_file(&new);
+        cannot(error)
+    })
+}

@@ -1,0 +1,245 @@
+//! `gearmand fleet`: looks after managed workers ([`crate::fleet`]) until there are as many of each kind as is wanted.
+//!
+//! * `round` asks many workers at once; `server` is one server; `roster` knows who is there.
+//! * `monitor` looks, decides and acts; `file` has what is wanted; `office` is where others ask the monitor;
+//!   `watch` has the loop, and sees to it that there is one monitor.
+//! * `order` has what is asked of a monitor that runs, and `show` prints.
+
+mod file;
+mod monitor;
+mod office;
+mod order;
+mod roster;
+mod round;
+mod server;
+mod show;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use self::file::DesiredFile;
+use self::monitor::Monitor;
+use self::order::Order;
+use self::roster::Roster;
+use self::watch::{Until, Watch};
+use super::address::{ServerAddress, ServerArgs};
+use super::{EXIT_FAILED, ToolError, values};
+use crate::fleet::contract::{DEFAULT_FLEET, FLEET_NAME_VARIABLE, check_name};
+use crate::fleet::report::{Report, Wish};
+
+/// What `gearmand fleet` is told.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What is wanted stands in a file in TOML; fleet.toml.example has all of it. Where a monitor runs (`run`), \
+    the other commands ask it; `status`, `plan`, `apply` and `stop` work without one too.\n\nExit status: 0 all went well, \
+    1 something could not be done, or not in time, 2 usage, 3 no server could be reached."
+)]
+pub struct FleetArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Name of the fleet [default: that of the file, of FLEET_NAME, or `default`]
+    #[arg(id = "tool_fleet_name", long = "fleet-name", global = true, value_name = "NAME", value_parser = fleet_name)]
+    fleet_name: Option<String>,
+    /// Print JSON
+    #[arg(id = "tool_fleet_json", long = "json", global = true)]
+    json: bool,
+    /// How long `apply`, `roll` and `stop` wait until it is done, in seconds
+    #[arg(id = "tool_fleet_timeout", long = "timeout", global = true, value_name = "SECONDS", default_value = "300", value_parser = values::seconds)]
+    timeout: Duration,
+    #[command(subcommand)]
+    action: Action,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Action {
+    /// Look after the fleet until ended by a signal; a second monitor of a fleet stands by
+    Run {
+        /// What is wanted
+        file: PathBuf,
+    },
+    /// Show the fleet
+    Status,
+    /// Show what would be done
+    Plan {
+        /// What is wanted
+        file: PathBuf,
+    },
+    /// Do what is to be done and end; a monitor that runs takes this file's content in place of its own
+    Apply {
+        /// What is wanted
+        file: PathBuf,
+    },
+    /// Replace all workers, host by host, whatever their version
+    Roll {
+        /// Those of this host alone
+        #[arg(long = "on", value_name = "HOST")]
+        host: Option<String>,
+        /// What is wanted, where no monitor runs
+        file: Option<PathBuf>,
+    },
+    /// End all workers of a host when they have finished their jobs, and use none there
+    Stop {
+        /// Name of the host
+        host: String,
+    },
+    /// Use a host again
+    Start {
+        /// Name of the host
+        host: String,
+    },
+}
+
+/// How a monitor ended.
+enum Outcome {
+    /// By a signal.
+    Ended,
+    /// Nothing more is to be done.
+    Settled(Box<Report>),
+    /// It took too long.
+    TimedOut(Box<Report>),
+}
+
+/// Which fleet, over which servers, and how to show it.
+struct Call {
+    servers: Vec<ServerAddress>,
+    connect_timeout: Duration,
+    timeout: Duration,
+    fleet: Option<String>,
+    is_json: bool,
+}
+
+fn fleet_name(name: &str) -> Result<String, String> {
+    check_name(name).map(|()| name.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Does it.
+pub(super) async fn run(args: FleetArgs) -> Result<u8, ToolError> {
+    let call = Call {
+        servers: args.server.resolve()?,
+        connect_timeout: args.server.connect_timeout,
+        timeout: args.timeout,
+        fleet: args.fleet_name,
+        is_json: args.json,
+    };
+    match args.action {
+        Action::Run { file } => {
+            let watch = Watch::new(call.monitor_of(&file)?, call.connect_timeout);
+            watch.run(Until::Ever).await.map(|_| 0)
+        }
+        Action::Status => call.status().await,
+        Action::Plan { file } => call.plan(&file).await,
+        Action::Apply { file } => call.apply(&file).await,
+        Action::Roll { host, file } => call.roll(host, file.as_deref()).await,
+        Action::Stop { host } => call.stop(host).await,
+        Action::Start { host } => call.start(host).await,
+    }
+}
+
+impl Call {
+    /// A monitor that goes by a file.
+    fn monitor_of(&self, path: &Path) -> Result<Monitor, ToolError> {
+        let file = DesiredFile::open(path).map_err(ToolError::Usage)?;
+        let of_file = &file.desired().fleet;
+        if let Some(name) = self.fleet.as_ref().filter(|name| *name != of_file) {
+            let path = path.display();
+            return Err(ToolError::Usage(format!("{path} is for the fleet \"{of_file}\", not for \"{name}\"")));
+        }
+        Ok(self.monitor(file))
+    }
+
+    /// A monitor that wants nothing.
+    fn onlooker(&self) -> Result<Monitor, ToolError> {
+        let of_environment = || std::env::var(FLEET_NAME_VARIABLE).ok().filter(|name| !name.is_empty());
+        let name = self.fleet.clone().or_else(of_environment).unwrap_or_else(|| DEFAULT_FLEET.to_owned());
+        check_name(&name).map_err(|error| ToolError::Usage(format!("{FLEET_NAME_VARIABLE} is \"{name}\": {error}")))?;
+        Ok(self.monitor(DesiredFile::none(&name)))
+    }
+
+    fn monitor(&self, file: DesiredFile) -> Monitor {
+        let roster = Roster::new(&file.desired().fleet, self.servers.clone(), self.connect_timeout);
+        Monitor::new(roster, file)
+    }
+
+    async fn status(&self) -> Result<u8, ToolError> {
+        let mut monitor = self.onlooker()?;
+        let report = if let Some(report) = order::running(&mut monitor).await? {
+            report
+        } else {
+            let limit = monitor.desired().answer_timeout;
+            monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
+            // Nobody wants anything of it.
+            Report { host: String::new(), pid: 0, started: 0.0, settled: false, ..monitor.report() }
+        };
+        show::report(&report, monitor.roster.unnamed, self.is_json)?;
+        Ok(0)
+    }
+
+    async fn plan(&self, path: &Path) -> Result<u8, ToolError> {
+        let mut monitor = self.monitor_of(path)?;
+        let limit = monitor.desired().answer_timeout;
+        monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
+        monitor.decide();
+        show::plan(&monitor, self.is_json)?;
+        Ok(0)
+    }
+
+    async fn apply(&self, path: &Path) -> Result<u8, ToolError> {
+        let mut monitor = self.monitor_of(path)?;
+        if order::running(&mut monitor).await?.is_some() {
+            let cannot = |error| ToolError::Usage(format!("cannot read {}: {error}", path.display()));
+            let desired = std::fs::read_to_string(path).map_err(cannot)?;
+            return Order::new(monitor, self.timeout, self.is_json).give(Wish::Apply { desired }).await;
+        }
+        self.until_settled(monitor).await
+    }
+
+    async fn roll(&self, host: Option<String>, path: Option<&Path>) -> Result<u8, ToolError> {
+        let mut monitor = match path {
+            Some(path) => self.monitor_of(path)?,
+            None => self.onlooker()?,
+        };
+        if order::running(&mut monitor).await?.is_some() {
+            return Order::new(monitor, self.timeout, self.is_json).give(Wish::Roll { host }).await;
+        }
+        if path.is_none() {
+            return Err(ToolError::Usage(
+                "no monitor of this fleet runs; name the file that says what is wanted".to_owned(),
+            ));
+        }
+        let limit = monitor.desired().answer_timeout;
+        monitor.roster.look(true, limit).await.map_err(ToolError::Unreachable)?;
+        if let Err(error) = monitor.take(Wish::Roll { host }) {
+            super::tell("fleet", format_args!("{error}"));
+            return Ok(EXIT_FAILED);
+        }
+        self.until_settled(monitor).await
+    }
+
+    async fn stop(&self, host: String) -> Result<u8, ToolError> {
+        let mut monitor = self.onlooker()?;
+        let is_running = order::running(&mut monitor).await?.is_some();
+        let order = Order::new(monitor, self.timeout, self.is_json);
+        if is_running { order.give(Wish::Stop { host }).await } else { order.stop(&host).await }
+    }
+
+    async fn start(&self, host: String) -> Result<u8, ToolError> {
+        let mut monitor = self.onlooker()?;
+        if order::running(&mut monitor).await?.is_none() {
+            let why = "no monitor of this fleet runs, so no host is stopped: start a worker there";
+            return Err(ToolError::Usage(why.to_owned()));
+        }
+        Order::new(monitor, self.timeout, self.is_json).give(Wish::Start { host }).await
+    }
+
+    /// Is the monitor until nothing more is to be done.
+    async fn until_settled(&self, monitor: Monitor) -> Result<u8, ToolError> {
+        let watch = Watch::new(monitor, self.connect_timeout);
+        match watch.run(Until::Settled(Instant::now() + self.timeout)).await? {
+            Outcome::Ended => Ok(EXIT_FAILED),
+            Outcome::Settled(report) => show::end(&report, true, self.is_json),
+            Outcome::TimedOut(report) => show::end(&report, false, self.is_json),
+        }
+    }
+}

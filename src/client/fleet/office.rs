@@ -1,0 +1,150 @@
+//! Where a monitor is asked: the function `fleet_<name>`, as a worker of each server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::client::address::ServerAddress;
+use crate::client::answer::Answer;
+use crate::client::backoff::Backoff;
+use crate::client::connection::{self, Connection, ConnectionError};
+use crate::client::tell;
+use crate::fleet::contract::Refusal;
+use crate::fleet::report::Wish;
+use crate::protocol::packet::PacketType;
+
+/// How long a wish may wait until the monitor has time for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A wish, and where its answer goes.
+pub(super) struct Call {
+    pub(super) wish: Wish,
+    pub(super) answer: oneshot::Sender<Result<String, String>>,
+}
+
+/// The answer to a wish that was taken over.
+#[derive(Serialize)]
+struct Did {
+    ok: bool,
+    did: String,
+}
+
+/// What each server's connection needs.
+#[derive(Clone)]
+struct Desk {
+    address: ServerAddress,
+    connect_timeout: Duration,
+    function: String,
+    client_id: String,
+    report: watch::Receiver<Arc<[u8]>>,
+    calls: mpsc::Sender<Call>,
+}
+
+/// The connections; they end with it.
+pub(super) struct Office {
+    _desks: JoinSet<()>,
+    pub(super) calls: mpsc::Receiver<Call>,
+    report: watch::Sender<Arc<[u8]>>,
+}
+
+impl Office {
+    /// Opens it at each server.
+    pub(super) fn open(
+        servers: Vec<ServerAddress>,
+        connect_timeout: Duration,
+        function: &str,
+        client_id: &str,
+        report: Vec<u8>,
+    ) -> Self {
+        let (sender, calls) = mpsc::channel(16);
+        let (publish, report) = watch::channel(Arc::from(report));
+        let mut desks = JoinSet::new();
+        for address in servers {
+            let desk = Desk {
+                address,
+                connect_timeout,
+                function: function.to_owned(),
+                client_id: client_id.to_owned(),
+                report: report.clone(),
+                calls: sender.clone(),
+            };
+            desks.spawn(desk.run());
+        }
+        Self { _desks: desks, calls, report: publish }
+    }
+
+    /// What is answered to the question how the fleet is, from now on.
+    pub(super) fn publish(&self, report: Vec<u8>) {
+        self.report.send_replace(Arc::from(report));
+    }
+}
+
+impl Desk {
+    async fn run(self) {
+        let mut backoff = Backoff::new();
+        loop {
+            // The monitor says of a server that it cannot be reached.
+            if let Ok(stream) = connection::open(&self.address, self.connect_timeout).await {
+                let mut connection = Connection::new(stream);
+                let Err(error) = self.serve(&mut connection, &mut backoff).await else { return };
+                tell("fleet", format_args!("no connection to {}: {error}; trying again", self.address));
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+
+    /// Answers until the connection is lost.
+    async fn serve(&self, connection: &mut Connection, backoff: &mut Backoff) -> Result<(), ConnectionError> {
+        connection.request(PacketType::SetClientId, &[self.client_id.as_bytes()])?;
+        connection.request(PacketType::CanDo, &[self.function.as_bytes()])?;
+        loop {
+            connection.request(PacketType::GrabJob, &[])?;
+            match connection.receive().await? {
+                Answer::JobAssign(job) => {
+                    backoff.reset();
+                    let answer = self.answer(&job.workload).await;
+                    connection.request(PacketType::WorkComplete, &[&job.handle, &answer])?;
+                }
+                Answer::NoJob => {
+                    connection.request(PacketType::PreSleep, &[])?;
+                    while connection.receive().await? != Answer::Noop {}
+                }
+                Answer::Error { code, text } => {
+                    tell("fleet", format_args!("{} says {code}: {text}", self.address));
+                }
+                Answer::Noop | Answer::JobCreated(_) | Answer::Work { .. } | Answer::OptionRes | Answer::EchoRes => {}
+            }
+        }
+    }
+
+    async fn answer(&self, workload: &[u8]) -> Vec<u8> {
+        let wish = match serde_json::from_slice(workload) {
+            Ok(Wish::Status) => return self.report.borrow().to_vec(),
+            Ok(wish) => wish,
+            Err(error) => return json(&refusal(format!("the workload is no wish: {error}"))),
+        };
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.calls.send(Call { wish, answer }).await.ok()?;
+            answered.await.ok()
+        };
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Some(Ok(did))) => json(&Did { ok: true, did }),
+            Ok(Some(Err(error))) => json(&refusal(error)),
+            Ok(None) => json(&refusal("the monitor ends".to_owned())),
+            Err(_) => json(&refusal("the monitor is busy; perhaps it is done later".to_owned())),
+        }
+    }
+}
+
+fn refusal(error: String) -> Refusal {
+    Refusal { ok: false, error }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    // Plain data is never refused.
+    serde_json::to_vec(value).unwrap_or_default()
+}

@@ -1,0 +1,116 @@
+//! What is asked of a monitor that runs, and how it goes on until it is done.
+
+use std::time::{Duration, Instant};
+
+use super::monitor::{Monitor, unix_now};
+use super::show;
+use super::watch::ask_report;
+use crate::client::listing::printable;
+use crate::client::{EXIT_FAILED, ToolError, tell};
+use crate::fleet::contract::{Verb, WorkerId, read_answer};
+use crate::fleet::report::{Report, Wish};
+
+/// How often one looks how far it is.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long a monitor may take until it takes a wish over.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The report of the monitor that looks after this fleet; `None` if there is none.
+///
+/// # Errors
+/// When no server can be reached, or the monitor does not answer.
+pub(super) async fn running(monitor: &mut Monitor) -> Result<Option<Report>, ToolError> {
+    let limit = monitor.desired().answer_timeout;
+    monitor.roster.functions(limit, &mut Vec::new()).await.map_err(ToolError::Unreachable)?;
+    if monitor.roster.monitors == 0 {
+        return Ok(None);
+    }
+    let report = ask_report(monitor, limit).await;
+    report.map(Some).map_err(|error| ToolError::Unreachable(format!("the monitor does not answer: {error}")))
+}
+
+/// Something to be done by another monitor, or without one.
+pub(super) struct Order {
+    monitor: Monitor,
+    timeout: Duration,
+    is_json: bool,
+}
+
+impl Order {
+    pub(super) const fn new(monitor: Monitor, timeout: Duration, is_json: bool) -> Self {
+        Self { monitor, timeout, is_json }
+    }
+
+    /// Asks the monitor that runs, and tells what it does until it is done.
+    pub(super) async fn give(self, wish: Wish) -> Result<u8, ToolError> {
+        let since = unix_now();
+        // Plain data is never refused.
+        let workload = serde_json::to_vec(&wish).unwrap_or_default();
+        let answer = self.monitor.roster.ask_monitor(&workload, PATIENCE).await.map_err(ToolError::Unreachable)?;
+        if let Err(error) = read_answer::<serde::de::IgnoredAny>(&answer) {
+            tell("fleet", format_args!("the monitor refuses: {}", printable(&error)));
+            return Ok(EXIT_FAILED);
+        }
+        self.follow(since, &wish).await
+    }
+
+    async fn follow(self, mut since: f64, wish: &Wish) -> Result<u8, ToolError> {
+        let end = Instant::now() + self.timeout;
+        let limit = self.monitor.desired().answer_timeout;
+        loop {
+            let report = ask_report(&self.monitor, limit).await.map_err(ToolError::Unreachable)?;
+            for event in report.events.iter().filter(|event| event.at > since) {
+                let error = event.error.as_ref().map_or_else(String::new, |error| format!(": failed: {error}"));
+                tell("fleet", format_args!("{}", printable(&format!("{}: {}{error}", event.what, event.why))));
+            }
+            since = report.events.last().map_or(since, |event| event.at.max(since));
+            let is_done = match wish {
+                Wish::Stop { host } => report.workers.iter().all(|worker| worker.status.host != *host),
+                Wish::Start { .. } | Wish::Status => true,
+                Wish::Apply { .. } => report.settled,
+                Wish::Roll { .. } => report.settled && report.outdated == 0,
+            };
+            if is_done || Instant::now() >= end {
+                return show::end(&report, is_done, self.is_json);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Ends a host's workers where no monitor runs, and waits until they are gone.
+    pub(super) async fn stop(mut self, host: &str) -> Result<u8, ToolError> {
+        let end = Instant::now() + self.timeout;
+        let limit = self.monitor.desired().answer_timeout;
+        let mut has_found = false;
+        loop {
+            self.monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
+            let there = self.monitor.roster.members.iter().filter(|(_, member)| member.status.host == host);
+            let ids: Vec<WorkerId> = there.map(|(id, _)| id.clone()).collect();
+            if ids.is_empty() {
+                if !has_found {
+                    tell("fleet", format_args!("no worker of this fleet is on host {}", printable(host)));
+                }
+                return show::end(&self.report(), has_found, self.is_json);
+            }
+            if !has_found {
+                tell("fleet", format_args!("{} workers are to finish and end", ids.len()));
+            }
+            has_found = true;
+            let requests: Vec<_> = ids.into_iter().map(|id| (id, Verb::ExitWorker.request())).collect();
+            let answers = self.monitor.roster.tell(&requests, limit).await;
+            for ((id, _), answer) in requests.iter().zip(answers) {
+                if let Err(error) = answer {
+                    tell("fleet", format_args!("{id}: {}", printable(&error)));
+                }
+            }
+            if Instant::now() >= end {
+                return show::end(&self.report(), false, self.is_json);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report { host: String::new(), pid: 0, started: 0.0, ..self.monitor.report() }
+    }
+}

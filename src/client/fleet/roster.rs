@@ -1,0 +1,424 @@
+//! Who is in the fleet: the workers that were found, and what they said last.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use super::round::{Question, ask_all};
+use super::server::{Functions, Server};
+use crate::client::address::ServerAddress;
+use crate::fleet::contract::{
+    FLEET, FUNCTIONS_MAX, Introduction, MANAGE, NAME_MAX, Request, SET_ID, Status, Verb, WorkerId, WorkerState,
+    read_answer,
+};
+use crate::fleet::decide::{Observed, Queue, Worker};
+
+/// So many workers of a server get their id in one look.
+const NAMED_AT_ONCE: u64 = 256;
+/// More workers than that are not looked at.
+const MEMBERS_MAX: usize = 16_384;
+
+/// A worker of the fleet.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) status: Status,
+    /// When it said so.
+    heard: Instant,
+    /// It did not answer when it was asked last.
+    pub(super) is_silent: bool,
+    /// The server over which it is asked.
+    server: usize,
+}
+
+/// What a look brought that people want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// It was not known before; true if it got its id just now.
+    Found(WorkerId, bool),
+    /// Its connection has ended.
+    Gone(WorkerId, String),
+    /// It does not answer.
+    Silent(WorkerId, String),
+    /// It answers again.
+    Back(WorkerId),
+    /// A server does not answer.
+    NoServer(String),
+}
+
+/// The fleet, and the servers over which it is found.
+pub(super) struct Roster {
+    fleet: String,
+    servers: Vec<Server>,
+    begin: Instant,
+    pub(super) members: BTreeMap<WorkerId, Member>,
+    /// Workers of other fleets.
+    strangers: BTreeSet<WorkerId>,
+    /// Workers that have never answered, and why.
+    pub(super) mute: BTreeMap<WorkerId, String>,
+    queues: BTreeMap<String, Queue>,
+    /// How many workers wait for an id.
+    pub(super) unnamed: u64,
+    /// How many connections answer for a monitor of this fleet, on the server that has most.
+    pub(super) monitors: u64,
+    /// When a server that had been lost was there again.
+    pub(super) returned: Option<Instant>,
+    has_looked: bool,
+    /// Since when functions of workers have had none, by server.
+    empty: HashMap<(usize, String), Instant>,
+    unreachable: BTreeSet<usize>,
+}
+
+impl Roster {
+    pub(super) fn new(fleet: &str, servers: Vec<ServerAddress>, connect_timeout: Duration) -> Self {
+        Self {
+            fleet: fleet.to_owned(),
+            servers: servers.into_iter().map(|address| Server::new(address, connect_timeout)).collect(),
+            begin: Instant::now(),
+            members: BTreeMap::new(),
+            strangers: BTreeSet::new(),
+            mute: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            unnamed: 0,
+            monitors: 0,
+            returned: None,
+            has_looked: false,
+            empty: HashMap::new(),
+            unreachable: BTreeSet::new(),
+        }
+    }
+
+    /// The function by which a monitor of this fleet is asked.
+    pub(super) fn monitor_function(&self) -> String {
+        format!("{FLEET}{}", self.fleet)
+    }
+
+    /// Asks all servers for their functions.
+    ///
+    /// # Errors
+    /// When none of them answers.
+    pub(super) async fn functions(
+        &mut self,
+        limit: Duration,
+        news: &mut Vec<News>,
+    ) -> Result<Vec<Option<Functions>>, String> {
+        let mut all = Vec::new();
+        let mut reasons = Vec::new();
+        for (index, server) in self.servers.iter_mut().enumerate() {
+            match server.functions(limit).await {
+                Ok((functions, is_new)) => {
+                    if is_new && self.has_looked {
+                        self.returned = Some(Instant::now());
+                    }
+                    self.unreachable.remove(&index);
+                    all.push(Some(functions));
+                }
+                Err(error) => {
+                    if self.unreachable.insert(index) {
+                        news.push(News::NoServer(error.clone()));
+                    }
+                    reasons.push(error);
+                    all.push(None);
+                }
+            }
+        }
+        if all.iter().all(Option::is_none) {
+            return Err(reasons.join("; "));
+        }
+        self.has_looked = true;
+        let workers_of = |name: &str| {
+            let known = all.iter().flatten().filter_map(|functions| functions.get(name));
+            known.map(|known| known.workers).max().unwrap_or(0)
+        };
+        (self.monitors, self.unnamed) = (workers_of(&self.monitor_function()), workers_of(SET_ID));
+        Ok(all)
+    }
+
+    /// Looks who is there; where `is_naming`, those that wait for an id get one.
+    ///
+    /// # Errors
+    /// When no server answers.
+    pub(super) async fn look(&mut self, is_naming: bool, limit: Duration) -> Result<Vec<News>, String> {
+        let mut news = Vec::new();
+        let mut functions = self.functions(limit, &mut news).await?;
+        let mut named = BTreeSet::new();
+        if is_naming && self.unnamed > 0 {
+            named = self.name_workers(&functions, limit).await;
+            // Those that have an id now are at all of their servers, and most jobs are where they were.
+            functions = self.functions(limit, &mut news).await?;
+        }
+        self.count_jobs(&functions);
+        let present = self.present(&functions);
+        self.ask_members(&present, limit, &named, &mut news).await;
+        self.strangers.retain(|id| present.contains_key(id));
+        self.mute.retain(|id, _| present.contains_key(id));
+        let gone: Vec<WorkerId> = self.members.keys().filter(|id| !present.contains_key(id)).cloned().collect();
+        for id in gone {
+            if let Some(member) = self.members.remove(&id) {
+                news.push(News::Gone(id, member.status.host));
+            }
+        }
+        Ok(news)
+    }
+
+    /// Gives ids to those that wait for one.
+    async fn name_workers(&mut self, functions: &[Option<Functions>], limit: Duration) -> BTreeSet<WorkerId> {
+        let mut named = BTreeSet::new();
+        for (index, functions) in functions.iter().enumerate() {
+            let Some(known) = functions.as_ref().and_then(|functions| functions.get(SET_ID)) else { continue };
+            // One that serves several servers has got its id over the first of them.
+            let waiting = match index {
+                0 => known.workers,
+                _ => known.workers.saturating_sub(named.len() as u64),
+            };
+            let questions: Vec<Question> = (0..waiting.min(NAMED_AT_ONCE))
+                .map(|_| Question { function: SET_ID.to_owned(), unique: "", workload: fresh_id().into_bytes() })
+                .collect();
+            for answer in self.servers[index].ask_all(&questions, limit).await.unwrap_or_default().into_iter().flatten()
+            {
+                if let Ok(introduction) = read_answer::<Introduction>(&answer)
+                    && introduction.fleet == self.fleet
+                {
+                    named.insert(introduction.id);
+                }
+            }
+        }
+        named
+    }
+
+    fn count_jobs(&mut self, functions: &[Option<Functions>]) {
+        self.queues.clear();
+        for (name, known) in functions.iter().flatten().flatten() {
+            if name.starts_with(MANAGE) || name.starts_with(FLEET) || name == SET_ID {
+                continue;
+            }
+            let queue = self.queues.entry(name.clone()).or_default();
+            queue.running += known.running;
+            queue.waiting += known.total.saturating_sub(known.running);
+            let oldest_ms = known.oldest_s.map(|age| Duration::try_from_secs_f64(age).unwrap_or_default());
+            queue.oldest_ms = queue.oldest_ms.max(oldest_ms.map(milliseconds));
+        }
+    }
+
+    /// The workers that have an id, and the first server where each is.
+    fn present(&mut self, functions: &[Option<Functions>]) -> BTreeMap<WorkerId, usize> {
+        let mut present = BTreeMap::new();
+        for (index, functions) in functions.iter().enumerate() {
+            for (name, known) in functions.iter().flatten() {
+                let Some(id) = WorkerId::of_function(name.as_bytes()) else { continue };
+                if known.workers > 0 && present.len() < MEMBERS_MAX {
+                    present.entry(id).or_insert(index);
+                }
+                let place = (index, name.clone());
+                if known.workers == 0 && known.total == 0 {
+                    self.empty.entry(place).or_insert_with(Instant::now);
+                } else {
+                    self.empty.remove(&place);
+                }
+            }
+        }
+        present
+    }
+
+    /// Asks all that are there how they are.
+    async fn ask_members(
+        &mut self,
+        present: &BTreeMap<WorkerId, usize>,
+        limit: Duration,
+        named: &BTreeSet<WorkerId>,
+        news: &mut Vec<News>,
+    ) {
+        let asked: Vec<(WorkerId, usize, Request)> = present
+            .iter()
+            .filter(|(id, _)| !self.strangers.contains(id))
+            .map(|(id, server)| (id.clone(), *server, Verb::Status.request()))
+            .collect();
+        let answers = self.ask(&asked, limit).await;
+        for ((id, server, _), answer) in asked.into_iter().zip(answers) {
+            match answer.and_then(|answer| read_answer::<Status>(&answer)).and_then(|status| of_worker(status, &id)) {
+                Ok(status) if status.fleet != self.fleet => {
+                    self.strangers.insert(id);
+                }
+                Ok(status) => {
+                    self.mute.remove(&id);
+                    let member = Member { status, heard: Instant::now(), is_silent: false, server };
+                    match self.members.insert(id.clone(), member) {
+                        None => {
+                            let is_new = named.contains(&id);
+                            news.push(News::Found(id, is_new));
+                        }
+                        Some(before) if before.is_silent => news.push(News::Back(id)),
+                        Some(_) => {}
+                    }
+                }
+                Err(why) => match self.members.get_mut(&id) {
+                    Some(member) => {
+                        member.server = server;
+                        if !std::mem::replace(&mut member.is_silent, true) {
+                            news.push(News::Silent(id, why));
+                        }
+                    }
+                    None => {
+                        if self.mute.insert(id.clone(), why.clone()).is_none() {
+                            news.push(News::Silent(id, why));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Asks workers, those of each server at the same time.
+    async fn ask(&self, asked: &[(WorkerId, usize, Request)], limit: Duration) -> Vec<Result<bytes::Bytes, String>> {
+        let mut answers: Vec<Result<bytes::Bytes, String>> = vec![Err("no server".to_owned()); asked.len()];
+        let mut rounds = Vec::new();
+        for (index, server) in self.servers.iter().enumerate() {
+            let places: Vec<usize> = (0..asked.len()).filter(|place| asked[*place].1 == index).collect();
+            let questions: Vec<Question> = places.iter().map(|place| question(&asked[*place])).collect();
+            if questions.is_empty() {
+                continue;
+            }
+            let (address, connect_timeout) = (server.address.clone(), server.connect_timeout);
+            let round = tokio::spawn(async move { ask_all(&address, connect_timeout, &questions, limit).await });
+            rounds.push((places, round));
+        }
+        for (places, round) in rounds {
+            let of_round = match round.await {
+                Ok(Ok(of_round)) => of_round,
+                Ok(Err(error)) => vec![Err(error.to_string()); places.len()],
+                Err(error) => vec![Err(error.to_string()); places.len()],
+            };
+            for (place, answer) in places.into_iter().zip(of_round) {
+                answers[place] = answer;
+            }
+        }
+        answers
+    }
+
+    /// Asks members to do something; the answers stand where the requests did.
+    pub(super) async fn tell(&self, requests: &[(WorkerId, Request)], limit: Duration) -> Vec<Result<(), String>> {
+        let asked: Vec<(WorkerId, usize, Request)> = requests
+            .iter()
+            .map(|(id, request)| {
+                let server = self.members.get(id).map_or(0, |member| member.server);
+                (id.clone(), server, request.clone())
+            })
+            .collect();
+        let answers = self.ask(&asked, limit).await;
+        answers.into_iter().map(|answer| read_answer::<serde::de::IgnoredAny>(&answer?).map(|_| ())).collect()
+    }
+
+    /// Asks whoever answers for the monitor of this fleet.
+    ///
+    /// # Errors
+    /// When nobody does, or it says no.
+    pub(super) async fn ask_monitor(&self, workload: &[u8], limit: Duration) -> Result<bytes::Bytes, String> {
+        let mut why = "no server".to_owned();
+        for server in &self.servers {
+            let question = Question { function: self.monitor_function(), unique: "", workload: workload.to_vec() };
+            match server.ask_all(&[question], limit).await.map(|mut answers| answers.pop()) {
+                Ok(Some(Ok(answer))) => return Ok(answer),
+                Ok(Some(Err(error))) | Err(error) => why = error,
+                Ok(None) => {}
+            }
+        }
+        Err(why)
+    }
+
+    /// The ids of the connections that answer for a monitor of this fleet.
+    pub(super) async fn monitor_ids(&mut self, limit: Duration) -> BTreeSet<String> {
+        let function = self.monitor_function();
+        let mut ids = BTreeSet::new();
+        for server in &mut self.servers {
+            ids.extend(server.clients_of(&function, limit).await.unwrap_or_default());
+        }
+        ids
+    }
+
+    /// Lets servers forget the functions of workers that have been gone for a while.
+    pub(super) async fn tidy(&mut self, after: Duration, limit: Duration) {
+        let mut by_server: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        self.empty.retain(|(server, name), since| {
+            let is_old = since.elapsed() >= after;
+            if is_old {
+                by_server.entry(*server).or_default().push(name.clone());
+            }
+            !is_old
+        });
+        for (index, functions) in by_server {
+            // It is seen again at the next look if that did not work.
+            let _ = self.servers[index].forget(&functions, limit).await;
+        }
+    }
+
+    /// What a decision is made from.
+    pub(super) fn observed(&self) -> Observed {
+        let workers = self.members.iter().map(|(id, member)| (id.clone(), member.seen())).collect();
+        Observed { now_ms: milliseconds(self.begin.elapsed()), workers, queues: self.queues.clone() }
+    }
+
+    pub(super) fn queue(&self, function: &str) -> Queue {
+        self.queues.get(function).copied().unwrap_or_default()
+    }
+
+    pub(super) fn addresses(&self) -> Vec<ServerAddress> {
+        self.servers.iter().map(|server| server.address.clone()).collect()
+    }
+}
+
+impl Member {
+    /// For how long it has not answered.
+    pub(super) fn silence(&self) -> Duration {
+        // More than nothing, however short it is.
+        if self.is_silent { self.heard.elapsed().max(Duration::from_millis(1)) } else { Duration::ZERO }
+    }
+
+    fn seen(&self) -> Worker {
+        let status = &self.status;
+        Worker {
+            host: status.host.clone(),
+            language: status.language.clone(),
+            version: status.version.clone(),
+            in_use: status.in_use.iter().cloned().collect(),
+            not_in_use: status.not_in_use.iter().cloned().collect(),
+            running: status.running.iter().map(|run| run.function.clone()).collect(),
+            is_leaving: status.state == WorkerState::Leaving,
+            silent_ms: milliseconds(self.silence()),
+        }
+    }
+}
+
+fn question((id, _, request): &(WorkerId, usize, Request)) -> Question {
+    // Whoever asks how it is gets one answer together with all others who do; what is to be done is done each time.
+    let unique = if request.verb == Verb::Status { "status" } else { "" };
+    // A request is plain data, which is never refused.
+    let workload = serde_json::to_vec(request).unwrap_or_default();
+    Question { function: id.manage_function(), unique, workload }
+}
+
+/// A status that is that of the worker that was asked, with what it may hold.
+fn of_worker(mut status: Status, id: &WorkerId) -> Result<Status, String> {
+    if status.id != *id {
+        return Err(format!("it says that it is {}", status.id));
+    }
+    for text in [&mut status.host, &mut status.language, &mut status.version] {
+        if let Some((end, _)) = text.char_indices().nth(NAME_MAX) {
+            text.truncate(end);
+        }
+    }
+    if status.host.is_empty() {
+        "unknown".clone_into(&mut status.host);
+    }
+    status.in_use.truncate(FUNCTIONS_MAX);
+    status.not_in_use.truncate(FUNCTIONS_MAX);
+    Ok(status)
+}
+
+/// An id that no other worker has.
+fn fresh_id() -> String {
+    // The standard library seeds its hash maps from the system's randomness; that is all the chance needed here.
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,200 @@
+//! What is printed: a fleet, a plan, an end.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::monitor::Monitor;
+use crate::client::format::{duration, size};
+use crate::client::listing::{aligned, printable};
+use crate::client::{EXIT_FAILED, ToolError, tell};
+use crate::fleet::contract::WorkerState;
+use crate::fleet::report::{Report, WorkerReport};
+
+/// So many of what was done last are in a table.
+const EVENTS: usize = 10;
+
+/// Prints a fleet.
+pub(super) fn report(report: &Report, unnamed: u64, is_json: bool) -> Result<(), ToolError> {
+    if is_json {
+        return print_json(report);
+    }
+    let mut text = heading(report, unnamed);
+    if !report.functions.is_empty() {
+        text.push('\n');
+        text.push_str(&functions(report));
+    }
+    if !report.workers.is_empty() {
+        text.push('\n');
+        text.push_str(&workers(report));
+    }
+    if !report.unmet.is_empty() {
+        text.push('\n');
+    }
+    for unmet in &report.unmet {
+        line(&mut text, format_args!("! {}", printable(unmet)));
+    }
+    let skipped = report.events.len().saturating_sub(EVENTS);
+    if !report.events.is_empty() {
+        text.push('\n');
+    }
+    for event in &report.events[skipped..] {
+        let ago = duration((super::monitor::unix_now() - event.at).max(0.0));
+        let error = event.error.as_ref().map_or_else(String::new, |error| format!(": failed: {error}"));
+        line(&mut text, format_args!("{ago} ago  {}", printable(&format!("{}: {}{error}", event.what, event.why))));
+    }
+    print(&text)
+}
+
+fn line(text: &mut String, line: fmt::Arguments<'_>) {
+    // A String takes everything.
+    let _ = writeln!(text, "{line}");
+}
+
+fn heading(report: &Report, unnamed: u64) -> String {
+    let mut parts = vec![format!("fleet {}: {} workers", report.fleet, report.workers.len())];
+    if report.pid == 0 {
+        parts.push("no monitor runs".to_owned());
+    } else {
+        parts.push(format!("monitor on {}, process {}", printable(&report.host), report.pid));
+        parts.push(if report.settled { "settled" } else { "not settled" }.to_owned());
+    }
+    if !report.version.is_empty() {
+        parts.push(format!("version {}", printable(&report.version)));
+    }
+    if report.outdated > 0 {
+        parts.push(format!("{} to be replaced", report.outdated));
+    }
+    if unnamed > 0 {
+        parts.push(format!("{unnamed} wait for an id"));
+    }
+    if !report.stopped_hosts.is_empty() {
+        parts.push(format!("stopped: {}", report.stopped_hosts.join(" ")));
+    }
+    parts.join(", ") + "\n"
+}
+
+fn functions(report: &Report) -> String {
+    let names = ["FUNCTION", "MIN", "MAX", "TARGET", "WORKERS", "WAITING", "RUNNING", "OLDEST"];
+    let mut rows = vec![names.map(str::to_owned).to_vec()];
+    for function in &report.functions {
+        rows.push(vec![
+            printable(&function.function),
+            function.min.to_string(),
+            function.max.to_string(),
+            function.target.to_string(),
+            function.workers.to_string(),
+            function.waiting.to_string(),
+            function.running.to_string(),
+            function.oldest.map_or_else(|| "-".to_owned(), duration),
+        ]);
+    }
+    aligned(&rows, &[false, true, true, true, true, true, true, true])
+}
+
+fn workers(report: &Report) -> String {
+    let names = [
+        "HOST",
+        "ID",
+        "PID",
+        "LANGUAGE",
+        "VERSION",
+        "STATE",
+        "IN USE",
+        "NOT IN USE",
+        "DONE",
+        "FAILED",
+        "MEMORY",
+        "UPTIME",
+    ];
+    let mut rows = vec![names.map(str::to_owned).to_vec()];
+    let mut workers: Vec<&WorkerReport> = report.workers.iter().collect();
+    workers.sort_by(|one, other| (&one.status.host, &one.status.id).cmp(&(&other.status.host, &other.status.id)));
+    let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { printable(&names.join(",")) };
+    for worker in workers {
+        let status = &worker.status;
+        rows.push(vec![
+            printable(&status.host),
+            status.id.to_string(),
+            status.pid.to_string(),
+            printable(&status.language),
+            printable(&status.version),
+            state(worker),
+            list(&status.in_use),
+            list(&status.not_in_use),
+            status.count.values().fold(0u64, |sum, count| sum.saturating_add(*count)).to_string(),
+            status.failures.values().fold(0u64, |sum, count| sum.saturating_add(*count)).to_string(),
+            // A float has room for what a worker may have.
+            #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+            size(status.memory as f64),
+            duration(status.uptime.max(0.0)),
+        ]);
+    }
+    aligned(&rows, &[false, false, true, false, false, false, false, false, true, true, true, true])
+}
+
+fn state(worker: &WorkerReport) -> String {
+    let state = match worker.status.state {
+        WorkerState::Working => "working",
+        WorkerState::Idle => "idle",
+        WorkerState::Leaving => "leaving",
+    };
+    if worker.silent > 0.0 {
+        format!("silent for {}", duration(worker.silent))
+    } else if worker.outdated {
+        format!("{state}, to be replaced")
+    } else {
+        state.to_owned()
+    }
+}
+
+/// Prints what would be done.
+pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
+    let plan = monitor.plan();
+    if is_json {
+        return print_json(&json!({
+            "decisions": plan.decisions, "targets": plan.targets, "workers": plan.counted, "unmet": plan.unmet,
+            "outdated": plan.outdated, "unnamed_workers": monitor.roster.unnamed,
+        }));
+    }
+    let mut text = String::new();
+    if monitor.roster.unnamed > 0 {
+        line(&mut text, format_args!("{} workers would get an id", monitor.roster.unnamed));
+    }
+    for decision in &plan.decisions {
+        let what = format!("{}: {}", monitor.said(&decision.action), decision.why);
+        line(&mut text, format_args!("{}", printable(&what)));
+    }
+    if plan.decisions.is_empty() {
+        text.push_str("nothing is to be done\n");
+    }
+    for unmet in &plan.unmet {
+        line(&mut text, format_args!("! {}", printable(unmet)));
+    }
+    print(&text)
+}
+
+/// Prints how it ended; the exit status.
+pub(super) fn end(report: &Report, is_done: bool, is_json: bool) -> Result<u8, ToolError> {
+    if is_json {
+        print_json(report)?;
+    }
+    for unmet in &report.unmet {
+        tell("fleet", format_args!("{}", printable(unmet)));
+    }
+    if !is_done {
+        tell("fleet", format_args!("it is not done"));
+    }
+    Ok(if is_done && report.unmet.is_empty() { 0 } else { EXIT_FAILED })
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), ToolError> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| ToolError::Io("cannot print", error.into()))?;
+    print(&(text + "\n"))
+}
+
+fn print(text: &str) -> Result<(), ToolError> {
+    io::stdout().lock().write_all(text.as_bytes()).map_err(|error| ToolError::Io("cannot write", error))
+}

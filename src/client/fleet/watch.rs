@@ -1,0 +1,164 @@
+//! `gearmand fleet run`, and `apply` where no monitor runs: the monitor's loop, and the question who is the monitor.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Outcome;
+use super::monitor::{Monitor, unix_now};
+use super::office::Office;
+use crate::client::backoff::Backoff;
+use crate::client::{ToolError, tell};
+use crate::fleet::report::Report;
+
+/// When a monitor ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Never.
+    Ever,
+    /// When nothing more is to be done, or at this time.
+    Settled(Instant),
+}
+
+/// A monitor, what it is known by, and those that are taken for dead.
+pub(super) struct Watch {
+    monitor: Monitor,
+    connect_timeout: Duration,
+    /// Older ones sort before newer ones; what it holds is in the servers' list of workers.
+    client_id: String,
+    /// Monitors that have a connection and do not answer.
+    dead: BTreeSet<String>,
+}
+
+impl Watch {
+    pub(super) fn new(monitor: Monitor, connect_timeout: Duration) -> Self {
+        let client_id = format!("monitor-{:013.0}-{}", unix_now() * 1000.0, std::process::id());
+        Self { monitor, connect_timeout, client_id, dead: BTreeSet::new() }
+    }
+
+    /// Works until it is told to end.
+    pub(super) async fn run(mut self, until: Until) -> Result<Outcome, ToolError> {
+        let install = |kind| signal(kind).map_err(|error| ToolError::Io("cannot watch for signals", error));
+        let (mut terminate, mut interrupt) = (install(SignalKind::terminate())?, install(SignalKind::interrupt())?);
+        tokio::select! {
+            outcome = self.work(until) => outcome,
+            _ = terminate.recv() => Ok(Outcome::Ended),
+            _ = interrupt.recv() => Ok(Outcome::Ended),
+        }
+    }
+
+    async fn work(&mut self, until: Until) -> Result<Outcome, ToolError> {
+        loop {
+            self.stand_by().await;
+            tell("fleet", format_args!("looks after the fleet \"{}\"", self.monitor.desired().fleet));
+            if let Some(outcome) = self.look_after(until).await {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Waits until no other monitor answers for this fleet.
+    async fn stand_by(&mut self) {
+        let mut has_told = false;
+        let mut backoff = Backoff::new();
+        loop {
+            let desired = self.monitor.desired();
+            let (limit, interval) = (desired.answer_timeout, desired.interval);
+            let roster = &mut self.monitor.roster;
+            match roster.functions(limit, &mut Vec::new()).await {
+                Ok(_) if roster.monitors == 0 => return,
+                Ok(_) => {
+                    backoff.reset();
+                    match ask_report(&self.monitor, limit).await {
+                        Ok(report) if !has_told => {
+                            has_told = true;
+                            let (host, pid) = (report.host, report.pid);
+                            tell("fleet", format_args!("stands by: process {pid} on {host} looks after this fleet"));
+                        }
+                        Ok(_) => {}
+                        Err(why) => {
+                            let dead = self.monitor.roster.monitor_ids(limit).await;
+                            tell("fleet", format_args!("another monitor does not answer and is taken for dead: {why}"));
+                            self.dead.extend(dead);
+                            return;
+                        }
+                    }
+                    tokio::time::sleep(interval).await;
+                }
+                Err(error) => {
+                    tell("fleet", format_args!("{error}; trying again"));
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+            }
+        }
+    }
+
+    /// Is the monitor; `None` when another one is.
+    async fn look_after(&mut self, until: Until) -> Option<Outcome> {
+        let servers = self.monitor.roster.addresses();
+        let function = self.monitor.roster.monitor_function();
+        let report = self.report();
+        let mut office = Office::open(servers, self.connect_timeout, &function, &self.client_id, report);
+        let mut backoff = Backoff::new();
+        loop {
+            let pause = match self.monitor.turn().await {
+                Ok(()) => {
+                    backoff.reset();
+                    self.monitor.pause()
+                }
+                Err(error) => {
+                    tell("fleet", format_args!("{error}; trying again"));
+                    backoff.pause()
+                }
+            };
+            office.publish(self.report());
+            if self.is_second().await {
+                tell("fleet", format_args!("leaves the fleet to another monitor, which was there before"));
+                return None;
+            }
+            if let Until::Settled(end) = until {
+                if self.monitor.is_settled() {
+                    return Some(Outcome::Settled(Box::new(self.monitor.report())));
+                }
+                if Instant::now() >= end {
+                    return Some(Outcome::TimedOut(Box::new(self.monitor.report())));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Some(call) = office.calls.recv() => {
+                    let taken = self.monitor.take(call.wish);
+                    office.publish(self.report());
+                    // Whoever asked may have gone.
+                    let _ = call.answer.send(taken);
+                }
+            }
+        }
+    }
+
+    fn report(&self) -> Vec<u8> {
+        // Plain data is never refused.
+        serde_json::to_vec(&self.monitor.report()).unwrap_or_default()
+    }
+
+    /// Whether another monitor was there before.
+    async fn is_second(&mut self) -> bool {
+        if self.monitor.roster.monitors <= 1 {
+            return false;
+        }
+        let limit = self.monitor.desired().answer_timeout;
+        let ids = self.monitor.roster.monitor_ids(limit).await;
+        self.dead.retain(|id| ids.contains(id));
+        ids.iter().any(|id| *id < self.client_id && !self.dead.contains(id))
+    }
+}
+
+/// Asks the monitor that there is for its report.
+///
+/// # Errors
+/// Why there is none.
+pub(super) async fn ask_report(monitor: &Monitor, limit: Duration) -> Result<Report, String> {
+    let answer = monitor.roster.ask_monitor(br#"{"verb":"status"}"#, limit).await?;
+    serde_json::from_slice(&answer).map_err(|error| format!("an answer that makes no sense: {error}"))
+}
