@@ -219,7 +219,8 @@ fn launch_ours(arguments: &[String], environment: &[(String, String)], directory
     notify.set_read_timeout(Some(Duration::from_millis(50))).expect("SO_RCVTIMEO");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gearmand"));
     command
-        .args(["--port", &port.to_string(), "-L", "127.0.0.1", "-l", "stderr"])
+        .args(["--port", &port.to_string(), "-l", "stderr"])
+        .args(listen(arguments))
         // The default port is for one server alone.
         .args(if arguments.iter().any(|argument| argument == "--http-listen") {
             &[][..]
@@ -245,6 +246,11 @@ fn launch_ours(arguments: &[String], environment: &[(String, String)], directory
     Err(format!("no READY=1 within {DEADLINE:?}:\n{}", log(directory)))
 }
 
+/// Where it listens, unless a test says that. C++ gearmand takes this option once.
+fn listen(arguments: &[String]) -> &'static [&'static str] {
+    if arguments.iter().any(|argument| argument == "-L") { &[] } else { &["-L", "127.0.0.1"] }
+}
+
 /// The addresses of a notification that says `READY=1` and `STATUS=Listening on A, B`.
 fn listening(message: &str) -> Option<Vec<String>> {
     if !message.lines().any(|line| line == "READY=1") {
@@ -259,7 +265,8 @@ fn launch_debian(arguments: &[String], directory: &TempDir, port: u16) -> Launch
     let pid_file = directory.path().join("gearmand.pid");
     let mut command = Command::new(DEBIAN_GEARMAND);
     command
-        .args(["--port", &port.to_string(), "-L", "127.0.0.1", "-l", "stderr"])
+        .args(["--port", &port.to_string(), "-l", "stderr"])
+        .args(listen(arguments))
         .arg("--pid-file")
         .arg(&pid_file)
         .args(arguments)

@@ -1,0 +1,34 @@
+//! `gearmand fleet` where no monitor runs.
+
+use crate::common::Implementation;
+use crate::world::{World, doing, run, workers};
+
+pub(crate) fn one_command_does_without_a_monitor(implementation: Implementation) {
+    let mut world = World::new(implementation);
+    world.start_all();
+    let path = world.want("[functions.log_line]\nmin = 2\n[functions.sleep_ms]\nmin = 1\nhosts = [\"web3\"]\n");
+    let path = path.to_str().unwrap();
+    run(&mut world.fleet(&["--timeout", "60", "apply", path]));
+    let status = world.wait("it is applied", |status| workers(status).len() == 9);
+    assert_eq!((doing(&status, "log_line"), doing(&status, "sleep_ms")), (2, 1));
+    assert_eq!((&status["settled"], &status["pid"]), (&false.into(), &0.into()), "no monitor runs");
+    // As it is, nothing is to be done; with another wish something is, and a plan does not do it.
+    let plan = |rest: &str| {
+        world.want(rest);
+        let output = world.fleet(&["plan", path]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(plan("[functions.log_line]\nmin = 2\n"), "nothing is to be done\n");
+    let more = plan("[functions.log_line]\nmin = 4\n");
+    assert_eq!(more.lines().filter(|line| line.starts_with("lets ") && line.contains("log_line")).count(), 2, "{more}");
+    assert_eq!(doing(&world.status(), "log_line"), 2);
+    // What cannot be is said, and is no success.
+    world.want("[functions.nobody_can]\nmin = 1\n");
+    let output = world.fleet(&["--timeout", "60", "apply", path]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nobody_can"), "{output:?}");
+    run(&mut world.fleet(&["stop", "web1"]));
+    let left = world.status();
+    assert!(workers(&left).len() == 6 && workers(&left).iter().all(|worker| worker["host"] != "web1"), "{left}");
+}
