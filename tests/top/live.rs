@@ -58,7 +58,7 @@ fn our_server_is_shown_and_steered() {
     screen.shows("done: cancel job H:t:2");
     screen.shows("jobs: 2 queued, 0 running");
     screen.press(&["Escape"]);
-    screen.shows("2 shown");
+    screen.waits_for("all jobs again", |text| !text.contains("filter: T:2"));
     screen.press(&["P"]);
     screen.shows("h: high, n: normal, l: low; any other key: no");
     screen.press(&["h"]);
