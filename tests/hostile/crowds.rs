@@ -62,7 +62,7 @@ pub(crate) fn connection_storm() {
 
 fn connect_and_leave(server: &Watched, index: usize) {
     let mut stream = TcpStream::connect(server.addr()).expect("connect");
-    if index % 3 != 0 {
+    if !index.is_multiple_of(3) {
         // Fails where the server was faster.
         let _ = stream.write_all(&request(packet::SUBMIT_JOB, &body(&[b"good", b"", b"workload"])));
     }
