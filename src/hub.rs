@@ -15,8 +15,8 @@ use std::time::Instant;
 use tracing::warn;
 
 use crate::job_server::{
-    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, StoreOp, StoreReport,
-    StoredJob,
+    ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, StoreOp,
+    StoreReport, StoredJob,
 };
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
@@ -304,7 +304,7 @@ impl Hub {
     }
 
     /// See [`JobServer::limit_function`].
-    pub fn limit_function(&self, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
+    pub fn limit_function(&self, name: &[u8], limits: [u32; 3]) -> Result<(), ControlError> {
         self.lock().server.limit_function(name, limits)
     }
 
@@ -316,6 +316,15 @@ impl Hub {
     /// See [`JobServer::list_running_jobs`].
     pub fn list_running_jobs(&self, place: usize, show: impl FnMut(JobView<'_>) -> ControlFlow<()>) -> Option<usize> {
         self.lock().server.list_running_jobs(place, show)
+    }
+
+    /// See [`JobServer::list_waits`].
+    pub fn list_waits(
+        &self,
+        place: usize,
+        show: impl FnMut(ConnectionId, JobView<'_>) -> ControlFlow<()>,
+    ) -> Option<usize> {
+        self.lock().server.list_waits(place, show)
     }
 
     /// See [`JobServer::list_queued_jobs`].

@@ -182,9 +182,7 @@ impl Admin {
             {
                 Err(ControlError::NameTooLong)
             }
-            Control::LimitQueue { function, limits } => {
-                hub.limit_function(function, *limits).map(|()| 1).map_err(|_| ControlError::TooManyFunctions)
-            }
+            Control::LimitQueue { function, limits } => hub.limit_function(function, *limits).map(|()| 1),
             Control::CreateFunction { function } => {
                 hub.create_function(function).map(|()| 1).map_err(|_| ControlError::TooManyFunctions)
             }
@@ -313,6 +311,7 @@ pub const fn error_code(error: ControlError) -> &'static str {
         ControlError::FunctionInUse => "function_in_use",
         ControlError::NoSuchWorker => "no_such_worker",
         ControlError::TooManyFunctions => "too_many_functions",
+        ControlError::TooManySettings => "too_many_settings",
         ControlError::TooManyRules => "too_many_rules",
         ControlError::NoSuchRule => "no_such_rule",
         ControlError::NameTooLong => "name_too_long",

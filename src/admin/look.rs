@@ -1,10 +1,11 @@
 //! Makes what is shown out of what the server publishes.
 //!
-//! Whoever only looks does not lock the hub, but for two things that it alone has: rules, and jobs, of which a bounded
-//! number is asked for at a time.
+//! Whoever only looks does not lock the hub, but for two things that it alone has: rules and jobs. Of both a bounded number
+//! is asked for at a time.
 
 mod gradual;
 mod jobs;
+mod rules;
 mod workers;
 
 use std::collections::HashMap;
@@ -15,16 +16,17 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::history::History;
 use super::view::{
-    ConnectionsView, DurationsView, FunctionView, HistoryView, JobCounts, QueuedView, RuleView, ServerView, StoreView,
-    Totals, WorkerStates,
+    ConnectionsView, DurationsView, FunctionView, HistoryView, JobCounts, QueuedView, ServerView, StoreView, Totals,
+    WorkerStates,
 };
 use crate::hub::Hub;
-use crate::job_server::{ConnectionId, Now, Who, Withholding};
+use crate::job_server::{ConnectionId, Now};
 use crate::protocol::{FunctionName, Priority};
 use crate::stats::histogram::Durations;
 use crate::stats::{FunctionGauges, Gauge, JobCounters, Stats, StoreState};
 
 pub use self::gradual::{Functions, WorkerSum, Workers};
+pub use self::rules::Rules;
 pub use self::workers::{parse_worker_id, worker_id};
 
 /// How often [`Look::sample`] is to be called.
@@ -70,6 +72,8 @@ pub struct JobFilter {
     pub priority: Option<Priority>,
     /// Only those that a worker with this client id holds.
     pub client: Option<Vec<u8>>,
+    /// Only those for whose end a connection with this client id waits.
+    pub waiting_client: Option<Vec<u8>>,
     /// Only those that were submitted so long ago, in seconds.
     pub older_than_s: Option<f64>,
     /// How many at most.
@@ -181,29 +185,6 @@ impl Look {
     /// To be called every [`SAMPLE_INTERVAL`]: takes down the numbers for [`history`](Self::history) and the rates.
     pub fn sample(&self, now: Now) {
         self.history_lock().sample(now, self.stats());
-    }
-
-    /// The rules by which workers get no jobs.
-    pub fn rules(&self) -> Vec<RuleView> {
-        self.list_rules().collect()
-    }
-
-    /// The same, each made when it is asked for.
-    pub fn list_rules(&self) -> impl Iterator<Item = RuleView> + Send + use<> {
-        let rules = self.hub.withholdings().into_iter();
-        let view = |rule: crate::job_server::Rule| RuleView {
-            who: match rule.who {
-                Who::Connection(id) => format!("connection:{}", worker_id(id)),
-                Who::Client(id) => format!("client:{}", String::from_utf8_lossy(&id)),
-                Who::Host(address) => format!("host:{address}"),
-            },
-            function: rule.function.map(|function| lossy(function.as_bytes())),
-            how: match rule.how {
-                Withholding::Disabled => "disabled",
-                Withholding::Draining => "draining",
-            },
-        };
-        rules.map(view)
     }
 
     fn history_lock(&self) -> std::sync::MutexGuard<'_, History> {

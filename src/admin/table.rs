@@ -6,14 +6,12 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::vec;
 
 use percent_encoding::percent_decode_str;
 
-use super::look::{Functions, JobFilter, Look, WorkerSum, Workers, worker_id};
+use super::look::{Functions, JobFilter, Look, Rules, WorkerSum, Workers, worker_id};
 use super::view::{
-    DurationsView, FunctionView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals, WorkerStates,
-    WorkerView,
+    DurationsView, FunctionView, JobView, Rates, ServerView, StoreView, Totals, WorkTotals, WorkerStates, WorkerView,
 };
 use crate::job_server::Now;
 use crate::protocol::text::{self, JobWords};
@@ -40,7 +38,7 @@ pub(super) enum Table {
     Functions(Functions),
     Workers(Workers),
     Jobs { filter: JobFilter, left: usize },
-    Rules(vec::IntoIter<RuleView>),
+    Rules(Rules),
 }
 
 impl Table {
@@ -56,7 +54,7 @@ impl Table {
 
     pub(super) fn rules(look: &Look, out: &mut Vec<u8>) -> Self {
         write_columns(RULE_COLUMNS, out);
-        Self::Rules(look.rules().into_iter())
+        Self::Rules(look.rules())
     }
 
     pub(super) fn jobs(words: &JobWords<'_>, out: &mut Vec<u8>) -> Self {
@@ -67,6 +65,7 @@ impl Table {
             unique: words.unique.map(text::read_name),
             priority: words.priority,
             client: words.client.map(text::read_name),
+            waiting_client: words.waiting.map(text::read_name),
             older_than_s: words.older.map(|age| age.as_secs_f64()),
             limit: 0,
             after: words.after,

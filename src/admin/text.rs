@@ -262,6 +262,7 @@ fn write_new_function(done: Result<(), ControlError>, out: &mut Vec<u8>) {
     out.extend_from_slice(match done {
         Ok(()) => text::OK,
         Err(ControlError::NameTooLong) => text::FUNCTION_TOO_LARGE,
+        Err(ControlError::TooManySettings) => return write_control_error(ControlError::TooManySettings, out),
         Err(_) => text::TOO_MANY_FUNCTIONS,
     });
 }

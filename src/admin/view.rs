@@ -262,6 +262,9 @@ pub struct WorkerView {
     /// The jobs that it holds; only where one worker is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jobs: Option<Vec<JobView>>,
+    /// The rules that mean it, whatever they withhold; only where one worker is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<RuleView>>,
 }
 
 /// A function as one worker does it.
@@ -375,10 +378,14 @@ pub struct HistoryView {
 /// A rule by which workers get no jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleView {
-    /// `connection:ID`, `client:ID` or `host:ADDRESS`.
+    /// `connection:ID`, `client:ID` or `host:ADDRESS`, for people.
     pub who: String,
-    /// The function that it concerns; `None` for all.
+    /// The same with what follows the colon as it stands in addresses.
+    pub who_id: String,
+    /// The name for people of the function that it concerns; `None` for all.
     pub function: Option<String>,
+    /// That function's name for paths.
+    pub function_id: Option<String>,
     /// `disabled` or `draining`.
     pub how: &'static str,
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +37,8 @@ struct Nothing {}
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Target {
-    to: String,
+    to: Option<String>,
+    to_base64: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -56,8 +59,10 @@ struct NewPriority {
 struct Workers {
     connection: Option<String>,
     client: Option<String>,
+    client_base64: Option<String>,
     host: Option<String>,
     function: Option<String>,
+    function_base64: Option<String>,
 }
 
 /// Does what was asked for, in bounded pieces.
@@ -108,10 +113,8 @@ fn parse_or_nothing<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Fai
 /// What a request means.
 fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Failure> {
     let control = match route {
-        Route::MoveJob => Control::MoveJob { handle: name, to: function(parse::<Target>(body)?.to.into_bytes())? },
-        Route::MoveJobs => {
-            Control::MoveJobs { from: function(name)?, to: function(parse::<Target>(body)?.to.into_bytes())? }
-        }
+        Route::MoveJob => Control::MoveJob { handle: name, to: target(body)? },
+        Route::MoveJobs => Control::MoveJobs { from: function(name)?, to: target(body)? },
         Route::SetPriority => {
             let wanted = parse::<NewPriority>(body)?.priority;
             let message = || format!("priority cannot be {wanted:?}; it is high, normal or low");
@@ -137,6 +140,25 @@ fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Fa
     Ok(vec![control])
 }
 
+/// Bytes of which a body tells either the text or, in the member of that name and `_base64`, the base64.
+pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>, Failure> {
+    match (text, base64) {
+        (None, None) => Ok(None),
+        (Some(text), None) => Ok(Some(text.into_bytes())),
+        (None, Some(encoded)) => STANDARD
+            .decode(encoded)
+            .map(Some)
+            .map_err(|error| Failure::bad("bad_body", format!("{name}_base64 is no base64: {error}"))),
+        (Some(_), Some(_)) => Err(Failure::bad("bad_body", format!("give {name} or {name}_base64, not both"))),
+    }
+}
+
+/// The function to which jobs are to be moved.
+fn target(body: &[u8]) -> Result<Vec<u8>, Failure> {
+    let Target { to, to_base64 } = parse(body)?;
+    function(bytes("to", to, to_base64)?.ok_or_else(|| Failure::bad("bad_body", "give to or to_base64"))?)
+}
+
 /// A name that a function can have: it stands between NULs in packets.
 pub(super) fn function(name: Vec<u8>) -> Result<Vec<u8>, Failure> {
     if name.is_empty() || name.contains(&0) || name.len() > FUNCTION_MAX {
@@ -158,17 +180,18 @@ fn limits(function: &[u8], limits: &Limits) -> Result<Vec<Control>, Failure> {
 }
 
 fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
-    let Workers { connection, client, host: address, function: of } = workers;
+    let Workers { connection, client, client_base64, host: address, function: of, function_base64 } = workers;
+    let client = bytes("client", client, client_base64)?;
     let who = match (connection, client, address) {
         (Some(connection), None, None) => match parse_worker_id(&connection) {
             Some(id) => Who::Connection(id),
             None => return Err(Failure::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
         },
-        (None, Some(client), None) => Who::Client(client.into_bytes()),
+        (None, Some(client), None) => Who::Client(client),
         (None, None, Some(address)) => host(&address),
-        _ => return Err(Failure::bad("bad_body", "give one of connection, client and host")),
+        _ => return Err(Failure::bad("bad_body", "give one of connection, client, client_base64 and host")),
     };
-    let function = of.map(|name| function(name.into_bytes())).transpose()?;
+    let function = bytes("function", of, function_base64)?.map(function).transpose()?;
     let control = match route {
         Route::Disable => Control::Withhold { who, function, how: Withholding::Disabled },
         Route::Drain => Control::Withhold { who, function, how: Withholding::Draining },
@@ -207,6 +230,7 @@ fn refusal(error: ControlError) -> Failure {
         | ControlError::JobExistsThere
         | ControlError::JobIsBusy
         | ControlError::TooManyFunctions
+        | ControlError::TooManySettings
         | ControlError::TooManyRules => StatusCode::CONFLICT,
     };
     Failure::new(status, error_code(error), error.to_string())

@@ -173,7 +173,17 @@ pub(super) fn worker(call: &Call) -> Result<Response, Failure> {
 
 /// A page of jobs.
 pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
-    let query = call.query(&["function", "state", "unique", "priority", "client", "older_than_s", "limit", "after"])?;
+    let query = call.query(&[
+        "function",
+        "state",
+        "unique",
+        "priority",
+        "client",
+        "waiting_client",
+        "older_than_s",
+        "limit",
+        "after",
+    ])?;
     let older_than_s = query.number::<f64>("older_than_s", "a number of seconds")?;
     if older_than_s.is_some_and(|seconds| !seconds.is_finite()) {
         return Err(Failure::bad("bad_parameter", "older_than_s is larger than any number of seconds"));
@@ -186,6 +196,7 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
         unique: query.bytes("unique").map(<[u8]>::to_vec),
         priority: priority.as_deref().and_then(Priority::from_name),
         client: query.bytes("client").map(<[u8]>::to_vec),
+        waiting_client: query.bytes("waiting_client").map(<[u8]>::to_vec),
         older_than_s,
         limit: limit(&query)?,
         after,
@@ -214,6 +225,6 @@ pub(super) fn job(call: &Call) -> Result<Response, Failure> {
 pub(super) fn rules(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let reading = call.long_list()?;
-    let mut rules = Box::new(call.interface.parts.admin.look.list_rules());
+    let mut rules = call.interface.parts.admin.look.rules();
     Ok(answer::list("rules", "", reading, move || rules.next()))
 }

@@ -10,14 +10,12 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::actions::{function, parse};
+use super::actions::{bytes, function, parse};
 use super::answer::{Failure, Pieces, json_with, with_type};
 use super::body::read_large_body;
 use super::budget::{SMALL, Share, append, too_much};
@@ -36,11 +34,12 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Job {
-    function: String,
+    function: Option<String>,
+    function_base64: Option<String>,
     workload: Option<String>,
     workload_base64: Option<String>,
-    #[serde(default)]
-    unique: String,
+    unique: Option<String>,
+    unique_base64: Option<String>,
     priority: Option<PriorityName>,
     #[serde(default)]
     background: bool,
@@ -85,19 +84,13 @@ struct Ended {
 
 impl Job {
     fn submission(self) -> Result<Submission, Failure> {
-        let function = function(self.function.into_bytes())?;
-        let unique = self.unique.into_bytes();
+        let name = bytes("function", self.function, self.function_base64)?;
+        let function = function(name.ok_or_else(|| Failure::bad("bad_body", "give function or function_base64"))?)?;
+        let unique = bytes("unique", self.unique, self.unique_base64)?.unwrap_or_default();
         if unique.contains(&0) {
             return Err(Failure::bad("bad_body", "unique must not contain NUL"));
         }
-        let workload = match (self.workload, self.workload_base64) {
-            (Some(text), None) => text.into_bytes(),
-            (None, Some(encoded)) => STANDARD
-                .decode(encoded)
-                .map_err(|error| Failure::bad("bad_body", format!("workload_base64 is no base64: {error}")))?,
-            (None, None) => Vec::new(),
-            (Some(_), Some(_)) => return Err(Failure::bad("bad_body", "give workload or workload_base64, not both")),
-        };
+        let workload = bytes("workload", self.workload, self.workload_base64)?.unwrap_or_default();
         let priority = self.priority.unwrap_or(PriorityName::Normal);
         let packet_type = match (self.due_unix_s, self.background, priority) {
             (Some(_), true, PriorityName::Normal) => PacketType::SubmitJobEpoch,

@@ -137,8 +137,13 @@ impl Hub {
         })
     }
 
-    /// See [`JobServer::withholdings`](crate::job_server::JobServer::withholdings).
-    pub fn withholdings(&self) -> Vec<Rule> {
-        self.lock().server.withholdings()
+    /// See [`JobServer::list_rules`](crate::job_server::JobServer::list_rules).
+    pub fn list_rules(&self, after: Option<&Rule>) -> Vec<Rule> {
+        self.lock().server.list_rules(after)
+    }
+
+    /// See [`JobServer::list_rules_for`](crate::job_server::JobServer::list_rules_for).
+    pub fn list_rules_for(&self, who: &Who, after: Option<&Rule>) -> Vec<Rule> {
+        self.lock().server.list_rules_for(who, after)
     }
 }

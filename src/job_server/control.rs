@@ -1,7 +1,7 @@
 //! What the operator does to functions, jobs and workers.
 
 use super::effects::Effects;
-use super::function::JobList;
+use super::function::{Function, JobList};
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{Edit, StoreOp};
@@ -98,6 +98,9 @@ pub enum ControlError {
     /// No function more can be known.
     #[error("there are as many functions as may be")]
     TooManyFunctions,
+    /// No function more can be paused or limited.
+    #[error("there are as many paused or limited functions as may be, so resume one or take back its limits first")]
+    TooManySettings,
     /// No rule more can be kept.
     #[error("there are as many rules for workers as may be")]
     TooManyRules,
@@ -128,8 +131,8 @@ impl JobServer {
     /// makes the function known.
     ///
     /// # Errors
-    /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`];
-    /// [`ControlError::NoSuchFunction`] where one is to go on that is not known.
+    /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`],
+    /// [`ControlError::TooManySettings`]; [`ControlError::NoSuchFunction`] where one is to go on that is not known.
     pub fn pause_function(
         &mut self,
         now: Now,
@@ -137,7 +140,7 @@ impl JobServer {
         paused: bool,
         effects: &mut impl Effects,
     ) -> Result<(), ControlError> {
-        let slot = if paused { self.function_for_control(name)? } else { self.known_function(name)? };
+        let slot = if paused { self.function_for_setting(name, true)? } else { self.known_function(name)? };
         self.functions[slot as usize].paused = paused;
         self.reopen(now, slot, effects);
         Ok(())
@@ -147,7 +150,8 @@ impl JobServer {
     /// they more.
     ///
     /// # Errors
-    /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`].
+    /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`],
+    /// [`ControlError::TooManySettings`].
     pub fn limit_running(
         &mut self,
         now: Now,
@@ -155,7 +159,7 @@ impl JobServer {
         most: u32,
         effects: &mut impl Effects,
     ) -> Result<(), ControlError> {
-        let slot = self.function_for_control(name)?;
+        let slot = self.function_for_setting(name, most > 0)?;
         self.functions[slot as usize].max_running = most;
         self.reopen(now, slot, effects);
         Ok(())
@@ -315,6 +319,21 @@ impl JobServer {
     fn function_for_control(&mut self, name: &[u8]) -> Result<u32, ControlError> {
         check_function_name(name)?;
         self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)
+    }
+
+    /// The same for one that is to get a setting, or where `is_set` is false to lose one.
+    fn function_for_setting(&mut self, name: &[u8], is_set: bool) -> Result<u32, ControlError> {
+        check_function_name(name)?;
+        self.check_settings(name, is_set)?;
+        self.function_for_control(name)
+    }
+
+    /// Whether there may be a setting for this function. Before it is made: it would be made for nothing.
+    pub(super) fn check_settings(&self, name: &[u8], is_set: bool) -> Result<(), ControlError> {
+        let is_full = self.functions_with_settings >= self.policy.max_functions_with_settings();
+        let known = self.function_names.get(name).map(|slot| &self.functions[*slot as usize]);
+        let has_settings = known.is_some_and(Function::has_settings);
+        if is_set && is_full && !has_settings { Err(ControlError::TooManySettings) } else { Ok(()) }
     }
 
     fn begin(&self, place: Place) -> Place {

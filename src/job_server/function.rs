@@ -92,6 +92,8 @@ pub(super) struct Function {
     pub(super) max_running: u32,
     /// Whether the job server counts it among the functions in use.
     pub(super) counted_in_use: bool,
+    /// Whether the job server counts it among those that the operator has paused or limited.
+    pub(super) counted_with_settings: bool,
     pub(super) gauges: Arc<FunctionGauges>,
 }
 
@@ -115,6 +117,7 @@ impl Function {
             paused: false,
             max_running: 0,
             counted_in_use: false,
+            counted_with_settings: false,
             gauges,
         }
     }
@@ -144,7 +147,12 @@ impl Function {
 
     /// Whether nothing would be lost with this function.
     pub(super) fn is_unused(&self) -> bool {
-        self.total() == 0 && self.workers == 0 && self.limits == [0; 3] && self.max_running == 0 && !self.paused
+        self.total() == 0 && self.workers == 0 && !self.has_settings()
+    }
+
+    /// Whether the operator has paused or limited it.
+    pub(super) fn has_settings(&self) -> bool {
+        self.limits != [0; 3] || self.max_running > 0 || self.paused
     }
 
     /// Whether the operator lets workers have a job of it now.

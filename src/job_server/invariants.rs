@@ -176,6 +176,8 @@ impl JobServer {
         assert!(expected.is_empty(), "a job has no function");
         let in_use = self.functions.iter().filter(|(_, function)| !function.is_unused()).count();
         assert_eq!(self.functions_in_use, in_use, "functions in use are miscounted");
+        let with_settings = self.functions.iter().filter(|(_, function)| function.has_settings()).count();
+        assert_eq!(self.functions_with_settings, with_settings, "paused and limited functions are miscounted");
     }
 
     fn check_list(&self, list: JobList, length: u32, state: fn(Links) -> JobState) {

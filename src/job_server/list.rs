@@ -138,6 +138,25 @@ impl JobServer {
         (end < bound).then_some(end)
     }
 
+    /// The same for jobs whose end connections wait for, with the one that does: a job comes as often as it is waited for.
+    pub fn list_waits(
+        &self,
+        place: usize,
+        mut show: impl FnMut(ConnectionId, JobView<'_>) -> ControlFlow<()>,
+    ) -> Option<usize> {
+        let bound = if self.waits.is_empty() { 0 } else { self.waits.capacity() };
+        let end = place.saturating_add(WORK_PER_CALL).min(bound);
+        for slot in place..end {
+            let Some(wait) = self.waits.get(slot) else { continue };
+            if let Some(view) = self.view(self.jobs.get(wait.job))
+                && show(self.id_of(wait.connection), view).is_break()
+            {
+                return Some(slot + 1);
+            }
+        }
+        (end < bound).then_some(end)
+    }
+
     /// Shows jobs of a function that wait for a worker, in the order in which they will be handed out: a bounded number of
     /// those behind a place, or from the first on where it is 0, until `show` breaks off. Returns the place to go on from,
     /// or `None` after the last. Jobs that are just being read from the store are in no list, and are not shown.

@@ -117,6 +117,8 @@ pub struct JobServer {
     function_names: HashMap<FunctionName, u32>,
     /// How many functions are in use: the others can be forgotten.
     functions_in_use: usize,
+    /// How many the operator has paused or limited.
+    functions_with_settings: usize,
     connections: Slab<Connection>,
     last_generation: u32,
     abilities: Slab<Ability>,
@@ -159,6 +161,7 @@ impl JobServer {
             functions: Slab::new(),
             function_names: HashMap::with_hasher(hasher),
             functions_in_use: 0,
+            functions_with_settings: 0,
             connections: Slab::new(),
             last_generation: 0,
             abilities: Slab::new(),
@@ -415,6 +418,11 @@ impl JobServer {
         let is_in_use = !function.is_unused();
         if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
             self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };
+        }
+        let has_settings = function.has_settings();
+        if has_settings != std::mem::replace(&mut function.counted_with_settings, has_settings) {
+            let count = self.functions_with_settings;
+            self.functions_with_settings = if has_settings { count + 1 } else { count - 1 };
         }
     }
 

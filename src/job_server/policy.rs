@@ -45,7 +45,16 @@ pub struct Policy {
     pub max_waits_per_connection: u32,
 }
 
+/// The most functions that the operator can have paused or limited.
+const FUNCTIONS_WITH_SETTINGS_MAX: usize = 10_000;
+
 impl Policy {
+    /// How many functions the operator can have paused or limited, since that keeps them whether anybody uses them or not.
+    /// Made-up names leave an eighth of [`max_functions`](Self::max_functions) to others at least.
+    pub(super) fn max_functions_with_settings(&self) -> usize {
+        FUNCTIONS_WITH_SETTINGS_MAX.min(self.max_functions - self.max_functions / 8)
+    }
+
     /// How far a job of this function must have come.
     pub(super) fn durability_of(&self, function: &FunctionName) -> Durability {
         if self.function_durability.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::iter::successors;
 
+use super::control::ControlError;
 use super::effects::Effects;
 use super::job::{Job, JobState};
 use super::{JobServer, Now};
@@ -101,10 +102,10 @@ impl JobServer {
         }
         self.function_names.remove(name);
         self.stats.functions.remove(name);
-        if self.functions.remove(slot).counted_in_use {
-            // A limit alone does not keep it.
-            self.functions_in_use -= 1;
-        }
+        let dropped = self.functions.remove(slot);
+        // A limit alone does not keep it.
+        self.functions_in_use -= usize::from(dropped.counted_in_use);
+        self.functions_with_settings -= usize::from(dropped.counted_with_settings);
         self.debug_check_invariants();
         DropFunction::Dropped
     }
@@ -112,9 +113,10 @@ impl JobServer {
     /// Limits the jobs of a function, which need not be known yet: by the priority of the new job, 0 for no limit.
     ///
     /// # Errors
-    /// [`PeerError::TOO_MANY_FUNCTIONS`].
-    pub fn limit_function(&mut self, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
-        let slot = self.function_slot(name)?;
+    /// [`ControlError::TooManyFunctions`], [`ControlError::TooManySettings`].
+    pub fn limit_function(&mut self, name: &[u8], limits: [u32; 3]) -> Result<(), ControlError> {
+        self.check_settings(name, limits != [0; 3])?;
+        let slot = self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)?;
         self.functions[slot as usize].limits = limits;
         self.publish(slot);
         Ok(())

@@ -9,12 +9,13 @@
 //! its turn then, so that a rule is in force at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
 use super::connection::{Ability, Sleep};
 use super::control::{ControlError, Place, Rule, Who, check_function_name};
 use super::effects::Effects;
 use super::index::NONE;
-use super::{ConnectionId, JobServer, Now, Withholding};
+use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, Withholding};
 use crate::protocol::FunctionName;
 use crate::protocol::names::CLIENT_ID_MAX;
 
@@ -161,17 +162,34 @@ impl JobServer {
         if is_changed { Ok(self.apply_rules_to(now, who, effects)) } else { Err(ControlError::NoSuchRule) }
     }
 
-    /// The rules by which workers get no jobs, those for connections first.
-    pub fn withholdings(&self) -> Vec<Rule> {
+    /// A bounded number of the rules by which workers get no jobs, those for connections first: the first ones, or those
+    /// behind a rule that was there before. None is left where there are none.
+    pub fn list_rules(&self, after: Option<&Rule>) -> Vec<Rule> {
         let Rules { connections, clients, hosts, .. } = &self.rules;
-        let connections = connections.iter().map(|(slot, withheld)| (Who::Connection(self.id_of(*slot)), withheld));
-        let clients = clients.iter().map(|(id, withheld)| (Who::Client(id.clone()), withheld));
-        let hosts = hosts.iter().map(|(address, withheld)| (Who::Host(address.clone()), withheld));
-        let all = connections.chain(clients).chain(hosts);
-        all.flat_map(|(who, withheld)| {
-            withheld.iter().map(move |(function, how)| Rule { who: who.clone(), function: function.clone(), how: *how })
-        })
-        .collect()
+        let function = after.map(|rule| &rule.function);
+        let (connection, client, host) = match after.map(|rule| &rule.who) {
+            None => (Some(Unbounded), Some(Unbounded), Some(Unbounded)),
+            Some(Who::Connection(id)) => (Some(Included(&id.slot)), Some(Unbounded), Some(Unbounded)),
+            Some(Who::Client(id)) => (None, Some(Included(id)), Some(Unbounded)),
+            Some(Who::Host(address)) => (None, None, Some(Included(address))),
+        };
+        let connections = parts(connections, connection, function);
+        let connections = connections.map(|(slot, part)| (Who::Connection(self.id_of(*slot)), part));
+        let clients = parts(clients, client, function).map(|(id, part)| (Who::Client(id.clone()), part));
+        let hosts = parts(hosts, host, function).map(|(address, part)| (Who::Host(address.clone()), part));
+        let all = connections.chain(clients).chain(hosts).take(WORK_PER_CALL);
+        all.map(|(who, (function, how))| Rule { who, function: function.clone(), how: *how }).collect()
+    }
+
+    /// The same of the rules for exactly these workers.
+    pub fn list_rules_for(&self, who: &Who, after: Option<&Rule>) -> Vec<Rule> {
+        let known = match who {
+            Who::Connection(id) if self.slot_of(*id).is_none() => None,
+            _ => self.rules.get(who),
+        };
+        let begin = after.map_or(Unbounded, |rule| Excluded(&rule.function));
+        let rules = known.into_iter().flat_map(|withheld| withheld.range((begin, Unbounded))).take(WORK_PER_CALL);
+        rules.map(|(function, how)| Rule { who: who.clone(), function: function.clone(), how: *how }).collect()
     }
 
     /// The connections that are meant: one by its id whatever it does, others where they can do something.
@@ -331,6 +349,19 @@ impl JobServer {
             assert_eq!(ability.withheld, rule, "what is withheld does not follow from the rules");
         }
     }
+}
+
+/// Rules of one kind: none, all, or those from one on, of which the first is behind `function`.
+fn parts<'a, K: Ord>(
+    all: &'a BTreeMap<K, Withheld>,
+    begin: Option<Bound<&'a K>>,
+    function: Option<&'a Option<FunctionName>>,
+) -> impl Iterator<Item = (&'a K, (&'a Option<FunctionName>, &'a Withholding))> {
+    let all = begin.into_iter().flat_map(|begin| all.range((begin, Unbounded)));
+    all.flat_map(move |(key, withheld)| {
+        let seen = function.filter(|_| begin == Some(Included(key)));
+        withheld.range((seen.map_or(Unbounded, Excluded), Unbounded)).map(move |part| (key, part))
+    })
 }
 
 /// What several rules come to for a function. Disabled is stricter than draining.

@@ -468,7 +468,7 @@ mod tests {
 
     #[test]
     fn only_the_list_of_jobs_may_have_more_words_than_the_limit() {
-        let many = "list jobs function=f state=queued unique=u priority=low client=c older=1 limit=1 after=1";
+        let many = "list jobs function=f state=queued unique=u priority=low client=c waiting=w older=1 limit=1 after=1";
         assert!(matches!(AdminCommand::parse(many.as_bytes(), 5), Ok(AdminCommand::ListJobs(_))));
         assert_eq!(AdminCommand::parse(format!("{many} x").as_bytes(), 5), Err(AdminError::TooManyWords));
         assert_eq!(AdminCommand::parse(b"listing jobs a b c d", 5), Err(AdminError::TooManyWords));

@@ -19,7 +19,7 @@ const ERRORS: &[(&str, &str)] = &[
     (
         "list jobs colour=red",
         "ERR INVALID_ARGUMENTS \
-         Filters+are+function=+state=+unique=+priority=+client=+older=+limit=+after=\r\n",
+         Filters+are+function=+state=+unique=+priority=+client=+waiting=+older=+limit=+after=\r\n",
     ),
     ("list jobs state=storing", "ERR INVALID_ARGUMENTS The+state+of+a+job+is+scheduled,+queued+or+running\r\n"),
     ("list jobs older=x", "ERR INVALID_ARGUMENTS An+age+is+a+number+of+seconds\r\n"),
@@ -144,7 +144,13 @@ fn names_have_limits_and_so_has_their_number() {
     // Both are in use, since that is not to be forgotten.
     assert_eq!(wire.text_answer("pause f"), "OK\r\n");
     assert_eq!(wire.text_answer("limit running g 1"), "OK\r\n");
-    assert_eq!(wire.text_answer("pause h"), "ERR TOO_MANY_FUNCTIONS There+are+as+many+functions+as+may+be\r\n");
+    let none_left = "ERR TOO_MANY_FUNCTIONS There+are+as+many+functions+as+may+be\r\n";
+    assert_eq!(wire.text_answer("limit running h 0"), none_left);
+    let set = "ERR TOO_MANY_SETTINGS There+are+as+many+paused+or+limited+functions+as+may+be,\
+               +so+resume+one+or+take+back+its+limits+first\r\n";
+    for command in ["pause h", "limit running h 1", "maxqueue h 1"] {
+        assert_eq!(wire.text_answer(command), set, "{command}");
+    }
     for serial in 0..1000 {
         assert_eq!(wire.text_answer(&format!("disable client:{serial}")), "OK 0\r\n");
     }

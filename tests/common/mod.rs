@@ -13,6 +13,7 @@
 )]
 
 mod gate;
+mod grab;
 pub(crate) mod packet;
 mod program;
 mod server;
@@ -21,6 +22,7 @@ mod wire;
 use std::time::{Duration, Instant};
 
 pub(crate) use gate::Gate;
+pub(crate) use grab::{grab_all, grab_nothing};
 pub(crate) use program::Program;
 pub(crate) use server::{Implementation, Server, free_port};
 pub(crate) use wire::Wire;

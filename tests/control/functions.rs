@@ -1,9 +1,9 @@
 //! Functions that are paused and limited.
 
-use crate::common::{Gate, Server, packet};
+use crate::common::{Gate, Server, grab_nothing, packet};
 use crate::stage::{
-    KINDS, Operator, Stage, Status, expect_complete, fall_asleep, for_each, for_each_store, grab, grab_nothing,
-    have_one_done, played_sleeper, played_worker, result, start_worker, submit,
+    KINDS, Operator, Stage, Status, expect_complete, fall_asleep, for_each, for_each_store, grab, have_one_done,
+    played_sleeper, played_worker, result, start_worker, submit,
 };
 
 #[test]

@@ -1,9 +1,9 @@
 //! Jobs that are cancelled, moved, prioritised and started.
 
-use crate::common::{Gate, Wire, packet};
+use crate::common::{Gate, Wire, grab_all, grab_nothing, packet};
 use crate::stage::{
-    Done, Operator, Status, await_store, expect_complete, for_each, for_each_store, grab, grab_all, grab_nothing,
-    played_sleeper, played_worker, result, server, submit,
+    Done, Operator, Status, await_store, expect_complete, for_each, for_each_store, grab, played_sleeper,
+    played_worker, result, server, submit,
 };
 
 /// A time of which these tests see nothing.

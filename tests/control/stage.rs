@@ -217,30 +217,6 @@ pub(crate) fn grab(worker: &mut Wire) -> String {
     assigned.split('\0').next().expect("a handle").to_owned()
 }
 
-#[track_caller]
-pub(crate) fn grab_nothing(worker: &mut Wire) {
-    worker.send(packet::GRAB_JOB, b"");
-    worker.expect(packet::NO_JOB, b"");
-}
-
-/// Asks for jobs until there are none, and returns their workloads in order.
-#[track_caller]
-pub(crate) fn grab_all(worker: &mut Wire) -> Vec<String> {
-    let mut workloads = Vec::new();
-    loop {
-        worker.send(packet::GRAB_JOB, b"");
-        let (packet_type, body) = worker.recv();
-        if packet_type == packet::NO_JOB {
-            return workloads;
-        }
-        assert_eq!(packet_type, packet::JOB_ASSIGN);
-        let text = String::from_utf8(body).expect("text");
-        let fields: Vec<&str> = text.splitn(3, '\0').collect();
-        workloads.push(fields[2].to_owned());
-        worker.send(packet::WORK_COMPLETE, &packet::body(&[fields[0].as_bytes(), b""]));
-    }
-}
-
 /// The numbers of a line of `status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Status {

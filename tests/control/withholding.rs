@@ -1,9 +1,9 @@
 //! Workers that get no jobs, and workers that are closed.
 
-use crate::common::{Gate, Wire, packet};
+use crate::common::{Gate, Wire, grab_nothing, packet};
 use crate::stage::{
-    Kind, Operator, Status, await_store, expect_complete, fall_asleep, for_each, for_each_store, grab, grab_nothing,
-    played_sleeper, played_worker, submit,
+    Kind, Operator, Status, await_store, expect_complete, fall_asleep, for_each, for_each_store, grab, played_sleeper,
+    played_worker, submit,
 };
 
 #[test]

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 
 import { eventually, same } from "./browser.mjs";
-import { Client, Worker } from "./gearman.mjs";
+import { Client, Worker, text } from "./gearman.mjs";
 
 const TOKEN = "token-of-the-test-1234";
 
@@ -142,10 +142,48 @@ async function workerButtons(dashboard, port) {
   await dashboard.choose("worker-functions", "milling", "enable");
   await same("that function again", async () => (await one()).functions.every((fn) => fn.withheld === null), () => true);
 
+  await rulesAreNamed(dashboard, port, id);
+
   await dashboard.click("kick");
   await dashboard.confirm();
   await eventually("the connection to end", () => worker.closed);
   await dashboard.page.getByText("disconnected").waitFor();
+}
+
+// The rules that mean a worker stand on its page, and to enable it or one function of it ends those that are meant.
+async function rulesAreNamed(dashboard, port, id) {
+  const rules = async () => (await dashboard.api("rules")).rules.map((rule) => `${rule.who} ${rule.function ?? "all"} ${rule.how}`).sort();
+  const shown = async () => Object.values(await dashboard.table("worker-rules")).map((rule) => `${rule.who} ${rule.function} ${rule.how}`).sort();
+  for (const rule of ["drain client:lathe milling", "disable client:lathe", "drain host:127.0.0.1 drilling", "disable client:other"]) {
+    await text(port, rule, false);
+  }
+  const known = ["client:lathe all disabled", "client:lathe milling draining", "host:127.0.0.1 drilling draining"];
+  await same("the rules of this worker", shown, () => known);
+  const dialog = dashboard.page.locator("dialog");
+  await dashboard.choose("worker-functions", "drilling", "enable");
+  await dialog.getByText('client:lathe, all functions, disabled, host:127.0.0.1, "drilling", draining.').waitFor();
+  await dashboard.page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "detached" });
+  assert.equal((await rules()).length, 4, "nothing was confirmed");
+  await dashboard.choose("worker-functions", "drilling", "enable");
+  await dashboard.confirm();
+  await same("what is left", rules, () => ["client:other all disabled"]);
+  await dashboard.page.locator("[data-table=worker-rules]").waitFor({ state: "detached" });
+
+  // Another function's rule stays; one that is lifted on the page goes. Names are any bytes.
+  await text(port, `drain connection:${id} milling`, false);
+  await text(port, `drain connection:${id} drilling`, false);
+  await text(port, `disable connection:${id} \\xff`, false);
+  await same("its own rules", async () => (await shown()).length, () => 3);
+  await dashboard.choose("worker-functions", "milling", "enable");
+  await same("milling again", async () => (await rules()).length, () => 3);
+  for (const left of [2, 1]) {
+    await dashboard.page.locator("[data-table=worker-rules] [data-action=lift]").first().click();
+    await same("lifted", async () => (await rules()).length, () => left);
+    await same("lifted, as shown", async () => (await shown()).length, () => left - 1);
+  }
+  await text(port, "enable client:other", false);
+  assert.equal(await dashboard.page.locator(".toast.failed").count(), 0);
 }
 
 async function rulesAreLifted(dashboard, port) {

@@ -64,6 +64,14 @@ async function failuresAreOfBothKinds(dashboard, port, client) {
   await dashboard.go("functions/breaks");
   const only = async () => Object.values(await dashboard.table("function-workers"))[0];
   await same("both failures", async () => (await only()).failed, () => "2");
+  const { id } = (await dashboard.api("workers?client=breaker")).workers[0];
+  await dashboard.go("workers");
+  await same("both in the list", async () => (await dashboard.table("workers"))[id].failed, () => "2");
+  await dashboard.page.locator(`[data-table=workers] tr[data-row="${id}"] [title="1 failed, 1 with an exception, 0 timed out"]`).waitFor();
+  await dashboard.go(`workers/${id}`);
+  await same("both on its page", () => dashboard.value("failed"), () => "2");
+  await same("both of the function", async () => (await dashboard.table("worker-functions")).breaks.failed, () => "2");
+  await dashboard.go("functions/breaks");
   await text(port, "disable client:breaker", false);
   await same("its state", async () => (await only()).state, () => "disabled");
   await text(port, "enable client:breaker", false);

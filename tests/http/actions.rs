@@ -88,13 +88,88 @@ fn workers_are_withheld_jobs_and_closed() {
     act(&server, "/api/v1/workers/drain", &one);
     assert_eq!(
         shown(&server, "/api/v1/rules")["rules"],
-        json!([{"who": "client:w-1", "function": "f", "how": "draining"}])
+        json!([{"who": "client:w-1", "who_id": "client:w-1", "function": "f", "function_id": "f", "how": "draining"}])
     );
     act(&server, "/api/v1/workers/enable", &one);
     post(&server, "/api/v1/workers/enable", &one).expect_error(404, "no_such_rule");
     assert_eq!(act(&server, "/api/v1/workers/kick", &json!({"client": "w-1"})), 1);
     worker.expect_end();
     post(&server, "/api/v1/workers/kick", &json!({"connection": id})).expect_error(404, "no_such_worker");
+}
+
+/// Names are any bytes; JSON has none that are not UTF-8.
+#[test]
+fn names_that_are_not_utf8_are_given_in_base64() {
+    let server = server(&[]);
+    let mut worker = Wire::connect(server.addr());
+    worker.send(packet::SET_CLIENT_ID, b"w\xff");
+    worker.send(packet::CAN_DO, b"f\xff");
+    worker.expect_nothing();
+    let rules = || shown(&server, "/api/v1/rules")["rules"].clone();
+    // The base64 of the client id and of the function.
+    let whom = json!({"client_base64": "d/8=", "function_base64": "Zv8="});
+    assert_eq!(act(&server, "/api/v1/workers/drain", &whom), 1);
+    assert_eq!([&rules()[0]["who_id"], &rules()[0]["function_id"]], ["client:w%FF", "f%FF"]);
+    post(&server, "/api/v1/workers/enable", &json!({"client": "w\u{fffd}"})).expect_error(404, "no_such_rule");
+    assert_eq!(act(&server, "/api/v1/workers/enable", &whom), 1);
+    assert_eq!(rules(), json!([]));
+
+    let new = json!({"function_base64": "Zv8=", "unique_base64": "/w==", "background": true});
+    let created = post(&server, "/api/v1/jobs", &new);
+    assert_eq!(created.status, 201, "{}", created.text());
+    let job = format!("/api/v1/jobs/{}", created.json()["handle"].as_str().expect("a handle"));
+    assert_eq!(shown(&server, "/api/v1/jobs?unique=%FF")["jobs"][0]["function_id"], "f%FF");
+    assert_eq!(act(&server, &format!("{job}/move"), &json!({"to_base64": "Z/8="})), 1);
+    assert_eq!(shown(&server, &job)["function_id"], "g%FF");
+    assert_eq!(act(&server, "/api/v1/functions/g%FF/move-jobs", &json!({"to_base64": "Zv8="})), 1);
+    worker.send(packet::GRAB_JOB_UNIQ, b"");
+    let assigned = worker.expect_type(packet::JOB_ASSIGN_UNIQ);
+    assert!(assigned.ends_with(b"\0f\xff\0\xff\0"), "{}", assigned.escape_ascii());
+
+    for (path, body) in [
+        ("/api/v1/workers/drain", json!({"client_base64": "d/8"})),
+        ("/api/v1/workers/drain", json!({"client": "a", "client_base64": "d/8="})),
+        ("/api/v1/workers/drain", json!({"host": "127.0.0.1", "client_base64": "d/8="})),
+        ("/api/v1/workers/drain", json!({"client": "a", "function": "f", "function_base64": "Zv8="})),
+        ("/api/v1/functions/f/move-jobs", json!({})),
+        ("/api/v1/functions/f/move-jobs", json!({"to": "a", "to_base64": "Zv8="})),
+        ("/api/v1/jobs", json!({"workload": "no function"})),
+        ("/api/v1/jobs", json!({"function_base64": "Zv8=", "unique": "a", "unique_base64": "/w=="})),
+    ] {
+        post(&server, path, &body).expect_error(400, "bad_body");
+    }
+    // NUL.
+    post(&server, "/api/v1/jobs", &json!({"function_base64": "AA=="})).expect_error(400, "bad_function");
+}
+
+#[test]
+fn a_worker_is_shown_with_the_rules_that_mean_it() {
+    let server = server(&[]);
+    let mut workers = [b"w-1", b"w-2"].map(|id| {
+        let mut worker = Wire::connect(server.addr());
+        worker.send(packet::SET_CLIENT_ID, id);
+        worker.send(packet::CAN_DO, b"f");
+        worker.expect_nothing();
+        worker
+    });
+    let list = shown(&server, "/api/v1/workers?client=w-1");
+    let id = list["workers"][0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(list["workers"][0].get("rules"), None, "a list of many has none");
+    for whom in [
+        json!({"connection": id}),
+        json!({"client": "w-1", "function": "g"}),
+        json!({"client": "w-2"}),
+        json!({"host": "127.0.0.1", "function": "f"}),
+        json!({"host": "127.0.0.2"}),
+    ] {
+        act(&server, "/api/v1/workers/disable", &whom);
+    }
+    let rules = shown(&server, &format!("/api/v1/workers/{id}"))["rules"].clone();
+    let rules: Vec<_> = rules.as_array().expect("rules").iter().map(|rule| [&rule["who"], &rule["function"]]).collect();
+    let own = json!(format!("connection:{id}"));
+    let [client, host, f, g] = [json!("client:w-1"), json!("host:127.0.0.1"), json!("f"), json!("g")];
+    assert_eq!(rules, [[&own, &Value::Null], [&client, &g], [&host, &f]]);
+    workers.iter_mut().for_each(Wire::expect_nothing);
 }
 
 #[test]

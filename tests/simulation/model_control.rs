@@ -194,6 +194,25 @@ impl Model {
         self.finish(now, None, outcome);
     }
 
+    /// Whether no function more may be paused or limited, and this one is to be.
+    fn is_one_setting_too_many(&self, function: usize, is_set: bool) -> bool {
+        let has_settings = |function: &usize| {
+            self.is_controlled(*function) || self.functions.get(function).is_some_and(|of| *of != [0; 3])
+        };
+        let most = 10_000.min(self.policy.max_functions - self.policy.max_functions / 8);
+        let count = (0..FUNCTIONS.len()).filter(has_settings).count();
+        is_set && !has_settings(&function) && count >= most
+    }
+
+    pub(crate) fn function_limited(&mut self, function: usize, limits: [u32; 3], result: Result<(), ControlError>) {
+        if self.is_one_setting_too_many(function, limits != [0; 3]) {
+            assert_eq!(result, Err(ControlError::TooManySettings));
+            self.note("was one function too many to be limited");
+        } else {
+            self.function_created(function, Some(limits), result.is_ok());
+        }
+    }
+
     /// The operator speaks of a function, which is made where there is room for it. Returns whether there is.
     fn know_for_control(&mut self, function: usize, is_refused: bool) -> bool {
         if !self.functions.contains_key(&function) {
@@ -221,6 +240,8 @@ impl Model {
             assert_eq!(result, Err(ControlError::NoSuchFunction));
         } else if paused && has_no_name(function) {
             assert_eq!(result, Err(ControlError::BadName));
+        } else if self.is_one_setting_too_many(function, paused) {
+            assert_eq!(result, Err(ControlError::TooManySettings));
         } else if self.know_for_control(function, result == Err(ControlError::TooManyFunctions)) {
             assert_eq!(result, Ok(()));
             let controls = self.controls.entry(function).or_default();
@@ -244,6 +265,8 @@ impl Model {
         self.begin();
         if has_no_name(function) {
             assert_eq!(result, Err(ControlError::BadName));
+        } else if self.is_one_setting_too_many(function, most > 0) {
+            assert_eq!(result, Err(ControlError::TooManySettings));
         } else if self.know_for_control(function, result == Err(ControlError::TooManyFunctions)) {
             assert_eq!(result, Ok(()));
             self.controls.entry(function).or_default().max_running = usize::try_from(most).unwrap();

@@ -32,7 +32,7 @@ impl World {
                 let limits = [0; 3].map(|_: u32| self.random.pick(&[0, 0, 0, 1, 5]));
                 let result = self.server.limit_function(name, limits);
                 self.event("the operator limits", &(function, limits, result));
-                self.model.function_created(function, Some(limits), result.is_ok());
+                self.model.function_limited(function, limits, result);
             }
             11 => {
                 let Policy { exceptions, keeps_jobs, handle_prefix, .. } = self.model.policy.clone();
@@ -300,7 +300,7 @@ impl World {
 
     /// The rules are those that the operator has made and not taken back.
     pub(crate) fn check_rules(&self) {
-        let mut rules = self.server.withholdings();
+        let mut rules = self.server.list_rules(None);
         for ((whom, function), how) in &self.model.rules {
             let who = self.who(*whom).expect("a rule has outlived its connection");
             let name = function.map(|function| FUNCTIONS[function]);

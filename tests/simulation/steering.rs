@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gearmand::job_server::{
-    ConnectionId, ControlError, Effects, Event, JobServer, Now, Piece, Place, Policy, StoreOp, StoreReport, Who,
-    Withholding,
+    ConnectionId, ControlError, DropFunction, Effects, Event, JobServer, Now, Piece, Place, Policy, Rule, StoreOp,
+    StoreReport, Who, Withholding,
 };
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -372,6 +372,57 @@ fn a_function_that_is_paused_or_limited_is_not_forgotten() {
     assert_eq!(result, Err(ControlError::NameTooLong));
 }
 
+/// All rules, in as many pieces as it takes.
+fn all_rules(server: &JobServer) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    loop {
+        let piece = server.list_rules(rules.last());
+        assert!(piece.len() <= 256, "{} rules under one hold of the lock", piece.len());
+        if piece.is_empty() {
+            return rules;
+        }
+        rules.extend(piece);
+    }
+}
+
+/// Names that somebody makes up to pause them leave room for those of jobs.
+#[test]
+fn settings_do_not_use_up_all_functions() {
+    for (max_functions, most) in [(100_000, 10_000), (16, 14)] {
+        let mut scene = Scene::new();
+        scene.server.set_policy(&Policy { max_functions, ..Policy::default() });
+        let name = |index: usize| format!("made up {index}").into_bytes();
+        for index in 0..most {
+            let result = match index % 3 {
+                0 => scene.server.pause_function(NOW, &name(index), true, &mut scene.ears),
+                1 => scene.server.limit_running(NOW, &name(index), 1, &mut scene.ears),
+                _ => scene.server.limit_function(&name(index), [0, 1, 0]),
+            };
+            assert_eq!(result, Ok(()), "{index}");
+        }
+        let refused = Err(ControlError::TooManySettings);
+        for known in [&b"f"[..], b"one more"] {
+            scene.server.create_function(b"f").unwrap();
+            assert_eq!(scene.server.pause_function(NOW, known, true, &mut scene.ears), refused);
+            assert_eq!(scene.server.limit_running(NOW, known, 1, &mut scene.ears), refused);
+            assert_eq!(scene.server.limit_function(known, [1, 1, 1]), refused);
+        }
+        // What has settings may get others, and what loses them makes room.
+        scene.server.limit_running(NOW, &name(0), 1, &mut scene.ears).unwrap();
+        scene.server.limit_running(NOW, b"none", 0, &mut scene.ears).unwrap();
+        scene.server.pause_function(NOW, &name(0), false, &mut scene.ears).unwrap();
+        assert_eq!(scene.server.pause_function(NOW, b"f", true, &mut scene.ears), refused);
+        scene.server.limit_running(NOW, &name(0), 0, &mut scene.ears).unwrap();
+        scene.server.pause_function(NOW, b"f", true, &mut scene.ears).unwrap();
+        assert_eq!(scene.server.drop_function(b"f"), DropFunction::Dropped);
+        scene.server.limit_function(b"f", [1, 1, 1]).unwrap();
+        let client = scene.connect("");
+        scene.submit(client, b"of a job", b"", None);
+        let worker = scene.worker("", &[b"of a job"]);
+        assert!(scene.grab(worker).is_some());
+    }
+}
+
 #[test]
 fn no_verb_takes_a_name_that_a_store_would_refuse() {
     let mut scene = Scene::new();
@@ -394,7 +445,7 @@ fn no_verb_takes_a_name_that_a_store_would_refuse() {
         scene.worker("", &[name]);
         assert_eq!(scene.server.move_job(NOW, &handle(1), name, &mut scene.ears), Err(error));
     }
-    assert_eq!(scene.server.withholdings(), []);
+    assert_eq!(all_rules(&scene.server), []);
 }
 
 #[test]
@@ -424,12 +475,12 @@ fn workers_that_are_disabled_together_are_not_woken_one_for_the_other() {
     scene.request(elsewhere, &Request::PreSleep);
     scene.ears.woken.clear();
     assert_eq!(scene.server.release(NOW, &alice, Some(b"g"), &mut scene.ears), Err(ControlError::NoSuchRule));
-    assert_eq!(scene.server.withholdings().len(), 2);
+    assert_eq!(all_rules(&scene.server).len(), 2);
     assert_eq!(scene.server.release(NOW, &alice, None, &mut scene.ears), Ok(1));
     assert_eq!(scene.ears.woken, [elsewhere]);
     assert!(scene.grab(elsewhere).is_some());
     assert_eq!(scene.server.release(NOW, &here, None, &mut scene.ears), Ok(4));
-    assert_eq!(scene.server.withholdings(), []);
+    assert_eq!(all_rules(&scene.server), []);
 }
 
 #[test]
@@ -485,12 +536,12 @@ fn rules_are_limited_and_those_for_a_connection_end_with_it() {
     for who in [rule_of(7), Who::Connection(worker)] {
         scene.server.withhold(NOW, &who, None, Withholding::Draining, &mut scene.ears).unwrap();
     }
-    assert_eq!(scene.server.withholdings().len(), 1001);
+    assert_eq!(all_rules(&scene.server).len(), 1001);
     assert_eq!(scene.server.workers_of(&Who::Host("here".to_owned())), [worker]);
     scene.server.disconnect(NOW, worker, false, &mut scene.ears);
     let next = scene.worker("here", &[b"f"]);
     assert_eq!(next.slot, worker.slot);
-    assert_eq!(scene.server.withholdings().len(), 1000);
+    assert_eq!(all_rules(&scene.server).len(), 1000);
     let client = scene.connect("");
     scene.submit(client, b"f", b"", None);
     assert!(scene.grab(next).is_some(), "a rule has outlived its connection");

@@ -25,6 +25,11 @@ fn our_server_is_shown_and_steered() {
     screen.press(&["y"]);
     screen.shows("done: pause rev");
     paused("yes");
+    screen.press(&["l"]);
+    screen.shows("how many jobs of rev may run at once, 0 for any number: _ (Enter: do it, Esc: do nothing)");
+    screen.press(&["-l", "7"]);
+    screen.press(&["Enter"]);
+    screen.shows("done: limit running rev 7");
     // The worker, all about it, and its end.
     screen.press(&["2"]);
     screen.shows("me 127.0.0.1 working");
@@ -52,6 +57,18 @@ fn our_server_is_shown_and_steered() {
     screen.press(&["y"]);
     screen.shows("done: cancel job H:t:2");
     screen.shows("jobs: 2 queued, 0 running");
+    screen.press(&["Escape"]);
+    screen.waits_for("all jobs again", |text| !text.contains("filter: T:2"));
+    screen.press(&["P"]);
+    screen.shows("h: high, n: normal, l: low; any other key: no");
+    screen.press(&["h"]);
+    screen.shows("done: priority job H:t:1 high");
+    screen.press(&["1"]);
+    screen.press(&["m"]);
+    screen.press(&["-l", "other"]);
+    screen.shows("move jobs of rev to function: other_");
+    screen.press(&["Enter"]);
+    screen.shows("done: move jobs rev other (2 changed)");
     screen.press(&["4"]);
     screen.shows("jobs queued 2");
     screen.press(&["q"]);

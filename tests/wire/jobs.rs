@@ -1,10 +1,8 @@
 //! Jobs before they run: their order, coalescing, limits, and whose they are.
 
 use crate::common::packet::{self, body};
-use crate::roles::{
-    close, complete, completed, connect, counts, grab, grab_all, grab_nothing, server, status, submit, submit_plain,
-    worker,
-};
+use crate::common::{grab_all, grab_nothing};
+use crate::roles::{close, complete, completed, connect, counts, grab, server, status, submit, submit_plain, worker};
 
 const FOREGROUND: [u32; 3] = [packet::SUBMIT_JOB_HIGH, packet::SUBMIT_JOB, packet::SUBMIT_JOB_LOW];
 const BACKGROUND: [u32; 3] = [packet::SUBMIT_JOB_HIGH_BG, packet::SUBMIT_JOB_BG, packet::SUBMIT_JOB_LOW_BG];

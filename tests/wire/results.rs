@@ -1,9 +1,8 @@
 //! What workers say of the jobs that they hold, and who hears it.
 
+use crate::common::grab_nothing;
 use crate::common::packet::{self, body};
-use crate::roles::{
-    complete, completed, connect, grab, grab_nothing, server, status, submit, submit_plain, text, worker,
-};
+use crate::roles::{complete, completed, connect, grab, server, status, submit, submit_plain, text, worker};
 
 #[test]
 fn data_warnings_and_progress_reach_every_client_in_their_order() {

@@ -1,11 +1,8 @@
 //! Jobs that lose their worker.
 
 use crate::common::packet::{self, body};
-use crate::common::{Server, Wire};
-use crate::roles::{
-    close, complete, completed, connect, counts, grab, grab_all, grab_nothing, server, status, submit, submit_plain,
-    worker,
-};
+use crate::common::{Server, Wire, grab_all, grab_nothing};
+use crate::roles::{close, complete, completed, connect, counts, grab, server, status, submit, submit_plain, worker};
 
 /// A way in which a worker gives up its jobs without a word of them. What stays of the connection is returned, so that
 /// it is not its end that counts.

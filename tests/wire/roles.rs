@@ -90,28 +90,6 @@ pub(crate) fn grab(worker: &mut Wire) -> Assigned {
     Assigned { handle: next(), function: next(), unique: next(), workload: next() }
 }
 
-/// Grabs in vain.
-#[track_caller]
-pub(crate) fn grab_nothing(worker: &mut Wire) {
-    worker.send(packet::GRAB_JOB, b"");
-    worker.expect(packet::NO_JOB, b"");
-}
-
-/// Grabs jobs until there is none and returns their workloads.
-#[track_caller]
-pub(crate) fn grab_all(worker: &mut Wire) -> Vec<String> {
-    let mut workloads = Vec::new();
-    loop {
-        worker.send(packet::GRAB_JOB_UNIQ, b"");
-        let (packet_type, body) = worker.recv();
-        if packet_type == packet::NO_JOB {
-            return workloads;
-        }
-        assert_eq!(packet_type, packet::JOB_ASSIGN_UNIQ);
-        workloads.push(text(body).rsplit('\0').next().unwrap_or_default().to_owned());
-    }
-}
-
 /// Sends WORK_COMPLETE and sees that it is accepted.
 #[track_caller]
 pub(crate) fn complete(worker: &mut Wire, handle: &str, result: &str) {

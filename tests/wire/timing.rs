@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::packet::{self, body};
-use crate::common::{Server, Wire};
+use crate::common::{Server, Wire, grab_nothing};
 use crate::roles::{
-    close, complete, completed, connect, counts, created, fall_asleep, grab, grab_nothing, server, sleeper, status,
-    submit_plain,
+    close, complete, completed, connect, counts, created, fall_asleep, grab, server, sleeper, status, submit_plain,
 };
 
 /// A server's and a test's clock are read at different moments, and the kernel's timers are coarse.

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Server, Wire, packet};
-use crate::roles::{
-    close, complete, connect, fail_to_sleep, fall_asleep, grab, grab_nothing, server, sleeper, submit_plain, worker,
-};
+use crate::common::{Server, Wire, grab_nothing, packet};
+use crate::roles::{close, complete, connect, fail_to_sleep, fall_asleep, grab, server, sleeper, submit_plain, worker};
 
 /// Woken workers that do not come are waited for as long as any test runs: no NOOP of these tests is one for them.
 const PATIENT: [&str; 2] = ["--wake-timeout", "1h"];

@@ -19,13 +19,16 @@ impl Look {
     /// Jobs, in no order that means anything; those of a single function that are queued come as they will be handed out.
     pub fn jobs(&self, now: Now, filter: &JobFilter) -> Page<JobView, u64> {
         let holders = filter.client.as_ref().map(|client| self.connections_of(client));
+        let waiters = filter.waiting_client.as_ref().map(|client| self.connections_of(client));
+        // Jobs that are waited for more than once come more than once.
+        let mut seen = HashSet::new();
         let mut items = Vec::new();
         let mut place = filter.after.unwrap_or(0);
         for _ in 0..LOOKS_PER_PAGE {
             // Others have their turn between two looks.
             self.hub.give_way();
             let enough = filter.limit.min(items.len() + SHOWN_PER_LOOK);
-            let show = |job: job_server::JobView<'_>| {
+            let mut show = |job: job_server::JobView<'_>| {
                 if matches(now, &job, filter, holders.as_ref()) {
                     items.push(job_view(now, &job, 0));
                 }
@@ -34,10 +37,17 @@ impl Look {
             let slot = usize::try_from(place).unwrap_or(usize::MAX);
             // Who holds a job runs it.
             let state = filter.state.as_deref().or(holders.as_ref().map(|_| "running"));
-            let next = match (&filter.function, state) {
-                (Some(function), Some("queued")) => self.hub.list_queued_jobs(function, place, show),
-                (_, Some("running")) => self.hub.list_running_jobs(slot, show).map(|next| next as u64),
-                _ => self.hub.list_jobs(slot, show).map(|next| next as u64),
+            let next = match (&waiters, &filter.function, state) {
+                (Some(waiters), ..) => {
+                    let next = self.hub.list_waits(slot, |waiter, job| {
+                        let is_meant = waiters.contains(&waiter) && seen.insert(job.handle.number);
+                        if is_meant { show(job) } else { ControlFlow::Continue(()) }
+                    });
+                    next.map(|next| next as u64)
+                }
+                (None, Some(function), Some("queued")) => self.hub.list_queued_jobs(function, place, show),
+                (None, _, Some("running")) => self.hub.list_running_jobs(slot, show).map(|next| next as u64),
+                (None, ..) => self.hub.list_jobs(slot, show).map(|next| next as u64),
             };
             let Some(next) = next else {
                 return Page { items, next: None };
@@ -185,6 +195,59 @@ mod tests {
         let page = Look::new(hub, "").jobs(now, &filter);
         let handles: Vec<_> = page.items.iter().map(|job| &*job.handle).collect();
         assert_eq!((&handles[..], page.next), (&["H:localhost:20001"][..], None));
+    }
+
+    #[test]
+    fn the_jobs_that_a_client_waits_for_are_found_among_many() {
+        let now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
+        let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
+        let connect = |name: &'static [u8]| {
+            let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
+            let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30))).expect("the hub is open");
+            hub.apply(now, id, &[Ok(Request::SetClientId { id: name })]);
+            id
+        };
+        let submit = |id, unique: &[u8], function| {
+            let job = Submission {
+                function,
+                unique,
+                reducer: b"",
+                priority: Priority::Normal,
+                background: false,
+                due_s: None,
+                workload: Workload::borrowed(b""),
+            };
+            hub.apply(now, id, &[Ok(Request::Submit(job))]);
+        };
+        let (other, wanted, namesake) = (connect(b"other"), connect(b"wanted"), connect(b"wanted"));
+        // More than one page looks at, and one job that others and both of that id wait for.
+        (0..20_000).for_each(|_| submit(other, b"", b"f"));
+        for id in [other, wanted, namesake, namesake] {
+            submit(id, b"u", b"f");
+        }
+        submit(wanted, b"", b"g");
+        let look = Look::new(Arc::clone(&hub), "");
+        let find = |filter: JobFilter| {
+            let (mut handles, mut after) = (Vec::new(), None);
+            loop {
+                let page = look.jobs(now, &JobFilter { limit: 10, after, ..filter.clone() });
+                handles.extend(page.items.into_iter().map(|job| job.handle));
+                after = page.next;
+                if after.is_none() {
+                    return handles;
+                }
+            }
+        };
+        let of = |client: &[u8]| JobFilter { waiting_client: Some(client.to_vec()), ..JobFilter::default() };
+        let mut found = find(of(b"wanted"));
+        found.sort();
+        found.dedup();
+        assert_eq!(found, ["H:localhost:20001", "H:localhost:20002"]);
+        assert_eq!(find(JobFilter { function: Some(b"g".to_vec()), ..of(b"wanted") }), ["H:localhost:20002"]);
+        assert_eq!(find(JobFilter { state: Some("running".to_owned()), ..of(b"wanted") }), [""; 0]);
+        assert_eq!(find(of(b"nobody")), [""; 0]);
+        hub.disconnect(now, wanted, false);
+        assert_eq!(find(of(b"wanted")), ["H:localhost:20001"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::jobs::job_view;
 use super::{Look, Page, WorkerFilter, durations_view, function_id, lossy};
 use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
-use crate::job_server::{ConnectionId, Now};
+use crate::job_server::{ConnectionId, Now, Who};
 use crate::protocol::text::connection_id;
 use crate::protocol::{FunctionName, JobHandle};
 use crate::stats::histogram::Durations;
@@ -49,12 +49,15 @@ impl Look {
         worker_view(id, &gauges, &self.stats().handle_prefixes())
     }
 
-    /// One worker, with its jobs.
+    /// One worker, with its jobs and the rules that mean it.
     pub fn worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
         let mut view = self.listed_worker(id)?;
         let mut jobs = Vec::new();
         self.hub.list_held_jobs(id, |job| jobs.push(job_view(now, &job, 0)));
         view.jobs = Some(jobs);
+        let client = self.stats().connections.get(&id).and_then(|entry| entry.value().client_id());
+        let who = [Some(Who::Connection(id)), client.map(Who::Client), Some(Who::Host(view.address.clone()))];
+        view.rules = Some(who.into_iter().flatten().flat_map(|who| self.rules_for(who)).collect());
         Some(view)
     }
 
@@ -170,6 +173,7 @@ fn worker_view(id: ConnectionId, gauges: &ConnectionGauges, prefixes: &[Arc<str>
         totals,
         run: durations_view(&run),
         jobs: None,
+        rules: None,
     })
 }
 

@@ -58,6 +58,9 @@ pub(super) struct JobFilter {
     /// Only those that a worker with this client id holds
     #[arg(id = "of_client", long = "client", value_name = "ID", value_parser = values::admin_name())]
     client: Option<String>,
+    /// Only those for whose end a connection with this client id waits
+    #[arg(id = "waiting_client", long = "waiting", value_name = "ID", value_parser = values::admin_name())]
+    waiting: Option<String>,
     /// Only those that were submitted so long ago or earlier: 90 (seconds), 5m, 2h, 1d
     #[arg(id = "older_than", long = "older", value_name = "TIME", value_parser = values::time)]
     older: Option<std::time::Duration>,
@@ -82,6 +85,7 @@ impl JobFilter {
             ("unique", self.unique.as_deref()),
             ("priority", self.priority.as_deref()),
             ("client", self.client.as_deref()),
+            ("waiting", self.waiting.as_deref()),
             ("older", older.as_deref()),
             ("limit", Some(limit.to_string().as_str())),
             ("after", after.or(self.after.as_deref())),

@@ -241,8 +241,8 @@ mod tests {
             (&["show-rules"], "show rules"),
             (&["list-jobs"], "list jobs limit=100"),
             (
-                &["list-jobs", "--function", "a b", "--state", "queued", "--older", "1.5", "--limit", "7"],
-                "list jobs function=a\\x20b state=queued older=1.5 limit=7",
+                &["list-jobs", "--function", "a b", "--waiting", "c d", "--older", "1.5", "--limit", "7"],
+                "list jobs function=a\\x20b waiting=c\\x20d older=1.5 limit=7",
             ),
             (
                 &["list-jobs", "--unique", "u", "--client", "c", "--priority", "low", "--after", "9"],

@@ -64,6 +64,19 @@ pub(super) struct Question {
     pub(super) choices: Vec<(char, String, Deed)>,
 }
 
+/// A value that is typed before a deed is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Value {
+    /// What is asked for, printable.
+    pub(super) text: String,
+    /// What has been typed.
+    pub(super) typed: String,
+    /// Whether only digits are understood.
+    pub(super) is_number: bool,
+    /// The text command up to the value, with the space before it.
+    pub(super) line: Vec<u8>,
+}
+
 /// Who the keys are for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Prompt {
@@ -74,6 +87,8 @@ pub(super) enum Prompt {
     Filter,
     /// A question.
     Confirm(Question),
+    /// A value, which is being typed.
+    Value(Value),
     /// The page with all keys.
     Help,
 }

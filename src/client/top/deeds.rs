@@ -1,6 +1,6 @@
 //! What can be done to what is selected: the question before it, and the text command after it.
 
-use super::app::{App, Deed, Question};
+use super::app::{App, Deed, Prompt, Question, Value};
 use super::views::View;
 use crate::client::listing::printable;
 use crate::client::table::{flag, lossy};
@@ -10,11 +10,11 @@ impl App {
     ///
     /// # Errors
     /// Why it has nothing to ask.
-    pub(super) fn question(&self, key: char) -> Result<Question, String> {
+    pub(super) fn question(&self, key: char) -> Result<Prompt, String> {
         let view = match key {
-            'p' => View::Functions,
-            'c' if self.view == View::Functions => View::Functions,
-            'c' | 'n' => View::Jobs,
+            'p' | 'l' => View::Functions,
+            'c' | 'm' if self.view == View::Functions => View::Functions,
+            'c' | 'm' | 'n' | 'P' => View::Jobs,
             _ => View::Workers,
         };
         if self.view != view {
@@ -29,7 +29,9 @@ impl App {
             return Err(format!("this {} has gone", view.one()));
         }
         let cell = |column: &str| table.cell(row, column);
-        Ok(match (view, key) {
+        let question = match (view, key) {
+            (View::Functions, 'l') => return Ok(Prompt::Value(limit(name))),
+            (_, 'm') => return Ok(Prompt::Value(of_move(if view == View::Jobs { "job" } else { "jobs" }, name))),
             (View::Functions, 'p') => {
                 let is_paused = cell("paused").and_then(flag) == Some(true);
                 yes_or_no(if is_paused { "resume" } else { "pause" }, "function", name)
@@ -42,9 +44,59 @@ impl App {
                 Question { text: format!("cancel ALL jobs of {}?", shown(name)), choices: vec![yes(deed)] }
             }
             (View::Jobs, 'c') => yes_or_no("cancel job", "", name),
+            (View::Jobs, 'P') => priority(name),
             (View::Jobs, _) => yes_or_no("run job", "", name),
             (_, key) => of_workers(key, name, cell("client_id"), cell("address")),
-        })
+        };
+        Ok(Prompt::Confirm(question))
+    }
+}
+
+impl Value {
+    /// What is to be done with the value that was typed.
+    ///
+    /// # Errors
+    /// Why nothing can be done with it.
+    pub(super) fn deed(&self) -> Result<Deed, String> {
+        if self.typed.is_empty() {
+            return Err("nothing was typed, so nothing was done".to_owned());
+        }
+        if self.is_number && self.typed.parse::<u32>().is_err() {
+            return Err(format!("{} is more than a limit can be; 0 is for any number", self.typed));
+        }
+        let line = [&self.line[..], &word(self.typed.as_bytes())].concat();
+        Ok(Deed { said: printable(&lossy(&line)), line })
+    }
+}
+
+fn limit(function: &[u8]) -> Value {
+    Value {
+        text: format!("how many jobs of {} may run at once, 0 for any number", shown(function)),
+        typed: String::new(),
+        is_number: true,
+        line: [b"limit running ", &word(function)[..], b" "].concat(),
+    }
+}
+
+/// Moving a job, or all jobs of a function that wait.
+fn of_move(what: &str, name: &[u8]) -> Value {
+    let of = if what == "jobs" { "jobs of" } else { "job" };
+    Value {
+        text: format!("move {of} {} to function", shown(name)),
+        typed: String::new(),
+        is_number: false,
+        line: [b"move ", what.as_bytes(), b" ", &word(name), b" "].concat(),
+    }
+}
+
+fn priority(handle: &[u8]) -> Question {
+    let choice = |(key, name): (char, &str)| {
+        let line = [b"priority job ", &word(handle)[..], b" ", name.as_bytes()].concat();
+        (key, name.to_owned(), Deed { said: printable(&lossy(&line)), line })
+    };
+    Question {
+        text: format!("priority of job {}?", shown(handle)),
+        choices: [('h', "high"), ('n', "normal"), ('l', "low")].map(choice).to_vec(),
     }
 }
 

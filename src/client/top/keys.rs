@@ -2,11 +2,14 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::app::{App, Details, Prompt, Wish};
+use super::app::{App, Details, Prompt, Value, Wish};
 use super::views::View;
+use crate::protocol::names::FUNCTION_MAX;
 
 /// The longest filter, in letters.
 const FILTER_MAX: usize = 200;
+/// The longest value, in letters: a function's name, in the shortest ones.
+const VALUE_MAX: usize = FUNCTION_MAX;
 
 impl App {
     /// Takes a key.
@@ -29,6 +32,7 @@ impl App {
                 self.type_filter(key.code);
                 None
             }
+            Prompt::Value(value) => self.type_value(key.code, value),
             Prompt::Confirm(question) => {
                 let pressed = |choice: char| key.code == KeyCode::Char(choice);
                 let chosen = question.choices.into_iter().find(|(choice, ..)| pressed(*choice));
@@ -55,6 +59,34 @@ impl App {
             KeyCode::Char(letter) if list.filter.chars().count() < FILTER_MAX => list.filter.push(letter),
             _ => {}
         }
+    }
+
+    fn type_value(&mut self, code: KeyCode, mut value: Value) -> Option<Wish> {
+        match code {
+            KeyCode::Esc => {
+                self.say("nothing was done".to_owned(), false);
+                return None;
+            }
+            KeyCode::Enter => {
+                return match value.deed() {
+                    Ok(deed) => Some(Wish::Do(deed)),
+                    Err(why) => {
+                        self.say(why, true);
+                        None
+                    }
+                };
+            }
+            KeyCode::Backspace => drop(value.typed.pop()),
+            KeyCode::Char(letter) => {
+                let is_understood = !value.is_number || letter.is_ascii_digit();
+                if is_understood && value.typed.chars().count() < VALUE_MAX {
+                    value.typed.push(letter);
+                }
+            }
+            _ => {}
+        }
+        self.prompt = Prompt::Value(value);
+        None
     }
 
     fn command(&mut self, code: KeyCode) -> Option<Wish> {
@@ -88,10 +120,12 @@ impl App {
                 }
             }
             KeyCode::Char('j') => self.show_jobs_of_function(),
-            KeyCode::Char(letter @ ('p' | 'c' | 'd' | 'D' | 'e' | 'k' | 'n')) => match self.question(letter) {
-                Ok(question) => self.prompt = Prompt::Confirm(question),
-                Err(why) => self.say(why, true),
-            },
+            KeyCode::Char(letter @ ('p' | 'l' | 'c' | 'm' | 'd' | 'D' | 'e' | 'k' | 'n' | 'P')) => {
+                match self.question(letter) {
+                    Ok(question) => self.prompt = question,
+                    Err(why) => self.say(why, true),
+                }
+            }
             _ => {}
         }
         None

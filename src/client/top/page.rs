@@ -19,12 +19,12 @@ r                          the other way round
 /                          show only rows with a text; Esc shows all again
 j                          on a function: its jobs
 p                          on a function: pause it, or resume it
-c                          on a function: cancel all its jobs; on a job: it
-n                          on a scheduled job: run it now
+l                          on a function: limit how many of its jobs run
+c m                        on a function: cancel, move its jobs; on a job: it
+n P                        on a job: run it now if scheduled, set its priority
 d D e k                    on a worker, client id or host: disable, drain,
                            enable, kick
-?                          this page
-q, Ctrl-C                  quit
+?; q, Ctrl-C               this page; quit
 
 Nothing is done before you have confirmed it. WAIT99: what 99 of 100 jobs waited
 at most; RUN50, RUN99: what 50 and 99 of 100 ran at most. FOR: how long a worker

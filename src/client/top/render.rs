@@ -40,23 +40,32 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
         _ if app.view == View::Server => text(frame, body, page::server(&app.data), app.server_scroll),
         _ => table::render(app, theme, frame, body),
     }
-    if let Prompt::Confirm(question) = &app.prompt {
-        ask(question, theme, frame);
-    } else {
-        frame.render_widget(last_line(app, theme), last);
+    match &app.prompt {
+        Prompt::Confirm(question) => ask(&choices(question), theme, frame),
+        Prompt::Value(value) => {
+            let typed = format!("{}_", printable(&value.typed));
+            let parts = [format!("{}:", value.text), typed, "(Enter: do it, Esc: do nothing)".to_owned()];
+            ask(&parts, theme, frame);
+        }
+        Prompt::None | Prompt::Filter | Prompt::Help => frame.render_widget(last_line(app, theme), last),
     }
 }
 
-/// The question, on as many lines at the bottom as it takes.
-fn ask(question: &Question, theme: Theme, frame: &mut Frame<'_>) {
-    let all = frame.area();
+/// A question and what can be answered.
+fn choices(question: &Question) -> Vec<String> {
     let count = question.choices.len();
     let end = |index| if index + 1 < count { "," } else { ";" };
     let choices = question.choices.iter().enumerate();
     let mut parts = vec![question.text.clone()];
     parts.extend(choices.map(|(index, (key, meaning, _))| format!("{key}: {meaning}{}", end(index))));
     parts.push("any other key: no".to_owned());
-    let lines = page::wrapped(&parts, " ", usize::from(all.width));
+    parts
+}
+
+/// What is asked, on as many lines at the bottom as it takes.
+fn ask(parts: &[String], theme: Theme, frame: &mut Frame<'_>) {
+    let all = frame.area();
+    let lines = page::wrapped(parts, " ", usize::from(all.width));
     let height = u16::try_from(lines.len()).unwrap_or(1).min(all.height);
     let area = Rect { y: all.y + all.height - height, height, ..all };
     frame.render_widget(Clear, area);
@@ -127,7 +136,7 @@ fn last_line(app: &App, theme: Theme) -> Line<'static> {
             Line::styled(format!("filter: {filter}_  (Enter: keep, Esc: none)"), BOLD)
         }
         Prompt::Help => Line::raw("any key: back"),
-        Prompt::None | Prompt::Confirm(_) => match &app.message {
+        Prompt::None | Prompt::Confirm(_) | Prompt::Value(_) => match &app.message {
             Some((text, is_bad, _)) => Line::styled(printable(text), if *is_bad { theme.bad() } else { BOLD }),
             None => Line::styled(keys(app), theme.dim()),
         },
@@ -145,9 +154,9 @@ fn keys(app: &App) -> String {
 
 fn actions(app: &App) -> &'static str {
     match (app.view, app.data.is_plain) {
-        (View::Functions, false) => "  p pause  c cancel jobs  j jobs",
+        (View::Functions, false) => "  p pause  c cancel jobs  j jobs  l limit  m move jobs",
         (View::Workers, false) => "  d disable  D drain  e enable  k kick",
-        (View::Jobs, false) => "  c cancel  n run now",
+        (View::Jobs, false) => "  c cancel  m move  P priority  n run now",
         (View::Jobs, true) => "  c cancel",
         _ => "",
     }

@@ -122,7 +122,7 @@ fn functions_workers_and_jobs_are_drawn() {
 |rev            15     0      12    3      0    2    0        3   2.5    2.4     0.1   1m15s    4.0s   12ms   1.5s  no
 |mail            0     0       0    0      7    0    4        1   0.0    0.0     0.0       -       -      -      -  yes
 |
-|q quit  ? help  Tab view  Enter all  / filter  s sort  r reverse  p pause  c cancel jobs  j jobs",
+|q quit  ? help  Tab view  Enter all  / filter  s sort  r reverse  p pause  c cancel jobs  j jobs  l limit  m move jobs",
     );
     letters(&mut app, "2");
     assert_drawn(
@@ -314,6 +314,46 @@ fn what_is_done_is_confirmed_and_is_a_text_command() {
 }
 
 #[test]
+fn a_value_is_typed_at_the_bottom() {
+    let mut app = app();
+    for (keys, shown, command) in [
+        ("1l12", "how many jobs of rev may run at once, 0 for any number: 12_", "limit running rev 12"),
+        ("1lx-0", "how many jobs of rev may run at once, 0 for any number: 0_", "limit running rev 0"),
+        ("1ma q", "move jobs of rev to function: a q_", "move jobs rev a\\x20q"),
+        ("3ma", "move job H:h:9 to function: a_", "move job H:h:9 a"),
+    ] {
+        // What is typed is for the value, and does nothing before it is confirmed.
+        assert_eq!(letters(&mut app, keys), None, "{keys}");
+        assert_eq!(drawn(&app, 120, 9)[8], format!("{shown} (Enter: do it, Esc: do nothing)"));
+        assert_eq!(bare(press(&mut app, KeyCode::Enter)), deed(command), "{keys}");
+        assert_eq!(app.prompt, Prompt::None);
+        letters(&mut app, keys);
+        assert_eq!(press(&mut app, KeyCode::Esc), None);
+        assert_eq!((&app.prompt, &*drawn(&app, 80, 9)[8]), (&Prompt::None, "nothing was done"));
+    }
+    for (key, name) in [('h', "high"), ('n', "normal"), ('l', "low")] {
+        assert_eq!(letters(&mut app, "3P"), None);
+        assert!(drawn(&app, 80, 9)[8].starts_with("priority of job H:h:9? h: high, n: normal, l: low; any other"));
+        let expected = format!("priority job H:h:9 {name}");
+        assert_eq!(bare(letters(&mut app, &key.to_string())), deed(&expected));
+        assert_eq!(letters(&mut app, "3Py"), None);
+        assert_eq!(app.prompt, Prompt::None);
+    }
+    letters(&mut app, "1l42949672965");
+    press(&mut app, KeyCode::Backspace);
+    assert_eq!(press(&mut app, KeyCode::Enter), None);
+    assert_eq!(drawn(&app, 80, 9)[8], "4294967296 is more than a limit can be; 0 is for any number");
+    letters(&mut app, "m");
+    assert_eq!(press(&mut app, KeyCode::Enter), None);
+    assert_eq!(drawn(&app, 80, 9)[8], "nothing was typed, so nothing was done");
+    // On a screen that is too narrow it takes another line.
+    letters(&mut app, "l5");
+    let narrow = drawn(&app, 60, 9);
+    assert_eq!(narrow[7], "how many jobs of rev may run at once, 0 for any number: 5_");
+    assert_eq!(narrow[8], "(Enter: do it, Esc: do nothing)");
+}
+
+#[test]
 fn what_became_of_it_is_said_for_a_while() {
     let mut app = app();
     let last = |app: &App| drawn(app, 100, 9)[8].clone();
@@ -433,6 +473,10 @@ fn a_plain_server_is_shown_as_far_as_it_goes() {
     assert_eq!(drawn(&app, 100, 9)[8], "a C++ gearmand can only cancel jobs");
     letters(&mut app, "j");
     assert_eq!(app.view, View::Functions);
+    for keys in ["1l", "1m", "3m", "3P"] {
+        assert_eq!(letters(&mut app, keys), None);
+        assert_eq!((&app.prompt, &*drawn(&app, 100, 9)[8]), (&Prompt::None, "a C++ gearmand can only cancel jobs"));
+    }
     assert_eq!(bare(letters(&mut app, "3cy")), deed("cancel job H:h:1"));
 }
 
@@ -489,7 +533,7 @@ fn any_keys_in_any_order() {
         KeyCode::Esc,
         KeyCode::Backspace,
     ];
-    let letters = "1234srpcdDeknj/?qyhx ";
+    let letters = "1234srpclmPdDeknj/?qyhx ";
     let codes: Vec<KeyCode> = codes.into_iter().chain(letters.chars().map(KeyCode::Char)).collect();
     for seed in 1..=20_u64 {
         let mut random = seed;
@@ -499,7 +543,7 @@ fn any_keys_in_any_order() {
             random ^= random >> 7;
             random ^= random << 17;
             let chance = usize::try_from(random % 1_000_003).unwrap();
-            let asked = matches!(app.prompt, Prompt::Confirm(_));
+            let asked = matches!(app.prompt, Prompt::Confirm(_) | Prompt::Value(_));
             let event = match chance % 10 {
                 0 => Event::Data(Box::new(snapshot())),
                 1 => Event::Data(Box::new(Snapshot { is_plain: chance % 3 == 0, ..Snapshot::default() })),

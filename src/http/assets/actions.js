@@ -1,6 +1,6 @@
 // What an operator can do, with the questions that come before and the messages that come after.
 
-import { act, functionPath, get, live } from "./api.js";
+import { act, functionPath, get, live, named } from "./api.js";
 import { ask, field, toast, name } from "./ui.js";
 import { h } from "./dom.js";
 import { plural, visible } from "./format.js";
@@ -188,12 +188,23 @@ const WITHHELD = {
   enable: "gets jobs again",
 };
 
-// Withholds jobs from workers or ends that. `who` is {connection}, {client} or {host}; `fn` a function's name or nothing.
+// Withholds jobs from workers or ends that. `who` is {connection}, {client} or {host}; `fn` a function or nothing.
 export function withhold(verb, who, fn) {
   const [value] = Object.values(who);
-  const body = fn === undefined || fn === null ? who : { ...who, function: fn };
+  return steer(verb, value, fn ? { ...who, ...named("function", fn.id) } : who, fn?.name);
+}
+
+// Ends one rule by which workers get no jobs. One for all functions takes those for single ones with it.
+export function lift(rule) {
+  const colon = rule.who_id.indexOf(":");
+  const who = named(rule.who_id.slice(0, colon), rule.who_id.slice(colon + 1));
+  const body = rule.function_id === null ? who : { ...who, ...named("function", rule.function_id) };
+  return steer("enable", rule.who.slice(colon + 1), body, rule.function);
+}
+
+function steer(verb, value, body, fn) {
   return attempt(() => act("POST", `/workers/${verb}`, body), (affected) =>
-    `${value} ${WITHHELD[verb]}${body.function === undefined ? "" : ` of "${fn}"`} (${plural(affected, "connection")}).`);
+    `${value} ${WITHHELD[verb]}${fn ? ` of "${fn}"` : ""} (${plural(affected, "connection")}).`);
 }
 
 export async function kick(who, what) {
@@ -208,34 +219,43 @@ export async function kick(who, what) {
   }
 }
 
-// Ends all rules that withhold jobs from this worker: its own, those of its client id and those of its host. Others than it
-// may fit these, so that one is asked first.
-export async function enableWorker(worker) {
+// How many rules a question names.
+const NAMED_RULES = 5;
+
+// Ends the rules that withhold jobs from a worker: its own, those of its client id and those of its host; for one function or
+// for all. Where others than it, or other functions, get jobs by that too, one is asked first.
+export async function enable(worker, fn) {
   let rules = [];
   try {
-    const fits = [`connection:${worker.id}`, `client:${worker.client_id ?? ""}`, `host:${worker.address}`];
-    rules = (await get("/rules")).rules.filter((rule) => fits.includes(rule.who));
+    ({ rules } = await get(`/workers/${encodeURIComponent(worker.id)}`));
   } catch (error) {
     toast(error.message, true);
     return;
   }
-  if (rules.length === 0) {
-    await withhold("enable", { connection: worker.id });
+  const meant = rules.filter((rule) => !fn || rule.function_id === null || rule.function_id === fn.id);
+  const whole = meant.filter((rule) => rule.function_id === null).map((rule) => rule.who_id);
+  // A rule for all functions takes those for single ones with it.
+  const lifted = meant.filter((rule) => rule.function_id === null || !whole.includes(rule.who_id));
+  if (lifted.length === 0) {
+    toast(`No rule withholds jobs${fn ? ` of "${fn.name}"` : ""} from worker ${worker.id}.`);
+    refresh();
     return;
   }
-  const wide = rules.filter((rule) => !rule.who.startsWith("connection:"));
-  const said = (rule) => `${visible(rule.who)}${rule.function === null ? "" : ` of "${visible(rule.function)}"`}`;
+  const wide = lifted.filter((rule) => !rule.who.startsWith("connection:") || (fn && rule.function_id === null));
   if (wide.length > 0 && !(await ask({
     title: "End these rules?",
-    text: `Jobs are withheld by rules that may concern more workers than this one: ${wide.map(said).join(", ")}.`,
+    text: `Jobs are withheld by rules that may concern more than what is meant: ${wide.slice(0, NAMED_RULES).map(ruleText).join(", ")}${wide.length > NAMED_RULES ? `, and ${wide.length - NAMED_RULES} more` : ""}.`,
     confirm: "Enable",
   }))) {
     return;
   }
-  for (const rule of rules) {
-    const colon = rule.who.indexOf(":");
-    await withhold("enable", { [rule.who.slice(0, colon)]: rule.who.slice(colon + 1) }, rule.function);
+  for (const rule of lifted) {
+    await lift(rule);
   }
+}
+
+function ruleText(rule) {
+  return `${visible(rule.who)}, ${rule.function === null ? "all functions" : `"${visible(rule.function)}"`}, ${rule.how}`;
 }
 
 // What can be done with workers: a connection, a client id or a host.

@@ -29,6 +29,16 @@ export function functionPath(id, rest = "") {
   return `/functions/${id}${rest}`;
 }
 
+// A name for a body, by the name for paths: as text, or in base64 where it is not UTF-8.
+export function named(member, id) {
+  try {
+    return { [member]: decodeURIComponent(id) };
+  } catch {
+    const byte = (_, digits) => String.fromCharCode(Number.parseInt(digits, 16));
+    return { [`${member}_base64`]: btoa(id.replace(/%([0-9a-f]{2})/gi, byte)) };
+  }
+}
+
 // Asks for JSON.
 export async function get(path, signal) {
   const response = await send(path, { signal, headers: { accept: "application/json" }, cache: "no-store" });

@@ -165,6 +165,11 @@ export function plural(count, one, many = `${one}s`) {
   return `${whole.format(count)} ${count === 1 ? one : many}`;
 }
 
+// How many runs went wrong, in whatever way.
+export function failures({ failed, excepted, timed_out: late }) {
+  return failed + excepted + late;
+}
+
 // Characters that cannot be seen, or that turn the direction of what stands around them, made visible.
 // Line breaks and tabs of a workload may stay.
 export function visible(text, breaks = false) {

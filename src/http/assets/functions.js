@@ -4,10 +4,10 @@ import * as actions from "./actions.js";
 import { functionPath, get } from "./api.js";
 import { Chart, historyTimes, isOld } from "./chart.js";
 import { h, widget } from "./dom.js";
-import { age, brief, bytes, duration, durationMark, mark, number, plural, rate, serverNow, shortAge, shortDuration, visible } from "./format.js";
+import { age, brief, bytes, duration, durationMark, failures, mark, number, plural, rate, serverNow, shortAge, shortDuration, visible } from "./format.js";
 import { jobsInOrder } from "./jobs.js";
 import { readablePreview } from "./preview.js";
-import { badge, button, card, count, depthBar, empty, facts, functionLink, jobLink, link, menuButton, name, redraw, searchField, table, workerLink, lasting } from "./ui.js";
+import { badge, button, card, count, depthBar, empty, facts, failureCount, functionLink, jobLink, link, menuButton, name, redraw, searchField, table, workerLink, lasting } from "./ui.js";
 
 // What a person looked for, kept while other pages are shown.
 let wanted = "";
@@ -213,8 +213,8 @@ function charts({ fn, at, history }) {
     })));
 }
 
-// How often a worker has failed at this function, in either way.
-const failures = ({ own }) => own && own.totals.failed + own.totals.excepted;
+// How often a worker has failed at this function, in whatever way.
+const failed = ({ own }) => own && failures(own.totals);
 
 // The state of a worker, and what holds of it for this function where that is another thing.
 function workerState({ state, own }) {
@@ -241,7 +241,7 @@ function workersCard(fn, workers) {
       { id: "state", label: "State", value: (worker) => worker.state, cell: workerState },
       { id: "since", label: "Running since", value: (worker) => worker.since_unix_ms, number: true, cell: (worker) => lasting(worker.since_unix_ms) },
       { id: "done", label: "Done", number: true, value: (worker) => worker.own?.totals.done, cell: (worker) => number(worker.own?.totals.done) },
-      { id: "failed", label: "Failed", title: "Failed, with an exception or without", number: true, value: failures, cell: (worker) => number(failures(worker)) },
+      { id: "failed", label: "Failed", title: "Failed, with an exception, or timed out", number: true, value: failed, cell: ({ own }) => (own ? failureCount(own.totals) : "–") },
       { id: "p99", label: "p99", number: true, value: (worker) => worker.own?.run.p99_s, cell: (worker) => shortDuration(worker.own?.run.p99_s) },
     ],
   }));

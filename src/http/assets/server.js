@@ -4,7 +4,7 @@ import * as actions from "./actions.js";
 import { get, live } from "./api.js";
 import { h } from "./dom.js";
 import { age, bytes, duration, number, rate, time } from "./format.js";
-import { badge, button, card, empty, facts, link, name, table } from "./ui.js";
+import { badge, button, card, empty, facts, functionLink, link, name, table } from "./ui.js";
 
 export function serverPage() {
   let rules = null;
@@ -95,12 +95,6 @@ function storeCard(store) {
   ]));
 }
 
-// The body of an action for the workers that a rule names.
-function whoOf(rule) {
-  const at = rule.who.indexOf(":");
-  return { [rule.who.slice(0, at)]: rule.who.slice(at + 1) };
-}
-
 function rulesCard(rules) {
   if (!rules) {
     return card("Withheld jobs", null, h("p.muted", null, "Loading…"));
@@ -108,18 +102,23 @@ function rulesCard(rules) {
   if (rules.length === 0) {
     return card("Withheld jobs", null, empty("All workers get jobs.", "Drain or disable a worker, a client id or a host, and the rule shows here until it is lifted."));
   }
-  return card("Withheld jobs", null, table({
-    id: "rules",
+  return card("Withheld jobs", null, rulesTable("rules", rules));
+}
+
+// Rules by which workers get no jobs, each with a button that ends it.
+export function rulesTable(id, rules) {
+  return table({
+    id,
     label: "Rules by which workers get no jobs",
     sortable: false,
-    rows: rules.map((rule) => ({ ...rule, key: `${rule.who} ${rule.function ?? ""}` })),
+    rows: rules.map((rule) => ({ ...rule, key: `${rule.who_id} ${rule.function_id ?? ""}` })),
     columns: [
       { id: "who", label: "Workers", head: true, cell: (rule) => name(rule.who) },
-      { id: "function", label: "Function", cell: (rule) => (rule.function === null ? "all" : name(rule.function)) },
+      { id: "function", label: "Function", cell: (rule) => (rule.function === null ? "all" : functionLink(rule.function_id, rule.function)) },
       { id: "how", label: "How", cell: (rule) => badge(rule.how) },
-      { id: "lift", label: "", class: "actions", cell: (rule) => actions.mayAct() && button("Lift", () => actions.withhold("enable", whoOf(rule), rule.function), { kind: "small" }) },
+      { id: "lift", label: "", class: "actions", cell: (rule) => actions.mayAct() && button("Lift", () => actions.lift(rule), { kind: "small" }) },
     ],
-  }));
+  });
 }
 
 function interfacesCard() {

@@ -1,7 +1,7 @@
 // Pieces that every page is made of: badges, bars, tables, menus, dialogs and messages.
 
 import { create, h, render } from "./dom.js";
-import { NONE, brief, exactTime, number, relative, since, visible } from "./format.js";
+import { NONE, brief, exactTime, failures, number, relative, since, visible } from "./format.js";
 
 // Where a page's rows, filters and orders are kept while the page is shown.
 let again = () => {};
@@ -93,6 +93,13 @@ export function progressBar(numerator, denominator) {
 
 export function button(label, onClick, { kind = "", disabled = false, title, id } = {}) {
   return h("button", { type: "button", class: `button ${kind}`, disabled, title, "data-action": id ?? label.toLowerCase(), key: `button ${id ?? label}`, on: { click: onClick } }, label);
+}
+
+// How many runs went wrong; whoever points at it is told in which ways.
+export function failureCount(totals) {
+  const { failed, excepted, timed_out: late } = totals;
+  const title = `${number(failed)} failed, ${number(excepted)} with an exception, ${number(late)} timed out`;
+  return failures(totals) === 0 ? "0" : h("span", { title }, number(failures(totals)));
 }
 
 export function empty(title, ...how) {

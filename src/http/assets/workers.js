@@ -3,8 +3,9 @@
 import * as actions from "./actions.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { bytes, duration, number, plural, relative, shortDuration, visible } from "./format.js";
-import { ago, badge, button, card, empty, facts, functionLink, jobLink, lasting, menuButton, name, progressBar, redraw, searchField, segments, table } from "./ui.js";
+import { bytes, duration, failures, number, plural, relative, shortDuration, visible } from "./format.js";
+import { rulesTable } from "./server.js";
+import { ago, badge, button, card, empty, facts, failureCount, functionLink, jobLink, lasting, menuButton, name, progressBar, redraw, searchField, segments, table } from "./ui.js";
 
 // Workers are asked for in pages; beyond so many a filter is needed.
 const PAGE = 500;
@@ -13,6 +14,9 @@ const MOST = 1000;
 const NAMES = 2;
 
 const STATES = ["", "working", "waiting", "asleep", "woken", "draining", "drained", "disabled"];
+
+// Failures of all kinds, of a worker or of a function as it does it.
+const failed = { id: "failed", label: "Failed", title: "Failed, with an exception, or timed out", number: true, value: ({ totals }) => failures(totals), cell: ({ totals }) => failureCount(totals) };
 
 let wanted = "";
 
@@ -126,9 +130,7 @@ function workerTable(groups) {
       { id: "job", label: "Running", cell: (worker) => (worker.job === null ? "–" : [jobLink(worker.job), worker.running > 1 && h("span.muted", null, ` +${worker.running - 1}`)]) },
       { id: "since", label: "Since", number: true, value: (worker) => (worker.since_unix_ms === null ? -1 : -worker.since_unix_ms), cell: (worker) => lasting(worker.since_unix_ms) },
       total("done", "Done", (worker) => worker.totals.done),
-      total("failed", "Failed", (worker) => worker.totals.failed),
-      total("excepted", "Exc.", (worker) => worker.totals.excepted),
-      total("timed_out", "Timed out", (worker) => worker.totals.timed_out),
+      failed,
       total("requeued", "Requeued", (worker) => worker.totals.requeued),
       { id: "p50", label: "p50", number: true, value: (worker) => worker.run.p50_s, cell: (worker) => shortDuration(worker.run.p50_s) },
       { id: "p99", label: "p99", number: true, value: (worker) => worker.run.p99_s, cell: (worker) => shortDuration(worker.run.p99_s) },
@@ -138,7 +140,7 @@ function workerTable(groups) {
 }
 
 function rowActions(worker) {
-  const own = actions.workerActions({ connection: worker.id }, `worker ${worker.id}`, actions.isWithheld(worker), () => actions.enableWorker(worker));
+  const own = actions.workerActions({ connection: worker.id }, `worker ${worker.id}`, actions.isWithheld(worker), () => actions.enable(worker));
   if (worker.client_id === null) {
     return own;
   }
@@ -182,7 +184,7 @@ export function oneWorker([encoded]) {
           ? empty("There is no such worker.", "Its connection has ended. ", h("a", { href: "#/workers" }, "See all workers"))
           : h("p.muted", null, "Loading…")];
       }
-      return [workerHead(worker, gone), aboutCards(worker), heldCard(worker, gone), functionsCard(worker, shown)];
+      return [workerHead(worker, gone), aboutCards(worker), !gone && withheldCard(worker), heldCard(worker, gone), functionsCard(worker, shown)];
     },
   };
 }
@@ -197,7 +199,7 @@ function workerHead(worker, gone) {
     actions.mayAct() && !gone && h("div.buttons", null,
       !withheld && button("Drain", () => actions.withhold("drain", who), { title: "No new jobs; running ones are finished" }),
       !withheld && button("Disable", () => actions.withhold("disable", who), { title: "No jobs any more" }),
-      withheld && button("Enable", () => actions.enableWorker(worker), { kind: "solid" }),
+      withheld && button("Enable", () => actions.enable(worker), { kind: "solid" }),
       button("Kick…", () => actions.kick(who, `worker ${worker.id}`), { id: "kick", kind: "danger" })));
 }
 
@@ -214,12 +216,15 @@ function aboutCards(worker) {
     ])),
     card("Work", null, facts([
       ["Done", h("span", { "data-value": "done" }, number(totals.done))],
-      ["Failed", number(totals.failed)],
-      ["With an exception", number(totals.excepted)],
-      ["Timed out", number(totals.timed_out)],
+      ["Failed", h("span", { "data-value": "failed" }, failureCount(totals))],
       ["Requeued", number(totals.requeued)],
       ["Run time", `mean ${duration(run.mean_s)}, p50 ${duration(run.p50_s)}, p99 ${duration(run.p99_s)}`],
     ])));
+}
+
+// The rules that mean this worker, by its connection, its client id or its host.
+function withheldCard({ rules }) {
+  return rules?.length > 0 && card("Withheld jobs", { key: "withheld" }, rulesTable("worker-rules", rules));
 }
 
 function heldCard(worker, gone) {
@@ -258,14 +263,14 @@ function functionsCard(worker, shown) {
     rows,
     columns: [
       { id: "name", label: "Function", head: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), !fn.in_use && h("span.badge", { title: "It could do this before" }, "not in use"), fn.withheld && badge(fn.withheld)] },
-      total("done", "Done"), total("failed", "Failed"), total("excepted", "Exc."), total("timed_out", "Timed out"), total("requeued", "Requeued"),
+      total("done", "Done"), failed, total("requeued", "Requeued"),
       { id: "mean", label: "Mean", number: true, value: (fn) => fn.run.mean_s, cell: (fn) => shortDuration(fn.run.mean_s) },
       { id: "p50", label: "p50", number: true, value: (fn) => fn.run.p50_s, cell: (fn) => shortDuration(fn.run.p50_s) },
       { id: "p99", label: "p99", number: true, value: (fn) => fn.run.p99_s, cell: (fn) => shortDuration(fn.run.p99_s) },
       { id: "actions", label: "", class: "actions", cell: (fn) => actions.mayAct() && menuButton(`Actions for ${visible(fn.name)} at this worker`, () => [
-        ["Enable", () => actions.withhold("enable", { connection: worker.id }, fn.name)],
-        ["Drain", () => actions.withhold("drain", { connection: worker.id }, fn.name)],
-        ["Disable", () => actions.withhold("disable", { connection: worker.id }, fn.name)],
+        fn.withheld && ["Enable", () => actions.enable(worker, fn)],
+        fn.withheld !== "draining" && ["Drain", () => actions.withhold("drain", { connection: worker.id }, fn)],
+        fn.withheld !== "disabled" && ["Disable", () => actions.withhold("disable", { connection: worker.id }, fn)],
       ]) },
     ],
   }));

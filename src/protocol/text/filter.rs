@@ -8,7 +8,7 @@ use crate::protocol::Priority;
 use crate::protocol::names::parse_decimal;
 
 /// How many words `list jobs` has with all of its filters.
-pub(super) const MOST_WORDS: usize = 10;
+pub(super) const MOST_WORDS: usize = 11;
 
 /// Which jobs are listed. Names are as they were typed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct JobWords<'a> {
     pub priority: Option<Priority>,
     /// `client=ID`: held by such a worker.
     pub client: Option<&'a [u8]>,
+    /// `waiting=ID`: a connection with this client id waits for its end.
+    pub waiting: Option<&'a [u8]>,
     /// `older=SECONDS`: submitted so long ago.
     pub older: Option<Duration>,
     /// `limit=N`: no more of them.
@@ -41,8 +43,9 @@ impl<'a> JobWords<'a> {
     }
 
     fn add(&mut self, word: &'a [u8]) -> Result<(), AdminError<'a>> {
-        const UNKNOWN: AdminError<'_> =
-            AdminError::BadArgument("Filters are function= state= unique= priority= client= older= limit= after=");
+        const UNKNOWN: AdminError<'_> = AdminError::BadArgument(
+            "Filters are function= state= unique= priority= client= waiting= older= limit= after=",
+        );
         let equals = memchr::memchr(b'=', word).ok_or(UNKNOWN)?;
         let value = &word[equals + 1..];
         let is_new = match word[..equals].to_ascii_lowercase().as_slice() {
@@ -51,6 +54,7 @@ impl<'a> JobWords<'a> {
             b"unique" => self.unique.replace(value).is_none(),
             b"priority" => self.priority.replace(priority(value)?).is_none(),
             b"client" => self.client.replace(value).is_none(),
+            b"waiting" => self.waiting.replace(value).is_none(),
             b"older" => self.older.replace(seconds(value)?).is_none(),
             b"limit" => self.limit.replace(usize::try_from(number(value)?).unwrap_or(usize::MAX)).is_none(),
             b"after" => self.after.replace(number(value)?).is_none(),
@@ -100,11 +104,13 @@ mod tests {
             unique: Some(b""),
             priority: Some(Priority::Low),
             client: Some(b"c"),
+            waiting: Some(b"w"),
             older: Some(Duration::from_millis(1500)),
             limit: Some(7),
             after: Some(99),
         };
-        let line = "LIST Jobs after=99 limit=7 OLDER=1.5 client=c priority=LOW unique= state=Queued function=f=g";
+        let line =
+            "LIST Jobs after=99 limit=7 OLDER=1.5 client=c waiting=w priority=LOW unique= state=Queued function=f=g";
         assert_eq!(parse(line), Ok(all));
     }
 

@@ -1,0 +1,131 @@
+//! Rules by which workers get no jobs, which only the hub knows.
+
+use std::sync::Arc;
+use std::vec;
+
+use super::{Look, function_id, lossy, worker_id};
+use crate::admin::view::RuleView;
+use crate::hub::Hub;
+use crate::job_server::{Rule, Who, Withholding};
+
+/// Rules, of which the hub is asked for a bounded number at a time. What changes meanwhile may be seen or not.
+#[derive(Debug)]
+pub struct Rules {
+    hub: Arc<Hub>,
+    /// Whom they concern, exactly; `None` for all.
+    who: Option<Who>,
+    left: vec::IntoIter<Rule>,
+    /// The last one that was shown.
+    last: Option<Rule>,
+}
+
+impl Look {
+    /// The rules by which workers get no jobs, those for connections first.
+    pub fn rules(&self) -> Rules {
+        self.rules_of(None)
+    }
+
+    /// Those for exactly these workers.
+    pub(super) fn rules_for(&self, who: Who) -> Rules {
+        self.rules_of(Some(who))
+    }
+
+    fn rules_of(&self, who: Option<Who>) -> Rules {
+        Rules { hub: Arc::clone(&self.hub), who, left: Vec::new().into_iter(), last: None }
+    }
+}
+
+impl Iterator for Rules {
+    type Item = RuleView;
+
+    fn next(&mut self) -> Option<RuleView> {
+        if self.left.len() == 0 {
+            // Others have their turn between two looks.
+            self.hub.give_way();
+            let after = self.last.as_ref();
+            self.left = match &self.who {
+                Some(who) => self.hub.list_rules_for(who, after),
+                None => self.hub.list_rules(after),
+            }
+            .into_iter();
+        }
+        let rule = self.left.next()?;
+        let view = rule_view(&rule);
+        self.last = Some(rule);
+        Some(view)
+    }
+}
+
+fn rule_view(rule: &Rule) -> RuleView {
+    let (kind, name) = match &rule.who {
+        Who::Connection(id) => ("connection", worker_id(*id).into_bytes()),
+        Who::Client(id) => ("client", id.clone()),
+        Who::Host(address) => ("host", address.clone().into_bytes()),
+    };
+    RuleView {
+        who: format!("{kind}:{}", lossy(&name)),
+        who_id: format!("{kind}:{}", function_id(&name)),
+        function: rule.function.as_ref().map(|function| lossy(function.as_bytes())),
+        function_id: rule.function.as_ref().map(|function| function_id(function.as_bytes())),
+        how: match rule.how {
+            Withholding::Disabled => "disabled",
+            Withholding::Draining => "draining",
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job_server::{Now, Policy};
+    use crate::outbox::Outbox;
+    use crate::stats::{ConnectionGauges, Stats};
+
+    /// More than one look has, of all kinds, with every border between two looks.
+    #[test]
+    fn every_rule_is_shown_once_and_in_order() {
+        let now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
+        let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
+        let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
+        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30))).expect("the hub is open");
+        let mut expected = Vec::new();
+        let mut withhold = |who: Who, functions: usize| {
+            hub.withhold(now, &who, None, Withholding::Disabled).unwrap();
+            expected
+                .push((rule_view(&Rule { who: who.clone(), function: None, how: Withholding::Disabled }).who, None));
+            for index in 0..functions {
+                let function = format!("f{index:04}");
+                hub.withhold(now, &who, Some(function.as_bytes()), Withholding::Draining).unwrap();
+                expected.push((expected.last().unwrap().0.clone(), Some(function)));
+            }
+        };
+        withhold(Who::Connection(id), 300);
+        (0..5).for_each(|client| withhold(Who::Client(format!("c{client}").into_bytes()), 110));
+        (0..260).for_each(|host| withhold(Who::Host(format!("h{host:03}")), 0));
+        let look = Look::new(Arc::clone(&hub), "");
+        let shown = |rules: Rules| rules.map(|rule| (rule.who, rule.function)).collect::<Vec<_>>();
+        assert_eq!(shown(look.rules()), expected);
+        assert_eq!(shown(look.rules_for(Who::Connection(id))), expected[..301]);
+        assert_eq!(shown(look.rules_for(Who::Client(b"c1".to_vec()))), expected[301 + 111..301 + 222]);
+        assert_eq!(shown(look.rules_for(Who::Host("nobody".to_owned()))), []);
+        // What was shown last may have gone.
+        let mut rules = look.rules();
+        assert_eq!(rules.by_ref().take(256).count(), 256);
+        hub.release(now, &Who::Connection(id), None).unwrap();
+        assert_eq!(shown(rules), expected[301..]);
+        // A connection's rules go with it, whoever has its place.
+        hub.withhold(now, &Who::Connection(id), None, Withholding::Disabled).unwrap();
+        hub.disconnect(now, id, false);
+        assert_eq!(shown(look.rules_for(Who::Connection(id))), []);
+    }
+
+    #[test]
+    fn names_that_are_no_text_can_be_told_apart() {
+        let rule =
+            |id: &[u8]| rule_view(&Rule { who: Who::Client(id.to_vec()), function: None, how: Withholding::Disabled });
+        assert_eq!(rule(b"a b").who_id, "client:a%20b");
+        let (one, other) = (rule(b"\xff"), rule(b"\xfe"));
+        assert_eq!(one.who, other.who);
+        assert_eq!([one.who_id, other.who_id], ["client:%FF", "client:%FE"]);
+    }
+}
