@@ -116,6 +116,7 @@ impl JobServer {
     pub fn limit_function(&mut self, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
         let slot = self.function_slot(name)?;
         self.functions[slot as usize].limits = limits;
+        self.functions[slot as usize].publish_settings();
         self.publish(slot);
         Ok(())
     }
