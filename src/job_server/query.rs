@@ -51,6 +51,11 @@ impl JobServer {
     /// The job of a handle that somebody was given.
     pub(super) fn find_handle(&self, handle: &[u8]) -> Option<u32> {
         let (prefix, number) = self.prefixes.parse(handle)?;
+        self.find_named(prefix, number)
+    }
+
+    /// The same, of a handle that is parsed already.
+    pub(super) fn find_named(&self, prefix: u8, number: u64) -> Option<u32> {
         let slot = self.jobs.find_number(number)?;
         let job = self.jobs.get(slot);
         (job.prefix == prefix && !matches!(job.state, JobState::Storing(_))).then_some(slot)
