@@ -17,11 +17,12 @@ use crate::protocol::names::write_decimal;
 use crate::protocol::text::{self, AdminCommand, ControlCommand, Workers};
 use crate::stats::{ConnectionGauges, FunctionGauges, StoreState};
 
-/// How much of a listing is made at a time, in bytes; the line that reaches it is the last. It is some 200 lines of
-/// `workers`, which take about as long as a few jobs, for which nobody waits noticeably.
-const LISTING_PIECE: usize = 8 * 1024;
-/// How many connections are looked up for one piece, whether they are still there or not.
-const CONNECTIONS_OF_PIECE: usize = 1024;
+/// How much of a listing is made at a time, in bytes; the line that reaches it is the last. There are scripts that read an
+/// answer once, so what most servers have to say is one write.
+const LISTING_PIECE: usize = 64 * 1024;
+/// How many connections are looked up for one piece, whether they are still there or not: each is somewhere else in memory,
+/// so that their lines take longer than others.
+const CONNECTIONS_OF_PIECE: usize = 512;
 /// How often the hub is asked for jobs for one piece: where few of many are left, it may have none to show.
 const PAGES_OF_PIECE: usize = 64;
 
@@ -162,7 +163,7 @@ impl Admin {
                     if let Some(connection) = self.hub.stats().connection(id) {
                         write_connection(&connection, out);
                     }
-                    if out.len() >= enough || before >= CONNECTIONS_OF_PIECE {
+                    if out.len() >= enough || before + 1 >= CONNECTIONS_OF_PIECE {
                         return false;
                     }
                 }
