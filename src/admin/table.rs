@@ -85,7 +85,7 @@ impl Table {
                 piece.is_none()
             }
             Self::Workers(workers) => {
-                let piece = workers.next_piece();
+                let piece = workers.next_piece(look);
                 for worker in piece.iter().flatten() {
                     write_worker_line(worker, out);
                 }

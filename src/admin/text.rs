@@ -17,8 +17,12 @@ use crate::protocol::names::write_decimal;
 use crate::protocol::text::{self, AdminCommand, ControlCommand, Workers};
 use crate::stats::{ConnectionGauges, FunctionGauges, StoreState};
 
-/// How much of a listing is made at a time, in bytes; the line that reaches it is the last.
+/// How much of a listing is made at a time, in bytes; the line that reaches it is the last. There are scripts that read an
+/// answer once, so what most servers have to say is one write.
 const LISTING_PIECE: usize = 64 * 1024;
+/// How many connections are looked up for one piece, whether they are still there or not: each is somewhere else in memory,
+/// so that their lines take longer than others.
+const CONNECTIONS_OF_PIECE: usize = 512;
 /// How often the hub is asked for jobs for one piece: where few of many are left, it may have none to show.
 const PAGES_OF_PIECE: usize = 64;
 
@@ -30,7 +34,7 @@ pub struct LongAnswer(Rest);
 #[derive(Debug)]
 enum Rest {
     Jobs { place: usize, uniques_only: bool },
-    Connections(vec::IntoIter<Arc<ConnectionGauges>>),
+    Connections(vec::IntoIter<ConnectionId>),
     Functions { functions: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>, by_priority: bool },
     Table(Table),
     Task(Task),
@@ -126,11 +130,7 @@ impl Admin {
     }
 
     fn connections(&self) -> Rest {
-        let mut connections: Vec<_> =
-            self.hub.stats().connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
-        connections.sort_unstable_by_key(|(id, _)| id.generation);
-        let connections: Vec<_> = connections.into_iter().map(|(_, connection)| connection).collect();
-        Rest::Connections(connections.into_iter())
+        Rest::Connections(self.hub.stats().connections_by_age().into_iter())
     }
 
     fn functions(&self, by_priority: bool) -> Rest {
@@ -158,9 +158,12 @@ impl Admin {
                 return false;
             }
             Rest::Connections(connections) => {
-                for connection in connections {
-                    write_connection(&connection, out);
-                    if out.len() >= enough {
+                for (before, id) in connections.enumerate() {
+                    // Who has gone meanwhile is not listed.
+                    if let Some(connection) = self.hub.stats().connection(id) {
+                        write_connection(&connection, out);
+                    }
+                    if out.len() >= enough || before + 1 >= CONNECTIONS_OF_PIECE {
                         return false;
                     }
                 }

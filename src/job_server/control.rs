@@ -167,6 +167,7 @@ impl JobServer {
 
     /// The operator has changed how many jobs of a function may be handed out.
     fn reopen(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
+        self.functions[function as usize].publish_settings();
         self.publish(function);
         self.cover(now, function, effects);
         // While it was paused, nothing was read for it.

@@ -147,7 +147,8 @@ impl Function {
 
     /// Whether nothing would be lost with this function.
     pub(super) fn is_unused(&self) -> bool {
-        self.total() == 0 && self.workers == 0 && !self.has_settings()
+        // What is most likely not so comes first.
+        self.workers == 0 && self.total() == 0 && !self.has_settings()
     }
 
     /// Whether the operator has paused or limited it.
@@ -169,25 +170,39 @@ impl Function {
         !self.paused && ready > self.waking
     }
 
-    /// Since when the first in the queues waits, and those that are being read, as far as that is known.
-    fn first_since_ms(&self, jobs: &Jobs) -> Option<u64> {
-        let lists = self.ready.iter().chain(&self.parked).filter(|list| list.len > 0);
-        let heads = lists.filter_map(|list| jobs.get(list.first).waits_since_ms());
-        let loads = self.loading.iter().zip(self.loading_since_ms).filter(|(loading, _)| **loading > 0);
-        heads.chain(loads.filter_map(|(_, since_ms)| since_ms)).min()
+    /// Tells the world of its jobs and workers.
+    ///
+    /// Several times a job, so it goes through the priorities once, and looks into no list that is empty.
+    pub(super) fn publish(&self, jobs: &Jobs) {
+        let gauges = &*self.gauges;
+        // Since when the first in the queues waits, and those that are being read, as far as that is known.
+        let mut oldest_ms = u64::MAX;
+        for index in 0..Priority::ALL.len() {
+            let (ready, parked, loading) = (self.ready[index], self.parked[index], self.loading[index]);
+            gauges.queued[index].set(u64::from(ready.len + parked.len + loading));
+            gauges.scheduled[index].set(u64::from(self.scheduled[index]));
+            if ready.len > 0 {
+                oldest_ms = oldest_ms.min(jobs.get(ready.first).waits_since_ms().unwrap_or(u64::MAX));
+            }
+            if parked.len > 0 {
+                oldest_ms = oldest_ms.min(jobs.get(parked.first).waits_since_ms().unwrap_or(u64::MAX));
+            }
+            if loading > 0 {
+                oldest_ms = oldest_ms.min(self.loading_since_ms[index].unwrap_or(u64::MAX));
+            }
+        }
+        gauges.oldest_ms.set(if oldest_ms == u64::MAX { 0 } else { oldest_ms });
+        gauges.workers.set(u64::from(self.workers));
+        self.publish_running();
     }
 
-    /// Tells the world.
-    pub(super) fn publish(&self, jobs: &Jobs) {
-        for (gauge, priority) in self.gauges.queued.iter().zip(Priority::ALL) {
-            gauge.set(u64::from(self.queued(priority)));
-        }
-        for (gauge, scheduled) in self.gauges.scheduled.iter().zip(self.scheduled) {
-            gauge.set(u64::from(scheduled));
-        }
+    /// Tells the world of its running jobs alone.
+    pub(super) fn publish_running(&self) {
         self.gauges.running.set(u64::from(self.running));
-        self.gauges.workers.set(u64::from(self.workers));
-        self.gauges.oldest_ms.set(self.first_since_ms(jobs).unwrap_or(0));
+    }
+
+    /// Tells the world what the operator has set.
+    pub(super) fn publish_settings(&self) {
         self.gauges.paused.set(u64::from(self.paused));
         self.gauges.max_running.set(u64::from(self.max_running));
         for (gauge, limit) in self.gauges.max_queue.iter().zip(self.limits) {

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use super::connection::{Sleep, Wait};
-use super::function::JobList;
+use super::function::{Function, JobList};
 use super::index::NONE;
 use super::job::{JobState, Kept, Links};
 use super::memory::Holdings;
 use super::storing::Creation;
 use super::{ConnectionId, JobServer};
 use crate::protocol::Priority;
+use crate::stats::Gauge;
 
 impl JobServer {
     /// In a debug build, checks the invariants, unless there is so much that it would take long.
@@ -172,12 +173,30 @@ impl JobServer {
             let (scheduled, running) = (u64::from(counts[3] + counts[12] + counts[13]), u64::from(counts[4]));
             let workers = u64::from(function.workers);
             assert_eq!(published, Some([high, normal, low, scheduled, running, workers]), "a published number is off");
+            self.check_published(function);
         }
         assert!(expected.is_empty(), "a job has no function");
         let in_use = self.functions.iter().filter(|(_, function)| !function.is_unused()).count();
         assert_eq!(self.functions_in_use, in_use, "functions in use are miscounted");
         let with_settings = self.functions.iter().filter(|(_, function)| function.has_settings()).count();
         assert_eq!(self.functions_with_settings, with_settings, "paused and limited functions are miscounted");
+    }
+
+    /// What is published of a function beside counts of jobs and workers.
+    fn check_published(&self, function: &Function) {
+        let lists = function.ready.iter().chain(&function.parked).filter(|list| list.len > 0);
+        let heads = lists.filter_map(|list| self.jobs.get(list.first).waits_since_ms());
+        let loads = function.loading.iter().zip(function.loading_since_ms).filter(|(loading, _)| **loading > 0);
+        let oldest_ms = heads.chain(loads.filter_map(|(_, since_ms)| since_ms)).min();
+        assert_eq!(function.gauges.oldest_ms.get(), oldest_ms.unwrap_or(0), "the age of the first job is off");
+        let limits = function.limits.map(u64::from);
+        assert_eq!(function.gauges.max_queue.each_ref().map(Gauge::get), limits, "published limits are off");
+        let settings = [function.gauges.paused.get(), function.gauges.max_running.get()];
+        assert_eq!(
+            settings,
+            [u64::from(function.paused), u64::from(function.max_running)],
+            "published settings are off"
+        );
     }
 
     fn check_list(&self, list: JobList, length: u32, state: fn(Links) -> JobState) {

@@ -468,7 +468,9 @@ impl Jobs {
     }
 
     fn remove_unique(&mut self, slot: u32, hash: u32, function: u32) {
-        let Some(Namesakes { newer, older }) = self.namesakes.remove(&slot) else {
+        // Mostly there are none, and then the slot need not be hashed.
+        let namesakes = if self.namesakes.is_empty() { None } else { self.namesakes.remove(&slot) };
+        let Some(Namesakes { newer, older }) = namesakes else {
             return self.by_unique.remove(slot, hash);
         };
         self.by_key.remove(slot, key_hash(hash, function));

@@ -2,6 +2,7 @@
 
 use super::work::Outcome;
 use super::{JobServer, Now};
+use crate::stats::histogram::bucket_of;
 use crate::stats::{Gauge, JobCounters};
 
 impl JobServer {
@@ -27,8 +28,9 @@ impl JobServer {
         let run = &self.runs[run as usize];
         let function = self.jobs.get(run.job).function;
         let took_us = now.monotonic_us.saturating_sub(run.since_us);
-        run.gauges.run.record(took_us);
-        self.functions[function as usize].gauges.run.record(took_us);
+        let bucket = bucket_of(took_us);
+        run.gauges.run.get_or_make().record_in(bucket, took_us);
+        self.functions[function as usize].gauges.run.get_or_make().record_in(bucket, took_us);
         match outcome {
             Outcome::Complete(_) => {
                 run.gauges.counters.get_or_make().done.bump(1);

@@ -135,6 +135,9 @@ impl JobServer {
 
     /// Reads parked jobs of a function if its workers will soon need them.
     pub(super) fn load_ahead(&mut self, function: u32, effects: &mut impl Effects) {
+        if self.functions[function as usize].parked.iter().all(|list| list.len == 0) {
+            return;
+        }
         for priority in Priority::ALL {
             let Self { functions, policy, holdings, .. } = self;
             let state = &mut functions[function as usize];

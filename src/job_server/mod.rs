@@ -413,8 +413,18 @@ impl JobServer {
 
     /// Tells the world of a function that has changed, and counts it while it is in use.
     fn publish(&mut self, slot: u32) {
+        self.functions[slot as usize].publish(&self.jobs);
+        self.count_in_use(slot);
+    }
+
+    /// The same, where only running jobs have become more or fewer.
+    fn publish_running(&mut self, slot: u32) {
+        self.functions[slot as usize].publish_running();
+        self.count_in_use(slot);
+    }
+
+    fn count_in_use(&mut self, slot: u32) {
         let function = &mut self.functions[slot as usize];
-        function.publish(&self.jobs);
         let is_in_use = !function.is_unused();
         if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
             self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };

@@ -52,6 +52,11 @@ impl JobServer {
     /// The job of a handle that somebody was given.
     pub(super) fn find_handle(&self, handle: &[u8]) -> Option<u32> {
         let (prefix, number) = self.prefixes.parse(handle)?;
+        self.find_named(prefix, number)
+    }
+
+    /// The same, of a handle that is parsed already.
+    pub(super) fn find_named(&self, prefix: u8, number: u64) -> Option<u32> {
         let slot = self.jobs.find_number(number)?;
         let job = self.jobs.get(slot);
         (job.prefix == prefix && !matches!(job.state, JobState::Storing(_))).then_some(slot)
@@ -118,6 +123,7 @@ impl JobServer {
         self.check_settings(name, limits != [0; 3])?;
         let slot = self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)?;
         self.functions[slot as usize].limits = limits;
+        self.functions[slot as usize].publish_settings();
         self.publish(slot);
         Ok(())
     }

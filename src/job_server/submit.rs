@@ -232,7 +232,12 @@ impl JobServer {
             self.remove_wait(self.jobs.get(slot).waits);
         }
         self.jobs.remove(slot);
-        self.publish(function);
+        if matches!(state, JobState::Running(_)) {
+            // Nothing has changed in the queues.
+            self.publish_running(function);
+        } else {
+            self.publish(function);
+        }
         // Parked jobs may have waited behind it.
         self.load_ahead(function, effects);
     }

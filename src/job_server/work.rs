@@ -271,8 +271,8 @@ impl JobServer {
         is_last: bool,
         unknown: PeerError,
     ) -> Result<(u32, u32), Option<PeerError>> {
-        let (_, number) = self.prefixes.parse(handle).ok_or(Some(unknown))?;
-        if let Some(job) = self.find_handle(handle)
+        let (prefix, number) = self.prefixes.parse(handle).ok_or(Some(unknown))?;
+        if let Some(job) = self.find_named(prefix, number)
             && let JobState::Running(run) = self.jobs.get(job).state
             && self.runs[run as usize].connection == connection
         {

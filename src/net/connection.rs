@@ -24,7 +24,7 @@ use super::Clock;
 use super::input::{Input, Sink};
 use crate::admin::{Admin, LongAnswer};
 use crate::hub::Hub;
-use crate::job_server::{ConnectionId, Departure};
+use crate::job_server::{ConnectionId, Departure, Now};
 use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::process::socket::{acknowledge_at_once, unacknowledged};
@@ -94,6 +94,7 @@ pub async fn serve(
         outbox,
         stream,
         input: Input::new(limits.frames),
+        worked_at: None,
         output: Output::default(),
         written: 0,
         long_answer: None,
@@ -168,6 +169,8 @@ struct Connection<S> {
     outbox: Arc<Outbox>,
     stream: S,
     input: Input,
+    /// When the first of what was read last was worked off, if any was.
+    worked_at: Option<Now>,
     /// What was taken out of the outbox and is being written.
     output: Output,
     /// How much of that was written since the outbox was told.
@@ -307,6 +310,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        self.worked_at = None;
         let size = if self.input.large_buffer().is_some() {
             ready!(self.poll_read_large(context))?
         } else {
@@ -319,7 +323,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             self.reading = Reading::Ended;
             return Poll::Ready(Ok(()));
         }
-        self.gauges.heard_ms.set(self.server.clock.now().unix_us / 1000);
+        // Mostly what came held a request, for which the time was asked already.
+        let now = self.worked_at.unwrap_or_else(|| self.server.clock.now());
+        self.gauges.heard_ms.set(now.unix_us / 1000);
         if !self.timer_is_for_write {
             self.timer = None;
         }
@@ -384,8 +390,10 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             batches_left: BATCHES_A_TURN,
             lines_left: LINES_A_TURN,
             is_foreign: false,
+            worked_at: None,
         };
         let result = act(input, &mut requests);
+        self.worked_at = requests.worked_at;
         if requests.is_foreign {
             // What came behind the line is not for us.
             self.input = Input::new(self.limits.frames);
@@ -416,11 +424,23 @@ struct Requests<'a> {
     lines_left: usize,
     /// The peer does not speak to a job server.
     is_foreign: bool,
+    /// When the first of it was worked off.
+    worked_at: Option<Now>,
+}
+
+impl Requests<'_> {
+    /// The time, for what is worked off now.
+    fn now(&mut self) -> Now {
+        let now = self.server.clock.now();
+        self.worked_at.get_or_insert(now);
+        now
+    }
 }
 
 impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
-        self.server.hub.apply(self.server.clock.now(), self.id, batch);
+        let now = self.now();
+        self.server.hub.apply(now, self.id, batch);
         log_requests(batch);
         self.batches_left = self.batches_left.saturating_sub(1);
         self.batches_left > 0 && has_room(self.outbox, self.limits)
@@ -435,7 +455,8 @@ impl Sink for Requests<'_> {
             self.is_foreign = true;
             return false;
         }
-        *self.long_answer = self.server.admin.answer(self.server.clock.now(), line, &self.gauges.peer, &mut answer);
+        let now = self.now();
+        *self.long_answer = self.server.admin.answer(now, line, &self.gauges.peer, &mut answer);
         self.outbox.answer_text(&answer);
         self.lines_left = self.lines_left.saturating_sub(1);
         let words = self.server.admin.process.max_words.load(Ordering::Relaxed);

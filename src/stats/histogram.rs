@@ -42,7 +42,14 @@ impl Default for Durations {
 impl Histogram {
     /// Counts a duration.
     pub fn record(&self, duration_us: u64) {
-        self.counts[bucket_of(duration_us)].bump(1);
+        self.record_in(bucket_of(duration_us), duration_us);
+    }
+
+    /// The same, of a duration that is counted more than once: `bucket` is what [`bucket_of`] says of it.
+    pub fn record_in(&self, bucket: usize, duration_us: u64) {
+        if let Some(count) = self.counts.get(bucket) {
+            count.bump(1);
+        }
         self.sum_us.bump(duration_us);
     }
 
@@ -114,7 +121,8 @@ pub fn bound_us(bucket: usize) -> Option<u64> {
     Some((1 << power) + if bucket % STEPS == 1 { 1 << (power - 1) } else { 0 })
 }
 
-fn bucket_of(duration_us: u64) -> usize {
+/// The bucket that counts a duration of so many microseconds.
+pub fn bucket_of(duration_us: u64) -> usize {
     // A bucket includes its bound.
     let Some(past) = duration_us.checked_sub(1) else { return 0 };
     let Some(power) = past.checked_ilog2().filter(|power| *power >= FIRST_POWER) else { return 0 };

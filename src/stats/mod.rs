@@ -446,6 +446,21 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// The names of all live connections, by age.
+    ///
+    /// Names alone, so that thousands take no longer than they must: what a connection publishes is looked up when it is
+    /// its turn, and is not touched before.
+    pub fn connections_by_age(&self) -> Vec<ConnectionId> {
+        let mut ids: Vec<ConnectionId> = self.connections.iter().map(|entry| *entry.key()).collect();
+        ids.sort_unstable_by_key(|id| u64::from(id.generation) << 32 | u64::from(id.slot));
+        ids
+    }
+
+    /// What a connection publishes, while it is there.
+    pub fn connection(&self, id: ConnectionId) -> Option<Arc<ConnectionGauges>> {
+        self.connections.get(&id).map(|entry| Arc::clone(entry.value()))
+    }
+
     /// Publishes a prefix of handles, in the order of their indexes.
     pub fn set_handle_prefix(&self, index: u8, prefix: &Arc<str>) {
         let mut prefixes = self.handle_prefixes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,7 +20,7 @@ const ABILITIES: usize = 512;
 /// Functions that are still to be viewed. Before that, the workers of all of them are counted in one pass.
 #[derive(Debug)]
 pub struct Functions {
-    connections: vec::IntoIter<Arc<ConnectionGauges>>,
+    connections: vec::IntoIter<ConnectionId>,
     states: StatesByFunction,
     left: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>,
 }
@@ -28,7 +28,7 @@ pub struct Functions {
 /// Workers that are still to be summed up, by age of their connection.
 #[derive(Debug)]
 pub struct Workers {
-    connections: vec::IntoIter<(ConnectionId, Arc<ConnectionGauges>)>,
+    connections: vec::IntoIter<ConnectionId>,
     prefixes: Vec<Arc<str>>,
 }
 
@@ -78,9 +78,8 @@ impl Look {
     }
 
     fn in_pieces(&self, functions: Vec<(FunctionName, Arc<FunctionGauges>)>) -> Functions {
-        let connections: Vec<_> = self.stats().connections.iter().map(|entry| Arc::clone(entry.value())).collect();
         Functions {
-            connections: connections.into_iter(),
+            connections: self.stats().connections_by_age().into_iter(),
             states: functions.iter().map(|(name, _)| (name.clone(), WorkerStates::default())).collect(),
             left: functions.into_iter(),
         }
@@ -88,11 +87,7 @@ impl Look {
 
     /// All workers, to be made in pieces.
     pub fn workers_in_pieces(&self) -> Workers {
-        let connections = &self.stats().connections;
-        let mut connections: Vec<_> =
-            connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
-        connections.sort_unstable_by_key(|(id, _)| (id.generation, id.slot));
-        Workers { connections: connections.into_iter(), prefixes: self.stats().handle_prefixes() }
+        Workers { connections: self.stats().connections_by_age().into_iter(), prefixes: self.stats().handle_prefixes() }
     }
 }
 
@@ -105,7 +100,7 @@ impl Functions {
     /// The next ones, which are none while workers are counted; `None` after the last.
     pub fn next_piece(&mut self, look: &Look, now: Now) -> Option<Vec<FunctionView>> {
         if self.is_counting() {
-            self.count_workers();
+            self.count_workers(look);
             return Some(Vec::new());
         }
         if self.left.as_slice().is_empty() {
@@ -119,11 +114,15 @@ impl Functions {
         Some(self.left.by_ref().take(FUNCTIONS).map(view).collect())
     }
 
-    fn count_workers(&mut self) {
+    fn count_workers(&mut self, look: &Look) {
         let mut seen = 0;
-        for connection in self.connections.by_ref() {
+        while seen < ABILITIES
+            && let Some(id) = self.connections.next()
+        {
+            seen += 1;
+            let Some(connection) = look.stats().connection(id) else { continue };
             let states = &mut self.states;
-            seen += 1 + connection.with_identity(|_, abilities| {
+            seen += connection.with_identity(|_, abilities| {
                 for ability in abilities {
                     if let Some(states) = states.get_mut(&ability.function) {
                         count(states, state(&connection, ability.withheld()));
@@ -131,28 +130,26 @@ impl Functions {
                 }
                 abilities.len()
             });
-            if seen >= ABILITIES {
-                return;
-            }
         }
     }
 }
 
 impl Workers {
     /// The next ones, of which there may be none though more follow; `None` after the last.
-    pub fn next_piece(&mut self) -> Option<Vec<WorkerSum>> {
+    pub fn next_piece(&mut self, look: &Look) -> Option<Vec<WorkerSum>> {
         if self.connections.as_slice().is_empty() {
             return None;
         }
         let (mut workers, mut seen) = (Vec::new(), 0);
-        for (id, gauges) in self.connections.by_ref() {
+        while seen < ABILITIES
+            && let Some(id) = self.connections.next()
+        {
+            seen += 1;
+            let Some(gauges) = look.stats().connection(id) else { continue };
             let (functions, former) = gauges.functions();
-            seen += 1 + functions.len() + former.len();
+            seen += functions.len() + former.len();
             if !functions.is_empty() || !former.is_empty() {
                 workers.push(sum(id, gauges, functions, &former, &self.prefixes));
-            }
-            if seen >= ABILITIES {
-                break;
             }
         }
         Some(workers)
@@ -226,11 +223,11 @@ mod tests {
 
         let mut workers = look.workers_in_pieces();
         for generation in 0..10 {
-            let piece = workers.next_piece().unwrap();
+            let piece = workers.next_piece(&look).unwrap();
             assert_eq!(piece.iter().map(|worker| worker.id.generation).collect::<Vec<_>>(), [generation]);
             assert_eq!(piece[0].functions.len(), 1000);
         }
-        assert!(workers.next_piece().is_none());
+        assert!(workers.next_piece(&look).is_none());
     }
 
     #[test]
