@@ -274,7 +274,7 @@ impl Daemon {
         accept_from_plugin(http_plugin.tcp, &acceptor, &stop_listening, &connections)?;
         let http = http.start(config, &server, &acceptor)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
-        sampler::start(&server, config.process.threads != 1 || keeper.is_some() || http.is_some())?;
+        sampler::start(&server)?;
         for text in listeners.notices.iter().chain(&http_plugin.notices) {
             notice!("{text}");
         }
