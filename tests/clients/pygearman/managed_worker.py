@@ -78,7 +78,6 @@ class Connection(threading.Thread):
         # What the server was told; None without a server.
         self.known = None
         self.changed, self.poke = socket.socketpair()
-        self.start()
 
     def want(self, functions):
         """Has it do jobs of these functions, from the end of the one that runs."""
@@ -282,7 +281,9 @@ class Worker:
         return {"version": new.stdout.decode().strip()}
 
     def run(self):
-        """Waits until it is told to end. Its job and its last answer go out first."""
+        """Works until it is told to end. Its job and its last answer go out first."""
+        for connection in self.jobs + self.managed:
+            connection.start()
         self.ended.recv(1)
         with self.job_turn, self.answer_turn:
             sys.stdout.flush()
