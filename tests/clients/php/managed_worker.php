@@ -149,12 +149,14 @@ function do_jobs(array $functions): void
 /** The process that does the jobs, as the one that is managed sees it. */
 final class Jobs
 {
+    public readonly float $since;
     private array $pipes = [];
     private mixed $process;
 
     /** `$hello` is its version and its functions, as far as they are known: it says them when it has started. */
     public function __construct(array $command, public array $hello = [])
     {
+        $this->since = microtime(true);
         $this->process = proc_open([...$command, '--jobs'], [0 => ['pipe', 'r'], 3 => ['pipe', 'w']], $this->pipes);
         stream_set_blocking($this->pipes[3], false);
     }
@@ -332,8 +334,9 @@ final class Manager
     /** Starts another one: in a session of its own, without our terminal, and nobody's child. */
     private function new_worker(): int
     {
-        $command = implode(' ', array_map(escapeshellarg(...), $this->command));
-        return (int) exec("setsid $command </dev/null >/dev/null 2>&1 & echo \$!");
+        $shell = ['sh', '-c', 'setsid "$@" </dev/null >/dev/null 2>&1 & echo $!', 'sh', ...$this->command];
+        $process = proc_open($shell, [1 => ['pipe', 'w']], $pipes);
+        return (int) stream_get_contents($pipes[1]);
     }
 
     private function leave(): array
@@ -370,9 +373,12 @@ final class Manager
                 $this->failures[$done] = ($this->failures[$done] ?? 0) + (int) $report['failed'];
             }
         }
-        if (!$runs && !$this->leaving) {
-            // The job of one that died goes to another worker, as with any worker.
+        if (!$runs) {
+            // The server gives the job of one that died to another worker, or to its successor.
             $this->running = [];
+        }
+        // At most one a second: code that is broken is not started over and over.
+        if (!$runs && !$this->leaving && ($this->next || microtime(true) > $this->jobs->since + 1)) {
             $this->jobs = $this->next ?? new Jobs($this->command, $this->jobs->hello);
             $this->next = null;
             $this->jobs->use($this->in_use);

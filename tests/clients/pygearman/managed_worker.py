@@ -75,8 +75,8 @@ class Connection(threading.Thread):
         host, _, port = server.strip().rpartition(":")
         self.address = (host.strip("[]"), int(port))
         self.do, self.turn, self.wanted, self.pause = do, turn, frozenset(functions), pause
-        # What the server was told; None without a server.
-        self.known = None
+        # What the server was told; None after it could not be reached.
+        self.known = frozenset()
         self.changed, self.poke = socket.socketpair()
 
     def want(self, functions):
