@@ -10,6 +10,8 @@ mod common;
 
 #[path = "contract/case.rs"]
 mod case;
+#[path = "contract/scripted.rs"]
+mod scripted;
 #[path = "contract/subject.rs"]
 mod subject;
 
@@ -22,7 +24,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use case::{Case, FLEET, HOST, VERSION, expect_refusal, lives, names, unix_time};
-use common::{Implementation, Wire, packet, wait_for};
+use common::{Implementation, Program, Wire, packet, wait_for};
+use scripted::{HANDLE, Heard, Scripted};
 use subject::{SUBJECTS, Subject};
 
 /// The functions that every subject could do, sorted.
@@ -72,6 +75,25 @@ fn a_worker_introduces_itself_and_can_be_managed_when_it_has_answered() {
         let started = answer["started"].as_f64().expect("a time");
         assert!((before - 1.0..=unix_time()).contains(&started), "{started}");
     });
+}
+
+#[test]
+fn the_way_to_an_id_is_to_register_to_answer_and_to_drop() {
+    common::require_peers();
+    for subject in SUBJECTS {
+        let server = Scripted::with_job(b"setId", b"w");
+        let _worker = Program::start(&mut subject.command(&server.address(), FLEET));
+        let said = |packet_type, body: &'static [u8]| move |heard: &Heard| matches!(heard, Heard::Packet(of, said) if *of == packet_type && said.starts_with(body));
+        let registered = server.position("CAN_DO manage_w", said(packet::CAN_DO, b"manage_w"));
+        let answered = server.position("an answer", said(packet::WORK_COMPLETE, HANDLE));
+        let cant_do = said(packet::CANT_DO, b"setId");
+        let dropped = server.position("the end of setId", |heard| match heard {
+            Heard::End(functions) => functions.iter().any(|function| function == b"setId"),
+            packet => cant_do(packet),
+        });
+        // Who drops the function before its answer has the job taken away by C++ gearmand.
+        assert!(registered < answered && answered < dropped, "{subject:?}: {registered} {answered} {dropped}");
+    }
 }
 
 /// What the answers to `setId` and `status` share.
