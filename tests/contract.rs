@@ -89,7 +89,7 @@ fn the_way_to_an_id_is_to_register_to_answer_and_to_drop() {
         let cant_do = said(packet::CANT_DO, b"setId");
         let dropped = server.position("the end of setId", |heard| match heard {
             Heard::End(functions) => functions.iter().any(|function| function == b"setId"),
-            packet => cant_do(packet),
+            packet @ Heard::Packet(..) => cant_do(packet),
         });
         // Who drops the function before its answer has the job taken away by C++ gearmand.
         assert!(registered < answered && answered < dropped, "{subject:?}: {registered} {answered} {dropped}");
@@ -381,6 +381,34 @@ fn a_worker_comes_back_with_its_id_after_a_restart_of_the_server() {
         assert_eq!(case.workers("setId"), 0);
         let status = case.ask("w", "status");
         assert_eq!((&status["id"], &status["pid"]), (&json!("w"), &json!(worker.pid())));
+        case.reverse();
+    });
+}
+
+#[test]
+fn a_worker_of_two_servers_does_the_jobs_of_the_one_that_is_there() {
+    for_each(|case| {
+        let mut other = Case::new(case.subject, Implementation::Ours);
+        let _worker = case.start_at(&format!("{},{}", case.server.addr(), other.server.addr()));
+        assert_eq!(case.set_id("w")["ok"], true);
+        other.await_workers("manage_w", 1);
+        other.await_workers("setId", 0);
+        other.register("w", &["reverse"]);
+        case.await_workers("reverse", 1);
+        case.reverse();
+        other.reverse();
+
+        other.server.kill();
+        for _ in 0..3 {
+            case.reverse();
+            assert_eq!(case.ask("w", "status")["ok"], true);
+        }
+        case.register("w", &["fail"]);
+        assert_eq!(case.submit("fail", b"x").result(), None);
+        other.server.restart();
+        other.await_workers("manage_w", 1);
+        other.await_workers("fail", 1);
+        other.reverse();
         case.reverse();
     });
 }

@@ -59,7 +59,12 @@ impl Case {
 
     /// Starts a worker, which has no id yet.
     pub(crate) fn start(&self) -> Program {
-        let mut command = self.subject.command(&self.server.addr().to_string(), FLEET);
+        self.start_at(&self.server.addr().to_string())
+    }
+
+    /// Starts a worker for these servers, separated by commas.
+    pub(crate) fn start_at(&self, servers: &str) -> Program {
+        let mut command = self.subject.command(servers, FLEET);
         command.env("FLEET_HOST", HOST).env("LOG_FILE", self.log()).env("WORKER_VERSION_FILE", self.version_file());
         Program::start(&mut command)
     }

@@ -32,8 +32,8 @@ impl Subject {
         }
     }
 
-    /// The worker with the four functions of `FUNCTIONS`, for this server (`HOST:PORT`) and fleet.
-    pub(crate) fn command(self, server: &str, fleet: &str) -> Command {
+    /// The worker with the four functions of `FUNCTIONS`, for these servers (`HOST:PORT,HOST:PORT`) and this fleet.
+    pub(crate) fn command(self, servers: &str, fleet: &str) -> Command {
         let mut command = match self {
             Self::Php => script("php", "php/managed_worker.php"),
             Self::Python => script("python3", "pygearman/managed_worker.py"),
@@ -44,7 +44,7 @@ impl Subject {
                 command.env_remove(name);
             }
         }
-        command.env_remove("FUNCTIONS").env("GEARMAN_SERVERS", server).env("FLEET_NAME", fleet);
+        command.env_remove("FUNCTIONS").env("GEARMAN_SERVERS", servers).env("FLEET_NAME", fleet);
         command
     }
 }
