@@ -83,12 +83,15 @@ function messages($stream): iterable
     }
 }
 
-function write($stream, mixed $message): string
+function encode(array $message): string
 {
-    $text = json_encode($message, JSON_INVALID_UTF8_SUBSTITUTE | JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION);
-    // Who reads may have died. That is noticed elsewhere.
-    $stream && @fwrite($stream, "$text\n");
-    return $text;
+    return json_encode($message, JSON_INVALID_UTF8_SUBSTITUTE | JSON_UNESCAPED_SLASHES | JSON_PRESERVE_ZERO_FRACTION);
+}
+
+/** Sends a message to the other process. That it may have died is noticed elsewhere. */
+function write($stream, array $message): void
+{
+    @fwrite($stream, encode($message) . "\n");
 }
 
 /** The process with `--jobs`. Each line of its input is the list of functions to do; it ends at the end of its input. */
@@ -120,7 +123,8 @@ function do_jobs(array $functions): void
         return $result;
     };
     stream_set_blocking(STDIN, false);
-    for ($between_jobs = true; true; ) {
+    $between_jobs = true;
+    while (true) {
         $changed = false;
         foreach ($between_jobs ? messages(STDIN) : [] as $names) {
             // A new connection each time: after a job the library asks for the next one before it says what is no
@@ -164,10 +168,16 @@ final class Jobs
     /** Waits so long for it to say what it is. Code that does not start is given up. */
     public function started(float $patience_s): bool
     {
-        for ($end = microtime(true) + $patience_s; !$this->hello && microtime(true) < $end && $this->runs(); ) {
-            foreach ($this->reports(TICK_MS) as $this->hello);
+        $end = microtime(true) + $patience_s;
+        while (!$this->hello && $this->runs() && microtime(true) < $end) {
+            foreach ($this->reports(TICK_MS) as $hello) {
+                $this->hello = $hello;
+            }
         }
-        return $this->hello || !proc_terminate($this->process, SIGKILL);
+        if (!$this->hello) {
+            proc_terminate($this->process, SIGKILL);
+        }
+        return (bool) $this->hello;
     }
 
     public function runs(): bool
@@ -244,14 +254,16 @@ final class Manager
     private function set_id(string $id): string
     {
         if (!preg_match('/^[A-Za-z0-9._-]{1,64}$/D', $id)) {
-            return write(null, refusal('the id must have 1 to 64 letters, digits, dots, underscores or hyphens'));
+            return encode(refusal('the id must have 1 to 64 letters, digits, dots, underscores or hyphens'));
         }
         $this->id = $id;
         $channel = connect(["manage_$id" => fn (GearmanJob $job) => $this->answer($job->workload())]);
         // When the servers have said that there is no job, they know the function.
-        for ($end = microtime(true) + PATIENCE_S; !step($channel) && microtime(true) < $end; );
+        $end = microtime(true) + PATIENCE_S;
+        while (!step($channel) && microtime(true) < $end) {
+        }
         $this->channel = $channel;
-        return write(null, ['ok' => true] + $this->introduction());
+        return encode(['ok' => true] + $this->introduction());
     }
 
     private function answer(string $workload): string
@@ -270,9 +282,9 @@ final class Manager
                 'version' => array_intersect_key($this->introduction(), array_flip(['version', 'language', 'contract'])),
                 default => throw new DomainException('the workload must be a JSON object with one of the known verbs'),
             };
-            return write(null, ['ok' => true] + $answer);
+            return encode(['ok' => true] + $answer);
         } catch (Throwable $error) {
-            return write(null, refusal($error->getMessage()));
+            return encode(refusal($error->getMessage()));
         }
     }
 
@@ -325,7 +337,8 @@ final class Manager
         $this->in_use = array_values($names);
         $this->settled = false;
         $this->jobs->use($this->in_use);
-        for ($end = microtime(true) + PATIENCE_S; !$this->settled && !$this->running && microtime(true) < $end; ) {
+        $end = microtime(true) + PATIENCE_S;
+        while (!$this->settled && !$this->running && microtime(true) < $end) {
             $this->listen(TICK_MS);
         }
         return $this->functions();
