@@ -17,9 +17,10 @@
 //!    the monitor.
 //! 2. A job of `setId` has the worker's new id as its whole workload: 1 to 64 letters, digits, `.`, `_` or `-`, never given
 //!    twice. Anything else it answers with an error (below).
-//! 3. It registers `manage_` followed by the id, drops `setId` (CANT_DO), and answers, in this order, so that whoever has
-//!    the answer can manage it. It has this id until it ends, also when it has lost its connection: then it registers
-//!    `manage_<id>` again instead of `setId`. A second `setId` that was on its way is answered with an error.
+//! 3. It registers `manage_` followed by the id, answers, and drops `setId` (CANT_DO, or the end of that connection), in
+//!    this order: so whoever has the answer can manage it, and the answer arrives, since C++ gearmand takes a running job
+//!    from a worker that drops its function. It has this id until it ends, also when it has lost its connection: then
+//!    it registers `manage_<id>` again instead of `setId`. A second `setId` that was on its way is answered with an error.
 //!
 //! The answer introduces it ([`Introduction`]):
 //! ```json
@@ -40,7 +41,7 @@
 //! | --- | --- | --- | --- |
 //! | `status` | | | [`Status`], below |
 //! | `registerFunction` | `{"functions": [NAME, ...]}` | does jobs of them from now on | `functionInUse`, `functionNotUse` |
-//! | `unregisterFunction` | `{"functions": [NAME, ...]}` | takes no more jobs of them; one that runs is finished | the same |
+//! | `unregisterFunction` | `{"functions": [NAME, ...]}` | takes no more jobs of them; one that runs is finished, and CANT_DO sent after its result | the same |
 //! | `newWorker` | | starts another worker like itself, with the code and settings that are there now | `pid` of it |
 //! | `exitWorker` | | takes no more jobs, finishes the one that runs, ends | `state`: `leaving` |
 //! | `reload` | | takes up new code or settings without dropping a job, keeping its id; one that cannot says so with an error | `version` |

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+pub(crate) use crate::common::require_peers;
+
 /// Whose client and worker programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Binding {
@@ -106,19 +108,6 @@ impl Binding {
         }
         command
     }
-}
-
-/// Fails the test when `tests/install-peers.sh` has something to install.
-pub(crate) fn require_peers() {
-    static MISSING: OnceLock<String> = OnceLock::new();
-    let missing = MISSING.get_or_init(|| {
-        let output = Command::new(directory().with_file_name("install-peers.sh"))
-            .arg("--check")
-            .output()
-            .expect("tests/install-peers.sh --check");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    });
-    assert!(missing.is_empty(), "{missing}run tests/install-peers.sh");
 }
 
 fn directory() -> PathBuf {

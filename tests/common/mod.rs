@@ -19,6 +19,9 @@ mod program;
 mod server;
 mod wire;
 
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub(crate) use gate::Gate;
@@ -47,4 +50,18 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
         assert!(Instant::now() < end, "waited {DEADLINE:?} in vain for {what}");
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Fails the test when `tests/install-peers.sh` has something to install.
+#[track_caller]
+pub(crate) fn require_peers() {
+    static MISSING: OnceLock<String> = OnceLock::new();
+    let missing = MISSING.get_or_init(|| {
+        let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/install-peers.sh"))
+            .arg("--check")
+            .output()
+            .expect("tests/install-peers.sh --check");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    assert!(missing.is_empty(), "{missing}run tests/install-peers.sh");
 }
