@@ -17,9 +17,11 @@
 //!    the monitor.
 //! 2. A job of `setId` has the worker's new id as its whole workload: 1 to 64 letters, digits, `.`, `_` or `-`, never given
 //!    twice. Anything else it answers with an error (below).
-//! 3. It registers `manage_` followed by the id, drops `setId` (CANT_DO), and answers, in this order, so that whoever has
-//!    the answer can manage it. It has this id until it ends, also when it has lost its connection: then it registers
-//!    `manage_<id>` again instead of `setId`. A second `setId` that was on its way is answered with an error.
+//! 3. It registers `manage_` followed by the id, answers, and drops `setId` (CANT_DO), in this order: so whoever has the
+//!    answer can manage it, and the job of `setId` is not given back, as a server does with a running job of a function that
+//!    is dropped. It asks for no job between the answer and the drop. It has this id until it ends, also when it has lost
+//!    its connection: then it registers `manage_<id>` again instead of `setId`. A second `setId` that was on its way is
+//!    answered with an error.
 //!
 //! The answer introduces it ([`Introduction`]):
 //! ```json
