@@ -65,7 +65,7 @@ fn obey_signals(worker: &Arc<Managed>) -> Result<(), ToolError> {
 /// Between nine tenths of it and all of it.
 fn a_little_less(lifetime: Duration) -> Duration {
     let chance = u32::try_from(RandomState::new().build_hasher().finish() % 1024).unwrap_or(0);
-    lifetime - lifetime * chance / 10_240
+    lifetime.saturating_sub(lifetime * chance / 10_240)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ const WORKERS_MAX: usize = 1000;
 pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
     // What a worker could not start with is said once, and here.
     settings.version.read().map_err(ToolError::Usage)?;
-    let (wishes, mut wished) = mpsc::channel(16);
+    let (wishes, mut inbox) = mpsc::channel(16);
     let keeper = Arc::new(Keeper {
         program: program().map_err(|error| ToolError::Io("cannot find this program", error))?,
         arguments: child_arguments(env::args_os().skip(1)),
@@ -49,7 +49,7 @@ pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
     }
     loop {
         tokio::select! {
-            Some(wish) = wished.recv() => {
+            Some(wish) = inbox.recv() => {
                 let wish: oneshot::Sender<Started> = wish;
                 let started = if keeper.stop.is_cancelled() {
                     Err("the keeper is stopping".to_owned())

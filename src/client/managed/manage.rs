@@ -28,6 +28,8 @@ enum Known {
     Nothing,
     /// It waits for an id.
     Waiting,
+    /// It has one, and is still registered for being given one.
+    Both,
     /// It has one.
     Named,
 }
@@ -65,6 +67,11 @@ impl ManageConnection {
         let mut done = None;
         loop {
             announce(&mut connection, &mut wanted, &mut known)?;
+            if known == Known::Both {
+                // Not earlier: who drops a function gives its job back.
+                connection.request(PacketType::CantDo, &[SET_ID.as_bytes()])?;
+                known = Known::Named;
+            }
             if worker.over.is_cancelled() {
                 return farewell(connection).await;
             }
@@ -117,12 +124,9 @@ fn announce(
         (Some(id), Known::Nothing | Known::Waiting) => {
             connection.request(PacketType::SetClientId, &[id.as_str().as_bytes()])?;
             connection.request(PacketType::CanDo, &[id.manage_function().as_bytes()])?;
-            if *known == Known::Waiting {
-                connection.request(PacketType::CantDo, &[SET_ID.as_bytes()])?;
-            }
-            *known = Known::Named;
+            *known = if *known == Known::Waiting { Known::Both } else { Known::Named };
         }
-        (None, Known::Waiting | Known::Named) | (Some(_), Known::Named) => {}
+        (None, _) | (Some(_), Known::Both | Known::Named) => {}
     }
     Ok(())
 }

@@ -84,7 +84,8 @@ struct Book {
     done: u64,
     count: BTreeMap<String, u64>,
     failures: BTreeMap<String, u64>,
-    /// Of each connection for jobs the last generation that its server knows of; `None` while there is no connection.
+    /// Of each connection for jobs the last generation that its server knows of; `None` once the connection was not to be
+    /// had or is lost. One that is about to be made is waited for.
     confirmed: Vec<Option<u64>>,
 }
 
@@ -94,7 +95,7 @@ impl Managed {
     /// # Errors
     /// Why its version cannot be read.
     pub(super) fn new(settings: Settings, keeper: Keeper, servers: usize) -> Result<Self, String> {
-        let book = Book { version: settings.version.read()?, confirmed: vec![None; servers], ..Book::default() };
+        let book = Book { version: settings.version.read()?, confirmed: vec![Some(0); servers], ..Book::default() };
         let wanted = Wanted { generation: 0, id: None, in_use: vec![false; settings.functions.len()] };
         Ok(Self {
             settings,
