@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
@@ -15,14 +16,17 @@ const SECONDS_MAX: f64 = 1e9;
 
 /// A function name of 1 to [`FUNCTION_MAX`] bytes.
 pub(super) fn function_name() -> impl TypedValueParser<Value = FunctionName> {
-    OsStringValueParser::new().try_map(|name: OsString| {
-        let name = name.into_vec();
-        match name.len() {
-            0 => Err("a function has a name".to_owned()),
-            length if length > FUNCTION_MAX => Err(format!("longer than {FUNCTION_MAX} bytes")),
-            _ => Ok(FunctionName::new(&name)),
-        }
-    })
+    OsStringValueParser::new().try_map(to_function_name)
+}
+
+/// The same, of a name that was read before.
+pub(super) fn to_function_name(name: OsString) -> Result<FunctionName, String> {
+    let name = name.into_vec();
+    match name.len() {
+        0 => Err("a function has a name".to_owned()),
+        length if length > FUNCTION_MAX => Err(format!("longer than {FUNCTION_MAX} bytes")),
+        _ => Ok(FunctionName::new(&name)),
+    }
 }
 
 /// A unique id of at most [`UNIQUE_MAX`] bytes.
@@ -65,6 +69,21 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     };
     let number: f64 = number.parse().map_err(|_| "not a time such as 90, 90s, 5m, 2h or 1d".to_owned())?;
     seconds(&(number * each).to_string())
+}
+
+/// An amount of memory in bytes, above zero; K, M and G are powers of 1024.
+pub(super) fn memory(text: &str) -> Result<NonZeroU64, String> {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match text.strip_prefix(number).unwrap_or_default() {
+        "" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "m" | "MiB" => 20,
+        "G" | "g" | "GiB" => 30,
+        _ => return Err("the units of memory are K, M and G".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "not an amount of memory such as 1048576, 512M or 2G".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).ok_or_else(|| "more than there can be".to_owned())?;
+    NonZeroU64::new(bytes).ok_or_else(|| "must be above 0".to_owned())
 }
 
 /// A whole number.
@@ -139,6 +158,15 @@ mod tests {
         assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
         for strange in ["0", "-1", "nan", "inf", "1e300", "", "5s"] {
             assert!(seconds(strange).is_err(), "{strange}");
+        }
+    }
+
+    #[test]
+    fn memory_has_units() {
+        let read = |text: &str| memory(text).map(NonZeroU64::get);
+        assert_eq!((read("1000"), read("512M"), read("2G")), (Ok(1000), Ok(512 << 20), Ok(2 << 30)));
+        for strange in ["0", "", "-1", "1.5G", "5T", "99999999999G", "M"] {
+            assert!(memory(strange).is_err(), "{strange}");
         }
     }
 

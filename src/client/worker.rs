@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::address::ServerArgs;
 use super::command::JobCommand;
+use super::managed::{self, ManagedArgs};
 use super::slot::{ServerState, Slot};
 use super::{ToolError, tell, values};
 use crate::protocol::FunctionName;
@@ -37,46 +38,50 @@ const RESULT_MAX: usize = 64 * 1024 * 1024 - 1024;
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct WorkArgs {
     #[command(flatten)]
-    server: ServerArgs,
+    pub(super) server: ServerArgs,
     /// Function to do jobs of; may be repeated
-    #[arg(short, long = "function", value_name = "NAME", required = true, value_parser = values::function_name())]
-    functions: Vec<FunctionName>,
+    ///
+    /// With --managed it is NAME=COMMAND: a job of NAME is done by COMMAND, which a shell runs (sh -c).
+    #[arg(short, long = "function", value_name = "NAME", required = true)]
+    pub(super) functions: Vec<OsString>,
     /// How many commands may run at a time
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000), conflicts_with = "managed")]
     concurrency: u16,
     /// Time limit of a command, in seconds: it is killed then and the job has failed
     ///
     /// The server is told a limit of five seconds more (CAN_DO_TIMEOUT), after which it gives the job to another worker:
     /// that is for a worker that hangs itself.
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     /// End after this many jobs, failed ones included
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "managed")]
     count: Option<NonZeroU64>,
     /// Name that `gearmand admin workers` shows for this worker
-    #[arg(long, value_name = "ID", value_parser = values::client_id)]
+    #[arg(long, value_name = "ID", value_parser = values::client_id, conflicts_with = "managed")]
     id: Option<String>,
     /// Send output as it comes (WORK_DATA), instead of as the result at the end
     #[arg(long)]
-    stream: bool,
+    pub(super) stream: bool,
     /// Send standard error as warnings (WORK_WARNING), instead of passing it through
     #[arg(long)]
-    warnings: bool,
+    pub(super) warnings: bool,
     /// When a command fails, send the end of its standard error as an exception
     ///
     /// Clients that did not ask for exceptions see a plain failure.
     #[arg(long)]
-    exception: bool,
+    pub(super) exception: bool,
     /// Longest result, in bytes; a command that writes more is killed and its job has failed
     ///
     /// Must be below the packet limit of the server. --stream has no such limit.
     #[arg(long, value_name = "BYTES", default_value_t = RESULT_MAX)]
-    max_result: usize,
+    pub(super) max_result: usize,
     /// Say of every job when it begins and ends
     #[arg(short, long)]
-    verbose: bool,
+    pub(super) verbose: bool,
+    #[command(flatten)]
+    pub(super) managed: ManagedArgs,
     /// Command and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present = "managed", conflicts_with = "managed", value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
@@ -113,12 +118,17 @@ impl Worker {
             result_max: args.max_result,
         };
         command.check()?;
+        let functions = args.functions.into_iter().map(|name| {
+            let shown = name.display().to_string();
+            values::to_function_name(name).map_err(|why| ToolError::Usage(format!("--function {shown}: {why}")))
+        });
+        let functions = functions.collect::<Result<_, _>>()?;
         let left = args.count.map(|count| {
             let count = usize::try_from(count.get()).unwrap_or(usize::MAX);
             Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
         });
         Ok(Self {
-            functions: args.functions,
+            functions,
             command: Arc::new(command),
             id: args.id,
             connect_timeout: args.server.connect_timeout,
@@ -141,12 +151,13 @@ impl Worker {
 
 /// Works until it is told to stop.
 pub(super) async fn run(args: WorkArgs) -> Result<u8, ToolError> {
+    if args.managed.managed {
+        return managed::run(args).await;
+    }
     let servers = args.server.resolve()?;
     let concurrency = args.concurrency;
     let worker = Arc::new(Worker::new(args)?);
-    let install = |kind| signal(kind).map_err(|error| ToolError::Io("cannot watch for signals", error));
-    let (terminate, interrupt) = (install(SignalKind::terminate())?, install(SignalKind::interrupt())?);
-    tokio::spawn(obey(terminate, interrupt, Arc::clone(&worker)));
+    obey_signals(worker.stop.clone(), worker.kill.clone())?;
     let mut slots = JoinSet::new();
     for address in servers {
         let state = Arc::new(ServerState::new(address));
@@ -158,18 +169,38 @@ pub(super) async fn run(args: WorkArgs) -> Result<u8, ToolError> {
     Ok(0)
 }
 
-/// The first signal stops the worker, the second one kills the commands that still run.
-async fn obey(mut terminate: Signal, mut interrupt: Signal, worker: Arc<Worker>) {
-    let mut next = async || {
+/// From now on the first TERM or INT cancels `stop`, and the second one `kill`.
+pub(super) fn obey_signals(stop: CancellationToken, kill: CancellationToken) -> Result<(), ToolError> {
+    let mut signals = EndSignals::watch()?;
+    tokio::spawn(async move {
+        signals.next().await;
+        tell("work", format_args!("stopping; running jobs are finished first, another signal kills them"));
+        stop.cancel();
+        signals.next().await;
+        tell("work", format_args!("killing the jobs that still run"));
+        kill.cancel();
+    });
+    Ok(())
+}
+
+/// The signals that ask for an end, in the order in which they come.
+pub(super) struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    /// From now on they no longer end the process by themselves.
+    pub(super) fn watch() -> Result<Self, ToolError> {
+        let install = |kind| signal(kind).map_err(|error| ToolError::Io("cannot watch for signals", error));
+        Ok(Self { terminate: install(SignalKind::terminate())?, interrupt: install(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    };
-    next().await;
-    tell("work", format_args!("stopping; running jobs are finished first, another signal kills them"));
-    worker.stop.cancel();
-    next().await;
-    tell("work", format_args!("killing the jobs that still run"));
-    worker.kill.cancel();
+    }
 }

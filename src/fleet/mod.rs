@@ -19,7 +19,7 @@
 //!    twice. Anything else it answers with an error (below).
 //! 3. It registers `manage_` followed by the id, answers, and drops `setId` (CANT_DO, or the end of that connection), in
 //!    this order: so whoever has the answer can manage it, and the answer arrives, since C++ gearmand takes a running job
-//!    from a worker that drops its function. It has this id until it ends, also when it has lost its connection: then
+//!    from a worker that drops its function. It asks for no job between the answer and the drop. It has this id until it ends, also when it has lost its connection: then
 //!    it registers `manage_<id>` again instead of `setId`. A second `setId` that was on its way is answered with an error.
 //!
 //! The answer introduces it ([`Introduction`]):

@@ -1,0 +1,84 @@
+//! One managed worker: its connections, from its start to its end.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::super::address::ServerAddress;
+use super::super::slot::ServerState;
+use super::super::worker::EndSignals;
+use super::super::{ToolError, tell};
+use super::jobs::JobConnection;
+use super::link::Keeper;
+use super::manage::ManageConnection;
+use super::settings::Settings;
+use super::state::{End, Managed};
+
+/// Works until it is told to leave; the status tells the keeper why it has ended.
+pub(super) async fn run(settings: Settings, servers: Vec<ServerAddress>) -> Result<u8, ToolError> {
+    let (keeper, line) =
+        Keeper::on_standard_input().map_err(|error| ToolError::Io("no keeper on standard input", error))?;
+    let worker = Arc::new(Managed::new(settings, keeper, servers.len()).map_err(ToolError::Usage)?);
+    tokio::spawn(line.serve(Arc::clone(&worker)));
+    obey_signals(&worker)?;
+    if let Some(lifetime) = worker.settings.max_lifetime {
+        let worker = Arc::clone(&worker);
+        tokio::spawn(async move {
+            tokio::time::sleep(a_little_less(lifetime)).await;
+            worker.leave(End::Retired);
+        });
+    }
+    let (mut jobs, mut managing) = (JoinSet::new(), JoinSet::new());
+    for (index, address) in servers.into_iter().enumerate() {
+        let server = Arc::new(ServerState::new(address));
+        jobs.spawn(JobConnection::new(Arc::clone(&worker), Arc::clone(&server), index).run());
+        managing.spawn(ManageConnection::new(Arc::clone(&worker), server).run());
+    }
+    while jobs.join_next().await.is_some() {}
+    worker.over.cancel();
+    tokio::select! {
+        () = async { while managing.join_next().await.is_some() {} } => {}
+        () = worker.kill.cancelled() => {}
+    }
+    Ok(worker.end().status())
+}
+
+/// However often a signal comes, the job is finished. A service manager may send it to all processes, and the keeper says it
+/// too; only the keeper can have the job killed.
+fn obey_signals(worker: &Arc<Managed>) -> Result<(), ToolError> {
+    let mut signals = EndSignals::watch()?;
+    let worker = Arc::clone(worker);
+    tokio::spawn(async move {
+        loop {
+            signals.next().await;
+            if worker.settings.verbose {
+                tell("work", format_args!("worker {}: told to end by a signal", std::process::id()));
+            }
+            worker.leave(End::Retired);
+        }
+    });
+    Ok(())
+}
+
+/// Between nine tenths of it and all of it.
+fn a_little_less(lifetime: Duration) -> Duration {
+    let chance = u32::try_from(RandomState::new().build_hasher().finish() % 1024).unwrap_or(0);
+    lifetime.saturating_sub(lifetime * chance / 10_240)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_differ_by_a_tenth_at_most() {
+        let lifetime = Duration::from_secs(1000);
+        let lives: Vec<Duration> = (0..100).map(|_| a_little_less(lifetime)).collect();
+        assert!(lives.iter().all(|life| (lifetime * 9 / 10..=lifetime).contains(life)), "{lives:?}");
+        assert!(lives.iter().any(|life| *life != lives[0]), "{lives:?}");
+        // The longest time that an option takes.
+        assert!(a_little_less(Duration::from_secs_f64(1e9)) > Duration::from_secs_f64(8e8));
+    }
+}

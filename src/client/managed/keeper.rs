@@ -1,0 +1,230 @@
+//! The process that keeps workers: it starts them, brings another where one has ended, and ends with the last one.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{env, io};
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::super::backoff::Backoff;
+use super::super::{ToolError, tell, worker};
+use super::link::{ANOTHER, KILL, LEAVE, Started, write_started};
+use super::settings::Settings;
+use super::state::End;
+
+/// A worker that lived this long was well; the pause after its death is the first one again.
+const STEADY: Duration = Duration::from_secs(30);
+/// How long a worker may take to end at once, with its command killed, before it is killed itself.
+const KILL_GRACE: Duration = Duration::from_secs(3);
+/// The monitor gets so many workers here, and no more: a mistake must not take the machine.
+const WORKERS_MAX: usize = 1000;
+
+/// Keeps workers until the last one was told to exit.
+pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
+    // What a worker could not start with is said once, and here.
+    settings.version.read().map_err(ToolError::Usage)?;
+    let (wishes, mut inbox) = mpsc::channel(16);
+    let keeper = Arc::new(Keeper {
+        program: program().map_err(|error| ToolError::Io("cannot find this program", error))?,
+        arguments: child_arguments(env::args_os().skip(1)),
+        verbose: settings.verbose,
+        wishes,
+        stop: CancellationToken::new(),
+        kill: CancellationToken::new(),
+    });
+    worker::obey_signals(keeper.stop.clone(), keeper.kill.clone())?;
+    let mut places = JoinSet::new();
+    for _ in 0..settings.workers {
+        places.spawn(Place::new(&keeper).run(None));
+    }
+    loop {
+        tokio::select! {
+            Some(wish) = inbox.recv() => {
+                let wish: oneshot::Sender<Started> = wish;
+                let started = if keeper.stop.is_cancelled() {
+                    Err("the keeper is stopping".to_owned())
+                } else if places.len() >= WORKERS_MAX {
+                    Err(format!("the keeper has {WORKERS_MAX} workers already"))
+                } else {
+                    keeper.start().map_err(|error| format!("cannot start a worker: {error}"))
+                };
+                // Nobody waits for it if the worker that wanted it has died.
+                let _ = wish.send(started.map(|worker| {
+                    let pid = worker.pid;
+                    places.spawn(Place::new(&keeper).run(Some(worker)));
+                    pid
+                }));
+            }
+            ended = places.join_next() => if ended.is_none() {
+                return Ok(0);
+            },
+        }
+    }
+}
+
+/// What all places share.
+struct Keeper {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    verbose: bool,
+    /// To have a worker started, and told its process.
+    wishes: mpsc::Sender<oneshot::Sender<Started>>,
+    stop: CancellationToken,
+    kill: CancellationToken,
+}
+
+/// A worker that runs.
+struct Worker {
+    pid: u32,
+    child: Child,
+    line: UnixStream,
+}
+
+impl Keeper {
+    fn start(&self) -> io::Result<Worker> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            // An interrupt typed at the terminal is for the keeper, who passes it on.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let pid = child.id().unwrap_or_default();
+        if self.verbose {
+            tell("work", format_args!("worker {pid} started"));
+        }
+        Ok(Worker { pid, child, line: UnixStream::from_std(ours)? })
+    }
+}
+
+/// A place for one worker, and the next one when it has ended.
+struct Place {
+    keeper: Arc<Keeper>,
+    backoff: Backoff,
+}
+
+impl Place {
+    fn new(keeper: &Arc<Keeper>) -> Self {
+        Self { keeper: Arc::clone(keeper), backoff: Backoff::new() }
+    }
+
+    /// Has a worker until one was told to exit, or the keeper stops. `worker` is there already.
+    async fn run(mut self, mut worker: Option<Worker>) {
+        while worker.is_some() || !self.keeper.stop.is_cancelled() {
+            let begin = Instant::now();
+            let what = match worker.take().map_or_else(|| self.keeper.start(), Ok) {
+                Err(error) => format!("cannot start a worker: {error}"),
+                Ok(worker) => {
+                    let pid = worker.pid;
+                    match self.attend(worker).await {
+                        Ok(status) if End::of(status) == Some(End::Dismissed) => {
+                            tell("work", format_args!("worker {pid} was told to exit"));
+                            return;
+                        }
+                        Ok(status) if End::of(status) == Some(End::Retired) => continue,
+                        Ok(status) => format!("worker {pid} has died ({status})"),
+                        Err(error) => format!("the end of worker {pid} cannot be awaited: {error}"),
+                    }
+                }
+            };
+            if self.keeper.stop.is_cancelled() {
+                return;
+            }
+            if begin.elapsed() >= STEADY {
+                self.backoff.reset();
+            }
+            let pause = self.backoff.pause();
+            tell("work", format_args!("{what}; another one starts in {:.1} s", pause.as_secs_f64()));
+            tokio::select! {
+                () = self.keeper.stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Talks with a worker until it has ended.
+    async fn attend(&self, worker: Worker) -> io::Result<ExitStatus> {
+        let Keeper { stop, kill, .. } = &*self.keeper;
+        let mut child = worker.child;
+        let (reader, mut writer) = worker.line.into_split();
+        let mut lines = BufReader::new(reader).lines();
+        let (mut listening, mut told_to_leave, mut told_to_kill) = (true, false, false);
+        loop {
+            let said = tokio::select! {
+                status = child.wait() => return status,
+                line = lines.next_line(), if listening => match line.unwrap_or_default().as_deref() {
+                    Some(ANOTHER) => write_started(&self.another().await),
+                    Some(_) => continue,
+                    None => {
+                        listening = false;
+                        continue;
+                    }
+                },
+                () = stop.cancelled(), if !told_to_leave => {
+                    told_to_leave = true;
+                    format!("{LEAVE}\n")
+                }
+                () = kill.cancelled(), if !told_to_kill => {
+                    told_to_kill = true;
+                    format!("{KILL}\n")
+                }
+                () = tokio::time::sleep(KILL_GRACE), if told_to_kill => {
+                    child.start_kill()?;
+                    return child.wait().await;
+                }
+            };
+            // One that does not listen any more is about to end.
+            let _ = writer.write_all(said.as_bytes()).await;
+        }
+    }
+
+    async fn another(&self) -> Started {
+        let (wish, started) = oneshot::channel();
+        let gone = || "the keeper is stopping".to_owned();
+        self.keeper.wishes.send(wish).await.map_err(|_| gone())?;
+        started.await.map_err(|_| gone())?
+    }
+}
+
+/// Where this program is, as it was called: so that a new version in its place, or behind a symbolic link, is what is
+/// started next.
+fn program() -> io::Result<PathBuf> {
+    let running = env::current_exe()?;
+    let called = env::args_os().next().map(PathBuf::from).filter(|called| called.components().count() > 1);
+    Ok(match called.map(std::path::absolute) {
+        Some(Ok(called)) if is_same(&called, &running) => called,
+        _ => running,
+    })
+}
+
+fn is_same(called: &Path, running: &Path) -> bool {
+    called.canonicalize().is_ok_and(|called| called == running)
+}
+
+/// The command line of a worker: that of the keeper, with a mark after the word `work`.
+fn child_arguments(mut own: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    own.next().into_iter().chain([OsString::from("--managed-child")]).chain(own).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_told_what_its_keeper_was_told() {
+        let own = ["work", "--managed", "-f", "f=cat"].map(OsString::from);
+        assert_eq!(child_arguments(own.into_iter()), ["work", "--managed-child", "--managed", "-f", "f=cat"]);
+    }
+}

@@ -1,0 +1,132 @@
+//! The connection on which a managed worker is given its id and answers the monitor, while another one does jobs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::super::answer::AssignedJob;
+use super::super::backoff::Backoff;
+use super::super::connection::{self, Connection, ConnectionError};
+use super::super::perform::{FAREWELL, farewell, grab, wake_up};
+use super::super::slot::ServerState;
+use super::state::{Managed, Wanted};
+use super::verbs;
+use crate::fleet::contract::{SET_ID, WorkerId};
+use crate::protocol::packet::PacketType;
+
+/// A connection to one server, made anew whenever it is lost.
+pub(super) struct ManageConnection {
+    worker: Arc<Managed>,
+    server: Arc<ServerState>,
+    backoff: Backoff,
+}
+
+/// What a server knows of this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    /// It waits for an id.
+    Waiting,
+    /// It has one, and is still registered for being given one.
+    Both,
+    /// It has one.
+    Named,
+}
+
+impl ManageConnection {
+    pub(super) fn new(worker: Arc<Managed>, server: Arc<ServerState>) -> Self {
+        Self { worker, server, backoff: Backoff::new() }
+    }
+
+    /// Answers until the worker's last job is done.
+    pub(super) async fn run(mut self) {
+        while !self.worker.over.is_cancelled() {
+            match self.session().await {
+                Ok(()) => return,
+                Err(error) => self.server.fails(&error),
+            }
+            let pause = self.backoff.pause();
+            tokio::select! {
+                () = self.worker.over.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// The life of one connection; it ends well only because the worker ends.
+    async fn session(&mut self) -> Result<(), ConnectionError> {
+        let worker = Arc::clone(&self.worker);
+        let stream = tokio::select! {
+            () = worker.over.cancelled() => return Ok(()),
+            stream = connection::open(&self.server.address, worker.settings.connect_timeout) => stream?,
+        };
+        let mut connection = Connection::new(stream);
+        let mut wanted = worker.wanted.subscribe();
+        let mut known = Known::Nothing;
+        let mut done = None;
+        loop {
+            announce(&mut connection, &mut wanted, &mut known)?;
+            if known == Known::Both {
+                // Not earlier: who drops a function gives its job back.
+                connection.request(PacketType::CantDo, &[SET_ID.as_bytes()])?;
+                known = Known::Named;
+            }
+            if worker.over.is_cancelled() {
+                return farewell(connection).await;
+            }
+            connection.request(PacketType::GrabJobAll, &[])?;
+            let grabbed = tokio::select! {
+                grabbed = grab(&mut connection, done.take()) => grabbed?,
+                () = async { worker.over.cancelled().await; tokio::time::sleep(FAREWELL).await } => return Ok(()),
+            };
+            self.backoff.reset();
+            self.server.works();
+            if let Some(job) = grabbed {
+                let answer = self.answer(&job).await;
+                // A new id is registered before anybody can know of it.
+                announce(&mut connection, &mut wanted, &mut known)?;
+                connection.request(PacketType::WorkComplete, &[&job.handle, &answer])?;
+                done = Some(job.handle);
+                continue;
+            }
+            connection.request(PacketType::PreSleep, &[])?;
+            tokio::select! {
+                () = worker.over.cancelled() => return Ok(()),
+                woken = wake_up(&mut connection) => woken?,
+                // Another server's connection may have got the id.
+                _ = wanted.changed() => {}
+            }
+        }
+    }
+
+    async fn answer(&self, job: &AssignedJob) -> Bytes {
+        Bytes::from(if *job.function == *SET_ID.as_bytes() {
+            verbs::set_id(&self.worker, &job.workload)
+        } else {
+            verbs::manage(&self.worker, &job.function, &job.workload).await
+        })
+    }
+}
+
+/// Registers that it has an id, or waits for one.
+fn announce(
+    connection: &mut Connection,
+    wanted: &mut watch::Receiver<Wanted>,
+    known: &mut Known,
+) -> Result<(), ConnectionError> {
+    let id: Option<WorkerId> = wanted.borrow_and_update().id.clone();
+    match (id, *known) {
+        (None, Known::Nothing) => {
+            connection.request(PacketType::CanDo, &[SET_ID.as_bytes()])?;
+            *known = Known::Waiting;
+        }
+        (Some(id), Known::Nothing | Known::Waiting) => {
+            connection.request(PacketType::SetClientId, &[id.as_str().as_bytes()])?;
+            connection.request(PacketType::CanDo, &[id.manage_function().as_bytes()])?;
+            *known = if *known == Known::Waiting { Known::Both } else { Known::Named };
+        }
+        (None, _) | (Some(_), Known::Both | Known::Named) => {}
+    }
+    Ok(())
+}

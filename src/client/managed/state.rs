@@ -1,0 +1,313 @@
+//! What the connections of one managed worker share: which functions are in use, what was done, and how it ends.
+
+use std::collections::BTreeMap;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::link::Keeper;
+use super::memory;
+use super::settings::{Function, Settings};
+use crate::fleet::contract::{CONTRACT, Introduction, Run, Status, WorkerId, WorkerState};
+
+/// What it is written in, for the monitor.
+pub(super) const LANGUAGE: &str = "rust";
+/// A change of functions is awaited for so long on connections that do no job; a server that is silent for longer is told
+/// when it comes back.
+const PATIENCE: Duration = Duration::from_millis(600);
+
+/// Why a worker ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It has had its time, or its keeper wants it so: another one may take its place.
+    Retired,
+    /// The monitor told it to exit: nobody takes its place.
+    Dismissed,
+}
+
+impl End {
+    /// How the keeper is told: statuses that nothing else ends with.
+    pub(super) const fn status(self) -> u8 {
+        match self {
+            Self::Retired => 90,
+            Self::Dismissed => 91,
+        }
+    }
+
+    /// What a status tells; `None` for a worker that has died.
+    pub(super) fn of(status: ExitStatus) -> Option<Self> {
+        let code = status.code()?;
+        [Self::Retired, Self::Dismissed].into_iter().find(|end| code == i32::from(end.status()))
+    }
+}
+
+/// What the monitor wants, of all connections.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// Higher with each change.
+    pub(super) generation: u64,
+    /// The worker's name, once it has one.
+    pub(super) id: Option<WorkerId>,
+    /// Of each function, in the order of the settings.
+    pub(super) in_use: Vec<bool>,
+}
+
+/// A managed worker.
+pub(super) struct Managed {
+    pub(super) settings: Settings,
+    pub(super) keeper: Keeper,
+    pub(super) wanted: watch::Sender<Wanted>,
+    /// Its one permit is the permission to run a command.
+    pub(super) running: Arc<Semaphore>,
+    /// No new jobs.
+    pub(super) stop: CancellationToken,
+    /// No old ones either.
+    pub(super) kill: CancellationToken,
+    /// All jobs are done; the monitor is not answered any more.
+    pub(super) over: CancellationToken,
+    started: SystemTime,
+    begin: Instant,
+    book: Mutex<Book>,
+    /// Says that something in the book has changed that [`Managed::in_effect`] waits for.
+    progress: watch::Sender<()>,
+}
+
+/// What is counted and kept.
+#[derive(Debug, Default)]
+struct Book {
+    version: String,
+    end: Option<End>,
+    run: Option<Run>,
+    done: u64,
+    count: BTreeMap<String, u64>,
+    failures: BTreeMap<String, u64>,
+    /// Of each connection for jobs the last generation that its server knows of; `None` once the connection was not to be
+    /// had or is lost. One that is about to be made is waited for.
+    confirmed: Vec<Option<u64>>,
+}
+
+impl Managed {
+    /// A worker that has no name yet, with a connection for jobs to each of so many servers.
+    ///
+    /// # Errors
+    /// Why its version cannot be read.
+    pub(super) fn new(settings: Settings, keeper: Keeper, servers: usize) -> Result<Self, String> {
+        let book = Book { version: settings.version.read()?, confirmed: vec![Some(0); servers], ..Book::default() };
+        let wanted = Wanted { generation: 0, id: None, in_use: vec![false; settings.functions.len()] };
+        Ok(Self {
+            settings,
+            keeper,
+            wanted: watch::Sender::new(wanted),
+            running: Arc::new(Semaphore::new(1)),
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            over: CancellationToken::new(),
+            started: SystemTime::now(),
+            begin: Instant::now(),
+            book: Mutex::new(book),
+            progress: watch::Sender::new(()),
+        })
+    }
+
+    /// Held for a few assignments, never across an await.
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes no more jobs and ends after the one that runs. The monitor's word is the last one.
+    pub(super) fn leave(&self, end: End) {
+        let mut book = self.book();
+        if book.end != Some(End::Dismissed) {
+            book.end = Some(end);
+        }
+        drop(book);
+        self.stop.cancel();
+    }
+
+    /// How it ends.
+    pub(super) fn end(&self) -> End {
+        self.book().end.unwrap_or(End::Retired)
+    }
+
+    /// The function of this name.
+    pub(super) fn function(&self, name: &[u8]) -> Option<&Function> {
+        self.settings.functions.iter().find(|function| function.name.as_bytes() == name)
+    }
+
+    /// A connection for jobs is there, or was lost.
+    pub(super) fn connected(&self, connection: usize, yes: bool) {
+        self.confirm(connection, yes.then_some(0));
+    }
+
+    /// A server knows of a generation, by its answer to what was sent later.
+    pub(super) fn confirm(&self, connection: usize, generation: Option<u64>) {
+        if let Some(confirmed) = self.book().confirmed.get_mut(connection) {
+            *confirmed = generation;
+        }
+        self.progress.send_replace(());
+    }
+
+    /// Waits until all servers know of a generation, or a job runs: it is known at the job's end then.
+    pub(super) async fn in_effect(&self, generation: u64) {
+        let mut progress = self.progress.subscribe();
+        let known = async {
+            loop {
+                {
+                    let book = self.book();
+                    let all = book.confirmed.iter().flatten().all(|confirmed| *confirmed >= generation);
+                    if all || book.run.is_some() || book.end.is_some() {
+                        return;
+                    }
+                }
+                if progress.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, known).await;
+    }
+
+    /// A job begins.
+    pub(super) fn begin_run(&self, function: &str, handle: &[u8]) {
+        self.book().run = Some(Run {
+            function: function.to_owned(),
+            handle: String::from_utf8_lossy(handle).into_owned(),
+            since: seconds(SystemTime::now()),
+        });
+        self.progress.send_replace(());
+    }
+
+    /// The job has ended: done or failed, or without a judgement on it.
+    pub(super) fn end_run(&self, failed: Option<bool>) {
+        let mut book = self.book();
+        if let (Some(run), Some(failed)) = (book.run.take(), failed) {
+            book.done += 1;
+            *book.count.entry(run.function.clone()).or_default() += 1;
+            if failed {
+                *book.failures.entry(run.function).or_default() += 1;
+            }
+        }
+        let enough = self.settings.max_jobs.is_some_and(|most| book.done >= most.get());
+        drop(book);
+        if enough || self.settings.max_memory.is_some_and(|most| memory::own() > most.get()) {
+            self.leave(End::Retired);
+        }
+    }
+
+    /// Gives the worker its name.
+    ///
+    /// # Errors
+    /// It has one, which is returned.
+    pub(super) fn name(&self, id: WorkerId) -> Result<Introduction, WorkerId> {
+        let mut earlier = None;
+        self.wanted.send_if_modified(|wanted| {
+            earlier.clone_from(&wanted.id);
+            if earlier.is_none() {
+                wanted.id = Some(id.clone());
+                wanted.generation += 1;
+            }
+            earlier.is_none()
+        });
+        match earlier {
+            Some(earlier) => Err(earlier),
+            None => Ok(Introduction {
+                ok: true,
+                contract: CONTRACT,
+                id,
+                fleet: self.settings.fleet.clone(),
+                host: self.settings.host.clone(),
+                pid: u64::from(std::process::id()),
+                language: LANGUAGE.to_owned(),
+                version: self.version(),
+                started: seconds(self.started),
+                functions: self.settings.functions.iter().map(|function| function.name.clone()).collect(),
+            }),
+        }
+    }
+
+    /// Takes functions into use or out of it; the generation with which that is in effect, and whether it changes anything.
+    ///
+    /// # Errors
+    /// The first name that it could not do; nothing has changed then.
+    pub(super) fn use_functions(&self, names: &[String], in_use: bool) -> Result<u64, String> {
+        let place = |name: &String| self.settings.functions.iter().position(|function| function.name == *name);
+        let places: Vec<usize> =
+            names.iter().map(|name| place(name).ok_or_else(|| name.clone())).collect::<Result<_, _>>()?;
+        let mut generation = 0;
+        self.wanted.send_if_modified(|wanted| {
+            let changes = places.iter().any(|place| wanted.in_use.get(*place) != Some(&in_use));
+            for place in places {
+                if let Some(used) = wanted.in_use.get_mut(place) {
+                    *used = in_use;
+                }
+            }
+            wanted.generation += u64::from(changes);
+            generation = wanted.generation;
+            changes
+        });
+        Ok(generation)
+    }
+
+    /// The names of the functions that are in use, and of those that are not.
+    pub(super) fn functions(&self) -> (Vec<String>, Vec<String>) {
+        let wanted = self.wanted.borrow();
+        let all = self.settings.functions.iter().zip(&wanted.in_use);
+        let (used, unused): (Vec<_>, Vec<_>) = all.partition(|(_, in_use)| **in_use);
+        let names = |functions: Vec<(&Function, &bool)>| functions.into_iter().map(|(f, _)| f.name.clone()).collect();
+        (names(used), names(unused))
+    }
+
+    /// The version that it has.
+    pub(super) fn version(&self) -> String {
+        self.book().version.clone()
+    }
+
+    /// Reads the version again.
+    ///
+    /// # Errors
+    /// Why it cannot be read; it stays as it was then.
+    pub(super) fn reload(&self) -> Result<String, String> {
+        let version = self.settings.version.read()?;
+        self.book().version.clone_from(&version);
+        Ok(version)
+    }
+
+    /// How it is.
+    pub(super) fn status(&self, id: WorkerId) -> Status {
+        let memory = memory::with_children();
+        let (in_use, not_in_use) = self.functions();
+        let book = self.book();
+        let state = match (&book.end, &book.run) {
+            (Some(_), _) => WorkerState::Leaving,
+            (None, Some(_)) => WorkerState::Working,
+            (None, None) => WorkerState::Idle,
+        };
+        Status {
+            ok: true,
+            contract: CONTRACT,
+            id,
+            fleet: self.settings.fleet.clone(),
+            host: self.settings.host.clone(),
+            pid: u64::from(std::process::id()),
+            language: LANGUAGE.to_owned(),
+            version: book.version.clone(),
+            started: seconds(self.started),
+            uptime: self.begin.elapsed().as_secs_f64(),
+            state,
+            in_use,
+            not_in_use,
+            count: book.count.clone(),
+            failures: book.failures.clone(),
+            running: book.run.iter().cloned().collect(),
+            memory,
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

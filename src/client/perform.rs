@@ -1,0 +1,188 @@
+//! What a worker says and does on a connection, whatever kind of worker it is: a function registered, a job grabbed, its
+//! command run and the server told, and the end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{Answer, AssignedJob};
+use super::command::{Event, JobCommand, Outcome, TERM_GRACE};
+use super::connection::{Connection, ConnectionError};
+use super::slot::ServerState;
+use super::tell;
+use crate::protocol::names::write_decimal;
+use crate::protocol::packet::PacketType;
+
+/// While more than this is queued for the server, no more output of a command is read, in bytes.
+const UNSENT_MAX: usize = 1 << 20;
+/// How much later than the worker the server gives up on a job: a kill and its report fit in between.
+const SERVER_GRACE: Duration = TERM_GRACE.saturating_add(Duration::from_secs(3));
+/// How long a server may take to confirm the last result of a worker that ends.
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What a job is done with.
+pub(super) struct Performer<'worker> {
+    pub(super) command: &'worker Arc<JobCommand>,
+    /// No more of it.
+    pub(super) kill: &'worker CancellationToken,
+    pub(super) verbose: bool,
+    pub(super) server: &'worker ServerState,
+}
+
+/// The end of a run.
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    /// Why there is nobody left to be told.
+    lost: Option<ConnectionError>,
+}
+
+impl Performer<'_> {
+    /// Does a job. The connection is watched meanwhile; if it is lost the command still runs to its end, since half of
+    /// its work may be worse than all of it, but its result has nowhere to go.
+    ///
+    /// # Errors
+    /// When no process could be made, or the output was longer than a packet can be. The job has no result then.
+    pub(super) async fn run(&self, connection: &mut Connection, job: &AssignedJob) -> Result<Ended, ConnectionError> {
+        let name = job.handle.escape_ascii();
+        let begin = Instant::now();
+        // Without a process there is no judgement on the job: the end of the connection gives it to another worker.
+        let started = self.command.start(job, self.kill.clone());
+        let mut events = started.map_err(ConnectionError::Command)?;
+        if self.verbose {
+            tell("work", format_args!("job {name} begins"));
+        }
+        let mut lost = None;
+        let outcome = loop {
+            tokio::select! {
+                event = events.recv(), if lost.is_some() || connection.unsent() < UNSENT_MAX => match event {
+                    Some(Event::Data(data)) => send_part(connection, PacketType::WorkData, job, &data)?,
+                    Some(Event::Warning(data)) => send_part(connection, PacketType::WorkWarning, job, &data)?,
+                    Some(Event::Ended(outcome)) => break outcome,
+                    None => break Outcome::Killed,
+                },
+                turned = read_along(connection), if lost.is_none() => if let Err(error) = turned {
+                    tell("work", format_args!(
+                        "no connection to {}: {error}; the result of job {name} will be dropped", self.server.address
+                    ));
+                    lost = Some(error);
+                },
+            }
+        };
+        let elapsed = begin.elapsed();
+        match &outcome {
+            Outcome::Failed { reason, .. } => tell("work", format_args!("job {name} failed: {reason}")),
+            Outcome::Killed => tell("work", format_args!("job {name} killed; the server gives it to another worker")),
+            Outcome::Complete(_) if self.verbose => {
+                tell("work", format_args!("job {name} done in {:.3} s", elapsed.as_secs_f64()));
+            }
+            Outcome::Complete(_) => {}
+        }
+        Ok(Ended { outcome, lost })
+    }
+
+    /// Tells the server of the end of a run.
+    ///
+    /// # Errors
+    /// When the connection is of no more use; that gives the job back.
+    pub(super) fn report(
+        &self,
+        connection: &mut Connection,
+        job: &AssignedJob,
+        ended: Ended,
+    ) -> Result<(), ConnectionError> {
+        if let Some(error) = ended.lost {
+            return Err(error);
+        }
+        match ended.outcome {
+            Outcome::Complete(result) => connection.request(PacketType::WorkComplete, &[&job.handle, &result])?,
+            Outcome::Failed { reason, stderr } if self.command.exception => {
+                let message = if stderr.is_empty() { reason.as_bytes() } else { &stderr };
+                connection.request(PacketType::WorkException, &[&job.handle, message])?;
+            }
+            Outcome::Failed { .. } => connection.request(PacketType::WorkFail, &[&job.handle])?,
+            // The end of the connection gives the job back.
+            Outcome::Killed => return Err(ConnectionError::Closed),
+        }
+        Ok(())
+    }
+}
+
+/// Registers a function, with the limit of time that the server is to know.
+pub(super) fn register(
+    connection: &mut Connection,
+    name: &[u8],
+    timeout: Option<Duration>,
+) -> Result<(), ConnectionError> {
+    match timeout {
+        None => connection.request(PacketType::CanDo, &[name])?,
+        Some(timeout) => {
+            let limit_ms = (timeout + SERVER_GRACE).as_millis();
+            let mut digits = Vec::new();
+            write_decimal(u64::try_from(limit_ms).unwrap_or(u64::MAX), &mut digits);
+            connection.request(PacketType::CanDoTimeout, &[name, &digits])?;
+        }
+    }
+    Ok(())
+}
+
+fn send_part(
+    connection: &mut Connection,
+    packet_type: PacketType,
+    job: &AssignedJob,
+    data: &[u8],
+) -> Result<(), ConnectionError> {
+    Ok(connection.request(packet_type, &[&job.handle, data])?)
+}
+
+/// Waits for the answer to a GRAB_JOB. An ERROR in front of it is about the result of the job that was `done` before.
+pub(super) async fn grab(
+    connection: &mut Connection,
+    mut done: Option<Bytes>,
+) -> Result<Option<AssignedJob>, ConnectionError> {
+    loop {
+        match connection.receive().await? {
+            Answer::JobAssign(job) => return Ok(Some(job)),
+            Answer::NoJob => return Ok(None),
+            Answer::Error { code, text } => {
+                tell("work", format_args!("the server says {code}: {text}"));
+                // A result that was refused leaves the job open, and its client waiting.
+                if let Some(handle) = done.take()
+                    && code != "JOB_NOT_FOUND"
+                {
+                    connection.request(PacketType::WorkFail, &[&handle])?;
+                }
+            }
+            // A wake-up that crossed the last grab.
+            _ => {}
+        }
+    }
+}
+
+/// Waits for a NOOP.
+pub(super) async fn wake_up(connection: &mut Connection) -> Result<(), ConnectionError> {
+    while connection.receive().await? != Answer::Noop {}
+    Ok(())
+}
+
+/// Sends what is queued and reads what comes while a job is done, of which only an ERROR is of interest.
+async fn read_along(connection: &mut Connection) -> Result<(), ConnectionError> {
+    connection.turn().await?;
+    while let Some(answer) = connection.try_receive()? {
+        if let Answer::Error { code, text } = answer {
+            tell("work", format_args!("the server says {code}: {text}"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure of the last result before the connection ends.
+pub(super) async fn farewell(mut connection: Connection) -> Result<(), ConnectionError> {
+    match tokio::time::timeout(FAREWELL, connection.settle()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tell("work", format_args!("the last result may be lost: {error}")),
+        Err(_) => tell("work", format_args!("the last result may be lost: no confirmation within {FAREWELL:?}")),
+    }
+    Ok(())
+}

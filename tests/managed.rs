@@ -1,0 +1,18 @@
+//! `gearmand work --managed` by its contract, with a monitor that speaks raw packets.
+//!
+//! * `contract` asks every verb, also what makes no sense, through our server and Debian's;
+//! * `jobs` changes functions, servers and workers while jobs run;
+//! * `keeper` has processes die, retire and end.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
+#![allow(clippy::print_stdout, reason = "the seed of a failure")]
+
+mod common;
+
+#[path = "managed/contract.rs"]
+mod contract;
+#[path = "managed/jobs.rs"]
+mod jobs;
+#[path = "managed/keeper.rs"]
+mod keeper;
+#[path = "managed/stage.rs"]
+mod stage;

@@ -1,0 +1,208 @@
+//! Every verb of the contract, what is answered to nonsense, and names; through our server and through Debian's.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::common::{Gate, Program, Server, packet};
+use super::stage::{FUNCTIONS, Monitor, command, keeper, pid, runs};
+
+/// An answer must be there by then, whatever the worker does.
+const IN_TIME: Duration = Duration::from_secs(1);
+
+fn servers() -> [Server; 2] {
+    [Server::ours(&[]), Server::debian(&[])]
+}
+
+fn names(answer: &Value) -> (Value, Value) {
+    (answer["functionInUse"].clone(), answer["functionNotUse"].clone())
+}
+
+#[test]
+fn a_worker_is_given_an_id_and_says_what_it_is() {
+    for server in servers() {
+        let mut monitor = Monitor::of(&server);
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let arguments = ["--fleet-name", "web", "--host-name", "web1", "--worker-version", "7 of 9"];
+        let _keeper = keeper(&server, &[&FUNCTIONS[..], &arguments].concat());
+        monitor.wait_for_workers("setId", 1);
+        for bad in [&b""[..], b"a b", b"\xff", &[b'a'; 65], b"{}"] {
+            let answer = monitor.say("setId", bad);
+            assert_eq!(answer["ok"], false, "{answer}");
+            assert!(answer["error"].as_str().unwrap().starts_with("an id "), "{answer}");
+        }
+        let introduction = monitor.name("web-1.a_b");
+        let process = pid(&introduction);
+        assert!(runs(process));
+        assert!(introduction["started"].as_f64().unwrap() >= before - 1.0, "{introduction}");
+        let expected = json!({"ok": true, "contract": 1, "id": "web-1.a_b", "fleet": "web", "host": "web1",
+            "pid": process.as_raw(), "language": "rust", "version": "7 of 9", "started": introduction["started"],
+            "functions": ["gate", "echo"]});
+        assert_eq!(introduction, expected);
+        // The id is used once: whoever has the answer can manage the worker, and nobody waits for an id any more.
+        assert_eq!((monitor.listed("manage_web-1.a_b").2, monitor.listed("setId").2), (1, 0));
+
+        let mut status = monitor.status("web-1.a_b");
+        assert!(status["uptime"].as_f64().unwrap() > 0.0, "{status}");
+        assert!(status["memory"].as_u64().unwrap() > 1 << 20, "{status}");
+        for changing in ["uptime", "memory"] {
+            status.as_object_mut().unwrap().remove(changing);
+        }
+        let expected = json!({"ok": true, "contract": 1, "id": "web-1.a_b", "fleet": "web", "host": "web1",
+            "pid": process.as_raw(), "language": "rust", "version": "7 of 9", "started": introduction["started"],
+            "state": "idle", "functionInUse": [], "functionNotUse": ["gate", "echo"], "count": {}, "failures": {},
+            "running": []});
+        assert_eq!(status, expected);
+    }
+}
+
+#[test]
+fn functions_are_in_use_when_the_answer_comes() {
+    for server in servers() {
+        let mut monitor = Monitor::of(&server);
+        let _keeper = keeper(&server, &["-f", "echo=cat", "-f", "fail=exit 3"]);
+        monitor.name("a");
+        // A job that waits already is done as well as one that comes later.
+        let mut client = Monitor::of(&server);
+        let early = client.submit("echo", b"early");
+        monitor.register("a", &["echo"]);
+        assert_eq!(client.result(&early), b"early");
+        monitor.wait_for_state("a", "idle");
+        for _ in 0..20 {
+            assert_eq!(names(&monitor.register("a", &["echo"])), (json!(["echo"]), json!(["fail"])));
+            assert_eq!(monitor.listed("echo").2, 1);
+            assert_eq!(names(&monitor.register("a", &["echo", "fail"])), (json!(["echo", "fail"]), json!([])));
+            assert_eq!(monitor.listed("fail").2, 1);
+            assert_eq!(names(&monitor.unregister("a", &["fail"])), (json!(["echo"]), json!(["fail"])));
+            assert_eq!(monitor.listed("fail").2, 0);
+            assert_eq!(names(&monitor.unregister("a", &["echo", "fail"])), (json!([]), json!(["echo", "fail"])));
+            assert_eq!(monitor.listed("echo").2, 0);
+        }
+        monitor.register("a", &["echo", "fail"]);
+        assert_eq!(client.run("echo", b"late"), b"late");
+        let handle = client.submit("fail", b"x");
+        client.0.expect(packet::WORK_FAIL, &handle);
+        let status = monitor.wait_for_state("a", "idle");
+        assert_eq!((&status["count"], &status["failures"]), (&json!({"echo": 2, "fail": 1}), &json!({"fail": 1})));
+    }
+}
+
+#[test]
+fn nonsense_is_told_so_and_changes_nothing() {
+    let server = Server::ours(&[]);
+    let mut monitor = Monitor::of(&server);
+    let _keeper = keeper(&server, &FUNCTIONS);
+    monitor.name("a");
+    monitor.register("a", &["echo"]);
+    let deep = "[".repeat(100_000);
+    for (workload, error) in [
+        ("", "the workload is no JSON"),
+        (&deep, "the workload is no JSON"),
+        ("[]", "the workload is no JSON object"),
+        ("{}", "\"verb\" is missing"),
+        (r#"{"verb": "dance"}"#, "\"verb\": \"dance\" is unknown"),
+        (r#"{"verb": "registerFunction"}"#, "\"arguments.functions\" is missing"),
+        (
+            r#"{"verb": "registerFunction", "arguments": {"functions": ["gate", "dance"]}}"#,
+            "\"arguments.functions\": \"dance\" is no function",
+        ),
+        (
+            r#"{"verb": "unregisterFunction", "arguments": {"functions": ["echo", "dance"]}}"#,
+            "\"arguments.functions\": \"dance\" is no function",
+        ),
+    ] {
+        let answer = monitor.say("manage_a", workload.as_bytes());
+        assert_eq!(answer["ok"], false, "{workload}: {answer}");
+        assert!(answer["error"].as_str().unwrap().starts_with(error), "{answer}");
+    }
+    let status = monitor.ask("a", &json!({"verb": "status", "arguments": [], "new": {"field": 1}}));
+    assert_eq!((names(&status), &status["state"]), ((json!(["echo"]), json!(["gate"])), &json!("idle")));
+}
+
+#[test]
+fn a_version_is_read_again() {
+    let server = Server::ours(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("version");
+    fs::write(&path, "1\n").unwrap();
+    let mut monitor = Monitor::of(&server);
+    let _keeper = keeper(&server, &["-f", "echo=cat", "--version-file", path.to_str().unwrap()]);
+    assert_eq!(monitor.name("a")["version"], "1");
+    fs::write(&path, "2\n").unwrap();
+    assert_eq!(monitor.status("a")["version"], "1");
+    let version = json!({"ok": true, "version": "1", "language": "rust", "contract": 1});
+    assert_eq!(monitor.ask("a", &json!({"verb": "version"})), version);
+    assert_eq!(monitor.ask("a", &json!({"verb": "reload"})), json!({"ok": true, "version": "2"}));
+    assert_eq!(monitor.status("a")["version"], "2");
+    fs::remove_file(&path).unwrap();
+    let answer = monitor.say("manage_a", br#"{"verb": "reload"}"#);
+    assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains("No such file"), "{answer}");
+    assert_eq!(monitor.status("a")["version"], "2");
+}
+
+#[test]
+fn answers_come_in_time_while_a_job_runs() {
+    for server in servers() {
+        let gate = Gate::new();
+        let mut monitor = Monitor::of(&server);
+        let mut client = Monitor::of(&server);
+        let _keeper = keeper(&server, &FUNCTIONS);
+        monitor.name("a");
+        monitor.register("a", &["gate"]);
+        let job = client.submit("gate", gate.workload().as_bytes());
+        let status = monitor.wait_for_state("a", "working");
+        let running = status["running"].as_array().unwrap();
+        assert_eq!((running.len(), &running[0]["function"]), (1, &json!("gate")));
+        assert_eq!(running[0]["handle"], String::from_utf8(job.clone()).unwrap());
+        assert!(running[0]["since"].as_f64().unwrap() >= status["started"].as_f64().unwrap(), "{status}");
+        for verb in ["status", "version", "reload"] {
+            let begin = Instant::now();
+            monitor.ask("a", &json!({"verb": verb}));
+            assert!(begin.elapsed() < IN_TIME, "{verb}: {:?}", begin.elapsed());
+        }
+        // What changes now is taken up at the end of the job.
+        let mut second = Monitor::of(&server);
+        let late = second.submit("echo", b"late");
+        let begin = Instant::now();
+        assert_eq!(names(&monitor.register("a", &["echo"])), (json!(["gate", "echo"]), json!([])));
+        assert!(begin.elapsed() < IN_TIME, "{:?}", begin.elapsed());
+        assert_eq!(monitor.listed("echo"), (1, 0, 0));
+        gate.open("done");
+        assert_eq!(client.result(&job), b"done");
+        assert_eq!(second.result(&late), b"late");
+    }
+}
+
+#[test]
+fn names_come_from_options_then_the_environment() {
+    let server = Server::ours(&[]);
+    let mut monitor = Monitor::of(&server);
+    let mut by_environment = command(&[server.addr()], &["-f", "echo=cat"]);
+    let _first = Program::start(by_environment.env("FLEET_NAME", "mail").env("FLEET_HOST", "mail1"));
+    let introduction = monitor.name("a");
+    assert_eq!((&introduction["fleet"], &introduction["host"]), (&json!("mail"), &json!("mail1")));
+    let mut by_option = command(&[server.addr()], &["-f", "echo=cat", "--fleet-name", "b"]);
+    let _second = Program::start(by_option.env("FLEET_NAME", "mail").env("FLEET_HOST", "mail1"));
+    let introduction = monitor.name("b");
+    assert_eq!((&introduction["fleet"], &introduction["host"]), (&json!("b"), &json!("mail1")));
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_ends_with_2() {
+    let server = Server::ours(&[]);
+    for (arguments, message) in [
+        (&["-f", "echo"][..], "with --managed it is NAME=COMMAND"),
+        (&["-f", "setId=cat"], "belongs to the contract"),
+        (&["-f", "f=cat", "--fleet-name", "a b"], "--fleet-name: \"a b\" must have"),
+        (&["-f", "f=cat", "--version-file", "/nowhere"], "no version in /nowhere"),
+        (&["-f", "f=cat", "-c", "2"], "cannot be used with"),
+    ] {
+        let mut command: Command = command(&[server.addr()], arguments);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(message), "{text}");
+    }
+}

@@ -1,0 +1,206 @@
+//! Jobs while functions, workers and servers come and go: each is done, and once.
+
+use std::collections::HashMap;
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use serde_json::json;
+
+use super::common::{Gate, Program, Server, packet, wait_for};
+use super::stage::{FUNCTIONS, Monitor, command, keeper, pid, wait_for_end};
+
+#[test]
+fn a_function_that_is_dropped_during_a_job_gets_no_other() {
+    for server in [Server::ours(&[]), Server::debian(&[])] {
+        let gate = Gate::new();
+        let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+        let _keeper = keeper(&server, &FUNCTIONS);
+        monitor.name("a");
+        monitor.register("a", &["gate", "echo"]);
+        let first = client.submit("gate", gate.workload().as_bytes());
+        monitor.wait_for_state("a", "working");
+        let second = client.submit("gate", gate.workload().as_bytes());
+        let echo = client.submit("echo", b"x");
+        assert_eq!(monitor.unregister("a", &["gate"])["functionInUse"], json!(["echo"]));
+        gate.open("done");
+        assert_eq!(client.result(&first), b"done");
+        // The worker has asked for work again, with the second job waiting.
+        assert_eq!(client.result(&echo), b"x");
+        assert_eq!(monitor.listed("gate"), (1, 0, 0));
+        monitor.register("a", &["gate"]);
+        gate.open("done too");
+        assert_eq!(client.result(&second), b"done too");
+        assert_eq!(monitor.wait_for_state("a", "idle")["count"], json!({"gate": 2, "echo": 1}));
+    }
+}
+
+#[test]
+fn a_worker_that_is_told_to_exit_finishes_its_job() {
+    for server in [Server::ours(&[]), Server::debian(&[])] {
+        let gate = Gate::new();
+        let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+        let mut keeper = keeper(&server, &FUNCTIONS);
+        let process = pid(&monitor.name("a"));
+        monitor.register("a", &["gate", "echo"]);
+        let job = client.submit("gate", gate.workload().as_bytes());
+        monitor.wait_for_state("a", "working");
+        monitor.exit("a");
+        assert_eq!(monitor.status("a")["state"], "leaving");
+        client.submit("echo", b"for somebody else");
+        gate.open("done");
+        assert_eq!(client.result(&job), b"done");
+        wait_for_end(process);
+        keeper.expect_end(&[]);
+        assert_eq!((monitor.listed("echo"), monitor.listed("setId").2), ((1, 0, 0), 0));
+    }
+}
+
+#[test]
+fn an_id_waits_for_a_worker_and_outlives_the_server() {
+    let mut server = Server::ours(&[]);
+    let mut monitor = Monitor::of(&server);
+    let set_id = monitor.submit("setId", b"a");
+    let _keeper = keeper(&server, &FUNCTIONS);
+    let introduction: serde_json::Value = serde_json::from_slice(&monitor.result(&set_id)).unwrap();
+    assert_eq!(introduction["id"], "a");
+    monitor.register("a", &["echo"]);
+    server.kill();
+    server.restart();
+    let mut monitor = Monitor::of(&server);
+    let status = monitor.status("a");
+    assert_eq!((pid(&status), &status["functionInUse"]), (pid(&introduction), &json!(["echo"])));
+    assert_eq!(monitor.run("echo", b"again"), b"again");
+    assert_eq!(monitor.listed("setId").2, 0);
+}
+
+#[test]
+fn a_worker_of_two_servers_has_one_id_and_does_one_job() {
+    let (first, second) = (Server::ours(&[]), Server::ours(&[]));
+    let gate = Gate::new();
+    let mut keeper = Program::start(&mut command(&[first.addr(), second.addr()], &FUNCTIONS));
+    let (mut of_first, mut of_second) = (Monitor::of(&first), Monitor::of(&second));
+    of_second.wait_for_workers("setId", 1);
+    let introduction = of_first.name("a");
+    of_second.wait_for_workers("manage_a", 1);
+    of_second.wait_for_workers("setId", 0);
+    of_first.wait_for_workers("setId", 0);
+    of_second.register("a", &["gate", "echo"]);
+    assert_eq!((of_first.listed("gate").2, of_second.listed("gate").2), (1, 1));
+    let mut client = Monitor::of(&first);
+    let job = client.submit("gate", gate.workload().as_bytes());
+    assert_eq!(of_second.wait_for_state("a", "working")["pid"], introduction["pid"]);
+    // The other server's job waits for the end of that one, and sees the function dropped before.
+    let mut other = Monitor::of(&second);
+    let waiting = other.submit("echo", b"second");
+    of_first.unregister("a", &["gate"]);
+    assert_eq!(of_first.status("a")["count"], json!({}));
+    gate.open("first");
+    assert_eq!((client.result(&job), other.result(&waiting)), (b"first".to_vec(), b"second".to_vec()));
+    assert_eq!(of_first.wait_for_state("a", "idle")["count"], json!({"gate": 1, "echo": 1}));
+    of_first.exit("a");
+    keeper.expect_end(&[]);
+}
+
+/// Numbers by chance, the same for the same seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}
+
+#[test]
+fn jobs_are_done_once_while_functions_come_and_go() {
+    const JOBS: usize = 5000;
+    const WINDOW: usize = 40;
+    const WORKERS: [&str; 3] = ["w0", "w1", "w2"];
+    const NAMES: [&str; 4] = ["f0", "f1", "f2", "f3"];
+    let seed = RandomState::new().build_hasher().finish() | 1;
+    println!("seed {seed}");
+    let mut chance = Chance(seed);
+    let server = Server::ours(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    // A builtin of the shell appends a line at once.
+    let script = format!("read line; echo \"$line\" >> '{}'; echo \"$line\"", log.display());
+    let functions: Vec<String> = NAMES.iter().flat_map(|name| ["-f".to_owned(), format!("{name}={script}")]).collect();
+    let functions: Vec<&str> = functions.iter().map(String::as_str).collect();
+    let _keeper = keeper(&server, &[&functions[..], &["--workers", "3"]].concat());
+    let mut monitor = Monitor::of(&server);
+    for id in WORKERS {
+        monitor.name(id);
+    }
+    let mut client = Monitor::of(&server);
+    let mut waiting: HashMap<Vec<u8>, String> = HashMap::new();
+    let (mut submitted, mut done) = (0, 0);
+    while done < JOBS {
+        while submitted < JOBS && waiting.len() < WINDOW {
+            let function = NAMES[usize::try_from(chance.below(4)).unwrap()];
+            let handle = client.submit_among(function, &format!("{submitted}\n"), &mut |handle, result| {
+                assert_eq!(waiting.remove(handle).as_deref(), Some(result));
+                done += 1;
+            });
+            waiting.insert(handle, format!("{submitted}\n"));
+            submitted += 1;
+        }
+        for _ in 0..4 {
+            let id = WORKERS[usize::try_from(chance.below(3)).unwrap()];
+            let some: Vec<&str> = NAMES.into_iter().filter(|_| chance.below(2) == 0).collect();
+            if chance.below(5) < 3 {
+                monitor.register(id, &some)
+            } else {
+                monitor.unregister(id, &some)
+            };
+        }
+        // No function is without a worker for ever.
+        monitor.register(WORKERS[usize::try_from(chance.below(3)).unwrap()], &NAMES);
+        for _ in 0..waiting.len().min(WINDOW / 2) {
+            let body = client.0.expect_type(packet::WORK_COMPLETE);
+            let (handle, result) = split(&body);
+            assert_eq!(waiting.remove(handle).as_deref(), Some(result));
+            done += 1;
+        }
+    }
+    let text = fs::read_to_string(&log).unwrap();
+    let mut lines: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
+    lines.sort_unstable();
+    assert!(lines.iter().copied().eq(0..JOBS), "{} lines of {JOBS} jobs", lines.len());
+    let counts: u64 = WORKERS
+        .iter()
+        .map(|id| {
+            let status = wait_for("an idle worker", || Some(monitor.status(id)).filter(|s| s["state"] == "idle"));
+            assert_eq!(status["failures"], json!({}));
+            status["count"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>()
+        })
+        .sum();
+    assert_eq!(counts, u64::try_from(JOBS).unwrap());
+}
+
+/// The handle and the result of a job that is done.
+fn split(body: &[u8]) -> (&[u8], &str) {
+    let end = body.iter().position(|byte| *byte == 0).unwrap();
+    (&body[..end], std::str::from_utf8(&body[end + 1..]).unwrap())
+}
+
+impl Monitor {
+    /// Submits a job while others are running: results that come before its handle are handed to `result`.
+    #[track_caller]
+    fn submit_among(&mut self, function: &str, workload: &str, result: &mut dyn FnMut(&[u8], &str)) -> Vec<u8> {
+        self.0.send(packet::SUBMIT_JOB, &packet::body(&[function.as_bytes(), b"", workload.as_bytes()]));
+        loop {
+            match self.0.recv() {
+                (packet::JOB_CREATED, handle) => return handle,
+                (packet::WORK_COMPLETE, body) => {
+                    let (handle, text) = split(&body);
+                    result(handle, text);
+                }
+                (other, body) => panic!("{other} {}", body.escape_ascii()),
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Processes: workers that die, retire or are told to exit, and the keeper's own end.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::common::{Gate, Server, packet, wait_for};
+use super::stage::{FUNCTIONS, Monitor, keeper, kill, kill_program, pid, runs, wait_for_end};
+
+#[test]
+fn a_worker_starts_another_and_the_keeper_ends_with_the_last() {
+    let server = Server::ours(&[]);
+    let mut monitor = Monitor::of(&server);
+    let mut keeper = keeper(&server, &[&FUNCTIONS[..], &["--workers", "2"]].concat());
+    let mut processes = vec![pid(&monitor.name("a")), pid(&monitor.name("b"))];
+    let started = monitor.ask("a", &json!({"verb": "newWorker"}));
+    processes.push(pid(&monitor.name("c")));
+    assert_eq!(pid(&started), processes[2]);
+    for (number, (id, process)) in ["a", "b", "c"].into_iter().zip(&processes).enumerate() {
+        assert!(processes[number..].iter().all(|process| runs(*process)));
+        monitor.exit(id);
+        wait_for_end(*process);
+    }
+    // Nobody took their places.
+    keeper.expect_end(&[]);
+    assert_eq!(monitor.listed("setId").2, 0);
+}
+
+#[test]
+fn a_worker_that_is_killed_is_replaced_and_its_job_done_by_another() {
+    let server = Server::ours(&[]);
+    let gate = Gate::new();
+    let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+    let _keeper = keeper(&server, &FUNCTIONS);
+    let first = pid(&monitor.name("a"));
+    monitor.register("a", &["gate"]);
+    let job = client.submit("gate", gate.workload().as_bytes());
+    monitor.wait_for_state("a", "working");
+    kill(first, Signal::SIGKILL);
+    // The pause before the next one is a fraction of a second.
+    let second = pid(&monitor.name("b"));
+    assert_ne!(first, second);
+    assert_eq!(monitor.listed("manage_a").2, 0);
+    monitor.register("b", &["gate"]);
+    monitor.wait_for_state("b", "working");
+    // The first one's command reads from the gate as well, until it is opened.
+    gate.open("done");
+    let result = wait_for("the result", || {
+        let status = monitor.status("b");
+        if status["state"] == "working" {
+            gate.open("done");
+        }
+        (status["state"] == "idle").then(|| client.result(&job))
+    });
+    assert!(result.starts_with(b"done"), "{}", result.escape_ascii());
+}
+
+#[test]
+fn workers_end_after_their_job_when_the_keeper_is_gone() {
+    let server = Server::ours(&[]);
+    let gate = Gate::new();
+    let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+    let mut keeper = keeper(&server, &[&FUNCTIONS[..], &["--workers", "2"]].concat());
+    let (busy, idle) = (pid(&monitor.name("a")), pid(&monitor.name("b")));
+    monitor.register("a", &["gate"]);
+    let job = client.submit("gate", gate.workload().as_bytes());
+    monitor.wait_for_state("a", "working");
+    keeper.kill();
+    wait_for_end(idle);
+    monitor.wait_for_state("a", "leaving");
+    let answer = monitor.say("manage_a", br#"{"verb": "newWorker"}"#);
+    assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains("keeper"), "{answer}");
+    gate.open("done");
+    assert_eq!(client.result(&job), b"done");
+    wait_for_end(busy);
+}
+
+#[test]
+fn a_signal_at_the_keeper_ends_all_after_their_jobs_and_a_second_one_at_once() {
+    for at_once in [false, true] {
+        let server = Server::ours(&[]);
+        let gate = Gate::new();
+        let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+        let mut keeper = keeper(&server, &[&FUNCTIONS[..], &["--workers", "2"]].concat());
+        let (busy, idle) = (pid(&monitor.name("a")), pid(&monitor.name("b")));
+        monitor.register("a", &["gate"]);
+        let job = client.submit("gate", gate.workload().as_bytes());
+        monitor.wait_for_state("a", "working");
+        kill_program(&keeper, Signal::SIGTERM);
+        wait_for_end(idle);
+        monitor.wait_for_state("a", "leaving");
+        // As a service manager does that signals all processes; it does not kill the job.
+        kill(busy, Signal::SIGTERM);
+        kill(busy, Signal::SIGTERM);
+        monitor.status("a");
+        if at_once {
+            kill_program(&keeper, Signal::SIGTERM);
+            keeper.expect_end(&[]);
+            wait_for("the job in the queue", || (monitor.listed("gate") == (1, 0, 0)).then_some(()));
+        } else {
+            gate.open("done");
+            assert_eq!(client.result(&job), b"done");
+            keeper.expect_end(&[]);
+        }
+        assert!(!runs(busy));
+    }
+}
+
+#[test]
+fn a_worker_that_a_signal_ends_is_replaced() {
+    let server = Server::ours(&[]);
+    let mut monitor = Monitor::of(&server);
+    let _keeper = keeper(&server, &FUNCTIONS);
+    let first = pid(&monitor.name("a"));
+    kill(first, Signal::SIGTERM);
+    assert_ne!(pid(&monitor.name("b")), first);
+    wait_for_end(first);
+}
+
+#[test]
+fn a_worker_is_replaced_after_its_jobs() {
+    let server = Server::ours(&[]);
+    let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+    let _keeper = keeper(&server, &[&FUNCTIONS[..], &["--max-jobs", "2"]].concat());
+    let mut last = Value::Null;
+    for id in ["a", "b", "c"] {
+        let introduction = monitor.name(id);
+        assert_ne!(introduction["pid"], last);
+        last = introduction["pid"].clone();
+        // One that waits is the next one's.
+        for _ in 0..2 {
+            client.submit("echo", b"x");
+        }
+        let left = client.submit("echo", b"y");
+        monitor.register(id, &["echo"]);
+        for _ in 0..2 {
+            assert!(client.0.expect_type(packet::WORK_COMPLETE).ends_with(b"\0x"));
+        }
+        wait_for_end(pid(&introduction));
+        assert_eq!(monitor.listed("echo"), (1, 0, 0));
+        let cleaner = format!("{id}-cleaner");
+        let introduction = monitor.name(&cleaner);
+        monitor.register(&cleaner, &["echo"]);
+        assert_eq!(client.result(&left), b"y");
+        monitor.ask(&cleaner, &json!({"verb": "newWorker"}));
+        monitor.exit(&cleaner);
+        wait_for_end(pid(&introduction));
+    }
+}
+
+#[test]
+fn a_worker_is_replaced_after_its_time_and_finishes_its_job() {
+    let server = Server::ours(&[]);
+    let gate = Gate::new();
+    let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+    let _keeper = keeper(&server, &[&FUNCTIONS[..], &["--max-lifetime", "3s"]].concat());
+    let job = client.submit("gate", gate.workload().as_bytes());
+    let first = pid(&monitor.name("a"));
+    monitor.register("a", &["gate"]);
+    monitor.wait_for_state("a", "leaving");
+    gate.open("done");
+    assert_eq!(client.result(&job), b"done");
+    assert_ne!(pid(&monitor.name("b")), first);
+    wait_for_end(first);
+}
+
+#[test]
+fn a_command_that_wants_too_much_memory_fails() {
+    let server = Server::ours(&[]);
+    let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+    let large = "large=exec dd if=/dev/zero of=/dev/null bs=400M count=1";
+    let _keeper = keeper(&server, &["-f", large, "-f", "echo=cat", "--max-memory", "200M", "--exception"]);
+    let process = pid(&monitor.name("a"));
+    monitor.register("a", &["large", "echo"]);
+    let job = client.submit("large", b"");
+    client.0.expect(packet::WORK_FAIL, &job);
+    assert_eq!(client.run("echo", b"x"), b"x");
+    let status = monitor.wait_for_state("a", "idle");
+    assert_eq!((pid(&status), &status["failures"]), (process, &json!({"large": 1})));
+}
+
+#[test]
+fn a_worker_with_too_much_memory_is_replaced() {
+    let server = Server::ours(&[]);
+    let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+    // Less than any process of this program has; no command can be run with it either.
+    let _keeper = keeper(&server, &["-f", "echo=cat", "--max-memory", "100K"]);
+    let first = pid(&monitor.name("a"));
+    monitor.register("a", &["echo"]);
+    let job = client.submit("echo", b"x");
+    client.0.expect(packet::WORK_FAIL, &job);
+    assert_ne!(pid(&monitor.name("b")), first);
+    wait_for_end(first);
+}
