@@ -15,8 +15,8 @@ use std::time::Instant;
 use tracing::warn;
 
 use crate::job_server::{
-    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, StoreOp, StoreReport,
-    StoredJob,
+    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, RestoredSettings, StoreOp,
+    StoreReport, StoredJob,
 };
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
@@ -238,6 +238,11 @@ impl Hub {
         })
     }
 
+    /// See [`JobServer::restore_settings`].
+    pub fn restore_settings(&self, settings: Vec<(String, String)>) -> RestoredSettings {
+        self.lock().server.restore_settings(settings)
+    }
+
     /// See [`JobServer::skip_to_number`].
     pub fn skip_to_number(&self, number: u64) {
         self.lock().server.skip_to_number(number);
@@ -299,13 +304,19 @@ impl Hub {
     }
 
     /// See [`JobServer::drop_function`].
-    pub fn drop_function(&self, name: &[u8]) -> DropFunction {
-        self.lock().server.drop_function(name)
+    pub fn drop_function(&self, now: Now, name: &[u8]) -> DropFunction {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.drop_function(name, &mut world)
+        })
     }
 
     /// See [`JobServer::limit_function`].
-    pub fn limit_function(&self, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
-        self.lock().server.limit_function(name, limits)
+    pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.limit_function(name, limits, &mut world)
+        })
     }
 
     /// See [`JobServer::list_jobs`].

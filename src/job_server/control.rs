@@ -138,7 +138,7 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> Result<(), ControlError> {
         let slot = if paused { self.function_for_control(name)? } else { self.known_function(name)? };
-        self.functions[slot as usize].paused = paused;
+        self.decide(slot, |function| function.paused = paused, effects);
         self.reopen(now, slot, effects);
         Ok(())
     }
@@ -156,7 +156,7 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> Result<(), ControlError> {
         let slot = self.function_for_control(name)?;
-        self.functions[slot as usize].max_running = most;
+        self.decide(slot, |function| function.max_running = most, effects);
         self.reopen(now, slot, effects);
         Ok(())
     }

@@ -33,6 +33,7 @@ mod measure;
 mod memory;
 mod policy;
 mod query;
+mod settings;
 mod short;
 mod stored;
 mod storing;
@@ -52,6 +53,7 @@ pub use self::effects::{Effects, Event};
 pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
 pub use self::query::DropFunction;
+pub use self::settings::RestoredSettings;
 pub use self::stored::{
     Durability, Edit, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
 };

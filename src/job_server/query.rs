@@ -91,7 +91,7 @@ impl JobServer {
     }
 
     /// Forgets a function that has neither workers nor jobs.
-    pub fn drop_function(&mut self, name: &[u8]) -> DropFunction {
+    pub fn drop_function(&mut self, name: &[u8], effects: &mut impl Effects) -> DropFunction {
         let Some(slot) = self.function_names.get(name).map(|slot| *slot as usize) else {
             return DropFunction::NotFound;
         };
@@ -99,6 +99,7 @@ impl JobServer {
         if function.workers > 0 || function.total() > 0 {
             return DropFunction::InUse;
         }
+        self.forget_decisions(function, effects);
         self.function_names.remove(name);
         self.stats.functions.remove(name);
         if self.functions.remove(slot).counted_in_use {
@@ -113,9 +114,14 @@ impl JobServer {
     ///
     /// # Errors
     /// [`PeerError::TOO_MANY_FUNCTIONS`].
-    pub fn limit_function(&mut self, name: &[u8], limits: [u32; 3]) -> Result<(), PeerError> {
+    pub fn limit_function(
+        &mut self,
+        name: &[u8],
+        limits: [u32; 3],
+        effects: &mut impl Effects,
+    ) -> Result<(), PeerError> {
         let slot = self.function_slot(name)?;
-        self.functions[slot as usize].limits = limits;
+        self.decide(slot, |function| function.limits = limits, effects);
         self.publish(slot);
         Ok(())
     }

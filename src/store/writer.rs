@@ -126,7 +126,7 @@ impl Writer {
                 self.gather();
             }
             let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
-            let Taken { changes, attempts, loads, settings, closed } = taken;
+            let Taken { changes, attempts, loads, decisions, settings, closed } = taken;
             if let Some(settings) = settings {
                 self.settings = settings;
             }
@@ -134,7 +134,9 @@ impl Writer {
                 self.load(load);
             }
             self.is_busy = changes.len() >= BUSY;
-            if !changes.is_empty() || !attempts.is_empty() {
+            let has_decisions = !decisions.is_empty();
+            self.owed.settings.extend(decisions);
+            if !changes.is_empty() || !attempts.is_empty() || has_decisions {
                 self.change(changes, attempts);
             } else if self.wake_at().is_some_and(|at| at <= Instant::now()) {
                 // To see whether the store works again, or to have everything on the disk. A failure is known by then.
@@ -262,6 +264,12 @@ impl Writer {
                         );
                     }
                 }
+                Err(error) if error.failure == StoreFailure::Refused && !part.settings.is_empty() => {
+                    error!(
+                        "the store refuses what the operator has decided, and a restart will undo the last {} decisions: {error}",
+                        part.settings.len()
+                    );
+                }
                 Err(error) => {
                     self.fail(&error);
                     self.owed.add(part);
@@ -318,8 +326,8 @@ impl Writer {
 
     /// Owes what is not new in the changes; returns the rest.
     fn owe(&mut self, changes: Changes) -> Changes {
-        let Changes { removes, edits, adds, attempts, last_number, sync } = changes;
-        self.owed.add(Changes { removes, edits, attempts, ..Changes::default() });
+        let Changes { removes, edits, adds, attempts, settings, last_number, sync } = changes;
+        self.owed.add(Changes { removes, edits, attempts, settings, ..Changes::default() });
         Changes { adds, last_number, sync, ..Changes::default() }
     }
 
