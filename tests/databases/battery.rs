@@ -199,8 +199,12 @@ fn settings(location: &Location) {
     let none = many.into_iter().map(|(name, _)| (name, None)).collect();
     store.commit(&Changes { settings: none, sync: true, ..Changes::default() }).unwrap();
     store.commit(&adding(std::slice::from_ref(&job))).unwrap();
-    store.commit(&change(&[("function f", Some("paused")), ("function F", Some("running=1")), (&long, Some("x"))])).unwrap();
-    store.commit(&change(&[("function f", Some("queue=1,2,3")), ("function g", None), (&long, Some("draining"))])).unwrap();
+    store
+        .commit(&change(&[("function f", Some("paused")), ("function F", Some("running=1")), (&long, Some("x"))]))
+        .unwrap();
+    store
+        .commit(&change(&[("function f", Some("queue=1,2,3")), ("function g", None), (&long, Some("draining"))]))
+        .unwrap();
     store.commit(&change(&[("function F", None)])).unwrap();
     let expected = pairs(&[(&long, "draining"), ("function f", "queue=1,2,3")]);
     assert_eq!(read(&mut *store).1.settings, expected);

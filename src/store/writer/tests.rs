@@ -48,7 +48,9 @@ impl Store for Scripted {
         let numbers = |keys: &[JobKey]| keys.iter().map(|key| key.number).collect();
         let adds: Vec<u64> = changes.adds.iter().map(|job| job.number).collect();
         let Changes { removes, edits, attempts, settings, .. } = changes;
-        let is_refused = adds.contains(&self.refused) || settings.iter().any(|(name, _)| name == REFUSED) || edits.iter().any(|(key, _)| key.number == self.refused);
+        let is_refused = adds.contains(&self.refused)
+            || settings.iter().any(|(name, _)| name == REFUSED)
+            || edits.iter().any(|(key, _)| key.number == self.refused);
         let mut edits = edits.clone();
         edits.sort_by_key(|(key, _)| key.number);
         let (removes, attempts, settings) = (removes.clone(), attempts.clone(), settings.clone());
