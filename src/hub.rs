@@ -15,12 +15,13 @@ use std::time::Instant;
 use tracing::warn;
 
 use crate::job_server::{
-    ConnectionId, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, RestoredSettings, StoreOp,
-    StoreReport, StoredJob,
+    ConnectionId, Departure, DropFunction, Effects, Event, JobKey, JobServer, JobView, Now, Policy, RestoredSettings,
+    StoreOp, StoreReport, StoredJob,
 };
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, Stats};
+use crate::store::look::Looking;
 use crate::store::queue::Queue;
 
 /// How many requests one hold of the lock serves.
@@ -347,6 +348,12 @@ impl Hub {
     /// See [`JobServer::show_job`].
     pub fn show_job<R>(&self, handle: &[u8], show: impl FnOnce(JobView<'_>) -> R) -> Option<R> {
         self.lock().server.show_job(handle, show)
+    }
+
+    /// Asks the store for the beginning of a workload that is not in memory; `None` where it cannot be asked. It takes no lock of
+    /// the hub's.
+    pub fn look_at_workload(&self, job: JobKey) -> Option<Looking> {
+        self.store.as_ref()?.look(job)
     }
 
     /// See [`JobServer::set_policy`].

@@ -327,9 +327,9 @@ pub struct JobView {
     pub progress: Option<ProgressView>,
     /// How many submissions wait for its end.
     pub clients: u64,
-    /// The size of its workload; `None` where that is in the store alone.
+    /// The size of its workload; `None` where that is in the store alone, and was not asked for or could not be told in time.
     pub workload_bytes: Option<u64>,
-    /// The beginning of the workload, where one job is shown.
+    /// The beginning of the workload, where one job is shown and it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preview: Option<PreviewView>,
 }

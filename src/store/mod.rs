@@ -10,6 +10,7 @@ mod driver;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod entry;
 pub mod location;
+pub mod look;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]

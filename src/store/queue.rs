@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::look::{Looking, Looks, Wanted};
 use super::writer::Settings;
 use crate::job_server::{Edit, JobKey, StoreOp};
 
@@ -28,6 +29,8 @@ struct State {
     /// Reads overtake changes: they concern jobs that are stored, and workers wait for them. So they name jobs as they are
     /// before those changes.
     loads: VecDeque<StoreOp>,
+    /// Who looks waits behind those who work: one is taken at a time.
+    looks: Looks,
     /// What the operator has decided, by name: the last word on each.
     decisions: BTreeMap<String, Option<String>>,
     /// What the writer has not heard of yet.
@@ -41,6 +44,7 @@ pub(super) struct Taken {
     pub(super) changes: Vec<StoreOp>,
     pub(super) attempts: Vec<(JobKey, u16)>,
     pub(super) loads: Vec<StoreOp>,
+    pub(super) look: Option<Wanted>,
     pub(super) decisions: BTreeMap<String, Option<String>>,
     /// The settings, where they have changed.
     pub(super) settings: Option<Settings>,
@@ -54,6 +58,7 @@ impl State {
         self.changes.is_empty()
             && self.attempts.is_empty()
             && self.loads.is_empty()
+            && self.looks.is_empty()
             && self.decisions.is_empty()
             && self.settings.is_none()
             && self.closed.is_none()
@@ -121,6 +126,16 @@ impl Queue {
         self.arrived.notify_one();
     }
 
+    /// Asks for the beginning of a workload that is not in memory, and tells the writer. `None` where too many have asked already.
+    pub fn look(&self, job: JobKey) -> Option<Looking> {
+        let mut state = self.lock();
+        let job = state.name_now(job);
+        let looking = state.looks.ask(job);
+        drop(state);
+        self.wake();
+        looking
+    }
+
     /// Changes the settings of the writer.
     pub fn set_settings(&self, settings: Settings) {
         self.lock().settings = Some(settings);
@@ -169,7 +184,8 @@ impl Queue {
         let attempts = if state.changes.is_empty() { take_some(&mut state.attempts, count) } else { Vec::new() };
         let closed = state.closed.filter(|_| state.changes.is_empty() && state.attempts.is_empty());
         let (loads, decisions) = (state.loads.drain(..).collect(), std::mem::take(&mut state.decisions));
-        Taken { changes, attempts, loads, decisions, settings: state.settings.take(), closed }
+        let look = state.looks.next();
+        Taken { changes, attempts, loads, look, decisions, settings: state.settings.take(), closed }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

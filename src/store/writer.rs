@@ -24,6 +24,7 @@ use tracing::error;
 
 use self::batch::{Addition, Batch};
 use self::owed::Owed;
+use super::look::Sight;
 use super::queue::{Queue, Taken};
 use super::{Changes, Store, StoreError};
 use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob};
@@ -126,12 +127,16 @@ impl Writer {
                 self.gather();
             }
             let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
-            let Taken { changes, attempts, loads, decisions, settings, closed } = taken;
+            let Taken { changes, attempts, loads, look, decisions, settings, closed } = taken;
             if let Some(settings) = settings {
                 self.settings = settings;
             }
             for load in loads {
                 self.load(load);
+            }
+            if let Some(wanted) = look {
+                let sight = self.look(&wanted.job);
+                wanted.give(sight);
             }
             self.is_busy = changes.len() >= BUSY;
             let has_decisions = !decisions.is_empty();
@@ -377,6 +382,16 @@ impl Writer {
             }),
         };
         self.tell(vec![StoreReport::Loaded { ticket, result }]);
+    }
+
+    /// Where this fails nothing is said of it: nobody is kept waiting, and a store that does not work at all fails with the next
+    /// job or probe.
+    fn look(&mut self, job: &JobKey) -> Option<Sight> {
+        if self.refuses().is_some_and(|failure| failure != StoreFailure::Locked) {
+            return None;
+        }
+        let workload = self.read(std::slice::from_ref(job)).ok()?.pop().flatten()?;
+        Some(Sight::of(&workload))
     }
 
     /// Reads workloads, also of jobs of which it is not known what the store calls them.

@@ -254,7 +254,7 @@ function stateCard(job, ended) {
 function workloadCard(job, state, refresh) {
   const { preview } = job;
   if (!preview) {
-    return card("Workload", null, empty("The workload is not in memory.", "It is in the store and is read when a worker takes the job."));
+    return card("Workload", null, empty("The workload cannot be shown now.", "It is in the store alone, and the store did not answer in time."));
   }
   const form = state.form ?? (preview.encoding === "text" ? "text" : "hex");
   const more = preview.truncated && state.most < MOST_PREVIEW;
