@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{JobFilter, Look, Page, age_s, function_id, lossy, worker_id};
-use crate::admin::view::{JobView, PreviewView, ProgressView};
-use crate::job_server::{self, ConnectionId, JobKey, Now, RunView, Stage};
+use crate::admin::view::{EarlierRunView, JobView, PreviewView, ProgressView};
+use crate::job_server::{self, ConnectionId, EarlierRun, JobKey, Now, RunEnd, RunView, Stage};
 use crate::store::look::{Looking, Sight};
 
 pub use crate::store::look::HEAD_MAX;
@@ -65,7 +65,8 @@ impl Look {
             let is_elsewhere = job.workload.is_none() && preview > 0;
             let key =
                 || JobKey { number: job.handle.number, function: job.function.clone(), unique: job.unique.into() };
-            (job_view(now, &job, preview), is_elsewhere.then(key))
+            let earlier_runs = Some(job.earlier_runs.iter().map(earlier_run_view).collect());
+            (JobView { earlier_runs, ..job_view(now, &job, preview) }, is_elsewhere.then(key))
         })?;
         let workload = key.and_then(|key| self.hub.look_at_workload(key));
         Some(JobLook { view, workload, preview })
@@ -159,11 +160,27 @@ pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) 
             .filter(|run| run.denominator > 0)
             .map(|run| ProgressView { numerator: run.numerator, denominator: run.denominator }),
         clients: u64::from(job.clients),
+        earlier_runs: None,
         workload_bytes: job.workload.map(|workload| workload.len() as u64),
         preview: job
             .workload
             .filter(|_| preview > 0)
             .map(|workload| preview_view(workload, workload.len() as u64, preview)),
+    }
+}
+
+fn earlier_run_view(run: &EarlierRun) -> EarlierRunView {
+    EarlierRunView {
+        since_unix_ms: run.since_unix_ms,
+        until_unix_ms: run.until_unix_ms,
+        holder: worker_id(run.holder),
+        client_id: (!run.client.is_empty()).then(|| lossy(&run.client)),
+        address: run.host.to_string(),
+        end: match run.end {
+            RunEnd::TimedOut => "timed_out",
+            RunEnd::Disconnected => "disconnected",
+            RunEnd::GivenBack => "given_back",
+        },
     }
 }
 
