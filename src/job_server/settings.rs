@@ -58,10 +58,12 @@ impl JobServer {
         let (about, function, rest) = (words.next().map(decoded), words.next().map(decoded), words.next());
         match (kind, about, function, rest) {
             ("function", Some(function), None, None) => self.restore_function(&function, value, restored),
-            ("client", Some(id), function, None) => self.restore_rule(&Who::Client(id), function, value, restored),
+            ("client", Some(id), function, None) => {
+                self.restore_rule(&Who::Client(id), function.as_deref(), value, restored)
+            }
             ("host", Some(address), function, None) => {
                 let address = String::from_utf8(address).map_err(|_| "its address is no text".to_owned())?;
-                self.restore_rule(&Who::Host(address), function, value, restored)
+                self.restore_rule(&Who::Host(address), function.as_deref(), value, restored)
             }
             ("function" | "client" | "host", ..) => Err("its name has too few or too many words".to_owned()),
             _ => Err("this version does not know it".to_owned()),
@@ -94,13 +96,13 @@ impl JobServer {
     fn restore_rule(
         &mut self,
         who: &Who,
-        function: Option<Vec<u8>>,
+        function: Option<&[u8]>,
         value: &str,
         restored: &mut RestoredSettings,
     ) -> Result<(), String> {
         let how = [Withholding::Disabled, Withholding::Draining].into_iter().find(|how| rule_value(*how) == value);
         let how = how.ok_or_else(|| format!("this version does not know its value {value}"))?;
-        self.insert_rule(who, function.as_deref(), how).map_err(|error| error.to_string())?;
+        self.insert_rule(who, function, how).map_err(|error| error.to_string())?;
         restored.rules += 1;
         Ok(())
     }

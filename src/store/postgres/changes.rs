@@ -109,10 +109,10 @@ async fn transaction(session: &Session, changes: &Changes, edit: Option<&Stateme
     let last_number = signed(changes.last_number);
     let lifted = edits::lifted(&changes.edits);
     let edits = edits::Columns::of(&changes.edits, session.utf8);
-    let changed: Vec<&str> = changes.settings.iter().map(|(name, _)| name.as_str()).collect();
+    let decided: Vec<&str> = changes.settings.iter().map(|(name, _)| name.as_str()).collect();
     let settings = changes.settings.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
     let (names, values): (Vec<&str>, Vec<&str>) = settings.unzip();
-    let changed: [&(dyn ToSql + Sync); 1] = [&changed];
+    let decided: [&(dyn ToSql + Sync); 1] = [&decided];
     let settings: [&(dyn ToSql + Sync); 2] = [&names, &values];
     let batches: Vec<Columns<'_>> = chunks(&changes.adds).map(|jobs| Columns::of(jobs, session.utf8)).collect();
     let rows: Vec<[&(dyn ToSql + Sync); 14]> = batches.iter().map(Columns::parameters).collect();
@@ -143,7 +143,7 @@ async fn transaction(session: &Session, changes: &Changes, edit: Option<&Stateme
         requests.push(Box::pin(client.execute(&statements.attempts, &attempts)));
     }
     if !changes.settings.is_empty() {
-        requests.push(Box::pin(client.execute(&statements.unset, &changed)));
+        requests.push(Box::pin(client.execute(&statements.unset, &decided)));
         requests.push(Box::pin(client.execute(&statements.set, &settings)));
     }
     // Also where there is nothing else: it shows that the table can be written to, and takes earlier commits to the disk.
