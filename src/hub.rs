@@ -15,12 +15,13 @@ use std::time::Instant;
 use tracing::warn;
 
 use crate::job_server::{
-    ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobServer, JobView, Now, Policy, StoreOp,
-    StoreReport, StoredJob,
+    ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobKey, JobServer, JobView, Now, Policy,
+    RestoredSettings, StoreOp, StoreReport, StoredJob,
 };
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, Stats};
+use crate::store::look::Looking;
 use crate::store::queue::Queue;
 
 /// How many requests one hold of the lock serves.
@@ -238,6 +239,11 @@ impl Hub {
         })
     }
 
+    /// See [`JobServer::restore_settings`].
+    pub fn restore_settings(&self, settings: Vec<(String, String)>) -> RestoredSettings {
+        self.lock().server.restore_settings(settings)
+    }
+
     /// See [`JobServer::skip_to_number`].
     pub fn skip_to_number(&self, number: u64) {
         self.lock().server.skip_to_number(number);
@@ -299,13 +305,19 @@ impl Hub {
     }
 
     /// See [`JobServer::drop_function`].
-    pub fn drop_function(&self, name: &[u8]) -> DropFunction {
-        self.lock().server.drop_function(name)
+    pub fn drop_function(&self, now: Now, name: &[u8]) -> DropFunction {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.drop_function(name, &mut world)
+        })
     }
 
     /// See [`JobServer::limit_function`].
-    pub fn limit_function(&self, name: &[u8], limits: [u32; 3]) -> Result<(), ControlError> {
-        self.lock().server.limit_function(name, limits)
+    pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<(), ControlError> {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.limit_function(name, limits, &mut world)
+        })
     }
 
     /// See [`JobServer::list_jobs`].
@@ -345,6 +357,12 @@ impl Hub {
     /// See [`JobServer::show_job`].
     pub fn show_job<R>(&self, handle: &[u8], show: impl FnOnce(JobView<'_>) -> R) -> Option<R> {
         self.lock().server.show_job(handle, show)
+    }
+
+    /// Asks the store for the beginning of a workload that is not in memory; `None` where it cannot be asked. It takes no lock of
+    /// the hub's.
+    pub fn look_at_workload(&self, job: JobKey) -> Option<Looking> {
+        self.store.as_ref()?.look(job)
     }
 
     /// See [`JobServer::set_policy`].

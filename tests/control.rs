@@ -4,6 +4,7 @@
 //! * `functions` pauses and limits functions;
 //! * `withholding` disables, drains, enables and kicks workers;
 //! * `jobs` cancels, moves, prioritises and starts jobs, and kills the server in between;
+//! * `restarts` kills the server after that;
 //! * `many` does all of that often, and to many jobs at once.
 //!
 //! That nothing comes cannot be waited for. Instead the worker does a job that came later: then it has asked for work while
@@ -22,6 +23,8 @@ mod functions;
 mod jobs;
 #[path = "control/many.rs"]
 mod many;
+#[path = "control/restarts.rs"]
+mod restarts;
 #[path = "control/stage.rs"]
 mod stage;
 #[path = "control/withholding.rs"]

@@ -21,6 +21,8 @@ mod link;
 mod model;
 #[path = "simulation/model_control.rs"]
 mod model_control;
+#[path = "simulation/model_settings.rs"]
+mod model_settings;
 #[path = "simulation/model_store.rs"]
 mod model_store;
 #[path = "simulation/model_submit.rs"]
@@ -71,12 +73,14 @@ const LANDMARKS: &[&str] = &[
     "ended while it was parked",
     "had a client that closed its side",
     "had a client that left before it was stored",
+    "had a function of which a decision outlived the server",
     "left with its last client",
     "let a NOOP's time pass",
     "lost its worker",
     "met a full memory",
     "met a full queue",
     "met a store that fails",
+    "met a rule that outlived the server",
     "met a store that was behind",
     "met its equal where it was to be moved",
     "need not be on the disk",

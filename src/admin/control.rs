@@ -182,11 +182,11 @@ impl Admin {
             {
                 Err(ControlError::NameTooLong)
             }
-            Control::LimitQueue { function, limits } => hub.limit_function(function, *limits).map(|()| 1),
+            Control::LimitQueue { function, limits } => hub.limit_function(now, function, *limits).map(|()| 1),
             Control::CreateFunction { function } => {
                 hub.create_function(function).map(|()| 1).map_err(|_| ControlError::TooManyFunctions)
             }
-            Control::DropFunction { function } => match hub.drop_function(function) {
+            Control::DropFunction { function } => match hub.drop_function(now, function) {
                 DropFunction::Dropped => Ok(1),
                 DropFunction::NotFound => Err(ControlError::NoSuchFunction),
                 DropFunction::InUse => Err(ControlError::FunctionInUse),

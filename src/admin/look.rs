@@ -26,6 +26,7 @@ use crate::stats::histogram::Durations;
 use crate::stats::{FunctionGauges, Gauge, JobCounters, Stats, StoreState};
 
 pub use self::gradual::{Functions, WorkerSum, Workers};
+pub use self::jobs::{HEAD_MAX, JobLook, STORE_WAIT};
 pub use self::rules::Rules;
 pub use self::workers::{parse_worker_id, worker_id};
 

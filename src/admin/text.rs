@@ -5,9 +5,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
 use std::vec;
 
 use super::control::{Control, Step, Task, error_code, host};
+use super::look::JobLook;
 use super::table::{self, Table};
 use super::{Admin, Hub};
 use crate::job_server::{ConnectionId, ControlError, Now, Who, Withholding};
@@ -33,11 +35,32 @@ pub struct LongAnswer(Rest);
 /// What is still to be listed, or to be done.
 #[derive(Debug)]
 enum Rest {
-    Jobs { place: usize, uniques_only: bool },
+    Jobs {
+        place: usize,
+        uniques_only: bool,
+    },
     Connections(vec::IntoIter<ConnectionId>),
-    Functions { functions: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>, by_priority: bool },
+    Functions {
+        functions: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>,
+        by_priority: bool,
+    },
     Table(Table),
     Task(Task),
+    /// One job, of which the store is asked something.
+    Job(Box<JobLook>),
+}
+
+impl LongAnswer {
+    /// Ready when it can be gone on with. Until then `waker` is woken when that is so; it need not be waited for longer than
+    /// [`STORE_WAIT`](super::look::STORE_WAIT), with what is known by then.
+    pub fn poll_ready(&mut self, waker: &Waker) -> Poll<()> {
+        match &mut self.0 {
+            Rest::Job(job) => job.poll(waker),
+            Rest::Jobs { .. } | Rest::Connections(_) | Rest::Functions { .. } | Rest::Table(_) | Rest::Task(_) => {
+                Poll::Ready(())
+            }
+        }
+    }
 }
 
 impl Admin {
@@ -56,6 +79,9 @@ impl Admin {
             }
             Ok(command) => {
                 let mut answer = LongAnswer(self.run(now, command, peer, out)?);
+                if matches!(&answer.0, Rest::Job(job) if job.is_waiting()) {
+                    return Some(answer);
+                }
                 (!self.go_on(now, &mut answer, out)).then_some(answer)
             }
             Err(error) => {
@@ -81,7 +107,7 @@ impl Admin {
             AdminCommand::ShowStore => write_store(&self.hub, out),
             AdminCommand::ShowServer => table::write_server(&self.look.server(now), out),
             AdminCommand::ShowJob(handle) => match self.look.job(now, handle, table::PREVIEW) {
-                Some(job) => table::write_job(&job, out),
+                Some(job) => return Some(Rest::Job(Box::new(job))),
                 None => write_control_error(ControlError::NoSuchJob, out),
             },
             AdminCommand::ShowWorker { slot, generation } => {
@@ -180,6 +206,10 @@ impl Admin {
                 if !table.go_on(&self.look, now, enough, out) {
                     return false;
                 }
+            }
+            Rest::Job(job) => {
+                table::write_job(&job.view, out);
+                return true;
             }
             Rest::Task(task) => {
                 match self.step(now, task) {

@@ -330,11 +330,31 @@ pub struct JobView {
     pub progress: Option<ProgressView>,
     /// How many submissions wait for its end.
     pub clients: u64,
-    /// The size of its workload; `None` where that is in the store alone.
+    /// The size of its workload; `None` where that is in the store alone, and was not asked for or could not be told in time.
     pub workload_bytes: Option<u64>,
-    /// The beginning of the workload, where one job is shown.
+    /// Runs that came to nothing, oldest first, where one job is shown: the last eight, and none from before a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub earlier_runs: Option<Vec<EarlierRunView>>,
+    /// The beginning of the workload, where one job is shown and it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preview: Option<PreviewView>,
+}
+
+/// A run of a job that came to nothing.
+#[derive(Clone, Debug, Serialize)]
+pub struct EarlierRunView {
+    /// When it began, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// When it ended.
+    pub until_unix_ms: u64,
+    /// The id of the worker, which may be gone.
+    pub holder: String,
+    /// The id that the worker gave to itself.
+    pub client_id: Option<String>,
+    /// The worker's address.
+    pub address: String,
+    /// How it ended: `timed_out`, `disconnected` or `given_back`.
+    pub end: &'static str,
 }
 
 /// The beginning of a workload.

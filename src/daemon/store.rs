@@ -6,12 +6,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::config::{self, Config, DurabilityLevel, QueueChoice};
 use crate::hub::Hub;
-use crate::job_server::{Durability, StoreFailure};
-use crate::log_level::notice;
+use crate::job_server::{Durability, RestoredSettings, StoreFailure};
+use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::process::memory;
 use crate::stats::{Stats, StoreState};
@@ -32,6 +32,8 @@ const STORING_SHARE: u64 = 4;
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a stop looks whether the store is done.
 const STOP_INTERVAL: Duration = Duration::from_millis(2);
+/// So many settings that are left out have a line of their own in the log.
+const NAMED_SETTINGS: usize = 10;
 /// How long a stop waits for what is not written yet.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -54,8 +56,9 @@ impl Keeper {
         queue: Arc<Queue>,
     ) -> Result<Self, StoreError> {
         let store = open(location, config.job_handle_prefix.as_str().into()).await?;
-        let (store, Replayed { set_aside, last_number, .. }) = replay(store, hub, clock).await?;
+        let (store, Replayed { set_aside, last_number, settings, .. }) = replay(store, hub, clock).await?;
         hub.skip_to_number(last_number);
+        tell_of_settings(location, &hub.restore_settings(settings));
         let jobs = hub.kept_job_count();
         notice!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
         if set_aside > 0 {
@@ -94,6 +97,23 @@ impl Keeper {
             }
             tokio::time::sleep(STOP_INTERVAL).await;
         }
+    }
+}
+
+/// An operator who has forgotten a pause must see it: so this is written at every level.
+fn tell_of_settings(location: &Location, restored: &RestoredSettings) {
+    let RestoredSettings { paused, limited, rules, left_out } = restored;
+    if paused + limited + rules > 0 {
+        audit!(
+            "as before the restart: {paused} functions are paused, {limited} have limits, and {rules} rules withhold jobs from \
+             workers"
+        );
+    }
+    for (name, why) in left_out.iter().take(NAMED_SETTINGS) {
+        warn!("{location}: the setting {name:?} is not in force: {why}");
+    }
+    if left_out.len() > NAMED_SETTINGS {
+        warn!("{location}: {} settings in all are not in force", left_out.len());
     }
 }
 

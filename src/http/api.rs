@@ -1,5 +1,6 @@
 //! What is shown in JSON, and whether the server does its work.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -7,11 +8,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use super::answer::{self, Failure, json, json_with, next_page, with_type};
 use super::query::Query;
 use super::routes::Call;
-use crate::admin::look::{JobFilter, WorkerFilter, parse_worker_id, worker_id};
+use crate::admin::look::{HEAD_MAX, JobFilter, STORE_WAIT, WorkerFilter, parse_worker_id, worker_id};
 use crate::admin::view::ServerView;
 use crate::protocol::Priority;
 
@@ -22,7 +24,7 @@ const PAGE_MAX: usize = 1000;
 /// How much of a workload is shown where the request does not say, in bytes.
 const PREVIEW: usize = 1024;
 /// The most of it, in bytes.
-const PREVIEW_MAX: usize = 65_536;
+const PREVIEW_MAX: usize = HEAD_MAX;
 
 /// The process serves HTTP.
 pub(super) fn healthy(call: &Call) -> Result<Response, Failure> {
@@ -208,17 +210,18 @@ pub(super) fn jobs(call: &Call) -> Result<Response, Failure> {
 }
 
 /// One job.
-pub(super) fn job(call: &Call) -> Result<Response, Failure> {
+pub(super) async fn job(call: Call) -> Result<Response, Failure> {
     let query = call.query(&["preview"])?;
     let preview = query.number("preview", "a number of bytes")?.unwrap_or(PREVIEW);
     if preview > PREVIEW_MAX {
         let message = format!("preview cannot be {preview}; it is a number of bytes up to {PREVIEW_MAX}");
         return Err(Failure::bad("bad_parameter", message));
     }
-    match call.interface.parts.admin.look.job(call.interface.now(), &call.name, preview) {
-        Some(job) => Ok(json(&job)),
-        None => Err(Failure::missing("no_such_job", "there is no such job")),
-    }
+    let job = call.interface.parts.admin.look.job(call.interface.now(), &call.name, preview);
+    let mut job = job.ok_or_else(|| Failure::missing("no_such_job", "there is no such job"))?;
+    // Without an answer in time what is known is shown.
+    let _ = timeout(STORE_WAIT, poll_fn(|context| job.poll(context.waker()))).await;
+    Ok(json(&job.view))
 }
 
 /// The rules by which workers get no jobs.

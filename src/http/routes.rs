@@ -206,7 +206,7 @@ async fn answer(route: Route, call: Call) -> Result<Response, Failure> {
         Route::Workers => api::workers(&call),
         Route::Worker => api::worker(&call),
         Route::Jobs => api::jobs(&call),
-        Route::Job => api::job(&call),
+        Route::Job => api::job(call).await,
         Route::Rules => api::rules(&call),
         Route::Events => events::events(&call),
         Route::Submit => submit::submit(call).await,

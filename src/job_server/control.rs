@@ -141,7 +141,7 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> Result<(), ControlError> {
         let slot = if paused { self.function_for_setting(name, true)? } else { self.known_function(name)? };
-        self.functions[slot as usize].paused = paused;
+        self.decide(slot, |function| function.paused = paused, effects);
         self.reopen(now, slot, effects);
         Ok(())
     }
@@ -160,7 +160,7 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> Result<(), ControlError> {
         let slot = self.function_for_setting(name, most > 0)?;
-        self.functions[slot as usize].max_running = most;
+        self.decide(slot, |function| function.max_running = most, effects);
         self.reopen(now, slot, effects);
         Ok(())
     }

@@ -30,6 +30,7 @@ impl JobServer {
         self.check_functions();
         self.check_waits();
         self.check_runs();
+        self.check_earlier_runs();
         self.check_sleepers();
         self.check_rules();
         self.check_additions();

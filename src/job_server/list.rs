@@ -5,6 +5,7 @@
 use std::ops::ControlFlow;
 
 use super::control::LOOKS_PER_CALL;
+use super::earlier::EarlierRun;
 use super::index::NONE;
 use super::job::{Job, JobState, Kept, Links};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
@@ -29,6 +30,8 @@ pub struct JobView<'a> {
     pub due_s: u64,
     /// How often a worker was lost with it.
     pub attempts: u32,
+    /// Those runs, oldest first, as far as they are remembered: at most eight, and none from before a restart.
+    pub earlier_runs: &'a [EarlierRun],
     /// Whether it runs although nobody wants it any more.
     pub abandoned: bool,
     /// Whether it lives on without its client.
@@ -273,6 +276,7 @@ impl JobServer {
             submitted_ms: job.submitted_ms(),
             due_s: job.due_s(),
             attempts: u32::from(job.attempts),
+            earlier_runs: if job.attempts > 0 { self.earlier_runs.of(job.number()) } else { &[] },
             abandoned: job.waits == NONE && !job.background,
             background: job.background,
             stored: job.kept.is_stored(),

@@ -23,6 +23,7 @@
 
 mod connection;
 mod control;
+mod earlier;
 mod effects;
 mod function;
 mod index;
@@ -33,6 +34,7 @@ mod measure;
 mod memory;
 mod policy;
 mod query;
+mod settings;
 mod short;
 mod stored;
 mod storing;
@@ -48,15 +50,18 @@ use std::sync::Arc;
 use slab::Slab;
 
 pub use self::control::{ControlError, Piece, Place, Rule, Who};
+pub use self::earlier::{EarlierRun, RunEnd};
 pub use self::effects::{Effects, Event};
 pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
 pub use self::query::DropFunction;
+pub use self::settings::RestoredSettings;
 pub use self::stored::{
     Durability, Edit, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
 };
 
 use self::connection::{Ability, Connection, Run, Wait};
+use self::earlier::EarlierRuns;
 use self::function::Function;
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
@@ -124,6 +129,7 @@ pub struct JobServer {
     abilities: Slab<Ability>,
     waits: Slab<Wait>,
     runs: Slab<Run>,
+    earlier_runs: EarlierRuns,
     /// When running jobs are taken away, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
     /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
@@ -167,6 +173,7 @@ impl JobServer {
             abilities: Slab::new(),
             waits: Slab::new(),
             runs: Slab::new(),
+            earlier_runs: EarlierRuns::default(),
             deadlines: BTreeSet::new(),
             noops: VecDeque::new(),
             last_noop: 0,
@@ -258,7 +265,7 @@ impl JobServer {
         for _ in 0..WORK_PER_CALL {
             match self.connections[connection as usize].first_run {
                 NONE => break,
-                run => self.requeue(now, run, effects),
+                run => self.requeue(now, run, RunEnd::Disconnected, effects),
             }
         }
         let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection as usize];

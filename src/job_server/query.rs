@@ -97,7 +97,7 @@ impl JobServer {
     }
 
     /// Forgets a function that has neither workers nor jobs.
-    pub fn drop_function(&mut self, name: &[u8]) -> DropFunction {
+    pub fn drop_function(&mut self, name: &[u8], effects: &mut impl Effects) -> DropFunction {
         let Some(slot) = self.function_names.get(name).map(|slot| *slot as usize) else {
             return DropFunction::NotFound;
         };
@@ -105,6 +105,7 @@ impl JobServer {
         if function.workers > 0 || function.total() > 0 {
             return DropFunction::InUse;
         }
+        self.forget_decisions(function, effects);
         self.function_names.remove(name);
         self.stats.functions.remove(name);
         let dropped = self.functions.remove(slot);
@@ -119,10 +120,15 @@ impl JobServer {
     ///
     /// # Errors
     /// [`ControlError::TooManyFunctions`], [`ControlError::TooManySettings`].
-    pub fn limit_function(&mut self, name: &[u8], limits: [u32; 3]) -> Result<(), ControlError> {
+    pub fn limit_function(
+        &mut self,
+        name: &[u8],
+        limits: [u32; 3],
+        effects: &mut impl Effects,
+    ) -> Result<(), ControlError> {
         self.check_settings(name, limits != [0; 3])?;
         let slot = self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)?;
-        self.functions[slot as usize].limits = limits;
+        self.decide(slot, |function| function.limits = limits, effects);
         self.functions[slot as usize].publish_settings();
         self.publish(slot);
         Ok(())

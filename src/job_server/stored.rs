@@ -195,6 +195,14 @@ pub enum StoreOp {
         /// What it is from now on.
         edit: Edit,
     },
+    /// Remember what the operator has decided, or forget it. Not answered. See the head of `settings.rs`. Of one name only the last word
+    /// counts, and between settings and jobs there is no order.
+    Set {
+        /// What it is about.
+        name: String,
+        /// What was decided; `None` where it is as in the beginning.
+        value: Option<String>,
+    },
     /// Read workloads that are no longer in memory. Answered with [`StoreReport::Loaded`] of the same ticket.
     Load {
         /// Names this operation.

@@ -231,6 +231,9 @@ impl JobServer {
         while self.jobs.get(slot).waits != NONE {
             self.remove_wait(self.jobs.get(slot).waits);
         }
+        if self.jobs.get(slot).attempts > 0 {
+            self.earlier_runs.forget(self.jobs.get(slot).number());
+        }
         self.jobs.remove(slot);
         if matches!(state, JobState::Running(_)) {
             // Nothing has changed in the queues.

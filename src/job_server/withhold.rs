@@ -107,6 +107,19 @@ impl JobServer {
         how: Withholding,
         effects: &mut impl Effects,
     ) -> Result<usize, ControlError> {
+        if self.insert_rule(who, function, how)? {
+            self.store_rule(who, function.map(FunctionName::new).as_ref(), Some(how), effects);
+        }
+        Ok(self.apply_rules_to(now, who, effects))
+    }
+
+    /// Makes a rule without telling anybody. Returns whether it is new, or another than before.
+    pub(super) fn insert_rule(
+        &mut self,
+        who: &Who,
+        function: Option<&[u8]>,
+        how: Withholding,
+    ) -> Result<bool, ControlError> {
         let fits = match who {
             Who::Connection(_) => true,
             Who::Client(id) => id.len() <= CLIENT_ID_MAX,
@@ -131,8 +144,7 @@ impl JobServer {
         if is_new && (count >= MAX_RULES || is_too_much) {
             return Err(ControlError::TooManyRules);
         }
-        self.rules.of(who).insert(function, how);
-        Ok(self.apply_rules_to(now, who, effects))
+        Ok(self.rules.of(who).insert(function, how) != Some(how))
     }
 
     /// Ends what [`withhold`](Self::withhold) began for exactly these workers: for one function, or without one all of it.
@@ -152,14 +164,15 @@ impl JobServer {
             self.slot_of(*id).ok_or(ControlError::NoSuchWorker)?;
         }
         let withheld = self.rules.of(who);
-        let before = withheld.len();
-        match function {
-            Some(name) => drop(withheld.remove(&Some(FunctionName::new(name)))),
-            None => withheld.clear(),
-        }
-        let is_changed = withheld.len() < before;
+        let released: Vec<Option<FunctionName>> = match function.map(|name| Some(FunctionName::new(name))) {
+            Some(function) => withheld.remove(&function).map(|_| function).into_iter().collect(),
+            None => std::mem::take(withheld).into_keys().collect(),
+        };
         self.rules.tidy();
-        if is_changed { Ok(self.apply_rules_to(now, who, effects)) } else { Err(ControlError::NoSuchRule) }
+        for function in &released {
+            self.store_rule(who, function.as_ref(), None, effects);
+        }
+        if released.is_empty() { Err(ControlError::NoSuchRule) } else { Ok(self.apply_rules_to(now, who, effects)) }
     }
 
     /// A bounded number of the rules by which workers get no jobs, those for connections first: the first ones, or those

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::connection::{Ability, Run, Sleep};
+use super::earlier::RunEnd;
 use super::effects::{Effects, Event};
 use super::index::NONE;
 use super::job::{JobState, Kept};
@@ -73,7 +74,7 @@ impl JobServer {
         while run != NONE {
             let Run { job, next, .. } = self.runs[run as usize];
             if self.jobs.get(job).function == function {
-                self.take_away(now, run, effects);
+                self.take_away(now, run, RunEnd::GivenBack, effects);
             }
             run = next;
         }
@@ -83,7 +84,7 @@ impl JobServer {
         self.connections[connection as usize].gauges.remove_all_functions();
         self.remove_abilities(now, connection, effects);
         while self.connections[connection as usize].first_run != NONE {
-            self.take_away(now, self.connections[connection as usize].first_run, effects);
+            self.take_away(now, self.connections[connection as usize].first_run, RunEnd::GivenBack, effects);
         }
     }
 
@@ -367,20 +368,20 @@ impl JobServer {
             effects.report(Event::JobTimedOut { handle, unique: job.unique() });
             self.tally(job.function, |counters| &counters.timed_out);
             self.runs[run as usize].gauges.counters.get_or_make().timed_out.bump(1);
-            self.take_away(now, run, effects);
+            self.take_away(now, run, RunEnd::TimedOut, effects);
         }
     }
 
     /// Takes a job from a worker that is still there, and may go on with it.
-    fn take_away(&mut self, now: Now, run: u32, effects: &mut impl Effects) {
+    fn take_away(&mut self, now: Now, run: u32, end: RunEnd, effects: &mut impl Effects) {
         let Run { job, connection, .. } = self.runs[run as usize];
         let number = self.jobs.get(job).number();
         self.connections[connection as usize].forfeit(number);
-        self.requeue(now, run, effects);
+        self.requeue(now, run, end, effects);
     }
 
     /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it.
-    pub(super) fn requeue(&mut self, now: Now, run: u32, effects: &mut impl Effects) {
+    pub(super) fn requeue(&mut self, now: Now, run: u32, end: RunEnd, effects: &mut impl Effects) {
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
         let job = self.jobs.get_mut(slot);
@@ -403,6 +404,7 @@ impl JobServer {
             let key = job.key(&self.functions[function].name);
             effects.store(StoreOp::Attempts { key, attempts: job.attempts });
         }
+        self.remember_run(now, run, end);
         self.uncount(slot);
         self.remove_run(run);
         self.functions[function].running -= 1;

@@ -22,6 +22,7 @@ use tracing::{debug, info};
 
 use super::Clock;
 use super::input::{Input, Sink};
+use crate::admin::look::STORE_WAIT;
 use crate::admin::{Admin, LongAnswer};
 use crate::hub::Hub;
 use crate::job_server::{ConnectionId, Departure, Now};
@@ -101,6 +102,7 @@ pub async fn serve(
         reading: Reading::Open,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         timer_is_for_write: false,
+        store_timer: None,
         unacknowledged: 0,
         server: Arc::clone(&server),
     };
@@ -180,6 +182,8 @@ struct Connection<S> {
     /// Runs while the peer takes nothing, or has not said anything yet.
     timer: Option<Pin<Box<Sleep>>>,
     timer_is_for_write: bool,
+    /// Runs while the store is asked for an answer.
+    store_timer: Option<Pin<Box<Sleep>>>,
     /// What the kernel still had to deliver when the timer started.
     unacknowledged: usize,
 }
@@ -292,6 +296,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             return Ok(false);
         }
         if self.long_answer.is_some() {
+            if self.poll_store(context).is_pending() {
+                return Ok(false);
+            }
             self.go_on();
             return Ok(true);
         }
@@ -307,6 +314,17 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             Poll::Pending => Ok(false),
             Poll::Ready(result) => result.map(|()| true),
         }
+    }
+
+    /// Waits for what the store is asked for an answer, but not for long.
+    fn poll_store(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(answer) = &mut self.long_answer else { return Poll::Ready(()) };
+        if answer.poll_ready(context.waker()).is_pending() {
+            let timer = self.store_timer.get_or_insert_with(|| Box::pin(sleep(STORE_WAIT)));
+            ready!(timer.as_mut().poll(context));
+        }
+        self.store_timer = None;
+        Poll::Ready(())
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {

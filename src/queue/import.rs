@@ -222,7 +222,7 @@ impl Import<'_> {
             return Ok(Moved { set_aside: here.set_aside, ..Moved::default() });
         }
         let before = there.jobs;
-        let mark = self.mark(&there, here)?;
+        let mark = self.mark(&there, &here)?;
         let mut moved = self.copy(there)?;
         moved.set_aside = here.set_aside;
         self.count(&mark, before + moved.copied)?;
@@ -280,7 +280,7 @@ impl Import<'_> {
     }
 
     /// Puts the mark into the target, if it is not there; answers what names it.
-    fn mark(&mut self, there: &Survey, here: Replayed) -> Result<JobKey, ToolError> {
+    fn mark(&mut self, there: &Survey, here: &Replayed) -> Result<JobKey, ToolError> {
         if let Some(mark) = &there.mark {
             return Ok(mark.key.clone());
         }

@@ -90,7 +90,7 @@ impl Store for Fake {
                 wanted = take(job, has_workload);
             }
         });
-        Ok(Replayed { jobs, set_aside: kept.set_aside, last_number: kept.last_number })
+        Ok(Replayed { jobs, set_aside: kept.set_aside, last_number: kept.last_number, settings: Vec::new() })
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {

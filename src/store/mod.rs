@@ -10,6 +10,7 @@ mod driver;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod entry;
 pub mod location;
+pub mod look;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
@@ -29,7 +30,7 @@ use bytes::Bytes;
 
 use crate::job_server::{Edit, JobKey, StoreFailure, StoredJob};
 
-/// What is changed in one transaction, in this order: removed, edited, added, attempts set.
+/// What is changed in one transaction, in this order: removed, edited, added, attempts set; settings at any time.
 ///
 /// The order lets a job go where another one was until now: what has ended, or was moved away, gives its function and unique
 /// id to one that was moved there or is new. Among the edits there is no order, since two jobs may change places. Of no job
@@ -49,6 +50,9 @@ pub struct Changes {
     pub adds: Vec<StoredJob>,
     /// Jobs, by their names after the edits, and how often a worker was lost with them. One that is not there is no error.
     pub attempts: Vec<(JobKey, u16)>,
+    /// What the operator has decided, by name, and `None` where it is as in the beginning. Of no name two are asked for. A store
+    /// keeps them as the texts that they are, for itself and beside the jobs.
+    pub settings: Vec<(String, Option<String>)>,
     /// A number that none given to any job, kept or not, is higher than: the next start goes on from there. 0 for unchanged;
     /// it never goes back.
     pub last_number: u64,
@@ -67,7 +71,7 @@ pub enum Workloads {
 }
 
 /// What was read back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
     /// How many jobs.
     pub jobs: u64,
@@ -75,6 +79,8 @@ pub struct Replayed {
     pub set_aside: u64,
     /// The highest number that was ever given to a job, as far as is known.
     pub last_number: u64,
+    /// What the operator had decided: names and values. Only who opened the store to keep jobs is told.
+    pub settings: Vec<(String, String)>,
 }
 
 /// A place where jobs are kept.
@@ -82,7 +88,7 @@ pub struct Replayed {
 /// Each call finds its own way back after a failure of an earlier one: it opens the file anew, or connects anew, before
 /// it does anything else. A store never tries the same handle again after a failed sync, and never waits without a bound.
 pub trait Store: Send {
-    /// Reads all jobs in the order of their numbers, and hands them to `take`, which says whether it wants workloads with
+    /// Reads all jobs in the order of their numbers, and what the operator had decided. Jobs are handed to `take`, which says whether it wants workloads with
     /// those that follow. The second argument of `take` says whether this job came with its workload. One whose unique id
     /// is `-` always does: the workload is what it coalesces by.
     ///

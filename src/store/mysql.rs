@@ -8,8 +8,8 @@
 //! unique id cannot stand in `unique_key`. There, or where there is no unique id, `unique_key` has the handle: C++ gearmand
 //! finds a job's row by it. Earlier versions left NULL.
 //!
-//! The version of the format and the highest number stand in the one row of `<table>_meta`. Rows that make no sense are
-//! moved to `<table>_set_aside`.
+//! The version of the format and the highest number stand in the one row of `<table>_meta`; what the operator has decided of
+//! functions and workers in `<table>_settings`, by name. Rows that make no sense are moved to `<table>_set_aside`.
 //!
 //! # Two servers
 //! A lock by name (`GET_LOCK`) keeps a second server away for as long as the connection lives. Where the network broke MySQL

@@ -7,8 +7,8 @@
 //! `function_bytes`, where the bytes are no text of this database or too long for their column. Where the unique id cannot
 //! stand in `unique_key`, or there is none, the handle does: C++ gearmand finds a job's row by it. Earlier versions left NULL.
 //!
-//! The version of the format and the highest number stand in the one row of `<table>_meta`. Rows that make no sense are
-//! moved to `<table>_set_aside`.
+//! The version of the format and the highest number stand in the one row of `<table>_meta`; what the operator has decided of
+//! functions and workers in `<table>_settings`, by name. Rows that make no sense are moved to `<table>_set_aside`.
 //!
 //! # Two servers
 //! An advisory lock on the table's oid keeps a second server away. It lives as long as the connection, which is why a pooler

@@ -1,10 +1,11 @@
 //! What the store is asked for and has not begun: filled under the hub's lock, emptied by the writer's thread.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::look::{Looking, Looks, Wanted};
 use super::writer::Settings;
 use crate::job_server::{Edit, JobKey, StoreOp};
 
@@ -28,6 +29,10 @@ struct State {
     /// Reads overtake changes: they concern jobs that are stored, and workers wait for them. So they name jobs as they are
     /// before those changes.
     loads: VecDeque<StoreOp>,
+    /// Who looks waits behind those who work: one is taken at a time.
+    looks: Looks,
+    /// What the operator has decided, by name: the last word on each.
+    decisions: BTreeMap<String, Option<String>>,
     /// What the writer has not heard of yet.
     settings: Option<Settings>,
     closed: Option<u64>,
@@ -39,6 +44,8 @@ pub(super) struct Taken {
     pub(super) changes: Vec<StoreOp>,
     pub(super) attempts: Vec<(JobKey, u16)>,
     pub(super) loads: Vec<StoreOp>,
+    pub(super) look: Option<Wanted>,
+    pub(super) decisions: BTreeMap<String, Option<String>>,
     /// The settings, where they have changed.
     pub(super) settings: Option<Settings>,
     /// Once there will be no more operations than these: the highest number that was given to a job.
@@ -51,6 +58,8 @@ impl State {
         self.changes.is_empty()
             && self.attempts.is_empty()
             && self.loads.is_empty()
+            && self.looks.is_empty()
+            && self.decisions.is_empty()
             && self.settings.is_none()
             && self.closed.is_none()
     }
@@ -104,6 +113,9 @@ impl Queue {
                     state.edit(&key, &edit);
                     state.changes.push_back(StoreOp::Edit { key, edit });
                 }
+                StoreOp::Set { name, value } => {
+                    state.decisions.insert(name, value);
+                }
                 StoreOp::Add { .. } => state.changes.push_back(operation),
             }
         }
@@ -112,6 +124,16 @@ impl Queue {
     /// Tells the writer that there is something.
     pub fn wake(&self) {
         self.arrived.notify_one();
+    }
+
+    /// Asks for the beginning of a workload that is not in memory, and tells the writer. `None` where too many have asked already.
+    pub fn look(&self, job: JobKey) -> Option<Looking> {
+        let mut state = self.lock();
+        let job = state.name_now(job);
+        let looking = state.looks.ask(job);
+        drop(state);
+        self.wake();
+        looking
     }
 
     /// Changes the settings of the writer.
@@ -161,7 +183,9 @@ impl Queue {
         // Of jobs whose addition is not taken yet none is: they come later than it.
         let attempts = if state.changes.is_empty() { take_some(&mut state.attempts, count) } else { Vec::new() };
         let closed = state.closed.filter(|_| state.changes.is_empty() && state.attempts.is_empty());
-        Taken { changes, attempts, loads: state.loads.drain(..).collect(), settings: state.settings.take(), closed }
+        let (loads, decisions) = (state.loads.drain(..).collect(), std::mem::take(&mut state.decisions));
+        let look = state.looks.next();
+        Taken { changes, attempts, loads, look, decisions, settings: state.settings.take(), closed }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -183,6 +207,10 @@ fn weight_of(operation: &StoreOp) -> usize {
     const ENTRY: usize = 100;
     match operation {
         StoreOp::Add { job, .. } => ENTRY + job.workload().len(),
-        StoreOp::Remove(_) | StoreOp::Attempts { .. } | StoreOp::Edit { .. } | StoreOp::Load { .. } => ENTRY,
+        StoreOp::Remove(_)
+        | StoreOp::Attempts { .. }
+        | StoreOp::Edit { .. }
+        | StoreOp::Set { .. }
+        | StoreOp::Load { .. } => ENTRY,
     }
 }

@@ -7,7 +7,8 @@
 //! ([`super::entry`]); and `attempts`. Numbers are decimal. Earlier versions wrote all fields into the one hash. A hash
 //! without a side hash is C++ gearmand's; a side hash alone is that of a job that C++ gearmand has run.
 //!
-//! The version of the format and the highest number stand in a hash of their own. No search for jobs finds it, nor a side
+//! The version of the format and the highest number stand in a hash of their own, and in another one what the operator has
+//! decided of functions and workers. No search for jobs finds it, nor a side
 //! hash; what makes no sense is renamed, so that none finds it either. Other keys that share the prefix are left alone.
 //!
 //! # Two servers

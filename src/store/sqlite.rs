@@ -19,7 +19,8 @@
 //!
 //! There is no primary key on the unique id: the job server holds it unique, and in a file with a million jobs the index costs
 //! ten times what the rest does. Text is bytes: names and unique ids need not be UTF-8. `gearman_meta` keeps, for each
-//! table, the highest number given to a job; `gearman_set_aside` keeps rows that made no sense, with the reason. The
+//! table, the highest number given to a job; `gearman_settings` what the operator has decided of functions and workers;
+//! `gearman_set_aside` keeps rows that made no sense, with the reason. The
 //! version of the format is SQLite's `user_version`.
 //!
 //! # Going back
@@ -199,9 +200,10 @@ impl Store for SqliteStore {
         let (queue, prefix, owns) = (self.queue.clone(), Arc::clone(&self.prefix), self.lock.is_some());
         let path = self.path.clone();
         self.with_file("cannot read the jobs", |file| {
-            let found = replay::scan(file, &queue, &prefix, take)?;
+            let mut found = replay::scan(file, &queue, &prefix, take)?;
             if owns {
                 replay::set_aside(file, &queue, &path, &found.senseless)?;
+                found.replayed.settings = layout::settings(&file.connection, &queue)?;
             }
             Ok(found.replayed)
         })
@@ -225,6 +227,7 @@ impl Store for SqliteStore {
             edits::make(&transaction, sql, &queue, &changes.edits)?;
             add(&transaction, sql, &changes.adds)?;
             set_attempts(&transaction, &sql.attempts, &changes.attempts)?;
+            set(&transaction, &queue, &changes.settings)?;
             // Where no page changes SQLite syncs nothing, and a removal may meet no row.
             let is_empty = changes.removes.is_empty() && changes.edits.is_empty() && changes.attempts.is_empty();
             let is_probe = changes.adds.is_empty() && (is_empty || changes.sync);
@@ -338,6 +341,20 @@ fn set_attempts(transaction: &Transaction<'_>, sql: &str, attempts: &[(JobKey, u
     let mut update = transaction.prepare_cached(sql)?;
     for (key, attempts) in attempts {
         update.execute((integer(key.number), attempts))?;
+    }
+    Ok(())
+}
+
+fn set(
+    transaction: &Transaction<'_>,
+    queue: &str,
+    settings: &[(String, Option<String>)],
+) -> Result<(), rusqlite::Error> {
+    for (name, value) in settings {
+        match value {
+            Some(value) => transaction.prepare_cached(layout::SET)?.execute((queue, name, value))?,
+            None => transaction.prepare_cached(layout::UNSET)?.execute((queue, name))?,
+        };
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use tracing::error;
 
 use self::batch::{Addition, Batch};
 use self::owed::Owed;
+use super::look::Sight;
 use super::queue::{Queue, Taken};
 use super::{Changes, Store, StoreError};
 use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob};
@@ -126,15 +127,21 @@ impl Writer {
                 self.gather();
             }
             let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
-            let Taken { changes, attempts, loads, settings, closed } = taken;
+            let Taken { changes, attempts, loads, look, decisions, settings, closed } = taken;
             if let Some(settings) = settings {
                 self.settings = settings;
             }
             for load in loads {
                 self.load(load);
             }
+            if let Some(wanted) = look {
+                let sight = self.look(&wanted.job);
+                wanted.give(sight);
+            }
             self.is_busy = changes.len() >= BUSY;
-            if !changes.is_empty() || !attempts.is_empty() {
+            let has_decisions = !decisions.is_empty();
+            self.owed.settings.extend(decisions);
+            if !changes.is_empty() || !attempts.is_empty() || has_decisions {
                 self.change(changes, attempts);
             } else if self.wake_at().is_some_and(|at| at <= Instant::now()) {
                 // To see whether the store works again, or to have everything on the disk. A failure is known by then.
@@ -262,6 +269,12 @@ impl Writer {
                         );
                     }
                 }
+                Err(error) if error.failure == StoreFailure::Refused && !part.settings.is_empty() => {
+                    error!(
+                        "the store refuses what the operator has decided, and a restart will undo the last {} decisions: {error}",
+                        part.settings.len()
+                    );
+                }
                 Err(error) => {
                     self.fail(&error);
                     self.owed.add(part);
@@ -318,8 +331,8 @@ impl Writer {
 
     /// Owes what is not new in the changes; returns the rest.
     fn owe(&mut self, changes: Changes) -> Changes {
-        let Changes { removes, edits, adds, attempts, last_number, sync } = changes;
-        self.owed.add(Changes { removes, edits, attempts, ..Changes::default() });
+        let Changes { removes, edits, adds, attempts, settings, last_number, sync } = changes;
+        self.owed.add(Changes { removes, edits, attempts, settings, ..Changes::default() });
         Changes { adds, last_number, sync, ..Changes::default() }
     }
 
@@ -369,6 +382,16 @@ impl Writer {
             }),
         };
         self.tell(vec![StoreReport::Loaded { ticket, result }]);
+    }
+
+    /// Where this fails nothing is said of it: nobody is kept waiting, and a store that does not work at all fails with the next
+    /// job or probe.
+    fn look(&mut self, job: &JobKey) -> Option<Sight> {
+        if self.refuses().is_some_and(|failure| failure != StoreFailure::Locked) {
+            return None;
+        }
+        let workload = self.read(std::slice::from_ref(job)).ok()?.pop().flatten()?;
+        Some(Sight::of(&workload))
     }
 
     /// Reads workloads, also of jobs of which it is not known what the store calls them.

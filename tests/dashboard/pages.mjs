@@ -56,6 +56,8 @@ export async function pages(dashboard, port, say) {
   say("submit");
   await numbersMove(dashboard, port);
   say("live");
+  await aRetriedJobIsTrue(dashboard, port);
+  say("a job that was retried");
   // A job that has ended is answered with 404, which browsers write down.
   dashboard.quiet(`/api/v1/jobs/${encodeURIComponent(held)}`);
 }
@@ -199,4 +201,17 @@ async function numbersMove(dashboard, port) {
   const plot = dashboard.page.locator(".plot").first();
   await plot.hover();
   await eventually("the read-out of the chart", () => dashboard.page.locator(".chart .cursor").count());
+}
+
+// The runs that came to nothing stand in the timeline.
+async function aRetriedJobIsTrue(dashboard, port) {
+  const handle = await new Client(port).submit("retried");
+  for (const id of ["first-1", "second-1"]) {
+    const worker = new Worker(port, ["retried"], id);
+    await eventually("a worker with the job", () => worker.jobs.includes(handle));
+    worker.end();
+  }
+  await dashboard.go(`jobs/${encodeURIComponent(handle)}`);
+  const runs = /Run 1[^]*lost its worker[^]*on first-1[^]*Run 2[^]*lost its worker[^]*on second-1[^]*Waits for a worker/;
+  await eventually("its earlier runs", async () => runs.test(await dashboard.page.locator(".timeline").innerText()));
 }

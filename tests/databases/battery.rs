@@ -55,6 +55,7 @@ pub(crate) fn run(database: &mut dyn Database) {
     // Names that differ in case only are different, but a database may write them in one case.
     round_trip(&database.location("round_trip"));
     changes(&database.location("changes"));
+    settings(&database.location("settings"));
     many(&database.location("many"));
     one_server(&database.location("one_server"), database.word());
     reading(&database.location("reading"));
@@ -176,6 +177,42 @@ fn changes(location: &Location) {
     let loaded: Vec<_> = loaded.iter().map(|workload| workload.as_deref()).collect();
     assert_eq!(loaded, [Some(&b"w"[..]), None, None, Some(b"w"), Some(b"w")]);
     assert_eq!(store.load(&[], usize::MAX).unwrap(), Vec::<Option<bytes::Bytes>>::new());
+}
+
+/// What the operator has decided is kept beside the jobs.
+fn settings(location: &Location) {
+    let long = format!("client {} {}", "%FF".repeat(128), "%00".repeat(512));
+    let change = |settings: &[(&str, Option<&str>)]| {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect();
+        Changes { settings, sync: true, ..Changes::default() }
+    };
+    let pairs = |settings: &[(&str, &str)]| -> Vec<(String, String)> {
+        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let job = TestJob::new(1, "settings", "u1", b"w");
+    let mut store = open(location, Access::Own);
+    assert_eq!(read(&mut *store).1.settings, []);
+    let many: Vec<(String, Option<String>)> =
+        (0..2000).map(|index| (format!("function f{index}"), Some("paused".to_owned()))).collect();
+    store.commit(&Changes { settings: many.clone(), sync: true, ..Changes::default() }).unwrap();
+    assert_eq!(read(&mut *store).1.settings.len(), many.len());
+    let none = many.into_iter().map(|(name, _)| (name, None)).collect();
+    store.commit(&Changes { settings: none, sync: true, ..Changes::default() }).unwrap();
+    store.commit(&adding(std::slice::from_ref(&job))).unwrap();
+    store
+        .commit(&change(&[("function f", Some("paused")), ("function F", Some("running=1")), (&long, Some("x"))]))
+        .unwrap();
+    store
+        .commit(&change(&[("function f", Some("queue=1,2,3")), ("function g", None), (&long, Some("draining"))]))
+        .unwrap();
+    store.commit(&change(&[("function F", None)])).unwrap();
+    let expected = pairs(&[(&long, "draining"), ("function f", "queue=1,2,3")]);
+    assert_eq!(read(&mut *store).1.settings, expected);
+    drop(store);
+    assert_eq!(read(&mut *open(location, Access::Read)).1.settings, [], "whoever looks is not told");
+    let (jobs, replayed) = read(&mut *open(location, Access::Own));
+    assert_same(&jobs, &[job]);
+    assert_eq!(replayed.settings, expected);
 }
 
 fn many(location: &Location) {

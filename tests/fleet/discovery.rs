@@ -23,9 +23,12 @@ pub(crate) fn all_workers_are_found(implementation: Implementation) {
         assert!(worker["pid"].as_u64().unwrap() > 1, "{worker}");
         assert!(worker["memory"].as_u64().unwrap() > 100_000, "{worker}");
         assert_eq!((text("version"), text("fleet")), ("1", "t"), "{worker}");
-        let known = |key: &str| worker[key].as_array().unwrap().iter().cloned().collect::<Vec<Value>>();
-        let all: BTreeSet<String> =
-            [known("functionInUse"), known("functionNotUse")].concat().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+        let known = |key: &str| worker[key].as_array().unwrap().to_vec();
+        let all: BTreeSet<String> = [known("functionInUse"), known("functionNotUse")]
+            .concat()
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
         assert_eq!(all, ["fail", "log_line", "sleep_ms"].map(str::to_owned).into(), "{worker}");
     }
     assert_eq!(kinds.len(), 9, "{kinds:?}");
@@ -42,7 +45,9 @@ pub(crate) fn a_function_moves_to_other_hosts(implementation: Implementation) {
     let mut world = World::new(implementation);
     world.start_all();
     let on = |host: &str| {
-        format!("[functions.log_line]\nmin = 2\nhosts = [\"{host}\"]\n[functions.sleep_ms]\nmin = 1\nhosts = [\"web3\"]\n")
+        format!(
+            "[functions.log_line]\nmin = 2\nhosts = [\"{host}\"]\n[functions.sleep_ms]\nmin = 1\nhosts = [\"web3\"]\n"
+        )
     };
     world.want(&on("web1"));
     let _monitor = world.monitor();

@@ -62,7 +62,9 @@ pub(crate) fn a_host_is_stopped_and_started(implementation: Implementation) {
     load.goes_on(20);
     // A worker that comes there is not used, until the host is started again.
     run(&mut world.fleet(&["start", "web2"]));
-    world.want("[functions.log_line]\nmin = 4\n[functions.sleep_ms]\nmin = 2\n[functions.fail]\nmin = 1\nhosts = [\"web2\"]\n");
+    world.want(
+        "[functions.log_line]\nmin = 4\n[functions.sleep_ms]\nmin = 2\n[functions.fail]\nmin = 1\nhosts = [\"web2\"]\n",
+    );
     world.start(1, crate::world::Language::Ours);
     world.settled("it is used again", |status| doing_on(status, "fail", "web2") == 1);
     assert_eq!(load.end(), 1, "a job was done twice");

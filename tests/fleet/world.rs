@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::common::{Implementation, Program, Server, wait_for};
 
 /// How long anything may take: workers of three languages start beside other tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// The pause between two questions how the fleet is.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,15 +40,6 @@ pub(crate) enum Language {
 
 impl Language {
     pub(crate) const ALL: [Self; 3] = [Self::Ours, Self::Php, Self::Python];
-
-    /// What a worker says of itself.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "rust",
-            Self::Php => "php",
-            Self::Python => "python",
-        }
-    }
 }
 
 /// A host. Its processes end with it.
@@ -72,9 +63,8 @@ impl Host {
             .spawn()
             .expect("unshare, of Debian's package util-linux");
         let children = format!("/proc/{0}/task/{0}/children", shell.id());
-        let is_sleeping = |pid: u32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep")
-        };
+        let is_sleeping =
+            |pid: u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep");
         let init = wait_for("the first process of a host", || {
             assert_eq!(shell.try_wait().unwrap(), None, "no namespaces: {script}");
             fs::read_to_string(&children).ok()?.trim().parse().ok().filter(|pid| is_sleeping(*pid))

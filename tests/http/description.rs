@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::client::{Events, connect, post, request, server, shown};
-use crate::common::{Wire, packet};
+use crate::common::{Wire, packet, wait_for};
 
 /// What is of another shape than the description says, with its place.
 fn differences(description: &Value, schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
@@ -50,14 +50,24 @@ fn answers_have_the_members_that_are_described() {
     let server = server(&[]);
     let mut client = Wire::connect(server.addr());
     let mut worker = Wire::connect(server.addr());
-    worker.send(packet::CAN_DO, b"f");
-    for _ in 0..2 {
+    let mut submit = || {
         client.send(packet::SUBMIT_JOB_BG, &packet::body(&[b"f", b"", b"x"]));
-        client.expect_type(packet::JOB_CREATED);
+        String::from_utf8(client.expect_type(packet::JOB_CREATED)).unwrap()
+    };
+    let handle = submit();
+    let mut lost = Wire::connect(server.addr());
+    for wire in [&mut lost, &mut worker] {
+        wire.send(packet::CAN_DO, b"f");
+        wire.expect_nothing();
     }
-    worker.send(packet::GRAB_JOB, b"");
-    let assigned = worker.expect_type(packet::JOB_ASSIGN);
-    let handle = String::from_utf8(assigned.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap();
+    lost.send(packet::GRAB_JOB, b"");
+    lost.expect_type(packet::JOB_ASSIGN);
+    drop(lost);
+    wait_for("the job once more", || {
+        worker.send(packet::GRAB_JOB, b"");
+        (worker.recv().0 == packet::JOB_ASSIGN).then_some(())
+    });
+    submit();
     worker.send(packet::WORK_STATUS, &packet::body(&[handle.as_bytes(), b"1", b"2"]));
     worker.expect_nothing();
     post(&server, "/api/v1/workers/drain", &json!({"client": "somebody", "function": "f"}));

@@ -276,3 +276,49 @@ fn bodies_take_memory_as_they_come() {
     assert_eq!(answer.status, 201, "{}", answer.text());
     drop(begun);
 }
+
+/// Grabs the job of this handle, with a worker that gives itself this id.
+#[track_caller]
+fn grab(server: &Server, client: &str, timeout_s: &str) -> Wire {
+    let mut worker = Wire::connect(server.addr());
+    if !client.is_empty() {
+        worker.send(packet::SET_CLIENT_ID, client.as_bytes());
+    }
+    worker.send(packet::CAN_DO_TIMEOUT, &packet::body(&[b"retried", timeout_s.as_bytes()]));
+    wait_for("a job", || {
+        worker.send(packet::GRAB_JOB, b"");
+        (worker.recv().0 == packet::JOB_ASSIGN).then_some(())
+    });
+    worker
+}
+
+#[test]
+fn runs_that_came_to_nothing_are_told() {
+    let server = server(&[]);
+    let body = json!({"function": "retried", "workload": "", "background": true});
+    let path = format!("{JOBS}/{}", post(&server, JOBS, &body).json()["handle"].as_str().unwrap());
+    assert_eq!(shown(&server, &path)["earlier_runs"], json!([]));
+    drop(grab(&server, "first", "0"));
+    let mut second = grab(&server, "second", "0");
+    second.send(packet::CANT_DO, b"retried");
+    let third = grab(&server, "", "1");
+    let runs = wait_for("three runs", || {
+        let runs = shown(&server, &path)["earlier_runs"].as_array().unwrap().clone();
+        (runs.len() == 3).then_some(runs)
+    });
+    let told: Vec<(&Value, &Value)> = runs.iter().map(|run| (&run["client_id"], &run["end"])).collect();
+    let expected = [(json!("first"), "disconnected"), (json!("second"), "given_back"), (Value::Null, "timed_out")];
+    for ((client, end), (expected_client, expected_end)) in told.into_iter().zip(expected) {
+        assert_eq!((client, end), (&expected_client, &json!(expected_end)), "{runs:?}");
+    }
+    let time = |run: &Value, key: &str| run[key].as_u64().unwrap();
+    assert!(time(&runs[2], "until_unix_ms") - time(&runs[2], "since_unix_ms") >= 1000, "{runs:?}");
+    assert!(runs.iter().all(|run| run["address"] == "127.0.0.1"), "{runs:?}");
+    assert!(time(&runs[0], "since_unix_ms") <= time(&runs[1], "since_unix_ms"), "{runs:?}");
+    drop(third);
+    // What runs now is none of them, and lists have none.
+    let _fourth = grab(&server, "fourth", "0");
+    let job = shown(&server, &path);
+    assert_eq!((job["earlier_runs"].as_array().map(Vec::len), &job["attempts"]), (Some(3), &json!(3)), "{job}");
+    assert_eq!(shown(&server, JOBS)["jobs"][0].get("earlier_runs"), None);
+}

@@ -261,3 +261,20 @@ fn a_server_does_without_the_default_address_where_it_is_taken() {
     assert!(said.contains("HTTP is not served: ") && said.contains("127.0.0.1:4731"), "{said}");
     assert!(!said.contains("http://"), "{said}");
 }
+
+#[test]
+fn a_workload_that_only_the_store_has_is_shown() {
+    let server = Server::ours(&["--http-listen", "127.0.0.1:0", "--max-memory-for-workloads", "1MiB"]);
+    let mut client = Wire::connect(server.addr());
+    let handles: Vec<String> =
+        (0..500).map(|index| submit(&mut client, b"f", &format!("u{index}"), &[b'w'; 4096])).collect();
+    let path = format!("/api/v1/jobs/{}", handles[499]);
+    let job = shown(&server, &path);
+    assert_eq!((&job["workload_bytes"], &job["preview"]["truncated"]), (&json!(4096), &json!(true)), "{job}");
+    assert_eq!(job["preview"]["content"].as_str().map(str::len), Some(1024));
+    let job = shown(&server, &format!("{path}?preview=65536"));
+    assert_eq!(job["preview"]["content"].as_str().map(str::len), Some(4096));
+    // Who wants nothing of it does not trouble the store.
+    let job = shown(&server, &format!("{path}?preview=0"));
+    assert_eq!((&job["workload_bytes"], job.get("preview")), (&Value::Null, None));
+}

@@ -156,6 +156,15 @@ pub(crate) fn jobs_whose_workloads_are_only_stored() {
     ];
     let [asked, cancelled, joined, same, last] = submit(&mut client, &jobs).try_into().expect("five handles");
     assert_eq!(status_of(&mut client, &asked), (true, false));
+    let shown = client.text(&format!("show job {}", text(&asked)));
+    assert!(shown.contains(&format!("\nbytes\t{SIZE}\npreview\t")) && shown.contains("\tbase64\n"), "{shown}");
+    // What comes behind it on the connection waits for its answer.
+    client.send_raw(format!("show job {}\nversion\n", text(&asked)).as_bytes());
+    let lines: Vec<String> = (0..=shown.lines().count()).map(|_| client.text_line()).collect();
+    assert!(
+        lines[0] == format!("handle\t{}\n", text(&asked)) && lines[lines.len() - 1].starts_with("OK "),
+        "{lines:?}"
+    );
     client.send(packet::GET_STATUS_UNIQUE, b"asked");
     client.expect(packet::STATUS_RES_UNIQUE, &body(&[b"asked", b"1", b"0", b"0", b"0", b"0"]));
     assert_eq!(client.text(&format!("cancel job {}", text(&cancelled))), "OK\r\n");

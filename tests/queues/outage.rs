@@ -223,6 +223,35 @@ fn answers_are_lost(database: &impl Database) {
     assert_eq!(scene.work_off(), 0, "jobs came back that had ended");
 }
 
+/// A workload that only the database has is shown, and without its answer everything else is, soon.
+fn who_looks_does_not_wait_for_long(database: &impl Database) {
+    let name = "looked_at";
+    let (lossy, options) = Lossy::before(&database.debian_options(name));
+    let server = Server::ours(&[&words(&options)[..], &["--max-memory-for-workloads", "1MiB"]].concat());
+    let mut client = Wire::connect(server.addr());
+    let jobs: Vec<Submission> = (0..1500).map(|serial| job(FUNCTION, &format!("u{serial}"), &[b'x'; 1024])).collect();
+    let last = text(submit(&mut client, &jobs).last().expect("a handle"));
+    let show = || {
+        let before = Instant::now();
+        let answer = Wire::connect(server.addr()).text(&format!("show job {last}"));
+        assert!(answer.starts_with(&format!("handle\t{last}\n")) && before.elapsed() < ANSWER, "{answer}");
+        answer
+    };
+    let shown = show();
+    assert!(shown.contains("\nbytes\t1024\npreview\txxxx"), "{shown}");
+    lossy.lose();
+    client.send_raw(&job(FUNCTION, "one more", b"w").request());
+    wait_for("the database to keep the job", || (database.rows(name) == jobs.len() + 1).then_some(()));
+    let shown = show();
+    assert!(shown.contains("\nbytes\t-\npreview\t-\n"), "{shown}");
+    // More of those who look than are let wait are answered all the same.
+    thread::scope(|scope| (0..100).for_each(|_| drop(scope.spawn(show))));
+    lossy.cut();
+    client.expect_type(packet::ERROR);
+    let shown = wait_for("the workload", || Some(show()).filter(|shown| shown.contains("\nbytes\t1024\n")));
+    assert!(shown.contains("\npreview_truncated\t"), "{shown}");
+}
+
 /// The server is there first, and waits.
 fn before_it_starts(database: &mut (impl Database + Send)) {
     let options = database.debian_options("late");
@@ -245,6 +274,7 @@ fn of_database(mut database: impl Database + Send) {
     while_it_runs(&mut database);
     both_are_killed(&mut database);
     answers_are_lost(&database);
+    who_looks_does_not_wait_for_long(&database);
     before_it_starts(&mut database);
 }
 

@@ -11,9 +11,9 @@ use super::wire::{self, FUNCTIONS, Reply};
 /// What the operator decided of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Controls {
-    paused: bool,
+    pub(crate) paused: bool,
     /// 0 for no limit.
-    max_running: usize,
+    pub(crate) max_running: usize,
 }
 
 /// Whom a rule means.

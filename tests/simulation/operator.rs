@@ -1,6 +1,6 @@
 //! The operator of the simulated server: settings, and the verbs that steer functions, jobs and workers.
 
-use gearmand::job_server::{ControlError, JobServer, Place, Policy, Who, Withholding};
+use gearmand::job_server::{ControlError, DropFunction, JobServer, Place, Policy, Who, Withholding};
 use gearmand::protocol::{FunctionName, Priority};
 
 use super::link::Recorder;
@@ -19,9 +19,7 @@ impl World {
         match self.random.below(15) {
             0..6 => return self.cancel(),
             6 | 7 => {
-                let result = self.server.drop_function(name);
-                self.event("the operator drops", &(function, result));
-                self.model.function_dropped(function, result);
+                self.drop_function(function);
             }
             8 => {
                 let result = self.server.create_function(name);
@@ -30,9 +28,7 @@ impl World {
             }
             9 | 10 => {
                 let limits = [0; 3].map(|_: u32| self.random.pick(&[0, 0, 0, 1, 5]));
-                let result = self.server.limit_function(name, limits);
-                self.event("the operator limits", &(function, limits, result));
-                self.model.function_limited(function, limits, result);
+                self.limit_queue(function, limits);
             }
             11 => {
                 let Policy { exceptions, keeps_jobs, handle_prefix, .. } = self.model.policy.clone();
@@ -42,6 +38,22 @@ impl World {
             _ => self.meddle_with_store(),
         }
         self.check();
+    }
+
+    pub(crate) fn drop_function(&mut self, function: usize) -> DropFunction {
+        let (result, outcome) = self.steer(|server, effects| server.drop_function(FUNCTIONS[function], effects));
+        self.event("the operator drops", &(function, result));
+        self.model.function_dropped(function, result);
+        self.conclude(outcome);
+        result
+    }
+
+    pub(crate) fn limit_queue(&mut self, function: usize, limits: [u32; 3]) {
+        let (result, outcome) =
+            self.steer(|server, effects| server.limit_function(FUNCTIONS[function], limits, effects));
+        self.event("the operator limits", &(function, limits, result));
+        self.model.function_limited(function, limits, result);
+        self.conclude(outcome);
     }
 
     pub(crate) fn set_policy(&mut self, policy: Policy) {

@@ -396,7 +396,7 @@ fn settings_do_not_use_up_all_functions() {
             let result = match index % 3 {
                 0 => scene.server.pause_function(NOW, &name(index), true, &mut scene.ears),
                 1 => scene.server.limit_running(NOW, &name(index), 1, &mut scene.ears),
-                _ => scene.server.limit_function(&name(index), [0, 1, 0]),
+                _ => scene.server.limit_function(&name(index), [0, 1, 0], &mut scene.ears),
             };
             assert_eq!(result, Ok(()), "{index}");
         }
@@ -405,7 +405,7 @@ fn settings_do_not_use_up_all_functions() {
             scene.server.create_function(b"f").unwrap();
             assert_eq!(scene.server.pause_function(NOW, known, true, &mut scene.ears), refused);
             assert_eq!(scene.server.limit_running(NOW, known, 1, &mut scene.ears), refused);
-            assert_eq!(scene.server.limit_function(known, [1, 1, 1]), refused);
+            assert_eq!(scene.server.limit_function(known, [1, 1, 1], &mut scene.ears), refused);
         }
         // What has settings may get others, and what loses them makes room.
         scene.server.limit_running(NOW, &name(0), 1, &mut scene.ears).unwrap();
@@ -414,8 +414,8 @@ fn settings_do_not_use_up_all_functions() {
         assert_eq!(scene.server.pause_function(NOW, b"f", true, &mut scene.ears), refused);
         scene.server.limit_running(NOW, &name(0), 0, &mut scene.ears).unwrap();
         scene.server.pause_function(NOW, b"f", true, &mut scene.ears).unwrap();
-        assert_eq!(scene.server.drop_function(b"f"), DropFunction::Dropped);
-        scene.server.limit_function(b"f", [1, 1, 1]).unwrap();
+        assert_eq!(scene.server.drop_function(b"f", &mut scene.ears), DropFunction::Dropped);
+        scene.server.limit_function(b"f", [1, 1, 1], &mut scene.ears).unwrap();
         let client = scene.connect("");
         scene.submit(client, b"of a job", b"", None);
         let worker = scene.worker("", &[b"of a job"]);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use gearmand::job_server::{Edit, JobKey, StoreFailure, StoreOp, StoreReport, StoredJob};
 use gearmand::protocol::FunctionName;
 
+use super::model_settings::Settings;
 use super::random::Random;
 
 const FAILURES: [StoreFailure; 7] = [
@@ -25,6 +26,7 @@ struct Changes {
     adds: Vec<(u32, StoredJob)>,
     attempts: Vec<(u64, u16)>,
     edits: Vec<(JobKey, Edit)>,
+    settings: Vec<(String, Option<String>)>,
 }
 
 /// What of a job may change while it is kept.
@@ -51,6 +53,9 @@ pub(crate) type News = &'static str;
 pub(crate) struct Store {
     /// What a crash leaves, by number.
     pub(crate) rows: BTreeMap<u64, StoredJob>,
+    /// What the operator has decided: what a crash leaves, and what there will be if nothing more fails.
+    pub(crate) settings: Settings,
+    pub(crate) projected_settings: Settings,
     /// The highest number that the store knows of.
     pub(crate) last_number: u64,
     /// What there will be, by number, if nothing more fails.
@@ -76,6 +81,8 @@ impl Store {
     pub(crate) fn new(random: &mut Random) -> Self {
         Self {
             rows: BTreeMap::new(),
+            settings: Settings::new(),
+            projected_settings: Settings::new(),
             last_number: 0,
             projected: BTreeMap::new(),
             twins: BTreeSet::new(),
@@ -103,6 +110,11 @@ impl Store {
             }
             StoreOp::Attempts { ref key, attempts } => {
                 self.projected.entry(key.number).and_modify(|known| known.attempts = attempts);
+            }
+            StoreOp::Set { ref name, ref value } => {
+                let before = self.projected_settings.get(name).cloned();
+                assert_ne!(before, *value, "a decision is told that is none");
+                change(&mut self.projected_settings, name, value.as_ref());
             }
             StoreOp::Edit { ref key, ref edit } => {
                 if let Some(known) = self.projected.get_mut(&key.number) {
@@ -198,6 +210,7 @@ impl Store {
                 StoreOp::Remove(key) => batch.removes.push(key.number),
                 StoreOp::Attempts { key, attempts } => batch.attempts.push((key.number, attempts)),
                 StoreOp::Edit { key, edit } => batch.edits.push((key, edit)),
+                StoreOp::Set { name, value } => batch.settings.push((name, value)),
                 StoreOp::Load { .. } => unreachable!("loads have a queue of their own"),
             }
         }
@@ -235,6 +248,7 @@ impl Store {
             self.owed.removes.append(&mut batch.removes);
             self.owed.attempts.append(&mut batch.attempts);
             self.owed.edits.append(&mut batch.edits);
+            self.owed.settings.append(&mut batch.settings);
             let refused = random.index(batch.adds.len());
             for (index, add) in batch.adds.into_iter().enumerate() {
                 let alone = Changes { adds: vec![add], ..Changes::default() };
@@ -250,8 +264,9 @@ impl Store {
             return news;
         }
         // A transaction that failed may have happened all the same.
-        let Changes { removes, attempts, edits, .. } = &self.owed;
-        if removes.is_empty() && attempts.is_empty() && edits.is_empty() && random.chance(30) {
+        let Changes { removes, attempts, edits, settings, .. } = &self.owed;
+        let owes_nothing = removes.is_empty() && attempts.is_empty() && edits.is_empty() && settings.is_empty();
+        if owes_nothing && random.chance(30) {
             self.apply(&batch);
             if !batch.adds.is_empty() {
                 news.push("was stored though that failed");
@@ -271,6 +286,7 @@ impl Store {
         self.owed.removes.extend(batch.removes);
         self.owed.attempts.extend(batch.attempts);
         self.owed.edits.extend(batch.edits);
+        self.owed.settings.extend(batch.settings);
         for (_, job) in &batch.adds {
             self.owed.removes.push(job.number);
             self.projected.remove(&job.number);
@@ -297,6 +313,9 @@ impl Store {
         }
         for (number, attempts) in &changes.attempts {
             self.rows.entry(*number).and_modify(|job| job.attempts = *attempts);
+        }
+        for (name, value) in &changes.settings {
+            change(&mut self.settings, name, value.as_ref());
         }
         for (key, edit) in &changes.edits {
             let Edit { function, priority, due_s } = edit.clone();
@@ -365,6 +384,7 @@ impl Store {
         self.last_number = self.last_number.max(last_number);
         let rows: BTreeMap<u64, Known> = self.rows.iter().map(|(number, job)| (*number, Known::of(job))).collect();
         assert_eq!(rows, self.projected, "the store that is simulated does not do what it is asked");
+        assert_eq!(self.settings, self.projected_settings, "the store that is simulated forgets decisions");
         self.forget();
     }
 
@@ -384,5 +404,13 @@ impl Store {
         self.deleted.clear();
         self.twins.clear();
         self.projected = self.rows.iter().map(|(number, job)| (*number, Known::of(job))).collect();
+        self.projected_settings.clone_from(&self.settings);
     }
+}
+
+fn change(settings: &mut Settings, name: &str, value: Option<&String>) {
+    match value {
+        Some(value) => settings.insert(name.to_owned(), value.clone()),
+        None => settings.remove(name),
+    };
 }

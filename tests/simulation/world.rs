@@ -286,6 +286,7 @@ impl World {
         }
         if let Some(store) = &self.store {
             self.model.check_store(store);
+            assert_eq!(store.projected_settings, self.model.settings(), "decisions that the store was told of");
         }
         self.model.check(self.now, &self.server, &self.stats);
         self.alarm_us = self.server.next_timeout(self.now);
@@ -431,9 +432,7 @@ impl World {
     fn flood(&mut self, slot: usize) {
         self.disconnect(slot, false);
         self.connect(slot, Peer::orderly_worker());
-        if self.server.limit_function(FUNCTIONS[0], [0; 3]).is_ok() {
-            self.model.function_created(0, Some([0; 3]), true);
-        }
+        self.limit_queue(0, [0; 3]);
         let (kind, has_store) = (self.random.below(3), self.store.is_some());
         let due_s = i64::try_from(self.now.unix_us / 1_000_000).unwrap() + 1;
         let asks: Vec<Ask> = (0..FLOOD)
@@ -566,8 +565,7 @@ impl World {
         }
         for (function, name) in FUNCTIONS.into_iter().enumerate() {
             let gauges = self.stats.functions.get(name).map(|gauges| Arc::clone(&gauges));
-            let result = self.server.drop_function(name);
-            self.model.function_dropped(function, result);
+            let result = self.drop_function(function);
             if let Some(gauges) = gauges {
                 assert_eq!(result, DropFunction::Dropped);
                 assert_eq!((gauges.total(), gauges.workers.get()), (0, 0), "numbers of nothing");

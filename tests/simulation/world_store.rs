@@ -153,6 +153,9 @@ impl World {
         let twins: BTreeSet<u64> = outcome.twins.iter().map(|name| wire::number(*name)).collect();
         assert_eq!(twins, store.twins, "jobs that were reported as twins");
         assert!(outcome.sent.is_empty() && outcome.operations.is_empty(), "a server speaks before it has started");
+        let restored = self.server.restore_settings(store.settings.clone().into_iter().collect());
+        self.model.settings_restored(&mut store.settings, &restored);
+        store.projected_settings.clone_from(&store.settings);
         self.server.skip_to_number(last_number);
         self.model.last_number = last_number;
         self.acknowledged.retain(|name| rows.contains_key(&wire::number(*name)));

@@ -269,3 +269,48 @@ fn what_a_crash_leaves_is_complete() {
     assert_eq!(fs::metadata(crashed.beside("-wal")).unwrap().len(), 0, "the WAL is worked off at the start");
     assert_eq!(replay(&mut *after).0, jobs);
 }
+
+/// A change of settings, by names and values.
+fn setting(settings: &[(&str, Option<&str>)]) -> Changes {
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect();
+    Changes { settings, sync: true, ..Changes::default() }
+}
+
+fn pairs(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn what_the_operator_has_decided_comes_back_with_its_queue() {
+    let place = Place::new();
+    let mut store = place.own();
+    assert_eq!(replay(&mut *store).1.settings, []);
+    store.commit(&setting(&[("function f", Some("paused")), ("function g", Some("running=1"))])).unwrap();
+    add(&mut *store, &[Kept::plain(1)]).unwrap();
+    store.commit(&setting(&[("function f", Some("queue=1,2,3")), ("function g", None), ("client c", None)])).unwrap();
+    store.commit(&setting(&[("host ::1", Some("draining"))])).unwrap();
+    let expected = pairs(&[("function f", "queue=1,2,3"), ("host ::1", "draining")]);
+    assert_eq!(replay(&mut *store).1.settings, expected);
+    drop(store);
+    let (jobs, replayed) = replay(&mut *place.own());
+    assert_eq!((jobs, replayed.settings), (vec![Kept::plain(1)], expected));
+    assert_eq!(replay(&mut *place.read()).1.settings, [], "whoever looks is not told");
+    let another = "INSERT INTO gearman_settings VALUES ('another_queue', 'function f', 'paused'), \
+                   ('gearman_queue', X'FF', 7)";
+    place.raw().execute_batch(another).unwrap();
+    let settings = replay(&mut *place.own()).1.settings;
+    assert_eq!(settings.len(), 3, "of this queue, also what is no text: {settings:?}");
+}
+
+#[test]
+fn a_file_from_before_there_were_settings_has_none() {
+    let place = Place::new();
+    add(&mut *place.own(), &[Kept::plain(1)]).unwrap();
+    place.raw().execute_batch("DROP TABLE gearman_settings").unwrap();
+    assert_eq!(replay(&mut *place.read()).0, [Kept::plain(1)]);
+    let mut store = place.own();
+    let (jobs, replayed) = replay(&mut *store);
+    assert_eq!((jobs, replayed.settings), (vec![Kept::plain(1)], Vec::new()));
+    store.commit(&setting(&[("function f", Some("paused"))])).unwrap();
+    assert_eq!(replay(&mut *store).1.settings, pairs(&[("function f", "paused")]));
+}

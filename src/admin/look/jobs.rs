@@ -2,13 +2,21 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::task::{Poll, Waker, ready};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{JobFilter, Look, Page, age_s, function_id, lossy, worker_id};
-use crate::admin::view::{JobView, PreviewView, ProgressView};
-use crate::job_server::{self, ConnectionId, Now, RunView, Stage};
+use crate::admin::view::{EarlierRunView, JobView, PreviewView, ProgressView};
+use crate::job_server::{self, ConnectionId, EarlierRun, JobKey, Now, RunEnd, RunView, Stage};
+use crate::store::look::{Looking, Sight};
+
+pub use crate::store::look::HEAD_MAX;
+
+/// How long one who looks at a job waits for the store.
+pub const STORE_WAIT: Duration = Duration::from_secs(1);
 
 /// How often the hub is asked for one page: where few of many jobs are wanted, a page may have fewer than fit, or none.
 const LOOKS_PER_PAGE: usize = 64;
@@ -60,15 +68,53 @@ impl Look {
         Page { items, next: Some(place) }
     }
 
-    /// One job, with so many bytes of its workload at most.
-    pub fn job(&self, now: Now, handle: &[u8], preview: usize) -> Option<JobView> {
-        self.hub.show_job(handle, |job| job_view(now, &job, preview))
+    /// One job, with so many bytes of its workload at most, up to [`HEAD_MAX`]. Where only the store has that it is asked, unless
+    /// no byte is wanted.
+    pub fn job(&self, now: Now, handle: &[u8], preview: usize) -> Option<JobLook> {
+        let (view, key) = self.hub.show_job(handle, |job| {
+            let is_elsewhere = job.workload.is_none() && preview > 0;
+            let key =
+                || JobKey { number: job.handle.number, function: job.function.clone(), unique: job.unique.into() };
+            let earlier_runs = Some(job.earlier_runs.iter().map(earlier_run_view).collect());
+            (JobView { earlier_runs, ..job_view(now, &job, preview) }, is_elsewhere.then(key))
+        })?;
+        let workload = key.and_then(|key| self.hub.look_at_workload(key));
+        Some(JobLook { view, workload, preview })
     }
 
     fn connections_of(&self, client: &[u8]) -> HashSet<ConnectionId> {
         let connections = self.stats().connections.iter();
         let of_client = connections.filter(|entry| entry.value().client_id().as_deref() == Some(client));
         of_client.map(|entry| *entry.key()).collect()
+    }
+}
+
+/// A job, and what is not known of it yet.
+#[derive(Debug)]
+pub struct JobLook {
+    /// What is known.
+    pub view: JobView,
+    workload: Option<Looking>,
+    preview: usize,
+}
+
+impl JobLook {
+    /// Whether the store has been asked and has not answered.
+    pub fn is_waiting(&self) -> bool {
+        self.workload.is_some()
+    }
+
+    /// Ready when nothing more will be known. Until then `waker` is woken when the store has answered; whoever does not want to
+    /// wait longer has the rest of the view. For how long see [`STORE_WAIT`].
+    pub fn poll(&mut self, waker: &Waker) -> Poll<()> {
+        let Some(workload) = &self.workload else { return Poll::Ready(()) };
+        let seen = ready!(workload.poll(waker));
+        self.workload = None;
+        if let Some(Sight { bytes, head }) = seen {
+            self.view.workload_bytes = Some(bytes);
+            self.view.preview = Some(preview_view(&head, bytes, self.preview));
+        }
+        Poll::Ready(())
     }
 }
 
@@ -124,8 +170,27 @@ pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) 
             .filter(|run| run.denominator > 0)
             .map(|run| ProgressView { numerator: run.numerator, denominator: run.denominator }),
         clients: u64::from(job.clients),
+        earlier_runs: None,
         workload_bytes: job.workload.map(|workload| workload.len() as u64),
-        preview: job.workload.filter(|_| preview > 0).map(|workload| preview_view(workload, preview)),
+        preview: job
+            .workload
+            .filter(|_| preview > 0)
+            .map(|workload| preview_view(workload, workload.len() as u64, preview)),
+    }
+}
+
+fn earlier_run_view(run: &EarlierRun) -> EarlierRunView {
+    EarlierRunView {
+        since_unix_ms: run.since_unix_ms,
+        until_unix_ms: run.until_unix_ms,
+        holder: worker_id(run.holder),
+        client_id: (!run.client.is_empty()).then(|| lossy(&run.client)),
+        address: run.host.to_string(),
+        end: match run.end {
+            RunEnd::TimedOut => "timed_out",
+            RunEnd::Disconnected => "disconnected",
+            RunEnd::GivenBack => "given_back",
+        },
     }
 }
 
@@ -135,10 +200,10 @@ fn deadline(now: Now, run: &RunView) -> Option<u64> {
     Some(now.unix_us.saturating_add(left_us) / 1000)
 }
 
-/// The beginning of a workload, as text where it is some.
-fn preview_view(workload: &[u8], most: usize) -> PreviewView {
-    let shown = &workload[..workload.len().min(most)];
-    let truncated = shown.len() < workload.len();
+/// The beginning of a workload of so many bytes, as text where it is some.
+fn preview_view(head: &[u8], bytes: u64, most: usize) -> PreviewView {
+    let shown = &head[..head.len().min(most)];
+    let truncated = (shown.len() as u64) < bytes;
     // A character may be cut in two at the end.
     let text = match std::str::from_utf8(shown) {
         Ok(text) => Some(text),
@@ -253,7 +318,7 @@ mod tests {
     #[test]
     fn a_preview_is_text_where_the_workload_is() {
         let show = |workload: &[u8], most| {
-            let PreviewView { content, encoding, truncated } = preview_view(workload, most);
+            let PreviewView { content, encoding, truncated } = preview_view(workload, workload.len() as u64, most);
             (content, encoding, truncated)
         };
         assert_eq!(show("grün".as_bytes(), 100), ("grün".to_owned(), "text", false));

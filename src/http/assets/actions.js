@@ -35,7 +35,7 @@ export function mayAct() {
 export function pause(fn) {
   const verb = fn.paused ? "resume" : "pause";
   return attempt(() => act("POST", functionPath(fn.id, `/${verb}`)), () =>
-    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait. A restart of the server ends that.`);
+    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait until it goes on.`);
 }
 
 export async function createFunction() {
@@ -113,7 +113,7 @@ export async function limits(fn) {
   const input = (label, key, value, hint) => field(label, "input", { name: key, type: "number", min: "0", max: "4294967295", step: "1", value: String(value), required: true }, hint);
   const answer = await ask({
     title: "Limits",
-    text: ["Of ", name(fn.name), ". 0 means no limit. Limits are not kept over a restart of the server."],
+    text: ["Of ", name(fn.name), ". 0 means no limit. With a durable queue limits outlive a restart of the server."],
     fields: [
       input("Running at once", "running", fn.max_running, "Workers get no more of its jobs while so many run."),
       input("Queue for jobs of high priority", "high", high, "A job is refused when the function has so many already."),
@@ -183,7 +183,7 @@ export function jobActions(job) {
 // --- workers
 
 const WITHHELD = {
-  disable: "gets no more jobs until the server restarts",
+  disable: "gets no more jobs until it is enabled",
   drain: "gets no new jobs and finishes what it has",
   enable: "gets jobs again",
 };

@@ -203,15 +203,22 @@ function jobHead(job, ended) {
       button("Cancel…", () => actions.cancelJob(job), { id: "cancel", kind: "danger" })));
 }
 
+// How runs that came to nothing have ended.
+const ENDS = { timed_out: "timed out", disconnected: "lost its worker", given_back: "was given back" };
+
 // What happened and what will, in order: [label, unix ms or null, what stands there, tone].
 function steps(job, ended, endedAt) {
   const waits = (from, to) => (from === null || to === null ? "" : `after ${age((to - from) / 1000)}`);
   const due = job.due_unix_s === null ? null : job.due_unix_s * 1000;
   const running = job.state === "running";
   const progress = job.progress;
+  const earlier = job.earlier_runs ?? [];
+  const forgotten = job.attempts - earlier.length;
   return [
     ["Submitted", job.submitted_unix_ms, job.submitted_unix_ms === null ? "time not known" : relative(job.submitted_unix_ms), "past"],
     due !== null && ["Due", due, job.state === "scheduled" ? relative(due) : "", job.state === "scheduled" ? "now" : "past"],
+    forgotten > 0 && ["Earlier runs", null, `${number(forgotten)} of which no more is known`, "past"],
+    ...earlier.map((run, index) => [`Run ${forgotten + index + 1}`, run.since_unix_ms, `${ENDS[run.end]} after ${age((run.until_unix_ms - run.since_unix_ms) / 1000)}, on ${visible(run.client_id ?? run.address)}`, "past"]),
     job.state === "queued" && !ended && ["Waits for a worker", null, job.submitted_unix_ms === null ? "" : `for ${since(Math.max(job.submitted_unix_ms, due ?? 0))}`, "now"],
     job.since_unix_ms !== null && ["Started", job.since_unix_ms, waits(Math.max(job.submitted_unix_ms ?? 0, due ?? 0) || null, job.since_unix_ms), "past"],
     job.state !== "running" && !ended && ["Start", null, "", "future"],
@@ -254,7 +261,7 @@ function stateCard(job, ended) {
 function workloadCard(job, state, refresh) {
   const { preview } = job;
   if (!preview) {
-    return card("Workload", null, empty("The workload is not in memory.", "It is in the store and is read when a worker takes the job."));
+    return card("Workload", null, empty("The workload cannot be shown now.", "It is in the store alone, and the store did not answer in time."));
   }
   const form = state.form ?? (preview.encoding === "text" ? "text" : "hex");
   const more = preview.truncated && state.most < MOST_PREVIEW;

@@ -68,6 +68,14 @@ async fn transaction(session: &mut Session, changes: &Changes) -> Result<(), Fai
         let statement = format!("UPDATE {} SET attempts = ? WHERE job_id = ?", table.name);
         answer(connection.exec_drop(statement, (*attempts, key.number))).await?;
     }
+    for (name, value) in &changes.settings {
+        let statement = format!("DELETE FROM {} WHERE name = ?", table.settings);
+        answer(connection.exec_drop(statement, (name,))).await?;
+        if let Some(value) = value {
+            let statement = format!("INSERT INTO {} (name, value) VALUES (?, ?)", table.settings);
+            answer(connection.exec_drop(statement, (name, value))).await?;
+        }
+    }
     // Also where there is nothing else: it shows that the table can be written to. An update to the same value writes
     // nothing, so a counter goes along.
     let statement = format!("UPDATE {} SET last_number = GREATEST(last_number, ?), commits = commits + 1", table.meta);

@@ -65,8 +65,17 @@ pub(super) async fn run(
         read_page(&mut reader, session, &query, Params::Empty, true).await?;
     } else {
         limit_statements(&mut session.connection, STATEMENT_LIMIT).await?;
+        reader.replayed.settings = settings(session).await?;
     }
     Ok(reader.replayed)
+}
+
+/// What the operator has decided: names and values.
+async fn settings(session: &mut Session) -> Result<Vec<(String, String)>, Failed> {
+    let query = format!("SELECT name, value FROM {} ORDER BY name", session.table.settings);
+    let rows: Vec<(Vec<u8>, Vec<u8>)> = answer(session.connection.query(query)).await?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(rows.into_iter().map(|(name, value)| (text(name), text(value))).collect())
 }
 
 /// Gives numbers and handles to rows of C++ gearmand, in the order in which they lie in the table; the highest number.

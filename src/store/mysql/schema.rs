@@ -43,6 +43,8 @@ pub(super) struct Table {
     pub(super) name: String,
     /// The one row with the version of the format and the highest number.
     pub(super) meta: String,
+    /// What the operator has decided, by name.
+    pub(super) settings: String,
     /// Where rows go that make no sense.
     pub(super) set_aside: String,
     /// Its columns and their types, in small letters.
@@ -62,6 +64,7 @@ impl Table {
         Ok(Self {
             name: beside(""),
             meta: beside("_meta"),
+            settings: beside("_settings"),
             set_aside: beside("_set_aside"),
             columns: HashMap::new(),
             has_meta: false,
@@ -128,6 +131,7 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
         look(connection, table).await?;
     }
     check_owner(table)?;
+    make_settings(connection, table).await?;
     let has_all = ADDED.iter().all(|(column, _)| table.columns.contains_key(*column));
     if check_format(connection, table).await? && has_all {
         return Ok(());
@@ -198,6 +202,15 @@ async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
     answer(connection.query_drop(create)).await?;
     let insert = format!("INSERT INTO {meta} SELECT {FORMAT}, 0, 0 FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM {meta})");
     answer(connection.query_drop(insert)).await
+}
+
+/// Makes the table of what the operator has decided, which earlier versions did not.
+async fn make_settings(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
+    let create = format!(
+        "CREATE TABLE IF NOT EXISTS {} (name BLOB NOT NULL, value BLOB NOT NULL, KEY name (name(64))) ENGINE = InnoDB",
+        table.settings
+    );
+    answer(connection.query_drop(create)).await
 }
 
 /// Keeps other servers away for as long as this connection lives. If the connection before still holds the lock, because the

@@ -34,6 +34,8 @@ pub(super) struct Statements {
     edit: Statement,
     lift: Statement,
     attempts: Statement,
+    unset: Statement,
+    set: Statement,
     last_number: Statement,
 }
 
@@ -52,6 +54,8 @@ impl Statements {
             "UPDATE {name} t SET attempts = a.attempts FROM unnest($1::bigint[], $2::integer[]) AS a(job_id, attempts) \
              WHERE t.job_id = a.job_id"
         );
+        let unset = format!("DELETE FROM {} WHERE name = ANY($1::text[])", table.settings);
+        let set = format!("INSERT INTO {} (name, value) SELECT * FROM unnest($1::text[], $2::text[])", table.settings);
         let last_number = format!("UPDATE {meta} SET last_number = greatest(last_number, $1::bigint)");
         Ok(Self {
             insert: answer(client.prepare(&insert)).await?,
@@ -59,6 +63,8 @@ impl Statements {
             edit: answer(client.prepare(&edits::statement(table, Beside::Nothing))).await?,
             lift: answer(client.prepare(&edits::lift(table))).await?,
             attempts: answer(client.prepare(&attempts)).await?,
+            unset: answer(client.prepare(&unset)).await?,
+            set: answer(client.prepare(&set)).await?,
             last_number: answer(client.prepare(&last_number)).await?,
         })
     }
@@ -103,6 +109,11 @@ async fn transaction(session: &Session, changes: &Changes, edit: Option<&Stateme
     let last_number = signed(changes.last_number);
     let lifted = edits::lifted(&changes.edits);
     let edits = edits::Columns::of(&changes.edits, session.utf8);
+    let decided: Vec<&str> = changes.settings.iter().map(|(name, _)| name.as_str()).collect();
+    let settings = changes.settings.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_deref()?)));
+    let (names, values): (Vec<&str>, Vec<&str>) = settings.unzip();
+    let decided: [&(dyn ToSql + Sync); 1] = [&decided];
+    let settings: [&(dyn ToSql + Sync); 2] = [&names, &values];
     let batches: Vec<Columns<'_>> = chunks(&changes.adds).map(|jobs| Columns::of(jobs, session.utf8)).collect();
     let rows: Vec<[&(dyn ToSql + Sync); 14]> = batches.iter().map(Columns::parameters).collect();
     let attempts: [&(dyn ToSql + Sync); 2] = [&attempt_ids, &attempt_counts];
@@ -130,6 +141,10 @@ async fn transaction(session: &Session, changes: &Changes, edit: Option<&Stateme
     }
     if !changes.attempts.is_empty() {
         requests.push(Box::pin(client.execute(&statements.attempts, &attempts)));
+    }
+    if !changes.settings.is_empty() {
+        requests.push(Box::pin(client.execute(&statements.unset, &decided)));
+        requests.push(Box::pin(client.execute(&statements.set, &settings)));
     }
     // Also where there is nothing else: it shows that the table can be written to, and takes earlier commits to the disk.
     requests.push(Box::pin(client.execute(&statements.last_number, &last_number)));

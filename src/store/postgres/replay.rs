@@ -65,8 +65,16 @@ pub(super) async fn run(
         read_page(&mut reader, session, &query, &[], true).await?;
     } else {
         limit_statements(session, STATEMENT_LIMIT).await?;
+        reader.replayed.settings = settings(session).await?;
     }
     Ok(reader.replayed)
+}
+
+/// What the operator has decided: names and values.
+async fn settings(session: &Session) -> Result<Vec<(String, String)>, Failed> {
+    let query = format!("SELECT name, value FROM {} ORDER BY name", session.table.settings);
+    let rows = answer(session.client.query(&query, &[])).await?;
+    Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
 /// Lets the server end statements that take longer.

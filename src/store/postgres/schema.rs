@@ -45,6 +45,8 @@ pub(super) struct Table {
     pub(super) name: String,
     /// The one row with the version of the format and the highest number.
     pub(super) meta: String,
+    /// What the operator has decided, by name.
+    pub(super) settings: String,
     /// Where rows go that make no sense.
     pub(super) set_aside: String,
     /// Its columns.
@@ -61,6 +63,7 @@ impl Table {
         Self {
             name: beside(""),
             meta: beside("_meta"),
+            settings: beside("_settings"),
             set_aside: beside("_set_aside"),
             index: quoted(&format!("{relation}_job_id")),
             columns: HashSet::new(),
@@ -152,6 +155,7 @@ async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Tabl
     if !check_format(client, &table).await? {
         convert(client, &mut table).await?;
     }
+    make_settings(client, &table).await?;
     answer(client.batch_execute("COMMIT")).await?;
     Ok(table)
 }
@@ -235,6 +239,17 @@ async fn convert(client: &Client, table: &mut Table) -> Result<(), Failed> {
     within(CONVERSION_LIMIT, client.batch_execute(&statements.join("; "))).await.ok_or(Failed::NoAnswer)??;
     table.columns.extend(ADDED.iter().map(|(column, _)| (*column).to_owned()));
     Ok(())
+}
+
+/// Makes the table of what the operator has decided, which earlier versions did not.
+async fn make_settings(client: &Client, table: &Table) -> Result<(), Failed> {
+    let row = answer(client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&table.settings])).await?;
+    if row.try_get(0)? {
+        return Ok(());
+    }
+    // Names are longer than what an index takes, and there are few.
+    let create = format!("CREATE TABLE {} (name TEXT NOT NULL, value TEXT NOT NULL)", table.settings);
+    answer(client.batch_execute(&create)).await
 }
 
 /// Ends a connection of ours that PostgreSQL has not missed yet, because the network broke: it holds the lock.

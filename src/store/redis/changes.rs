@@ -45,6 +45,12 @@ pub(super) fn commit(
             transaction.cmd("HSET").arg(keys.side(&key_of(job))).arg("attempts").arg(*attempts).ignore();
         }
     }
+    for (name, value) in &changes.settings {
+        match value {
+            Some(value) => transaction.cmd("HSET").arg(keys.settings()).arg(name).arg(value).ignore(),
+            None => transaction.cmd("HDEL").arg(keys.settings()).arg(name).ignore(),
+        };
+    }
     // Also where there is nothing else: it shows that Redis can be written to.
     transaction.cmd("HSET").arg(keys.meta()).arg("format").arg(FORMAT).arg("last_number").arg(last_number).ignore();
     Ok(transaction.exec(connection)?)

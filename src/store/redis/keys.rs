@@ -75,6 +75,11 @@ impl Keys {
         format!("{}{}:meta", self.apart("gearmand:", "queue:"), self.prefix)
     }
 
+    /// The key of what the operator has decided, by name.
+    pub(super) fn settings(&self) -> String {
+        format!("{}{}:settings", self.apart("gearmand:", "queue:"), self.prefix)
+    }
+
     /// A key that never is.
     pub(super) fn never(&self) -> String {
         format!("{}{}:never", self.apart("gearmand:", "queue:"), self.prefix)
@@ -192,8 +197,8 @@ mod tests {
             let keys = Keys::new(prefix);
             let side = keys.side(b"x");
             assert_eq!(keys.main(&side), Some(&b"x"[..]));
-            for name in [keys.meta().into_bytes(), keys.away(7), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2), side]
-            {
+            let (meta, settings) = (keys.meta().into_bytes(), keys.settings().into_bytes());
+            for name in [meta, settings, keys.away(7), keys.set_aside(b"x", 0), keys.set_aside(b"x", 2), side] {
                 assert!(prefix.is_empty() || !name.starts_with(prefix.as_bytes()), "{prefix}: {}", name.escape_ascii());
             }
         }

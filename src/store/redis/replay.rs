@@ -123,6 +123,12 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
         );
     }
     store.last_number = reader.replayed.last_number;
+    if own {
+        let settings: Vec<(Vec<u8>, Vec<u8>)> = cmd("HGETALL").arg(store.keys.settings()).query(connection)?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        reader.replayed.settings = settings.into_iter().map(|(name, value)| (text(name), text(value))).collect();
+        reader.replayed.settings.sort_unstable();
+    }
     Ok(reader.replayed)
 }
 

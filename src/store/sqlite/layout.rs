@@ -105,6 +105,14 @@ pub(super) const NOTE: &str = "INSERT INTO gearman_meta (queue, last_number, pro
 const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS gearman_meta (queue TEXT PRIMARY KEY, \
      last_number INTEGER NOT NULL, probes INTEGER NOT NULL) WITHOUT ROWID";
 
+const CREATE_SETTINGS: &str = "CREATE TABLE IF NOT EXISTS gearman_settings (queue TEXT NOT NULL, name TEXT NOT NULL, \
+     value TEXT NOT NULL, PRIMARY KEY (queue, name)) WITHOUT ROWID";
+
+/// Queue, name, value.
+pub(super) const SET: &str = "INSERT OR REPLACE INTO gearman_settings (queue, name, value) VALUES (?1, ?2, ?3)";
+/// Queue, name.
+pub(super) const UNSET: &str = "DELETE FROM gearman_settings WHERE queue = ?1 AND name = ?2";
+
 /// The version in the file; 0 for none.
 ///
 /// # Errors
@@ -142,6 +150,15 @@ pub(super) fn last_number(connection: &Connection, queue: &str) -> Result<u64, r
     Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
 }
 
+/// What the operator has decided: names and values.
+pub(super) fn settings(connection: &Connection, queue: &str) -> Result<Vec<(String, String)>, rusqlite::Error> {
+    let sql = "SELECT CAST(name AS BLOB), CAST(value AS BLOB) FROM gearman_settings WHERE queue = ?1 ORDER BY name";
+    let mut select = connection.prepare(sql)?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let rows = select.query_map([queue], |row| Ok((text(row.get(0)?), text(row.get(1)?))))?;
+    rows.collect()
+}
+
 /// Makes the file what this version works with, in one transaction: all of it is done or nothing.
 ///
 /// # Errors
@@ -154,6 +171,7 @@ pub(super) fn prepare(
 ) -> Result<Sql, Trouble> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(CREATE_META)?;
+    transaction.execute_batch(CREATE_SETTINGS)?;
     let found = Found::read(&transaction, queue)?;
     match found.form {
         Form::Missing => create(&transaction, queue)?,

@@ -40,7 +40,7 @@ impl Batch {
                 }
                 StoreOp::Edit { key, edit } => batch.edit(key, edit),
                 // The queue keeps these apart.
-                StoreOp::Attempts { .. } | StoreOp::Load { .. } => {}
+                StoreOp::Attempts { .. } | StoreOp::Set { .. } | StoreOp::Load { .. } => {}
             }
         }
         batch

@@ -16,6 +16,9 @@ pub(super) struct Owed {
     edits: BTreeMap<(Box<[u8]>, u64), Edited>,
     /// By number of the job, which is named as it is after its edits.
     attempts: HashMap<u64, (JobKey, u16)>,
+    /// What the operator has decided, by name. It is never in one transaction with jobs: what a store refuses of it must not be
+    /// in their way.
+    pub(super) settings: BTreeMap<String, Option<String>>,
     /// Whether the store has refused an edit: then they are made one by one, until it is known which.
     is_picking: bool,
 }
@@ -33,7 +36,7 @@ fn place_of(key: &JobKey) -> (Box<[u8]>, u64) {
 
 impl Owed {
     pub(super) fn is_empty(&self) -> bool {
-        self.removes.is_empty() && self.edits.is_empty() && self.attempts.is_empty()
+        self.removes.is_empty() && self.edits.is_empty() && self.attempts.is_empty() && self.settings.is_empty()
     }
 
     /// How many edits.
@@ -64,15 +67,24 @@ impl Owed {
             }
             edited.edit = edit;
         }
+        for (name, value) in changes.settings {
+            // Newer ones may have come meanwhile.
+            self.settings.entry(name).or_insert(value);
+        }
         self.attempts.extend(changes.attempts.into_iter().map(|(key, attempts)| (key.number, (key, attempts))));
     }
 
-    /// What is to be done next, in one transaction; `None` if nothing is. Removals first, then edits, then attempts: what is
+    /// What is to be done next, in one transaction; `None` if nothing is. Settings come alone, and are on the disk at once. Removals first, then edits, then attempts: what is
     /// moved takes the places of what was removed, and attempts name jobs as they are after the edits.
     pub(super) fn take(&mut self, sync: bool) -> Option<Changes> {
         if self.is_empty() {
             self.is_picking = false;
             return None;
+        }
+        if !self.settings.is_empty() {
+            let rest = self.settings.keys().nth(MOST_CHANGES).cloned().map(|next| self.settings.split_off(&next));
+            let settings = std::mem::replace(&mut self.settings, rest.unwrap_or_default()).into_iter().collect();
+            return Some(Changes { settings, sync: true, ..Changes::default() });
         }
         // From the end: the order among them does not matter, since each job is there once.
         let removes = self.removes.split_off(self.removes.len().saturating_sub(MOST_CHANGES));

@@ -24,7 +24,11 @@ struct Details {
     removes: Vec<JobKey>,
     edits: Vec<(JobKey, Edit)>,
     attempts: Vec<(JobKey, u16)>,
+    settings: Vec<(String, Option<String>)>,
 }
+
+/// A setting that the store never takes.
+const REFUSED: &str = "refused";
 
 /// A store that does as it is told, and tells what it was asked.
 struct Scripted {
@@ -43,11 +47,14 @@ impl Store for Scripted {
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let numbers = |keys: &[JobKey]| keys.iter().map(|key| key.number).collect();
         let adds: Vec<u64> = changes.adds.iter().map(|job| job.number).collect();
-        let Changes { removes, edits, attempts, .. } = changes;
-        let is_refused = adds.contains(&self.refused) || edits.iter().any(|(key, _)| key.number == self.refused);
+        let Changes { removes, edits, attempts, settings, .. } = changes;
+        let is_refused = adds.contains(&self.refused)
+            || settings.iter().any(|(name, _)| name == REFUSED)
+            || edits.iter().any(|(key, _)| key.number == self.refused);
         let mut edits = edits.clone();
         edits.sort_by_key(|(key, _)| key.number);
-        self.details.send(Details { removes: removes.clone(), edits, attempts: attempts.clone() }).unwrap();
+        let (removes, attempts, settings) = (removes.clone(), attempts.clone(), settings.clone());
+        self.details.send(Details { removes, edits, attempts, settings }).unwrap();
         self.commits.send((numbers(&changes.removes), adds, changes.sync)).unwrap();
         let outcome = if is_refused { Err(StoreFailure::Refused) } else { self.outcomes.pop_front().unwrap_or(Ok(())) };
         outcome.map_err(|failure| StoreError::new(failure, "as the test says"))
@@ -269,4 +276,55 @@ fn reads_are_answered_in_their_order() {
     let read: Vec<u64> =
         workloads.iter().flatten().map(|bytes| String::from_utf8_lossy(bytes).parse().unwrap()).collect();
     assert_eq!(read, (1..=1000).collect::<Vec<u64>>());
+}
+
+fn set(name: &str, value: Option<&str>) -> StoreOp {
+    StoreOp::Set { name: name.to_owned(), value: value.map(str::to_owned) }
+}
+
+impl Bench {
+    /// What the store was to set in the next transaction with settings.
+    #[track_caller]
+    fn set(&self) -> Vec<(String, Option<String>)> {
+        loop {
+            let Details { settings, .. } = self.details.recv_timeout(DEADLINE).unwrap();
+            if !settings.is_empty() {
+                return settings;
+            }
+        }
+    }
+}
+
+#[test]
+fn of_each_decision_the_last_word_is_written_apart_from_jobs() {
+    let operations = vec![set("a", Some("1")), add(3), set("b", Some("1")), set("a", Some("2")), set("b", None)];
+    let bench = Bench::start(&[], 0, operations);
+    assert_eq!(bench.set(), [("a".to_owned(), Some("2".to_owned())), ("b".to_owned(), None)]);
+    assert_eq!([bench.seen(), bench.seen()], [(vec![], vec![], true), (vec![], vec![3], true)]);
+    assert_eq!(bench.added(1), [(3, Ok(()))]);
+    // Without a job it is written too.
+    bench.ask(vec![set("c", Some("1"))]);
+    assert_eq!(bench.set(), [("c".to_owned(), Some("1".to_owned()))]);
+}
+
+#[test]
+fn a_decision_that_failed_is_written_later_unless_there_is_a_newer_one() {
+    let bench = Bench::start(&[Err(StoreFailure::Io)], 0, vec![set("a", Some("1")), set("b", Some("1"))]);
+    assert_eq!(bench.set().len(), 2);
+    bench.ask(vec![set("a", Some("2"))]);
+    let mut last = std::collections::BTreeMap::new();
+    while last.get("a") != Some(&Some("2".to_owned())) || !last.contains_key("b") {
+        last.extend(bench.set());
+    }
+    assert_eq!(last.get("b"), Some(&Some("1".to_owned())));
+}
+
+#[test]
+fn decisions_that_are_refused_are_given_up_and_jobs_go_on() {
+    let bench = Bench::start(&[], 0, vec![set(REFUSED, Some("1")), add(3)]);
+    assert_eq!(bench.added(1), [(3, Ok(()))]);
+    assert_eq!([bench.seen(), bench.seen()], [(vec![], vec![], true), (vec![], vec![3], true)]);
+    bench.ask(vec![set("a", Some("1")), add(4)]);
+    assert_eq!(bench.added(1), [(4, Ok(()))]);
+    assert_eq!([bench.set(), bench.set()].map(|settings| settings[0].0.clone()), [REFUSED, "a"]);
 }

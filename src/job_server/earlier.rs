@@ -1,0 +1,144 @@
+//! Runs of jobs that came to nothing, for those who look: a bounded number, of jobs that are still there.
+
+use std::collections::BTreeMap;
+
+use super::connection::Run;
+use super::{ConnectionId, JobServer, Now, US_PER_S};
+
+/// So many runs of a job are remembered, the last ones.
+const MOST_OF_JOB: usize = 8;
+/// So many runs of all jobs are. Beyond that those of the oldest jobs are forgotten.
+const MOST: usize = 100_000;
+
+/// A run that came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EarlierRun {
+    /// When it began, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// When it ended, by the same clock, had that not been set meanwhile.
+    pub until_unix_ms: u64,
+    /// The worker, which may be gone.
+    pub holder: ConnectionId,
+    /// The id that the worker gave to itself; empty for none.
+    pub client: Box<[u8]>,
+    /// The address of the worker.
+    pub host: Box<str>,
+    /// How it ended.
+    pub end: RunEnd,
+}
+
+/// How a run came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// The worker took longer than it may.
+    TimedOut,
+    /// The worker's connection ended.
+    Disconnected,
+    /// The worker told that it no longer does the function.
+    GivenBack,
+}
+
+/// All that are remembered, by number of the job.
+#[derive(Debug, Default)]
+pub(super) struct EarlierRuns {
+    of_jobs: BTreeMap<u64, Vec<EarlierRun>>,
+    count: usize,
+}
+
+impl EarlierRuns {
+    fn add(&mut self, number: u64, run: EarlierRun) {
+        while self.count >= MOST
+            && let Some((_, oldest)) = self.of_jobs.pop_first()
+        {
+            self.count -= oldest.len();
+        }
+        let of_job = self.of_jobs.entry(number).or_default();
+        if of_job.len() >= MOST_OF_JOB {
+            of_job.remove(0);
+        } else {
+            self.count += 1;
+        }
+        of_job.push(run);
+    }
+
+    /// The runs of a job, oldest first.
+    pub(super) fn of(&self, number: u64) -> &[EarlierRun] {
+        self.of_jobs.get(&number).map_or(&[], Vec::as_slice)
+    }
+
+    /// A job has ended.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.count -= self.of_jobs.remove(&number).map_or(0, |of_job| of_job.len());
+    }
+}
+
+impl JobServer {
+    /// A run has come to nothing, and its job goes on.
+    pub(super) fn remember_run(&mut self, now: Now, run: u32, end: RunEnd) {
+        let Run { job, connection, since_us, since_unix_ms, .. } = self.runs[run as usize];
+        let gauges = &self.connections[connection as usize].gauges;
+        let took_ms = now.monotonic_us.saturating_sub(since_us) * 1000 / US_PER_S;
+        let earlier = EarlierRun {
+            since_unix_ms,
+            until_unix_ms: since_unix_ms.saturating_add(took_ms),
+            holder: self.id_of(connection),
+            client: gauges.client_id().unwrap_or_default().into(),
+            host: gauges.peer.as_str().into(),
+            end,
+        };
+        self.earlier_runs.add(self.jobs.get(job).number(), earlier);
+    }
+
+    /// Checks that no run is remembered of a job that is not there, or was not given back.
+    pub(super) fn check_earlier_runs(&self) {
+        let EarlierRuns { of_jobs, count } = &self.earlier_runs;
+        assert_eq!(of_jobs.values().map(Vec::len).sum::<usize>(), *count, "earlier runs are counted wrongly");
+        assert!(*count <= MOST, "too many earlier runs are remembered");
+        for (number, runs) in of_jobs {
+            let attempts = self.jobs.find_number(*number).map(|slot| self.jobs.get(slot).attempts);
+            assert!(
+                attempts.is_some_and(|attempts| (1..=usize::from(attempts).min(MOST_OF_JOB)).contains(&runs.len())),
+                "earlier runs of a job that has fewer"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(since_unix_ms: u64) -> EarlierRun {
+        EarlierRun {
+            since_unix_ms,
+            until_unix_ms: since_unix_ms,
+            holder: ConnectionId { slot: 0, generation: 0 },
+            client: Box::default(),
+            host: Box::default(),
+            end: RunEnd::TimedOut,
+        }
+    }
+
+    #[test]
+    fn the_last_runs_of_a_job_are_remembered() {
+        let mut runs = EarlierRuns::default();
+        (0..20).for_each(|since| runs.add(7, run(since)));
+        let since: Vec<u64> = runs.of(7).iter().map(|run| run.since_unix_ms).collect();
+        assert_eq!((since, runs.count), ((12..20).collect(), MOST_OF_JOB));
+        runs.forget(7);
+        runs.forget(7);
+        assert_eq!((runs.of(7).len(), runs.count), (0, 0));
+    }
+
+    #[test]
+    fn the_runs_of_all_jobs_are_bounded_and_those_of_the_oldest_go_first() {
+        let mut runs = EarlierRuns::default();
+        (0..3).for_each(|since| runs.add(1, run(since)));
+        (10..).take(MOST).for_each(|number| runs.add(number, run(number)));
+        assert_eq!((runs.of(1).len(), runs.of(10).len()), (0, 1));
+        assert!(runs.count <= MOST && runs.count > MOST - 3, "{}", runs.count);
+        // The oldest of all is remembered while nothing newer needs the room.
+        runs.add(2, run(0));
+        assert_eq!(runs.of(2).len(), 1);
+    }
+}

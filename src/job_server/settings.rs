@@ -1,0 +1,340 @@
+//! What the operator has decided and a restart must not undo: how it is written into a store, and read back.
+//!
+//! A setting has a name and a value, both of them words of ASCII with single spaces in between. Names and ids stand in them
+//! percent-encoded, byte for byte:
+//!
+//! | name | value |
+//! | --- | --- |
+//! | `function NAME` | some of `paused`, `running=MOST`, `queue=HIGH,NORMAL,LOW` |
+//! | `client ID`, `client ID FUNCTION` | `disabled` or `draining` |
+//! | `host ADDRESS`, `host ADDRESS FUNCTION` | the same |
+//!
+//! A setting that is as in the beginning has no value, and a store does not have it. Words of a function's value that are not
+//! known, and names that begin with another word, are a newer version's: they are passed over and stay in the store. Rules
+//! for a connection end with it, and are not kept.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
+use super::control::{ControlError, Who, check_function_name};
+use super::effects::Effects;
+use super::function::Function;
+use super::stored::StoreOp;
+use super::{JobServer, Withholding};
+use crate::protocol::FunctionName;
+
+/// Written as they are; everything else is encoded.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':');
+
+/// What [`JobServer::restore_settings`] came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RestoredSettings {
+    /// How many functions are paused.
+    pub paused: usize,
+    /// How many functions have a limit of jobs that run or wait.
+    pub limited: usize,
+    /// How many rules withhold jobs from workers.
+    pub rules: usize,
+    /// Names of settings that are not in force, and why.
+    pub left_out: Vec<(String, String)>,
+}
+
+impl JobServer {
+    /// Takes back what the operator decided before a restart, by names and values: see the head of `settings.rs`. To be called
+    /// when the jobs are back, and before anybody is served.
+    pub fn restore_settings(&mut self, settings: Vec<(String, String)>) -> RestoredSettings {
+        let mut restored = RestoredSettings::default();
+        for (name, value) in settings {
+            if let Err(why) = self.restore_setting(&name, &value, &mut restored) {
+                restored.left_out.push((name, why));
+            }
+        }
+        self.debug_check_invariants();
+        restored
+    }
+
+    fn restore_setting(&mut self, name: &str, value: &str, restored: &mut RestoredSettings) -> Result<(), String> {
+        let mut words = name.split(' ');
+        let kind = words.next().unwrap_or_default();
+        let (about, function, rest) = (words.next().map(decoded), words.next().map(decoded), words.next());
+        match (kind, about, function, rest) {
+            ("function", Some(function), None, None) => self.restore_function(&function, value, restored),
+            ("client", Some(id), function, None) => {
+                self.restore_rule(&Who::Client(id), function.as_deref(), value, restored)
+            }
+            ("host", Some(address), function, None) => {
+                let address = String::from_utf8(address).map_err(|_| "its address is no text".to_owned())?;
+                self.restore_rule(&Who::Host(address), function.as_deref(), value, restored)
+            }
+            ("function" | "client" | "host", ..) => Err("its name has too few or too many words".to_owned()),
+            _ => Err("this version does not know it".to_owned()),
+        }
+    }
+
+    fn restore_function(&mut self, name: &[u8], value: &str, restored: &mut RestoredSettings) -> Result<(), String> {
+        let (mut paused, mut max_running, mut limits) = (false, 0, [0; 3]);
+        for word in value.split(' ') {
+            match word.split_once('=') {
+                None => paused |= word == "paused",
+                Some(("running", most)) => max_running = number(most)?,
+                Some(("queue", by_priority)) => limits = three_numbers(by_priority)?,
+                Some(_) => {}
+            }
+        }
+        if !paused && max_running == 0 && limits == [0; 3] {
+            return Err(format!("this version knows nothing of its value {value}"));
+        }
+        check_function_name(name).map_err(|error| error.to_string())?;
+        self.check_settings(name, true).map_err(|error| error.to_string())?;
+        let slot = self.function_slot(name).map_err(|_| ControlError::TooManyFunctions.to_string())?;
+        let function = &mut self.functions[slot as usize];
+        (function.paused, function.max_running, function.limits) = (paused, max_running, limits);
+        function.publish_settings();
+        self.publish(slot);
+        restored.paused += usize::from(paused);
+        restored.limited += usize::from(max_running > 0 || limits != [0; 3]);
+        Ok(())
+    }
+
+    fn restore_rule(
+        &mut self,
+        who: &Who,
+        function: Option<&[u8]>,
+        value: &str,
+        restored: &mut RestoredSettings,
+    ) -> Result<(), String> {
+        let how = [Withholding::Disabled, Withholding::Draining].into_iter().find(|how| rule_value(*how) == value);
+        let how = how.ok_or_else(|| format!("this version does not know its value {value}"))?;
+        self.insert_rule(who, function, how).map_err(|error| error.to_string())?;
+        restored.rules += 1;
+        Ok(())
+    }
+
+    /// Changes what the operator decides of a function, and tells the store.
+    pub(super) fn decide(&mut self, slot: u32, change: impl FnOnce(&mut Function), effects: &mut impl Effects) {
+        let function = &mut self.functions[slot as usize];
+        let before = function_value(function);
+        change(function);
+        let value = function_value(function);
+        if value != before && self.policy.keeps_jobs {
+            effects.store(StoreOp::Set { name: function_key(&function.name), value });
+        }
+    }
+
+    /// A function is forgotten by the operator's word, and what was decided of it with it.
+    pub(super) fn forget_decisions(&self, function: &Function, effects: &mut impl Effects) {
+        if self.policy.keeps_jobs && function_value(function).is_some() {
+            effects.store(StoreOp::Set { name: function_key(&function.name), value: None });
+        }
+    }
+
+    /// Tells the store of a rule that is new, another than it was, or taken back.
+    pub(super) fn store_rule(
+        &self,
+        who: &Who,
+        function: Option<&FunctionName>,
+        how: Option<Withholding>,
+        effects: &mut impl Effects,
+    ) {
+        if let Some(name) = rule_key(who, function).filter(|_| self.policy.keeps_jobs) {
+            effects.store(StoreOp::Set { name, value: how.map(|how| rule_value(how).to_owned()) });
+        }
+    }
+}
+
+fn function_key(name: &FunctionName) -> String {
+    format!("function {}", encoded(name.as_bytes()))
+}
+
+/// `None` where nothing was decided.
+fn function_value(function: &Function) -> Option<String> {
+    let mut words = Vec::new();
+    if function.paused {
+        words.push("paused".to_owned());
+    }
+    if function.max_running > 0 {
+        words.push(format!("running={}", function.max_running));
+    }
+    if function.limits != [0; 3] {
+        let [high, normal, low] = function.limits;
+        words.push(format!("queue={high},{normal},{low}"));
+    }
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+/// `None` for a connection: it does not outlive the server.
+fn rule_key(who: &Who, function: Option<&FunctionName>) -> Option<String> {
+    let whom = match who {
+        Who::Connection(_) => return None,
+        Who::Client(id) => format!("client {}", encoded(id)),
+        Who::Host(address) => format!("host {}", encoded(address.as_bytes())),
+    };
+    Some(match function {
+        Some(function) => format!("{whom} {}", encoded(function.as_bytes())),
+        None => whom,
+    })
+}
+
+fn rule_value(how: Withholding) -> &'static str {
+    match how {
+        Withholding::Disabled => "disabled",
+        Withholding::Draining => "draining",
+    }
+}
+
+fn encoded(bytes: &[u8]) -> String {
+    percent_encode(bytes, ENCODED).to_string()
+}
+
+fn decoded(word: &str) -> Vec<u8> {
+    percent_decode_str(word).collect()
+}
+
+fn number(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("{text} is no number of jobs"))
+}
+
+fn three_numbers(text: &str) -> Result<[u32; 3], String> {
+    let numbers = text.split(',').map(number).collect::<Result<Vec<u32>, String>>()?;
+    numbers.try_into().map_err(|_| format!("{text} is not one number of jobs for each priority"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::job_server::{ConnectionId, Event, Now, Policy, Rule};
+    use crate::protocol::Response;
+    use crate::stats::Stats;
+
+    const NOW: Now = Now { monotonic_us: 0, unix_us: 0 };
+
+    /// A store that is told.
+    #[derive(Default)]
+    struct Told(Vec<(String, Option<String>)>);
+
+    impl Effects for Told {
+        fn send(&mut self, _: ConnectionId, _: Response<'_>) {}
+        fn hold(&mut self, _: ConnectionId, _: usize) {}
+        fn fill(&mut self, _: ConnectionId, _: u64, _: Response<'_>) {}
+        fn store(&mut self, operation: StoreOp) {
+            if let StoreOp::Set { name, value } = operation {
+                self.0.push((name, value));
+            }
+        }
+        fn report(&mut self, _: Event<'_>) {}
+    }
+
+    fn server(keeps_jobs: bool, max_functions: usize) -> JobServer {
+        let policy = Policy { keeps_jobs, max_functions, ..Policy::default() };
+        JobServer::new(policy, Arc::new(Stats::default()))
+    }
+
+    fn pairs(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// All that a store has of a server if it has done what it was asked.
+    fn settings(server: &JobServer) -> Vec<(String, String)> {
+        let functions = server.functions.iter();
+        let functions =
+            functions.filter_map(|(_, function)| Some((function_key(&function.name), function_value(function)?)));
+        let rules = server.withholdings().into_iter().filter_map(|Rule { who, function, how }| {
+            Some((rule_key(&who, function.as_ref())?, rule_value(how).to_owned()))
+        });
+        let mut settings: Vec<(String, String)> = functions.chain(rules).collect();
+        settings.sort_unstable();
+        settings
+    }
+
+    #[test]
+    fn each_decision_is_told_once_and_comes_back() {
+        let (mut server, mut told) = (server(true, 100), Told::default());
+        for _ in 0..2 {
+            server.pause_function(NOW, b"a b\xff", true, &mut told).unwrap();
+            server.limit_running(NOW, b"f", 3, &mut told).unwrap();
+            server.limit_function(b"f", [1, 0, 2], &mut told).unwrap();
+            let (client, host) = (Who::Client(b"c%1 ".to_vec()), Who::Host("::1".to_owned()));
+            server.withhold(NOW, &client, None, Withholding::Disabled, &mut told).unwrap();
+            server.withhold(NOW, &host, Some(b"f"), Withholding::Draining, &mut told).unwrap();
+        }
+        let kept = pairs(&[
+            ("client c%251%20", "disabled"),
+            ("function a%20b%FF", "paused"),
+            ("function f", "running=3 queue=1,0,2"),
+            ("host ::1 f", "draining"),
+        ]);
+        assert_eq!(told.0.len(), 5, "{:?}", told.0);
+        assert_eq!(settings(&server), kept);
+
+        let mut next = self::server(true, 100);
+        let restored = next.restore_settings(kept.clone());
+        assert_eq!(restored, RestoredSettings { paused: 1, limited: 1, rules: 2, left_out: Vec::new() });
+        assert_eq!(settings(&next), kept);
+    }
+
+    #[test]
+    fn what_is_as_in_the_beginning_is_taken_out() {
+        let (mut server, mut told) = (server(true, 100), Told::default());
+        server.restore_settings(pairs(&[
+            ("function f", "paused"),
+            ("function g", "running=1"),
+            ("client c", "disabled"),
+            ("client c f", "draining"),
+        ]));
+        server.pause_function(NOW, b"f", false, &mut told).unwrap();
+        server.drop_function(b"g", &mut told);
+        server.release(NOW, &Who::Client(b"c".to_vec()), None, &mut told).unwrap();
+        told.0.sort();
+        let names = ["client c", "client c f", "function f", "function g"];
+        assert_eq!(told.0, names.map(|name| (name.to_owned(), None)));
+        assert_eq!(settings(&server), []);
+    }
+
+    #[test]
+    fn what_makes_no_sense_or_is_newer_is_left_out_with_its_reason() {
+        let long = format!("function {}", "f".repeat(513));
+        let wrong = [
+            (long.as_str(), "paused", "too long"),
+            ("function ", "paused", "empty"),
+            ("function f x", "paused", "words"),
+            ("function f", "queue=1,2", "each priority"),
+            ("function f", "running=-1", "no number"),
+            ("function f", "shy", "knows nothing"),
+            ("client c", "retired", "does not know"),
+            ("host %FF", "disabled", "no text"),
+            ("planet mars", "disabled", "does not know"),
+            ("", "", "does not know"),
+        ];
+        let wrong_ones: Vec<(&str, &str)> = wrong.iter().map(|(name, value, _)| (*name, *value)).collect();
+        let mut server = server(true, 100);
+        let restored = server.restore_settings(pairs(&wrong_ones));
+        for ((name, why), (expected, _, reason)) in restored.left_out.iter().zip(wrong) {
+            assert!(name == expected && why.contains(reason), "{name}: {why}");
+        }
+        assert_eq!(restored.left_out.len(), wrong.len());
+        assert_eq!(settings(&server), []);
+        // A word that a newer version has added takes nothing from the others.
+        server.restore_settings(pairs(&[("function f", "shy paused colour=red running=2")]));
+        assert_eq!(settings(&server), pairs(&[("function f", "paused running=2")]));
+    }
+
+    #[test]
+    fn limits_hold_for_what_comes_back() {
+        let mut server = server(true, 1);
+        let restored = server.restore_settings(pairs(&[("function f", "paused"), ("function g", "paused")]));
+        assert_eq!((restored.paused, restored.left_out.len()), (1, 1), "{restored:?}");
+        let rules: Vec<(String, String)> =
+            (0..1001).map(|index| (format!("client {index}"), "disabled".to_owned())).collect();
+        let restored = server.restore_settings(rules);
+        assert_eq!((restored.rules, restored.left_out.len()), (1000, 1));
+    }
+
+    #[test]
+    fn without_a_store_nothing_is_told() {
+        let (mut server, mut told) = (server(false, 100), Told::default());
+        server.pause_function(NOW, b"f", true, &mut told).unwrap();
+        server.withhold(NOW, &Who::Host("h".to_owned()), None, Withholding::Disabled, &mut told).unwrap();
+        assert_eq!(told.0, []);
+    }
+}
