@@ -10,6 +10,7 @@ mod view;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -42,9 +43,14 @@ const KEPT_MAX: usize = 2 * ANSWERS_MAX;
 /// Equal questions of several servers and monitors are one job.
 const UNIQUE: &str = "status";
 
-/// The rounds: who holds the lock runs one, or reads what the last one found.
+/// The rounds.
 #[derive(Default)]
-pub(super) struct Rounds(Arc<Mutex<Known>>);
+pub(super) struct Rounds {
+    /// Who holds the lock runs one, or reads what the last one found.
+    known: Arc<Mutex<Known>>,
+    /// Whether something was changed since.
+    is_old: AtomicBool,
+}
 
 /// What rounds have found.
 #[derive(Default)]
@@ -66,8 +72,10 @@ struct Last {
 pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = Arc::clone(&call.interface);
-    let known = Arc::clone(&interface.fleet.0).lock_owned().await;
-    let told = known.told.as_ref().filter(|(made, _)| made.elapsed() < FRESH).map(|(_, told)| told.clone());
+    let known = Arc::clone(&interface.fleet.known).lock_owned().await;
+    let is_old = interface.fleet.is_old.swap(false, Ordering::Relaxed);
+    let told = known.told.as_ref().filter(|(made, _)| !is_old && made.elapsed() < FRESH);
+    let told = told.map(|(_, told)| told.clone());
     let body = match told {
         Some(told) => told?,
         // It goes on where whoever wanted it has gone: so that there are no more rounds than time for them.

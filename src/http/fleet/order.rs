@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -85,6 +86,8 @@ pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Respo
         let said = give(&interface, actor.address, function, workload).await;
         let how = said.as_ref().err().map_or("done", Failure::message);
         interface.parts.admin.log_order(&text, how, &actor.text);
+        // Whoever gave the order wants to see what came of it.
+        interface.fleet.is_old.store(true, Ordering::Relaxed);
         said
     });
     match task.await {
