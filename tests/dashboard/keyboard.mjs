@@ -18,8 +18,6 @@ export async function keyboard(dashboard, port, say) {
     await client.submit("reading", { workload: `book ${index}` });
   }
   const held = await eventually("a job", () => worker.jobs[0]);
-  const managed = new Managed(port, "managed", { fleet: "web" });
-  const monitor = new Monitor(port, "web", { stopped_hosts: ["web9"] });
   await dashboard.go("");
   await eventually("numbers", () => dashboard.value("queued"));
   await shortcuts(dashboard);
@@ -28,7 +26,9 @@ export async function keyboard(dashboard, port, say) {
   say("filter and menu");
   await refreshKeeps(dashboard);
   say("a refresh");
-  const { workers } = await dashboard.api("workers");
+  const managed = new Managed(port, "managed", { fleet: "web" });
+  const monitor = new Monitor(port, "web", { stopped_hosts: ["web9"] });
+  const { workers } = await dashboard.api("workers?client=typist");
   for (const route of ["", "functions", "functions/typing", "workers", `workers/${workers[0].id}`, "fleet", "jobs", `jobs/${encodeURIComponent(held)}`, "server", "submit"]) {
     await dashboard.go(route);
     await eventually(`the content of ${route}`, async () => !/Loading…|Waiting for the first/.test(await page.locator("main").innerText()));

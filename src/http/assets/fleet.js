@@ -155,7 +155,8 @@ function byHost(shown, fleet) {
     }
     hosts.get(worker.host).push({ ...worker, key: worker.id });
   }
-  return [...hosts].sort(([one], [other]) => (one < other ? -1 : 1)).map(([host, rows]) => ({ key: host, head: hostHead(host, fleet), rows }));
+  // Those of which no host is known come last.
+  return [...hosts].sort(([one], [other]) => Number(one === "") - Number(other === "") || (one < other ? -1 : 1)).map(([host, rows]) => ({ key: host, head: hostHead(host, fleet), rows }));
 }
 
 // A host is dealt with as a whole, whatever the filter shows of it.
@@ -192,8 +193,7 @@ function workerTable(groups) {
       { id: "running", label: "Running", value: (worker) => worker.running[0]?.seconds ?? -1, cell: runningCell },
       { id: "done", label: "Done", number: true, value: (worker) => total(worker.count), cell: (worker) => number(total(worker.count)) },
       { id: "failed", label: "Failed", number: true, value: (worker) => total(worker.failures), cell: (worker) => number(total(worker.failures)) },
-      { id: "version", label: "Version", value: (worker) => worker.version, cell: (worker) => (worker.version === "" ? NONE : name(worker.version)) },
-      { id: "language", label: "Language", value: (worker) => worker.language, cell: (worker) => (worker.language === "" ? NONE : name(worker.language)) },
+      { id: "version", label: "Version", value: (worker) => worker.version, cell: versionCell },
       { id: "pid", label: "Process", number: true, value: (worker) => worker.pid, cell: (worker) => (worker.pid === 0 ? NONE : String(worker.pid)) },
       { id: "memory", label: "Memory", number: true, value: (worker) => worker.memory_bytes, cell: (worker) => (worker.memory_bytes === 0 ? NONE : bytes(worker.memory_bytes)) },
       { id: "uptime", label: "Up", number: true, value: (worker) => worker.uptime_s, cell: (worker) => h("span", { title: duration(worker.uptime_s) }, shortAge(worker.uptime_s)) },
@@ -203,10 +203,16 @@ function workerTable(groups) {
 }
 
 function stateCell(worker) {
-  return [
-    worker.silent_s === null ? badge(worker.state) : [badge("silent"), h("span.muted", { key: "since" }, ` ${shortAge(worker.silent_s)}`)],
-    worker.error !== null && h("span.badge.is-failing", { key: "error", title: visible(worker.error) }, "bad answer"),
-  ];
+  return h("span.lines", null,
+    worker.silent_s === null ? badge(worker.state) : [badge("silent"), h("span.muted", { key: "since" }, `for ${shortAge(worker.silent_s)}`)],
+    worker.error !== null && h("span.badge.is-failing", { key: "error", title: visible(worker.error) }, "bad answer"));
+}
+
+function versionCell({ version, language }) {
+  if (version === "" && language === "") {
+    return NONE;
+  }
+  return h("span.lines", null, name(version), h("span.muted", { key: "language" }, name(language)));
 }
 
 function runningCell(worker) {
@@ -214,8 +220,10 @@ function runningCell(worker) {
   if (!run) {
     return NONE;
   }
-  return [name(run.function), h("span.muted", { key: "since" }, ` ${shortDuration(run.seconds)} `), run.handle !== "" && jobLink(run.handle),
-    worker.running.length > 1 && h("span.muted", { key: "more" }, ` +${worker.running.length - 1}`)];
+  return h("span.lines", null,
+    name(run.function),
+    h("span.muted", { key: "since" }, `for ${shortDuration(run.seconds)}`, worker.running.length > 1 && `, and ${number(worker.running.length - 1)} more`),
+    run.handle !== "" && jobLink(run.handle));
 }
 
 // The functions of a worker, with a button on each that turns it on or off.
