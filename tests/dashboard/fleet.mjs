@@ -42,9 +42,9 @@ async function trueWords(dashboard, port) {
   await dashboard.page.locator("nav [data-nav=fleet]").click();
   await eventually("both", async () => Object.keys(await dashboard.table("fleet")).length === 2);
   const [php, python] = [await row(dashboard, "php-1"), await row(dashboard, "py-1")];
-  assert.deepEqual([php.state, php.done, php.failed, php.version, php.pid, php.memory, php.uptime], ["working", "1,200", "3", "1php", "4711", "20 MiB", "1h 1m"]);
+  assert.deepEqual([php.state, php.done, php.failed, php.version, php.id, php.memory, php.uptime], ["working", "1,200", "3", "1php", "php-1process 4711", "20 MiB", "1h 1m"]);
   assert.match(php.running, /^resizefor 3\d\.\d sH:x:1$/);
-  assert.deepEqual([python.state, python.pid, python.version, python.done], ["idle", "17", "2026-11-25python", "0"]);
+  assert.deepEqual([python.state, python.id, python.version, python.done], ["idle", "py-1process 17", "2026-11-25python", "0"]);
   assert.deepEqual(await dashboard.page.locator("[data-table=fleet] tr.group").evaluateAll((groups) => groups.map((group) => group.dataset.group)), ["web1", "web2"]);
   assert.equal(await dashboard.page.locator("[data-row=php-1] .fn-chip.in-use").getAttribute("data-function"), "resize");
   assert.equal(await dashboard.page.locator("[data-row=php-1] .fn-chip:not(.in-use)").getAttribute("data-function"), "mail");
@@ -52,7 +52,9 @@ async function trueWords(dashboard, port) {
   assert.equal(await dashboard.page.locator("[data-row=py-1] .fn-chip").count(), 8);
   await dashboard.click("show-more", "[data-row=py-1]");
   await same("all functions", () => dashboard.page.locator("[data-row=py-1] .fn-chip").count(), () => 12);
-  await filtersAndOrder(dashboard);
+  const beyond = await dashboard.page.locator(".scroll:has([data-table=fleet])").evaluate((box) => box.scrollWidth - box.clientWidth);
+  assert.equal(beyond, 0, "the table fits its page");
+  await filters(dashboard);
   other.silent = true;
   await eventually("silence", async () => (await row(dashboard, "py-1")).state.startsWith("silent"));
   assert.equal((await row(dashboard, "py-1")).version, "2026-11-25python", "what it said last");
@@ -60,7 +62,7 @@ async function trueWords(dashboard, port) {
   await eventually("their end", () => dashboard.page.getByText("No managed workers.").count());
 }
 
-async function filtersAndOrder(dashboard) {
+async function filters(dashboard) {
   const ids = async () => Object.keys(await dashboard.table("fleet"));
   await dashboard.page.locator("[data-filter]").fill("PYTHON");
   await same("filtered", ids, () => ["py-1"]);

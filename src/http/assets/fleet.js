@@ -187,19 +187,25 @@ function workerTable(groups) {
     down: false,
     groups,
     columns: [
-      { id: "id", label: "Worker", head: true, value: (worker) => worker.id, cell: (worker) => [name(worker.id, { class: "code" }), worker.outdated && badge("outdated")] },
+      { id: "id", label: "Worker", head: true, value: (worker) => worker.id, cell: workerCell },
       { id: "state", label: "State", value: (worker) => (worker.silent_s === null ? worker.state : "silent"), cell: stateCell },
       { id: "functions", label: "Functions", cell: chips },
       { id: "running", label: "Running", value: (worker) => worker.running[0]?.seconds ?? -1, cell: runningCell },
       { id: "done", label: "Done", number: true, value: (worker) => total(worker.count), cell: (worker) => number(total(worker.count)) },
       { id: "failed", label: "Failed", number: true, value: (worker) => total(worker.failures), cell: (worker) => number(total(worker.failures)) },
       { id: "version", label: "Version", value: (worker) => worker.version, cell: versionCell },
-      { id: "pid", label: "Process", number: true, value: (worker) => worker.pid, cell: (worker) => (worker.pid === 0 ? NONE : String(worker.pid)) },
       { id: "memory", label: "Memory", number: true, value: (worker) => worker.memory_bytes, cell: (worker) => (worker.memory_bytes === 0 ? NONE : bytes(worker.memory_bytes)) },
       { id: "uptime", label: "Up", number: true, value: (worker) => worker.uptime_s, cell: (worker) => h("span", { title: duration(worker.uptime_s) }, shortAge(worker.uptime_s)) },
       { id: "actions", label: "", class: "actions", cell: (worker) => mayAct() && menuButton(`Actions for worker ${worker.id}`, () => workerActions(worker)) },
     ],
   });
+}
+
+function workerCell(worker) {
+  return h("span.lines", null,
+    name(worker.id, { class: "code" }),
+    worker.pid > 0 && h("span.muted", { key: "pid" }, `process ${worker.pid}`),
+    worker.outdated && badge("outdated"));
 }
 
 function stateCell(worker) {
