@@ -223,35 +223,35 @@ impl Known {
     fn tell(&mut self, there: &There, said: Said, began: Instant) -> Bytes {
         let Said { workers, monitors, outdated } = said;
         let head = format!("{{\"unnamed_workers\":{},\"not_asked\":{},", there.unnamed, there.not_asked);
-        let mut list = List { body: head.into_bytes(), kept: 0, began };
-        list.body.extend_from_slice(b"\"workers\":[");
+        let mut lists = Lists { body: head.into_bytes(), kept: 0, began };
+        lists.body.extend_from_slice(b"\"workers\":[");
         let mut old = std::mem::take(&mut self.workers);
         for (id, said) in there.workers.iter().map(WorkerId::as_str).zip(workers) {
             let unknown = || to_json(&WorkerView::unknown(id.to_owned()));
-            let last = list.add(old.remove(id), said, unknown, Some(outdated.contains(id)));
+            let last = lists.add(old.remove(id), said, unknown, Some(outdated.contains(id)));
             self.workers.insert(id.to_owned(), last);
         }
-        list.begin_another(b"],\"monitors\":[");
+        lists.begin_another(b"],\"monitors\":[");
         let mut old = std::mem::take(&mut self.monitors);
         for (fleet, said) in there.monitors.iter().zip(monitors) {
             let unknown = || to_json(&MonitorView::new(fleet.clone(), Report::default()));
-            let last = list.add(old.remove(fleet), said, unknown, None);
+            let last = lists.add(old.remove(fleet), said, unknown, None);
             self.monitors.insert(fleet.clone(), last);
         }
-        list.begin_another(b"]}");
-        Bytes::from(list.body)
+        lists.begin_another(b"]}");
+        Bytes::from(lists.body)
     }
 }
 
 /// Lists that are being written.
-struct List {
+struct Lists {
     body: Vec<u8>,
     /// What old answers take that are still kept, in bytes.
     kept: usize,
     began: Instant,
 }
 
-impl List {
+impl Lists {
     /// Ends a list. What follows it is written as it is.
     fn begin_another(&mut self, between: &[u8]) {
         if self.body.last() == Some(&b',') {

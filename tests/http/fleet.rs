@@ -63,7 +63,11 @@ impl Fake {
     pub(crate) fn managed(server: &Server, id: &str, more: &Value) -> Self {
         let status = status(id, more);
         Self::start(server, &format!("manage_{id}"), move |request| {
-            complete(&if request["verb"] == "status" { status.clone() } else { json!({"ok": true, "was": request}) })
+            Some(complete(&if request["verb"] == "status" {
+                status.clone()
+            } else {
+                json!({"ok": true, "was": request})
+            }))
         })
     }
 }
@@ -92,8 +96,8 @@ fn status(id: &str, more: &Value) -> Value {
     status
 }
 
-fn complete(answer: &Value) -> Reply {
-    Some((packet::WORK_COMPLETE, answer.to_string().into_bytes()))
+fn complete(answer: &Value) -> (u32, Vec<u8>) {
+    (packet::WORK_COMPLETE, answer.to_string().into_bytes())
 }
 
 /// Asks until a round has found what the test looks for.
@@ -132,7 +136,7 @@ fn what_workers_and_monitors_say_is_shown() {
         Fake::managed(&server, "b", &json!({"state": "working", "running": running})),
         Fake::managed(&server, "a", &json!({"host": "web2", "unheard_of": [1]})),
     ];
-    let _monitor = Fake::start(&server, "fleet_web", |_| complete(&report(&["b"])));
+    let _monitor = Fake::start(&server, "fleet_web", |_| Some(complete(&report(&["b"]))));
     let fleet = eventually(&server, "all", |fleet| {
         let all = fleet["workers"].as_array()?.len() == 2 && !fleet["monitors"].as_array()?.is_empty();
         all.then(|| fleet.clone())
@@ -188,7 +192,7 @@ fn one_who_falls_silent_is_shown_as_he_was() {
     let mut times = 0;
     let worker = Fake::start(&server, "manage_a", move |_| {
         times += 1;
-        if times == 1 { complete(&status("a", &Value::Null)) } else { None }
+        if times == 1 { Some(complete(&status("a", &Value::Null))) } else { None }
     });
     eventually(&server, "an answer", |fleet| (fleet["workers"][0]["silent_s"].is_null()).then_some(()));
     eventually(&server, "silence", |fleet| {
@@ -206,8 +210,8 @@ fn orders_are_given_and_answered() {
     let server = server(&[]);
     let worker = Fake::managed(&server, "a", &Value::Null);
     let _stubborn =
-        Fake::start(&server, "manage_stubborn", |_| complete(&json!({"ok": false, "error": "no such code"})));
-    let monitor = Fake::start(&server, "fleet_web", |_| complete(&json!({"ok": true, "did": "begun"})));
+        Fake::start(&server, "manage_stubborn", |_| Some(complete(&json!({"ok": false, "error": "no such code"}))));
+    let monitor = Fake::start(&server, "fleet_web", |_| Some(complete(&json!({"ok": true, "did": "begun"}))));
     let order = |path: &str, body: Value| post(&server, &format!("/api/v1/fleet/{path}"), &body);
     let answer = order("workers/a", json!({"verb": "registerFunction", "functions": ["mail"]}));
     let was = json!({"verb": "registerFunction", "arguments": {"functions": ["mail"]}});

@@ -3,7 +3,7 @@
 import { mayAct } from "./actions.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { NONE, age, bytes, duration, number, plural, shortAge, shortDuration, visible } from "./format.js";
+import { NONE, age, bytes, number, plural, shortAge, shortDuration, visible } from "./format.js";
 import * as orders from "./orders.js";
 import { ago, badge, button, card, empty, facts, jobLink, menuButton, name, redraw, searchField, table } from "./ui.js";
 
@@ -195,7 +195,7 @@ function workerTable(groups) {
       { id: "failed", label: "Failed", number: true, value: (worker) => total(worker.failures), cell: (worker) => number(total(worker.failures)) },
       { id: "version", label: "Version", value: (worker) => worker.version, cell: versionCell },
       { id: "memory", label: "Memory", number: true, value: (worker) => worker.memory_bytes, cell: (worker) => (worker.memory_bytes === 0 ? NONE : bytes(worker.memory_bytes)) },
-      { id: "uptime", label: "Up", number: true, value: (worker) => worker.uptime_s, cell: (worker) => h("span", { title: duration(worker.uptime_s) }, shortAge(worker.uptime_s)) },
+      { id: "uptime", label: "Up", number: true, value: (worker) => worker.uptime_s, cell: (worker) => (worker.state === "unknown" ? NONE : shortAge(worker.uptime_s)) },
       { id: "actions", label: "", class: "actions", cell: (worker) => mayAct() && menuButton(`Actions for worker ${worker.id}`, () => workerActions(worker)) },
     ],
   });

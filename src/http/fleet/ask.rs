@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::net::UnixStream as StdStream;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -16,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::fleet::contract::ANSWER_MAX;
 use crate::http::Interface;
+use crate::http::job::connect;
 use crate::protocol::packet::{HEADER_SIZE, Header, Magic, PacketType, split_arguments};
 
 /// What all answers to the questions of one connection take together, at most, in bytes.
@@ -61,7 +61,7 @@ pub(super) async fn ask(
     if questions.is_empty() {
         return Ok(());
     }
-    let mut asking = Asking::open(interface, peer)?;
+    let mut asking = Asking { stream: connect(interface, peer)?, received: BytesMut::new(), passed_over: 0 };
     let questions = Questions { all: questions, sent: 0, accepted: 0, open: HashMap::new(), held: 0, each };
     match timeout(time, questions.run(&mut asking)).await {
         Ok(done) => done,
@@ -153,14 +153,6 @@ struct Asking {
 }
 
 impl Asking {
-    fn open(interface: &Interface, peer: String) -> io::Result<Self> {
-        let (own, other) = StdStream::pair()?;
-        own.set_nonblocking(true)?;
-        other.set_nonblocking(true)?;
-        (interface.parts.connect)(other, peer);
-        Ok(Self { stream: UnixStream::from_std(own)?, received: BytesMut::new(), passed_over: 0 })
-    }
-
     /// Makes jobs of questions. It waits for nobody but the job server.
     async fn submit(&mut self, questions: &[Question]) -> io::Result<()> {
         let mut packets = Vec::new();

@@ -117,7 +117,7 @@ impl Order {
         for name in &functions {
             function(name.clone().into_bytes())?;
         }
-        let mut text = format!("fleet worker {id} {}", word(&verb));
+        let mut text = format!("fleet worker {id} {}", word(verb));
         for name in &functions {
             let _ = write!(text, " {}", name.as_bytes().escape_ascii());
         }
@@ -146,8 +146,8 @@ impl Order {
 }
 
 /// The word for a verb.
-fn word(verb: &Verb) -> String {
-    String::from_utf8_lossy(&to_json(verb)).trim_matches('"').to_owned()
+fn word(verb: Verb) -> String {
+    String::from_utf8_lossy(&to_json(&verb)).trim_matches('"').to_owned()
 }
 
 /// Gives an order and waits for the answer.
