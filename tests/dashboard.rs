@@ -70,6 +70,11 @@ fn whoever_may_only_look_has_no_buttons() {
 }
 
 #[test]
+fn the_fleet_is_shown_and_steered() {
+    run("fleet", &[]);
+}
+
+#[test]
 fn hostile_names_do_no_harm() {
     run("hostile", &[]);
 }

@@ -11,6 +11,8 @@ mod client;
 mod description;
 #[path = "http/events.rs"]
 mod events;
+#[path = "http/fleet.rs"]
+mod fleet;
 #[path = "http/guard.rs"]
 mod guard;
 #[path = "http/jobs.rs"]

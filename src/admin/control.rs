@@ -145,6 +145,11 @@ impl Admin {
         }
     }
 
+    /// Logs what `actor` had others do, and how that went.
+    pub fn log_order(&self, order: &str, how: &str, actor: &str) {
+        self.audit_log.write(format_args!("{order}: {how}, by {actor}"));
+    }
+
     /// Does a bounded part of it, with one hold of the hub's lock. To be called until it is done or has failed, and then no
     /// more. Its end is logged.
     ///

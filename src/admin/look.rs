@@ -16,9 +16,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::history::History;
 use super::view::{
-    ConnectionsView, DurationsView, FunctionView, HistoryView, JobCounts, QueuedView, ServerView, StoreView, Totals,
-    WorkerStates,
+    ConnectionsView, DurationsView, FleetCounts, FunctionView, HistoryView, JobCounts, QueuedView, ServerView,
+    StoreView, Totals, WorkerStates,
 };
+use crate::fleet::contract::{SET_ID, WorkerId, fleet_of_function};
 use crate::hub::Hub;
 use crate::job_server::{ConnectionId, Now};
 use crate::protocol::{FunctionName, Priority};
@@ -105,9 +106,10 @@ impl Look {
     /// The server as a whole.
     pub fn server(&self, now: Now) -> ServerView {
         let stats = self.stats();
-        let (mut jobs, mut oldest_ms) = (JobCounts::default(), None);
+        let (mut jobs, mut oldest_ms, mut fleet) = (JobCounts::default(), None, FleetCounts::default());
         for entry in &stats.functions {
             let gauges = entry.value();
+            count_managed(&mut fleet, entry.key().as_bytes(), gauges.workers.get());
             jobs.queued += gauges.queued();
             jobs.scheduled += gauges.scheduled();
             jobs.running += gauges.running.get();
@@ -128,6 +130,7 @@ impl Look {
             },
             functions: stats.functions.len() as u64,
             workers: self.worker_states(),
+            fleet,
             jobs,
             oldest_queued_s: oldest_ms.map(|since_ms| age_s(now, since_ms)),
             totals: totals(&stats.counters),
@@ -190,6 +193,20 @@ impl Look {
 
     fn history_lock(&self) -> std::sync::MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts what the workers of a function say of a fleet.
+fn count_managed(fleet: &mut FleetCounts, function: &[u8], workers: u64) {
+    if workers == 0 {
+        return;
+    }
+    if WorkerId::of_function(function).is_some() {
+        fleet.workers += 1;
+    } else if function == SET_ID.as_bytes() {
+        fleet.unnamed_workers = workers;
+    } else if fleet_of_function(function).is_some() {
+        fleet.monitors += 1;
     }
 }
 

@@ -26,6 +26,8 @@ pub struct ServerView {
     pub functions: u64,
     /// Workers by state.
     pub workers: WorkerStates,
+    /// Managed workers, as far as functions tell of them.
+    pub fleet: FleetCounts,
     /// Jobs by state.
     pub jobs: JobCounts,
     /// How long the first in the queues waits for a worker. Jobs that were given back or moved come last there.
@@ -55,6 +57,17 @@ pub struct ConnectionsView {
     pub refused: u64,
     /// That were closed because their peer did not read.
     pub slow_readers: u64,
+}
+
+/// How many managed workers there are, and monitors of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FleetCounts {
+    /// Managed workers that have an id.
+    pub workers: u64,
+    /// Managed workers that wait for one.
+    pub unnamed_workers: u64,
+    /// Fleets that have a monitor.
+    pub monitors: u64,
 }
 
 /// How many workers are in each state.

@@ -46,6 +46,12 @@ pub fn check_name(name: &str) -> Result<(), BadName> {
     if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(fits) { Ok(()) } else { Err(BadName) }
 }
 
+/// The fleet whose monitor a function asks; `None` for a function that asks none.
+pub fn fleet_of_function(name: &[u8]) -> Option<&str> {
+    let fleet = std::str::from_utf8(name.strip_prefix(FLEET.as_bytes())?).ok()?;
+    check_name(fleet).is_ok().then_some(fleet)
+}
+
 impl WorkerId {
     /// The id that stands in a function's name; `None` for a function that manages no worker.
     pub fn of_function(name: &[u8]) -> Option<Self> {
@@ -293,6 +299,8 @@ mod tests {
         for strange in ["manage_", "manage_a b", "setId", "manage_\u{e9}", &format!("manage_{}", "a".repeat(65))] {
             assert_eq!(of(strange), None, "{strange}");
         }
+        assert_eq!(fleet_of_function(b"fleet_web"), Some("web"));
+        assert_eq!([fleet_of_function(b"fleet_"), fleet_of_function(b"fleet_a b")], [None, None]);
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
 }
 
 /// The body of a request that is not long.
-async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Failure> {
+pub(super) async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Failure> {
     let body = read_body(body, BODY_MAX).await?;
     if !body.is_empty() && !is_json(headers) {
         let message = "the body is to be JSON, with `Content-Type: application/json`";

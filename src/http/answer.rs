@@ -33,6 +33,11 @@ impl Failure {
         Self { status, code: code.into(), message: message.into() }
     }
 
+    /// Why, for people.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The request makes no sense.
     pub(super) fn bad(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)

@@ -46,19 +46,28 @@ pub(super) struct JobConnection {
     share: Share,
 }
 
+/// One end of a new connection of the job server's, whose peer is at this address.
+///
+/// # Errors
+/// When there is no file descriptor left.
+pub(super) fn connect(interface: &Interface, peer: String) -> io::Result<UnixStream> {
+    let (own, other) = StdStream::pair()?;
+    own.set_nonblocking(true)?;
+    other.set_nonblocking(true)?;
+    (interface.parts.connect)(other, peer);
+    UnixStream::from_std(own)
+}
+
 impl JobConnection {
     /// A new connection of the peer's at this address.
     ///
     /// # Errors
     /// When there is no file descriptor left.
     pub(super) fn open(interface: &Interface, peer: String) -> io::Result<Self> {
-        let (own, other) = StdStream::pair()?;
-        own.set_nonblocking(true)?;
-        other.set_nonblocking(true)?;
-        (interface.parts.connect)(other, peer);
+        let stream = connect(interface, peer)?;
         let packet = interface.settings.max_packet_size + BESIDE;
         let codec = PacketCodec { limits: FrameLimits { packet, line: BESIDE } };
-        Ok(Self { stream: UnixStream::from_std(own)?, codec, received: BytesMut::new(), share: Share::new(interface) })
+        Ok(Self { stream, codec, received: BytesMut::new(), share: Share::new(interface) })
     }
 
     /// Sends a request.

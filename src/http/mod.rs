@@ -14,6 +14,7 @@ mod body;
 mod budget;
 mod content;
 mod events;
+mod fleet;
 mod guard;
 mod job;
 mod metrics;
@@ -35,6 +36,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::events::Overview;
+use self::fleet::Rounds;
 use crate::admin::Admin;
 use crate::job_server::Now;
 use crate::process::listen::KeepAlive;
@@ -126,6 +128,7 @@ struct Interface {
     /// In KiB.
     budget: Arc<Semaphore>,
     overview: Mutex<Overview>,
+    fleet: Rounds,
     counts: Counts,
     stop: CancellationToken,
 }
@@ -152,6 +155,7 @@ impl Interface {
             lists: Arc::new(Semaphore::new(LISTS)),
             budget,
             overview: Mutex::default(),
+            fleet: Rounds::default(),
             counts: Counts::default(),
             stop,
         }

@@ -19,7 +19,7 @@ use super::answer::Failure;
 use super::guard::Actor;
 use super::query::{Query, segment};
 use super::server::Abort;
-use super::{actions, api, assets, events, metrics, submit};
+use super::{actions, api, assets, events, fleet, metrics, submit};
 
 /// What is at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,9 @@ pub(super) enum Route {
     Job,
     Rules,
     Events,
+    Fleet,
+    OrderWorker,
+    OrderMonitor,
     Pause,
     Resume,
     CancelJobs,
@@ -94,6 +97,9 @@ const ROUTES: &[(MethodFilter, &str, Route)] = &[
     (MethodFilter::POST, "/api/v1/jobs/{handle}/priority", Route::SetPriority),
     (MethodFilter::GET, "/api/v1/rules", Route::Rules),
     (MethodFilter::GET, "/api/v1/events", Route::Events),
+    (MethodFilter::GET, "/api/v1/fleet", Route::Fleet),
+    (MethodFilter::POST, "/api/v1/fleet/workers/{id}", Route::OrderWorker),
+    (MethodFilter::POST, "/api/v1/fleet/monitors/{fleet}", Route::OrderMonitor),
 ];
 
 /// How long the reader of all metrics may take, and that of a list.
@@ -210,6 +216,8 @@ async fn answer(route: Route, call: Call) -> Result<Response, Failure> {
         Route::Rules => api::rules(&call),
         Route::Events => events::events(&call),
         Route::Submit => submit::submit(call).await,
+        Route::Fleet => fleet::fleet(call).await,
+        Route::OrderWorker | Route::OrderMonitor => fleet::order(route, call).await,
         action => actions::act(action, call).await,
     }
 }

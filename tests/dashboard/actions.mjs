@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 
 import { eventually, same } from "./browser.mjs";
-import { Client, Worker, text } from "./gearman.mjs";
+import { Client, Managed, Monitor, Worker, text } from "./gearman.mjs";
 
 const TOKEN = "token-of-the-test-1234";
 
@@ -238,17 +238,18 @@ export async function actions_readonly(dashboard, port, say) {
   const client = new Client(port);
   const handle = await client.submit("exhibit");
   const worker = new Worker(port, ["machine"], "guard");
-  await eventually("the worker", async () => (await dashboard.api("workers")).workers.length === 1);
-  const { id } = (await dashboard.api("workers")).workers[0];
+  const fleet = [new Managed(port, "managed", { fleet: "web" }), new Monitor(port, "web", { stopped_hosts: ["web9"] })];
+  await eventually("the worker", async () => (await dashboard.api("workers")).workers.length === 3);
+  const { id } = (await dashboard.api("workers?client=guard")).workers[0];
   await dashboard.go("");
   await dashboard.page.locator("#connection .badge", { hasText: "read-only" }).waitFor();
-  for (const route of ["functions", "functions/exhibit", "workers", `workers/${id}`, "jobs", `jobs/${encodeURIComponent(handle)}`, "server", "submit"]) {
+  for (const route of ["functions", "functions/exhibit", "workers", `workers/${id}`, "fleet", "jobs", `jobs/${encodeURIComponent(handle)}`, "server", "submit"]) {
     await dashboard.go(route);
     await eventually(`the content of ${route}`, async () => !(await dashboard.page.locator("main").innerText()).includes("Loading…"));
     const kept = ["filter", "next-page", "first-page", "show-more"].map((action) => `:not([data-action=${action}])`).join("");
     assert.equal(await dashboard.page.locator(`main [data-action]${kept}, main [data-menu]`).count(), 0, route);
   }
   say("no buttons");
-  worker.end();
+  [worker, ...fleet].forEach((peer) => peer.end());
   dashboard.quiet();
 }

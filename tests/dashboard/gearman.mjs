@@ -166,3 +166,81 @@ export async function status(port) {
     return [name, ...numbers.map(Number)];
   });
 }
+
+// A managed worker, or a monitor: answers each job of one function as the contract wants it, by what `answer(request)` says.
+export class Answering extends Worker {
+  constructor(port, name, answer) {
+    super(port, [name]);
+    this.asked = [];
+    this.answer = answer;
+  }
+
+  on(type, body) {
+    if (type !== JOB_ASSIGN) {
+      super.on(type, body);
+      return;
+    }
+    const handle = body.subarray(0, body.indexOf(0)).toString();
+    const request = JSON.parse(body.subarray(body.indexOf(0, body.indexOf(0) + 1) + 1).toString());
+    if (request.verb !== "status") {
+      this.asked.push(request);
+    }
+    const answer = this.answer(request);
+    if (answer !== null) {
+      this.send(WORK_COMPLETE, handle, JSON.stringify(answer));
+      this.grab();
+    }
+  }
+}
+
+// A managed worker that says `more` of itself, and does what it is told. One that is `silent` answers nothing.
+export class Managed extends Answering {
+  constructor(port, id, more = {}) {
+    super(port, `manage_${id}`, (request) => (this.silent ? null : this.obey(request)));
+    this.silent = false;
+    this.status = {
+      ok: true, contract: 1, id, fleet: "default", host: "web1", pid: 4711, language: "php", version: "1", started: Date.now() / 1000 - 3700, uptime: 3700,
+      state: "idle", functionInUse: ["resize"], functionNotUse: ["mail"], count: { resize: 1200 }, failures: { resize: 3 }, running: [], memory: 20971520, ...more,
+    };
+  }
+
+  obey({ verb, arguments: { functions = [] } = {} }) {
+    const { status } = this;
+    const all = [...status.functionInUse, ...status.functionNotUse];
+    if (!functions.every((fn) => all.includes(fn))) {
+      return { ok: false, error: "a function that it cannot do" };
+    }
+    if (verb === "registerFunction" || verb === "unregisterFunction") {
+      const wanted = new Set(status.functionInUse);
+      functions.forEach((fn) => (verb === "registerFunction" ? wanted.add(fn) : wanted.delete(fn)));
+      status.functionInUse = all.filter((fn) => wanted.has(fn));
+      status.functionNotUse = all.filter((fn) => !wanted.has(fn));
+      return { ok: true, functionInUse: status.functionInUse, functionNotUse: status.functionNotUse };
+    }
+    if (verb === "exitWorker") {
+      status.state = "leaving";
+    }
+    return { status, newWorker: { ok: true, pid: 4712 }, exitWorker: { ok: true, state: "leaving" }, reload: { ok: false, error: "its code is no file" }, version: { ok: true } }[verb];
+  }
+}
+
+// A monitor of a fleet that says `report` of it.
+export class Monitor extends Answering {
+  constructor(port, fleet, more = {}) {
+    super(port, `fleet_${fleet}`, ({ verb, arguments: { host } = {} }) => {
+      if (verb === "status") {
+        return this.report;
+      }
+      this.report.stopped_hosts = verb === "stop" ? [host] : verb === "start" ? [] : this.report.stopped_hosts;
+      return { ok: true, did: "taken over" };
+    });
+    const now = Date.now() / 1000;
+    this.report = {
+      ok: true, fleet, host: "ops1", pid: 99, started: now - 7200, version: "2", settled: false, outdated: 1,
+      functions: [{ function: "resize", min: 1, max: 8, target: 3, workers: 2, waiting: 41, running: 2, oldest: 12.5 }, { function: "mail", min: 0, max: 2, target: 1, workers: 1, waiting: 0, running: 0, oldest: null }],
+      workers: [], stopped_hosts: [], unmet: ["resize: 3 workers are wanted, and no host has room for another"],
+      events: [{ at: now - 65, what: "newWorker at web1", why: "41 jobs of resize wait", error: null }, { at: now - 5, what: "registerFunction resize at php-2", why: "target is 3", error: "no answer within 5 s" }],
+      ...more,
+    };
+  }
+}

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 
 import { eventually, same } from "./browser.mjs";
-import { Client, Worker } from "./gearman.mjs";
+import { Client, Managed, Monitor, Worker } from "./gearman.mjs";
 
 const MOST_STEPS = 200;
 
@@ -26,8 +26,10 @@ export async function keyboard(dashboard, port, say) {
   say("filter and menu");
   await refreshKeeps(dashboard);
   say("a refresh");
-  const { workers } = await dashboard.api("workers");
-  for (const route of ["", "functions", "functions/typing", "workers", `workers/${workers[0].id}`, "jobs", `jobs/${encodeURIComponent(held)}`, "server", "submit"]) {
+  const managed = new Managed(port, "managed", { fleet: "web" });
+  const monitor = new Monitor(port, "web", { stopped_hosts: ["web9"] });
+  const { workers } = await dashboard.api("workers?client=typist");
+  for (const route of ["", "functions", "functions/typing", "workers", `workers/${workers[0].id}`, "fleet", "jobs", `jobs/${encodeURIComponent(held)}`, "server", "submit"]) {
     await dashboard.go(route);
     await eventually(`the content of ${route}`, async () => !/Loading…|Waiting for the first/.test(await page.locator("main").innerText()));
     await everythingIsReached(dashboard, route);
@@ -42,12 +44,13 @@ export async function keyboard(dashboard, port, say) {
   await same("jobs by the menu of a phone", () => page.locator("main h1").innerText(), () => "Jobs");
   await page.locator("nav").waitFor({ state: "hidden" });
   say("phone");
+  [managed, monitor].forEach((peer) => peer.end());
   dashboard.quiet();
 }
 
 async function shortcuts(dashboard) {
   const { page } = dashboard;
-  for (const [key, title] of [["f", "Functions"], ["w", "Workers"], ["j", "Jobs"], ["s", "Server"], ["n", "Submit a job"], ["o", "Overview"]]) {
+  for (const [key, title] of [["f", "Functions"], ["w", "Workers"], ["m", "Fleet"], ["j", "Jobs"], ["s", "Server"], ["n", "Submit a job"], ["o", "Overview"]]) {
     await page.keyboard.press("g");
     await page.keyboard.press(key);
     await same(`g ${key}`, () => page.locator("main h1").innerText(), () => title);

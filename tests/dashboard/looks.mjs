@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 
 import { eventually } from "./browser.mjs";
-import { Client, Worker } from "./gearman.mjs";
+import { Client, Managed, Monitor, Worker } from "./gearman.mjs";
 
 const SIZES = { wide: { width: 1280, height: 900 }, phone: { width: 390, height: 844 } };
 
@@ -25,7 +25,21 @@ async function bring(port) {
     await eventually("the next job", () => workers[1].jobs[0] !== before && workers[1].jobs.length === 1);
   }
   workers[2].fail();
+  fleetOf(port);
   return workers;
+}
+
+// Two hosts, workers in two languages, one of which says nothing, one that waits for its id, and a monitor.
+function fleetOf(port) {
+  const running = [{ function: "resize_image", handle: "H:build:17", since: Date.now() / 1000 - 14 }];
+  const php = { fleet: "web", functionInUse: ["resize_image", "make_thumbnail"], functionNotUse: ["send_mail", "send_sms"], count: { resize_image: 81200 }, failures: { resize_image: 12 } };
+  const python = { ...php, host: "web2", language: "python", version: "2", pid: 991, memory: 51_000_000 };
+  const workers = [new Managed(port, "web-5f0c9a", { ...php, state: "working", running }), new Managed(port, "web-5f0c9b", { ...php, pid: 4712, state: "leaving" }),
+    new Managed(port, "web-60aa01", python), new Managed(port, "web-60aa02", { ...python, pid: 992, functionInUse: [], functionNotUse: Array.from({ length: 11 }, (_, index) => `report_${index}`) })];
+  const silent = new Managed(port, "web-silent");
+  silent.silent = true;
+  new Worker(port, ["setId"]);
+  new Monitor(port, "web", { workers: [{ ...workers[0].status, outdated: true }], stopped_hosts: ["web3"] });
 }
 
 export async function looks(dashboard, port, say) {
@@ -35,7 +49,7 @@ export async function looks(dashboard, port, say) {
   const id = listed.find((worker) => worker.job === busy).id;
   const routes = {
     overview: "", functions: "functions", function: "functions/resize_image", workers: "workers", worker: `workers/${id}`,
-    jobs: "jobs", job: `jobs/${encodeURIComponent(busy)}`, server: "server", submit: "submit",
+    fleet: "fleet", jobs: "jobs", job: `jobs/${encodeURIComponent(busy)}`, server: "server", submit: "submit",
   };
   mkdirSync(process.env.SCREENSHOTS, { recursive: true });
   for (const [size, viewport] of Object.entries(SIZES)) {

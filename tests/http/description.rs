@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Events, connect, post, request, server, shown};
 use crate::common::{Wire, packet, wait_for};
+use crate::fleet::{Fake, report};
 
 /// What is of another shape than the description says, with its place.
 fn differences(description: &Value, schema: &Value, value: &Value, place: &str, found: &mut Vec<String>) {
@@ -25,6 +26,14 @@ fn differences(description: &Value, schema: &Value, value: &Value, place: &str, 
         Value::Array(items) => {
             for item in items {
                 differences(description, &schema["items"], item, place, found);
+            }
+        }
+        Value::Object(members) if schema["properties"].is_null() => {
+            // The names are anybody's.
+            let additional = &schema["additionalProperties"];
+            assert!(!additional.is_null(), "{place}: no members are described");
+            for member in members.values() {
+                differences(description, additional, member, place, found);
             }
         }
         Value::Object(members) => {
@@ -72,6 +81,10 @@ fn answers_have_the_members_that_are_described() {
     worker.expect_nothing();
     post(&server, "/api/v1/workers/drain", &json!({"client": "somebody", "function": "f"}));
     let id = shown(&server, "/api/v1/workers")["workers"][0]["id"].as_str().unwrap().to_owned();
+    let running = json!([{"function": "f", "handle": "H:x:1", "since": 1}]);
+    let _managed = Fake::managed(&server, "a", &json!({"running": running}));
+    let _monitor =
+        Fake::start(&server, "fleet_web", |_| Some((packet::WORK_COMPLETE, report(&["a"]).to_string().into_bytes())));
 
     let description = shown(&server, "/api/v1/openapi.json");
     let mut found = Vec::new();
@@ -87,6 +100,7 @@ fn answers_have_the_members_that_are_described() {
         (format!("/api/v1/jobs/{handle}"), "Job"),
         ("/api/v1/rules".to_owned(), "Rules"),
         ("/readyz".to_owned(), "Readiness"),
+        ("/api/v1/fleet".to_owned(), "Fleet"),
     ] {
         let value = shown(&server, &path);
         differences(&description, &description["components"]["schemas"][schema], &value, &path, &mut found);

@@ -13,7 +13,7 @@ export function onAction(look) {
 }
 
 // Does it, says so, and looks again. Resolves to the answer, or to null where it failed.
-async function attempt(work, done) {
+export async function attempt(work, done) {
   try {
     const answer = await work();
     toast(done(answer.affected ?? 0, answer));

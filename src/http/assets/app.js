@@ -3,6 +3,7 @@
 import { onAction } from "./actions.js";
 import { ApiError, follow, live, onTokenNeeded, reconnect } from "./api.js";
 import { h, render } from "./dom.js";
+import { fleetPage } from "./fleet.js";
 import { brief, time } from "./format.js";
 import { functionList, oneFunction } from "./functions.js";
 import { jobList, oneJob } from "./jobs.js";
@@ -24,6 +25,7 @@ const ROUTES = [
   [/^\/functions\/([^/]*)$/, oneFunction],
   [/^\/workers$/, workerList],
   [/^\/workers\/([^/]*)$/, oneWorker],
+  [/^\/fleet$/, fleetPage],
   [/^\/jobs$/, jobList],
   [/^\/jobs\/([^/]*)$/, oneJob],
   [/^\/server$/, serverPage],
@@ -34,6 +36,7 @@ const NAVIGATION = [
   ["overview", "Overview", "#/", "o"],
   ["functions", "Functions", "#/functions", "f"],
   ["workers", "Workers", "#/workers", "w"],
+  ["fleet", "Fleet", "#/fleet", "m"],
   ["jobs", "Jobs", "#/jobs", "j"],
   ["server", "Server", "#/server", "s"],
   ["submit", "Submit a job", "#/submit", "n"],
@@ -110,7 +113,7 @@ async function look() {
   }
   if (looking === mine) {
     draw();
-    timer = setTimeout(look, Math.max(LOOK_AGAIN_MS, REST * (Date.now() - began)));
+    timer = setTimeout(look, page.steady ? LOOK_AGAIN_MS : Math.max(LOOK_AGAIN_MS, REST * (Date.now() - began)));
   }
 }
 
@@ -130,12 +133,19 @@ function draw() {
 const COUNTS = {
   functions: (server) => server.functions,
   workers: (server) => Object.values(server.workers).reduce((sum, count) => sum + count, 0),
+  fleet: (server) => server.fleet.workers + server.fleet.unnamed_workers,
   jobs: (server) => server.jobs.queued + server.jobs.scheduled + server.jobs.running,
 };
 
+// Most servers have no fleet, and need no page of it.
+function isOffered(id) {
+  const fleet = live.server?.fleet;
+  return id !== "fleet" || page.nav === "fleet" || (fleet && fleet.workers + fleet.unnamed_workers + fleet.monitors > 0);
+}
+
 function drawFrame() {
   const { server } = live;
-  render(document.getElementById("navigation"), NAVIGATION.map(([id, label, href]) =>
+  render(document.getElementById("navigation"), NAVIGATION.filter(([id]) => isOffered(id)).map(([id, label, href]) =>
     h("a", { key: id, href, "aria-current": page.nav === id ? "page" : undefined, "data-nav": id }, label,
       server && COUNTS[id] && h("span.nav-count", null, brief(COUNTS[id](server))))));
   const words = { live: "Live", asleep: "Paused", connecting: "Connecting…", lost: "Not connected" };

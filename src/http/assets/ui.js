@@ -49,6 +49,12 @@ const MEANINGS = {
   scheduled: "Not due yet",
   queued: "Waits for a worker",
   running: "A worker has it",
+  idle: "Has no job",
+  leaving: "Finishes its job and ends",
+  silent: "Does not answer",
+  outdated: "Its monitor is to replace it",
+  settled: "Nothing is to be done",
+  busy: "It brings the fleet to what is wanted",
 };
 
 export function badge(word, extra = "") {

@@ -187,6 +187,18 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(server.lock_wait_s)),
     ),
     family(
+        "gearmand_fleet_workers",
+        Kind::Gauge,
+        "Managed workers: functions manage_ID that have a worker.",
+        Source::Server(|server, lines| lines.value(server.fleet.workers)),
+    ),
+    family(
+        "gearmand_fleet_unnamed_workers",
+        Kind::Gauge,
+        "Managed workers that wait for an id: workers of the function setId.",
+        Source::Server(|server, lines| lines.value(server.fleet.unnamed_workers)),
+    ),
+    family(
         "gearmand_wakeups_total",
         Kind::Counter,
         "NOOP packets that were sent to sleeping workers.",

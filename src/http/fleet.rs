@@ -1,0 +1,294 @@
+//! Managed workers and their monitors, as they say themselves.
+//!
+//! Whoever wants to see them has the server ask: a round of `status` jobs over one connection of its own, at most one at a
+//! time, whose answers serve all who look for a moment. When nobody looks nobody is asked. What is said is not trusted: it
+//! is bounded, checked, and kept only in the form in which it is shown.
+
+mod ask;
+mod order;
+mod view;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::Instant;
+
+use self::ask::{ANSWERS_MAX, Question, Reply, ask};
+pub(super) use self::order::order;
+use self::view::{Heard, MonitorView, TEXT_MAX, WorkerView, cut};
+use super::Interface;
+use super::answer::{Failure, PIECE, Pieces, with_type};
+use super::budget::{SMALL, Share};
+use super::routes::Call;
+use crate::fleet::contract::{FLEET, SET_ID, Status, Verb, WorkerId, fleet_of_function, read_answer};
+use crate::fleet::report::{Report, Wish};
+use crate::stats::Stats;
+
+/// So many workers and monitors are asked in a round; by name, the first ones.
+const WORKERS_MAX: usize = 4096;
+const MONITORS_MAX: usize = 64;
+/// How long they may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the answers of a round serve others as well.
+const FRESH: Duration = Duration::from_secs(2);
+/// What answers of those who are silent now may take, beside all others, until they are forgotten, in bytes.
+const KEPT_MAX: usize = 2 * ANSWERS_MAX;
+/// Equal questions of several servers and monitors are one job.
+const UNIQUE: &str = "status";
+
+/// The rounds.
+#[derive(Default)]
+pub(super) struct Rounds {
+    /// Who holds the lock runs one, or reads what the last one found.
+    known: Arc<Mutex<Known>>,
+    /// Whether something was changed since.
+    is_old: AtomicBool,
+}
+
+/// What rounds have found.
+#[derive(Default)]
+struct Known {
+    told: Option<(Instant, Result<Bytes, Failure>)>,
+    workers: HashMap<String, Last>,
+    monitors: HashMap<String, Last>,
+}
+
+/// The last answer of somebody.
+struct Last {
+    /// When it came, or when it was first asked for.
+    since: Instant,
+    /// The answer, as an object in JSON.
+    answer: Option<Vec<u8>>,
+}
+
+/// The fleet.
+pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    let interface = Arc::clone(&call.interface);
+    let known = Arc::clone(&interface.fleet.known).lock_owned().await;
+    let is_old = interface.fleet.is_old.swap(false, Ordering::Relaxed);
+    let told = known.told.as_ref().filter(|(made, _)| !is_old && made.elapsed() < FRESH);
+    let told = told.map(|(_, told)| told.clone());
+    let body = match told {
+        Some(told) => told?,
+        // It goes on where whoever wanted it has gone: so that there are no more rounds than time for them.
+        None => match tokio::spawn(round(Arc::clone(&interface), call.actor.address.clone(), known)).await {
+            Ok(told) => told?,
+            Err(_) => return Err(Failure::busy("stopped", "the server ended before all had answered")),
+        },
+    };
+    if body.len() <= SMALL {
+        return Ok(with_type(StatusCode::OK, "application/json", Body::from(body)));
+    }
+    let reading = call.long_list()?;
+    let mut share = Share::new(&interface);
+    share.hold(body.len())?;
+    let mut left = body;
+    let pieces = move || {
+        // They last as long as this does.
+        let _held = (&reading, &share);
+        let piece = left.split_to(PIECE.min(left.len()));
+        (!piece.is_empty()).then_some(piece)
+    };
+    Ok(with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(pieces))))
+}
+
+/// Asks all, and returns what is told of them.
+async fn round(interface: Arc<Interface>, peer: String, mut known: OwnedMutexGuard<Known>) -> Result<Bytes, Failure> {
+    let there = There::new(&interface.parts.stats);
+    let began = Instant::now();
+    let (mut said, questions) = (Said::new(&there), there.questions());
+    let asked = ask(&interface, peer, &questions, PATIENCE, |place, reply| {
+        said.take(&there, place, reply, unix_s(&interface));
+    });
+    let told = match asked.await {
+        Ok(()) => Ok(known.tell(&there, said, began)),
+        Err(error) => Err(Failure::busy("no_connection", format!("the job server cannot be reached: {error}"))),
+    };
+    known.told = Some((Instant::now(), told.clone()));
+    told
+}
+
+fn unix_s(interface: &Interface) -> f64 {
+    Duration::from_micros(interface.now().unix_us).as_secs_f64()
+}
+
+/// Who can be asked.
+struct There {
+    /// How many workers wait for an id.
+    unnamed: u64,
+    workers: Vec<WorkerId>,
+    monitors: Vec<String>,
+    /// How many there are beyond those.
+    not_asked: usize,
+}
+
+impl There {
+    /// Those that have a worker of their function now.
+    fn new(stats: &Stats) -> Self {
+        let (mut unnamed, mut not_asked) = (0, 0);
+        let (mut workers, mut monitors) = (BTreeSet::new(), BTreeSet::new());
+        for entry in &stats.functions {
+            let count = entry.value().workers.get();
+            if count == 0 {
+                continue;
+            }
+            let function = entry.key().as_bytes();
+            if let Some(id) = WorkerId::of_function(function) {
+                not_asked += usize::from(is_one_too_many(&mut workers, id, WORKERS_MAX));
+            } else if function == SET_ID.as_bytes() {
+                unnamed = count;
+            } else if let Some(fleet) = fleet_of_function(function) {
+                not_asked += usize::from(is_one_too_many(&mut monitors, fleet.to_owned(), MONITORS_MAX));
+            }
+        }
+        Self { unnamed, workers: workers.into_iter().collect(), monitors: monitors.into_iter().collect(), not_asked }
+    }
+
+    /// One for each worker, then one for each monitor.
+    fn questions(&self) -> Vec<Question> {
+        let (worker, monitor) = (Bytes::from(to_json(&Verb::Status.request())), Bytes::from(to_json(&Wish::Status)));
+        let question =
+            |function: String, workload: &Bytes| Question { function, unique: UNIQUE, workload: workload.clone() };
+        let workers = self.workers.iter().map(|id| question(id.manage_function(), &worker));
+        let monitors = self.monitors.iter().map(|fleet| question(format!("{FLEET}{fleet}"), &monitor));
+        workers.chain(monitors).collect()
+    }
+}
+
+/// Adds to a set that is to have so many at most, the first ones in their order. Whether one was left out.
+fn is_one_too_many<T: Ord>(set: &mut BTreeSet<T>, one: T, most: usize) -> bool {
+    set.insert(one);
+    set.len() > most && set.pop_last().is_some()
+}
+
+/// A value in JSON.
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    // Writing to memory fails for nothing that is shown here.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// What was said in a round: an object in JSON, or what is wrong with the answer. Nothing of those who are silent.
+struct Said {
+    workers: Vec<Option<Result<Vec<u8>, String>>>,
+    monitors: Vec<Option<Result<Vec<u8>, String>>>,
+    /// Workers that are to be replaced, as their monitors say.
+    outdated: HashSet<String>,
+}
+
+impl Said {
+    fn new(there: &There) -> Self {
+        let none = |count: usize| (0..count).map(|_| None).collect();
+        Self { workers: none(there.workers.len()), monitors: none(there.monitors.len()), outdated: HashSet::new() }
+    }
+
+    /// Takes the reply to the question at this place.
+    fn take(&mut self, there: &There, place: usize, reply: Reply, now_unix_s: f64) {
+        let answer = match reply {
+            Reply::Answer(answer) => Ok(answer),
+            Reply::Failed(why) => Err(why),
+        };
+        if let Some(id) = there.workers.get(place) {
+            let said = answer.and_then(|answer| worker(id, &answer, now_unix_s));
+            self.workers[place] = Some(said.map_err(|error| cut(error, TEXT_MAX)));
+        } else if let Some(fleet) = there.monitors.get(place - there.workers.len()) {
+            let said = answer.and_then(|answer| read_answer::<Report>(&answer)).map(|report| {
+                let view = MonitorView::new(fleet.clone(), report);
+                self.outdated.extend(view.outdated().map(str::to_owned));
+                to_json(&view)
+            });
+            self.monitors[place - there.workers.len()] = Some(said.map_err(|error| cut(error, TEXT_MAX)));
+        }
+    }
+}
+
+/// What a worker says of itself, in JSON.
+fn worker(id: &WorkerId, answer: &[u8], now_unix_s: f64) -> Result<Vec<u8>, String> {
+    let status: Status = read_answer(answer)?;
+    if status.id != *id {
+        return Err(format!("it says that its id is {}", status.id));
+    }
+    Ok(to_json(&WorkerView::new(status, now_unix_s)))
+}
+
+impl Known {
+    /// Writes down what is known after a round that began then, and forgets those who have gone.
+    fn tell(&mut self, there: &There, said: Said, began: Instant) -> Bytes {
+        let Said { workers, monitors, outdated } = said;
+        let head = format!("{{\"unnamed_workers\":{},\"not_asked\":{},", there.unnamed, there.not_asked);
+        let mut lists = Lists { body: head.into_bytes(), kept: 0, began };
+        lists.body.extend_from_slice(b"\"workers\":[");
+        let mut old = std::mem::take(&mut self.workers);
+        for (id, said) in there.workers.iter().map(WorkerId::as_str).zip(workers) {
+            let unknown = || to_json(&WorkerView::unknown(id.to_owned()));
+            let last = lists.add(old.remove(id), said, unknown, Some(outdated.contains(id)));
+            self.workers.insert(id.to_owned(), last);
+        }
+        lists.begin_another(b"],\"monitors\":[");
+        let mut old = std::mem::take(&mut self.monitors);
+        for (fleet, said) in there.monitors.iter().zip(monitors) {
+            let unknown = || to_json(&MonitorView::new(fleet.clone(), Report::default()));
+            let last = lists.add(old.remove(fleet), said, unknown, None);
+            self.monitors.insert(fleet.clone(), last);
+        }
+        lists.begin_another(b"]}");
+        Bytes::from(lists.body)
+    }
+}
+
+/// Lists that are being written.
+struct Lists {
+    body: Vec<u8>,
+    /// What old answers take that are still kept, in bytes.
+    kept: usize,
+    began: Instant,
+}
+
+impl Lists {
+    /// Ends a list. What follows it is written as it is.
+    fn begin_another(&mut self, between: &[u8]) {
+        if self.body.last() == Some(&b',') {
+            self.body.pop();
+        }
+        self.body.extend_from_slice(between);
+    }
+
+    /// Adds somebody, with what he said now or before, and returns what is to be remembered of him.
+    fn add(
+        &mut self,
+        before: Option<Last>,
+        said: Option<Result<Vec<u8>, String>>,
+        unknown: impl FnOnce() -> Vec<u8>,
+        outdated: Option<bool>,
+    ) -> Last {
+        let (since, old) = before.map_or((self.began, None), |last| (last.since, last.answer));
+        let now = Instant::now();
+        let (since, answer, error, silent_s) = match said {
+            Some(Ok(answer)) => (now, Some(answer), None, None),
+            Some(Err(error)) => (now, self.keep(old), Some(error), None),
+            None => (since, self.keep(old), None, Some((now - since).as_secs_f64())),
+        };
+        let heard = to_json(&Heard { silent_s, error: error.as_deref(), outdated });
+        let made = if answer.is_none() { unknown() } else { Vec::new() };
+        // Two objects become one.
+        let own = answer.as_deref().unwrap_or(&made);
+        self.body.extend_from_slice(own.strip_suffix(b"}").unwrap_or(own));
+        self.body.push(b',');
+        self.body.extend_from_slice(heard.strip_prefix(b"{").unwrap_or(&heard));
+        self.body.push(b',');
+        Last { since, answer }
+    }
+
+    /// An old answer, unless all of them have become too much.
+    fn keep(&mut self, old: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        self.kept += old.as_ref().map_or(0, Vec::len);
+        old.filter(|_| self.kept <= KEPT_MAX)
+    }
+}

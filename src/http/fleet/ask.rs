@@ -1,0 +1,296 @@
+//! Many questions over one connection of the job server's, an ordinary client's: a job each, all of them at once.
+//!
+//! Those who answer are not trusted. An answer that is too long is passed over as it comes, and what all answers take
+//! together is bounded; whatever else is said of a job is read and forgotten.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use crate::fleet::contract::ANSWER_MAX;
+use crate::http::Interface;
+use crate::http::job::connect;
+use crate::protocol::packet::{HEADER_SIZE, Header, Magic, PacketType, split_arguments};
+
+/// What all answers to the questions of one connection take together, at most, in bytes.
+pub(super) const ANSWERS_MAX: usize = 16 << 20;
+/// So many questions are on their way to the job server at a time.
+const AT_ONCE: usize = 64;
+/// What a packet holds beside an answer, at most, in bytes: a handle.
+const BESIDE: usize = 1024;
+/// How much is read at a time, in bytes.
+const READ: usize = 16 * 1024;
+
+/// A job whose result is an answer.
+pub(super) struct Question {
+    /// Who answers: a function.
+    pub(super) function: String,
+    /// By which equal questions of several are one job; empty for none.
+    pub(super) unique: &'static str,
+    /// The question itself.
+    pub(super) workload: Bytes,
+}
+
+/// What came of a question.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// The result of the job.
+    Answer(Bytes),
+    /// Why there is none, and will be none.
+    Failed(String),
+}
+
+/// Asks all questions and tells of each reply as it comes, by the question's place, until all have come or the time has
+/// passed. Jobs that nobody took until then vanish with the connection.
+///
+/// # Errors
+/// When the connection cannot be had, or ends before the time.
+pub(super) async fn ask(
+    interface: &Interface,
+    peer: String,
+    questions: &[Question],
+    time: Duration,
+    each: impl FnMut(usize, Reply) + Send,
+) -> io::Result<()> {
+    if questions.is_empty() {
+        return Ok(());
+    }
+    let mut asking = Asking { stream: connect(interface, peer)?, received: BytesMut::new(), passed_over: 0 };
+    let questions = Questions { all: questions, sent: 0, accepted: 0, open: HashMap::new(), held: 0, each };
+    match timeout(time, questions.run(&mut asking)).await {
+        Ok(done) => done,
+        Err(_) => Ok(()),
+    }
+}
+
+/// Questions, of which some are sent, and of these some are jobs already.
+struct Questions<'a, F> {
+    all: &'a [Question],
+    sent: usize,
+    /// How many are jobs, or were refused: the job server says so in their order.
+    accepted: usize,
+    /// The places of those that are jobs without a reply, by handle.
+    open: HashMap<Bytes, usize>,
+    /// What all answers took so far, in bytes.
+    held: usize,
+    each: F,
+}
+
+impl<F: FnMut(usize, Reply)> Questions<'_, F> {
+    async fn run(mut self, asking: &mut Asking) -> io::Result<()> {
+        while self.accepted < self.all.len() || !self.open.is_empty() {
+            if self.sent == self.accepted && self.sent < self.all.len() {
+                let next = &self.all[self.sent..self.all.len().min(self.sent + AT_ONCE)];
+                self.sent += next.len();
+                asking.submit(next).await?;
+            }
+            let packet = asking.next().await?;
+            let is_long = packet.body.len() > READ;
+            self.take(packet);
+            if is_long {
+                // It took a while to be read; others have their turn.
+                yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, Received { packet_type, body, is_cut }: Received) {
+        match packet_type {
+            Some(PacketType::JobCreated) => {
+                self.open.insert(Bytes::copy_from_slice(&body), self.accepted);
+                self.accepted += 1;
+            }
+            Some(PacketType::Error) => {
+                let [code, text] = split_arguments::<2>(&body).unwrap_or([b"ERROR", &body]);
+                let why = format!("{}: {}", String::from_utf8_lossy(code), String::from_utf8_lossy(text));
+                (self.each)(self.accepted, Reply::Failed(why));
+                self.accepted += 1;
+            }
+            Some(PacketType::WorkComplete) => {
+                let Some([handle, answer]) = split_arguments::<2>(&body) else { return };
+                let Some(place) = self.open.remove(handle) else { return };
+                let answer = body.slice_ref(answer);
+                let reply = if is_cut || answer.len() > ANSWER_MAX {
+                    Reply::Failed(format!("an answer of more than {ANSWER_MAX} bytes"))
+                } else if self.held + answer.len() > ANSWERS_MAX {
+                    Reply::Failed(format!("all answers together have more than {ANSWERS_MAX} bytes"))
+                } else {
+                    self.held += answer.len();
+                    Reply::Answer(answer)
+                };
+                (self.each)(place, reply);
+            }
+            Some(PacketType::WorkFail) => {
+                if let Some(place) = self.open.remove(&body) {
+                    (self.each)(place, Reply::Failed("a failure instead of an answer".to_owned()));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A packet, or the beginning of one that is too long.
+struct Received {
+    packet_type: Option<PacketType>,
+    body: Bytes,
+    is_cut: bool,
+}
+
+/// The connection.
+struct Asking {
+    stream: UnixStream,
+    received: BytesMut,
+    /// How many of the next bytes belong to a packet that is passed over.
+    passed_over: usize,
+}
+
+impl Asking {
+    /// Makes jobs of questions. It waits for nobody but the job server.
+    async fn submit(&mut self, questions: &[Question]) -> io::Result<()> {
+        let mut packets = Vec::new();
+        for Question { function, unique, workload } in questions {
+            let length = function.len() + unique.len() + workload.len() + 2;
+            let length = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let number = PacketType::SubmitJobHigh.number();
+            packets.put_slice(&Header { magic: Magic::Request, number, length }.to_bytes());
+            for argument in [function, *unique] {
+                packets.put_slice(argument.as_bytes());
+                packets.put_u8(0);
+            }
+            packets.put_slice(workload);
+        }
+        self.stream.write_all(&packets).await
+    }
+
+    /// The next packet. Nothing is lost when this is dropped before it is done.
+    async fn next(&mut self) -> io::Result<Received> {
+        loop {
+            let skip = self.passed_over.min(self.received.len());
+            self.received.advance(skip);
+            self.passed_over -= skip;
+            if let Some(received) = self.cut()? {
+                return Ok(received);
+            }
+            self.received.reserve(READ);
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// A packet, where the bytes of one are there, or so many of one that is too long that its handle is.
+    fn cut(&mut self) -> io::Result<Option<Received>> {
+        if self.passed_over > 0 {
+            return Ok(None);
+        }
+        let Some(head) = self.received.first_chunk::<HEADER_SIZE>() else { return Ok(None) };
+        let header = Header::parse(head).map_err(io::Error::other)?;
+        let size = header.packet_size();
+        let is_cut = size > HEADER_SIZE + BESIDE + ANSWER_MAX;
+        let wanted = if is_cut { HEADER_SIZE + BESIDE } else { size };
+        if self.received.len() < wanted {
+            return Ok(None);
+        }
+        self.passed_over = size - wanted;
+        let body = self.received.split_to(wanted).freeze().slice(HEADER_SIZE..);
+        Ok(Some(Received { packet_type: PacketType::from_number(header.number), body, is_cut }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(packet_type: PacketType, arguments: &[&[u8]]) -> Vec<u8> {
+        let body = arguments.join(&0);
+        let length = u32::try_from(body.len()).unwrap();
+        let header = Header { magic: Magic::Response, number: packet_type.number(), length };
+        [&header.to_bytes()[..], &body].concat()
+    }
+
+    fn questions(count: usize) -> Vec<Question> {
+        let question = |place| Question { function: format!("f{place}"), unique: "", workload: Bytes::new() };
+        (0..count).map(question).collect()
+    }
+
+    /// Asks so many questions of one that says these bytes after it has read all of them.
+    async fn asked(count: usize, said: Vec<u8>) -> (io::Result<()>, Vec<(usize, Reply)>) {
+        let (own, mut other) = UnixStream::pair().unwrap();
+        let mut asking = Asking { stream: own, received: BytesMut::new(), passed_over: 0 };
+        let (all, mut replies) = (questions(count), Vec::new());
+        let each = |place, reply| replies.push((place, reply));
+        let run = Questions { all: &all, sent: 0, accepted: 0, open: HashMap::new(), held: 0, each };
+        let server = async move {
+            // More may be written than the sockets hold.
+            let _ = other.write_all(&said).await;
+        };
+        let (done, ()) = tokio::join!(run.run(&mut asking), server);
+        (done, replies)
+    }
+
+    #[tokio::test]
+    async fn replies_go_to_their_questions_in_any_order() {
+        let said = [
+            packet(PacketType::JobCreated, &[b"H:1"]),
+            packet(PacketType::Error, &[b"QUEUE_FULL", b"no room"]),
+            packet(PacketType::JobCreated, &[b"H:3"]),
+            packet(PacketType::WorkData, &[b"H:1", b"early"]),
+            packet(PacketType::WorkComplete, &[b"H:other", b"whose?"]),
+            packet(PacketType::WorkComplete, &[b"H:3", b"a\0b"]),
+            packet(PacketType::WorkComplete, &[b"H:3", b"again"]),
+            packet(PacketType::WorkFail, &[b"H:1"]),
+        ];
+        let (done, replies) = asked(3, said.concat()).await;
+        done.unwrap();
+        let expected = [
+            (1, Reply::Failed("QUEUE_FULL: no room".to_owned())),
+            (2, Reply::Answer(Bytes::from_static(b"a\0b"))),
+            (0, Reply::Failed("a failure instead of an answer".to_owned())),
+        ];
+        assert_eq!(replies, expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_is_passed_over_and_the_rest_is_read() {
+        let long = vec![b'x'; ANSWER_MAX + 2 * BESIDE];
+        let said = [
+            packet(PacketType::JobCreated, &[b"H:1"]),
+            packet(PacketType::JobCreated, &[b"H:2"]),
+            packet(PacketType::WorkComplete, &[b"H:1", &long]),
+            packet(PacketType::WorkComplete, &[b"H:2", b"short"]),
+        ];
+        let (done, replies) = asked(2, said.concat()).await;
+        done.unwrap();
+        let too_long = Reply::Failed(format!("an answer of more than {ANSWER_MAX} bytes"));
+        assert_eq!(replies, [(0, too_long), (1, Reply::Answer(Bytes::from_static(b"short")))]);
+    }
+
+    #[tokio::test]
+    async fn all_answers_together_are_bounded() {
+        let count = 18;
+        let handle = |place: usize| format!("H:{place}").into_bytes();
+        let mut said: Vec<_> = (0..count).map(|place| packet(PacketType::JobCreated, &[&handle(place)])).collect();
+        let long = vec![b'x'; ANSWER_MAX];
+        said.extend((0..count).map(|place| packet(PacketType::WorkComplete, &[&handle(place), &long])));
+        let (done, replies) = asked(count, said.concat()).await;
+        done.unwrap();
+        let held = replies.iter().filter(|(_, reply)| matches!(reply, Reply::Answer(_))).count();
+        assert_eq!((held, replies.len()), (ANSWERS_MAX / ANSWER_MAX, count));
+    }
+
+    #[tokio::test]
+    async fn an_end_or_nonsense_is_an_error() {
+        for said in [Vec::new(), b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
+            let (done, replies) = asked(1, said).await;
+            assert!(done.is_err() && replies.is_empty());
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What managed workers and monitors are told to do.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::ask::{Question, Reply, ask};
+use super::to_json;
+use super::view::{TEXT_MAX, cut};
+use crate::fleet::contract::{FLEET, NAME_MAX, Refusal, Verb, WorkerId, check_name};
+use crate::fleet::report::Wish;
+use crate::http::Interface;
+use crate::http::actions::{function, parse, read_small};
+use crate::http::answer::{Failure, json};
+use crate::http::routes::{Call, Route};
+
+/// How long it may take until the answer is there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a worker is to do.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkerOrder {
+    verb: Verb,
+    #[serde(default)]
+    functions: Vec<String>,
+}
+
+/// What a monitor is to do.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MonitorOrder {
+    verb: MonitorVerb,
+    host: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MonitorVerb {
+    Roll,
+    Stop,
+    Start,
+}
+
+/// An order, ready to be given.
+struct Order {
+    /// Who takes it.
+    function: String,
+    workload: Vec<u8>,
+    /// What is wanted of whom, for the log.
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Done {
+    answer: Map<String, Value>,
+}
+
+/// Tells a worker or a monitor to do something, and what it answered.
+pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Response, Failure> {
+    call.query(&[])?;
+    let body = std::mem::take(&mut call.body);
+    let body = read_small(&call.headers, body).await?;
+    let order = match route {
+        Route::OrderWorker => Order::for_worker(&call.name, parse(&body)?)?,
+        _ => Order::for_monitor(&call.name, parse(&body)?)?,
+    };
+    let Call { interface, actor, .. } = call;
+    let workers = interface.parts.stats.functions.get(order.function.as_bytes()).map(|entry| entry.workers.get());
+    if workers.is_none_or(|workers| workers == 0) {
+        return Err(nobody(route));
+    }
+    let permit = Arc::clone(&interface.actions).try_acquire_owned();
+    let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too much is being done already; try again"))?;
+    // It goes on, and is logged, where whoever wanted it does not wait for its end.
+    let task = tokio::spawn(async move {
+        let _permit = permit;
+        let Order { function, workload, text } = order;
+        let said = give(&interface, actor.address, function, workload).await;
+        let how = said.as_ref().err().map_or("done", Failure::message);
+        interface.parts.admin.log_order(&text, how, &actor.text);
+        // Whoever gave the order wants to see what came of it.
+        interface.fleet.is_old.store(true, Ordering::Relaxed);
+        said
+    });
+    match task.await {
+        Ok(answer) => Ok(json(&Done { answer: answer? })),
+        Err(_) => Err(Failure::busy("stopped", "the server ended before that was done")),
+    }
+}
+
+/// Nobody is there who would take the order.
+fn nobody(route: Route) -> Failure {
+    match route {
+        Route::OrderWorker => Failure::missing("no_such_worker", "there is no managed worker with this id"),
+        _ => Failure::missing("no_such_monitor", "this fleet has no monitor here; gearmand fleet starts one"),
+    }
+}
+
+impl Order {
+    fn for_worker(name: &[u8], WorkerOrder { verb, functions }: WorkerOrder) -> Result<Self, Failure> {
+        let id = String::from_utf8(name.to_vec()).ok().and_then(|id| WorkerId::try_from(id).ok());
+        let id = id.ok_or_else(|| nobody(Route::OrderWorker))?;
+        let wants_functions = matches!(verb, Verb::RegisterFunction | Verb::UnregisterFunction);
+        if wants_functions == functions.is_empty() {
+            let message =
+                "functions names those that are to be registered or unregistered, and stands with no other verb";
+            return Err(Failure::bad("bad_body", message));
+        }
+        for name in &functions {
+            function(name.clone().into_bytes())?;
+        }
+        let mut text = format!("fleet worker {id} {}", word(verb));
+        for name in &functions {
+            let _ = write!(text, " {}", name.as_bytes().escape_ascii());
+        }
+        let workload = to_json(&verb.request_for(functions));
+        Ok(Self { function: id.manage_function(), workload, text: cut(text, TEXT_MAX) })
+    }
+
+    fn for_monitor(name: &[u8], MonitorOrder { verb, host }: MonitorOrder) -> Result<Self, Failure> {
+        let fleet = std::str::from_utf8(name).ok().filter(|fleet| check_name(fleet).is_ok());
+        let fleet = fleet.ok_or_else(|| nobody(Route::OrderMonitor))?;
+        if host.as_ref().is_some_and(|host| host.is_empty() || host.len() > NAME_MAX) {
+            return Err(Failure::bad("bad_body", format!("a host's name has 1 to {NAME_MAX} bytes")));
+        }
+        let host_text = host.as_deref().unwrap_or("all hosts").as_bytes().escape_ascii().to_string();
+        let needed = |host: Option<String>| {
+            host.ok_or_else(|| Failure::bad("bad_body", "host says which one is to be stopped or started"))
+        };
+        let (wish, verb) = match verb {
+            MonitorVerb::Roll => (Wish::Roll { host }, "roll"),
+            MonitorVerb::Stop => (Wish::Stop { host: needed(host)? }, "stop"),
+            MonitorVerb::Start => (Wish::Start { host: needed(host)? }, "start"),
+        };
+        let text = format!("fleet monitor {fleet} {verb} {host_text}");
+        Ok(Self { function: format!("{FLEET}{fleet}"), workload: to_json(&wish), text })
+    }
+}
+
+/// The word for a verb.
+fn word(verb: Verb) -> String {
+    String::from_utf8_lossy(&to_json(&verb)).trim_matches('"').to_owned()
+}
+
+/// Gives an order and waits for the answer.
+async fn give(
+    interface: &Interface,
+    peer: String,
+    function: String,
+    workload: Vec<u8>,
+) -> Result<Map<String, Value>, Failure> {
+    let question = Question { function, unique: "", workload: Bytes::from(workload) };
+    let mut said = None;
+    let asked = ask(interface, peer, &[question], PATIENCE, |_, reply| said = Some(reply)).await;
+    asked.map_err(|error| Failure::busy("no_connection", format!("the job server's connection has ended: {error}")))?;
+    match said {
+        Some(Reply::Answer(answer)) => read(&answer),
+        Some(Reply::Failed(why)) => Err(no_sense(&why)),
+        None => {
+            let seconds = PATIENCE.as_secs();
+            let message = format!("no answer within {seconds} s; it may still do it, if it has taken the order");
+            Err(Failure::new(StatusCode::GATEWAY_TIMEOUT, "no_answer", message))
+        }
+    }
+}
+
+/// What an answer says, where it says that it was done.
+fn read(answer: &[u8]) -> Result<Map<String, Value>, Failure> {
+    match serde_json::from_slice::<Refusal>(answer) {
+        Ok(Refusal { ok: false, error }) => {
+            Err(Failure::new(StatusCode::CONFLICT, "refused", format!("it refused: {}", cut(error, TEXT_MAX))))
+        }
+        Ok(_) => serde_json::from_slice(answer).map_err(|error| no_sense(&error.to_string())),
+        Err(error) => Err(no_sense(&error.to_string())),
+    }
+}
+
+/// It answers, and not as the contract wants it.
+fn no_sense(why: &str) -> Failure {
+    let message = format!("its answer makes no sense: {}", cut(why.to_owned(), TEXT_MAX));
+    Failure::new(StatusCode::BAD_GATEWAY, "bad_answer", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn worker(name: &[u8], body: Value) -> Result<Order, Failure> {
+        Order::for_worker(name, serde_json::from_value(body).unwrap())
+    }
+
+    fn monitor(name: &[u8], body: Value) -> Result<Order, Failure> {
+        Order::for_monitor(name, serde_json::from_value(body).unwrap())
+    }
+
+    #[test]
+    fn orders_are_what_the_contract_says() {
+        let order = worker(b"web-1", json!({"verb": "registerFunction", "functions": ["a\nb"]})).unwrap();
+        assert_eq!(order.function, "manage_web-1");
+        assert_eq!(order.workload, br#"{"verb":"registerFunction","arguments":{"functions":["a\nb"]}}"#);
+        assert_eq!(order.text, "fleet worker web-1 registerFunction a\\nb");
+        assert_eq!(worker(b"a", json!({"verb": "reload"})).unwrap().workload, br#"{"verb":"reload"}"#);
+        let order = monitor(b"web", json!({"verb": "stop", "host": "a"})).unwrap();
+        assert_eq!((order.function.as_str(), order.text.as_str()), ("fleet_web", "fleet monitor web stop a"));
+        assert_eq!(order.workload, br#"{"verb":"stop","arguments":{"host":"a"}}"#);
+        assert!(monitor(b"web", json!({"verb": "roll"})).is_ok());
+    }
+
+    #[test]
+    fn orders_that_make_no_sense_are_not_given() {
+        for body in [
+            json!({"verb": "registerFunction"}),
+            json!({"verb": "exitWorker", "functions": ["f"]}),
+            json!({"verb": "unregisterFunction", "functions": ["f", ""]}),
+        ] {
+            assert!(worker(b"a", body.clone()).is_err(), "{body}");
+        }
+        for (name, body) in [
+            ("web", json!({"verb": "stop"})),
+            ("web", json!({"verb": "roll", "host": ""})),
+            ("a b", json!({"verb": "roll"})),
+        ] {
+            assert!(monitor(name.as_bytes(), body).is_err(), "{name}");
+        }
+    }
+}
