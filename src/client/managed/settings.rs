@@ -282,7 +282,11 @@ mod tests {
         ] {
             assert!(settings(arguments, &[]).is_err(), "{arguments:?}");
         }
-        assert!(Cli::try_parse_from(["work", "-f", "f", "--max-jobs", "2", "--", "cat"]).is_err());
+        for option in ["--max-jobs=2", "--workers=2", "--fleet-name=a", "--max-memory=2", "--managed-child"] {
+            assert!(Cli::try_parse_from(["work", "-f", "f", option, "--", "cat"]).is_err(), "{option}");
+            assert!(Cli::try_parse_from(["work", "-f", "f", option]).is_err(), "{option}");
+        }
+        assert!(Cli::try_parse_from(["work", "-f", "f", "--", "cat"]).is_ok());
         assert!(Cli::try_parse_from(["work", "-f", "f"]).is_err());
     }
 
