@@ -218,7 +218,7 @@ fn system_host() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use clap::Parser;
@@ -232,7 +232,11 @@ mod tests {
         work: WorkArgs,
     }
 
-    fn settings(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Settings, String> {
+    /// What `gearmand work --managed` would be told by these words.
+    pub(in crate::client::managed) fn settings(
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Settings, String> {
         let words = ["work", "--managed"].iter().chain(arguments);
         let args = Cli::try_parse_from(words).map_err(|error| error.to_string())?.work;
         let look_up = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
