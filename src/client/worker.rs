@@ -81,7 +81,7 @@ pub struct WorkArgs {
     #[command(flatten)]
     pub(super) managed: ManagedArgs,
     /// Command and its arguments
-    #[arg(last = true, required_unless_present = "managed", conflicts_with = "managed", value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present = "managed", conflicts_with = "ManagedArgs", value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use serde_json::json;
 
-use super::common::{Gate, Program, Server, packet, wait_for};
+use super::common::{Gate, Program, Server, packet};
 use super::stage::{FUNCTIONS, Monitor, command, keeper, pid, wait_for_end};
 
 #[test]
@@ -114,93 +114,149 @@ impl Chance {
     }
 }
 
-#[test]
-fn jobs_are_done_once_while_functions_come_and_go() {
-    const JOBS: usize = 5000;
+const NAMES: [&str; 4] = ["f0", "f1", "f2", "f3"];
+
+/// Jobs that are submitted and come back, and the workers that do them.
+struct Churn {
+    chance: Chance,
+    client: Monitor,
+    monitor: Monitor,
+    workers: Vec<String>,
+    /// How many ids were given.
+    named: usize,
+    submitted: usize,
+    done: usize,
+    waiting: HashMap<Vec<u8>, usize>,
+}
+
+impl Churn {
     const WINDOW: usize = 40;
-    const WORKERS: [&str; 3] = ["w0", "w1", "w2"];
-    const NAMES: [&str; 4] = ["f0", "f1", "f2", "f3"];
+
+    #[track_caller]
+    fn submit(&mut self) {
+        let function = NAMES[self.any(NAMES.len())];
+        let workload = format!("{}\n", self.submitted);
+        self.client.0.send(packet::SUBMIT_JOB, &packet::body(&[function.as_bytes(), b"", workload.as_bytes()]));
+        let handle = std::iter::repeat_with(|| self.receive()).flatten().next().unwrap();
+        self.waiting.insert(handle, self.submitted);
+        self.submitted += 1;
+    }
+
+    /// Takes what comes next: the handle of a new job, or the result of one, which must be that job's.
+    #[track_caller]
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        match self.client.0.recv() {
+            (packet::JOB_CREATED, handle) => Some(handle),
+            (packet::WORK_COMPLETE, body) => {
+                let (handle, text) = split(&body);
+                let expected = self.waiting.remove(handle).map(|number| format!("{number}\n"));
+                assert_eq!(expected.as_deref(), Some(text));
+                self.done += 1;
+                None
+            }
+            (other, body) => panic!("{other} {}", body.escape_ascii()),
+        }
+    }
+
+    fn any(&mut self, count: usize) -> usize {
+        usize::try_from(self.chance.below(u64::try_from(count).unwrap())).unwrap()
+    }
+
+    /// Has a worker start another one, names that, and has the first one exit.
+    #[track_caller]
+    fn replace_one(&mut self) {
+        let place = self.any(self.workers.len());
+        let old = self.workers[place].clone();
+        self.monitor.ask(&old, &json!({"verb": "newWorker"}));
+        self.workers[place] = self.name_one();
+        self.monitor.exit(&old);
+    }
+
+    #[track_caller]
+    fn name_one(&mut self) -> String {
+        let id = format!("w{}", self.named);
+        self.named += 1;
+        self.monitor.name(&id);
+        id
+    }
+
+    /// Changes what workers do, and which there are.
+    #[track_caller]
+    fn stir(&mut self) {
+        for _ in 0..4 {
+            let place = self.any(self.workers.len());
+            let id = self.workers[place].clone();
+            let some: Vec<&str> = NAMES.into_iter().filter(|_| self.chance.below(2) == 0).collect();
+            match self.chance.below(20) {
+                0 => self.replace_one(),
+                1..12 => drop(self.monitor.register(&id, &some)),
+                12..19 => drop(self.monitor.unregister(&id, &some)),
+                _ => drop(self.monitor.ask(&id, &json!({"verb": "reload"}))),
+            }
+        }
+        // No function is without a worker for ever.
+        let place = self.any(self.workers.len());
+        let id = self.workers[place].clone();
+        self.monitor.register(&id, &NAMES);
+    }
+}
+
+/// Has so many jobs done while functions and workers come and go, and wants to find each once.
+fn churn(server: &Server, jobs: usize) {
     let seed = RandomState::new().build_hasher().finish() | 1;
-    println!("seed {seed}");
-    let mut chance = Chance(seed);
-    let server = Server::ours(&[]);
+    println!("{:?}, seed {seed}", server.implementation());
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
     // A builtin of the shell appends a line at once.
     let script = format!("read line; echo \"$line\" >> '{}'; echo \"$line\"", log.display());
     let functions: Vec<String> = NAMES.iter().flat_map(|name| ["-f".to_owned(), format!("{name}={script}")]).collect();
     let functions: Vec<&str> = functions.iter().map(String::as_str).collect();
-    let _keeper = keeper(&server, &[&functions[..], &["--workers", "3"]].concat());
-    let mut monitor = Monitor::of(&server);
-    for id in WORKERS {
-        monitor.name(id);
+    let _keeper = keeper(server, &[&functions[..], &["--workers", "3"]].concat());
+    let mut churn = Churn {
+        chance: Chance(seed),
+        client: Monitor::of(server),
+        monitor: Monitor::of(server),
+        workers: Vec::new(),
+        named: 0,
+        submitted: 0,
+        done: 0,
+        waiting: HashMap::new(),
+    };
+    for _ in 0..3 {
+        let id = churn.name_one();
+        churn.workers.push(id);
     }
-    let mut client = Monitor::of(&server);
-    let mut waiting: HashMap<Vec<u8>, String> = HashMap::new();
-    let (mut submitted, mut done) = (0, 0);
-    while done < JOBS {
-        while submitted < JOBS && waiting.len() < WINDOW {
-            let function = NAMES[usize::try_from(chance.below(4)).unwrap()];
-            let handle = client.submit_among(function, &format!("{submitted}\n"), &mut |handle, result| {
-                assert_eq!(waiting.remove(handle).as_deref(), Some(result));
-                done += 1;
-            });
-            waiting.insert(handle, format!("{submitted}\n"));
-            submitted += 1;
+    while churn.done < jobs {
+        while churn.submitted < jobs && churn.waiting.len() < Churn::WINDOW {
+            churn.submit();
         }
-        for _ in 0..4 {
-            let id = WORKERS[usize::try_from(chance.below(3)).unwrap()];
-            let some: Vec<&str> = NAMES.into_iter().filter(|_| chance.below(2) == 0).collect();
-            if chance.below(5) < 3 {
-                monitor.register(id, &some)
-            } else {
-                monitor.unregister(id, &some)
-            };
-        }
-        // No function is without a worker for ever.
-        monitor.register(WORKERS[usize::try_from(chance.below(3)).unwrap()], &NAMES);
-        for _ in 0..waiting.len().min(WINDOW / 2) {
-            let body = client.0.expect_type(packet::WORK_COMPLETE);
-            let (handle, result) = split(&body);
-            assert_eq!(waiting.remove(handle).as_deref(), Some(result));
-            done += 1;
+        churn.stir();
+        for _ in 0..churn.waiting.len().min(Churn::WINDOW / 2) {
+            assert_eq!(churn.receive(), None);
         }
     }
     let text = fs::read_to_string(&log).unwrap();
     let mut lines: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
     lines.sort_unstable();
-    assert!(lines.iter().copied().eq(0..JOBS), "{} lines of {JOBS} jobs", lines.len());
-    let counts: u64 = WORKERS
-        .iter()
-        .map(|id| {
-            let status = wait_for("an idle worker", || Some(monitor.status(id)).filter(|s| s["state"] == "idle"));
-            assert_eq!(status["failures"], json!({}));
-            status["count"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum::<u64>()
-        })
-        .sum();
-    assert_eq!(counts, u64::try_from(JOBS).unwrap());
+    assert!(lines.iter().copied().eq(0..jobs), "{} lines of {jobs} jobs", lines.len());
+    for id in churn.workers.clone() {
+        assert_eq!(churn.monitor.wait_for_state(&id, "idle")["failures"], json!({}));
+    }
+    assert!(churn.named > 3 + jobs / 500, "only {} workers", churn.named);
+}
+
+#[test]
+fn jobs_are_done_once_while_functions_and_workers_come_and_go() {
+    churn(&Server::ours(&[]), 5000);
+}
+
+#[test]
+fn the_same_through_another_server() {
+    churn(&Server::debian(&[]), 1500);
 }
 
 /// The handle and the result of a job that is done.
 fn split(body: &[u8]) -> (&[u8], &str) {
     let end = body.iter().position(|byte| *byte == 0).unwrap();
     (&body[..end], std::str::from_utf8(&body[end + 1..]).unwrap())
-}
-
-impl Monitor {
-    /// Submits a job while others are running: results that come before its handle are handed to `result`.
-    #[track_caller]
-    fn submit_among(&mut self, function: &str, workload: &str, result: &mut dyn FnMut(&[u8], &str)) -> Vec<u8> {
-        self.0.send(packet::SUBMIT_JOB, &packet::body(&[function.as_bytes(), b"", workload.as_bytes()]));
-        loop {
-            match self.0.recv() {
-                (packet::JOB_CREATED, handle) => return handle,
-                (packet::WORK_COMPLETE, body) => {
-                    let (handle, text) = split(&body);
-                    result(handle, text);
-                }
-                (other, body) => panic!("{other} {}", body.escape_ascii()),
-            }
-        }
-    }
 }

@@ -68,6 +68,12 @@ impl Keeper {
         Ok((Self(sender), Line { stream: UnixStream::from_std(stream)?, wishes }))
     }
 
+    /// One who is gone.
+    #[cfg(test)]
+    pub(super) fn nobody() -> Self {
+        Self(mpsc::channel(1).0)
+    }
+
     /// Asks for one more worker.
     pub(super) async fn another(&self) -> Started {
         let (sender, answer) = oneshot::channel();

@@ -218,7 +218,7 @@ fn system_host() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use clap::Parser;
@@ -232,7 +232,11 @@ mod tests {
         work: WorkArgs,
     }
 
-    fn settings(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Settings, String> {
+    /// What `gearmand work --managed` would be told by these words.
+    pub(in crate::client::managed) fn settings(
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Settings, String> {
         let words = ["work", "--managed"].iter().chain(arguments);
         let args = Cli::try_parse_from(words).map_err(|error| error.to_string())?.work;
         let look_up = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
@@ -282,7 +286,11 @@ mod tests {
         ] {
             assert!(settings(arguments, &[]).is_err(), "{arguments:?}");
         }
-        assert!(Cli::try_parse_from(["work", "-f", "f", "--max-jobs", "2", "--", "cat"]).is_err());
+        for option in ["--max-jobs=2", "--workers=2", "--fleet-name=a", "--max-memory=2", "--managed-child"] {
+            assert!(Cli::try_parse_from(["work", "-f", "f", option, "--", "cat"]).is_err(), "{option}");
+            assert!(Cli::try_parse_from(["work", "-f", "f", option]).is_err(), "{option}");
+        }
+        assert!(Cli::try_parse_from(["work", "-f", "f", "--", "cat"]).is_ok());
         assert!(Cli::try_parse_from(["work", "-f", "f"]).is_err());
     }
 

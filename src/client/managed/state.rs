@@ -311,3 +311,100 @@ impl Managed {
 fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::managed::settings::tests::settings;
+
+    fn worker(arguments: &[&str]) -> Managed {
+        Managed::new(settings(arguments, &[]).unwrap(), Keeper::nobody(), 2).unwrap()
+    }
+
+    fn id(name: &str) -> WorkerId {
+        WorkerId::try_from(name.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_given_once() {
+        let worker = worker(&["-f", "f=cat"]);
+        assert_eq!(worker.name(id("a")).unwrap().id, id("a"));
+        assert_eq!(worker.name(id("b")), Err(id("a")));
+        assert_eq!(worker.wanted.borrow().id, Some(id("a")));
+    }
+
+    #[test]
+    fn the_monitors_word_is_the_last() {
+        let worker = worker(&["-f", "f=cat"]);
+        worker.leave(End::Retired);
+        assert_eq!((worker.end(), worker.stop.is_cancelled()), (End::Retired, true));
+        worker.leave(End::Dismissed);
+        worker.leave(End::Retired);
+        assert_eq!(worker.end(), End::Dismissed);
+    }
+
+    #[test]
+    fn functions_change_together_or_not_at_all() {
+        let worker = worker(&["-f", "f=cat", "-f", "g=rev"]);
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let use_functions = |of: &[&str], in_use| worker.use_functions(&names(of), in_use);
+        assert_eq!(use_functions(&["f", "h"], true), Err("h".to_owned()));
+        assert_eq!(worker.functions(), (names(&[]), names(&["f", "g"])));
+        assert_eq!((use_functions(&["g"], true), use_functions(&["g"], true)), (Ok(1), Ok(1)));
+        assert_eq!(worker.functions(), (names(&["g"]), names(&["f"])));
+        assert_eq!((use_functions(&[], false), use_functions(&["f", "g"], false)), (Ok(1), Ok(2)));
+    }
+
+    #[test]
+    fn a_worker_has_had_its_time_after_so_many_judged_jobs() {
+        let worker = worker(&["-f", "f=cat", "--max-jobs", "2"]);
+        for (failed, leaves) in [(Some(true), false), (None, false), (Some(false), true)] {
+            worker.begin_run("f", b"H:1");
+            assert_eq!(worker.status(id("a")).state, WorkerState::Working);
+            worker.end_run(failed);
+            assert_eq!(worker.stop.is_cancelled(), leaves, "{failed:?}");
+        }
+        let status = worker.status(id("a"));
+        assert_eq!((status.count.get("f"), status.failures.get("f")), (Some(&2), Some(&1)));
+        assert_eq!(status.state, WorkerState::Leaving);
+    }
+
+    /// Whether a change is in effect without any waiting.
+    async fn is_in_effect(worker: &Managed, generation: u64) -> bool {
+        tokio::select! {
+            biased;
+            () = worker.in_effect(generation) => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_awaited_where_no_job_runs_and_not_for_ever() {
+        let worker = worker(&["-f", "f=cat"]);
+        worker.confirm(0, Some(1));
+        // Of two servers one is silent.
+        assert!(!is_in_effect(&worker, 1).await);
+        let begin = Instant::now();
+        worker.in_effect(1).await;
+        assert!(begin.elapsed() >= PATIENCE);
+        // It is gone.
+        worker.connected(1, false);
+        assert!(is_in_effect(&worker, 1).await);
+        // A job runs, of which the end is not awaited.
+        assert!(!is_in_effect(&worker, 2).await);
+        worker.begin_run("f", b"H:1");
+        assert!(is_in_effect(&worker, 2).await);
+        worker.end_run(Some(false));
+        assert!(!is_in_effect(&worker, 2).await);
+        let confirmed = async {
+            worker.confirm(0, Some(2));
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            () = worker.in_effect(2) => {}
+            () = confirmed => {}
+        }
+        assert!(is_in_effect(&worker, 2).await);
+    }
+}
