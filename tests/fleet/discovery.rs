@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
-
 use crate::common::Implementation;
 use crate::load::Load;
 use crate::world::{Language, World, doing, doing_on, workers};
@@ -23,7 +21,7 @@ pub(crate) fn all_workers_are_found(implementation: Implementation) {
         assert!(worker["pid"].as_u64().unwrap() > 1, "{worker}");
         assert!(worker["memory"].as_u64().unwrap() > 100_000, "{worker}");
         assert_eq!((text("version"), text("fleet")), ("1", "t"), "{worker}");
-        let known = |key: &str| worker[key].as_array().unwrap().to_vec();
+        let known = |key: &str| worker[key].as_array().unwrap().clone();
         let all: BTreeSet<String> = [known("functionInUse"), known("functionNotUse")]
             .concat()
             .iter()
