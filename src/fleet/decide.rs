@@ -78,6 +78,8 @@ pub struct Memory {
     pub rolling: BTreeSet<WorkerId>,
     /// The host on which workers are being replaced; it is finished before the next one.
     pub replacing: Option<String>,
+    /// Of each worker that is being replaced: which functions others have taken over from it, and who.
+    pub successors: BTreeMap<WorkerId, BTreeMap<String, WorkerId>>,
 }
 
 /// What is remembered of a function.

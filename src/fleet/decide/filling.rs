@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::contract::WorkerId;
 use super::fleet::{Fleet, Member, Reason, Standing};
-use super::{many, starts};
+use super::{many, rolling, starts};
 
 /// The free workers of each host, the least busy first.
 type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
@@ -15,15 +15,19 @@ type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
 pub(super) fn fill(fleet: &mut Fleet<'_>) {
     let mut free = free(fleet);
     let names: Vec<&str> = fleet.tallies.keys().copied().collect();
+    // What is lacking because it is being replaced comes where it is replaced, before anything else takes the place.
+    let mut awaited = BTreeMap::new();
+    for name in &names {
+        let target = fleet.tally(name).target;
+        awaited.insert(*name, replace(fleet, &mut free, name, target));
+    }
     for must in [true, false] {
         for name in &names {
             let wanted = wanted(fleet, name, must);
-            if fleet.tally(name).counted >= wanted || !must && wanted == self::wanted(fleet, name, true) {
+            let awaited = awaited.get(name).copied().unwrap_or(0);
+            if fleet.tally(name).counted + awaited >= wanted || !must && wanted == self::wanted(fleet, name, true) {
                 continue;
             }
-            // What is lacking because it is being replaced comes where it is replaced, and what is lacking for other reasons
-            // anywhere.
-            let awaited = replace(fleet, &mut free, name, wanted);
             register(fleet, &mut free, name, wanted - awaited, None);
             let to_come = starts::pending(fleet, name).max(awaited);
             let lacking = wanted.saturating_sub(fleet.tally(name).counted + to_come);
@@ -44,15 +48,16 @@ fn wanted(fleet: &Fleet<'_>, name: &str, must: bool) -> usize {
     if must { fleet.desired.functions.get(name).map_or(0, |function| function.min.min(target)) } else { target }
 }
 
-/// How many of a function's workers are being replaced where others may take their place.
-fn pinned(fleet: &Fleet<'_>, name: &str) -> usize {
-    let Some(host) = fleet.replacing else { return 0 };
+/// The workers of a function that are being replaced where others may take their place, and none has so far.
+fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
+    let Some(host) = fleet.replacing else { return Vec::new() };
     if !fleet.desired.functions.get(name).is_some_and(|function| function.is_for(host)) {
-        return 0;
+        return Vec::new();
     }
     let replaced = Standing::Moves(Reason::Replaced);
-    let workers = fleet.places.get(host).map_or(&[][..], |place| &place.workers);
-    workers.iter().filter(|id| fleet.members.get(*id).is_some_and(|m| m.ours.get(name) == Some(&replaced))).count()
+    let workers = fleet.places.get(host).map_or(&[][..], |place| &place.workers).iter();
+    let does = |id: &WorkerId| fleet.members.get(id).is_some_and(|member| member.ours.get(name) == Some(&replaced));
+    workers.filter(|id| does(id) && !rolling::has_successor(fleet, id, name)).copied().collect()
 }
 
 /// All workers that can take one more function.
@@ -70,11 +75,16 @@ fn free<'a>(fleet: &Fleet<'a>) -> Free<'a> {
 fn replace<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted: usize) -> usize {
     let Some(host) = fleet.replacing else { return 0 };
     let before = fleet.tally(name).counted;
-    let pinned = pinned(fleet, name).min(wanted.saturating_sub(before));
+    let replaced = pinned(fleet, name);
+    let pinned = replaced.len().min(wanted.saturating_sub(before));
     if pinned == 0 {
         return 0;
     }
-    register(fleet, free, name, before + pinned, Some(host));
+    let successors = register(fleet, free, name, before + pinned, Some(host));
+    for (id, successor) in replaced.into_iter().zip(successors) {
+        let of_worker = fleet.plan.memory.successors.entry(id.clone()).or_default();
+        of_worker.insert(name.to_owned(), successor.clone());
+    }
     let awaited = before + pinned - fleet.tally(name).counted;
     start(fleet, name, awaited.saturating_sub(starts::pending_on(fleet, name, host)), Some(host));
     let place = fleet.places.get(host).map_or(&[][..], |place| &place.workers);
@@ -83,12 +93,18 @@ fn replace<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted
     if is_leaving || starts::is_awaiting(fleet, host) { awaited } else { 0 }
 }
 
-/// Registers a function with free workers, on the hosts with the fewest of it first, or on one host.
-fn register<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted: usize, on: Option<&str>) {
-    if fleet.tally(name).counted >= wanted {
-        return;
-    }
-    let Some(function) = fleet.desired.functions.get(name) else { return };
+/// Registers a function with free workers, on the hosts with the fewest of it first, or on one host. Returns whom it took.
+fn register<'a>(
+    fleet: &mut Fleet<'a>,
+    free: &mut Free<'a>,
+    name: &'a str,
+    wanted: usize,
+    on: Option<&str>,
+) -> Vec<&'a WorkerId> {
+    let mut taken = Vec::new();
+    let Some(function) = fleet.desired.functions.get(name).filter(|_| fleet.tally(name).counted < wanted) else {
+        return taken;
+    };
     // For each host the next worker to be asked; the best of all is taken.
     let mut next = BTreeSet::new();
     for (host, workers) in free.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
@@ -102,13 +118,15 @@ fn register<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wante
         let Some(workers) = free.get_mut(host) else { continue };
         let fits = fleet.members.get(id).is_some_and(|member| {
             let worker = member.worker;
-            !member.ours.contains_key(name)
+            member.answers()
+                && !member.ours.contains_key(name)
                 && worker.not_in_use.contains(name)
                 && fleet.is_right(&worker.version, name)
         });
         if fits {
             let why = why(fleet, name, on);
             fleet.register(id, name, why);
+            taken.push(id);
             workers.remove(&(slots, id));
             if slots + 1 < fleet.desired.functions_per_worker {
                 workers.insert((slots + 1, id));
@@ -118,6 +136,7 @@ fn register<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wante
             next.insert((there + usize::from(fits), *slots, *id, host));
         }
     }
+    taken
 }
 
 /// Starts workers for what is lacking.
@@ -146,7 +165,7 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
             continue;
         }
         let Some(by) = starts::starter(fleet, host, name) else { continue };
-        if starts::is_full(fleet, host) {
+        if starts::is_full(fleet, host, on.is_some()) {
             full.push(host);
             continue;
         }
@@ -250,7 +269,7 @@ fn why(fleet: &Fleet<'_>, name: &str, on: Option<&str>) -> String {
 /// Says that a function does not have what it is to have, and why, unless that is on its way.
 fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
     let tally = fleet.tally(name);
-    let to_come = starts::pending(fleet, name) + tally.freed + pinned(fleet, name);
+    let to_come = starts::pending(fleet, name) + tally.freed + pinned(fleet, name).len();
     if tally.counted + to_come >= tally.target {
         return;
     }

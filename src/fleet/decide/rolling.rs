@@ -17,7 +17,10 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
     let host = host(fleet, &outdated);
     fleet.replacing = host;
     fleet.plan.memory.replacing = host.map(str::to_owned);
-    let Some(host) = host else { return };
+    let Some(host) = host else {
+        fleet.plan.memory.successors.clear();
+        return;
+    };
     let on_host = |id: &&&WorkerId| fleet.members.get(**id).is_some_and(|m| m.worker.host == host && m.answers());
     let mut chosen: Vec<&WorkerId> = outdated.iter().filter(on_host).copied().collect();
     // Those without functions first: they take room that others need, and cost nothing.
@@ -27,6 +30,44 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
             member.is_replaced = true;
         }
     }
+    let members = &fleet.members;
+    let is_replaced = |id: &WorkerId| members.get(id).is_some_and(|member| member.is_replaced);
+    // One that was told to take over a function and does not do it has taken over nothing.
+    let does = |id: &WorkerId, name: &str| {
+        members.get(id).is_some_and(|m| m.answers() && !m.is_replaced && m.worker.in_use.contains(name))
+    };
+    let successors = &mut fleet.plan.memory.successors;
+    successors.retain(|id, _| is_replaced(id));
+    successors.values_mut().for_each(|functions| functions.retain(|name, id| does(id, name)));
+}
+
+/// Whether somebody has taken over, or was told to take over, a function from a worker.
+pub(super) fn has_successor(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
+    fleet.plan.memory.successors.get(id).is_some_and(|functions| functions.contains_key(name))
+}
+
+/// Whether a worker that is being replaced is no longer needed for a function: enough others do it, or one in its place.
+fn is_done(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
+    let tally = fleet.tally(name);
+    let successor = fleet.plan.memory.successors.get(id).and_then(|functions| functions.get(name));
+    let successor = successor.and_then(|successor| fleet.members.get(successor));
+    tally.sure >= tally.target
+        || successor.and_then(|member| member.ours.get(name)).is_some_and(|standing| *standing != Standing::Hoped)
+}
+
+/// Whether no successor can come for a worker: its host bears all that it may, those beside it included, and nothing there
+/// is about to change. The host may not keep so many anyway.
+fn is_stuck(fleet: &Fleet<'_>, member: &Member<'_>) -> bool {
+    let host = member.worker.host.as_str();
+    let Some(place) = fleet.places.get(host) else { return false };
+    let mut members = place.workers.iter().filter_map(|id| fleet.members.get(id)).filter(|other| !other.is_forgotten);
+    starts::is_full(fleet, host, true)
+        && !starts::is_awaiting(fleet, host)
+        && members.all(|other| other.answers() && !other.is_spare())
+        && member.ours.keys().all(|name| {
+            let min = fleet.desired.functions.get(*name).map_or(0, |function| function.min);
+            fleet.tally(name).present > min
+        })
 }
 
 /// Whether a worker is to be replaced. One that does only what the desired state does not name is left as it is.
@@ -58,8 +99,7 @@ pub(super) fn finish(fleet: &mut Fleet<'_>) {
         fleet.members.iter().filter(|(_, member)| member.is_replaced).map(|(id, _)| *id).collect();
     for id in replaced {
         let Some(member) = fleet.members.get(id) else { continue };
-        let is_done = |name: &&str| fleet.tally(name).sure >= fleet.tally(name).target;
-        if !member.ours.keys().all(|name| is_done(&name)) {
+        if !member.ours.keys().all(|name| is_done(fleet, id, name)) && !is_stuck(fleet, member) {
             continue;
         }
         let why = why(fleet, id, member);
@@ -81,7 +121,7 @@ fn start_another(fleet: &mut Fleet<'_>, id: &WorkerId, why: String) {
     let Some(host) = fleet.members.get(id).map(|member| member.worker.host.as_str()) else { return };
     let memory = fleet.plan.memory.hosts.get(host);
     let is_on_its_way = memory.is_some_and(|memory| memory.pending.iter().any(|pending| pending.by == *id));
-    if !is_on_its_way && !starts::is_backing_off(fleet, host) && !starts::is_full(fleet, host) {
+    if !is_on_its_way && !starts::is_backing_off(fleet, host) && !starts::is_full(fleet, host, true) {
         starts::start(fleet, host, id, None, why);
     }
 }

@@ -102,6 +102,17 @@ impl Scaling<'_> {
     /// Adds a recommendation, and forgets those that are too old or can never be the highest again.
     fn remember(&self, memory: &mut FunctionMemory, asked: usize) {
         let kept = &mut memory.recommendations;
+        // What was asked for under a higher maximum is not asked for again when that comes back.
+        let max = self.function.max().max(self.function.min);
+        let mut cut = None;
+        while let Some((at, _)) = kept.pop_front_if(|(_, older)| *older > max) {
+            cut = Some((at, max));
+        }
+        if let Some(cut) = cut
+            && kept.front().is_none_or(|(_, highest)| *highest < max)
+        {
+            kept.push_front(cut);
+        }
         let at = self.now.checked_next_multiple_of((self.idle / PIECES).max(1)).unwrap_or(self.now);
         while kept.back().is_some_and(|(_, older)| *older <= asked) {
             kept.pop_back();

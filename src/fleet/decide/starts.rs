@@ -97,11 +97,12 @@ pub(super) fn is_awaiting(fleet: &Fleet<'_>, host: &str) -> bool {
     fleet.plan.memory.hosts.get(host).is_some_and(|memory| !memory.pending.is_empty())
 }
 
-/// Whether a host has no place for another worker.
-pub(super) fn is_full(fleet: &Fleet<'_>, host: &str) -> bool {
+/// Whether a host has no place for another worker; there is more for one that takes another's place.
+pub(super) fn is_full(fleet: &Fleet<'_>, host: &str, is_successor: bool) -> bool {
     let pending = fleet.plan.memory.hosts.get(host).map_or(0, |memory| memory.pending.len());
     let population = fleet.places.get(host).map_or(0, |place| place.population);
-    population.saturating_add(pending) >= fleet.limit(host) || pending >= PENDING_MAX
+    let limit = if is_successor { fleet.limit(host) } else { fleet.desired.max_workers(host) };
+    population.saturating_add(pending) >= limit || pending >= PENDING_MAX
 }
 
 /// The worker of a host that can be told to start another one that can do a function: one of the right version if there is
