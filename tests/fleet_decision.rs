@@ -114,7 +114,7 @@ proptest! {
                 world.tick();
             }
             world.desired = World::new(other.wrapping_add(round)).desired;
-            world.grown.clear();
+            world.is_faultless = false;
             if world.random.chance(50) {
                 world.desired.stopped_hosts.insert("web2".to_owned());
             }

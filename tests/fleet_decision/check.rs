@@ -57,7 +57,7 @@ fn actions_make_sense(world: &World, observed: &Observed, plan: &Plan) {
                 let version = rules.version.as_ref().unwrap_or(&world.desired.version);
                 worker.not_in_use.contains(function)
                     && *slots <= world.desired.functions_per_worker
-                    && rules.is_for(&worker.host)
+                    && (rules.is_for(&worker.host) || plan.memory.replacing.as_ref() == Some(&worker.host))
                     && (version.is_empty() || *version == worker.version)
                     && !exits(plan).contains(id)
             }
@@ -115,7 +115,7 @@ fn each_host_keeps_a_worker(world: &World, observed: &Observed, plan: &Plan) {
 /// Removals alone, whatever comes of all else, leave each function what it is to have, or all that it had.
 fn nothing_is_taken_that_is_needed(world: &World, observed: &Observed, plan: &Plan) {
     // Those that are replaced are another rule's.
-    let is_replaced = |id: &&WorkerId| plan.memory.successors.contains_key(*id);
+    let is_replaced = |id: &&WorkerId| plan.memory.replacing.as_ref() == Some(&observed.workers[*id].host);
     let exits: BTreeSet<&WorkerId> = exits(plan).into_iter().filter(|id| !is_replaced(id)).collect();
     let mut short = Vec::new();
     for (name, target) in &plan.targets {
@@ -123,7 +123,9 @@ fn nothing_is_taken_that_is_needed(world: &World, observed: &Observed, plan: &Pl
         let before = observed.workers.values().filter(|worker| does(worker)).count();
         let is_dropped = |id: &WorkerId| {
             let action = Action::Unregister { worker: id.clone(), function: name.clone() };
-            exits.contains(id) || plan.decisions.iter().any(|decision| decision.action == action)
+            // One that does what is nobody's business here is replaced without an exit.
+            let is_replaced = is_replaced(&id) && observed.workers[id].in_use.contains("other");
+            exits.contains(id) || !is_replaced && plan.decisions.iter().any(|decision| decision.action == action)
         };
         let after = observed.workers.iter().filter(|(id, worker)| does(worker) && !is_dropped(id)).count();
         let min = world.desired.functions[name].min;
@@ -154,7 +156,9 @@ fn no_more_are_added_than_wanted(world: &World, observed: &Observed, plan: &Plan
                 && function.is_for(&worker.host)
                 && worker.in_use.len() <= world.desired.functions_per_worker
         };
-        let there = observed.workers.values().filter(does).count();
+        let is_removed = |action: &Action| matches!(action, Action::Unregister { function, .. } if function == name);
+        let removed = plan.decisions.iter().filter(|decision| is_removed(&decision.action)).count();
+        let there = observed.workers.values().filter(does).count().saturating_sub(removed);
         let most = target + world.desired.roll_parallel;
         let is_rolling = plan.memory.replacing.is_some();
         let crowded = observed.workers.len() > world.desired.max_workers_per_host;

@@ -305,7 +305,8 @@ impl World {
         let last = self.log.len().saturating_sub(60);
         let workers: Vec<String> =
             self.processes.iter().map(|(id, process)| format!("{id}: {:?}", process.worker)).collect();
-        format!("{:#?}\n{}\n{}", self.desired, workers.join("\n"), self.log[last..].join("\n"))
+        let log = self.log[last..].join("\n");
+        format!("{:#?}\n{}\n{:?}\n{log}", self.desired, workers.join("\n"), self.memory)
     }
 }
 

@@ -48,12 +48,10 @@ fn wanted(fleet: &Fleet<'_>, name: &str, must: bool) -> usize {
     if must { fleet.desired.functions.get(name).map_or(0, |function| function.min.min(target)) } else { target }
 }
 
-/// The workers of a function that are being replaced where others may take their place, and none has so far.
+/// The workers of a function that are being replaced, and from which none has taken it over so far. Where they are is right
+/// for that, even if it is not for the function: it can move later, and is not to be without workers until then.
 fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
     let Some(host) = fleet.replacing else { return Vec::new() };
-    if !fleet.desired.functions.get(name).is_some_and(|function| function.is_for(host)) {
-        return Vec::new();
-    }
     let replaced = Standing::Moves(Reason::Replaced);
     let workers = fleet.places.get(host).map_or(&[][..], |place| &place.workers).iter();
     let does = |id: &WorkerId| fleet.members.get(id).is_some_and(|member| member.ours.get(name) == Some(&replaced));
@@ -64,8 +62,9 @@ fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
 fn free<'a>(fleet: &Fleet<'a>) -> Free<'a> {
     let most = fleet.desired.functions_per_worker;
     let can_take = |m: &Member<'_>| m.answers() && m.slots < most && !m.is_replaced && !m.is_outdated;
+    let rolling = &fleet.plan.memory.rolling;
     let mut free = Free::new();
-    for (id, member) in fleet.members.iter().filter(|(_, member)| can_take(member)) {
+    for (id, member) in fleet.members.iter().filter(|(id, member)| can_take(member) && !rolling.contains(*id)) {
         free.entry(&member.worker.host).or_default().insert((member.slots, id));
     }
     free
@@ -108,12 +107,13 @@ fn register<'a>(
     // For each host the next worker to be asked; the best of all is taken.
     let mut next = BTreeSet::new();
     for (host, workers) in free.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
-        if let Some((slots, id)) = workers.first().filter(|_| function.is_for(host)) {
-            next.insert((fleet.on_host.get(&(name, host)).copied().unwrap_or(0), *slots, *id, *host));
+        if let Some((slots, id)) = workers.first().filter(|_| on.is_some() || function.is_for(host)) {
+            let there = fleet.on_host.get(&(name, host)).copied().unwrap_or(0);
+            next.insert((fleet.is_crowded(host), there, *slots, *id, *host));
         }
     }
     while fleet.tally(name).counted < wanted
-        && let Some((there, slots, id, host)) = next.pop_first()
+        && let Some((is_crowded, there, slots, id, host)) = next.pop_first()
     {
         let Some(workers) = free.get_mut(host) else { continue };
         let fits = fleet.members.get(id).is_some_and(|member| {
@@ -133,7 +133,7 @@ fn register<'a>(
             }
         }
         if let Some((slots, id)) = workers.range((slots, id)..).find(|other| **other != (slots, id)) {
-            next.insert((there + usize::from(fits), *slots, *id, host));
+            next.insert((is_crowded, there + usize::from(fits), *slots, *id, host));
         }
     }
     taken
@@ -147,7 +147,7 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
     let Some(function) = fleet.desired.functions.get(name) else { return };
     let mut hosts = BTreeSet::new();
     for (host, place) in fleet.places.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
-        if function.is_for(host) && !fleet.desired.stopped_hosts.contains(*host) {
+        if (on.is_some() || function.is_for(host)) && !fleet.desired.stopped_hosts.contains(*host) {
             let there = fleet.on_host.get(&(name, host)).copied().unwrap_or(0) + starts::pending_on(fleet, name, host);
             hosts.insert((there, place.population, *host));
         }
@@ -164,7 +164,9 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
         if starts::is_backing_off(fleet, host) {
             continue;
         }
-        let Some(by) = starts::starter(fleet, host, name) else { continue };
+        // The one that is replaced starts its like.
+        let replaced = on.and_then(|_| pinned(fleet, name).into_iter().next());
+        let Some(by) = replaced.or_else(|| starts::starter(fleet, host, name)) else { continue };
         if starts::is_full(fleet, host, on.is_some()) {
             full.push(host);
             continue;
@@ -185,8 +187,9 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
 fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
     let Some(place) = fleet.places.get(host) else { return false };
     let members = || place.workers.iter().filter_map(|id| Some((*id, fleet.members.get(id)?)));
-    // One at a time: the place of one that is going is not free before it has gone.
-    if starts::is_awaiting(fleet, host) || members().any(|(_, member)| member.is_leaving) {
+    // One at a time: the place of one that is going is not free before it has gone. And where workers are replaced, one that
+    // does nothing may be there so that another one can go.
+    if fleet.replacing == Some(host) || starts::is_awaiting(fleet, host) || members().any(|(_, member)| member.is_leaving) {
         return false;
     }
     let spares: Vec<&WorkerId> = members().filter(|(_, member)| member.is_spare()).map(|(id, _)| id).rev().collect();
@@ -212,6 +215,7 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
         let worker = member.worker;
         let can = member.answers()
             && !member.is_outdated
+            && !fleet.plan.memory.rolling.contains(*id)
             && function.is_for(&worker.host)
             && !member.ours.contains_key(name)
             && worker.not_in_use.contains(name)

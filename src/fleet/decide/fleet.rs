@@ -3,7 +3,7 @@
 //! What is removed is counted out at once. What is added is counted as hoped for, and as sure only when a worker says so
 //! itself: so nothing is taken away because of something that may have been lost on its way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::super::contract::WorkerId;
 use super::super::desired::Desired;
@@ -29,8 +29,6 @@ pub(super) enum Reason {
     Host,
     /// It does more functions than it may.
     Functions,
-    /// Its host has more workers than it may.
-    Crowded,
     /// It is being replaced.
     Replaced,
 }
@@ -165,8 +163,7 @@ impl<'a> Fleet<'a> {
 
     /// Says of each worker and function how they stand to each other, and counts.
     pub(super) fn count(&mut self) {
-        let crowded = self.crowded();
-        for (id, member) in &mut self.members {
+        for member in self.members.values_mut() {
             let host = member.worker.host.as_str();
             let mut slots = self.desired.functions_per_worker.saturating_sub(member.foreign);
             for (name, standing) in &mut member.ours {
@@ -177,8 +174,6 @@ impl<'a> Fleet<'a> {
                     Standing::Moves(Reason::Host)
                 } else if slots == 0 {
                     Standing::Moves(Reason::Functions)
-                } else if crowded.contains(id) {
-                    Standing::Moves(Reason::Crowded)
                 } else {
                     slots -= 1;
                     Standing::Counts
@@ -202,23 +197,16 @@ impl<'a> Fleet<'a> {
         self.plan.counted = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.counted)).collect();
     }
 
-    /// The workers that their hosts have too many: those without functions leave, so the others are the last ones by id.
-    fn crowded(&self) -> BTreeSet<&'a WorkerId> {
-        let mut crowded = BTreeSet::new();
-        for (host, place) in &self.places {
-            let stay = |id: &&&WorkerId| self.members.get(**id).is_some_and(Member::stays);
-            let stays: Vec<_> = place.workers.iter().filter(stay).collect();
-            let excess = stays.len().saturating_sub(self.limit(host));
-            if excess == 0 {
-                continue;
-            }
-            let of = |id: &WorkerId| self.members.get(id);
-            let spares = stays.iter().filter(|id| of(id).is_some_and(Member::is_spare)).count();
-            let may_move = |id: &&&&WorkerId| of(id).is_some_and(|m| m.foreign == 0 && m.slots > 0 && !m.is_replaced);
-            let chosen = stays.iter().rev().filter(may_move).take(excess.saturating_sub(spares));
-            crowded.extend(chosen.map(|id| **id));
-        }
-        crowded
+    /// Whether a host has more workers than it may.
+    pub(super) fn is_crowded(&self, host: &str) -> bool {
+        self.crowd(host) > 0
+    }
+
+    /// How many workers a host has too many, without those that leave.
+    pub(super) fn crowd(&self, host: &str) -> usize {
+        let workers = self.places.get(host).map_or(&[][..], |place| &place.workers);
+        let stay = workers.iter().filter(|id| self.members.get(**id).is_some_and(Member::stays)).count();
+        stay.saturating_sub(self.limit(host))
     }
 
     /// The most workers on a host, with those that others are replaced by.

@@ -39,9 +39,6 @@ pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
             Reason::Functions => {
                 format!("a worker does at most {} at a time", many(fleet.desired.functions_per_worker as u64, "function"))
             }
-            Reason::Crowded => {
-                format!("{host} has more than {}", many(fleet.desired.max_workers(host) as u64, "worker"))
-            }
             Reason::Host | Reason::Replaced => format!("{name} is not for {host}, and others do it now"),
         };
         fleet.unregister(id, name, why);
@@ -57,7 +54,7 @@ pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
         if surplus == 0 {
             continue;
         }
-        // Of a wrong version first, then idle ones, then on the host that has most of them at that time.
+        // Of a wrong version first, then on hosts that have too many, then idle ones, then where most of them are.
         let mut hosts: BTreeMap<&str, Vec<(bool, bool, &WorkerId)>> = BTreeMap::new();
         for (id, member) in &fleet.members {
             if member.answers() && member.ours.get(name) == Some(&Standing::Counts) {
@@ -69,7 +66,7 @@ pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
         let mut next = BTreeSet::new();
         for (host, workers) in &mut hosts {
             workers.sort_unstable();
-            next.extend(last_of(host, workers));
+            next.extend(last_of(fleet, host, workers));
         }
         let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
         let why = format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.sure);
@@ -78,15 +75,19 @@ pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
             fleet.unregister(id, name, why.clone());
             if let Some(workers) = hosts.get_mut(host) {
                 workers.pop();
-                next.extend(last_of(host, workers));
+                next.extend(last_of(fleet, host, workers));
             }
         }
     }
 }
 
-/// The worker of a host that would go next, after all by which it is compared with those of other hosts.
-fn last_of<'a>(host: &'a str, workers: &[(bool, bool, &'a WorkerId)]) -> Option<(bool, bool, usize, &'a WorkerId, &'a str)> {
-    workers.last().map(|(is_wrong, is_idle, id)| (*is_wrong, *is_idle, workers.len(), *id, host))
+/// A worker, after all by which it is compared with those of other hosts: the highest goes first.
+type Candidate<'a> = (bool, bool, bool, usize, &'a WorkerId, &'a str);
+
+/// The worker of a host that would go next.
+fn last_of<'a>(fleet: &Fleet<'a>, host: &'a str, workers: &[(bool, bool, &'a WorkerId)]) -> Option<Candidate<'a>> {
+    let (is_wrong, is_idle, id) = workers.last()?;
+    Some((*is_wrong, fleet.is_crowded(host), *is_idle, workers.len(), *id, host))
 }
 
 /// Lets workers without functions end that have had none for long, or that their host has too many.
@@ -102,9 +103,7 @@ pub(super) fn let_spares_go(fleet: &mut Fleet<'_>) {
         hosts.entry(&member.worker.host).or_default().push((member.is_outdated, id, now.saturating_sub(since)));
     }
     for (host, mut spares) in hosts {
-        let stay = fleet.places.get(host).map_or(&[][..], |place| &place.workers);
-        let stay = stay.iter().filter(|id| fleet.members.get(**id).is_some_and(Member::stays)).count();
-        let mut crowd = stay.saturating_sub(fleet.limit(host));
+        let mut crowd = fleet.crowd(host);
         let mut left = spares.len();
         spares.sort_unstable();
         for (_, id, spare_for) in spares.into_iter().rev() {

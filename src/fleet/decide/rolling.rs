@@ -56,18 +56,16 @@ fn is_done(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
 }
 
 /// Whether no successor can come for a worker: its host bears all that it may, those beside it included, and nothing there
-/// is about to change. The host may not keep so many anyway.
+/// is about to change. That happens when others came from elsewhere, or a monitor was started anew in the middle. The host
+/// may not keep so many anyway, so the worker goes.
 fn is_stuck(fleet: &Fleet<'_>, member: &Member<'_>) -> bool {
     let host = member.worker.host.as_str();
     let Some(place) = fleet.places.get(host) else { return false };
     let mut members = place.workers.iter().filter_map(|id| fleet.members.get(id)).filter(|other| !other.is_forgotten);
+    let is_told = |other: &Member<'_>| other.ours.values().any(|standing| *standing == Standing::Hoped);
     starts::is_full(fleet, host, true)
         && !starts::is_awaiting(fleet, host)
-        && members.all(|other| other.answers() && !other.is_spare())
-        && member.ours.keys().all(|name| {
-            let min = fleet.desired.functions.get(*name).map_or(0, |function| function.min);
-            fleet.tally(name).present > min
-        })
+        && members.all(|other| other.answers() && !other.is_spare() && !is_told(other))
 }
 
 /// Whether a worker is to be replaced. One that does only what the desired state does not name is left as it is.
@@ -89,7 +87,12 @@ fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
         let memory = fleet.plan.memory.hosts.get(*host);
         memory.is_none_or(|memory| memory.not_before_ms <= fleet.now)
     });
-    let begun = fleet.plan.memory.replacing.as_deref();
+    let begun = fleet.plan.memory.replacing.as_deref().filter(|_| !outdated.is_empty());
+    // A worker that is to come there is still part of the work on it.
+    let awaiting = begun.filter(|begun| starts::is_awaiting(fleet, begun));
+    if let Some((host, _)) = awaiting.and_then(|begun| fleet.places.get_key_value(begun)) {
+        return Some(host);
+    }
     begun.and_then(|begun| hosts.clone().find(|host| *host == begun)).or_else(|| hosts.min())
 }
 
@@ -108,12 +111,23 @@ pub(super) fn finish(fleet: &mut Fleet<'_>) {
             for name in ours {
                 fleet.unregister(id, name, why.clone());
             }
-        } else if fleet.is_last_of_kind(id) {
+        } else if fleet.is_last_of_kind(id) && !is_dispensable(fleet, id) {
             start_another(fleet, id, why);
         } else {
             fleet.exit(id, why);
         }
     }
+}
+
+/// Whether a host that can bear no more workers can do without the last one of its kind: others can do all that it can do
+/// for the fleet.
+fn is_dispensable(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
+    let Some(member) = fleet.members.get(id).filter(|member| is_stuck(fleet, member)) else { return false };
+    let workers = fleet.places.get(member.worker.host.as_str()).map_or(&[][..], |place| &place.workers).iter();
+    let others: Vec<&Member<'_>> =
+        workers.filter(|other| **other != id).filter_map(|other| fleet.members.get(other)).collect();
+    let mut names = fleet.desired.functions.keys().filter(|name| member.could_do(name));
+    !others.is_empty() && names.all(|name| others.iter().any(|other| other.answers() && other.could_do(name)))
 }
 
 /// Starts another worker of the same kind, since the last one of a host could not be told to start any.

@@ -61,7 +61,10 @@ impl Scaling<'_> {
         let waiting = self.queue.waiting;
         if waiting == 0 {
             let running = usize::try_from(self.queue.running).unwrap_or(usize::MAX);
-            return (self.tally.busy.min(running), String::new());
+            let busy = self.tally.busy.min(running);
+            // Those that run jobs of other functions are of no use to this one now, and were not a moment ago.
+            let elsewhere = self.tally.occupied.saturating_sub(self.tally.busy);
+            return (if busy == 0 { 0 } else { busy + elsewhere }, String::new());
         }
         let jobs = many(waiting, "job");
         let wait = if waiting == 1 { "waits" } else { "wait" };
