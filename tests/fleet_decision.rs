@@ -3,6 +3,10 @@
 
 #[path = "fleet_decision/check.rs"]
 mod check;
+#[path = "fleet_decision/examples.rs"]
+mod examples;
+#[path = "fleet_decision/hostile.rs"]
+mod hostile;
 #[path = "fleet_decision/random.rs"]
 mod random;
 #[path = "fleet_decision/world.rs"]
@@ -16,6 +20,7 @@ use world::{Faults, TICK_MS, World};
 
 const CHAOS: Faults = Faults { lost: 15, killed: 2, silent: 2, started: 3, forgetful: 1 };
 
+/// Many cases of one property; what fails is printed, with its seed.
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() }
 }
