@@ -3,9 +3,19 @@
 //! The monitor looks, calls [`decide`], does all of it, and looks again. Nothing is remembered here but in [`Memory`],
 //! which comes in and goes out; a monitor that has lost it begins with an empty one and is right after one `idle` time.
 
+mod filling;
+mod fleet;
+mod leaving;
+mod rolling;
+mod scaling;
+mod starts;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use serde::Serialize;
+
+use fleet::Fleet;
 
 use super::contract::WorkerId;
 use super::desired::Desired;
@@ -66,12 +76,21 @@ pub struct Memory {
     pub known: BTreeSet<WorkerId>,
     /// Workers that are to be replaced whatever their version (`gearmand fleet roll`).
     pub rolling: BTreeSet<WorkerId>,
+    /// The host on which workers are being replaced; it is finished before the next one.
+    pub replacing: Option<String>,
+    /// Of each worker that is being replaced: which functions others have taken over from it, and who.
+    pub successors: BTreeMap<WorkerId, BTreeMap<String, WorkerId>>,
 }
 
 /// What is remembered of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FunctionMemory {
-    /// How many workers seemed right, and when, as far as `idle` reaches back.
+    /// How many workers it was to have.
+    pub target: Option<usize>,
+    /// Why so many, for people.
+    pub why: String,
+    /// How many workers seemed right, and when, as far as `idle` reaches back: falling, since an older and smaller number
+    /// never matters again.
     pub recommendations: VecDeque<(u64, usize)>,
     /// When workers were added last.
     pub grown_ms: Option<u64>,
@@ -88,13 +107,17 @@ pub struct HostMemory {
     pub failures: u32,
     /// No other is started before.
     pub not_before_ms: u64,
+    /// What was wrong the last time, for people; empty if nothing was.
+    pub problem: String,
 }
 
 /// A worker that is to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// The function that it is started for; `None` for one that replaces a worker without functions.
-    pub function: Option<String>,
+    /// The functions that it is started for; none for one that replaces a worker without functions.
+    pub functions: BTreeSet<String>,
+    /// The worker that was told to start it, and is of its kind.
+    pub by: WorkerId,
     /// Until when it is awaited.
     pub until_ms: u64,
 }
@@ -168,7 +191,37 @@ impl Plan {
 }
 
 /// What is to be done now.
+///
+/// The order of the work matters: what came since the last time, what is wanted, what is to be replaced; then what is
+/// added, and only then what is taken away, and that by what workers say and not by what they were told.
 pub fn decide(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
-    let _ = (desired, observed);
-    Plan { memory: memory.clone(), ..Plan::default() }
+    let mut fleet = Fleet::new(desired, observed, memory);
+    starts::look_back(&mut fleet);
+    leaving::stop_hosts(&mut fleet);
+    rolling::choose(&mut fleet);
+    fleet.count();
+    scaling::set_targets(&mut fleet);
+    filling::fill(&mut fleet);
+    rolling::finish(&mut fleet);
+    leaving::drop_moved(&mut fleet);
+    leaving::drop_surplus(&mut fleet);
+    leaving::let_spares_go(&mut fleet);
+    starts::tell_problems(&mut fleet);
+    fleet.into_plan()
+}
+
+/// A time in the milliseconds that are used here.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A number and the word for that many.
+fn many(number: impl Into<u64>, one: &str) -> String {
+    let number = number.into();
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
+/// Milliseconds, for people: in whole seconds where it is more than one.
+fn seconds(ms: u64) -> String {
+    if ms < 1_000 { format!("{ms}ms") } else { format!("{}s", ms / 1_000) }
 }

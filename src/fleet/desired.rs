@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::contract::DEFAULT_FLEET;
+use super::contract::{DEFAULT_FLEET, FLEET, MANAGE, SET_ID, check_name};
+use super::time::{optional_time, time};
+
+/// The largest number of workers, or of functions of one, that a file may say.
+pub const WORKERS_MAX: usize = 100_000;
 
 /// What a fleet is to be like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +62,9 @@ pub struct Host {
 }
 
 /// How many workers a function is to have, where, and of which version.
+///
+/// With neither `scale_up_queue` nor `scale_up_age` one is added in each `cool_down` in which jobs wait although all workers
+/// are there and busy. A function without any worker gets one as soon as a job waits, whatever the rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Function {
@@ -137,6 +144,38 @@ impl Function {
     }
 }
 
+impl Function {
+    fn check(&self) -> Result<(), String> {
+        check_number("min", self.min, 0)?;
+        check_number("max", self.max(), 0)?;
+        check_number("step", self.step, 1)?;
+        if self.max() < self.min {
+            return Err(format!("max is {}, below min, which is {}", self.max(), self.min));
+        }
+        if self.scale_up_queue == Some(0) {
+            return Err("scale_up_queue is 0: it is how many jobs may wait for each worker, at least 1".to_owned());
+        }
+        let Some(hosts) = &self.hosts else { return Ok(()) };
+        if hosts.is_empty() {
+            return Err("hosts is empty: leave it out to allow all, or set max to 0".to_owned());
+        }
+        let is_name = |pattern: &String| check_name(&pattern.replace('*', "x")).is_ok();
+        match hosts.iter().find(|pattern| !is_name(pattern)) {
+            Some(pattern) => Err(format!("hosts: \"{pattern}\" is no name of a host, in which * may stand for any part")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks a number that a file says.
+fn check_number(name: &str, number: usize, least: usize) -> Result<(), String> {
+    if (least..=WORKERS_MAX).contains(&number) {
+        Ok(())
+    } else {
+        Err(format!("{name} is {number}: it must be from {least} to {WORKERS_MAX}"))
+    }
+}
+
 impl Desired {
     /// Reads a file's text.
     ///
@@ -157,11 +196,40 @@ impl Desired {
     }
 
     fn check(&self) -> Result<(), String> {
-        super::contract::check_name(&self.fleet).map_err(|error| format!("fleet = \"{}\": {error}", self.fleet))?;
-        for (name, function) in &self.functions {
-            if function.max() < function.min {
-                return Err(format!("functions.{name}: max {} is below min {}", function.max(), function.min));
+        check_name(&self.fleet).map_err(|error| format!("fleet = \"{}\": {error}", self.fleet))?;
+        for (name, time) in [
+            ("interval", self.interval),
+            ("answer_timeout", self.answer_timeout),
+            ("forget_after", self.forget_after),
+            ("start_timeout", self.start_timeout),
+        ] {
+            if time.is_zero() {
+                return Err(format!("{name} is 0: it must be longer, such as \"5s\""));
             }
+        }
+        for (name, number) in [
+            ("functions_per_worker", self.functions_per_worker),
+            ("max_workers_per_host", self.max_workers_per_host),
+            ("roll_parallel", self.roll_parallel),
+        ] {
+            check_number(name, number, 1)?;
+        }
+        check_number("spares_per_host", self.spares_per_host, 0)?;
+        for host in &self.stopped_hosts {
+            check_name(host).map_err(|error| format!("stopped_hosts: \"{host}\" {error}"))?;
+        }
+        for (name, host) in &self.hosts {
+            check_name(name).map_err(|error| format!("hosts: \"{name}\" {error}"))?;
+            if let Some(most) = host.max_workers {
+                check_number(&format!("hosts.{name}.max_workers"), most, 1)?;
+            }
+        }
+        for (name, function) in &self.functions {
+            let is_own = name == SET_ID || name.starts_with(MANAGE) || name.starts_with(FLEET);
+            if name.is_empty() || is_own {
+                return Err(format!("functions: \"{name}\" is no function of workers, but what they are managed by"));
+            }
+            function.check().map_err(|error| format!("functions.{name}: {error}"))?;
         }
         Ok(())
     }
@@ -188,71 +256,89 @@ fn matches(pattern: &str, name: &str) -> bool {
     last.map_or(rest.is_empty(), |last| rest.ends_with(last))
 }
 
-/// Times are written as `90`, `90s`, `5m`, `2h` or `1d`, with a fraction if need be.
-mod time {
-    use std::time::Duration;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    use serde::{Deserialize, Deserializer, Serializer};
+    const EXAMPLE: &str = r#"
+        fleet = "web"
+        interval = 2
+        idle = "2m"
+        version = "2026-11-25"
+        stopped_hosts = ["web9"]
+        [hosts.web1]
+        max_workers = 4
+        [functions.mail]
+        min = 2
+        max = 10
+        hosts = ["web*", "mail1"]
+        scale_up_queue = 10
+        scale_up_age = "1.5s"
+        idle = "500ms"
+        [functions."odd name.\u00e9"]
+    "#;
 
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    pub(super) enum Written {
-        Seconds(f64),
-        Text(String),
+    #[test]
+    fn a_file_is_read_and_written_as_it_was() {
+        let desired = Desired::parse(EXAMPLE).unwrap();
+        assert_eq!((desired.interval, desired.idle), (Duration::from_secs(2), Duration::from_mins(2)));
+        assert_eq!((desired.max_workers("web1"), desired.max_workers("web2")), (4, 16));
+        let mail = &desired.functions["mail"];
+        assert_eq!((mail.max(), mail.step), (10, 1));
+        assert_eq!((mail.scale_up_age, mail.idle), (Some(Duration::from_millis(1500)), Some(Duration::from_millis(500))));
+        assert_eq!(desired.functions["odd name.\u{e9}"].max(), 1);
+        let again = Desired::parse(&desired.to_toml().unwrap()).unwrap();
+        assert_eq!(again, desired);
+        let default = Desired::default();
+        assert_eq!(Desired::parse(&default.to_toml().unwrap()).unwrap(), default);
+        assert_eq!(Desired::parse("").unwrap(), default);
     }
 
-    impl Written {
-        pub(super) fn duration(self) -> Result<Duration, String> {
-            let (number, each) = match &self {
-                Self::Seconds(seconds) => (*seconds, 1.0),
-                Self::Text(text) => {
-                    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-                    let each = match text.strip_prefix(number).unwrap_or_default() {
-                        "" | "s" => 1.0,
-                        "ms" => 0.001,
-                        "m" | "min" => 60.0,
-                        "h" => 3_600.0,
-                        "d" => 86_400.0,
-                        _ => return Err(format!("\"{text}\": the units of time are ms, s, m, h and d")),
-                    };
-                    (number.trim().parse().map_err(|_| format!("\"{text}\" is no time such as 90s or 5m"))?, each)
-                }
-            };
-            let seconds = number * each;
-            if !(0.0..=1e9).contains(&seconds) {
-                return Err("a time is from 0 to 1000000000 seconds".to_owned());
-            }
-            Ok(Duration::from_secs_f64(seconds))
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        for (text, said) in [
+            ("fleet = \"a b\"", "fleet = \"a b\": must have 1 to 64"),
+            ("fleets = \"a\"", "unknown field `fleets`"),
+            ("interval = 0", "interval is 0"),
+            ("interval = \"5 weeks\"", "\"5 weeks\": the units of time are ms, s, m, h and d"),
+            ("interval = \"soon\"", "soon"),
+            ("idle = -1", "a time is from 0"),
+            ("roll_parallel = 0", "roll_parallel is 0: it must be from 1"),
+            ("functions_per_worker = 100001", "functions_per_worker is 100001: it must be from 1 to 100000"),
+            ("stopped_hosts = [\"a b\"]", "stopped_hosts: \"a b\""),
+            ("[hosts.a]\nmax_workers = 0", "hosts.a.max_workers is 0"),
+            ("[hosts.\"a b\"]", "hosts: \"a b\""),
+            ("[functions.setId]", "\"setId\" is no function of workers"),
+            ("[functions.manage_a]", "\"manage_a\" is no function of workers"),
+            ("[functions.f]\nmin = 3\nmax = 2", "functions.f: max is 2, below min, which is 3"),
+            ("[functions.f]\nmin = -1", "invalid value"),
+            ("[functions.f]\nstep = 0", "functions.f: step is 0"),
+            ("[functions.f]\nscale_up_queue = 0", "functions.f: scale_up_queue is 0"),
+            ("[functions.f]\nhosts = []", "functions.f: hosts is empty"),
+            ("[functions.f]\nhosts = [\"a b\"]", "functions.f: hosts: \"a b\" is no name of a host"),
+        ] {
+            let error = Desired::parse(text).expect_err(text);
+            assert!(error.contains(said), "{text}: {error}");
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(reader: D) -> Result<Duration, D::Error> {
-        Written::deserialize(reader)?.duration().map_err(serde::de::Error::custom)
-    }
-
-    pub(super) fn serialize<S: Serializer>(time: &Duration, writer: S) -> Result<S::Ok, S::Error> {
-        writer.serialize_str(&format!("{}s", time.as_secs_f64()))
-    }
-}
-
-/// The same, where it may be absent.
-mod optional_time {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::time::Written;
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Duration>, D::Error> {
-        let written = Option::<Written>::deserialize(reader)?;
-        written.map(Written::duration).transpose().map_err(serde::de::Error::custom)
-    }
-
-    #[allow(clippy::ref_option, reason = "serde calls it so")]
-    pub(super) fn serialize<S: Serializer>(time: &Option<Duration>, writer: S) -> Result<S::Ok, S::Error> {
-        match time {
-            Some(time) => super::time::serialize(time, writer),
-            None => writer.serialize_none(),
+    #[test]
+    fn a_star_stands_for_any_part_of_a_name() {
+        for (pattern, name, fits) in [
+            ("web1", "web1", true),
+            ("web1", "web11", false),
+            ("*", "", true),
+            ("web*", "web", true),
+            ("web*", "we", false),
+            ("*1", "web1", true),
+            ("*1", "web12", false),
+            ("w*b*1", "web-b-1", true),
+            ("w*b*1", "wb", false),
+            ("a*a", "a", false),
+            ("**", "a", true),
+            ("a*b*b", "ab", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
         }
     }
 }

@@ -77,5 +77,6 @@ pub mod contract;
 pub mod decide;
 pub mod desired;
 pub mod report;
+mod time;
 
 pub use contract::{Introduction, Refusal, Request, Run, Status, Verb, WorkerId, WorkerState};

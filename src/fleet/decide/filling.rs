@@ -1,0 +1,299 @@
+//! Functions that lack workers get some: those that are free first, new ones then.
+//!
+//! First each function gets as many as it must have, and only then as many as it is to have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::contract::WorkerId;
+use super::fleet::{Fleet, Member, Reason, Standing};
+use super::{many, rolling, starts};
+
+/// The free workers of each host, the least busy first.
+type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
+
+/// Fills up all functions.
+pub(super) fn fill(fleet: &mut Fleet<'_>) {
+    let mut free = free(fleet);
+    let names: Vec<&str> = fleet.tallies.keys().copied().collect();
+    // What is lacking because it is being replaced comes where it is replaced, before anything else takes the place.
+    let mut awaited = BTreeMap::new();
+    for name in &names {
+        let target = fleet.tally(name).target;
+        awaited.insert(*name, replace(fleet, &mut free, name, target));
+    }
+    for must in [true, false] {
+        for name in &names {
+            let wanted = wanted(fleet, name, must);
+            let awaited = awaited.get(name).copied().unwrap_or(0);
+            if fleet.tally(name).counted + awaited >= wanted || !must && wanted == self::wanted(fleet, name, true) {
+                continue;
+            }
+            register(fleet, &mut free, name, wanted - awaited, None);
+            let to_come = starts::pending(fleet, name).max(awaited);
+            let lacking = wanted.saturating_sub(fleet.tally(name).counted + to_come);
+            start(fleet, name, lacking, None);
+            if must {
+                take_over(fleet, name, wanted);
+            }
+        }
+    }
+    for name in names {
+        tell_unmet(fleet, name);
+    }
+}
+
+/// How many workers a function is to have now, or must have.
+fn wanted(fleet: &Fleet<'_>, name: &str, must: bool) -> usize {
+    let target = fleet.tally(name).target;
+    if must { fleet.desired.functions.get(name).map_or(0, |function| function.min.min(target)) } else { target }
+}
+
+/// The workers of a function that are being replaced, and from which none has taken it over so far. Where they are is right
+/// for that, even if it is not for the function: it can move later, and is not to be without workers until then.
+fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
+    let Some(host) = fleet.replacing else { return Vec::new() };
+    let replaced = Standing::Moves(Reason::Replaced);
+    let workers = fleet.places.get(host).map_or(&[][..], |place| &place.workers).iter();
+    let does = |id: &WorkerId| fleet.members.get(id).is_some_and(|member| member.ours.get(name) == Some(&replaced));
+    workers.filter(|id| does(id) && !rolling::has_successor(fleet, id, name)).copied().collect()
+}
+
+/// All workers that can take one more function.
+fn free<'a>(fleet: &Fleet<'a>) -> Free<'a> {
+    let most = fleet.desired.functions_per_worker;
+    let can_take = |m: &Member<'_>| m.answers() && m.slots < most && !m.is_replaced && !m.is_outdated;
+    let rolling = &fleet.plan.memory.rolling;
+    let mut free = Free::new();
+    for (id, member) in fleet.members.iter().filter(|(id, member)| can_take(member) && !rolling.contains(*id)) {
+        free.entry(&member.worker.host).or_default().insert((member.slots, id));
+    }
+    free
+}
+
+/// Lets others on the same host do what those do that are being replaced there. Returns how many are still awaited.
+fn replace<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted: usize) -> usize {
+    let Some(host) = fleet.replacing else { return 0 };
+    let before = fleet.tally(name).counted;
+    let replaced = pinned(fleet, name);
+    let pinned = replaced.len().min(wanted.saturating_sub(before));
+    if pinned == 0 {
+        return 0;
+    }
+    let successors = register(fleet, free, name, before + pinned, Some(host));
+    for (id, successor) in replaced.into_iter().zip(successors) {
+        let of_worker = fleet.plan.memory.successors.entry(id.clone()).or_default();
+        of_worker.insert(name.to_owned(), successor.clone());
+    }
+    let awaited = before + pinned - fleet.tally(name).counted;
+    start(fleet, name, awaited.saturating_sub(starts::pending_on(fleet, name, host)), Some(host));
+    let place = fleet.places.get(host).map_or(&[][..], |place| &place.workers);
+    let is_leaving = place.iter().any(|id| fleet.members.get(id).is_some_and(|member| member.is_leaving));
+    // Where none can come, and none goes to make room, others have to do.
+    if is_leaving || starts::is_awaiting(fleet, host) { awaited } else { 0 }
+}
+
+/// Registers a function with free workers, on the hosts with the fewest of it first, or on one host. Returns whom it took.
+fn register<'a>(
+    fleet: &mut Fleet<'a>,
+    free: &mut Free<'a>,
+    name: &'a str,
+    wanted: usize,
+    on: Option<&str>,
+) -> Vec<&'a WorkerId> {
+    let mut taken = Vec::new();
+    let Some(function) = fleet.desired.functions.get(name).filter(|_| fleet.tally(name).counted < wanted) else {
+        return taken;
+    };
+    // For each host the next worker to be asked; the best of all is taken.
+    let mut next = BTreeSet::new();
+    for (host, workers) in free.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
+        if let Some((slots, id)) = workers.first().filter(|_| on.is_some() || function.is_for(host)) {
+            let there = fleet.on_host.get(&(name, host)).copied().unwrap_or(0);
+            next.insert((fleet.is_crowded(host), there, *slots, *id, *host));
+        }
+    }
+    while fleet.tally(name).counted < wanted
+        && let Some((is_crowded, there, slots, id, host)) = next.pop_first()
+    {
+        let Some(workers) = free.get_mut(host) else { continue };
+        let fits = fleet.members.get(id).is_some_and(|member| {
+            let worker = member.worker;
+            member.answers()
+                && !member.ours.contains_key(name)
+                && worker.not_in_use.contains(name)
+                && fleet.is_right(&worker.version, name)
+        });
+        if fits {
+            let why = why(fleet, name, on);
+            fleet.register(id, name, why);
+            taken.push(id);
+            workers.remove(&(slots, id));
+            if slots + 1 < fleet.desired.functions_per_worker {
+                workers.insert((slots + 1, id));
+            }
+        }
+        if let Some((slots, id)) = workers.range((slots, id)..).find(|other| **other != (slots, id)) {
+            next.insert((is_crowded, there + usize::from(fits), *slots, *id, host));
+        }
+    }
+    taken
+}
+
+/// Starts workers for what is lacking.
+fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Option<&str>) {
+    if lacking == 0 {
+        return;
+    }
+    let Some(function) = fleet.desired.functions.get(name) else { return };
+    let mut hosts = BTreeSet::new();
+    for (host, place) in fleet.places.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
+        if (on.is_some() || function.is_for(host)) && !fleet.desired.stopped_hosts.contains(*host) {
+            let there = fleet.on_host.get(&(name, host)).copied().unwrap_or(0) + starts::pending_on(fleet, name, host);
+            hosts.insert((there, place.population, *host));
+        }
+    }
+    let mut full = Vec::new();
+    while lacking > 0
+        && let Some((there, population, host)) = hosts.pop_first()
+    {
+        if starts::join(fleet, host, name) {
+            hosts.insert((there + 1, population, host));
+            lacking -= 1;
+            continue;
+        }
+        if starts::is_backing_off(fleet, host) {
+            continue;
+        }
+        // The one that is replaced starts its like.
+        let replaced = on.and_then(|_| pinned(fleet, name).into_iter().next());
+        let Some(by) = replaced.or_else(|| starts::starter(fleet, host, name)) else { continue };
+        if starts::is_full(fleet, host, on.is_some()) {
+            full.push(host);
+            continue;
+        }
+        let why = why(fleet, name, on);
+        starts::start(fleet, host, by, Some(name), why);
+        hosts.insert((there + 1, population + 1, host));
+        lacking -= 1;
+    }
+    for host in full {
+        if lacking > 0 && make_room(fleet, host, name) {
+            lacking -= 1;
+        }
+    }
+}
+
+/// Lets a worker that does nothing, and cannot do what is lacking, leave a host that is full. Returns whether one leaves.
+fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
+    let Some(place) = fleet.places.get(host) else { return false };
+    let members = || place.workers.iter().filter_map(|id| Some((*id, fleet.members.get(id)?)));
+    // One at a time: the place of one that is going is not free before it has gone. And where workers are replaced, one that
+    // does nothing may be there so that another one can go.
+    if fleet.replacing == Some(host) || starts::is_awaiting(fleet, host) || members().any(|(_, member)| member.is_leaving) {
+        return false;
+    }
+    let spares: Vec<&WorkerId> = members().filter(|(_, member)| member.is_spare()).map(|(id, _)| id).rev().collect();
+    for id in spares {
+        if !fleet.is_last_of_kind(id) {
+            fleet.exit(id, format!("{host} has no room for a worker that can do {name}"));
+            note_freed(fleet, name);
+            return true;
+        }
+    }
+    false
+}
+
+/// Takes a worker from a function that has more than it must have, for one that has fewer.
+fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
+    let tally = fleet.tally(name);
+    // Those that are to stop with it have not done so yet.
+    let lacking = wanted.saturating_sub(tally.counted.max(tally.present) + starts::pending(fleet, name));
+    let Some(function) = fleet.desired.functions.get(name).filter(|_| lacking > 0) else { return };
+    let mut taken = Vec::new();
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    for (id, member) in fleet.members.iter().rev() {
+        let worker = member.worker;
+        let can = member.answers()
+            && !member.is_outdated
+            && !fleet.plan.memory.rolling.contains(*id)
+            && function.is_for(&worker.host)
+            && !member.ours.contains_key(name)
+            && worker.not_in_use.contains(name)
+            && fleet.is_right(&worker.version, name);
+        if !can {
+            continue;
+        }
+        // One that gave up a function a moment ago is free the next time: it is not taken twice.
+        if member.ours.values().any(|standing| *standing == Standing::Dropped) {
+            return;
+        }
+        let other = member.ours.iter().find(|(other, standing)| {
+            let spared = left.get(*other).copied().unwrap_or_else(|| spared(fleet, other));
+            **standing == Standing::Counts && spared > 0
+        });
+        if let Some((other, _)) = other {
+            let spared = left.entry(other).or_insert_with(|| spared(fleet, other));
+            *spared -= 1;
+            taken.push((*id, *other));
+            if taken.len() == lacking {
+                break;
+            }
+        }
+    }
+    for (id, other) in taken {
+        let there = fleet.tally(name).counted;
+        fleet.unregister(id, other, format!("{name} must have {wanted} and has {there}, {other} has more than it must"));
+        note_freed(fleet, name);
+    }
+}
+
+fn note_freed(fleet: &mut Fleet<'_>, name: &str) {
+    if let Some(tally) = fleet.tallies.get_mut(name) {
+        tally.freed += 1;
+    }
+}
+
+/// How many workers a function has beyond those that it must have.
+fn spared(fleet: &Fleet<'_>, name: &str) -> usize {
+    fleet.tally(name).sure.saturating_sub(wanted(fleet, name, true))
+}
+
+/// Why a function gets a worker.
+fn why(fleet: &Fleet<'_>, name: &str, on: Option<&str>) -> String {
+    let tally = fleet.tally(name);
+    match on {
+        Some(host) => format!("for one that is being replaced on {host}"),
+        None => {
+            let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
+            format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.counted)
+        }
+    }
+}
+
+/// Says that a function does not have what it is to have, and why, unless that is on its way.
+fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
+    let tally = fleet.tally(name);
+    let to_come = starts::pending(fleet, name) + tally.freed + pinned(fleet, name).len();
+    if tally.counted + to_come >= tally.target {
+        return;
+    }
+    let Some(function) = fleet.desired.functions.get(name) else { return };
+    let allowed: Vec<&str> = fleet.places.keys().copied().filter(|host| function.is_for(host)).collect();
+    let open: Vec<&str> =
+        allowed.iter().copied().filter(|host| !fleet.desired.stopped_hosts.contains(*host)).collect();
+    let able: Vec<&str> = open.iter().copied().filter(|host| starts::starter(fleet, host, name).is_some()).collect();
+    let trying: Vec<&str> = able.iter().copied().filter(|host| !starts::is_backing_off(fleet, host)).collect();
+    let why = if allowed.is_empty() {
+        "there is no worker on an allowed host".to_owned()
+    } else if open.is_empty() {
+        "all allowed hosts are stopped".to_owned()
+    } else if able.is_empty() {
+        "no worker on an allowed host can do it".to_owned()
+    } else if trying.is_empty() {
+        format!("no worker starts on {}", able.join(", "))
+    } else {
+        "no host has room for more".to_owned()
+    };
+    let there = tally.counted;
+    fleet.plan.unmet.push(format!("{name}: {} wanted, {there} there: {why}", many(tally.target as u64, "worker")));
+}

@@ -1,0 +1,124 @@
+//! What workers give up, and which of them leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::contract::WorkerId;
+use super::fleet::{Fleet, Member, Reason, Standing};
+use super::{many, millis, seconds};
+
+/// Lets all workers of stopped hosts end. They count for nothing from now on.
+pub(super) fn stop_hosts(fleet: &mut Fleet<'_>) {
+    let stopped = &fleet.desired.stopped_hosts;
+    let on_stopped = |member: &Member<'_>| stopped.contains(&member.worker.host);
+    let workers: Vec<(&WorkerId, bool, &str)> = (fleet.members.iter().filter(|(_, member)| on_stopped(member)))
+        .map(|(id, member)| (*id, member.answers(), member.worker.host.as_str()))
+        .collect();
+    for (id, answers, host) in workers {
+        if answers {
+            fleet.exit(id, format!("{host} is stopped"));
+        } else if let Some(member) = fleet.members.get_mut(id) {
+            member.is_leaving = true;
+        }
+    }
+}
+
+/// Lets workers stop with what they are not to do, where others do it now.
+pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
+    let mut dropped = Vec::new();
+    for (id, member) in fleet.members.iter().filter(|(_, member)| member.answers() && !member.is_replaced) {
+        for (name, standing) in &member.ours {
+            let Standing::Moves(reason) = standing else { continue };
+            let tally = fleet.tally(name);
+            if tally.sure >= tally.target {
+                dropped.push((*id, *name, *reason, member.worker.host.as_str()));
+            }
+        }
+    }
+    for (id, name, reason, host) in dropped {
+        let why = match reason {
+            Reason::Functions => {
+                format!("a worker does at most {} at a time", many(fleet.desired.functions_per_worker as u64, "function"))
+            }
+            Reason::Host | Reason::Replaced => format!("{name} is not for {host}, and others do it now"),
+        };
+        fleet.unregister(id, name, why);
+    }
+}
+
+/// Takes functions from workers where more do them than are wanted.
+pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
+    let names: Vec<&str> = fleet.tallies.keys().copied().collect();
+    for name in names {
+        let tally = fleet.tally(name);
+        let surplus = tally.sure.saturating_sub(tally.target);
+        if surplus == 0 {
+            continue;
+        }
+        // Of a wrong version first, then on hosts that have too many, then idle ones, then where most of them are.
+        let mut hosts: BTreeMap<&str, Vec<(bool, bool, &WorkerId)>> = BTreeMap::new();
+        for (id, member) in &fleet.members {
+            if member.answers() && member.ours.get(name) == Some(&Standing::Counts) {
+                let is_idle = !member.worker.running.contains(name);
+                let of_host = hosts.entry(&member.worker.host).or_default();
+                of_host.push((!fleet.is_right(&member.worker.version, name), is_idle, id));
+            }
+        }
+        let mut next = BTreeSet::new();
+        for (host, workers) in &mut hosts {
+            workers.sort_unstable();
+            next.extend(last_of(fleet, host, workers));
+        }
+        let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
+        let why = format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.sure);
+        for _ in 0..surplus {
+            let Some((.., id, host)) = next.pop_last() else { break };
+            fleet.unregister(id, name, why.clone());
+            if let Some(workers) = hosts.get_mut(host) {
+                workers.pop();
+                next.extend(last_of(fleet, host, workers));
+            }
+        }
+    }
+}
+
+/// A worker, after all by which it is compared with those of other hosts: the highest goes first.
+type Candidate<'a> = (bool, bool, bool, usize, &'a WorkerId, &'a str);
+
+/// The worker of a host that would go next.
+fn last_of<'a>(fleet: &Fleet<'a>, host: &'a str, workers: &[(bool, bool, &'a WorkerId)]) -> Option<Candidate<'a>> {
+    let (is_wrong, is_idle, id) = workers.last()?;
+    Some((*is_wrong, fleet.is_crowded(host), *is_idle, workers.len(), *id, host))
+}
+
+/// Lets workers without functions end that have had none for long, or that their host has too many.
+pub(super) fn let_spares_go(fleet: &mut Fleet<'_>) {
+    let now = fleet.now;
+    let idle = millis(fleet.desired.idle);
+    let is_spare = |member: &Member<'_>| member.is_spare() && !member.is_replaced;
+    let spare_since = std::mem::take(&mut fleet.plan.memory.spare_since);
+    let mut hosts: BTreeMap<&str, Vec<(bool, &WorkerId, u64)>> = BTreeMap::new();
+    for (id, member) in fleet.members.iter().filter(|(_, member)| is_spare(member)) {
+        let since = spare_since.get(*id).copied().unwrap_or(now);
+        fleet.plan.memory.spare_since.insert((*id).clone(), since);
+        hosts.entry(&member.worker.host).or_default().push((member.is_outdated, id, now.saturating_sub(since)));
+    }
+    for (host, mut spares) in hosts {
+        let mut crowd = fleet.crowd(host);
+        let mut left = spares.len();
+        spares.sort_unstable();
+        for (_, id, spare_for) in spares.into_iter().rev() {
+            let is_too_many = left > fleet.desired.spares_per_host && spare_for >= idle;
+            if crowd == 0 && !is_too_many || fleet.is_last_of_kind(id) {
+                continue;
+            }
+            let why = if crowd > 0 {
+                format!("{host} has more than {}", many(fleet.desired.max_workers(host) as u64, "worker"))
+            } else {
+                format!("it has had no function for {}", seconds(spare_for))
+            };
+            crowd = crowd.saturating_sub(1);
+            left -= 1;
+            fleet.exit(id, why);
+        }
+    }
+}

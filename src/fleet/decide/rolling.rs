@@ -1,0 +1,158 @@
+//! Workers of a wrong version, and those that somebody wants replaced, give way to new ones: host by host, and on a host a
+//! few at a time. None goes before what it does is done by others.
+
+use super::super::contract::WorkerId;
+use super::fleet::{Fleet, Member, Standing};
+use super::starts;
+
+/// Finds the workers that are to be replaced, and takes on some of them.
+pub(super) fn choose(fleet: &mut Fleet<'_>) {
+    let outdated: Vec<&WorkerId> =
+        fleet.members.iter().filter(|(id, member)| is_outdated(fleet, id, member)).map(|(id, _)| *id).collect();
+    for id in &outdated {
+        if let Some(member) = fleet.members.get_mut(id) {
+            member.is_outdated = true;
+        }
+    }
+    let host = host(fleet, &outdated);
+    fleet.replacing = host;
+    fleet.plan.memory.replacing = host.map(str::to_owned);
+    let Some(host) = host else {
+        fleet.plan.memory.successors.clear();
+        return;
+    };
+    let on_host = |id: &&&WorkerId| fleet.members.get(**id).is_some_and(|m| m.worker.host == host && m.answers());
+    let mut chosen: Vec<&WorkerId> = outdated.iter().filter(on_host).copied().collect();
+    // Those without functions first: they take room that others need, and cost nothing.
+    chosen.sort_by_key(|id| fleet.members.get(id).is_some_and(|member| !member.ours.is_empty()));
+    for id in chosen.into_iter().take(fleet.desired.roll_parallel.max(1)) {
+        if let Some(member) = fleet.members.get_mut(id) {
+            member.is_replaced = true;
+        }
+    }
+    let members = &fleet.members;
+    let is_replaced = |id: &WorkerId| members.get(id).is_some_and(|member| member.is_replaced);
+    // One that was told to take over a function and does not do it has taken over nothing.
+    let does = |id: &WorkerId, name: &str| {
+        members.get(id).is_some_and(|m| m.answers() && !m.is_replaced && m.worker.in_use.contains(name))
+    };
+    let successors = &mut fleet.plan.memory.successors;
+    successors.retain(|id, _| is_replaced(id));
+    successors.values_mut().for_each(|functions| functions.retain(|name, id| does(id, name)));
+}
+
+/// Whether somebody has taken over, or was told to take over, a function from a worker.
+pub(super) fn has_successor(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
+    fleet.plan.memory.successors.get(id).is_some_and(|functions| functions.contains_key(name))
+}
+
+/// Whether a worker that is being replaced is no longer needed for a function: enough others do it, or one in its place.
+fn is_done(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
+    let tally = fleet.tally(name);
+    let successor = fleet.plan.memory.successors.get(id).and_then(|functions| functions.get(name));
+    let successor = successor.and_then(|successor| fleet.members.get(successor));
+    tally.sure >= tally.target
+        || successor.and_then(|member| member.ours.get(name)).is_some_and(|standing| *standing != Standing::Hoped)
+}
+
+/// Whether no successor can come for a worker: its host bears all that it may, those beside it included, and nothing there
+/// is about to change. That happens when others came from elsewhere, or a monitor was started anew in the middle. The host
+/// may not keep so many anyway, so the worker goes.
+fn is_stuck(fleet: &Fleet<'_>, member: &Member<'_>) -> bool {
+    let host = member.worker.host.as_str();
+    let Some(place) = fleet.places.get(host) else { return false };
+    let mut members = place.workers.iter().filter_map(|id| fleet.members.get(id)).filter(|other| !other.is_forgotten);
+    let is_told = |other: &Member<'_>| other.ours.values().any(|standing| *standing == Standing::Hoped);
+    starts::is_full(fleet, host, true)
+        && !starts::is_awaiting(fleet, host)
+        && members.all(|other| other.answers() && !other.is_spare() && !is_told(other))
+}
+
+/// Whether a worker is to be replaced. One that does only what the desired state does not name is left as it is.
+fn is_outdated(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> bool {
+    if !member.stays() || member.foreign > 0 && member.ours.is_empty() {
+        return false;
+    }
+    let version = &member.worker.version;
+    fleet.plan.memory.rolling.contains(id)
+        || member.ours.keys().any(|name| !fleet.is_right(version, name))
+        || member.slots == 0 && !fleet.desired.version.is_empty() && fleet.desired.version != *version
+}
+
+/// The host on which workers are replaced now: the one that was begun with, then the first by name. A host that starts no
+/// workers is passed over meanwhile.
+fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
+    let host_of = |id: &&WorkerId| fleet.members.get(*id).filter(|m| m.answers()).map(|m| m.worker.host.as_str());
+    let hosts = outdated.iter().filter_map(host_of).filter(|host| {
+        let memory = fleet.plan.memory.hosts.get(*host);
+        memory.is_none_or(|memory| memory.not_before_ms <= fleet.now)
+    });
+    let begun = fleet.plan.memory.replacing.as_deref().filter(|_| !outdated.is_empty());
+    // A worker that is to come there is still part of the work on it.
+    let awaiting = begun.filter(|begun| starts::is_awaiting(fleet, begun));
+    if let Some((host, _)) = awaiting.and_then(|begun| fleet.places.get_key_value(begun)) {
+        return Some(host);
+    }
+    begun.and_then(|begun| hosts.clone().find(|host| *host == begun)).or_else(|| hosts.min())
+}
+
+/// Lets those end whose work is done by others now.
+pub(super) fn finish(fleet: &mut Fleet<'_>) {
+    let replaced: Vec<&WorkerId> =
+        fleet.members.iter().filter(|(_, member)| member.is_replaced).map(|(id, _)| *id).collect();
+    for id in replaced {
+        let Some(member) = fleet.members.get(id) else { continue };
+        if !member.ours.keys().all(|name| is_done(fleet, id, name)) && !is_stuck(fleet, member) {
+            continue;
+        }
+        let why = why(fleet, id, member);
+        if member.foreign > 0 {
+            let ours: Vec<&str> = member.ours.keys().copied().collect();
+            for name in ours {
+                fleet.unregister(id, name, why.clone());
+            }
+        } else if fleet.is_last_of_kind(id) && !is_dispensable(fleet, id) {
+            start_another(fleet, id, why);
+        } else {
+            fleet.exit(id, why);
+        }
+    }
+}
+
+/// Whether a host that can bear no more workers can do without the last one of its kind: others can do all that it can do
+/// for the fleet.
+fn is_dispensable(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
+    let Some(member) = fleet.members.get(id).filter(|member| is_stuck(fleet, member)) else { return false };
+    let workers = fleet.places.get(member.worker.host.as_str()).map_or(&[][..], |place| &place.workers).iter();
+    let others: Vec<&Member<'_>> =
+        workers.filter(|other| **other != id).filter_map(|other| fleet.members.get(other)).collect();
+    let mut names = fleet.desired.functions.keys().filter(|name| member.could_do(name));
+    !others.is_empty() && names.all(|name| others.iter().any(|other| other.answers() && other.could_do(name)))
+}
+
+/// Starts another worker of the same kind, since the last one of a host could not be told to start any.
+fn start_another(fleet: &mut Fleet<'_>, id: &WorkerId, why: String) {
+    let Some(host) = fleet.members.get(id).map(|member| member.worker.host.as_str()) else { return };
+    let memory = fleet.plan.memory.hosts.get(host);
+    let is_on_its_way = memory.is_some_and(|memory| memory.pending.iter().any(|pending| pending.by == *id));
+    if !is_on_its_way && !starts::is_backing_off(fleet, host) && !starts::is_full(fleet, host, true) {
+        starts::start(fleet, host, id, None, why);
+    }
+}
+
+/// Why a worker is replaced.
+fn why(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> String {
+    let version = &member.worker.version;
+    let wrong = member.ours.iter().filter(|(_, standing)| **standing != Standing::Dropped);
+    let wrong = wrong.map(|(name, _)| *name).find(|name| !fleet.is_right(version, name));
+    let wanted = match wrong {
+        Some(name) => fleet.version_for(name),
+        None if member.slots == 0 => Some(fleet.desired.version.as_str()),
+        None => None,
+    };
+    match wanted.filter(|wanted| wanted != version && !wanted.is_empty()) {
+        Some(wanted) if version.is_empty() => format!("{id} is of no version, wanted {wanted}"),
+        Some(wanted) => format!("{id} is of version {version}, wanted {wanted}"),
+        None => format!("{id} is to be replaced"),
+    }
+}

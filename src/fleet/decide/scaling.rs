@@ -1,0 +1,151 @@
+//! How many workers each function is to have.
+//!
+//! What seems right at one moment is a recommendation. More workers come at once, but only once in each `cool_down`, and
+//! those of the last time must be there if the age of the jobs is what asks for them. Fewer come when for a whole `idle`
+//! no recommendation was higher.
+
+use super::super::desired::Function;
+use super::fleet::{Fleet, Tally};
+use super::{FunctionMemory, Queue, many, millis, seconds};
+
+/// Into so many pieces `idle` is cut: of each the highest recommendation is remembered, and as of the piece's end.
+const PIECES: u64 = 60;
+
+/// Sets the target of each function.
+pub(super) fn set_targets(fleet: &mut Fleet<'_>) {
+    let memory = &mut fleet.plan.memory;
+    memory.functions.retain(|name, _| fleet.desired.functions.contains_key(name));
+    for (name, function) in &fleet.desired.functions {
+        let Some(tally) = fleet.tallies.get_mut(name.as_str()) else { continue };
+        let queue = fleet.observed.queues.get(name).copied().unwrap_or_default();
+        let of_function = memory.functions.entry(name.clone()).or_default();
+        let idle = millis(function.idle.unwrap_or(fleet.desired.idle));
+        tally.target = Scaling { function, queue, tally, now: fleet.now, idle }.target(of_function);
+    }
+}
+
+/// What the target of a function follows from.
+struct Scaling<'a> {
+    function: &'a Function,
+    queue: Queue,
+    tally: &'a Tally,
+    now: u64,
+    idle: u64,
+}
+
+impl Scaling<'_> {
+    fn target(&self, memory: &mut FunctionMemory) -> usize {
+        let (min, max) = (self.function.min, self.function.max().max(self.function.min));
+        let waiting_since = (self.queue.waiting > 0).then(|| memory.waiting_since_ms.unwrap_or(self.now));
+        memory.waiting_since_ms = waiting_since;
+        let base = memory.target.unwrap_or(self.tally.present).clamp(min, max);
+        if memory.target.is_none() {
+            self.remember(memory, base);
+        }
+        let (asked, reason) = self.recommendation(base, waiting_since);
+        let mut asked = asked.clamp(min, max);
+        let cool_down = millis(self.function.cool_down);
+        if asked > base && memory.grown_ms.is_some_and(|grown| self.now.saturating_sub(grown) < cool_down) {
+            asked = base;
+        }
+        self.remember(memory, asked);
+        let highest = memory.recommendations.front().map_or(asked, |(_, highest)| *highest);
+        let target = highest.clamp(min, max);
+        self.explain(memory, target, base, reason);
+        memory.target = Some(target);
+        target
+    }
+
+    /// How many workers seem right now, and why if that is more than before.
+    fn recommendation(&self, base: usize, waiting_since: Option<u64>) -> (usize, String) {
+        let waiting = self.queue.waiting;
+        if waiting == 0 {
+            let running = usize::try_from(self.queue.running).unwrap_or(usize::MAX);
+            let busy = self.tally.busy.min(running);
+            // Those that run jobs of other functions are of no use to this one now, and were not a moment ago.
+            let elsewhere = self.tally.occupied.saturating_sub(self.tally.busy);
+            return (if busy == 0 { 0 } else { busy + elsewhere }, String::new());
+        }
+        let jobs = many(waiting, "job");
+        let wait = if waiting == 1 { "waits" } else { "wait" };
+        let mut asked = base;
+        let mut reason = String::new();
+        if base == 0 {
+            asked = 1;
+            reason = format!("{jobs} {wait} and there is no worker");
+        }
+        if let Some(each) = self.function.scale_up_queue.map(|each| each.max(1)) {
+            let needed = usize::try_from(waiting.div_ceil(each)).unwrap_or(usize::MAX);
+            if needed > asked {
+                asked = needed;
+                reason = format!("{jobs} {wait} for {}, more than {each} each", many(base as u64, "worker"));
+            }
+        }
+        // Those that were asked for before are not there yet, or cannot come: more of them would not either.
+        let are_there = base > 0 && self.tally.present >= base;
+        let oldest = self.queue.oldest_ms.or(waiting_since.map(|since| self.now.saturating_sub(since))).unwrap_or(0);
+        if let Some(age) = self.function.scale_up_age.map(millis)
+            && oldest > age
+            && are_there
+        {
+            let more = base.saturating_add(self.function.step);
+            if more > asked {
+                asked = more;
+                reason = format!("a job has waited for {}, longer than {}", seconds(oldest), seconds(age));
+            }
+        }
+        let has_rule = self.function.scale_up_queue.is_some() || self.function.scale_up_age.is_some();
+        if !has_rule && are_there && self.tally.occupied >= self.tally.present {
+            asked = asked.max(base.saturating_add(1));
+            reason = format!("{jobs} {wait} and all {} are busy", many(base as u64, "worker"));
+        }
+        (asked, reason)
+    }
+
+    /// Adds a recommendation, and forgets those that are too old or can never be the highest again.
+    fn remember(&self, memory: &mut FunctionMemory, asked: usize) {
+        let kept = &mut memory.recommendations;
+        // What was asked for under a higher maximum is not asked for again when that comes back.
+        let max = self.function.max().max(self.function.min);
+        let mut cut = None;
+        while let Some((at, _)) = kept.pop_front_if(|(_, older)| *older > max) {
+            cut = Some((at, max));
+        }
+        if let Some(cut) = cut
+            && kept.front().is_none_or(|(_, highest)| *highest < max)
+        {
+            kept.push_front(cut);
+        }
+        let at = self.now.checked_next_multiple_of((self.idle / PIECES).max(1)).unwrap_or(self.now);
+        while kept.back().is_some_and(|(_, older)| *older <= asked) {
+            kept.pop_back();
+        }
+        if kept.back().is_none_or(|(last, _)| *last < at) {
+            kept.push_back((at, asked));
+        }
+        while kept.len() > 1 && kept.front().is_some_and(|(at, _)| self.now.saturating_sub(*at) >= self.idle) {
+            kept.pop_front();
+        }
+    }
+
+    fn explain(&self, memory: &mut FunctionMemory, target: usize, base: usize, reason: String) {
+        let before = memory.target;
+        if before.is_some_and(|before| target > before) || before.is_none() && target > base {
+            memory.grown_ms = Some(self.now);
+        }
+        if before == Some(target) && !memory.why.is_empty() {
+            return;
+        }
+        memory.why = if target == self.function.min {
+            format!("at least {target}")
+        } else if target > base && !reason.is_empty() {
+            reason
+        } else if target < base {
+            format!("no more than {target} were needed for {}", seconds(self.idle))
+        } else if target == self.function.max() {
+            format!("at most {target}")
+        } else {
+            "as many as there were".to_owned()
+        };
+    }
+}

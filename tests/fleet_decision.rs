@@ -1,0 +1,196 @@
+//! Properties of the fleet's decision, in a model of a fleet that obeys it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
+
+#[path = "fleet_decision/check.rs"]
+mod check;
+#[path = "fleet_decision/examples.rs"]
+mod examples;
+#[path = "fleet_decision/hostile.rs"]
+mod hostile;
+#[path = "fleet_decision/random.rs"]
+mod random;
+#[path = "fleet_decision/world.rs"]
+mod world;
+
+use std::time::Duration;
+
+use gearmand::fleet::decide::{Action, Memory};
+use proptest::prelude::*;
+use world::{Faults, TICK_MS, World};
+
+const CHAOS: Faults = Faults { lost: 15, killed: 2, silent: 2, started: 3, forgetful: 1 };
+
+/// Many cases of one property; what fails is printed, with its seed.
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() }
+}
+
+/// All workers are as they are to be, and each function has what it is to have, as far as anything could be done.
+fn is_right(world: &mut World) {
+    let plan = world.tick();
+    for (id, process) in &world.processes {
+        let worker = &process.worker;
+        let ours = worker.in_use.iter().filter(|name| world.desired.functions.contains_key(*name)).count();
+        let is_foreign = ours == 0 && !worker.in_use.is_empty();
+        let is_right = world.desired.version.is_empty() || world.desired.version == worker.version;
+        assert!(is_right || is_foreign, "{id}: {worker:?}\n{}", world.story());
+    }
+    for (name, target) in &plan.targets {
+        let there = plan.counted[name];
+        let is_told = plan.unmet.iter().any(|line| line.starts_with(&format!("{name}: ")));
+        assert!(there <= *target, "{name}: {there} of {target}\n{}", world.story());
+        assert_eq!(there < *target, is_told, "{name}: {there} of {target}, {:?}\n{}", plan.unmet, world.story());
+    }
+    assert!(plan.is_settled(), "{plan:?}\n{}", world.story());
+}
+
+proptest! {
+    #![proptest_config(config(400))]
+
+    #[test]
+    fn a_fleet_settles_and_stays_so(seed: u64) {
+        let mut world = World::new(seed);
+        world.settle();
+        is_right(&mut world);
+    }
+
+    #[test]
+    fn a_fleet_settles_after_chaos(seed: u64) {
+        let mut world = World::new(seed);
+        world.faults = CHAOS;
+        for _ in 0..60 {
+            world.tick();
+        }
+        world.faults = Faults::default();
+        world.settle();
+        is_right(&mut world);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn a_roll_replaces_all(seed: u64, chaos: bool) {
+        let mut world = World::new(seed);
+        world.desired.version = "1".to_owned();
+        world.settle();
+        world.desired.version = "2".to_owned();
+        world.sites.values_mut().for_each(|site| site.version = "2".to_owned());
+        if chaos {
+            world.faults = CHAOS;
+            for _ in 0..40 {
+                world.tick();
+            }
+            world.faults = Faults::default();
+        } else {
+            // No function has fewer workers in between than it had, or is to have.
+            let before = world.serving();
+            for _ in 0..100 {
+                let plan = world.tick();
+                let now = world.serving();
+                for (name, before) in &before {
+                    let least = plan.targets[name].min(*before);
+                    prop_assert!(now[name] >= least, "{name}: {} of {least}\n{}", now[name], world.story());
+                }
+            }
+        }
+        world.settle();
+        is_right(&mut world);
+    }
+
+    #[test]
+    fn a_roll_without_a_version_replaces_those_that_were_named(seed: u64) {
+        let mut world = World::new(seed);
+        world.settle();
+        let foreign = |world: &World, id: &_| world.processes.get(id).is_some_and(|p| p.worker.in_use.contains("other"));
+        world.memory.rolling = world.processes.keys().cloned().collect();
+        let named = world.memory.rolling.clone();
+        world.settle();
+        let left: Vec<_> = named.iter().filter(|id| world.processes.contains_key(*id) && !foreign(&world, id)).collect();
+        prop_assert!(left.is_empty(), "{left:?} are left\n{}", world.story());
+    }
+
+    #[test]
+    fn a_desired_state_may_change_at_any_time(seed: u64, other: u64) {
+        let mut world = World::new(seed);
+        for round in 0..3 {
+            for _ in 0..world.random.below(30) {
+                world.tick();
+            }
+            world.desired = World::new(other.wrapping_add(round)).desired;
+            world.is_faultless = false;
+            if world.random.chance(50) {
+                world.desired.stopped_hosts.insert("web2".to_owned());
+            }
+            world.desired.version.clear();
+        }
+        world.settle();
+        let plan = world.tick();
+        prop_assert!(plan.is_settled());
+    }
+
+    #[test]
+    fn a_load_that_comes_and_goes_faster_than_idle_moves_nothing(seed: u64) {
+        let mut world = World::new(seed);
+        let names: Vec<String> = world.desired.functions.keys().cloned().collect();
+        world.desired.functions_per_worker = 1;
+        for function in world.desired.functions.values_mut() {
+            function.idle = None;
+        }
+        world.desired.idle = Duration::from_secs(60);
+        let high: Vec<usize> = names.iter().map(|_| world.random.within(1, 6)).collect();
+        let swing = |world: &mut World, tick: usize| {
+            let is_high = tick % 8 < 4;
+            for (name, high) in names.iter().zip(&high) {
+                world.demand.insert(name.clone(), if is_high { *high } else { 0 });
+            }
+            world.tick()
+        };
+        for tick in 0..200 {
+            swing(&mut world, tick);
+        }
+        for tick in 0..100 {
+            let plan = swing(&mut world, tick);
+            prop_assert!(plan.decisions.is_empty(), "{:?}\n{}", plan.decisions, world.story());
+        }
+    }
+
+    #[test]
+    fn a_monitor_that_remembers_nothing_shrinks_nothing_for_an_idle_time(seed: u64) {
+        let mut world = World::new(seed);
+        world.settle();
+        world.memory = Memory::default();
+        let demand = world.demand.clone();
+        world.demand.values_mut().for_each(|demand| *demand = 0);
+        let before = world.now_ms;
+        loop {
+            let plan = world.tick();
+            let shortest = world.desired.functions.values().filter_map(|function| function.idle);
+            let shortest = shortest.chain([world.desired.idle]).min().unwrap();
+            if u128::from(world.now_ms - before - TICK_MS) >= shortest.as_millis() {
+                break;
+            }
+            prop_assert!(plan.decisions.is_empty(), "{:?}, {demand:?}\n{}", plan.decisions, world.story());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(30))]
+
+    #[test]
+    fn a_host_that_starts_nothing_is_asked_less_and_less(seed: u64) {
+        let mut world = World::new(seed);
+        world.faults = Faults { lost: 100, ..Faults::default() };
+        let mut starts = 0;
+        for _ in 0..(3_600_000 / TICK_MS) {
+            let plan = world.tick();
+            starts += plan.decisions.iter().filter(|decision| matches!(decision.action, Action::Start { .. })).count();
+        }
+        // In an hour: at first as many as there is room for, then one after each pause.
+        let hosts = world.sites.len();
+        let room = (world.desired.max_workers_per_host + world.desired.roll_parallel) * hosts;
+        prop_assert!(starts <= room + 12 * hosts, "{starts} starts\n{}", world.story());
+    }
+}

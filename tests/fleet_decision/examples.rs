@@ -1,0 +1,232 @@
+//! What is decided in cases that a reader can check by hand, and what is said of it.
+
+use gearmand::fleet::WorkerId;
+use gearmand::fleet::decide::{Memory, Observed, Plan, Queue, Worker, decide};
+use gearmand::fleet::desired::Desired;
+
+/// A fleet with a file's desired state, and workers written as `id host version in_use,... not_in_use,...`.
+struct Case {
+    desired: Desired,
+    observed: Observed,
+    memory: Memory,
+}
+
+fn id(id: &str) -> WorkerId {
+    WorkerId::try_from(id.to_owned()).unwrap()
+}
+
+impl Case {
+    fn new(desired: &str, workers: &[&str]) -> Self {
+        let mut case =
+            Self { desired: Desired::parse(desired).unwrap(), observed: Observed::default(), memory: Memory::default() };
+        case.observed.now_ms = 1_000_000;
+        workers.iter().for_each(|worker| case.put(worker));
+        case
+    }
+
+    /// Puts a worker there, or says anew what it does.
+    fn put(&mut self, worker: &str) {
+        let words: Vec<&str> = worker.split(' ').collect();
+        let [name, host, version, in_use, not_in_use] = words[..] else { panic!("{worker}") };
+        let set = |list: &str| list.split(',').filter(|name| *name != "-").map(str::to_owned).collect();
+        let worker = Worker {
+            host: host.to_owned(),
+            version: version.to_owned(),
+            in_use: set(in_use),
+            not_in_use: set(not_in_use),
+            ..Worker::default()
+        };
+        self.observed.workers.insert(id(name), worker);
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.observed.now_ms += seconds * 1_000;
+    }
+
+    fn queue(&mut self, function: &str, waiting: u64, running: u64) {
+        self.observed.queues.insert(function.to_owned(), Queue { waiting, running, oldest_ms: None });
+    }
+
+    /// Decides, and returns what is to be done, as people read it.
+    fn decide(&mut self) -> (Vec<String>, Plan) {
+        let plan = decide(&self.desired, &self.observed, &self.memory);
+        self.memory = plan.memory.clone();
+        let said = plan.decisions.iter().map(|decision| {
+            let action = serde_json::to_value(&decision.action).unwrap();
+            let word = |key: &str| action[key].as_str().map(|word| format!(" {word}")).unwrap_or_default();
+            let action = ["action", "worker", "by", "host", "function"].map(word).concat();
+            format!("{}: {}", action.trim_start(), decision.why)
+        });
+        (said.collect(), plan)
+    }
+
+    fn expect(&mut self, expected: &[&str]) -> Plan {
+        let (said, plan) = self.decide();
+        assert_eq!(said, expected, "{plan:?}");
+        plan
+    }
+}
+
+#[test]
+fn a_burst_is_met_and_given_back() {
+    let mut case = Case::new(
+        "idle = 60\n[functions.mail]\nmin = 1\nmax = 4\nscale_up_queue = 10",
+        &["a web1 1 mail -", "b web1 1 - mail", "c web1 1 - mail"],
+    );
+    case.expect(&[]);
+    case.queue("mail", 25, 1);
+    case.expect(&[
+        "register b mail: 3 workers for mail wanted, 1 there: 25 jobs wait for 1 worker, more than 10 each",
+        "register c mail: 3 workers for mail wanted, 2 there: 25 jobs wait for 1 worker, more than 10 each",
+    ]);
+    case.put("b web1 1 mail -");
+    case.put("c web1 1 mail -");
+    case.queue("mail", 0, 0);
+    case.wait(59);
+    case.expect(&[]);
+    case.wait(3);
+    case.expect(&[
+        "unregister c mail: 1 worker for mail wanted, 3 there: at least 1",
+        "unregister b mail: 1 worker for mail wanted, 3 there: at least 1",
+    ]);
+}
+
+#[test]
+fn jobs_that_wait_too_long_are_timed_here_if_the_server_does_not_tell() {
+    let text = "[functions.mail]\nmax = 5\nscale_up_age = 30\nstep = 2";
+    let mut case = Case::new(text, &["a web1 1 mail -", "b web1 1 - mail", "c web1 1 - mail"]);
+    case.queue("mail", 1, 1);
+    case.expect(&[]);
+    case.wait(31);
+    let why = "a job has waited for 31s, longer than 30s";
+    let plan = case.expect(&[
+        &format!("register b mail: 3 workers for mail wanted, 1 there: {why}"),
+        &format!("register c mail: 3 workers for mail wanted, 2 there: {why}"),
+    ]);
+    assert_eq!(plan.targets["mail"], 3);
+    // Those are not there yet: no more are asked for.
+    case.wait(60);
+    assert_eq!(case.decide().1.targets["mail"], 3);
+    // In between none waited.
+    case.put("b web1 1 mail -");
+    case.put("c web1 1 mail -");
+    case.queue("mail", 0, 3);
+    case.decide();
+    case.queue("mail", 1, 3);
+    case.wait(20);
+    case.expect(&[]);
+}
+
+#[test]
+fn a_version_is_rolled_out_with_a_successor_first() {
+    let mut case = Case::new("version = \"2\"\n[functions.mail]", &["a web1 1 mail -"]);
+    let plan = case.expect(&["start a web1: for one that is being replaced on web1"]);
+    assert_eq!((plan.outdated, plan.is_settled()), (1, false));
+    case.expect(&[]);
+    case.put("b web1 2 - mail");
+    case.expect(&["register b mail: for one that is being replaced on web1"]);
+    // The registration was lost.
+    case.expect(&["register b mail: for one that is being replaced on web1"]);
+    case.put("b web1 2 mail -");
+    case.expect(&["exit a: a is of version 1, wanted 2"]);
+    case.observed.workers.remove(&id("a"));
+    assert!(case.expect(&[]).is_settled());
+}
+
+#[test]
+fn a_host_without_the_new_code_is_told_of_and_tried_again_later() {
+    let mut case = Case::new("version = \"2\"\n[functions.mail]", &["a web1 1 mail -", "z web2 1 - mail"]);
+    case.expect(&["start a web1: for one that is being replaced on web1"]);
+    case.put("b web1 1 - mail");
+    let plan = case.decide().1;
+    let problem = "web1: it starts workers of version 1, not 2: is the new code there?";
+    assert_eq!(plan.unmet, [format!("{problem}, next try in 30s")]);
+    // Meanwhile the next host has its turn.
+    assert_eq!(plan.memory.replacing.as_deref(), Some("web2"));
+    assert_eq!(plan.counted["mail"], 1, "the old one still counts");
+}
+
+#[test]
+fn a_worker_that_does_not_come_is_waited_for_and_then_not_asked_for_all_the_time() {
+    let mut case = Case::new("[functions.mail]\nmin = 2", &["a web1 1 mail -"]);
+    let start = "start a web1: 2 workers for mail wanted, 1 there: at least 2";
+    case.expect(&[start]);
+    case.wait(29);
+    assert!(case.expect(&[]).unmet.is_empty());
+    case.wait(1);
+    let plan = case.expect(&[]);
+    let said = ["mail: 2 workers wanted, 1 there: no worker starts on web1"].map(str::to_owned);
+    assert_eq!(plan.unmet[..1], said);
+    assert_eq!(plan.unmet[1], "web1: a worker that was started did not come within 30s, next try in 30s");
+    for pause in [30, 60, 120, 240, 480, 600, 600] {
+        case.wait(pause - 1);
+        case.expect(&[]);
+        case.wait(1);
+        case.expect(&[start]);
+        case.wait(30);
+        case.expect(&[]);
+    }
+    // One that comes makes all good.
+    case.wait(600);
+    case.expect(&[start]);
+    case.put("b web1 1 - mail");
+    case.expect(&["register b mail: 2 workers for mail wanted, 1 there: at least 2"]);
+    assert!(case.memory.hosts.is_empty());
+}
+
+#[test]
+fn a_function_moves_to_another_host() {
+    let mut case = Case::new("[functions.mail]\nhosts = [\"web2\"]", &["a web1 1 mail -", "b web2 1 - mail"]);
+    case.expect(&["register b mail: 1 worker for mail wanted, 0 there: at least 1"]);
+    case.put("b web2 1 mail -");
+    case.expect(&["unregister a mail: mail is not for web1, and others do it now"]);
+}
+
+#[test]
+fn a_stopped_host_is_left_by_all() {
+    let mut case = Case::new(
+        "stopped_hosts = [\"web1\"]\n[functions.mail]",
+        &["a web1 1 mail -", "b web1 1 - mail", "c web2 1 - mail"],
+    );
+    case.expect(&[
+        "exit a: web1 is stopped",
+        "exit b: web1 is stopped",
+        "register c mail: 1 worker for mail wanted, 0 there: at least 1",
+    ]);
+}
+
+#[test]
+fn what_cannot_be_is_told() {
+    let unmet = |text: &str, workers: &[&str]| Case::new(text, workers).decide().1.unmet;
+    let mail = "[functions.mail]\nmin = 2";
+    assert_eq!(unmet(mail, &[]), ["mail: 2 workers wanted, 0 there: there is no worker on an allowed host"]);
+    let said = ["mail: 2 workers wanted, 0 there: no worker on an allowed host can do it"];
+    assert_eq!(unmet(mail, &["a web1 1 - index"]), said);
+    let full = format!("max_workers_per_host = 1\n{mail}");
+    assert_eq!(unmet(&full, &["a web1 1 mail -"]), ["mail: 2 workers wanted, 1 there: no host has room for more"]);
+    let stopped = format!("stopped_hosts = [\"web1\"]\n{mail}");
+    assert_eq!(unmet(&stopped, &["a web1 1 mail -"]), ["mail: 2 workers wanted, 0 there: all allowed hosts are stopped"]);
+}
+
+#[test]
+fn what_a_function_must_have_comes_before_what_others_would_like() {
+    let text = "max_workers_per_host = 2\n[functions.index]\nmax = 4\n[functions.mail]\nmin = 1";
+    let mut case = Case::new(text, &["a web1 1 index mail", "b web1 1 index mail"]);
+    case.expect(&["unregister b index: mail must have 1 and has 0, index has more than it must"]);
+    case.put("b web1 1 - index,mail");
+    case.expect(&["register b mail: 1 worker for mail wanted, 0 there: at least 1"]);
+}
+
+#[test]
+fn spares_leave_after_a_while_but_the_last_of_its_kind() {
+    let text = "idle = 60\nspares_per_host = 1";
+    let mut case = Case::new(text, &["a web1 1 - f", "b web1 1 - f", "c web1 1 - f", "d web1 1 - g"]);
+    case.expect(&[]);
+    case.wait(60);
+    case.expect(&[
+        "exit c: it has had no function for 60s",
+        "exit b: it has had no function for 60s",
+    ]);
+    let mut case = Case::new("[hosts.web1]\nmax_workers = 2", &["a web1 1 - f", "b web1 1 - f", "c web1 1 x f"]);
+    case.expect(&["exit b: web1 has more than 2 workers"]);
+}
