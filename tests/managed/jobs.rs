@@ -24,13 +24,16 @@ fn a_function_that_is_dropped_during_a_job_gets_no_other() {
         assert_eq!(monitor.unregister("a", &["gate"])["functionInUse"], json!(["echo"]));
         gate.open("done");
         assert_eq!(client.result(&first), b"done");
-        // The worker has asked for work again, with the second job waiting.
+        // The worker has asked for work again and again, with the second job waiting.
         assert_eq!(client.result(&echo), b"x");
+        for _ in 0..3 {
+            assert_eq!(client.run("echo", b"y"), b"y");
+        }
         assert_eq!(monitor.listed("gate"), (1, 0, 0));
         monitor.register("a", &["gate"]);
         gate.open("done too");
         assert_eq!(client.result(&second), b"done too");
-        assert_eq!(monitor.wait_for_state("a", "idle")["count"], json!({"gate": 2, "echo": 1}));
+        assert_eq!(monitor.wait_for_state("a", "idle")["count"], json!({"gate": 2, "echo": 4}));
     }
 }
 
