@@ -17,10 +17,15 @@ fn id(id: &str) -> WorkerId {
 
 impl Case {
     fn new(desired: &str, workers: &[&str]) -> Self {
-        let mut case =
-            Self { desired: Desired::parse(desired).unwrap(), observed: Observed::default(), memory: Memory::default() };
+        let mut case = Self {
+            desired: Desired::parse(desired).unwrap(),
+            observed: Observed::default(),
+            memory: Memory::default(),
+        };
         case.observed.now_ms = 1_000_000;
-        workers.iter().for_each(|worker| case.put(worker));
+        for worker in workers {
+            case.put(worker);
+        }
         case
     }
 
@@ -205,7 +210,10 @@ fn what_cannot_be_is_told() {
     let full = format!("max_workers_per_host = 1\n{mail}");
     assert_eq!(unmet(&full, &["a web1 1 mail -"]), ["mail: 2 workers wanted, 1 there: no host has room for more"]);
     let stopped = format!("stopped_hosts = [\"web1\"]\n{mail}");
-    assert_eq!(unmet(&stopped, &["a web1 1 mail -"]), ["mail: 2 workers wanted, 0 there: all allowed hosts are stopped"]);
+    assert_eq!(
+        unmet(&stopped, &["a web1 1 mail -"]),
+        ["mail: 2 workers wanted, 0 there: all allowed hosts are stopped"]
+    );
 }
 
 #[test]
@@ -223,10 +231,7 @@ fn spares_leave_after_a_while_but_the_last_of_its_kind() {
     let mut case = Case::new(text, &["a web1 1 - f", "b web1 1 - f", "c web1 1 - f", "d web1 1 - g"]);
     case.expect(&[]);
     case.wait(60);
-    case.expect(&[
-        "exit c: it has had no function for 60s",
-        "exit b: it has had no function for 60s",
-    ]);
+    case.expect(&["exit c: it has had no function for 60s", "exit b: it has had no function for 60s"]);
     let mut case = Case::new("[hosts.web1]\nmax_workers = 2", &["a web1 1 - f", "b web1 1 - f", "c web1 1 x f"]);
     case.expect(&["exit b: web1 has more than 2 workers"]);
 }

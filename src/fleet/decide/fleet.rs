@@ -33,6 +33,17 @@ pub(super) enum Reason {
     Replaced,
 }
 
+/// Whether a worker is to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replacement {
+    /// It is not.
+    None,
+    /// Others have their turn first.
+    Later,
+    /// It is being replaced.
+    Now,
+}
+
 /// A worker, and what is decided of it.
 pub(super) struct Member<'a> {
     /// What it said.
@@ -47,10 +58,8 @@ pub(super) struct Member<'a> {
     pub(super) is_leaving: bool,
     /// It has not answered for so long that nothing is expected of it.
     pub(super) is_forgotten: bool,
-    /// It is to be replaced, now or later.
-    pub(super) is_outdated: bool,
-    /// It is being replaced.
-    pub(super) is_replaced: bool,
+    /// Whether it is to be replaced.
+    pub(super) replacement: Replacement,
     /// Which of its host's kinds it is, once somebody asked.
     kind: Option<usize>,
 }
@@ -59,6 +68,16 @@ impl Member<'_> {
     /// Whether it is there and not about to go.
     pub(super) fn stays(&self) -> bool {
         !self.is_leaving && !self.is_forgotten
+    }
+
+    /// Whether it is to be replaced, now or later.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.replacement != Replacement::None
+    }
+
+    /// Whether it is being replaced.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.replacement == Replacement::Now
     }
 
     /// Whether it can be told something.
@@ -142,8 +161,7 @@ impl<'a> Fleet<'a> {
                 ours,
                 is_leaving: worker.is_leaving,
                 is_forgotten,
-                is_outdated: false,
-                is_replaced: false,
+                replacement: Replacement::None,
                 kind: None,
             };
             members.insert(id, member);
@@ -165,10 +183,11 @@ impl<'a> Fleet<'a> {
     pub(super) fn count(&mut self) {
         for member in self.members.values_mut() {
             let host = member.worker.host.as_str();
+            let is_replaced = member.is_replaced();
             let mut slots = self.desired.functions_per_worker.saturating_sub(member.foreign);
             for (name, standing) in &mut member.ours {
                 let Some(function) = self.desired.functions.get(*name) else { continue };
-                *standing = if member.is_replaced {
+                *standing = if is_replaced {
                     Standing::Moves(Reason::Replaced)
                 } else if !function.is_for(host) {
                     Standing::Moves(Reason::Host)
@@ -306,7 +325,7 @@ impl<'a> Fleet<'a> {
     /// What came of it.
     pub(super) fn into_plan(mut self) -> Plan {
         self.plan.targets = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.target)).collect();
-        self.plan.outdated = self.members.values().filter(|member| member.is_outdated && member.stays()).count();
+        self.plan.outdated = self.members.values().filter(|member| member.is_outdated() && member.stays()).count();
         self.plan.memory.known = self.observed.workers.keys().cloned().collect();
         self.plan
     }
