@@ -91,9 +91,23 @@ fn a_burst_is_met_and_given_back() {
     case.expect(&[]);
     case.wait(3);
     case.expect(&[
-        "unregister c mail: 1 worker for mail wanted, 3 there: at least 1",
-        "unregister b mail: 1 worker for mail wanted, 3 there: at least 1",
+        "unregister c mail: 1 worker for mail wanted, 3 there: no more were needed for 60s",
+        "unregister b mail: 1 worker for mail wanted, 3 there: no more were needed for 60s",
     ]);
+}
+
+#[test]
+fn a_second_burst_waits_for_the_cool_down() {
+    let text = "[functions.mail]\nmax = 9\nscale_up_queue = 10\ncool_down = 20";
+    let mut case = Case::new(text, &["a web1 1 mail -"]);
+    for (seconds, waiting, target) in [(0, 0, 1), (1, 25, 3), (1, 60, 3), (18, 60, 3), (1, 35, 4), (1, 90, 4)] {
+        case.wait(seconds);
+        case.queue("mail", waiting, 1);
+        assert_eq!(case.decide().1.targets["mail"], target, "after {seconds}s, {waiting} waiting");
+    }
+    // What must be is not waited for.
+    case.desired.functions.get_mut("mail").unwrap().min = 6;
+    assert_eq!(case.decide().1.targets["mail"], 6);
 }
 
 #[test]

@@ -109,7 +109,8 @@ fn register<'a>(
     for (host, workers) in free.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
         if let Some((slots, id)) = workers.first().filter(|_| on.is_some() || function.is_for(host)) {
             let there = fleet.on_host.get(&(name, host)).copied().unwrap_or(0);
-            next.insert((fleet.is_crowded(host), there, *slots, *id, *host));
+            let is_crowded = fleet.places.get(host).is_some_and(|place| place.is_crowded);
+            next.insert((is_crowded, there, *slots, *id, *host));
         }
     }
     while fleet.tally(name).counted < wanted

@@ -103,6 +103,8 @@ pub(super) struct Place<'a> {
     pub(super) workers: Vec<&'a WorkerId>,
     /// How many processes it bears: all workers but those that are forgotten.
     pub(super) population: usize,
+    /// Whether it has more workers than it may.
+    pub(super) is_crowded: bool,
     /// How many of each kind stay; nothing until somebody asks.
     kinds: Vec<usize>,
 }
@@ -213,12 +215,13 @@ impl<'a> Fleet<'a> {
                 }
             }
         }
+        let crowded: Vec<&str> = self.places.keys().copied().filter(|host| self.crowd(host) > 0).collect();
+        for host in crowded {
+            if let Some(place) = self.places.get_mut(host) {
+                place.is_crowded = true;
+            }
+        }
         self.plan.counted = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.counted)).collect();
-    }
-
-    /// Whether a host has more workers than it may.
-    pub(super) fn is_crowded(&self, host: &str) -> bool {
-        self.crowd(host) > 0
     }
 
     /// How many workers a host has too many, without those that leave.

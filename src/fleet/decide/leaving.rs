@@ -90,7 +90,8 @@ type Candidate<'a> = (bool, bool, bool, usize, &'a WorkerId, &'a str);
 /// The worker of a host that would go next.
 fn last_of<'a>(fleet: &Fleet<'a>, host: &'a str, workers: &[(bool, bool, &'a WorkerId)]) -> Option<Candidate<'a>> {
     let (is_wrong, is_idle, id) = workers.last()?;
-    Some((*is_wrong, fleet.is_crowded(host), *is_idle, workers.len(), *id, host))
+    let is_crowded = fleet.places.get(host).is_some_and(|place| place.is_crowded);
+    Some((*is_wrong, is_crowded, *is_idle, workers.len(), *id, host))
 }
 
 /// Lets workers without functions end that have had none for long, or that their host has too many.

@@ -97,7 +97,8 @@ impl Scaling<'_> {
         let has_rule = self.function.scale_up_queue.is_some() || self.function.scale_up_age.is_some();
         if !has_rule && are_there && self.tally.occupied >= self.tally.present {
             asked = asked.max(base.saturating_add(1));
-            reason = format!("{jobs} {wait} and all {} are busy", many(base as u64, "worker"));
+            let all = if base == 1 { "its worker is".to_owned() } else { format!("all {base} workers are") };
+            reason = format!("{jobs} {wait} and {all} busy");
         }
         (asked, reason)
     }
@@ -136,12 +137,12 @@ impl Scaling<'_> {
         if before == Some(target) && !memory.why.is_empty() {
             return;
         }
-        memory.why = if target == self.function.min {
-            format!("at least {target}")
-        } else if target > base && !reason.is_empty() {
+        memory.why = if target > base && !reason.is_empty() {
             reason
-        } else if target < base {
-            format!("no more than {target} were needed for {}", seconds(self.idle))
+        } else if before.is_some_and(|before| target < before) && target < self.function.max() {
+            format!("no more were needed for {}", seconds(self.idle))
+        } else if target == self.function.min {
+            format!("at least {target}")
         } else if target == self.function.max() {
             format!("at most {target}")
         } else {
