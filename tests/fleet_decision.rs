@@ -46,7 +46,7 @@ fn is_right(world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(config(400))]
+    #![proptest_config(config(250))]
 
     #[test]
     fn a_fleet_settles_and_stays_so(seed: u64) {
@@ -69,7 +69,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(300))]
+    #![proptest_config(config(200))]
 
     #[test]
     fn a_roll_replaces_all(seed: u64, chaos: bool) {
@@ -91,6 +91,10 @@ proptest! {
             let before = if is_mixed { BTreeMap::new() } else { world.serving() };
             for _ in 0..100 {
                 let plan = world.tick();
+                // What a function must have is taken from others at any time.
+                if plan.decisions.iter().any(|decision| decision.why.ends_with("has more than it must")) {
+                    break;
+                }
                 let now = world.serving();
                 for (name, before) in &before {
                     let least = plan.targets[name].min(*before);
