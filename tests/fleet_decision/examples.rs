@@ -97,6 +97,18 @@ fn a_burst_is_met_and_given_back() {
 }
 
 #[test]
+fn those_that_are_idle_stop_first_and_where_most_of_them_are() {
+    let workers = ["a web1 1 mail -", "b web1 1 mail -", "c web2 1 mail -", "d web1 1 mail -"];
+    let mut case = Case::new("[functions.mail]", &workers);
+    case.observed.workers.get_mut(&id("d")).unwrap().running.insert("mail".to_owned());
+    case.expect(&[
+        "unregister b mail: 1 worker for mail wanted, 4 there: at least 1",
+        "unregister a mail: 1 worker for mail wanted, 4 there: at least 1",
+        "unregister c mail: 1 worker for mail wanted, 4 there: at least 1",
+    ]);
+}
+
+#[test]
 fn a_second_burst_waits_for_the_cool_down() {
     let text = "[functions.mail]\nmax = 9\nscale_up_queue = 10\ncool_down = 20";
     let mut case = Case::new(text, &["a web1 1 mail -"]);
