@@ -120,9 +120,9 @@ pub(super) struct Tally {
     pub(super) sure: usize,
     /// All that do it and stay, whether they count or not.
     pub(super) present: usize,
-    /// Those of them that run a job of it.
+    /// How many run a job of it, those included that are about to go.
     pub(super) busy: usize,
-    /// Those of them that run a job of any function.
+    /// How many of those that stay run a job of any function.
     pub(super) occupied: usize,
     /// How many workers were told to give up something, so that it can have more the next time.
     pub(super) freed: usize,
@@ -201,6 +201,12 @@ impl<'a> Fleet<'a> {
                 };
             }
             if !member.stays() {
+                // What one that is about to go still runs is work that others will have to do.
+                for name in member.worker.running.iter().filter(|_| !member.is_forgotten) {
+                    if let Some(tally) = self.tallies.get_mut(name.as_str()) {
+                        tally.busy += 1;
+                    }
+                }
                 continue;
             }
             for (name, standing) in &member.ours {

@@ -64,7 +64,8 @@ impl Scaling<'_> {
             let busy = self.tally.busy.min(running);
             // Those that run jobs of other functions are of no use to this one now, and were not a moment ago.
             let elsewhere = self.tally.occupied.saturating_sub(self.tally.busy);
-            return (if busy == 0 { 0 } else { busy + elsewhere }, String::new());
+            let needed = if busy == 0 { 0 } else { busy + elsewhere };
+            return (needed.min(base), String::new());
         }
         let jobs = many(waiting, "job");
         let wait = if waiting == 1 { "waits" } else { "wait" };
