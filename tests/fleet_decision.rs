@@ -88,7 +88,7 @@ proptest! {
             // No function has fewer workers in between than it had, or is to have. Workers that do what is nobody's business
             // here stay beside those that take over the rest, so that a full host bears fewer in the end.
             let is_mixed = world.processes.values().any(|process| process.worker.in_use.contains("other"));
-            let before = if is_mixed { BTreeMap::new() } else { world.serving() };
+            let mut least = if is_mixed { BTreeMap::new() } else { world.serving() };
             for _ in 0..100 {
                 let plan = world.tick();
                 // What a function must have is taken from others at any time.
@@ -96,9 +96,9 @@ proptest! {
                     break;
                 }
                 let now = world.serving();
-                for (name, before) in &before {
-                    let least = plan.targets[name].min(*before);
-                    prop_assert!(now[name] >= least, "{name}: {} of {least}\n{}", now[name], world.story());
+                for (name, least) in &mut least {
+                    *least = plan.targets[name].min(*least);
+                    prop_assert!(now[name] >= *least, "{name}: {} of {least}\n{}", now[name], world.story());
                 }
             }
         }
