@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::contract::{DEFAULT_FLEET, FLEET, MANAGE, SET_ID, check_name};
-use super::time::{optional_time, time};
+use super::time;
 
 /// The largest number of workers, or of functions of one, that a file may say.
 pub const WORKERS_MAX: usize = 100_000;
@@ -18,16 +18,16 @@ pub struct Desired {
     /// The fleet's name; workers of others are left alone.
     pub fleet: String,
     /// How often the monitor looks.
-    #[serde(with = "time")]
+    #[serde(with = "time::plain")]
     pub interval: Duration,
     /// How long a worker may take to answer.
-    #[serde(with = "time")]
+    #[serde(with = "time::plain")]
     pub answer_timeout: Duration,
     /// A worker that has not answered for so long counts no more, though its connection is still there.
-    #[serde(with = "time")]
+    #[serde(with = "time::plain")]
     pub forget_after: Duration,
     /// How long a new worker may take until it asks for its id.
-    #[serde(with = "time")]
+    #[serde(with = "time::plain")]
     pub start_timeout: Duration,
     /// Of how many functions a worker does jobs at a time. A worker runs one job at a time, whatever this is.
     pub functions_per_worker: usize,
@@ -38,7 +38,7 @@ pub struct Desired {
     pub spares_per_host: usize,
     /// How long workers must have been too many until there are fewer, where a function does not say otherwise; and how
     /// long one without functions stays.
-    #[serde(with = "time")]
+    #[serde(with = "time::plain")]
     pub idle: Duration,
     /// The version that all workers are to be of; empty for any.
     pub version: String,
@@ -80,15 +80,15 @@ pub struct Function {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_up_queue: Option<u64>,
     /// More workers when the oldest job has waited longer.
-    #[serde(with = "optional_time", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
     pub scale_up_age: Option<Duration>,
     /// How many workers are added at a time for the age of the oldest job.
     pub step: usize,
     /// How long workers must have been too many until there are fewer.
-    #[serde(with = "optional_time", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
     /// How long after workers were added no more are added.
-    #[serde(with = "time")]
+    #[serde(with = "time::plain")]
     pub cool_down: Duration,
     /// The version that its workers are to be of; where it is absent that of all.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,7 +161,9 @@ impl Function {
         }
         let is_name = |pattern: &String| check_name(&pattern.replace('*', "x")).is_ok();
         match hosts.iter().find(|pattern| !is_name(pattern)) {
-            Some(pattern) => Err(format!("hosts: \"{pattern}\" is no name of a host, in which * may stand for any part")),
+            Some(pattern) => {
+                Err(format!("hosts: \"{pattern}\" is no name of a host, in which * may stand for any part"))
+            }
             None => Ok(()),
         }
     }
@@ -285,7 +287,10 @@ mod tests {
         assert_eq!((desired.max_workers("web1"), desired.max_workers("web2")), (4, 16));
         let mail = &desired.functions["mail"];
         assert_eq!((mail.max(), mail.step), (10, 1));
-        assert_eq!((mail.scale_up_age, mail.idle), (Some(Duration::from_millis(1500)), Some(Duration::from_millis(500))));
+        assert_eq!(
+            (mail.scale_up_age, mail.idle),
+            (Some(Duration::from_millis(1500)), Some(Duration::from_millis(500)))
+        );
         assert_eq!(desired.functions["odd name.\u{e9}"].max(), 1);
         let again = Desired::parse(&desired.to_toml().unwrap()).unwrap();
         assert_eq!(again, desired);

@@ -1,7 +1,7 @@
 //! Times as people write them in a file: `90`, `90s`, `5m`, `2h` or `1d`, with a fraction if need be.
 
 /// For serde: a time.
-pub(super) mod time {
+pub(super) mod plain {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
@@ -48,12 +48,12 @@ pub(super) mod time {
 }
 
 /// For serde: a time that may be absent.
-pub(super) mod optional_time {
+pub(super) mod optional {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use super::time::Written;
+    use super::plain::Written;
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Duration>, D::Error> {
         let written = Option::<Written>::deserialize(reader)?;
@@ -63,7 +63,7 @@ pub(super) mod optional_time {
     #[allow(clippy::ref_option, reason = "serde calls it so")]
     pub(in super::super) fn serialize<S: Serializer>(time: &Option<Duration>, writer: S) -> Result<S::Ok, S::Error> {
         match time {
-            Some(time) => super::time::serialize(time, writer),
+            Some(time) => super::plain::serialize(time, writer),
             None => writer.serialize_none(),
         }
     }

@@ -90,9 +90,9 @@ fn starts_keep_limits(world: &World, observed: &Observed, plan: &Plan) {
     }
     for (host, started) in started {
         let there = observed.workers.values().filter(|w| w.host == host && !forgotten(&world.desired, w)).count();
-        // A monitor that was started anew does not know of those that are on their way.
-        let is_forgetful = world.faults.forgetful > 0;
-        let to_come = world.to_come.iter().filter(|(_, on, _)| on == host && !is_forgetful).count();
+        // A monitor that was started anew does not know of those that are on their way, and one that comes from elsewhere is
+        // taken for one of them.
+        let to_come = world.to_come.iter().filter(|(_, on, _)| on == host && world.is_faultless).count();
         let most = world.desired.max_workers(host) + world.desired.roll_parallel;
         assert!(there + to_come + started <= most, "{there} + {to_come} + {started} on {host}\n{}", world.story());
         let is_rolling = plan.memory.replacing.as_deref() == Some(host);

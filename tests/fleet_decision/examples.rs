@@ -17,10 +17,15 @@ fn id(id: &str) -> WorkerId {
 
 impl Case {
     fn new(desired: &str, workers: &[&str]) -> Self {
-        let mut case =
-            Self { desired: Desired::parse(desired).unwrap(), observed: Observed::default(), memory: Memory::default() };
+        let mut case = Self {
+            desired: Desired::parse(desired).unwrap(),
+            observed: Observed::default(),
+            memory: Memory::default(),
+        };
         case.observed.now_ms = 1_000_000;
-        workers.iter().for_each(|worker| case.put(worker));
+        for worker in workers {
+            case.put(worker);
+        }
         case
     }
 
@@ -86,9 +91,35 @@ fn a_burst_is_met_and_given_back() {
     case.expect(&[]);
     case.wait(3);
     case.expect(&[
-        "unregister c mail: 1 worker for mail wanted, 3 there: at least 1",
-        "unregister b mail: 1 worker for mail wanted, 3 there: at least 1",
+        "unregister c mail: 1 worker for mail wanted, 3 there: no more were needed for 60s",
+        "unregister b mail: 1 worker for mail wanted, 3 there: no more were needed for 60s",
     ]);
+}
+
+#[test]
+fn those_that_are_idle_stop_first_and_where_most_of_them_are() {
+    let workers = ["a web1 1 mail -", "b web1 1 mail -", "c web2 1 mail -", "d web1 1 mail -"];
+    let mut case = Case::new("[functions.mail]", &workers);
+    case.observed.workers.get_mut(&id("d")).unwrap().running.insert("mail".to_owned());
+    case.expect(&[
+        "unregister b mail: 1 worker for mail wanted, 4 there: at least 1",
+        "unregister a mail: 1 worker for mail wanted, 4 there: at least 1",
+        "unregister c mail: 1 worker for mail wanted, 4 there: at least 1",
+    ]);
+}
+
+#[test]
+fn a_second_burst_waits_for_the_cool_down() {
+    let text = "[functions.mail]\nmax = 9\nscale_up_queue = 10\ncool_down = 20";
+    let mut case = Case::new(text, &["a web1 1 mail -"]);
+    for (seconds, waiting, target) in [(0, 0, 1), (1, 25, 3), (1, 60, 3), (18, 60, 3), (1, 35, 4), (1, 90, 4)] {
+        case.wait(seconds);
+        case.queue("mail", waiting, 1);
+        assert_eq!(case.decide().1.targets["mail"], target, "after {seconds}s, {waiting} waiting");
+    }
+    // What must be is not waited for.
+    case.desired.functions.get_mut("mail").unwrap().min = 6;
+    assert_eq!(case.decide().1.targets["mail"], 6);
 }
 
 #[test]
@@ -205,7 +236,10 @@ fn what_cannot_be_is_told() {
     let full = format!("max_workers_per_host = 1\n{mail}");
     assert_eq!(unmet(&full, &["a web1 1 mail -"]), ["mail: 2 workers wanted, 1 there: no host has room for more"]);
     let stopped = format!("stopped_hosts = [\"web1\"]\n{mail}");
-    assert_eq!(unmet(&stopped, &["a web1 1 mail -"]), ["mail: 2 workers wanted, 0 there: all allowed hosts are stopped"]);
+    assert_eq!(
+        unmet(&stopped, &["a web1 1 mail -"]),
+        ["mail: 2 workers wanted, 0 there: all allowed hosts are stopped"]
+    );
 }
 
 #[test]
@@ -223,10 +257,7 @@ fn spares_leave_after_a_while_but_the_last_of_its_kind() {
     let mut case = Case::new(text, &["a web1 1 - f", "b web1 1 - f", "c web1 1 - f", "d web1 1 - g"]);
     case.expect(&[]);
     case.wait(60);
-    case.expect(&[
-        "exit c: it has had no function for 60s",
-        "exit b: it has had no function for 60s",
-    ]);
+    case.expect(&["exit c: it has had no function for 60s", "exit b: it has had no function for 60s"]);
     let mut case = Case::new("[hosts.web1]\nmax_workers = 2", &["a web1 1 - f", "b web1 1 - f", "c web1 1 x f"]);
     case.expect(&["exit b: web1 has more than 2 workers"]);
 }

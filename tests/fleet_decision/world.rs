@@ -121,8 +121,12 @@ impl World {
         let mut kinds = Vec::new();
         for language in ["php", "python"].iter().take(self.random.within(1, 2)) {
             let all = self.random.chance(60);
-            let can: BTreeSet<String> =
-                functions.iter().filter(|_| all || self.random.chance(60)).chain([&"other".to_owned()]).cloned().collect();
+            let can: BTreeSet<String> = functions
+                .iter()
+                .filter(|_| all || self.random.chance(60))
+                .chain([&"other".to_owned()])
+                .cloned()
+                .collect();
             kinds.push(((*language).to_owned(), can));
         }
         self.sites.insert(host.to_owned(), Site { kinds: kinds.clone(), version: "1".to_owned() });

@@ -61,7 +61,7 @@ fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
 /// All workers that can take one more function.
 fn free<'a>(fleet: &Fleet<'a>) -> Free<'a> {
     let most = fleet.desired.functions_per_worker;
-    let can_take = |m: &Member<'_>| m.answers() && m.slots < most && !m.is_replaced && !m.is_outdated;
+    let can_take = |m: &Member<'_>| m.answers() && m.slots < most && !m.is_replaced() && !m.is_outdated();
     let rolling = &fleet.plan.memory.rolling;
     let mut free = Free::new();
     for (id, member) in fleet.members.iter().filter(|(id, member)| can_take(member) && !rolling.contains(*id)) {
@@ -109,7 +109,8 @@ fn register<'a>(
     for (host, workers) in free.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
         if let Some((slots, id)) = workers.first().filter(|_| on.is_some() || function.is_for(host)) {
             let there = fleet.on_host.get(&(name, host)).copied().unwrap_or(0);
-            next.insert((fleet.is_crowded(host), there, *slots, *id, *host));
+            let is_crowded = fleet.places.get(host).is_some_and(|place| place.is_crowded);
+            next.insert((is_crowded, there, *slots, *id, *host));
         }
     }
     while fleet.tally(name).counted < wanted
@@ -189,7 +190,10 @@ fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
     let members = || place.workers.iter().filter_map(|id| Some((*id, fleet.members.get(id)?)));
     // One at a time: the place of one that is going is not free before it has gone. And where workers are replaced, one that
     // does nothing may be there so that another one can go.
-    if fleet.replacing == Some(host) || starts::is_awaiting(fleet, host) || members().any(|(_, member)| member.is_leaving) {
+    if fleet.replacing == Some(host)
+        || starts::is_awaiting(fleet, host)
+        || members().any(|(_, member)| member.is_leaving)
+    {
         return false;
     }
     let spares: Vec<&WorkerId> = members().filter(|(_, member)| member.is_spare()).map(|(id, _)| id).rev().collect();
@@ -214,7 +218,7 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
     for (id, member) in fleet.members.iter().rev() {
         let worker = member.worker;
         let can = member.answers()
-            && !member.is_outdated
+            && !member.is_outdated()
             && !fleet.plan.memory.rolling.contains(*id)
             && function.is_for(&worker.host)
             && !member.ours.contains_key(name)
@@ -242,7 +246,11 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
     }
     for (id, other) in taken {
         let there = fleet.tally(name).counted;
-        fleet.unregister(id, other, format!("{name} must have {wanted} and has {there}, {other} has more than it must"));
+        fleet.unregister(
+            id,
+            other,
+            format!("{name} must have {wanted} and has {there}, {other} has more than it must"),
+        );
         note_freed(fleet, name);
     }
 }
@@ -260,14 +268,12 @@ fn spared(fleet: &Fleet<'_>, name: &str) -> usize {
 
 /// Why a function gets a worker.
 fn why(fleet: &Fleet<'_>, name: &str, on: Option<&str>) -> String {
-    let tally = fleet.tally(name);
-    match on {
-        Some(host) => format!("for one that is being replaced on {host}"),
-        None => {
-            let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
-            format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.counted)
-        }
+    if let Some(host) = on {
+        return format!("for one that is being replaced on {host}");
     }
+    let tally = fleet.tally(name);
+    let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
+    format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.counted)
 }
 
 /// Says that a function does not have what it is to have, and why, unless that is on its way.
@@ -279,8 +285,7 @@ fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
     }
     let Some(function) = fleet.desired.functions.get(name) else { return };
     let allowed: Vec<&str> = fleet.places.keys().copied().filter(|host| function.is_for(host)).collect();
-    let open: Vec<&str> =
-        allowed.iter().copied().filter(|host| !fleet.desired.stopped_hosts.contains(*host)).collect();
+    let open: Vec<&str> = allowed.iter().copied().filter(|host| !fleet.desired.stopped_hosts.contains(*host)).collect();
     let able: Vec<&str> = open.iter().copied().filter(|host| starts::starter(fleet, host, name).is_some()).collect();
     let trying: Vec<&str> = able.iter().copied().filter(|host| !starts::is_backing_off(fleet, host)).collect();
     let why = if allowed.is_empty() {

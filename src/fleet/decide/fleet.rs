@@ -33,6 +33,17 @@ pub(super) enum Reason {
     Replaced,
 }
 
+/// Whether a worker is to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replacement {
+    /// It is not.
+    None,
+    /// Others have their turn first.
+    Later,
+    /// It is being replaced.
+    Now,
+}
+
 /// A worker, and what is decided of it.
 pub(super) struct Member<'a> {
     /// What it said.
@@ -47,10 +58,8 @@ pub(super) struct Member<'a> {
     pub(super) is_leaving: bool,
     /// It has not answered for so long that nothing is expected of it.
     pub(super) is_forgotten: bool,
-    /// It is to be replaced, now or later.
-    pub(super) is_outdated: bool,
-    /// It is being replaced.
-    pub(super) is_replaced: bool,
+    /// Whether it is to be replaced.
+    pub(super) replacement: Replacement,
     /// Which of its host's kinds it is, once somebody asked.
     kind: Option<usize>,
 }
@@ -59,6 +68,16 @@ impl Member<'_> {
     /// Whether it is there and not about to go.
     pub(super) fn stays(&self) -> bool {
         !self.is_leaving && !self.is_forgotten
+    }
+
+    /// Whether it is to be replaced, now or later.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.replacement != Replacement::None
+    }
+
+    /// Whether it is being replaced.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.replacement == Replacement::Now
     }
 
     /// Whether it can be told something.
@@ -84,6 +103,8 @@ pub(super) struct Place<'a> {
     pub(super) workers: Vec<&'a WorkerId>,
     /// How many processes it bears: all workers but those that are forgotten.
     pub(super) population: usize,
+    /// Whether it has more workers than it may.
+    pub(super) is_crowded: bool,
     /// How many of each kind stay; nothing until somebody asks.
     kinds: Vec<usize>,
 }
@@ -99,9 +120,9 @@ pub(super) struct Tally {
     pub(super) sure: usize,
     /// All that do it and stay, whether they count or not.
     pub(super) present: usize,
-    /// Those of them that run a job of it.
+    /// How many run a job of it, those included that are about to go.
     pub(super) busy: usize,
-    /// Those of them that run a job of any function.
+    /// How many of those that stay run a job of any function.
     pub(super) occupied: usize,
     /// How many workers were told to give up something, so that it can have more the next time.
     pub(super) freed: usize,
@@ -142,8 +163,7 @@ impl<'a> Fleet<'a> {
                 ours,
                 is_leaving: worker.is_leaving,
                 is_forgotten,
-                is_outdated: false,
-                is_replaced: false,
+                replacement: Replacement::None,
                 kind: None,
             };
             members.insert(id, member);
@@ -165,10 +185,11 @@ impl<'a> Fleet<'a> {
     pub(super) fn count(&mut self) {
         for member in self.members.values_mut() {
             let host = member.worker.host.as_str();
+            let is_replaced = member.is_replaced();
             let mut slots = self.desired.functions_per_worker.saturating_sub(member.foreign);
             for (name, standing) in &mut member.ours {
                 let Some(function) = self.desired.functions.get(*name) else { continue };
-                *standing = if member.is_replaced {
+                *standing = if is_replaced {
                     Standing::Moves(Reason::Replaced)
                 } else if !function.is_for(host) {
                     Standing::Moves(Reason::Host)
@@ -180,6 +201,12 @@ impl<'a> Fleet<'a> {
                 };
             }
             if !member.stays() {
+                // What one that is about to go still runs is work that others will have to do.
+                for name in member.worker.running.iter().filter(|_| !member.is_forgotten) {
+                    if let Some(tally) = self.tallies.get_mut(name.as_str()) {
+                        tally.busy += 1;
+                    }
+                }
                 continue;
             }
             for (name, standing) in &member.ours {
@@ -194,12 +221,13 @@ impl<'a> Fleet<'a> {
                 }
             }
         }
+        let crowded: Vec<&str> = self.places.keys().copied().filter(|host| self.crowd(host) > 0).collect();
+        for host in crowded {
+            if let Some(place) = self.places.get_mut(host) {
+                place.is_crowded = true;
+            }
+        }
         self.plan.counted = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.counted)).collect();
-    }
-
-    /// Whether a host has more workers than it may.
-    pub(super) fn is_crowded(&self, host: &str) -> bool {
-        self.crowd(host) > 0
     }
 
     /// How many workers a host has too many, without those that leave.
@@ -306,7 +334,7 @@ impl<'a> Fleet<'a> {
     /// What came of it.
     pub(super) fn into_plan(mut self) -> Plan {
         self.plan.targets = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.target)).collect();
-        self.plan.outdated = self.members.values().filter(|member| member.is_outdated && member.stays()).count();
+        self.plan.outdated = self.members.values().filter(|member| member.is_outdated() && member.stays()).count();
         self.plan.memory.known = self.observed.workers.keys().cloned().collect();
         self.plan
     }

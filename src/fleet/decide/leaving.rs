@@ -25,7 +25,7 @@ pub(super) fn stop_hosts(fleet: &mut Fleet<'_>) {
 /// Lets workers stop with what they are not to do, where others do it now.
 pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
     let mut dropped = Vec::new();
-    for (id, member) in fleet.members.iter().filter(|(_, member)| member.answers() && !member.is_replaced) {
+    for (id, member) in fleet.members.iter().filter(|(_, member)| member.answers() && !member.is_replaced()) {
         for (name, standing) in &member.ours {
             let Standing::Moves(reason) = standing else { continue };
             let tally = fleet.tally(name);
@@ -37,7 +37,10 @@ pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
     for (id, name, reason, host) in dropped {
         let why = match reason {
             Reason::Functions => {
-                format!("a worker does at most {} at a time", many(fleet.desired.functions_per_worker as u64, "function"))
+                format!(
+                    "a worker does at most {} at a time",
+                    many(fleet.desired.functions_per_worker as u64, "function")
+                )
             }
             Reason::Host | Reason::Replaced => format!("{name} is not for {host}, and others do it now"),
         };
@@ -87,20 +90,21 @@ type Candidate<'a> = (bool, bool, bool, usize, &'a WorkerId, &'a str);
 /// The worker of a host that would go next.
 fn last_of<'a>(fleet: &Fleet<'a>, host: &'a str, workers: &[(bool, bool, &'a WorkerId)]) -> Option<Candidate<'a>> {
     let (is_wrong, is_idle, id) = workers.last()?;
-    Some((*is_wrong, fleet.is_crowded(host), *is_idle, workers.len(), *id, host))
+    let is_crowded = fleet.places.get(host).is_some_and(|place| place.is_crowded);
+    Some((*is_wrong, is_crowded, *is_idle, workers.len(), *id, host))
 }
 
 /// Lets workers without functions end that have had none for long, or that their host has too many.
 pub(super) fn let_spares_go(fleet: &mut Fleet<'_>) {
     let now = fleet.now;
     let idle = millis(fleet.desired.idle);
-    let is_spare = |member: &Member<'_>| member.is_spare() && !member.is_replaced;
+    let is_spare = |member: &Member<'_>| member.is_spare() && !member.is_replaced();
     let spare_since = std::mem::take(&mut fleet.plan.memory.spare_since);
     let mut hosts: BTreeMap<&str, Vec<(bool, &WorkerId, u64)>> = BTreeMap::new();
     for (id, member) in fleet.members.iter().filter(|(_, member)| is_spare(member)) {
         let since = spare_since.get(*id).copied().unwrap_or(now);
         fleet.plan.memory.spare_since.insert((*id).clone(), since);
-        hosts.entry(&member.worker.host).or_default().push((member.is_outdated, id, now.saturating_sub(since)));
+        hosts.entry(&member.worker.host).or_default().push((member.is_outdated(), id, now.saturating_sub(since)));
     }
     for (host, mut spares) in hosts {
         let mut crowd = fleet.crowd(host);

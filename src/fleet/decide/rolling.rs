@@ -2,7 +2,7 @@
 //! few at a time. None goes before what it does is done by others.
 
 use super::super::contract::WorkerId;
-use super::fleet::{Fleet, Member, Standing};
+use super::fleet::{Fleet, Member, Replacement, Standing};
 use super::starts;
 
 /// Finds the workers that are to be replaced, and takes on some of them.
@@ -11,7 +11,7 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
         fleet.members.iter().filter(|(id, member)| is_outdated(fleet, id, member)).map(|(id, _)| *id).collect();
     for id in &outdated {
         if let Some(member) = fleet.members.get_mut(id) {
-            member.is_outdated = true;
+            member.replacement = Replacement::Later;
         }
     }
     let host = host(fleet, &outdated);
@@ -27,18 +27,20 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
     chosen.sort_by_key(|id| fleet.members.get(id).is_some_and(|member| !member.ours.is_empty()));
     for id in chosen.into_iter().take(fleet.desired.roll_parallel.max(1)) {
         if let Some(member) = fleet.members.get_mut(id) {
-            member.is_replaced = true;
+            member.replacement = Replacement::Now;
         }
     }
     let members = &fleet.members;
-    let is_replaced = |id: &WorkerId| members.get(id).is_some_and(|member| member.is_replaced);
+    let is_replaced = |id: &WorkerId| members.get(id).is_some_and(Member::is_replaced);
     // One that was told to take over a function and does not do it has taken over nothing.
     let does = |id: &WorkerId, name: &str| {
-        members.get(id).is_some_and(|m| m.answers() && !m.is_replaced && m.worker.in_use.contains(name))
+        members.get(id).is_some_and(|m| m.answers() && !m.is_replaced() && m.worker.in_use.contains(name))
     };
     let successors = &mut fleet.plan.memory.successors;
     successors.retain(|id, _| is_replaced(id));
-    successors.values_mut().for_each(|functions| functions.retain(|name, id| does(id, name)));
+    for functions in successors.values_mut() {
+        functions.retain(|name, id| does(id, name));
+    }
 }
 
 /// Whether somebody has taken over, or was told to take over, a function from a worker.
@@ -99,7 +101,7 @@ fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
 /// Lets those end whose work is done by others now.
 pub(super) fn finish(fleet: &mut Fleet<'_>) {
     let replaced: Vec<&WorkerId> =
-        fleet.members.iter().filter(|(_, member)| member.is_replaced).map(|(id, _)| *id).collect();
+        fleet.members.iter().filter(|(_, member)| member.is_replaced()).map(|(id, _)| *id).collect();
     for id in replaced {
         let Some(member) = fleet.members.get(id) else { continue };
         if !member.ours.keys().all(|name| is_done(fleet, id, name)) && !is_stuck(fleet, member) {

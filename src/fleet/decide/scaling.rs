@@ -64,7 +64,8 @@ impl Scaling<'_> {
             let busy = self.tally.busy.min(running);
             // Those that run jobs of other functions are of no use to this one now, and were not a moment ago.
             let elsewhere = self.tally.occupied.saturating_sub(self.tally.busy);
-            return (if busy == 0 { 0 } else { busy + elsewhere }, String::new());
+            let needed = if busy == 0 { 0 } else { busy + elsewhere };
+            return (needed.min(base), String::new());
         }
         let jobs = many(waiting, "job");
         let wait = if waiting == 1 { "waits" } else { "wait" };
@@ -97,7 +98,8 @@ impl Scaling<'_> {
         let has_rule = self.function.scale_up_queue.is_some() || self.function.scale_up_age.is_some();
         if !has_rule && are_there && self.tally.occupied >= self.tally.present {
             asked = asked.max(base.saturating_add(1));
-            reason = format!("{jobs} {wait} and all {} are busy", many(base as u64, "worker"));
+            let all = if base == 1 { "its worker is".to_owned() } else { format!("all {base} workers are") };
+            reason = format!("{jobs} {wait} and {all} busy");
         }
         (asked, reason)
     }
@@ -136,12 +138,12 @@ impl Scaling<'_> {
         if before == Some(target) && !memory.why.is_empty() {
             return;
         }
-        memory.why = if target == self.function.min {
-            format!("at least {target}")
-        } else if target > base && !reason.is_empty() {
+        memory.why = if target > base && !reason.is_empty() {
             reason
-        } else if target < base {
-            format!("no more than {target} were needed for {}", seconds(self.idle))
+        } else if before.is_some_and(|before| target < before) && target < self.function.max() {
+            format!("no more were needed for {}", seconds(self.idle))
+        } else if target == self.function.min {
+            format!("at least {target}")
         } else if target == self.function.max() {
             format!("at most {target}")
         } else {
