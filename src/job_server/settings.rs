@@ -239,7 +239,7 @@ mod tests {
         let functions = server.functions.iter();
         let functions =
             functions.filter_map(|(_, function)| Some((function_key(&function.name), function_value(function)?)));
-        let rules = server.withholdings().into_iter().filter_map(|Rule { who, function, how }| {
+        let rules = server.list_rules(None).into_iter().filter_map(|Rule { who, function, how }| {
             Some((rule_key(&who, function.as_ref())?, rule_value(how).to_owned()))
         });
         let mut settings: Vec<(String, String)> = functions.chain(rules).collect();
