@@ -40,15 +40,12 @@ pub(crate) fn all_workers_are_found(implementation: Implementation) {
 }
 
 pub(crate) fn a_function_moves_to_other_hosts(implementation: Implementation) {
-    let mut world = World::new(implementation);
-    world.start_all();
     let on = |host: &str| {
         format!(
             "[functions.log_line]\nmin = 2\nhosts = [\"{host}\"]\n[functions.sleep_ms]\nmin = 1\nhosts = [\"web3\"]\n"
         )
     };
-    world.want(&on("web1"));
-    let _monitor = world.monitor();
+    let (world, _monitor) = World::with_fleet(implementation, &on("web1"));
     world.settled("it is on the first host", |status| doing_on(status, "log_line", "web1") == 2);
     let load = Load::start(&world);
     load.goes_on(20);

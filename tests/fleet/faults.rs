@@ -12,10 +12,7 @@ const WANTED: &str = "[functions.log_line]\nmin = 4\n[functions.sleep_ms]\nmin =
 
 /// A fleet of nine that does what is wanted.
 fn ready(implementation: Implementation) -> (World, crate::common::Program) {
-    let mut world = World::new(implementation);
-    world.start_all();
-    world.want(WANTED);
-    let monitor = world.monitor();
+    let (world, monitor) = World::with_fleet(implementation, WANTED);
     world.settled("all is as wanted", |status| workers(status).len() == 9 && is_wanted(status));
     (world, monitor)
 }

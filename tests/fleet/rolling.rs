@@ -15,10 +15,7 @@ fn ids(status: &Value) -> BTreeSet<String> {
 }
 
 pub(crate) fn all_workers_are_replaced_under_load(implementation: Implementation) {
-    let mut world = World::new(implementation);
-    world.start_all();
-    world.want(WANTED);
-    let _monitor = world.monitor();
+    let (world, _monitor) = World::with_fleet(implementation, WANTED);
     let before = world.settled("all is as wanted", |status| {
         workers(status).len() == 9 && doing(status, "log_line") == 4 && doing(status, "sleep_ms") == 2
     });
@@ -49,10 +46,7 @@ pub(crate) fn all_workers_are_replaced_under_load(implementation: Implementation
 }
 
 pub(crate) fn a_host_is_stopped_and_started(implementation: Implementation) {
-    let mut world = World::new(implementation);
-    world.start_all();
-    world.want(WANTED);
-    let _monitor = world.monitor();
+    let (mut world, _monitor) = World::with_fleet(implementation, WANTED);
     world.settled("all is as wanted", |status| workers(status).len() == 9 && doing(status, "log_line") == 4);
     let load = Load::start(&world);
     run(&mut world.fleet(&["stop", "web2"]));

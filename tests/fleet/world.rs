@@ -58,7 +58,7 @@ impl Host {
         let name = format!("web{number}");
         let script = format!("hostname {name} && ip link set lo up && exec sleep infinity");
         let mut shell = Command::new("unshare")
-            .args(["--net", "--uts", "--pid", "--fork", "--kill-child", "sh", "-c", &script])
+            .args(["--net", "--uts", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "sh", "-c", &script])
             .stdin(Stdio::null())
             .spawn()
             .expect("unshare, of Debian's package util-linux");
@@ -83,7 +83,7 @@ impl Host {
     /// A command on this host.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.init.to_string(), "--net", "--uts", "--pid", "--"]).arg(program);
+        command.args(["--target", &self.init.to_string(), "--net", "--uts", "--pid", "--mount", "--"]).arg(program);
         command
     }
 
@@ -114,9 +114,9 @@ impl Drop for Host {
 
 /// The hosts, the server, and what runs on them.
 pub(crate) struct World {
-    /// Before the hosts, so that what they print when they are killed is read.
-    pub(crate) workers: Vec<Program>,
+    /// They go first, and take their workers with them: a program's end is that of `nsenter` alone.
     pub(crate) hosts: Vec<Host>,
+    pub(crate) workers: Vec<Program>,
     pub(crate) server: Server,
     pub(crate) directory: TempDir,
     network: u8,
@@ -212,6 +212,18 @@ impl World {
         }
     }
 
+    /// One of each language on each host, and a monitor that has found them; then this is wanted.
+    #[track_caller]
+    pub(crate) fn with_fleet(implementation: Implementation, wanted: &str) -> (Self, Program) {
+        let mut world = Self::new(implementation);
+        world.start_all();
+        world.want("");
+        let monitor = world.monitor();
+        world.settled("all are found", |status| workers(status).len() == 9);
+        world.want(wanted);
+        (world, monitor)
+    }
+
     /// Writes what is wanted: what is the same in all tests, and this.
     pub(crate) fn want(&self, rest: &str) -> PathBuf {
         let text = format!(
@@ -256,6 +268,12 @@ impl World {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
+    /// The fleet as people read it.
+    fn shown(&self) -> String {
+        let output = self.fleet(&["status"]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Asks until the fleet is so; returns how it is then.
     #[track_caller]
     pub(crate) fn wait(&self, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Value {
@@ -265,7 +283,7 @@ impl World {
             if is_so(&status) {
                 return status;
             }
-            assert!(Instant::now() < end, "not so within {PATIENCE:?}: {what}\n{}", shown(&status));
+            assert!(Instant::now() < end, "not so within {PATIENCE:?}: {what}\n{}", self.shown());
             std::thread::sleep(PAUSE);
         }
     }
@@ -275,11 +293,6 @@ impl World {
     pub(crate) fn settled(&self, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Value {
         self.wait(what, |status| status["settled"] == true && is_so(status))
     }
-}
-
-/// A report as people read it.
-fn shown(status: &Value) -> String {
-    serde_json::to_string_pretty(status).unwrap()
 }
 
 /// The workers of a report.

@@ -51,6 +51,10 @@ impl Watch {
     async fn work(&mut self, until: Until) -> Result<Outcome, ToolError> {
         loop {
             self.stand_by().await;
+            if until == Until::Ever {
+                // Server, workers and monitor of a site that was dark come back together, in any order.
+                self.monitor.roster.returned = Some(Instant::now());
+            }
             tell("fleet", format_args!("looks after the fleet \"{}\"", self.monitor.desired().fleet));
             if let Some(outcome) = self.look_after(until).await {
                 return Ok(outcome);
