@@ -57,6 +57,8 @@ pub struct Report {
     pub settled: bool,
     /// How many workers are still to be replaced.
     pub outdated: usize,
+    /// How many workers wait for an id.
+    pub unnamed: u64,
     /// The functions that it takes care of.
     pub functions: Vec<FunctionReport>,
     /// The workers.

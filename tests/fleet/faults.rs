@@ -50,7 +50,6 @@ pub(crate) fn a_host_without_power_is_made_up_for(implementation: Implementation
     let load = Load::start(&world);
     load.goes_on(20);
     world.hosts[0].cut_power();
-    // Nobody says goodbye, and nobody answers: the plug was pulled at the same time.
     world.settled("the others do its work", |status| is_wanted(status) && doing_on(status, "log_line", "web1") == 0);
     load.goes_on(20);
     world.replace_host(0);

@@ -6,6 +6,7 @@ use crate::world::{World, doing, run, workers};
 pub(crate) fn one_command_does_without_a_monitor(implementation: Implementation) {
     let mut world = World::new(implementation);
     world.start_all();
+    world.wait("all wait for an id", |status| status["unnamed"] == 9);
     let path = world.want("[functions.log_line]\nmin = 2\n[functions.sleep_ms]\nmin = 1\nhosts = [\"web3\"]\n");
     let path = path.to_str().unwrap();
     run(&mut world.fleet(&["--timeout", "60", "apply", path]));

@@ -172,7 +172,7 @@ impl Call {
             // Nobody wants anything of it.
             Report { host: String::new(), pid: 0, started: 0.0, settled: false, ..monitor.report() }
         };
-        show::report(&report, monitor.roster.unnamed, self.is_json)?;
+        show::report(&report, self.is_json)?;
         Ok(0)
     }
 

@@ -247,6 +247,7 @@ impl Monitor {
             version: desired.version.clone(),
             settled: self.is_settled(),
             outdated: self.plan.outdated,
+            unnamed: self.roster.unnamed,
             functions: functions.collect(),
             workers: self.workers(),
             stopped_hosts: desired.stopped_hosts.iter().cloned().collect(),

@@ -17,11 +17,11 @@ use crate::fleet::report::{Report, WorkerReport};
 const EVENTS: usize = 10;
 
 /// Prints a fleet.
-pub(super) fn report(report: &Report, unnamed: u64, is_json: bool) -> Result<(), ToolError> {
+pub(super) fn report(report: &Report, is_json: bool) -> Result<(), ToolError> {
     if is_json {
         return print_json(report);
     }
-    let mut text = heading(report, unnamed);
+    let mut text = heading(report);
     if !report.functions.is_empty() {
         text.push('\n');
         text.push_str(&functions(report));
@@ -53,7 +53,7 @@ fn line(text: &mut String, line: fmt::Arguments<'_>) {
     let _ = writeln!(text, "{line}");
 }
 
-fn heading(report: &Report, unnamed: u64) -> String {
+fn heading(report: &Report) -> String {
     let mut parts = vec![format!("fleet {}: {} workers", report.fleet, report.workers.len())];
     if report.pid == 0 {
         parts.push("no monitor runs".to_owned());
@@ -67,8 +67,8 @@ fn heading(report: &Report, unnamed: u64) -> String {
     if report.outdated > 0 {
         parts.push(format!("{} to be replaced", report.outdated));
     }
-    if unnamed > 0 {
-        parts.push(format!("{unnamed} wait for an id"));
+    if report.unnamed > 0 {
+        parts.push(format!("{} wait for an id", report.unnamed));
     }
     if !report.stopped_hosts.is_empty() {
         parts.push(format!("stopped: {}", report.stopped_hosts.join(" ")));
