@@ -48,6 +48,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_second_monitor_stands_by", faults::a_second_monitor_stands_by),
     ("a_restarted_server_keeps_its_fleet", faults::a_restarted_server_keeps_its_fleet),
     ("one_command_does_without_a_monitor", tools::one_command_does_without_a_monitor),
+    ("a_monitor_takes_another_file", tools::a_monitor_takes_another_file),
 ];
 
 fn main() -> ExitCode {

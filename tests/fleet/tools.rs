@@ -1,5 +1,7 @@
 //! `gearmand fleet` where no monitor runs.
 
+use std::fs;
+
 use crate::common::Implementation;
 use crate::world::{World, doing, run, workers};
 
@@ -32,4 +34,26 @@ pub(crate) fn one_command_does_without_a_monitor(implementation: Implementation)
     run(&mut world.fleet(&["stop", "web1"]));
     let left = world.status();
     assert!(workers(&left).len() == 6 && workers(&left).iter().all(|worker| worker["host"] != "web1"), "{left}");
+}
+
+pub(crate) fn a_monitor_takes_another_file(implementation: Implementation) {
+    let (world, _monitor) = World::with_fleet(implementation, "[functions.log_line]\nmin = 1\n");
+    world.settled("one worker does it", |status| doing(status, "log_line") == 1);
+    let of_monitor = world.path("fleet.toml");
+    let before = fs::read_to_string(&of_monitor).unwrap();
+    let (other, strange) = (world.path("other.toml"), world.path("strange.toml"));
+    fs::write(&other, before.replace("min = 1", "min = 3")).unwrap();
+    run(&mut world.fleet(&["--timeout", "60", "apply", other.to_str().unwrap()]));
+    // It has waited until that was done, and the monitor keeps it.
+    assert_eq!(doing(&world.status(), "log_line"), 3);
+    assert_eq!(fs::read_to_string(&of_monitor).unwrap(), fs::read_to_string(&other).unwrap());
+    fs::write(&strange, "fleet = \"t\"\n[functions.log_line]\nmin = 3\nmax = 2\n").unwrap();
+    let output = world.fleet(&["apply", strange.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("log_line"), "{output:?}");
+    // People see it all in a table.
+    let output = world.fleet(&["status"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("fleet t: 9 workers, monitor on ") && text.contains(", settled\n"), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("web")).count(), 9, "{text}");
 }

@@ -155,3 +155,62 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
         cannot(error)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf, DesiredFile) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fleet.toml");
+        fs::write(&path, text).unwrap();
+        let file = DesiredFile::open(&path).unwrap();
+        (directory, path, file)
+    }
+
+    #[test]
+    fn a_file_that_is_written_again_is_read_again() {
+        let (_directory, path, mut file) = file("spares_per_host = 1\n");
+        assert_eq!(file.read_again(), None);
+        fs::write(&path, "spares_per_host = 23\n").unwrap();
+        assert_eq!(file.read_again(), Some(Ok(())));
+        assert_eq!(file.desired().spares_per_host, 23);
+        // What makes no sense is said once and leaves all as it was.
+        fs::write(&path, "spares = 4\n").unwrap();
+        let error = file.read_again().unwrap().unwrap_err();
+        assert!(error.contains("fleet.toml") && error.contains("spares"), "{error}");
+        assert_eq!(file.read_again(), None);
+        assert_eq!(file.desired().spares_per_host, 23);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(file.read_again(), None);
+    }
+
+    #[test]
+    fn a_text_takes_the_place_of_the_file_or_changes_nothing() {
+        let (_directory, path, mut file) = file("fleet = \"web\"\n");
+        for (text, said) in [("fleet = \"mail\"", "\"mail\""), ("flet = \"web\"", "flet")] {
+            let error = file.replace(text).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "fleet = \"web\"\n");
+        let text = "# ours\nfleet = \"web\"\nspares_per_host = 5\n";
+        file.replace(text).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        assert_eq!((file.desired().spares_per_host, file.read_again()), (5, None));
+    }
+
+    #[test]
+    fn a_stopped_host_is_stopped_until_it_is_started() {
+        let (_directory, path, mut file) = file("stopped_hosts = [\"a\"]\n");
+        file.stop("b", true).unwrap();
+        let stopped = |file: &DesiredFile| file.desired().stopped_hosts.iter().cloned().collect::<Vec<_>>();
+        assert_eq!(stopped(&file), ["a", "b"]);
+        // Also when the file is written again, and when another monitor reads it.
+        fs::write(&path, "interval = 1\n").unwrap();
+        assert_eq!(file.read_again(), Some(Ok(())));
+        assert_eq!(stopped(&file), ["b"]);
+        assert_eq!(stopped(&DesiredFile::open(&path).unwrap()), ["b"]);
+        file.stop("b", false).unwrap();
+        assert!(stopped(&DesiredFile::open(&path).unwrap()).is_empty());
+    }
+}

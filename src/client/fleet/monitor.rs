@@ -238,6 +238,8 @@ impl Monitor {
         });
         let mut unmet = self.plan.unmet.clone();
         unmet.extend(self.roster.mute.iter().map(|(id, why)| format!("worker {id} has never answered: {why}")));
+        let doubled = self.roster.doubled.iter().filter(|(_, since)| since.elapsed() >= desired.forget_after);
+        unmet.extend(doubled.map(|(id, _)| format!("two workers answer to {id}, and one is not seen: end both")));
         Report {
             ok: true,
             fleet: desired.fleet.clone(),

@@ -55,6 +55,8 @@ pub(super) struct Roster {
     strangers: BTreeSet<WorkerId>,
     /// Workers that have never answered, and why.
     pub(super) mute: BTreeMap<WorkerId, String>,
+    /// Ids that two workers answer to, and since when. A connection that was made anew may be there twice for a while.
+    pub(super) doubled: BTreeMap<WorkerId, Instant>,
     queues: BTreeMap<String, Queue>,
     /// How many workers wait for an id.
     pub(super) unnamed: u64,
@@ -77,6 +79,7 @@ impl Roster {
             members: BTreeMap::new(),
             strangers: BTreeSet::new(),
             mute: BTreeMap::new(),
+            doubled: BTreeMap::new(),
             queues: BTreeMap::new(),
             unnamed: 0,
             monitors: 0,
@@ -202,9 +205,14 @@ impl Roster {
     /// The workers that have an id, and the first server where each is.
     fn present(&mut self, functions: &[Option<Functions>]) -> BTreeMap<WorkerId, usize> {
         let mut present = BTreeMap::new();
+        let before = std::mem::take(&mut self.doubled);
         for (index, functions) in functions.iter().enumerate() {
             for (name, known) in functions.iter().flatten() {
                 let Some(id) = WorkerId::of_function(name.as_bytes()) else { continue };
+                if known.workers > 1 {
+                    let since = before.get(&id).copied().unwrap_or_else(Instant::now);
+                    self.doubled.insert(id.clone(), since);
+                }
                 if known.workers > 0 && present.len() < MEMBERS_MAX {
                     present.entry(id).or_insert(index);
                 }

@@ -52,13 +52,13 @@ export function fleetPage() {
 function explanation() {
   return empty("No managed workers.",
     "A worker that is started with ", h("code.code.break", null, `gearmand work --managed --fleet-name web -s ${location.hostname} -f resize=./resize`), " can be seen and steered here. ",
-    h("code.code", null, "gearmand fleet"), " is the monitor that gives such workers their ids, and starts and ends them as jobs come and go.");
+    h("code.code", null, "gearmand fleet run fleet.toml"), " is the monitor that gives such workers their ids, and starts and ends them as jobs come and go.");
 }
 
 function notices({ unnamed_workers: unnamed, not_asked: left, monitors }) {
   return h("div.notices", { key: "notices" },
     unnamed > 0 && h("p.notice.info", { key: "unnamed", "data-value": "unnamed" },
-      `${plural(unnamed, "worker waits", "workers wait")} for an id. `, monitors.length > 0 ? "A monitor gives each its own soon." : "A monitor gives it: gearmand fleet."),
+      `${plural(unnamed, "worker waits", "workers wait")} for an id. `, monitors.length > 0 ? "A monitor gives each its own soon." : "A monitor gives it: gearmand fleet run."),
     left > 0 && h("p.notice.warn", { key: "left" }, `${plural(left, "more is", "more are")} there than the server asks at a time.`));
 }
 

@@ -100,7 +100,7 @@ pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Respo
 fn nobody(route: Route) -> Failure {
     match route {
         Route::OrderWorker => Failure::missing("no_such_worker", "there is no managed worker with this id"),
-        _ => Failure::missing("no_such_monitor", "this fleet has no monitor here; gearmand fleet starts one"),
+        _ => Failure::missing("no_such_monitor", "this fleet has no monitor here; `gearmand fleet run` starts one"),
     }
 }
 
