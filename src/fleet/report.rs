@@ -67,6 +67,8 @@ pub struct Report {
     pub stopped_hosts: Vec<String>,
     /// What cannot be reached, and why.
     pub unmet: Vec<String>,
+    /// What is there and cannot be made use of, perhaps of other fleets.
+    pub strange: Vec<String>,
     /// What it did lately, newest last.
     pub events: Vec<Event>,
 }

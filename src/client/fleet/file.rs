@@ -1,4 +1,4 @@
-//! The file that says the desired state, and the one beside it that says which hosts were stopped.
+//! The file that says the desired state, and the one beside it that says what was asked for by hand.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,6 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::contract::WorkerId;
 use crate::fleet::desired::Desired;
 
 /// A file that is larger is none, in bytes.
@@ -14,10 +17,21 @@ const FILE_MAX: u64 = 1 << 20;
 /// The desired state and where it is from.
 pub(super) struct DesiredFile {
     path: PathBuf,
+    /// What the file says, and the hosts that were stopped by hand.
     desired: Desired,
-    /// Hosts that were stopped by a wish, beside those of the file.
-    stopped: BTreeSet<String>,
+    /// The hosts that the file itself stops.
+    stopped_by_file: BTreeSet<String>,
+    wishes: Wishes,
     mark: Option<Mark>,
+}
+
+/// What was asked for by hand and holds until it is done or taken back, also when the monitor is started again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Wishes {
+    stopped_hosts: BTreeSet<String>,
+    /// Workers that are still to be replaced.
+    rolling: BTreeSet<WorkerId>,
 }
 
 /// What tells that a file was written again.
@@ -31,28 +45,32 @@ impl DesiredFile {
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let mark = mark(path);
         let desired = read(path)?;
-        let stopped = match fs::read_to_string(beside(path)) {
-            Ok(text) => text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
-            Err(error) => return Err(format!("cannot read {}: {error}", beside(path).display())),
+        let beside = beside(path);
+        let wishes = match fs::read_to_string(&beside) {
+            Ok(text) => toml::from_str(&text).map_err(|error| format!("{}: {error}", beside.display()))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Wishes::default(),
+            Err(error) => return Err(format!("cannot read {}: {error}", beside.display())),
         };
-        let mut file = Self { path: path.to_owned(), desired, stopped, mark };
-        file.add_stopped();
+        let stopped_by_file = BTreeSet::new();
+        let mut file = Self { path: path.to_owned(), desired: Desired::default(), stopped_by_file, wishes, mark };
+        file.go_by(desired);
         Ok(file)
     }
 
     /// A desired state that is not from a file: nothing is wanted of this fleet.
     pub(super) fn none(fleet: &str) -> Self {
         let desired = Desired { fleet: fleet.to_owned(), ..Desired::default() };
-        Self { path: PathBuf::new(), desired, stopped: BTreeSet::new(), mark: None }
+        Self { path: PathBuf::new(), desired, stopped_by_file: BTreeSet::new(), wishes: Wishes::default(), mark: None }
     }
 
     pub(super) const fn desired(&self) -> &Desired {
         &self.desired
     }
 
-    fn add_stopped(&mut self) {
-        self.desired.stopped_hosts.extend(self.stopped.iter().cloned());
+    fn go_by(&mut self, mut desired: Desired) {
+        self.stopped_by_file.clone_from(&desired.stopped_hosts);
+        desired.stopped_hosts.extend(self.wishes.stopped_hosts.iter().cloned());
+        self.desired = desired;
     }
 
     /// Reads the file again if it was written since; `None` if it was not.
@@ -67,8 +85,7 @@ impl DesiredFile {
 
     fn change_to(&mut self, desired: Desired) -> Result<(), String> {
         self.check_fleet(&desired)?;
-        self.desired = desired;
-        self.add_stopped();
+        self.go_by(desired);
         Ok(())
     }
 
@@ -96,28 +113,57 @@ impl DesiredFile {
         Ok(format!("{} has it", self.path.display()))
     }
 
-    /// Stops a host, or ends that. It is so from now on, also where the file beside cannot be written.
+    /// Whether the file itself stops a host.
+    pub(super) fn stops(&self, host: &str) -> bool {
+        self.stopped_by_file.contains(host)
+    }
+
+    /// Stops a host, or ends that. It is so from now on, also where that cannot be written down.
     ///
     /// # Errors
-    /// Why it will not be so after a restart.
+    /// Why it will not be so when the monitor is started again.
     pub(super) fn stop(&mut self, host: &str, is_stopped: bool) -> Result<(), String> {
         if is_stopped {
-            self.stopped.insert(host.to_owned());
+            self.wishes.stopped_hosts.insert(host.to_owned());
             self.desired.stopped_hosts.insert(host.to_owned());
         } else {
-            self.stopped.remove(host);
+            self.wishes.stopped_hosts.remove(host);
             self.desired.stopped_hosts.remove(host);
         }
-        let text: String = self.stopped.iter().flat_map(|host| [host.as_str(), "\n"]).collect();
-        write(&beside(&self.path), &text)
-            .map_err(|error| format!("not kept when the monitor is started again: {error}"))
+        self.write_wishes()
+    }
+
+    /// The workers that were still to be replaced when this was written down.
+    pub(super) const fn rolling(&self) -> &BTreeSet<WorkerId> {
+        &self.wishes.rolling
+    }
+
+    /// Writes down which workers are still to be replaced, if others are than before.
+    ///
+    /// # Errors
+    /// Why that will not be known when the monitor is started again.
+    pub(super) fn keep_rolling(&mut self, rolling: &BTreeSet<WorkerId>) -> Result<(), String> {
+        if self.wishes.rolling == *rolling {
+            return Ok(());
+        }
+        self.wishes.rolling.clone_from(rolling);
+        self.write_wishes()
+    }
+
+    fn write_wishes(&self) -> Result<(), String> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let text = toml::to_string(&self.wishes).map_err(|error| error.to_string());
+        let written = text.and_then(|text| write(&beside(&self.path), &text));
+        written.map_err(|error| format!("not kept when the monitor is started again: {error}"))
     }
 }
 
-/// The file that says which hosts were stopped.
+/// The file of what was asked for by hand.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".stopped");
+    name.push(".state");
     PathBuf::from(name)
 }
 
@@ -212,5 +258,18 @@ mod tests {
         assert_eq!(stopped(&DesiredFile::open(&path).unwrap()), ["b"]);
         file.stop("b", false).unwrap();
         assert!(stopped(&DesiredFile::open(&path).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn what_is_still_to_be_replaced_is_known_after_a_restart() {
+        let (_directory, path, mut file) = file("stopped_hosts = [\"a\"]\n");
+        let rolling: BTreeSet<WorkerId> = ["x", "y"].map(|id| WorkerId::try_from(id.to_owned()).unwrap()).into();
+        file.keep_rolling(&rolling).unwrap();
+        file.stop("b", true).unwrap();
+        let again = DesiredFile::open(&path).unwrap();
+        assert_eq!(*again.rolling(), rolling);
+        assert!(again.stops("a") && !again.stops("b"));
+        file.keep_rolling(&BTreeSet::new()).unwrap();
+        assert!(DesiredFile::open(&path).unwrap().rolling().is_empty());
     }
 }

@@ -187,10 +187,10 @@ impl Call {
 
     async fn apply(&self, path: &Path) -> Result<u8, ToolError> {
         let mut monitor = self.monitor_of(path)?;
-        if order::running(&mut monitor).await?.is_some() {
+        if let Some(before) = order::running(&mut monitor).await? {
             let cannot = |error| ToolError::Usage(format!("cannot read {}: {error}", path.display()));
             let desired = std::fs::read_to_string(path).map_err(cannot)?;
-            return Order::new(monitor, self.timeout, self.is_json).give(Wish::Apply { desired }).await;
+            return Order::new(monitor, self.timeout, self.is_json).give(Wish::Apply { desired }, before).await;
         }
         self.until_settled(monitor).await
     }
@@ -200,8 +200,8 @@ impl Call {
             Some(path) => self.monitor_of(path)?,
             None => self.onlooker()?,
         };
-        if order::running(&mut monitor).await?.is_some() {
-            return Order::new(monitor, self.timeout, self.is_json).give(Wish::Roll { host }).await;
+        if let Some(before) = order::running(&mut monitor).await? {
+            return Order::new(monitor, self.timeout, self.is_json).give(Wish::Roll { host }, before).await;
         }
         if path.is_none() {
             return Err(ToolError::Usage(
@@ -219,18 +219,21 @@ impl Call {
 
     async fn stop(&self, host: String) -> Result<u8, ToolError> {
         let mut monitor = self.onlooker()?;
-        let is_running = order::running(&mut monitor).await?.is_some();
+        let running = order::running(&mut monitor).await?;
         let order = Order::new(monitor, self.timeout, self.is_json);
-        if is_running { order.give(Wish::Stop { host }).await } else { order.stop(&host).await }
+        match running {
+            Some(before) => order.give(Wish::Stop { host }, before).await,
+            None => order.stop(&host).await,
+        }
     }
 
     async fn start(&self, host: String) -> Result<u8, ToolError> {
         let mut monitor = self.onlooker()?;
-        if order::running(&mut monitor).await?.is_none() {
+        let Some(before) = order::running(&mut monitor).await? else {
             let why = "no monitor of this fleet runs, so no host is stopped: start a worker there";
             return Err(ToolError::Usage(why.to_owned()));
-        }
-        Order::new(monitor, self.timeout, self.is_json).give(Wish::Start { host }).await
+        };
+        Order::new(monitor, self.timeout, self.is_json).give(Wish::Start { host }, before).await
     }
 
     /// Is the monitor until nothing more is to be done.

@@ -21,7 +21,7 @@ const SHORT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration
 pub(super) struct Monitor {
     pub(super) roster: Roster,
     pub(super) file: DesiredFile,
-    memory: Memory,
+    /// What was decided last, and what is to be remembered of it.
     plan: Plan,
     events: VecDeque<Event>,
     started: f64,
@@ -32,11 +32,11 @@ pub(super) struct Monitor {
 
 impl Monitor {
     pub(super) fn new(roster: Roster, file: DesiredFile) -> Self {
+        let memory = Memory { rolling: file.rolling().clone(), ..Memory::default() };
         Self {
             roster,
             file,
-            memory: Memory::default(),
-            plan: Plan::default(),
+            plan: Plan { memory, ..Plan::default() },
             events: VecDeque::new(),
             started: unix_now(),
             is_stale: true,
@@ -64,12 +64,18 @@ impl Monitor {
             self.tell_news(news);
         }
         self.roster.tidy(self.desired().forget_after, limit).await;
-        self.decide();
         // Workers that come back with their server come one by one; the first is not to be told to start the others.
         let hold = self.desired().interval * 2;
         if self.roster.returned.is_none_or(|returned| returned.elapsed() >= hold) {
             self.roster.returned = None;
+            self.decide();
             self.act().await;
+            self.keep_rolling();
+        } else {
+            // What is not done is not remembered as done.
+            let memory = self.plan.memory.clone();
+            self.decide();
+            self.plan.memory = memory;
         }
         self.is_stale = false;
         Ok(())
@@ -77,9 +83,13 @@ impl Monitor {
 
     /// Decides, and does nothing of it.
     pub(super) fn decide(&mut self) {
-        self.plan = decide(self.file.desired(), &self.roster.observed(), &self.memory);
-        self.memory = std::mem::take(&mut self.plan.memory);
-        self.plan.memory.hosts.clone_from(&self.memory.hosts);
+        self.plan = decide(self.file.desired(), &self.roster.observed(), &self.plan.memory);
+    }
+
+    fn keep_rolling(&mut self) {
+        if let Err(error) = self.file.keep_rolling(&self.plan.memory.rolling) {
+            self.note("cannot write down which workers are still to be replaced", "they are others now", Some(error));
+        }
     }
 
     pub(super) fn plan(&self) -> &Plan {
@@ -93,15 +103,15 @@ impl Monitor {
         if is_busy { (interval / 5).clamp(SHORT_PAUSES.0, SHORT_PAUSES.1).min(interval) } else { interval }
     }
 
-    /// Does what was decided: first what makes room for work, and what takes it away only if all of that went well.
+    /// Does what was decided: first what makes room for work, then what takes it away. What is taken away is none of what
+    /// was only told to be there, so that a worker which refuses does not hold up the others.
     async fn act(&mut self) {
         let decisions = std::mem::take(&mut self.plan.decisions);
         let makes = |action: &Action| matches!(action, Action::Register { .. } | Action::Start { .. });
         let (first, then): (Vec<_>, Vec<_>) = decisions.iter().cloned().partition(|decision| makes(&decision.action));
-        self.has_failed = !self.perform(&first).await;
-        if !self.has_failed {
-            self.has_failed = !self.perform(&then).await;
-        }
+        let first = self.perform(&first).await;
+        let then = self.perform(&then).await;
+        self.has_failed = !(first && then);
         self.plan.decisions = decisions;
     }
 
@@ -146,8 +156,7 @@ impl Monitor {
             }
             News::Gone(id, host) => self.note(&format!("forgets {id} on {host}"), "its connection has ended", None),
             News::Silent(id, why) => {
-                let what = format!("gets no answer from {id} on {}", self.host_of(&id));
-                self.note(&what, "it was asked how it is", Some(why));
+                self.note(&format!("gets no answer from {id}"), "it was asked how it is", Some(why));
             }
             News::Back(id) => {
                 self.note(&format!("hears from {id} on {} again", self.host_of(&id)), "it had been silent", None);
@@ -192,7 +201,8 @@ impl Monitor {
                 }
                 let did = format!("{} workers are to be replaced", ids.len());
                 self.note(&did, "it was asked to roll", None);
-                self.memory.rolling.extend(ids);
+                self.plan.memory.rolling.extend(ids);
+                self.keep_rolling();
                 did
             }
             Wish::Stop { host } => {
@@ -202,6 +212,9 @@ impl Monitor {
                 format!("host {host} is stopped")
             }
             Wish::Start { host } => {
+                if self.file.stops(&host) {
+                    return Err(format!("the file stops host {host}: take it out of stopped_hosts there"));
+                }
                 if !self.desired().stopped_hosts.contains(&host) {
                     return Err(format!("host {host} is not stopped"));
                 }
@@ -217,6 +230,13 @@ impl Monitor {
     /// Whether nothing more is to be done, as far as it can be done.
     pub(super) fn is_settled(&self) -> bool {
         !self.is_stale && !self.has_failed && self.roster.returned.is_none() && self.plan.is_settled()
+    }
+
+    /// Whether a report is of this monitor.
+    pub(super) fn is_own(&self, report: &Report) -> bool {
+        // A time is as good as an id: it has microseconds.
+        (report.pid, &report.host) == (u64::from(std::process::id()), &host_name())
+            && (report.started - self.started).abs() < 0.001
     }
 
     /// What there is to say.
@@ -236,10 +256,9 @@ impl Monitor {
                 oldest: queue.oldest_ms.map(|age| Duration::from_millis(age).as_secs_f64()),
             }
         });
-        let mut unmet = self.plan.unmet.clone();
-        unmet.extend(self.roster.mute.iter().map(|(id, why)| format!("worker {id} has never answered: {why}")));
+        let mute = self.roster.mute.iter().map(|(id, mute)| format!("{id} has never answered: {}", mute.why));
         let doubled = self.roster.doubled.iter().filter(|(_, since)| since.elapsed() >= desired.forget_after);
-        unmet.extend(doubled.map(|(id, _)| format!("two workers answer to {id}, and one is not seen: end both")));
+        let doubled = doubled.map(|(id, _)| format!("two workers answer to {id}, and one is not seen: end both"));
         Report {
             ok: true,
             fleet: desired.fleet.clone(),
@@ -253,7 +272,8 @@ impl Monitor {
             functions: functions.collect(),
             workers: self.workers(),
             stopped_hosts: desired.stopped_hosts.iter().cloned().collect(),
-            unmet,
+            unmet: self.plan.unmet.clone(),
+            strange: mute.chain(doubled).collect(),
             events: self.events.iter().cloned().collect(),
         }
     }
@@ -262,7 +282,7 @@ impl Monitor {
         let report = |(id, member): (&WorkerId, &super::roster::Member)| WorkerReport {
             status: member.status.clone(),
             silent: member.silence().as_secs_f64(),
-            outdated: self.memory.rolling.contains(id)
+            outdated: self.plan.memory.rolling.contains(id)
                 || (!self.desired().version.is_empty() && member.status.version != self.desired().version),
         };
         self.roster.members.iter().map(report).collect()

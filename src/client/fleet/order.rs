@@ -2,18 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::monitor::{Monitor, unix_now};
+use super::monitor::Monitor;
 use super::show;
 use super::watch::ask_report;
 use crate::client::listing::printable;
 use crate::client::{EXIT_FAILED, ToolError, tell};
-use crate::fleet::contract::{Verb, WorkerId, read_answer};
+use crate::fleet::contract::{Status, Verb, WorkerId, WorkerState, read_answer};
 use crate::fleet::report::{Report, Wish};
 
 /// How often one looks how far it is.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long a monitor may take until it takes a wish over.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(40);
+/// So many questions in a row may have no answer: a monitor may be busy, and a server be started again.
+const TRIES: u32 = 20;
 
 /// The report of the monitor that looks after this fleet; `None` if there is none.
 ///
@@ -42,8 +44,7 @@ impl Order {
     }
 
     /// Asks the monitor that runs, and tells what it does until it is done.
-    pub(super) async fn give(self, wish: Wish) -> Result<u8, ToolError> {
-        let since = unix_now();
+    pub(super) async fn give(self, wish: Wish, before: Report) -> Result<u8, ToolError> {
         // Plain data is never refused.
         let workload = serde_json::to_vec(&wish).unwrap_or_default();
         let answer = self.monitor.roster.ask_monitor(&workload, PATIENCE).await.map_err(ToolError::Unreachable)?;
@@ -51,14 +52,33 @@ impl Order {
             tell("fleet", format_args!("the monitor refuses: {}", printable(&error)));
             return Ok(EXIT_FAILED);
         }
-        self.follow(since, &wish).await
+        self.follow(before, &wish).await
     }
 
-    async fn follow(self, mut since: f64, wish: &Wish) -> Result<u8, ToolError> {
+    async fn follow(self, before: Report, wish: &Wish) -> Result<u8, ToolError> {
         let end = Instant::now() + self.timeout;
         let limit = self.monitor.desired().answer_timeout;
+        let mut since = before.events.last().map_or(0.0, |event| event.at);
+        let mut failures = 0;
         loop {
-            let report = ask_report(&self.monitor, limit).await.map_err(ToolError::Unreachable)?;
+            let report = match ask_report(&self.monitor, limit).await {
+                Ok(report) => report,
+                Err(_) if failures < TRIES && Instant::now() < end => {
+                    failures += 1;
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(ToolError::Unreachable(format!("the monitor does not answer: {error}"))),
+            };
+            failures = 0;
+            if (&report.host, report.pid) != (&before.host, before.pid) {
+                let (host, pid) = (printable(&report.host), report.pid);
+                tell(
+                    "fleet",
+                    format_args!("another monitor looks after the fleet now, process {pid} on {host}: ask it again"),
+                );
+                return Ok(EXIT_FAILED);
+            }
             for event in report.events.iter().filter(|event| event.at > since) {
                 let error = event.error.as_ref().map_or_else(String::new, |error| format!(": failed: {error}"));
                 tell("fleet", format_args!("{}", printable(&format!("{}: {}{error}", event.what, event.why))));
@@ -85,15 +105,22 @@ impl Order {
         loop {
             self.monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
             let there = self.monitor.roster.members.iter().filter(|(_, member)| member.status.host == host);
-            let ids: Vec<WorkerId> = there.map(|(id, _)| id.clone()).collect();
-            if ids.is_empty() {
+            let stays = |status: &Status| status.state != WorkerState::Leaving;
+            let count = there.clone().count();
+            let ids: Vec<WorkerId> =
+                there.filter(|(_, member)| stays(&member.status)).map(|(id, _)| id.clone()).collect();
+            if count == 0 {
+                let (host, unnamed) = (printable(host), self.monitor.roster.unnamed);
                 if !has_found {
-                    tell("fleet", format_args!("no worker of this fleet is on host {}", printable(host)));
+                    tell("fleet", format_args!("no worker of this fleet is on host {host}"));
+                }
+                if unnamed > 0 {
+                    tell("fleet", format_args!("{unnamed} workers have no id yet, perhaps some of {host}"));
                 }
                 return show::end(&self.report(), has_found, self.is_json);
             }
             if !has_found {
-                tell("fleet", format_args!("{} workers are to finish and end", ids.len()));
+                tell("fleet", format_args!("{count} workers are to finish and end"));
             }
             has_found = true;
             let requests: Vec<_> = ids.into_iter().map(|id| (id, Verb::ExitWorker.request())).collect();

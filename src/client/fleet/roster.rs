@@ -15,6 +15,8 @@ use crate::fleet::decide::{Observed, Queue, Worker};
 
 /// So many workers of a server get their id in one look.
 const NAMED_AT_ONCE: u64 = 256;
+/// The pauses between two questions to what has never answered: the first one, and the longest.
+const MUTE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 /// More workers than that are not looked at.
 const MEMBERS_MAX: usize = 16_384;
 
@@ -28,6 +30,22 @@ pub(super) struct Member {
     pub(super) is_silent: bool,
     /// The server over which it is asked.
     server: usize,
+}
+
+/// A worker that has never answered. Perhaps it is none.
+#[derive(Clone, Debug)]
+pub(super) struct Mute {
+    pub(super) why: String,
+    /// How often it was asked.
+    tries: u32,
+    asked: Instant,
+}
+
+impl Mute {
+    /// Whether it is to be asked again: each time later, since each look waits for whoever does not answer.
+    fn is_due(&self) -> bool {
+        self.asked.elapsed() >= MUTE_PAUSES.0.saturating_mul(1 << self.tries.min(10)).min(MUTE_PAUSES.1)
+    }
 }
 
 /// What a look brought that people want to know.
@@ -53,8 +71,8 @@ pub(super) struct Roster {
     pub(super) members: BTreeMap<WorkerId, Member>,
     /// Workers of other fleets.
     strangers: BTreeSet<WorkerId>,
-    /// Workers that have never answered, and why.
-    pub(super) mute: BTreeMap<WorkerId, String>,
+    /// What has the name of a worker and has never answered.
+    pub(super) mute: BTreeMap<WorkerId, Mute>,
     /// Ids that two workers answer to, and since when. A connection that was made anew may be there twice for a while.
     pub(super) doubled: BTreeMap<WorkerId, Instant>,
     queues: BTreeMap<String, Queue>,
@@ -154,7 +172,18 @@ impl Roster {
         self.ask_members(&present, limit, &named, &mut news).await;
         self.strangers.retain(|id| present.contains_key(id));
         self.mute.retain(|id, _| present.contains_key(id));
-        let gone: Vec<WorkerId> = self.members.keys().filter(|id| !present.contains_key(id)).cloned().collect();
+        let unreachable = &self.unreachable;
+        let (mut gone, mut out_of_sight) = (Vec::new(), Vec::new());
+        for (id, member) in self.members.iter().filter(|(id, _)| !present.contains_key(id)) {
+            // Whether it is still there is known when its server is.
+            let list = if unreachable.contains(&member.server) { &mut out_of_sight } else { &mut gone };
+            list.push(id.clone());
+        }
+        for id in out_of_sight {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.is_silent = true;
+            }
+        }
         for id in gone {
             if let Some(member) = self.members.remove(&id) {
                 news.push(News::Gone(id, member.status.host));
@@ -165,22 +194,19 @@ impl Roster {
 
     /// Gives ids to those that wait for one.
     async fn name_workers(&mut self, functions: &[Option<Functions>], limit: Duration) -> BTreeSet<WorkerId> {
-        let mut named = BTreeSet::new();
+        let (mut named, mut answered) = (BTreeSet::new(), 0);
         for (index, functions) in functions.iter().enumerate() {
             let Some(known) = functions.as_ref().and_then(|functions| functions.get(SET_ID)) else { continue };
             // One that serves several servers has got its id over the first of them.
-            let waiting = match index {
-                0 => known.workers,
-                _ => known.workers.saturating_sub(named.len() as u64),
-            };
+            let waiting = if index == 0 { known.workers } else { known.workers.saturating_sub(answered) };
             let questions: Vec<Question> = (0..waiting.min(NAMED_AT_ONCE))
                 .map(|_| Question { function: SET_ID.to_owned(), unique: "", workload: fresh_id().into_bytes() })
                 .collect();
             for answer in self.servers[index].ask_all(&questions, limit).await.unwrap_or_default().into_iter().flatten()
             {
-                if let Ok(introduction) = read_answer::<Introduction>(&answer)
-                    && introduction.fleet == self.fleet
-                {
+                let Ok(introduction) = read_answer::<Introduction>(&answer) else { continue };
+                answered += 1;
+                if introduction.fleet == self.fleet {
                     named.insert(introduction.id);
                 }
             }
@@ -237,7 +263,7 @@ impl Roster {
     ) {
         let asked: Vec<(WorkerId, usize, Request)> = present
             .iter()
-            .filter(|(id, _)| !self.strangers.contains(id))
+            .filter(|(id, _)| !self.strangers.contains(id) && self.mute.get(id).is_none_or(Mute::is_due))
             .map(|(id, server)| (id.clone(), *server, Verb::Status.request()))
             .collect();
         let answers = self.ask(&asked, limit).await;
@@ -258,21 +284,24 @@ impl Roster {
                         Some(_) => {}
                     }
                 }
-                Err(why) => match self.members.get_mut(&id) {
-                    Some(member) => {
-                        member.server = server;
-                        if !std::mem::replace(&mut member.is_silent, true) {
-                            news.push(News::Silent(id, why));
-                        }
-                    }
-                    None => {
-                        if self.mute.insert(id.clone(), why.clone()).is_none() {
-                            news.push(News::Silent(id, why));
-                        }
-                    }
-                },
+                Err(why) => self.does_not_answer(id, server, why, news),
             }
         }
+    }
+
+    fn does_not_answer(&mut self, id: WorkerId, server: usize, why: String, news: &mut Vec<News>) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.server = server;
+            if !std::mem::replace(&mut member.is_silent, true) {
+                news.push(News::Silent(id, why));
+            }
+            return;
+        }
+        let tries = self.mute.get(&id).map_or(0, |mute| mute.tries.saturating_add(1));
+        if tries == 0 {
+            news.push(News::Silent(id.clone(), why.clone()));
+        }
+        self.mute.insert(id, Mute { why, tries, asked: Instant::now() });
     }
 
     /// Asks workers, those of each server at the same time.

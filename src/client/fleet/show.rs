@@ -30,10 +30,10 @@ pub(super) fn report(report: &Report, is_json: bool) -> Result<(), ToolError> {
         text.push('\n');
         text.push_str(&workers(report));
     }
-    if !report.unmet.is_empty() {
+    if !report.unmet.is_empty() || !report.strange.is_empty() {
         text.push('\n');
     }
-    for unmet in &report.unmet {
+    for unmet in report.unmet.iter().chain(&report.strange) {
         line(&mut text, format_args!("! {}", printable(unmet)));
     }
     let skipped = report.events.len().saturating_sub(EVENTS);

@@ -12,6 +12,9 @@ use crate::client::backoff::Backoff;
 use crate::client::{ToolError, tell};
 use crate::fleet::report::Report;
 
+/// How much later than it was to end it is given up.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+
 /// When a monitor ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
@@ -41,8 +44,16 @@ impl Watch {
     pub(super) async fn run(mut self, until: Until) -> Result<Outcome, ToolError> {
         let install = |kind| signal(kind).map_err(|error| ToolError::Io("cannot watch for signals", error));
         let (mut terminate, mut interrupt) = (install(SignalKind::terminate())?, install(SignalKind::interrupt())?);
+        let end = async {
+            match until {
+                Until::Ever => std::future::pending().await,
+                // It ends by itself then; another monitor or a server may be waited for beyond that.
+                Until::Settled(end) => tokio::time::sleep_until((end + LAST_LOOK).into()).await,
+            }
+        };
         tokio::select! {
             outcome = self.work(until) => outcome,
+            () = end => Err(ToolError::Unreachable("it took too long: no server could be asked, or another monitor was".to_owned())),
             _ = terminate.recv() => Ok(Outcome::Ended),
             _ = interrupt.recv() => Ok(Outcome::Ended),
         }
@@ -154,8 +165,22 @@ impl Watch {
         let limit = self.monitor.desired().answer_timeout;
         let ids = self.monitor.roster.monitor_ids(limit).await;
         self.dead.retain(|id| ids.contains(id));
+        // Whoever is free answers, be it this one; another answer comes sooner or later if there is anybody.
+        if !self.dead.is_empty()
+            && let Ok(report) = ask_report(&self.monitor, limit).await
+            && !self.monitor.is_own(&report)
+        {
+            self.dead.clear();
+        }
         ids.iter().any(|id| *id < self.client_id && !self.dead.contains(id))
     }
+}
+
+/// Reads a report, which may be longer than what a worker says.
+fn read_report(answer: &[u8]) -> Result<Report, String> {
+    let report: Report =
+        serde_json::from_slice(answer).map_err(|error| format!("an answer that makes no sense: {error}"))?;
+    if report.ok { Ok(report) } else { Err("it refuses to answer".to_owned()) }
 }
 
 /// Asks the monitor that there is for its report.
@@ -164,5 +189,5 @@ impl Watch {
 /// Why there is none.
 pub(super) async fn ask_report(monitor: &Monitor, limit: Duration) -> Result<Report, String> {
     let answer = monitor.roster.ask_monitor(br#"{"verb":"status"}"#, limit).await?;
-    serde_json::from_slice(&answer).map_err(|error| format!("an answer that makes no sense: {error}"))
+    read_report(&answer)
 }
