@@ -152,7 +152,10 @@ pub fn run(tool: Tool) -> ExitCode {
     }
 }
 
-/// A line for people, on standard error. Where that is closed there is nobody to tell.
+/// A line for people, on standard error. Where that is closed there is nobody to tell. What a terminal obeys is shown instead,
+/// whoever said it; whatever is from elsewhere and must not make a line of its own goes through [`printable`] before.
 fn tell(tool: &str, message: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "gearmand {tool}: {message}");
+    let message = message.to_string();
+    let lines: Vec<String> = message.split('\n').map(printable).collect();
+    let _ = writeln!(io::stderr().lock(), "gearmand {tool}: {}", lines.join("\n"));
 }

@@ -82,6 +82,15 @@ pub struct Memory {
     pub successors: BTreeMap<WorkerId, BTreeMap<String, WorkerId>>,
 }
 
+impl Memory {
+    /// Another desired state is there, or new code: what went wrong before may go well now.
+    pub fn forget_failures(&mut self) {
+        for host in self.hosts.values_mut() {
+            (host.failures, host.not_before_ms, host.problem) = (0, 0, String::new());
+        }
+    }
+}
+
 /// What is remembered of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FunctionMemory {

@@ -23,6 +23,8 @@ pub(super) struct DesiredFile {
     stopped_by_file: BTreeSet<String>,
     wishes: Wishes,
     mark: Option<Mark>,
+    /// What is wrong with the file as it is now, while what it said before holds.
+    wrong: Option<String>,
 }
 
 /// What was asked for by hand and holds until it is done or taken back, also when the monitor is started again.
@@ -52,7 +54,8 @@ impl DesiredFile {
             Err(error) => return Err(format!("cannot read {}: {error}", beside.display())),
         };
         let stopped_by_file = BTreeSet::new();
-        let mut file = Self { path: path.to_owned(), desired: Desired::default(), stopped_by_file, wishes, mark };
+        let mut file =
+            Self { path: path.to_owned(), desired: Desired::default(), stopped_by_file, wishes, mark, wrong: None };
         file.go_by(desired);
         Ok(file)
     }
@@ -60,7 +63,14 @@ impl DesiredFile {
     /// A desired state that is not from a file: nothing is wanted of this fleet.
     pub(super) fn none(fleet: &str) -> Self {
         let desired = Desired { fleet: fleet.to_owned(), ..Desired::default() };
-        Self { path: PathBuf::new(), desired, stopped_by_file: BTreeSet::new(), wishes: Wishes::default(), mark: None }
+        Self {
+            path: PathBuf::new(),
+            desired,
+            stopped_by_file: BTreeSet::new(),
+            wishes: Wishes::default(),
+            mark: None,
+            wrong: None,
+        }
     }
 
     pub(super) const fn desired(&self) -> &Desired {
@@ -74,13 +84,40 @@ impl DesiredFile {
     }
 
     /// Reads the file again if it was written since; `None` if it was not.
+    ///
+    /// # Errors
+    /// What is wrong with it; what it said before holds.
     pub(super) fn read_again(&mut self) -> Option<Result<(), String>> {
+        if self.path.as_os_str().is_empty() {
+            return None;
+        }
         let now = mark(&self.path);
-        if now.is_none() || now == self.mark {
+        if now == self.mark {
             return None;
         }
         self.mark = now;
-        Some(read(&self.path).and_then(|desired| self.change_to(desired)))
+        let result = read(&self.path).and_then(|desired| self.change_to(desired));
+        self.wrong = result.as_ref().err().cloned();
+        Some(result)
+    }
+
+    /// What is wrong with the file as it is now.
+    pub(super) const fn wrong(&self) -> Option<&String> {
+        self.wrong.as_ref()
+    }
+
+    /// Reads all again, since another monitor may have changed it.
+    ///
+    /// # Errors
+    /// What is wrong with which file; what was known holds.
+    pub(super) fn take_over(&mut self) -> Result<(), String> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let file = Self::open(&self.path)?;
+        self.check_fleet(&file.desired)?;
+        *self = file;
+        Ok(())
     }
 
     fn change_to(&mut self, desired: Desired) -> Result<(), String> {
@@ -226,9 +263,13 @@ mod tests {
         let error = file.read_again().unwrap().unwrap_err();
         assert!(error.contains("fleet.toml") && error.contains("spares"), "{error}");
         assert_eq!(file.read_again(), None);
-        assert_eq!(file.desired().spares_per_host, 23);
+        assert_eq!((file.desired().spares_per_host, file.wrong()), (23, Some(&error)));
         fs::remove_file(&path).unwrap();
-        assert_eq!(file.read_again(), None);
+        assert!(file.read_again().unwrap().unwrap_err().contains("cannot read"));
+        assert_eq!((file.desired().spares_per_host, file.read_again()), (23, None));
+        fs::write(&path, "spares_per_host = 5\n").unwrap();
+        assert_eq!(file.read_again(), Some(Ok(())));
+        assert_eq!((file.desired().spares_per_host, file.wrong()), (5, None));
     }
 
     #[test]
@@ -258,6 +299,11 @@ mod tests {
         assert_eq!(stopped(&DesiredFile::open(&path).unwrap()), ["b"]);
         file.stop("b", false).unwrap();
         assert!(stopped(&DesiredFile::open(&path).unwrap()).is_empty());
+        // One that stood by meanwhile.
+        let mut other = DesiredFile::open(&path).unwrap();
+        file.stop("c", true).unwrap();
+        other.take_over().unwrap();
+        assert_eq!(stopped(&other), ["c"]);
     }
 
     #[test]

@@ -44,8 +44,8 @@ pub struct FleetArgs {
     /// Print JSON
     #[arg(id = "tool_fleet_json", long = "json", global = true)]
     json: bool,
-    /// How long `apply`, `roll` and `stop` wait until it is done, in seconds
-    #[arg(id = "tool_fleet_timeout", long = "timeout", global = true, value_name = "SECONDS", default_value = "300", value_parser = values::seconds)]
+    /// How long `apply`, `roll` and `stop` wait until it is done: 90, 90s, 5m, 2h
+    #[arg(id = "tool_fleet_timeout", long = "timeout", global = true, value_name = "TIME", default_value = "300", value_parser = values::time)]
     timeout: Duration,
     #[command(subcommand)]
     action: Action,
@@ -173,7 +173,16 @@ impl Call {
             Report { host: String::new(), pid: 0, started: 0.0, settled: false, ..monitor.report() }
         };
         show::report(&report, self.is_json)?;
-        Ok(0)
+        if report.pid > 0 || !report.workers.is_empty() || report.unnamed > 0 {
+            return Ok(0);
+        }
+        let others = monitor.roster.monitored_fleets();
+        let others = if others.is_empty() { "none has a monitor here".to_owned() } else { others.join(" ") };
+        super::tell(
+            "fleet",
+            format_args!("nothing is known of this fleet; look at --fleet-name. Others here: {others}"),
+        );
+        Ok(EXIT_FAILED)
     }
 
     async fn plan(&self, path: &Path) -> Result<u8, ToolError> {
@@ -241,8 +250,8 @@ impl Call {
         let watch = Watch::new(monitor, self.connect_timeout);
         match watch.run(Until::Settled(Instant::now() + self.timeout)).await? {
             Outcome::Ended => Ok(EXIT_FAILED),
-            Outcome::Settled(report) => show::end(&report, true, self.is_json),
-            Outcome::TimedOut(report) => show::end(&report, false, self.is_json),
+            Outcome::Settled(report) => show::end(&report, true, report.unmet.is_empty(), self.is_json),
+            Outcome::TimedOut(report) => show::end(&report, false, report.unmet.is_empty(), self.is_json),
         }
     }
 }

@@ -14,6 +14,12 @@ use crate::fleet::report::{Event, FunctionReport, Report, Wish, WorkerReport};
 
 /// So many things that it did are in a report.
 const EVENTS_MAX: usize = 200;
+/// So many hosts can be stopped.
+const STOPPED_MAX: usize = 1000;
+/// The longest text of an error that is kept, in letters.
+const ERROR_MAX: usize = 300;
+/// So many strange things of a kind are told.
+const STRANGE_MAX: usize = 20;
 /// The pause between two looks while something is on its way.
 const SHORT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
@@ -28,6 +34,8 @@ pub(super) struct Monitor {
     /// What was wished since the last decision, so that nobody takes the fleet for settled.
     is_stale: bool,
     has_failed: bool,
+    /// What could not be reached at the last turn.
+    unmet: Vec<String>,
 }
 
 impl Monitor {
@@ -41,6 +49,7 @@ impl Monitor {
             started: unix_now(),
             is_stale: true,
             has_failed: false,
+            unmet: Vec::new(),
         }
     }
 
@@ -55,7 +64,10 @@ impl Monitor {
     pub(super) async fn turn(&mut self) -> Result<(), String> {
         match self.file.read_again() {
             None => {}
-            Some(Ok(())) => self.note("reads the desired state again", "its file has changed", None),
+            Some(Ok(())) => {
+                self.plan.memory.forget_failures();
+                self.note("reads the desired state again", "its file has changed", None);
+            }
             Some(Err(error)) => self.note("keeps the desired state that it has", "its file has changed", Some(error)),
         }
         let limit = self.desired().answer_timeout;
@@ -71,6 +83,7 @@ impl Monitor {
             self.decide();
             self.act().await;
             self.keep_rolling();
+            self.tell_unmet();
         } else {
             // What is not done is not remembered as done.
             let memory = self.plan.memory.clone();
@@ -84,6 +97,21 @@ impl Monitor {
     /// Decides, and does nothing of it.
     pub(super) fn decide(&mut self) {
         self.plan = decide(self.file.desired(), &self.roster.observed(), &self.plan.memory);
+    }
+
+    /// Says what cannot be reached when that is new, and when it is so no more.
+    fn tell_unmet(&mut self) {
+        // Times that pass are no news.
+        let known =
+            |all: &[String], line: &String| all.iter().any(|other| without_numbers(other).eq(without_numbers(line)));
+        let unmet = self.plan.unmet.clone();
+        for line in unmet.iter().filter(|line| !known(&self.unmet, line)) {
+            tell("fleet", format_args!("cannot do all: {}", printable(line)));
+        }
+        for line in self.unmet.iter().filter(|line| !known(&unmet, line)) {
+            tell("fleet", format_args!("no more: {}", printable(line)));
+        }
+        self.unmet = unmet;
     }
 
     fn keep_rolling(&mut self) {
@@ -155,8 +183,11 @@ impl Monitor {
                 self.note(&what, if is_new { "it had no id yet" } else { "it had its id already" }, None);
             }
             News::Gone(id, host) => self.note(&format!("forgets {id} on {host}"), "its connection has ended", None),
+            // What was never known is no worker of ours, as far as is known; a report has it.
+            News::Silent(id, _) if !self.roster.members.contains_key(&id) => {}
             News::Silent(id, why) => {
-                self.note(&format!("gets no answer from {id}"), "it was asked how it is", Some(why));
+                let what = format!("gets no answer from {id} on {}", self.host_of(&id));
+                self.note(&what, "it was asked how it is", Some(why));
             }
             News::Back(id) => {
                 self.note(&format!("hears from {id} on {} again", self.host_of(&id)), "it had been silent", None);
@@ -167,6 +198,7 @@ impl Monitor {
 
     /// Says and remembers what was done.
     fn note(&mut self, what: &str, why: &str, error: Option<String>) {
+        let error = error.map(|error| error.chars().take(ERROR_MAX).collect::<String>());
         let line = match &error {
             None => format!("{what}: {why}"),
             Some(error) => format!("{what}: {why}: failed: {error}"),
@@ -187,6 +219,7 @@ impl Monitor {
             Wish::Status => return Ok(String::new()),
             Wish::Apply { desired } => {
                 let did = self.file.replace(&desired)?;
+                self.plan.memory.forget_failures();
                 self.note("takes over another desired state", "it was asked to", None);
                 did
             }
@@ -207,9 +240,15 @@ impl Monitor {
             }
             Wish::Stop { host } => {
                 check_name(&host).map_err(|error| format!("the name of a host {error}"))?;
+                if self.desired().stopped_hosts.len() >= STOPPED_MAX {
+                    return Err(format!("{STOPPED_MAX} hosts are stopped already"));
+                }
                 let kept = self.file.stop(&host, true);
                 self.note(&format!("stops host {host}"), "it was asked to", kept.err());
-                format!("host {host} is stopped")
+                match self.count_on(&host) {
+                    0 => format!("host {host} is stopped; no worker is known there, so look at its name"),
+                    count => format!("host {host} is stopped, {count} workers are to finish and end"),
+                }
             }
             Wish::Start { host } => {
                 if self.file.stops(&host) {
@@ -220,11 +259,57 @@ impl Monitor {
                 }
                 let kept = self.file.stop(&host, false);
                 self.note(&format!("uses host {host} again"), "it was asked to", kept.err());
-                format!("host {host} is used when a worker is there")
+                match self.count_on(&host) {
+                    0 => format!("host {host} is used again when a worker is started there: none is there now"),
+                    count => format!("host {host} is used again, with {count} workers"),
+                }
             }
         };
         self.is_stale = true;
         Ok(did)
+    }
+
+    fn count_on(&self, host: &str) -> usize {
+        self.roster.members.values().filter(|member| member.status.host == host).count()
+    }
+
+    /// Reads again what is wanted, since another monitor may have changed it.
+    pub(super) fn take_over(&mut self) {
+        match self.file.take_over() {
+            Ok(()) => self.plan.memory.rolling.clone_from(self.file.rolling()),
+            Err(error) => self.note("goes by what it has read before", "it takes over", Some(error)),
+        }
+    }
+
+    /// What is there and cannot be made use of, or is not looked after, for people.
+    fn strange(&self) -> Vec<String> {
+        let mut strange = Vec::new();
+        let desired = self.desired();
+        if let Some(wrong) = self.file.wrong() {
+            strange.push(format!("what was wanted before holds: {wrong}"));
+        }
+        if self.roster.returned.is_some() {
+            strange.push("nothing is done for a moment: workers may be coming back with their server".to_owned());
+        }
+        if !desired.functions.is_empty() {
+            let mut others: BTreeMap<&String, usize> = BTreeMap::new();
+            for function in self.roster.members.values().flat_map(|member| &member.status.in_use) {
+                if !desired.functions.contains_key(function) {
+                    *others.entry(function).or_default() += 1;
+                }
+            }
+            let said = |(name, count)| format!("{name} is not in the file, and {count} workers do it: left as it is");
+            strange.extend(others.into_iter().take(STRANGE_MAX).map(said));
+        }
+        for (fleet, count) in self.roster.other_fleets().into_iter().take(STRANGE_MAX) {
+            strange.push(format!("{count} workers are of another fleet, \"{fleet}\""));
+        }
+        let mute = self.roster.mute.iter().take(STRANGE_MAX);
+        strange.extend(mute.map(|(id, mute)| format!("{id} has never answered: {}", mute.why)));
+        let doubled = self.roster.doubled.iter().filter(|(_, since)| since.elapsed() >= desired.forget_after);
+        let said = |id| format!("two workers answer to {id}, and one is not seen: end both");
+        strange.extend(doubled.take(STRANGE_MAX).map(|(id, _)| said(id)));
+        strange
     }
 
     /// Whether nothing more is to be done, as far as it can be done.
@@ -256,9 +341,6 @@ impl Monitor {
                 oldest: queue.oldest_ms.map(|age| Duration::from_millis(age).as_secs_f64()),
             }
         });
-        let mute = self.roster.mute.iter().map(|(id, mute)| format!("{id} has never answered: {}", mute.why));
-        let doubled = self.roster.doubled.iter().filter(|(_, since)| since.elapsed() >= desired.forget_after);
-        let doubled = doubled.map(|(id, _)| format!("two workers answer to {id}, and one is not seen: end both"));
         Report {
             ok: true,
             fleet: desired.fleet.clone(),
@@ -273,7 +355,7 @@ impl Monitor {
             workers: self.workers(),
             stopped_hosts: desired.stopped_hosts.iter().cloned().collect(),
             unmet: self.plan.unmet.clone(),
-            strange: mute.chain(doubled).collect(),
+            strange: self.strange(),
             events: self.events.iter().cloned().collect(),
         }
     }
@@ -300,6 +382,11 @@ fn request(action: &Action) -> (WorkerId, Request) {
         Action::Start { by, .. } => (by.clone(), Verb::NewWorker.request()),
         Action::Exit { worker } => (worker.clone(), Verb::ExitWorker.request()),
     }
+}
+
+/// A text without its digits.
+fn without_numbers(text: &str) -> impl Iterator<Item = char> + '_ {
+    text.chars().filter(|letter| !letter.is_ascii_digit())
 }
 
 pub(super) fn unix_now() -> f64 {

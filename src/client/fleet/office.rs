@@ -11,6 +11,7 @@ use crate::client::address::ServerAddress;
 use crate::client::answer::Answer;
 use crate::client::backoff::Backoff;
 use crate::client::connection::{self, Connection, ConnectionError};
+use crate::client::listing::printable;
 use crate::client::tell;
 use crate::fleet::contract::Refusal;
 use crate::fleet::report::Wish;
@@ -100,6 +101,7 @@ impl Desk {
     async fn serve(&self, connection: &mut Connection, backoff: &mut Backoff) -> Result<(), ConnectionError> {
         connection.request(PacketType::SetClientId, &[self.client_id.as_bytes()])?;
         connection.request(PacketType::CanDo, &[self.function.as_bytes()])?;
+        let mut done = None;
         loop {
             connection.request(PacketType::GrabJob, &[])?;
             match connection.receive().await? {
@@ -107,13 +109,19 @@ impl Desk {
                     backoff.reset();
                     let answer = self.answer(&job.workload).await;
                     connection.request(PacketType::WorkComplete, &[&job.handle, &answer])?;
+                    done = Some(job.handle);
                 }
                 Answer::NoJob => {
+                    done = None;
                     connection.request(PacketType::PreSleep, &[])?;
                     while connection.receive().await? != Answer::Noop {}
                 }
                 Answer::Error { code, text } => {
-                    tell("fleet", format_args!("{} says {code}: {text}", self.address));
+                    tell("fleet", format_args!("{} says {}", self.address, printable(&format!("{code}: {text}"))));
+                    if let Some(handle) = done.take() {
+                        // An answer that is not taken leaves the job open, and whoever asked waiting.
+                        connection.request(PacketType::WorkFail, &[&handle])?;
+                    }
                 }
                 Answer::Noop | Answer::JobCreated(_) | Answer::Work { .. } | Answer::OptionRes | Answer::EchoRes => {}
             }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
 use super::monitor::Monitor;
 use super::show;
 use super::watch::ask_report;
@@ -17,6 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// So many questions in a row may have no answer: a monitor may be busy, and a server be started again.
 const TRIES: u32 = 20;
 
+/// What the monitor says when it takes a wish over.
+#[derive(Deserialize)]
+struct Did {
+    #[serde(default)]
+    did: String,
+}
+
 /// The report of the monitor that looks after this fleet; `None` if there is none.
 ///
 /// # Errors
@@ -28,7 +37,9 @@ pub(super) async fn running(monitor: &mut Monitor) -> Result<Option<Report>, Too
         return Ok(None);
     }
     let report = ask_report(monitor, limit).await;
-    report.map(Some).map_err(|error| ToolError::Unreachable(format!("the monitor does not answer: {error}")))
+    report
+        .map(Some)
+        .map_err(|error| ToolError::Unreachable(format!("the monitor does not answer: {}", printable(&error))))
 }
 
 /// Something to be done by another monitor, or without one.
@@ -48,9 +59,12 @@ impl Order {
         // Plain data is never refused.
         let workload = serde_json::to_vec(&wish).unwrap_or_default();
         let answer = self.monitor.roster.ask_monitor(&workload, PATIENCE).await.map_err(ToolError::Unreachable)?;
-        if let Err(error) = read_answer::<serde::de::IgnoredAny>(&answer) {
-            tell("fleet", format_args!("the monitor refuses: {}", printable(&error)));
-            return Ok(EXIT_FAILED);
+        match read_answer::<Did>(&answer) {
+            Ok(Did { did }) => tell("fleet", format_args!("{}", printable(&did))),
+            Err(error) => {
+                tell("fleet", format_args!("the monitor refuses: {}", printable(&error)));
+                return Ok(EXIT_FAILED);
+            }
         }
         self.follow(before, &wish).await
     }
@@ -68,7 +82,9 @@ impl Order {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
-                Err(error) => return Err(ToolError::Unreachable(format!("the monitor does not answer: {error}"))),
+                Err(error) => {
+                    return Err(ToolError::Unreachable(format!("the monitor does not answer: {}", printable(&error))));
+                }
             };
             failures = 0;
             if (&report.host, report.pid) != (&before.host, before.pid) {
@@ -91,7 +107,9 @@ impl Order {
                 Wish::Roll { .. } => report.settled && report.outdated == 0,
             };
             if is_done || Instant::now() >= end {
-                return show::end(&report, is_done, self.is_json);
+                // Of what was not asked for nothing is said.
+                let is_whole = !matches!(wish, Wish::Apply { .. }) || report.unmet.is_empty();
+                return show::end(&report, is_done, is_whole, self.is_json);
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -117,7 +135,7 @@ impl Order {
                 if unnamed > 0 {
                     tell("fleet", format_args!("{unnamed} workers have no id yet, perhaps some of {host}"));
                 }
-                return show::end(&self.report(), has_found, self.is_json);
+                return show::end(&self.report(), has_found, true, self.is_json);
             }
             if !has_found {
                 tell("fleet", format_args!("{count} workers are to finish and end"));
@@ -131,7 +149,7 @@ impl Order {
                 }
             }
             if Instant::now() >= end {
-                return show::end(&self.report(), false, self.is_json);
+                return show::end(&self.report(), false, true, self.is_json);
             }
             tokio::time::sleep(PAUSE).await;
         }

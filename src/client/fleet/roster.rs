@@ -70,7 +70,7 @@ pub(super) struct Roster {
     begin: Instant,
     pub(super) members: BTreeMap<WorkerId, Member>,
     /// Workers of other fleets.
-    strangers: BTreeSet<WorkerId>,
+    strangers: BTreeMap<WorkerId, String>,
     /// What has the name of a worker and has never answered.
     pub(super) mute: BTreeMap<WorkerId, Mute>,
     /// Ids that two workers answer to, and since when. A connection that was made anew may be there twice for a while.
@@ -80,6 +80,8 @@ pub(super) struct Roster {
     pub(super) unnamed: u64,
     /// How many connections answer for a monitor of this fleet, on the server that has most.
     pub(super) monitors: u64,
+    /// The fleets that have one.
+    monitored: BTreeSet<String>,
     /// When a server that had been lost was there again.
     pub(super) returned: Option<Instant>,
     has_looked: bool,
@@ -95,12 +97,13 @@ impl Roster {
             servers: servers.into_iter().map(|address| Server::new(address, connect_timeout)).collect(),
             begin: Instant::now(),
             members: BTreeMap::new(),
-            strangers: BTreeSet::new(),
+            strangers: BTreeMap::new(),
             mute: BTreeMap::new(),
             doubled: BTreeMap::new(),
             queues: BTreeMap::new(),
             unnamed: 0,
             monitors: 0,
+            monitored: BTreeSet::new(),
             returned: None,
             has_looked: false,
             empty: HashMap::new(),
@@ -150,6 +153,8 @@ impl Roster {
             let known = all.iter().flatten().filter_map(|functions| functions.get(name));
             known.map(|known| known.workers).max().unwrap_or(0)
         };
+        let monitored = all.iter().flatten().flatten().filter(|(_, known)| known.workers > 0);
+        self.monitored = monitored.filter_map(|(name, _)| name.strip_prefix(FLEET).map(str::to_owned)).collect();
         (self.monitors, self.unnamed) = (workers_of(&self.monitor_function()), workers_of(SET_ID));
         Ok(all)
     }
@@ -170,7 +175,7 @@ impl Roster {
         self.count_jobs(&functions);
         let present = self.present(&functions);
         self.ask_members(&present, limit, &named, &mut news).await;
-        self.strangers.retain(|id| present.contains_key(id));
+        self.strangers.retain(|id, _| present.contains_key(id));
         self.mute.retain(|id, _| present.contains_key(id));
         let unreachable = &self.unreachable;
         let (mut gone, mut out_of_sight) = (Vec::new(), Vec::new());
@@ -232,6 +237,16 @@ impl Roster {
     fn present(&mut self, functions: &[Option<Functions>]) -> BTreeMap<WorkerId, usize> {
         let mut present = BTreeMap::new();
         let before = std::mem::take(&mut self.doubled);
+        // Those that are known come first: made-up names must not push them out.
+        for id in self.members.keys() {
+            let name = id.manage_function();
+            let is_there = |functions: &Option<Functions>| {
+                functions.as_ref().and_then(|functions| functions.get(&name)).is_some_and(|known| known.workers > 0)
+            };
+            if let Some(index) = functions.iter().position(is_there) {
+                present.insert(id.clone(), index);
+            }
+        }
         for (index, functions) in functions.iter().enumerate() {
             for (name, known) in functions.iter().flatten() {
                 let Some(id) = WorkerId::of_function(name.as_bytes()) else { continue };
@@ -263,14 +278,15 @@ impl Roster {
     ) {
         let asked: Vec<(WorkerId, usize, Request)> = present
             .iter()
-            .filter(|(id, _)| !self.strangers.contains(id) && self.mute.get(id).is_none_or(Mute::is_due))
+            .filter(|(id, _)| !self.strangers.contains_key(id) && self.mute.get(id).is_none_or(Mute::is_due))
             .map(|(id, server)| (id.clone(), *server, Verb::Status.request()))
             .collect();
         let answers = self.ask(&asked, limit).await;
         for ((id, server, _), answer) in asked.into_iter().zip(answers) {
             match answer.and_then(|answer| read_answer::<Status>(&answer)).and_then(|status| of_worker(status, &id)) {
                 Ok(status) if status.fleet != self.fleet => {
-                    self.strangers.insert(id);
+                    self.mute.remove(&id);
+                    self.strangers.insert(id, status.fleet);
                 }
                 Ok(status) => {
                     self.mute.remove(&id);
@@ -385,6 +401,20 @@ impl Roster {
             // It is seen again at the next look if that did not work.
             let _ = self.servers[index].forget(&functions, limit).await;
         }
+    }
+
+    /// The fleets that have a monitor.
+    pub(super) fn monitored_fleets(&self) -> Vec<String> {
+        self.monitored.iter().cloned().collect()
+    }
+
+    /// How many workers are of which other fleet.
+    pub(super) fn other_fleets(&self) -> BTreeMap<&str, usize> {
+        let mut fleets = BTreeMap::new();
+        for fleet in self.strangers.values() {
+            *fleets.entry(fleet.as_str()).or_default() += 1;
+        }
+        fleets
     }
 
     /// What a decision is made from.

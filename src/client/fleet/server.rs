@@ -8,7 +8,7 @@ use super::round::{Answered, Question, ask_all};
 use crate::client::address::ServerAddress;
 use crate::client::admin_text::{TextAnswer, TextConnection};
 use crate::client::connection;
-use crate::client::listing::Listing;
+use crate::client::listing::{Listing, printable};
 use crate::client::table::Table;
 
 /// A function, as a server tells.
@@ -91,7 +91,7 @@ impl Server {
         match self.ask(line).await? {
             TextAnswer::Listing(lines) => Ok(lines),
             TextAnswer::Ok(text) | TextAnswer::Err(text) => {
-                Err(format!("{line} is answered with {}", String::from_utf8_lossy(&text)))
+                Err(format!("{line} is answered with {}", printable(&String::from_utf8_lossy(&text))))
             }
         }
     }

@@ -54,7 +54,7 @@ fn line(text: &mut String, line: fmt::Arguments<'_>) {
 }
 
 fn heading(report: &Report) -> String {
-    let mut parts = vec![format!("fleet {}: {} workers", report.fleet, report.workers.len())];
+    let mut parts = vec![format!("fleet {}: {} workers", printable(&report.fleet), report.workers.len())];
     if report.pid == 0 {
         parts.push("no monitor runs".to_owned());
     } else {
@@ -71,7 +71,7 @@ fn heading(report: &Report) -> String {
         parts.push(format!("{} wait for an id", report.unnamed));
     }
     if !report.stopped_hosts.is_empty() {
-        parts.push(format!("stopped: {}", report.stopped_hosts.join(" ")));
+        parts.push(format!("stopped: {}", printable(&report.stopped_hosts.join(" "))));
     }
     parts.join(", ") + "\n"
 }
@@ -161,14 +161,18 @@ pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
     }
     let mut text = String::new();
     if monitor.roster.unnamed > 0 {
-        line(&mut text, format_args!("{} workers would get an id", monitor.roster.unnamed));
+        let unnamed = monitor.roster.unnamed;
+        line(&mut text, format_args!("{unnamed} workers get an id first, and more can be planned when that is done"));
     }
     for decision in &plan.decisions {
         let what = format!("{}: {}", monitor.said(&decision.action), decision.why);
         line(&mut text, format_args!("{}", printable(&what)));
     }
-    if plan.decisions.is_empty() {
-        text.push_str("nothing is to be done\n");
+    if plan.outdated > 0 {
+        line(&mut text, format_args!("{} workers are to be replaced, one after the other", plan.outdated));
+    }
+    if plan.decisions.is_empty() && plan.outdated == 0 {
+        line(&mut text, format_args!("nothing is to be done"));
     }
     for unmet in &plan.unmet {
         line(&mut text, format_args!("! {}", printable(unmet)));
@@ -176,18 +180,18 @@ pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
     print(&text)
 }
 
-/// Prints how it ended; the exit status.
-pub(super) fn end(report: &Report, is_done: bool, is_json: bool) -> Result<u8, ToolError> {
+/// Prints how it ended; the exit status. `is_whole` says that nothing of what was asked for is left out.
+pub(super) fn end(report: &Report, is_done: bool, is_whole: bool, is_json: bool) -> Result<u8, ToolError> {
     if is_json {
         print_json(report)?;
     }
-    for unmet in &report.unmet {
+    for unmet in report.unmet.iter().filter(|_| !is_whole) {
         tell("fleet", format_args!("{}", printable(unmet)));
     }
     if !is_done {
         tell("fleet", format_args!("it is not done"));
     }
-    Ok(if is_done && report.unmet.is_empty() { 0 } else { EXIT_FAILED })
+    Ok(if is_done && is_whole { 0 } else { EXIT_FAILED })
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), ToolError> {

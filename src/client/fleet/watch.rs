@@ -9,9 +9,14 @@ use super::Outcome;
 use super::monitor::{Monitor, unix_now};
 use super::office::Office;
 use crate::client::backoff::Backoff;
+use crate::client::listing::printable;
 use crate::client::{ToolError, tell};
 use crate::fleet::report::Report;
 
+/// The longest report, in bytes: some ten thousand workers.
+const REPORT_MAX: usize = 8 << 20;
+/// How often one that stands by says so.
+const REMINDER: Duration = Duration::from_hours(1);
 /// How much later than it was to end it is given up.
 const LAST_LOOK: Duration = Duration::from_secs(5);
 
@@ -32,12 +37,14 @@ pub(super) struct Watch {
     client_id: String,
     /// Monitors that have a connection and do not answer.
     dead: BTreeSet<String>,
+    /// It has looked after the fleet before.
+    has_begun: bool,
 }
 
 impl Watch {
     pub(super) fn new(monitor: Monitor, connect_timeout: Duration) -> Self {
         let client_id = format!("monitor-{:013.0}-{}", unix_now() * 1000.0, std::process::id());
-        Self { monitor, connect_timeout, client_id, dead: BTreeSet::new() }
+        Self { monitor, connect_timeout, client_id, dead: BTreeSet::new(), has_begun: false }
     }
 
     /// Works until it is told to end.
@@ -61,8 +68,10 @@ impl Watch {
 
     async fn work(&mut self, until: Until) -> Result<Outcome, ToolError> {
         loop {
-            self.stand_by().await;
-            if until == Until::Ever {
+            if self.stand_by().await {
+                self.monitor.take_over();
+            }
+            if until == Until::Ever && !std::mem::replace(&mut self.has_begun, true) {
                 // Server, workers and monitor of a site that was dark come back together, in any order.
                 self.monitor.roster.returned = Some(Instant::now());
             }
@@ -73,30 +82,36 @@ impl Watch {
         }
     }
 
-    /// Waits until no other monitor answers for this fleet.
-    async fn stand_by(&mut self) {
-        let mut has_told = false;
+    /// Waits until no other monitor answers for this fleet; returns whether there was one.
+    async fn stand_by(&mut self) -> bool {
+        let (mut has_told, mut told) = (false, Instant::now());
         let mut backoff = Backoff::new();
         loop {
             let desired = self.monitor.desired();
             let (limit, interval) = (desired.answer_timeout, desired.interval);
             let roster = &mut self.monitor.roster;
             match roster.functions(limit, &mut Vec::new()).await {
-                Ok(_) if roster.monitors == 0 => return,
+                Ok(_) if roster.monitors == 0 => return has_told,
                 Ok(_) => {
                     backoff.reset();
                     match ask_report(&self.monitor, limit).await {
-                        Ok(report) if !has_told => {
-                            has_told = true;
-                            let (host, pid) = (report.host, report.pid);
+                        Ok(report) if !has_told || told.elapsed() >= REMINDER => {
+                            (has_told, told) = (true, Instant::now());
+                            let (host, pid) = (printable(&report.host), report.pid);
                             tell("fleet", format_args!("stands by: process {pid} on {host} looks after this fleet"));
                         }
                         Ok(_) => {}
                         Err(why) => {
                             let dead = self.monitor.roster.monitor_ids(limit).await;
-                            tell("fleet", format_args!("another monitor does not answer and is taken for dead: {why}"));
+                            tell(
+                                "fleet",
+                                format_args!(
+                                    "another monitor does not answer and is taken for dead: {}",
+                                    printable(&why)
+                                ),
+                            );
                             self.dead.extend(dead);
-                            return;
+                            return true;
                         }
                     }
                     tokio::time::sleep(interval).await;
@@ -152,9 +167,19 @@ impl Watch {
         }
     }
 
+    /// The report as others get it. Of a fleet beyond all measure it has a part of the workers.
     fn report(&self) -> Vec<u8> {
-        // Plain data is never refused.
-        serde_json::to_vec(&self.monitor.report()).unwrap_or_default()
+        let mut report = self.monitor.report();
+        loop {
+            // Plain data is never refused.
+            let text = serde_json::to_vec(&report).unwrap_or_default();
+            if text.len() <= REPORT_MAX || report.workers.is_empty() {
+                return text;
+            }
+            report.workers.truncate(report.workers.len() / 2);
+            report.events.clear();
+            report.strange.push("there are more workers than a report can hold".to_owned());
+        }
     }
 
     /// Whether another monitor was there before.
@@ -172,8 +197,15 @@ impl Watch {
         {
             self.dead.clear();
         }
-        ids.iter().any(|id| *id < self.client_id && !self.dead.contains(id))
+        ids.iter().any(|id| is_monitor(id) && *id < self.client_id && !self.dead.contains(id))
     }
+}
+
+/// Whether a client id is one of a monitor's, which begin with the time of its start.
+fn is_monitor(id: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = id.strip_prefix("monitor-").and_then(|rest| rest.split_once('-'));
+    parts.is_some_and(|(time, pid)| time.len() == 13 && digits(time) && digits(pid))
 }
 
 /// Reads a report, which may be longer than what a worker says.
