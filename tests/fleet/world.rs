@@ -197,7 +197,6 @@ impl World {
         command
             .env("GEARMAN_SERVERS", &server)
             .env("FLEET_NAME", fleet)
-            .env("FUNCTIONS", "log_line,sleep_ms,fail")
             .env("LOG_FILE", log)
             .env("WORKER_VERSION_FILE", version);
         self.workers.push(Program::start(&mut command));
