@@ -179,6 +179,8 @@ impl World {
                     r#"sleep_ms=read ms || true; sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"; printf %s "$ms""#,
                     "-f",
                     "fail=exit 1",
+                    "-f",
+                    "reverse=rev",
                 ]);
                 command
             }

@@ -30,7 +30,7 @@ define('FUNCTIONS', [
  * ---------------------------------- What follows need not be touched. ----------------------------------
  *
  * It is two processes. The one that is started is managed, and answers while a job runs; it starts the other, with
- * `--jobs`, which does the jobs. If one of them dies, the other ends after its job, and the monitor has another started.
+ * `--jobs`, which does the jobs. If one of them dies, the other ends after its job, and the monitor starts a new one.
  */
 
 /** libgearman waits for its own sockets alone, so each process looks this often at what the other one has to say. */
@@ -129,8 +129,17 @@ final class Manager
         ];
         $this->process = proc_open([...$command, '--jobs'], [0 => ['pipe', 'r'], 3 => ['pipe', 'w']], $this->pipes);
         stream_set_blocking($this->pipes[3], false);
+    }
+
+    /** Answers until the other process has ended. */
+    public function run(): never
+    {
         pcntl_async_signals(true);
         pcntl_signal(SIGTERM, $this->leave(...));
+        // Code that does not start is never found by a monitor.
+        while (!$this->jobs && $this->hear()) {
+            usleep(1000);
+        }
         $connection = connect(['setId' => $this->answer(...)]);
         while ($this->hear()) {
             step($connection);
@@ -160,7 +169,9 @@ final class Manager
 
     private function take_id(string $id): array
     {
-        preg_match('/^[A-Za-z0-9._-]{1,64}$/D', $id) || throw new DomainException('an id is 1 to 64 of A-Z a-z 0-9 . _ -');
+        if (!preg_match('/^[A-Za-z0-9._-]{1,64}$/D', $id)) {
+            throw new DomainException('the id must have 1 to 64 letters, digits, dots, underscores or hyphens');
+        }
         $this->me['id'] = $id;
         $this->channel = connect(["manage_$id" => $this->answer(...)]);
         // When the servers have said that there is no job, they know the function.
@@ -184,7 +195,7 @@ final class Manager
         $both = file_get_contents('/proc/self/status') . @file_get_contents("/proc/$other/status");
         preg_match_all('/^VmRSS:\s+(\d+) kB/m', $both, $memory);
         return ($news ?? []) + $this->me + [
-            'state' => $this->is_leaving ? 'leaving' : ($this->jobs?->running ? 'working' : 'idle'),
+            'state' => $this->is_leaving ? 'leaving' : ($this->jobs->running ? 'working' : 'idle'),
             'functionInUse' => $this->in_use,
             'functionNotUse' => array_values(array_diff($this->me['functions'], $this->in_use)),
             'uptime' => microtime(true) - $this->me['started'], 'memory' => 1024 * array_sum($memory[1]),
@@ -202,7 +213,7 @@ final class Manager
         $wanted = fn (string $name) => in_array($name, $names) ? $is_on : in_array($name, $this->in_use);
         $this->in_use = array_values(array_filter($all, $wanted));
         @fwrite($this->pipes[0], json_encode($this->in_use) . "\n");
-        $is_done = fn () => $this->jobs?->running || $this->jobs?->functionInUse === $this->in_use;
+        $is_done = fn () => $this->jobs->running || $this->jobs->functionInUse === $this->in_use;
         $this->soon(fn () => !$this->hear() || $is_done());
     }
 
@@ -230,4 +241,4 @@ final class Manager
 
 // As it was started, the options of PHP included.
 $command = explode("\0", rtrim(file_get_contents('/proc/self/cmdline'), "\0"));
-end($argv) === '--jobs' ? do_jobs() : new Manager($command);
+end($argv) === '--jobs' ? do_jobs() : (new Manager($command))->run();

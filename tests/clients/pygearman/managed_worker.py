@@ -139,17 +139,20 @@ class Worker:
         self.in_use, self.is_leaving = set(), False
         self.count, self.failures, self.running = {}, {}, []
         self.manage = {"setId"}
-        job, answer = threading.Lock(), threading.Lock()
-        self.jobs = [Connection(server, job, lambda: self.in_use, self.do_job) for server in SERVERS]
-        managed = [Connection(server, answer, lambda: self.manage, self.answer) for server in SERVERS]
-        for connection in self.jobs + managed:
-            connection.start()
+        self.job_turn, self.answer_turn = threading.Lock(), threading.Lock()
+        self.jobs = [Connection(server, self.job_turn, lambda: self.in_use, self.do_job) for server in SERVERS]
+        self.managed = [Connection(server, self.answer_turn, lambda: self.manage, self.answer) for server in SERVERS]
+
+    def run(self):
+        """Works until it is told to end. Its job and its last answer go out first."""
         signal.signal(signal.SIGTERM, lambda *_: self.leave())
+        for connection in self.jobs + self.managed:
+            connection.start()
         while not self.is_leaving:
             time.sleep(0.05)
-        # The job that runs and the last answer go out first.
-        with job, answer:
+        with self.job_turn, self.answer_turn:
             sys.stdout.flush()
+            # The threads end with the process.
             os._exit(0)
 
     def do_job(self, handle, name, workload):
@@ -226,4 +229,4 @@ class Worker:
 
 
 if __name__ == "__main__":
-    Worker()
+    Worker().run()
