@@ -458,8 +458,28 @@ fn no_job_is_lost_or_repeated_while_functions_and_workers_come_and_go() {
     });
 }
 
-fn kill_now(pid: u64) {
-    kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), Signal::SIGKILL).expect("kill a process");
+fn send(pid: u64, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), signal).expect("signal a process");
+}
+
+/// `gearmand work --managed` has its keeper signalled; that is in `tests/managed`.
+#[test]
+fn a_signal_ends_a_worker_after_its_job() {
+    for_these(&[Subject::Php, Subject::Python], |case| {
+        let mut worker = case.start_as("w", &["sleep_ms"]);
+        let job = case.run_for("w", LONG);
+        // As a service manager does it that signals all processes of a service.
+        let processes = match case.subject {
+            Subject::Php => vec![case.pid(&worker), child(worker.pid())],
+            Subject::Ours | Subject::Python => vec![case.pid(&worker)],
+        };
+        for pid in processes {
+            send(pid, Signal::SIGTERM);
+        }
+        wait_for("a worker that leaves", || (case.ask("w", "status")["state"] == "leaving").then_some(()));
+        assert!(job.result().is_some());
+        worker.expect_end(&[]);
+    });
 }
 
 #[test]
@@ -467,7 +487,7 @@ fn a_php_worker_ends_when_a_job_kills_its_process_and_the_job_goes_back() {
     for_these(&[Subject::Php], |case| {
         let mut worker = case.start_as("w", &["sleep_ms"]);
         let job = case.run_for("w", LONG);
-        kill_now(child(worker.pid()));
+        send(child(worker.pid()), Signal::SIGKILL);
         // Its service manager is told by the exit status that this was no regular end.
         let (_, status) = worker.finish();
         assert_eq!(status.code(), Some(1));
