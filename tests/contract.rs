@@ -1,5 +1,5 @@
-//! The contract of managed workers (`src/fleet/mod.rs`), tried on the workers that people copy, through our server and
-//! through Debian's gearmand.
+//! The contract of managed workers (`src/fleet/mod.rs`), tried on `gearmand work --managed` and on the workers that people
+//! copy, through our server and through Debian's gearmand.
 //!
 //! `tests/contract/subject.rs` names the workers. Whoever has one in another language adds it there; it has to do
 //! `reverse`, `sleep_ms` (the workload is milliseconds, and the result too), `log_line` (appends the workload and a
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use case::{Case, FLEET, HOST, VERSION, expect_refusal, lives, names, unix_time};
 use common::{Implementation, Program, Wire, packet, wait_for};
 use scripted::{HANDLE, Heard, Scripted};
-use subject::{SUBJECTS, Subject};
+use subject::{SUBJECTS, Subject, child};
 
 /// The functions that every subject could do, sorted.
 const FUNCTIONS: [&str; 4] = ["fail", "log_line", "reverse", "sleep_ms"];
@@ -71,7 +71,7 @@ fn a_worker_introduces_itself_and_can_be_managed_when_it_has_answered() {
         let answer = case.set_id("web-1.a_B");
         assert_eq!(case.workers("manage_web-1.a_B"), 1);
         case.await_workers("setId", 0);
-        assert_introduces(case, &answer, "web-1.a_B", u64::from(worker.pid()));
+        assert_introduces(case, &answer, "web-1.a_B", case.pid(&worker));
         let started = answer["started"].as_f64().expect("a time");
         assert!((before - 1.0..=unix_time()).contains(&started), "{started}");
     });
@@ -80,9 +80,11 @@ fn a_worker_introduces_itself_and_can_be_managed_when_it_has_answered() {
 #[test]
 fn the_way_to_an_id_is_to_register_to_answer_and_to_drop() {
     common::require_peers();
+    let version_file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(&version_file, VERSION).expect("a version");
     for subject in SUBJECTS {
         let server = Scripted::with_job(b"setId", b"w");
-        let _worker = Program::start(&mut subject.command(&server.address(), FLEET));
+        let _worker = Program::start(&mut subject.command(&server.address(), FLEET, version_file.path()));
         let said = |packet_type, body: &'static [u8]| move |heard: &Heard| matches!(heard, Heard::Packet(of, said) if *of == packet_type && said.starts_with(body));
         let registered = server.position("CAN_DO manage_w", said(packet::CAN_DO, b"manage_w"));
         let answered = server.position("an answer", said(packet::WORK_COMPLETE, HANDLE));
@@ -106,12 +108,11 @@ fn assert_introduces(case: &Case, answer: &Value, id: &str, pid: u64) {
         ("host", json!(HOST)),
         ("pid", json!(pid)),
         ("language", json!(case.subject.language())),
+        ("version", json!(VERSION)),
     ];
     for (field, value) in wanted {
         assert_eq!(answer[field], value, "{field} of {answer}");
     }
-    let version = answer["version"].as_str().expect("a version");
-    assert!(if case.subject.reloads() { version == VERSION } else { !version.is_empty() }, "{version}");
     if answer.get("functionInUse").is_none() {
         assert_eq!(names(&answer["functions"]), FUNCTIONS);
     }
@@ -137,12 +138,12 @@ fn a_worker_takes_one_id() {
         let first = case.submit("setId", b"first");
         let second = case.submit("setId", b"second");
         let worker = case.start();
-        assert_eq!(first.answer()["pid"], json!(worker.pid()));
+        assert_eq!(first.answer()["pid"], json!(case.pid(&worker)));
         // It has refused the other one, or left it where it was: then it is for the next worker.
         let next = case.start();
         let answer = second.answer();
         if answer["ok"] == true {
-            assert_eq!(answer["pid"], json!(next.pid()));
+            assert_eq!(answer["pid"], json!(case.pid(&next)));
         } else {
             expect_refusal(&answer, "a second id");
         }
@@ -156,7 +157,7 @@ fn the_status_says_what_was_done_and_what_runs() {
     for_each(|case| {
         let worker = case.start_as("w", &["reverse", "fail", "sleep_ms"]);
         let status = case.ask("w", "status");
-        assert_introduces(case, &status, "w", u64::from(worker.pid()));
+        assert_introduces(case, &status, "w", case.pid(&worker));
         assert_eq!((&status["state"], &status["running"]), (&json!("idle"), &json!([])));
         assert!(status["uptime"].as_f64().expect("seconds") > 0.0);
         assert!(status["memory"].as_u64().expect("bytes") > 1 << 20);
@@ -307,8 +308,7 @@ fn a_worker_that_is_to_end_finishes_its_job_and_takes_no_other() {
         let mut worker = case.start_as("w", &["sleep_ms"]);
         let running = case.run_for("w", LONG);
         let waiting = case.submit("sleep_ms", b"1");
-        let answer = case.ask("w", "exitWorker");
-        assert_eq!((&answer["ok"], &answer["state"]), (&json!(true), &json!("leaving")));
+        case.exit("w");
         let status = case.ask("w", "status");
         assert_eq!((&status["state"], &status["running"][0]["function"]), (&json!("leaving"), &json!("sleep_ms")));
         assert!(running.result().is_some());
@@ -319,7 +319,7 @@ fn a_worker_that_is_to_end_finishes_its_job_and_takes_no_other() {
 
         let mut idle = case.start_as("next", &["sleep_ms"]);
         assert_eq!(waiting.result(), Some(b"1".to_vec()));
-        assert_eq!(case.ask("next", "exitWorker")["ok"], true);
+        case.exit("next");
         idle.expect_end(&[]);
     });
 }
@@ -328,19 +328,29 @@ fn a_worker_that_is_to_end_finishes_its_job_and_takes_no_other() {
 fn a_new_worker_is_a_sibling_of_the_one_that_was_asked() {
     for_each(|case| {
         let mut worker = case.start_as("w", &["reverse"]);
+        let first = case.pid(&worker);
         let pid = case.new_worker("w");
-        assert_ne!(pid, u64::from(worker.pid()));
+        assert_ne!(pid, first);
         let answer = case.set_id("sibling");
         assert_introduces(case, &answer, "sibling", pid);
         assert_eq!(names(&case.ask("sibling", "status")["functionInUse"]), Vec::<String>::new());
-        // It is nobody's child: it outlives who started it.
-        assert_eq!(case.ask("w", "exitWorker")["ok"], true);
-        worker.expect_end(&[]);
+        // It is not the first one's child: it outlives who started it.
+        case.exit("w");
+        expect_end(case.subject, &mut worker, first);
         case.register("sibling", &["reverse"]);
         case.reverse();
-        assert_eq!(case.ask("sibling", "exitWorker")["ok"], true);
+        case.exit("sibling");
         wait_for("the end of the sibling", || (!lives(pid)).then_some(()));
     });
+}
+
+/// Waits for the end of a worker which has a sibling.
+fn expect_end(subject: Subject, worker: &mut Program, pid: u64) {
+    match subject {
+        // Its keeper stays as long as there is another one.
+        Subject::Ours => wait_for("the end of a worker", || (!lives(pid)).then_some(())),
+        Subject::Php | Subject::Python => worker.expect_end(&[]),
+    }
 }
 
 #[test]
@@ -365,7 +375,7 @@ fn new_code_is_taken_up_without_dropping_a_job() {
         let status = wait_for("the new version", || {
             Some(case.ask("w", "status")).filter(|status| status["version"] == "2026-2")
         });
-        assert_eq!((&status["id"], &status["pid"]), (&json!("w"), &json!(worker.pid())));
+        assert_eq!((&status["id"], &status["pid"]), (&json!("w"), &json!(case.pid(&worker))));
         assert_eq!(names(&status["functionInUse"]), ["reverse", "sleep_ms"]);
         case.reverse();
     });
@@ -380,7 +390,7 @@ fn a_worker_comes_back_with_its_id_after_a_restart_of_the_server() {
         case.await_workers("reverse", 1);
         assert_eq!(case.workers("setId"), 0);
         let status = case.ask("w", "status");
-        assert_eq!((&status["id"], &status["pid"]), (&json!("w"), &json!(worker.pid())));
+        assert_eq!((&status["id"], &status["pid"]), (&json!("w"), &json!(case.pid(&worker))));
         case.reverse();
     });
 }
@@ -428,14 +438,15 @@ fn no_job_is_lost_or_repeated_while_functions_and_workers_come_and_go() {
                 case.register("w", &["log_line"]);
             }
         }
+        let first = case.pid(&worker);
         case.new_worker("w");
         assert_eq!(case.set_id("sibling")["ok"], true);
         case.register("sibling", &["log_line"]);
         if case.subject.reloads() {
             wait_for("new code", || (case.ask("sibling", "reload")["ok"] == true).then_some(()));
         }
-        assert_eq!(case.ask("w", "exitWorker")["ok"], true);
-        worker.expect_end(&[]);
+        case.exit("w");
+        expect_end(case.subject, &mut worker, first);
         wait_for("the end of all jobs", || (case.numbers("log_line")[..2] == [0, 0]).then_some(()));
         let log = fs::read_to_string(case.log()).expect("the log");
         let mut times: BTreeMap<&str, usize> = BTreeMap::new();
@@ -447,30 +458,43 @@ fn no_job_is_lost_or_repeated_while_functions_and_workers_come_and_go() {
     });
 }
 
-/// The process of PHP's worker that does the jobs.
-fn job_process(worker: u32) -> u64 {
-    let path = format!("/proc/{worker}/task/{worker}/children");
-    let children = fs::read_to_string(path).expect("the children of a process");
-    children.trim().parse().unwrap_or_else(|error| panic!("children \"{children}\": {error}"))
+fn send(pid: u64, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), signal).expect("signal a process");
 }
 
-fn kill_now(pid: u64) {
-    kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), Signal::SIGKILL).expect("kill a process");
+/// `gearmand work --managed` has its keeper signalled; that is in `tests/managed`.
+#[test]
+fn a_signal_ends_a_worker_after_its_job() {
+    for_these(&[Subject::Php, Subject::Python], |case| {
+        let mut worker = case.start_as("w", &["sleep_ms"]);
+        let job = case.run_for("w", LONG);
+        // As a service manager does it that signals all processes of a service.
+        let processes = match case.subject {
+            Subject::Php => vec![case.pid(&worker), child(worker.pid())],
+            Subject::Ours | Subject::Python => vec![case.pid(&worker)],
+        };
+        for pid in processes {
+            send(pid, Signal::SIGTERM);
+        }
+        wait_for("a worker that leaves", || (case.ask("w", "status")["state"] == "leaving").then_some(()));
+        assert!(job.result().is_some());
+        worker.expect_end(&[]);
+    });
 }
 
 #[test]
-fn php_goes_on_when_a_job_kills_its_process() {
+fn a_php_worker_ends_when_a_job_kills_its_process_and_the_job_goes_back() {
     for_these(&[Subject::Php], |case| {
-        let worker = case.start_as("w", &["reverse", "sleep_ms"]);
-        let job = case.run_for("w", Duration::from_millis(500));
-        let doomed = job_process(worker.pid());
-        kill_now(doomed);
-        // The server gives the job out again, and the next process does it.
-        assert_eq!(job.result(), Some(b"500".to_vec()));
-        assert_ne!(job_process(worker.pid()), doomed);
-        let status = case.ask("w", "status");
-        assert_eq!(names(&status["functionInUse"]), ["reverse", "sleep_ms"]);
-        case.reverse();
+        let mut worker = case.start_as("w", &["sleep_ms"]);
+        let job = case.run_for("w", LONG);
+        send(child(worker.pid()), Signal::SIGKILL);
+        // Its service manager is told by the exit status that this was no regular end.
+        let (_, status) = worker.finish();
+        assert_eq!(status.code(), Some(1));
+        case.await_workers("manage_w", 0);
+        wait_for("the job in the queue", || (case.numbers("sleep_ms") == [1, 0, 0]).then_some(()));
+        let _next = case.start_as("next", &["sleep_ms"]);
+        assert_eq!(job.result(), Some(LONG.as_millis().to_string().into_bytes()));
     });
 }
 
@@ -480,7 +504,7 @@ fn the_jobs_of_a_php_worker_that_is_killed_end_with_it_after_the_one_that_runs()
         let mut worker = case.start_as("w", &["sleep_ms"]);
         let job = case.run_for("w", Duration::from_millis(500));
         let waiting = case.submit("sleep_ms", b"1");
-        let orphan = job_process(worker.pid());
+        let orphan = child(worker.pid());
         worker.kill();
         assert_eq!(job.result(), Some(b"500".to_vec()));
         wait_for("the end of the process that does jobs", || (!lives(orphan)).then_some(()));

@@ -1,6 +1,7 @@
-//! `gearmand work --managed` by its contract, with a monitor that speaks raw packets.
+//! `gearmand work --managed`: what it has beyond the contract, which `tests/contract.rs` tries on it as on others. The
+//! monitor is one that speaks raw packets.
 //!
-//! * `contract` asks every verb, also what makes no sense, through our server and Debian's;
+//! * `contract` reads answers to the letter, through our server and Debian's;
 //! * `jobs` changes functions, servers and workers while jobs run;
 //! * `keeper` has processes die, retire and end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]

@@ -16,7 +16,7 @@ use crate::subject::Subject;
 pub(crate) const FLEET: &str = "contract";
 /// The host that every worker is told.
 pub(crate) const HOST: &str = "here";
-/// The version that every worker that looks for one finds.
+/// The version that every worker finds.
 pub(crate) const VERSION: &str = "2026-1";
 
 /// A server, and what its workers share.
@@ -64,8 +64,8 @@ impl Case {
 
     /// Starts a worker for these servers, separated by commas.
     pub(crate) fn start_at(&self, servers: &str) -> Program {
-        let mut command = self.subject.command(servers, FLEET);
-        command.env("FLEET_HOST", HOST).env("LOG_FILE", self.log()).env("WORKER_VERSION_FILE", self.version_file());
+        let mut command = self.subject.command(servers, FLEET, &self.version_file());
+        command.env("FLEET_HOST", HOST).env("LOG_FILE", self.log());
         Program::start(&mut command)
     }
 
@@ -76,6 +76,17 @@ impl Case {
         assert_eq!(answer["ok"], true, "{answer}");
         self.register(id, functions);
         program
+    }
+
+    /// The process of a worker that was started.
+    pub(crate) fn pid(&self, worker: &Program) -> u64 {
+        self.subject.pid(worker)
+    }
+
+    /// Tells a worker to exit.
+    pub(crate) fn exit(&self, id: &str) {
+        let answer = self.ask(id, "exitWorker");
+        assert_eq!((&answer["ok"], &answer["state"]), (&json!(true), &json!("leaving")));
     }
 
     /// The answer of the next worker without an id to this one.

@@ -1,11 +1,16 @@
 //! The managed workers that the contract is tried on, and how each is started.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::common::{Program, wait_for};
 
 /// Whose managed worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
+    /// `gearmand work --managed`: a keeper, whose child is the worker.
+    Ours,
     /// `tests/clients/php/managed_worker.php`.
     Php,
     /// `tests/clients/pygearman/managed_worker.py`.
@@ -13,28 +18,39 @@ pub(crate) enum Subject {
 }
 
 /// All of them.
-pub(crate) const SUBJECTS: [Subject; 2] = [Subject::Php, Subject::Python];
+pub(crate) const SUBJECTS: [Subject; 3] = [Subject::Ours, Subject::Php, Subject::Python];
+
+/// What `gearmand work --managed` does, as the functions that every subject could do.
+const COMMANDS: [&str; 4] = [
+    r#"reverse=read s || true; r=; while [ "$s" ]; do r=${s%"${s#?}"}$r; s=${s#?}; done; printf %s "$r""#,
+    r#"sleep_ms=read ms || true; sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"; printf %s "$ms""#,
+    r#"log_line=read line || true; echo "$line $$" >> "$LOG_FILE"; printf %s "$line""#,
+    "fail=exit 1",
+];
 
 impl Subject {
     /// The language that it says.
     pub(crate) fn language(self) -> &'static str {
         match self {
+            Self::Ours => "rust",
             Self::Php => "php",
             Self::Python => "python",
         }
     }
 
-    /// Whether it takes up new code; a worker that does not refuses `reload`. One that does has the first line of the
-    /// file `WORKER_VERSION_FILE` as its version.
+    /// Whether it takes up new code; a worker that does not refuses `reload`.
     pub(crate) fn reloads(self) -> bool {
         match self {
-            Self::Php | Self::Python => true,
+            Self::Ours => true,
+            Self::Php | Self::Python => false,
         }
     }
 
-    /// The worker with the four functions of `FUNCTIONS`, for these servers (`HOST:PORT,HOST:PORT`) and this fleet.
-    pub(crate) fn command(self, servers: &str, fleet: &str) -> Command {
+    /// The worker with the four functions of `FUNCTIONS`, for these servers (`HOST:PORT,HOST:PORT`) and this fleet. Its
+    /// version is the first line of this file.
+    pub(crate) fn command(self, servers: &str, fleet: &str, version_file: &Path) -> Command {
         let mut command = match self {
+            Self::Ours => Command::new(env!("CARGO_BIN_EXE_gearmand")),
             Self::Php => script("php", "php/managed_worker.php"),
             Self::Python => script("python3", "pygearman/managed_worker.py"),
         };
@@ -44,9 +60,29 @@ impl Subject {
                 command.env_remove(name);
             }
         }
-        command.env_remove("FUNCTIONS").env("GEARMAN_SERVERS", servers).env("FLEET_NAME", fleet);
+        if self == Self::Ours {
+            command.args(["work", "--managed", "--fleet-name", fleet, "--server", servers]);
+            command.arg("--version-file").arg(version_file);
+            command.args(COMMANDS.iter().flat_map(|function| ["-f", function]));
+        } else {
+            command.env("GEARMAN_SERVERS", servers).env("FLEET_NAME", fleet).env("WORKER_VERSION_FILE", version_file);
+        }
         command
     }
+
+    /// The process that is the worker, of one that was started.
+    pub(crate) fn pid(self, program: &Program) -> u64 {
+        match self {
+            Self::Ours => child(program.pid()),
+            Self::Php | Self::Python => u64::from(program.pid()),
+        }
+    }
+}
+
+/// The one child of a process, as soon as it has one.
+pub(crate) fn child(process: u32) -> u64 {
+    let path = format!("/proc/{process}/task/{process}/children");
+    wait_for("a child", || fs::read_to_string(&path).expect("the children of a process").trim().parse().ok())
 }
 
 fn script(interpreter: &str, path: &str) -> Command {

@@ -27,7 +27,7 @@ pub(crate) fn all_workers_are_found(implementation: Implementation) {
             .iter()
             .map(|name| name.as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(all, ["fail", "log_line", "sleep_ms"].map(str::to_owned).into(), "{worker}");
+        assert_eq!(all, ["fail", "log_line", "reverse", "sleep_ms"].map(str::to_owned).into(), "{worker}");
     }
     assert_eq!(kinds.len(), 9, "{kinds:?}");
     // One that comes late, and one of another fleet that is not ours to look after.

@@ -179,6 +179,8 @@ impl World {
                     r#"sleep_ms=read ms || true; sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"; printf %s "$ms""#,
                     "-f",
                     "fail=exit 1",
+                    "-f",
+                    "reverse=rev",
                 ]);
                 command
             }
@@ -197,7 +199,6 @@ impl World {
         command
             .env("GEARMAN_SERVERS", &server)
             .env("FLEET_NAME", fleet)
-            .env("FUNCTIONS", "log_line,sleep_ms,fail")
             .env("LOG_FILE", log)
             .env("WORKER_VERSION_FILE", version);
         self.workers.push(Program::start(&mut command));

@@ -7,74 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use serde_json::json;
 
 use super::common::{Gate, Program, Server, packet};
-use super::stage::{FUNCTIONS, Monitor, command, keeper, pid, wait_for_end};
-
-#[test]
-fn a_function_that_is_dropped_during_a_job_gets_no_other() {
-    for server in [Server::ours(&[]), Server::debian(&[])] {
-        let gate = Gate::new();
-        let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
-        let _keeper = keeper(&server, &FUNCTIONS);
-        monitor.name("a");
-        monitor.register("a", &["gate", "echo"]);
-        let first = client.submit("gate", gate.workload().as_bytes());
-        monitor.wait_for_state("a", "working");
-        let second = client.submit("gate", gate.workload().as_bytes());
-        let echo = client.submit("echo", b"x");
-        assert_eq!(monitor.unregister("a", &["gate"])["functionInUse"], json!(["echo"]));
-        gate.open("done");
-        assert_eq!(client.result(&first), b"done");
-        // The worker has asked for work again and again, with the second job waiting.
-        assert_eq!(client.result(&echo), b"x");
-        for _ in 0..3 {
-            assert_eq!(client.run("echo", b"y"), b"y");
-        }
-        assert_eq!(monitor.listed("gate"), (1, 0, 0));
-        monitor.register("a", &["gate"]);
-        gate.open("done too");
-        assert_eq!(client.result(&second), b"done too");
-        assert_eq!(monitor.wait_for_state("a", "idle")["count"], json!({"gate": 2, "echo": 4}));
-    }
-}
-
-#[test]
-fn a_worker_that_is_told_to_exit_finishes_its_job() {
-    for server in [Server::ours(&[]), Server::debian(&[])] {
-        let gate = Gate::new();
-        let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
-        let mut keeper = keeper(&server, &FUNCTIONS);
-        let process = pid(&monitor.name("a"));
-        monitor.register("a", &["gate", "echo"]);
-        let job = client.submit("gate", gate.workload().as_bytes());
-        monitor.wait_for_state("a", "working");
-        monitor.exit("a");
-        assert_eq!(monitor.status("a")["state"], "leaving");
-        client.submit("echo", b"for somebody else");
-        gate.open("done");
-        assert_eq!(client.result(&job), b"done");
-        wait_for_end(process);
-        keeper.expect_end(&[]);
-        assert_eq!((monitor.listed("echo"), monitor.listed("setId").2), ((1, 0, 0), 0));
-    }
-}
-
-#[test]
-fn an_id_waits_for_a_worker_and_outlives_the_server() {
-    let mut server = Server::ours(&[]);
-    let mut monitor = Monitor::of(&server);
-    let set_id = monitor.submit("setId", b"a");
-    let _keeper = keeper(&server, &FUNCTIONS);
-    let introduction: serde_json::Value = serde_json::from_slice(&monitor.result(&set_id)).unwrap();
-    assert_eq!(introduction["id"], "a");
-    monitor.register("a", &["echo"]);
-    server.kill();
-    server.restart();
-    let mut monitor = Monitor::of(&server);
-    let status = monitor.status("a");
-    assert_eq!((pid(&status), &status["functionInUse"]), (pid(&introduction), &json!(["echo"])));
-    assert_eq!(monitor.run("echo", b"again"), b"again");
-    assert_eq!(monitor.listed("setId").2, 0);
-}
+use super::stage::{FUNCTIONS, Monitor, command, keeper};
 
 #[test]
 fn a_worker_of_two_servers_has_one_id_and_does_one_job() {
