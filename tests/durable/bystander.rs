@@ -9,7 +9,7 @@ use crate::common::{Server, Wire, packet};
 
 /// What has nothing to do with the store is answered within this time: far more than it takes, far less than a store
 /// that hangs.
-const PROMPT: Duration = Duration::from_secs(1);
+const PROMPT: Duration = Duration::from_secs(2);
 
 /// Somebody who uses the server without its store, all the time: foreground jobs, echoes, text commands.
 pub(crate) struct Bystander {
