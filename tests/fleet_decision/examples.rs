@@ -178,6 +178,31 @@ fn a_host_without_the_new_code_is_told_of_and_tried_again_later() {
 }
 
 #[test]
+fn a_spare_is_right_if_its_version_is_wanted_for_something_that_it_could_do() {
+    let text = "version = \"2\"\n[functions.index]\n[functions.mail]\nmin = 2\nversion = \"1\"";
+    let mut case = Case::new(text, &["a web1 1 mail -", "b web1 2 index -"]);
+    case.expect(&["start a web1: 2 workers for mail wanted, 1 there: at least 2"]);
+    case.put("c web1 1 - index,mail");
+    case.expect(&["register c mail: 2 workers for mail wanted, 1 there: at least 2"]);
+    case.put("c web1 1 mail index");
+    assert!(case.expect(&[]).is_settled());
+    // One that could only do what is wanted of another version gives way.
+    case.put("d web1 1 - index");
+    case.put("e web1 2 - index");
+    case.expect(&["exit d: d is of version 1, wanted 2"]);
+}
+
+#[test]
+fn functions_of_two_versions_are_not_hoped_for_from_one_worker() {
+    let text = "functions_per_worker = 2\n[functions.index]\nversion = \"2\"\n[functions.mail]\nversion = \"1\"";
+    let mut case = Case::new(text, &["a web1 3 x index,mail"]);
+    case.expect(&[
+        "start a web1: 1 worker for index wanted, 0 there: at least 1",
+        "start a web1: 1 worker for mail wanted, 0 there: at least 1",
+    ]);
+}
+
+#[test]
 fn a_worker_that_does_not_come_is_waited_for_and_then_not_asked_for_all_the_time() {
     let mut case = Case::new("[functions.mail]\nmin = 2", &["a web1 1 mail -"]);
     let start = "start a web1: 2 workers for mail wanted, 1 there: at least 2";

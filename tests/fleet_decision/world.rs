@@ -111,19 +111,47 @@ impl World {
             log: Vec::new(),
             random,
         };
+        world.choose_versions();
         for host in hosts {
             world.add_host(&host, &functions);
         }
         world
     }
 
+    /// Some functions are of a version of their own; in some worlds all are, and nothing is of the one that all others are of.
+    fn choose_versions(&mut self) {
+        let all = self.random.chance(20);
+        for function in self.desired.functions.values_mut() {
+            function.version = (all || self.random.chance(20)).then(|| "1".to_owned());
+        }
+        if all {
+            self.desired.version = "unused".to_owned();
+        }
+    }
+
+    /// Whether a worker is of a version that is wanted.
+    pub(crate) fn is_right(&self, worker: &Worker) -> bool {
+        let is_right = |name: &String| self.desired.version_for(name).is_none_or(|wanted| wanted == worker.version);
+        let ours = |name: &&String| self.desired.functions.contains_key(*name);
+        let mut could_do = worker.not_in_use.iter().filter(ours).peekable();
+        if !worker.in_use.is_empty() {
+            worker.in_use.iter().filter(ours).all(is_right)
+        } else if could_do.peek().is_some() {
+            could_do.any(is_right)
+        } else {
+            self.desired.version.is_empty() || self.desired.version == worker.version
+        }
+    }
+
     fn add_host(&mut self, host: &str, functions: &[String]) {
         let mut kinds = Vec::new();
         for language in ["php", "python"].iter().take(self.random.within(1, 2)) {
             let all = self.random.chance(60);
+            // One at least, so that there is a version that it is right with.
+            let least = self.random.pick(functions);
             let can: BTreeSet<String> = functions
                 .iter()
-                .filter(|_| all || self.random.chance(60))
+                .filter(|name| all || **name == least || self.random.chance(60))
                 .chain([&"other".to_owned()])
                 .cloned()
                 .collect();

@@ -54,10 +54,11 @@ fn of(worker: &Worker) -> String {
 
 /// The version that a worker was to have that came with another.
 fn wrong_version<'a>(fleet: &Fleet<'a>, worker: &Worker, pending: &Pending) -> Option<&'a str> {
-    let of_all = Some(fleet.desired.version.as_str()).filter(|version| !version.is_empty());
+    if pending.functions.is_empty() {
+        return fleet.missed_version(worker);
+    }
     let mut wanted = pending.functions.iter().filter_map(|function| fleet.version_for(function));
-    let wanted_of_all = if pending.functions.is_empty() { of_all } else { None };
-    wanted.find(|version| *version != worker.version).or(wanted_of_all.filter(|version| *version != worker.version))
+    wanted.find(|version| *version != worker.version)
 }
 
 /// Remembers that a host did not start a worker as it should. What fails together fails once.
@@ -138,14 +139,21 @@ fn for_function(memory: &HostMemory, function: &str) -> usize {
     memory.pending.iter().filter(|pending| pending.functions.contains(function)).count()
 }
 
-/// Lets a worker that is to come anyway do one more function, if it can do more than one at a time.
+/// Lets a worker that is to come anyway do one more function, if it can do more than one at a time and is right for all.
 pub(super) fn join(fleet: &mut Fleet<'_>, host: &str, function: &str) -> bool {
     let most = fleet.desired.functions_per_worker;
+    let desired = fleet.desired;
+    let version = desired.version_for(function);
+    let fits_version = |other: &String| match (version, desired.version_for(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    };
     let Some(memory) = fleet.plan.memory.hosts.get_mut(host) else { return false };
     let members = &fleet.members;
     let fits = |pending: &&mut Pending| {
         (1..most).contains(&pending.functions.len())
             && !pending.functions.contains(function)
+            && pending.functions.iter().all(fits_version)
             && members.get(&pending.by).is_some_and(|by| by.could_do(function))
     };
     memory.pending.iter_mut().find(fits).is_some_and(|pending| pending.functions.insert(function.to_owned()))
