@@ -76,6 +76,8 @@ pub struct Memory {
     pub known: BTreeSet<WorkerId>,
     /// Workers that are to be replaced whatever their version (`gearmand fleet roll`).
     pub rolling: BTreeSet<WorkerId>,
+    /// Since when those of them that are not seen have not been, in milliseconds.
+    pub rolling_gone: BTreeMap<WorkerId, u64>,
     /// The host on which workers are being replaced; it is finished before the next one.
     pub replacing: Option<String>,
     /// Of each worker that is being replaced: which functions others have taken over from it, and who.
@@ -175,8 +177,10 @@ pub struct Plan {
     pub counted: BTreeMap<String, usize>,
     /// What cannot be reached, and why, for people.
     pub unmet: Vec<String>,
-    /// How many workers are still to be replaced.
-    pub outdated: usize,
+    /// The workers that are to be replaced, those included that were told to end and have not done so yet.
+    pub outdated: BTreeSet<WorkerId>,
+    /// How many of them are not only about to end: they are still needed, or run a job.
+    pub outdated_at_work: usize,
     /// What to remember.
     pub memory: Memory,
 }
@@ -185,7 +189,7 @@ impl Plan {
     /// Whether the fleet is as it is wanted, as far as that is possible.
     pub fn is_settled(&self) -> bool {
         self.decisions.is_empty()
-            && self.outdated == 0
+            && self.outdated_at_work == 0
             && self.memory.hosts.values().all(|host| host.pending.is_empty())
     }
 }

@@ -152,7 +152,7 @@ fn jobs_that_wait_too_long_are_timed_here_if_the_server_does_not_tell() {
 fn a_version_is_rolled_out_with_a_successor_first() {
     let mut case = Case::new("version = \"2\"\n[functions.mail]", &["a web1 1 mail -"]);
     let plan = case.expect(&["start a web1: for one that is being replaced on web1"]);
-    assert_eq!((plan.outdated, plan.is_settled()), (1, false));
+    assert_eq!((plan.outdated.len(), plan.is_settled()), (1, false));
     case.expect(&[]);
     case.put("b web1 2 - mail");
     case.expect(&["register b mail: for one that is being replaced on web1"]);
@@ -160,8 +160,47 @@ fn a_version_is_rolled_out_with_a_successor_first() {
     case.expect(&["register b mail: for one that is being replaced on web1"]);
     case.put("b web1 2 mail -");
     case.expect(&["exit a: a is of version 1, wanted 2"]);
+    // It finishes its job first: until then it is not done.
+    let old = case.observed.workers.get_mut(&id("a")).unwrap();
+    old.is_leaving = true;
+    old.running.insert("mail".to_owned());
+    let plan = case.expect(&[]);
+    assert_eq!((plan.outdated.contains(&id("a")), plan.is_settled()), (true, false));
+    case.observed.workers.get_mut(&id("a")).unwrap().running.clear();
+    let plan = case.expect(&[]);
+    assert_eq!((plan.outdated.contains(&id("a")), plan.is_settled()), (true, true));
     case.observed.workers.remove(&id("a"));
-    assert!(case.expect(&[]).is_settled());
+    let plan = case.expect(&[]);
+    assert!(plan.is_settled() && plan.outdated.is_empty());
+}
+
+#[test]
+fn one_that_is_to_be_replaced_and_is_missed_for_a_moment_is_still_replaced() {
+    let mut case = Case::new("forget_after = 30\n[functions.mail]", &["a web1 1 mail -", "b web1 1 mail -"]);
+    case.memory.rolling.insert(id("b"));
+    case.desired.functions.get_mut("mail").unwrap().min = 2;
+    let worker = case.observed.workers.remove(&id("b")).unwrap();
+    case.decide();
+    case.wait(29);
+    case.decide();
+    case.observed.workers.insert(id("b"), worker);
+    assert!(case.decide().1.outdated.contains(&id("b")));
+    case.observed.workers.remove(&id("b"));
+    case.decide();
+    case.wait(30);
+    case.decide();
+    assert!(case.memory.rolling.is_empty() && case.memory.rolling_gone.is_empty());
+}
+
+#[test]
+fn the_first_worker_waits_for_no_cool_down() {
+    let text = "[functions.mail]\nmin = 0\nmax = 9\nscale_up_queue = 1\ncool_down = 600\nidle = 5";
+    let mut case = Case::new(text, &["a web1 1 - mail", "b web1 1 - mail"]);
+    for (seconds, waiting, target) in [(0, 0, 0), (1, 1, 1), (60, 0, 0), (1, 5, 1), (1, 5, 1)] {
+        case.wait(seconds);
+        case.queue("mail", waiting, 0);
+        assert_eq!(case.decide().1.targets["mail"], target, "after {seconds}s, {waiting} waiting");
+    }
 }
 
 #[test]

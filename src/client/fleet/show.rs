@@ -156,7 +156,7 @@ pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
     if is_json {
         return print_json(&json!({
             "decisions": plan.decisions, "targets": plan.targets, "workers": plan.counted, "unmet": plan.unmet,
-            "outdated": plan.outdated, "unnamed_workers": monitor.roster.unnamed,
+            "outdated": plan.outdated.len(), "unnamed_workers": monitor.roster.unnamed,
         }));
     }
     let mut text = String::new();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::super::contract::WorkerId;
 use super::super::desired::Desired;
-use super::{Action, Decision, Memory, Observed, Plan, Worker, millis};
+use super::{Action, Decision, Memory, Observed, Plan, Worker, millis, rolling};
 
 /// How a worker stands to one of the fleet's functions that it does jobs of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -347,7 +347,14 @@ impl<'a> Fleet<'a> {
     /// What came of it.
     pub(super) fn into_plan(mut self) -> Plan {
         self.plan.targets = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.target)).collect();
-        self.plan.outdated = self.members.values().filter(|member| member.is_outdated() && member.stays()).count();
+        let is_outdated = |(id, member): &(&&WorkerId, &Member<'_>)| {
+            !member.is_forgotten && (member.is_outdated() || member.is_leaving && rolling::is_leftover(&self, id, member))
+        };
+        let outdated: Vec<(&WorkerId, bool)> = (self.members.iter().filter(is_outdated))
+            .map(|(id, member)| (*id, !member.is_leaving || !member.worker.running.is_empty()))
+            .collect();
+        self.plan.outdated_at_work = outdated.iter().filter(|(_, is_at_work)| *is_at_work).count();
+        self.plan.outdated = outdated.into_iter().map(|(id, _)| id.clone()).collect();
         self.plan.memory.known = self.observed.workers.keys().cloned().collect();
         self.plan
     }

@@ -81,6 +81,18 @@ fn is_outdated(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> bool {
         || member.slots == 0 && fleet.missed_version(member.worker).is_some()
 }
 
+/// Whether a worker that is about to end is one of those that are replaced.
+pub(super) fn is_leftover(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> bool {
+    let worker = member.worker;
+    let mut names = worker.running.iter().map(String::as_str).chain(member.ours.keys().copied()).peekable();
+    fleet.plan.memory.rolling.contains(id)
+        || if names.peek().is_some() {
+            names.any(|name| !fleet.is_right(&worker.version, name))
+        } else {
+            fleet.missed_version(worker).is_some()
+        }
+}
+
 /// The host on which workers are replaced now: the one that was begun with, then the first by name. A host that starts no
 /// workers is passed over meanwhile.
 fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {

@@ -15,7 +15,7 @@ const BACK_OFF_MAX_MS: u64 = 600_000;
 /// Looks which of the workers that were to come have come.
 pub(super) fn look_back(fleet: &mut Fleet<'_>) {
     let (observed, now) = (fleet.observed, fleet.now);
-    fleet.plan.memory.rolling.retain(|id| observed.workers.contains_key(id));
+    forget_replaced(fleet);
     let mut hosts = std::mem::take(&mut fleet.plan.memory.hosts);
     let known = &fleet.plan.memory.known;
     for (_, worker) in observed.workers.iter().filter(|(id, _)| !known.contains(*id)) {
@@ -46,6 +46,18 @@ pub(super) fn look_back(fleet: &mut Fleet<'_>) {
         !memory.pending.is_empty() || memory.failures > 0 && now < memory.not_before_ms.saturating_add(BACK_OFF_MAX_MS)
     });
     fleet.plan.memory.hosts = hosts;
+}
+
+/// Forgets those that were to be replaced and are gone. One that is not seen for a moment is not gone yet.
+fn forget_replaced(fleet: &mut Fleet<'_>) {
+    let (workers, now, forget_after) = (&fleet.observed.workers, fleet.now, millis(fleet.desired.forget_after));
+    let memory = &mut fleet.plan.memory;
+    let before = std::mem::take(&mut memory.rolling_gone);
+    for id in memory.rolling.iter().filter(|id| !workers.contains_key(*id)) {
+        memory.rolling_gone.insert(id.clone(), before.get(id).copied().unwrap_or(now));
+    }
+    let (gone, rolling) = (&mut memory.rolling_gone, &mut memory.rolling);
+    gone.retain(|id, since| now.saturating_sub(*since) < forget_after || !rolling.remove(id));
 }
 
 fn of(worker: &Worker) -> String {
