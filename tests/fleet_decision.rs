@@ -19,7 +19,7 @@ use gearmand::fleet::decide::{Action, Memory};
 use proptest::prelude::*;
 use world::{Faults, TICK_MS, World};
 
-const CHAOS: Faults = Faults { lost: 15, killed: 2, silent: 2, started: 3, forgetful: 1 };
+const CHAOS: Faults = Faults { lost: 15, refused: 3, killed: 2, silent: 2, started: 3, forgetful: 1 };
 
 /// Many cases of one property; what fails is printed, with its seed.
 fn config(cases: u32) -> ProptestConfig {

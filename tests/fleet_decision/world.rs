@@ -18,6 +18,8 @@ pub(crate) const TICK_MS: u64 = 5_000;
 pub(crate) struct Faults {
     /// An action that is not done.
     pub(crate) lost: usize,
+    /// A worker that refuses to do a function, or to start another worker.
+    pub(crate) refused: usize,
     /// A worker that dies in a tick.
     pub(crate) killed: usize,
     /// A worker that falls silent in a tick, for some time.
@@ -217,12 +219,22 @@ impl World {
         }
         self.memory = plan.memory.clone();
         for decision in &plan.decisions {
-            if !self.random.chance(self.faults.lost) {
+            if self.random.chance(self.faults.refused) {
+                self.refuse(&decision.action);
+            } else if !self.random.chance(self.faults.lost) {
                 self.obey(&decision.action);
             }
         }
         self.pass();
         plan
+    }
+
+    fn refuse(&mut self, action: &Action) {
+        match action {
+            Action::Register { worker, function } => self.memory.refused(worker, function, self.now_ms),
+            Action::Start { host, by } => self.memory.start_failed(host, by, "no".to_owned(), self.now_ms),
+            Action::Unregister { .. } | Action::Exit { .. } => {}
+        }
     }
 
     fn obey(&mut self, action: &Action) {

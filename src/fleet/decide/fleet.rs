@@ -348,7 +348,8 @@ impl<'a> Fleet<'a> {
     pub(super) fn into_plan(mut self) -> Plan {
         self.plan.targets = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.target)).collect();
         let is_outdated = |(id, member): &(&&WorkerId, &Member<'_>)| {
-            !member.is_forgotten && (member.is_outdated() || member.is_leaving && rolling::is_leftover(&self, id, member))
+            !member.is_forgotten
+                && (member.is_outdated() || member.is_leaving && rolling::is_leftover(&self, id, member))
         };
         let outdated: Vec<(&WorkerId, bool)> = (self.members.iter().filter(is_outdated))
             .map(|(id, member)| (*id, !member.is_leaving || !member.worker.running.is_empty()))

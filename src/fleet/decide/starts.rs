@@ -4,13 +4,25 @@ use std::collections::BTreeSet;
 
 use super::super::contract::WorkerId;
 use super::fleet::Fleet;
-use super::{HostMemory, Pending, Worker, millis, seconds};
+use super::{HostMemory, Memory, Pending, Worker, millis, seconds};
 
 /// So many workers are awaited on one host at a time.
 const PENDING_MAX: usize = 64;
 /// How long no worker is started after one did not come; doubled each time, up to [`BACK_OFF_MAX_MS`].
 const BACK_OFF_MS: u64 = 30_000;
-const BACK_OFF_MAX_MS: u64 = 600_000;
+pub(super) const BACK_OFF_MAX_MS: u64 = 600_000;
+
+impl Memory {
+    /// Remembers that a worker refused to start another one: that one is not awaited, and none is started on the host for
+    /// some time, as when one did not come. What the worker said is the `problem`, for people.
+    pub fn start_failed(&mut self, host: &str, by: &WorkerId, problem: String, now_ms: u64) {
+        let memory = self.hosts.entry(host.to_owned()).or_default();
+        if let Some(index) = memory.pending.iter().rposition(|pending| pending.by == *by) {
+            memory.pending.remove(index);
+        }
+        fail(memory, now_ms, problem);
+    }
+}
 
 /// Looks which of the workers that were to come have come.
 pub(super) fn look_back(fleet: &mut Fleet<'_>) {
@@ -73,11 +85,15 @@ fn wrong_version<'a>(fleet: &Fleet<'a>, worker: &Worker, pending: &Pending) -> O
     wanted.find(|version| *version != worker.version)
 }
 
+/// How long not to try what has failed so many times before, in milliseconds.
+pub(super) fn pause(failures: u32) -> u64 {
+    BACK_OFF_MS.saturating_mul(1 << failures.min(10)).min(BACK_OFF_MAX_MS)
+}
+
 /// Remembers that a host did not start a worker as it should. What fails together fails once.
 fn fail(memory: &mut HostMemory, now: u64, problem: String) {
     if memory.not_before_ms <= now {
-        let pause = BACK_OFF_MS.saturating_mul(1 << memory.failures.min(10)).min(BACK_OFF_MAX_MS);
-        memory.not_before_ms = now.saturating_add(pause);
+        memory.not_before_ms = now.saturating_add(pause(memory.failures));
         memory.failures = memory.failures.saturating_add(1);
     }
     memory.problem = problem;
