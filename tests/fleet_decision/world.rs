@@ -127,7 +127,7 @@ impl World {
             function.version = (all || self.random.chance(20)).then(|| "1".to_owned());
         }
         if all {
-            self.desired.version = "unused".to_owned();
+            "unused".clone_into(&mut self.desired.version);
         }
     }
 
