@@ -6,6 +6,7 @@
 mod filling;
 mod fleet;
 mod leaving;
+mod refusals;
 mod rolling;
 mod scaling;
 mod starts;
@@ -76,10 +77,23 @@ pub struct Memory {
     pub known: BTreeSet<WorkerId>,
     /// Workers that are to be replaced whatever their version (`gearmand fleet roll`).
     pub rolling: BTreeSet<WorkerId>,
+    /// Since when those of them that are not seen have not been, in milliseconds.
+    pub rolling_gone: BTreeMap<WorkerId, u64>,
     /// The host on which workers are being replaced; it is finished before the next one.
     pub replacing: Option<String>,
     /// Of each worker that is being replaced: which functions others have taken over from it, and who.
     pub successors: BTreeMap<WorkerId, BTreeMap<String, WorkerId>>,
+    /// What workers have refused to do, by their function; see [`Memory::refused`].
+    pub refusals: BTreeMap<WorkerId, BTreeMap<String, RefusalMemory>>,
+}
+
+/// What is remembered of a worker that refused a function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefusalMemory {
+    /// How many times it did.
+    pub times: u32,
+    /// It is not asked again before.
+    pub not_before_ms: u64,
 }
 
 impl Memory {
@@ -184,8 +198,10 @@ pub struct Plan {
     pub counted: BTreeMap<String, usize>,
     /// What cannot be reached, and why, for people.
     pub unmet: Vec<String>,
-    /// How many workers are still to be replaced.
-    pub outdated: usize,
+    /// The workers that are to be replaced, those included that were told to end and have not done so yet.
+    pub outdated: BTreeSet<WorkerId>,
+    /// How many of them are not only about to end: they are still needed, or run a job.
+    pub outdated_at_work: usize,
     /// What to remember.
     pub memory: Memory,
 }
@@ -194,29 +210,61 @@ impl Plan {
     /// Whether the fleet is as it is wanted, as far as that is possible.
     pub fn is_settled(&self) -> bool {
         self.decisions.is_empty()
-            && self.outdated == 0
+            && self.outdated_at_work == 0
             && self.memory.hosts.values().all(|host| host.pending.is_empty())
     }
 }
 
-/// What is to be done now.
+/// What is to be done now, and what to remember when it has been done.
 ///
 /// The order of the work matters: what came since the last time, what is wanted, what is to be replaced; then what is
 /// added, and only then what is taken away, and that by what workers say and not by what they were told.
 pub fn decide(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
     let mut fleet = Fleet::new(desired, observed, memory);
-    starts::look_back(&mut fleet);
-    leaving::stop_hosts(&mut fleet);
-    rolling::choose(&mut fleet);
-    fleet.count();
-    scaling::set_targets(&mut fleet);
-    filling::fill(&mut fleet);
-    rolling::finish(&mut fleet);
-    leaving::drop_moved(&mut fleet);
-    leaving::drop_surplus(&mut fleet);
-    leaving::let_spares_go(&mut fleet);
-    starts::tell_problems(&mut fleet);
+    look(&mut fleet);
+    choose(&mut fleet);
     fleet.into_plan()
+}
+
+/// As [`decide`], for whoever does nothing of it this time: what to remember is what was seen alone. No worker is awaited
+/// that nobody was told to start, and no cool-down begins.
+pub fn foresee(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
+    let mut fleet = Fleet::new(desired, observed, memory);
+    look(&mut fleet);
+    leaving::note_spares(&mut fleet);
+    let seen = fleet.plan.memory.clone();
+    choose(&mut fleet);
+    let mut plan = fleet.into_plan();
+    let of_functions = std::mem::take(&mut plan.memory.functions);
+    let known = std::mem::take(&mut plan.memory.known);
+    let as_before = |(name, after): (String, FunctionMemory)| {
+        let before = seen.functions.get(&name).cloned().unwrap_or_default();
+        let FunctionMemory { recommendations, waiting_since_ms, .. } = after;
+        (name, FunctionMemory { recommendations, waiting_since_ms, ..before })
+    };
+    let functions = of_functions.into_iter().map(as_before).collect();
+    plan.memory = Memory { functions, known, ..seen };
+    plan
+}
+
+/// Takes in what has come of what was done before.
+fn look(fleet: &mut Fleet<'_>) {
+    starts::look_back(fleet);
+    refusals::look_back(fleet);
+    leaving::stop_hosts(fleet);
+    rolling::choose(fleet);
+    fleet.count();
+}
+
+/// Chooses what is to be done.
+fn choose(fleet: &mut Fleet<'_>) {
+    scaling::set_targets(fleet);
+    filling::fill(fleet);
+    rolling::finish(fleet);
+    leaving::drop_moved(fleet);
+    leaving::drop_surplus(fleet);
+    leaving::let_spares_go(fleet);
+    starts::tell_problems(fleet);
 }
 
 /// A time in the milliseconds that are used here.

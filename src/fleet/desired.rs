@@ -240,6 +240,12 @@ impl Desired {
     pub fn max_workers(&self, host: &str) -> usize {
         self.hosts.get(host).and_then(|host| host.max_workers).unwrap_or(self.max_workers_per_host)
     }
+
+    /// The version that workers of a function are to be of, if any is wanted.
+    pub fn version_for(&self, function: &str) -> Option<&str> {
+        let own = self.functions.get(function).and_then(|function| function.version.as_deref());
+        Some(own.unwrap_or(&self.version)).filter(|version| !version.is_empty())
+    }
 }
 
 /// Whether a name is meant by a pattern, in which `*` stands for any letters.

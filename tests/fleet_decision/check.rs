@@ -181,7 +181,7 @@ fn growth_lasts(world: &World, observed: &Observed, plan: &Plan) {
 }
 
 fn one_host_is_rolled_at_a_time(world: &World, observed: &Observed, plan: &Plan) {
-    let is_wrong = |worker: &Worker| !world.desired.version.is_empty() && worker.version != world.desired.version;
+    let is_wrong = |worker: &Worker| !world.is_right(worker);
     let hosts: BTreeSet<&String> =
         (exits(plan).into_iter().map(|id| &observed.workers[id]).filter(|worker| answers(&world.desired, worker)))
             .filter(|worker| is_wrong(worker) && !worker.in_use.is_empty())

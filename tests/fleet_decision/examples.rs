@@ -1,7 +1,7 @@
 //! What is decided in cases that a reader can check by hand, and what is said of it.
 
 use gearmand::fleet::WorkerId;
-use gearmand::fleet::decide::{Memory, Observed, Plan, Queue, Worker, decide};
+use gearmand::fleet::decide::{Memory, Observed, Plan, Queue, Worker, decide, foresee};
 use gearmand::fleet::desired::Desired;
 
 /// A fleet with a file's desired state, and workers written as `id host version in_use,... not_in_use,...`.
@@ -152,7 +152,7 @@ fn jobs_that_wait_too_long_are_timed_here_if_the_server_does_not_tell() {
 fn a_version_is_rolled_out_with_a_successor_first() {
     let mut case = Case::new("version = \"2\"\n[functions.mail]", &["a web1 1 mail -"]);
     let plan = case.expect(&["start a web1: for one that is being replaced on web1"]);
-    assert_eq!((plan.outdated, plan.is_settled()), (1, false));
+    assert_eq!((plan.outdated.len(), plan.is_settled()), (1, false));
     case.expect(&[]);
     case.put("b web1 2 - mail");
     case.expect(&["register b mail: for one that is being replaced on web1"]);
@@ -160,8 +160,47 @@ fn a_version_is_rolled_out_with_a_successor_first() {
     case.expect(&["register b mail: for one that is being replaced on web1"]);
     case.put("b web1 2 mail -");
     case.expect(&["exit a: a is of version 1, wanted 2"]);
+    // It finishes its job first: until then it is not done.
+    let old = case.observed.workers.get_mut(&id("a")).unwrap();
+    old.is_leaving = true;
+    old.running.insert("mail".to_owned());
+    let plan = case.expect(&[]);
+    assert_eq!((plan.outdated.contains(&id("a")), plan.is_settled()), (true, false));
+    case.observed.workers.get_mut(&id("a")).unwrap().running.clear();
+    let plan = case.expect(&[]);
+    assert_eq!((plan.outdated.contains(&id("a")), plan.is_settled()), (true, true));
     case.observed.workers.remove(&id("a"));
-    assert!(case.expect(&[]).is_settled());
+    let plan = case.expect(&[]);
+    assert!(plan.is_settled() && plan.outdated.is_empty());
+}
+
+#[test]
+fn one_that_is_to_be_replaced_and_is_missed_for_a_moment_is_still_replaced() {
+    let mut case = Case::new("forget_after = 30\n[functions.mail]", &["a web1 1 mail -", "b web1 1 mail -"]);
+    case.memory.rolling.insert(id("b"));
+    case.desired.functions.get_mut("mail").unwrap().min = 2;
+    let worker = case.observed.workers.remove(&id("b")).unwrap();
+    case.decide();
+    case.wait(29);
+    case.decide();
+    case.observed.workers.insert(id("b"), worker);
+    assert!(case.decide().1.outdated.contains(&id("b")));
+    case.observed.workers.remove(&id("b"));
+    case.decide();
+    case.wait(30);
+    case.decide();
+    assert!(case.memory.rolling.is_empty() && case.memory.rolling_gone.is_empty());
+}
+
+#[test]
+fn the_first_worker_waits_for_no_cool_down() {
+    let text = "[functions.mail]\nmin = 0\nmax = 9\nscale_up_queue = 1\ncool_down = 600\nidle = 5";
+    let mut case = Case::new(text, &["a web1 1 - mail", "b web1 1 - mail"]);
+    for (seconds, waiting, target) in [(0, 0, 0), (1, 1, 1), (60, 0, 0), (1, 5, 1), (1, 5, 1)] {
+        case.wait(seconds);
+        case.queue("mail", waiting, 0);
+        assert_eq!(case.decide().1.targets["mail"], target, "after {seconds}s, {waiting} waiting");
+    }
 }
 
 #[test]
@@ -175,6 +214,31 @@ fn a_host_without_the_new_code_is_told_of_and_tried_again_later() {
     // Meanwhile the next host has its turn.
     assert_eq!(plan.memory.replacing.as_deref(), Some("web2"));
     assert_eq!(plan.counted["mail"], 1, "the old one still counts");
+}
+
+#[test]
+fn a_spare_is_right_if_its_version_is_wanted_for_something_that_it_could_do() {
+    let text = "version = \"2\"\n[functions.index]\n[functions.mail]\nmin = 2\nversion = \"1\"";
+    let mut case = Case::new(text, &["a web1 1 mail -", "b web1 2 index -"]);
+    case.expect(&["start a web1: 2 workers for mail wanted, 1 there: at least 2"]);
+    case.put("c web1 1 - index,mail");
+    case.expect(&["register c mail: 2 workers for mail wanted, 1 there: at least 2"]);
+    case.put("c web1 1 mail index");
+    assert!(case.expect(&[]).is_settled());
+    // One that could only do what is wanted of another version gives way.
+    case.put("d web1 1 - index");
+    case.put("e web1 2 - index");
+    case.expect(&["exit d: d is of version 1, wanted 2"]);
+}
+
+#[test]
+fn functions_of_two_versions_are_not_hoped_for_from_one_worker() {
+    let text = "functions_per_worker = 2\n[functions.index]\nversion = \"2\"\n[functions.mail]\nversion = \"1\"";
+    let mut case = Case::new(text, &["a web1 3 x index,mail"]);
+    case.expect(&[
+        "start a web1: 1 worker for index wanted, 0 there: at least 1",
+        "start a web1: 1 worker for mail wanted, 0 there: at least 1",
+    ]);
 }
 
 #[test]
@@ -260,4 +324,76 @@ fn spares_leave_after_a_while_but_the_last_of_its_kind() {
     case.expect(&["exit c: it has had no function for 60s", "exit b: it has had no function for 60s"]);
     let mut case = Case::new("[hosts.web1]\nmax_workers = 2", &["a web1 1 - f", "b web1 1 - f", "c web1 1 x f"]);
     case.expect(&["exit b: web1 has more than 2 workers"]);
+}
+
+#[test]
+fn a_worker_that_refuses_to_start_another_is_told_of_and_asked_again_later() {
+    let mut case = Case::new("[functions.mail]\nmin = 2", &["a web1 1 mail -"]);
+    let start = "start a web1: 2 workers for mail wanted, 1 there: at least 2";
+    for pause in [30, 60, 120] {
+        case.expect(&[start]);
+        case.memory.start_failed("web1", &id("a"), "it says: no memory".to_owned(), case.observed.now_ms);
+        assert!(case.memory.hosts["web1"].pending.is_empty());
+        let plan = case.expect(&[]);
+        assert_eq!(plan.unmet[1], format!("web1: it says: no memory, next try in {pause}s"));
+        case.wait(pause - 1);
+        case.expect(&[]);
+        case.wait(1);
+    }
+}
+
+#[test]
+fn what_was_not_done_is_not_remembered() {
+    let text = "version = \"2\"\n[functions.mail]\nmax = 3\nscale_up_queue = 1\n[functions.index]";
+    let workers = ["a web1 1 mail -", "b web1 2 - mail", "c web2 2 - index", "d web2 2 - -"];
+    let mut case = Case::new(text, &workers);
+    case.memory = decide(&case.desired, &case.observed, &case.memory).memory;
+    case.memory.hosts.clear();
+    case.memory.successors.clear();
+    case.wait(20);
+    case.queue("mail", 3, 1);
+    let before = case.memory.clone();
+    let plan = foresee(&case.desired, &case.observed, &case.memory);
+    let decided = decide(&case.desired, &case.observed, &case.memory);
+    assert_eq!((&plan.decisions, &plan.targets), (&decided.decisions, &decided.targets));
+    assert!(!decided.memory.hosts.is_empty() && !decided.memory.successors.is_empty());
+    assert!(plan.memory.hosts.is_empty() && plan.memory.successors.is_empty());
+    let (then, now) = (&before.functions["mail"], &plan.memory.functions["mail"]);
+    assert_eq!((then.target, then.grown_ms), (now.target, now.grown_ms));
+    assert_ne!(decided.memory.functions["mail"].grown_ms, now.grown_ms);
+    assert_eq!(now.waiting_since_ms, Some(case.observed.now_ms));
+    assert_eq!(plan.memory.spare_since.keys().map(WorkerId::as_str).collect::<Vec<_>>(), ["b", "c", "d"]);
+    // What is decided after that is what would have been decided before.
+    let later = decide(&case.desired, &case.observed, &plan.memory);
+    assert_eq!((later.decisions, later.targets), (decided.decisions, decided.targets));
+}
+
+#[test]
+fn a_worker_that_refuses_a_function_is_not_asked_for_it_all_the_time() {
+    let mut case = Case::new("idle = 60\n[functions.mail]", &["a web1 1 - mail", "z web1 1 x mail"]);
+    let why = "1 worker for mail wanted, 0 there: at least 1";
+    for pause in [30, 60, 120, 240, 480, 600, 600] {
+        case.expect(&[&format!("register a mail: {why}")]);
+        case.memory.refused(&id("a"), "mail", case.observed.now_ms);
+        if pause == 30 {
+            // Another one is tried, and then no more.
+            case.expect(&[&format!("start a web1: {why}")]);
+            case.put("b web1 1 - mail");
+            case.expect(&[&format!("register b mail: {why}")]);
+        }
+        case.memory.refused(&id("b"), "mail", case.observed.now_ms + 1);
+        let plan = case.expect(&[]);
+        let said = format!("mail: 1 worker wanted, 0 there: 2 workers refuse it, next try in {pause}s");
+        assert_eq!(plan.unmet, [said]);
+        case.wait(pause - 1);
+        case.expect(&[]);
+        case.wait(1);
+    }
+    case.expect(&[&format!("register a mail: {why}")]);
+    case.put("a web1 1 mail -");
+    case.expect(&[]);
+    assert!(!case.memory.refusals.contains_key(&id("a")));
+    // One that refused is kept until that is long ago.
+    case.wait(601);
+    case.expect(&["exit b: it has had no function for 2731s"]);
 }

@@ -18,6 +18,8 @@ pub(crate) const TICK_MS: u64 = 5_000;
 pub(crate) struct Faults {
     /// An action that is not done.
     pub(crate) lost: usize,
+    /// A worker that refuses to do a function, or to start another worker.
+    pub(crate) refused: usize,
     /// A worker that dies in a tick.
     pub(crate) killed: usize,
     /// A worker that falls silent in a tick, for some time.
@@ -111,19 +113,47 @@ impl World {
             log: Vec::new(),
             random,
         };
+        world.choose_versions();
         for host in hosts {
             world.add_host(&host, &functions);
         }
         world
     }
 
+    /// Some functions are of a version of their own; in some worlds all are, and nothing is of the one that all others are of.
+    fn choose_versions(&mut self) {
+        let all = self.random.chance(20);
+        for function in self.desired.functions.values_mut() {
+            function.version = (all || self.random.chance(20)).then(|| "1".to_owned());
+        }
+        if all {
+            "unused".clone_into(&mut self.desired.version);
+        }
+    }
+
+    /// Whether a worker is of a version that is wanted.
+    pub(crate) fn is_right(&self, worker: &Worker) -> bool {
+        let is_right = |name: &String| self.desired.version_for(name).is_none_or(|wanted| wanted == worker.version);
+        let ours = |name: &&String| self.desired.functions.contains_key(*name);
+        let mut could_do = worker.not_in_use.iter().filter(ours).peekable();
+        if !worker.in_use.is_empty() {
+            worker.in_use.iter().filter(ours).all(is_right)
+        } else if could_do.peek().is_some() {
+            could_do.any(is_right)
+        } else {
+            self.desired.version.is_empty() || self.desired.version == worker.version
+        }
+    }
+
     fn add_host(&mut self, host: &str, functions: &[String]) {
         let mut kinds = Vec::new();
         for language in ["php", "python"].iter().take(self.random.within(1, 2)) {
             let all = self.random.chance(60);
+            // One at least, so that there is a version that it is right with.
+            let least = self.random.pick(functions);
             let can: BTreeSet<String> = functions
                 .iter()
-                .filter(|_| all || self.random.chance(60))
+                .filter(|name| all || **name == least || self.random.chance(60))
                 .chain([&"other".to_owned()])
                 .cloned()
                 .collect();
@@ -189,12 +219,22 @@ impl World {
         }
         self.memory = plan.memory.clone();
         for decision in &plan.decisions {
-            if !self.random.chance(self.faults.lost) {
+            if self.random.chance(self.faults.refused) {
+                self.refuse(&decision.action);
+            } else if !self.random.chance(self.faults.lost) {
                 self.obey(&decision.action);
             }
         }
         self.pass();
         plan
+    }
+
+    fn refuse(&mut self, action: &Action) {
+        match action {
+            Action::Register { worker, function } => self.memory.refused(worker, function, self.now_ms),
+            Action::Start { host, by } => self.memory.start_failed(host, by, "no".to_owned(), self.now_ms),
+            Action::Unregister { .. } | Action::Exit { .. } => {}
+        }
     }
 
     fn obey(&mut self, action: &Action) {

@@ -349,7 +349,7 @@ impl Monitor {
             started: self.started,
             version: desired.version.clone(),
             settled: self.is_settled(),
-            outdated: self.plan.outdated,
+            outdated: self.plan.outdated.len(),
             unnamed: self.roster.unnamed,
             functions: functions.collect(),
             workers: self.workers(),
@@ -364,8 +364,7 @@ impl Monitor {
         let report = |(id, member): (&WorkerId, &super::roster::Member)| WorkerReport {
             status: member.status.clone(),
             silent: member.silence().as_secs_f64(),
-            outdated: self.plan.memory.rolling.contains(id)
-                || (!self.desired().version.is_empty() && member.status.version != self.desired().version),
+            outdated: self.plan.outdated.contains(id),
         };
         self.roster.members.iter().map(report).collect()
     }

@@ -156,7 +156,7 @@ pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
     if is_json {
         return print_json(&json!({
             "decisions": plan.decisions, "targets": plan.targets, "workers": plan.counted, "unmet": plan.unmet,
-            "outdated": plan.outdated, "unnamed_workers": monitor.roster.unnamed,
+            "outdated": plan.outdated.len(), "unnamed_workers": monitor.roster.unnamed,
         }));
     }
     let mut text = String::new();
@@ -168,10 +168,10 @@ pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
         let what = format!("{}: {}", monitor.said(&decision.action), decision.why);
         line(&mut text, format_args!("{}", printable(&what)));
     }
-    if plan.outdated > 0 {
-        line(&mut text, format_args!("{} workers are to be replaced, one after the other", plan.outdated));
+    if !plan.outdated.is_empty() {
+        line(&mut text, format_args!("{} workers are to be replaced, one after the other", plan.outdated.len()));
     }
-    if plan.decisions.is_empty() && plan.outdated == 0 {
+    if plan.decisions.is_empty() && plan.outdated.is_empty() {
         line(&mut text, format_args!("nothing is to be done"));
     }
     for unmet in &plan.unmet {

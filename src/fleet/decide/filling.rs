@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::contract::WorkerId;
 use super::fleet::{Fleet, Member, Reason, Standing};
-use super::{many, rolling, starts};
+use super::{many, refusals, rolling, starts};
 
 /// The free workers of each host, the least busy first.
 type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
@@ -123,6 +123,7 @@ fn register<'a>(
                 && !member.ours.contains_key(name)
                 && worker.not_in_use.contains(name)
                 && fleet.is_right(&worker.version, name)
+                && !refusals::is_refusing(fleet, id, name)
         });
         if fits {
             let why = why(fleet, name, on);
@@ -162,7 +163,7 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
             lacking -= 1;
             continue;
         }
-        if starts::is_backing_off(fleet, host) {
+        if starts::is_backing_off(fleet, host) || refusals::is_hopeless(fleet, host, name) {
             continue;
         }
         // The one that is replaced starts its like.
@@ -223,7 +224,8 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
             && function.is_for(&worker.host)
             && !member.ours.contains_key(name)
             && worker.not_in_use.contains(name)
-            && fleet.is_right(&worker.version, name);
+            && fleet.is_right(&worker.version, name)
+            && !refusals::is_refusing(fleet, id, name);
         if !can {
             continue;
         }
@@ -294,6 +296,8 @@ fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
         "all allowed hosts are stopped".to_owned()
     } else if able.is_empty() {
         "no worker on an allowed host can do it".to_owned()
+    } else if let Some(said) = refusals::said(fleet, name) {
+        said
     } else if trying.is_empty() {
         format!("no worker starts on {}", able.join(", "))
     } else {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::super::contract::WorkerId;
 use super::super::desired::Desired;
-use super::{Action, Decision, Memory, Observed, Plan, Worker, millis};
+use super::{Action, Decision, Memory, Observed, Plan, Worker, millis, rolling};
 
 /// How a worker stands to one of the fleet's functions that it does jobs of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,13 +250,26 @@ impl<'a> Fleet<'a> {
 
     /// The version that workers of a function are to be of, if any is wanted.
     pub(super) fn version_for(&self, function: &str) -> Option<&'a str> {
-        let own = self.desired.functions.get(function).and_then(|function| function.version.as_deref());
-        Some(own.unwrap_or(&self.desired.version)).filter(|version| !version.is_empty())
+        self.desired.version_for(function)
     }
 
     /// Whether a version is right for a function.
     pub(super) fn is_right(&self, version: &str, function: &str) -> bool {
         self.version_for(function).is_none_or(|wanted| wanted == version)
+    }
+
+    /// The version that a worker is to be of that does nothing, if its own is wanted for nothing that it could do.
+    pub(super) fn missed_version(&self, worker: &Worker) -> Option<&'a str> {
+        let names = worker.in_use.union(&worker.not_in_use).filter(|name| self.desired.functions.contains_key(*name));
+        let mut first = None;
+        for name in names {
+            match self.version_for(name).filter(|wanted| *wanted != worker.version) {
+                None => return None,
+                Some(wanted) => first = first.or(Some(wanted)),
+            }
+        }
+        let of_all = Some(self.desired.version.as_str()).filter(|wanted| !wanted.is_empty());
+        of_all.filter(|wanted| *wanted != worker.version).or(first)
     }
 
     /// Whether a worker's host would be left without one of its kind: the same language and the same functions.
@@ -334,7 +347,15 @@ impl<'a> Fleet<'a> {
     /// What came of it.
     pub(super) fn into_plan(mut self) -> Plan {
         self.plan.targets = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.target)).collect();
-        self.plan.outdated = self.members.values().filter(|member| member.is_outdated() && member.stays()).count();
+        let is_outdated = |(id, member): &(&&WorkerId, &Member<'_>)| {
+            !member.is_forgotten
+                && (member.is_outdated() || member.is_leaving && rolling::is_leftover(&self, id, member))
+        };
+        let outdated: Vec<(&WorkerId, bool)> = (self.members.iter().filter(is_outdated))
+            .map(|(id, member)| (*id, !member.is_leaving || !member.worker.running.is_empty()))
+            .collect();
+        self.plan.outdated_at_work = outdated.iter().filter(|(_, is_at_work)| *is_at_work).count();
+        self.plan.outdated = outdated.into_iter().map(|(id, _)| id.clone()).collect();
         self.plan.memory.known = self.observed.workers.keys().cloned().collect();
         self.plan
     }

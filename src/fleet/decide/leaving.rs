@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::contract::WorkerId;
 use super::fleet::{Fleet, Member, Reason, Standing};
-use super::{many, millis, seconds};
+use super::{many, millis, refusals, seconds};
 
 /// Lets all workers of stopped hosts end. They count for nothing from now on.
 pub(super) fn stop_hosts(fleet: &mut Fleet<'_>) {
@@ -94,16 +94,24 @@ fn last_of<'a>(fleet: &Fleet<'a>, host: &'a str, workers: &[(bool, bool, &'a Wor
     Some((*is_wrong, is_crowded, *is_idle, workers.len(), *id, host))
 }
 
+/// Remembers which workers are without functions, and since when.
+pub(super) fn note_spares(fleet: &mut Fleet<'_>) {
+    let before = std::mem::take(&mut fleet.plan.memory.spare_since);
+    let is_spare = |member: &Member<'_>| member.is_spare() && !member.is_replaced();
+    for (id, _) in fleet.members.iter().filter(|(_, member)| is_spare(member)) {
+        let since = before.get(*id).copied().unwrap_or(fleet.now);
+        fleet.plan.memory.spare_since.insert((*id).clone(), since);
+    }
+}
+
 /// Lets workers without functions end that have had none for long, or that their host has too many.
 pub(super) fn let_spares_go(fleet: &mut Fleet<'_>) {
+    note_spares(fleet);
     let now = fleet.now;
     let idle = millis(fleet.desired.idle);
-    let is_spare = |member: &Member<'_>| member.is_spare() && !member.is_replaced();
-    let spare_since = std::mem::take(&mut fleet.plan.memory.spare_since);
     let mut hosts: BTreeMap<&str, Vec<(bool, &WorkerId, u64)>> = BTreeMap::new();
-    for (id, member) in fleet.members.iter().filter(|(_, member)| is_spare(member)) {
-        let since = spare_since.get(*id).copied().unwrap_or(now);
-        fleet.plan.memory.spare_since.insert((*id).clone(), since);
+    for (id, member) in &fleet.members {
+        let Some(since) = fleet.plan.memory.spare_since.get(*id).copied() else { continue };
         hosts.entry(&member.worker.host).or_default().push((member.is_outdated(), id, now.saturating_sub(since)));
     }
     for (host, mut spares) in hosts {
@@ -111,7 +119,8 @@ pub(super) fn let_spares_go(fleet: &mut Fleet<'_>) {
         let mut left = spares.len();
         spares.sort_unstable();
         for (_, id, spare_for) in spares.into_iter().rev() {
-            let is_too_many = left > fleet.desired.spares_per_host && spare_for >= idle;
+            let may_go = spare_for >= idle && !refusals::has_refused(fleet, id);
+            let is_too_many = left > fleet.desired.spares_per_host && may_go;
             if crowd == 0 && !is_too_many || fleet.is_last_of_kind(id) {
                 continue;
             }

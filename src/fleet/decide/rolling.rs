@@ -78,7 +78,19 @@ fn is_outdated(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> bool {
     let version = &member.worker.version;
     fleet.plan.memory.rolling.contains(id)
         || member.ours.keys().any(|name| !fleet.is_right(version, name))
-        || member.slots == 0 && !fleet.desired.version.is_empty() && fleet.desired.version != *version
+        || member.slots == 0 && fleet.missed_version(member.worker).is_some()
+}
+
+/// Whether a worker that is about to end is one of those that are replaced.
+pub(super) fn is_leftover(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> bool {
+    let worker = member.worker;
+    let mut names = worker.running.iter().map(String::as_str).chain(member.ours.keys().copied()).peekable();
+    fleet.plan.memory.rolling.contains(id)
+        || if names.peek().is_some() {
+            names.any(|name| !fleet.is_right(&worker.version, name))
+        } else {
+            fleet.missed_version(worker).is_some()
+        }
 }
 
 /// The host on which workers are replaced now: the one that was begun with, then the first by name. A host that starts no
@@ -149,10 +161,10 @@ fn why(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> String {
     let wrong = wrong.map(|(name, _)| *name).find(|name| !fleet.is_right(version, name));
     let wanted = match wrong {
         Some(name) => fleet.version_for(name),
-        None if member.slots == 0 => Some(fleet.desired.version.as_str()),
+        None if member.slots == 0 => fleet.missed_version(member.worker),
         None => None,
     };
-    match wanted.filter(|wanted| wanted != version && !wanted.is_empty()) {
+    match wanted {
         Some(wanted) if version.is_empty() => format!("{id} is of no version, wanted {wanted}"),
         Some(wanted) => format!("{id} is of version {version}, wanted {wanted}"),
         None => format!("{id} is to be replaced"),

@@ -1,6 +1,6 @@
 //! How many workers each function is to have.
 //!
-//! What seems right at one moment is a recommendation. More workers come at once, but only once in each `cool_down`, and
+//! What seems right at one moment is a recommendation. More workers come at once, but only once in each `cool_down` (the first is not waited for), and
 //! those of the last time must be there if the age of the jobs is what asks for them. Fewer come when for a whole `idle`
 //! no recommendation was higher.
 
@@ -46,7 +46,8 @@ impl Scaling<'_> {
         let mut asked = asked.clamp(min, max);
         let cool_down = millis(self.function.cool_down);
         if asked > base && memory.grown_ms.is_some_and(|grown| self.now.saturating_sub(grown) < cool_down) {
-            asked = base;
+            // The first worker is not waited for.
+            asked = base.max(asked.min(1));
         }
         self.remember(memory, asked);
         let highest = memory.recommendations.front().map_or(asked, |(_, highest)| *highest);

@@ -4,18 +4,30 @@ use std::collections::BTreeSet;
 
 use super::super::contract::WorkerId;
 use super::fleet::Fleet;
-use super::{HostMemory, Pending, Worker, millis, seconds};
+use super::{HostMemory, Memory, Pending, Worker, millis, seconds};
 
 /// So many workers are awaited on one host at a time.
 const PENDING_MAX: usize = 64;
 /// How long no worker is started after one did not come; doubled each time, up to [`BACK_OFF_MAX_MS`].
 const BACK_OFF_MS: u64 = 30_000;
-const BACK_OFF_MAX_MS: u64 = 600_000;
+pub(super) const BACK_OFF_MAX_MS: u64 = 600_000;
+
+impl Memory {
+    /// Remembers that a worker refused to start another one: that one is not awaited, and none is started on the host for
+    /// some time, as when one did not come. What the worker said is the `problem`, for people.
+    pub fn start_failed(&mut self, host: &str, by: &WorkerId, problem: String, now_ms: u64) {
+        let memory = self.hosts.entry(host.to_owned()).or_default();
+        if let Some(index) = memory.pending.iter().rposition(|pending| pending.by == *by) {
+            memory.pending.remove(index);
+        }
+        fail(memory, now_ms, problem);
+    }
+}
 
 /// Looks which of the workers that were to come have come.
 pub(super) fn look_back(fleet: &mut Fleet<'_>) {
     let (observed, now) = (fleet.observed, fleet.now);
-    fleet.plan.memory.rolling.retain(|id| observed.workers.contains_key(id));
+    forget_replaced(fleet);
     let mut hosts = std::mem::take(&mut fleet.plan.memory.hosts);
     let known = &fleet.plan.memory.known;
     for (_, worker) in observed.workers.iter().filter(|(id, _)| !known.contains(*id)) {
@@ -48,23 +60,40 @@ pub(super) fn look_back(fleet: &mut Fleet<'_>) {
     fleet.plan.memory.hosts = hosts;
 }
 
+/// Forgets those that were to be replaced and are gone. One that is not seen for a moment is not gone yet.
+fn forget_replaced(fleet: &mut Fleet<'_>) {
+    let (workers, now, forget_after) = (&fleet.observed.workers, fleet.now, millis(fleet.desired.forget_after));
+    let memory = &mut fleet.plan.memory;
+    let before = std::mem::take(&mut memory.rolling_gone);
+    for id in memory.rolling.iter().filter(|id| !workers.contains_key(*id)) {
+        memory.rolling_gone.insert(id.clone(), before.get(id).copied().unwrap_or(now));
+    }
+    let (gone, rolling) = (&mut memory.rolling_gone, &mut memory.rolling);
+    gone.retain(|id, since| now.saturating_sub(*since) < forget_after || !rolling.remove(id));
+}
+
 fn of(worker: &Worker) -> String {
     if worker.version.is_empty() { "no version".to_owned() } else { format!("version {}", worker.version) }
 }
 
 /// The version that a worker was to have that came with another.
 fn wrong_version<'a>(fleet: &Fleet<'a>, worker: &Worker, pending: &Pending) -> Option<&'a str> {
-    let of_all = Some(fleet.desired.version.as_str()).filter(|version| !version.is_empty());
+    if pending.functions.is_empty() {
+        return fleet.missed_version(worker);
+    }
     let mut wanted = pending.functions.iter().filter_map(|function| fleet.version_for(function));
-    let wanted_of_all = if pending.functions.is_empty() { of_all } else { None };
-    wanted.find(|version| *version != worker.version).or(wanted_of_all.filter(|version| *version != worker.version))
+    wanted.find(|version| *version != worker.version)
+}
+
+/// How long not to try what has failed so many times before, in milliseconds.
+pub(super) fn pause(failures: u32) -> u64 {
+    BACK_OFF_MS.saturating_mul(1 << failures.min(10)).min(BACK_OFF_MAX_MS)
 }
 
 /// Remembers that a host did not start a worker as it should. What fails together fails once.
 fn fail(memory: &mut HostMemory, now: u64, problem: String) {
     if memory.not_before_ms <= now {
-        let pause = BACK_OFF_MS.saturating_mul(1 << memory.failures.min(10)).min(BACK_OFF_MAX_MS);
-        memory.not_before_ms = now.saturating_add(pause);
+        memory.not_before_ms = now.saturating_add(pause(memory.failures));
         memory.failures = memory.failures.saturating_add(1);
     }
     memory.problem = problem;
@@ -138,14 +167,21 @@ fn for_function(memory: &HostMemory, function: &str) -> usize {
     memory.pending.iter().filter(|pending| pending.functions.contains(function)).count()
 }
 
-/// Lets a worker that is to come anyway do one more function, if it can do more than one at a time.
+/// Lets a worker that is to come anyway do one more function, if it can do more than one at a time and is right for all.
 pub(super) fn join(fleet: &mut Fleet<'_>, host: &str, function: &str) -> bool {
     let most = fleet.desired.functions_per_worker;
+    let desired = fleet.desired;
+    let version = desired.version_for(function);
+    let fits_version = |other: &String| match (version, desired.version_for(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => true,
+    };
     let Some(memory) = fleet.plan.memory.hosts.get_mut(host) else { return false };
     let members = &fleet.members;
     let fits = |pending: &&mut Pending| {
         (1..most).contains(&pending.functions.len())
             && !pending.functions.contains(function)
+            && pending.functions.iter().all(fits_version)
             && members.get(&pending.by).is_some_and(|by| by.could_do(function))
     };
     memory.pending.iter_mut().find(fits).is_some_and(|pending| pending.functions.insert(function.to_owned()))
