@@ -62,6 +62,10 @@ pub struct Queue {
     pub running: u64,
     /// The age of the oldest that waits, in milliseconds; `None` where the server does not tell.
     pub oldest_ms: Option<u64>,
+    /// No worker gets one of them for now, so more workers would not help.
+    pub is_paused: bool,
+    /// No more of them run at once, 0 for any number.
+    pub max_running: u64,
 }
 
 /// What is remembered from one decision to the next.

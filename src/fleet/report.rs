@@ -91,6 +91,8 @@ pub struct FunctionReport {
     pub waiting: u64,
     /// Jobs that run.
     pub running: u64,
+    /// Whether the operator of the server withholds its jobs, so that no workers are added for them.
+    pub paused: bool,
     /// The age of the oldest that waits, in seconds, where the server tells.
     pub oldest: Option<f64>,
 }

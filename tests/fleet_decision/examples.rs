@@ -49,7 +49,7 @@ impl Case {
     }
 
     fn queue(&mut self, function: &str, waiting: u64, running: u64) {
-        self.observed.queues.insert(function.to_owned(), Queue { waiting, running, oldest_ms: None });
+        self.observed.queues.insert(function.to_owned(), Queue { waiting, running, ..Queue::default() });
     }
 
     /// Decides, and returns what is to be done, as people read it.
@@ -396,4 +396,16 @@ fn a_worker_that_refuses_a_function_is_not_asked_for_it_all_the_time() {
     // One that refused is kept until that is long ago.
     case.wait(601);
     case.expect(&["exit b: it has had no function for 2731s"]);
+}
+
+#[test]
+fn functions_that_are_withheld_get_no_more_workers() {
+    let workers = ["a web1 1 mail -", "b web1 1 - mail", "c web1 1 - mail"];
+    let mut case = Case::new("[functions.mail]\nmax = 3\nscale_up_queue = 10", &workers);
+    let queue = Queue { waiting: 100, running: 1, is_paused: true, ..Queue::default() };
+    case.observed.queues.insert("mail".to_owned(), queue);
+    case.expect(&[]);
+    // No more than two may run, so a third worker would wait.
+    case.observed.queues.insert("mail".to_owned(), Queue { is_paused: false, max_running: 2, ..queue });
+    assert_eq!(case.decide().1.targets["mail"], 2);
 }

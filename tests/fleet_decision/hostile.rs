@@ -68,7 +68,7 @@ prop_compose! {
         queues in btree_map(name(), (big(), big(), proptest::option::of(big())), 0..5),
     ) -> Observed {
         let id = |id: String| WorkerId::try_from(id).unwrap();
-        let queue = |(waiting, running, oldest_ms)| Queue { waiting, running, oldest_ms };
+        let queue = |(waiting, running, oldest_ms)| Queue { waiting, running, oldest_ms, ..Queue::default() };
         Observed {
             now_ms,
             workers: workers.into_iter().map(|(name, worker)| (id(name), worker)).collect(),
@@ -113,7 +113,7 @@ fn large(workers: usize, functions: usize, hosts: usize) -> (Desired, Observed) 
         ..Worker::default()
     };
     let id = |number: usize| WorkerId::try_from(format!("w{number}")).unwrap();
-    let queue = Queue { waiting: 1_000, running: 5, oldest_ms: Some(10_000) };
+    let queue = Queue { waiting: 1_000, running: 5, oldest_ms: Some(10_000), ..Queue::default() };
     let observed = Observed {
         now_ms: 1_000_000,
         workers: (0..workers).map(|number| (id(number), worker(number))).collect(),

@@ -192,7 +192,10 @@ impl World {
             let running = self.processes.values().filter(|p| p.job.as_ref().is_some_and(|job| job.0 == *name)).count();
             let oldest = self.waiting_since.get(name).map(|since| self.now_ms - since);
             let waiting = demand.saturating_sub(running) as u64;
-            queues.insert(name.clone(), Queue { waiting, running: running as u64, oldest_ms: oldest });
+            queues.insert(
+                name.clone(),
+                Queue { waiting, running: running as u64, oldest_ms: oldest, ..Queue::default() },
+            );
         }
         let workers = self.processes.iter().map(|(id, process)| (id.clone(), process.worker.clone())).collect();
         Observed { now_ms: self.now_ms, workers, queues }

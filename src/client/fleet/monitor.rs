@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::file::DesiredFile;
-use super::roster::{News, Roster};
+use super::roster::{News, Roster, Trouble};
 use crate::client::listing::printable;
 use crate::client::tell;
 use crate::fleet::contract::{Request, Verb, WorkerId, check_name};
-use crate::fleet::decide::{Action, Decision, Memory, Plan, decide};
+use crate::fleet::decide::{Action, Decision, Memory, Plan, decide, foresee};
 use crate::fleet::desired::Desired;
 use crate::fleet::report::{Event, FunctionReport, Report, Wish, WorkerReport};
 
@@ -85,10 +85,7 @@ impl Monitor {
             self.keep_rolling();
             self.tell_unmet();
         } else {
-            // What is not done is not remembered as done.
-            let memory = self.plan.memory.clone();
-            self.decide();
-            self.plan.memory = memory;
+            self.plan = foresee(self.file.desired(), &self.roster.observed(), &self.plan.memory);
         }
         self.is_stale = false;
         Ok(())
@@ -149,10 +146,24 @@ impl Monitor {
         let mut went_well = true;
         for (decision, answer) in decisions.iter().zip(answers) {
             went_well &= answer.is_ok();
+            if let Err(Trouble::Refused(why)) = &answer {
+                self.remember_refusal(&decision.action, why);
+            }
             let what = self.said(&decision.action);
-            self.note(&what, &decision.why, answer.err());
+            self.note(&what, &decision.why, answer.err().map(|trouble| trouble.to_string()));
         }
         went_well
+    }
+
+    /// Whoever refuses is not asked for the same again and again.
+    fn remember_refusal(&mut self, action: &Action, why: &str) {
+        let now_ms = self.roster.now_ms();
+        let why = why.chars().take(ERROR_MAX).collect::<String>();
+        match action {
+            Action::Register { worker, function } => self.plan.memory.refused(worker, function, now_ms),
+            Action::Start { host, by } => self.plan.memory.start_failed(host, by, why, now_ms),
+            Action::Unregister { .. } | Action::Exit { .. } => {}
+        }
     }
 
     fn host_of(&self, id: &WorkerId) -> &str {
@@ -338,6 +349,7 @@ impl Monitor {
                 workers: of(&self.plan.counted, name),
                 waiting: queue.waiting,
                 running: queue.running,
+                paused: queue.is_paused,
                 oldest: queue.oldest_ms.map(|age| Duration::from_millis(age).as_secs_f64()),
             }
         });

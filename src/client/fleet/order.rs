@@ -145,7 +145,7 @@ impl Order {
             let answers = self.monitor.roster.tell(&requests, limit).await;
             for ((id, _), answer) in requests.iter().zip(answers) {
                 if let Err(error) = answer {
-                    tell("fleet", format_args!("{id}: {}", printable(&error)));
+                    tell("fleet", format_args!("{id}: {}", printable(&error.to_string())));
                 }
             }
             if Instant::now() >= end {

@@ -1,6 +1,7 @@
 //! Who is in the fleet: the workers that were found, and what they said last.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,23 @@ impl Mute {
     /// Whether it is to be asked again: each time later, since each look waits for whoever does not answer.
     fn is_due(&self) -> bool {
         self.asked.elapsed() >= MUTE_PAUSES.0.saturating_mul(1 << self.tries.min(10)).min(MUTE_PAUSES.1)
+    }
+}
+
+/// Why a worker did not do what it was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It did not answer; perhaps it does it all the same.
+    NoAnswer(String),
+    /// It says no.
+    Refused(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAnswer(why) | Self::Refused(why) => f.write_str(why),
+        }
     }
 }
 
@@ -228,6 +246,9 @@ impl Roster {
             let queue = self.queues.entry(name.clone()).or_default();
             queue.running += known.running;
             queue.waiting += known.total.saturating_sub(known.running);
+            // Of several servers one that gives no jobs is made up for by the others.
+            queue.is_paused |= known.is_paused;
+            queue.max_running = queue.max_running.max(known.max_running);
             let oldest_ms = known.oldest_s.map(|age| Duration::try_from_secs_f64(age).unwrap_or_default());
             queue.oldest_ms = queue.oldest_ms.max(oldest_ms.map(milliseconds));
         }
@@ -348,7 +369,7 @@ impl Roster {
     }
 
     /// Asks members to do something; the answers stand where the requests did.
-    pub(super) async fn tell(&self, requests: &[(WorkerId, Request)], limit: Duration) -> Vec<Result<(), String>> {
+    pub(super) async fn tell(&self, requests: &[(WorkerId, Request)], limit: Duration) -> Vec<Result<(), Trouble>> {
         let asked: Vec<(WorkerId, usize, Request)> = requests
             .iter()
             .map(|(id, request)| {
@@ -357,7 +378,11 @@ impl Roster {
             })
             .collect();
         let answers = self.ask(&asked, limit).await;
-        answers.into_iter().map(|answer| read_answer::<serde::de::IgnoredAny>(&answer?).map(|_| ())).collect()
+        let outcome = |answer: Result<bytes::Bytes, String>| {
+            let answer = answer.map_err(Trouble::NoAnswer)?;
+            read_answer::<serde::de::IgnoredAny>(&answer).map(|_| ()).map_err(Trouble::Refused)
+        };
+        answers.into_iter().map(outcome).collect()
     }
 
     /// Asks whoever answers for the monitor of this fleet.
@@ -420,7 +445,12 @@ impl Roster {
     /// What a decision is made from.
     pub(super) fn observed(&self) -> Observed {
         let workers = self.members.iter().map(|(id, member)| (id.clone(), member.seen())).collect();
-        Observed { now_ms: milliseconds(self.begin.elapsed()), workers, queues: self.queues.clone() }
+        Observed { now_ms: self.now_ms(), workers, queues: self.queues.clone() }
+    }
+
+    /// The time of decisions, in milliseconds.
+    pub(super) fn now_ms(&self) -> u64 {
+        milliseconds(self.begin.elapsed())
     }
 
     pub(super) fn queue(&self, function: &str) -> Queue {

@@ -19,6 +19,10 @@ pub(super) struct Known {
     pub(super) workers: u64,
     /// The age of the oldest job that waits, in seconds; C++ gearmand does not tell.
     pub(super) oldest_s: Option<f64>,
+    /// The operator withholds its jobs.
+    pub(super) is_paused: bool,
+    /// So many may run at once, 0 for any number.
+    pub(super) max_running: u64,
 }
 
 /// The functions of a server.
@@ -70,6 +74,9 @@ impl Server {
             let name = table.cell(row, "name").map(String::from_utf8_lossy).unwrap_or_default();
             if let Some(known) = functions.get_mut(name.as_ref()) {
                 known.oldest_s = table.number(row, "oldest_s");
+                known.is_paused = table.number(row, "paused").is_some_and(|paused| paused > 0.0);
+                let most = table.cell(row, "max_running").and_then(|most| std::str::from_utf8(most).ok());
+                known.max_running = most.and_then(|most| most.parse().ok()).unwrap_or(0);
             }
         }
         Ok(functions)
@@ -157,7 +164,7 @@ fn read_line(line: &[u8]) -> Option<(String, Known)> {
     let mut number = || std::str::from_utf8(cells.next()?).ok()?.trim().parse().ok();
     let (workers, running, total) = (number()?, number()?, number()?);
     let name = String::from_utf8(cells.next()?.to_vec()).ok()?;
-    Some((name, Known { total, running, workers, oldest_s: None }))
+    Some((name, Known { total, running, workers, ..Known::default() }))
 }
 
 #[cfg(test)]
@@ -166,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_line_of_status_is_read_from_its_end() {
-        let known = Known { total: 3, running: 1, workers: 2, oldest_s: None };
+        let known = Known { total: 3, running: 1, workers: 2, ..Known::default() };
         assert_eq!(read_line(b"f\t3\t1\t2"), Some(("f".to_owned(), known)));
         assert_eq!(read_line(b"a\tb\t3\t1\t2"), Some(("a\tb".to_owned(), known)));
         for strange in [&b""[..], b"f\t1\t2", b"f\t-1\t0\t0", b"\xff\t0\t0\t0"] {

@@ -81,7 +81,7 @@ fn functions(report: &Report) -> String {
     let mut rows = vec![names.map(str::to_owned).to_vec()];
     for function in &report.functions {
         rows.push(vec![
-            printable(&function.function),
+            printable(&function.function) + if function.paused { " (paused)" } else { "" },
             function.min.to_string(),
             function.max.to_string(),
             function.target.to_string(),

@@ -17,7 +17,10 @@ pub(super) fn set_targets(fleet: &mut Fleet<'_>) {
     memory.functions.retain(|name, _| fleet.desired.functions.contains_key(name));
     for (name, function) in &fleet.desired.functions {
         let Some(tally) = fleet.tallies.get_mut(name.as_str()) else { continue };
-        let queue = fleet.observed.queues.get(name).copied().unwrap_or_default();
+        let mut queue = fleet.observed.queues.get(name).copied().unwrap_or_default();
+        if queue.is_paused {
+            queue.waiting = 0;
+        }
         let of_function = memory.functions.entry(name.clone()).or_default();
         let idle = millis(function.idle.unwrap_or(fleet.desired.idle));
         tally.target = Scaling { function, queue, tally, now: fleet.now, idle }.target(of_function);
@@ -43,7 +46,12 @@ impl Scaling<'_> {
             self.remember(memory, base);
         }
         let (asked, reason) = self.recommendation(base, waiting_since);
-        let mut asked = asked.clamp(min, max);
+        // Of workers beyond that number none would have a job.
+        let useful = match usize::try_from(self.queue.max_running) {
+            Ok(0) | Err(_) => max,
+            Ok(most) => most.clamp(min, max),
+        };
+        let mut asked = asked.clamp(min, useful);
         let cool_down = millis(self.function.cool_down);
         if asked > base && memory.grown_ms.is_some_and(|grown| self.now.saturating_sub(grown) < cool_down) {
             // The first worker is not waited for.
