@@ -49,6 +49,17 @@ fn a_worker_that_is_told_to_exit_finishes_its_job() {
         monitor.wait_for_state("a", "working");
         monitor.exit("a");
         assert_eq!(monitor.status("a")["state"], "leaving");
+        for refused in [
+            json!({"verb": "registerFunction", "arguments": {"functions": ["echo"]}}),
+            json!({"verb": "newWorker"}),
+            json!({"verb": "reload"}),
+        ] {
+            let answer = monitor.say("manage_a", refused.to_string().as_bytes());
+            assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains("is leaving"), "{answer}");
+        }
+        monitor.ask("a", &json!({"verb": "version"}));
+        assert_eq!(monitor.unregister("a", &["echo"])["functionInUse"], json!(["gate"]));
+        monitor.exit("a");
         client.submit("echo", b"for somebody else");
         gate.open("done");
         assert_eq!(client.result(&job), b"done");
