@@ -152,6 +152,11 @@ pub fn run(tool: Tool) -> ExitCode {
     }
 }
 
+/// The system's name of this host; empty where it has none.
+fn host_name() -> String {
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// A line for people, on standard error. Where that is closed there is nobody to tell.
 fn tell(tool: &str, message: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "gearmand {tool}: {message}");
