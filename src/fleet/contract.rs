@@ -208,6 +208,7 @@ pub struct Run {
 
 impl Status {
     /// The same with what it may hold: texts are cut, and names that no function can have are left out.
+    #[must_use]
     pub fn bounded(mut self) -> Self {
         for (text, most) in [
             (&mut self.fleet, NAME_MAX),

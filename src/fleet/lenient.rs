@@ -28,7 +28,7 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-impl<'de> Visitor<'de> for ScalarVisitor {
+impl Visitor<'_> for ScalarVisitor {
     type Value = Scalar;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
