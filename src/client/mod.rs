@@ -152,6 +152,11 @@ pub fn run(tool: Tool) -> ExitCode {
     }
 }
 
+/// The system's name of this host; empty where it has none.
+fn host_name() -> String {
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// A line for people, on standard error. Where that is closed there is nobody to tell. What a terminal obeys is shown instead,
 /// whoever said it; whatever is from elsewhere and must not make a line of its own goes through [`printable`] before.
 fn tell(tool: &str, message: fmt::Arguments<'_>) {

@@ -110,10 +110,10 @@ fn tell_of_settings(location: &Location, restored: &RestoredSettings) {
         );
     }
     for (name, why) in left_out.iter().take(NAMED_SETTINGS) {
-        warn!("{location}: the setting {name:?} is not in force: {why}");
+        warn!("{location}: the setting {name:?} is not in force as it stands: {why}");
     }
     if left_out.len() > NAMED_SETTINGS {
-        warn!("{location}: {} settings in all are not in force", left_out.len());
+        warn!("{location}: {} settings in all are not in force as they stand", left_out.len());
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::lenient;
 
 /// The function of a worker that has no id yet.
 pub const SET_ID: &str = "setId";
@@ -22,6 +24,14 @@ pub const FLEET_HOST_VARIABLE: &str = "FLEET_HOST";
 
 /// The longest id of a worker, and the longest name of a fleet or host, in bytes.
 pub const NAME_MAX: usize = 64;
+/// The longest version, in bytes.
+pub const VERSION_MAX: usize = 256;
+/// The longest name of a function, in bytes.
+pub const FUNCTION_MAX: usize = 512;
+/// The longest handle of a job, in bytes.
+pub const HANDLE_MAX: usize = 512;
+/// So many jobs that a worker runs are looked at.
+pub const RUNS_MAX: usize = 64;
 /// The longest answer that is read, in bytes: several thousand functions of usual names.
 pub const ANSWER_MAX: usize = 1 << 20;
 /// So many functions of a worker are looked at.
@@ -44,6 +54,11 @@ pub struct BadName;
 pub fn check_name(name: &str) -> Result<(), BadName> {
     let fits = |letter: u8| letter.is_ascii_alphanumeric() || b"._-".contains(&letter);
     if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(fits) { Ok(()) } else { Err(BadName) }
+}
+
+/// Whether a function is one by which workers and monitors are managed, and so none whose jobs a fleet is there for.
+pub fn belongs_to_contract(function: &str) -> bool {
+    function == SET_ID || function.starts_with(MANAGE) || function.starts_with(FLEET)
 }
 
 /// The fleet whose monitor a function asks; `None` for a function that asks none.
@@ -96,30 +111,30 @@ pub struct Introduction {
     /// True.
     pub ok: bool,
     /// [`CONTRACT`].
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::small")]
     pub contract: u32,
     /// The id that it has now.
     pub id: WorkerId,
     /// Its fleet.
-    #[serde(default = "default_fleet")]
+    #[serde(default = "default_fleet", deserialize_with = "fleet")]
     pub fleet: String,
     /// The name of its host.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub host: String,
     /// Its process.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::whole")]
     pub pid: u64,
     /// What it is written in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub language: String,
     /// The version of its own code.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub version: String,
     /// When it was started, in seconds since 1970.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::fraction")]
     pub started: f64,
     /// All functions that it could do.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::texts::<_, FUNCTIONS_MAX>")]
     pub functions: Vec<String>,
 }
 
@@ -129,51 +144,51 @@ pub struct Status {
     /// True.
     pub ok: bool,
     /// [`CONTRACT`].
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::small")]
     pub contract: u32,
     /// Its id.
     pub id: WorkerId,
     /// Its fleet.
-    #[serde(default = "default_fleet")]
+    #[serde(default = "default_fleet", deserialize_with = "fleet")]
     pub fleet: String,
     /// The name of its host.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub host: String,
     /// Its process.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::whole")]
     pub pid: u64,
     /// What it is written in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub language: String,
     /// The version of its own code.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub version: String,
     /// When it was started, in seconds since 1970.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::fraction")]
     pub started: f64,
     /// How long it has been there, in seconds.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::fraction")]
     pub uptime: f64,
     /// What it does.
     #[serde(default)]
     pub state: WorkerState,
     /// The functions that it does jobs of.
-    #[serde(default, rename = "functionInUse")]
+    #[serde(default, rename = "functionInUse", deserialize_with = "lenient::texts::<_, FUNCTIONS_MAX>")]
     pub in_use: Vec<String>,
     /// The functions that it could do jobs of, and does not.
-    #[serde(default, rename = "functionNotUse")]
+    #[serde(default, rename = "functionNotUse", deserialize_with = "lenient::texts::<_, FUNCTIONS_MAX>")]
     pub not_in_use: Vec<String>,
     /// Jobs done of each function, failed ones included.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::counts::<_, FUNCTIONS_MAX>")]
     pub count: BTreeMap<String, u64>,
     /// Jobs of each function that failed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::counts::<_, FUNCTIONS_MAX>")]
     pub failures: BTreeMap<String, u64>,
     /// The jobs that run now.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::list::<_, _, RUNS_MAX>")]
     pub running: Vec<Run>,
     /// What it has resident, in bytes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::whole")]
     pub memory: u64,
 }
 
@@ -181,17 +196,59 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The job's function.
+    #[serde(default, deserialize_with = "lenient::text")]
     pub function: String,
     /// The job's handle.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub handle: String,
     /// When it began, in seconds since 1970.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::fraction")]
     pub since: f64,
 }
 
+impl Status {
+    /// The same with what it may hold: texts are cut, and names that no function can have are left out.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        for (text, most) in [
+            (&mut self.fleet, NAME_MAX),
+            (&mut self.host, NAME_MAX),
+            (&mut self.language, NAME_MAX),
+            (&mut self.version, VERSION_MAX),
+        ] {
+            cut(text, most);
+        }
+        for names in [&mut self.in_use, &mut self.not_in_use] {
+            names.retain(|name| is_function(name));
+            names.truncate(FUNCTIONS_MAX);
+        }
+        for counts in [&mut self.count, &mut self.failures] {
+            counts.retain(|name, _| is_function(name));
+            while counts.len() > FUNCTIONS_MAX {
+                counts.pop_last();
+            }
+        }
+        self.running.truncate(RUNS_MAX);
+        for run in &mut self.running {
+            cut(&mut run.function, FUNCTION_MAX);
+            cut(&mut run.handle, HANDLE_MAX);
+        }
+        self
+    }
+}
+
+/// Cuts a text to at most so many bytes, without half a character.
+pub fn cut(text: &mut String, most: usize) {
+    text.truncate(text.floor_char_boundary(most));
+}
+
+/// Whether a function can be called so.
+pub fn is_function(name: &str) -> bool {
+    (1..=FUNCTION_MAX).contains(&name.len()) && !name.contains('\0')
+}
+
 /// What a managed worker does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
     /// It runs a job.
@@ -201,6 +258,25 @@ pub enum WorkerState {
     Idle,
     /// It takes no more jobs and ends when the one that runs is done.
     Leaving,
+}
+
+impl WorkerState {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Idle => "idle",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for WorkerState {
+    /// A word that is not known is a newer one, and taken for the default.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let word = lenient::text(deserializer)?;
+        Ok([Self::Working, Self::Leaving].into_iter().find(|state| state.as_str() == word).unwrap_or_default())
+    }
 }
 
 /// What a worker is asked.
@@ -265,7 +341,7 @@ pub struct Refusal {
     /// False.
     pub ok: bool,
     /// What was wrong with what.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub error: String,
 }
 
@@ -273,19 +349,48 @@ fn default_fleet() -> String {
     DEFAULT_FLEET.to_owned()
 }
 
-/// Reads an answer.
+fn fleet<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    lenient::text(deserializer).map(|name| if name.is_empty() { default_fleet() } else { name })
+}
+
+/// An answer that is not what was wanted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAnswer {
+    /// It says what is wrong.
+    #[error("{0}")]
+    Refused(String),
+    /// It is longer than so many bytes.
+    #[error("an answer of more than {0} bytes")]
+    TooLong(usize),
+    /// It says nothing of whether it was done.
+    #[error("an answer that is no JSON object with \"ok\": {0}")]
+    NoObject(String),
+    /// It was done, and what is said of it is not what the contract wants.
+    #[error("an answer that makes no sense: {0}")]
+    NoSense(String),
+}
+
+/// Reads an answer of at most so many bytes.
+///
+/// # Errors
+/// [`BadAnswer`].
+pub fn read_bounded<'a, T: Deserialize<'a>>(answer: &'a [u8], most: usize) -> Result<T, BadAnswer> {
+    if answer.len() > most {
+        return Err(BadAnswer::TooLong(most));
+    }
+    match serde_json::from_slice::<Refusal>(answer) {
+        Ok(Refusal { ok: false, error }) => Err(BadAnswer::Refused(error)),
+        Ok(_) => serde_json::from_slice(answer).map_err(|error| BadAnswer::NoSense(error.to_string())),
+        Err(error) => Err(BadAnswer::NoObject(error.to_string())),
+    }
+}
+
+/// Reads an answer of a worker.
 ///
 /// # Errors
 /// What the worker said is wrong, or why its answer is none.
 pub fn read_answer<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, String> {
-    if answer.len() > ANSWER_MAX {
-        return Err(format!("an answer of more than {ANSWER_MAX} bytes"));
-    }
-    match serde_json::from_slice::<Refusal>(answer) {
-        Ok(Refusal { ok: false, error }) => Err(error),
-        Ok(_) => serde_json::from_slice(answer).map_err(|error| format!("an answer that makes no sense: {error}")),
-        Err(error) => Err(format!("an answer that is no JSON object with \"ok\": {error}")),
-    }
+    read_bounded(answer, ANSWER_MAX).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -323,5 +428,70 @@ mod tests {
         assert_eq!(said(&Verb::ExitWorker.request()), r#"{"verb":"exitWorker"}"#);
         let register = Verb::RegisterFunction.request_for(vec!["f".to_owned()]);
         assert_eq!(said(&register), r#"{"verb":"registerFunction","arguments":{"functions":["f"]}}"#);
+    }
+
+    #[test]
+    fn what_is_harmless_in_a_status_is_taken_for_what_was_meant() {
+        let said = |more: &str| {
+            let answer = format!(r#"{{"ok": true, "id": "a", {more}}}"#);
+            read_answer::<Status>(answer.as_bytes()).unwrap_or_else(|error| panic!("{more}: {error}"))
+        };
+        let none = said(r#""contract": null"#);
+        for (more, expected) in [
+            (r#""count": [], "failures": [1], "running": {}, "functionInUse": {}"#, none.clone()),
+            (r#""count": null, "failures": null, "running": null, "functionNotUse": null"#, none.clone()),
+            (r#""pid": null, "memory": -1, "started": -0.5, "uptime": "soon", "state": null"#, none.clone()),
+            (r#""state": "dozing", "fleet": null, "host": null, "version": false"#, none.clone()),
+            (
+                r#""memory": 1.0, "pid": "4711", "started": "2.5", "version": 2, "contract": 1.0"#,
+                Status { memory: 1, pid: 4711, started: 2.5, version: "2".to_owned(), contract: 1, ..none.clone() },
+            ),
+            (
+                r#""memory": 1e300, "functionInUse": {"0": "f", "2": 7}, "count": {"f": 2.0, "g": null}"#,
+                Status {
+                    memory: u64::MAX,
+                    in_use: vec!["f".to_owned(), "7".to_owned()],
+                    count: BTreeMap::from([("f".to_owned(), 2), ("g".to_owned(), 0)]),
+                    ..none.clone()
+                },
+            ),
+        ] {
+            assert_eq!(said(more), expected, "{more}");
+        }
+        for senseless in [r#""count": "many""#, r#""functionInUse": "f""#, r#""running": [1]"#, r#""pid": {}"#] {
+            let answer = format!(r#"{{"ok": true, "id": "a", {senseless}}}"#);
+            assert!(read_answer::<Status>(answer.as_bytes()).unwrap_err().contains("makes no sense"), "{senseless}");
+        }
+        let introduction: Introduction =
+            read_answer(br#"{"ok": true, "id": "a", "pid": 1.0, "functions": {}, "started": null}"#).unwrap();
+        assert_eq!((introduction.pid, introduction.functions), (1, Vec::<String>::new()));
+        assert_eq!(read_answer::<Status>(br#"{"ok": false, "error": null}"#), Err(String::new()));
+    }
+
+    #[test]
+    fn what_a_worker_says_is_bounded() {
+        let many: Vec<String> = (0..5000).map(|number| format!("f{number}")).collect();
+        let long = "\u{e4}".repeat(500);
+        let status = serde_json::json!({
+            "ok": true, "id": "a", "host": long, "version": long, "functionInUse": ["", "f", "x".repeat(513), "a\0b"],
+            "functionNotUse": many, "count": {"": 1, "f": 2}, "running": vec![serde_json::json!({"handle": long}); 100],
+        });
+        let status = read_answer::<Status>(status.to_string().as_bytes()).unwrap().bounded();
+        assert_eq!((status.host, status.version), ("\u{e4}".repeat(32), "\u{e4}".repeat(128)));
+        assert_eq!((status.in_use, status.not_in_use.len()), (vec!["f".to_owned()], FUNCTIONS_MAX));
+        assert_eq!(status.count, BTreeMap::from([("f".to_owned(), 2)]));
+        assert_eq!((status.running.len(), status.running[0].handle.len()), (RUNS_MAX, 512));
+        let mut whole = "v".repeat(VERSION_MAX);
+        cut(&mut whole, VERSION_MAX);
+        assert_eq!(whole.len(), VERSION_MAX);
+    }
+
+    #[test]
+    fn some_functions_are_there_for_the_management_alone() {
+        for (name, belongs) in
+            [("setId", true), ("manage_a", true), ("fleet_web", true), ("setIds", false), ("f", false)]
+        {
+            assert_eq!(belongs_to_contract(name), belongs, "{name}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::contract::{DEFAULT_FLEET, FLEET, MANAGE, SET_ID, check_name};
+use super::contract::{DEFAULT_FLEET, VERSION_MAX, belongs_to_contract, check_name};
 use super::time;
 
 /// The largest number of workers, or of functions of one, that a file may say.
@@ -155,6 +155,7 @@ impl Function {
         if self.scale_up_queue == Some(0) {
             return Err("scale_up_queue is 0: it is how many jobs may wait for each worker, at least 1".to_owned());
         }
+        check_version(self.version.as_deref().unwrap_or_default())?;
         let Some(hosts) = &self.hosts else { return Ok(()) };
         if hosts.is_empty() {
             return Err("hosts is empty: leave it out to allow all, or set max to 0".to_owned());
@@ -175,6 +176,14 @@ fn check_number(name: &str, number: usize, least: usize) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("{name} is {number}: it must be from {least} to {WORKERS_MAX}"))
+    }
+}
+
+/// Checks a version that a file says.
+fn check_version(version: &str) -> Result<(), String> {
+    match version.len() {
+        0..=VERSION_MAX => Ok(()),
+        length => Err(format!("version has {length} bytes: no worker says more than {VERSION_MAX}")),
     }
 }
 
@@ -217,6 +226,7 @@ impl Desired {
             check_number(name, number, 1)?;
         }
         check_number("spares_per_host", self.spares_per_host, 0)?;
+        check_version(&self.version)?;
         for host in &self.stopped_hosts {
             check_name(host).map_err(|error| format!("stopped_hosts: \"{host}\" {error}"))?;
         }
@@ -227,8 +237,7 @@ impl Desired {
             }
         }
         for (name, function) in &self.functions {
-            let is_own = name == SET_ID || name.starts_with(MANAGE) || name.starts_with(FLEET);
-            if name.is_empty() || is_own {
+            if name.is_empty() || belongs_to_contract(name) {
                 return Err(format!("functions: \"{name}\" is no function of workers, but what they are managed by"));
             }
             function.check().map_err(|error| format!("functions.{name}: {error}"))?;
@@ -330,6 +339,16 @@ mod tests {
         ] {
             let error = Desired::parse(text).expect_err(text);
             assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_no_longer_than_what_a_worker_says() {
+        for place in ["", "[functions.f]\n"] {
+            let of = |length: usize| Desired::parse(&format!("{place}version = \"{}\"", "v".repeat(length)));
+            assert!(of(VERSION_MAX).is_ok(), "{place}");
+            let error = of(VERSION_MAX + 1).unwrap_err();
+            assert!(error.contains("version has 257 bytes: no worker says more than 256"), "{error}");
         }
     }
 

@@ -1,15 +1,22 @@
 //! What a monitor says of itself and its fleet: the answers of the function `fleet_<name>`.
 //!
-//! A monitor takes jobs of this function as a worker takes those of `manage_<id>`: a JSON object with `verb` and `arguments`
-//! in, a JSON object with `ok` out. `status` is answered with a [`Report`]; all other verbs with `{"ok": true}` and what
-//! they did in `did`, when they were taken over, not when all is done.
+//! A monitor takes jobs of this function as a worker takes those of `manage_<id>`; the module above says how.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::contract::Status;
+use super::contract::{BadAnswer, FUNCTIONS_MAX, Status, WorkerId, read_bounded};
+use super::lenient;
+
+/// The longest report that is read, in bytes: the workers of a large fleet with all that they say.
+pub const REPORT_MAX: usize = 16 << 20;
+/// So many workers of a report are looked at.
+const WORKERS_MAX: usize = 1 << 16;
+/// So many lines of each kind are looked at: events, hosts, what cannot be reached.
+const LINES_MAX: usize = 1 << 12;
 
 /// What a monitor is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verb", content = "arguments", rename_all = "camelCase")]
 pub enum Wish {
     /// How the fleet is.
@@ -22,7 +29,7 @@ pub enum Wish {
     /// Replace workers, whatever version they are of.
     Roll {
         /// Those of this host alone.
-        #[serde(default)]
+        #[serde(skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },
     /// End all workers of a host, and use none there.
@@ -37,10 +44,51 @@ pub enum Wish {
     },
 }
 
-/// A monitor and its fleet.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// A [`Wish`] as it is written: arguments that a verb does not have are ignored, as by workers.
+#[derive(Deserialize)]
+struct Asked {
+    verb: Wanted,
+    #[serde(default, deserialize_with = "lenient::object")]
+    arguments: Arguments,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Wanted {
+    Status,
+    Apply,
+    Roll,
+    Stop,
+    Start,
+}
+
+#[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Report {
+struct Arguments {
+    desired: Option<String>,
+    host: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Wish {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Asked { verb, arguments: Arguments { desired, host } } = Asked::deserialize(deserializer)?;
+        let which = |host: Option<String>| host.ok_or_else(|| D::Error::custom("\"arguments.host\" is missing"));
+        Ok(match verb {
+            Wanted::Status => Self::Status,
+            Wanted::Apply => {
+                Self::Apply { desired: desired.ok_or_else(|| D::Error::custom("\"arguments.desired\" is missing"))? }
+            }
+            Wanted::Roll => Self::Roll { host },
+            Wanted::Stop => Self::Stop { host: which(host)? },
+            Wanted::Start => Self::Start { host: which(host)? },
+        })
+    }
+}
+
+/// A monitor and its fleet, with what is of use of each worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, bound(deserialize = "W: Deserialize<'de>"))]
+pub struct Report<W = WorkerReport> {
     /// True.
     pub ok: bool,
     /// The fleet's name.
@@ -60,17 +108,53 @@ pub struct Report {
     /// How many workers wait for an id.
     pub unnamed: u64,
     /// The functions that it takes care of.
+    #[serde(deserialize_with = "lenient::list::<_, _, FUNCTIONS_MAX>")]
     pub functions: Vec<FunctionReport>,
     /// The workers.
-    pub workers: Vec<WorkerReport>,
+    #[serde(deserialize_with = "lenient::list::<_, _, WORKERS_MAX>")]
+    pub workers: Vec<W>,
     /// Hosts on which no worker is to be.
+    #[serde(deserialize_with = "lenient::texts::<_, LINES_MAX>")]
     pub stopped_hosts: Vec<String>,
     /// What cannot be reached, and why.
+    #[serde(deserialize_with = "lenient::texts::<_, LINES_MAX>")]
     pub unmet: Vec<String>,
     /// What is there and cannot be made use of, perhaps of other fleets.
+    #[serde(deserialize_with = "lenient::texts::<_, LINES_MAX>")]
     pub strange: Vec<String>,
     /// What it did lately, newest last.
+    #[serde(deserialize_with = "lenient::list::<_, _, LINES_MAX>")]
     pub events: Vec<Event>,
+}
+
+impl<W> Default for Report<W> {
+    fn default() -> Self {
+        Self {
+            ok: false,
+            fleet: String::new(),
+            host: String::new(),
+            pid: 0,
+            started: 0.0,
+            version: String::new(),
+            settled: false,
+            outdated: 0,
+            unnamed: 0,
+            functions: Vec::new(),
+            workers: Vec::new(),
+            stopped_hosts: Vec::new(),
+            unmet: Vec::new(),
+            strange: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+}
+
+/// Reads a monitor's report.
+///
+/// # Errors
+/// [`BadAnswer`].
+pub fn read_report<'a, W: Deserialize<'a>>(answer: &'a [u8]) -> Result<Report<W>, BadAnswer> {
+    read_bounded(answer, REPORT_MAX)
 }
 
 /// A function that a monitor takes care of.
@@ -104,7 +188,23 @@ pub struct WorkerReport {
     #[serde(flatten)]
     pub status: Status,
     /// For how long it has not answered, in seconds.
+    #[serde(default, deserialize_with = "lenient::fraction")]
+    pub silent: f64,
+    /// It is to be replaced.
     #[serde(default)]
+    pub outdated: bool,
+}
+
+/// Of a [`WorkerReport`] what its worker does not say itself.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct MemberReport {
+    /// Its id.
+    pub id: WorkerId,
+    /// The name of its host.
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub host: String,
+    /// For how long it has not answered, in seconds.
+    #[serde(default, deserialize_with = "lenient::fraction")]
     pub silent: f64,
     /// It is to be replaced.
     #[serde(default)]
@@ -123,4 +223,61 @@ pub struct Event {
     pub why: String,
     /// What went wrong, if it did.
     pub error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_is_a_verb_with_the_arguments_that_it_needs() {
+        let of = |text: &str| serde_json::from_str::<Wish>(text);
+        let host = || "web1".to_owned();
+        for (text, wish) in [
+            (r#"{"verb": "status"}"#, Wish::Status),
+            (r#"{"verb": "status", "arguments": {}}"#, Wish::Status),
+            (r#"{"arguments": {"host": "web1", "new": 1}, "verb": "status", "new": 1}"#, Wish::Status),
+            (r#"{"verb": "roll"}"#, Wish::Roll { host: None }),
+            (r#"{"verb": "roll", "arguments": null}"#, Wish::Roll { host: None }),
+            (r#"{"verb": "roll", "arguments": []}"#, Wish::Roll { host: None }),
+            (r#"{"verb": "roll", "arguments": {"host": null}}"#, Wish::Roll { host: None }),
+            (r#"{"verb": "roll", "arguments": {"host": "web1"}}"#, Wish::Roll { host: Some(host()) }),
+            (r#"{"verb": "stop", "arguments": {"host": "web1"}}"#, Wish::Stop { host: host() }),
+            (r#"{"verb": "start", "arguments": {"host": "web1"}}"#, Wish::Start { host: host() }),
+            (r#"{"verb": "apply", "arguments": {"desired": ""}}"#, Wish::Apply { desired: String::new() }),
+        ] {
+            assert_eq!(of(text).unwrap(), wish, "{text}");
+            assert_eq!(of(&serde_json::to_string(&wish).unwrap()).unwrap(), wish);
+        }
+        for (text, why) in [
+            ("{}", "missing field `verb`"),
+            (r#"{"verb": "dance"}"#, "unknown variant `dance`"),
+            (r#"{"verb": "stop"}"#, "\"arguments.host\" is missing"),
+            (r#"{"verb": "start", "arguments": {}}"#, "\"arguments.host\" is missing"),
+            (r#"{"verb": "apply"}"#, "\"arguments.desired\" is missing"),
+            (r#"{"verb": "roll", "arguments": ["web1"]}"#, "a list, expected an object"),
+            (r#"{"verb": "roll", "arguments": {"host": 1}}"#, "expected a string"),
+        ] {
+            let error = of(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_report_is_read_with_all_that_workers_say_or_without() {
+        let answer = br#"{"ok": true, "pid": 1, "workers": [{"ok": true, "id": "a", "host": "h", "silent": 2,
+            "count": [], "memory": 1.0}]}"#;
+        let report = read_report::<WorkerReport>(answer).unwrap();
+        assert_eq!((report.workers[0].status.memory, report.workers[0].silent), (1, 2.0));
+        let again = serde_json::to_vec(&report).unwrap();
+        assert_eq!(read_report::<WorkerReport>(&again).unwrap(), report);
+        let member = &read_report::<MemberReport>(answer).unwrap().workers[0];
+        assert_eq!((member.id.as_str(), member.host.as_str(), member.outdated), ("a", "h", false));
+        let refused = read_report::<MemberReport>(br#"{"ok": false, "error": "no"}"#);
+        assert_eq!(refused, Err(BadAnswer::Refused("no".to_owned())));
+        let long = vec![b' '; REPORT_MAX + 1];
+        assert_eq!(read_report::<MemberReport>(&long), Err(BadAnswer::TooLong(REPORT_MAX)));
+        let many = format!(r#"{{"ok": true, "unmet": [{}""]}}"#, "\"\",".repeat(5000));
+        assert_eq!(read_report::<MemberReport>(many.as_bytes()).unwrap().unmet.len(), LINES_MAX);
+    }
 }

@@ -27,8 +27,8 @@ use super::Interface;
 use super::answer::{Failure, PIECE, Pieces, with_type};
 use super::budget::{SMALL, Share};
 use super::routes::Call;
-use crate::fleet::contract::{FLEET, SET_ID, Status, Verb, WorkerId, fleet_of_function, read_answer};
-use crate::fleet::report::{Report, Wish};
+use crate::fleet::contract::{ANSWER_MAX, FLEET, SET_ID, Status, Verb, WorkerId, fleet_of_function, read_answer};
+use crate::fleet::report::{REPORT_MAX, Report, Wish, read_report};
 use crate::stats::Stats;
 
 /// So many workers and monitors are asked in a round; by name, the first ones.
@@ -155,10 +155,14 @@ impl There {
     /// One for each worker, then one for each monitor.
     fn questions(&self) -> Vec<Question> {
         let (worker, monitor) = (Bytes::from(to_json(&Verb::Status.request())), Bytes::from(to_json(&Wish::Status)));
-        let question =
-            |function: String, workload: &Bytes| Question { function, unique: UNIQUE, workload: workload.clone() };
-        let workers = self.workers.iter().map(|id| question(id.manage_function(), &worker));
-        let monitors = self.monitors.iter().map(|fleet| question(format!("{FLEET}{fleet}"), &monitor));
+        let question = |function: String, workload: &Bytes, most: usize| Question {
+            function,
+            unique: UNIQUE,
+            workload: workload.clone(),
+            most,
+        };
+        let workers = self.workers.iter().map(|id| question(id.manage_function(), &worker, ANSWER_MAX));
+        let monitors = self.monitors.iter().map(|fleet| question(format!("{FLEET}{fleet}"), &monitor, REPORT_MAX));
         workers.chain(monitors).collect()
     }
 }
@@ -199,7 +203,8 @@ impl Said {
             let said = answer.and_then(|answer| worker(id, &answer, now_unix_s));
             self.workers[place] = Some(said.map_err(|error| cut(error, TEXT_MAX)));
         } else if let Some(fleet) = there.monitors.get(place - there.workers.len()) {
-            let said = answer.and_then(|answer| read_answer::<Report>(&answer)).map(|report| {
+            let report = answer.and_then(|answer| read_report(&answer).map_err(|error| error.to_string()));
+            let said = report.map(|report| {
                 let view = MonitorView::new(fleet.clone(), report);
                 self.outdated.extend(view.outdated().map(str::to_owned));
                 to_json(&view)

@@ -9,9 +9,11 @@
 //! | `client ID`, `client ID FUNCTION` | `disabled` or `draining` |
 //! | `host ADDRESS`, `host ADDRESS FUNCTION` | the same |
 //!
-//! A setting that is as in the beginning has no value, and a store does not have it. Words of a function's value that are not
-//! known, and names that begin with another word, are a newer version's: they are passed over and stay in the store. Rules
-//! for a connection end with it, and are not kept.
+//! A setting that is as in the beginning has no value, and a store does not have it. Of a
+//! function's value what is understood is taken, and the rest reported; names that begin with another word are reported as
+//! well. They are a newer version's, perhaps. Nothing of them is taken out of the store for that, but a setting is written as
+//! a whole: words of a function's value that were not understood are gone from the store after that function's next change.
+//! Rules for a connection end with it, and are not kept.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
@@ -34,7 +36,7 @@ pub struct RestoredSettings {
     pub limited: usize,
     /// How many rules withhold jobs from workers.
     pub rules: usize,
-    /// Names of settings that are not in force, and why.
+    /// Names of settings of which something is not in force, and what and why.
     pub left_out: Vec<(String, String)>,
 }
 
@@ -71,17 +73,10 @@ impl JobServer {
     }
 
     fn restore_function(&mut self, name: &[u8], value: &str, restored: &mut RestoredSettings) -> Result<(), String> {
-        let (mut paused, mut max_running, mut limits) = (false, 0, [0; 3]);
-        for word in value.split(' ') {
-            match word.split_once('=') {
-                None => paused |= word == "paused",
-                Some(("running", most)) => max_running = number(most)?,
-                Some(("queue", by_priority)) => limits = three_numbers(by_priority)?,
-                Some(_) => {}
-            }
-        }
-        if !paused && max_running == 0 && limits == [0; 3] {
-            return Err(format!("this version knows nothing of its value {value}"));
+        let FunctionWords { paused, max_running, limits, not_understood } = FunctionWords::read(value);
+        let is_limited = max_running > 0 || limits != [0; 3];
+        if !paused && !is_limited {
+            return Err(if not_understood.is_empty() { "it decides nothing".to_owned() } else { not_understood });
         }
         check_function_name(name).map_err(|error| error.to_string())?;
         self.check_settings(name, true).map_err(|error| error.to_string())?;
@@ -91,8 +86,8 @@ impl JobServer {
         function.publish_settings();
         self.publish(slot);
         restored.paused += usize::from(paused);
-        restored.limited += usize::from(max_running > 0 || limits != [0; 3]);
-        Ok(())
+        restored.limited += usize::from(is_limited);
+        if not_understood.is_empty() { Ok(()) } else { Err(format!("{not_understood}; the rest of it is in force")) }
     }
 
     fn restore_rule(
@@ -138,6 +133,34 @@ impl JobServer {
         if let Some(name) = rule_key(who, function).filter(|_| self.policy.keeps_jobs) {
             effects.store(StoreOp::Set { name, value: how.map(|how| rule_value(how).to_owned()) });
         }
+    }
+}
+
+/// What stands in a function's value.
+struct FunctionWords {
+    paused: bool,
+    max_running: u32,
+    limits: [u32; 3],
+    /// Why some of its words are not in force; empty where all are.
+    not_understood: String,
+}
+
+impl FunctionWords {
+    fn read(value: &str) -> Self {
+        let (mut paused, mut max_running, mut limits, mut complaints) = (false, 0, [0; 3], Vec::new());
+        for word in value.split(' ') {
+            let taken = match word.split_once('=') {
+                None if word == "paused" => {
+                    paused = true;
+                    Ok(())
+                }
+                Some(("running", most)) => number(most).map(|most| max_running = most),
+                Some(("queue", by_priority)) => three_numbers(by_priority).map(|numbers| limits = numbers),
+                _ => Err(format!("this version does not know its word {word}")),
+            };
+            complaints.extend(taken.err());
+        }
+        Self { paused, max_running, limits, not_understood: complaints.join("; ") }
     }
 }
 
@@ -300,7 +323,8 @@ mod tests {
             ("function f x", "paused", "words"),
             ("function f", "queue=1,2", "each priority"),
             ("function f", "running=-1", "no number"),
-            ("function f", "shy", "knows nothing"),
+            ("function f", "shy", "does not know its word shy"),
+            ("function f", "running=0", "decides nothing"),
             ("client c", "retired", "does not know"),
             ("host %FF", "disabled", "no text"),
             ("planet mars", "disabled", "does not know"),
@@ -314,9 +338,22 @@ mod tests {
         }
         assert_eq!(restored.left_out.len(), wrong.len());
         assert_eq!(settings(&server), []);
-        // A word that a newer version has added takes nothing from the others.
-        server.restore_settings(pairs(&[("function f", "shy paused colour=red running=2")]));
+    }
+
+    #[test]
+    fn what_is_understood_is_in_force_and_the_rest_is_told() {
+        let value = "shy paused queue=1,2 running=2";
+        let (mut server, mut told) = (server(true, 100), Told::default());
+        let restored = server.restore_settings(pairs(&[("function f", value)]));
+        let why = "this version does not know its word shy; 1,2 is not one number of jobs for each priority; the rest of it \
+                   is in force";
+        let left_out = pairs(&[("function f", why)]);
+        assert_eq!(restored, RestoredSettings { paused: 1, limited: 1, rules: 0, left_out });
         assert_eq!(settings(&server), pairs(&[("function f", "paused running=2")]));
+        // The store keeps what it has until that function is decided upon again.
+        assert_eq!(told.0, []);
+        server.limit_running(NOW, b"f", 3, &mut told).unwrap();
+        assert_eq!(told.0, [("function f".to_owned(), Some("paused running=3".to_owned()))]);
     }
 
     #[test]

@@ -228,7 +228,7 @@ fn orders_are_given_and_answered() {
     let wishes: Vec<_> = monitor.asked.try_iter().collect();
     assert_eq!(
         wishes,
-        [json!({"verb": "roll", "arguments": {"host": null}}), json!({"verb": "stop", "arguments": {"host": "web1"}})]
+        [json!({"verb": "roll", "arguments": {}}), json!({"verb": "stop", "arguments": {"host": "web1"}})]
     );
     let log = server.log();
     for line in [
@@ -325,6 +325,44 @@ fn thousands_who_do_not_answer_cost_two_seconds_and_little_memory() {
 }
 
 #[test]
+fn a_report_of_thousands_of_workers_is_read_and_an_endless_one_is_not() {
+    let server = server(&[]);
+    let id = |number: usize| format!("w{number:04}");
+    let many: Vec<Value> = (0..5000)
+        .map(|number| {
+            let more = json!({"outdated": number == 1, "functionNotUse": ["f".repeat(200)]});
+            status(&id(number), &more)
+        })
+        .collect();
+    let large = json!({"ok": true, "fleet": "web", "host": "ops1", "workers": many}).to_string().into_bytes();
+    assert!(large.len() > 2 << 20, "{} bytes", large.len());
+    let mut endless = b"{\"ok\": true, \"unmet\": [".to_vec();
+    endless.resize(17 << 20, b'[');
+    let _monitors = [
+        Fake::start(&server, "fleet_web", move |_| Some((packet::WORK_COMPLETE, large.clone()))),
+        Fake::start(&server, "fleet_zoo", move |_| Some((packet::WORK_COMPLETE, endless.clone()))),
+    ];
+    // What harmless mistakes a worker makes is no reason not to hear it.
+    let harmless = json!({"count": [], "memory": 1.0, "pid": "4711", "state": "dozing", "version": "v".repeat(256)});
+    let _worker = Fake::managed(&server, &id(1), &harmless);
+    eventually(&server, "all answers", |fleet| {
+        let (worker, [web, zoo]) = (&fleet["workers"][0], [&fleet["monitors"][0], &fleet["monitors"][1]]);
+        if [worker, web].iter().any(|one| !one["silent_s"].is_null()) || zoo["error"].is_null() {
+            return None;
+        }
+        assert_eq!((&web["error"], web["workers"].as_array().unwrap().len()), (&Value::Null, 4096));
+        assert!(zoo["error"].as_str().unwrap().contains("more than 16777216 bytes"), "{}", zoo["error"]);
+        assert_eq!((&worker["error"], &worker["outdated"]), (&Value::Null, &json!(true)));
+        assert_eq!(
+            (&worker["pid"], &worker["memory_bytes"], &worker["state"]),
+            (&json!(4711), &json!(1), &json!("idle"))
+        );
+        assert_eq!((&worker["count"], worker["version"].as_str().unwrap().len()), (&json!({}), 256));
+        Some(())
+    });
+}
+
+#[test]
 fn hostile_answers_hurt_nobody() {
     let server = server(&[]);
     let huge =
@@ -341,7 +379,7 @@ fn hostile_answers_hurt_nobody() {
         said("empty", packet::WORK_COMPLETE, Vec::new()),
         said("failing", packet::WORK_FAIL, Vec::new()),
         said("liar", packet::WORK_COMPLETE, status("another", &Value::Null).to_string().into_bytes()),
-        said("negative", packet::WORK_COMPLETE, status("negative", &json!({"pid": -1})).to_string().into_bytes()),
+        said("negative", packet::WORK_COMPLETE, status("negative", &json!({"count": -1})).to_string().into_bytes()),
         said("data", packet::WORK_DATA, vec![b'x'; 100_000]),
     ];
     let mut dying = Wire::connect(server.addr());

@@ -7,7 +7,39 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use serde_json::json;
 
 use super::common::{Gate, Program, Server, packet};
-use super::stage::{FUNCTIONS, Monitor, command, keeper};
+use super::stage::{FUNCTIONS, Monitor, command, keeper, pid, wait_for_end};
+
+#[test]
+fn a_worker_that_is_told_to_exit_finishes_its_job() {
+    for server in [Server::ours(&[]), Server::debian(&[])] {
+        let gate = Gate::new();
+        let (mut monitor, mut client) = (Monitor::of(&server), Monitor::of(&server));
+        let mut keeper = keeper(&server, &FUNCTIONS);
+        let process = pid(&monitor.name("a"));
+        monitor.register("a", &["gate", "echo"]);
+        let job = client.submit("gate", gate.workload().as_bytes());
+        monitor.wait_for_state("a", "working");
+        monitor.exit("a");
+        assert_eq!(monitor.status("a")["state"], "leaving");
+        for refused in [
+            json!({"verb": "registerFunction", "arguments": {"functions": ["echo"]}}),
+            json!({"verb": "newWorker"}),
+            json!({"verb": "reload"}),
+        ] {
+            let answer = monitor.say("manage_a", refused.to_string().as_bytes());
+            assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains("is leaving"), "{answer}");
+        }
+        monitor.ask("a", &json!({"verb": "version"}));
+        assert_eq!(monitor.unregister("a", &["echo"])["functionInUse"], json!(["gate"]));
+        monitor.exit("a");
+        client.submit("echo", b"for somebody else");
+        gate.open("done");
+        assert_eq!(client.result(&job), b"done");
+        wait_for_end(process);
+        keeper.expect_end(&[]);
+        assert_eq!((monitor.listed("echo"), monitor.listed("setId").2), ((1, 0, 0), 0));
+    }
+}
 
 #[test]
 fn a_worker_of_two_servers_has_one_id_and_does_one_job() {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::file::DesiredFile;
 use super::roster::{News, Roster, Trouble};
 use crate::client::listing::printable;
-use crate::client::tell;
+use crate::client::{host_name, tell};
 use crate::fleet::contract::{Request, Verb, WorkerId, check_name};
 use crate::fleet::decide::{Action, Decision, Memory, Plan, decide, foresee};
 use crate::fleet::desired::Desired;
@@ -402,9 +402,4 @@ fn without_numbers(text: &str) -> impl Iterator<Item = char> + '_ {
 
 pub(super) fn unix_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
-}
-
-/// The name of this host; empty if it is none.
-pub(super) fn host_name() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }

@@ -9,8 +9,7 @@ use super::round::{Question, ask_all};
 use super::server::{Functions, Server};
 use crate::client::address::ServerAddress;
 use crate::fleet::contract::{
-    FLEET, FUNCTIONS_MAX, Introduction, MANAGE, NAME_MAX, Request, SET_ID, Status, Verb, WorkerId, WorkerState,
-    read_answer,
+    FLEET, Introduction, Request, SET_ID, Status, Verb, WorkerId, WorkerState, belongs_to_contract, read_answer,
 };
 use crate::fleet::decide::{Observed, Queue, Worker};
 
@@ -240,7 +239,7 @@ impl Roster {
     fn count_jobs(&mut self, functions: &[Option<Functions>]) {
         self.queues.clear();
         for (name, known) in functions.iter().flatten().flatten() {
-            if name.starts_with(MANAGE) || name.starts_with(FLEET) || name == SET_ID {
+            if belongs_to_contract(name) {
                 continue;
             }
             let queue = self.queues.entry(name.clone()).or_default();
@@ -493,20 +492,14 @@ fn question((id, _, request): &(WorkerId, usize, Request)) -> Question {
 }
 
 /// A status that is that of the worker that was asked, with what it may hold.
-fn of_worker(mut status: Status, id: &WorkerId) -> Result<Status, String> {
+fn of_worker(status: Status, id: &WorkerId) -> Result<Status, String> {
     if status.id != *id {
         return Err(format!("it says that it is {}", status.id));
     }
-    for text in [&mut status.host, &mut status.language, &mut status.version] {
-        if let Some((end, _)) = text.char_indices().nth(NAME_MAX) {
-            text.truncate(end);
-        }
-    }
+    let mut status = status.bounded();
     if status.host.is_empty() {
         "unknown".clone_into(&mut status.host);
     }
-    status.in_use.truncate(FUNCTIONS_MAX);
-    status.not_in_use.truncate(FUNCTIONS_MAX);
     Ok(status)
 }
 

@@ -10,7 +10,6 @@ use super::monitor::Monitor;
 use crate::client::format::{duration, size};
 use crate::client::listing::{aligned, printable};
 use crate::client::{EXIT_FAILED, ToolError, tell};
-use crate::fleet::contract::WorkerState;
 use crate::fleet::report::{Report, WorkerReport};
 
 /// So many of what was done last are in a table.
@@ -136,11 +135,7 @@ fn workers(report: &Report) -> String {
 }
 
 fn state(worker: &WorkerReport) -> String {
-    let state = match worker.status.state {
-        WorkerState::Working => "working",
-        WorkerState::Idle => "idle",
-        WorkerState::Leaving => "leaving",
-    };
+    let state = worker.status.state.as_str();
     if worker.silent > 0.0 {
         format!("silent for {}", duration(worker.silent))
     } else if worker.outdated {

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use super::super::command::JobCommand;
 use super::super::worker::WorkArgs;
-use super::super::{ToolError, values};
+use super::super::{ToolError, host_name, values};
 use crate::fleet::contract::{
-    self, DEFAULT_FLEET, FLEET_HOST_VARIABLE, FLEET_NAME_VARIABLE, FUNCTIONS_MAX, MANAGE, SET_ID,
+    self, DEFAULT_FLEET, FLEET_HOST_VARIABLE, FLEET_NAME_VARIABLE, FUNCTIONS_MAX, VERSION_MAX, belongs_to_contract,
 };
 
 /// As much of a version file is read, in bytes; the version is its first line.
-const VERSION_MAX: u64 = 256;
+const VERSION_HEAD: u64 = 4096;
 
 /// The options that only a managed worker has.
 #[derive(Debug, clap::Args)]
@@ -156,14 +156,21 @@ impl Version {
     /// What it is now.
     ///
     /// # Errors
-    /// Why the file has none.
+    /// Why the file has none, or that it is too long.
     pub(super) fn read(&self) -> Result<String, String> {
         match self {
-            Self::Fixed(version) => Ok(version.clone()),
+            Self::Fixed(version) => match version.len() {
+                0..=VERSION_MAX => Ok(version.clone()),
+                length => Err(format!("--worker-version has {length} bytes: a version has at most {VERSION_MAX}")),
+            },
             Self::File(path) => {
                 let line = first_line(path).map_err(|error| format!("no version in {}: {error}", path.display()))?;
                 match line.trim() {
                     "" => Err(format!("no version in {}: its first line is empty", path.display())),
+                    version if version.len() > VERSION_MAX => Err(format!(
+                        "no version in {}: its first line has more than {VERSION_MAX} bytes",
+                        path.display()
+                    )),
                     version => Ok(version.to_owned()),
                 }
             }
@@ -177,7 +184,7 @@ fn first_line(path: &PathBuf) -> io::Result<String> {
         return Err(io::Error::other("it is no regular file"));
     }
     let mut start = Vec::new();
-    File::open(path)?.take(VERSION_MAX).read_to_end(&mut start)?;
+    File::open(path)?.take(VERSION_HEAD).read_to_end(&mut start)?;
     let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
     Ok(String::from_utf8_lossy(line).into_owned())
 }
@@ -192,7 +199,7 @@ fn name_and_script(argument: &OsString) -> Result<(String, &str), String> {
         return Err(format!("--function {shown}: with --managed it is NAME=COMMAND"));
     };
     values::to_function_name(OsString::from(name)).map_err(|why| format!("--function {shown}: {why}"))?;
-    if name == SET_ID || name.starts_with(MANAGE) {
+    if belongs_to_contract(name) {
         return Err(format!("--function {shown}: {name} belongs to the contract of managed workers, use another name"));
     }
     if script.trim().is_empty() {
@@ -211,8 +218,7 @@ fn limited(script: &str, max_memory: Option<NonZeroU64>) -> OsString {
 
 /// The system's name of this host, without what a name in a fleet cannot have.
 fn system_host() -> String {
-    let name = nix::unistd::gethostname().unwrap_or_default();
-    let mut name = name.to_string_lossy().replace(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.', "-");
+    let mut name = host_name().replace(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.', "-");
     name.truncate(contract::NAME_MAX);
     if name.is_empty() { "localhost".to_owned() } else { name }
 }
@@ -255,6 +261,7 @@ pub(super) mod tests {
         assert!(bad("mail= ").contains("a command is missing"));
         assert!(bad("setId=cat").contains("belongs to the contract"));
         assert!(bad("manage_x=cat").contains("belongs to the contract"));
+        assert!(bad("fleet_x=cat").contains("belongs to the contract"));
         assert!(bad(&format!("{}=cat", "a".repeat(513))).contains("longer than"));
         assert!(name_and_script(&OsString::from_vec(b"\xff=cat".to_vec())).unwrap_err().contains("UTF-8"));
     }
@@ -310,6 +317,15 @@ pub(super) mod tests {
         assert_eq!(version.read(), Ok("2026-11-25".to_owned()));
         std::fs::write(&path, "\nmore").unwrap();
         assert!(version.read().unwrap_err().ends_with("its first line is empty"));
+        let longest = "v".repeat(VERSION_MAX);
+        std::fs::write(&path, format!("{longest}\nmore")).unwrap();
+        assert_eq!(version.read(), Ok(longest.clone()));
+        std::fs::write(&path, format!("{longest}v")).unwrap();
+        assert!(version.read().unwrap_err().ends_with("its first line has more than 256 bytes"));
+        assert_eq!(Version::Fixed(longest.clone()).read(), Ok(longest.clone()));
+        assert!(
+            Version::Fixed(format!("{longest}v")).read().unwrap_err().starts_with("--worker-version has 257 bytes")
+        );
         let pipe = directory.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         assert!(Version::File(pipe).read().unwrap_err().ends_with("it is no regular file"));

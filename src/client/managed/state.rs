@@ -132,6 +132,11 @@ impl Managed {
         self.book().end.unwrap_or(End::Retired)
     }
 
+    /// Whether it takes no more jobs.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.book().end.is_some()
+    }
+
     /// The function of this name.
     pub(super) fn function(&self, name: &[u8]) -> Option<&Function> {
         self.settings.functions.iter().find(|function| function.name.as_bytes() == name)

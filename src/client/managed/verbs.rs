@@ -37,7 +37,17 @@ enum Order {
     Use(Vec<String>, bool),
 }
 
+impl Order {
+    /// Whether one that is about to end can do it.
+    const fn is_for_leaving(&self) -> bool {
+        !matches!(self, Self::Use(_, true) | Self::Plain(Verb::NewWorker | Verb::Reload))
+    }
+}
+
 async fn obey(worker: &Managed, id: WorkerId, order: Order) -> Result<Value, String> {
+    if worker.is_leaving() && !order.is_for_leaving() {
+        return Err("this worker is leaving and takes on nothing new: ask another one".to_owned());
+    }
     match order {
         Order::Use(names, in_use) => {
             let generation = worker.use_functions(&names, in_use).map_err(|name| {

@@ -13,7 +13,6 @@ use tokio::net::UnixStream;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::fleet::contract::ANSWER_MAX;
 use crate::http::Interface;
 use crate::http::job::connect;
 use crate::protocol::packet::{HEADER_SIZE, Header, Magic, PacketType, split_arguments};
@@ -35,6 +34,8 @@ pub(super) struct Question {
     pub(super) unique: &'static str,
     /// The question itself.
     pub(super) workload: Bytes,
+    /// The longest answer that is read, in bytes.
+    pub(super) most: usize,
 }
 
 /// What came of a question.
@@ -61,7 +62,7 @@ pub(super) async fn ask(
     if questions.is_empty() {
         return Ok(());
     }
-    let mut asking = Asking { stream: connect(interface, peer)?, received: BytesMut::new(), passed_over: 0 };
+    let mut asking = Asking::new(connect(interface, peer)?, questions);
     let questions = Questions { all: questions, sent: 0, accepted: 0, open: HashMap::new(), held: 0, each };
     match timeout(time, questions.run(&mut asking)).await {
         Ok(done) => done,
@@ -117,8 +118,9 @@ impl<F: FnMut(usize, Reply)> Questions<'_, F> {
                 let Some([handle, answer]) = split_arguments::<2>(&body) else { return };
                 let Some(place) = self.open.remove(handle) else { return };
                 let answer = body.slice_ref(answer);
-                let reply = if is_cut || answer.len() > ANSWER_MAX {
-                    Reply::Failed(format!("an answer of more than {ANSWER_MAX} bytes"))
+                let most = self.all.get(place).map_or(0, |question| question.most);
+                let reply = if is_cut || answer.len() > most {
+                    Reply::Failed(format!("an answer of more than {most} bytes"))
                 } else if self.held + answer.len() > ANSWERS_MAX {
                     Reply::Failed(format!("all answers together have more than {ANSWERS_MAX} bytes"))
                 } else {
@@ -148,15 +150,22 @@ struct Received {
 struct Asking {
     stream: UnixStream,
     received: BytesMut,
+    /// The longest answer to any of the questions, in bytes.
+    most: usize,
     /// How many of the next bytes belong to a packet that is passed over.
     passed_over: usize,
 }
 
 impl Asking {
+    fn new(stream: UnixStream, questions: &[Question]) -> Self {
+        let most = questions.iter().map(|question| question.most).max().unwrap_or(0);
+        Self { stream, received: BytesMut::new(), most, passed_over: 0 }
+    }
+
     /// Makes jobs of questions. It waits for nobody but the job server.
     async fn submit(&mut self, questions: &[Question]) -> io::Result<()> {
         let mut packets = Vec::new();
-        for Question { function, unique, workload } in questions {
+        for Question { function, unique, workload, .. } in questions {
             let length = function.len() + unique.len() + workload.len() + 2;
             let length = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
             let number = PacketType::SubmitJobHigh.number();
@@ -194,7 +203,7 @@ impl Asking {
         let Some(head) = self.received.first_chunk::<HEADER_SIZE>() else { return Ok(None) };
         let header = Header::parse(head).map_err(io::Error::other)?;
         let size = header.packet_size();
-        let is_cut = size > HEADER_SIZE + BESIDE + ANSWER_MAX;
+        let is_cut = size > HEADER_SIZE + BESIDE + self.most;
         let wanted = if is_cut { HEADER_SIZE + BESIDE } else { size };
         if self.received.len() < wanted {
             return Ok(None);
@@ -208,6 +217,7 @@ impl Asking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::contract::ANSWER_MAX;
 
     fn packet(packet_type: PacketType, arguments: &[&[u8]]) -> Vec<u8> {
         let body = arguments.join(&0);
@@ -217,15 +227,20 @@ mod tests {
     }
 
     fn questions(count: usize) -> Vec<Question> {
-        let question = |place| Question { function: format!("f{place}"), unique: "", workload: Bytes::new() };
+        let question =
+            |place| Question { function: format!("f{place}"), unique: "", workload: Bytes::new(), most: ANSWER_MAX };
         (0..count).map(question).collect()
     }
 
-    /// Asks so many questions of one that says these bytes after it has read all of them.
+    /// Asks so many questions of one that says these bytes.
     async fn asked(count: usize, said: Vec<u8>) -> (io::Result<()>, Vec<(usize, Reply)>) {
+        asked_these(questions(count), said).await
+    }
+
+    async fn asked_these(all: Vec<Question>, said: Vec<u8>) -> (io::Result<()>, Vec<(usize, Reply)>) {
         let (own, mut other) = UnixStream::pair().unwrap();
-        let mut asking = Asking { stream: own, received: BytesMut::new(), passed_over: 0 };
-        let (all, mut replies) = (questions(count), Vec::new());
+        let mut asking = Asking::new(own, &all);
+        let mut replies = Vec::new();
         let each = |place, reply| replies.push((place, reply));
         let run = Questions { all: &all, sent: 0, accepted: 0, open: HashMap::new(), held: 0, each };
         let server = async move {
@@ -271,6 +286,23 @@ mod tests {
         done.unwrap();
         let too_long = Reply::Failed(format!("an answer of more than {ANSWER_MAX} bytes"));
         assert_eq!(replies, [(0, too_long), (1, Reply::Answer(Bytes::from_static(b"short")))]);
+    }
+
+    #[tokio::test]
+    async fn each_question_has_its_own_bound() {
+        let mut all = questions(2);
+        all[1].most = 3 * ANSWER_MAX;
+        let long = vec![b'x'; 2 * ANSWER_MAX];
+        let said = [
+            packet(PacketType::JobCreated, &[b"H:1"]),
+            packet(PacketType::JobCreated, &[b"H:2"]),
+            packet(PacketType::WorkComplete, &[b"H:1", &long]),
+            packet(PacketType::WorkComplete, &[b"H:2", &long]),
+        ];
+        let (done, replies) = asked_these(all, said.concat()).await;
+        done.unwrap();
+        let too_long = Reply::Failed(format!("an answer of more than {ANSWER_MAX} bytes"));
+        assert_eq!(replies, [(0, too_long), (1, Reply::Answer(Bytes::from(long)))]);
     }
 
     #[tokio::test]

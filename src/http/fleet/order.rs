@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::ask::{Question, Reply, ask};
 use super::to_json;
 use super::view::{TEXT_MAX, cut};
-use crate::fleet::contract::{FLEET, NAME_MAX, Refusal, Verb, WorkerId, check_name};
+use crate::fleet::contract::{ANSWER_MAX, BadAnswer, FLEET, NAME_MAX, Verb, WorkerId, check_name, read_bounded};
 use crate::fleet::report::Wish;
 use crate::http::Interface;
 use crate::http::actions::{function, parse, read_small};
@@ -157,7 +157,7 @@ async fn give(
     function: String,
     workload: Vec<u8>,
 ) -> Result<Map<String, Value>, Failure> {
-    let question = Question { function, unique: "", workload: Bytes::from(workload) };
+    let question = Question { function, unique: "", workload: Bytes::from(workload), most: ANSWER_MAX };
     let mut said = None;
     let asked = ask(interface, peer, &[question], PATIENCE, |_, reply| said = Some(reply)).await;
     asked.map_err(|error| Failure::busy("no_connection", format!("the job server's connection has ended: {error}")))?;
@@ -174,18 +174,17 @@ async fn give(
 
 /// What an answer says, where it says that it was done.
 fn read(answer: &[u8]) -> Result<Map<String, Value>, Failure> {
-    match serde_json::from_slice::<Refusal>(answer) {
-        Ok(Refusal { ok: false, error }) => {
-            Err(Failure::new(StatusCode::CONFLICT, "refused", format!("it refused: {}", cut(error, TEXT_MAX))))
+    read_bounded(answer, ANSWER_MAX).map_err(|error| match error {
+        BadAnswer::Refused(why) => {
+            Failure::new(StatusCode::CONFLICT, "refused", format!("it refused: {}", cut(why, TEXT_MAX)))
         }
-        Ok(_) => serde_json::from_slice(answer).map_err(|error| no_sense(&error.to_string())),
-        Err(error) => Err(no_sense(&error.to_string())),
-    }
+        other => no_sense(&other.to_string()),
+    })
 }
 
 /// It answers, and not as the contract wants it.
 fn no_sense(why: &str) -> Failure {
-    let message = format!("its answer makes no sense: {}", cut(why.to_owned(), TEXT_MAX));
+    let message = format!("it does not answer as the contract says: {}", cut(why.to_owned(), TEXT_MAX));
     Failure::new(StatusCode::BAD_GATEWAY, "bad_answer", message)
 }
 

@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::fleet::contract::{FUNCTIONS_MAX, NAME_MAX, Run, Status, WorkerState};
-use crate::fleet::report::{Event, FunctionReport, Report, WorkerReport};
-use crate::protocol::names::FUNCTION_MAX;
+use crate::fleet::contract::{self, FUNCTIONS_MAX, NAME_MAX, Run, Status, VERSION_MAX, is_function};
+use crate::fleet::report::{Event, FunctionReport, MemberReport, Report};
 
 /// The longest text that is shown of a reason or an event, in bytes.
 pub(super) const TEXT_MAX: usize = 512;
-/// How many jobs of one worker are shown.
-const RUNS_MAX: usize = 64;
 /// How many events, unmet wishes and hosts of one monitor are shown.
 const LINES_MAX: usize = 200;
 /// No time and no duration is larger, in seconds: about three thousand years.
@@ -108,31 +105,24 @@ struct EventView {
 impl WorkerView {
     /// What a worker said at this time, in seconds since 1970.
     pub(super) fn new(status: Status, now_unix_s: f64) -> Self {
-        let state = match status.state {
-            WorkerState::Working => "working",
-            WorkerState::Idle => "idle",
-            WorkerState::Leaving => "leaving",
-        };
-        let run = |Run { function, handle, since }: Run| RunView {
-            function: cut(function, FUNCTION_MAX),
-            handle: cut(handle, TEXT_MAX),
-            seconds: sane(now_unix_s - since),
-        };
+        let status = status.bounded();
+        let run =
+            |Run { function, handle, since }: Run| RunView { function, handle, seconds: sane(now_unix_s - since) };
         Self {
             id: status.id.into(),
-            fleet: cut(status.fleet, NAME_MAX),
-            host: cut(status.host, NAME_MAX),
+            fleet: status.fleet,
+            host: status.host,
             pid: status.pid,
-            language: cut(status.language, NAME_MAX),
-            version: cut(status.version, NAME_MAX),
-            state,
+            language: status.language,
+            version: status.version,
+            state: status.state.as_str(),
             started_unix_s: sane(status.started),
             uptime_s: sane(status.uptime),
-            functions_in_use: functions(status.in_use),
-            functions_not_in_use: functions(status.not_in_use),
-            count: counts(status.count),
-            failures: counts(status.failures),
-            running: status.running.into_iter().take(RUNS_MAX).map(run).collect(),
+            functions_in_use: status.in_use,
+            functions_not_in_use: status.not_in_use,
+            count: status.count,
+            failures: status.failures,
+            running: status.running.into_iter().map(run).collect(),
             memory_bytes: status.memory,
         }
     }
@@ -161,7 +151,7 @@ impl WorkerView {
 
 impl MonitorView {
     /// What the monitor of this fleet said.
-    pub(super) fn new(fleet: String, report: Report) -> Self {
+    pub(super) fn new(fleet: String, report: Report<MemberReport>) -> Self {
         let function = |it: FunctionReport| FunctionView {
             function: it.function,
             min: it.min,
@@ -172,9 +162,9 @@ impl MonitorView {
             running: it.running,
             oldest_s: it.oldest.map(sane),
         };
-        let worker = |WorkerReport { status, silent, outdated }: WorkerReport| MemberView {
-            id: status.id.into(),
-            host: cut(status.host, NAME_MAX),
+        let worker = |MemberReport { id, host, silent, outdated }: MemberReport| MemberView {
+            id: id.into(),
+            host: cut(host, NAME_MAX),
             silent_s: sane(silent),
             outdated,
         };
@@ -191,7 +181,7 @@ impl MonitorView {
             host: cut(report.host, NAME_MAX),
             pid: report.pid,
             started_unix_s: sane(report.started),
-            version: cut(report.version, NAME_MAX),
+            version: cut(report.version, VERSION_MAX),
             settled: report.settled,
             outdated_workers: report.outdated,
             functions: report
@@ -216,7 +206,7 @@ impl MonitorView {
 
 /// A text of at most so many bytes, without half a character.
 pub(super) fn cut(mut text: String, most: usize) -> String {
-    text.truncate(text.floor_char_boundary(most));
+    contract::cut(&mut text, most);
     text
 }
 
@@ -225,24 +215,13 @@ fn sane(seconds: f64) -> f64 {
     if seconds.is_finite() { seconds.clamp(0.0, SECONDS_MAX) } else { 0.0 }
 }
 
-fn is_function(name: &str) -> bool {
-    (1..=FUNCTION_MAX).contains(&name.len()) && !name.contains('\0')
-}
-
-/// Functions that there can be.
-fn functions(names: Vec<String>) -> Vec<String> {
-    names.into_iter().filter(|name| is_function(name)).take(FUNCTIONS_MAX).collect()
-}
-
-fn counts(counts: BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    counts.into_iter().filter(|(name, _)| is_function(name)).take(FUNCTIONS_MAX).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::fleet::contract::{FUNCTION_MAX, RUNS_MAX};
+    use crate::protocol::names;
 
     #[test]
     fn what_a_worker_says_is_bounded() {
@@ -253,9 +232,10 @@ mod tests {
             "count": {"": 1, "f": u64::MAX}, "running": vec![json!({"function": "f", "since": 90.5}); 1000],
         });
         let view = WorkerView::new(serde_json::from_value(status).unwrap(), 100.0);
+        assert_eq!(FUNCTION_MAX, names::FUNCTION_MAX, "the contract's bound is the protocol's");
         let shown: Value = serde_json::to_value(&view).unwrap();
         assert_eq!(shown["host"], "\u{e4}".repeat(32));
-        assert_eq!(shown["version"], "v".repeat(64));
+        assert_eq!(shown["version"], "v".repeat(256));
         assert_eq!((&shown["started_unix_s"], &shown["uptime_s"]), (&json!(SECONDS_MAX), &json!(0.0)));
         assert_eq!(shown["functions_in_use"], json!(["f"]));
         assert_eq!(view.functions_not_in_use.len(), FUNCTIONS_MAX);
