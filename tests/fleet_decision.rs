@@ -17,13 +17,22 @@ use std::time::Duration;
 
 use gearmand::fleet::decide::{Action, Memory};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use world::{Faults, TICK_MS, World};
 
 const CHAOS: Faults = Faults { lost: 15, refused: 3, killed: 2, silent: 2, started: 3, forgetful: 1 };
 
-/// Many cases of one property; what fails is printed, with its seed.
+/// Says with which seed the cases are made, and how many times as many as usual: for a long run.
+const SEED: &str = "GEARMAND_FLEET_SEED";
+const TIMES: &str = "GEARMAND_FLEET_TIMES";
+
+/// Many cases of one property, the same in every run that is told nothing; what fails is printed, with its seed.
 fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() }
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+    let seed = number(SEED).unwrap_or(1);
+    let cases = cases * u32::try_from(number(TIMES).unwrap_or(1)).expect("a small number");
+    let rng_seed = RngSeed::Fixed(seed);
+    ProptestConfig { cases, rng_seed, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() }
 }
 
 /// All workers are as they are to be, and each function has what it is to have, as far as anything could be done.

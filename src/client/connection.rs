@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -15,6 +15,8 @@ use crate::protocol::packet::{CodecError, Frame, FrameLimits, HEADER_SIZE, Heade
 
 /// The largest packet that is taken from a server, in bytes. Memory grows with what arrives, not with what is announced.
 pub(super) const PACKET_MAX: usize = 1 << 30;
+/// As much of a packet that is passed over is looked at, in bytes: a handle fits in.
+const BEGINNING: usize = 256;
 /// No line of text is expected among packets; this is enough to see that one came.
 const LINE_MAX: usize = 8192;
 /// Room for a read, in bytes.
@@ -104,6 +106,8 @@ pub(super) struct Connection {
     codec: PacketCodec,
     received: BytesMut,
     unsent: BytesMut,
+    /// Of a packet that is passed over: how many bytes are still to come.
+    passed_over: usize,
 }
 
 impl Connection {
@@ -114,7 +118,26 @@ impl Connection {
             codec: PacketCodec { limits: FrameLimits { packet: PACKET_MAX, line: LINE_MAX } },
             received: BytesMut::new(),
             unsent: BytesMut::new(),
+            passed_over: 0,
         }
+    }
+
+    /// The beginning of a packet that is longer than `most` bytes, if one comes now; the rest of it is passed over, so that
+    /// it takes no memory. To be asked before [`try_receive`](Self::try_receive), which takes packets of any length.
+    pub(super) fn try_pass_over(&mut self, most: usize) -> Option<Bytes> {
+        let skip = self.passed_over.min(self.received.len());
+        self.received.advance(skip);
+        self.passed_over -= skip;
+        let header = Header::parse(self.received.first_chunk::<HEADER_SIZE>()?).ok()?;
+        let size = header.packet_size();
+        let is_begun = self.received.len() >= size.min(HEADER_SIZE + BEGINNING);
+        if size <= most || !is_begun {
+            return None;
+        }
+        let mut beginning = self.received.split_to(size.min(HEADER_SIZE + BEGINNING));
+        beginning.advance(HEADER_SIZE);
+        self.passed_over = size - HEADER_SIZE - beginning.len();
+        Some(beginning.freeze())
     }
 
     /// Queues a request. The last argument may be the workload.
@@ -143,6 +166,9 @@ impl Connection {
 
     /// An answer that has been read already.
     pub(super) fn try_receive(&mut self) -> Result<Option<Answer>, ConnectionError> {
+        if self.passed_over > 0 {
+            return Ok(None);
+        }
         match self.codec.decode(&mut self.received)? {
             None => Ok(None),
             Some(Frame::Packet(packet)) => Ok(Some(Answer::parse(&packet)?)),

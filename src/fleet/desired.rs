@@ -11,6 +11,12 @@ use super::time;
 /// The largest number of workers, or of functions of one, that a file may say.
 pub const WORKERS_MAX: usize = 100_000;
 
+/// The shortest and the longest of each time, since the monitor waits for them: one that was set wrong must be able to be set
+/// right.
+const INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_hours(1));
+const ANSWER_TIMES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mins(1));
+const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_hours(24));
+
 /// What a fleet is to be like.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -208,14 +214,14 @@ impl Desired {
 
     fn check(&self) -> Result<(), String> {
         check_name(&self.fleet).map_err(|error| format!("fleet = \"{}\": {error}", self.fleet))?;
-        for (name, time) in [
-            ("interval", self.interval),
-            ("answer_timeout", self.answer_timeout),
-            ("forget_after", self.forget_after),
-            ("start_timeout", self.start_timeout),
+        for (name, time, (least, most)) in [
+            ("interval", self.interval, INTERVALS),
+            ("answer_timeout", self.answer_timeout, ANSWER_TIMES),
+            ("forget_after", self.forget_after, WAITS),
+            ("start_timeout", self.start_timeout, WAITS),
         ] {
-            if time.is_zero() {
-                return Err(format!("{name} is 0: it must be longer, such as \"5s\""));
+            if !(least..=most).contains(&time) {
+                return Err(format!("{name} is {time:?}: it must be from {least:?} to {most:?}"));
             }
         }
         for (name, number) in [

@@ -7,7 +7,7 @@ use super::file::DesiredFile;
 use super::roster::{News, Roster, Trouble};
 use crate::client::listing::printable;
 use crate::client::{host_name, tell};
-use crate::fleet::contract::{Request, Verb, WorkerId, check_name};
+use crate::fleet::contract::{Request, Verb, WorkerId, check_name, cut};
 use crate::fleet::decide::{Action, Decision, Memory, Plan, decide, foresee};
 use crate::fleet::desired::Desired;
 use crate::fleet::report::{Event, FunctionReport, Report, Wish, WorkerReport};
@@ -16,7 +16,7 @@ use crate::fleet::report::{Event, FunctionReport, Report, Wish, WorkerReport};
 const EVENTS_MAX: usize = 200;
 /// So many hosts can be stopped.
 const STOPPED_MAX: usize = 1000;
-/// The longest text of an error that is kept, in letters.
+/// The longest text of an error that is kept, in bytes.
 const ERROR_MAX: usize = 300;
 /// So many strange things of a kind are told.
 const STRANGE_MAX: usize = 20;
@@ -158,7 +158,8 @@ impl Monitor {
     /// Whoever refuses is not asked for the same again and again.
     fn remember_refusal(&mut self, action: &Action, why: &str) {
         let now_ms = self.roster.now_ms();
-        let why = why.chars().take(ERROR_MAX).collect::<String>();
+        let mut why = why.to_owned();
+        cut(&mut why, ERROR_MAX);
         match action {
             Action::Register { worker, function } => self.plan.memory.refused(worker, function, now_ms),
             Action::Start { host, by } => self.plan.memory.start_failed(host, by, why, now_ms),
@@ -209,7 +210,10 @@ impl Monitor {
 
     /// Says and remembers what was done.
     fn note(&mut self, what: &str, why: &str, error: Option<String>) {
-        let error = error.map(|error| error.chars().take(ERROR_MAX).collect::<String>());
+        let error = error.map(|mut error| {
+            cut(&mut error, ERROR_MAX);
+            error
+        });
         let line = match &error {
             None => format!("{what}: {why}"),
             Some(error) => format!("{what}: {why}: failed: {error}"),

@@ -9,7 +9,7 @@ use super::round::{Question, ask_all};
 use super::server::{Functions, Server};
 use crate::client::address::ServerAddress;
 use crate::fleet::contract::{
-    FLEET, Introduction, Request, SET_ID, Status, Verb, WorkerId, WorkerState, belongs_to_contract, read_answer,
+    FLEET, Introduction, Request, SET_ID, Status, Verb, WorkerId, WorkerState, belongs_to_contract, cut, read_answer,
 };
 use crate::fleet::decide::{Observed, Queue, Worker};
 
@@ -17,6 +17,8 @@ use crate::fleet::decide::{Observed, Queue, Worker};
 const NAMED_AT_ONCE: u64 = 256;
 /// The pauses between two questions to what has never answered: the first one, and the longest.
 const MUTE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+/// The longest reason that is kept, in bytes.
+const WHY_MAX: usize = 300;
 /// More workers than that are not looked at.
 const MEMBERS_MAX: usize = 16_384;
 
@@ -325,7 +327,8 @@ impl Roster {
         }
     }
 
-    fn does_not_answer(&mut self, id: WorkerId, server: usize, why: String, news: &mut Vec<News>) {
+    fn does_not_answer(&mut self, id: WorkerId, server: usize, mut why: String, news: &mut Vec<News>) {
+        cut(&mut why, WHY_MAX);
         if let Some(member) = self.members.get_mut(&id) {
             member.server = server;
             if !std::mem::replace(&mut member.is_silent, true) {

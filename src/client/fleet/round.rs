@@ -12,10 +12,16 @@ use tokio::time::{Instant, timeout_at};
 use crate::client::address::ServerAddress;
 use crate::client::answer::{Answer, WorkEvent};
 use crate::client::connection::{self, Connection, ConnectionError};
+use crate::fleet::report::REPORT_MAX;
 use crate::protocol::packet::PacketType;
 
 /// While more than this is on its way, the next questions wait, in bytes.
 const UNSENT_MAX: usize = 1 << 18;
+
+/// The longest packet of which more than its beginning is read, in bytes: that of a monitor's longest report.
+const PACKET_MAX: usize = REPORT_MAX + 1024;
+/// What the answers of a round have together, at most, in bytes.
+const ROUND_MAX: usize = 64 << 20;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +53,7 @@ pub(super) async fn ask_all(
         asked: HashMap::new(),
         answers: vec![None; questions.len()],
         open: questions.len(),
+        held: 0,
     };
     let missing = match timeout_at(end, round.run(questions)).await {
         Ok(Ok(())) => "no answer".to_owned(),
@@ -63,6 +70,8 @@ struct Round {
     asked: HashMap<Bytes, usize>,
     answers: Vec<Option<Answered>>,
     open: usize,
+    /// What the answers have together, in bytes.
+    held: usize,
 }
 
 impl Round {
@@ -74,6 +83,10 @@ impl Round {
                 self.connection.request(PacketType::SubmitJobHigh, &arguments)?;
                 self.created.push_back(next);
                 next += 1;
+            }
+            if let Some(beginning) = self.connection.try_pass_over(PACKET_MAX) {
+                self.take_too_long(&beginning);
+                continue;
             }
             // Not `receive`, which sends all before it returns: the next questions must not wait for answers.
             match self.connection.try_receive()? {
@@ -111,10 +124,84 @@ impl Round {
         }
     }
 
+    /// An answer that nobody can want has a handle at its beginning.
+    fn take_too_long(&mut self, beginning: &Bytes) {
+        let handle = beginning.split(|byte| *byte == 0).next().unwrap_or_default();
+        if let Some(index) = self.asked.remove(handle) {
+            self.end(index, Err(format!("an answer of more than {PACKET_MAX} bytes")));
+        }
+    }
+
     fn end(&mut self, index: usize, answer: Answered) {
         if let Some(place @ None) = self.answers.get_mut(index) {
-            *place = Some(answer);
+            let size = answer.as_ref().map_or(0, Bytes::len);
+            *place = Some(if self.held + size > ROUND_MAX {
+                Err(format!("all answers together have more than {ROUND_MAX} bytes"))
+            } else {
+                self.held += size;
+                answer
+            });
             self.open -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn packet(number: u32, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len()).unwrap();
+        [b"\0RES", &number.to_be_bytes()[..], &length.to_be_bytes(), body].concat()
+    }
+
+    fn question(function: &str) -> Question {
+        Question { function: function.to_owned(), unique: "", workload: Vec::new() }
+    }
+
+    /// Asks a server that reads the questions and then says this; by the answers' places.
+    async fn told(said: Vec<u8>, count: usize) -> Vec<Answered> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = [0; 4096];
+            assert!(stream.read(&mut buffer).unwrap() > 0);
+            // Whoever has heard enough leaves.
+            let _ = stream.write_all(&said);
+            let _ = stream.read(&mut buffer);
+        });
+        let address = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port };
+        let questions: Vec<Question> = (0..count).map(|_| question("f")).collect();
+        let limit = Duration::from_secs(20);
+        let answers = ask_all(&address, limit, &questions, limit).await.unwrap();
+        server.join().unwrap();
+        answers
+    }
+
+    #[tokio::test]
+    async fn an_answer_beyond_all_measure_does_not_touch_the_others() {
+        const CREATED: u32 = 8;
+        const COMPLETE: u32 = 13;
+        const FAIL: u32 = 14;
+        let long = [&b"H:1\0"[..], &vec![b'x'; PACKET_MAX]].concat();
+        let said = [
+            packet(CREATED, b"H:1"),
+            packet(CREATED, b"H:2"),
+            packet(19, b"QUEUE_ERROR\0no"),
+            packet(CREATED, b"H:4"),
+            packet(COMPLETE, &long),
+            packet(COMPLETE, b"H:unknown\0x"),
+            packet(FAIL, b"H:4"),
+            packet(COMPLETE, b"H:2\0fine"),
+        ];
+        let answers = told(said.concat(), 4).await;
+        assert!(answers[0].as_ref().unwrap_err().contains("more than"), "{:?}", answers[0]);
+        assert_eq!(answers[1], Ok(Bytes::from_static(b"fine")));
+        assert!(answers[2].as_ref().unwrap_err().contains("QUEUE_ERROR"), "{:?}", answers[2]);
+        assert!(answers[3].is_err());
     }
 }

@@ -11,10 +11,8 @@ use super::office::Office;
 use crate::client::backoff::Backoff;
 use crate::client::listing::printable;
 use crate::client::{ToolError, tell};
-use crate::fleet::report::Report;
+use crate::fleet::report::{REPORT_MAX, Report, read_report};
 
-/// The longest report, in bytes: some ten thousand workers.
-const REPORT_MAX: usize = 8 << 20;
 /// How often one that stands by says so.
 const REMINDER: Duration = Duration::from_hours(1);
 /// How much later than it was to end it is given up.
@@ -208,18 +206,11 @@ fn is_monitor(id: &str) -> bool {
     parts.is_some_and(|(time, pid)| time.len() == 13 && digits(time) && digits(pid))
 }
 
-/// Reads a report, which may be longer than what a worker says.
-fn read_report(answer: &[u8]) -> Result<Report, String> {
-    let report: Report =
-        serde_json::from_slice(answer).map_err(|error| format!("an answer that makes no sense: {error}"))?;
-    if report.ok { Ok(report) } else { Err("it refuses to answer".to_owned()) }
-}
-
 /// Asks the monitor that there is for its report.
 ///
 /// # Errors
 /// Why there is none.
 pub(super) async fn ask_report(monitor: &Monitor, limit: Duration) -> Result<Report, String> {
     let answer = monitor.roster.ask_monitor(br#"{"verb":"status"}"#, limit).await?;
-    read_report(&answer)
+    read_report(&answer).map_err(|error| error.to_string())
 }

@@ -8,6 +8,9 @@ use super::super::contract::WorkerId;
 use super::fleet::{Fleet, Member, Reason, Standing};
 use super::{many, refusals, rolling, starts};
 
+/// So many hosts are named where many could be.
+const NAMED: usize = 5;
+
 /// The free workers of each host, the least busy first.
 type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
 
@@ -299,7 +302,11 @@ fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
     } else if let Some(said) = refusals::said(fleet, name) {
         said
     } else if trying.is_empty() {
-        format!("no worker starts on {}", able.join(", "))
+        let more = match able.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("no worker starts on {}{more}", able[..able.len().min(NAMED)].join(", "))
     } else {
         "no host has room for more".to_owned()
     };

@@ -68,7 +68,7 @@ class Connection(threading.Thread):
         self.known = set()
 
     def run(self):
-        host, _, port = self.server.strip().rpartition(":")
+        host, _, port = self.server.strip().rpartition(":") if ":" in self.server else (self.server.strip(), "", 4730)
         while True:
             try:
                 with socket.create_connection((host.strip("[]"), port), timeout=5) as self.socket:
@@ -78,7 +78,8 @@ class Connection(threading.Thread):
                     self.known = set()
                     while True:
                         self.step()
-            except OSError:
+            except (OSError, ValueError):
+                # The server is away, or says what no server says.
                 self.known = None
                 time.sleep(0.2)
 
