@@ -18,6 +18,8 @@ mod faults;
 mod load;
 #[path = "fleet/rolling.rs"]
 mod rolling;
+#[path = "fleet/strange.rs"]
+mod strange;
 #[path = "fleet/tools.rs"]
 mod tools;
 #[path = "fleet/world.rs"]
@@ -47,6 +49,10 @@ const TESTS: &[(&str, Test)] = &[
     ("a_killed_monitor_finds_its_fleet_again", faults::a_killed_monitor_finds_its_fleet_again),
     ("a_second_monitor_stands_by", faults::a_second_monitor_stands_by),
     ("a_restarted_server_keeps_its_fleet", faults::a_restarted_server_keeps_its_fleet),
+    ("a_worker_that_refuses_holds_up_nobody", strange::a_worker_that_refuses_holds_up_nobody),
+    ("a_roll_outlives_its_monitor", strange::a_roll_outlives_its_monitor),
+    ("what_a_monitor_does_not_do_at_first_it_does_soon", strange::what_a_monitor_does_not_do_at_first_it_does_soon),
+    ("of_two_monitors_one_gives_way", strange::of_two_monitors_one_gives_way),
     ("one_command_does_without_a_monitor", tools::one_command_does_without_a_monitor),
     ("a_monitor_takes_another_file", tools::a_monitor_takes_another_file),
 ];
