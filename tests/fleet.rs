@@ -18,6 +18,8 @@ mod faults;
 mod load;
 #[path = "fleet/rolling.rs"]
 mod rolling;
+#[path = "fleet/servers.rs"]
+mod servers;
 #[path = "fleet/strange.rs"]
 mod strange;
 #[path = "fleet/tools.rs"]
@@ -53,6 +55,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_roll_outlives_its_monitor", strange::a_roll_outlives_its_monitor),
     ("what_a_monitor_does_not_do_at_first_it_does_soon", strange::what_a_monitor_does_not_do_at_first_it_does_soon),
     ("of_two_monitors_one_gives_way", strange::of_two_monitors_one_gives_way),
+    ("a_fleet_of_two_servers_outlives_one", servers::a_fleet_of_two_servers_outlives_one),
     ("one_command_does_without_a_monitor", tools::one_command_does_without_a_monitor),
     ("a_monitor_takes_another_file", tools::a_monitor_takes_another_file),
 ];

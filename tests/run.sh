@@ -32,6 +32,13 @@ check_supply_chain() {
 step 'peers of the tests'
 tests/install-peers.sh
 
+# A released program is linked by one thread for minutes: meanwhile the other one checks the sources.
+step 'the first command of the README, beside what follows'
+first_job=$(mktemp)
+./first-job.sh >"$first_job" 2>&1 &
+first_job_pid=$!
+trap 'kill "$first_job_pid" 2>/dev/null || true; rm -f "$first_job"' EXIT
+
 step 'format'
 cargo fmt --check
 
@@ -45,8 +52,15 @@ install_cargo_deny
 step 'licences, sources and bans of dependencies'
 check_supply_chain
 
-step 'the first command of the README'
-./first-job.sh
+step 'programs of the tests'
+cargo test --locked --no-run
+
+step 'what came of the first command of the README'
+if ! wait "$first_job_pid"; then
+    cat "$first_job"
+    exit 1
+fi
+tail -n 4 "$first_job"
 
 step 'tests'
 if cargo nextest --version >/dev/null 2>&1; then
