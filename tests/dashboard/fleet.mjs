@@ -128,7 +128,7 @@ async function monitors(dashboard, port) {
   await dashboard.click("roll-host", "[data-group=web1]");
   await dashboard.confirm();
   await same("what the monitor was told", async () => monitor.asked, () => [
-    { verb: "roll", arguments: { host: null } }, { verb: "stop", arguments: { host: "web1" } }, { verb: "start", arguments: { host: "web1" } }, { verb: "roll", arguments: { host: "web1" } },
+    { verb: "roll", arguments: {} }, { verb: "stop", arguments: { host: "web1" } }, { verb: "start", arguments: { host: "web1" } }, { verb: "roll", arguments: { host: "web1" } },
   ]);
   monitor.report = { ...monitor.report, settled: true, unmet: [] };
   await panel.locator(".badge", { hasText: "settled" }).waitFor();

@@ -28,6 +28,8 @@ export async function keyboard(dashboard, port, say) {
   say("a refresh");
   const managed = new Managed(port, "managed", { fleet: "web" });
   const monitor = new Monitor(port, "web", { stopped_hosts: ["web9"] });
+  // It stands in the menu once there is one.
+  await page.locator("nav a[data-nav=fleet] .nav-count", { hasText: "1" }).waitFor();
   const { workers } = await dashboard.api("workers?client=typist");
   for (const route of ["", "functions", "functions/typing", "workers", `workers/${workers[0].id}`, "fleet", "jobs", `jobs/${encodeURIComponent(held)}`, "server", "submit"]) {
     await dashboard.go(route);
