@@ -29,15 +29,38 @@ check_supply_chain() {
     fi
 }
 
-step 'peers of the tests'
-tests/install-peers.sh
+# What has to wait for a network or for one thread of the compiler goes on beside what has not.
+logs=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 
-# A released program is linked by one thread for minutes: meanwhile the other one checks the sources.
-step 'the first command of the README, beside what follows'
-first_job=$(mktemp)
-./first-job.sh >"$first_job" 2>&1 &
-first_job_pid=$!
-trap 'kill "$first_job_pid" 2>/dev/null || true; rm -f "$first_job"' EXIT
+beside() {
+    local name=$1
+    shift
+    step "$name, beside what follows"
+    "$@" >"$logs/$name" 2>&1 &
+    printf -v "pid_${name//[^a-z]/_}" %s $!
+}
+
+# Waits for what was begun by `beside`, and shows what it said.
+finished() {
+    local name=$1 pid=pid_${1//[^a-z]/_}
+    step "what came of: $name"
+    if ! wait "${!pid}"; then
+        cat "$logs/$name"
+        exit 1
+    fi
+    tail -n 4 "$logs/$name"
+}
+
+# Without a linker nothing can be built: it is among the peers' packages.
+if command -v cc >/dev/null; then
+    beside 'peers of the tests' tests/install-peers.sh
+else
+    step 'peers of the tests'
+    tests/install-peers.sh
+fi
+# As it is for users, but for the slow optimisation over all crates, which the benchmarks have.
+beside 'first command of the readme' env CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 ./first-job.sh
 
 step 'format'
 cargo fmt --check
@@ -55,12 +78,8 @@ check_supply_chain
 step 'programs of the tests'
 cargo test --locked --no-run
 
-step 'what came of the first command of the README'
-if ! wait "$first_job_pid"; then
-    cat "$first_job"
-    exit 1
-fi
-tail -n 4 "$first_job"
+finished 'first command of the readme'
+[[ -z ${pid_peers_of_the_tests:-} ]] || finished 'peers of the tests'
 
 step 'tests'
 if cargo nextest --version >/dev/null 2>&1; then
