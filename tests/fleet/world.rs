@@ -172,9 +172,10 @@ impl World {
         let mut command = match language {
             Language::Ours => {
                 let mut command = host.command(env!("CARGO_BIN_EXE_gearmand"));
+                // A command whose worker is killed before it has passed on the workload has none.
                 command.args(["work", "--managed", "--server", &server]).arg("--version-file").arg(&version).args([
                     "-f",
-                    r#"log_line=read line || true; echo "$line" >> "$LOG_FILE""#,
+                    r#"log_line=read line || true; test -n "$line" && echo "$line" >> "$LOG_FILE""#,
                     "-f",
                     r#"sleep_ms=read ms || true; sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"; printf %s "$ms""#,
                     "-f",
