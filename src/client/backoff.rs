@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 /// The first pause is at most this.
 const SHORTEST: Duration = Duration::from_millis(200);
 /// No pause is longer than this: a server that is back is found within half a minute.
@@ -32,6 +34,15 @@ impl Backoff {
         // The standard library seeds its hash maps from the system's randomness; that is all the chance needed here.
         let chance = RandomState::new().build_hasher().finish() % 1024;
         bound / 2 + bound * u32::try_from(chance).unwrap_or(0) / 2048
+    }
+
+    /// Waits for the next pause, but no longer than until `stop`; false if there is to be no other try.
+    pub(super) async fn wait(&mut self, stop: &CancellationToken) -> bool {
+        let pause = self.pause();
+        tokio::select! {
+            () = stop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+        }
     }
 }
 

@@ -49,10 +49,8 @@ impl JobConnection {
                 Err(_) if self.worker.kill.is_cancelled() => return,
                 Err(error) => self.server.fails(&error),
             }
-            let pause = self.backoff.pause();
-            tokio::select! {
-                () = self.worker.stop.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+            if !self.backoff.wait(&self.worker.stop).await {
+                return;
             }
         }
     }

@@ -46,10 +46,8 @@ impl ManageConnection {
                 Ok(()) => return,
                 Err(error) => self.server.fails(&error),
             }
-            let pause = self.backoff.pause();
-            tokio::select! {
-                () = self.worker.over.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+            if !self.backoff.wait(&self.worker.over).await {
+                return;
             }
         }
     }
