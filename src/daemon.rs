@@ -411,7 +411,7 @@ impl Daemon {
 
     fn apply_settings(&self) {
         let config = &self.resolved.config;
-        self.hub.set_policy(&policy(config, self.location.is_some()));
+        self.hub.set_policy(self.server.clock.now(), &policy(config, self.location.is_some()));
         if let Some(location) = &self.location {
             store::publish(self.hub.stats(), location, config);
         }

@@ -366,8 +366,11 @@ impl Hub {
     }
 
     /// See [`JobServer::set_policy`].
-    pub fn set_policy(&self, policy: &Policy) {
-        self.lock().server.set_policy(policy);
+    pub fn set_policy(&self, now: Now, policy: &Policy) {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.set_policy(now, policy, &mut world);
+        });
     }
 
     /// From now on no job is taken any more.

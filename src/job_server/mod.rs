@@ -19,7 +19,12 @@
 //!    submissions has one gap, which is filled when the store has answered, and never before.
 //! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
 //! 10. A connection that sleeps stands among the sleepers of exactly those of its functions that the operator's rules do
-//!     not withhold from it, and what is withheld follows from the rules, once it has had its turn after they have changed.
+//!     not withhold from it, and of none while it holds as many jobs as it may. What is withheld follows from the rules, once it
+//!     has had its turn after they have changed.
+//! 11. The first result of any connection that was handed a job ends the job while it exists: also after the job was taken away
+//!     from that connection, be it ready, parked, being read, or with another worker. So a job whose every run outlasts its time
+//!     ends. Results that come later are not answered. Of a connection that was never handed the job nothing is heard. A connection
+//!     remembers at least the last 1,024 jobs that were taken away from it.
 
 mod connection;
 mod control;
@@ -132,6 +137,8 @@ pub struct JobServer {
     earlier_runs: EarlierRuns,
     /// When running jobs are taken away, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
+    /// Connections that sleep and may take jobs again, whose functions are not covered yet. Empty between transitions.
+    freed: Vec<u32>,
     /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
     /// answered stay until their time, or until they are many.
     noops: VecDeque<Noop>,
@@ -175,6 +182,7 @@ impl JobServer {
             runs: Slab::new(),
             earlier_runs: EarlierRuns::default(),
             deadlines: BTreeSet::new(),
+            freed: Vec::new(),
             noops: VecDeque::new(),
             last_noop: 0,
             rules: Rules::default(),
@@ -184,13 +192,18 @@ impl JobServer {
 
     /// Changes the settings. The prefix of handles stays as it was, and so does whether jobs are kept. NOOPs that are on their way
     /// get the new time, so that they are still given up in the order in which they were sent.
-    pub fn set_policy(&mut self, policy: &Policy) {
+    pub fn set_policy(&mut self, now: Now, policy: &Policy, effects: &mut impl Effects) {
         for noop in &mut self.noops {
             let sent_us = noop.deadline_us.saturating_sub(self.policy.wake_timeout_us);
             noop.deadline_us = sent_us.saturating_add(policy.wake_timeout_us);
         }
         let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
+        let max_jobs = self.policy.max_jobs_per_connection;
         self.policy = Policy { handle_prefix, keeps_jobs: self.policy.keeps_jobs, ..policy.clone() };
+        if self.policy.max_jobs_per_connection != max_jobs {
+            self.apply_max_jobs(now, effects);
+        }
+        self.debug_check_invariants();
     }
 
     /// From now on no job is taken any more. Those that are there go on, but for the ones that a restart brings back: of

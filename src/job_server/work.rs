@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::connection::{Ability, Run, Sleep};
+use super::connection::{Ability, Run};
 use super::earlier::RunEnd;
 use super::effects::{Effects, Event};
 use super::index::NONE;
@@ -55,7 +55,7 @@ impl JobServer {
         self.functions[function as usize].workers += 1;
         self.publish(function);
         self.load_ahead(function, effects);
-        if self.connections[connection as usize].sleep == Sleep::Asleep && withheld.is_none() {
+        if self.is_listed(ability) {
             self.append_sleeper(ability);
             self.cover(now, function, effects);
         }
@@ -95,9 +95,8 @@ impl JobServer {
     }
 
     fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
-        let sleep = self.connections[connection as usize].sleep;
         let ability = self.connections[connection as usize].abilities[index];
-        if sleep == Sleep::Asleep && self.abilities[ability as usize].withheld.is_none() {
+        if self.is_listed(ability) {
             self.remove_sleeper(ability);
         }
         self.connections[connection as usize].abilities.remove(index);
@@ -109,7 +108,7 @@ impl JobServer {
         }
     }
 
-    fn ability_index(&self, connection: u32, function: u32) -> Option<usize> {
+    pub(super) fn ability_index(&self, connection: u32, function: u32) -> Option<usize> {
         let abilities = &self.connections[connection as usize].abilities;
         abilities.iter().position(|ability| self.abilities[*ability as usize].function == function)
     }
@@ -258,6 +257,9 @@ impl JobServer {
             NONE => connection.last_run = gone.previous,
             next => self.runs[next as usize].previous = gone.previous,
         }
+        if connection.is_full && connection.runs < self.policy.max_jobs_per_connection {
+            self.free(gone.connection);
+        }
         gone
     }
 
@@ -332,26 +334,44 @@ impl JobServer {
             Outcome::Complete(_) | Outcome::Fail => PeerError::RESULT_FOR_UNKNOWN_JOB,
             Outcome::Exception(_) => PeerError::EXCEPTION_FOR_UNKNOWN_JOB,
         };
-        match self.held_job(connection, handle, true, unknown) {
+        let job = match self.held_job(connection, handle, true, unknown) {
             Ok((job, run)) => {
                 self.measure_run(now, run, &outcome);
-                let handle = self.jobs.get(job).handle(&self.prefixes);
-                self.send_to_clients(job, effects, |wants_exceptions| match outcome {
-                    Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
-                    Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
-                    Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
-                });
-                self.end_run(now, job, effects);
+                job
             }
-            Err(error) => self.send_error(connection, error, effects),
-        }
+            // It was taken away from this worker, which has done it all the same. Nobody has ended it before.
+            Err(None) => {
+                let Some(job) = self.find_handle(handle) else { return };
+                self.measure_late(connection, job, &outcome);
+                self.forfeit_run(job);
+                job
+            }
+            Err(error) => return self.send_error(connection, error, effects),
+        };
+        let handle = self.jobs.get(job).handle(&self.prefixes);
+        self.send_to_clients(job, effects, |wants_exceptions| match outcome {
+            Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
+            Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
+            Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
+        });
+        self.end_job(now, job, effects);
     }
 
-    /// Forgets a job that runs. Where not more of its function may run at once, the next may now.
-    fn end_run(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+    /// Forgets a job. Where not more of its function may run at once, or its worker could hold no more, the next may run now.
+    fn end_job(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
         let function = self.jobs.get(job).function;
         self.remove_job(job, effects);
         self.cover(now, function, effects);
+        self.cover_freed(now, effects);
+    }
+
+    /// A job ends, and not by the word of the worker that runs it, if one does: what that one still says of it is not answered.
+    pub(super) fn forfeit_run(&mut self, slot: u32) {
+        let job = self.jobs.get(slot);
+        if let JobState::Running(run) = job.state {
+            let holder = self.runs[run as usize].connection;
+            self.connections[holder as usize].forfeit(job.number());
+        }
     }
 
     fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) {
@@ -392,11 +412,11 @@ impl JobServer {
             effects.report(Event::JobDropped { handle, unique: job.unique() });
             self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
             self.tally(job.function, |counters| &counters.dropped);
-            return self.end_run(now, slot, effects);
+            return self.end_job(now, slot, effects);
         }
         if self.is_abandoned(slot) {
             self.tally(self.jobs.get(slot).function, |counters| &counters.abandoned);
-            return self.end_run(now, slot, effects);
+            return self.end_job(now, slot, effects);
         }
         let job = self.jobs.get(slot);
         let function = job.function as usize;
@@ -413,5 +433,6 @@ impl JobServer {
         self.jobs.get_mut(slot).state = JobState::Scheduled;
         self.count(slot);
         self.make_ready_now(now, slot, effects);
+        self.cover_freed(now, effects);
     }
 }

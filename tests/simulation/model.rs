@@ -111,6 +111,8 @@ pub(crate) struct Connection {
     /// In the order in which they are looked through for a job.
     pub(crate) abilities: Vec<Ability>,
     pub(crate) forfeited: Vec<u64>,
+    /// Whether it slept and held as many jobs as it may, after the last transition.
+    pub(crate) was_full: bool,
     /// Where it comes from, and the id that it gave itself.
     pub(crate) host: &'static str,
     pub(crate) client: Option<&'static [u8]>,
@@ -220,6 +222,7 @@ impl Model {
             exceptions: false,
             abilities: Vec::new(),
             forfeited: Vec::new(),
+            was_full: false,
             host,
             client: None,
             gaps: 0,
@@ -229,7 +232,8 @@ impl Model {
     }
 
     /// The operator changes the settings. NOOPs that are on their way get the new time.
-    pub(crate) fn policy_changed(&mut self, policy: Policy) {
+    pub(crate) fn policy_changed(&mut self, now: Now, policy: Policy, outcome: &Outcome) {
+        self.begin();
         let (before, after) = (self.policy.wake_timeout_us, policy.wake_timeout_us);
         for connection in self.connections.values_mut() {
             if let Sleep::Woken { deadline_us, .. } = &mut connection.sleep {
@@ -237,6 +241,7 @@ impl Model {
             }
         }
         self.policy = policy;
+        self.finish(now, None, outcome);
     }
 
     pub(crate) fn asked(&mut self, now: Now, from: u32, ask: &Ask, outcome: &Outcome) {
@@ -486,6 +491,7 @@ impl Model {
 
     /// Compares what was sent with what was expected. What is sent to `leaving` reaches nobody.
     pub(crate) fn finish(&mut self, now: Now, leaving: Option<u32>, outcome: &Outcome) {
+        self.note_full();
         let mut expected = std::mem::take(&mut self.expected);
         for (to, reply) in outcome.sent.iter().filter(|(to, _)| Some(*to) != leaving) {
             if *reply == Reply::Noop {
@@ -515,11 +521,33 @@ impl Model {
         }
     }
 
+    /// Whether a connection holds as many jobs as it may.
+    pub(crate) fn is_full(&self, who: u32) -> bool {
+        self.held_by(who).len() >= self.policy.max_jobs_per_connection as usize
+    }
+
+    /// A sleeper that may hold more jobs again gets in line behind the others.
+    fn note_full(&mut self) {
+        let numbers: Vec<u32> = self.connections.keys().copied().collect();
+        for who in numbers {
+            let is_full = self.is_full(who);
+            let transition = self.transition;
+            let connection = self.connections.get_mut(&who).unwrap();
+            let is_asleep = connection.sleep == Sleep::Asleep;
+            let was_full = std::mem::replace(&mut connection.was_full, is_asleep && is_full);
+            if is_asleep && was_full && !is_full {
+                connection.abilities.iter_mut().for_each(|ability| ability.slept = transition);
+                self.note("was ended by a sleeper that could hold no more");
+            }
+        }
+    }
+
     /// A NOOP was sent: only to a sleeper, only for a job, and to nobody before those who have slept longer.
     fn woken(&mut self, now: Now, who: u32) {
         let has_ready = self.has_ready();
         let connection = &self.connections[&who];
         assert_eq!(connection.sleep, Sleep::Asleep, "connection {who} was sent a NOOP and does not sleep");
+        assert!(!self.is_full(who), "connection {who} was woken and can hold no more jobs");
         let is_next = connection.abilities.iter().any(|ability| {
             let function = ability.function;
             !self.is_withheld(who, function)
@@ -532,11 +560,11 @@ impl Model {
         self.note("was woken");
     }
 
-    /// The sleeping connections that can do a function.
+    /// The sleeping connections that can do a function, and could take a job.
     pub(crate) fn sleepers(&self, function: usize) -> impl Iterator<Item = (u32, &Ability)> {
         self.connections
             .iter()
-            .filter(|(_, connection)| connection.sleep == Sleep::Asleep)
+            .filter(|(number, connection)| connection.sleep == Sleep::Asleep && !self.is_full(**number))
             .flat_map(|(number, connection)| connection.abilities.iter().map(|ability| (*number, ability)))
             .filter(move |(number, ability)| ability.function == function && !self.is_withheld(*number, function))
     }

@@ -6,7 +6,7 @@ use super::model::{Ability, Job, Kept, Model, Outcome, Sleep, State};
 use super::wire::{self, Ask, Reply};
 
 /// How many jobs that were taken away from a connection the server surely remembers.
-const FORFEITED_FOR_SURE: usize = 64;
+const FORFEITED_FOR_SURE: usize = 1024;
 
 impl Model {
     pub(crate) fn can_do(&mut self, from: u32, function: usize, timeout_ms: Option<u64>, outcome: &Outcome) {
@@ -196,38 +196,60 @@ impl Model {
                 .is_some_and(|job| matches!(job.state, State::Running { holder, .. } if holder == from))
         });
         let Some(number) = held else {
-            return self.work_for_another(from, number, is_last, outcome);
+            return self.work_for_another(from, number, ask, is_last, outcome);
         };
         if let Ask::WorkStatus { numerator: done, denominator: of, .. } = ask
             && let State::Running { numerator, denominator, .. } = &mut self.jobs.get_mut(&number).unwrap().state
         {
             (*numerator, *denominator) = (leading_number(done), leading_number(of));
         }
-        for client in self.jobs[&number].waits.clone() {
-            let wants_exceptions = self.policy.exceptions || self.connections[&client].exceptions;
-            self.expect(client, forwarded(number, ask, wants_exceptions));
-        }
+        self.forward(number, ask);
         if is_last {
             let job = self.end(number);
             self.note(if job.is_wanted() { "was finished" } else { "was finished though nobody wants it" });
         }
     }
 
-    /// A connection speaks of a job that it does not hold. Nobody hears it; if it held the job once, it gets no error.
-    fn work_for_another(&mut self, from: u32, number: Option<u64>, is_last: bool, outcome: &Outcome) {
+    fn forward(&mut self, number: u64, ask: &Ask) {
+        for client in self.jobs[&number].waits.clone() {
+            let wants_exceptions = self.policy.exceptions || self.connections[&client].exceptions;
+            self.expect(client, forwarded(number, ask, wants_exceptions));
+        }
+    }
+
+    /// A connection speaks of a job that it does not hold. If it held the job once, it gets no error, and its result ends the job;
+    /// of anything else nobody hears.
+    fn work_for_another(&mut self, from: u32, number: Option<u64>, ask: &Ask, is_last: bool, outcome: &Outcome) {
         let forfeited = &mut self.connections.get_mut(&from).unwrap().forfeited;
         let is_same = |forfeited: &u64| number.is_some_and(|number| wire::number(number) == wire::number(*forfeited));
         if let Some(index) = forfeited.iter().position(is_same) {
             // It goes by the number, where it knows the prefix.
             let is_sure = forfeited.len() - index <= FORFEITED_FOR_SURE && number == Some(forfeited[index]);
             if is_sure || outcome.sent.is_empty() {
+                let name = forfeited[index];
                 if is_last {
                     forfeited.remove(index);
+                }
+                if is_last && number == Some(name) && self.jobs.contains_key(&name) {
+                    return self.end_late(name, ask);
                 }
                 return self.note("was spoken of after it was taken away");
             }
         }
         self.expect_error(from, "JOB_NOT_FOUND", "");
+    }
+}
+
+impl Model {
+    /// A job ends by the word of one from whom it was taken away.
+    fn end_late(&mut self, name: u64, ask: &Ask) {
+        self.forward(name, ask);
+        let job = self.end(name);
+        if let State::Running { holder, .. } = job.state {
+            self.forfeit(holder, name);
+            return self.note("was ended by one that had lost it, while another ran it");
+        }
+        self.note("was ended by one that had lost it, while it waited");
     }
 }
 

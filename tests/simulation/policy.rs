@@ -28,14 +28,15 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         volatile_workloads_max: random.pick(&[60, 1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
         ..Policy::default()
     };
+    let max_jobs_per_connection = random.pick(&[1, 2, 10_000, 10_000, 10_000, 10_000]);
     if !has_small_limits {
-        return policy;
+        return Policy { max_jobs_per_connection, ..policy };
     }
     Policy {
         max_jobs: 20,
         max_functions: 9,
         max_functions_per_connection: 3,
-        max_jobs_per_connection: 2,
+        max_jobs_per_connection: max_jobs_per_connection.min(3),
         max_waits_per_connection: 3,
         ..policy
     }

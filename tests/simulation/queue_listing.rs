@@ -35,7 +35,7 @@ impl Scene {
 /// Ten jobs, the first five of which are listed; then something happens to the fifth.
 fn after_five(act: impl FnOnce(&mut Scene)) -> Vec<u64> {
     let mut scene = Scene::new();
-    scene.server.set_policy(&Policy { job_retries: None, ..Policy::default() });
+    scene.server.set_policy(NOW, &Policy { job_retries: None, ..Policy::default() }, &mut scene.ears);
     let client = scene.connect("");
     for _ in 0..10 {
         scene.submit(client, b"f", b"", None);

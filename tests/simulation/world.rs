@@ -50,6 +50,8 @@ pub(crate) struct World {
     enough: usize,
     pub(crate) has_small_limits: bool,
     is_crowded: bool,
+    /// Whether those who come in the end take longer for each job than they may.
+    workers_are_late: bool,
     pub(crate) is_winding_up: bool,
     events: Option<VecDeque<String>>,
 }
@@ -80,6 +82,7 @@ impl World {
             enough: random.pick(&[2, 5, 10, 30]),
             has_small_limits,
             is_crowded: !has_small_limits && random.chance(25),
+            workers_are_late: random.chance(30),
             is_winding_up: false,
             events: shows_events.then(VecDeque::new),
             random,
@@ -498,7 +501,8 @@ impl World {
         }
     }
 
-    /// The store fails no more, there is time enough, and two workers come that can do everything.
+    /// The store fails no more, there is time enough, and two workers come that can do everything, in some worlds each job later
+    /// than it may.
     fn make_reliable(&mut self) {
         if let Some(store) = &mut self.store {
             store.heal();
@@ -514,7 +518,7 @@ impl World {
             ..Policy::default()
         });
         for _ in 0..2 {
-            let mut peer = Peer::orderly_worker();
+            let mut peer = if self.workers_are_late { Peer::late_worker() } else { Peer::orderly_worker() };
             let asks = peer.start_work();
             let slot = self.links.len();
             self.links.push(None);
@@ -529,7 +533,7 @@ impl World {
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_mut() else { continue };
             if !link.is_leaving {
-                let asks = link.peer.wind_up(&mut self.random);
+                let asks = link.peer.wind_up(&mut self.random, self.now.monotonic_us);
                 self.send(slot, asks);
             }
             let link = self.links[slot].as_ref().unwrap();
