@@ -112,6 +112,7 @@ const LANDMARKS: &[&str] = &[
     "was given back",
     "was given jobs again",
     "was handed out",
+    "was handed to one that was gone already",
     "was held back since as many run as may",
     "was held back since its function is paused",
     "was joined before it was stored",

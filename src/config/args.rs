@@ -203,7 +203,7 @@ pub struct Process {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Jobs")]
 pub struct Jobs {
-    /// Attempts after which a job fails whose workers were lost; -1 is without end, 0 and 1 are one attempt
+    /// Attempts after which a job fails whose workers were lost; -1 and 0 are without end
     #[arg(short = 'j', long, value_name = "N", default_value = "-1", value_parser = value::retries,
           allow_negative_numbers = true)]
     pub job_retries: Retries,

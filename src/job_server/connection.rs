@@ -40,6 +40,8 @@ pub(super) struct Connection {
     pub(super) runs: u32,
     /// While it sleeps, whether it holds as many jobs as it may: then it would be told that there is none, and is not woken.
     pub(super) is_full: bool,
+    /// The run of the job that it was assigned last, unless it has said something since. A slot of the runs.
+    pub(super) last_assigned: u32,
     /// How many gaps it has had in what it is sent, and how many of them are open.
     pub(super) gaps: u64,
     pub(super) open_gaps: u32,
@@ -71,6 +73,7 @@ impl Connection {
             last_run: NONE,
             runs: 0,
             is_full: false,
+            last_assigned: NONE,
             gaps: 0,
             open_gaps: 0,
             most_runs: 0,

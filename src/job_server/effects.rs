@@ -1,8 +1,9 @@
 //! How the job server speaks: it has no other way to touch the world.
 
 use super::ConnectionId;
+use super::earlier::RunEnd;
 use super::stored::StoreOp;
-use crate::protocol::{JobHandle, Response};
+use crate::protocol::{FunctionName, JobHandle, Response};
 
 /// The world as the job server sees it.
 ///
@@ -30,12 +31,18 @@ pub trait Effects {
 /// What an operator may want to read in the log.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A job has failed as often as it may and is gone.
+    /// A job has lost as many workers as it may and is gone.
     JobDropped {
+        /// Its function.
+        function: &'a FunctionName,
         /// The job.
         handle: JobHandle<'a>,
         /// Its unique id.
         unique: &'a [u8],
+        /// How many workers it has lost.
+        attempts: u16,
+        /// How it lost the last one.
+        end: RunEnd,
     },
     /// A worker took longer than it may; the job is for the next one.
     JobTimedOut {
@@ -46,6 +53,8 @@ pub enum Event<'a> {
     },
     /// A job that the store had is not there any more: somebody else has removed it. It is gone.
     JobVanished {
+        /// Its function.
+        function: &'a FunctionName,
         /// The job.
         handle: JobHandle<'a>,
         /// Its unique id.

@@ -88,6 +88,16 @@ pub struct Now {
     pub unix_us: u64,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionEnd {
+    /// Its peer still reads: it is kept until its gaps are filled.
+    pub wants_answers: bool,
+    /// Its peer has not read the last that it was sent. Where that is a job, and the peer has said nothing since, the close was on
+    /// its way already: the job goes back as it was, and has not lost an attempt.
+    pub missed_last: bool,
+}
+
 /// How far the end of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
@@ -257,17 +267,23 @@ impl JobServer {
     /// A connection has ended, or is to end: its jobs go back, and those that only it waited for go.
     ///
     /// A connection with much to undo takes several calls, between which others get their turn; it must not send anything
-    /// any more. With `wants_answers` it is kept until its gaps are filled.
+    /// any more. How it is kept and what goes back as it was is in `end`.
     pub fn disconnect(
         &mut self,
         now: Now,
         id: ConnectionId,
-        wants_answers: bool,
+        end: ConnectionEnd,
         effects: &mut impl Effects,
     ) -> Departure {
+        let ConnectionEnd { wants_answers, missed_last } = end;
         let Some(connection) = self.slot_of(id) else {
             return Departure::Done;
         };
+        let ended = &mut self.connections[connection as usize];
+        if !missed_last || ended.first_wait != NONE || ended.open_gaps > 0 {
+            // It has the job, or it may be what others said to it as a client that it has missed.
+            ended.last_assigned = NONE;
+        }
         self.remove_abilities(now, connection, effects);
         for _ in 0..WORK_PER_CALL {
             match self.connections[connection as usize].first_wait {
@@ -278,7 +294,10 @@ impl JobServer {
         for _ in 0..WORK_PER_CALL {
             match self.connections[connection as usize].first_run {
                 NONE => break,
-                run => self.requeue(now, run, RunEnd::Disconnected, effects),
+                run => {
+                    let is_missed = run == self.connections[connection as usize].last_assigned;
+                    self.requeue(now, run, (!is_missed).then_some(RunEnd::Disconnected), effects);
+                }
             }
         }
         let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection as usize];
@@ -312,11 +331,19 @@ impl JobServer {
         rest
     }
 
+    /// A connection has sent something that makes no sense: so it was there after what it was sent before.
+    pub fn heard_nonsense(&mut self, from: ConnectionId) {
+        if let Some(connection) = self.slot_of(from) {
+            self.connections[connection as usize].last_assigned = NONE;
+        }
+    }
+
     /// A connection asks for something.
     pub fn request(&mut self, now: Now, from: ConnectionId, request: &Request<'_>, effects: &mut impl Effects) {
         let Some(connection) = self.slot_of(from) else {
             return;
         };
+        self.connections[connection as usize].last_assigned = NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
             Request::CantDo { function } => self.cant_do(now, connection, function, effects),

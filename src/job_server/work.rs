@@ -215,6 +215,7 @@ impl JobServer {
         }
         let holder = &mut self.connections[connection as usize];
         holder.last_run = run;
+        holder.last_assigned = run;
         holder.runs += 1;
         holder.most_runs = holder.most_runs.max(holder.runs);
         holder.gauges.running.set(u64::from(holder.runs));
@@ -397,19 +398,24 @@ impl JobServer {
         let Run { job, connection, .. } = self.runs[run as usize];
         let number = self.jobs.get(job).number();
         self.connections[connection as usize].forfeit(number);
-        self.requeue(now, run, end, effects);
+        self.requeue(now, run, Some(end), effects);
     }
 
-    /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it.
-    pub(super) fn requeue(&mut self, now: Now, run: u32, end: RunEnd, effects: &mut impl Effects) {
+    /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it. Without an
+    /// `end` the worker was gone before the job reached it: that was no attempt.
+    pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
         let job = self.jobs.get_mut(slot);
-        job.attempts = job.attempts.saturating_add(1);
-        let handle = job.handle(&self.prefixes);
-        if self.policy.job_retries.is_some_and(|retries| job.attempts >= retries.max(1)) {
+        job.attempts = job.attempts.saturating_add(u16::from(end.is_some()));
+        let attempts = job.attempts;
+        if let Some(end) = end
+            && self.policy.job_retries.is_some_and(|retries| attempts >= retries.get())
+        {
             let job = self.jobs.get(slot);
-            effects.report(Event::JobDropped { handle, unique: job.unique() });
+            let handle = job.handle(&self.prefixes);
+            let function = &self.functions[job.function as usize].name;
+            effects.report(Event::JobDropped { function, handle, unique: job.unique(), attempts, end });
             self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
             self.tally(job.function, |counters| &counters.dropped);
             return self.end_job(now, slot, effects);
@@ -420,11 +426,13 @@ impl JobServer {
         }
         let job = self.jobs.get(slot);
         let function = job.function as usize;
-        if job.kept != Kept::Memory {
+        if job.kept != Kept::Memory && end.is_some() {
             let key = job.key(&self.functions[function].name);
             effects.store(StoreOp::Attempts { key, attempts: job.attempts });
         }
-        self.remember_run(now, run, end);
+        if let Some(end) = end {
+            self.remember_run(now, run, end);
+        }
         self.uncount(slot);
         self.remove_run(run);
         self.functions[function].running -= 1;

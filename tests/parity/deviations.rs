@@ -198,25 +198,11 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         reason: "jobs that come back together keep their order; gearmand turns it around",
     },
     Deviation {
-        conversation: "retries of zero",
-        step: "V CLOSE",
-        ours: "C WORK_FAIL H:t:1",
-        theirs: "",
-        reason: "0 is no second attempt, as in gearmand's development after 2.0.0; before, it meant attempts without end, which is -1 now",
-    },
-    Deviation {
-        conversation: "retries of zero",
-        step: "W GRAB_JOB",
-        ours: "W NO_JOB",
-        theirs: r"W JOB_ASSIGN H:t:1\0f\0x",
-        reason: "0 is no second attempt, as in gearmand's development after 2.0.0; before, it meant attempts without end, which is -1 now",
-    },
-    Deviation {
         conversation: "a late result after a timeout",
         step: r"V WORK_COMPLETE H:t:1\0late",
-        ours: "",
+        ours: r"C WORK_COMPLETE H:t:1\0late",
         theirs: r"V ERROR JOB_NOT_FOUND\0Job given in work result not found",
-        reason: LATE_RESULT,
+        reason: "the first result of anybody who was handed the job ends it; gearmand drops it, tells the worker of an error, and runs the job again",
     },
     Deviation {
         conversation: "a timeout of more than 20 digits",

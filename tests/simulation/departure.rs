@@ -93,7 +93,9 @@ fn leave(awaited: usize, held: usize) {
     }
     assert_eq!(server.job_count(), awaited + held);
     let (mut turns, mut done) = (0, 0);
-    while server.disconnect(NOW, leaver, true, &mut ears) != Departure::Done {
+    while server.disconnect(NOW, leaver, ConnectionEnd { wants_answers: true, missed_last: false }, &mut ears)
+        != Departure::Done
+    {
         server.check_invariants();
         turns += 1;
         // The worker is in turn handed what came back and what the leaver has not given up yet.

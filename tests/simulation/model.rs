@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use gearmand::job_server::{Departure, DropFunction, Now, Policy, StoreOp, Withholding};
+use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, Now, Policy, StoreOp, Withholding};
 
 use super::model_control::{Controls, EditSeen, Whom};
 use super::model_store::{Addition, Load};
@@ -111,6 +111,8 @@ pub(crate) struct Connection {
     /// In the order in which they are looked through for a job.
     pub(crate) abilities: Vec<Ability>,
     pub(crate) forfeited: Vec<u64>,
+    /// The job that it was handed last, if it has asked for nothing since.
+    pub(crate) last_assigned: Option<u64>,
     /// Whether it slept and held as many jobs as it may, after the last transition.
     pub(crate) was_full: bool,
     /// Where it comes from, and the id that it gave itself.
@@ -222,6 +224,7 @@ impl Model {
             exceptions: false,
             abilities: Vec::new(),
             forfeited: Vec::new(),
+            last_assigned: None,
             was_full: false,
             host,
             client: None,
@@ -246,6 +249,9 @@ impl Model {
 
     pub(crate) fn asked(&mut self, now: Now, from: u32, ask: &Ask, outcome: &Outcome) {
         self.begin();
+        if *ask != Ask::Line {
+            self.connections.get_mut(&from).unwrap().last_assigned = None;
+        }
         match ask {
             Ask::CanDo { function } => self.can_do(from, *function, None, outcome),
             Ask::CanDoTimeout { function, timeout_ms } => {
@@ -293,13 +299,15 @@ impl Model {
         &mut self,
         now: Now,
         who: u32,
-        wants_answers: bool,
+        end: ConnectionEnd,
         departure: Departure,
         outcome: &Outcome,
     ) {
         self.begin();
         let gaps = self.open_gaps(who);
-        let is_kept = wants_answers && gaps > 0;
+        let is_kept = end.wants_answers && gaps > 0;
+        let is_no_client = gaps == 0 && self.waits_of(who) == 0;
+        let missed = self.connections[&who].last_assigned.filter(|_| end.missed_last && is_no_client);
         assert_eq!(departure, if is_kept { Departure::AwaitsAnswers } else { Departure::Done }, "{gaps} gaps are open");
         if gaps > 0 {
             self.note(if is_kept {
@@ -316,7 +324,7 @@ impl Model {
         self.forget_abilities(who);
         self.connections.get_mut(&who).unwrap().sleep = Sleep::Awake;
         if !was_leaving {
-            self.abandon_all(who);
+            self.abandon_all(who, missed);
         }
         if departure == Departure::Done {
             self.connections.remove(&who);
@@ -325,8 +333,8 @@ impl Model {
         self.finish(now, Some(who), outcome);
     }
 
-    /// One waits for no job any more, and runs none.
-    fn abandon_all(&mut self, who: u32) {
+    /// One waits for no job any more, and runs none. That one of its jobs has not reached it.
+    fn abandon_all(&mut self, who: u32, missed: Option<u64>) {
         let names: Vec<u64> = self.jobs.keys().copied().collect();
         for name in names {
             let job = self.jobs.get_mut(&name).unwrap();
@@ -342,8 +350,13 @@ impl Model {
             }
         }
         for name in self.held_by(who) {
-            self.lose_worker(name);
-            self.note("lost its worker");
+            if missed == Some(name) {
+                self.put_back(name);
+                self.note("was handed to one that was gone already");
+            } else {
+                self.lose_worker(name);
+                self.note("lost its worker");
+            }
         }
     }
 

@@ -69,15 +69,23 @@ impl Model {
     pub(crate) fn lose_worker(&mut self, name: u64) {
         let job = self.jobs.get_mut(&name).unwrap();
         job.attempts += 1;
-        job.is_plain = false;
-        if self.policy.job_retries.is_some_and(|retries| job.attempts >= u32::from(retries.max(1))) {
+        if self.policy.job_retries.is_some_and(|retries| job.attempts >= u32::from(retries.get())) {
             let job = self.end(name);
             if job.is_wanted() { &mut self.dropped } else { &mut self.may_be_dropped }.push(name);
             for client in job.waits {
                 self.expect(client, Reply::WorkFail { job: name });
             }
             self.note("was dropped after its last attempt");
-        } else if job.is_wanted() {
+        } else {
+            self.put_back(name);
+        }
+    }
+
+    /// A job is for the next worker, if anybody wants it.
+    pub(crate) fn put_back(&mut self, name: u64) {
+        let job = self.jobs.get_mut(&name).unwrap();
+        job.is_plain = false;
+        if job.is_wanted() {
             self.last_turn += 1;
             job.state = State::Ready(self.last_turn);
             if job.kept == Kept::Stored {
@@ -138,7 +146,9 @@ impl Model {
         let started = self.next_run();
         let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
         abilities[index..].rotate_left(1);
-        self.connections.get_mut(&from).unwrap().forfeited.retain(|number| *number != assigned.job);
+        let worker = self.connections.get_mut(&from).unwrap();
+        worker.forfeited.retain(|number| *number != assigned.job);
+        worker.last_assigned = Some(assigned.job);
         let job = self.jobs.get_mut(&assigned.job).unwrap();
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us + timeout_ms * 1000);
         job.state = State::Running { holder: from, started, deadline_us, numerator: 0, denominator: 0 };

@@ -1,6 +1,7 @@
 //! What the operator may decide in the simulation.
 
 use std::collections::HashMap;
+use std::num::NonZeroU16;
 
 use gearmand::job_server::{Durability, Policy};
 use gearmand::protocol::FunctionName;
@@ -19,7 +20,7 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         handle_prefix: random.pick(&PREFIXES).to_owned(),
         worker_wakeup: random.pick(&[1, 1, 1, 0, 3]),
         wake_timeout_us: random.pick(&[100_000, 100_000, 20_000, 300_000]),
-        job_retries: random.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]),
+        job_retries: random.pick(&[None, None, None, Some(1), Some(1), Some(2), Some(3)]).and_then(NonZeroU16::new),
         exceptions: random.chance(20),
         durability: random.pick(&DURABILITIES),
         function_durability,

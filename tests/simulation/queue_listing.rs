@@ -67,7 +67,7 @@ fn a_queue_is_listed_to_its_end_whatever_becomes_of_the_job_at_the_place() {
         let worker = scene.worker("", &[b"f"]);
         let held: Vec<u64> = (0..5).filter_map(|_| scene.grab(worker)).map(|(number, _)| number).collect();
         assert_eq!(held, [1, 2, 3, 4, 5]);
-        scene.server.disconnect(NOW, worker, false, &mut scene.ears);
+        scene.server.disconnect(NOW, worker, ConnectionEnd::default(), &mut scene.ears);
     };
     assert_eq!(after_five(lose_five), [6, 7, 8, 9, 10, 1, 2, 3, 4, 5]);
 }

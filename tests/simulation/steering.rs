@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gearmand::job_server::{
-    ConnectionId, ControlError, DropFunction, Effects, Event, JobServer, Now, Piece, Place, Policy, Rule, StoreOp,
-    StoreReport, Who, Withholding,
+    ConnectionEnd, ConnectionId, ControlError, DropFunction, Effects, Event, JobServer, Now, Piece, Place, Policy,
+    Rule, StoreOp, StoreReport, Who, Withholding,
 };
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -538,7 +538,7 @@ fn rules_are_limited_and_those_for_a_connection_end_with_it() {
     }
     assert_eq!(all_rules(&scene.server).len(), 1001);
     assert_eq!(scene.server.workers_of(&Who::Host("here".to_owned())), [worker]);
-    scene.server.disconnect(NOW, worker, false, &mut scene.ears);
+    scene.server.disconnect(NOW, worker, ConnectionEnd::default(), &mut scene.ears);
     let next = scene.worker("here", &[b"f"]);
     assert_eq!(next.slot, worker.slot);
     assert_eq!(all_rules(&scene.server).len(), 1000);

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gearmand::job_server::{Departure, DropFunction, Effects, JobServer, Now, Policy};
+use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, Effects, JobServer, Now, Policy};
 use gearmand::protocol::packet::{FrameLimits, FramingError, Magic, Scan, scan};
 use gearmand::protocol::{Request, Response, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -246,7 +246,10 @@ impl World {
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         match Request::parse(number, workload) {
             Ok(request) => self.server.request(self.now, id, &request, &mut effects),
-            Err(error) => effects.send(id, Response::Error(error)),
+            Err(error) => {
+                self.server.heard_nonsense(id);
+                effects.send(id, Response::Error(error));
+            }
         }
         let outcome = effects.outcome;
         self.observe(&outcome);
@@ -399,10 +402,11 @@ impl World {
     pub(crate) fn disconnect(&mut self, slot: usize, wants_answers: bool) {
         let (id, number) = self.links[slot].as_ref().map(|link| (link.id, link.number)).unwrap();
         self.event(if wants_answers { "closes its side" } else { "dies" }, &number);
+        let end = ConnectionEnd { wants_answers, missed_last: self.random.chance(30) };
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         let mut calls = 0;
         let departure = loop {
-            match self.server.disconnect(self.now, id, wants_answers, &mut effects) {
+            match self.server.disconnect(self.now, id, end, &mut effects) {
                 Departure::Unfinished => self.server.check_invariants(),
                 departure => break departure,
             }
@@ -415,7 +419,7 @@ impl World {
             Departure::Done => self.links[slot] = None,
             Departure::Unfinished | Departure::AwaitsAnswers => self.links[slot].as_mut().unwrap().is_leaving = true,
         }
-        self.model.disconnected(self.now, number, wants_answers, departure, &outcome);
+        self.model.disconnected(self.now, number, end, departure, &outcome);
         self.conclude(outcome);
     }
 
