@@ -21,6 +21,7 @@ use crate::job_server::{
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, Stats};
+use crate::store::commit::Commit;
 use crate::store::look::Looking;
 use crate::store::queue::Queue;
 
@@ -379,6 +380,11 @@ impl Hub {
     /// the hub's.
     pub fn look_at_workload(&self, job: JobKey) -> Option<Looking> {
         self.store.as_ref()?.look(job)
+    }
+
+    /// Waits until everything that was asked of the store until now is committed; `None` where there is no store.
+    pub fn commit(&self) -> Option<Commit> {
+        self.store.as_ref().map(|store| store.commit())
     }
 
     /// See [`JobServer::set_policy`].

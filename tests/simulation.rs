@@ -101,6 +101,7 @@ const LANDMARKS: &[&str] = &[
     "was busy when it was to be moved",
     "was cancelled with all others",
     "was cancelled",
+    "was changed by an operator who was answered before a crash",
     "was dropped after its last attempt",
     "was finished though nobody wants it",
     "was finished",

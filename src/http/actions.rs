@@ -1,5 +1,6 @@
 //! What changes something: functions, jobs and workers.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -9,17 +10,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::Interface;
 use super::answer::{Failure, json};
 use super::body::read_body;
 use super::guard::is_json;
 use super::routes::{Call, Route};
-use crate::admin::control::{Control, Step, error_code, host};
+use crate::admin::control::{Control, NOT_STORED, Step, Task, error_code, host, not_stored};
 use crate::admin::look::parse_worker_id;
 use crate::job_server::{ControlError, Who, Withholding};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
+use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// The largest body, in bytes.
 const BODY_MAX: usize = 64 * 1024;
@@ -78,11 +81,14 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     // It goes on where whoever wanted it does not wait for its end.
     let task = tokio::spawn(async move {
         let _permit = permit;
-        let mut affected = 0;
+        let (mut affected, mut commit) = (0, None);
         for control in controls {
-            affected = affected.max(run(&interface, control, &actor.text).await?);
+            let admin = &interface.parts.admin;
+            let mut task = admin.begin(control.clone(), actor.text.clone());
+            affected = affected.max(run(&interface, &mut task).await?);
+            commit = admin.commit(&control);
         }
-        Ok(affected)
+        committed(commit).await.map(|()| affected)
     });
     match task.await {
         Ok(affected) => Ok(json(&Affected { affected: affected? })),
@@ -204,11 +210,23 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
     Ok(vec![control])
 }
 
-async fn run(interface: &Interface, control: Control, actor: &str) -> Result<usize, Failure> {
-    let admin = &interface.parts.admin;
-    let mut task = admin.begin(control, actor.to_owned());
+/// Waits until what was done is committed, which a restart does not undo.
+async fn committed(commit: Option<Commit>) -> Result<(), Failure> {
+    let Some(mut commit) = commit else { return Ok(()) };
     loop {
-        match admin.step(interface.now(), &mut task) {
+        match timeout(COMMIT_WAIT, poll_fn(|context| commit.poll(context.waker()))).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => return Err(Failure::busy(NOT_STORED, not_stored(Some(why)))),
+            Err(_) if commit.has_progressed() => {}
+            Err(_) => return Err(Failure::busy(NOT_STORED, not_stored(None))),
+        }
+    }
+}
+
+async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
+    let admin = &interface.parts.admin;
+    loop {
+        match admin.step(interface.now(), task) {
             Ok(Step::Done { affected }) => return Ok(affected),
             Ok(Step::Unfinished) => tokio::task::yield_now().await,
             Err(error) => return Err(refusal(error)),

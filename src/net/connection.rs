@@ -22,7 +22,6 @@ use tracing::{debug, info};
 
 use super::Clock;
 use super::input::{Input, Sink};
-use crate::admin::look::STORE_WAIT;
 use crate::admin::{Admin, LongAnswer};
 use crate::hub::Hub;
 use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now};
@@ -332,9 +331,13 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// Waits for what the store is asked for an answer, but not for long.
     fn poll_store(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(answer) = &mut self.long_answer else { return Poll::Ready(()) };
-        if answer.poll_ready(context.waker()).is_pending() {
-            let timer = self.store_timer.get_or_insert_with(|| Box::pin(sleep(STORE_WAIT)));
+        while answer.poll_ready(context.waker()).is_pending() {
+            let timer = self.store_timer.get_or_insert_with(|| Box::pin(sleep(answer.patience())));
             ready!(timer.as_mut().poll(context));
+            self.store_timer = None;
+            if !answer.has_progressed() {
+                break;
+            }
         }
         self.store_timer = None;
         Poll::Ready(())

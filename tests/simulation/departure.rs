@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gearmand::job_server::{ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp};
+use gearmand::job_server::{ConnectionEnd, ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp};
 use gearmand::protocol::{GrabKind, JobHandle, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use gearmand::job_server::Policy;
+use gearmand::job_server::{ConnectionEnd, Policy};
 use gearmand::protocol::Priority;
 
 use super::steering::{NOW, Scene, handle};

@@ -142,9 +142,15 @@ impl World {
                 let span_us = self.random.below(longest_us);
                 self.advance(span_us);
             }
-            974..980 => self.control(),
+            974..980 => {
+                self.control();
+                self.store.iter_mut().for_each(Store::word);
+            }
             980..985 => self.set_wall_clock(),
-            985..992 => self.operate(),
+            985..992 => {
+                self.operate();
+                self.store.iter_mut().for_each(Store::word);
+            }
             992..999 => self.die(slot),
             _ if self.is_crowded && self.model.jobs.len() < 40 && self.random.chance(60) => self.flood(slot),
             _ => self.check_listings(),
