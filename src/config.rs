@@ -44,6 +44,8 @@ pub struct Config {
     pub durability: Durability,
     /// Functions with a level of their own, each once.
     pub function_durability: Vec<FunctionDurability>,
+    /// Bytes on the disk of the queue's file that are kept for removing jobs; `None` for as many as suit the disk, 0 for none.
+    pub store_reserve: Option<u64>,
     /// First part of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white space.
     pub job_handle_prefix: String,
     /// Where HTTP is served, and who may do what there.

@@ -14,6 +14,8 @@
 mod common;
 mod durable;
 mod faults {
+    mod disks;
+    mod full;
     pub(crate) mod stage;
 }
 mod shim;

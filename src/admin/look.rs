@@ -151,7 +151,7 @@ impl Look {
             StoreState::Working => ("ok", None),
             StoreState::Failing(error) => ("failing", Some(error)),
         };
-        let commits = store.commits.get();
+        let (commits, space) = (store.commits.get(), store.space());
         StoreView {
             state,
             error,
@@ -165,6 +165,10 @@ impl Look {
             syncs: store.syncs.get(),
             failures: store.failures.get(),
             mean_commit_s: store.commit_ns.get().checked_div(commits).map(|mean_ns| seconds(mean_ns) / 1000.0),
+            free_bytes: space.map(|space| space.free),
+            reserve_bytes: space.map(|space| space.reserve),
+            wal_bytes: space.map(|space| space.wal),
+            commit_times: store.commit_times.read(),
         }
     }
 

@@ -539,6 +539,9 @@ fn write_store(store: &StoreView, out: &mut Vec<u8>) {
             ("store_syncs", store.syncs.into()),
             ("store_failures", store.failures.into()),
             ("store_mean_commit_s", store.mean_commit_s.into()),
+            ("store_free_bytes", store.free_bytes.into()),
+            ("store_reserve_bytes", store.reserve_bytes.into()),
+            ("store_wal_bytes", store.wal_bytes.into()),
         ],
         out,
     );

@@ -18,7 +18,7 @@ use crate::log_level::audit;
 use crate::protocol::FunctionName;
 use crate::protocol::names::write_decimal;
 use crate::protocol::text::{self, AdminCommand, ControlCommand, Workers};
-use crate::stats::{ConnectionGauges, FunctionGauges, StoreState};
+use crate::stats::{ConnectionGauges, FunctionGauges, StoreSpace, StoreState};
 use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// How much of a listing is made at a time, in bytes; the line that reaches it is the last. There are scripts that read an
@@ -390,7 +390,11 @@ fn write_store(hub: &Hub, out: &mut Vec<u8>) {
         ("syncs", store.syncs.get()),
         ("failures", store.failures.get()),
         ("mean_commit_us", mean_commit_us),
-    ] {
+    ]
+    .into_iter()
+    .chain(store.space().into_iter().flat_map(|StoreSpace { free, reserve, wal }| {
+        [("free_bytes", free), ("reserve_bytes", reserve), ("wal_bytes", wal)]
+    })) {
         out.extend_from_slice(key.as_bytes());
         out.push(b'\t');
         write_decimal(value, out);

@@ -5,6 +5,8 @@
 
 use serde::Serialize;
 
+use crate::stats::histogram::Durations;
+
 /// The server as a whole.
 #[derive(Clone, Debug, Serialize)]
 pub struct ServerView {
@@ -178,6 +180,15 @@ pub struct StoreView {
     pub failures: u64,
     /// How long a transaction took, in the mean.
     pub mean_commit_s: Option<f64>,
+    /// Bytes that are free on its disk, beside the reserve; none where it is on no local disk.
+    pub free_bytes: Option<u64>,
+    /// Bytes that are kept on its disk for removing jobs; 0 while they are given up.
+    pub reserve_bytes: Option<u64>,
+    /// Bytes of its write-ahead log.
+    pub wal_bytes: Option<u64>,
+    /// How long transactions took.
+    #[serde(skip)]
+    pub commit_times: Durations,
 }
 
 /// Jobs that wait for a worker, by priority.

@@ -67,6 +67,7 @@ pub const RELOADABLE: &[&str] = &[
     "exceptions",
     "durability",
     "function-durability",
+    "store-reserve",
     "allow-shutdown",
     "admin-read-only",
     "verbose",

@@ -245,6 +245,7 @@ fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Conf
         jobs: args.jobs,
         queue,
         durability: args.queue.durability,
+        store_reserve: args.queue.store_reserve,
         function_durability: args.queue.function_durability,
         http: args.http.choice(),
         log: args.log,
@@ -340,6 +341,10 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
                     .to_owned(),
             );
         }
+    }
+    let is_on_disk = matches!(config.queue, QueueChoice::Default | QueueChoice::Sqlite { .. });
+    if is_set("store-reserve") && !is_on_disk {
+        findings.warnings.push("--store-reserve has no effect: it is for queues in a SQLite file; remove it".to_owned());
     }
     if config.network.protocol.is_none() && is_set("http-port") {
         findings.warnings.push("--http-port has no effect without --protocol http; add that, or remove it".to_owned());

@@ -125,6 +125,7 @@ fn writer_settings(config: &Config) -> Settings {
         durability: level(config.durability.level),
         interval: config.durability.interval,
         probe: is_database.then_some(PROBE_INTERVAL),
+        reserve: config.store_reserve,
     }
 }
 

@@ -374,17 +374,31 @@ pub enum StoreState {
     Failing(String),
 }
 
+/// What a store takes and has left on a local disk, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreSpace {
+    /// Free on its file system for this user, beside the reserve.
+    pub free: u64,
+    /// How large the reserve is now: 0 where there is none, or where it was given up.
+    pub reserve: u64,
+    /// How large the write-ahead log is.
+    pub wal: u64,
+}
+
 /// The numbers of the store.
 #[derive(Debug, Default)]
 pub struct StoreStats {
     state: Mutex<StoreState>,
     about: Mutex<(String, String)>,
+    space: Mutex<Option<StoreSpace>>,
     /// Jobs that have ended, and whose removal failed and will be tried again.
     pub owed: Gauge,
     /// Transactions, failed ones included.
     pub commits: Gauge,
     /// How long they took in all, in nanoseconds.
     pub commit_ns: Gauge,
+    /// How long each of them took.
+    pub commit_times: Histogram,
     /// Transactions that were on the disk when they were done.
     pub syncs: Gauge,
     /// Jobs that were stored.
@@ -409,6 +423,16 @@ impl StoreStats {
     /// Publishes what the store is and how durable jobs are in it.
     pub fn set_about(&self, location: String, durability: String) {
         *self.about.lock().unwrap_or_else(PoisonError::into_inner) = (location, durability);
+    }
+
+    /// What the store takes and has left on its disk, as it was seen last; `None` where it is on no local disk.
+    pub fn space(&self) -> Option<StoreSpace> {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes what the store takes and has left on its disk.
+    pub fn set_space(&self, space: Option<StoreSpace>) {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
     }
 
     /// Publishes how the store does.

@@ -30,6 +30,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::job_server::{Edit, JobKey, StoreFailure, StoredJob};
+use crate::stats::StoreSpace;
 
 /// What is changed in one transaction, in this order: removed, edited, added, attempts set; settings at any time.
 ///
@@ -60,6 +61,14 @@ pub struct Changes {
     /// Whether all of it, and everything that was committed before, must be on the disk when this is done; otherwise it is
     /// enough that it outlives the process.
     pub sync: bool,
+}
+
+impl Changes {
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        let Self { removes, edits, adds, attempts, settings, .. } = self;
+        removes.is_empty() && edits.is_empty() && adds.is_empty() && attempts.is_empty() && settings.is_empty()
+    }
 }
 
 /// Whether a store's reader still wants workloads.
@@ -121,7 +130,34 @@ pub trait Store: Send {
     fn idle(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// How many bytes are kept free on the disk for removals, where the store is on a local disk; `None` for as many as suit the disk,
+    /// 0 for none.
+    fn set_reserve(&mut self, _bytes: Option<u64>) {}
+
+    /// Whether there is room for new jobs of so many bytes in all. With 0 it tells whether the store is full. It is asked before
+    /// each addition, and gets back a reserve that was given up.
+    fn room(&mut self, _bytes: u64) -> Room {
+        Room::Unknown
+    }
+
+    /// What the store takes and has left on its disk; `None` where it is on no local disk, or where that is not known now.
+    fn space(&mut self) -> Option<StoreSpace> {
+        None
+    }
 }
+
+/// Whether a store has room for new jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Nobody knows before it is tried.
+    Unknown,
+    /// It has, and the reserve is complete.
+    Enough,
+    /// It has not, as this error says. What is left is for removals.
+    Short(StoreError),
+}
+
 
 /// Whether a job was read with its workload.
 pub type HasWorkload = bool;

@@ -92,6 +92,8 @@ function storeCard(store) {
     ["Transactions", `${number(store.commits)}, of them synced ${number(store.syncs)}`],
     ["Mean transaction", duration(store.mean_commit_s)],
     ["Failures", number(store.failures)],
+    store.free_bytes !== null && ["Disk", `${bytes(store.free_bytes)} free, ${bytes(store.reserve_bytes)} reserved for removals`],
+    store.wal_bytes !== null && ["Write-ahead log", bytes(store.wal_bytes)],
   ]));
 }
 

@@ -289,6 +289,30 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| known(lines, server.store.mean_commit_s)),
     ),
     family(
+        "gearmand_store_commit_seconds",
+        Kind::Histogram,
+        "How long transactions of the store took.",
+        Source::Server(|server, lines| lines.histogram(&server.store.commit_times)),
+    ),
+    family(
+        "gearmand_store_disk_free_bytes",
+        Kind::Gauge,
+        "Bytes that are free on the store's disk, beside the reserve; none where it is on no local disk.",
+        Source::Server(|server, lines| known(lines, server.store.free_bytes)),
+    ),
+    family(
+        "gearmand_store_reserve_bytes",
+        Kind::Gauge,
+        "Bytes that are kept on the store's disk for removing jobs; 0 while they are given up.",
+        Source::Server(|server, lines| known(lines, server.store.reserve_bytes)),
+    ),
+    family(
+        "gearmand_store_wal_bytes",
+        Kind::Gauge,
+        "Bytes of the store's write-ahead log.",
+        Source::Server(|server, lines| known(lines, server.store.wal_bytes)),
+    ),
+    family(
         "gearmand_jobs_queued",
         Kind::Gauge,
         "Jobs that wait for a worker, by priority.",

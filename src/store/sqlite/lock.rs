@@ -6,13 +6,14 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use nix::libc::O_NOFOLLOW;
 
 use super::error;
+use super::reserve::is_full;
 use crate::job_server::StoreFailure;
 use crate::store::StoreError;
 
@@ -49,8 +50,18 @@ impl LockFile {
             Err(TryLockError::WouldBlock) => return Err(in_use(database, &path, &mut file)),
             Err(TryLockError::Error(source)) => return Err(system_error(source)),
         }
-        file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())).map_err(system_error)?;
-        Ok(Self(file))
+        match file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())) {
+            // The lock is what matters. On a full disk its file names nobody.
+            Err(source) if !is_full(&source) => Err(system_error(source)),
+            _ => Ok(Self(file)),
+        }
+    }
+
+    /// Whether the lock file of `database` is still the one that is locked. Otherwise another server can lock one of its own.
+    pub(super) fn is_in_place(&self, database: &Path) -> bool {
+        let here = self.0.metadata().map(|file| (file.dev(), file.ino()));
+        let there = std::fs::metadata(lock_path(database)).map(|file| (file.dev(), file.ino()));
+        matches!((here, there), (Ok(here), Ok(there)) if here == there)
     }
 }
 

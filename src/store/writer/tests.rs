@@ -98,7 +98,7 @@ impl Bench {
         let outcomes = outcomes.iter().copied().collect();
         let store = Scripted { outcomes, refused, commits: said, details: detailed };
         let stats = Arc::new(Stats::default());
-        let settings = Settings { durability, interval: Duration::from_millis(5), probe: None };
+        let settings = Settings { durability, interval: Duration::from_millis(5), probe: None, reserve: None };
         let report = Box::new(move |reports: Vec<StoreReport>| {
             for report in reports {
                 told.send(report).unwrap();
