@@ -112,6 +112,18 @@ impl Effects for World<'_> {
 
     fn report(&mut self, event: Event<'_>) {
         self.after.events.push(match event {
+            Event::FunctionsRefused { connection, refused, registered, why } => format!(
+                "functions that {} offers are not registered: {refused}, beside {registered} that are; the first \
+                 because {}",
+                connection.name(),
+                why.reason()
+            ),
+            Event::DueFarAhead { handle, function, due_s } => format!(
+                "the job {handle} of {} is due {due_s} seconds after 1970, in the year {}; SUBMIT_JOB_EPOCH takes \
+                 seconds, is that a time in milliseconds?",
+                function.escape_ascii(),
+                1970 + due_s / 31_556_952
+            ),
             Event::JobDropped { handle, unique } => {
                 format!("Dropped job due to max retry count: {handle} {}", unique.escape_ascii())
             }

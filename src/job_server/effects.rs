@@ -2,7 +2,8 @@
 
 use super::ConnectionId;
 use super::stored::StoreOp;
-use crate::protocol::{JobHandle, Response};
+use crate::protocol::{JobHandle, NotRegistered, Response};
+use crate::stats::ConnectionGauges;
 
 /// The world as the job server sees it.
 ///
@@ -57,5 +58,25 @@ pub enum Event<'a> {
         handle: JobHandle<'a>,
         /// Their unique id.
         unique: &'a [u8],
+    },
+    /// A connection offered functions that were not registered. Reported once for a connection.
+    FunctionsRefused {
+        /// The connection.
+        connection: &'a ConnectionGauges,
+        /// How many it has offered so far that were not registered.
+        refused: u64,
+        /// How many are registered for it.
+        registered: usize,
+        /// Why the first was not.
+        why: NotRegistered,
+    },
+    /// A job is due so late that its time may be in milliseconds. Reported once a minute.
+    DueFarAhead {
+        /// The job.
+        handle: JobHandle<'a>,
+        /// Its function.
+        function: &'a [u8],
+        /// When it is due, in seconds since 1970.
+        due_s: u64,
     },
 }
