@@ -113,6 +113,24 @@ impl Effects for World<'_> {
 
     fn report(&mut self, event: Event<'_>) {
         self.after.events.push(match event {
+            Event::FunctionsRefused { connection, refused, registered, why } => {
+                let text = format!(
+                    "functions that {} offers are not registered: {refused}, beside {registered} that are; the first \
+                     because {}",
+                    connection.name(),
+                    why.reason()
+                );
+                (Level::WARN, text)
+            }
+            Event::DueFarAhead { handle, function, due_s } => {
+                let text = format!(
+                    "the job {handle} of {} is due {due_s} seconds after 1970, in the year {}; SUBMIT_JOB_EPOCH takes \
+                     seconds, is that a time in milliseconds?",
+                    function.escape_ascii(),
+                    1970 + due_s / 31_556_952
+                );
+                (Level::WARN, text)
+            }
             Event::JobDropped { function, handle, unique, attempts, end } => {
                 let (function, unique) = (function.as_bytes().escape_ascii(), unique.escape_ascii());
                 let lost = match end {

@@ -132,6 +132,7 @@ const LANDMARKS: &[&str] = &[
     "was not among the first that were read",
     "was not waited for",
     "was one function too many",
+    "was one function too many of a connection",
     "was parked",
     "was part of a flood",
     "was refused by the store",

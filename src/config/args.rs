@@ -290,7 +290,9 @@ pub struct Limits {
     pub max_functions: usize,
 
     /// Most functions that one connection offers to do
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = value::count::<1, 1_000_000_000>)]
+    ///
+    /// What is beyond it is not registered and not answered, as by C++ gearmand; the log and a metric tell of it.
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_functions_per_connection: usize,
 
     /// Most jobs that one connection works on at one time

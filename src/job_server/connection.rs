@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::index::NONE;
+use super::refused::RefusedFunctions;
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding};
 
 /// Whether a connection waits to be told of work.
@@ -51,6 +52,8 @@ pub(super) struct Connection {
     /// nothing else that it says of it is heard, or answered.
     forfeited: BTreeMap<u64, u64>,
     last_forfeited: u64,
+    /// What it offered and was not registered for, if anything.
+    pub(super) refused: Option<RefusedFunctions>,
     pub(super) gauges: Arc<ConnectionGauges>,
 }
 
@@ -79,6 +82,7 @@ impl Connection {
             most_runs: 0,
             forfeited: BTreeMap::new(),
             last_forfeited: 0,
+            refused: None,
             gauges,
         }
     }
@@ -161,8 +165,8 @@ pub(super) struct Run {
     pub(super) since_unix_ms: u64,
     /// When the job is taken away again, on the monotonic clock.
     pub(super) deadline_us: Option<u64>,
-    pub(super) numerator: u32,
-    pub(super) denominator: u32,
+    pub(super) numerator: u64,
+    pub(super) denominator: u64,
     pub(super) previous: u32,
     pub(super) next: u32,
 }

@@ -3,7 +3,8 @@
 use super::ConnectionId;
 use super::earlier::RunEnd;
 use super::stored::StoreOp;
-use crate::protocol::{FunctionName, JobHandle, Response};
+use crate::protocol::{FunctionName, JobHandle, NotRegistered, Response};
+use crate::stats::ConnectionGauges;
 
 /// The world as the job server sees it.
 ///
@@ -66,5 +67,25 @@ pub enum Event<'a> {
         handle: JobHandle<'a>,
         /// Their unique id.
         unique: &'a [u8],
+    },
+    /// A connection offered functions that were not registered. Reported once for a connection.
+    FunctionsRefused {
+        /// The connection.
+        connection: &'a ConnectionGauges,
+        /// How many it has offered so far that were not registered.
+        refused: u64,
+        /// How many are registered for it.
+        registered: usize,
+        /// Why the first was not.
+        why: NotRegistered,
+    },
+    /// A job is due so late that its time may be in milliseconds. Reported once a minute.
+    DueFarAhead {
+        /// The job.
+        handle: JobHandle<'a>,
+        /// Its function.
+        function: &'a [u8],
+        /// When it is due, in seconds since 1970.
+        due_s: u64,
     },
 }

@@ -26,9 +26,9 @@ impl JobServer {
     /// A worker is through with a job that was taken away from it. How long it took is not known any more.
     pub(super) fn measure_late(&self, connection: u32, job: u32, outcome: &Outcome<'_>) {
         let function = self.jobs.get(job).function;
-        let ability = self.ability_index(connection, function);
-        let ability = ability.map(|index| self.connections[connection as usize].abilities[index]);
-        self.count_outcome(function, ability.map(|ability| &*self.abilities[ability as usize].gauges), outcome);
+        let ability = self.find_ability(connection, function);
+        let gauges = ability.map(|(ability, _)| &*self.abilities[ability as usize].gauges);
+        self.count_outcome(function, gauges, outcome);
     }
 
     /// A worker is through with a job.

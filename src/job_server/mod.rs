@@ -39,6 +39,7 @@ mod measure;
 mod memory;
 mod policy;
 mod query;
+mod refused;
 mod settings;
 mod short;
 mod stored;
@@ -142,6 +143,10 @@ pub struct JobServer {
     connections: Slab<Connection>,
     last_generation: u32,
     abilities: Slab<Ability>,
+    /// The slots of abilities, by connection and function.
+    ability_slots: HashMap<(u32, u32), u32>,
+    /// When a due date that is far ahead was reported last, on the monotonic clock.
+    far_due_reported_us: Option<u64>,
     waits: Slab<Wait>,
     runs: Slab<Run>,
     earlier_runs: EarlierRuns,
@@ -188,6 +193,8 @@ impl JobServer {
             connections: Slab::new(),
             last_generation: 0,
             abilities: Slab::new(),
+            ability_slots: HashMap::new(),
+            far_due_reported_us: None,
             waits: Slab::new(),
             runs: Slab::new(),
             earlier_runs: EarlierRuns::default(),
@@ -284,7 +291,17 @@ impl JobServer {
             // It has the job, or it may be what others said to it as a client that it has missed.
             ended.last_assigned = NONE;
         }
-        self.remove_abilities(now, connection, effects);
+        self.report_refused_functions(connection, effects);
+        for _ in 0..WORK_PER_CALL {
+            match self.connections[connection as usize].abilities.len().checked_sub(1) {
+                None => break,
+                Some(last) => self.remove_ability(now, connection, last, effects),
+            }
+        }
+        if !self.connections[connection as usize].abilities.is_empty() {
+            self.debug_check_invariants();
+            return Departure::Unfinished;
+        }
         for _ in 0..WORK_PER_CALL {
             match self.connections[connection as usize].first_wait {
                 NONE => break,
@@ -346,6 +363,7 @@ impl JobServer {
         self.connections[connection as usize].last_assigned = NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
+            Request::CannotRegister(why) => self.refuse_function(connection, why, effects),
             Request::CantDo { function } => self.cant_do(now, connection, function, effects),
             Request::ResetAbilities => self.reset_abilities(now, connection, effects),
             Request::PreSleep => self.pre_sleep(now, connection, effects),

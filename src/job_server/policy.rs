@@ -81,7 +81,7 @@ impl Default for Policy {
             volatile_workloads_max: u64::MAX,
             max_jobs: 100_000_000,
             max_functions: 100_000,
-            max_functions_per_connection: 1_000,
+            max_functions_per_connection: 100_000,
             max_jobs_per_connection: 10_000,
             max_waits_per_connection: 1_000_000,
         }

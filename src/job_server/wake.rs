@@ -47,6 +47,7 @@ impl JobServer {
         if self.connections[connection as usize].sleep == Sleep::Asleep {
             return;
         }
+        self.report_refused_functions(connection, effects);
         self.refresh_rules(now, connection, effects);
         self.wake_up(connection);
         let sleeper = &mut self.connections[connection as usize];

@@ -9,8 +9,8 @@ use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::StoreOp;
 use super::{JobServer, Now, WORK_PER_CALL};
-use crate::protocol::request::leading_number;
-use crate::protocol::{GrabKind, JobHandle, PeerError, Priority, Response, Workload};
+use crate::protocol::request::leading_count;
+use crate::protocol::{GrabKind, JobHandle, NotRegistered, PeerError, Priority, Response, Workload};
 
 /// How a job ended, by the word of its worker.
 #[derive(Clone, Copy, Debug)]
@@ -29,21 +29,17 @@ impl JobServer {
         timeout_ms: Option<u64>,
         effects: &mut impl Effects,
     ) {
-        let function = match self.function_slot(name) {
-            Ok(function) => function,
-            Err(error) => return effects.send(self.id_of(connection), Response::Error(error)),
+        let Ok(function) = self.function_slot(name) else {
+            return self.refuse_function(connection, NotRegistered::TooManyOnServer, effects);
         };
-        if let Some(index) = self.ability_index(connection, function) {
-            let abilities = &mut self.connections[connection as usize].abilities;
-            let ability = abilities.remove(index);
-            abilities.push(ability);
-            self.abilities[ability as usize].timeout_ms = timeout_ms;
-            let name = &self.functions[function as usize].name;
-            return self.connections[connection as usize].gauges.renew_function(name);
+        if let Some((ability, index)) = self.find_ability(connection, function) {
+            self.connections[connection as usize].abilities[index..].rotate_left(1);
+            let Ability { timeout_ms: timeout, gauges, .. } = &mut self.abilities[ability as usize];
+            *timeout = timeout_ms;
+            return self.connections[connection as usize].gauges.renew_function(gauges);
         }
         if self.connections[connection as usize].abilities.len() >= self.policy.max_functions_per_connection {
-            let error = PeerError::TOO_MANY_ABILITIES;
-            return effects.send(self.id_of(connection), Response::Error(error));
+            return self.refuse_function(connection, NotRegistered::TooManyOnConnection, effects);
         }
         let withheld = self.rule_for(connection, name);
         let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
@@ -52,6 +48,7 @@ impl JobServer {
         let ability = self.abilities.insert(new);
         let ability = u32::try_from(ability).unwrap_or(NONE);
         self.connections[connection as usize].abilities.push(ability);
+        self.ability_slots.insert((connection, function), ability);
         self.functions[function as usize].workers += 1;
         self.publish(function);
         self.load_ahead(function, effects);
@@ -65,10 +62,10 @@ impl JobServer {
         let Some(function) = self.function_names.get(name).copied() else {
             return;
         };
-        let Some(index) = self.ability_index(connection, function) else {
+        let Some((ability, index)) = self.find_ability(connection, function) else {
             return;
         };
-        self.connections[connection as usize].gauges.remove_function(&self.functions[function as usize].name);
+        self.connections[connection as usize].gauges.remove_function(&self.abilities[ability as usize].gauges);
         self.remove_ability(now, connection, index, effects);
         let mut run = self.connections[connection as usize].first_run;
         while run != NONE {
@@ -94,13 +91,14 @@ impl JobServer {
         }
     }
 
-    fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
+    pub(super) fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
         let ability = self.connections[connection as usize].abilities[index];
         if self.is_listed(ability) {
             self.remove_sleeper(ability);
         }
         self.connections[connection as usize].abilities.remove(index);
         let Ability { function, .. } = self.abilities.remove(ability as usize);
+        self.ability_slots.remove(&(connection, function));
         self.functions[function as usize].workers -= 1;
         self.publish(function);
         if self.stop_counting_on(connection, function) {
@@ -108,12 +106,15 @@ impl JobServer {
         }
     }
 
-    pub(super) fn ability_index(&self, connection: u32, function: u32) -> Option<usize> {
+    /// That a connection can do a function, and the place of this among the connection's abilities.
+    pub(super) fn find_ability(&self, connection: u32, function: u32) -> Option<(u32, usize)> {
+        let ability = *self.ability_slots.get(&(connection, function))?;
         let abilities = &self.connections[connection as usize].abilities;
-        abilities.iter().position(|ability| self.abilities[*ability as usize].function == function)
+        Some((ability, abilities.iter().position(|other| *other == ability)?))
     }
 
     pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) {
+        self.report_refused_functions(connection, effects);
         self.refresh_rules(now, connection, effects);
         let woken_for = self.wake_up(connection);
         if self.draining {
@@ -297,8 +298,8 @@ impl JobServer {
         match self.held_job(connection, handle, false, PeerError::RESULT_FOR_UNKNOWN_JOB) {
             Ok((job, run)) => {
                 let run = &mut self.runs[run as usize];
-                run.numerator = leading_number(numerator).unwrap_or(0);
-                run.denominator = leading_number(denominator).unwrap_or(0);
+                run.numerator = leading_count(numerator);
+                run.denominator = leading_count(denominator);
                 let handle = self.jobs.get(job).handle(&self.prefixes);
                 self.send_to_clients(job, effects, |_| Response::WorkStatus { handle, numerator, denominator });
             }

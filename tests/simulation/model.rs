@@ -25,6 +25,8 @@ pub(crate) struct Outcome {
     pub(crate) timed_out: Vec<u64>,
     pub(crate) vanished: Vec<u64>,
     pub(crate) twins: Vec<u64>,
+    /// How many functions were offered and not registered.
+    pub(crate) refused_functions: u64,
 }
 
 #[derive(Debug)]
@@ -290,6 +292,7 @@ impl Model {
             Ask::Option(_) => self.expect_error(from, "UNKNOWN_OPTION", ""),
             Ask::SetClientId { id } => self.renamed(from, id),
             Ask::Line => {}
+            Ask::Wrong { code: "", .. } => assert_eq!(outcome.refused_functions, 1, "a function was to be refused"),
             Ask::Wrong { code, .. } => self.expect_error(from, code, ""),
         }
         self.finish(now, None, outcome);

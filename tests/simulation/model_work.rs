@@ -10,9 +10,13 @@ const FORFEITED_FOR_SURE: usize = 1024;
 
 impl Model {
     pub(crate) fn can_do(&mut self, from: u32, function: usize, timeout_ms: Option<u64>, outcome: &Outcome) {
-        if !self.know_function(from, function, outcome) {
-            return;
+        if !self.functions.contains_key(&function) && self.functions.len() >= self.policy.max_functions {
+            self.may_have_forgotten = true;
+            if outcome.refused_functions > 0 {
+                return self.note("was one function too many");
+            }
         }
+        self.functions.entry(function).or_default();
         let limit = self.policy.max_functions_per_connection;
         let slept = self.transition;
         let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
@@ -20,10 +24,12 @@ impl Model {
             let ability = abilities.remove(index);
             abilities.insert(0, Ability { timeout_ms, ..ability });
         } else if abilities.len() >= limit {
-            self.expect_error(from, "QUEUE_ERROR", "");
+            assert_eq!(outcome.refused_functions, 1, "a connection has more functions than it may");
+            return self.note("was one function too many of a connection");
         } else {
             abilities.insert(0, Ability { function, timeout_ms, slept });
         }
+        assert_eq!(outcome.refused_functions, 0, "there was room for a function");
     }
 
     pub(crate) fn cant_do(&mut self, from: u32, function: usize) {
@@ -282,8 +288,8 @@ fn forwarded(job: u64, ask: &Ask, wants_exceptions: bool) -> Reply {
     }
 }
 
-/// The number that a text begins with, held to 32 bits; negative ones are 0.
+/// The number that a text begins with after blanks; negative ones are 0.
 fn leading_number(text: &str) -> u64 {
-    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse::<u64>().unwrap_or(0).min(u64::from(u32::MAX))
+    let digits: String = text.trim_start().chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(0)
 }

@@ -446,7 +446,7 @@ fn say(random: &mut Random, handle: Vec<u8>, is_over: bool) -> Ask {
         (false, 0) => Ask::WorkData { handle, workload },
         (false, 1) => Ask::WorkWarning { handle, workload },
         (false, _) => {
-            let numbers = ["0", "1", "33.3", "-1", "99999999999"];
+            let numbers = ["0", "1", "33.3", "-1", "99999999999", "", " 3", "half"];
             Ask::WorkStatus { handle, numerator: random.pick(&numbers), denominator: random.pick(&numbers) }
         }
     }
@@ -459,9 +459,10 @@ fn wrong(random: &mut Random) -> Ask {
         (0x8000_0001, b"x\0y", "INVALID_COMMAND"),
         (7, b"reverse\0u1", "INVALID_PACKET"),
         (18, b"reverse", "INVALID_PACKET"),
-        (12, b"H:sim:1\0x\0y", "INVALID_ARGUMENT"),
-        (23, b"reverse\0soon", "INVALID_ARGUMENT"),
-        (36, b"reverse\0u1\0tomorrow\0x", "INVALID_ARGUMENT"),
+        // Not registered, and not answered.
+        (23, b"reverse\099999999999999999999", ""),
+        (1, &[b'f'; 513], ""),
+        (36, b"reverse\0u1\099999999999999999999\0x", "INVALID_ARGUMENT"),
         (41, &[b'u'; 65], "ARGUMENT_TOO_LARGE"),
         (14, &[b'h'; 64], "ARGUMENT_TOO_LARGE"),
     ]);

@@ -249,6 +249,7 @@ impl World {
         // As a connection does with packets that are worth a buffer of their own.
         let owner = Bytes::copy_from_slice(body);
         let workload = if self.random.chance(30) { Workload::shared(&owner, &owner) } else { Workload::borrowed(body) };
+        let refused_before = self.stats.functions_refused.get();
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         match Request::parse(number, workload) {
             Ok(request) => self.server.request(self.now, id, &request, &mut effects),
@@ -257,7 +258,8 @@ impl World {
                 effects.send(id, Response::Error(error));
             }
         }
-        let outcome = effects.outcome;
+        let mut outcome = effects.outcome;
+        outcome.refused_functions = self.stats.functions_refused.get() - refused_before;
         self.observe(&outcome);
         self.model.asked(self.now, from, ask, &outcome);
         self.conclude(outcome);
