@@ -10,7 +10,7 @@ use super::audit::AuditLog;
 use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, StoreFailure, Who, Withholding};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
-use crate::store::commit::Commit;
+pub use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// A wish of the operator's. Names are bytes, as they come.
 #[derive(Clone, Debug, PartialEq, Eq)]

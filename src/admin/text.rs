@@ -230,24 +230,11 @@ impl Admin {
                 return true;
             }
             Rest::Task(task, words) => {
-                let mut done = Vec::new();
-                match self.step(now, task) {
-                    Ok(Step::Unfinished) => return false,
-                    Ok(Step::Done { affected }) if task.tells_how_many() => {
-                        text::write_affected(affected as u64, &mut done)
-                    }
-                    Ok(Step::Done { .. }) => done.extend_from_slice(text::OK),
-                    Err(error) => {
-                        write_refusal(*words, error, out);
-                        return true;
-                    }
+                let (is_complete, commit) = self.go_on_with(now, task, *words, out);
+                if let Some(commit) = commit {
+                    answer.0 = commit;
                 }
-                if let Some(commit) = self.commit(task.control()) {
-                    answer.0 = Rest::Commit { commit, done };
-                    return false;
-                }
-                out.extend_from_slice(&done);
-                return true;
+                return is_complete;
             }
             Rest::Commit { commit, done } => {
                 match commit.poll(Waker::noop()) {
@@ -260,6 +247,27 @@ impl Admin {
         }
         out.extend_from_slice(text::END_OF_LIST);
         true
+    }
+
+    /// Does the next step of what changes something. Returns whether its answer is complete, and what it waits for if it is done.
+    fn go_on_with(&self, now: Now, task: &mut Task, words: Words, out: &mut Vec<u8>) -> (bool, Option<Rest>) {
+        let mut done = Vec::new();
+        match self.step(now, task) {
+            Ok(Step::Unfinished) => return (false, None),
+            Ok(Step::Done { affected }) if task.tells_how_many() => text::write_affected(affected as u64, &mut done),
+            Ok(Step::Done { .. }) => done.extend_from_slice(text::OK),
+            Err(error) => {
+                write_refusal(words, error, out);
+                return (true, None);
+            }
+        }
+        match self.commit(task.control()) {
+            Some(commit) => (false, Some(Rest::Commit { commit, done })),
+            None => {
+                out.extend_from_slice(&done);
+                (true, None)
+            }
+        }
     }
 
     /// Returns the place of the jobs that follow.

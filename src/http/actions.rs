@@ -17,12 +17,11 @@ use super::answer::{Failure, json};
 use super::body::read_body;
 use super::guard::is_json;
 use super::routes::{Call, Route};
-use crate::admin::control::{Control, NOT_STORED, Step, Task, error_code, host, not_stored};
+use crate::admin::control::{COMMIT_WAIT, Commit, Control, NOT_STORED, Step, Task, error_code, host, not_stored};
 use crate::admin::look::parse_worker_id;
 use crate::job_server::{ControlError, Who, Withholding};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
-use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// The largest body, in bytes.
 const BODY_MAX: usize = 64 * 1024;
@@ -81,13 +80,13 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     // It goes on where whoever wanted it does not wait for its end.
     let task = tokio::spawn(async move {
         let _permit = permit;
-        let (mut affected, mut commit) = (0, None);
-        for control in controls {
-            let admin = &interface.parts.admin;
+        let admin = &interface.parts.admin;
+        let mut affected = 0;
+        for control in &controls {
             let mut task = admin.begin(control.clone(), actor.text.clone());
             affected = affected.max(run(&interface, &mut task).await?);
-            commit = admin.commit(&control);
         }
+        let commit = controls.last().and_then(|last| admin.commit(last));
         committed(commit).await.map(|()| affected)
     });
     match task.await {
@@ -210,7 +209,7 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
     Ok(vec![control])
 }
 
-/// Waits until what was done is committed, which a restart does not undo.
+/// Waits until what was done is committed, but not longer than the store makes progress.
 async fn committed(commit: Option<Commit>) -> Result<(), Failure> {
     let Some(mut commit) = commit else { return Ok(()) };
     loop {
