@@ -19,7 +19,7 @@ mod settings;
 mod value;
 
 pub use crate::log_level::Level;
-pub use address::ListenAddress;
+pub use address::{ListenAddress, is_number};
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use http::Http;

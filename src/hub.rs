@@ -348,7 +348,7 @@ impl Hub {
     }
 
     /// See [`JobServer::limit_function`].
-    pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<(), ControlError> {
+    pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<usize, ControlError> {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
             server.limit_function(name, limits, &mut world)

@@ -1,5 +1,7 @@
 //! The listings of the text protocol as tables for people and as JSON for programs.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 
 /// A listing whose lines have a known form.
@@ -43,10 +45,10 @@ impl Listing {
 
     /// Cuts a line into its columns; one that has another form fills the first.
     pub(super) fn cells(self, line: &[u8]) -> Vec<String> {
-        let line = String::from_utf8_lossy(line);
+        let line = text(line);
         let count = self.columns().len();
         let mut cells: Vec<String> = match self {
-            Self::UniqueJobs => vec![line.into_owned()],
+            Self::UniqueJobs => vec![line],
             Self::Workers => worker_cells(&line),
             Self::Status | Self::PriorityStatus | Self::Jobs | Self::Store => {
                 // From the right: a name that has a tab in it is still one name.
@@ -137,12 +139,32 @@ fn worker_cells(line: &str) -> Vec<String> {
 const UNSEEN: [std::ops::RangeInclusive<char>; 4] =
     ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
 
-/// What is safe to print: a name may hold anything, also what a terminal obeys.
+/// What is safe to print: a name may hold anything, also what a terminal obeys. That is written byte for byte as `\xNN`, as
+/// names are in commands.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         let obeyed = letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter));
-        if obeyed { out.extend(letter.escape_default()) } else { out.push(letter) }
+        if !obeyed {
+            out.push(letter);
+            continue;
+        }
+        for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+            // A String takes everything.
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+/// A line of a listing as text; bytes that are no UTF-8 are written as `\xNN`.
+fn text(line: &[u8]) -> String {
+    let mut out = String::with_capacity(line.len());
+    for chunk in line.utf8_chunks() {
+        out.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\x{byte:02x}");
+        }
     }
     out
 }
@@ -203,8 +225,9 @@ mod tests {
 
     #[test]
     fn a_terminal_is_not_commanded_by_names() {
-        assert_eq!(printable("a\x1b[2Jb"), "a\\u{1b}[2Jb");
-        assert_eq!(printable("a\u{202e}b\u{9b}c\u{e9}"), "a\\u{202e}b\\u{9b}c\u{e9}");
+        assert_eq!(printable("a\x1b[2Jb"), r"a\x1b[2Jb");
+        assert_eq!(printable("a\u{202e}b\u{9b}c\u{e9}"), "a\\xe2\\x80\\xaeb\\xc2\\x9bc\u{e9}");
+        assert_eq!(Listing::Status.cells(b"f\xff\t1\t2\t3")[0], r"f\xff");
         assert_eq!(Listing::Status.table(&lines(&["short"])).lines().nth(1), Some("short"));
     }
 }

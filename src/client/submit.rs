@@ -60,9 +60,9 @@ pub struct SubmitArgs {
     /// Run not before this time, in seconds of UNIX time; implies --background
     #[arg(long, visible_alias = "epoch", value_name = "SECONDS", conflicts_with_all = ["priority", "high", "low", "delay"])]
     at: Option<u64>,
-    /// Run not before so many seconds from now; implies --background
-    #[arg(long = "in", value_name = "SECONDS", value_parser = values::count, conflicts_with_all = ["priority", "high", "low"])]
-    delay: Option<u32>,
+    /// Run not before this time from now, such as 90s, 5m, 2h or 1d (without a unit: seconds); implies --background
+    #[arg(long = "in", value_name = "TIME", value_parser = values::delay, conflicts_with_all = ["priority", "high", "low"])]
+    delay: Option<Duration>,
     /// How many jobs may be unfinished at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     parallel: u32,
@@ -78,11 +78,11 @@ pub struct SubmitArgs {
     /// are not UTF-8 stand under a name that ends with _base64.
     #[arg(long)]
     json: bool,
-    /// Give up when a job is not finished after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    /// Give up when a job is not finished after this time; without a unit: seconds
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
     timeout: Option<Duration>,
-    /// How long to try to make a lost connection again, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = values::seconds)]
+    /// How long to try to make a lost connection again; without a unit: seconds
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     reconnect: Duration,
     /// Submit jobs again that were unfinished when the connection was lost: they may run twice
     #[arg(long)]
@@ -110,7 +110,9 @@ impl SubmitArgs {
     fn settings(&self, now: SystemTime) -> Settings {
         let epoch = self.at.or_else(|| {
             let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.delay.map(|delay| now.as_secs() + u64::from(delay) + u64::from(now.subsec_nanos() > 0))
+            // What is left of a second is rounded up: not before that time.
+            let due = self.delay.map(|delay| now + delay);
+            due.map(|due| due.as_secs() + u64::from(due.subsec_nanos() > 0))
         });
         let background = self.background || epoch.is_some();
         Settings {

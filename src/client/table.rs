@@ -45,7 +45,8 @@ const TEXT: &[&str] = &[
     "store_durability",
 ];
 /// Those that are yes or no.
-const FLAGS: &[&str] = &["is_abandoned", "paused", "background", "in_use", "stored", "draining", "preview_truncated"];
+const FLAGS: &[&str] =
+    &["is_abandoned", "paused", "settings_only", "background", "in_use", "stored", "draining", "preview_truncated"];
 /// Those that are names between commas.
 const LISTS: &[&str] = &["functions"];
 /// Of the lines `function` of `show worker`.
@@ -374,7 +375,7 @@ mod tests {
     #[test]
     fn a_terminal_is_not_commanded_by_cells() {
         let table = Table::parse(&lines(&["# name", "a\x1b[2J"])).unwrap();
-        assert_eq!(table.text(0), "NAME\na\\u{1b}[2J\n");
-        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(0), "k  v\\u{7}\n");
+        assert_eq!(table.text(0), "NAME\na\\x1b[2J\n");
+        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(0), "k  v\\x07\n");
     }
 }

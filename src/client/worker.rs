@@ -47,11 +47,11 @@ pub struct WorkArgs {
     /// How many commands may run at a time
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000), conflicts_with = "managed")]
     concurrency: u16,
-    /// Time limit of a command, in seconds: it is killed then and the job has failed
+    /// Time limit of a command, such as 90s or 5m (without a unit: seconds): it is killed then and the job has failed
     ///
     /// The server is told a limit of five seconds more (CAN_DO_TIMEOUT), after which it gives the job to another worker:
     /// that is for a worker that hangs itself.
-    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
     pub(super) timeout: Option<Duration>,
     /// End after this many jobs, failed ones included
     #[arg(long, value_name = "N", conflicts_with = "managed")]

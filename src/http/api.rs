@@ -119,9 +119,8 @@ fn no_such_function() -> Failure {
 }
 
 /// The last hour, of one function or of all.
-pub(super) fn history(call: &Call) -> Result<Response, Failure> {
+pub(super) fn history(call: &Call, function: Option<&[u8]>) -> Result<Response, Failure> {
     call.query(&[])?;
-    let function = (!call.name.is_empty()).then_some(call.name.as_slice());
     match call.interface.parts.admin.look.history(function) {
         Some(history) => Ok(json(&history)),
         None => Err(no_such_function()),

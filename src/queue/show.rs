@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use chrono::{Local, TimeZone as _};
 use serde_json::{Map, Value, json};
 
-use super::url::QueueUrl;
+use super::url::{QueueUrl, QueueUrlParser};
 use super::{EXIT_FAILED, ToolError, configured};
 use crate::client::{insert_bytes, printable};
 use crate::job_server::StoredJob;
@@ -36,7 +36,7 @@ const NUMBERS: [bool; 8] = [false, false, false, false, false, true, true, true]
 )]
 pub struct QueueArgs {
     /// The queue [default: that of the server]
-    #[arg(long, global = true, value_name = "QUEUE")]
+    #[arg(long, global = true, value_name = "QUEUE", value_parser = QueueUrlParser)]
     from: Option<QueueUrl>,
     /// The configuration file of the server whose queue it is
     #[arg(long, global = true, value_name = "PATH", conflicts_with = "from")]

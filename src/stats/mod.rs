@@ -118,6 +118,8 @@ pub struct FunctionGauges {
     /// not known. The first are those that come next, of each priority: a job that was given back, moved or given another
     /// priority comes last, and may be older.
     pub oldest_ms: Gauge,
+    /// 1 where the operator's settings alone have made it known: no worker, job or other command has named it.
+    pub settings_only: Gauge,
     /// 1 where no job is handed out.
     pub paused: Gauge,
     /// How many jobs may run at once; 0 for no limit.

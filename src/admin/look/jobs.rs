@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{JobFilter, Look, Page, age_s, function_id, lossy, worker_id};
+use super::{JobFilter, Look, Page, age_s, base64_of_no_text, function_id, lossy, worker_id};
 use crate::admin::view::{EarlierRunView, JobView, PreviewView, ProgressView};
 use crate::job_server::{self, ConnectionId, EarlierRun, JobKey, Now, RunEnd, RunView, Stage};
 use crate::store::look::{Looking, Sight};
@@ -152,6 +152,7 @@ pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) 
     JobView {
         handle: job.handle.to_string(),
         unique: lossy(job.unique),
+        unique_base64: base64_of_no_text(job.unique),
         function_id: function_id(job.function.as_bytes()),
         function: lossy(job.function.as_bytes()),
         priority: job.priority.name(),

@@ -44,8 +44,8 @@ pub struct FleetArgs {
     /// Print JSON
     #[arg(id = "tool_fleet_json", long = "json", global = true)]
     json: bool,
-    /// How long `apply`, `roll` and `stop` wait until it is done: 90, 90s, 5m, 2h
-    #[arg(id = "tool_fleet_timeout", long = "timeout", global = true, value_name = "TIME", default_value = "300", value_parser = values::time)]
+    /// How long `apply`, `roll` and `stop` wait until it is done: 90s, 5m, 2h; without a unit: seconds
+    #[arg(id = "tool_fleet_timeout", long = "timeout", global = true, value_name = "TIME", default_value = "300s", value_parser = values::time)]
     timeout: Duration,
     #[command(subcommand)]
     action: Action,

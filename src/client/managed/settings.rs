@@ -50,7 +50,7 @@ pub(in crate::client) struct ManagedArgs {
     /// Replace a worker after this many jobs, failed ones included
     #[arg(long, value_name = "N", requires = "managed")]
     max_jobs: Option<NonZeroU64>,
-    /// Replace a worker when it is this old, with up to a tenth less so that not all go at once (90s, 5m, 2h, 1d)
+    /// Replace a worker when it is this old, with up to a tenth less so that not all go at once (90s, 5m, 2h, 1d; without a unit: seconds)
     #[arg(long, value_name = "TIME", value_parser = values::time, requires = "managed")]
     max_lifetime: Option<Duration>,
     /// Most memory of a command (its address space; K, M, G), and of a worker's process, which is replaced then

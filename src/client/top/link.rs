@@ -32,6 +32,11 @@ pub(super) struct Link {
 /// Nobody listens any more.
 struct Closed;
 
+/// Whether a command decides of what may come yet too.
+fn is_kept_for_later(line: &[u8]) -> bool {
+    [&b"pause "[..], b"limit ", b"disable ", b"drain "].iter().any(|verb| line.starts_with(verb))
+}
+
 impl Link {
     /// Works until the display has gone.
     pub(super) async fn run(mut self) {
@@ -95,6 +100,9 @@ impl Link {
                         Err(why) => Err(format!("perhaps not done: {why}")),
                     };
                     let said = match &answer {
+                        Ok(TextAnswer::Ok(count)) if count == b"0" && is_kept_for_later(&deed.line) => {
+                            format!("{} (warning: it concerns nothing yet, and is kept for what comes)", deed.said)
+                        }
                         Ok(TextAnswer::Ok(count)) if !count.is_empty() => format!("{} ({} changed)", deed.said, lossy(count)),
                         _ => deed.said,
                     };

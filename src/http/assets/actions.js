@@ -30,12 +30,17 @@ export function mayAct() {
   return live.readOnly === false;
 }
 
+// What is said of a setting that nothing has the name of yet.
+function forLater(affected) {
+  return affected === 0 ? " Warning: nothing of that name is there yet. It is kept until it comes, or until it is taken back." : "";
+}
+
 // --- functions
 
 export function pause(fn) {
   const verb = fn.paused ? "resume" : "pause";
-  return attempt(() => act("POST", functionPath(fn.id, `/${verb}`)), () =>
-    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait until it goes on.`);
+  return attempt(() => act("POST", functionPath(fn.id, `/${verb}`)), (affected) =>
+    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait until it goes on.${forLater(affected)}`);
 }
 
 export async function createFunction() {
@@ -125,7 +130,7 @@ export async function limits(fn) {
   });
   if (answer) {
     const body = { max_running: Number(answer.running), max_queue: [Number(answer.high), Number(answer.normal), Number(answer.low)] };
-    await attempt(() => act("POST", functionPath(fn.id, "/limits"), body), () => `Limits of "${fn.name}" are set.`);
+    await attempt(() => act("POST", functionPath(fn.id, "/limits"), body), (affected) => `Limits of "${fn.name}" are set.${forLater(affected)}`);
   }
 }
 
@@ -204,7 +209,7 @@ export function lift(rule) {
 
 function steer(verb, value, body, fn) {
   return attempt(() => act("POST", `/workers/${verb}`, body), (affected) =>
-    `${value} ${WITHHELD[verb]}${fn ? ` of "${fn}"` : ""} (${plural(affected, "connection")}).`);
+    `${value} ${WITHHELD[verb]}${fn ? ` of "${fn}"` : ""} (${plural(affected, "connection")}).${verb === "enable" ? "" : forLater(affected)}`);
 }
 
 export async function kick(who, what) {

@@ -21,12 +21,19 @@ export class ApiError extends Error {
   }
 }
 
-// The path of a function. A browser resolves the names "." and ".." before it asks, so they cannot be asked for.
+// A function's name as it stands in addresses. There is no empty part of a path, and a browser resolves "." and ".." before it asks.
+export function segment(id) {
+  return ["", ".", ".."].includes(id) ? `=${id}` : id;
+}
+
+// The name that stands so in an address.
+export function unsegment(text) {
+  return /^=\.{0,2}$/.test(text) ? text.slice(1) : text;
+}
+
+// The path of a function.
 export function functionPath(id, rest = "") {
-  if (id === "." || id === "..") {
-    throw new ApiError(0, "no_such_path", `A browser cannot ask for a function that is called "${id}". Use gearmand admin.`);
-  }
-  return `/functions/${id}${rest}`;
+  return `/functions/${segment(id)}${rest}`;
 }
 
 // A name for a body, by the name for paths: as text, or in base64 where it is not UTF-8.

@@ -1,7 +1,7 @@
 // All functions, and one of them.
 
 import * as actions from "./actions.js";
-import { functionPath, get } from "./api.js";
+import { functionPath, get, segment } from "./api.js";
 import { Chart, historyTimes, isOld } from "./chart.js";
 import { h, widget } from "./dom.js";
 import { age, brief, bytes, duration, durationMark, failures, mark, number, plural, rate, serverNow, shortAge, shortDuration, visible } from "./format.js";
@@ -48,7 +48,7 @@ function functionTable(functions) {
     by: "queued",
     rows,
     columns: [
-      { id: "name", label: "Function", head: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), fn.paused && badge("paused"), fn.max_running > 0 && h("span.badge", { title: "Most that run at once" }, `≤ ${fn.max_running}`)] },
+      { id: "name", label: "Function", head: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), fn.paused && badge("paused"), fn.settings_only && badge("awaited"), fn.max_running > 0 && h("span.badge", { title: "Most that run at once" }, `≤ ${fn.max_running}`)] },
       { id: "queued", label: "Queued", number: true, class: "wide", value: (fn) => fn.all, cell: (fn) => [depthBar(fn.all, most), count(fn.all)] },
       numeric("high", "High", (fn) => fn.queued.high, brief, "Queued with high priority"),
       numeric("normal", "Normal", (fn) => fn.queued.normal, brief, "Queued with normal priority"),
@@ -156,7 +156,7 @@ function head(fn, missing) {
   return h("div.page-head", null,
     h("div.title", null,
       h("p.crumbs", null, link("#/functions", "Functions")),
-      h("h1", { tabindex: "-1" }, name(fn.name), fn.paused && badge("paused"), missing && h("span.badge", null, "dropped"))),
+      h("h1", { tabindex: "-1" }, name(fn.name), fn.paused && badge("paused"), fn.settings_only && badge("awaited"), missing && h("span.badge", null, "dropped"))),
     actions.mayAct() && h("div.buttons", null,
       button(fn.paused ? "Resume" : "Pause", () => actions.pause(fn), { id: "pause", kind: fn.paused ? "solid" : "" }),
       button("Limits…", () => actions.limits(fn), { id: "limits" }),
@@ -228,7 +228,7 @@ function workersCard(fn, workers) {
     return card("Workers", null, empty("No worker can do this function.", "Start one that does, or move its jobs to another function."));
   }
   const rows = workers.map((worker) => ({ ...worker, key: worker.id, own: worker.functions.find((own) => own.id === fn.id) }));
-  return card("Workers", { actions: fn.workers > SHOWN && link(`#/workers?function=${fn.id}`, "All workers") }, table({
+  return card("Workers", { actions: fn.workers > SHOWN && link(`#/workers?function=${segment(fn.id)}`, "All workers") }, table({
     id: "function-workers",
     label: "Workers of this function",
     by: "state",
@@ -249,9 +249,9 @@ function workersCard(fn, workers) {
 
 function jobsCard(fn, { jobs, more, previews }) {
   if (jobs.length === 0) {
-    return card("Jobs", null, empty("No jobs.", "None waits, runs or is scheduled. ", link(`#/submit?function=${fn.id}`, "Submit one")));
+    return card("Jobs", null, empty("No jobs.", "None waits, runs or is scheduled. ", link(`#/submit?function=${segment(fn.id)}`, "Submit one")));
   }
-  return card("Jobs", { actions: more && link(`#/jobs?function=${fn.id}`, "All jobs") }, table({
+  return card("Jobs", { actions: more && link(`#/jobs?function=${segment(fn.id)}`, "All jobs") }, table({
     id: "function-jobs",
     label: "Jobs of this function",
     sortable: false,

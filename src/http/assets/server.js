@@ -118,6 +118,7 @@ export function rulesTable(id, rules) {
       { id: "who", label: "Workers", head: true, cell: (rule) => name(rule.who) },
       { id: "function", label: "Function", cell: (rule) => (rule.function === null ? "all" : functionLink(rule.function_id, rule.function)) },
       { id: "how", label: "How", cell: (rule) => badge(rule.how) },
+      { id: "now", label: "Now", number: true, title: "How many workers the rule means now", cell: (rule) => (rule.workers === 0 ? h("span", { title: "It is kept for what may come" }, "none") : String(rule.workers)) },
       { id: "lift", label: "", class: "actions", cell: (rule) => actions.mayAct() && button("Lift", () => actions.lift(rule), { kind: "small" }) },
     ],
   });

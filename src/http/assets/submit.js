@@ -1,6 +1,6 @@
 // Submits a job and shows what becomes of it.
 
-import { actStreaming, act, get } from "./api.js";
+import { actStreaming, act, get, unsegment } from "./api.js";
 import { h } from "./dom.js";
 import { time, visible } from "./format.js";
 import { shownAs } from "./preview.js";
@@ -13,7 +13,7 @@ const MOST_SHOWN = 65_536;
 
 function readable(encoded) {
   try {
-    return decodeURIComponent(encoded ?? "");
+    return decodeURIComponent(unsegment(encoded ?? ""));
   } catch {
     return "";
   }

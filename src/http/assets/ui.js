@@ -1,5 +1,6 @@
 // Pieces that every page is made of: badges, bars, tables, menus, dialogs and messages.
 
+import { segment } from "./api.js";
 import { create, h, render } from "./dom.js";
 import { NONE, brief, exactTime, failures, number, relative, since, visible } from "./format.js";
 
@@ -25,7 +26,7 @@ export function link(href, ...children) {
 }
 
 export function functionLink(id, text) {
-  return h("a.name-link", { href: `#/functions/${id}` }, name(text));
+  return h("a.name-link", { href: `#/functions/${segment(id)}` }, name(text));
 }
 
 export function workerLink(id) {
@@ -46,6 +47,7 @@ const MEANINGS = {
   draining: "Gets no new jobs and still holds some",
   drained: "Gets no new jobs and holds none any more",
   paused: "Its jobs wait; submissions go on",
+  awaited: "Known by its settings alone: no worker or job has named it yet. It is forgotten with the last of them",
   scheduled: "Not due yet",
   queued: "Waits for a worker",
   running: "A worker has it",

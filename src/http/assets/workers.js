@@ -144,7 +144,7 @@ function rowActions(worker) {
   if (worker.client_id === null) {
     return own;
   }
-  const who = { client: worker.client_id };
+  const who = worker.client_id_base64 ? { client_base64: worker.client_id_base64 } : { client: worker.client_id };
   return [
     ...own,
     ["Drain all of this client id", () => actions.withhold("drain", who)],
