@@ -23,12 +23,12 @@ use tracing::{error, info, warn};
 use self::http::HttpReady;
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
-use crate::config::{Config, FunctionDurability, ListenAddress, LogTarget, Resolved, Sources, resolve};
+use crate::config::{Config, FunctionDurability, Level, ListenAddress, LogTarget, Resolved, Sources, resolve};
 use crate::http::Http;
 use crate::http::plugin::PluginListener;
 use crate::hub::Hub;
 use crate::job_server::{Durability, Policy};
-use crate::log_level::notice;
+use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::net::connection::{Limits, Server};
 use crate::net::listener::{AcceptSettings, Acceptor};
@@ -37,6 +37,7 @@ use crate::process::detach::Readiness;
 use crate::process::listen::{KeepAlive, Listeners, TcpTarget, UnixTarget};
 use crate::process::logging::LogHandle;
 use crate::process::notify::Notifier;
+use crate::process::signals;
 use crate::protocol::FunctionName;
 use crate::protocol::packet::{FrameLimits, HEADER_SIZE};
 use crate::stats::Stats;
@@ -225,12 +226,12 @@ fn accept_from_plugin(
 
 /// Logs where the server is reached, and whether it keeps jobs.
 fn say_where(addresses: &[String], plugin: &[String], keeps_jobs: bool) {
-    notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
+    audit!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
     if !plugin.is_empty() {
-        notice!("HTTP plugin listening on {}", plugin.join(", "));
+        audit!("HTTP plugin listening on {}", plugin.join(", "));
     }
     if !keeps_jobs {
-        notice!("jobs are kept in memory: what is queued when the server stops is lost");
+        audit!("jobs are kept in memory: what is queued when the server stops is lost");
     }
 }
 
@@ -247,7 +248,9 @@ impl Daemon {
     async fn start(prepared: Prepared) -> std::io::Result<Option<Self>> {
         let Prepared { sources, resolved, mut listeners, http_plugin, http, location, log, notifier, .. } = prepared;
         let config = &resolved.config;
-        let mut signals = Signals::new()?;
+        let mut handlers = Signals::new()?;
+        // What came since the process has a pid file is handled now.
+        signals::release()?;
         let stats = Arc::new(Stats::default());
         let queue = location.as_ref().map(|_| Arc::new(Queue::default()));
         let hub = Arc::new(Hub::new(policy(config, location.is_some()), Arc::clone(&stats), queue.clone()));
@@ -258,7 +261,7 @@ impl Daemon {
                 keeper = Keeper::start(location, config, &hub, &clock, queue) => {
                     Some(keeper.map_err(std::io::Error::other)?)
                 }
-                () = signals.end() => return Ok(None),
+                () = handlers.end() => return Ok(None),
             },
         };
         let (shutdown, shutdown_commands) = mpsc::channel(1);
@@ -299,7 +302,7 @@ impl Daemon {
             shutdown_commands,
             http,
             _listeners: listeners,
-            signals,
+            signals: handlers,
         }))
     }
 
@@ -333,7 +336,7 @@ impl Daemon {
     async fn drain(&mut self) {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);
-        notice!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.jobs_at_stake());
+        audit!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.jobs_at_stake());
         self.tell(|notifier| notifier.status("Draining"));
         self.stop_listening.cancel();
         self.hub.start_draining();
@@ -341,7 +344,7 @@ impl Daemon {
             tokio::select! {
                 () = sleep(DRAIN_INTERVAL) => {}
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
-                    warn!("drained for {:?} (drain-timeout): stopping all the same", bound.unwrap_or_default());
+                    audit!("drained for {:?} (drain-timeout): stopping all the same", bound.unwrap_or_default());
                     return;
                 }
                 call = self.next_call() => match call {
@@ -367,11 +370,11 @@ impl Daemon {
         if let Some(keeper) = keeper {
             // What they have said until then is written.
             keeper.stop(self.hub.last_number()).await;
-            notice!("stopping; {} jobs are kept for the next start", self.hub.kept_job_count());
+            audit!("stopping; {} jobs are kept for the next start", self.hub.kept_job_count());
         }
         let lost = self.hub.job_count() - self.hub.kept_job_count();
         if lost > 0 {
-            warn!("stopping with {lost} jobs, which are lost: they were kept in memory");
+            error!("stopping with {lost} jobs, which are lost: they were kept in memory");
         }
         self.connections.close();
         if timeout(STOP_TIMEOUT, self.connections.wait()).await.is_err() {
@@ -380,26 +383,24 @@ impl Daemon {
         if let Some(http) = self.http.take() {
             http.stop().await;
         }
-        notice!("stopped");
+        audit!("stopped");
     }
 
     /// HUP: opens the log anew, and reads the configuration again. What is wrong with it changes nothing.
     fn reload(&mut self) {
         self.tell(Notifier::reloading);
-        if let Err(error) = self.log.reopen() {
-            error!("cannot open the log file anew: {error}; the log goes on where it went before");
-        }
-        notice!("SIGHUP, reopening log file");
+        self.log.reopen();
+        audit!("SIGHUP, reopening log file");
         match resolve(&self.sources).and_then(|fresh| self.resolved.reload_from(&fresh)) {
             Ok(reload) => {
                 for warning in &reload.resolved.warnings {
                     warn!("{warning}");
                 }
                 if !reload.needs_restart.is_empty() {
-                    warn!("these settings changed, and need a restart: {}", reload.needs_restart.join(", "));
+                    audit!("these settings changed, and need a restart: {}", reload.needs_restart.join(", "));
                 }
                 if !reload.changed.is_empty() {
-                    notice!("these settings changed: {}", reload.changed.join(", "));
+                    audit!("these settings changed: {}", reload.changed.join(", "));
                 }
                 self.resolved = reload.resolved;
                 self.apply_settings();
@@ -456,7 +457,7 @@ async fn tick(interval: &mut Option<Interval>) {
 }
 
 fn policy(config: &Config, is_durable: bool) -> Policy {
-    let Config { jobs, limits, timeouts, .. } = config;
+    let Config { jobs, limits, log, timeouts, .. } = config;
     let memory = store::memory_limits(limits, is_durable);
     let own = |own: &FunctionDurability| (own.function.clone(), store::level(own.level));
     let function_durability: HashMap<FunctionName, Durability> = config.function_durability.iter().map(own).collect();
@@ -477,6 +478,7 @@ fn policy(config: &Config, is_durable: bool) -> Policy {
         max_functions_per_connection: limits.max_functions_per_connection,
         max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
         max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
+        tells_submissions: log.log_submissions || log.verbose == Level::Debug,
     }
 }
 

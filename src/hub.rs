@@ -18,6 +18,7 @@ use crate::job_server::{
     ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobKey, JobServer, JobView, Now, Policy,
     RestoredSettings, StoreOp, StoreReport, StoredJob,
 };
+use crate::log_level::audit;
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, Stats};
@@ -65,6 +66,8 @@ struct Timer {
 struct After {
     wakers: Vec<Waker>,
     events: Vec<String>,
+    /// Submissions that were accepted, as gearmand writes them.
+    accepted: Vec<String>,
     operations: Vec<StoreOp>,
 }
 
@@ -112,6 +115,14 @@ impl Effects for World<'_> {
 
     fn report(&mut self, event: Event<'_>) {
         self.after.events.push(match event {
+            Event::Accepted { function, unique, due_s, reducer } => {
+                let (function, unique) = (function.escape_ascii(), unique.escape_ascii());
+                return self.after.accepted.push(if reducer.is_empty() {
+                    format!("accepted,{function},{unique},{due_s}")
+                } else {
+                    format!("accepted,{function},{unique},{}", reducer.escape_ascii())
+                });
+            }
             Event::JobDropped { handle, unique } => {
                 format!("Dropped job due to max retry count: {handle} {}", unique.escape_ascii())
             }
@@ -418,6 +429,9 @@ impl Hub {
         after.wakers.into_iter().for_each(Waker::wake);
         for event in after.events {
             warn!("{event}");
+        }
+        for line in after.accepted {
+            audit!("{line}");
         }
         result
     }

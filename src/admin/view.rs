@@ -180,6 +180,13 @@ pub struct StoreView {
     pub mean_commit_s: Option<f64>,
 }
 
+impl StoreView {
+    /// Whether there is none: background jobs are lost when the server ends.
+    pub fn is_memory_only(&self) -> bool {
+        self.state == "memory"
+    }
+}
+
 /// Jobs that wait for a worker, by priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct QueuedView {

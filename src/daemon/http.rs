@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::accept_settings;
 use crate::config::{Config, ListenAddress};
 use crate::http::{self, Http, Parts, Settings, Tokens};
+use crate::log_level::audit;
 use crate::net::connection::Server;
 use crate::net::listener::Acceptor;
 use crate::process::listen::{Listeners, TcpTarget};
@@ -28,7 +29,7 @@ pub struct HttpReady {
     listeners: Listeners,
     tokens: Tokens,
     /// Why there is no interface though nobody switched it off.
-    pub absent: Option<String>,
+    absent: Option<String>,
 }
 
 impl HttpReady {
@@ -59,7 +60,7 @@ impl HttpReady {
         Ok(Self { listeners, tokens: Tokens::new(read_tokens(config)?), absent: None })
     }
 
-    /// Where the interface is, such as `http://127.0.0.1:4731`.
+    /// Where the interface is, such as `http://127.0.0.1:4780`.
     pub(super) fn addresses(&self) -> Vec<String> {
         self.listeners.addresses().into_iter().map(|address| format!("http://{address}")).collect()
     }
@@ -72,7 +73,7 @@ impl HttpReady {
         acceptor: &Arc<Acceptor>,
     ) -> io::Result<Option<Http>> {
         if let Some(absent) = &self.absent {
-            warn!("{absent}");
+            audit!("{absent}");
         }
         if self.listeners.tcp.is_empty() {
             return Ok(None);

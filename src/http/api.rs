@@ -36,6 +36,8 @@ pub(super) fn healthy(call: &Call) -> Result<Response, Failure> {
 struct Readiness {
     ready: bool,
     reasons: Vec<Reason>,
+    /// What does not keep it from taking jobs.
+    warnings: Vec<Reason>,
 }
 
 #[derive(Serialize)]
@@ -53,12 +55,21 @@ pub(super) fn ready(call: &Call) -> Result<Response, Failure> {
         reasons.push(Reason { code: "draining", message: "the server ends, and takes no new jobs".to_owned() });
     }
     if server.store.state == "failing" {
-        let message = server.store.error.unwrap_or_else(|| "the store cannot keep jobs".to_owned());
+        let message = server.store.error.clone().unwrap_or_else(|| "the store cannot keep jobs".to_owned());
         reasons.push(Reason { code: "store_failing", message });
     }
+    let mut warnings = Vec::new();
+    if server.store.is_memory_only() {
+        let message = "background jobs are in memory, and are lost when the server ends".to_owned();
+        warnings.push(Reason { code: "memory_only", message });
+    }
+    Ok(readiness(reasons, warnings))
+}
+
+fn readiness(reasons: Vec<Reason>, warnings: Vec<Reason>) -> Response {
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Ok(json_with(status, &Readiness { ready, reasons }))
+    json_with(status, &Readiness { ready, reasons, warnings })
 }
 
 #[derive(Serialize)]

@@ -28,7 +28,7 @@ use super::look::Sight;
 use super::queue::{Queue, Taken};
 use super::{Changes, Store, StoreError};
 use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob};
-use crate::log_level::notice;
+use crate::log_level::audit;
 use crate::stats::{Stats, StoreState};
 
 /// The most changes in one transaction, and about how many bytes.
@@ -364,7 +364,7 @@ impl Writer {
             return;
         }
         if let Some(failing) = self.failing.take() {
-            notice!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
+            audit!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
             self.stats.store.set_state(StoreState::Working);
         }
     }

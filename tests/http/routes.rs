@@ -246,7 +246,7 @@ fn a_taken_address_is_an_error_only_where_it_was_asked_for() {
 #[test]
 fn a_server_does_without_the_default_address_where_it_is_taken() {
     // By this test, or by whoever has it.
-    let _held = std::net::TcpListener::bind("127.0.0.1:4731");
+    let _held = std::net::TcpListener::bind("127.0.0.1:4780");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gearmand"));
     command.args(["-p", "0", "-L", "127.0.0.1", "-q", "builtin", "-l", "stderr", "--verbose", "NOTICE"]);
     command.env_remove("GEARMAND_HTTP_LISTEN").stderr(std::process::Stdio::piped());
@@ -258,7 +258,7 @@ fn a_server_does_without_the_default_address_where_it_is_taken() {
     }
     let _ = child.kill();
     let _ = child.wait();
-    assert!(said.contains("HTTP is not served: ") && said.contains("127.0.0.1:4731"), "{said}");
+    assert!(said.contains("HTTP is not served: ") && said.contains("127.0.0.1:4780"), "{said}");
     assert!(!said.contains("http://"), "{said}");
 }
 

@@ -241,6 +241,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(u8::from(server.store.state == "failing"))),
     ),
     family(
+        "gearmand_store_memory_only",
+        Kind::Gauge,
+        "1 where background jobs are in memory only, and lost when the server ends.",
+        Source::Server(|server, lines| lines.value(u8::from(server.store.is_memory_only()))),
+    ),
+    family(
         "gearmand_store_waiting_changes",
         Kind::Gauge,
         "Changes that wait for the store.",
