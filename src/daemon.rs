@@ -6,7 +6,7 @@ mod store;
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,7 +23,9 @@ use tracing::{error, info, warn};
 use self::http::HttpReady;
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
-use crate::config::{Config, FunctionDurability, Level, ListenAddress, LogTarget, Resolved, Sources, resolve};
+use crate::config::{
+    Config, FunctionDurability, Level, ListenAddress, LogTarget, QueueChoice, Resolved, Sources, resolve,
+};
 use crate::http::Http;
 use crate::http::plugin::PluginListener;
 use crate::hub::Hub;
@@ -41,6 +43,7 @@ use crate::process::signals;
 use crate::protocol::FunctionName;
 use crate::protocol::packet::{FrameLimits, HEADER_SIZE};
 use crate::stats::Stats;
+use crate::store::StoreError;
 use crate::store::location::Location;
 use crate::store::queue::Queue;
 
@@ -49,6 +52,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest body of a packet that can be answered, in bytes: lengths have 32 bits, and a workload leaves with more
 /// arguments than it came with.
 const LARGEST_BODY: usize = u32::MAX as usize - 4096;
+/// How long those who wait for the server to be ready wait for its log, and how often it looks.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_millis(1);
 /// How often a draining server looks whether its jobs are done.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -123,7 +129,7 @@ pub async fn run(mut prepared: Prepared) -> ExitCode {
         }
         (Err(failure), None) => {
             error!("{failure}");
-            if !is_logged_here {
+            if !is_logged_here && !std::io::stderr().is_terminal() {
                 // Whoever started it looks here, and the log may be elsewhere.
                 let _ = writeln!(std::io::stderr(), "gearmand: {failure}");
             }
@@ -224,6 +230,16 @@ fn accept_from_plugin(
     Ok(())
 }
 
+/// Why a queue cannot be opened. Nobody asked for the one that is there by default in so many words.
+fn unusable(config: &Config, error: &StoreError) -> std::io::Error {
+    std::io::Error::other(match config.queue {
+        QueueChoice::Default => format!(
+            "{error}; put that right, or start without this queue and keep jobs in memory with --queue-type builtin"
+        ),
+        _ => error.to_string(),
+    })
+}
+
 /// Logs where the server is reached, and whether it keeps jobs.
 fn say_where(addresses: &[String], plugin: &[String], keeps_jobs: bool) {
     audit!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
@@ -259,7 +275,7 @@ impl Daemon {
             None => None,
             Some((location, queue)) => tokio::select! {
                 keeper = Keeper::start(location, config, &hub, &clock, queue) => {
-                    Some(keeper.map_err(std::io::Error::other)?)
+                    Some(keeper.map_err(|error| unusable(config, &error))?)
                 }
                 () = handlers.end() => return Ok(None),
             },
@@ -275,13 +291,15 @@ impl Daemon {
         accept_from(&mut listeners, &acceptor, &stop_listening)?;
         let http_addresses = http_plugin.addresses();
         accept_from_plugin(http_plugin.tcp, &acceptor, &stop_listening, &connections)?;
-        let http = http.start(config, &server, &acceptor)?;
+        stats.max_connections.set(config.limits.max_connections as u64);
+        let http = http.start(config, &server, &acceptor, &log)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         sampler::start(&server)?;
         for text in listeners.notices.iter().chain(&http_plugin.notices) {
             notice!("{text}");
         }
         say_where(&addresses, &http_addresses, keeper.is_some());
+        settle(&log).await;
         if let Err(error) = notifier.ready(&addresses) {
             warn!("cannot reach the service manager (NOTIFY_SOCKET): {error}");
         }
@@ -309,7 +327,7 @@ impl Daemon {
     async fn serve(mut self) {
         loop {
             match self.next_call().await {
-                Call::Reload => self.reload(),
+                Call::Reload => self.reload().await,
                 Call::Watchdog => self.tell(Notifier::watchdog),
                 Call::Drain => {
                     self.drain().await;
@@ -349,7 +367,7 @@ impl Daemon {
                 }
                 call = self.next_call() => match call {
                     Call::Stop => return,
-                    Call::Reload => self.reload(),
+                    Call::Reload => self.reload().await,
                     Call::Watchdog => self.tell(Notifier::watchdog),
                     Call::Drain => {}
                 },
@@ -387,7 +405,7 @@ impl Daemon {
     }
 
     /// HUP: opens the log anew, and reads the configuration again. What is wrong with it changes nothing.
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         self.tell(Notifier::reloading);
         self.log.reopen();
         audit!("SIGHUP, reopening log file");
@@ -407,6 +425,7 @@ impl Daemon {
             }
             Err(errors) => error!("the configuration stays as it was: {errors}"),
         }
+        settle(&self.log).await;
         self.tell(|notifier| notifier.ready(&self.addresses));
     }
 
@@ -420,6 +439,7 @@ impl Daemon {
             keeper.reload(config);
         }
         self.acceptor.set_settings(accept_settings(config));
+        self.hub.stats().max_connections.set(config.limits.max_connections as u64);
         let process = &self.server.admin.process;
         process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);
         process.allow_shutdown.store(config.process.allow_shutdown, Ordering::Relaxed);
@@ -437,6 +457,14 @@ impl Daemon {
         if let Err(error) = say(&self.notifier) {
             warn!("cannot reach the service manager: {error}");
         }
+    }
+}
+
+/// Waits for a moment until the log is written: who hears that the server is ready may read there what it has said.
+async fn settle(log: &LogHandle) {
+    let end = Instant::now() + LOG_LIMIT;
+    while !log.is_written() && Instant::now() < end {
+        sleep(LOG_INTERVAL).await;
     }
 }
 

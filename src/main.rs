@@ -173,7 +173,9 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
             (None, Some(why))
         }
         Err(error) => {
-            return Err(format!("background jobs cannot be kept: {error}, or keep jobs in memory with --queue-type builtin"));
+            return Err(format!(
+                "background jobs cannot be kept: {error}, or keep jobs in memory with --queue-type builtin"
+            ));
         }
     };
     if let Some(account) = &account {

@@ -15,6 +15,7 @@ use crate::log_level::audit;
 use crate::net::connection::Server;
 use crate::net::listener::Acceptor;
 use crate::process::listen::{Listeners, TcpTarget};
+use crate::process::logging::LogHandle;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -71,6 +72,7 @@ impl HttpReady {
         config: &Config,
         server: &Arc<Server>,
         acceptor: &Arc<Acceptor>,
+        log: &LogHandle,
     ) -> io::Result<Option<Http>> {
         if let Some(absent) = &self.absent {
             audit!("{absent}");
@@ -100,7 +102,7 @@ impl HttpReady {
             max_packet_size: accept.limits.frames.packet,
             keep_alive: accept.keep_alive,
         };
-        http::start(self.listeners.tcp, settings, parts(server, acceptor)).map(Some)
+        http::start(self.listeners.tcp, settings, parts(server, acceptor, log)).map(Some)
     }
 }
 
@@ -118,15 +120,25 @@ pub(super) fn read_tokens(config: &Config) -> Result<Vec<String>, String> {
 }
 
 /// What the interface knows of the server.
-fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>) -> Parts {
+fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle) -> Parts {
     let clock = Arc::clone(&server.clock);
     let acceptor = Arc::clone(acceptor);
     // The connections that it makes are served as all others are, by the threads that serve them.
     let runtime = Handle::current();
+    let (job_runtime, hub, log) = (runtime.clone(), Arc::clone(&server.hub), log.clone());
     Parts {
         admin: Arc::clone(&server.admin),
         stats: server.hub.shared_stats(),
         now: Box::new(move || clock.now()),
+        sign_of_life: Box::new(move |beat| {
+            let hub = Arc::clone(&hub);
+            job_runtime.spawn(async move {
+                // Who gets the lock finds nobody stuck with it.
+                hub.job_count();
+                beat();
+            });
+        }),
+        log_lines_left_out: Box::new(move || log.left_out()),
         connect: Box::new(move |stream, peer| {
             let acceptor = Arc::clone(&acceptor);
             runtime.spawn(async move {

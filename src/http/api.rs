@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use super::Interface;
 use super::answer::{self, Failure, json, json_with, next_page, with_type};
 use super::query::Query;
 use super::routes::Call;
@@ -17,6 +18,9 @@ use crate::admin::look::{HEAD_MAX, JobFilter, STORE_WAIT, WorkerFilter, parse_wo
 use crate::admin::view::ServerView;
 use crate::protocol::Priority;
 
+/// What is said of a job server whose thread gives no sign of life.
+const NOT_RESPONDING: &str = "not_responding";
+const STUCK: &str = "the thread of the job server has given no sign of life for 2 seconds";
 /// How many entries a page of a list has where the request does not say.
 const PAGE: usize = 100;
 /// The most entries of a page.
@@ -26,10 +30,17 @@ const PREVIEW: usize = 1024;
 /// The most of it, in bytes.
 const PREVIEW_MAX: usize = HEAD_MAX;
 
-/// The process serves HTTP.
-pub(super) fn healthy(call: &Call) -> Result<Response, Failure> {
+/// The process serves HTTP, and the job server's thread lives.
+pub(super) async fn healthy(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
+    if !lives(&call.interface).await {
+        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, NOT_RESPONDING, STUCK));
+    }
     Ok(with_type(StatusCode::OK, "text/plain; charset=utf-8", Body::from("ok\n")))
+}
+
+async fn lives(interface: &Interface) -> bool {
+    interface.pulse.is_there(&interface.parts.sign_of_life).await
 }
 
 #[derive(Serialize)]
@@ -47,8 +58,13 @@ struct Reason {
 }
 
 /// Whether the server takes jobs.
-pub(super) fn ready(call: &Call) -> Result<Response, Failure> {
+pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
+    if !lives(&call.interface).await {
+        // Nothing else is asked for that could be stuck too.
+        let reason = Reason { code: NOT_RESPONDING, message: STUCK.to_owned() };
+        return Ok(readiness(vec![reason], Vec::new()));
+    }
     let server = call.interface.parts.admin.look.server(call.interface.now());
     let mut reasons = Vec::new();
     if server.draining {

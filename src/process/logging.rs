@@ -29,8 +29,8 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
-use crate::log_level::{AUDIT_TARGET, Level};
 use crate::log_level::fatal;
+use crate::log_level::{AUDIT_TARGET, Level};
 use line::Record;
 use local_socket::LocalSocket;
 use queue::Queue;
@@ -135,6 +135,11 @@ impl LogHandle {
         self.0.queue.total_left_out() + self.0.lost.load(Ordering::Relaxed)
     }
 
+    /// Whether everything is written, or left out.
+    pub fn is_written(&self) -> bool {
+        self.0.queue.flush(Duration::ZERO)
+    }
+
     /// Waits until everything is written, for two seconds at most: call it before the process ends.
     pub fn finish(&self) {
         self.0.queue.flush(END_LIMIT);
@@ -191,14 +196,15 @@ fn build_with_sockets(
         queue: Arc::default(),
         lost: Arc::clone(&lost),
     });
+    let output = open(&settings.destination);
+    // Where the log is on standard error already nothing is said there twice.
+    let tells_terminal = settings.tells_terminal && !matches!(output, Output::Stderr) && io::stderr().is_terminal();
     let writer = Writer {
         queue: Arc::clone(&shared.queue),
         destination: settings.destination.clone(),
         format: settings.format,
-        output: open(&settings.destination),
-        tells_terminal: settings.tells_terminal
-            && settings.destination != Destination::Stderr
-            && io::stderr().is_terminal(),
+        output,
+        tells_terminal,
         syslog,
         journal,
         lost,

@@ -177,12 +177,11 @@ pub fn prepare(
     if let Some(owner) = owner {
         hand_over(&path, owner)?;
     }
-    eaccess(&path, AccessFlags::W_OK | AccessFlags::X_OK)
-        .map_err(|errno| StateDirectoryError::NotWritable {
-            path: path.clone(),
-            user: nix::unistd::geteuid().as_raw(),
-            source: errno.into(),
-        })?;
+    eaccess(&path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| StateDirectoryError::NotWritable {
+        path: path.clone(),
+        user: nix::unistd::geteuid().as_raw(),
+        source: errno.into(),
+    })?;
     Ok(path)
 }
 
