@@ -61,7 +61,7 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// What the process has made before its runtime.
 pub struct Prepared {
     /// Where the settings came from, for a reload.
-    pub sources: Sources,
+    pub sources: Arc<Sources>,
     /// The settings.
     pub resolved: Resolved,
     /// Bound sockets.
@@ -139,7 +139,7 @@ pub async fn run(mut prepared: Prepared) -> ExitCode {
 }
 
 struct Daemon {
-    sources: Sources,
+    sources: Arc<Sources>,
     resolved: Resolved,
     hub: Arc<Hub>,
     server: Arc<Server>,
@@ -409,7 +409,11 @@ impl Daemon {
         self.tell(Notifier::reloading);
         self.log.reopen();
         audit!("SIGHUP, reopening log file");
-        match resolve(&self.sources).and_then(|fresh| self.resolved.reload_from(&fresh)) {
+        // By another thread: the file may be where reading takes its time.
+        let sources = Arc::clone(&self.sources);
+        let read = tokio::task::spawn_blocking(move || resolve(&sources)).await;
+        let fresh = read.unwrap_or_else(|_| resolve(&self.sources));
+        match fresh.and_then(|fresh| self.resolved.reload_from(&fresh)) {
             Ok(reload) => {
                 for warning in &reload.resolved.warnings {
                     warn!("{warning}");

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -222,6 +223,7 @@ fn run(sources: Sources, resolved: Resolved, ready: Ready, readiness: Option<Rea
     };
     let runtime = runtime.map_err(|error| format!("cannot start the threads: {error}"))?;
     let last_words = log.clone();
+    let sources = Arc::new(sources);
     let prepared = Prepared { sources, resolved, listeners, http_plugin, http, location, log, notifier, readiness };
     let status = runtime.block_on(daemon::run(prepared));
     drop(pid_file);

@@ -1,6 +1,5 @@
 //! The HTTP interface among the other parts.
 
-use std::fs;
 use std::io;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::accept_settings;
-use crate::config::{Config, ListenAddress};
+use crate::config::{Config, ListenAddress, read_promptly};
 use crate::http::{self, Http, Parts, Settings, Tokens};
 use crate::log_level::audit;
 use crate::net::connection::Server;
@@ -153,11 +152,11 @@ fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle) -> Par
 
 /// Reads a token, which is the only line of its file.
 fn read_token(path: &std::path::Path) -> Result<String, String> {
-    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
-    if metadata.len() > TOKEN_FILE_MAX {
+    let bytes = read_promptly(path, TOKEN_FILE_MAX).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > TOKEN_FILE_MAX {
         return Err(format!("it has more than {TOKEN_FILE_MAX} bytes; it is to hold one line, the token"));
     }
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|error| error.to_string())?;
     let token = text.trim();
     if token.len() < TOKEN_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!(

@@ -10,10 +10,10 @@ use serde::Serialize;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::Interface;
 use super::answer::{self, Failure, json, json_with, next_page, with_type};
 use super::query::Query;
 use super::routes::Call;
+use super::{Interface, pulse};
 use crate::admin::look::{HEAD_MAX, JobFilter, STORE_WAIT, WorkerFilter, parse_worker_id, worker_id};
 use crate::admin::view::ServerView;
 use crate::protocol::Priority;
@@ -40,7 +40,7 @@ pub(super) async fn healthy(call: Call) -> Result<Response, Failure> {
 }
 
 async fn lives(interface: &Interface) -> bool {
-    interface.pulse.is_there(&interface.parts.sign_of_life).await
+    interface.pulse.is_there(pulse::LIMIT, &interface.parts.sign_of_life).await
 }
 
 #[derive(Serialize)]

@@ -20,8 +20,8 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Whether there is a sign of life within [`LIMIT`]. `ask` has it given by the other thread.
-    pub(super) async fn is_there(self: &Arc<Self>, ask: impl Fn(Beat)) -> bool {
+    /// Whether there is a sign of life within this time. `ask` has it given by the other thread.
+    pub(super) async fn is_there(self: &Arc<Self>, limit: Duration, ask: impl Fn(Beat)) -> bool {
         let mut beats = self.beats.subscribe();
         if !self.is_asked.swap(true, Ordering::AcqRel) {
             let pulse = Arc::clone(self);
@@ -30,7 +30,7 @@ impl Pulse {
                 pulse.beats.send_modify(|beat| *beat = beat.wrapping_add(1));
             }));
         }
-        matches!(timeout(LIMIT, beats.changed()).await, Ok(Ok(())))
+        matches!(timeout(limit, beats.changed()).await, Ok(Ok(())))
     }
 }
 
@@ -40,18 +40,19 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_sign_of_life_is_for_all_who_wait_for_it() {
         let pulse = Arc::new(Pulse::default());
         let asked: Mutex<Vec<Beat>> = Mutex::default();
         let ask = |beat| asked.lock().unwrap().push(beat);
-        let (one, other) = tokio::join!(pulse.is_there(ask), pulse.is_there(ask));
+        let short = Duration::from_millis(20);
+        let (one, other) = tokio::join!(pulse.is_there(short, ask), pulse.is_there(short, ask));
         assert!(!one && !other, "nobody gave one");
         let mut beats = std::mem::take(&mut *asked.lock().unwrap());
         assert_eq!(beats.len(), 1);
         // It comes late, and the next one in time.
         beats.pop().unwrap()();
-        assert!(pulse.is_there(|beat| beat()).await);
-        assert!(!pulse.is_there(|_| {}).await);
+        assert!(pulse.is_there(LIMIT, |beat| beat()).await);
+        assert!(!pulse.is_there(short, |_| {}).await);
     }
 }

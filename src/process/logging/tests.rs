@@ -3,6 +3,7 @@ mod blocked;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
