@@ -170,8 +170,9 @@ pub(crate) fn a_hangup_as_soon_as_there_is_a_pid_file() {
             assert!(start.elapsed() < DEADLINE, "no pid file");
         }
         crate::site::signal_to(child.id(), Signal::SIGHUP);
-        let ready = site.heard();
-        assert!(ready.starts_with("READY=1\n"), "{ready}");
+        site.await_ready();
+        assert!(site.heard().starts_with("RELOADING=1\n"));
+        site.await_ready();
         crate::site::signal_to(child.id(), Signal::SIGTERM);
         let status = wait_for("its end", || child.try_wait().expect("wait for it"));
         assert!(status.success(), "it ended with {status}");

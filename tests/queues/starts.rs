@@ -117,7 +117,9 @@ pub(crate) fn state_directories_that_cannot_be_used() {
         ("XDG_STATE_HOME", "file", "file/gearmand"),
         ("HOME", "home", "home/.local/state/gearmand"),
     ] {
-        let mut command = site.gearmand(&["-p", &port, "-L", "127.0.0.1", "-l", "none"]);
+        // One that starts all the same is ended.
+        let mut command = site.program("timeout");
+        command.args(["20", GEARMAND, "-p", &port, "-L", "127.0.0.1", "-l", "none"]);
         for other in ["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"] {
             command.env_remove(other);
         }
@@ -135,8 +137,7 @@ pub(crate) fn a_state_directory_that_is_mounted_read_only() {
     let site = Site::new();
     fs::create_dir(site.path("state")).expect("a directory");
     let path = site.name("state");
-    let script =
-        "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && exec \"$0\" -p 0 -L 127.0.0.1 -l none";
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && exec timeout 20 \"$0\" -p 0 -L 127.0.0.1 -l none";
     let output = site.program("unshare").args(["-m", "sh", "-c", script, GEARMAND, &path]).output().expect("unshare");
     assert_eq!(output.status.code(), Some(1));
     assert_fails(&output, &[&path, "Read-only file system", "--queue-type builtin"]);
