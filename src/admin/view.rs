@@ -194,6 +194,13 @@ pub struct StoreView {
     pub commit_times: Durations,
 }
 
+impl StoreView {
+    /// Whether there is none: background jobs are lost when the server ends.
+    pub fn is_memory_only(&self) -> bool {
+        self.state == "memory"
+    }
+}
+
 /// Jobs that wait for a worker, by priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct QueuedView {

@@ -71,6 +71,7 @@ pub const RELOADABLE: &[&str] = &[
     "allow-shutdown",
     "admin-read-only",
     "verbose",
+    "log-submissions",
     "max-packet-size",
     "max-connections",
     "max-output",
@@ -231,8 +232,14 @@ pub struct Log {
     pub log_file: LogTarget,
 
     /// Log lines of this level and of more important ones: FATAL ALERT CRITICAL ERROR WARNING NOTICE INFO DEBUG
+    ///
+    /// Start, reload, drain, stop, a store that works again and what an operator has the server do are written at every level.
     #[arg(long, value_name = "LEVEL", default_value = "ERROR")]
     pub verbose: Level,
+
+    /// Write a line for each job that is accepted: accepted,FUNCTION,UNIQUE,WHEN; --verbose DEBUG does too
+    #[arg(long)]
+    pub log_submissions: bool,
 
     /// Write lines for people (human) or JSON objects (json)
     #[arg(long, value_name = "FORMAT", default_value = "human")]

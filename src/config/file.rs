@@ -18,11 +18,12 @@ use toml::de::{DeTable, DeValue};
 use self::mistakes::Quotes;
 use super::args::NOT_IN_A_FILE;
 use super::error::{ConfigError, Origin};
+use super::promptly::read_promptly;
 use super::settings::{Entry, Findings, Setting, Settings};
 
 /// Reads a file; what is wrong in it goes to the findings.
 pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) -> Vec<Entry> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match read_promptly(path, u64::MAX) {
         Ok(bytes) => bytes,
         Err(error) => {
             let (path, reason) = (path.to_owned(), error.to_string());

@@ -9,8 +9,9 @@ use super::address::{ListenAddress, ListenArgument};
 use super::queue::Secret;
 use super::value;
 
-/// The port where `--http-listen` names none.
-const DEFAULT_PORT: u16 = 4731;
+/// The port where `--http-listen` names none: near 4730, assigned to nobody, and none that a second or tenth Gearman server of
+/// the machine is customarily given (4731, 4732 and on).
+const DEFAULT_PORT: u16 = 4780;
 
 /// Where HTTP is served, and who may do what there.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -20,8 +21,9 @@ pub(super) struct HttpArgs {
     /// Serve the dashboard, metrics and the JSON interface on this address, ADDRESS[:PORT]; off for none
     ///
     /// An address that this machine alone can reach needs no token. Where the default address is taken by another process,
-    /// the server runs without HTTP and says so; an address that was asked for must be free.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4731")]
+    /// such as another server of this machine, the server runs without HTTP and says so in the log; an address that was asked
+    /// for must be free.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4780")]
     pub(super) http_listen: HttpListen,
 
     /// What a request that changes something must bring as `Authorization: Bearer TOKEN`; the environment or a file hides it from `ps` [default: none]

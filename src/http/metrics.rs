@@ -5,6 +5,7 @@
 
 mod families;
 mod lines;
+mod process;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use tokio::task::yield_now;
 
 use self::families::{FAMILIES, Source};
 use self::lines::Lines;
+use self::process::Process;
 use super::Interface;
 use super::answer::{Failure, PIECE, Pieces, with_type};
 use super::routes::Call;
@@ -27,6 +29,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A function, and what it is called in labels.
 struct Function {
+    name: Vec<u8>,
     label: String,
     view: FunctionView,
     /// Gone where it was dropped since it was viewed.
@@ -37,6 +40,7 @@ struct Function {
 struct Scrape {
     interface: Arc<Interface>,
     server: ServerView,
+    process: Process,
     functions: Vec<Function>,
     /// The family that is being written, and the function that is next.
     family: usize,
@@ -64,7 +68,7 @@ impl Scrape {
         let function = |view: FunctionView| {
             let name: Vec<u8> = percent_decode_str(&view.id).collect();
             let gauges = interface.parts.stats.functions.get(name.as_slice()).map(|entry| Arc::clone(&entry));
-            Function { label: label(&name, &view.id), view, gauges }
+            Function { label: label(&name, &view.id), name, view, gauges }
         };
         let mut functions = Vec::new();
         let mut pieces = look.functions_in_pieces();
@@ -72,7 +76,8 @@ impl Scrape {
             functions.extend(piece.into_iter().map(function));
             yield_now().await;
         }
-        Self { functions, server: look.server(interface.now()), interface, family: 0, function: 0 }
+        let process = Process::read(&interface).await;
+        Self { functions, server: look.server(interface.now()), process, interface, family: 0, function: 0 }
     }
 
     /// The next piece; none after the last.
@@ -92,14 +97,15 @@ impl Scrape {
                     write(&self.interface.counts, &mut Lines::new(family.name, None, &mut out));
                     true
                 }
-                Source::Function(_) | Source::Times(_) => match self.functions.get(self.function) {
+                Source::Process(write) => {
+                    write(&self.process, &mut Lines::new(family.name, None, &mut out));
+                    true
+                }
+                Source::Function(_) | Source::Times(_) | Source::Run => match self.functions.get(self.function) {
                     None => true,
                     Some(function) => {
-                        write_function(
-                            &family.source,
-                            function,
-                            &mut Lines::new(family.name, Some(&function.label), &mut out),
-                        );
+                        let lines = &mut Lines::new(family.name, Some(&function.label), &mut out);
+                        write_function(&family.source, function, &self.process, lines);
                         false
                     }
                 },
@@ -115,7 +121,7 @@ impl Scrape {
     }
 }
 
-fn write_function(source: &Source, function: &Function, lines: &mut Lines<'_>) {
+fn write_function(source: &Source, function: &Function, process: &Process, lines: &mut Lines<'_>) {
     match source {
         Source::Function(write) => write(&function.view, lines),
         Source::Times(times) => {
@@ -123,7 +129,12 @@ fn write_function(source: &Source, function: &Function, lines: &mut Lines<'_>) {
                 lines.histogram(&times(gauges).read());
             }
         }
-        Source::Server(_) | Source::Http(_) => {}
+        Source::Run => {
+            if let Some(ms) = process.oldest_running_ms(&function.name) {
+                lines.value(families::seconds(ms));
+            }
+        }
+        Source::Server(_) | Source::Http(_) | Source::Process(_) => {}
     }
 }
 

@@ -460,6 +460,8 @@ pub struct Stats {
     pub connections: DashMap<ConnectionId, Arc<ConnectionGauges>>,
     /// How many connections were accepted.
     pub accepted: Gauge,
+    /// How many connections there may be.
+    pub max_connections: Gauge,
     /// How many connections were refused because there were too many.
     pub refused: Gauge,
     /// How many connections were closed because their peer did not read.

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use crate::client::{get, server};
-use crate::common::{Wire, packet};
+use crate::common::{Wire, packet, wait_for};
 
 const PROMTOOL: &str = "/usr/bin/promtool";
 
@@ -76,6 +76,10 @@ fn metrics_say_what_happened() {
         ("gearmand_job_run_seconds_count{function=\"f\"}", 2.0),
         ("gearmand_job_run_seconds_bucket{function=\"f\",le=\"+Inf\"}", 2.0),
         ("gearmand_workers{state=\"working\"}", 1.0),
+        ("gearmand_store_memory_only", 1.0),
+        ("gearmand_connections_max", 65_536.0),
+        ("gearmand_http_connections_max", 256.0),
+        ("gearmand_log_lines_left_out_total", 0.0),
         ("gearmand_function_workers{function=\"f\",state=\"working\"}", 1.0),
         ("gearmand_store_failing", 0.0),
         ("gearmand_draining", 0.0),
@@ -84,6 +88,18 @@ fn metrics_say_what_happened() {
     }
     assert!(samples["gearmand_start_time_seconds"] > 1.7e9);
     assert!(samples["gearmand_memory_bytes"] > 1e5);
+    assert!(samples["process_cpu_seconds_total"] > 0.0);
+    assert!((1.0..samples["process_max_fds"]).contains(&samples["process_open_fds"]));
+    // The third job still runs, since a moment that has a length.
+    wait_for("the age of the running job", || {
+        let text = get(&server, "/metrics").text();
+        let samples = self::samples(&text);
+        let ages = [
+            "gearmand_oldest_running_job_age_seconds{function=\"f\"}",
+            "gearmand_server_oldest_running_job_age_seconds",
+        ];
+        ages.iter().all(|name| samples[name] > 0.0).then_some(())
+    });
 }
 
 #[test]

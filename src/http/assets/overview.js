@@ -122,6 +122,9 @@ function notices(server, functions) {
   if (server.store.state === "failing") {
     found.push(["bad", `The store is failing: ${server.store.error ?? "no reason is known"}. Background jobs are refused.`]);
   }
+  if (server.store.state === "memory") {
+    found.push(["warn", "Background jobs are in memory only: they are lost when the server ends."]);
+  }
   // Of the busiest ones there are numbers that are newer.
   const newer = new Map(live.top.map((fn) => [fn.id, fn]));
   const known = new Set(functions.map((fn) => fn.id));

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use super::lines::{Kind, Lines};
+use super::process::Process;
 use crate::admin::view::{FunctionView, ServerView, Totals, WorkerStates};
 use crate::http::Counts;
 use crate::stats::histogram::Histogram;
@@ -24,6 +25,9 @@ pub(super) enum Source {
     /// Once for each function.
     Times(fn(&FunctionGauges) -> &Lazy<Histogram>),
     Http(fn(&Counts, &mut Lines<'_>)),
+    Process(fn(&Process, &mut Lines<'_>)),
+    /// The job that runs longest, once for each function that has one.
+    Run,
 }
 
 const fn family(name: &'static str, kind: Kind, help: &'static str, source: Source) -> Family {
@@ -37,7 +41,7 @@ fn waiting(function: &FunctionView) -> u64 {
 }
 
 /// Milliseconds as seconds, with nothing lost.
-fn seconds(milliseconds: u64) -> String {
+pub(super) fn seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
@@ -127,6 +131,38 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(server.uptime_s)),
     ),
     family(
+        "gearmand_server_oldest_running_job_age_seconds",
+        Kind::Gauge,
+        "How long the job of any function runs that has run longest; 0 where none runs.",
+        Source::Process(|process, lines| lines.value(seconds(process.oldest_running_of_all_ms()))),
+    ),
+    family(
+        "gearmand_log_lines_left_out_total",
+        Kind::Counter,
+        "Lines of the log that were left out because an output did not take them in time.",
+        Source::Process(|process, lines| lines.value(process.log_lines_left_out)),
+    ),
+    family(
+        "process_cpu_seconds_total",
+        Kind::Counter,
+        "Time that the process spent on CPUs, in user mode and in the system.",
+        Source::Process(|process, lines| {
+            known(lines, process.cpu.map(|cpu| format!("{}.{:06}", cpu.as_secs(), cpu.subsec_micros())));
+        }),
+    ),
+    family(
+        "process_open_fds",
+        Kind::Gauge,
+        "File descriptors that are open.",
+        Source::Process(|process, lines| known(lines, process.descriptors)),
+    ),
+    family(
+        "process_max_fds",
+        Kind::Gauge,
+        "How many file descriptors may be open.",
+        Source::Process(|process, lines| known(lines, process.max_descriptors)),
+    ),
+    family(
         "gearmand_draining",
         Kind::Gauge,
         "1 where the server takes no jobs any more.",
@@ -143,6 +179,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Kind::Gauge,
         "Connections that are open.",
         Source::Server(|server, lines| lines.value(server.connections.open)),
+    ),
+    family(
+        "gearmand_connections_max",
+        Kind::Gauge,
+        "How many connections there may be.",
+        Source::Process(|process, lines| lines.value(process.max_connections)),
     ),
     family(
         "gearmand_connections_accepted_total",
@@ -247,6 +289,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(u8::from(server.store.state == "failing"))),
     ),
     family(
+        "gearmand_store_memory_only",
+        Kind::Gauge,
+        "1 where background jobs are in memory only, and lost when the server ends.",
+        Source::Server(|server, lines| lines.value(u8::from(server.store.is_memory_only()))),
+    ),
+    family(
         "gearmand_store_waiting_changes",
         Kind::Gauge,
         "Changes that wait for the store.",
@@ -345,6 +393,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Function(|function, lines| lines.value(function.oldest_queued_s.unwrap_or(0.0))),
     ),
     family(
+        "gearmand_oldest_running_job_age_seconds",
+        Kind::Gauge,
+        "How long the job runs that has run longest; functions without a running job have no sample.",
+        Source::Run,
+    ),
+    family(
         "gearmand_function_workers",
         Kind::Gauge,
         "Connections that can do the function, by state.",
@@ -415,6 +469,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Kind::Gauge,
         "HTTP connections that are open.",
         Source::Http(|http, lines| lines.value(http.connections.get())),
+    ),
+    family(
+        "gearmand_http_connections_max",
+        Kind::Gauge,
+        "How many HTTP connections there may be.",
+        Source::Process(|process, lines| lines.value(process.max_http_connections)),
     ),
     family(
         "gearmand_http_connections_refused_total",
