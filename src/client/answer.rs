@@ -176,7 +176,7 @@ mod tests {
         let Ok(Answer::Error { code, text }) = parsed(PacketType::Error, b"A\nB\0no\x1b[2J\xe2\x80\xae") else {
             panic!("no error");
         };
-        assert_eq!((code.as_str(), text.as_str()), ("A\\nB", "no\\u{1b}[2J\\u{202e}"));
+        assert_eq!((code.as_str(), text.as_str()), ("A\\x0aB", "no\\x1b[2J\\xe2\\x80\\xae"));
         let long: &'static [u8] = Box::leak([&b"A\0"[..], &vec![b'x'; 100_000]].concat().into_boxed_slice());
         assert!(matches!(parsed(PacketType::Error, long), Ok(Answer::Error { text, .. }) if text.len() <= SAID_MAX));
     }

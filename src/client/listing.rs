@@ -213,11 +213,19 @@ fn is_obeyed(letter: char) -> bool {
     letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter))
 }
 
-/// What is safe to print: a name may hold anything, also what a terminal obeys.
+/// What is safe to print: a name may hold anything, also what a terminal obeys. That is written byte for byte as `\xNN`, as
+/// names are in commands.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
-        if is_obeyed(letter) { out.extend(letter.escape_default()) } else { out.push(letter) }
+        if !is_obeyed(letter) {
+            out.push(letter);
+            continue;
+        }
+        for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+            // A String takes everything.
+            let _ = write!(out, "\\x{byte:02x}");
+        }
     }
     out
 }
@@ -355,8 +363,8 @@ mod tests {
 
     #[test]
     fn a_terminal_is_not_commanded_by_names() {
-        assert_eq!(printable("a\x1b[2Jb"), "a\\u{1b}[2Jb");
-        assert_eq!(printable("a\u{202e}b\u{9b}c\u{e9}"), "a\\u{202e}b\\u{9b}c\u{e9}");
+        assert_eq!(printable("a\x1b[2Jb"), r"a\x1b[2Jb");
+        assert_eq!(printable("a\u{202e}b\u{9b}c\u{e9}"), "a\\xe2\\x80\\xaeb\\xc2\\x9bc\u{e9}");
         assert_eq!(Listing::Status.table(&lines(&["short"]), None).lines().nth(1), Some("short"));
     }
 }

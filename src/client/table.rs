@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn a_terminal_is_not_commanded_by_cells() {
         let table = Table::parse(&lines(&["# name", "a\x1b[2J"])).unwrap();
-        assert_eq!(table.text(0), "NAME\na\\u{1b}[2J\n");
-        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(0), "k  v\\u{7}\n");
+        assert_eq!(table.text(0), "NAME\na\\x1b[2J\n");
+        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(0), "k  v\\x07\n");
     }
 }

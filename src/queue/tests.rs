@@ -382,8 +382,8 @@ fn names_are_shown_as_people_read_them_and_command_no_terminal() {
     let names: [(&[u8], &str); 4] = [
         ("gr\u{fc}n-\u{6f22}\u{5b57}".as_bytes(), "gr\u{fc}n-\u{6f22}\u{5b57}"),
         (b"\xff\xfe-latin", "\\xff\\xfe-latin"),
-        ("a\u{1b}[2J\u{9b}b".as_bytes(), "a\\u{1b}[2J\\u{9b}b"),
-        ("c\u{202e}\u{2028}d".as_bytes(), "c\\u{202e}\\u{2028}d"),
+        ("a\u{1b}[2J\u{9b}b".as_bytes(), "a\\x1b[2J\\xc2\\x9bb"),
+        ("c\u{202e}\u{2028}d".as_bytes(), "c\\xe2\\x80\\xae\\xe2\\x80\\xa8d"),
     ];
     let jobs = names.iter().zip(1..).map(|((name, _), number)| {
         let mut named = job(number, "f", "", b"");
