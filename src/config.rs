@@ -8,6 +8,7 @@
 
 mod address;
 mod args;
+mod documents;
 mod environment;
 mod error;
 mod file;
@@ -22,6 +23,7 @@ mod value;
 pub use crate::log_level::Level;
 pub use address::{ListenAddress, is_number};
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
+pub use documents::{Page, completed, pages};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use http::Http;
 pub use promptly::read_promptly;

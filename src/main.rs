@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use gearmand::client::{self, Tool};
-use gearmand::config::{Config, LogFormat, LogTarget, QueueChoice, Resolved, ServerArgs, Sources, resolve};
+use gearmand::config::{self, Config, LogFormat, LogTarget, QueueChoice, Resolved, ServerArgs, Sources, resolve};
 use gearmand::daemon::http::HttpReady;
 use gearmand::daemon::{self, Prepared};
 use gearmand::process::detach::{Readiness, detach};
@@ -46,10 +46,20 @@ enum Command {
     Tool(Box<Tool>),
     #[command(flatten)]
     Queue(Box<queue::Tool>),
-    /// Print the manual page in the format of man(1)
-    Man,
+    /// Print a manual page in the format of man(1), or write all of them
+    Man(Man),
     /// Print the completions for a shell
     Completions(Completions),
+}
+
+#[derive(Args)]
+struct Man {
+    /// Tool, and its action, whose page is printed, such as `admin` or `fleet status` [default: the page of the server]
+    #[arg(value_name = "TOOL")]
+    tool: Vec<String>,
+    /// Write the pages of the server and of all tools into this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "tool")]
+    directory: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -86,7 +96,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Some(Command::Tool(tool)) => return client::run(*tool),
         Some(Command::Queue(tool)) => return queue::run(*tool),
-        Some(Command::Man) => print_manual().map(|()| ExitCode::SUCCESS),
+        Some(Command::Man(man)) => print_manual(&man).map(|()| ExitCode::SUCCESS),
         Some(Command::Completions(Completions { shell })) => print_completions(shell).map(|()| ExitCode::SUCCESS),
         None => serve(Sources::of_process(matches)),
     };
@@ -250,18 +260,25 @@ fn log_settings(config: &Config) -> logging::Settings {
     }
 }
 
-fn print_manual() -> Result<(), Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command())
-        .section("8")
-        .render(&mut page)
-        .map_err(|error| format!("cannot write the manual page: {error}"))?;
-    print(&page)
+fn print_manual(man: &Man) -> Result<(), Failure> {
+    let pages = config::pages(Cli::command()).map_err(|error| format!("cannot write the manual pages: {error}"))?;
+    if let Some(directory) = &man.directory {
+        for page in pages {
+            let path = directory.join(page.file_name());
+            std::fs::write(&path, page.text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        }
+        return Ok(());
+    }
+    let name = std::iter::once("gearmand").chain(man.tool.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
+    match pages.iter().find(|page| page.name == name) {
+        Some(page) => print(&page.text),
+        None => Err(format!("there is no page {name}: `gearmand man --directory DIR` writes all that there are")),
+    }
 }
 
 fn print_completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "gearmand", &mut script);
+    clap_complete::generate(shell, &mut config::completed(Cli::command()), "gearmand", &mut script);
     print(&script)
 }
 

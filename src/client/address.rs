@@ -55,7 +55,7 @@ pub(super) struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// The servers, at least one, in the order in which they were named.
+    /// The servers, at least one, each once, in the order in which they were named.
     ///
     /// # Errors
     /// [`ToolError::Usage`] names the address that is none.
@@ -75,13 +75,16 @@ impl ServerArgs {
         if names.is_empty() {
             names.push(DEFAULT_HOST.to_owned());
         }
-        names
-            .iter()
-            .map(|name| {
-                ServerAddress::parse(name, port)
-                    .map_err(|why| ToolError::Usage(format!("\"{name}\" is no server address: {why}")))
-            })
-            .collect()
+        let mut servers = Vec::new();
+        for name in names {
+            let server = ServerAddress::parse(&name, port)
+                .map_err(|why| ToolError::Usage(format!("\"{name}\" is no server address: {why}")))?;
+            // One that is named twice would count each worker twice.
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+        Ok(servers)
     }
 }
 

@@ -81,7 +81,10 @@ pub struct SubmitArgs {
     /// Give up when a job is not finished after this time; without a unit: seconds
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     timeout: Option<Duration>,
-    /// How long to try to make a lost connection again; without a unit: seconds
+    /// Give a server up that has sent nothing for so long and does not answer either; without a unit: seconds
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::time)]
+    server_timeout: Duration,
+    /// How long to try to make a lost connection again; without a unit: seconds. A connection that brings no answer counts as none
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     reconnect: Duration,
     /// Submit jobs again that were unfinished when the connection was lost: they may run twice
@@ -205,12 +208,16 @@ pub(super) async fn run(args: SubmitArgs) -> Result<u8, ToolError> {
         servers,
         connect_timeout: args.server.connect_timeout,
         reconnect: args.reconnect,
+        silence: args.server_timeout,
+        backoff: Backoff::new(),
+        lost: None,
         timeout: args.timeout,
         pipeline: Pipeline::new(settings),
         output,
         source: Some(source),
     };
-    driver.run(Connection::new(stream)).await
+    let connection = Connection::with_silence(stream, driver.silence);
+    driver.run(connection).await
 }
 
 /// Jobs from their source through the connection to the output.
@@ -218,6 +225,11 @@ struct Driver {
     servers: Vec<ServerAddress>,
     connect_timeout: Duration,
     reconnect: Duration,
+    /// How long a server may be silent.
+    silence: Duration,
+    backoff: Backoff,
+    /// Since when no server has answered; `None` while one does.
+    lost: Option<Instant>,
     timeout: Option<Duration>,
     pipeline: Pipeline,
     output: Output,
@@ -277,7 +289,10 @@ impl Driver {
         let mut batch = Vec::new();
         loop {
             while let Some(answer) = connection.try_receive()? {
-                self.pipeline.answer(answer, &mut self.output);
+                if self.pipeline.answer(answer, &mut self.output) {
+                    self.lost = None;
+                    self.backoff.reset();
+                }
             }
             self.output.flush()?;
             if self.is_done() {
@@ -303,18 +318,30 @@ impl Driver {
         }
     }
 
-    /// Tries all servers, with growing pauses, for as long as it may take.
+    /// Tries all servers, with growing pauses, for as long as it may take; a server that takes connections and closes them
+    /// again is no better than none.
     async fn connect_again(&mut self) -> Result<Connection, ToolError> {
-        let end = Instant::now() + self.reconnect;
-        let mut backoff = Backoff::new();
+        let is_first = self.lost.is_none();
+        let end = *self.lost.get_or_insert_with(Instant::now) + self.reconnect;
+        if !is_first {
+            if Instant::now() >= end {
+                let limit = self.reconnect.as_secs_f64();
+                let why = format!("each connection was lost before an answer came, for {limit} s");
+                return Err(ToolError::Unreachable(why));
+            }
+            tokio::time::sleep(self.backoff.pause().min(end - Instant::now())).await;
+        }
         loop {
             match connection::open_first(&self.servers, self.connect_timeout).await {
                 Ok((address, stream)) => {
                     self.output.message(format_args!("connected to {address}"));
-                    return Ok(Connection::new(stream));
+                    return Ok(Connection::with_silence(stream, self.silence));
                 }
                 Err(error) if Instant::now() >= end => return Err(error),
-                Err(_) => tokio::time::sleep(backoff.pause().min(end - Instant::now())).await,
+                Err(_) => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    tokio::time::sleep(self.backoff.pause().min(left)).await;
+                }
             }
         }
     }

@@ -53,6 +53,9 @@ pub struct WorkArgs {
     /// that is for a worker that hangs itself.
     #[arg(long, value_name = "TIME", value_parser = values::time)]
     pub(super) timeout: Option<Duration>,
+    /// Give a server up, and connect anew, that has sent nothing for so long and does not answer either (90, 90s, 5m)
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::time)]
+    pub(super) server_timeout: Duration,
     /// End after this many jobs, failed ones included
     #[arg(long, value_name = "N", conflicts_with = "managed")]
     count: Option<NonZeroU64>,
@@ -91,6 +94,8 @@ pub(super) struct Worker {
     pub(super) command: Arc<JobCommand>,
     pub(super) id: Option<String>,
     pub(super) connect_timeout: Duration,
+    /// How long a server may be silent.
+    pub(super) silence: Duration,
     pub(super) verbose: bool,
     /// A permit is the permission to run a command.
     pub(super) running: Arc<Semaphore>,
@@ -132,6 +137,7 @@ impl Worker {
             command: Arc::new(command),
             id: args.id,
             connect_timeout: args.server.connect_timeout,
+            silence: args.server_timeout,
             verbose: args.verbose,
             running: Arc::new(Semaphore::new(usize::from(args.concurrency))),
             left,

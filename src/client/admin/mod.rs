@@ -4,7 +4,7 @@ mod action;
 mod answers;
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::action::{Action, Form, JobFilter};
 use self::answers::Style;
@@ -177,8 +177,10 @@ impl Asker<'_> {
         Ok(Some(lines.iter().any(is_listed)))
     }
 
-    /// Asks for pages until there are as many jobs as wanted; a page may be empty and not the last.
+    /// Asks for pages until there are as many jobs as wanted; a page may be empty and not the last. Pages without any job
+    /// come for as long as one answer may take.
     async fn list_jobs(&mut self, filter: &JobFilter) -> Result<RawAnswer, ToolError> {
+        let mut heard = Instant::now();
         let mut all = RawAnswer { wire: Vec::new(), answer: TextAnswer::Listing(Vec::new()) };
         let mut lines = Vec::new();
         let (mut found, mut after) = (0, None::<String>);
@@ -192,6 +194,13 @@ impl Asker<'_> {
             let continues = usize::from(!lines.is_empty());
             let rows = of_page.len() - usize::from(table.next.is_some());
             lines.extend_from_slice(of_page.get(continues..rows).unwrap_or_default());
+            if !table.rows.is_empty() {
+                heard = Instant::now();
+            } else if table.next.is_some() && heard.elapsed() >= self.timeout {
+                let (address, limit) = (self.address, self.timeout.as_secs_f64());
+                let why = "raise --timeout for a search through many millions";
+                return Err(ToolError::Unreachable(format!("no job from {address} within {limit} s: {why}")));
+            }
             if table.next.is_none() || found >= filter.limit {
                 lines.extend_from_slice(&of_page[rows..]);
                 all.answer = TextAnswer::Listing(lines);

@@ -11,6 +11,7 @@ use crate::client::address::ServerAddress;
 use crate::client::admin_text::{TextAnswer, TextConnection};
 use crate::client::backoff::Backoff;
 use crate::client::connection;
+use crate::client::listing::printable;
 use crate::client::table::lossy;
 
 /// The longest pause between two tries: somebody is looking at the screen.
@@ -95,7 +96,7 @@ impl Link {
                     let deed = deed.ok_or(Closed)?;
                     let answer = gatherer.ask(&deed.line).await;
                     let result = match &answer {
-                        Ok(TextAnswer::Err(why)) => Err(crate::client::listing::printable(&lossy(why)).replace('+', " ")),
+                        Ok(TextAnswer::Err(why)) => Err(printable(&lossy(why)).replace('+', " ")),
                         Ok(_) => Ok(()),
                         Err(why) => Err(format!("perhaps not done: {why}")),
                     };
@@ -103,7 +104,9 @@ impl Link {
                         Ok(TextAnswer::Ok(count)) if count == b"0" && is_kept_for_later(&deed.line) => {
                             format!("{} (warning: it concerns nothing yet, and is kept for what comes)", deed.said)
                         }
-                        Ok(TextAnswer::Ok(count)) if !count.is_empty() => format!("{} ({} changed)", deed.said, lossy(count)),
+                        Ok(TextAnswer::Ok(count)) if !count.is_empty() => {
+                            format!("{} ({} changed)", deed.said, printable(&lossy(count)))
+                        }
                         _ => deed.said,
                     };
                     self.say(Event::Answer { said, result }).await?;
