@@ -22,7 +22,7 @@ pub use crate::log_level::Level;
 pub use address::ListenAddress;
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use http::Http;
+pub use http::{Http, MetricsFunctions};
 pub use queue::{Durability, DurabilityLevel, FunctionDurability, QueueChoice, Secret};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
 pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries};

@@ -92,6 +92,7 @@ impl HttpReady {
             tokens: self.tokens,
             read_only: config.http.read_only,
             max_connections: config.http.max_connections,
+            metrics_functions: config.http.metrics_functions,
             hosts: config.http.hosts.clone(),
             own_name: nix::unistd::gethostname()
                 .ok()

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use self::events::Overview;
 use self::fleet::Rounds;
 use crate::admin::Admin;
+use crate::config::MetricsFunctions;
 use crate::job_server::Now;
 use crate::process::listen::KeepAlive;
 use crate::stats::{Gauge, Stats};
@@ -68,6 +69,8 @@ pub struct Settings {
     pub read_only: bool,
     /// Connections at one time.
     pub max_connections: usize,
+    /// The functions whose metrics are written.
+    pub metrics_functions: MetricsFunctions,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
     /// The name of the machine, in lower case, which goes for addresses that others reach.
