@@ -207,6 +207,7 @@ mod tests {
             max_connections: 1,
             metrics_functions: crate::config::MetricsFunctions::All,
             hosts: hosts.iter().map(ToString::to_string).collect(),
+            addresses: Vec::new(),
             own_name: Some("machine".to_owned()),
             max_packet_size: 1024,
             keep_alive: crate::process::listen::KeepAlive::default(),

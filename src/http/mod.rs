@@ -73,6 +73,8 @@ pub struct Settings {
     pub metrics_functions: MetricsFunctions,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
+    /// Where Gearman is served, for people.
+    pub addresses: Vec<String>,
     /// The name of the machine, in lower case, which goes for addresses that others reach.
     pub own_name: Option<String>,
     /// The largest body of a packet, in bytes, which bounds workloads and results.
