@@ -25,7 +25,7 @@ pub use address::{ListenAddress, is_number};
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
 pub use documents::{Page, completed, pages};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use http::Http;
+pub use http::{Http, MetricsFunctions};
 pub use promptly::read_promptly;
 pub use queue::{Durability, DurabilityLevel, FunctionDurability, QueueChoice, Secret};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};

@@ -286,14 +286,15 @@ impl Daemon {
         let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock) });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
-        let mut addresses = listeners.addresses();
+        let gearman_addresses = listeners.addresses();
+        let mut addresses = gearman_addresses.clone();
         addresses.extend(http.addresses());
         let stop_listening = CancellationToken::new();
         accept_from(&mut listeners, &acceptor, &stop_listening)?;
         let http_addresses = http_plugin.addresses();
         accept_from_plugin(http_plugin.tcp, &acceptor, &stop_listening, &connections)?;
         stats.max_connections.set(config.limits.max_connections as u64);
-        let http = http.start(config, &server, &acceptor, &log)?;
+        let http = http.start(config, &server, &acceptor, &log, gearman_addresses)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         sampler::start(&server)?;
         for text in listeners.notices.iter().chain(&http_plugin.notices) {

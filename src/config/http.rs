@@ -47,6 +47,13 @@ pub(super) struct HttpArgs {
     #[arg(long, value_name = "N", default_value = "256", value_parser = value::count::<1, 1_000_000>)]
     http_max_connections: usize,
 
+    /// The functions whose metrics are written: none, top:N (those with the most jobs since the start) or all
+    ///
+    /// Prometheus keeps a series for each number of each function: about 5 of a function without jobs, and 80 of one whose
+    /// jobs were timed. With many thousands of functions this bounds them. The metrics of the server as a whole remain.
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    http_metrics_functions: MetricsFunctions,
+
     /// A name by which browsers may ask for this server; can be repeated [default: localhost, addresses, and the host name where others reach it]
     ///
     /// Web sites can let their own names point to your addresses. So no other names are served: a loopback address goes by
@@ -78,6 +85,34 @@ impl FromStr for HttpListen {
     }
 }
 
+/// The functions whose metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsFunctions {
+    /// No function; the server as a whole alone.
+    None,
+    /// So many functions at most: those with the most jobs since the start of the server.
+    Top(usize),
+    /// Every function.
+    All,
+}
+
+impl FromStr for MetricsFunctions {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "all" => Ok(Self::All),
+            _ => text
+                .strip_prefix("top:")
+                .and_then(|most| most.parse().ok())
+                .filter(|most| *most > 0)
+                .map(Self::Top)
+                .ok_or_else(|| "write none, all, or top:N with a number N of functions, such as top:100".to_owned()),
+        }
+    }
+}
+
 /// The HTTP interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
@@ -91,6 +126,8 @@ pub struct Http {
     pub read_only: bool,
     /// Connections at one time.
     pub max_connections: usize,
+    /// The functions whose metrics are written.
+    pub metrics_functions: MetricsFunctions,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
 }
@@ -108,6 +145,7 @@ impl HttpArgs {
             token_file: self.http_token_file,
             read_only: self.http_read_only,
             max_connections: self.http_max_connections,
+            metrics_functions: self.http_metrics_functions,
             hosts: self.http_host,
         }
     }

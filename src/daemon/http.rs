@@ -65,13 +65,14 @@ impl HttpReady {
         self.listeners.addresses().into_iter().map(|address| format!("http://{address}")).collect()
     }
 
-    /// Starts the interface, where there is one.
+    /// Starts the interface, where there is one. `addresses` are those at which Gearman is served.
     pub(super) fn start(
         self,
         config: &Config,
         server: &Arc<Server>,
         acceptor: &Arc<Acceptor>,
         log: &LogHandle,
+        addresses: Vec<String>,
     ) -> io::Result<Option<Http>> {
         if let Some(absent) = &self.absent {
             audit!("{absent}");
@@ -94,7 +95,9 @@ impl HttpReady {
             tokens: self.tokens,
             read_only: config.http.read_only,
             max_connections: config.http.max_connections,
+            metrics_functions: config.http.metrics_functions,
             hosts: config.http.hosts.clone(),
+            addresses,
             own_name: nix::unistd::gethostname()
                 .ok()
                 .and_then(|name| Some(name.into_string().ok()?.to_ascii_lowercase())),

@@ -89,9 +89,13 @@ fn readiness(reasons: Vec<Reason>, warnings: Vec<Reason>) -> Response {
 }
 
 #[derive(Serialize)]
-struct Server {
+struct Server<'a> {
     #[serde(flatten)]
     view: ServerView,
+    /// The name of the machine.
+    host_name: Option<&'a str>,
+    /// Where Gearman is served.
+    addresses: &'a [String],
     /// Whether nothing can be changed over HTTP.
     read_only: bool,
     /// Whether changing something takes a token.
@@ -104,6 +108,8 @@ pub(super) fn server(call: &Call) -> Result<Response, Failure> {
     let interface = &call.interface;
     Ok(json(&Server {
         view: interface.parts.admin.look.server(interface.now()),
+        host_name: interface.settings.own_name.as_deref(),
+        addresses: &interface.settings.addresses,
         read_only: interface.settings.read_only,
         needs_token: !interface.settings.tokens.is_empty(),
     }))

@@ -40,6 +40,7 @@ use self::events::Overview;
 use self::fleet::Rounds;
 use self::pulse::Pulse;
 use crate::admin::Admin;
+use crate::config::MetricsFunctions;
 use crate::job_server::Now;
 use crate::process::listen::KeepAlive;
 use crate::stats::{Gauge, Stats};
@@ -70,8 +71,12 @@ pub struct Settings {
     pub read_only: bool,
     /// Connections at one time.
     pub max_connections: usize,
+    /// The functions whose metrics are written.
+    pub metrics_functions: MetricsFunctions,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
+    /// Where Gearman is served, for people.
+    pub addresses: Vec<String>,
     /// The name of the machine, in lower case, which goes for addresses that others reach.
     pub own_name: Option<String>,
     /// The largest body of a packet, in bytes, which bounds workloads and results.

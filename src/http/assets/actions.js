@@ -199,6 +199,21 @@ export function withhold(verb, who, fn) {
   return steer(verb, value, fn ? { ...who, ...named("function", fn.id) } : who, fn?.name);
 }
 
+// The same of all workers of a client id or a host, those that come later too; so it asks before.
+export async function withholdMany(verb, who) {
+  const [[kind, value]] = Object.entries(who);
+  const [does, holds] = verb === "drain" ? ["Drain", "They get no new jobs, and finish those that they have."] : ["Disable", "They get no more jobs."];
+  const answer = await ask({
+    title: kind === "host" ? `${does} this host?` : `${does} this client id?`,
+    text: [kind === "host" ? "All workers on " : "All workers with the client id ", name(value), ` are meant, and those that connect later. ${holds} This holds until they are enabled again.`],
+    confirm: does,
+    danger: true,
+  });
+  if (answer) {
+    await withhold(verb, who);
+  }
+}
+
 // Ends one rule by which workers get no jobs. One for all functions takes those for single ones with it.
 export function lift(rule) {
   const colon = rule.who_id.indexOf(":");

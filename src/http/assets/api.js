@@ -160,8 +160,12 @@ export const live = {
   top: [],
   // Whether nothing can be changed here; null until that is known.
   readOnly: null,
-  // When the numbers came, in milliseconds since 1970 by this machine's clock.
+  // The name of the machine, and the addresses at which Gearman is served; none until they are known.
+  hostName: null,
+  addresses: [],
+  // When the numbers came: in milliseconds since 1970 by this machine's clock, and by one that nobody sets.
   at: 0,
+  atMonotonic: 0,
   // Rates and depths of the last minutes: [unix ms, in, out, failed, queued, running].
   points: [],
 };
@@ -177,7 +181,7 @@ export function follow(whenChanged) {
   document.addEventListener("visibilitychange", () => (document.hidden ? pause() : connect()));
   window.addEventListener("online", connect);
   setInterval(() => {
-    if (live.state === "live" && Date.now() - live.at > SILENCE_MS) {
+    if (live.state === "live" && performance.now() - live.atMonotonic > SILENCE_MS) {
       lose();
     }
   }, 1000);
@@ -212,6 +216,8 @@ async function askWhatMayBeDone() {
   try {
     const server = await get("/server");
     live.readOnly = server.read_only === true;
+    live.hostName = server.host_name;
+    live.addresses = server.addresses;
     changed();
   } catch {
     // The stream of events tells of a lost server.
@@ -219,13 +225,15 @@ async function askWhatMayBeDone() {
 }
 
 function take({ top, ...server }) {
-  if (live.server && live.server.started_unix_ms !== server.started_unix_ms) {
+  // When it started cannot be compared: it is told by the wall clock, which may have been set.
+  if (live.server && (live.server.pid !== server.pid || server.uptime_s < live.server.uptime_s)) {
     live.points = [];
     askWhatMayBeDone();
   }
   live.server = server;
   live.top = top ?? [];
   live.at = Date.now();
+  live.atMonotonic = performance.now();
   live.state = "live";
   const now = server.started_unix_ms + server.uptime_s * 1000;
   setClock(now);

@@ -22,12 +22,16 @@ pub(super) enum Source {
     Server(fn(&ServerView, &mut Lines<'_>)),
     /// Once for each function.
     Function(fn(&FunctionView, &mut Lines<'_>)),
-    /// Once for each function.
+    /// Once for each function that has had a job; see [`has_had_jobs`].
+    Used(fn(&FunctionView, &mut Lines<'_>)),
+    /// Once for each function of which something was measured.
     Times(fn(&FunctionGauges) -> &Lazy<Histogram>),
     Http(fn(&Counts, &mut Lines<'_>)),
     Process(fn(&Process, &mut Lines<'_>)),
     /// The job that runs longest, once for each function that has one.
     Run,
+    /// The number of functions that are left out.
+    LeftOut,
 }
 
 const fn family(name: &'static str, kind: Kind, help: &'static str, source: Source) -> Family {
@@ -38,6 +42,14 @@ const fn family(name: &'static str, kind: Kind, help: &'static str, source: Sour
 fn waiting(function: &FunctionView) -> u64 {
     let queued = &function.queued;
     queued.high + queued.normal + queued.low + function.scheduled
+}
+
+/// Whether a function has, or has had, a job. From then on all its counters and gauges of jobs are written, those that are 0
+/// too, and stay: a series that comes and goes is read wrongly by `rate` and by means over time.
+///
+/// Before that most of them say nothing, and there may be thousands of such functions.
+pub(super) fn has_had_jobs(function: &FunctionView) -> bool {
+    function.totals != Totals::default() || waiting(function) + function.running > 0
 }
 
 /// Milliseconds as seconds, with nothing lost.
@@ -52,14 +64,12 @@ fn known(lines: &mut Lines<'_>, value: Option<impl Display>) {
     }
 }
 
-fn by_priority(lines: &mut Lines<'_>, [high, normal, low]: [u64; 3]) {
-    for (priority, count) in [("high", high), ("normal", normal), ("low", low)] {
-        lines.labelled("priority", priority, count);
-    }
+fn by_priority([high, normal, low]: [u64; 3]) -> [(&'static str, u64); 3] {
+    [("high", high), ("normal", normal), ("low", low)]
 }
 
-fn states(lines: &mut Lines<'_>, states: &WorkerStates) {
-    for (state, count) in [
+fn by_state(states: &WorkerStates) -> [(&'static str, u64); 7] {
+    [
         ("working", states.working),
         ("waiting", states.waiting),
         ("asleep", states.asleep),
@@ -67,22 +77,29 @@ fn states(lines: &mut Lines<'_>, states: &WorkerStates) {
         ("disabled", states.disabled),
         ("draining", states.draining),
         ("drained", states.drained),
-    ] {
-        lines.labelled("state", state, count);
+    ]
+}
+
+/// Of a function that has had jobs the states in which workers mostly are, and of each the states in which one is.
+fn states_of_function(function: &FunctionView, lines: &mut Lines<'_>) {
+    let has_had_jobs = has_had_jobs(function);
+    for (state, count) in by_state(&function.worker_states) {
+        if count > 0 || (has_had_jobs && ["working", "waiting", "asleep"].contains(&state)) {
+            lines.labelled("state", state, count);
+        }
     }
 }
 
 fn outcomes(lines: &mut Lines<'_>, totals: &Totals) {
-    for (outcome, count) in [
+    let outcomes = [
         ("done", totals.done),
         ("failed", totals.failed),
         ("excepted", totals.excepted),
         ("dropped", totals.dropped),
         ("cancelled", totals.cancelled),
         ("abandoned", totals.abandoned),
-    ] {
-        lines.labelled("outcome", outcome, count);
-    }
+    ];
+    lines.each("outcome", outcomes);
 }
 
 /// In the order in which they are written. The first six are those of exporters for gearmand.
@@ -217,10 +234,16 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(server.functions_refused)),
     ),
     family(
+        "gearmand_functions_without_metrics",
+        Kind::Gauge,
+        "Functions that --http-metrics-functions leaves out here.",
+        Source::LeftOut,
+    ),
+    family(
         "gearmand_workers",
         Kind::Gauge,
         "Workers by state.",
-        Source::Server(|server, lines| states(lines, &server.workers)),
+        Source::Server(|server, lines| lines.each("state", by_state(&server.workers))),
     ),
     family(
         "gearmand_lock_holds_total",
@@ -370,27 +393,22 @@ pub(super) const FAMILIES: &[Family] = &[
         "gearmand_jobs_queued",
         Kind::Gauge,
         "Jobs that wait for a worker, by priority.",
-        Source::Function(|function, lines| {
-            by_priority(lines, [function.queued.high, function.queued.normal, function.queued.low]);
+        Source::Used(|function, lines| {
+            let queued = &function.queued;
+            lines.each("priority", by_priority([queued.high, queued.normal, queued.low]));
         }),
     ),
     family(
         "gearmand_jobs_scheduled",
         Kind::Gauge,
         "Jobs that are not due yet.",
-        Source::Function(|function, lines| lines.value(function.scheduled)),
-    ),
-    family(
-        "gearmand_jobs_running",
-        Kind::Gauge,
-        "Jobs that are with workers.",
-        Source::Function(|function, lines| lines.value(function.running)),
+        Source::Used(|function, lines| lines.value(function.scheduled)),
     ),
     family(
         "gearmand_oldest_queued_job_age_seconds",
         Kind::Gauge,
         "How long the first job in the queues waits for a worker; 0 where none does.",
-        Source::Function(|function, lines| lines.value(function.oldest_queued_s.unwrap_or(0.0))),
+        Source::Used(|function, lines| lines.value(function.oldest_queued_s.unwrap_or(0.0))),
     ),
     family(
         "gearmand_oldest_running_job_age_seconds",
@@ -401,26 +419,29 @@ pub(super) const FAMILIES: &[Family] = &[
     family(
         "gearmand_function_workers",
         Kind::Gauge,
-        "Connections that can do the function, by state.",
-        Source::Function(|function, lines| states(lines, &function.worker_states)),
+        "Connections that can do the function, by state; some states only while a connection is in them.",
+        Source::Function(states_of_function),
     ),
     family(
         "gearmand_function_paused",
         Kind::Gauge,
-        "1 where no job of the function is handed out.",
-        Source::Function(|function, lines| lines.value(u8::from(function.paused))),
+        "1 where no job of the function is handed out; absent where jobs are.",
+        Source::Function(|function, lines| known(lines, function.paused.then_some(1))),
     ),
     family(
         "gearmand_function_max_running_jobs",
         Kind::Gauge,
-        "How many jobs may run at once; 0 for no limit.",
-        Source::Function(|function, lines| lines.value(function.max_running)),
+        "How many jobs may run at once; absent without a limit.",
+        Source::Function(|function, lines| known(lines, Some(function.max_running).filter(|most| *most > 0))),
     ),
     family(
         "gearmand_function_max_queued_jobs",
         Kind::Gauge,
-        "How many jobs there may be when one of this priority comes; 0 for no limit.",
-        Source::Function(|function, lines| by_priority(lines, function.max_queue)),
+        "How many jobs there may be when one of this priority comes; absent without a limit.",
+        Source::Function(|function, lines| {
+            let limits = by_priority(function.max_queue);
+            lines.each("priority", limits.into_iter().filter(|(_, most)| *most > 0));
+        }),
     ),
     family(
         "gearmand_jobs_submitted_total",
@@ -432,25 +453,25 @@ pub(super) const FAMILIES: &[Family] = &[
         "gearmand_jobs_coalesced_total",
         Kind::Counter,
         "Submissions that joined a job that was there.",
-        Source::Function(|function, lines| lines.value(function.totals.coalesced)),
+        Source::Used(|function, lines| lines.value(function.totals.coalesced)),
     ),
     family(
         "gearmand_jobs_ended_total",
         Kind::Counter,
         "Jobs that ended, by how.",
-        Source::Function(|function, lines| outcomes(lines, &function.totals)),
+        Source::Used(|function, lines| outcomes(lines, &function.totals)),
     ),
     family(
         "gearmand_runs_timed_out_total",
         Kind::Counter,
         "Runs that took longer than they may.",
-        Source::Function(|function, lines| lines.value(function.totals.timed_out)),
+        Source::Used(|function, lines| lines.value(function.totals.timed_out)),
     ),
     family(
         "gearmand_runs_requeued_total",
         Kind::Counter,
         "Runs after which the job went back, those that took too long among them.",
-        Source::Function(|function, lines| lines.value(function.totals.requeued)),
+        Source::Used(|function, lines| lines.value(function.totals.requeued)),
     ),
     family(
         "gearmand_job_wait_seconds",
