@@ -66,6 +66,8 @@ const LANDMARKS: &[&str] = &[
     "came back from the store",
     "came back without its workload",
     "could not be read",
+    "was read while the store could not be written",
+    "was removed while the store was full",
     "died between its NOOP and its grab",
     "ended before the store was asked to keep it",
     "ended while it was being read",

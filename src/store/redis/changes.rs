@@ -51,8 +51,10 @@ pub(super) fn commit(
             None => transaction.cmd("HDEL").arg(keys.settings()).arg(name).ignore(),
         };
     }
-    // Also where there is nothing else: it shows that Redis can be written to.
-    transaction.cmd("HSET").arg(keys.meta()).arg("format").arg(FORMAT).arg("last_number").arg(last_number).ignore();
+    // Also where there is nothing else: it shows that Redis can be written to. When its memory is full it takes removals alone.
+    if !changes.only_removes() {
+        transaction.cmd("HSET").arg(keys.meta()).arg("format").arg(FORMAT).arg("last_number").arg(last_number).ignore();
+    }
     Ok(transaction.exec(connection)?)
 }
 

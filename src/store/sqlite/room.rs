@@ -51,15 +51,16 @@ impl SqliteStore {
         let Some(file) = &mut self.file else { return false };
         let is_complete = pages(&file.connection, "page_count")
             .is_some_and(|count| count > 0 && database >= Some(count.saturating_mul(file.page_size)));
+        let is_whole = wal >= Some(file.wal_bytes());
         // Where pages of the WAL that are not in the database are missing this fails to read them.
-        let is_copied = wal >= Some(file.wal_bytes()) || matches!(file.checkpoint(), Ok(true));
-        if is_complete {
-            self.files.allow_shorter_database();
+        if !is_complete || !is_whole && !matches!(file.checkpoint(), Ok(true)) {
+            return false;
         }
-        if is_copied {
+        self.files.allow_shorter_database();
+        if !is_whole {
             self.files.set_wal_length(0);
         }
-        is_complete && is_copied
+        true
     }
 
     /// A WAL that was removed is still open: what it holds is copied into the database, and another one is begun.
