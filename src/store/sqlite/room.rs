@@ -28,6 +28,17 @@ impl SqliteStore {
         self.repair(&mismatch)
     }
 
+    /// The same after a commit.
+    ///
+    /// # Errors
+    /// Then it must not be acknowledged.
+    pub(super) fn check_commit(&mut self) -> Result<(), StoreError> {
+        match self.files.check_holders() {
+            Ok(()) => Ok(()),
+            Err(_) => self.check_files(),
+        }
+    }
+
     /// The same without a repair.
     pub(super) fn compare_files(&mut self) -> Result<(), StoreError> {
         let checked = self.files.check();
@@ -112,10 +123,10 @@ impl SqliteStore {
     /// See [`Store::room`](crate::store::Store::room).
     pub(super) fn room_for(&mut self, bytes: u64) -> Room {
         let room = self.room_now(bytes);
-        if !matches!(room, Room::Short(_)) || !self.reserve.is_due() {
+        if !matches!(room, Room::Short(_)) {
+            self.enlarge_reserve();
             return room;
         }
-        self.reserve.defer();
         // The WAL has grown into what was free, or into the reserve: what it takes is given back.
         if self.files.length(Part::Wal) > Some(0) {
             let emptied = self.with_file("cannot copy the WAL into the database", OpenFile::empty_wal);
@@ -123,13 +134,18 @@ impl SqliteStore {
                 self.files.set_wal_length(0);
             }
         }
-        if !self.reserve.is_held()
-            && let Some(free) = self.reserve.free()
-            && free >= self.reserve.size().saturating_add(self.needed(2 * self.reserve.margin()))
-        {
-            self.reserve.make();
-        }
+        self.enlarge_reserve();
         self.room_now(bytes)
+    }
+
+    /// Makes a reserve that was given up, or is small.
+    fn enlarge_reserve(&mut self) {
+        if self.reserve.is_wanted()
+            && self.reserve.is_due()
+            && let Some(free) = self.reserve.free()
+        {
+            self.reserve.make(free.saturating_sub(self.needed(self.reserve.margin())));
+        }
     }
 
     fn room_now(&self, bytes: u64) -> Room {
