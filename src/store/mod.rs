@@ -164,7 +164,6 @@ pub enum Room {
     Short(StoreError),
 }
 
-
 /// Whether a job was read with its workload.
 pub type HasWorkload = bool;
 

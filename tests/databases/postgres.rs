@@ -22,7 +22,8 @@ pub(crate) fn everything() {
     let mut database = Postgres::start();
     passwords(&database);
     battery::run(&mut database);
-    let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'";
+    let others =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'";
     let set = |how: &str| {
         database.sql(&format!("SET transaction_read_only = off; ALTER ROLE {USER} {how}"));
         database.sql(others);

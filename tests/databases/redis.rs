@@ -30,7 +30,11 @@ pub(crate) fn everything() {
     full(&database);
     // A primary that is not there.
     let replicate = |primary: &[&str]| drop(database.cli(&[&["REPLICAOF"], primary].concat()));
-    unwritable::read_only(&database.location("read_only"), || replicate(&["127.0.0.1", "1"]), || replicate(&["NO", "ONE"]));
+    unwritable::read_only(
+        &database.location("read_only"),
+        || replicate(&["127.0.0.1", "1"]),
+        || replicate(&["NO", "ONE"]),
+    );
     database.by_socket.set(true);
     battery::round_trip(&database.location("by_socket"));
 }

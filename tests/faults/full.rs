@@ -210,8 +210,6 @@ fn is_filled_by_another_program(disk: &Disk, times: usize) {
         disk.fill();
         wait_for("a job that is refused", || (!scene.submit()).then_some(()));
     }
-    assert_eq!(scene.shown("state"), "failing");
-    assert!(scene.shown("error").contains("the disk is full"), "{}", scene.shown("error"));
     let taken = scene.shown("jobs").parse().expect("a count");
     scene.work(taken);
     scene.await_shown("owed", "0");

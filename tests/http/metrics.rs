@@ -84,6 +84,11 @@ fn metrics_say_what_happened() {
     }
     assert!(samples["gearmand_start_time_seconds"] > 1.7e9);
     assert!(samples["gearmand_memory_bytes"] > 1e5);
+    // Five jobs were stored, and the disk of the tests is not full.
+    assert!(samples["gearmand_store_commit_seconds_count"] >= 1.0);
+    assert!(samples["gearmand_store_commit_seconds_sum"] > 0.0);
+    let bytes = ["disk_free", "reserve", "wal"].map(|name| samples[format!("gearmand_store_{name}_bytes").as_str()]);
+    assert!(bytes.iter().all(|bytes| *bytes > 0.0), "{bytes:?}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gearmand::job_server::StoreFailure;
-use gearmand::store::{Changes, Room};
 use gearmand::store::location::Access;
+use gearmand::store::{Changes, Room};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::common::wait_for;
@@ -139,13 +139,17 @@ fn a_full_disk_is_an_error_until_there_is_space() {
 fn on_a_full_disk_jobs_are_removed_within_the_reserve() {
     let Some(directory) = std::env::var_os(INSIDE) else {
         let place = Place::new();
-        let shell = with_mounts(&format!("mount -t tmpfs -o size=4m none \"${INSIDE}\""));
-        return again("faults::on_a_full_disk_jobs_are_removed_within_the_reserve", &shell, place.path.parent().unwrap());
+        let shell = with_mounts(&format!("mount -t tmpfs -o size=8m none \"${INSIDE}\""));
+        return again(
+            "faults::on_a_full_disk_jobs_are_removed_within_the_reserve",
+            &shell,
+            place.path.parent().unwrap(),
+        );
     };
     let directory = std::path::Path::new(&directory);
     let large = |number| Kept { workload: vec![b'x'; 30_000], ..Kept::plain(number) };
     let jobs: Vec<Kept> = (1..=20).map(large).collect();
-    for reserve in [0, 512 << 10] {
+    for reserve in [0, 2 << 20] {
         let path = directory.join(format!("queue-{reserve}.sqlite3"));
         let ballast = directory.join("ballast");
         let mut store = own(&path).unwrap();
@@ -155,7 +159,7 @@ fn on_a_full_disk_jobs_are_removed_within_the_reserve() {
         }
         assert_eq!(store.space().unwrap().reserve, reserve);
         // More than is free.
-        let _ = fs::write(&ballast, vec![b'b'; 4 << 20]);
+        let _ = fs::write(&ballast, vec![b'b'; 8 << 20]);
         let removal = |job: &Kept| Changes { removes: vec![job.key()], sync: true, ..Changes::default() };
         let removed = jobs.iter().map(|job| store.commit(&removal(job))).filter(Result::is_ok).count();
         if reserve == 0 {
@@ -171,7 +175,7 @@ fn on_a_full_disk_jobs_are_removed_within_the_reserve() {
         if reserve > 0 {
             wait_for("the reserve", || (store.room(100_000) == Room::Enough).then_some(()));
             assert!(store.space().unwrap().reserve > 0);
-            assert!(matches!(store.room(4 << 20), Room::Short(_)));
+            assert!(matches!(store.room(8 << 20), Room::Short(_)));
         }
         add(&mut *store, &jobs).unwrap();
         assert_eq!(replay(&mut *store).0, jobs);

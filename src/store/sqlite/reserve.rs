@@ -174,7 +174,9 @@ pub(super) fn probe(database: &Path) -> io::Result<()> {
     let written = allocate(&path, PROBE);
     let _ = fs::remove_file(path);
     match written {
-        Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EOPNOTSUPP | Errno::ENOSYS)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EOPNOTSUPP | Errno::ENOSYS)) => {
+            Ok(())
+        }
         result => result,
     }
 }
@@ -219,10 +221,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Whether an error says that there is no room.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 #[cfg(test)]

@@ -51,7 +51,10 @@ impl SqliteStore {
             return Ok(());
         }
         self.lock = Some(LockFile::take(&self.path)?);
-        tracing::warn!("SQLite file {}: its lock file was removed while it was used, and was made again", self.path.display());
+        tracing::warn!(
+            "SQLite file {}: its lock file was removed while it was used, and was made again",
+            self.path.display()
+        );
         Ok(())
     }
 
@@ -103,8 +106,12 @@ impl SqliteStore {
 
     fn lost(&self, mismatch: &Mismatch) -> StoreError {
         let remedy = match mismatch.change {
-            Change::Cut => "restore a backup with the server stopped, or let workers finish what is queued and start it again",
-            Change::Gone | Change::Replaced(_) => "put back the file that was there (the same one, not a copy), or stop the server",
+            Change::Cut => {
+                "restore a backup with the server stopped, or let workers finish what is queued and start it again"
+            }
+            Change::Gone | Change::Replaced(_) => {
+                "put back the file that was there (the same one, not a copy), or stop the server"
+            }
         };
         let text = format!(
             "SQLite file {}: {mismatch}; {remedy}: what was added since the last backup is in this process alone",
@@ -154,7 +161,8 @@ impl SqliteStore {
         let wanted = bytes.saturating_add(self.reserve.margin());
         let beside = self.reserve.left_free();
         // Nearly always there is far more: everything may be written twice, and no page be used again.
-        let most = (file.pages_to_copy() * file.page_size).saturating_add(wanted.saturating_mul(3)).saturating_add(beside);
+        let most =
+            (file.pages_to_copy() * file.page_size).saturating_add(wanted.saturating_mul(3)).saturating_add(beside);
         if self.reserve.is_held() && (free >= most || free >= self.needed(wanted).saturating_add(beside)) {
             return Room::Enough;
         }
@@ -174,14 +182,18 @@ impl SqliteStore {
         let used = if file.pages_to_copy() == 0 { 0 } else { file.wal_bytes() };
         // Each page has something before it, in the database and in the WAL.
         let bytes = bytes.saturating_add(bytes / 64);
-        to_copy.saturating_add(bytes.saturating_sub(unused)).saturating_add(used.saturating_add(bytes).saturating_sub(wal))
+        to_copy
+            .saturating_add(bytes.saturating_sub(unused))
+            .saturating_add(used.saturating_add(bytes).saturating_sub(wal))
     }
 
     fn short(&self, free: u64, bytes: u64) -> Room {
         let (path, mebibytes) = (self.path.display(), |bytes: u64| format!("{:.1} MiB", in_mebibytes(bytes)));
         let (free, reserve) = (mebibytes(free), mebibytes(self.reserve.size()));
         let text = if bytes > 0 {
-            format!("SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} bytes")
+            format!(
+                "SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} bytes"
+            )
         } else {
             format!(
                 "SQLite file {path}: the disk is full: {free} are free, and the reserve of {reserve} is for removals; queued jobs are \
