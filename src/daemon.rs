@@ -7,6 +7,7 @@ mod store;
 use std::collections::HashMap;
 use std::future::pending;
 use std::io::Write as _;
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -411,7 +412,7 @@ impl Daemon {
 
     fn apply_settings(&self) {
         let config = &self.resolved.config;
-        self.hub.set_policy(&policy(config, self.location.is_some()));
+        self.hub.set_policy(self.server.clock.now(), &policy(config, self.location.is_some()));
         if let Some(location) = &self.location {
             store::publish(self.hub.stats(), location, config);
         }
@@ -470,7 +471,7 @@ fn policy(config: &Config, is_durable: bool) -> Policy {
         handle_prefix: config.job_handle_prefix.clone(),
         worker_wakeup: jobs.worker_wakeup.unwrap_or(0),
         wake_timeout_us: u64::try_from(timeouts.wake_timeout.as_micros()).unwrap_or(u64::MAX),
-        job_retries: jobs.job_retries.map(u16::from),
+        job_retries: jobs.job_retries.and_then(|retries| NonZeroU16::new(retries.into())),
         exceptions: jobs.exceptions,
         max_jobs: limits.max_jobs,
         max_functions: limits.max_functions,

@@ -250,7 +250,7 @@ proptest! {
         unique in argument(64),
         reducer in argument(64),
         workload in vec(any::<u8>(), 0..600),
-        counts in any::<[u32; 2]>(),
+        counts in any::<[u64; 2]>(),
         flags in any::<[bool; 2]>(),
         clients in any::<u64>(),
     ) {

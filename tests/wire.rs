@@ -14,6 +14,8 @@ mod errors;
 mod framing;
 #[path = "wire/jobs.rs"]
 mod jobs;
+#[path = "wire/late.rs"]
+mod late;
 #[path = "wire/packets.rs"]
 mod packets;
 #[path = "wire/results.rs"]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::Admin;
 use super::audit::AuditLog;
-use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, Who, Withholding};
+use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, StoreFailure, Who, Withholding};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
+pub use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// A wish of the operator's. Names are bytes, as they come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +178,16 @@ impl Admin {
         }
     }
 
+    /// Waits until what was done is committed, so that a restart does not undo it; `None` where it is not for a store.
+    pub fn commit(&self, control: &Control) -> Option<Commit> {
+        let is_for_store = match control {
+            Control::CreateFunction { .. } | Control::Kick { .. } => false,
+            Control::Withhold { who, .. } | Control::Release { who, .. } => !matches!(who, Who::Connection(_)),
+            _ => true,
+        };
+        if is_for_store { self.hub.commit() } else { None }
+    }
+
     fn piece(&self, now: Now, task: &Task) -> Result<Piece, ControlError> {
         let hub = &self.hub;
         let affected = match &task.control {
@@ -231,6 +242,11 @@ impl Control {
 }
 
 impl Task {
+    /// What is wanted.
+    pub(super) const fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// Whether it may change more than one thing, or nothing, so that its answer is to say how much.
     pub(super) const fn tells_how_many(&self) -> bool {
         matches!(
@@ -302,6 +318,29 @@ fn write_workers(f: &mut fmt::Formatter<'_>, verb: &str, who: &Who, function: Op
 /// Workers from an address, which may be written in any way: connections show one only. What is no address stays as it is.
 pub fn host(address: &str) -> Who {
     Who::Host(IpAddr::from_str(address).map_or_else(|_| address.to_owned(), |ip| ip.to_canonical().to_string()))
+}
+
+/// The word by which programs know that what was wanted is done, and not in the store.
+pub const NOT_STORED: &str = "not_stored";
+
+/// The same for people. Without a reason the store takes too long.
+pub fn not_stored(why: Option<StoreFailure>) -> String {
+    let why = match why {
+        None => "it has committed nothing for 10 seconds",
+        Some(StoreFailure::Full) => "it is full",
+        Some(StoreFailure::ReadOnly) => "it is read-only",
+        Some(StoreFailure::Io) => "it cannot be written",
+        Some(StoreFailure::Locked) => "it is locked",
+        Some(StoreFailure::Unreachable) => "the database cannot be reached",
+        Some(StoreFailure::Corrupt) => "it is damaged",
+        Some(StoreFailure::Refused) => {
+            return "this is in force, but the store refuses it, so a restart undoes it; the log says why".to_owned();
+        }
+    };
+    format!(
+        "this is in force, but the store does not have it yet, since {why}; it will once the store works again, and a restart \
+         before that undoes it"
+    )
 }
 
 /// The word by which programs know an error.

@@ -129,6 +129,7 @@ impl Look {
                 slow_readers: stats.slow_readers.get(),
             },
             functions: stats.functions.len() as u64,
+            functions_refused: stats.functions_refused.get(),
             workers: self.worker_states(),
             fleet,
             jobs,

@@ -26,6 +26,8 @@ pub struct ServerView {
     pub connections: ConnectionsView,
     /// Functions that are known.
     pub functions: u64,
+    /// Functions that were offered and not registered, since the start.
+    pub functions_refused: u64,
     /// Workers by state.
     pub workers: WorkerStates,
     /// Managed workers, as far as functions tell of them.
@@ -312,9 +314,9 @@ pub struct WorkerFunctionView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ProgressView {
     /// So many parts are done.
-    pub numerator: u32,
+    pub numerator: u64,
     /// Of so many.
-    pub denominator: u32,
+    pub denominator: u64,
 }
 
 /// A job.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::ToolError;
 use super::pipeline::{Ending, Job};
+use crate::protocol::request::leading_count;
 
 /// How results look.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +92,7 @@ impl Output {
     /// How far a job is.
     pub(super) fn status(&self, number: u64, numerator: &[u8], denominator: &[u8]) {
         if !self.many
-            && let (Some(done), Some(all)) = (number_of(numerator), number_of(denominator))
+            && let (done, all @ 1..) = (leading_count(numerator), leading_count(denominator))
         {
             self.bar.set_style(template("{wide_bar} {pos}/{len}, {eta} left"));
             self.bar.set_length(all);
@@ -210,10 +211,6 @@ pub(crate) fn template(text: &str) -> ProgressStyle {
         // Writing to a string does not fail.
         let _ = write!(out, "{:.0}/s", state.per_sec());
     })
-}
-
-fn number_of(digits: &[u8]) -> Option<u64> {
-    crate::protocol::names::parse_decimal(digits)
 }
 
 /// As text where it is UTF-8, else as `NAME_base64`.

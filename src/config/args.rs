@@ -204,7 +204,7 @@ pub struct Process {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Jobs")]
 pub struct Jobs {
-    /// Attempts after which a job fails whose workers were lost; -1 is without end, 0 and 1 are one attempt
+    /// Attempts after which a job fails whose workers were lost; -1 and 0 are without end
     #[arg(short = 'j', long, value_name = "N", default_value = "-1", value_parser = value::retries,
           allow_negative_numbers = true)]
     pub job_retries: Retries,
@@ -290,7 +290,9 @@ pub struct Limits {
     pub max_functions: usize,
 
     /// Most functions that one connection offers to do
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = value::count::<1, 1_000_000_000>)]
+    ///
+    /// What is beyond it is not registered and not answered, as by C++ gearmand; the log and a metric tell of it.
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_functions_per_connection: usize,
 
     /// Most jobs that one connection works on at one time

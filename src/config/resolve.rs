@@ -353,8 +353,8 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
     }
     if config.jobs.job_retries == Some(0) {
         findings.warnings.push(
-            "--job-retries 0 fails a job as soon as its worker is lost; \
-             in gearmand up to 2.0.0 it meant retries without end, which is now -1"
+            "--job-retries 0 is without end, as in gearmand up to 2.0.0: a job that crashes its workers is tried for ever; \
+             write 1 for a single attempt, which is what gearmand's development after 2.0.0 reads a 0 as, or -1 to say the same"
                 .to_owned(),
         );
     }

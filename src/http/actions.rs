@@ -1,5 +1,6 @@
 //! What changes something: functions, jobs and workers.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -9,13 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::Interface;
 use super::answer::{Failure, json};
 use super::body::read_body;
 use super::guard::is_json;
 use super::routes::{Call, Route};
-use crate::admin::control::{Control, Step, error_code, host};
+use crate::admin::control::{COMMIT_WAIT, Commit, Control, NOT_STORED, Step, Task, error_code, host, not_stored};
 use crate::admin::look::parse_worker_id;
 use crate::job_server::{ControlError, Who, Withholding};
 use crate::protocol::Priority;
@@ -78,11 +80,14 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     // It goes on where whoever wanted it does not wait for its end.
     let task = tokio::spawn(async move {
         let _permit = permit;
+        let admin = &interface.parts.admin;
         let mut affected = 0;
-        for control in controls {
-            affected = affected.max(run(&interface, control, &actor.text).await?);
+        for control in &controls {
+            let mut task = admin.begin(control.clone(), actor.text.clone());
+            affected = affected.max(run(&interface, &mut task).await?);
         }
-        Ok(affected)
+        let commit = controls.last().and_then(|last| admin.commit(last));
+        committed(commit).await.map(|()| affected)
     });
     match task.await {
         Ok(affected) => Ok(json(&Affected { affected: affected? })),
@@ -204,11 +209,23 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
     Ok(vec![control])
 }
 
-async fn run(interface: &Interface, control: Control, actor: &str) -> Result<usize, Failure> {
-    let admin = &interface.parts.admin;
-    let mut task = admin.begin(control, actor.to_owned());
+/// Waits until what was done is committed, but not longer than the store makes progress.
+async fn committed(commit: Option<Commit>) -> Result<(), Failure> {
+    let Some(mut commit) = commit else { return Ok(()) };
     loop {
-        match admin.step(interface.now(), &mut task) {
+        match timeout(COMMIT_WAIT, poll_fn(|context| commit.poll(context.waker()))).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => return Err(Failure::busy(NOT_STORED, not_stored(Some(why)))),
+            Err(_) if commit.has_progressed() => {}
+            Err(_) => return Err(Failure::busy(NOT_STORED, not_stored(None))),
+        }
+    }
+}
+
+async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
+    let admin = &interface.parts.admin;
+    loop {
+        match admin.step(interface.now(), task) {
             Ok(Step::Done { affected }) => return Ok(affected),
             Ok(Step::Unfinished) => tokio::task::yield_now().await,
             Err(error) => return Err(refusal(error)),

@@ -203,6 +203,7 @@ impl JobServer {
         });
         // Only now: a worker would be woken for a job that is about to go.
         self.cover(now, function, effects);
+        self.cover_freed(now, effects);
         self.debug_check_invariants();
         Ok(piece)
     }

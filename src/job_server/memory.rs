@@ -234,7 +234,8 @@ impl JobServer {
     fn vanish(&mut self, job: u32, effects: &mut impl Effects) {
         let gone = self.jobs.get(job);
         let handle = gone.handle(&self.prefixes);
-        effects.report(Event::JobVanished { handle, unique: gone.unique() });
+        let function = &self.functions[gone.function as usize].name;
+        effects.report(Event::JobVanished { function, handle, unique: gone.unique() });
         self.tally(gone.function, |counters| &counters.dropped);
         self.send_to_clients(job, effects, |_| Response::WorkFail { handle });
         self.remove_job(job, effects);

@@ -71,17 +71,16 @@ impl JobServer {
         let function = self.jobs.get(slot).function;
         self.cancel(slot, effects);
         self.cover(now, function, effects);
+        self.cover_freed(now, effects);
         self.debug_check_invariants();
         true
     }
 
-    /// Ends a job that somebody can know of. Its function is to be covered again, since another may run now.
+    /// Ends a job that somebody can know of. Its function is to be covered again, since another may run now, and so is a
+    /// worker that held as many jobs as it may.
     pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
+        self.forfeit_run(slot);
         let job = self.jobs.get(slot);
-        if let JobState::Running(run) = job.state {
-            let holder = self.runs[run as usize].connection;
-            self.connections[holder as usize].forfeit(job.number());
-        }
         let handle = job.handle(&self.prefixes);
         self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
         self.tally(job.function, |counters| &counters.cancelled);

@@ -22,13 +22,12 @@ use tracing::{debug, info};
 
 use super::Clock;
 use super::input::{Input, Sink};
-use crate::admin::look::STORE_WAIT;
 use crate::admin::{Admin, LongAnswer};
 use crate::hub::Hub;
-use crate::job_server::{ConnectionId, Departure, Now};
+use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now};
 use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox, Output};
-use crate::process::socket::{acknowledge_at_once, unacknowledged};
+use crate::process::socket::{acknowledge_at_once, has_undelivered, unacknowledged};
 use crate::protocol::packet::{FrameLimits, FramingError};
 use crate::protocol::text::{self, AdminCommand, AdminError};
 use crate::protocol::{PeerError, Request};
@@ -107,10 +106,11 @@ pub async fn serve(
         server: Arc::clone(&server),
     };
     // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
-    let result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
-    let mut result = result;
+    let mut result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
+    let missed_last = connection.has_missed_last(&result);
     loop {
-        match server.hub.disconnect(server.clock.now(), id, result.is_ok()) {
+        let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
+        match server.hub.disconnect(server.clock.now(), id, end) {
             Departure::Unfinished => tokio::task::yield_now().await,
             // Submissions that came before the end of the input are answered.
             Departure::AwaitsAnswers => result = poll_fn(|context| connection.poll_answers(context)).await,
@@ -205,6 +205,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 Pin::new(&mut self.stream).poll_shutdown(context).map(|_| Ok(()))
             }
             Until::PeerHasClosed | Until::AllIsWritten => Poll::Pending,
+        }
+    }
+
+    /// Whether the peer cannot have read the last that it was sent: it has reset the connection, as a peer does that closes with
+    /// something unread, or that is sent something after it has closed; or its kernel has not even received everything.
+    fn has_missed_last(&self, result: &Result<(), End>) -> bool {
+        match result {
+            Ok(()) => !self.output.is_empty() || self.outbox.queued() > 0 || has_undelivered(self.stream.as_fd()),
+            Err(End::Io(error)) => {
+                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            }
+            Err(End::Closed(_) | End::WriteTimeout | End::FirstByteTimeout) => false,
         }
     }
 
@@ -319,9 +331,13 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// Waits for what the store is asked for an answer, but not for long.
     fn poll_store(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(answer) = &mut self.long_answer else { return Poll::Ready(()) };
-        if answer.poll_ready(context.waker()).is_pending() {
-            let timer = self.store_timer.get_or_insert_with(|| Box::pin(sleep(STORE_WAIT)));
+        while answer.poll_ready(context.waker()).is_pending() {
+            let timer = self.store_timer.get_or_insert_with(|| Box::pin(sleep(answer.patience())));
             ready!(timer.as_mut().poll(context));
+            self.store_timer = None;
+            if !answer.has_progressed() {
+                break;
+            }
         }
         self.store_timer = None;
         Poll::Ready(())

@@ -20,6 +20,13 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Whether something that was written to a socket surely did not reach its peer: the peer was gone and has answered with a reset,
+/// or has not acknowledged it. Takes the error that waits for the next call, if there is one.
+pub fn has_undelivered(socket: BorrowedFd<'_>) -> bool {
+    let is_reset = SockRef::from(&socket).take_error().is_ok_and(|error| error.is_some());
+    is_reset || unacknowledged(socket).is_ok_and(|bytes| bytes > 0)
+}
+
 /// Has the kernel acknowledge at once what it has received, and what comes next.
 ///
 /// libgearman's send buffer holds one segment of 64 KiB, as loopback has them. It goes on when that is acknowledged, which

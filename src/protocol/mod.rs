@@ -17,7 +17,7 @@ pub mod request;
 pub mod response;
 pub mod text;
 
-pub use error::PeerError;
+pub use error::{NotRegistered, PeerError};
 pub use names::{FunctionName, JobHandle, Priority, Workload};
 pub use request::{GrabKind, Request, Submission};
 pub use response::Response;

@@ -242,7 +242,7 @@ impl<'a> AdminCommand<'a> {
     }
 
     fn parse_maxqueue(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
-        let number = |word: &[u8]| super::request::leading_number(word).unwrap_or(0);
+        let number = |word: &[u8]| u32::try_from(super::request::leading_count(word)).unwrap_or(u32::MAX);
         let (function, limits) = match arguments {
             [function] => (function, [0; 3]),
             [function, all] => (function, [number(all); 3]),

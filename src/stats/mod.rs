@@ -282,17 +282,17 @@ impl ConnectionGauges {
     }
 
     /// Publishes that the peer has registered a function once more: it is its newest then.
-    pub fn renew_function(&self, function: &FunctionName) {
+    pub fn renew_function(&self, ability: &Arc<AbilityGauges>) {
         let mut identity = self.lock();
-        if let Some(index) = identity.functions.iter().position(|known| known.function == *function) {
+        if let Some(index) = identity.functions.iter().position(|known| Arc::ptr_eq(known, ability)) {
             identity.functions[..=index].rotate_right(1);
         }
     }
 
     /// Publishes that the peer no longer does a function.
-    pub fn remove_function(&self, function: &FunctionName) {
+    pub fn remove_function(&self, ability: &Arc<AbilityGauges>) {
         let mut identity = self.lock();
-        if let Some(index) = identity.functions.iter().position(|known| known.function == *function) {
+        if let Some(index) = identity.functions.iter().position(|known| Arc::ptr_eq(known, ability)) {
             let gone = identity.functions.remove(index);
             if identity.former.len() == MOST_FORMER {
                 identity.former.remove(0);
@@ -343,6 +343,14 @@ impl ConnectionGauges {
         let identity = self.lock();
         let client_id = if identity.has_client_id { identity.client_id.as_slice() } else { b"-" };
         read(client_id, &identity.functions)
+    }
+
+    /// The peer for a log line: its address, and its client id where one was set.
+    pub fn name(&self) -> String {
+        match self.client_id() {
+            Some(id) => format!("{} ({})", self.peer, id.escape_ascii()),
+            None => self.peer.clone(),
+        }
     }
 
     /// The client id, where one was set.
@@ -454,6 +462,8 @@ pub struct Stats {
     pub refused: Gauge,
     /// How many connections were closed because their peer did not read.
     pub slow_readers: Gauge,
+    /// How many functions were offered and not registered, for want of room or for their form.
+    pub functions_refused: Gauge,
     /// How often the hub's lock was taken.
     pub lock_holds: Gauge,
     /// How long the hub's lock was waited for in all, in nanoseconds.

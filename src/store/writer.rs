@@ -30,6 +30,7 @@ use tracing::error;
 use self::batch::{Addition, Batch};
 use self::full::Measured;
 use self::owed::Owed;
+use super::commit::Committed;
 use super::look::Sight;
 use super::queue::{Queue, Taken};
 use super::{Changes, Room, Store, StoreError};
@@ -89,8 +90,9 @@ pub fn spawn(
         failing: None,
         unreadable: None,
         is_busy: false,
+        has_refused: false,
         noted: 0,
-        committed: Instant::now(),
+        tried: Instant::now(),
         unsynced_since: None,
         measured: Measured::default(),
     };
@@ -109,10 +111,12 @@ struct Writer {
     unreadable: Option<String>,
     /// Whether the last transaction was a large one.
     is_busy: bool,
+    /// Whether the store has refused an edit or a decision of those that were taken last.
+    has_refused: bool,
     /// No job up to this number will have its number again.
     noted: u64,
     /// When the last transaction was tried.
-    committed: Instant,
+    tried: Instant,
     /// Since when something is committed that must be on the disk within the interval.
     unsynced_since: Option<Instant>,
     measured: Measured,
@@ -144,7 +148,7 @@ impl Writer {
                 self.gather();
             }
             let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
-            let Taken { changes, attempts, loads, look, decisions, settings, closed } = taken;
+            let Taken { changes, attempts, loads, look, waiters, decisions, settings, closed } = taken;
             if let Some(settings) = settings {
                 if settings.reserve != self.settings.reserve {
                     self.store.set_reserve(settings.reserve);
@@ -159,6 +163,7 @@ impl Writer {
                 wanted.give(sight);
             }
             self.is_busy = changes.len() >= BUSY;
+            self.has_refused = false;
             let has_decisions = !decisions.is_empty();
             self.owed.settings.extend(decisions);
             if !changes.is_empty() || !attempts.is_empty() || has_decisions {
@@ -166,6 +171,8 @@ impl Writer {
             } else {
                 self.act_unasked();
             }
+            let committed = self.committed();
+            waiters.into_iter().for_each(|waiter| waiter.give(committed));
             if let Some(last_number) = closed {
                 return self.finish(last_number);
             }
@@ -187,6 +194,17 @@ impl Writer {
         }
     }
 
+    /// Whether all that was asked for until now, apart from new jobs, is committed.
+    fn committed(&self) -> Committed {
+        if self.has_refused {
+            return Err(StoreFailure::Refused);
+        }
+        if self.owed.is_empty() {
+            return Ok(());
+        }
+        Err(self.failing.as_ref().map_or(StoreFailure::Io, |failing| failing.failure))
+    }
+
     /// When something is to be done though nothing was asked.
     fn wake_at(&self) -> Option<Instant> {
         self.commit_at().into_iter().chain(self.measure_at()).min()
@@ -197,7 +215,7 @@ impl Writer {
             return Some(failing.again);
         }
         let sync = self.unsynced_since.map(|since| since + self.settings.interval);
-        let probe = self.settings.probe.map(|interval| self.committed + interval);
+        let probe = self.settings.probe.map(|interval| self.tried + interval);
         sync.into_iter().chain(probe).min()
     }
 
@@ -290,6 +308,7 @@ impl Writer {
             match self.try_commit(&part) {
                 Ok(()) => self.set_writable(true),
                 Err(error) if error.failure == StoreFailure::Refused && !part.edits.is_empty() => {
+                    self.has_refused = true;
                     for (key, edit) in self.owed.refused(part) {
                         let (number, from, to) = (key.number, key.function, edit.function);
                         error!(
@@ -298,6 +317,7 @@ impl Writer {
                     }
                 }
                 Err(error) if error.failure == StoreFailure::Refused && !part.settings.is_empty() => {
+                    self.has_refused = true;
                     error!(
                         "the store refuses what the operator has decided, and a restart will undo the last {} decisions: {error}",
                         part.settings.len()
@@ -339,7 +359,7 @@ impl Writer {
     fn try_commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let start = Instant::now();
         let result = self.store.commit(changes);
-        self.committed = Instant::now();
+        self.tried = Instant::now();
         let (stats, took) = (&self.stats.store, start.elapsed());
         stats.commits.add(1);
         stats.commit_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));

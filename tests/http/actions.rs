@@ -209,3 +209,22 @@ fn the_workers_of_a_function_are_counted_by_what_the_rules_say_to_it() {
     let all = shown(&server, "/api/v1/functions")["functions"].clone();
     assert_eq!([&all[0]["worker_states"]["drained"], &all[1]["worker_states"]["waiting"]], [1, 1]);
 }
+
+/// Over HTTP, too, an answer comes when what it tells is committed.
+#[test]
+fn what_is_answered_outlives_a_kill() {
+    let mut server = Server::ours(&["--http-listen", "127.0.0.1:0"]);
+    for _ in 0..3 {
+        assert_eq!(act(&server, "/api/v1/functions/f/pause", &Value::Null), 1);
+        server.kill();
+        server.restart();
+        assert_eq!(shown(&server, "/api/v1/functions/f")["paused"], true);
+        act(&server, "/api/v1/functions/f/resume", &Value::Null);
+        let mut client = Wire::connect(server.addr());
+        let jobs: Vec<String> = (0..200).map(|_| submit(&mut client, "f")).collect();
+        assert_eq!(act(&server, "/api/v1/functions/f/cancel-jobs", &Value::Null), jobs.len() as u64);
+        server.kill();
+        server.restart();
+        assert_eq!(shown(&server, "/api/v1/jobs")["jobs"], json!([]));
+    }
+}

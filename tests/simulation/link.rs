@@ -102,6 +102,8 @@ impl Effects for Recorder<'_> {
             Event::JobTimedOut { handle, .. } => self.outcome.timed_out.push(job(handle)),
             Event::JobVanished { handle, .. } => self.outcome.vanished.push(job(handle)),
             Event::JobIsTwin { handle, .. } => self.outcome.twins.push(job(handle)),
+            Event::FunctionsRefused { refused, .. } => assert!(refused > 0, "nothing was refused"),
+            Event::DueFarAhead { due_s, .. } => panic!("{due_s} is not far ahead"),
         }
     }
 }

@@ -58,8 +58,10 @@ impl World {
 
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.event("the operator decides", &policy);
-        self.server.set_policy(&policy);
-        self.model.policy_changed(policy);
+        let now = self.now;
+        let ((), outcome) = self.steer(|server, effects| server.set_policy(now, &policy, effects));
+        self.model.policy_changed(now, policy, &outcome);
+        self.conclude(outcome);
     }
 
     fn cancel(&mut self) {

@@ -48,6 +48,49 @@ impl Known {
 /// What became of a batch, for the account of what happened.
 pub(crate) type News = &'static str;
 
+/// What an operation is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Job(u64),
+    Setting(String),
+}
+
+/// How far the store has come, counted in operations, and what the operator was told of it.
+#[derive(Debug, Default)]
+struct Words {
+    asked: u64,
+    taken: u64,
+    /// So many are committed, and nothing before them is owed.
+    applied: u64,
+    /// Words that are not answered yet: after how many operations they were said.
+    waiting: VecDeque<u64>,
+    /// The last one that is.
+    answered: u64,
+    /// Which operation was the last on something.
+    touched: BTreeMap<Subject, u64>,
+}
+
+impl Words {
+    fn push(&mut self, operation: &StoreOp) {
+        let subject = match operation {
+            StoreOp::Load { .. } => return,
+            StoreOp::Add { job, .. } => Some(Subject::Job(job.number)),
+            StoreOp::Remove(key) | StoreOp::Edit { key, .. } => Some(Subject::Job(key.number)),
+            StoreOp::Set { name, .. } => Some(Subject::Setting(name.clone())),
+            StoreOp::Attempts { .. } => None,
+        };
+        self.asked += 1;
+        self.touched.extend(subject.map(|subject| (subject, self.asked)));
+    }
+
+    fn answer(&mut self) {
+        while let Some(position) = self.waiting.front().copied().filter(|position| *position <= self.applied) {
+            self.waiting.pop_front();
+            self.answered = position;
+        }
+    }
+}
+
 /// The store with its writer.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -71,6 +114,7 @@ pub(crate) struct Store {
     /// What is to be done before anything newer. It holds no new jobs.
     owed: Changes,
     reports: VecDeque<StoreReport>,
+    words: Words,
     /// In percent.
     faults: u64,
     /// While the store cannot be written, or not be used at all.
@@ -94,6 +138,7 @@ impl Store {
             batch: None,
             owed: Changes::default(),
             reports: VecDeque::new(),
+            words: Words::default(),
             faults: random.pick(&[0, 5, 5, 30]),
             broken: None,
             reserve: 0,
@@ -102,6 +147,7 @@ impl Store {
 
     /// An operation is asked for.
     pub(crate) fn push(&mut self, operation: StoreOp) {
+        self.words.push(&operation);
         match operation {
             StoreOp::Load { ticket, jobs } => return self.loads.push_back((ticket, jobs)),
             StoreOp::Add { ref job, .. } => {
@@ -128,6 +174,39 @@ impl Store {
             }
         }
         self.queue.push_back(operation);
+    }
+
+    /// The operator has said something, and is answered when everything that was asked for until now is committed.
+    pub(crate) fn word(&mut self) {
+        self.words.waiting.push_back(self.words.asked);
+        self.words.answer();
+    }
+
+    /// What the operator was told to be done is done after a crash, unless something came after it.
+    fn check_words(&self) -> Option<News> {
+        let answered = self.words.touched.iter().filter(|(_, position)| **position <= self.words.answered);
+        let mut checked = 0;
+        for (subject, _) in answered {
+            checked += 1;
+            match subject {
+                Subject::Setting(name) => {
+                    let (kept, told) = (self.settings.get(name), self.projected_settings.get(name));
+                    assert_eq!(
+                        kept, told,
+                        "the operator was told that {name} is decided, and the store has it otherwise"
+                    );
+                }
+                Subject::Job(number) if self.deleted.contains(number) => {}
+                Subject::Job(number) => {
+                    // Losses of workers are nobody's word.
+                    let of = |known: &Known| Known { attempts: 0, ..known.clone() };
+                    let kept = self.rows.get(number).map(|job| of(&Known::of(job)));
+                    let told = self.projected.get(number).map(of);
+                    assert_eq!(kept, told, "the operator was told of job {number}, and the store has it otherwise");
+                }
+            }
+        }
+        (checked > 0).then_some("was changed by an operator who was answered before a crash")
     }
 
     /// Does the next thing. Returns what is worth to be noted.
@@ -208,6 +287,7 @@ impl Store {
         }
         let most = if random.chance(60) { self.queue.len() } else { 1 + random.index(self.queue.len()) };
         let mut batch = Changes::default();
+        self.words.taken += most as u64;
         for operation in self.queue.drain(..most) {
             match operation {
                 StoreOp::Add { ticket, job, .. } => batch.adds.push((ticket, job)),
@@ -233,8 +313,18 @@ impl Store {
         if pairs.is_empty() { Vec::new() } else { vec!["ended before the store was asked to keep it"] }
     }
 
-    /// The batch under way is committed, or it fails.
+    /// The batch under way is committed, or it fails. Who waits for it is told when nothing is owed.
     fn finish(&mut self, random: &mut Random) -> Vec<News> {
+        let news = self.commit_or_fail(random);
+        let Changes { removes, attempts, edits, settings, .. } = &self.owed;
+        if removes.is_empty() && attempts.is_empty() && edits.is_empty() && settings.is_empty() {
+            self.words.applied = self.words.taken;
+            self.words.answer();
+        }
+        news
+    }
+
+    fn commit_or_fail(&mut self, random: &mut Random) -> Vec<News> {
         let Some(mut batch) = self.batch.take() else { return Vec::new() };
         if self.broken == Some(StoreFailure::Full) && self.reserve > 0 {
             return self.finish_within_reserve(batch);
@@ -405,6 +495,7 @@ impl Store {
             self.apply_owed();
             self.apply(&batch);
         }
+        news.extend(self.check_words());
         self.forget();
         news
     }
@@ -443,6 +534,7 @@ impl Store {
         self.reports.clear();
         self.deleted.clear();
         self.twins.clear();
+        self.words = Words::default();
         self.projected = self.rows.iter().map(|(number, job)| (*number, Known::of(job))).collect();
         self.projected_settings.clone_from(&self.settings);
     }

@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(find(JobFilter { function: Some(b"g".to_vec()), ..of(b"wanted") }), ["H:localhost:20002"]);
         assert_eq!(find(JobFilter { state: Some("running".to_owned()), ..of(b"wanted") }), [""; 0]);
         assert_eq!(find(of(b"nobody")), [""; 0]);
-        hub.disconnect(now, wanted, false);
+        hub.disconnect(now, wanted, crate::job_server::ConnectionEnd::default());
         assert_eq!(find(of(b"wanted")), ["H:localhost:20001"]);
     }
 

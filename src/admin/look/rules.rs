@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(shown(rules), expected[301..]);
         // A connection's rules go with it, whoever has its place.
         hub.withhold(now, &Who::Connection(id), None, Withholding::Disabled).unwrap();
-        hub.disconnect(now, id, false);
+        hub.disconnect(now, id, crate::job_server::ConnectionEnd::default());
         assert_eq!(shown(look.rules_for(Who::Connection(id))), []);
     }
 

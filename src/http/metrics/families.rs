@@ -169,6 +169,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(server.functions)),
     ),
     family(
+        "gearmand_functions_refused_total",
+        Kind::Counter,
+        "Functions that workers offered and that were not registered: the log says why.",
+        Source::Server(|server, lines| lines.value(server.functions_refused)),
+    ),
+    family(
         "gearmand_workers",
         Kind::Gauge,
         "Workers by state.",

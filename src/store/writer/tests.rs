@@ -1,3 +1,5 @@
+#[path = "commit/tests.rs"]
+mod commit;
 #[path = "edits/tests.rs"]
 mod edits;
 
