@@ -1,6 +1,7 @@
 //! Databases that can be read and not written.
 
 use gearmand::job_server::StoreFailure;
+use gearmand::store::Changes;
 use gearmand::store::location::{Access, Location};
 
 use super::jobs::{TestJob, adding, assert_same, open, read};
@@ -12,6 +13,8 @@ pub(crate) fn read_only(location: &Location, lock: impl FnOnce(), unlock: impl F
     let job = |number: u64| TestJob::new(number, "f", &format!("u{number}"), b"workload");
     store.commit(&adding(&[job(1)])).unwrap();
     lock();
+    // That may have cost the connection.
+    let _ = store.commit(&Changes::default());
     for _ in 0..3 {
         let error = store.commit(&adding(&[job(2)])).unwrap_err();
         assert_eq!(error.failure, StoreFailure::ReadOnly, "{error}");
