@@ -63,6 +63,9 @@ mod starts;
 mod stops;
 #[path = "queues/take_over.rs"]
 mod take_over;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/unwritable.rs"]
+mod unwritable;
 
 use std::process::ExitCode;
 

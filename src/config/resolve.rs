@@ -344,7 +344,9 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
     }
     let is_on_disk = matches!(config.queue, QueueChoice::Default | QueueChoice::Sqlite { .. });
     if is_set("store-reserve") && !is_on_disk {
-        findings.warnings.push("--store-reserve has no effect: it is for queues in a SQLite file; remove it".to_owned());
+        findings
+            .warnings
+            .push("--store-reserve has no effect: it is for queues in a SQLite file; remove it".to_owned());
     }
     if config.network.protocol.is_none() && is_set("http-port") {
         findings.warnings.push("--http-port has no effect without --protocol http; add that, or remove it".to_owned());

@@ -64,6 +64,13 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Whether jobs are removed and nothing else is done.
+    pub fn only_removes(&self) -> bool {
+        let Self { removes, edits, adds, attempts, settings, last_number, .. } = self;
+        let is_rest_empty = edits.is_empty() && adds.is_empty() && attempts.is_empty() && settings.is_empty();
+        !removes.is_empty() && is_rest_empty && *last_number == 0
+    }
+
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
         let Self { removes, edits, adds, attempts, settings, .. } = self;
@@ -157,7 +164,6 @@ pub enum Room {
     /// It has not, as this error says. What is left is for removals.
     Short(StoreError),
 }
-
 
 /// Whether a job was read with its workload.
 pub type HasWorkload = bool;

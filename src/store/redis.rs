@@ -122,7 +122,7 @@ impl Redis {
         let mut kept = self.connection.take();
         // The driver waits for each answer of many by itself: one that hangs is to be found by a single question.
         if let Some(connection) = &mut kept
-            && cmd("PING").exec(connection).is_err()
+            && cmd("PING").exec(connection).is_err_and(|error| error.code().is_none())
         {
             kept = None;
         }
@@ -131,9 +131,12 @@ impl Redis {
             None => self.connect(),
         }
         .and_then(|mut connection| {
-            let value = work(self, &mut connection)?;
-            self.connection = Some(connection);
-            Ok(value)
+            let value = work(self, &mut connection);
+            // Where Redis only refuses to write, the connection goes on: a new one could not be made ready.
+            if value.as_ref().err().is_none_or(Failed::is_refused_write) {
+                self.connection = Some(connection);
+            }
+            value
         });
         done.map_err(|failed| {
             let error = failed.explain(&self.name, purpose);
@@ -169,7 +172,9 @@ impl Redis {
         if self.access == Access::Own {
             self.claim(&mut connection)?;
             self.look_at_settings(&mut connection);
-            cmd("HSET").arg(&meta).arg("format").arg(FORMAT).exec(&mut connection)?;
+            if format.is_none_or(|format| format != FORMAT.to_string()) {
+                cmd("HSET").arg(&meta).arg("format").arg(FORMAT).exec(&mut connection)?;
+            }
         }
         Ok(connection)
     }

@@ -220,7 +220,7 @@ impl Store for SqliteStore {
         if let Some(file) = &self.file {
             self.files.set_wal_length(file.wal_bytes());
         }
-        self.check_files()
+        self.check_commit()
     }
 
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {

@@ -49,7 +49,7 @@ const GATHERINGS: usize = 5;
 const NUMBERS_AHEAD: u64 = 1000;
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// How long a store that was full is called failing though it works a little.
 const TRIAL: Duration = Duration::from_secs(30);
 

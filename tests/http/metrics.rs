@@ -102,6 +102,12 @@ fn metrics_say_what_happened() {
         ];
         ages.iter().all(|name| samples[name] > 0.0).then_some(())
     });
+    // Five jobs were stored, and the disk of the tests is not full.
+    assert!(samples["gearmand_store_commit_seconds_count"] >= 1.0);
+    assert!(samples["gearmand_store_commit_seconds_sum"] > 0.0);
+    assert!(samples["gearmand_store_disk_free_bytes"] > 0.0 && samples["gearmand_store_reserve_bytes"] > 0.0);
+    // It was looked at before the first of them came.
+    assert!(samples.contains_key("gearmand_store_wal_bytes"));
 }
 
 #[test]

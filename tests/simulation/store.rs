@@ -117,8 +117,10 @@ pub(crate) struct Store {
     words: Words,
     /// In percent.
     faults: u64,
-    /// While the store does not work at all.
+    /// While the store cannot be written, or not be used at all.
     broken: Option<StoreFailure>,
+    /// So many transactions without new jobs have room in a store that is full.
+    reserve: u64,
 }
 
 impl Store {
@@ -139,6 +141,7 @@ impl Store {
             words: Words::default(),
             faults: random.pick(&[0, 5, 5, 30]),
             broken: None,
+            reserve: 0,
         }
     }
 
@@ -246,6 +249,7 @@ impl Store {
     /// Breaks.
     pub(crate) fn fail(&mut self, random: &mut Random) {
         self.broken = Some(random.pick(&FAILURES));
+        self.reserve = random.pick(&[0, 3, 100]);
     }
 
     /// No more faults.
@@ -322,6 +326,9 @@ impl Store {
 
     fn commit_or_fail(&mut self, random: &mut Random) -> Vec<News> {
         let Some(mut batch) = self.batch.take() else { return Vec::new() };
+        if self.broken == Some(StoreFailure::Full) && self.reserve > 0 {
+            return self.finish_within_reserve(batch);
+        }
         let failure = self.broken.or_else(|| random.chance(self.faults).then(|| random.pick(&FAILURES)));
         let Some(failure) = failure else {
             self.apply_owed();
@@ -372,6 +379,26 @@ impl Store {
         news
     }
 
+    /// A store that is full refuses new jobs before it tries them, and has room for everything else.
+    fn finish_within_reserve(&mut self, mut batch: Changes) -> Vec<News> {
+        self.reserve -= 1;
+        let mut news = Vec::new();
+        if !batch.removes.is_empty() || !self.owed.removes.is_empty() {
+            news.push("was removed while the store was full");
+        }
+        for (_, job) in &batch.adds {
+            self.projected.remove(&job.number);
+        }
+        if !batch.adds.is_empty() {
+            news.push("met a store that fails");
+        }
+        let adds = std::mem::take(&mut batch.adds);
+        self.apply_owed();
+        self.apply(&batch);
+        self.answer(&adds, Err(StoreFailure::Full));
+        news
+    }
+
     fn give_up(&mut self, batch: Changes, failure: StoreFailure) {
         self.owed.removes.extend(batch.removes);
         self.owed.attempts.extend(batch.attempts);
@@ -419,10 +446,15 @@ impl Store {
     /// Reads workloads: all that were asked for, or the first of them, or none.
     fn load(&mut self, random: &mut Random) -> Vec<News> {
         let Some((ticket, jobs)) = self.loads.pop_front() else { return Vec::new() };
-        let failure = self.broken.or_else(|| random.chance(self.faults).then(|| random.pick(&FAILURES)));
+        let failure = self.broken.filter(|failure| !can_be_read(*failure));
+        let failure = failure.or_else(|| random.chance(self.faults).then(|| random.pick(&FAILURES)));
         if let Some(failure) = failure {
             self.reports.push_back(StoreReport::Loaded { ticket, result: Err(failure) });
             return vec!["could not be read"];
+        }
+        let mut news = Vec::new();
+        if self.broken.is_some() {
+            news.push("was read while the store could not be written");
         }
         let count = if random.chance(70) { jobs.len() } else { 1 + random.index(jobs.len()) };
         let read = jobs[..count].iter().map(|key| {
@@ -441,7 +473,10 @@ impl Store {
         });
         let result = Ok(read.collect());
         self.reports.push_back(StoreReport::Loaded { ticket, result });
-        if count < jobs.len() { vec!["was not among the first that were read"] } else { Vec::new() }
+        if count < jobs.len() {
+            news.push("was not among the first that were read");
+        }
+        news
     }
 
     /// The process ends at once. What is under way is kept or not, as a whole.
@@ -467,7 +502,12 @@ impl Store {
 
     /// The process ends in order: everything that was asked for is done, or given up.
     pub(crate) fn stop(&mut self, random: &mut Random, last_number: u64) {
-        self.heal();
+        // A reserve is as large as it takes to remove everything that has ended.
+        self.faults = 0;
+        match self.broken {
+            Some(StoreFailure::Full) if self.reserve > 0 => self.reserve = u64::MAX,
+            _ => self.broken = None,
+        }
         while self.batch.is_some() || !self.queue.is_empty() {
             self.begin_or_finish(random);
         }
@@ -498,6 +538,11 @@ impl Store {
         self.projected = self.rows.iter().map(|(number, job)| (*number, Known::of(job))).collect();
         self.projected_settings.clone_from(&self.settings);
     }
+}
+
+/// What is full, read-only or locked can still be read.
+fn can_be_read(failure: StoreFailure) -> bool {
+    matches!(failure, StoreFailure::Full | StoreFailure::ReadOnly | StoreFailure::Locked)
 }
 
 fn change(settings: &mut Settings, name: &str, value: Option<&String>) {

@@ -211,6 +211,12 @@ async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
 
 /// Makes the table of what the operator has decided, which earlier versions did not.
 async fn make_settings(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
+    // A database that is read-only refuses to make what is there already, and can be read all the same.
+    let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
+    let found: Option<i64> = answer(connection.exec_first(query, (format!("{}_settings", table.bare),))).await?;
+    if found.is_some() {
+        return Ok(());
+    }
     let create = format!(
         "CREATE TABLE IF NOT EXISTS {} (name BLOB NOT NULL, value BLOB NOT NULL, KEY name (name(64))) ENGINE = InnoDB",
         table.settings

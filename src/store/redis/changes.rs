@@ -26,6 +26,9 @@ pub(super) fn commit(
     let (removable, attempted) = present.split_at(changes.removes.len());
     let removable = changes.removes.iter().zip(removable).filter(|(_, present)| **present);
     let removable: HashSet<Vec<u8>> = removable.map(|(job, _)| key_of(job)).collect();
+    if changes.only_removes() {
+        return remove(keys, connection, &removable);
+    }
     let edits = Edits::find(keys, connection, changes, &removable)?;
 
     let removed: HashSet<u64> = changes.removes.iter().map(|job| job.number).collect();
@@ -54,6 +57,18 @@ pub(super) fn commit(
     // Also where there is nothing else: it shows that Redis can be written to.
     transaction.cmd("HSET").arg(keys.meta()).arg("format").arg(FORMAT).arg("last_number").arg(last_number).ignore();
     Ok(transaction.exec(connection)?)
+}
+
+/// Removes jobs by one command, which is done as a whole: when its memory is full Redis takes no transaction.
+fn remove(keys: &Keys, connection: &mut Connection, removable: &HashSet<Vec<u8>>) -> Result<(), Failed> {
+    if removable.is_empty() {
+        return Ok(());
+    }
+    let mut delete = cmd("DEL");
+    for key in removable {
+        delete.arg(keys.side(key)).arg(key);
+    }
+    Ok(delete.exec(connection)?)
 }
 
 /// Which of these numbers stand in the side hashes of these keys.

@@ -50,6 +50,11 @@ impl Failed {
         }
     }
 
+    /// Whether Redis has answered that it is full or read-only, and has done nothing.
+    pub(super) fn is_refused_write(&self) -> bool {
+        matches!(self, Self::Driver(error) if matches!(judge(error).0, StoreFailure::Full | StoreFailure::ReadOnly))
+    }
+
     /// For clients and for the operator.
     pub(super) fn explain(&self, name: &str, purpose: &str) -> StoreError {
         let (failure, reason, advice) = match self {

@@ -81,8 +81,6 @@ pub(super) struct Files {
     known: [Option<Known>; 3],
 }
 
-const PARTS: [Part; 3] = [Part::Database, Part::Wal, Part::Index];
-
 impl Files {
     pub(super) fn of(database: &Path) -> Self {
         let with = |end: &str| {
@@ -133,7 +131,19 @@ impl Files {
     /// # Errors
     /// The first that is not right.
     pub(super) fn check(&mut self) -> Result<(), Mismatch> {
-        for part in PARTS {
+        self.check_these(&[Part::Database, Part::Wal, Part::Index])
+    }
+
+    /// The same for the files that hold what was just committed.
+    ///
+    /// # Errors
+    /// See [`check`](Self::check).
+    pub(super) fn check_holders(&mut self) -> Result<(), Mismatch> {
+        self.check_these(&[Part::Database, Part::Wal])
+    }
+
+    fn check_these(&mut self, parts: &[Part]) -> Result<(), Mismatch> {
+        for &part in parts {
             let (known, path) = (&mut self.known[part as usize], &self.paths[part as usize]);
             let Some(expected) = known else { continue };
             match expected.compare(std::fs::metadata(path)) {

@@ -26,7 +26,11 @@ const MAX_LENGTH: u64 = 32;
 ///
 /// The file stays when the lock goes: if it were removed, two others could each hold a lock on a file of that name.
 #[derive(Debug)]
-pub(super) struct LockFile(File);
+pub(super) struct LockFile {
+    file: File,
+    /// Device and inode.
+    identity: (u64, u64),
+}
 
 impl LockFile {
     /// Locks the file beside `database`, without waiting.
@@ -53,22 +57,23 @@ impl LockFile {
         match file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())) {
             // The lock is what matters. On a full disk its file names nobody.
             Err(source) if !is_full(&source) => Err(system_error(source)),
-            _ => Ok(Self(file)),
+            _ => {
+                let identity = file.metadata().map(|file| (file.dev(), file.ino())).map_err(system_error)?;
+                Ok(Self { file, identity })
+            }
         }
     }
 
     /// Whether the lock file of `database` is still the one that is locked. Otherwise another server can lock one of its own.
     pub(super) fn is_in_place(&self, database: &Path) -> bool {
-        let here = self.0.metadata().map(|file| (file.dev(), file.ino()));
-        let there = std::fs::metadata(lock_path(database)).map(|file| (file.dev(), file.ino()));
-        matches!((here, there), (Ok(here), Ok(there)) if here == there)
+        std::fs::metadata(lock_path(database)).is_ok_and(|file| (file.dev(), file.ino()) == self.identity)
     }
 }
 
 impl Drop for LockFile {
     fn drop(&mut self) {
         // An empty file names nobody; if that fails, the lock is gone all the same.
-        let _ = self.0.set_len(0);
+        let _ = self.file.set_len(0);
     }
 }
 

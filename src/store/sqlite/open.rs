@@ -89,16 +89,7 @@ impl OpenFile {
         let page_size = u64::from(page_size);
         let checkpoint_pages = checkpoint_pages(path, page_size);
         let checkpoint_at = checkpoint_pages;
-        Ok(Self {
-            connection,
-            sql,
-            syncs: true,
-            wal_pages,
-            checkpoint_at,
-            checkpoint_pages,
-            copied: (0, 0),
-            page_size,
-        })
+        Ok(Self { connection, sql, syncs: true, wal_pages, checkpoint_at, checkpoint_pages, copied: (0, 0), page_size })
     }
 
     /// Opens the file to look at it.

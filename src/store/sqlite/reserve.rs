@@ -38,7 +38,8 @@ pub(super) struct Reserve {
     directory: PathBuf,
     /// Its full size in bytes; 0 for none.
     size: u64,
-    held: bool,
+    /// How large it is now; 0 where it was given up.
+    held: u64,
     /// Whether the file system allocates blocks before they are written. Otherwise so much is left free instead.
     allocates: bool,
     tried: Option<Instant>,
@@ -49,19 +50,19 @@ impl Reserve {
     pub(super) fn new(database: &Path) -> Self {
         let parent = database.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = parent.unwrap_or(Path::new(".")).to_owned();
-        Self { path: path_of(database), directory, size: 0, held: false, allocates: true, tried: None }
+        Self { path: path_of(database), directory, size: 0, held: 0, allocates: true, tried: None }
     }
 
     /// Sets its size, `None` for one that suits the disk, and makes it, or removes it for 0.
     pub(super) fn set(&mut self, bytes: Option<u64>) {
         self.size = bytes.unwrap_or_else(|| self.file_system().map_or(0, |state| suitable(&state)));
-        self.held = false;
+        self.held = 0;
         if self.size == 0 {
             // Where there is none, or where it stays, it is in nobody's way.
             let _ = fs::remove_file(&self.path);
             return;
         }
-        self.make();
+        self.make(self.size);
     }
 
     /// Whether one is wanted.
@@ -69,9 +70,15 @@ impl Reserve {
         self.size > 0
     }
 
-    /// Whether it is complete.
+    /// Whether there is one: of its full size, or of half of it at least.
     pub(super) fn is_held(&self) -> bool {
-        self.held
+        self.held > 0 || !self.allocates
+    }
+
+    /// Whether it could be larger, and enough time has passed to try that.
+    pub(super) fn is_due(&self) -> bool {
+        let is_small = self.allocates && self.held < self.size;
+        is_small && self.tried.is_none_or(|tried| tried.elapsed() >= INTERVAL)
     }
 
     /// Its full size, in bytes.
@@ -81,7 +88,7 @@ impl Reserve {
 
     /// What it takes on the disk now, in bytes.
     pub(super) fn held_bytes(&self) -> u64 {
-        if self.held && self.allocates { self.size } else { 0 }
+        self.held
     }
 
     /// How many bytes more than its workload a new job must find room for.
@@ -94,16 +101,6 @@ impl Reserve {
         if self.allocates { 0 } else { self.size }
     }
 
-    /// Whether enough time has passed to try again to make it.
-    pub(super) fn is_due(&self) -> bool {
-        self.tried.is_none_or(|tried| tried.elapsed() >= INTERVAL)
-    }
-
-    /// Leaves it as it is for a while.
-    pub(super) fn defer(&mut self) {
-        self.tried = Some(Instant::now());
-    }
-
     /// Bytes that are free on the file system for this user.
     pub(super) fn free(&self) -> Option<u64> {
         self.file_system().map(|state| state.blocks_available().saturating_mul(state.fragment_size()))
@@ -113,27 +110,40 @@ impl Reserve {
         statvfs(&self.directory).ok()
     }
 
-    /// Makes it, where there is room.
-    pub(super) fn make(&mut self) {
+    /// Makes it, or makes it larger, where so many bytes may be taken: all of it, or half.
+    pub(super) fn make(&mut self, available: u64) {
         self.tried = Some(Instant::now());
         self.allocates = true;
-        let made = allocate(&self.path, self.size);
-        self.held = made.is_ok();
-        let Err(error) = made else { return };
-        // What was allocated of it is better free.
-        self.remove();
-        if !is_full(&error) {
-            // ZFS and NFS cannot allocate. Where the file cannot be made at all, neither can the WAL, and commits tell.
-            (self.held, self.allocates) = (true, false);
+        for size in [self.size, self.size / 2] {
+            if size <= self.held || size > available.saturating_add(self.held) {
+                continue;
+            }
+            match allocate(&self.path, size) {
+                Ok(()) => {
+                    self.held = size;
+                    return;
+                }
+                Err(error) if is_full(&error) => {}
+                // ZFS and NFS cannot allocate. Where the file cannot be made at all, neither can the WAL, and commits tell.
+                Err(_) => {
+                    self.remove();
+                    (self.held, self.allocates) = (0, false);
+                    return;
+                }
+            }
+        }
+        if self.held == 0 {
+            // What was allocated of it is better free.
+            self.remove();
         }
     }
 
     /// Gives it up. Returns whether that has made room.
     pub(super) fn give_up(&mut self) -> bool {
-        if !self.held || !self.allocates || self.size == 0 {
+        if self.held == 0 {
             return false;
         }
-        (self.held, self.tried) = (false, Some(Instant::now()));
+        (self.held, self.tried) = (0, Some(Instant::now()));
         self.remove()
     }
 
@@ -164,7 +174,9 @@ pub(super) fn probe(database: &Path) -> io::Result<()> {
     let written = allocate(&path, PROBE);
     let _ = fs::remove_file(path);
     match written {
-        Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EOPNOTSUPP | Errno::ENOSYS)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EOPNOTSUPP | Errno::ENOSYS)) => {
+            Ok(())
+        }
         result => result,
     }
 }
@@ -209,10 +221,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Whether an error says that there is no room.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 #[cfg(test)]
@@ -231,7 +240,9 @@ mod tests {
         assert_eq!(fs::metadata(&file).unwrap().blocks() * 512, 1 << 20);
         assert!(reserve.give_up() && !reserve.is_held() && !file.exists());
         assert!(!reserve.is_due(), "what was just given up is let go of");
-        reserve.make();
+        reserve.make((1 << 20) - 1);
+        assert_eq!((reserve.is_held(), reserve.held_bytes()), (true, 1 << 19), "half of it is better than none");
+        reserve.make(1 << 19);
         assert_eq!((reserve.is_held(), reserve.held_bytes()), (true, 1 << 20));
         reserve.set(Some(1 << 16));
         assert_eq!(fs::metadata(&file).unwrap().len(), 1 << 16);
@@ -246,7 +257,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut reserve = Reserve::new(&directory.path().join("queue"));
         reserve.set(Some(1 << 60));
-        assert!(!reserve.is_held());
+        assert!(!reserve.is_held(), "half of it is too large, too");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "something of it was left");
     }
 }

@@ -28,6 +28,17 @@ impl SqliteStore {
         self.repair(&mismatch)
     }
 
+    /// The same after a commit.
+    ///
+    /// # Errors
+    /// Then it must not be acknowledged.
+    pub(super) fn check_commit(&mut self) -> Result<(), StoreError> {
+        match self.files.check_holders() {
+            Ok(()) => Ok(()),
+            Err(_) => self.check_files(),
+        }
+    }
+
     /// The same without a repair.
     pub(super) fn compare_files(&mut self) -> Result<(), StoreError> {
         let checked = self.files.check();
@@ -40,7 +51,10 @@ impl SqliteStore {
             return Ok(());
         }
         self.lock = Some(LockFile::take(&self.path)?);
-        tracing::warn!("SQLite file {}: its lock file was removed while it was used, and was made again", self.path.display());
+        tracing::warn!(
+            "SQLite file {}: its lock file was removed while it was used, and was made again",
+            self.path.display()
+        );
         Ok(())
     }
 
@@ -51,15 +65,16 @@ impl SqliteStore {
         let Some(file) = &mut self.file else { return false };
         let is_complete = pages(&file.connection, "page_count")
             .is_some_and(|count| count > 0 && database >= Some(count.saturating_mul(file.page_size)));
+        let is_whole = wal >= Some(file.wal_bytes());
         // Where pages of the WAL that are not in the database are missing this fails to read them.
-        let is_copied = wal >= Some(file.wal_bytes()) || matches!(file.checkpoint(), Ok(true));
-        if is_complete {
-            self.files.allow_shorter_database();
+        if !is_complete || !is_whole && !matches!(file.checkpoint(), Ok(true)) {
+            return false;
         }
-        if is_copied {
+        self.files.allow_shorter_database();
+        if !is_whole {
             self.files.set_wal_length(0);
         }
-        is_complete && is_copied
+        true
     }
 
     /// A WAL that was removed is still open: what it holds is copied into the database, and another one is begun.
@@ -91,8 +106,12 @@ impl SqliteStore {
 
     fn lost(&self, mismatch: &Mismatch) -> StoreError {
         let remedy = match mismatch.change {
-            Change::Cut => "restore a backup with the server stopped, or let workers finish what is queued and start it again",
-            Change::Gone | Change::Replaced(_) => "put back the file that was there (the same one, not a copy), or stop the server",
+            Change::Cut => {
+                "restore a backup with the server stopped, or let workers finish what is queued and start it again"
+            }
+            Change::Gone | Change::Replaced(_) => {
+                "put back the file that was there (the same one, not a copy), or stop the server"
+            }
         };
         let text = format!(
             "SQLite file {}: {mismatch}; {remedy}: what was added since the last backup is in this process alone",
@@ -111,10 +130,10 @@ impl SqliteStore {
     /// See [`Store::room`](crate::store::Store::room).
     pub(super) fn room_for(&mut self, bytes: u64) -> Room {
         let room = self.room_now(bytes);
-        if !matches!(room, Room::Short(_)) || !self.reserve.is_due() {
+        if !matches!(room, Room::Short(_)) {
+            self.enlarge_reserve();
             return room;
         }
-        self.reserve.defer();
         // The WAL has grown into what was free, or into the reserve: what it takes is given back.
         if self.files.length(Part::Wal) > Some(0) {
             let emptied = self.with_file("cannot copy the WAL into the database", OpenFile::empty_wal);
@@ -122,13 +141,18 @@ impl SqliteStore {
                 self.files.set_wal_length(0);
             }
         }
-        if !self.reserve.is_held()
-            && let Some(free) = self.reserve.free()
-            && free >= self.reserve.size().saturating_add(self.needed(2 * self.reserve.margin()))
-        {
-            self.reserve.make();
-        }
+        self.enlarge_reserve();
         self.room_now(bytes)
+    }
+
+    /// Makes a reserve that was given up, or is small.
+    fn enlarge_reserve(&mut self) {
+        if self.reserve.is_wanted()
+            && self.reserve.is_due()
+            && let Some(free) = self.reserve.free()
+        {
+            self.reserve.make(free.saturating_sub(self.needed(self.reserve.margin())));
+        }
     }
 
     fn room_now(&self, bytes: u64) -> Room {
@@ -137,7 +161,8 @@ impl SqliteStore {
         let wanted = bytes.saturating_add(self.reserve.margin());
         let beside = self.reserve.left_free();
         // Nearly always there is far more: everything may be written twice, and no page be used again.
-        let most = (file.pages_to_copy() * file.page_size).saturating_add(wanted.saturating_mul(3)).saturating_add(beside);
+        let most =
+            (file.pages_to_copy() * file.page_size).saturating_add(wanted.saturating_mul(3)).saturating_add(beside);
         if self.reserve.is_held() && (free >= most || free >= self.needed(wanted).saturating_add(beside)) {
             return Room::Enough;
         }
@@ -157,14 +182,18 @@ impl SqliteStore {
         let used = if file.pages_to_copy() == 0 { 0 } else { file.wal_bytes() };
         // Each page has something before it, in the database and in the WAL.
         let bytes = bytes.saturating_add(bytes / 64);
-        to_copy.saturating_add(bytes.saturating_sub(unused)).saturating_add(used.saturating_add(bytes).saturating_sub(wal))
+        to_copy
+            .saturating_add(bytes.saturating_sub(unused))
+            .saturating_add(used.saturating_add(bytes).saturating_sub(wal))
     }
 
     fn short(&self, free: u64, bytes: u64) -> Room {
         let (path, mebibytes) = (self.path.display(), |bytes: u64| format!("{:.1} MiB", in_mebibytes(bytes)));
         let (free, reserve) = (mebibytes(free), mebibytes(self.reserve.size()));
         let text = if bytes > 0 {
-            format!("SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} bytes")
+            format!(
+                "SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} bytes"
+            )
         } else {
             format!(
                 "SQLite file {path}: the disk is full: {free} are free, and the reserve of {reserve} is for removals; queued jobs are \

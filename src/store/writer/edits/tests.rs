@@ -371,7 +371,8 @@ fn whatever_fails_the_store_has_in_the_end_what_the_job_server_knows() {
     let (committed, commits) = channel();
     let failures = Arc::new(AtomicU32::new(FAILURES));
     let store = Moody { rows: Arc::clone(&rows), random: Random(seed ^ 1), failures: Arc::clone(&failures), committed };
-    let settings = Settings { durability: Durability::Always, interval: Duration::from_millis(5), probe: None, reserve: None };
+    let settings =
+        Settings { durability: Durability::Always, interval: Duration::from_millis(5), probe: None, reserve: None };
     let (told, reports) = channel();
     let report =
         Box::new(move |reports: Vec<StoreReport>| reports.into_iter().for_each(|report| told.send(report).unwrap()));
