@@ -12,6 +12,8 @@ mod edits;
 mod faults;
 #[path = "sqlite/keeping.rs"]
 mod keeping;
+#[path = "sqlite/strangers.rs"]
+mod strangers;
 #[path = "sqlite/take_over.rs"]
 mod take_over;
 

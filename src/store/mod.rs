@@ -20,6 +20,8 @@ pub mod queue;
 mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
+mod strangers;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod table;
 pub mod writer;
@@ -29,6 +31,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::job_server::{Edit, JobKey, StoreFailure, StoredJob};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
+use crate::job_server::{FOREIGN_NUMBER_MAX, NUMBER_MAX};
 
 /// What is changed in one transaction, in this order: removed, edited, added, attempts set; settings at any time.
 ///
@@ -101,6 +105,9 @@ pub trait Store: Send {
     /// Makes the changes in one transaction: all of them or none. Empty changes still write something, so that they show
     /// whether the store works.
     ///
+    /// A job is added only if its row is there afterwards: a store that can tell how many it has inserted counts them. An entry
+    /// that another program has put where a new job is to be makes way; see `strangers.rs`.
+    ///
     /// # Errors
     /// Then it is not known whether they were made: the writer removes afterwards what it could not add.
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError>;
@@ -138,6 +145,13 @@ fn fitting(lengths: impl IntoIterator<Item = usize>, most_bytes: usize) -> usize
         total <= most_bytes
     });
     within.count().max(1)
+}
+
+/// The highest number that an entry of a store keeps, where the store has noted this one as the highest that was given. One with
+/// another is numbered anew: see [`FOREIGN_NUMBER_MAX`].
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
+fn trusted_number_max(noted: u64) -> u64 {
+    noted.clamp(FOREIGN_NUMBER_MAX, NUMBER_MAX)
 }
 
 /// What went wrong with a store.

@@ -32,6 +32,7 @@
 //! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it all commits
 //! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database.
 
+mod adds;
 mod edits;
 mod error;
 mod layout;
@@ -45,13 +46,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rusqlite::types::{Null, ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
 use self::error::Trouble;
 use self::lock::LockFile;
 use self::open::OpenFile;
 use super::location::Access;
+use super::strangers::Strangers;
 use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 
@@ -79,6 +81,7 @@ pub struct SqliteStore {
     /// Device and inode of the file that is used, once it is, and when it was last looked at.
     identity: Option<(u64, u64)>,
     looked: Instant,
+    strangers: Strangers,
 }
 
 /// The file that a path leads to through links, or that it will be once it is made.
@@ -121,6 +124,7 @@ impl SqliteStore {
             lock,
             identity: None,
             looked: Instant::now(),
+            strangers: Strangers::default(),
         };
         store.file = Some(store.opened()?);
         store.identity = store.identity_now();
@@ -200,6 +204,10 @@ impl Store for SqliteStore {
         let (queue, prefix, owns) = (self.queue.clone(), Arc::clone(&self.prefix), self.lock.is_some());
         let path = self.path.clone();
         self.with_file("cannot read the jobs", |file| {
+            if owns {
+                file.set_sync(true)?;
+                layout::renumber(&mut file.connection, &file.sql, &queue)?;
+            }
             let mut found = replay::scan(file, &queue, &prefix, take)?;
             if owns {
                 replay::set_aside(file, &queue, &path, &found.senseless)?;
@@ -218,6 +226,7 @@ impl Store for SqliteStore {
             self.check_identity()?;
         }
         let queue = self.queue.clone();
+        let mut made_way = 0;
         self.with_file("cannot commit", |file| {
             file.checkpoint_when_overdue()?;
             file.set_sync(changes.sync)?;
@@ -225,7 +234,7 @@ impl Store for SqliteStore {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             remove(&transaction, sql, &changes.removes)?;
             edits::make(&transaction, sql, &queue, &changes.edits)?;
-            add(&transaction, sql, &changes.adds)?;
+            made_way = adds::make(&transaction, sql, &changes.adds)?;
             set_attempts(&transaction, &sql.attempts, &changes.attempts)?;
             set(&transaction, &queue, &changes.settings)?;
             // Where no page changes SQLite syncs nothing, and a removal may meet no row.
@@ -237,7 +246,9 @@ impl Store for SqliteStore {
             }
             transaction.commit()?;
             Ok(())
-        })
+        })?;
+        self.strangers.note(format_args!("SQLite file {}", self.path.display()), made_way);
+        Ok(())
     }
 
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
@@ -276,62 +287,6 @@ fn remove(transaction: &Transaction<'_>, sql: &layout::Sql, removes: &[JobKey]) 
         };
     }
     Ok(())
-}
-
-fn add(transaction: &Transaction<'_>, sql: &layout::Sql, adds: &[StoredJob]) -> Result<(), rusqlite::Error> {
-    let mut handle = Vec::new();
-    // Several rows a statement: half of what a row costs is the statement's.
-    let (many, single) = adds.as_chunks::<{ layout::ROWS }>();
-    if !many.is_empty() {
-        let mut insert = transaction.prepare_cached(&sql.insert_rows)?;
-        for rows in many {
-            for (place, job) in rows.iter().enumerate() {
-                handle.clear();
-                job.handle().write(&mut handle);
-                bind(&mut insert, place * layout::COLUMNS.len(), job, &handle)?;
-            }
-            insert.raw_execute()?;
-        }
-    }
-    if !single.is_empty() {
-        let mut insert = transaction.prepare_cached(&sql.insert)?;
-        for job in single {
-            handle.clear();
-            job.handle().write(&mut handle);
-            bind(&mut insert, 0, job, &handle)?;
-            insert.raw_execute()?;
-        }
-    }
-    Ok(())
-}
-
-/// Binds the values of a job in the order of the columns, behind so many other values.
-fn bind(
-    insert: &mut CachedStatement<'_>,
-    before: usize,
-    job: &StoredJob,
-    handle: &[u8],
-) -> Result<(), rusqlite::Error> {
-    let (unique, flags) = match job.unique() {
-        b"" => (handle, NO_UNIQUE),
-        DASH => (handle, WORKLOAD_IS_UNIQUE),
-        unique => (unique, 0),
-    };
-    insert.raw_bind_parameter(before + 1, integer(job.number))?;
-    insert.raw_bind_parameter(before + 2, text(unique))?;
-    insert.raw_bind_parameter(before + 3, text(job.function.as_bytes()))?;
-    insert.raw_bind_parameter(before + 4, job.priority as u8)?;
-    insert.raw_bind_parameter(before + 5, integer(job.due_s))?;
-    insert.raw_bind_parameter(before + 6, text(handle))?;
-    if job.reducer().is_empty() {
-        insert.raw_bind_parameter(before + 7, Null)?;
-    } else {
-        insert.raw_bind_parameter(before + 7, text(job.reducer()))?;
-    }
-    insert.raw_bind_parameter(before + 8, integer(job.submitted_s))?;
-    insert.raw_bind_parameter(before + 9, flags)?;
-    insert.raw_bind_parameter(before + 10, job.attempts)?;
-    insert.raw_bind_parameter(before + 11, job.workload())
 }
 
 fn set_attempts(transaction: &Transaction<'_>, sql: &str, attempts: &[(JobKey, u16)]) -> Result<(), rusqlite::Error> {

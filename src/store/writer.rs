@@ -9,7 +9,8 @@
 //! A transaction that failed may have happened all the same. Its new jobs are reported as not stored, and are removed
 //! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is. So is
 //! what the operator changed of a job, with every name that the job may have by then.
-//! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds.
+//! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds, or
+//! sooner, once a second, where somebody needs it.
 
 mod batch;
 mod owed;
@@ -43,6 +44,9 @@ const NUMBERS_AHEAD: u64 = 1000;
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Whoever needs a store that was left alone for so long has it tried: it may be back. Where a try itself took longer, it is left
+/// alone as long as that.
+const ASKED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a store that was full is called failing though it works a little.
 const TRIAL: Duration = Duration::from_secs(30);
 
@@ -83,6 +87,7 @@ pub fn spawn(
         is_busy: false,
         noted: 0,
         committed: Instant::now(),
+        tried_for: Duration::ZERO,
         unsynced_since: None,
     };
     std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())
@@ -102,8 +107,9 @@ struct Writer {
     is_busy: bool,
     /// No job up to this number will have its number again.
     noted: u64,
-    /// When the last transaction was tried.
+    /// When the last transaction was tried, and how long that took.
     committed: Instant,
+    tried_for: Duration,
     /// Since when something is committed that must be on the disk within the interval.
     unsynced_since: Option<Instant>,
 }
@@ -115,6 +121,8 @@ struct Failing {
     /// When it failed last.
     failed: Instant,
     again: Instant,
+    /// When it is tried if somebody needs it.
+    asked_again: Instant,
     pause: Duration,
     /// Whether it has done something since, if only a little.
     is_on_trial: bool,
@@ -248,7 +256,7 @@ impl Writer {
     fn refuses(&self) -> Option<StoreFailure> {
         self.failing
             .as_ref()
-            .filter(|failing| !failing.is_on_trial && failing.again > Instant::now())
+            .filter(|failing| !failing.is_on_trial && failing.again.min(failing.asked_again) > Instant::now())
             .map(|failing| failing.failure)
     }
 
@@ -308,6 +316,7 @@ impl Writer {
         let start = Instant::now();
         let result = self.store.commit(changes);
         self.committed = Instant::now();
+        self.tried_for = start.elapsed();
         let stats = &self.stats.store;
         stats.commits.add(1);
         stats.commit_ns.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
@@ -348,7 +357,9 @@ impl Writer {
         let (since, pause) = known.map_or((now, FIRST_PAUSE), |known| (known.since, known.pause * 2));
         let pause = pause.min(LONGEST_PAUSE);
         let failure = error.failure;
-        self.failing = Some(Failing { failure, since, failed: now, again: now + pause, pause, is_on_trial: false });
+        let asked_again = now + self.tried_for.clamp(ASKED_PAUSE, LONGEST_PAUSE);
+        self.failing =
+            Some(Failing { failure, since, failed: now, again: now + pause, asked_again, pause, is_on_trial: false });
     }
 
     /// The store has done something, `with_jobs` or without. On a full disk there may be room for a little, and none for the next

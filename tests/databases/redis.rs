@@ -241,6 +241,21 @@ impl Database for Redis {
         self.cli(&["HSET", &format!("{name}-g-u1"), "data", "stranger", "priority", "1"]);
     }
 
+    fn put_numbered(&self, name: &str, number: u64) {
+        let (key, number) = (format!("{name}-h-u9"), number.to_string());
+        self.cli(&["HSET", &key, "data", "stranger", "priority", "1"]);
+        let side = format!("gearmand:{name}:job:{key}");
+        self.cli(&["HSET", &side, "id", &number, "function", "h", "unique", "u9"]);
+    }
+
+    fn swallow(&self, _name: &str) -> Option<()> {
+        None
+    }
+
+    fn sever(&self) {
+        self.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    }
+
     fn strangers_set_aside(&self, name: &str) -> usize {
         usize::from(self.cli(&["HGET", &format!("set-aside:{name}-g-u1"), "data"]) == "stranger")
     }

@@ -3,10 +3,11 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use super::WORKLOAD_IS_UNIQUE;
 use super::error::Trouble;
+use super::{NO_UNIQUE, WORKLOAD_IS_UNIQUE, integer};
 use crate::job_server::{FORMAT, StoreFailure};
 use crate::log_level::notice;
+use crate::store::trusted_number_max;
 
 /// The columns of a queue, in their order.
 ///
@@ -78,6 +79,18 @@ pub(super) struct Sql {
     /// Unique id, function: the row number.
     pub(super) find: String,
     pub(super) load: String,
+    /// Number: whether a job of it is there.
+    pub(super) is_there: String,
+    /// Number: takes it from the row that has it, which gets another one at the next start.
+    pub(super) free_number: String,
+    /// Unique id, function: takes the unique id away from the row that has both; `None` where two rows can have the same.
+    pub(super) free_key: Option<String>,
+    /// Highest number to leave as it is: the numbers of rows that are none that a job can have.
+    foreign_numbers: String,
+    /// The same: the highest number that is left.
+    highest: String,
+    /// Number, new number: gives it.
+    renumber: String,
     /// From this row number on: row number, job number, the columns from `unique_key` to `attempts`, `data`.
     pub(super) scan: String,
     /// The same with the type of `data` in its place, but for jobs that coalesce by it.
@@ -150,6 +163,14 @@ pub(super) fn last_number(connection: &Connection, queue: &str) -> Result<u64, r
     Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
 }
 
+/// The highest number that was ever given to a job, as far as is known, where the file has noted this one: numbers that no
+/// server can have given count for nothing.
+pub(super) fn highest(connection: &Connection, sql: &Sql, noted: u64) -> Result<u64, rusqlite::Error> {
+    let trusted = integer(trusted_number_max(noted));
+    let highest: Option<i64> = connection.query_row(&sql.highest, [trusted], |row| row.get(0))?;
+    Ok(highest.and_then(|highest| u64::try_from(highest).ok()).unwrap_or(0).max(noted))
+}
+
 /// What the operator has decided: names and values.
 pub(super) fn settings(connection: &Connection, queue: &str) -> Result<Vec<(String, String)>, rusqlite::Error> {
     let sql = "SELECT CAST(name AS BLOB), CAST(value AS BLOB) FROM gearman_settings WHERE queue = ?1 ORDER BY name";
@@ -198,6 +219,35 @@ pub(super) fn prepare(
         notice!("{queue} of C++ gearmand was taken over; its primary key {key}");
     }
     Ok(sql)
+}
+
+/// Gives other numbers to rows of other programs whose numbers are none that a job can have, or so high that hardly any would be
+/// left: the next ones, in the order of those that they had. Answers how many there were.
+///
+/// # Errors
+/// Where the file cannot be read or written.
+pub(super) fn renumber(connection: &mut Connection, sql: &Sql, queue: &str) -> Result<u64, Trouble> {
+    let noted = last_number(connection, queue)?;
+    let trusted = integer(trusted_number_max(noted));
+    let is_any = connection.prepare(&sql.foreign_numbers)?.exists([trusted])?;
+    if !is_any {
+        return Ok(0);
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut count = 0;
+    {
+        let mut select = transaction.prepare(&sql.foreign_numbers)?;
+        let rows: Vec<i64> = select.query_map([trusted], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let first = integer(highest(&transaction, sql, noted)?).saturating_add(1);
+        let mut update = transaction.prepare(&sql.renumber)?;
+        for (number, new) in rows.into_iter().zip(first..) {
+            update.execute((number, new))?;
+            count += 1;
+        }
+    }
+    transaction.commit()?;
+    notice!("{queue}: {count} rows of other programs were taken over as jobs");
+    Ok(count)
 }
 
 /// The statements for a table that is only looked at.
@@ -287,6 +337,27 @@ impl Found {
             spare_key: format!("UPDATE {table} SET unique_key = NULL, flags = ?2 WHERE {number} = ?1"),
             find: format!("SELECT rowid FROM {table} WHERE unique_key = ?1 AND function_name = ?2"),
             load: format!("SELECT data FROM {table} WHERE {number} = ?1"),
+            is_there: format!("SELECT 1 FROM {table} WHERE {number} = ?1"),
+            // The row number cannot be NULL. Below zero no job has one.
+            free_number: if self.form == Form::Ours {
+                format!(
+                    "UPDATE {table} SET job_id = (SELECT min(min(job_id), 0) - 1 FROM {table}), handle = NULL \
+                     WHERE job_id = ?1"
+                )
+            } else {
+                format!("UPDATE {table} SET job_id = NULL, handle = NULL WHERE {number} = ?1")
+            },
+            free_key: (self.form == Form::Kept).then(|| {
+                format!(
+                    "UPDATE {table} SET unique_key = NULL, flags = coalesce(flags, 0) | {NO_UNIQUE} \
+                     WHERE unique_key = ?1 AND function_name = ?2"
+                )
+            }),
+            foreign_numbers: format!(
+                "SELECT {number} FROM {table} WHERE {number} < 1 OR {number} > ?1 ORDER BY {number}"
+            ),
+            highest: format!("SELECT max({number}) FROM {table} WHERE {number} <= ?1"),
+            renumber: format!("UPDATE {table} SET {number} = ?2, handle = NULL WHERE {number} = ?1"),
             scan: scan("data"),
             scan_heads: scan(&format!(
                 "CASE WHEN unique_key = '-' OR coalesce({}, 0) & {WORKLOAD_IS_UNIQUE} THEN data ELSE typeof(data) END",

@@ -36,8 +36,10 @@ pub(super) fn scan(
     take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads,
 ) -> Result<Found, Trouble> {
     let connection = &file.connection;
-    let mut reader = Reader::new(connection, &file.sql.is_duplicate, prefix);
-    let mut replayed = Replayed { last_number: layout::last_number(connection, queue)?, ..Replayed::default() };
+    let noted = layout::last_number(connection, queue)?;
+    let last_number = layout::highest(connection, &file.sql, noted)?;
+    let mut reader = Reader::new(connection, &file.sql.is_duplicate, prefix, last_number);
+    let mut replayed = Replayed { last_number, ..Replayed::default() };
     let mut senseless = Vec::new();
     let mut wants = Workloads::Wanted;
     let mut first_row = i64::MIN;
@@ -46,10 +48,6 @@ pub(super) fn scan(
         let mut rows = statement.query([first_row])?;
         while let Some(row) = rows.next()? {
             let row_number: i64 = row.get(0)?;
-            if let ValueRef::Integer(number) = row.get_ref(1)? {
-                let number = u64::try_from(number).ok().filter(|number| *number <= NUMBER_MAX);
-                replayed.last_number = replayed.last_number.max(number.unwrap_or(0));
-            }
             match reader.job(row, row_number, has_workload)? {
                 Ok(job) => {
                     replayed.jobs += 1;
@@ -69,6 +67,7 @@ pub(super) fn scan(
     }
     // Nothing of what was read is read soon again.
     connection.execute_batch("PRAGMA shrink_memory")?;
+    replayed.last_number = reader.last_number;
     replayed.set_aside = senseless.len() as u64;
     Ok(Found { replayed, senseless })
 }
@@ -106,6 +105,9 @@ pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless
 struct Reader<'a> {
     connection: &'a Connection,
     is_duplicate: &'a str,
+    /// The highest number that is known of: rows whose numbers are none that a job can have get the next ones, as
+    /// [`layout::renumber`] does it in the file.
+    last_number: u64,
     /// Of jobs without a handle.
     default_prefix: &'a Arc<str>,
     /// The prefix of the last handle: most are the same.
@@ -117,10 +119,11 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(connection: &'a Connection, is_duplicate: &'a str, default_prefix: &'a Arc<str>) -> Self {
+    fn new(connection: &'a Connection, is_duplicate: &'a str, default_prefix: &'a Arc<str>, last_number: u64) -> Self {
         Self {
             connection,
             is_duplicate,
+            last_number,
             default_prefix,
             prefix: Arc::clone(default_prefix),
             functions: HashSet::new(),
@@ -154,9 +157,11 @@ impl<'a> Reader<'a> {
         row: &'row Row<'_>,
         has_workload: bool,
     ) -> Result<Result<StoredParts<'row>, &'static str>, rusqlite::Error> {
-        let Some(number) = positive(row.get_ref(1)?).filter(|number| *number > 0) else {
-            return Ok(Err("its number is not above zero"));
-        };
+        let number = positive(row.get_ref(1)?).filter(|number| (1..=NUMBER_MAX).contains(number));
+        let number = number.unwrap_or_else(|| {
+            self.last_number += 1;
+            self.last_number
+        });
         let flags = match row.get_ref(9)? {
             ValueRef::Integer(flags) => flags,
             _ => 0,
