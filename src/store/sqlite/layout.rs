@@ -29,6 +29,8 @@ pub(super) const COLUMNS: [(&str, &str); 11] = [
 
 /// So many jobs are inserted by one statement where there are so many.
 pub(super) const ROWS: usize = 16;
+/// So many jobs are read at one time at most.
+pub(super) const PAGE_ROWS: usize = 1000;
 
 /// What C++ gearmand's table has; old ones have no `when_to_run`.
 const CPP_COLUMNS: [&str; 5] = ["unique_key", "function_name", "priority", "when_to_run", "data"];
@@ -91,10 +93,8 @@ pub(super) struct Sql {
     highest: String,
     /// Number, new number: gives it.
     renumber: String,
-    /// From this row number on: row number, job number, the columns from `unique_key` to `attempts`, `data`.
-    pub(super) scan: String,
-    /// The same with the type of `data` in its place, but for jobs that coalesce by it.
-    pub(super) scan_heads: String,
+    /// Reads all jobs, by pages, pass after pass: with their workloads, and without.
+    pub(super) scans: Vec<[String; 2]>,
     /// Row number, unique id, function: whether an earlier row has the same.
     pub(super) is_duplicate: String,
     /// Row number, reason, queue.
@@ -242,6 +242,7 @@ pub(super) fn renumber(connection: &mut Connection, sql: &Sql, queue: &str) -> R
         let mut update = transaction.prepare(&sql.renumber)?;
         for (number, new) in rows.into_iter().zip(first..) {
             update.execute((number, new))?;
+            transaction.prepare_cached(NOTE)?.execute((queue, new, 0))?;
             count += 1;
         }
     }
@@ -307,19 +308,33 @@ impl Found {
         Ok(())
     }
 
+    /// Each statement takes what a page is read behind, and answers: row number, job number, the columns from `unique_key` to
+    /// `attempts`, `data` or, but for jobs that coalesce by it, the type of `data`, and what the next page is read behind.
+    fn scans(&self, table: &str) -> Vec<[String; 2]> {
+        let heads = COLUMNS[1..10].iter().map(|(name, _)| self.column(name)).collect::<Vec<_>>().join(", ");
+        let type_of_data = format!(
+            "CASE WHEN unique_key = '-' OR coalesce({}, 0) & {WORKLOAD_IS_UNIQUE} THEN data ELSE typeof(data) END",
+            self.column("flags")
+        );
+        let pass = |number: &str, key: &str, only: &str| {
+            [&*type_of_data, "data"].map(|data| {
+                format!(
+                    "SELECT rowid, {number}, {heads}, {data}, {key} FROM {table} WHERE {key} > ?1{only} ORDER BY {key} \
+                     LIMIT {PAGE_ROWS}"
+                )
+            })
+        };
+        match self.form {
+            // C++ gearmand adds rows without a number. They are numbered when a server opens the file.
+            Form::Kept => vec![pass("job_id", "job_id", ""), pass("NULL", "rowid", " AND job_id IS NULL")],
+            Form::Ours | Form::Missing => vec![pass("job_id", "rowid", "")],
+            Form::Cpp => vec![pass("rowid", "rowid", "")],
+        }
+    }
+
     fn sql(&self, queue: &str) -> Sql {
         let table = quoted(queue);
-        let number = match self.form {
-            Form::Ours | Form::Missing => "job_id",
-            // C++ gearmand adds rows without one. They are numbered when a server opens the file.
-            Form::Kept => "coalesce(job_id, rowid)",
-            Form::Cpp => "rowid",
-        };
         let names = COLUMNS.map(|(name, _)| name);
-        let heads = COLUMNS[1..10].iter().map(|(name, _)| self.column(name)).collect::<Vec<_>>().join(", ");
-        let scan = |data: &str| {
-            format!("SELECT rowid, {number}, {heads}, {data} FROM {table} WHERE rowid >= ?1 ORDER BY rowid")
-        };
         // The number is indexed as it stands in the table, not as it is read.
         let number = if self.has("job_id") { "job_id" } else { "rowid" };
         let row = format!("({})", ["?"; COLUMNS.len()].join(", "));
@@ -358,11 +373,7 @@ impl Found {
             ),
             highest: format!("SELECT max({number}) FROM {table} WHERE {number} <= ?1"),
             renumber: format!("UPDATE {table} SET {number} = ?2, handle = NULL WHERE {number} = ?1"),
-            scan: scan("data"),
-            scan_heads: scan(&format!(
-                "CASE WHEN unique_key = '-' OR coalesce({}, 0) & {WORKLOAD_IS_UNIQUE} THEN data ELSE typeof(data) END",
-                self.column("flags")
-            )),
+            scans: self.scans(&table),
             is_duplicate: format!(
                 "SELECT 1 FROM {table} WHERE rowid < ?1 AND unique_key = ?2 AND function_name = ?3 \
                  AND {} = 0 LIMIT 1",
@@ -433,10 +444,12 @@ fn keep(transaction: &Transaction<'_>, queue: &str, found: &Found) -> Result<(),
 /// Gives numbers to the rows that have none, beyond all that were ever given.
 fn number_rows(transaction: &Transaction<'_>, queue: &str) -> Result<(), rusqlite::Error> {
     let table = quoted(queue);
+    let known = last_number(transaction, queue)?;
+    let trusted = integer(trusted_number_max(known));
     let highest: Option<i64> =
-        transaction.query_row(&format!("SELECT max(job_id) FROM {table}"), [], |row| row.get(0))?;
-    let known = i64::try_from(last_number(transaction, queue)?).unwrap_or(i64::MAX);
-    let first = highest.unwrap_or(0).max(known).saturating_add(1);
+        transaction
+            .query_row(&format!("SELECT max(job_id) FROM {table} WHERE job_id <= ?1"), [trusted], |row| row.get(0))?;
+    let first = highest.unwrap_or(0).max(integer(known)).saturating_add(1);
     let mut unnumbered =
         transaction.prepare(&format!("SELECT rowid FROM {table} WHERE job_id IS NULL ORDER BY rowid"))?;
     let rows: Vec<i64> = unnumbered.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;

@@ -18,6 +18,8 @@ use crate::store::{HasWorkload, Replayed, Workloads};
 
 /// So many rows that were set aside have a line of their own in the log.
 const NAMED_IN_LOG: usize = 10;
+/// About so many bytes of workloads are read at one time at most.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// A row that is no job: its row number, and why.
 type Senseless = (i64, &'static str);
@@ -42,27 +44,21 @@ pub(super) fn scan(
     let mut replayed = Replayed { last_number, ..Replayed::default() };
     let mut senseless = Vec::new();
     let mut wants = Workloads::Wanted;
-    let mut first_row = i64::MIN;
-    for (sql, has_workload) in [(&file.sql.scan, true), (&file.sql.scan_heads, false)] {
-        let mut statement = connection.prepare(sql)?;
-        let mut rows = statement.query([first_row])?;
-        while let Some(row) = rows.next()? {
-            let row_number: i64 = row.get(0)?;
-            match reader.job(row, row_number, has_workload)? {
-                Ok(job) => {
-                    replayed.jobs += 1;
-                    let has_workload = has_workload || job.unique() == DASH;
-                    wants = take(job, has_workload);
-                }
-                Err(reason) => senseless.push((row_number, reason)),
+    for scan in &file.sql.scans {
+        let mut after = i64::MIN;
+        loop {
+            let has_workloads = wants == Workloads::Wanted;
+            let page = Page::read(connection, &scan[usize::from(has_workloads)], after, &mut reader, has_workloads)?;
+            for job in page.jobs {
+                replayed.jobs += 1;
+                let has_workload = has_workloads || job.unique() == DASH;
+                wants = take(job, has_workload);
             }
-            if has_workload && wants == Workloads::Unwanted {
-                first_row = row_number.saturating_add(1);
-                break;
+            senseless.extend(page.senseless);
+            match page.last {
+                Some(last) => after = last,
+                None => break,
             }
-        }
-        if wants == Workloads::Wanted {
-            break;
         }
     }
     // Nothing of what was read is read soon again.
@@ -70,6 +66,46 @@ pub(super) fn scan(
     replayed.last_number = reader.last_number;
     replayed.set_aside = senseless.len() as u64;
     Ok(Found { replayed, senseless })
+}
+
+/// Some jobs, read in one transaction, which is over before anybody looks at them: while it lasts the WAL cannot begin anew, and
+/// whoever looks may take as long as they like.
+struct Page {
+    jobs: Vec<StoredJob>,
+    senseless: Vec<Senseless>,
+    /// What the next page is read behind, if there is one.
+    last: Option<i64>,
+}
+
+impl Page {
+    fn read(
+        connection: &Connection,
+        sql: &str,
+        after: i64,
+        reader: &mut Reader<'_>,
+        has_workloads: bool,
+    ) -> Result<Self, rusqlite::Error> {
+        let mut page = Self { jobs: Vec::new(), senseless: Vec::new(), last: None };
+        let (mut count, mut bytes) = (0, 0);
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows = statement.query([after])?;
+        while let Some(row) = rows.next()? {
+            let row_number: i64 = row.get(0)?;
+            match reader.job(row, row_number, has_workloads)? {
+                Ok(job) => {
+                    bytes += job.workload().len();
+                    page.jobs.push(job);
+                }
+                Err(reason) => page.senseless.push((row_number, reason)),
+            }
+            count += 1;
+            if count == layout::PAGE_ROWS || bytes >= PAGE_BYTES {
+                page.last = Some(row.get(12)?);
+                break;
+            }
+        }
+        Ok(page)
+    }
 }
 
 /// Moves rows out of the queue into a table for the operator, all of them or none, and tells the log.
