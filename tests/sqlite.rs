@@ -12,6 +12,8 @@ mod edits;
 mod faults;
 #[path = "sqlite/keeping.rs"]
 mod keeping;
+#[path = "sqlite/space.rs"]
+mod space;
 #[path = "sqlite/strangers.rs"]
 mod strangers;
 #[path = "sqlite/take_over.rs"]

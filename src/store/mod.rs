@@ -127,6 +127,15 @@ pub trait Store: Send {
     fn idle(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// Housekeeping that may take some milliseconds, called when nothing waits, some seconds after a commit. Answers whether to call it
+    /// again after some more.
+    ///
+    /// # Errors
+    /// As those of [`idle`](Self::idle).
+    fn rest(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 }
 
 /// Whether a job was read with its workload.

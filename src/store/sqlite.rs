@@ -37,6 +37,7 @@ mod edits;
 mod error;
 mod layout;
 mod lock;
+mod maintenance;
 mod open;
 mod replay;
 
@@ -48,6 +49,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+
+pub use self::maintenance::{backup, compact};
 
 use self::error::Trouble;
 use self::lock::LockFile;
@@ -82,6 +85,8 @@ pub struct SqliteStore {
     identity: Option<(u64, u64)>,
     looked: Instant,
     strangers: Strangers,
+    /// Whether the file could be made smaller when that was looked at last.
+    had_slack: bool,
 }
 
 /// The file that a path leads to through links, or that it will be once it is made.
@@ -125,6 +130,7 @@ impl SqliteStore {
             identity: None,
             looked: Instant::now(),
             strangers: Strangers::default(),
+            had_slack: false,
         };
         store.file = Some(store.opened()?);
         store.identity = store.identity_now();
@@ -266,6 +272,23 @@ impl Store for SqliteStore {
             return Ok(());
         }
         self.with_file("cannot copy the WAL into the database", OpenFile::checkpoint_when_due)
+    }
+
+    fn rest(&mut self) -> Result<bool, StoreError> {
+        if self.file.is_none() || self.lock.is_none() {
+            return Ok(false);
+        }
+        let had_slack = self.had_slack;
+        self.had_slack = self.with_file("cannot make it smaller", |file| {
+            let has_slack = maintenance::has_slack(file)?;
+            // A backlog that comes and goes would only make it larger again.
+            if had_slack && has_slack {
+                maintenance::shrink(file)?;
+                return Ok(false);
+            }
+            Ok(has_slack)
+        })?;
+        Ok(self.had_slack)
     }
 }
 

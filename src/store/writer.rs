@@ -41,6 +41,8 @@ const GATHERING: Duration = Duration::from_micros(100);
 const GATHERINGS: usize = 5;
 /// So many numbers are noted as given in advance, which spares nearly all transactions the note. A start skips them.
 const NUMBERS_AHEAD: u64 = 1000;
+/// So long after a commit the store may do what takes longer, once nothing waits.
+const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -88,6 +90,7 @@ pub fn spawn(
         noted: 0,
         committed: Instant::now(),
         tried_for: Duration::ZERO,
+        rest_at: None,
         unsynced_since: None,
     };
     std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())
@@ -110,6 +113,8 @@ struct Writer {
     /// When the last transaction was tried, and how long that took.
     committed: Instant,
     tried_for: Duration,
+    /// When the store may do what takes longer.
+    rest_at: Option<Instant>,
     /// Since when something is committed that must be on the disk within the interval.
     unsynced_since: Option<Instant>,
 }
@@ -151,6 +156,8 @@ impl Writer {
             self.owed.settings.extend(decisions);
             if !changes.is_empty() || !attempts.is_empty() || has_decisions {
                 self.change(changes, attempts);
+            } else if self.is_rest_due() {
+                self.rest();
             } else if self.wake_at().is_some_and(|at| at <= Instant::now()) {
                 // To see whether the store works again, or to have everything on the disk. A failure is known by then.
                 let _ = self.commit(Changes { sync: true, ..Changes::default() });
@@ -183,7 +190,22 @@ impl Writer {
         }
         let sync = self.unsynced_since.map(|since| since + self.settings.interval);
         let probe = self.settings.probe.map(|interval| self.committed + interval);
-        sync.into_iter().chain(probe).min()
+        sync.into_iter().chain(probe).chain(self.rest_at).min()
+    }
+
+    fn is_rest_due(&self) -> bool {
+        self.failing.is_none() && self.rest_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn rest(&mut self) {
+        self.rest_at = match self.store.rest() {
+            Ok(true) => Some(Instant::now() + REST_AFTER),
+            Ok(false) => None,
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        };
     }
 
     fn change(&mut self, operations: Vec<StoreOp>, attempts: Vec<(JobKey, u16)>) {
@@ -202,6 +224,7 @@ impl Writer {
             self.commit_all(additions, changes, &mut reports);
         }
         self.tell(reports);
+        self.rest_at.get_or_insert_with(|| Instant::now() + REST_AFTER);
         // Nobody waits for this.
         if let Err(error) = self.store.idle() {
             self.fail(&error);

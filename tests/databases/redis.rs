@@ -174,7 +174,7 @@ impl Redis {
     }
 
     #[track_caller]
-    fn cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = Self::command(self.port, arguments).output().expect("redis-cli");
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()

@@ -345,6 +345,7 @@ fn writer() -> Writer {
         noted: 0,
         committed: Instant::now(),
         tried_for: Duration::ZERO,
+        rest_at: None,
         unsynced_since: None,
     }
 }
