@@ -37,7 +37,7 @@ pub(crate) trait Database {
     /// Makes the database leave out jobs with the workload `swallowed` without a word, where it can.
     fn swallow(&self, name: &str) -> Option<()>;
     /// Ends the connections of all servers, at once and without a word.
-    fn sever(&self);
+    fn sever(&mut self);
     /// How many such entries were set aside.
     fn strangers_set_aside(&self, name: &str) -> usize;
     /// Says that a newer program has written this queue.
@@ -427,7 +427,7 @@ fn swallowed(database: &dyn Database) {
 }
 
 /// A connection that the database has ended is made again at once, whatever it is needed for.
-fn severed(database: &dyn Database) {
+fn severed(database: &mut dyn Database) {
     let location = database.location("severed");
     let job = |number: u64| TestJob::new(number, "f", &format!("u{number}"), b"w");
     let mut store = open(&location, Access::Own);

@@ -208,7 +208,7 @@ impl Database for MariaDb {
         Some(())
     }
 
-    fn sever(&self) {
+    fn sever(&mut self) {
         let query = format!("SELECT id FROM information_schema.processlist WHERE user = '{USER}'");
         for id in self.sql("mysql", &query).lines() {
             // It may have ended by itself.

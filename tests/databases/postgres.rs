@@ -160,7 +160,7 @@ impl Database for Postgres {
         Some(())
     }
 
-    fn sever(&self) {
+    fn sever(&mut self) {
         self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gearmand'");
     }
 

@@ -252,7 +252,7 @@ impl Database for Redis {
         None
     }
 
-    fn sever(&self) {
+    fn sever(&mut self) {
         self.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     }
 
