@@ -272,6 +272,36 @@ fn what_the_operator_changed_of_a_job_is_listed() {
     assert_eq!(column(&jobs, "handle"), ["H:t:1", "H:t:2", "H:t:3"]);
 }
 
+#[test]
+fn a_queue_is_copied_beside_its_server_and_made_smaller_without_it() {
+    let place = Place::new();
+    let (file, copy) = (place.file("queue.sqlite3"), place.file("copy"));
+    let arguments = ["-q", "libsqlite3", "--libsqlite3-db", &file, "--job-handle-prefix", "H:t"];
+    let server = Server::ours(&arguments);
+    submit(&server, &JOBS);
+    let (text, _) = run(&["queue", "backup", &copy, "--from", &file], 0);
+    assert!(text.contains(&format!("{copy} is a copy of SQLite file {file}")), "{text}");
+    assert_eq!(listed(&copy), listed(&file));
+    let (_, error) = run(&["queue", "backup", &copy, "--from", &file], 1);
+    assert!(error.contains("choose another"), "{error}");
+    let (_, error) = run(&["queue", "compact", "--from", &file], 1);
+    assert!(error.contains(&server.pid().to_string()), "{error}");
+    let jobs = listed(&file);
+    drop(server);
+    let (text, _) = run(&["queue", "compact", "--from", &file], 0);
+    assert!(text.contains(" bytes before, "), "{text}");
+    assert_eq!(listed(&file), jobs);
+    for (action, part) in [("backup", "pg_dump -t queue -t queue_meta -t queue_settings"), ("compact", "by itself")] {
+        let arguments = [&["queue", action][..], if action == "backup" { &["x"] } else { &[] }].concat();
+        let (_, error) = run(&[&arguments[..], &["--from", "postgres://h/d"]].concat(), 2);
+        assert!(error.contains(part), "{error}");
+    }
+    for arguments in [&["queue", "compact"][..], &["queue", "backup", &copy]] {
+        let (_, error) = run(&[arguments, &["--from", &place.file("missing")]].concat(), 3);
+        assert!(error.contains("missing"), "{error}");
+    }
+}
+
 /// Puts jobs into a new file, without unique ids and with workloads that count on from `first`.
 fn fill(path: &Path, first: u64, jobs: u64) {
     let mut store = location(path).open(Access::Own, &"H:t".into()).unwrap();

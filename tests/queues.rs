@@ -61,6 +61,8 @@ mod site;
 mod starts;
 #[path = "queues/stops.rs"]
 mod stops;
+#[path = "queues/strangers.rs"]
+mod strangers;
 #[path = "queues/take_over.rs"]
 mod take_over;
 #[allow(dead_code, reason = "the test of the stores uses the rest")]
@@ -97,6 +99,8 @@ fn trials() -> Vec<Trial> {
         any("mariadb_goes_away", outage::of_mariadb),
         #[cfg(feature = "redis")]
         any("redis_goes_away", outage::of_redis),
+        #[cfg(feature = "redis")]
+        any("functions_that_were_cut_are_put_right", strangers::functions_that_were_cut_are_put_right),
         any("a_full_memory_refuses_jobs", backlog::a_full_memory_refuses_jobs),
     ];
     if cfg!(feature = "sqlite") {
@@ -122,6 +126,9 @@ fn trials() -> Vec<Trial> {
             any("a_cancelled_job_leaves_the_store", ends::a_cancelled_job_leaves_the_store),
             any("a_dropped_job_leaves_the_store", ends::a_dropped_job_leaves_the_store),
             any("attempts_are_kept", ends::attempts_are_kept),
+            any("rows_of_others_refuse_nobody", strangers::rows_of_others_refuse_nobody),
+            any("at_the_last_number_jobs_are_refused", strangers::at_the_last_number_jobs_are_refused),
+            any("a_drained_backlog_leaves_no_space_behind", strangers::a_drained_backlog_leaves_no_space_behind),
         ]);
     }
     trials

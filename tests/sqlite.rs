@@ -14,6 +14,10 @@ mod faults;
 mod files;
 #[path = "sqlite/keeping.rs"]
 mod keeping;
+#[path = "sqlite/space.rs"]
+mod space;
+#[path = "sqlite/strangers.rs"]
+mod strangers;
 #[path = "sqlite/take_over.rs"]
 mod take_over;
 

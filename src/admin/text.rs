@@ -341,7 +341,8 @@ fn write_unclear(unclear: Unclear, out: &mut Vec<u8>) {
     match unclear {
         Unclear::Host(wanted) => text::AdminError::BadArgument(wanted).write(out),
         Unclear::Missing(error) => {
-            let message = format!("{}, neither as typed nor with \\xNN read as a byte", capitalised(&error.to_string()));
+            let message =
+                format!("{}, neither as typed nor with \\xNN read as a byte", capitalised(&error.to_string()));
             text::write_error(&error_code(error).to_ascii_uppercase(), &message, out);
         }
     }

@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use crate::config::{self, Config, DurabilityLevel, QueueChoice};
 use crate::hub::Hub;
-use crate::job_server::{Durability, RestoredSettings, StoreFailure};
+use crate::job_server::{Durability, FOREIGN_NUMBER_MAX, NUMBER_MAX, RestoredSettings, StoreFailure};
 use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::process::memory;
@@ -58,6 +58,12 @@ impl Keeper {
         let store = open(location, config.job_handle_prefix.as_str().into()).await?;
         let (store, Replayed { set_aside, last_number, settings, .. }) = replay(store, hub, clock).await?;
         hub.skip_to_number(last_number);
+        if last_number > FOREIGN_NUMBER_MAX {
+            let left = NUMBER_MAX.saturating_sub(last_number);
+            error!(
+                "{location}: {left} numbers are left for jobs, then all are refused; drain this queue and begin with an empty one"
+            );
+        }
         tell_of_settings(location, &hub.restore_settings(settings));
         let jobs = hub.kept_job_count();
         audit!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);

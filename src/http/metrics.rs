@@ -127,14 +127,16 @@ impl Scrape {
                     Lines::new(family.name, None, &mut out).value(self.left_out);
                     true
                 }
-                Source::Function(_) | Source::Used(_) | Source::Times(_) | Source::Run => match self.functions.get(self.function) {
-                    None => true,
-                    Some(function) => {
-                        let lines = &mut Lines::new(family.name, Some(&function.label), &mut out);
-                        write_function(&family.source, function, &self.process, lines);
-                        false
+                Source::Function(_) | Source::Used(_) | Source::Times(_) | Source::Run => {
+                    match self.functions.get(self.function) {
+                        None => true,
+                        Some(function) => {
+                            let lines = &mut Lines::new(family.name, Some(&function.label), &mut out);
+                            write_function(&family.source, function, &self.process, lines);
+                            false
+                        }
                     }
-                },
+                }
             };
             if is_complete {
                 self.family += 1;

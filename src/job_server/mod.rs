@@ -63,7 +63,8 @@ pub use self::policy::Policy;
 pub use self::query::DropFunction;
 pub use self::settings::RestoredSettings;
 pub use self::stored::{
-    Durability, Edit, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob, StoredParts,
+    Durability, Edit, FOREIGN_NUMBER_MAX, FORMAT, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob,
+    StoredParts,
 };
 
 use self::connection::{Ability, Connection, Run, Wait};
@@ -255,11 +256,9 @@ impl JobServer {
         self.jobs.last_number()
     }
 
-    /// Numbers of new jobs are higher than this one, unless it is none that this server can have given out.
+    /// Numbers of new jobs are higher than this one. Beyond [`NUMBER_MAX`] there are none, and no job is taken any more.
     pub fn skip_to_number(&mut self, number: u64) {
-        if number <= NUMBER_MAX {
-            self.jobs.skip_to_number(number);
-        }
+        self.jobs.skip_to_number(number.min(NUMBER_MAX));
     }
 
     /// A new connection.

@@ -25,8 +25,12 @@ use crate::protocol::{FunctionName, JobHandle, Priority, Workload};
 /// The version of the format in which stores keep jobs. C++ gearmand's tables have none.
 pub const FORMAT: u32 = 1;
 
-/// The highest number of a stored job: handles have room for twelve digits, and nobody ever counted so far.
+/// The highest number of a job: handles have room for twelve digits. At the end jobs are refused, since no handle may repeat.
 pub const NUMBER_MAX: u64 = 999_999_999_999;
+
+/// An entry of a store with a higher number was not written by a server that counted so far, unless the store has noted
+/// that number as given. It gets another number: otherwise the next job would have the last one.
+pub const FOREIGN_NUMBER_MAX: u64 = 900_000_000_000;
 
 /// A job as a store keeps it: everything that a restart must bring back. Only background jobs are kept.
 #[derive(Clone, Debug)]

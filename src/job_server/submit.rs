@@ -4,7 +4,7 @@ use super::connection::Wait;
 use super::effects::{Effects, Event};
 use super::index::NONE;
 use super::job::{JobState, Kept};
-use super::stored::StoreOp;
+use super::stored::{NUMBER_MAX, StoreOp};
 use super::{JobServer, Now, US_PER_S};
 use crate::protocol::{PeerError, Response, Submission};
 
@@ -39,6 +39,9 @@ impl JobServer {
         let limit = self.functions[function as usize].limits[submission.priority.index()];
         if limit > 0 && self.functions[function as usize].total() >= limit || self.jobs.len() >= self.policy.max_jobs {
             return Err(PeerError::JOB_QUEUE_FULL);
+        }
+        if self.jobs.last_number() >= NUMBER_MAX {
+            return Err(PeerError::NUMBERS_USED_UP);
         }
         let is_durable = self.policy.keeps_jobs && submission.background;
         self.check_memory(submission.workload.as_bytes().len(), is_durable)?;

@@ -75,6 +75,8 @@ errors! {
     JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
     /// Workloads of jobs that only memory holds take all the memory they may.
     OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: its memory is used up (max-memory-for-workloads)";
+    /// All numbers of handles were given.
+    NUMBERS_USED_UP = "QUEUE_ERROR", "Queue error: no job number is left, start with an empty queue";
     /// More background jobs wait to be stored than may.
     STORE_BEHIND = "QUEUE_ERROR", "Queue error: the store does not keep up, try again";
     /// The store has no space left.

@@ -285,7 +285,12 @@ impl Import<'_> {
             return Ok(mark.key.clone());
         }
         // No job that is copied comes so far.
-        let number = here.last_number.max(there.last_number) + here.jobs + 1;
+        let number = here.last_number.max(there.last_number).saturating_add(here.jobs).saturating_add(1);
+        if number > NUMBER_MAX {
+            let text = "numbers of jobs are used up in one of the queues: let the source be worked off where it is, and begin with \
+                        an empty queue";
+            return Err(ToolError::Store(text.to_owned()));
+        }
         let workload = format!(
             "{}\n{}\nAn import into this queue is under way, or was interrupted: then run it again.\n",
             there.last_number, self.from

@@ -3,6 +3,7 @@
 //!
 //! * [`location`] turns the settings of a queue into the store that the server opens.
 //! * `gearmand queue list`, `count` and `verify` read any store, also beside the server that uses it (`show`).
+//! * `gearmand queue backup` and `compact` are for the file of a queue (`files`).
 //! * `gearmand import` moves all jobs of one store into another (`import`); `copies` is how it knows those that are
 //!   there already.
 //! * `url` has the names of stores on the command line.
@@ -11,6 +12,7 @@
 
 mod configured;
 mod copies;
+mod files;
 mod import;
 mod show;
 #[cfg(test)]
@@ -37,7 +39,7 @@ const EXIT_UNREACHABLE: u8 = 3;
 /// The tools for queues, as subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Tool {
-    /// Look into a queue: list, count or verify the jobs that are kept
+    /// Look into a queue: list, count or verify the jobs that are kept; copy its file, or make it smaller
     Queue(QueueArgs),
     /// Move all jobs of one queue into another
     Import(ImportArgs),

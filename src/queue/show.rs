@@ -11,7 +11,7 @@ use chrono::{Local, TimeZone as _};
 use serde_json::{Map, Value, json};
 
 use super::url::{QueueUrl, QueueUrlParser};
-use super::{EXIT_FAILED, ToolError, configured};
+use super::{EXIT_FAILED, ToolError, configured, files};
 use crate::client::{aligned_within, insert_bytes, json_text, printable, row_text, terminal, widths};
 use crate::job_server::StoredJob;
 use crate::protocol::FunctionName;
@@ -31,7 +31,7 @@ const NUMBERS: [bool; 8] = [false, false, false, false, false, true, true, true]
     after_help = "QUEUE is a path of a SQLite file, sqlite:PATH[?table=T], postgres://USER:PASSWORD@HOST:PORT/DB?table=T, \
     'postgres:host=... dbname=... [table=T]', mysql://USER:PASSWORD@HOST:PORT/DB?table=T or \
     redis://:PASSWORD@HOST:PORT?prefix=P. Without --from it is the queue that the server's configuration file and \
-    environment name. Nothing in it is changed, and a server may be using it.\n\n\
+    environment name. Nothing in it is changed, and a server may be using it; only compact changes the file, and a server must not.\n\n\
     Exit status: 0 all is well, 1 entries make no sense or the queue failed while it was read, 2 usage, 3 the queue is not \
     there or cannot be reached."
 )]
@@ -64,6 +64,14 @@ enum Action {
     Count,
     /// Read everything and tell whether it makes sense
     Verify,
+    /// Copy the file of a queue as it is at one moment, also while a server uses it
+    Backup {
+        /// The copy; there must be nothing of that name
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Make the file of a queue smaller that no server uses; a running server does it by itself when hardly a job is left
+    Compact,
 }
 
 /// Runs what was asked for.
@@ -72,16 +80,17 @@ pub(super) fn run(args: QueueArgs) -> Result<u8, ToolError> {
         Some(QueueUrl(location)) => (location, configured::handle_prefix("queue")),
         None => configured::queue(args.config_file)?,
     };
-    let mut store = open(&location, &prefix)?;
     let form = if args.json { Form::Json } else { Form::Table(terminal::room()) };
     let mut out = BufWriter::new(io::stdout().lock());
     let status = match args.action {
         Action::List { function, limit } => {
             let only = Only { function: function.map(String::into_bytes), limit: limit.unwrap_or(u64::MAX) };
-            list(&mut *store, &only, form, &mut out)?
+            list(&mut *open(&location, &prefix)?, &only, form, &mut out)?
         }
-        Action::Count => count(&mut *store, form, &mut out)?,
-        Action::Verify => verify(&mut *store, &location, args.json, &mut out)?,
+        Action::Count => count(&mut *open(&location, &prefix)?, form, &mut out)?,
+        Action::Verify => verify(&mut *open(&location, &prefix)?, &location, args.json, &mut out)?,
+        Action::Backup { file } => files::backup(&location, &file)?,
+        Action::Compact => files::compact(&location)?,
     };
     out.flush()?;
     Ok(status)

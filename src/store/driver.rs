@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::entry::{Entry, Prefixes};
 use super::{HasWorkload, Replayed, StoreError, Workloads};
-use crate::job_server::{StoreFailure, StoredJob};
+use crate::job_server::{NUMBER_MAX, StoreFailure, StoredJob};
 
 /// How long it may take to connect.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -86,6 +86,9 @@ pub(super) trait DriverError {
     /// Whether trying again cannot mend it: somebody has to change a setting, here or in the database.
     fn is_lasting(&self) -> bool;
 
+    /// Whether the connection or the transaction was ended from outside, and the next one may do.
+    fn is_passing(&self) -> bool;
+
     /// What it means for clients, in words, and what to do.
     fn meaning(&self) -> (StoreFailure, String, &'static str);
 }
@@ -104,6 +107,20 @@ impl<E: DriverError> Failed<E> {
             Self::NoDirectory(_) => true,
             Self::Connecting | Self::NoAnswer | Self::Here(..) => false,
         }
+    }
+
+    /// Whether the database has understood, and does not want it.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Driver(error) => error.meaning().0 == StoreFailure::Refused,
+            Self::Here(failure, _) => *failure == StoreFailure::Refused,
+            Self::Connecting | Self::NoAnswer | Self::NoDirectory(_) => false,
+        }
+    }
+
+    /// Whether it is worth to try again at once. Where no answer came, everybody has waited long enough.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Driver(error) if error.is_passing())
     }
 
     /// For clients and for the operator.
@@ -132,6 +149,22 @@ impl<E: DriverError> Failed<E> {
         };
         let separator = if advice.is_empty() { "" } else { "; " };
         StoreError::new(failure, format!("{name}: could not {purpose}: {reason}{separator}{advice}"))
+    }
+}
+
+/// How far something came that was not done.
+enum Attempt<E> {
+    /// There was no connection.
+    Connecting(Failed<E>),
+    /// There was one.
+    Work(Failed<E>),
+}
+
+impl<E> Attempt<E> {
+    fn into_failed(self) -> Failed<E> {
+        match self {
+            Self::Connecting(failed) | Self::Work(failed) => failed,
+        }
     }
 }
 
@@ -169,9 +202,40 @@ impl<S: Session> Keeper<S> {
     pub(super) fn with<T>(
         &mut self,
         (name, purpose): (&str, &str),
-        connect: impl AsyncFnOnce(&Driver) -> Result<S, Failed<S::Error>>,
+        connect: impl AsyncFn(&Driver) -> Result<S, Failed<S::Error>>,
         work: impl AsyncFnOnce(&mut S) -> Result<T, Failed<S::Error>>,
     ) -> Result<T, StoreError> {
+        let done = self.attempt(&connect, work).map_err(Attempt::into_failed);
+        self.judge(name, purpose, done)
+    }
+
+    /// The same for work that can be done again: where a connection of before was severed, a new one is tried at once. `work` is
+    /// told whether all of it may have been done already.
+    ///
+    /// # Errors
+    /// What went wrong, the second time if there was one.
+    pub(super) fn with_again<T>(
+        &mut self,
+        (name, purpose): (&str, &str),
+        connect: impl AsyncFn(&Driver) -> Result<S, Failed<S::Error>>,
+        work: impl AsyncFn(&mut S, bool) -> Result<T, Failed<S::Error>>,
+    ) -> Result<T, StoreError> {
+        let done = match self.attempt(&connect, async |session: &mut S| work(session, false).await) {
+            Err(Attempt::Work(failed)) if failed.is_passing() => {
+                let error = failed.explain(name, purpose);
+                tracing::warn!("{error}: trying again at once with a new connection");
+                self.attempt(&connect, async |session: &mut S| work(session, true).await)
+            }
+            done => done,
+        };
+        self.judge(name, purpose, done.map_err(Attempt::into_failed))
+    }
+
+    fn attempt<T>(
+        &mut self,
+        connect: &impl AsyncFn(&Driver) -> Result<S, Failed<S::Error>>,
+        work: impl AsyncFnOnce(&mut S) -> Result<T, Failed<S::Error>>,
+    ) -> Result<T, Attempt<S::Error>> {
         let idle = self.last_used.elapsed() > IDLE_LIMIT;
         let mut kept = self.session.take();
         let driver = &self.driver;
@@ -190,17 +254,17 @@ impl<S: Session> Keeper<S> {
             Ok((session, done))
         });
         self.last_used = Instant::now();
-        let (session, done) = match result {
-            Ok(both) => both,
-            Err(failed) => return Err(self.error(name, purpose, &failed)),
-        };
-        let done = done.map_err(|failed| self.error(name, purpose, &failed));
+        let (session, done) = result.map_err(Attempt::Connecting)?;
         // A refused job was rolled back; of a connection with any other failure nothing is known.
-        if done.as_ref().err().is_none_or(|error| error.failure == StoreFailure::Refused) {
+        if done.as_ref().err().is_none_or(Failed::is_refusal) {
             self.session = Some(session);
         }
         self.opened |= done.is_ok();
-        done
+        done.map_err(Attempt::Work)
+    }
+
+    fn judge<T>(&self, name: &str, purpose: &str, done: Result<T, Failed<S::Error>>) -> Result<T, StoreError> {
+        done.map_err(|failed| self.error(name, purpose, &failed))
     }
 
     fn error(&self, name: &str, purpose: &str, failed: &Failed<S::Error>) -> StoreError {
@@ -208,6 +272,23 @@ impl<S: Session> Keeper<S> {
         let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
         StoreError { failure, ..error }
     }
+}
+
+/// The highest number that a row keeps, where the store has noted this one as given.
+pub(super) fn trusted_number_max(noted: i64) -> i64 {
+    signed(super::trusted_number_max(noted.unsigned_abs()))
+}
+
+/// Numbers of jobs stay far below the limit of a signed one.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// What is said of rows that were inserted and are not there.
+pub(super) fn swallowed(inserted: u64, jobs: usize) -> String {
+    format!(
+        "of {jobs} rows {inserted} were inserted: a trigger or rule of the table leaves out the others; see what it is for"
+    )
 }
 
 /// Who wants the jobs.
@@ -232,10 +313,11 @@ impl<'a, 'b> Reader<'a, 'b> {
         Self { take, prefixes, wanted: Workloads::Wanted, replayed, bad: Vec::new() }
     }
 
-    /// Hands on what a row holds. One without a number, which C++ gearmand wrote, gets the next.
+    /// Hands on what a row holds. One without a number that a job can have gets the next: C++ gearmand wrote it, or another
+    /// program.
     pub(super) fn enter(&mut self, mut entry: Entry<'_>, has_number: bool, has_workload: bool) {
         let row = entry.number;
-        if !has_number {
+        if !has_number || !u64::try_from(row).is_ok_and(|row| (1..=NUMBER_MAX).contains(&row)) {
             entry.number = i64::try_from(self.replayed.last_number).unwrap_or(i64::MAX).saturating_add(1);
             self.replayed.last_number = entry.number.unsigned_abs();
         }

@@ -21,6 +21,8 @@ pub mod queue;
 mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
+mod strangers;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod table;
 pub mod writer;
@@ -30,6 +32,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::job_server::{Edit, JobKey, StoreFailure, StoredJob};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
+use crate::job_server::{FOREIGN_NUMBER_MAX, NUMBER_MAX};
 use crate::stats::StoreSpace;
 
 /// What is changed in one transaction, in this order: removed, edited, added, attempts set; settings at any time.
@@ -118,6 +122,9 @@ pub trait Store: Send {
     /// Makes the changes in one transaction: all of them or none. Empty changes still write something, so that they show
     /// whether the store works.
     ///
+    /// A job is added only if its row is there afterwards: a store that can tell how many it has inserted counts them. An entry
+    /// that another program has put where a new job is to be makes way; see `strangers.rs`.
+    ///
     /// # Errors
     /// Then it is not known whether they were made: the writer removes afterwards what it could not add.
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError>;
@@ -136,6 +143,15 @@ pub trait Store: Send {
     /// Where it fails. What was committed stays committed.
     fn idle(&mut self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// Housekeeping that may take some milliseconds, called when nothing waits, some seconds after a commit. Answers whether to call it
+    /// again after some more.
+    ///
+    /// # Errors
+    /// As those of [`idle`](Self::idle).
+    fn rest(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     /// How many bytes are kept free on the disk for removals, where the store is on a local disk; `None` for as many as suit the disk,
@@ -181,6 +197,13 @@ fn fitting(lengths: impl IntoIterator<Item = usize>, most_bytes: usize) -> usize
         total <= most_bytes
     });
     within.count().max(1)
+}
+
+/// The highest number that an entry of a store keeps, where the store has noted this one as the highest that was given. One with
+/// another is numbered anew: see [`FOREIGN_NUMBER_MAX`].
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
+fn trusted_number_max(noted: u64) -> u64 {
+    noted.clamp(FOREIGN_NUMBER_MAX, NUMBER_MAX)
 }
 
 /// What went wrong with a store.

@@ -21,6 +21,7 @@ mod errors;
 mod replay;
 mod schema;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ use self::schema::Table;
 use super::driver::{self, CONNECT_LIMIT, Keeper, answer, within};
 use super::entry::Prefixes;
 use super::location::{Access, Location};
+use super::strangers::Strangers;
 use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 
@@ -52,6 +54,7 @@ pub(super) struct Mysql {
     warned: bool,
     /// The server's `max_allowed_packet`, in bytes, as of the last connection.
     packet_max: usize,
+    strangers: Strangers,
 }
 
 /// One connection, and what is known of the other side.
@@ -100,6 +103,7 @@ impl Mysql {
             last_id: None,
             warned: false,
             packet_max: 0,
+            strangers: Strangers::default(),
         };
         store.with_session("open the table", async |_| Ok(()))?;
         Ok(store)
@@ -112,21 +116,45 @@ impl Mysql {
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
         let Self { keeper, options, name, table, access, last_id, .. } = self;
-        let mut seen = None;
+        let (mut seen, last) = (None, *last_id);
         let done = keeper.with(
             (name.as_str(), purpose),
-            async |_| connect(options, table, *access, *last_id).await,
+            async |_| connect(options, table, *access, last).await,
             async |session| {
-                seen = Some((session.id, session.packet_max, session.flushes_late));
+                seen = Some(session.seen());
                 work(session).await
             },
         );
-        if let Some((id, packet_max, flushes_late)) = seen {
+        self.saw(seen);
+        done
+    }
+
+    /// See [`Keeper::with_again`].
+    fn with_session_again<T>(
+        &mut self,
+        purpose: &str,
+        work: impl AsyncFn(&mut Session, bool) -> Result<T, Failed>,
+    ) -> Result<T, StoreError> {
+        let Self { keeper, options, name, table, access, last_id, .. } = self;
+        let seen: Cell<Option<Seen>> = Cell::new(None);
+        let done = keeper.with_again(
+            (name.as_str(), purpose),
+            async |_| connect(options, table, *access, seen.get().map(|seen| seen.id).or(*last_id)).await,
+            async |session, again| {
+                seen.set(Some(session.seen()));
+                work(session, again).await
+            },
+        );
+        self.saw(seen.get());
+        done
+    }
+
+    fn saw(&mut self, seen: Option<Seen>) {
+        if let Some(Seen { id, packet_max, flushes_late }) = seen {
             self.packet_max = packet_max;
             self.last_id = Some(id);
             self.warn_once(flushes_late);
         }
-        done
     }
 
     fn warn_once(&mut self, flushes_late: Option<u64>) {
@@ -142,6 +170,20 @@ impl Mysql {
                 self.name
             );
         }
+    }
+}
+
+/// What is remembered of a connection.
+#[derive(Clone, Copy)]
+struct Seen {
+    id: u64,
+    packet_max: usize,
+    flushes_late: Option<u64>,
+}
+
+impl Session {
+    fn seen(&self) -> Seen {
+        Seen { id: self.id, packet_max: self.packet_max, flushes_late: self.flushes_late }
     }
 }
 
@@ -189,10 +231,13 @@ impl Store for Mysql {
         if let Some(text) = changes::refusal(changes, self.packet_max) {
             return Err(StoreError::new(StoreFailure::Refused, format!("{}: {text}", self.name)));
         }
-        self.with_session("keep jobs", async |session| changes::commit(session, changes).await)
+        let made_way = self
+            .with_session_again("keep jobs", async |session, again| changes::commit(session, changes, again).await)?;
+        self.strangers.note(&self.name, made_way);
+        Ok(())
     }
 
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.with_session("read workloads", async |session| replay::load(session, jobs, most_bytes).await)
+        self.with_session_again("read workloads", async |session, _| replay::load(session, jobs, most_bytes).await)
     }
 }

@@ -21,6 +21,7 @@ mod errors;
 mod replay;
 mod schema;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -32,6 +33,7 @@ use self::schema::{Backend, Table};
 use super::driver::{self, CONNECT_LIMIT, Driver, Keeper, answer, within};
 use super::entry::Prefixes;
 use super::location::Access;
+use super::strangers::Strangers;
 use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 
@@ -52,6 +54,7 @@ pub(super) struct Postgres {
     last_backend: Option<Backend>,
     /// Whether the operator was told of settings with which jobs can be lost.
     warned: bool,
+    strangers: Strangers,
 }
 
 /// One connection, and what is known of the other side.
@@ -84,6 +87,7 @@ impl Postgres {
             prefixes: Prefixes::new(prefix),
             last_backend: None,
             warned: false,
+            strangers: Strangers::default(),
         };
         store.with_session("open the table", async |_| Ok(()))?;
         Ok(store)
@@ -96,22 +100,49 @@ impl Postgres {
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
         let Self { keeper, config, name, table, access, last_backend, .. } = self;
-        let mut seen = None;
+        let (mut seen, last) = (None, last_backend.as_ref());
         let done = keeper.with(
             (name.as_str(), purpose),
-            async |driver| connect(driver, config, table, *access, last_backend.as_ref()).await,
+            async |driver| connect(driver, config, table, *access, last).await,
             async |session| {
-                seen = Some((session.backend.clone(), session.asynchronous));
+                seen = Some(session.seen());
                 work(session).await
             },
         );
+        self.saw(seen, done.is_ok());
+        done
+    }
+
+    /// See [`Keeper::with_again`].
+    fn with_session_again<T>(
+        &mut self,
+        purpose: &str,
+        work: impl AsyncFn(&mut Session, bool) -> Result<T, Failed>,
+    ) -> Result<T, StoreError> {
+        let Self { keeper, config, name, table, access, last_backend, .. } = self;
+        let seen = RefCell::new(None);
+        let done = keeper.with_again(
+            (name.as_str(), purpose),
+            async |driver| {
+                let last = seen.borrow().as_ref().map(|(backend, _): &(Backend, bool)| backend.clone());
+                connect(driver, config, table, *access, last.as_ref().or(last_backend.as_ref())).await
+            },
+            async |session, again| {
+                seen.replace(Some(session.seen()));
+                work(session, again).await
+            },
+        );
+        self.saw(seen.into_inner(), done.is_ok());
+        done
+    }
+
+    fn saw(&mut self, seen: Option<(Backend, bool)>, is_done: bool) {
         if let Some((backend, asynchronous)) = seen {
             self.last_backend = Some(backend);
-            if done.is_ok() {
+            if is_done {
                 self.warn_once(asynchronous);
             }
         }
-        done
     }
 
     fn warn_once(&mut self, asynchronous: bool) {
@@ -124,6 +155,13 @@ impl Postgres {
                 self.name
             );
         }
+    }
+}
+
+impl Session {
+    /// The other side, and whether it answers before jobs are on its disk.
+    fn seen(&self) -> (Backend, bool) {
+        (self.backend.clone(), self.asynchronous)
     }
 }
 
@@ -179,11 +217,14 @@ impl Store for Postgres {
         if let Some(text) = changes::refusal(changes) {
             return Err(StoreError::new(StoreFailure::Refused, format!("{}: {text}", self.name)));
         }
-        self.with_session("keep jobs", async |session| changes::commit(session, changes).await)
+        let made_way = self
+            .with_session_again("keep jobs", async |session, again| changes::commit(session, changes, again).await)?;
+        self.strangers.note(&self.name, made_way);
+        Ok(())
     }
 
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.with_session("read workloads", async |session| replay::load(session, jobs, most_bytes).await)
+        self.with_session_again("read workloads", async |session, _| replay::load(session, jobs, most_bytes).await)
     }
 }
 

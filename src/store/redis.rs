@@ -39,6 +39,7 @@ use self::errors::Failed;
 use self::keys::Keys;
 use super::entry::Prefixes;
 use super::location::{Access, Location};
+use super::strangers::Strangers;
 use super::{Changes, HasWorkload, OUR_LAST, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{FORMAT, JobKey, StoreFailure, StoredJob};
 
@@ -69,6 +70,7 @@ pub(super) struct Redis {
     /// The largest value, in bytes.
     value_max: usize,
     last_number: u64,
+    strangers: Strangers,
 }
 
 impl Redis {
@@ -106,6 +108,7 @@ impl Redis {
             warned: false,
             value_max: VALUE_MAX,
             last_number: 0,
+            strangers: Strangers::default(),
         };
         store.with_connection("open the queue", |_, _| Ok(()))?;
         store.opened = true;
@@ -119,6 +122,33 @@ impl Redis {
         purpose: &str,
         work: impl FnOnce(&mut Self, &mut Connection) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
+        let (_, done) = self.attempt(work);
+        done.map_err(|failed| self.error(&failed, purpose))
+    }
+
+    /// The same for work that can be done again, even if all of it was done already: where a connection of before was severed, a
+    /// new one is tried at once.
+    fn with_connection_again<T>(
+        &mut self,
+        purpose: &str,
+        work: impl Fn(&mut Self, &mut Connection) -> Result<T, Failed>,
+    ) -> Result<T, StoreError> {
+        let done = match self.attempt(&work) {
+            (true, Err(failed)) if failed.is_severed() => {
+                let error = self.error(&failed, purpose);
+                tracing::warn!("{error}: trying again at once with a new connection");
+                self.attempt(work).1
+            }
+            (_, done) => done,
+        };
+        done.map_err(|failed| self.error(&failed, purpose))
+    }
+
+    /// Whether there was a connection, and what came of the work.
+    fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &mut Connection) -> Result<T, Failed>,
+    ) -> (bool, Result<T, Failed>) {
         let mut kept = self.connection.take();
         // The driver waits for each answer of many by itself: one that hangs is to be found by a single question.
         if let Some(connection) = &mut kept
@@ -126,23 +156,23 @@ impl Redis {
         {
             kept = None;
         }
-        let done = match kept {
-            Some(connection) => Ok(connection),
-            None => self.connect(),
+        let connected = kept.map_or_else(|| self.connect(), Ok);
+        let mut connection = match connected {
+            Ok(connection) => connection,
+            Err(failed) => return (false, Err(failed)),
+        };
+        let done = work(self, &mut connection);
+        // Where Redis only refuses to write, the connection goes on: a new one could not be made ready.
+        if done.as_ref().err().is_none_or(Failed::is_refused_write) {
+            self.connection = Some(connection);
         }
-        .and_then(|mut connection| {
-            let value = work(self, &mut connection);
-            // Where Redis only refuses to write, the connection goes on: a new one could not be made ready.
-            if value.as_ref().err().is_none_or(Failed::is_refused_write) {
-                self.connection = Some(connection);
-            }
-            value
-        });
-        done.map_err(|failed| {
-            let error = failed.explain(&self.name, purpose);
-            let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
-            StoreError { failure, ..error }
-        })
+        (true, done)
+    }
+
+    fn error(&self, failed: &Failed, purpose: &str) -> StoreError {
+        let error = failed.explain(&self.name, purpose);
+        let failure = if !self.opened && failed.is_lasting() { StoreFailure::Refused } else { error.failure };
+        StoreError { failure, ..error }
     }
 
     fn connect(&mut self) -> Result<Connection, Failed> {
@@ -307,15 +337,16 @@ impl Store for Redis {
             return Err(StoreError::new(StoreFailure::Refused, text));
         }
         let last_number = self.last_number.max(changes.last_number);
-        self.with_connection("keep jobs", |store, connection| {
+        let made_way = self.with_connection_again("keep jobs", |store, connection| {
             changes::commit(&store.keys, connection, changes, last_number)
         })?;
         self.last_number = last_number;
+        self.strangers.note(&self.name, made_way);
         Ok(())
     }
 
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.with_connection("read workloads", |store, connection| {
+        self.with_connection_again("read workloads", |store, connection| {
             replay::load(&store.keys, connection, jobs, most_bytes)
         })
     }

@@ -32,11 +32,13 @@
 //! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it all commits
 //! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database.
 
+mod adds;
 mod edits;
 mod error;
 mod files;
 mod layout;
 mod lock;
+mod maintenance;
 mod open;
 mod replay;
 mod reserve;
@@ -46,8 +48,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rusqlite::types::{Null, ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+
+pub use self::maintenance::{backup, compact};
 
 use self::error::Trouble;
 use self::files::Files;
@@ -55,6 +59,7 @@ use self::lock::LockFile;
 use self::open::OpenFile;
 use self::reserve::Reserve;
 use super::location::Access;
+use super::strangers::Strangers;
 use super::{Changes, HasWorkload, Replayed, Room, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 use crate::stats::StoreSpace;
@@ -83,6 +88,9 @@ pub struct SqliteStore {
     /// What is open, and how much of it is there.
     files: Files,
     reserve: Reserve,
+    strangers: Strangers,
+    /// Whether the file could be made smaller when that was looked at last.
+    had_slack: bool,
 }
 
 /// The file that a path leads to through links, or that it will be once it is made.
@@ -122,6 +130,8 @@ impl SqliteStore {
             files: Files::of(&path),
             reserve: Reserve::new(&path),
             path,
+            strangers: Strangers::default(),
+            had_slack: false,
         };
         let file = match store.opened() {
             // An earlier server has left a reserve, and its room is needed.
@@ -194,6 +204,10 @@ impl Store for SqliteStore {
         let (queue, prefix, owns) = (self.queue.clone(), Arc::clone(&self.prefix), self.lock.is_some());
         let path = self.path.clone();
         self.with_file("cannot read the jobs", |file| {
+            if owns {
+                file.set_sync(true)?;
+                layout::renumber(&mut file.connection, &file.sql, &queue)?;
+            }
             let mut found = replay::scan(file, &queue, &prefix, take)?;
             if owns {
                 replay::set_aside(file, &queue, &path, &found.senseless)?;
@@ -250,6 +264,28 @@ impl Store for SqliteStore {
         }
     }
 
+    fn rest(&mut self) -> Result<bool, StoreError> {
+        if self.file.is_none() || self.lock.is_none() {
+            return Ok(false);
+        }
+        self.compare_files()?;
+        let had_slack = self.had_slack;
+        self.had_slack = self.with_file("cannot make it smaller", |file| {
+            let has_slack = maintenance::has_slack(file)?;
+            // A backlog that comes and goes would only make it larger again.
+            if had_slack && has_slack {
+                maintenance::shrink(file)?;
+                return Ok(false);
+            }
+            Ok(has_slack)
+        })?;
+        if had_slack && let Some(file) = &self.file {
+            self.files.allow_shorter_database();
+            self.files.set_wal_length(file.wal_bytes());
+        }
+        Ok(self.had_slack)
+    }
+
     fn set_reserve(&mut self, bytes: Option<u64>) {
         if self.lock.is_some() {
             self.reserve.set(bytes);
@@ -268,6 +304,7 @@ impl Store for SqliteStore {
 impl SqliteStore {
     fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let queue = self.queue.clone();
+        let mut made_way = 0;
         self.with_file("cannot commit", |file| {
             file.checkpoint_when_overdue()?;
             file.set_sync(changes.sync)?;
@@ -275,7 +312,7 @@ impl SqliteStore {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             remove(&transaction, sql, &changes.removes)?;
             edits::make(&transaction, sql, &queue, &changes.edits)?;
-            add(&transaction, sql, &changes.adds)?;
+            made_way = adds::make(&transaction, sql, &changes.adds)?;
             set_attempts(&transaction, &sql.attempts, &changes.attempts)?;
             set(&transaction, &queue, &changes.settings)?;
             // Where no page changes SQLite syncs nothing, and a removal may meet no row.
@@ -287,7 +324,9 @@ impl SqliteStore {
             }
             transaction.commit()?;
             Ok(())
-        })
+        })?;
+        self.strangers.note(format_args!("SQLite file {}", self.path.display()), made_way);
+        Ok(())
     }
 }
 
@@ -322,62 +361,6 @@ fn remove(transaction: &Transaction<'_>, sql: &layout::Sql, removes: &[JobKey]) 
         };
     }
     Ok(())
-}
-
-fn add(transaction: &Transaction<'_>, sql: &layout::Sql, adds: &[StoredJob]) -> Result<(), rusqlite::Error> {
-    let mut handle = Vec::new();
-    // Several rows a statement: half of what a row costs is the statement's.
-    let (many, single) = adds.as_chunks::<{ layout::ROWS }>();
-    if !many.is_empty() {
-        let mut insert = transaction.prepare_cached(&sql.insert_rows)?;
-        for rows in many {
-            for (place, job) in rows.iter().enumerate() {
-                handle.clear();
-                job.handle().write(&mut handle);
-                bind(&mut insert, place * layout::COLUMNS.len(), job, &handle)?;
-            }
-            insert.raw_execute()?;
-        }
-    }
-    if !single.is_empty() {
-        let mut insert = transaction.prepare_cached(&sql.insert)?;
-        for job in single {
-            handle.clear();
-            job.handle().write(&mut handle);
-            bind(&mut insert, 0, job, &handle)?;
-            insert.raw_execute()?;
-        }
-    }
-    Ok(())
-}
-
-/// Binds the values of a job in the order of the columns, behind so many other values.
-fn bind(
-    insert: &mut CachedStatement<'_>,
-    before: usize,
-    job: &StoredJob,
-    handle: &[u8],
-) -> Result<(), rusqlite::Error> {
-    let (unique, flags) = match job.unique() {
-        b"" => (handle, NO_UNIQUE),
-        DASH => (handle, WORKLOAD_IS_UNIQUE),
-        unique => (unique, 0),
-    };
-    insert.raw_bind_parameter(before + 1, integer(job.number))?;
-    insert.raw_bind_parameter(before + 2, text(unique))?;
-    insert.raw_bind_parameter(before + 3, text(job.function.as_bytes()))?;
-    insert.raw_bind_parameter(before + 4, job.priority as u8)?;
-    insert.raw_bind_parameter(before + 5, integer(job.due_s))?;
-    insert.raw_bind_parameter(before + 6, text(handle))?;
-    if job.reducer().is_empty() {
-        insert.raw_bind_parameter(before + 7, Null)?;
-    } else {
-        insert.raw_bind_parameter(before + 7, text(job.reducer()))?;
-    }
-    insert.raw_bind_parameter(before + 8, integer(job.submitted_s))?;
-    insert.raw_bind_parameter(before + 9, flags)?;
-    insert.raw_bind_parameter(before + 10, job.attempts)?;
-    insert.raw_bind_parameter(before + 11, job.workload())
 }
 
 fn set_attempts(transaction: &Transaction<'_>, sql: &str, attempts: &[(JobKey, u16)]) -> Result<(), rusqlite::Error> {

@@ -9,8 +9,8 @@
 //! A transaction that failed may have happened all the same. Its new jobs are reported as not stored, and are removed
 //! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is. So is
 //! what the operator changed of a job, with every name that the job may have by then.
-//! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds. It is
-//! read all the same, unless it cannot be reached or makes no sense.
+//! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds, or
+//! sooner, once a second, where somebody needs it. It is read all the same, unless it cannot be reached or makes no sense.
 //!
 //! A store that knows how much room it has refuses new jobs before there is none: then jobs are still handed out and
 //! removed, until there is room again. See `full.rs`.
@@ -47,9 +47,14 @@ const GATHERING: Duration = Duration::from_micros(100);
 const GATHERINGS: usize = 5;
 /// So many numbers are noted as given in advance, which spares nearly all transactions the note. A start skips them.
 const NUMBERS_AHEAD: u64 = 1000;
+/// So long after a commit the store may do what takes longer, once nothing waits.
+const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// Whoever needs a store that was left alone for so long has it tried: it may be back. Where a try itself took longer, it is left
+/// alone as long as that.
+const ASKED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a store that was full is called failing though it works a little.
 const TRIAL: Duration = Duration::from_secs(30);
 
@@ -93,6 +98,8 @@ pub fn spawn(
         has_refused: false,
         noted: 0,
         tried: Instant::now(),
+        tried_for: Duration::ZERO,
+        rest_at: None,
         unsynced_since: None,
         measured: Measured::default(),
     };
@@ -115,8 +122,11 @@ struct Writer {
     has_refused: bool,
     /// No job up to this number will have its number again.
     noted: u64,
-    /// When the last transaction was tried.
+    /// When the last transaction was tried, and how long that took.
     tried: Instant,
+    tried_for: Duration,
+    /// When the store may do what takes longer.
+    rest_at: Option<Instant>,
     /// Since when something is committed that must be on the disk within the interval.
     unsynced_since: Option<Instant>,
     measured: Measured,
@@ -129,11 +139,20 @@ struct Failing {
     /// When it failed last.
     failed: Instant,
     again: Instant,
+    /// When it is tried if somebody needs it.
+    asked_again: Instant,
     pause: Duration,
     /// Whether it has done something since, if only a little.
     is_on_trial: bool,
     /// Whether it is full, and takes what has no new jobs in it.
     is_writable: bool,
+}
+
+impl Failing {
+    /// Whether it is not tried yet, by somebody who needs it.
+    fn is_left_alone(&self) -> bool {
+        self.again.min(self.asked_again) > Instant::now()
+    }
 }
 
 impl Writer {
@@ -168,6 +187,8 @@ impl Writer {
             self.owed.settings.extend(decisions);
             if !changes.is_empty() || !attempts.is_empty() || has_decisions {
                 self.change(changes, attempts);
+            } else if self.is_rest_due() {
+                self.rest();
             } else {
                 self.act_unasked();
             }
@@ -207,7 +228,8 @@ impl Writer {
 
     /// When something is to be done though nothing was asked.
     fn wake_at(&self) -> Option<Instant> {
-        self.commit_at().into_iter().chain(self.measure_at()).min()
+        let rest_at = self.rest_at.filter(|_| self.failing.is_none());
+        self.commit_at().into_iter().chain(self.measure_at()).chain(rest_at).min()
     }
 
     fn commit_at(&self) -> Option<Instant> {
@@ -217,6 +239,21 @@ impl Writer {
         let sync = self.unsynced_since.map(|since| since + self.settings.interval);
         let probe = self.settings.probe.map(|interval| self.tried + interval);
         sync.into_iter().chain(probe).min()
+    }
+
+    fn is_rest_due(&self) -> bool {
+        self.failing.is_none() && self.rest_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn rest(&mut self) {
+        self.rest_at = match self.store.rest() {
+            Ok(true) => Some(Instant::now() + REST_AFTER),
+            Ok(false) => None,
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        };
     }
 
     fn change(&mut self, operations: Vec<StoreOp>, attempts: Vec<(JobKey, u16)>) {
@@ -240,6 +277,7 @@ impl Writer {
             self.commit_all(additions, changes, &mut reports);
         }
         self.tell(reports);
+        self.rest_at.get_or_insert_with(|| Instant::now() + REST_AFTER);
         // Nobody waits for this.
         if let Err(error) = self.store.idle() {
             self.fail(&error);
@@ -294,7 +332,7 @@ impl Writer {
     fn refuses(&self) -> Option<StoreFailure> {
         self.failing
             .as_ref()
-            .filter(|failing| !failing.is_on_trial && failing.again > Instant::now())
+            .filter(|failing| !failing.is_on_trial && failing.is_left_alone())
             .map(|failing| failing.failure)
     }
 
@@ -361,6 +399,7 @@ impl Writer {
         let result = self.store.commit(changes);
         self.tried = Instant::now();
         let (stats, took) = (&self.stats.store, start.elapsed());
+        self.tried_for = took;
         stats.commits.add(1);
         stats.commit_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         stats.commit_times.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
@@ -402,7 +441,10 @@ impl Writer {
         let (since, pause) = known.map_or((now, FIRST_PAUSE), |known| (known.since, known.pause * 2));
         let pause = pause.min(LONGEST_PAUSE);
         let (failure, again) = (error.failure, now + pause);
-        self.failing = Some(Failing { failure, since, failed: now, again, pause, is_on_trial: false, is_writable });
+        let asked_again = now + self.tried_for.clamp(ASKED_PAUSE, LONGEST_PAUSE);
+        let failing =
+            Failing { failure, since, failed: now, again, asked_again, pause, is_on_trial: false, is_writable };
+        self.failing = Some(failing);
     }
 
     /// The store has done something, `with_jobs` or without. On a full disk there may be room for a little, and none for the next

@@ -32,6 +32,12 @@ pub(crate) trait Database {
     fn set_aside(&self, name: &str) -> usize;
     /// Puts a job of function `g` with the unique id `u1` and the workload `stranger` into this queue, as if no server knew of it.
     fn put_stranger(&self, name: &str);
+    /// Puts a job of function `h` with the unique id `u9`, the workload `stranger` and this number into this queue.
+    fn put_numbered(&self, name: &str, number: u64);
+    /// Makes the database leave out jobs with the workload `swallowed` without a word, where it can.
+    fn swallow(&self, name: &str) -> Option<()>;
+    /// Ends the connections of all servers, at once and without a word.
+    fn sever(&mut self);
     /// How many such entries were set aside.
     fn strangers_set_aside(&self, name: &str) -> usize;
     /// Says that a newer program has written this queue.
@@ -64,6 +70,10 @@ pub(crate) fn run(database: &mut dyn Database) {
     former(database);
     foreign(database);
     refused(database);
+    inserted(database);
+    numbers_at_their_end(database);
+    swallowed(database);
+    severed(database);
     debian::takeover(database);
     debian::give_back(database);
     super::edits::run(database);
@@ -353,6 +363,86 @@ fn refused(database: &dyn Database) {
     assert_same(&read(&mut *store).0, &[good, next]);
 }
 
+/// What others put beside a running server keeps no job out, and is a job at the next start.
+fn inserted(database: &dyn Database) {
+    let location = database.location("inserted");
+    let mut store = open(&location, Access::Own);
+    let job = |number: u64, function: &str, unique: &str| TestJob::new(number, function, unique, b"w");
+    let ours = [job(1, "f", "u1"), job(2, "f", "u2"), job(3, "f", "u3"), job(4, "g", "u1"), job(5, "f", "u5")];
+    store.commit(&adding(&ours[..2])).unwrap();
+    database.put_stranger("inserted");
+    database.put_numbered("inserted", 3);
+    let adding = adding(&ours[2..]);
+    store.commit(&adding).unwrap_or_else(|error| panic!("a stranger is in the way: {error}"));
+    drop(store);
+    let mut store = open(&location, Access::Own);
+    let (jobs, replayed) = read(&mut *store);
+    assert_same(&jobs[..5], &ours);
+    assert_eq!((jobs.len(), replayed.set_aside), (7, 0), "{:?}", &jobs[5..]);
+    assert!(jobs[5..].iter().all(|job| job.number > 5 && job.workload == b"stranger"), "{:?}", &jobs[5..]);
+    store.commit(&Changes { removes: ours.iter().map(TestJob::key).collect(), ..Changes::default() }).unwrap();
+    assert_same(&read(&mut *store).0, &jobs[5..]);
+    store.commit(&Changes { removes: jobs[5..].iter().map(TestJob::key).collect(), ..Changes::default() }).unwrap();
+    assert_eq!((read(&mut *store).0.len(), database.rows("inserted")), (0, 0));
+}
+
+/// A row with a number near the last one gets another, and numbers go on where they were.
+fn numbers_at_their_end(database: &dyn Database) {
+    for (name, number) in [("near_the_end", 999_999_999_998), ("at_the_end", 999_999_999_999), ("beyond", 1 << 62)] {
+        let location = database.location(name);
+        let job = TestJob::new(1, "f", "u1", b"w");
+        open(&location, Access::Own).commit(&adding(std::slice::from_ref(&job))).unwrap();
+        database.put_numbered(name, number);
+        let (jobs, replayed) = read(&mut *open(&location, Access::Own));
+        assert_same(&jobs[..1], &[job]);
+        assert_eq!((jobs.len(), jobs[1].number, replayed.last_number, replayed.set_aside), (2, 2, 2, 0), "{name}");
+        assert_eq!(jobs[1].workload, b"stranger");
+        assert_same(&read(&mut *open(&location, Access::Own)).0, &jobs);
+    }
+    // One that the store has noted as given stays.
+    let location = database.location("given");
+    let job = TestJob::new(999_999_999_998, "f", "u1", b"w");
+    open(&location, Access::Own).commit(&adding(std::slice::from_ref(&job))).unwrap();
+    let (jobs, replayed) = read(&mut *open(&location, Access::Own));
+    assert_same(&jobs, &[job]);
+    assert_eq!(replayed.last_number, 999_999_999_998);
+}
+
+/// What the database leaves out without a word is not kept, and none of its transaction is.
+fn swallowed(database: &dyn Database) {
+    let location = database.location("swallowed");
+    let mut store = open(&location, Access::Own);
+    if database.swallow("swallowed").is_none() {
+        return;
+    }
+    let (good, bad) = (TestJob::new(1, "f", "u1", b"w"), TestJob::new(2, "f", "u2", b"swallowed"));
+    for batch in [vec![bad.clone()], vec![good.clone(), bad]] {
+        let error = store.commit(&adding(&batch)).unwrap_err();
+        assert_eq!(error.failure, StoreFailure::Refused, "{error}");
+        assert!(error.text.contains("trigger"), "{error}");
+        assert_eq!(read(&mut *store).0.len(), 0);
+    }
+    store.commit(&adding(std::slice::from_ref(&good))).unwrap();
+    assert_same(&read(&mut *store).0, &[good]);
+}
+
+/// A connection that the database has ended is made again at once, whatever it is needed for.
+fn severed(database: &mut dyn Database) {
+    let location = database.location("severed");
+    let job = |number: u64| TestJob::new(number, "f", &format!("u{number}"), b"w");
+    let mut store = open(&location, Access::Own);
+    store.commit(&adding(&[job(1), job(2)])).unwrap();
+    database.sever();
+    store.commit(&adding(&[job(3)])).unwrap_or_else(|error| panic!("refused: {error}"));
+    database.sever();
+    assert_eq!(store.load(&[job(1).key()], usize::MAX).unwrap_or_else(|error| panic!("{error}")).len(), 1);
+    database.sever();
+    store.commit(&Changes { removes: vec![job(2).key()], ..Changes::default() }).unwrap();
+    assert_same(&read(&mut *store).0, &[job(1), job(3)]);
+    let error = try_open(&location, Access::Own).err().expect("the new connection holds the queue, too");
+    assert_eq!(error.failure, StoreFailure::Locked, "{error}");
+}
+
 fn crash(database: &mut dyn Database) {
     let location = database.location("crash");
     let job = |number: u64| TestJob::new(number, "f", &format!("u{number}"), b"w");
@@ -371,11 +461,8 @@ fn crash(database: &mut dyn Database) {
     // Not noticed until the next use.
     database.kill();
     database.start_again();
-    let first = store.commit(&adding(&[job(5)]));
-    let second = store.commit(&Changes { sync: true, ..Changes::default() });
-    assert!(second.is_ok(), "{second:?}");
-    let expected = if first.is_ok() { vec![job(1), job(2), job(4), job(5)] } else { vec![job(1), job(2), job(4)] };
-    assert_same(&read(&mut *store).0, &expected);
+    store.commit(&adding(&[job(5)])).unwrap_or_else(|error| panic!("it is tried again at once: {error}"));
+    assert_same(&read(&mut *store).0, &[job(1), job(2), job(4), job(5)]);
     let error = try_open(&location, Access::Own).err().expect("the new connection holds the queue, too");
     assert_eq!(error.failure, StoreFailure::Locked, "{error}");
 }

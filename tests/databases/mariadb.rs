@@ -184,6 +184,41 @@ impl Database for MariaDb {
         ));
     }
 
+    fn put_numbered(&self, name: &str, number: u64) {
+        self.sql(
+            DATABASE,
+            &format!(
+                "INSERT INTO {name} (job_id, unique_key, function_name, priority, data, when_to_run) \
+             VALUES ({number}, 'u9', 'h', 1, 'stranger', 0)"
+            ),
+        );
+    }
+
+    fn swallow(&self, name: &str) -> Option<()> {
+        // A trigger can skip a row from MariaDB 11.8 on.
+        let version = self.sql("mysql", "SELECT VERSION()");
+        let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+        if (parts.next()?, parts.next()?) < (11, 8) {
+            return None;
+        }
+        self.sql(
+            DATABASE,
+            &format!(
+                "CREATE TRIGGER swallow BEFORE INSERT ON {name} FOR EACH ROW BEGIN NOT ATOMIC \
+             IF NEW.data = 'swallowed' THEN SIGNAL SQLSTATE '02TRG'; END IF; END"
+            ),
+        );
+        Some(())
+    }
+
+    fn sever(&mut self) {
+        let query = format!("SELECT id FROM information_schema.processlist WHERE user = '{USER}'");
+        for id in self.sql("mysql", &query).lines() {
+            // It may have ended by itself.
+            let _ = Self::sql_in(&self.instance, "mysql", &format!("KILL {id}"));
+        }
+    }
+
     fn strangers_set_aside(&self, _name: &str) -> usize {
         0
     }
@@ -193,8 +228,7 @@ impl Database for MariaDb {
     }
 
     fn refused(&self) -> (TestJob, &'static str) {
-        // What the table's own key does not let in.
-        (TestJob::new(2, "f", "u1", b"twice"), "Duplicate")
+        (TestJob::new(2, "f", "u2", &vec![b'x'; PACKET_MAX]), "max_allowed_packet")
     }
 
     fn make_former(&self, name: &str, job: &TestJob) {

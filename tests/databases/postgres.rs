@@ -156,6 +156,26 @@ impl Database for Postgres {
         ));
     }
 
+    fn put_numbered(&self, name: &str, number: u64) {
+        self.sql(&format!(
+            "INSERT INTO {name} (job_id, unique_key, function_name, priority, data, when_to_run) \
+             VALUES ({number}, 'u9', 'h', 1, 'stranger', 0)"
+        ));
+    }
+
+    fn swallow(&self, name: &str) -> Option<()> {
+        self.sql(&format!(
+            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN IF NEW.data = 'swallowed' THEN RETURN NULL; END IF; RETURN NEW; END $$; \
+             CREATE TRIGGER swallow BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION swallow()"
+        ));
+        Some(())
+    }
+
+    fn sever(&mut self) {
+        self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gearmand'");
+    }
+
     fn strangers_set_aside(&self, _name: &str) -> usize {
         0
     }
@@ -165,8 +185,8 @@ impl Database for Postgres {
     }
 
     fn refused(&self) -> (TestJob, &'static str) {
-        // What the table's own constraint does not let in.
-        (TestJob::new(2, "f", "u1", b"twice"), "unique")
+        self.sql("ALTER TABLE refused ADD CHECK (data <> 'refused')");
+        (TestJob::new(2, "f", "u2", b"refused"), "check constraint")
     }
 
     fn make_former(&self, name: &str, job: &TestJob) {

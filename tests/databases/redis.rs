@@ -188,7 +188,7 @@ impl Redis {
     }
 
     #[track_caller]
-    fn cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let output = Self::command(self.port, arguments).output().expect("redis-cli");
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -253,6 +253,21 @@ impl Database for Redis {
 
     fn put_stranger(&self, name: &str) {
         self.cli(&["HSET", &format!("{name}-g-u1"), "data", "stranger", "priority", "1"]);
+    }
+
+    fn put_numbered(&self, name: &str, number: u64) {
+        let (key, number) = (format!("{name}-h-u9"), number.to_string());
+        self.cli(&["HSET", &key, "data", "stranger", "priority", "1"]);
+        let side = format!("gearmand:{name}:job:{key}");
+        self.cli(&["HSET", &side, "id", &number, "function", "h", "unique", "u9"]);
+    }
+
+    fn swallow(&self, _name: &str) -> Option<()> {
+        None
+    }
+
+    fn sever(&mut self) {
+        self.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     }
 
     fn strangers_set_aside(&self, name: &str) -> usize {

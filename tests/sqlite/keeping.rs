@@ -9,6 +9,8 @@ use gearmand::store::{Changes, Workloads};
 
 use crate::{Kept, Place, add, remove, replay};
 
+const HIGHEST: u64 = 999_999_999_999;
+
 /// Jobs in which each field is at its limits once.
 fn strange_jobs() -> Vec<Kept> {
     let plain = Kept::plain;
@@ -22,7 +24,7 @@ fn strange_jobs() -> Vec<Kept> {
         Kept { due_s: 4_102_444_800, attempts: u16::MAX, ..plain(7) },
         Kept { prefix: "H:a:b".to_owned(), reducer: b"sum".to_vec(), submitted_s: 0, ..plain(8) },
         Kept { function: Vec::new(), ..plain(9) },
-        Kept { unique: b"'; DROP TABLE gearman_queue; --".to_vec(), ..plain(999_999_999_999) },
+        Kept { unique: b"'; DROP TABLE gearman_queue; --".to_vec(), ..plain(HIGHEST) },
     ]
 }
 
@@ -171,7 +173,13 @@ fn attempts_of_a_job_that_has_ended_are_no_error() {
 fn workloads_that_are_not_wanted_are_left_and_loaded_later() {
     let place = Place::new();
     let mut store = place.own();
-    add(&mut *store, &strange_jobs()).unwrap();
+    // Those that are read with one that was wanted come with their workloads, too: up to 1000.
+    let first: Vec<Kept> =
+        (1..=1000).map(|number| Kept { prefix: "H:first".to_owned(), ..Kept::plain(number) }).collect();
+    let strange =
+        || strange_jobs().into_iter().map(|job| Kept { number: job.number.min(HIGHEST - 1000) + 1000, ..job });
+    let jobs: Vec<Kept> = first.into_iter().chain(strange()).collect();
+    add(&mut *store, &jobs).unwrap();
     let mut seen = Vec::new();
     let replayed = store
         .replay(&mut |job, has_workload| {
@@ -179,16 +187,16 @@ fn workloads_that_are_not_wanted_are_left_and_loaded_later() {
             if seen.len() < 3 { Workloads::Wanted } else { Workloads::Unwanted }
         })
         .unwrap();
-    assert_eq!(replayed.jobs, strange_jobs().len() as u64);
-    for (nth, ((seen, has_workload), job)) in seen.into_iter().zip(strange_jobs()).enumerate() {
-        assert_eq!(has_workload, nth < 3 || job.unique == b"-", "{nth}");
+    assert_eq!(replayed.jobs, jobs.len() as u64);
+    for (nth, ((seen, has_workload), job)) in seen.into_iter().zip(jobs).enumerate() {
+        assert_eq!(has_workload, nth < 1000 || job.unique == b"-", "{nth}");
         let workload = if has_workload { job.workload.clone() } else { Vec::new() };
         assert_eq!(seen, Kept { workload, ..job });
     }
-    let mut keys: Vec<_> = strange_jobs().iter().rev().map(Kept::key).collect();
-    keys.insert(1, Kept::plain(999).key());
+    let mut keys: Vec<_> = strange().rev().map(|job| job.key()).collect();
+    keys.insert(1, Kept::plain(5000).key());
     let loaded = store.load(&keys, usize::MAX).unwrap();
-    let mut expected: Vec<_> = strange_jobs().into_iter().rev().map(|job| Some(job.workload)).collect();
+    let mut expected: Vec<_> = strange().rev().map(|job| Some(job.workload)).collect();
     expected.insert(1, None);
     let loaded: Vec<_> = loaded.into_iter().map(|workload| workload.map(|bytes| bytes.to_vec())).collect();
     assert_eq!(loaded, expected);

@@ -1,14 +1,16 @@
 //! Writing to MySQL: a transaction of multi-row statements.
 
-use mysql_async::Value;
 use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Error, Value};
 
 use super::super::Changes;
-use super::super::entry::flags_of;
+use super::super::driver::swallowed;
+use super::super::entry::{NO_UNIQUE, flags_of};
 use super::super::table::is_own_key;
-use super::errors::{Failed, is_refusal};
+use super::errors::Failed;
+use super::schema::Table;
 use super::{Session, answer, edits};
-use crate::job_server::{JobKey, StoredJob};
+use crate::job_server::{JobKey, StoreFailure, StoredJob};
 
 /// Rows in one statement: statements for powers of two up to this are prepared once in a connection.
 pub(super) const ROWS_MAX: usize = 512;
@@ -33,11 +35,11 @@ pub(super) fn refusal(changes: &Changes, packet_max: usize) -> Option<String> {
     ))
 }
 
-/// Makes the changes.
-pub(super) async fn commit(session: &mut Session, changes: &Changes) -> Result<(), Failed> {
-    let done = transaction(session, changes).await;
+/// Makes the changes, which may have been made already if this is done `again`. Answers how many rows of others made way.
+pub(super) async fn commit(session: &mut Session, changes: &Changes, again: bool) -> Result<u64, Failed> {
+    let done = transaction(session, changes, again).await;
     if let Err(failed) = &done
-        && is_refusal(failed)
+        && failed.is_refusal()
     {
         // Other failures end the connection, which does the same.
         answer(session.connection.query_drop("ROLLBACK")).await?;
@@ -45,9 +47,12 @@ pub(super) async fn commit(session: &mut Session, changes: &Changes) -> Result<(
     done
 }
 
-async fn transaction(session: &mut Session, changes: &Changes) -> Result<(), Failed> {
+async fn transaction(session: &mut Session, changes: &Changes, again: bool) -> Result<u64, Failed> {
     let Session { connection, table, packet_max, .. } = session;
     answer(connection.query_drop("BEGIN")).await?;
+    if again {
+        remove_own(connection, table, &changes.adds).await?;
+    }
     for keys in changes.removes.chunks(ROWS_MAX) {
         let list = vec!["?"; keys.len().next_power_of_two()].join(", ");
         let statement = format!("DELETE FROM {} WHERE job_id IN ({list})", table.name);
@@ -55,13 +60,16 @@ async fn transaction(session: &mut Session, changes: &Changes) -> Result<(), Fai
     }
     edits::make(connection, table, &changes.edits).await?;
     let most = STATEMENT_BYTES.min(*packet_max / 2);
-    let mut rest = &changes.adds[..];
+    let (mut rest, mut made_way) = (&changes.adds[..], 0);
     while !rest.is_empty() {
         let (jobs, after) = rest.split_at(rows(rest, most));
-        let list = vec![PLACEHOLDERS; jobs.len()].join(", ");
-        let statement = format!("INSERT INTO {} ({COLUMNS}) VALUES {list}", table.name);
-        let values: Vec<Value> = jobs.iter().flat_map(row).collect();
-        answer(connection.exec_drop(statement, values)).await?;
+        if !insert(connection, table, jobs).await? {
+            made_way += make_way(connection, table, jobs).await?;
+            if !insert(connection, table, jobs).await? {
+                let text = "two new jobs have the same number, or the same function and unique id".to_owned();
+                return Err(Failed::Here(StoreFailure::Refused, text));
+            }
+        }
         rest = after;
     }
     for (key, attempts) in &changes.attempts {
@@ -76,11 +84,60 @@ async fn transaction(session: &mut Session, changes: &Changes) -> Result<(), Fai
             answer(connection.exec_drop(statement, (name, value))).await?;
         }
     }
-    // Also where there is nothing else: it shows that the table can be written to. An update to the same value writes
-    // nothing, so a counter goes along.
-    let statement = format!("UPDATE {} SET last_number = GREATEST(last_number, ?), commits = commits + 1", table.meta);
-    answer(connection.exec_drop(statement, (changes.last_number,))).await?;
-    answer(connection.query_drop("COMMIT")).await
+    let is_empty = changes.removes.is_empty() && changes.edits.is_empty() && changes.adds.is_empty();
+    if changes.last_number > 0 || is_empty && changes.attempts.is_empty() && changes.settings.is_empty() {
+        // Also where there is nothing else: it shows that the table can be written to. An update to the same value writes
+        // nothing, so a counter goes along. Each update leaves a version of the row for whoever holds a transaction open.
+        let statement =
+            format!("UPDATE {} SET last_number = GREATEST(last_number, ?), commits = commits + 1", table.meta);
+        answer(connection.exec_drop(statement, (changes.last_number,))).await?;
+    }
+    answer(connection.query_drop("COMMIT")).await?;
+    Ok(made_way)
+}
+
+/// Inserts jobs with one statement; whether the keys of the table have let them in. If not, none is in, and the transaction goes on.
+async fn insert(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) -> Result<bool, Failed> {
+    let list = vec![PLACEHOLDERS; jobs.len()].join(", ");
+    let statement = format!("INSERT INTO {} ({COLUMNS}) VALUES {list}", table.name);
+    let values: Vec<Value> = jobs.iter().flat_map(row).collect();
+    match answer(connection.exec_drop(statement, values)).await {
+        Ok(()) => {}
+        Err(Failed::Driver(Error::Server(error))) if error.code == edits::DUPLICATE => return Ok(false),
+        Err(failed) => return Err(failed),
+    }
+    let inserted = connection.affected_rows();
+    if inserted == jobs.len() as u64 {
+        return Ok(true);
+    }
+    Err(Failed::Here(StoreFailure::Refused, swallowed(inserted, jobs.len())))
+}
+
+/// Removes what this server has added itself, and of which it was not told.
+async fn remove_own(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) -> Result<(), Failed> {
+    for job in jobs {
+        let statement = format!("DELETE FROM {} WHERE job_id = ? AND handle = ?", table.name);
+        answer(connection.exec_drop(statement, (job.number, job.handle().to_string().into_bytes()))).await?;
+    }
+    Ok(())
+}
+
+/// Makes way where rows lie of which no server knows; how many there are.
+async fn make_way(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) -> Result<u64, Failed> {
+    let mut rows = 0;
+    for job in jobs {
+        let numbers = format!("UPDATE {} SET job_id = NULL, handle = NULL WHERE job_id = ?", table.name);
+        answer(connection.exec_drop(numbers, (job.number,))).await?;
+        rows += connection.affected_rows();
+        let names = format!(
+            "UPDATE {} SET unique_key = NULL, flags = COALESCE(flags, 0) | {NO_UNIQUE} WHERE unique_key = ? AND function_name = ?",
+            table.name
+        );
+        let [_, _, unique_key, function, ..] = row(job);
+        answer(connection.exec_drop(names, (unique_key, function))).await?;
+        rows += connection.affected_rows();
+    }
+    Ok(rows)
 }
 
 /// How many of the first jobs go into one statement: a power of two, so that few different statements are prepared.

@@ -16,7 +16,7 @@ use super::schema::Table;
 use crate::job_server::{Edit, JobKey};
 
 /// The server's number for a row that its unique key does not let in.
-const DUPLICATE: u16 = 1062;
+pub(super) const DUPLICATE: u16 = 1062;
 
 /// Makes the edits, within a transaction.
 pub(super) async fn make(connection: &mut Conn, table: &Table, edits: &[(JobKey, Edit)]) -> Result<(), Failed> {

@@ -8,6 +8,10 @@ use crate::job_server::StoreFailure;
 /// Errors of user, password, database and demanded TLS.
 const LASTING: [u16; 6] = [1044, 1045, 1049, 1130, 1698, 3159];
 
+/// Errors that end a connection, a statement or a transaction that was in order: it was killed, the server stops, two
+/// transactions waited for each other. What needs time is not among them.
+const PASSING: [u16; 8] = [1053, 1077, 1213, 1317, 1927, 2006, 2013, 4031];
+
 /// Why something was not done.
 pub(super) type Failed = driver::Failed<Error>;
 
@@ -29,6 +33,17 @@ impl driver::DriverError for Error {
         }
     }
 
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Server(error) => PASSING.contains(&error.code),
+            Self::Io(_) => true,
+            Self::Driver(error) => {
+                matches!(error, DriverError::ConnectionClosed | DriverError::PoolDisconnected)
+            }
+            Self::Other(_) | Self::Url(_) => false,
+        }
+    }
+
     fn meaning(&self) -> (StoreFailure, String, &'static str) {
         let Self::Server(error) = self else {
             let advice = "see whether it runs and whether its address is right";
@@ -43,11 +58,6 @@ impl driver::DriverError for Error {
     }
 }
 
-/// Whether the database has understood, and does not want it.
-pub(super) fn is_refusal(failed: &Failed) -> bool {
-    matches!(failed, Failed::Driver(Error::Server(error)) if judge(error.code).0 == StoreFailure::Refused)
-}
-
 /// What an error number means for clients, and what to do about it.
 fn judge(code: u16) -> (StoreFailure, &'static str) {
     match code {
@@ -55,7 +65,7 @@ fn judge(code: u16) -> (StoreFailure, &'static str) {
         code if LASTING.contains(&code) => {
             (StoreFailure::Unreachable, "see user, password and database, and what the user was granted")
         }
-        1040 | 1053 | 1077 | 1079 | 1203 | 1927 | 2006 | 2013 => {
+        1040 | 1053 | 1077 | 1079 | 1203 | 1927 | 2006 | 2013 | 4031 => {
             (StoreFailure::Unreachable, "it is being stopped or has too many connections")
         }
         1021 | 1030 | 1037 | 1041 | 1114 => (StoreFailure::Full, "make room for the database"),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Params, Row, Value};
 
-use super::super::driver::{Reader, STATEMENT_LIMIT, Take, within};
+use super::super::driver::{Reader, STATEMENT_LIMIT, Take, trusted_number_max, within};
 use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use super::super::location::Access;
 use super::super::{Replayed, Workloads, fitting};
@@ -14,6 +14,7 @@ use super::errors::Failed;
 use super::schema::{CONVERSION_LIMIT, Table, limit_statements};
 use super::{Session, answer};
 use crate::job_server::JobKey;
+use crate::log_level::notice;
 
 /// Rows that are asked for at one time.
 const PAGE_ROWS: u64 = 4096;
@@ -78,7 +79,7 @@ async fn settings(session: &mut Session) -> Result<Vec<(String, String)>, Failed
     Ok(rows.into_iter().map(|(name, value)| (text(name), text(value))).collect())
 }
 
-/// Gives numbers and handles to rows of C++ gearmand, in the order in which they lie in the table; the highest number.
+/// Gives numbers and handles to rows of C++ gearmand and of other programs, which have none that a job can have, in the order in which they lie in the table; the highest number.
 async fn give_numbers(session: &mut Session, prefix: &str) -> Result<i64, Failed> {
     let last = last_number(session).await?;
     let Session { connection, table: Table { name, meta, .. }, .. } = session;
@@ -86,18 +87,22 @@ async fn give_numbers(session: &mut Session, prefix: &str) -> Result<i64, Failed
     answer(connection.exec_drop("SET @gearmand_number = ?", (last,))).await?;
     let update = format!(
         "UPDATE {name} SET job_id = (@gearmand_number := @gearmand_number + 1), \
-         handle = CONCAT(?, ':', CAST(@gearmand_number AS CHAR)) WHERE job_id IS NULL"
+         handle = CONCAT(?, ':', CAST(@gearmand_number AS CHAR)) WHERE job_id IS NULL OR job_id < 1 OR job_id > ?"
     );
-    let updating = connection.exec_drop(update, (prefix,));
+    let updating = connection.exec_drop(update, (prefix, trusted_number_max(last)));
     within(CONVERSION_LIMIT, updating).await.ok_or(Failed::NoAnswer)??;
+    let updated = connection.affected_rows();
     let last: Option<i64> = answer(connection.query_first("SELECT CAST(@gearmand_number AS SIGNED)")).await?;
     let last = last.unwrap_or(0);
     answer(connection.exec_drop(format!("UPDATE {meta} SET last_number = ?"), (last,))).await?;
     answer(connection.query_drop("COMMIT")).await?;
+    if updated > 0 {
+        notice!("{name}: {updated} rows of other programs were taken over as jobs");
+    }
     Ok(last)
 }
 
-/// The highest number that is known of.
+/// The highest number that is known of, but for rows whose numbers are none that this server can have given.
 async fn last_number(session: &mut Session) -> Result<i64, Failed> {
     let Session { connection, table, .. } = session;
     let mut last = 0;
@@ -107,8 +112,8 @@ async fn last_number(session: &mut Session) -> Result<i64, Failed> {
         last = last.max(noted.flatten().unwrap_or(0));
     }
     if table.columns.contains_key("job_id") {
-        let given: Option<Option<i64>> =
-            answer(connection.query_first(format!("SELECT MAX(job_id) FROM {}", table.name))).await?;
+        let query = format!("SELECT MAX(job_id) FROM {} WHERE job_id <= ?", table.name);
+        let given: Option<Option<i64>> = answer(connection.exec_first(query, (trusted_number_max(last),))).await?;
         last = last.max(given.flatten().unwrap_or(0));
     }
     Ok(last)

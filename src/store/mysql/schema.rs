@@ -52,6 +52,8 @@ pub(super) struct Table {
     pub(super) columns: HashMap<String, String>,
     /// Whether [`meta`](Self::meta) is there.
     pub(super) has_meta: bool,
+    /// Whether it is kept by another engine than InnoDB, without transactions: what that says of an INSERT is not so after a crash.
+    is_elsewhere: bool,
     bare: String,
 }
 
@@ -69,6 +71,7 @@ impl Table {
             set_aside: beside("_set_aside"),
             columns: HashMap::new(),
             has_meta: false,
+            is_elsewhere: false,
             bare: name.to_owned(),
         })
     }
@@ -135,7 +138,7 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
     check_owner(table)?;
     make_settings(connection, table).await?;
     let has_all = ADDED.iter().all(|(column, _)| table.columns.contains_key(*column));
-    if check_format(connection, table).await? && has_all {
+    if check_format(connection, table).await? && has_all && !table.is_elsewhere {
         return Ok(());
     }
     convert(connection, table).await?;
@@ -154,6 +157,9 @@ async fn look(connection: &mut Conn, table: &mut Table) -> Result<(), Failed> {
     let meta = format!("{}_meta", table.bare);
     let meta: Vec<(String, String)> = answer(connection.exec(query, (meta,))).await?;
     table.has_meta = !meta.is_empty();
+    let query = "SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
+    let engine: Option<Option<String>> = answer(connection.exec_first(query, (&table.bare,))).await?;
+    table.is_elsewhere = engine.flatten().is_some_and(|engine| !engine.eq_ignore_ascii_case("InnoDB"));
     Ok(())
 }
 
@@ -195,7 +201,7 @@ async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
     }
     let texts = TEXTS.iter().filter(|(column, _)| columns.get(*column).is_some_and(|kind| kind != "varbinary"));
     steps.extend(texts.map(|(column, kind)| format!("MODIFY {column} {kind}")));
-    if !steps.is_empty() {
+    if !steps.is_empty() || table.is_elsewhere {
         steps.push("ENGINE = InnoDB".to_owned());
         let alter = format!("ALTER TABLE {name} {}", steps.join(", "));
         within(CONVERSION_LIMIT, connection.query_drop(alter)).await.ok_or(Failed::NoAnswer)??;

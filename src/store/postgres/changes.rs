@@ -8,14 +8,14 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 
 use super::super::Changes;
-use super::super::driver::in_order;
-use super::super::entry::flags_of;
+use super::super::driver::{in_order, signed, swallowed};
+use super::super::entry::{NO_UNIQUE, flags_of};
 use super::super::table::is_own_key;
 use super::edits::{self, Beside, due_columns};
 use super::errors::Failed;
 use super::schema::Table;
 use super::{Session, answer};
-use crate::job_server::StoredJob;
+use crate::job_server::{StoreFailure, StoredJob};
 
 /// Bytes of workloads in one INSERT. PostgreSQL holds a whole statement in memory, and takes at most 1 GiB.
 const INSERT_BYTES: usize = 16 << 20;
@@ -80,28 +80,119 @@ pub(super) fn refusal(changes: &Changes) -> Option<String> {
     ))
 }
 
-/// Makes the changes.
-pub(super) async fn commit(session: &Session, changes: &Changes) -> Result<(), Failed> {
-    match transaction(session, changes, None).await {
-        Err(Failed::Driver(error))
-            if error.code() == Some(&SqlState::UNIQUE_VIOLATION) && !changes.edits.is_empty() =>
-        {
-            // Where a job was moved to an entry may lie that no server knows of.
-            let careful = edits::statement(&session.table, Beside::Twins);
-            let careful = answer(session.client.prepare(&careful)).await?;
-            transaction(session, changes, Some(&careful)).await
-        }
-        done => done,
+/// What a transaction does besides, where it has to.
+#[derive(Default)]
+struct Besides {
+    /// Removes new jobs: number, handle.
+    own: Option<Statement>,
+    /// Makes the edits, in the place of the usual one.
+    edit: Option<Statement>,
+    /// Takes their numbers from rows that have those of new jobs: number.
+    numbers: Option<Statement>,
+    /// Takes their unique ids from rows that are in the way of new jobs: unique key, function.
+    names: Option<Statement>,
+}
+
+impl Besides {
+    /// Removes what this server has added itself, and of which it was not told.
+    async fn own(&mut self, session: &Session) -> Result<(), Failed> {
+        let sql = format!(
+            "DELETE FROM {} t USING unnest($1::bigint[], $2::text[]) AS n(job_id, handle) \
+             WHERE t.job_id = n.job_id AND t.handle = n.handle",
+            session.table.name
+        );
+        self.own = Some(answer(session.client.prepare(&sql)).await?);
+        Ok(())
+    }
+
+    /// Goes on where rows lie of which no server knows.
+    async fn make_way(&mut self, session: &Session) -> Result<(), Failed> {
+        let (client, name) = (&session.client, &session.table.name);
+        let numbers = format!("UPDATE {name} SET job_id = NULL, handle = NULL WHERE job_id = ANY($1::bigint[])");
+        let names = format!(
+            "UPDATE {name} t SET unique_key = NULL, flags = coalesce(flags, 0) | {NO_UNIQUE} \
+             FROM unnest($1::text[], $2::text[]) AS n(unique_key, function_name) \
+             WHERE t.unique_key = n.unique_key AND t.function_name = n.function_name"
+        );
+        self.edit = Some(answer(client.prepare(&edits::statement(&session.table, Beside::Twins))).await?);
+        self.numbers = Some(answer(client.prepare(&numbers)).await?);
+        self.names = Some(answer(client.prepare(&names)).await?);
+        Ok(())
     }
 }
 
-/// `edit` is the statement that makes the edits, if it is another than the usual one.
-async fn transaction(session: &Session, changes: &Changes, edit: Option<&Statement>) -> Result<(), Failed> {
+/// What a transaction did, in rows.
+#[derive(Debug, Default)]
+struct Done {
+    inserted: u64,
+    made_way: u64,
+    /// All that was changed.
+    written: u64,
+}
+
+/// Makes the changes, which may have been made already if this is done `again`. Answers how many rows of others made way.
+pub(super) async fn commit(session: &Session, changes: &Changes, again: bool) -> Result<u64, Failed> {
+    let mut besides = Besides::default();
+    if again && !changes.adds.is_empty() {
+        besides.own(session).await?;
+    }
+    let done = match transaction(session, changes, &besides).await {
+        Err(Failed::Driver(error)) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+            besides.make_way(session).await?;
+            transaction(session, changes, &besides).await?
+        }
+        done => done?,
+    };
+    if done.inserted != changes.adds.len() as u64 {
+        // Clients are told that none of them is kept.
+        besides.own(session).await?;
+        let removing = Changes { sync: changes.sync, ..Changes::default() };
+        remove_own(session, &changes.adds, &removing, &besides).await?;
+        let text = swallowed(done.inserted, changes.adds.len());
+        return Err(Failed::Here(StoreFailure::Refused, text));
+    }
+    let is_noted = notes_number(changes);
+    if changes.sync && done.written == 0 && !is_noted {
+        // A transaction that has written nothing syncs nothing, and earlier commits are to be on the disk.
+        transaction(session, &Changes { sync: true, ..Changes::default() }, &Besides::default()).await?;
+    }
+    Ok(done.made_way)
+}
+
+/// Whether the highest number is written: where there is one, and where nothing else shows that the table can be written to.
+/// Each time leaves a dead row behind, which stays, and makes the next time dearer, while somebody holds a transaction open.
+fn notes_number(changes: &Changes) -> bool {
+    let Changes { removes, edits, adds, attempts, settings, last_number, .. } = changes;
+    let is_empty =
+        removes.is_empty() && edits.is_empty() && adds.is_empty() && attempts.is_empty() && settings.is_empty();
+    is_empty || *last_number > 0
+}
+
+/// Removes jobs that were added in part.
+async fn remove_own(session: &Session, jobs: &[StoredJob], changes: &Changes, besides: &Besides) -> Result<(), Failed> {
+    let Some(own) = &besides.own else { return Ok(()) };
+    let (numbers, handles) = named(jobs);
+    answer(session.client.execute(own, &[&numbers, &handles])).await?;
+    transaction(session, changes, &Besides::default()).await.map(drop)
+}
+
+/// Numbers and handles.
+fn named(jobs: &[StoredJob]) -> (Vec<i64>, Vec<String>) {
+    jobs.iter().map(|job| (signed(job.number), job.handle().to_string())).unzip()
+}
+
+/// What a statement's count of rows is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Nothing,
+    Inserted,
+    MadeWay,
+    Written,
+}
+
+async fn transaction(session: &Session, changes: &Changes, besides: &Besides) -> Result<Done, Failed> {
     let Some(statements) = &session.statements else {
-        return Err(Failed::Here(
-            crate::job_server::StoreFailure::ReadOnly,
-            "the table was opened for reading".to_owned(),
-        ));
+        return Err(Failed::Here(StoreFailure::ReadOnly, "the table was opened for reading".to_owned()));
     };
     let removes: Vec<i64> = changes.removes.iter().map(|key| signed(key.number)).collect();
     let attempt_ids: Vec<i64> = changes.attempts.iter().map(|(key, _)| signed(key.number)).collect();
@@ -116,47 +207,59 @@ async fn transaction(session: &Session, changes: &Changes, edit: Option<&Stateme
     let settings: [&(dyn ToSql + Sync); 2] = [&names, &values];
     let batches: Vec<Columns<'_>> = chunks(&changes.adds).map(|jobs| Columns::of(jobs, session.utf8)).collect();
     let rows: Vec<[&(dyn ToSql + Sync); 14]> = batches.iter().map(Columns::parameters).collect();
+    let numbers: Vec<[&(dyn ToSql + Sync); 1]> = batches.iter().map(Columns::numbers).collect();
+    let keys: Vec<[&(dyn ToSql + Sync); 2]> = batches.iter().map(Columns::keys).collect();
+    let own: Vec<[&(dyn ToSql + Sync); 2]> = batches.iter().map(Columns::named).collect();
     let attempts: [&(dyn ToSql + Sync); 2] = [&attempt_ids, &attempt_counts];
     let (edits, lifted) = (edits.parameters(), [&lifted as &(dyn ToSql + Sync)]);
     let removes: [&(dyn ToSql + Sync); 1] = [&removes];
     let last_number: [&(dyn ToSql + Sync); 1] = [&last_number];
 
     let client = &session.client;
-    let mut requests: Vec<Request<'_>> = Vec::new();
+    let mut requests: Vec<(Counted, Request<'_>)> = Vec::new();
     let begin = match (changes.sync, session.asynchronous) {
         (true, false) => "BEGIN",
         (true, true) => "BEGIN; SET LOCAL synchronous_commit = on",
         (false, _) => "BEGIN; SET LOCAL synchronous_commit = off",
     };
-    requests.push(Box::pin(async { client.batch_execute(begin).await.map(|()| 0) }));
+    requests.push((Counted::Nothing, Box::pin(async { client.batch_execute(begin).await.map(|()| 0) })));
+    let mut execute = |counted, statement, parameters| -> () {
+        requests.push((counted, Box::pin(client.execute(statement, parameters)) as Request<'_>));
+    };
+    for own in besides.own.iter().flat_map(|statement| own.iter().map(move |own| (statement, own))) {
+        execute(Counted::Written, own.0, own.1);
+    }
     if !changes.removes.is_empty() {
-        requests.push(Box::pin(client.execute(&statements.delete, &removes)));
+        execute(Counted::Written, &statements.delete, &removes);
     }
     if !changes.edits.is_empty() {
-        requests.push(Box::pin(client.execute(&statements.lift, &lifted)));
-        requests.push(Box::pin(client.execute(edit.unwrap_or(&statements.edit), &edits)));
+        execute(Counted::Written, &statements.lift, &lifted);
+        execute(Counted::Written, besides.edit.as_ref().unwrap_or(&statements.edit), &edits);
     }
-    for row in &rows {
-        requests.push(Box::pin(client.execute(&statements.insert, row)));
+    for ((row, numbers), keys) in rows.iter().zip(&numbers).zip(&keys) {
+        if let (Some(of_numbers), Some(of_names)) = (&besides.numbers, &besides.names) {
+            execute(Counted::MadeWay, of_numbers, numbers);
+            execute(Counted::MadeWay, of_names, keys);
+        }
+        execute(Counted::Inserted, &statements.insert, row);
     }
     if !changes.attempts.is_empty() {
-        requests.push(Box::pin(client.execute(&statements.attempts, &attempts)));
+        execute(Counted::Written, &statements.attempts, &attempts);
     }
     if !changes.settings.is_empty() {
-        requests.push(Box::pin(client.execute(&statements.unset, &decided)));
-        requests.push(Box::pin(client.execute(&statements.set, &settings)));
+        execute(Counted::Written, &statements.unset, &decided);
+        execute(Counted::Written, &statements.set, &settings);
     }
-    // Also where there is nothing else: it shows that the table can be written to, and takes earlier commits to the disk.
-    requests.push(Box::pin(client.execute(&statements.last_number, &last_number)));
+    if notes_number(changes) {
+        execute(Counted::Written, &statements.last_number, &last_number);
+    }
     // After a failed statement this rolls back, without an error of its own; the statement's counts.
-    requests.push(Box::pin(async { client.batch_execute("COMMIT").await.map(|()| 0) }));
-    answer(async { in_order(requests).await.into_iter().collect::<Result<Vec<u64>, Error>>() }).await?;
-    Ok(())
-}
-
-/// Numbers of jobs stay far below this; the column is signed.
-pub(super) fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    requests.push((Counted::Nothing, Box::pin(async { client.batch_execute("COMMIT").await.map(|()| 0) })));
+    let (counted, requests): (Vec<Counted>, Vec<Request<'_>>) = requests.into_iter().unzip();
+    let rows = answer(async { in_order(requests).await.into_iter().collect::<Result<Vec<u64>, Error>>() }).await?;
+    let count =
+        |what: Counted| counted.iter().zip(&rows).filter(|(counted, _)| **counted == what).map(|(_, rows)| rows).sum();
+    Ok(Done { inserted: count(Counted::Inserted), made_way: count(Counted::MadeWay), written: rows.iter().sum() })
 }
 
 /// Parts of the new jobs, each small enough for a statement.
@@ -252,6 +355,18 @@ impl<'a> Columns<'a> {
         self.submitted.push(signed(job.submitted_s));
         self.flags.push(flags);
         self.attempts.push(i32::from(job.attempts));
+    }
+
+    fn numbers(&self) -> [&(dyn ToSql + Sync); 1] {
+        [&self.job_id]
+    }
+
+    fn keys(&self) -> [&(dyn ToSql + Sync); 2] {
+        [&self.unique_key, &self.function_name]
+    }
+
+    fn named(&self) -> [&(dyn ToSql + Sync); 2] {
+        [&self.job_id, &self.handle]
     }
 
     fn parameters(&self) -> [&(dyn ToSql + Sync); 14] {

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use tokio_postgres::types::ToSql;
 
-use super::changes::{Names, signed};
+use super::super::driver::signed;
+use super::changes::Names;
 use super::schema::Table;
 use crate::job_server::{Edit, JobKey};
 

@@ -24,6 +24,10 @@ impl DriverError for tokio_postgres::Error {
             .map_or_else(|| is_about_settings(self), |database| matches!(&database.code().code()[..2], "28" | "3D"))
     }
 
+    fn is_passing(&self) -> bool {
+        self.as_db_error().map_or_else(|| !is_about_settings(self), |database| is_passing(database.code()))
+    }
+
     fn meaning(&self) -> (StoreFailure, String, &'static str) {
         explain_driver(self)
     }
@@ -38,6 +42,20 @@ fn is_about_settings(error: &tokio_postgres::Error) -> bool {
         && ["invalid configuration", "error performing TLS", "authentication"]
             .iter()
             .any(|start| text.starts_with(start))
+}
+
+/// Whether this state ends a connection or a transaction that was in order. What needs time is not among them.
+fn is_passing(code: &SqlState) -> bool {
+    [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::IDLE_SESSION_TIMEOUT,
+        SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::T_R_SERIALIZATION_FAILURE,
+    ]
+    .contains(code)
+        || code.code().starts_with("08")
 }
 
 fn explain_driver(error: &tokio_postgres::Error) -> (StoreFailure, String, &'static str) {

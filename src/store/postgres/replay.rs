@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::super::driver::{Reader, STATEMENT_LIMIT, Take, within};
+use super::super::driver::{Reader, STATEMENT_LIMIT, Take, trusted_number_max, within};
 use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use super::super::location::Access;
 use super::super::{Replayed, Workloads, fitting};
@@ -16,6 +16,7 @@ use super::errors::Failed;
 use super::schema::{CONVERSION_LIMIT, Table};
 use super::{Session, answer};
 use crate::job_server::JobKey;
+use crate::log_level::notice;
 
 /// Rows that are asked for at one time.
 const PAGE_ROWS: i64 = 4096;
@@ -82,36 +83,46 @@ async fn limit_statements(session: &Session, limit: Duration) -> Result<(), Fail
     answer(session.client.batch_execute(&format!("SET statement_timeout = {}", limit.as_millis()))).await
 }
 
-/// Gives numbers and handles to rows of C++ gearmand, in the order in which they lie in the table.
+/// Gives numbers and handles to rows of C++ gearmand and of other programs, which have none that a job can have, in the order in which they lie in the table.
 async fn give_numbers(session: &Session, prefix: &str) -> Result<(), Failed> {
     let client = &session.client;
     let Table { name, meta, .. } = &session.table;
     answer(client.batch_execute("BEGIN")).await?;
     let last = last_number(session).await?;
+    let trusted = trusted_number_max(last);
     let update = format!(
         "UPDATE {name} t SET job_id = n.job_id, handle = $2::text || ':' || n.job_id \
          FROM (SELECT ctid AS place, $1::bigint + row_number() OVER (ORDER BY ctid) AS job_id \
-               FROM {name} WHERE job_id IS NULL) n \
+               FROM {name} WHERE job_id IS NULL OR job_id < 1 OR job_id > $3) n \
          WHERE t.ctid = n.place"
     );
-    let parameters: [&(dyn ToSql + Sync); 2] = [&last, &prefix];
+    let parameters: [&(dyn ToSql + Sync); 3] = [&last, &prefix, &trusted];
     let updated = within(CONVERSION_LIMIT, client.execute(&update, &parameters)).await.ok_or(Failed::NoAnswer)??;
     if updated > 0 {
         let last = last.saturating_add(i64::try_from(updated).unwrap_or(i64::MAX));
         answer(client.execute(&format!("UPDATE {meta} SET last_number = $1"), &[&last])).await?;
     }
-    answer(client.batch_execute("COMMIT")).await
+    answer(client.batch_execute("COMMIT")).await?;
+    if updated > 0 {
+        notice!("{name}: {updated} rows of other programs were taken over as jobs");
+    }
+    Ok(())
 }
 
-/// The highest number that is known of.
+/// The highest number that is known of, but for rows whose numbers are none that this server can have given.
 async fn last_number(session: &Session) -> Result<i64, Failed> {
     let client = &session.client;
     let Table { name, meta, columns, .. } = &session.table;
     let has_meta = answer(client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[meta])).await?;
     let noted = if has_meta.try_get(0)? { format!("(SELECT max(last_number) FROM {meta})") } else { "0".to_owned() };
-    let given = if columns.contains("job_id") { format!("(SELECT max(job_id) FROM {name})") } else { "0".to_owned() };
-    let query = format!("SELECT greatest({noted}, {given}, 0)::bigint");
-    Ok(answer(client.query_one(&query, &[])).await?.try_get(0)?)
+    let query = format!("SELECT greatest({noted}, 0)::bigint");
+    let noted: i64 = answer(client.query_one(&query, &[])).await?.try_get(0)?;
+    if !columns.contains("job_id") {
+        return Ok(noted);
+    }
+    let query = format!("SELECT max(job_id) FROM {name} WHERE job_id <= $1");
+    let row = answer(client.query_one(&query, &[&trusted_number_max(noted)])).await?;
+    Ok(noted.max(row.try_get::<_, Option<i64>>(0)?.unwrap_or(0)))
 }
 
 /// The columns in the order in which [`entry`] reads them. Texts as the bytes that a client is sent, so that no strange

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ::redis::{Connection, Pipeline, cmd, pipe};
 
 use super::super::Changes;
-use super::super::entry::flags_of;
+use super::super::entry::{NO_UNIQUE, flags_of};
 use super::edits::Edits;
 use super::errors::Failed;
 use super::keys::Keys;
@@ -17,7 +17,7 @@ pub(super) fn commit(
     connection: &mut Connection,
     changes: &Changes,
     last_number: u64,
-) -> Result<(), Failed> {
+) -> Result<u64, Failed> {
     let key_of = |job: &JobKey| keys.job(job.number, job.function.as_bytes(), &job.unique);
     // The key of a job can by now be that of a later one with the same unique id, or of none: neither may be touched. Nobody
     // else writes, so what is read here holds for the transaction.
@@ -27,9 +27,11 @@ pub(super) fn commit(
     let removable = changes.removes.iter().zip(removable).filter(|(_, present)| **present);
     let removable: HashSet<Vec<u8>> = removable.map(|(job, _)| key_of(job)).collect();
     if changes.only_removes() {
-        return remove(keys, connection, &removable);
+        remove(keys, connection, &removable)?;
+        return Ok(0);
     }
     let edits = Edits::find(keys, connection, changes, &removable)?;
+    let made_way = make_way(keys, connection, &changes.adds, |key| removable.contains(key) || edits.vacates(key))?;
 
     let removed: HashSet<u64> = changes.removes.iter().map(|job| job.number).collect();
     let added: HashSet<u64> = changes.adds.iter().map(|job| job.number).collect();
@@ -56,7 +58,60 @@ pub(super) fn commit(
     }
     // Also where there is nothing else: it shows that Redis can be written to.
     transaction.cmd("HSET").arg(keys.meta()).arg("format").arg(FORMAT).arg("last_number").arg(last_number).ignore();
-    Ok(transaction.exec(connection)?)
+    transaction.exec(connection)?;
+    Ok(made_way)
+}
+
+/// Renames what other programs have put where new jobs are to be, but for what leaves those keys by itself. Answers how many
+/// entries that were.
+fn make_way(
+    keys: &Keys,
+    connection: &mut Connection,
+    adds: &[StoredJob],
+    leaves: impl Fn(&Vec<u8>) -> bool,
+) -> Result<u64, Failed> {
+    let key_of = |job: &StoredJob| keys.job(job.number, job.function.as_bytes(), job.unique());
+    let targets: Vec<(&StoredJob, Vec<u8>)> =
+        adds.iter().map(|job| (job, key_of(job))).filter(|(_, key)| !leaves(key)).collect();
+    if targets.is_empty() {
+        return Ok(0);
+    }
+    let mut any = cmd("EXISTS");
+    for (_, key) in &targets {
+        any.arg(key);
+    }
+    if any.query::<u64>(connection)? == 0 {
+        return Ok(0);
+    }
+    let mut query = pipe();
+    for (_, key) in &targets {
+        query.cmd("EXISTS").arg(key);
+    }
+    let taken: Vec<bool> = query.query(connection)?;
+    // The job itself is there where this is done again.
+    let own = present(connection, targets.iter().map(|(job, key)| (job.number, keys.side(key))))?;
+    let mut made_way = 0;
+    for ((job, key), _) in targets.iter().zip(taken.iter().zip(own)).filter(|(_, (taken, own))| **taken && !own) {
+        let mut attempt = 0;
+        let name = loop {
+            let name = keys.made_way(job.number, job.function.as_bytes(), attempt);
+            if !cmd("EXISTS").arg(&name).query::<bool>(connection)? {
+                break name;
+            }
+            attempt += 1;
+        };
+        let mut transaction = pipe();
+        transaction.atomic().cmd("RENAME").arg(key).arg(&name).ignore();
+        transaction.cmd("DEL").arg(keys.side(key)).ignore();
+        // It has no number yet. Another job has its unique id now.
+        let mut set = cmd("HSET");
+        set.arg(keys.side(&name)).arg("function").arg(job.function.as_bytes()).arg("unique").arg("");
+        set.arg("flags").arg(NO_UNIQUE);
+        transaction.add_command(set).ignore();
+        transaction.exec(connection)?;
+        made_way += 1;
+    }
+    Ok(made_way)
 }
 
 /// Removes jobs by one command, which is done as a whole: when its memory is full Redis takes no transaction.

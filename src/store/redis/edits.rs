@@ -90,6 +90,11 @@ impl<'a> Edits<'a> {
         self.found.contains_key(&number)
     }
 
+    /// Whether a job that is moved leaves this key.
+    pub(super) fn vacates(&self, key: &[u8]) -> bool {
+        self.found.values().any(|(now, then, _)| now == key && now != then)
+    }
+
     /// Adds the edits to a transaction. Jobs may change places, so all that are moved go out of the way first.
     pub(super) fn make(&self, transaction: &mut Pipeline, keys: &Keys) {
         let moved = || self.found.iter().filter(|(_, (now, then, _))| now != then);

@@ -55,6 +55,11 @@ impl Failed {
         matches!(self, Self::Driver(error) if matches!(judge(error).0, StoreFailure::Full | StoreFailure::ReadOnly))
     }
 
+    /// Whether the connection has ended, and the next one may do. Where no answer came, everybody has waited long enough.
+    pub(super) fn is_severed(&self) -> bool {
+        matches!(self, Self::Driver(error) if error.is_io_error() || error.is_connection_dropped())
+    }
+
     /// For clients and for the operator.
     pub(super) fn explain(&self, name: &str, purpose: &str) -> StoreError {
         let (failure, reason, advice) = match self {

@@ -46,6 +46,14 @@ impl Keys {
         key
     }
 
+    /// A key that no job has, for an entry that made way for the job of this number. `attempt` counts the names that were taken.
+    pub(super) fn made_way(&self, number: u64, function: &[u8], attempt: usize) -> Vec<u8> {
+        // Numbers of jobs begin with no zero, and a unique id that looks like this is never part of a key.
+        let zeros = "0".repeat(attempt + 1);
+        let end = format!("-{NUMBERED}{zeros}{number}");
+        [self.prefix.as_bytes(), b"-", function, end.as_bytes()].concat()
+    }
+
     /// Matches all keys of jobs, and maybe others.
     pub(super) fn pattern(&self) -> String {
         escaped(&self.prefix) + "-*"

@@ -4,13 +4,13 @@
 //! of all jobs, and the second one the jobs themselves, in their order and a few at a time.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use ::redis::{Connection, FromRedisValue, Value, cmd, pipe};
 use bytes::Bytes;
 
 use super::super::location::Access;
-use super::super::{HasWorkload, Replayed, Workloads, fitting};
+use super::super::{HasWorkload, Replayed, Workloads, fitting, trusted_number_max};
 use super::errors::Failed;
 use super::keys::Keys;
 use super::read::{self, DATA, FIELDS, SIDE_FIELDS, Values, decimal, job};
@@ -25,8 +25,8 @@ const SCAN_KEYS: usize = 1000;
 /// Jobs that are read at one time, and the bytes of their workloads.
 const READ_JOBS: usize = 512;
 const READ_BYTES: usize = 16 << 20;
-/// Keys that could be read in several ways and are named in the log; the rest are counted.
-const NAMED_GUESSES: u64 = 20;
+/// So many functions that were guessed have a line of their own in the log; the rest are counted.
+const NAMED_GUESSES: usize = 20;
 /// Names that are tried for an entry that is set aside.
 const SET_ASIDE_ATTEMPTS: u32 = 1000;
 
@@ -83,6 +83,10 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
     for index in copies {
         found[index].number = 0;
     }
+    let trusted = trusted_number_max(store.last_number);
+    for entry in found.iter_mut().filter(|entry| entry.number.max(0).unsigned_abs() > trusted) {
+        entry.number = 0;
+    }
     found.sort_unstable_by(Found::order);
     let highest = found.iter().map(|entry| entry.number).max().unwrap_or(0).max(0).unsigned_abs();
     let mut reader = Reader {
@@ -90,7 +94,7 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
         own,
         functions,
         replayed: Replayed { last_number: store.last_number.max(highest), ..Replayed::default() },
-        guessed: 0,
+        guesses: BTreeMap::new(),
     };
     let mut wanted = Workloads::Wanted;
     let mut rest = &found[..];
@@ -114,14 +118,7 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
             }
         }
     }
-    if reader.guessed > NAMED_GUESSES {
-        tracing::error!(
-            "{}: {} keys of C++ gearmand can be read in several ways, as those named before; everything before the first \
-             hyphen was taken for the function",
-            store.name,
-            reader.guessed
-        );
-    }
+    reader.tell_guesses(&store.name);
     store.last_number = reader.replayed.last_number;
     if own {
         let settings: Vec<(Vec<u8>, Vec<u8>)> = cmd("HGETALL").arg(store.keys.settings()).query(connection)?;
@@ -304,8 +301,16 @@ struct Reader {
     own: bool,
     functions: HashSet<Vec<u8>>,
     replayed: Replayed,
-    /// Keys that could be read in several ways.
-    guessed: u64,
+    /// By function: keys that were read as jobs of it, and could be read as those of a function with a hyphen.
+    guesses: BTreeMap<Vec<u8>, Guess>,
+}
+
+/// Keys that could be read in several ways.
+struct Guess {
+    keys: u64,
+    first: Vec<u8>,
+    /// What the first would be if its function ended at the next hyphen.
+    other: Vec<u8>,
 }
 
 impl Reader {
@@ -350,16 +355,32 @@ impl Reader {
         Ok(Ok(job))
     }
 
-    /// Says, at a level that is always logged, that a job may come back as one of another function.
+    /// A job may come back as one of another function.
     fn guess(&mut self, key: &[u8], function: &[u8]) {
-        self.guessed += 1;
-        if self.guessed <= NAMED_GUESSES {
+        let guess = self.guesses.entry(function.to_vec()).or_insert_with(|| {
+            let place = key.windows(function.len() + 1).position(|part| part.strip_suffix(b"-") == Some(function));
+            let begin = place.unwrap_or(0);
+            let rest = &key[(begin + function.len() + 1).min(key.len())..];
+            let more = rest.split(|byte| *byte == b'-').next().unwrap_or_default();
+            Guess { keys: 0, first: key.to_vec(), other: [function, b"-", more].concat() }
+        });
+        guess.keys += 1;
+    }
+
+    /// Says, at a level that is always logged, what was guessed, and how that is put right.
+    fn tell_guesses(&self, name: &str) {
+        for (function, Guess { keys, first, other }) in self.guesses.iter().take(NAMED_GUESSES) {
+            let (function, other) = (function.escape_ascii(), other.escape_ascii());
             tracing::error!(
-                "the key {} of C++ gearmand can be read in several ways: {}, before its first hyphen, was taken for the \
-                 function",
-                key.escape_ascii(),
-                function.escape_ascii()
+                "{name}: {keys} keys of C++ gearmand, {} for one, can be read in several ways, and were taken for jobs of the \
+                 function {function}; if they are of one with a hyphen, say {other}: gearmand admin move-jobs {function} {other} \
+                 (move-job HANDLE FUNCTION for single ones)",
+                first.escape_ascii()
             );
+        }
+        let more = self.guesses.len().saturating_sub(NAMED_GUESSES);
+        if more > 0 {
+            tracing::error!("{name}: the same is so of keys of {more} more functions");
         }
     }
 

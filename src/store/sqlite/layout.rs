@@ -3,10 +3,11 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use super::WORKLOAD_IS_UNIQUE;
 use super::error::Trouble;
+use super::{NO_UNIQUE, WORKLOAD_IS_UNIQUE, integer};
 use crate::job_server::{FORMAT, StoreFailure};
 use crate::log_level::audit;
+use crate::store::trusted_number_max;
 
 /// The columns of a queue, in their order.
 ///
@@ -28,6 +29,8 @@ pub(super) const COLUMNS: [(&str, &str); 11] = [
 
 /// So many jobs are inserted by one statement where there are so many.
 pub(super) const ROWS: usize = 16;
+/// So many jobs are read at one time at most.
+pub(super) const PAGE_ROWS: usize = 1000;
 
 /// What C++ gearmand's table has; old ones have no `when_to_run`.
 const CPP_COLUMNS: [&str; 5] = ["unique_key", "function_name", "priority", "when_to_run", "data"];
@@ -78,10 +81,20 @@ pub(super) struct Sql {
     /// Unique id, function: the row number.
     pub(super) find: String,
     pub(super) load: String,
-    /// From this row number on: row number, job number, the columns from `unique_key` to `attempts`, `data`.
-    pub(super) scan: String,
-    /// The same with the type of `data` in its place, but for jobs that coalesce by it.
-    pub(super) scan_heads: String,
+    /// Number: whether a job of it is there.
+    pub(super) is_there: String,
+    /// Number: takes it from the row that has it, which gets another one at the next start.
+    pub(super) free_number: String,
+    /// Unique id, function: takes the unique id away from the row that has both; `None` where two rows can have the same.
+    pub(super) free_key: Option<String>,
+    /// Highest number to leave as it is: the numbers of rows that are none that a job can have.
+    foreign_numbers: String,
+    /// The same: the highest number that is left.
+    highest: String,
+    /// Number, new number: gives it.
+    renumber: String,
+    /// Reads all jobs, by pages, pass after pass: with their workloads, and without.
+    pub(super) scans: Vec<[String; 2]>,
     /// Row number, unique id, function: whether an earlier row has the same.
     pub(super) is_duplicate: String,
     /// Row number, reason, queue.
@@ -150,6 +163,14 @@ pub(super) fn last_number(connection: &Connection, queue: &str) -> Result<u64, r
     Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
 }
 
+/// The highest number that was ever given to a job, as far as is known, where the file has noted this one: numbers that no
+/// server can have given count for nothing.
+pub(super) fn highest(connection: &Connection, sql: &Sql, noted: u64) -> Result<u64, rusqlite::Error> {
+    let trusted = integer(trusted_number_max(noted));
+    let highest: Option<i64> = connection.query_row(&sql.highest, [trusted], |row| row.get(0))?;
+    Ok(highest.and_then(|highest| u64::try_from(highest).ok()).unwrap_or(0).max(noted))
+}
+
 /// What the operator has decided: names and values.
 pub(super) fn settings(connection: &Connection, queue: &str) -> Result<Vec<(String, String)>, rusqlite::Error> {
     let sql = "SELECT CAST(name AS BLOB), CAST(value AS BLOB) FROM gearman_settings WHERE queue = ?1 ORDER BY name";
@@ -198,6 +219,36 @@ pub(super) fn prepare(
         audit!("{queue} of C++ gearmand was taken over; its primary key {key}");
     }
     Ok(sql)
+}
+
+/// Gives other numbers to rows of other programs whose numbers are none that a job can have, or so high that hardly any would be
+/// left: the next ones, in the order of those that they had. Answers how many there were.
+///
+/// # Errors
+/// Where the file cannot be read or written.
+pub(super) fn renumber(connection: &mut Connection, sql: &Sql, queue: &str) -> Result<u64, Trouble> {
+    let noted = last_number(connection, queue)?;
+    let trusted = integer(trusted_number_max(noted));
+    let is_any = connection.prepare(&sql.foreign_numbers)?.exists([trusted])?;
+    if !is_any {
+        return Ok(0);
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut count = 0;
+    {
+        let mut select = transaction.prepare(&sql.foreign_numbers)?;
+        let rows: Vec<i64> = select.query_map([trusted], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let first = integer(highest(&transaction, sql, noted)?).saturating_add(1);
+        let mut update = transaction.prepare(&sql.renumber)?;
+        for (number, new) in rows.into_iter().zip(first..) {
+            update.execute((number, new))?;
+            transaction.prepare_cached(NOTE)?.execute((queue, new, 0))?;
+            count += 1;
+        }
+    }
+    transaction.commit()?;
+    audit!("{queue}: {count} rows of other programs were taken over as jobs");
+    Ok(count)
 }
 
 /// The statements for a table that is only looked at.
@@ -257,19 +308,33 @@ impl Found {
         Ok(())
     }
 
+    /// Each statement takes what a page is read behind, and answers: row number, job number, the columns from `unique_key` to
+    /// `attempts`, `data` or, but for jobs that coalesce by it, the type of `data`, and what the next page is read behind.
+    fn scans(&self, table: &str) -> Vec<[String; 2]> {
+        let heads = COLUMNS[1..10].iter().map(|(name, _)| self.column(name)).collect::<Vec<_>>().join(", ");
+        let type_of_data = format!(
+            "CASE WHEN unique_key = '-' OR coalesce({}, 0) & {WORKLOAD_IS_UNIQUE} THEN data ELSE typeof(data) END",
+            self.column("flags")
+        );
+        let pass = |number: &str, key: &str, only: &str| {
+            [&*type_of_data, "data"].map(|data| {
+                format!(
+                    "SELECT rowid, {number}, {heads}, {data}, {key} FROM {table} WHERE {key} > ?1{only} ORDER BY {key} \
+                     LIMIT {PAGE_ROWS}"
+                )
+            })
+        };
+        match self.form {
+            // C++ gearmand adds rows without a number. They are numbered when a server opens the file.
+            Form::Kept => vec![pass("job_id", "job_id", ""), pass("NULL", "rowid", " AND job_id IS NULL")],
+            Form::Ours | Form::Missing => vec![pass("job_id", "rowid", "")],
+            Form::Cpp => vec![pass("rowid", "rowid", "")],
+        }
+    }
+
     fn sql(&self, queue: &str) -> Sql {
         let table = quoted(queue);
-        let number = match self.form {
-            Form::Ours | Form::Missing => "job_id",
-            // C++ gearmand adds rows without one. They are numbered when a server opens the file.
-            Form::Kept => "coalesce(job_id, rowid)",
-            Form::Cpp => "rowid",
-        };
         let names = COLUMNS.map(|(name, _)| name);
-        let heads = COLUMNS[1..10].iter().map(|(name, _)| self.column(name)).collect::<Vec<_>>().join(", ");
-        let scan = |data: &str| {
-            format!("SELECT rowid, {number}, {heads}, {data} FROM {table} WHERE rowid >= ?1 ORDER BY rowid")
-        };
         // The number is indexed as it stands in the table, not as it is read.
         let number = if self.has("job_id") { "job_id" } else { "rowid" };
         let row = format!("({})", ["?"; COLUMNS.len()].join(", "));
@@ -287,11 +352,28 @@ impl Found {
             spare_key: format!("UPDATE {table} SET unique_key = NULL, flags = ?2 WHERE {number} = ?1"),
             find: format!("SELECT rowid FROM {table} WHERE unique_key = ?1 AND function_name = ?2"),
             load: format!("SELECT data FROM {table} WHERE {number} = ?1"),
-            scan: scan("data"),
-            scan_heads: scan(&format!(
-                "CASE WHEN unique_key = '-' OR coalesce({}, 0) & {WORKLOAD_IS_UNIQUE} THEN data ELSE typeof(data) END",
-                self.column("flags")
-            )),
+            is_there: format!("SELECT 1 FROM {table} WHERE {number} = ?1"),
+            // The row number cannot be NULL. Below zero no job has one.
+            free_number: if self.form == Form::Ours {
+                format!(
+                    "UPDATE {table} SET job_id = (SELECT min(min(job_id), 0) - 1 FROM {table}), handle = NULL \
+                     WHERE job_id = ?1"
+                )
+            } else {
+                format!("UPDATE {table} SET job_id = NULL, handle = NULL WHERE {number} = ?1")
+            },
+            free_key: (self.form == Form::Kept).then(|| {
+                format!(
+                    "UPDATE {table} SET unique_key = NULL, flags = coalesce(flags, 0) | {NO_UNIQUE} \
+                     WHERE unique_key = ?1 AND function_name = ?2"
+                )
+            }),
+            foreign_numbers: format!(
+                "SELECT {number} FROM {table} WHERE {number} < 1 OR {number} > ?1 ORDER BY {number}"
+            ),
+            highest: format!("SELECT max({number}) FROM {table} WHERE {number} <= ?1"),
+            renumber: format!("UPDATE {table} SET {number} = ?2, handle = NULL WHERE {number} = ?1"),
+            scans: self.scans(&table),
             is_duplicate: format!(
                 "SELECT 1 FROM {table} WHERE rowid < ?1 AND unique_key = ?2 AND function_name = ?3 \
                  AND {} = 0 LIMIT 1",
@@ -362,10 +444,12 @@ fn keep(transaction: &Transaction<'_>, queue: &str, found: &Found) -> Result<(),
 /// Gives numbers to the rows that have none, beyond all that were ever given.
 fn number_rows(transaction: &Transaction<'_>, queue: &str) -> Result<(), rusqlite::Error> {
     let table = quoted(queue);
+    let known = last_number(transaction, queue)?;
+    let trusted = integer(trusted_number_max(known));
     let highest: Option<i64> =
-        transaction.query_row(&format!("SELECT max(job_id) FROM {table}"), [], |row| row.get(0))?;
-    let known = i64::try_from(last_number(transaction, queue)?).unwrap_or(i64::MAX);
-    let first = highest.unwrap_or(0).max(known).saturating_add(1);
+        transaction
+            .query_row(&format!("SELECT max(job_id) FROM {table} WHERE job_id <= ?1"), [trusted], |row| row.get(0))?;
+    let first = highest.unwrap_or(0).max(integer(known)).saturating_add(1);
     let mut unnumbered =
         transaction.prepare(&format!("SELECT rowid FROM {table} WHERE job_id IS NULL ORDER BY rowid"))?;
     let rows: Vec<i64> = unnumbered.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;

@@ -19,7 +19,7 @@ use super::layout::{self, Sql};
 use crate::job_server::StoreFailure;
 
 /// How long one statement waits for a lock that another program holds. As C++ gearmand does.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(6);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The WAL's pages are copied into the database when there are so many. SQLite's own 1000 means four times as many
 /// syncs; more than this makes single commits slower than it saves.
@@ -246,7 +246,7 @@ fn use_wal(connection: &Connection) -> Result<(), Trouble> {
 /// the same bytes are written into the WAL again, which makes the system write them, and are synced through a descriptor
 /// that has seen no failure; then all of it is copied into the database, synced, and the WAL starts empty. Nobody
 /// remembers whether the last process ended after a failed sync, so each opening does it; after a clean end there is no WAL.
-fn make_good(connection: &mut Connection, path: &Path, failed: bool) -> Result<(), Trouble> {
+pub(super) fn make_good(connection: &mut Connection, path: &Path, failed: bool) -> Result<(), Trouble> {
     if wal_length(path) > 0 {
         // Nobody else appends meanwhile.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

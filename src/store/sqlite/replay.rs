@@ -18,6 +18,8 @@ use crate::store::{HasWorkload, Replayed, Workloads};
 
 /// So many rows that were set aside have a line of their own in the log.
 const NAMED_IN_LOG: usize = 10;
+/// About so many bytes of workloads are read at one time at most.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// A row that is no job: its row number, and why.
 type Senseless = (i64, &'static str);
@@ -36,41 +38,74 @@ pub(super) fn scan(
     take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads,
 ) -> Result<Found, Trouble> {
     let connection = &file.connection;
-    let mut reader = Reader::new(connection, &file.sql.is_duplicate, prefix);
-    let mut replayed = Replayed { last_number: layout::last_number(connection, queue)?, ..Replayed::default() };
+    let noted = layout::last_number(connection, queue)?;
+    let last_number = layout::highest(connection, &file.sql, noted)?;
+    let mut reader = Reader::new(connection, &file.sql.is_duplicate, prefix, last_number);
+    let mut replayed = Replayed { last_number, ..Replayed::default() };
     let mut senseless = Vec::new();
     let mut wants = Workloads::Wanted;
-    let mut first_row = i64::MIN;
-    for (sql, has_workload) in [(&file.sql.scan, true), (&file.sql.scan_heads, false)] {
-        let mut statement = connection.prepare(sql)?;
-        let mut rows = statement.query([first_row])?;
-        while let Some(row) = rows.next()? {
-            let row_number: i64 = row.get(0)?;
-            if let ValueRef::Integer(number) = row.get_ref(1)? {
-                let number = u64::try_from(number).ok().filter(|number| *number <= NUMBER_MAX);
-                replayed.last_number = replayed.last_number.max(number.unwrap_or(0));
+    for scan in &file.sql.scans {
+        let mut after = i64::MIN;
+        loop {
+            let has_workloads = wants == Workloads::Wanted;
+            let page = Page::read(connection, &scan[usize::from(has_workloads)], after, &mut reader, has_workloads)?;
+            for job in page.jobs {
+                replayed.jobs += 1;
+                let has_workload = has_workloads || job.unique() == DASH;
+                wants = take(job, has_workload);
             }
-            match reader.job(row, row_number, has_workload)? {
-                Ok(job) => {
-                    replayed.jobs += 1;
-                    let has_workload = has_workload || job.unique() == DASH;
-                    wants = take(job, has_workload);
-                }
-                Err(reason) => senseless.push((row_number, reason)),
+            senseless.extend(page.senseless);
+            match page.last {
+                Some(last) => after = last,
+                None => break,
             }
-            if has_workload && wants == Workloads::Unwanted {
-                first_row = row_number.saturating_add(1);
-                break;
-            }
-        }
-        if wants == Workloads::Wanted {
-            break;
         }
     }
     // Nothing of what was read is read soon again.
     connection.execute_batch("PRAGMA shrink_memory")?;
+    replayed.last_number = reader.last_number;
     replayed.set_aside = senseless.len() as u64;
     Ok(Found { replayed, senseless })
+}
+
+/// Some jobs, read in one transaction, which is over before anybody looks at them: while it lasts the WAL cannot begin anew, and
+/// whoever looks may take as long as they like.
+struct Page {
+    jobs: Vec<StoredJob>,
+    senseless: Vec<Senseless>,
+    /// What the next page is read behind, if there is one.
+    last: Option<i64>,
+}
+
+impl Page {
+    fn read(
+        connection: &Connection,
+        sql: &str,
+        after: i64,
+        reader: &mut Reader<'_>,
+        has_workloads: bool,
+    ) -> Result<Self, rusqlite::Error> {
+        let mut page = Self { jobs: Vec::new(), senseless: Vec::new(), last: None };
+        let (mut count, mut bytes) = (0, 0);
+        let mut statement = connection.prepare_cached(sql)?;
+        let mut rows = statement.query([after])?;
+        while let Some(row) = rows.next()? {
+            let row_number: i64 = row.get(0)?;
+            match reader.job(row, row_number, has_workloads)? {
+                Ok(job) => {
+                    bytes += job.workload().len();
+                    page.jobs.push(job);
+                }
+                Err(reason) => page.senseless.push((row_number, reason)),
+            }
+            count += 1;
+            if count == layout::PAGE_ROWS || bytes >= PAGE_BYTES {
+                page.last = Some(row.get(12)?);
+                break;
+            }
+        }
+        Ok(page)
+    }
 }
 
 /// Moves rows out of the queue into a table for the operator, all of them or none, and tells the log.
@@ -106,6 +141,9 @@ pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless
 struct Reader<'a> {
     connection: &'a Connection,
     is_duplicate: &'a str,
+    /// The highest number that is known of: rows whose numbers are none that a job can have get the next ones, as
+    /// [`layout::renumber`] does it in the file.
+    last_number: u64,
     /// Of jobs without a handle.
     default_prefix: &'a Arc<str>,
     /// The prefix of the last handle: most are the same.
@@ -117,10 +155,11 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(connection: &'a Connection, is_duplicate: &'a str, default_prefix: &'a Arc<str>) -> Self {
+    fn new(connection: &'a Connection, is_duplicate: &'a str, default_prefix: &'a Arc<str>, last_number: u64) -> Self {
         Self {
             connection,
             is_duplicate,
+            last_number,
             default_prefix,
             prefix: Arc::clone(default_prefix),
             functions: HashSet::new(),
@@ -154,9 +193,11 @@ impl<'a> Reader<'a> {
         row: &'row Row<'_>,
         has_workload: bool,
     ) -> Result<Result<StoredParts<'row>, &'static str>, rusqlite::Error> {
-        let Some(number) = positive(row.get_ref(1)?).filter(|number| *number > 0) else {
-            return Ok(Err("its number is not above zero"));
-        };
+        let number = positive(row.get_ref(1)?).filter(|number| (1..=NUMBER_MAX).contains(number));
+        let number = number.unwrap_or_else(|| {
+            self.last_number += 1;
+            self.last_number
+        });
         let flags = match row.get_ref(9)? {
             ValueRef::Integer(flags) => flags,
             _ => 0,

@@ -77,7 +77,7 @@ impl Writer {
 
     /// Whether changes without new jobs wait, since the store has not taken the last.
     pub(super) fn must_wait(&self) -> bool {
-        let waits = |failing: &Failing| !failing.is_writable && !failing.is_on_trial && failing.again > Instant::now();
+        let waits = |failing: &Failing| !failing.is_writable && !failing.is_on_trial && failing.is_left_alone();
         self.failing.as_ref().is_some_and(waits)
     }
 

@@ -330,3 +330,49 @@ fn decisions_that_are_refused_are_given_up_and_jobs_go_on() {
     assert_eq!(bench.added(1), [(4, Ok(()))]);
     assert_eq!([bench.set(), bench.set()].map(|settings| settings[0].0.clone()), [REFUSED, "a"]);
 }
+
+/// A writer without a thread.
+fn writer() -> Writer {
+    let store = Scripted { outcomes: VecDeque::new(), refused: 0, commits: channel().0, details: channel().0 };
+    Writer {
+        store: Box::new(store),
+        queue: Arc::default(),
+        settings: Settings {
+            durability: Durability::Always,
+            interval: Duration::from_millis(5),
+            probe: None,
+            reserve: None,
+        },
+        stats: Arc::default(),
+        report: Box::new(|_| ()),
+        owed: Owed::default(),
+        failing: None,
+        unreadable: None,
+        is_busy: false,
+        has_refused: false,
+        noted: 0,
+        tried: Instant::now(),
+        tried_for: Duration::ZERO,
+        rest_at: None,
+        unsynced_since: None,
+        measured: Measured::default(),
+    }
+}
+
+#[test]
+fn whoever_needs_a_store_that_fails_has_it_tried_once_a_second() {
+    let mut writer = writer();
+    let error = StoreError::new(StoreFailure::Unreachable, "as the test says");
+    for (tried_for, expected) in [(0, 1), (2, 2), (10, 4)] {
+        writer.tried_for = Duration::from_secs(tried_for);
+        for _ in 0..10 {
+            writer.fail(&error);
+        }
+        let failing = writer.failing.as_mut().unwrap();
+        assert_eq!(failing.again - failing.failed, LONGEST_PAUSE, "by itself it is tried seldom");
+        assert_eq!(failing.asked_again - failing.failed, Duration::from_secs(expected), "tried for {tried_for} s");
+        assert_eq!(writer.refuses(), Some(StoreFailure::Unreachable));
+        writer.failing.as_mut().unwrap().asked_again = Instant::now();
+        assert_eq!(writer.refuses(), None, "the next one tries it");
+    }
+}

@@ -1,0 +1,61 @@
+//! `gearmand queue backup` and `compact`: what is done with the whole file of a queue.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use super::{ToolError, tell};
+use crate::process::state_directory;
+use crate::store::location::Location;
+
+/// Copies the queue into a file, also beside the server that uses it.
+pub(super) fn backup(location: &Location, copy: &Path) -> Result<u8, ToolError> {
+    #[cfg(feature = "sqlite")]
+    if let Location::Sqlite { path, table, .. } = location {
+        require(path)?;
+        let bytes = crate::store::sqlite::backup(path, table, copy)?;
+        writeln!(io::stdout(), "{} is a copy of {location}, {bytes} bytes", copy.display())?;
+        return Ok(0);
+    }
+    Err(ToolError::Usage(format!("{location} is in a database: copy it with {}", means(location))))
+}
+
+/// Makes the file of a queue smaller that no server uses.
+pub(super) fn compact(location: &Location) -> Result<u8, ToolError> {
+    #[cfg(feature = "sqlite")]
+    if let Location::Sqlite { path, table, .. } = location {
+        require(path)?;
+        let done = crate::store::sqlite::compact(path, table);
+        if let Err(error) = state_directory::give_to_owner_of_directory(path) {
+            let path = path.display();
+            tell(
+                "queue",
+                format_args!("cannot give {path} to the owner of its directory: {error}; the server may need that"),
+            );
+        }
+        let (before, after) = done?;
+        writeln!(io::stdout(), "{location}: {before} bytes before, {after} now")?;
+        return Ok(0);
+    }
+    Err(ToolError::Usage(format!("{location} is in a database, which reuses its space by itself")))
+}
+
+/// A queue that is not there is told apart from one that fails.
+#[cfg(feature = "sqlite")]
+fn require(path: &Path) -> Result<(), ToolError> {
+    match path.metadata() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ToolError::Open(format!("SQLite file {}: {error}", path.display()))),
+    }
+}
+
+/// How a queue in a database is copied.
+fn means(location: &Location) -> String {
+    match location {
+        Location::Postgres { table, .. } => format!("pg_dump -t {table} -t {table}_meta -t {table}_settings"),
+        Location::Mysql { database, table, .. } => {
+            format!("mysqldump --single-transaction {database} {table} {table}_meta {table}_settings")
+        }
+        Location::Redis { .. } => "BGSAVE, and then its dump.rdb, or its appendonlydir".to_owned(),
+        Location::Sqlite { .. } => "a build that knows SQLite".to_owned(),
+    }
+}
