@@ -1,9 +1,7 @@
 //! What a client or worker asks of the server: a packet with every field parsed and in range.
 
 use super::error::{NotRegistered, PeerError};
-use super::names::{
-    CLIENT_ID_MAX, FUNCTION_MAX, HANDLE_MAX, OPTION_MAX, Priority, REDUCER_MAX, UNIQUE_MAX, Workload,
-};
+use super::names::{CLIENT_ID_MAX, FUNCTION_MAX, HANDLE_MAX, OPTION_MAX, Priority, REDUCER_MAX, UNIQUE_MAX, Workload};
 use super::packet::{PacketType, split_arguments};
 
 /// The shortest timeout that CAN_DO_TIMEOUT can set, in milliseconds; shorter ones are raised to it.
