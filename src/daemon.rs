@@ -1,5 +1,6 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
+mod descriptors;
 pub mod http;
 mod sampler;
 mod store;
@@ -36,6 +37,7 @@ use crate::net::Clock;
 use crate::net::connection::{Limits, Server};
 use crate::net::listener::{AcceptSettings, Acceptor};
 use crate::net::timer::keep_time;
+use crate::net::watch::Patience;
 use crate::process::detach::Readiness;
 use crate::process::listen::{KeepAlive, Listeners, TcpTarget, UnixTarget};
 use crate::process::logging::LogHandle;
@@ -301,6 +303,7 @@ impl Daemon {
             notice!("{text}");
         }
         say_where(&addresses, &http_addresses, keeper.is_some());
+        descriptors::report(&resolved);
         settle(&log).await;
         if let Err(error) = notifier.ready(&addresses) {
             warn!("cannot reach the service manager (NOTIFY_SOCKET): {error}");
@@ -519,21 +522,22 @@ fn policy(config: &Config, is_durable: bool) -> Policy {
 fn accept_settings(config: &Config) -> AcceptSettings {
     let Config { network, limits, timeouts, .. } = config;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let keep_alive = KeepAlive {
+        idle: network.keepalive_idle,
+        interval: network.keepalive_interval,
+        count: network.keepalive_count,
+        user_timeout: network.tcp_user_timeout,
+    };
     AcceptSettings {
-        max_connections: limits.max_connections,
-        keep_alive: KeepAlive {
-            idle: network.keepalive_idle,
-            interval: network.keepalive_interval,
-            count: network.keepalive_count,
-            user_timeout: network.tcp_user_timeout,
-        },
+        max_connections: descriptors::most_connections(config),
+        keep_alive,
         limits: Limits {
             frames: FrameLimits {
                 packet: size(limits.max_packet_size).min(LARGEST_BODY) + HEADER_SIZE,
                 line: limits.max_text_line,
             },
             output: size(limits.max_output),
-            write_timeout: timeouts.write_timeout,
+            patience: Patience { reading: timeouts.write_timeout, silence: keep_alive.effective_user_timeout() },
             first_byte_timeout: timeouts.handshake_timeout,
         },
     }

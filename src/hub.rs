@@ -310,6 +310,11 @@ impl Hub {
         self.lock().server.kept_job_count()
     }
 
+    /// See [`JobServer::workload_bytes`].
+    pub fn workload_bytes(&self) -> u64 {
+        self.lock().server.workload_bytes()
+    }
+
     /// How many changes wait for the store.
     pub fn waiting_changes(&self) -> usize {
         self.store.as_ref().map_or(0, |store| store.len())

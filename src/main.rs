@@ -161,7 +161,7 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
     let process = &config.process;
     let account = process.user.as_deref().map(Account::find).transpose().map_err(|error| say(&error))?;
     let owner = account.as_ref().map(|account| (account.uid(), account.gid()));
-    let files = process.file_descriptors.and_then(|files| u64::try_from(files).ok());
+    let files = process.open_files();
     raise_file_descriptor_limit(files).map_err(|error| say(&error))?;
     let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
     let listeners = if let Some(listeners) = inherited {

@@ -143,23 +143,27 @@ pub struct Network {
     pub socket_mode: u32,
 
     /// Time of silence after which a peer is probed, without a unit: seconds; -1 leaves it to the kernel
+    ///
+    /// Each connection has a time of its own between half of it and all of it, so that thousands of idle workers are not probed
+    /// in the same moment.
     #[arg(long, value_name = "TIME", default_value = "20", value_parser = value::keepalive_seconds,
           allow_negative_numbers = true)]
     pub keepalive_idle: OptionalDuration,
 
     /// Time between two probes, without a unit: seconds; -1 leaves it to the kernel
-    #[arg(long, value_name = "TIME", default_value = "5", value_parser = value::keepalive_seconds,
+    #[arg(long, value_name = "TIME", default_value = "2", value_parser = value::keepalive_seconds,
           allow_negative_numbers = true)]
     pub keepalive_interval: OptionalDuration,
 
     /// Probes without an answer after which a peer is dead; -1 leaves it to the kernel
-    #[arg(long, value_name = "N", default_value = "4", value_parser = value::probes, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = value::probes, allow_negative_numbers = true)]
     pub keepalive_count: OptionalCount,
 
     /// Close a connection whose peer has acknowledged nothing for so long; without a unit: seconds; 0 leaves it to the kernel
     ///
     /// Together with the probes it returns the jobs of a dead host in less than a minute: a silent peer is closed after 30
-    /// seconds, one that was written to just before that after 30 more.
+    /// seconds, one that was written to just before that after 30 more. It is never less than all probes take. A peer that
+    /// reads nothing but whose kernel answers is alive, and is not closed by this: see --write-timeout.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = value::seconds_or_off)]
     pub tcp_user_timeout: OptionalDuration,
 }
@@ -181,7 +185,10 @@ pub struct Process {
     pub pid_file: Option<PathBuf>,
 
     /// Limit of open files, one a connection [default: as many as the system allows this user]
-    #[arg(short, long, value_name = "N", value_parser = value::count::<32, 1_073_741_816>)]
+    ///
+    /// It is 32 at least. Some are kept for the store, the log and HTTP, so that there are fewer connections than this. 0 is the
+    /// default.
+    #[arg(short, long, value_name = "N", value_parser = value::count::<0, 1_073_741_816>)]
     pub file_descriptors: Option<usize>,
 
     /// Threads that serve connections; 0 is one a CPU
@@ -199,6 +206,17 @@ pub struct Process {
     /// These are `cancel`, `create`, `drop`, `maxqueue` and `shutdown`, and those that C++ gearmand does not know.
     #[arg(long)]
     pub admin_read_only: bool,
+}
+
+/// The fewest files that the server asks for: with fewer it could not open its own.
+pub(super) const LEAST_FILES: usize = 32;
+
+impl Process {
+    /// How many files may be open, where that is set.
+    pub fn open_files(&self) -> Option<u64> {
+        let files = self.file_descriptors.filter(|files| *files > 0)?.max(LEAST_FILES);
+        u64::try_from(files).ok()
+    }
 }
 
 /// What happens to jobs.
@@ -323,7 +341,10 @@ pub struct Timeouts {
     pub handshake_timeout: OptionalDuration,
 
     /// Close a connection that takes nothing of what waits for it for so long; without a unit: seconds; 0 waits for ever
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = value::seconds_or_off)]
+    ///
+    /// Its host answers all the while: a client may be busy for minutes before it reads its next result. --max-output bounds
+    /// what waits for it.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = value::seconds_or_off)]
     pub write_timeout: OptionalDuration,
 
     /// Wake the next worker when the one woken for a job has not asked for it; without a unit: milliseconds

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgMatches, FromArgMatches as _};
 
 use super::address::ListenAddress;
-use super::args::{NOT_IN_A_FILE, RELOADABLE, ServerArgs};
+use super::args::{LEAST_FILES, NOT_IN_A_FILE, RELOADABLE, ServerArgs};
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::foreign::{self, Standing};
 use super::queue::{FunctionDurability, QueueChoice};
@@ -357,6 +357,22 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
              write 1 for a single attempt, which is what gearmand's development after 2.0.0 reads a 0 as, or -1 to say the same"
                 .to_owned(),
         );
+    }
+    if let Some(files @ 1..LEAST_FILES) = config.process.file_descriptors {
+        findings.warnings.push(format!(
+            "--file-descriptors {files} is too few for the server's own files: it asks for {LEAST_FILES}"
+        ));
+    }
+    let network = &config.network;
+    if let (Some(timeout), Some(idle), Some(interval), Some(count)) =
+        (network.tcp_user_timeout, network.keepalive_idle, network.keepalive_interval, network.keepalive_count)
+        && timeout < idle + interval * count
+    {
+        findings.warnings.push(format!(
+            "--tcp-user-timeout {timeout:?} is shorter than all probes take, {:?}: that is the time in force, so that living \
+             peers are not closed for one lost probe; lower --keepalive-idle, --keepalive-interval or --keepalive-count",
+            idle + interval * count
+        ));
     }
     if config.process.daemon
         && config.log.log_file == LogTarget::StandardError

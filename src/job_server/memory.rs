@@ -75,6 +75,12 @@ impl JobServer {
         *stored_running -= usize::from(kept.is_stored() && is_running);
     }
 
+    /// Bytes of workloads in memory.
+    pub fn workload_bytes(&self) -> u64 {
+        let Holdings { volatile, storing, ended, stored, .. } = self.holdings;
+        volatile + storing + ended + stored
+    }
+
     fn counted(&self, job: u32) -> (u64, Kept, bool) {
         let job = self.jobs.get(job);
         (job.workload_memory(), job.kept, matches!(job.state, JobState::Running(_)))

@@ -29,10 +29,8 @@ impl JobServer {
         timeout_ms: Option<u64>,
         effects: &mut impl Effects,
     ) {
-        let Ok(function) = self.function_slot(name) else {
-            return self.refuse_function(connection, NotRegistered::TooManyOnServer, effects);
-        };
-        if let Some((ability, index)) = self.find_ability(connection, function) {
+        let known = self.function_names.get(name).copied();
+        if let Some((ability, index)) = known.and_then(|function| self.find_ability(connection, function)) {
             self.connections[connection as usize].abilities[index..].rotate_left(1);
             let Ability { timeout_ms: timeout, gauges, .. } = &mut self.abilities[ability as usize];
             *timeout = timeout_ms;
@@ -41,6 +39,9 @@ impl JobServer {
         if self.connections[connection as usize].abilities.len() >= self.policy.max_functions_per_connection {
             return self.refuse_function(connection, NotRegistered::TooManyOnConnection, effects);
         }
+        let Ok(function) = self.function_slot(name) else {
+            return self.refuse_function(connection, NotRegistered::TooManyOnServer, effects);
+        };
         let withheld = self.rule_for(connection, name);
         let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
         gauges.set_withheld(withheld);
@@ -137,24 +138,25 @@ impl JobServer {
         if connection.runs >= policy.max_jobs_per_connection {
             return None;
         }
-        for priority in Priority::ALL {
-            let found = connection.abilities.iter().rposition(|ability| {
-                let Ability { function, withheld, .. } = abilities[*ability as usize];
-                let function = &functions[function as usize];
-                let list = function.ready[priority.index()];
-                list.len > 0
-                    && withheld.is_none()
-                    && function.is_open()
-                    && !(*draining && jobs.get(list.first).kept.is_stored())
-            });
-            if let Some(index) = found {
-                let ability = connection.abilities[index];
-                connection.abilities[..=index].rotate_right(1);
-                let function = abilities[ability as usize].function;
-                return Some((functions[function as usize].list(priority).first, ability));
+        // Once through the functions, of which there may be thousands: the priority of the best so far, and its place.
+        let mut best = None;
+        for (index, ability) in connection.abilities.iter().enumerate().rev() {
+            let Ability { function, withheld, .. } = abilities[*ability as usize];
+            let function = &functions[function as usize];
+            let better = &function.ready[..best.map_or(Priority::ALL.len(), |(priority, _)| priority)];
+            let found =
+                better.iter().position(|list| list.len > 0 && !(*draining && jobs.get(list.first).kept.is_stored()));
+            let Some(priority) = found.filter(|_| withheld.is_none() && function.is_open()) else { continue };
+            best = Some((priority, index));
+            if priority == 0 {
+                break;
             }
         }
-        None
+        let (priority, index) = best?;
+        let ability = connection.abilities[index];
+        connection.abilities[..=index].rotate_right(1);
+        let function = abilities[ability as usize].function;
+        Some((functions[function as usize].ready[priority].first, ability))
     }
 
     /// While the server drains, kept jobs at the head of a worker's functions wait for the next start.

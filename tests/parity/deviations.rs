@@ -85,6 +85,13 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         reason: BARE_HANDLE,
     },
     Deviation {
+        conversation: "a failure with a reason",
+        step: r"W WORK_FAIL H:t:1\0why it failed",
+        ours: "C WORK_FAIL H:t:1",
+        theirs: r"C WORK_FAIL H:t:1\0why it failed",
+        reason: BARE_HANDLE,
+    },
+    Deviation {
         conversation: "an exception for a client that did not ask for it",
         step: r"W WORK_EXCEPTION H:t:1\0reason",
         ours: "C WORK_FAIL H:t:1",
@@ -181,6 +188,13 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         ours: r"C WORK_COMPLETE H:t:1\0late",
         theirs: r"V ERROR JOB_NOT_FOUND\0Job given in work result not found",
         reason: "the first result of anybody who was handed the job ends it; gearmand drops it, tells the worker of an error, and runs the job again",
+    },
+    Deviation {
+        conversation: "a timeout of more than 20 digits",
+        step: r"W CAN_DO_TIMEOUT f\0123456789012345678901",
+        ours: "",
+        theirs: "W END",
+        reason: "a timeout that is out of range is not registered, and the connection goes on; gearmand closes it, or dies",
     },
     Deviation {
         conversation: "a function registered twice",

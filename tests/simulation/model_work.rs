@@ -10,26 +10,28 @@ const FORFEITED_FOR_SURE: usize = 1024;
 
 impl Model {
     pub(crate) fn can_do(&mut self, from: u32, function: usize, timeout_ms: Option<u64>, outcome: &Outcome) {
-        if !self.functions.contains_key(&function) && self.functions.len() >= self.policy.max_functions {
-            self.may_have_forgotten = true;
-            if outcome.refused_functions > 0 {
-                return self.note("was one function too many");
-            }
-        }
-        self.functions.entry(function).or_default();
         let limit = self.policy.max_functions_per_connection;
         let slept = self.transition;
         let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
         if let Some(index) = abilities.iter().position(|ability| ability.function == function) {
             let ability = abilities.remove(index);
             abilities.insert(0, Ability { timeout_ms, ..ability });
-        } else if abilities.len() >= limit {
+            return assert_eq!(outcome.refused_functions, 0, "a function was registered before");
+        }
+        if abilities.len() >= limit {
             assert_eq!(outcome.refused_functions, 1, "a connection has more functions than it may");
             return self.note("was one function too many of a connection");
-        } else {
-            abilities.insert(0, Ability { function, timeout_ms, slept });
+        }
+        if !self.functions.contains_key(&function) && self.functions.len() >= self.policy.max_functions {
+            self.may_have_forgotten = true;
+            if outcome.refused_functions > 0 {
+                return self.note("was one function too many");
+            }
         }
         assert_eq!(outcome.refused_functions, 0, "there was room for a function");
+        self.functions.entry(function).or_default();
+        let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
+        abilities.insert(0, Ability { function, timeout_ms, slept });
     }
 
     pub(crate) fn cant_do(&mut self, from: u32, function: usize) {
