@@ -14,7 +14,6 @@ const NAMES: &[&[u8]] = &[
     b"tab\there",
     br"Shop\Export\xAdapter",
     b"Shop\\Export\xadapter",
-    br"\e",
     br"\x41",
     b"\xff\xfe",
     "\u{202e}live\u{85}\u{200b}".as_bytes(),
