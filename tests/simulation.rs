@@ -74,6 +74,7 @@ const LANDMARKS: &[&str] = &[
     "had a client that closed its side",
     "had a client that left before it was stored",
     "had a function of which a decision outlived the server",
+    "had a function that was forgotten with its last setting",
     "left with its last client",
     "let a NOOP's time pass",
     "lost its worker",

@@ -6,6 +6,7 @@
 
 use super::Admin;
 use super::control::host;
+use super::look::function_id;
 use crate::job_server::{ConnectionId, ControlError, Who};
 use crate::protocol::text::{self, JobWords, Workers};
 
@@ -65,8 +66,10 @@ impl Admin {
 
     /// The function of a rule that is to end, which nobody may do any more.
     pub(super) fn function_of_rule(&self, who: &Who, word: &[u8]) -> Result<Vec<u8>, Unclear> {
-        let rules: Vec<_> = self.look.rules_for(who.clone()).filter_map(|rule| rule.function_id).collect();
-        let of_rule = |name: &[u8]| rules.contains(&super::look::function_id(name));
+        let of_rule = |name: &[u8]| {
+            let id = function_id(name);
+            self.look.rules_for(who.clone()).any(|rule| rule.function_id.as_ref() == Some(&id))
+        };
         meant(word, of_rule).ok_or(Unclear::Missing(ControlError::NoSuchRule))
     }
 

@@ -179,7 +179,7 @@ impl Admin {
 
     /// What a command wants, with its names as they are meant.
     fn control(&self, command: &ControlCommand<'_>) -> Result<Control, Unclear> {
-        let withhold = |workers: &_, function: &Option<&[u8]>, how| {
+        let withhold = |workers: &_, function: Option<&[u8]>, how| {
             let function = function.map(|function| self.function(function)).transpose()?;
             Ok(Control::Withhold { who: self.workers(workers)?, function, how })
         };
@@ -199,8 +199,8 @@ impl Admin {
                 Control::SetPriority { handle: handle.to_vec(), priority }
             }
             ControlCommand::RunJob(handle) => Control::RunNow { handle: handle.to_vec() },
-            ControlCommand::Disable(ref workers, ref function) => withhold(workers, function, Withholding::Disabled)?,
-            ControlCommand::Drain(ref workers, ref function) => withhold(workers, function, Withholding::Draining)?,
+            ControlCommand::Disable(ref workers, function) => withhold(workers, function, Withholding::Disabled)?,
+            ControlCommand::Drain(ref workers, function) => withhold(workers, function, Withholding::Draining)?,
             ControlCommand::Enable(ref workers, function) => {
                 let who = self.workers_of_rule(workers)?;
                 let function = function.map(|function| self.function_of_rule(&who, function)).transpose()?;

@@ -60,6 +60,7 @@ impl JobList {
 
 /// A function, with or without jobs and workers.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Function {
     pub(super) name: FunctionName,
     /// By priority.

@@ -269,8 +269,7 @@ fn queue_limit(word: &[u8]) -> Result<u32, AdminError<'static>> {
         AdminError::BadArgument("A limit is a number of jobs, 0 for none: maxqueue NAME [HIGH [NORMAL [LOW]]]");
     let (digits, is_negative) = match word {
         [b'-', digits @ ..] => (digits, true),
-        [b'+', digits @ ..] => (digits, false),
-        digits => (digits, false),
+        [b'+', digits @ ..] | digits => (digits, false),
     };
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(WANTED);

@@ -28,6 +28,7 @@ fn functions_are_paused_emptied_and_moved() {
     let mut client = Wire::connect(server.addr());
     let mut worker = Wire::connect(server.addr());
     worker.send(packet::CAN_DO, b"f");
+    worker.expect_nothing();
     assert_eq!(act(&server, "/api/v1/functions/f/pause", &Value::Null), 1);
     assert_eq!(shown(&server, "/api/v1/functions/f")["paused"], true);
     for _ in 0..3 {

@@ -227,7 +227,7 @@ fn what_makes_no_sense_is_an_error() {
         ("/api/v1/functions/f/limits", json!({"max_runing": 1}), 400, "bad_body"),
         ("/api/v1/functions/f/pause", json!({"paused": true}), 400, "bad_body"),
         ("/api/v1/functions/%00", Value::Null, 400, "bad_function"),
-        ("/api/v1/functions/f/move-jobs", json!({"to": ""}), 400, "bad_function"),
+        ("/api/v1/functions/f/move-jobs", json!({"to": "a\u{0}b"}), 400, "bad_function"),
         ("/api/v1/functions/f/move-jobs", Value::Null, 400, "bad_body"),
         ("/api/v1/jobs/H:x:1/cancel", Value::Null, 404, "no_such_job"),
         ("/api/v1/jobs/H:x:1/priority", json!({"priority": "urgent"}), 400, "bad_body"),

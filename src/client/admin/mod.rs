@@ -170,9 +170,11 @@ impl Asker<'_> {
     async fn knows(&mut self, function: &str) -> Result<Option<bool>, ToolError> {
         let answer = self.ask("status").await?;
         let TextAnswer::Listing(lines) = answer.answer else { return Ok(None) };
+        let read = read_name(function.as_bytes());
         let is_listed = |line: &Vec<u8>| {
+            // Backslashes stand as they are in this listing, control characters do not.
             let name = line.split(|byte| *byte == b'\t').next().unwrap_or_default();
-            name == function.as_bytes() || read_name(name) == read_name(function.as_bytes())
+            name == function.as_bytes() || name == read || read_name(name) == read
         };
         Ok(Some(lines.iter().any(is_listed)))
     }

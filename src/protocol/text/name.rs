@@ -30,6 +30,11 @@ pub fn write_escaped(name: &[u8], out: &mut Vec<u8>, separator: u8) {
         out.extend_from_slice(EMPTY);
         return;
     }
+    // Almost all names are like this, and listings are long.
+    if name.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != separator && *byte != b'\\') {
+        out.extend_from_slice(name);
+        return;
+    }
     let mut rest = name;
     for chunk in name.utf8_chunks() {
         for byte in chunk.valid().bytes() {
