@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use crate::client::{get, server};
-use crate::common::{Wire, packet};
+use crate::common::{Server, Wire, packet};
 
 const PROMTOOL: &str = "/usr/bin/promtool";
 
@@ -84,12 +84,26 @@ fn metrics_say_what_happened() {
     }
     assert!(samples["gearmand_start_time_seconds"] > 1.7e9);
     assert!(samples["gearmand_memory_bytes"] > 1e5);
-    // Five jobs were stored, and the disk of the tests is not full.
+    // What is kept in memory is on no disk.
+    assert!(!samples.keys().any(|name| name.starts_with("gearmand_store_disk")));
+}
+
+#[test]
+fn metrics_say_what_the_store_takes() {
+    let server = Server::ours(&["--http-listen", "127.0.0.1:0"]);
+    let mut client = Wire::connect(server.addr());
+    client.send(packet::SUBMIT_JOB_BG, &packet::body(&[b"f", b"", b"x"]));
+    client.expect_type(packet::JOB_CREATED);
+    let text = get(&server, "/metrics").text();
+    check(&text);
+    let samples = samples(&text);
     assert!(samples["gearmand_store_commit_seconds_count"] >= 1.0);
     assert!(samples["gearmand_store_commit_seconds_sum"] > 0.0);
     assert!(samples["gearmand_store_disk_free_bytes"] > 0.0 && samples["gearmand_store_reserve_bytes"] > 0.0);
-    // It was looked at before the first of them came.
+    // It was looked at before the job came.
     assert!(samples.contains_key("gearmand_store_wal_bytes"));
+    let store = get(&server, "/api/v1/server").text();
+    assert!(store.contains("\"reserve_bytes\":"), "{store}");
 }
 
 #[test]
