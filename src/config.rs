@@ -8,21 +8,25 @@
 
 mod address;
 mod args;
+mod documents;
 mod environment;
 mod error;
 mod file;
 mod foreign;
 mod http;
+mod promptly;
 mod queue;
 mod resolve;
 mod settings;
 mod value;
 
 pub use crate::log_level::Level;
-pub use address::ListenAddress;
+pub use address::{ListenAddress, is_number};
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
+pub use documents::{Page, completed, pages};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use http::Http;
+pub use http::{Http, MetricsFunctions};
+pub use promptly::read_promptly;
 pub use queue::{Durability, DurabilityLevel, FunctionDurability, QueueChoice, Secret};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
 pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries};

@@ -18,6 +18,7 @@ use crate::job_server::{
     ConnectionEnd, ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobKey, JobServer, JobView,
     Now, Policy, RestoredSettings, RunEnd, StoreOp, StoreReport, StoredJob,
 };
+use crate::log_level::audit;
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, Stats};
@@ -66,6 +67,8 @@ struct Timer {
 struct After {
     wakers: Vec<Waker>,
     events: Vec<(Level, String)>,
+    /// Submissions that were accepted, as gearmand writes them.
+    accepted: Vec<String>,
     operations: Vec<StoreOp>,
 }
 
@@ -113,6 +116,14 @@ impl Effects for World<'_> {
 
     fn report(&mut self, event: Event<'_>) {
         self.after.events.push(match event {
+            Event::Accepted { function, unique, due_s, reducer } => {
+                let (function, unique) = (function.escape_ascii(), unique.escape_ascii());
+                return self.after.accepted.push(if reducer.is_empty() {
+                    format!("accepted,{function},{unique},{due_s}")
+                } else {
+                    format!("accepted,{function},{unique},{}", reducer.escape_ascii())
+                });
+            }
             Event::FunctionsRefused { connection, refused, registered, why } => {
                 let text = format!(
                     "functions that {} offers are not registered: {refused}, beside {registered} that are; the first \
@@ -348,7 +359,7 @@ impl Hub {
     }
 
     /// See [`JobServer::limit_function`].
-    pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<(), ControlError> {
+    pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<usize, ControlError> {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
             server.limit_function(name, limits, &mut world)
@@ -464,6 +475,9 @@ impl Hub {
                 Level::ERROR => error!("{event}"),
                 _ => warn!("{event}"),
             }
+        }
+        for line in after.accepted {
+            audit!("{line}");
         }
         result
     }

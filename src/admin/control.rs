@@ -191,14 +191,14 @@ impl Admin {
     fn piece(&self, now: Now, task: &Task) -> Result<Piece, ControlError> {
         let hub = &self.hub;
         let affected = match &task.control {
-            Control::Pause { function, paused } => hub.pause_function(now, function, *paused).map(|()| 1),
-            Control::LimitRunning { function, most } => hub.limit_running(now, function, *most).map(|()| 1),
+            Control::Pause { function, paused } => hub.pause_function(now, function, *paused),
+            Control::LimitRunning { function, most } => hub.limit_running(now, function, *most),
             Control::LimitQueue { function, .. } | Control::CreateFunction { function }
                 if function.len() > FUNCTION_MAX =>
             {
                 Err(ControlError::NameTooLong)
             }
-            Control::LimitQueue { function, limits } => hub.limit_function(now, function, *limits).map(|()| 1),
+            Control::LimitQueue { function, limits } => hub.limit_function(now, function, *limits),
             Control::CreateFunction { function } => {
                 hub.create_function(function).map(|()| 1).map_err(|_| ControlError::TooManyFunctions)
             }
@@ -206,6 +206,7 @@ impl Admin {
                 DropFunction::Dropped => Ok(1),
                 DropFunction::NotFound => Err(ControlError::NoSuchFunction),
                 DropFunction::InUse => Err(ControlError::FunctionInUse),
+                DropFunction::HasJobs => Err(ControlError::FunctionHasJobs),
             },
             Control::CancelJob { handle } => {
                 if hub.cancel_job(now, handle) {
@@ -315,9 +316,23 @@ fn write_workers(f: &mut fmt::Formatter<'_>, verb: &str, who: &Who, function: Op
     function.map_or(Ok(()), |function| write!(f, " {}", function.escape_ascii()))
 }
 
-/// Workers from an address, which may be written in any way: connections show one only. What is no address stays as it is.
-pub fn host(address: &str) -> Who {
-    Who::Host(IpAddr::from_str(address).map_or_else(|_| address.to_owned(), |ip| ip.to_canonical().to_string()))
+/// What connections through a UNIX socket show for an address.
+const UNIX: &str = "unix";
+
+/// Workers from an address, which may be written in any way, in brackets and with a zone too: connections show one only.
+///
+/// # Errors
+/// What is wrong with what no connection can come from.
+pub fn host(address: &str) -> Result<Who, &'static str> {
+    if address == UNIX {
+        return Ok(Who::Host(UNIX.to_owned()));
+    }
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let (bare, _zone) = bare.split_once('%').unwrap_or((bare, ""));
+    let address = IpAddr::from_str(bare).map_err(|_| {
+        "A host is an IP address such as 10.0.0.1 or ::1, as workers are listed with, or unix; names are not looked up"
+    })?;
+    Ok(Who::Host(address.to_canonical().to_string()))
 }
 
 /// The word by which programs know that what was wanted is done, and not in the store.
@@ -353,6 +368,7 @@ pub const fn error_code(error: ControlError) -> &'static str {
         ControlError::JobIsBusy => "job_is_busy",
         ControlError::NoSuchFunction => "no_such_function",
         ControlError::FunctionInUse => "function_in_use",
+        ControlError::FunctionHasJobs => "function_has_jobs",
         ControlError::NoSuchWorker => "no_such_worker",
         ControlError::TooManyFunctions => "too_many_functions",
         ControlError::TooManySettings => "too_many_settings",
@@ -367,6 +383,20 @@ pub const fn error_code(error: ControlError) -> &'static str {
 mod tests {
     use super::*;
     use crate::job_server::ConnectionId;
+
+    #[test]
+    fn an_address_is_one_host_however_it_is_written() {
+        for text in ["::1", "[::1]", "0:0:0:0:0:0:0:1", "::1%lo", "[0::1]"] {
+            assert_eq!(host(text), Ok(Who::Host("::1".to_owned())), "{text}");
+        }
+        for text in ["10.0.0.1", "::ffff:10.0.0.1", "[::FFFF:a00:1]"] {
+            assert_eq!(host(text), Ok(Who::Host("10.0.0.1".to_owned())), "{text}");
+        }
+        assert_eq!(host("unix"), Ok(Who::Host("unix".to_owned())));
+        for text in ["localhost", "web1.example.com", "10.0.0.256", "10.1", "10.0.0.0/8", "10.0.0.1:4730", "[::1", ""] {
+            assert!(host(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_log_says_what_was_wanted_as_one_would_type_it() {

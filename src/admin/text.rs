@@ -9,15 +9,16 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 use std::vec;
 
-use super::control::{Control, NOT_STORED, Step, Task, error_code, host, not_stored};
+use super::control::{Control, NOT_STORED, Step, Task, error_code, not_stored};
 use super::look::{JobLook, STORE_WAIT};
+use super::names::Unclear;
 use super::table::{self, Table};
 use super::{Admin, Hub};
-use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure, Who, Withholding};
+use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure, Withholding};
 use crate::log_level::audit;
 use crate::protocol::FunctionName;
 use crate::protocol::names::write_decimal;
-use crate::protocol::text::{self, AdminCommand, ControlCommand, Workers};
+use crate::protocol::text::{self, AdminCommand, ControlCommand};
 use crate::stats::{ConnectionGauges, FunctionGauges, StoreSpace, StoreState};
 use crate::store::commit::{COMMIT_WAIT, Commit};
 
@@ -58,7 +59,7 @@ enum Rest {
 }
 
 /// In which words a command that changes something is answered: those of C++ gearmand have their own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Words {
     Control,
     CancelJob,
@@ -129,10 +130,13 @@ impl Admin {
             AdminCommand::ShowFunctions => return Some(Rest::Table(Table::functions(&self.look, out))),
             AdminCommand::ShowWorkers => return Some(Rest::Table(Table::workers(&self.look, out))),
             AdminCommand::ShowRules => return Some(Rest::Table(Table::rules(&self.look, out))),
-            AdminCommand::ListJobs(filters) => return Some(Rest::Table(Table::jobs(&filters, out))),
-            AdminCommand::Control(command) => {
-                return Some(Rest::Task(self.begin(control(&command), actor(peer)), Words::Control));
+            AdminCommand::ListJobs(filters) => {
+                return Some(Rest::Table(Table::jobs(&filters, self.filter_names(&filters), out)));
             }
+            AdminCommand::Control(command) => match self.control(&command) {
+                Ok(control) => return Some(Rest::Task(self.begin(control, actor(peer)), Words::Control)),
+                Err(unclear) => write_unclear(unclear, out),
+            },
             AdminCommand::ShowStore => write_store(&self.hub, out),
             AdminCommand::ShowServer => table::write_server(&self.look.server(now), out),
             AdminCommand::ShowJob(handle) => match self.look.job(now, handle, table::PREVIEW) {
@@ -154,11 +158,11 @@ impl Admin {
                 return Some(Rest::Task(self.begin(control, actor(peer)), Words::NewFunction));
             }
             AdminCommand::MaxQueue { function, limits } => {
-                let control = Control::LimitQueue { function: function.to_vec(), limits };
+                let control = Control::LimitQueue { function: self.plain_function(function), limits };
                 return Some(Rest::Task(self.begin(control, actor(peer)), Words::NewFunction));
             }
             AdminCommand::DropFunction(name) => {
-                let control = Control::DropFunction { function: name.to_vec() };
+                let control = Control::DropFunction { function: self.plain_function(name) };
                 return Some(Rest::Task(self.begin(control, actor(peer)), Words::DropFunction));
             }
             AdminCommand::GetPid => text::write_value(&std::process::id().to_string(), out),
@@ -173,13 +177,48 @@ impl Admin {
         None
     }
 
+    /// What a command wants, with its names as they are meant.
+    fn control(&self, command: &ControlCommand<'_>) -> Result<Control, Unclear> {
+        let withhold = |workers: &_, function: &Option<&[u8]>, how| {
+            let function = function.map(|function| self.function(function)).transpose()?;
+            Ok(Control::Withhold { who: self.workers(workers)?, function, how })
+        };
+        Ok(match *command {
+            ControlCommand::Pause { function, paused } => Control::Pause { function: self.function(function)?, paused },
+            ControlCommand::LimitRunning { function, most } => {
+                Control::LimitRunning { function: self.function(function)?, most }
+            }
+            ControlCommand::CancelJobs(function) => Control::CancelJobs { function: self.function(function)? },
+            ControlCommand::MoveJob { handle, to } => {
+                Control::MoveJob { handle: handle.to_vec(), to: self.function(to)? }
+            }
+            ControlCommand::MoveJobs { from, to } => {
+                Control::MoveJobs { from: self.function(from)?, to: self.function(to)? }
+            }
+            ControlCommand::SetPriority { handle, priority } => {
+                Control::SetPriority { handle: handle.to_vec(), priority }
+            }
+            ControlCommand::RunJob(handle) => Control::RunNow { handle: handle.to_vec() },
+            ControlCommand::Disable(ref workers, ref function) => withhold(workers, function, Withholding::Disabled)?,
+            ControlCommand::Drain(ref workers, ref function) => withhold(workers, function, Withholding::Draining)?,
+            ControlCommand::Enable(ref workers, function) => {
+                let who = self.workers_of_rule(workers)?;
+                let function = function.map(|function| self.function_of_rule(&who, function)).transpose()?;
+                Control::Release { who, function }
+            }
+            ControlCommand::Kick(ref workers) => Control::Kick { who: self.workers(workers)? },
+        })
+    }
+
     fn connections(&self) -> Rest {
         Rest::Connections(self.hub.stats().connections_by_age().into_iter())
     }
 
     fn functions(&self, by_priority: bool) -> Rest {
+        // Monitoring takes what stands here for functions that somebody uses: what settings alone have named does not.
+        let functions = self.hub.stats().functions.iter().filter(|entry| entry.value().settings_only.get() == 0);
         let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
-            self.hub.stats().functions.iter().map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
+            functions.map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
         functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Rest::Functions { functions: functions.into_iter(), by_priority }
     }
@@ -254,10 +293,18 @@ impl Admin {
         let mut done = Vec::new();
         match self.step(now, task) {
             Ok(Step::Unfinished) => return (false, None),
-            Ok(Step::Done { affected }) if task.tells_how_many() => text::write_affected(affected as u64, &mut done),
+            // None: a setting was kept for what may come, or there was nothing to do. C++ gearmand's own commands say `OK` all the same.
+            Ok(Step::Done { affected }) if task.tells_how_many() || words == Words::Control && affected == 0 => {
+                text::write_affected(affected as u64, &mut done);
+            }
             Ok(Step::Done { .. }) => done.extend_from_slice(text::OK),
             Err(error) => {
-                write_refusal(words, error, out);
+                match (error, task.control()) {
+                    (ControlError::FunctionHasJobs, Control::DropFunction { function }) => {
+                        text::write_has_jobs(function, out);
+                    }
+                    _ => write_refusal(words, error, out),
+                }
                 return (true, None);
             }
         }
@@ -289,53 +336,28 @@ fn actor(peer: &str) -> String {
     format!("{peer} (text command)")
 }
 
-/// What a command wants, with its names as they are meant.
-fn control(command: &ControlCommand<'_>) -> Control {
-    let withhold = |workers: &_, function: &Option<_>, how| Control::Withhold {
-        who: who(workers),
-        function: function.map(text::read_name),
-        how,
-    };
-    match command {
-        ControlCommand::Pause { function, paused } => {
-            Control::Pause { function: text::read_name(function), paused: *paused }
+/// Says why a word means nothing.
+fn write_unclear(unclear: Unclear, out: &mut Vec<u8>) {
+    match unclear {
+        Unclear::Host(wanted) => text::AdminError::BadArgument(wanted).write(out),
+        Unclear::Missing(error) => {
+            let message = format!("{}, neither as typed nor with \\xNN read as a byte", capitalised(&error.to_string()));
+            text::write_error(&error_code(error).to_ascii_uppercase(), &message, out);
         }
-        ControlCommand::LimitRunning { function, most } => {
-            Control::LimitRunning { function: text::read_name(function), most: *most }
-        }
-        ControlCommand::CancelJobs(function) => Control::CancelJobs { function: text::read_name(function) },
-        ControlCommand::MoveJob { handle, to } => Control::MoveJob { handle: handle.to_vec(), to: text::read_name(to) },
-        ControlCommand::MoveJobs { from, to } => {
-            Control::MoveJobs { from: text::read_name(from), to: text::read_name(to) }
-        }
-        ControlCommand::SetPriority { handle, priority } => {
-            Control::SetPriority { handle: handle.to_vec(), priority: *priority }
-        }
-        ControlCommand::RunJob(handle) => Control::RunNow { handle: handle.to_vec() },
-        ControlCommand::Disable(workers, function) => withhold(workers, function, Withholding::Disabled),
-        ControlCommand::Drain(workers, function) => withhold(workers, function, Withholding::Draining),
-        ControlCommand::Enable(workers, function) => {
-            Control::Release { who: who(workers), function: function.map(text::read_name) }
-        }
-        ControlCommand::Kick(workers) => Control::Kick { who: who(workers) },
-    }
-}
-
-fn who(workers: &Workers<'_>) -> Who {
-    match *workers {
-        Workers::Connection { slot, generation } => Who::Connection(ConnectionId { slot, generation }),
-        Workers::Client(id) => Who::Client(text::read_name(id)),
-        Workers::Host(address) => host(address),
     }
 }
 
 fn write_control_error(error: ControlError, out: &mut Vec<u8>) {
-    write_error(error_code(error), &error.to_string(), out);
+    text::write_error(&error_code(error).to_ascii_uppercase(), &capitalised(&error.to_string()), out);
+}
+
+fn capitalised(message: &str) -> String {
+    let (first, rest) = message.split_at(message.len().min(1));
+    first.to_ascii_uppercase() + rest
 }
 
 fn write_error(code: &str, message: &str, out: &mut Vec<u8>) {
-    let (first, rest) = message.split_at(message.len().min(1));
-    text::write_error(&code.to_ascii_uppercase(), &(first.to_ascii_uppercase() + rest), out);
+    text::write_error(&code.to_ascii_uppercase(), &capitalised(message), out);
 }
 
 fn write_refusal(words: Words, error: ControlError, out: &mut Vec<u8>) {

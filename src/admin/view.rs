@@ -1,7 +1,8 @@
 //! What is shown of the server: one definition for the HTTP interface, the text commands and the dashboard.
 //!
 //! Times are milliseconds since 1970 (`_unix_ms`), durations are seconds (`_s`). What is not known is `None`. Names that
-//! are no UTF-8 are shown with replacement characters; the `id` of a function is its name percent-encoded, byte for byte.
+//! are no UTF-8 are shown with replacement characters; the `id` of a function is its name percent-encoded, byte for byte, and
+//! other names stand a second time in base64 then.
 
 use serde::Serialize;
 
@@ -193,6 +194,13 @@ pub struct StoreView {
     pub commit_times: Durations,
 }
 
+impl StoreView {
+    /// Whether there is none: background jobs are lost when the server ends.
+    pub fn is_memory_only(&self) -> bool {
+        self.state == "memory"
+    }
+}
+
 /// Jobs that wait for a worker, by priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct QueuedView {
@@ -207,7 +215,8 @@ pub struct QueuedView {
 /// A function.
 #[derive(Clone, Debug, Serialize)]
 pub struct FunctionView {
-    /// Its name for paths.
+    /// Its name for paths. Those that are no segment of a path, which are the empty one, `.` and `..`, stand there as `=`,
+    /// `=.` and `=..`.
     pub id: String,
     /// Its name for people.
     pub name: String,
@@ -223,6 +232,8 @@ pub struct FunctionView {
     pub worker_states: WorkerStates,
     /// Whether its jobs are withheld from all workers.
     pub paused: bool,
+    /// Whether settings alone have made it known: no worker, job or other command has named it.
+    pub settings_only: bool,
     /// How many of its jobs may run at once; 0 for no limit.
     pub max_running: u64,
     /// How many jobs it may have when one of high, normal and low priority comes; 0 for no limit.
@@ -265,6 +276,9 @@ pub struct WorkerView {
     pub file_descriptor: i32,
     /// The id that it gave to itself.
     pub client_id: Option<String>,
+    /// The same in base64 where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id_base64: Option<String>,
     /// The name in its TLS certificate.
     pub tls_name: Option<String>,
     /// When it connected.
@@ -326,6 +340,9 @@ pub struct JobView {
     pub handle: String,
     /// Its unique id; empty for none.
     pub unique: String,
+    /// The same in base64 where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique_base64: Option<String>,
     /// Its function's name for paths.
     pub function_id: String,
     /// Its function's name for people.
@@ -434,4 +451,6 @@ pub struct RuleView {
     pub function_id: Option<String>,
     /// `disabled` or `draining`.
     pub how: &'static str,
+    /// How many workers it means now; 0 for one that is kept for what may come.
+    pub workers: u64,
 }

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::{Map, Value};
 
-use super::ToolError;
+use super::listing::json_text;
 use super::pipeline::{Ending, Job};
+use super::{ToolError, terminal};
 use crate::protocol::request::leading_count;
 
 /// How results look.
@@ -74,11 +75,12 @@ impl Output {
         }
     }
 
-    /// A warning, to standard error as the worker wrote it.
+    /// A warning, to standard error as the worker wrote it, as far as a terminal takes no commands from it.
     pub(super) fn warning(&self, data: &[u8]) {
         if self.style.json {
             return;
         }
+        let data = &terminal::harmless(data, io::stderr().is_terminal());
         self.bar.suspend(|| {
             let mut stderr = io::stderr().lock();
             // Where standard error is closed there is nobody to warn.
@@ -108,7 +110,7 @@ impl Output {
     pub(super) fn finished(&mut self, job: &Job, ending: &Ending) {
         if self.style.json {
             let object = self.object(job, ending);
-            self.buffer.extend_from_slice(object.to_string().as_bytes());
+            self.buffer.extend_from_slice(json_text(&object).as_bytes());
             self.buffer.push(b'\n');
         } else {
             self.text(job, ending);
@@ -129,7 +131,7 @@ impl Output {
         if let (Ending::Created, Some(handle)) = (ending, &job.handle)
             && self.style.handles
         {
-            self.buffer.extend_from_slice(handle);
+            self.buffer.extend_from_slice(&terminal::harmless_on_stdout(handle));
             self.buffer.push(b'\n');
         }
         if self.style.newline && *ending != Ending::Created {
@@ -170,6 +172,11 @@ impl Output {
             Ending::Created | Ending::Failed | Ending::Lost | Ending::TimedOut => {}
         }
         Value::Object(object)
+    }
+
+    /// A line for people about what the server does unasked, of which a flood leaves a few.
+    pub(super) fn message_of_server(&self, message: std::fmt::Arguments<'_>) {
+        super::limit::limited(message, |line| self.message(line));
     }
 
     /// A line for people.

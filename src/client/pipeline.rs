@@ -15,6 +15,13 @@ use crate::protocol::packet::{CodecError, PacketType};
 /// How many times the window of finished jobs may wait for an older one, whose result is to be printed before theirs.
 const WAITING_WINDOWS: usize = 16;
 
+/// So much of the reason of a failure is said to people, in bytes; JSON has all of it.
+const EXCEPTION_SHOWN: usize = 64 * 1024;
+/// What results may take that cannot be printed yet, in bytes: those of jobs behind an unfinished one, or of JSON.
+const HELD_MAX: usize = 1 << 30;
+/// What a part of a result takes beside its bytes, about.
+const PART_COST: usize = 64;
+
 /// What is the same for all jobs.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -47,6 +54,8 @@ pub(super) struct Job {
     pub(super) warnings: Vec<Bytes>,
     workload: Bytes,
     begin: Instant,
+    /// What is kept of its result, in bytes.
+    held: usize,
     /// Parts of its result have been printed, and cannot be taken back.
     printed: bool,
     ending: Option<Ending>,
@@ -90,7 +99,10 @@ impl Ending {
         match self {
             Self::Created | Self::Complete(_) => None,
             Self::Failed => Some("failed".to_owned()),
-            Self::Exception(why) => Some(format!("failed: {}", String::from_utf8_lossy(why).trim_end())),
+            Self::Exception(why) => {
+                let said = why.get(..EXCEPTION_SHOWN).unwrap_or(why);
+                Some(format!("failed: {}", String::from_utf8_lossy(said).trim_end()))
+            }
             Self::Rejected(why) => Some(format!("was rejected: {why}")),
             Self::Lost => Some("was lost with the connection; it may have run or may run still".to_owned()),
             Self::TimedOut => Some("is not finished in time".to_owned()),
@@ -125,6 +137,9 @@ pub(super) struct Pipeline {
     /// Several where the server took submissions with one unique id for one job.
     by_handle: HashMap<Bytes, VecDeque<u64>>,
     counts: Counts,
+    /// What is kept of the results of all jobs, in bytes, and how much that may be.
+    held: usize,
+    most_held: usize,
 }
 
 impl Pipeline {
@@ -137,6 +152,8 @@ impl Pipeline {
             pending: VecDeque::new(),
             by_handle: HashMap::new(),
             counts: Counts::default(),
+            held: 0,
+            most_held: HELD_MAX,
         }
     }
 
@@ -190,6 +207,7 @@ impl Pipeline {
             warnings: Vec::new(),
             workload: new.workload,
             begin: now,
+            held: 0,
             printed: false,
             ending: None,
         };
@@ -202,8 +220,14 @@ impl Pipeline {
         }
     }
 
-    /// Takes an answer of the server.
-    pub(super) fn answer(&mut self, answer: Answer, output: &mut Output) {
+    /// Takes an answer of the server. Returns whether it brings a job on its way.
+    pub(super) fn answer(&mut self, answer: Answer, output: &mut Output) -> bool {
+        let is_awaited = match &answer {
+            Answer::JobCreated(_) => !self.pending.is_empty(),
+            Answer::Error { .. } => matches!(self.pending.front(), Some(Pending::Submission(_))),
+            Answer::Work { handle, .. } => self.by_handle.contains_key(handle),
+            _ => false,
+        };
         match answer {
             Answer::JobCreated(handle) => {
                 if let Some(Pending::Submission(number)) = self.pending.pop_front() {
@@ -219,11 +243,12 @@ impl Pipeline {
                     self.finish(number, Ending::Rejected(format!("{code}: {text}")), output);
                 }
                 Some(Pending::Option) => {}
-                None => output.message(format_args!("the server says {code}: {text}")),
+                None => output.message_of_server(format_args!("the server says {code}: {text}")),
             },
             Answer::Work { handle, event } => self.work(&handle, event, output),
             Answer::Noop | Answer::NoJob | Answer::JobAssign(_) | Answer::EchoRes => {}
         }
+        is_awaited
     }
 
     fn created(&mut self, number: u64, handle: &Bytes, output: &mut Output) {
@@ -266,12 +291,64 @@ impl Pipeline {
                 output.part(data);
                 job.printed = true;
             }
-            WorkEvent::Data(data) => job.data.push(keep(data)),
+            WorkEvent::Data(data) => {
+                job.data.push(keep(data));
+                self.hold(number, data.len(), output);
+            }
             WorkEvent::Warning(data) if output.streams() => output.warning(data),
-            WorkEvent::Warning(data) => job.warnings.push(keep(data)),
+            WorkEvent::Warning(data) => {
+                job.warnings.push(keep(data));
+                self.hold(number, data.len(), output);
+            }
             WorkEvent::Status(numerator, denominator) => output.status(number, numerator, denominator),
             WorkEvent::Complete(_) | WorkEvent::Fail | WorkEvent::Exception(_) => {}
         }
+    }
+
+    /// Counts a part of a result that is kept; a result without an end ends here.
+    fn hold(&mut self, number: u64, bytes: usize, output: &mut Output) {
+        let cost = bytes + PART_COST;
+        self.held += cost;
+        if let Some(job) = self.job(number) {
+            job.held += cost;
+        }
+        if self.held > self.most_held {
+            for numbers in self.by_handle.values_mut() {
+                numbers.retain(|other| *other != number);
+            }
+            self.release(number);
+            let why = too_much(self.most_held);
+            self.finish(number, why, output);
+        }
+    }
+
+    /// Forgets what is kept of a result.
+    fn release(&mut self, number: u64) {
+        let Some(job) = self.job(number) else { return };
+        job.data = Vec::new();
+        job.warnings = Vec::new();
+        let held = std::mem::take(&mut job.held);
+        self.held -= held;
+    }
+
+    /// A result that is to be kept until those before it are there, or why it cannot be.
+    fn kept(&mut self, number: u64, ending: Ending) -> Ending {
+        let size = match &ending {
+            Ending::Complete(result) | Ending::Exception(result) => result.len(),
+            _ => 0,
+        };
+        if !self.settings.ordered || number == self.first || size == 0 {
+            return ending;
+        }
+        if self.held + size > self.most_held {
+            self.release(number);
+            return too_much(self.most_held);
+        }
+        self.held += size;
+        if let Some(job) = self.job(number) {
+            job.held += size;
+        }
+        ending
     }
 
     fn job(&mut self, number: u64) -> Option<&mut Job> {
@@ -281,14 +358,16 @@ impl Pipeline {
 
     fn finish(&mut self, number: u64, ending: Ending, output: &mut Output) {
         let ordered = self.settings.ordered;
-        let Some(job) = self.job(number) else { return };
-        if job.ending.is_some() {
+        if self.job(number).is_none_or(|job| job.ending.is_some()) {
             return;
         }
+        let ending = self.kept(number, ending);
+        let Some(job) = self.job(number) else { return };
+        job.workload = Bytes::new();
         if !ordered {
             output.finished(job, &ending);
+            self.release(number);
         }
-        job.workload = Bytes::new();
         let count = match ending {
             Ending::Created | Ending::Complete(_) => None,
             Ending::Failed | Ending::Exception(_) | Ending::Rejected(_) => Some(&mut self.counts.failed),
@@ -314,12 +393,14 @@ impl Pipeline {
                         output.part(&data);
                         job.printed = true;
                     }
+                    self.held -= std::mem::take(&mut job.held);
                 }
                 return;
             };
             if self.settings.ordered {
                 output.finished(job, &ending);
             }
+            self.held -= job.held;
             self.jobs.pop_front();
             self.first += 1;
         }
@@ -335,6 +416,7 @@ impl Pipeline {
             if again && !job.printed {
                 job.data.clear();
                 job.warnings.clear();
+                self.held -= std::mem::take(&mut job.held);
                 job.handle = None;
             } else {
                 lost.push(job.number);
@@ -352,6 +434,14 @@ impl Pipeline {
             self.finish(number, ending.clone(), output);
         }
     }
+}
+
+/// The end of a job whose result is beyond all measure.
+fn too_much(most: usize) -> Ending {
+    let most = most >> 20;
+    Ending::Rejected(format!(
+        "the results that wait to be printed take more than {most} MiB; use --unordered, without --json"
+    ))
 }
 
 fn request(settings: &Settings, connection: &mut Connection, job: &Job) -> Result<(), CodecError> {
@@ -423,6 +513,33 @@ mod tests {
 
     fn bytes(text: &'static str) -> Bytes {
         Bytes::from_static(text.as_bytes())
+    }
+
+    #[test]
+    fn results_without_an_end_end_their_job() {
+        let json = Style { json: true, ..PLAIN };
+        let mut scene = Scene::new(settings(), json, &["a", "b"]);
+        scene.pipeline.most_held = 10_000;
+        for _ in 0..1000 {
+            scene.work("2", WorkEvent::Data(Bytes::from_static(b"x")));
+        }
+        assert!(scene.pipeline.held <= 10_000, "{}", scene.pipeline.held);
+        scene.work("1", WorkEvent::Complete(Bytes::from_static(b"fine")));
+        let printed = scene.output.pending();
+        assert!(printed.contains("fine") && printed.contains("--unordered"), "{printed}");
+        assert_eq!((scene.pipeline.held, scene.pipeline.is_empty(), scene.pipeline.counts().failed), (0, true, 1));
+    }
+
+    #[test]
+    fn what_waits_in_order_is_counted_until_it_is_printed() {
+        let mut scene = Scene::new(settings(), PLAIN, &["a", "b", "c"]);
+        scene.pipeline.most_held = 10_000;
+        scene.work("3", WorkEvent::Complete(Bytes::from(vec![b'x'; 6_000])));
+        scene.work("2", WorkEvent::Complete(Bytes::from(vec![b'y'; 6_000])));
+        assert_eq!(scene.pipeline.held, 6_000);
+        // The first one is printed at once, however large it is.
+        scene.work("1", WorkEvent::Complete(Bytes::from(vec![b'z'; 60_000])));
+        assert_eq!((scene.pipeline.held, scene.pipeline.is_empty(), scene.pipeline.counts().failed), (0, true, 1));
     }
 
     #[test]

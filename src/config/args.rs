@@ -71,6 +71,7 @@ pub const RELOADABLE: &[&str] = &[
     "allow-shutdown",
     "admin-read-only",
     "verbose",
+    "log-submissions",
     "max-packet-size",
     "max-connections",
     "max-output",
@@ -141,13 +142,13 @@ pub struct Network {
     #[arg(long, value_name = "MODE", default_value = "0660", value_parser = value::mode)]
     pub socket_mode: u32,
 
-    /// Seconds of silence after which a peer is probed; -1 leaves it to the kernel
-    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = value::keepalive_seconds,
+    /// Time of silence after which a peer is probed, without a unit: seconds; -1 leaves it to the kernel
+    #[arg(long, value_name = "TIME", default_value = "20", value_parser = value::keepalive_seconds,
           allow_negative_numbers = true)]
     pub keepalive_idle: OptionalDuration,
 
-    /// Seconds between two probes; -1 leaves it to the kernel
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::keepalive_seconds,
+    /// Time between two probes, without a unit: seconds; -1 leaves it to the kernel
+    #[arg(long, value_name = "TIME", default_value = "5", value_parser = value::keepalive_seconds,
           allow_negative_numbers = true)]
     pub keepalive_interval: OptionalDuration,
 
@@ -155,7 +156,7 @@ pub struct Network {
     #[arg(long, value_name = "N", default_value = "4", value_parser = value::probes, allow_negative_numbers = true)]
     pub keepalive_count: OptionalCount,
 
-    /// Close a connection whose peer has acknowledged nothing for so long; 0 leaves it to the kernel
+    /// Close a connection whose peer has acknowledged nothing for so long; without a unit: seconds; 0 leaves it to the kernel
     ///
     /// Together with the probes it returns the jobs of a dead host in less than a minute: a silent peer is closed after 30
     /// seconds, one that was written to just before that after 30 more.
@@ -231,8 +232,14 @@ pub struct Log {
     pub log_file: LogTarget,
 
     /// Log lines of this level and of more important ones: FATAL ALERT CRITICAL ERROR WARNING NOTICE INFO DEBUG
+    ///
+    /// Start, reload, drain, stop, a store that works again and what an operator has the server do are written at every level.
     #[arg(long, value_name = "LEVEL", default_value = "ERROR")]
     pub verbose: Level,
+
+    /// Write a line for each job that is accepted: accepted,FUNCTION,UNIQUE,WHEN; --verbose DEBUG does too
+    #[arg(long)]
+    pub log_submissions: bool,
 
     /// Write lines for people (human) or JSON objects (json)
     #[arg(long, value_name = "FORMAT", default_value = "human")]
@@ -308,14 +315,14 @@ pub struct Limits {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Times")]
 pub struct Timeouts {
-    /// Close a connection that has sent nothing so long after it was opened; 0 waits for ever
+    /// Close a connection that has sent nothing so long after it was opened; without a unit: seconds; 0 waits for ever
     ///
     /// The default is to wait: pools of connections, health checks and clients that connect before their first job are
     /// legitimate and many, while a dead peer is found by the keep-alive probes.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = value::seconds_or_off)]
     pub handshake_timeout: OptionalDuration,
 
-    /// Close a connection that takes nothing of what waits for it for so long; 0 waits for ever
+    /// Close a connection that takes nothing of what waits for it for so long; without a unit: seconds; 0 waits for ever
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = value::seconds_or_off)]
     pub write_timeout: OptionalDuration,
 
@@ -323,7 +330,7 @@ pub struct Timeouts {
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = value::milliseconds)]
     pub wake_timeout: Duration,
 
-    /// Let jobs that run or would be lost finish for so long after USR1, then stop; 0 waits for ever
+    /// Let jobs that run or would be lost finish for so long after USR1, then stop; without a unit: seconds; 0 waits for ever
     ///
     /// While it drains, the server takes no new job. Five minutes end ordinary jobs; without a bound one stuck worker
     /// would keep a server alive that refuses all work.

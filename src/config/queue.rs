@@ -18,7 +18,7 @@ use crate::protocol::names::FUNCTION_MAX;
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The kinds of queues that there are: gearmand's name, and whether this build has it.
-const KINDS: [(&str, bool); 5] = [
+pub(super) const KINDS: [(&str, bool); 5] = [
     ("builtin", true),
     ("libsqlite3", cfg!(feature = "sqlite")),
     ("Postgres", cfg!(feature = "postgres")),

@@ -60,7 +60,7 @@ impl Keeper {
         hub.skip_to_number(last_number);
         tell_of_settings(location, &hub.restore_settings(settings));
         let jobs = hub.kept_job_count();
-        notice!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
+        audit!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
         if set_aside > 0 {
             error!("{location}: {set_aside} entries make no sense and were set aside; the log names them");
         }

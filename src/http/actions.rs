@@ -166,8 +166,8 @@ fn target(body: &[u8]) -> Result<Vec<u8>, Failure> {
 
 /// A name that a function can have: it stands between NULs in packets.
 pub(super) fn function(name: Vec<u8>) -> Result<Vec<u8>, Failure> {
-    if name.is_empty() || name.contains(&0) || name.len() > FUNCTION_MAX {
-        let message = format!("a function's name has 1 to {FUNCTION_MAX} bytes, none of them NUL");
+    if name.contains(&0) || name.len() > FUNCTION_MAX {
+        let message = format!("a function's name has at most {FUNCTION_MAX} bytes, none of them NUL");
         return Err(Failure::bad("bad_function", message));
     }
     Ok(name)
@@ -193,7 +193,7 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
             None => return Err(Failure::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
         },
         (None, Some(client), None) => Who::Client(client),
-        (None, None, Some(address)) => host(&address),
+        (None, None, Some(address)) => named_host(route, address)?,
         _ => return Err(Failure::bad("bad_body", "give one of connection, client, client_base64 and host")),
     };
     let function = bytes("function", of, function_base64)?.map(function).transpose()?;
@@ -207,6 +207,15 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
         _ => Control::Kick { who },
     };
     Ok(vec![control])
+}
+
+/// Workers from a host. A rule that another version made for a host's name can still be ended.
+fn named_host(route: Route, address: String) -> Result<Who, Failure> {
+    match host(&address) {
+        Ok(who) => Ok(who),
+        Err(_) if route == Route::Enable => Ok(Who::Host(address)),
+        Err(wanted) => Err(Failure::bad("bad_host", format!("host cannot be {address:?}: {wanted}"))),
+    }
 }
 
 /// Waits until what was done is committed, but not longer than the store makes progress.
@@ -242,6 +251,7 @@ fn refusal(error: ControlError) -> Failure {
         | ControlError::NoSuchRule => StatusCode::NOT_FOUND,
         ControlError::NameTooLong | ControlError::BadName => StatusCode::BAD_REQUEST,
         ControlError::FunctionInUse
+        | ControlError::FunctionHasJobs
         | ControlError::JobIsRunning
         | ControlError::JobIsNotScheduled
         | ControlError::JobExistsThere

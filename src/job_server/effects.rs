@@ -32,6 +32,17 @@ pub trait Effects {
 /// What an operator may want to read in the log.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
+    /// A submission was answered with JOB_CREATED. Reported where [`Policy::tells_submissions`](super::Policy) says so.
+    Accepted {
+        /// The function of its job, which may have been there before.
+        function: &'a [u8],
+        /// The unique id of the job.
+        unique: &'a [u8],
+        /// When the job is due, in seconds since 1970; 0 is at once.
+        due_s: u64,
+        /// The reducer; empty for none.
+        reducer: &'a [u8],
+    },
     /// A job has lost as many workers as it may and is gone.
     JobDropped {
         /// Its function.

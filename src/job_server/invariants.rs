@@ -192,6 +192,9 @@ impl JobServer {
         assert_eq!(function.gauges.oldest_ms.get(), oldest_ms.unwrap_or(0), "the age of the first job is off");
         let limits = function.limits.map(u64::from);
         assert_eq!(function.gauges.max_queue.each_ref().map(Gauge::get), limits, "published limits are off");
+        assert_eq!(function.gauges.settings_only.get(), u64::from(function.settings_only), "a published mark is off");
+        let is_used = function.workers > 0 || function.total() > 0;
+        assert!(!(function.settings_only && is_used), "a function in use is said to be known by its settings alone");
         let settings = [function.gauges.paused.get(), function.gauges.max_running.get()];
         assert_eq!(
             settings,

@@ -454,6 +454,7 @@ impl JobServer {
     /// The function of this name, which is made if there is room for it.
     fn function_slot(&mut self, name: &[u8]) -> Result<u32, PeerError> {
         if let Some(slot) = self.function_names.get(name) {
+            self.functions[*slot as usize].mark_named();
             return Ok(*slot);
         }
         if self.functions.len() >= self.policy.max_functions && !self.forget_unused_functions() {
@@ -465,6 +466,7 @@ impl JobServer {
     /// The function of this name, which is made whatever the limit says.
     fn function_or_new(&mut self, name: &[u8]) -> u32 {
         if let Some(slot) = self.function_names.get(name) {
+            self.functions[*slot as usize].mark_named();
             return *slot;
         }
         let name = FunctionName::new(name);
@@ -474,6 +476,15 @@ impl JobServer {
         let slot = u32::try_from(slot).unwrap_or(NONE);
         self.function_names.insert(name, slot);
         slot
+    }
+
+    /// Forgets a function that has neither workers nor jobs.
+    fn remove_function(&mut self, slot: u32) {
+        let removed = self.functions.remove(slot as usize);
+        self.function_names.remove(&removed.name);
+        self.stats.functions.remove(&removed.name);
+        self.functions_in_use -= usize::from(removed.counted_in_use);
+        self.functions_with_settings -= usize::from(removed.counted_with_settings);
     }
 
     /// Tells the world of a function that has changed, and counts it while it is in use.

@@ -1,7 +1,7 @@
 //! Jobs come in: coalescing, limits, and the waits of clients.
 
 use super::connection::Wait;
-use super::effects::Effects;
+use super::effects::{Effects, Event};
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::StoreOp;
@@ -106,6 +106,17 @@ impl JobServer {
     fn send_created(&self, to: u32, job: u32, effects: &mut impl Effects) {
         let handle = self.jobs.get(job).handle(&self.prefixes);
         effects.send(self.id_of(to), Response::JobCreated { handle });
+        self.tell_accepted(job, effects);
+    }
+
+    /// Reports that a submission was answered with JOB_CREATED, if that is wanted.
+    pub(super) fn tell_accepted(&self, job: u32, effects: &mut impl Effects) {
+        if !self.policy.tells_submissions {
+            return;
+        }
+        let job = self.jobs.get(job);
+        let function = self.functions[job.function as usize].name.as_bytes();
+        effects.report(Event::Accepted { function, unique: job.unique(), due_s: job.due_s(), reducer: job.reducer() });
     }
 
     /// A submission shares in a job, old or new.

@@ -25,7 +25,6 @@ use super::input::{Input, Sink};
 use crate::admin::{Admin, LongAnswer};
 use crate::hub::Hub;
 use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now};
-use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::process::socket::{acknowledge_at_once, has_undelivered, unacknowledged};
 use crate::protocol::packet::{FrameLimits, FramingError};
@@ -475,7 +474,7 @@ impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
         let now = self.now();
         self.server.hub.apply(now, self.id, batch);
-        log_requests(batch);
+        log_refused(batch);
         self.batches_left = self.batches_left.saturating_sub(1);
         self.batches_left > 0 && has_room(self.outbox, self.limits)
     }
@@ -500,20 +499,9 @@ impl Sink for Requests<'_> {
     }
 }
 
-/// Logs submissions as gearmand does, and what was refused for its form.
-fn log_requests(batch: &[Result<Request<'_>, PeerError>]) {
-    for request in batch {
-        match request {
-            Ok(Request::Submit(job)) => {
-                let (function, unique) = (job.function.escape_ascii(), job.unique.escape_ascii());
-                if job.reducer.is_empty() {
-                    notice!("accepted,{function},{unique},{}", job.due_s.unwrap_or(0));
-                } else {
-                    notice!("accepted,{function},{unique},{}", job.reducer.escape_ascii());
-                }
-            }
-            Ok(_) => {}
-            Err(error) => info!("{}:{}", error.code, error.text),
-        }
+/// Logs what was refused for its form.
+fn log_refused(batch: &[Result<Request<'_>, PeerError>]) {
+    for error in batch.iter().filter_map(|request| request.as_ref().err()) {
+        info!("{}:{}", error.code, error.text);
     }
 }

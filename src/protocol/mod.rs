@@ -16,6 +16,7 @@ pub mod packet;
 pub mod request;
 pub mod response;
 pub mod text;
+pub mod units;
 
 pub use error::{NotRegistered, PeerError};
 pub use names::{FunctionName, JobHandle, Priority, Workload};

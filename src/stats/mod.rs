@@ -118,6 +118,8 @@ pub struct FunctionGauges {
     /// not known. The first are those that come next, of each priority: a job that was given back, moved or given another
     /// priority comes last, and may be older.
     pub oldest_ms: Gauge,
+    /// 1 where the operator's settings alone have made it known: no worker, job or other command has named it.
+    pub settings_only: Gauge,
     /// 1 where no job is handed out.
     pub paused: Gauge,
     /// How many jobs may run at once; 0 for no limit.
@@ -458,6 +460,8 @@ pub struct Stats {
     pub connections: DashMap<ConnectionId, Arc<ConnectionGauges>>,
     /// How many connections were accepted.
     pub accepted: Gauge,
+    /// How many connections there may be.
+    pub max_connections: Gauge,
     /// How many connections were refused because there were too many.
     pub refused: Gauge,
     /// How many connections were closed because their peer did not read.

@@ -35,7 +35,7 @@ use super::look::Sight;
 use super::queue::{Queue, Taken};
 use super::{Changes, Room, Store, StoreError};
 use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob};
-use crate::log_level::notice;
+use crate::log_level::audit;
 use crate::stats::{Stats, StoreState};
 
 /// The most changes in one transaction, and about how many bytes.
@@ -428,7 +428,7 @@ impl Writer {
 
     fn work_again(&mut self) {
         if let Some(failing) = self.failing.take() {
-            notice!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
+            audit!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
             self.stats.store.set_state(StoreState::Working);
         }
     }

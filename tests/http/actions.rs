@@ -88,7 +88,7 @@ fn workers_are_withheld_jobs_and_closed() {
     act(&server, "/api/v1/workers/drain", &one);
     assert_eq!(
         shown(&server, "/api/v1/rules")["rules"],
-        json!([{"who": "client:w-1", "who_id": "client:w-1", "function": "f", "function_id": "f", "how": "draining"}])
+        json!([{"who": "client:w-1", "who_id": "client:w-1", "function": "f", "function_id": "f", "how": "draining", "workers": 1}])
     );
     act(&server, "/api/v1/workers/enable", &one);
     post(&server, "/api/v1/workers/enable", &one).expect_error(404, "no_such_rule");

@@ -248,7 +248,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
     Deviation {
         conversation: "drop a function with a queued job",
         step: "C TEXT drop function f",
-        ours: r#"C "ERR there are still connected workers or executing clients\r\n""#,
+        ours: r#"C "ERR there are still queued jobs, which this command removes: cancel jobs f\r\n""#,
         theirs: r#"C "OK\r\n""#,
         reason: "the queued job would never be run; gearmand frees the function under it",
     },
@@ -258,6 +258,13 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         ours: r#"C "ERR function not found\r\n""#,
         theirs: r#"C "OK\r\n""#,
         reason: "names of functions are compared to the letter everywhere else",
+    },
+    Deviation {
+        conversation: "maxqueue",
+        step: "C TEXT maxqueue f many",
+        ours: r#"C "ERR INVALID_ARGUMENTS A+limit+is+a+number+of+jobs,+0+for+none:+maxqueue+NAME+[HIGH+[NORMAL+[LOW]]]\r\n""#,
+        theirs: r#"C "OK\r\n""#,
+        reason: "gearmand takes what is no number for no limit, so that a slip takes a limit away",
     },
     Deviation {
         conversation: "maxqueue of a function that is not known",

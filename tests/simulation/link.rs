@@ -98,6 +98,7 @@ impl Effects for Recorder<'_> {
 
     fn report(&mut self, event: Event<'_>) {
         match event {
+            Event::Accepted { .. } => {}
             Event::JobDropped { handle, .. } => self.outcome.dropped.push(job(handle)),
             Event::JobTimedOut { handle, .. } => self.outcome.timed_out.push(job(handle)),
             Event::JobVanished { handle, .. } => self.outcome.vanished.push(job(handle)),

@@ -4,7 +4,7 @@
 //! said in return. It knows nothing of the server's own state but what is published. Where the protocol leaves a choice
 //! (which sleeper is woken, in which order clients are told) it checks the choice and follows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, Now, Policy, StoreOp, Withholding};
 
@@ -140,6 +140,8 @@ pub(crate) struct Model {
     pub(crate) connections: BTreeMap<u32, Connection>,
     /// With the limits by priority.
     pub(crate) functions: BTreeMap<usize, [u32; 3]>,
+    /// Those of them that nothing but settings has named: they go with the last of these.
+    pub(crate) settings_only: BTreeSet<usize>,
     /// What else the operator decided of them.
     pub(crate) controls: BTreeMap<usize, Controls>,
     /// Which workers get no jobs, of one function or of any.
@@ -188,6 +190,7 @@ impl Model {
             jobs: BTreeMap::new(),
             connections: BTreeMap::new(),
             functions: BTreeMap::new(),
+            settings_only: BTreeSet::new(),
             controls: BTreeMap::new(),
             rules: BTreeMap::new(),
             may_have_forgotten: false,
@@ -436,7 +439,8 @@ impl Model {
         self.finish(now, None, outcome);
     }
 
-    pub(crate) fn function_created(&mut self, function: usize, limits: Option<[u32; 3]>, accepted: bool) {
+    pub(crate) fn function_created(&mut self, function: usize, accepted: bool) {
+        self.settings_only.remove(&function);
         if !self.functions.contains_key(&function) && self.functions.len() >= self.policy.max_functions {
             if !accepted {
                 return;
@@ -444,17 +448,19 @@ impl Model {
             self.may_have_forgotten = true;
         }
         assert!(accepted, "there was room for another function");
-        let kept = self.functions.entry(function).or_default();
-        *kept = limits.unwrap_or(*kept);
+        self.functions.entry(function).or_default();
     }
 
     pub(crate) fn function_dropped(&mut self, function: usize, result: DropFunction) {
         let expected = if !self.functions.contains_key(&function) {
             DropFunction::NotFound
         } else if self.is_working(function) {
-            DropFunction::InUse
+            let is_running = |job: &Job| job.function == function && matches!(job.state, State::Running { .. });
+            let has_workers = self.connections.values().any(|connection| connection.can_do(function));
+            if has_workers || self.jobs.values().any(is_running) { DropFunction::InUse } else { DropFunction::HasJobs }
         } else {
             self.functions.remove(&function);
+            self.settings_only.remove(&function);
             self.controls.remove(&function);
             DropFunction::Dropped
         };

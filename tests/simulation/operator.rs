@@ -24,7 +24,7 @@ impl World {
             8 => {
                 let result = self.server.create_function(name);
                 self.event("the operator creates", &(function, result));
-                self.model.function_created(function, None, result.is_ok());
+                self.model.function_created(function, result.is_ok());
             }
             9 | 10 => {
                 let limits = [0; 3].map(|_: u32| self.random.pick(&[0, 0, 0, 1, 5]));

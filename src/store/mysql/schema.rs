@@ -13,6 +13,7 @@ use super::super::table::foreign;
 use super::errors::Failed;
 use super::{Session, answer};
 use crate::job_server::{FORMAT, StoreFailure};
+use crate::log_level::audit;
 
 /// How long a conversion may take, and one statement that reads a whole table.
 pub(super) const CONVERSION_LIMIT: Duration = Duration::from_mins(10);
@@ -126,7 +127,8 @@ pub(super) async fn limit_statements(connection: &mut Conn, limit: Duration) -> 
 async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Result<(), Failed> {
     lock(connection, table, last).await?;
     look(connection, table).await?;
-    if table.columns.is_empty() {
+    let is_new = table.columns.is_empty();
+    if is_new {
         answer(connection.query_drop(format!("CREATE TABLE {} ({COLUMNS}) ENGINE = InnoDB", table.name))).await?;
         look(connection, table).await?;
     }
@@ -137,6 +139,9 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
         return Ok(());
     }
     convert(connection, table).await?;
+    if !is_new && !has_all {
+        audit!("the table {} of C++ gearmand was taken over", table.name);
+    }
     look(connection, table).await
 }
 

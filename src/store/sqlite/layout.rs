@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::WORKLOAD_IS_UNIQUE;
 use super::error::Trouble;
 use crate::job_server::{FORMAT, StoreFailure};
-use crate::log_level::notice;
+use crate::log_level::audit;
 
 /// The columns of a queue, in their order.
 ///
@@ -195,7 +195,7 @@ pub(super) fn prepare(
     transaction.commit()?;
     if found.form == Form::Cpp {
         let key = if keep_primary_key { "stays" } else { "is gone; --sqlite-keep-primary-key would leave it" };
-        notice!("{queue} of C++ gearmand was taken over; its primary key {key}");
+        audit!("{queue} of C++ gearmand was taken over; its primary key {key}");
     }
     Ok(sql)
 }
