@@ -8,8 +8,6 @@ use flate2::read::GzDecoder;
 
 use crate::client::{Answer, exchange, get, request, server};
 use crate::common::{Server, Wire, packet, wait_for};
-use crate::client::{get, server};
-use crate::common::{Server, Wire, packet};
 
 const PROMTOOL: &str = "/usr/bin/promtool";
 
@@ -92,7 +90,18 @@ fn metrics_say_what_happened() {
     }
     assert!(samples["gearmand_start_time_seconds"] > 1.7e9);
     assert!(samples["gearmand_memory_bytes"] > 1e5);
-<<<<<<< HEAD
+    assert!(samples["process_cpu_seconds_total"] > 0.0);
+    assert!((1.0..samples["process_max_fds"]).contains(&samples["process_open_fds"]));
+    // The third job still runs, since a moment that has a length.
+    wait_for("the age of the running job", || {
+        let text = get(&server, "/metrics").text();
+        let samples = self::samples(&text);
+        let ages = [
+            "gearmand_oldest_running_job_age_seconds{function=\"f\"}",
+            "gearmand_server_oldest_running_job_age_seconds",
+        ];
+        ages.iter().all(|name| samples[name] > 0.0).then_some(())
+    });
     // What is kept in memory is on no disk.
     assert!(!samples.keys().any(|name| name.starts_with("gearmand_store_disk")));
 }
@@ -106,21 +115,6 @@ fn metrics_say_what_the_store_takes() {
     let text = get(&server, "/metrics").text();
     check(&text);
     let samples = samples(&text);
-=======
-    assert!(samples["process_cpu_seconds_total"] > 0.0);
-    assert!((1.0..samples["process_max_fds"]).contains(&samples["process_open_fds"]));
-    // The third job still runs, since a moment that has a length.
-    wait_for("the age of the running job", || {
-        let text = get(&server, "/metrics").text();
-        let samples = self::samples(&text);
-        let ages = [
-            "gearmand_oldest_running_job_age_seconds{function=\"f\"}",
-            "gearmand_server_oldest_running_job_age_seconds",
-        ];
-        ages.iter().all(|name| samples[name] > 0.0).then_some(())
-    });
-    // Five jobs were stored, and the disk of the tests is not full.
->>>>>>> main
     assert!(samples["gearmand_store_commit_seconds_count"] >= 1.0);
     assert!(samples["gearmand_store_commit_seconds_sum"] > 0.0);
     assert!(samples["gearmand_store_disk_free_bytes"] > 0.0 && samples["gearmand_store_reserve_bytes"] > 0.0);
