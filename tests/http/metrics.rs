@@ -102,12 +102,26 @@ fn metrics_say_what_happened() {
         ];
         ages.iter().all(|name| samples[name] > 0.0).then_some(())
     });
-    // Five jobs were stored, and the disk of the tests is not full.
+    // What is kept in memory is on no disk.
+    assert!(!samples.keys().any(|name| name.starts_with("gearmand_store_disk")));
+}
+
+#[test]
+fn metrics_say_what_the_store_takes() {
+    let server = Server::ours(&["--http-listen", "127.0.0.1:0"]);
+    let mut client = Wire::connect(server.addr());
+    client.send(packet::SUBMIT_JOB_BG, &packet::body(&[b"f", b"", b"x"]));
+    client.expect_type(packet::JOB_CREATED);
+    let text = get(&server, "/metrics").text();
+    check(&text);
+    let samples = samples(&text);
     assert!(samples["gearmand_store_commit_seconds_count"] >= 1.0);
     assert!(samples["gearmand_store_commit_seconds_sum"] > 0.0);
     assert!(samples["gearmand_store_disk_free_bytes"] > 0.0 && samples["gearmand_store_reserve_bytes"] > 0.0);
-    // It was looked at before the first of them came.
+    // It was looked at before the job came.
     assert!(samples.contains_key("gearmand_store_wal_bytes"));
+    let store = get(&server, "/api/v1/server").text();
+    assert!(store.contains("\"reserve_bytes\":"), "{store}");
 }
 
 #[test]

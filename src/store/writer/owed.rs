@@ -100,10 +100,13 @@ impl Owed {
         }
         // From the end: the order among them does not matter, since each job is there once.
         let removes = self.removes.split_off(self.removes.len().saturating_sub(MOST_CHANGES));
-        let edits = if self.removes.is_empty() { self.take_edits() } else { Vec::new() };
-        let is_last = self.removes.is_empty() && self.edits.is_empty();
-        let attempts = if is_last { take_some(&mut self.attempts, MOST_CHANGES) } else { Vec::new() };
-        Some(Changes { removes, edits, attempts, sync, ..Changes::default() })
+        if !removes.is_empty() {
+            // Alone: a store that is full may have room for nothing else.
+            return Some(Changes { removes, sync, ..Changes::default() });
+        }
+        let edits = self.take_edits();
+        let attempts = if self.edits.is_empty() { take_some(&mut self.attempts, MOST_CHANGES) } else { Vec::new() };
+        Some(Changes { edits, attempts, sync, ..Changes::default() })
     }
 
     fn take_edits(&mut self) -> Vec<(JobKey, Edit)> {
