@@ -235,26 +235,26 @@ impl Connection {
         }
         let due = self.asked.unwrap_or(self.heard) + self.silence / 2;
         tokio::select! {
-            read = self.reader.read_buf(&mut self.received) => match read? {
-                0 => Err(ConnectionError::Closed),
-                _ => {
-                    (self.heard, self.asked) = (Instant::now(), None);
-                    Ok(())
+            read = self.reader.read_buf(&mut self.received) => {
+                if read? == 0 {
+                    return Err(ConnectionError::Closed);
                 }
-            },
+                (self.heard, self.asked) = (Instant::now(), None);
+                Ok(())
+            }
             written = self.writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => match written? {
                 0 => Err(ConnectionError::Closed),
                 _ => Ok(()),
             },
             // Nobody may have looked for long: what is there is read before anybody is given up.
-            () = tokio::time::sleep_until(due.into()) => match self.asked {
-                Some(_) => Err(ConnectionError::Silent(self.silence)),
-                None => {
-                    self.asked = Some(Instant::now());
-                    self.echoes += 1;
-                    Ok(self.request(PacketType::EchoReq, &[b"there?"])?)
+            () = tokio::time::sleep_until(due.into()) => {
+                if self.asked.is_some() {
+                    return Err(ConnectionError::Silent(self.silence));
                 }
-            },
+                self.asked = Some(Instant::now());
+                self.echoes += 1;
+                Ok(self.request(PacketType::EchoReq, &[b"there?"])?)
+            }
         }
     }
 

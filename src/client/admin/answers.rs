@@ -26,7 +26,7 @@ pub(super) enum Style {
 ///
 /// # Errors
 /// A column is wanted that there is not.
-pub(super) fn shown(style: Style, action: &Action, answer: RawAnswer) -> Result<Vec<u8>, ToolError> {
+pub(super) fn shown(style: Style, action: &Action, answer: &RawAnswer) -> Result<Vec<u8>, ToolError> {
     let form = action.form();
     if style == Style::Raw || (form == Form::Unknown && style == Style::Text) {
         return Ok(terminal::harmless_on_stdout(&answer.wire));

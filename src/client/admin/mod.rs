@@ -106,7 +106,7 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
         } else {
             Style::Text
         };
-        print(&answers::shown(style, action, answer)?)?;
+        print(&answers::shown(style, action, &answer)?)?;
     }
     Ok(status)
 }

@@ -1,12 +1,13 @@
 //! `gearmand fleet`: looks after managed workers ([`crate::fleet`]) until there are as many of each kind as is wanted.
 //!
-//! * `round` asks many workers at once; `server` is one server; `roster` knows who is there.
+//! * `round` asks many workers at once; `server` is one server; `roster` knows who is there, and has the `news`.
 //! * `monitor` looks, decides and acts; `file` has what is wanted; `office` is where others ask the monitor;
 //!   `watch` has the loop, and sees to it that there is one monitor.
 //! * `order` has what is asked of a monitor that runs, and `show` prints.
 
 mod file;
 mod monitor;
+mod news;
 mod office;
 mod order;
 mod roster;

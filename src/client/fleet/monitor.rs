@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::file::DesiredFile;
-use super::roster::{News, Roster, Trouble};
+use super::news::{News, Trouble};
+use super::roster::Roster;
 use crate::client::listing::printable;
 use crate::client::{host_name, tell};
 use crate::fleet::contract::{Request, Verb, WorkerId, check_name, cut};

@@ -1,10 +1,10 @@
 //! Who is in the fleet: the workers that were found, and what they said last.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
+use super::news::{News, Trouble};
 use super::round::{Answered, Question, Unanswered, ask_all};
 use super::server::{Functions, Server};
 use crate::client::address::ServerAddress;
@@ -52,43 +52,6 @@ impl Mute {
     fn is_due(&self) -> bool {
         self.asked.elapsed() >= MUTE_PAUSES.0.saturating_mul(1 << self.tries.min(10)).min(MUTE_PAUSES.1)
     }
-}
-
-/// Why a worker did not do what it was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// It has ended.
-    Gone,
-    /// It did not answer; perhaps it does it all the same.
-    NoAnswer(String),
-    /// It says no.
-    Refused(String),
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gone => Unanswered::Gone.fmt(f),
-            Self::NoAnswer(why) | Self::Refused(why) => f.write_str(why),
-        }
-    }
-}
-
-/// What a look brought that people want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum News {
-    /// It was not known before; true if it got its id just now.
-    Found(WorkerId, bool),
-    /// Its connection has ended; true if it was told to end, or had said that it would.
-    Gone(WorkerId, String, bool),
-    /// A host has been without workers for a while.
-    Left(String),
-    /// It does not answer.
-    Silent(WorkerId, String),
-    /// It answers again.
-    Back(WorkerId),
-    /// A server does not answer.
-    NoServer(String),
 }
 
 /// The fleet, and the servers over which it is found.

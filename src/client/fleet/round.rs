@@ -142,12 +142,13 @@ impl Round {
                 continue;
             }
             // Not `receive`, which sends all before it returns: the next questions must not wait for answers.
-            match self.connection.try_receive()? {
-                Some(answer) => self.take(answer),
-                None => tokio::select! {
-                    turned = self.connection.turn() => turned?,
-                    Some(offered) = offered.recv() => self.end_those_of_nobody(questions, &offered),
-                },
+            if let Some(answer) = self.connection.try_receive()? {
+                self.take(answer);
+                continue;
+            }
+            tokio::select! {
+                turned = self.connection.turn() => turned?,
+                Some(offered) = offered.recv() => self.end_those_of_nobody(questions, &offered),
             }
         }
         Ok(())

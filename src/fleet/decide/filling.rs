@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::contract::WorkerId;
-use super::fleet::{Fleet, Reason, Standing};
+use super::fleet::{Fleet, Member, Reason, Standing};
 use super::{many, refusals, rolling, starts};
 
 /// So many hosts are named where many could be.
@@ -63,20 +63,14 @@ fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
 
 /// All workers that can take one more function.
 pub(super) fn free<'a>(fleet: &Fleet<'a>) -> Free<'a> {
+    let most = fleet.desired.functions_per_worker;
+    let is_free = |m: &Member<'_>| m.answers() && m.slots < most && !m.is_outdated();
+    let rolling = &fleet.plan.memory.rolling;
     let mut free = Free::new();
-    for (id, member) in fleet.members.iter().filter(|(id, _)| is_free(fleet, id)) {
+    for (id, member) in fleet.members.iter().filter(|(id, member)| is_free(member) && !rolling.contains(*id)) {
         free.entry(&member.worker.host).or_default().insert((member.slots, id));
     }
     free
-}
-
-/// Whether a worker can take one more function.
-pub(super) fn is_free(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
-    let Some(member) = fleet.members.get(id) else { return false };
-    member.answers()
-        && member.slots < fleet.desired.functions_per_worker
-        && !member.is_outdated()
-        && !fleet.plan.memory.rolling.contains(id)
 }
 
 /// Whether a worker could be told to do a function that it does not do.

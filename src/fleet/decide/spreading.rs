@@ -108,13 +108,17 @@ fn targets<'a>(fleet: &Fleet<'a>, free: &Free<'a>, name: &str) -> Vec<&'a str> {
         let workers = free.get(host).into_iter().flatten();
         workers.map(|(_, id)| *id).filter(|id| filling::can_take(fleet, id, name)).collect::<Vec<_>>()
     };
-    let is_lacked = |id: &WorkerId| lacking.iter().any(|other| *other != name && filling::can_take(fleet, id, other));
+    let is_for = |other: &str, host: &str| fleet.desired.functions.get(other).is_some_and(|other| other.is_for(host));
+    let is_lacked = |host: &str, id: &WorkerId| {
+        let mut others = lacking.iter().filter(|other| **other != name && is_for(other, host));
+        others.any(|other| filling::can_take(fleet, id, other))
+    };
     let with_free: Vec<(&str, Vec<&WorkerId>)> =
         open(fleet, name).map(|host| (host, can_take(host))).filter(|(_, workers)| !workers.is_empty()).collect();
     if !with_free.is_empty() {
         // Those that another function lacks are not taken from it.
-        let is_open = |workers: &[&WorkerId]| workers.iter().any(|id| !is_lacked(id));
-        return with_free.into_iter().filter(|(_, workers)| is_open(workers)).map(|(host, _)| host).collect();
+        let is_open = |(host, workers): &(&str, Vec<&WorkerId>)| workers.iter().any(|id| !is_lacked(host, id));
+        return with_free.into_iter().filter(is_open).map(|(host, _)| host).collect();
     }
     if lacking.iter().any(|other| *other != name) {
         return Vec::new();
