@@ -112,3 +112,6 @@ fn write_piece(output: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     }
     Ok(nix::unistd::write(output, &bytes[..bytes.len().min(PIECE)])?)
 }
+
+#[cfg(test)]
+mod tests;

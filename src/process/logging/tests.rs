@@ -1,5 +1,3 @@
-mod blocked;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -14,7 +12,7 @@ use crate::log_level::{audit, fatal, notice};
 /// No wait is longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn to_file(path: &Path, level: Level) -> Settings {
+pub(super) fn to_file(path: &Path, level: Level) -> Settings {
     Settings {
         level,
         destination: Destination::File(path.to_owned()),
@@ -36,7 +34,7 @@ fn lines(settings: impl FnOnce(&Path) -> Settings, events: impl FnOnce(&LogHandl
 }
 
 /// Waits until the log is written.
-fn finish(handle: &LogHandle) {
+pub(super) fn finish(handle: &LogHandle) {
     assert!(handle.0.queue.flush(PATIENCE), "the log is not written");
 }
 

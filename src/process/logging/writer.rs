@@ -92,7 +92,8 @@ impl Writer {
                 Err(Failure::Busy(so_far)) => {
                     written = so_far;
                     if matches!(self.output, Output::Unread) {
-                        thread::sleep(READER_PAUSE);
+                        // Nobody unparks it.
+                        thread::park_timeout(READER_PAUSE);
                         self.open_quietly();
                     } else if self.queue.has_reopen() && self.open_quietly() {
                         // What is asked for is behind lines for which the old one has no room.

@@ -1,12 +1,17 @@
 //! Outputs that nobody reads, or that take nothing.
 
-use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+use tracing::info;
+
+use super::super::build;
+use super::super::tests::{finish, to_file};
 use super::*;
+use crate::log_level::Level;
 
 /// More lines than may wait, and than a pipe takes.
 const MANY: u64 = 30_000;
