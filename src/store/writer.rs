@@ -153,7 +153,9 @@ impl Writer {
                 let _ = self.commit(Changes { sync: true, ..Changes::default() });
             }
             let committed = self.committed();
-            waiters.into_iter().for_each(|waiter| waiter.give(committed));
+            for waiter in waiters {
+                waiter.give(committed);
+            }
             if let Some(last_number) = closed {
                 return self.finish(last_number);
             }
