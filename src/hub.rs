@@ -476,9 +476,10 @@ impl Hub {
         }
         after.wakers.into_iter().for_each(Waker::wake);
         for (level, event) in after.events {
-            match level {
-                Level::ERROR => error!("{event}"),
-                _ => warn!("{event}"),
+            if level == Level::ERROR {
+                error!("{event}");
+            } else {
+                warn!("{event}");
             }
         }
         for line in after.accepted {

@@ -308,13 +308,11 @@ impl Admin {
                 return (true, None);
             }
         }
-        match self.commit(task.control()) {
-            Some(commit) => (false, Some(Rest::Commit { commit, done })),
-            None => {
-                out.extend_from_slice(&done);
-                (true, None)
-            }
+        if let Some(commit) = self.commit(task.control()) {
+            return (false, Some(Rest::Commit { commit, done }));
         }
+        out.extend_from_slice(&done);
+        (true, None)
     }
 
     /// Returns the place of the jobs that follow.

@@ -3,7 +3,7 @@
 use super::work::Outcome;
 use super::{JobServer, Now};
 use crate::stats::histogram::bucket_of;
-use crate::stats::{AbilityGauges, Gauge, JobCounters, WorkCounters};
+use crate::stats::{AbilityGauges, Gauge, JobCounters};
 
 impl JobServer {
     /// Counts something that happened to a job of a function, there and among all.
@@ -43,14 +43,18 @@ impl JobServer {
     }
 
     fn count_outcome(&self, function: u32, worker: Option<&AbilityGauges>, outcome: &Outcome<'_>) {
-        let (of_worker, of_jobs): (fn(&WorkCounters) -> &Gauge, fn(&JobCounters) -> &Gauge) = match outcome {
-            Outcome::Complete(_) => (|counters| &counters.done, |counters| &counters.done),
-            Outcome::Fail => (|counters| &counters.failed, |counters| &counters.failed),
-            Outcome::Exception(_) => (|counters| &counters.excepted, |counters| &counters.excepted),
-        };
-        if let Some(worker) = worker {
-            of_worker(worker.counters.get_or_make()).bump(1);
+        if let Some(worker) = worker.map(|worker| worker.counters.get_or_make()) {
+            let counter = match outcome {
+                Outcome::Complete(_) => &worker.done,
+                Outcome::Fail => &worker.failed,
+                Outcome::Exception(_) => &worker.excepted,
+            };
+            counter.bump(1);
         }
-        self.tally(function, of_jobs);
+        match outcome {
+            Outcome::Complete(_) => self.tally(function, |counters| &counters.done),
+            Outcome::Fail => self.tally(function, |counters| &counters.failed),
+            Outcome::Exception(_) => self.tally(function, |counters| &counters.excepted),
+        }
     }
 }

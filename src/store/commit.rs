@@ -76,7 +76,7 @@ fn lock(answer: &Mutex<Answer>) -> MutexGuard<'_, Answer> {
 /// Those that wait, by position, and how far the queue has come.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    waiters: VecDeque<Waiter>,
+    line: VecDeque<Waiter>,
     /// So many changes were asked for, and so many of them taken.
     asked: u64,
     taken: u64,
@@ -87,7 +87,7 @@ pub(super) struct Waiters {
 
 impl Waiters {
     pub(super) fn is_empty(&self) -> bool {
-        self.waiters.is_empty()
+        self.line.is_empty()
     }
 
     /// A change was asked for.
@@ -97,12 +97,12 @@ impl Waiters {
 
     /// Somebody waits for all that was asked until now.
     pub(super) fn wait(&mut self) -> Commit {
-        if self.waiters.len() >= self.prune_at.max(MANY) {
-            self.waiters.retain(|waiter| waiter.answer.strong_count() > 0);
-            self.prune_at = 2 * self.waiters.len();
+        if self.line.len() >= self.prune_at.max(MANY) {
+            self.line.retain(|waiter| waiter.answer.strong_count() > 0);
+            self.prune_at = 2 * self.line.len();
         }
         let answer = Arc::new(Mutex::new(Answer::Waiting(None)));
-        self.waiters.push_back(Waiter { position: self.asked, answer: Arc::downgrade(&answer) });
+        self.line.push_back(Waiter { position: self.asked, answer: Arc::downgrade(&answer) });
         let progress = Arc::clone(&self.progress);
         Commit { answer, seen: progress.load(Ordering::Relaxed), progress }
     }
@@ -111,8 +111,8 @@ impl Waiters {
     pub(super) fn take(&mut self, count: usize) -> Vec<Waiter> {
         self.taken += count as u64;
         self.progress.fetch_add(1, Ordering::Relaxed);
-        let reached = self.waiters.iter().take_while(|waiter| waiter.position <= self.taken).count();
-        self.waiters.drain(..reached).collect()
+        let reached = self.line.iter().take_while(|waiter| waiter.position <= self.taken).count();
+        self.line.drain(..reached).collect()
     }
 }
 
@@ -130,9 +130,13 @@ mod tests {
         assert!(waiters.take(2).is_empty() && commit.has_progressed() && !commit.has_progressed());
         let reached = waiters.take(1);
         assert_eq!((reached.len(), commit.poll(Waker::noop())), (1, Poll::Pending));
-        reached.into_iter().for_each(|waiter| waiter.give(Ok(())));
+        for waiter in reached {
+            waiter.give(Ok(()));
+        }
         assert_eq!((commit.poll(Waker::noop()), later.poll(Waker::noop())), (Poll::Ready(Ok(())), Poll::Pending));
-        waiters.take(1).into_iter().for_each(|waiter| waiter.give(Err(StoreFailure::Full)));
+        for waiter in waiters.take(1) {
+            waiter.give(Err(StoreFailure::Full));
+        }
         assert_eq!(later.poll(Waker::noop()), Poll::Ready(Err(StoreFailure::Full)));
         assert!(waiters.is_empty());
     }
@@ -143,6 +147,6 @@ mod tests {
         for _ in 0..10 * MANY {
             drop(waiters.wait());
         }
-        assert!(waiters.waiters.len() <= MANY);
+        assert!(waiters.line.len() <= MANY);
     }
 }

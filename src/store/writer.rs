@@ -193,7 +193,9 @@ impl Writer {
                 self.act_unasked();
             }
             let committed = self.committed();
-            waiters.into_iter().for_each(|waiter| waiter.give(committed));
+            for waiter in waiters {
+                waiter.give(committed);
+            }
             if let Some(last_number) = closed {
                 return self.finish(last_number);
             }

@@ -71,7 +71,9 @@ fn each_word_on_a_job_holds() {
         assert_eq!([grab(&mut of_f), grab(&mut of_f)], [handles[3].clone(), handles[2].clone()], "round {round}");
         grab_nothing(&mut of_f);
         complete(&mut of_g, &handles[1]);
-        handles[2..].iter().for_each(|handle| complete(&mut of_f, handle));
+        for handle in &handles[2..] {
+            complete(&mut of_f, handle);
+        }
     }
     let mut client = Wire::connect(server.addr());
     client.send(packet::SUBMIT_JOB_EPOCH, &packet::body(&[b"later", b"", b"4000000000", b"due"]));

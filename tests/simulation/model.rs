@@ -558,7 +558,9 @@ impl Model {
             let is_asleep = connection.sleep == Sleep::Asleep;
             let was_full = std::mem::replace(&mut connection.was_full, is_asleep && is_full);
             if is_asleep && was_full && !is_full {
-                connection.abilities.iter_mut().for_each(|ability| ability.slept = transition);
+                for ability in &mut connection.abilities {
+                    ability.slept = transition;
+                }
                 self.note("was ended by a sleeper that could hold no more");
             }
         }
