@@ -174,8 +174,7 @@ fn workloads_that_are_not_wanted_are_left_and_loaded_later() {
     let place = Place::new();
     let mut store = place.own();
     // Those that are read with one that was wanted come with their workloads, too: up to 1000.
-    let first: Vec<Kept> =
-        (1..=1000).map(|number| Kept { prefix: "H:first".to_owned(), ..Kept::plain(number) }).collect();
+    let first: Vec<Kept> = (1..=1000).map(|number| Kept { unique: Vec::new(), ..Kept::plain(number) }).collect();
     let strange =
         || strange_jobs().into_iter().map(|job| Kept { number: job.number.min(HIGHEST - 1000) + 1000, ..job });
     let jobs: Vec<Kept> = first.into_iter().chain(strange()).collect();

@@ -151,8 +151,7 @@ pub(super) async fn commit(session: &Session, changes: &Changes, again: bool) ->
         let text = swallowed(done.inserted, changes.adds.len());
         return Err(Failed::Here(StoreFailure::Refused, text));
     }
-    let is_noted = notes_number(changes);
-    if changes.sync && done.written == 0 && !is_noted {
+    if changes.sync && done.written == 0 && !notes_number(changes) {
         // A transaction that has written nothing syncs nothing, and earlier commits are to be on the disk.
         transaction(session, &Changes { sync: true, ..Changes::default() }, &Besides::default()).await?;
     }
@@ -214,7 +213,6 @@ async fn transaction(session: &Session, changes: &Changes, besides: &Besides) ->
     let (edits, lifted) = (edits.parameters(), [&lifted as &(dyn ToSql + Sync)]);
     let removes: [&(dyn ToSql + Sync); 1] = [&removes];
     let last_number: [&(dyn ToSql + Sync); 1] = [&last_number];
-
     let client = &session.client;
     let mut requests: Vec<(Counted, Request<'_>)> = Vec::new();
     let begin = match (changes.sync, session.asynchronous) {
