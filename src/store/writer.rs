@@ -275,7 +275,7 @@ impl Writer {
         // A store that is full has room for what removes jobs.
         if additions.is_empty() && self.must_wait() {
             self.owed.add(changes);
-        } else if !(additions.is_empty() && changes.is_empty() && self.failing.is_some()) || !self.owed.is_empty() {
+        } else if self.failing.is_none() || !additions.is_empty() || !changes.is_empty() || !self.owed.is_empty() {
             self.commit_all(additions, changes, &mut reports);
         }
         self.tell(reports);

@@ -93,7 +93,8 @@ fn judge(error: &RedisError) -> (StoreFailure, &'static str) {
     if says("OOM") {
         return (StoreFailure::Full, "raise its maxmemory, or let workers catch up");
     }
-    if says("READONLY") || says("MISCONF") {
+    // The driver has a word of its own for the first, within what it says of a transaction.
+    if says("READONLY") || says("ReadOnly") || says("MISCONF") {
         return (StoreFailure::ReadOnly, "connect to the primary; see Redis's log for why it cannot write");
     }
     if says("NOAUTH") {

@@ -107,7 +107,7 @@ impl Writer {
     /// The time has come to do something though nothing was asked: to see whether the store works again, or to have everything on
     /// the disk.
     pub(super) fn act_unasked(&mut self) {
-        if !self.commit_at().is_some_and(|at| at <= Instant::now()) {
+        if self.commit_at().is_none_or(|at| at > Instant::now()) {
             return;
         }
         let is_settled = self.failing.as_ref().is_some_and(|failing| failing.is_writable);
