@@ -88,6 +88,13 @@ impl World {
         self.server.request(self.now, self.worker, request, &mut self.effects);
     }
 
+    fn register_many(&mut self) {
+        for number in 0..10_000 {
+            let name = format!("build:{number}");
+            self.work(&Request::CanDo { function: name.as_bytes(), timeout_ms: None });
+        }
+    }
+
     fn grab_and_complete(&mut self) {
         self.work(&Request::GrabJob(GrabKind::Unique));
         self.finished += 1;
@@ -131,6 +138,21 @@ fn main() {
         world.work(&Request::PreSleep);
         world.submit(true, None);
         world.grab_and_complete();
+    });
+    measure("ask for a job when there is none, with 10,000 functions", 0, |world| {
+        if world.submitted == 0 {
+            world.submitted = 1;
+            world.register_many();
+        }
+        world.work(&Request::GrabJob(GrabKind::Unique));
+    });
+    measure("sleep and ask for a job, with 10,000 functions", 0, |world| {
+        if world.submitted == 0 {
+            world.submitted = 1;
+            world.register_many();
+        }
+        world.work(&Request::PreSleep);
+        world.work(&Request::GrabJob(GrabKind::Unique));
     });
     measure("submit for tomorrow", 0, |world| world.submit(true, Some(1_000_086_400)));
     measure("ask for a job when there is none", 0, |world| world.work(&Request::GrabJob(GrabKind::Unique)));

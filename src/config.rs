@@ -8,21 +8,25 @@
 
 mod address;
 mod args;
+mod documents;
 mod environment;
 mod error;
 mod file;
 mod foreign;
 mod http;
+mod promptly;
 mod queue;
 mod resolve;
 mod settings;
 mod value;
 
 pub use crate::log_level::Level;
-pub use address::ListenAddress;
+pub use address::{ListenAddress, is_number};
 pub use args::{Jobs, Limits, Log, Network, Process, RELOADABLE, ServerArgs, Timeouts, command};
+pub use documents::{Page, completed, pages};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub use http::Http;
+pub use http::{Http, MetricsFunctions};
+pub use promptly::read_promptly;
 pub use queue::{Durability, DurabilityLevel, FunctionDurability, QueueChoice, Secret};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
 pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries};
@@ -44,6 +48,8 @@ pub struct Config {
     pub durability: Durability,
     /// Functions with a level of their own, each once.
     pub function_durability: Vec<FunctionDurability>,
+    /// Bytes on the disk of the queue's file that are kept for removing jobs; `None` for as many as suit the disk, 0 for none.
+    pub store_reserve: Option<u64>,
     /// First part of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white space.
     pub job_handle_prefix: String,
     /// Where HTTP is served, and who may do what there.

@@ -1,12 +1,14 @@
 //! The server as a whole: puts the parts together, serves, reloads, and stops in order.
 
+mod descriptors;
 pub mod http;
 mod sampler;
 mod store;
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,23 +25,28 @@ use tracing::{error, info, warn};
 use self::http::HttpReady;
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
-use crate::config::{Config, FunctionDurability, ListenAddress, LogTarget, Resolved, Sources, resolve};
+use crate::config::{
+    Config, FunctionDurability, Level, ListenAddress, LogTarget, QueueChoice, Resolved, Sources, resolve,
+};
 use crate::http::Http;
 use crate::http::plugin::PluginListener;
 use crate::hub::Hub;
 use crate::job_server::{Durability, Policy};
-use crate::log_level::notice;
+use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::net::connection::{Limits, Server};
 use crate::net::listener::{AcceptSettings, Acceptor};
 use crate::net::timer::keep_time;
+use crate::net::watch::Patience;
 use crate::process::detach::Readiness;
 use crate::process::listen::{KeepAlive, Listeners, TcpTarget, UnixTarget};
 use crate::process::logging::LogHandle;
 use crate::process::notify::Notifier;
+use crate::process::signals;
 use crate::protocol::FunctionName;
 use crate::protocol::packet::{FrameLimits, HEADER_SIZE};
 use crate::stats::Stats;
+use crate::store::StoreError;
 use crate::store::location::Location;
 use crate::store::queue::Queue;
 
@@ -48,13 +55,16 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest body of a packet that can be answered, in bytes: lengths have 32 bits, and a workload leaves with more
 /// arguments than it came with.
 const LARGEST_BODY: usize = u32::MAX as usize - 4096;
+/// How long those who wait for the server to be ready wait for its log, and how often it looks.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_millis(1);
 /// How often a draining server looks whether its jobs are done.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the process has made before its runtime.
 pub struct Prepared {
     /// Where the settings came from, for a reload.
-    pub sources: Sources,
+    pub sources: Arc<Sources>,
     /// The settings.
     pub resolved: Resolved,
     /// Bound sockets.
@@ -122,7 +132,7 @@ pub async fn run(mut prepared: Prepared) -> ExitCode {
         }
         (Err(failure), None) => {
             error!("{failure}");
-            if !is_logged_here {
+            if !is_logged_here && !std::io::stderr().is_terminal() {
                 // Whoever started it looks here, and the log may be elsewhere.
                 let _ = writeln!(std::io::stderr(), "gearmand: {failure}");
             }
@@ -132,7 +142,7 @@ pub async fn run(mut prepared: Prepared) -> ExitCode {
 }
 
 struct Daemon {
-    sources: Sources,
+    sources: Arc<Sources>,
     resolved: Resolved,
     hub: Arc<Hub>,
     server: Arc<Server>,
@@ -223,14 +233,24 @@ fn accept_from_plugin(
     Ok(())
 }
 
+/// Why a queue cannot be opened. Nobody asked for the one that is there by default in so many words.
+fn unusable(config: &Config, error: &StoreError) -> std::io::Error {
+    std::io::Error::other(match config.queue {
+        QueueChoice::Default => format!(
+            "{error}; put that right, or start without this queue and keep jobs in memory with --queue-type builtin"
+        ),
+        _ => error.to_string(),
+    })
+}
+
 /// Logs where the server is reached, and whether it keeps jobs.
 fn say_where(addresses: &[String], plugin: &[String], keeps_jobs: bool) {
-    notice!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
+    audit!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
     if !plugin.is_empty() {
-        notice!("HTTP plugin listening on {}", plugin.join(", "));
+        audit!("HTTP plugin listening on {}", plugin.join(", "));
     }
     if !keeps_jobs {
-        notice!("jobs are kept in memory: what is queued when the server stops is lost");
+        audit!("jobs are kept in memory: what is queued when the server stops is lost");
     }
 }
 
@@ -247,7 +267,9 @@ impl Daemon {
     async fn start(prepared: Prepared) -> std::io::Result<Option<Self>> {
         let Prepared { sources, resolved, mut listeners, http_plugin, http, location, log, notifier, .. } = prepared;
         let config = &resolved.config;
-        let mut signals = Signals::new()?;
+        let mut handlers = Signals::new()?;
+        // What came since the process has a pid file is handled now.
+        signals::release()?;
         let stats = Arc::new(Stats::default());
         let queue = location.as_ref().map(|_| Arc::new(Queue::default()));
         let hub = Arc::new(Hub::new(policy(config, location.is_some()), Arc::clone(&stats), queue.clone()));
@@ -256,9 +278,9 @@ impl Daemon {
             None => None,
             Some((location, queue)) => tokio::select! {
                 keeper = Keeper::start(location, config, &hub, &clock, queue) => {
-                    Some(keeper.map_err(std::io::Error::other)?)
+                    Some(keeper.map_err(|error| unusable(config, &error))?)
                 }
-                () = signals.end() => return Ok(None),
+                () = handlers.end() => return Ok(None),
             },
         };
         let (shutdown, shutdown_commands) = mpsc::channel(1);
@@ -266,19 +288,23 @@ impl Daemon {
         let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock) });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
-        let mut addresses = listeners.addresses();
+        let gearman_addresses = listeners.addresses();
+        let mut addresses = gearman_addresses.clone();
         addresses.extend(http.addresses());
         let stop_listening = CancellationToken::new();
         accept_from(&mut listeners, &acceptor, &stop_listening)?;
         let http_addresses = http_plugin.addresses();
         accept_from_plugin(http_plugin.tcp, &acceptor, &stop_listening, &connections)?;
-        let http = http.start(config, &server, &acceptor)?;
+        stats.max_connections.set(config.limits.max_connections as u64);
+        let http = http.start(config, &server, &acceptor, &log, gearman_addresses)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         sampler::start(&server)?;
         for text in listeners.notices.iter().chain(&http_plugin.notices) {
             notice!("{text}");
         }
         say_where(&addresses, &http_addresses, keeper.is_some());
+        descriptors::report(&resolved);
+        settle(&log).await;
         if let Err(error) = notifier.ready(&addresses) {
             warn!("cannot reach the service manager (NOTIFY_SOCKET): {error}");
         }
@@ -299,14 +325,14 @@ impl Daemon {
             shutdown_commands,
             http,
             _listeners: listeners,
-            signals,
+            signals: handlers,
         }))
     }
 
     async fn serve(mut self) {
         loop {
             match self.next_call().await {
-                Call::Reload => self.reload(),
+                Call::Reload => self.reload().await,
                 Call::Watchdog => self.tell(Notifier::watchdog),
                 Call::Drain => {
                     self.drain().await;
@@ -333,7 +359,7 @@ impl Daemon {
     async fn drain(&mut self) {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);
-        notice!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.jobs_at_stake());
+        audit!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.jobs_at_stake());
         self.tell(|notifier| notifier.status("Draining"));
         self.stop_listening.cancel();
         self.hub.start_draining();
@@ -341,12 +367,12 @@ impl Daemon {
             tokio::select! {
                 () = sleep(DRAIN_INTERVAL) => {}
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
-                    warn!("drained for {:?} (drain-timeout): stopping all the same", bound.unwrap_or_default());
+                    audit!("drained for {:?} (drain-timeout): stopping all the same", bound.unwrap_or_default());
                     return;
                 }
                 call = self.next_call() => match call {
                     Call::Stop => return,
-                    Call::Reload => self.reload(),
+                    Call::Reload => self.reload().await,
                     Call::Watchdog => self.tell(Notifier::watchdog),
                     Call::Drain => {}
                 },
@@ -367,11 +393,11 @@ impl Daemon {
         if let Some(keeper) = keeper {
             // What they have said until then is written.
             keeper.stop(self.hub.last_number()).await;
-            notice!("stopping; {} jobs are kept for the next start", self.hub.kept_job_count());
+            audit!("stopping; {} jobs are kept for the next start", self.hub.kept_job_count());
         }
         let lost = self.hub.job_count() - self.hub.kept_job_count();
         if lost > 0 {
-            warn!("stopping with {lost} jobs, which are lost: they were kept in memory");
+            error!("stopping with {lost} jobs, which are lost: they were kept in memory");
         }
         self.connections.close();
         if timeout(STOP_TIMEOUT, self.connections.wait()).await.is_err() {
@@ -380,38 +406,41 @@ impl Daemon {
         if let Some(http) = self.http.take() {
             http.stop().await;
         }
-        notice!("stopped");
+        audit!("stopped");
     }
 
     /// HUP: opens the log anew, and reads the configuration again. What is wrong with it changes nothing.
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         self.tell(Notifier::reloading);
-        if let Err(error) = self.log.reopen() {
-            error!("cannot open the log file anew: {error}; the log goes on where it went before");
-        }
-        notice!("SIGHUP, reopening log file");
-        match resolve(&self.sources).and_then(|fresh| self.resolved.reload_from(&fresh)) {
+        self.log.reopen();
+        audit!("SIGHUP, reopening log file");
+        // By another thread: the file may be where reading takes its time.
+        let sources = Arc::clone(&self.sources);
+        let read = tokio::task::spawn_blocking(move || resolve(&sources)).await;
+        let fresh = read.unwrap_or_else(|_| resolve(&self.sources));
+        match fresh.and_then(|fresh| self.resolved.reload_from(&fresh)) {
             Ok(reload) => {
                 for warning in &reload.resolved.warnings {
                     warn!("{warning}");
                 }
                 if !reload.needs_restart.is_empty() {
-                    warn!("these settings changed, and need a restart: {}", reload.needs_restart.join(", "));
+                    audit!("these settings changed, and need a restart: {}", reload.needs_restart.join(", "));
                 }
                 if !reload.changed.is_empty() {
-                    notice!("these settings changed: {}", reload.changed.join(", "));
+                    audit!("these settings changed: {}", reload.changed.join(", "));
                 }
                 self.resolved = reload.resolved;
                 self.apply_settings();
             }
             Err(errors) => error!("the configuration stays as it was: {errors}"),
         }
+        settle(&self.log).await;
         self.tell(|notifier| notifier.ready(&self.addresses));
     }
 
     fn apply_settings(&self) {
         let config = &self.resolved.config;
-        self.hub.set_policy(&policy(config, self.location.is_some()));
+        self.hub.set_policy(self.server.clock.now(), &policy(config, self.location.is_some()));
         if let Some(location) = &self.location {
             store::publish(self.hub.stats(), location, config);
         }
@@ -419,6 +448,7 @@ impl Daemon {
             keeper.reload(config);
         }
         self.acceptor.set_settings(accept_settings(config));
+        self.hub.stats().max_connections.set(config.limits.max_connections as u64);
         let process = &self.server.admin.process;
         process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);
         process.allow_shutdown.store(config.process.allow_shutdown, Ordering::Relaxed);
@@ -439,6 +469,14 @@ impl Daemon {
     }
 }
 
+/// Waits for a moment until the log is written: who hears that the server is ready may read there what it has said.
+async fn settle(log: &LogHandle) {
+    let end = Instant::now() + LOG_LIMIT;
+    while !log.is_written() && Instant::now() < end {
+        sleep(LOG_INTERVAL).await;
+    }
+}
+
 fn ticks(interval: Duration) -> Interval {
     let mut ticks = interval_at(Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -456,7 +494,7 @@ async fn tick(interval: &mut Option<Interval>) {
 }
 
 fn policy(config: &Config, is_durable: bool) -> Policy {
-    let Config { jobs, limits, timeouts, .. } = config;
+    let Config { jobs, limits, log, timeouts, .. } = config;
     let memory = store::memory_limits(limits, is_durable);
     let own = |own: &FunctionDurability| (own.function.clone(), store::level(own.level));
     let function_durability: HashMap<FunctionName, Durability> = config.function_durability.iter().map(own).collect();
@@ -470,34 +508,36 @@ fn policy(config: &Config, is_durable: bool) -> Policy {
         handle_prefix: config.job_handle_prefix.clone(),
         worker_wakeup: jobs.worker_wakeup.unwrap_or(0),
         wake_timeout_us: u64::try_from(timeouts.wake_timeout.as_micros()).unwrap_or(u64::MAX),
-        job_retries: jobs.job_retries.map(u16::from),
+        job_retries: jobs.job_retries.and_then(|retries| NonZeroU16::new(retries.into())),
         exceptions: jobs.exceptions,
         max_jobs: limits.max_jobs,
         max_functions: limits.max_functions,
         max_functions_per_connection: limits.max_functions_per_connection,
         max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
         max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
+        tells_submissions: log.log_submissions || log.verbose == Level::Debug,
     }
 }
 
 fn accept_settings(config: &Config) -> AcceptSettings {
     let Config { network, limits, timeouts, .. } = config;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let keep_alive = KeepAlive {
+        idle: network.keepalive_idle,
+        interval: network.keepalive_interval,
+        count: network.keepalive_count,
+        user_timeout: network.tcp_user_timeout,
+    };
     AcceptSettings {
-        max_connections: limits.max_connections,
-        keep_alive: KeepAlive {
-            idle: network.keepalive_idle,
-            interval: network.keepalive_interval,
-            count: network.keepalive_count,
-            user_timeout: network.tcp_user_timeout,
-        },
+        max_connections: descriptors::most_connections(config),
+        keep_alive,
         limits: Limits {
             frames: FrameLimits {
                 packet: size(limits.max_packet_size).min(LARGEST_BODY) + HEADER_SIZE,
                 line: limits.max_text_line,
             },
             output: size(limits.max_output),
-            write_timeout: timeouts.write_timeout,
+            patience: Patience { reading: timeouts.write_timeout, silence: keep_alive.effective_user_timeout() },
             first_byte_timeout: timeouts.handshake_timeout,
         },
     }

@@ -12,15 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::Instant;
 
-use tracing::warn;
+use tracing::{Level, error, warn};
 
 use crate::job_server::{
-    ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobKey, JobServer, JobView, Now, Policy,
-    RestoredSettings, StoreOp, StoreReport, StoredJob,
+    ConnectionEnd, ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobKey, JobServer, JobView,
+    Now, Policy, RestoredSettings, RunEnd, StoreOp, StoreReport, StoredJob,
 };
+use crate::log_level::audit;
 use crate::outbox::{CloseReason, Outbox};
 use crate::protocol::{PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, Stats};
+use crate::store::commit::Commit;
 use crate::store::look::Looking;
 use crate::store::queue::Queue;
 
@@ -64,7 +66,9 @@ struct Timer {
 #[derive(Default)]
 struct After {
     wakers: Vec<Waker>,
-    events: Vec<String>,
+    events: Vec<(Level, String)>,
+    /// Submissions that were accepted, as gearmand writes them.
+    accepted: Vec<String>,
     operations: Vec<StoreOp>,
 }
 
@@ -112,20 +116,59 @@ impl Effects for World<'_> {
 
     fn report(&mut self, event: Event<'_>) {
         self.after.events.push(match event {
-            Event::JobDropped { handle, unique } => {
-                format!("Dropped job due to max retry count: {handle} {}", unique.escape_ascii())
+            Event::Accepted { function, unique, due_s, reducer } => {
+                let (function, unique) = (function.escape_ascii(), unique.escape_ascii());
+                return self.after.accepted.push(if reducer.is_empty() {
+                    format!("accepted,{function},{unique},{due_s}")
+                } else {
+                    format!("accepted,{function},{unique},{}", reducer.escape_ascii())
+                });
+            }
+            Event::FunctionsRefused { connection, refused, registered, why } => {
+                let text = format!(
+                    "functions that {} offers are not registered: {refused}, beside {registered} that are; the first \
+                     because {}",
+                    connection.name(),
+                    why.reason()
+                );
+                (Level::WARN, text)
+            }
+            Event::DueFarAhead { handle, function, due_s } => {
+                let text = format!(
+                    "the job {handle} of {} is due {due_s} seconds after 1970, in the year {}; SUBMIT_JOB_EPOCH takes \
+                     seconds, is that a time in milliseconds?",
+                    function.escape_ascii(),
+                    1970 + due_s / 31_556_952
+                );
+                (Level::WARN, text)
+            }
+            Event::JobDropped { function, handle, unique, attempts, end } => {
+                let (function, unique) = (function.as_bytes().escape_ascii(), unique.escape_ascii());
+                let lost = match end {
+                    RunEnd::TimedOut => "took longer than it may",
+                    RunEnd::Disconnected => "lost its connection",
+                    RunEnd::GivenBack => "gave it back",
+                };
+                let text = format!(
+                    "Dropped job due to max retry count: {handle} {unique}: function {function}, {attempts} workers lost, \
+                     of which the last {lost}"
+                );
+                (Level::ERROR, text)
+            }
+            Event::JobVanished { function, handle, unique } => {
+                let (function, unique) = (function.as_bytes().escape_ascii(), unique.escape_ascii());
+                let why = "somebody else has removed it there";
+                (Level::ERROR, format!("Job is not in the store any more, dropped: {handle} {unique}: function {function}, {why}"))
             }
             Event::JobTimedOut { handle, unique } => {
-                format!("Worker timeout reached on job, requeueing: {handle} {}", unique.escape_ascii())
-            }
-            Event::JobVanished { handle, unique } => {
-                format!("Job is not in the store any more, dropped: {handle} {}", unique.escape_ascii())
+                (Level::WARN, format!("Worker timeout reached on job, requeueing: {handle} {}", unique.escape_ascii()))
             }
             Event::JobIsTwin { handle, unique } => {
                 let unique = unique.escape_ascii();
-                format!(
+                let text = format!(
                     "The store has two jobs of one function and unique id; the second is not run: {handle} {unique}"
-                )
+                );
+                (Level::WARN, text)
             }
         });
     }
@@ -178,7 +221,10 @@ impl Hub {
             for request in batch {
                 match request {
                     Ok(request) => server.request(now, from, request, &mut world),
-                    Err(error) => world.send(from, Response::Error(*error)),
+                    Err(error) => {
+                        server.heard_nonsense(from);
+                        world.send(from, Response::Error(*error));
+                    }
                 }
             }
         });
@@ -186,14 +232,14 @@ impl Hub {
 
     /// A connection has ended. If that is not all, it is to be called again, after others had their turn or when there are
     /// no gaps in its outbox any more. See [`JobServer::disconnect`].
-    pub fn disconnect(&self, now: Now, id: ConnectionId, wants_answers: bool) -> Departure {
+    pub fn disconnect(&self, now: Now, id: ConnectionId, end: ConnectionEnd) -> Departure {
         self.with_state(now, |state, after| {
             if state.is_closed {
                 // The server ends, and not the worker: its jobs have not failed.
                 return Departure::Done;
             }
             let (server, mut world) = state.split(after, Some(id.slot));
-            let departure = server.disconnect(now, id, wants_answers, &mut world);
+            let departure = server.disconnect(now, id, end, &mut world);
             if departure == Departure::Done
                 && let Some(outbox) = state.outboxes.get_mut(id.slot as usize)
             {
@@ -264,6 +310,11 @@ impl Hub {
         self.lock().server.kept_job_count()
     }
 
+    /// See [`JobServer::workload_bytes`].
+    pub fn workload_bytes(&self) -> u64 {
+        self.lock().server.workload_bytes()
+    }
+
     /// How many changes wait for the store.
     pub fn waiting_changes(&self) -> usize {
         self.store.as_ref().map_or(0, |store| store.len())
@@ -313,7 +364,7 @@ impl Hub {
     }
 
     /// See [`JobServer::limit_function`].
-    pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<(), ControlError> {
+    pub fn limit_function(&self, now: Now, name: &[u8], limits: [u32; 3]) -> Result<usize, ControlError> {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
             server.limit_function(name, limits, &mut world)
@@ -365,9 +416,17 @@ impl Hub {
         self.store.as_ref()?.look(job)
     }
 
+    /// Waits until everything that was asked of the store until now is committed; `None` where there is no store.
+    pub fn commit(&self) -> Option<Commit> {
+        self.store.as_ref().map(|store| store.commit())
+    }
+
     /// See [`JobServer::set_policy`].
-    pub fn set_policy(&self, policy: &Policy) {
-        self.lock().server.set_policy(policy);
+    pub fn set_policy(&self, now: Now, policy: &Policy) {
+        self.with_state(now, |state, after| {
+            let (server, mut world) = state.split(after, None);
+            server.set_policy(now, policy, &mut world);
+        });
     }
 
     /// From now on no job is taken any more.
@@ -416,8 +475,15 @@ impl Hub {
             store.wake();
         }
         after.wakers.into_iter().for_each(Waker::wake);
-        for event in after.events {
-            warn!("{event}");
+        for (level, event) in after.events {
+            if level == Level::ERROR {
+                error!("{event}");
+            } else {
+                warn!("{event}");
+            }
+        }
+        for line in after.accepted {
+            audit!("{line}");
         }
         result
     }

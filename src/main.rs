@@ -3,11 +3,12 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use clap_complete::Shell;
 use gearmand::client::{self, Tool};
-use gearmand::config::{Config, LogFormat, LogTarget, QueueChoice, Resolved, ServerArgs, Sources, resolve};
+use gearmand::config::{self, Config, LogFormat, LogTarget, QueueChoice, Resolved, ServerArgs, Sources, resolve};
 use gearmand::daemon::http::HttpReady;
 use gearmand::daemon::{self, Prepared};
 use gearmand::process::detach::{Readiness, detach};
@@ -17,7 +18,8 @@ use gearmand::process::memory;
 use gearmand::process::notify::Notifier;
 use gearmand::process::pid_file::PidFile;
 use gearmand::process::privileges::{Account, drop_to, raise_file_descriptor_limit};
-use gearmand::process::state_directory;
+use gearmand::process::signals;
+use gearmand::process::state_directory::{self, StateDirectoryError};
 use gearmand::queue;
 use gearmand::store::location::Location;
 
@@ -44,10 +46,20 @@ enum Command {
     Tool(Box<Tool>),
     #[command(flatten)]
     Queue(Box<queue::Tool>),
-    /// Print the manual page in the format of man(1)
-    Man,
+    /// Print a manual page in the format of man(1), or write all of them
+    Man(Man),
     /// Print the completions for a shell
     Completions(Completions),
+}
+
+#[derive(Args)]
+struct Man {
+    /// Tool, and its action, whose page is printed, such as `admin` or `fleet status` [default: the page of the server]
+    #[arg(value_name = "TOOL")]
+    tool: Vec<String>,
+    /// Write the pages of the server and of all tools into this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "tool")]
+    directory: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -84,7 +96,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Some(Command::Tool(tool)) => return client::run(*tool),
         Some(Command::Queue(tool)) => return queue::run(*tool),
-        Some(Command::Man) => print_manual().map(|()| ExitCode::SUCCESS),
+        Some(Command::Man(man)) => print_manual(&man).map(|()| ExitCode::SUCCESS),
         Some(Command::Completions(Completions { shell })) => print_completions(shell).map(|()| ExitCode::SUCCESS),
         None => serve(Sources::of_process(matches)),
     };
@@ -111,6 +123,7 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
         print(resolved.report().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
+    signals::hold_reload_and_drain().map_err(|error| format!("cannot hold back signals: {error}"))?;
     let inherited = Listeners::inherited().map_err(|error| error.to_string())?;
     let readiness = if resolved.config.process.daemon {
         Some(detach().map_err(|error| format!("cannot run in the background: {error}"))?)
@@ -148,7 +161,7 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
     let process = &config.process;
     let account = process.user.as_deref().map(Account::find).transpose().map_err(|error| say(&error))?;
     let owner = account.as_ref().map(|account| (account.uid(), account.gid()));
-    let files = process.file_descriptors.and_then(|files| u64::try_from(files).ok());
+    let files = process.open_files();
     raise_file_descriptor_limit(files).map_err(|error| say(&error))?;
     let backlog = i32::try_from(config.network.backlog).unwrap_or(i32::MAX);
     let listeners = if let Some(listeners) = inherited {
@@ -160,19 +173,21 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
     let http_plugin =
         Listeners::bind(&daemon::http_plugin_targets(config), &[], backlog).map_err(|error| say(&error))?;
     let http = HttpReady::prepare(config, resolved.is_set("http-listen"))?;
-    if let Some(why) = &http.absent {
-        complain(&format!("warning: {why}"));
-    }
+    signals::hold_all().map_err(|error| format!("cannot hold back signals: {error}"))?;
     let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
     let (location, no_store) = match state_file(config, &listeners, owner) {
         Ok(file) => (queue::location(&config.queue, file.unwrap_or_default()), None),
-        // Nobody asked for a durable queue in so many words, so its absence does not keep the server from serving.
-        Err(why) if config.queue == QueueChoice::Default => {
-            let why = format!("background jobs are kept in memory and lost when the server stops: {why}");
+        // Nobody asked for a durable queue in so many words, and no queue of an earlier start is passed over.
+        Err(error) if error.is_absence() && config.queue == QueueChoice::Default => {
+            let why = format!("background jobs are kept in memory and lost when the server stops: {error}");
             complain(&format!("warning: {why}"));
             (None, Some(why))
         }
-        Err(why) => return Err(why),
+        Err(error) => {
+            return Err(format!(
+                "background jobs cannot be kept: {error}, or keep jobs in memory with --queue-type builtin"
+            ));
+        }
     };
     if let Some(account) = &account {
         if let (Some(pid_file), Some((uid, gid))) = (&pid_file, owner) {
@@ -184,13 +199,17 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
 }
 
 /// The file in the state directory, for a queue that names none.
-fn state_file(config: &Config, listeners: &Listeners, owner: Option<(u32, u32)>) -> Result<Option<PathBuf>, Failure> {
+fn state_file(
+    config: &Config,
+    listeners: &Listeners,
+    owner: Option<(u32, u32)>,
+) -> Result<Option<PathBuf>, StateDirectoryError> {
     if !matches!(config.queue, QueueChoice::Default | QueueChoice::Sqlite { path: None, .. }) {
         return Ok(None);
     }
     let is_root = nix::unistd::geteuid().is_root();
     let environment = state_directory::Environment::of_process();
-    let directory = state_directory::prepare(&environment, is_root, owner).map_err(|error| error.to_string())?;
+    let directory = state_directory::prepare(&environment, is_root, owner)?;
     let port = listeners.tcp.iter().find_map(|listener| listener.local_addr().ok()).map_or(0, |address| address.port());
     Ok(Some(state_directory::queue_file(&directory, port)))
 }
@@ -199,6 +218,7 @@ fn run(sources: Sources, resolved: Resolved, ready: Ready, readiness: Option<Rea
     let config = &resolved.config;
     let Ready { listeners, http_plugin, http, pid_file, location, no_store } = ready;
     let log = logging::init(&log_settings(config)).map_err(|error| error.to_string())?;
+    log.log_panics();
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
@@ -212,9 +232,12 @@ fn run(sources: Sources, resolved: Resolved, ready: Ready, readiness: Option<Rea
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     };
     let runtime = runtime.map_err(|error| format!("cannot start the threads: {error}"))?;
+    let last_words = log.clone();
+    let sources = Arc::new(sources);
     let prepared = Prepared { sources, resolved, listeners, http_plugin, http, location, log, notifier, readiness };
     let status = runtime.block_on(daemon::run(prepared));
     drop(pid_file);
+    last_words.finish();
     Ok(status)
 }
 
@@ -233,21 +256,29 @@ fn log_settings(config: &Config) -> logging::Settings {
         },
         syslog: log.syslog,
         journald: log.journald,
+        tells_terminal: !config.process.daemon,
     }
 }
 
-fn print_manual() -> Result<(), Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Cli::command())
-        .section("8")
-        .render(&mut page)
-        .map_err(|error| format!("cannot write the manual page: {error}"))?;
-    print(&page)
+fn print_manual(man: &Man) -> Result<(), Failure> {
+    let pages = config::pages(Cli::command()).map_err(|error| format!("cannot write the manual pages: {error}"))?;
+    if let Some(directory) = &man.directory {
+        for page in pages {
+            let path = directory.join(page.file_name());
+            std::fs::write(&path, page.text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        }
+        return Ok(());
+    }
+    let name = std::iter::once("gearmand").chain(man.tool.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
+    match pages.iter().find(|page| page.name == name) {
+        Some(page) => print(&page.text),
+        None => Err(format!("there is no page {name}: `gearmand man --directory DIR` writes all that there are")),
+    }
 }
 
 fn print_completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "gearmand", &mut script);
+    clap_complete::generate(shell, &mut config::completed(Cli::command()), "gearmand", &mut script);
     print(&script)
 }
 

@@ -14,6 +14,8 @@ mod common;
 
 #[path = "clients/bindings.rs"]
 mod bindings;
+#[path = "clients/odd.rs"]
+mod odd;
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -9,6 +9,7 @@ use gearmand::protocol::packet::{
     split_arguments,
 };
 use gearmand::protocol::response::Status;
+use gearmand::protocol::text::{escaped, read_name, write_escaped};
 use gearmand::protocol::{GrabKind, JobHandle, PeerError, Priority, Request, Response, Workload};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -250,7 +251,7 @@ proptest! {
         unique in argument(64),
         reducer in argument(64),
         workload in vec(any::<u8>(), 0..600),
-        counts in any::<[u32; 2]>(),
+        counts in any::<[u64; 2]>(),
         flags in any::<[bool; 2]>(),
         clients in any::<u64>(),
     ) {
@@ -327,6 +328,35 @@ proptest! {
         prop_assert!(frame.is_none());
         prop_assert!(stream.capacity() <= 2 * (HEADER_SIZE + arrived) + 128 * 1024, "{} bytes", stream.capacity());
     }
+
+    /// Whatever a name is, what is shown of it can be given back: as a word, as a cell of a table, and as one of a list.
+    #[test]
+    fn names_are_read_back_as_they_are_written(name in names()) {
+        for separator in [b' ', b'\t', b','] {
+            let mut word = Vec::new();
+            write_escaped(&name, &mut word, separator);
+            prop_assert!(name.is_empty() || !word.contains(&separator));
+            prop_assert!(!word.iter().any(u8::is_ascii_control));
+            let word = String::from_utf8(word).unwrap();
+            if separator != b'\t' || !name.is_empty() {
+                prop_assert_eq!(read_name(word.as_bytes()), name.clone(), "{}", word);
+                // A cell may have spaces, which a command cannot.
+                prop_assert_eq!(read_name(word.replace(' ', "\\x20").as_bytes()), name.clone(), "{}", word);
+            }
+        }
+        prop_assert!(!escaped(&name).is_empty());
+    }
+}
+
+/// Names that look like escapes as often as not.
+fn names() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop_oneof![
+        2 => "[\\\\xe0-9a-f]{1,5}".prop_map(String::into_bytes),
+        1 => "\\\\x[0-9a-fA-F]{0,2}".prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 1..4),
+        1 => "[ ,\t\r\n\u{85}\u{202e}é€]".prop_map(String::into_bytes),
+    ];
+    vec(part, 0..6).prop_map(|parts| parts.concat())
 }
 
 /// An argument of a packet: any bytes but NUL, up to `longest` of them.

@@ -344,6 +344,16 @@ fn a_new_worker_is_a_sibling_of_the_one_that_was_asked() {
     });
 }
 
+#[test]
+fn workers_are_not_started_beyond_what_the_host_can_bear() {
+    for_each(|case| {
+        let _worker = case.start_limited("w");
+        expect_refusal(&case.ask("w", "newWorker"), "newWorker beyond the limit");
+        assert_eq!(case.ask("w", "status")["ok"], true);
+        case.await_workers("setId", 0);
+    });
+}
+
 /// Waits for the end of a worker which has a sibling.
 fn expect_end(subject: Subject, worker: &mut Program, pid: u64) {
     match subject {

@@ -4,7 +4,7 @@
 //! * `functions` pauses and limits functions;
 //! * `withholding` disables, drains, enables and kicks workers;
 //! * `jobs` cancels, moves, prioritises and starts jobs, and kills the server in between;
-//! * `restarts` kills the server after that;
+//! * `restarts` kills the server after that, and `committed` as soon as a word is answered;
 //! * `many` does all of that often, and to many jobs at once.
 //!
 //! That nothing comes cannot be waited for. Instead the worker does a job that came later: then it has asked for work while
@@ -17,6 +17,8 @@ mod common;
 #[path = "clients/bindings.rs"]
 #[allow(dead_code, reason = "only the workers of two libraries are needed")]
 mod bindings;
+#[path = "control/committed.rs"]
+mod committed;
 #[path = "control/functions.rs"]
 mod functions;
 #[path = "control/jobs.rs"]

@@ -10,6 +10,8 @@ mod common;
 mod answers;
 #[path = "daemon/listening.rs"]
 mod listening;
+#[path = "daemon/log.rs"]
+mod log;
 #[path = "daemon/reload.rs"]
 mod reload;
 #[path = "daemon/site.rs"]
@@ -53,8 +55,19 @@ fn trials() -> Vec<Trial> {
         any("terminate_ends_a_drain", stopping::terminate_ends_a_drain),
         any("hangup_opens_the_log_anew", reload::hangup_opens_the_log_anew),
         any("hangup_applies_changed_settings", reload::hangup_applies_changed_settings),
+        any("hangup_survives_a_file_that_is_a_fifo_now", reload::hangup_survives_a_file_that_is_a_fifo_now),
         any("hangup_survives_a_bad_file", reload::hangup_survives_a_bad_file),
         any("the_service_manager_is_told", reload::the_service_manager_is_told),
+        any("a_pipe_that_nobody_reads", log::a_pipe_that_nobody_reads),
+        any("a_fifo_that_nobody_reads", log::a_fifo_that_nobody_reads),
+        any("what_is_always_written", log::what_is_always_written),
+        any("submissions_are_written_where_that_is_wanted", log::submissions_are_written_where_that_is_wanted),
+        any("a_terminal_sees_what_is_always_written", log::a_terminal_sees_what_is_always_written),
+        any("a_hangup_as_soon_as_there_is_a_pid_file", log::a_hangup_as_soon_as_there_is_a_pid_file),
+        any(
+            "a_restart_behind_the_socket_of_a_service_manager",
+            listening::a_restart_behind_the_socket_of_a_service_manager,
+        ),
         any("logs_for_people_and_for_machines", answers::logs_for_people_and_for_machines),
         any("check_names_what_is_wrong", answers::check_names_what_is_wrong),
         any("the_sample_configuration_is_right", answers::the_sample_configuration_is_right),

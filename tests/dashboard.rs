@@ -55,6 +55,11 @@ fn what_matters_comes_first() {
 }
 
 #[test]
+fn workloads_that_the_store_alone_has_are_shown() {
+    run("details_stored", &["--max-memory-for-workloads", "1MiB"]);
+}
+
+#[test]
 fn buttons_do_what_they_say() {
     run("actions", &[]);
 }
@@ -82,6 +87,16 @@ fn hostile_names_do_no_harm() {
 #[test]
 fn everything_can_be_used_by_keyboard() {
     run("keyboard", &[]);
+}
+
+#[test]
+fn filters_and_orders_stand_in_the_address() {
+    run("address", &[]);
+}
+
+#[test]
+fn no_text_is_cut_at_any_width() {
+    run("fits", &[]);
 }
 
 #[test]

@@ -27,6 +27,8 @@ mod mariadb;
 mod postgres;
 #[path = "databases/redis.rs"]
 mod redis;
+#[path = "databases/unwritable.rs"]
+mod unwritable;
 
 use std::process::ExitCode;
 

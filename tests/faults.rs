@@ -14,13 +14,15 @@
 mod common;
 mod durable;
 mod faults {
+    mod disks;
+    mod full;
     pub(crate) mod stage;
 }
 mod shim;
 
 use std::process::Command;
 
-use common::{Program, wait_for};
+use common::{Program, Wire, wait_for};
 use durable::bystander::Bystander;
 use faults::stage::{Stage, retried};
 use nix::errno::Errno;
@@ -164,6 +166,25 @@ fn a_file_system_that_becomes_read_only() {
     stage.shim.heal();
     stage.recover();
     bystander.finish();
+    stage.kill_and_judge();
+}
+
+/// An operator's word is in force at once, and is not called stored before it is.
+#[test]
+fn a_word_of_the_operator_while_the_disk_is_full() {
+    let mut stage = Stage::new(60);
+    assert_eq!(stage.submit(20), 20);
+    let mut operator = Wire::connect(stage.server.addr());
+    stage.shim.fail(Class::Write, 1, Errno::ENOSPC as i32);
+    for command in ["pause f", "maxqueue f 3"] {
+        let answer = operator.text(command);
+        assert!(answer.starts_with("ERR NOT_STORED This+is+in+force,+but+the+store+does+not+have+it+yet"), "{answer}");
+        assert!(answer.contains("it+is+full") || answer.contains("it+cannot+be+written"), "{answer}");
+    }
+    assert!(operator.text("show functions").lines().any(|line| line.starts_with("f\t")), "it is in force");
+    stage.shim.heal();
+    stage.recover();
+    assert_eq!(operator.text("pause f"), "OK\r\n");
     stage.kill_and_judge();
 }
 

@@ -198,6 +198,58 @@ proptest! {
     }
 }
 
+/// How many workers of a host do a function, and how many functions its workers do together.
+fn load(world: &World, name: &str, host: &str) -> (usize, usize) {
+    let workers = || world.processes.values().map(|process| &process.worker).filter(|worker| worker.host == host);
+    let does = workers().filter(|worker| worker.in_use.contains(name)).count();
+    (does, workers().map(|worker| worker.in_use.len()).sum())
+}
+
+/// No worker is of more use on another host that has a free one for its function.
+fn is_spread(world: &World) {
+    for (name, function) in &world.desired.functions {
+        for worker in world.processes.values().map(|process| &process.worker) {
+            let is_right = world.desired.version_for(name).is_none_or(|wanted| wanted == worker.version);
+            let is_free = worker.in_use.len() < world.desired.functions_per_worker && worker.not_in_use.contains(name);
+            if !is_right || !is_free || !function.is_for(&worker.host) {
+                continue;
+            }
+            let (there, all_there) = load(world, name, &worker.host);
+            for host in world.sites.keys().filter(|host| function.is_for(host)) {
+                let (here, all_here) = load(world, name, host);
+                let is_better = here >= there + 2 || here == there + 1 && all_here >= all_there + 2;
+                let to = &worker.host;
+                assert!(!is_better, "{name}: {here} on {host}, {there} on {to}\n{}", world.story());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
+    #[test]
+    fn workers_are_spread_when_a_host_has_come_back(seed: u64) {
+        let mut world = World::new(seed);
+        // A fleet that grows and shrinks by itself is another matter.
+        for function in world.desired.functions.values_mut() {
+            function.max = None;
+        }
+        world.settle();
+        is_spread(&world);
+        let host = world.sites.keys().next_back().unwrap().clone();
+        world.processes.retain(|_, process| process.worker.host != host);
+        world.settle();
+        let kinds = world.sites[&host].kinds.clone();
+        for number in 0..world.desired.max_workers_per_host {
+            world.arrive(&host, kinds[number % kinds.len()].clone());
+        }
+        world.settle();
+        is_spread(&world);
+        is_right(&mut world);
+    }
+}
+
 proptest! {
     #![proptest_config(config(30))]
 

@@ -16,6 +16,8 @@ mod corpus;
 mod crowds;
 #[path = "hostile/descriptors.rs"]
 mod descriptors;
+#[path = "hostile/idle.rs"]
+mod idle;
 #[path = "hostile/jobs.rs"]
 mod jobs;
 #[path = "hostile/mutations.rs"]
@@ -52,6 +54,8 @@ fn trials() -> Vec<Trial> {
     let root = |name: &str, test: fn()| any(name, test).with_ignored_flag(!getuid().is_root());
     vec![
         root("a_vanished_host_gives_its_job_back", vanished::gives_its_job_back),
+        root("a_busy_reader_lives_until_its_host_vanishes", vanished::busy_reader),
+        any("idle_workers", idle::idle_workers),
         any("mutated_streams", streams::mutated),
         any("mutated_streams_with_all_invariants_checked", streams::mutated_with_all_invariants_checked),
         any("mutated_streams_with_threads", streams::mutated_with_threads),
@@ -63,6 +67,8 @@ fn trials() -> Vec<Trial> {
         any("echoes_never_read", readers::echoes_never_read),
         any("results_never_read", readers::results_never_read),
         any("large_results_at_once", readers::large_results_at_once),
+        any("memory_comes_back", readers::memory_comes_back),
+        any("a_slow_reader_is_named", readers::a_slow_reader_is_named),
         any("listings_never_read", readers::listings_never_read),
         any("a_long_listing_never_read", readers::a_long_listing_never_read),
         any("slow_but_steady", readers::slow_but_steady),
@@ -70,6 +76,7 @@ fn trials() -> Vec<Trial> {
         any("one_job_joined_many_times", jobs::one_job_joined_many_times),
         any("large_jobs_announced_and_not_sent", jobs::large_jobs_announced_and_not_sent),
         any("no_file_descriptor_left", descriptors::none_left),
+        any("few_file_descriptors", descriptors::few),
         any("max_connections", descriptors::max_connections),
     ]
 }

@@ -21,5 +21,7 @@ mod jobs;
 mod limits;
 #[path = "http/metrics.rs"]
 mod metrics;
+#[path = "http/names.rs"]
+mod names;
 #[path = "http/routes.rs"]
 mod routes;

@@ -65,6 +65,9 @@ mod stops;
 mod strangers;
 #[path = "queues/take_over.rs"]
 mod take_over;
+#[allow(dead_code, reason = "the test of the stores uses the rest")]
+#[path = "databases/unwritable.rs"]
+mod unwritable;
 
 use std::process::ExitCode;
 
@@ -116,6 +119,8 @@ fn trials() -> Vec<Trial> {
             any("stopping_keeps_jobs", stops::stopping_keeps_jobs),
             any("a_queue_has_one_server", starts::a_queue_has_one_server),
             any("no_state_directory", starts::no_state_directory),
+            any("state_directories_that_cannot_be_used", starts::state_directories_that_cannot_be_used),
+            root("a_state_directory_that_is_mounted_read_only", starts::a_state_directory_that_is_mounted_read_only),
             any("a_corrupt_file_is_refused", starts::a_corrupt_file_is_refused),
             root("the_queue_belongs_to_the_user", starts::the_queue_belongs_to_the_user),
             any("a_cancelled_job_leaves_the_store", ends::a_cancelled_job_leaves_the_store),

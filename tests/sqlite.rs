@@ -10,6 +10,8 @@ mod damage;
 mod edits;
 #[path = "sqlite/faults.rs"]
 mod faults;
+#[path = "sqlite/files.rs"]
+mod files;
 #[path = "sqlite/keeping.rs"]
 mod keeping;
 #[path = "sqlite/space.rs"]

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;
+#[path = "tools/hostile.rs"]
+mod hostile;
 
 use std::fs;
 use std::io::Write as _;

@@ -11,6 +11,8 @@ mod common;
 mod admin;
 #[path = "top/live.rs"]
 mod live;
+#[path = "top/names.rs"]
+mod names;
 #[path = "top/once.rs"]
 mod once;
 #[path = "top/screen.rs"]

@@ -3,7 +3,7 @@
 //! * `transcript` replays a recorded conversation with gearmand;
 //! * `errors` provokes every ERROR packet, `packets` sends every packet type with bodies of every kind;
 //! * `framing` cuts, mixes and breaks the stream;
-//! * `jobs`, `results`, `retries`, `timing` and `wakeups` are what the packets mean.
+//! * `jobs`, `results`, `registration`, `retries`, `timing` and `wakeups` are what the packets mean.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
 mod common;
@@ -14,8 +14,12 @@ mod errors;
 mod framing;
 #[path = "wire/jobs.rs"]
 mod jobs;
+#[path = "wire/late.rs"]
+mod late;
 #[path = "wire/packets.rs"]
 mod packets;
+#[path = "wire/registration.rs"]
+mod registration;
 #[path = "wire/results.rs"]
 mod results;
 #[path = "wire/retries.rs"]

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::Admin;
 use super::audit::AuditLog;
-use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, Who, Withholding};
+use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, StoreFailure, Who, Withholding};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
+pub use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// A wish of the operator's. Names are bytes, as they come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,17 +178,27 @@ impl Admin {
         }
     }
 
+    /// Waits until what was done is committed, so that a restart does not undo it; `None` where it is not for a store.
+    pub fn commit(&self, control: &Control) -> Option<Commit> {
+        let is_for_store = match control {
+            Control::CreateFunction { .. } | Control::Kick { .. } => false,
+            Control::Withhold { who, .. } | Control::Release { who, .. } => !matches!(who, Who::Connection(_)),
+            _ => true,
+        };
+        if is_for_store { self.hub.commit() } else { None }
+    }
+
     fn piece(&self, now: Now, task: &Task) -> Result<Piece, ControlError> {
         let hub = &self.hub;
         let affected = match &task.control {
-            Control::Pause { function, paused } => hub.pause_function(now, function, *paused).map(|()| 1),
-            Control::LimitRunning { function, most } => hub.limit_running(now, function, *most).map(|()| 1),
+            Control::Pause { function, paused } => hub.pause_function(now, function, *paused),
+            Control::LimitRunning { function, most } => hub.limit_running(now, function, *most),
             Control::LimitQueue { function, .. } | Control::CreateFunction { function }
                 if function.len() > FUNCTION_MAX =>
             {
                 Err(ControlError::NameTooLong)
             }
-            Control::LimitQueue { function, limits } => hub.limit_function(now, function, *limits).map(|()| 1),
+            Control::LimitQueue { function, limits } => hub.limit_function(now, function, *limits),
             Control::CreateFunction { function } => {
                 hub.create_function(function).map(|()| 1).map_err(|_| ControlError::TooManyFunctions)
             }
@@ -195,6 +206,7 @@ impl Admin {
                 DropFunction::Dropped => Ok(1),
                 DropFunction::NotFound => Err(ControlError::NoSuchFunction),
                 DropFunction::InUse => Err(ControlError::FunctionInUse),
+                DropFunction::HasJobs => Err(ControlError::FunctionHasJobs),
             },
             Control::CancelJob { handle } => {
                 if hub.cancel_job(now, handle) {
@@ -231,6 +243,11 @@ impl Control {
 }
 
 impl Task {
+    /// What is wanted.
+    pub(super) const fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// Whether it may change more than one thing, or nothing, so that its answer is to say how much.
     pub(super) const fn tells_how_many(&self) -> bool {
         matches!(
@@ -299,9 +316,46 @@ fn write_workers(f: &mut fmt::Formatter<'_>, verb: &str, who: &Who, function: Op
     function.map_or(Ok(()), |function| write!(f, " {}", function.escape_ascii()))
 }
 
-/// Workers from an address, which may be written in any way: connections show one only. What is no address stays as it is.
-pub fn host(address: &str) -> Who {
-    Who::Host(IpAddr::from_str(address).map_or_else(|_| address.to_owned(), |ip| ip.to_canonical().to_string()))
+/// What connections through a UNIX socket show for an address.
+const UNIX: &str = "unix";
+
+/// Workers from an address, which may be written in any way, in brackets and with a zone too: connections show one only.
+///
+/// # Errors
+/// What is wrong with what no connection can come from.
+pub fn host(address: &str) -> Result<Who, &'static str> {
+    if address == UNIX {
+        return Ok(Who::Host(UNIX.to_owned()));
+    }
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let (bare, _zone) = bare.split_once('%').unwrap_or((bare, ""));
+    let address = IpAddr::from_str(bare).map_err(|_| {
+        "A host is an IP address such as 10.0.0.1 or ::1, as workers are listed with, or unix; names are not looked up"
+    })?;
+    Ok(Who::Host(address.to_canonical().to_string()))
+}
+
+/// The word by which programs know that what was wanted is done, and not in the store.
+pub const NOT_STORED: &str = "not_stored";
+
+/// The same for people. Without a reason the store takes too long.
+pub fn not_stored(why: Option<StoreFailure>) -> String {
+    let why = match why {
+        None => "it has committed nothing for 10 seconds",
+        Some(StoreFailure::Full) => "it is full",
+        Some(StoreFailure::ReadOnly) => "it is read-only",
+        Some(StoreFailure::Io) => "it cannot be written",
+        Some(StoreFailure::Locked) => "it is locked",
+        Some(StoreFailure::Unreachable) => "the database cannot be reached",
+        Some(StoreFailure::Corrupt) => "it is damaged",
+        Some(StoreFailure::Refused) => {
+            return "this is in force, but the store refuses it, so a restart undoes it; the log says why".to_owned();
+        }
+    };
+    format!(
+        "this is in force, but the store does not have it yet, since {why}; it will once the store works again, and a restart \
+         before that undoes it"
+    )
 }
 
 /// The word by which programs know an error.
@@ -314,6 +368,7 @@ pub const fn error_code(error: ControlError) -> &'static str {
         ControlError::JobIsBusy => "job_is_busy",
         ControlError::NoSuchFunction => "no_such_function",
         ControlError::FunctionInUse => "function_in_use",
+        ControlError::FunctionHasJobs => "function_has_jobs",
         ControlError::NoSuchWorker => "no_such_worker",
         ControlError::TooManyFunctions => "too_many_functions",
         ControlError::TooManySettings => "too_many_settings",
@@ -328,6 +383,20 @@ pub const fn error_code(error: ControlError) -> &'static str {
 mod tests {
     use super::*;
     use crate::job_server::ConnectionId;
+
+    #[test]
+    fn an_address_is_one_host_however_it_is_written() {
+        for text in ["::1", "[::1]", "0:0:0:0:0:0:0:1", "::1%lo", "[0::1]"] {
+            assert_eq!(host(text), Ok(Who::Host("::1".to_owned())), "{text}");
+        }
+        for text in ["10.0.0.1", "::ffff:10.0.0.1", "[::FFFF:a00:1]"] {
+            assert_eq!(host(text), Ok(Who::Host("10.0.0.1".to_owned())), "{text}");
+        }
+        assert_eq!(host("unix"), Ok(Who::Host("unix".to_owned())));
+        for text in ["localhost", "web1.example.com", "10.0.0.256", "10.1", "10.0.0.0/8", "10.0.0.1:4730", "[::1", ""] {
+            assert!(host(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_log_says_what_was_wanted_as_one_would_type_it() {

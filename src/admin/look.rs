@@ -12,6 +12,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::history::History;
@@ -129,6 +131,7 @@ impl Look {
                 slow_readers: stats.slow_readers.get(),
             },
             functions: stats.functions.len() as u64,
+            functions_refused: stats.functions_refused.get(),
             workers: self.worker_states(),
             fleet,
             jobs,
@@ -151,7 +154,7 @@ impl Look {
             StoreState::Working => ("ok", None),
             StoreState::Failing(error) => ("failing", Some(error)),
         };
-        let commits = store.commits.get();
+        let (commits, space) = (store.commits.get(), store.space());
         StoreView {
             state,
             error,
@@ -165,6 +168,10 @@ impl Look {
             syncs: store.syncs.get(),
             failures: store.failures.get(),
             mean_commit_s: store.commit_ns.get().checked_div(commits).map(|mean_ns| seconds(mean_ns) / 1000.0),
+            free_bytes: space.map(|space| space.free),
+            reserve_bytes: space.map(|space| space.reserve),
+            wal_bytes: space.map(|space| space.wal),
+            commit_times: store.commit_times.read(),
         }
     }
 
@@ -227,6 +234,7 @@ fn function_view(
         workers: gauges.workers.get(),
         worker_states: *states,
         paused: gauges.paused.get() > 0,
+        settings_only: gauges.settings_only.get() > 0,
         max_running: gauges.max_running.get(),
         max_queue: gauges.max_queue.each_ref().map(Gauge::get),
         oldest_queued_s: positive(&gauges.oldest_ms).map(|since_ms| age_s(now, since_ms)),
@@ -279,6 +287,11 @@ fn age_s(now: Now, since_ms: u64) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "for people to read")]
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
+}
+
+/// Bytes that replacement characters would make another name of.
+fn base64_of_no_text(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).is_err().then(|| STANDARD.encode(bytes))
 }
 
 fn lossy(bytes: &[u8]) -> String {

@@ -7,6 +7,7 @@ mod audit;
 pub mod control;
 mod history;
 pub mod look;
+mod names;
 mod table;
 mod text;
 pub mod view;

@@ -1,17 +1,21 @@
 //! What C++ gearmand cannot show, as text: tables with tabs between their cells, and pairs of a key and a value.
 //!
 //! A table begins with a line `# ` and the names of its columns, by which it is to be read: there may be more of them one
-//! day, at the end. What is not known is `-`.
+//! day, at the end. What is not known is `-`. Text is written by [`text::write_escaped`], handles as they are.
 
 use std::borrow::Cow;
 use std::io::Write as _;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 
 use super::look::{Functions, JobFilter, Look, Rules, WorkerSum, Workers, worker_id};
+use super::names::FilterNames;
 use super::view::{
-    DurationsView, FunctionView, JobView, Rates, ServerView, StoreView, Totals, WorkTotals, WorkerStates, WorkerView,
+    DurationsView, FunctionView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals, WorkerStates,
+    WorkerView,
 };
 use crate::job_server::Now;
 use crate::protocol::text::{self, JobWords};
@@ -25,12 +29,12 @@ const PAGE: usize = 256;
 const FUNCTION_COLUMNS: &str = "name high normal low scheduled running workers asleep working paused max_running \
     maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
     in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s \
-    waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s";
+    waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s settings_only";
 const WORKER_COLUMNS: &str = "id address client_id state connected_unix_ms heard_unix_ms functions running job \
     since_unix_ms done failed excepted timed_out requeued run_mean_s run_p50_s run_p99_s";
 const JOB_COLUMNS: &str = "handle unique function priority state age_s attempts background holder progress clients \
     bytes due_unix_s";
-const RULE_COLUMNS: &str = "who function how";
+const RULE_COLUMNS: &str = "who function how workers";
 
 /// A table that is being written.
 #[derive(Debug)]
@@ -57,15 +61,15 @@ impl Table {
         Self::Rules(look.rules())
     }
 
-    pub(super) fn jobs(words: &JobWords<'_>, out: &mut Vec<u8>) -> Self {
+    pub(super) fn jobs(words: &JobWords<'_>, names: FilterNames, out: &mut Vec<u8>) -> Self {
         write_columns(JOB_COLUMNS, out);
         let filter = JobFilter {
-            function: words.function.map(text::read_name),
+            function: names.function,
             state: words.state.map(str::to_owned),
             unique: words.unique.map(text::read_name),
             priority: words.priority,
-            client: words.client.map(text::read_name),
-            waiting_client: words.waiting.map(text::read_name),
+            client: names.client,
+            waiting_client: names.waiting,
             older_than_s: words.older.map(|age| age.as_secs_f64()),
             limit: 0,
             after: words.after,
@@ -95,7 +99,7 @@ impl Table {
             Self::Jobs { filter, left } => write_job_page(look, now, filter, left, out),
             Self::Rules(rules) => {
                 for rule in rules {
-                    write_row(&[text_cell(&rule.who), rule.function.as_deref().into(), rule.how.into()], out);
+                    write_rule(&rule, out);
                     if out.len() >= enough {
                         return false;
                     }
@@ -133,6 +137,8 @@ fn write_job_page(look: &Look, now: Now, filter: &mut JobFilter, left: &mut usiz
 /// A value in a table.
 enum Cell<'a> {
     Text(Cow<'a, [u8]>),
+    /// The same where a dash is a name.
+    Name(Vec<u8>),
     /// Text that is safe to write as it is.
     Written(Vec<u8>),
     Count(u64),
@@ -149,7 +155,7 @@ impl<'a> From<&'a str> for Cell<'a> {
 
 impl From<Vec<u8>> for Cell<'_> {
     fn from(name: Vec<u8>) -> Self {
-        Self::Text(Cow::Owned(name))
+        Self::Name(name)
     }
 }
 
@@ -182,7 +188,12 @@ impl Cell<'_> {
         // The buffer takes everything.
         let _ = match self {
             Self::Text(text) => {
-                text::write_name(text, out, false);
+                text::write_escaped(text, out, b'\t');
+                Ok(())
+            }
+            Self::Name(name) if name == b"-" => out.write_all(b"\\x2d"),
+            Self::Name(name) => {
+                text::write_escaped(name, out, b'\t');
                 Ok(())
             }
             Self::Written(text) => out.write_all(text),
@@ -195,6 +206,21 @@ impl Cell<'_> {
 
 fn text_cell(text: &str) -> Cell<'_> {
     text.into()
+}
+
+/// A handle, which has no blanks or control characters, and is typed as it is.
+fn handle_cell(handle: &str) -> Cell<'_> {
+    Cell::Written(handle.as_bytes().to_vec())
+}
+
+/// A name that is the first in its line, where a dash can be nothing else.
+fn first_name(id: &str) -> Cell<'_> {
+    Cell::Text(function_name(id).into())
+}
+
+/// Bytes of which a view has the text, or what can be shown of it and the base64.
+fn exact(text: &str, base64: Option<&str>) -> Vec<u8> {
+    base64.and_then(|base64| STANDARD.decode(base64).ok()).unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
 /// The bytes of a function's name, which its name for people may lack.
@@ -227,12 +253,20 @@ fn write_pairs(pairs: &[(&str, Cell<'_>)], out: &mut Vec<u8>) {
     }
 }
 
+/// A line of `show rules`.
+fn write_rule(rule: &RuleView, out: &mut Vec<u8>) {
+    let (kind, id) = rule.who_id.split_once(':').unwrap_or_default();
+    let who = format!("{kind}:{}", text::escaped(&function_name(id)));
+    let function: Option<Vec<u8>> = rule.function_id.as_deref().map(function_name);
+    write_row(&[Cell::Written(who.into_bytes()), function.into(), rule.how.into(), rule.workers.into()], out);
+}
+
 /// A line of `show functions`.
 fn write_function(function: &FunctionView, out: &mut Vec<u8>) {
     let FunctionView { queued, worker_states, max_queue: [high, normal, low], totals, rates, wait, run, .. } = function;
     write_row(
         &[
-            function_name(&function.id).into(),
+            first_name(&function.id),
             queued.high.into(),
             queued.normal.into(),
             queued.low.into(),
@@ -271,6 +305,7 @@ fn write_function(function: &FunctionView, out: &mut Vec<u8>) {
             totals.dropped.into(),
             totals.abandoned.into(),
             wait.mean_s.into(),
+            function.settings_only.into(),
         ],
         out,
     );
@@ -289,7 +324,7 @@ fn write_worker_line(worker: &WorkerSum, out: &mut Vec<u8>) {
             gauges.heard_ms.get().into(),
             functions_in_use(&worker.functions),
             gauges.running.get().into(),
-            worker.job.as_ref().map(|(handle, _)| handle.as_str()).into(),
+            worker.job.as_ref().map(|(handle, _)| handle_cell(handle)).into(),
             worker.job.as_ref().map(|(_, since_ms)| *since_ms).into(),
             totals.done.into(),
             totals.failed.into(),
@@ -315,12 +350,10 @@ fn functions_in_use(functions: &[Arc<AbilityGauges>]) -> Cell<'static> {
         if index > 0 {
             list.push(b',');
         }
-        for (index, part) in ability.function.as_bytes().split(|byte| *byte == b',').enumerate() {
-            if index > 0 {
-                list.extend_from_slice(b"\\x2c");
-            }
-            text::write_name(part, &mut list, false);
-        }
+        text::write_escaped(ability.function.as_bytes(), &mut list, b',');
+    }
+    if list == b"-" {
+        return b"-".to_vec().into();
     }
     Cell::Written(list)
 }
@@ -329,8 +362,8 @@ fn functions_in_use(functions: &[Arc<AbilityGauges>]) -> Cell<'static> {
 fn write_job_line(job: &JobView, out: &mut Vec<u8>) {
     write_row(
         &[
-            text_cell(&job.handle),
-            text_cell(&job.unique),
+            handle_cell(&job.handle),
+            exact(&job.unique, job.unique_base64.as_deref()).into(),
             function_name(&job.function_id).into(),
             job.priority.into(),
             job.state.into(),
@@ -356,8 +389,8 @@ fn progress(job: &JobView) -> Cell<'static> {
 pub(super) fn write_job(job: &JobView, out: &mut Vec<u8>) {
     write_pairs(
         &[
-            ("handle", text_cell(&job.handle)),
-            ("unique", text_cell(&job.unique)),
+            ("handle", handle_cell(&job.handle)),
+            ("unique", exact(&job.unique, job.unique_base64.as_deref()).into()),
             ("function", function_name(&job.function_id).into()),
             ("priority", job.priority.into()),
             ("state", job.state.into()),
@@ -389,7 +422,7 @@ pub(super) fn write_worker(worker: &WorkerView, out: &mut Vec<u8>) {
             ("id", text_cell(&worker.id)),
             ("address", text_cell(&worker.address)),
             ("file_descriptor", u64::try_from(worker.file_descriptor).ok().into()),
-            ("client_id", worker.client_id.as_deref().into()),
+            ("client_id", worker.client_id.as_ref().map(|id| exact(id, worker.client_id_base64.as_deref())).into()),
             ("tls_name", worker.tls_name.as_deref().into()),
             ("connected_unix_ms", worker.connected_unix_ms.into()),
             ("heard_unix_ms", worker.heard_unix_ms.into()),
@@ -405,7 +438,7 @@ pub(super) fn write_worker(worker: &WorkerView, out: &mut Vec<u8>) {
         write_row(
             &[
                 "function".into(),
-                function_name(&function.id).into(),
+                first_name(&function.id),
                 function.in_use.into(),
                 function.withheld.into(),
                 done.into(),
@@ -424,11 +457,11 @@ pub(super) fn write_worker(worker: &WorkerView, out: &mut Vec<u8>) {
         write_row(
             &[
                 "job".into(),
-                text_cell(&job.handle),
+                handle_cell(&job.handle),
                 function_name(&job.function_id).into(),
                 job.since_unix_ms.into(),
-                job.progress.map(|progress| u64::from(progress.numerator)).into(),
-                job.progress.map(|progress| u64::from(progress.denominator)).into(),
+                job.progress.map(|progress| progress.numerator).into(),
+                job.progress.map(|progress| progress.denominator).into(),
                 job.deadline_unix_ms.into(),
             ],
             out,
@@ -473,6 +506,7 @@ pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
             ("connections_refused", server.connections.refused.into()),
             ("connections_slow_readers", server.connections.slow_readers.into()),
             ("functions", server.functions.into()),
+            ("functions_refused", server.functions_refused.into()),
             ("workers_working", working.into()),
             ("workers_waiting", waiting.into()),
             ("workers_asleep", asleep.into()),
@@ -539,6 +573,9 @@ fn write_store(store: &StoreView, out: &mut Vec<u8>) {
             ("store_syncs", store.syncs.into()),
             ("store_failures", store.failures.into()),
             ("store_mean_commit_s", store.mean_commit_s.into()),
+            ("store_free_bytes", store.free_bytes.into()),
+            ("store_reserve_bytes", store.reserve_bytes.into()),
+            ("store_wal_bytes", store.wal_bytes.into()),
         ],
         out,
     );

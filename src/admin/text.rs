@@ -6,18 +6,21 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 use std::vec;
 
-use super::control::{Control, Step, Task, error_code, host};
-use super::look::JobLook;
+use super::control::{Control, NOT_STORED, Step, Task, error_code, not_stored};
+use super::look::{JobLook, STORE_WAIT};
+use super::names::Unclear;
 use super::table::{self, Table};
 use super::{Admin, Hub};
-use crate::job_server::{ConnectionId, ControlError, Now, Who, Withholding};
+use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure, Withholding};
 use crate::log_level::audit;
 use crate::protocol::FunctionName;
 use crate::protocol::names::write_decimal;
-use crate::protocol::text::{self, AdminCommand, ControlCommand, Workers};
-use crate::stats::{ConnectionGauges, FunctionGauges, StoreState};
+use crate::protocol::text::{self, AdminCommand, ControlCommand};
+use crate::stats::{ConnectionGauges, FunctionGauges, StoreSpace, StoreState};
+use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// How much of a listing is made at a time, in bytes; the line that reaches it is the last. There are scripts that read an
 /// answer once, so what most servers have to say is one write.
@@ -45,21 +48,46 @@ enum Rest {
         by_priority: bool,
     },
     Table(Table),
-    Task(Task),
+    Task(Task, Words),
+    /// What is done, and is told when it is committed.
+    Commit {
+        commit: Commit,
+        done: Vec<u8>,
+    },
     /// One job, of which the store is asked something.
     Job(Box<JobLook>),
 }
 
+/// In which words a command that changes something is answered: those of C++ gearmand have their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    Control,
+    CancelJob,
+    NewFunction,
+    DropFunction,
+}
+
 impl LongAnswer {
     /// Ready when it can be gone on with. Until then `waker` is woken when that is so; it need not be waited for longer than
-    /// [`STORE_WAIT`](super::look::STORE_WAIT), with what is known by then.
+    /// [`patience`](Self::patience), with what is known by then.
     pub fn poll_ready(&mut self, waker: &Waker) -> Poll<()> {
         match &mut self.0 {
             Rest::Job(job) => job.poll(waker),
-            Rest::Jobs { .. } | Rest::Connections(_) | Rest::Functions { .. } | Rest::Table(_) | Rest::Task(_) => {
+            Rest::Commit { commit, .. } => commit.poll(waker).map(drop),
+            Rest::Jobs { .. } | Rest::Connections(_) | Rest::Functions { .. } | Rest::Table(_) | Rest::Task(..) => {
                 Poll::Ready(())
             }
         }
+    }
+
+    /// How long the store is waited for.
+    pub fn patience(&self) -> Duration {
+        if matches!(self.0, Rest::Commit { .. }) { COMMIT_WAIT } else { STORE_WAIT }
+    }
+
+    /// Whether so much has happened since this was asked last that it is worth to wait as long again.
+    pub fn has_progressed(&mut self) -> bool {
+        if let Rest::Commit { commit, .. } = &mut self.0 { commit.has_progressed() } else { false }
     }
 }
 
@@ -102,8 +130,13 @@ impl Admin {
             AdminCommand::ShowFunctions => return Some(Rest::Table(Table::functions(&self.look, out))),
             AdminCommand::ShowWorkers => return Some(Rest::Table(Table::workers(&self.look, out))),
             AdminCommand::ShowRules => return Some(Rest::Table(Table::rules(&self.look, out))),
-            AdminCommand::ListJobs(filters) => return Some(Rest::Table(Table::jobs(&filters, out))),
-            AdminCommand::Control(command) => return Some(Rest::Task(self.begin(control(&command), actor(peer)))),
+            AdminCommand::ListJobs(filters) => {
+                return Some(Rest::Table(Table::jobs(&filters, self.filter_names(&filters), out)));
+            }
+            AdminCommand::Control(command) => match self.control(&command) {
+                Ok(control) => return Some(Rest::Task(self.begin(control, actor(peer)), Words::Control)),
+                Err(unclear) => write_unclear(unclear, out),
+            },
             AdminCommand::ShowStore => write_store(&self.hub, out),
             AdminCommand::ShowServer => table::write_server(&self.look.server(now), out),
             AdminCommand::ShowJob(handle) => match self.look.job(now, handle, table::PREVIEW) {
@@ -117,24 +150,20 @@ impl Admin {
                 }
             }
             AdminCommand::CancelJob(handle) => {
-                let done = self.act(now, Control::CancelJob { handle: handle.to_vec() }, peer);
-                out.extend_from_slice(if done.is_ok() { text::OK } else { text::UNKNOWN_JOB });
+                let control = Control::CancelJob { handle: handle.to_vec() };
+                return Some(Rest::Task(self.begin(control, actor(peer)), Words::CancelJob));
             }
             AdminCommand::CreateFunction(name) => {
-                let done = self.act(now, Control::CreateFunction { function: name.to_vec() }, peer);
-                write_new_function(done, out);
+                let control = Control::CreateFunction { function: name.to_vec() };
+                return Some(Rest::Task(self.begin(control, actor(peer)), Words::NewFunction));
             }
             AdminCommand::MaxQueue { function, limits } => {
-                let done = self.act(now, Control::LimitQueue { function: function.to_vec(), limits }, peer);
-                write_new_function(done, out);
+                let control = Control::LimitQueue { function: self.plain_function(function), limits };
+                return Some(Rest::Task(self.begin(control, actor(peer)), Words::NewFunction));
             }
             AdminCommand::DropFunction(name) => {
-                let done = self.act(now, Control::DropFunction { function: name.to_vec() }, peer);
-                out.extend_from_slice(match done {
-                    Ok(()) => text::OK,
-                    Err(ControlError::FunctionInUse) => text::FUNCTION_IN_USE,
-                    Err(_) => text::FUNCTION_NOT_FOUND,
-                });
+                let control = Control::DropFunction { function: self.plain_function(name) };
+                return Some(Rest::Task(self.begin(control, actor(peer)), Words::DropFunction));
             }
             AdminCommand::GetPid => text::write_value(&std::process::id().to_string(), out),
             AdminCommand::Verbose => text::write_value((self.process.log_level)(), out),
@@ -148,11 +177,37 @@ impl Admin {
         None
     }
 
-    /// Does what takes one step.
-    fn act(&self, now: Now, control: Control, peer: &str) -> Result<(), ControlError> {
-        let mut task = self.begin(control, actor(peer));
-        while self.step(now, &mut task)? == Step::Unfinished {}
-        Ok(())
+    /// What a command wants, with its names as they are meant.
+    fn control(&self, command: &ControlCommand<'_>) -> Result<Control, Unclear> {
+        let withhold = |workers: &_, function: Option<&[u8]>, how| {
+            let function = function.map(|function| self.function(function)).transpose()?;
+            Ok(Control::Withhold { who: self.workers(workers)?, function, how })
+        };
+        Ok(match *command {
+            ControlCommand::Pause { function, paused } => Control::Pause { function: self.function(function)?, paused },
+            ControlCommand::LimitRunning { function, most } => {
+                Control::LimitRunning { function: self.function(function)?, most }
+            }
+            ControlCommand::CancelJobs(function) => Control::CancelJobs { function: self.function(function)? },
+            ControlCommand::MoveJob { handle, to } => {
+                Control::MoveJob { handle: handle.to_vec(), to: self.function(to)? }
+            }
+            ControlCommand::MoveJobs { from, to } => {
+                Control::MoveJobs { from: self.function(from)?, to: self.function(to)? }
+            }
+            ControlCommand::SetPriority { handle, priority } => {
+                Control::SetPriority { handle: handle.to_vec(), priority }
+            }
+            ControlCommand::RunJob(handle) => Control::RunNow { handle: handle.to_vec() },
+            ControlCommand::Disable(ref workers, function) => withhold(workers, function, Withholding::Disabled)?,
+            ControlCommand::Drain(ref workers, function) => withhold(workers, function, Withholding::Draining)?,
+            ControlCommand::Enable(ref workers, function) => {
+                let who = self.workers_of_rule(workers)?;
+                let function = function.map(|function| self.function_of_rule(&who, function)).transpose()?;
+                Control::Release { who, function }
+            }
+            ControlCommand::Kick(ref workers) => Control::Kick { who: self.workers(workers)? },
+        })
     }
 
     fn connections(&self) -> Rest {
@@ -160,8 +215,10 @@ impl Admin {
     }
 
     fn functions(&self, by_priority: bool) -> Rest {
+        // Monitoring takes what stands here for functions that somebody uses: what settings alone have named does not.
+        let functions = self.hub.stats().functions.iter().filter(|entry| entry.value().settings_only.get() == 0);
         let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
-            self.hub.stats().functions.iter().map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
+            functions.map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
         functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Rest::Functions { functions: functions.into_iter(), by_priority }
     }
@@ -211,18 +268,51 @@ impl Admin {
                 table::write_job(&job.view, out);
                 return true;
             }
-            Rest::Task(task) => {
-                match self.step(now, task) {
-                    Ok(Step::Unfinished) => return false,
-                    Ok(Step::Done { affected }) if task.tells_how_many() => text::write_affected(affected as u64, out),
-                    Ok(Step::Done { .. }) => out.extend_from_slice(text::OK),
-                    Err(error) => write_control_error(error, out),
+            Rest::Task(task, words) => {
+                let (is_complete, commit) = self.go_on_with(now, task, *words, out);
+                if let Some(commit) = commit {
+                    answer.0 = commit;
+                }
+                return is_complete;
+            }
+            Rest::Commit { commit, done } => {
+                match commit.poll(Waker::noop()) {
+                    Poll::Ready(Ok(())) => out.extend_from_slice(done),
+                    Poll::Ready(Err(why)) => write_not_stored(Some(why), out),
+                    Poll::Pending => write_not_stored(None, out),
                 }
                 return true;
             }
         }
         out.extend_from_slice(text::END_OF_LIST);
         true
+    }
+
+    /// Does the next step of what changes something. Returns whether its answer is complete, and what it waits for if it is done.
+    fn go_on_with(&self, now: Now, task: &mut Task, words: Words, out: &mut Vec<u8>) -> (bool, Option<Rest>) {
+        let mut done = Vec::new();
+        match self.step(now, task) {
+            Ok(Step::Unfinished) => return (false, None),
+            // None: a setting was kept for what may come, or there was nothing to do. C++ gearmand's own commands say `OK` all the same.
+            Ok(Step::Done { affected }) if task.tells_how_many() || words == Words::Control && affected == 0 => {
+                text::write_affected(affected as u64, &mut done);
+            }
+            Ok(Step::Done { .. }) => done.extend_from_slice(text::OK),
+            Err(error) => {
+                match (error, task.control()) {
+                    (ControlError::FunctionHasJobs, Control::DropFunction { function }) => {
+                        text::write_has_jobs(function, out);
+                    }
+                    _ => write_refusal(words, error, out),
+                }
+                return (true, None);
+            }
+        }
+        if let Some(commit) = self.commit(task.control()) {
+            return (false, Some(Rest::Commit { commit, done }));
+        }
+        out.extend_from_slice(&done);
+        (true, None)
     }
 
     /// Returns the place of the jobs that follow.
@@ -244,60 +334,46 @@ fn actor(peer: &str) -> String {
     format!("{peer} (text command)")
 }
 
-/// What a command wants, with its names as they are meant.
-fn control(command: &ControlCommand<'_>) -> Control {
-    let withhold = |workers: &_, function: &Option<_>, how| Control::Withhold {
-        who: who(workers),
-        function: function.map(text::read_name),
-        how,
-    };
-    match command {
-        ControlCommand::Pause { function, paused } => {
-            Control::Pause { function: text::read_name(function), paused: *paused }
+/// Says why a word means nothing.
+fn write_unclear(unclear: Unclear, out: &mut Vec<u8>) {
+    match unclear {
+        Unclear::Host(wanted) => text::AdminError::BadArgument(wanted).write(out),
+        Unclear::Missing(error) => {
+            let message =
+                format!("{}, neither as typed nor with \\xNN read as a byte", capitalised(&error.to_string()));
+            text::write_error(&error_code(error).to_ascii_uppercase(), &message, out);
         }
-        ControlCommand::LimitRunning { function, most } => {
-            Control::LimitRunning { function: text::read_name(function), most: *most }
-        }
-        ControlCommand::CancelJobs(function) => Control::CancelJobs { function: text::read_name(function) },
-        ControlCommand::MoveJob { handle, to } => Control::MoveJob { handle: handle.to_vec(), to: text::read_name(to) },
-        ControlCommand::MoveJobs { from, to } => {
-            Control::MoveJobs { from: text::read_name(from), to: text::read_name(to) }
-        }
-        ControlCommand::SetPriority { handle, priority } => {
-            Control::SetPriority { handle: handle.to_vec(), priority: *priority }
-        }
-        ControlCommand::RunJob(handle) => Control::RunNow { handle: handle.to_vec() },
-        ControlCommand::Disable(workers, function) => withhold(workers, function, Withholding::Disabled),
-        ControlCommand::Drain(workers, function) => withhold(workers, function, Withholding::Draining),
-        ControlCommand::Enable(workers, function) => {
-            Control::Release { who: who(workers), function: function.map(text::read_name) }
-        }
-        ControlCommand::Kick(workers) => Control::Kick { who: who(workers) },
-    }
-}
-
-fn who(workers: &Workers<'_>) -> Who {
-    match *workers {
-        Workers::Connection { slot, generation } => Who::Connection(ConnectionId { slot, generation }),
-        Workers::Client(id) => Who::Client(text::read_name(id)),
-        Workers::Host(address) => host(address),
     }
 }
 
 fn write_control_error(error: ControlError, out: &mut Vec<u8>) {
-    let message = error.to_string();
-    let (first, rest) = message.split_at(message.len().min(1));
-    text::write_error(&error_code(error).to_ascii_uppercase(), &(first.to_ascii_uppercase() + rest), out);
+    text::write_error(&error_code(error).to_ascii_uppercase(), &capitalised(&error.to_string()), out);
 }
 
-/// Answers a command that makes its function known where it is not yet.
-fn write_new_function(done: Result<(), ControlError>, out: &mut Vec<u8>) {
-    out.extend_from_slice(match done {
-        Ok(()) => text::OK,
-        Err(ControlError::NameTooLong) => text::FUNCTION_TOO_LARGE,
-        Err(ControlError::TooManySettings) => return write_control_error(ControlError::TooManySettings, out),
-        Err(_) => text::TOO_MANY_FUNCTIONS,
+fn capitalised(message: &str) -> String {
+    let (first, rest) = message.split_at(message.len().min(1));
+    first.to_ascii_uppercase() + rest
+}
+
+fn write_error(code: &str, message: &str, out: &mut Vec<u8>) {
+    text::write_error(&code.to_ascii_uppercase(), &capitalised(message), out);
+}
+
+fn write_refusal(words: Words, error: ControlError, out: &mut Vec<u8>) {
+    out.extend_from_slice(match (words, error) {
+        (Words::Control, _) | (Words::NewFunction, ControlError::TooManySettings) => {
+            return write_control_error(error, out);
+        }
+        (Words::CancelJob, _) => text::UNKNOWN_JOB,
+        (Words::NewFunction, ControlError::NameTooLong) => text::FUNCTION_TOO_LARGE,
+        (Words::NewFunction, _) => text::TOO_MANY_FUNCTIONS,
+        (Words::DropFunction, ControlError::FunctionInUse) => text::FUNCTION_IN_USE,
+        (Words::DropFunction, _) => text::FUNCTION_NOT_FOUND,
     });
+}
+
+fn write_not_stored(why: Option<StoreFailure>, out: &mut Vec<u8>) {
+    write_error(NOT_STORED, &not_stored(why), out);
 }
 
 /// A line of `workers`.
@@ -343,7 +419,11 @@ fn write_store(hub: &Hub, out: &mut Vec<u8>) {
         ("syncs", store.syncs.get()),
         ("failures", store.failures.get()),
         ("mean_commit_us", mean_commit_us),
-    ] {
+    ]
+    .into_iter()
+    .chain(store.space().into_iter().flat_map(|StoreSpace { free, reserve, wal }| {
+        [("free_bytes", free), ("reserve_bytes", reserve), ("wal_bytes", wal)]
+    })) {
         out.extend_from_slice(key.as_bytes());
         out.push(b'\t');
         write_decimal(value, out);

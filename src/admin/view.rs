@@ -1,9 +1,12 @@
 //! What is shown of the server: one definition for the HTTP interface, the text commands and the dashboard.
 //!
 //! Times are milliseconds since 1970 (`_unix_ms`), durations are seconds (`_s`). What is not known is `None`. Names that
-//! are no UTF-8 are shown with replacement characters; the `id` of a function is its name percent-encoded, byte for byte.
+//! are no UTF-8 are shown with replacement characters; the `id` of a function is its name percent-encoded, byte for byte, and
+//! other names stand a second time in base64 then.
 
 use serde::Serialize;
+
+use crate::stats::histogram::Durations;
 
 /// The server as a whole.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +27,8 @@ pub struct ServerView {
     pub connections: ConnectionsView,
     /// Functions that are known.
     pub functions: u64,
+    /// Functions that were offered and not registered, since the start.
+    pub functions_refused: u64,
     /// Workers by state.
     pub workers: WorkerStates,
     /// Managed workers, as far as functions tell of them.
@@ -178,6 +183,22 @@ pub struct StoreView {
     pub failures: u64,
     /// How long a transaction took, in the mean.
     pub mean_commit_s: Option<f64>,
+    /// Bytes that are free on its disk, beside the reserve; none where it is on no local disk.
+    pub free_bytes: Option<u64>,
+    /// Bytes that are kept on its disk for removing jobs; 0 while they are given up.
+    pub reserve_bytes: Option<u64>,
+    /// Bytes of its write-ahead log.
+    pub wal_bytes: Option<u64>,
+    /// How long transactions took.
+    #[serde(skip)]
+    pub commit_times: Durations,
+}
+
+impl StoreView {
+    /// Whether there is none: background jobs are lost when the server ends.
+    pub fn is_memory_only(&self) -> bool {
+        self.state == "memory"
+    }
 }
 
 /// Jobs that wait for a worker, by priority.
@@ -194,7 +215,8 @@ pub struct QueuedView {
 /// A function.
 #[derive(Clone, Debug, Serialize)]
 pub struct FunctionView {
-    /// Its name for paths.
+    /// Its name for paths. Those that are no segment of a path, which are the empty one, `.` and `..`, stand there as `=`,
+    /// `=.` and `=..`.
     pub id: String,
     /// Its name for people.
     pub name: String,
@@ -210,6 +232,8 @@ pub struct FunctionView {
     pub worker_states: WorkerStates,
     /// Whether its jobs are withheld from all workers.
     pub paused: bool,
+    /// Whether settings alone have made it known: no worker, job or other command has named it.
+    pub settings_only: bool,
     /// How many of its jobs may run at once; 0 for no limit.
     pub max_running: u64,
     /// How many jobs it may have when one of high, normal and low priority comes; 0 for no limit.
@@ -252,6 +276,9 @@ pub struct WorkerView {
     pub file_descriptor: i32,
     /// The id that it gave to itself.
     pub client_id: Option<String>,
+    /// The same in base64 where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id_base64: Option<String>,
     /// The name in its TLS certificate.
     pub tls_name: Option<String>,
     /// When it connected.
@@ -301,9 +328,9 @@ pub struct WorkerFunctionView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ProgressView {
     /// So many parts are done.
-    pub numerator: u32,
+    pub numerator: u64,
     /// Of so many.
-    pub denominator: u32,
+    pub denominator: u64,
 }
 
 /// A job.
@@ -313,6 +340,9 @@ pub struct JobView {
     pub handle: String,
     /// Its unique id; empty for none.
     pub unique: String,
+    /// The same in base64 where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique_base64: Option<String>,
     /// Its function's name for paths.
     pub function_id: String,
     /// Its function's name for people.
@@ -421,4 +451,6 @@ pub struct RuleView {
     pub function_id: Option<String>,
     /// `disabled` or `draining`.
     pub how: &'static str,
+    /// How many workers it means now; 0 for one that is kept for what may come.
+    pub workers: u64,
 }

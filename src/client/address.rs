@@ -1,10 +1,12 @@
 //! Where the servers are: options first, then the environment, then the default.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{ToolError, values};
+use crate::config::is_number;
 
 /// The port that IANA has assigned to Gearman.
 const DEFAULT_PORT: u16 = 4730;
@@ -44,8 +46,8 @@ pub(super) struct ServerArgs {
     /// Port of servers that are named without one [default: 4730]
     #[arg(id = "tool_port", short = 'p', long = "port", global = true, value_name = "PORT")]
     port: Option<u16>,
-    /// Time limit for connecting to a server, in seconds
-    #[arg(id = "tool_connect_timeout", long = "connect-timeout", global = true, value_name = "SECONDS", default_value = "5", value_parser = values::seconds)]
+    /// Time limit for connecting to a server; without a unit: seconds
+    #[arg(id = "tool_connect_timeout", long = "connect-timeout", global = true, value_name = "TIME", default_value = "5s", value_parser = values::time)]
     pub(super) connect_timeout: Duration,
     /// Print help
     #[arg(id = "tool_help", long = "help", global = true, action = clap::ArgAction::Help)]
@@ -53,7 +55,7 @@ pub(super) struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// The servers, at least one, in the order in which they were named.
+    /// The servers, at least one, each once, in the order in which they were named.
     ///
     /// # Errors
     /// [`ToolError::Usage`] names the address that is none.
@@ -73,13 +75,16 @@ impl ServerArgs {
         if names.is_empty() {
             names.push(DEFAULT_HOST.to_owned());
         }
-        names
-            .iter()
-            .map(|name| {
-                ServerAddress::parse(name, port)
-                    .map_err(|why| ToolError::Usage(format!("\"{name}\" is no server address: {why}")))
-            })
-            .collect()
+        let mut servers = Vec::new();
+        for name in names {
+            let server = ServerAddress::parse(&name, port)
+                .map_err(|why| ToolError::Usage(format!("\"{name}\" is no server address: {why}")))?;
+            // One that is named twice would count each worker twice.
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+        Ok(servers)
     }
 }
 
@@ -129,6 +134,9 @@ impl ServerAddress {
         }
         if host.contains('/') {
             return Err("a UNIX socket is written unix:/PATH");
+        }
+        if host.parse::<IpAddr>().is_err() && is_number(host) {
+            return Err("a number alone is no host (write HOST:PORT), and an IPv4 address has four numbers");
         }
         if host.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
             return Err("a host has no such characters");
@@ -184,7 +192,9 @@ mod tests {
         ] {
             assert_eq!(shown(text), meaning);
         }
-        for strange in ["host:port", "host:70000", "host:0", "[::1", "[::1]99", "unix:", "a b", "tcp://host:1"] {
+        for strange in
+            ["host:port", "host:70000", "host:0", "[::1", "[::1]99", "unix:", "a b", "tcp://host:1", "4731", "10.1"]
+        {
             assert!(ServerAddress::parse(strange, 4730).is_err(), "{strange}");
         }
     }

@@ -9,8 +9,14 @@ use crate::protocol::text::{AdminCommand, END_OF_LIST};
 
 /// The longest line of an answer, in bytes: a worker with ten thousand functions of the longest name.
 const LINE_MAX: usize = 8 << 20;
-/// The longest answer, in bytes: a listing of several million jobs.
+/// The memory that an answer may take, in bytes: a listing of several million jobs. What a line takes beside its letters is
+/// counted too, so that lines without any are no way around it.
 const ANSWER_MAX: usize = 512 << 20;
+/// What a line takes beside its letters, about, and a cell of a table.
+const LINE_COST: usize = 48;
+const CELL_COST: usize = 56;
+/// No table has more columns.
+const COLUMNS_MAX: usize = 256;
 /// More words than any server takes: what is a listing is asked of a line whatever its server's limit is.
 const WORDS_MAX: usize = 64;
 
@@ -36,11 +42,18 @@ pub(super) struct RawAnswer {
 pub(super) struct TextConnection {
     reader: BufReader<Box<dyn tokio::io::AsyncRead + Send + Unpin>>,
     writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+    /// The memory that an answer may take, in bytes.
+    most: usize,
 }
 
 impl TextConnection {
     pub(super) fn new((reader, writer): Stream) -> Self {
-        Self { reader: BufReader::with_capacity(64 * 1024, reader), writer }
+        Self { reader: BufReader::with_capacity(64 * 1024, reader), writer, most: ANSWER_MAX }
+    }
+
+    /// The same, with answers that take at most so much memory, in bytes.
+    pub(super) fn with_most(stream: Stream, most: usize) -> Self {
+        Self { most, ..Self::new(stream) }
     }
 
     /// Sends a line and reads its answer.
@@ -56,6 +69,7 @@ impl TextConnection {
         let listing = is_listing(line);
         let mut wire = Vec::new();
         let mut lines = Vec::new();
+        let (mut columns, mut taken) = (0, 0);
         loop {
             let begin = wire.len();
             self.read_line(&mut wire).await?;
@@ -73,9 +87,19 @@ impl TextConnection {
             if text == END_OF_LIST || bare == b"." {
                 return Ok(RawAnswer { answer: TextAnswer::Listing(lines), wire });
             }
+            if lines.is_empty() && bare.starts_with(b"# ") {
+                columns = bare.split(|byte| matches!(byte, b' ' | b'\t')).count() - 1;
+                if columns > COLUMNS_MAX {
+                    return Err(io::Error::other(format!("a table of {columns} columns: {COLUMNS_MAX} are the most")));
+                }
+            }
+            taken += 2 * text.len() + LINE_COST + columns * CELL_COST;
             lines.push(bare.to_vec());
-            if wire.len() > ANSWER_MAX {
-                return Err(io::Error::other(format!("an answer of more than {ANSWER_MAX} bytes")));
+            if taken > self.most {
+                let (count, most) = (lines.len(), self.most >> 20);
+                return Err(io::Error::other(format!(
+                    "its listing has no end: {count} lines so far, more than {most} MiB of memory can hold"
+                )));
             }
         }
     }
@@ -159,6 +183,23 @@ mod tests {
     async fn names_that_look_like_an_answer_are_names() {
         let lines = vec![b"OK".to_vec(), b"ERR x".to_vec()];
         assert_eq!(ask("show unique jobs", b"OK\nERR x\n.\n").await.unwrap(), TextAnswer::Listing(lines));
+    }
+
+    #[tokio::test]
+    async fn listings_without_an_end_are_given_up() {
+        let tables = [
+            ("# a b c\n".to_owned(), "\n"),
+            (String::new(), "x\n"),
+            (format!("#{}\n", " a".repeat(COLUMNS_MAX)), "\n"),
+            (format!("#{}\n", " a".repeat(COLUMNS_MAX + 1)), "\n"),
+        ];
+        for (begin, line) in tables {
+            let wire = begin + &line.repeat(30_000);
+            let reader = std::io::Cursor::new(wire.into_bytes());
+            let stream: Stream = (Box::new(reader), Box::new(tokio::io::sink()));
+            let error = TextConnection::with_most(stream, 1 << 20).ask("show functions").await.unwrap_err().to_string();
+            assert!(error.contains("its listing has no end") || error.contains("257 columns"), "{error}");
+        }
     }
 
     #[tokio::test]

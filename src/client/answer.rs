@@ -2,7 +2,12 @@
 
 use bytes::Bytes;
 
+use super::listing::printable;
+use super::terminal::cut;
 use crate::protocol::packet::{Magic, Packet, PacketType};
+
+/// So much is said of a server's error, in letters.
+const SAID_MAX: usize = 500;
 
 /// A packet from the server. Its parts share the buffer that it was read into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +27,7 @@ pub(super) enum Answer {
         /// What about it.
         event: WorkEvent,
     },
-    /// A request was wrong, or came at the wrong time.
+    /// A request was wrong, or came at the wrong time. Both texts are cut, and what a terminal obeys is escaped.
     Error {
         /// For programs.
         code: String,
@@ -93,10 +98,7 @@ impl Answer {
             }
             PacketType::Error => {
                 let [code, text] = arguments(packet).ok_or(bad)?;
-                Ok(Self::Error {
-                    code: String::from_utf8_lossy(&code).into_owned(),
-                    text: String::from_utf8_lossy(&text).into_owned(),
-                })
+                Ok(Self::Error { code: said(&code), text: said(&text) })
             }
             packet_type => Self::parse_work(packet_type, packet).ok_or(bad),
         }
@@ -121,6 +123,11 @@ impl Answer {
         };
         Some(Self::Work { handle, event })
     }
+}
+
+/// What a server says to people, in one line of bounded length.
+fn said(bytes: &[u8]) -> String {
+    cut(&printable(&String::from_utf8_lossy(bytes.get(..SAID_MAX).unwrap_or(bytes))), SAID_MAX)
 }
 
 fn with_payload(packet: &Packet, event: fn(Bytes) -> WorkEvent) -> Option<(Bytes, WorkEvent)> {
@@ -162,6 +169,16 @@ mod tests {
         let fail = Ok(Answer::Work { handle: Bytes::from_static(b"H:1"), event: WorkEvent::Fail });
         assert_eq!(parsed(PacketType::WorkFail, b"H:1"), fail);
         assert_eq!(parsed(PacketType::WorkFail, b"H:1\0"), fail);
+    }
+
+    #[test]
+    fn an_error_is_one_short_line() {
+        let Ok(Answer::Error { code, text }) = parsed(PacketType::Error, b"A\nB\0no\x1b[2J\xe2\x80\xae") else {
+            panic!("no error");
+        };
+        assert_eq!((code.as_str(), text.as_str()), ("A\\x0aB", "no\\x1b[2J\\xe2\\x80\\xae"));
+        let long: &'static [u8] = Box::leak([&b"A\0"[..], &vec![b'x'; 100_000]].concat().into_boxed_slice());
+        assert!(matches!(parsed(PacketType::Error, long), Ok(Answer::Error { text, .. }) if text.len() <= SAID_MAX));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A connection to a server: requests out, answers in, by one task and without ever waiting for the one alone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
@@ -19,12 +19,19 @@ pub(super) const PACKET_MAX: usize = 1 << 30;
 const BEGINNING: usize = 256;
 /// No line of text is expected among packets; this is enough to see that one came.
 const LINE_MAX: usize = 8192;
+/// So much of it is said, in bytes.
+const LINE_SHOWN: usize = 200;
 /// Room for a read, in bytes.
 const READ_SIZE: usize = 64 * 1024;
 
 /// A host that has vanished without a word is noticed after a minute of silence and four unanswered questions.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15)).with_retries(4);
+/// A server that says nothing for half of this time is asked whether it is there, and given up at its end. A stopped or hung
+/// process keeps its connections, so that no probe of the system's finds it.
+pub(super) const SILENCE: Duration = Duration::from_mins(2);
+/// While something is sent, no more than this is read ahead, in bytes.
+const AHEAD_MAX: usize = 64 << 20;
 /// What was sent must be acknowledged within this time.
 const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -52,6 +59,15 @@ pub(super) enum ConnectionError {
     /// The server closed it.
     #[error("the server closed the connection")]
     Closed,
+    /// It does not even answer the question whether it is there.
+    #[error("the server is silent: nothing came for {} s, not even the answer to an ECHO_REQ", .0.as_secs_f64())]
+    Silent(Duration),
+    /// It talks, and does not read.
+    #[error("the server sends without end and reads nothing")]
+    Flood,
+    /// A job that nobody asked for. It is not done.
+    #[error("the server assigned a job of {0}, which is not registered there; it was not run")]
+    Foreign(String),
 }
 
 /// Both directions of a stream to a server.
@@ -108,6 +124,14 @@ pub(super) struct Connection {
     unsent: BytesMut,
     /// Of a packet that is passed over: how many bytes are still to come.
     passed_over: usize,
+    /// How long the server may be silent.
+    silence: Duration,
+    /// When something came from it last.
+    heard: Instant,
+    /// Since when it has owed the answer to the question whether it is there.
+    asked: Option<Instant>,
+    /// How many answers to that question are still to come.
+    echoes: usize,
 }
 
 impl Connection {
@@ -119,7 +143,16 @@ impl Connection {
             received: BytesMut::new(),
             unsent: BytesMut::new(),
             passed_over: 0,
+            silence: SILENCE,
+            heard: Instant::now(),
+            asked: None,
+            echoes: 0,
         }
+    }
+
+    /// The same, to a server that may be silent for so long.
+    pub(super) fn with_silence(stream: Stream, silence: Duration) -> Self {
+        Self { silence, ..Self::new(stream) }
     }
 
     /// The beginning of a packet that is longer than `most` bytes, if one comes now; the rest of it is passed over, so that
@@ -169,10 +202,18 @@ impl Connection {
         if self.passed_over > 0 {
             return Ok(None);
         }
-        match self.codec.decode(&mut self.received)? {
-            None => Ok(None),
-            Some(Frame::Packet(packet)) => Ok(Some(Answer::parse(&packet)?)),
-            Some(Frame::Line(line)) => Err(ConnectionError::Text(line.escape_ascii().to_string())),
+        loop {
+            match self.codec.decode(&mut self.received)? {
+                None => return Ok(None),
+                Some(Frame::Packet(packet)) => match Answer::parse(&packet)? {
+                    Answer::EchoRes if self.echoes > 0 => self.echoes -= 1,
+                    answer => return Ok(Some(answer)),
+                },
+                Some(Frame::Line(line)) => {
+                    let shown = line.get(..LINE_SHOWN).unwrap_or(&line);
+                    return Err(ConnectionError::Text(shown.escape_ascii().to_string()));
+                }
+            }
         }
     }
 
@@ -192,21 +233,42 @@ impl Connection {
         if self.received.capacity() - self.received.len() < READ_SIZE / 4 {
             self.received.reserve(READ_SIZE);
         }
+        let due = self.asked.unwrap_or(self.heard) + self.silence / 2;
         tokio::select! {
-            read = self.reader.read_buf(&mut self.received) => match read? {
-                0 => Err(ConnectionError::Closed),
-                _ => Ok(()),
-            },
+            read = self.reader.read_buf(&mut self.received) => {
+                if read? == 0 {
+                    return Err(ConnectionError::Closed);
+                }
+                (self.heard, self.asked) = (Instant::now(), None);
+                Ok(())
+            }
             written = self.writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => match written? {
                 0 => Err(ConnectionError::Closed),
                 _ => Ok(()),
             },
+            // Nobody may have looked for long: what is there is read before anybody is given up.
+            () = tokio::time::sleep_until(due.into()) => {
+                if self.asked.is_some() {
+                    return Err(ConnectionError::Silent(self.silence));
+                }
+                self.asked = Some(Instant::now());
+                self.echoes += 1;
+                Ok(self.request(PacketType::EchoReq, &[b"there?"])?)
+            }
         }
     }
 
     /// Sends all that is queued.
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
-        while !self.unsent.is_empty() {
+        self.flush_to(0).await
+    }
+
+    /// Sends until no more than so many bytes are queued. What comes meanwhile is kept, as far as that is not endless.
+    pub(super) async fn flush_to(&mut self, most: usize) -> Result<(), ConnectionError> {
+        while self.unsent.len() > most {
+            if self.received.len() > AHEAD_MAX {
+                return Err(ConnectionError::Flood);
+            }
             self.turn().await?;
         }
         Ok(())

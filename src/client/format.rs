@@ -142,7 +142,7 @@ mod tests {
             ("paused", "1", "yes"),
             ("oldest_s", "what?", "what?"),
             ("running", "12", "12"),
-            ("handle", "a\x1bb", "a\\u{1b}b"),
+            ("handle", "a\x1bb", "a\\x1bb"),
         ] {
             assert_eq!(shown(column, cell.as_bytes(), 10_000), text, "{column} {cell}");
         }

@@ -1,6 +1,10 @@
 //! The listings of the text protocol as tables for people and as JSON for programs.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
+
+use super::terminal::{cut, width};
 
 /// A listing whose lines have a known form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +47,10 @@ impl Listing {
 
     /// Cuts a line into its columns; one that has another form fills the first.
     pub(super) fn cells(self, line: &[u8]) -> Vec<String> {
-        let line = String::from_utf8_lossy(line);
+        let line = text(line);
         let count = self.columns().len();
         let mut cells: Vec<String> = match self {
-            Self::UniqueJobs => vec![line.into_owned()],
+            Self::UniqueJobs => vec![line],
             Self::Workers => worker_cells(&line),
             Self::Status | Self::PriorityStatus | Self::Jobs | Self::Store => {
                 // From the right: a name that has a tab in it is still one name.
@@ -59,21 +63,22 @@ impl Listing {
         cells
     }
 
-    /// The lines as a table with headings; columns are aligned, numbers to the right.
-    pub(super) fn table(self, lines: &[Vec<u8>]) -> String {
+    /// The lines as a table with headings, at most `room` columns of the terminal wide; columns are aligned, numbers to the
+    /// right.
+    pub(super) fn table(self, lines: &[Vec<u8>], room: Option<usize>) -> String {
         let columns = self.columns();
         let mut rows = vec![columns.iter().map(|(name, _)| name.to_uppercase()).collect::<Vec<_>>()];
         rows.extend(lines.iter().map(|line| self.cells(line).iter().map(|cell| printable(cell)).collect()));
         let to_right: Vec<bool> = columns.iter().map(|(_, kind)| *kind == Number).collect();
-        aligned(&rows, &to_right)
+        aligned_within(&rows, &to_right, room)
     }
 
-    /// The lines as an array of objects; keys and values as one object.
-    pub(super) fn json(self, lines: &[Vec<u8>]) -> Value {
+    /// The lines as a document: an array of objects; keys and values as one object.
+    pub(super) fn json(self, lines: &[Vec<u8>]) -> String {
         if self == Self::Store {
             let fields = lines.iter().filter_map(|line| <[String; 2]>::try_from(self.cells(line)).ok());
             let number = |value: String| value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from);
-            return Value::Object(fields.map(|[key, value]| (key, number(value))).collect());
+            return json_text(&Value::Object(fields.map(|[key, value]| (key, number(value))).collect()));
         }
         let object = |line: &Vec<u8>| {
             let cells = self.cells(line);
@@ -88,29 +93,86 @@ impl Listing {
             });
             Value::Object(fields.collect::<Map<_, _>>())
         };
-        Value::Array(lines.iter().map(object).collect())
+        json_array(lines.iter().map(object))
     }
 }
 
+/// Between two columns.
+const GAP: usize = 2;
+/// A column is padded to no more than this: one long name among a million others must not make each line as long as it.
+const WIDEST: usize = 256;
+/// A column of text that is cut keeps so much of it.
+const NARROWEST: usize = 8;
+
 /// Rows of as many cells as there are columns, aligned to the left or to the right, with two spaces between.
 pub(super) fn aligned(rows: &[Vec<String>], to_right: &[bool]) -> String {
-    let widths: Vec<usize> = (0..to_right.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
+    aligned_within(rows, to_right, None)
+}
+
+/// The same, at most `room` columns of the terminal wide. Texts are cut for that, numbers are not; columns that find no room
+/// even so are left out from the right, and the headings end with a tilde.
+pub(crate) fn aligned_within(rows: &[Vec<String>], to_right: &[bool], room: Option<usize>) -> String {
+    let widths = widths(rows, to_right, room);
     let mut table = String::new();
     for row in rows {
-        let mut text = String::new();
-        for ((cell, width), to_right) in row.iter().zip(&widths).zip(to_right) {
-            let padding = " ".repeat(width - cell.chars().count());
-            if !text.is_empty() {
-                text.push_str("  ");
-            }
-            text.extend(if *to_right { [padding.as_str(), cell] } else { [cell, padding.as_str()] });
-        }
-        table.push_str(text.trim_end());
+        table.push_str(&row_text(row, &widths, to_right, room.is_some()));
         table.push('\n');
     }
+    if let Some(end) = table.find('\n').filter(|_| widths.len() < to_right.len()) {
+        table.insert_str(end, " ~");
+    }
     table
+}
+
+/// How wide the columns of rows are; of columns that find no room nothing is said.
+pub(crate) fn widths(rows: &[Vec<String>], to_right: &[bool], room: Option<usize>) -> Vec<usize> {
+    let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0).min(WIDEST);
+    let mut widths: Vec<usize> = (0..to_right.len()).map(widest).collect();
+    if let Some(room) = room {
+        fit(&mut widths, to_right, room);
+    }
+    widths
+}
+
+/// A row in columns of these widths; cells that are longer stand whole unless they are cut.
+pub(crate) fn row_text(row: &[String], widths: &[usize], to_right: &[bool], is_cut: bool) -> String {
+    let mut text = String::new();
+    for (index, ((cell, most), to_right)) in row.iter().zip(widths).zip(to_right).enumerate() {
+        let cell = if is_cut { cut(cell, *most) } else { cell.clone() };
+        let padding = " ".repeat(most.saturating_sub(width(&cell)));
+        if index > 0 {
+            text.push_str(&" ".repeat(GAP));
+        }
+        text.extend(if *to_right { [padding, cell] } else { [cell, padding] });
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Makes columns narrower, and leaves out the last ones, until they fit into `room`.
+fn fit(widths: &mut Vec<usize>, to_right: &[bool], room: usize) {
+    loop {
+        let needed = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+        // Room for the tilde behind the headings.
+        let room = if widths.len() < to_right.len() { room.saturating_sub(GAP) } else { room };
+        let Some(excess) = needed(widths).checked_sub(room).filter(|excess| *excess > 0) else { return };
+        let texts = || widths.iter().zip(to_right).enumerate().filter(|(_, (_, to_right))| !**to_right);
+        let spare: usize = texts().map(|(_, (width, _))| width.saturating_sub(NARROWEST)).sum();
+        if spare < excess && widths.len() > 1 {
+            widths.pop();
+            continue;
+        }
+        // The widest gives way first.
+        for _ in 0..excess {
+            let widest = widths.iter().zip(to_right).enumerate().filter(|(_, (_, to_right))| !**to_right);
+            let Some((index, _)) = widest.max_by_key(|(_, (width, _))| **width) else { break };
+            widths[index] = widths[index].saturating_sub(1);
+        }
+        if widths.len() == 1 {
+            widths[0] = widths[0].min(room);
+            return;
+        }
+    }
 }
 
 /// Lines of a listing whose form is not known.
@@ -133,17 +195,84 @@ fn worker_cells(line: &str) -> Vec<String> {
     [fd, address, id, functions.trim()].map(str::to_owned).into()
 }
 
-/// Letters that are not seen and change how others are shown: they turn the direction of what follows, or join it.
-const UNSEEN: [std::ops::RangeInclusive<char>; 4] =
-    ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}', '\u{feff}'..='\u{feff}'];
+/// Letters that are not seen and change how others are shown: they turn the direction of what follows, join it, or end a
+/// line for some programs.
+const UNSEEN: [std::ops::RangeInclusive<char>; 8] = [
+    '\u{61c}'..='\u{61c}',
+    '\u{180e}'..='\u{180e}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{feff}'..='\u{feff}',
+    '\u{fff9}'..='\u{fffb}',
+    '\u{e0000}'..='\u{e007f}',
+];
 
-/// What is safe to print: a name may hold anything, also what a terminal obeys.
+/// Whether a terminal, or whoever reads on it, is misled by a letter.
+fn is_obeyed(letter: char) -> bool {
+    letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter))
+}
+
+/// What is safe to print: a name may hold anything, also what a terminal obeys. That is written byte for byte as `\xNN`, as
+/// names are in commands.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
-        let obeyed = letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter));
-        if obeyed { out.extend(letter.escape_default()) } else { out.push(letter) }
+        if !is_obeyed(letter) {
+            out.push(letter);
+            continue;
+        }
+        for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+            // A String takes everything.
+            let _ = write!(out, "\\x{byte:02x}");
+        }
     }
+    out
+}
+
+/// A line of a listing as text; bytes that are no UTF-8 are written as `\xNN`.
+fn text(line: &[u8]) -> String {
+    let mut out = String::with_capacity(line.len());
+    for chunk in line.utf8_chunks() {
+        out.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+/// A document on one line, safe to print: what a terminal obeys is written as `\uXXXX`, which is the same to programs.
+pub(crate) fn json_text(document: &Value) -> String {
+    harmless_json(&document.to_string())
+}
+
+/// The same of a document that is written already. Only its strings can hold such letters, but for the line ends of its form.
+pub(crate) fn harmless_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter == '\n' || !is_obeyed(letter) {
+            out.push(letter);
+            continue;
+        }
+        for unit in letter.encode_utf16(&mut [0; 2]) {
+            // A String takes everything.
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
+}
+
+/// Documents as one array, without ever having all of them as values.
+pub(super) fn json_array(documents: impl Iterator<Item = Value>) -> String {
+    let mut out = String::from("[");
+    for (index, document) in documents.enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        out.push_str(&json_text(&document));
+    }
+    out.push(']');
     out
 }
 
@@ -155,30 +284,34 @@ mod tests {
         lines.iter().map(|line| line.as_bytes().to_vec()).collect()
     }
 
+    fn document(listing: Listing, of: &[&str]) -> Value {
+        serde_json::from_str(&listing.json(&lines(of))).unwrap()
+    }
+
     #[test]
     fn a_table_is_aligned() {
-        let table = Listing::Status.table(&lines(&["rev\t12\t3\t1", "a much longer name\t0\t0\t100"]));
+        let table = Listing::Status.table(&lines(&["rev\t12\t3\t1", "a much longer name\t0\t0\t100"]), None);
         let expected = [
             "FUNCTION            TOTAL  RUNNING  WORKERS",
             "rev                    12        3        1",
             "a much longer name      0        0      100",
         ];
         assert_eq!(table.lines().collect::<Vec<_>>(), expected);
-        assert_eq!(Listing::UniqueJobs.table(&[]), "UNIQUE\n");
+        assert_eq!(Listing::UniqueJobs.table(&[], None), "UNIQUE\n");
     }
 
     #[test]
     fn json_has_numbers_and_flags() {
         assert_eq!(
-            Listing::PriorityStatus.json(&lines(&["a\tb\t1\t2\t3\t4"])),
+            document(Listing::PriorityStatus, &["a\tb\t1\t2\t3\t4"]),
             json!([{"function": "a\tb", "high": 1, "normal": 2, "low": 3, "workers": 4}])
         );
         assert_eq!(
-            Listing::Store.json(&lines(&["state\tok", "error\t", "added\t12"])),
+            document(Listing::Store, &["state\tok", "error\t", "added\t12"]),
             json!({"state": "ok", "error": "", "added": 12})
         );
         assert_eq!(
-            Listing::Jobs.json(&lines(&["H:h:1\t0\t1\t0"])),
+            document(Listing::Jobs, &["H:h:1\t0\t1\t0"]),
             json!([{"handle": "H:h:1", "retries": 0, "abandoned": true, "background": false}])
         );
     }
@@ -196,15 +329,55 @@ mod tests {
             assert_eq!(Listing::Workers.cells(line.as_bytes()), cells, "{line}");
         }
         assert_eq!(
-            Listing::Workers.json(&lines(&["33 ::1 w : a b"])),
+            document(Listing::Workers, &["33 ::1 w : a b"]),
             json!([{"fd": 33, "address": "::1", "id": "w", "functions": ["a", "b"]}])
         );
     }
 
     #[test]
+    fn a_table_is_cut_to_its_room_and_numbers_are_not() {
+        let listing = ["a-rather-long-name-of-a-function\t12\t3\t1", "\u{6f22}\u{5b57}\t1234567\t0\t100"];
+        let cut = |room| Listing::Status.table(&lines(&listing), Some(room));
+        let expected = [
+            "FUNCTION          TOTAL  RUNNING  WORKERS",
+            "a-rather-long~       12        3        1",
+            "\u{6f22}\u{5b57}            1234567        0      100",
+        ];
+        assert_eq!(cut(41).lines().collect::<Vec<_>>(), expected);
+        assert_eq!(cut(100), Listing::Status.table(&lines(&listing), None));
+        // Where not even that fits, whole columns are left out.
+        assert_eq!(
+            cut(22).lines().collect::<Vec<_>>(),
+            ["FUNCTION       TOTAL ~", "a-rather-l~       12", "\u{6f22}\u{5b57}         1234567"]
+        );
+        for room in 1..60 {
+            assert!(cut(room).lines().all(|line| width(line) <= room.max(9)), "{room}: {}", cut(room));
+        }
+    }
+
+    #[test]
+    fn one_long_name_does_not_make_all_lines_long() {
+        let long = format!("{}\t0\t0\t0", "x".repeat(100_000));
+        let table = Listing::Status.table(&lines(&[&long, "a\t1\t1\t1"]), None);
+        assert!(table.lines().nth(1).unwrap().len() > 100_000);
+        assert!(table.lines().nth(2).unwrap().len() < 300, "{}", table.lines().nth(2).unwrap());
+    }
+
+    #[test]
+    fn json_commands_no_terminal_and_says_the_same() {
+        let value = json!({"a": "\u{9b}31m\u{202e}x\u{7f}\u{2028}\u{e0041}\u{61c}\u{e9}", "b": [1, 2]});
+        let text = json_text(&value);
+        assert_eq!(text.replace("\\u", "?").chars().find(|letter| is_obeyed(*letter)), None, "{text}");
+        assert!(text.contains("\\u009b31m\\u202ex\\u007f\\u2028\\udb40\\udc41\\u061c\u{e9}"), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        assert_eq!(json_array([json!(1), json!("\u{85}")].into_iter()), "[1,\"\\u0085\"]");
+    }
+
+    #[test]
     fn a_terminal_is_not_commanded_by_names() {
-        assert_eq!(printable("a\x1b[2Jb"), "a\\u{1b}[2Jb");
-        assert_eq!(printable("a\u{202e}b\u{9b}c\u{e9}"), "a\\u{202e}b\\u{9b}c\u{e9}");
-        assert_eq!(Listing::Status.table(&lines(&["short"])).lines().nth(1), Some("short"));
+        assert_eq!(printable("a\x1b[2Jb"), r"a\x1b[2Jb");
+        assert_eq!(printable("a\u{202e}b\u{9b}c\u{e9}"), "a\\xe2\\x80\\xaeb\\xc2\\x9bc\u{e9}");
+        assert_eq!(Listing::Status.cells(b"f\xff\t1\t2\t3")[0], r"f\xff");
+        assert_eq!(Listing::Status.table(&lines(&["short"]), None).lines().nth(1), Some("short"));
     }
 }

@@ -23,6 +23,7 @@ mod command;
 mod connection;
 mod fleet;
 mod format;
+mod limit;
 mod listing;
 mod managed;
 mod output;
@@ -32,6 +33,7 @@ mod slot;
 mod source;
 mod submit;
 mod table;
+pub(crate) mod terminal;
 mod top;
 mod values;
 mod worker;
@@ -39,10 +41,13 @@ mod worker;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::Local;
 
 pub use admin::AdminArgs;
 pub use fleet::FleetArgs;
-pub(crate) use listing::printable;
+pub(crate) use listing::{aligned_within, json_text, printable, row_text, widths};
 pub(crate) use output::{insert_bytes, template as progress_style};
 pub use submit::SubmitArgs;
 pub use top::TopArgs;
@@ -157,10 +162,19 @@ fn host_name() -> String {
     nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// Whether lines for people begin with the time.
+static TIMES: AtomicBool = AtomicBool::new(false);
+
+/// Lets lines for people begin with the local time from now on: those of a tool that runs for months.
+fn tell_with_times() {
+    TIMES.store(true, Ordering::Relaxed);
+}
+
 /// A line for people, on standard error. Where that is closed there is nobody to tell. What a terminal obeys is shown instead,
 /// whoever said it; whatever is from elsewhere and must not make a line of its own goes through [`printable`] before.
 fn tell(tool: &str, message: fmt::Arguments<'_>) {
     let message = message.to_string();
     let lines: Vec<String> = message.split('\n').map(printable).collect();
-    let _ = writeln!(io::stderr().lock(), "gearmand {tool}: {}", lines.join("\n"));
+    let time = TIMES.load(Ordering::Relaxed).then(|| Local::now().format("%Y-%m-%d %H:%M:%S ").to_string());
+    let _ = writeln!(io::stderr().lock(), "{}gearmand {tool}: {}", time.unwrap_or_default(), lines.join("\n"));
 }

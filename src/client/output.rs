@@ -7,8 +7,10 @@ use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::{Map, Value};
 
-use super::ToolError;
+use super::listing::json_text;
 use super::pipeline::{Ending, Job};
+use super::{ToolError, terminal};
+use crate::protocol::request::leading_count;
 
 /// How results look.
 #[derive(Clone, Copy, Debug)]
@@ -73,11 +75,12 @@ impl Output {
         }
     }
 
-    /// A warning, to standard error as the worker wrote it.
+    /// A warning, to standard error as the worker wrote it, as far as a terminal takes no commands from it.
     pub(super) fn warning(&self, data: &[u8]) {
         if self.style.json {
             return;
         }
+        let data = &terminal::harmless(data, io::stderr().is_terminal());
         self.bar.suspend(|| {
             let mut stderr = io::stderr().lock();
             // Where standard error is closed there is nobody to warn.
@@ -91,7 +94,7 @@ impl Output {
     /// How far a job is.
     pub(super) fn status(&self, number: u64, numerator: &[u8], denominator: &[u8]) {
         if !self.many
-            && let (Some(done), Some(all)) = (number_of(numerator), number_of(denominator))
+            && let (done, all @ 1..) = (leading_count(numerator), leading_count(denominator))
         {
             self.bar.set_style(template("{wide_bar} {pos}/{len}, {eta} left"));
             self.bar.set_length(all);
@@ -107,7 +110,7 @@ impl Output {
     pub(super) fn finished(&mut self, job: &Job, ending: &Ending) {
         if self.style.json {
             let object = self.object(job, ending);
-            self.buffer.extend_from_slice(object.to_string().as_bytes());
+            self.buffer.extend_from_slice(json_text(&object).as_bytes());
             self.buffer.push(b'\n');
         } else {
             self.text(job, ending);
@@ -128,7 +131,7 @@ impl Output {
         if let (Ending::Created, Some(handle)) = (ending, &job.handle)
             && self.style.handles
         {
-            self.buffer.extend_from_slice(handle);
+            self.buffer.extend_from_slice(&terminal::harmless_on_stdout(handle));
             self.buffer.push(b'\n');
         }
         if self.style.newline && *ending != Ending::Created {
@@ -171,6 +174,11 @@ impl Output {
         Value::Object(object)
     }
 
+    /// A line for people about what the server does unasked, of which a flood leaves a few.
+    pub(super) fn message_of_server(&self, message: std::fmt::Arguments<'_>) {
+        super::limit::limited(message, |line| self.message(line));
+    }
+
     /// A line for people.
     pub(super) fn message(&self, message: std::fmt::Arguments<'_>) {
         self.bar.suspend(|| super::tell("submit", message));
@@ -210,10 +218,6 @@ pub(crate) fn template(text: &str) -> ProgressStyle {
         // Writing to a string does not fail.
         let _ = write!(out, "{:.0}/s", state.per_sec());
     })
-}
-
-fn number_of(digits: &[u8]) -> Option<u64> {
-    crate::protocol::names::parse_decimal(digits)
 }
 
 /// As text where it is UTF-8, else as `NAME_base64`.

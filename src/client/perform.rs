@@ -10,13 +10,16 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{Answer, AssignedJob};
 use super::command::{Event, JobCommand, Outcome, TERM_GRACE};
 use super::connection::{Connection, ConnectionError};
+use super::limit::tell_limited;
 use super::slot::ServerState;
 use super::tell;
 use crate::protocol::names::write_decimal;
 use crate::protocol::packet::PacketType;
 
 /// While more than this is queued for the server, no more output of a command is read, in bytes.
-const UNSENT_MAX: usize = 1 << 20;
+pub(super) const UNSENT_MAX: usize = 1 << 20;
+/// So much of a name that makes no sense is said, in bytes.
+const NAME_SHOWN: usize = 100;
 /// How much later than the worker the server gives up on a job: a kill and its report fit in between.
 const SERVER_GRACE: Duration = TERM_GRACE.saturating_add(Duration::from_secs(3));
 /// How long a server may take to confirm the last result of a worker that ends.
@@ -136,17 +139,20 @@ fn send_part(
     Ok(connection.request(packet_type, &[&job.handle, data])?)
 }
 
-/// Waits for the answer to a GRAB_JOB. An ERROR in front of it is about the result of the job that was `done` before.
+/// Asks for a job and waits for the answer. An ERROR in front of it is about the result of the job that was `done` before.
 pub(super) async fn grab(
     connection: &mut Connection,
     mut done: Option<Bytes>,
 ) -> Result<Option<AssignedJob>, ConnectionError> {
+    // A server that answers what it does not read is not asked without end.
+    connection.flush_to(UNSENT_MAX).await?;
+    connection.request(PacketType::GrabJobAll, &[])?;
     loop {
         match connection.receive().await? {
             Answer::JobAssign(job) => return Ok(Some(job)),
             Answer::NoJob => return Ok(None),
             Answer::Error { code, text } => {
-                tell("work", format_args!("the server says {code}: {text}"));
+                tell_limited("work", format_args!("the server says {code}: {text}"));
                 // A result that was refused leaves the job open, and its client waiting.
                 if let Some(handle) = done.take()
                     && code != "JOB_NOT_FOUND"
@@ -160,6 +166,12 @@ pub(super) async fn grab(
     }
 }
 
+/// The error for a job of a function that was not registered. Its command would be run for whoever has the server's address.
+pub(super) fn foreign(job: &AssignedJob) -> ConnectionError {
+    let name = job.function.get(..NAME_SHOWN).unwrap_or(&job.function);
+    ConnectionError::Foreign(name.escape_ascii().to_string())
+}
+
 /// Waits for a NOOP.
 pub(super) async fn wake_up(connection: &mut Connection) -> Result<(), ConnectionError> {
     while connection.receive().await? != Answer::Noop {}
@@ -171,7 +183,7 @@ async fn read_along(connection: &mut Connection) -> Result<(), ConnectionError> 
     connection.turn().await?;
     while let Some(answer) = connection.try_receive()? {
         if let Answer::Error { code, text } = answer {
-            tell("work", format_args!("the server says {code}: {text}"));
+            tell_limited("work", format_args!("the server says {code}: {text}"));
         }
     }
     Ok(())

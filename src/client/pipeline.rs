@@ -12,8 +12,18 @@ use super::source::NewJob;
 use crate::protocol::FunctionName;
 use crate::protocol::packet::{CodecError, PacketType};
 
+#[cfg(test)]
+mod tests;
+
 /// How many times the window of finished jobs may wait for an older one, whose result is to be printed before theirs.
 const WAITING_WINDOWS: usize = 16;
+
+/// So much of the reason of a failure is said to people, in bytes; JSON has all of it.
+const EXCEPTION_SHOWN: usize = 64 * 1024;
+/// What results may take that cannot be printed yet, in bytes: those of jobs behind an unfinished one, or of JSON.
+const HELD_MAX: usize = 1 << 30;
+/// What a part of a result takes beside its bytes, about.
+const PART_COST: usize = 64;
 
 /// What is the same for all jobs.
 #[derive(Clone, Debug)]
@@ -47,6 +57,8 @@ pub(super) struct Job {
     pub(super) warnings: Vec<Bytes>,
     workload: Bytes,
     begin: Instant,
+    /// What is kept of its result, in bytes.
+    held: usize,
     /// Parts of its result have been printed, and cannot be taken back.
     printed: bool,
     ending: Option<Ending>,
@@ -90,7 +102,10 @@ impl Ending {
         match self {
             Self::Created | Self::Complete(_) => None,
             Self::Failed => Some("failed".to_owned()),
-            Self::Exception(why) => Some(format!("failed: {}", String::from_utf8_lossy(why).trim_end())),
+            Self::Exception(why) => {
+                let said = why.get(..EXCEPTION_SHOWN).unwrap_or(why);
+                Some(format!("failed: {}", String::from_utf8_lossy(said).trim_end()))
+            }
             Self::Rejected(why) => Some(format!("was rejected: {why}")),
             Self::Lost => Some("was lost with the connection; it may have run or may run still".to_owned()),
             Self::TimedOut => Some("is not finished in time".to_owned()),
@@ -125,6 +140,9 @@ pub(super) struct Pipeline {
     /// Several where the server took submissions with one unique id for one job.
     by_handle: HashMap<Bytes, VecDeque<u64>>,
     counts: Counts,
+    /// What is kept of the results of all jobs, in bytes, and how much that may be.
+    held: usize,
+    most_held: usize,
 }
 
 impl Pipeline {
@@ -137,6 +155,8 @@ impl Pipeline {
             pending: VecDeque::new(),
             by_handle: HashMap::new(),
             counts: Counts::default(),
+            held: 0,
+            most_held: HELD_MAX,
         }
     }
 
@@ -190,6 +210,7 @@ impl Pipeline {
             warnings: Vec::new(),
             workload: new.workload,
             begin: now,
+            held: 0,
             printed: false,
             ending: None,
         };
@@ -202,8 +223,14 @@ impl Pipeline {
         }
     }
 
-    /// Takes an answer of the server.
-    pub(super) fn answer(&mut self, answer: Answer, output: &mut Output) {
+    /// Takes an answer of the server. Returns whether it brings a job on its way.
+    pub(super) fn answer(&mut self, answer: Answer, output: &mut Output) -> bool {
+        let is_awaited = match &answer {
+            Answer::JobCreated(_) => !self.pending.is_empty(),
+            Answer::Error { .. } => matches!(self.pending.front(), Some(Pending::Submission(_))),
+            Answer::Work { handle, .. } => self.by_handle.contains_key(handle),
+            _ => false,
+        };
         match answer {
             Answer::JobCreated(handle) => {
                 if let Some(Pending::Submission(number)) = self.pending.pop_front() {
@@ -219,11 +246,12 @@ impl Pipeline {
                     self.finish(number, Ending::Rejected(format!("{code}: {text}")), output);
                 }
                 Some(Pending::Option) => {}
-                None => output.message(format_args!("the server says {code}: {text}")),
+                None => output.message_of_server(format_args!("the server says {code}: {text}")),
             },
             Answer::Work { handle, event } => self.work(&handle, event, output),
             Answer::Noop | Answer::NoJob | Answer::JobAssign(_) | Answer::EchoRes => {}
         }
+        is_awaited
     }
 
     fn created(&mut self, number: u64, handle: &Bytes, output: &mut Output) {
@@ -266,12 +294,64 @@ impl Pipeline {
                 output.part(data);
                 job.printed = true;
             }
-            WorkEvent::Data(data) => job.data.push(keep(data)),
+            WorkEvent::Data(data) => {
+                job.data.push(keep(data));
+                self.hold(number, data.len(), output);
+            }
             WorkEvent::Warning(data) if output.streams() => output.warning(data),
-            WorkEvent::Warning(data) => job.warnings.push(keep(data)),
+            WorkEvent::Warning(data) => {
+                job.warnings.push(keep(data));
+                self.hold(number, data.len(), output);
+            }
             WorkEvent::Status(numerator, denominator) => output.status(number, numerator, denominator),
             WorkEvent::Complete(_) | WorkEvent::Fail | WorkEvent::Exception(_) => {}
         }
+    }
+
+    /// Counts a part of a result that is kept; a result without an end ends here.
+    fn hold(&mut self, number: u64, bytes: usize, output: &mut Output) {
+        let cost = bytes + PART_COST;
+        self.held += cost;
+        if let Some(job) = self.job(number) {
+            job.held += cost;
+        }
+        if self.held > self.most_held {
+            for numbers in self.by_handle.values_mut() {
+                numbers.retain(|other| *other != number);
+            }
+            self.release(number);
+            let why = too_much(self.most_held);
+            self.finish(number, why, output);
+        }
+    }
+
+    /// Forgets what is kept of a result.
+    fn release(&mut self, number: u64) {
+        let Some(job) = self.job(number) else { return };
+        job.data = Vec::new();
+        job.warnings = Vec::new();
+        let held = std::mem::take(&mut job.held);
+        self.held -= held;
+    }
+
+    /// A result that is to be kept until those before it are there, or why it cannot be.
+    fn kept(&mut self, number: u64, ending: Ending) -> Ending {
+        let size = match &ending {
+            Ending::Complete(result) | Ending::Exception(result) => result.len(),
+            _ => 0,
+        };
+        if !self.settings.ordered || number == self.first || size == 0 {
+            return ending;
+        }
+        if self.held + size > self.most_held {
+            self.release(number);
+            return too_much(self.most_held);
+        }
+        self.held += size;
+        if let Some(job) = self.job(number) {
+            job.held += size;
+        }
+        ending
     }
 
     fn job(&mut self, number: u64) -> Option<&mut Job> {
@@ -281,14 +361,16 @@ impl Pipeline {
 
     fn finish(&mut self, number: u64, ending: Ending, output: &mut Output) {
         let ordered = self.settings.ordered;
-        let Some(job) = self.job(number) else { return };
-        if job.ending.is_some() {
+        if self.job(number).is_none_or(|job| job.ending.is_some()) {
             return;
         }
+        let ending = self.kept(number, ending);
+        let Some(job) = self.job(number) else { return };
+        job.workload = Bytes::new();
         if !ordered {
             output.finished(job, &ending);
+            self.release(number);
         }
-        job.workload = Bytes::new();
         let count = match ending {
             Ending::Created | Ending::Complete(_) => None,
             Ending::Failed | Ending::Exception(_) | Ending::Rejected(_) => Some(&mut self.counts.failed),
@@ -314,12 +396,14 @@ impl Pipeline {
                         output.part(&data);
                         job.printed = true;
                     }
+                    self.held -= std::mem::take(&mut job.held);
                 }
                 return;
             };
             if self.settings.ordered {
                 output.finished(job, &ending);
             }
+            self.held -= job.held;
             self.jobs.pop_front();
             self.first += 1;
         }
@@ -335,6 +419,7 @@ impl Pipeline {
             if again && !job.printed {
                 job.data.clear();
                 job.warnings.clear();
+                self.held -= std::mem::take(&mut job.held);
                 job.handle = None;
             } else {
                 lost.push(job.number);
@@ -354,6 +439,14 @@ impl Pipeline {
     }
 }
 
+/// The end of a job whose result is beyond all measure.
+fn too_much(most: usize) -> Ending {
+    let most = most >> 20;
+    Ending::Rejected(format!(
+        "the results that wait to be printed take more than {most} MiB; use --unordered, without --json"
+    ))
+}
+
 fn request(settings: &Settings, connection: &mut Connection, job: &Job) -> Result<(), CodecError> {
     let function = job.function.as_bytes();
     match &settings.epoch {
@@ -361,181 +454,5 @@ fn request(settings: &Settings, connection: &mut Connection, job: &Job) -> Resul
         Some(time) => {
             connection.request(settings.packet_type, &[function, &settings.unique, time.as_bytes(), &job.workload])
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::output::Style;
-
-    const PLAIN: Style = Style { json: false, newline: true, handles: false, verbose: false };
-
-    struct Scene {
-        pipeline: Pipeline,
-        connection: Connection,
-        output: Output,
-    }
-
-    fn settings() -> Settings {
-        Settings {
-            packet_type: PacketType::SubmitJob,
-            unique: Vec::new(),
-            epoch: None,
-            background: false,
-            ordered: true,
-            resubmit: false,
-            window: 3,
-        }
-    }
-
-    impl Scene {
-        /// Submits these workloads; the option and all submissions are answered, with handles `1`, `2`, ...
-        fn new(settings: Settings, style: Style, workloads: &[&'static str]) -> Self {
-            let mut scene = Self {
-                pipeline: Pipeline::new(settings),
-                connection: Connection::new((Box::new(tokio::io::empty()), Box::new(tokio::io::sink()))),
-                output: Output::new(style, Vec::new(), false, true),
-            };
-            scene.pipeline.connected(&mut scene.connection).unwrap();
-            if !scene.pipeline.settings.background {
-                scene.answer(Answer::OptionRes);
-            }
-            for workload in workloads {
-                let job =
-                    NewJob { function: FunctionName::new(b"f"), workload: Bytes::from_static(workload.as_bytes()) };
-                scene.pipeline.submit(job, Instant::now(), &mut scene.connection, &mut scene.output);
-            }
-            for number in 1..=workloads.len() {
-                scene.answer(Answer::JobCreated(Bytes::from(number.to_string())));
-            }
-            scene
-        }
-
-        fn answer(&mut self, answer: Answer) {
-            self.pipeline.answer(answer, &mut self.output);
-        }
-
-        fn work(&mut self, handle: &'static str, event: WorkEvent) {
-            self.answer(Answer::Work { handle: Bytes::from_static(handle.as_bytes()), event });
-        }
-    }
-
-    fn bytes(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
-    }
-
-    #[test]
-    fn results_are_printed_in_the_order_of_submission_and_parts_as_soon_as_may_be() {
-        let mut scene = Scene::new(settings(), PLAIN, &["a", "b", "c"]);
-        assert_eq!(scene.pipeline.room(), 0);
-        scene.work("3", WorkEvent::Complete(bytes("C")));
-        scene.work("2", WorkEvent::Data(bytes("B1")));
-        assert_eq!((scene.output.pending(), scene.pipeline.room()), (String::new(), 1));
-        scene.work("1", WorkEvent::Data(bytes("A1")));
-        assert_eq!(scene.output.pending(), "A1");
-        scene.work("1", WorkEvent::Complete(bytes("A2\n")));
-        assert_eq!(scene.output.pending(), "A1A2\nB1");
-        scene.work("2", WorkEvent::Complete(Bytes::new()));
-        assert_eq!(scene.output.pending(), "A1A2\nB1\nC\n");
-        assert!(scene.pipeline.is_empty());
-        assert_eq!(scene.pipeline.counts(), Counts::default());
-    }
-
-    #[test]
-    fn unordered_results_are_printed_whole_when_they_come() {
-        let mut scene = Scene::new(Settings { ordered: false, ..settings() }, PLAIN, &["a", "b"]);
-        scene.work("1", WorkEvent::Data(bytes("A1")));
-        scene.work("2", WorkEvent::Complete(bytes("B")));
-        assert_eq!(scene.output.pending(), "B\n");
-        scene.work("1", WorkEvent::Complete(bytes("A2")));
-        assert_eq!(scene.output.pending(), "B\nA1A2\n");
-        assert!(scene.pipeline.is_empty());
-    }
-
-    #[test]
-    fn jobs_that_share_a_handle_all_get_its_result() {
-        let mut scene = Scene::new(settings(), PLAIN, &["a", "b"]);
-        for workload in ["a", "a"] {
-            let job = NewJob { function: FunctionName::new(b"f"), workload: bytes(workload) };
-            scene.pipeline.submit(job, Instant::now(), &mut scene.connection, &mut scene.output);
-            scene.answer(Answer::JobCreated(bytes("1")));
-        }
-        for _ in 0..3 {
-            scene.work("1", WorkEvent::Data(bytes("x")));
-        }
-        for _ in 0..3 {
-            scene.work("1", WorkEvent::Complete(bytes("y")));
-        }
-        scene.work("2", WorkEvent::Complete(bytes("z")));
-        assert_eq!(scene.output.pending(), "xy\nz\nxy\nxy\n");
-        assert!(scene.pipeline.is_empty());
-    }
-
-    #[test]
-    fn failures_and_rejections_are_counted() {
-        let mut scene = Scene::new(settings(), PLAIN, &["a"]);
-        let job = NewJob { function: FunctionName::new(b"f"), workload: bytes("b") };
-        scene.pipeline.submit(job, Instant::now(), &mut scene.connection, &mut scene.output);
-        scene.answer(Answer::Error { code: "QUEUE_ERROR".to_owned(), text: "Job queue is full".to_owned() });
-        scene.work("1", WorkEvent::Fail);
-        assert!(scene.pipeline.is_empty());
-        assert_eq!(scene.pipeline.counts(), Counts { failed: 2, lost: 0 });
-        assert_eq!(scene.output.pending(), "");
-    }
-
-    #[test]
-    fn a_lost_connection_ends_jobs_that_may_have_run() {
-        let mut scene = Scene::new(settings(), PLAIN, &["a", "b"]);
-        scene.work("2", WorkEvent::Complete(bytes("B")));
-        scene.pipeline.disconnected(&mut scene.output);
-        assert!(scene.pipeline.is_empty());
-        assert_eq!(scene.pipeline.counts(), Counts { failed: 0, lost: 1 });
-        assert_eq!(scene.output.pending(), "B\n");
-    }
-
-    #[test]
-    fn a_unique_id_lets_unfinished_jobs_be_submitted_again_unless_they_were_printed() {
-        let unique = Settings { unique: b"u".to_vec(), ..settings() };
-        let mut scene = Scene::new(unique, PLAIN, &["a", "b", "c"]);
-        scene.work("1", WorkEvent::Data(bytes("half")));
-        scene.work("2", WorkEvent::Data(bytes("taken back")));
-        scene.pipeline.disconnected(&mut scene.output);
-        assert_eq!(scene.pipeline.counts(), Counts { failed: 0, lost: 1 });
-        let unsent = scene.connection.unsent();
-        scene.pipeline.connected(&mut scene.connection).unwrap();
-        assert!(scene.connection.unsent() > unsent);
-        scene.answer(Answer::Error { code: "UNKNOWN_OPTION".to_owned(), text: String::new() });
-        scene.answer(Answer::JobCreated(bytes("8")));
-        scene.answer(Answer::JobCreated(bytes("9")));
-        scene.work("9", WorkEvent::Complete(bytes("C")));
-        scene.work("8", WorkEvent::Complete(bytes("B")));
-        assert_eq!(scene.output.pending(), "half\nB\nC\n");
-        assert!(scene.pipeline.is_empty());
-    }
-
-    #[test]
-    fn background_jobs_end_with_their_handle() {
-        let background = Settings { background: true, ..settings() };
-        let scene = Scene::new(background, Style { handles: true, ..PLAIN }, &["a", "b"]);
-        assert_eq!(scene.output.pending(), "1\n2\n");
-        assert!(scene.pipeline.is_empty());
-    }
-
-    #[test]
-    fn json_says_all_that_is_known_of_a_job() {
-        let mut scene = Scene::new(settings(), Style { json: true, ..PLAIN }, &["a", "b"]);
-        scene.work("1", WorkEvent::Data(bytes("x")));
-        scene.work("1", WorkEvent::Warning(bytes("w")));
-        scene.work("1", WorkEvent::Exception(bytes("e")));
-        scene.pipeline.give_up(&Ending::TimedOut, &mut scene.output);
-        let lines: Vec<serde_json::Value> =
-            scene.output.pending().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let expected = [
-            serde_json::json!({"job": 1, "function": "f", "handle": "1", "outcome": "exception", "data": "x",
-                "warnings": "w", "exception": "e"}),
-            serde_json::json!({"job": 2, "function": "f", "handle": "2", "outcome": "timeout"}),
-        ];
-        assert_eq!(lines, expected);
     }
 }

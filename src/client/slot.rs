@@ -8,8 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::address::ServerAddress;
 use super::backoff::Backoff;
 use super::connection::{self, Connection, ConnectionError};
-use super::perform::{FAREWELL, Performer, farewell, grab, register, wake_up};
-use super::tell;
+use super::limit::tell_limited;
+use super::perform::{FAREWELL, Performer, farewell, foreign, grab, register, wake_up};
 use super::worker::Worker;
 use crate::protocol::packet::PacketType;
 
@@ -30,13 +30,13 @@ impl ServerState {
 
     pub(super) fn works(&self) {
         if self.reachable.swap(Self::YES, Ordering::Relaxed) != Self::YES {
-            tell("work", format_args!("connected to {}", self.address));
+            tell_limited("work", format_args!("connected to {}", self.address));
         }
     }
 
     pub(super) fn fails(&self, error: &ConnectionError) {
         if self.reachable.swap(Self::NO, Ordering::Relaxed) != Self::NO {
-            tell("work", format_args!("no connection to {}: {error}; trying again", self.address));
+            tell_limited("work", format_args!("no connection to {}: {error}; trying again", self.address));
         }
     }
 }
@@ -82,14 +82,13 @@ impl Slot {
             () = worker.stop.cancelled() => return Ok(()),
             stream = connection::open(&self.server.address, worker.connect_timeout) => stream?,
         };
-        let mut connection = Connection::new(stream);
+        let mut connection = Connection::with_silence(stream, worker.silence);
         self.register(&mut connection)?;
         let mut done = None;
         loop {
             let Some(turn) = self.turn(&mut connection).await? else {
                 return farewell(connection).await;
             };
-            connection.request(PacketType::GrabJobAll, &[])?;
             let grabbed = tokio::select! {
                 grabbed = grab(&mut connection, done.take()) => grabbed?,
                 // A job that is on its way would be one more attempt for nothing; a server that is silent is left.
@@ -98,6 +97,9 @@ impl Slot {
             self.backoff.reset();
             self.server.works();
             if let Some(job) = grabbed {
+                if !worker.functions.iter().any(|function| function.as_bytes() == job.function) {
+                    return Err(foreign(&job));
+                }
                 if let Some(left) = turn.left {
                     left.forget();
                 }

@@ -60,9 +60,9 @@ pub struct SubmitArgs {
     /// Run not before this time, in seconds of UNIX time; implies --background
     #[arg(long, visible_alias = "epoch", value_name = "SECONDS", conflicts_with_all = ["priority", "high", "low", "delay"])]
     at: Option<u64>,
-    /// Run not before so many seconds from now; implies --background
-    #[arg(long = "in", value_name = "SECONDS", value_parser = values::count, conflicts_with_all = ["priority", "high", "low"])]
-    delay: Option<u32>,
+    /// Run not before this time from now, such as 90s, 5m, 2h or 1d (without a unit: seconds); implies --background
+    #[arg(long = "in", value_name = "TIME", value_parser = values::delay, conflicts_with_all = ["priority", "high", "low"])]
+    delay: Option<Duration>,
     /// How many jobs may be unfinished at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     parallel: u32,
@@ -78,11 +78,14 @@ pub struct SubmitArgs {
     /// are not UTF-8 stand under a name that ends with _base64.
     #[arg(long)]
     json: bool,
-    /// Give up when a job is not finished after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    /// Give up when a job is not finished after this time; without a unit: seconds
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
     timeout: Option<Duration>,
-    /// How long to try to make a lost connection again, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = values::seconds)]
+    /// Give a server up that has sent nothing for so long and does not answer either; without a unit: seconds
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::time)]
+    server_timeout: Duration,
+    /// How long to try to make a lost connection again; without a unit: seconds. A connection that brings no answer counts as none
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     reconnect: Duration,
     /// Submit jobs again that were unfinished when the connection was lost: they may run twice
     #[arg(long)]
@@ -110,7 +113,9 @@ impl SubmitArgs {
     fn settings(&self, now: SystemTime) -> Settings {
         let epoch = self.at.or_else(|| {
             let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.delay.map(|delay| now.as_secs() + u64::from(delay) + u64::from(now.subsec_nanos() > 0))
+            // What is left of a second is rounded up: not before that time.
+            let due = self.delay.map(|delay| now + delay);
+            due.map(|due| due.as_secs() + u64::from(due.subsec_nanos() > 0))
         });
         let background = self.background || epoch.is_some();
         Settings {
@@ -203,12 +208,16 @@ pub(super) async fn run(args: SubmitArgs) -> Result<u8, ToolError> {
         servers,
         connect_timeout: args.server.connect_timeout,
         reconnect: args.reconnect,
+        silence: args.server_timeout,
+        backoff: Backoff::new(),
+        lost: None,
         timeout: args.timeout,
         pipeline: Pipeline::new(settings),
         output,
         source: Some(source),
     };
-    driver.run(Connection::new(stream)).await
+    let connection = Connection::with_silence(stream, driver.silence);
+    driver.run(connection).await
 }
 
 /// Jobs from their source through the connection to the output.
@@ -216,6 +225,11 @@ struct Driver {
     servers: Vec<ServerAddress>,
     connect_timeout: Duration,
     reconnect: Duration,
+    /// How long a server may be silent.
+    silence: Duration,
+    backoff: Backoff,
+    /// Since when no server has answered; `None` while one does.
+    lost: Option<Instant>,
     timeout: Option<Duration>,
     pipeline: Pipeline,
     output: Output,
@@ -275,7 +289,10 @@ impl Driver {
         let mut batch = Vec::new();
         loop {
             while let Some(answer) = connection.try_receive()? {
-                self.pipeline.answer(answer, &mut self.output);
+                if self.pipeline.answer(answer, &mut self.output) {
+                    self.lost = None;
+                    self.backoff.reset();
+                }
             }
             self.output.flush()?;
             if self.is_done() {
@@ -301,18 +318,30 @@ impl Driver {
         }
     }
 
-    /// Tries all servers, with growing pauses, for as long as it may take.
+    /// Tries all servers, with growing pauses, for as long as it may take; a server that takes connections and closes them
+    /// again is no better than none.
     async fn connect_again(&mut self) -> Result<Connection, ToolError> {
-        let end = Instant::now() + self.reconnect;
-        let mut backoff = Backoff::new();
+        let is_first = self.lost.is_none();
+        let end = *self.lost.get_or_insert_with(Instant::now) + self.reconnect;
+        if !is_first {
+            if Instant::now() >= end {
+                let limit = self.reconnect.as_secs_f64();
+                let why = format!("each connection was lost before an answer came, for {limit} s");
+                return Err(ToolError::Unreachable(why));
+            }
+            tokio::time::sleep(self.backoff.pause().min(end - Instant::now())).await;
+        }
         loop {
             match connection::open_first(&self.servers, self.connect_timeout).await {
                 Ok((address, stream)) => {
                     self.output.message(format_args!("connected to {address}"));
-                    return Ok(Connection::new(stream));
+                    return Ok(Connection::with_silence(stream, self.silence));
                 }
                 Err(error) if Instant::now() >= end => return Err(error),
-                Err(_) => tokio::time::sleep(backoff.pause().min(end - Instant::now())).await,
+                Err(_) => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    tokio::time::sleep(self.backoff.pause().min(left)).await;
+                }
             }
         }
     }

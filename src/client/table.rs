@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::format::{heading, shown, words};
-use super::listing::aligned;
+use super::listing::{aligned, aligned_within};
 
 /// What stands in a cell that the server cannot fill.
 const UNKNOWN: &[u8] = b"-";
@@ -45,7 +45,8 @@ const TEXT: &[&str] = &[
     "store_durability",
 ];
 /// Those that are yes or no.
-const FLAGS: &[&str] = &["is_abandoned", "paused", "background", "in_use", "stored", "draining", "preview_truncated"];
+const FLAGS: &[&str] =
+    &["is_abandoned", "paused", "settings_only", "background", "in_use", "stored", "draining", "preview_truncated"];
 /// Those that are names between commas.
 const LISTS: &[&str] = &["functions"];
 /// Of the lines `function` of `show worker`.
@@ -170,18 +171,28 @@ impl Table {
 
     /// For people at this time, in milliseconds since 1970: headings in capitals, columns aligned, numbers to the right.
     pub(super) fn text(&self, now_unix_ms: u64) -> String {
+        self.text_within(now_unix_ms, None)
+    }
+
+    /// The same, at most `room` columns of the terminal wide.
+    pub(super) fn text_within(&self, now_unix_ms: u64, room: Option<usize>) -> String {
         let mut rows = vec![self.columns.iter().map(|name| heading(name)).collect::<Vec<_>>()];
         let cells = |row: &Vec<Vec<u8>>| {
             self.columns.iter().zip(row).map(|(name, cell)| shown(name, cell, now_unix_ms)).collect::<Vec<_>>()
         };
         rows.extend(self.rows.iter().map(cells));
         let to_right: Vec<bool> = self.columns.iter().map(|name| Kind::of(name) == Kind::Number).collect();
-        aligned(&rows, &to_right)
+        aligned_within(&rows, &to_right, room)
     }
 
     /// For programs: an array of objects.
     pub(super) fn json(&self) -> Value {
-        let object = |row: &Vec<Vec<u8>>| {
+        Value::Array(self.objects().collect())
+    }
+
+    /// The rows as objects.
+    pub(super) fn objects(&self) -> impl Iterator<Item = Value> + '_ {
+        let object = move |row: &Vec<Vec<u8>>| {
             let fields = self.columns.iter().zip(row).enumerate();
             // The first column names the thing, and a dash is a name.
             let value = |index, name: &str, cell: &[u8]| {
@@ -195,7 +206,7 @@ impl Table {
             };
             Value::Object(fields.map(|(index, (name, cell))| (name.clone(), value(index, name, cell))).collect())
         };
-        Value::Array(self.rows.iter().map(object).collect())
+        self.rows.iter().map(object)
     }
 }
 
@@ -244,12 +255,17 @@ impl Facts {
 
     /// For people at this time, in milliseconds since 1970.
     pub(super) fn text(&self, now_unix_ms: u64) -> String {
+        self.text_within(now_unix_ms, None)
+    }
+
+    /// The same, with tables that are at most `room` columns of the terminal wide. Values are whole.
+    pub(super) fn text_within(&self, now_unix_ms: u64, room: Option<usize>) -> String {
         let pair = |(key, cell): &(String, Vec<u8>)| vec![words(key), shown(key, cell, now_unix_ms)];
         let rows: Vec<Vec<String>> = self.pairs.iter().map(pair).collect();
         let mut text = aligned(&rows, &[false, false]);
         for (title, table) in [("functions", &self.functions), ("jobs", &self.jobs)] {
             if !table.rows.is_empty() {
-                text.extend(["\n", title, "\n", &table.text(now_unix_ms)]);
+                text.extend(["\n", title, "\n", &table.text_within(now_unix_ms, room)]);
             }
         }
         text
@@ -374,7 +390,7 @@ mod tests {
     #[test]
     fn a_terminal_is_not_commanded_by_cells() {
         let table = Table::parse(&lines(&["# name", "a\x1b[2J"])).unwrap();
-        assert_eq!(table.text(0), "NAME\na\\u{1b}[2J\n");
-        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(0), "k  v\\u{7}\n");
+        assert_eq!(table.text(0), "NAME\na\\x1b[2J\n");
+        assert_eq!(Facts::parse(&lines(&["k\tv\x07"])).text(0), "k  v\\x07\n");
     }
 }

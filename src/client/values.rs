@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use crate::protocol::FunctionName;
 use crate::protocol::names::{CLIENT_ID_MAX, FUNCTION_MAX, UNIQUE_MAX};
+use crate::protocol::units::{self, TimeUnit};
+use crate::protocol::{FunctionName, text};
 
-/// The longest time that an option takes, in seconds: thirty years, far from where clocks overflow.
-const SECONDS_MAX: f64 = 1e9;
+/// The longest time that an option takes: thirty years, far from where clocks overflow.
+const LONGEST: Duration = Duration::from_hours(10_950 * 24);
 
 /// A function name of 1 to [`FUNCTION_MAX`] bytes.
 pub(super) fn function_name() -> impl TypedValueParser<Value = FunctionName> {
@@ -48,42 +49,21 @@ pub(super) fn client_id(id: &str) -> Result<String, String> {
     Ok(id.to_owned())
 }
 
-/// A time in seconds, with a fraction if need be; above zero.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    if !(seconds > 0.0 && seconds <= SECONDS_MAX) {
-        return Err(format!("must be above 0 and at most {SECONDS_MAX}"));
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
-/// The same, or a number with the unit s, m, h or d.
+/// A time above zero; a number without a unit counts seconds.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
-    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let each = match text.strip_prefix(number).unwrap_or_default() {
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3_600.0,
-        "d" => 86_400.0,
-        _ => return Err("the units of time are s, m, h and d".to_owned()),
-    };
-    let number: f64 = number.parse().map_err(|_| "not a time such as 90, 90s, 5m, 2h or 1d".to_owned())?;
-    seconds(&(number * each).to_string())
+    let time = delay(text)?;
+    if time.is_zero() { Err("must be above 0".to_owned()) } else { Ok(time) }
 }
 
-/// An amount of memory in bytes, above zero; K, M and G are powers of 1024.
+/// The same, which may be zero.
+pub(super) fn delay(text: &str) -> Result<Duration, String> {
+    let time = units::time(text, TimeUnit::Seconds)?;
+    if time > LONGEST { Err("the longest time is thirty years, 10950d".to_owned()) } else { Ok(time) }
+}
+
+/// An amount of memory in bytes, above zero.
 pub(super) fn memory(text: &str) -> Result<NonZeroU64, String> {
-    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let shift = match text.strip_prefix(number).unwrap_or_default() {
-        "" => 0,
-        "K" | "k" | "KiB" => 10,
-        "M" | "m" | "MiB" => 20,
-        "G" | "g" | "GiB" => 30,
-        _ => return Err("the units of memory are K, M and G".to_owned()),
-    };
-    let number: u64 = number.parse().map_err(|_| "not an amount of memory such as 1048576, 512M or 2G".to_owned())?;
-    let bytes = number.checked_mul(1 << shift).ok_or_else(|| "more than there can be".to_owned())?;
-    NonZeroU64::new(bytes).ok_or_else(|| "must be above 0".to_owned())
+    NonZeroU64::new(units::size(text)?).ok_or_else(|| "must be above 0".to_owned())
 }
 
 /// A whole number.
@@ -104,13 +84,10 @@ pub(super) fn admin_word(word: &str) -> Result<String, String> {
     Ok(word.to_owned())
 }
 
-/// A name in a text command that C++ gearmand does not know: such commands read it as listings show it, with `\xNN` for a
-/// byte. What could not stand in a line is said in this way, whatever else there is stays as it was typed.
+/// A name in a text command: it is read there as listings show it, with `\xNN` for a byte and `\e` for the empty name. What
+/// could not stand in a line is said in this way, whatever else there is stays as it was typed.
 pub(super) fn admin_name() -> impl TypedValueParser<Value = String> {
-    OsStringValueParser::new().try_map(|name: OsString| match name.into_vec() {
-        name if name.is_empty() => Err("must not be empty".to_owned()),
-        name => Ok(escaped(&name)),
-    })
+    OsStringValueParser::new().map(|name: OsString| escaped(&name.into_vec()))
 }
 
 /// Which workers a text command is about.
@@ -124,6 +101,9 @@ pub(super) fn workers() -> impl TypedValueParser<Value = String> {
 
 /// A name as a word of a text command.
 fn escaped(name: &[u8]) -> String {
+    if name.is_empty() {
+        return text::escaped(name);
+    }
     let mut word = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         for letter in chunk.valid().chars() {
@@ -154,20 +134,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_positive_and_finite() {
-        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
-        for strange in ["0", "-1", "nan", "inf", "1e300", "", "5s"] {
-            assert!(seconds(strange).is_err(), "{strange}");
+    fn times_are_positive_and_finite() {
+        assert_eq!(time("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!((time("5m"), time("1d")), (Ok(Duration::from_mins(5)), Ok(Duration::from_hours(24))));
+        for strange in ["0", "0m", "-1", "nan", "inf", "1e300", "", "5y", "11000d"] {
+            assert!(time(strange).is_err(), "{strange}");
         }
-    }
-
-    #[test]
-    fn memory_has_units() {
-        let read = |text: &str| memory(text).map(NonZeroU64::get);
-        assert_eq!((read("1000"), read("512M"), read("2G")), (Ok(1000), Ok(512 << 20), Ok(2 << 30)));
-        for strange in ["0", "", "-1", "1.5G", "5T", "99999999999G", "M"] {
-            assert!(memory(strange).is_err(), "{strange}");
-        }
+        assert_eq!(delay("0"), Ok(Duration::ZERO));
+        assert!(memory("0").is_err() && memory("512M").is_ok());
     }
 
     #[test]

@@ -47,12 +47,15 @@ pub struct WorkArgs {
     /// How many commands may run at a time
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000), conflicts_with = "managed")]
     concurrency: u16,
-    /// Time limit of a command, in seconds: it is killed then and the job has failed
+    /// Time limit of a command, such as 90s or 5m (without a unit: seconds): it is killed then and the job has failed
     ///
     /// The server is told a limit of five seconds more (CAN_DO_TIMEOUT), after which it gives the job to another worker:
     /// that is for a worker that hangs itself.
-    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    #[arg(long, value_name = "TIME", value_parser = values::time)]
     pub(super) timeout: Option<Duration>,
+    /// Give a server up, and connect anew, that has sent nothing for so long and does not answer either (90, 90s, 5m)
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::time)]
+    pub(super) server_timeout: Duration,
     /// End after this many jobs, failed ones included
     #[arg(long, value_name = "N", conflicts_with = "managed")]
     count: Option<NonZeroU64>,
@@ -91,6 +94,8 @@ pub(super) struct Worker {
     pub(super) command: Arc<JobCommand>,
     pub(super) id: Option<String>,
     pub(super) connect_timeout: Duration,
+    /// How long a server may be silent.
+    pub(super) silence: Duration,
     pub(super) verbose: bool,
     /// A permit is the permission to run a command.
     pub(super) running: Arc<Semaphore>,
@@ -132,6 +137,7 @@ impl Worker {
             command: Arc::new(command),
             id: args.id,
             connect_timeout: args.server.connect_timeout,
+            silence: args.server_timeout,
             verbose: args.verbose,
             running: Arc::new(Semaphore::new(usize::from(args.concurrency))),
             left,

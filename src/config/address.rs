@@ -95,6 +95,9 @@ impl FromStr for ListenArgument {
         if let Ok(address) = host.parse() {
             return Ok(Self::Ip { address, port });
         }
+        if is_number(host) {
+            return Err(number_for_address(host, port));
+        }
         let allowed = |letter: char| letter.is_alphanumeric() || "-._:%".contains(letter);
         if host.is_empty() || !host.chars().all(allowed) {
             return Err(
@@ -102,6 +105,28 @@ impl FromStr for ListenArgument {
             );
         }
         Ok(Self::Host { name: host.to_owned(), port })
+    }
+}
+
+/// Whether the system would read an address out of a number, such as 0.0.96.161 out of 24737 or 10.0.0.1 out of 10.1. No host
+/// has a name that ends like this.
+pub fn is_number(host: &str) -> bool {
+    let last = host.rsplit('.').find(|part| !part.is_empty()).unwrap_or_default();
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let is_decimal = !last.is_empty() && last.bytes().all(|digit| digit.is_ascii_digit());
+    is_decimal || hexadecimal.is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+/// What to write instead of a number where an address is to stand.
+fn number_for_address(host: &str, port: Option<u16>) -> String {
+    match host.parse::<u16>().ok().filter(|_| port.is_none()) {
+        Some(port) => format!(
+            "a number alone is no address; for a port write 127.0.0.1:{port} (this machine only) or *:{port} (all \
+             addresses)"
+        ),
+        None => {
+            "this is neither a host name nor an address; an IPv4 address has four numbers, such as 10.0.0.1".to_owned()
+        }
     }
 }
 
@@ -211,6 +236,13 @@ mod tests {
             "a b",
             "a/b",
             "unix:",
+            "24737",
+            "10.1",
+            "10.0.0.256",
+            "0x7f000001",
+            "0x7f000001:80",
+            "4730:4730",
+            "10.1.",
             &long,
         ] {
             assert!(listen(text).is_err(), "{text}");

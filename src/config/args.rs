@@ -67,9 +67,11 @@ pub const RELOADABLE: &[&str] = &[
     "exceptions",
     "durability",
     "function-durability",
+    "store-reserve",
     "allow-shutdown",
     "admin-read-only",
     "verbose",
+    "log-submissions",
     "max-packet-size",
     "max-connections",
     "max-output",
@@ -140,24 +142,28 @@ pub struct Network {
     #[arg(long, value_name = "MODE", default_value = "0660", value_parser = value::mode)]
     pub socket_mode: u32,
 
-    /// Seconds of silence after which a peer is probed; -1 leaves it to the kernel
-    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = value::keepalive_seconds,
+    /// Time of silence after which a peer is probed, without a unit: seconds; -1 leaves it to the kernel
+    ///
+    /// Each connection has a time of its own between half of it and all of it, so that thousands of idle workers are not probed
+    /// in the same moment.
+    #[arg(long, value_name = "TIME", default_value = "20", value_parser = value::keepalive_seconds,
           allow_negative_numbers = true)]
     pub keepalive_idle: OptionalDuration,
 
-    /// Seconds between two probes; -1 leaves it to the kernel
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::keepalive_seconds,
+    /// Time between two probes, without a unit: seconds; -1 leaves it to the kernel
+    #[arg(long, value_name = "TIME", default_value = "2", value_parser = value::keepalive_seconds,
           allow_negative_numbers = true)]
     pub keepalive_interval: OptionalDuration,
 
     /// Probes without an answer after which a peer is dead; -1 leaves it to the kernel
-    #[arg(long, value_name = "N", default_value = "4", value_parser = value::probes, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = value::probes, allow_negative_numbers = true)]
     pub keepalive_count: OptionalCount,
 
-    /// Close a connection whose peer has acknowledged nothing for so long; 0 leaves it to the kernel
+    /// Close a connection whose peer has acknowledged nothing for so long; without a unit: seconds; 0 leaves it to the kernel
     ///
     /// Together with the probes it returns the jobs of a dead host in less than a minute: a silent peer is closed after 30
-    /// seconds, one that was written to just before that after 30 more.
+    /// seconds, one that was written to just before that after 30 more. It is never less than all probes take. A peer that
+    /// reads nothing but whose kernel answers is alive, and is not closed by this: see --write-timeout.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = value::seconds_or_off)]
     pub tcp_user_timeout: OptionalDuration,
 }
@@ -179,7 +185,10 @@ pub struct Process {
     pub pid_file: Option<PathBuf>,
 
     /// Limit of open files, one a connection [default: as many as the system allows this user]
-    #[arg(short, long, value_name = "N", value_parser = value::count::<32, 1_073_741_816>)]
+    ///
+    /// It is 32 at least. Some are kept for the store, the log and HTTP, so that there are fewer connections than this. 0 is the
+    /// default.
+    #[arg(short, long, value_name = "N", value_parser = value::count::<0, 1_073_741_816>)]
     pub file_descriptors: Option<usize>,
 
     /// Threads that serve connections; 0 is one a CPU
@@ -199,11 +208,22 @@ pub struct Process {
     pub admin_read_only: bool,
 }
 
+/// The fewest files that the server asks for: with fewer it could not open its own.
+pub(super) const LEAST_FILES: usize = 32;
+
+impl Process {
+    /// How many files may be open, where that is set.
+    pub fn open_files(&self) -> Option<u64> {
+        let files = self.file_descriptors.filter(|files| *files > 0)?.max(LEAST_FILES);
+        u64::try_from(files).ok()
+    }
+}
+
 /// What happens to jobs.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Jobs")]
 pub struct Jobs {
-    /// Attempts after which a job fails whose workers were lost; -1 is without end, 0 and 1 are one attempt
+    /// Attempts after which a job fails whose workers were lost; -1 and 0 are without end
     #[arg(short = 'j', long, value_name = "N", default_value = "-1", value_parser = value::retries,
           allow_negative_numbers = true)]
     pub job_retries: Retries,
@@ -230,8 +250,14 @@ pub struct Log {
     pub log_file: LogTarget,
 
     /// Log lines of this level and of more important ones: FATAL ALERT CRITICAL ERROR WARNING NOTICE INFO DEBUG
+    ///
+    /// Start, reload, drain, stop, a store that works again and what an operator has the server do are written at every level.
     #[arg(long, value_name = "LEVEL", default_value = "ERROR")]
     pub verbose: Level,
+
+    /// Write a line for each job that is accepted: accepted,FUNCTION,UNIQUE,WHEN; --verbose DEBUG does too
+    #[arg(long)]
+    pub log_submissions: bool,
 
     /// Write lines for people (human) or JSON objects (json)
     #[arg(long, value_name = "FORMAT", default_value = "human")]
@@ -289,7 +315,9 @@ pub struct Limits {
     pub max_functions: usize,
 
     /// Most functions that one connection offers to do
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = value::count::<1, 1_000_000_000>)]
+    ///
+    /// What is beyond it is not registered and not answered, as by C++ gearmand; the log and a metric tell of it.
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_functions_per_connection: usize,
 
     /// Most jobs that one connection works on at one time
@@ -305,22 +333,25 @@ pub struct Limits {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Times")]
 pub struct Timeouts {
-    /// Close a connection that has sent nothing so long after it was opened; 0 waits for ever
+    /// Close a connection that has sent nothing so long after it was opened; without a unit: seconds; 0 waits for ever
     ///
     /// The default is to wait: pools of connections, health checks and clients that connect before their first job are
     /// legitimate and many, while a dead peer is found by the keep-alive probes.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = value::seconds_or_off)]
     pub handshake_timeout: OptionalDuration,
 
-    /// Close a connection that takes nothing of what waits for it for so long; 0 waits for ever
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = value::seconds_or_off)]
+    /// Close a connection that takes nothing of what waits for it for so long; without a unit: seconds; 0 waits for ever
+    ///
+    /// Its host answers all the while: a client may be busy for minutes before it reads its next result. --max-output bounds
+    /// what waits for it.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = value::seconds_or_off)]
     pub write_timeout: OptionalDuration,
 
     /// Wake the next worker when the one woken for a job has not asked for it; without a unit: milliseconds
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = value::milliseconds)]
     pub wake_timeout: Duration,
 
-    /// Let jobs that run or would be lost finish for so long after USR1, then stop; 0 waits for ever
+    /// Let jobs that run or would be lost finish for so long after USR1, then stop; without a unit: seconds; 0 waits for ever
     ///
     /// While it drains, the server takes no new job. Five minutes end ordinary jobs; without a bound one stuck worker
     /// would keep a server alive that refuses all work.

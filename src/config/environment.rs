@@ -2,7 +2,8 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::error::{Origin, nearest_name};
+use super::error::{ConfigError, Origin, nearest_name};
+use super::file::mistakes::{self, Quotes};
 use super::settings::{Entry, Findings, Settings};
 
 const PREFIX: &str = "GEARMAND_";
@@ -68,7 +69,19 @@ fn take(
                 settings.admit(setting, value.as_ref(), &origin, entries, findings);
             }
         }
-        _ => settings.admit(setting, value, &origin, entries, findings),
+        Some(text) => match mistakes::quotes(text) {
+            Quotes::Typographic(letter) => {
+                let reason = mistakes::of_quotes(setting.name, letter);
+                findings.errors.push(ConfigError::Malformed { reason, origin });
+            }
+            quotes => {
+                if quotes == Quotes::Plain {
+                    findings.warnings.push(format!("{origin}: {}", mistakes::plain_quotes(setting.name)));
+                }
+                settings.admit(setting, value, &origin, entries, findings);
+            }
+        },
+        None => settings.admit(setting, value, &origin, entries, findings),
     }
 }
 

@@ -4,20 +4,26 @@
 //! at the start of a piece begins a comment. TOML holds `port = 4731`, with the long names of the options as keys; a
 //! table is the first part of a name, so that `idle` in `[keepalive]` is `keepalive-idle`.
 
+pub(super) mod mistakes;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::iter::Peekable;
 use std::path::Path;
 use std::sync::Arc;
+use std::vec;
 
 use toml::de::{DeTable, DeValue};
 
+use self::mistakes::Quotes;
 use super::args::NOT_IN_A_FILE;
 use super::error::{ConfigError, Origin};
+use super::promptly::read_promptly;
 use super::settings::{Entry, Findings, Setting, Settings};
 
 /// Reads a file; what is wrong in it goes to the findings.
 pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) -> Vec<Entry> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match read_promptly(path, u64::MAX) {
         Ok(bytes) => bytes,
         Err(error) => {
             let (path, reason) = (path.to_owned(), error.to_string());
@@ -27,12 +33,17 @@ pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) ->
     };
     let mut reader = Reader { path: path.into(), settings, findings, entries: Vec::new(), lines: HashMap::new() };
     match String::from_utf8(bytes) {
-        Ok(text) if is_toml(path, &text) => reader.toml(&text),
-        Ok(text) => reader.options(&text),
+        Ok(text) => {
+            // Some editors begin a file of UTF-8 with this mark.
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            if is_toml(path, text) { reader.toml(text) } else { reader.options(text) }
+        }
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();
             let line = 1 + error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count();
-            reader.malformed(line, "the line is not UTF-8 text; save the file as UTF-8".to_owned());
+            let is_utf16 = error.as_bytes().starts_with(b"\xff\xfe") || error.as_bytes().starts_with(b"\xfe\xff");
+            let what = if is_utf16 { "the file is UTF-16 text" } else { "the line is not UTF-8 text" };
+            reader.malformed(line, format!("{what}; save the file as UTF-8"));
         }
     }
     reader.entries
@@ -106,26 +117,71 @@ impl<'a> Reader<'a> {
     fn options(&mut self, text: &str) {
         let mut pieces = pieces(text).into_iter().peekable();
         while let Some((line, piece)) = pieces.next() {
-            if let Some(long) = piece.strip_prefix("--") {
-                let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
-                let Some(setting) = self.long(line, name) else {
-                    continue;
-                };
-                let needed = value.is_none() && !setting.is_switch();
-                let value = if needed { pieces.next().map(|(_, next)| next) } else { value };
-                self.option(setting, value, line);
+            let whole = text.lines().nth(line.saturating_sub(1)).unwrap_or(piece);
+            if let Some(dash) = mistakes::typographic_dash(piece.trim_start_matches('-')) {
+                self.malformed(line, mistakes::of_dash(dash, piece, whole));
+                skip_line(&mut pieces, line);
+            } else if let Some(long) = piece.strip_prefix("--") {
+                self.long_option(line, long, &mut pieces);
             } else if let Some(letters) = piece.strip_prefix('-') {
-                let next = self.letters(line, letters);
-                if let Some(setting) = next {
+                if let Some(setting) = self.letters(line, letters) {
                     let value = pieces.next().map(|(_, next)| next);
-                    self.option(setting, value, line);
+                    self.value(setting, value, line, &mut pieces);
                 }
             } else {
-                let whole = text.lines().nth(line.saturating_sub(1)).unwrap_or(piece);
                 self.no_dash(line, piece, whole);
-                while pieces.next_if(|(next, _)| *next == line).is_some() {}
+                skip_line(&mut pieces, line);
             }
         }
+    }
+
+    fn long_option<'text>(&mut self, line: usize, long: &'text str, pieces: &mut Pieces<'text>) {
+        let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
+        let Some(setting) = self.long(line, name) else { return skip_value(pieces, line) };
+        if setting.is_switch() {
+            return self.option(setting, value, line);
+        }
+        let following = pieces.peek().copied().filter(|(next, piece)| *next == line && !piece.starts_with('-'));
+        let equals = following.and_then(|(_, piece)| piece.strip_prefix('='));
+        match (value, following, equals) {
+            (None, _, Some(after)) => {
+                pieces.next();
+                let next = pieces.peek().filter(|(next, _)| *next == line && after.is_empty());
+                let reason = mistakes::of_blanks(setting, next.map_or(after, |(_, piece)| piece));
+                self.malformed(line, reason);
+                skip_line(pieces, line);
+            }
+            (Some(""), Some((_, value)), _) => {
+                self.malformed(line, mistakes::of_blanks(setting, value));
+                skip_line(pieces, line);
+            }
+            (None, ..) => {
+                let value = pieces.next().map(|(_, next)| next);
+                self.value(setting, value, line, pieces);
+            }
+            (value, ..) => self.value(setting, value, line, pieces),
+        }
+    }
+
+    /// Takes a value, behind which nothing but another option may stand.
+    fn value(&mut self, setting: Setting<'_>, value: Option<&str>, line: usize, pieces: &mut Pieces<'_>) {
+        let is_word = |piece: &str| !piece.starts_with('-') && mistakes::typographic_dash(piece).is_none();
+        let next = pieces.peek().copied().filter(|(next, piece)| *next == line && is_word(piece));
+        if let Some((_, next)) = next {
+            self.malformed(line, mistakes::of_cut(setting, next));
+            return skip_value(pieces, line);
+        }
+        if let Some(value) = value {
+            match mistakes::quotes(value) {
+                Quotes::None => {}
+                Quotes::Plain => {
+                    let origin = self.origin(line);
+                    self.findings.warnings.push(format!("{origin}: {}", mistakes::plain_quotes(setting.name)));
+                }
+                Quotes::Typographic(letter) => return self.malformed(line, mistakes::of_quotes(setting.name, letter)),
+            }
+        }
+        self.option(setting, value, line);
     }
 
     /// Finds the setting of a long name, which gearmand allows to be shortened in its file.
@@ -161,7 +217,9 @@ impl<'a> Reader<'a> {
         }
         while let Some(letter) = rest.next() {
             let Some(setting) = settings.find_letter(letter) else {
-                self.unknown(line, &format!("-{letters}"));
+                // One hyphen before a long name is a slip: what may be a secret behind it is not shown.
+                let name = letters.split_once('=').map_or(letters, |(name, _)| name);
+                self.unknown(line, &format!("-{name}"));
                 return None;
             };
             if setting.is_switch() {
@@ -199,11 +257,11 @@ impl<'a> Reader<'a> {
         let instead = match setting {
             Some(setting) if setting.is_switch() => format!("--{}", setting.name),
             Some(setting) if value.is_empty() => format!("--{}=VALUE", setting.name),
-            Some(setting) => format!("--{}={value}", setting.name),
+            Some(setting) => format!("--{}={}", setting.name, mistakes::shown(setting.name, value)),
             None => "--NAME=VALUE".to_owned(),
         };
         let instead = format!("{instead}, or put # before a comment; a file in TOML has the extension .toml");
-        let (piece, origin) = (piece.to_owned(), self.origin(line));
+        let (piece, origin) = (mistakes::shown_piece(whole, piece), self.origin(line));
         self.findings.errors.push(ConfigError::NoDash { piece, instead, origin });
     }
 
@@ -213,7 +271,10 @@ impl<'a> Reader<'a> {
             Ok(table) => self.table(text, "", table.get_ref()),
             Err(error) => {
                 let line = line_of(text, error.span().map_or(0, |span| span.start));
-                self.malformed(line, format!("this is not TOML: {}", error.message()));
+                let letter = text.lines().nth(line - 1).and_then(mistakes::typographic).map(|letter| {
+                    format!("; {} is of a word processor: write \" ' or - on the keyboard", mistakes::named(letter))
+                });
+                self.malformed(line, format!("this is not TOML: {}{}", error.message(), letter.unwrap_or_default()));
             }
         }
     }
@@ -257,6 +318,18 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+type Pieces<'text> = Peekable<vec::IntoIter<(usize, &'text str)>>;
+
+/// Leaves out what else stands in a line.
+fn skip_line(pieces: &mut Pieces<'_>, line: usize) {
+    while pieces.next_if(|(next, _)| *next == line).is_some() {}
+}
+
+/// Leaves out what stands before the next option of a line.
+fn skip_value(pieces: &mut Pieces<'_>, line: usize) {
+    while pieces.next_if(|(next, piece)| *next == line && !piece.starts_with('-')).is_some() {}
 }
 
 /// Cuts a text at white space, without its comments; each piece comes with its line, counted from 1.

@@ -9,8 +9,9 @@ use super::address::{ListenAddress, ListenArgument};
 use super::queue::Secret;
 use super::value;
 
-/// The port where `--http-listen` names none.
-const DEFAULT_PORT: u16 = 4731;
+/// The port where `--http-listen` names none: near 4730, assigned to nobody, and none that a second or tenth Gearman server of
+/// the machine is customarily given (4731, 4732 and on).
+const DEFAULT_PORT: u16 = 4780;
 
 /// Where HTTP is served, and who may do what there.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
@@ -20,8 +21,9 @@ pub(super) struct HttpArgs {
     /// Serve the dashboard, metrics and the JSON interface on this address, ADDRESS[:PORT]; off for none
     ///
     /// An address that this machine alone can reach needs no token. Where the default address is taken by another process,
-    /// the server runs without HTTP and says so; an address that was asked for must be free.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4731")]
+    /// such as another server of this machine, the server runs without HTTP and says so in the log; an address that was asked
+    /// for must be free.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4780")]
     pub(super) http_listen: HttpListen,
 
     /// What a request that changes something must bring as `Authorization: Bearer TOKEN`; the environment or a file hides it from `ps` [default: none]
@@ -44,6 +46,13 @@ pub(super) struct HttpArgs {
     /// Most HTTP connections at one time
     #[arg(long, value_name = "N", default_value = "256", value_parser = value::count::<1, 1_000_000>)]
     http_max_connections: usize,
+
+    /// The functions whose metrics are written: none, top:N (those with the most jobs since the start) or all
+    ///
+    /// Prometheus keeps a series for each number of each function: about 5 of a function without jobs, and 80 of one whose
+    /// jobs were timed. With many thousands of functions this bounds them. The metrics of the server as a whole remain.
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    http_metrics_functions: MetricsFunctions,
 
     /// A name by which browsers may ask for this server; can be repeated [default: localhost, addresses, and the host name where others reach it]
     ///
@@ -76,6 +85,34 @@ impl FromStr for HttpListen {
     }
 }
 
+/// The functions whose metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsFunctions {
+    /// No function; the server as a whole alone.
+    None,
+    /// So many functions at most: those with the most jobs since the start of the server.
+    Top(usize),
+    /// Every function.
+    All,
+}
+
+impl FromStr for MetricsFunctions {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "all" => Ok(Self::All),
+            _ => text
+                .strip_prefix("top:")
+                .and_then(|most| most.parse().ok())
+                .filter(|most| *most > 0)
+                .map(Self::Top)
+                .ok_or_else(|| "write none, all, or top:N with a number N of functions, such as top:100".to_owned()),
+        }
+    }
+}
+
 /// The HTTP interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
@@ -89,6 +126,8 @@ pub struct Http {
     pub read_only: bool,
     /// Connections at one time.
     pub max_connections: usize,
+    /// The functions whose metrics are written.
+    pub metrics_functions: MetricsFunctions,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
 }
@@ -106,6 +145,7 @@ impl HttpArgs {
             token_file: self.http_token_file,
             read_only: self.http_read_only,
             max_connections: self.http_max_connections,
+            metrics_functions: self.http_metrics_functions,
             hosts: self.http_host,
         }
     }

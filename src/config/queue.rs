@@ -18,7 +18,7 @@ use crate::protocol::names::FUNCTION_MAX;
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The kinds of queues that there are: gearmand's name, and whether this build has it.
-const KINDS: [(&str, bool); 5] = [
+pub(super) const KINDS: [(&str, bool); 5] = [
     ("builtin", true),
     ("libsqlite3", cfg!(feature = "sqlite")),
     ("Postgres", cfg!(feature = "postgres")),
@@ -59,6 +59,13 @@ pub(super) struct QueueArgs {
     /// Another level for the jobs of one function: always, interval or off; can be repeated [default: --durability]
     #[arg(long, value_name = "NAME=LEVEL", action = ArgAction::Append)]
     pub(super) function_durability: Vec<FunctionDurability>,
+
+    /// Room on the disk of the queue's file that is kept for removing jobs; 0 keeps none [default: a sixteenth of the disk, 32MiB at most]
+    ///
+    /// It is a file of this size, FILE.reserve. When the disk is full it is removed: submissions are refused, and queued jobs can
+    /// still be handed out and removed, until there is as much room again. Databases elsewhere have none.
+    #[arg(long, value_name = "SIZE", value_parser = value::bytes::<0, 0x10_0000_0000>)]
+    pub(super) store_reserve: Option<u64>,
 
     /// The file for --queue-type libsqlite3 [default: as without --queue-type]
     #[arg(long, value_name = "PATH")]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgMatches, FromArgMatches as _};
 
 use super::address::ListenAddress;
-use super::args::{NOT_IN_A_FILE, RELOADABLE, ServerArgs};
+use super::args::{LEAST_FILES, NOT_IN_A_FILE, RELOADABLE, ServerArgs};
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::foreign::{self, Standing};
 use super::queue::{FunctionDurability, QueueChoice};
@@ -245,6 +245,7 @@ fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Conf
         jobs: args.jobs,
         queue,
         durability: args.queue.durability,
+        store_reserve: args.queue.store_reserve,
         function_durability: args.queue.function_durability,
         http: args.http.choice(),
         log: args.log,
@@ -341,15 +342,37 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
             );
         }
     }
+    let is_on_disk = matches!(config.queue, QueueChoice::Default | QueueChoice::Sqlite { .. });
+    if is_set("store-reserve") && !is_on_disk {
+        findings
+            .warnings
+            .push("--store-reserve has no effect: it is for queues in a SQLite file; remove it".to_owned());
+    }
     if config.network.protocol.is_none() && is_set("http-port") {
         findings.warnings.push("--http-port has no effect without --protocol http; add that, or remove it".to_owned());
     }
     if config.jobs.job_retries == Some(0) {
         findings.warnings.push(
-            "--job-retries 0 fails a job as soon as its worker is lost; \
-             in gearmand up to 2.0.0 it meant retries without end, which is now -1"
+            "--job-retries 0 is without end, as in gearmand up to 2.0.0: a job that crashes its workers is tried for ever; \
+             write 1 for a single attempt, which is what gearmand's development after 2.0.0 reads a 0 as, or -1 to say the same"
                 .to_owned(),
         );
+    }
+    if let Some(files @ 1..LEAST_FILES) = config.process.file_descriptors {
+        findings.warnings.push(format!(
+            "--file-descriptors {files} is too few for the server's own files: it asks for {LEAST_FILES}"
+        ));
+    }
+    let network = &config.network;
+    if let (Some(timeout), Some(idle), Some(interval), Some(count)) =
+        (network.tcp_user_timeout, network.keepalive_idle, network.keepalive_interval, network.keepalive_count)
+        && timeout < idle + interval * count
+    {
+        findings.warnings.push(format!(
+            "--tcp-user-timeout {timeout:?} is shorter than all probes take, {:?}: that is the time in force, so that living \
+             peers are not closed for one lost probe; lower --keepalive-idle, --keepalive-interval or --keepalive-count",
+            idle + interval * count
+        ));
     }
     if config.process.daemon
         && config.log.log_file == LogTarget::StandardError

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::queue::Secret;
 use crate::protocol::names::{HANDLE_PREFIX_MAX, IMPORT_HANDLE_PREFIX};
+use crate::protocol::units::{self, TimeUnit};
 
 /// A time that can be switched off: `None` means never.
 ///
@@ -145,8 +146,15 @@ pub(super) fn probes(text: &str) -> Result<OptionalCount, String> {
 
 /// A keep-alive time in seconds: -1 leaves it to the kernel, which takes at most 32767.
 pub(super) fn keepalive_seconds(text: &str) -> Result<OptionalDuration, String> {
-    let seconds = kernel_number::<32767>(text.strip_suffix('s').unwrap_or(text))?;
-    Ok(seconds.map(|seconds| Duration::from_secs(seconds.into())))
+    const MOST: u64 = 32767;
+    if text == "-1" {
+        return Ok(None);
+    }
+    let time = units::time(text, TimeUnit::Seconds).ok().filter(|time| time.subsec_nanos() == 0);
+    let time = time.filter(|time| (1..=MOST).contains(&time.as_secs()));
+    time.map(Some).ok_or_else(|| {
+        format!("this must be a time of whole seconds from 1s to {MOST}s, or -1 for the kernel's own default")
+    })
 }
 
 fn kernel_number<const MAX: i64>(text: &str) -> Result<OptionalCount, String> {
@@ -165,21 +173,9 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "permissions are octal digits from 000 to 777, such as 660".to_owned())
 }
 
-/// A size in bytes from `MIN` to `MAX` with an optional unit, each 1024 of the one before: k, m, g.
+/// A size in bytes from `MIN` to `MAX`, as [`units::size`] reads it.
 pub(super) fn bytes<const MIN: u64, const MAX: u64>(text: &str) -> Result<u64, String> {
-    let (digits, unit) = split_unit(text);
-    let factor = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => Some(1),
-        "k" | "kib" => Some(1 << 10),
-        "m" | "mib" => Some(1 << 20),
-        "g" | "gib" => Some(1 << 30),
-        _ => None,
-    };
-    let factor: u64 = factor.ok_or_else(|| {
-        "a size is a number of bytes, or a number with the unit KiB, MiB or GiB (short: k, m, g), such as 64MiB"
-            .to_owned()
-    })?;
-    let size = digits.replace('_', "").parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    let size = Some(units::size(text)?);
     size.filter(|size| (MIN..=MAX).contains(size))
         .ok_or_else(|| format!("a size from {} to {} is needed, such as 64MiB", display_bytes(MIN), display_bytes(MAX)))
 }
@@ -229,36 +225,18 @@ pub(super) fn display_bytes(size: u64) -> String {
 
 /// A time of at least a millisecond; a bare number counts milliseconds.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
-    let duration = duration(text, "ms")?;
+    let duration = duration(text, TimeUnit::Milliseconds)?;
     if duration.is_zero() { Err("0 is no time; the shortest is 1ms".to_owned()) } else { Ok(duration) }
 }
 
 /// A time that 0 switches off; a bare number counts seconds.
 pub(super) fn seconds_or_off(text: &str) -> Result<OptionalDuration, String> {
-    duration(text, "s").map(|duration| (!duration.is_zero()).then_some(duration))
+    duration(text, TimeUnit::Seconds).map(|duration| (!duration.is_zero()).then_some(duration))
 }
 
-fn duration(text: &str, bare_unit: &str) -> Result<Duration, String> {
-    let (digits, unit) = split_unit(text);
-    let milliseconds_each = match if unit.is_empty() { bare_unit } else { unit } {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" | "min" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let milliseconds = digits.replace('_', "").parse::<u64>().ok().zip(milliseconds_each);
-    let duration = milliseconds.and_then(|(number, each)| number.checked_mul(each)).map(Duration::from_millis);
-    duration.filter(|duration| *duration <= LONGEST).ok_or_else(|| {
-        format!("a time is a whole number with the unit ms, s, m or h (without one: {bare_unit}), at most a year")
-    })
-}
-
-/// Cuts a value into its digits and the unit behind them.
-fn split_unit(text: &str) -> (&str, &str) {
-    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '_').unwrap_or(text.len());
-    let (digits, unit) = text.split_at(end);
-    (digits, unit.trim())
+fn duration(text: &str, bare: TimeUnit) -> Result<Duration, String> {
+    let duration = units::time(text, bare)?;
+    if duration > LONGEST { Err("the longest time is a year, 365d".to_owned()) } else { Ok(duration) }
 }
 
 /// The prefix of job handles: text that survives in handles, in answers of the text protocol and in commands.
@@ -306,7 +284,7 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(expected), "{text}");
         }
-        for text in ["", "k", "-1", "1.5k", "1MB", "1 2", "99999999999999999999", "18014398509481984k"] {
+        for text in ["", "k", "-1", "1.5b", "1MB", "1 2", "99999999999999999999", "18014398509481984k"] {
             assert!(size(text).is_err(), "{text}");
         }
         assert!(bytes::<1024, 4096>("1023").is_err());
@@ -327,7 +305,9 @@ mod tests {
         assert_eq!(seconds_or_off("0"), Ok(None));
         assert_eq!(milliseconds("100"), Ok(Duration::from_millis(100)));
         assert_eq!(milliseconds("2s"), Ok(Duration::from_secs(2)));
-        for text in ["", "s", "-1", "1d", "1.5s", "8761h", "18446744073709551615h"] {
+        assert_eq!(seconds_or_off("1d"), Ok(Some(Duration::from_hours(24))));
+        assert_eq!(seconds_or_off("1.5s"), Ok(Some(Duration::from_millis(1500))));
+        for text in ["", "s", "-1", "1y", "8761h", "18446744073709551615h"] {
             assert!(seconds_or_off(text).is_err(), "{text}");
         }
         assert!(milliseconds("0").is_err());
@@ -345,6 +325,9 @@ mod tests {
         assert_eq!((probes("-1"), probes("127")), (Ok(None), Ok(Some(127))));
         assert!(probes("0").is_err() && probes("128").is_err());
         assert_eq!(keepalive_seconds("20s"), Ok(Some(Duration::from_secs(20))));
+        assert_eq!(keepalive_seconds("2m"), Ok(Some(Duration::from_secs(120))));
+        assert_eq!(keepalive_seconds("-1"), Ok(None));
+        assert!(["0", "1.5s", "500ms", "10h", "x"].iter().all(|text| keepalive_seconds(text).is_err()));
         assert_eq!((mode("0660"), mode("600"), mode("0o777")), (Ok(0o660), Ok(0o600), Ok(0o777)));
         assert!(mode("1000").is_err() && mode("8").is_err() && mode("+7").is_err());
         assert!(threads("0").is_ok_and(|threads| threads >= 1));

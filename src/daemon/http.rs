@@ -1,6 +1,5 @@
 //! The HTTP interface among the other parts.
 
-use std::fs;
 use std::io;
 use std::sync::Arc;
 
@@ -9,11 +8,13 @@ use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::accept_settings;
-use crate::config::{Config, ListenAddress};
+use crate::config::{Config, ListenAddress, read_promptly};
 use crate::http::{self, Http, Parts, Settings, Tokens};
+use crate::log_level::audit;
 use crate::net::connection::Server;
 use crate::net::listener::Acceptor;
 use crate::process::listen::{Listeners, TcpTarget};
+use crate::process::logging::LogHandle;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -28,7 +29,7 @@ pub struct HttpReady {
     listeners: Listeners,
     tokens: Tokens,
     /// Why there is no interface though nobody switched it off.
-    pub absent: Option<String>,
+    absent: Option<String>,
 }
 
 impl HttpReady {
@@ -59,20 +60,22 @@ impl HttpReady {
         Ok(Self { listeners, tokens: Tokens::new(read_tokens(config)?), absent: None })
     }
 
-    /// Where the interface is, such as `http://127.0.0.1:4731`.
+    /// Where the interface is, such as `http://127.0.0.1:4780`.
     pub(super) fn addresses(&self) -> Vec<String> {
         self.listeners.addresses().into_iter().map(|address| format!("http://{address}")).collect()
     }
 
-    /// Starts the interface, where there is one.
+    /// Starts the interface, where there is one. `addresses` are those at which Gearman is served.
     pub(super) fn start(
         self,
         config: &Config,
         server: &Arc<Server>,
         acceptor: &Arc<Acceptor>,
+        log: &LogHandle,
+        addresses: Vec<String>,
     ) -> io::Result<Option<Http>> {
         if let Some(absent) = &self.absent {
-            warn!("{absent}");
+            audit!("{absent}");
         }
         if self.listeners.tcp.is_empty() {
             return Ok(None);
@@ -92,14 +95,16 @@ impl HttpReady {
             tokens: self.tokens,
             read_only: config.http.read_only,
             max_connections: config.http.max_connections,
+            metrics_functions: config.http.metrics_functions,
             hosts: config.http.hosts.clone(),
+            addresses,
             own_name: nix::unistd::gethostname()
                 .ok()
                 .and_then(|name| Some(name.into_string().ok()?.to_ascii_lowercase())),
             max_packet_size: accept.limits.frames.packet,
             keep_alive: accept.keep_alive,
         };
-        http::start(self.listeners.tcp, settings, parts(server, acceptor)).map(Some)
+        http::start(self.listeners.tcp, settings, parts(server, acceptor, log)).map(Some)
     }
 }
 
@@ -117,15 +122,25 @@ pub(super) fn read_tokens(config: &Config) -> Result<Vec<String>, String> {
 }
 
 /// What the interface knows of the server.
-fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>) -> Parts {
+fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle) -> Parts {
     let clock = Arc::clone(&server.clock);
     let acceptor = Arc::clone(acceptor);
     // The connections that it makes are served as all others are, by the threads that serve them.
     let runtime = Handle::current();
+    let (job_runtime, hub, log) = (runtime.clone(), Arc::clone(&server.hub), log.clone());
     Parts {
         admin: Arc::clone(&server.admin),
         stats: server.hub.shared_stats(),
         now: Box::new(move || clock.now()),
+        sign_of_life: Box::new(move |beat| {
+            let hub = Arc::clone(&hub);
+            job_runtime.spawn(async move {
+                // Who gets the lock finds nobody stuck with it.
+                hub.job_count();
+                beat();
+            });
+        }),
+        log_lines_left_out: Box::new(move || log.left_out()),
         connect: Box::new(move |stream, peer| {
             let acceptor = Arc::clone(&acceptor);
             runtime.spawn(async move {
@@ -140,11 +155,11 @@ fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>) -> Parts {
 
 /// Reads a token, which is the only line of its file.
 fn read_token(path: &std::path::Path) -> Result<String, String> {
-    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
-    if metadata.len() > TOKEN_FILE_MAX {
+    let bytes = read_promptly(path, TOKEN_FILE_MAX).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > TOKEN_FILE_MAX {
         return Err(format!("it has more than {TOKEN_FILE_MAX} bytes; it is to hold one line, the token"));
     }
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(bytes).map_err(|error| error.to_string())?;
     let token = text.trim();
     if token.len() < TOKEN_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!(

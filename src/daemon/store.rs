@@ -66,7 +66,7 @@ impl Keeper {
         }
         tell_of_settings(location, &hub.restore_settings(settings));
         let jobs = hub.kept_job_count();
-        notice!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
+        audit!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
         if set_aside > 0 {
             error!("{location}: {set_aside} entries make no sense and were set aside; the log names them");
         }
@@ -131,6 +131,7 @@ fn writer_settings(config: &Config) -> Settings {
         durability: level(config.durability.level),
         interval: config.durability.interval,
         probe: is_database.then_some(PROBE_INTERVAL),
+        reserve: config.store_reserve,
     }
 }
 

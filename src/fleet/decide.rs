@@ -9,6 +9,7 @@ mod leaving;
 mod refusals;
 mod rolling;
 mod scaling;
+mod spreading;
 mod starts;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -87,6 +88,8 @@ pub struct Memory {
     pub replacing: Option<String>,
     /// Of each worker that is being replaced: which functions others have taken over from it, and who.
     pub successors: BTreeMap<WorkerId, BTreeMap<String, WorkerId>>,
+    /// The worker that moves to another host, and its function: it goes on until another one does that.
+    pub spreading: Option<(String, WorkerId)>,
     /// What workers have refused to do, by their function; see [`Memory::refused`].
     pub refusals: BTreeMap<WorkerId, BTreeMap<String, RefusalMemory>>,
 }
@@ -263,6 +266,7 @@ fn look(fleet: &mut Fleet<'_>) {
 /// Chooses what is to be done.
 fn choose(fleet: &mut Fleet<'_>) {
     scaling::set_targets(fleet);
+    spreading::choose(fleet);
     filling::fill(fleet);
     rolling::finish(fleet);
     leaving::drop_moved(fleet);

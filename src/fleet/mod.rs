@@ -12,6 +12,10 @@
 //! It does **one job at a time**, over all its servers together: a host that is to do more has more workers. Each connection
 //! says SET_CLIENT_ID with the worker's id once it has one; nothing depends on it, but listings of the server show it.
 //!
+//! Each server is there once. One that is listed twice in GEARMAN_SERVERS, perhaps by two names, gets twice the connections,
+//! and counts the worker twice: two wait for an id, and two answer to it. Libraries on libgearman, such as PHP's extension, read
+//! GEARMAN_SERVERS by themselves when a worker is made; whoever adds the same servers once more connects twice to each.
+//!
 //! The second connection answers while a job runs: **every answer is there within a second**, whatever the first one does.
 //! In a language without threads that is a second process.
 //!
@@ -23,6 +27,11 @@
 //! 3. It registers `manage_` followed by the id, answers, and drops `setId` (CANT_DO, or the end of that connection), in
 //!    this order: so whoever has the answer can manage it, and the answer arrives, since C++ gearmand takes a running job
 //!    from a worker that drops its function. It asks for no job between the answer and the drop.
+//!
+//!    Where a library sends the answer only when the callback returns, as PHP's does, the callback makes a second worker
+//!    object, adds `manage_<id>` to that, and lets it ask for a job once, which is when libgearman registers; it returns the
+//!    introduction, and from then on the program calls `work()` of the second object alone and lets go of the first, whose
+//!    connection ends and drops `setId` with it. `unregister()` will not do: under load it has no effect.
 //! 4. It has this id until it ends, also when it has lost its connection: then it registers `manage_<id>` again instead of
 //!    `setId`. A second `setId` that was on its way is answered with an error.
 //!
@@ -72,6 +81,9 @@
 //! already, or not in use already, is no error. The new functions are in effect when the answer comes, except that a
 //! worker in the middle of a job takes them up at its end.
 //!
+//! Whoever starts workers refuses beyond what the host can bear, with an error that says so: anybody who may submit jobs to the
+//! server can ask for one more, again and again.
+//!
 //! The worker that `newWorker` starts has the same `FLEET_HOST` and `FLEET_NAME`, no functions in use and no id: it asks for
 //! one by `setId`. It must do so within the monitor's `start_timeout` (30 seconds unless its file says otherwise), else it is
 //! taken for one that failed to start.
@@ -91,6 +103,9 @@
 //! A worker that ends by itself (so many jobs, so long a life, too much memory) finishes its job first and says `leaving`
 //! meanwhile, as with `exitWorker`. While it leaves, `status`, `version`, `unregisterFunction` and `exitWorker` are answered
 //! as ever, until the end; `registerFunction`, `newWorker` and `reload` with an error.
+//!
+//! One that has ended is known by the end of its connection: the server shows no worker for `manage_<id>` any more, and a
+//! monitor that waits for an answer waits no longer. To end when told to is no failure.
 //!
 //! One that is killed is known by the end of its connection: its job goes to another worker, and the server shows no worker
 //! for `manage_<id>` any more.

@@ -1,5 +1,6 @@
 //! What changes something: functions, jobs and workers.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -9,13 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::Interface;
 use super::answer::{Failure, json};
 use super::body::read_body;
 use super::guard::is_json;
 use super::routes::{Call, Route};
-use crate::admin::control::{Control, Step, error_code, host};
+use crate::admin::control::{COMMIT_WAIT, Commit, Control, NOT_STORED, Step, Task, error_code, host, not_stored};
 use crate::admin::look::parse_worker_id;
 use crate::job_server::{ControlError, Who, Withholding};
 use crate::protocol::Priority;
@@ -78,11 +80,14 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     // It goes on where whoever wanted it does not wait for its end.
     let task = tokio::spawn(async move {
         let _permit = permit;
+        let admin = &interface.parts.admin;
         let mut affected = 0;
-        for control in controls {
-            affected = affected.max(run(&interface, control, &actor.text).await?);
+        for control in &controls {
+            let mut task = admin.begin(control.clone(), actor.text.clone());
+            affected = affected.max(run(&interface, &mut task).await?);
         }
-        Ok(affected)
+        let commit = controls.last().and_then(|last| admin.commit(last));
+        committed(commit).await.map(|()| affected)
     });
     match task.await {
         Ok(affected) => Ok(json(&Affected { affected: affected? })),
@@ -161,8 +166,8 @@ fn target(body: &[u8]) -> Result<Vec<u8>, Failure> {
 
 /// A name that a function can have: it stands between NULs in packets.
 pub(super) fn function(name: Vec<u8>) -> Result<Vec<u8>, Failure> {
-    if name.is_empty() || name.contains(&0) || name.len() > FUNCTION_MAX {
-        let message = format!("a function's name has 1 to {FUNCTION_MAX} bytes, none of them NUL");
+    if name.contains(&0) || name.len() > FUNCTION_MAX {
+        let message = format!("a function's name has at most {FUNCTION_MAX} bytes, none of them NUL");
         return Err(Failure::bad("bad_function", message));
     }
     Ok(name)
@@ -188,7 +193,7 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
             None => return Err(Failure::bad("bad_body", "connection is the id of a worker, SLOT-GENERATION")),
         },
         (None, Some(client), None) => Who::Client(client),
-        (None, None, Some(address)) => host(&address),
+        (None, None, Some(address)) => named_host(route, address)?,
         _ => return Err(Failure::bad("bad_body", "give one of connection, client, client_base64 and host")),
     };
     let function = bytes("function", of, function_base64)?.map(function).transpose()?;
@@ -204,11 +209,32 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
     Ok(vec![control])
 }
 
-async fn run(interface: &Interface, control: Control, actor: &str) -> Result<usize, Failure> {
-    let admin = &interface.parts.admin;
-    let mut task = admin.begin(control, actor.to_owned());
+/// Workers from a host. A rule that another version made for a host's name can still be ended.
+fn named_host(route: Route, address: String) -> Result<Who, Failure> {
+    match host(&address) {
+        Ok(who) => Ok(who),
+        Err(_) if route == Route::Enable => Ok(Who::Host(address)),
+        Err(wanted) => Err(Failure::bad("bad_host", format!("host cannot be {address:?}: {wanted}"))),
+    }
+}
+
+/// Waits until what was done is committed, but not longer than the store makes progress.
+async fn committed(commit: Option<Commit>) -> Result<(), Failure> {
+    let Some(mut commit) = commit else { return Ok(()) };
     loop {
-        match admin.step(interface.now(), &mut task) {
+        match timeout(COMMIT_WAIT, poll_fn(|context| commit.poll(context.waker()))).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => return Err(Failure::busy(NOT_STORED, not_stored(Some(why)))),
+            Err(_) if commit.has_progressed() => {}
+            Err(_) => return Err(Failure::busy(NOT_STORED, not_stored(None))),
+        }
+    }
+}
+
+async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
+    let admin = &interface.parts.admin;
+    loop {
+        match admin.step(interface.now(), task) {
             Ok(Step::Done { affected }) => return Ok(affected),
             Ok(Step::Unfinished) => tokio::task::yield_now().await,
             Err(error) => return Err(refusal(error)),
@@ -225,6 +251,7 @@ fn refusal(error: ControlError) -> Failure {
         | ControlError::NoSuchRule => StatusCode::NOT_FOUND,
         ControlError::NameTooLong | ControlError::BadName => StatusCode::BAD_REQUEST,
         ControlError::FunctionInUse
+        | ControlError::FunctionHasJobs
         | ControlError::JobIsRunning
         | ControlError::JobIsNotScheduled
         | ControlError::JobExistsThere

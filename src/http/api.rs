@@ -13,10 +13,14 @@ use tokio::time::timeout;
 use super::answer::{self, Failure, json, json_with, next_page, with_type};
 use super::query::Query;
 use super::routes::Call;
+use super::{Interface, pulse};
 use crate::admin::look::{HEAD_MAX, JobFilter, STORE_WAIT, WorkerFilter, parse_worker_id, worker_id};
 use crate::admin::view::ServerView;
 use crate::protocol::Priority;
 
+/// What is said of a job server whose thread gives no sign of life.
+const NOT_RESPONDING: &str = "not_responding";
+const STUCK: &str = "the thread of the job server has given no sign of life for 2 seconds";
 /// How many entries a page of a list has where the request does not say.
 const PAGE: usize = 100;
 /// The most entries of a page.
@@ -26,16 +30,25 @@ const PREVIEW: usize = 1024;
 /// The most of it, in bytes.
 const PREVIEW_MAX: usize = HEAD_MAX;
 
-/// The process serves HTTP.
-pub(super) fn healthy(call: &Call) -> Result<Response, Failure> {
+/// The process serves HTTP, and the job server's thread lives.
+pub(super) async fn healthy(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
+    if !lives(&call.interface).await {
+        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, NOT_RESPONDING, STUCK));
+    }
     Ok(with_type(StatusCode::OK, "text/plain; charset=utf-8", Body::from("ok\n")))
+}
+
+async fn lives(interface: &Interface) -> bool {
+    interface.pulse.is_there(pulse::LIMIT, &interface.parts.sign_of_life).await
 }
 
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
     reasons: Vec<Reason>,
+    /// What does not keep it from taking jobs.
+    warnings: Vec<Reason>,
 }
 
 #[derive(Serialize)]
@@ -45,26 +58,44 @@ struct Reason {
 }
 
 /// Whether the server takes jobs.
-pub(super) fn ready(call: &Call) -> Result<Response, Failure> {
+pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
+    if !lives(&call.interface).await {
+        // Nothing else is asked for that could be stuck too.
+        let reason = Reason { code: NOT_RESPONDING, message: STUCK.to_owned() };
+        return Ok(readiness(vec![reason], Vec::new()));
+    }
     let server = call.interface.parts.admin.look.server(call.interface.now());
     let mut reasons = Vec::new();
     if server.draining {
         reasons.push(Reason { code: "draining", message: "the server ends, and takes no new jobs".to_owned() });
     }
     if server.store.state == "failing" {
-        let message = server.store.error.unwrap_or_else(|| "the store cannot keep jobs".to_owned());
+        let message = server.store.error.clone().unwrap_or_else(|| "the store cannot keep jobs".to_owned());
         reasons.push(Reason { code: "store_failing", message });
     }
+    let mut warnings = Vec::new();
+    if server.store.is_memory_only() {
+        let message = "background jobs are in memory, and are lost when the server ends".to_owned();
+        warnings.push(Reason { code: "memory_only", message });
+    }
+    Ok(readiness(reasons, warnings))
+}
+
+fn readiness(reasons: Vec<Reason>, warnings: Vec<Reason>) -> Response {
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Ok(json_with(status, &Readiness { ready, reasons }))
+    json_with(status, &Readiness { ready, reasons, warnings })
 }
 
 #[derive(Serialize)]
-struct Server {
+struct Server<'a> {
     #[serde(flatten)]
     view: ServerView,
+    /// The name of the machine.
+    host_name: Option<&'a str>,
+    /// Where Gearman is served.
+    addresses: &'a [String],
     /// Whether nothing can be changed over HTTP.
     read_only: bool,
     /// Whether changing something takes a token.
@@ -77,6 +108,8 @@ pub(super) fn server(call: &Call) -> Result<Response, Failure> {
     let interface = &call.interface;
     Ok(json(&Server {
         view: interface.parts.admin.look.server(interface.now()),
+        host_name: interface.settings.own_name.as_deref(),
+        addresses: &interface.settings.addresses,
         read_only: interface.settings.read_only,
         needs_token: !interface.settings.tokens.is_empty(),
     }))
@@ -119,9 +152,8 @@ fn no_such_function() -> Failure {
 }
 
 /// The last hour, of one function or of all.
-pub(super) fn history(call: &Call) -> Result<Response, Failure> {
+pub(super) fn history(call: &Call, function: Option<&[u8]>) -> Result<Response, Failure> {
     call.query(&[])?;
-    let function = (!call.name.is_empty()).then_some(call.name.as_slice());
     match call.interface.parts.admin.look.history(function) {
         Some(history) => Ok(json(&history)),
         None => Err(no_such_function()),

@@ -23,6 +23,7 @@ const IMAGE: &str = "image/svg+xml";
 /// The files under `/assets/`.
 const ASSETS: &[Asset] = &[
     Asset::new("actions.js", SCRIPT, include_bytes!("assets/actions.js")),
+    Asset::new("address.js", SCRIPT, include_bytes!("assets/address.js")),
     Asset::new("api.js", SCRIPT, include_bytes!("assets/api.js")),
     Asset::new("app.js", SCRIPT, include_bytes!("assets/app.js")),
     Asset::new("chart.js", SCRIPT, include_bytes!("assets/chart.js")),

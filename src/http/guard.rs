@@ -205,7 +205,9 @@ mod tests {
             tokens: crate::http::Tokens::new(tokens.iter().map(ToString::to_string).collect()),
             read_only: false,
             max_connections: 1,
+            metrics_functions: crate::config::MetricsFunctions::All,
             hosts: hosts.iter().map(ToString::to_string).collect(),
+            addresses: Vec::new(),
             own_name: Some("machine".to_owned()),
             max_packet_size: 1024,
             keep_alive: crate::process::listen::KeepAlive::default(),
@@ -220,7 +222,7 @@ mod tests {
     fn a_local_address_goes_by_local_names() {
         let none = settings(&[], &[]);
         let fine =
-            ["localhost", "localhost:4731", "127.0.0.1", "127.1.2.3:1", "[::1]:80", "[::1]", "[::ffff:127.0.0.1]"];
+            ["localhost", "localhost:4780", "127.0.0.1", "127.1.2.3:1", "[::1]:80", "[::1]", "[::ffff:127.0.0.1]"];
         let foreign = [
             "example.org",
             "localhost.example.org:80",
@@ -247,7 +249,7 @@ mod tests {
     #[test]
     fn an_open_address_goes_by_its_numbers_and_names_that_are_its_own() {
         let (none, named) = (settings(&[], &[]), settings(&["jobs.example.org"], &[]));
-        for host in ["10.0.0.1:4731", "[2001:db8::1]", "localhost:1", "machine:4731"] {
+        for host in ["10.0.0.1:4780", "[2001:db8::1]", "localhost:1", "machine:4780"] {
             assert_eq!(check_host(&none, peer(false), host), Ok(()), "{host}");
             assert_eq!(check_host(&named, peer(false), host), Ok(()), "{host}");
         }
@@ -262,10 +264,10 @@ mod tests {
         let settings = settings(&["jobs.example.org"], &[]);
         let check = |origin: &'static str| {
             let headers = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
-            check_site(&settings, Some("localhost:4731"), &headers)
+            check_site(&settings, Some("localhost:4780"), &headers)
         };
         for own in
-            ["http://localhost:4731", "https://localhost:4731", "HTTP://LOCALHOST:4731", "https://jobs.example.org"]
+            ["http://localhost:4780", "https://localhost:4780", "HTTP://LOCALHOST:4780", "https://jobs.example.org"]
         {
             assert_eq!(check(own), Ok(()), "{own}");
         }

@@ -10,8 +10,8 @@ use tokio_util::codec::Decoder as _;
 
 use super::Interface;
 use super::budget::Share;
-use crate::protocol::names::parse_decimal;
 use crate::protocol::packet::{Frame, FrameLimits, HEADER_SIZE, Header, Magic, Packet, PacketCodec, PacketType};
+use crate::protocol::request::leading_count;
 
 /// What a packet holds beside a workload, at most, in bytes.
 const BESIDE: usize = 8 * 1024;
@@ -140,8 +140,7 @@ fn event(packet: &Packet) -> Option<JobEvent> {
         PacketType::WorkFail => Some(JobEvent::Fail),
         PacketType::WorkStatus => {
             let [_handle, numerator, denominator] = packet.arguments::<3>()?;
-            let number = |digits: &[u8]| parse_decimal(digits).unwrap_or(0);
-            Some(JobEvent::Status { numerator: number(numerator), denominator: number(denominator) })
+            Some(JobEvent::Status { numerator: leading_count(numerator), denominator: leading_count(denominator) })
         }
         PacketType::Error => {
             let [code, text] = packet.arguments::<2>()?;

@@ -4,22 +4,28 @@
 //! dashboards and alerts go on; then the server's own. What is said of each is in [`families`].
 
 mod families;
+mod gzip;
 mod lines;
+mod process;
 
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::StatusCode;
+use axum::http::header::{CONTENT_ENCODING, VARY};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 use tokio::task::yield_now;
 
-use self::families::{FAMILIES, Source};
+use self::families::{FAMILIES, Source, has_had_jobs};
+use self::gzip::Gzip;
 use self::lines::Lines;
+use self::process::Process;
 use super::Interface;
 use super::answer::{Failure, PIECE, Pieces, with_type};
 use super::routes::Call;
 use crate::admin::view::{FunctionView, ServerView};
+use crate::config::MetricsFunctions;
 use crate::stats::FunctionGauges;
 
 /// The type that says which format it is.
@@ -27,6 +33,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A function, and what it is called in labels.
 struct Function {
+    name: Vec<u8>,
     label: String,
     view: FunctionView,
     /// Gone where it was dropped since it was viewed.
@@ -37,42 +44,62 @@ struct Function {
 struct Scrape {
     interface: Arc<Interface>,
     server: ServerView,
+    process: Process,
     functions: Vec<Function>,
+    /// How many functions are not among them.
+    left_out: usize,
     /// The family that is being written, and the function that is next.
     family: usize,
     function: usize,
 }
 
-/// All metrics, written as they are read.
+/// All metrics, written as they are read, and compressed for whoever takes that.
 pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = Arc::clone(&call.interface);
     let reading = call.scrape()?;
+    let mut gzip = gzip::is_accepted(&call.headers).then(Gzip::new);
+    let is_compressed = gzip.is_some();
     let mut scrape = Scrape::new(interface).await;
     let pieces = move || {
         // It is held as long as this is.
         let _reading = &reading;
-        scrape.piece()
+        match &mut gzip {
+            Some(gzip) => gzip.compress(|| scrape.piece()),
+            None => scrape.piece(),
+        }
     };
-    Ok(with_type(StatusCode::OK, CONTENT_TYPE, Body::new(Pieces::new(pieces))))
+    let mut response = with_type(StatusCode::OK, CONTENT_TYPE, Body::new(Pieces::new(pieces)));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if is_compressed {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
 }
 
 impl Scrape {
-    /// Views all functions. Between some and the next ones others have their turn.
+    /// Views the functions that are wanted. Between some and the next ones others have their turn.
     async fn new(interface: Arc<Interface>) -> Self {
         let look = &interface.parts.admin.look;
         let function = |view: FunctionView| {
             let name: Vec<u8> = percent_decode_str(&view.id).collect();
             let gauges = interface.parts.stats.functions.get(name.as_slice()).map(|entry| Arc::clone(&entry));
-            Function { label: label(&name, &view.id), view, gauges }
+            Function { label: label(&name, &view.id), name, view, gauges }
         };
         let mut functions = Vec::new();
-        let mut pieces = look.functions_in_pieces();
+        let mut pieces = match interface.settings.metrics_functions {
+            MetricsFunctions::All => look.functions_in_pieces(),
+            MetricsFunctions::Top(most) => look.most_used_in_pieces(most),
+            MetricsFunctions::None => look.most_used_in_pieces(0),
+        };
         while let Some(piece) = pieces.next_piece(look, interface.now()) {
             functions.extend(piece.into_iter().map(function));
             yield_now().await;
         }
-        Self { functions, server: look.server(interface.now()), interface, family: 0, function: 0 }
+        let process = Process::read(&interface).await;
+        let server = look.server(interface.now());
+        let left_out = usize::try_from(server.functions).unwrap_or(usize::MAX).saturating_sub(functions.len());
+        Self { functions, server, process, interface, left_out, family: 0, function: 0 }
     }
 
     /// The next piece; none after the last.
@@ -92,17 +119,24 @@ impl Scrape {
                     write(&self.interface.counts, &mut Lines::new(family.name, None, &mut out));
                     true
                 }
-                Source::Function(_) | Source::Times(_) => match self.functions.get(self.function) {
-                    None => true,
-                    Some(function) => {
-                        write_function(
-                            &family.source,
-                            function,
-                            &mut Lines::new(family.name, Some(&function.label), &mut out),
-                        );
-                        false
+                Source::Process(write) => {
+                    write(&self.process, &mut Lines::new(family.name, None, &mut out));
+                    true
+                }
+                Source::LeftOut => {
+                    Lines::new(family.name, None, &mut out).value(self.left_out);
+                    true
+                }
+                Source::Function(_) | Source::Used(_) | Source::Times(_) | Source::Run => {
+                    match self.functions.get(self.function) {
+                        None => true,
+                        Some(function) => {
+                            let lines = &mut Lines::new(family.name, Some(&function.label), &mut out);
+                            write_function(&family.source, function, &self.process, lines);
+                            false
+                        }
                     }
-                },
+                }
             };
             if is_complete {
                 self.family += 1;
@@ -115,15 +149,25 @@ impl Scrape {
     }
 }
 
-fn write_function(source: &Source, function: &Function, lines: &mut Lines<'_>) {
+fn write_function(source: &Source, function: &Function, process: &Process, lines: &mut Lines<'_>) {
     match source {
         Source::Function(write) => write(&function.view, lines),
+        Source::Used(write) => {
+            if has_had_jobs(&function.view) {
+                write(&function.view, lines);
+            }
+        }
         Source::Times(times) => {
             if let Some(gauges) = &function.gauges {
                 lines.histogram(&times(gauges).read());
             }
         }
-        Source::Server(_) | Source::Http(_) => {}
+        Source::Run => {
+            if let Some(ms) = process.oldest_running_ms(&function.name) {
+                lines.value(families::seconds(ms));
+            }
+        }
+        Source::Server(_) | Source::Http(_) | Source::Process(_) | Source::LeftOut => {}
     }
 }
 

@@ -19,6 +19,7 @@ mod guard;
 mod job;
 mod metrics;
 pub mod plugin;
+mod pulse;
 mod query;
 mod routes;
 mod server;
@@ -37,7 +38,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::events::Overview;
 use self::fleet::Rounds;
+use self::pulse::Pulse;
 use crate::admin::Admin;
+use crate::config::MetricsFunctions;
 use crate::job_server::Now;
 use crate::process::listen::KeepAlive;
 use crate::stats::{Gauge, Stats};
@@ -68,8 +71,12 @@ pub struct Settings {
     pub read_only: bool,
     /// Connections at one time.
     pub max_connections: usize,
+    /// The functions whose metrics are written.
+    pub metrics_functions: MetricsFunctions,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
+    /// Where Gearman is served, for people.
+    pub addresses: Vec<String>,
     /// The name of the machine, in lower case, which goes for addresses that others reach.
     pub own_name: Option<String>,
     /// The largest body of a packet, in bytes, which bounds workloads and results.
@@ -104,6 +111,9 @@ impl Tokens {
     }
 }
 
+/// What the job server's thread is asked to call.
+pub type Beat = Box<dyn FnOnce() + Send>;
+
 /// What HTTP knows of the server.
 pub struct Parts {
     /// What is shown, and what can be done.
@@ -112,6 +122,10 @@ pub struct Parts {
     pub stats: Arc<Stats>,
     /// The time as the job server counts it.
     pub now: Box<dyn Fn() -> Now + Send + Sync>,
+    /// Has the job server's thread call this, with its lock taken before: a sign that neither is stuck.
+    pub sign_of_life: Box<dyn Fn(Beat) + Send + Sync>,
+    /// How many lines of the log were left out.
+    pub log_lines_left_out: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Makes a connection of the job server's out of one end of a pair of sockets, for a peer at this address.
     pub connect: Box<dyn Fn(UnixStream, String) + Send + Sync>,
 }
@@ -129,6 +143,7 @@ struct Interface {
     budget: Arc<Semaphore>,
     overview: Mutex<Overview>,
     fleet: Rounds,
+    pulse: Arc<Pulse>,
     counts: Counts,
     stop: CancellationToken,
 }
@@ -156,6 +171,7 @@ impl Interface {
             budget,
             overview: Mutex::default(),
             fleet: Rounds::default(),
+            pulse: Arc::default(),
             counts: Counts::default(),
             stop,
         }

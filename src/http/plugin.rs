@@ -120,16 +120,16 @@ async fn serve(
         Ok(request) => request,
         Err(Refusal::Silent) => return Err(Unanswered::NoRequest),
         Err(Refusal::Status(version, status)) => {
-            write(&mut peer, response::refused(version, status).into(), limits.write_timeout).await?;
+            write(&mut peer, response::refused(version, status).into(), limits.patience.reading).await?;
             return finish(peer, true).await;
         }
     };
     let Some(job) = &request.job else {
-        write(&mut peer, response::alive(request.version).into(), limits.write_timeout).await?;
+        write(&mut peer, response::alive(request.version).into(), limits.patience.reading).await?;
         return finish(peer, !received.is_empty()).await;
     };
     if request.waits_for_continue && received.is_empty() {
-        write(&mut peer, Bytes::from_static(response::CONTINUE), limits.write_timeout).await?;
+        write(&mut peer, Bytes::from_static(response::CONTINUE), limits.patience.reading).await?;
     }
     to_server.write_all(&submission(job, request.length)).await?;
     let mut upload = Upload { received, missing: request.length, excess: 0 };
@@ -140,13 +140,13 @@ async fn serve(
     let is_sending = upload.missing > 0 || upload.excess > 0;
     match answer {
         Ok(answer) => {
-            write(&mut peer, response::answered(&request, &answer).into(), limits.write_timeout).await?;
+            write(&mut peer, response::answered(&request, &answer).into(), limits.patience.reading).await?;
             if !request.is_head {
-                write(&mut peer, answer.payload, limits.write_timeout).await?;
+                write(&mut peer, answer.payload, limits.patience.reading).await?;
             }
         }
         Err(status) => {
-            write(&mut peer, response::refused(request.version, status).into(), limits.write_timeout).await?;
+            write(&mut peer, response::refused(request.version, status).into(), limits.patience.reading).await?;
         }
     }
     finish(peer, is_sending).await

@@ -68,15 +68,26 @@ impl Query {
     }
 }
 
+/// Names that cannot stand in a path: there is no empty segment, and whoever makes a request resolves `.` and `..`, however they
+/// are encoded. An equals sign, which no encoded name has, stands before them.
+const NO_SEGMENTS: [(&str, &str); 3] = [("=", ""), ("=.", "."), ("=..", "..")];
+
+fn no_segment(text: &str) -> Option<Vec<u8>> {
+    NO_SEGMENTS.iter().find(|(written, _)| *written == text).map(|(_, name)| name.as_bytes().to_vec())
+}
+
 /// Decodes `%41`, and `+` as a space.
 fn decode(text: &str) -> Vec<u8> {
+    if let Some(name) = no_segment(text) {
+        return name;
+    }
     let spaced: Cow<'_, str> = if text.contains('+') { text.replace('+', " ").into() } else { text.into() };
     percent_decode(spaced.as_bytes()).collect()
 }
 
 /// Decodes a segment of a path.
 pub(super) fn segment(text: &str) -> Vec<u8> {
-    percent_decode(text.as_bytes()).collect()
+    no_segment(text).unwrap_or_else(|| percent_decode(text.as_bytes()).collect())
 }
 
 #[cfg(test)]
@@ -91,6 +102,17 @@ mod tests {
         assert_eq!(query.bytes("d"), Some(&b"x=y"[..]));
         assert_eq!(query.bytes("e"), None);
         assert!(query.text("a").is_err());
+    }
+
+    #[test]
+    fn names_that_are_no_segments_have_a_form_of_their_own() {
+        for (written, name) in
+            [("=", ""), ("=.", "."), ("=..", ".."), ("%3D", "="), ("%3D.", "=."), ("=...", "=..."), (".", ".")]
+        {
+            assert_eq!(segment(written), name.as_bytes(), "{written}");
+            let query = Query::parse(Some(&format!("a={written}")), &["a"]).unwrap();
+            assert_eq!(query.bytes("a"), Some(name.as_bytes()), "{written}");
+        }
     }
 
     #[test]

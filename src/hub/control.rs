@@ -10,7 +10,7 @@ impl Hub {
     ///
     /// # Errors
     /// As there.
-    pub fn pause_function(&self, now: Now, name: &[u8], paused: bool) -> Result<(), ControlError> {
+    pub fn pause_function(&self, now: Now, name: &[u8], paused: bool) -> Result<usize, ControlError> {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
             server.pause_function(now, name, paused, &mut world)
@@ -21,7 +21,7 @@ impl Hub {
     ///
     /// # Errors
     /// As there.
-    pub fn limit_running(&self, now: Now, name: &[u8], most: u32) -> Result<(), ControlError> {
+    pub fn limit_running(&self, now: Now, name: &[u8], most: u32) -> Result<usize, ControlError> {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
             server.limit_running(now, name, most, &mut world)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::index::NONE;
+use super::refused::RefusedFunctions;
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding};
 
 /// Whether a connection waits to be told of work.
@@ -11,7 +12,8 @@ use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding};
 pub(super) enum Sleep {
     /// It will ask by itself.
     Awake,
-    /// It sent PRE_SLEEP. Its abilities are in their functions' lists of sleepers, but for those that are withheld.
+    /// It sent PRE_SLEEP. Its abilities are in their functions' lists of sleepers, but for those that are withheld, and not while
+    /// it [is full](Connection::is_full).
     Asleep,
     /// It was sent a NOOP for a job of `function`, which counts it as on its way. `serial` tells this NOOP from others.
     Woken { function: u32, serial: u64 },
@@ -37,21 +39,28 @@ pub(super) struct Connection {
     pub(super) first_run: u32,
     pub(super) last_run: u32,
     pub(super) runs: u32,
+    /// While it sleeps, whether it holds as many jobs as it may: then it would be told that there is none, and is not woken.
+    pub(super) is_full: bool,
+    /// The run of the job that it was assigned last, unless it has said something since. A slot of the runs.
+    pub(super) last_assigned: u32,
     /// How many gaps it has had in what it is sent, and how many of them are open.
     pub(super) gaps: u64,
     pub(super) open_gaps: u32,
     /// How many jobs it has held at most at a time.
     pub(super) most_runs: u32,
-    /// Numbers of jobs that were taken away from it while it ran them, and when, counted. What it still says of them is not
-    /// answered.
+    /// Numbers of jobs that were taken away from it while it ran them, and when, counted. Its result still ends such a job;
+    /// nothing else that it says of it is heard, or answered.
     forfeited: BTreeMap<u64, u64>,
     last_forfeited: u64,
+    /// What it offered and was not registered for, if anything.
+    pub(super) refused: Option<RefusedFunctions>,
     pub(super) gauges: Arc<ConnectionGauges>,
 }
 
 /// How many taken-away jobs are remembered for a connection at least; more where it has held more at a time. Of twice as
-/// many the older half is forgotten: a worker that piles them up gets errors.
-const LEAST_FORFEITED: usize = 64;
+/// many the older half is forgotten: a worker that piles them up gets errors, and cannot end them any more. A worker that does
+/// many jobs side by side, each for longer than its time, has had far more of them than it seems to hold.
+const LEAST_FORFEITED: usize = 1024;
 
 impl Connection {
     pub(super) fn new(generation: u32, gauges: Arc<ConnectionGauges>) -> Self {
@@ -66,11 +75,14 @@ impl Connection {
             first_run: NONE,
             last_run: NONE,
             runs: 0,
+            is_full: false,
+            last_assigned: NONE,
             gaps: 0,
             open_gaps: 0,
             most_runs: 0,
             forfeited: BTreeMap::new(),
             last_forfeited: 0,
+            refused: None,
             gauges,
         }
     }
@@ -85,6 +97,12 @@ impl Connection {
         self.sleep = sleep;
     }
 
+    /// Whether it sleeps and could take a job.
+    pub(super) fn is_ready_to_wake(&self) -> bool {
+        self.sleep == Sleep::Asleep && !self.is_full
+    }
+
+    /// A job is taken away from it.
     pub(super) fn forfeit(&mut self, number: u64) {
         let most = LEAST_FORFEITED.max(self.most_runs as usize);
         if self.forfeited.len() >= 2 * most {
@@ -95,6 +113,11 @@ impl Connection {
         }
         self.last_forfeited += 1;
         self.forfeited.insert(number, self.last_forfeited);
+    }
+
+    /// The jobs that were taken away from it, as far as they are remembered.
+    pub(super) fn forfeited(&self) -> impl Iterator<Item = u64> {
+        self.forfeited.keys().copied()
     }
 
     /// Whether the job was taken away from this connection; if so, `is_last` forgets that.
@@ -142,8 +165,8 @@ pub(super) struct Run {
     pub(super) since_unix_ms: u64,
     /// When the job is taken away again, on the monotonic clock.
     pub(super) deadline_us: Option<u64>,
-    pub(super) numerator: u32,
-    pub(super) denominator: u32,
+    pub(super) numerator: u64,
+    pub(super) denominator: u64,
     pub(super) previous: u32,
     pub(super) next: u32,
 }

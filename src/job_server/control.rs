@@ -89,9 +89,12 @@ pub enum ControlError {
     /// Nobody ever used such a function.
     #[error("there is no such function")]
     NoSuchFunction,
-    /// It has workers or jobs.
-    #[error("the function has workers or jobs")]
+    /// It has workers, or jobs that run.
+    #[error("the function has workers or running jobs")]
     FunctionInUse,
+    /// It has jobs that wait.
+    #[error("the function has queued jobs: cancel its jobs first")]
+    FunctionHasJobs,
     /// No connection is meant.
     #[error("there is no such worker")]
     NoSuchWorker,
@@ -110,8 +113,8 @@ pub enum ControlError {
     /// A name is longer than the protocol allows.
     #[error("the name is too long")]
     NameTooLong,
-    /// A name is empty or has a NUL in it: no packet and no store could carry it.
-    #[error("the name is empty or has a NUL in it")]
+    /// A name has a NUL in it: no packet and no store could carry it.
+    #[error("the name has a NUL in it")]
     BadName,
 }
 
@@ -120,15 +123,17 @@ pub(super) fn check_function_name(name: &[u8]) -> Result<(), ControlError> {
     if name.len() > FUNCTION_MAX {
         return Err(ControlError::NameTooLong);
     }
-    if name.is_empty() || name.contains(&0) {
+    if name.contains(&0) {
         return Err(ControlError::BadName);
     }
     Ok(())
 }
 
 impl JobServer {
-    /// Withholds a function's jobs from all workers, or ends that. Jobs go on coming in, and those that run go on. Pausing
-    /// makes the function known.
+    /// Withholds a function's jobs from all workers, or ends that. Jobs go on coming in, and those that run go on.
+    ///
+    /// Returns how many functions that concerns now: 0 where nothing but settings has named it yet. Such a function is kept for
+    /// its settings, and forgotten with the last of them.
     ///
     /// # Errors
     /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`],
@@ -139,15 +144,15 @@ impl JobServer {
         name: &[u8],
         paused: bool,
         effects: &mut impl Effects,
-    ) -> Result<(), ControlError> {
-        let slot = if paused { self.function_for_setting(name, true)? } else { self.known_function(name)? };
+    ) -> Result<usize, ControlError> {
+        let Some(slot) = self.function_for_setting(name, paused)? else { return Err(ControlError::NoSuchFunction) };
         self.decide(slot, |function| function.paused = paused, effects);
         self.reopen(now, slot, effects);
-        Ok(())
+        Ok(self.end_setting(slot))
     }
 
-    /// Lets so many jobs of a function run at once, 0 for any number, and makes the function known. Jobs that run go on, be
-    /// they more.
+    /// Lets so many jobs of a function run at once, 0 for any number. Jobs that run go on, be they more. Returns how many
+    /// functions that concerns now, as [`pause_function`](Self::pause_function) does.
     ///
     /// # Errors
     /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`],
@@ -158,11 +163,11 @@ impl JobServer {
         name: &[u8],
         most: u32,
         effects: &mut impl Effects,
-    ) -> Result<(), ControlError> {
-        let slot = self.function_for_setting(name, most > 0)?;
+    ) -> Result<usize, ControlError> {
+        let Some(slot) = self.function_for_setting(name, most > 0)? else { return Ok(0) };
         self.decide(slot, |function| function.max_running = most, effects);
         self.reopen(now, slot, effects);
-        Ok(())
+        Ok(self.end_setting(slot))
     }
 
     /// The operator has changed how many jobs of a function may be handed out.
@@ -203,6 +208,7 @@ impl JobServer {
         });
         // Only now: a worker would be woken for a job that is about to go.
         self.cover(now, function, effects);
+        self.cover_freed(now, effects);
         self.debug_check_invariants();
         Ok(piece)
     }
@@ -322,11 +328,31 @@ impl JobServer {
         self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)
     }
 
-    /// The same for one that is to get a setting, or where `is_set` is false to lose one.
-    fn function_for_setting(&mut self, name: &[u8], is_set: bool) -> Result<u32, ControlError> {
+    /// The function that is to get a setting, or where `is_set` is false to lose one: `None` where it is not known and so has
+    /// none to lose.
+    pub(super) fn function_for_setting(&mut self, name: &[u8], is_set: bool) -> Result<Option<u32>, ControlError> {
         check_function_name(name)?;
         self.check_settings(name, is_set)?;
-        self.function_for_control(name)
+        let known = self.function_names.get(name).copied();
+        if known.is_some() || !is_set {
+            return Ok(known);
+        }
+        let slot = self.function_for_control(name)?;
+        self.functions[slot as usize].settings_only = true;
+        Ok(Some(slot))
+    }
+
+    /// A setting has changed. Returns how many functions that concerns now, and forgets one that was kept for it alone.
+    pub(super) fn end_setting(&mut self, slot: u32) -> usize {
+        let function = &self.functions[slot as usize];
+        if !function.settings_only {
+            return 1;
+        }
+        if function.is_unused() {
+            self.remove_function(slot);
+        }
+        self.debug_check_invariants();
+        0
     }
 
     /// Whether there may be a setting for this function. Before it is made: it would be made for nothing.

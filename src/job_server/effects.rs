@@ -1,8 +1,10 @@
 //! How the job server speaks: it has no other way to touch the world.
 
 use super::ConnectionId;
+use super::earlier::RunEnd;
 use super::stored::StoreOp;
-use crate::protocol::{JobHandle, Response};
+use crate::protocol::{FunctionName, JobHandle, NotRegistered, Response};
+use crate::stats::ConnectionGauges;
 
 /// The world as the job server sees it.
 ///
@@ -30,12 +32,29 @@ pub trait Effects {
 /// What an operator may want to read in the log.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A job has failed as often as it may and is gone.
+    /// A submission was answered with JOB_CREATED. Reported where [`Policy::tells_submissions`](super::Policy) says so.
+    Accepted {
+        /// The function of its job, which may have been there before.
+        function: &'a [u8],
+        /// The unique id of the job.
+        unique: &'a [u8],
+        /// When the job is due, in seconds since 1970; 0 is at once.
+        due_s: u64,
+        /// The reducer; empty for none.
+        reducer: &'a [u8],
+    },
+    /// A job has lost as many workers as it may and is gone.
     JobDropped {
+        /// Its function.
+        function: &'a FunctionName,
         /// The job.
         handle: JobHandle<'a>,
         /// Its unique id.
         unique: &'a [u8],
+        /// How many workers it has lost.
+        attempts: u16,
+        /// How it lost the last one.
+        end: RunEnd,
     },
     /// A worker took longer than it may; the job is for the next one.
     JobTimedOut {
@@ -46,6 +65,8 @@ pub enum Event<'a> {
     },
     /// A job that the store had is not there any more: somebody else has removed it. It is gone.
     JobVanished {
+        /// Its function.
+        function: &'a FunctionName,
         /// The job.
         handle: JobHandle<'a>,
         /// Its unique id.
@@ -57,5 +78,25 @@ pub enum Event<'a> {
         handle: JobHandle<'a>,
         /// Their unique id.
         unique: &'a [u8],
+    },
+    /// A connection offered functions that were not registered. Reported once for a connection.
+    FunctionsRefused {
+        /// The connection.
+        connection: &'a ConnectionGauges,
+        /// How many it has offered so far that were not registered.
+        refused: u64,
+        /// How many are registered for it.
+        registered: usize,
+        /// Why the first was not.
+        why: NotRegistered,
+    },
+    /// A job is due so late that its time may be in milliseconds. Reported once a minute.
+    DueFarAhead {
+        /// The job.
+        handle: JobHandle<'a>,
+        /// Its function.
+        function: &'a [u8],
+        /// When it is due, in seconds since 1970.
+        due_s: u64,
     },
 }

@@ -60,6 +60,7 @@ impl JobList {
 
 /// A function, with or without jobs and workers.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Function {
     pub(super) name: FunctionName,
     /// By priority.
@@ -90,6 +91,8 @@ pub(super) struct Function {
     pub(super) paused: bool,
     /// How many of its jobs may run at once; 0 for any number.
     pub(super) max_running: u32,
+    /// Whether the operator's settings alone have made it known: no worker, job or other command has named it.
+    pub(super) settings_only: bool,
     /// Whether the job server counts it among the functions in use.
     pub(super) counted_in_use: bool,
     /// Whether the job server counts it among those that the operator has paused or limited.
@@ -116,6 +119,7 @@ impl Function {
             limits: [0; 3],
             paused: false,
             max_running: 0,
+            settings_only: false,
             counted_in_use: false,
             counted_with_settings: false,
             gauges,
@@ -201,8 +205,17 @@ impl Function {
         self.gauges.running.set(u64::from(self.running));
     }
 
+    /// It was named by something else than a setting.
+    pub(super) fn mark_named(&mut self) {
+        if self.settings_only {
+            self.settings_only = false;
+            self.gauges.settings_only.set(0);
+        }
+    }
+
     /// Tells the world what the operator has set.
     pub(super) fn publish_settings(&self) {
+        self.gauges.settings_only.set(u64::from(self.settings_only));
         self.gauges.paused.set(u64::from(self.paused));
         self.gauges.max_running.set(u64::from(self.max_running));
         for (gauge, limit) in self.gauges.max_queue.iter().zip(self.limits) {

@@ -192,6 +192,9 @@ impl JobServer {
         assert_eq!(function.gauges.oldest_ms.get(), oldest_ms.unwrap_or(0), "the age of the first job is off");
         let limits = function.limits.map(u64::from);
         assert_eq!(function.gauges.max_queue.each_ref().map(Gauge::get), limits, "published limits are off");
+        assert_eq!(function.gauges.settings_only.get(), u64::from(function.settings_only), "a published mark is off");
+        let is_used = function.workers > 0 || function.total() > 0;
+        assert!(!(function.settings_only && is_used), "a function in use is said to be known by its settings alone");
         let settings = [function.gauges.paused.get(), function.gauges.max_running.get()];
         assert_eq!(
             settings,
@@ -256,9 +259,24 @@ impl JobServer {
             assert_eq!((connection.last_run, connection.runs), (before, count));
             seen += count as usize;
         }
+        self.check_forfeited();
         let running = self.functions.iter().map(|(_, function)| function.running as usize).sum::<usize>();
         assert_eq!((seen, running), (self.runs.len(), self.runs.len()), "a run has no connection or no job");
         assert_eq!(deadlines, self.deadlines.len(), "a deadline has outlived its job");
+    }
+
+    /// A job that is there and was taken away from a connection is not with it again, and was given back.
+    fn check_forfeited(&self) {
+        for (slot, connection) in &self.connections {
+            for job in connection.forfeited().filter_map(|number| self.jobs.find_number(number)) {
+                let job = self.jobs.get(job);
+                assert!(job.attempts > 0, "a job was taken away that nobody had");
+                if let JobState::Running(run) = job.state {
+                    let holder = self.runs[run as usize].connection as usize;
+                    assert_ne!(holder, slot, "a job is taken for lost by the worker that has it");
+                }
+            }
+        }
     }
 
     fn check_sleepers(&self) {
@@ -269,10 +287,11 @@ impl JobServer {
             for ability in &connection.abilities {
                 assert_eq!(self.abilities[*ability as usize].connection as usize, slot);
             }
+            let is_full = connection.sleep == Sleep::Asleep && connection.runs >= self.policy.max_jobs_per_connection;
+            assert_eq!(connection.is_full, is_full, "whether a sleeper holds as many jobs as it may is not known");
             match connection.sleep {
                 Sleep::Asleep => {
-                    let is_open = |ability: &&u32| self.abilities[**ability as usize].withheld.is_none();
-                    sleeping += connection.abilities.iter().filter(is_open).count();
+                    sleeping += connection.abilities.iter().filter(|ability| self.is_listed(**ability)).count();
                 }
                 Sleep::Woken { function, serial } => {
                     *waking.entry(function).or_default() += 1;
@@ -291,7 +310,7 @@ impl JobServer {
                 assert_eq!((state.function as usize, state.previous), (slot, before), "a list of sleepers is torn");
                 let sleep = self.connections[state.connection as usize].sleep;
                 assert_eq!(sleep, Sleep::Asleep, "one who does not sleep is in a list of sleepers");
-                assert_eq!(state.withheld, None, "one who gets no jobs is in a list of sleepers");
+                assert!(self.is_listed(ability), "one who gets no jobs is in a list of sleepers");
                 (before, ability) = (ability, state.next);
                 sleeping -= 1;
             }
@@ -300,6 +319,7 @@ impl JobServer {
             assert!(!forgotten, "a job waits, nobody is on the way, and a worker sleeps that could do it");
         }
         assert_eq!(sleeping, 0, "a sleeper is in no list");
+        assert!(self.freed.is_empty(), "nobody has looked for jobs for one who may take them again");
         assert!(waking.is_empty(), "a worker is on its way for a function that does not exist");
     }
 }

@@ -65,9 +65,9 @@ pub struct RunView {
     /// When it is taken away again, on the monotonic clock.
     pub deadline_us: Option<u64>,
     /// How far it has come, by the worker's word.
-    pub numerator: u32,
+    pub numerator: u64,
     /// Of how much.
-    pub denominator: u32,
+    pub denominator: u64,
 }
 
 /// How many lists the jobs of a function wait in: see [`JobServer::list_of`].

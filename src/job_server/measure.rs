@@ -3,7 +3,7 @@
 use super::work::Outcome;
 use super::{JobServer, Now};
 use crate::stats::histogram::bucket_of;
-use crate::stats::{Gauge, JobCounters};
+use crate::stats::{AbilityGauges, Gauge, JobCounters};
 
 impl JobServer {
     /// Counts something that happened to a job of a function, there and among all.
@@ -23,6 +23,14 @@ impl JobServer {
         }
     }
 
+    /// A worker is through with a job that was taken away from it. How long it took is not known any more.
+    pub(super) fn measure_late(&self, connection: u32, job: u32, outcome: &Outcome<'_>) {
+        let function = self.jobs.get(job).function;
+        let ability = self.find_ability(connection, function);
+        let gauges = ability.map(|(ability, _)| &*self.abilities[ability as usize].gauges);
+        self.count_outcome(function, gauges, outcome);
+    }
+
     /// A worker is through with a job.
     pub(super) fn measure_run(&self, now: Now, run: u32, outcome: &Outcome<'_>) {
         let run = &self.runs[run as usize];
@@ -31,19 +39,22 @@ impl JobServer {
         let bucket = bucket_of(took_us);
         run.gauges.run.get_or_make().record_in(bucket, took_us);
         self.functions[function as usize].gauges.run.get_or_make().record_in(bucket, took_us);
+        self.count_outcome(function, Some(&run.gauges), outcome);
+    }
+
+    fn count_outcome(&self, function: u32, worker: Option<&AbilityGauges>, outcome: &Outcome<'_>) {
+        if let Some(worker) = worker.map(|worker| worker.counters.get_or_make()) {
+            let counter = match outcome {
+                Outcome::Complete(_) => &worker.done,
+                Outcome::Fail => &worker.failed,
+                Outcome::Exception(_) => &worker.excepted,
+            };
+            counter.bump(1);
+        }
         match outcome {
-            Outcome::Complete(_) => {
-                run.gauges.counters.get_or_make().done.bump(1);
-                self.tally(function, |counters| &counters.done);
-            }
-            Outcome::Fail => {
-                run.gauges.counters.get_or_make().failed.bump(1);
-                self.tally(function, |counters| &counters.failed);
-            }
-            Outcome::Exception(_) => {
-                run.gauges.counters.get_or_make().excepted.bump(1);
-                self.tally(function, |counters| &counters.excepted);
-            }
+            Outcome::Complete(_) => self.tally(function, |counters| &counters.done),
+            Outcome::Fail => self.tally(function, |counters| &counters.failed),
+            Outcome::Exception(_) => self.tally(function, |counters| &counters.excepted),
         }
     }
 }

@@ -75,6 +75,12 @@ impl JobServer {
         *stored_running -= usize::from(kept.is_stored() && is_running);
     }
 
+    /// Bytes of workloads in memory.
+    pub fn workload_bytes(&self) -> u64 {
+        let Holdings { volatile, storing, ended, stored, .. } = self.holdings;
+        volatile + storing + ended + stored
+    }
+
     fn counted(&self, job: u32) -> (u64, Kept, bool) {
         let job = self.jobs.get(job);
         (job.workload_memory(), job.kept, matches!(job.state, JobState::Running(_)))
@@ -234,7 +240,8 @@ impl JobServer {
     fn vanish(&mut self, job: u32, effects: &mut impl Effects) {
         let gone = self.jobs.get(job);
         let handle = gone.handle(&self.prefixes);
-        effects.report(Event::JobVanished { handle, unique: gone.unique() });
+        let function = &self.functions[gone.function as usize].name;
+        effects.report(Event::JobVanished { function, handle, unique: gone.unique() });
         self.tally(gone.function, |counters| &counters.dropped);
         self.send_to_clients(job, effects, |_| Response::WorkFail { handle });
         self.remove_job(job, effects);

@@ -19,7 +19,12 @@
 //!    submissions has one gap, which is filled when the store has answered, and never before.
 //! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
 //! 10. A connection that sleeps stands among the sleepers of exactly those of its functions that the operator's rules do
-//!     not withhold from it, and what is withheld follows from the rules, once it has had its turn after they have changed.
+//!     not withhold from it, and of none while it holds as many jobs as it may. What is withheld follows from the rules, once it
+//!     has had its turn after they have changed.
+//! 11. The first result of any connection that was handed a job ends the job while it exists: also after the job was taken away
+//!     from that connection, be it ready, parked, being read, or with another worker. So a job whose every run outlasts its time
+//!     ends. Results that come later are not answered. Of a connection that was never handed the job nothing is heard. A connection
+//!     remembers at least the last 1,024 jobs that were taken away from it.
 
 mod connection;
 mod control;
@@ -34,6 +39,7 @@ mod measure;
 mod memory;
 mod policy;
 mod query;
+mod refused;
 mod settings;
 mod short;
 mod stored;
@@ -84,6 +90,16 @@ pub struct Now {
     pub unix_us: u64,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionEnd {
+    /// Its peer still reads: it is kept until its gaps are filled.
+    pub wants_answers: bool,
+    /// Its peer has not read the last that it was sent. Where that is a job, and the peer has said nothing since, the close was on
+    /// its way already: the job goes back as it was, and has not lost an attempt.
+    pub missed_last: bool,
+}
+
 /// How far the end of a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
@@ -128,11 +144,17 @@ pub struct JobServer {
     connections: Slab<Connection>,
     last_generation: u32,
     abilities: Slab<Ability>,
+    /// The slots of abilities, by connection and function.
+    ability_slots: HashMap<(u32, u32), u32>,
+    /// When a due date that is far ahead was reported last, on the monotonic clock.
+    far_due_reported_us: Option<u64>,
     waits: Slab<Wait>,
     runs: Slab<Run>,
     earlier_runs: EarlierRuns,
     /// When running jobs are taken away, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
+    /// Connections that sleep and may take jobs again, whose functions are not covered yet. Empty between transitions.
+    freed: Vec<u32>,
     /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
     /// answered stay until their time, or until they are many.
     noops: VecDeque<Noop>,
@@ -172,10 +194,13 @@ impl JobServer {
             connections: Slab::new(),
             last_generation: 0,
             abilities: Slab::new(),
+            ability_slots: HashMap::new(),
+            far_due_reported_us: None,
             waits: Slab::new(),
             runs: Slab::new(),
             earlier_runs: EarlierRuns::default(),
             deadlines: BTreeSet::new(),
+            freed: Vec::new(),
             noops: VecDeque::new(),
             last_noop: 0,
             rules: Rules::default(),
@@ -185,13 +210,18 @@ impl JobServer {
 
     /// Changes the settings. The prefix of handles stays as it was, and so does whether jobs are kept. NOOPs that are on their way
     /// get the new time, so that they are still given up in the order in which they were sent.
-    pub fn set_policy(&mut self, policy: &Policy) {
+    pub fn set_policy(&mut self, now: Now, policy: &Policy, effects: &mut impl Effects) {
         for noop in &mut self.noops {
             let sent_us = noop.deadline_us.saturating_sub(self.policy.wake_timeout_us);
             noop.deadline_us = sent_us.saturating_add(policy.wake_timeout_us);
         }
         let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
+        let max_jobs = self.policy.max_jobs_per_connection;
         self.policy = Policy { handle_prefix, keeps_jobs: self.policy.keeps_jobs, ..policy.clone() };
+        if self.policy.max_jobs_per_connection != max_jobs {
+            self.apply_max_jobs(now, effects);
+        }
+        self.debug_check_invariants();
     }
 
     /// From now on no job is taken any more. Those that are there go on, but for the ones that a restart brings back: of
@@ -243,18 +273,34 @@ impl JobServer {
     /// A connection has ended, or is to end: its jobs go back, and those that only it waited for go.
     ///
     /// A connection with much to undo takes several calls, between which others get their turn; it must not send anything
-    /// any more. With `wants_answers` it is kept until its gaps are filled.
+    /// any more. How it is kept and what goes back as it was is in `end`.
     pub fn disconnect(
         &mut self,
         now: Now,
         id: ConnectionId,
-        wants_answers: bool,
+        end: ConnectionEnd,
         effects: &mut impl Effects,
     ) -> Departure {
+        let ConnectionEnd { wants_answers, missed_last } = end;
         let Some(connection) = self.slot_of(id) else {
             return Departure::Done;
         };
-        self.remove_abilities(now, connection, effects);
+        let ended = &mut self.connections[connection as usize];
+        if !missed_last || ended.first_wait != NONE || ended.open_gaps > 0 {
+            // It has the job, or it may be what others said to it as a client that it has missed.
+            ended.last_assigned = NONE;
+        }
+        self.report_refused_functions(connection, effects);
+        for _ in 0..WORK_PER_CALL {
+            match self.connections[connection as usize].abilities.len().checked_sub(1) {
+                None => break,
+                Some(last) => self.remove_ability(now, connection, last, effects),
+            }
+        }
+        if !self.connections[connection as usize].abilities.is_empty() {
+            self.debug_check_invariants();
+            return Departure::Unfinished;
+        }
         for _ in 0..WORK_PER_CALL {
             match self.connections[connection as usize].first_wait {
                 NONE => break,
@@ -264,7 +310,10 @@ impl JobServer {
         for _ in 0..WORK_PER_CALL {
             match self.connections[connection as usize].first_run {
                 NONE => break,
-                run => self.requeue(now, run, RunEnd::Disconnected, effects),
+                run => {
+                    let is_missed = run == self.connections[connection as usize].last_assigned;
+                    self.requeue(now, run, (!is_missed).then_some(RunEnd::Disconnected), effects);
+                }
             }
         }
         let Connection { first_wait, first_run, open_gaps, .. } = self.connections[connection as usize];
@@ -298,13 +347,22 @@ impl JobServer {
         rest
     }
 
+    /// A connection has sent something that makes no sense: so it was there after what it was sent before.
+    pub fn heard_nonsense(&mut self, from: ConnectionId) {
+        if let Some(connection) = self.slot_of(from) {
+            self.connections[connection as usize].last_assigned = NONE;
+        }
+    }
+
     /// A connection asks for something.
     pub fn request(&mut self, now: Now, from: ConnectionId, request: &Request<'_>, effects: &mut impl Effects) {
         let Some(connection) = self.slot_of(from) else {
             return;
         };
+        self.connections[connection as usize].last_assigned = NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
+            Request::CannotRegister(why) => self.refuse_function(connection, why, effects),
             Request::CantDo { function } => self.cant_do(now, connection, function, effects),
             Request::ResetAbilities => self.reset_abilities(now, connection, effects),
             Request::PreSleep => self.pre_sleep(now, connection, effects),
@@ -395,6 +453,7 @@ impl JobServer {
     /// The function of this name, which is made if there is room for it.
     fn function_slot(&mut self, name: &[u8]) -> Result<u32, PeerError> {
         if let Some(slot) = self.function_names.get(name) {
+            self.functions[*slot as usize].mark_named();
             return Ok(*slot);
         }
         if self.functions.len() >= self.policy.max_functions && !self.forget_unused_functions() {
@@ -406,6 +465,7 @@ impl JobServer {
     /// The function of this name, which is made whatever the limit says.
     fn function_or_new(&mut self, name: &[u8]) -> u32 {
         if let Some(slot) = self.function_names.get(name) {
+            self.functions[*slot as usize].mark_named();
             return *slot;
         }
         let name = FunctionName::new(name);
@@ -415,6 +475,15 @@ impl JobServer {
         let slot = u32::try_from(slot).unwrap_or(NONE);
         self.function_names.insert(name, slot);
         slot
+    }
+
+    /// Forgets a function that has neither workers nor jobs.
+    fn remove_function(&mut self, slot: u32) {
+        let removed = self.functions.remove(slot as usize);
+        self.function_names.remove(&removed.name);
+        self.stats.functions.remove(&removed.name);
+        self.functions_in_use -= usize::from(removed.counted_in_use);
+        self.functions_with_settings -= usize::from(removed.counted_with_settings);
     }
 
     /// Tells the world of a function that has changed, and counts it while it is in use.

@@ -1,6 +1,7 @@
 //! What the operator decides about scheduling, and the limits of the state machine.
 
 use std::collections::HashMap;
+use std::num::NonZeroU16;
 
 use super::stored::Durability;
 use crate::protocol::FunctionName;
@@ -15,8 +16,8 @@ pub struct Policy {
     pub worker_wakeup: u32,
     /// How long a woken worker may take to ask for a job before the next one is woken, in microseconds.
     pub wake_timeout_us: u64,
-    /// How often a job may fail by the loss of its worker: at the last of these it is dropped. 0 counts as 1; `None` is no end.
-    pub job_retries: Option<u16>,
+    /// How often a job may fail by the loss of its worker: at the last of these it is dropped. `None` is no end.
+    pub job_retries: Option<NonZeroU16>,
     /// Whether every client gets exceptions, without having asked for them.
     pub exceptions: bool,
     /// Whether background jobs are kept in a store.
@@ -43,6 +44,8 @@ pub struct Policy {
     pub max_jobs_per_connection: u32,
     /// Submissions whose end one connection may wait for at a time.
     pub max_waits_per_connection: u32,
+    /// Whether each submission that is answered with JOB_CREATED is reported.
+    pub tells_submissions: bool,
 }
 
 /// The most functions that the operator can have paused or limited.
@@ -80,9 +83,10 @@ impl Default for Policy {
             volatile_workloads_max: u64::MAX,
             max_jobs: 100_000_000,
             max_functions: 100_000,
-            max_functions_per_connection: 1_000,
+            max_functions_per_connection: 100_000,
             max_jobs_per_connection: 10_000,
             max_waits_per_connection: 1_000_000,
+            tells_submissions: false,
         }
     }
 }

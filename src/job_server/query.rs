@@ -16,8 +16,10 @@ pub enum DropFunction {
     Dropped,
     /// There was none.
     NotFound,
-    /// It has workers or jobs.
+    /// It has workers, or jobs that run.
     InUse,
+    /// It has jobs, none of which runs.
+    HasJobs,
 }
 
 impl JobServer {
@@ -71,17 +73,16 @@ impl JobServer {
         let function = self.jobs.get(slot).function;
         self.cancel(slot, effects);
         self.cover(now, function, effects);
+        self.cover_freed(now, effects);
         self.debug_check_invariants();
         true
     }
 
-    /// Ends a job that somebody can know of. Its function is to be covered again, since another may run now.
+    /// Ends a job that somebody can know of. Its function is to be covered again, since another may run now, and so is a
+    /// worker that held as many jobs as it may.
     pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
+        self.forfeit_run(slot);
         let job = self.jobs.get(slot);
-        if let JobState::Running(run) = job.state {
-            let holder = self.runs[run as usize].connection;
-            self.connections[holder as usize].forfeit(job.number());
-        }
         let handle = job.handle(&self.prefixes);
         self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
         self.tally(job.function, |counters| &counters.cancelled);
@@ -98,25 +99,25 @@ impl JobServer {
 
     /// Forgets a function that has neither workers nor jobs.
     pub fn drop_function(&mut self, name: &[u8], effects: &mut impl Effects) -> DropFunction {
-        let Some(slot) = self.function_names.get(name).map(|slot| *slot as usize) else {
+        let Some(slot) = self.function_names.get(name).copied() else {
             return DropFunction::NotFound;
         };
-        let function = &self.functions[slot];
-        if function.workers > 0 || function.total() > 0 {
+        let function = &self.functions[slot as usize];
+        if function.workers > 0 || function.running > 0 {
             return DropFunction::InUse;
         }
+        if function.total() > 0 {
+            return DropFunction::HasJobs;
+        }
         self.forget_decisions(function, effects);
-        self.function_names.remove(name);
-        self.stats.functions.remove(name);
-        let dropped = self.functions.remove(slot);
         // A limit alone does not keep it.
-        self.functions_in_use -= usize::from(dropped.counted_in_use);
-        self.functions_with_settings -= usize::from(dropped.counted_with_settings);
+        self.remove_function(slot);
         self.debug_check_invariants();
         DropFunction::Dropped
     }
 
-    /// Limits the jobs of a function, which need not be known yet: by the priority of the new job, 0 for no limit.
+    /// Limits the jobs of a function, which need not be known yet: by the priority of the new job, 0 for no limit. Returns how
+    /// many functions that concerns now: as [`pause_function`](Self::pause_function) does.
     ///
     /// # Errors
     /// [`ControlError::TooManyFunctions`], [`ControlError::TooManySettings`].
@@ -125,12 +126,11 @@ impl JobServer {
         name: &[u8],
         limits: [u32; 3],
         effects: &mut impl Effects,
-    ) -> Result<(), ControlError> {
-        self.check_settings(name, limits != [0; 3])?;
-        let slot = self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)?;
+    ) -> Result<usize, ControlError> {
+        let Some(slot) = self.function_for_setting(name, limits != [0; 3])? else { return Ok(0) };
         self.decide(slot, |function| function.limits = limits, effects);
         self.functions[slot as usize].publish_settings();
         self.publish(slot);
-        Ok(())
+        Ok(self.end_setting(slot))
     }
 }

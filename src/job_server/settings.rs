@@ -17,7 +17,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use super::control::{ControlError, Who, check_function_name};
+use super::control::{ControlError, Who};
 use super::effects::Effects;
 use super::function::Function;
 use super::stored::StoreOp;
@@ -78,9 +78,8 @@ impl JobServer {
         if !paused && !is_limited {
             return Err(if not_understood.is_empty() { "it decides nothing".to_owned() } else { not_understood });
         }
-        check_function_name(name).map_err(|error| error.to_string())?;
-        self.check_settings(name, true).map_err(|error| error.to_string())?;
-        let slot = self.function_slot(name).map_err(|_| ControlError::TooManyFunctions.to_string())?;
+        let slot = self.function_for_setting(name, true).map_err(|error| error.to_string())?;
+        let slot = slot.ok_or_else(|| ControlError::NoSuchFunction.to_string())?;
         let function = &mut self.functions[slot as usize];
         (function.paused, function.max_running, function.limits) = (paused, max_running, limits);
         function.publish_settings();
@@ -319,7 +318,7 @@ mod tests {
         let long = format!("function {}", "f".repeat(513));
         let wrong = [
             (long.as_str(), "paused", "too long"),
-            ("function ", "paused", "empty"),
+            ("function %00", "paused", "NUL"),
             ("function f x", "paused", "words"),
             ("function f", "queue=1,2", "each priority"),
             ("function f", "running=-1", "no number"),

@@ -128,6 +128,9 @@ impl JobServer {
                 let handle = JobHandle { prefix: self.prefixes.get(prefix), number };
                 let answer = error.map_or(Response::JobCreated { handle }, Response::Error);
                 effects.fill(connection, gap, answer);
+                if error.is_none() && job != NONE {
+                    self.tell_accepted(job, effects);
+                }
             }
             creation = next;
         }

@@ -1,7 +1,7 @@
 //! Jobs come in: coalescing, limits, and the waits of clients.
 
 use super::connection::Wait;
-use super::effects::Effects;
+use super::effects::{Effects, Event};
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{NUMBER_MAX, StoreOp};
@@ -47,6 +47,7 @@ impl JobServer {
         self.check_memory(submission.workload.as_bytes().len(), is_durable)?;
         let job = self.jobs.insert(now, function, submission, vacancy);
         self.count(job);
+        self.report_far_due(now, job, effects);
         self.join(from, job, submission.background);
         if is_durable {
             self.store_new(from, job, effects);
@@ -108,6 +109,17 @@ impl JobServer {
     fn send_created(&self, to: u32, job: u32, effects: &mut impl Effects) {
         let handle = self.jobs.get(job).handle(&self.prefixes);
         effects.send(self.id_of(to), Response::JobCreated { handle });
+        self.tell_accepted(job, effects);
+    }
+
+    /// Reports that a submission was answered with JOB_CREATED, if that is wanted.
+    pub(super) fn tell_accepted(&self, job: u32, effects: &mut impl Effects) {
+        if !self.policy.tells_submissions {
+            return;
+        }
+        let job = self.jobs.get(job);
+        let function = self.functions[job.function as usize].name.as_bytes();
+        effects.report(Event::Accepted { function, unique: job.unique(), due_s: job.due_s(), reducer: job.reducer() });
     }
 
     /// A submission shares in a job, old or new.

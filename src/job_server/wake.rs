@@ -4,6 +4,9 @@
 //! that number is covered: somebody is on the way. Whenever ready jobs become more than that, or such workers fewer, the
 //! next sleepers are woken. So one job wakes one worker, and no job is forgotten when that one dies, does something else,
 //! or never comes. Jobs of a function that the operator has paused, or that runs as many as it may, need no cover.
+//!
+//! Who would be told that there is no job is not woken: a worker from which the operator's rules withhold the function, and one
+//! that holds as many jobs as it may, until it has ended one. Waking looks at the same limits as GRAB_JOB.
 
 use super::connection::{Ability, Sleep};
 use super::effects::Effects;
@@ -44,32 +47,76 @@ impl JobServer {
         if self.connections[connection as usize].sleep == Sleep::Asleep {
             return;
         }
+        self.report_refused_functions(connection, effects);
         self.refresh_rules(now, connection, effects);
         self.wake_up(connection);
-        self.connections[connection as usize].set_sleep(Sleep::Asleep);
-        for index in 0..self.connections[connection as usize].abilities.len() {
-            let ability = self.connections[connection as usize].abilities[index];
-            if self.abilities[ability as usize].withheld.is_none() {
-                self.append_sleeper(ability);
-            }
+        let sleeper = &mut self.connections[connection as usize];
+        sleeper.set_sleep(Sleep::Asleep);
+        sleeper.is_full = sleeper.runs >= self.policy.max_jobs_per_connection;
+        self.join_sleepers(connection);
+        self.cover_functions_of(now, connection, effects);
+    }
+
+    /// Whether an ability stands among its function's sleepers, or is to.
+    pub(super) fn is_listed(&self, ability: u32) -> bool {
+        let Ability { connection, withheld, .. } = self.abilities[ability as usize];
+        withheld.is_none() && self.connections[connection as usize].is_ready_to_wake()
+    }
+
+    /// A connection that sleeps may take jobs again. Its functions are to be covered, see [`cover_freed`](Self::cover_freed).
+    pub(super) fn free(&mut self, connection: u32) {
+        self.connections[connection as usize].is_full = false;
+        self.join_sleepers(connection);
+        self.freed.push(connection);
+    }
+
+    /// Wakes sleepers for the functions of those that may take jobs again.
+    pub(super) fn cover_freed(&mut self, now: Now, effects: &mut impl Effects) {
+        while let Some(connection) = self.freed.pop() {
+            self.cover_functions_of(now, connection, effects);
         }
+    }
+
+    fn cover_functions_of(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             self.cover(now, self.abilities[ability as usize].function, effects);
         }
     }
 
+    /// Connections may hold other numbers of jobs than before: those that sleep are woken for jobs, or not any more.
+    pub(super) fn apply_max_jobs(&mut self, now: Now, effects: &mut impl Effects) {
+        for slot in 0..self.connections.capacity() {
+            let Some(connection) = self.connections.get(slot).filter(|connection| connection.sleep == Sleep::Asleep)
+            else {
+                continue;
+            };
+            let is_full = connection.runs >= self.policy.max_jobs_per_connection;
+            let slot = u32::try_from(slot).unwrap_or(NONE);
+            match (connection.is_full, is_full) {
+                (true, false) => self.free(slot),
+                (false, true) => {
+                    self.leave_sleepers(slot);
+                    self.connections[slot as usize].is_full = true;
+                }
+                (true, true) | (false, false) => {}
+            }
+        }
+        self.cover_freed(now, effects);
+    }
+
     /// The connection no longer sleeps. Returns the function for whose job it was on its way; that one is to be covered
     /// again, once the job it takes instead, if any, is taken.
     pub(super) fn wake_up(&mut self, connection: u32) -> Option<u32> {
         let before = self.connections[connection as usize].sleep;
-        self.connections[connection as usize].set_sleep(Sleep::Awake);
+        if before == Sleep::Asleep {
+            self.leave_sleepers(connection);
+        }
+        let sleeper = &mut self.connections[connection as usize];
+        sleeper.set_sleep(Sleep::Awake);
+        sleeper.is_full = false;
         match before {
-            Sleep::Awake | Sleep::Late => None,
-            Sleep::Asleep => {
-                self.leave_sleepers(connection);
-                None
-            }
+            Sleep::Awake | Sleep::Late | Sleep::Asleep => None,
             Sleep::Woken { function, .. } => {
                 self.functions[function as usize].waking -= 1;
                 Some(function)
@@ -171,10 +218,21 @@ impl JobServer {
         }
     }
 
+    /// Puts a sleeping connection last among the sleepers of its functions.
+    fn join_sleepers(&mut self, connection: u32) {
+        for index in 0..self.connections[connection as usize].abilities.len() {
+            let ability = self.connections[connection as usize].abilities[index];
+            if self.is_listed(ability) {
+                self.append_sleeper(ability);
+            }
+        }
+    }
+
+    /// Takes a sleeping connection out of the sleepers of its functions.
     fn leave_sleepers(&mut self, connection: u32) {
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
-            if self.abilities[ability as usize].withheld.is_none() {
+            if self.is_listed(ability) {
                 self.remove_sleeper(ability);
             }
         }

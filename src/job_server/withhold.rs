@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
-use super::connection::{Ability, Sleep};
+use super::connection::Ability;
 use super::control::{ControlError, Place, Rule, Who, check_function_name};
 use super::effects::Effects;
 use super::index::NONE;
@@ -321,18 +321,18 @@ impl JobServer {
         let Ability { connection, function, withheld: before, .. } = self.abilities[ability as usize];
         self.abilities[ability as usize].withheld = rule;
         self.abilities[ability as usize].gauges.set_withheld(rule);
-        let is_asleep = self.connections[connection as usize].sleep == Sleep::Asleep;
+        let is_ready = self.connections[connection as usize].is_ready_to_wake();
         let is_to_cover = match (before, rule) {
-            (None, Some(_)) if is_asleep => {
+            (None, Some(_)) if is_ready => {
                 self.remove_sleeper(ability);
                 false
             }
             (None, Some(_)) => self.stop_counting_on(connection, function),
-            (Some(_), None) if is_asleep => {
+            (Some(_), None) if is_ready => {
                 self.append_sleeper(ability);
                 true
             }
-            // It asks by itself, or nothing changes for jobs.
+            // It asks by itself, or holds as many jobs as it may, or nothing changes for jobs.
             (Some(_), Some(_) | None) | (None, None) => false,
         };
         is_to_cover.then_some(function)

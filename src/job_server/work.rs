@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::connection::{Ability, Run, Sleep};
+use super::connection::{Ability, Run};
 use super::earlier::RunEnd;
 use super::effects::{Effects, Event};
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::StoreOp;
 use super::{JobServer, Now, WORK_PER_CALL};
-use crate::protocol::request::leading_number;
-use crate::protocol::{GrabKind, JobHandle, PeerError, Priority, Response, Workload};
+use crate::protocol::request::leading_count;
+use crate::protocol::{GrabKind, JobHandle, NotRegistered, PeerError, Priority, Response, Workload};
 
 /// How a job ended, by the word of its worker.
 #[derive(Clone, Copy, Debug)]
@@ -29,22 +29,19 @@ impl JobServer {
         timeout_ms: Option<u64>,
         effects: &mut impl Effects,
     ) {
-        let function = match self.function_slot(name) {
-            Ok(function) => function,
-            Err(error) => return effects.send(self.id_of(connection), Response::Error(error)),
-        };
-        if let Some(index) = self.ability_index(connection, function) {
-            let abilities = &mut self.connections[connection as usize].abilities;
-            let ability = abilities.remove(index);
-            abilities.push(ability);
-            self.abilities[ability as usize].timeout_ms = timeout_ms;
-            let name = &self.functions[function as usize].name;
-            return self.connections[connection as usize].gauges.renew_function(name);
+        let known = self.function_names.get(name).copied();
+        if let Some((ability, index)) = known.and_then(|function| self.find_ability(connection, function)) {
+            self.connections[connection as usize].abilities[index..].rotate_left(1);
+            let Ability { timeout_ms: timeout, gauges, .. } = &mut self.abilities[ability as usize];
+            *timeout = timeout_ms;
+            return self.connections[connection as usize].gauges.renew_function(gauges);
         }
         if self.connections[connection as usize].abilities.len() >= self.policy.max_functions_per_connection {
-            let error = PeerError::TOO_MANY_ABILITIES;
-            return effects.send(self.id_of(connection), Response::Error(error));
+            return self.refuse_function(connection, NotRegistered::TooManyOnConnection, effects);
         }
+        let Ok(function) = self.function_slot(name) else {
+            return self.refuse_function(connection, NotRegistered::TooManyOnServer, effects);
+        };
         let withheld = self.rule_for(connection, name);
         let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
         gauges.set_withheld(withheld);
@@ -52,10 +49,11 @@ impl JobServer {
         let ability = self.abilities.insert(new);
         let ability = u32::try_from(ability).unwrap_or(NONE);
         self.connections[connection as usize].abilities.push(ability);
+        self.ability_slots.insert((connection, function), ability);
         self.functions[function as usize].workers += 1;
         self.publish(function);
         self.load_ahead(function, effects);
-        if self.connections[connection as usize].sleep == Sleep::Asleep && withheld.is_none() {
+        if self.is_listed(ability) {
             self.append_sleeper(ability);
             self.cover(now, function, effects);
         }
@@ -65,10 +63,10 @@ impl JobServer {
         let Some(function) = self.function_names.get(name).copied() else {
             return;
         };
-        let Some(index) = self.ability_index(connection, function) else {
+        let Some((ability, index)) = self.find_ability(connection, function) else {
             return;
         };
-        self.connections[connection as usize].gauges.remove_function(&self.functions[function as usize].name);
+        self.connections[connection as usize].gauges.remove_function(&self.abilities[ability as usize].gauges);
         self.remove_ability(now, connection, index, effects);
         let mut run = self.connections[connection as usize].first_run;
         while run != NONE {
@@ -94,14 +92,14 @@ impl JobServer {
         }
     }
 
-    fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
-        let sleep = self.connections[connection as usize].sleep;
+    pub(super) fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
         let ability = self.connections[connection as usize].abilities[index];
-        if sleep == Sleep::Asleep && self.abilities[ability as usize].withheld.is_none() {
+        if self.is_listed(ability) {
             self.remove_sleeper(ability);
         }
         self.connections[connection as usize].abilities.remove(index);
         let Ability { function, .. } = self.abilities.remove(ability as usize);
+        self.ability_slots.remove(&(connection, function));
         self.functions[function as usize].workers -= 1;
         self.publish(function);
         if self.stop_counting_on(connection, function) {
@@ -109,12 +107,15 @@ impl JobServer {
         }
     }
 
-    fn ability_index(&self, connection: u32, function: u32) -> Option<usize> {
+    /// That a connection can do a function, and the place of this among the connection's abilities.
+    pub(super) fn find_ability(&self, connection: u32, function: u32) -> Option<(u32, usize)> {
+        let ability = *self.ability_slots.get(&(connection, function))?;
         let abilities = &self.connections[connection as usize].abilities;
-        abilities.iter().position(|ability| self.abilities[*ability as usize].function == function)
+        Some((ability, abilities.iter().position(|other| *other == ability)?))
     }
 
     pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) {
+        self.report_refused_functions(connection, effects);
         self.refresh_rules(now, connection, effects);
         let woken_for = self.wake_up(connection);
         if self.draining {
@@ -137,24 +138,25 @@ impl JobServer {
         if connection.runs >= policy.max_jobs_per_connection {
             return None;
         }
-        for priority in Priority::ALL {
-            let found = connection.abilities.iter().rposition(|ability| {
-                let Ability { function, withheld, .. } = abilities[*ability as usize];
-                let function = &functions[function as usize];
-                let list = function.ready[priority.index()];
-                list.len > 0
-                    && withheld.is_none()
-                    && function.is_open()
-                    && !(*draining && jobs.get(list.first).kept.is_stored())
-            });
-            if let Some(index) = found {
-                let ability = connection.abilities[index];
-                connection.abilities[..=index].rotate_right(1);
-                let function = abilities[ability as usize].function;
-                return Some((functions[function as usize].list(priority).first, ability));
+        // Once through the functions, of which there may be thousands: the priority of the best so far, and its place.
+        let mut best = None;
+        for (index, ability) in connection.abilities.iter().enumerate().rev() {
+            let Ability { function, withheld, .. } = abilities[*ability as usize];
+            let function = &functions[function as usize];
+            let better = &function.ready[..best.map_or(Priority::ALL.len(), |(priority, _)| priority)];
+            let found =
+                better.iter().position(|list| list.len > 0 && !(*draining && jobs.get(list.first).kept.is_stored()));
+            let Some(priority) = found.filter(|_| withheld.is_none() && function.is_open()) else { continue };
+            best = Some((priority, index));
+            if priority == 0 {
+                break;
             }
         }
-        None
+        let (priority, index) = best?;
+        let ability = connection.abilities[index];
+        connection.abilities[..=index].rotate_right(1);
+        let function = abilities[ability as usize].function;
+        Some((functions[function as usize].ready[priority].first, ability))
     }
 
     /// While the server drains, kept jobs at the head of a worker's functions wait for the next start.
@@ -216,6 +218,7 @@ impl JobServer {
         }
         let holder = &mut self.connections[connection as usize];
         holder.last_run = run;
+        holder.last_assigned = run;
         holder.runs += 1;
         holder.most_runs = holder.most_runs.max(holder.runs);
         holder.gauges.running.set(u64::from(holder.runs));
@@ -258,6 +261,9 @@ impl JobServer {
             NONE => connection.last_run = gone.previous,
             next => self.runs[next as usize].previous = gone.previous,
         }
+        if connection.is_full && connection.runs < self.policy.max_jobs_per_connection {
+            self.free(gone.connection);
+        }
         gone
     }
 
@@ -294,8 +300,8 @@ impl JobServer {
         match self.held_job(connection, handle, false, PeerError::RESULT_FOR_UNKNOWN_JOB) {
             Ok((job, run)) => {
                 let run = &mut self.runs[run as usize];
-                run.numerator = leading_number(numerator).unwrap_or(0);
-                run.denominator = leading_number(denominator).unwrap_or(0);
+                run.numerator = leading_count(numerator);
+                run.denominator = leading_count(denominator);
                 let handle = self.jobs.get(job).handle(&self.prefixes);
                 self.send_to_clients(job, effects, |_| Response::WorkStatus { handle, numerator, denominator });
             }
@@ -332,26 +338,44 @@ impl JobServer {
             Outcome::Complete(_) | Outcome::Fail => PeerError::RESULT_FOR_UNKNOWN_JOB,
             Outcome::Exception(_) => PeerError::EXCEPTION_FOR_UNKNOWN_JOB,
         };
-        match self.held_job(connection, handle, true, unknown) {
+        let job = match self.held_job(connection, handle, true, unknown) {
             Ok((job, run)) => {
                 self.measure_run(now, run, &outcome);
-                let handle = self.jobs.get(job).handle(&self.prefixes);
-                self.send_to_clients(job, effects, |wants_exceptions| match outcome {
-                    Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
-                    Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
-                    Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
-                });
-                self.end_run(now, job, effects);
+                job
             }
-            Err(error) => self.send_error(connection, error, effects),
-        }
+            // It was taken away from this worker, which has done it all the same. Nobody has ended it before.
+            Err(None) => {
+                let Some(job) = self.find_handle(handle) else { return };
+                self.measure_late(connection, job, &outcome);
+                self.forfeit_run(job);
+                job
+            }
+            Err(error) => return self.send_error(connection, error, effects),
+        };
+        let handle = self.jobs.get(job).handle(&self.prefixes);
+        self.send_to_clients(job, effects, |wants_exceptions| match outcome {
+            Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
+            Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
+            Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
+        });
+        self.end_job(now, job, effects);
     }
 
-    /// Forgets a job that runs. Where not more of its function may run at once, the next may now.
-    fn end_run(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+    /// Forgets a job. Where not more of its function may run at once, or its worker could hold no more, the next may run now.
+    fn end_job(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
         let function = self.jobs.get(job).function;
         self.remove_job(job, effects);
         self.cover(now, function, effects);
+        self.cover_freed(now, effects);
+    }
+
+    /// A job ends, and not by the word of the worker that runs it, if one does: what that one still says of it is not answered.
+    pub(super) fn forfeit_run(&mut self, slot: u32) {
+        let job = self.jobs.get(slot);
+        if let JobState::Running(run) = job.state {
+            let holder = self.runs[run as usize].connection;
+            self.connections[holder as usize].forfeit(job.number());
+        }
     }
 
     fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) {
@@ -377,34 +401,41 @@ impl JobServer {
         let Run { job, connection, .. } = self.runs[run as usize];
         let number = self.jobs.get(job).number();
         self.connections[connection as usize].forfeit(number);
-        self.requeue(now, run, end, effects);
+        self.requeue(now, run, Some(end), effects);
     }
 
-    /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it.
-    pub(super) fn requeue(&mut self, now: Now, run: u32, end: RunEnd, effects: &mut impl Effects) {
+    /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it. Without an
+    /// `end` the worker was gone before the job reached it: that was no attempt.
+    pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
         let job = self.jobs.get_mut(slot);
-        job.attempts = job.attempts.saturating_add(1);
-        let handle = job.handle(&self.prefixes);
-        if self.policy.job_retries.is_some_and(|retries| job.attempts >= retries.max(1)) {
+        job.attempts = job.attempts.saturating_add(u16::from(end.is_some()));
+        let attempts = job.attempts;
+        if let Some(end) = end
+            && self.policy.job_retries.is_some_and(|retries| attempts >= retries.get())
+        {
             let job = self.jobs.get(slot);
-            effects.report(Event::JobDropped { handle, unique: job.unique() });
+            let handle = job.handle(&self.prefixes);
+            let function = &self.functions[job.function as usize].name;
+            effects.report(Event::JobDropped { function, handle, unique: job.unique(), attempts, end });
             self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
             self.tally(job.function, |counters| &counters.dropped);
-            return self.end_run(now, slot, effects);
+            return self.end_job(now, slot, effects);
         }
         if self.is_abandoned(slot) {
             self.tally(self.jobs.get(slot).function, |counters| &counters.abandoned);
-            return self.end_run(now, slot, effects);
+            return self.end_job(now, slot, effects);
         }
         let job = self.jobs.get(slot);
         let function = job.function as usize;
-        if job.kept != Kept::Memory {
+        if job.kept != Kept::Memory && end.is_some() {
             let key = job.key(&self.functions[function].name);
             effects.store(StoreOp::Attempts { key, attempts: job.attempts });
         }
-        self.remember_run(now, run, end);
+        if let Some(end) = end {
+            self.remember_run(now, run, end);
+        }
         self.uncount(slot);
         self.remove_run(run);
         self.functions[function].running -= 1;
@@ -413,5 +444,6 @@ impl JobServer {
         self.jobs.get_mut(slot).state = JobState::Scheduled;
         self.count(slot);
         self.make_ready_now(now, slot, effects);
+        self.cover_freed(now, effects);
     }
 }

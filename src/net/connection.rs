@@ -18,17 +18,18 @@ use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tokio_util::io::poll_read_buf;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::greeting::{Foreign, Greeting};
 use super::input::{Input, Sink};
-use crate::admin::look::STORE_WAIT;
+use super::watch::{Patience, Stuck, Watch};
 use crate::admin::{Admin, LongAnswer};
 use crate::hub::Hub;
-use crate::job_server::{ConnectionId, Departure, Now};
-use crate::log_level::notice;
+use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now};
 use crate::outbox::{CloseReason, Outbox, Output};
-use crate::process::socket::{acknowledge_at_once, unacknowledged};
+use crate::process::memory;
+use crate::process::socket::{acknowledge_at_once, has_undelivered};
 use crate::protocol::packet::{FrameLimits, FramingError};
 use crate::protocol::text::{self, AdminCommand, AdminError};
 use crate::protocol::{PeerError, Request};
@@ -36,8 +37,6 @@ use crate::stats::ConnectionGauges;
 
 /// The size of the buffer into which all connections of a thread read, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
-/// What a slow reader must take within its time, in bytes. Less is no way to read, but one to hold the server's memory.
-const LEAST_PROGRESS: usize = 16 * 1024;
 /// How many batches of requests a connection may have worked off in a turn. Full of small requests a read holds more.
 const BATCHES_A_TURN: usize = 16;
 /// How many lines of text it may have worked off in a turn. Only those that are quick are not the last of it.
@@ -68,8 +67,8 @@ pub struct Limits {
     pub frames: FrameLimits,
     /// Bytes that may wait for a slow reader.
     pub output: usize,
-    /// How long a peer may take nothing of what waits for it; `None` for as long as it likes.
-    pub write_timeout: Option<Duration>,
+    /// How long a peer may take nothing of what waits for it.
+    pub patience: Patience,
     /// How long a new connection may be silent; `None` for as long as it likes.
     pub first_byte_timeout: Option<Duration>,
 }
@@ -101,16 +100,17 @@ pub async fn serve(
         long_answer: None,
         reading: Reading::Open,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
-        timer_is_for_write: false,
+        watch: Watch::new(limits.patience),
+        greeting: Greeting::default(),
         store_timer: None,
-        unacknowledged: 0,
         server: Arc::clone(&server),
     };
     // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
-    let result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
-    let mut result = result;
+    let mut result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
+    let missed_last = connection.has_missed_last(&result);
     loop {
-        match server.hub.disconnect(server.clock.now(), id, result.is_ok()) {
+        let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
+        match server.hub.disconnect(server.clock.now(), id, end) {
             Departure::Unfinished => tokio::task::yield_now().await,
             // Submissions that came before the end of the input are answered.
             Departure::AwaitsAnswers => result = poll_fn(|context| connection.poll_answers(context)).await,
@@ -121,14 +121,24 @@ pub async fn serve(
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
         Err(reason) => Err(reason),
     };
+    memory::note_freed(connection.outbox.queued() + connection.input.memory());
     match result {
         Ok(()) => debug!("Disconnected {}", gauges.peer),
         Err(End::Io(error)) => debug!("Disconnected {}: {error}", gauges.peer),
         Err(End::Closed(CloseReason::Shutdown)) => {}
         Err(End::Closed(CloseReason::Kicked)) => info!("Closed {}: the operator wanted it so", gauges.peer),
-        Err(End::Closed(CloseReason::SlowReader) | End::WriteTimeout) => {
+        Err(End::Closed(CloseReason::SlowReader)) => {
             server.hub.stats().slow_readers.add(1);
-            info!("Closed {}: it does not read what it is sent", gauges.peer);
+            let most = limits.output;
+            warn!("Closed {}: it does not read, and more than {most} bytes waited (--max-output)", gauges.name());
+        }
+        Err(End::Stuck(Stuck::NotReading)) => {
+            server.hub.stats().slow_readers.add(1);
+            let time = limits.patience.reading.unwrap_or_default();
+            warn!("Closed {}: it read nothing for {time:?} of what waited for it (--write-timeout)", gauges.name());
+        }
+        Err(End::Stuck(Stuck::Silent)) => {
+            warn!("Closed {}: its host does not answer, and something waited for it", gauges.name());
         }
         Err(End::FirstByteTimeout) => info!("Closed {}: it never said anything", gauges.peer),
     }
@@ -145,7 +155,7 @@ enum Until {
 enum End {
     Io(io::Error),
     Closed(CloseReason),
-    WriteTimeout,
+    Stuck(Stuck),
     FirstByteTimeout,
 }
 
@@ -179,13 +189,12 @@ struct Connection<S> {
     written: usize,
     long_answer: Option<LongAnswer>,
     reading: Reading,
-    /// Runs while the peer takes nothing, or has not said anything yet.
+    /// Runs while the peer has not said anything yet.
     timer: Option<Pin<Box<Sleep>>>,
-    timer_is_for_write: bool,
+    watch: Watch,
+    greeting: Greeting,
     /// Runs while the store is asked for an answer.
     store_timer: Option<Pin<Box<Sleep>>>,
-    /// What the kernel still had to deliver when the timer started.
-    unacknowledged: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
@@ -208,6 +217,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         }
     }
 
+    /// Whether the peer cannot have read the last that it was sent: it has reset the connection, as a peer does that closes with
+    /// something unread, or that is sent something after it has closed; or its kernel has not even received everything.
+    fn has_missed_last(&self, result: &Result<(), End>) -> bool {
+        match result {
+            Ok(()) => !self.output.is_empty() || self.outbox.queued() > 0 || has_undelivered(self.stream.as_fd()),
+            Err(End::Io(error)) => {
+                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            }
+            Err(End::Closed(_) | End::Stuck(_) | End::FirstByteTimeout) => false,
+        }
+    }
+
     /// Writes what comes, until there are no gaps in it any more.
     fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         // What is not written yet is written afterwards.
@@ -221,10 +242,10 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         loop {
             if self.output.is_empty() {
                 let written = std::mem::take(&mut self.written);
+                memory::note_freed(written);
                 std::mem::take(&mut self.output).recycle();
                 self.output = self.outbox.take(written, context.waker()).map_err(End::Closed)?;
                 if self.output.is_empty() {
-                    self.stop_write_timer();
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -247,45 +268,23 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                     if let Some(reason) = self.outbox.closed_at_once() {
                         return Poll::Ready(Err(End::Closed(reason)));
                     }
-                    self.start_write_timer();
+                    self.watch.start();
                     return Poll::Pending;
                 }
             };
             self.written += written;
-            self.stop_write_timer();
-        }
-    }
-
-    fn start_write_timer(&mut self) {
-        if !self.timer_is_for_write {
-            self.timer = self.limits.write_timeout.map(|timeout| Box::pin(sleep(timeout)));
-            self.timer_is_for_write = true;
-            self.unacknowledged = unacknowledged(self.stream.as_fd()).unwrap_or(0);
-        }
-    }
-
-    fn stop_write_timer(&mut self) {
-        if std::mem::take(&mut self.timer_is_for_write) {
-            self.timer = None;
+            self.watch.wrote(written);
         }
     }
 
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), End> {
-        while let Some(timer) = &mut self.timer
+        if let Some(timer) = &mut self.timer
             && timer.as_mut().poll(context).is_ready()
         {
-            if !self.timer_is_for_write {
-                return Err(End::FirstByteTimeout);
-            }
-            // The kernel reports room only when there is much. A peer that reads slowly has taken something all the same.
-            let before = self.unacknowledged;
-            self.stop_write_timer();
-            self.start_write_timer();
-            if before.saturating_sub(self.unacknowledged) < LEAST_PROGRESS {
-                return Err(End::WriteTimeout);
-            }
+            return Err(End::FirstByteTimeout);
         }
-        Ok(())
+        let has_more = !self.output.is_empty();
+        self.watch.poll(context, self.stream.as_fd(), has_more).map_err(End::Stuck)
     }
 
     /// Reads once, or goes on with what was read before. Returns whether there is something to do in another turn at
@@ -319,9 +318,13 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// Waits for what the store is asked for an answer, but not for long.
     fn poll_store(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(answer) = &mut self.long_answer else { return Poll::Ready(()) };
-        if answer.poll_ready(context.waker()).is_pending() {
-            let timer = self.store_timer.get_or_insert_with(|| Box::pin(sleep(STORE_WAIT)));
+        while answer.poll_ready(context.waker()).is_pending() {
+            let timer = self.store_timer.get_or_insert_with(|| Box::pin(sleep(answer.patience())));
             ready!(timer.as_mut().poll(context));
+            self.store_timer = None;
+            if !answer.has_progressed() {
+                break;
+            }
         }
         self.store_timer = None;
         Poll::Ready(())
@@ -344,9 +347,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         // Mostly what came held a request, for which the time was asked already.
         let now = self.worked_at.unwrap_or_else(|| self.server.clock.now());
         self.gauges.heard_ms.set(now.unix_us / 1000);
-        if !self.timer_is_for_write {
-            self.timer = None;
-        }
+        self.timer = None;
         Poll::Ready(Ok(()))
     }
 
@@ -397,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
-        let Self { server, outbox, input, long_answer, id, limits, gauges, .. } = self;
+        let Self { server, outbox, input, long_answer, id, limits, gauges, greeting, .. } = self;
         let mut requests = Requests {
             server,
             outbox,
@@ -405,6 +406,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             id: *id,
             gauges,
             limits,
+            greeting,
             batches_left: BATCHES_A_TURN,
             lines_left: LINES_A_TURN,
             is_foreign: false,
@@ -436,6 +438,7 @@ struct Requests<'a> {
     id: ConnectionId,
     gauges: &'a ConnectionGauges,
     limits: &'a Limits,
+    greeting: &'a mut Greeting,
     /// How many batches are worked off before others have their turn.
     batches_left: usize,
     /// How many lines are.
@@ -459,16 +462,27 @@ impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
         let now = self.now();
         self.server.hub.apply(now, self.id, batch);
-        log_requests(batch);
+        log_refused(batch);
+        if batch.iter().any(Result::is_ok) {
+            self.greeting.packet();
+        }
         self.batches_left = self.batches_left.saturating_sub(1);
         self.batches_left > 0 && has_room(self.outbox, self.limits)
     }
 
     fn line(&mut self, line: &[u8]) -> bool {
         let mut answer = Vec::new();
-        if text::is_http(line) {
-            info!("Closed {}: it speaks HTTP to the port of jobs", self.gauges.peer);
-            AdminError::UnknownCommand(line.split(|byte| *byte == b' ').next().unwrap_or(line)).write(&mut answer);
+        let words = self.server.admin.process.max_words.load(Ordering::Relaxed);
+        let parsed = AdminCommand::parse(line, words);
+        let is_command = !matches!(parsed, Err(AdminError::UnknownCommand(_)));
+        if let Some(foreign) = self.greeting.line(line, is_command) {
+            let (what, word) = match foreign {
+                Foreign::Http => ("HTTP", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
+                Foreign::Binary => ("TLS or another protocol", &b""[..]),
+                Foreign::OtherText => ("another protocol", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
+            };
+            info!("Closed {}: it speaks {what} to the port of jobs", self.gauges.peer);
+            AdminError::UnknownCommand(word).write(&mut answer);
             self.outbox.answer_text(&answer);
             self.is_foreign = true;
             return false;
@@ -477,27 +491,15 @@ impl Sink for Requests<'_> {
         *self.long_answer = self.server.admin.answer(now, line, &self.gauges.peer, &mut answer);
         self.outbox.answer_text(&answer);
         self.lines_left = self.lines_left.saturating_sub(1);
-        let words = self.server.admin.process.max_words.load(Ordering::Relaxed);
-        let is_quick = AdminCommand::parse(line, words).is_ok_and(|command| command.is_quick());
+        let is_quick = parsed.is_ok_and(|command| command.is_quick());
         let is_enough = !is_quick || self.lines_left == 0 || self.outbox.queued() >= TEXT_OF_A_TURN;
         self.long_answer.is_none() && !is_enough && has_room(self.outbox, self.limits)
     }
 }
 
-/// Logs submissions as gearmand does, and what was refused for its form.
-fn log_requests(batch: &[Result<Request<'_>, PeerError>]) {
-    for request in batch {
-        match request {
-            Ok(Request::Submit(job)) => {
-                let (function, unique) = (job.function.escape_ascii(), job.unique.escape_ascii());
-                if job.reducer.is_empty() {
-                    notice!("accepted,{function},{unique},{}", job.due_s.unwrap_or(0));
-                } else {
-                    notice!("accepted,{function},{unique},{}", job.reducer.escape_ascii());
-                }
-            }
-            Ok(_) => {}
-            Err(error) => info!("{}:{}", error.code, error.text),
-        }
+/// Logs what was refused for its form.
+fn log_refused(batch: &[Result<Request<'_>, PeerError>]) {
+    for error in batch.iter().filter_map(|request| request.as_ref().err()) {
+        info!("{}:{}", error.code, error.text);
     }
 }

@@ -58,6 +58,14 @@ impl Input {
         matches!(self.state, State::Held(_))
     }
 
+    /// How many bytes it holds.
+    pub fn memory(&self) -> usize {
+        match &self.state {
+            State::Partial(bytes) | State::Large { body: bytes, .. } | State::Held(bytes) => bytes.capacity(),
+            State::Skip(_) => 0,
+        }
+    }
+
     /// The buffer into which to read next instead of the shared one, and how much at most.
     pub fn large_buffer(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         let State::Large { header, body } = &mut self.state else {

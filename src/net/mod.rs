@@ -2,8 +2,10 @@
 
 pub mod clock;
 pub mod connection;
+mod greeting;
 pub mod input;
 pub mod listener;
 pub mod timer;
+pub mod watch;
 
 pub use clock::Clock;

@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::libc::{EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT};
@@ -289,18 +290,41 @@ fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
 }
 
 /// How a dead peer is noticed; `None` leaves a value to the kernel. A host that vanished while its
-/// connection was idle is given up after `idle + interval * count`; one that vanished while
-/// something was on its way, after `user_timeout`.
+/// connection was idle is given up after `idle + interval * count` or
+/// [`effective_user_timeout`](Self::effective_user_timeout), whichever is later; one that vanished while something was on
+/// its way, after the latter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// Silence after which the first probe is sent; whole seconds, 1 s to 32767 s.
+    /// The longest silence after which the first probe is sent; whole seconds, 1 s to 32767 s. Connections have times of
+    /// their own between half of it and all of it, so that thousands are not probed in the same moment.
     pub idle: Option<Duration>,
     /// Time between probes; whole seconds, 1 s to 32767 s.
     pub interval: Option<Duration>,
     /// Unanswered probes after which the peer counts as dead, 1 to 127.
     pub count: Option<u32>,
-    /// How long sent bytes, or probes, may stay unacknowledged; whole milliseconds.
+    /// How long sent bytes, or probes, may stay unacknowledged; whole milliseconds. Sockets have
+    /// [`effective_user_timeout`](Self::effective_user_timeout).
     pub user_timeout: Option<Duration>,
+}
+
+impl KeepAlive {
+    /// The TCP_USER_TIMEOUT that sockets get: `user_timeout`, but not less than all probes take. The kernel ends an idle
+    /// connection when this time has passed, even if only the first of its probes was lost.
+    pub fn effective_user_timeout(&self) -> Option<Duration> {
+        let probes = match (self.idle, self.interval, self.count) {
+            (Some(idle), Some(interval), Some(count)) => idle + interval * count,
+            _ => Duration::ZERO,
+        };
+        self.user_timeout.map(|timeout| timeout.max(probes))
+    }
+}
+
+/// The silence before the first probe on the connection with this number: whole seconds, as the kernel counts them, between
+/// half of `longest` and all of it.
+fn first_probe(longest: Duration, number: u64) -> Duration {
+    let longest = longest.as_secs().max(1);
+    let shortest = longest.div_ceil(2);
+    Duration::from_secs(shortest + number % (longest - shortest + 1))
 }
 
 /// Prepares an accepted TCP socket: small packets leave at once, dead peers are noticed. Closing
@@ -309,12 +333,13 @@ pub struct KeepAlive {
 /// # Errors
 /// When the kernel refuses a value.
 pub fn tune(socket: &impl AsFd, keep_alive: &KeepAlive) -> io::Result<()> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
     let mut probes = TcpKeepalive::new();
     if let Some(idle) = keep_alive.idle {
-        probes = probes.with_time(idle);
+        probes = probes.with_time(first_probe(idle, NUMBER.fetch_add(1, Ordering::Relaxed)));
     }
     if let Some(interval) = keep_alive.interval {
         probes = probes.with_interval(interval);
@@ -323,7 +348,7 @@ pub fn tune(socket: &impl AsFd, keep_alive: &KeepAlive) -> io::Result<()> {
         probes = probes.with_retries(count);
     }
     socket.set_tcp_keepalive(&probes)?;
-    socket.set_tcp_user_timeout(keep_alive.user_timeout)
+    socket.set_tcp_user_timeout(keep_alive.effective_user_timeout())
 }
 
 #[cfg(test)]

@@ -2,22 +2,26 @@
 //! the systemd journal.
 //!
 //! One [`tracing`] layer does it all, because the levels are gearmand's (see
-//! [`crate::log_level`]) in every output, and because no output may hold up the server: a line is
-//! one `write` to the file, and datagrams that syslog or the journal do not take at once are
-//! dropped.
+//! [`crate::log_level`]) in every output, and because no output may hold up the server: events go
+//! into a queue with a bound, out of which a thread writes them. What the queue has no room for is
+//! counted, and a line says so where it would have been. (The crate tracing-appender has such a
+//! thread too, but it cannot open a file anew, and its end waits for a second at most, in silence.)
 //!
 //! An unusable log file is a warning, not a reason to stop serving: the lines then go to standard
 //! error, and a reopen tries the file again.
 
 mod line;
 mod local_socket;
+mod queue;
+mod sink;
+mod writer;
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
@@ -25,16 +29,22 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
+use crate::log_level::fatal;
 use crate::log_level::{AUDIT_TARGET, Level};
 use line::Record;
 use local_socket::LocalSocket;
+use queue::Queue;
+use sink::Output;
+use writer::Writer;
 
 /// Where the syslog daemon listens.
 const SYSLOG_SOCKET: &str = "/dev/log";
 /// Where the systemd journal takes its native protocol.
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
-/// Mode of a new log file, before the umask; gearmand's.
-const LOG_FILE_MODE: u32 = 0o644;
+/// How long a process that ends waits until its last lines are written.
+const END_LIMIT: Duration = Duration::from_secs(2);
+/// The same where it panics.
+const PANIC_LIMIT: Duration = Duration::from_secs(1);
 
 /// The main output of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,12 +91,21 @@ pub struct Settings {
     pub syslog: bool,
     /// Also send each event to the systemd journal.
     pub journald: bool,
+    /// Whether lines that are written at every level, and errors, go to standard error too where that is a terminal and not
+    /// the main output: for a server in the foreground.
+    pub tells_terminal: bool,
 }
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("a log subscriber is already installed")]
-pub struct AlreadyInstalled;
+pub enum LogError {
+    /// There is a log already.
+    #[error("a log subscriber is already installed")]
+    AlreadyInstalled,
+    /// The system has no thread left.
+    #[error("cannot start the thread of the log: {0}")]
+    NoThread(#[from] io::Error),
+}
 
 /// Control over the running log: its level, and reopening its file.
 #[derive(Clone, Debug)]
@@ -104,17 +123,39 @@ impl LogHandle {
         tracing::callsite::rebuild_interest_cache();
     }
 
-    /// Opens the log file anew, for a rotation that has renamed it. Does nothing when the log goes
-    /// to standard error or nowhere.
-    ///
-    /// # Errors
-    /// When the file cannot be opened; the log then goes on where it went before.
-    pub fn reopen(&self) -> io::Result<()> {
-        if let Destination::File(path) = &self.0.destination {
-            let file = open(path)?;
-            *self.0.output() = Output::File(file);
-        }
-        Ok(())
+    /// Has the log file opened anew, for a rotation that has renamed it: what is logged from now on goes there. Does nothing
+    /// when the log goes to standard error or nowhere. Where the file cannot be opened the log says so, and goes on where it
+    /// went before.
+    pub fn reopen(&self) {
+        self.0.queue.reopen();
+    }
+
+    /// How many lines were left out since the start, because an output did not take them in time.
+    pub fn left_out(&self) -> u64 {
+        self.0.queue.total_left_out() + self.0.lost.load(Ordering::Relaxed)
+    }
+
+    /// Whether everything is written, or left out.
+    pub fn is_written(&self) -> bool {
+        self.0.queue.flush(Duration::ZERO)
+    }
+
+    /// Waits until everything is written, for two seconds at most: call it before the process ends.
+    pub fn finish(&self) {
+        self.0.queue.flush(END_LIMIT);
+    }
+
+    /// From now on a panic is logged before the process ends by it.
+    pub fn log_panics(&self) {
+        let (default, log) = (std::panic::take_hook(), self.clone());
+        std::panic::set_hook(Box::new(move |panic| {
+            fatal!("{panic}");
+            log.0.queue.flush(PANIC_LIMIT);
+            // It writes to standard error, whoever reads that.
+            if sink::has_room(io::stderr().as_fd()) {
+                default(panic);
+            }
+        }));
     }
 }
 
@@ -124,15 +165,18 @@ impl LogHandle {
 /// A file that cannot be opened is reported on standard error, which then takes the log's lines.
 ///
 /// # Errors
-/// When a subscriber is installed already.
-pub fn init(settings: &Settings) -> Result<LogHandle, AlreadyInstalled> {
-    let (subscriber, handle) = build(settings);
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| AlreadyInstalled)?;
+/// When a subscriber is installed already, or there is no thread.
+pub fn init(settings: &Settings) -> Result<LogHandle, LogError> {
+    let (subscriber, handle) = build(settings)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyInstalled)?;
     Ok(handle)
 }
 
 /// The subscriber that [`init`] installs, for use in one scope.
-pub fn build(settings: &Settings) -> (impl Subscriber + Send + Sync + use<>, LogHandle) {
+///
+/// # Errors
+/// When there is no thread.
+pub fn build(settings: &Settings) -> io::Result<(impl Subscriber + Send + Sync + use<>, LogHandle)> {
     build_with_sockets(settings, SYSLOG_SOCKET, JOURNAL_SOCKET)
 }
 
@@ -141,45 +185,69 @@ fn build_with_sockets(
     settings: &Settings,
     syslog: &str,
     journal: &str,
-) -> (impl Subscriber + Send + Sync + use<>, LogHandle) {
-    let output = match &settings.destination {
-        Destination::File(path) => open(path).map_or_else(
-            |error| {
-                complain(format_args!(
-                    "cannot open the log file {}: {error}; logging to standard error, which --daemon closes, until HUP \
-                     finds the file writable",
-                    path.display()
-                ));
-                Output::Stderr
-            },
-            Output::File,
-        ),
-        Destination::Stderr => Output::Stderr,
-        Destination::None => Output::Nowhere,
-    };
+) -> io::Result<(impl Subscriber + Send + Sync + use<>, LogHandle)> {
+    let lost = Arc::new(AtomicU64::new(0));
+    let socket = |is_wanted: bool, path, name| is_wanted.then(|| connect(path, name, &lost));
+    let (syslog, journal) =
+        (socket(settings.syslog, syslog, "syslog"), socket(settings.journald, journal, "the journal"));
     let shared = Arc::new(Shared {
         level: AtomicU8::new(settings.level as u8),
+        has_output: settings.destination != Destination::None || syslog.is_some() || journal.is_some(),
+        queue: Arc::default(),
+        lost: Arc::clone(&lost),
+    });
+    let output = open(&settings.destination);
+    // Where the log is on standard error already nothing is said there twice.
+    let tells_terminal = settings.tells_terminal && !matches!(output, Output::Stderr) && io::stderr().is_terminal();
+    let writer = Writer {
+        queue: Arc::clone(&shared.queue),
         destination: settings.destination.clone(),
         format: settings.format,
-        output: Mutex::new(output),
-        syslog: settings.syslog.then(|| connect(syslog, "syslog")),
-        journal: settings.journald.then(|| connect(journal, "the journal")),
-    });
+        output,
+        tells_terminal,
+        syslog,
+        journal,
+        lost,
+        missing: 0,
+        is_torn: false,
+    };
+    writer.start()?;
     let subscriber = tracing_subscriber::registry().with(LogLayer(Arc::clone(&shared)));
-    (subscriber, LogHandle(shared))
+    Ok((subscriber, LogHandle(shared)))
+}
+
+/// Opens the main output. A file that cannot be opened is a warning.
+fn open(destination: &Destination) -> Output {
+    let path = match destination {
+        Destination::File(path) => path,
+        Destination::Stderr => return Output::Stderr,
+        Destination::None => return Output::Nowhere,
+    };
+    match Output::open(path) {
+        Ok(output) => {
+            if matches!(output, Output::Unread) {
+                complain(format_args!("nobody reads the log file {}: the log waits for its reader", path.display()));
+            }
+            output
+        }
+        Err(error) => {
+            complain(format_args!(
+                "cannot open the log file {}: {error}; logging to standard error, which --daemon closes, until HUP \
+                 finds the file writable",
+                path.display()
+            ));
+            Output::Stderr
+        }
+    }
 }
 
 /// A socket that is not there yet is a warning: each event tries again.
-fn connect(path: &str, name: &str) -> LocalSocket {
-    let socket = LocalSocket::new(path);
+fn connect(path: &str, name: &str, lost: &Arc<AtomicU64>) -> LocalSocket {
+    let mut socket = LocalSocket::new(path, Arc::clone(lost));
     if let Err(error) = socket.connect() {
         complain(format_args!("cannot reach {name} at {path}: {error}"));
     }
     socket
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(LOG_FILE_MODE).open(path)
 }
 
 /// A warning about the log itself has no other place than standard error, and nobody to tell if
@@ -189,21 +257,13 @@ fn complain(text: std::fmt::Arguments<'_>) {
 }
 
 #[derive(Debug)]
-enum Output {
-    File(File),
-    Stderr,
-    Nowhere,
-}
-
-#[derive(Debug)]
 struct Shared {
     /// A [`Level`] by its number.
     level: AtomicU8,
-    destination: Destination,
-    format: Format,
-    output: Mutex<Output>,
-    syslog: Option<LocalSocket>,
-    journal: Option<LocalSocket>,
+    has_output: bool,
+    queue: Arc<Queue>,
+    /// What the outputs did not take.
+    lost: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -211,38 +271,15 @@ impl Shared {
         Level::from_number(self.level.load(Ordering::Relaxed))
     }
 
-    fn has_output(&self) -> bool {
-        self.destination != Destination::None || self.syslog.is_some() || self.journal.is_some()
-    }
-
     fn wants(&self, metadata: &Metadata<'_>) -> bool {
         let is_wanted = Level::of(metadata) <= self.threshold() || metadata.target() == AUDIT_TARGET;
-        metadata.is_event() && is_wanted && self.has_output()
+        metadata.is_event() && is_wanted && self.has_output
     }
+}
 
-    fn output(&self) -> MutexGuard<'_, Output> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self, record: &Record) {
-        if self.destination != Destination::None {
-            let line = match self.format {
-                Format::Human => record.human(),
-                Format::Json => record.json(),
-            };
-            // A full disk must not stop the server, and there is no other place to say so.
-            let _ = match &mut *self.output() {
-                Output::File(file) => file.write_all(line.as_bytes()),
-                Output::Stderr => io::stderr().write_all(line.as_bytes()),
-                Output::Nowhere => Ok(()),
-            };
-        }
-        if let Some(syslog) = &self.syslog {
-            syslog.send(record.syslog(std::process::id()).as_bytes());
-        }
-        if let Some(journal) = &self.journal {
-            journal.send(record.journal().as_bytes());
-        }
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 
@@ -258,11 +295,11 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(if self.0.has_output() { self.0.threshold().tracing_filter() } else { LevelFilter::OFF })
+        Some(if self.0.has_output { self.0.threshold().tracing_filter() } else { LevelFilter::OFF })
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        self.0.write(&Record::new(event));
+        self.0.queue.push(Record::new(event));
     }
 }
 

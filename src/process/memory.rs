@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Workloads of a durable queue that are kept in memory where no limit is set, in bytes: enough for every backlog that workers
 /// keep up with.
@@ -16,6 +18,65 @@ const KEPT: i32 = 8 << 20;
 /// size of workloads, for which new memory each time would cost more than it saves.
 #[cfg(target_env = "gnu")]
 const OWN_MAPPING_FROM: i32 = 4 << 20;
+
+/// Pieces of output and input from this size on are counted when they are freed, in bytes.
+const COUNTED_FROM: usize = 1 << 20;
+/// When so much was freed, free memory is given back, in bytes.
+const MUCH: u64 = 32 << 20;
+/// And when the process has so much more than what its jobs hold, in bytes.
+const SURPLUS: u64 = 48 << 20;
+/// The least time between two times that memory is given back: each looks at all free memory, and holds up who allocates.
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Bytes that were freed since memory was given back.
+static FREED: AtomicUsize = AtomicUsize::new(0);
+
+/// So many bytes of a connection's output or input were freed. What is small is not counted.
+pub fn note_freed(bytes: usize) {
+    if bytes >= COUNTED_FROM {
+        FREED.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Gives memory back to the system after much was freed. What is in use between free blocks keeps the allocator from doing it.
+#[derive(Debug, Default)]
+pub struct Trimmer {
+    /// The most that jobs have held since memory was given back, in bytes.
+    most: u64,
+    last: Option<Instant>,
+}
+
+impl Trimmer {
+    /// To be called every few seconds, by a thread that nobody waits for, with the bytes that workloads hold now.
+    pub fn look(&mut self, workloads: u64) {
+        self.most = self.most.max(workloads);
+        let freed = FREED.load(Ordering::Relaxed) as u64 + (self.most - workloads);
+        let is_recent = self.last.is_some_and(|last| last.elapsed() < TRIM_INTERVAL);
+        if freed < MUCH || is_recent || resident().is_none_or(|bytes| bytes < workloads.saturating_add(SURPLUS)) {
+            return;
+        }
+        FREED.store(0, Ordering::Relaxed);
+        (self.most, self.last) = (workloads, Some(Instant::now()));
+        trim();
+    }
+}
+
+/// Memory of this process that is in use, in bytes.
+fn resident() -> Option<u64> {
+    let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+/// Has the allocator give back all free memory.
+#[allow(unsafe_code)]
+fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim may be called at any time, by any thread.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
 
 /// Has the allocator give back free memory sooner than it does by itself.
 ///

@@ -4,6 +4,8 @@
 //! The parts take plain parameters and know nothing of the configuration. The order in which a
 //! server uses them matters:
 //!
+//! 0. [`signals::hold_reload_and_drain`], and [`signals::hold_all`] before there is a pid file; threads that are started
+//!    later hold them back too, until [`signals::release`] when they are handled;
 //! 1. [`listen::Listeners::inherited`]: sockets passed by systemd are bound to this process id;
 //! 2. [`detach::detach`], before any thread exists;
 //! 3. [`privileges::raise_file_descriptor_limit`], still with the rights it was started with;
@@ -22,5 +24,6 @@ pub mod memory;
 pub mod notify;
 pub mod pid_file;
 pub mod privileges;
+pub mod signals;
 pub mod socket;
 pub mod state_directory;

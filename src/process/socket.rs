@@ -1,10 +1,12 @@
 //! What the kernel knows of a socket, and is told about it.
 
 use std::io;
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc::{TIOCOUTQ, c_int, ioctl};
+use nix::libc::{IPPROTO_TCP, TCP_INFO, TIOCOUTQ, c_int, getsockopt, ioctl, socklen_t, tcp_info};
 use socket2::SockRef;
 
 /// How many bytes were written to a socket that its peer has not acknowledged yet.
@@ -18,6 +20,44 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let status = unsafe { ioctl(socket.as_raw_fd(), TIOCOUTQ, &raw mut bytes) };
     Errno::result(status)?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Whether something that was written to a socket surely did not reach its peer: the peer was gone and has answered with a reset,
+/// or has not acknowledged it. Takes the error that waits for the next call, if there is one.
+pub fn has_undelivered(socket: BorrowedFd<'_>) -> bool {
+    let is_reset = SockRef::from(&socket).take_error().is_ok_and(|error| error.is_some());
+    is_reset || unacknowledged(socket).is_ok_and(|bytes| bytes > 0)
+}
+
+/// What the kernel has heard of a TCP peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerState {
+    /// Since when the peer has acknowledged nothing, be it something new or a probe.
+    pub silent_for: Duration,
+    /// Probes without an answer, since the last that had one.
+    pub unanswered_probes: u8,
+}
+
+/// What the kernel has heard of the peer of a socket; `None` for sockets that are not of TCP.
+#[allow(unsafe_code)]
+pub fn peer_state(socket: BorrowedFd<'_>) -> Option<PeerState> {
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut info: tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = socklen_t::try_from(size_of::<tcp_info>()).ok()?;
+    let pointer = (&raw mut info).cast();
+    // SAFETY: the kernel writes at most `size` bytes to where the pointer to a live structure says.
+    let status = unsafe { getsockopt(socket.as_raw_fd(), IPPROTO_TCP, TCP_INFO, pointer, &raw mut size) };
+    let has_fields = usize::try_from(size).ok()? >= offset_of!(tcp_info, tcpi_last_ack_recv) + size_of::<u32>();
+    (status == 0 && has_fields).then(|| PeerState {
+        silent_for: Duration::from_millis(u64::from(info.tcpi_last_ack_recv)),
+        unanswered_probes: info.tcpi_probes,
+    })
+}
+
+/// How long the kernel lets sent bytes be unacknowledged before it ends the connection; `None` leaves it to the kernel.
+/// Sockets that are not of TCP have no such time.
+pub fn set_user_timeout(socket: BorrowedFd<'_>, timeout: Option<Duration>) {
+    let _ = SockRef::from(&socket).set_tcp_user_timeout(timeout);
 }
 
 /// Has the kernel acknowledge at once what it has received, and what comes next.
@@ -45,6 +85,19 @@ mod tests {
         assert!(unacknowledged(one.as_fd()).unwrap() > 0);
         other.read_exact(&mut [0; 1000]).unwrap();
         assert_eq!(unacknowledged(one.as_fd()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_peer_is_heard_of() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut one = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        one.write_all(b"x").unwrap();
+        other.read_exact(&mut [0]).unwrap();
+        let state = peer_state(one.as_fd()).unwrap();
+        assert!(state.silent_for < Duration::from_secs(60) && state.unanswered_probes == 0, "{state:?}");
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert_eq!(peer_state(one.as_fd()), None);
     }
 
     #[test]

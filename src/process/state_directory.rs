@@ -24,6 +24,8 @@ const FILE_ENDS: [&str; 4] = [".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqli
 
 /// What to do instead, for the end of messages.
 const OTHERWISE: &str = "or name a file with --queue-type libsqlite3 --libsqlite3-db";
+/// What gives the server a directory of its own, for the end of messages.
+const OF_ITS_OWN: &str = "make it for the user of the server (mkdir, chown; StateDirectory= in a systemd unit)";
 
 /// The variables that say where state is kept.
 #[derive(Clone, Debug, Default)]
@@ -62,8 +64,16 @@ pub enum StateDirectoryError {
         /// Its value.
         value: OsString,
     },
-    /// It cannot be made.
-    #[error("cannot make the state directory {}: {source}; make it for the user of the server, {OTHERWISE}", path.display())]
+    /// Nobody named one, there is none where it would be, and it cannot be made.
+    #[error("there is no state directory {}, and it cannot be made: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It was named and cannot be made, or something else is in its place.
+    #[error("cannot make the state directory {}: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
     Make {
         /// The directory.
         path: PathBuf,
@@ -71,10 +81,16 @@ pub enum StateDirectoryError {
         source: io::Error,
     },
     /// It may not be written into.
-    #[error("cannot write into the state directory {}: {source}; give it to the user of the server, {OTHERWISE}", path.display())]
+    #[error(
+        "cannot write into the state directory {}: {source}; give it to user {user} (chown; StateDirectory= in a systemd \
+         unit) or mount it writable, {OTHERWISE}",
+        path.display()
+    )]
     NotWritable {
         /// The directory.
         path: PathBuf,
+        /// The number of the user that this process is.
+        user: u32,
         /// What the system says.
         source: io::Error,
     },
@@ -96,12 +112,18 @@ pub enum StateDirectoryError {
     },
 }
 
+impl StateDirectoryError {
+    /// Whether there is no state directory at all for this user, and so no queue of an earlier start that could be missed.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Nowhere | Self::Missing { .. })
+    }
+}
+
 /// Tells which directory it is. Nothing is made.
 ///
 /// # Errors
 /// [`StateDirectoryError::Nowhere`] and [`StateDirectoryError::NotAbsolute`].
 pub fn choose(environment: &Environment, is_root: bool) -> Result<PathBuf, StateDirectoryError> {
-    let given = |value: &Option<OsString>| value.clone().filter(|value| !value.is_empty());
     if let Some(list) = given(&environment.state_directory) {
         let first = list.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
         return absolute("STATE_DIRECTORY", OsStr::from_bytes(first));
@@ -114,6 +136,11 @@ pub fn choose(environment: &Environment, is_root: bool) -> Result<PathBuf, State
     }
     let home = given(&environment.home).ok_or(StateDirectoryError::Nowhere)?;
     Ok(absolute("HOME", &home)?.join(".local/state/gearmand"))
+}
+
+/// A variable that is set to something.
+fn given(value: &Option<OsString>) -> Option<OsString> {
+    value.clone().filter(|value| !value.is_empty())
 }
 
 fn absolute(variable: &'static str, value: &OsStr) -> Result<PathBuf, StateDirectoryError> {
@@ -138,13 +165,34 @@ pub fn prepare(
     owner: Option<(u32, u32)>,
 ) -> Result<PathBuf, StateDirectoryError> {
     let path = choose(environment, is_root)?;
-    make(&path).map_err(|source| StateDirectoryError::Make { path: path.clone(), source })?;
+    make(&path).map_err(|source| {
+        let path = path.clone();
+        let is_named = given(&environment.state_directory).or(given(&environment.xdg_state_home)).is_some();
+        if !is_named && is_missing(&path, environment) {
+            StateDirectoryError::Missing { path, source }
+        } else {
+            StateDirectoryError::Make { path, source }
+        }
+    })?;
     if let Some(owner) = owner {
         hand_over(&path, owner)?;
     }
-    eaccess(&path, AccessFlags::W_OK | AccessFlags::X_OK)
-        .map_err(|errno| StateDirectoryError::NotWritable { path: path.clone(), source: errno.into() })?;
+    eaccess(&path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|errno| StateDirectoryError::NotWritable {
+        path: path.clone(),
+        user: nix::unistd::geteuid().as_raw(),
+        source: errno.into(),
+    })?;
     Ok(path)
+}
+
+/// Whether nothing is at this path. A link that leads nowhere is something, as where its disk is not mounted, and so is
+/// what this user may not look at. The home of users that have none is often no directory.
+fn is_missing(path: &Path, environment: &Environment) -> bool {
+    match fs::symlink_metadata(path).map_err(|error| error.kind()) {
+        Err(io::ErrorKind::NotFound) => true,
+        Err(io::ErrorKind::NotADirectory) => given(&environment.home).is_some_and(|home| !Path::new(&home).is_dir()),
+        _ => false,
+    }
 }
 
 /// Makes the directory and those above it, and has them on the disk: a power cut must not take a queue with its directory.

@@ -11,6 +11,36 @@ pub struct PeerError {
     pub text: &'static str,
 }
 
+/// Why a function that a worker offers is not registered.
+///
+/// CAN_DO and CAN_DO_TIMEOUT have no answer: a worker library takes an ERROR for the answer to its next GRAB_JOB, and fails. So
+/// the worker is told nothing, and the operator is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotRegistered {
+    /// The name has more than 512 bytes.
+    NameTooLong,
+    /// The timeout does not fit into 64 bits.
+    TimeoutOutOfRange,
+    /// The server keeps as many functions as it may.
+    TooManyOnServer,
+    /// The connection offers as many functions as it may.
+    TooManyOnConnection,
+}
+
+impl NotRegistered {
+    /// The reason, for the log.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NameTooLong => "the name has more than 512 bytes",
+            Self::TimeoutOutOfRange => "the timeout of CAN_DO_TIMEOUT is out of range",
+            Self::TooManyOnServer => "the server has as many functions as it may (--max-functions)",
+            Self::TooManyOnConnection => {
+                "the connection offers as many functions as it may (--max-functions-per-connection)"
+            }
+        }
+    }
+}
+
 macro_rules! errors {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
         impl PeerError {
@@ -39,12 +69,8 @@ errors! {
     FUNCTION_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Function name too large";
     /// A handle of more than 63 bytes. The text is gearmand's.
     HANDLE_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Error occurred due to GEARMAND_JOB_HANDLE_SIZE being too small from snprintf";
-    /// The timeout of CAN_DO_TIMEOUT is no number.
-    TIMEOUT_NOT_A_NUMBER = "INVALID_ARGUMENT", "Timeout is not a number of milliseconds";
-    /// The time of SUBMIT_JOB_EPOCH is no number.
-    EPOCH_NOT_A_NUMBER = "INVALID_ARGUMENT", "Epoch time is not a number of seconds";
-    /// The numerator or denominator of WORK_STATUS is no number.
-    STATUS_NOT_A_NUMBER = "INVALID_ARGUMENT", "Numerator and denominator must be numbers";
+    /// The time of SUBMIT_JOB_EPOCH does not fit into 64 bits.
+    EPOCH_OUT_OF_RANGE = "INVALID_ARGUMENT", "Epoch time is out of range";
     /// A queue limit was reached: that of the function and priority, or that of the server.
     JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
     /// Workloads of jobs that only memory holds take all the memory they may.
@@ -69,8 +95,6 @@ errors! {
     STORE_REFUSED = "QUEUE_ERROR", "Queue error: the store does not take this job";
     /// More functions than the server keeps.
     TOO_MANY_FUNCTIONS = "QUEUE_ERROR", "Too many functions on this server (max-functions)";
-    /// More functions than one worker may register.
-    TOO_MANY_ABILITIES = "QUEUE_ERROR", "Too many functions on this connection (max-functions-per-connection)";
     /// More foreground jobs than one client may wait for.
     TOO_MANY_WAITS = "QUEUE_ERROR", "Too many unfinished jobs on this connection (max-waits-per-connection)";
     /// The server is draining and takes no new jobs.

@@ -16,8 +16,9 @@ pub mod packet;
 pub mod request;
 pub mod response;
 pub mod text;
+pub mod units;
 
-pub use error::PeerError;
+pub use error::{NotRegistered, PeerError};
 pub use names::{FunctionName, JobHandle, Priority, Workload};
 pub use request::{GrabKind, Request, Submission};
 pub use response::Response;

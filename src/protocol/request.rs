@@ -1,9 +1,7 @@
 //! What a client or worker asks of the server: a packet with every field parsed and in range.
 
-use super::error::PeerError;
-use super::names::{
-    CLIENT_ID_MAX, FUNCTION_MAX, HANDLE_MAX, OPTION_MAX, Priority, REDUCER_MAX, UNIQUE_MAX, Workload, parse_decimal,
-};
+use super::error::{NotRegistered, PeerError};
+use super::names::{CLIENT_ID_MAX, FUNCTION_MAX, HANDLE_MAX, OPTION_MAX, Priority, REDUCER_MAX, UNIQUE_MAX, Workload};
 use super::packet::{PacketType, split_arguments};
 
 /// The shortest timeout that CAN_DO_TIMEOUT can set, in milliseconds; shorter ones are raised to it.
@@ -19,6 +17,8 @@ pub enum Request<'a> {
         /// How long the worker may take for a job before it is taken away, in milliseconds; `None` for as long as it likes.
         timeout_ms: Option<u64>,
     },
+    /// CAN_DO, CAN_DO_TIMEOUT that cannot be taken, and are not answered.
+    CannotRegister(NotRegistered),
     /// CANT_DO: the worker withdraws a function.
     CantDo {
         /// The function.
@@ -144,9 +144,9 @@ impl<'a> Request<'a> {
             PeerError::COMMAND_UNKNOWN
         })?;
         Ok(match packet_type {
-            PacketType::CanDo => Self::CanDo { function: function(bytes)?, timeout_ms: None },
+            PacketType::CanDo => can_do(bytes, Some(None)),
             PacketType::CanDoTimeout => can_do_timeout(bytes)?,
-            PacketType::CantDo => Self::CantDo { function: function(bytes)? },
+            PacketType::CantDo => Self::CantDo { function: bytes },
             PacketType::ResetAbilities => Self::ResetAbilities,
             PacketType::PreSleep => Self::PreSleep,
             PacketType::GrabJob => Self::GrabJob(GrabKind::Plain),
@@ -178,8 +178,8 @@ impl<'a> Request<'a> {
                 let (handle, workload) = handle_and_workload(body)?;
                 Self::WorkException { handle, workload }
             }
-            // Some workers end the handle with a NUL, which libgearman's clients do not expect to get back.
-            PacketType::WorkFail => Self::WorkFail { handle: handle(bytes.strip_suffix(b"\0").unwrap_or(bytes))? },
+            // Some workers end the handle with a NUL, or send a reason after it as with WORK_EXCEPTION.
+            PacketType::WorkFail => Self::WorkFail { handle: handle(until_nul(bytes))? },
             PacketType::GetStatus => Self::GetStatus { handle: handle(until_nul(bytes))? },
             PacketType::GetStatusUnique => Self::GetStatusUnique { unique: unique(until_nul(bytes))? },
             PacketType::EchoReq => Self::Echo { workload: body },
@@ -220,7 +220,7 @@ fn submit(body: Workload<'_>, priority: Priority, background: bool) -> Result<Re
 
 fn submit_epoch(body: Workload<'_>) -> Result<Request<'_>, PeerError> {
     let [name, key, time, workload] = arguments(body.as_bytes())?;
-    let due_s = signed_decimal(time).ok_or(PeerError::EPOCH_NOT_A_NUMBER)?;
+    let due_s = leading_integer(time).ok_or(PeerError::EPOCH_OUT_OF_RANGE)?;
     Ok(Request::Submit(Submission {
         function: function(name)?,
         unique: unique(key)?,
@@ -249,24 +249,28 @@ fn submit_reduce(body: Workload<'_>, background: bool) -> Result<Request<'_>, Pe
     }))
 }
 
+/// A registration with this timeout in milliseconds; with `None` for one that is out of range.
+fn can_do(name: &[u8], timeout_ms: Option<Option<u64>>) -> Request<'_> {
+    if name.len() > FUNCTION_MAX {
+        return Request::CannotRegister(NotRegistered::NameTooLong);
+    }
+    match timeout_ms {
+        Some(timeout_ms) => Request::CanDo { function: name, timeout_ms },
+        None => Request::CannotRegister(NotRegistered::TimeoutOutOfRange),
+    }
+}
+
 fn can_do_timeout(body: &[u8]) -> Result<Request<'_>, PeerError> {
     let [name, timeout] = arguments(body)?;
-    let timeout = timeout.strip_suffix(b"\0").unwrap_or(timeout);
-    let timeout_ms = signed_decimal(timeout).ok_or(PeerError::TIMEOUT_NOT_A_NUMBER)?;
-    Ok(Request::CanDo {
-        function: function(name)?,
-        timeout_ms: u64::try_from(timeout_ms)
-            .ok()
-            .filter(|timeout_ms| *timeout_ms > 0)
-            .map(|timeout_ms| timeout_ms.max(SHORTEST_TIMEOUT_MS)),
-    })
+    let in_force = |timeout_ms: i64| {
+        let timeout_ms = u64::try_from(timeout_ms).ok().filter(|timeout_ms| *timeout_ms > 0);
+        timeout_ms.map(|timeout_ms| timeout_ms.max(SHORTEST_TIMEOUT_MS))
+    };
+    Ok(can_do(name, leading_integer(timeout).map(in_force)))
 }
 
 fn work_status(body: &[u8]) -> Result<Request<'_>, PeerError> {
     let [name, numerator, denominator] = arguments(body)?;
-    if leading_number(numerator).is_none() || leading_number(denominator).is_none() {
-        return Err(PeerError::STATUS_NOT_A_NUMBER);
-    }
     Ok(Request::WorkStatus { handle: handle(name)?, numerator, denominator })
 }
 
@@ -314,33 +318,41 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     memchr::memchr(0, bytes).map_or(bytes, |end| &bytes[..end])
 }
 
-fn signed_decimal(bytes: &[u8]) -> Option<i64> {
-    match bytes.split_first() {
-        Some((b'-', digits)) => {
-            parse_decimal(digits).map(|value| i64::try_from(value).map_or(i64::MIN, |value| -value))
-        }
-        Some((b'+', digits)) => i64::try_from(parse_decimal(digits)?).ok(),
-        _ => i64::try_from(parse_decimal(bytes)?).ok(),
-    }
+/// The whole number that `bytes` begins with, as C's `strtoll` reads it: after blanks and a sign, as many digits as there
+/// are; 0 where there are none. `None` where it does not fit into 64 bits.
+///
+/// Clients and workers send `2.5`, ` 60`, `60s` and nothing at all.
+pub fn leading_integer(bytes: &[u8]) -> Option<i64> {
+    let (is_negative, digits) = sign_and_digits(bytes);
+    digits.iter().try_fold(0_i64, |value, digit| {
+        let digit = i64::from(digit - b'0');
+        let value = value.checked_mul(10)?;
+        if is_negative { value.checked_sub(digit) } else { value.checked_add(digit) }
+    })
 }
 
-/// The whole number that `bytes` begins with, as C's `atoi` reads it, but held to 32 bits and not wrapped.
+/// How far a job is: the whole number that `bytes` begins with, 0 for a negative one, at most `u64::MAX`.
 ///
-/// Workers report progress such as `33.3` too, and clients show it: only what does not begin with a number is refused.
-pub fn leading_number(bytes: &[u8]) -> Option<u32> {
-    let (negative, digits) = match bytes.split_first() {
-        Some((b'-', rest)) => (true, rest),
-        Some((b'+', rest)) => (false, rest),
-        _ => (false, bytes),
+/// Workers report progress such as `33.3` or nothing at all, and clients show it as it came.
+pub fn leading_count(bytes: &[u8]) -> u64 {
+    let (is_negative, digits) = sign_and_digits(bytes);
+    if is_negative {
+        return 0;
+    }
+    digits.iter().fold(0_u64, |value, digit| value.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
+}
+
+/// Whether a number is negative, and its digits: those that follow blanks and a sign.
+fn sign_and_digits(bytes: &[u8]) -> (bool, &[u8]) {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    let start = bytes.iter().position(|byte| !is_blank(byte)).unwrap_or(bytes.len());
+    let (is_negative, digits) = match &bytes[start..] {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
     };
     let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
-    if end == 0 {
-        return None;
-    }
-    if negative {
-        return Some(0);
-    }
-    Some(parse_decimal(&digits[..end]).map_or(u32::MAX, |value| u32::try_from(value).unwrap_or(u32::MAX)))
+    (is_negative, &digits[..end])
 }
 
 #[cfg(test)]
@@ -365,30 +377,52 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_have_a_floor_and_no_overflow() {
+    fn timeouts_are_read_as_far_as_they_go() {
         let timeout = |text: &str| {
             let body = [b"f\0", text.as_bytes()].concat();
-            match Request::parse(PacketType::CanDoTimeout.number(), Workload::borrowed(&body)) {
+            match parse(PacketType::CanDoTimeout, &body) {
                 Ok(Request::CanDo { timeout_ms, .. }) => Ok(timeout_ms),
-                Ok(other) => panic!("{other:?}"),
-                Err(error) => Err(error),
+                Ok(Request::CannotRegister(why)) => Err(why),
+                other => panic!("{other:?}"),
             }
         };
-        assert_eq!(timeout("1500"), Ok(Some(1500)));
-        assert_eq!(timeout("10"), Ok(Some(1000)));
-        assert_eq!(timeout("0"), Ok(None));
-        assert_eq!(timeout("-5"), Ok(None));
-        for bad in ["", "abc", "99999999999999999999", "1e3"] {
-            assert_eq!(timeout(bad), Err(PeerError::TIMEOUT_NOT_A_NUMBER), "{bad}");
+        for (text, timeout_ms) in [
+            ("1500", Some(1500)),
+            ("10", Some(1000)),
+            ("0", None),
+            ("-5", None),
+            ("2.5", Some(1000)),
+            ("0.5", None),
+            ("", None),
+            (" 60000", Some(60_000)),
+            ("60000s", Some(60_000)),
+            ("60000\0", Some(60_000)),
+            ("soon", None),
+            ("00000000000000000000001500", Some(1500)),
+        ] {
+            assert_eq!(timeout(text), Ok(timeout_ms), "{text}");
         }
+        assert_eq!(timeout("99999999999999999999"), Err(NotRegistered::TimeoutOutOfRange));
     }
 
     #[test]
-    fn numbers_of_progress_are_read_as_far_as_they_go() {
-        for (text, value) in
-            [("33.3", Some(33)), ("-1", Some(0)), ("99999999999", Some(u32::MAX)), ("abc", None), ("", None)]
-        {
-            assert_eq!(leading_number(text.as_bytes()), value, "{text}");
+    fn numbers_are_read_as_far_as_they_go() {
+        for (text, integer, count) in [
+            ("33.3", Some(33), 33),
+            (" \t\n3", Some(3), 3),
+            ("+7", Some(7), 7),
+            ("-1", Some(-1), 0),
+            ("- 1", Some(0), 0),
+            ("99999999999", Some(99_999_999_999), 99_999_999_999),
+            ("1e3", Some(1), 1),
+            ("abc", Some(0), 0),
+            ("", Some(0), 0),
+            ("-9223372036854775808", Some(i64::MIN), 0),
+            ("9223372036854775808", None, 9_223_372_036_854_775_808),
+            ("99999999999999999999", None, u64::MAX),
+        ] {
+            assert_eq!(leading_integer(text.as_bytes()), integer, "{text}");
+            assert_eq!(leading_count(text.as_bytes()), count, "{text}");
         }
     }
 

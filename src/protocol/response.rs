@@ -83,9 +83,9 @@ pub struct Status {
     /// Whether a worker has it.
     pub running: bool,
     /// What is done.
-    pub numerator: u32,
+    pub numerator: u64,
     /// Of how much.
-    pub denominator: u32,
+    pub denominator: u64,
 }
 
 /// An argument of a packet, so that length and bytes come from one description.
@@ -236,8 +236,8 @@ impl Status {
         [
             Argument::Number(u64::from(self.known)),
             Argument::Number(u64::from(self.running)),
-            Argument::Number(u64::from(self.numerator)),
-            Argument::Number(u64::from(self.denominator)),
+            Argument::Number(self.numerator),
+            Argument::Number(self.denominator),
         ]
     }
 }

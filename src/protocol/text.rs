@@ -6,11 +6,13 @@
 
 mod control;
 mod filter;
+mod name;
 
 pub use self::control::{ControlCommand, Workers, connection_id};
 pub use self::filter::JobWords;
+pub use self::name::{escaped, read_name, write_escaped, write_name};
 
-use super::names::{JobHandle, write_decimal};
+use super::names::{JobHandle, parse_decimal, write_decimal};
 
 /// A command, with its arguments checked for their number and form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +126,7 @@ pub const OK: &[u8] = b"OK\r\n";
 pub const END_OF_LIST: &[u8] = b".\n";
 /// `drop function` for a name that is no function.
 pub const FUNCTION_NOT_FOUND: &[u8] = b"ERR function not found\r\n";
-/// `drop function` for a function that is in use.
+/// `drop function` for a function that has workers or running jobs.
 pub const FUNCTION_IN_USE: &[u8] = b"ERR there are still connected workers or executing clients\r\n";
 /// `cancel job` for a handle that is no job.
 pub const UNKNOWN_JOB: &[u8] = b"ERR UNKNOWN_JOB\r\n";
@@ -242,12 +244,12 @@ impl<'a> AdminCommand<'a> {
     }
 
     fn parse_maxqueue(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
-        let number = |word: &[u8]| super::request::leading_number(word).unwrap_or(0);
         let (function, limits) = match arguments {
-            [function] => (function, [0; 3]),
-            [function, all] => (function, [number(all); 3]),
-            [function, high, normal] => (function, [number(high), number(normal), 0]),
-            [function, high, normal, low] => (function, [number(high), number(normal), number(low)]),
+            // A script may leave the number out and the space before it in.
+            [function] | [function, b""] => (function, [0; 3]),
+            [function, all] => (function, [queue_limit(all)?; 3]),
+            [function, high, normal] => (function, [queue_limit(high)?, queue_limit(normal)?, 0]),
+            [function, high, normal, low] => (function, [queue_limit(high)?, queue_limit(normal)?, queue_limit(low)?]),
             _ => return Err(AdminError::WrongArguments(typed)),
         };
         Ok(Self::MaxQueue { function, limits })
@@ -259,6 +261,21 @@ impl<'a> AdminCommand<'a> {
             _ => Err(AdminError::WrongArguments(typed)),
         }
     }
+}
+
+/// A limit of `maxqueue`. C++ gearmand takes a number below zero for none, and what is no number too: that is refused.
+fn queue_limit(word: &[u8]) -> Result<u32, AdminError<'static>> {
+    const WANTED: AdminError<'_> =
+        AdminError::BadArgument("A limit is a number of jobs, 0 for none: maxqueue NAME [HIGH [NORMAL [LOW]]]");
+    let (digits, is_negative) = match word {
+        [b'-', digits @ ..] => (digits, true),
+        [b'+', digits @ ..] | digits => (digits, false),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(WANTED);
+    }
+    let number = parse_decimal(digits).and_then(|number| u32::try_from(number).ok()).unwrap_or(u32::MAX);
+    Ok(if is_negative { 0 } else { number })
 }
 
 /// `None` if there are more than `max_words`.
@@ -283,53 +300,19 @@ fn until_nul(word: &[u8]) -> &[u8] {
     memchr::memchr(0, word).map_or(word, |end| &word[..end])
 }
 
-/// Appends a name to a line of a listing.
-///
-/// A control character, or a space where spaces separate, would break the listing for whoever parses it: it is written
-/// as `\xNN`. All other bytes stand as they are.
-pub fn write_name(name: &[u8], out: &mut Vec<u8>, space_separates: bool) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    for byte in name {
-        if byte.is_ascii_control() || (space_separates && *byte == b' ') {
-            out.extend_from_slice(b"\\x");
-            out.extend([byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]));
-        } else {
-            out.push(*byte);
-        }
-    }
-}
-
-/// Reads a name as [`write_name`] writes it: `\xNN` stands for a byte, whatever else there is for itself.
-///
-/// Only commands that C++ gearmand does not know read names in this way. `\x5c` is a backslash.
-pub fn read_name(word: &[u8]) -> Vec<u8> {
-    let mut name = Vec::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first == b'\\'
-            && let [b'x', high, low, after @ ..] = after
-            && let (Some(high), Some(low)) = (hex_digit(*high), hex_digit(*low))
-        {
-            name.push(high << 4 | low);
-            rest = after;
-        } else {
-            name.push(*first);
-        }
-    }
-    name
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
-}
-
 /// Appends `ERR CODE TEXT`, the text with `+` for its spaces.
 pub fn write_error(code: &str, text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"ERR ");
     out.extend_from_slice(code.as_bytes());
     out.push(b' ');
     out.extend(text.bytes().map(|byte| if byte == b' ' { b'+' } else { byte }));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the answer to `drop function` for one with queued jobs: the command that purges them.
+pub fn write_has_jobs(function: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"ERR there are still queued jobs, which this command removes: cancel jobs ");
+    write_escaped(function, out, b' ');
     out.extend_from_slice(b"\r\n");
 }
 
@@ -421,7 +404,7 @@ mod tests {
         }
         assert_eq!(AdminCommand::parse(b"create  function   abc", 5), Ok(AdminCommand::CreateFunction(b"abc")));
         assert_eq!(
-            AdminCommand::parse(b"maxqueue f 3 x -1", 5),
+            AdminCommand::parse(b"maxqueue f +3 0 -1", 5),
             Ok(AdminCommand::MaxQueue { function: b"f", limits: [3, 0, 0] })
         );
     }
@@ -454,16 +437,6 @@ mod tests {
         let mut out = Vec::new();
         write_name(b"a\tb c\n\xff", &mut out, true);
         assert_eq!(out, b"a\\x09b\\x20c\\x0a\xff");
-    }
-
-    #[test]
-    fn names_are_read_as_they_are_shown() {
-        for name in [&b"plain"[..], b"a\tb c\n\xff", b"", b"\\", b"\\x", b"\\x4", b"\\xg0", b"a\\b\0"] {
-            let mut shown = Vec::new();
-            write_name(name, &mut shown, true);
-            assert_eq!(read_name(&shown), name, "{}", name.escape_ascii());
-        }
-        assert_eq!(read_name(b"\\x5cx20\\X20\\x2C"), b"\\x20\\X20,");
     }
 
     #[test]

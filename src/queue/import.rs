@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, SyncSender};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::copies::Copies;
-use super::url::{FORMS, QueueUrl};
+use super::url::{FORMS, QueueUrl, QueueUrlParser};
 use super::{ToolError, configured, tell};
 use crate::client;
 use crate::job_server::{JobKey, NUMBER_MAX, StoredJob, StoredParts};
@@ -53,10 +53,10 @@ const MARK_DUE_S: u64 = 0x7fff_ffff;
 )]
 pub struct ImportArgs {
     /// The queue to empty
-    #[arg(long, value_name = "QUEUE")]
+    #[arg(long, value_name = "QUEUE", value_parser = QueueUrlParser)]
     from: QueueUrl,
     /// The queue to fill; it is made where it is not there
-    #[arg(long, value_name = "QUEUE")]
+    #[arg(long, value_name = "QUEUE", value_parser = QueueUrlParser)]
     to: QueueUrl,
     /// Leave the jobs in the source too
     #[arg(long)]

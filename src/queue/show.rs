@@ -1,6 +1,7 @@
 //! `gearmand queue`: looks into a store without changing it, also beside the server that uses it.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use chrono::{Local, TimeZone as _};
 use serde_json::{Map, Value, json};
 
-use super::url::QueueUrl;
+use super::url::{QueueUrl, QueueUrlParser};
 use super::{EXIT_FAILED, ToolError, configured, files};
-use crate::client::{insert_bytes, printable};
+use crate::client::{aligned_within, insert_bytes, json_text, printable, row_text, terminal, widths};
 use crate::job_server::StoredJob;
 use crate::protocol::FunctionName;
 use crate::store::location::{Access, Location};
@@ -36,7 +37,7 @@ const NUMBERS: [bool; 8] = [false, false, false, false, false, true, true, true]
 )]
 pub struct QueueArgs {
     /// The queue [default: that of the server]
-    #[arg(long, global = true, value_name = "QUEUE")]
+    #[arg(long, global = true, value_name = "QUEUE", value_parser = QueueUrlParser)]
     from: Option<QueueUrl>,
     /// The configuration file of the server whose queue it is
     #[arg(long, global = true, value_name = "PATH", conflicts_with = "from")]
@@ -79,13 +80,14 @@ pub(super) fn run(args: QueueArgs) -> Result<u8, ToolError> {
         Some(QueueUrl(location)) => (location, configured::handle_prefix("queue")),
         None => configured::queue(args.config_file)?,
     };
+    let form = if args.json { Form::Json } else { Form::Table(terminal::room()) };
     let mut out = BufWriter::new(io::stdout().lock());
     let status = match args.action {
         Action::List { function, limit } => {
             let only = Only { function: function.map(String::into_bytes), limit: limit.unwrap_or(u64::MAX) };
-            list(&mut *open(&location, &prefix)?, &only, args.json, &mut out)?
+            list(&mut *open(&location, &prefix)?, &only, form, &mut out)?
         }
-        Action::Count => count(&mut *open(&location, &prefix)?, args.json, &mut out)?,
+        Action::Count => count(&mut *open(&location, &prefix)?, form, &mut out)?,
         Action::Verify => verify(&mut *open(&location, &prefix)?, &location, args.json, &mut out)?,
         Action::Backup { file } => files::backup(&location, &file)?,
         Action::Compact => files::compact(&location)?,
@@ -104,9 +106,18 @@ pub(super) struct Only {
     pub(super) limit: u64,
 }
 
+/// How it is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One object a line.
+    Json,
+    /// A table, at most so many columns of the terminal wide.
+    Table(Option<usize>),
+}
+
 /// Lists jobs as they are read.
-pub(super) fn list(store: &mut dyn Store, only: &Only, json: bool, out: &mut dyn Write) -> Result<u8, ToolError> {
-    let mut table = Table::new();
+pub(super) fn list(store: &mut dyn Store, only: &Only, form: Form, out: &mut dyn Write) -> Result<u8, ToolError> {
+    let mut table = Table::new(form);
     let mut printed = Ok(());
     let mut left = only.limit;
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -114,13 +125,17 @@ pub(super) fn list(store: &mut dyn Store, only: &Only, json: bool, out: &mut dyn
         let wanted = only.function.as_deref().is_none_or(|function| function == job.function.as_bytes());
         if left > 0 && wanted && printed.is_ok() {
             left -= 1;
-            printed = if json { writeln!(out, "{}", object(&job)) } else { table.add(row(&job, now_s), out) };
+            printed = if form == Form::Json {
+                writeln!(out, "{}", json_text(&object(&job)))
+            } else {
+                table.add(row(&job, now_s), out)
+            };
         }
         // The length of a workload is known when it is read.
         if left > 0 && printed.is_ok() { Workloads::Wanted } else { Workloads::Unwanted }
     })?;
     printed?;
-    if !json {
+    if form != Form::Json {
         table.finish(out)?;
     }
     Ok(0)
@@ -128,10 +143,10 @@ pub(super) fn list(store: &mut dyn Store, only: &Only, json: bool, out: &mut dyn
 
 fn row(job: &StoredJob, now_s: u64) -> Row {
     let text = |bytes: &[u8]| {
-        if bytes.is_empty() { "-".to_owned() } else { printable(&String::from_utf8_lossy(bytes)) }
+        if bytes.is_empty() { "-".to_owned() } else { shown(bytes) }
     };
     [
-        job.handle().to_string(),
+        printable(&job.handle().to_string()),
         text(job.function.as_bytes()),
         text(job.unique()),
         job.priority.name().to_owned(),
@@ -184,7 +199,7 @@ struct Counts {
 }
 
 /// Counts the jobs of each function.
-pub(super) fn count(store: &mut dyn Store, json: bool, out: &mut dyn Write) -> Result<u8, ToolError> {
+pub(super) fn count(store: &mut dyn Store, form: Form, out: &mut dyn Write) -> Result<u8, ToolError> {
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut functions: BTreeMap<FunctionName, Counts> = BTreeMap::new();
     store.replay(&mut |job, _| {
@@ -193,7 +208,7 @@ pub(super) fn count(store: &mut dyn Store, json: bool, out: &mut dyn Write) -> R
         counts.scheduled += u64::from(job.due_s > now_s);
         Workloads::Unwanted
     })?;
-    if json {
+    let Form::Table(room) = form else {
         for (function, Counts { by_priority: [high, normal, low], scheduled }) in functions {
             let mut object = Map::new();
             insert_bytes(&mut object, "function", function.as_bytes());
@@ -204,21 +219,16 @@ pub(super) fn count(store: &mut dyn Store, json: bool, out: &mut dyn Write) -> R
                     .chain(&[("scheduled", scheduled)])
                     .map(|(name, number)| ((*name).to_owned(), Value::from(*number))),
             );
-            writeln!(out, "{}", Value::Object(object))?;
+            writeln!(out, "{}", json_text(&Value::Object(object)))?;
         }
         return Ok(0);
-    }
-    let width = functions.keys().map(|function| text_width(&function.to_string())).max().unwrap_or(0).max(8);
-    let mut line = |name: &str, cells: [String; 5]| {
-        let padding = " ".repeat(width - text_width(name));
-        let [jobs, high, normal, low, scheduled] = cells;
-        writeln!(out, "{name}{padding}  {jobs:>10}  {high:>10}  {normal:>10}  {low:>10}  {scheduled:>10}")
     };
-    line("FUNCTION", ["JOBS", "HIGH", "NORMAL", "LOW", "SCHEDULED"].map(str::to_owned))?;
+    let mut rows = vec![["FUNCTION", "JOBS", "HIGH", "NORMAL", "LOW", "SCHEDULED"].map(str::to_owned).to_vec()];
     for (function, Counts { by_priority: [high, normal, low], scheduled }) in functions {
         let numbers = [high + normal + low, high, normal, low, scheduled].map(|number| number.to_string());
-        line(&function.to_string(), numbers)?;
+        rows.push([shown(function.as_bytes())].into_iter().chain(numbers).collect());
     }
+    write!(out, "{}", aligned_within(&rows, &[false, true, true, true, true, true], room))?;
     Ok(0)
 }
 
@@ -276,44 +286,40 @@ type Row = [String; 8];
 
 /// Rows that are printed in columns, the first ones when the width of the columns can be told.
 struct Table {
+    room: Option<usize>,
     waiting: Vec<Row>,
-    widths: Option<[usize; 8]>,
+    widths: Option<Vec<usize>>,
 }
 
 impl Table {
-    fn new() -> Self {
-        Self { waiting: vec![HEADINGS.map(str::to_owned)], widths: None }
+    fn new(form: Form) -> Self {
+        let room = if let Form::Table(room) = form { room } else { None };
+        Self { room, waiting: vec![HEADINGS.map(str::to_owned)], widths: None }
     }
 
     fn add(&mut self, row: Row, out: &mut dyn Write) -> io::Result<()> {
-        if let Some(widths) = &self.widths {
-            return print_row(&row, widths, out);
-        }
         self.waiting.push(row);
-        if self.waiting.len() > ROWS_FOR_WIDTH { self.finish(out) } else { Ok(()) }
+        if self.widths.is_some() || self.waiting.len() > ROWS_FOR_WIDTH { self.finish(out) } else { Ok(()) }
     }
 
     /// Prints the rows that wait.
     fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        let width = |column: usize| self.waiting.iter().map(|row| text_width(&row[column])).max().unwrap_or(0);
-        let widths = self.widths.unwrap_or_else(|| std::array::from_fn(width));
-        self.widths = Some(widths);
-        self.waiting.drain(..).try_for_each(|row| print_row(&row, &widths, out))
+        let rows: Vec<Vec<String>> = self.waiting.drain(..).map(Vec::from).collect();
+        let widths = self.widths.get_or_insert_with(|| widths(&rows, &NUMBERS, self.room));
+        let is_cut = self.room.is_some();
+        rows.iter().try_for_each(|row| writeln!(out, "{}", row_text(row, widths, &NUMBERS, is_cut)))
     }
 }
 
-fn print_row(row: &Row, widths: &[usize; 8], out: &mut dyn Write) -> io::Result<()> {
-    let mut line = String::new();
-    for ((cell, width), is_number) in row.iter().zip(widths).zip(NUMBERS) {
-        if !line.is_empty() {
-            line.push_str("  ");
+/// A name or id as people read it: what is no UTF-8 stands as `\xNN`, and so does nothing that a terminal obeys.
+fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(&printable(chunk.valid()));
+        for byte in chunk.invalid() {
+            // A String takes everything.
+            let _ = write!(text, "\\x{byte:02x}");
         }
-        let padding = " ".repeat(width.saturating_sub(text_width(cell)));
-        if is_number { line.extend([padding.as_str(), cell]) } else { line.extend([cell, padding.as_str()]) }
     }
-    writeln!(out, "{}", line.trim_end())
-}
-
-fn text_width(text: &str) -> usize {
-    text.chars().count()
+    text
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use indicatif::ProgressBar;
 
 use super::import::{Import, Moved, is_mark};
-use super::show::{Only, count, list, verify};
+use super::show::{Form, Only, count, list, verify};
 use super::{EXIT_FAILED, ToolError};
 use crate::job_server::{JobKey, StoreFailure, StoredJob, StoredParts};
 use crate::protocol::{FunctionName, Priority};
@@ -325,14 +325,14 @@ fn printed(tool: impl FnOnce(&mut Vec<u8>) -> Result<u8, ToolError>) -> (String,
 fn jobs_are_listed_in_their_order() {
     let mut store = Fake::new(assorted());
     let only = |function: Option<&str>, limit| Only { function: function.map(|name| name.as_bytes().to_vec()), limit };
-    let (text, status) = printed(|out| list(&mut store, &only(Some("mail"), 3), false, out));
+    let (text, status) = printed(|out| list(&mut store, &only(Some("mail"), 3), Form::Table(None), out));
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(status, 0);
     assert_eq!(lines[0], ["HANDLE", "FUNCTION", "UNIQUE", "PRIORITY", "DUE", "ATTEMPTS", "BYTES", "AGE"]);
     assert_eq!(lines[1][..7], ["H:test:3", "mail", "order-1", "normal", "-", "3", "3"]);
     assert_eq!(lines[2], ["H:test:4", "mail", "-", "normal", "-", "0", "4", "-"]);
     assert_eq!((lines.len(), lines[3][0]), (4, "H:test:7"));
-    let (text, _) = printed(|out| list(&mut store, &only(Some("a-b"), u64::MAX), true, out));
+    let (text, _) = printed(|out| list(&mut store, &only(Some("a-b"), u64::MAX), Form::Json, out));
     let jobs: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let expected = serde_json::json!({
         "handle": "H:test:11", "function": "a-b", "unique": "", "priority": "normal", "due": 4_000_000_000_u64,
@@ -341,7 +341,7 @@ fn jobs_are_listed_in_their_order() {
     assert_eq!((jobs.len(), &jobs[0]), (2, &expected));
     // Rows beyond those that set the widths are printed all the same.
     let mut many = Fake::new((1..=2500).map(|number| job(number, "f", "", b"")).collect());
-    let (text, _) = printed(|out| list(&mut many, &only(None, u64::MAX), false, out));
+    let (text, _) = printed(|out| list(&mut many, &only(None, u64::MAX), Form::Table(None), out));
     assert_eq!(text.lines().count(), 2501);
     assert!(text.ends_with('\n') && text.lines().last().unwrap().starts_with("H:test:2500  f"));
 }
@@ -349,12 +349,12 @@ fn jobs_are_listed_in_their_order() {
 #[test]
 fn jobs_are_counted_by_function_and_priority() {
     let mut store = Fake::new(assorted());
-    let (text, status) = printed(|out| count(&mut store, false, out));
+    let (text, status) = printed(|out| count(&mut store, Form::Table(None), out));
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     let heading = ["FUNCTION", "JOBS", "HIGH", "NORMAL", "LOW", "SCHEDULED"];
     assert_eq!(lines, [heading, ["a-b", "2", "0", "2", "0", "1"], ["mail", "5", "1", "4", "0", "0"]]);
     assert_eq!(status, 0);
-    let (text, _) = printed(|out| count(&mut store, true, out));
+    let (text, _) = printed(|out| count(&mut store, Form::Json, out));
     let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let expected = serde_json::json!({"function": "a-b", "jobs": 2, "high": 0, "normal": 2, "low": 0, "scheduled": 1});
     assert_eq!(first, expected);
@@ -375,4 +375,37 @@ fn what_makes_no_sense_is_found() {
     store.kept.lock().unwrap().jobs.insert(21, job(3, "mail", "late", b""));
     let (text, _) = printed(|out| verify(&mut store, &location, false, out));
     assert!(text.contains("\n1 jobs have a number out of order"), "{text}");
+}
+
+#[test]
+fn names_are_shown_as_people_read_them_and_command_no_terminal() {
+    let names: [(&[u8], &str); 4] = [
+        ("gr\u{fc}n-\u{6f22}\u{5b57}".as_bytes(), "gr\u{fc}n-\u{6f22}\u{5b57}"),
+        (b"\xff\xfe-latin", "\\xff\\xfe-latin"),
+        ("a\u{1b}[2J\u{9b}b".as_bytes(), "a\\x1b[2J\\xc2\\x9bb"),
+        ("c\u{202e}\u{2028}d".as_bytes(), "c\\xe2\\x80\\xae\\xe2\\x80\\xa8d"),
+    ];
+    let jobs = names.iter().zip(1..).map(|((name, _), number)| {
+        let mut named = job(number, "f", "", b"");
+        named.function = FunctionName::new(name);
+        named
+    });
+    let mut store = Fake::new(jobs.collect());
+    let all = Only { function: None, limit: u64::MAX };
+    let (listed, _) = printed(|out| list(&mut store, &all, Form::Table(None), out));
+    let (counted, _) = printed(|out| count(&mut store, Form::Table(None), out));
+    for (_, shown) in names {
+        assert!(listed.contains(shown) && counted.contains(shown), "{shown}: {listed}{counted}");
+    }
+    // Columns are aligned by what letters take on a screen.
+    let at = |line: &str| crate::client::terminal::width(line.split("  normal").next().unwrap_or_default());
+    let places: Vec<usize> = listed.lines().skip(1).map(at).collect();
+    assert!(places.iter().all(|place| *place == places[0]), "{listed}");
+    let (json, _) = printed(|out| list(&mut store, &all, Form::Json, out));
+    assert!(json.contains("\\u009b") && json.contains("\\u202e") && json.contains("gr\u{fc}n"), "{json}");
+    // On a terminal the lines are no longer than it is wide.
+    let (cut, _) = printed(|out| list(&mut store, &all, Form::Table(Some(60)), out));
+    assert!(cut.lines().all(|line| crate::client::terminal::width(line) <= 60), "{cut}");
+    let (cut, _) = printed(|out| count(&mut store, Form::Table(Some(60)), out));
+    assert!(cut.lines().all(|line| crate::client::terminal::width(line) <= 60), "{cut}");
 }

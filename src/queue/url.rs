@@ -5,6 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, Command};
+
 use crate::store::location::{Location, defaults};
 
 /// What can be written, for messages and help.
@@ -42,9 +46,39 @@ impl FromStr for QueueUrl {
                  the new one, and leave it its workers until it ends)"
                     .to_owned(),
             ),
-            _ => Err(format!("there is no queue of the kind {scheme}; write {FORMS} (./{text} for a file of this name)")),
+            _ => Err(format!("there is no queue of the kind {scheme}; write {FORMS} (./FILE for a file with a colon)")),
         }
         .map(Self)
+    }
+}
+
+/// Reads a queue on the command line. Where it is no good, the message shows no password of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueUrlParser;
+
+impl TypedValueParser for QueueUrlParser {
+    type Value = QueueUrl;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<QueueUrl, clap::Error> {
+        let text = value.to_string_lossy();
+        // A path need not be text.
+        let read = match value.to_str() {
+            Some(text) => text.parse(),
+            None => Ok(QueueUrl(sqlite(PathBuf::from(value), None))),
+        };
+        read.map_err(|reason| {
+            let name = arg.map(ToString::to_string).unwrap_or_default();
+            let message = format!("invalid value '{}' for '{name}': {reason}", without_secret(&text));
+            command.clone().error(ErrorKind::ValueValidation, message)
+        })
+    }
+}
+
+/// What may be shown of a queue that could not be read.
+fn without_secret(text: &str) -> String {
+    match scheme(text) {
+        Some((scheme, rest)) if rest.contains('@') || rest.contains("pass") => format!("{scheme}:***"),
+        _ => text.to_owned(),
     }
 }
 
@@ -144,7 +178,8 @@ fn cut_query<'text>(text: &'text str, keys: &[&str]) -> Result<(&'text str, Quer
             Some((key, value)) if keys.contains(&key) && !value.is_empty() => query.own.push(decoded(value)?),
             Some((key, _)) if !keys.contains(&key) => query.others.push(pair.to_owned()),
             _ => {
-                return Err(format!("`{pair}` says nothing; write NAME=VALUE behind the ?, and %3F for a ? in a name"));
+                let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+                return Err(format!("`{name}` says nothing; write NAME=VALUE behind the ?, and %3F for a ? in a name"));
             }
         }
     }
@@ -264,6 +299,25 @@ mod tests {
         };
         assert!(location("redis://h") == redis("h", 6379, "", "_gear_"));
         assert!(location("redis://:pw@[::1]:7/0?prefix=x") == redis("::1", 7, "pw", "x"));
+    }
+
+    #[test]
+    fn no_password_is_shown_of_what_is_no_queue() {
+        for (text, shown) in [
+            ("mysqll://u:swordfish@h/d", "mysqll:***"),
+            ("mysql://u:swordfish@h:x/d", "mysql:***"),
+            ("mysql://u:sword%zzfish@h/d", "mysql:***"),
+            ("postgres:password=swordfish", "postgres:***"),
+            ("redis://h/3", "redis://h/3"),
+            ("sqlite:", "sqlite:"),
+        ] {
+            assert_eq!(without_secret(text), shown);
+            let command = Command::new("queue").arg(Arg::new("from").value_parser(QueueUrlParser));
+            if let Err(error) = command.try_get_matches_from(["queue", text]) {
+                let error = error.to_string();
+                assert!(!error.contains("swordfish") && error.contains(shown), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub struct FunctionGauges {
     /// not known. The first are those that come next, of each priority: a job that was given back, moved or given another
     /// priority comes last, and may be older.
     pub oldest_ms: Gauge,
+    /// 1 where the operator's settings alone have made it known: no worker, job or other command has named it.
+    pub settings_only: Gauge,
     /// 1 where no job is handed out.
     pub paused: Gauge,
     /// How many jobs may run at once; 0 for no limit.
@@ -282,17 +284,17 @@ impl ConnectionGauges {
     }
 
     /// Publishes that the peer has registered a function once more: it is its newest then.
-    pub fn renew_function(&self, function: &FunctionName) {
+    pub fn renew_function(&self, ability: &Arc<AbilityGauges>) {
         let mut identity = self.lock();
-        if let Some(index) = identity.functions.iter().position(|known| known.function == *function) {
+        if let Some(index) = identity.functions.iter().position(|known| Arc::ptr_eq(known, ability)) {
             identity.functions[..=index].rotate_right(1);
         }
     }
 
     /// Publishes that the peer no longer does a function.
-    pub fn remove_function(&self, function: &FunctionName) {
+    pub fn remove_function(&self, ability: &Arc<AbilityGauges>) {
         let mut identity = self.lock();
-        if let Some(index) = identity.functions.iter().position(|known| known.function == *function) {
+        if let Some(index) = identity.functions.iter().position(|known| Arc::ptr_eq(known, ability)) {
             let gone = identity.functions.remove(index);
             if identity.former.len() == MOST_FORMER {
                 identity.former.remove(0);
@@ -345,6 +347,14 @@ impl ConnectionGauges {
         read(client_id, &identity.functions)
     }
 
+    /// The peer for a log line: its address, and its client id where one was set.
+    pub fn name(&self) -> String {
+        match self.client_id() {
+            Some(id) => format!("{} ({})", self.peer, id.escape_ascii()),
+            None => self.peer.clone(),
+        }
+    }
+
     /// The client id, where one was set.
     pub fn client_id(&self) -> Option<Vec<u8>> {
         let identity = self.lock();
@@ -374,17 +384,31 @@ pub enum StoreState {
     Failing(String),
 }
 
+/// What a store takes and has left on a local disk, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreSpace {
+    /// Free on its file system for this user, beside the reserve.
+    pub free: u64,
+    /// How large the reserve is now: 0 where there is none, or where it was given up.
+    pub reserve: u64,
+    /// How large the write-ahead log is.
+    pub wal: u64,
+}
+
 /// The numbers of the store.
 #[derive(Debug, Default)]
 pub struct StoreStats {
     state: Mutex<StoreState>,
     about: Mutex<(String, String)>,
+    space: Mutex<Option<StoreSpace>>,
     /// Jobs that have ended, and whose removal failed and will be tried again.
     pub owed: Gauge,
     /// Transactions, failed ones included.
     pub commits: Gauge,
     /// How long they took in all, in nanoseconds.
     pub commit_ns: Gauge,
+    /// How long each of them took.
+    pub commit_times: Histogram,
     /// Transactions that were on the disk when they were done.
     pub syncs: Gauge,
     /// Jobs that were stored.
@@ -411,6 +435,16 @@ impl StoreStats {
         *self.about.lock().unwrap_or_else(PoisonError::into_inner) = (location, durability);
     }
 
+    /// What the store takes and has left on its disk, as it was seen last; `None` where it is on no local disk.
+    pub fn space(&self) -> Option<StoreSpace> {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes what the store takes and has left on its disk.
+    pub fn set_space(&self, space: Option<StoreSpace>) {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
+    }
+
     /// Publishes how the store does.
     pub fn set_state(&self, state: StoreState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
@@ -426,10 +460,14 @@ pub struct Stats {
     pub connections: DashMap<ConnectionId, Arc<ConnectionGauges>>,
     /// How many connections were accepted.
     pub accepted: Gauge,
+    /// How many connections there may be.
+    pub max_connections: Gauge,
     /// How many connections were refused because there were too many.
     pub refused: Gauge,
     /// How many connections were closed because their peer did not read.
     pub slow_readers: Gauge,
+    /// How many functions were offered and not registered, for want of room or for their form.
+    pub functions_refused: Gauge,
     /// How often the hub's lock was taken.
     pub lock_holds: Gauge,
     /// How long the hub's lock was waited for in all, in nanoseconds.

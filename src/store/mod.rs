@@ -5,6 +5,7 @@
 //! disk or the database. That thread gathers what has come in while it was busy into one [`Changes`], so a store need
 //! only be good at committing many changes at once.
 
+pub mod commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod driver;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
@@ -33,6 +34,7 @@ use bytes::Bytes;
 use crate::job_server::{Edit, JobKey, StoreFailure, StoredJob};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
 use crate::job_server::{FOREIGN_NUMBER_MAX, NUMBER_MAX};
+use crate::stats::StoreSpace;
 
 /// What is changed in one transaction, in this order: removed, edited, added, attempts set; settings at any time.
 ///
@@ -63,6 +65,21 @@ pub struct Changes {
     /// Whether all of it, and everything that was committed before, must be on the disk when this is done; otherwise it is
     /// enough that it outlives the process.
     pub sync: bool,
+}
+
+impl Changes {
+    /// Whether jobs are removed and nothing else is done.
+    pub fn only_removes(&self) -> bool {
+        let Self { removes, edits, adds, attempts, settings, last_number, .. } = self;
+        let is_rest_empty = edits.is_empty() && adds.is_empty() && attempts.is_empty() && settings.is_empty();
+        !removes.is_empty() && is_rest_empty && *last_number == 0
+    }
+
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        let Self { removes, edits, adds, attempts, settings, .. } = self;
+        removes.is_empty() && edits.is_empty() && adds.is_empty() && attempts.is_empty() && settings.is_empty()
+    }
 }
 
 /// Whether a store's reader still wants workloads.
@@ -136,6 +153,32 @@ pub trait Store: Send {
     fn rest(&mut self) -> Result<bool, StoreError> {
         Ok(false)
     }
+
+    /// How many bytes are kept free on the disk for removals, where the store is on a local disk; `None` for as many as suit the disk,
+    /// 0 for none.
+    fn set_reserve(&mut self, _bytes: Option<u64>) {}
+
+    /// Whether there is room for new jobs of so many bytes in all. With 0 it tells whether the store is full. It is asked before
+    /// each addition, and gets back a reserve that was given up.
+    fn room(&mut self, _bytes: u64) -> Room {
+        Room::Unknown
+    }
+
+    /// What the store takes and has left on its disk; `None` where it is on no local disk, or where that is not known now.
+    fn space(&mut self) -> Option<StoreSpace> {
+        None
+    }
+}
+
+/// Whether a store has room for new jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Nobody knows before it is tried.
+    Unknown,
+    /// It has, and the reserve is complete.
+    Enough,
+    /// It has not, as this error says. What is left is for removals.
+    Short(StoreError),
 }
 
 /// Whether a job was read with its workload.

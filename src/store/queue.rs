@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::commit::{Commit, Waiter, Waiters};
 use super::look::{Looking, Looks, Wanted};
 use super::writer::Settings;
 use crate::job_server::{Edit, JobKey, StoreOp};
@@ -31,6 +32,8 @@ struct State {
     loads: VecDeque<StoreOp>,
     /// Who looks waits behind those who work: one is taken at a time.
     looks: Looks,
+    /// Who waits until what was asked before is committed.
+    waiters: Waiters,
     /// What the operator has decided, by name: the last word on each.
     decisions: BTreeMap<String, Option<String>>,
     /// What the writer has not heard of yet.
@@ -45,6 +48,8 @@ pub(super) struct Taken {
     pub(super) attempts: Vec<(JobKey, u16)>,
     pub(super) loads: Vec<StoreOp>,
     pub(super) look: Option<Wanted>,
+    /// Who is to be told when all of this is committed.
+    pub(super) waiters: Vec<Waiter>,
     pub(super) decisions: BTreeMap<String, Option<String>>,
     /// The settings, where they have changed.
     pub(super) settings: Option<Settings>,
@@ -59,6 +64,7 @@ impl State {
             && self.attempts.is_empty()
             && self.loads.is_empty()
             && self.looks.is_empty()
+            && self.waiters.is_empty()
             && self.decisions.is_empty()
             && self.settings.is_none()
             && self.closed.is_none()
@@ -97,6 +103,9 @@ impl Queue {
     pub fn push(&self, operations: Vec<StoreOp>) {
         let mut state = self.lock();
         for operation in operations {
+            if matches!(operation, StoreOp::Add { .. } | StoreOp::Remove(_) | StoreOp::Edit { .. }) {
+                state.waiters.count_asked();
+            }
             match operation {
                 StoreOp::Load { ticket, jobs } => {
                     let jobs = jobs.into_iter().map(|key| state.name_now(key)).collect();
@@ -134,6 +143,13 @@ impl Queue {
         drop(state);
         self.wake();
         looking
+    }
+
+    /// Waits until everything that was asked for until now is committed, and tells the writer.
+    pub fn commit(&self) -> Commit {
+        let commit = self.lock().waiters.wait();
+        self.wake();
+        commit
     }
 
     /// Changes the settings of the writer.
@@ -185,7 +201,8 @@ impl Queue {
         let closed = state.closed.filter(|_| state.changes.is_empty() && state.attempts.is_empty());
         let (loads, decisions) = (state.loads.drain(..).collect(), std::mem::take(&mut state.decisions));
         let look = state.looks.next();
-        Taken { changes, attempts, loads, look, decisions, settings: state.settings.take(), closed }
+        let waiters = state.waiters.take(changes.len());
+        Taken { changes, attempts, loads, look, waiters, decisions, settings: state.settings.take(), closed }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -152,7 +152,7 @@ impl Redis {
         let mut kept = self.connection.take();
         // The driver waits for each answer of many by itself: one that hangs is to be found by a single question.
         if let Some(connection) = &mut kept
-            && cmd("PING").exec(connection).is_err()
+            && cmd("PING").exec(connection).is_err_and(|error| error.code().is_none())
         {
             kept = None;
         }
@@ -162,7 +162,8 @@ impl Redis {
             Err(failed) => return (false, Err(failed)),
         };
         let done = work(self, &mut connection);
-        if done.is_ok() {
+        // Where Redis only refuses to write, the connection goes on: a new one could not be made ready.
+        if done.as_ref().err().is_none_or(Failed::is_refused_write) {
             self.connection = Some(connection);
         }
         (true, done)
@@ -201,7 +202,9 @@ impl Redis {
         if self.access == Access::Own {
             self.claim(&mut connection)?;
             self.look_at_settings(&mut connection);
-            cmd("HSET").arg(&meta).arg("format").arg(FORMAT).exec(&mut connection)?;
+            if format.is_none_or(|format| format != FORMAT.to_string()) {
+                cmd("HSET").arg(&meta).arg("format").arg(FORMAT).exec(&mut connection)?;
+            }
         }
         Ok(connection)
     }

@@ -35,16 +35,17 @@
 mod adds;
 mod edits;
 mod error;
+mod files;
 mod layout;
 mod lock;
 mod maintenance;
 mod open;
 mod replay;
+mod reserve;
+mod room;
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -53,12 +54,15 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 pub use self::maintenance::{backup, compact};
 
 use self::error::Trouble;
+use self::files::Files;
 use self::lock::LockFile;
 use self::open::OpenFile;
+use self::reserve::Reserve;
 use super::location::Access;
 use super::strangers::Strangers;
-use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
+use super::{Changes, HasWorkload, Replayed, Room, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
+use crate::stats::StoreSpace;
 
 /// `flags` of a job whose client sent no unique id.
 const NO_UNIQUE: i64 = 1;
@@ -81,9 +85,9 @@ pub struct SqliteStore {
     failed: bool,
     /// Held by the one that keeps jobs, also while the file is closed; `None` for one that looks.
     lock: Option<LockFile>,
-    /// Device and inode of the file that is used, once it is, and when it was last looked at.
-    identity: Option<(u64, u64)>,
-    looked: Instant,
+    /// What is open, and how much of it is there.
+    files: Files,
+    reserve: Reserve,
     strangers: Strangers,
     /// Whether the file could be made smaller when that was looked at last.
     had_slack: bool,
@@ -94,9 +98,6 @@ fn real_path(path: &Path) -> PathBuf {
     let through_directory = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     path.canonicalize().ok().or_else(through_directory).unwrap_or_else(|| path.to_owned())
 }
-
-/// How often a commit looks whether the file is still there.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SqliteStore {
     /// Opens the file and its table. See [`Access`] for what that changes, and
@@ -120,43 +121,31 @@ impl SqliteStore {
             Access::Read => None,
         };
         let mut store = Self {
-            path,
             queue: table.to_owned(),
             keep_primary_key,
             prefix: Arc::clone(prefix),
             file: None,
             failed: false,
             lock,
-            identity: None,
-            looked: Instant::now(),
+            files: Files::of(&path),
+            reserve: Reserve::new(&path),
+            path,
             strangers: Strangers::default(),
             had_slack: false,
         };
-        store.file = Some(store.opened()?);
-        store.identity = store.identity_now();
+        let file = match store.opened() {
+            // An earlier server has left a reserve, and its room is needed.
+            Err(error) if store.lock.is_some() && is_short_of_room(&error) && reserve::remove_of(&store.path) => {
+                store.opened()?
+            }
+            result => result?,
+        };
+        store.file = Some(file);
         Ok(store)
     }
 
-    fn identity_now(&self) -> Option<(u64, u64)> {
-        std::fs::metadata(&self.path).ok().map(|file| (file.dev(), file.ino()))
-    }
-
-    /// A file that was moved away or removed takes jobs for ever, and nobody finds them again.
-    fn check_identity(&mut self) -> Result<(), StoreError> {
-        self.looked = Instant::now();
-        if self.identity.is_none() || self.identity == self.identity_now() {
-            return Ok(());
-        }
-        let path = self.path.display();
-        let text = format!(
-            "SQLite file {path}: it was moved away, removed or replaced while it was used, and what it holds is not kept there \
-             any more; put the file back, or stop the server: its background jobs are in memory alone"
-        );
-        Err(StoreError::new(StoreFailure::Io, text))
-    }
-
     fn opened(&mut self) -> Result<OpenFile, StoreError> {
-        self.check_identity()?;
+        self.compare_files()?;
         let file = if self.lock.is_some() {
             OpenFile::own(&self.path, &self.queue, self.keep_primary_key, self.failed)
         } else {
@@ -165,13 +154,17 @@ impl SqliteStore {
         match file {
             Ok(file) => {
                 self.failed = false;
+                if self.lock.is_some() {
+                    self.files.note();
+                }
                 Ok(file)
             }
             Err(trouble) => Err(self.note("cannot open it", &trouble)),
         }
     }
 
-    /// Does something with the open file. After an error it is closed, and the next call opens it anew.
+    /// Does something with the open file. After an error that may have left it incomplete it is closed, and the next call opens
+    /// it anew.
     fn with_file<T>(
         &mut self,
         what: &str,
@@ -188,11 +181,11 @@ impl SqliteStore {
             }
             Err(trouble) => {
                 let error = self.note(what, &trouble);
-                if trouble.is_io() {
-                    file.close_untouched();
-                } else if matches!(error.failure, StoreFailure::Locked | StoreFailure::Refused) {
-                    // Nothing was done to the file, and it can still be read.
+                if trouble.leaves_file_usable(error.failure) {
+                    // It can still be read: on a full disk it could not be opened again.
                     self.file = Some(file);
+                } else {
+                    file.close_untouched();
                 }
                 Err(error)
             }
@@ -200,8 +193,9 @@ impl SqliteStore {
     }
 
     fn note(&mut self, what: &str, trouble: &Trouble) -> StoreError {
-        self.failed |= trouble.is_io();
-        trouble.report(&self.path, what)
+        let error = trouble.report(&self.path, what);
+        self.failed |= trouble.is_io() && !trouble.leaves_file_usable(error.failure);
+        error
     }
 }
 
@@ -228,9 +222,87 @@ impl Store for SqliteStore {
             let text = format!("SQLite file {}: it was opened to look, and cannot be changed", self.path.display());
             return Err(StoreError::new(StoreFailure::ReadOnly, text));
         }
-        if self.looked.elapsed() >= LOOK_INTERVAL {
-            self.check_identity()?;
+        self.check_files()?;
+        let done = match self.write(changes) {
+            // What has no new job in it frees room, and gets what was kept for it.
+            Err(error) if error.failure == StoreFailure::Full && self.reserve.give_up() && changes.adds.is_empty() => {
+                self.write(changes)
+            }
+            done => done,
+        };
+        done?;
+        if let Some(file) = &self.file {
+            self.files.set_wal_length(file.wal_bytes());
         }
+        self.check_commit()
+    }
+
+    fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
+        // What cannot be written now may still be read.
+        if self.file.is_none()
+            && let Some(workloads) = self.load_only(jobs, most_bytes)
+        {
+            return Ok(workloads);
+        }
+        self.with_file("cannot read workloads", |file| read(file, jobs, most_bytes))
+    }
+
+    fn idle(&mut self) -> Result<(), StoreError> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        // What was cut must not be filled up with holes.
+        self.compare_files()?;
+        let done = self.with_file("cannot copy the WAL into the database", OpenFile::checkpoint_when_due);
+        match done {
+            // Nothing is lost: there will be room for it, or there was none, which is known.
+            Err(error) if error.failure == StoreFailure::Full && self.reserve.is_wanted() && !self.failed => {
+                self.reserve.give_up();
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn rest(&mut self) -> Result<bool, StoreError> {
+        if self.file.is_none() || self.lock.is_none() {
+            return Ok(false);
+        }
+        self.compare_files()?;
+        let had_slack = self.had_slack;
+        self.had_slack = self.with_file("cannot make it smaller", |file| {
+            let has_slack = maintenance::has_slack(file)?;
+            // A backlog that comes and goes would only make it larger again.
+            if had_slack && has_slack {
+                maintenance::shrink(file)?;
+                return Ok(false);
+            }
+            Ok(has_slack)
+        })?;
+        if had_slack && let Some(file) = &self.file {
+            self.files.allow_shorter_database();
+            self.files.set_wal_length(file.wal_bytes());
+        }
+        Ok(self.had_slack)
+    }
+
+    fn set_reserve(&mut self, bytes: Option<u64>) {
+        if self.lock.is_some() {
+            self.reserve.set(bytes);
+        }
+    }
+
+    fn room(&mut self, bytes: u64) -> Room {
+        self.room_for(bytes)
+    }
+
+    fn space(&mut self) -> Option<StoreSpace> {
+        self.measure()
+    }
+}
+
+impl SqliteStore {
+    fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let queue = self.queue.clone();
         let mut made_way = 0;
         self.with_file("cannot commit", |file| {
@@ -256,40 +328,19 @@ impl Store for SqliteStore {
         self.strangers.note(format_args!("SQLite file {}", self.path.display()), made_way);
         Ok(())
     }
+}
 
-    fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.with_file("cannot read workloads", |file| {
-            // One transaction takes its locks once, for all of them.
-            let transaction = file.connection.transaction()?;
-            let workloads = load(&transaction, &file.sql.load, jobs, most_bytes)?;
-            transaction.commit()?;
-            Ok(workloads)
-        })
-    }
+/// Reads workloads in one transaction, which takes its locks once for all of them.
+fn read(file: &mut OpenFile, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, Trouble> {
+    let transaction = file.connection.transaction()?;
+    let workloads = load(&transaction, &file.sql.load, jobs, most_bytes)?;
+    transaction.commit()?;
+    Ok(workloads)
+}
 
-    fn idle(&mut self) -> Result<(), StoreError> {
-        if self.file.is_none() {
-            return Ok(());
-        }
-        self.with_file("cannot copy the WAL into the database", OpenFile::checkpoint_when_due)
-    }
-
-    fn rest(&mut self) -> Result<bool, StoreError> {
-        if self.file.is_none() || self.lock.is_none() {
-            return Ok(false);
-        }
-        let had_slack = self.had_slack;
-        self.had_slack = self.with_file("cannot make it smaller", |file| {
-            let has_slack = maintenance::has_slack(file)?;
-            // A backlog that comes and goes would only make it larger again.
-            if had_slack && has_slack {
-                maintenance::shrink(file)?;
-                return Ok(false);
-            }
-            Ok(has_slack)
-        })?;
-        Ok(self.had_slack)
-    }
+/// A full disk, or one that has no room for the index of the WAL, which SQLite tells as a failure of input and output.
+fn is_short_of_room(error: &StoreError) -> bool {
+    matches!(error.failure, StoreFailure::Full | StoreFailure::Io)
 }
 
 /// Jobs end more or less in the order in which they came, so that often neighbours go together. A statement for two of them

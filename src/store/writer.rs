@@ -10,9 +10,13 @@
 //! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is. So is
 //! what the operator changed of a job, with every name that the job may have by then.
 //! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds, or
-//! sooner, once a second, where somebody needs it.
+//! sooner, once a second, where somebody needs it. It is read all the same, unless it cannot be reached or makes no sense.
+//!
+//! A store that knows how much room it has refuses new jobs before there is none: then jobs are still handed out and
+//! removed, until there is room again. See `full.rs`.
 
 mod batch;
+mod full;
 mod owed;
 
 use std::io;
@@ -24,12 +28,14 @@ use bytes::Bytes;
 use tracing::error;
 
 use self::batch::{Addition, Batch};
+use self::full::Measured;
 use self::owed::Owed;
+use super::commit::Committed;
 use super::look::Sight;
 use super::queue::{Queue, Taken};
-use super::{Changes, Store, StoreError};
+use super::{Changes, Room, Store, StoreError};
 use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, StoreReport, StoredJob};
-use crate::log_level::notice;
+use crate::log_level::audit;
 use crate::stats::{Stats, StoreState};
 
 /// The most changes in one transaction, and about how many bytes.
@@ -45,7 +51,7 @@ const NUMBERS_AHEAD: u64 = 1000;
 const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// Whoever needs a store that was left alone for so long has it tried: it may be back. Where a try itself took longer, it is left
 /// alone as long as that.
 const ASKED_PAUSE: Duration = Duration::from_secs(1);
@@ -61,6 +67,8 @@ pub struct Settings {
     pub interval: Duration,
     /// How often a store that nothing is asked of is tried, to see whether it is still there.
     pub probe: Option<Duration>,
+    /// See [`Store::set_reserve`].
+    pub reserve: Option<u64>,
 }
 
 /// Who is told what became of operations.
@@ -87,11 +95,13 @@ pub fn spawn(
         failing: None,
         unreadable: None,
         is_busy: false,
+        has_refused: false,
         noted: 0,
-        committed: Instant::now(),
+        tried: Instant::now(),
         tried_for: Duration::ZERO,
         rest_at: None,
         unsynced_since: None,
+        measured: Measured::default(),
     };
     std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())
 }
@@ -108,15 +118,18 @@ struct Writer {
     unreadable: Option<String>,
     /// Whether the last transaction was a large one.
     is_busy: bool,
+    /// Whether the store has refused an edit or a decision of those that were taken last.
+    has_refused: bool,
     /// No job up to this number will have its number again.
     noted: u64,
     /// When the last transaction was tried, and how long that took.
-    committed: Instant,
+    tried: Instant,
     tried_for: Duration,
     /// When the store may do what takes longer.
     rest_at: Option<Instant>,
     /// Since when something is committed that must be on the disk within the interval.
     unsynced_since: Option<Instant>,
+    measured: Measured,
 }
 
 /// A store that does not work.
@@ -131,17 +144,34 @@ struct Failing {
     pause: Duration,
     /// Whether it has done something since, if only a little.
     is_on_trial: bool,
+    /// Whether it is full, and takes what has no new jobs in it.
+    is_writable: bool,
+}
+
+impl Failing {
+    /// Whether it is not tried yet, by somebody who needs it.
+    fn is_left_alone(&self) -> bool {
+        self.again.min(self.asked_again) > Instant::now()
+    }
 }
 
 impl Writer {
     fn run(mut self) {
+        self.store.set_reserve(self.settings.reserve);
+        if let Room::Short(error) = self.store.room(0) {
+            self.fill_up(&error);
+        }
         loop {
+            self.measure();
             if self.is_busy {
                 self.gather();
             }
             let taken = self.queue.take(self.wake_at(), MOST_CHANGES, MOST_BYTES);
-            let Taken { changes, attempts, loads, look, decisions, settings, closed } = taken;
+            let Taken { changes, attempts, loads, look, waiters, decisions, settings, closed } = taken;
             if let Some(settings) = settings {
+                if settings.reserve != self.settings.reserve {
+                    self.store.set_reserve(settings.reserve);
+                }
                 self.settings = settings;
             }
             for load in loads {
@@ -152,15 +182,19 @@ impl Writer {
                 wanted.give(sight);
             }
             self.is_busy = changes.len() >= BUSY;
+            self.has_refused = false;
             let has_decisions = !decisions.is_empty();
             self.owed.settings.extend(decisions);
             if !changes.is_empty() || !attempts.is_empty() || has_decisions {
                 self.change(changes, attempts);
             } else if self.is_rest_due() {
                 self.rest();
-            } else if self.wake_at().is_some_and(|at| at <= Instant::now()) {
-                // To see whether the store works again, or to have everything on the disk. A failure is known by then.
-                let _ = self.commit(Changes { sync: true, ..Changes::default() });
+            } else {
+                self.act_unasked();
+            }
+            let committed = self.committed();
+            for waiter in waiters {
+                waiter.give(committed);
             }
             if let Some(last_number) = closed {
                 return self.finish(last_number);
@@ -183,14 +217,30 @@ impl Writer {
         }
     }
 
+    /// Whether all that was asked for until now, apart from new jobs, is committed.
+    fn committed(&self) -> Committed {
+        if self.has_refused {
+            return Err(StoreFailure::Refused);
+        }
+        if self.owed.is_empty() {
+            return Ok(());
+        }
+        Err(self.failing.as_ref().map_or(StoreFailure::Io, |failing| failing.failure))
+    }
+
     /// When something is to be done though nothing was asked.
     fn wake_at(&self) -> Option<Instant> {
+        let rest_at = self.rest_at.filter(|_| self.failing.is_none());
+        self.commit_at().into_iter().chain(self.measure_at()).chain(rest_at).min()
+    }
+
+    fn commit_at(&self) -> Option<Instant> {
         if let Some(failing) = &self.failing {
             return Some(failing.again);
         }
         let sync = self.unsynced_since.map(|since| since + self.settings.interval);
-        let probe = self.settings.probe.map(|interval| self.committed + interval);
-        sync.into_iter().chain(probe).chain(self.rest_at).min()
+        let probe = self.settings.probe.map(|interval| self.tried + interval);
+        sync.into_iter().chain(probe).min()
     }
 
     fn is_rest_due(&self) -> bool {
@@ -213,14 +263,19 @@ impl Writer {
         let mut reports = Vec::with_capacity(batch.additions.len());
         // Clients hold the handles of all of them, also of those that need not be stored any more.
         let highest = batch.additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
-        let (additions, mut changes) = batch.finish(attempts, &mut reports);
+        let (mut additions, mut changes) = batch.finish(attempts, &mut reports);
         if highest > self.noted {
             changes.last_number = highest.saturating_add(NUMBERS_AHEAD).min(NUMBER_MAX);
         }
         if let Some(failure) = self.refuses() {
+            reports.extend(additions.drain(..).map(|addition| added(addition.ticket, Err(failure))));
+        } else if !additions.is_empty() {
+            self.refuse_beyond_room(&mut additions, &mut reports);
+        }
+        // A store that is full has room for what removes jobs.
+        if additions.is_empty() && self.must_wait() {
             self.owed.add(changes);
-            reports.extend(additions.into_iter().map(|addition| added(addition.ticket, Err(failure))));
-        } else {
+        } else if !(additions.is_empty() && changes.is_empty() && self.failing.is_some()) || !self.owed.is_empty() {
             self.commit_all(additions, changes, &mut reports);
         }
         self.tell(reports);
@@ -279,7 +334,7 @@ impl Writer {
     fn refuses(&self) -> Option<StoreFailure> {
         self.failing
             .as_ref()
-            .filter(|failing| !failing.is_on_trial && failing.again.min(failing.asked_again) > Instant::now())
+            .filter(|failing| !failing.is_on_trial && failing.is_left_alone())
             .map(|failing| failing.failure)
     }
 
@@ -291,8 +346,9 @@ impl Writer {
     fn commit(&mut self, changes: Changes) -> Result<(), Failed> {
         while let Some(part) = self.owed.take(changes.sync) {
             match self.try_commit(&part) {
-                Ok(()) => {}
+                Ok(()) => self.set_writable(true),
                 Err(error) if error.failure == StoreFailure::Refused && !part.edits.is_empty() => {
+                    self.has_refused = true;
                     for (key, edit) in self.owed.refused(part) {
                         let (number, from, to) = (key.number, key.function, edit.function);
                         error!(
@@ -301,6 +357,7 @@ impl Writer {
                     }
                 }
                 Err(error) if error.failure == StoreFailure::Refused && !part.settings.is_empty() => {
+                    self.has_refused = true;
                     error!(
                         "the store refuses what the operator has decided, and a restart will undo the last {} decisions: {error}",
                         part.settings.len()
@@ -308,6 +365,7 @@ impl Writer {
                 }
                 Err(error) => {
                     self.fail(&error);
+                    self.set_writable(false);
                     self.owed.add(part);
                     // What comes after it was not tried: nothing of it can have happened.
                     let Changes { adds, sync, .. } = self.owe(changes);
@@ -330,6 +388,9 @@ impl Writer {
             }
             Err(error) => {
                 self.fail(&error);
+                if changes.adds.is_empty() && !changes.is_empty() {
+                    self.set_writable(false);
+                }
                 Err(self.give_up(error.failure, changes))
             }
         }
@@ -338,11 +399,12 @@ impl Writer {
     fn try_commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let start = Instant::now();
         let result = self.store.commit(changes);
-        self.committed = Instant::now();
-        self.tried_for = start.elapsed();
-        let stats = &self.stats.store;
+        self.tried = Instant::now();
+        let (stats, took) = (&self.stats.store, start.elapsed());
+        self.tried_for = took;
         stats.commits.add(1);
-        stats.commit_ns.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        stats.commit_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        stats.commit_times.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         if result.is_ok() {
             stats.added.add(changes.adds.len() as u64);
             stats.removed.add(changes.removes.len() as u64);
@@ -356,7 +418,7 @@ impl Writer {
     fn give_up(&mut self, failure: StoreFailure, changes: Changes) -> Failed {
         let Changes { adds, sync, .. } = self.owe(changes);
         if failure != StoreFailure::Refused {
-            self.owed.removes.extend(adds.iter().map(StoredJob::key));
+            self.owed.add_refused(adds.iter().map(StoredJob::key));
         }
         Failed { failure, adds, sync }
     }
@@ -377,17 +439,25 @@ impl Writer {
         }
         self.stats.store.failures.add(1);
         self.stats.store.set_state(StoreState::Failing(error.text.clone()));
+        let is_writable = known.as_ref().is_some_and(|known| known.is_writable);
         let (since, pause) = known.map_or((now, FIRST_PAUSE), |known| (known.since, known.pause * 2));
         let pause = pause.min(LONGEST_PAUSE);
-        let failure = error.failure;
+        let (failure, again) = (error.failure, now + pause);
         let asked_again = now + self.tried_for.clamp(ASKED_PAUSE, LONGEST_PAUSE);
-        self.failing =
-            Some(Failing { failure, since, failed: now, again: now + pause, asked_again, pause, is_on_trial: false });
+        let failing =
+            Failing { failure, since, failed: now, again, asked_again, pause, is_on_trial: false, is_writable };
+        self.failing = Some(failing);
     }
 
     /// The store has done something, `with_jobs` or without. On a full disk there may be room for a little, and none for the next
     /// job: until it has taken one, or for a while, such a store gets jobs and is still called failing.
     fn recover(&mut self, with_jobs: bool) {
+        self.set_writable(true);
+        match self.has_room_again() {
+            Some(true) => return self.work_again(),
+            Some(false) => return,
+            None => {}
+        }
         if let Some(failing) = &mut self.failing
             && failing.failure == StoreFailure::Full
             && !with_jobs
@@ -397,8 +467,12 @@ impl Writer {
             failing.again = Instant::now() + LONGEST_PAUSE;
             return;
         }
+        self.work_again();
+    }
+
+    fn work_again(&mut self) {
         if let Some(failing) = self.failing.take() {
-            notice!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
+            audit!("the store works again, after {:.1} s", failing.since.elapsed().as_secs_f64());
             self.stats.store.set_state(StoreState::Working);
         }
     }
@@ -407,8 +481,7 @@ impl Writer {
         let StoreOp::Load { ticket, jobs } = load else {
             return;
         };
-        // What is locked against writing may still be read.
-        let result = match self.refuses().filter(|failure| *failure != StoreFailure::Locked) {
+        let result = match self.refuses().filter(|failure| is_unreadable(*failure)) {
             Some(failure) => Err(failure),
             None => self.read(&jobs).map_err(|error| {
                 self.fail_to_read(&error);
@@ -421,7 +494,7 @@ impl Writer {
     /// Where this fails nothing is said of it: nobody is kept waiting, and a store that does not work at all fails with the next
     /// job or probe.
     fn look(&mut self, job: &JobKey) -> Option<Sight> {
-        if self.refuses().is_some_and(|failure| failure != StoreFailure::Locked) {
+        if self.refuses().is_some_and(is_unreadable) {
             return None;
         }
         let workload = self.read(std::slice::from_ref(job)).ok()?.pop().flatten()?;
@@ -448,10 +521,14 @@ impl Writer {
         Ok(workloads)
     }
 
-    /// Damage where a single job is does not keep the store from taking others.
+    /// Damage where a single job is does not keep the store from taking others. A store that fails already fails for what was said
+    /// of it then.
     fn fail_to_read(&mut self, error: &StoreError) {
         if error.failure != StoreFailure::Corrupt {
-            return self.fail(error);
+            if self.failing.is_none() {
+                self.fail(error);
+            }
+            return;
         }
         if self.unreadable.as_ref() != Some(&error.text) {
             error!("a job cannot be read, and waits: {error}");
@@ -469,13 +546,17 @@ impl Writer {
     fn finish(mut self, last_number: u64) {
         let end = Changes { last_number, sync: true, ..Changes::default() };
         if self.commit(end).is_err() {
-            let (jobs, edits) = (self.owed.removes.len(), self.owed.edits());
+            let (ended, refused, edits) = self.owed.counts();
             error!(
-                "{jobs} jobs that ended or were refused could not be removed from the store: they may run after the next start; \
-                 {edits} jobs that were moved or changed may be there as they were before"
+                "the store could not be written at the end: {ended} finished jobs will run again after the next start, {refused}                  jobs that were refused may run then, and {edits} jobs that were moved or changed may be as they were before"
             );
         }
     }
+}
+
+/// Whether a store that fails so cannot be read either. What is full, read-only or locked may still be read.
+fn is_unreadable(failure: StoreFailure) -> bool {
+    matches!(failure, StoreFailure::Unreachable | StoreFailure::Corrupt)
 }
 
 /// Changes that were not made.

@@ -180,8 +180,9 @@ fn a_function_stays_listed_until_it_is_dropped() {
     worker.send(packet::RESET_ABILITIES, b"");
     worker.expect_nothing();
     assert_eq!(wire.text("status"), "f\t1\t0\t0\n.\n");
-    assert_eq!(wire.text_answer("drop function f"), IN_USE, "it has a queued job");
-    assert_eq!(wire.text_answer("cancel job H:t:1"), "OK\r\n");
+    let purge = "ERR there are still queued jobs, which this command removes: cancel jobs f\r\n";
+    assert_eq!(wire.text_answer("drop function f"), purge);
+    assert_eq!(wire.text_answer("cancel jobs f"), "OK 1\r\n");
     assert_eq!(wire.text("status"), "f\t0\t0\t0\n.\n");
     assert_eq!(wire.text_answer("drop function F"), "ERR function not found\r\n");
     assert_eq!(wire.text_answer("drop function f"), "OK\r\n");
@@ -211,12 +212,18 @@ fn a_function_has_a_name_of_at_most_512_bytes_and_there_are_only_so_many() {
 }
 
 #[test]
-fn maxqueue_is_always_ok_and_a_cancelled_job_fails() {
+fn maxqueue_takes_numbers_and_a_cancelled_job_fails() {
     let server = server(&[]);
     let mut wire = connect(&server);
-    for arguments in ["f", "f 1", "f 1 2", "f 1 2 3", "f -1", "f x y z"] {
+    for arguments in ["f", "f ", "f 1", "f 1 2", "f 1 2 3", "f -1", "f +1", "f 99999999999999999999"] {
         assert_eq!(wire.text_answer(&format!("maxqueue {arguments}")), "OK\r\n");
     }
+    let wanted =
+        "ERR INVALID_ARGUMENTS A+limit+is+a+number+of+jobs,+0+for+none:+maxqueue+NAME+[HIGH+[NORMAL+[LOW]]]\r\n";
+    for arguments in ["a b 5", "x abc", "f 1.5", "f 1 2 x", "f 1 ", "f 0x5", "f -", "f 1k"] {
+        assert_eq!(wire.text_answer(&format!("maxqueue {arguments}")), wanted, "{arguments}");
+    }
+    assert!(!wire.text("show functions").contains("\na\t"), "what was refused made nothing known");
     let mut client = connect(&server);
     submit(&mut client, packet::SUBMIT_JOB, b"f\0\0", "H:t:1");
     assert_eq!(wire.text_answer("cancel job H:t:1"), "OK\r\n");

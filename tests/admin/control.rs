@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::answers::TextAnswer;
-use crate::common::{packet, wait_for};
+use crate::common::{Wire, packet, wait_for};
 use crate::{connect, server, submit, worker};
 
 /// Lines that are no good, and what is said to them.
@@ -22,7 +22,7 @@ const ERRORS: &[(&str, &str)] = &[
          Filters+are+function=+state=+unique=+priority=+client=+waiting=+older=+limit=+after=\r\n",
     ),
     ("list jobs state=storing", "ERR INVALID_ARGUMENTS The+state+of+a+job+is+scheduled,+queued+or+running\r\n"),
-    ("list jobs older=x", "ERR INVALID_ARGUMENTS An+age+is+a+number+of+seconds\r\n"),
+    ("list jobs older=x", "ERR INVALID_ARGUMENTS An+age+is+a+number+of+seconds,+or+has+the+unit+ms,+s,+m,+h+or+d\r\n"),
     ("list jobs limit=x", "ERR INVALID_ARGUMENTS limit=+and+after=+are+numbers\r\n"),
     ("list jobs limit=1 limit=1", "ERR INVALID_ARGUMENTS Each+filter+can+be+given+once\r\n"),
     ("resume unknown", "ERR NO_SUCH_FUNCTION There+is+no+such+function\r\n"),
@@ -37,7 +37,7 @@ const ERRORS: &[(&str, &str)] = &[
     ("disable connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
     ("enable client:nobody", "ERR NO_SUCH_RULE There+is+no+such+rule\r\n"),
     ("enable connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
-    ("pause a\\x00b", "ERR BAD_NAME The+name+is+empty+or+has+a+NUL+in+it\r\n"),
+    ("pause a\0b", "ERR BAD_NAME The+name+has+a+NUL+in+it\r\n"),
     ("kick client:nobody", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
     ("kick connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
 ];
@@ -80,7 +80,7 @@ fn what_is_no_good_is_said() {
 /// Commands that are obeyed, in this order, by a server with the jobs H:t:1 of `f` and, scheduled, H:t:2 of `g`.
 const OBEYED: &[(&str, &str)] = &[
     ("pause f", "OK"),
-    ("pause new", "OK"),
+    ("pause new", "OK 0"),
     ("RESUME f", "OK"),
     ("limit running f 1", "OK"),
     ("limit running f 0", "OK"),
@@ -111,7 +111,7 @@ fn what_is_done_is_answered_with_ok() {
     for (line, answer) in OBEYED {
         assert_eq!(wire.text_answer(line), format!("{answer}\r\n"), "{line}");
     }
-    assert_eq!(wire.text("status"), "f\t0\t0\t0\ng\t0\t0\t0\nnew\t0\t0\t0\n.\n");
+    assert_eq!(wire.text("status"), "f\t0\t0\t0\ng\t0\t0\t0\n.\n");
 }
 
 #[test]
@@ -125,7 +125,110 @@ fn names_are_typed_as_they_are_shown() {
     let functions = wire.text("show functions");
     assert_eq!(functions.lines().count(), 7, "none is new: {functions}");
     assert_eq!(wire.text_answer("disable client:my\\x20id a\\x20space"), "OK 1\r\n");
-    assert_eq!(wire.text("show rules"), "# who\tfunction\thow\nclient:my id\ta space\tdisabled\n.\n");
+    assert_eq!(wire.text("show rules"), "# who\tfunction\thow\tworkers\nclient:my\\x20id\ta space\tdisabled\t1\n.\n");
+}
+
+/// Names of PHP classes and of Windows accounts: what is shown means what it is shown of, in C++ gearmand's listings too.
+#[test]
+fn a_name_that_looks_like_an_escape_is_the_one_that_exists() {
+    let (class, account) = (r"Shop\Export\xAdapter", r"CORP\xadams");
+    let server = server(&[]);
+    let mut wire = worker(&server, &[class]);
+    wire.send(packet::SET_CLIENT_ID, account.as_bytes());
+    assert_eq!(wire.text("status"), format!("{class}\t0\t0\t1\n.\n"));
+    let column = |wire: &mut Wire, command: &str, index: usize| {
+        let lines = wire.text(command);
+        lines.lines().nth(1).and_then(|line| line.split('\t').nth(index)).expect("a cell").to_owned()
+    };
+    let (function, client) = (column(&mut wire, "show functions", 0), column(&mut wire, "show workers", 2));
+    assert_eq!([&function, &client], [r"Shop\Export\x5cxAdapter", r"CORP\x5cxadams"]);
+    for (function, client) in [(class, account), (&*function, &*client)] {
+        for (command, answer) in [
+            (format!("pause {function}"), "OK"),
+            (format!("limit running {function} 1"), "OK"),
+            (format!("disable client:{client} {function}"), "OK 1"),
+            (format!("enable client:{client} {function}"), "OK 1"),
+            (format!("resume {function}"), "OK"),
+            (format!("maxqueue {function} 1"), "OK"),
+            (format!("cancel jobs {function}"), "OK 0"),
+        ] {
+            assert_eq!(wire.text_answer(&command), format!("{answer}\r\n"), "{command}");
+        }
+    }
+    // A name that comes of reading alone is nobody's, and is not made.
+    let missing = "ERR NO_SUCH_FUNCTION There+is+no+such+function,+neither+as+typed+nor+with+\\xNN+read+as+a+byte\r\n";
+    for command in
+        [r"pause App\xadd", r"limit running App\xadd 1", r"disable client:a App\xadd", r"move jobs f App\xadd"]
+    {
+        assert_eq!(wire.text_answer(command), missing, "{command}");
+    }
+    assert!(wire.text_answer(r"drain client:CORP\xade").starts_with("ERR NO_SUCH_WORKER "));
+    assert_eq!(wire.text("show functions").lines().count(), 3);
+    // Where both exist, what is shown of each means that one.
+    wire.send(packet::CAN_DO, b"Shop\\Export\xadapter");
+    assert_eq!(wire.text_answer(&format!("pause {function}")), "OK\r\n");
+    let paused = wire.text("show functions");
+    let paused: Vec<_> = paused.lines().filter(|line| line.split('\t').nth(9) == Some("1")).collect();
+    assert!(matches!(paused[..], [line] if line.starts_with(&format!("{function}\t"))), "{paused:?}");
+}
+
+/// Settings of what nobody uses: told as such, seen, and gone with the same command.
+#[test]
+fn a_setting_for_what_is_not_there_is_kept_and_told() {
+    let server = server(&[]);
+    let mut wire = connect(&server);
+    for (line, answer) in [
+        ("pause typo", "OK 0"),
+        ("pause typo", "OK 0"),
+        ("limit running typo 3", "OK 0"),
+        ("maxqueue typo 3", "OK"),
+        ("limit running other 0", "OK 0"),
+        ("maxqueue other", "OK"),
+        ("maxqueue other 0", "OK"),
+        ("disable client:nobody typo", "OK 0"),
+        ("drain host:192.0.2.1", "OK 0"),
+    ] {
+        assert_eq!(wire.text_answer(line), format!("{answer}\r\n"), "{line}");
+    }
+    assert_eq!(wire.text("status"), ".\n", "monitoring would wait for workers");
+    assert_eq!(wire.text("prioritystatus"), ".\n");
+    let shown = wire.text("show functions");
+    let rows: Vec<_> = shown.lines().skip(1).filter(|line| *line != ".").collect();
+    assert!(matches!(rows[..], [row] if row.starts_with("typo\t") && row.ends_with("\t1")), "{rows:?}");
+    for line in ["resume typo", "limit running typo 0", "maxqueue typo"] {
+        assert!(wire.text("show functions").contains("\ntypo\t"), "{line}");
+        assert!(wire.text_answer(line).starts_with("OK"), "{line}");
+    }
+    assert_eq!(wire.text("show functions").lines().count(), 2);
+    // It holds for what comes, and that is no longer there for its settings alone.
+    assert_eq!(wire.text_answer("pause later"), "OK 0\r\n");
+    let _worker = worker(&server, &["later"]);
+    assert_eq!(wire.text("status"), "later\t0\t0\t1\n.\n");
+    assert_eq!(wire.text_answer("pause later"), "OK\r\n");
+    assert_eq!(wire.text_answer("resume later"), "OK\r\n");
+    assert!(wire.text("show functions").contains("\nlater\t"));
+}
+
+#[test]
+fn a_host_is_an_address_however_it_is_written() {
+    let server = server(&[]);
+    let mut wire = worker(&server, &["f"]);
+    for host in ["localhost", "web1.example.com", "127.0.0.1:4730", "127.0.0.0/8", "*"] {
+        for verb in ["disable", "drain", "enable", "kick"] {
+            let answer = wire.text_answer(&format!("{verb} host:{host}"));
+            assert!(answer.starts_with("ERR INVALID_ARGUMENTS A+host+is+an+IP+address"), "{verb} {host}: {answer}");
+        }
+    }
+    for host in ["127.0.0.1", "::ffff:127.0.0.1", "[::ffff:7f00:1]", "[::ffff:127.0.0.1]"] {
+        assert_eq!(wire.text_answer(&format!("disable host:{host}")), "OK 1\r\n", "{host}");
+    }
+    for host in ["::1", "[::1]", "0:0:0:0:0:0:0:1"] {
+        assert_eq!(wire.text_answer(&format!("drain host:{host}")), "OK 0\r\n", "{host}");
+    }
+    let rules = "# who\tfunction\thow\tworkers\nhost:127.0.0.1\t-\tdisabled\t1\nhost:::1\t-\tdraining\t0\n.\n";
+    assert_eq!(wire.text("show rules"), rules);
+    assert_eq!(wire.text_answer("enable host:[::1]"), "OK 0\r\n");
+    assert_eq!(wire.text_answer("enable host:::ffff:127.0.0.1"), "OK 1\r\n");
 }
 
 #[test]
@@ -142,10 +245,9 @@ fn names_have_limits_and_so_has_their_number() {
         assert_eq!(wire.text_answer(&command), "ERR NAME_TOO_LONG The+name+is+too+long\r\n", "{command}");
     }
     // Both are in use, since that is not to be forgotten.
-    assert_eq!(wire.text_answer("pause f"), "OK\r\n");
-    assert_eq!(wire.text_answer("limit running g 1"), "OK\r\n");
-    let none_left = "ERR TOO_MANY_FUNCTIONS There+are+as+many+functions+as+may+be\r\n";
-    assert_eq!(wire.text_answer("limit running h 0"), none_left);
+    assert_eq!(wire.text_answer("pause f"), "OK 0\r\n");
+    assert_eq!(wire.text_answer("limit running g 1"), "OK 0\r\n");
+    assert_eq!(wire.text_answer("limit running h 0"), "OK 0\r\n", "there is none to take back");
     let set = "ERR TOO_MANY_SETTINGS There+are+as+many+paused+or+limited+functions+as+may+be,\
                +so+resume+one+or+take+back+its+limits+first\r\n";
     for command in ["pause h", "limit running h 1", "maxqueue h 1"] {
@@ -208,7 +310,7 @@ fn read_only_begins_and_ends_with_a_reload() {
     assert!(wire.text_answer("pause f").starts_with("ERR READ_ONLY "));
     write("false");
     server.signal(Signal::SIGHUP);
-    wait_for("the reload", || (wire.text_answer("pause f") == "OK\r\n").then_some(()));
+    wait_for("the reload", || (wire.text_answer("pause f") == "OK 0\r\n").then_some(()));
     write("true");
     server.signal(Signal::SIGHUP);
     wait_for("the reload", || wire.text_answer("resume f").starts_with("ERR READ_ONLY ").then_some(()));

@@ -1,6 +1,6 @@
 //! How commands may be written, and how answers come.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 
 use crate::common::{Wire, packet};
 use crate::{connect, server, submit, worker};
@@ -27,6 +27,30 @@ fn read_to_end(wire: &Wire) -> String {
     let mut stream = wire.stream();
     stream.read_to_string(&mut answer).expect("text up to the end of the stream");
     answer
+}
+
+/// Sends pieces to a server that may close the connection after any of them.
+fn send_while_open<'a>(wire: &Wire, pieces: impl IntoIterator<Item = &'a [u8]>) {
+    for piece in pieces {
+        if wire.stream().write_all(piece).is_err() {
+            return;
+        }
+    }
+}
+
+/// Everything up to the end of the stream. Where the server has closed it with something unread, that is a reset.
+#[track_caller]
+fn read_until_closed(wire: &Wire) -> String {
+    let (mut answer, mut piece) = (Vec::new(), [0; 1024]);
+    loop {
+        match wire.stream().read(&mut piece) {
+            Ok(0) => break,
+            Ok(size) => answer.extend_from_slice(&piece[..size]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("cannot read: {error}"),
+        }
+    }
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// What one read of the size that C programs use returns.
@@ -232,18 +256,15 @@ fn a_request_that_a_web_page_makes_ends_the_connection() {
         ("Host: localhost\r\n\r\n", "Host:"),
         ("GET http://h/ HTTP/1.1\r\n", "GET"),
     ] {
-        let mut wire = connect(&server);
-        wire.send_raw(format!("{head}create function f\r\nversion\r\n").as_bytes());
-        wire.finish_sending();
-        let answer = read_to_end(&wire);
+        let wire = connect(&server);
+        send_while_open(&wire, [format!("{head}create function f\r\nversion\r\n").as_bytes()]);
+        let answer = read_until_closed(&wire);
         assert!(answer.starts_with(&format!("ERR UNKNOWN_COMMAND Unknown+server+command{word}")), "{head}: {answer}");
         assert!(!answer.contains("OK"), "{head}: {answer}");
         // In pieces as well.
-        let mut wire = connect(&server);
-        for piece in head.as_bytes().chunks(5) {
-            wire.send_raw(piece);
-        }
-        let _ = wire.stream().write_all(b"create function f\r\n");
+        let wire = connect(&server);
+        send_while_open(&wire, head.as_bytes().chunks(5).chain([&b"create function f\r\n"[..]]));
+        read_until_closed(&wire);
         assert_eq!(observer.text("status"), ".\n", "{head}");
     }
     // A name may look like one all the same.
@@ -251,8 +272,54 @@ fn a_request_that_a_web_page_makes_ends_the_connection() {
 }
 
 #[test]
+fn a_tls_greeting_with_a_command_in_it_ends_the_connection() {
+    let server = server(&[]);
+    let mut observer = connect(&server);
+    // The head of a record and of a ClientHello, and what a page may choose: the name of the host, or a session.
+    let head = b"\x16\x03\x01\x00\x80\x01\x00\x00\x7c\x03\x03random";
+    for chosen in [
+        &b"\ncreate function f\n"[..],
+        b"create function f\r\ncreate function f\nversion\n",
+        b"\nversion\ncreate function f\n",
+    ] {
+        for size in [1, 7, 1000] {
+            let wire = connect(&server);
+            let greeting = [&head[..], chosen].concat();
+            send_while_open(&wire, greeting.chunks(size));
+            assert_eq!(read_until_closed(&wire), "ERR UNKNOWN_COMMAND Unknown+server+command\r\n");
+            assert_eq!(observer.text("status"), ".\n");
+        }
+    }
+    // Whoever has said a command before may err.
+    observer.send_raw(b"\x16\x03\x01\n");
+    observer.text_line();
+    observer.expect_nothing();
+}
+
+#[test]
+fn three_unknown_commands_and_none_that_is_known_end_the_connection() {
+    let server = server(&[]);
+    let mut observer = connect(&server);
+    let wire = connect(&server);
+    send_while_open(&wire, [&b"EHLO evil\r\nMAIL FROM\r\nRCPT TO\r\ncreate function f\r\n"[..]]);
+    let answer = read_until_closed(&wire);
+    assert_eq!(answer.matches("ERR UNKNOWN_COMMAND").count(), 3, "{answer}");
+    assert!(!answer.contains("OK"), "{answer}");
+    assert_eq!(observer.text("status"), ".\n");
+    // A known command, or a packet, before them: a person who types, or a tool for a newer server.
+    let mut packets = connect(&server);
+    packets.expect_nothing();
+    for wire in [&mut observer, &mut packets] {
+        for _ in 0..10 {
+            assert!(wire.text("statsu").starts_with("ERR UNKNOWN_COMMAND"));
+        }
+        assert!(wire.text("version").starts_with("OK "));
+    }
+}
+
+#[test]
 fn many_lines_at_once_delay_nobody() {
-    const LINES: usize = 20_000;
+    const LINES: usize = 40_000;
     let server = server(&["--threads", "1"]);
     let (wire, mut other) = (connect(&server), connect(&server));
     std::thread::scope(|scope| {
@@ -268,6 +335,7 @@ fn many_lines_at_once_delay_nobody() {
             other.expect_nothing();
             turns += 1;
         }
-        assert!(turns > LINES / 200, "the other had {turns} turns");
+        // A read has room for 1,500 lines, of which a turn works off 16. A loaded machine gives the other fewer turns than it had.
+        assert!(turns > LINES / 800, "the other had {turns} turns");
     });
 }

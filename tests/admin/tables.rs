@@ -66,7 +66,7 @@ fn pairs(wire: &mut Wire, command: &str) -> Vec<String> {
 const FUNCTIONS: &str = "name high normal low scheduled running workers asleep working paused max_running \
     maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
     in_per_s out_per_s failed_per_s wait_p50_s wait_p99_s run_mean_s run_p50_s run_p99_s \
-    waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s";
+    waiting woken disabled draining drained coalesced dropped abandoned wait_mean_s settings_only";
 const WORKERS: &str = "id address client_id state connected_unix_ms heard_unix_ms functions running job \
     since_unix_ms done failed excepted timed_out requeued run_mean_s run_p50_s run_p99_s";
 const JOBS: &str =
@@ -80,7 +80,7 @@ fn tables_of_nothing_have_column_names() {
         ("show functions", FUNCTIONS),
         ("show workers", WORKERS),
         ("list jobs", JOBS),
-        ("show rules", "who function how"),
+        ("show rules", "who function how workers"),
     ] {
         assert!(table(&mut wire, command, names).is_empty(), "{command}");
     }
@@ -96,9 +96,9 @@ fn tables_of_a_busy_server() {
     assert_eq!(
         table(client, "show functions", FUNCTIONS),
         [
-            "later|0|0|0|1|0|0|0|0|0|0|0|0|0|-|1|0|0|0|0|0|0|N|N|N|-|-|-|-|-|0|0|0|0|0|0|0|0|-",
-            "reverse|0|0|0|0|0|1|0|1|1|0|0|0|0|-|0|0|0|0|0|0|0|N|N|N|-|-|-|-|-|0|0|0|0|0|0|0|0|-",
-            "sort|1|0|1|0|1|2|0|1|0|5|30|20|10|N|3|0|0|0|0|0|0|N|N|N|N|N|-|-|-|1|0|0|0|0|0|0|0|N",
+            "later|0|0|0|1|0|0|0|0|0|0|0|0|0|-|1|0|0|0|0|0|0|N|N|N|-|-|-|-|-|0|0|0|0|0|0|0|0|-|0",
+            "reverse|0|0|0|0|0|1|0|1|1|0|0|0|0|-|0|0|0|0|0|0|0|N|N|N|-|-|-|-|-|0|0|0|0|0|0|0|0|-|0",
+            "sort|1|0|1|0|1|2|0|1|0|5|30|20|10|N|3|0|0|0|0|0|0|N|N|N|N|N|-|-|-|1|0|0|0|0|0|0|0|N|0",
         ]
     );
     assert_eq!(
@@ -149,6 +149,8 @@ fn jobs_are_filtered() {
         ("client=nobody", &[]),
         ("older=0", &["H:t:1", "H:t:2", "H:t:3", "H:t:4"]),
         ("older=1000000", &[]),
+        ("older=12d", &[]),
+        ("older=0m", &["H:t:1", "H:t:2", "H:t:3", "H:t:4"]),
         ("function=sort state=queued unique= priority=high older=0", &["H:t:2"]),
     ] {
         assert_eq!(handles(client, filters).0, expected, "{filters}");
@@ -311,7 +313,7 @@ fn the_server_is_shown() {
     ] {
         assert!(shown.contains(&line), "{line}: {shown:?}");
     }
-    assert_eq!(shown.len(), 50, "{shown:?}");
+    assert_eq!(shown.len(), 51, "{shown:?}");
 }
 
 #[test]
@@ -328,8 +330,8 @@ fn names_cannot_break_a_table() {
     assert!(jobs[0].starts_with("H:t:1|\\x0a.\\x0a|new\\x0aline|normal|queued|"), "{jobs:?}");
     assert!(pairs(&mut wire, "show job H:t:1").contains(&"preview|\\x0a.\\x0a".to_owned()));
     assert!(pairs(&mut wire, "show worker 0-1").contains(&"client_id|my\\x09id\\x0a.".to_owned()));
-    let rules = table(&mut wire, "show rules", "who function how");
-    assert_eq!(rules, ["client:my\\x09id\\x0a.|tab\\x09here|disabled"]);
+    let rules = table(&mut wire, "show rules", "who function how workers");
+    assert_eq!(rules, ["client:my\\x09id\\x0a.|tab\\x09here|disabled|1"]);
     let functions = table(&mut wire, "show functions", FUNCTIONS);
     let names: Vec<_> = functions.iter().map(|line| line.split('|').next().expect("a name")).collect();
     assert_eq!(names, ["a,comma", "new\\x0aline", "tab\\x09here"]);

@@ -47,7 +47,8 @@ fn gearadmin_understands_every_answer() {
     assert_eq!(said(&["--drop-function", "new"]), error("function not found"));
     let in_use = error("there are still connected workers or executing clients");
     assert_eq!(said(&["--drop-function", "reverse"]), in_use);
-    assert_eq!(said(&["--drop-function", "sort"]), in_use);
+    let purge = error("there are still queued jobs, which this command removes: cancel jobs sort");
+    assert_eq!(said(&["--drop-function", "sort"]), purge);
     assert_eq!(said(&["--cancel-job", "H:t:1"]), output("OK\n"));
     worker.expect(packet::WORK_FAIL, b"H:t:1");
     assert_eq!(said(&["--cancel-job", "H:t:1"]), error("UNKNOWN_JOB"));

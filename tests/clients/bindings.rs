@@ -88,17 +88,30 @@ impl Binding {
     }
 
     fn program(self, role: &str, port: u16) -> Command {
-        let script = |extension: &str| directory().join(self.name()).join(format!("{role}.{extension}"));
+        let extension = match self {
+            Self::Php => "php",
+            Self::Perl => "pl",
+            Self::C => "c",
+            Self::Gear | Self::Pygearman => "py",
+            Self::Node => "js",
+            Self::Shell => "sh",
+        };
+        self.other(&format!("{role}.{extension}"), port)
+    }
+
+    /// The program in a file of its directory, connected to 127.0.0.1.
+    pub(crate) fn other(self, file: &str, port: u16) -> Command {
+        let script = directory().join(self.name()).join(file);
         let mut command = match self {
-            Self::Php => interpreter("php", &["-d", "memory_limit=1G"], &script("php")),
-            Self::Perl => interpreter("perl", &[], &script("pl")),
-            Self::C => Command::new(compiled().join(role)),
+            Self::Php => interpreter("php", &["-d", "memory_limit=1G"], &script),
+            Self::Perl => interpreter("perl", &[], &script),
+            Self::C => Command::new(compiled().join(file.trim_end_matches(".c"))),
             Self::Gear | Self::Pygearman => {
                 let python = directory().join("venv/bin/python");
-                interpreter(python.to_str().expect("a UTF-8 path"), &[], &script("py"))
+                interpreter(python.to_str().expect("a UTF-8 path"), &[], &script)
             }
-            Self::Node => interpreter("node", &["--no-deprecation"], &script("js")),
-            Self::Shell => interpreter("sh", &[], &script("sh")),
+            Self::Node => interpreter("node", &["--no-deprecation"], &script),
+            Self::Shell => interpreter("sh", &[], &script),
         };
         command.args(["127.0.0.1", &port.to_string()]);
         for (name, _) in std::env::vars_os() {

@@ -119,3 +119,84 @@ fn the_environment_can_name_the_file() {
     let world = world.variable("GEARMAND_CONFIG_FILE", &path);
     assert_eq!(world.config().listen, [ListenAddress::All { port: 2 }]);
 }
+
+/// What people write who know other formats, or whose editor knows better: told apart, with what to write. `swordfish` is the
+/// secret in all of them.
+const MISTAKES: &[(&str, &[&str])] = &[
+    ("--queue-type = MySQL", &["c:1", "--queue-type=MySQL"]),
+    ("--queue-type =MySQL", &["c:1", "--queue-type=MySQL"]),
+    ("--queue-type= MySQL", &["c:1", "--queue-type=MySQL"]),
+    ("--mysql-password = swordfish", &["c:1", "--mysql-password=***"]),
+    ("--mysql-password =swordfish", &["c:1", "--mysql-password=***"]),
+    ("--mysql-password= swordfish", &["c:1", "--mysql-password=***"]),
+    ("--mysql-password=a swordfish", &["c:1", "the value of mysql-password ends at the blank before `***`", "TOML"]),
+    ("--mysql-password a swordfish b", &["c:1", "before `***`"]),
+    ("--libpq-conninfo=host=h user=u password=swordfish", &["c:1", "libpq-conninfo ends at the blank", "'VALUE'"]),
+    ("--libpq-conninfo=\"host=h password=swordfish\"", &["c:1", "this format has no quotes"]),
+    ("--log-file=/var/log/gear man.log", &["c:1", "before `man.log`"]),
+    ("mysql-password=swordfish", &["c:1", "`mysql-password=***`", "write --mysql-password=***"]),
+    ("mysql-password: swordfish", &["c:1", "`mysql-password:`"]),
+    ("-mysql-password=swordfish", &["c:1", "`-mysql-password`"]),
+    ("--mysql-pasword=swordfish", &["c:1", "`mysql-pasword`", "`mysql-password`"]),
+    ("--mysql-pasword swordfish", &["c:1", "`mysql-pasword`", "`mysql-password`"]),
+    ("--daemon swordfish --redis-password x", &["c:1", "`***`"]),
+    ("--http-token swordfish", &["c:1", "http-token cannot be `***`", "openssl rand"]),
+    ("\u{2013}port=4731", &["c:1", "two hyphens", "\u{2013} (U+2013)", "--port=4731"]),
+    ("\u{2014}mysql-password=swordfish", &["c:1", "U+2014", "--mysql-password=***"]),
+    ("\u{2013}p 4731", &["c:1", "write -p"]),
+    ("-\u{2010}port=4731", &["c:1", "U+2010", "--port=4731"]),
+    ("--mysql-db=\u{201e}gearman\u{201c}", &["c:1", "mysql-db has the quote \u{201e} (U+201E)", "without quotes"]),
+    ("--mysql-password=\u{2018}swordfish\u{2019}", &["c:1", "U+2018"]),
+    ("--http-listen=24737", &["c:1", "http-listen cannot be `24737`", "127.0.0.1:24737", "*:24737"]),
+    ("--listen=10.1", &["c:1", "listen cannot be `10.1`", "four numbers"]),
+    ("--mysql-port=\u{201d}3306\u{201d}", &["c:1", "U+201D"]),
+];
+
+#[test]
+fn what_other_formats_and_editors_make_of_a_line_is_told_without_its_secrets() {
+    for (text, parts) in MISTAKES {
+        let error = World::new(&[]).file("c", text).error();
+        assert_parts(&error, parts);
+        assert!(!error.contains("swordfish"), "{text}: {error}");
+    }
+    for (text, parts) in [
+        ("mysql-password = swordfish", &["c.toml:1", "not TOML"][..]),
+        ("mysql-password = 'swordfish", &["c.toml:1", "not TOML"]),
+        ("queue-type = \u{201c}MySQL\u{201d}", &["c.toml:1", "not TOML", "\u{201c} (U+201C)", "keyboard"]),
+        ("\u{2013}\u{2013}port = 1", &["c.toml:1", "not TOML", "U+2013"]),
+        ("mysql-password = ['swordfish']", &["c.toml:1", "array"]),
+    ] {
+        let error = World::new(&[]).file("c.toml", text).error();
+        assert_parts(&error, parts);
+        assert!(!error.contains("swordfish"), "{text}: {error}");
+    }
+    let world = World::new(&[]).variable("GEARMAND_MYSQL_PASSWORD", "\u{201c}swordfish\u{201d}");
+    assert_parts(&world.error(), &["environment GEARMAND_MYSQL_PASSWORD", "U+201C"]);
+    assert!(!world.error().contains("swordfish"));
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_option() {
+    for (name, text) in [("c", "\u{feff}--port=4731"), ("c.toml", "\u{feff}port = 4731"), ("d", "\u{feff}port = 4731")]
+    {
+        let config = World::new(&[]).file(name, text).config();
+        assert_eq!(config.listen, [ListenAddress::All { port: 4731 }], "{name}");
+    }
+    let utf16: Vec<u8> = "\u{feff}--port=1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_parts(&World::new(&[]).file("c", utf16).error(), &["c:1", "UTF-16", "save the file as UTF-8"]);
+}
+
+#[test]
+fn quotes_that_belong_to_a_value_are_noticed() {
+    let world = World::new(&[]).file("c", "--mysql-password=\"swordfish\"\n--queue-type=builtin");
+    let warnings = world.warnings().join("\n");
+    assert_parts(&warnings, &["c:1", "quotes around the value of mysql-password"]);
+    assert!(!warnings.contains("swordfish"), "{warnings}");
+    let world = World::new(&[]).variable("GEARMAND_USER", "\"root\"");
+    assert_parts(&world.errors().join("\n"), &["environment GEARMAND_USER", "\"root\""]);
+    let world = World::new(&[]).variable("GEARMAND_PID_FILE", "'/run/g.pid'");
+    assert_parts(
+        &world.warnings().join("\n"),
+        &["environment GEARMAND_PID_FILE", "quotes around the value of pid-file"],
+    );
+}

@@ -116,7 +116,7 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.limits.max_connections, 65_536);
     assert_eq!(config.limits.max_jobs, 100_000_000);
     assert_eq!(config.timeouts.handshake_timeout, None);
-    assert_eq!(config.timeouts.write_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(config.timeouts.write_timeout, Some(Duration::from_mins(10)));
     assert_eq!(config.timeouts.wake_timeout, Duration::from_millis(100));
     assert!(config.job_handle_prefix.starts_with("H:"));
     assert!(world.warnings().is_empty());
@@ -128,7 +128,9 @@ fn a_dead_host_is_noticed_within_a_minute() {
     let (idle, interval) = (network.keepalive_idle.unwrap(), network.keepalive_interval.unwrap());
     let user_timeout = network.tcp_user_timeout.unwrap();
     let probes = idle + interval * network.keepalive_count.unwrap();
-    let silent = probes.min(idle.max(user_timeout));
+    // With fewer probes lost than `--keepalive-count` a living peer is not closed.
+    assert!(user_timeout >= probes, "{user_timeout:?} is less than {probes:?}");
+    let silent = probes.max(user_timeout);
     // The worst moment to write to a dead peer is just before its silence would have been noticed.
     assert!(silent + user_timeout <= Duration::from_mins(1), "{silent:?} + {user_timeout:?}");
     assert!(probes < Duration::from_mins(1));
@@ -193,6 +195,18 @@ fn absent_parts_are_refused_not_replaced() {
 }
 
 #[test]
+fn too_few_files_and_too_short_a_user_timeout_are_taken_with_a_warning() {
+    let world = World::new(&["-f", "16", "--tcp-user-timeout", "3s"]);
+    assert_eq!(world.config().process.open_files(), Some(32));
+    let warnings = world.warnings();
+    assert!(warnings.iter().any(|text| text.contains("--file-descriptors 16")), "{warnings:?}");
+    assert!(warnings.iter().any(|text| text.contains("--tcp-user-timeout 3s")), "{warnings:?}");
+    // As with C++ gearmand, 0 is what the system allows.
+    let world = World::new(&["-f", "0"]);
+    assert_eq!((world.config().process.open_files(), world.warnings().len()), (None, 0));
+}
+
+#[test]
 fn values_out_of_range_are_refused_on_the_command_line() {
     for option in [
         "--port=70000",
@@ -209,6 +223,9 @@ fn values_out_of_range_are_refused_on_the_command_line() {
         "--wake-timeout=0",
         "--socket-mode=888",
         "--job-handle-prefix=a b",
+        "--http-metrics-functions=some",
+        "--http-metrics-functions=top:0",
+        "--http-metrics-functions=top:-1",
         "--listen=http://localhost",
         "--listen=1:2:3",
         "--user=",
@@ -305,7 +322,7 @@ fn settings_that_contradict_each_other_are_refused() {
     World::new(&["--max-packet-size", "2g", "--max-output=2GiB"]).config();
     let warnings = World::new(&["-d", "-l", "stderr"]).warnings();
     assert_parts(&warnings[0], &["--daemon", "--log-file stderr"]);
-    assert_parts(&World::new(&["-j0"]).warnings()[0], &["--job-retries 0", "without end", "-1"]);
+    assert_parts(&World::new(&["-j0"]).warnings()[0], &["--job-retries 0", "without end", "write 1"]);
 }
 
 #[test]

@@ -78,6 +78,19 @@ impl Case {
         program
     }
 
+    /// Starts a worker with this id where one is all that may be.
+    pub(crate) fn start_limited(&self, id: &str) -> Program {
+        let mut command = self.subject.command(&self.server.addr().to_string(), FLEET, &self.version_file());
+        command.env("FLEET_HOST", HOST).env("LOG_FILE", self.log()).env("FLEET_MAX_WORKERS", "1");
+        if self.subject == Subject::Ours {
+            command.args(["--max-workers", "1"]);
+        }
+        let program = Program::start(&mut command);
+        let answer = self.set_id(id);
+        assert_eq!(answer["ok"], true, "{answer}");
+        program
+    }
+
     /// The process of a worker that was started.
     pub(crate) fn pid(&self, worker: &Program) -> u64 {
         self.subject.pid(worker)

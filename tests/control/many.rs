@@ -110,9 +110,9 @@ fn round(server: &Server, first: usize, count: usize) {
             "limit running to 3",
             "limit running to 0",
             &format!("disable client:client-{serial} to"),
-            &format!("drain host:host-{serial}"),
+            &format!("drain host:2001:db8::{serial:x}"),
             &format!("enable client:client-{serial} to"),
-            &format!("enable host:host-{serial}"),
+            &format!("enable host:[2001:db8::{serial:x}]"),
             &format!("priority job {job} high"),
             &format!("move job {job} to"),
             "move jobs to from",
@@ -181,7 +181,7 @@ fn the_log_says_who_did_what() {
     ] {
         operator.ok(command);
         let line = format!("{command}: done, {changed} changed, by 127.0.0.1 (text command)");
-        assert!(server.log().contains(&line), "{line}");
+        wait_for(&line, || server.log().contains(&line).then_some(()));
     }
     worker.expect_end();
     for (command, why) in [
@@ -192,7 +192,7 @@ fn the_log_says_who_did_what() {
     ] {
         operator.refused(command);
         let line = format!("{command}: {why}, 0 changed, by 127.0.0.1 (text command)");
-        assert!(server.log().contains(&line), "{line}");
+        wait_for(&line, || server.log().contains(&line).then_some(()));
     }
     operator.ok("shutdown");
     wait_for("the log", || server.log().contains("shutdown: by 127.0.0.1 (text command)").then_some(()));

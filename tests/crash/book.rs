@@ -48,6 +48,8 @@ enum End {
     Said,
     /// The server has heard it, and said so at this time.
     Heard(u64),
+    /// An operator was told so, and is told only what is committed.
+    Committed,
     /// It was found missing after a crash, as it may have been.
     Gone,
 }
@@ -158,6 +160,12 @@ impl Book {
         if entry.end == End::Said {
             entry.end = End::Heard(now);
         }
+    }
+
+    /// An operator was told that it is over.
+    pub(crate) fn cancelled(&self, serial: u64) {
+        let mut pages = self.pages();
+        pages.jobs.get_mut(&serial).expect("a job that was submitted").end = End::Committed;
     }
 
     /// Whether more than one peer has said in this round that it is over.
@@ -295,6 +303,7 @@ impl Entry {
             End::Heard(at) if acknowledged.len() - acknowledged.partition_point(|time| *time <= at) >= COVERED_BY => {
                 return Err("ended well before the crash, and came back".to_owned());
             }
+            End::Committed => return Err("was cancelled, the operator was told so, and it came back".to_owned()),
             End::Heard(_) | End::Said | End::Open => {}
         }
         if known.is_some_and(|known| known != found.handle) || !found.handle.ends_with(&format!(":{}", found.number)) {

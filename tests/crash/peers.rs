@@ -133,7 +133,10 @@ pub(crate) fn cancel(operator: &mut Link, book: &Book, serial: u64, handle: &str
     operator.send_raw(format!("cancel job {handle}\n").as_bytes())?;
     let answer = operator.line()?;
     assert!(answer == "OK" || book.others_said_over(serial), "cancel job {handle}: {answer}");
-    book.heard_over(serial);
+    match answer.as_str() {
+        "OK" => book.cancelled(serial),
+        _ => book.heard_over(serial),
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! What the program says: logs, complaints, its manual.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -92,6 +93,26 @@ pub(crate) fn manual_and_completions() {
     for option in ["\\-\\-max\\-jobs", "\\-\\-drain\\-timeout", "\\-\\-listen"] {
         assert!(page.contains(option), "{option} is missing");
     }
+    // What does nothing is of no use to a reader.
+    for option in ["libdrizzle", "hashtable", "round\\-robin", "ssl\\-key"] {
+        assert!(!page.contains(option), "{option} is a retired option");
+    }
+    let directory = site.path("man");
+    fs::create_dir(&directory).unwrap();
+    assert!(site.run(&["man", "--directory", directory.to_str().unwrap()]).status.success());
+    for (words, says) in [
+        (&["work"][..], "\\-\\-max\\-workers"),
+        (&["admin"], "list\\-jobs"),
+        (&["admin", "list-jobs"], "\\-\\-older"),
+        (&["fleet", "roll"], "\\-\\-on"),
+        (&["queue"], "verify"),
+    ] {
+        let name = ["gearmand", &words.join("-")].join("-");
+        let page = fs::read_to_string(directory.join(format!("{name}.8"))).unwrap();
+        assert!(page.contains(&format!(".TH {name} 8")) && page.contains(says), "{name}: {page}");
+        assert_eq!(text(&site.run(&[&["man"], words].concat()).stdout), page, "{name}");
+    }
+    assert_fails(&site.run(&["man", "dance"]), &["gearmand-dance", "--directory"]);
     // Only a system with manuals can say what it thinks of this one.
     if Command::new("man").arg("--version").output().is_ok() {
         let file = site.write("gearmand.8", &page);
@@ -105,7 +126,11 @@ pub(crate) fn manual_and_completions() {
         assert!(completions.status.success(), "{shell}");
         let script = text(&completions.stdout);
         assert!(script.starts_with(begins), "{shell}: {}", script.lines().next().unwrap_or_default());
-        assert!(script.contains("drain-timeout"), "{shell}");
+        assert!(script.contains("drain-timeout") && !script.contains("libdrizzle"), "{shell}");
+        // Options have their values.
+        for value in ["WARNING", "libsqlite3", "human", "interval"] {
+            assert!(script.contains(value), "{shell}: {value}");
+        }
     }
     let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let script = Command::new(GEARMAND).args(["completions", "bash"]).output().unwrap().stdout;

@@ -84,6 +84,33 @@ pub(crate) fn sockets_of_a_service_manager() {
     assert!(site.path("socket").exists(), "the manager's socket is not ours to remove");
 }
 
+/// A service manager's listening socket stays while the server behind it is another: who connects meanwhile waits.
+pub(crate) fn a_restart_behind_the_socket_of_a_service_manager() {
+    let site = Site::new();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let start = || {
+        let exec = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0 </dev/null";
+        let mut command = site.program("sh");
+        command.args(["-c", exec, GEARMAND, "-l", &site.name("log")]);
+        site.start_command(command.stdin(Stdio::from(OwnedFd::from(tcp.try_clone().unwrap()))))
+    };
+    let mut first = start();
+    let mut client = Wire::connect(address);
+    client.send(packet::SUBMIT_JOB_BG, &body(&[b"f", b"", b"kept"]));
+    let handle = client.expect_type(packet::JOB_CREATED);
+    first.terminate();
+    assert_eq!(site.heard(), "STOPPING=1\n");
+    client.expect_end();
+    // Nobody serves, and nobody is refused.
+    let mut worker = Wire::connect(address);
+    worker.send(packet::CAN_DO, b"f");
+    worker.send(packet::GRAB_JOB, b"");
+    let mut second = start();
+    assert_eq!(worker.expect_type(packet::JOB_ASSIGN), body(&[&handle, b"f", b"kept"]));
+    second.terminate();
+}
+
 /// Clients and workers at the same time on a server with four threads: each job is done once, and each client gets the
 /// results of its own jobs.
 pub(crate) fn threads_do_each_job_once() {

@@ -3,6 +3,8 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::common::packet::{self, body};
 use crate::common::{Wire, wait_for};
@@ -59,6 +61,17 @@ pub(crate) fn hangup_applies_changed_settings() {
     let said = |words: &str, setting: &str| log.lines().any(|line| line.contains(words) && line.contains(setting));
     assert!(said("need a restart", "backlog"), "{log}");
     assert!(said("settings changed", "max-jobs"), "{log}");
+    server.terminate();
+}
+
+/// Nothing that a reload opens waits for somebody else.
+pub(crate) fn hangup_survives_a_file_that_is_a_fifo_now() {
+    let site = Site::new();
+    let mut server = start_with_file(&site, "max-jobs = 1\n");
+    fs::remove_file(site.path("gearmand.toml")).unwrap();
+    mkfifo(&site.path("gearmand.toml"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    reload(&site, &server);
+    server.await_log("the configuration stays as it was: ");
     server.terminate();
 }
 

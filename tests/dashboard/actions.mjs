@@ -191,10 +191,19 @@ async function rulesAreLifted(dashboard, port) {
   const rules = async () => (await dashboard.api("rules")).rules.map((rule) => `${rule.who} ${rule.how}`).sort();
   await dashboard.go("workers");
   await eventually("both", async () => Object.keys(await dashboard.table("workers")).length >= 2);
+  for (const action of ["drain-host", "disable-host"]) {
+    await dashboard.click(action);
+    await dashboard.page.locator("dialog[open]", { hasText: "those that connect later" }).waitFor();
+    await dashboard.page.keyboard.press("Escape");
+    await dashboard.page.locator("dialog").waitFor({ state: "detached" });
+  }
+  assert.deepEqual(await rules(), [], "nothing was confirmed");
   await dashboard.click("drain-host");
+  await dashboard.confirm();
   await same("a rule for the host", rules, () => ["host:127.0.0.1 draining"]);
   const { workers: shown } = await dashboard.api("workers?client=loom");
   await dashboard.choose("workers", shown[0].id, "drain all of this client id");
+  await dashboard.confirm();
   await same("a rule for the client id", rules, () => ["client:loom draining", "host:127.0.0.1 draining"]);
   await dashboard.go("server");
   await same("both are shown", async () => Object.keys(await dashboard.table("rules")).length, () => 2);

@@ -83,6 +83,12 @@ async function filterAndMenu(dashboard) {
   await same("filtered", async () => Object.keys(await dashboard.table("functions")), () => ["typing"]);
   await page.keyboard.press("Escape");
   assert.doesNotMatch(await focused(page), /<input/);
+  // What the field says is what the list is filtered by.
+  assert.equal(await page.locator("[data-filter]").inputValue(), "");
+  await same("all of them again", async () => Object.keys(await dashboard.table("functions")).length, () => 2);
+  await page.keyboard.press("/");
+  await page.keyboard.type("typ");
+  await same("filtered once more", async () => Object.keys(await dashboard.table("functions")), () => ["typing"]);
   await page.locator("[data-table=functions] [data-menu]").focus();
   await page.keyboard.press("Enter");
   await page.locator(".menu").waitFor();
@@ -101,6 +107,11 @@ async function filterAndMenu(dashboard) {
   await page.keyboard.press("Enter");
   await same("limited by keyboard", async () => (await dashboard.api("functions/typing")).max_running, () => 5);
   await page.locator("[data-filter]").fill("");
+  // A form that is sent keeps what was typed, since its list is still the one before.
+  await dashboard.go("jobs?unique=nothing");
+  await page.locator("[name=unique]").focus();
+  await page.keyboard.press("Escape");
+  assert.equal(await page.locator("[name=unique]").inputValue(), "nothing");
 }
 
 // Two refreshes later the same element has the focus, the same text is selected, and what was typed stands.

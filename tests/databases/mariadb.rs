@@ -9,6 +9,7 @@ use super::battery::{self, Database};
 use super::debian::Kept;
 use super::instance::{Instance, program, words};
 use super::jobs::{TestJob, adding, open, read, try_open};
+use super::unwritable;
 
 const USER: &str = "gearman";
 const PASSWORD: &str = "pass:w@rd";
@@ -22,6 +23,8 @@ pub(crate) fn everything() {
     passwords(&database);
     too_large(&database);
     battery::run(&mut database);
+    let set = |read_only: u8| drop(database.sql("mysql", &format!("SET GLOBAL read_only = {read_only}")));
+    unwritable::read_only(&database.location("read_only"), || set(1), || set(0));
     database.by_socket.set(true);
     battery::round_trip(&database.location("by_socket"));
 }

@@ -9,6 +9,7 @@ use super::battery::{self, Database};
 use super::debian::Kept;
 use super::instance::{Instance, program, words};
 use super::jobs::{TestJob, try_open};
+use super::unwritable;
 
 /// Where Debian puts the programs of each version.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -21,6 +22,17 @@ pub(crate) fn everything() {
     let mut database = Postgres::start();
     passwords(&database);
     battery::run(&mut database);
+    let others =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'";
+    let set = |how: &str| {
+        database.sql(&format!("SET transaction_read_only = off; ALTER ROLE {USER} {how}"));
+        database.sql(others);
+    };
+    unwritable::read_only(
+        &database.location("read_only"),
+        || set("SET default_transaction_read_only = on"),
+        || set("RESET default_transaction_read_only"),
+    );
 }
 
 /// Wrong passwords, names and places.

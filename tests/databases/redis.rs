@@ -13,6 +13,7 @@ use super::battery::{self, Database};
 use super::debian::{Kept, kept_of};
 use super::instance::{Instance, program, words};
 use super::jobs::{TestJob, adding, assert_same, open, read};
+use super::unwritable;
 
 const PASSWORD: &str = "secret";
 /// The smallest limit of a value that Redis knows, doubled.
@@ -27,6 +28,13 @@ pub(crate) fn everything() {
     untouched(&database);
     made_up(&database);
     full(&database);
+    // A primary that is not there.
+    let replicate = |primary: &[&str]| drop(database.cli(&[&["REPLICAOF"], primary].concat()));
+    unwritable::read_only(
+        &database.location("read_only"),
+        || replicate(&["127.0.0.1", "1"]),
+        || replicate(&["NO", "ONE"]),
+    );
     database.by_socket.set(true);
     battery::round_trip(&database.location("by_socket"));
 }
@@ -113,11 +121,17 @@ fn made_up(database: &Redis) {
 fn full(database: &Redis) {
     let mut store = open(&database.location("full"), Access::Own);
     let job = |number: u64| TestJob::new(number, "f", &format!("u{number}"), b"w");
-    store.commit(&adding(&[job(1)])).unwrap();
+    store.commit(&adding(&[job(1), job(5)])).unwrap();
     database.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = store.commit(&adding(&[job(2), job(3)])).unwrap_err();
     assert_eq!(error.failure, StoreFailure::Full, "{error}");
     assert!(error.text.contains("maxmemory"), "{error}");
+    // What it has is read, and can be removed.
+    for number in [1, 5] {
+        assert_eq!(store.load(&[job(number).key()], 1 << 20).unwrap()[0].as_deref(), Some(&b"w"[..]));
+    }
+    store.commit(&Changes { removes: vec![job(5).key()], sync: true, ..Changes::default() }).unwrap();
+    assert_eq!(store.load(&[job(5).key()], 1 << 20).unwrap(), [None]);
     database.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     store.commit(&adding(&[job(4)])).unwrap();
     assert_same(&read(&mut *store).0, &[job(1), job(4)]);

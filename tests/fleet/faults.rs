@@ -131,3 +131,36 @@ fn restart(server: &mut Server) {
     server.kill();
     server.restart();
 }
+
+pub(crate) fn a_host_that_comes_back_gets_its_share(implementation: Implementation) {
+    let (mut world, _monitor) = World::with_fleet(implementation, "[functions.log_line]\nmin = 6\n");
+    let on = |status: &Value| ["web1", "web2", "web3"].map(|host| doing_on(status, "log_line", host));
+    let is_lost = |status: &Value| {
+        let lines = status["strange"].as_array().cloned().unwrap_or_default();
+        lines.iter().any(|line| line.as_str().unwrap().starts_with("web1 has had no worker for"))
+    };
+    let before = world.settled("the hosts have the same", |status| on(status) == [2, 2, 2]);
+    assert!(!is_lost(&before), "{before}");
+    world.hosts[0].cut_power();
+    world.settled("the others do its work, and it is told", |status| on(status) == [0, 3, 3] && is_lost(status));
+    world.replace_host(0);
+    for language in Language::ALL {
+        world.start(0, language);
+    }
+    let after = world.settled("they have the same again", |status| on(status) == [2, 2, 2]);
+    assert!(!is_lost(&after), "{after}");
+}
+
+pub(crate) fn workers_that_end_as_told_are_no_failures(implementation: Implementation) {
+    let (world, _monitor) = World::with_fleet(implementation, "[functions.log_line]\nmin = 6\n");
+    world.settled("all is as wanted", |status| doing(status, "log_line") == 6);
+    crate::world::run(&mut world.fleet(&["--timeout", "60s", "stop", "web2"]));
+    let status = world.settled("the host is empty", |status| workers(status).iter().all(|w| w["host"] != "web2"));
+    let events = status["events"].as_array().cloned().unwrap_or_default();
+    let ended: Vec<&Value> = events.iter().filter(|event| event["why"] == "it has ended as it was to").collect();
+    assert_eq!(ended.len(), 3, "{status}");
+    assert!(events.iter().all(|event| event["error"].is_null()), "{status}");
+    // Whoever was told to end is not missed.
+    let strange = status["strange"].to_string();
+    assert!(!strange.contains("has had no worker"), "{strange}");
+}

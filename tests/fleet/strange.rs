@@ -1,6 +1,7 @@
 //! Workers and monitors that do not do as they should.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,14 +13,14 @@ use crate::common::{Implementation, Program, Wire, packet, wait_for};
 use crate::load::local;
 use crate::world::{Language, PATIENCE, World, doing, run, workers};
 
-/// A worker that says how it is, and refuses all else. It ends with the server.
-fn refuser(world: &World) {
+/// A worker that says how it is, as this process, and refuses all else. It ends with the server.
+fn refuser(world: &World, pid: u32) {
     let mut wire = Wire::connect(local(world));
     wire.send(packet::CAN_DO, b"manage_refuser");
     wire.expect_nothing();
     wire.stream().set_read_timeout(Some(PATIENCE)).unwrap();
     let status = json!({
-        "ok": true, "id": "refuser", "fleet": "t", "host": "elsewhere", "pid": 1, "language": "none", "version": "1",
+        "ok": true, "id": "refuser", "fleet": "t", "host": "elsewhere", "pid": pid, "language": "none", "version": "1",
         "functionInUse": [], "functionNotUse": ["log_line"], "count": [], "memory": null,
     });
     wire.send(packet::GRAB_JOB, b"");
@@ -46,7 +47,7 @@ fn refuser(world: &World) {
 
 pub(crate) fn a_worker_that_refuses_holds_up_nobody(implementation: Implementation) {
     let (world, _monitor) = World::with_fleet(implementation, "");
-    refuser(&world);
+    refuser(&world, 1);
     world.wait("it is found", |status| workers(status).len() == 10);
     // It is the only one that is allowed to do this, and does not.
     world.want("[functions.log_line]\nmin = 1\nhosts = [\"elsewhere\"]\n[functions.sleep_ms]\nmin = 2\n");
@@ -65,6 +66,34 @@ pub(crate) fn a_worker_that_refuses_holds_up_nobody(implementation: Implementati
     let after = world.status();
     assert!(workers(&after).iter().all(|worker| worker["host"] != "web2"), "{after}");
     assert!(refusals(&after) <= 2, "it is asked again and again: {after}");
+}
+
+/// The strange things of a report that name this.
+fn strange<'a>(status: &'a Value, of: &str) -> Vec<&'a str> {
+    let lines = status["strange"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(Value::as_str);
+    lines.filter(|line| line.contains(of)).collect()
+}
+
+pub(crate) fn two_connections_are_told_from_two_workers(implementation: Implementation) {
+    let mut world = World::new(implementation);
+    // The same server by two names.
+    let port = world.server.port();
+    let mut keeper = Command::new(env!("CARGO_BIN_EXE_gearmand"));
+    keeper.args(["work", "--managed", "--fleet-name", "t", "--host-name", "twice", "-f", "log_line=cat"]);
+    keeper.env("GEARMAN_SERVERS", format!("127.0.0.1:{port},localhost:{port}"));
+    world.workers.push(Program::start(&mut keeper));
+    world.want("");
+    let _monitor = world.monitor();
+    let status = world.wait("a server that is listed twice is told", |status| {
+        !strange(status, "list each server once in its GEARMAN_SERVERS").is_empty()
+    });
+    assert_eq!(strange(&status, "two workers"), [""; 0]);
+    refuser(&world, 11);
+    refuser(&world, 12);
+    world.wait("two workers with one id are told", |status| {
+        let lines = strange(status, "two workers answer to refuser");
+        lines.iter().any(|line| line.contains("process 11 on elsewhere, process 12 on elsewhere"))
+    });
 }
 
 pub(crate) fn a_roll_outlives_its_monitor(implementation: Implementation) {

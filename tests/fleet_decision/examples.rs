@@ -409,3 +409,59 @@ fn functions_that_are_withheld_get_no_more_workers() {
     case.observed.queues.insert("mail".to_owned(), Queue { is_paused: false, max_running: 2, ..queue });
     assert_eq!(case.decide().1.targets["mail"], 2);
 }
+
+#[test]
+fn functions_go_to_the_hosts_that_do_least() {
+    let all = "a,b,c,d";
+    let workers = ["p web1", "q web1", "r web1", "s web1", "x web2", "y web2", "z web2"];
+    let workers = workers.map(|worker| format!("{worker} 1 - {all}"));
+    let workers: Vec<&str> = workers.iter().map(String::as_str).collect();
+    let mut case = Case::new("[functions.a]\n[functions.b]\n[functions.c]\n[functions.d]", &workers);
+    let why = |name: &str| format!("1 worker for {name} wanted, 0 there: at least 1");
+    let expected = [("p", "a"), ("x", "b"), ("q", "c"), ("y", "d")];
+    let expected = expected.map(|(worker, name)| format!("register {worker} {name}: {}", why(name)));
+    case.expect(&expected.each_ref().map(String::as_str));
+}
+
+#[test]
+fn workers_are_spread_again_when_a_host_is_back() {
+    let workers = ["p web1 1 mail -", "q web1 1 mail -", "r web1 1 mail -", "s web1 1 - mail"];
+    let mut case = Case::new("[functions.mail]\nmin = 3", &workers);
+    case.expect(&[]);
+    case.put("x web2 1 - mail");
+    case.put("y web2 1 - mail");
+    case.observed.workers.get_mut(&id("p")).unwrap().running.insert("mail".to_owned());
+    let plan = case.expect(&["register x mail: web1 has more of mail: its workers are spread over the hosts"]);
+    assert!(plan.unmet.is_empty() && !plan.is_settled(), "{plan:?}");
+    // It was lost on its way.
+    case.expect(&["register x mail: web1 has more of mail: its workers are spread over the hosts"]);
+    case.put("x web2 1 mail -");
+    // One that is idle gives way.
+    case.expect(&["unregister q mail: web1 has more of mail than other hosts, and another one does it now"]);
+    case.put("q web1 1 - mail");
+    // Two and one is as even as three can be.
+    assert!(case.expect(&[]).is_settled());
+}
+
+#[test]
+fn one_worker_each_of_many_functions_is_spread_too() {
+    let workers = ["p web1 1 a b,c", "q web1 1 b a,c", "r web1 1 c a,b", "x web2 1 - a,b,c"];
+    let mut case = Case::new("[functions.a]\n[functions.b]\n[functions.c]", &workers);
+    case.expect(&["register x a: web1 has more of a: its workers are spread over the hosts"]);
+    case.put("x web2 1 a b,c");
+    case.expect(&["unregister p a: web1 has more of a than other hosts, and another one does it now"]);
+    case.put("p web1 1 - a,b,c");
+    assert!(case.expect(&[]).is_settled());
+}
+
+#[test]
+fn a_move_that_cannot_be_made_is_given_up() {
+    let workers = ["p web1 1 mail -", "q web1 1 mail -", "x web2 1 - mail"];
+    let mut case = Case::new("[functions.mail]\nmin = 2\nhosts = [\"web*\"]", &workers);
+    case.expect(&["register x mail: web1 has more of mail: its workers are spread over the hosts"]);
+    // The host is gone again.
+    case.observed.workers.remove(&id("x"));
+    let plan = case.expect(&[]);
+    assert!(plan.is_settled() && plan.memory.spreading.is_none(), "{plan:?}");
+    assert_eq!(plan.counted["mail"], 2);
+}

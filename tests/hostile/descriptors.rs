@@ -1,7 +1,8 @@
 //! More peers than the server may have.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::common::{DEADLINE, Wire, packet, wait_for};
@@ -12,7 +13,10 @@ const CPU_WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(50);
 
 /// 100 peers for 64 descriptors: those that got one are served, the others are told or wait until some leave.
 pub(crate) fn none_left() {
-    let server = Watched::start(&["-f", "64"]);
+    let server = Watched::start(&[]);
+    // Later than the server counts them.
+    let limit = Command::new("prlimit").args(["--pid", &server.server().pid().to_string(), "--nofile=64:64"]).status();
+    assert!(limit.expect("prlimit of util-linux").success());
     let mut early = server.connect();
     early.expect_nothing();
     let crowd: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(server.addr()).expect("connect")).collect();
@@ -35,6 +39,40 @@ pub(crate) fn none_left() {
     server.serve_a_job();
     drop(early);
     server.assert_recovered(RETAINED_KIB);
+}
+
+/// 100 peers for 64 files, on the port of jobs: those beyond what is kept for the server's own files are told so, and HTTP, the
+/// store and the log go on.
+pub(crate) fn few() {
+    let server = Watched::start(&["-f", "64", "--http-listen", "127.0.0.1:0", "--verbose", "NOTICE"]);
+    wait_for("the warning", || server.server().log().contains("at most 32 connections are taken").then_some(()));
+    let mut client = server.connect();
+    client.expect_nothing();
+    let mut crowd: Vec<Wire> = (0..100).map(|_| server.connect()).collect();
+    for wire in &mut crowd[40..] {
+        assert!(wire.expect_error("COULD_NOT_CONNECT").contains("max-connections"));
+    }
+    for _ in 0..10 {
+        assert!(http(&server, "/readyz").starts_with("HTTP/1.1 200"));
+    }
+    // What is kept may be read again by a new process, and the log is opened anew.
+    client.send(packet::SUBMIT_JOB_BG, &packet::body(&[b"kept", b"", b"x"]));
+    client.expect_type(packet::JOB_CREATED);
+    server.server().signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("the log", || server.server().log().contains("reopening log file").then_some(()));
+    assert!(!server.server().log().contains("no file descriptor is left"), "{}", server.server().log());
+    client.expect_nothing();
+}
+
+/// The answer to a request over HTTP.
+fn http(server: &Watched, path: &str) -> String {
+    let mut stream = TcpStream::connect(server.server().http()).expect("connect");
+    stream.set_read_timeout(Some(DEADLINE)).expect("SO_RCVTIMEO");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("send");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 /// A new connection, if it is served.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
@@ -201,4 +202,44 @@ pub(crate) fn slow_but_steady() {
     }
     drop(stream);
     server.assert_recovered(RETAINED_KIB + HEAP_KIB);
+}
+
+/// Echoes that are not read take hundreds of MiB; when their peers have gone, the system gets them back within seconds.
+pub(crate) fn memory_comes_back() {
+    const PEERS: usize = 6;
+    // The system may have given it to others meanwhile: this is more than it takes.
+    const TIME: Duration = Duration::from_secs(10);
+    let server = Watched::start(&[]);
+    let peers: Vec<TcpStream> = (0..PEERS).map(|_| connect(&server)).collect();
+    std::thread::scope(|scope| {
+        for mut peer in &peers {
+            scope.spawn(move || {
+                peer.set_write_timeout(Some(Duration::from_secs(2))).expect("SO_SNDTIMEO");
+                let echo = request(packet::ECHO_REQ, &vec![b'e'; MIB]);
+                // Until the server stops reading.
+                while peer.write_all(&echo).is_ok() {}
+            });
+        }
+    });
+    let taken = server.grown_kib();
+    assert!(taken > PEERS as u64 * 40 * 1024, "only {taken} KiB were taken");
+    // What the server has allocated since lies above it.
+    let mut client = server.connect();
+    client.send_raw(&request(packet::SUBMIT_JOB_BG, &body(&[b"later", b"", &[b'w'; 1000]])).repeat(1000));
+    (0..1000).for_each(|_| drop(client.expect_type(packet::JOB_CREATED)));
+    let started = Instant::now();
+    drop(peers);
+    wait_for("the memory", || (server.grown_kib() < HEAP_KIB + 8 * 1024).then_some(()));
+    assert!(started.elapsed() < TIME, "it took {:?}", started.elapsed());
+}
+
+/// A peer that takes nothing for too long is closed, and the log says which.
+pub(crate) fn a_slow_reader_is_named() {
+    let server = Watched::start(&["--write-timeout", "300ms", "--verbose", "WARNING"]);
+    let mut lazy = connect(&server);
+    lazy.write_all(&request(packet::SET_CLIENT_ID, b"a lazy one")).expect("send");
+    lazy.write_all(&request(packet::ECHO_REQ, &vec![b'e'; 16 * MIB])).expect("send");
+    wait_for("its end", || (server.connections() == 0).then_some(()));
+    let line = "Closed 127.0.0.1 (a lazy one): it read nothing for 300ms of what waited for it (--write-timeout)";
+    wait_for("the line", || server.server().log().contains(line).then_some(()));
 }

@@ -159,8 +159,10 @@ impl Sender<'_> {
     }
 
     /// Every fourth connection by TCP; the ports of all would not suffice.
+    ///
+    /// The first it says is a packet: who begins with something else is not listened to for long.
     fn connect(&mut self) -> Connection {
-        let stream: Box<dyn Stream> = if self.random.below(4) == 0 {
+        let mut stream: Box<dyn Stream> = if self.random.below(4) == 0 {
             Box::new(self.server.connect().stream().try_clone().expect("a second descriptor"))
         } else {
             let stream = UnixStream::connect(self.socket).expect("connect");
@@ -168,6 +170,7 @@ impl Sender<'_> {
             stream.set_write_timeout(Some(DEADLINE)).expect("SO_SNDTIMEO");
             Box::new(stream)
         };
+        stream.write_all(&request(packet::ECHO_REQ, b"a peer")).expect("send");
         Connection { stream, streams: 0, received: Vec::new() }
     }
 

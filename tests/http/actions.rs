@@ -28,6 +28,7 @@ fn functions_are_paused_emptied_and_moved() {
     let mut client = Wire::connect(server.addr());
     let mut worker = Wire::connect(server.addr());
     worker.send(packet::CAN_DO, b"f");
+    worker.expect_nothing();
     assert_eq!(act(&server, "/api/v1/functions/f/pause", &Value::Null), 1);
     assert_eq!(shown(&server, "/api/v1/functions/f")["paused"], true);
     for _ in 0..3 {
@@ -88,7 +89,7 @@ fn workers_are_withheld_jobs_and_closed() {
     act(&server, "/api/v1/workers/drain", &one);
     assert_eq!(
         shown(&server, "/api/v1/rules")["rules"],
-        json!([{"who": "client:w-1", "who_id": "client:w-1", "function": "f", "function_id": "f", "how": "draining"}])
+        json!([{"who": "client:w-1", "who_id": "client:w-1", "function": "f", "function_id": "f", "how": "draining", "workers": 1}])
     );
     act(&server, "/api/v1/workers/enable", &one);
     post(&server, "/api/v1/workers/enable", &one).expect_error(404, "no_such_rule");
@@ -208,4 +209,23 @@ fn the_workers_of_a_function_are_counted_by_what_the_rules_say_to_it() {
     assert_eq!([&states("g")["drained"], &states("g")["waiting"]], [0, 1]);
     let all = shown(&server, "/api/v1/functions")["functions"].clone();
     assert_eq!([&all[0]["worker_states"]["drained"], &all[1]["worker_states"]["waiting"]], [1, 1]);
+}
+
+/// Over HTTP, too, an answer comes when what it tells is committed.
+#[test]
+fn what_is_answered_outlives_a_kill() {
+    let mut server = Server::ours(&["--http-listen", "127.0.0.1:0"]);
+    for _ in 0..3 {
+        assert_eq!(act(&server, "/api/v1/functions/f/pause", &Value::Null), 1);
+        server.kill();
+        server.restart();
+        assert_eq!(shown(&server, "/api/v1/functions/f")["paused"], true);
+        act(&server, "/api/v1/functions/f/resume", &Value::Null);
+        let mut client = Wire::connect(server.addr());
+        let jobs: Vec<String> = (0..200).map(|_| submit(&mut client, "f")).collect();
+        assert_eq!(act(&server, "/api/v1/functions/f/cancel-jobs", &Value::Null), jobs.len() as u64);
+        server.kill();
+        server.restart();
+        assert_eq!(shown(&server, "/api/v1/jobs")["jobs"], json!([]));
+    }
 }

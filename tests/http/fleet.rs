@@ -230,13 +230,12 @@ fn orders_are_given_and_answered() {
         wishes,
         [json!({"verb": "roll", "arguments": {}}), json!({"verb": "stop", "arguments": {"host": "web1"}})]
     );
-    let log = server.log();
     for line in [
         "fleet worker a registerFunction mail: done, by 127.0.0.1 over HTTP",
         "fleet worker stubborn reload: it refused: no such code, by 127.0.0.1 over HTTP",
         "fleet monitor web stop web1: done, by 127.0.0.1 over HTTP",
     ] {
-        assert!(log.contains(line), "{line} in {log}");
+        wait_for(line, || server.log().contains(line).then_some(()));
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::io::{BufRead as _, BufReader};
 
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, exchange, get, post, request, server, shown};
@@ -29,9 +32,9 @@ fn busy_worker(server: &Server, function: &[u8]) -> (Wire, String) {
 
 #[test]
 fn a_server_is_ready_until_it_drains() {
-    let server = server(&[]);
+    let server = Server::ours(&["--http-listen", "127.0.0.1:0"]);
     assert_eq!(get(&server, "/healthz").text(), "ok\n");
-    assert_eq!(shown(&server, "/readyz"), json!({"ready": true, "reasons": []}));
+    assert_eq!(shown(&server, "/readyz"), json!({"ready": true, "reasons": [], "warnings": []}));
     let mut client = Wire::connect(server.addr());
     submit(&mut client, b"f", "", b"");
     let (mut worker, handle) = busy_worker(&server, b"f");
@@ -40,6 +43,31 @@ fn a_server_is_ready_until_it_drains() {
     assert_eq!(answer.json()["reasons"][0]["code"], "draining");
     assert_eq!(get(&server, "/healthz").status, 200);
     worker.send(packet::WORK_COMPLETE, &packet::body(&[handle.as_bytes(), b""]));
+}
+
+#[test]
+fn a_server_without_a_store_is_ready_and_says_so() {
+    let server = server(&[]);
+    let readiness = shown(&server, "/readyz");
+    assert_eq!((&readiness["ready"], &readiness["warnings"][0]["code"]), (&json!(true), &json!("memory_only")));
+    assert!(get(&server, "/metrics").text().contains("\ngearmand_store_memory_only 1\n"));
+}
+
+/// The thread of HTTP answers by itself, so it asks the other one.
+#[test]
+fn a_job_server_whose_thread_is_stuck_is_neither_healthy_nor_ready() {
+    let server = server(&[]);
+    let thread = Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    // A tracer stops a single thread: the first one, which serves jobs.
+    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(thread).unwrap();
+    waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+    get(&server, "/healthz").expect_error(503, "not_responding");
+    let readiness = get(&server, "/readyz");
+    assert_eq!((readiness.status, &readiness.json()["reasons"][0]["code"]), (503, &json!("not_responding")));
+    ptrace::detach(thread, None).unwrap();
+    assert_eq!(get(&server, "/healthz").status, 200);
+    assert_eq!(get(&server, "/readyz").status, 200);
 }
 
 #[test]
@@ -199,7 +227,7 @@ fn what_makes_no_sense_is_an_error() {
         ("/api/v1/functions/f/limits", json!({"max_runing": 1}), 400, "bad_body"),
         ("/api/v1/functions/f/pause", json!({"paused": true}), 400, "bad_body"),
         ("/api/v1/functions/%00", Value::Null, 400, "bad_function"),
-        ("/api/v1/functions/f/move-jobs", json!({"to": ""}), 400, "bad_function"),
+        ("/api/v1/functions/f/move-jobs", json!({"to": "a\u{0}b"}), 400, "bad_function"),
         ("/api/v1/functions/f/move-jobs", Value::Null, 400, "bad_body"),
         ("/api/v1/jobs/H:x:1/cancel", Value::Null, 404, "no_such_job"),
         ("/api/v1/jobs/H:x:1/priority", json!({"priority": "urgent"}), 400, "bad_body"),
@@ -246,7 +274,7 @@ fn a_taken_address_is_an_error_only_where_it_was_asked_for() {
 #[test]
 fn a_server_does_without_the_default_address_where_it_is_taken() {
     // By this test, or by whoever has it.
-    let _held = std::net::TcpListener::bind("127.0.0.1:4731");
+    let _held = std::net::TcpListener::bind("127.0.0.1:4780");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gearmand"));
     command.args(["-p", "0", "-L", "127.0.0.1", "-q", "builtin", "-l", "stderr", "--verbose", "NOTICE"]);
     command.env_remove("GEARMAND_HTTP_LISTEN").stderr(std::process::Stdio::piped());
@@ -258,7 +286,7 @@ fn a_server_does_without_the_default_address_where_it_is_taken() {
     }
     let _ = child.kill();
     let _ = child.wait();
-    assert!(said.contains("HTTP is not served: ") && said.contains("127.0.0.1:4731"), "{said}");
+    assert!(said.contains("HTTP is not served: ") && said.contains("127.0.0.1:4780"), "{said}");
     assert!(!said.contains("http://"), "{said}");
 }
 

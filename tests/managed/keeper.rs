@@ -31,6 +31,28 @@ fn a_worker_starts_another_and_the_keeper_ends_with_the_last() {
 }
 
 #[test]
+fn a_keeper_has_no_more_workers_than_it_may() {
+    let server = Server::ours(&[]);
+    let mut monitor = Monitor::of(&server);
+    let _keeper = keeper(&server, &[&FUNCTIONS[..], &["--max-workers", "2"]].concat());
+    monitor.name("a");
+    monitor.ask("a", &json!({"verb": "newWorker"}));
+    let second = pid(&monitor.name("b"));
+    for id in ["a", "b"] {
+        let answer = monitor.say(&format!("manage_{id}"), br#"{"verb": "newWorker"}"#);
+        assert!(answer["ok"] == false && answer["error"].as_str().unwrap().contains("--max-workers"), "{answer}");
+    }
+    // A place that is free again is given again.
+    monitor.exit("b");
+    wait_for_end(second);
+    wait_for("another one", || {
+        let answer = monitor.say("manage_a", br#"{"verb": "newWorker"}"#);
+        (answer["ok"] == true).then_some(())
+    });
+    monitor.name("c");
+}
+
+#[test]
 fn a_worker_that_is_killed_is_replaced_and_its_job_done_by_another() {
     let server = Server::ours(&[]);
     let gate = Gate::new();

@@ -18,14 +18,17 @@ pub(crate) fn role_log(path: &str) -> RoleResult {
         format: Format::Human,
         syslog: false,
         journald: false,
+        tells_terminal: false,
     };
     let handle = logging::init(&settings)?;
     gearmand::notice!("to standard error");
     if let Some(directory) = Path::new(path).parent() {
         fs::create_dir(directory)?;
-        handle.reopen()?;
+        handle.finish();
+        handle.reopen();
     }
     gearmand::notice!("to the file");
+    handle.finish();
     if logging::init(&settings).is_ok() {
         return Err("installed twice".into());
     }

@@ -1,15 +1,19 @@
 //! Starts: whose the file is, and what happens where there is none, or none that can be used.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use nix::unistd::User;
+use nix::unistd::{User, getuid};
 
 use super::peers::{QueueFile, Worker, job, read, shown, submit, words};
 use crate::common::Wire;
-use crate::site::{Daemon, Site, assert_fails, text};
+use crate::site::{Daemon, GEARMAND, Site, assert_fails, taken_port, text};
 
 const FUNCTION: &str = "kept";
+/// The number of the user and of the group that own nothing.
+const NOBODY: u32 = 65_534;
 
 /// Ends a server, of which the service manager hears.
 #[track_caller]
@@ -49,30 +53,94 @@ pub(crate) fn a_queue_has_one_server() {
     }
 }
 
-/// Nobody asked for a durable queue: without one the server serves, and says so.
+/// Has a program run as an ordinary user, which root is not.
+fn as_ordinary_user(command: &mut Command) -> &mut Command {
+    if getuid().is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
+}
+
+/// Nobody asked for a durable queue, and no state directory can be where it would be: the server serves, and says so.
 pub(crate) fn no_state_directory() {
     let site = Site::new();
+    fs::set_permissions(site.path(""), Permissions::from_mode(0o777)).expect("chmod");
     let file = site.write("file", "");
     let (log, errors) = (site.name("log"), site.path("stderr"));
     let arguments = ["-p", "0", "-L", "127.0.0.1", "-l", &log];
-    let mut command = site.gearmand(&arguments);
-    command.env("STATE_DIRECTORY", format!("{file}/state")).env("GEARMAND_VERBOSE", "NOTICE");
-    command.stderr(fs::File::create(&errors).expect("a file"));
-    let server = site.start_command(&mut command);
-    for said in [site.read("log"), site.read("stderr")] {
-        assert!(said.contains("background jobs are kept in memory and lost when the server stops"), "{said}");
-        assert!(said.contains(&format!("{file}/state")), "{said}");
+    for home in ["/nonexistent", "/dev/null", ""] {
+        let mut command = site.gearmand(&arguments);
+        command.env_remove("STATE_DIRECTORY").env_remove("XDG_STATE_HOME").env("HOME", home);
+        command.args(["--http-listen", "127.0.0.1:0"]).stderr(fs::File::create(&errors).expect("a file"));
+        let server = site.start_command(as_ordinary_user(&mut command));
+        for said in [site.read("log"), site.read("stderr")] {
+            assert!(said.contains("background jobs are kept in memory and lost when the server stops"), "{said}");
+            assert!(said.contains(if home.is_empty() { "HOME is not set" } else { home }), "{said}");
+        }
+        assert_eq!(
+            (shown(server.addr(), "state"), shown(server.addr(), "store")),
+            ("memory".to_owned(), String::new())
+        );
+        let handles = submit(&mut server.connect(), &[job(FUNCTION, "u", b"w"), job(FUNCTION, "", b"w")]);
+        assert_eq!(Worker::connect(server.addr(), &[FUNCTION]).work(1)[0].handle, handles[0]);
+        stop(&site, server);
+        assert!(site.read("log").contains("1 jobs, which are lost"), "{}", site.read("log"));
+        fs::remove_file(&log).expect("remove the log");
     }
-    assert_eq!((shown(server.addr(), "state"), shown(server.addr(), "store")), ("memory".to_owned(), String::new()));
-    let handles = submit(&mut server.connect(), &[job(FUNCTION, "u", b"w"), job(FUNCTION, "", b"w")]);
-    assert_eq!(Worker::connect(server.addr(), &[FUNCTION]).work(1)[0].handle, handles[0]);
-    stop(&site, server);
-    assert!(site.read("log").contains("1 jobs, which are lost"), "{}", site.read("log"));
     // Who asks for one gets one, or no server.
     let mut command = site.gearmand(&[&arguments[..], &["-q", "libsqlite3"]].concat());
     let output = command.env("STATE_DIRECTORY", format!("{file}/state")).output().expect("run the program");
     assert_eq!(output.status.code(), Some(1));
     assert_fails(&output, &[&format!("{file}/state"), "--libsqlite3-db"]);
+}
+
+/// A state directory that is there or was named, and cannot be used: no start. An existing queue is never passed over.
+pub(crate) fn state_directories_that_cannot_be_used() {
+    let site = Site::new();
+    let port = taken_port().1;
+    let queue = |directory: &str| {
+        fs::create_dir_all(site.path(directory)).expect("a directory");
+        site.write(&format!("{directory}/gearmand-{port}.sqlite3"), "a queue")
+    };
+    let mode = |path: &str, mode| fs::set_permissions(site.path(path), Permissions::from_mode(mode)).expect("chmod");
+    // All of it is of the user of this test, which is root where it can be, and the server is an ordinary user's.
+    site.write("file", "");
+    let kept = [queue("read-only"), queue("home/.local/state/gearmand"), queue("unreadable")];
+    mode("read-only", 0o555);
+    mode("home/.local/state/gearmand", 0o555);
+    mode("unreadable", 0o777);
+    mode(&format!("unreadable/gearmand-{port}.sqlite3"), 0o000);
+    symlink(site.path("not-mounted"), site.path("link")).expect("a link");
+    for (variable, value, names) in [
+        ("STATE_DIRECTORY", "file", "file"),
+        ("STATE_DIRECTORY", "file/below", "file/below"),
+        ("STATE_DIRECTORY", "read-only", "read-only"),
+        ("STATE_DIRECTORY", "link", "link"),
+        ("STATE_DIRECTORY", "unreadable", "unreadable"),
+        ("XDG_STATE_HOME", "file", "file/gearmand"),
+        ("HOME", "home", "home/.local/state/gearmand"),
+    ] {
+        // One that starts all the same is ended.
+        let mut command = site.program("timeout");
+        command.args(["20", GEARMAND, "-p", &port, "-L", "127.0.0.1", "-l", "none"]);
+        for other in ["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"] {
+            command.env_remove(other);
+        }
+        command.env(variable, site.name(value));
+        let output = as_ordinary_user(&mut command).output().expect("run the program");
+        assert_eq!(output.status.code(), Some(1), "{variable}={value}");
+        assert_fails(&output, &[&site.name(names), "--queue-type builtin"]);
+    }
+    mode(&format!("unreadable/gearmand-{port}.sqlite3"), 0o644);
+    assert!(kept.iter().all(|path| fs::read_to_string(path).expect("a file") == "a queue"));
+}
+
+/// A state directory on a file system that is mounted read-only, for root.
+pub(crate) fn a_state_directory_that_is_mounted_read_only() {
+    let site = Site::new();
+    fs::create_dir(site.path("state")).expect("a directory");
+    let path = site.name("state");
+    let script = "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && exec timeout 20 \"$0\" -p 0 -L 127.0.0.1 -l none";
+    let output = site.program("unshare").args(["-m", "sh", "-c", script, GEARMAND, &path]).output().expect("unshare");
+    assert_eq!(output.status.code(), Some(1));
+    assert_fails(&output, &[&path, "Read-only file system", "--queue-type builtin"]);
 }
 
 /// A file that makes no sense is left as it is.

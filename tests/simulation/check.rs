@@ -35,6 +35,7 @@ impl Model {
                 let is_used = *limits != [0; 3] || self.is_working(*function) || self.is_controlled(*function);
                 is_used || stats.functions.contains_key(wire::FUNCTIONS[*function])
             });
+            self.settings_only.retain(|function| functions.contains_key(function));
             self.functions = functions;
             assert!(
                 self.functions.len() <= self.policy.max_functions.max(self.restored_functions),

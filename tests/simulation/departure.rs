@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gearmand::job_server::{ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp};
+use gearmand::job_server::{ConnectionEnd, ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp};
 use gearmand::protocol::{GrabKind, JobHandle, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
@@ -93,7 +93,9 @@ fn leave(awaited: usize, held: usize) {
     }
     assert_eq!(server.job_count(), awaited + held);
     let (mut turns, mut done) = (0, 0);
-    while server.disconnect(NOW, leaver, true, &mut ears) != Departure::Done {
+    while server.disconnect(NOW, leaver, ConnectionEnd { wants_answers: true, missed_last: false }, &mut ears)
+        != Departure::Done
+    {
         server.check_invariants();
         turns += 1;
         // The worker is in turn handed what came back and what the leaver has not given up yet.

@@ -98,10 +98,13 @@ impl Effects for Recorder<'_> {
 
     fn report(&mut self, event: Event<'_>) {
         match event {
+            Event::Accepted { .. } => {}
             Event::JobDropped { handle, .. } => self.outcome.dropped.push(job(handle)),
             Event::JobTimedOut { handle, .. } => self.outcome.timed_out.push(job(handle)),
             Event::JobVanished { handle, .. } => self.outcome.vanished.push(job(handle)),
             Event::JobIsTwin { handle, .. } => self.outcome.twins.push(job(handle)),
+            Event::FunctionsRefused { refused, .. } => assert!(refused > 0, "nothing was refused"),
+            Event::DueFarAhead { due_s, .. } => panic!("{due_s} is not far ahead"),
         }
     }
 }

@@ -4,9 +4,9 @@
 //! said in return. It knows nothing of the server's own state but what is published. Where the protocol leaves a choice
 //! (which sleeper is woken, in which order clients are told) it checks the choice and follows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gearmand::job_server::{Departure, DropFunction, Now, Policy, StoreOp, Withholding};
+use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, Now, Policy, StoreOp, Withholding};
 
 use super::model_control::{Controls, EditSeen, Whom};
 use super::model_store::{Addition, Load};
@@ -25,6 +25,8 @@ pub(crate) struct Outcome {
     pub(crate) timed_out: Vec<u64>,
     pub(crate) vanished: Vec<u64>,
     pub(crate) twins: Vec<u64>,
+    /// How many functions were offered and not registered.
+    pub(crate) refused_functions: u64,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,10 @@ pub(crate) struct Connection {
     /// In the order in which they are looked through for a job.
     pub(crate) abilities: Vec<Ability>,
     pub(crate) forfeited: Vec<u64>,
+    /// The job that it was handed last, if it has asked for nothing since.
+    pub(crate) last_assigned: Option<u64>,
+    /// Whether it slept and held as many jobs as it may, after the last transition.
+    pub(crate) was_full: bool,
     /// Where it comes from, and the id that it gave itself.
     pub(crate) host: &'static str,
     pub(crate) client: Option<&'static [u8]>,
@@ -134,6 +140,8 @@ pub(crate) struct Model {
     pub(crate) connections: BTreeMap<u32, Connection>,
     /// With the limits by priority.
     pub(crate) functions: BTreeMap<usize, [u32; 3]>,
+    /// Those of them that nothing but settings has named: they go with the last of these.
+    pub(crate) settings_only: BTreeSet<usize>,
     /// What else the operator decided of them.
     pub(crate) controls: BTreeMap<usize, Controls>,
     /// Which workers get no jobs, of one function or of any.
@@ -182,6 +190,7 @@ impl Model {
             jobs: BTreeMap::new(),
             connections: BTreeMap::new(),
             functions: BTreeMap::new(),
+            settings_only: BTreeSet::new(),
             controls: BTreeMap::new(),
             rules: BTreeMap::new(),
             may_have_forgotten: false,
@@ -220,6 +229,8 @@ impl Model {
             exceptions: false,
             abilities: Vec::new(),
             forfeited: Vec::new(),
+            last_assigned: None,
+            was_full: false,
             host,
             client: None,
             gaps: 0,
@@ -229,7 +240,8 @@ impl Model {
     }
 
     /// The operator changes the settings. NOOPs that are on their way get the new time.
-    pub(crate) fn policy_changed(&mut self, policy: Policy) {
+    pub(crate) fn policy_changed(&mut self, now: Now, policy: Policy, outcome: &Outcome) {
+        self.begin();
         let (before, after) = (self.policy.wake_timeout_us, policy.wake_timeout_us);
         for connection in self.connections.values_mut() {
             if let Sleep::Woken { deadline_us, .. } = &mut connection.sleep {
@@ -237,10 +249,14 @@ impl Model {
             }
         }
         self.policy = policy;
+        self.finish(now, None, outcome);
     }
 
     pub(crate) fn asked(&mut self, now: Now, from: u32, ask: &Ask, outcome: &Outcome) {
         self.begin();
+        if *ask != Ask::Line {
+            self.connections.get_mut(&from).unwrap().last_assigned = None;
+        }
         match ask {
             Ask::CanDo { function } => self.can_do(from, *function, None, outcome),
             Ask::CanDoTimeout { function, timeout_ms } => {
@@ -279,6 +295,7 @@ impl Model {
             Ask::Option(_) => self.expect_error(from, "UNKNOWN_OPTION", ""),
             Ask::SetClientId { id } => self.renamed(from, id),
             Ask::Line => {}
+            Ask::Wrong { code: "", .. } => assert_eq!(outcome.refused_functions, 1, "a function was to be refused"),
             Ask::Wrong { code, .. } => self.expect_error(from, code, ""),
         }
         self.finish(now, None, outcome);
@@ -288,13 +305,15 @@ impl Model {
         &mut self,
         now: Now,
         who: u32,
-        wants_answers: bool,
+        end: ConnectionEnd,
         departure: Departure,
         outcome: &Outcome,
     ) {
         self.begin();
         let gaps = self.open_gaps(who);
-        let is_kept = wants_answers && gaps > 0;
+        let is_kept = end.wants_answers && gaps > 0;
+        let is_no_client = gaps == 0 && self.waits_of(who) == 0;
+        let missed = self.connections[&who].last_assigned.filter(|_| end.missed_last && is_no_client);
         assert_eq!(departure, if is_kept { Departure::AwaitsAnswers } else { Departure::Done }, "{gaps} gaps are open");
         if gaps > 0 {
             self.note(if is_kept {
@@ -311,7 +330,7 @@ impl Model {
         self.forget_abilities(who);
         self.connections.get_mut(&who).unwrap().sleep = Sleep::Awake;
         if !was_leaving {
-            self.abandon_all(who);
+            self.abandon_all(who, missed);
         }
         if departure == Departure::Done {
             self.connections.remove(&who);
@@ -320,8 +339,8 @@ impl Model {
         self.finish(now, Some(who), outcome);
     }
 
-    /// One waits for no job any more, and runs none.
-    fn abandon_all(&mut self, who: u32) {
+    /// One waits for no job any more, and runs none. That one of its jobs has not reached it.
+    fn abandon_all(&mut self, who: u32, missed: Option<u64>) {
         let names: Vec<u64> = self.jobs.keys().copied().collect();
         for name in names {
             let job = self.jobs.get_mut(&name).unwrap();
@@ -337,8 +356,13 @@ impl Model {
             }
         }
         for name in self.held_by(who) {
-            self.lose_worker(name);
-            self.note("lost its worker");
+            if missed == Some(name) {
+                self.put_back(name);
+                self.note("was handed to one that was gone already");
+            } else {
+                self.lose_worker(name);
+                self.note("lost its worker");
+            }
         }
     }
 
@@ -415,7 +439,8 @@ impl Model {
         self.finish(now, None, outcome);
     }
 
-    pub(crate) fn function_created(&mut self, function: usize, limits: Option<[u32; 3]>, accepted: bool) {
+    pub(crate) fn function_created(&mut self, function: usize, accepted: bool) {
+        self.settings_only.remove(&function);
         if !self.functions.contains_key(&function) && self.functions.len() >= self.policy.max_functions {
             if !accepted {
                 return;
@@ -423,17 +448,19 @@ impl Model {
             self.may_have_forgotten = true;
         }
         assert!(accepted, "there was room for another function");
-        let kept = self.functions.entry(function).or_default();
-        *kept = limits.unwrap_or(*kept);
+        self.functions.entry(function).or_default();
     }
 
     pub(crate) fn function_dropped(&mut self, function: usize, result: DropFunction) {
         let expected = if !self.functions.contains_key(&function) {
             DropFunction::NotFound
         } else if self.is_working(function) {
-            DropFunction::InUse
+            let is_running = |job: &Job| job.function == function && matches!(job.state, State::Running { .. });
+            let has_workers = self.connections.values().any(|connection| connection.can_do(function));
+            if has_workers || self.jobs.values().any(is_running) { DropFunction::InUse } else { DropFunction::HasJobs }
         } else {
             self.functions.remove(&function);
+            self.settings_only.remove(&function);
             self.controls.remove(&function);
             DropFunction::Dropped
         };
@@ -486,6 +513,7 @@ impl Model {
 
     /// Compares what was sent with what was expected. What is sent to `leaving` reaches nobody.
     pub(crate) fn finish(&mut self, now: Now, leaving: Option<u32>, outcome: &Outcome) {
+        self.note_full();
         let mut expected = std::mem::take(&mut self.expected);
         for (to, reply) in outcome.sent.iter().filter(|(to, _)| Some(*to) != leaving) {
             if *reply == Reply::Noop {
@@ -515,11 +543,35 @@ impl Model {
         }
     }
 
+    /// Whether a connection holds as many jobs as it may.
+    pub(crate) fn is_full(&self, who: u32) -> bool {
+        self.held_by(who).len() >= self.policy.max_jobs_per_connection as usize
+    }
+
+    /// A sleeper that may hold more jobs again gets in line behind the others.
+    fn note_full(&mut self) {
+        let numbers: Vec<u32> = self.connections.keys().copied().collect();
+        for who in numbers {
+            let is_full = self.is_full(who);
+            let transition = self.transition;
+            let connection = self.connections.get_mut(&who).unwrap();
+            let is_asleep = connection.sleep == Sleep::Asleep;
+            let was_full = std::mem::replace(&mut connection.was_full, is_asleep && is_full);
+            if is_asleep && was_full && !is_full {
+                for ability in &mut connection.abilities {
+                    ability.slept = transition;
+                }
+                self.note("was ended by a sleeper that could hold no more");
+            }
+        }
+    }
+
     /// A NOOP was sent: only to a sleeper, only for a job, and to nobody before those who have slept longer.
     fn woken(&mut self, now: Now, who: u32) {
         let has_ready = self.has_ready();
         let connection = &self.connections[&who];
         assert_eq!(connection.sleep, Sleep::Asleep, "connection {who} was sent a NOOP and does not sleep");
+        assert!(!self.is_full(who), "connection {who} was woken and can hold no more jobs");
         let is_next = connection.abilities.iter().any(|ability| {
             let function = ability.function;
             !self.is_withheld(who, function)
@@ -532,11 +584,11 @@ impl Model {
         self.note("was woken");
     }
 
-    /// The sleeping connections that can do a function.
+    /// The sleeping connections that can do a function, and could take a job.
     pub(crate) fn sleepers(&self, function: usize) -> impl Iterator<Item = (u32, &Ability)> {
         self.connections
             .iter()
-            .filter(|(_, connection)| connection.sleep == Sleep::Asleep)
+            .filter(|(number, connection)| connection.sleep == Sleep::Asleep && !self.is_full(**number))
             .flat_map(|(number, connection)| connection.abilities.iter().map(|ability| (*number, ability)))
             .filter(move |(number, ability)| ability.function == function && !self.is_withheld(*number, function))
     }

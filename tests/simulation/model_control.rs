@@ -27,11 +27,6 @@ pub(crate) enum Whom {
 /// A change that the store is told of: the number of the job, its function before, and all that may have changed.
 pub(crate) type EditSeen = (u64, usize, usize, usize, u64);
 
-/// Peers use a function without a name, and the operator gives it nothing.
-fn has_no_name(function: usize) -> bool {
-    FUNCTIONS[function].is_empty()
-}
-
 impl Model {
     fn controls(&self, function: usize) -> Controls {
         self.controls.get(&function).copied().unwrap_or_default()
@@ -164,10 +159,6 @@ impl Model {
         outcome: &Outcome,
     ) {
         self.begin();
-        if function.is_some_and(has_no_name) {
-            assert_eq!(result, Err(ControlError::BadName));
-            return self.finish(now, None, outcome);
-        }
         self.change_rules(|model| {
             model.rules.insert((whom, function), how);
         });
@@ -204,17 +195,46 @@ impl Model {
         is_set && !has_settings(&function) && count >= most
     }
 
-    pub(crate) fn function_limited(&mut self, function: usize, limits: [u32; 3], result: Result<(), ControlError>) {
+    pub(crate) fn function_limited(&mut self, function: usize, limits: [u32; 3], result: Result<usize, ControlError>) {
         if self.is_one_setting_too_many(function, limits != [0; 3]) {
             assert_eq!(result, Err(ControlError::TooManySettings));
             self.note("was one function too many to be limited");
-        } else {
-            self.function_created(function, Some(limits), result.is_ok());
+        } else if self.know_for_setting(function, limits != [0; 3], result) {
+            self.functions.insert(function, limits);
+            self.end_setting(function, result);
+        }
+    }
+
+    /// A setting of a function is to change. Returns whether there is one, or it is made for that.
+    fn know_for_setting(&mut self, function: usize, is_set: bool, result: Result<usize, ControlError>) -> bool {
+        if self.functions.contains_key(&function) {
+            return true;
+        }
+        if !is_set {
+            assert_eq!(result, Ok(0), "nothing was there to take back");
+            return false;
+        }
+        let is_known = self.know_for_control(function, result == Err(ControlError::TooManyFunctions));
+        if is_known {
+            self.settings_only.insert(function);
+        }
+        is_known
+    }
+
+    /// A setting has changed: a function that was there for its settings alone goes with the last of them.
+    fn end_setting(&mut self, function: usize, result: Result<usize, ControlError>) {
+        let is_used = !self.settings_only.contains(&function);
+        assert_eq!(result, Ok(usize::from(is_used)), "whether anybody uses it");
+        if !is_used && !self.is_controlled(function) && self.functions[&function] == [0; 3] {
+            self.settings_only.remove(&function);
+            self.functions.remove(&function);
+            self.note("had a function that was forgotten with its last setting");
         }
     }
 
     /// The operator speaks of a function, which is made where there is room for it. Returns whether there is.
     fn know_for_control(&mut self, function: usize, is_refused: bool) -> bool {
+        self.settings_only.remove(&function);
         if !self.functions.contains_key(&function) {
             if self.functions.len() >= self.policy.max_functions {
                 self.may_have_forgotten = true;
@@ -232,24 +252,22 @@ impl Model {
         now: Now,
         function: usize,
         paused: bool,
-        result: Result<(), ControlError>,
+        result: Result<usize, ControlError>,
         outcome: &Outcome,
     ) {
         self.begin();
         if !paused && !self.functions.contains_key(&function) {
             assert_eq!(result, Err(ControlError::NoSuchFunction));
-        } else if paused && has_no_name(function) {
-            assert_eq!(result, Err(ControlError::BadName));
         } else if self.is_one_setting_too_many(function, paused) {
             assert_eq!(result, Err(ControlError::TooManySettings));
-        } else if self.know_for_control(function, result == Err(ControlError::TooManyFunctions)) {
-            assert_eq!(result, Ok(()));
+        } else if self.know_for_setting(function, paused, result) {
             let controls = self.controls.entry(function).or_default();
             let was_paused = std::mem::replace(&mut controls.paused, paused);
             assert!(!paused || outcome.sent.is_empty(), "a pause says something: {:?}", outcome.sent);
             if was_paused && self.available(function) > 0 {
                 self.note("was there when its function went on");
             }
+            self.end_setting(function, result);
         }
         self.finish(now, None, outcome);
     }
@@ -259,17 +277,15 @@ impl Model {
         now: Now,
         function: usize,
         most: u32,
-        result: Result<(), ControlError>,
+        result: Result<usize, ControlError>,
         outcome: &Outcome,
     ) {
         self.begin();
-        if has_no_name(function) {
-            assert_eq!(result, Err(ControlError::BadName));
-        } else if self.is_one_setting_too_many(function, most > 0) {
+        if self.is_one_setting_too_many(function, most > 0) {
             assert_eq!(result, Err(ControlError::TooManySettings));
-        } else if self.know_for_control(function, result == Err(ControlError::TooManyFunctions)) {
-            assert_eq!(result, Ok(()));
+        } else if self.know_for_setting(function, most > 0, result) {
             self.controls.entry(function).or_default().max_running = usize::try_from(most).unwrap();
+            self.end_setting(function, result);
         }
         self.finish(now, None, outcome);
     }
@@ -303,10 +319,6 @@ impl Model {
                     ControlError::JobIsBusy => "was busy when it was to be moved",
                     _ => "was gone when it was to be moved",
                 });
-            }
-            Ok(_) if has_no_name(to) => {
-                assert_eq!(result, Err(ControlError::BadName));
-                self.note("was to be moved to a function of no name");
             }
             Ok(name) if self.know_for_control(to, result == Err(ControlError::TooManyFunctions)) => {
                 if self.jobs[&name].function == to {
@@ -372,8 +384,6 @@ impl Model {
         self.begin();
         if !self.functions.contains_key(&from) {
             assert_eq!(result, Err(ControlError::NoSuchFunction));
-        } else if has_no_name(to) {
-            assert_eq!(result, Err(ControlError::BadName));
         } else if self.know_for_control(to, result == Err(ControlError::TooManyFunctions)) {
             let affected = result.expect("jobs are moved between functions that are there");
             let moved = if from == to { 0 } else { self.transfer_all(from, to, outcome) };

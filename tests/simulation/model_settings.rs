@@ -61,7 +61,9 @@ impl Model {
             paused += usize::from(controls.paused);
             limited += usize::from(controls.max_running > 0 || limits != [0; 3]);
             self.controls.insert(function, controls);
-            self.functions.insert(function, limits);
+            if self.functions.insert(function, limits).is_none() {
+                self.settings_only.insert(function);
+            }
             self.note("had a function of which a decision outlived the server");
         }
         assert_eq!(

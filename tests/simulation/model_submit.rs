@@ -10,6 +10,7 @@ impl Model {
     pub(crate) fn know_function(&mut self, from: u32, function: usize, outcome: &Outcome) -> bool {
         const REFUSAL: &str = "Too many functions on this server (max-functions)";
         if self.functions.contains_key(&function) {
+            self.settings_only.remove(&function);
             return true;
         }
         let refused = outcome

@@ -6,24 +6,32 @@ use super::model::{Ability, Job, Kept, Model, Outcome, Sleep, State};
 use super::wire::{self, Ask, Reply};
 
 /// How many jobs that were taken away from a connection the server surely remembers.
-const FORFEITED_FOR_SURE: usize = 64;
+const FORFEITED_FOR_SURE: usize = 1024;
 
 impl Model {
     pub(crate) fn can_do(&mut self, from: u32, function: usize, timeout_ms: Option<u64>, outcome: &Outcome) {
-        if !self.know_function(from, function, outcome) {
-            return;
-        }
         let limit = self.policy.max_functions_per_connection;
         let slept = self.transition;
         let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
         if let Some(index) = abilities.iter().position(|ability| ability.function == function) {
             let ability = abilities.remove(index);
             abilities.insert(0, Ability { timeout_ms, ..ability });
-        } else if abilities.len() >= limit {
-            self.expect_error(from, "QUEUE_ERROR", "");
-        } else {
-            abilities.insert(0, Ability { function, timeout_ms, slept });
+            return assert_eq!(outcome.refused_functions, 0, "a function was registered before");
         }
+        if abilities.len() >= limit {
+            assert_eq!(outcome.refused_functions, 1, "a connection has more functions than it may");
+            return self.note("was one function too many of a connection");
+        }
+        if !self.functions.contains_key(&function) && self.functions.len() >= self.policy.max_functions {
+            self.may_have_forgotten = true;
+            if outcome.refused_functions > 0 {
+                return self.note("was one function too many");
+            }
+        }
+        assert_eq!(outcome.refused_functions, 0, "there was room for a function");
+        self.functions.entry(function).or_default();
+        let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
+        abilities.insert(0, Ability { function, timeout_ms, slept });
     }
 
     pub(crate) fn cant_do(&mut self, from: u32, function: usize) {
@@ -69,15 +77,23 @@ impl Model {
     pub(crate) fn lose_worker(&mut self, name: u64) {
         let job = self.jobs.get_mut(&name).unwrap();
         job.attempts += 1;
-        job.is_plain = false;
-        if self.policy.job_retries.is_some_and(|retries| job.attempts >= u32::from(retries.max(1))) {
+        if self.policy.job_retries.is_some_and(|retries| job.attempts >= u32::from(retries.get())) {
             let job = self.end(name);
             if job.is_wanted() { &mut self.dropped } else { &mut self.may_be_dropped }.push(name);
             for client in job.waits {
                 self.expect(client, Reply::WorkFail { job: name });
             }
             self.note("was dropped after its last attempt");
-        } else if job.is_wanted() {
+        } else {
+            self.put_back(name);
+        }
+    }
+
+    /// A job is for the next worker, if anybody wants it.
+    pub(crate) fn put_back(&mut self, name: u64) {
+        let job = self.jobs.get_mut(&name).unwrap();
+        job.is_plain = false;
+        if job.is_wanted() {
             self.last_turn += 1;
             job.state = State::Ready(self.last_turn);
             if job.kept == Kept::Stored {
@@ -138,7 +154,9 @@ impl Model {
         let started = self.next_run();
         let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
         abilities[index..].rotate_left(1);
-        self.connections.get_mut(&from).unwrap().forfeited.retain(|number| *number != assigned.job);
+        let worker = self.connections.get_mut(&from).unwrap();
+        worker.forfeited.retain(|number| *number != assigned.job);
+        worker.last_assigned = Some(assigned.job);
         let job = self.jobs.get_mut(&assigned.job).unwrap();
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us + timeout_ms * 1000);
         job.state = State::Running { holder: from, started, deadline_us, numerator: 0, denominator: 0 };
@@ -196,38 +214,60 @@ impl Model {
                 .is_some_and(|job| matches!(job.state, State::Running { holder, .. } if holder == from))
         });
         let Some(number) = held else {
-            return self.work_for_another(from, number, is_last, outcome);
+            return self.work_for_another(from, number, ask, is_last, outcome);
         };
         if let Ask::WorkStatus { numerator: done, denominator: of, .. } = ask
             && let State::Running { numerator, denominator, .. } = &mut self.jobs.get_mut(&number).unwrap().state
         {
             (*numerator, *denominator) = (leading_number(done), leading_number(of));
         }
-        for client in self.jobs[&number].waits.clone() {
-            let wants_exceptions = self.policy.exceptions || self.connections[&client].exceptions;
-            self.expect(client, forwarded(number, ask, wants_exceptions));
-        }
+        self.forward(number, ask);
         if is_last {
             let job = self.end(number);
             self.note(if job.is_wanted() { "was finished" } else { "was finished though nobody wants it" });
         }
     }
 
-    /// A connection speaks of a job that it does not hold. Nobody hears it; if it held the job once, it gets no error.
-    fn work_for_another(&mut self, from: u32, number: Option<u64>, is_last: bool, outcome: &Outcome) {
+    fn forward(&mut self, number: u64, ask: &Ask) {
+        for client in self.jobs[&number].waits.clone() {
+            let wants_exceptions = self.policy.exceptions || self.connections[&client].exceptions;
+            self.expect(client, forwarded(number, ask, wants_exceptions));
+        }
+    }
+
+    /// A connection speaks of a job that it does not hold. If it held the job once, it gets no error, and its result ends the job;
+    /// of anything else nobody hears.
+    fn work_for_another(&mut self, from: u32, number: Option<u64>, ask: &Ask, is_last: bool, outcome: &Outcome) {
         let forfeited = &mut self.connections.get_mut(&from).unwrap().forfeited;
         let is_same = |forfeited: &u64| number.is_some_and(|number| wire::number(number) == wire::number(*forfeited));
         if let Some(index) = forfeited.iter().position(is_same) {
             // It goes by the number, where it knows the prefix.
             let is_sure = forfeited.len() - index <= FORFEITED_FOR_SURE && number == Some(forfeited[index]);
             if is_sure || outcome.sent.is_empty() {
+                let name = forfeited[index];
                 if is_last {
                     forfeited.remove(index);
+                }
+                if is_last && number == Some(name) && self.jobs.contains_key(&name) {
+                    return self.end_late(name, ask);
                 }
                 return self.note("was spoken of after it was taken away");
             }
         }
         self.expect_error(from, "JOB_NOT_FOUND", "");
+    }
+}
+
+impl Model {
+    /// A job ends by the word of one from whom it was taken away.
+    fn end_late(&mut self, name: u64, ask: &Ask) {
+        self.forward(name, ask);
+        let job = self.end(name);
+        if let State::Running { holder, .. } = job.state {
+            self.forfeit(holder, name);
+            return self.note("was ended by one that had lost it, while another ran it");
+        }
+        self.note("was ended by one that had lost it, while it waited");
     }
 }
 
@@ -250,8 +290,8 @@ fn forwarded(job: u64, ask: &Ask, wants_exceptions: bool) -> Reply {
     }
 }
 
-/// The number that a text begins with, held to 32 bits; negative ones are 0.
+/// The number that a text begins with after blanks; negative ones are 0.
 fn leading_number(text: &str) -> u64 {
-    let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse::<u64>().unwrap_or(0).min(u64::from(u32::MAX))
+    let digits: String = text.trim_start().chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(0)
 }

@@ -24,7 +24,7 @@ impl World {
             8 => {
                 let result = self.server.create_function(name);
                 self.event("the operator creates", &(function, result));
-                self.model.function_created(function, None, result.is_ok());
+                self.model.function_created(function, result.is_ok());
             }
             9 | 10 => {
                 let limits = [0; 3].map(|_: u32| self.random.pick(&[0, 0, 0, 1, 5]));
@@ -58,8 +58,10 @@ impl World {
 
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.event("the operator decides", &policy);
-        self.server.set_policy(&policy);
-        self.model.policy_changed(policy);
+        let now = self.now;
+        let ((), outcome) = self.steer(|server, effects| server.set_policy(now, &policy, effects));
+        self.model.policy_changed(now, policy, &outcome);
+        self.conclude(outcome);
     }
 
     fn cancel(&mut self) {

@@ -47,6 +47,9 @@ enum Pending {
     Option,
 }
 
+/// For how long a late worker may work on a job, in microseconds.
+const RUN_US: u64 = 1_000_000;
+
 /// Which parts a peer plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
@@ -61,6 +64,8 @@ pub(crate) struct Peer {
     role: Role,
     can_do: Vec<usize>,
     held: Vec<u64>,
+    /// In the end, since when it holds them, if each of its runs is to outlast its time.
+    outlasts: Option<BTreeMap<u64, u64>>,
     woken: bool,
     asleep: bool,
     pending: VecDeque<Pending>,
@@ -87,12 +92,18 @@ impl Peer {
         Self::with_role(Temper::Orderly, Role::Worker)
     }
 
+    /// One whose every run takes longer than it may.
+    pub(crate) fn late_worker() -> Self {
+        Self { outlasts: Some(BTreeMap::new()), ..Self::orderly_worker() }
+    }
+
     fn with_role(temper: Temper, role: Role) -> Self {
         Self {
             temper,
             role,
             can_do: Vec::new(),
             held: Vec::new(),
+            outlasts: None,
             woken: false,
             asleep: false,
             pending: VecDeque::new(),
@@ -117,10 +128,22 @@ impl Peer {
     }
 
     /// What is left to do when nothing new begins: end what it holds, and go on working if that is its way.
-    pub(crate) fn wind_up(&mut self, random: &mut Random) -> Vec<Ask> {
+    pub(crate) fn wind_up(&mut self, random: &mut Random, now_us: u64) -> Vec<Ask> {
         let mut asks = Vec::new();
-        let had_work = !self.held.is_empty();
-        for job in std::mem::take(&mut self.held) {
+        let (over, still): (Vec<u64>, Vec<u64>) =
+            std::mem::take(&mut self.held).into_iter().partition(|job| self.is_through_with(random, *job, now_us));
+        let had_work = !over.is_empty();
+        for job in still {
+            self.held.push(job);
+            if self.outlasts.as_ref().is_some_and(|since| since[&job] + RUN_US <= now_us) {
+                asks.push(Ask::WorkData { handle: wire::handle(job), workload: b"late".to_vec() });
+            }
+        }
+        for job in over {
+            // It may be handed the same one again.
+            if let Some(since) = &mut self.outlasts {
+                since.remove(&job);
+            }
             let handle = wire::handle(job);
             asks.push(match random.below(4) {
                 0 => Ask::WorkFail { handle },
@@ -128,7 +151,7 @@ impl Peer {
                 _ => Ask::WorkComplete { handle, workload: b"late".to_vec() },
             });
         }
-        let waits_for_answer = self.pending.contains(&Pending::Grab);
+        let waits_for_answer = self.pending.contains(&Pending::Grab) || !self.held.is_empty();
         if self.role != Role::Client && self.temper == Temper::Orderly && !waits_for_answer {
             if self.woken || (had_work && random.chance(50)) {
                 asks.push(self.grab(random));
@@ -139,9 +162,19 @@ impl Peer {
         self.sent(asks)
     }
 
+    /// Whether it ends a job now: at once, or some time after it was to end it.
+    fn is_through_with(&mut self, random: &mut Random, job: u64, now_us: u64) -> bool {
+        let Some(held_since) = &mut self.outlasts else { return true };
+        let since_us = *held_since.entry(job).or_insert(now_us);
+        since_us + RUN_US <= now_us && random.chance(40)
+    }
+
     /// Registers everything and goes to sleep.
     pub(crate) fn start_work(&mut self) -> Vec<Ask> {
-        let mut asks: Vec<Ask> = (0..FUNCTIONS.len()).map(|function| Ask::CanDo { function }).collect();
+        let is_late = self.outlasts.is_some();
+        let able =
+            |function| if is_late { Ask::CanDoTimeout { function, timeout_ms: 1000 } } else { Ask::CanDo { function } };
+        let mut asks: Vec<Ask> = (0..FUNCTIONS.len()).map(able).collect();
         asks.push(self.pre_sleep());
         asks
     }
@@ -413,7 +446,7 @@ fn say(random: &mut Random, handle: Vec<u8>, is_over: bool) -> Ask {
         (false, 0) => Ask::WorkData { handle, workload },
         (false, 1) => Ask::WorkWarning { handle, workload },
         (false, _) => {
-            let numbers = ["0", "1", "33.3", "-1", "99999999999"];
+            let numbers = ["0", "1", "33.3", "-1", "99999999999", "", " 3", "half"];
             Ask::WorkStatus { handle, numerator: random.pick(&numbers), denominator: random.pick(&numbers) }
         }
     }
@@ -426,9 +459,10 @@ fn wrong(random: &mut Random) -> Ask {
         (0x8000_0001, b"x\0y", "INVALID_COMMAND"),
         (7, b"reverse\0u1", "INVALID_PACKET"),
         (18, b"reverse", "INVALID_PACKET"),
-        (12, b"H:sim:1\0x\0y", "INVALID_ARGUMENT"),
-        (23, b"reverse\0soon", "INVALID_ARGUMENT"),
-        (36, b"reverse\0u1\0tomorrow\0x", "INVALID_ARGUMENT"),
+        // Not registered, and not answered.
+        (23, b"reverse\099999999999999999999", ""),
+        (1, &[b'f'; 513], ""),
+        (36, b"reverse\0u1\099999999999999999999\0x", "INVALID_ARGUMENT"),
         (41, &[b'u'; 65], "ARGUMENT_TOO_LARGE"),
         (14, &[b'h'; 64], "ARGUMENT_TOO_LARGE"),
     ]);

@@ -1,6 +1,7 @@
 //! What the operator may decide in the simulation.
 
 use std::collections::HashMap;
+use std::num::NonZeroU16;
 
 use gearmand::job_server::{Durability, Policy};
 use gearmand::protocol::FunctionName;
@@ -19,7 +20,7 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         handle_prefix: random.pick(&PREFIXES).to_owned(),
         worker_wakeup: random.pick(&[1, 1, 1, 0, 3]),
         wake_timeout_us: random.pick(&[100_000, 100_000, 20_000, 300_000]),
-        job_retries: random.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]),
+        job_retries: random.pick(&[None, None, None, Some(1), Some(1), Some(2), Some(3)]).and_then(NonZeroU16::new),
         exceptions: random.chance(20),
         durability: random.pick(&DURABILITIES),
         function_durability,
@@ -28,14 +29,15 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         volatile_workloads_max: random.pick(&[60, 1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
         ..Policy::default()
     };
+    let max_jobs_per_connection = random.pick(&[1, 2, 10_000, 10_000, 10_000, 10_000]);
     if !has_small_limits {
-        return policy;
+        return Policy { max_jobs_per_connection, ..policy };
     }
     Policy {
         max_jobs: 20,
         max_functions: 9,
         max_functions_per_connection: 3,
-        max_jobs_per_connection: 2,
+        max_jobs_per_connection: max_jobs_per_connection.min(3),
         max_waits_per_connection: 3,
         ..policy
     }

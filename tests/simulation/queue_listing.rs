@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use gearmand::job_server::Policy;
+use gearmand::job_server::{ConnectionEnd, Policy};
 use gearmand::protocol::Priority;
 
 use super::steering::{NOW, Scene, handle};
@@ -35,7 +35,7 @@ impl Scene {
 /// Ten jobs, the first five of which are listed; then something happens to the fifth.
 fn after_five(act: impl FnOnce(&mut Scene)) -> Vec<u64> {
     let mut scene = Scene::new();
-    scene.server.set_policy(&Policy { job_retries: None, ..Policy::default() });
+    scene.server.set_policy(NOW, &Policy { job_retries: None, ..Policy::default() }, &mut scene.ears);
     let client = scene.connect("");
     for _ in 0..10 {
         scene.submit(client, b"f", b"", None);
@@ -67,7 +67,7 @@ fn a_queue_is_listed_to_its_end_whatever_becomes_of_the_job_at_the_place() {
         let worker = scene.worker("", &[b"f"]);
         let held: Vec<u64> = (0..5).filter_map(|_| scene.grab(worker)).map(|(number, _)| number).collect();
         assert_eq!(held, [1, 2, 3, 4, 5]);
-        scene.server.disconnect(NOW, worker, false, &mut scene.ears);
+        scene.server.disconnect(NOW, worker, ConnectionEnd::default(), &mut scene.ears);
     };
     assert_eq!(after_five(lose_five), [6, 7, 8, 9, 10, 1, 2, 3, 4, 5]);
 }

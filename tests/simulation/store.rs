@@ -48,6 +48,49 @@ impl Known {
 /// What became of a batch, for the account of what happened.
 pub(crate) type News = &'static str;
 
+/// What an operation is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Job(u64),
+    Setting(String),
+}
+
+/// How far the store has come, counted in operations, and what the operator was told of it.
+#[derive(Debug, Default)]
+struct Words {
+    asked: u64,
+    taken: u64,
+    /// So many are committed, and nothing before them is owed.
+    applied: u64,
+    /// Words that are not answered yet: after how many operations they were said.
+    waiting: VecDeque<u64>,
+    /// The last one that is.
+    answered: u64,
+    /// Which operation was the last on something.
+    touched: BTreeMap<Subject, u64>,
+}
+
+impl Words {
+    fn push(&mut self, operation: &StoreOp) {
+        let subject = match operation {
+            StoreOp::Load { .. } => return,
+            StoreOp::Add { job, .. } => Some(Subject::Job(job.number)),
+            StoreOp::Remove(key) | StoreOp::Edit { key, .. } => Some(Subject::Job(key.number)),
+            StoreOp::Set { name, .. } => Some(Subject::Setting(name.clone())),
+            StoreOp::Attempts { .. } => None,
+        };
+        self.asked += 1;
+        self.touched.extend(subject.map(|subject| (subject, self.asked)));
+    }
+
+    fn answer(&mut self) {
+        while let Some(position) = self.waiting.front().copied().filter(|position| *position <= self.applied) {
+            self.waiting.pop_front();
+            self.answered = position;
+        }
+    }
+}
+
 /// The store with its writer.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -71,10 +114,13 @@ pub(crate) struct Store {
     /// What is to be done before anything newer. It holds no new jobs.
     owed: Changes,
     reports: VecDeque<StoreReport>,
+    words: Words,
     /// In percent.
     faults: u64,
-    /// While the store does not work at all.
+    /// While the store cannot be written, or not be used at all.
     broken: Option<StoreFailure>,
+    /// So many transactions without new jobs have room in a store that is full.
+    reserve: u64,
 }
 
 impl Store {
@@ -92,13 +138,16 @@ impl Store {
             batch: None,
             owed: Changes::default(),
             reports: VecDeque::new(),
+            words: Words::default(),
             faults: random.pick(&[0, 5, 5, 30]),
             broken: None,
+            reserve: 0,
         }
     }
 
     /// An operation is asked for.
     pub(crate) fn push(&mut self, operation: StoreOp) {
+        self.words.push(&operation);
         match operation {
             StoreOp::Load { ticket, jobs } => return self.loads.push_back((ticket, jobs)),
             StoreOp::Add { ref job, .. } => {
@@ -125,6 +174,39 @@ impl Store {
             }
         }
         self.queue.push_back(operation);
+    }
+
+    /// The operator has said something, and is answered when everything that was asked for until now is committed.
+    pub(crate) fn word(&mut self) {
+        self.words.waiting.push_back(self.words.asked);
+        self.words.answer();
+    }
+
+    /// What the operator was told to be done is done after a crash, unless something came after it.
+    fn check_words(&self) -> Option<News> {
+        let answered = self.words.touched.iter().filter(|(_, position)| **position <= self.words.answered);
+        let mut checked = 0;
+        for (subject, _) in answered {
+            checked += 1;
+            match subject {
+                Subject::Setting(name) => {
+                    let (kept, told) = (self.settings.get(name), self.projected_settings.get(name));
+                    assert_eq!(
+                        kept, told,
+                        "the operator was told that {name} is decided, and the store has it otherwise"
+                    );
+                }
+                Subject::Job(number) if self.deleted.contains(number) => {}
+                Subject::Job(number) => {
+                    // Losses of workers are nobody's word.
+                    let of = |known: &Known| Known { attempts: 0, ..known.clone() };
+                    let kept = self.rows.get(number).map(|job| of(&Known::of(job)));
+                    let told = self.projected.get(number).map(of);
+                    assert_eq!(kept, told, "the operator was told of job {number}, and the store has it otherwise");
+                }
+            }
+        }
+        (checked > 0).then_some("was changed by an operator who was answered before a crash")
     }
 
     /// Does the next thing. Returns what is worth to be noted.
@@ -167,6 +249,7 @@ impl Store {
     /// Breaks.
     pub(crate) fn fail(&mut self, random: &mut Random) {
         self.broken = Some(random.pick(&FAILURES));
+        self.reserve = random.pick(&[0, 3, 100]);
     }
 
     /// No more faults.
@@ -204,6 +287,7 @@ impl Store {
         }
         let most = if random.chance(60) { self.queue.len() } else { 1 + random.index(self.queue.len()) };
         let mut batch = Changes::default();
+        self.words.taken += most as u64;
         for operation in self.queue.drain(..most) {
             match operation {
                 StoreOp::Add { ticket, job, .. } => batch.adds.push((ticket, job)),
@@ -229,9 +313,22 @@ impl Store {
         if pairs.is_empty() { Vec::new() } else { vec!["ended before the store was asked to keep it"] }
     }
 
-    /// The batch under way is committed, or it fails.
+    /// The batch under way is committed, or it fails. Who waits for it is told when nothing is owed.
     fn finish(&mut self, random: &mut Random) -> Vec<News> {
+        let news = self.commit_or_fail(random);
+        let Changes { removes, attempts, edits, settings, .. } = &self.owed;
+        if removes.is_empty() && attempts.is_empty() && edits.is_empty() && settings.is_empty() {
+            self.words.applied = self.words.taken;
+            self.words.answer();
+        }
+        news
+    }
+
+    fn commit_or_fail(&mut self, random: &mut Random) -> Vec<News> {
         let Some(mut batch) = self.batch.take() else { return Vec::new() };
+        if self.broken == Some(StoreFailure::Full) && self.reserve > 0 {
+            return self.finish_within_reserve(batch);
+        }
         let failure = self.broken.or_else(|| random.chance(self.faults).then(|| random.pick(&FAILURES)));
         let Some(failure) = failure else {
             self.apply_owed();
@@ -282,6 +379,26 @@ impl Store {
         news
     }
 
+    /// A store that is full refuses new jobs before it tries them, and has room for everything else.
+    fn finish_within_reserve(&mut self, mut batch: Changes) -> Vec<News> {
+        self.reserve -= 1;
+        let mut news = Vec::new();
+        if !batch.removes.is_empty() || !self.owed.removes.is_empty() {
+            news.push("was removed while the store was full");
+        }
+        for (_, job) in &batch.adds {
+            self.projected.remove(&job.number);
+        }
+        if !batch.adds.is_empty() {
+            news.push("met a store that fails");
+        }
+        let adds = std::mem::take(&mut batch.adds);
+        self.apply_owed();
+        self.apply(&batch);
+        self.answer(&adds, Err(StoreFailure::Full));
+        news
+    }
+
     fn give_up(&mut self, batch: Changes, failure: StoreFailure) {
         self.owed.removes.extend(batch.removes);
         self.owed.attempts.extend(batch.attempts);
@@ -329,10 +446,15 @@ impl Store {
     /// Reads workloads: all that were asked for, or the first of them, or none.
     fn load(&mut self, random: &mut Random) -> Vec<News> {
         let Some((ticket, jobs)) = self.loads.pop_front() else { return Vec::new() };
-        let failure = self.broken.or_else(|| random.chance(self.faults).then(|| random.pick(&FAILURES)));
+        let failure = self.broken.filter(|failure| !can_be_read(*failure));
+        let failure = failure.or_else(|| random.chance(self.faults).then(|| random.pick(&FAILURES)));
         if let Some(failure) = failure {
             self.reports.push_back(StoreReport::Loaded { ticket, result: Err(failure) });
             return vec!["could not be read"];
+        }
+        let mut news = Vec::new();
+        if self.broken.is_some() {
+            news.push("was read while the store could not be written");
         }
         let count = if random.chance(70) { jobs.len() } else { 1 + random.index(jobs.len()) };
         let read = jobs[..count].iter().map(|key| {
@@ -351,7 +473,10 @@ impl Store {
         });
         let result = Ok(read.collect());
         self.reports.push_back(StoreReport::Loaded { ticket, result });
-        if count < jobs.len() { vec!["was not among the first that were read"] } else { Vec::new() }
+        if count < jobs.len() {
+            news.push("was not among the first that were read");
+        }
+        news
     }
 
     /// The process ends at once. What is under way is kept or not, as a whole.
@@ -370,13 +495,19 @@ impl Store {
             self.apply_owed();
             self.apply(&batch);
         }
+        news.extend(self.check_words());
         self.forget();
         news
     }
 
     /// The process ends in order: everything that was asked for is done, or given up.
     pub(crate) fn stop(&mut self, random: &mut Random, last_number: u64) {
-        self.heal();
+        // A reserve is as large as it takes to remove everything that has ended.
+        self.faults = 0;
+        match self.broken {
+            Some(StoreFailure::Full) if self.reserve > 0 => self.reserve = u64::MAX,
+            _ => self.broken = None,
+        }
         while self.batch.is_some() || !self.queue.is_empty() {
             self.begin_or_finish(random);
         }
@@ -403,9 +534,15 @@ impl Store {
         self.reports.clear();
         self.deleted.clear();
         self.twins.clear();
+        self.words = Words::default();
         self.projected = self.rows.iter().map(|(number, job)| (*number, Known::of(job))).collect();
         self.projected_settings.clone_from(&self.settings);
     }
+}
+
+/// What is full, read-only or locked can still be read.
+fn can_be_read(failure: StoreFailure) -> bool {
+    matches!(failure, StoreFailure::Full | StoreFailure::ReadOnly | StoreFailure::Locked)
 }
 
 fn change(settings: &mut Settings, name: &str, value: Option<&String>) {

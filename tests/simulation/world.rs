@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gearmand::job_server::{Departure, DropFunction, Effects, JobServer, Now, Policy};
+use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, Effects, JobServer, Now, Policy};
 use gearmand::protocol::packet::{FrameLimits, FramingError, Magic, Scan, scan};
 use gearmand::protocol::{Request, Response, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -50,6 +50,8 @@ pub(crate) struct World {
     enough: usize,
     pub(crate) has_small_limits: bool,
     is_crowded: bool,
+    /// Whether those who come in the end take longer for each job than they may.
+    workers_are_late: bool,
     pub(crate) is_winding_up: bool,
     events: Option<VecDeque<String>>,
 }
@@ -80,6 +82,7 @@ impl World {
             enough: random.pick(&[2, 5, 10, 30]),
             has_small_limits,
             is_crowded: !has_small_limits && random.chance(25),
+            workers_are_late: random.chance(30),
             is_winding_up: false,
             events: shows_events.then(VecDeque::new),
             random,
@@ -139,9 +142,15 @@ impl World {
                 let span_us = self.random.below(longest_us);
                 self.advance(span_us);
             }
-            974..980 => self.control(),
+            974..980 => {
+                self.control();
+                self.store.iter_mut().for_each(Store::word);
+            }
             980..985 => self.set_wall_clock(),
-            985..992 => self.operate(),
+            985..992 => {
+                self.operate();
+                self.store.iter_mut().for_each(Store::word);
+            }
             992..999 => self.die(slot),
             _ if self.is_crowded && self.model.jobs.len() < 40 && self.random.chance(60) => self.flood(slot),
             _ => self.check_listings(),
@@ -240,12 +249,17 @@ impl World {
         // As a connection does with packets that are worth a buffer of their own.
         let owner = Bytes::copy_from_slice(body);
         let workload = if self.random.chance(30) { Workload::shared(&owner, &owner) } else { Workload::borrowed(body) };
+        let refused_before = self.stats.functions_refused.get();
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         match Request::parse(number, workload) {
             Ok(request) => self.server.request(self.now, id, &request, &mut effects),
-            Err(error) => effects.send(id, Response::Error(error)),
+            Err(error) => {
+                self.server.heard_nonsense(id);
+                effects.send(id, Response::Error(error));
+            }
         }
-        let outcome = effects.outcome;
+        let mut outcome = effects.outcome;
+        outcome.refused_functions = self.stats.functions_refused.get() - refused_before;
         self.observe(&outcome);
         self.model.asked(self.now, from, ask, &outcome);
         self.conclude(outcome);
@@ -396,10 +410,11 @@ impl World {
     pub(crate) fn disconnect(&mut self, slot: usize, wants_answers: bool) {
         let (id, number) = self.links[slot].as_ref().map(|link| (link.id, link.number)).unwrap();
         self.event(if wants_answers { "closes its side" } else { "dies" }, &number);
+        let end = ConnectionEnd { wants_answers, missed_last: self.random.chance(30) };
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         let mut calls = 0;
         let departure = loop {
-            match self.server.disconnect(self.now, id, wants_answers, &mut effects) {
+            match self.server.disconnect(self.now, id, end, &mut effects) {
                 Departure::Unfinished => self.server.check_invariants(),
                 departure => break departure,
             }
@@ -412,7 +427,7 @@ impl World {
             Departure::Done => self.links[slot] = None,
             Departure::Unfinished | Departure::AwaitsAnswers => self.links[slot].as_mut().unwrap().is_leaving = true,
         }
-        self.model.disconnected(self.now, number, wants_answers, departure, &outcome);
+        self.model.disconnected(self.now, number, end, departure, &outcome);
         self.conclude(outcome);
     }
 
@@ -498,7 +513,8 @@ impl World {
         }
     }
 
-    /// The store fails no more, there is time enough, and two workers come that can do everything.
+    /// The store fails no more, there is time enough, and two workers come that can do everything, in some worlds each job later
+    /// than it may.
     fn make_reliable(&mut self) {
         if let Some(store) = &mut self.store {
             store.heal();
@@ -514,7 +530,7 @@ impl World {
             ..Policy::default()
         });
         for _ in 0..2 {
-            let mut peer = Peer::orderly_worker();
+            let mut peer = if self.workers_are_late { Peer::late_worker() } else { Peer::orderly_worker() };
             let asks = peer.start_work();
             let slot = self.links.len();
             self.links.push(None);
@@ -529,7 +545,7 @@ impl World {
         for slot in 0..self.links.len() {
             let Some(link) = self.links[slot].as_mut() else { continue };
             if !link.is_leaving {
-                let asks = link.peer.wind_up(&mut self.random);
+                let asks = link.peer.wind_up(&mut self.random, self.now.monotonic_us);
                 self.send(slot, asks);
             }
             let link = self.links[slot].as_ref().unwrap();

@@ -5,10 +5,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gearmand::job_server::StoreFailure;
-use gearmand::store::Changes;
 use gearmand::store::location::Access;
+use gearmand::store::{Changes, Room};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::common::wait_for;
 use crate::{Kept, Place, add, open, own, refusal, remove, replay};
 
 /// Goes on in a name space of mounts of its own, which takes no rights.
@@ -131,6 +132,57 @@ fn a_full_disk_is_an_error_until_there_is_space() {
     assert_eq!(replay(&mut *store).0, jobs);
     drop(store);
     assert_eq!(replay(&mut *own(&path).unwrap()).0, jobs);
+}
+
+/// What is removed needs room first, and the reserve is that room.
+#[test]
+fn on_a_full_disk_jobs_are_removed_within_the_reserve() {
+    let Some(directory) = std::env::var_os(INSIDE) else {
+        let place = Place::new();
+        let shell = with_mounts(&format!("mount -t tmpfs -o size=8m none \"${INSIDE}\""));
+        return again(
+            "faults::on_a_full_disk_jobs_are_removed_within_the_reserve",
+            &shell,
+            place.path.parent().unwrap(),
+        );
+    };
+    let directory = std::path::Path::new(&directory);
+    let large = |number| Kept { workload: vec![b'x'; 30_000], ..Kept::plain(number) };
+    let jobs: Vec<Kept> = (1..=20).map(large).collect();
+    for reserve in [0, 2 << 20] {
+        let path = directory.join(format!("queue-{reserve}.sqlite3"));
+        let ballast = directory.join("ballast");
+        let mut store = own(&path).unwrap();
+        store.set_reserve(Some(reserve));
+        for job in &jobs {
+            add(&mut *store, std::slice::from_ref(job)).unwrap();
+        }
+        assert_eq!(store.space().unwrap().reserve, reserve);
+        // More than is free.
+        let _ = fs::write(&ballast, vec![b'b'; 8 << 20]);
+        let removal = |job: &Kept| Changes { removes: vec![job.key()], sync: true, ..Changes::default() };
+        let removed = jobs.iter().map(|job| store.commit(&removal(job))).filter(Result::is_ok).count();
+        if reserve == 0 {
+            assert_eq!((removed, store.room(1 << 20)), (0, Room::Unknown), "the disk is not full, and shows nothing");
+        } else {
+            assert_eq!((removed, store.space().unwrap().reserve), (jobs.len(), 0));
+            assert!(matches!(store.room(0), Room::Short(error) if error.failure == StoreFailure::Full));
+        }
+        fs::remove_file(&ballast).unwrap();
+        for job in &jobs {
+            store.commit(&removal(job)).unwrap();
+        }
+        if reserve > 0 {
+            wait_for("the reserve", || (store.room(100_000) == Room::Enough).then_some(()));
+            assert!(store.space().unwrap().reserve > 0);
+            assert!(matches!(store.room(8 << 20), Room::Short(_)));
+        }
+        add(&mut *store, &jobs).unwrap();
+        assert_eq!(replay(&mut *store).0, jobs);
+        drop(store);
+        assert_eq!(replay(&mut *own(&path).unwrap()).0, jobs);
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 #[test]

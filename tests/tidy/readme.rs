@@ -103,7 +103,8 @@ pub(crate) fn commands_parse() {
     server = queue::Tool::augment_subcommands(client::Tool::augment_subcommands(server))
         .args_conflicts_with_subcommands(true);
     for name in ["man", "completions"] {
-        server = server.subcommand(Command::new(name).arg(Arg::new("shell")));
+        server =
+            server.subcommand(Command::new(name).arg(Arg::new("shell")).arg(Arg::new("directory").long("directory")));
     }
     let mut count = 0;
     for line in blocks(&readme).filter_map(gearmand_part) {

@@ -51,7 +51,9 @@ fn functions_are_paused_limited_and_shown() {
     let rev = &functions[0];
     assert_eq!([&rev["paused"], &rev["max_running"], &rev["running"]], [&json!(false), &json!(1), &json!(1)]);
     // A name that has a space is said as it is.
-    admin(&server, &["pause", "with space"]);
+    let (stdout, stderr, status) = run(&server, "admin", &["pause", "with space"]);
+    assert_eq!((stdout.as_str(), status), ("OK 0\n", Some(0)), "{stderr}");
+    assert!(stderr.contains("warning: "), "{stderr}");
     let names: Vec<Value> =
         json(&server, &["show-functions"]).as_array().unwrap().iter().map(|f| f["name"].clone()).collect();
     assert_eq!(names, ["rev", "with space"]);

@@ -52,7 +52,13 @@ const ONE_PACKET: &[Case] = &[
         packet::SUBMIT_JOB,
         body(&[b"f", &[b'u'; 65], b""])
     ),
-    packet_case!(FUNCTION_TOO_LARGE, "ARGUMENT_TOO_LARGE", "Function name too large", packet::CAN_DO, LONG),
+    packet_case!(
+        FUNCTION_TOO_LARGE,
+        "ARGUMENT_TOO_LARGE",
+        "Function name too large",
+        packet::SUBMIT_JOB_BG,
+        body(&[&LONG, b"u", b"x"])
+    ),
     packet_case!(
         HANDLE_TOO_LARGE,
         "ARGUMENT_TOO_LARGE",
@@ -61,25 +67,11 @@ const ONE_PACKET: &[Case] = &[
         LONG
     ),
     packet_case!(
-        TIMEOUT_NOT_A_NUMBER,
+        EPOCH_OUT_OF_RANGE,
         "INVALID_ARGUMENT",
-        "Timeout is not a number of milliseconds",
-        packet::CAN_DO_TIMEOUT,
-        *b"f\0soon"
-    ),
-    packet_case!(
-        EPOCH_NOT_A_NUMBER,
-        "INVALID_ARGUMENT",
-        "Epoch time is not a number of seconds",
+        "Epoch time is out of range",
         packet::SUBMIT_JOB_EPOCH,
-        *b"f\0u\0soon\0x"
-    ),
-    packet_case!(
-        STATUS_NOT_A_NUMBER,
-        "INVALID_ARGUMENT",
-        "Numerator and denominator must be numbers",
-        packet::WORK_STATUS,
-        *b"H:t:1\0half\0all"
+        *b"f\0u\x009223372036854775808\0x"
     ),
     packet_case!(
         DATA_FOR_UNKNOWN_JOB,
@@ -136,18 +128,7 @@ const LIMITS: &[Case] = &[
         arguments: &["--max-functions", "1"],
         provoke: |_, wire| {
             submit_plain(wire, "f", "1");
-            wire.send(packet::CAN_DO, b"g");
-        },
-    },
-    Case {
-        error: PeerError::TOO_MANY_ABILITIES,
-        code: "QUEUE_ERROR",
-        text: "Too many functions on this connection (max-functions-per-connection)",
-        arguments: &["--max-functions-per-connection", "2"],
-        provoke: |_, wire| {
-            for function in [b"f", b"g", b"f", b"h"] {
-                wire.send(packet::CAN_DO, function);
-            }
+            wire.send(packet::SUBMIT_JOB_BG, b"g\0u\0x");
         },
     },
     Case {

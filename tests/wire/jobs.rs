@@ -280,10 +280,10 @@ fn a_queue_limit_may_differ_by_priority() {
     submit(&mut client, packet::SUBMIT_JOB_HIGH, "f", "", "");
     client.send(packet::SUBMIT_JOB_HIGH, b"f\0\0");
     client.expect_error("QUEUE_ERROR");
-    // Two numbers are of high and normal; low is then without limit, as is what is no number.
+    // Two numbers are of high and normal; low is then without limit, as with a number below zero.
     client.text("maxqueue f 3 3");
     submit(&mut client, packet::SUBMIT_JOB_LOW, "f", "", "");
-    client.text("maxqueue f many -1 0");
+    client.text("maxqueue f 0 -1 0");
     submit(&mut client, packet::SUBMIT_JOB, "f", "", "");
     submit(&mut client, packet::SUBMIT_JOB_HIGH, "f", "", "");
 }

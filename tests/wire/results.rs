@@ -44,7 +44,7 @@ fn progress_is_kept_with_the_job_and_asked_for_by_handle_and_unique() {
     grab(&mut worker);
     assert_eq!(status(&mut observer, &handle), "1 1 0 0");
     for (numerator, denominator, shown) in
-        [("3", "10", "3 10"), ("33.3", "100", "33 100"), ("99999999999", "-1", "4294967295 0")]
+        [("3", "10", "3 10"), ("33.3", "100", "33 100"), ("99999999999", "-1", "99999999999 0")]
     {
         worker.send(packet::WORK_STATUS, &body(&[handle.as_bytes(), numerator.as_bytes(), denominator.as_bytes()]));
         worker.expect_nothing();

@@ -102,11 +102,12 @@ fn attempts(server: &Server, most: u32) -> u32 {
 fn a_job_may_lose_workers_without_end() {
     assert_eq!(attempts(&server(&[]), 30), 30);
     assert_eq!(attempts(&server(&["--job-retries", "-1"]), 3), 3);
+    assert_eq!(attempts(&server(&["--job-retries", "0"]), 3), 3);
 }
 
 #[test]
 fn a_job_fails_when_its_attempts_are_used_up() {
-    for (retries, expected) in [("0", 1), ("1", 1), ("2", 2), ("5", 5)] {
+    for (retries, expected) in [("1", 1), ("2", 2), ("5", 5)] {
         assert_eq!(attempts(&server(&["--job-retries", retries]), 30), expected, "--job-retries {retries}");
     }
 }
@@ -124,6 +125,48 @@ fn an_attempt_is_used_up_by_cant_do_and_reset_abilities_too() {
         client.expect_nothing();
         assert!(client.text("status").starts_with("f\t0\t0\t0\n"), "{what}");
     }
+}
+
+#[test]
+fn a_dropped_job_is_an_error_in_the_log_with_all_that_names_it() {
+    let server = server(&["-j", "1"]);
+    let mut client = connect(&server);
+    let handle = submit(&mut client, packet::SUBMIT_JOB_BG, "f", "u", "x");
+    let mut holder = worker(&server, &["f"]);
+    grab(&mut holder);
+    close(&server, holder);
+    assert_eq!(status(&mut client, &handle), "0 0 0 0");
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("Dropped job due to max retry count"));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
+    let parts = ["ERROR", &format!("{handle} u"), "function f", "1 workers lost", "lost its connection"];
+    assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    let counted = client.text("show server");
+    assert!(counted.contains("dropped\t1\n"), "{counted}");
+}
+
+/// Workers that send a result and GRAB_JOB and leave: the job that they were handed has lost no attempt.
+#[test]
+fn a_job_that_was_handed_to_one_who_was_leaving_is_not_lost() {
+    let server = server(&["-j", "1"]);
+    let mut client = connect(&server);
+    let handles: Vec<String> = (0..40).map(|_| submit(&mut client, packet::SUBMIT_JOB_BG, "f", "", "")).collect();
+    let mut ended = Vec::new();
+    for (round, expected) in handles.iter().enumerate() {
+        let mut leaver = worker(&server, &["f"]);
+        let handle = grab(&mut leaver).handle;
+        let done = packet::request(packet::WORK_COMPLETE, &body(&[handle.as_bytes(), b""]));
+        leaver.send_raw(&[done, packet::request(packet::GRAB_JOB, b"")].concat());
+        if round % 2 == 0 {
+            // What was sent is there when it leaves.
+            leaver.stream().peek(&mut [0]).expect("a job, or none");
+        }
+        close(&server, leaver);
+        assert!(handles.contains(&handle) && !ended.contains(&handle), "{handle}, {expected}");
+        ended.push(handle);
+    }
+    assert!(!server.log().contains("Dropped job"), "{}", server.log());
+    assert_eq!(counts(&mut client, "f"), "0 0 0");
 }
 
 #[test]
@@ -164,7 +207,7 @@ fn a_withdrawn_function_gives_no_jobs_and_leaves_others_alone() {
 }
 
 #[test]
-fn what_a_worker_says_of_a_job_that_was_taken_from_it_is_not_answered() {
+fn of_what_a_worker_says_of_a_job_that_it_gave_back_only_the_result_counts() {
     let server = server(&[]);
     let mut client = connect(&server);
     let mut holder = worker(&server, &["f"]);
@@ -173,9 +216,12 @@ fn what_a_worker_says_of_a_job_that_was_taken_from_it_is_not_answered() {
     holder.send(packet::CANT_DO, b"f");
     holder.send(packet::WORK_STATUS, &body(&[handle.as_bytes(), b"1", b"2"]));
     holder.send(packet::WORK_DATA, &body(&[handle.as_bytes(), b"late"]));
-    holder.send(packet::WORK_COMPLETE, &body(&[handle.as_bytes(), b"late"]));
     holder.expect_nothing();
     client.expect_nothing();
+    // Its result is one all the same.
+    holder.send(packet::WORK_COMPLETE, &body(&[handle.as_bytes(), b"late"]));
+    holder.expect_nothing();
+    completed(&mut client, &handle, "late");
     // Once it has said its last word, it knows nothing of the job any more.
     holder.send(packet::WORK_COMPLETE, &body(&[handle.as_bytes(), b"later"]));
     holder.expect_error("JOB_NOT_FOUND");

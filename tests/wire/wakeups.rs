@@ -57,6 +57,29 @@ fn one_job_wakes_one_of_many_sleepers_by_turns() {
 }
 
 #[test]
+fn one_who_holds_as_many_jobs_as_it_may_is_not_woken_until_one_ends() {
+    let server = server(&[&PATIENT[..], &["--max-jobs-per-connection", "1"]].concat());
+    let mut client = connect(&server);
+    let mut full = worker(&server, &["f", "g"]);
+    submit_plain(&mut client, "f", "");
+    let handle = grab(&mut full).handle;
+    fall_asleep(&mut full);
+    // It sleeps first in line, and would get no job.
+    let mut next = sleepers(&server, 1);
+    submit_plain(&mut client, "f", "");
+    full.expect_nothing();
+    assert_eq!(woken(&mut next), [0]);
+    submit_plain(&mut client, "g", "");
+    full.expect_nothing();
+    // The protocol lets it sleep again, and go on in its sleep.
+    full.send(packet::PRE_SLEEP, b"");
+    full.expect_nothing();
+    full.send(packet::WORK_COMPLETE, &packet::body(&[handle.as_bytes(), b""]));
+    full.expect(packet::NOOP, b"");
+    assert_eq!(grab(&mut full).function, "g");
+}
+
+#[test]
 fn as_many_jobs_wake_as_many_sleepers() {
     let server = server(&PATIENT);
     let mut client = connect(&server);

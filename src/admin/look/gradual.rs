@@ -63,9 +63,25 @@ impl Look {
 
     /// The `most` functions with the most jobs, and of those without, the ones with the most workers.
     pub fn busiest_in_pieces(&self, most: usize) -> Functions {
-        let functions = &self.stats().functions;
-        let weight = |gauges: &FunctionGauges| Reverse((gauges.total(), gauges.workers.get()));
-        let mut functions: Vec<_> = functions
+        self.first_in_pieces(most, |gauges| Reverse((gauges.total(), gauges.workers.get())))
+    }
+
+    /// The `most` functions with the most jobs since the start. The order changes slowly, since such counts only grow: whoever
+    /// looks again finds nearly the same functions.
+    pub fn most_used_in_pieces(&self, most: usize) -> Functions {
+        self.first_in_pieces(most, |gauges| {
+            let submitted =
+                gauges.counters.get().map_or(0, |counters| counters.submitted.get() + counters.coalesced.get());
+            // Jobs that the store brought along count as well.
+            Reverse((submitted.max(gauges.total()), gauges.workers.get()))
+        })
+    }
+
+    /// The first functions by their weights, and by name where these are equal.
+    fn first_in_pieces<W: Ord>(&self, most: usize, weight: impl Fn(&FunctionGauges) -> W) -> Functions {
+        let mut functions: Vec<_> = self
+            .stats()
+            .functions
             .iter()
             .map(|entry| (weight(entry.value()), entry.key().clone(), Arc::clone(entry.value())))
             .collect();

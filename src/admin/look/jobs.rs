@@ -1,6 +1,6 @@
 //! Jobs, which only the hub knows.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{JobFilter, Look, Page, age_s, function_id, lossy, worker_id};
+use super::{JobFilter, Look, Page, age_s, base64_of_no_text, function_id, lossy, worker_id};
 use crate::admin::view::{EarlierRunView, JobView, PreviewView, ProgressView};
 use crate::job_server::{self, ConnectionId, EarlierRun, JobKey, Now, RunEnd, RunView, Stage};
+use crate::protocol::FunctionName;
 use crate::store::look::{Looking, Sight};
 
 pub use crate::store::look::HEAD_MAX;
@@ -66,6 +67,23 @@ impl Look {
             }
         }
         Page { items, next: Some(place) }
+    }
+
+    /// Looks at some of the jobs that run, from this place on, and notes for each function since when the one runs that has run
+    /// longest, in milliseconds since 1970. Where to go on; `None` after the last.
+    pub fn note_oldest_running(&self, place: usize, oldest: &mut HashMap<FunctionName, u64>) -> Option<usize> {
+        self.hub.give_way();
+        self.hub.list_running_jobs(place, |job| {
+            if let Stage::Running(run) = job.stage {
+                match oldest.get_mut(job.function) {
+                    Some(since_ms) => *since_ms = run.since_unix_ms.min(*since_ms),
+                    None => {
+                        oldest.insert(job.function.clone(), run.since_unix_ms);
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        })
     }
 
     /// One job, with so many bytes of its workload at most, up to [`HEAD_MAX`]. Where only the store has that it is asked, unless
@@ -152,6 +170,7 @@ pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) 
     JobView {
         handle: job.handle.to_string(),
         unique: lossy(job.unique),
+        unique_base64: base64_of_no_text(job.unique),
         function_id: function_id(job.function.as_bytes()),
         function: lossy(job.function.as_bytes()),
         priority: job.priority.name(),
@@ -311,7 +330,7 @@ mod tests {
         assert_eq!(find(JobFilter { function: Some(b"g".to_vec()), ..of(b"wanted") }), ["H:localhost:20002"]);
         assert_eq!(find(JobFilter { state: Some("running".to_owned()), ..of(b"wanted") }), [""; 0]);
         assert_eq!(find(of(b"nobody")), [""; 0]);
-        hub.disconnect(now, wanted, false);
+        hub.disconnect(now, wanted, crate::job_server::ConnectionEnd::default());
         assert_eq!(find(of(b"wanted")), ["H:localhost:20001"]);
     }
 

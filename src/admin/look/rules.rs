@@ -1,5 +1,6 @@
 //! Rules by which workers get no jobs, which only the hub knows.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::vec;
 
@@ -7,6 +8,7 @@ use super::{Look, function_id, lossy, worker_id};
 use crate::admin::view::RuleView;
 use crate::hub::Hub;
 use crate::job_server::{Rule, Who, Withholding};
+use crate::stats::Stats;
 
 /// Rules, of which the hub is asked for a bounded number at a time. What changes meanwhile may be seen or not.
 #[derive(Debug)]
@@ -17,6 +19,41 @@ pub struct Rules {
     left: vec::IntoIter<Rule>,
     /// The last one that was shown.
     last: Option<Rule>,
+    present: Present,
+}
+
+/// How many workers there are of each client id and each address.
+#[derive(Debug, Default)]
+struct Present {
+    clients: HashMap<Vec<u8>, u64>,
+    hosts: HashMap<String, u64>,
+}
+
+impl Present {
+    fn of(stats: &Stats) -> Self {
+        let mut present = Self::default();
+        for connection in &stats.connections {
+            let gauges = connection.value();
+            if gauges.with_identity(|_, functions| functions.is_empty()) {
+                continue;
+            }
+            *present.hosts.entry(gauges.peer.clone()).or_default() += 1;
+            if let Some(id) = gauges.client_id() {
+                *present.clients.entry(id).or_default() += 1;
+            }
+        }
+        present
+    }
+
+    fn count(&self, who: &Who) -> u64 {
+        let count = match who {
+            // Its rules go with it.
+            Who::Connection(_) => return 1,
+            Who::Client(id) => self.clients.get(id),
+            Who::Host(address) => self.hosts.get(address),
+        };
+        count.copied().unwrap_or_default()
+    }
 }
 
 impl Look {
@@ -26,12 +63,18 @@ impl Look {
     }
 
     /// Those for exactly these workers.
-    pub(super) fn rules_for(&self, who: Who) -> Rules {
+    pub(in crate::admin) fn rules_for(&self, who: Who) -> Rules {
         self.rules_of(Some(who))
     }
 
     fn rules_of(&self, who: Option<Who>) -> Rules {
-        Rules { hub: Arc::clone(&self.hub), who, left: Vec::new().into_iter(), last: None }
+        Rules {
+            hub: Arc::clone(&self.hub),
+            who,
+            left: Vec::new().into_iter(),
+            last: None,
+            present: Present::of(self.stats()),
+        }
     }
 }
 
@@ -50,13 +93,13 @@ impl Iterator for Rules {
             .into_iter();
         }
         let rule = self.left.next()?;
-        let view = rule_view(&rule);
+        let view = rule_view(&rule, self.present.count(&rule.who));
         self.last = Some(rule);
         Some(view)
     }
 }
 
-fn rule_view(rule: &Rule) -> RuleView {
+fn rule_view(rule: &Rule, workers: u64) -> RuleView {
     let (kind, name) = match &rule.who {
         Who::Connection(id) => ("connection", worker_id(*id).into_bytes()),
         Who::Client(id) => ("client", id.clone()),
@@ -71,6 +114,7 @@ fn rule_view(rule: &Rule) -> RuleView {
             Withholding::Disabled => "disabled",
             Withholding::Draining => "draining",
         },
+        workers,
     }
 }
 
@@ -79,7 +123,7 @@ mod tests {
     use super::*;
     use crate::job_server::{Now, Policy};
     use crate::outbox::Outbox;
-    use crate::stats::{ConnectionGauges, Stats};
+    use crate::stats::ConnectionGauges;
 
     /// More than one look has, of all kinds, with every border between two looks.
     #[test]
@@ -92,7 +136,7 @@ mod tests {
         let mut withhold = |who: Who, functions: usize| {
             hub.withhold(now, &who, None, Withholding::Disabled).unwrap();
             expected
-                .push((rule_view(&Rule { who: who.clone(), function: None, how: Withholding::Disabled }).who, None));
+                .push((rule_view(&Rule { who: who.clone(), function: None, how: Withholding::Disabled }, 0).who, None));
             for index in 0..functions {
                 let function = format!("f{index:04}");
                 hub.withhold(now, &who, Some(function.as_bytes()), Withholding::Draining).unwrap();
@@ -115,14 +159,15 @@ mod tests {
         assert_eq!(shown(rules), expected[301..]);
         // A connection's rules go with it, whoever has its place.
         hub.withhold(now, &Who::Connection(id), None, Withholding::Disabled).unwrap();
-        hub.disconnect(now, id, false);
+        hub.disconnect(now, id, crate::job_server::ConnectionEnd::default());
         assert_eq!(shown(look.rules_for(Who::Connection(id))), []);
     }
 
     #[test]
     fn names_that_are_no_text_can_be_told_apart() {
-        let rule =
-            |id: &[u8]| rule_view(&Rule { who: Who::Client(id.to_vec()), function: None, how: Withholding::Disabled });
+        let rule = |id: &[u8]| {
+            rule_view(&Rule { who: Who::Client(id.to_vec()), function: None, how: Withholding::Disabled }, 0)
+        };
         assert_eq!(rule(b"a b").who_id, "client:a%20b");
         let (one, other) = (rule(b"\xff"), rule(b"\xfe"));
         assert_eq!(one.who, other.who);

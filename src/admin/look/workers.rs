@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::jobs::job_view;
-use super::{Look, Page, WorkerFilter, durations_view, function_id, lossy};
+use super::{Look, Page, WorkerFilter, base64_of_no_text, durations_view, function_id, lossy};
 use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
 use crate::job_server::{ConnectionId, Now, Who};
 use crate::protocol::text::connection_id;
@@ -157,11 +157,13 @@ fn worker_view(id: ConnectionId, gauges: &ConnectionGauges, prefixes: &[Arc<str>
     let functions = functions.collect();
     let job = gauges.job();
     let handle = job.and_then(|(prefix, number, _)| Some(JobHandle { prefix: prefixes.get(prefix)?, number }));
+    let client_id = gauges.client_id();
     Some(WorkerView {
         id: worker_id(id),
         address: gauges.peer.clone(),
         file_descriptor: gauges.file_descriptor,
-        client_id: gauges.client_id().map(|id| lossy(&id)),
+        client_id: client_id.as_deref().map(lossy),
+        client_id_base64: client_id.as_deref().and_then(base64_of_no_text),
         tls_name: None,
         connected_unix_ms: gauges.connected_ms.get(),
         heard_unix_ms: gauges.heard_ms.get(),

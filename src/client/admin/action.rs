@@ -61,7 +61,7 @@ pub(super) struct JobFilter {
     /// Only those for whose end a connection with this client id waits
     #[arg(id = "waiting_client", long = "waiting", value_name = "ID", value_parser = values::admin_name())]
     waiting: Option<String>,
-    /// Only those that were submitted so long ago or earlier: 90 (seconds), 5m, 2h, 1d
+    /// Only those that were submitted so long ago or earlier: 90s, 5m, 2h, 1d; without a unit: seconds
     #[arg(id = "older_than", long = "older", value_name = "TIME", value_parser = values::time)]
     older: Option<std::time::Duration>,
     /// How many at most
@@ -269,7 +269,7 @@ pub(super) enum Action {
     /// Remove a function that nothing and nobody uses
     DropFunction {
         /// Its name
-        #[arg(value_parser = values::admin_word)]
+        #[arg(value_parser = values::admin_name())]
         function: String,
     },
     /// Limit the number of jobs of a function; 0 is no limit
@@ -277,7 +277,7 @@ pub(super) enum Action {
     /// One limit is for all priorities. Two are for high and normal, three for high, normal and low. None removes the limits.
     Maxqueue {
         /// Its name
-        #[arg(value_parser = values::admin_word)]
+        #[arg(value_parser = values::admin_name())]
         function: String,
         /// How many jobs the function may have, of all priorities together, when one of this priority comes
         #[arg(num_args = 0..=3, value_parser = values::count, allow_negative_numbers = true)]
@@ -423,6 +423,31 @@ impl Action {
             Self::Kick { who, sure: Sure { yes: false } } if !who.starts_with("connection:") => {
                 Some(format!("Close all connections of {who}?"))
             }
+            _ => None,
+        }
+    }
+
+    /// What to say where it concerned nothing yet and is kept for what may come.
+    pub(super) fn kept_for_later(&self) -> Option<String> {
+        let of_function = |function: &str, undo: &str| {
+            format!(
+                "nothing of the function {function} is there: this is kept until it comes, and shown by `gearmand admin \
+                 show-functions` (settings_only); `gearmand admin {undo}` takes it back"
+            )
+        };
+        match self {
+            Self::Pause { function } => Some(of_function(function, &format!("resume {function}"))),
+            Self::LimitRunning { function, most: 1.. } => {
+                Some(of_function(function, &format!("limit-running {function} 0")))
+            }
+            Self::Maxqueue { function, limits } if limits.iter().any(|limit| *limit > 0) => {
+                Some(of_function(function, &format!("maxqueue {function}")))
+            }
+            Self::Disable(whose) | Self::Drain(whose) => Some(format!(
+                "no worker is concerned yet: the rule is kept for those that come, and shown by `gearmand admin \
+                 show-rules`; `gearmand admin {}` takes it back",
+                whose.line("enable")
+            )),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ use crate::client::ToolError;
 use crate::client::admin_text::{RawAnswer, TextAnswer};
 use crate::client::listing;
 use crate::client::table::{Facts, Table};
+use crate::client::terminal;
 
 /// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +26,19 @@ pub(super) enum Style {
 ///
 /// # Errors
 /// A column is wanted that there is not.
-pub(super) fn shown(style: Style, action: &Action, answer: RawAnswer) -> Result<Vec<u8>, ToolError> {
+pub(super) fn shown(style: Style, action: &Action, answer: &RawAnswer) -> Result<Vec<u8>, ToolError> {
     let form = action.form();
     if style == Style::Raw || (form == Form::Unknown && style == Style::Text) {
-        return Ok(answer.wire);
+        return Ok(terminal::harmless_on_stdout(&answer.wire));
     }
     if style == Style::Json {
-        return Ok(format!("{}\n", as_json(form, &answer.answer)).into_bytes());
+        return Ok((as_json(form, &answer.answer) + "\n").into_bytes());
     }
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    let room = terminal::room();
+    // What has not the form that it should have is shown as it is.
+    let plain = || terminal::harmless(&answer.wire, true);
     Ok(match (&answer.answer, form) {
         // Said on standard error.
         (TextAnswer::Err(_), _) => Vec::new(),
@@ -43,31 +47,37 @@ pub(super) fn shown(style: Style, action: &Action, answer: RawAnswer) -> Result<
             format!("OK {}\n", listing::printable(&String::from_utf8_lossy(text))).into_bytes()
         }
         (TextAnswer::Ok(text), _) => format!("{}\n", listing::printable(&String::from_utf8_lossy(text))).into_bytes(),
-        (TextAnswer::Listing(lines), Form::List(listing)) => listing.table(lines).into_bytes(),
+        (TextAnswer::Listing(lines), Form::List(listing)) => listing.table(lines, room).into_bytes(),
         (TextAnswer::Listing(lines), Form::Table(columns) | Form::Page(columns)) => match Table::parse(lines) {
-            Some(table) => table_text(table, action.columns(), columns, now_unix_ms)?.into_bytes(),
-            None => answer.wire,
+            Some(table) => table_text(table, action.columns(), columns, now_unix_ms, room)?.into_bytes(),
+            None => plain(),
         },
-        (TextAnswer::Listing(lines), Form::Facts(_)) => Facts::parse(lines).text(now_unix_ms).into_bytes(),
-        (TextAnswer::Listing(_), _) => answer.wire,
+        (TextAnswer::Listing(lines), Form::Facts(_)) => Facts::parse(lines).text_within(now_unix_ms, room).into_bytes(),
+        (TextAnswer::Listing(_), _) => plain(),
     })
 }
 
 /// The columns that are wanted, else the usual ones, and where the list goes on.
-fn table_text(mut table: Table, wanted: &[String], usual: &[&str], now_unix_ms: u64) -> Result<String, ToolError> {
+fn table_text(
+    mut table: Table,
+    wanted: &[String],
+    usual: &[&str],
+    now_unix_ms: u64,
+    room: Option<usize>,
+) -> Result<String, ToolError> {
     let mut text = match wanted {
-        [all] if all == "all" => table.text(now_unix_ms),
-        [] if usual.is_empty() => table.text(now_unix_ms),
+        [all] if all == "all" => table.text_within(now_unix_ms, room),
+        [] if usual.is_empty() => table.text_within(now_unix_ms, room),
         [] => {
             table.add_failures("failed");
-            table.select(usual).text(now_unix_ms)
+            table.select(usual).text_within(now_unix_ms, room)
         }
         names => {
             if let Some(unknown) = names.iter().find(|name| table.column(name).is_none()) {
                 let known = listing::printable(&table.columns.join(", "));
                 return Err(ToolError::Usage(format!("--columns: there is no {unknown}, but {known}")));
             }
-            table.select(names).text(now_unix_ms)
+            table.select(names).text_within(now_unix_ms, room)
         }
     };
     if let Some(next) = &table.next {
@@ -76,29 +86,40 @@ fn table_text(mut table: Table, wanted: &[String], usual: &[&str], now_unix_ms: 
     Ok(text)
 }
 
-fn as_json(form: Form, answer: &TextAnswer) -> Value {
+/// An answer as a document.
+fn as_json(form: Form, answer: &TextAnswer) -> String {
+    let plain = |lines| listing::json_text(&listing::plain_json(lines));
     match (answer, form) {
-        (TextAnswer::Err(why), _) => json!({ "error": String::from_utf8_lossy(why) }),
         (TextAnswer::Listing(lines), Form::List(listing)) => listing.json(lines),
         (TextAnswer::Listing(lines), Form::Table(_)) => {
-            Table::parse(lines).map_or_else(|| listing::plain_json(lines), |table| table.json())
+            Table::parse(lines).map_or_else(|| plain(lines), |table| listing::json_array(table.objects()))
         }
-        (TextAnswer::Listing(lines), Form::Page(_)) => Table::parse(lines)
-            .map_or_else(|| listing::plain_json(lines), |table| json!({ "jobs": table.json(), "next": table.next })),
-        (TextAnswer::Listing(lines), Form::Facts(lists)) => Facts::parse(lines).json(lists),
-        (TextAnswer::Listing(lines), _) => listing::plain_json(lines),
-        (TextAnswer::Ok(text), Form::Value(name)) => {
-            let text = String::from_utf8_lossy(text);
+        (TextAnswer::Listing(lines), Form::Page(_)) => Table::parse(lines).map_or_else(
+            || plain(lines),
+            |table| {
+                let next = listing::json_text(&json!(table.next));
+                format!("{{\"jobs\":{},\"next\":{next}}}", listing::json_array(table.objects()))
+            },
+        ),
+        (TextAnswer::Listing(lines), Form::Facts(lists)) => listing::json_text(&Facts::parse(lines).json(lists)),
+        (TextAnswer::Listing(lines), _) => plain(lines),
+        (TextAnswer::Ok(text), form) => listing::json_text(&ok_json(form, &String::from_utf8_lossy(text))),
+        (TextAnswer::Err(why), _) => listing::json_text(&json!({ "error": String::from_utf8_lossy(why) })),
+    }
+}
+
+/// What stands behind OK.
+fn ok_json(form: Form, text: &str) -> Value {
+    match form {
+        Form::Value(name) => {
             let value = if name == "pid" { text.parse::<u64>().ok().map(Value::from) } else { None };
             json!({ name: value.unwrap_or_else(|| Value::from(text)) })
         }
-        (TextAnswer::Ok(text), _) if text.is_empty() => json!({ "ok": true }),
-        (TextAnswer::Ok(text), Form::Done) => {
-            let text = String::from_utf8_lossy(text);
-            text.parse::<u64>()
-                .map_or_else(|_| json!({ "ok": true, "value": text }), |count| json!({ "affected": count }))
-        }
-        (TextAnswer::Ok(text), _) => json!({ "ok": true, "value": String::from_utf8_lossy(text) }),
+        _ if text.is_empty() => json!({ "ok": true }),
+        Form::Done => text
+            .parse::<u64>()
+            .map_or_else(|_| json!({ "ok": true, "value": text }), |count| json!({ "affected": count })),
+        _ => json!({ "ok": true, "value": text }),
     }
 }
 
@@ -109,6 +130,7 @@ mod tests {
     #[test]
     fn answers_have_one_json_form() {
         let ok = |text: &str| TextAnswer::Ok(text.as_bytes().to_vec());
+        let as_json = |form, answer: &TextAnswer| serde_json::from_str::<Value>(&as_json(form, answer)).unwrap();
         assert_eq!(as_json(Form::Value("pid"), &ok("12")), json!({"pid": 12}));
         assert_eq!(as_json(Form::Value("version"), &ok("2.0.0")), json!({"version": "2.0.0"}));
         assert_eq!(as_json(Form::Done, &ok("")), json!({"ok": true}));
@@ -124,7 +146,7 @@ mod tests {
         let more = "(there are more: --after 5)\n";
         let text = |wanted: &[&str], usual: &[&str]| {
             let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-            table_text(table.clone(), &wanted, usual, 0)
+            table_text(table.clone(), &wanted, usual, 0, None)
         };
         assert_eq!(text(&[], &["name", "workers"]).unwrap(), format!("NAME  WORKERS\nrev         2\n{more}"));
         assert_eq!(text(&["high"], &["name"]).unwrap(), format!("HIGH\n   1\n{more}"));
@@ -135,6 +157,7 @@ mod tests {
         let all = text(&["all"], &["name"]).unwrap();
         assert!(all.starts_with("NAME  HIGH  WORKERS  LATER\n"), "{all}");
         let json = as_json(Form::Page(&[]), &TextAnswer::Listing(lines.to_vec()));
+        let json: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(json, json!({"jobs": [{"name": "rev", "high": 1, "workers": 2, "later": 3}], "next": "5"}));
     }
 }

@@ -4,7 +4,7 @@ mod action;
 mod answers;
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::action::{Action, Form, JobFilter};
 use self::answers::Style;
@@ -13,6 +13,7 @@ use super::admin_text::{RawAnswer, TextAnswer, TextConnection};
 use super::listing;
 use super::table::Table;
 use super::{EXIT_FAILED, ToolError, connection, tell, values};
+use crate::protocol::text::read_name;
 
 /// What `gearmand admin` is told.
 #[derive(Debug, clap::Args)]
@@ -29,11 +30,11 @@ pub struct AdminArgs {
     /// Print answers as they are on the wire
     #[arg(long, global = true, conflicts_with = "json")]
     raw: bool,
-    /// Repeat a list every so many seconds, until interrupted
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = values::seconds)]
+    /// Repeat a list in this interval, such as 5s or 1m, until interrupted; without a unit: seconds
+    #[arg(long, global = true, value_name = "TIME", value_parser = values::time)]
     watch: Option<Duration>,
-    /// Time limit for an answer, in seconds
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = values::seconds)]
+    /// Time limit for an answer; without a unit: seconds
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = values::time)]
     timeout: Duration,
     #[command(subcommand)]
     action: Option<Action>,
@@ -74,6 +75,13 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
     let (address, stream) = connection::open_first(servers, args.server.connect_timeout).await?;
     let mut asker = Asker { connection: TextConnection::new(stream), address, timeout: args.timeout };
     let mut status = 0;
+    let is_unknown = match action {
+        // Its answer, which is C++ gearmand's, does not tell.
+        Action::Maxqueue { function, .. } if action.kept_for_later().is_some() => {
+            asker.knows(function).await? == Some(false)
+        }
+        _ => false,
+    };
     for line in action.lines() {
         let answer = match action {
             Action::ListJobs(filter) => asker.list_jobs(filter).await?,
@@ -85,6 +93,12 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
                 complain(address, action, why);
             }
         }
+        let is_for_later = is_unknown && matches!(&answer.answer, TextAnswer::Ok(_));
+        if let Some(warning) = action.kept_for_later()
+            && (is_for_later || answer.answer == TextAnswer::Ok(b"0".to_vec()))
+        {
+            tell("admin", format_args!("{address}: warning: {}", listing::printable(&warning)));
+        }
         let style = if args.raw {
             Style::Raw
         } else if args.json {
@@ -92,7 +106,7 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
         } else {
             Style::Text
         };
-        print(&answers::shown(style, action, answer)?)?;
+        print(&answers::shown(style, action, &answer)?)?;
     }
     Ok(status)
 }
@@ -103,6 +117,12 @@ fn complain(address: &ServerAddress, action: &Action, why: &[u8]) {
     // The words of newer errors stand between signs of plus.
     let text = if action.is_new() { text.replace('+', " ") } else { text };
     tell("admin", format_args!("{address}: {text}"));
+    if let Action::DropFunction { function } = action
+        && memchr::memmem::find(why, b"cancel jobs ").is_some()
+    {
+        let function = listing::printable(function);
+        tell("admin", format_args!("`gearmand admin cancel-jobs {function}` cancels them"));
+    }
     let unknown: [&[u8]; 3] = [b"UNKNOWN_COMMAND", b"UNKNOWN_SHOW_ARGUMENTS", b"UNKNOWN_ERROR"];
     if matches!(action, Action::Shutdown { .. }) && why.starts_with(b"UNKNOWN_COMMAND") {
         tell("admin", format_args!("the server does not allow it: it needs --allow-shutdown"));
@@ -146,8 +166,23 @@ impl Asker<'_> {
         }
     }
 
-    /// Asks for pages until there are as many jobs as wanted; a page may be empty and not the last.
+    /// Whether `status` lists a function; `None` where that cannot be told.
+    async fn knows(&mut self, function: &str) -> Result<Option<bool>, ToolError> {
+        let answer = self.ask("status").await?;
+        let TextAnswer::Listing(lines) = answer.answer else { return Ok(None) };
+        let read = read_name(function.as_bytes());
+        let is_listed = |line: &Vec<u8>| {
+            // Backslashes stand as they are in this listing, control characters do not.
+            let name = line.split(|byte| *byte == b'\t').next().unwrap_or_default();
+            name == function.as_bytes() || name == read || read_name(name) == read
+        };
+        Ok(Some(lines.iter().any(is_listed)))
+    }
+
+    /// Asks for pages until there are as many jobs as wanted; a page may be empty and not the last. Pages without any job
+    /// come for as long as one answer may take.
     async fn list_jobs(&mut self, filter: &JobFilter) -> Result<RawAnswer, ToolError> {
+        let mut heard = Instant::now();
         let mut all = RawAnswer { wire: Vec::new(), answer: TextAnswer::Listing(Vec::new()) };
         let mut lines = Vec::new();
         let (mut found, mut after) = (0, None::<String>);
@@ -161,6 +196,13 @@ impl Asker<'_> {
             let continues = usize::from(!lines.is_empty());
             let rows = of_page.len() - usize::from(table.next.is_some());
             lines.extend_from_slice(of_page.get(continues..rows).unwrap_or_default());
+            if !table.rows.is_empty() {
+                heard = Instant::now();
+            } else if table.next.is_some() && heard.elapsed() >= self.timeout {
+                let (address, limit) = (self.address, self.timeout.as_secs_f64());
+                let why = "raise --timeout for a search through many millions";
+                return Err(ToolError::Unreachable(format!("no job from {address} within {limit} s: {why}")));
+            }
             if table.next.is_none() || found >= filter.limit {
                 lines.extend_from_slice(&of_page[rows..]);
                 all.answer = TextAnswer::Listing(lines);
@@ -251,6 +293,8 @@ mod tests {
             (&["list-jobs", "--older", "5m", "--limit", "7"], "list jobs older=300 limit=7"),
             (&["list-jobs", "--older", "1.5h", "--limit", "7"], "list jobs older=5400 limit=7"),
             (&["pause", "f"], "pause f"),
+            (&["pause", ""], "pause \\e"),
+            (&["drop-function", "a b"], "drop function a\\x20b"),
             (&["resume", "a b"], "resume a\\x20b"),
             (&["limit-running", "f", "3"], "limit running f 3"),
             (&["cancel-jobs", "f"], "cancel jobs f"),
@@ -274,7 +318,6 @@ mod tests {
             &["list-jobs", "--state", "storing"],
             &["list-jobs", "--older", "5y"],
             &["list-jobs", "--older", "m"],
-            &["pause", ""],
         ] {
             assert!(admin(wrong).unwrap_err().use_stderr(), "{wrong:?}");
         }

@@ -1,12 +1,13 @@
 //! `gearmand fleet`: looks after managed workers ([`crate::fleet`]) until there are as many of each kind as is wanted.
 //!
-//! * `round` asks many workers at once; `server` is one server; `roster` knows who is there.
+//! * `round` asks many workers at once; `server` is one server; `roster` knows who is there, and has the `news`.
 //! * `monitor` looks, decides and acts; `file` has what is wanted; `office` is where others ask the monitor;
 //!   `watch` has the loop, and sees to it that there is one monitor.
 //! * `order` has what is asked of a monitor that runs, and `show` prints.
 
 mod file;
 mod monitor;
+mod news;
 mod office;
 mod order;
 mod roster;
@@ -24,9 +25,12 @@ use self::order::Order;
 use self::roster::Roster;
 use self::watch::{Until, Watch};
 use super::address::{ServerAddress, ServerArgs};
-use super::{EXIT_FAILED, ToolError, values};
+use super::{EXIT_FAILED, ToolError, printable, values};
 use crate::fleet::contract::{DEFAULT_FLEET, FLEET_NAME_VARIABLE, check_name};
 use crate::fleet::report::{Report, Wish};
+
+/// So many other fleets are named.
+const FLEETS_SHOWN: usize = 20;
 
 /// What `gearmand fleet` is told.
 #[derive(Debug, clap::Args)]
@@ -44,8 +48,8 @@ pub struct FleetArgs {
     /// Print JSON
     #[arg(id = "tool_fleet_json", long = "json", global = true)]
     json: bool,
-    /// How long `apply`, `roll` and `stop` wait until it is done: 90, 90s, 5m, 2h
-    #[arg(id = "tool_fleet_timeout", long = "timeout", global = true, value_name = "TIME", default_value = "300", value_parser = values::time)]
+    /// How long `apply`, `roll` and `stop` wait until it is done: 90s, 5m, 2h; without a unit: seconds
+    #[arg(id = "tool_fleet_timeout", long = "timeout", global = true, value_name = "TIME", default_value = "300s", value_parser = values::time)]
     timeout: Duration,
     #[command(subcommand)]
     action: Action,
@@ -125,6 +129,7 @@ pub(super) async fn run(args: FleetArgs) -> Result<u8, ToolError> {
     };
     match args.action {
         Action::Run { file } => {
+            super::tell_with_times();
             let watch = Watch::new(call.monitor_of(&file)?, call.connect_timeout);
             watch.run(Until::Ever).await.map(|_| 0)
         }
@@ -176,11 +181,12 @@ impl Call {
         if report.pid > 0 || !report.workers.is_empty() || report.unnamed > 0 {
             return Ok(0);
         }
-        let others = monitor.roster.monitored_fleets();
+        let mut others = monitor.roster.monitored_fleets();
+        others.truncate(FLEETS_SHOWN);
         let others = if others.is_empty() { "none has a monitor here".to_owned() } else { others.join(" ") };
         super::tell(
             "fleet",
-            format_args!("nothing is known of this fleet; look at --fleet-name. Others here: {others}"),
+            format_args!("nothing is known of this fleet; look at --fleet-name. Others here: {}", printable(&others)),
         );
         Ok(EXIT_FAILED)
     }

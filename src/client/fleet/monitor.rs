@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::file::DesiredFile;
-use super::roster::{News, Roster, Trouble};
+use super::news::{News, Trouble};
+use super::roster::Roster;
 use crate::client::listing::printable;
 use crate::client::{host_name, tell};
 use crate::fleet::contract::{Request, Verb, WorkerId, check_name, cut};
@@ -18,6 +19,8 @@ const EVENTS_MAX: usize = 200;
 const STOPPED_MAX: usize = 1000;
 /// The longest text of an error that is kept, in bytes.
 const ERROR_MAX: usize = 300;
+/// So many things that were seen are told after one look.
+const NEWS_MAX: usize = 200;
 /// So many strange things of a kind are told.
 const STRANGE_MAX: usize = 20;
 /// The pause between two looks while something is on its way.
@@ -72,8 +75,15 @@ impl Monitor {
         }
         let limit = self.desired().answer_timeout;
         let news = self.roster.look(true, limit).await?;
-        for news in news {
+        let left_out = news.len().saturating_sub(NEWS_MAX);
+        for news in news.into_iter().take(NEWS_MAX) {
             self.tell_news(news);
+        }
+        if left_out > 0 {
+            self.note(&format!("sees {left_out} changes more"), "it looks at all workers", None);
+        }
+        for host in self.roster.newly_left(self.desired().forget_after) {
+            self.tell_news(News::Left(host));
         }
         self.roster.tidy(self.desired().forget_after, limit).await;
         // Workers that come back with their server come one by one; the first is not to be told to start the others.
@@ -149,6 +159,9 @@ impl Monitor {
             if let Err(Trouble::Refused(why)) = &answer {
                 self.remember_refusal(&decision.action, why);
             }
+            if let (Err(Trouble::Gone), Action::Start { host, by }) = (&answer, &decision.action) {
+                self.plan.memory.start_not_heard(host, by);
+            }
             let what = self.said(&decision.action);
             self.note(&what, &decision.why, answer.err().map(|trouble| trouble.to_string()));
         }
@@ -194,7 +207,14 @@ impl Monitor {
                 let what = format!("finds {id} on {host}, process {pid}, {language}, version {version}");
                 self.note(&what, if is_new { "it had no id yet" } else { "it had its id already" }, None);
             }
-            News::Gone(id, host) => self.note(&format!("forgets {id} on {host}"), "its connection has ended", None),
+            News::Gone(id, host, was_told) => {
+                let why = if was_told { "it has ended as it was to" } else { "its connection has ended" };
+                self.note(&format!("forgets {id} on {host}"), why, None);
+            }
+            News::Left(host) if self.desired().stopped_hosts.contains(&host) => {}
+            News::Left(host) => {
+                self.note(&format!("cannot start workers on {host}"), "its last worker has ended", None);
+            }
             // What was never known is no worker of ours, as far as is known; a report has it.
             News::Silent(id, _) if !self.roster.members.contains_key(&id) => {}
             News::Silent(id, why) => {
@@ -322,8 +342,16 @@ impl Monitor {
         let mute = self.roster.mute.iter().take(STRANGE_MAX);
         strange.extend(mute.map(|(id, mute)| format!("{id} has never answered: {}", mute.why)));
         let doubled = self.roster.doubled.iter().filter(|(_, since)| since.elapsed() >= desired.forget_after);
-        let said = |id| format!("two workers answer to {id}, and one is not seen: end both");
-        strange.extend(doubled.take(STRANGE_MAX).map(|(id, _)| said(id)));
+        strange.extend(doubled.take(STRANGE_MAX).map(|(id, _)| said_of_doubled(id, self.roster.processes.get(id))));
+        let left = self.roster.left_hosts(desired.forget_after);
+        let left = left.filter(|(host, _)| !desired.stopped_hosts.contains(*host));
+        strange.extend(left.take(STRANGE_MAX).map(|(host, since)| {
+            format!(
+                "{host} has had no worker for {}s: its last one has ended, and nobody there can start others; start one, or \
+                 stop the host by `gearmand fleet stop {host}`",
+                since.as_secs()
+            )
+        }));
         strange
     }
 
@@ -384,6 +412,20 @@ impl Monitor {
         };
         self.roster.members.iter().map(report).collect()
     }
+}
+
+/// What there is to say of an id that has two connections to a server. Two questions at each look find out whether they are
+/// of two processes, sooner or later.
+fn said_of_doubled(id: &WorkerId, processes: Option<&BTreeSet<(String, u64)>>) -> String {
+    let processes: Vec<String> =
+        processes.into_iter().flatten().map(|(host, pid)| format!("process {pid} on {host}")).collect();
+    if processes.len() > 1 {
+        return format!("two workers answer to {id}, and one is not seen: end both ({})", processes.join(", "));
+    }
+    format!(
+        "{id} has two connections to a server on which it is managed, and one process: list each server once in its \
+         GEARMAN_SERVERS, and add none that its library reads there itself"
+    )
 }
 
 fn request(action: &Action) -> (WorkerId, Request) {

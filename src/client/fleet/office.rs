@@ -11,8 +11,8 @@ use crate::client::address::ServerAddress;
 use crate::client::answer::Answer;
 use crate::client::backoff::Backoff;
 use crate::client::connection::{self, Connection, ConnectionError};
-use crate::client::listing::printable;
-use crate::client::tell;
+use crate::client::limit::tell_limited;
+use crate::client::perform::{UNSENT_MAX, foreign};
 use crate::fleet::contract::Refusal;
 use crate::fleet::report::Wish;
 use crate::protocol::packet::PacketType;
@@ -91,7 +91,7 @@ impl Desk {
             if let Ok(stream) = connection::open(&self.address, self.connect_timeout).await {
                 let mut connection = Connection::new(stream);
                 let Err(error) = self.serve(&mut connection, &mut backoff).await else { return };
-                tell("fleet", format_args!("no connection to {}: {error}; trying again", self.address));
+                tell_limited("fleet", format_args!("no connection to {}: {error}; trying again", self.address));
             }
             tokio::time::sleep(backoff.pause()).await;
         }
@@ -103,8 +103,11 @@ impl Desk {
         connection.request(PacketType::CanDo, &[self.function.as_bytes()])?;
         let mut done = None;
         loop {
+            // A server that answers what it does not read is not asked without end.
+            connection.flush_to(UNSENT_MAX).await?;
             connection.request(PacketType::GrabJob, &[])?;
             match connection.receive().await? {
+                Answer::JobAssign(job) if *job.function != *self.function.as_bytes() => return Err(foreign(&job)),
                 Answer::JobAssign(job) => {
                     backoff.reset();
                     let answer = self.answer(&job.workload).await;
@@ -117,7 +120,7 @@ impl Desk {
                     while connection.receive().await? != Answer::Noop {}
                 }
                 Answer::Error { code, text } => {
-                    tell("fleet", format_args!("{} says {}", self.address, printable(&format!("{code}: {text}"))));
+                    tell_limited("fleet", format_args!("{} says {code}: {text}", self.address));
                     if let Some(handle) = done.take() {
                         // An answer that is not taken leaves the job open, and whoever asked waiting.
                         connection.request(PacketType::WorkFail, &[&handle])?;

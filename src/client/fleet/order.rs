@@ -16,8 +16,8 @@ use crate::fleet::report::{Report, Wish};
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long a monitor may take until it takes a wish over.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// So many questions in a row may have no answer: a monitor may be busy, and a server be started again.
-const TRIES: u32 = 20;
+/// For so long questions may have no answer: a monitor may be busy, and a server be started again.
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// What the monitor says when it takes a wish over.
 #[derive(Deserialize)]
@@ -73,12 +73,11 @@ impl Order {
         let end = Instant::now() + self.timeout;
         let limit = self.monitor.desired().answer_timeout;
         let mut since = before.events.last().map_or(0.0, |event| event.at);
-        let mut failures = 0;
+        let mut heard = Instant::now();
         loop {
             let report = match ask_report(&self.monitor, limit).await {
                 Ok(report) => report,
-                Err(_) if failures < TRIES && Instant::now() < end => {
-                    failures += 1;
+                Err(_) if heard.elapsed() < SILENCE && Instant::now() < end => {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
@@ -86,7 +85,7 @@ impl Order {
                     return Err(ToolError::Unreachable(format!("the monitor does not answer: {}", printable(&error))));
                 }
             };
-            failures = 0;
+            heard = Instant::now();
             if (&report.host, report.pid) != (&before.host, before.pid) {
                 let (host, pid) = (printable(&report.host), report.pid);
                 tell(

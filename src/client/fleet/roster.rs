@@ -1,11 +1,11 @@
 //! Who is in the fleet: the workers that were found, and what they said last.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
-use super::round::{Question, ask_all};
+use super::news::{News, Trouble};
+use super::round::{Answered, Question, Unanswered, ask_all};
 use super::server::{Functions, Server};
 use crate::client::address::ServerAddress;
 use crate::fleet::contract::{
@@ -21,6 +21,10 @@ const MUTE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 const WHY_MAX: usize = 300;
 /// More workers than that are not looked at.
 const MEMBERS_MAX: usize = 16_384;
+/// So many hosts without workers are remembered.
+const LEFT_MAX: usize = 1000;
+/// So many processes of one id are told apart.
+const PROCESSES_MAX: usize = 8;
 
 /// A worker of the fleet.
 #[derive(Clone, Debug)]
@@ -50,38 +54,6 @@ impl Mute {
     }
 }
 
-/// Why a worker did not do what it was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// It did not answer; perhaps it does it all the same.
-    NoAnswer(String),
-    /// It says no.
-    Refused(String),
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAnswer(why) | Self::Refused(why) => f.write_str(why),
-        }
-    }
-}
-
-/// What a look brought that people want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum News {
-    /// It was not known before; true if it got its id just now.
-    Found(WorkerId, bool),
-    /// Its connection has ended.
-    Gone(WorkerId, String),
-    /// It does not answer.
-    Silent(WorkerId, String),
-    /// It answers again.
-    Back(WorkerId),
-    /// A server does not answer.
-    NoServer(String),
-}
-
 /// The fleet, and the servers over which it is found.
 pub(super) struct Roster {
     fleet: String,
@@ -94,6 +66,12 @@ pub(super) struct Roster {
     pub(super) mute: BTreeMap<WorkerId, Mute>,
     /// Ids that two workers answer to, and since when. A connection that was made anew may be there twice for a while.
     pub(super) doubled: BTreeMap<WorkerId, Instant>,
+    /// The processes that have answered to those ids, by their hosts.
+    pub(super) processes: BTreeMap<WorkerId, BTreeSet<(String, u64)>>,
+    /// Workers that were told to end.
+    dismissed: BTreeSet<WorkerId>,
+    /// Hosts whose last worker has ended: since when, and whether that was told.
+    left: BTreeMap<String, (Instant, bool)>,
     queues: BTreeMap<String, Queue>,
     /// How many workers wait for an id.
     pub(super) unnamed: u64,
@@ -119,6 +97,9 @@ impl Roster {
             strangers: BTreeMap::new(),
             mute: BTreeMap::new(),
             doubled: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            dismissed: BTreeSet::new(),
+            left: BTreeMap::new(),
             queues: BTreeMap::new(),
             unnamed: 0,
             monitors: 0,
@@ -192,8 +173,18 @@ impl Roster {
             functions = self.functions(limit, &mut news).await?;
         }
         self.count_jobs(&functions);
-        let present = self.present(&functions);
-        self.ask_members(&present, limit, &named, &mut news).await;
+        let mut present = self.present(&functions);
+        for (id, server) in self.ask_members(&present, limit, &named, &mut news).await {
+            // It has ended since the servers were asked, unless another one knows it still.
+            let name = id.manage_function();
+            let is_there = |(index, functions): (usize, &Option<Functions>)| {
+                index != server
+                    && functions.as_ref().and_then(|known| known.get(&name)).is_some_and(|known| known.workers > 0)
+            };
+            if !functions.iter().enumerate().any(is_there) {
+                present.remove(&id);
+            }
+        }
         self.strangers.retain(|id, _| present.contains_key(id));
         self.mute.retain(|id, _| present.contains_key(id));
         let unreachable = &self.unreachable;
@@ -209,11 +200,36 @@ impl Roster {
             }
         }
         for id in gone {
+            let was_told = self.dismissed.remove(&id);
             if let Some(member) = self.members.remove(&id) {
-                news.push(News::Gone(id, member.status.host));
+                let host = member.status.host;
+                if self.left.len() < LEFT_MAX {
+                    self.left.insert(host.clone(), (Instant::now(), false));
+                }
+                news.push(News::Gone(id, host, was_told || member.status.state == WorkerState::Leaving));
             }
         }
+        for member in self.members.values() {
+            self.left.remove(&member.status.host);
+        }
         Ok(news)
+    }
+
+    /// The hosts whose last worker ended so long ago or earlier, and since when they have none.
+    pub(super) fn left_hosts(&self, after: Duration) -> impl Iterator<Item = (&str, Duration)> {
+        let left = self.left.iter().map(|(host, (since, _))| (host.as_str(), since.elapsed()));
+        left.filter(move |(_, since)| *since >= after)
+    }
+
+    /// Those of them of which nothing has been told.
+    pub(super) fn newly_left(&mut self, after: Duration) -> Vec<String> {
+        let mut hosts = Vec::new();
+        for (host, (since, is_told)) in &mut self.left {
+            if since.elapsed() >= after && !std::mem::replace(is_told, true) {
+                hosts.push(host.clone());
+            }
+        }
+        hosts
     }
 
     /// Gives ids to those that wait for one.
@@ -274,37 +290,63 @@ impl Roster {
                 let Some(id) = WorkerId::of_function(name.as_bytes()) else { continue };
                 if known.workers > 1 {
                     let since = before.get(&id).copied().unwrap_or_else(Instant::now);
-                    self.doubled.insert(id.clone(), since);
+                    if self.doubled.len() < MEMBERS_MAX {
+                        self.doubled.insert(id.clone(), since);
+                    }
                 }
                 if known.workers > 0 && present.len() < MEMBERS_MAX {
                     present.entry(id).or_insert(index);
                 }
                 let place = (index, name.clone());
                 if known.workers == 0 && known.total == 0 {
-                    self.empty.entry(place).or_insert_with(Instant::now);
+                    if self.empty.len() < MEMBERS_MAX {
+                        self.empty.entry(place).or_insert_with(Instant::now);
+                    }
                 } else {
                     self.empty.remove(&place);
                 }
             }
         }
+        let doubled = &self.doubled;
+        self.processes.retain(|id, _| doubled.contains_key(id));
         present
     }
 
-    /// Asks all that are there how they are.
+    /// Asks all that are there how they are. Returns those that have ended meanwhile, with the server that was asked.
     async fn ask_members(
         &mut self,
         present: &BTreeMap<WorkerId, usize>,
         limit: Duration,
         named: &BTreeSet<WorkerId>,
         news: &mut Vec<News>,
-    ) {
-        let asked: Vec<(WorkerId, usize, Request)> = present
+    ) -> Vec<(WorkerId, usize)> {
+        let asked: Vec<(WorkerId, usize)> = present
             .iter()
             .filter(|(id, _)| !self.strangers.contains_key(id) && self.mute.get(id).is_none_or(Mute::is_due))
-            .map(|(id, server)| (id.clone(), *server, Verb::Status.request()))
+            .map(|(id, server)| (id.clone(), *server))
             .collect();
-        let answers = self.ask(&asked, limit).await;
-        for ((id, server, _), answer) in asked.into_iter().zip(answers) {
+        let status = Verb::Status.request();
+        // Where an id has two connections, whoever is free answers: two questions at a time find both.
+        let doubled: Vec<&(WorkerId, usize)> = asked.iter().filter(|(id, _)| self.doubled.contains_key(id)).collect();
+        let twice = doubled.iter().map(|(id, server)| (*server, Question { unique: "again", ..question(id, &status) }));
+        let questions: Vec<(usize, Question)> =
+            asked.iter().map(|(id, server)| (*server, question(id, &status))).chain(twice).collect();
+        let answers = self.ask(&questions, limit).await;
+        for ((id, _), answer) in asked.iter().chain(doubled).zip(&answers) {
+            let status = answer.as_ref().ok().and_then(|answer| read_answer::<Status>(answer).ok());
+            let status = status.filter(|_| self.doubled.contains_key(id)).map(Status::bounded);
+            let processes = status.as_ref().map(|_| self.processes.entry(id.clone()).or_default());
+            if let (Some(status), Some(processes)) = (status, processes.filter(|known| known.len() < PROCESSES_MAX)) {
+                processes.insert((status.host, status.pid));
+            }
+        }
+        let mut ended = Vec::new();
+        for ((id, server), answer) in asked.into_iter().zip(answers) {
+            if answer == Err(Unanswered::Gone) {
+                ended.push((id, server));
+                continue;
+            }
+            let answer = answer.map_err(|why| why.to_string());
             match answer.and_then(|answer| read_answer::<Status>(&answer)).and_then(|status| of_worker(status, &id)) {
                 Ok(status) if status.fleet != self.fleet => {
                     self.mute.remove(&id);
@@ -325,6 +367,7 @@ impl Roster {
                 Err(why) => self.does_not_answer(id, server, why, news),
             }
         }
+        ended
     }
 
     fn does_not_answer(&mut self, id: WorkerId, server: usize, mut why: String, news: &mut Vec<News>) {
@@ -344,12 +387,13 @@ impl Roster {
     }
 
     /// Asks workers, those of each server at the same time.
-    async fn ask(&self, asked: &[(WorkerId, usize, Request)], limit: Duration) -> Vec<Result<bytes::Bytes, String>> {
-        let mut answers: Vec<Result<bytes::Bytes, String>> = vec![Err("no server".to_owned()); asked.len()];
+    async fn ask(&self, asked: &[(usize, Question)], limit: Duration) -> Vec<Answered> {
+        let no_answer = |why: String| Err(Unanswered::Why(why));
+        let mut answers: Vec<Answered> = vec![no_answer("no server".to_owned()); asked.len()];
         let mut rounds = Vec::new();
         for (index, server) in self.servers.iter().enumerate() {
-            let places: Vec<usize> = (0..asked.len()).filter(|place| asked[*place].1 == index).collect();
-            let questions: Vec<Question> = places.iter().map(|place| question(&asked[*place])).collect();
+            let places: Vec<usize> = (0..asked.len()).filter(|place| asked[*place].0 == index).collect();
+            let questions: Vec<Question> = places.iter().map(|place| asked[*place].1.clone()).collect();
             if questions.is_empty() {
                 continue;
             }
@@ -360,8 +404,8 @@ impl Roster {
         for (places, round) in rounds {
             let of_round = match round.await {
                 Ok(Ok(of_round)) => of_round,
-                Ok(Err(error)) => vec![Err(error.to_string()); places.len()],
-                Err(error) => vec![Err(error.to_string()); places.len()],
+                Ok(Err(error)) => vec![no_answer(error.to_string()); places.len()],
+                Err(error) => vec![no_answer(error.to_string()); places.len()],
             };
             for (place, answer) in places.into_iter().zip(of_round) {
                 answers[place] = answer;
@@ -371,20 +415,27 @@ impl Roster {
     }
 
     /// Asks members to do something; the answers stand where the requests did.
-    pub(super) async fn tell(&self, requests: &[(WorkerId, Request)], limit: Duration) -> Vec<Result<(), Trouble>> {
-        let asked: Vec<(WorkerId, usize, Request)> = requests
-            .iter()
-            .map(|(id, request)| {
-                let server = self.members.get(id).map_or(0, |member| member.server);
-                (id.clone(), server, request.clone())
-            })
-            .collect();
+    pub(super) async fn tell(&mut self, requests: &[(WorkerId, Request)], limit: Duration) -> Vec<Result<(), Trouble>> {
+        let server = |id: &WorkerId| self.members.get(id).map_or(0, |member| member.server);
+        let asked: Vec<(usize, Question)> =
+            requests.iter().map(|(id, request)| (server(id), question(id, request))).collect();
         let answers = self.ask(&asked, limit).await;
-        let outcome = |answer: Result<bytes::Bytes, String>| {
-            let answer = answer.map_err(Trouble::NoAnswer)?;
-            read_answer::<serde::de::IgnoredAny>(&answer).map(|_| ()).map_err(Trouble::Refused)
-        };
-        answers.into_iter().map(outcome).collect()
+        let mut outcomes = Vec::new();
+        for ((id, request), answer) in requests.iter().zip(answers) {
+            let is_exit = request.verb == Verb::ExitWorker;
+            let outcome = match answer {
+                Ok(answer) => read_answer::<serde::de::IgnoredAny>(&answer).map(|_| ()).map_err(Trouble::Refused),
+                // It was to end, and has.
+                Err(Unanswered::Gone) if is_exit => Ok(()),
+                Err(Unanswered::Gone) => Err(Trouble::Gone),
+                Err(Unanswered::Why(why)) => Err(Trouble::NoAnswer(why)),
+            };
+            if is_exit && outcome.is_ok() && self.members.contains_key(id) {
+                self.dismissed.insert(id.clone());
+            }
+            outcomes.push(outcome);
+        }
+        outcomes
     }
 
     /// Asks whoever answers for the monitor of this fleet.
@@ -397,7 +448,8 @@ impl Roster {
             let question = Question { function: self.monitor_function(), unique: "", workload: workload.to_vec() };
             match server.ask_all(&[question], limit).await.map(|mut answers| answers.pop()) {
                 Ok(Some(Ok(answer))) => return Ok(answer),
-                Ok(Some(Err(error))) | Err(error) => why = error,
+                Ok(Some(Err(error))) => why = error.to_string(),
+                Err(error) => why = error,
                 Ok(None) => {}
             }
         }
@@ -486,7 +538,7 @@ impl Member {
     }
 }
 
-fn question((id, _, request): &(WorkerId, usize, Request)) -> Question {
+fn question(id: &WorkerId, request: &Request) -> Question {
     // Whoever asks how it is gets one answer together with all others who do; what is to be done is done each time.
     let unique = if request.verb == Verb::Status { "status" } else { "" };
     // A request is plain data, which is never refused.

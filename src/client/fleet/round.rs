@@ -3,13 +3,18 @@
 //! When the round is over the connection is closed, and with it the jobs end that nobody took: a worker that hangs does
 //! not find a hundred questions when it comes back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::server::{LISTING_MAX, read_line};
 use crate::client::address::ServerAddress;
+use crate::client::admin_text::{TextAnswer, TextConnection};
 use crate::client::answer::{Answer, WorkEvent};
 use crate::client::connection::{self, Connection, ConnectionError};
 use crate::fleet::report::REPORT_MAX;
@@ -32,8 +37,29 @@ pub(super) struct Question {
     pub(super) workload: Vec<u8>,
 }
 
+/// After this time one looks whether there is anybody at all who could answer; then again after twice the time each.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// Nobody offers the function any more: whoever did has ended.
+    Gone,
+    /// For people.
+    Why(String),
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gone => "its connection has ended",
+            Self::Why(why) => why,
+        })
+    }
+}
+
 /// The answer, or why there is none.
-pub(super) type Answered = Result<Bytes, String>;
+pub(super) type Answered = Result<Bytes, Unanswered>;
 
 /// Asks all of them; each answer stands where its question did.
 ///
@@ -54,13 +80,35 @@ pub(super) async fn ask_all(
         answers: vec![None; questions.len()],
         open: questions.len(),
         held: 0,
+        sent: 0,
     };
-    let missing = match timeout_at(end, round.run(questions)).await {
+    let (sender, mut offered) = mpsc::channel(1);
+    let _watcher = AbortOnDropHandle::new(tokio::spawn(watch(server.clone(), connect_timeout, sender)));
+    let missing = match timeout_at(end, round.run(questions, &mut offered)).await {
         Ok(Ok(())) => "no answer".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {} s", limit.as_secs_f64()),
     };
-    Ok(round.answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(missing.clone()))).collect())
+    let missing = || Err(Unanswered::Why(missing.clone()));
+    Ok(round.answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
+}
+
+/// Tells which functions have workers, while answers are awaited for longer than usual.
+async fn watch(server: ServerAddress, connect_timeout: Duration, offered: mpsc::Sender<BTreeSet<String>>) {
+    let mut pause = LOOK;
+    sleep(pause).await;
+    // Where that cannot be known the answers are awaited.
+    let Ok(stream) = connection::open(&server, connect_timeout).await else { return };
+    let mut text = TextConnection::with_most(stream, LISTING_MAX);
+    loop {
+        let Ok(TextAnswer::Listing(lines)) = text.ask("status").await.map(|answer| answer.answer) else { return };
+        let functions = lines.iter().filter_map(|line| read_line(line)).filter(|(_, known)| known.workers > 0);
+        if offered.send(functions.map(|(name, _)| name).collect()).await.is_err() {
+            return;
+        }
+        pause *= 2;
+        sleep(pause).await;
+    }
 }
 
 struct Round {
@@ -72,29 +120,47 @@ struct Round {
     open: usize,
     /// What the answers have together, in bytes.
     held: usize,
+    /// How many questions have been sent.
+    sent: usize,
 }
 
 impl Round {
-    async fn run(&mut self, questions: &[Question]) -> Result<(), ConnectionError> {
-        let mut next = 0;
+    async fn run(
+        &mut self,
+        questions: &[Question],
+        offered: &mut mpsc::Receiver<BTreeSet<String>>,
+    ) -> Result<(), ConnectionError> {
         while self.open > 0 {
-            while let Some(question) = questions.get(next).filter(|_| self.connection.unsent() < UNSENT_MAX) {
+            while let Some(question) = questions.get(self.sent).filter(|_| self.connection.unsent() < UNSENT_MAX) {
                 let arguments = [question.function.as_bytes(), question.unique.as_bytes(), &question.workload];
                 self.connection.request(PacketType::SubmitJobHigh, &arguments)?;
-                self.created.push_back(next);
-                next += 1;
+                self.created.push_back(self.sent);
+                self.sent += 1;
             }
             if let Some(beginning) = self.connection.try_pass_over(PACKET_MAX) {
                 self.take_too_long(&beginning);
                 continue;
             }
             // Not `receive`, which sends all before it returns: the next questions must not wait for answers.
-            match self.connection.try_receive()? {
-                Some(answer) => self.take(answer),
-                None => self.connection.turn().await?,
+            if let Some(answer) = self.connection.try_receive()? {
+                self.take(answer);
+                continue;
+            }
+            tokio::select! {
+                turned = self.connection.turn() => turned?,
+                Some(offered) = offered.recv() => self.end_those_of_nobody(questions, &offered),
             }
         }
         Ok(())
+    }
+
+    /// Questions to whoever has ended have no answer.
+    fn end_those_of_nobody(&mut self, questions: &[Question], offered: &BTreeSet<String>) {
+        for (index, question) in questions.iter().enumerate().take(self.sent) {
+            if !offered.contains(&question.function) {
+                self.end(index, Err(Unanswered::Gone));
+            }
+        }
     }
 
     fn take(&mut self, answer: Answer) {
@@ -106,14 +172,14 @@ impl Round {
             }
             Answer::Error { code, text } => {
                 if let Some(index) = self.created.pop_front() {
-                    self.end(index, Err(format!("the server says {code}: {text}")));
+                    self.end(index, Err(Unanswered::Why(format!("the server says {code}: {text}"))));
                 }
             }
             Answer::Work { handle, event } => {
                 let answer = match event {
                     WorkEvent::Complete(result) => Ok(result),
-                    WorkEvent::Fail => Err("the job failed".to_owned()),
-                    WorkEvent::Exception(_) => Err("the job failed with an exception".to_owned()),
+                    WorkEvent::Fail => Err(Unanswered::Why("the job failed".to_owned())),
+                    WorkEvent::Exception(_) => Err(Unanswered::Why("the job failed with an exception".to_owned())),
                     WorkEvent::Data(_) | WorkEvent::Warning(_) | WorkEvent::Status(..) => return,
                 };
                 if let Some(index) = self.asked.remove(&handle) {
@@ -128,7 +194,7 @@ impl Round {
     fn take_too_long(&mut self, beginning: &Bytes) {
         let handle = beginning.split(|byte| *byte == 0).next().unwrap_or_default();
         if let Some(index) = self.asked.remove(handle) {
-            self.end(index, Err(format!("an answer of more than {PACKET_MAX} bytes")));
+            self.end(index, Err(Unanswered::Why(format!("an answer of more than {PACKET_MAX} bytes"))));
         }
     }
 
@@ -136,7 +202,7 @@ impl Round {
         if let Some(place @ None) = self.answers.get_mut(index) {
             let size = answer.as_ref().map_or(0, Bytes::len);
             *place = Some(if self.held + size > ROUND_MAX {
-                Err(format!("all answers together have more than {ROUND_MAX} bytes"))
+                Err(Unanswered::Why(format!("all answers together have more than {ROUND_MAX} bytes")))
             } else {
                 self.held += size;
                 answer
@@ -183,6 +249,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_of_whoever_has_ended_is_not_awaited() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut round, _) = listener.accept().unwrap();
+            let mut buffer = [0; 4096];
+            assert!(round.read(&mut buffer).unwrap() > 0);
+            round.write_all(&[packet(8, b"H:1"), packet(8, b"H:2")].concat()).unwrap();
+            let (mut text, _) = listener.accept().unwrap();
+            let count = text.read(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], b"status\r\n");
+            // The first one has ended; the second one takes its time.
+            text.write_all(b"manage_a\t1\t0\t0\nmanage_b\t1\t0\t1\n.\n").unwrap();
+            round.write_all(&packet(13, b"H:2\0fine")).unwrap();
+            let _ = round.read(&mut buffer);
+        });
+        let address = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port };
+        let (limit, begin) = (Duration::from_mins(1), Instant::now());
+        let answers = ask_all(&address, limit, &[question("manage_a"), question("manage_b")], limit).await.unwrap();
+        server.join().unwrap();
+        assert_eq!(answers, [Err(Unanswered::Gone), Ok(Bytes::from_static(b"fine"))]);
+        assert!(begin.elapsed() < limit / 2);
+    }
+
+    #[tokio::test]
     async fn an_answer_beyond_all_measure_does_not_touch_the_others() {
         const CREATED: u32 = 8;
         const COMPLETE: u32 = 13;
@@ -199,9 +290,9 @@ mod tests {
             packet(COMPLETE, b"H:2\0fine"),
         ];
         let answers = told(said.concat(), 4).await;
-        assert!(answers[0].as_ref().unwrap_err().contains("more than"), "{:?}", answers[0]);
+        assert!(answers[0].as_ref().unwrap_err().to_string().contains("more than"), "{:?}", answers[0]);
         assert_eq!(answers[1], Ok(Bytes::from_static(b"fine")));
-        assert!(answers[2].as_ref().unwrap_err().contains("QUEUE_ERROR"), "{:?}", answers[2]);
+        assert!(answers[2].as_ref().unwrap_err().to_string().contains("QUEUE_ERROR"), "{:?}", answers[2]);
         assert!(answers[3].is_err());
     }
 }

@@ -25,6 +25,9 @@ pub(super) struct Known {
     pub(super) max_running: u64,
 }
 
+/// The memory that a listing may take, in bytes: that of a server with all the functions that it takes by default.
+pub(super) const LISTING_MAX: usize = 64 << 20;
+
 /// The functions of a server.
 pub(super) type Functions = BTreeMap<String, Known>;
 
@@ -88,7 +91,8 @@ impl Server {
         } else {
             let stream = connection::open(&self.address, self.connect_timeout).await;
             self.is_plain = false;
-            self.text.insert(TextConnection::new(stream.map_err(|error| error.to_string())?))
+            let stream = stream.map_err(|error| error.to_string())?;
+            self.text.insert(TextConnection::with_most(stream, LISTING_MAX))
         };
         let answer = text.ask(line).await;
         answer.map(|answer| answer.answer).map_err(|error: io::Error| error.to_string())
@@ -159,7 +163,7 @@ impl Server {
 }
 
 /// A line of `status`. A name that is no UTF-8 is none of a fleet's.
-fn read_line(line: &[u8]) -> Option<(String, Known)> {
+pub(super) fn read_line(line: &[u8]) -> Option<(String, Known)> {
     let mut cells = line.rsplitn(4, |byte| *byte == b'\t');
     let mut number = || std::str::from_utf8(cells.next()?).ok()?.trim().parse().ok();
     let (workers, running, total) = (number()?, number()?, number()?);

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::monitor::Monitor;
 use crate::client::format::{duration, size};
-use crate::client::listing::{aligned, printable};
-use crate::client::{EXIT_FAILED, ToolError, tell};
+use crate::client::listing::{aligned_within, harmless_json, printable};
+use crate::client::{EXIT_FAILED, ToolError, tell, terminal};
 use crate::fleet::report::{Report, WorkerReport};
 
 /// So many of what was done last are in a table.
@@ -90,7 +90,7 @@ fn functions(report: &Report) -> String {
             function.oldest.map_or_else(|| "-".to_owned(), duration),
         ]);
     }
-    aligned(&rows, &[false, true, true, true, true, true, true, true])
+    aligned_within(&rows, &[false, true, true, true, true, true, true, true], terminal::room())
 }
 
 fn workers(report: &Report) -> String {
@@ -131,7 +131,8 @@ fn workers(report: &Report) -> String {
             duration(status.uptime.max(0.0)),
         ]);
     }
-    aligned(&rows, &[false, false, true, false, false, false, false, false, true, true, true, true])
+    let to_right = [false, false, true, false, false, false, false, false, true, true, true, true];
+    aligned_within(&rows, &to_right, terminal::room())
 }
 
 fn state(worker: &WorkerReport) -> String {
@@ -191,7 +192,7 @@ pub(super) fn end(report: &Report, is_done: bool, is_whole: bool, is_json: bool)
 
 fn print_json(value: &impl Serialize) -> Result<(), ToolError> {
     let text = serde_json::to_string_pretty(value).map_err(|error| ToolError::Io("cannot print", error.into()))?;
-    print(&(text + "\n"))
+    print(&(harmless_json(&text) + "\n"))
 }
 
 fn print(text: &str) -> Result<(), ToolError> {

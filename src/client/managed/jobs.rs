@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::super::answer::AssignedJob;
 use super::super::backoff::Backoff;
 use super::super::command::Outcome;
 use super::super::connection::{self, Connection, ConnectionError};
-use super::super::perform::{FAREWELL, Performer, farewell, grab, register, wake_up};
+use super::super::perform::{FAREWELL, Performer, farewell, foreign, grab, register, wake_up};
 use super::super::slot::ServerState;
-use super::super::tell;
-use super::super::{address::ServerAddress, answer::AssignedJob};
+use super::settings::Function;
 use super::state::{Managed, Wanted};
 use crate::protocol::packet::PacketType;
 
@@ -62,7 +62,7 @@ impl JobConnection {
             () = worker.stop.cancelled() => return Ok(()),
             stream = connection::open(&self.server.address, worker.settings.connect_timeout) => stream?,
         };
-        let mut connection = Connection::new(stream);
+        let mut connection = Connection::with_silence(stream, worker.settings.silence);
         worker.connected(self.index, true);
         let mut wanted = worker.wanted.subscribe();
         let mut registered = Registered { named: false, functions: vec![false; worker.settings.functions.len()] };
@@ -72,7 +72,6 @@ impl JobConnection {
                 return farewell(connection).await;
             };
             let generation = self.take_up(&mut connection, &mut wanted, &mut registered)?;
-            connection.request(PacketType::GrabJobAll, &[])?;
             let grabbed = tokio::select! {
                 grabbed = grab(&mut connection, done.take()) => grabbed?,
                 // A job that is on its way would be one more attempt for nothing; a server that is silent is left.
@@ -81,7 +80,7 @@ impl JobConnection {
             self.backoff.reset();
             self.server.works();
             if let Some(job) = grabbed {
-                self.perform(&mut connection, &job, generation).await?;
+                self.perform(&mut connection, &job, generation, &registered).await?;
                 done = Some(job.handle);
                 continue;
             }
@@ -145,10 +144,14 @@ impl JobConnection {
         connection: &mut Connection,
         job: &AssignedJob,
         generation: u64,
+        registered: &Registered,
     ) -> Result<(), ConnectionError> {
         let worker = &*self.worker;
-        let Some(function) = worker.function(&job.function) else {
-            return Err(unknown(&self.server.address, job));
+        // What it could do and was not told to do is not done for a server either.
+        let mut functions = worker.settings.functions.iter().zip(&registered.functions);
+        let is_meant = |function: &Function| function.name.as_bytes() == job.function;
+        let Some((function, _)) = functions.find(|(function, registered)| **registered && is_meant(function)) else {
+            return Err(foreign(job));
         };
         worker.begin_run(&function.name, &job.handle);
         worker.confirm(self.index, Some(generation));
@@ -169,10 +172,4 @@ impl JobConnection {
         });
         performer.report(connection, job, ended?)
     }
-}
-
-/// No server assigns a job of a function that was never registered.
-fn unknown(server: &ServerAddress, job: &AssignedJob) -> ConnectionError {
-    tell("work", format_args!("{server} assigned a job of {}, which is no function here", job.function.escape_ascii()));
-    ConnectionError::Closed
 }

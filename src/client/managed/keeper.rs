@@ -26,8 +26,6 @@ use super::state::End;
 const STEADY: Duration = Duration::from_secs(30);
 /// How long a worker may take to end at once, with its command killed, before it is killed itself.
 const KILL_GRACE: Duration = Duration::from_secs(3);
-/// The monitor gets so many workers here, and no more: a mistake must not take the machine.
-const WORKERS_MAX: usize = 1000;
 
 /// Keeps workers until the last one was told to exit.
 pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
@@ -53,8 +51,9 @@ pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
                 let wish: oneshot::Sender<Started> = wish;
                 let started = if keeper.stop.is_cancelled() {
                     Err("the keeper is stopping".to_owned())
-                } else if places.len() >= WORKERS_MAX {
-                    Err(format!("the keeper has {WORKERS_MAX} workers already"))
+                } else if places.len() >= settings.max_workers {
+                    let most = settings.max_workers;
+                    Err(format!("this host has {most} workers already, and --max-workers allows no more"))
                 } else {
                     keeper.start().map_err(|error| format!("cannot start a worker: {error}"))
                 };

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::super::answer::AssignedJob;
 use super::super::backoff::Backoff;
 use super::super::connection::{self, Connection, ConnectionError};
-use super::super::perform::{FAREWELL, farewell, grab, wake_up};
+use super::super::perform::{FAREWELL, farewell, foreign, grab, wake_up};
 use super::super::slot::ServerState;
 use super::state::{Managed, Wanted};
 use super::verbs;
@@ -59,7 +59,7 @@ impl ManageConnection {
             () = worker.over.cancelled() => return Ok(()),
             stream = connection::open(&self.server.address, worker.settings.connect_timeout) => stream?,
         };
-        let mut connection = Connection::new(stream);
+        let mut connection = Connection::with_silence(stream, worker.settings.silence);
         let mut wanted = worker.wanted.subscribe();
         let mut known = Known::Nothing;
         let mut done = None;
@@ -73,7 +73,6 @@ impl ManageConnection {
             if worker.over.is_cancelled() {
                 return farewell(connection).await;
             }
-            connection.request(PacketType::GrabJobAll, &[])?;
             let grabbed = tokio::select! {
                 grabbed = grab(&mut connection, done.take()) => grabbed?,
                 () = async { worker.over.cancelled().await; tokio::time::sleep(FAREWELL).await } => return Ok(()),
@@ -81,6 +80,9 @@ impl ManageConnection {
             self.backoff.reset();
             self.server.works();
             if let Some(job) = grabbed {
+                if !self.is_registered(&job, known) {
+                    return Err(foreign(&job));
+                }
                 let answer = self.answer(&job).await;
                 // A new id is registered before anybody can know of it.
                 announce(&mut connection, &mut wanted, &mut known)?;
@@ -96,6 +98,15 @@ impl ManageConnection {
                 _ = wanted.changed() => {}
             }
         }
+    }
+
+    /// Whether this connection is there for such jobs.
+    fn is_registered(&self, job: &AssignedJob, known: Known) -> bool {
+        if *job.function == *SET_ID.as_bytes() {
+            return known == Known::Waiting;
+        }
+        let own = self.worker.wanted.borrow().id.as_ref().map(WorkerId::manage_function);
+        known == Known::Named && own.is_some_and(|own| own.as_bytes() == job.function)
     }
 
     async fn answer(&self, job: &AssignedJob) -> Bytes {

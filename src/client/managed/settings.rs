@@ -18,6 +18,9 @@ use crate::fleet::contract::{
 /// As much of a version file is read, in bytes; the version is its first line.
 const VERSION_HEAD: u64 = 4096;
 
+/// As many workers a keeper has at most where nothing is said.
+const WORKERS_MAX: usize = 64;
+
 /// The options that only a managed worker has.
 #[derive(Debug, clap::Args)]
 pub(in crate::client) struct ManagedArgs {
@@ -41,6 +44,11 @@ pub(in crate::client) struct ManagedArgs {
     /// One that dies or has had its time is replaced; one that the monitor told to exit is not.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000), requires = "managed")]
     workers: u16,
+    /// How many workers at most, those included that the monitor has started here [default: 64, or twice --workers if that is more]
+    ///
+    /// Whoever may submit jobs to the server can ask for more workers; this is what the host can bear.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000), requires = "managed")]
+    max_workers: Option<u16>,
     /// Version of the commands, a text that changes with each release [default: the version of this program]
     #[arg(long, value_name = "TEXT", requires = "managed", conflicts_with = "version_file")]
     worker_version: Option<String>,
@@ -50,7 +58,7 @@ pub(in crate::client) struct ManagedArgs {
     /// Replace a worker after this many jobs, failed ones included
     #[arg(long, value_name = "N", requires = "managed")]
     max_jobs: Option<NonZeroU64>,
-    /// Replace a worker when it is this old, with up to a tenth less so that not all go at once (90s, 5m, 2h, 1d)
+    /// Replace a worker when it is this old, with up to a tenth less so that not all go at once (90s, 5m, 2h, 1d; without a unit: seconds)
     #[arg(long, value_name = "TIME", value_parser = values::time, requires = "managed")]
     max_lifetime: Option<Duration>,
     /// Most memory of a command (its address space; K, M, G), and of a worker's process, which is replaced then
@@ -85,10 +93,14 @@ pub(super) struct Settings {
     pub(super) functions: Vec<Function>,
     pub(super) version: Version,
     pub(super) workers: u16,
+    /// No more are started.
+    pub(super) max_workers: usize,
     pub(super) max_jobs: Option<NonZeroU64>,
     pub(super) max_lifetime: Option<Duration>,
     pub(super) max_memory: Option<NonZeroU64>,
     pub(super) connect_timeout: Duration,
+    /// How long a server may be silent.
+    pub(super) silence: Duration,
     pub(super) timeout: Option<Duration>,
     pub(super) verbose: bool,
 }
@@ -132,6 +144,12 @@ impl Settings {
                 Err(why) => Err(ToolError::Usage(format!("{source}: \"{name}\" {why}"))),
             }
         };
+        let usual = usize::from(managed.workers).saturating_mul(2).max(WORKERS_MAX);
+        let max_workers = managed.max_workers.map_or(usual, usize::from);
+        if max_workers < usize::from(managed.workers) {
+            let workers = managed.workers;
+            return Err(ToolError::Usage(format!("--max-workers {max_workers}: below --workers, which is {workers}")));
+        }
         Ok(Self {
             fleet: named(managed.fleet_name, "--fleet-name", FLEET_NAME_VARIABLE, || DEFAULT_FLEET.to_owned())?,
             host: named(managed.host_name, "--host-name", FLEET_HOST_VARIABLE, system_host)?,
@@ -142,10 +160,12 @@ impl Settings {
                 (None, None) => Version::Fixed(env!("CARGO_PKG_VERSION").to_owned()),
             },
             workers: managed.workers,
+            max_workers,
             max_jobs: managed.max_jobs,
             max_lifetime: managed.max_lifetime,
             max_memory: managed.max_memory,
             connect_timeout: args.server.connect_timeout,
+            silence: args.server_timeout,
             timeout: args.timeout,
             verbose: args.verbose,
         })

@@ -137,11 +137,6 @@ impl Managed {
         self.book().end.is_some()
     }
 
-    /// The function of this name.
-    pub(super) fn function(&self, name: &[u8]) -> Option<&Function> {
-        self.settings.functions.iter().find(|function| function.name.as_bytes() == name)
-    }
-
     /// A connection for jobs is there, or was lost.
     pub(super) fn connected(&self, connection: usize, yes: bool) {
         self.confirm(connection, yes.then_some(0));

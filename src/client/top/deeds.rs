@@ -4,6 +4,7 @@ use super::app::{App, Deed, Prompt, Question, Value};
 use super::views::View;
 use crate::client::listing::printable;
 use crate::client::table::{flag, lossy};
+use crate::protocol::text::escaped;
 
 impl App {
     /// The question that a key asks about the selected item.
@@ -133,8 +134,11 @@ fn shown(name: &[u8]) -> String {
 }
 
 /// A name of a listing as a word of a command that C++ gearmand does not know: that reads names as listings show them, but
-/// for the spaces, which stand for themselves there.
+/// for the spaces, which stand for themselves there, and the empty name, which is no word.
 pub(super) fn word(name: &[u8]) -> Vec<u8> {
+    if name.is_empty() {
+        return escaped(name).into_bytes();
+    }
     let mut word = Vec::with_capacity(name.len());
     for byte in name {
         if *byte == b' ' || byte.is_ascii_control() {

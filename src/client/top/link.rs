@@ -11,6 +11,7 @@ use crate::client::address::ServerAddress;
 use crate::client::admin_text::{TextAnswer, TextConnection};
 use crate::client::backoff::Backoff;
 use crate::client::connection;
+use crate::client::listing::printable;
 use crate::client::table::lossy;
 
 /// The longest pause between two tries: somebody is looking at the screen.
@@ -31,6 +32,11 @@ pub(super) struct Link {
 
 /// Nobody listens any more.
 struct Closed;
+
+/// Whether a command decides of what may come yet too.
+fn is_kept_for_later(line: &[u8]) -> bool {
+    [&b"pause "[..], b"limit ", b"disable ", b"drain "].iter().any(|verb| line.starts_with(verb))
+}
 
 impl Link {
     /// Works until the display has gone.
@@ -90,12 +96,17 @@ impl Link {
                     let deed = deed.ok_or(Closed)?;
                     let answer = gatherer.ask(&deed.line).await;
                     let result = match &answer {
-                        Ok(TextAnswer::Err(why)) => Err(crate::client::listing::printable(&lossy(why)).replace('+', " ")),
+                        Ok(TextAnswer::Err(why)) => Err(printable(&lossy(why)).replace('+', " ")),
                         Ok(_) => Ok(()),
                         Err(why) => Err(format!("perhaps not done: {why}")),
                     };
                     let said = match &answer {
-                        Ok(TextAnswer::Ok(count)) if !count.is_empty() => format!("{} ({} changed)", deed.said, lossy(count)),
+                        Ok(TextAnswer::Ok(count)) if count == b"0" && is_kept_for_later(&deed.line) => {
+                            format!("{} (warning: it concerns nothing yet, and is kept for what comes)", deed.said)
+                        }
+                        Ok(TextAnswer::Ok(count)) if !count.is_empty() => {
+                            format!("{} ({} changed)", deed.said, printable(&lossy(count)))
+                        }
                         _ => deed.said,
                     };
                     self.say(Event::Answer { said, result }).await?;

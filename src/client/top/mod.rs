@@ -41,8 +41,8 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 pub struct TopArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// Look every so many seconds
-    #[arg(long, short = 'i', value_name = "SECONDS", default_value = "1", value_parser = values::seconds)]
+    /// Time between two looks, such as 500ms or 5m; without a unit: seconds
+    #[arg(long, short = 'i', value_name = "TIME", default_value = "1s", value_parser = values::time)]
     interval: Duration,
     /// Print the tables and exit
     #[arg(long)]
@@ -50,8 +50,8 @@ pub struct TopArgs {
     /// Print JSON: one document with --once, else one a line in each interval
     #[arg(id = "top_json", long = "json")]
     json: bool,
-    /// Time limit for an answer, in seconds
-    #[arg(id = "top_timeout", long = "timeout", value_name = "SECONDS", default_value = "10", value_parser = values::seconds)]
+    /// Time limit for an answer; without a unit: seconds
+    #[arg(id = "top_timeout", long = "timeout", value_name = "TIME", default_value = "10s", value_parser = values::time)]
     timeout: Duration,
 }
 

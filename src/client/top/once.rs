@@ -14,9 +14,9 @@ use super::views::View;
 use super::{Connector, TopArgs};
 use crate::client::admin_text::TextConnection;
 use crate::client::backoff::Backoff;
-use crate::client::listing::printable;
+use crate::client::listing::{json_text, printable};
 use crate::client::table::Table;
-use crate::client::{ToolError, connection, tell};
+use crate::client::{ToolError, connection, tell, terminal};
 
 /// Prints one look.
 pub(super) async fn run(args: &TopArgs, connector: &Connector) -> Result<u8, ToolError> {
@@ -73,7 +73,7 @@ fn tables(address: &str, snapshot: Snapshot) -> String {
     for view in [View::Functions, View::Workers, View::Jobs] {
         app.show(view);
         app.arrange();
-        let _ = write!(text, "\n{}", page::list(&app, view));
+        let _ = write!(text, "\n{}", page::list(&app, view, terminal::room()));
     }
     let _ = write!(text, "\n{}\n", page::server(&app.data).join("\n"));
     text
@@ -97,7 +97,7 @@ fn document(address: &str, mut snapshot: Snapshot, rates: &mut Rates) -> String 
         "all_jobs": all_jobs,
         "rules": list(&snapshot.rules),
     });
-    format!("{document}\n")
+    json_text(&document) + "\n"
 }
 
 fn print(text: &str) -> Result<(), ToolError> {

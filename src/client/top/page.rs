@@ -6,7 +6,7 @@ use super::app::{App, Details};
 use super::data::Snapshot;
 use super::views::View;
 use crate::client::format::shown;
-use crate::client::listing::{aligned, printable};
+use crate::client::listing::{aligned_within, printable};
 use crate::client::table::{Facts, Kind, lossy};
 
 /// All keys.
@@ -131,8 +131,8 @@ pub(super) fn server(data: &Snapshot) -> Vec<String> {
     lines
 }
 
-/// A view as text, all of its rows in the order of the screen.
-pub(super) fn list(app: &App, view: View) -> String {
+/// A view as text, all of its rows in the order of the screen, at most `room` columns of the terminal wide.
+pub(super) fn list(app: &App, view: View, room: Option<usize>) -> String {
     let (Some(table), Some(list)) = (app.table(view), app.lists.get(view.index())) else {
         return String::new();
     };
@@ -144,7 +144,7 @@ pub(super) fn list(app: &App, view: View) -> String {
         rows.push(columns.iter().map(|column| shown(column.name, cell(column.name), app.data.now_unix_ms)).collect());
     }
     let to_right: Vec<bool> = columns.iter().map(|column| Kind::of(column.name) == Kind::Number).collect();
-    let mut text = aligned(&rows, &to_right);
+    let mut text = aligned_within(&rows, &to_right, room);
     if table.next.is_some() {
         text.push_str("(there are more)\n");
     }

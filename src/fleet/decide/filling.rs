@@ -12,7 +12,7 @@ use super::{many, refusals, rolling, starts};
 const NAMED: usize = 5;
 
 /// The free workers of each host, the least busy first.
-type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
+pub(super) type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
 
 /// Fills up all functions.
 pub(super) fn fill(fleet: &mut Fleet<'_>) {
@@ -62,15 +62,27 @@ fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
 }
 
 /// All workers that can take one more function.
-fn free<'a>(fleet: &Fleet<'a>) -> Free<'a> {
+pub(super) fn free<'a>(fleet: &Fleet<'a>) -> Free<'a> {
     let most = fleet.desired.functions_per_worker;
-    let can_take = |m: &Member<'_>| m.answers() && m.slots < most && !m.is_replaced() && !m.is_outdated();
+    let is_free = |m: &Member<'_>| m.answers() && m.slots < most && !m.is_outdated();
     let rolling = &fleet.plan.memory.rolling;
     let mut free = Free::new();
-    for (id, member) in fleet.members.iter().filter(|(id, member)| can_take(member) && !rolling.contains(*id)) {
+    for (id, member) in fleet.members.iter().filter(|(id, member)| is_free(member) && !rolling.contains(*id)) {
         free.entry(&member.worker.host).or_default().insert((member.slots, id));
     }
     free
+}
+
+/// Whether a worker could be told to do a function that it does not do.
+pub(super) fn can_take(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
+    fleet.members.get(id).is_some_and(|member| {
+        let worker = member.worker;
+        member.answers()
+            && !member.ours.contains_key(name)
+            && worker.not_in_use.contains(name)
+            && fleet.is_right(&worker.version, name)
+            && !refusals::is_refusing(fleet, id, name)
+    })
 }
 
 /// Lets others on the same host do what those do that are being replaced there. Returns how many are still awaited.
@@ -95,7 +107,8 @@ fn replace<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted
     if is_leaving || starts::is_awaiting(fleet, host) { awaited } else { 0 }
 }
 
-/// Registers a function with free workers, on the hosts with the fewest of it first, or on one host. Returns whom it took.
+/// Registers a function with free workers, on the hosts with the fewest of it first, then on those that do least, or on one
+/// host. Returns whom it took.
 fn register<'a>(
     fleet: &mut Fleet<'a>,
     free: &mut Free<'a>,
@@ -111,24 +124,15 @@ fn register<'a>(
     let mut next = BTreeSet::new();
     for (host, workers) in free.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
         if let Some((slots, id)) = workers.first().filter(|_| on.is_some() || function.is_for(host)) {
-            let there = fleet.on_host.get(&(name, host)).copied().unwrap_or(0);
-            let is_crowded = fleet.places.get(host).is_some_and(|place| place.is_crowded);
-            next.insert((is_crowded, there, *slots, *id, *host));
+            let (is_crowded, load) = fleet.places.get(host).map_or((false, 0), |place| (place.is_crowded, place.load));
+            next.insert((is_crowded, fleet.on(name, host), load, *slots, *id, *host));
         }
     }
     while fleet.tally(name).counted < wanted
-        && let Some((is_crowded, there, slots, id, host)) = next.pop_first()
+        && let Some((is_crowded, .., slots, id, host)) = next.pop_first()
     {
         let Some(workers) = free.get_mut(host) else { continue };
-        let fits = fleet.members.get(id).is_some_and(|member| {
-            let worker = member.worker;
-            member.answers()
-                && !member.ours.contains_key(name)
-                && worker.not_in_use.contains(name)
-                && fleet.is_right(&worker.version, name)
-                && !refusals::is_refusing(fleet, id, name)
-        });
-        if fits {
+        if can_take(fleet, id, name) {
             let why = why(fleet, name, on);
             fleet.register(id, name, why);
             taken.push(id);
@@ -138,7 +142,7 @@ fn register<'a>(
             }
         }
         if let Some((slots, id)) = workers.range((slots, id)..).find(|other| **other != (slots, id)) {
-            next.insert((is_crowded, there + usize::from(fits), *slots, *id, host));
+            next.insert((is_crowded, fleet.on(name, host), fleet.load(host), *slots, *id, host));
         }
     }
     taken
@@ -153,7 +157,7 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
     let mut hosts = BTreeSet::new();
     for (host, place) in fleet.places.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
         if (on.is_some() || function.is_for(host)) && !fleet.desired.stopped_hosts.contains(*host) {
-            let there = fleet.on_host.get(&(name, host)).copied().unwrap_or(0) + starts::pending_on(fleet, name, host);
+            let there = fleet.on(name, host) + starts::pending_on(fleet, name, host);
             hosts.insert((there, place.population, *host));
         }
     }
@@ -220,15 +224,10 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
     let mut taken = Vec::new();
     let mut left: BTreeMap<&str, usize> = BTreeMap::new();
     for (id, member) in fleet.members.iter().rev() {
-        let worker = member.worker;
-        let can = member.answers()
-            && !member.is_outdated()
+        let can = !member.is_outdated()
             && !fleet.plan.memory.rolling.contains(*id)
-            && function.is_for(&worker.host)
-            && !member.ours.contains_key(name)
-            && worker.not_in_use.contains(name)
-            && fleet.is_right(&worker.version, name)
-            && !refusals::is_refusing(fleet, id, name);
+            && function.is_for(&member.worker.host)
+            && can_take(fleet, id, name);
         if !can {
             continue;
         }
@@ -276,15 +275,25 @@ fn why(fleet: &Fleet<'_>, name: &str, on: Option<&str>) -> String {
     if let Some(host) = on {
         return format!("for one that is being replaced on {host}");
     }
+    if let Some(from) = moving(fleet, name) {
+        return format!("{from} has more of {name}: its workers are spread over the hosts");
+    }
     let tally = fleet.tally(name);
     let why = fleet.plan.memory.functions.get(name).map_or("", |memory| &memory.why);
     format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.counted)
+}
+
+/// The host from which a worker of a function moves to another one, if one does.
+fn moving<'a>(fleet: &Fleet<'a>, name: &str) -> Option<&'a str> {
+    let (_, id) = fleet.plan.memory.spreading.as_ref().filter(|(function, _)| function == name)?;
+    fleet.members.get(id).map(|member| member.worker.host.as_str())
 }
 
 /// Says that a function does not have what it is to have, and why, unless that is on its way.
 fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
     let tally = fleet.tally(name);
     let to_come = starts::pending(fleet, name) + tally.freed + pinned(fleet, name).len();
+    let to_come = to_come + usize::from(moving(fleet, name).is_some());
     if tally.counted + to_come >= tally.target {
         return;
     }

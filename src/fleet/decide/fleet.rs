@@ -31,6 +31,8 @@ pub(super) enum Reason {
     Functions,
     /// It is being replaced.
     Replaced,
+    /// Its host has more of them than others.
+    Spread,
 }
 
 /// Whether a worker is to be replaced.
@@ -105,6 +107,8 @@ pub(super) struct Place<'a> {
     pub(super) population: usize,
     /// Whether it has more workers than it may.
     pub(super) is_crowded: bool,
+    /// How many functions its workers do together.
+    pub(super) load: usize,
     /// How many of each kind stay; nothing until somebody asks.
     kinds: Vec<usize>,
 }
@@ -220,6 +224,9 @@ impl<'a> Fleet<'a> {
                     *self.on_host.entry((name, host)).or_default() += 1;
                 }
             }
+            if let Some(place) = self.places.get_mut(host) {
+                place.load += member.slots;
+            }
         }
         let crowded: Vec<&str> = self.places.keys().copied().filter(|host| self.crowd(host) > 0).collect();
         for host in crowded {
@@ -246,6 +253,37 @@ impl<'a> Fleet<'a> {
     /// The workers of a function.
     pub(super) fn tally(&self, function: &str) -> Tally {
         self.tallies.get(function).copied().unwrap_or_default()
+    }
+
+    /// How many workers of a function count on a host.
+    pub(super) fn on(&self, function: &str, host: &str) -> usize {
+        self.on_host.get(&(function, host)).copied().unwrap_or(0)
+    }
+
+    /// How many functions the workers of a host do together.
+    pub(super) fn load(&self, host: &str) -> usize {
+        self.places.get(host).map_or(0, |place| place.load)
+    }
+
+    /// Lets a worker go on with a function until another one does it.
+    pub(super) fn move_away(&mut self, id: &'a WorkerId, function: &'a str, reason: Reason) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        if member.ours.insert(function, Standing::Moves(reason)) == Some(Standing::Counts) {
+            let (host, answers) = (member.worker.host.as_str(), member.worker.silent_ms == 0);
+            self.count_out(function, host, answers);
+        }
+    }
+
+    /// A worker counts for a function no more.
+    fn count_out(&mut self, function: &'a str, host: &'a str, answers: bool) {
+        if let Some(tally) = self.tallies.get_mut(function) {
+            tally.counted -= 1;
+            tally.sure -= usize::from(answers);
+        }
+        let load = self.places.get_mut(host).map(|place| &mut place.load);
+        for number in self.on_host.get_mut(&(function, host)).into_iter().chain(load) {
+            *number -= 1;
+        }
     }
 
     /// The version that workers of a function are to be of, if any is wanted.
@@ -306,6 +344,9 @@ impl<'a> Fleet<'a> {
         member.slots += 1;
         member.ours.insert(function, Standing::Hoped);
         *self.on_host.entry((function, &member.worker.host)).or_default() += 1;
+        if let Some(place) = self.places.get_mut(member.worker.host.as_str()) {
+            place.load += 1;
+        }
         if let Some(tally) = self.tallies.get_mut(function) {
             tally.counted += 1;
         }
@@ -316,13 +357,8 @@ impl<'a> Fleet<'a> {
     pub(super) fn unregister(&mut self, id: &'a WorkerId, function: &'a str, why: String) {
         let Some(member) = self.members.get_mut(id) else { return };
         if member.ours.insert(function, Standing::Dropped) == Some(Standing::Counts) {
-            if let Some(tally) = self.tallies.get_mut(function) {
-                tally.counted -= 1;
-                tally.sure -= usize::from(member.worker.silent_ms == 0);
-            }
-            if let Some(on_host) = self.on_host.get_mut(&(function, member.worker.host.as_str())) {
-                *on_host -= 1;
-            }
+            let (host, answers) = (member.worker.host.as_str(), member.worker.silent_ms == 0);
+            self.count_out(function, host, answers);
         }
         self.say(Action::Unregister { worker: id.clone(), function: function.to_owned() }, why);
     }

@@ -42,6 +42,7 @@ pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
                     many(fleet.desired.functions_per_worker as u64, "function")
                 )
             }
+            Reason::Spread => format!("{host} has more of {name} than other hosts, and another one does it now"),
             Reason::Host | Reason::Replaced => format!("{name} is not for {host}, and others do it now"),
         };
         fleet.unregister(id, name, why);

@@ -16,11 +16,16 @@ impl Memory {
     /// Remembers that a worker refused to start another one: that one is not awaited, and none is started on the host for
     /// some time, as when one did not come. What the worker said is the `problem`, for people.
     pub fn start_failed(&mut self, host: &str, by: &WorkerId, problem: String, now_ms: u64) {
-        let memory = self.hosts.entry(host.to_owned()).or_default();
+        self.start_not_heard(host, by);
+        fail(self.hosts.entry(host.to_owned()).or_default(), now_ms, problem);
+    }
+
+    /// Remembers that a worker had ended before it could start another one: that one is not awaited, and nothing has failed.
+    pub fn start_not_heard(&mut self, host: &str, by: &WorkerId) {
+        let Some(memory) = self.hosts.get_mut(host) else { return };
         if let Some(index) = memory.pending.iter().rposition(|pending| pending.by == *by) {
             memory.pending.remove(index);
         }
-        fail(memory, now_ms, problem);
     }
 }
 

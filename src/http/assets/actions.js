@@ -30,12 +30,17 @@ export function mayAct() {
   return live.readOnly === false;
 }
 
+// What is said of a setting that nothing has the name of yet.
+function forLater(affected) {
+  return affected === 0 ? " Warning: nothing of that name is there yet. It is kept until it comes, or until it is taken back." : "";
+}
+
 // --- functions
 
 export function pause(fn) {
   const verb = fn.paused ? "resume" : "pause";
-  return attempt(() => act("POST", functionPath(fn.id, `/${verb}`)), () =>
-    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait until it goes on.`);
+  return attempt(() => act("POST", functionPath(fn.id, `/${verb}`)), (affected) =>
+    fn.paused ? `"${fn.name}" goes on.` : `"${fn.name}" is paused: its jobs wait until it goes on.${forLater(affected)}`);
 }
 
 export async function createFunction() {
@@ -125,7 +130,7 @@ export async function limits(fn) {
   });
   if (answer) {
     const body = { max_running: Number(answer.running), max_queue: [Number(answer.high), Number(answer.normal), Number(answer.low)] };
-    await attempt(() => act("POST", functionPath(fn.id, "/limits"), body), () => `Limits of "${fn.name}" are set.`);
+    await attempt(() => act("POST", functionPath(fn.id, "/limits"), body), (affected) => `Limits of "${fn.name}" are set.${forLater(affected)}`);
   }
 }
 
@@ -194,6 +199,21 @@ export function withhold(verb, who, fn) {
   return steer(verb, value, fn ? { ...who, ...named("function", fn.id) } : who, fn?.name);
 }
 
+// The same of all workers of a client id or a host, those that come later too; so it asks before.
+export async function withholdMany(verb, who) {
+  const [[kind, value]] = Object.entries(who);
+  const [does, holds] = verb === "drain" ? ["Drain", "They get no new jobs, and finish those that they have."] : ["Disable", "They get no more jobs."];
+  const answer = await ask({
+    title: kind === "host" ? `${does} this host?` : `${does} this client id?`,
+    text: [kind === "host" ? "All workers on " : "All workers with the client id ", name(value), ` are meant, and those that connect later. ${holds} This holds until they are enabled again.`],
+    confirm: does,
+    danger: true,
+  });
+  if (answer) {
+    await withhold(verb, who);
+  }
+}
+
 // Ends one rule by which workers get no jobs. One for all functions takes those for single ones with it.
 export function lift(rule) {
   const colon = rule.who_id.indexOf(":");
@@ -204,7 +224,7 @@ export function lift(rule) {
 
 function steer(verb, value, body, fn) {
   return attempt(() => act("POST", `/workers/${verb}`, body), (affected) =>
-    `${value} ${WITHHELD[verb]}${fn ? ` of "${fn}"` : ""} (${plural(affected, "connection")}).`);
+    `${value} ${WITHHELD[verb]}${fn ? ` of "${fn}"` : ""} (${plural(affected, "connection")}).${verb === "enable" ? "" : forLater(affected)}`);
 }
 
 export async function kick(who, what) {

@@ -21,12 +21,19 @@ export class ApiError extends Error {
   }
 }
 
-// The path of a function. A browser resolves the names "." and ".." before it asks, so they cannot be asked for.
+// A function's name as it stands in addresses. There is no empty part of a path, and a browser resolves "." and ".." before it asks.
+export function segment(id) {
+  return ["", ".", ".."].includes(id) ? `=${id}` : id;
+}
+
+// The name that stands so in an address.
+export function unsegment(text) {
+  return /^=\.{0,2}$/.test(text) ? text.slice(1) : text;
+}
+
+// The path of a function.
 export function functionPath(id, rest = "") {
-  if (id === "." || id === "..") {
-    throw new ApiError(0, "no_such_path", `A browser cannot ask for a function that is called "${id}". Use gearmand admin.`);
-  }
-  return `/functions/${id}${rest}`;
+  return `/functions/${segment(id)}${rest}`;
 }
 
 // A name for a body, by the name for paths: as text, or in base64 where it is not UTF-8.
@@ -153,8 +160,12 @@ export const live = {
   top: [],
   // Whether nothing can be changed here; null until that is known.
   readOnly: null,
-  // When the numbers came, in milliseconds since 1970 by this machine's clock.
+  // The name of the machine, and the addresses at which Gearman is served; none until they are known.
+  hostName: null,
+  addresses: [],
+  // When the numbers came: in milliseconds since 1970 by this machine's clock, and by one that nobody sets.
   at: 0,
+  atMonotonic: 0,
   // Rates and depths of the last minutes: [unix ms, in, out, failed, queued, running].
   points: [],
 };
@@ -170,7 +181,7 @@ export function follow(whenChanged) {
   document.addEventListener("visibilitychange", () => (document.hidden ? pause() : connect()));
   window.addEventListener("online", connect);
   setInterval(() => {
-    if (live.state === "live" && Date.now() - live.at > SILENCE_MS) {
+    if (live.state === "live" && performance.now() - live.atMonotonic > SILENCE_MS) {
       lose();
     }
   }, 1000);
@@ -205,6 +216,8 @@ async function askWhatMayBeDone() {
   try {
     const server = await get("/server");
     live.readOnly = server.read_only === true;
+    live.hostName = server.host_name;
+    live.addresses = server.addresses;
     changed();
   } catch {
     // The stream of events tells of a lost server.
@@ -212,13 +225,15 @@ async function askWhatMayBeDone() {
 }
 
 function take({ top, ...server }) {
-  if (live.server && live.server.started_unix_ms !== server.started_unix_ms) {
+  // When it started cannot be compared: it is told by the wall clock, which may have been set.
+  if (live.server && (live.server.pid !== server.pid || server.uptime_s < live.server.uptime_s)) {
     live.points = [];
     askWhatMayBeDone();
   }
   live.server = server;
   live.top = top ?? [];
   live.at = Date.now();
+  live.atMonotonic = performance.now();
   live.state = "live";
   const now = server.started_unix_ms + server.uptime_s * 1000;
   setClock(now);

@@ -1,6 +1,7 @@
 // The frame around the pages: navigation, the state of the connection, the theme and the keyboard.
 
 import { onAction } from "./actions.js";
+import { address } from "./address.js";
 import { ApiError, follow, live, onTokenNeeded, reconnect } from "./api.js";
 import { h, render } from "./dom.js";
 import { fleetPage } from "./fleet.js";
@@ -54,22 +55,8 @@ function missingPage() {
   return { title: "Not found", nav: "", load: async () => {}, view: () => [h("h1", { tabindex: "-1" }, "There is no such page"), h("p", null, h("a", { href: "#/" }, "Go to the overview"))] };
 }
 
-// The values stay as they are written, since the name of a function need be no UTF-8.
-function parseQuery(text) {
-  return new Map(text.split("&").filter(Boolean).map((pair) => {
-    const [key, ...rest] = pair.split("=");
-    return [key, rest.join("=")];
-  }).filter(([, value]) => value !== ""));
-}
-
-// Goes to a page with filters; values are encoded already.
-function go(path, filters) {
-  const query = Object.entries(filters).filter(([, value]) => value !== "" && value !== null && value !== undefined).map(([key, value]) => `${key}=${value}`);
-  location.hash = `#/${path}${query.length > 0 ? `?${query.join("&")}` : ""}`;
-}
-
 function open() {
-  const [path, query = ""] = location.hash.slice(1).split("?", 2);
+  const { path, query } = address();
   const first = page === null;
   page?.leave?.();
   visit += 1;
@@ -77,7 +64,7 @@ function open() {
   for (const [pattern, make] of [...ROUTES, [/^/, missingPage]]) {
     const match = pattern.exec(path);
     if (match) {
-      page = make(match.slice(1), parseQuery(query), go);
+      page = make(match.slice(1), query);
       break;
     }
   }
@@ -99,7 +86,7 @@ async function look() {
     return;
   }
   const mine = new AbortController();
-  const began = Date.now();
+  const began = performance.now();
   looking = mine;
   try {
     await page.load(mine.signal);
@@ -113,18 +100,18 @@ async function look() {
   }
   if (looking === mine) {
     draw();
-    timer = setTimeout(look, page.steady ? LOOK_AGAIN_MS : Math.max(LOOK_AGAIN_MS, REST * (Date.now() - began)));
+    timer = setTimeout(look, page.steady ? LOOK_AGAIN_MS : Math.max(LOOK_AGAIN_MS, REST * (performance.now() - began)));
   }
 }
 
 let drawn = 0;
 
 function draw() {
-  drawn = Date.now();
+  drawn = performance.now();
   const content = page.view();
   render(document.getElementById("main"), [h("div.page", { key: `visit ${visit}` },
     failure && h("p.notice.bad", { role: "alert", key: "failure" }, failure), content)]);
-  document.title = `${page.title} · gearmand`;
+  document.title = `${page.title} · ${serverName()}`;
   drawFrame();
 }
 
@@ -137,6 +124,11 @@ const COUNTS = {
   jobs: (server) => server.jobs.queued + server.jobs.scheduled + server.jobs.running,
 };
 
+// Which server this is, as the title of the window says it; several may be open beside each other.
+function serverName() {
+  return live.hostName ? `${live.hostName} (${location.host})` : location.host;
+}
+
 // Most servers have no fleet, and need no page of it.
 function isOffered(id) {
   const fleet = live.server?.fleet;
@@ -148,6 +140,11 @@ function drawFrame() {
   render(document.getElementById("navigation"), NAVIGATION.filter(([id]) => isOffered(id)).map(([id, label, href]) =>
     h("a", { key: id, href, "aria-current": page.nav === id ? "page" : undefined, "data-nav": id }, label,
       server && COUNTS[id] && h("span.nav-count", null, brief(COUNTS[id](server))))));
+  const gearman = live.addresses.join(", ");
+  render(document.getElementById("identity"), [
+    h("strong.name", { key: "name", title: live.hostName }, live.hostName ?? location.hostname),
+    h("span.name.muted", { key: "address", "data-value": "address", title: `Gearman on ${gearman || "an address that is not known yet"}; this page from ${location.host}` }, gearman || location.host),
+  ]);
   const words = { live: "Live", asleep: "Paused", connecting: "Connecting…", lost: "Not connected" };
   render(document.getElementById("connection"), [
     h("span.lamp", { class: `lamp-${live.state}`, "aria-hidden": "true" }),
@@ -218,15 +215,24 @@ function showShortcuts() {
     ["t", "Change the theme"],
     ["r", "Look again"],
     ["?", "Show this"],
-    ["Esc", "Close a dialog or a menu; leave the filter"],
+    ["Esc", "Close a dialog or a menu; empty and leave the filter"],
     ["← →", "Read a chart that has the focus"],
   ];
   tell("Keyboard shortcuts", h("dl.shortcuts", null, rows.map(([keys, what]) =>
     h("div", { key: keys }, h("dt", null, keys.split(" ").map((key) => h("kbd", { key }, key))), h("dd", null, what)))));
 }
 
-let prefix = 0;
+// What is typed in a filter that works at once goes with it; in other forms it stays.
+function leaveField(element) {
+  if (element.matches("[data-live]") && element.value !== "") {
+    element.value = "";
+    element.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  element.blur();
+}
+
 const PREFIX_MS = 1500;
+let prefix = -PREFIX_MS;
 
 function onKey(event) {
   const typing = event.target instanceof Element && event.target.matches("input, textarea, select, [contenteditable]");
@@ -235,12 +241,14 @@ function onKey(event) {
   }
   if (typing) {
     if (event.key === "Escape") {
-      event.target.blur();
+      // A browser would empty a field of search without a word to the list that it filters.
+      event.preventDefault();
+      leaveField(event.target);
     }
     return;
   }
-  if (Date.now() - prefix < PREFIX_MS) {
-    prefix = 0;
+  if (performance.now() - prefix < PREFIX_MS) {
+    prefix = -PREFIX_MS;
     const target = NAVIGATION.find(([, , , key]) => key === event.key);
     if (target) {
       location.hash = target[2];
@@ -250,7 +258,7 @@ function onKey(event) {
   const act = {
     "/": () => document.querySelector("[data-filter]")?.focus(),
     "?": showShortcuts,
-    g: () => { prefix = Date.now(); },
+    g: () => { prefix = performance.now(); },
     t: toggleTheme,
     r: look,
     Escape: closeNavigation,
@@ -296,4 +304,4 @@ nameTheme();
 open();
 follow(whenLive);
 // Times tick though nothing new has come.
-setInterval(() => !document.hidden && Date.now() - drawn > TICK_MS / 2 && draw(), TICK_MS);
+setInterval(() => !document.hidden && performance.now() - drawn > TICK_MS / 2 && draw(), TICK_MS);

@@ -1,11 +1,12 @@
 // The fleet: managed workers by host, and what their monitors make of them. All of it is what they say themselves.
 
 import { mayAct } from "./actions.js";
+import { parameter, setParameter } from "./address.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
 import { NONE, age, bytes, number, plural, shortAge, shortDuration, visible } from "./format.js";
 import * as orders from "./orders.js";
-import { ago, badge, button, card, empty, facts, jobLink, menuButton, name, redraw, searchField, table } from "./ui.js";
+import { ago, badge, button, card, counted as counts, empty, facts, fitsFilter, jobLink, menuButton, name, redraw, searchField, table } from "./ui.js";
 
 // How many workers are shown, and how many functions of each where nobody wants all.
 const MOST = 300;
@@ -15,8 +16,6 @@ const EVENTS = 12;
 
 const STATES = ["", "working", "idle", "leaving", "silent", "outdated"];
 
-let wanted = "";
-let wantedState = "";
 // The workers all of whose functions are shown.
 const unfolded = new Set();
 
@@ -33,9 +32,9 @@ export function fleetPage() {
     view() {
       const head = h("div.page-head", null, h("h1", { tabindex: "-1" }, "Fleet"),
         fleet && fleet.workers.length > 0 && [
-          searchField("Filter managed workers", wanted, (value) => { wanted = value; }),
+          searchField("Filter managed workers"),
           h("label.select", { key: "state" }, h("span.hidden", null, "State"),
-            h("select", { value: wantedState, on: { change: (event) => { wantedState = event.target.value; redraw(); } } },
+            h("select", { value: parameter("state"), on: { change: (event) => { setParameter("state", event.target.value); redraw(); } } },
               STATES.map((word) => h("option", { key: word, value: word }, word === "" ? "Any state" : word)))),
         ]);
       if (!fleet) {
@@ -105,12 +104,13 @@ function functionTable(monitor) {
   const count = (id, label, title) => ({ id, label, title, number: true, value: (fn) => fn[id], cell: (fn) => number(fn[id]) });
   return table({
     id: `fleet-functions-${monitor.fleet}`,
+    sort: `sort_${encodeURIComponent(monitor.fleet)}`,
     label: `Functions that the monitor of ${visible(monitor.fleet)} takes care of`,
     by: "function",
     down: false,
     rows: monitor.functions.map((fn) => ({ ...fn, key: fn.function })),
     columns: [
-      { id: "function", label: "Function", head: true, value: (fn) => fn.function, cell: (fn) => name(fn.function) },
+      { id: "function", label: "Function", head: true, flex: true, value: (fn) => fn.function, cell: (fn) => name(fn.function) },
       count("target", "Target", "How many workers it is to have now"),
       count("workers", "Workers"),
       count("min", "Min"),
@@ -128,6 +128,7 @@ const total = (counts) => Object.values(counts).reduce((sum, count) => sum + cou
 const counted = (counts, fn) => (Object.hasOwn(counts, fn) ? counts[fn] : 0);
 
 function stateFits(worker) {
+  const wantedState = parameter("state");
   return wantedState === "" || (wantedState === "silent" ? worker.silent_s !== null : wantedState === "outdated" ? worker.outdated : worker.silent_s === null && worker.state === wantedState);
 }
 
@@ -135,9 +136,8 @@ function workers(fleet) {
   if (fleet.workers.length === 0) {
     return empty("No managed worker has an id yet.", "They show here as soon as they have one.");
   }
-  const words = wanted.toLowerCase();
   const texts = (worker) => [worker.id, worker.fleet, worker.host, String(worker.pid), worker.language, worker.version, worker.state, ...worker.functions_in_use, ...worker.functions_not_in_use];
-  const fits = fleet.workers.filter((worker) => stateFits(worker) && texts(worker).some((text) => text.toLowerCase().includes(words)));
+  const fits = fleet.workers.filter((worker) => stateFits(worker) && fitsFilter(...texts(worker)));
   if (fits.length === 0) {
     return empty("No managed worker fits.", `${plural(fleet.workers.length, "worker")} in all. Clear the filter to see them.`);
   }
@@ -187,13 +187,13 @@ function workerTable(groups) {
     down: false,
     groups,
     columns: [
-      { id: "id", label: "Worker", head: true, value: (worker) => worker.id, cell: workerCell },
+      { id: "id", label: "Worker", head: true, flex: true, value: (worker) => worker.id, cell: workerCell },
       { id: "state", label: "State", value: (worker) => (worker.silent_s === null ? worker.state : "silent"), cell: stateCell },
-      { id: "functions", label: "Functions", cell: chips },
-      { id: "running", label: "Running", value: (worker) => worker.running[0]?.seconds ?? -1, cell: runningCell },
-      { id: "done", label: "Done", number: true, value: (worker) => total(worker.count), cell: (worker) => number(total(worker.count)) },
-      { id: "failed", label: "Failed", number: true, value: (worker) => total(worker.failures), cell: (worker) => number(total(worker.failures)) },
-      { id: "version", label: "Version", value: (worker) => worker.version, cell: versionCell },
+      { id: "functions", label: "Functions", flex: true, class: "chip-cell", cell: chips },
+      { id: "running", label: "Running", flex: true, value: (worker) => worker.running[0]?.seconds ?? -1, cell: runningCell },
+      { id: "done", label: "Done", number: true, value: (worker) => total(worker.count), cell: (worker) => counts(total(worker.count)) },
+      { id: "failed", label: "Failed", number: true, value: (worker) => total(worker.failures), cell: (worker) => counts(total(worker.failures)) },
+      { id: "version", label: "Version", flex: true, class: "least", value: (worker) => worker.version, cell: versionCell },
       { id: "memory", label: "Memory", number: true, value: (worker) => worker.memory_bytes, cell: (worker) => (worker.memory_bytes === 0 ? NONE : bytes(worker.memory_bytes)) },
       { id: "uptime", label: "Up", number: true, value: (worker) => worker.uptime_s, cell: (worker) => (worker.state === "unknown" ? NONE : shortAge(worker.uptime_s)) },
       { id: "actions", label: "", class: "actions", cell: (worker) => mayAct() && menuButton(`Actions for worker ${worker.id}`, () => workerActions(worker)) },

@@ -9,11 +9,11 @@ const calendar = new Intl.DateTimeFormat("en", { year: "numeric", month: "short"
 // Stands where a number is not known.
 export const NONE = "–";
 
-// The server's clock minus this one's, in milliseconds: ages are told by the server's clock.
-let clockOffset = 0;
+// The server's clock minus one of this machine's that nobody sets, in milliseconds: ages are told by the server's clock.
+let clockOffset = Date.now() - performance.now();
 
 export function setClock(serverUnixMs) {
-  const offset = serverUnixMs - Date.now();
+  const offset = serverUnixMs - performance.now();
   // An event that comes a little late is no step of a clock.
   if (Math.abs(offset - clockOffset) > 300) {
     clockOffset = offset;
@@ -22,7 +22,7 @@ export function setClock(serverUnixMs) {
 
 // The time now by the server's clock, in milliseconds since 1970.
 export function serverNow() {
-  return Date.now() + clockOffset;
+  return performance.now() + clockOffset;
 }
 
 export function number(value) {
@@ -104,7 +104,11 @@ export function age(seconds) {
 
 // The same where there is little room: 5 s, 3m 20s.
 export function shortAge(seconds) {
-  return seconds < 60 ? age(seconds) : age(seconds).replaceAll(/(\d) (\w)\w*/g, "$1$2");
+  return seconds < 60 ? age(seconds) : shortened(age(seconds));
+}
+
+function shortened(text) {
+  return text.replaceAll(/(\d) (min|[a-z])\b/g, (_, digit, unit) => `${digit}${unit[0]}`);
 }
 
 // A measured time where there is little room.
@@ -127,6 +131,11 @@ export function relative(unixMs) {
     return "now";
   }
   return seconds < 0 ? `in ${age(1 - seconds)}` : `${age(seconds)} ago`;
+}
+
+// The same where there is little room: in 3m 20s.
+export function shortRelative(unixMs) {
+  return shortened(relative(unixMs));
 }
 
 // A time of day, with the date where that is another day.

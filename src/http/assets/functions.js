@@ -1,18 +1,17 @@
 // All functions, and one of them.
 
 import * as actions from "./actions.js";
-import { functionPath, get } from "./api.js";
+import { functionPath, get, segment } from "./api.js";
 import { Chart, historyTimes, isOld } from "./chart.js";
 import { h, widget } from "./dom.js";
 import { age, brief, bytes, duration, durationMark, failures, mark, number, plural, rate, serverNow, shortAge, shortDuration, visible } from "./format.js";
 import { jobsInOrder } from "./jobs.js";
 import { readablePreview } from "./preview.js";
-import { badge, button, card, count, depthBar, empty, facts, failureCount, functionLink, jobLink, link, menuButton, name, redraw, searchField, table, workerLink, lasting } from "./ui.js";
-
-// What a person looked for, kept while other pages are shown.
-let wanted = "";
+import { badge, button, card, count, counted, depthBar, empty, facts, failureCount, fitsFilter, functionLink, jobLink, link, menuButton, name, redraw, searchField, table, workerLink, lasting } from "./ui.js";
 
 const queuedOf = (fn) => fn.queued.high + fn.queued.normal + fn.queued.low;
+
+const priorities = ({ queued }) => `${number(queued.high)} high, ${number(queued.normal)} normal, ${number(queued.low)} low`;
 
 export function functionList() {
   let functions = null;
@@ -24,7 +23,7 @@ export function functionList() {
     },
     view() {
       const head = h("div.page-head", null, h("h1", { tabindex: "-1" }, "Functions"),
-        searchField("Filter functions", wanted, (value) => { wanted = value; }),
+        searchField("Filter functions"),
         actions.mayAct() && button("Create…", actions.createFunction, { id: "create" }));
       if (!functions) {
         return [head, h("p.muted", null, "Loading…")];
@@ -32,7 +31,7 @@ export function functionList() {
       if (functions.length === 0) {
         return [head, empty("No functions yet.", "They come with the first job or worker. ", link("#/submit", "Submit a job"), " to try.")];
       }
-      const shown = functions.filter((fn) => fn.name.toLowerCase().includes(wanted.toLowerCase()));
+      const shown = functions.filter((fn) => fitsFilter(fn.name));
       return [head, shown.length === 0 ? empty("No function has this in its name.", `${plural(functions.length, "function")} in all. Clear the filter to see them.`) : functionTable(shown)];
     },
   };
@@ -41,21 +40,21 @@ export function functionList() {
 function functionTable(functions) {
   const rows = functions.map((fn) => ({ ...fn, key: fn.id, all: queuedOf(fn) }));
   const most = Math.max(...rows.map((row) => row.all));
-  const numeric = (id, label, value, format, title) => ({ id, label, title, number: true, value, cell: (fn) => format(value(fn)) });
+  const numeric = (id, label, value, format, title, kind) => ({ id, label, title, number: true, class: kind, value, cell: (fn) => format(value(fn)) });
   return card("All functions", { class: "bare" }, table({
     id: "functions",
     label: "Functions",
     by: "queued",
     rows,
     columns: [
-      { id: "name", label: "Function", head: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), fn.paused && badge("paused"), fn.max_running > 0 && h("span.badge", { title: "Most that run at once" }, `≤ ${fn.max_running}`)] },
-      { id: "queued", label: "Queued", number: true, class: "wide", value: (fn) => fn.all, cell: (fn) => [depthBar(fn.all, most), count(fn.all)] },
-      numeric("high", "High", (fn) => fn.queued.high, brief, "Queued with high priority"),
-      numeric("normal", "Normal", (fn) => fn.queued.normal, brief, "Queued with normal priority"),
-      numeric("low", "Low", (fn) => fn.queued.low, brief, "Queued with low priority"),
+      { id: "name", label: "Function", head: true, flex: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), fn.paused && badge("paused"), fn.settings_only && badge("awaited"), fn.max_running > 0 && h("span.badge", { title: "Most that run at once" }, `≤ ${fn.max_running}`)] },
+      { id: "queued", label: "Queued", number: true, class: "wide", value: (fn) => fn.all, cell: (fn) => [depthBar(fn.all, most), count(fn.all, `${number(fn.all)}: ${priorities(fn)}`)] },
+      numeric("high", "High", (fn) => fn.queued.high, brief, "Queued with high priority", "less"),
+      numeric("normal", "Normal", (fn) => fn.queued.normal, brief, "Queued with normal priority", "less"),
+      numeric("low", "Low", (fn) => fn.queued.low, brief, "Queued with low priority", "less"),
       numeric("scheduled", "Sched.", (fn) => fn.scheduled, brief, "Not due yet"),
-      numeric("running", "Running", (fn) => fn.running, number),
-      numeric("workers", "Workers", (fn) => fn.workers, number),
+      numeric("running", "Running", (fn) => fn.running, brief),
+      numeric("workers", "Workers", (fn) => fn.workers, brief),
       numeric("oldest", "Oldest", (fn) => fn.oldest_queued_s, shortAge, "Age of the oldest job that waits"),
       numeric("in", "In/s", (fn) => fn.rates.in_per_s, rate),
       numeric("out", "Out/s", (fn) => fn.rates.out_per_s, rate),
@@ -80,9 +79,11 @@ function functionActions(fn) {
 // How many workers and jobs of a function are shown.
 const SHOWN = 50;
 const JOBS_SHOWN = 20;
-// How many workloads are asked for at each look, since each is a request of its own.
+// The beginnings of workloads are drawn when so many have come, since each is a request of its own.
 const PREVIEWS_AT_ONCE = 5;
 const PREVIEW_BYTES = 120;
+// So many jobs are waited for in vain at one look: a store that does not answer is not asked for all of them.
+const MOST_MISSES = 2;
 
 export function oneFunction([id]) {
   const state = { fn: null, at: 0, history: null, workers: [], jobs: [], more: false, previews: new Map(), missing: false };
@@ -129,7 +130,8 @@ export function oneFunction([id]) {
   };
 }
 
-// The beginnings of the workloads of the jobs shown, a few at a time; each is asked for once.
+// The beginnings of the workloads of the jobs shown, and their sizes, which are not known of those that the store alone has.
+// Each is asked for once, or again at the next look where the store did not answer in time.
 async function loadPreviews(state, signal) {
   const handles = new Set(state.jobs.map((job) => job.handle));
   for (const handle of state.previews.keys()) {
@@ -137,11 +139,22 @@ async function loadPreviews(state, signal) {
       state.previews.delete(handle);
     }
   }
-  const wantedNow = state.jobs.filter((job) => !state.previews.has(job.handle)).slice(0, PREVIEWS_AT_ONCE);
-  for (const job of wantedNow) {
+  const wantedNow = state.jobs.filter((job) => !state.previews.has(job.handle));
+  let misses = 0;
+  for (const [index, job] of wantedNow.entries()) {
+    if (index > 0 && index % PREVIEWS_AT_ONCE === 0) {
+      redraw();
+    }
     try {
-      const { preview } = await get(`/jobs/${encodeURIComponent(job.handle)}?preview=${PREVIEW_BYTES}`, signal);
-      state.previews.set(job.handle, preview ?? null);
+      const { preview, workload_bytes: size } = await get(`/jobs/${encodeURIComponent(job.handle)}?preview=${PREVIEW_BYTES}`, signal);
+      if (!preview) {
+        misses += 1;
+        if (misses === MOST_MISSES) {
+          return;
+        }
+        continue;
+      }
+      state.previews.set(job.handle, { preview, size });
     } catch (error) {
       if (error.name === "AbortError") {
         return;
@@ -152,11 +165,13 @@ async function loadPreviews(state, signal) {
   }
 }
 
+const shownPreview = (known) => readablePreview(known && known.preview);
+
 function head(fn, missing) {
   return h("div.page-head", null,
     h("div.title", null,
       h("p.crumbs", null, link("#/functions", "Functions")),
-      h("h1", { tabindex: "-1" }, name(fn.name), fn.paused && badge("paused"), missing && h("span.badge", null, "dropped"))),
+      h("h1", { tabindex: "-1" }, name(fn.name), fn.paused && badge("paused"), fn.settings_only && badge("awaited"), missing && h("span.badge", null, "dropped"))),
     actions.mayAct() && h("div.buttons", null,
       button(fn.paused ? "Resume" : "Pause", () => actions.pause(fn), { id: "pause", kind: fn.paused ? "solid" : "" }),
       button("Limits…", () => actions.limits(fn), { id: "limits" }),
@@ -167,7 +182,7 @@ function head(fn, missing) {
 
 function nowCard(fn) {
   return card("Now", null, facts([
-    ["Queued", h("span", { "data-value": "queued" }, `${number(queuedOf(fn))} (${number(fn.queued.high)} high, ${number(fn.queued.normal)} normal, ${number(fn.queued.low)} low)`)],
+    ["Queued", h("span", { "data-value": "queued" }, `${number(queuedOf(fn))} (${priorities(fn)})`)],
     ["Scheduled", number(fn.scheduled)],
     ["Running", h("span", { "data-value": "running" }, `${number(fn.running)}${fn.max_running > 0 ? ` of at most ${number(fn.max_running)}` : ""}`)],
     ["Workers", h("span", { "data-value": "workers" }, number(fn.workers))],
@@ -228,7 +243,7 @@ function workersCard(fn, workers) {
     return card("Workers", null, empty("No worker can do this function.", "Start one that does, or move its jobs to another function."));
   }
   const rows = workers.map((worker) => ({ ...worker, key: worker.id, own: worker.functions.find((own) => own.id === fn.id) }));
-  return card("Workers", { actions: fn.workers > SHOWN && link(`#/workers?function=${fn.id}`, "All workers") }, table({
+  return card("Workers", { actions: fn.workers > SHOWN && link(`#/workers?function=${segment(fn.id)}`, "All workers") }, table({
     id: "function-workers",
     label: "Workers of this function",
     by: "state",
@@ -236,11 +251,11 @@ function workersCard(fn, workers) {
     rows,
     columns: [
       { id: "id", label: "Worker", head: true, value: (worker) => worker.id, cell: (worker) => workerLink(worker.id) },
-      { id: "host", label: "Host", value: (worker) => worker.address, cell: (worker) => name(worker.address) },
-      { id: "client", label: "Client id", value: (worker) => worker.client_id ?? "", cell: (worker) => (worker.client_id === null ? "–" : name(worker.client_id)) },
+      { id: "host", label: "Host", flex: true, value: (worker) => worker.address, cell: (worker) => name(worker.address) },
+      { id: "client", label: "Client id", flex: true, value: (worker) => worker.client_id ?? "", cell: (worker) => (worker.client_id === null ? "–" : name(worker.client_id)) },
       { id: "state", label: "State", value: (worker) => worker.state, cell: workerState },
       { id: "since", label: "Running since", value: (worker) => worker.since_unix_ms, number: true, cell: (worker) => lasting(worker.since_unix_ms) },
-      { id: "done", label: "Done", number: true, value: (worker) => worker.own?.totals.done, cell: (worker) => number(worker.own?.totals.done) },
+      { id: "done", label: "Done", number: true, value: (worker) => worker.own?.totals.done, cell: (worker) => counted(worker.own?.totals.done) },
       { id: "failed", label: "Failed", title: "Failed, with an exception, or timed out", number: true, value: failed, cell: ({ own }) => (own ? failureCount(own.totals) : "–") },
       { id: "p99", label: "p99", number: true, value: (worker) => worker.own?.run.p99_s, cell: (worker) => shortDuration(worker.own?.run.p99_s) },
     ],
@@ -249,22 +264,22 @@ function workersCard(fn, workers) {
 
 function jobsCard(fn, { jobs, more, previews }) {
   if (jobs.length === 0) {
-    return card("Jobs", null, empty("No jobs.", "None waits, runs or is scheduled. ", link(`#/submit?function=${fn.id}`, "Submit one")));
+    return card("Jobs", null, empty("No jobs.", "None waits, runs or is scheduled. ", link(`#/submit?function=${segment(fn.id)}`, "Submit one")));
   }
-  return card("Jobs", { actions: more && link(`#/jobs?function=${fn.id}`, "All jobs") }, table({
+  return card("Jobs", { actions: more && link(`#/jobs?function=${segment(fn.id)}`, "All jobs") }, table({
     id: "function-jobs",
     label: "Jobs of this function",
     sortable: false,
     rows: jobs.map((job) => ({ ...job, key: job.handle })),
     columns: [
-      { id: "handle", label: "Job", head: true, cell: (job) => jobLink(job.handle) },
+      { id: "handle", label: "Job", head: true, flex: true, cell: (job) => jobLink(job.handle) },
       { id: "state", label: "State", cell: (job) => badge(job.state) },
       { id: "priority", label: "Priority", cell: (job) => job.priority },
-      { id: "unique", label: "Unique id", cell: (job) => (job.unique === "" ? "–" : name(job.unique)) },
+      { id: "unique", label: "Unique id", flex: true, cell: (job) => (job.unique === "" ? "–" : name(job.unique)) },
       { id: "age", label: "Age", number: true, cell: (job) => lasting(job.submitted_unix_ms) },
       { id: "holder", label: "Worker", cell: (job) => workerLink(job.holder) },
-      { id: "bytes", label: "Size", number: true, cell: (job) => bytes(job.workload_bytes) },
-      { id: "preview", label: "Workload", class: "preview-cell", cell: (job) => readablePreview(previews.get(job.handle)) },
+      { id: "bytes", label: "Size", number: true, cell: (job) => bytes(job.workload_bytes ?? previews.get(job.handle)?.size) },
+      { id: "preview", label: "Workload", class: "preview-cell", cell: (job) => shownPreview(previews.get(job.handle)) },
       { id: "actions", label: "", class: "actions", cell: (job) => actions.mayAct() && menuButton(`Actions for ${job.handle}`, () => actions.jobActions(job)) },
     ],
   }));

@@ -1,9 +1,10 @@
 // Jobs, found by function, state, unique id, client and age; and one of them with its timeline.
 
 import * as actions from "./actions.js";
+import { go, readable } from "./address.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { age, bytes, exactTime, number, parseSeconds, relative, since, time, visible } from "./format.js";
+import { age, bytes, exactTime, number, parseSeconds, relative, serverNow, shortRelative, since, time, visible } from "./format.js";
 import { shownAs } from "./preview.js";
 import { badge, button, card, empty, facts, functionLink, jobLink, lasting, link, menuButton, name, progressBar, segments, table, workerLink } from "./ui.js";
 
@@ -14,14 +15,6 @@ const FIRST_PREVIEW = 1024;
 const MOST_PREVIEW = 65_536;
 
 const FILTERS = ["function", "state", "unique", "client", "older_than_s"];
-
-function readable(encoded) {
-  try {
-    return decodeURIComponent(encoded);
-  } catch {
-    return encoded;
-  }
-}
 
 // Where no state is chosen, a function's jobs are shown in this order.
 const STAGES = ["running", "queued", "scheduled"];
@@ -71,7 +64,7 @@ function orderNote({ function: fn, state }) {
   return fn && state === "queued" ? "In the order in which they will be handed out." : "In no order. Of one function, those that wait are shown in the order in which they will be handed out.";
 }
 
-export function jobList(_, query, go) {
+export function jobList(_, query) {
   const state = { jobs: null, next: null };
   const filters = Object.fromEntries(FILTERS.filter((key) => query.has(key)).map((key) => [key, query.get(key)]));
   const parts = Object.entries(filters).map(([key, value]) => `${key}=${value}`);
@@ -85,15 +78,15 @@ export function jobList(_, query, go) {
     view() {
       return [
         h("div.page-head", null, h("h1", { tabindex: "-1" }, "Jobs")),
-        filterForm(query, filters, go),
+        filterForm(query, filters),
         h("p.muted", { key: "order", "data-value": "order" }, orderNote(filters)),
-        state.jobs ? jobTable(state, filters, query, go) : h("p.muted", null, "Loading…"),
+        state.jobs ? jobTable(state, filters, query) : h("p.muted", null, "Loading…"),
       ];
     },
   };
 }
 
-function filterForm(query, filters, go) {
+function filterForm(query, filters) {
   const shown = (key) => readable(query.get(key) ?? "");
   const input = (label, key, props) => h("label.field", { key }, h("span.field-label", null, label), h("input", { name: key, value: shown(key), autocomplete: "off", spellcheck: "false", ...props }));
   const submit = (event) => {
@@ -122,7 +115,7 @@ function filterForm(query, filters, go) {
       Object.keys(filters).length > 0 && link("#/jobs", "Clear")));
 }
 
-function jobTable({ jobs, next }, filters, query, go) {
+function jobTable({ jobs, next }, filters, query) {
   const first = !query.has("after");
   const pager = h("div.pager", { key: "pager" },
     !first && button("First page", () => go("jobs", filters), { id: "first-page" }),
@@ -137,17 +130,17 @@ function jobTable({ jobs, next }, filters, query, go) {
     sortable: false,
     rows: jobs.map((job) => ({ ...job, key: job.handle })),
     columns: [
-      { id: "handle", label: "Job", head: true, cell: (job) => jobLink(job.handle) },
-      { id: "function", label: "Function", cell: (job) => functionLink(job.function_id, job.function) },
+      { id: "handle", label: "Job", head: true, flex: true, cell: (job) => jobLink(job.handle) },
+      { id: "function", label: "Function", flex: true, cell: (job) => functionLink(job.function_id, job.function) },
       { id: "state", label: "State", cell: (job) => badge(job.state) },
       { id: "priority", label: "Priority", cell: (job) => job.priority },
-      { id: "unique", label: "Unique id", cell: (job) => (job.unique === "" ? "–" : name(job.unique)) },
+      { id: "unique", label: "Unique id", flex: true, cell: (job) => (job.unique === "" ? "–" : name(job.unique)) },
       { id: "age", label: "Age", number: true, cell: (job) => lasting(job.submitted_unix_ms) },
-      { id: "due", label: "Due", number: true, cell: (job) => (job.due_unix_s === null ? "–" : relative(job.due_unix_s * 1000)) },
+      { id: "due", label: "Due", number: true, class: "least", cell: (job) => (job.due_unix_s === null ? "–" : shortRelative(job.due_unix_s * 1000)) },
       { id: "holder", label: "Worker", cell: (job) => workerLink(job.holder) },
       { id: "progress", label: "Progress", cell: (job) => (job.progress ? progressBar(job.progress.numerator, job.progress.denominator) : "–") },
-      { id: "attempts", label: "Lost", number: true, cell: (job) => number(job.attempts) },
-      { id: "clients", label: "Clients", number: true, cell: (job) => number(job.clients) },
+      { id: "attempts", label: "Lost", number: true, class: "less", cell: (job) => number(job.attempts) },
+      { id: "clients", label: "Clients", number: true, class: "less", cell: (job) => number(job.clients) },
       { id: "bytes", label: "Size", number: true, cell: (job) => bytes(job.workload_bytes) },
       { id: "actions", label: "", class: "actions", cell: (job) => actions.mayAct() && menuButton(`Actions for ${job.handle}`, () => actions.jobActions(job)) },
     ],
@@ -168,7 +161,7 @@ export function oneJob([encoded]) {
         if (error.status !== 404) {
           throw error;
         }
-        state.endedAt ||= Date.now();
+        state.endedAt ||= serverNow();
         state.ended = true;
       }
     },

@@ -9,14 +9,15 @@ import { badge, card, count, depthBar, empty, facts, functionLink, link, segment
 const MINUTES_10 = 600_000;
 // The event of each second has the busiest functions alone; all of them are looked at more slowly, for the notices.
 const FUNCTIONS_MS = 10_000;
-const NOTICES = 5;
+// How many functions a notice names.
+const NAMED = 3;
 const STATES = ["working", "waiting", "woken", "asleep", "draining", "drained", "disabled"];
 
 export function overview() {
   let history = null;
   let span = "10";
   let functions = null;
-  let lookedAt = 0;
+  let lookedAt = -FUNCTIONS_MS;
   return {
     title: "Overview",
     nav: "overview",
@@ -24,9 +25,9 @@ export function overview() {
       if (isOld(history)) {
         history = await get("/history", signal);
       }
-      if (Date.now() - lookedAt > FUNCTIONS_MS) {
+      if (performance.now() - lookedAt > FUNCTIONS_MS) {
         ({ functions } = await get("/functions", signal));
-        lookedAt = Date.now();
+        lookedAt = performance.now();
       }
     },
     view() {
@@ -94,24 +95,32 @@ function depth([times, , , , queued, running]) {
   };
 }
 
-// What holds up the jobs of a function: a tone and a text, or null.
-function heldUp(fn) {
-  const queued = fn.queued.high + fn.queued.normal + fn.queued.low;
-  if (queued === 0) {
-    return null;
+const queuedOf = (fn) => fn.queued.high + fn.queued.normal + fn.queued.low;
+
+// Reasons for which jobs of a function wait, the first that holds: a tone, whether it holds, and what is said of functions.
+const REASONS = [
+  ["warn", (fn) => fn.workers === 0, "and no worker can do them."],
+  ["info", (fn) => fn.paused, (one) => (one ? "and it is paused." : "and they are paused.")],
+  ["warn", ({ worker_states: states, workers }) => states.disabled + states.draining + states.drained >= workers, (one) => `and all ${one ? "its" : "their"} workers are disabled or drained.`],
+];
+
+// What holds up jobs: one notice for each reason, however many functions it is true of. The longest queues are named.
+function heldUp(functions) {
+  const found = REASONS.map(() => []);
+  for (const fn of functions.filter((candidate) => queuedOf(candidate) > 0)) {
+    found[REASONS.findIndex(([, holds]) => holds(fn))]?.push(fn);
   }
-  const states = fn.worker_states;
-  const withheld = states.disabled + states.draining + states.drained;
-  const wait = queued === 1 ? "waits" : "wait";
-  if (fn.workers === 0) {
-    return ["warn", [`${plural(queued, "job")} of `, functionLink(fn.id, fn.name), ` ${wait}, and no worker can do them.`]];
-  }
-  if (fn.paused) {
-    return ["info", [functionLink(fn.id, fn.name), ` is paused with ${plural(queued, "job")} waiting.`]];
-  }
-  return withheld >= fn.workers
-    ? ["warn", [`${plural(queued, "job")} of `, functionLink(fn.id, fn.name), ` ${wait}, and all its workers are disabled or drained.`]]
-    : null;
+  return REASONS.map(([tone, , said], index) => {
+    const held = found[index].sort((one, other) => queuedOf(other) - queuedOf(one));
+    const jobs = held.reduce((sum, fn) => sum + queuedOf(fn), 0);
+    const rest = held.length - NAMED;
+    return held.length > 0 && [tone, [
+      `${plural(jobs, "job")} of `, held.length > 1 && `${plural(held.length, "function")} (`,
+      held.slice(0, NAMED).map((fn, place) => [place > 0 && ", ", functionLink(fn.id, fn.name)]),
+      rest > 0 && [" and ", link("#/functions", `${number(rest)} more`)], held.length > 1 && ")",
+      ` ${jobs === 1 ? "waits" : "wait"}, ${typeof said === "string" ? said : said(held.length === 1)}`,
+    ]];
+  }).filter(Boolean);
 }
 
 function notices(server, functions) {
@@ -122,15 +131,15 @@ function notices(server, functions) {
   if (server.store.state === "failing") {
     found.push(["bad", `The store is failing: ${server.store.error ?? "no reason is known"}. Background jobs are refused.`]);
   }
+  if (server.store.state === "memory") {
+    found.push(["warn", "Background jobs are in memory only: they are lost when the server ends."]);
+  }
   // Of the busiest ones there are numbers that are newer.
   const newer = new Map(live.top.map((fn) => [fn.id, fn]));
   const known = new Set(functions.map((fn) => fn.id));
   const all = [...live.top.filter((fn) => !known.has(fn.id)), ...functions.map((fn) => newer.get(fn.id) ?? fn)];
-  found.push(...all.map(heldUp).filter(Boolean));
-  const more = found.length - NOTICES;
-  return h("div.notices", { key: "notices" },
-    found.slice(0, NOTICES).map(([tone, text], index) => h("p.notice", { key: index, class: tone }, text)),
-    more > 0 && h("p", { key: "more", "data-value": "more-notices" }, link("#/functions", `and ${number(more)} more`)));
+  found.push(...heldUp(all));
+  return h("div.notices", { key: "notices" }, found.map(([tone, text], index) => h("p.notice", { key: index, class: tone }, text)));
 }
 
 function tiles(server) {
@@ -184,7 +193,7 @@ function busiest() {
     sortable: false,
     rows,
     columns: [
-      { id: "name", label: "Function", head: true, cell: (fn) => [functionLink(fn.id, fn.name), fn.paused && badge("paused")] },
+      { id: "name", label: "Function", head: true, flex: true, cell: (fn) => [functionLink(fn.id, fn.name), fn.paused && badge("paused")] },
       { id: "queued", label: "Queued", number: true, class: "wide", cell: (fn) => [depthBar(fn.all, most), count(fn.all)] },
       { id: "running", label: "Running", number: true, cell: (fn) => number(fn.running) },
       { id: "workers", label: "Workers", number: true, cell: (fn) => number(fn.workers) },

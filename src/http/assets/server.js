@@ -33,6 +33,8 @@ export function serverPage() {
 
 function processCard(server) {
   return card("Process", null, facts([
+    ["Machine", live.hostName],
+    ["Gearman on", h("span.break", null, live.addresses.join(", "))],
     ["Version", h("span", { "data-value": "version" }, server.version)],
     ["Process id", h("span", { "data-value": "pid" }, String(server.pid))],
     ["Started", time(server.started_unix_ms)],
@@ -92,6 +94,8 @@ function storeCard(store) {
     ["Transactions", `${number(store.commits)}, of them synced ${number(store.syncs)}`],
     ["Mean transaction", duration(store.mean_commit_s)],
     ["Failures", number(store.failures)],
+    store.free_bytes !== null && ["Disk", `${bytes(store.free_bytes)} free, ${bytes(store.reserve_bytes)} reserved for removals`],
+    store.wal_bytes !== null && ["Write-ahead log", bytes(store.wal_bytes)],
   ]));
 }
 
@@ -113,9 +117,10 @@ export function rulesTable(id, rules) {
     sortable: false,
     rows: rules.map((rule) => ({ ...rule, key: `${rule.who_id} ${rule.function_id ?? ""}` })),
     columns: [
-      { id: "who", label: "Workers", head: true, cell: (rule) => name(rule.who) },
-      { id: "function", label: "Function", cell: (rule) => (rule.function === null ? "all" : functionLink(rule.function_id, rule.function)) },
+      { id: "who", label: "Workers", head: true, flex: true, cell: (rule) => name(rule.who) },
+      { id: "function", label: "Function", flex: true, cell: (rule) => (rule.function === null ? "all" : functionLink(rule.function_id, rule.function)) },
       { id: "how", label: "How", cell: (rule) => badge(rule.how) },
+      { id: "now", label: "Now", number: true, title: "How many workers the rule means now", cell: (rule) => (rule.workers === 0 ? h("span", { title: "It is kept for what may come" }, "none") : String(rule.workers)) },
       { id: "lift", label: "", class: "actions", cell: (rule) => actions.mayAct() && button("Lift", () => actions.lift(rule), { kind: "small" }) },
     ],
   });

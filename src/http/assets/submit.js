@@ -1,5 +1,6 @@
 // Submits a job and shows what becomes of it.
 
+import { readable } from "./address.js";
 import { actStreaming, act, get } from "./api.js";
 import { h } from "./dom.js";
 import { time, visible } from "./format.js";
@@ -10,14 +11,6 @@ import { mayAct } from "./actions.js";
 // How many events are kept, since a worker may send data without end.
 const MOST_EVENTS = 200;
 const MOST_SHOWN = 65_536;
-
-function readable(encoded) {
-  try {
-    return decodeURIComponent(encoded ?? "");
-  } catch {
-    return "";
-  }
-}
 
 export function submitPage(_, query) {
   const state = { known: [], events: [], handle: null, progress: null, busy: null, told: "" };
@@ -115,6 +108,11 @@ function take(state, kind, data) {
   }
 }
 
+// Whether a worker has said anything of the job.
+function isAtWork({ events, progress }) {
+  return progress !== null || events.some((event) => event.kind !== "created");
+}
+
 function resultCard(state) {
   const { progress } = state;
   if (state.events.length === 0 && state.busy === null) {
@@ -126,5 +124,5 @@ function resultCard(state) {
     h("ol.events", { key: "events" }, state.events.map((event) => h("li", { key: event.key, class: `event-${event.kind}` },
       h("span.event-kind", null, event.kind), h("time.muted", null, time(event.at)),
       event.text !== "" && h("pre", null, h("bdi", null, visible(event.text, true)))))),
-    state.busy !== null && h("p.muted", { key: "busy" }, "Waiting for a worker…"));
+    state.busy !== null && h("p.muted", { key: "busy", "data-value": "busy" }, isAtWork(state) ? "A worker has it…" : "Waiting for a worker…"));
 }

@@ -1,7 +1,9 @@
 // Pieces that every page is made of: badges, bars, tables, menus, dialogs and messages.
 
+import { parameter, setParameter } from "./address.js";
+import { segment } from "./api.js";
 import { create, h, render } from "./dom.js";
-import { NONE, brief, exactTime, failures, number, relative, since, visible } from "./format.js";
+import { NONE, brief, exactTime, failures, number, relative, serverNow, shortAge, visible } from "./format.js";
 
 // Where a page's rows, filters and orders are kept while the page is shown.
 let again = () => {};
@@ -25,7 +27,7 @@ export function link(href, ...children) {
 }
 
 export function functionLink(id, text) {
-  return h("a.name-link", { href: `#/functions/${id}` }, name(text));
+  return h("a.name-link", { href: `#/functions/${segment(id)}` }, name(text));
 }
 
 export function workerLink(id) {
@@ -46,6 +48,7 @@ const MEANINGS = {
   draining: "Gets no new jobs and still holds some",
   drained: "Gets no new jobs and holds none any more",
   paused: "Its jobs wait; submissions go on",
+  awaited: "Known by its settings alone: no worker or job has named it yet. It is forgotten with the last of them",
   scheduled: "Not due yet",
   queued: "Waits for a worker",
   running: "A worker has it",
@@ -66,8 +69,10 @@ export function ago(unixMs) {
   return h("time", { datetime: exactTime(unixMs), title: exactTime(unixMs) }, relative(unixMs));
 }
 
+// How long something lasts by now, where there is little room.
 export function lasting(unixMs) {
-  return h("time", { datetime: exactTime(unixMs), title: exactTime(unixMs) }, since(unixMs));
+  const seconds = unixMs === null || unixMs === undefined ? null : (serverNow() - unixMs) / 1000;
+  return h("time", { datetime: exactTime(unixMs), title: exactTime(unixMs) }, seconds === null ? NONE : shortAge(seconds));
 }
 
 // A number in a tile, with what it counts.
@@ -75,7 +80,7 @@ export function tile(label, value, { unit, note, tone, href, id } = {}) {
   const inner = [
     h("span.tile-label", null, label),
     h("span.tile-value", { "data-value": id }, value, unit && h("span.tile-unit", null, unit)),
-    h("span.tile-note", null, note ?? "\u00a0"),
+    h("span.tile-note", { title: note }, note ?? "\u00a0"),
   ];
   const kind = href ? "a.tile" : "div.tile";
   return h(kind, { href, class: tone ? `tone-${tone}` : "", key: label }, inner);
@@ -105,7 +110,7 @@ export function button(label, onClick, { kind = "", disabled = false, title, id 
 export function failureCount(totals) {
   const { failed, excepted, timed_out: late } = totals;
   const title = `${number(failed)} failed, ${number(excepted)} with an exception, ${number(late)} timed out`;
-  return failures(totals) === 0 ? "0" : h("span", { title }, number(failures(totals)));
+  return failures(totals) === 0 ? "0" : h("span", { title }, brief(failures(totals)));
 }
 
 export function empty(title, ...how) {
@@ -126,7 +131,8 @@ export function facts(pairs) {
 
 // --- tables
 
-const orders = new Map();
+// Of each table that is shown: where its rows are, and whether it has just been put into another order.
+const held = new Map();
 // More rows than anybody reads would make every refresh slow.
 const MOST_ROWS = 500;
 
@@ -162,15 +168,22 @@ function compare(one, other) {
   return (one ?? -1) - (other ?? -1);
 }
 
-function heading(column, chosen) {
+// The order of a table in the address, "queued" or "-queued" where it goes down, or else the given one.
+function orderOf(columns, key, by, down) {
+  const text = parameter(key);
+  const id = text.replace(/^-/, "");
+  return columns.some((column) => column.id === id && column.value) ? { by: id, down: text.startsWith("-") } : { by, down };
+}
+
+function heading(column, chosen, key) {
   const sorted = chosen.by === column.id;
-  const props = { key: column.id, scope: "col", class: column.number ? "number" : "", "aria-sort": sorted ? (chosen.down ? "descending" : "ascending") : undefined };
+  const props = { key: column.id, scope: "col", class: classesOf(column), "aria-sort": sorted ? (chosen.down ? "descending" : "ascending") : undefined };
   if (!column.value) {
     return h("th", props, column.label ? h("span", { title: column.title }, column.label) : h("span.hidden", null, "Actions"));
   }
   const click = () => {
-    chosen.down = sorted ? !chosen.down : Boolean(column.number);
-    chosen.by = column.id;
+    const down = sorted ? !chosen.down : Boolean(column.number);
+    setParameter(key, `${down ? "-" : ""}${column.id}`);
     chosen.turned = true;
     redraw();
   };
@@ -178,43 +191,55 @@ function heading(column, chosen) {
 }
 
 // A table. A column has `id`, `label`, `cell(row)` and, to be sorted by, `value(row)`; a row has a `key`. `groups` are
-// `{key, head, rows}`. On a narrow screen every row becomes a card in which the labels stand before the cells.
-export function table({ id, label, columns, rows, groups, by, down = true, sortable = true }) {
-  if (!orders.has(id)) {
-    orders.set(id, { by, down, places: new Map(), turned: false });
+// `{key, head, rows}`. The order that a person chooses stands in the address, by the name `sort`. On a narrow screen every row
+// becomes a card in which the labels stand before the cells.
+export function table({ id, label, columns, rows, groups, by, down = true, sortable = true, sort = "sort" }) {
+  if (!held.has(id)) {
+    held.set(id, { places: new Map(), turned: false });
   }
-  const chosen = orders.get(id);
-  const held = holdsStill(id, chosen);
+  const chosen = Object.assign(held.get(id), orderOf(columns, sort, by, down));
+  const still = holdsStill(id, chosen);
   const shown = sortable ? columns : columns.map((column) => ({ ...column, value: undefined }));
   const line = (row) => h("tr", { key: row.key, "data-row": row.key }, columns.map((column) => tableCell(column, row)));
   const lines = groups
     ? groups.flatMap((group) => [
         h("tr.group", { key: `group ${group.key}`, "data-group": group.key }, h("th", { scope: "colgroup", colspan: columns.length }, group.head)),
-        ...ordered(columns, group.rows, chosen, held).map(line),
+        ...ordered(columns, group.rows, chosen, still).map(line),
       ])
-    : (sortable ? ordered(columns, rows, chosen, held) : rows).slice(0, MOST_ROWS).map(line);
+    : (sortable ? ordered(columns, rows, chosen, still) : rows).slice(0, MOST_ROWS).map(line);
   const hidden = (rows?.length ?? 0) - MOST_ROWS;
   return h("div.scroll", { key: `table ${id}` },
     hidden > 0 && h("p.more", { key: "more" }, `These are the first ${number(MOST_ROWS)} in this order; ${number(hidden)} are not shown. Filter to find them.`),
     h("table.cards", { "data-table": id },
       h("caption.hidden", null, label),
-      h("thead", null, h("tr", null, shown.map((column) => heading(column, chosen)))),
+      h("thead", null, h("tr", null, shown.map((column) => heading(column, chosen, sort)))),
       h("tbody", null, lines)));
+}
+
+// A `flex` column has the room that others leave and cuts what is longer; `less` and `least` ones are left out where there is little.
+function classesOf(column) {
+  return [column.number && "number", column.flex && "flex", column.class].filter(Boolean).join(" ");
 }
 
 // What is nothing stands back, so that the eye finds what is something.
 function tableCell(column, row) {
   const content = column.cell(row);
-  const classes = [column.number && "number", column.class, (content === "0" || content === NONE) && "zero"];
+  const classes = [classesOf(column), (content === "0" || content === NONE) && "zero"];
   const props = { key: column.id, scope: column.head ? "row" : undefined, "data-label": column.label, "data-column": column.id, class: classes.filter(Boolean).join(" ") };
   return h(column.head ? "th" : "td", props, h("span.cell", null, content));
 }
 
-// A field in which a person types what is looked for.
-export function searchField(label, value, onInput) {
+// A field in which a person types what is looked for. It stands in the address as `filter`.
+export function searchField(label) {
   return h("label.search", { key: label },
     h("span.hidden", null, label),
-    h("input", { type: "search", placeholder: `${label}  ( / )`, value, "data-filter": "", autocomplete: "off", spellcheck: "false", on: { input: (event) => { onInput(event.target.value); redraw(); } } }));
+    h("input", { type: "search", placeholder: `${label}  ( / )`, value: parameter("filter"), "data-filter": "", "data-live": "", autocomplete: "off", spellcheck: "false", on: { input: (event) => { setParameter("filter", event.target.value); redraw(); } } }));
+}
+
+// Whether one of the texts has what is looked for, in whatever case.
+export function fitsFilter(...texts) {
+  const wanted = parameter("filter").toLowerCase();
+  return texts.some((text) => text.toLowerCase().includes(wanted));
 }
 
 // A choice of one among few: `options` are [value, label].
@@ -349,6 +374,11 @@ function drawMessages() {
       h("button.close", { type: "button", "aria-label": "Dismiss", on: { click: () => dismiss(message) } }, "×"))));
 }
 
-export function count(value) {
-  return h("span", { title: number(value) }, brief(value));
+// A number as short as it may be; whoever points at it is told all of it.
+export function counted(value) {
+  return value < 100_000 ? number(value) : count(value);
+}
+
+export function count(value, title = number(value)) {
+  return h("span", { title }, brief(value));
 }

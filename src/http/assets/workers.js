@@ -1,11 +1,12 @@
 // The table that Gearman never had: all workers by host; and one of them.
 
 import * as actions from "./actions.js";
+import { change, readable } from "./address.js";
 import { get } from "./api.js";
 import { h } from "./dom.js";
-import { bytes, duration, failures, number, plural, relative, shortDuration, visible } from "./format.js";
+import { bytes, duration, failures, number, plural, shortDuration, shortRelative, visible } from "./format.js";
 import { rulesTable } from "./server.js";
-import { ago, badge, button, card, empty, facts, failureCount, functionLink, jobLink, lasting, menuButton, name, progressBar, redraw, searchField, segments, table } from "./ui.js";
+import { ago, badge, button, card, counted, empty, facts, failureCount, fitsFilter, functionLink, jobLink, lasting, menuButton, name, progressBar, redraw, searchField, segments, table } from "./ui.js";
 
 // Workers are asked for in pages; beyond so many a filter is needed.
 const PAGE = 500;
@@ -18,9 +19,7 @@ const STATES = ["", "working", "waiting", "asleep", "woken", "draining", "draine
 // Failures of all kinds, of a worker or of a function as it does it.
 const failed = { id: "failed", label: "Failed", title: "Failed, with an exception, or timed out", number: true, value: ({ totals }) => failures(totals), cell: ({ totals }) => failureCount(totals) };
 
-let wanted = "";
-
-export function workerList(_, query, go) {
+export function workerList(_, query) {
   const state = { workers: null, more: false };
   const chosen = query.get("state") ?? "";
   const path = (after) => {
@@ -48,25 +47,16 @@ export function workerList(_, query, go) {
     view() {
       const narrowed = ["function", "host", "client"].filter((key) => query.has(key));
       const head = h("div.page-head", null, h("h1", { tabindex: "-1" }, "Workers"),
-        searchField("Filter workers", wanted, (value) => { wanted = value; }),
+        searchField("Filter workers"),
         h("label.select", null, h("span.hidden", null, "State"),
-          h("select", { value: chosen, on: { change: (event) => go("workers", { ...Object.fromEntries(query), state: event.target.value }) } },
+          h("select", { value: chosen, on: { change: (event) => change({ state: event.target.value }) } },
             STATES.map((word) => h("option", { key: word, value: word }, word === "" ? "Any state" : word)))));
       const narrow = narrowed.length > 0 && h("p.filters", { key: "filters" }, narrowed.map((key) =>
         h("span.chip", { key }, `${key} `, name(readable(query.get(key))),
-          h("button.close", { type: "button", "aria-label": `Remove the filter by ${key}`, on: { click: () => go("workers", { ...Object.fromEntries(query), [key]: "" }) } }, "×"))));
+          h("button.close", { type: "button", "aria-label": `Remove the filter by ${key}`, on: { click: () => change({ [key]: "" }) } }, "×"))));
       return [head, narrow, list(state, chosen !== "" || narrowed.length > 0)];
     },
   };
-}
-
-// A part of an address for people; it may be no UTF-8.
-function readable(encoded) {
-  try {
-    return decodeURIComponent(encoded);
-  } catch {
-    return encoded;
-  }
 }
 
 function list({ workers, more }, filtered) {
@@ -78,8 +68,7 @@ function list({ workers, more }, filtered) {
       ? empty("No such worker.", "None fits the filters now.")
       : empty("No workers yet.", `Point one at this host's Gearman port, for example: gearman -w -h ${location.hostname} -f reverse rev`);
   }
-  const words = wanted.toLowerCase();
-  const fits = (worker) => [worker.id, worker.address, worker.client_id ?? "", worker.tls_name ?? "", worker.state, worker.job ?? "", ...worker.functions.map((fn) => fn.name)].some((text) => text.toLowerCase().includes(words));
+  const fits = (worker) => fitsFilter(...[worker.id, worker.address, worker.client_id ?? "", worker.tls_name ?? "", worker.state, worker.job ?? "", ...worker.functions.map((fn) => fn.name)]);
   const shown = workers.filter(fits);
   if (shown.length === 0) {
     return empty("No worker fits.", `${plural(workers.length, "worker")} in all. Clear the filter to see them.`);
@@ -108,14 +97,14 @@ function hostHead(host, workers) {
     h("strong", null, name(host)),
     h("span.muted", null, `${plural(workers.length, "worker")}, ${plural(running, "job")} running`),
     actions.mayAct() && h("span.buttons.small", null,
-      button("Drain host", () => actions.withhold("drain", who), { id: "drain-host", title: "No new jobs; running ones are finished. Holds for workers that come later too." }),
-      button("Disable host", () => actions.withhold("disable", who), { id: "disable-host" }),
+      button("Drain host…", () => actions.withholdMany("drain", who), { id: "drain-host", title: "No new jobs; running ones are finished. Holds for workers that come later too." }),
+      button("Disable host…", () => actions.withholdMany("disable", who), { id: "disable-host" }),
       button("Enable host", () => actions.withhold("enable", who), { id: "enable-host" }),
       button("Kick host…", () => actions.kick(who, `all workers of ${visible(host)}`), { id: "kick-host", kind: "danger" })));
 }
 
 function workerTable(groups) {
-  const total = (id, label, read) => ({ id, label, number: true, value: read, cell: (worker) => number(read(worker)) });
+  const total = (id, label, read) => ({ id, label, number: true, value: read, cell: (worker) => counted(read(worker)) });
   return table({
     id: "workers",
     label: "Workers by host",
@@ -124,14 +113,14 @@ function workerTable(groups) {
     groups,
     columns: [
       { id: "id", label: "Worker", head: true, value: (worker) => worker.connected_unix_ms, cell: (worker) => h("a.code", { href: `#/workers/${worker.id}` }, worker.id) },
-      { id: "client", label: "Client id", value: (worker) => worker.client_id ?? "", cell: (worker) => (worker.client_id === null ? "–" : name(worker.client_id)) },
+      { id: "client", label: "Client id", flex: true, value: (worker) => worker.client_id ?? "", cell: (worker) => (worker.client_id === null ? "–" : name(worker.client_id)) },
       { id: "state", label: "State", value: (worker) => worker.state, cell: (worker) => badge(worker.state) },
-      { id: "functions", label: "Functions", cell: functionNames },
-      { id: "job", label: "Running", cell: (worker) => (worker.job === null ? "–" : [jobLink(worker.job), worker.running > 1 && h("span.muted", null, ` +${worker.running - 1}`)]) },
+      { id: "functions", label: "Functions", flex: true, cell: functionNames },
+      { id: "job", label: "Running", flex: true, cell: (worker) => (worker.job === null ? "–" : [jobLink(worker.job), worker.running > 1 && h("span.muted", null, ` +${worker.running - 1}`)]) },
       { id: "since", label: "Since", number: true, value: (worker) => (worker.since_unix_ms === null ? -1 : -worker.since_unix_ms), cell: (worker) => lasting(worker.since_unix_ms) },
       total("done", "Done", (worker) => worker.totals.done),
       failed,
-      total("requeued", "Requeued", (worker) => worker.totals.requeued),
+      { ...total("requeued", "Requeued", (worker) => worker.totals.requeued), class: "less" },
       { id: "p50", label: "p50", number: true, value: (worker) => worker.run.p50_s, cell: (worker) => shortDuration(worker.run.p50_s) },
       { id: "p99", label: "p99", number: true, value: (worker) => worker.run.p99_s, cell: (worker) => shortDuration(worker.run.p99_s) },
       { id: "actions", label: "", class: "actions", cell: (worker) => actions.mayAct() && menuButton(`Actions for worker ${worker.id}`, () => rowActions(worker)) },
@@ -144,10 +133,10 @@ function rowActions(worker) {
   if (worker.client_id === null) {
     return own;
   }
-  const who = { client: worker.client_id };
+  const who = worker.client_id_base64 ? { client_base64: worker.client_id_base64 } : { client: worker.client_id };
   return [
     ...own,
-    ["Drain all of this client id", () => actions.withhold("drain", who)],
+    ["Drain all of this client id…", () => actions.withholdMany("drain", who)],
     ["Enable all of this client id", () => actions.withhold("enable", who)],
   ];
 }
@@ -238,11 +227,11 @@ function heldCard(worker, gone) {
     sortable: false,
     rows: jobs.map((job) => ({ ...job, key: job.handle })),
     columns: [
-      { id: "handle", label: "Job", head: true, cell: (job) => jobLink(job.handle) },
-      { id: "function", label: "Function", cell: (job) => functionLink(job.function_id, job.function) },
+      { id: "handle", label: "Job", head: true, flex: true, cell: (job) => jobLink(job.handle) },
+      { id: "function", label: "Function", flex: true, cell: (job) => functionLink(job.function_id, job.function) },
       { id: "since", label: "Since", number: true, cell: (job) => lasting(job.since_unix_ms) },
       { id: "progress", label: "Progress", cell: (job) => (job.progress ? progressBar(job.progress.numerator, job.progress.denominator) : "–") },
-      { id: "deadline", label: "Deadline", number: true, cell: (job) => (job.deadline_unix_ms === null ? "none" : relative(job.deadline_unix_ms)) },
+      { id: "deadline", label: "Deadline", number: true, cell: (job) => (job.deadline_unix_ms === null ? "none" : shortRelative(job.deadline_unix_ms)) },
       { id: "attempts", label: "Lost before", number: true, cell: (job) => number(job.attempts) },
       { id: "bytes", label: "Size", number: true, cell: (job) => bytes(job.workload_bytes) },
       { id: "actions", label: "", class: "actions", cell: (job) => actions.mayAct() && menuButton(`Actions for ${job.handle}`, () => actions.jobActions(job)) },
@@ -253,7 +242,7 @@ function heldCard(worker, gone) {
 function functionsCard(worker, shown) {
   const dropped = worker.functions.filter((fn) => !fn.in_use).length;
   const rows = worker.functions.filter((fn) => shown.all === "all" || fn.in_use).map((fn) => ({ ...fn, key: fn.id }));
-  const total = (id, label) => ({ id, label, number: true, value: (fn) => fn.totals[id], cell: (fn) => number(fn.totals[id]) });
+  const total = (id, label) => ({ id, label, number: true, value: (fn) => fn.totals[id], cell: (fn) => counted(fn.totals[id]) });
   const choice = dropped > 0 && segments("Functions", [["used", "In use"], ["all", `All (${dropped} dropped)`]], shown.all, (value) => { shown.all = value; redraw(); });
   return card("Functions", { actions: choice }, rows.length === 0 ? empty("It can do nothing now.", "It has dropped what it could do.") : table({
     id: "worker-functions",
@@ -262,7 +251,7 @@ function functionsCard(worker, shown) {
     down: false,
     rows,
     columns: [
-      { id: "name", label: "Function", head: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), !fn.in_use && h("span.badge", { title: "It could do this before" }, "not in use"), fn.withheld && badge(fn.withheld)] },
+      { id: "name", label: "Function", head: true, flex: true, value: (fn) => fn.name, cell: (fn) => [functionLink(fn.id, fn.name), !fn.in_use && h("span.badge", { title: "It could do this before" }, "not in use"), fn.withheld && badge(fn.withheld)] },
       total("done", "Done"), failed, total("requeued", "Requeued"),
       { id: "mean", label: "Mean", number: true, value: (fn) => fn.run.mean_s, cell: (fn) => shortDuration(fn.run.mean_s) },
       { id: "p50", label: "p50", number: true, value: (fn) => fn.run.p50_s, cell: (fn) => shortDuration(fn.run.p50_s) },

@@ -115,6 +115,9 @@ impl Order {
             return Err(Failure::bad("bad_body", message));
         }
         for name in &functions {
+            if name.is_empty() {
+                return Err(Failure::bad("bad_function", "a managed worker has no function without a name"));
+            }
             function(name.clone().into_bytes())?;
         }
         let mut text = format!("fleet worker {id} {}", word(verb));

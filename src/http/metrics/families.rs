@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use super::lines::{Kind, Lines};
+use super::process::Process;
 use crate::admin::view::{FunctionView, ServerView, Totals, WorkerStates};
 use crate::http::Counts;
 use crate::stats::histogram::Histogram;
@@ -21,9 +22,16 @@ pub(super) enum Source {
     Server(fn(&ServerView, &mut Lines<'_>)),
     /// Once for each function.
     Function(fn(&FunctionView, &mut Lines<'_>)),
-    /// Once for each function.
+    /// Once for each function that has had a job; see [`has_had_jobs`].
+    Used(fn(&FunctionView, &mut Lines<'_>)),
+    /// Once for each function of which something was measured.
     Times(fn(&FunctionGauges) -> &Lazy<Histogram>),
     Http(fn(&Counts, &mut Lines<'_>)),
+    Process(fn(&Process, &mut Lines<'_>)),
+    /// The job that runs longest, once for each function that has one.
+    Run,
+    /// The number of functions that are left out.
+    LeftOut,
 }
 
 const fn family(name: &'static str, kind: Kind, help: &'static str, source: Source) -> Family {
@@ -36,8 +44,16 @@ fn waiting(function: &FunctionView) -> u64 {
     queued.high + queued.normal + queued.low + function.scheduled
 }
 
+/// Whether a function has, or has had, a job. From then on all its counters and gauges of jobs are written, those that are 0
+/// too, and stay: a series that comes and goes is read wrongly by `rate` and by means over time.
+///
+/// Before that most of them say nothing, and there may be thousands of such functions.
+pub(super) fn has_had_jobs(function: &FunctionView) -> bool {
+    function.totals != Totals::default() || waiting(function) + function.running > 0
+}
+
 /// Milliseconds as seconds, with nothing lost.
-fn seconds(milliseconds: u64) -> String {
+pub(super) fn seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
@@ -48,14 +64,12 @@ fn known(lines: &mut Lines<'_>, value: Option<impl Display>) {
     }
 }
 
-fn by_priority(lines: &mut Lines<'_>, [high, normal, low]: [u64; 3]) {
-    for (priority, count) in [("high", high), ("normal", normal), ("low", low)] {
-        lines.labelled("priority", priority, count);
-    }
+fn by_priority([high, normal, low]: [u64; 3]) -> [(&'static str, u64); 3] {
+    [("high", high), ("normal", normal), ("low", low)]
 }
 
-fn states(lines: &mut Lines<'_>, states: &WorkerStates) {
-    for (state, count) in [
+fn by_state(states: &WorkerStates) -> [(&'static str, u64); 7] {
+    [
         ("working", states.working),
         ("waiting", states.waiting),
         ("asleep", states.asleep),
@@ -63,22 +77,29 @@ fn states(lines: &mut Lines<'_>, states: &WorkerStates) {
         ("disabled", states.disabled),
         ("draining", states.draining),
         ("drained", states.drained),
-    ] {
-        lines.labelled("state", state, count);
+    ]
+}
+
+/// Of a function that has had jobs the states in which workers mostly are, and of each the states in which one is.
+fn states_of_function(function: &FunctionView, lines: &mut Lines<'_>) {
+    let has_had_jobs = has_had_jobs(function);
+    for (state, count) in by_state(&function.worker_states) {
+        if count > 0 || (has_had_jobs && ["working", "waiting", "asleep"].contains(&state)) {
+            lines.labelled("state", state, count);
+        }
     }
 }
 
 fn outcomes(lines: &mut Lines<'_>, totals: &Totals) {
-    for (outcome, count) in [
+    let outcomes = [
         ("done", totals.done),
         ("failed", totals.failed),
         ("excepted", totals.excepted),
         ("dropped", totals.dropped),
         ("cancelled", totals.cancelled),
         ("abandoned", totals.abandoned),
-    ] {
-        lines.labelled("outcome", outcome, count);
-    }
+    ];
+    lines.each("outcome", outcomes);
 }
 
 /// In the order in which they are written. The first six are those of exporters for gearmand.
@@ -127,6 +148,38 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(server.uptime_s)),
     ),
     family(
+        "gearmand_server_oldest_running_job_age_seconds",
+        Kind::Gauge,
+        "How long the job of any function runs that has run longest; 0 where none runs.",
+        Source::Process(|process, lines| lines.value(seconds(process.oldest_running_of_all_ms()))),
+    ),
+    family(
+        "gearmand_log_lines_left_out_total",
+        Kind::Counter,
+        "Lines of the log that were left out because an output did not take them in time.",
+        Source::Process(|process, lines| lines.value(process.log_lines_left_out)),
+    ),
+    family(
+        "process_cpu_seconds_total",
+        Kind::Counter,
+        "Time that the process spent on CPUs, in user mode and in the system.",
+        Source::Process(|process, lines| {
+            known(lines, process.cpu.map(|cpu| format!("{}.{:06}", cpu.as_secs(), cpu.subsec_micros())));
+        }),
+    ),
+    family(
+        "process_open_fds",
+        Kind::Gauge,
+        "File descriptors that are open.",
+        Source::Process(|process, lines| known(lines, process.descriptors)),
+    ),
+    family(
+        "process_max_fds",
+        Kind::Gauge,
+        "How many file descriptors may be open.",
+        Source::Process(|process, lines| known(lines, process.max_descriptors)),
+    ),
+    family(
         "gearmand_draining",
         Kind::Gauge,
         "1 where the server takes no jobs any more.",
@@ -143,6 +196,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Kind::Gauge,
         "Connections that are open.",
         Source::Server(|server, lines| lines.value(server.connections.open)),
+    ),
+    family(
+        "gearmand_connections_max",
+        Kind::Gauge,
+        "How many connections there may be.",
+        Source::Process(|process, lines| lines.value(process.max_connections)),
     ),
     family(
         "gearmand_connections_accepted_total",
@@ -169,10 +228,22 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(server.functions)),
     ),
     family(
+        "gearmand_functions_refused_total",
+        Kind::Counter,
+        "Functions that workers offered and that were not registered: the log says why.",
+        Source::Server(|server, lines| lines.value(server.functions_refused)),
+    ),
+    family(
+        "gearmand_functions_without_metrics",
+        Kind::Gauge,
+        "Functions that --http-metrics-functions leaves out here.",
+        Source::LeftOut,
+    ),
+    family(
         "gearmand_workers",
         Kind::Gauge,
         "Workers by state.",
-        Source::Server(|server, lines| states(lines, &server.workers)),
+        Source::Server(|server, lines| lines.each("state", by_state(&server.workers))),
     ),
     family(
         "gearmand_lock_holds_total",
@@ -241,6 +312,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| lines.value(u8::from(server.store.state == "failing"))),
     ),
     family(
+        "gearmand_store_memory_only",
+        Kind::Gauge,
+        "1 where background jobs are in memory only, and lost when the server ends.",
+        Source::Server(|server, lines| lines.value(u8::from(server.store.is_memory_only()))),
+    ),
+    family(
         "gearmand_store_waiting_changes",
         Kind::Gauge,
         "Changes that wait for the store.",
@@ -289,54 +366,82 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| known(lines, server.store.mean_commit_s)),
     ),
     family(
+        "gearmand_store_commit_seconds",
+        Kind::Histogram,
+        "How long transactions of the store took.",
+        Source::Server(|server, lines| lines.histogram(&server.store.commit_times)),
+    ),
+    family(
+        "gearmand_store_disk_free_bytes",
+        Kind::Gauge,
+        "Bytes that are free on the store's disk, beside the reserve; none where it is on no local disk.",
+        Source::Server(|server, lines| known(lines, server.store.free_bytes)),
+    ),
+    family(
+        "gearmand_store_reserve_bytes",
+        Kind::Gauge,
+        "Bytes that are kept on the store's disk for removing jobs; 0 while they are given up.",
+        Source::Server(|server, lines| known(lines, server.store.reserve_bytes)),
+    ),
+    family(
+        "gearmand_store_wal_bytes",
+        Kind::Gauge,
+        "Bytes of the store's write-ahead log.",
+        Source::Server(|server, lines| known(lines, server.store.wal_bytes)),
+    ),
+    family(
         "gearmand_jobs_queued",
         Kind::Gauge,
         "Jobs that wait for a worker, by priority.",
-        Source::Function(|function, lines| {
-            by_priority(lines, [function.queued.high, function.queued.normal, function.queued.low]);
+        Source::Used(|function, lines| {
+            let queued = &function.queued;
+            lines.each("priority", by_priority([queued.high, queued.normal, queued.low]));
         }),
     ),
     family(
         "gearmand_jobs_scheduled",
         Kind::Gauge,
         "Jobs that are not due yet.",
-        Source::Function(|function, lines| lines.value(function.scheduled)),
-    ),
-    family(
-        "gearmand_jobs_running",
-        Kind::Gauge,
-        "Jobs that are with workers.",
-        Source::Function(|function, lines| lines.value(function.running)),
+        Source::Used(|function, lines| lines.value(function.scheduled)),
     ),
     family(
         "gearmand_oldest_queued_job_age_seconds",
         Kind::Gauge,
         "How long the first job in the queues waits for a worker; 0 where none does.",
-        Source::Function(|function, lines| lines.value(function.oldest_queued_s.unwrap_or(0.0))),
+        Source::Used(|function, lines| lines.value(function.oldest_queued_s.unwrap_or(0.0))),
+    ),
+    family(
+        "gearmand_oldest_running_job_age_seconds",
+        Kind::Gauge,
+        "How long the job runs that has run longest; functions without a running job have no sample.",
+        Source::Run,
     ),
     family(
         "gearmand_function_workers",
         Kind::Gauge,
-        "Connections that can do the function, by state.",
-        Source::Function(|function, lines| states(lines, &function.worker_states)),
+        "Connections that can do the function, by state; some states only while a connection is in them.",
+        Source::Function(states_of_function),
     ),
     family(
         "gearmand_function_paused",
         Kind::Gauge,
-        "1 where no job of the function is handed out.",
-        Source::Function(|function, lines| lines.value(u8::from(function.paused))),
+        "1 where no job of the function is handed out; absent where jobs are.",
+        Source::Function(|function, lines| known(lines, function.paused.then_some(1))),
     ),
     family(
         "gearmand_function_max_running_jobs",
         Kind::Gauge,
-        "How many jobs may run at once; 0 for no limit.",
-        Source::Function(|function, lines| lines.value(function.max_running)),
+        "How many jobs may run at once; absent without a limit.",
+        Source::Function(|function, lines| known(lines, Some(function.max_running).filter(|most| *most > 0))),
     ),
     family(
         "gearmand_function_max_queued_jobs",
         Kind::Gauge,
-        "How many jobs there may be when one of this priority comes; 0 for no limit.",
-        Source::Function(|function, lines| by_priority(lines, function.max_queue)),
+        "How many jobs there may be when one of this priority comes; absent without a limit.",
+        Source::Function(|function, lines| {
+            let limits = by_priority(function.max_queue);
+            lines.each("priority", limits.into_iter().filter(|(_, most)| *most > 0));
+        }),
     ),
     family(
         "gearmand_jobs_submitted_total",
@@ -348,25 +453,25 @@ pub(super) const FAMILIES: &[Family] = &[
         "gearmand_jobs_coalesced_total",
         Kind::Counter,
         "Submissions that joined a job that was there.",
-        Source::Function(|function, lines| lines.value(function.totals.coalesced)),
+        Source::Used(|function, lines| lines.value(function.totals.coalesced)),
     ),
     family(
         "gearmand_jobs_ended_total",
         Kind::Counter,
         "Jobs that ended, by how.",
-        Source::Function(|function, lines| outcomes(lines, &function.totals)),
+        Source::Used(|function, lines| outcomes(lines, &function.totals)),
     ),
     family(
         "gearmand_runs_timed_out_total",
         Kind::Counter,
         "Runs that took longer than they may.",
-        Source::Function(|function, lines| lines.value(function.totals.timed_out)),
+        Source::Used(|function, lines| lines.value(function.totals.timed_out)),
     ),
     family(
         "gearmand_runs_requeued_total",
         Kind::Counter,
         "Runs after which the job went back, those that took too long among them.",
-        Source::Function(|function, lines| lines.value(function.totals.requeued)),
+        Source::Used(|function, lines| lines.value(function.totals.requeued)),
     ),
     family(
         "gearmand_job_wait_seconds",
@@ -385,6 +490,12 @@ pub(super) const FAMILIES: &[Family] = &[
         Kind::Gauge,
         "HTTP connections that are open.",
         Source::Http(|http, lines| lines.value(http.connections.get())),
+    ),
+    family(
+        "gearmand_http_connections_max",
+        Kind::Gauge,
+        "How many HTTP connections there may be.",
+        Source::Process(|process, lines| lines.value(process.max_http_connections)),
     ),
     family(
         "gearmand_http_connections_refused_total",

@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::ops::RangeInclusive;
 
 use crate::stats::histogram::{Durations, bound_us};
 
-/// One in so many buckets of a histogram is told: each is four times as long as the one before, from 64 µs on.
-const BUCKET_STEP: usize = 4;
+/// The smallest and the largest finite bound of a histogram: 1 ms and 4.8 h. Each bound between them is twice the one before.
+/// More would be more exact than this, and a series of each function for every one of them.
+const BOUNDS_US: RangeInclusive<u64> = 1 << 10..=1 << 34;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,13 @@ impl<'a> Lines<'a> {
         self.sample("", Some((label, is)), value);
     }
 
+    /// A sample for each value of a label.
+    pub(super) fn each(&mut self, label: &str, samples: impl IntoIterator<Item = (&'static str, u64)>) {
+        for (is, value) in samples {
+            self.labelled(label, is, value);
+        }
+    }
+
     /// All samples of a histogram; none where there was nothing to measure.
     pub(super) fn histogram(&mut self, durations: &Durations) {
         let count = durations.count();
@@ -58,9 +67,8 @@ impl<'a> Lines<'a> {
         let mut below = 0;
         for (bucket, in_bucket) in durations.counts.iter().enumerate() {
             below += in_bucket;
-            if bucket.is_multiple_of(BUCKET_STEP)
-                && let Some(bound_us) = bound_us(bucket)
-            {
+            let bound_us = bound_us(bucket).filter(|bound| bound.is_power_of_two() && BOUNDS_US.contains(bound));
+            if let Some(bound_us) = bound_us {
                 let bound = Seconds(bound_us.into()).to_string();
                 self.sample("_bucket", Some(("le", &bound)), below);
             }
@@ -125,14 +133,26 @@ mod tests {
     }
 
     #[test]
+    fn bounds_are_at_most_a_doubling_apart() {
+        let histogram = crate::stats::histogram::Histogram::default();
+        histogram.record(1);
+        let text = written(None, |lines| lines.histogram(&histogram.read()));
+        let bounds = text.lines().filter_map(|line| line.strip_prefix("a_bucket{le=\"")?.split('"').next());
+        let bounds: Vec<f64> = bounds.map(|bound| bound.replace("+Inf", "inf").parse().unwrap()).collect();
+        assert_eq!((bounds.len(), bounds[0]), (26, 0.001_024));
+        assert!(bounds.windows(2).all(|pair| pair[1].is_infinite() || (pair[1] / pair[0] - 2.0).abs() < 1e-9));
+    }
+
+    #[test]
     fn buckets_count_what_is_below_them() {
         let histogram = crate::stats::histogram::Histogram::default();
         for duration_us in [1, 64, 65, 300, 1_500_000, u64::MAX / 4] {
             histogram.record(duration_us);
         }
         let text = written(None, |lines| lines.histogram(&histogram.read()));
-        assert!(text.starts_with("a_bucket{le=\"0.000064\"} 2\na_bucket{le=\"0.000256\"} 3\n"), "{text}");
-        assert!(text.contains("a_bucket{le=\"1.048576\"} 4\na_bucket{le=\"4.194304\"} 5\n"), "{text}");
+        assert!(text.starts_with("a_bucket{le=\"0.001024\"} 4\na_bucket{le=\"0.002048\"} 4\n"), "{text}");
+        assert!(text.contains("a_bucket{le=\"1.048576\"} 4\na_bucket{le=\"2.097152\"} 5\n"), "{text}");
+        assert!(text.contains("a_bucket{le=\"17179.869184\"} 5\n"), "{text}");
         assert!(text.contains("a_bucket{le=\"+Inf\"} 6\n") && text.ends_with("a_count 6\n"), "{text}");
         assert_eq!(written(None, |lines| lines.histogram(&Durations::default())), "");
     }

@@ -171,11 +171,28 @@ fn accepted_sockets_are_tuned() {
     let socket = SockRef::from(&server);
     assert!(socket.tcp_nodelay().unwrap());
     assert!(socket.keepalive().unwrap());
-    assert_eq!(Some(socket.tcp_keepalive_time().unwrap()), keep_alive.idle);
+    let idle = socket.tcp_keepalive_time().unwrap();
+    assert!((17..=33).contains(&idle.as_secs()), "{idle:?}");
     assert_eq!(Some(socket.tcp_keepalive_interval().unwrap()), keep_alive.interval);
     assert_eq!(Some(socket.tcp_keepalive_retries().unwrap()), keep_alive.count);
-    assert_eq!(socket.tcp_user_timeout().unwrap(), keep_alive.user_timeout);
+    // Not before all probes are lost.
+    assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(33 + 5 * 7)));
     assert_eq!(socket.linger().unwrap(), None);
+}
+
+#[test]
+fn first_probes_are_spread_over_half_of_their_time() {
+    let times = |longest: u64| -> Vec<u64> {
+        (0..50).map(|number| first_probe(Duration::from_secs(longest), number).as_secs()).collect()
+    };
+    assert_eq!(times(1), [1; 50]);
+    for (longest, shortest) in [(2, 1), (5, 3), (20, 10)] {
+        let times = times(longest);
+        for time in shortest..=longest {
+            assert!(times.contains(&time), "{time} of {longest}");
+        }
+        assert!(times.iter().all(|time| (shortest..=longest).contains(time)), "{times:?}");
+    }
 }
 
 #[test]

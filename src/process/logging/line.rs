@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata};
 
-use crate::log_level::Level;
+use crate::log_level::{AUDIT_TARGET, Level};
 
 /// The ident in syslog and the journal.
 const IDENT: &str = "gearmand";
@@ -29,7 +29,8 @@ pub(super) struct Record {
     level: Level,
     time: DateTime<Local>,
     thread: String,
-    metadata: &'static Metadata<'static>,
+    /// Where in the program it comes from; not of lines of the log about itself.
+    metadata: Option<&'static Metadata<'static>>,
     values: Values,
 }
 
@@ -49,9 +50,26 @@ impl Record {
             level: Level::of(event.metadata()),
             time: Local::now(),
             thread: thread_name(),
-            metadata: event.metadata(),
+            metadata: Some(event.metadata()),
             values,
         }
+    }
+
+    /// A line of the log about itself.
+    pub(super) fn of_log(level: Level, message: String) -> Self {
+        let values = Values { message, fields: Vec::new() };
+        Self { level, time: Local::now(), thread: thread_name(), metadata: None, values }
+    }
+
+    /// About how much memory it takes, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let texts = self.values.fields.iter().map(|(name, value)| name.len() + value.as_str().map_or(8, str::len));
+        size_of::<Self>() + self.values.message.len() + texts.sum::<usize>()
+    }
+
+    /// Whether it is for whoever started the server on a terminal, wherever the log is.
+    pub(super) fn is_for_terminal(&self) -> bool {
+        self.level <= Level::Error || self.metadata.is_some_and(|metadata| metadata.target() == AUDIT_TARGET)
     }
 
     /// The line of gearmand's log file, with its end of line. DEBUG lines name their source, as
@@ -64,7 +82,9 @@ impl Record {
             self.thread,
         );
         line.push_str(&self.text());
-        if let (Level::Debug, Some(file), Some(number)) = (self.level, self.metadata.file(), self.metadata.line()) {
+        if self.level == Level::Debug
+            && let Some((file, number)) = self.place()
+        {
             let _ = write!(line, " -> {file}:{number}");
         }
         line.push('\n');
@@ -87,7 +107,7 @@ impl Record {
             time: self.time.to_rfc3339_opts(SecondsFormat::Micros, false),
             level: self.level.name(),
             thread: &self.thread,
-            module: self.metadata.module_path(),
+            module: self.metadata.and_then(Metadata::module_path),
             message: &self.values.message,
             fields: self.values.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
         };
@@ -115,7 +135,7 @@ impl Record {
             Escaped(&self.thread),
             truncated(self.text(), MAX_DATAGRAM_TEXT),
         );
-        if let (Some(file), Some(number)) = (self.metadata.file(), self.metadata.line()) {
+        if let Some((file, number)) = self.place() {
             let _ = write!(text, "CODE_FILE={file}\nCODE_LINE={number}\n");
         }
         for (name, value) in &self.values.fields {
@@ -125,6 +145,11 @@ impl Record {
             let _ = writeln!(text, "GEARMAN_{name}={value}");
         }
         text
+    }
+
+    fn place(&self) -> Option<(&'static str, u32)> {
+        let metadata = self.metadata?;
+        Some((metadata.file()?, metadata.line()?))
     }
 
     /// The escaped message and its `key=value` fields.

@@ -1,41 +1,67 @@
-//! Datagrams to a daemon on this host, without ever waiting for it.
+//! Datagrams to a daemon on this host, without waiting for it for long.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// How long a receiver may take to make room, in milliseconds. One that has not made any is not waited for until it has.
+const WAIT_MS: u16 = 200;
 
 /// The sending side of a local datagram socket, as syslog and the systemd journal have one.
 #[derive(Debug)]
 pub(super) struct LocalSocket {
     path: PathBuf,
     /// `None` while the receiver cannot be reached.
-    socket: Mutex<Option<UnixDatagram>>,
+    socket: Option<UnixDatagram>,
+    /// Whether the last datagram was lost.
+    is_stuck: bool,
+    /// Datagrams that were lost.
+    lost: Arc<AtomicU64>,
 }
 
 impl LocalSocket {
-    /// A socket for the receiver at `path`, not connected yet.
-    pub(super) fn new(path: &str) -> Self {
-        Self { path: PathBuf::from(path), socket: Mutex::new(None) }
+    /// A socket for the receiver at `path`, not connected yet. It counts what is lost in `lost`.
+    pub(super) fn new(path: &str, lost: Arc<AtomicU64>) -> Self {
+        Self { path: PathBuf::from(path), socket: None, is_stuck: false, lost }
     }
 
     /// Connects, so that a receiver which is not there shows at start.
-    pub(super) fn connect(&self) -> io::Result<()> {
-        let socket = self.connected()?;
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+    pub(super) fn connect(&mut self) -> io::Result<()> {
+        self.socket = Some(self.connected()?);
         Ok(())
     }
 
-    /// Sends one datagram. A receiver that was restarted is connected to again; a datagram that is
-    /// not taken at once is dropped, for the log must not hold up the server.
-    pub(super) fn send(&self, datagram: &[u8]) {
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        match socket.as_ref().map(|socket| socket.send(datagram)) {
-            Some(Ok(_)) => return,
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Some(Err(_)) | None => {}
+    /// Sends one datagram. A receiver that was restarted is connected to again. A datagram that is not taken within a moment
+    /// is dropped.
+    pub(super) fn send(&mut self, datagram: &[u8]) {
+        let is_taken = match self.socket.as_ref().map(|socket| self.send_on(socket, datagram)) {
+            Some(Ok(())) => true,
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Some(Err(_)) | None => {
+                self.socket = self.connected().ok().filter(|socket| self.send_on(socket, datagram).is_ok());
+                self.socket.is_some()
+            }
+        };
+        self.is_stuck = !is_taken;
+        if self.is_stuck {
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
-        *socket = self.connected().ok().filter(|socket| socket.send(datagram).is_ok());
+    }
+
+    fn send_on(&self, socket: &UnixDatagram, datagram: &[u8]) -> io::Result<()> {
+        match socket.send(datagram) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.is_stuck => {
+                let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut polled, PollTimeout::from(WAIT_MS))?;
+                socket.send(datagram).map(drop)
+            }
+            result => result.map(drop),
+        }
     }
 
     fn connected(&self) -> io::Result<UnixDatagram> {

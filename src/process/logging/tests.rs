@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
@@ -8,13 +9,17 @@ use tracing::{debug, error, info, warn};
 use super::*;
 use crate::log_level::{audit, fatal, notice};
 
-fn to_file(path: &Path, level: Level) -> Settings {
+/// No wait is longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) fn to_file(path: &Path, level: Level) -> Settings {
     Settings {
         level,
         destination: Destination::File(path.to_owned()),
         format: Format::Human,
         syslog: false,
         journald: false,
+        tells_terminal: false,
     }
 }
 
@@ -22,9 +27,15 @@ fn to_file(path: &Path, level: Level) -> Settings {
 fn lines(settings: impl FnOnce(&Path) -> Settings, events: impl FnOnce(&LogHandle)) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gearmand.log");
-    let (subscriber, handle) = build(&settings(&path));
+    let (subscriber, handle) = build(&settings(&path)).unwrap();
     tracing::subscriber::with_default(subscriber, || events(&handle));
+    finish(&handle);
     fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Waits until the log is written.
+pub(super) fn finish(handle: &LogHandle) {
+    assert!(handle.0.queue.flush(PATIENCE), "the log is not written");
 }
 
 fn one_of_each() {
@@ -136,15 +147,18 @@ fn reopening_follows_a_rotation() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let rotated = directory.path().join("log.1");
-    let (subscriber, handle) = build(&to_file(&path, Level::Info));
+    let (subscriber, handle) = build(&to_file(&path, Level::Info)).unwrap();
     tracing::subscriber::with_default(subscriber, || {
         info!("first");
+        finish(&handle);
         fs::rename(&path, &rotated).unwrap();
         info!("second");
+        finish(&handle);
         assert!(!path.exists(), "the file moved away is still the one open");
-        handle.reopen().unwrap();
+        handle.reopen();
         info!("third");
     });
+    finish(&handle);
     let old = fs::read_to_string(&rotated).unwrap();
     let new = fs::read_to_string(&path).unwrap();
     assert!(old.contains("first") && old.contains("second"), "{old}");
@@ -158,15 +172,18 @@ fn a_failing_reopen_keeps_the_old_file() {
     let inner = directory.path().join("inner");
     fs::create_dir(&inner).unwrap();
     let path = inner.join("log");
-    let (subscriber, handle) = build(&to_file(&path, Level::Info));
+    let (subscriber, handle) = build(&to_file(&path, Level::Info)).unwrap();
     let moved = directory.path().join("moved");
     tracing::subscriber::with_default(subscriber, || {
         fs::rename(&inner, &moved).unwrap();
-        assert_eq!(handle.reopen().unwrap_err().kind(), io::ErrorKind::NotFound);
+        handle.reopen();
         info!("still here");
     });
+    finish(&handle);
     let text = fs::read_to_string(moved.join("log")).unwrap();
-    assert!(text.contains("still here"), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("  ERROR ") && lines[0].contains("cannot open the log file "), "{text}");
+    assert!(lines[1].contains("still here"), "{text}");
 }
 
 #[test]
@@ -175,8 +192,10 @@ fn the_words_stderr_and_none_are_no_files() {
     assert_eq!(Destination::from_option("none"), Destination::None);
     assert_eq!(Destination::from_option("./none"), Destination::File(PathBuf::from("./none")));
     for destination in [Destination::Stderr, Destination::None] {
-        let (_subscriber, handle) = build(&Settings { destination, ..to_file(Path::new("unused"), Level::Fatal) });
-        handle.reopen().unwrap();
+        let (_subscriber, handle) =
+            build(&Settings { destination, ..to_file(Path::new("unused"), Level::Fatal) }).unwrap();
+        handle.reopen();
+        finish(&handle);
     }
     for name in ["stderr", "none", "unused"] {
         assert!(!Path::new(name).exists(), "{name} was created");
@@ -186,7 +205,7 @@ fn the_words_stderr_and_none_are_no_files() {
 #[test]
 fn without_an_output_no_callsite_is_enabled() {
     let (subscriber, _handle) =
-        build(&Settings { destination: Destination::None, ..to_file(Path::new("unused"), Level::Debug) });
+        build(&Settings { destination: Destination::None, ..to_file(Path::new("unused"), Level::Debug) }).unwrap();
     assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::OFF));
 }
 
@@ -209,7 +228,7 @@ impl Local {
         Self { directory, syslog, journal }
     }
 
-    fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
+    fn log(&self) -> (impl Subscriber + Send + Sync + use<>, LogHandle) {
         let settings = Settings {
             destination: Destination::None,
             syslog: true,
@@ -217,7 +236,7 @@ impl Local {
             ..to_file(Path::new("unused"), Level::Info)
         };
         let path = |name| self.directory.path().join(name).display().to_string();
-        build_with_sockets(&settings, &path("syslog"), &path("journal")).0
+        build_with_sockets(&settings, &path("syslog"), &path("journal")).unwrap()
     }
 }
 
@@ -230,7 +249,8 @@ fn received(socket: &UnixDatagram) -> String {
 #[test]
 fn syslog_and_the_journal_get_the_level_as_priority() {
     let local = Local::new();
-    tracing::subscriber::with_default(local.subscriber(), one_of_each);
+    let (subscriber, _log) = local.log();
+    tracing::subscriber::with_default(subscriber, one_of_each);
     let pid = std::process::id();
     for priority in [6, 5, 4, 3, 0] {
         let datagram = received(&local.syslog);
@@ -247,7 +267,8 @@ fn syslog_and_the_journal_get_the_level_as_priority() {
 fn journal_fields_cannot_be_forged_and_long_text_is_cut() {
     let local = Local::new();
     let long = "ä".repeat(20_000);
-    tracing::subscriber::with_default(local.subscriber(), || {
+    let (subscriber, _log) = local.log();
+    tracing::subscriber::with_default(subscriber, || {
         info!(function = "f\nPRIORITY=0", "x\nPRIORITY=0");
         info!("{long}");
     });
@@ -262,13 +283,15 @@ fn journal_fields_cannot_be_forged_and_long_text_is_cut() {
 #[test]
 fn a_receiver_that_does_not_read_never_blocks_and_a_new_one_is_found() {
     let mut local = Local::new();
-    let subscriber = local.subscriber();
+    let (subscriber, log) = local.log();
     let start = Instant::now();
     tracing::subscriber::with_default(subscriber, || {
         for _ in 0..5_000 {
             info!("into the void");
         }
-        assert!(start.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < PATIENCE);
+        finish(&log);
+        assert!(log.left_out() > 0, "a queue of datagrams is short");
         let path = local.directory.path().join("syslog");
         fs::remove_file(&path).unwrap();
         local.syslog = UnixDatagram::bind(&path).unwrap();

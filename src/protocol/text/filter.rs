@@ -6,6 +6,7 @@ use super::AdminError;
 use super::control::priority;
 use crate::protocol::Priority;
 use crate::protocol::names::parse_decimal;
+use crate::protocol::units::{self, TimeUnit};
 
 /// How many words `list jobs` has with all of its filters.
 pub(super) const MOST_WORDS: usize = 11;
@@ -25,7 +26,7 @@ pub struct JobWords<'a> {
     pub client: Option<&'a [u8]>,
     /// `waiting=ID`: a connection with this client id waits for its end.
     pub waiting: Option<&'a [u8]>,
-    /// `older=SECONDS`: submitted so long ago.
+    /// `older=TIME`: submitted so long ago; a number without a unit counts seconds.
     pub older: Option<Duration>,
     /// `limit=N`: no more of them.
     pub limit: Option<usize>,
@@ -55,7 +56,7 @@ impl<'a> JobWords<'a> {
             b"priority" => self.priority.replace(priority(value)?).is_none(),
             b"client" => self.client.replace(value).is_none(),
             b"waiting" => self.waiting.replace(value).is_none(),
-            b"older" => self.older.replace(seconds(value)?).is_none(),
+            b"older" => self.older.replace(age(value)?).is_none(),
             b"limit" => self.limit.replace(usize::try_from(number(value)?).unwrap_or(usize::MAX)).is_none(),
             b"after" => self.after.replace(number(value)?).is_none(),
             _ => return Err(UNKNOWN),
@@ -71,12 +72,9 @@ fn state(word: &[u8]) -> Result<&'static str, AdminError<'_>> {
         .ok_or(AdminError::BadArgument("The state of a job is scheduled, queued or running"))
 }
 
-fn seconds(word: &[u8]) -> Result<Duration, AdminError<'_>> {
-    str::from_utf8(word)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or(AdminError::BadArgument("An age is a number of seconds"))
+fn age(word: &[u8]) -> Result<Duration, AdminError<'_>> {
+    let time = str::from_utf8(word).ok().and_then(|text| units::time(text, TimeUnit::Seconds).ok());
+    time.ok_or(AdminError::BadArgument("An age is a number of seconds, or has the unit ms, s, m, h or d"))
 }
 
 fn number(word: &[u8]) -> Result<u64, AdminError<'_>> {
@@ -124,6 +122,7 @@ mod tests {
             "older=-1",
             "older=nan",
             "older=1e99",
+            "older=5y",
             "older=",
             "limit=x",
             "limit=-1",

@@ -13,6 +13,7 @@ use super::super::table::foreign;
 use super::errors::Failed;
 use super::{Session, answer};
 use crate::job_server::{FORMAT, StoreFailure};
+use crate::log_level::audit;
 
 /// How long a conversion may take, and one statement that reads a whole table.
 pub(super) const CONVERSION_LIMIT: Duration = Duration::from_mins(10);
@@ -129,7 +130,8 @@ pub(super) async fn limit_statements(connection: &mut Conn, limit: Duration) -> 
 async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Result<(), Failed> {
     lock(connection, table, last).await?;
     look(connection, table).await?;
-    if table.columns.is_empty() {
+    let is_new = table.columns.is_empty();
+    if is_new {
         answer(connection.query_drop(format!("CREATE TABLE {} ({COLUMNS}) ENGINE = InnoDB", table.name))).await?;
         look(connection, table).await?;
     }
@@ -140,6 +142,9 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
         return Ok(());
     }
     convert(connection, table).await?;
+    if !is_new && !has_all {
+        audit!("the table {} of C++ gearmand was taken over", table.name);
+    }
     look(connection, table).await
 }
 
@@ -212,6 +217,12 @@ async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
 
 /// Makes the table of what the operator has decided, which earlier versions did not.
 async fn make_settings(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
+    // A database that is read-only refuses to make what is there already, and can be read all the same.
+    let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
+    let found: Option<i64> = answer(connection.exec_first(query, (format!("{}_settings", table.bare),))).await?;
+    if found.is_some() {
+        return Ok(());
+    }
     let create = format!(
         "CREATE TABLE IF NOT EXISTS {} (name BLOB NOT NULL, value BLOB NOT NULL, KEY name (name(64))) ENGINE = InnoDB",
         table.settings

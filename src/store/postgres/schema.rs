@@ -14,6 +14,7 @@ use super::changes::Statements;
 use super::errors::Failed;
 use super::{Session, answer};
 use crate::job_server::{FORMAT, StoreFailure};
+use crate::log_level::audit;
 
 /// How long one statement of a conversion may take, and one that reads a whole table.
 pub(super) const CONVERSION_LIMIT: Duration = Duration::from_mins(10);
@@ -139,7 +140,9 @@ pub(super) async fn prepare(
 
 /// Takes the table: locks it, and makes or converts it where that is needed.
 async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Table, Failed> {
-    let mut table = match find(client, name).await? {
+    let found = find(client, name).await?;
+    let is_new = found.is_none();
+    let mut table = match found {
         Some(table) => table,
         None => create(client, name).await?,
     };
@@ -152,11 +155,15 @@ async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Tabl
     let limit_ms = CONVERSION_LIMIT.as_millis();
     answer(client.batch_execute(&format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}"))).await?;
     table.columns = columns(client, &table).await?;
+    let is_taken_over = !is_new && !ADDED.iter().all(|(column, _)| table.columns.contains(*column));
     if !check_format(client, &table).await? {
         convert(client, &mut table).await?;
     }
     make_settings(client, &table).await?;
     answer(client.batch_execute("COMMIT")).await?;
+    if is_taken_over {
+        audit!("the table {} of C++ gearmand was taken over", table.name);
+    }
     Ok(table)
 }
 

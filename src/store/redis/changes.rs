@@ -26,6 +26,10 @@ pub(super) fn commit(
     let (removable, attempted) = present.split_at(changes.removes.len());
     let removable = changes.removes.iter().zip(removable).filter(|(_, present)| **present);
     let removable: HashSet<Vec<u8>> = removable.map(|(job, _)| key_of(job)).collect();
+    if changes.only_removes() {
+        remove(keys, connection, &removable)?;
+        return Ok(0);
+    }
     let edits = Edits::find(keys, connection, changes, &removable)?;
     let made_way = make_way(keys, connection, &changes.adds, |key| removable.contains(key) || edits.vacates(key))?;
 
@@ -108,6 +112,18 @@ fn make_way(
         made_way += 1;
     }
     Ok(made_way)
+}
+
+/// Removes jobs by one command, which is done as a whole: when its memory is full Redis takes no transaction.
+fn remove(keys: &Keys, connection: &mut Connection, removable: &HashSet<Vec<u8>>) -> Result<(), Failed> {
+    if removable.is_empty() {
+        return Ok(());
+    }
+    let mut delete = cmd("DEL");
+    for key in removable {
+        delete.arg(keys.side(key)).arg(key);
+    }
+    Ok(delete.exec(connection)?)
 }
 
 /// Which of these numbers stand in the side hashes of these keys.

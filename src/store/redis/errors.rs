@@ -50,6 +50,11 @@ impl Failed {
         }
     }
 
+    /// Whether Redis has answered that it is full or read-only, and has done nothing.
+    pub(super) fn is_refused_write(&self) -> bool {
+        matches!(self, Self::Driver(error) if matches!(judge(error).0, StoreFailure::Full | StoreFailure::ReadOnly))
+    }
+
     /// Whether the connection has ended, and the next one may do. Where no answer came, everybody has waited long enough.
     pub(super) fn is_severed(&self) -> bool {
         matches!(self, Self::Driver(error) if error.is_io_error() || error.is_connection_dropped())

@@ -4,8 +4,9 @@ use std::io;
 use std::path::Path;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
+use super::reserve::is_full;
 use crate::job_server::StoreFailure;
 use crate::store::StoreError;
 
@@ -40,11 +41,7 @@ fn not_openable(path: &Path, error: &rusqlite::Error) -> Option<String> {
 
 /// An error of the system while it did `what` with the file.
 pub(super) fn of_system(path: &Path, what: &str, error: &io::Error) -> StoreError {
-    let failure = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreFailure::Full,
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StoreFailure::ReadOnly,
-        _ => StoreFailure::Io,
-    };
+    let failure = of_kind(error);
     let advice = match error.kind() {
         io::ErrorKind::NotFound => "make its directory, or choose another file",
         _ => advice(failure),
@@ -73,6 +70,15 @@ fn cause(path: &Path) -> StoreFailure {
     match statvfs(directory) {
         Ok(state) if state.flags().contains(FsFlags::ST_RDONLY) => StoreFailure::ReadOnly,
         Ok(state) if state.blocks_available() == 0 => StoreFailure::Full,
+        // A quota shows only when something is written.
+        _ => super::reserve::probe(path).err().map_or(StoreFailure::Io, |error| of_kind(&error)),
+    }
+}
+
+fn of_kind(error: &io::Error) -> StoreFailure {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StoreFailure::ReadOnly,
+        _ if is_full(error) => StoreFailure::Full,
         _ => StoreFailure::Io,
     }
 }
@@ -132,5 +138,22 @@ impl Trouble {
             Self::System(_) => true,
             Self::Refused(..) => false,
         }
+    }
+
+    /// Whether nothing was done to the file, and no sync has failed, so that it can still be used. `failure` is what was said of it.
+    pub(super) fn leaves_file_usable(&self, failure: StoreFailure) -> bool {
+        match failure {
+            StoreFailure::Full | StoreFailure::ReadOnly => self.is_failed_write(),
+            StoreFailure::Locked | StoreFailure::Refused => !self.is_io(),
+            StoreFailure::Io | StoreFailure::Unreachable | StoreFailure::Corrupt => false,
+        }
+    }
+
+    /// Whether the system did not take what was to be written, so that SQLite has rolled back.
+    fn is_failed_write(&self) -> bool {
+        const CODES: [i32; 3] = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_TRUNCATE, ffi::SQLITE_IOERR_SHMSIZE];
+        let Self::Sqlite(error) = self else { return false };
+        error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+            || error.sqlite_extended_error_code().is_some_and(|code| CODES.contains(&code))
     }
 }

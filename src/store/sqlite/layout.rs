@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use super::error::Trouble;
 use super::{NO_UNIQUE, WORKLOAD_IS_UNIQUE, integer};
 use crate::job_server::{FORMAT, StoreFailure};
-use crate::log_level::notice;
+use crate::log_level::audit;
 use crate::store::trusted_number_max;
 
 /// The columns of a queue, in their order.
@@ -216,7 +216,7 @@ pub(super) fn prepare(
     transaction.commit()?;
     if found.form == Form::Cpp {
         let key = if keep_primary_key { "stays" } else { "is gone; --sqlite-keep-primary-key would leave it" };
-        notice!("{queue} of C++ gearmand was taken over; its primary key {key}");
+        audit!("{queue} of C++ gearmand was taken over; its primary key {key}");
     }
     Ok(sql)
 }
@@ -247,7 +247,7 @@ pub(super) fn renumber(connection: &mut Connection, sql: &Sql, queue: &str) -> R
         }
     }
     transaction.commit()?;
-    notice!("{queue}: {count} rows of other programs were taken over as jobs");
+    audit!("{queue}: {count} rows of other programs were taken over as jobs");
     Ok(count)
 }
 

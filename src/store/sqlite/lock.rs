@@ -6,13 +6,14 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use nix::libc::O_NOFOLLOW;
 
 use super::error;
+use super::reserve::is_full;
 use crate::job_server::StoreFailure;
 use crate::store::StoreError;
 
@@ -25,7 +26,11 @@ const MAX_LENGTH: u64 = 32;
 ///
 /// The file stays when the lock goes: if it were removed, two others could each hold a lock on a file of that name.
 #[derive(Debug)]
-pub(super) struct LockFile(File);
+pub(super) struct LockFile {
+    file: File,
+    /// Device and inode.
+    identity: (u64, u64),
+}
 
 impl LockFile {
     /// Locks the file beside `database`, without waiting.
@@ -49,15 +54,26 @@ impl LockFile {
             Err(TryLockError::WouldBlock) => return Err(in_use(database, &path, &mut file)),
             Err(TryLockError::Error(source)) => return Err(system_error(source)),
         }
-        file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())).map_err(system_error)?;
-        Ok(Self(file))
+        match file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())) {
+            // The lock is what matters. On a full disk its file names nobody.
+            Err(source) if !is_full(&source) => Err(system_error(source)),
+            _ => {
+                let identity = file.metadata().map(|file| (file.dev(), file.ino())).map_err(system_error)?;
+                Ok(Self { file, identity })
+            }
+        }
+    }
+
+    /// Whether the lock file of `database` is still the one that is locked. Otherwise another server can lock one of its own.
+    pub(super) fn is_in_place(&self, database: &Path) -> bool {
+        std::fs::metadata(lock_path(database)).is_ok_and(|file| (file.dev(), file.ino()) == self.identity)
     }
 }
 
 impl Drop for LockFile {
     fn drop(&mut self) {
         // An empty file names nobody; if that fails, the lock is gone all the same.
-        let _ = self.0.set_len(0);
+        let _ = self.file.set_len(0);
     }
 }
 

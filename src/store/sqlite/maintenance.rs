@@ -40,7 +40,7 @@ pub(super) fn shrink(file: &mut OpenFile) -> Result<(), Trouble> {
     let done = file.connection.execute_batch("VACUUM");
     file.connection.busy_timeout(BUSY_TIMEOUT)?;
     match done {
-        Ok(()) => file.checkpoint(),
+        Ok(()) => file.checkpoint().map(drop),
         Err(error) => match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull) => Ok(()),
             _ => Err(error.into()),

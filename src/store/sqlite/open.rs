@@ -24,10 +24,16 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(6);
 /// The WAL's pages are copied into the database when there are so many. SQLite's own 1000 means four times as many
 /// syncs; more than this makes single commits slower than it saves.
 const CHECKPOINT_PAGES: u32 = 4000;
+/// On a small disk there are fewer: the WAL takes this part of it, and the reserve has room for the copy. But so many at least.
+const CHECKPOINT_SHARE: u64 = 32;
+const CHECKPOINT_PAGES_MIN: u32 = 64;
 /// Where the WAL does not begin anew after a checkpoint, since a reader needs it, the next one waits for so many more.
 const CHECKPOINT_AGAIN_PAGES: u32 = 1000;
-/// A commit does a checkpoint itself when there are so many, in case nobody found the time.
-const CHECKPOINT_FORCED_PAGES: u32 = 4 * CHECKPOINT_PAGES;
+/// A commit does a checkpoint itself when there are so many times as many, in case nobody found the time.
+const CHECKPOINT_FORCED: u32 = 4;
+/// What the WAL begins with, and what stands before each page in it, in bytes.
+const WAL_HEADER: u64 = 32;
+const FRAME_HEADER: u64 = 24;
 
 /// Bytes of the WAL that are written again at a time.
 const REWRITE_BYTES: usize = 1 << 20;
@@ -47,6 +53,11 @@ pub(super) struct OpenFile {
     /// How many pages the WAL had after the last commit.
     wal_pages: Arc<AtomicU32>,
     checkpoint_at: u32,
+    checkpoint_pages: u32,
+    /// What the last checkpoint said: how many pages the WAL had, and how many of them are in the database now.
+    copied: (u32, u32),
+    /// Bytes of a page.
+    pub(super) page_size: u64,
 }
 
 impl OpenFile {
@@ -74,7 +85,11 @@ impl OpenFile {
             Ok(())
         }))?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-        Ok(Self { connection, sql, syncs: true, wal_pages, checkpoint_at: CHECKPOINT_PAGES })
+        let page_size: u32 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        let page_size = u64::from(page_size);
+        let checkpoint_pages = checkpoint_pages(path, page_size);
+        let checkpoint_at = checkpoint_pages;
+        Ok(Self { connection, sql, syncs: true, wal_pages, checkpoint_at, checkpoint_pages, copied: (0, 0), page_size })
     }
 
     /// Opens the file to look at it.
@@ -88,7 +103,9 @@ impl OpenFile {
             connection.busy_timeout(BUSY_TIMEOUT)?;
             layout::check_version(&connection)?;
             let sql = layout::look(&connection, queue)?;
-            Ok(Self { connection, sql, syncs: true, wal_pages: Arc::default(), checkpoint_at: CHECKPOINT_PAGES })
+            let (wal_pages, at) = (Arc::default(), CHECKPOINT_PAGES);
+            let (syncs, copied, page_size) = (true, (0, 0), 0);
+            Ok(Self { connection, sql, syncs, wal_pages, checkpoint_at: at, checkpoint_pages: at, copied, page_size })
         };
         let result = Connection::open_with_flags(path, flags).map_err(Trouble::from).and_then(look);
         // Even to look, SQLite makes a file beside one in WAL mode, which takes the right to write the directory. Where
@@ -119,32 +136,71 @@ impl OpenFile {
     /// Copies what is in the WAL into the database, once there is enough of it. Neither waits for readers nor stops them.
     pub(super) fn checkpoint_when_due(&mut self) -> Result<(), Trouble> {
         let pages = self.wal_pages.load(Ordering::Relaxed);
-        if pages < CHECKPOINT_PAGES {
-            self.checkpoint_at = CHECKPOINT_PAGES;
+        if pages < self.checkpoint_pages {
+            self.checkpoint_at = self.checkpoint_pages;
         }
         if pages < self.checkpoint_at {
             return Ok(());
         }
         // Normally the next commit begins the WAL anew. Where a reader still needs it, there is no hurry.
-        self.checkpoint_at = pages.saturating_add(CHECKPOINT_AGAIN_PAGES);
-        self.checkpoint()
+        self.checkpoint_at = pages.saturating_add(CHECKPOINT_AGAIN_PAGES.min(self.checkpoint_pages));
+        self.checkpoint().map(drop)
     }
 
-    /// Copies what is in the WAL into the database, as far as readers let it.
-    pub(super) fn checkpoint(&mut self) -> Result<(), Trouble> {
+    /// The same for a caller that cannot wait, unless it has become urgent. Where there is no room for it, there may be some for
+    /// the caller.
+    pub(super) fn checkpoint_when_overdue(&mut self) -> Result<(), Trouble> {
+        if self.wal_pages.load(Ordering::Relaxed) < self.checkpoint_pages.saturating_mul(CHECKPOINT_FORCED) {
+            return Ok(());
+        }
+        match self.checkpoint_when_due() {
+            Err(Trouble::Sqlite(error)) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Copies what is in the WAL into the database, and syncs both. Returns whether the database has all of it.
+    pub(super) fn checkpoint(&mut self) -> Result<bool, Trouble> {
         match self.connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
             // Another program does one.
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
-            result => Ok(result.map(drop)?),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
+            Ok((pages, copied)) => {
+                let count = |pages| u32::try_from(pages).unwrap_or(0);
+                self.copied = (count(pages), count(copied));
+                Ok(pages == copied)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// The same for a caller that cannot wait, unless it has become urgent.
-    pub(super) fn checkpoint_when_overdue(&mut self) -> Result<(), Trouble> {
-        if self.wal_pages.load(Ordering::Relaxed) >= CHECKPOINT_FORCED_PAGES {
-            return self.checkpoint_when_due();
+    /// Copies the WAL into the database and gives the room that it takes back to the disk, unless a reader needs it.
+    pub(super) fn empty_wal(&mut self) -> Result<(), Trouble> {
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let emptied = self.connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE);
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        match emptied {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+            Ok(_) => {
+                self.wal_pages.store(0, Ordering::Relaxed);
+                self.copied = (0, 0);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(())
+    }
+
+    /// How many pages of the WAL are not in the database yet, at most.
+    pub(super) fn pages_to_copy(&self) -> u64 {
+        let (pages, (seen, copied)) = (self.wal_pages.load(Ordering::Relaxed), self.copied);
+        u64::from(if pages == seen { seen.saturating_sub(copied) } else { pages })
+    }
+
+    /// How many bytes of the WAL were written since it began, the last commit included.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        match u64::from(self.wal_pages.load(Ordering::Relaxed)) {
+            0 => 0,
+            pages => WAL_HEADER + pages * (self.page_size + FRAME_HEADER),
+        }
     }
 
     /// Closes the file after an error of input or output: nothing that may not be on the disk is built upon.
@@ -152,6 +208,15 @@ impl OpenFile {
         // Where even this fails the file is closed all the same, as it would be without an error.
         let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     }
+}
+
+/// How many pages the WAL has when it is copied.
+fn checkpoint_pages(path: &Path, page_size: u64) -> u32 {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(disk) = nix::sys::statvfs::statvfs(directory) else { return CHECKPOINT_PAGES };
+    let disk = disk.blocks().saturating_mul(disk.fragment_size());
+    let pages = (disk / CHECKPOINT_SHARE).checked_div(page_size).and_then(|pages| u32::try_from(pages).ok());
+    pages.unwrap_or(CHECKPOINT_PAGES).clamp(CHECKPOINT_PAGES_MIN, CHECKPOINT_PAGES)
 }
 
 /// Bytes that are no UTF-8 are kept as they are only where no other encoding is in between.

@@ -1,6 +1,6 @@
 //! What failed to be removed, edited or set, and is to be done before anything newer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::Changes;
 use super::super::queue::take_some;
@@ -11,6 +11,8 @@ use crate::job_server::{Edit, JobKey};
 #[derive(Default)]
 pub(super) struct Owed {
     pub(super) removes: Vec<JobKey>,
+    /// The numbers of those jobs among them that were refused, and may be in the store all the same. The others have ended.
+    refused: HashSet<u64>,
     /// By unique id and number: two jobs can be in each other's way only if they have the same unique id, so those that have
     /// are done in one transaction.
     edits: BTreeMap<(Box<[u8]>, u64), Edited>,
@@ -39,9 +41,18 @@ impl Owed {
         self.removes.is_empty() && self.edits.is_empty() && self.attempts.is_empty() && self.settings.is_empty()
     }
 
-    /// How many edits.
-    pub(super) fn edits(&self) -> usize {
-        self.edits.len()
+    /// How many jobs that have ended are to be removed, how many that were refused, and how many edits are to be made.
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        let refused = self.removes.iter().filter(|key| self.refused.contains(&key.number)).count();
+        (self.removes.len() - refused, refused, self.edits.len())
+    }
+
+    /// Remembers new jobs that may have been stored, and were refused.
+    pub(super) fn add_refused(&mut self, keys: impl Iterator<Item = JobKey>) {
+        for key in keys {
+            self.refused.insert(key.number);
+            self.removes.push(key);
+        }
     }
 
     /// Remembers what is not new in `changes`, which come after all that is owed already.
@@ -79,6 +90,7 @@ impl Owed {
     pub(super) fn take(&mut self, sync: bool) -> Option<Changes> {
         if self.is_empty() {
             self.is_picking = false;
+            self.refused.clear();
             return None;
         }
         if !self.settings.is_empty() {
@@ -88,10 +100,13 @@ impl Owed {
         }
         // From the end: the order among them does not matter, since each job is there once.
         let removes = self.removes.split_off(self.removes.len().saturating_sub(MOST_CHANGES));
-        let edits = if self.removes.is_empty() { self.take_edits() } else { Vec::new() };
-        let is_last = self.removes.is_empty() && self.edits.is_empty();
-        let attempts = if is_last { take_some(&mut self.attempts, MOST_CHANGES) } else { Vec::new() };
-        Some(Changes { removes, edits, attempts, sync, ..Changes::default() })
+        if !removes.is_empty() {
+            // Alone: a store that is full may have room for nothing else.
+            return Some(Changes { removes, sync, ..Changes::default() });
+        }
+        let edits = self.take_edits();
+        let attempts = if self.edits.is_empty() { take_some(&mut self.attempts, MOST_CHANGES) } else { Vec::new() };
+        Some(Changes { edits, attempts, sync, ..Changes::default() })
     }
 
     fn take_edits(&mut self) -> Vec<(JobKey, Edit)> {

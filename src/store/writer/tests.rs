@@ -1,3 +1,5 @@
+#[path = "commit/tests.rs"]
+mod commit;
 #[path = "edits/tests.rs"]
 mod edits;
 
@@ -96,7 +98,7 @@ impl Bench {
         let outcomes = outcomes.iter().copied().collect();
         let store = Scripted { outcomes, refused, commits: said, details: detailed };
         let stats = Arc::new(Stats::default());
-        let settings = Settings { durability, interval: Duration::from_millis(5), probe: None };
+        let settings = Settings { durability, interval: Duration::from_millis(5), probe: None, reserve: None };
         let report = Box::new(move |reports: Vec<StoreReport>| {
             for report in reports {
                 told.send(report).unwrap();
@@ -335,18 +337,25 @@ fn writer() -> Writer {
     Writer {
         store: Box::new(store),
         queue: Arc::default(),
-        settings: Settings { durability: Durability::Always, interval: Duration::from_millis(5), probe: None },
+        settings: Settings {
+            durability: Durability::Always,
+            interval: Duration::from_millis(5),
+            probe: None,
+            reserve: None,
+        },
         stats: Arc::default(),
         report: Box::new(|_| ()),
         owed: Owed::default(),
         failing: None,
         unreadable: None,
         is_busy: false,
+        has_refused: false,
         noted: 0,
-        committed: Instant::now(),
+        tried: Instant::now(),
         tried_for: Duration::ZERO,
         rest_at: None,
         unsynced_since: None,
+        measured: Measured::default(),
     }
 }
 
@@ -354,7 +363,7 @@ fn writer() -> Writer {
 fn whoever_needs_a_store_that_fails_has_it_tried_once_a_second() {
     let mut writer = writer();
     let error = StoreError::new(StoreFailure::Unreachable, "as the test says");
-    for (tried_for, expected) in [(0, 1), (2, 2), (10, 5)] {
+    for (tried_for, expected) in [(0, 1), (2, 2), (10, 4)] {
         writer.tried_for = Duration::from_secs(tried_for);
         for _ in 0..10 {
             writer.fail(&error);

@@ -11,6 +11,9 @@
 /** Another one with every release: the first line of the file VERSION beside this one, or of the one named here. */
 define('VERSION', trim(@file(getenv('WORKER_VERSION_FILE') ?: __DIR__ . '/VERSION')[0] ?? '1'));
 
+/** So many of these are started on a host: whoever may submit jobs can ask for one more. */
+define('MAX_WORKERS', (int) (getenv('FLEET_MAX_WORKERS') ?: 64));
+
 /** The function => what does it. It is called with the job and returns the result; an exception fails the job. */
 define('FUNCTIONS', [
     'reverse' => fn (GearmanJob $job): string => strrev($job->workload()),
@@ -217,9 +220,14 @@ final class Manager
         $this->soon(fn () => !$this->hear() || $is_done());
     }
 
-    /** In a session of its own, without our terminal, and nobody's child. */
+    /** In a session of its own, without our terminal, and nobody's child; no more than this host is to bear. */
     private function start_another(): int
     {
+        $own = file_get_contents('/proc/self/cmdline');
+        $is_like = fn (string $file): bool => @file_get_contents($file) === $own;
+        if (count(array_filter(glob('/proc/[0-9]*/cmdline'), $is_like)) >= MAX_WORKERS) {
+            throw new LogicException('this host has ' . MAX_WORKERS . ' workers like this one already');
+        }
         $shell = ['sh', '-c', 'setsid "$@" </dev/null >/dev/null 2>&1 & echo $!', 'sh', ...$this->command];
         $process = proc_open($shell, [1 => ['pipe', 'w']], $pipes);
         return (int) fgets($pipes[1]);

@@ -46,6 +46,9 @@ def fail(workload):
 # exception fails the job.
 FUNCTIONS = {"reverse": lambda workload: workload[::-1], "sleep_ms": sleep_ms, "log_line": log_line, "fail": fail}
 
+# So many of these are started on a host: whoever may submit jobs can ask for one more.
+MAX_WORKERS = int(os.environ.get("FLEET_MAX_WORKERS") or 64)
+
 # ---------------------------------- What follows need not be touched. ----------------------------------
 #
 # There are two connections to each server, each with a thread: one does jobs, the other is managed. Python's Gearman
@@ -128,6 +131,14 @@ class Connection(threading.Thread):
         return data
 
 
+def command_line(process):
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        # It has ended.
+        return b""
+
+
 class Worker:
     """What a managed worker knows of itself, and what it answers."""
 
@@ -195,6 +206,9 @@ class Worker:
             case {"verb": "exitWorker"}:
                 self.leave()
             case {"verb": "newWorker"}:
+                own = pathlib.Path("/proc/self/cmdline").read_bytes()
+                if sum(command_line(process) == own for process in pathlib.Path("/proc").glob("[0-9]*")) >= MAX_WORKERS:
+                    raise ValueError(f"this host has {MAX_WORKERS} workers like this one already")
                 # In a session of its own, without our terminal, and nobody's child.
                 shell = ["sh", "-c", 'setsid "$@" </dev/null >/dev/null 2>&1 & echo $!', "sh", sys.executable]
                 news = {"pid": int(subprocess.check_output(shell + sys.orig_argv[1:]))}

@@ -177,9 +177,9 @@ fn jobs_that_can_be_in_each_others_way_are_changed_in_one_transaction() {
     owed.add(Changes { edits, attempts, removes: vec![key(fill + 2, "f")], ..Changes::default() });
     let parts: Vec<Changes> = std::iter::from_fn(|| owed.take(false)).collect();
     let sizes: Vec<usize> = parts.iter().map(|part| part.edits.len()).collect();
-    assert_eq!(sizes, [MOST_CHANGES, MOST_CHANGES + 1]);
-    assert_eq!(parts.iter().map(|part| part.attempts.len()).collect::<Vec<_>>(), [0, 1], "after all edits");
-    assert_eq!(parts.iter().map(|part| part.removes.len()).collect::<Vec<_>>(), [1, 0], "before all edits");
+    assert_eq!(sizes, [0, MOST_CHANGES, MOST_CHANGES + 1]);
+    assert_eq!(parts.iter().map(|part| part.attempts.len()).collect::<Vec<_>>(), [0, 0, 1], "after all edits");
+    assert_eq!(parts.iter().map(|part| part.removes.len()).collect::<Vec<_>>(), [1, 0, 0], "alone, before all edits");
 }
 
 /// Where a job is in a store that names jobs by function and unique id.
@@ -371,7 +371,8 @@ fn whatever_fails_the_store_has_in_the_end_what_the_job_server_knows() {
     let (committed, commits) = channel();
     let failures = Arc::new(AtomicU32::new(FAILURES));
     let store = Moody { rows: Arc::clone(&rows), random: Random(seed ^ 1), failures: Arc::clone(&failures), committed };
-    let settings = Settings { durability: Durability::Always, interval: Duration::from_millis(5), probe: None };
+    let settings =
+        Settings { durability: Durability::Always, interval: Duration::from_millis(5), probe: None, reserve: None };
     let (told, reports) = channel();
     let report =
         Box::new(move |reports: Vec<StoreReport>| reports.into_iter().for_each(|report| told.send(report).unwrap()));

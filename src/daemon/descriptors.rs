@@ -1,0 +1,58 @@
+//! How many connections there are descriptors for: a flood of them must leave HTTP, the store and the log theirs.
+
+use nix::sys::resource::{Resource, getrlimit};
+use tracing::{info, warn};
+
+use crate::config::{Config, Resolved};
+
+/// Descriptors of the process itself: standard streams, listeners, runtime, log, store, and a file that is read now and then.
+const OWN: usize = 32;
+/// Descriptors that HTTP may need at most at a time, those of jobs that it submits included.
+const MOST_FOR_HTTP: usize = 128;
+/// Fewer connections than this are worth a warning, where nobody asked for them.
+const FEW: usize = 1000;
+
+/// How many connections may be open at one time: as many as the configuration says, but no more than there are descriptors.
+pub(super) fn most_connections(config: &Config) -> usize {
+    let asked = config.limits.max_connections;
+    let Ok((files, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return asked };
+    asked.min(room(usize::try_from(files).unwrap_or(usize::MAX), config))
+}
+
+/// How many connections there is room for where so many files may be open.
+fn room(files: usize, config: &Config) -> usize {
+    let http = config.http.listen.as_ref().map_or(0, |_| config.http.max_connections.min(MOST_FOR_HTTP));
+    // Of very few, half.
+    files - (OWN + http).min(files / 2)
+}
+
+/// Logs where there are fewer than the configuration says.
+pub(super) fn report(resolved: &Resolved) {
+    let (asked, most) = (resolved.config.limits.max_connections, most_connections(&resolved.config));
+    if most == asked {
+        return;
+    }
+    let text = format!(
+        "at most {most} connections are taken, and not {asked} (max-connections): the process may not open more files; \
+         raise --file-descriptors, or the limit of the service (LimitNOFILE)"
+    );
+    if most < FEW || resolved.is_set("max-connections") { warn!("{text}") } else { info!("{text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, command, resolve};
+
+    #[test]
+    fn there_is_a_reserve_for_all_else() {
+        let room_with = |http: &str, files| {
+            let matches = command().get_matches_from(["gearmand", "--http-listen", http]);
+            room(files, &resolve(&Sources::command_line_only(matches)).unwrap().config)
+        };
+        assert_eq!(room_with("off", 1024), 992);
+        assert_eq!(room_with("127.0.0.1:0", 1024), 864);
+        assert_eq!(room_with("127.0.0.1:0", 32), 16);
+        assert_eq!(room_with("off", 0), 0);
+    }
+}

@@ -1,0 +1,175 @@
+//! Whether a peer takes what it is sent.
+//!
+//! A peer may be busy for minutes and read nothing. As long as its kernel answers, it is alive: what waits for it is bounded by
+//! memory, and it is given up only after `--write-timeout`. The kernel's own TCP_USER_TIMEOUT does not tell such a peer from
+//! a dead host: it counts the time in which the peer's window is closed. So it is taken off a socket whose peer
+//! acknowledges and takes nothing, and put back when the peer takes something again.
+//!
+//! A connection to which little is written is not watched: the kernel finds out if its peer is dead.
+
+use std::future::Future;
+use std::os::fd::BorrowedFd;
+use std::pin::Pin;
+use std::task::Context;
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::process::socket::{peer_state, set_user_timeout, unacknowledged};
+
+/// What a peer must take within the write timeout, in bytes. Less is no way to read, but one to hold the server's memory.
+const LEAST_PROGRESS: i64 = 16 * 1024;
+/// How much is written to a peer before it is looked whether it takes it, in bytes.
+const UNWATCHED: usize = 1024;
+/// The longest time between two looks.
+const LOOK: Duration = Duration::from_secs(5);
+/// The shortest.
+const SHORTEST_LOOK: Duration = Duration::from_millis(20);
+/// How exact the kernel's times are.
+const MARGIN: Duration = Duration::from_millis(50);
+/// Probes of a closed window without an answer from which a host counts as dead; the kernel sends them ever more rarely.
+const DEAD_PROBES: u8 = 2;
+
+/// How long a peer may take nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Patience {
+    /// While its kernel answers; `None` for as long as it likes.
+    pub reading: Option<Duration>,
+    /// While its kernel does not: the TCP_USER_TIMEOUT that its socket has; `None` where the kernel decides.
+    pub silence: Option<Duration>,
+}
+
+/// Why a peer is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stuck {
+    /// It reads nothing.
+    NotReading,
+    /// Its host does not answer.
+    Silent,
+}
+
+/// The watch over one peer.
+#[derive(Debug)]
+pub(super) struct Watch {
+    patience: Patience,
+    /// Runs while something may wait for the peer.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes that the kernel was given in all.
+    written: i64,
+    /// Those since nothing waited for the peer.
+    unwatched: usize,
+    look: Option<Look>,
+}
+
+/// What was seen when the peer was looked at last.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// Bytes that the peer had taken, and when that was first seen.
+    taken: i64,
+    taken_at: Instant,
+    /// Bytes that it had taken when it had last taken enough, and when that was.
+    enough: i64,
+    enough_at: Instant,
+    /// Whether TCP_USER_TIMEOUT is off.
+    is_patient: bool,
+    has_dead_probes: bool,
+}
+
+impl Watch {
+    pub(super) const fn new(patience: Patience) -> Self {
+        Self { patience, timer: None, written: 0, unwatched: 0, look: None }
+    }
+
+    /// The kernel has taken so many bytes for the peer.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.written = self.written.wrapping_add_unsigned(bytes as u64);
+        self.unwatched = self.unwatched.saturating_add(bytes);
+        if self.unwatched >= UNWATCHED {
+            self.start();
+        }
+    }
+
+    /// The kernel takes no more bytes for the peer. The caller polls afterwards.
+    pub(super) fn start(&mut self) {
+        if self.timer.is_none()
+            && let Some(interval) = self.interval()
+        {
+            self.timer = Some(Box::pin(sleep(interval)));
+        }
+    }
+
+    /// Looks at the peer when it is time to. `has_more` says that more is to be written than the kernel has taken.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        socket: BorrowedFd<'_>,
+        has_more: bool,
+    ) -> Result<(), Stuck> {
+        while let Some(timer) = &mut self.timer
+            && timer.as_mut().poll(context).is_ready()
+        {
+            let waiting = unacknowledged(socket).unwrap_or(0);
+            if waiting == 0 && !has_more {
+                if self.look.take().is_some_and(|look| look.is_patient) {
+                    set_user_timeout(socket, self.patience.silence);
+                }
+                self.timer = None;
+                self.unwatched = 0;
+                return Ok(());
+            }
+            let taken = self.written.wrapping_sub_unsigned(waiting as u64);
+            self.look_at(socket, taken)?;
+            if let (Some(timer), Some(interval)) = (&mut self.timer, self.patience.interval()) {
+                timer.as_mut().reset(Instant::now() + interval);
+            }
+        }
+        Ok(())
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        self.patience.interval()
+    }
+
+    fn look_at(&mut self, socket: BorrowedFd<'_>, taken: i64) -> Result<(), Stuck> {
+        let now = Instant::now();
+        let first =
+            Look { taken, taken_at: now, enough: taken, enough_at: now, is_patient: false, has_dead_probes: false };
+        let Some(look) = &mut self.look else {
+            self.look = Some(first);
+            return Ok(());
+        };
+        if taken - look.enough >= LEAST_PROGRESS {
+            (look.enough, look.enough_at) = (taken, now);
+        }
+        if self.patience.reading.is_some_and(|most| now - look.enough_at >= most) {
+            return Err(Stuck::NotReading);
+        }
+        let Some((silence, peer)) = self.patience.silence.zip(peer_state(socket)) else {
+            return Ok(());
+        };
+        if taken != look.taken {
+            (look.taken, look.taken_at) = (taken, now);
+            if std::mem::take(&mut look.is_patient) {
+                set_user_timeout(socket, Some(silence));
+            }
+        } else if !look.is_patient && peer.silent_for + MARGIN < now - look.taken_at {
+            // Heard since it has taken something: its window is closed.
+            look.is_patient = true;
+            set_user_timeout(socket, None);
+        }
+        let had_dead_probes = std::mem::replace(&mut look.has_dead_probes, peer.unanswered_probes >= DEAD_PROBES);
+        // The last probe may have been sent just now.
+        if look.is_patient && had_dead_probes && look.has_dead_probes && peer.silent_for >= silence {
+            return Err(Stuck::Silent);
+        }
+        Ok(())
+    }
+}
+
+impl Patience {
+    /// The time between two looks; `None` where nothing is to be looked at.
+    fn interval(&self) -> Option<Duration> {
+        let shortest = self.reading.into_iter().chain(self.silence).min()?;
+        Some((shortest / 4).clamp(SHORTEST_LOOK, LOOK))
+    }
+}

@@ -1,0 +1,192 @@
+//! Whether the paths of the store still lead to the files that are open.
+//!
+//! A file that was removed, moved away or replaced goes on taking jobs, and nobody finds them again. So does a WAL that was cut:
+//! SQLite appends behind the hole. Each commit looks before and after, which takes a few microseconds: a job that went into
+//! such a file is not acknowledged.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// A file of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Database,
+    Wal,
+    /// The index of the WAL, by which other programs know what is locked.
+    Index,
+}
+
+/// What is wrong with a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// There is no file.
+    Gone,
+    /// There is another file, of so many bytes.
+    Replaced(u64),
+    /// The file has fewer bytes than were written.
+    Cut,
+}
+
+/// A path that does not lead to what is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub(super) part: Part,
+    pub(super) change: Change,
+    path: PathBuf,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.change {
+            Change::Gone => write!(f, "{path} was moved away or removed while it was used"),
+            Change::Replaced(_) => write!(f, "{path} was replaced by another file while it was used"),
+            Change::Cut => write!(f, "{path} was cut while it was used, and what it held is lost"),
+        }
+    }
+}
+
+/// An open file: device, inode, and how many bytes it has at least.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    device: u64,
+    inode: u64,
+    length: u64,
+}
+
+impl Known {
+    fn of(file: &Metadata) -> Self {
+        Self { device: file.dev(), inode: file.ino(), length: file.len() }
+    }
+
+    fn compare(self, found: io::Result<Metadata>) -> Result<u64, Change> {
+        let Ok(found) = found else { return Err(Change::Gone) };
+        let now = Self::of(&found);
+        if (now.device, now.inode) != (self.device, self.inode) {
+            return Err(Change::Replaced(now.length));
+        }
+        if now.length < self.length { Err(Change::Cut) } else { Ok(now.length) }
+    }
+}
+
+/// The files of a store, once they are open.
+#[derive(Debug)]
+pub(super) struct Files {
+    paths: [PathBuf; 3],
+    /// `None` for a file that is not open, or that was not there.
+    known: [Option<Known>; 3],
+}
+
+impl Files {
+    pub(super) fn of(database: &Path) -> Self {
+        let with = |end: &str| {
+            let mut name = OsString::from(database);
+            name.push(end);
+            PathBuf::from(name)
+        };
+        Self { paths: ["", "-wal", "-shm"].map(with), known: [None; 3] }
+    }
+
+    /// Notes the files as they are now, since they have just been opened.
+    pub(super) fn note(&mut self) {
+        for (known, path) in self.known.iter_mut().zip(&self.paths) {
+            *known = std::fs::metadata(path).ok().as_ref().map(Known::of);
+        }
+        if let Some(index) = &mut self.known[Part::Index as usize] {
+            index.length = 0;
+        }
+    }
+
+    /// So many bytes of the WAL are needed from now on.
+    pub(super) fn set_wal_length(&mut self, length: u64) {
+        if let Some(wal) = &mut self.known[Part::Wal as usize] {
+            wal.length = length;
+        }
+    }
+
+    /// The WAL and its index are closed, and all that they held is in the database.
+    pub(super) fn forget_wal(&mut self) {
+        self.known[Part::Wal as usize] = None;
+        self.known[Part::Index as usize] = None;
+    }
+
+    /// The database may be shorter than it was: somebody has compacted it.
+    pub(super) fn allow_shorter_database(&mut self) {
+        if let Some(database) = &mut self.known[Part::Database as usize] {
+            database.length = 0;
+        }
+    }
+
+    /// How many bytes a file has; `None` where there is none.
+    pub(super) fn length(&self, part: Part) -> Option<u64> {
+        std::fs::metadata(&self.paths[part as usize]).ok().map(|file| file.len())
+    }
+
+    /// Compares the paths with what was noted.
+    ///
+    /// # Errors
+    /// The first that is not right.
+    pub(super) fn check(&mut self) -> Result<(), Mismatch> {
+        self.check_these(&[Part::Database, Part::Wal, Part::Index])
+    }
+
+    /// The same for the files that hold what was just committed.
+    ///
+    /// # Errors
+    /// See [`check`](Self::check).
+    pub(super) fn check_holders(&mut self) -> Result<(), Mismatch> {
+        self.check_these(&[Part::Database, Part::Wal])
+    }
+
+    fn check_these(&mut self, parts: &[Part]) -> Result<(), Mismatch> {
+        for &part in parts {
+            let (known, path) = (&mut self.known[part as usize], &self.paths[part as usize]);
+            let Some(expected) = known else { continue };
+            match expected.compare(std::fs::metadata(path)) {
+                Ok(length) if part == Part::Database => expected.length = length,
+                Ok(_) => {}
+                Err(change) => return Err(Mismatch { part, change, path: path.clone() }),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_as_it_was_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = directory.path().join("queue");
+        let wal = directory.path().join("queue-wal");
+        fs::write(&database, b"0123").unwrap();
+        fs::write(&wal, b"01234567").unwrap();
+        let mut files = Files::of(&database);
+        files.note();
+        let changed = |files: &mut Files| files.check().map_err(|wrong| (wrong.part, wrong.change));
+        assert_eq!(changed(&mut files), Ok(()));
+        // Only what is known to be needed must be there.
+        files.set_wal_length(4);
+        fs::OpenOptions::new().write(true).open(&wal).unwrap().set_len(4).unwrap();
+        assert_eq!(changed(&mut files), Ok(()));
+        fs::OpenOptions::new().write(true).open(&wal).unwrap().set_len(0).unwrap();
+        assert_eq!(changed(&mut files), Err((Part::Wal, Change::Cut)));
+        fs::remove_file(&wal).unwrap();
+        assert_eq!(changed(&mut files), Err((Part::Wal, Change::Gone)));
+        let away = directory.path().join("away");
+        fs::rename(&database, &away).unwrap();
+        assert_eq!(changed(&mut files), Err((Part::Database, Change::Gone)));
+        fs::write(&database, b"01").unwrap();
+        assert_eq!(changed(&mut files), Err((Part::Database, Change::Replaced(2))));
+        fs::rename(&away, &database).unwrap();
+        assert_eq!(changed(&mut files), Err((Part::Wal, Change::Gone)), "the database is right again");
+    }
+}

@@ -1,0 +1,222 @@
+//! What is looked at around each commit: whether the files are where they should be, and whether there is room for new jobs.
+
+use bytes::Bytes;
+use rusqlite::Connection;
+
+use super::files::{Change, Mismatch, Part};
+use super::lock::LockFile;
+use super::open::OpenFile;
+use super::{SqliteStore, read};
+use crate::job_server::{JobKey, StoreFailure};
+use crate::stats::StoreSpace;
+use crate::store::{Room, StoreError};
+
+impl SqliteStore {
+    /// Makes sure that what is committed can be found again, after repairing what can be.
+    ///
+    /// # Errors
+    /// Then nothing may be acknowledged.
+    pub(super) fn check_files(&mut self) -> Result<(), StoreError> {
+        self.keep_lock()?;
+        let Err(mut mismatch) = self.files.check() else { return Ok(()) };
+        if mismatch.change == Change::Cut && self.is_shortened_by_another() {
+            match self.files.check() {
+                Ok(()) => return Ok(()),
+                Err(other) => mismatch = other,
+            }
+        }
+        self.repair(&mismatch)
+    }
+
+    /// The same after a commit.
+    ///
+    /// # Errors
+    /// Then it must not be acknowledged.
+    pub(super) fn check_commit(&mut self) -> Result<(), StoreError> {
+        match self.files.check_holders() {
+            Ok(()) => Ok(()),
+            Err(_) => self.check_files(),
+        }
+    }
+
+    /// The same without a repair.
+    pub(super) fn compare_files(&mut self) -> Result<(), StoreError> {
+        let checked = self.files.check();
+        checked.map_err(|mismatch| self.lost(&mismatch))
+    }
+
+    /// Another server must not be able to lock the same database.
+    fn keep_lock(&mut self) -> Result<(), StoreError> {
+        if self.lock.as_ref().is_none_or(|lock| lock.is_in_place(&self.path)) {
+            return Ok(());
+        }
+        self.lock = Some(LockFile::take(&self.path)?);
+        tracing::warn!(
+            "SQLite file {}: its lock file was removed while it was used, and was made again",
+            self.path.display()
+        );
+        Ok(())
+    }
+
+    /// Another program may have copied the WAL into the database and cut it, or have compacted the database: then SQLite
+    /// knows, and nothing is missing.
+    fn is_shortened_by_another(&mut self) -> bool {
+        let (database, wal) = (self.files.length(Part::Database), self.files.length(Part::Wal));
+        let Some(file) = &mut self.file else { return false };
+        let is_complete = pages(&file.connection, "page_count")
+            .is_some_and(|count| count > 0 && database >= Some(count.saturating_mul(file.page_size)));
+        let is_whole = wal >= Some(file.wal_bytes());
+        // Where pages of the WAL that are not in the database are missing this fails to read them.
+        if !is_complete || !is_whole && !matches!(file.checkpoint(), Ok(true)) {
+            return false;
+        }
+        self.files.allow_shorter_database();
+        if !is_whole {
+            self.files.set_wal_length(0);
+        }
+        true
+    }
+
+    /// A WAL that was removed is still open: what it holds is copied into the database, and another one is begun.
+    fn repair(&mut self, mismatch: &Mismatch) -> Result<(), StoreError> {
+        let is_free = matches!(mismatch.change, Change::Gone | Change::Replaced(0));
+        if mismatch.part == Part::Database || !is_free {
+            return Err(self.lost(mismatch));
+        }
+        let Some(mut file) = self.file.take() else { return Err(self.lost(mismatch)) };
+        match file.checkpoint() {
+            Ok(true) => file.close_untouched(),
+            Ok(false) => {
+                self.file = Some(file);
+                return Err(self.lost(mismatch));
+            }
+            Err(trouble) => {
+                self.file = Some(file);
+                return Err(self.note("cannot copy the WAL into the database", &trouble));
+            }
+        }
+        self.files.forget_wal();
+        self.file = Some(self.opened()?);
+        tracing::warn!(
+            "SQLite file {}: {mismatch}; what it held was copied into the database, and nothing is lost",
+            self.path.display()
+        );
+        Ok(())
+    }
+
+    fn lost(&self, mismatch: &Mismatch) -> StoreError {
+        let remedy = match mismatch.change {
+            Change::Cut => {
+                "restore a backup with the server stopped, or let workers finish what is queued and start it again"
+            }
+            Change::Gone | Change::Replaced(_) => {
+                "put back the file that was there (the same one, not a copy), or stop the server"
+            }
+        };
+        let text = format!(
+            "SQLite file {}: {mismatch}; {remedy}: what was added since the last backup is in this process alone",
+            self.path.display()
+        );
+        StoreError::new(StoreFailure::Io, text)
+    }
+
+    /// Reads workloads from the file as it is, where it cannot be opened to be written. `None` where that fails, too.
+    pub(super) fn load_only(&mut self, jobs: &[JobKey], most_bytes: usize) -> Option<Vec<Option<Bytes>>> {
+        self.files.check().ok()?;
+        let mut file = OpenFile::read(&self.path, &self.queue).ok()?;
+        read(&mut file, jobs, most_bytes).ok()
+    }
+
+    /// See [`Store::room`](crate::store::Store::room).
+    pub(super) fn room_for(&mut self, bytes: u64) -> Room {
+        let room = self.room_now(bytes);
+        if !matches!(room, Room::Short(_)) {
+            self.enlarge_reserve();
+            return room;
+        }
+        // The WAL has grown into what was free, or into the reserve: what it takes is given back.
+        if self.files.length(Part::Wal) > Some(0) {
+            let emptied = self.with_file("cannot copy the WAL into the database", OpenFile::empty_wal);
+            if emptied.is_ok() {
+                self.files.set_wal_length(0);
+            }
+        }
+        self.enlarge_reserve();
+        self.room_now(bytes)
+    }
+
+    /// Makes a reserve that was given up, or is small.
+    fn enlarge_reserve(&mut self) {
+        if self.reserve.is_wanted()
+            && self.reserve.is_due()
+            && let Some(free) = self.reserve.free()
+        {
+            self.reserve.make(free.saturating_sub(self.needed(self.reserve.margin())));
+        }
+    }
+
+    fn room_now(&self, bytes: u64) -> Room {
+        let Some(file) = self.file.as_ref().filter(|_| self.reserve.is_wanted()) else { return Room::Unknown };
+        let Some(free) = self.reserve.free() else { return Room::Unknown };
+        let wanted = bytes.saturating_add(self.reserve.margin());
+        let beside = self.reserve.left_free();
+        // Nearly always there is far more: everything may be written twice, and no page be used again.
+        let most =
+            (file.pages_to_copy() * file.page_size).saturating_add(wanted.saturating_mul(3)).saturating_add(beside);
+        if self.reserve.is_held() && (free >= most || free >= self.needed(wanted).saturating_add(beside)) {
+            return Room::Enough;
+        }
+        self.short(free, bytes)
+    }
+
+    /// How many bytes the disk must have for jobs of so many bytes: what the WAL grows by, and the database when the WAL is copied.
+    fn needed(&self, bytes: u64) -> u64 {
+        let Some(file) = &self.file else { return 0 };
+        let page = file.page_size.max(1);
+        let (database, wal) = (self.files.length(Part::Database), self.files.length(Part::Wal));
+        let (database, wal) = (database.unwrap_or(0), wal.unwrap_or(0));
+        let count = pages(&file.connection, "page_count").unwrap_or(0);
+        let unused = pages(&file.connection, "freelist_count").unwrap_or(0).saturating_mul(page);
+        let to_copy = count.saturating_mul(page).saturating_sub(database);
+        // What was copied is written over.
+        let used = if file.pages_to_copy() == 0 { 0 } else { file.wal_bytes() };
+        // Each page has something before it, in the database and in the WAL.
+        let bytes = bytes.saturating_add(bytes / 64);
+        to_copy
+            .saturating_add(bytes.saturating_sub(unused))
+            .saturating_add(used.saturating_add(bytes).saturating_sub(wal))
+    }
+
+    fn short(&self, free: u64, bytes: u64) -> Room {
+        let (path, mebibytes) = (self.path.display(), |bytes: u64| format!("{:.1} MiB", in_mebibytes(bytes)));
+        let (free, reserve) = (mebibytes(free), mebibytes(self.reserve.size()));
+        let text = if bytes > 0 {
+            format!(
+                "SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} bytes"
+            )
+        } else {
+            format!(
+                "SQLite file {path}: the disk is full: {free} are free, and the reserve of {reserve} is for removals; queued jobs are \
+                 handed out; free some space, or let workers catch up"
+            )
+        };
+        Room::Short(StoreError::new(StoreFailure::Full, text))
+    }
+
+    /// See [`Store::space`](crate::store::Store::space).
+    pub(super) fn measure(&mut self) -> Option<StoreSpace> {
+        let wal = self.files.length(Part::Wal).unwrap_or(0);
+        Some(StoreSpace { free: self.reserve.free()?, reserve: self.reserve.held_bytes(), wal })
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people to read")]
+fn in_mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// A number of pages that SQLite tells by this name.
+fn pages(connection: &Connection, name: &str) -> Option<u64> {
+    let count: Option<i64> = connection.pragma_query_value(None, name, |row| row.get(0)).ok();
+    count.and_then(|count| u64::try_from(count).ok())
+}

@@ -1,0 +1,66 @@
+//! Who waits for a commit is told when it is made, and what became of it otherwise.
+
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+use super::*;
+use crate::store::commit::Commit;
+
+/// What became of everything that was asked before.
+fn committed(commit: &Commit) -> Result<(), StoreFailure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let waited = poll_fn(|context| commit.poll(context.waker()));
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, waited).await }).unwrap()
+}
+
+fn set(name: &str) -> StoreOp {
+    StoreOp::Set { name: name.to_owned(), value: Some("paused".to_owned()) }
+}
+
+#[test]
+fn one_is_told_when_all_that_was_asked_before_is_committed() {
+    let bench = Bench::start(&[], 0, Vec::new());
+    // So many take more than one transaction.
+    let count = 3 * MOST_CHANGES as u64 + 1;
+    bench.queue.push((1..=count).map(remove).collect());
+    let commit = bench.queue.commit();
+    assert_eq!(committed(&commit), Ok(()));
+    let removed: Vec<Seen> = bench.commits.try_iter().collect();
+    assert_eq!(removed.iter().map(|(removes, ..)| removes.len() as u64).sum::<u64>(), count);
+    assert!(removed.len() > 3, "{} transactions", removed.len());
+    // Where nothing was asked there is nothing to commit.
+    assert_eq!(committed(&bench.queue.commit()), Ok(()));
+    assert_eq!(bench.commits.try_iter().count(), 0);
+    bench.queue.push(vec![set("function f")]);
+    assert_eq!(committed(&bench.queue.commit()), Ok(()));
+    assert!(bench.details.try_iter().any(|details| !details.settings.is_empty()));
+}
+
+#[test]
+fn one_is_told_that_the_store_fails_and_the_next_that_it_works_again() {
+    let bench = Bench::start(&[Err(StoreFailure::Full)], 0, Vec::new());
+    bench.queue.push(vec![remove(1), set("function f")]);
+    let commit = bench.queue.commit();
+    assert_eq!(committed(&commit), Err(StoreFailure::Full));
+    // It is made up for: the decision, then what was to be removed, then a look whether all is well.
+    (0..4).for_each(|_| drop(bench.seen()));
+    assert_eq!(committed(&bench.queue.commit()), Ok(()));
+}
+
+#[test]
+fn one_is_told_of_what_the_store_refuses() {
+    let bench = Bench::start(&[], 0, Vec::new());
+    bench.queue.push(vec![set(REFUSED)]);
+    assert_eq!(committed(&bench.queue.commit()), Err(StoreFailure::Refused));
+    assert_eq!(committed(&bench.queue.commit()), Ok(()), "that was another's");
+}
+
+#[test]
+fn one_who_has_gone_keeps_nobody() {
+    let bench = Bench::start(&[], 0, Vec::new());
+    bench.queue.push(vec![remove(1)]);
+    drop(bench.queue.commit());
+    let commit = bench.queue.commit();
+    assert_eq!(committed(&commit), Ok(()));
+    assert_eq!(commit.poll(Waker::noop()), Poll::Ready(Ok(())));
+}

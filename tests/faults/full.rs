@@ -1,0 +1,293 @@
+//! A disk without room: jobs that are queued are handed out and removed, and it comes out of that by itself.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::disks::Disk;
+use crate::common::packet::{self, body};
+use crate::common::{Program, Server, Wire, wait_for};
+use crate::shim::{Class, Shim};
+
+const FUNCTION: &[u8] = b"large";
+/// The size of a job's workload.
+const BYTES: usize = 100_000;
+/// Space that comes back is noticed within this time.
+const NOTICED: Duration = Duration::from_secs(5);
+/// So much of the workloads is in memory: most jobs have to be read from the disk.
+const LITTLE_MEMORY: [&str; 2] = ["--max-memory-for-workloads", "1MiB"];
+
+/// A server, its client and its worker.
+struct Scene {
+    server: Server,
+    client: Wire,
+    worker: Wire,
+    serial: u32,
+}
+
+impl Scene {
+    fn start(arguments: &[&str], environment: &[(String, String)]) -> Self {
+        let server = Server::ours_with(arguments, environment);
+        let (client, worker) = Self::connect(&server);
+        Self { server, client, worker, serial: 0 }
+    }
+
+    fn on(disk: &Disk, options: &[&str]) -> Self {
+        let database = disk.database().display().to_string();
+        let arguments = [&["-q", "libsqlite3", "--libsqlite3-db", &database], options].concat();
+        Self::start(&arguments, &[])
+    }
+
+    fn connect(server: &Server) -> (Wire, Wire) {
+        let (client, mut worker) = (Wire::connect(server.addr()), Wire::connect(server.addr()));
+        worker.send(packet::CAN_DO, FUNCTION);
+        (client, worker)
+    }
+
+    /// Stops it in order, and starts it again.
+    fn restart(&mut self) {
+        assert!(self.server.terminate().success());
+        self.server.restart();
+        (self.client, self.worker) = Self::connect(&self.server);
+    }
+
+    /// Submits a job; whether it was taken. If not, it was for want of room.
+    #[track_caller]
+    fn submit(&mut self) -> bool {
+        let refusal = self.try_submit();
+        assert!(refusal.as_deref().is_none_or(|text| text.contains("full")), "{refusal:?}");
+        refusal.is_none()
+    }
+
+    /// Submits a job; the text of the error where it was refused.
+    #[track_caller]
+    fn try_submit(&mut self) -> Option<String> {
+        self.serial += 1;
+        let mut workload = self.serial.to_be_bytes().to_vec();
+        workload.resize(BYTES, b'x');
+        self.client.send(packet::SUBMIT_JOB_BG, &body(&[FUNCTION, b"", &workload]));
+        match self.client.recv() {
+            (packet::JOB_CREATED, _) => None,
+            (packet::ERROR, text) => Some(String::from_utf8_lossy(&text).into_owned()),
+            (other, _) => panic!("a submission was answered with type {other}"),
+        }
+    }
+
+    /// Submits until there is no room; how many were taken.
+    #[track_caller]
+    fn submit_all(&mut self) -> usize {
+        let mut taken = 0;
+        while self.submit() {
+            taken += 1;
+        }
+        assert!(taken > 50, "only {taken} jobs fitted");
+        taken
+    }
+
+    /// Takes a job and ends it, where there is one.
+    #[track_caller]
+    fn work_one(&mut self) -> bool {
+        self.worker.send(packet::GRAB_JOB, b"");
+        let (kind, assigned) = self.worker.recv();
+        if kind == packet::NO_JOB {
+            return false;
+        }
+        assert_eq!(kind, packet::JOB_ASSIGN);
+        let handle = assigned.split(|byte| *byte == 0).next().expect("a handle");
+        assert!(assigned.ends_with(b"xxxx"), "the workload is not as it was");
+        self.worker.send(packet::WORK_COMPLETE, &body(&[handle, b""]));
+        true
+    }
+
+    /// Ends so many jobs: each comes within the time that a test waits.
+    #[track_caller]
+    fn work(&mut self, jobs: usize) {
+        for job in 0..jobs {
+            wait_for(&format!("job {job} of {jobs}"), || self.work_one().then_some(()));
+        }
+        assert!(!self.work_one(), "there is a job that nobody submitted");
+    }
+
+    #[track_caller]
+    fn shown(&self, key: &str) -> String {
+        let answer = Wire::connect(self.server.addr()).text("show store");
+        let value = answer.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
+        value.unwrap_or_else(|| panic!("no {key} in {answer}")).to_owned()
+    }
+
+    #[track_caller]
+    fn await_shown(&self, key: &str, value: &str) {
+        wait_for(&format!("{key} {value}"), || (self.shown(key) == value).then_some(()));
+    }
+
+    /// Jobs are taken again, soon, and the store is well.
+    #[track_caller]
+    fn expect_room(&mut self) {
+        let start = Instant::now();
+        wait_for("room for a job", || self.try_submit().is_none().then_some(()));
+        let took = start.elapsed();
+        assert!(took < NOTICED, "room was noticed after {took:?}");
+        self.await_shown("state", "ok");
+        self.await_shown("owed", "0");
+        wait_for("a reserve", || (self.shown("reserve_bytes") != "0").then_some(()));
+    }
+}
+
+/// Another program reads for long: the log of the WAL's size has a line, and `show store` has the size.
+#[test]
+fn a_write_ahead_log_that_cannot_begin_anew_is_warned_of() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let database = home.path().join("queue.sqlite3");
+    let options = ["-q", "libsqlite3", "--verbose", "WARNING", "--durability", "off", "--libsqlite3-db"];
+    let mut scene = Scene::start(&[&options[..], &[&database.display().to_string()]].concat(), &[]);
+    assert!(scene.submit());
+    let mut reader = Program::start(Command::new("sqlite3").arg("-batch").arg(&database));
+    reader.send_line("BEGIN; SELECT count(*) FROM gearman_queue;");
+    reader.expect_line("1");
+    let workload = vec![b'x'; 8 << 20];
+    for _ in 0..33 {
+        scene.client.send(packet::SUBMIT_JOB_BG, &body(&[FUNCTION, b"", &workload]));
+        scene.client.expect_type(packet::JOB_CREATED);
+    }
+    wait_for("a line of the log", || {
+        let log = scene.server.log();
+        log.lines().any(|line| line.contains("write-ahead log of the store has 2")).then_some(())
+    });
+    let bytes: u64 = scene.shown("wal_bytes").parse().expect("a count");
+    assert!(bytes > 256 << 20, "{bytes}");
+    reader.kill();
+}
+
+/// Fills a disk with jobs, and lets a worker end them all.
+#[track_caller]
+fn fills_and_drains(disk: &Disk, options: &[&str]) {
+    let mut scene = Scene::on(disk, options);
+    let mut least = usize::MAX;
+    for round in 0..3 {
+        let jobs = scene.submit_all();
+        println!("round {round}: {jobs} jobs");
+        // Each time there is about as much room as before.
+        assert!(jobs >= least.min(jobs * 2) / 2);
+        least = least.min(jobs);
+        assert_eq!(scene.shown("jobs"), jobs.to_string());
+        scene.work(jobs);
+        scene.expect_room();
+        scene.work(1);
+    }
+    scene.await_shown("owed", "0");
+    scene.restart();
+    assert!(!scene.work_one(), "a job that has ended runs again");
+    assert_eq!(scene.shown("jobs"), "0");
+    assert!(!scene.server.log().contains("will run again"), "{}", scene.server.log());
+    let jobs = scene.submit_all();
+    scene.restart();
+    scene.work(jobs);
+    scene.restart();
+    assert!(!scene.work_one(), "a job that has ended runs again");
+}
+
+#[test]
+fn a_small_disk_in_memory_is_drained() {
+    fills_and_drains(&Disk::tmpfs(), &LITTLE_MEMORY);
+}
+
+#[test]
+fn a_small_disk_is_drained() {
+    fills_and_drains(&Disk::ext4(), &[]);
+    fills_and_drains(&Disk::ext4(), &LITTLE_MEMORY);
+}
+
+/// Another program takes the last byte, `times` over: also what is given back meanwhile. All jobs end, and once there is room again it
+/// is noticed.
+#[track_caller]
+fn is_filled_by_another_program(disk: &Disk, times: usize) {
+    let mut scene = Scene::on(disk, &LITTLE_MEMORY);
+    for _ in 0..40 {
+        assert!(scene.submit());
+    }
+    for _ in 0..times {
+        disk.fill();
+        wait_for("a job that is refused", || (!scene.submit()).then_some(()));
+    }
+    let taken = scene.shown("jobs").parse().expect("a count");
+    scene.work(taken);
+    scene.await_shown("owed", "0");
+    // There may be room again within the queue's own file.
+    disk.relieve();
+    scene.expect_room();
+    scene.work(1);
+    scene.restart();
+    assert!(!scene.work_one(), "a job that has ended runs again");
+}
+
+#[test]
+fn a_disk_that_another_program_fills_is_drained() {
+    for times in [1, 3] {
+        is_filled_by_another_program(&Disk::tmpfs(), times);
+        is_filled_by_another_program(&Disk::ext4(), times);
+    }
+}
+
+/// Jobs are handed out though they cannot be removed at all, and the log says how many will run again.
+#[test]
+fn jobs_that_cannot_be_removed_are_counted_in_the_log() {
+    let shim = Shim::new();
+    let arguments = shim.arguments();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(LITTLE_MEMORY).collect();
+    let mut scene = Scene::start(&arguments, &shim.environment());
+    for _ in 0..40 {
+        assert!(scene.submit());
+    }
+    for class in [Class::Write, Class::Resize] {
+        shim.fail(class, 1, Errno::ENOSPC as i32);
+    }
+    scene.work(40);
+    scene.await_shown("owed", "40");
+    scene.await_shown("state", "failing");
+    assert!(!scene.submit());
+    assert!(scene.server.terminate().success());
+    let log = scene.server.log();
+    assert!(log.contains("40 finished jobs will run again"), "{log}");
+    shim.heal();
+    scene.server.restart();
+    (scene.client, scene.worker) = Scene::connect(&scene.server);
+    scene.work(40);
+    scene.restart();
+    assert!(!scene.work_one(), "a job that has ended runs again");
+}
+
+/// What cannot be written is read all the same, and jobs are removed once it can.
+#[track_caller]
+fn is_read_while_it_cannot_be_written(error: Errno, words: &str) {
+    let shim = Shim::new();
+    let arguments = shim.arguments();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(LITTLE_MEMORY).collect();
+    let mut scene = Scene::start(&arguments, &shim.environment());
+    for _ in 0..40 {
+        assert!(scene.submit());
+    }
+    for class in [Class::Write, Class::Open, Class::Resize] {
+        shim.fail(class, 1, error as i32);
+    }
+    let refused = scene.try_submit().expect("a job was taken that cannot be written");
+    assert!(refused.contains(words), "{refused}");
+    scene.work(40);
+    scene.await_shown("state", "failing");
+    assert_eq!(scene.shown("jobs"), "0");
+    shim.heal();
+    scene.expect_room();
+    scene.work(1);
+    scene.restart();
+    assert!(!scene.work_one(), "a job that has ended runs again");
+}
+
+#[test]
+fn a_file_system_that_is_read_only_is_read() {
+    is_read_while_it_cannot_be_written(Errno::EROFS, "read");
+}
+
+#[test]
+fn a_quota_that_is_reached_is_a_full_disk() {
+    is_read_while_it_cannot_be_written(Errno::EDQUOT, "full");
+}
