@@ -23,7 +23,8 @@ impl Strangers {
         if self.untold == 0 || self.told.is_some_and(|told| told.elapsed() < INTERVAL) {
             return;
         }
-        tracing::warn!(
+        // It is said at a level that is always logged.
+        tracing::error!(
             "{name}: another program has inserted {} entries with numbers or unique ids of new jobs; they are kept, and run after \
              the next start of this server",
             self.untold
