@@ -50,8 +50,6 @@ pub(crate) struct World {
     enough: usize,
     pub(crate) has_small_limits: bool,
     is_crowded: bool,
-    /// Whether those who come in the end take longer for each job than they may.
-    workers_are_late: bool,
     pub(crate) is_winding_up: bool,
     events: Option<VecDeque<String>>,
 }
@@ -82,7 +80,6 @@ impl World {
             enough: random.pick(&[2, 5, 10, 30]),
             has_small_limits,
             is_crowded: !has_small_limits && random.chance(25),
-            workers_are_late: random.chance(30),
             is_winding_up: false,
             events: shows_events.then(VecDeque::new),
             random,
@@ -530,7 +527,7 @@ impl World {
             ..Policy::default()
         });
         for _ in 0..2 {
-            let mut peer = if self.workers_are_late { Peer::late_worker() } else { Peer::orderly_worker() };
+            let mut peer = if self.seed % 10 < 3 { Peer::late_worker() } else { Peer::orderly_worker() };
             let asks = peer.start_work();
             let slot = self.links.len();
             self.links.push(None);
