@@ -48,8 +48,7 @@ impl JobServer {
     }
 
     /// Reports a job that is due so late that its client may have meant milliseconds.
-    pub(super) fn report_far_due(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
-        let due_s = self.jobs.get(job).due_s();
+    pub(super) fn report_far_due(&mut self, now: Now, job: u32, due_s: u64, effects: &mut impl Effects) {
         let is_recent = |at_us: u64| now.monotonic_us.saturating_sub(at_us) < FAR_DUE_INTERVAL_US;
         if due_s < FAR_DUE_S || self.far_due_reported_us.is_some_and(is_recent) {
             return;

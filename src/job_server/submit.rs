@@ -47,7 +47,7 @@ impl JobServer {
         self.check_memory(submission.workload.as_bytes().len(), is_durable)?;
         let job = self.jobs.insert(now, function, submission, vacancy);
         self.count(job);
-        self.report_far_due(now, job, effects);
+        self.report_far_due(now, job, submission.due_s.unwrap_or(0), effects);
         self.join(from, job, submission.background);
         if is_durable {
             self.store_new(from, job, effects);

@@ -144,7 +144,7 @@ impl<'a> Request<'a> {
             PeerError::COMMAND_UNKNOWN
         })?;
         Ok(match packet_type {
-            PacketType::CanDo => can_do(bytes, Some(None)),
+            PacketType::CanDo => can_do(bytes, Ok(None)),
             PacketType::CanDoTimeout => can_do_timeout(bytes)?,
             PacketType::CantDo => Self::CantDo { function: bytes },
             PacketType::ResetAbilities => Self::ResetAbilities,
@@ -249,14 +249,14 @@ fn submit_reduce(body: Workload<'_>, background: bool) -> Result<Request<'_>, Pe
     }))
 }
 
-/// A registration with this timeout in milliseconds; with `None` for one that is out of range.
-fn can_do(name: &[u8], timeout_ms: Option<Option<u64>>) -> Request<'_> {
+/// A registration with this timeout in milliseconds, if it has one that can be taken.
+fn can_do(name: &[u8], timeout_ms: Result<Option<u64>, NotRegistered>) -> Request<'_> {
     if name.len() > FUNCTION_MAX {
         return Request::CannotRegister(NotRegistered::NameTooLong);
     }
     match timeout_ms {
-        Some(timeout_ms) => Request::CanDo { function: name, timeout_ms },
-        None => Request::CannotRegister(NotRegistered::TimeoutOutOfRange),
+        Ok(timeout_ms) => Request::CanDo { function: name, timeout_ms },
+        Err(why) => Request::CannotRegister(why),
     }
 }
 
@@ -266,7 +266,7 @@ fn can_do_timeout(body: &[u8]) -> Result<Request<'_>, PeerError> {
         let timeout_ms = u64::try_from(timeout_ms).ok().filter(|timeout_ms| *timeout_ms > 0);
         timeout_ms.map(|timeout_ms| timeout_ms.max(SHORTEST_TIMEOUT_MS))
     };
-    Ok(can_do(name, leading_integer(timeout).map(in_force)))
+    Ok(can_do(name, leading_integer(timeout).map(in_force).ok_or(NotRegistered::TimeoutOutOfRange)))
 }
 
 fn work_status(body: &[u8]) -> Result<Request<'_>, PeerError> {

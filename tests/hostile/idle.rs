@@ -14,7 +14,7 @@ pub(crate) fn idle_workers() {
     let short =
         ["--keepalive-idle", "2", "--keepalive-interval", "1", "--keepalive-count", "4", "--tcp-user-timeout", "2s"];
     let (count, time, options) = if std::env::var_os(FULL).is_some() {
-        (5_000, Duration::from_secs(120), &[][..])
+        (5_000, Duration::from_mins(2), &[][..])
     } else {
         (4_000, Duration::from_secs(9), &short[..])
     };

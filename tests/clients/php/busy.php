@@ -14,7 +14,7 @@ $client->setCompleteCallback(function (GearmanTask $task) use (&$done, $fifo) {
     $done++;
 });
 for ($task = 0; $task < (int) $tasks; $task++) {
-    $client->addTask('large', '');
+    $client->addTask('large', 'x');
 }
 $client->runTasks();
 echo "done $done ", $client->returnCode(), "\n";
