@@ -6,6 +6,7 @@
 mod gradual;
 mod jobs;
 mod rules;
+mod times;
 mod workers;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
+use self::times::{Times, WallClock};
 use super::history::History;
 use super::view::{
     ConnectionsView, DurationsView, FleetCounts, FunctionView, HistoryView, JobCounts, QueuedView, ServerView,
@@ -44,6 +46,7 @@ pub struct Look {
     hub: Arc<Hub>,
     version: &'static str,
     history: Mutex<History>,
+    wall_clock: WallClock,
 }
 
 /// Which workers are shown.
@@ -98,7 +101,7 @@ pub struct Page<T, C> {
 impl Look {
     /// What `hub` shows.
     pub fn new(hub: Arc<Hub>, version: &'static str) -> Self {
-        Self { hub, version, history: Mutex::default() }
+        Self { hub, version, history: Mutex::default(), wall_clock: WallClock::default() }
     }
 
     fn stats(&self) -> &Stats {
@@ -107,7 +110,7 @@ impl Look {
 
     /// The server as a whole.
     pub fn server(&self, now: Now) -> ServerView {
-        let stats = self.stats();
+        let (stats, times) = (self.stats(), self.times(now));
         let (mut jobs, mut oldest_ms, mut fleet) = (JobCounts::default(), None, FleetCounts::default());
         for entry in &stats.functions {
             let gauges = entry.value();
@@ -135,7 +138,7 @@ impl Look {
             workers: self.worker_states(),
             fleet,
             jobs,
-            oldest_queued_s: oldest_ms.map(|since_ms| age_s(now, since_ms)),
+            oldest_queued_s: oldest_ms.map(|since_ms| times.age_s(since_ms)),
             totals: totals(&stats.counters),
             rates: self.history_lock().rates(None),
             lock_holds: stats.lock_holds.get(),
@@ -182,7 +185,7 @@ impl Look {
             (entry.key().clone(), Arc::clone(entry.value()))
         };
         let states = self.worker_states_of(&name);
-        Some(function_view(now, &name, &gauges, &states, &self.history_lock()))
+        Some(function_view(&self.times(now), &name, &gauges, &states, &self.history_lock()))
     }
 
     /// The last hour, of one function or of all together. There is none of a function that nobody knows.
@@ -195,7 +198,13 @@ impl Look {
 
     /// To be called every [`SAMPLE_INTERVAL`]: takes down the numbers for [`history`](Self::history) and the rates.
     pub fn sample(&self, now: Now) {
+        self.times(now);
         self.history_lock().sample(now, self.stats());
+    }
+
+    /// The time, to tell ages by.
+    fn times(&self, now: Now) -> Times {
+        self.wall_clock.times(now)
     }
 
     fn history_lock(&self) -> std::sync::MutexGuard<'_, History> {
@@ -218,7 +227,7 @@ fn count_managed(fleet: &mut FleetCounts, function: &[u8], workers: u64) {
 }
 
 fn function_view(
-    now: Now,
+    times: &Times,
     name: &FunctionName,
     gauges: &FunctionGauges,
     states: &WorkerStates,
@@ -237,7 +246,7 @@ fn function_view(
         settings_only: gauges.settings_only.get() > 0,
         max_running: gauges.max_running.get(),
         max_queue: gauges.max_queue.each_ref().map(Gauge::get),
-        oldest_queued_s: positive(&gauges.oldest_ms).map(|since_ms| age_s(now, since_ms)),
+        oldest_queued_s: positive(&gauges.oldest_ms).map(|since_ms| times.age_s(since_ms)),
         totals: gauges.counters.get().map_or_else(Totals::default, totals),
         rates: history.rates(Some(name)),
         wait: durations_view(&gauges.wait.read()),
@@ -278,10 +287,6 @@ fn durations_view(durations: &Durations) -> DurationsView {
 /// The value of a gauge in which 0 stands for none.
 fn positive(gauge: &Gauge) -> Option<u64> {
     Some(gauge.get()).filter(|value| *value > 0)
-}
-
-fn age_s(now: Now, since_ms: u64) -> f64 {
-    seconds(now.unix_us.saturating_sub(since_ms.saturating_mul(1000)))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for people to read")]

@@ -89,7 +89,7 @@ impl Table {
                 piece.is_none()
             }
             Self::Workers(workers) => {
-                let piece = workers.next_piece(look);
+                let piece = workers.next_piece(look, now);
                 for worker in piece.iter().flatten() {
                     write_worker_line(worker, out);
                 }
@@ -320,8 +320,8 @@ fn write_worker_line(worker: &WorkerSum, out: &mut Vec<u8>) {
             text_cell(&gauges.peer),
             gauges.client_id().into(),
             worker.state.into(),
-            gauges.connected_ms.get().into(),
-            gauges.heard_ms.get().into(),
+            worker.connected_unix_ms.into(),
+            worker.heard_unix_ms.into(),
             functions_in_use(&worker.functions),
             gauges.running.get().into(),
             worker.job.as_ref().map(|(handle, _)| handle_cell(handle)).into(),

@@ -96,6 +96,17 @@ pub enum MetricsFunctions {
     All,
 }
 
+impl MetricsFunctions {
+    /// How many functions at most; `None` for all.
+    pub fn most(self) -> Option<usize> {
+        match self {
+            Self::None => Some(0),
+            Self::Top(most) => Some(most),
+            Self::All => None,
+        }
+    }
+}
+
 impl FromStr for MetricsFunctions {
     type Err = String;
 

@@ -95,7 +95,7 @@ impl HttpReady {
             tokens: self.tokens,
             read_only: config.http.read_only,
             max_connections: config.http.max_connections,
-            metrics_functions: config.http.metrics_functions,
+            metrics_functions: config.http.metrics_functions.most(),
             hosts: config.http.hosts.clone(),
             addresses,
             own_name: nix::unistd::gethostname()

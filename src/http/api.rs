@@ -179,7 +179,7 @@ pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
     let page = interface.parts.admin.look.list_workers(&filter);
     let mut left = page.items.into_iter();
     // Those that have gone since are passed over.
-    let next = move || left.find_map(|id| interface.parts.admin.look.listed_worker(id));
+    let next = move || left.find_map(|id| interface.parts.admin.look.listed_worker(interface.now(), id));
     Ok(answer::list("workers", &next_page(page.next.map(worker_id)), reading, next))
 }
 

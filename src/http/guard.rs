@@ -205,7 +205,7 @@ mod tests {
             tokens: crate::http::Tokens::new(tokens.iter().map(ToString::to_string).collect()),
             read_only: false,
             max_connections: 1,
-            metrics_functions: crate::config::MetricsFunctions::All,
+            metrics_functions: None,
             hosts: hosts.iter().map(ToString::to_string).collect(),
             addresses: Vec::new(),
             own_name: Some("machine".to_owned()),

@@ -25,7 +25,6 @@ use super::Interface;
 use super::answer::{Failure, PIECE, Pieces, with_type};
 use super::routes::Call;
 use crate::admin::view::{FunctionView, ServerView};
-use crate::config::MetricsFunctions;
 use crate::stats::FunctionGauges;
 
 /// The type that says which format it is.
@@ -88,9 +87,8 @@ impl Scrape {
         };
         let mut functions = Vec::new();
         let mut pieces = match interface.settings.metrics_functions {
-            MetricsFunctions::All => look.functions_in_pieces(),
-            MetricsFunctions::Top(most) => look.most_used_in_pieces(most),
-            MetricsFunctions::None => look.most_used_in_pieces(0),
+            None => look.functions_in_pieces(),
+            Some(most) => look.most_used_in_pieces(most),
         };
         while let Some(piece) = pieces.next_piece(look, interface.now()) {
             functions.extend(piece.into_iter().map(function));

@@ -40,7 +40,6 @@ use self::events::Overview;
 use self::fleet::Rounds;
 use self::pulse::Pulse;
 use crate::admin::Admin;
-use crate::config::MetricsFunctions;
 use crate::job_server::Now;
 use crate::process::listen::KeepAlive;
 use crate::stats::{Gauge, Stats};
@@ -71,8 +70,8 @@ pub struct Settings {
     pub read_only: bool,
     /// Connections at one time.
     pub max_connections: usize,
-    /// The functions whose metrics are written.
-    pub metrics_functions: MetricsFunctions,
+    /// Of how many functions metrics are written at most, those with the most jobs; `None` for all.
+    pub metrics_functions: Option<usize>,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
     /// Where Gearman is served, for people.

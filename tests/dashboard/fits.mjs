@@ -45,26 +45,31 @@ async function bring(port) {
 // Numbers that take as much room as they may: what the server tells is made larger before the page has it.
 async function enlarge(page) {
   await page.route(/\/api\/v1\/(functions|workers|server)(\/|\?|$)/, async (route) => {
-    const response = await route.fetch();
-    const type = response.headers()["content-type"] ?? "";
-    if (route.request().method() !== "GET" || response.status() !== 200 || !type.includes("json")) {
-      await route.fulfill({ response });
-      return;
-    }
-    const large = (value, key) => {
-      if (Array.isArray(value)) {
-        return value.map((item) => large(item));
-      }
-      if (value !== null && typeof value === "object") {
-        return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, large(item, name)]));
-      }
-      if (/^(p50|p90|p99|mean|oldest_queued)_s$/.test(key)) {
-        return 86_399;
-      }
-      return /^(high|normal|low|scheduled|running|workers|done|failed|requeued|submitted)$|_per_s$/.test(key) && typeof value === "number" ? 99_999 : value;
-    };
-    await route.fulfill({ response, json: large(await response.json()) });
+    // The page takes back what it asked for when another is shown, and then there is nobody to answer.
+    await enlarged(route).catch(() => route.abort().catch(() => {}));
   });
+}
+
+async function enlarged(route) {
+  const response = await route.fetch();
+  const type = response.headers()["content-type"] ?? "";
+  if (route.request().method() !== "GET" || response.status() !== 200 || !type.includes("json")) {
+    await route.fulfill({ response });
+    return;
+  }
+  const large = (value, key) => {
+    if (Array.isArray(value)) {
+      return value.map((item) => large(item));
+    }
+    if (value !== null && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, large(item, name)]));
+    }
+    if (/^(p50|p90|p99|mean|oldest_queued)_s$/.test(key)) {
+      return 86_399;
+    }
+    return /^(high|normal|low|scheduled|running|workers|done|failed|requeued|submitted)$|_per_s$/.test(key) && typeof value === "number" ? 99_999 : value;
+  };
+  await route.fulfill({ response, json: large(await response.json()) });
 }
 
 // Runs in the page: what is wrong with how its text fits.
@@ -141,6 +146,7 @@ export async function fits(dashboard, port, say) {
       await dashboard.go(route);
       await eventually(`the content of ${name}`, async () => !/Loading…|Waiting for the first/.test(await dashboard.page.locator("main").innerText()));
       await dashboard.page.locator("#identity", { hasText: String(port) }).waitFor();
+      await eventually("the workloads", async () => (await dashboard.page.locator("[data-column=preview] .cell > .muted", { hasText: "…" }).count()) === 0);
       const wrong = await dashboard.page.evaluate(misfits);
       if (wrong.length > 0) {
         found[name] = wrong;

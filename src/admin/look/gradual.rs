@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::vec;
 
+use super::times::Times;
 use super::workers::{add_totals, count, state, state_of};
 use super::{Look, StatesByFunction, durations_view, function_view};
 use crate::admin::view::{DurationsView, FunctionView, WorkTotals, WorkerStates};
@@ -41,6 +42,10 @@ pub struct WorkerSum {
     pub gauges: Arc<ConnectionGauges>,
     /// The functions that it can do, the newest first.
     pub functions: Vec<Arc<AbilityGauges>>,
+    /// When it connected, in milliseconds since 1970.
+    pub connected_unix_ms: u64,
+    /// When it was last heard from, in milliseconds since 1970.
+    pub heard_unix_ms: u64,
     /// Its state, by the same word as everywhere.
     pub state: &'static str,
     /// The newest job that it holds, and since when.
@@ -123,9 +128,9 @@ impl Functions {
             return None;
         }
         let none = WorkerStates::default();
-        let history = look.history_lock();
+        let (history, times) = (look.history_lock(), look.times(now));
         let view = |(name, gauges): (FunctionName, Arc<FunctionGauges>)| {
-            function_view(now, &name, &gauges, self.states.get(&name).unwrap_or(&none), &history)
+            function_view(&times, &name, &gauges, self.states.get(&name).unwrap_or(&none), &history)
         };
         Some(self.left.by_ref().take(FUNCTIONS).map(view).collect())
     }
@@ -152,11 +157,11 @@ impl Functions {
 
 impl Workers {
     /// The next ones, of which there may be none though more follow; `None` after the last.
-    pub fn next_piece(&mut self, look: &Look) -> Option<Vec<WorkerSum>> {
+    pub fn next_piece(&mut self, look: &Look, now: Now) -> Option<Vec<WorkerSum>> {
         if self.connections.as_slice().is_empty() {
             return None;
         }
-        let (mut workers, mut seen) = (Vec::new(), 0);
+        let (mut workers, mut seen, times) = (Vec::new(), 0, look.times(now));
         while seen < ABILITIES
             && let Some(id) = self.connections.next()
         {
@@ -165,7 +170,7 @@ impl Workers {
             let (functions, former) = gauges.functions();
             seen += functions.len() + former.len();
             if !functions.is_empty() || !former.is_empty() {
-                workers.push(sum(id, gauges, functions, &former, &self.prefixes));
+                workers.push(sum(&times, id, gauges, functions, &former, &self.prefixes));
             }
         }
         Some(workers)
@@ -173,6 +178,7 @@ impl Workers {
 }
 
 fn sum(
+    times: &Times,
     id: ConnectionId,
     gauges: Arc<ConnectionGauges>,
     functions: Vec<Arc<AbilityGauges>>,
@@ -190,9 +196,19 @@ fn sum(
     let job = gauges.job();
     let job = job.and_then(|(prefix, number, since_ms)| {
         let handle = JobHandle { prefix: prefixes.get(prefix)?, number };
-        Some((handle.to_string(), since_ms))
+        Some((handle.to_string(), times.unix_ms(since_ms)))
     });
-    WorkerSum { id, state: state_of(&gauges), functions, job, totals, run: durations_view(&run), gauges }
+    WorkerSum {
+        id,
+        state: state_of(&gauges),
+        functions,
+        connected_unix_ms: times.unix_ms(gauges.connected_ms.get()),
+        heard_unix_ms: times.unix_ms(gauges.heard_ms.get()),
+        job,
+        totals,
+        run: durations_view(&run),
+        gauges,
+    }
 }
 
 #[cfg(test)]
@@ -239,11 +255,11 @@ mod tests {
 
         let mut workers = look.workers_in_pieces();
         for generation in 0..10 {
-            let piece = workers.next_piece(&look).unwrap();
+            let piece = workers.next_piece(&look, NOW).unwrap();
             assert_eq!(piece.iter().map(|worker| worker.id.generation).collect::<Vec<_>>(), [generation]);
             assert_eq!(piece[0].functions.len(), 1000);
         }
-        assert!(workers.next_piece(&look).is_none());
+        assert!(workers.next_piece(&look, NOW).is_none());
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{JobFilter, Look, Page, age_s, base64_of_no_text, function_id, lossy, worker_id};
+use super::times::Times;
+use super::{JobFilter, Look, Page, base64_of_no_text, function_id, lossy, worker_id};
 use crate::admin::view::{EarlierRunView, JobView, PreviewView, ProgressView};
 use crate::job_server::{self, ConnectionId, EarlierRun, JobKey, Now, RunEnd, RunView, Stage};
 use crate::protocol::FunctionName;
@@ -31,15 +32,15 @@ impl Look {
         let waiters = filter.waiting_client.as_ref().map(|client| self.connections_of(client));
         // Jobs that are waited for more than once come more than once.
         let mut seen = HashSet::new();
-        let mut items = Vec::new();
+        let (mut items, times) = (Vec::new(), self.times(now));
         let mut place = filter.after.unwrap_or(0);
         for _ in 0..LOOKS_PER_PAGE {
             // Others have their turn between two looks.
             self.hub.give_way();
             let enough = filter.limit.min(items.len() + SHOWN_PER_LOOK);
             let mut show = |job: job_server::JobView<'_>| {
-                if matches(now, &job, filter, holders.as_ref()) {
-                    items.push(job_view(now, &job, 0));
+                if matches(&times, &job, filter, holders.as_ref()) {
+                    items.push(job_view(&times, &job, 0));
                 }
                 if items.len() < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             };
@@ -89,12 +90,13 @@ impl Look {
     /// One job, with so many bytes of its workload at most, up to [`HEAD_MAX`]. Where only the store has that it is asked, unless
     /// no byte is wanted.
     pub fn job(&self, now: Now, handle: &[u8], preview: usize) -> Option<JobLook> {
+        let times = self.times(now);
         let (view, key) = self.hub.show_job(handle, |job| {
             let is_elsewhere = job.workload.is_none() && preview > 0;
             let key =
                 || JobKey { number: job.handle.number, function: job.function.clone(), unique: job.unique.into() };
-            let earlier_runs = Some(job.earlier_runs.iter().map(earlier_run_view).collect());
-            (JobView { earlier_runs, ..job_view(now, &job, preview) }, is_elsewhere.then(key))
+            let earlier_runs = Some(job.earlier_runs.iter().map(|run| earlier_run_view(&times, run)).collect());
+            (JobView { earlier_runs, ..job_view(&times, &job, preview) }, is_elsewhere.then(key))
         })?;
         let workload = key.and_then(|key| self.hub.look_at_workload(key));
         Some(JobLook { view, workload, preview })
@@ -137,7 +139,7 @@ impl JobLook {
 }
 
 fn matches(
-    now: Now,
+    times: &Times,
     job: &job_server::JobView<'_>,
     filter: &JobFilter,
     holders: Option<&HashSet<ConnectionId>>,
@@ -150,7 +152,7 @@ fn matches(
         && filter.state.as_ref().is_none_or(|state| *state == state_of(&job.stage))
         && filter.unique.as_ref().is_none_or(|unique| unique == job.unique)
         && filter.priority.is_none_or(|priority| priority == job.priority)
-        && filter.older_than_s.is_none_or(|least| job.submitted_ms > 0 && age_s(now, job.submitted_ms) >= least)
+        && filter.older_than_s.is_none_or(|least| job.submitted_ms > 0 && times.age_s(job.submitted_ms) >= least)
         && holders.is_none_or(is_held)
 }
 
@@ -162,7 +164,7 @@ fn state_of(stage: &Stage) -> &'static str {
     }
 }
 
-pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) -> JobView {
+pub(super) fn job_view(times: &Times, job: &job_server::JobView<'_>, preview: usize) -> JobView {
     let run = match job.stage {
         Stage::Running(run) => Some(run),
         Stage::Scheduled | Stage::Queued => None,
@@ -175,15 +177,15 @@ pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) 
         function: lossy(job.function.as_bytes()),
         priority: job.priority.name(),
         state: state_of(&job.stage),
-        submitted_unix_ms: Some(job.submitted_ms).filter(|ms| *ms > 0),
-        age_s: (job.submitted_ms > 0).then(|| age_s(now, job.submitted_ms)),
+        submitted_unix_ms: Some(job.submitted_ms).filter(|ms| *ms > 0).map(|ms| times.unix_ms(ms)),
+        age_s: (job.submitted_ms > 0).then(|| times.age_s(job.submitted_ms)),
         due_unix_s: Some(job.due_s).filter(|due_s| *due_s > 0),
         attempts: u16::try_from(job.attempts).unwrap_or(u16::MAX),
         background: job.background,
         stored: job.stored,
         holder: run.map(|run| worker_id(run.holder)),
-        since_unix_ms: run.map(|run| run.since_unix_ms),
-        deadline_unix_ms: run.and_then(|run| deadline(now, &run)),
+        since_unix_ms: run.map(|run| times.unix_ms(run.since_unix_ms)),
+        deadline_unix_ms: run.and_then(|run| deadline(times.now, &run)),
         // A worker that has said nothing of its progress says 0 of 0.
         progress: run
             .filter(|run| run.denominator > 0)
@@ -198,10 +200,10 @@ pub(super) fn job_view(now: Now, job: &job_server::JobView<'_>, preview: usize) 
     }
 }
 
-fn earlier_run_view(run: &EarlierRun) -> EarlierRunView {
+fn earlier_run_view(times: &Times, run: &EarlierRun) -> EarlierRunView {
     EarlierRunView {
-        since_unix_ms: run.since_unix_ms,
-        until_unix_ms: run.until_unix_ms,
+        since_unix_ms: times.unix_ms(run.since_unix_ms),
+        until_unix_ms: times.unix_ms(run.until_unix_ms),
         holder: worker_id(run.holder),
         client_id: (!run.client.is_empty()).then(|| lossy(&run.client)),
         address: run.host.to_string(),

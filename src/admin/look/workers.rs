@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::jobs::job_view;
+use super::times::Times;
 use super::{Look, Page, WorkerFilter, base64_of_no_text, durations_view, function_id, lossy};
 use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
 use crate::job_server::{ConnectionId, Now, Who};
@@ -44,16 +45,16 @@ impl Look {
     }
 
     /// One worker, without its jobs; none where it has gone.
-    pub fn listed_worker(&self, id: ConnectionId) -> Option<WorkerView> {
+    pub fn listed_worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
         let gauges = Arc::clone(self.stats().connections.get(&id)?.value());
-        worker_view(id, &gauges, &self.stats().handle_prefixes())
+        worker_view(&self.times(now), id, &gauges, &self.stats().handle_prefixes())
     }
 
     /// One worker, with its jobs and the rules that mean it.
     pub fn worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
-        let mut view = self.listed_worker(id)?;
-        let mut jobs = Vec::new();
-        self.hub.list_held_jobs(id, |job| jobs.push(job_view(now, &job, 0)));
+        let mut view = self.listed_worker(now, id)?;
+        let (mut jobs, times) = (Vec::new(), self.times(now));
+        self.hub.list_held_jobs(id, |job| jobs.push(job_view(&times, &job, 0)));
         view.jobs = Some(jobs);
         let client = self.stats().connections.get(&id).and_then(|entry| entry.value().client_id());
         let who = [Some(Who::Connection(id)), client.map(Who::Client), Some(Who::Host(view.address.clone()))];
@@ -140,7 +141,12 @@ pub(super) fn count(states: &mut WorkerStates, state: &str) {
 }
 
 /// `None` for a connection that never was a worker.
-fn worker_view(id: ConnectionId, gauges: &ConnectionGauges, prefixes: &[Arc<str>]) -> Option<WorkerView> {
+fn worker_view(
+    times: &Times,
+    id: ConnectionId,
+    gauges: &ConnectionGauges,
+    prefixes: &[Arc<str>],
+) -> Option<WorkerView> {
     let (functions, former) = gauges.functions();
     if functions.is_empty() && former.is_empty() {
         return None;
@@ -165,13 +171,13 @@ fn worker_view(id: ConnectionId, gauges: &ConnectionGauges, prefixes: &[Arc<str>
         client_id: client_id.as_deref().map(lossy),
         client_id_base64: client_id.as_deref().and_then(base64_of_no_text),
         tls_name: None,
-        connected_unix_ms: gauges.connected_ms.get(),
-        heard_unix_ms: gauges.heard_ms.get(),
+        connected_unix_ms: times.unix_ms(gauges.connected_ms.get()),
+        heard_unix_ms: times.unix_ms(gauges.heard_ms.get()),
         state: state_of(gauges),
         functions,
         running: gauges.running.get(),
         job: handle.map(|handle| handle.to_string()),
-        since_unix_ms: job.map(|(.., since_ms)| since_ms),
+        since_unix_ms: job.map(|(.., since_ms)| times.unix_ms(since_ms)),
         totals,
         run: durations_view(&run),
         jobs: None,

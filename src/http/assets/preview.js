@@ -57,5 +57,6 @@ export function readablePreview(preview) {
     return h("i.muted", null, "empty");
   }
   const text = preview.encoding === "text" ? visible(preview.content) : [...previewBytes(preview)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
-  return h("bdi.code.preview", { title: text }, text, preview.truncated && "…");
+  const shown = preview.truncated ? `${text}…` : text;
+  return h("bdi.code.preview", { title: shown }, shown);
 }
