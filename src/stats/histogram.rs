@@ -135,7 +135,7 @@ pub fn bucket_of(duration_us: u64) -> usize {
     let Some(past) = duration_us.checked_sub(1) else { return 0 };
     let Some(power) = past.checked_ilog2().filter(|power| *power >= FIRST_POWER) else { return 0 };
     // The bits after the first one.
-    let step = (past >> (power - STEPS_POWER)) as usize % STEPS;
+    let step = usize::try_from(past >> (power - STEPS_POWER)).map_or(0, |bits| bits % STEPS);
     ((power - FIRST_POWER) as usize * STEPS + 1 + step).min(BUCKETS - 1)
 }
 
