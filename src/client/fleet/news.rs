@@ -19,7 +19,7 @@ pub(super) enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gone => Unanswered::Gone.fmt(f),
+            Self::Gone => fmt::Display::fmt(&Unanswered::Gone, f),
             Self::NoAnswer(why) | Self::Refused(why) => f.write_str(why),
         }
     }
