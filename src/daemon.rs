@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,7 +26,7 @@ use self::http::HttpReady;
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
 use crate::config::{
-    Config, FunctionDurability, Level, ListenAddress, LogTarget, QueueChoice, Resolved, Sources, resolve,
+    Config, ConfigErrors, FunctionDurability, Level, ListenAddress, LogTarget, QueueChoice, Resolved, Sources, resolve,
 };
 use crate::http::Http;
 use crate::http::plugin::PluginListener;
@@ -414,11 +414,7 @@ impl Daemon {
         self.tell(Notifier::reloading);
         self.log.reopen();
         audit!("SIGHUP, reopening log file");
-        // By another thread: the file may be where reading takes its time.
-        let sources = Arc::clone(&self.sources);
-        let read = tokio::task::spawn_blocking(move || resolve(&sources)).await;
-        let fresh = read.unwrap_or_else(|_| resolve(&self.sources));
-        match fresh.and_then(|fresh| self.resolved.reload_from(&fresh)) {
+        match resolve_elsewhere(&self.sources).await.and_then(|fresh| self.resolved.reload_from(&fresh)) {
             Ok(reload) => {
                 for warning in &reload.resolved.warnings {
                     warn!("{warning}");
@@ -466,6 +462,17 @@ impl Daemon {
         if let Err(error) = say(&self.notifier) {
             warn!("cannot reach the service manager: {error}");
         }
+    }
+}
+
+/// Reads the configuration by a thread of its own: the file may be where reading takes its time.
+async fn resolve_elsewhere(sources: &Arc<Sources>) -> Result<Resolved, ConfigErrors> {
+    let (done, result) = oneshot::channel();
+    let of_thread = Arc::clone(sources);
+    let run = move || drop(done.send(resolve(&of_thread)));
+    match std::thread::Builder::new().name("config".to_owned()).spawn(run) {
+        Ok(_) => result.await.unwrap_or_else(|_| resolve(sources)),
+        Err(_) => resolve(sources),
     }
 }
 

@@ -124,23 +124,23 @@ impl StateDirectoryError {
 /// # Errors
 /// [`StateDirectoryError::Nowhere`] and [`StateDirectoryError::NotAbsolute`].
 pub fn choose(environment: &Environment, is_root: bool) -> Result<PathBuf, StateDirectoryError> {
-    if let Some(list) = given(&environment.state_directory) {
+    if let Some(list) = given(environment.state_directory.as_ref()) {
         let first = list.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
         return absolute("STATE_DIRECTORY", OsStr::from_bytes(first));
     }
     if is_root {
         return Ok(PathBuf::from(OF_ROOT));
     }
-    if let Some(state_home) = given(&environment.xdg_state_home) {
+    if let Some(state_home) = given(environment.xdg_state_home.as_ref()) {
         return Ok(absolute("XDG_STATE_HOME", &state_home)?.join("gearmand"));
     }
-    let home = given(&environment.home).ok_or(StateDirectoryError::Nowhere)?;
+    let home = given(environment.home.as_ref()).ok_or(StateDirectoryError::Nowhere)?;
     Ok(absolute("HOME", &home)?.join(".local/state/gearmand"))
 }
 
 /// A variable that is set to something.
-fn given(value: &Option<OsString>) -> Option<OsString> {
-    value.clone().filter(|value| !value.is_empty())
+fn given(value: Option<&OsString>) -> Option<OsString> {
+    value.cloned().filter(|value| !value.is_empty())
 }
 
 fn absolute(variable: &'static str, value: &OsStr) -> Result<PathBuf, StateDirectoryError> {
@@ -167,7 +167,8 @@ pub fn prepare(
     let path = choose(environment, is_root)?;
     make(&path).map_err(|source| {
         let path = path.clone();
-        let is_named = given(&environment.state_directory).or(given(&environment.xdg_state_home)).is_some();
+        let is_named =
+            given(environment.state_directory.as_ref()).or(given(environment.xdg_state_home.as_ref())).is_some();
         if !is_named && is_missing(&path, environment) {
             StateDirectoryError::Missing { path, source }
         } else {
@@ -190,7 +191,9 @@ pub fn prepare(
 fn is_missing(path: &Path, environment: &Environment) -> bool {
     match fs::symlink_metadata(path).map_err(|error| error.kind()) {
         Err(io::ErrorKind::NotFound) => true,
-        Err(io::ErrorKind::NotADirectory) => given(&environment.home).is_some_and(|home| !Path::new(&home).is_dir()),
+        Err(io::ErrorKind::NotADirectory) => {
+            given(environment.home.as_ref()).is_some_and(|home| !Path::new(&home).is_dir())
+        }
         _ => false,
     }
 }

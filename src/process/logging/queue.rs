@@ -36,6 +36,7 @@ pub(super) struct Queue {
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each may be with any of the others")]
 struct State {
     entries: VecDeque<Entry>,
     bytes: usize,
