@@ -325,7 +325,7 @@ mod tests {
         assert_eq!((probes("-1"), probes("127")), (Ok(None), Ok(Some(127))));
         assert!(probes("0").is_err() && probes("128").is_err());
         assert_eq!(keepalive_seconds("20s"), Ok(Some(Duration::from_secs(20))));
-        assert_eq!(keepalive_seconds("2m"), Ok(Some(Duration::from_secs(120))));
+        assert_eq!(keepalive_seconds("2m"), Ok(Some(Duration::from_mins(2))));
         assert_eq!(keepalive_seconds("-1"), Ok(None));
         assert!(["0", "1.5s", "500ms", "10h", "x"].iter().all(|text| keepalive_seconds(text).is_err()));
         assert_eq!((mode("0660"), mode("600"), mode("0o777")), (Ok(0o660), Ok(0o600), Ok(0o777)));
