@@ -214,10 +214,10 @@ fn is_spread(world: &World) {
             if !is_right || !is_free || !function.is_for(&worker.host) {
                 continue;
             }
-            let (there, all_there) = load(world, name, &worker.host);
+            let (there, total_there) = load(world, name, &worker.host);
             for host in world.sites.keys().filter(|host| function.is_for(host)) {
-                let (here, all_here) = load(world, name, host);
-                let is_better = here >= there + 2 || here == there + 1 && all_here >= all_there + 2;
+                let (here, sum_here) = load(world, name, host);
+                let is_better = here >= there + 2 || here == there + 1 && sum_here >= total_there + 2;
                 let to = &worker.host;
                 assert!(!is_better, "{name}: {here} on {host}, {there} on {to}\n{}", world.story());
             }

@@ -348,8 +348,7 @@ fn sign_and_digits(bytes: &[u8]) -> (bool, &[u8]) {
     let start = bytes.iter().position(|byte| !is_blank(byte)).unwrap_or(bytes.len());
     let (is_negative, digits) = match &bytes[start..] {
         [b'-', digits @ ..] => (true, digits),
-        [b'+', digits @ ..] => (false, digits),
-        digits => (false, digits),
+        [b'+', digits @ ..] | digits => (false, digits),
     };
     let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
     (is_negative, &digits[..end])

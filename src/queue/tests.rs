@@ -386,9 +386,9 @@ fn names_are_shown_as_people_read_them_and_command_no_terminal() {
         ("c\u{202e}\u{2028}d".as_bytes(), "c\\xe2\\x80\\xae\\xe2\\x80\\xa8d"),
     ];
     let jobs = names.iter().zip(1..).map(|((name, _), number)| {
-        let mut named = job(number, "f", "", b"");
-        named.function = FunctionName::new(name);
-        named
+        let mut entry = job(number, "f", "", b"");
+        entry.function = FunctionName::new(name);
+        entry
     });
     let mut store = Fake::new(jobs.collect());
     let all = Only { function: None, limit: u64::MAX };

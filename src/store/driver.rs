@@ -202,10 +202,10 @@ impl<S: Session> Keeper<S> {
     pub(super) fn with<T>(
         &mut self,
         (name, purpose): (&str, &str),
-        connect: impl AsyncFn(&Driver) -> Result<S, Failed<S::Error>>,
+        connect: &impl AsyncFn(&Driver) -> Result<S, Failed<S::Error>>,
         work: impl AsyncFnOnce(&mut S) -> Result<T, Failed<S::Error>>,
     ) -> Result<T, StoreError> {
-        let done = self.attempt(&connect, work).map_err(Attempt::into_failed);
+        let done = self.attempt(connect, work).map_err(Attempt::into_failed);
         self.judge(name, purpose, done)
     }
 
@@ -217,14 +217,14 @@ impl<S: Session> Keeper<S> {
     pub(super) fn with_again<T>(
         &mut self,
         (name, purpose): (&str, &str),
-        connect: impl AsyncFn(&Driver) -> Result<S, Failed<S::Error>>,
-        work: impl AsyncFn(&mut S, bool) -> Result<T, Failed<S::Error>>,
+        connect: &impl AsyncFn(&Driver) -> Result<S, Failed<S::Error>>,
+        work: &impl AsyncFn(&mut S, bool) -> Result<T, Failed<S::Error>>,
     ) -> Result<T, StoreError> {
-        let done = match self.attempt(&connect, async |session: &mut S| work(session, false).await) {
+        let done = match self.attempt(connect, async |session: &mut S| work(session, false).await) {
             Err(Attempt::Work(failed)) if failed.is_passing() => {
                 let error = failed.explain(name, purpose);
                 tracing::warn!("{error}: trying again at once with a new connection");
-                self.attempt(&connect, async |session: &mut S| work(session, true).await)
+                self.attempt(connect, async |session: &mut S| work(session, true).await)
             }
             done => done,
         };

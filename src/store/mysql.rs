@@ -31,7 +31,7 @@ use mysql_async::{Conn, Opts, OptsBuilder};
 
 use self::errors::Failed;
 use self::schema::Table;
-use super::driver::{self, CONNECT_LIMIT, Keeper, answer, within};
+use super::driver::{self, CONNECT_LIMIT, Driver, Keeper, answer, within};
 use super::entry::Prefixes;
 use super::location::{Access, Location};
 use super::strangers::Strangers;
@@ -119,7 +119,7 @@ impl Mysql {
         let (mut seen, last) = (None, *last_id);
         let done = keeper.with(
             (name.as_str(), purpose),
-            async |_| connect(options, table, *access, last).await,
+            &async |_: &Driver| connect(options, table, *access, last).await,
             async |session| {
                 seen = Some(session.seen());
                 work(session).await
@@ -133,14 +133,14 @@ impl Mysql {
     fn with_session_again<T>(
         &mut self,
         purpose: &str,
-        work: impl AsyncFn(&mut Session, bool) -> Result<T, Failed>,
+        work: &impl AsyncFn(&mut Session, bool) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
         let Self { keeper, options, name, table, access, last_id, .. } = self;
         let seen: Cell<Option<Seen>> = Cell::new(None);
         let done = keeper.with_again(
             (name.as_str(), purpose),
-            async |_| connect(options, table, *access, seen.get().map(|seen| seen.id).or(*last_id)).await,
-            async |session, again| {
+            &async |_: &Driver| connect(options, table, *access, seen.get().map(|seen| seen.id).or(*last_id)).await,
+            &async |session: &mut Session, again: bool| {
                 seen.set(Some(session.seen()));
                 work(session, again).await
             },
@@ -231,13 +231,16 @@ impl Store for Mysql {
         if let Some(text) = changes::refusal(changes, self.packet_max) {
             return Err(StoreError::new(StoreFailure::Refused, format!("{}: {text}", self.name)));
         }
-        let made_way = self
-            .with_session_again("keep jobs", async |session, again| changes::commit(session, changes, again).await)?;
+        let made_way = self.with_session_again("keep jobs", &async |session: &mut Session, again| {
+            changes::commit(session, changes, again).await
+        })?;
         self.strangers.note(&self.name, made_way);
         Ok(())
     }
 
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.with_session_again("read workloads", async |session, _| replay::load(session, jobs, most_bytes).await)
+        self.with_session_again("read workloads", &async |session: &mut Session, _| {
+            replay::load(session, jobs, most_bytes).await
+        })
     }
 }

@@ -103,7 +103,7 @@ impl Postgres {
         let (mut seen, last) = (None, last_backend.as_ref());
         let done = keeper.with(
             (name.as_str(), purpose),
-            async |driver| connect(driver, config, table, *access, last).await,
+            &async |driver: &Driver| connect(driver, config, table, *access, last).await,
             async |session| {
                 seen = Some(session.seen());
                 work(session).await
@@ -117,17 +117,17 @@ impl Postgres {
     fn with_session_again<T>(
         &mut self,
         purpose: &str,
-        work: impl AsyncFn(&mut Session, bool) -> Result<T, Failed>,
+        work: &impl AsyncFn(&mut Session, bool) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
         let Self { keeper, config, name, table, access, last_backend, .. } = self;
         let seen = RefCell::new(None);
         let done = keeper.with_again(
             (name.as_str(), purpose),
-            async |driver| {
+            &async |driver: &Driver| {
                 let last = seen.borrow().as_ref().map(|(backend, _): &(Backend, bool)| backend.clone());
                 connect(driver, config, table, *access, last.as_ref().or(last_backend.as_ref())).await
             },
-            async |session, again| {
+            &async |session: &mut Session, again: bool| {
                 seen.replace(Some(session.seen()));
                 work(session, again).await
             },
@@ -217,14 +217,17 @@ impl Store for Postgres {
         if let Some(text) = changes::refusal(changes) {
             return Err(StoreError::new(StoreFailure::Refused, format!("{}: {text}", self.name)));
         }
-        let made_way = self
-            .with_session_again("keep jobs", async |session, again| changes::commit(session, changes, again).await)?;
+        let made_way = self.with_session_again("keep jobs", &async |session: &mut Session, again| {
+            changes::commit(session, changes, again).await
+        })?;
         self.strangers.note(&self.name, made_way);
         Ok(())
     }
 
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
-        self.with_session_again("read workloads", async |session, _| replay::load(session, jobs, most_bytes).await)
+        self.with_session_again("read workloads", &async |session: &mut Session, _| {
+            replay::load(session, jobs, most_bytes).await
+        })
     }
 }
 

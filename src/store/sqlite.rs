@@ -271,13 +271,13 @@ impl Store for SqliteStore {
         self.compare_files()?;
         let had_slack = self.had_slack;
         self.had_slack = self.with_file("cannot make it smaller", |file| {
-            let has_slack = maintenance::has_slack(file)?;
+            let is_loose = maintenance::has_slack(file)?;
             // A backlog that comes and goes would only make it larger again.
-            if had_slack && has_slack {
+            if had_slack && is_loose {
                 maintenance::shrink(file)?;
                 return Ok(false);
             }
-            Ok(has_slack)
+            Ok(is_loose)
         })?;
         if had_slack && let Some(file) = &self.file {
             self.files.allow_shorter_database();

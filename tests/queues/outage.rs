@@ -212,18 +212,18 @@ fn sessions_are_killed(database: &mut (impl Database + Send)) {
     let mut scene = Scene::start(&database.debian_options(name));
     let address = scene.server.addr();
     scene.submit(100);
-    let (killed, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
+    let (kills, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
-        let killer = scope.spawn(|| {
+        let severing = scope.spawn(|| {
             let mut next = Instant::now();
-            while killed.load(Ordering::SeqCst) < KILLS && !is_over.load(Ordering::SeqCst) {
+            while kills.load(Ordering::SeqCst) < KILLS && !is_over.load(Ordering::SeqCst) {
                 database.sever();
-                killed.fetch_add(1, Ordering::SeqCst);
+                kills.fetch_add(1, Ordering::SeqCst);
                 next += Duration::from_secs(1);
                 thread::sleep(next.saturating_duration_since(Instant::now()));
             }
         });
-        while killed.load(Ordering::SeqCst) < KILLS && !killer.is_finished() {
+        while kills.load(Ordering::SeqCst) < KILLS && !severing.is_finished() {
             let taken = scene.flood(200);
             if taken < 200 {
                 is_over.store(true, Ordering::SeqCst);

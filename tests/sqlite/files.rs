@@ -54,6 +54,9 @@ fn a_file_that_is_moved_away_takes_no_jobs_until_it_is_back() {
     }
 }
 
+/// Something that another program does to the files.
+type Change<'a> = &'a dyn Fn(&Place);
+
 #[test]
 fn a_file_that_is_removed_or_replaced_or_cut_takes_no_jobs() {
     let removed = |place: &Place| fs::remove_file(&place.path).unwrap();
@@ -61,7 +64,7 @@ fn a_file_that_is_removed_or_replaced_or_cut_takes_no_jobs() {
         fs::remove_file(&place.path).unwrap();
         fs::write(&place.path, b"").unwrap();
     };
-    let changes: [(&dyn Fn(&Place), &str); 4] = [
+    let changes: [(Change<'_>, &str); 4] = [
         (&removed, "was moved away or removed"),
         (&replaced, "was replaced by another file"),
         (&|place| cut(&place.path), "was cut"),

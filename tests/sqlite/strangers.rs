@@ -16,8 +16,10 @@ fn insert(raw: &Connection, number: u64, function: &str, unique: &str) {
     raw.execute(sql, (i64::try_from(number).unwrap(), unique, function)).unwrap();
 }
 
+type Open = fn(&Place) -> Box<dyn Store>;
+
 /// A table of each form, and a way to open it.
-fn forms() -> [(Place, fn(&Place) -> Box<dyn Store>); 2] {
+fn forms() -> [(Place, Open); 2] {
     let kept = Place::new();
     crate::take_over::create_cpp_table(&kept.raw());
     [(Place::new(), Place::own), (kept, Place::keeping_primary_key)]

@@ -45,7 +45,7 @@ fn silent() -> SocketAddr {
 }
 
 /// Says something as soon as it is asked, and then something else without end.
-fn endless(first: Vec<u8>, then: Vec<u8>) -> SocketAddr {
+fn endless(first: Vec<u8>, then: &[u8]) -> SocketAddr {
     let then = then.repeat((1 << 16) / then.len() + 1);
     fake(move |mut stream| {
         let mut asked = [0; 4096];
@@ -183,13 +183,13 @@ fn an_endless_listing_is_given_up() {
         (&["top", "--once", "--timeout", "20"], b"", line("\tx")),
         (&["fleet", "status"], b"", line("\t0\t0\t0")),
     ] {
-        let (stdout, stderr) = ends(endless(first.to_vec(), then), arguments, 3);
+        let (stdout, stderr) = ends(endless(first.to_vec(), &then), arguments, 3);
         assert!(stdout.is_empty() && stderr.contains("has no end"), "{arguments:?}: {stderr}");
     }
     // Lines without letters, and a line without an end.
-    let (_, stderr) = ends(endless(b"# a b c d e f\n".to_vec(), b"\n".to_vec()), &["admin", "show-workers"], 3);
+    let (_, stderr) = ends(endless(b"# a b c d e f\n".to_vec(), b"\n"), &["admin", "show-workers"], 3);
     assert!(stderr.contains("has no end"), "{stderr}");
-    let (_, stderr) = ends(endless(Vec::new(), b"x".to_vec()), &["admin", "workers"], 3);
+    let (_, stderr) = ends(endless(Vec::new(), b"x"), &["admin", "workers"], 3);
     assert!(stderr.contains("a line of more than"), "{stderr}");
     // Page after page without a job.
     let pages = to_each_line(b"# handle function\n# next 7\n.\n");
@@ -201,14 +201,14 @@ fn an_endless_listing_is_given_up() {
 fn a_flood_of_errors_is_a_few_lines() {
     let error = answer(packet::ERROR, &[b"NO\nNO", b"\x1b[2Jno\xe2\x80\xae"]);
     let created = [answer(packet::OPTION_RES, &[b"exceptions"]), answer(packet::JOB_CREATED, &[b"H:1"])].concat();
-    let flood = endless(created, error.clone());
+    let flood = endless(created, &error);
     let (_, stderr) = ends(flood, &["submit", "--timeout", "1.5", "-f", "f", "x"], 3);
     let lines = stderr.lines().count();
     assert!((5..20).contains(&lines), "{lines} lines");
     assert!(stderr.contains(r"the server says NO\x0aNO: \x1b[2Jno\xe2\x80\xae"), "{stderr}");
     // A worker goes on; it says no more than that in the same time.
     for arguments in [&["work", "-f", "f", "--", "cat"][..], &["work", "--managed", "-f", "f=cat"]] {
-        let worker = heard(endless(Vec::new(), error.clone()), arguments);
+        let worker = heard(endless(Vec::new(), &error), arguments);
         says(&worker, "no more lines like this");
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_millis(500) {
