@@ -119,9 +119,9 @@ fn what_follows_a_word_on_the_same_connection_is_answered_after_it() {
         let echo = packet::request(packet::ECHO_REQ, b"x");
         wire.send_raw(&[b"pause g\n", &echo[..], b"resume g\n"].concat());
         wire.finish_sending();
-        assert_eq!(wire.text_line(), "OK\r\n");
+        assert_eq!(wire.text_line(), "OK 0\r\n");
         wire.expect(packet::ECHO_RES, b"x");
-        assert_eq!(wire.text_line(), "OK\r\n");
+        assert_eq!(wire.text_line(), "OK 0\r\n");
         wire.expect_end();
     }
 }

@@ -30,6 +30,7 @@ impl Model {
         }
         assert_eq!(outcome.refused_functions, 0, "there was room for a function");
         self.functions.entry(function).or_default();
+        self.settings_only.remove(&function);
         let abilities = &mut self.connections.get_mut(&from).unwrap().abilities;
         abilities.insert(0, Ability { function, timeout_ms, slept });
     }
