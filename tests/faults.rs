@@ -184,7 +184,7 @@ fn a_word_of_the_operator_while_the_disk_is_full() {
     assert!(operator.text("show functions").lines().any(|line| line.starts_with("f\t")), "it is in force");
     stage.shim.heal();
     stage.recover();
-    assert_eq!(operator.text("pause f"), "OK\r\n");
+    assert_eq!(operator.text("pause f"), "OK 0\r\n");
     stage.kill_and_judge();
 }
 
