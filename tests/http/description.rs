@@ -135,7 +135,8 @@ fn schemathesis_finds_nothing() {
             "--checks",
             "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
         ])
-        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "4730", "--workers", "2"])
+        // One thread: in CPython 3.11 two that parse Python at a time can end each other (gh-106905).
+        .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "4730", "--workers", "1"])
         .args(["--header", "X-Requested-With: schemathesis", "--request-timeout", "10", "--no-color"])
         .current_dir(tempfile::tempdir().unwrap().path())
         .output()
