@@ -20,7 +20,7 @@ const MODE: u32 = 0o750;
 /// What the names of queue files begin with.
 const FILE_START: &str = "gearmand-";
 /// What they end with: SQLite keeps two more files beside its own, and a server holds a lock.
-const FILE_ENDS: [&str; 4] = [".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3.lock"];
+const FILE_ENDS: [&str; 5] = [".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3.lock", ".sqlite3.reserve"];
 
 /// What to do instead, for the end of messages.
 const OTHERWISE: &str = "or name a file with --queue-type libsqlite3 --libsqlite3-db";
@@ -250,7 +250,7 @@ pub fn give_to_owner_of_directory(queue_file: &Path) -> io::Result<()> {
     if !nix::unistd::geteuid().is_root() || owner.uid() == 0 {
         return Ok(());
     }
-    for ending in ["", "-wal", "-shm", ".lock"] {
+    for ending in ["", "-wal", "-shm", ".lock", ".reserve"] {
         let mut path = queue_file.as_os_str().to_owned();
         path.push(ending);
         match give_file(Path::new(&path), (owner.uid(), owner.gid())) {
@@ -315,8 +315,7 @@ mod tests {
     #[test]
     fn queue_files_are_told_by_their_names() {
         assert_eq!(queue_file(Path::new("/s"), 4730), Path::new("/s/gearmand-4730.sqlite3"));
-        let ours =
-            ["gearmand-1.sqlite3", "gearmand-1.sqlite3-wal", "gearmand-1.sqlite3-shm", "gearmand-1.sqlite3.lock"];
+        let ours = ["", "-wal", "-shm", ".lock", ".reserve"].map(|end| format!("gearmand-1.sqlite3{end}"));
         assert!(ours.iter().all(|name| is_queue_file(name.as_ref())));
         assert!(
             !["gearmand.log", "other-1.sqlite3", "gearmand-1.sqlite3.bak"]
