@@ -179,6 +179,7 @@ const OF_THE_STORE: &[PeerError] = &[
     PeerError::STORE_UNREACHABLE,
     PeerError::STORE_CORRUPT,
     PeerError::STORE_REFUSED,
+    PeerError::NUMBERS_USED_UP,
 ];
 
 /// Sent to a connection that is closed at once, and so to another one than that which stays.

@@ -47,7 +47,7 @@ fn a_job_that_outlasts_its_time_ends_with_its_first_result() {
 fn the_first_of_two_workers_ends_the_job_and_the_other_is_not_answered() {
     let server = server(&[]);
     let mut client = connect(&server);
-    assert_eq!(client.text("limit running f 1"), "OK\r\n");
+    assert_eq!(client.text("limit running f 1"), "OK 0\r\n");
     let mut slow = hasty_worker(&server);
     let handle = submit_plain(&mut client, "f", "x");
     let next = submit_plain(&mut client, "f", "y");
