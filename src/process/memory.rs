@@ -219,8 +219,8 @@ mod tests {
         };
         assert_eq!([note(500, 499), note(500, 499), note(500, 490)], [Some(5), Some(10), Some(20)]);
         assert_eq!(note(500, 400), Some(5));
-        (0..20).for_each(|_| drop(note(500, 500)));
-        assert_eq!(note(500, 500), Some(600));
+        let last = (0..20).map(|_| note(500, 500)).last();
+        assert_eq!(last, Some(Some(600)));
     }
 
     #[test]
