@@ -18,6 +18,7 @@ mod promptly;
 mod queue;
 mod resolve;
 mod settings;
+mod usage;
 mod value;
 
 pub use crate::log_level::Level;
@@ -29,6 +30,7 @@ pub use http::{Http, MetricsFunctions};
 pub use promptly::read_promptly;
 pub use queue::{Durability, DurabilityLevel, FunctionDurability, QueueChoice, Secret};
 pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
+pub use usage::explain;
 pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries};
 
 /// The settings of a server, complete and checked.

@@ -295,7 +295,7 @@ impl Daemon {
         accept_from(&mut listeners, &acceptor, &stop_listening)?;
         let http_addresses = http_plugin.addresses();
         accept_from_plugin(http_plugin.tcp, &acceptor, &stop_listening, &connections)?;
-        stats.max_connections.set(config.limits.max_connections as u64);
+        stats.max_connections.set(descriptors::most_connections(config) as u64);
         let http = http.start(config, &server, &acceptor, &log, gearman_addresses)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         sampler::start(&server)?;
@@ -444,7 +444,7 @@ impl Daemon {
             keeper.reload(config);
         }
         self.acceptor.set_settings(accept_settings(config));
-        self.hub.stats().max_connections.set(config.limits.max_connections as u64);
+        self.hub.stats().max_connections.set(descriptors::most_connections(config) as u64);
         let process = &self.server.admin.process;
         process.max_words.store(config.limits.max_text_words, Ordering::Relaxed);
         process.allow_shutdown.store(config.process.allow_shutdown, Ordering::Relaxed);

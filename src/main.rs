@@ -83,7 +83,8 @@ type Failure = String;
 fn main() -> ExitCode {
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => {
+        Err(mut error) => {
+            config::explain(&mut error, std::env::args_os().skip(1));
             // Nobody is left to be told that this could not be printed.
             let _ = error.print();
             return if error.use_stderr() { usage_status() } else { ExitCode::SUCCESS };
@@ -91,7 +92,10 @@ fn main() -> ExitCode {
     };
     let command = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli.command,
-        Err(error) => error.exit(),
+        Err(mut error) => {
+            config::explain(&mut error, std::env::args_os().skip(1));
+            error.exit()
+        }
     };
     let outcome = match command {
         Some(Command::Tool(tool)) => return client::run(*tool),

@@ -40,7 +40,9 @@ fn script(test: &str, server: &Server) -> Program {
 /// Runs a script to its end, which is good only where it says so.
 fn run(test: &str, arguments: &[&str]) {
     let server = Server::ours(&[&["--http-listen", ANY_PORT], arguments].concat());
-    let (lines, status) = script(test, &server).finish();
+    // Kept until the end: what it wrote to standard error is printed where the test fails.
+    let mut script = script(test, &server);
+    let (lines, status) = script.finish();
     assert!(status.success() && lines.last().is_some_and(|line| line == "passed"), "{test}: {status}, after {lines:?}");
 }
 

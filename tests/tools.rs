@@ -204,6 +204,22 @@ fn large_workloads_pass_through_a_command() {
 }
 
 #[test]
+fn the_empty_function_name_is_a_name() {
+    let server = Server::ours(&["--function-durability", "=off"]);
+    let _worker = worker(&server, &["-f", "", "cat"]);
+    assert_eq!(submit(&server, &["-f", "", "x"]), "x");
+}
+
+#[test]
+fn a_typographic_dash_is_explained() {
+    let server = Server::ours(&[]);
+    for tool in ["submit", "work"] {
+        let (_, stderr) = output(&server, tool, &["\u{2013}f", "rev", "x"], b"", 2);
+        assert!(stderr.contains("write '-f'"), "{stderr}");
+    }
+}
+
+#[test]
 fn background_jobs_are_taken_listed_and_cancelled() {
     let server = Server::ours(&["--job-handle-prefix", "H:t"]);
     assert_eq!(submit(&server, &["-f", "later", "-b", "-u", "u1", "x"]), "H:t:1\n");

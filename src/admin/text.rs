@@ -92,10 +92,25 @@ impl LongAnswer {
 }
 
 impl Admin {
-    /// Appends the answer to a line, which came from the address `peer`, to `out`. Of a long answer it is the beginning;
-    /// [`go_on`](Self::go_on) writes the rest.
-    pub fn answer(&self, now: Now, line: &[u8], peer: &str, out: &mut Vec<u8>) -> Option<LongAnswer> {
-        match AdminCommand::parse(line, self.process.max_words.load(Ordering::Relaxed)) {
+    /// Parses a line.
+    ///
+    /// # Errors
+    /// Where it is no command.
+    pub fn parse<'a>(&self, line: &'a [u8]) -> Result<AdminCommand<'a>, text::AdminError<'a>> {
+        AdminCommand::parse(line, self.process.max_words.load(Ordering::Relaxed))
+    }
+
+    /// Appends the answer to a line, of which `parsed` came and which the address `peer` sent, to `out`. Of a long answer it is the
+    /// beginning; [`go_on`](Self::go_on) writes the rest.
+    pub fn answer(
+        &self,
+        now: Now,
+        line: &[u8],
+        parsed: Result<AdminCommand<'_>, text::AdminError<'_>>,
+        peer: &str,
+        out: &mut Vec<u8>,
+    ) -> Option<LongAnswer> {
+        match parsed {
             Ok(AdminCommand::Shutdown { .. }) if !self.process.allow_shutdown.load(Ordering::Relaxed) => {
                 let typed = line.split(|byte| *byte == b' ').next().unwrap_or(line);
                 text::AdminError::UnknownCommand(typed).write(out);

@@ -15,7 +15,7 @@ use crate::protocol::{FunctionName, text};
 /// The longest time that an option takes: thirty years, far from where clocks overflow.
 const LONGEST: Duration = Duration::from_hours(10_950 * 24);
 
-/// A function name of 1 to [`FUNCTION_MAX`] bytes.
+/// A function name of at most [`FUNCTION_MAX`] bytes. The empty one is a name as any other on the wire.
 pub(super) fn function_name() -> impl TypedValueParser<Value = FunctionName> {
     OsStringValueParser::new().try_map(to_function_name)
 }
@@ -23,10 +23,10 @@ pub(super) fn function_name() -> impl TypedValueParser<Value = FunctionName> {
 /// The same, of a name that was read before.
 pub(super) fn to_function_name(name: OsString) -> Result<FunctionName, String> {
     let name = name.into_vec();
-    match name.len() {
-        0 => Err("a function has a name".to_owned()),
-        length if length > FUNCTION_MAX => Err(format!("longer than {FUNCTION_MAX} bytes")),
-        _ => Ok(FunctionName::new(&name)),
+    if name.len() > FUNCTION_MAX {
+        Err(format!("longer than {FUNCTION_MAX} bytes"))
+    } else {
+        Ok(FunctionName::new(&name))
     }
 }
 

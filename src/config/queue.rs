@@ -375,8 +375,9 @@ impl FromStr for FunctionDurability {
         // A name may have an equals sign in it, a level has none.
         let (name, level) =
             text.rsplit_once('=').ok_or("write the function, = and its level, such as mail=interval")?;
-        if name.is_empty() || name.len() > FUNCTION_MAX {
-            return Err(format!("a function has a name of 1 to {FUNCTION_MAX} bytes"));
+        // The empty name is one as any other.
+        if name.len() > FUNCTION_MAX {
+            return Err(format!("a function has a name of at most {FUNCTION_MAX} bytes"));
         }
         if level.contains(':') {
             return Err("a function has no time of its own; --durability interval:TIME sets it for all".to_owned());
@@ -406,8 +407,9 @@ mod tests {
         let read = |text: &str| text.parse::<FunctionDurability>();
         let expected = FunctionDurability { function: FunctionName::new(b"a=b"), level: DurabilityLevel::Off };
         assert_eq!(read("a=b=OFF"), Ok(expected));
+        assert!(read("=off").is_ok_and(|level| level.function == FunctionName::new(b"")));
         assert!(read("mail=interval:1s").is_err_and(|reason| reason.contains("--durability interval:TIME")));
-        for text in ["mail", "=off", "mail=", "mail=never", &format!("{}=off", "x".repeat(FUNCTION_MAX + 1))] {
+        for text in ["mail", "mail=", "mail=never", &format!("{}=off", "x".repeat(FUNCTION_MAX + 1))] {
             assert!(read(text).is_err(), "{text}");
         }
     }

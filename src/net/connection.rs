@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -472,8 +471,7 @@ impl Sink for Requests<'_> {
 
     fn line(&mut self, line: &[u8]) -> bool {
         let mut answer = Vec::new();
-        let words = self.server.admin.process.max_words.load(Ordering::Relaxed);
-        let parsed = AdminCommand::parse(line, words);
+        let parsed = self.server.admin.parse(line);
         let is_command = !matches!(parsed, Err(AdminError::UnknownCommand(_)));
         if let Some(foreign) = self.greeting.line(line, is_command) {
             let (what, word) = match foreign {
@@ -487,11 +485,11 @@ impl Sink for Requests<'_> {
             self.is_foreign = true;
             return false;
         }
+        let is_quick = parsed.as_ref().is_ok_and(AdminCommand::is_quick);
         let now = self.now();
-        *self.long_answer = self.server.admin.answer(now, line, &self.gauges.peer, &mut answer);
+        *self.long_answer = self.server.admin.answer(now, line, parsed, &self.gauges.peer, &mut answer);
         self.outbox.answer_text(&answer);
         self.lines_left = self.lines_left.saturating_sub(1);
-        let is_quick = parsed.is_ok_and(|command| command.is_quick());
         let is_enough = !is_quick || self.lines_left == 0 || self.outbox.queued() >= TEXT_OF_A_TURN;
         self.long_answer.is_none() && !is_enough && has_room(self.outbox, self.limits)
     }

@@ -17,7 +17,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::process::socket::{peer_state, set_user_timeout, unacknowledged};
 
-/// What a peer must take within the write timeout, in bytes. Less is no way to read, but one to hold the server's memory.
+/// What a peer must take within the write timeout, in bytes, where more waited. Less is no way to read, but one to hold the
+/// server's memory.
 const LEAST_PROGRESS: i64 = 16 * 1024;
 /// How much is written to a peer before it is looked whether it takes it, in bytes.
 const UNWATCHED: usize = 1024;
@@ -70,9 +71,18 @@ struct Look {
     /// Bytes that it had taken when it had last taken enough, and when that was.
     enough: i64,
     enough_at: Instant,
+    /// Bytes that it will have taken when it has taken all that waited at a look since then. `None` where more waited than the
+    /// kernel took.
+    all: Option<i64>,
     /// Whether TCP_USER_TIMEOUT is off.
     is_patient: bool,
     has_dead_probes: bool,
+}
+
+impl Look {
+    const fn first(taken: i64, now: Instant, all: Option<i64>) -> Self {
+        Self { taken, taken_at: now, enough: taken, enough_at: now, all, is_patient: false, has_dead_probes: false }
+    }
 }
 
 impl Watch {
@@ -118,7 +128,7 @@ impl Watch {
                 return Ok(());
             }
             let taken = self.written.wrapping_sub_unsigned(waiting as u64);
-            self.look_at(socket, taken)?;
+            self.look_at(socket, taken, has_more, Instant::now())?;
             if let (Some(timer), Some(interval)) = (&mut self.timer, self.patience.interval()) {
                 timer.as_mut().reset(Instant::now() + interval);
             }
@@ -130,17 +140,18 @@ impl Watch {
         self.patience.interval()
     }
 
-    fn look_at(&mut self, socket: BorrowedFd<'_>, taken: i64) -> Result<(), Stuck> {
-        let now = Instant::now();
-        let first =
-            Look { taken, taken_at: now, enough: taken, enough_at: now, is_patient: false, has_dead_probes: false };
+    fn look_at(&mut self, socket: BorrowedFd<'_>, taken: i64, has_more: bool, now: Instant) -> Result<(), Stuck> {
+        let all = (!has_more).then_some(self.written);
         let Some(look) = &mut self.look else {
-            self.look = Some(first);
+            self.look = Some(Look::first(taken, now, all));
             return Ok(());
         };
-        if taken - look.enough >= LEAST_PROGRESS {
-            (look.enough, look.enough_at) = (taken, now);
+        // Little is enough from a peer that is sent little.
+        let has_taken_all = look.all.is_some_and(|all| taken.wrapping_sub(all) >= 0);
+        if taken.wrapping_sub(look.enough) >= LEAST_PROGRESS || has_taken_all {
+            (look.enough, look.enough_at, look.all) = (taken, now, all);
         }
+        look.all = look.all.or(all);
         if self.patience.reading.is_some_and(|most| now - look.enough_at >= most) {
             return Err(Stuck::NotReading);
         }
@@ -171,5 +182,41 @@ impl Patience {
     fn interval(&self) -> Option<Duration> {
         let shortest = self.reading.into_iter().chain(self.silence).min()?;
         Some((shortest / 4).clamp(SHORTEST_LOOK, LOOK))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience { reading: Some(Duration::from_secs(1)), silence: None };
+    const INTERVAL: Duration = Duration::from_millis(250);
+    const PACKET: i64 = 100;
+
+    /// What comes of looks at a peer that has always taken all packets but the last few.
+    fn looks(behind: i64, has_more: bool) -> Result<(), Stuck> {
+        let (socket, _peer) = UnixStream::pair().expect("a pair of sockets");
+        let mut watch = Watch::new(PATIENCE);
+        let begin = Instant::now();
+        for look in 1..=100 {
+            watch.written += PACKET;
+            let now = begin + INTERVAL * look;
+            watch.look_at(socket.as_fd(), watch.written - behind * PACKET, has_more, now)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_peer_that_is_sent_little_need_not_take_much() {
+        for behind in 0..=3 {
+            assert_eq!(looks(behind, false), Ok(()), "{behind} packets");
+        }
+        // Takes all, but later than it may.
+        assert_eq!(looks(6, false), Err(Stuck::NotReading));
+        // As little is not enough where more waits than the kernel takes.
+        assert_eq!(looks(1, true), Err(Stuck::NotReading));
     }
 }

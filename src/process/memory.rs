@@ -23,10 +23,15 @@ const OWN_MAPPING_FROM: i32 = 4 << 20;
 const COUNTED_FROM: usize = 1 << 20;
 /// When so much was freed, free memory is given back, in bytes.
 const MUCH: u64 = 32 << 20;
-/// And when the process has so much more than what its jobs hold, in bytes.
+/// And when the process has so much more beside its workloads than when memory was given back last, in bytes. At first that is
+/// more than nothing.
 const SURPLUS: u64 = 48 << 20;
 /// The least time between two times that memory is given back: each looks at all free memory, and holds up who allocates.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+/// The same at most, where little is given back each time.
+const LONGEST_TRIM_INTERVAL: Duration = Duration::from_mins(10);
+/// Little of what was to be given back, in bytes.
+const LITTLE: u64 = 16 << 20;
 
 /// Bytes that were freed since memory was given back.
 static FREED: AtomicUsize = AtomicUsize::new(0);
@@ -43,7 +48,18 @@ pub fn note_freed(bytes: usize) {
 pub struct Trimmer {
     /// The most that jobs have held since memory was given back, in bytes.
     most: u64,
-    last: Option<Instant>,
+    last: Option<Trim>,
+}
+
+/// How memory was given back.
+#[derive(Clone, Copy, Debug)]
+struct Trim {
+    at: Instant,
+    /// What the process had beside its workloads afterwards, in bytes: what every job and connection takes, the caches, and what
+    /// lies between blocks in use.
+    rest: u64,
+    /// How long nothing is given back from then on.
+    interval: Duration,
 }
 
 impl Trimmer {
@@ -51,13 +67,38 @@ impl Trimmer {
     pub fn look(&mut self, workloads: u64) {
         self.most = self.most.max(workloads);
         let freed = FREED.load(Ordering::Relaxed) as u64 + (self.most - workloads);
-        let is_recent = self.last.is_some_and(|last| last.elapsed() < TRIM_INTERVAL);
-        if freed < MUCH || is_recent || resident().is_none_or(|bytes| bytes < workloads.saturating_add(SURPLUS)) {
+        let elapsed = self.last.map_or(Duration::MAX, |last| last.at.elapsed());
+        if freed < MUCH || self.last.is_some_and(|last| elapsed < last.interval) {
+            return;
+        }
+        let Some(before) = resident() else { return };
+        if !self.is_worth_it(before.saturating_sub(workloads), elapsed) {
             return;
         }
         FREED.store(0, Ordering::Relaxed);
-        (self.most, self.last) = (workloads, Some(Instant::now()));
+        self.most = workloads;
         trim();
+        self.note_trim(before, resident().unwrap_or(before), workloads);
+    }
+
+    /// Whether the process may have much to give back, where it has so much beside its workloads, in bytes. Less than last time is
+    /// the new measure, and none holds for good: what could not be given back then may have been freed since.
+    fn is_worth_it(&mut self, rest: u64, elapsed: Duration) -> bool {
+        let least = self.last.as_mut().map_or(0, |last| {
+            last.rest = last.rest.min(rest);
+            last.rest
+        });
+        let least = if elapsed < LONGEST_TRIM_INTERVAL { least } else { 0 };
+        rest - least >= SURPLUS
+    }
+
+    /// The process has had so many bytes before and after memory was given back. Where that was little, the next time is later.
+    fn note_trim(&mut self, before: u64, after: u64, workloads: u64) {
+        let interval = match self.last {
+            Some(last) if before.saturating_sub(after) < LITTLE => (last.interval * 2).min(LONGEST_TRIM_INTERVAL),
+            _ => TRIM_INTERVAL,
+        };
+        self.last = Some(Trim { at: Instant::now(), rest: after.saturating_sub(workloads), interval });
     }
 }
 
@@ -146,6 +187,40 @@ mod tests {
         assert_eq!(for_workloads(None, true), 64 << 20);
         let half = for_workloads(None, false);
         assert!(half > 1 << 20 && half < u64::MAX / 2, "{half}");
+    }
+
+    #[test]
+    fn what_cannot_be_given_back_is_not_asked_for_again() {
+        const MIB: u64 = 1 << 20;
+        const SOON: Duration = Duration::from_mins(1);
+        let mut trimmer = Trimmer::default();
+        assert!(!trimmer.is_worth_it(40 * MIB, SOON));
+        // The index of many jobs.
+        assert!(trimmer.is_worth_it(900 * MIB, SOON));
+        trimmer.note_trim(1000 * MIB, 990 * MIB, 100 * MIB);
+        for rest in [890, 900, 937] {
+            assert!(!trimmer.is_worth_it(rest * MIB, SOON), "{rest}");
+        }
+        assert!(trimmer.is_worth_it(938 * MIB, SOON));
+        assert!(trimmer.is_worth_it(890 * MIB, LONGEST_TRIM_INTERVAL), "much of it may be free by now");
+        // The jobs end.
+        assert!(!trimmer.is_worth_it(100 * MIB, SOON));
+        assert!(!trimmer.is_worth_it(147 * MIB, SOON));
+        assert!(trimmer.is_worth_it(148 * MIB, SOON));
+    }
+
+    #[test]
+    fn little_that_was_given_back_makes_the_next_time_later() {
+        const MIB: u64 = 1 << 20;
+        let mut trimmer = Trimmer::default();
+        let mut note = |before: u64, after: u64| {
+            trimmer.note_trim(before * MIB, after * MIB, 0);
+            trimmer.last.map(|last| last.interval.as_secs())
+        };
+        assert_eq!([note(500, 499), note(500, 499), note(500, 490)], [Some(5), Some(10), Some(20)]);
+        assert_eq!(note(500, 400), Some(5));
+        let last = (0..20).map(|_| note(500, 500)).last();
+        assert_eq!(last, Some(Some(600)));
     }
 
     #[test]

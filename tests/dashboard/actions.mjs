@@ -142,7 +142,7 @@ async function workerButtons(dashboard, port) {
   await dashboard.choose("worker-functions", "milling", "enable");
   await same("that function again", async () => (await one()).functions.every((fn) => fn.withheld === null), () => true);
 
-  await rulesAreNamed(dashboard, port, id);
+  await rulesAreNamed(dashboard, port, worker, id);
 
   await dashboard.click("kick");
   await dashboard.confirm();
@@ -151,7 +151,7 @@ async function workerButtons(dashboard, port) {
 }
 
 // The rules that mean a worker stand on its page, and to enable it or one function of it ends those that are meant.
-async function rulesAreNamed(dashboard, port, id) {
+async function rulesAreNamed(dashboard, port, worker, id) {
   const rules = async () => (await dashboard.api("rules")).rules.map((rule) => `${rule.who} ${rule.function ?? "all"} ${rule.how}`).sort();
   const shown = async () => Object.values(await dashboard.table("worker-rules")).map((rule) => `${rule.who} ${rule.function} ${rule.how}`).sort();
   for (const rule of ["drain client:lathe milling", "disable client:lathe", "drain host:127.0.0.1 drilling", "disable client:other"]) {
@@ -171,9 +171,12 @@ async function rulesAreNamed(dashboard, port, id) {
   await dashboard.page.locator("[data-table=worker-rules]").waitFor({ state: "detached" });
 
   // Another function's rule stays; one that is lifted on the page goes. Names are any bytes.
-  await text(port, `drain connection:${id} milling`, false);
-  await text(port, `drain connection:${id} drilling`, false);
-  await text(port, `disable connection:${id} \\xff`, false);
+  // One that is no UTF-8 can be typed only while the function exists.
+  worker.can(Buffer.from([0xff]));
+  await eventually("its third function", async () => Object.keys(await dashboard.table("worker-functions")).length === 3);
+  for (const rule of ["drain connection:ID milling", "drain connection:ID drilling", "disable connection:ID \\xff"]) {
+    assert.match((await text(port, rule.replace("ID", id), false))[0], /^OK/, rule);
+  }
   await same("its own rules", async () => (await shown()).length, () => 3);
   await dashboard.choose("worker-functions", "milling", "enable");
   await same("milling again", async () => (await rules()).length, () => 3);

@@ -93,6 +93,10 @@ export class Worker extends Peer {
     this.send(GRAB_JOB);
   }
 
+  can(name) {
+    this.send(CAN_DO, name);
+  }
+
   drop(name) {
     this.send(CANT_DO, name);
   }

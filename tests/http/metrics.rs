@@ -33,9 +33,16 @@ fn samples(metrics: &str) -> HashMap<&str, f64> {
     samples.map(|line| line.rsplit_once(' ').unwrap()).map(|(name, value)| (name, value.parse().unwrap())).collect()
 }
 
+/// Those that are taken, where the process may open fewer files.
+#[test]
+fn the_most_connections_are_those_that_there_is_room_for() {
+    let server = server(&["--file-descriptors", "1000"]);
+    assert_eq!(samples(&get(&server, "/metrics").text()).get("gearmand_connections_max"), Some(&840.0));
+}
+
 #[test]
 fn metrics_say_what_happened() {
-    let server = server(&[]);
+    let server = server(&["--max-connections", "500"]);
     let mut client = Wire::connect(server.addr());
     let mut worker = Wire::connect(server.addr());
     worker.send(packet::CAN_DO, b"f");
@@ -79,7 +86,7 @@ fn metrics_say_what_happened() {
         ("gearmand_job_run_seconds_bucket{function=\"f\",le=\"+Inf\"}", 2.0),
         ("gearmand_workers{state=\"working\"}", 1.0),
         ("gearmand_store_memory_only", 1.0),
-        ("gearmand_connections_max", 65_536.0),
+        ("gearmand_connections_max", 500.0),
         ("gearmand_http_connections_max", 256.0),
         ("gearmand_log_lines_left_out_total", 0.0),
         ("gearmand_function_workers{function=\"f\",state=\"working\"}", 1.0),

@@ -70,16 +70,23 @@ impl Look {
         Page { items, next: Some(place) }
     }
 
-    /// Looks at some of the jobs that run, from this place on, and notes for each function since when the one runs that has run
-    /// longest, in milliseconds since 1970. Where to go on; `None` after the last.
-    pub fn note_oldest_running(&self, place: usize, oldest: &mut HashMap<FunctionName, u64>) -> Option<usize> {
+    /// Looks at some of the jobs that run, from this place on, and notes for each function for how long the one runs that has run
+    /// longest, in milliseconds. Where to go on; `None` after the last.
+    pub fn note_oldest_running(
+        &self,
+        now: Now,
+        place: usize,
+        oldest: &mut HashMap<FunctionName, u64>,
+    ) -> Option<usize> {
+        let times = self.times(now);
         self.hub.give_way();
         self.hub.list_running_jobs(place, |job| {
             if let Stage::Running(run) = job.stage {
+                let age_ms = times.age_ms(run.since_unix_ms);
                 match oldest.get_mut(job.function) {
-                    Some(since_ms) => *since_ms = run.since_unix_ms.min(*since_ms),
+                    Some(oldest_ms) => *oldest_ms = age_ms.max(*oldest_ms),
                     None => {
-                        oldest.insert(job.function.clone(), run.since_unix_ms);
+                        oldest.insert(job.function.clone(), age_ms);
                     }
                 }
             }
@@ -281,6 +288,38 @@ mod tests {
         let page = Look::new(hub, "").jobs(now, &filter);
         let handles: Vec<_> = page.items.iter().map(|job| &*job.handle).collect();
         assert_eq!((&handles[..], page.next), (&["H:localhost:20001"][..], None));
+    }
+
+    #[test]
+    fn the_age_of_the_oldest_running_job_outlives_a_set_clock() {
+        const HOUR_US: u64 = 3_600_000_000;
+        let at = |monotonic_us, unix_us| Now { monotonic_us, unix_us };
+        let begin = at(1_000_000, 1_800_000_000_000_000);
+        let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
+        let look = Look::new(Arc::clone(&hub), "");
+        look.sample(begin);
+        let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
+        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30))).expect("the hub is open");
+        let job = Submission {
+            function: b"f",
+            unique: b"",
+            reducer: b"",
+            priority: Priority::Normal,
+            background: true,
+            due_s: None,
+            workload: Workload::borrowed(b""),
+        };
+        let requests = [
+            Ok(Request::Submit(job)),
+            Ok(Request::CanDo { function: b"f", timeout_ms: None }),
+            Ok(Request::GrabJob(GrabKind::Plain)),
+        ];
+        hub.apply(begin, id, &requests);
+        for unix_us in [begin.unix_us + HOUR_US, begin.unix_us - HOUR_US] {
+            let mut oldest = HashMap::new();
+            look.note_oldest_running(at(8_000_000, unix_us), 0, &mut oldest);
+            assert_eq!(oldest.into_values().collect::<Vec<_>>(), [7000]);
+        }
     }
 
     #[test]

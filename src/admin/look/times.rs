@@ -67,6 +67,11 @@ impl Times {
         0
     }
 
+    /// The same in milliseconds.
+    pub(super) fn age_ms(&self, noted_ms: u64) -> u64 {
+        self.age_us(noted_ms) / 1000
+    }
+
     /// The same in seconds.
     pub(super) fn age_s(&self, noted_ms: u64) -> f64 {
         seconds(self.age_us(noted_ms))

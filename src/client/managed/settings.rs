@@ -218,6 +218,9 @@ fn name_and_script(argument: &OsString) -> Result<(String, &str), String> {
     let Some((name, script)) = text.split_once('=') else {
         return Err(format!("--function {shown}: with --managed it is NAME=COMMAND"));
     };
+    if name.is_empty() {
+        return Err(format!("--function {shown}: the name before = is missing, and managed workers need one"));
+    }
     values::to_function_name(OsString::from(name)).map_err(|why| format!("--function {shown}: {why}"))?;
     if belongs_to_contract(name) {
         return Err(format!("--function {shown}: {name} belongs to the contract of managed workers, use another name"));
@@ -277,7 +280,7 @@ pub(super) mod tests {
         assert_eq!(settings.functions[0].command.arguments[1], "a=1 exec sendmail -t");
         let bad = |argument: &str| name_and_script(&OsString::from(argument)).unwrap_err();
         assert!(bad("mail").contains("NAME=COMMAND"));
-        assert!(bad("=cat").contains("a function has a name"));
+        assert!(bad("=cat").contains("the name before = is missing"));
         assert!(bad("mail= ").contains("a command is missing"));
         assert!(bad("setId=cat").contains("belongs to the contract"));
         assert!(bad("manage_x=cat").contains("belongs to the contract"));

@@ -10,7 +10,6 @@ use nix::sys::time::TimeValLike as _;
 use tokio::task::yield_now;
 
 use crate::http::Interface;
-use crate::job_server::Now;
 use crate::protocol::FunctionName;
 
 /// Numbers that are read once for each reading of all metrics.
@@ -36,13 +35,9 @@ impl Process {
     pub(super) async fn read(interface: &Arc<Interface>) -> Self {
         let mut oldest = HashMap::new();
         let mut place = 0;
-        while let Some(next) = interface.parts.admin.look.note_oldest_running(place, &mut oldest) {
+        while let Some(next) = interface.parts.admin.look.note_oldest_running(interface.now(), place, &mut oldest) {
             place = next;
             yield_now().await;
-        }
-        let Now { unix_us, .. } = interface.now();
-        for since_ms in oldest.values_mut() {
-            *since_ms = (unix_us / 1000).saturating_sub(*since_ms);
         }
         Self {
             cpu: cpu_time(),
