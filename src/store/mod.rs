@@ -109,9 +109,9 @@ pub struct Replayed {
 /// Each call finds its own way back after a failure of an earlier one: it opens the file anew, or connects anew, before
 /// it does anything else. A store never tries the same handle again after a failed sync, and never waits without a bound.
 pub trait Store: Send {
-    /// Reads all jobs in the order of their numbers, and what the operator had decided. Jobs are handed to `take`, which says whether it wants workloads with
-    /// those that follow. The second argument of `take` says whether this job came with its workload. One whose unique id
-    /// is `-` always does: the workload is what it coalesces by.
+    /// Reads all jobs in the order of their numbers, and what the operator had decided. Jobs are handed to `take`, which
+    /// says whether it wants workloads with those that follow. The second argument of `take` says whether this job came with
+    /// its workload. One whose unique id is `-` always does: the workload is what it coalesces by.
     ///
     /// An entry that makes no sense is set aside and counted; it is never the reason to fail.
     ///
@@ -120,7 +120,7 @@ pub trait Store: Send {
     fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError>;
 
     /// Makes the changes in one transaction: all of them or none. Empty changes still write something, so that they show
-    /// whether the store works.
+    /// whether the store works; a removal of what is not there fails where the store refuses to be written.
     ///
     /// A job is added only if its row is there afterwards: a store that can tell how many it has inserted counts them. An entry
     /// that another program has put where a new job is to be makes way; see `strangers.rs`.

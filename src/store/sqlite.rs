@@ -252,7 +252,7 @@ impl Store for SqliteStore {
             return Ok(());
         }
         // What was cut must not be filled up with holes.
-        self.compare_files()?;
+        self.check_files()?;
         let done = self.with_file("cannot copy the WAL into the database", OpenFile::checkpoint_when_due);
         match done {
             // Nothing is lost: there will be room for it, or there was none, which is known.
@@ -268,7 +268,7 @@ impl Store for SqliteStore {
         if self.file.is_none() || self.lock.is_none() {
             return Ok(false);
         }
-        self.compare_files()?;
+        self.check_files()?;
         let had_slack = self.had_slack;
         self.had_slack = self.with_file("cannot make it smaller", |file| {
             let is_loose = maintenance::has_slack(file)?;

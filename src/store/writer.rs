@@ -10,7 +10,8 @@
 //! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is. So is
 //! what the operator changed of a job, with every name that the job may have by then.
 //! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds, or
-//! sooner, once a second, where somebody needs it. It is read all the same, unless it cannot be reached or makes no sense.
+//! sooner, once a second, where somebody needs it; after a try that took longer it is left alone as long as the try took, up
+//! to those few seconds. It is read all the same, unless it cannot be reached or makes no sense.
 //!
 //! A store that knows how much room it has refuses new jobs before there is none: then jobs are still handed out and
 //! removed, until there is room again. See `full.rs`.
@@ -25,7 +26,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tracing::error;
+use tracing::{error, warn};
 
 use self::batch::{Addition, Batch};
 use self::full::Measured;
@@ -52,8 +53,8 @@ const REST_AFTER: Duration = Duration::from_secs(5);
 /// How long a store that failed is left alone: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// Whoever needs a store that was left alone for so long has it tried: it may be back. Where a try itself took longer, it is left
-/// alone as long as that.
+/// Whoever needs a store that was left alone for so long has it tried: it may be back. After a try that took longer it is left
+/// alone as long as the try took, and at most for [`LONGEST_PAUSE`].
 const ASKED_PAUSE: Duration = Duration::from_secs(1);
 /// How long a store that was full is called failing though it works a little.
 const TRIAL: Duration = Duration::from_secs(30);
@@ -118,12 +119,14 @@ struct Writer {
     unreadable: Option<String>,
     /// Whether the last transaction was a large one.
     is_busy: bool,
-    /// Whether the store has refused an edit or a decision of those that were taken last.
+    /// Whether the store has refused an edit or a decision of those that were taken last. Who waits for a commit waits for all that
+    /// was asked before, whoever asked it: so everyone who waits for what was taken with it is told.
     has_refused: bool,
     /// No job up to this number will have its number again.
     noted: u64,
-    /// When the last transaction was tried, and how long that took.
+    /// When the last transaction was tried.
     tried: Instant,
+    /// How long the last transaction, or the last read, took.
     tried_for: Duration,
     /// When the store may do what takes longer.
     rest_at: Option<Instant>,
@@ -132,12 +135,23 @@ struct Writer {
     measured: Measured,
 }
 
-/// A store that does not work.
+/// A store that does not work. It is in one of three states:
+///
+/// | `is_on_trial` | `is_writable` | new jobs | changes without new jobs | reads |
+/// | --- | --- | --- | --- | --- |
+/// | false | false | refused while it is left alone | owed while it is left alone | refused while it is left alone, if `is_unreadable` |
+/// | false | true | refused while it is left alone | committed | done |
+/// | true | either | tried | committed | done |
+///
+/// Only a store that is [full](StoreFailure::Full) is ever writable or on trial, and each failure ends a trial. It is left
+/// alone until `again` or `asked_again`, whichever is sooner, by those who need it, and until `again` by
+/// [`act_unasked`](Writer::act_unasked).
 struct Failing {
     failure: StoreFailure,
     since: Instant,
     /// When it failed last.
     failed: Instant,
+    /// When it is tried though nobody needs it.
     again: Instant,
     /// When it is tried if somebody needs it.
     asked_again: Instant,
@@ -174,9 +188,7 @@ impl Writer {
                 }
                 self.settings = settings;
             }
-            for load in loads {
-                self.load(load);
-            }
+            self.load_all(loads);
             if let Some(wanted) = look {
                 let sight = self.look(&wanted.job);
                 wanted.give(sight);
@@ -192,9 +204,11 @@ impl Writer {
             } else {
                 self.act_unasked();
             }
-            let committed = self.committed();
-            for waiter in waiters {
-                waiter.give(committed);
+            if !waiters.is_empty() {
+                let committed = self.committed();
+                for waiter in waiters {
+                    waiter.give(committed);
+                }
             }
             if let Some(last_number) = closed {
                 return self.finish(last_number);
@@ -222,7 +236,7 @@ impl Writer {
         if self.has_refused {
             return Err(StoreFailure::Refused);
         }
-        if self.owed.is_empty() {
+        if self.owed.has_only_refused() {
             return Ok(());
         }
         Err(self.failing.as_ref().map_or(StoreFailure::Io, |failing| failing.failure))
@@ -441,7 +455,7 @@ impl Writer {
         self.stats.store.set_state(StoreState::Failing(error.text.clone()));
         let is_writable = known.as_ref().is_some_and(|known| known.is_writable);
         let (since, pause) = known.map_or((now, FIRST_PAUSE), |known| (known.since, known.pause * 2));
-        let pause = pause.min(LONGEST_PAUSE);
+        let pause = pause.max(self.tried_for).min(LONGEST_PAUSE);
         let (failure, again) = (error.failure, now + pause);
         let asked_again = now + self.tried_for.clamp(ASKED_PAUSE, LONGEST_PAUSE);
         let failing =
@@ -477,32 +491,51 @@ impl Writer {
         }
     }
 
-    fn load(&mut self, load: StoreOp) {
-        let StoreOp::Load { ticket, jobs } = load else {
-            return;
-        };
-        let result = match self.refuses().filter(|failure| is_unreadable(*failure)) {
-            Some(failure) => Err(failure),
-            None => self.read(&jobs).map_err(|error| {
-                self.fail_to_read(&error);
-                error.failure
-            }),
-        };
-        self.tell(vec![StoreReport::Loaded { ticket, result }]);
+    /// Where a read fails for another reason than damage, those behind it are answered without trying: each may take seconds,
+    /// and changes wait for them. They are asked for again.
+    fn load_all(&mut self, loads: Vec<StoreOp>) {
+        let mut failed = None;
+        for load in loads {
+            let StoreOp::Load { ticket, jobs } = load else {
+                continue;
+            };
+            let result = match failed.or_else(|| self.refuses().filter(|failure| is_unreadable(*failure))) {
+                Some(failure) => Err(failure),
+                None => self.read(&jobs).map_err(|error| {
+                    self.fail_to_read(&error);
+                    failed = Some(error.failure).filter(|failure| *failure != StoreFailure::Corrupt);
+                    error.failure
+                }),
+            };
+            self.tell(vec![StoreReport::Loaded { ticket, result }]);
+        }
     }
 
-    /// Where this fails nothing is said of it: nobody is kept waiting, and a store that does not work at all fails with the next
-    /// job or probe.
+    /// Where this fails nothing is said of it, since nobody is kept waiting: only a store that cannot be reached is left alone from
+    /// then on.
     fn look(&mut self, job: &JobKey) -> Option<Sight> {
         if self.refuses().is_some_and(is_unreadable) {
             return None;
         }
-        let workload = self.read(std::slice::from_ref(job)).ok()?.pop().flatten()?;
+        let read = self.read(std::slice::from_ref(job));
+        if let Err(error) = &read
+            && error.failure == StoreFailure::Unreachable
+        {
+            self.fail(error);
+        }
+        let workload = read.ok()?.pop().flatten()?;
         Some(Sight::of(&workload))
     }
 
-    /// Reads workloads, also of jobs of which it is not known what the store calls them.
     fn read(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let start = Instant::now();
+        let result = self.read_by_any_name(jobs);
+        self.tried_for = start.elapsed();
+        result
+    }
+
+    /// Reads workloads, also of jobs of which it is not known what the store calls them.
+    fn read_by_any_name(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let mut workloads = self.store.load(jobs, MOST_BYTES)?;
         for (place, job) in jobs.iter().enumerate().take(workloads.len()) {
             if workloads[place].is_some() {
@@ -521,11 +554,12 @@ impl Writer {
         Ok(workloads)
     }
 
-    /// Damage where a single job is does not keep the store from taking others. A store that fails already fails for what was said
-    /// of it then.
+    /// Damage where a single job is does not keep the store from taking others. A store that cannot be reached is left alone anew,
+    /// since each try may take many seconds; any other that fails already fails for what was said of it then, since it may
+    /// be written to all the same.
     fn fail_to_read(&mut self, error: &StoreError) {
         if error.failure != StoreFailure::Corrupt {
-            if self.failing.is_none() {
+            if self.failing.is_none() || error.failure == StoreFailure::Unreachable {
                 self.fail(error);
             }
             return;
@@ -546,10 +580,15 @@ impl Writer {
     fn finish(mut self, last_number: u64) {
         let end = Changes { last_number, sync: true, ..Changes::default() };
         if self.commit(end).is_err() {
-            let (ended, refused, edits) = self.owed.counts();
-            error!(
-                "the store could not be written at the end: {ended} finished jobs will run again after the next start, {refused}                  jobs that were refused may run then, and {edits} jobs that were moved or changed may be as they were before"
-            );
+            let mut outcomes = self.owed.outcomes();
+            if self.unsynced_since.is_some() {
+                outcomes.push("what was committed last is lost if the machine stops soon".to_owned());
+            }
+            if outcomes.is_empty() {
+                warn!("the store fails at the end, and all changes were committed before");
+            } else {
+                error!("the store could not be written at the end: {}", outcomes.join(", "));
+            }
         }
     }
 }

@@ -21,6 +21,9 @@ pub(crate) fn read_only(location: &Location, lock: impl FnOnce(), unlock: impl F
         let loaded = store.load(&[job(1).key()], 1 << 20).unwrap_or_else(|error| panic!("it can be read: {error}"));
         assert_eq!(loaded[0].as_deref(), Some(&b"workload"[..]));
     }
+    // What has to be removed may not be there, and shows all the same that nothing can be written.
+    let absent = Changes { removes: vec![job(9).key()], sync: true, ..Changes::default() };
+    assert_eq!(store.commit(&absent).map_err(|error| error.failure), Err(StoreFailure::ReadOnly));
     unlock();
     // A connection may have to be made anew first.
     let added = (0..2).any(|_| store.commit(&adding(&[job(3)])).is_ok());

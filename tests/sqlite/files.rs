@@ -134,6 +134,32 @@ fn a_wal_that_another_program_has_copied_and_cut_is_no_fault() {
     assert_eq!(replay(&mut *place.own()).0, [5, 6].map(Kept::plain));
 }
 
+/// What the server does by itself beside commits finds that no fault either.
+#[test]
+fn a_database_that_another_program_has_compacted_is_no_fault_while_nothing_is_committed() {
+    let place = Place::new();
+    let mut store = with_jobs(&place);
+    let other = place.raw();
+    for (turn, rests) in [(0, false), (1, true)] {
+        let jobs: Vec<Kept> =
+            (10..200).map(|number| Kept { workload: vec![b'x'; 4096], ..Kept::plain(number) }).collect();
+        add(&mut *store, &jobs).unwrap();
+        other.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+        remove(&mut *store, &jobs);
+        let before = fs::metadata(&place.path).unwrap().len();
+        other.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        assert!(fs::metadata(&place.path).unwrap().len() < before, "turn {turn}");
+        if rests {
+            store.rest().unwrap();
+        } else {
+            store.idle().unwrap();
+        }
+    }
+    drop(other);
+    drop(store);
+    assert_eq!(replay(&mut *place.own()).0, [1, 2].map(Kept::plain));
+}
+
 #[test]
 fn a_lock_file_that_is_removed_is_made_again() {
     let place = Place::new();

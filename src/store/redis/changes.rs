@@ -116,10 +116,9 @@ fn make_way(
 
 /// Removes jobs by one command, which is done as a whole: when its memory is full Redis takes no transaction.
 fn remove(keys: &Keys, connection: &mut Connection, removable: &HashSet<Vec<u8>>) -> Result<(), Failed> {
-    if removable.is_empty() {
-        return Ok(());
-    }
     let mut delete = cmd("DEL");
+    // Also where no job is there: it shows that Redis can be written to.
+    delete.arg(keys.never());
     for key in removable {
         delete.arg(keys.side(key)).arg(key);
     }

@@ -196,22 +196,38 @@ fn suitable(state: &Statvfs) -> u64 {
 }
 
 /// A file of this size all of whose blocks are its own.
+///
+/// # Errors
+/// See [`require_blocks`], and whatever stands in the way of the file.
 fn allocate(path: &Path, size: u64) -> io::Result<()> {
     let file = open(path)?;
     if file.metadata()?.len() > size {
         file.set_len(size)?;
     }
-    // Blocks of 512 bytes, as stat counts them. A file that is complete costs nothing at the next start.
-    if file.metadata()?.blocks().saturating_mul(512) >= size && file.metadata()?.len() == size {
+    // A file that is complete costs nothing at the next start.
+    if file.metadata()?.len() == size && require_blocks(&file, size).is_ok() {
         return Ok(());
     }
     let length = i64::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    loop {
-        match posix_fallocate(&file, 0, length) {
-            Err(Errno::EINTR) => {}
-            result => return Ok(result?),
+    while let Err(error) = posix_fallocate(&file, 0, length) {
+        if error != Errno::EINTR {
+            return Err(error.into());
         }
     }
+    require_blocks(&file, size)
+}
+
+/// Where a file system cannot allocate, the C library writes a byte to each block instead and says that all went well: with
+/// compression, or where blocks come later, such a file has next to none.
+///
+/// # Errors
+/// `EOPNOTSUPP` where a file has fewer blocks than this size takes.
+fn require_blocks(file: &File, size: u64) -> io::Result<()> {
+    // Blocks of 512 bytes, as stat counts them.
+    if file.metadata()?.blocks().saturating_mul(512) < size {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -250,6 +266,19 @@ mod tests {
         assert!(!file.exists() && !reserve.is_wanted());
         reserve.set(None);
         assert!(reserve.is_held() && reserve.size() <= LARGEST);
+    }
+
+    #[test]
+    fn a_file_with_too_few_blocks_is_no_reserve() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("queue.reserve");
+        let file = open(&path).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let unallocated = require_blocks(&file, 1 << 20).unwrap_err();
+        assert_eq!(unallocated.raw_os_error(), Some(Errno::EOPNOTSUPP as i32));
+        assert!(!is_full(&unallocated), "room is left free instead");
+        allocate(&path, 1 << 20).unwrap();
+        require_blocks(&file, 1 << 20).unwrap();
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl SqliteStore {
         }
     }
 
-    /// The same without a repair.
+    /// The same without a repair, before the file is opened.
     pub(super) fn compare_files(&mut self) -> Result<(), StoreError> {
         let checked = self.files.check();
         checked.map_err(|mismatch| self.lost(&mismatch))

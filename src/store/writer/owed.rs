@@ -41,10 +41,23 @@ impl Owed {
         self.removes.is_empty() && self.edits.is_empty() && self.attempts.is_empty() && self.settings.is_empty()
     }
 
-    /// How many jobs that have ended are to be removed, how many that were refused, and how many edits are to be made.
-    pub(super) fn counts(&self) -> (usize, usize, usize) {
+    /// Whether nothing is owed but removals of new jobs that were refused: whoever waits for other changes has them.
+    pub(super) fn has_only_refused(&self) -> bool {
+        let is_rest_empty = self.edits.is_empty() && self.attempts.is_empty() && self.settings.is_empty();
+        is_rest_empty && self.removes.iter().all(|key| self.refused.contains(&key.number))
+    }
+
+    /// What comes of it if the process ends now, for people to read: nothing where nothing is owed.
+    pub(super) fn outcomes(&self) -> Vec<String> {
         let refused = self.removes.iter().filter(|key| self.refused.contains(&key.number)).count();
-        (self.removes.len() - refused, refused, self.edits.len())
+        let parts = [
+            (self.removes.len() - refused, "finished jobs will run again after the next start"),
+            (refused, "jobs that were refused may run after the next start"),
+            (self.edits.len(), "jobs that were moved or changed may be as they were before"),
+            (self.attempts.len(), "jobs may have too low a count of lost workers"),
+            (self.settings.len(), "decisions of the operator may be as they were before"),
+        ];
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, outcome)| format!("{count} {outcome}")).collect()
     }
 
     /// Remembers new jobs that may have been stored, and were refused.
@@ -85,8 +98,9 @@ impl Owed {
         self.attempts.extend(changes.attempts.into_iter().map(|(key, attempts)| (key.number, (key, attempts))));
     }
 
-    /// What is to be done next, in one transaction; `None` if nothing is. Settings come alone, and are on the disk at once. Removals first, then edits, then attempts: what is
-    /// moved takes the places of what was removed, and attempts name jobs as they are after the edits.
+    /// What is to be done next, in one transaction; `None` if nothing is. Settings come alone, and are on the disk at once.
+    /// Removals first, then edits, then attempts: what is moved takes the places of what was removed, and attempts name
+    /// jobs as they are after the edits.
     pub(super) fn take(&mut self, sync: bool) -> Option<Changes> {
         if self.is_empty() {
             self.is_picking = false;

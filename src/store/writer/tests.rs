@@ -4,6 +4,7 @@ mod commit;
 mod edits;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ struct Scripted {
     outcomes: VecDeque<Result<(), StoreFailure>>,
     /// A job that it never takes, and does not let be changed.
     refused: u64,
+    /// How each read fails, if it does, and how often it was read.
+    unreadable: Option<StoreFailure>,
+    reads: Arc<AtomicUsize>,
     commits: Sender<Seen>,
     details: Sender<Details>,
 }
@@ -63,8 +67,19 @@ impl Store for Scripted {
     }
 
     fn load(&mut self, jobs: &[JobKey], _: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if let Some(failure) = self.unreadable {
+            return Err(StoreError::new(failure, "as the test says"));
+        }
         let workload = |key: &JobKey| (key.function != gone()).then(|| Bytes::from(key.number.to_string()));
         Ok(jobs.iter().map(workload).collect())
+    }
+}
+
+impl Default for Scripted {
+    fn default() -> Self {
+        let (commits, details) = (channel().0, channel().0);
+        Self { outcomes: VecDeque::new(), refused: 0, unreadable: None, reads: Arc::default(), commits, details }
     }
 }
 
@@ -96,7 +111,7 @@ impl Bench {
         let (detailed, details) = channel();
         let (told, reports) = channel();
         let outcomes = outcomes.iter().copied().collect();
-        let store = Scripted { outcomes, refused, commits: said, details: detailed };
+        let store = Scripted { outcomes, refused, commits: said, details: detailed, ..Scripted::default() };
         let stats = Arc::new(Stats::default());
         let settings = Settings { durability, interval: Duration::from_millis(5), probe: None, reserve: None };
         let report = Box::new(move |reports: Vec<StoreReport>| {
@@ -333,7 +348,10 @@ fn decisions_that_are_refused_are_given_up_and_jobs_go_on() {
 
 /// A writer without a thread.
 fn writer() -> Writer {
-    let store = Scripted { outcomes: VecDeque::new(), refused: 0, commits: channel().0, details: channel().0 };
+    writer_of(Scripted::default())
+}
+
+fn writer_of(store: Scripted) -> Writer {
     Writer {
         store: Box::new(store),
         queue: Arc::default(),
@@ -365,6 +383,10 @@ fn whoever_needs_a_store_that_fails_has_it_tried_once_a_second() {
     let error = StoreError::new(StoreFailure::Unreachable, "as the test says");
     for (tried_for, expected) in [(0, 1), (2, 2), (10, 4)] {
         writer.tried_for = Duration::from_secs(tried_for);
+        writer.failing = None;
+        writer.fail(&error);
+        let first = writer.failing.as_ref().map(|failing| failing.pause).unwrap();
+        assert_eq!(first, Duration::from_secs(tried_for).clamp(FIRST_PAUSE, LONGEST_PAUSE), "tried for {tried_for} s");
         for _ in 0..10 {
             writer.fail(&error);
         }
@@ -375,4 +397,68 @@ fn whoever_needs_a_store_that_fails_has_it_tried_once_a_second() {
         writer.failing.as_mut().unwrap().asked_again = Instant::now();
         assert_eq!(writer.refuses(), None, "the next one tries it");
     }
+}
+
+fn loads(count: u32) -> Vec<StoreOp> {
+    (0..count).map(|ticket| StoreOp::Load { ticket, jobs: vec![job(1).key()] }).collect()
+}
+
+#[test]
+fn a_read_that_fails_spares_those_behind_it_unless_it_is_damage() {
+    for (failure, expected) in
+        [(StoreFailure::Unreachable, 1), (StoreFailure::Locked, 1), (StoreFailure::Io, 1), (StoreFailure::Corrupt, 20)]
+    {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let store = Scripted { unreadable: Some(failure), reads: Arc::clone(&reads), ..Scripted::default() };
+        let mut writer = writer_of(store);
+        let (told, answers) = channel();
+        writer.report = Box::new(move |reports| told.send(reports).unwrap());
+        // It has failed before, and is tried again by now.
+        writer.fail(&StoreError::new(failure, "as the test says"));
+        writer.failing.as_mut().unwrap().again = Instant::now();
+        writer.load_all(loads(20));
+        assert_eq!(reads.load(Ordering::Relaxed), expected, "{failure:?}");
+        assert_eq!(answers.try_iter().count(), 20, "each is answered");
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_reached_is_left_alone_anew_by_readers() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let unreadable = Some(StoreFailure::Unreachable);
+    let mut writer = writer_of(Scripted { unreadable, reads: Arc::clone(&reads), ..Scripted::default() });
+    for failure in [StoreFailure::Full, StoreFailure::Unreachable] {
+        writer.fail(&StoreError::new(failure, "as the test says"));
+        writer.failing.as_mut().unwrap().again = Instant::now();
+        writer.load_all(loads(1));
+        assert_eq!(writer.refuses(), Some(StoreFailure::Unreachable), "after {failure:?}");
+    }
+    assert_eq!(reads.load(Ordering::Relaxed), 2);
+    // Who only looks has it left alone, too.
+    writer.failing = None;
+    assert!(writer.look(&job(1).key()).is_none() && writer.look(&job(1).key()).is_none());
+    assert_eq!(reads.load(Ordering::Relaxed), 3);
+    // What was said of one that can be written, or read, to some extent holds.
+    let mut writer = writer_of(Scripted { unreadable: Some(StoreFailure::Io), ..Scripted::default() });
+    writer.fail(&StoreError::new(StoreFailure::Full, "as the test says"));
+    writer.load_all(loads(1));
+    assert_eq!(writer.refuses(), Some(StoreFailure::Full));
+}
+
+#[test]
+fn what_is_owed_at_the_end_is_named_and_nothing_else() {
+    let mut owed = Owed::default();
+    assert!(owed.outcomes().is_empty() && owed.has_only_refused());
+    owed.add_refused([job(1).key(), job(2).key()].into_iter());
+    assert_eq!(owed.outcomes(), ["2 jobs that were refused may run after the next start"]);
+    assert!(owed.has_only_refused());
+    let settings = vec![("function f".to_owned(), None)];
+    owed.add(Changes { removes: vec![job(3).key()], settings, ..Changes::default() });
+    let expected = [
+        "1 finished jobs will run again after the next start",
+        "2 jobs that were refused may run after the next start",
+        "1 decisions of the operator may be as they were before",
+    ];
+    assert_eq!(owed.outcomes(), expected);
+    assert!(!owed.has_only_refused());
 }

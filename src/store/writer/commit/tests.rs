@@ -47,6 +47,19 @@ fn one_is_told_that_the_store_fails_and_the_next_that_it_works_again() {
     assert_eq!(committed(&bench.queue.commit()), Ok(()));
 }
 
+/// The new job was answered, and its removal is nothing that anybody waits for.
+#[test]
+fn one_does_not_hear_of_a_new_job_that_failed_beside() {
+    let bench = Bench::start(&[Ok(()), Err(StoreFailure::Full)], 0, Vec::new());
+    bench.queue.push(vec![set("function f"), add(1)]);
+    assert_eq!(committed(&bench.queue.commit()), Ok(()));
+    assert_eq!(bench.added(1), [(1, Err(StoreFailure::Full))]);
+    // With something that has to be made up for it is as before.
+    let bench = Bench::start(&[Err(StoreFailure::Full)], 0, Vec::new());
+    bench.queue.push(vec![remove(2), add(1)]);
+    assert_eq!(committed(&bench.queue.commit()), Err(StoreFailure::Full));
+}
+
 #[test]
 fn one_is_told_of_what_the_store_refuses() {
     let bench = Bench::start(&[], 0, Vec::new());
