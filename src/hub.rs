@@ -33,6 +33,15 @@ const REPORTS: usize = 64;
 /// How often the store's thread lets others go first before it takes the lock once more.
 const MOST_YIELDS: usize = 1000;
 
+/// What [`Hub::apply`] has done.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// How many of the requests are worked off. The others are to come again.
+    pub count: usize,
+    /// Whether they took so long that others should have their turn now.
+    pub is_turn_over: bool,
+}
+
 /// The job server behind its lock.
 #[derive(Debug)]
 pub struct Hub {
@@ -209,25 +218,35 @@ impl Hub {
         Some(id)
     }
 
-    /// Works off what a connection has sent, in order. What it did wrong is answered in its place.
+    /// Works off what a connection has sent, in order. What it did wrong is answered in its place. Where that takes long, not all
+    /// are worked off.
     ///
     /// At most [`BATCH`] requests should come at a time. The connection is not woken for the answers to itself.
-    pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) {
+    pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) -> Applied {
         self.with_state(now, |state, after| {
             if state.is_closed {
-                return;
+                return Applied { count: batch.len(), is_turn_over: false };
             }
             let (server, mut world) = state.split(after, Some(from.slot));
-            for request in batch {
+            server.start_turn();
+            for (index, request) in batch.iter().enumerate() {
                 match request {
-                    Ok(request) => server.request(now, from, request, &mut world),
+                    Ok(request) => {
+                        if !server.request(now, from, request, &mut world) {
+                            return Applied { count: index, is_turn_over: true };
+                        }
+                    }
                     Err(error) => {
                         server.heard_nonsense(from);
                         world.send(from, Response::Error(*error));
                     }
                 }
+                if server.is_turn_over() {
+                    return Applied { count: index + 1, is_turn_over: true };
+                }
             }
-        });
+            Applied { count: batch.len(), is_turn_over: false }
+        })
     }
 
     /// A connection has ended. If that is not all, it is to be called again, after others had their turn or when there are
@@ -257,7 +276,11 @@ impl Hub {
             self.give_way();
             self.with_state(now, |state, after| {
                 let (server, mut world) = state.split(after, None);
+                server.start_turn();
                 for _ in 0..REPORTS {
+                    if server.is_turn_over() {
+                        return;
+                    }
                     let Some(report) = reports.pop_front() else { return };
                     if let Some(rest) = server.stored(now, report, &mut world) {
                         return reports.push_front(rest);

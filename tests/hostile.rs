@@ -16,6 +16,8 @@ mod corpus;
 mod crowds;
 #[path = "hostile/descriptors.rs"]
 mod descriptors;
+#[path = "hostile/functions.rs"]
+mod functions;
 #[path = "hostile/idle.rs"]
 mod idle;
 #[path = "hostile/jobs.rs"]
@@ -77,6 +79,7 @@ fn trials() -> Vec<Trial> {
         any("large_jobs_announced_and_not_sent", jobs::large_jobs_announced_and_not_sent),
         any("no_file_descriptor_left", descriptors::none_left),
         any("few_file_descriptors", descriptors::few),
+        any("many_functions_and_grabs_without_end", functions::grabs_without_end),
         any("max_connections", descriptors::max_connections),
     ]
 }

@@ -45,6 +45,8 @@ mod random;
 mod steering;
 #[path = "simulation/store.rs"]
 mod store;
+#[path = "simulation/turns.rs"]
+mod turns;
 #[path = "simulation/wire.rs"]
 mod wire;
 #[path = "simulation/world.rs"]
@@ -115,6 +117,7 @@ const LANDMARKS: &[&str] = &[
     "was given jobs again",
     "was handed out",
     "was handed to one that was gone already",
+    "lost a worker that had held it for long",
     "was held back since as many run as may",
     "was held back since its function is paused",
     "was joined before it was stored",

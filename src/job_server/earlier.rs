@@ -10,6 +10,11 @@ const MOST_OF_JOB: usize = 8;
 /// So many runs of all jobs are. Beyond that those of the oldest jobs are forgotten.
 const MOST: usize = 100_000;
 
+/// How often a job may be taken for not read by a worker that has left, before that counts as an attempt. Where every worker sends
+/// its result and GRAB_JOB and leaves, half of the jobs are missed once, a quarter twice, and so on: this is enough for queues of
+/// tens of thousands.
+const MOST_MISSES: u8 = 16;
+
 /// A run that came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EarlierRun {
@@ -43,6 +48,8 @@ pub enum RunEnd {
 pub(super) struct EarlierRuns {
     of_jobs: BTreeMap<u64, Vec<EarlierRun>>,
     count: usize,
+    /// How often jobs were taken for not read. At most [`MOST`] jobs; of others every lost worker counts.
+    misses: BTreeMap<u64, u8>,
 }
 
 impl EarlierRuns {
@@ -66,13 +73,31 @@ impl EarlierRuns {
         self.of_jobs.get(&number).map_or(&[], Vec::as_slice)
     }
 
+    /// A worker has left and probably not read the job. Returns whether the job is spared the attempt.
+    fn miss(&mut self, number: u64) -> bool {
+        if self.misses.len() >= MOST && !self.misses.contains_key(&number) {
+            return false;
+        }
+        let misses = self.misses.entry(number).or_default();
+        let is_spared = *misses < MOST_MISSES;
+        *misses = misses.saturating_add(1);
+        is_spared
+    }
+
     /// A job has ended.
     pub(super) fn forget(&mut self, number: u64) {
+        self.misses.remove(&number);
         self.count -= self.of_jobs.remove(&number).map_or(0, |of_job| of_job.len());
     }
 }
 
 impl JobServer {
+    /// A worker has left and probably not read the job of this run. Returns whether the job is spared the attempt.
+    pub(super) fn may_miss(&mut self, run: u32) -> bool {
+        let number = self.jobs.get(self.runs[run as usize].job).number();
+        self.earlier_runs.miss(number)
+    }
+
     /// A run has come to nothing, and its job goes on.
     pub(super) fn remember_run(&mut self, now: Now, run: u32, end: RunEnd) {
         let Run { job, connection, since_us, since_unix_ms, .. } = self.runs[run as usize];
@@ -91,9 +116,10 @@ impl JobServer {
 
     /// Checks that no run is remembered of a job that is not there, or was not given back.
     pub(super) fn check_earlier_runs(&self) {
-        let EarlierRuns { of_jobs, count } = &self.earlier_runs;
+        let EarlierRuns { of_jobs, count, misses } = &self.earlier_runs;
         assert_eq!(of_jobs.values().map(Vec::len).sum::<usize>(), *count, "earlier runs are counted wrongly");
-        assert!(*count <= MOST, "too many earlier runs are remembered");
+        assert!(*count <= MOST && misses.len() <= MOST, "too many earlier runs are remembered");
+        assert!(misses.keys().all(|number| self.jobs.find_number(*number).is_some()), "a miss of a job that is gone");
         for (number, runs) in of_jobs {
             let attempts = self.jobs.find_number(*number).map(|slot| self.jobs.get(slot).attempts);
             assert!(
@@ -117,6 +143,17 @@ mod tests {
             host: Box::default(),
             end: RunEnd::TimedOut,
         }
+    }
+
+    #[test]
+    fn a_job_is_spared_a_bounded_number_of_times_and_so_are_jobs() {
+        let mut runs = EarlierRuns::default();
+        let spared = |runs: &mut EarlierRuns, number| (0..100).filter(|_| runs.miss(number)).count();
+        assert_eq!(spared(&mut runs, 7), usize::from(MOST_MISSES));
+        runs.forget(7);
+        assert_eq!((runs.misses.len(), spared(&mut runs, 7)), (0, usize::from(MOST_MISSES)));
+        (10..).take(MOST).for_each(|number| assert_eq!(runs.miss(number), number < 9 + MOST as u64));
+        assert_eq!(runs.misses.len(), MOST);
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub(super) struct Function {
     pub(super) max_running: u32,
     /// Whether the operator's settings alone have made it known: no worker, job or other command has named it.
     pub(super) settings_only: bool,
+    /// Its place among the functions with ready jobs, while it has some.
+    pub(super) ready_place: u32,
     /// Whether the job server counts it among the functions in use.
     pub(super) counted_in_use: bool,
     /// Whether the job server counts it among those that the operator has paused or limited.
@@ -120,6 +122,7 @@ impl Function {
             paused: false,
             max_running: 0,
             settings_only: false,
+            ready_place: NONE,
             counted_in_use: false,
             counted_with_settings: false,
             gauges,

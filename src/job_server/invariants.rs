@@ -154,6 +154,12 @@ impl JobServer {
             }
         }
         assert_eq!(self.function_names.len(), self.functions.len());
+        let ready = self.functions.iter().filter(|(_, function)| function.ready() > 0);
+        assert_eq!(ready.count(), self.functions_ready.len(), "functions with ready jobs are miscounted");
+        for (place, slot) in self.functions_ready.iter().enumerate() {
+            let function = &self.functions[*slot as usize];
+            assert!(function.ready_place as usize == place && function.ready() > 0, "a function is not where it says");
+        }
         assert_eq!(self.stats.functions.len(), self.functions.len());
         for (slot, function) in &self.functions {
             let counts = expected.remove(&u32::try_from(slot).unwrap_or(NONE)).unwrap_or_default();

@@ -95,8 +95,9 @@ pub struct Now {
 pub struct ConnectionEnd {
     /// Its peer still reads: it is kept until its gaps are filled.
     pub wants_answers: bool,
-    /// Its peer has not read the last that it was sent. Where that is a job, and the peer has said nothing since, the close was on
-    /// its way already: the job goes back as it was, and has not lost an attempt.
+    /// Its peer has not read all that it was sent. Where the last of that is a job, handed out less than a second ago, and the peer
+    /// has said nothing since, the close was probably on its way already: the job loses no attempt. That is a guess, since a worker
+    /// may also have died while it read the job; so the same job is spared a bounded number of times.
     pub missed_last: bool,
 }
 
@@ -115,6 +116,15 @@ const US_PER_S: u64 = 1_000_000;
 
 /// How many waits, runs or timeouts one call works off, so that no call takes long.
 const WORK_PER_CALL: usize = 256;
+
+/// From so many functions on, a connection is not looked through for jobs before it is clear that one of them has jobs.
+const MANY_ABILITIES: usize = 32;
+
+/// How many functions of connections are looked through in one turn, and then those of one more connection.
+const WALK_PER_TURN: usize = 2048;
+
+/// A job that was handed out longer ago than this has reached its worker.
+const LONGEST_MISS_US: u64 = US_PER_S;
 
 /// While jobs are scheduled, the wall clock is looked at this often, since it may be set forward.
 const LONGEST_LOOK_AHEAD_US: u64 = US_PER_S;
@@ -153,6 +163,10 @@ pub struct JobServer {
     earlier_runs: EarlierRuns,
     /// When running jobs are taken away, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
+    /// Functions with jobs that are ready, in no order. Each knows its place in here.
+    functions_ready: Vec<u32>,
+    /// How many functions of connections were looked through since [`JobServer::start_turn`].
+    walked: usize,
     /// Connections that sleep and may take jobs again, whose functions are not covered yet. Empty between transitions.
     freed: Vec<u32>,
     /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
@@ -200,6 +214,8 @@ impl JobServer {
             runs: Slab::new(),
             earlier_runs: EarlierRuns::default(),
             deadlines: BTreeSet::new(),
+            functions_ready: Vec::new(),
+            walked: 0,
             freed: Vec::new(),
             noops: VecDeque::new(),
             last_noop: 0,
@@ -286,18 +302,17 @@ impl JobServer {
             return Departure::Done;
         };
         let ended = &mut self.connections[connection as usize];
-        if !missed_last || ended.first_wait != NONE || ended.open_gaps > 0 {
+        let is_recent = |run: &Run| now.monotonic_us.saturating_sub(run.since_us) < LONGEST_MISS_US;
+        if !missed_last
+            || ended.first_wait != NONE
+            || ended.open_gaps > 0
+            || !self.runs.get(ended.last_assigned as usize).is_some_and(is_recent)
+        {
             // It has the job, or it may be what others said to it as a client that it has missed.
             ended.last_assigned = NONE;
         }
         self.report_refused_functions(connection, effects);
-        for _ in 0..WORK_PER_CALL {
-            match self.connections[connection as usize].abilities.len().checked_sub(1) {
-                None => break,
-                Some(last) => self.remove_ability(now, connection, last, effects),
-            }
-        }
-        if !self.connections[connection as usize].abilities.is_empty() {
+        if !self.remove_abilities(now, connection, effects) {
             self.debug_check_invariants();
             return Departure::Unfinished;
         }
@@ -311,7 +326,8 @@ impl JobServer {
             match self.connections[connection as usize].first_run {
                 NONE => break,
                 run => {
-                    let is_missed = run == self.connections[connection as usize].last_assigned;
+                    let is_last = run == self.connections[connection as usize].last_assigned;
+                    let is_missed = is_last && self.may_miss(run);
                     self.requeue(now, run, (!is_missed).then_some(RunEnd::Disconnected), effects);
                 }
             }
@@ -354,17 +370,32 @@ impl JobServer {
         }
     }
 
+    /// From now on the work of a turn is counted anew, see [`is_turn_over`](Self::is_turn_over).
+    pub fn start_turn(&mut self) {
+        self.walked = 0;
+    }
+
+    /// Whether so much was done since [`start_turn`](Self::start_turn) that others should have their turn. To grab a job, to fall
+    /// asleep and to wake takes as long as a connection has functions, and it may have 100,000.
+    pub fn is_turn_over(&self) -> bool {
+        self.walked >= WALK_PER_TURN
+    }
+
     /// A connection asks for something.
-    pub fn request(&mut self, now: Now, from: ConnectionId, request: &Request<'_>, effects: &mut impl Effects) {
+    ///
+    /// Returns whether that is all. If not, the same call is to be made again, before the next request of this connection and
+    /// after others had their turn.
+    pub fn request(&mut self, now: Now, from: ConnectionId, request: &Request<'_>, effects: &mut impl Effects) -> bool {
         let Some(connection) = self.slot_of(from) else {
-            return;
+            return true;
         };
+        let mut is_all = true;
         self.connections[connection as usize].last_assigned = NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
             Request::CannotRegister(why) => self.refuse_function(connection, why, effects),
             Request::CantDo { function } => self.cant_do(now, connection, function, effects),
-            Request::ResetAbilities => self.reset_abilities(now, connection, effects),
+            Request::ResetAbilities => is_all = self.reset_abilities(now, connection, effects),
             Request::PreSleep => self.pre_sleep(now, connection, effects),
             Request::GrabJob(kind) => self.grab_job(now, connection, kind, effects),
             Request::Submit(submission) => self.submit(now, connection, &submission, effects),
@@ -397,6 +428,7 @@ impl JobServer {
             }
         }
         self.debug_check_invariants();
+        is_all
     }
 
     /// When [`timeout`](Self::timeout) wants to be called, on the monotonic clock, as far as is known `now`.
@@ -416,14 +448,21 @@ impl JobServer {
     ///
     /// Works off a bounded number of them; [`next_timeout`](Self::next_timeout) tells whether some are left.
     pub fn timeout(&mut self, now: Now, effects: &mut impl Effects) {
+        self.start_turn();
         self.give_up_noops(now, effects);
         for _ in 0..WORK_PER_CALL {
+            if self.is_turn_over() {
+                break;
+            }
             let Some((_, job)) = self.deadlines.first().copied().filter(|(at_us, _)| *at_us <= now.monotonic_us) else {
                 break;
             };
             self.time_out(now, job, effects);
         }
         for _ in 0..WORK_PER_CALL {
+            if self.is_turn_over() {
+                break;
+            }
             let due = self.jobs.schedule.first().copied();
             let Some(entry) = due.filter(|(due_s, ..)| due_s.saturating_mul(US_PER_S) <= now.unix_us) else {
                 break;
@@ -499,6 +538,7 @@ impl JobServer {
     }
 
     fn count_in_use(&mut self, slot: u32) {
+        self.list_if_ready(slot);
         let function = &mut self.functions[slot as usize];
         let is_in_use = !function.is_unused();
         if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
@@ -509,6 +549,33 @@ impl JobServer {
             let count = self.functions_with_settings;
             self.functions_with_settings = if has_settings { count + 1 } else { count - 1 };
         }
+    }
+
+    /// Puts a function that has ready jobs among those, or takes it out.
+    fn list_if_ready(&mut self, slot: u32) {
+        let function = &mut self.functions[slot as usize];
+        let (place, is_ready) = (function.ready_place, function.ready() > 0);
+        if is_ready && place == NONE {
+            function.ready_place = u32::try_from(self.functions_ready.len()).unwrap_or(NONE);
+            self.functions_ready.push(slot);
+        } else if !is_ready && place != NONE {
+            function.ready_place = NONE;
+            self.functions_ready.swap_remove(place as usize);
+            if let Some(moved) = self.functions_ready.get(place as usize) {
+                self.functions[*moved as usize].ready_place = place;
+            }
+        }
+    }
+
+    /// Whether no job is ready that a connection could do. Of one with many functions, this is quicker than to look through them
+    /// while few functions have ready jobs; of others `false` is no answer.
+    fn surely_has_no_job(&mut self, connection: u32) -> bool {
+        let abilities = self.connections[connection as usize].abilities.len();
+        if abilities < MANY_ABILITIES || self.functions_ready.len() > abilities / MANY_ABILITIES {
+            return false;
+        }
+        self.walked += self.functions_ready.len();
+        !self.functions_ready.iter().any(|function| self.ability_slots.contains_key(&(connection, *function)))
     }
 
     /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.

@@ -78,6 +78,10 @@ impl JobServer {
     }
 
     fn cover_functions_of(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+        if self.surely_has_no_job(connection) {
+            return;
+        }
+        self.walked += self.connections[connection as usize].abilities.len();
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             self.cover(now, self.abilities[ability as usize].function, effects);
@@ -159,7 +163,7 @@ impl JobServer {
         let mut given_up = 0;
         while let Some(noop) = self.noops.front().copied() {
             let is_awaited = self.is_awaited(&noop);
-            if is_awaited && (noop.deadline_us > now.monotonic_us || given_up == WORK_PER_CALL) {
+            if is_awaited && (noop.deadline_us > now.monotonic_us || given_up == WORK_PER_CALL || self.is_turn_over()) {
                 break;
             }
             self.noops.pop_front();
@@ -220,6 +224,7 @@ impl JobServer {
 
     /// Puts a sleeping connection last among the sleepers of its functions.
     fn join_sleepers(&mut self, connection: u32) {
+        self.walked += self.connections[connection as usize].abilities.len();
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             if self.is_listed(ability) {
@@ -230,6 +235,7 @@ impl JobServer {
 
     /// Takes a sleeping connection out of the sleepers of its functions.
     fn leave_sleepers(&mut self, connection: u32) {
+        self.walked += self.connections[connection as usize].abilities.len();
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             if self.is_listed(ability) {

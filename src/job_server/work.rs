@@ -78,18 +78,30 @@ impl JobServer {
         }
     }
 
-    pub(super) fn reset_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
-        self.connections[connection as usize].gauges.remove_all_functions();
-        self.remove_abilities(now, connection, effects);
-        while self.connections[connection as usize].first_run != NONE {
-            self.take_away(now, self.connections[connection as usize].first_run, RunEnd::GivenBack, effects);
+    /// Returns whether that is all; if not, the call is to be made again, after others had their turn.
+    pub(super) fn reset_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
+        if !self.remove_abilities(now, connection, effects) {
+            return false;
         }
+        self.connections[connection as usize].gauges.remove_all_functions();
+        for _ in 0..WORK_PER_CALL {
+            match self.connections[connection as usize].first_run {
+                NONE => return true,
+                run => self.take_away(now, run, RunEnd::GivenBack, effects),
+            }
+        }
+        self.connections[connection as usize].first_run == NONE
     }
 
-    pub(super) fn remove_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
-        while let Some(last) = self.connections[connection as usize].abilities.len().checked_sub(1) {
-            self.remove_ability(now, connection, last, effects);
+    /// Removes a bounded number of a connection's abilities, the last in turn first. Returns whether none is left.
+    pub(super) fn remove_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
+        for _ in 0..WORK_PER_CALL {
+            match self.connections[connection as usize].abilities.len().checked_sub(1) {
+                None => return true,
+                Some(last) => self.remove_ability(now, connection, last, effects),
+            }
         }
+        self.connections[connection as usize].abilities.is_empty()
     }
 
     pub(super) fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
@@ -133,6 +145,10 @@ impl JobServer {
 
     /// The next job for a connection, and its ability to do it: by priority, then by the connection's functions in rotation.
     fn choose_job(&mut self, connection: u32) -> Option<(u32, u32)> {
+        if self.surely_has_no_job(connection) {
+            return None;
+        }
+        self.walked += self.connections[connection as usize].abilities.len();
         let Self { connections, abilities, functions, policy, jobs, draining, .. } = self;
         let connection = &mut connections[connection as usize];
         if connection.runs >= policy.max_jobs_per_connection {
@@ -405,7 +421,7 @@ impl JobServer {
     }
 
     /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it. Without an
-    /// `end` the worker was gone before the job reached it: that was no attempt.
+    /// `end` the worker was probably gone before the job reached it: that was no attempt.
     pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);

@@ -21,10 +21,10 @@ use tracing::{debug, info, warn};
 
 use super::Clock;
 use super::greeting::{Foreign, Greeting};
-use super::input::{Input, Sink};
+use super::input::{Input, Progress, Sink};
 use super::watch::{Patience, Stuck, Watch};
 use crate::admin::{Admin, LongAnswer};
-use crate::hub::Hub;
+use crate::hub::{Applied, Hub};
 use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now};
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::process::memory;
@@ -216,8 +216,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         }
     }
 
-    /// Whether the peer cannot have read the last that it was sent: it has reset the connection, as a peer does that closes with
-    /// something unread, or that is sent something after it has closed; or its kernel has not even received everything.
+    /// Whether the peer has probably not read the last that it was sent: it has reset the connection, as a peer does that closes with
+    /// something unread, or that is sent something after it has closed; or its kernel has not even received everything. That it died
+    /// while it was reading looks the same.
     fn has_missed_last(&self, result: &Result<(), End>) -> bool {
         match result {
             Ok(()) => !self.output.is_empty() || self.outbox.queued() > 0 || has_undelivered(self.stream.as_fd()),
@@ -458,15 +459,21 @@ impl Requests<'_> {
 }
 
 impl Sink for Requests<'_> {
-    fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
+    fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
         let now = self.now();
-        self.server.hub.apply(now, self.id, batch);
-        log_refused(batch);
+        let Applied { count, is_turn_over } = self.server.hub.apply(now, self.id, batch);
+        log_refused(&batch[..count]);
         if batch.iter().any(Result::is_ok) {
             self.greeting.packet();
         }
         self.batches_left = self.batches_left.saturating_sub(1);
-        self.batches_left > 0 && has_room(self.outbox, self.limits)
+        if count < batch.len() {
+            Progress::HoldAfter(count)
+        } else if !is_turn_over && self.batches_left > 0 && has_room(self.outbox, self.limits) {
+            Progress::GoOn
+        } else {
+            Progress::Hold
+        }
     }
 
     fn line(&mut self, line: &[u8]) -> bool {

@@ -19,10 +19,21 @@ const FIRST_LARGE_BUFFER: usize = 1024 * 1024 + 8 * 1024;
 /// Some requests, in order, each of them as it was parsed.
 pub type Batch<'a> = ArrayVec<Result<Request<'a>, PeerError>, BATCH>;
 
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It is done, and the next may come.
+    GoOn,
+    /// It is done, and what follows is kept until [`Input::resume`].
+    Hold,
+    /// So many of its requests are done. The others are kept too, and come again.
+    HoldAfter(usize),
+}
+
 /// Takes what is understood.
 pub trait Sink {
     /// Some requests. Returns whether to go on: if not, the rest is kept until [`Input::resume`].
-    fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool;
+    fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress;
 
     /// A line of text. Returns whether to go on.
     fn line(&mut self, line: &[u8]) -> bool;
@@ -83,7 +94,15 @@ impl Input {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
             State::Large { header, body } if body.len() == header.length as usize => {
                 let body = Bytes::from(body);
-                if !sink.requests(&[parse(header, Workload::shared(&body, &body))]) {
+                let request = [parse(header, Workload::shared(&body, &body))];
+                let progress = loop {
+                    match sink.requests(&request) {
+                        // To keep it would be to copy it. Requests that take several turns have no body, if their peer means well.
+                        Progress::HoldAfter(0) => {}
+                        progress => break progress,
+                    }
+                };
+                if progress != Progress::GoOn {
                     self.state = State::Held(Vec::new());
                 }
             }
@@ -147,14 +166,17 @@ impl Input {
     /// Takes whole packets and lines from the beginning of `bytes`, and then what is only a part, into the state.
     fn consume_whole(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, FramingError> {
         let mut batch = Batch::new();
-        let mut consumed = 0;
+        let (mut consumed, mut batch_start) = (0, 0);
         loop {
             let rest = &bytes[consumed..];
             if batch.is_full() {
-                if !sink.requests(&batch) {
-                    return Ok(self.hold(bytes, consumed));
+                match sink.requests(&batch) {
+                    Progress::GoOn => {}
+                    Progress::Hold => return Ok(self.hold(bytes, consumed)),
+                    Progress::HoldAfter(done) => return self.hold_after(bytes, batch_start, done),
                 }
                 batch.clear();
+                batch_start = consumed;
             }
             let next = match scan(rest, &self.limits) {
                 Ok(Scan::Packet { header, body }) => {
@@ -164,8 +186,12 @@ impl Input {
                 }
                 other => other,
             };
-            if !batch.is_empty() && !sink.requests(&batch) {
-                return Ok(self.hold(bytes, consumed));
+            if !batch.is_empty() {
+                match sink.requests(&batch) {
+                    Progress::GoOn => {}
+                    Progress::Hold => return Ok(self.hold(bytes, consumed)),
+                    Progress::HoldAfter(done) => return self.hold_after(bytes, batch_start, done),
+                }
             }
             batch.clear();
             match next? {
@@ -174,6 +200,7 @@ impl Input {
                     if !sink.line(line) {
                         return Ok(self.hold(bytes, consumed));
                     }
+                    batch_start = consumed;
                 }
                 Scan::Oversized(header) => {
                     // The answer is small, and the body is not kept: whether to go on is asked with the next request.
@@ -199,6 +226,17 @@ impl Input {
     fn hold(&mut self, bytes: &[u8], consumed: usize) -> usize {
         self.state = State::Held(bytes[consumed..].to_vec());
         bytes.len()
+    }
+
+    /// Keeps everything behind the first `done` packets from `start` on for later.
+    fn hold_after(&mut self, bytes: &[u8], start: usize, done: usize) -> Result<usize, FramingError> {
+        let mut consumed = start;
+        for _ in 0..done {
+            if let Scan::Packet { header, .. } = scan(&bytes[consumed..], &self.limits)? {
+                consumed += header.packet_size();
+            }
+        }
+        Ok(self.hold(bytes, consumed))
     }
 
     /// Adds to the partial packet or line what it lacks of `bytes`, and no more. Returns how much that was.
@@ -275,15 +313,18 @@ mod tests {
     }
 
     impl Record {
-        fn go_on(&mut self) -> bool {
+        fn is_to_go_on(&mut self) -> bool {
             self.calls += 1;
             !self.holds || !self.calls.is_multiple_of(3)
         }
     }
 
     impl Sink for Record {
-        fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> bool {
-            for request in batch {
+        fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
+            let is_to_go_on = self.is_to_go_on();
+            // What was refused for its size does not come again.
+            let done = if is_to_go_on || batch[0].is_err() { batch.len() } else { self.calls % (batch.len() + 1) };
+            for request in &batch[..done] {
                 self.seen.push(match request {
                     Ok(Request::Echo { workload }) => {
                         let bytes = workload.as_bytes();
@@ -292,12 +333,16 @@ mod tests {
                     other => format!("{other:?}"),
                 });
             }
-            self.go_on()
+            match done {
+                _ if is_to_go_on => Progress::GoOn,
+                done if done < batch.len() => Progress::HoldAfter(done),
+                _ => Progress::Hold,
+            }
         }
 
         fn line(&mut self, line: &[u8]) -> bool {
             self.seen.push(format!("line {}", line.escape_ascii()));
-            self.go_on()
+            self.is_to_go_on()
         }
     }
 

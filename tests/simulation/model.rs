@@ -12,6 +12,11 @@ use super::model_control::{Controls, EditSeen, Whom};
 use super::model_store::{Addition, Load};
 use super::wire::{self, Ask, Reply};
 
+/// A job that was handed out longer ago has reached its worker, in microseconds.
+const LONGEST_MISS_US: u64 = 1_000_000;
+/// How often a job is spared an attempt, since it was handed to one that was gone already.
+const MOST_MISSES: u32 = 16;
+
 /// What came of a transition: packets in the order in which they were sent, and what the operator was told.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -41,6 +46,8 @@ pub(crate) struct Job {
     /// The connections that wait for it, each as often as it submitted it.
     pub(crate) waits: Vec<u32>,
     pub(crate) attempts: u32,
+    /// How often it was handed to one that was gone already.
+    pub(crate) misses: u32,
     pub(crate) state: State,
     pub(crate) kept: Kept,
     /// Whether its workload is.
@@ -79,6 +86,8 @@ pub(crate) enum State {
     Loading(u64),
     Running {
         holder: u32,
+        /// On the monotonic clock.
+        since_us: u64,
         /// Counts runs.
         started: u64,
         deadline_us: Option<u64>,
@@ -314,6 +323,15 @@ impl Model {
         let is_kept = end.wants_answers && gaps > 0;
         let is_no_client = gaps == 0 && self.waits_of(who) == 0;
         let missed = self.connections[&who].last_assigned.filter(|_| end.missed_last && is_no_client);
+        let since_us = missed.and_then(|name| match self.jobs.get(&name)?.state {
+            State::Running { since_us, .. } => Some(since_us),
+            _ => None,
+        });
+        let is_recent = since_us.is_some_and(|since_us| now.monotonic_us - since_us < LONGEST_MISS_US);
+        let missed = missed.filter(|_| is_recent);
+        if since_us.is_some() && !is_recent {
+            self.note("lost a worker that had held it for long");
+        }
         assert_eq!(departure, if is_kept { Departure::AwaitsAnswers } else { Departure::Done }, "{gaps} gaps are open");
         if gaps > 0 {
             self.note(if is_kept {
@@ -356,7 +374,9 @@ impl Model {
             }
         }
         for name in self.held_by(who) {
-            if missed == Some(name) {
+            let misses = self.jobs[&name].misses;
+            if missed == Some(name) && misses < MOST_MISSES {
+                self.jobs.get_mut(&name).unwrap().misses += 1;
                 self.put_back(name);
                 self.note("was handed to one that was gone already");
             } else {

@@ -422,6 +422,7 @@ impl Model {
             due_s: stored.due_s,
             waits: Vec::new(),
             attempts: u32::from(stored.attempts),
+            misses: 0,
             state: State::Scheduled,
             kept: Kept::Stored,
             in_memory: has_workload,

@@ -69,6 +69,7 @@ impl Model {
             due_s: submission.epoch_s.and_then(|due_s| u64::try_from(due_s).ok()).unwrap_or(0),
             waits: if submission.background { Vec::new() } else { vec![from] },
             attempts: 0,
+            misses: 0,
             state: State::Storing,
             kept: Kept::Memory,
             in_memory: true,

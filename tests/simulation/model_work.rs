@@ -160,7 +160,8 @@ impl Model {
         worker.last_assigned = Some(assigned.job);
         let job = self.jobs.get_mut(&assigned.job).unwrap();
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us + timeout_ms * 1000);
-        job.state = State::Running { holder: from, started, deadline_us, numerator: 0, denominator: 0 };
+        let since_us = now.monotonic_us;
+        job.state = State::Running { holder: from, started, since_us, deadline_us, numerator: 0, denominator: 0 };
         let is_reduce = kind == wire::Grab::All && !job.reducer.is_empty();
         let expected = wire::Assign {
             job: assigned.job,

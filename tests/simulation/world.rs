@@ -249,7 +249,10 @@ impl World {
         let refused_before = self.stats.functions_refused.get();
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         match Request::parse(number, workload) {
-            Ok(request) => self.server.request(self.now, id, &request, &mut effects),
+            Ok(request) => {
+                let is_all = self.server.request(self.now, id, &request, &mut effects);
+                assert!(is_all, "nobody here has so much that it takes several turns");
+            }
             Err(error) => {
                 self.server.heard_nonsense(id);
                 effects.send(id, Response::Error(error));
