@@ -206,7 +206,7 @@ fn large_workloads_pass_through_a_command() {
 #[test]
 fn the_empty_function_name_is_a_name() {
     let server = Server::ours(&["--function-durability", "=off"]);
-    let _worker = worker(&server, &["-f", "", "cat"]);
+    let _worker = worker(&server, &["-f", "", "--", "cat"]);
     assert_eq!(submit(&server, &["-f", "", "x"]), "x");
 }
 
