@@ -84,9 +84,13 @@ impl EarlierRuns {
         is_spared
     }
 
-    /// A job has ended.
-    pub(super) fn forget(&mut self, number: u64) {
+    /// A job has ended, whatever became of its attempts.
+    pub(super) fn forget_misses(&mut self, number: u64) {
         self.misses.remove(&number);
+    }
+
+    /// A job has ended that had lost attempts.
+    pub(super) fn forget(&mut self, number: u64) {
         self.count -= self.of_jobs.remove(&number).map_or(0, |of_job| of_job.len());
     }
 }
@@ -150,7 +154,7 @@ mod tests {
         let mut runs = EarlierRuns::default();
         let spared = |runs: &mut EarlierRuns, number| (0..100).filter(|_| runs.miss(number)).count();
         assert_eq!(spared(&mut runs, 7), usize::from(MOST_MISSES));
-        runs.forget(7);
+        runs.forget_misses(7);
         assert_eq!((runs.misses.len(), spared(&mut runs, 7)), (0, usize::from(MOST_MISSES)));
         (10..).take(MOST).for_each(|number| assert_eq!(runs.miss(number), number < 9 + MOST as u64));
         assert_eq!(runs.misses.len(), MOST);

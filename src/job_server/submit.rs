@@ -249,6 +249,7 @@ impl JobServer {
         if self.jobs.get(slot).attempts > 0 {
             self.earlier_runs.forget(self.jobs.get(slot).number());
         }
+        self.earlier_runs.forget_misses(self.jobs.get(slot).number());
         self.jobs.remove(slot);
         if matches!(state, JobState::Running(_)) {
             // Nothing has changed in the queues.
