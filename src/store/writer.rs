@@ -545,8 +545,10 @@ impl Writer {
     /// The last transaction.
     fn finish(mut self, last_number: u64) {
         let end = Changes { last_number, sync: true, ..Changes::default() };
-        if self.commit(end).is_err() {
-            let (ended, refused, edits) = self.owed.counts();
+        let is_failed = self.commit(end).is_err();
+        let (ended, refused, edits) = self.owed.counts();
+        self.stats.store.owed.set(ended as u64);
+        if is_failed && !self.is_missing() {
             error!(
                 "the store could not be written at the end: {ended} finished jobs will run again after the next start, {refused}                  jobs that were refused may run then, and {edits} jobs that were moved or changed may be as they were before"
             );

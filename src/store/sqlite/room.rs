@@ -11,6 +11,12 @@ use crate::job_server::{JobKey, StoreFailure};
 use crate::stats::StoreSpace;
 use crate::store::{Room, StoreError};
 
+/// A store that has no room for a job of so many bytes is full.
+const ORDINARY: u64 = 16 << 10;
+/// A store that was full has room again for jobs once that is this part of the reserve. With half of the reserve held, that and the
+/// margin fit into what the other half leaves free.
+const AGAIN_SHARE: u64 = 4;
+
 impl SqliteStore {
     /// Makes sure that what is committed can be found again, after repairing what can be.
     ///
@@ -110,7 +116,8 @@ impl SqliteStore {
                 "restore a backup with the server stopped, or let workers finish what is queued and start it again"
             }
             Change::Gone | Change::Replaced(_) => {
-                "put back the file that was there (the same one, not a copy), or stop the server"
+                "put back the file that was there (the same one, not a copy), or let workers finish what is queued before you stop \
+                 the server: what is queued ends with it"
             }
         };
         let text = format!(
@@ -129,7 +136,17 @@ impl SqliteStore {
 
     /// See [`Store::room`](crate::store::Store::room).
     pub(super) fn room_for(&mut self, bytes: u64) -> Room {
-        let room = self.room_now(bytes);
+        self.find_room(if bytes == 0 { ORDINARY } else { bytes }, bytes)
+    }
+
+    /// See [`Store::room_again`](crate::store::Store::room_again).
+    pub(super) fn room_again(&mut self) -> Room {
+        self.find_room((self.reserve.size() / AGAIN_SHARE).max(ORDINARY), 0)
+    }
+
+    /// Looks for room of `bytes`. Of a `job` of so many bytes it says that it has none, and with 0 that the disk is full.
+    fn find_room(&mut self, bytes: u64, job: u64) -> Room {
+        let room = self.room_now(bytes, job);
         if !matches!(room, Room::Short(_)) {
             self.enlarge_reserve();
             return room;
@@ -142,7 +159,7 @@ impl SqliteStore {
             }
         }
         self.enlarge_reserve();
-        self.room_now(bytes)
+        self.room_now(bytes, job)
     }
 
     /// Makes a reserve that was given up, or is small.
@@ -155,7 +172,7 @@ impl SqliteStore {
         }
     }
 
-    fn room_now(&self, bytes: u64) -> Room {
+    fn room_now(&self, bytes: u64, job: u64) -> Room {
         let Some(file) = self.file.as_ref().filter(|_| self.reserve.is_wanted()) else { return Room::Unknown };
         let Some(free) = self.reserve.free() else { return Room::Unknown };
         let wanted = bytes.saturating_add(self.reserve.margin());
@@ -166,7 +183,7 @@ impl SqliteStore {
         if self.reserve.is_held() && (free >= most || free >= self.needed(wanted).saturating_add(beside)) {
             return Room::Enough;
         }
-        self.short(free, bytes)
+        self.short(free, job)
     }
 
     /// How many bytes the disk must have for jobs of so many bytes: what the WAL grows by, and the database when the WAL is copied.
@@ -192,12 +209,13 @@ impl SqliteStore {
         let (free, reserve) = (mebibytes(free), mebibytes(self.reserve.size()));
         let text = if bytes > 0 {
             format!(
-                "SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} bytes"
+                "SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} \
+                 bytes; free some space, or lower --store-reserve"
             )
         } else {
             format!(
                 "SQLite file {path}: the disk is full: {free} are free, and the reserve of {reserve} is for removals; queued jobs are \
-                 handed out; free some space, or let workers catch up"
+                 handed out; free some space, let workers catch up, or lower --store-reserve"
             )
         };
         Room::Short(StoreError::new(StoreFailure::Full, text))
@@ -211,7 +229,7 @@ impl SqliteStore {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for people to read")]
-fn in_mebibytes(bytes: u64) -> f64 {
+pub(super) fn in_mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
