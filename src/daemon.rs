@@ -380,6 +380,25 @@ impl Daemon {
         }
     }
 
+    /// What the next start will find. Jobs that have ended are there too where their removal failed.
+    fn tell_of_kept_jobs(&self) {
+        let (jobs, store) = (self.hub.kept_job_count() as u64, &self.hub.stats().store);
+        match (store.missing(), store.owed.get()) {
+            (Some(missing), _) if jobs > 0 => error!(
+                "stopping; {jobs} acknowledged jobs are lost with the file, or were in this process alone: {missing}; what was moved \
+                 away can be put back before the next start"
+            ),
+            (Some(_), _) => audit!("stopping; no jobs are kept, and none is lost"),
+            (None, 0) => audit!("stopping; {jobs} jobs are kept for the next start"),
+            (None, ended) => {
+                let kept = jobs + ended;
+                audit!(
+                    "stopping; {kept} jobs are kept for the next start, {ended} of them finished ones that run again"
+                );
+            }
+        }
+    }
+
     async fn stop(mut self) {
         self.tell(Notifier::stopping);
         self.stop_listening.cancel();
@@ -393,7 +412,7 @@ impl Daemon {
         if let Some(keeper) = keeper {
             // What they have said until then is written.
             keeper.stop(self.hub.last_number()).await;
-            audit!("stopping; {} jobs are kept for the next start", self.hub.kept_job_count());
+            self.tell_of_kept_jobs();
         }
         let lost = self.hub.job_count() - self.hub.kept_job_count();
         if lost > 0 {

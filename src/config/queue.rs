@@ -63,7 +63,9 @@ pub(super) struct QueueArgs {
     /// Room on the disk of the queue's file that is kept for removing jobs; 0 keeps none [default: a sixteenth of the disk, 32MiB at most]
     ///
     /// It is a file of this size, FILE.reserve. When the disk is full it is removed: submissions are refused, and queued jobs can
-    /// still be handed out and removed, until there is as much room again. Databases elsewhere have none.
+    /// still be handed out and removed, until there is room for at least half of it again, and for some jobs. It is a quarter of the
+    /// disk at most. With 0, jobs that finish while the disk is full may not be removed, and run again after a restart. Databases
+    /// elsewhere have none.
     #[arg(long, value_name = "SIZE", value_parser = value::bytes::<0, 0x10_0000_0000>)]
     pub(super) store_reserve: Option<u64>,
 

@@ -401,6 +401,7 @@ pub struct StoreStats {
     state: Mutex<StoreState>,
     about: Mutex<(String, String)>,
     space: Mutex<Option<StoreSpace>>,
+    missing: Mutex<Option<String>>,
     /// Jobs that have ended, and whose removal failed and will be tried again.
     pub owed: Gauge,
     /// Transactions, failed ones included.
@@ -443,6 +444,16 @@ impl StoreStats {
     /// Publishes what the store takes and has left on its disk.
     pub fn set_space(&self, space: Option<StoreSpace>) {
         *self.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
+    }
+
+    /// At the end, why the next start will not find what was stored; `None` where it will.
+    pub fn missing(&self) -> Option<String> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Publishes why the next start will not find what was stored.
+    pub fn set_missing(&self, missing: Option<String>) {
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = missing;
     }
 
     /// Publishes how the store does.

@@ -158,10 +158,28 @@ pub trait Store: Send {
     /// 0 for none.
     fn set_reserve(&mut self, _bytes: Option<u64>) {}
 
-    /// Whether there is room for new jobs of so many bytes in all. With 0 it tells whether the store is full. It is asked before
-    /// each addition, and gets back a reserve that was given up.
+    /// Whether there is room for new jobs of so many bytes in all. With 0 it tells whether the store is full: whether it has no
+    /// room for a job of a few KiB. It is asked before each addition, and gets back a reserve that was given up.
     fn room(&mut self, _bytes: u64) -> Room {
         Room::Unknown
+    }
+
+    /// Whether a store that was full has room again: for more than one job, so that it is not full again at once.
+    fn room_again(&mut self) -> Room {
+        self.room(0)
+    }
+
+    /// Makes sure that what was stored can still be found. Called every few seconds, also while nothing is asked.
+    ///
+    /// # Errors
+    /// Where it cannot: as a commit would fail.
+    fn check(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Why the next start will not find what was stored, where that is known.
+    fn missing(&mut self) -> Option<String> {
+        None
     }
 
     /// What the store takes and has left on its disk; `None` where it is on no local disk, or where that is not known now.

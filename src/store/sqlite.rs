@@ -296,6 +296,24 @@ impl Store for SqliteStore {
         self.room_for(bytes)
     }
 
+    fn room_again(&mut self) -> Room {
+        self.room_again()
+    }
+
+    fn check(&mut self) -> Result<(), StoreError> {
+        if self.file.is_none() || self.lock.is_none() {
+            return Ok(());
+        }
+        self.check_files()
+    }
+
+    fn missing(&mut self) -> Option<String> {
+        if self.lock.is_none() || self.check_files().is_ok() {
+            return None;
+        }
+        self.files.check_holders().err().map(|mismatch| mismatch.to_string())
+    }
+
     fn space(&mut self) -> Option<StoreSpace> {
         self.measure()
     }

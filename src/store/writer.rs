@@ -579,7 +579,9 @@ impl Writer {
     /// The last transaction.
     fn finish(mut self, last_number: u64) {
         let end = Changes { last_number, sync: true, ..Changes::default() };
-        if self.commit(end).is_err() {
+        let is_failed = self.commit(end).is_err();
+        self.stats.store.owed.set(self.owed.ended() as u64);
+        if is_failed && !self.is_missing() {
             let mut outcomes = self.owed.outcomes();
             if self.unsynced_since.is_some() {
                 outcomes.push("what was committed last is lost if the machine stops soon".to_owned());

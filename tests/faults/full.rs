@@ -1,5 +1,7 @@
 //! A disk without room: jobs that are queued are handed out and removed, and it comes out of that by itself.
 
+use std::fs::{self, File};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -63,9 +65,14 @@ impl Scene {
     /// Submits a job; the text of the error where it was refused.
     #[track_caller]
     fn try_submit(&mut self) -> Option<String> {
+        self.try_submit_of(BYTES)
+    }
+
+    #[track_caller]
+    fn try_submit_of(&mut self, bytes: usize) -> Option<String> {
         self.serial += 1;
         let mut workload = self.serial.to_be_bytes().to_vec();
-        workload.resize(BYTES, b'x');
+        workload.resize(bytes, b'x');
         self.client.send(packet::SUBMIT_JOB_BG, &body(&[FUNCTION, b"", &workload]));
         match self.client.recv() {
             (packet::JOB_CREATED, _) => None,
@@ -249,12 +256,103 @@ fn jobs_that_cannot_be_removed_are_counted_in_the_log() {
     assert!(scene.server.terminate().success());
     let log = scene.server.log();
     assert!(log.contains("40 finished jobs will run again"), "{log}");
+    assert!(log.contains("stopping; 40 jobs are kept for the next start, 40 of them finished"), "{log}");
     shim.heal();
     scene.server.restart();
     (scene.client, scene.worker) = Scene::connect(&scene.server);
     scene.work(40);
     scene.restart();
     assert!(!scene.work_one(), "a job that has ended runs again");
+}
+
+/// Nothing is asked of a server whose file has gone: it tells all the same, and at the end how many jobs are lost.
+#[test]
+fn a_file_that_is_gone_is_told_of_by_an_idle_server_and_at_the_end() {
+    let cut = |path: &Path| drop(File::create(path).expect("a file"));
+    let changes: [(fn(&Path), bool); 3] = [
+        (|path| fs::remove_file(path).expect("a file"), false),
+        (cut, false),
+        (|path| fs::remove_file(path).expect("a file"), true),
+    ];
+    for (change, is_worked_off) in changes {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let database = home.path().join("queue.sqlite3");
+        let mut scene = Scene::start(&["-q", "libsqlite3", "--libsqlite3-db", &database.display().to_string()], &[]);
+        for _ in 0..5 {
+            assert!(scene.submit());
+        }
+        change(&database);
+        scene.await_shown("state", "failing");
+        let log = scene.server.log();
+        assert!(log.contains("before you stop the server") || log.contains("was cut"), "{log}");
+        if is_worked_off {
+            scene.work(5);
+        }
+        assert!(scene.server.terminate().success());
+        let log = scene.server.log();
+        assert_eq!(log.contains("5 acknowledged jobs are lost"), !is_worked_off, "{log}");
+        assert!(!log.contains("kept for the next start") && !log.contains("run again"), "{log}");
+    }
+}
+
+/// How many lines of the log have these words.
+fn count_lines(scene: &Scene, words: &str) -> usize {
+    scene.server.log().lines().filter(|line| line.contains(words)).count()
+}
+
+/// A store without room for small jobs is full, and tells so once; it is well again once there is room for more than one.
+#[test]
+fn a_disk_without_room_for_small_jobs_is_full() {
+    for disk in [Disk::tmpfs(), Disk::ext4()] {
+        let mut scene = Scene::on(&disk, &LITTLE_MEMORY);
+        let mut jobs = scene.submit_all();
+        for bytes in [10_000, 1000, 50] {
+            while scene.try_submit_of(bytes).is_none() {
+                jobs += 1;
+            }
+            scene.await_shown("state", "failing");
+            assert!(scene.shown("error").contains("the disk is full"), "{}", scene.shown("error"));
+        }
+        assert_eq!(count_lines(&scene, "the store fails"), 1, "{}", scene.server.log());
+        // Each job that ends is replaced at once where there is room.
+        for _ in 0..jobs {
+            wait_for("a job", || scene.work_one().then_some(()));
+            scene.submit();
+        }
+        let (fails, works) = (count_lines(&scene, "the store fails"), count_lines(&scene, "the store works again"));
+        assert!(fails <= 4 && works <= 4, "{}", scene.server.log());
+        while scene.work_one() {}
+        scene.expect_room();
+    }
+}
+
+/// Nothing more is asked of a server whose queue was drained on a full disk: it has its reserve again once there is room.
+#[test]
+fn the_reserve_is_made_again_while_nothing_is_asked() {
+    let disk = Disk::tmpfs();
+    let mut scene = Scene::on(&disk, &LITTLE_MEMORY);
+    for _ in 0..40 {
+        assert!(scene.submit());
+    }
+    for _ in 0..3 {
+        disk.fill();
+        wait_for("a job that is refused", || (!scene.submit()).then_some(()));
+    }
+    let taken = scene.shown("jobs").parse().expect("a count");
+    scene.work(taken);
+    disk.relieve();
+    scene.await_shown("state", "ok");
+    wait_for("a reserve", || (scene.shown("reserve_bytes") != "0").then_some(()));
+}
+
+#[test]
+fn a_reserve_larger_than_the_disk_is_a_quarter_of_it() {
+    let disk = Disk::tmpfs();
+    let mut scene = Scene::on(&disk, &["--store-reserve", "100MiB", "--verbose", "WARNING"]);
+    assert!(scene.submit());
+    assert_eq!(count_lines(&scene, "--store-reserve asks for 100 MiB"), 1, "{}", scene.server.log());
+    scene.await_shown("reserve_bytes", &(6 << 20).to_string());
+    scene.work(1);
 }
 
 /// What cannot be written is read all the same, and jobs are removed once it can.

@@ -73,7 +73,12 @@ fn a_file_that_is_removed_or_replaced_or_cut_takes_no_jobs() {
     for (change, words) in changes {
         let place = Place::new();
         let mut store = with_jobs(&place);
+        store.check().unwrap();
+        assert_eq!(store.missing(), None);
         change(&place);
+        // Also where nothing is asked.
+        assert!(store.check().unwrap_err().text.contains(words));
+        assert!(store.missing().unwrap().contains(words));
         refuses(&mut *store, words);
         // Also not with whatever housekeeping comes first.
         let _ = store.idle();

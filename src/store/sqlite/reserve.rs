@@ -17,10 +17,14 @@ use nix::fcntl::posix_fallocate;
 use nix::libc::O_NOFOLLOW;
 use nix::sys::statvfs::{Statvfs, statvfs};
 
+use super::room::in_mebibytes;
+
 /// The largest reserve that is chosen here: twice what the WAL holds before it is copied.
 const LARGEST: u64 = 32 << 20;
 /// Otherwise it is this part of the file system.
 const SHARE: u64 = 16;
+/// One that is asked for is this part of the file system at most: otherwise there would be no room for jobs.
+const LARGEST_SHARE: u64 = 4;
 /// What a new job must find room for beside itself: this part of the reserve, within these bounds in bytes. A transaction changes
 /// other pages, too.
 const MARGIN_SHARE: u64 = 8;
@@ -55,7 +59,11 @@ impl Reserve {
 
     /// Sets its size, `None` for one that suits the disk, and makes it, or removes it for 0.
     pub(super) fn set(&mut self, bytes: Option<u64>) {
-        self.size = bytes.unwrap_or_else(|| self.file_system().map_or(0, |state| suitable(&state)));
+        self.size = match (bytes, self.file_system()) {
+            (None, state) => state.map_or(0, |state| suitable(&state)),
+            (Some(bytes), Some(state)) => self.capped(bytes, total(&state)),
+            (Some(bytes), None) => bytes,
+        };
         self.held = 0;
         if self.size == 0 {
             // Where there is none, or where it stays, it is in nobody's way.
@@ -63,6 +71,22 @@ impl Reserve {
             return;
         }
         self.make(self.size);
+    }
+
+    /// A size that was asked for, or what the disk, of so many bytes, has room for.
+    fn capped(&self, bytes: u64, disk: u64) -> u64 {
+        let most = disk / LARGEST_SHARE;
+        if bytes <= most {
+            return bytes;
+        }
+        tracing::warn!(
+            "--store-reserve asks for {} MiB, and the disk of {} has {} MiB: {:.1} MiB are kept, a quarter; lower --store-reserve",
+            bytes >> 20,
+            self.directory.display(),
+            disk >> 20,
+            in_mebibytes(most)
+        );
+        most
     }
 
     /// Whether one is wanted.
@@ -192,7 +216,12 @@ fn with_ending(database: &Path, ending: &str) -> PathBuf {
 }
 
 fn suitable(state: &Statvfs) -> u64 {
-    (state.blocks().saturating_mul(state.fragment_size()) / SHARE).min(LARGEST)
+    (total(state) / SHARE).min(LARGEST)
+}
+
+/// The size of a file system, in bytes.
+fn total(state: &Statvfs) -> u64 {
+    state.blocks().saturating_mul(state.fragment_size())
 }
 
 /// A file of this size all of whose blocks are its own.
@@ -282,10 +311,18 @@ mod tests {
     }
 
     #[test]
+    fn of_what_is_asked_for_a_quarter_of_the_disk_is_kept() {
+        let reserve = Reserve::new(Path::new("/nowhere/queue"));
+        let sizes = [0, 6, 7, 100].map(|mebibytes| reserve.capped(mebibytes << 20, 24 << 20) >> 20);
+        assert_eq!(sizes, [0, 6, 6, 6]);
+    }
+
+    #[test]
     fn what_is_larger_than_the_disk_is_not_made() {
         let directory = tempfile::tempdir().unwrap();
         let mut reserve = Reserve::new(&directory.path().join("queue"));
-        reserve.set(Some(1 << 60));
+        reserve.size = 1 << 60;
+        reserve.make(1 << 60);
         assert!(!reserve.is_held(), "half of it is too large, too");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "something of it was left");
     }

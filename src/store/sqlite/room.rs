@@ -11,6 +11,22 @@ use crate::job_server::{JobKey, StoreFailure};
 use crate::stats::StoreSpace;
 use crate::store::{Room, StoreError};
 
+/// A store that has no room for a job of so many bytes is full.
+const ORDINARY: u64 = 16 << 10;
+/// A store that was full has room again once it can keep jobs of so much: this part of the reserve.
+const AGAIN_SHARE: u64 = 4;
+
+/// What room is looked for, in bytes.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// In one transaction.
+    written: u64,
+    /// By the next transactions together, for which the WAL need not grow.
+    kept: u64,
+    /// The jobs of which to say that there is no room; 0 to say that the disk is full.
+    jobs: u64,
+}
+
 impl SqliteStore {
     /// Makes sure that what is committed can be found again, after repairing what can be.
     ///
@@ -110,7 +126,8 @@ impl SqliteStore {
                 "restore a backup with the server stopped, or let workers finish what is queued and start it again"
             }
             Change::Gone | Change::Replaced(_) => {
-                "put back the file that was there (the same one, not a copy), or stop the server"
+                "put back the file that was there (the same one, not a copy), or let workers finish what is queued before you stop \
+                 the server: what is queued ends with it"
             }
         };
         let text = format!(
@@ -129,7 +146,18 @@ impl SqliteStore {
 
     /// See [`Store::room`](crate::store::Store::room).
     pub(super) fn room_for(&mut self, bytes: u64) -> Room {
-        let room = self.room_now(bytes);
+        let written = if bytes == 0 { ORDINARY } else { bytes };
+        self.find_room(Wanted { written, kept: written, jobs: bytes })
+    }
+
+    /// See [`Store::room_again`](crate::store::Store::room_again).
+    pub(super) fn room_again(&mut self) -> Room {
+        let kept = (self.reserve.size() / AGAIN_SHARE).max(ORDINARY);
+        self.find_room(Wanted { written: ORDINARY, kept, jobs: 0 })
+    }
+
+    fn find_room(&mut self, wanted: Wanted) -> Room {
+        let room = self.room_now(wanted);
         if !matches!(room, Room::Short(_)) {
             self.enlarge_reserve();
             return room;
@@ -142,7 +170,7 @@ impl SqliteStore {
             }
         }
         self.enlarge_reserve();
-        self.room_now(bytes)
+        self.room_now(wanted)
     }
 
     /// Makes a reserve that was given up, or is small.
@@ -151,26 +179,29 @@ impl SqliteStore {
             && self.reserve.is_due()
             && let Some(free) = self.reserve.free()
         {
-            self.reserve.make(free.saturating_sub(self.needed(self.reserve.margin())));
+            let margin = self.reserve.margin();
+            self.reserve.make(free.saturating_sub(self.needed(margin, margin)));
         }
     }
 
-    fn room_now(&self, bytes: u64) -> Room {
+    fn room_now(&self, wanted: Wanted) -> Room {
         let Some(file) = self.file.as_ref().filter(|_| self.reserve.is_wanted()) else { return Room::Unknown };
         let Some(free) = self.reserve.free() else { return Room::Unknown };
-        let wanted = bytes.saturating_add(self.reserve.margin());
+        let margin = self.reserve.margin();
+        let (written, kept) = (wanted.written.saturating_add(margin), wanted.kept.saturating_add(margin));
         let beside = self.reserve.left_free();
         // Nearly always there is far more: everything may be written twice, and no page be used again.
         let most =
-            (file.pages_to_copy() * file.page_size).saturating_add(wanted.saturating_mul(3)).saturating_add(beside);
-        if self.reserve.is_held() && (free >= most || free >= self.needed(wanted).saturating_add(beside)) {
+            (file.pages_to_copy() * file.page_size).saturating_add(kept.saturating_mul(3)).saturating_add(beside);
+        if self.reserve.is_held() && (free >= most || free >= self.needed(written, kept).saturating_add(beside)) {
             return Room::Enough;
         }
-        self.short(free, bytes)
+        self.short(free, wanted.jobs)
     }
 
-    /// How many bytes the disk must have for jobs of so many bytes: what the WAL grows by, and the database when the WAL is copied.
-    fn needed(&self, bytes: u64) -> u64 {
+    /// How many bytes the disk must have: what the WAL grows by for so many bytes that are written in one transaction, and the
+    /// database, when the WAL is copied, for so many that are kept.
+    fn needed(&self, written: u64, kept: u64) -> u64 {
         let Some(file) = &self.file else { return 0 };
         let page = file.page_size.max(1);
         let (database, wal) = (self.files.length(Part::Database), self.files.length(Part::Wal));
@@ -181,10 +212,10 @@ impl SqliteStore {
         // What was copied is written over.
         let used = if file.pages_to_copy() == 0 { 0 } else { file.wal_bytes() };
         // Each page has something before it, in the database and in the WAL.
-        let bytes = bytes.saturating_add(bytes / 64);
+        let [written, kept] = [written, kept].map(|bytes| bytes.saturating_add(bytes / 64));
         to_copy
-            .saturating_add(bytes.saturating_sub(unused))
-            .saturating_add(used.saturating_add(bytes).saturating_sub(wal))
+            .saturating_add(kept.saturating_sub(unused))
+            .saturating_add(used.saturating_add(written).saturating_sub(wal))
     }
 
     fn short(&self, free: u64, bytes: u64) -> Room {
@@ -192,12 +223,13 @@ impl SqliteStore {
         let (free, reserve) = (mebibytes(free), mebibytes(self.reserve.size()));
         let text = if bytes > 0 {
             format!(
-                "SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} bytes"
+                "SQLite file {path}: the disk has {free} free beside the reserve of {reserve}, too little for a job of {bytes} \
+                 bytes; free some space, or lower --store-reserve"
             )
         } else {
             format!(
                 "SQLite file {path}: the disk is full: {free} are free, and the reserve of {reserve} is for removals; queued jobs are \
-                 handed out; free some space, or let workers catch up"
+                 handed out; free some space, let workers catch up, or lower --store-reserve"
             )
         };
         Room::Short(StoreError::new(StoreFailure::Full, text))
@@ -211,7 +243,7 @@ impl SqliteStore {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for people to read")]
-fn in_mebibytes(bytes: u64) -> f64 {
+pub(super) fn in_mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 

@@ -33,6 +33,10 @@ pub(super) struct Measured {
 impl Writer {
     /// Refuses the additions for which there is no room.
     pub(super) fn refuse_beyond_room(&mut self, additions: &mut Vec<Addition>, reports: &mut Vec<StoreReport>) {
+        if self.has_room_again() == Some(false) {
+            reports.extend(additions.drain(..).map(|addition| added(addition.ticket, Err(StoreFailure::Full))));
+            return;
+        }
         let weight = |addition: &Addition| addition.job.workload().len() as u64 + ENTRY;
         let total = additions.iter().map(weight).sum();
         if !matches!(self.store.room(total), Room::Short(_)) {
@@ -91,7 +95,7 @@ impl Writer {
     /// Whether the store works again, where it can tell without being tried.
     pub(super) fn has_room_again(&mut self) -> Option<bool> {
         self.failing.as_ref().filter(|failing| failing.failure == StoreFailure::Full)?;
-        match self.store.room(0) {
+        match self.store.room_again() {
             Room::Unknown => None,
             Room::Enough => Some(true),
             Room::Short(_) => {
@@ -127,11 +131,35 @@ impl Writer {
         self.measured.at.filter(|_| self.measured.is_known).map(|at| at + IDLE_MEASURE_INTERVAL)
     }
 
+    /// Files that were removed, and a disk that another program has filled, are told of though nothing is asked. A reserve that
+    /// was given up is made again.
+    fn look_after(&mut self) {
+        if self.failing.as_ref().is_some_and(|failing| !failing.is_writable) {
+            return;
+        }
+        if let Err(error) = self.store.check() {
+            self.fail(&error);
+        } else if self.failing.is_none()
+            && let Room::Short(error) = self.store.room(0)
+        {
+            self.fill_up(&error);
+        }
+    }
+
+    /// At the end: tells where the next start will find nothing of what was stored. Returns whether that is so.
+    pub(super) fn is_missing(&mut self) -> bool {
+        let missing = self.store.missing();
+        let is_missing = missing.is_some();
+        self.stats.store.set_missing(missing);
+        is_missing
+    }
+
     /// Publishes what the store has left on its disk.
     pub(super) fn measure(&mut self) {
         if self.measured.at.is_some_and(|at| at.elapsed() < MEASURE_INTERVAL) {
             return;
         }
+        self.look_after();
         let space = self.store.space();
         (self.measured.at, self.measured.is_known) = (Some(Instant::now()), space.is_some());
         self.stats.store.set_space(space);

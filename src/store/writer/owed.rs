@@ -49,15 +49,21 @@ impl Owed {
 
     /// What comes of it if the process ends now, for people to read: nothing where nothing is owed.
     pub(super) fn outcomes(&self) -> Vec<String> {
-        let refused = self.removes.iter().filter(|key| self.refused.contains(&key.number)).count();
+        let ended = self.ended();
+        let refused = self.removes.len() - ended;
         let parts = [
-            (self.removes.len() - refused, "finished jobs will run again after the next start"),
+            (ended, "finished jobs will run again after the next start"),
             (refused, "jobs that were refused may run after the next start"),
             (self.edits.len(), "jobs that were moved or changed may be as they were before"),
             (self.attempts.len(), "jobs may have too low a count of lost workers"),
             (self.settings.len(), "decisions of the operator may be as they were before"),
         ];
         parts.iter().filter(|(count, _)| *count > 0).map(|(count, outcome)| format!("{count} {outcome}")).collect()
+    }
+
+    /// How many jobs that have ended are still to be removed.
+    pub(super) fn ended(&self) -> usize {
+        self.removes.iter().filter(|key| !self.refused.contains(&key.number)).count()
     }
 
     /// Remembers new jobs that may have been stored, and were refused.
