@@ -83,7 +83,7 @@ pub struct SqliteStore {
     file: Option<OpenFile>,
     /// Whether input or output has failed since the file was last known to be complete.
     failed: bool,
-    /// Held by the one that keeps jobs, also while the file is closed; `None` for one that looks.
+    /// Held by the one that keeps jobs, also while the file is closed, and released after `file` above; `None` for one that looks.
     lock: Option<LockFile>,
     /// What is open, and how much of it is there.
     files: Files,

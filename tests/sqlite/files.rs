@@ -141,9 +141,17 @@ fn a_lock_file_that_is_removed_is_made_again() {
     fs::remove_file(place.beside(".lock")).unwrap();
     add(&mut *store, &[Kept::plain(3)]).unwrap();
     assert_eq!(own(&place.path).map(drop).unwrap_err().failure, StoreFailure::Locked);
+    // Nor while nothing is committed: the database is locked, too.
+    fs::remove_file(place.beside(".lock")).unwrap();
+    let error = own(&place.path).map(drop).unwrap_err();
+    assert_eq!(error.failure, StoreFailure::Locked);
+    assert!(error.text.contains("its lock file was removed"), "{error}");
+    // Other programs do not notice.
+    place.raw().execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+    add(&mut *store, &[Kept::plain(4)]).unwrap();
     // Where another server was faster, this one takes no more jobs.
     fs::remove_file(place.beside(".lock")).unwrap();
     let lock = OpenOptions::new().create(true).truncate(true).write(true).open(place.beside(".lock")).unwrap();
     lock.lock().unwrap();
-    assert_eq!(add(&mut *store, &[Kept::plain(4)]).unwrap_err().failure, StoreFailure::Locked);
+    assert_eq!(add(&mut *store, &[Kept::plain(5)]).unwrap_err().failure, StoreFailure::Locked);
 }

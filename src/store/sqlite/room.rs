@@ -4,7 +4,6 @@ use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::files::{Change, Mismatch, Part};
-use super::lock::LockFile;
 use super::open::OpenFile;
 use super::{SqliteStore, read};
 use crate::job_server::{JobKey, StoreFailure};
@@ -47,10 +46,8 @@ impl SqliteStore {
 
     /// Another server must not be able to lock the same database.
     fn keep_lock(&mut self) -> Result<(), StoreError> {
-        if self.lock.as_ref().is_none_or(|lock| lock.is_in_place(&self.path)) {
-            return Ok(());
-        }
-        self.lock = Some(LockFile::take(&self.path)?);
+        let Some(lock) = self.lock.as_mut().filter(|lock| !lock.is_in_place(&self.path)) else { return Ok(()) };
+        lock.take_again(&self.path)?;
         tracing::warn!(
             "SQLite file {}: its lock file was removed while it was used, and was made again",
             self.path.display()
