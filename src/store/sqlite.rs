@@ -170,6 +170,7 @@ impl SqliteStore {
         what: &str,
         work: impl FnOnce(&mut OpenFile) -> Result<T, Trouble>,
     ) -> Result<T, StoreError> {
+        self.mend_index()?;
         let mut file = match self.file.take() {
             Some(file) => file,
             None => self.opened()?,
@@ -196,6 +197,17 @@ impl SqliteStore {
         let error = trouble.report(&self.path, what);
         self.failed |= trouble.is_io() && !trouble.leaves_file_usable(error.failure);
         error
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        // Closing copies the WAL into the database.
+        if self.mend_index().is_err()
+            && let Some(file) = self.file.take()
+        {
+            file.close_untouched();
+        }
     }
 }
 

@@ -17,6 +17,7 @@ impl SqliteStore {
     /// Then nothing may be acknowledged.
     pub(super) fn check_files(&mut self) -> Result<(), StoreError> {
         self.keep_lock()?;
+        self.mend_index()?;
         let Err(mut mismatch) = self.files.check() else { return Ok(()) };
         if mismatch.change == Change::Cut && self.is_shortened_by_another() {
             match self.files.check() {
@@ -32,6 +33,8 @@ impl SqliteStore {
     /// # Errors
     /// Then it must not be acknowledged.
     pub(super) fn check_commit(&mut self) -> Result<(), StoreError> {
+        // It may have grown.
+        self.mend_index()?;
         match self.files.check_holders() {
             Ok(()) => Ok(()),
             Err(_) => self.check_files(),
@@ -42,6 +45,27 @@ impl SqliteStore {
     pub(super) fn compare_files(&mut self) -> Result<(), StoreError> {
         let checked = self.files.check();
         checked.map_err(|mismatch| self.lost(&mismatch))
+    }
+
+    /// Makes the index of the WAL as long as SQLite has mapped it, where it was cut. What comes between this and the next touch is
+    /// not seen.
+    ///
+    /// # Errors
+    /// Then SQLite must not touch the file.
+    pub(super) fn mend_index(&mut self) -> Result<(), StoreError> {
+        if self.file.is_none() {
+            return Ok(());
+        }
+        match self.files.mend_index() {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(
+                "SQLite file {}: its index {}-shm was cut while it was used; it is made again from the WAL, and nothing is lost",
+                self.path.display(),
+                self.path.display()
+            ),
+            Err(mismatch) => return Err(self.lost(&mismatch)),
+        }
+        Ok(())
     }
 
     /// Another server must not be able to lock the same database.
@@ -74,8 +98,21 @@ impl SqliteStore {
         true
     }
 
-    /// A WAL that was removed is still open: what it holds is copied into the database, and another one is begun.
+    /// A WAL that was removed is still open: what it holds is copied into the database, and another one is begun. An index that
+    /// was replaced may be that of a program which uses the same WAL: nothing is copied by the old one, and it is opened anew.
     fn repair(&mut self, mismatch: &Mismatch) -> Result<(), StoreError> {
+        if mismatch.part == Part::Index && matches!(mismatch.change, Change::Replaced(_)) {
+            if let Some(file) = self.file.take() {
+                file.close_untouched();
+            }
+            self.files.forget_index();
+            self.file = Some(self.opened()?);
+            tracing::warn!(
+                "SQLite file {}: {mismatch}; it is made again from the WAL, and nothing is lost",
+                self.path.display()
+            );
+            return Ok(());
+        }
         let is_free = matches!(mismatch.change, Change::Gone | Change::Replaced(0));
         if mismatch.part == Part::Database || !is_free {
             return Err(self.lost(mismatch));
@@ -126,6 +163,9 @@ impl SqliteStore {
 
     /// See [`Store::room`](crate::store::Store::room).
     pub(super) fn room_for(&mut self, bytes: u64) -> Room {
+        if self.mend_index().is_err() {
+            return Room::Unknown;
+        }
         let room = self.room_now(bytes);
         if !matches!(room, Room::Short(_)) {
             self.enlarge_reserve();
