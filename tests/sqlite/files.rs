@@ -160,7 +160,7 @@ fn a_lock_file_that_is_removed_is_made_again() {
 /// SQLite has it mapped: without its pages the process would end. What is left of the header must not be believed.
 #[test]
 fn an_index_that_is_cut_is_made_again_and_nothing_is_lost() {
-    for length in [0, 1, 200, 32768] {
+    for length in [0, 200, 32768] {
         let place = Place::new();
         let mut store = with_jobs(&place);
         // More pages than the first part of the index has names for.
