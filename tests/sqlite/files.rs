@@ -208,7 +208,7 @@ fn an_index_that_is_replaced_is_made_again_and_nothing_is_lost() {
     };
     let changes: [Change<'_>; 3] = [
         &|place| fs::write(place.beside("-shm"), b"something else").unwrap(),
-        &|place| fs::write(place.beside("-shm"), [7; 32768]).unwrap(),
+        &|place| fs::write(place.beside("-shm"), vec![7; 32768]).unwrap(),
         &by_another,
     ];
     for change in changes {
