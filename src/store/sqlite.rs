@@ -83,7 +83,7 @@ pub struct SqliteStore {
     file: Option<OpenFile>,
     /// Whether input or output has failed since the file was last known to be complete.
     failed: bool,
-    /// Held by the one that keeps jobs, also while the file is closed; `None` for one that looks.
+    /// Held by the one that keeps jobs, also while the file is closed, and released after `file` above; `None` for one that looks.
     lock: Option<LockFile>,
     /// What is open, and how much of it is there.
     files: Files,
@@ -170,6 +170,7 @@ impl SqliteStore {
         what: &str,
         work: impl FnOnce(&mut OpenFile) -> Result<T, Trouble>,
     ) -> Result<T, StoreError> {
+        self.mend_index()?;
         let mut file = match self.file.take() {
             Some(file) => file,
             None => self.opened()?,
@@ -196,6 +197,17 @@ impl SqliteStore {
         let error = trouble.report(&self.path, what);
         self.failed |= trouble.is_io() && !trouble.leaves_file_usable(error.failure);
         error
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        // Closing copies the WAL into the database.
+        if self.mend_index().is_err()
+            && let Some(file) = self.file.take()
+        {
+            file.close_untouched();
+        }
     }
 }
 

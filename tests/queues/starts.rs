@@ -35,7 +35,11 @@ pub(crate) fn a_queue_has_one_server() {
     assert_fails(&second, &said);
     assert_eq!(second.status.code(), Some(1));
     assert!(second_site.read("log").contains("cannot start"), "{}", second_site.read("log"));
-    // The first has not noticed.
+    // Nor does it help that the lock file is removed.
+    fs::remove_file(format!("{path}.lock")).expect("a lock file");
+    let second = second_site.run(&[&arguments[..], &words(&options)].concat());
+    assert_fails(&second, &[&path, "another server", "its lock file was removed", "choose another file or port"]);
+    // The first serves on.
     let handles = submit(&mut first.connect(), &[job(FUNCTION, "u", b"w")]);
     stop(&first_site, first);
     // Nor is the file in the way of the next one.

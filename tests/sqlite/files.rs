@@ -2,6 +2,7 @@
 //! again, and where all of it is still there it is made right.
 
 use std::fs::{self, OpenOptions};
+use std::process::Command;
 
 use gearmand::job_server::StoreFailure;
 use gearmand::store::location::Access;
@@ -172,9 +173,85 @@ fn a_lock_file_that_is_removed_is_made_again() {
     fs::remove_file(place.beside(".lock")).unwrap();
     add(&mut *store, &[Kept::plain(3)]).unwrap();
     assert_eq!(own(&place.path).map(drop).unwrap_err().failure, StoreFailure::Locked);
+    // Nor while nothing is committed: the database is locked, too.
+    fs::remove_file(place.beside(".lock")).unwrap();
+    let error = own(&place.path).map(drop).unwrap_err();
+    assert_eq!(error.failure, StoreFailure::Locked);
+    assert!(error.text.contains("its lock file was removed"), "{error}");
+    // Other programs do not notice.
+    place.raw().execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+    add(&mut *store, &[Kept::plain(4)]).unwrap();
     // Where another server was faster, this one takes no more jobs.
     fs::remove_file(place.beside(".lock")).unwrap();
     let lock = OpenOptions::new().create(true).truncate(true).write(true).open(place.beside(".lock")).unwrap();
     lock.lock().unwrap();
-    assert_eq!(add(&mut *store, &[Kept::plain(4)]).unwrap_err().failure, StoreFailure::Locked);
+    assert_eq!(add(&mut *store, &[Kept::plain(5)]).unwrap_err().failure, StoreFailure::Locked);
+}
+
+/// SQLite has it mapped: without its pages the process would end. What is left of the header must not be believed.
+#[test]
+fn an_index_that_is_cut_is_made_again_and_nothing_is_lost() {
+    for length in [0, 200, 32768] {
+        let place = Place::new();
+        let mut store = with_jobs(&place);
+        // More pages than the first part of the index has names for.
+        let large = Kept { workload: vec![b'w'; 20 << 20], ..Kept::plain(3) };
+        add(&mut *store, std::slice::from_ref(&large)).unwrap();
+        let index = place.beside("-shm");
+        let before = fs::metadata(&index).unwrap().len();
+        assert!(before > 32768, "{before}");
+        let cut = || OpenOptions::new().write(true).open(&index).unwrap().set_len(length).unwrap();
+        cut();
+        add(&mut *store, &[Kept::plain(4)]).unwrap();
+        assert_eq!(fs::metadata(&index).unwrap().len(), before);
+        cut();
+        assert_eq!(store.load(&[large.key()], 64 << 20).unwrap()[0].as_deref(), Some(&large.workload[..]));
+        cut();
+        store.idle().unwrap();
+        cut();
+        store.rest().unwrap();
+        cut();
+        store.set_reserve(Some(1 << 20));
+        let _ = store.room(1);
+        cut();
+        let _ = store.room(1);
+        // Where it is not found any more, too.
+        cut();
+        fs::remove_file(&index).unwrap();
+        add(&mut *store, &[Kept::plain(5)]).unwrap();
+        cut();
+        drop(store);
+        assert_eq!(
+            replay(&mut *place.own()).0,
+            [Kept::plain(1), Kept::plain(2), large, Kept::plain(4), Kept::plain(5)]
+        );
+    }
+}
+
+/// It holds nothing that is not in the WAL, and another program may have made it.
+#[test]
+fn an_index_that_is_replaced_is_made_again_and_nothing_is_lost() {
+    let by_another = |place: &Place| {
+        let mut sqlite = Command::new("sqlite3");
+        let output = sqlite.arg(&place.path).arg("SELECT count(*) FROM gearman_queue").output().expect("sqlite3");
+        assert_eq!(output.stdout, b"2\n", "{output:?}");
+        assert!(fs::metadata(place.beside("-shm")).unwrap().len() > 0);
+    };
+    let changes: [Change<'_>; 3] = [
+        &|place| fs::write(place.beside("-shm"), b"something else").unwrap(),
+        &|place| fs::write(place.beside("-shm"), vec![7; 32768]).unwrap(),
+        &by_another,
+    ];
+    for change in changes {
+        let place = Place::new();
+        let mut store = with_jobs(&place);
+        fs::remove_file(place.beside("-shm")).unwrap();
+        change(&place);
+        add(&mut *store, &[Kept::plain(3)]).unwrap();
+        add(&mut *store, &[Kept::plain(4)]).unwrap();
+        let seen = replay(&mut *open(&place.path, false, Access::Read).unwrap()).0;
+        assert_eq!(seen, [1, 2, 3, 4].map(Kept::plain));
+        drop(store);
+        assert_eq!(replay(&mut *place.own()).0, [1, 2, 3, 4].map(Kept::plain));
+    }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{AccessFlags, eaccess};
 use rusqlite::{ErrorCode, ffi};
 
 use super::reserve::is_full;
@@ -30,7 +31,10 @@ fn not_openable(path: &Path, error: &rusqlite::Error) -> Option<String> {
     }
     match std::fs::metadata(path) {
         Ok(file) if file.is_dir() => Some("it is a directory; name a file".to_owned()),
-        Ok(_) => std::fs::File::open(path).err().map(|error| format!("{error}; let this user read and write it")),
+        // Opening it to find out would release the locks that this process has on it, once it is closed.
+        Ok(_) => eaccess(path, AccessFlags::R_OK)
+            .err()
+            .map(|error| format!("{}; let this user read and write it", io::Error::from(error))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let has_directory = path.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent.is_dir());
             Some(format!("{error}; {}", if has_directory { "name another file" } else { "make its directory" }))

@@ -3,13 +3,20 @@
 //! A file that was removed, moved away or replaced goes on taking jobs, and nobody finds them again. So does a WAL that was cut:
 //! SQLite appends behind the hole. Each commit looks before and after, which takes a few microseconds: a job that went into
 //! such a file is not acknowledged.
+//!
+//! The index of the WAL is mapped into memory: where it was cut the kernel ends the process with SIGBUS at the next touch. So its
+//! length is looked at before SQLite touches it.
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::Metadata;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use nix::libc::{O_NOFOLLOW, O_PATH, off_t};
+use nix::unistd::truncate;
 
 /// A file of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +80,41 @@ impl Known {
     }
 }
 
+/// The index of the WAL as it was opened, wherever it is now.
+#[derive(Debug)]
+struct Index {
+    /// Only names the file (`O_PATH`): closing any other descriptor of it would release the locks that SQLite holds on it.
+    file: File,
+    /// How many bytes SQLite may have mapped.
+    length: u64,
+}
+
+impl Index {
+    fn open(path: &Path) -> Option<Self> {
+        let file = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path).ok()?;
+        let length = file.metadata().ok()?.len();
+        Some(Self { file, length })
+    }
+
+    /// Makes it as long as it was. All of it is then zeros, also what the cut has left: SQLite makes an index without a header anew
+    /// from the WAL, and would believe one that has its header and not the rest.
+    fn extend(&self) -> io::Result<()> {
+        let name = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let length = off_t::try_from(self.length).map_err(io::Error::other)?;
+        truncate(name.as_str(), 0)?;
+        truncate(name.as_str(), length)?;
+        Ok(())
+    }
+}
+
 /// The files of a store, once they are open.
 #[derive(Debug)]
 pub(super) struct Files {
     paths: [PathBuf; 3],
     /// `None` for a file that is not open, or that was not there.
     known: [Option<Known>; 3],
+    /// `None` where it is not open.
+    index: Option<Index>,
 }
 
 impl Files {
@@ -88,7 +124,7 @@ impl Files {
             name.push(end);
             PathBuf::from(name)
         };
-        Self { paths: ["", "-wal", "-shm"].map(with), known: [None; 3] }
+        Self { paths: ["", "-wal", "-shm"].map(with), known: [None; 3], index: None }
     }
 
     /// Notes the files as they are now, since they have just been opened.
@@ -99,6 +135,25 @@ impl Files {
         if let Some(index) = &mut self.known[Part::Index as usize] {
             index.length = 0;
         }
+        self.index = Index::open(&self.paths[Part::Index as usize]);
+    }
+
+    /// Makes the index as long as it was if it was cut, and says whether it was. Only while a connection is open: without one
+    /// other programs may cut it.
+    ///
+    /// # Errors
+    /// Where that fails. Then SQLite must not touch it.
+    pub(super) fn mend_index(&mut self) -> Result<bool, Mismatch> {
+        let Some(index) = &mut self.index else { return Ok(false) };
+        let cut =
+            || Mismatch { part: Part::Index, change: Change::Cut, path: self.paths[Part::Index as usize].clone() };
+        let length = index.file.metadata().map_err(|_| cut())?.len();
+        if length >= index.length {
+            index.length = length;
+            return Ok(false);
+        }
+        index.extend().map_err(|_| cut())?;
+        Ok(true)
     }
 
     /// So many bytes of the WAL are needed from now on.
@@ -111,7 +166,13 @@ impl Files {
     /// The WAL and its index are closed, and all that they held is in the database.
     pub(super) fn forget_wal(&mut self) {
         self.known[Part::Wal as usize] = None;
+        self.forget_index();
+    }
+
+    /// The index is closed. It holds nothing that is not in the WAL.
+    pub(super) fn forget_index(&mut self) {
         self.known[Part::Index as usize] = None;
+        self.index = None;
     }
 
     /// The database may be shorter than it was: somebody has compacted it.

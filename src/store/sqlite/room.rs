@@ -4,7 +4,6 @@ use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::files::{Change, Mismatch, Part};
-use super::lock::LockFile;
 use super::open::OpenFile;
 use super::{SqliteStore, read};
 use crate::job_server::{JobKey, StoreFailure};
@@ -34,6 +33,7 @@ impl SqliteStore {
     /// Then nothing may be acknowledged.
     pub(super) fn check_files(&mut self) -> Result<(), StoreError> {
         self.keep_lock()?;
+        self.mend_index()?;
         let Err(mut mismatch) = self.files.check() else { return Ok(()) };
         if mismatch.change == Change::Cut && self.is_shortened_by_another() {
             match self.files.check() {
@@ -49,6 +49,8 @@ impl SqliteStore {
     /// # Errors
     /// Then it must not be acknowledged.
     pub(super) fn check_commit(&mut self) -> Result<(), StoreError> {
+        // It may have grown.
+        self.mend_index()?;
         match self.files.check_holders() {
             Ok(()) => Ok(()),
             Err(_) => self.check_files(),
@@ -61,12 +63,31 @@ impl SqliteStore {
         checked.map_err(|mismatch| self.lost(&mismatch))
     }
 
-    /// Another server must not be able to lock the same database.
-    fn keep_lock(&mut self) -> Result<(), StoreError> {
-        if self.lock.as_ref().is_none_or(|lock| lock.is_in_place(&self.path)) {
+    /// Makes the index of the WAL as long as SQLite has mapped it, where it was cut. What comes between this and the next touch is
+    /// not seen.
+    ///
+    /// # Errors
+    /// Then SQLite must not touch the file.
+    pub(super) fn mend_index(&mut self) -> Result<(), StoreError> {
+        if self.file.is_none() {
             return Ok(());
         }
-        self.lock = Some(LockFile::take(&self.path)?);
+        match self.files.mend_index() {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(
+                "SQLite file {}: its index {}-shm was cut while it was used; it is made again from the WAL, and nothing is lost",
+                self.path.display(),
+                self.path.display()
+            ),
+            Err(mismatch) => return Err(self.lost(&mismatch)),
+        }
+        Ok(())
+    }
+
+    /// Another server must not be able to lock the same database.
+    fn keep_lock(&mut self) -> Result<(), StoreError> {
+        let Some(lock) = self.lock.as_mut().filter(|lock| !lock.is_in_place(&self.path)) else { return Ok(()) };
+        lock.take_again(&self.path)?;
         tracing::warn!(
             "SQLite file {}: its lock file was removed while it was used, and was made again",
             self.path.display()
@@ -93,8 +114,21 @@ impl SqliteStore {
         true
     }
 
-    /// A WAL that was removed is still open: what it holds is copied into the database, and another one is begun.
+    /// A WAL that was removed is still open: what it holds is copied into the database, and another one is begun. An index that
+    /// was replaced may be that of a program which uses the same WAL: nothing is copied by the old one, and it is opened anew.
     fn repair(&mut self, mismatch: &Mismatch) -> Result<(), StoreError> {
+        if mismatch.part == Part::Index && matches!(mismatch.change, Change::Replaced(_)) {
+            if let Some(file) = self.file.take() {
+                file.close_untouched();
+            }
+            self.files.forget_index();
+            self.file = Some(self.opened()?);
+            tracing::warn!(
+                "SQLite file {}: {mismatch}; it is made again from the WAL, and nothing is lost",
+                self.path.display()
+            );
+            return Ok(());
+        }
         let is_free = matches!(mismatch.change, Change::Gone | Change::Replaced(0));
         if mismatch.part == Part::Database || !is_free {
             return Err(self.lost(mismatch));
@@ -157,6 +191,9 @@ impl SqliteStore {
     }
 
     fn find_room(&mut self, wanted: Wanted) -> Room {
+        if self.mend_index().is_err() {
+            return Room::Unknown;
+        }
         let room = self.room_now(wanted);
         if !matches!(room, Room::Short(_)) {
             self.enlarge_reserve();
