@@ -66,7 +66,10 @@ fn queues_that_cannot_be_had_name_the_way_out() {
         (["-q", "LibTokyoCabinet"], vec!["LibTokyoCabinet", "gone for good", "leave the option out"]),
         (["-q", "libdrizzle"], vec!["gone for good"]),
         (["-q", "mariadb"], vec!["no such queue", "write MySQL, or"]),
-        (["-q", "sqlite"], vec!["no such queue", "write libsqlite3, or", "builtin, libsqlite3, Postgres, MySQL, redis"]),
+        (
+            ["-q", "sqlite"],
+            vec!["no such queue", "write libsqlite3, or", "builtin, libsqlite3, Postgres, MySQL, redis"],
+        ),
         (["-q", "Postgres"], vec!["command line", "--libpq-conninfo"]),
         (["-q", "MySQL"], vec!["command line", "--mysql-db"]),
     ] {
