@@ -186,8 +186,8 @@ impl Signals {
     /// Waits for one that ends the process at once.
     async fn end(&mut self) {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => audit!("SIGTERM received, stopping before the start is done"),
+            _ = self.interrupt.recv() => audit!("SIGINT received, stopping before the start is done"),
         }
     }
 }
@@ -345,14 +345,18 @@ impl Daemon {
     }
 
     async fn next_call(&mut self) -> Call {
-        tokio::select! {
-            _ = self.signals.terminate.recv() => Call::Stop,
-            _ = self.signals.interrupt.recv() => Call::Stop,
-            _ = self.signals.drain.recv() => Call::Drain,
-            _ = self.signals.reload.recv() => Call::Reload,
-            Some(graceful) = self.shutdown_commands.recv() => if graceful { Call::Drain } else { Call::Stop },
-            () = tick(&mut self.watchdog) => Call::Watchdog,
-        }
+        let (signal, call) = tokio::select! {
+            _ = self.signals.terminate.recv() => ("SIGTERM", Call::Stop),
+            _ = self.signals.interrupt.recv() => ("SIGINT", Call::Stop),
+            _ = self.signals.drain.recv() => ("SIGUSR1", Call::Drain),
+            // Logged in the file that it opens.
+            _ = self.signals.reload.recv() => return Call::Reload,
+            // Logged with whoever sent it.
+            Some(graceful) = self.shutdown_commands.recv() => return if graceful { Call::Drain } else { Call::Stop },
+            () = tick(&mut self.watchdog) => return Call::Watchdog,
+        };
+        audit!("{signal} received");
+        call
     }
 
     /// Takes no new connections and no new jobs, and waits until those that are there are done, or for as long as it may.
@@ -438,11 +442,17 @@ impl Daemon {
                 for warning in &reload.resolved.warnings {
                     warn!("{warning}");
                 }
+                if reload.needs_restart.is_empty() && reload.changed.is_empty() {
+                    audit!("the configuration was read again: no setting has changed");
+                }
                 if !reload.needs_restart.is_empty() {
-                    audit!("these settings changed, and need a restart: {}", reload.needs_restart.join(", "));
+                    audit!(
+                        "the configuration was read again: these settings changed, and need a restart: {}",
+                        reload.needs_restart.join(", ")
+                    );
                 }
                 if !reload.changed.is_empty() {
-                    audit!("these settings changed: {}", reload.changed.join(", "));
+                    audit!("the configuration was read again: these settings changed: {}", reload.changed.join(", "));
                 }
                 self.resolved = reload.resolved;
                 self.apply_settings();

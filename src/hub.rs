@@ -169,8 +169,17 @@ impl Effects for World<'_> {
                 let why = "somebody else has removed it there";
                 (Level::ERROR, format!("Job is not in the store any more, dropped: {handle} {unique}: function {function}, {why}"))
             }
-            Event::JobTimedOut { handle, unique } => {
-                (Level::WARN, format!("Worker timeout reached on job, requeueing: {handle} {}", unique.escape_ascii()))
+            Event::JobTimedOut { function, handle, unique, worker, connection, timeout_ms } => {
+                let text = format!(
+                    "Worker timeout reached on job, requeueing: {handle} {}: function {}, worker {}-{} at {}, which had \
+                     {timeout_ms} ms for it (CAN_DO_TIMEOUT)",
+                    unique.escape_ascii(),
+                    function.as_bytes().escape_ascii(),
+                    worker.slot,
+                    worker.generation,
+                    connection.name(),
+                );
+                (Level::WARN, text)
             }
             Event::JobIsTwin { handle, unique } => {
                 let unique = unique.escape_ascii();

@@ -136,13 +136,33 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
     };
     match prepare(&resolved, inherited) {
         Ok(ready) => run(sources, resolved, ready, readiness),
-        Err(failure) => match readiness {
-            Some(readiness) => {
-                readiness.failed(&failure);
-                Ok(ExitCode::FAILURE)
-            }
-            None => Err(failure),
-        },
+        Err(failure) => {
+            log_refusal(&resolved.config, &failure);
+            let Some(readiness) = readiness else { return Err(failure) };
+            readiness.failed(&failure);
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Says in the log file, as the user that the server would have become, why it does not start: whoever looks for it there may not
+/// see what the service manager does with standard error.
+fn log_refusal(config: &Config, failure: &str) {
+    if !matches!(config.log.log_file, LogTarget::File(_)) {
+        return;
+    }
+    if let Some(user) = config.process.user.as_deref() {
+        // A file of root's would keep the next start from its log.
+        let became = Account::find(user).ok().is_some_and(|account| drop_to(&account).is_ok());
+        if !became {
+            return;
+        }
+    }
+    let settings = logging::Settings { tells_terminal: false, ..log_settings(config) };
+    // Without a log there is standard error, where it is said in any case.
+    if let Ok(log) = logging::init(&settings) {
+        tracing::error!("cannot start: {failure}");
+        log.finish();
     }
 }
 
@@ -267,6 +287,8 @@ fn log_settings(config: &Config) -> logging::Settings {
 fn print_manual(man: &Man) -> Result<(), Failure> {
     let pages = config::pages(Cli::command()).map_err(|error| format!("cannot write the manual pages: {error}"))?;
     if let Some(directory) = &man.directory {
+        let made = std::fs::create_dir_all(directory);
+        made.map_err(|error| format!("cannot make the directory {}: {error}", directory.display()))?;
         for page in pages {
             let path = directory.join(page.file_name());
             std::fs::write(&path, page.text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;

@@ -10,6 +10,7 @@ use super::audit::AuditLog;
 use crate::job_server::{ControlError, DropFunction, Now, Piece, Place, StoreFailure, Who, Withholding};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
+use crate::protocol::text::escaped;
 pub use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// A wish of the operator's. Names are bytes, as they come.
@@ -275,25 +276,25 @@ impl Drop for Task {
 }
 
 impl fmt::Display for Control {
-    /// Writes it as the text command says it.
+    /// Writes it as the text command says it, with names as the tables show them: they can be given back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pause { function, paused: true } => write!(f, "pause {}", function.escape_ascii()),
-            Self::Pause { function, paused: false } => write!(f, "resume {}", function.escape_ascii()),
-            Self::LimitRunning { function, most } => write!(f, "limit running {} {most}", function.escape_ascii()),
+            Self::Pause { function, paused: true } => write!(f, "pause {}", escaped(function)),
+            Self::Pause { function, paused: false } => write!(f, "resume {}", escaped(function)),
+            Self::LimitRunning { function, most } => write!(f, "limit running {} {most}", escaped(function)),
             Self::LimitQueue { function, limits: [high, normal, low] } => {
-                write!(f, "maxqueue {} {high} {normal} {low}", function.escape_ascii())
+                write!(f, "maxqueue {} {high} {normal} {low}", escaped(function))
             }
-            Self::CreateFunction { function } => write!(f, "create function {}", function.escape_ascii()),
-            Self::DropFunction { function } => write!(f, "drop function {}", function.escape_ascii()),
-            Self::CancelJob { handle } => write!(f, "cancel job {}", handle.escape_ascii()),
-            Self::CancelJobs { function } => write!(f, "cancel jobs {}", function.escape_ascii()),
-            Self::MoveJob { handle, to } => write!(f, "move job {} {}", handle.escape_ascii(), to.escape_ascii()),
-            Self::MoveJobs { from, to } => write!(f, "move jobs {} {}", from.escape_ascii(), to.escape_ascii()),
+            Self::CreateFunction { function } => write!(f, "create function {}", escaped(function)),
+            Self::DropFunction { function } => write!(f, "drop function {}", escaped(function)),
+            Self::CancelJob { handle } => write!(f, "cancel job {}", escaped(handle)),
+            Self::CancelJobs { function } => write!(f, "cancel jobs {}", escaped(function)),
+            Self::MoveJob { handle, to } => write!(f, "move job {} {}", escaped(handle), escaped(to)),
+            Self::MoveJobs { from, to } => write!(f, "move jobs {} {}", escaped(from), escaped(to)),
             Self::SetPriority { handle, priority } => {
-                write!(f, "priority job {} {}", handle.escape_ascii(), priority.name())
+                write!(f, "priority job {} {}", escaped(handle), priority.name())
             }
-            Self::RunNow { handle } => write!(f, "run job {}", handle.escape_ascii()),
+            Self::RunNow { handle } => write!(f, "run job {}", escaped(handle)),
             Self::Withhold { who, function, how } => {
                 let verb = match how {
                     Withholding::Disabled => "disable",
@@ -310,10 +311,10 @@ impl fmt::Display for Control {
 fn write_workers(f: &mut fmt::Formatter<'_>, verb: &str, who: &Who, function: Option<&[u8]>) -> fmt::Result {
     match who {
         Who::Connection(id) => write!(f, "{verb} connection:{}-{}", id.slot, id.generation)?,
-        Who::Client(id) => write!(f, "{verb} client:{}", id.escape_ascii())?,
+        Who::Client(id) => write!(f, "{verb} client:{}", escaped(id))?,
         Who::Host(address) => write!(f, "{verb} host:{}", address.escape_default())?,
     }
-    function.map_or(Ok(()), |function| write!(f, " {}", function.escape_ascii()))
+    function.map_or(Ok(()), |function| write!(f, " {}", escaped(function)))
 }
 
 /// What connections through a UNIX socket show for an address.

@@ -145,9 +145,10 @@ impl Admin {
             AdminCommand::ShowFunctions => return Some(Rest::Table(Table::functions(&self.look, out))),
             AdminCommand::ShowWorkers => return Some(Rest::Table(Table::workers(&self.look, out))),
             AdminCommand::ShowRules => return Some(Rest::Table(Table::rules(&self.look, out))),
-            AdminCommand::ListJobs(filters) => {
-                return Some(Rest::Table(Table::jobs(&filters, self.filter_names(&filters), out)));
-            }
+            AdminCommand::ListJobs(filters) => match self.filter_names(&filters) {
+                Ok(names) => return Some(Rest::Table(Table::jobs(&filters, names, out))),
+                Err(unclear) => write_unclear(unclear, out),
+            },
             AdminCommand::Control(command) => match self.control(&command) {
                 Ok(control) => return Some(Rest::Task(self.begin(control, actor(peer)), Words::Control)),
                 Err(unclear) => write_unclear(unclear, out),
@@ -353,6 +354,11 @@ fn actor(peer: &str) -> String {
 fn write_unclear(unclear: Unclear, out: &mut Vec<u8>) {
     match unclear {
         Unclear::Host(wanted) => text::AdminError::BadArgument(wanted).write(out),
+        Unclear::Ambiguous { typed, read } => {
+            let message =
+                format!("Two names that exist can be meant: {typed} is the one with the backslash, {read} the other");
+            text::write_error("AMBIGUOUS_NAME", &message, out);
+        }
         Unclear::Missing(error) => {
             let message =
                 format!("{}, neither as typed nor with \\xNN read as a byte", capitalised(&error.to_string()));

@@ -87,10 +87,18 @@ impl FromStr for ListenArgument {
         if text.contains("://") {
             return Err("write the address without a scheme, such as 10.0.0.1:4730".to_owned());
         }
+        if text.contains(['"', '\'']) {
+            return Err("an address has no quotes; leave them out".to_owned());
+        }
         let (host, port) = split_port(text)?;
         let port = port.map(self::port).transpose()?;
         if host == "*" {
             return Ok(Self::All { port });
+        }
+        if let (true, Some(port)) = (host.is_empty(), port) {
+            return Err(format!(
+                "an address stands before the port; write *:{port} (all addresses) or 127.0.0.1:{port} (this machine only)"
+            ));
         }
         if let Ok(address) = host.parse() {
             return Ok(Self::Ip { address, port });

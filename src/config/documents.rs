@@ -43,6 +43,7 @@ fn document(option: Arg) -> Arg {
         "protocol" => vec!["http"],
         "queue_type" => KINDS.iter().map(|(name, _)| *name).collect(),
         "durability" => levels.to_vec(),
+        "http_metrics_functions" => vec!["none", "all", "top:"],
         _ => Vec::new(),
     };
     if !values.is_empty() {

@@ -78,6 +78,11 @@ impl FromStr for HttpListen {
         if text == "off" {
             return Ok(Self::Off);
         }
+        if ["on", "yes", "true", "no", "false", "none"].iter().any(|word| text.eq_ignore_ascii_case(word)) {
+            return Err(format!(
+                "write off, or an address: 127.0.0.1:{DEFAULT_PORT} (this machine only) or *:{DEFAULT_PORT} (all addresses)"
+            ));
+        }
         match text.parse()? {
             ListenArgument::Unix(_) => Err("HTTP is served over TCP; give an address, or off".to_owned()),
             address => Ok(Self::At(address)),

@@ -26,6 +26,18 @@ pub(super) const KINDS: [(&str, bool); 5] = [
     ("redis", cfg!(feature = "redis")),
 ];
 
+/// What people call the kinds of queues.
+const OTHER_NAMES: [(&str, &str); 8] = [
+    ("sqlite", "libsqlite3"),
+    ("sqlite3", "libsqlite3"),
+    ("mariadb", "MySQL"),
+    ("postgresql", "Postgres"),
+    ("pgsql", "Postgres"),
+    ("libpq", "Postgres"),
+    ("valkey", "redis"),
+    ("memory", "builtin"),
+];
+
 /// The kinds of gearmand's queues that are gone.
 const GONE: [&str; 3] = ["libmemcached", "libtokyocabinet", "libdrizzle"];
 
@@ -51,8 +63,8 @@ pub(super) struct QueueArgs {
 
     /// When a background job is acknowledged: always (it is on the disk), interval:TIME (it will be by then), off (the system writes it when it likes)
     ///
-    /// None of them loses a job when the server is killed. A power cut loses nothing with always, and with interval at
-    /// most what came in that time.
+    /// A number without a unit counts milliseconds: interval:50 is interval:50ms. None of them loses a job when the server is
+    /// killed. A power cut loses nothing with always, and with interval at most what came in that time.
     #[arg(long, value_name = "LEVEL", default_value = "always")]
     pub(super) durability: Durability,
 
@@ -246,8 +258,10 @@ pub(super) fn refuse(name: &str) -> Option<String> {
             built_kinds()
         ));
     }
+    let meant = OTHER_NAMES.iter().find(|(other, _)| known(other)).map(|(_, kind)| format!("write {kind}, or "));
     Some(format!(
-        "there is no such queue; leave the option out for a durable queue in a file, or take one of: {}",
+        "there is no such queue; {}leave the option out for a durable queue in a file, or take one of: {}",
+        meant.unwrap_or_default(),
         built_kinds()
     ))
 }

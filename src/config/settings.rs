@@ -8,6 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::args;
 use super::error::{ConfigError, Origin};
+use super::file::mistakes::{self, Quotes};
 use super::queue;
 use super::value;
 
@@ -118,9 +119,13 @@ impl Settings {
         match self.check(setting, value) {
             Ok(value) => entries.push(Entry { name: setting.name.to_owned(), value, origin: origin.clone() }),
             Err(reason) => findings.errors.push(ConfigError::BadValue {
+                // Quotes that are a part of the value are often why.
+                reason: match mistakes::quotes(&value.to_string_lossy()) {
+                    Quotes::Plain => format!("{reason}; write it without quotes here"),
+                    Quotes::None | Quotes::Typographic(_) => reason,
+                },
                 name: setting.name.to_owned(),
                 value: if queue::is_secret(setting.name) { "***".into() } else { value.to_string_lossy().into_owned() },
-                reason,
                 origin: origin.clone(),
             }),
         }

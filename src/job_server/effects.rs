@@ -58,10 +58,18 @@ pub enum Event<'a> {
     },
     /// A worker took longer than it may; the job is for the next one.
     JobTimedOut {
+        /// Its function.
+        function: &'a FunctionName,
         /// The job.
         handle: JobHandle<'a>,
         /// Its unique id.
         unique: &'a [u8],
+        /// The worker.
+        worker: ConnectionId,
+        /// What is known of it.
+        connection: &'a ConnectionGauges,
+        /// How long it might take, in milliseconds.
+        timeout_ms: u64,
     },
     /// A job that the store had is not there any more: somebody else has removed it. It is gone.
     JobVanished {

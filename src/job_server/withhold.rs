@@ -90,7 +90,7 @@ impl Rules {
 
 impl JobServer {
     /// Gives workers no jobs from now on, of one function or of any; those that they have go on. Returns how many workers
-    /// that concerns now.
+    /// that concerns now: those that offer the function.
     ///
     /// The rule lasts as long as the connection; one for a client id or a host until it is taken back with
     /// [`release`](Self::release). A second rule for the same workers and function takes the place of the first.
@@ -107,10 +107,12 @@ impl JobServer {
         how: Withholding,
         effects: &mut impl Effects,
     ) -> Result<usize, ControlError> {
-        if self.insert_rule(who, function, how)? {
-            self.store_rule(who, function.map(FunctionName::new).as_ref(), Some(how), effects);
+        let changed = self.insert_rule(who, function, how)?;
+        let function = function.map(FunctionName::new);
+        if changed {
+            self.store_rule(who, function.as_ref(), Some(how), effects);
         }
-        Ok(self.apply_rules_to(now, who, effects))
+        Ok(self.apply_rules_to(now, who, &[function], effects))
     }
 
     /// Makes a rule without telling anybody. Returns whether it is new, or another than before.
@@ -172,7 +174,10 @@ impl JobServer {
         for function in &released {
             self.store_rule(who, function.as_ref(), None, effects);
         }
-        if released.is_empty() { Err(ControlError::NoSuchRule) } else { Ok(self.apply_rules_to(now, who, effects)) }
+        if released.is_empty() {
+            return Err(ControlError::NoSuchRule);
+        }
+        Ok(self.apply_rules_to(now, who, &released, effects))
     }
 
     /// A bounded number of the rules by which workers get no jobs, those for connections first: the first ones, or those
@@ -227,16 +232,35 @@ impl JobServer {
         }
     }
 
-    /// The rules for some have changed. Returns how many workers these are.
-    fn apply_rules_to(&mut self, now: Now, who: &Who, effects: &mut impl Effects) -> usize {
+    /// The rules for some have changed, those for these functions; `None` is any. Returns how many workers these are that
+    /// offer one of them.
+    fn apply_rules_to(
+        &mut self,
+        now: Now,
+        who: &Who,
+        functions: &[Option<FunctionName>],
+        effects: &mut impl Effects,
+    ) -> usize {
         let meant = self.meant(who);
+        let concerned = self.count_concerned(&meant, functions);
         for connection in &meant {
             if !std::mem::replace(&mut self.connections[*connection as usize].has_stale_rules, true) {
                 self.rules.stale.push_back(self.id_of(*connection));
             }
         }
         self.go_on_with_rules(now, effects);
-        meant.len()
+        concerned
+    }
+
+    /// How many of these connections offer one of the functions; all of them where one is `None`, which is any.
+    fn count_concerned(&self, connections: &[u32], functions: &[Option<FunctionName>]) -> usize {
+        if functions.contains(&None) {
+            return connections.len();
+        }
+        let slots = functions.iter().flatten().filter_map(|name| self.function_names.get(name.as_bytes()).copied());
+        let slots: Vec<u32> = slots.collect();
+        let offers = |connection: u32| slots.iter().any(|slot| self.ability_slots.contains_key(&(connection, *slot)));
+        connections.iter().filter(|connection| offers(**connection)).count()
     }
 
     /// Goes on with a bounded number of the workers for which rules have changed. [`rules_place`](Self::rules_place) tells

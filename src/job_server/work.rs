@@ -405,7 +405,15 @@ impl JobServer {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
             let handle = job.handle(&self.prefixes);
-            effects.report(Event::JobTimedOut { handle, unique: job.unique() });
+            let Run { connection, since_us, deadline_us, .. } = self.runs[run as usize];
+            effects.report(Event::JobTimedOut {
+                function: &self.functions[job.function as usize].name,
+                handle,
+                unique: job.unique(),
+                worker: self.id_of(connection),
+                connection: &self.connections[connection as usize].gauges,
+                timeout_ms: deadline_us.unwrap_or(now.monotonic_us).saturating_sub(since_us) / 1000,
+            });
             self.tally(job.function, |counters| &counters.timed_out);
             self.runs[run as usize].gauges.counters.get_or_make().timed_out.bump(1);
             self.take_away(now, run, RunEnd::TimedOut, effects);

@@ -72,6 +72,14 @@ pub enum StateDirectoryError {
         /// What the system says.
         source: io::Error,
     },
+    /// Something else is in its place.
+    #[error("the state directory {} {what}, {OTHERWISE}", path.display())]
+    Unfit {
+        /// What is at its place.
+        path: PathBuf,
+        /// What that is, and what to do about it.
+        what: &'static str,
+    },
     /// It was named and cannot be made, or something else is in its place.
     #[error("cannot make the state directory {}: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
     Make {
@@ -167,6 +175,9 @@ pub fn prepare(
     let path = choose(environment, is_root)?;
     make(&path).map_err(|source| {
         let path = path.clone();
+        if let Some(what) = other_than_directory(&path) {
+            return StateDirectoryError::Unfit { path, what };
+        }
         let is_named =
             given(environment.state_directory.as_ref()).or(given(environment.xdg_state_home.as_ref())).is_some();
         if !is_named && is_missing(&path, environment) {
@@ -184,6 +195,18 @@ pub fn prepare(
         source: errno.into(),
     })?;
     Ok(path)
+}
+
+/// What is at this path in place of a directory; `None` where there is nothing or a directory, or it cannot be told.
+fn other_than_directory(path: &Path) -> Option<&'static str> {
+    let is_link = fs::symlink_metadata(path).ok()?.is_symlink();
+    match fs::metadata(path) {
+        Ok(there) => (!there.is_dir()).then_some("is not a directory; move away what is there"),
+        Err(error) if is_link && error.kind() == io::ErrorKind::NotFound => {
+            Some("is a link to something that is not there; mount or make what it leads to, or correct the link")
+        }
+        Err(_) => None,
+    }
 }
 
 /// Whether nothing is at this path. A link that leads nowhere is something, as where its disk is not mounted, and so is

@@ -164,12 +164,77 @@ fn a_name_that_looks_like_an_escape_is_the_one_that_exists() {
     }
     assert!(wire.text_answer(r"drain client:CORP\xade").starts_with("ERR NO_SUCH_WORKER "));
     assert_eq!(wire.text("show functions").lines().count(), 3);
-    // Where both exist, what is shown of each means that one.
+    // Where both exist, what is shown of each means that one, and no other word does.
     wire.send(packet::CAN_DO, b"Shop\\Export\xadapter");
     assert_eq!(wire.text_answer(&format!("pause {function}")), "OK\r\n");
     let paused = wire.text("show functions");
     let paused: Vec<_> = paused.lines().filter(|line| line.split('\t').nth(9) == Some("1")).collect();
     assert!(matches!(paused[..], [line] if line.starts_with(&format!("{function}\t"))), "{paused:?}");
+    for name in ["Abc", r"\x41bc"] {
+        wire.send(packet::CAN_DO, name.as_bytes());
+    }
+    wire.expect_nothing();
+    let ambiguous = "ERR AMBIGUOUS_NAME Two+names+that+exist+can+be+meant:+\\x5cx41bc+is+the+one+with+the+backslash,+Abc+the+other\r\n";
+    for command in [
+        r"pause \x41bc",
+        r"limit running \x41bc 1",
+        r"cancel jobs \x41bc",
+        r"move jobs \x41bc f",
+        r"list jobs function=\x41bc",
+        r"disable client:a \x41bc",
+    ] {
+        assert_eq!(wire.text_answer(command), ambiguous, "{command}");
+    }
+    for (word, shown) in [("Abc", "Abc"), (r"\x5cx41bc", r"\x5cx41bc")] {
+        assert_eq!(wire.text_answer(&format!("pause {word}")), "OK\r\n");
+        let functions = wire.text("show functions");
+        let row = functions.lines().find(|line| line.starts_with(&format!("{shown}\t"))).expect("a row");
+        assert_eq!(row.split('\t').nth(9), Some("1"), "{functions}");
+        assert_eq!(wire.text_answer(&format!("resume {word}")), "OK\r\n");
+    }
+}
+
+/// A rule for a function that none of its workers offers concerns nobody.
+#[test]
+fn a_rule_counts_the_workers_that_offer_its_function() {
+    let server = server(&[]);
+    let mut wire = worker(&server, &["f"]);
+    wire.send(packet::SET_CLIENT_ID, b"e");
+    let _other = worker(&server, &["g"]);
+    for (command, count) in [
+        ("disable client:e typo", 0),
+        ("drain client:e g", 0),
+        ("drain host:127.0.0.1 g", 1),
+        ("disable client:e f", 1),
+        ("drain host:127.0.0.1", 2),
+        ("enable client:e g", 0),
+        ("enable client:e", 1),
+        ("enable host:127.0.0.1 g", 1),
+        ("enable host:127.0.0.1", 2),
+    ] {
+        assert_eq!(wire.text_answer(command), format!("OK {count}\r\n"), "{command}");
+    }
+}
+
+/// What the log tells of an operator's word can be given again.
+#[test]
+fn the_log_writes_names_as_the_tables_do() {
+    let server = server(&[]);
+    let class = r"Shop\Export\xAdapter";
+    let mut wire = worker(&server, &[class, "", "caf\u{e9}"]);
+    wire.send(packet::SET_CLIENT_ID, "caf\u{e9} 1".as_bytes());
+    for command in [
+        r"pause Shop\Export\x5cxAdapter",
+        r"pause \e",
+        "limit running caf\u{e9} 3",
+        "disable client:caf\u{e9}\\x201 caf\u{e9}",
+        r"move jobs \e caf\xc3\xa9",
+    ] {
+        let answer = wire.text_answer(command);
+        assert!(answer.starts_with("OK"), "{command}: {answer}");
+        let line = format!("{}: done, ", command.replace(r"\xc3\xa9", "\u{e9}"));
+        wait_for(&line, || server.log().contains(&line).then_some(()));
+    }
 }
 
 /// Settings of what nobody uses: told as such, seen, and gone with the same command.

@@ -65,7 +65,11 @@ fn queues_that_cannot_be_had_name_the_way_out() {
         (["-q", "libmemcached"], vec!["command line", "libmemcached", "gone for good", "USR1", "libsqlite3, Postgres"]),
         (["-q", "LibTokyoCabinet"], vec!["LibTokyoCabinet", "gone for good", "leave the option out"]),
         (["-q", "libdrizzle"], vec!["gone for good"]),
-        (["-q", "sqlite"], vec!["no such queue", "builtin, libsqlite3, Postgres, MySQL, redis"]),
+        (["-q", "mariadb"], vec!["no such queue", "write MySQL, or"]),
+        (
+            ["-q", "sqlite"],
+            vec!["no such queue", "write libsqlite3, or", "builtin, libsqlite3, Postgres, MySQL, redis"],
+        ),
         (["-q", "Postgres"], vec!["command line", "--libpq-conninfo"]),
         (["-q", "MySQL"], vec!["command line", "--mysql-db"]),
     ] {

@@ -111,6 +111,8 @@ pub(crate) fn what_is_always_written() {
         [
             &listening[..],
             "SIGHUP, reopening log file",
+            "the configuration was read again: no setting has changed",
+            "SIGUSR1 received",
             "draining: no new jobs and connections are taken; jobs left: 0",
             "stopping; 1 jobs are kept for the next start",
             "stopped"

@@ -60,8 +60,10 @@ pub(crate) fn hangup_applies_changed_settings() {
     let log = site.read("log");
     let said = |words: &str, setting: &str| log.lines().any(|line| line.contains(words) && line.contains(setting));
     assert!(said("need a restart", "backlog"), "{log}");
-    assert!(said("settings changed", "max-jobs"), "{log}");
+    assert!(said("the configuration was read again: these settings changed", "max-jobs"), "{log}");
+    assert!(!log.contains("no setting has changed"), "{log}");
     server.terminate();
+    assert!(site.read("log").contains("SIGTERM received\n"), "{}", site.read("log"));
 }
 
 /// Nothing that a reload opens waits for somebody else.

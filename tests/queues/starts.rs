@@ -113,17 +113,20 @@ pub(crate) fn state_directories_that_cannot_be_used() {
     mode(&format!("unreadable/gearmand-{port}.sqlite3"), 0o000);
     symlink(site.path("not-mounted"), site.path("link")).expect("a link");
     for (variable, value, names) in [
-        ("STATE_DIRECTORY", "file", "file"),
+        ("STATE_DIRECTORY", "file", "file is not a directory"),
         ("STATE_DIRECTORY", "file/below", "file/below"),
         ("STATE_DIRECTORY", "read-only", "read-only"),
-        ("STATE_DIRECTORY", "link", "link"),
+        ("STATE_DIRECTORY", "link", "link is a link to something that is not there"),
         ("STATE_DIRECTORY", "unreadable", "unreadable"),
         ("XDG_STATE_HOME", "file", "file/gearmand"),
         ("HOME", "home", "home/.local/state/gearmand"),
     ] {
         // One that starts all the same is ended.
         let mut command = site.program("timeout");
-        command.args(["20", GEARMAND, "-p", &port, "-L", "127.0.0.1", "-l", "none"]);
+        let log = site.name("log");
+        site.write("log", "");
+        mode("log", 0o666);
+        command.args(["20", GEARMAND, "-p", &port, "-L", "127.0.0.1", "-l", &log]);
         for other in ["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME"] {
             command.env_remove(other);
         }
@@ -131,6 +134,8 @@ pub(crate) fn state_directories_that_cannot_be_used() {
         let output = as_ordinary_user(&mut command).output().expect("run the program");
         assert_eq!(output.status.code(), Some(1), "{variable}={value}");
         assert_fails(&output, &[&site.name(names), "--queue-type builtin"]);
+        let log = site.read("log");
+        assert!(log.contains("cannot start: ") && log.contains(&site.name(names)), "{log}");
     }
     mode(&format!("unreadable/gearmand-{port}.sqlite3"), 0o644);
     assert!(kept.iter().all(|path| fs::read_to_string(path).expect("a file") == "a queue"));

@@ -121,8 +121,25 @@ fn what_concerns_nothing_yet_is_told() {
         assert!(err.contains("A host is an IP address such as 10.0.0.1"), "{err}");
     }
     let mut client = Wire::connect(server.addr());
+    client.send(packet::CAN_DO, b"offered");
+    client.send(packet::SET_CLIENT_ID, b"e");
     client.send(packet::SUBMIT_JOB_BG, b"queued\0\0");
-    client.expect_type(packet::JOB_CREATED);
+    let (_, handle) = client.recv();
+    let handle = String::from_utf8(handle).expect("a handle");
+    // The text answers of these do not tell.
+    for (arguments, stdout, is_told) in [
+        (&["move-jobs", "queued", "misspelt"][..], "OK 1\n", true),
+        (&["move-jobs", "misspelt", "queued"], "OK 1\n", false),
+        (&["move-job", &handle, "mistyped"], "OK\n", true),
+        (&["move-job", &handle, "offered"], "OK\n", false),
+        (&["move-job", &handle, "queued"], "OK\n", false),
+        (&["disable", "client:e", "misspelt"], "OK 0\n", true),
+        (&["disable", "client:e", "offered"], "OK 1\n", false),
+    ] {
+        let (out, err, status) = run(&server, "admin", arguments);
+        assert_eq!((out.as_str(), status), (stdout, Some(0)), "{arguments:?}: {err}");
+        assert_eq!(err.contains("warning:"), is_told, "{arguments:?}: {err}");
+    }
     let (_, err, status) = run(&server, "admin", &["drop-function", "queued"]);
     assert!(status == Some(1) && err.contains("gearmand admin cancel-jobs queued"), "{err}");
 }

@@ -22,7 +22,7 @@ fn hasty_worker(server: &Server, timeout_ms: &str) -> Wire {
 
 #[test]
 fn a_job_is_taken_from_a_slow_worker_and_what_it_says_is_not_answered() {
-    let server = server(&[]);
+    let server = server(&["--verbose", "WARNING"]);
     let mut client = connect(&server);
     let mut slow = hasty_worker(&server, "1500");
     let handle = submit_plain(&mut client, "f", "x");
@@ -31,6 +31,10 @@ fn a_job_is_taken_from_a_slow_worker_and_what_it_says_is_not_answered() {
     let mut next = sleeper(&server, "f");
     next.expect(packet::NOOP, b"");
     assert!(start.elapsed() + TOLERANCE >= Duration::from_millis(1500), "after {:?}", start.elapsed());
+    let said = " at 127.0.0.1, which had 1500 ms for it (CAN_DO_TIMEOUT)";
+    let begins = format!("Worker timeout reached on job, requeueing: {handle} ");
+    let is_said = |line: &str| line.contains(&begins) && line.contains("function f, worker ") && line.contains(said);
+    crate::common::wait_for("the log", || server.log().lines().any(is_said).then_some(()));
     client.expect_nothing();
     assert_eq!(status(&mut client, &handle), "1 0 0 0");
     assert_eq!(grab(&mut next).handle, handle);

@@ -448,8 +448,17 @@ impl Action {
                  show-rules`; `gearmand admin {}` takes it back",
                 whose.line("enable")
             )),
+            Self::MoveJob { function: to, .. } | Self::MoveJobs { to, .. } => Some(format!(
+                "no job or worker of the function {to} was there: what is moved to it waits until a worker offers it; \
+                 `gearmand admin move-jobs {to} FUNCTION` moves it on"
+            )),
             _ => None,
         }
+    }
+
+    /// Whether the number 0 in its answer says that it concerned nothing yet.
+    pub(super) const fn counts_for_later(&self) -> bool {
+        !matches!(self, Self::MoveJob { .. } | Self::MoveJobs { .. })
     }
 
     /// Whether C++ gearmand, and this server before it had control, know nothing of it.

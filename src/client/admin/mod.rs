@@ -76,8 +76,12 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
     let mut asker = Asker { connection: TextConnection::new(stream), address, timeout: args.timeout };
     let mut status = 0;
     let is_unknown = match action {
-        // Its answer, which is C++ gearmand's, does not tell.
-        Action::Maxqueue { function, .. } if action.kept_for_later().is_some() => {
+        // Its answer, which is C++ gearmand's, does not tell; nor does the number of jobs that were moved.
+        Action::Maxqueue { function, .. }
+        | Action::MoveJob { function, .. }
+        | Action::MoveJobs { to: function, .. }
+            if action.kept_for_later().is_some() =>
+        {
             asker.knows(function).await? == Some(false)
         }
         _ => false,
@@ -95,7 +99,7 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
         }
         let is_for_later = is_unknown && matches!(&answer.answer, TextAnswer::Ok(_));
         if let Some(warning) = action.kept_for_later()
-            && (is_for_later || answer.answer == TextAnswer::Ok(b"0".to_vec()))
+            && (is_for_later || action.counts_for_later() && answer.answer == TextAnswer::Ok(b"0".to_vec()))
         {
             tell("admin", format_args!("{address}: warning: {}", listing::printable(&warning)));
         }

@@ -5,6 +5,9 @@ import { ask, field, toast, name } from "./ui.js";
 import { h } from "./dom.js";
 import { plural, visible } from "./format.js";
 
+// How many names a field offers.
+const KNOWN_MAX = 500;
+
 let refresh = () => {};
 
 // Tells what looks at the server again after an action.
@@ -32,7 +35,13 @@ export function mayAct() {
 
 // What is said of a setting that nothing has the name of yet.
 function forLater(affected) {
-  return affected === 0 ? " Warning: nothing of that name is there yet. It is kept until it comes, or until it is taken back." : "";
+  return affected === 0 ? " Warning: it concerns nothing yet. It is kept until it comes, or until it is taken back." : "";
+}
+
+// What is said of jobs that were moved to a function that was not known before.
+function unknownTarget(to, known) {
+  return known.length > 0 && known.length < KNOWN_MAX && !known.includes(to)
+    ? ` Warning: no job or worker of "${to}" was there. They wait until a worker offers it.` : "";
 }
 
 // --- functions
@@ -94,22 +103,23 @@ function functionField(label, known) {
 
 async function knownFunctions() {
   try {
-    return (await get("/functions")).functions.map((fn) => fn.name).slice(0, 500);
+    return (await get("/functions")).functions.map((fn) => fn.name).slice(0, KNOWN_MAX);
   } catch {
     return [];
   }
 }
 
 export async function moveAll(fn) {
+  const known = await knownFunctions();
   const answer = await ask({
     title: "Move all jobs",
     text: ["All queued and scheduled jobs of ", name(fn.name), " go to another function. Running ones stay."],
-    fields: functionField("To the function", await knownFunctions()),
+    fields: functionField("To the function", known),
     confirm: "Move",
     ready: ({ to }) => to !== "" && to !== fn.name,
   });
   if (answer) {
-    await attempt(() => act("POST", functionPath(fn.id, "/move-jobs"), { to: answer.to }), (affected) => `Moved ${plural(affected, "job")} to "${answer.to}".`);
+    await attempt(() => act("POST", functionPath(fn.id, "/move-jobs"), { to: answer.to }), (affected) => `Moved ${plural(affected, "job")} to "${answer.to}".${unknownTarget(answer.to, known)}`);
   }
 }
 
@@ -153,15 +163,16 @@ export async function cancelJob(job) {
 }
 
 export async function moveJob(job) {
+  const known = await knownFunctions();
   const answer = await ask({
     title: "Move this job",
     text: ["It leaves ", name(job.function), " and keeps its handle."],
-    fields: functionField("To the function", await knownFunctions()),
+    fields: functionField("To the function", known),
     confirm: "Move",
     ready: ({ to }) => to !== "" && to !== job.function,
   });
   if (answer) {
-    await attempt(() => act("POST", jobPath(job, "move"), { to: answer.to }), () => `Moved ${job.handle} to "${answer.to}".`);
+    await attempt(() => act("POST", jobPath(job, "move"), { to: answer.to }), () => `Moved ${job.handle} to "${answer.to}".${unknownTarget(answer.to, known)}`);
   }
 }
 

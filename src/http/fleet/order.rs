@@ -20,6 +20,7 @@ use crate::http::Interface;
 use crate::http::actions::{function, parse, read_small};
 use crate::http::answer::{Failure, json};
 use crate::http::routes::{Call, Route};
+use crate::protocol::text::escaped;
 
 /// How long it may take until the answer is there.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,7 +123,7 @@ impl Order {
         }
         let mut text = format!("fleet worker {id} {}", word(verb));
         for name in &functions {
-            let _ = write!(text, " {}", name.as_bytes().escape_ascii());
+            let _ = write!(text, " {}", escaped(name.as_bytes()));
         }
         let workload = to_json(&verb.request_for(functions));
         Ok(Self { function: id.manage_function(), workload, text: cut(text, TEXT_MAX) })
@@ -134,7 +135,7 @@ impl Order {
         if host.as_ref().is_some_and(|host| host.is_empty() || host.len() > NAME_MAX) {
             return Err(Failure::bad("bad_body", format!("a host's name has 1 to {NAME_MAX} bytes")));
         }
-        let host_text = host.as_deref().unwrap_or("all hosts").as_bytes().escape_ascii().to_string();
+        let host_text = host.as_deref().map_or_else(|| "all hosts".to_owned(), |host| escaped(host.as_bytes()));
         let needed = |host: Option<String>| {
             host.ok_or_else(|| Failure::bad("bad_body", "host says which one is to be stopped or started"))
         };

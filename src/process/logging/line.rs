@@ -234,13 +234,15 @@ fn truncated(mut text: String, limit: usize) -> String {
     text
 }
 
-/// Shows control characters and the separators of lines and paragraphs as escapes.
+/// Shows control characters, the separators of lines and paragraphs and the marks of writing direction as escapes.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            if c.is_control()
+                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            {
                 write!(f, "{}", c.escape_default())?;
             } else {
                 f.write_char(c)?;
