@@ -374,8 +374,7 @@ impl Model {
             }
         }
         for name in self.held_by(who) {
-            let misses = self.jobs[&name].misses;
-            if missed == Some(name) && misses < MOST_MISSES {
+            if missed == Some(name) && self.jobs[&name].misses < MOST_MISSES {
                 self.jobs.get_mut(&name).unwrap().misses += 1;
                 self.put_back(name);
                 self.note("was handed to one that was gone already");
