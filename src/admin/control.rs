@@ -405,10 +405,10 @@ mod tests {
         let who = Who::Connection(ConnectionId { slot: 3, generation: 14 });
         let how = Withholding::Draining;
         for (control, expected) in [
-            (Control::Pause { function: function.clone(), paused: true }, r"pause a\nb"),
-            (Control::LimitQueue { function: function.clone(), limits: [1, 2, 3] }, r"maxqueue a\nb 1 2 3"),
+            (Control::Pause { function: function.clone(), paused: true }, r"pause a\x0ab"),
+            (Control::LimitQueue { function: function.clone(), limits: [1, 2, 3] }, r"maxqueue a\x0ab 1 2 3"),
             (Control::SetPriority { handle: b"H:x:1".to_vec(), priority: Priority::Low }, "priority job H:x:1 low"),
-            (Control::Withhold { who: who.clone(), function: Some(function), how }, r"drain connection:3-14 a\nb"),
+            (Control::Withhold { who: who.clone(), function: Some(function), how }, r"drain connection:3-14 a\x0ab"),
             (Control::Release { who: Who::Client(b"\xff".to_vec()), function: None }, r"enable client:\xff"),
             (Control::Kick { who: Who::Host("::1\n".to_owned()) }, r"kick host:::1\n"),
         ] {

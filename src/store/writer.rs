@@ -17,6 +17,7 @@
 //! removed, until there is room again. See `full.rs`.
 
 mod batch;
+mod failing;
 mod full;
 mod owed;
 
@@ -29,6 +30,7 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use self::batch::{Addition, Batch};
+use self::failing::Failing;
 use self::full::Measured;
 use self::owed::Owed;
 use super::commit::Committed;
@@ -133,40 +135,6 @@ struct Writer {
     /// Since when something is committed that must be on the disk within the interval.
     unsynced_since: Option<Instant>,
     measured: Measured,
-}
-
-/// A store that does not work. It is in one of three states:
-///
-/// | `is_on_trial` | `is_writable` | new jobs | changes without new jobs | reads |
-/// | --- | --- | --- | --- | --- |
-/// | false | false | refused while it is left alone | owed while it is left alone | refused while it is left alone, if `is_unreadable` |
-/// | false | true | refused while it is left alone | committed | done |
-/// | true | either | tried | committed | done |
-///
-/// Only a store that is [full](StoreFailure::Full) is ever writable or on trial, and each failure ends a trial. It is left
-/// alone until `again` or `asked_again`, whichever is sooner, by those who need it, and until `again` by
-/// [`act_unasked`](Writer::act_unasked).
-struct Failing {
-    failure: StoreFailure,
-    since: Instant,
-    /// When it failed last.
-    failed: Instant,
-    /// When it is tried though nobody needs it.
-    again: Instant,
-    /// When it is tried if somebody needs it.
-    asked_again: Instant,
-    pause: Duration,
-    /// Whether it has done something since, if only a little.
-    is_on_trial: bool,
-    /// Whether it is full, and takes what has no new jobs in it.
-    is_writable: bool,
-}
-
-impl Failing {
-    /// Whether it is not tried yet, by somebody who needs it.
-    fn is_left_alone(&self) -> bool {
-        self.again.min(self.asked_again) > Instant::now()
-    }
 }
 
 impl Writer {

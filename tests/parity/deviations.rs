@@ -22,7 +22,7 @@ const NO_ANSWER: &str = "what is too long is answered by an error; gearmand says
 const GONE_AT_ONCE: &str =
     "a job that nobody wants is gone at once, from listings and limits; gearmand keeps it until a worker meets it";
 const JOINER: &str = "who joins a job that was abandoned gets its result; gearmand lets that client wait for ever";
-const LATE_RESULT: &str = "a worker that was too slow is not answered: libgearman's worker takes an error for the answer to its next GRAB_JOB";
+const LATE_RESULT: &str = "the first result of anybody who was handed the job ends it; gearmand drops it, tells the worker of an error, and runs the job again";
 const UNKNOWN_TYPE: &str = "the framing is intact, so the connection stays and is told; gearmand closes it";
 const LISTING: &str =
     "a name or an id cannot break a listing for those who parse it: what separates is written as \\x..";
@@ -164,7 +164,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
     Deviation {
         conversation: "a late result after a function was withdrawn",
         step: r"W WORK_COMPLETE H:t:1\0late",
-        ours: "",
+        ours: r"C WORK_COMPLETE H:t:1\0late",
         theirs: r"W ERROR JOB_NOT_FOUND\0Job given in work result not found",
         reason: LATE_RESULT,
     },
@@ -187,7 +187,7 @@ pub(crate) const DEVIATIONS: &[Deviation] = &[
         step: r"V WORK_COMPLETE H:t:1\0late",
         ours: r"C WORK_COMPLETE H:t:1\0late",
         theirs: r"V ERROR JOB_NOT_FOUND\0Job given in work result not found",
-        reason: "the first result of anybody who was handed the job ends it; gearmand drops it, tells the worker of an error, and runs the job again",
+        reason: LATE_RESULT,
     },
     Deviation {
         conversation: "a timeout of more than 20 digits",

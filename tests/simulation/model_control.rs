@@ -96,6 +96,14 @@ impl Model {
         numbers.map(|(number, _)| *number).collect()
     }
 
+    /// How many workers that rules for these mean offer one of the functions; `None` is any.
+    fn count_concerned(&self, whom: Whom, functions: &[Option<usize>]) -> usize {
+        let offers = |worker: &u32| {
+            functions.iter().any(|function| function.is_none_or(|function| self.connections[worker].can_do(function)))
+        };
+        self.workers_of(whom).iter().filter(|worker| offers(worker)).count()
+    }
+
     /// Which abilities are withheld.
     fn all_withheld(&self) -> BTreeSet<(u32, usize)> {
         let abilities = self
@@ -162,7 +170,7 @@ impl Model {
         self.change_rules(|model| {
             model.rules.insert((whom, function), how);
         });
-        assert_eq!(result, Ok(self.workers_of(whom).len()), "whom a rule concerns");
+        assert_eq!(result, Ok(self.count_concerned(whom, &[function])), "whom a rule concerns");
         self.finish(now, None, outcome);
     }
 
@@ -175,12 +183,14 @@ impl Model {
         outcome: &Outcome,
     ) {
         self.begin();
-        let before = self.rules.len();
+        let is_meant = |of: Whom, part: Option<usize>| of == whom && (function.is_none() || part == function);
+        let ended: Vec<Option<usize>> =
+            self.rules.keys().filter(|(of, part)| is_meant(*of, *part)).map(|(_, part)| *part).collect();
         self.change_rules(|model| {
-            model.rules.retain(|(of, part), _| *of != whom || function.is_some() && *part != function);
+            model.rules.retain(|(of, part), _| !is_meant(*of, *part));
         });
-        let is_changed = self.rules.len() < before;
-        let expected = if is_changed { Ok(self.workers_of(whom).len()) } else { Err(ControlError::NoSuchRule) };
+        let concerned = self.count_concerned(whom, &ended);
+        let expected = if ended.is_empty() { Err(ControlError::NoSuchRule) } else { Ok(concerned) };
         assert_eq!(result, expected, "whom a rule concerned");
         self.finish(now, None, outcome);
     }

@@ -211,7 +211,7 @@ mod tests {
         let order = worker(b"web-1", json!({"verb": "registerFunction", "functions": ["a\nb"]})).unwrap();
         assert_eq!(order.function, "manage_web-1");
         assert_eq!(order.workload, br#"{"verb":"registerFunction","arguments":{"functions":["a\nb"]}}"#);
-        assert_eq!(order.text, "fleet worker web-1 registerFunction a\\nb");
+        assert_eq!(order.text, "fleet worker web-1 registerFunction a\\x0ab");
         assert_eq!(worker(b"a", json!({"verb": "reload"})).unwrap().workload, br#"{"verb":"reload"}"#);
         let order = monitor(b"web", json!({"verb": "stop", "host": "a"})).unwrap();
         assert_eq!((order.function.as_str(), order.text.as_str()), ("fleet_web", "fleet monitor web stop a"));

@@ -6,7 +6,8 @@ use tracing::warn;
 
 use super::super::{Changes, Room, StoreError};
 use super::batch::Addition;
-use super::{Failing, Writer, added};
+use super::failing::Failing;
+use super::{Writer, added};
 use crate::job_server::{StoreFailure, StoreReport};
 
 /// How often a store that is full is looked at, to see whether there is room again.
