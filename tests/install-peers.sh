@@ -36,6 +36,7 @@ nsenter util-linux
 perl perl
 php php-cli
 mariadb mariadb-client
+mkfs.ext4 e2fsprogs
 nc netcat-openbsd
 psql postgresql-client
 python3 python3-venv
