@@ -88,24 +88,7 @@ pub fn spawn(
     stats: Arc<Stats>,
     report: Report,
 ) -> io::Result<JoinHandle<()>> {
-    let writer = Writer {
-        store,
-        queue,
-        settings,
-        stats,
-        report,
-        owed: Owed::default(),
-        failing: None,
-        unreadable: None,
-        is_busy: false,
-        has_refused: false,
-        noted: 0,
-        tried: Instant::now(),
-        tried_for: Duration::ZERO,
-        rest_at: None,
-        unsynced_since: None,
-        measured: Measured::default(),
-    };
+    let writer = Writer::new(store, queue, settings, stats, report);
     std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())
 }
 
@@ -138,6 +121,28 @@ struct Writer {
 }
 
 impl Writer {
+    /// A writer that has done nothing yet.
+    fn new(store: Box<dyn Store>, queue: Arc<Queue>, settings: Settings, stats: Arc<Stats>, report: Report) -> Self {
+        Self {
+            store,
+            queue,
+            settings,
+            stats,
+            report,
+            owed: Owed::default(),
+            failing: None,
+            unreadable: None,
+            is_busy: false,
+            has_refused: false,
+            noted: 0,
+            tried: Instant::now(),
+            tried_for: Duration::ZERO,
+            rest_at: None,
+            unsynced_since: None,
+            measured: Measured::default(),
+        }
+    }
+
     fn run(mut self) {
         self.store.set_reserve(self.settings.reserve);
         if let Room::Short(error) = self.store.room(0) {

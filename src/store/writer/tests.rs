@@ -352,29 +352,9 @@ fn writer() -> Writer {
 }
 
 fn writer_of(store: Scripted) -> Writer {
-    Writer {
-        store: Box::new(store),
-        queue: Arc::default(),
-        settings: Settings {
-            durability: Durability::Always,
-            interval: Duration::from_millis(5),
-            probe: None,
-            reserve: None,
-        },
-        stats: Arc::default(),
-        report: Box::new(|_| ()),
-        owed: Owed::default(),
-        failing: None,
-        unreadable: None,
-        is_busy: false,
-        has_refused: false,
-        noted: 0,
-        tried: Instant::now(),
-        tried_for: Duration::ZERO,
-        rest_at: None,
-        unsynced_since: None,
-        measured: Measured::default(),
-    }
+    let settings =
+        Settings { durability: Durability::Always, interval: Duration::from_millis(5), probe: None, reserve: None };
+    Writer::new(Box::new(store), Arc::default(), settings, Arc::default(), Box::new(|_| ()))
 }
 
 #[test]
