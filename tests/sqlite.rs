@@ -3,6 +3,8 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
+#[path = "sqlite/ahead.rs"]
+mod ahead;
 mod common;
 #[path = "sqlite/damage.rs"]
 mod damage;

@@ -145,6 +145,15 @@ pub trait Store: Send {
         Ok(())
     }
 
+    /// Makes the next commits quicker by a piece of work of some milliseconds. Called when nothing waits. Answers whether there is
+    /// more of it to do.
+    ///
+    /// # Errors
+    /// As those of [`idle`](Self::idle).
+    fn prepare(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Housekeeping that may take some milliseconds, called when nothing waits, some seconds after a commit. Answers whether to call it
     /// again after some more.
     ///

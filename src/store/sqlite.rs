@@ -30,9 +30,11 @@
 //!
 //! # Durability
 //! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it all commits
-//! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database.
+//! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database, and
+//! [`Store::prepare`] gives it its full size before there is so much in it.
 
 mod adds;
+mod ahead;
 mod edits;
 mod error;
 mod files;
@@ -53,6 +55,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 
 pub use self::maintenance::{backup, compact};
 
+use self::ahead::Ahead;
 use self::error::Trouble;
 use self::files::Files;
 use self::lock::LockFile;
@@ -87,6 +90,8 @@ pub struct SqliteStore {
     lock: Option<LockFile>,
     /// What is open, and how much of it is there.
     files: Files,
+    /// Zeros behind the end of the WAL.
+    ahead: Ahead,
     reserve: Reserve,
     strangers: Strangers,
     /// Whether the file could be made smaller when that was looked at last.
@@ -128,6 +133,7 @@ impl SqliteStore {
             failed: false,
             lock,
             files: Files::of(&path),
+            ahead: Ahead::default(),
             reserve: Reserve::new(&path),
             path,
             strangers: Strangers::default(),
@@ -260,7 +266,7 @@ impl Store for SqliteStore {
     }
 
     fn idle(&mut self) -> Result<(), StoreError> {
-        if self.file.is_none() {
+        if !self.file.as_mut().is_some_and(OpenFile::is_checkpoint_due) {
             return Ok(());
         }
         // What was cut must not be filled up with holes.
@@ -274,6 +280,10 @@ impl Store for SqliteStore {
             }
             done => done,
         }
+    }
+
+    fn prepare(&mut self) -> Result<bool, StoreError> {
+        self.write_ahead()
     }
 
     fn rest(&mut self) -> Result<bool, StoreError> {

@@ -13,12 +13,12 @@ use crate::common::wait_for;
 use crate::{Kept, Place, add, open, own, refusal, remove, replay};
 
 /// Goes on in a name space of mounts of its own, which takes no rights.
-fn with_mounts(shell: &str) -> String {
+pub(crate) fn with_mounts(shell: &str) -> String {
     format!("exec unshare --map-root-user --mount sh -e -c '{shell}; exec \"$@\"' sh \"$@\"")
 }
 
 /// Set in the process that a test starts for its inner half, to the directory to work in.
-const INSIDE: &str = "GEARMAND_TEST_INSIDE";
+pub(crate) const INSIDE: &str = "GEARMAND_TEST_INSIDE";
 
 /// A statement waits this long for somebody else's lock; a little less for clocks that round.
 const BUSY: Duration = Duration::from_secs(6);
@@ -26,7 +26,7 @@ const BUSY_AT_LEAST: Duration = Duration::from_secs(5);
 
 /// Runs the test of this name again in a process of its own, after these commands of a shell.
 #[track_caller]
-fn again(test: &str, shell: &str, inside: &std::path::Path) {
+pub(crate) fn again(test: &str, shell: &str, inside: &std::path::Path) {
     let output = Command::new("sh")
         .args(["-e", "-c", &format!("{shell}; exec \"$@\""), "sh"])
         .arg(std::env::current_exe().unwrap())

@@ -238,7 +238,7 @@ impl SqliteStore {
 
     /// How many bytes the disk must have: what the WAL grows by for so many bytes that are written in one transaction, and the
     /// database, when the WAL is copied, for so many that are kept.
-    fn needed(&self, written: u64, kept: u64) -> u64 {
+    pub(super) fn needed(&self, written: u64, kept: u64) -> u64 {
         let Some(file) = &self.file else { return 0 };
         let page = file.page_size.max(1);
         let (database, wal) = (self.files.length(Part::Database), self.files.length(Part::Wal));
