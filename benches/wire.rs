@@ -36,6 +36,8 @@ mod rows_durable;
 mod rows_flood;
 #[path = "wire/rows_memory.rs"]
 mod rows_memory;
+#[path = "wire/rows_one.rs"]
+mod rows_one;
 #[path = "wire/rows_watched.rs"]
 mod rows_watched;
 

@@ -28,6 +28,8 @@ pub(crate) enum Row {
     Durable,
     /// One client, one durable job at a time.
     DurableOne,
+    /// One durable job at a time, and from its submission to its end, from the first second after a start, beside beanstalkd.
+    One,
     /// Durable jobs from their submission to their end, 8 clients with 64 outstanding each, 8 workers.
     Life,
     /// As durable, in PostgreSQL.

@@ -15,7 +15,7 @@ use crate::options::{Options, Row, Sizes};
 use crate::peers::{Kind, Peer};
 use crate::report::{Bar, Broken, Line, Report, Series};
 use crate::roles::Submission;
-use crate::{databases, disk, rows_backlog, rows_durable, rows_flood, rows_memory, rows_watched};
+use crate::{databases, disk, rows_backlog, rows_durable, rows_flood, rows_memory, rows_one, rows_watched};
 
 /// Bytes of a workload where its size is not the point.
 pub(crate) const WORKLOAD: usize = 128;
@@ -142,6 +142,7 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
         Row::Epoch => rows_memory::epoch(options, sizes),
         Row::Durable => rows_durable::submit(options, sizes),
         Row::DurableOne => rows_durable::one_at_a_time(options, sizes),
+        Row::One => rows_one::one(options, sizes),
         Row::Life => rows_durable::life(options, sizes),
         Row::Postgres => rows_durable::database("postgres", databases::postgres, options, sizes),
         Row::Mariadb => rows_durable::database("mariadb", databases::mariadb, options, sizes),
