@@ -121,7 +121,7 @@ fn a_power_cut_while_zeros_are_written_behind_the_log_loses_no_acknowledged_job(
     let around = around_zeros(&trace);
     println!("{} moments around zeros, {} records", around.len(), trace.records.len());
     assert!(around.len() > 200, "no zeros were written behind the log");
-    let mut moments = sample(around, 200, &mut random);
+    let mut moments = sample(around, 100, &mut random);
     moments.sort_unstable();
     assert_nothing_lost(seed, &trace, &conversation, &shim.database(), &moments, &mut random);
 }

@@ -102,7 +102,8 @@ impl SqliteStore {
         let Some(file) = &mut self.file else { return false };
         let is_complete = pages(&file.connection, "page_count")
             .is_some_and(|count| count > 0 && database >= Some(count.saturating_mul(file.page_size)));
-        let is_whole = wal >= Some(file.wal_bytes());
+        // What was written when it was opened is not counted.
+        let is_whole = file.wal_bytes() > 0 && wal >= Some(file.wal_bytes());
         // Where pages of the WAL that are not in the database are missing this fails to read them.
         if !is_complete || !is_whole && !matches!(file.checkpoint(), Ok(true)) {
             return false;
