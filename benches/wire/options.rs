@@ -77,6 +77,9 @@ pub(crate) struct Options {
     /// Queued jobs of the row `backlog`; the bar for its memory is that of 10,000,000 jobs, about 14 GB on the disk
     #[arg(long, value_name = "JOBS", default_value_t = 1_000_000)]
     pub(crate) backlog: u64,
+    /// Queued jobs of the row `restart`, 1,000,000 by default; the bars for all jobs and for memory are those of so many
+    #[arg(long, value_name = "JOBS")]
+    pub(crate) queued: Option<u64>,
     /// Put server and generator on one CPU in every row
     #[arg(long)]
     pub(crate) one_cpu: bool,
