@@ -123,8 +123,7 @@ pub async fn run(mut prepared: Prepared) -> ExitCode {
                 error!("cannot tell whoever started this daemon that it is ready: {error}");
                 return ExitCode::FAILURE;
             }
-            daemon.serve().await;
-            return ExitCode::SUCCESS;
+            return daemon.serve().await;
         }
         (Err(failure), Some(readiness)) => {
             error!("{failure}");
@@ -260,6 +259,8 @@ enum Call {
     Drain,
     Reload,
     Watchdog,
+    /// The jobs of the store cannot be read.
+    Fail(StoreError),
 }
 
 impl Daemon {
@@ -329,7 +330,8 @@ impl Daemon {
         }))
     }
 
-    async fn serve(mut self) {
+    async fn serve(mut self) -> ExitCode {
+        let mut status = ExitCode::SUCCESS;
         loop {
             match self.next_call().await {
                 Call::Reload => self.reload().await,
@@ -339,9 +341,15 @@ impl Daemon {
                     break;
                 }
                 Call::Stop => break,
+                Call::Fail(error) => {
+                    error!("the queue cannot be read to its end, stopping: {error}");
+                    status = ExitCode::FAILURE;
+                    break;
+                }
             }
         }
         self.stop().await;
+        status
     }
 
     async fn next_call(&mut self) -> Call {
@@ -354,6 +362,7 @@ impl Daemon {
             // Logged with whoever sent it.
             Some(graceful) = self.shutdown_commands.recv() => return if graceful { Call::Drain } else { Call::Stop },
             () = tick(&mut self.watchdog) => return Call::Watchdog,
+            error = unreadable(&mut self.keeper) => return Call::Fail(error),
         };
         audit!("{signal} received");
         call
@@ -376,6 +385,7 @@ impl Daemon {
                 }
                 call = self.next_call() => match call {
                     Call::Stop => return,
+                    Call::Fail(error) => return error!("the queue cannot be read to its end, stopping: {error}"),
                     Call::Reload => self.reload().await,
                     Call::Watchdog => self.tell(Notifier::watchdog),
                     Call::Drain => {}
@@ -387,6 +397,10 @@ impl Daemon {
     /// What the next start will find. Jobs that have ended are there too where their removal failed.
     fn tell_of_kept_jobs(&self) {
         let (jobs, store) = (self.hub.kept_job_count() as u64, &self.hub.stats().store);
+        if self.hub.is_restoring() {
+            audit!("stopping before all jobs were read; those that have not ended are kept for the next start");
+            return;
+        }
         match (store.missing(), store.owed.get()) {
             (Some(missing), _) if jobs > 0 => error!(
                 "stopping; {jobs} acknowledged jobs are lost with the file, or were in this process alone: {missing}; what was moved \
@@ -510,6 +524,14 @@ async fn settle(log: &LogHandle) {
     let end = Instant::now() + LOG_LIMIT;
     while !log.is_written() && Instant::now() < end {
         sleep(LOG_INTERVAL).await;
+    }
+}
+
+/// Waits until the jobs of the store turn out not to be readable.
+async fn unreadable(keeper: &mut Option<Keeper>) -> StoreError {
+    match keeper {
+        Some(keeper) => keeper.failure().await,
+        None => pending().await,
     }
 }
 

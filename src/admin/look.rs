@@ -155,6 +155,7 @@ impl Look {
         let (state, error) = match store.state() {
             StoreState::Absent => ("memory", None),
             StoreState::Working => ("ok", None),
+            StoreState::Restoring => ("restoring", None),
             StoreState::Failing(error) => ("failing", Some(error)),
         };
         let (commits, space) = (store.commits.get(), store.space());

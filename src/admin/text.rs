@@ -68,6 +68,11 @@ enum Words {
 }
 
 impl LongAnswer {
+    /// Whether it can only go on once all jobs are there.
+    pub fn awaits_jobs(&self) -> bool {
+        matches!(&self.0, Rest::Task(task, _) if task.awaits_jobs())
+    }
+
     /// Ready when it can be gone on with. Until then `waker` is woken when that is so; it need not be waited for longer than
     /// [`patience`](Self::patience), with what is known by then.
     pub fn poll_ready(&mut self, waker: &Waker) -> Poll<()> {
@@ -421,6 +426,7 @@ fn write_store(hub: &Hub, out: &mut Vec<u8>) {
     let (state, error) = match store.state() {
         StoreState::Absent => ("memory", String::new()),
         StoreState::Working => ("ok", String::new()),
+        StoreState::Restoring => ("restoring", String::new()),
         StoreState::Failing(error) => ("failing", error),
     };
     for (key, value) in [("state", state), ("error", &error), ("store", &location), ("durability", &durability)] {

@@ -102,6 +102,7 @@ pub async fn serve(
         watch: Watch::new(limits.patience),
         greeting: Greeting::default(),
         store_timer: None,
+        awaits_jobs: false,
         server: Arc::clone(&server),
     };
     // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
@@ -194,6 +195,8 @@ struct Connection<S> {
     greeting: Greeting,
     /// Runs while the store is asked for an answer.
     store_timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the next request waits until all jobs are there.
+    awaits_jobs: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
@@ -293,6 +296,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         if !self.has_room() {
             // Writing makes room, and is what this task is woken for.
             return Ok(false);
+        }
+        if self.awaits_jobs || self.long_answer.as_ref().is_some_and(LongAnswer::awaits_jobs) {
+            if self.server.hub.poll_restored(self.id, context.waker()).is_pending() {
+                return Ok(false);
+            }
+            self.awaits_jobs = false;
         }
         if self.long_answer.is_some() {
             if self.poll_store(context).is_pending() {
@@ -410,10 +419,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             batches_left: BATCHES_A_TURN,
             lines_left: LINES_A_TURN,
             is_foreign: false,
+            awaits_jobs: false,
             worked_at: None,
         };
         let result = act(input, &mut requests);
         self.worked_at = requests.worked_at;
+        self.awaits_jobs = requests.awaits_jobs;
         if requests.is_foreign {
             // What came behind the line is not for us.
             self.input = Input::new(self.limits.frames);
@@ -445,6 +456,8 @@ struct Requests<'a> {
     lines_left: usize,
     /// The peer does not speak to a job server.
     is_foreign: bool,
+    /// The next request waits until all jobs are there.
+    awaits_jobs: bool,
     /// When the first of it was worked off.
     worked_at: Option<Now>,
 }
@@ -461,8 +474,9 @@ impl Requests<'_> {
 impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
         let now = self.now();
-        let Applied { count, is_turn_over } = self.server.hub.apply(now, self.id, batch);
+        let Applied { count, is_turn_over, awaits_jobs } = self.server.hub.apply(now, self.id, batch);
         log_refused(&batch[..count]);
+        self.awaits_jobs = awaits_jobs;
         if batch.iter().any(Result::is_ok) {
             self.greeting.packet();
         }

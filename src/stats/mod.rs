@@ -380,6 +380,8 @@ pub enum StoreState {
     Absent,
     /// It keeps jobs.
     Working,
+    /// It works, and not all of its jobs are read yet.
+    Restoring,
     /// It cannot keep jobs now, for this reason.
     Failing(String),
 }
@@ -402,6 +404,8 @@ pub struct StoreStats {
     about: Mutex<(String, String)>,
     space: Mutex<Option<StoreSpace>>,
     missing: Mutex<Option<String>>,
+    /// 1 while jobs are still being read, though workers are served.
+    pub restoring: Gauge,
     /// Jobs that have ended, and whose removal failed and will be tried again.
     pub owed: Gauge,
     /// Transactions, failed ones included.
@@ -423,7 +427,10 @@ pub struct StoreStats {
 impl StoreStats {
     /// How the store does.
     pub fn state(&self) -> StoreState {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match self.state.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            StoreState::Working if self.restoring.get() > 0 => StoreState::Restoring,
+            state => state,
+        }
     }
 
     /// What the store is and how durable jobs are in it, for people to read; empty for memory.

@@ -60,10 +60,11 @@ use self::error::Trouble;
 use self::files::Files;
 use self::lock::LockFile;
 use self::open::OpenFile;
+use self::replay::{Aside, SideReader};
 use self::reserve::Reserve;
 use super::location::Access;
 use super::strangers::Strangers;
-use super::{Changes, HasWorkload, Replayed, Room, Store, StoreError, Workloads};
+use super::{Changes, HasWorkload, Reading, Replayed, Room, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 use crate::stats::StoreSpace;
 
@@ -92,6 +93,8 @@ pub struct SqliteStore {
     files: Files,
     /// Zeros behind the end of the WAL.
     ahead: Ahead,
+    /// What is found by who reads the jobs meanwhile.
+    aside: Aside,
     reserve: Reserve,
     strangers: Strangers,
     /// Whether the file could be made smaller when that was looked at last.
@@ -134,6 +137,7 @@ impl SqliteStore {
             lock,
             files: Files::of(&path),
             ahead: Ahead::default(),
+            aside: Aside::default(),
             reserve: Reserve::new(&path),
             path,
             strangers: Strangers::default(),
@@ -235,6 +239,24 @@ impl Store for SqliteStore {
         })
     }
 
+    fn begin_replay(&mut self) -> Result<Option<(Replayed, Box<dyn Reading>)>, StoreError> {
+        if self.lock.is_none() {
+            return Ok(None);
+        }
+        let (queue, prefix, path, aside) =
+            (self.queue.clone(), Arc::clone(&self.prefix), self.path.clone(), self.aside.clone());
+        self.with_file("cannot read the jobs", |file| {
+            file.set_sync(true)?;
+            layout::renumber(&mut file.connection, &file.sql, &queue)?;
+            let noted = layout::last_number(&file.connection, &queue)?;
+            let last_number = layout::highest(&file.connection, &file.sql, noted)?;
+            let settings = layout::settings(&file.connection, &queue)?;
+            let reading = SideReader::open(&path, &queue, &prefix, last_number, aside)?;
+            let known = Replayed { last_number, settings, ..Replayed::default() };
+            Ok(Some((known, Box::new(reading) as Box<dyn Reading>)))
+        })
+    }
+
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         if self.lock.is_none() {
             let text = format!("SQLite file {}: it was opened to look, and cannot be changed", self.path.display());
@@ -326,7 +348,8 @@ impl Store for SqliteStore {
         if self.file.is_none() || self.lock.is_none() {
             return Ok(());
         }
-        self.check_files()
+        self.check_files()?;
+        self.set_aside()
     }
 
     fn missing(&mut self) -> Option<String> {
@@ -342,6 +365,20 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Sets aside what was found by who reads the jobs meanwhile.
+    fn set_aside(&mut self) -> Result<(), StoreError> {
+        let found = self.aside.take();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let (queue, path) = (self.queue.clone(), self.path.clone());
+        let done = self.with_file("cannot set rows aside", |file| replay::set_aside(file, &queue, &path, &found));
+        if done.is_err() {
+            self.aside.give_back(found);
+        }
+        done
+    }
+
     fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let queue = self.queue.clone();
         let mut made_way = 0;
