@@ -131,6 +131,27 @@ fn what_does_not_go_together_is_refused() {
     }
 }
 
+/// The worker that `docs/prefetch.md` shows to authors of others.
+#[test]
+fn the_documented_worker_does_its_jobs_and_gives_back_the_rest() {
+    let document = include_str!("../../docs/prefetch.md");
+    let (_, program) = document.split_once("```python\n").unwrap();
+    let (program, _) = program.split_once("```").unwrap();
+    for start in SERVERS {
+        let server = start(&[]);
+        let lines: String = (100..400).map(|number| format!("{number}\n")).collect();
+        let reversed: String =
+            (100..400).map(|number| number.to_string().chars().rev().chain(['\n']).collect::<String>()).collect();
+        let mut command = Command::new("python3");
+        let mut worker = Program::start(command.args(["-c", program]).arg(server.addr().to_string()));
+        for _ in 0..2 {
+            assert_eq!(output(&server, "submit", &["-f", "reverse", "--lines"], lines.as_bytes(), 0).0, reversed);
+        }
+        signal(&worker, Signal::SIGTERM);
+        worker.expect_end(&[]);
+    }
+}
+
 /// The server's end of a worker's connection.
 struct Script(TcpStream);
 
