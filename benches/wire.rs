@@ -38,6 +38,8 @@ mod rows_flood;
 mod rows_memory;
 #[path = "wire/rows_one.rs"]
 mod rows_one;
+#[path = "wire/rows_prefetch.rs"]
+mod rows_prefetch;
 #[path = "wire/rows_watched.rs"]
 mod rows_watched;
 

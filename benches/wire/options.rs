@@ -14,6 +14,8 @@ pub(crate) enum Row {
     Latency,
     /// Background jobs submitted with 32 outstanding, then drained.
     Background,
+    /// Background jobs drained by workers with 1, 4 and 32 grabs outstanding.
+    Prefetch,
     /// Workloads of 1 MiB, echoed by 4 workers.
     Large,
     /// 200 sleeping workers, one job at a time.

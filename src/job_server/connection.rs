@@ -28,6 +28,8 @@ pub(super) struct Connection {
     pub(super) sleep: Sleep,
     /// Whether it asked for exceptions.
     pub(super) exceptions: bool,
+    /// Whether it has said that none of the jobs that it holds is begun.
+    pub(super) holds_unbegun: bool,
     /// Slots of abilities, in the reverse of the order in which they are looked through for jobs.
     pub(super) abilities: Vec<u32>,
     /// Whether the operator's rules for it have changed, and its abilities do not say so yet.
@@ -68,6 +70,7 @@ impl Connection {
             generation,
             sleep: Sleep::Awake,
             exceptions: false,
+            holds_unbegun: false,
             abilities: Vec::new(),
             has_stale_rules: false,
             first_wait: NONE,

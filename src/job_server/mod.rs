@@ -76,7 +76,7 @@ use self::memory::{Holdings, Load};
 use self::storing::{Addition, Creation};
 use self::withhold::Rules;
 use self::work::Outcome;
-use crate::protocol::{FunctionName, PeerError, Request, Response};
+use crate::protocol::{ConnectionOption, FunctionName, PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
 
 pub use crate::stats::{ConnectionId, Withholding};
@@ -327,7 +327,7 @@ impl JobServer {
                 NONE => break,
                 run => {
                     let is_last = run == self.connections[connection as usize].last_assigned;
-                    let is_missed = is_last && self.may_miss(run);
+                    let is_missed = (is_last || self.is_unbegun(run)) && self.may_miss(run);
                     self.requeue(now, run, (!is_missed).then_some(RunEnd::Disconnected), effects);
                 }
             }
@@ -418,8 +418,12 @@ impl JobServer {
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
             Request::Echo { workload } => effects.send(from, Response::EchoRes { workload }),
-            Request::OptionExceptions { written } => {
-                self.connections[connection as usize].exceptions = true;
+            Request::Option { option, written } => {
+                let Connection { exceptions, holds_unbegun, .. } = &mut self.connections[connection as usize];
+                match option {
+                    ConnectionOption::Exceptions => *exceptions = true,
+                    ConnectionOption::NotBegun => *holds_unbegun = true,
+                }
                 effects.send(from, Response::OptionRes { written });
             }
             Request::SetClientId { id } => {

@@ -423,13 +423,17 @@ impl JobServer {
     /// Takes a job from a worker that is still there, and may go on with it.
     fn take_away(&mut self, now: Now, run: u32, end: RunEnd, effects: &mut impl Effects) {
         let Run { job, connection, .. } = self.runs[run as usize];
+        if end == RunEnd::GivenBack && self.is_unbegun(run) && self.may_miss(run) {
+            // No result of it will come from this worker.
+            return self.requeue(now, run, None, effects);
+        }
         let number = self.jobs.get(job).number();
         self.connections[connection as usize].forfeit(number);
         self.requeue(now, run, Some(end), effects);
     }
 
     /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it. Without an
-    /// `end` the worker was probably gone before the job reached it: that was no attempt.
+    /// `end` the worker was probably gone before the job reached it, or has not begun it: that was no attempt.
     pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
