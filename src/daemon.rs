@@ -36,6 +36,7 @@ use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::net::connection::{Limits, Server};
 use crate::net::listener::{AcceptSettings, Acceptor};
+use crate::net::listings::{Listings, keep_order};
 use crate::net::timer::keep_time;
 use crate::net::watch::Patience;
 use crate::process::detach::Readiness;
@@ -286,7 +287,8 @@ impl Daemon {
         };
         let (shutdown, shutdown_commands) = mpsc::channel(1);
         let admin = Arc::new(Admin::new(Arc::clone(&hub), process(config, &log, shutdown)));
-        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock) });
+        let listings = Arc::new(Listings::default());
+        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock), listings });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
         let gearman_addresses = listeners.addresses();
@@ -299,6 +301,7 @@ impl Daemon {
         stats.max_connections.set(descriptors::most_connections(config) as u64);
         let http = http.start(config, &server, &acceptor, &log, gearman_addresses)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
+        tokio::spawn(keep_order(Arc::clone(&server.listings)));
         sampler::start(&server)?;
         for text in listeners.notices.iter().chain(&http_plugin.notices) {
             notice!("{text}");

@@ -15,8 +15,8 @@ use std::time::Instant;
 use tracing::{Level, error, warn};
 
 use crate::job_server::{
-    ConnectionEnd, ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobKey, JobServer, JobView,
-    Now, Policy, RestoredSettings, RunEnd, StoreOp, StoreReport, StoredJob,
+    ConnectionEnd, ConnectionId, ControlError, Departure, DropFunction, Effects, Event, Found, JobKey, JobQuery,
+    JobServer, JobView, Now, Policy, RestoredSettings, RunEnd, StoreOp, StoreReport, StoredJob,
 };
 use crate::log_level::audit;
 use crate::outbox::{CloseReason, Outbox};
@@ -465,23 +465,19 @@ impl Hub {
         self.lock().server.list_running_jobs(place, show)
     }
 
-    /// See [`JobServer::list_waits`].
-    pub fn list_waits(
+    /// See [`JobServer::find_jobs`].
+    pub fn find_jobs(
         &self,
-        place: usize,
-        show: impl FnMut(ConnectionId, JobView<'_>) -> ControlFlow<()>,
-    ) -> Option<usize> {
-        self.lock().server.list_waits(place, show)
+        query: &JobQuery<'_>,
+        place: u64,
+        show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
+    ) -> Found {
+        self.lock().server.find_jobs(query, place, show)
     }
 
-    /// See [`JobServer::list_queued_jobs`].
-    pub fn list_queued_jobs(
-        &self,
-        function: &[u8],
-        after: u64,
-        show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
-    ) -> Option<u64> {
-        self.lock().server.list_queued_jobs(function, after, show)
+    /// See [`JobServer::has_client`].
+    pub fn has_client(&self, id: &[u8]) -> bool {
+        self.lock().server.has_client(id)
     }
 
     /// See [`JobServer::list_held_jobs`].

@@ -15,6 +15,8 @@
 mod check;
 #[path = "simulation/departure.rs"]
 mod departure;
+#[path = "simulation/finding.rs"]
+mod finding;
 #[path = "simulation/link.rs"]
 mod link;
 #[path = "simulation/model.rs"]

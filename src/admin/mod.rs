@@ -4,6 +4,7 @@
 //! of single jobs, and the list of rules go through the hub, in bounded pieces that lock it briefly.
 
 mod audit;
+mod connections;
 pub mod control;
 mod history;
 pub mod look;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use self::audit::AuditLog;
 use self::look::Look;
-pub use self::text::LongAnswer;
+pub use self::text::{LISTING_PIECE, LongAnswer};
 use crate::hub::Hub;
 
 /// What the text commands need to know of the process.

@@ -172,4 +172,7 @@ pub(super) struct Run {
     pub(super) denominator: u64,
     pub(super) previous: u32,
     pub(super) next: u32,
+    /// Its neighbours among the runs of its function, the one that began last first.
+    pub(super) next_of_function: u32,
+    pub(super) previous_of_function: u32,
 }

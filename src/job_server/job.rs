@@ -27,14 +27,14 @@ const WORKLOAD_IS_UNIQUE: &[u8] = b"-";
 pub(super) enum JobState {
     /// New, and not kept yet; in this slot of the additions. Nobody but its own clients knows of it.
     Storing(u32),
-    /// Not due yet; in the schedule.
-    Scheduled,
+    /// Not due yet; in the schedule, and in its function's list of such jobs of its priority.
+    Scheduled(Links),
     /// Waits for a worker; in its function's list of its priority.
     Ready(Links),
     /// Would be ready if its workload were in memory; in its function's list of such jobs of its priority.
     Parked(Links),
-    /// Its workload is being read from the store; in no list.
-    Loading,
+    /// Its workload is being read from the store; in its function's list of such jobs of its priority.
+    Loading(Links),
     /// A worker has it; in this slot of the runs.
     Running(u32),
 }
@@ -44,6 +44,19 @@ pub(super) enum JobState {
 pub(super) struct Links {
     pub(super) previous: u32,
     pub(super) next: u32,
+}
+
+impl JobState {
+    /// In no list, until it is put into one.
+    pub(super) const NOWHERE: Self = Self::Scheduled(Links { previous: NONE, next: NONE });
+
+    /// The neighbours of a job in one of its function's lists; none of one that is in no such list.
+    pub(super) const fn links(self) -> Option<Links> {
+        match self {
+            Self::Scheduled(links) | Self::Ready(links) | Self::Parked(links) | Self::Loading(links) => Some(links),
+            Self::Storing(_) | Self::Running(_) => None,
+        }
+    }
 }
 
 /// What a job outlives, and where its workload is.
@@ -147,7 +160,7 @@ impl Job {
             number: Short::new(number),
             due_s: Short::new(submission.due_s.unwrap_or(0)),
             submitted_ms: Short::new(now.unix_us / 1000),
-            state: JobState::Scheduled,
+            state: JobState::NOWHERE,
             function,
             hash,
             waits: NONE,
@@ -334,8 +347,11 @@ impl Jobs {
     /// The place of a job in its list, if it is in one. There is none for [`NONE`].
     pub(super) fn links_mut(&mut self, slot: u32) -> Option<&mut Links> {
         match &mut self.slots.get_mut(slot as usize)?.state {
-            JobState::Ready(links) | JobState::Parked(links) => Some(links),
-            JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) => None,
+            JobState::Scheduled(links)
+            | JobState::Ready(links)
+            | JobState::Parked(links)
+            | JobState::Loading(links) => Some(links),
+            JobState::Storing(_) | JobState::Running(_) => None,
         }
     }
 
@@ -360,7 +376,7 @@ impl Jobs {
             number: Short::new(job.number),
             due_s: Short::new(job.due_s),
             submitted_ms: Short::new(job.submitted_s.saturating_mul(1000)),
-            state: JobState::Scheduled,
+            state: JobState::NOWHERE,
             function,
             hash: vacancy.hash,
             waits: NONE,

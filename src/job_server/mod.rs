@@ -26,10 +26,12 @@
 //!     ends. Results that come later are not answered. Of a connection that was never handed the job nothing is heard. A connection
 //!     remembers at least the last 1,024 jobs that were taken away from it.
 
+mod clients;
 mod connection;
 mod control;
 mod earlier;
 mod effects;
+mod find;
 mod function;
 mod index;
 mod invariants;
@@ -58,6 +60,7 @@ use slab::Slab;
 pub use self::control::{ControlError, Piece, Place, Rule, Who};
 pub use self::earlier::{EarlierRun, RunEnd};
 pub use self::effects::{Effects, Event};
+pub use self::find::{Found, JobQuery, StageKind};
 pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
 pub use self::query::DropFunction;
@@ -67,6 +70,7 @@ pub use self::stored::{
     StoredParts,
 };
 
+use self::clients::Clients;
 use self::connection::{Ability, Connection, Run, Wait};
 use self::earlier::EarlierRuns;
 use self::function::Function;
@@ -152,6 +156,7 @@ pub struct JobServer {
     /// How many the operator has paused or limited.
     functions_with_settings: usize,
     connections: Slab<Connection>,
+    clients: Clients,
     last_generation: u32,
     abilities: Slab<Ability>,
     /// The slots of abilities, by connection and function.
@@ -206,6 +211,7 @@ impl JobServer {
             functions_in_use: 0,
             functions_with_settings: 0,
             connections: Slab::new(),
+            clients: Clients::default(),
             last_generation: 0,
             abilities: Slab::new(),
             ability_slots: HashMap::new(),
@@ -339,7 +345,8 @@ impl JobServer {
             self.connections[connection as usize].gauges.remove_all_functions();
             Departure::AwaitsAnswers
         } else {
-            self.connections.remove(connection as usize);
+            let gone = self.connections.remove(connection as usize);
+            self.clients.set(connection, gone.gauges.client_id().as_deref(), None);
             self.rules.forget_connection(connection);
             Departure::Done
         };
@@ -427,7 +434,9 @@ impl JobServer {
                 effects.send(from, Response::OptionRes { written });
             }
             Request::SetClientId { id } => {
-                self.connections[connection as usize].gauges.set_client_id(id);
+                let gauges = &self.connections[connection as usize].gauges;
+                self.clients.set(connection, gauges.client_id().as_deref(), Some(id));
+                gauges.set_client_id(id);
                 self.apply_rules(now, connection, effects);
             }
         }
@@ -474,7 +483,9 @@ impl JobServer {
             let (_, _, job) = entry;
             self.jobs.schedule.remove(&entry);
             let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority.index());
-            self.functions[function as usize].scheduled[priority] -= 1;
+            let of = &mut self.functions[function as usize];
+            of.scheduled[priority].remove(&mut self.jobs, job);
+            of.returns = of.returns.wrapping_add(1);
             self.make_ready(now, job, effects);
         }
         self.load_again(now, effects);
