@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::Clock;
 use super::greeting::{Foreign, Greeting};
 use super::input::{Input, Progress, Sink};
+use super::pressure::{Pressure, Registered};
 use super::watch::{Patience, Stuck, Watch};
 use crate::admin::{Admin, LongAnswer};
 use crate::hub::{Applied, Hub};
@@ -44,6 +45,8 @@ const LINES_A_TURN: usize = 16;
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
 /// Once so much waits, the next line of text is answered in another turn, in bytes: a short line may have a long answer.
 const TEXT_OF_A_TURN: usize = 256 * 1024;
+/// How often a connection looks whether there is room for its large packet.
+const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
@@ -57,6 +60,8 @@ pub struct Server {
     pub admin: Arc<Admin>,
     /// The time.
     pub clock: Arc<Clock>,
+    /// Who holds memory for peers.
+    pub pressure: Arc<Pressure>,
 }
 
 /// What bounds a connection.
@@ -82,7 +87,8 @@ pub async fn serve(
     let gauges = Arc::new(gauges);
     gauges.connected_ms.set(server.clock.now().unix_us / 1000);
     gauges.heard_ms.set(gauges.connected_ms.get());
-    let outbox = Arc::new(Outbox::new(limits.output));
+    let account = server.pressure.account();
+    let outbox = Arc::new(Outbox::new(limits.output, Arc::clone(account)));
     let Some(id) = server.hub.connect(Arc::clone(&gauges), Arc::clone(&outbox)) else {
         return;
     };
@@ -90,9 +96,11 @@ pub async fn serve(
         id,
         limits,
         gauges: Arc::clone(&gauges),
+        holder: server.pressure.add_connection(Arc::clone(&outbox)),
         outbox,
         stream,
-        input: Input::new(limits.frames),
+        input: Input::new(limits.frames, Arc::clone(account)),
+        room_timer: None,
         worked_at: None,
         output: Output::default(),
         written: 0,
@@ -120,12 +128,14 @@ pub async fn serve(
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
         Err(reason) => Err(reason),
     };
-    memory::note_freed(connection.outbox.queued() + connection.input.memory());
+    let held = connection.outbox.queued() + connection.input.memory();
+    memory::note_freed(held);
     match result {
         Ok(()) => debug!("Disconnected {}", gauges.peer),
         Err(End::Io(error)) => debug!("Disconnected {}: {error}", gauges.peer),
         Err(End::Closed(CloseReason::Shutdown)) => {}
         Err(End::Closed(CloseReason::Kicked)) => info!("Closed {}: the operator wanted it so", gauges.peer),
+        Err(End::Closed(CloseReason::OutOfMemory)) => server.pressure.note_closed(gauges.name(), held as u64),
         Err(End::Closed(CloseReason::SlowReader)) => {
             server.hub.stats().slow_readers.add(1);
             let most = limits.output;
@@ -178,8 +188,11 @@ struct Connection<S> {
     server: Arc<Server>,
     gauges: Arc<ConnectionGauges>,
     outbox: Arc<Outbox>,
+    holder: Registered,
     stream: S,
     input: Input,
+    /// Runs while there is no room for the large packet that comes.
+    room_timer: Option<Pin<Box<Sleep>>>,
     /// When the first of what was read last was worked off, if any was.
     worked_at: Option<Now>,
     /// What was taken out of the outbox and is being written.
@@ -273,6 +286,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 }
             };
             self.written += written;
+            self.holder.wrote(written);
             self.watch.wrote(written);
         }
     }
@@ -306,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             self.end_if_broken(result);
             return Ok(true);
         }
-        if self.reading == Reading::Ended {
+        if self.reading == Reading::Ended || self.poll_room(context).is_pending() {
             return Ok(false);
         }
         match self.poll_read(context) {
@@ -330,6 +344,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         Poll::Ready(())
     }
 
+    /// Waits for room for what is to be read.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.input.make_room() {
+            self.server.pressure.want_room();
+            let timer = self.room_timer.get_or_insert_with(|| Box::pin(sleep(ROOM_INTERVAL)));
+            ready!(timer.as_mut().poll(context));
+            self.room_timer = None;
+        }
+        self.room_timer = None;
+        Poll::Ready(())
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.worked_at = None;
         let size = if self.input.large_buffer().is_some() {
@@ -344,6 +370,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             self.reading = Reading::Ended;
             return Poll::Ready(Ok(()));
         }
+        self.holder.set_held(self.input.memory());
         // Mostly what came held a request, for which the time was asked already.
         let now = self.worked_at.unwrap_or_else(|| self.server.clock.now());
         self.gauges.heard_ms.set(now.unix_us / 1000);
@@ -368,6 +395,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         };
         let size = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut body.limit(missing)))?;
         self.with_input(|input, sink| input.large_buffer_filled(sink));
+        self.holder.received(size);
         Poll::Ready(Ok(size))
     }
 
@@ -416,18 +444,19 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         self.worked_at = requests.worked_at;
         if requests.is_foreign {
             // What came behind the line is not for us.
-            self.input = Input::new(self.limits.frames);
+            self.input = Input::new(self.limits.frames, Arc::clone(self.server.pressure.account()));
             self.reading = Reading::Ended;
         }
         result
     }
 }
 
-/// A connection may make so much of its output, and three quarters of its limit, before it is not read from any more.
+/// A connection may make so much of its output, three quarters of its limit, and its share of what memory is free, before it is not
+/// read from any more.
 ///
 /// Then it is for its peer to read. That others have to say something to it does not stop there.
 fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
-    outbox.queued() < ANSWERS_MAX.min(limits.output / 4 * 3)
+    outbox.has_room(ANSWERS_MAX.min(limits.output / 4 * 3))
 }
 
 /// Works off what a connection has sent.

@@ -5,6 +5,7 @@ pub mod connection;
 mod greeting;
 pub mod input;
 pub mod listener;
+pub mod pressure;
 pub mod timer;
 pub mod watch;
 
