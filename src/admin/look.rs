@@ -20,13 +20,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use self::times::{Times, WallClock};
 use super::history::History;
 use super::view::{
-    ConnectionsView, DurationsView, FleetCounts, FunctionView, HistoryView, JobCounts, QueuedView, ServerView,
-    StoreView, Totals, WorkerStates,
+    ConnectionsView, DurationsView, FleetCounts, FunctionView, HeldView, HistoryView, JobCounts, QueuedView,
+    ServerView, StoreView, Totals, WorkerStates,
 };
 use crate::fleet::contract::{SET_ID, WorkerId, fleet_of_function};
 use crate::hub::Hub;
 use crate::job_server::{ConnectionId, Now};
 use crate::protocol::{FunctionName, Priority};
+use crate::stats::account::{Account, Part};
 use crate::stats::histogram::Durations;
 use crate::stats::{FunctionGauges, Gauge, JobCounters, Stats, StoreState};
 
@@ -127,6 +128,7 @@ impl Look {
             uptime_s: seconds(now.monotonic_us),
             draining: stats.draining.get() > 0,
             memory_bytes: resident_memory(),
+            held: held(&stats.memory),
             connections: ConnectionsView {
                 open: stats.connections.len() as u64,
                 accepted: stats.accepted.get(),
@@ -304,6 +306,16 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 /// Memory of this process that is in use, in bytes.
+fn held(account: &Account) -> HeldView {
+    HeldView {
+        total_bytes: account.total(),
+        max_bytes: account.limit(),
+        parts_bytes: Part::ALL.into_iter().map(|part| (part.name(), account.get(part))).collect(),
+        connections_closed: account.closed.get(),
+        submissions_refused: account.refused.get(),
+    }
+}
+
 fn resident_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
