@@ -28,20 +28,22 @@ use crate::admin::{Admin, Process};
 use crate::config::{
     Config, ConfigErrors, FunctionDurability, Level, ListenAddress, LogTarget, QueueChoice, Resolved, Sources, resolve,
 };
-use crate::http::Http;
 use crate::http::plugin::PluginListener;
+use crate::http::{Budget, Http};
 use crate::hub::Hub;
-use crate::job_server::{Durability, Policy};
+use crate::job_server::{Durability, JobServer, Policy};
 use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::net::connection::{Limits, Server};
 use crate::net::listener::{AcceptSettings, Acceptor};
 use crate::net::listings::{Listings, keep_order};
+use crate::net::pressure::{self, Pressure};
 use crate::net::timer::keep_time;
 use crate::net::watch::Patience;
 use crate::process::detach::Readiness;
 use crate::process::listen::{KeepAlive, Listeners, TcpTarget, UnixTarget};
 use crate::process::logging::LogHandle;
+use crate::process::memory;
 use crate::process::notify::Notifier;
 use crate::process::signals;
 use crate::protocol::FunctionName;
@@ -59,6 +61,8 @@ const LARGEST_BODY: usize = u32::MAX as usize - 4096;
 /// How long those who wait for the server to be ready wait for its log, and how often it looks.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_millis(1);
+/// The most jobs for which there are numbers of slots.
+const MOST_JOBS: usize = 4_000_000_000;
 /// How often a draining server looks whether its jobs are done.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -225,9 +229,12 @@ fn accept_from_plugin(
     acceptor: &Arc<Acceptor>,
     stop: &CancellationToken,
     connections: &TaskTracker,
+    budget: &Budget,
+    pressure: &Arc<Pressure>,
 ) -> std::io::Result<()> {
     for listener in listeners {
-        let listener = PluginListener::new(TcpListener::from_std(listener)?, connections.clone());
+        let listener = TcpListener::from_std(listener)?;
+        let listener = PluginListener::new(listener, connections.clone(), budget.clone(), Arc::clone(pressure));
         tokio::spawn(Arc::clone(acceptor).accept(listener, stop.clone()));
     }
     Ok(())
@@ -273,7 +280,11 @@ impl Daemon {
         // What came since the process has a pid file is handled now.
         signals::release()?;
         let stats = Arc::new(Stats::default());
-        let queue = location.as_ref().map(|_| Arc::new(Queue::default()));
+        let memory = &stats.memory;
+        memory.set_limit(memory_limits(config, location.is_some()).total);
+        let queue = location.as_ref().map(|_| Arc::new(Queue::new(Arc::clone(memory))));
+        let pressure = Pressure::new(Arc::clone(memory));
+        pressure::start(&pressure)?;
         let hub = Arc::new(Hub::new(policy(config, location.is_some()), Arc::clone(&stats), queue.clone()));
         let clock = Arc::new(Clock::start());
         let keeper = match location.as_ref().zip(queue) {
@@ -288,7 +299,7 @@ impl Daemon {
         let (shutdown, shutdown_commands) = mpsc::channel(1);
         let admin = Arc::new(Admin::new(Arc::clone(&hub), process(config, &log, shutdown)));
         let listings = Arc::new(Listings::default());
-        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock), listings });
+        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock), listings, pressure });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
         let gearman_addresses = listeners.addresses();
@@ -297,9 +308,10 @@ impl Daemon {
         let stop_listening = CancellationToken::new();
         accept_from(&mut listeners, &acceptor, &stop_listening)?;
         let http_addresses = http_plugin.addresses();
-        accept_from_plugin(http_plugin.tcp, &acceptor, &stop_listening, &connections)?;
+        let budget = Budget::new(accept_settings(config).limits.frames.packet, Arc::clone(&stats.memory));
+        accept_from_plugin(http_plugin.tcp, &acceptor, &stop_listening, &connections, &budget, &server.pressure)?;
         stats.max_connections.set(descriptors::most_connections(config) as u64);
-        let http = http.start(config, &server, &acceptor, &log, gearman_addresses)?;
+        let http = http.start(config, &server, &acceptor, &log, gearman_addresses, budget)?;
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         tokio::spawn(keep_order(Arc::clone(&server.listings)));
         sampler::start(&server)?;
@@ -482,7 +494,9 @@ impl Daemon {
 
     fn apply_settings(&self) {
         let config = &self.resolved.config;
-        self.hub.set_policy(self.server.clock.now(), &policy(config, self.location.is_some()));
+        let is_durable = self.location.is_some();
+        self.hub.stats().memory.set_limit(memory_limits(config, is_durable).total);
+        self.hub.set_policy(self.server.clock.now(), &policy(config, is_durable));
         if let Some(location) = &self.location {
             store::publish(self.hub.stats(), location, config);
         }
@@ -554,9 +568,13 @@ async fn tick(interval: &mut Option<Interval>) {
     }
 }
 
+fn memory_limits(config: &Config, is_durable: bool) -> memory::Limits {
+    memory::Limits::new(config.limits.max_memory, config.limits.max_memory_for_workloads, is_durable)
+}
+
 fn policy(config: &Config, is_durable: bool) -> Policy {
     let Config { jobs, limits, log, timeouts, .. } = config;
-    let memory = store::memory_limits(limits, is_durable);
+    let memory = memory_limits(config, is_durable);
     let own = |own: &FunctionDurability| (own.function.clone(), store::level(own.level));
     let function_durability: HashMap<FunctionName, Durability> = config.function_durability.iter().map(own).collect();
     Policy {
@@ -571,7 +589,11 @@ fn policy(config: &Config, is_durable: bool) -> Policy {
         wake_timeout_us: u64::try_from(timeouts.wake_timeout.as_micros()).unwrap_or(u64::MAX),
         job_retries: jobs.job_retries.and_then(|retries| NonZeroU16::new(retries.into())),
         exceptions: jobs.exceptions,
-        max_jobs: limits.max_jobs,
+        memory_max: memory.total,
+        max_jobs: match limits.max_jobs {
+            0 => usize::try_from(JobServer::most_jobs(memory.total)).unwrap_or(usize::MAX).min(MOST_JOBS),
+            most => most,
+        },
         max_functions: limits.max_functions,
         max_functions_per_connection: limits.max_functions_per_connection,
         max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),

@@ -226,6 +226,7 @@ impl Hub {
             return None;
         }
         let id = state.server.connect(Arc::clone(&gauges));
+        state.server.memory_use().publish(&self.stats.memory);
         self.stats.connections.insert(id, gauges);
         let slot = id.slot as usize;
         if state.outboxes.len() <= slot {
@@ -541,6 +542,7 @@ impl Hub {
             state.timer.armed_us = Some(next_us);
             after.wakers.extend(state.timer.waker.clone());
         }
+        state.server.memory_use().publish(&self.stats.memory);
         // Under the lock, so that operations are queued in the order of the transitions that asked for them.
         let has_operations = !after.operations.is_empty();
         if let Some(store) = &self.store

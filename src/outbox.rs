@@ -11,12 +11,13 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::{Buf, Bytes};
 
 use crate::protocol::Response;
+use crate::stats::account::{Account, Amount, Part};
 
 /// Workloads from this size on are kept by reference where they can be, in bytes. Below, copying is cheaper.
 const SHARED_FROM: usize = 8 * 1024;
@@ -24,6 +25,8 @@ const SHARED_FROM: usize = 8 * 1024;
 const SPARE_BUFFERS: usize = 32;
 /// The largest buffer that is kept, in bytes.
 const LARGEST_SPARE: usize = 16 * 1024;
+/// A list for more gaps than these is given back when there are none.
+const LARGEST_SPARE_GAPS: usize = 1024;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -34,16 +37,23 @@ thread_local! {
 pub struct Outbox {
     /// Bytes that may wait; a packet from others that comes when they do closes the connection.
     limit: usize,
+    account: Arc<Account>,
     state: Mutex<State>,
     /// What the state says is queued, for those who only look.
     queued: AtomicUsize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     output: Output,
     /// What comes behind the output, in order.
     gaps: VecDeque<Gap>,
+    /// Memory of these.
+    gaps_memory: usize,
+    /// Memory of what the task has taken last.
+    taken_memory: usize,
+    /// What the account was told of all that.
+    amount: Amount,
     /// How many gaps there were before these.
     gaps_before: u64,
     /// Bytes that wait, those that the task has taken and not yet written included.
@@ -65,11 +75,19 @@ struct Gap {
     after: Output,
 }
 
+impl Gap {
+    fn memory(&self) -> usize {
+        size_of::<Self>() + self.answer.as_ref().map_or(0, Vec::capacity) + self.after.memory()
+    }
+}
+
 /// Why a connection is closed by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
     /// Its peer does not read what it is sent.
     SlowReader,
+    /// Memory is short, and more waits for its peer than for most others.
+    OutOfMemory,
     /// The operator wants it so, at once.
     Kicked,
     /// The server stops.
@@ -79,54 +97,69 @@ pub enum CloseReason {
 impl CloseReason {
     /// Whether what waits need not be written any more.
     fn is_at_once(self) -> bool {
-        matches!(self, Self::SlowReader | Self::Kicked)
+        matches!(self, Self::SlowReader | Self::OutOfMemory | Self::Kicked)
     }
 }
 
 impl Outbox {
-    /// An empty outbox, in which `limit` bytes and one packet more may wait.
-    pub fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default(), queued: AtomicUsize::new(0) }
+    /// An empty outbox, in which `limit` bytes and one packet more may wait, and whose memory `account` counts.
+    pub fn new(limit: usize, account: Arc<Account>) -> Self {
+        let state = State {
+            output: Output::default(),
+            gaps: VecDeque::new(),
+            gaps_memory: 0,
+            taken_memory: 0,
+            amount: Amount::new(Arc::clone(&account), Part::Output),
+            gaps_before: 0,
+            queued: 0,
+            held: 0,
+            waker: None,
+            is_woken: false,
+            closed: None,
+        };
+        Self { limit, account, state: Mutex::new(state), queued: AtomicUsize::new(0) }
     }
 
     /// Leaves a gap, which weighs as if `weight` bytes waited. The gaps of an outbox are counted from 0.
     pub fn hold(&self, weight: usize) {
         let mut state = self.lock();
-        state.gaps.push_back(Gap { weight, answer: None, after: Output::default() });
+        let gap = Gap { weight, answer: None, after: Output::default() };
+        state.gaps_memory += gap.memory();
+        state.gaps.push_back(gap);
         state.held += weight;
-        self.publish(&state);
+        self.publish(&mut state);
     }
 
     /// Fills a gap. Returns a waker to call when all locks are released, if the connection's task has to be told.
     pub fn fill(&self, gap: u64, response: &Response<'_>) -> Option<Waker> {
         let mut state = self.lock();
-        let State { output, gaps, gaps_before, queued, held, .. } = &mut *state;
+        let State { output, gaps, gaps_memory, gaps_before, queued, held, .. } = &mut *state;
         let index = usize::try_from(gap.checked_sub(*gaps_before)?).ok()?;
         let filled = gaps.get_mut(index)?;
         *held -= std::mem::take(&mut filled.weight);
         if index > 0 {
             let answer = response.to_bytes();
             *queued += answer.len();
+            *gaps_memory += answer.capacity();
             filled.answer = Some(answer);
-            self.publish(&state);
+            self.publish(&mut state);
             return None;
         }
         let before = output.len();
         output.push(response);
         *queued += output.len() - before;
-        if let Some(Gap { after, .. }) = gaps.pop_front() {
-            output.append(after);
+        while let Some(gap) = gaps.pop_front() {
+            *gaps_memory -= gap.memory();
             *gaps_before += 1;
-        }
-        // What waited for this one alone.
-        while let Some(Gap { answer: Some(answer), .. }) = gaps.front() {
+            output.append(gap.after);
+            // What waited for this one alone.
+            let Some(Gap { answer: Some(answer), .. }) = gaps.front() else { break };
             output.copy(answer);
-            if let Some(Gap { after, .. }) = gaps.pop_front() {
-                output.append(after);
-            }
-            *gaps_before += 1;
         }
-        self.publish(&state);
+        if gaps.is_empty() && gaps.capacity() > LARGEST_SPARE_GAPS {
+            *gaps = VecDeque::new();
+        }
+        self.publish(&mut state);
         state.wake()
     }
 
@@ -142,7 +175,11 @@ impl Outbox {
         if state.queued >= self.limit && state.closed.is_none() {
             state.close(CloseReason::SlowReader);
         }
-        self.append(&mut state, |output| output.push(response));
+        let is_told = self.append(&mut state, |output| output.push(response));
+        // One packet may be for so many that nobody looks in between.
+        if is_told && !self.account.may_hold(state.queued as u64) {
+            state.close(CloseReason::OutOfMemory);
+        }
         state.wake()
     }
 
@@ -162,21 +199,31 @@ impl Outbox {
         state.is_woken = true;
     }
 
-    /// What comes after the connection was closed is dropped.
-    fn append(&self, state: &mut State, write: impl FnOnce(&mut Output)) {
+    /// What comes after the connection was closed is dropped. Returns whether the account was told.
+    fn append(&self, state: &mut State, write: impl FnOnce(&mut Output)) -> bool {
         if state.closed.is_some() {
-            return;
+            return false;
         }
-        let State { output, gaps, queued, .. } = state;
-        let last = gaps.back_mut().map_or(output, |gap| &mut gap.after);
-        let before = last.len();
-        write(last);
-        *queued += last.len() - before;
-        self.publish(state);
+        let State { output, gaps, gaps_memory, queued, .. } = state;
+        match gaps.back_mut() {
+            None => {
+                let before = output.len();
+                write(output);
+                *queued += output.len() - before;
+            }
+            Some(Gap { after, .. }) => {
+                let (before, memory) = (after.len(), after.memory());
+                write(after);
+                *queued += after.len() - before;
+                *gaps_memory += after.memory() - memory;
+            }
+        }
+        self.publish(state)
     }
 
-    fn publish(&self, state: &State) {
+    fn publish(&self, state: &mut State) -> bool {
         self.queued.store(state.queued.saturating_add(state.held), Ordering::Relaxed);
+        state.amount.set(state.output.memory() + state.gaps_memory + state.taken_memory)
     }
 
     /// Takes all that waits, and says how many bytes of what was taken before have been written since.
@@ -185,7 +232,10 @@ impl Outbox {
     pub fn take(&self, written: usize, waker: &Waker) -> Result<Output, CloseReason> {
         let mut state = self.lock();
         state.queued = state.queued.saturating_sub(written);
-        self.publish(&state);
+        // Of what was taken before nothing is left, and this is taken now.
+        state.taken_memory = 0;
+        self.publish(&mut state);
+        state.taken_memory = state.output.memory();
         if let Some(reason) = state.closed
             && state.output.is_empty()
         {
@@ -201,6 +251,12 @@ impl Outbox {
     /// How many bytes wait, and what the gaps weigh.
     pub fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer may ask for more: less waits for it than `most` bytes, and no more than the account allows now.
+    pub fn has_room(&self, most: usize) -> bool {
+        let queued = self.queued();
+        queued < most && self.account.may_read_from(queued as u64)
     }
 
     /// Why the connection is closed at once, if it is: what was taken before need not be written either.
@@ -226,8 +282,9 @@ impl State {
         if reason.is_at_once() {
             self.output = Output::default();
             self.gaps_before += self.gaps.len() as u64;
-            self.gaps.clear();
-            self.held = 0;
+            self.gaps = VecDeque::new();
+            (self.held, self.gaps_memory) = (0, 0);
+            self.amount.set(self.taken_memory);
             // The task was woken before, and waits for the peer with what it took then.
             self.is_woken = false;
         }
@@ -261,6 +318,11 @@ impl Output {
     /// How many bytes are to be written.
     pub fn len(&self) -> usize {
         self.copied.len() - self.written + self.shared_len
+    }
+
+    /// The memory that it takes, in bytes. What is shared is counted where it came from.
+    fn memory(&self) -> usize {
+        self.copied.capacity() + self.shared.capacity() * size_of::<(usize, Bytes)>()
     }
 
     fn push(&mut self, response: &Response<'_>) {
@@ -372,7 +434,7 @@ mod tests {
         /// Whatever the sizes and however the socket takes the bytes, they come out in the order they went in.
         #[test]
         fn bytes_leave_in_the_order_they_came(sizes in prop::collection::vec(0..40_000_usize, 1..40), chunk in 1..70_000_usize) {
-            let outbox = Outbox::new(usize::MAX);
+            let outbox = Outbox::new(usize::MAX, Arc::default());
             let mut expected = Vec::new();
             for (seed, size) in sizes.iter().enumerate() {
                 let owner = Bytes::from(vec![u8::try_from(seed).unwrap(); *size]);
@@ -401,7 +463,7 @@ mod tests {
         /// Whatever is said between gaps and in whatever order they are filled, everything comes out in its place.
         #[test]
         fn gaps_keep_the_order(steps in prop::collection::vec((0..3_u8, 0..30_000_usize, any::<prop::sample::Index>()), 1..120)) {
-            let outbox = Outbox::new(usize::MAX);
+            let outbox = Outbox::new(usize::MAX, Arc::default());
             let echo = |seed: usize, size: usize| {
                 let owner = Bytes::from(vec![u8::try_from(seed % 251).unwrap(); size]);
                 Response::EchoRes { workload: Workload::shared(&owner, &owner) }.to_bytes()
@@ -456,7 +518,7 @@ mod tests {
 
     #[test]
     fn one_packet_beyond_the_limit_is_taken_and_the_next_closes() {
-        let outbox = Outbox::new(20);
+        let outbox = Outbox::new(20, Arc::default());
         outbox.send(&Response::Noop);
         outbox.send(&Response::Noop);
         assert_eq!(outbox.queued(), 24);
@@ -466,7 +528,7 @@ mod tests {
 
     #[test]
     fn a_task_that_waits_for_its_peer_is_told_of_the_overflow() {
-        let outbox = Outbox::new(20);
+        let outbox = Outbox::new(20, Arc::default());
         outbox.send(&Response::Noop);
         let taken = outbox.take(0, Waker::noop()).unwrap();
         assert!(outbox.send(&Response::Noop).is_some());
@@ -478,7 +540,7 @@ mod tests {
 
     #[test]
     fn one_who_is_kicked_is_told_nothing_more() {
-        let outbox = Outbox::new(1000);
+        let outbox = Outbox::new(1000, Arc::default());
         outbox.send(&Response::Noop);
         let taken = outbox.take(0, Waker::noop()).unwrap();
         outbox.send(&Response::Noop);
@@ -487,7 +549,7 @@ mod tests {
         assert_eq!(outbox.closed_at_once(), Some(CloseReason::Kicked));
         assert!(!outbox.has_gaps());
         assert_eq!(outbox.take(taken.len(), Waker::noop()).unwrap_err(), CloseReason::Kicked);
-        let outbox = Outbox::new(1000);
+        let outbox = Outbox::new(1000, Arc::default());
         outbox.send(&Response::Noop);
         outbox.close(CloseReason::Shutdown);
         assert_eq!(outbox.closed_at_once(), None, "a stop lets what waits be written");
@@ -496,7 +558,7 @@ mod tests {
 
     #[test]
     fn answers_to_the_connection_itself_do_not_close_it() {
-        let outbox = Outbox::new(20);
+        let outbox = Outbox::new(20, Arc::default());
         for _ in 0..10 {
             outbox.answer(&Response::Noop);
         }
@@ -508,8 +570,47 @@ mod tests {
     }
 
     #[test]
+    fn the_account_knows_what_waits_and_what_was_taken() {
+        let account = Arc::new(Account::default());
+        let outbox = Outbox::new(usize::MAX, Arc::clone(&account));
+        let held = || account.get(Part::Output);
+        let echo = |size: usize| {
+            let owner = Bytes::from(vec![7; size]);
+            outbox.send(&Response::EchoRes { workload: Workload::borrowed(&owner) });
+        };
+        echo(100_000);
+        assert!((100_000..200_000).contains(&held()), "{}", held());
+        let taken = outbox.take(0, Waker::noop()).unwrap();
+        echo(50_000);
+        assert!((150_000..300_000).contains(&held()), "{}", held());
+        drop(outbox.take(taken.len(), Waker::noop()).unwrap());
+        assert!((50_000..100_000).contains(&held()), "{}", held());
+        outbox.take(50_012, Waker::noop()).unwrap().recycle();
+        assert_eq!(held(), 0);
+        for gap in 0..100 {
+            outbox.hold(1);
+            echo(2_000 + gap);
+        }
+        assert!((200_000..600_000).contains(&held()), "{}", held());
+        (1..100).for_each(|gap| drop(outbox.fill(gap, &Response::Noop)));
+        outbox.fill(0, &Response::Noop);
+        assert!((200_000..600_000).contains(&held()), "{}", held());
+        outbox.close(CloseReason::OutOfMemory);
+        assert_eq!(held(), 0);
+        let shared = account.count_once(Bytes::from(vec![7; 100_000]));
+        let outboxes: Vec<Outbox> = (0..100).map(|_| Outbox::new(usize::MAX, Arc::clone(&account))).collect();
+        for outbox in &outboxes {
+            outbox.send(&Response::EchoRes { workload: Workload::shared(&shared, &shared) });
+        }
+        drop(shared);
+        assert_eq!(account.get(Part::Results), 100_000, "it is shared by all");
+        drop(outboxes);
+        assert_eq!(account.total(), 0);
+    }
+
+    #[test]
     fn what_is_written_makes_room() {
-        let outbox = Outbox::new(20);
+        let outbox = Outbox::new(20, Arc::default());
         for _ in 0..10 {
             outbox.send(&Response::Noop);
             outbox.send(&Response::Noop);

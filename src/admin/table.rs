@@ -15,7 +15,8 @@ use percent_encoding::percent_decode_str;
 use super::look::{Functions, JobFilter, Look, Rules};
 use super::names::FilterNames;
 use super::view::{
-    DurationsView, FunctionView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals, WorkerStates,
+    DurationsView, FunctionView, HeldView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals,
+    WorkerStates,
 };
 use crate::job_server::Now;
 use crate::protocol::text::{self, JobWords};
@@ -392,6 +393,12 @@ pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
             ("uptime_s", server.uptime_s.into()),
             ("draining", server.draining.into()),
             ("memory_bytes", server.memory_bytes.into()),
+        ],
+        out,
+    );
+    write_held(&server.held, out);
+    write_pairs(
+        &[
             ("connections_open", server.connections.open.into()),
             ("connections_accepted", server.connections.accepted.into()),
             ("connections_refused", server.connections.refused.into()),
@@ -423,6 +430,20 @@ pub(super) fn write_server(server: &ServerView, out: &mut Vec<u8>) {
     );
     write_store(&server.store, out);
     out.extend_from_slice(text::END_OF_LIST);
+}
+
+fn write_held(held: &HeldView, out: &mut Vec<u8>) {
+    write_pairs(&[("held_bytes", held.total_bytes.into()), ("held_max_bytes", held.max_bytes.into())], out);
+    for (name, bytes) in &held.parts_bytes {
+        write_pairs(&[(&format!("held_{name}_bytes"), (*bytes).into())], out);
+    }
+    write_pairs(
+        &[
+            ("held_connections_closed", held.connections_closed.into()),
+            ("held_submissions_refused", held.submissions_refused.into()),
+        ],
+        out,
+    );
 }
 
 fn write_totals(totals: &Totals, rates: &Rates, out: &mut Vec<u8>) {

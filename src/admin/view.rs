@@ -4,6 +4,8 @@
 //! are no UTF-8 are shown with replacement characters; the `id` of a function is its name percent-encoded, byte for byte, and
 //! other names stand a second time in base64 then.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::stats::histogram::Durations;
@@ -23,6 +25,8 @@ pub struct ServerView {
     pub draining: bool,
     /// Memory of the process that is in use, in bytes.
     pub memory_bytes: Option<u64>,
+    /// What is held in memory for jobs and peers.
+    pub held: HeldView,
     /// Connections.
     pub connections: ConnectionsView,
     /// Functions that are known.
@@ -62,6 +66,21 @@ pub struct ConnectionsView {
     pub refused: u64,
     /// That were closed because their peer did not read.
     pub slow_readers: u64,
+}
+
+/// What is held in memory for jobs and peers, in bytes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct HeldView {
+    /// All of it.
+    pub total_bytes: u64,
+    /// How much it may be.
+    pub max_bytes: u64,
+    /// Its parts, by name.
+    pub parts_bytes: BTreeMap<&'static str, u64>,
+    /// Connections that were closed since the start because it was too much.
+    pub connections_closed: u64,
+    /// Submissions that were refused because of it.
+    pub submissions_refused: u64,
 }
 
 /// How many managed workers there are, and monitors of them.

@@ -75,6 +75,7 @@ pub const RELOADABLE: &[&str] = &[
     "max-packet-size",
     "max-connections",
     "max-output",
+    "max-memory",
     "max-jobs",
     "max-memory-for-workloads",
     "max-text-line",
@@ -291,14 +292,23 @@ pub struct Limits {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = value::bytes::<KIB, { 1024 * GIB }>)]
     pub max_output: u64,
 
-    /// Most jobs, queued and running together
-    #[arg(long, value_name = "N", default_value = "100000000", value_parser = value::count::<1, 4_000_000_000>)]
+    /// Most bytes of memory for jobs and peers; 0 is two thirds of the machine's memory
+    ///
+    /// It is the sum of all that peers make the server hold: jobs, submissions that wait, packets that wait for slow readers or
+    /// have not come whole. Beyond three quarters submissions are refused; near the limit connections that hold much and move
+    /// little are closed. 0 is two thirds of what the control group allows, where that is less than the machine's memory, and more
+    /// where --max-memory-for-workloads asks for more.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = value::bytes_or_automatic::<{ 16 * MIB }, { 1024 * GIB }>)]
+    pub max_memory: OptionalSize,
+
+    /// Most jobs, queued and running together; 0 is as many as fit into --max-memory
+    #[arg(long, value_name = "N", default_value = "0", value_parser = value::count::<0, 4_000_000_000>)]
     pub max_jobs: usize,
 
-    /// Most bytes of workloads of queued jobs in memory; 0 is 64 MiB for a durable queue, else half of the machine's memory
+    /// Most bytes of workloads of queued jobs in memory; 0 is 64 MiB for a durable queue, else what --max-memory leaves
     ///
-    /// A durable queue keeps what is beyond it in the store alone and reads it back ahead of the workers. Where jobs are kept
-    /// in memory, a job beyond it is refused. Half of the memory is half of what the control group allows, where that is less.
+    /// It is a part of --max-memory. A durable queue keeps what is beyond it in the store alone and reads it back ahead of the
+    /// workers. Where jobs are kept in memory, a job beyond it is refused.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = value::bytes_or_automatic::<MIB, { 1024 * GIB }>)]
     pub max_memory_for_workloads: OptionalSize,
 

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::accept_settings;
 use crate::config::{Config, ListenAddress, read_promptly};
-use crate::http::{self, Http, Parts, Settings, Tokens};
+use crate::http::{self, Budget, Http, Parts, Settings, Tokens};
 use crate::log_level::audit;
 use crate::net::connection::Server;
 use crate::net::listener::Acceptor;
@@ -73,6 +73,7 @@ impl HttpReady {
         acceptor: &Arc<Acceptor>,
         log: &LogHandle,
         addresses: Vec<String>,
+        budget: Budget,
     ) -> io::Result<Option<Http>> {
         if let Some(absent) = &self.absent {
             audit!("{absent}");
@@ -104,7 +105,7 @@ impl HttpReady {
             max_packet_size: accept.limits.frames.packet,
             keep_alive: accept.keep_alive,
         };
-        http::start(self.listeners.tcp, settings, parts(server, acceptor, log)).map(Some)
+        http::start(self.listeners.tcp, settings, parts(server, acceptor, log, budget)).map(Some)
     }
 }
 
@@ -122,7 +123,7 @@ pub(super) fn read_tokens(config: &Config) -> Result<Vec<String>, String> {
 }
 
 /// What the interface knows of the server.
-fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle) -> Parts {
+fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle, budget: Budget) -> Parts {
     let clock = Arc::clone(&server.clock);
     let acceptor = Arc::clone(acceptor);
     // The connections that it makes are served as all others are, by the threads that serve them.
@@ -131,6 +132,7 @@ fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle) -> Par
     Parts {
         admin: Arc::clone(&server.admin),
         stats: server.hub.shared_stats(),
+        budget,
         now: Box::new(move || clock.now()),
         sign_of_life: Box::new(move |beat| {
             let hub = Arc::clone(&hub);

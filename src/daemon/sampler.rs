@@ -20,7 +20,7 @@ fn run(server: &Weak<Server>) {
     let mut trimmer = Trimmer::default();
     while let Some(server) = server.upgrade() {
         server.admin.look.sample(server.clock.now());
-        trimmer.look(server.hub.workload_bytes());
+        trimmer.look(server.pressure.account().total());
         drop(server);
         // Nobody unparks it; a sample that comes early by chance does no harm.
         std::thread::park_timeout(SAMPLE_INTERVAL);

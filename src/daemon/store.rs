@@ -11,12 +11,11 @@ use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use self::restore::Restore;
-use crate::config::{self, Config, DurabilityLevel, QueueChoice};
+use crate::config::{Config, DurabilityLevel, QueueChoice};
 use crate::hub::Hub;
 use crate::job_server::{Durability, FOREIGN_NUMBER_MAX, NUMBER_MAX, RestoredSettings, StoreFailure};
 use crate::log_level::audit;
 use crate::net::Clock;
-use crate::process::memory;
 use crate::stats::{Stats, StoreState};
 use crate::store::location::{Access, Location};
 use crate::store::queue::Queue;
@@ -27,8 +26,6 @@ use crate::store::{Reading, Replayed, Store, StoreError};
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(30);
 /// How often it is tried.
 const DATABASE_INTERVAL: Duration = Duration::from_millis(500);
-/// The part of the memory for jobs that only memory has which jobs may take on their way to the store: they are there twice.
-const STORING_SHARE: u64 = 4;
 /// How often a database is tried that nothing is asked of.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a stop looks whether the store is done.
@@ -238,23 +235,4 @@ pub(super) fn level(level: DurabilityLevel) -> Durability {
         DurabilityLevel::Interval => Durability::Interval,
         DurabilityLevel::Off => Durability::Off,
     }
-}
-
-/// How many bytes of workloads are kept in memory.
-pub(super) struct MemoryLimits {
-    /// Of jobs that the store has.
-    pub(super) stored: u64,
-    /// Of jobs that the store is asked to keep.
-    pub(super) storing: u64,
-    /// Of jobs that only memory has.
-    pub(super) volatile: u64,
-}
-
-/// The limits for a server. With a durable queue the one that is set concerns the jobs that can be read back; the others
-/// may take a part of the machine's memory.
-pub(super) fn memory_limits(limits: &config::Limits, is_durable: bool) -> MemoryLimits {
-    let asked = limits.max_memory_for_workloads;
-    let stored = memory::for_workloads(asked, true);
-    let volatile = memory::for_workloads(asked.filter(|_| !is_durable), false);
-    MemoryLimits { stored, storing: volatile / STORING_SHARE, volatile }
 }

@@ -12,17 +12,41 @@ use tokio::time::timeout;
 
 use super::Interface;
 use super::answer::{Failure, kib};
+use crate::stats::account::{Account, Amount, Part};
+
+/// What large bodies and results hold together, in KiB, where memory is not short and a single one may not be larger.
+const MOST_KIB: usize = 256 * 1024;
 
 /// What one holds in all that takes nothing of the budget, in bytes.
 pub(super) const SMALL: usize = 64 * 1024;
 /// How long one waits for others to let go of it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What all large bodies and results share.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// In KiB.
+    semaphore: Arc<Semaphore>,
+    account: Arc<Account>,
+}
+
+impl Budget {
+    /// A budget in which two of the largest packets fit; 256 MiB where that is more, but no more than an eighth of the account's limit.
+    pub fn new(max_packet_size: usize, account: Arc<Account>) -> Self {
+        let eighth = usize::try_from(account.limit() / 8 / 1024).unwrap_or(usize::MAX);
+        let largest = kib(max_packet_size).saturating_mul(2);
+        let most = MOST_KIB.min(eighth).max(largest).min(Semaphore::MAX_PERMITS);
+        Self { semaphore: Arc::new(Semaphore::new(most)), account }
+    }
+}
+
 /// A part of the budget, which goes back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
-    budget: Arc<Semaphore>,
+    budget: Budget,
     permit: Option<OwnedSemaphorePermit>,
+    /// What the account was told of it.
+    amount: Amount,
 }
 
 impl Share {
@@ -30,8 +54,9 @@ impl Share {
         Self::of(&interface.budget)
     }
 
-    pub(super) fn of(budget: &Arc<Semaphore>) -> Self {
-        Self { budget: Arc::clone(budget), permit: None }
+    pub(super) fn of(budget: &Budget) -> Self {
+        let amount = Amount::new(Arc::clone(&budget.account), Part::Http);
+        Self { budget: budget.clone(), permit: None, amount }
     }
 
     /// Takes what is missing for so many bytes in all.
@@ -41,7 +66,7 @@ impl Share {
     pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Failure> {
         let missing = self.missing(bytes);
         if missing > 0 {
-            let more = Arc::clone(&self.budget).try_acquire_many_owned(missing).map_err(|_| too_much())?;
+            let more = Arc::clone(&self.budget.semaphore).try_acquire_many_owned(missing).map_err(|_| too_much())?;
             self.add(more);
         }
         Ok(())
@@ -54,7 +79,7 @@ impl Share {
     pub(super) async fn await_hold(&mut self, bytes: usize) -> io::Result<()> {
         let missing = self.missing(bytes);
         if missing > 0 {
-            let more = timeout(PATIENCE, Arc::clone(&self.budget).acquire_many_owned(missing)).await;
+            let more = timeout(PATIENCE, Arc::clone(&self.budget.semaphore).acquire_many_owned(missing)).await;
             match more {
                 Ok(Ok(more)) => self.add(more),
                 Ok(Err(_)) | Err(_) => return Err(io::ErrorKind::OutOfMemory.into()),
@@ -65,7 +90,8 @@ impl Share {
 
     /// Gives what is held on to another, and holds nothing any more.
     pub(super) fn take(&mut self) -> Self {
-        Self { budget: Arc::clone(&self.budget), permit: self.permit.take() }
+        let rest = Self::of(&self.budget);
+        std::mem::replace(self, rest)
     }
 
     /// In KiB.
@@ -80,6 +106,8 @@ impl Share {
             Some(permit) => permit.merge(more),
             None => self.permit = Some(more),
         }
+        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        self.amount.set(held * 1024);
     }
 }
 
@@ -103,19 +131,29 @@ mod tests {
 
     #[test]
     fn the_sum_is_charged_and_goes_back() {
-        let budget = Arc::new(Semaphore::new(100));
+        let budget = Budget { semaphore: Arc::new(Semaphore::new(100)), account: Arc::default() };
+        let left = || (budget.semaphore.available_permits(), budget.account.get(Part::Http));
         let mut share = Share::of(&budget);
         share.hold(SMALL).unwrap();
-        assert_eq!(budget.available_permits(), 100);
+        assert_eq!(left(), (100, 0));
         share.hold(SMALL + 1).unwrap();
         share.hold(80 * 1024).unwrap();
-        assert_eq!(budget.available_permits(), 20);
+        assert_eq!(left(), (20, 80 * 1024));
         assert!(share.hold(101 * 1024).is_err());
         let other = share.take();
         share.hold(10).unwrap();
-        assert_eq!(budget.available_permits(), 20);
+        assert_eq!(left(), (20, 80 * 1024));
         drop(other);
-        assert_eq!(budget.available_permits(), 100);
+        assert_eq!(left(), (100, 0));
+    }
+
+    #[test]
+    fn two_of_the_largest_always_fit() {
+        let account = Arc::new(Account::default());
+        let permits = |packet| Budget::new(packet, Arc::clone(&account)).semaphore.available_permits();
+        assert_eq!(permits(64 << 20), MOST_KIB);
+        account.set_limit(512 << 20);
+        assert_eq!([permits(1 << 20), permits(64 << 20)], [64 * 1024, 128 * 1024]);
     }
 
     #[test]

@@ -69,12 +69,12 @@ mod tests {
     use std::sync::Arc;
 
     use serde_json::{Value, json};
-    use tokio::sync::Semaphore;
 
+    use super::super::budget::Budget;
     use super::*;
 
     fn written(bytes: &[u8]) -> Value {
-        let share = Share::of(&Arc::new(Semaphore::new(0)));
+        let share = Share::of(&Budget::new(0, Arc::default()));
         let bytes = Bytes::copy_from_slice(bytes);
         let mut content = Content::new(b"{\"a\":1,".to_vec(), bytes, b",\"b\":[]}", share);
         let mut whole = Vec::new();

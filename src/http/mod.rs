@@ -36,6 +36,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use self::budget::Budget;
 use self::events::Overview;
 use self::fleet::Rounds;
 use self::pulse::Pulse;
@@ -54,8 +55,6 @@ const ACTIONS: usize = 64;
 const SCRAPES: usize = 4;
 /// How many lists are written at one time: each holds what is to be listed.
 const LISTS: usize = 16;
-/// What large bodies and results hold together, in KiB, where a single one may not be larger.
-const BUDGET_KIB: usize = 256 * 1024;
 /// How many tasks have a turn before sockets are looked at.
 const EVENT_INTERVAL: u32 = 4;
 /// How long connections may take to end when the server stops.
@@ -119,6 +118,8 @@ pub struct Parts {
     pub admin: Arc<Admin>,
     /// The numbers that are published.
     pub stats: Arc<Stats>,
+    /// What large bodies and results share.
+    pub budget: Budget,
     /// The time as the job server counts it.
     pub now: Box<dyn Fn() -> Now + Send + Sync>,
     /// Has the job server's thread call this, with its lock taken before: a sign that neither is stuck.
@@ -138,8 +139,7 @@ struct Interface {
     scrapes: Arc<Semaphore>,
     actions: Arc<Semaphore>,
     lists: Arc<Semaphore>,
-    /// In KiB.
-    budget: Arc<Semaphore>,
+    budget: Budget,
     overview: Mutex<Overview>,
     fleet: Rounds,
     pulse: Arc<Pulse>,
@@ -158,8 +158,8 @@ struct Counts {
 
 impl Interface {
     fn new(settings: Settings, parts: Parts, stop: CancellationToken) -> Self {
-        let budget = budget_for(settings.max_packet_size);
         Self {
+            budget: parts.budget.clone(),
             settings,
             parts,
             streams: Arc::new(Semaphore::new(STREAMS)),
@@ -167,7 +167,6 @@ impl Interface {
             scrapes: Arc::new(Semaphore::new(SCRAPES)),
             actions: Arc::new(Semaphore::new(ACTIONS)),
             lists: Arc::new(Semaphore::new(LISTS)),
-            budget,
             overview: Mutex::default(),
             fleet: Rounds::default(),
             pulse: Arc::default(),
@@ -179,12 +178,6 @@ impl Interface {
     fn now(&self) -> Now {
         (self.parts.now)()
     }
-}
-
-/// A budget in which two of the largest packets fit.
-fn budget_for(max_packet_size: usize) -> Arc<Semaphore> {
-    let largest = answer::kib(max_packet_size).saturating_mul(2);
-    Arc::new(Semaphore::new(BUDGET_KIB.max(largest).min(Semaphore::MAX_PERMITS)))
 }
 
 /// The running interface.

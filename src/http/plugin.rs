@@ -12,7 +12,7 @@ mod response;
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -20,27 +20,31 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::ReadHalf;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::Decoder;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use self::request::{HEAD_MAX, Job, Refusal, Request, Status};
 use self::response::Answer;
-use super::budget::{Share, append};
+use super::budget::{Budget, Share, append};
 use crate::net::connection::Limits;
 use crate::net::listener::{AcceptSettings, Accepted, Listener};
+use crate::net::pressure::{Pressure, Registered};
 use crate::process::socket::unacknowledged;
 use crate::protocol::packet::{
     CodecError, Frame, FrameLimits, HEADER_SIZE, Header, Magic, Packet, PacketCodec, PacketType, split_arguments,
 };
+use crate::stats::account::{Amount, Part};
 
 /// How long a peer may take for the head of its request, and for each [`LEAST_PROGRESS`] of its workload, where the
 /// settings give a connection for ever. There is no use in one that has said nothing, since it is good for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a peer must send, or take, within its time, in bytes. Less is no way to talk, but one to hold the server's memory.
 const LEAST_PROGRESS: usize = 16 * 1024;
+/// What a peer weighs beside its connection to the job server and beside its result, in bytes.
+const CONNECTION: usize = 12 * 1024;
 /// How much of a workload is handed on at once, in bytes.
 const PIECE: usize = 64 * 1024;
 /// How much a peer may send behind its request, in bytes. It is dropped.
@@ -53,14 +57,15 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct PluginListener {
     listener: TcpListener,
     tasks: TaskTracker,
-    /// What all results take together while they are collected and written, in KiB.
-    budget: OnceLock<Arc<Semaphore>>,
+    /// What results take together while they are collected and written.
+    budget: Budget,
+    pressure: Arc<Pressure>,
 }
 
 impl PluginListener {
     /// Translates what is accepted from `listener` by tasks within `tasks`.
-    pub const fn new(listener: TcpListener, tasks: TaskTracker) -> Self {
-        Self { listener, tasks, budget: OnceLock::new() }
+    pub const fn new(listener: TcpListener, tasks: TaskTracker, budget: Budget, pressure: Arc<Pressure>) -> Self {
+        Self { listener, tasks, budget, pressure }
     }
 }
 
@@ -71,11 +76,15 @@ impl Listener for PluginListener {
         let Accepted { stream: peer, peer: address } = self.listener.accept_one(settings).await?;
         let (stream, server) = UnixStream::pair()?;
         let (limits, name) = (settings.limits, address.clone());
-        let budget = self.budget.get_or_init(|| super::budget_for(limits.frames.packet));
         let (from_server, to_server) = server.into_split();
-        let packets = Packets::new(from_server, &limits, budget);
+        let packets = Packets::new(from_server, &limits, &self.budget);
+        let cancel = CancellationToken::new();
+        let holder = self.pressure.add_task(format!("{name} (HTTP)"), cancel.clone());
+        let mut amount = Amount::new(Arc::clone(self.pressure.account()), Part::Http);
         self.tasks.spawn(async move {
-            match serve(peer, packets, to_server, &limits).await {
+            amount.set(CONNECTION);
+            let served = cancel.run_until_cancelled(serve(peer, packets, to_server, &limits, &holder)).await;
+            match served.unwrap_or(Err(Unanswered::OutOfMemory)) {
                 Ok(()) => debug!("answered an HTTP request of {name}"),
                 Err(Unanswered::SlowReader) => info!("Closed {name}: it does not read its answer over HTTP"),
                 Err(error) => debug!("no answer to {name} over HTTP: {error}"),
@@ -98,6 +107,8 @@ enum Unanswered {
     Closed,
     #[error("it does not take its answer")]
     SlowReader,
+    #[error("memory is short, and it takes its answer too slowly")]
+    OutOfMemory,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -108,6 +119,7 @@ async fn serve(
     mut packets: Packets,
     mut to_server: OwnedWriteHalf,
     limits: &Limits,
+    holder: &Registered,
 ) -> Result<(), Unanswered> {
     let mut received = BytesMut::new();
     let patience = limits.first_byte_timeout.unwrap_or(REQUEST_TIMEOUT);
@@ -142,7 +154,9 @@ async fn serve(
         Ok(answer) => {
             write(&mut peer, response::answered(&request, &answer).into(), limits.patience.reading).await?;
             if !request.is_head {
-                write(&mut peer, answer.payload, limits.patience.reading).await?;
+                let payload = answer.payload;
+                holder.set_held(payload.len());
+                write_counted(&mut peer, payload, limits.patience.reading, |size| holder.wrote(size)).await?;
             }
         }
         Err(status) => {
@@ -276,7 +290,7 @@ struct Packets {
 }
 
 impl Packets {
-    fn new(stream: OwnedReadHalf, limits: &Limits, budget: &Arc<Semaphore>) -> Self {
+    fn new(stream: OwnedReadHalf, limits: &Limits, budget: &Budget) -> Self {
         // Lines are for those who have sent one.
         let limits = FrameLimits { packet: limits.frames.packet, line: 1 };
         let (share, data_share) = (Share::of(budget), Share::of(budget));
@@ -364,15 +378,25 @@ fn cut(body: Bytes) -> (Bytes, Bytes) {
 }
 
 /// Writes all of it, to a peer that takes some of it within each `patience`.
-async fn write(peer: &mut TcpStream, mut bytes: Bytes, patience: Option<Duration>) -> Result<(), Unanswered> {
+async fn write(peer: &mut TcpStream, bytes: Bytes, patience: Option<Duration>) -> Result<(), Unanswered> {
+    write_counted(peer, bytes, patience, |_| {}).await
+}
+
+/// The same, and tells `wrote` of each piece that the kernel has taken.
+async fn write_counted(
+    peer: &mut TcpStream,
+    mut bytes: Bytes,
+    patience: Option<Duration>,
+    wrote: impl Fn(usize),
+) -> Result<(), Unanswered> {
     while !bytes.is_empty() {
         let before = unacknowledged(peer.as_fd()).unwrap_or(0);
         let Some(patience) = patience else {
-            peer.write_all_buf(&mut bytes).await?;
+            wrote(peer.write_buf(&mut bytes).await?);
             continue;
         };
         if let Ok(written) = timeout(patience, peer.write_buf(&mut bytes)).await {
-            written?;
+            wrote(written?);
             continue;
         }
         // The kernel reports room only when there is much. A peer that reads slowly has taken something all the same.

@@ -68,6 +68,11 @@ impl EarlierRuns {
         of_job.push(run);
     }
 
+    /// How many runs are remembered.
+    pub(super) const fn len(&self) -> usize {
+        self.count
+    }
+
     /// The runs of a job, oldest first.
     pub(super) fn of(&self, number: u64) -> &[EarlierRun] {
         self.of_jobs.get(&number).map_or(&[], Vec::as_slice)

@@ -127,8 +127,11 @@ impl JobServer {
         let ended = self.additions.iter().filter(|(_, addition)| addition.job == NONE);
         let ended = ended.map(|(_, addition)| addition.workload).sum();
         let mut expected = Holdings { ended, ..Holdings::default() };
+        expected.names = self.functions.iter().map(|(_, function)| function.name.as_bytes().len() as u64).sum();
         for (_, job) in self.jobs.iter() {
             let workload = job.workload_memory();
+            expected.heads += job.head_memory();
+            expected.shared += job.shared_memory();
             match job.kept {
                 Kept::Memory => expected.volatile += workload,
                 Kept::Storing => expected.storing += workload,

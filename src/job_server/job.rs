@@ -5,6 +5,7 @@ mod transfer;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -15,9 +16,10 @@ use super::index::{JobIndex, NONE};
 use super::short::Short;
 use super::stored::{JobKey, StoredJob};
 use crate::protocol::{FunctionName, JobHandle, Priority, Submission, Workload};
+use crate::stats::account::Account;
 
 /// Workloads from this size on that come out of the store are shared and not copied, in bytes.
-const SHARED_FROM: usize = 32 * 1024;
+pub(super) const SHARED_FROM: usize = 32 * 1024;
 
 /// The unique id that stands for the workload itself.
 const WORKLOAD_IS_UNIQUE: &[u8] = b"-";
@@ -134,6 +136,25 @@ impl Body {
         }
     }
 
+    /// How many bytes it takes that are not shared.
+    pub(super) fn own_memory(&self) -> usize {
+        match self {
+            Self::Small(bytes) => bytes.len(),
+            Self::Large(large) => large.head.len() + size_of::<LargeBody>(),
+        }
+    }
+
+    /// Has the account count a large workload, until nobody holds it any more.
+    pub(super) fn counted_once(self, account: &Arc<Account>) -> Self {
+        match self {
+            Self::Small(_) => self,
+            Self::Large(mut large) => {
+                large.workload = account.count_once(large.workload);
+                Self::Large(large)
+            }
+        }
+    }
+
     /// Begins with the unique id and the reducer.
     pub(super) fn head(&self) -> &[u8] {
         match self {
@@ -224,7 +245,7 @@ impl Job {
         }
     }
 
-    fn head_length(&self) -> usize {
+    pub(super) fn head_length(&self) -> usize {
         usize::from(self.unique_length) + usize::from(self.reducer_length)
     }
 
@@ -236,6 +257,14 @@ impl Job {
     /// How many bytes of memory its workload takes.
     pub(super) fn workload_memory(&self) -> u64 {
         if self.kept == Kept::Store { 0 } else { self.rest().as_bytes().len() as u64 }
+    }
+
+    /// How many bytes of it are shared with packets.
+    pub(super) fn shared_memory(&self) -> u64 {
+        match &self.body {
+            Body::Small(_) => 0,
+            Body::Large(large) => large.workload.len() as u64,
+        }
     }
 
     pub(super) fn handle<'a>(&self, prefixes: &'a Prefixes) -> JobHandle<'a> {

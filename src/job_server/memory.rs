@@ -7,8 +7,9 @@
 
 use bytes::Bytes;
 
+use super::account::OPERATION;
 use super::effects::{Effects, Event};
-use super::job::{JobState, Kept};
+use super::job::{JobState, Kept, SHARED_FROM};
 use super::stored::{StoreFailure, StoreOp, StoredJob};
 use super::{JobServer, Now, US_PER_S};
 use crate::protocol::{PeerError, Priority, Response};
@@ -37,6 +38,12 @@ pub(super) struct Holdings {
     pub(super) stored_jobs: usize,
     /// Those of them that run.
     pub(super) stored_running: usize,
+    /// Bytes of unique ids and reducers, and places in indexes by them.
+    pub(super) heads: u64,
+    /// Bytes of workloads that are shared with packets.
+    pub(super) shared: u64,
+    /// Bytes of the names of functions.
+    pub(super) names: u64,
 }
 
 /// Parked jobs that are being read. Its slot is the ticket of the operation.
@@ -52,6 +59,8 @@ impl JobServer {
     /// Counts a job in, as it is, after it was made or changed.
     pub(super) fn count(&mut self, job: u32) {
         let (workload, kept, is_running) = self.counted(job);
+        self.holdings.heads += self.jobs.get(job).head_memory();
+        self.holdings.shared += self.jobs.get(job).shared_memory();
         let Holdings { volatile, storing, stored, stored_jobs, stored_running, .. } = &mut self.holdings;
         match kept {
             Kept::Memory => *volatile += workload,
@@ -65,6 +74,8 @@ impl JobServer {
     /// Counts a job out, as it is, before it changes or ends.
     pub(super) fn uncount(&mut self, job: u32) {
         let (workload, kept, is_running) = self.counted(job);
+        self.holdings.heads -= self.jobs.get(job).head_memory();
+        self.holdings.shared -= self.jobs.get(job).shared_memory();
         let Holdings { volatile, storing, stored, stored_jobs, stored_running, .. } = &mut self.holdings;
         match kept {
             Kept::Memory => *volatile -= workload,
@@ -95,7 +106,9 @@ impl JobServer {
     /// Whether there is memory for the workload of a new job.
     pub(super) fn check_memory(&self, workload: usize, is_durable: bool) -> Result<(), PeerError> {
         let (taken, most, error) = if is_durable {
-            (self.holdings.storing + self.holdings.ended, self.policy.storing_workloads_max, PeerError::STORE_BEHIND)
+            let entries = self.additions.len() as u64 * OPERATION;
+            let taken = self.holdings.storing + self.holdings.ended + entries;
+            (taken, self.policy.storing_workloads_max, PeerError::STORE_BEHIND)
         } else {
             (self.holdings.volatile, self.policy.volatile_workloads_max, PeerError::OUT_OF_MEMORY)
         };
@@ -222,6 +235,8 @@ impl JobServer {
             state.loading[priority.index()].remove(&mut self.jobs, job);
             state.returns = state.returns.wrapping_add(1);
             self.uncount(job);
+            let workload =
+                if workload.len() >= SHARED_FROM { self.stats.memory.count_once(workload) } else { workload };
             self.jobs.load(job, &workload);
             self.count(job);
             self.make_ready_now(now, job, effects);
@@ -269,7 +284,7 @@ impl JobServer {
 
     /// Takes back a job that the store has kept, as it was, with its workload or without; one whose unique id is `-` coalesces
     /// only once it has it. Returns whether there is memory for the workload of the next one.
-    pub fn restore(&mut self, now: Now, job: StoredJob, has_workload: bool, effects: &mut impl Effects) -> bool {
+    pub fn restore(&mut self, now: Now, mut job: StoredJob, has_workload: bool, effects: &mut impl Effects) -> bool {
         // The limit of functions is for peers, not for what was acknowledged.
         let function = self.function_or_new(job.function.as_bytes());
         let twin = self
@@ -281,6 +296,7 @@ impl JobServer {
             Err(vacancy) => {
                 let prefix = self.prefixes.index(&job.prefix);
                 self.stats.set_handle_prefix(prefix, &job.prefix);
+                job.body = job.body.counted_once(&self.stats.memory);
                 let kept = if has_workload { Kept::Both } else { Kept::Store };
                 let slot = self.jobs.restore(function, job, prefix, kept, vacancy);
                 self.count(slot);

@@ -26,6 +26,7 @@
 //!     ends. Results that come later are not answered. Of a connection that was never handed the job nothing is heard. A connection
 //!     remembers at least the last 1,024 jobs that were taken away from it.
 
+mod account;
 mod clients;
 mod connection;
 mod control;
@@ -57,6 +58,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+pub use self::account::MemoryUse;
 pub use self::control::{ControlError, Piece, Place, Rule, Who};
 pub use self::earlier::{EarlierRun, RunEnd};
 pub use self::effects::{Effects, Event};
@@ -80,7 +82,7 @@ use self::memory::{Holdings, Load};
 use self::storing::{Addition, Creation};
 use self::withhold::Rules;
 use self::work::Outcome;
-use crate::protocol::{ConnectionOption, FunctionName, PeerError, Request, Response};
+use crate::protocol::{ConnectionOption, FunctionName, PeerError, Request, Response, Submission};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
 
 pub use crate::stats::{ConnectionId, Withholding};
@@ -523,6 +525,7 @@ impl JobServer {
             return *slot;
         }
         let name = FunctionName::new(name);
+        self.holdings.names += name.as_bytes().len() as u64;
         let gauges = Arc::new(FunctionGauges::default());
         self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
         let slot = self.functions.insert(Function::new(name.clone(), gauges));
@@ -534,6 +537,7 @@ impl JobServer {
     /// Forgets a function that has neither workers nor jobs.
     fn remove_function(&mut self, slot: u32) {
         let removed = self.functions.remove(slot as usize);
+        self.holdings.names -= removed.name.as_bytes().len() as u64;
         self.function_names.remove(&removed.name);
         self.stats.functions.remove(&removed.name);
         self.functions_in_use -= usize::from(removed.counted_in_use);
@@ -601,9 +605,10 @@ impl JobServer {
         if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
             return false;
         }
-        let Self { functions, function_names, stats, .. } = self;
+        let Self { functions, function_names, stats, holdings, .. } = self;
         functions.retain(|_, function| {
             if function.is_unused() {
+                holdings.names -= function.name.as_bytes().len() as u64;
                 function_names.remove(&function.name);
                 stats.functions.remove(&function.name);
             }

@@ -30,10 +30,12 @@ pub struct Policy {
     /// back in time for their workers.
     pub stored_workloads_max: u64,
     /// Bytes of memory for workloads of jobs that the store is asked to keep and does not have yet, which take about as
-    /// much again in its queue. Beyond it background jobs are refused.
+    /// much again in its queue, and for what asks the store. Beyond it background jobs are refused.
     pub storing_workloads_max: u64,
     /// Bytes of memory for workloads of jobs that no store has. Beyond it jobs are refused.
     pub volatile_workloads_max: u64,
+    /// Bytes of memory for everything, see [`crate::stats::account`]. Jobs and what is remembered of peers may take three quarters.
+    pub memory_max: u64,
     /// Jobs of any kind.
     pub max_jobs: usize,
     /// Functions, used or not.
@@ -81,7 +83,8 @@ impl Default for Policy {
             stored_workloads_max: 64 << 20,
             storing_workloads_max: u64::MAX,
             volatile_workloads_max: u64::MAX,
-            max_jobs: 100_000_000,
+            memory_max: u64::MAX,
+            max_jobs: 4_000_000_000,
             max_functions: 100_000,
             max_functions_per_connection: 100_000,
             max_jobs_per_connection: 10_000,

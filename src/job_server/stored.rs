@@ -141,6 +141,11 @@ impl StoredJob {
         JobKey { number: self.number, function: self.function.clone(), unique: self.unique().into() }
     }
 
+    /// How many bytes it takes beside its own size. A large workload is shared with its job, and not counted.
+    pub fn memory(&self) -> usize {
+        self.body.own_memory()
+    }
+
     pub(super) fn head_length(&self) -> usize {
         usize::from(self.unique_length) + usize::from(self.reducer_length)
     }

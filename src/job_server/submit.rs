@@ -29,6 +29,7 @@ impl JobServer {
         if !submission.background && self.connections[from as usize].waits >= self.policy.max_waits_per_connection {
             return Err(PeerError::TOO_MANY_WAITS);
         }
+        self.check_account(submission)?;
         let function = self.function_slot(submission.function)?;
         let vacancy = match self.jobs.find_equal(function, submission.unique, submission.workload.as_bytes()) {
             Ok(job) => {

@@ -39,6 +39,9 @@ impl JobServer {
         if self.connections[connection as usize].abilities.len() >= self.policy.max_functions_per_connection {
             return self.refuse_function(connection, NotRegistered::TooManyOnConnection, effects);
         }
+        if !self.has_memory_for_ability(self.connections[connection as usize].abilities.len()) {
+            return self.refuse_function(connection, NotRegistered::OutOfMemory, effects);
+        }
         let Ok(function) = self.function_slot(name) else {
             return self.refuse_function(connection, NotRegistered::TooManyOnServer, effects);
         };

@@ -24,6 +24,7 @@ use super::greeting::{Foreign, Greeting};
 use super::input::{Input, Progress, Sink};
 use super::listings::Listings;
 use super::long_answer::{self, Running};
+use super::pressure::{Pressure, Registered};
 use super::watch::{Patience, Stuck, Watch};
 use crate::admin::{Admin, LISTING_PIECE};
 use crate::hub::{Applied, Hub};
@@ -47,6 +48,8 @@ const ANSWERS_MAX: usize = 48 * 1024 * 1024;
 /// Once so much waits, nothing more is written for lines of text, in bytes: a short line may have a long answer, and a listing is
 /// made as it is read.
 const TEXT_AHEAD: usize = LISTING_PIECE;
+/// How often a connection looks whether there is room for its large packet.
+const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
@@ -62,6 +65,8 @@ pub struct Server {
     pub clock: Arc<Clock>,
     /// How answers that take long share it.
     pub listings: Arc<Listings>,
+    /// Who holds memory for peers.
+    pub pressure: Arc<Pressure>,
 }
 
 /// What bounds a connection.
@@ -87,7 +92,8 @@ pub async fn serve(
     let gauges = Arc::new(gauges);
     gauges.connected_ms.set(server.clock.now().unix_us / 1000);
     gauges.heard_ms.set(gauges.connected_ms.get());
-    let outbox = Arc::new(Outbox::new(limits.output));
+    let account = server.pressure.account();
+    let outbox = Arc::new(Outbox::new(limits.output, Arc::clone(account)));
     let Some(id) = server.hub.connect(Arc::clone(&gauges), Arc::clone(&outbox)) else {
         return;
     };
@@ -95,9 +101,11 @@ pub async fn serve(
         id,
         limits,
         gauges: Arc::clone(&gauges),
+        holder: server.pressure.add_connection(Arc::clone(&outbox)),
         outbox,
         stream,
-        input: Input::new(limits.frames),
+        input: Input::new(limits.frames, Arc::clone(account)),
+        room_timer: None,
         worked_at: None,
         output: Output::default(),
         written: 0,
@@ -127,12 +135,14 @@ pub async fn serve(
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
         Err(reason) => Err(reason),
     };
-    memory::note_freed(connection.outbox.queued() + connection.input.memory());
+    let held = connection.outbox.queued() + connection.input.memory();
+    memory::note_freed(held);
     match result {
         Ok(()) => debug!("Disconnected {}", gauges.peer),
         Err(End::Io(error)) => debug!("Disconnected {}: {error}", gauges.peer),
         Err(End::Closed(CloseReason::Shutdown)) => {}
         Err(End::Closed(CloseReason::Kicked)) => info!("Closed {}: the operator wanted it so", gauges.peer),
+        Err(End::Closed(CloseReason::OutOfMemory)) => server.pressure.note_closed(gauges.name(), held as u64),
         Err(End::Closed(CloseReason::SlowReader)) => {
             server.hub.stats().slow_readers.add(1);
             let most = limits.output;
@@ -185,8 +195,11 @@ struct Connection<S> {
     server: Arc<Server>,
     gauges: Arc<ConnectionGauges>,
     outbox: Arc<Outbox>,
+    holder: Registered,
     stream: S,
     input: Input,
+    /// Runs while there is no room for the large packet that comes.
+    room_timer: Option<Pin<Box<Sleep>>>,
     /// When the first of what was read last was worked off, if any was.
     worked_at: Option<Now>,
     /// What was taken out of the outbox and is being written.
@@ -298,6 +311,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 }
             };
             self.written += written;
+            self.holder.wrote(written);
             self.watch.wrote(written);
         }
     }
@@ -322,7 +336,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             }
             return Ok(false);
         }
-        if self.awaits_jobs || self.long_answer.as_ref().is_some_and(LongAnswer::awaits_jobs) {
+        if self.awaits_jobs || self.long_answer.as_ref().is_some_and(Running::awaits_jobs) {
             if self.server.hub.poll_restored(self.id, context.waker()).is_pending() {
                 return Ok(false);
             }
@@ -336,7 +350,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             self.end_if_broken(result);
             return Ok(true);
         }
-        if self.reading == Reading::Ended {
+        if self.reading == Reading::Ended || self.poll_room(context).is_pending() {
             return Ok(false);
         }
         match self.poll_read(context) {
@@ -360,6 +374,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         Poll::Ready(())
     }
 
+    /// Waits for room for what is to be read.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.input.make_room() {
+            self.server.pressure.want_room();
+            let timer = self.room_timer.get_or_insert_with(|| Box::pin(sleep(ROOM_INTERVAL)));
+            ready!(timer.as_mut().poll(context));
+            self.room_timer = None;
+        }
+        self.room_timer = None;
+        Poll::Ready(())
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.worked_at = None;
         let size = if self.input.large_buffer().is_some() {
@@ -374,6 +400,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             self.reading = Reading::Ended;
             return Poll::Ready(Ok(()));
         }
+        self.holder.set_held(self.input.memory());
         // Mostly what came held a request, for which the time was asked already.
         let now = self.worked_at.unwrap_or_else(|| self.server.clock.now());
         self.gauges.heard_ms.set(now.unix_us / 1000);
@@ -398,6 +425,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         };
         let size = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut body.limit(missing)))?;
         self.with_input(|input, sink| input.large_buffer_filled(sink));
+        self.holder.received(size);
         Poll::Ready(Ok(size))
     }
 
@@ -449,18 +477,19 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         self.awaits_jobs = requests.awaits_jobs;
         if requests.is_foreign {
             // What came behind the line is not for us.
-            self.input = Input::new(self.limits.frames);
+            self.input = Input::new(self.limits.frames, Arc::clone(self.server.pressure.account()));
             self.reading = Reading::Ended;
         }
         result
     }
 }
 
-/// A connection may make so much of its output, and three quarters of its limit, before it is not read from any more.
+/// A connection may make so much of its output, three quarters of its limit, and its share of what memory is free, before it is not
+/// read from any more.
 ///
 /// Then it is for its peer to read. That others have to say something to it does not stop there.
 fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
-    outbox.queued() < ANSWERS_MAX.min(limits.output / 4 * 3)
+    outbox.has_room(ANSWERS_MAX.min(limits.output / 4 * 3))
 }
 
 /// Works off what a connection has sent.

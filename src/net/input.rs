@@ -4,17 +4,22 @@
 //! kept, and a large packet gets a buffer of its own, which grows as its bytes arrive and becomes the job's workload
 //! without being copied.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
 use crate::hub::BATCH;
 use crate::protocol::packet::{FrameLimits, FramingError, HEADER_SIZE, Header, Magic, Scan, scan};
 use crate::protocol::{PeerError, Request, Workload};
+use crate::stats::account::{Account, Amount, Part};
 
 /// Packets from this size on get a buffer of their own if they do not arrive whole, in bytes.
 const LARGE_FROM: usize = 32 * 1024;
 /// The most that is set aside for a large packet before its bytes arrive, in bytes: a workload of 1 MiB and its arguments.
 const FIRST_LARGE_BUFFER: usize = 1024 * 1024 + 8 * 1024;
+/// The same while memory is not plentiful.
+const FIRST_LARGE_BUFFER_IF_SHORT: usize = 64 * 1024;
 
 /// Some requests, in order, each of them as it was parsed.
 pub type Batch<'a> = ArrayVec<Result<Request<'a>, PeerError>, BATCH>;
@@ -44,6 +49,7 @@ pub trait Sink {
 pub struct Input {
     limits: FrameLimits,
     state: State,
+    amount: Amount,
 }
 
 #[derive(Debug)]
@@ -59,9 +65,9 @@ enum State {
 }
 
 impl Input {
-    /// Nothing is read yet.
-    pub const fn new(limits: FrameLimits) -> Self {
-        Self { limits, state: State::Partial(Vec::new()) }
+    /// Nothing is read yet. `account` counts what will be kept.
+    pub const fn new(limits: FrameLimits, account: Arc<Account>) -> Self {
+        Self { limits, state: State::Partial(Vec::new()), amount: Amount::new(account, Part::Input) }
     }
 
     /// Whether bytes are held back. Nothing should be read while they are.
@@ -77,15 +83,35 @@ impl Input {
         }
     }
 
+    /// Tells the account how many bytes it holds.
+    fn publish(&mut self) {
+        let memory = self.memory();
+        self.amount.set(memory);
+    }
+
+    /// Makes room for what comes next. Returns whether there is any: there is none for a large packet while memory is short.
+    pub fn make_room(&mut self) -> bool {
+        let account = self.amount.account();
+        if let State::Large { header, body } = &mut self.state
+            && body.len() == body.capacity()
+        {
+            let missing = header.length as usize - body.len();
+            let more = missing.min(body.len().max(first_large_buffer(account)));
+            if !account.may_receive(more) {
+                return false;
+            }
+            body.reserve_exact(more);
+            self.publish();
+        }
+        true
+    }
+
     /// The buffer into which to read next instead of the shared one, and how much at most.
     pub fn large_buffer(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         let State::Large { header, body } = &mut self.state else {
             return None;
         };
         let missing = header.length as usize - body.len();
-        if body.len() == body.capacity() {
-            body.reserve_exact(missing.min(body.len().max(FIRST_LARGE_BUFFER)));
-        }
         Some((body, missing))
     }
 
@@ -93,7 +119,7 @@ impl Input {
     pub fn large_buffer_filled(&mut self, sink: &mut impl Sink) {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
             State::Large { header, body } if body.len() == header.length as usize => {
-                let body = Bytes::from(body);
+                let body = self.amount.account().count_once(Bytes::from(body));
                 let request = [parse(header, Workload::shared(&body, &body))];
                 let progress = loop {
                     match sink.requests(&request) {
@@ -108,6 +134,7 @@ impl Input {
             }
             other => self.state = other,
         }
+        self.publish();
     }
 
     /// Goes on with what was held back.
@@ -128,7 +155,13 @@ impl Input {
     ///
     /// # Errors
     /// Where the stream cannot be cut any further.
-    pub fn consume(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
+    pub fn consume(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
+        let result = self.consume_all(bytes, sink);
+        self.publish();
+        result
+    }
+
+    fn consume_all(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
         while !bytes.is_empty() {
             match &mut self.state {
                 State::Partial(partial) if partial.is_empty() => {
@@ -209,7 +242,8 @@ impl Input {
                     return Ok(consumed);
                 }
                 Scan::PartialPacket(size) => {
-                    self.state = large_packet(rest, size).unwrap_or_else(|| State::Partial(rest.to_vec()));
+                    self.state = large_packet(rest, size, self.amount.account())
+                        .unwrap_or_else(|| State::Partial(rest.to_vec()));
                     return Ok(bytes.len());
                 }
                 Scan::PartialLine => {
@@ -255,7 +289,7 @@ impl Input {
         match scan(&whole, &self.limits)? {
             // The header is complete, and what it announces may want another way of reading.
             Scan::PartialPacket(size) => {
-                self.state = large_packet(&whole, size).unwrap_or_else(|| {
+                self.state = large_packet(&whole, size, self.amount.account()).unwrap_or_else(|| {
                     whole.reserve_exact(size - whole.len());
                     State::Partial(whole)
                 });
@@ -277,16 +311,21 @@ impl Input {
 }
 
 /// A part of a packet of `size` bytes, in a buffer of its own if it is large.
-fn large_packet(part: &[u8], size: usize) -> Option<State> {
+fn large_packet(part: &[u8], size: usize, account: &Account) -> Option<State> {
     if size < LARGE_FROM {
         return None;
     }
     let (header, body) = part.split_first_chunk::<HEADER_SIZE>()?;
     let header = Header::parse(header).ok()?;
     let mut buffer = Vec::new();
-    buffer.reserve_exact((header.length as usize).min(FIRST_LARGE_BUFFER.max(body.len())));
+    buffer.reserve_exact((header.length as usize).min(first_large_buffer(account).max(body.len())));
     buffer.extend_from_slice(body);
     Some(State::Large { header, body: buffer })
+}
+
+/// How much is set aside for a large packet at first, in bytes.
+fn first_large_buffer(account: &Account) -> usize {
+    if account.is_plentiful() { FIRST_LARGE_BUFFER } else { FIRST_LARGE_BUFFER_IF_SHORT }
 }
 
 fn parse(header: Header, body: Workload<'_>) -> Result<Request<'_>, PeerError> {
@@ -347,7 +386,7 @@ mod tests {
     }
 
     fn run(stream: &[u8], cuts: &[usize], holds: bool) -> (Vec<String>, Option<FramingError>) {
-        let mut input = Input::new(LIMITS);
+        let mut input = Input::new(LIMITS, Arc::default());
         let mut record = Record { holds, ..Record::default() };
         let mut rest = stream;
         let mut cuts = cuts.iter().cycle();
@@ -404,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_header_alone_sets_aside_little() {
-        let mut input = Input::new(FrameLimits { packet: usize::MAX, line: 64 });
+        let mut input = Input::new(FrameLimits { packet: usize::MAX, line: 64 }, Arc::default());
         let header = Header { magic: Magic::Request, number: 16, length: u32::MAX };
         input.consume(&header.to_bytes(), &mut Record::default()).unwrap();
         let (buffer, missing) = input.large_buffer().unwrap();

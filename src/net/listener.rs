@@ -150,6 +150,11 @@ impl Acceptor {
         let AcceptSettings { max_connections, limits, .. } = self.settings();
         let Accepted { stream, peer } = accepted;
         let stats = self.server.hub.stats();
+        if !self.server.pressure.account().has_room_for_connection() {
+            stats.refused.add(1);
+            info!("refused {peer}: connections take half of the memory that there may be (max-memory)");
+            return refuse(stream).await;
+        }
         if self.open.fetch_add(1, Ordering::Relaxed) >= max_connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             stats.refused.add(1);

@@ -26,7 +26,8 @@ pub(super) struct Running {
 /// Makes the beginning of an answer. Where that is all, it is in `out`; nothing is there if not, so that what fits into a piece
 /// leaves at once.
 pub(super) fn begin(server: &Server, mut answer: LongAnswer, out: &mut Vec<u8>) -> Option<Running> {
-    if !answer.waits_for_store() {
+    let awaits_jobs = answer.awaits_jobs() && server.hub.is_restoring();
+    if !awaits_jobs && !answer.waits_for_store() {
         let most = if server.listings.is_empty() { PIECE_TIME } else { SHORT_TIME };
         let began = Instant::now();
         let is_complete = make(server, &mut answer, began, most, out);
@@ -61,6 +62,11 @@ impl Running {
             self.piece = Vec::new();
         }
         Poll::Ready(is_complete)
+    }
+
+    /// See [`LongAnswer::awaits_jobs`].
+    pub(super) fn awaits_jobs(&self) -> bool {
+        self.answer.awaits_jobs()
     }
 
     /// It cannot go on now: others have their turn.

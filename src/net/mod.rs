@@ -7,6 +7,7 @@ pub mod input;
 pub mod listener;
 pub mod listings;
 mod long_answer;
+pub mod pressure;
 pub mod timer;
 pub mod watch;
 

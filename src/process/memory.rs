@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 /// Workloads of a durable queue that are kept in memory where no limit is set, in bytes: enough for every backlog that workers
 /// keep up with.
 const FOR_DURABLE_WORKLOADS: u64 = 64 << 20;
+/// The part of the memory for jobs that jobs may take on their way to the store: they are there twice.
+const STORING_SHARE: u64 = 4;
 /// Where control groups are.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
@@ -23,7 +25,7 @@ const OWN_MAPPING_FROM: i32 = 4 << 20;
 const COUNTED_FROM: usize = 1 << 20;
 /// When so much was freed, free memory is given back, in bytes.
 const MUCH: u64 = 32 << 20;
-/// And when the process has so much more beside its workloads than when memory was given back last, in bytes. At first that is
+/// And when the process has so much more beside what is held for jobs and peers than when memory was given back last, in bytes. At first that is
 /// more than nothing.
 const SURPLUS: u64 = 48 << 20;
 /// The least time between two times that memory is given back: each looks at all free memory, and holds up who allocates.
@@ -46,7 +48,7 @@ pub fn note_freed(bytes: usize) {
 /// Gives memory back to the system after much was freed. What is in use between free blocks keeps the allocator from doing it.
 #[derive(Debug, Default)]
 pub struct Trimmer {
-    /// The most that jobs have held since memory was given back, in bytes.
+    /// The most that was held since memory was given back, in bytes.
     most: u64,
     last: Option<Trim>,
 }
@@ -55,7 +57,7 @@ pub struct Trimmer {
 #[derive(Clone, Copy, Debug)]
 struct Trim {
     at: Instant,
-    /// What the process had beside its workloads afterwards, in bytes: what every job and connection takes, the caches, and what
+    /// What the process had beside what is held afterwards, in bytes: what every job and connection takes, the caches, and what
     /// lies between blocks in use.
     rest: u64,
     /// How long nothing is given back from then on.
@@ -63,25 +65,25 @@ struct Trim {
 }
 
 impl Trimmer {
-    /// To be called every few seconds, by a thread that nobody waits for, with the bytes that workloads hold now.
-    pub fn look(&mut self, workloads: u64) {
-        self.most = self.most.max(workloads);
-        let freed = FREED.load(Ordering::Relaxed) as u64 + (self.most - workloads);
+    /// To be called every few seconds, by a thread that nobody waits for, with the bytes that are held for jobs and peers now.
+    pub fn look(&mut self, held: u64) {
+        self.most = self.most.max(held);
+        let freed = FREED.load(Ordering::Relaxed) as u64 + (self.most - held);
         let elapsed = self.last.map_or(Duration::MAX, |last| last.at.elapsed());
         if freed < MUCH || self.last.is_some_and(|last| elapsed < last.interval) {
             return;
         }
         let Some(before) = resident() else { return };
-        if !self.is_worth_it(before.saturating_sub(workloads), elapsed) {
+        if !self.is_worth_it(before.saturating_sub(held), elapsed) {
             return;
         }
         FREED.store(0, Ordering::Relaxed);
-        self.most = workloads;
+        self.most = held;
         trim();
-        self.note_trim(before, resident().unwrap_or(before), workloads);
+        self.note_trim(before, resident().unwrap_or(before), held);
     }
 
-    /// Whether the process may have much to give back, where it has so much beside its workloads, in bytes. Less than last time is
+    /// Whether the process may have much to give back, where it has so much beside what is held, in bytes. Less than last time is
     /// the new measure, and none holds for good: what could not be given back then may have been freed since.
     fn is_worth_it(&mut self, rest: u64, elapsed: Duration) -> bool {
         let least = self.last.as_mut().map_or(0, |last| {
@@ -93,12 +95,12 @@ impl Trimmer {
     }
 
     /// The process has had so many bytes before and after memory was given back. Where that was little, the next time is later.
-    fn note_trim(&mut self, before: u64, after: u64, workloads: u64) {
+    fn note_trim(&mut self, before: u64, after: u64, held: u64) {
         let interval = match self.last {
             Some(last) if before.saturating_sub(after) < LITTLE => (last.interval * 2).min(LONGEST_TRIM_INTERVAL),
             _ => TRIM_INTERVAL,
         };
-        self.last = Some(Trim { at: Instant::now(), rest: after.saturating_sub(workloads), interval });
+        self.last = Some(Trim { at: Instant::now(), rest: after.saturating_sub(held), interval });
     }
 }
 
@@ -128,12 +130,33 @@ pub fn give_back_early() {
     set_thresholds();
 }
 
-/// The limit of workloads of queued jobs in memory, in bytes: `asked`, or what is right for this queue on this machine.
-///
-/// By itself it is 64 MiB for a durable queue, which can read them back, and half of what the process may have for one
-/// in memory.
-pub fn for_workloads(asked: Option<u64>, durable: bool) -> u64 {
-    asked.unwrap_or_else(|| if durable { FOR_DURABLE_WORKLOADS } else { available() / 2 })
+/// How much memory jobs and peers may take, in bytes, and how much of it workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// All that peers make the server hold.
+    pub total: u64,
+    /// Workloads of jobs that a store has too.
+    pub stored: u64,
+    /// Workloads of jobs that a store is asked to keep.
+    pub storing: u64,
+    /// Workloads of jobs that only memory has.
+    pub volatile: u64,
+}
+
+impl Limits {
+    /// The limits for a queue that is durable or not, by what the operator asked for.
+    ///
+    /// By itself the total is two thirds of what the process may have: code, caches and what the allocator cannot use have the rest.
+    /// Jobs may take three quarters of it. The workloads that are set concern the jobs of a durable queue that can be read back, and
+    /// all of one in memory; the total has room for them unless it is set too.
+    pub fn new(total: Option<u64>, workloads: Option<u64>, is_durable: bool) -> Self {
+        let wanted = workloads.map_or(0, |workloads| workloads / 3 * 4);
+        let total = total.unwrap_or_else(|| (available() / 3 * 2).max(wanted));
+        let jobs = total / 4 * 3;
+        let stored = workloads.unwrap_or_else(|| FOR_DURABLE_WORKLOADS.min(total / 4));
+        let volatile = workloads.filter(|_| !is_durable).unwrap_or(jobs);
+        Self { total, stored, storing: jobs / STORING_SHARE, volatile }
+    }
 }
 
 /// How much memory this process may have at most, in bytes: the machine's, or what its control group allows. `u64::MAX`
@@ -181,12 +204,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_what_was_asked_for_or_fits_the_queue() {
-        assert_eq!(for_workloads(Some(7), true), 7);
-        assert_eq!(for_workloads(Some(7), false), 7);
-        assert_eq!(for_workloads(None, true), 64 << 20);
-        let half = for_workloads(None, false);
-        assert!(half > 1 << 20 && half < u64::MAX / 2, "{half}");
+    fn the_limits_are_what_was_asked_for_or_fit_the_queue() {
+        const MIB: u64 = 1 << 20;
+        let durable = Limits::new(Some(400 * MIB), None, true);
+        let expected = Limits { total: 400 * MIB, stored: 64 * MIB, storing: 75 * MIB, volatile: 300 * MIB };
+        assert_eq!(durable, expected);
+        assert_eq!(Limits::new(Some(400 * MIB), None, false), expected);
+        assert_eq!(Limits::new(Some(400 * MIB), Some(7), true), Limits { stored: 7, ..expected });
+        assert_eq!(Limits::new(Some(400 * MIB), Some(7), false), Limits { stored: 7, volatile: 7, ..expected });
+        assert_eq!(Limits::new(Some(40 * MIB), None, true).stored, 10 * MIB);
+        let automatic = Limits::new(None, None, false);
+        let half = available() / 2;
+        assert!(automatic.total < available() && automatic.volatile.abs_diff(half) < 16, "{automatic:?}");
+        // What was asked for before there was a total still fits.
+        let much = available() / 10 * 9;
+        let raised = Limits::new(None, Some(much), false);
+        assert!(raised.volatile == much && raised.total / 4 * 3 > much - 16, "{raised:?}");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub enum NotRegistered {
     TooManyOnServer,
     /// The connection offers as many functions as it may.
     TooManyOnConnection,
+    /// The server's memory is used up.
+    OutOfMemory,
 }
 
 impl NotRegistered {
@@ -37,6 +39,7 @@ impl NotRegistered {
             Self::TooManyOnConnection => {
                 "the connection offers as many functions as it may (--max-functions-per-connection)"
             }
+            Self::OutOfMemory => "the memory of the server is used up (--max-memory)",
         }
     }
 }
@@ -75,6 +78,8 @@ errors! {
     JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
     /// Workloads of jobs that only memory holds take all the memory they may.
     OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: its memory is used up (max-memory-for-workloads)";
+    /// Jobs and what is remembered of peers take all the memory they may.
+    MEMORY_USED_UP = "QUEUE_ERROR", "Job queue is full: the memory of the server is used up (max-memory)";
     /// All numbers of handles were given.
     NUMBERS_USED_UP = "QUEUE_ERROR", "Queue error: no job number is left, start with an empty queue";
     /// More background jobs wait to be stored than may.

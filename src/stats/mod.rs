@@ -4,6 +4,7 @@
 //! loads and stores are enough. What counts connections and locks is added to by whoever is there. Readers may see one
 //! number a moment older than another; none of them is ever torn.
 
+pub mod account;
 pub mod histogram;
 mod ordered;
 
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use self::ordered::{Entries, Ordered};
 
+use self::account::Account;
 use self::histogram::{Durations, Histogram};
 use crate::protocol::FunctionName;
 
@@ -522,6 +524,8 @@ pub struct Stats {
     pub counters: JobCounters,
     /// 1 where no job is taken any more.
     pub draining: Gauge,
+    /// What is held in memory for peers.
+    pub memory: Arc<Account>,
     /// Where background jobs are kept.
     pub store: StoreStats,
     handle_prefixes: Mutex<Vec<Arc<str>>>,

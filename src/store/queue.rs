@@ -2,25 +2,26 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::commit::{Commit, Waiter, Waiters};
 use super::look::{Looking, Looks, Wanted};
 use super::writer::Settings;
 use crate::job_server::{Edit, JobKey, StoreOp};
+use crate::stats::account::{Account, Amount, Part};
 
 /// The operations that wait for the writer, in order.
 ///
 /// It has no bound of its own. The job server bounds the bytes of jobs that are not stored yet, and everything else in it
 /// concerns jobs that are there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     changes: VecDeque<StoreOp>,
     /// Attempts of jobs, the last word on each: a worker may grab and lose one faster than any store takes it down.
@@ -39,6 +40,12 @@ struct State {
     /// What the writer has not heard of yet.
     settings: Option<Settings>,
     closed: Option<u64>,
+    /// Memory of all that waits, of what the writer has taken last, and of what it has put aside, in bytes.
+    memory: usize,
+    taken_memory: usize,
+    owed_memory: usize,
+    /// What the account was told of these.
+    amount: Amount,
 }
 
 /// Some operations, and what else the writer should know.
@@ -58,6 +65,33 @@ pub(super) struct Taken {
 }
 
 impl State {
+    fn new(account: Arc<Account>) -> Self {
+        let (changes, attempts, edited, loads, looks, waiters, decisions, settings, closed) = Default::default();
+        let (memory, taken_memory, owed_memory) = (0, 0, 0);
+        let amount = Amount::new(account, Part::StoreQueue);
+        Self {
+            changes,
+            attempts,
+            edited,
+            loads,
+            looks,
+            waiters,
+            decisions,
+            settings,
+            closed,
+            memory,
+            taken_memory,
+            owed_memory,
+            amount,
+        }
+    }
+
+    /// Tells the account what is held.
+    fn publish(&mut self) {
+        let attempts = (self.attempts.len() + self.edited.len()) * KEY;
+        self.amount.set(self.memory + self.taken_memory + self.owed_memory + attempts);
+    }
+
     /// Whether there is nothing that the writer should know.
     fn is_idle(&self) -> bool {
         self.changes.is_empty()
@@ -98,11 +132,30 @@ impl State {
     }
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
 impl Queue {
+    /// An empty queue, whose memory `account` counts.
+    pub fn new(account: Arc<Account>) -> Self {
+        Self { state: Mutex::new(State::new(account)), arrived: Condvar::new() }
+    }
+
+    /// The writer has put so many removals and edits aside, to make them later.
+    pub(super) fn set_owed(&self, count: usize) {
+        let mut state = self.lock();
+        state.owed_memory = count * KEY;
+        state.publish();
+    }
+
     /// Adds operations. The writer is to be told with [`wake`](Self::wake), after locks are released.
     pub fn push(&self, operations: Vec<StoreOp>) {
         let mut state = self.lock();
         for operation in operations {
+            state.memory += memory_of(&operation);
             if matches!(operation, StoreOp::Add { .. } | StoreOp::Remove(_) | StoreOp::Edit { .. }) {
                 state.waiters.count_asked();
             }
@@ -128,6 +181,7 @@ impl Queue {
                 StoreOp::Add { .. } => state.changes.push_back(operation),
             }
         }
+        state.publish();
     }
 
     /// Tells the writer that there is something.
@@ -196,12 +250,19 @@ impl Queue {
         let taken = heavy.map_or(count, |heavy| heavy.max(1)).min(state.changes.len());
         let changes: Vec<StoreOp> = state.changes.drain(..taken).collect();
         state.forget_edits(&changes);
+        // What was taken before is done.
+        state.taken_memory = changes.iter().chain(&state.loads).map(memory_of).sum();
+        state.memory -= state.taken_memory;
         // Of jobs whose addition is not taken yet none is: they come later than it.
         let attempts = if state.changes.is_empty() { take_some(&mut state.attempts, count) } else { Vec::new() };
         let closed = state.closed.filter(|_| state.changes.is_empty() && state.attempts.is_empty());
         let (loads, decisions) = (state.loads.drain(..).collect(), std::mem::take(&mut state.decisions));
         let look = state.looks.next();
         let waiters = state.waiters.take(changes.len());
+        if state.changes.is_empty() && state.changes.capacity() > LARGEST_SPARE {
+            state.changes = VecDeque::new();
+        }
+        state.publish();
         Taken { changes, attempts, loads, look, waiters, decisions, settings: state.settings.take(), closed }
     }
 
@@ -217,6 +278,24 @@ pub(super) fn take_some(attempts: &mut HashMap<u64, (JobKey, u16)>, count: usize
     }
     let numbers: Vec<u64> = attempts.keys().take(count).copied().collect();
     numbers.iter().filter_map(|number| attempts.remove(number)).collect()
+}
+
+/// What a job's name takes in a table, in bytes.
+const KEY: usize = 96;
+/// A list for more operations than these is given back when there are none.
+const LARGEST_SPARE: usize = 8192;
+
+/// How many bytes of memory an operation takes. A large workload is shared with its job.
+fn memory_of(operation: &StoreOp) -> usize {
+    let entry = size_of::<StoreOp>() + size_of::<StoreOp>() / 3;
+    match operation {
+        StoreOp::Add { job, .. } => entry + job.memory(),
+        StoreOp::Remove(key) => entry + key.unique.len(),
+        StoreOp::Edit { key, .. } => entry + key.unique.len() + KEY,
+        StoreOp::Load { jobs, .. } => entry + jobs.len() * KEY,
+        // They stand in tables, where the last word counts.
+        StoreOp::Attempts { .. } | StoreOp::Set { .. } => 0,
+    }
 }
 
 /// About how many bytes an operation brings into a transaction.

@@ -196,6 +196,7 @@ impl Writer {
                 return self.finish(last_number);
             }
             self.stats.store.owed.set(self.owed.removes.len() as u64);
+            self.queue.set_owed(self.owed.removes.len());
         }
     }
 

@@ -15,6 +15,8 @@ use gearmand::hub::Hub;
 use gearmand::job_server::{Durability, Policy};
 use gearmand::net::Clock;
 use gearmand::net::connection::{Limits, Server, serve};
+use gearmand::net::listings::{Listings, keep_order};
+use gearmand::net::pressure::Pressure;
 use gearmand::net::timer::keep_time;
 use gearmand::net::watch::Patience;
 use gearmand::protocol::packet::FrameLimits;
@@ -38,7 +40,8 @@ pub(crate) struct Stage {
     server: Arc<Server>,
     limits: Limits,
     connections: JoinSet<()>,
-    timer: AbortHandle,
+    /// What runs beside the connections.
+    tasks: [AbortHandle; 2],
     store: Option<Kept>,
 }
 
@@ -87,9 +90,14 @@ impl Stage {
             shutdown: Box::new(|_| {}),
         };
         let admin = Arc::new(Admin::new(Arc::clone(&hub), process));
-        let timer = tokio::spawn(keep_time(Arc::clone(&hub), Arc::clone(&clock))).abort_handle();
+        let listings = Arc::new(Listings::default());
+        let tasks = [
+            tokio::spawn(keep_time(Arc::clone(&hub), Arc::clone(&clock))).abort_handle(),
+            tokio::spawn(keep_order(Arc::clone(&listings))).abort_handle(),
+        ];
+        let pressure = Pressure::new(Arc::clone(&hub.shared_stats().memory));
         Self {
-            server: Arc::new(Server { hub: Arc::clone(&hub), admin, clock }),
+            server: Arc::new(Server { hub: Arc::clone(&hub), admin, clock, listings, pressure }),
             hub,
             limits: Limits {
                 frames: FrameLimits { packet: script.packet, line: 8192 },
@@ -98,7 +106,7 @@ impl Stage {
                 first_byte_timeout: None,
             },
             connections: JoinSet::new(),
-            timer,
+            tasks,
             store,
         }
     }
@@ -166,7 +174,6 @@ impl Stage {
             stage.hub.unanswered_job_count() == 0 && stage.hub.waiting_changes() == 0
         })
         .await;
-        self.hub.list_waits(0, |who, job| panic!("{who:?} has gone and waits for {job:?}"));
         let mut handles = Vec::new();
         self.each_job(|_, handle| handles.push(handle));
         assert_eq!(handles.len(), self.hub.job_count(), "jobs are counted that are not listed");
@@ -176,7 +183,7 @@ impl Stage {
         }
         // A running job goes when its worker does, and they all have.
         assert_eq!((self.hub.job_count(), self.hub.workload_bytes()), (0, 0), "jobs and bytes of workloads");
-        self.timer.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
         if let Some(Kept { queue, writer, directory }) = self.store.take() {
             assert_eq!(self.hub.kept_job_count(), 0, "jobs that the store is taken to have");
             queue.close(self.hub.last_number());

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::Waker;
 
 use gearmand::outbox::Outbox;
@@ -29,7 +30,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     pub(crate) fn new() -> Self {
-        let outbox = Outbox::new(usize::MAX);
+        let outbox = Outbox::new(usize::MAX, Arc::default());
         let empty = outbox.take(0, Waker::noop()).unwrap();
         assert!(empty.is_empty());
         Self { outbox, places: VecDeque::new(), gaps: 0, unwritten: 0, is_told: false }

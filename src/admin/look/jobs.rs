@@ -257,7 +257,7 @@ mod tests {
         let now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
         let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
         let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
-        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30))).expect("the hub is open");
+        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30, Arc::default()))).expect("the hub is open");
         let submit = |priority| {
             let job = Submission {
                 function: b"f",
@@ -294,7 +294,7 @@ mod tests {
         let look = Look::new(Arc::clone(&hub), "");
         look.sample(begin);
         let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
-        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30))).expect("the hub is open");
+        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30, Arc::default()))).expect("the hub is open");
         let job = Submission {
             function: b"f",
             unique: b"",
@@ -323,7 +323,7 @@ mod tests {
         let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
         let connect = |name: &'static [u8]| {
             let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
-            let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30))).expect("the hub is open");
+            let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30, Arc::default()))).expect("the hub is open");
             hub.apply(now, id, &[Ok(Request::SetClientId { id: name })]);
             id
         };

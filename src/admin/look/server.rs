@@ -2,10 +2,11 @@
 
 use super::workers::{count, state_of};
 use super::{Look, positive, seconds, totals};
-use crate::admin::view::{ConnectionsView, FleetCounts, JobCounts, ServerView, WorkerStates};
+use crate::admin::view::{ConnectionsView, FleetCounts, HeldView, JobCounts, ServerView, WorkerStates};
 use crate::fleet::contract::{SET_ID, WorkerId, fleet_of_function};
 use crate::job_server::{ConnectionId, Now};
 use crate::protocol::FunctionName;
+use crate::stats::account::{Account, Part};
 
 /// How many functions are added for one piece.
 const FUNCTIONS: usize = 256;
@@ -44,6 +45,7 @@ impl Look {
             uptime_s: seconds(now.monotonic_us),
             draining: stats.draining.get() > 0,
             memory_bytes: resident_memory(),
+            held: held(&stats.memory),
             connections: ConnectionsView {
                 open: stats.connections.len() as u64,
                 accepted: stats.accepted.get(),
@@ -117,6 +119,17 @@ fn count_managed(fleet: &mut FleetCounts, function: &[u8], workers: u64) {
         fleet.unnamed_workers = workers;
     } else if fleet_of_function(function).is_some() {
         fleet.monitors += 1;
+    }
+}
+
+/// What the account of memory says.
+fn held(account: &Account) -> HeldView {
+    HeldView {
+        total_bytes: account.total(),
+        max_bytes: account.limit(),
+        parts_bytes: Part::ALL.into_iter().map(|part| (part.name(), account.get(part))).collect(),
+        connections_closed: account.closed.get(),
+        submissions_refused: account.refused.get(),
     }
 }
 

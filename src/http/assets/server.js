@@ -6,6 +6,19 @@ import { h } from "./dom.js";
 import { age, bytes, duration, number, rate, time } from "./format.js";
 import { badge, button, card, empty, facts, functionLink, link, name, table } from "./ui.js";
 
+const PARTS = {
+  jobs: "Jobs",
+  waits: "Waiting clients",
+  runs: "Running jobs",
+  functions: "Functions",
+  connections: "Connections",
+  store_queue: "For the store",
+  output: "To be sent",
+  input: "Being received",
+  results: "Large packets",
+  http: "HTTP",
+};
+
 export function serverPage() {
   let rules = null;
   return {
@@ -22,7 +35,7 @@ export function serverPage() {
       return [
         h("div.page-head", null, h("h1", { tabindex: "-1" }, "Server", server.draining && badge("draining"))),
         h("div.columns", { key: "process" }, processCard(server), connectionsCard(server)),
-        jobsCard(server),
+        h("div.columns", { key: "held" }, jobsCard(server), heldCard(server.held)),
         h("div.columns", { key: "work" }, totalsCard(server), storeCard(server.store)),
         rulesCard(rules),
         interfacesCard(),
@@ -52,6 +65,17 @@ function connectionsCard({ connections }) {
     ["Accepted", number(connections.accepted)],
     ["Refused", [number(connections.refused), h("span.muted", null, " for there were too many")]],
     ["Closed as slow", [number(connections.slow_readers), h("span.muted", null, " that did not read")]],
+  ]));
+}
+
+// Parts of nothing are left out: there are ten, and mostly three hold something.
+function heldCard(held) {
+  const parts = Object.entries(held.parts_bytes).filter(([, size]) => size > 0);
+  return card("Memory held", null, facts([
+    ["In all", h("span", { "data-value": "held" }, `${bytes(held.total_bytes)} of ${bytes(held.max_bytes)}`)],
+    ...parts.map(([part, size]) => [PARTS[part] ?? part, bytes(size)]),
+    ["Closed for it", [number(held.connections_closed), h("span.muted", null, " connections")]],
+    ["Refused for it", [number(held.submissions_refused), h("span.muted", null, " submissions")]],
   ]));
 }
 

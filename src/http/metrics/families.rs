@@ -192,6 +192,30 @@ pub(super) const FAMILIES: &[Family] = &[
         Source::Server(|server, lines| known(lines, server.memory_bytes)),
     ),
     family(
+        "gearmand_memory_held_bytes",
+        Kind::Gauge,
+        "Memory that is held for jobs and peers, by what it is held for.",
+        Source::Server(|server, lines| lines.each("part", server.held.parts_bytes.clone())),
+    ),
+    family(
+        "gearmand_memory_held_max_bytes",
+        Kind::Gauge,
+        "How much may be held for jobs and peers (--max-memory).",
+        Source::Server(|server, lines| lines.value(server.held.max_bytes)),
+    ),
+    family(
+        "gearmand_memory_connections_closed_total",
+        Kind::Counter,
+        "Connections that were closed because too much was held for peers.",
+        Source::Server(|server, lines| lines.value(server.held.connections_closed)),
+    ),
+    family(
+        "gearmand_memory_submissions_refused_total",
+        Kind::Counter,
+        "Submissions that were refused because too much was held for jobs and peers.",
+        Source::Server(|server, lines| lines.value(server.held.submissions_refused)),
+    ),
+    family(
         "gearmand_connections",
         Kind::Gauge,
         "Connections that are open.",

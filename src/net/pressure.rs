@@ -1,0 +1,457 @@
+//! What happens when peers make the server hold much: who holds most and moves slowest is closed first.
+//!
+//! A thread of its own looks at the account and at all who hold buffers; nobody waits for it, and it takes no lock of the hub's.
+//! There are two rules.
+//!
+//! **A pace that rises with what is held.** A peer that has more than [`SMALL`] waiting, or on its way here, must move as much as
+//! that within a time, which shrinks with the fourth power of the share of memory that buffers take: see [`Pace`]. While memory is
+//! plentiful the time is hours. So a slow upload or a client that pauses is not cut off then, whatever it holds.
+//!
+//! **Where the limit is reached,** connections that hold more than the average are closed at once, in the order of how little of
+//! what they hold they have moved lately, until there is some room. So is done where large packets have waited for room for a while.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+use slab::Slab;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::outbox::{CloseReason, Outbox};
+use crate::stats::account::{Account, STEP};
+
+/// So much each peer may hold at any pace, while the limit is not reached, in bytes.
+const SMALL: u64 = 1024 * 1024;
+/// Within this time a peer must move what it holds when buffers take all that they may.
+const SHORTEST_TIME: Duration = Duration::from_secs(3);
+/// Below this share of what buffers may take nobody's pace is looked at. The time is days there.
+const LEAST_SHARE: f64 = 1.0 / 16.0;
+/// How often holders are looked at while buffers take more than that share.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// How often the account is looked at otherwise.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time over which the pace of a peer is averaged where the limit is reached.
+const LATELY: Duration = Duration::from_secs(2);
+/// So long large packets wait for room before others are closed for them.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
+/// So many closed connections have a line of their own in the log in one look; the others share one.
+const LINES: usize = 5;
+
+/// Who holds buffers, and how it is closed.
+#[derive(Debug)]
+enum Target {
+    Connection(Arc<Outbox>),
+    Task(String, CancellationToken),
+}
+
+/// A peer that makes the server hold buffers.
+#[derive(Debug)]
+pub struct Holder {
+    target: Target,
+    /// Bytes of packets that have not come whole, or of what a task holds for its peer.
+    held: AtomicUsize,
+    /// Bytes of large packets that were received, in all.
+    received: AtomicU64,
+    /// Bytes that the peer was written, in all.
+    written: AtomicU64,
+}
+
+impl Holder {
+    /// So many bytes were written to the peer.
+    pub fn wrote(&self, bytes: usize) {
+        add(&self.written, bytes);
+    }
+
+    /// So many bytes of a large packet were received.
+    pub fn received(&self, bytes: usize) {
+        add(&self.received, bytes);
+    }
+
+    /// The peer's task holds so many bytes, beside what is in its outbox.
+    pub fn set_held(&self, bytes: usize) {
+        self.held.store(bytes, Ordering::Relaxed);
+    }
+
+    fn queued(&self) -> u64 {
+        match &self.target {
+            Target::Connection(outbox) => outbox.queued() as u64,
+            Target::Task(..) => 0,
+        }
+    }
+}
+
+/// One writer at a time.
+fn add(count: &AtomicU64, bytes: usize) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(bytes as u64), Ordering::Relaxed);
+}
+
+/// A holder among the others, until this is dropped.
+#[derive(Debug)]
+pub struct Registered {
+    pressure: Arc<Pressure>,
+    key: usize,
+    holder: Arc<Holder>,
+}
+
+impl std::ops::Deref for Registered {
+    type Target = Holder;
+
+    fn deref(&self) -> &Holder {
+        &self.holder
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.pressure.lock().try_remove(self.key);
+    }
+}
+
+/// All who hold buffers, and the thread that looks at them.
+#[derive(Debug)]
+pub struct Pressure {
+    account: Arc<Account>,
+    holders: Mutex<Slab<Arc<Holder>>>,
+    thread: OnceLock<Thread>,
+    /// Whether somebody waits for room since the last look.
+    is_wanted: AtomicBool,
+    /// Who was closed since the last look, and what it held.
+    closed: Mutex<Vec<(String, u64)>>,
+}
+
+impl Pressure {
+    /// Nobody holds anything yet.
+    pub fn new(account: Arc<Account>) -> Arc<Self> {
+        let (holders, thread, is_wanted, closed) = Default::default();
+        Arc::new(Self { account, holders, thread, is_wanted, closed })
+    }
+
+    /// The account.
+    pub const fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Adds a connection.
+    pub fn add_connection(self: &Arc<Self>, outbox: Arc<Outbox>) -> Registered {
+        self.add(Target::Connection(outbox))
+    }
+
+    /// Adds a task that holds bytes for a peer of this name; `cancel` ends it.
+    pub fn add_task(self: &Arc<Self>, name: String, cancel: CancellationToken) -> Registered {
+        self.add(Target::Task(name, cancel))
+    }
+
+    fn add(self: &Arc<Self>, target: Target) -> Registered {
+        let (held, received, written) = Default::default();
+        let holder = Arc::new(Holder { target, held, received, written });
+        let key = self.lock().insert(Arc::clone(&holder));
+        Registered { pressure: Arc::clone(self), key, holder }
+    }
+
+    /// A connection has ended since memory was short. The log will say so.
+    pub fn note_closed(&self, name: String, held: u64) {
+        self.account.closed.add(1);
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner).push((name, held));
+    }
+
+    /// Somebody waits for room.
+    pub fn want_room(&self) {
+        if !self.is_wanted.swap(true, Ordering::Relaxed)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slab<Arc<Holder>>> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the thread. It ends soon after all others have let go of `pressure`.
+///
+/// # Errors
+/// Where the system has no thread left.
+pub fn start(pressure: &Arc<Pressure>) -> io::Result<()> {
+    let observed = Arc::downgrade(pressure);
+    let thread = thread::Builder::new().name("memory".to_owned()).spawn(move || run(&observed))?;
+    // It is started once.
+    let _ = pressure.thread.set(thread.thread().clone());
+    Ok(())
+}
+
+fn run(observed: &Weak<Pressure>) {
+    let mut watch = Watch { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None };
+    while let Some(pressure) = observed.upgrade() {
+        let interval = watch.look(&pressure, Instant::now());
+        drop(pressure);
+        thread::park_timeout(interval);
+    }
+}
+
+/// What was seen of all holders.
+struct Watch {
+    seen: HashMap<usize, Seen>,
+    looked_at: Instant,
+    wanted_since: Option<Instant>,
+}
+
+/// What was seen of a holder.
+struct Seen {
+    holder: Weak<Holder>,
+    received: u64,
+    written: u64,
+    /// What it has moved lately, in bytes a second.
+    speed: f64,
+    /// What it should have moved by now and has not, in bytes.
+    behind: f64,
+}
+
+/// A holder to be closed.
+struct Candidate {
+    holder: Arc<Holder>,
+    held: u64,
+    speed: f64,
+}
+
+impl Watch {
+    /// Looks once, and says when to look again.
+    fn look(&mut self, pressure: &Pressure, now: Instant) -> Duration {
+        let account = &pressure.account;
+        let (buffered, most) = (account.buffered(), account.buffers_max());
+        #[allow(clippy::cast_precision_loss, reason = "a share")]
+        let share = buffered as f64 / most as f64;
+        log_closed(pressure);
+        let is_wanted = pressure.is_wanted.swap(false, Ordering::Relaxed);
+        self.wanted_since = is_wanted.then(|| self.wanted_since.unwrap_or(now));
+        if share < LEAST_SHARE && !is_wanted {
+            self.seen = HashMap::new();
+            self.looked_at = now;
+            return IDLE_INTERVAL;
+        }
+        let elapsed = now.saturating_duration_since(mem::replace(&mut self.looked_at, now));
+        let candidates = self.measure(pressure, elapsed, Pace { share });
+        let has_waited = self.wanted_since.is_some_and(|since| now.saturating_duration_since(since) >= WAIT_FOR_ROOM);
+        let excess = match (buffered > most, has_waited) {
+            (true, _) => buffered - most / 4 * 3,
+            (false, true) => most / 8,
+            (false, false) => 0,
+        };
+        if has_waited {
+            self.wanted_since = None;
+        }
+        close(pressure, choose(candidates, excess));
+        INTERVAL
+    }
+
+    /// Brings what was seen up to date. Returns all that hold more than a little, those that are too slow by themselves marked by
+    /// a negative speed.
+    fn measure(&mut self, pressure: &Pressure, elapsed: Duration, pace: Pace) -> Vec<Candidate> {
+        let holders = pressure.lock();
+        self.seen
+            .retain(|key, seen| holders.get(*key).is_some_and(|holder| seen.holder.as_ptr() == Arc::as_ptr(holder)));
+        let mut candidates = Vec::new();
+        for (key, holder) in holders.iter() {
+            let (queued, kept) = (holder.queued(), holder.held.load(Ordering::Relaxed) as u64);
+            let held = queued + kept;
+            if held <= STEP as u64 {
+                self.seen.remove(&key);
+                continue;
+            }
+            let received = holder.received.load(Ordering::Relaxed);
+            let written = holder.written.load(Ordering::Relaxed);
+            let seen = self.seen.entry(key).or_insert_with(|| Seen {
+                holder: Arc::downgrade(holder),
+                received,
+                written,
+                speed: 0.0,
+                behind: 0.0,
+            });
+            // What it sends is no merit of one that does not read.
+            let was_written = written.wrapping_sub(mem::replace(&mut seen.written, written));
+            let was_received = received.wrapping_sub(mem::replace(&mut seen.received, received));
+            let is_upload = matches!(holder.target, Target::Connection(..)) && kept > queued;
+            let moved = if is_upload { was_received } else { was_written };
+            let is_too_slow = seen.moved(moved, held, elapsed, pace);
+            let speed = if is_too_slow { -1.0 } else { seen.speed };
+            candidates.push(Candidate { holder: Arc::clone(holder), held, speed });
+        }
+        candidates
+    }
+}
+
+impl Seen {
+    /// The holder has moved so many bytes since the last look, and holds so many now. Returns whether it is too slow.
+    #[allow(clippy::cast_precision_loss, reason = "a pace need not be exact")]
+    fn moved(&mut self, moved: u64, held: u64, elapsed: Duration, pace: Pace) -> bool {
+        let (moved, held, elapsed_s) = (moved as f64, held as f64, elapsed.as_secs_f64());
+        let weight = (elapsed_s / LATELY.as_secs_f64()).min(1.0);
+        self.speed = self.speed * (1.0 - weight) + moved / elapsed_s.max(0.001) * weight;
+        if held <= SMALL as f64 {
+            self.behind = 0.0;
+            return false;
+        }
+        self.behind = (self.behind + held * elapsed_s / pace.time_s() - moved).max(0.0);
+        self.behind >= held
+    }
+}
+
+/// The pace that is asked of peers, by the share of what buffers may take that they do take.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    share: f64,
+}
+
+impl Pace {
+    /// The time in which a peer must move what it holds, in seconds: 3 when buffers take all that they may, 48 at half of that,
+    /// 13 minutes at a quarter.
+    fn time_s(self) -> f64 {
+        SHORTEST_TIME.as_secs_f64() / self.share.powi(4)
+    }
+}
+
+/// Those that are too slow, and more of those that hold more than the average, until `excess` bytes are given back.
+fn choose(candidates: Vec<Candidate>, excess: u64) -> Vec<Candidate> {
+    let count = candidates.len().max(1) as u64;
+    let average = candidates.iter().map(|candidate| candidate.held).sum::<u64>() / count;
+    let (mut chosen, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|candidate| candidate.speed < 0.0);
+    let mut freed: u64 = chosen.iter().map(|candidate| candidate.held).sum();
+    let mut large: Vec<Candidate> = others.into_iter().filter(|candidate| candidate.held >= average).collect();
+    #[allow(clippy::cast_precision_loss, reason = "an order need not be exact")]
+    let relative = |candidate: &Candidate| candidate.speed / candidate.held as f64;
+    large.sort_by(|one, other| relative(one).total_cmp(&relative(other)).then(other.held.cmp(&one.held)));
+    for candidate in large {
+        if freed >= excess {
+            break;
+        }
+        freed += candidate.held;
+        chosen.push(candidate);
+    }
+    chosen
+}
+
+fn close(pressure: &Pressure, chosen: Vec<Candidate>) {
+    for Candidate { holder, held, .. } in chosen {
+        match &holder.target {
+            // Its task notes its end.
+            Target::Connection(outbox) => {
+                if let Some(waker) = outbox.close(CloseReason::OutOfMemory) {
+                    waker.wake();
+                }
+            }
+            Target::Task(name, cancel) => {
+                cancel.cancel();
+                pressure.note_closed(name.clone(), held);
+            }
+        }
+    }
+}
+
+/// Logs who was closed. Many share a line.
+fn log_closed(pressure: &Pressure) {
+    let mut closed = mem::take(&mut *pressure.closed.lock().unwrap_or_else(PoisonError::into_inner));
+    closed.sort_by_key(|(_, held)| std::cmp::Reverse(*held));
+    let (total, limit) = (mib(pressure.account.total()), mib(pressure.account.limit()));
+    for (name, held) in closed.iter().take(LINES) {
+        let held = mib(*held);
+        warn!(
+            "Closed {name}: it held {held} and moved too little of it; now {total} of {limit} are in use (--max-memory)"
+        );
+    }
+    if closed.len() > LINES {
+        let held = mib(closed.iter().skip(LINES).map(|(_, held)| held).sum());
+        let count = closed.len() - LINES;
+        warn!("Closed {count} more connections, which held {held}; now {total} of {limit} are in use (--max-memory)");
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::account::Part;
+
+    const MIB: u64 = 1 << 20;
+
+    /// How long a peer lives that holds `held` bytes while buffers take this share, and moves so much a second.
+    fn lifetime_s(share: f64, held: u64, moved_a_second: u64, most: u32) -> Option<u32> {
+        let mut seen = Seen { holder: Weak::new(), received: 0, written: 0, speed: 0.0, behind: 0.0 };
+        (1..=most).find(|_| seen.moved(moved_a_second, held, Duration::from_secs(1), Pace { share }))
+    }
+
+    #[test]
+    fn the_time_shrinks_as_memory_does() {
+        let lives = |share| lifetime_s(share, 48 * MIB, 0, 100_000);
+        assert_eq!(
+            [lives(1.0), lives(0.75), lives(0.5), lives(0.25), lives(0.1)],
+            [Some(3), Some(10), Some(48), Some(768), Some(30_000)]
+        );
+        // Not by much, but surely.
+        assert!(lifetime_s(0.8, 48 * MIB, 2_000, 60).is_some(), "2 kB/s");
+        assert_eq!(lifetime_s(0.8, 48 * MIB, 10 * MIB, 1000), None);
+        assert_eq!(lifetime_s(0.2, 63 * MIB, 40_000, 100_000), None, "a slow upload");
+        assert_eq!(lifetime_s(1.0, MIB, 0, 100_000), None, "little waits for it");
+    }
+
+    #[test]
+    fn the_slowest_of_those_that_hold_much_go_first() {
+        let candidate = |name: &str, held: u64, speed: f64| {
+            let target = Target::Task(name.to_owned(), CancellationToken::new());
+            let (kept, received, written) = Default::default();
+            let holder = Arc::new(Holder { target, held: kept, received, written });
+            Candidate { holder, held, speed }
+        };
+        let names = |excess| {
+            let candidates = vec![
+                candidate("small and still", MIB / 2, 0.0),
+                candidate("large and fast", 60 * MIB, 5e7),
+                candidate("large and slow", 50 * MIB, 1e3),
+                candidate("large and still", 40 * MIB, 0.0),
+                candidate("larger and still", 45 * MIB, 0.0),
+            ];
+            let chosen = choose(candidates, excess);
+            let name = |candidate: &Candidate| match &candidate.holder.target {
+                Target::Task(name, _) => name.clone(),
+                Target::Connection(..) => String::new(),
+            };
+            chosen.iter().map(name).collect::<Vec<String>>()
+        };
+        assert_eq!(names(0), Vec::<String>::new());
+        assert_eq!(names(1), ["larger and still"]);
+        assert_eq!(names(100 * MIB), ["larger and still", "large and still", "large and slow"]);
+        assert_eq!(names(u64::MAX).len(), 4, "who holds little stays");
+    }
+
+    #[test]
+    fn a_look_closes_until_there_is_room() {
+        let account = Arc::new(Account::default());
+        account.set_limit(80 * MIB);
+        let pressure = Pressure::new(Arc::clone(&account));
+        let tokens: Vec<CancellationToken> = (0..10).map(|_| CancellationToken::new()).collect();
+        let holders: Vec<Registered> =
+            tokens.iter().map(|token| pressure.add_task("a task".to_owned(), token.clone())).collect();
+        holders.iter().for_each(|holder| holder.set_held(8 << 20));
+        let (mut watch, mut now) =
+            (Watch { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None }, Instant::now());
+        let mut look = |held| {
+            account.set(Part::Http, held);
+            now += INTERVAL;
+            let again = watch.look(&pressure, now);
+            (again, tokens.iter().filter(|token| token.is_cancelled()).count())
+        };
+        assert_eq!(look(MIB), (IDLE_INTERVAL, 0));
+        assert_eq!(look(40 * MIB), (INTERVAL, 0));
+        assert_eq!(look(71 * MIB), (INTERVAL, 3), "from 71 down to three quarters of 70");
+        assert_eq!(account.closed.get(), 3);
+        drop(holders);
+        assert!(pressure.lock().is_empty());
+    }
+}

@@ -1,0 +1,357 @@
+//! What the server holds in memory for its peers: one sum, one limit, and the parts of the sum.
+//!
+//! Each part is kept by whoever holds it. Jobs and what belongs to them are set by the holder of the hub's lock; output, input
+//! and bodies are added to in steps, by whoever they belong to. So a part is at most some KiB a connection off, which the
+//! weight of a connection covers. Buffers are weighed by their capacity.
+//!
+//! A large workload or result is shared by all that wait for it, and is counted once, from when it has come until the last
+//! reference to it is dropped ([`Account::count_once`]). A reference to it weighs what it takes itself.
+//!
+//! # How the limit is divided
+//! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused.
+//! - What waits for peers or comes from them may take what the former leave of seven eighths, and an eighth at least. Beyond that
+//!   connections are closed, see `net::pressure`.
+//! - The rest is for what is allocated between two looks at the sum.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Gauge;
+
+/// Part of what is held. The first of them are jobs and what is remembered of peers, the others are buffers of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Jobs: their entries, and the workloads that are in memory.
+    Jobs,
+    /// Submissions that wait for the end of a job or for the store.
+    Waits,
+    /// Jobs with workers.
+    Runs,
+    /// Functions, and that workers can do them.
+    Functions,
+    /// Connections, without what they send and are sent.
+    Connections,
+    /// Operations that wait for the store, with copies of workloads.
+    StoreQueue,
+    /// Packets and text that wait for peers, without large workloads and results.
+    Output,
+    /// Packets that have not come whole, and what is not worked off yet.
+    Input,
+    /// Large workloads and results that are on their way and are no job's any more.
+    Results,
+    /// Bodies and results of HTTP.
+    Http,
+}
+
+/// How many parts there are.
+const PARTS: usize = Part::ALL.len();
+
+impl Part {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 10] = [
+        Self::Jobs,
+        Self::Waits,
+        Self::Runs,
+        Self::Functions,
+        Self::Connections,
+        Self::StoreQueue,
+        Self::Output,
+        Self::Input,
+        Self::Results,
+        Self::Http,
+    ];
+    /// Jobs and what is remembered of peers.
+    const REMEMBERED: [Self; 6] =
+        [Self::Jobs, Self::Waits, Self::Runs, Self::Functions, Self::Connections, Self::StoreQueue];
+    /// What waits for peers, and what comes from them.
+    const BUFFERS: [Self; 4] = [Self::Output, Self::Input, Self::Results, Self::Http];
+
+    /// Its name, as it is shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Waits => "waits",
+            Self::Runs => "runs",
+            Self::Functions => "functions",
+            Self::Connections => "connections",
+            Self::StoreQueue => "store_queue",
+            Self::Output => "output",
+            Self::Input => "input",
+            Self::Results => "results",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// What a connection weighs, in bytes: its task, its place among the others, what is published of it, the kernel's socket, and what
+/// of its buffers is too little to tell the account.
+pub const CONNECTION: u64 = 4 * 1024;
+/// From this change on a holder tells the account, in bytes.
+pub const STEP: usize = 4 * 1024;
+/// A peer for which no more than this waits is read from whatever others hold, in bytes.
+const SMALL_OUTPUT: u64 = 64 * 1024;
+
+/// The account.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// 0 for none.
+    limit: Gauge,
+    /// By [`Part`]. The one of [`Part::Results`] is not used.
+    parts: [Gauge; PARTS],
+    /// What was counted once.
+    shared: Gauge,
+    /// What of it are workloads of jobs, which are in [`Part::Jobs`].
+    shared_by_jobs: Gauge,
+    /// Connections that were closed because memory was short.
+    pub closed: Gauge,
+    /// Submissions that were refused because memory was short.
+    pub refused: Gauge,
+}
+
+impl Account {
+    /// Changes the limit, in bytes.
+    pub fn set_limit(&self, bytes: u64) {
+        self.limit.set(bytes);
+    }
+
+    /// The limit, in bytes; `u64::MAX` where none is set.
+    pub fn limit(&self) -> u64 {
+        match self.limit.get() {
+            0 => u64::MAX,
+            limit => limit,
+        }
+    }
+
+    /// What a part holds, in bytes.
+    pub fn get(&self, part: Part) -> u64 {
+        match part {
+            Part::Results => self.shared.get().saturating_sub(self.shared_by_jobs.get()),
+            _ => self.parts[part as usize].get(),
+        }
+    }
+
+    /// Sets a part that has one writer at a time.
+    pub fn set(&self, part: Part, bytes: u64) {
+        self.parts[part as usize].set(bytes);
+    }
+
+    /// One of the holders of a part holds `now` bytes instead of `before`.
+    pub fn change(&self, part: Part, before: usize, now: usize) {
+        self.parts[part as usize].add((now as u64).wrapping_sub(before as u64));
+    }
+
+    /// Sets how many bytes of what is [counted once](Self::count_once) are workloads of jobs.
+    pub fn set_shared_by_jobs(&self, bytes: u64) {
+        self.shared_by_jobs.set(bytes);
+    }
+
+    /// All that is held, in bytes.
+    pub fn total(&self) -> u64 {
+        self.remembered().saturating_add(self.buffered())
+    }
+
+    /// What jobs take, and what is remembered of peers.
+    fn remembered(&self) -> u64 {
+        Part::REMEMBERED.iter().map(|part| self.get(*part)).sum()
+    }
+
+    /// What waits for peers or comes from them, in bytes.
+    pub fn buffered(&self) -> u64 {
+        Part::BUFFERS.iter().map(|part| self.get(*part)).sum()
+    }
+
+    /// How much may wait for peers or come from them, in bytes. Beyond it connections are closed.
+    pub fn buffers_max(&self) -> u64 {
+        let limit = self.limit();
+        (limit / 8 * 7).saturating_sub(self.remembered()).max(limit / 8)
+    }
+
+    /// Whether there is room for another connection: together they may take half of all.
+    pub fn has_room_for_connection(&self) -> bool {
+        self.get(Part::Connections) + CONNECTION <= self.limit() / 2
+    }
+
+    /// Whether a peer is read from for which `queued` bytes wait. The more others hold, the sooner it must read first: a quarter
+    /// of what is free may wait for one.
+    pub fn may_read_from(&self, queued: u64) -> bool {
+        queued < SMALL_OUTPUT || queued < self.free() / 4
+    }
+
+    /// Whether a peer for which `queued` bytes wait may be sent more. Only beyond the limit it may not, and only if more waits for
+    /// it than for peers on average.
+    pub fn may_hold(&self, queued: u64) -> bool {
+        let connections = self.get(Part::Connections) / CONNECTION;
+        self.total() <= self.limit() || queued <= self.buffers_max() / connections.max(1)
+    }
+
+    /// Whether a packet that has not come whole may take so many bytes more.
+    pub fn may_receive(&self, bytes: usize) -> bool {
+        bytes as u64 <= self.free()
+    }
+
+    /// Whether no more than a quarter of what is for buffers is taken.
+    pub fn is_plentiful(&self) -> bool {
+        self.buffered() <= self.buffers_max() / 4
+    }
+
+    /// Whether buffers take more than they may.
+    pub fn is_short(&self) -> bool {
+        self.buffered() > self.buffers_max()
+    }
+
+    /// What buffers may still take before reading stops. The eighth above it is for what must be sent.
+    fn free(&self) -> u64 {
+        (self.buffers_max() / 8 * 7).saturating_sub(self.buffered())
+    }
+
+    /// Counts bytes that are shared, until the last reference to what is returned is dropped.
+    pub fn count_once(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.shared.add(bytes.len() as u64);
+        Bytes::from_owner(Counted { bytes, account: Arc::clone(self) })
+    }
+}
+
+/// Bytes that are counted while this lives.
+struct Counted {
+    bytes: Bytes,
+    account: Arc<Account>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.account.shared.add((self.bytes.len() as u64).wrapping_neg());
+    }
+}
+
+/// The amount that one holder of a part has told the account. It goes back when this is dropped.
+#[derive(Debug)]
+pub struct Amount {
+    account: Arc<Account>,
+    part: Part,
+    told: usize,
+}
+
+impl Amount {
+    /// Nothing is held yet.
+    pub const fn new(account: Arc<Account>, part: Part) -> Self {
+        Self { account, part, told: 0 }
+    }
+
+    /// The account.
+    pub const fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// So many bytes are held now. Small changes are not told, but that nothing is held any more is. Returns whether it was told.
+    pub fn set(&mut self, bytes: usize) -> bool {
+        let is_told = bytes.abs_diff(self.told) >= STEP;
+        if is_told {
+            self.account.change(self.part, self.told, bytes);
+            self.told = bytes;
+        }
+        is_told
+    }
+}
+
+impl Drop for Amount {
+    fn drop(&mut self) {
+        self.account.change(self.part, self.told, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn the_parts_are_all_and_in_order() {
+        for (index, part) in Part::ALL.into_iter().enumerate() {
+            assert_eq!(part as usize, index, "{}", part.name());
+            assert!(Part::REMEMBERED.contains(&part) != Part::BUFFERS.contains(&part), "{}", part.name());
+        }
+    }
+
+    #[test]
+    fn what_is_shared_is_counted_once_and_until_its_end() {
+        let account = Arc::new(Account::default());
+        let bytes = account.count_once(Bytes::from(vec![7; 1000]));
+        let copies: Vec<Bytes> = (0..10).map(|start| bytes.slice(start..)).collect();
+        assert_eq!(account.get(Part::Results), 1000);
+        account.set_shared_by_jobs(600);
+        assert_eq!((account.get(Part::Results), account.total()), (400, 400));
+        account.set_shared_by_jobs(0);
+        drop(bytes);
+        assert_eq!(account.total(), 1000);
+        drop(copies);
+        assert_eq!(account.total(), 0);
+    }
+
+    #[test]
+    fn an_amount_is_told_in_steps_and_goes_back() {
+        let account = Arc::new(Account::default());
+        let mut amount = Amount::new(Arc::clone(&account), Part::Input);
+        assert!(!amount.set(STEP - 1));
+        assert_eq!(account.get(Part::Input), 0);
+        assert!(amount.set(STEP));
+        assert!(!amount.set(1));
+        assert_eq!(account.get(Part::Input), STEP as u64);
+        assert!(amount.set(0));
+        assert!(amount.set(10 * STEP));
+        drop(amount);
+        assert_eq!(account.total(), 0);
+    }
+
+    #[test]
+    fn buffers_have_what_jobs_leave_and_some_always() {
+        let account = Account::default();
+        account.set_limit(800 * MIB);
+        assert_eq!(account.buffers_max(), 700 * MIB);
+        account.set(Part::Jobs, 600 * MIB);
+        assert_eq!(account.buffers_max(), 100 * MIB);
+        account.set(Part::Functions, 300 * MIB);
+        assert_eq!(account.buffers_max(), 100 * MIB);
+        assert!(!account.is_short());
+        account.set(Part::Output, 101 * MIB);
+        assert!(account.is_short());
+    }
+
+    #[test]
+    fn the_more_is_held_the_less_may_wait_for_one() {
+        let account = Account::default();
+        account.set_limit(800 * MIB);
+        let most = |held: u64| {
+            account.set(Part::Output, held);
+            (0..).map(|exponent| 1 << exponent).take_while(|queued| account.may_read_from(*queued)).last()
+        };
+        let seen = [most(0), most(300 * MIB), most(500 * MIB), most(690 * MIB)];
+        assert_eq!(seen, [Some(128 * MIB), Some(64 * MIB), Some(16 * MIB), Some(32 * 1024)]);
+        assert!(!account.may_receive(1), "nothing is left to receive");
+    }
+
+    #[test]
+    fn beyond_the_limit_those_may_hold_more_who_hold_little() {
+        let account = Account::default();
+        account.set_limit(100 * MIB);
+        account.set(Part::Connections, 10 * CONNECTION);
+        account.set(Part::Output, 90 * MIB);
+        assert!(account.is_short() && account.may_hold(90 * MIB), "others see to that");
+        account.set(Part::Output, 100 * MIB);
+        assert!(account.may_hold(8 * MIB) && !account.may_hold(9 * MIB));
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_short() {
+        let account = Account::default();
+        account.set(Part::Output, u64::MAX / 16);
+        assert!(!account.is_short() && account.may_receive(1 << 40) && account.may_read_from(1 << 40));
+    }
+}
