@@ -377,7 +377,7 @@ impl Daemon {
             // Logged with whoever sent it.
             Some(graceful) = self.shutdown_commands.recv() => return if graceful { Call::Drain } else { Call::Stop },
             () = tick(&mut self.watchdog) => return Call::Watchdog,
-            error = unreadable(&mut self.keeper) => return Call::Fail(error),
+            error = store::unreadable(&mut self.keeper) => return Call::Fail(error),
         };
         audit!("{signal} received");
         call
@@ -541,14 +541,6 @@ async fn settle(log: &LogHandle) {
     let end = Instant::now() + LOG_LIMIT;
     while !log.is_written() && Instant::now() < end {
         sleep(LOG_INTERVAL).await;
-    }
-}
-
-/// Waits until the jobs of the store turn out not to be readable.
-async fn unreadable(keeper: &mut Option<Keeper>) -> StoreError {
-    match keeper {
-        Some(keeper) => keeper.failure().await,
-        None => pending().await,
     }
 }
 

@@ -52,4 +52,9 @@ impl Admin {
     pub fn new(hub: Arc<Hub>, process: Process) -> Self {
         Self { look: Look::new(Arc::clone(&hub), process.version), hub, process, audit_log: Arc::default() }
     }
+
+    /// Whether jobs of the store are still being read, for which what changes jobs waits.
+    pub fn is_restoring(&self) -> bool {
+        self.hub.is_restoring()
+    }
 }

@@ -144,6 +144,14 @@ fn take_over(location: &Location, hub: &Hub, known: Replayed) {
     tell_of_settings(location, &hub.restore_settings(settings));
 }
 
+/// Waits until the jobs of the store turn out not to be readable.
+pub(super) async fn unreadable(keeper: &mut Option<Keeper>) -> StoreError {
+    match keeper {
+        Some(keeper) => keeper.failure().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// An operator who has forgotten a pause must see it: so this is written at every level.
 fn tell_of_settings(location: &Location, restored: &RestoredSettings) {
     let RestoredSettings { paused, limited, rules, left_out } = restored;

@@ -374,7 +374,7 @@ impl SqliteStore {
         let (queue, path) = (self.queue.clone(), self.path.clone());
         let done = self.with_file("cannot set rows aside", |file| replay::set_aside(file, &queue, &path, &found));
         if done.is_err() {
-            self.aside.give_back(found);
+            self.aside.add(found);
         }
         done
     }

@@ -21,6 +21,7 @@ mod ended;
 mod failing;
 mod full;
 mod owed;
+mod spare;
 
 use std::io;
 use std::sync::Arc;
@@ -234,17 +235,6 @@ impl Writer {
         self.commit_at().into_iter().chain(self.measure_at()).chain(rest_at).chain(self.ended_due()).min()
     }
 
-    /// Nothing waits: the store may do something for the next commits.
-    fn prepare(&mut self) {
-        if !self.may_prepare || self.failing.is_some() {
-            return;
-        }
-        match self.store.prepare() {
-            Ok(has_more) => self.may_prepare = has_more,
-            Err(error) => self.fail(&error),
-        }
-    }
-
     fn commit_at(&self) -> Option<Instant> {
         if let Some(failing) = &self.failing {
             return Some(failing.again);
@@ -252,21 +242,6 @@ impl Writer {
         let sync = self.unsynced_since.map(|since| since + self.settings.interval);
         let probe = self.settings.probe.map(|interval| self.tried + interval);
         sync.into_iter().chain(probe).min()
-    }
-
-    fn is_rest_due(&self) -> bool {
-        self.failing.is_none() && self.rest_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    fn rest(&mut self) {
-        self.rest_at = match self.store.rest() {
-            Ok(true) => Some(Instant::now() + REST_AFTER),
-            Ok(false) => None,
-            Err(error) => {
-                self.fail(&error);
-                None
-            }
-        };
     }
 
     fn change(&mut self, operations: Vec<StoreOp>, attempts: Vec<(JobKey, u16)>) {

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::{no_thread, on_own_thread};
 use crate::hub::Hub;
-use crate::job_server::StoredJob;
+use crate::job_server::{StoreFailure, StoredJob};
 use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::store::{HasWorkload, Reading, Replayed, Store, StoreError, Workloads};
@@ -197,7 +197,7 @@ fn restore(
             }
         })?;
         let jobs = give(&read, feed, count, &unwanted);
-        let no_result = || Err(StoreError::new(crate::job_server::StoreFailure::Io, "the reading thread has ended"));
+        let no_result = || Err(StoreError::new(StoreFailure::Io, "the reading thread has ended"));
         Ok((jobs, reader.join().unwrap_or_else(|_| no_result())))
     })
     .map_err(no_thread)?;

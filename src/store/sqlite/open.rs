@@ -34,8 +34,10 @@ const LAST_PAGES: u32 = 64;
 /// A commit does a checkpoint itself when there are so many times as many, in case nobody found the time.
 const CHECKPOINT_FORCED: u32 = 4;
 /// What the WAL begins with, and what stands before each page in it, in bytes.
-const WAL_HEADER: u64 = 32;
-const FRAME_HEADER: u64 = 24;
+const WAL_HEADER_SIZE: usize = 32;
+const FRAME_HEADER_SIZE: usize = 24;
+const WAL_HEADER: u64 = WAL_HEADER_SIZE as u64;
+const FRAME_HEADER: u64 = FRAME_HEADER_SIZE as u64;
 /// What the header begins with, but for its last bit, which says in what order the bytes of checksums are read.
 const WAL_MAGIC: u32 = 0x377f_0682;
 /// Where the size of pages stands in the header, and the salt, which each frame of the log has as well.
@@ -320,15 +322,15 @@ fn write_again(path: &Path) -> Result<(), Trouble> {
 }
 
 /// The header of a WAL, and how many bytes a frame has; `None` where it holds no log.
-fn read_header(file: &mut File) -> Result<Option<([u8; WAL_HEADER as usize], usize)>, Trouble> {
-    let mut header = [0; WAL_HEADER as usize];
+fn read_header(file: &mut File) -> Result<Option<([u8; WAL_HEADER_SIZE], usize)>, Trouble> {
+    let mut header = [0; WAL_HEADER_SIZE];
     if read_most(file, &mut header)? < header.len() {
         return Ok(None);
     }
-    let number = |bytes: &[u8]| bytes.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_be_bytes);
     let page = number(&header[HEADER_PAGE_SIZE]);
     let is_log = number(&header[..4]) & !1 == WAL_MAGIC && page.is_power_of_two() && (512..=65_536).contains(&page);
-    Ok(is_log.then_some((header, page as usize + FRAME_HEADER as usize)))
+    Ok(is_log.then_some((header, page as usize + FRAME_HEADER_SIZE)))
 }
 
 /// Fills the buffer, or reads to the end of the file. Answers how many bytes were read.

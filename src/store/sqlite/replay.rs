@@ -79,7 +79,8 @@ fn with_workload(job: StoredJob, has_workloads: bool) -> (StoredJob, HasWorkload
 pub(super) struct Aside(Arc<Mutex<Vec<Senseless>>>);
 
 impl Aside {
-    fn add(&self, senseless: Vec<Senseless>) {
+    /// These are to be set aside.
+    pub(super) fn add(&self, senseless: Vec<Senseless>) {
         if !senseless.is_empty() {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(senseless);
         }
@@ -88,11 +89,6 @@ impl Aside {
     /// Those that were found since this was asked last.
     pub(super) fn take(&self) -> Vec<Senseless> {
         mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// They are still to be set aside.
-    pub(super) fn give_back(&self, senseless: Vec<Senseless>) {
-        self.add(senseless);
     }
 }
 
