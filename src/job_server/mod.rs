@@ -76,7 +76,7 @@ use self::memory::{Holdings, Load};
 use self::storing::{Addition, Creation};
 use self::withhold::Rules;
 use self::work::Outcome;
-use crate::protocol::{ConnectionOption, FunctionName, PeerError, Request, Response};
+use crate::protocol::{FunctionName, PeerError, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
 
 pub use crate::stats::{ConnectionId, Withholding};
@@ -419,11 +419,7 @@ impl JobServer {
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
             Request::Echo { workload } => effects.send(from, Response::EchoRes { workload }),
             Request::Option { option, written } => {
-                let Connection { exceptions, holds_unbegun, .. } = &mut self.connections[connection as usize];
-                match option {
-                    ConnectionOption::Exceptions => *exceptions = true,
-                    ConnectionOption::NotBegun => *holds_unbegun = true,
-                }
+                self.connections[connection as usize].set_option(option);
                 effects.send(from, Response::OptionRes { written });
             }
             Request::SetClientId { id } => {
