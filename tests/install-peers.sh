@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust on a Debian 12 machine: Debian's gearmand (to compare with), its tools,
 # Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold queues, what checks HTTP (promtool,
-# schemathesis), a browser, what makes hosts of their own for a fleet, and a quick linker. Needs root only when a Debian package is missing; does nothing, quickly, when all is there.
+# schemathesis), a browser, and what makes hosts of their own for a fleet. Needs root only when a Debian package is missing; does nothing, quickly, when all is there.
 #
 #   tests/install-peers.sh           install what is missing
 #   tests/install-peers.sh --check   only say what is missing; exit status 1 if anything is
@@ -37,7 +37,6 @@ perl perl
 php php-cli
 mariadb mariadb-client
 mkfs.ext4 e2fsprogs
-mold mold
 nc netcat-openbsd
 psql postgresql-client
 python3 python3-venv

@@ -29,17 +29,6 @@ check_supply_chain() {
     fi
 }
 
-# Thirty programs are linked, each with the whole library. With mold that takes a fraction of the time, and where it is called as the
-# system's linker cargo builds nothing anew. While it is not installed yet the usual linker does.
-link_with_mold() {
-    local directory=$1
-    mkdir -p "$directory"
-    # shellcheck disable=SC2016
-    printf '%s\n' '#!/bin/sh' 'command -v mold >/dev/null && set -- -fuse-ld=mold "$@"' "exec $(command -v cc) \"\$@\"" >"$directory/cc"
-    chmod +x "$directory/cc"
-    PATH=$directory:$PATH
-}
-
 # What has to wait for a network or for one thread of the compiler goes on beside what has not.
 logs=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
@@ -70,7 +59,6 @@ else
     step 'peers of the tests'
     tests/install-peers.sh
 fi
-link_with_mold "$logs/linker"
 # As it is for users, but for optimisation, which takes minutes and which the benchmarks have.
 beside 'first command of the readme' env CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
     CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=0 ./first-job.sh
