@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::index::NONE;
 use super::refused::RefusedFunctions;
+use crate::protocol::ConnectionOption;
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding};
 
 /// Whether a connection waits to be told of work.
@@ -98,6 +99,14 @@ impl Connection {
             Sleep::Woken { .. } | Sleep::Late => SleepState::Woken,
         });
         self.sleep = sleep;
+    }
+
+    /// It has asked for an option.
+    pub(super) const fn set_option(&mut self, option: ConnectionOption) {
+        match option {
+            ConnectionOption::Exceptions => self.exceptions = true,
+            ConnectionOption::NotBegun => self.holds_unbegun = true,
+        }
     }
 
     /// Whether it sleeps and could take a job.

@@ -428,11 +428,7 @@ impl JobServer {
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
             Request::Echo { workload } => effects.send(from, Response::EchoRes { workload }),
             Request::Option { option, written } => {
-                let Connection { exceptions, holds_unbegun, .. } = &mut self.connections[connection as usize];
-                match option {
-                    ConnectionOption::Exceptions => *exceptions = true,
-                    ConnectionOption::NotBegun => *holds_unbegun = true,
-                }
+                self.connections[connection as usize].set_option(option);
                 effects.send(from, Response::OptionRes { written });
             }
             Request::SetClientId { id } => {

@@ -43,6 +43,9 @@ pub(crate) enum Step {
     Connect(usize),
     /// A peer sends this.
     Send(usize, Vec<u8>),
+    /// A peer reads, and says something of one of the jobs that it was assigned: a packet of this type, of the job that was assigned
+    /// so many before the last one.
+    Work(usize, u32, usize),
     /// A peer reads so many bytes at most.
     Read(usize, usize),
     /// A peer closes its side and goes on reading.
@@ -88,6 +91,9 @@ impl fmt::Debug for Script {
                 Step::Send(peer, bytes) => {
                     writeln!(formatter, "{peer} sends {} bytes: {}", bytes.len(), bytes.escape_ascii())?;
                 }
+                Step::Work(peer, kind, back) => {
+                    writeln!(formatter, "{peer} sends type {kind} for the last job but {back}")?;
+                }
                 Step::Read(peer, most) => writeln!(formatter, "{peer} reads {most}")?,
                 Step::HalfClose(peer) => writeln!(formatter, "{peer} closes its side")?,
                 Step::Close(peer) => writeln!(formatter, "{peer} closes")?,
@@ -127,13 +133,18 @@ impl Script {
             steps: Vec::new(),
         };
         let mut jobs = 1;
-        let mut authors: Vec<Author> =
-            (0..PEERS).map(|_| Author { bent: bent(&mut random), unsent: Vec::new() }).collect();
+        let mut authors: Vec<Author> = (0..PEERS).map(|_| Author::new(&mut random)).collect();
         script.steps.extend((0..PEERS).map(Step::Connect));
         let mut sends = 0;
         while sends < SENDS {
             let peer = random.below(PEERS);
             match random.below(100) {
+                // Not within a packet.
+                0..40 if matches!(authors[peer].bent, Bent::Worker) && authors[peer].unsent.is_empty() => {
+                    sends += 1;
+                    let kind = [12, 28, 29, 13, 13, 14, 25][random.below(7)];
+                    script.steps.push(Step::Work(peer, kind, random.below(3)));
+                }
                 0..70 => {
                     sends += 1;
                     let bytes = authors[peer].next_piece(&mut random, &mut jobs);
@@ -143,7 +154,7 @@ impl Script {
                 82..85 => script.steps.push(Step::HalfClose(peer)),
                 85..88 => script.steps.push(Step::Close(peer)),
                 88..92 => {
-                    authors[peer] = Author { bent: bent(&mut random), unsent: Vec::new() };
+                    authors[peer] = Author::new(&mut random);
                     script.steps.push(Step::Connect(peer));
                 }
                 92..97 => script.steps.push(Step::Echo(1 + random.below(4))),
@@ -157,16 +168,17 @@ impl Script {
     }
 }
 
-fn bent(random: &mut Random) -> Bent {
-    match random.below(10) {
-        0..4 => Bent::Client,
-        4..8 => Bent::Worker,
-        8 => Bent::Operator,
-        _ => Bent::Garbage,
-    }
-}
-
 impl Author {
+    fn new(random: &mut Random) -> Self {
+        let (bent, unsent) = match random.below(10) {
+            0..4 => (Bent::Client, if random.chance(50) { packet(26, b"exceptions") } else { Vec::new() }),
+            4..8 => (Bent::Worker, [packet(1, b"f"), packet(1, b"g")].concat()),
+            8 => (Bent::Operator, Vec::new()),
+            _ => (Bent::Garbage, Vec::new()),
+        };
+        Self { bent, unsent }
+    }
+
     /// What is sent next: some frames, cut anywhere.
     fn next_piece(&mut self, random: &mut Random, jobs: &mut usize) -> Vec<u8> {
         let most = if random.chance(5) { 60 } else { 6 };
@@ -186,7 +198,8 @@ impl Author {
     }
 }
 
-const FUNCTIONS: &[&[u8]] = &[b"f", b"f", b"f", b"g", b"", b"\n.", b"\x1b[2J", b"a b", &[b'n'; 512], &[b'n'; 513]];
+const FUNCTIONS: &[&[u8]] =
+    &[b"f", b"f", b"f", b"f", b"f", b"f", b"g", b"", b"\n.", b"\x1b[2J", b"a b", &[b'n'; 512], &[b'n'; 513]];
 const UNIQUES: &[&[u8]] = &[b"", b"", b"u1", b"u2", b"-", &[b'u'; 64], &[b'u'; 65]];
 const NUMBERS: &[&[u8]] = &[b"0", b"1", b"2", b"1000", b"-1", b"99999999999999999999", b"4102444800", b"x", b""];
 
@@ -234,10 +247,10 @@ fn client(random: &mut Random, jobs: &mut usize) -> Vec<u8> {
         0..11 => {
             *jobs += 1;
             // SUBMIT_JOB and those of other priorities, _BG and _EPOCH, and reduce jobs.
-            let kind = [7, 21, 33, 18, 32, 34, 36, 37, 38, 7, 18][random.below(11)];
+            let kind = [7, 7, 7, 21, 33, 18, 18, 32, 34, 36, 37, 38][random.below(12)];
             match kind {
                 36 => request(random, kind, &[function, unique, number, &workload]),
-                37 | 38 => request(random, kind, &[function, unique, b"reducer", &workload]),
+                37 | 38 => request(random, kind, &[function, unique, b"reducer", b"0", &workload]),
                 _ => request(random, kind, &[function, unique, &workload]),
             }
         }
@@ -248,7 +261,7 @@ fn client(random: &mut Random, jobs: &mut usize) -> Vec<u8> {
         13 => request(random, 41, &[unique]),
         14 | 15 => request(random, 16, &[&workload]),
         16 => {
-            let option = random.pick(&[b"exceptions", b"not-begun", b"nonsense", &[b'o'; 64]]);
+            let option = random.pick(&[b"exceptions", b"exceptions", b"exceptions", b"not-begun", &[b'o'; 64]]);
             request(random, 26, &[option])
         }
         17 => request(random, 22, &[b"me"]),

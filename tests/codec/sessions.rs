@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gearmand::protocol::packet::{FrameLimits, HEADER_SIZE, PacketType, Scan, scan};
+use gearmand::protocol::packet::{FrameLimits, HEADER_SIZE, Header, Magic, PacketType, Scan, scan};
 
 use crate::script::{KEPT, PEERS, Script, Step};
 use crate::stage::{Peer, Stage};
@@ -40,6 +40,18 @@ fn sessions_of_any_peers_leave_the_server_as_it_was() {
     for kind in PacketType::ALL.iter().filter(|kind| count >= 100 && arguments_of(**kind).is_some()) {
         assert!(seen.contains_key(&kind.number()), "the sessions are too tame: nobody has received a {kind:?}");
     }
+}
+
+#[test]
+fn a_panic_is_a_failure_and_its_script_is_made_as_short_as_can_be() {
+    let mut script = Script::new(1);
+    // There is no such peer.
+    script.steps.insert(20, Step::HalfClose(PEERS));
+    let fails = |script: &Script| run(script, &mut Seen::new()).err();
+    let why = fails(&script).unwrap();
+    assert!(why.contains("out of bounds"), "{why}");
+    let short = shortened(script, &why, fails);
+    assert!(matches!(short.steps[..], [Step::HalfClose(PEERS)]), "{short:?}");
 }
 
 fn setting(name: &str) -> Option<u64> {
@@ -119,6 +131,7 @@ async fn play(script: &Script, seen: &mut Seen) {
         match step {
             Step::Connect(who) => peers[*who] = Some(stage.connect(&who.to_string())),
             Step::Send(who, bytes) => peers[*who].as_mut().into_iter().for_each(|peer| peer.send(bytes)),
+            Step::Work(who, kind, back) => peers[*who].as_mut().into_iter().for_each(|peer| work(peer, *kind, *back)),
             Step::Read(who, most) => peers[*who].as_mut().into_iter().for_each(|peer| peer.read(*most)),
             Step::HalfClose(who) => peers[*who].as_mut().into_iter().for_each(Peer::half_close),
             // It is gone already.
@@ -139,6 +152,25 @@ async fn play(script: &Script, seen: &mut Seen) {
     stage.finish().await;
 }
 
+/// Sends a packet of this type of a job that the peer was assigned, if it was.
+fn work(peer: &mut Peer, kind: u32, back: usize) {
+    peer.read(usize::MAX);
+    let mut handles = Vec::new();
+    each_frame(&peer.received, |header, body| {
+        if let Some(11 | 31 | 40) = header.map(|header| header.number) {
+            handles.push(body.split(|byte| *byte == 0).next().unwrap_or_default().to_vec());
+        }
+    });
+    if let Some(handle) = handles.iter().rev().nth(back) {
+        let rest: &[u8] = match kind {
+            12 => b"\x001\x002",
+            14 => b"",
+            _ => b"\0what came of it",
+        };
+        peer.send(&packet(b"\0REQ", kind, &[handle, rest].concat()));
+    }
+}
+
 /// Says all that is left to say, closes its side, and must then read the end.
 async fn come_to_an_end(stage: &mut Stage, mut peer: Peer, seen: &mut Seen) {
     let mut is_half_closed = false;
@@ -156,23 +188,17 @@ async fn come_to_an_end(stage: &mut Stage, mut peer: Peer, seen: &mut Seen) {
     check_form(&peer.received, seen);
 }
 
-/// What a server sends consists of packets of responses and of lines. Of the last one the end may be missing: it has been closed.
-fn check_form(mut received: &[u8], seen: &mut Seen) {
+/// Cuts what a server has sent into packets and lines. Of the last one the end may be missing: somebody has closed.
+fn each_frame(mut received: &[u8], mut see: impl FnMut(Option<Header>, &[u8])) {
     const LIMITS: FrameLimits = FrameLimits { packet: usize::MAX, line: usize::MAX };
     while !received.is_empty() {
         let size = match scan(received, &LIMITS) {
             Ok(Scan::Packet { header, body }) => {
-                let shown = received[..header.packet_size().min(200)].escape_ascii();
-                let is_response = received.starts_with(b"\0RES");
-                let kind = PacketType::from_number(header.number).filter(|_| is_response);
-                let arguments = kind.and_then(arguments_of).unwrap_or_else(|| panic!("no response: {shown}"));
-                let separators = body.iter().filter(|byte| **byte == 0).count();
-                assert!(separators + 1 >= arguments, "{arguments} arguments are due: {shown}");
-                *seen.entry(header.number).or_default() += 1;
+                see(Some(header), body);
                 header.packet_size()
             }
-            Ok(Scan::Line { size, .. }) => {
-                *seen.entry(0).or_default() += 1;
+            Ok(Scan::Line { line, size }) => {
+                see(None, line);
                 size
             }
             Ok(_) => return,
@@ -180,6 +206,20 @@ fn check_form(mut received: &[u8], seen: &mut Seen) {
         };
         received = &received[size..];
     }
+}
+
+/// What a server sends consists of packets that are responses, and of lines.
+fn check_form(received: &[u8], seen: &mut Seen) {
+    each_frame(received, |header, body| {
+        *seen.entry(header.map_or(0, |header| header.number)).or_default() += 1;
+        if let Some(header) = header {
+            let shown = body[..body.len().min(200)].escape_ascii();
+            let kind = PacketType::from_number(header.number).filter(|_| header.magic == Magic::Response);
+            let arguments = kind.and_then(arguments_of).unwrap_or_else(|| panic!("{header:?} is no response: {shown}"));
+            let separators = body.iter().filter(|byte| **byte == 0).count();
+            assert!(separators + 1 >= arguments, "{header:?} has {arguments} arguments: {shown}");
+        }
+    });
 }
 
 /// How many arguments a response has, the opaque one included; `None` for what is no response.
