@@ -124,7 +124,7 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// As those of [`replay`](Self::replay).
-    fn begin_replay(&mut self) -> Result<Option<(Replayed, Box<dyn Reading>)>, StoreError> {
+    fn begin_replay(&mut self) -> Result<Option<Begun>, StoreError> {
         Ok(None)
     }
 
@@ -205,6 +205,9 @@ pub trait Store: Send {
         None
     }
 }
+
+/// What is known of the jobs before the first is read, and what reads them.
+pub type Begun = (Replayed, Box<dyn Reading>);
 
 /// Jobs read back, and whether each has come with its workload.
 pub type ReadJobs = Vec<(StoredJob, HasWorkload)>;
