@@ -79,9 +79,24 @@ fn jobs_in_hand_go_back_when_the_worker_stops() {
         let directory = TempDir::new().unwrap();
         let fifo = fifo(&directory);
         submit_numbers(&server, 1, 10);
-        let mut stopped = worker(&server, &["-f", "f", "--prefetch", "4", "--", "sh", "-c", &read_from(&fifo)]);
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "exec \"$@\" 2>&1",
+            "sh",
+            env!("CARGO_BIN_EXE_gearmand"),
+            "work",
+            "-f",
+            "f",
+            "--prefetch",
+            "4",
+        ]);
+        command.args(["--server", &server.addr().to_string(), "--", "sh", "-c", &read_from(&fifo)]);
+        let mut stopped = Program::start(&mut command);
         wait_for("4 jobs in hand", || (total_and_running(&server) == (10, 4)).then_some(()));
         signal(&stopped, Signal::SIGTERM);
+        // Otherwise the job might end before the worker has noticed the signal.
+        wait_for("the signal", || stopped.line().filter(|line| line.contains("stopping")));
         // The one that was begun is done.
         fs::write(&fifo, "").unwrap();
         stopped.expect_end(&[]);
