@@ -19,7 +19,7 @@ use crate::script::{KEPT, PEERS, Script, Step};
 use crate::stage::{Peer, Stage};
 
 /// A script takes milliseconds: one that takes this long hangs in a turn, which nothing in this process can end.
-const HANGS: Duration = Duration::from_secs(120);
+const HANGS: Duration = Duration::from_secs(300);
 /// How long a failing script is made shorter.
 const SHORTENING: Duration = Duration::from_secs(60);
 
