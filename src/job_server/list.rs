@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use super::control::LOOKS_PER_CALL;
 use super::earlier::EarlierRun;
 use super::index::NONE;
-use super::job::{Job, JobState, Kept, Links};
+use super::job::{JobRef, JobState, Kept, Links};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
 use crate::protocol::{FunctionName, JobHandle, Priority};
 
@@ -90,7 +90,7 @@ const LIST_BITS: u32 = 3;
 
 impl QueuePlace {
     /// Behind a job in this list.
-    fn of(list: usize, job: &Job) -> Self {
+    fn of(list: usize, job: JobRef<'_>) -> Self {
         let [attempts, _] = job.attempts.to_le_bytes();
         Self { list, number: job.number(), attempts }
     }
@@ -129,7 +129,7 @@ impl JobServer {
         place: usize,
         mut show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
     ) -> Option<usize> {
-        let bound = if self.runs.is_empty() { 0 } else { self.runs.capacity() };
+        let bound = self.runs.bound();
         let end = place.saturating_add(WORK_PER_CALL).min(bound);
         for slot in place..end {
             if let Some(view) = self.runs.get(slot).and_then(|run| self.view(self.jobs.get(run.job)))
@@ -147,7 +147,7 @@ impl JobServer {
         place: usize,
         mut show: impl FnMut(ConnectionId, JobView<'_>) -> ControlFlow<()>,
     ) -> Option<usize> {
-        let bound = if self.waits.is_empty() { 0 } else { self.waits.capacity() };
+        let bound = self.waits.bound();
         let end = place.saturating_add(WORK_PER_CALL).min(bound);
         for slot in place..end {
             let Some(wait) = self.waits.get(slot) else { continue };
@@ -251,7 +251,7 @@ impl JobServer {
     }
 
     /// A job as it is shown. One that is not stored yet is nobody's business.
-    fn view<'a>(&'a self, job: &'a Job) -> Option<JobView<'a>> {
+    fn view<'a>(&'a self, job: JobRef<'a>) -> Option<JobView<'a>> {
         let stage = match job.state {
             JobState::Storing(_) => return None,
             JobState::Scheduled => Stage::Scheduled,
@@ -287,12 +287,12 @@ impl JobServer {
 }
 
 /// The list of a job that waits for a worker.
-fn list_index(job: &Job) -> usize {
+fn list_index(job: JobRef<'_>) -> usize {
     2 * job.priority.index() + usize::from(matches!(job.state, JobState::Parked(_)))
 }
 
 /// The neighbours of a job that waits for a worker, unless it is just being read.
-fn links_of(job: &Job) -> Option<Links> {
+fn links_of(job: JobRef<'_>) -> Option<Links> {
     match job.state {
         JobState::Ready(links) | JobState::Parked(links) => Some(links),
         JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) => None,

@@ -1,0 +1,118 @@
+//! The bytes of a job: unique id and reducer, one behind the other, and the workload.
+
+use bytes::Bytes;
+
+use super::bodies::{Bodies, Cell};
+use crate::protocol::Workload;
+
+/// The bytes of a job that is in no table, but on its way to the store or from it.
+#[derive(Clone, Debug)]
+pub(in crate::job_server) enum Body {
+    /// All in one allocation of exactly their size.
+    Small(Box<[u8]>),
+    Large(Box<LargeBody>),
+}
+
+#[derive(Clone, Debug)]
+pub(in crate::job_server) struct LargeBody {
+    head: Box<[u8]>,
+    workload: Bytes,
+}
+
+/// The bytes of a job in the table.
+#[derive(Debug)]
+pub(super) enum Held {
+    Cell(Cell),
+    Large(Box<LargeBody>),
+}
+
+impl LargeBody {
+    fn new(unique: &[u8], reducer: &[u8], workload: Bytes) -> Box<Self> {
+        Box::new(Self { head: [unique, reducer].concat().into_boxed_slice(), workload })
+    }
+}
+
+impl Body {
+    /// Copies what cannot be shared.
+    pub(in crate::job_server) fn new(unique: &[u8], reducer: &[u8], workload: Workload<'_>) -> Self {
+        match workload.share() {
+            Some(workload) => Self::Large(LargeBody::new(unique, reducer, workload)),
+            None => Self::Small([unique, reducer, workload.as_bytes()].concat().into_boxed_slice()),
+        }
+    }
+
+    /// Begins with the unique id and the reducer.
+    pub(in crate::job_server) fn head(&self) -> &[u8] {
+        match self {
+            Self::Small(bytes) => bytes,
+            Self::Large(large) => &large.head,
+        }
+    }
+
+    /// What follows the unique id and the reducer, which have `head_length` bytes.
+    pub(in crate::job_server) fn workload(&self, head_length: usize) -> Workload<'_> {
+        match self {
+            Self::Small(bytes) => Workload::borrowed(&bytes[head_length..]),
+            Self::Large(large) => Workload::shared(&large.workload, &large.workload),
+        }
+    }
+
+    /// Into the table; unique id and reducer have `head_length` bytes.
+    pub(super) fn hold(self, head_length: usize, bodies: &mut Bodies) -> Held {
+        match self {
+            Self::Large(large) => Held::Large(large),
+            Self::Small(bytes) => match bodies.keep([&bytes, b"", b""]) {
+                Some(cell) => Held::Cell(cell),
+                None => {
+                    let bytes = Bytes::from(bytes);
+                    let head = bytes[..head_length].into();
+                    Held::Large(Box::new(LargeBody { head, workload: bytes.slice(head_length..) }))
+                }
+            },
+        }
+    }
+}
+
+impl Held {
+    /// Copies what cannot be shared.
+    pub(super) fn new(bodies: &mut Bodies, unique: &[u8], reducer: &[u8], workload: Workload<'_>) -> Self {
+        if let Some(workload) = workload.share() {
+            return Self::Large(LargeBody::new(unique, reducer, workload));
+        }
+        match bodies.keep([unique, reducer, workload.as_bytes()]) {
+            Some(cell) => Self::Cell(cell),
+            None => Self::Large(LargeBody::new(unique, reducer, Bytes::copy_from_slice(workload.as_bytes()))),
+        }
+    }
+
+    /// Gives its memory back.
+    pub(super) fn free(self, bodies: &mut Bodies) {
+        if let Self::Cell(cell) = self {
+            bodies.free(cell);
+        }
+    }
+
+    /// Begins with the unique id and the reducer.
+    pub(super) fn head<'a>(&'a self, bodies: &'a Bodies) -> &'a [u8] {
+        match self {
+            Self::Cell(cell) => bodies.get(*cell),
+            Self::Large(large) => &large.head,
+        }
+    }
+
+    /// What follows the unique id and the reducer, which have `head_length` bytes.
+    pub(super) fn workload<'a>(&'a self, bodies: &'a Bodies, head_length: usize) -> Workload<'a> {
+        match self {
+            Self::Cell(cell) => Workload::borrowed(&bodies.get(*cell)[head_length..]),
+            Self::Large(large) => Workload::shared(&large.workload, &large.workload),
+        }
+    }
+
+    /// The same bytes outside of the table: shared, or a copy.
+    pub(super) fn copy(&self, bodies: &Bodies) -> Body {
+        match self {
+            Self::Cell(cell) => Body::Small(bodies.get(*cell).into()),
+            Self::Large(large) => Body::Large(large.clone()),
+        }
+    }
+}
