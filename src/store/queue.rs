@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::commit::{Commit, Waiter, Waiters};
+use super::line::Line;
 use super::look::{Looking, Looks, Wanted};
 use super::writer::Settings;
 use crate::job_server::{Edit, JobKey, StoreOp};
@@ -22,7 +23,7 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    changes: VecDeque<StoreOp>,
+    changes: Line<StoreOp>,
     /// Attempts of jobs, the last word on each: a worker may grab and lose one faster than any store takes it down.
     attempts: HashMap<u64, (JobKey, u16)>,
     /// Of jobs whose edits wait in `changes`: their names without these, and how many edits wait.
@@ -194,7 +195,7 @@ impl Queue {
             weight > bytes
         });
         let taken = heavy.map_or(count, |heavy| heavy.max(1)).min(state.changes.len());
-        let changes: Vec<StoreOp> = state.changes.drain(..taken).collect();
+        let changes: Vec<StoreOp> = std::iter::from_fn(|| state.changes.pop_front()).take(taken).collect();
         state.forget_edits(&changes);
         // Of jobs whose addition is not taken yet none is: they come later than it.
         let attempts = if state.changes.is_empty() { take_some(&mut state.attempts, count) } else { Vec::new() };
