@@ -1,8 +1,8 @@
-//! What an operation of the job server costs without any I/O: nanoseconds, the best of several runs; and how long the longest of
-//! millions takes.
+//! What an operation of the job server costs without any I/O: nanoseconds, the best of several runs; and how
+//! long the longest of millions takes.
 //!
-//! `cargo bench --bench job_server`. The figures compare two versions of this code on one machine; for a comparison with
-//! another server see `benches/wire.rs`.
+//! `cargo bench --bench job_server`. The figures compare two versions of this code on one machine; for a
+//! comparison with another server see `benches/wire.rs`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::hint::black_box;
@@ -120,8 +120,8 @@ fn measure(name: &str, queued: usize, mut operation: impl FnMut(&mut World)) {
     println!("{name:<62} {:>7.0} ns", best.as_secs_f64() * 1e9 / f64::from(OPERATIONS));
 }
 
-/// The longest submission while the queue grows to so many jobs, and the longest grab and completion while they are taken off:
-/// the least of several runs, since the machine has other work now and then.
+/// The longest submission while the queue grows to so many jobs, and the longest grab and completion while
+/// they are taken off: the least of several runs, since the machine has other work now and then.
 fn longest(jobs: u32) {
     let runs: Vec<[Duration; 2]> = (0..3)
         .map(|_| {

@@ -1,4 +1,5 @@
-//! A hash map that never stops the server to grow: many small tables with unequal shares of the keys, see `index.rs`.
+//! A hash map that never stops the server to grow: many small tables with unequal shares of the keys, see
+//! `index.rs`.
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash, RandomState};

@@ -512,8 +512,7 @@ impl JobServer {
         let name = FunctionName::new(name);
         let gauges = Arc::new(FunctionGauges::default());
         self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
-        let slot = self.functions.insert(Function::new(name.clone(), gauges));
-        let slot = u32::try_from(slot).unwrap_or(NONE);
+        let slot = u32::try_from(self.functions.insert(Function::new(name.clone(), gauges))).unwrap_or(NONE);
         self.function_names.insert(name, slot);
         slot
     }

@@ -1,16 +1,19 @@
 //! Values in numbered slots, kept in pages that never move.
 //!
-//! One growing array is moved as a whole whenever it is full, and freed as a whole when it is empty: with millions of jobs
-//! either holds the lock for a tenth of a second. Here no operation takes longer than to allocate or free one page.
+//! One growing array is moved as a whole whenever it is full, and freed as a whole when it is empty: with
+//! millions of jobs either holds the lock for a tenth of a second. Here no operation takes longer than to
+//! allocate or free one page.
 
 use std::ops::{Index, IndexMut};
 
 use super::index::NONE;
 
-/// The least size of a page, in bytes. The server has the allocator map blocks of this size one by one: they are not moved,
-/// take memory only where they are written, and go back to the system at once when they are freed.
+/// The least size of a page, in bytes. The server has the allocator map blocks of this size one by one: they
+/// are not moved, take memory only where they are written, and go back to the system at once when they are
+/// freed.
 pub(super) const PAGE_BYTES: usize = 4 << 20;
-/// An empty page is freed if so many of its slots were in use at one time. For fewer that would cost more than it saves.
+/// An empty page is freed if so many of its slots were in use at one time. For fewer that would cost more
+/// than it saves.
 const FREED_FROM: usize = 1024;
 
 /// The slots. A value keeps its number until it is removed; numbers are given out again.

@@ -1,4 +1,5 @@
-//! Backlogs of millions of jobs: nobody else waits while tables grow, nor while they are emptied and memory goes back.
+//! Backlogs of millions of jobs: nobody else waits while tables grow, nor while they are emptied and memory
+//! goes back.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,8 +20,9 @@ const PEERS: usize = 4;
 const WINDOW: usize = 64;
 const WORKLOAD: usize = 200;
 
-/// How many jobs there are, and what an honest client's 99.9th percentile may be meanwhile. Tests that run beside this one take
-/// the CPU for as long, so that the figure holds for the full size alone, on a machine without other work.
+/// How many jobs there are, and what an honest client's 99.9th percentile may be meanwhile. Tests that run
+/// beside this one take the CPU for as long, so that the figure holds for the full size alone, on a machine
+/// without other work.
 struct Size {
     jobs: usize,
     longest: Duration,
@@ -77,7 +79,8 @@ fn fill_and_empty(server: SocketAddr, size: &Size) {
     }
 }
 
-/// Echoes at a fixed pace: how long each took from when it was due, since one that could not be sent waits as well.
+/// Echoes at a fixed pace: how long each took from when it was due, since one that could not be sent waits as
+/// well.
 fn look(server: SocketAddr, stop: &AtomicBool) -> Vec<Duration> {
     let mut wire = Wire::connect(server);
     let mut waits = Vec::new();

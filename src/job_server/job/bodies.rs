@@ -1,8 +1,9 @@
 //! Memory for the bytes of jobs: cells of about their size, in pages, in regions.
 //!
-//! A general allocator works off much at once now and then: it joins free blocks, moves what has grown, and gives memory
-//! back, all under one lock, which takes a tenth of a second after a million jobs have ended. Here to take or free a cell
-//! takes no longer than to allocate or free one region. Cells have no header, which also spares a dozen bytes a job.
+//! A general allocator works off much at once now and then: it joins free blocks, moves what has grown, and
+//! gives memory back, all under one lock, which takes a tenth of a second after a million jobs have ended.
+//! Here to take or free a cell takes no longer than to allocate or free one region. Cells have no header,
+//! which also spares a dozen bytes a job.
 
 use super::super::index::NONE;
 use super::super::slab::{PAGE_BYTES, PageLinks};
@@ -15,11 +16,13 @@ const UNIT: usize = 8;
 const FINE_MAX: usize = 512;
 const STEPS: usize = 8;
 const CLASSES: usize = 1 + FINE_MAX / UNIT + STEPS * (CELL_MAX / FINE_MAX).ilog2() as usize;
-/// The bytes of a page, in which all cells have one size. What is left over at its end is never written, and takes no memory.
+/// The bytes of a page, in which all cells have one size. What is left over at its end is never written, and
+/// takes no memory.
 const PAGE: usize = 64 * 1024;
 /// The pages of a region. A region is allocated and freed as one.
 const PAGES: usize = PAGE_BYTES / PAGE;
-/// A region of which so many pages were in use at one time is freed when it is empty. For fewer that would cost more than it saves.
+/// A region of which so many pages were in use at one time is freed when it is empty. For fewer that would
+/// cost more than it saves.
 const FREED_FROM: u32 = 32;
 const ALL_PAGES: u64 = u64::MAX;
 const _: () = assert!(PAGES == u64::BITS as usize);
@@ -153,7 +156,8 @@ impl Bodies {
         cell
     }
 
-    /// A page for cells of this class: of the first region with a free one, so that later regions become empty.
+    /// A page for cells of this class: of the first region with a free one, so that later regions become
+    /// empty.
     fn take_page(&mut self, class: usize) -> u32 {
         let roomy = self.regions[self.first_roomy..].iter().position(|region| region.free != 0);
         self.first_roomy = roomy.map_or(self.regions.len(), |behind| self.first_roomy + behind);
