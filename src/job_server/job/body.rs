@@ -17,6 +17,8 @@ pub(in crate::job_server) enum Body {
 pub(in crate::job_server) struct LargeBody {
     head: Box<[u8]>,
     workload: Bytes,
+    /// Whether the workload has the buffer that it was read into. Else it is a copy, and what is sent of it is copied.
+    is_shared: bool,
 }
 
 /// The bytes of a job in the table.
@@ -27,8 +29,23 @@ pub(super) enum Held {
 }
 
 impl LargeBody {
-    fn new(unique: &[u8], reducer: &[u8], workload: Bytes) -> Box<Self> {
-        Box::new(Self { head: [unique, reducer].concat().into_boxed_slice(), workload })
+    fn shared(unique: &[u8], reducer: &[u8], workload: Bytes) -> Box<Self> {
+        Box::new(Self { head: [unique, reducer].concat().into_boxed_slice(), workload, is_shared: true })
+    }
+
+    /// Of bytes that begin with a unique id and a reducer of `head_length` bytes.
+    fn owned(bytes: impl Into<Bytes>, head_length: usize) -> Box<Self> {
+        let bytes = bytes.into();
+        let head = bytes[..head_length].into();
+        Box::new(Self { head, workload: bytes.slice(head_length..), is_shared: false })
+    }
+
+    fn workload(&self) -> Workload<'_> {
+        if self.is_shared {
+            Workload::shared(&self.workload, &self.workload)
+        } else {
+            Workload::borrowed(&self.workload)
+        }
     }
 }
 
@@ -36,7 +53,7 @@ impl Body {
     /// Copies what cannot be shared.
     pub(in crate::job_server) fn new(unique: &[u8], reducer: &[u8], workload: Workload<'_>) -> Self {
         match workload.share() {
-            Some(workload) => Self::Large(LargeBody::new(unique, reducer, workload)),
+            Some(workload) => Self::Large(LargeBody::shared(unique, reducer, workload)),
             None => Self::Small([unique, reducer, workload.as_bytes()].concat().into_boxed_slice()),
         }
     }
@@ -53,7 +70,7 @@ impl Body {
     pub(in crate::job_server) fn workload(&self, head_length: usize) -> Workload<'_> {
         match self {
             Self::Small(bytes) => Workload::borrowed(&bytes[head_length..]),
-            Self::Large(large) => Workload::shared(&large.workload, &large.workload),
+            Self::Large(large) => large.workload(),
         }
     }
 
@@ -63,11 +80,7 @@ impl Body {
             Self::Large(large) => Held::Large(large),
             Self::Small(bytes) => match bodies.keep([&bytes, b"", b""]) {
                 Some(cell) => Held::Cell(cell),
-                None => {
-                    let bytes = Bytes::from(bytes);
-                    let head = bytes[..head_length].into();
-                    Held::Large(Box::new(LargeBody { head, workload: bytes.slice(head_length..) }))
-                }
+                None => Held::Large(LargeBody::owned(bytes, head_length)),
             },
         }
     }
@@ -77,11 +90,14 @@ impl Held {
     /// Copies what cannot be shared.
     pub(super) fn new(bodies: &mut Bodies, unique: &[u8], reducer: &[u8], workload: Workload<'_>) -> Self {
         if let Some(workload) = workload.share() {
-            return Self::Large(LargeBody::new(unique, reducer, workload));
+            return Self::Large(LargeBody::shared(unique, reducer, workload));
         }
         match bodies.keep([unique, reducer, workload.as_bytes()]) {
             Some(cell) => Self::Cell(cell),
-            None => Self::Large(LargeBody::new(unique, reducer, Bytes::copy_from_slice(workload.as_bytes()))),
+            None => {
+                let bytes = [unique, reducer, workload.as_bytes()].concat();
+                Self::Large(LargeBody::owned(bytes, unique.len() + reducer.len()))
+            }
         }
     }
 
@@ -104,7 +120,7 @@ impl Held {
     pub(super) fn workload<'a>(&'a self, bodies: &'a Bodies, head_length: usize) -> Workload<'a> {
         match self {
             Self::Cell(cell) => Workload::borrowed(&bodies.get(*cell)[head_length..]),
-            Self::Large(large) => Workload::shared(&large.workload, &large.workload),
+            Self::Large(large) => large.workload(),
         }
     }
 
