@@ -3,7 +3,7 @@
 //! Weights are what one of each takes in the end, with its places in tables that are two thirds full and what the allocator adds.
 
 use super::connection::{Ability, Run, Wait};
-use super::job::Job;
+use super::job::{Job, JobRef};
 use super::storing::{Addition, Creation};
 use super::{JobServer, Submission};
 use crate::protocol::PeerError;
@@ -78,9 +78,9 @@ impl MemoryUse {
     }
 }
 
-impl Job {
+impl JobRef<'_> {
     /// What it takes beside its place among all jobs and its workload, in bytes.
-    pub(super) fn head_memory(&self) -> u64 {
+    pub(super) fn head_memory(self) -> u64 {
         self.head_length() as u64 + if self.unique().is_empty() { 0 } else { INDEX }
     }
 }

@@ -520,7 +520,7 @@ impl JobServer {
         let Some((slot, number)) = after else {
             return Some(self.list_of(function, list).first).filter(|job| *job != NONE);
         };
-        let job = self.jobs.find_in(slot, number).filter(|job| job.function == function && list_index(job) == list);
+        let job = self.jobs.find_in(slot, number).filter(|job| job.function == function && list_index(*job) == list);
         match job.and_then(|job| job.state.links()) {
             Some(links) => Some(links.next).filter(|job| *job != NONE),
             None => {

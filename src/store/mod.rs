@@ -10,6 +10,7 @@ pub mod commit;
 mod driver;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod entry;
+mod line;
 pub mod location;
 pub mod look;
 #[cfg(feature = "mysql")]
