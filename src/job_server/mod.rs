@@ -56,7 +56,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-pub use self::account::MemoryUse;
+pub use self::account::{MemoryUse, weight};
 pub use self::control::{ControlError, Piece, Place, Rule, Who};
 pub use self::earlier::{EarlierRun, RunEnd};
 pub use self::effects::{Effects, Event};
