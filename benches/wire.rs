@@ -36,6 +36,10 @@ mod rows_durable;
 mod rows_flood;
 #[path = "wire/rows_memory.rs"]
 mod rows_memory;
+#[path = "wire/rows_one.rs"]
+mod rows_one;
+#[path = "wire/rows_prefetch.rs"]
+mod rows_prefetch;
 #[path = "wire/rows_watched.rs"]
 mod rows_watched;
 

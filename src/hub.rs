@@ -5,18 +5,18 @@
 
 mod control;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use tracing::{Level, error, warn};
 
 use crate::job_server::{
-    ConnectionEnd, ConnectionId, ControlError, Departure, DropFunction, Effects, Event, JobKey, JobServer, JobView,
-    Now, Policy, RestoredSettings, RunEnd, StoreOp, StoreReport, StoredJob,
+    ConnectionEnd, ConnectionId, ControlError, Departure, DropFunction, Effects, Event, Found, JobKey, JobQuery,
+    JobServer, JobView, Now, Policy, RestoredSettings, RunEnd, StoreOp, StoreReport, StoredJob,
 };
 use crate::log_level::audit;
 use crate::outbox::{CloseReason, Outbox};
@@ -40,6 +40,8 @@ pub struct Applied {
     pub count: usize,
     /// Whether they took so long that others should have their turn now.
     pub is_turn_over: bool,
+    /// Whether the next one waits until all jobs are there. See [`Hub::poll_restored`].
+    pub awaits_jobs: bool,
 }
 
 /// The job server behind its lock.
@@ -48,6 +50,8 @@ pub struct Hub {
     state: Mutex<State>,
     /// How many threads wait for the lock.
     waiting: AtomicUsize,
+    /// Whether jobs of the store are still being read. It changes under the lock.
+    is_restoring: AtomicBool,
     /// What the store is asked; `None` where jobs are kept in memory alone.
     store: Option<Arc<Queue>>,
     stats: Arc<Stats>,
@@ -61,6 +65,8 @@ struct State {
     timer: Timer,
     /// Whether connections are turned away.
     is_closed: bool,
+    /// Who waits until all jobs are there, by slot of the connection.
+    restored: HashMap<u32, Waker>,
 }
 
 /// The task that calls [`Hub::timeout`].
@@ -197,8 +203,10 @@ impl Hub {
     pub fn new(policy: Policy, stats: Arc<Stats>, store: Option<Arc<Queue>>) -> Self {
         let policy = Policy { keeps_jobs: store.is_some(), ..policy };
         let server = JobServer::new(policy, Arc::clone(&stats));
-        let empty = State { server, outboxes: Vec::new(), timer: Timer::default(), is_closed: false };
-        Self { state: Mutex::new(empty), waiting: AtomicUsize::new(0), store, stats }
+        let empty =
+            State { server, outboxes: Vec::new(), timer: Timer::default(), is_closed: false, restored: HashMap::new() };
+        let (waiting, is_restoring) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { state: Mutex::new(empty), waiting, is_restoring, store, stats }
     }
 
     /// What the server publishes.
@@ -228,6 +236,42 @@ impl Hub {
         Some(id)
     }
 
+    /// From now on submissions and questions for jobs wait, until [`end_restoring`](Self::end_restoring): a job that is equal to a new
+    /// one, or is asked for, may be among those that are still to come by [`restore`](Self::restore).
+    pub fn begin_restoring(&self) {
+        let _state = self.lock();
+        self.is_restoring.store(true, Ordering::Relaxed);
+        self.stats.store.restoring.set(1);
+    }
+
+    /// All jobs are there.
+    pub fn end_restoring(&self) {
+        let mut state = self.lock();
+        self.is_restoring.store(false, Ordering::Relaxed);
+        self.stats.store.restoring.set(0);
+        let waiting = std::mem::take(&mut state.restored);
+        drop(state);
+        waiting.into_values().for_each(Waker::wake);
+    }
+
+    /// Whether jobs of the store are still being read.
+    pub fn is_restoring(&self) -> bool {
+        self.is_restoring.load(Ordering::Relaxed)
+    }
+
+    /// Waits until all jobs are there, for a connection.
+    pub fn poll_restored(&self, id: ConnectionId, waker: &Waker) -> Poll<()> {
+        if !self.is_restoring() {
+            return Poll::Ready(());
+        }
+        let mut state = self.lock();
+        if !self.is_restoring() {
+            return Poll::Ready(());
+        }
+        state.restored.insert(id.slot, waker.clone());
+        Poll::Pending
+    }
+
     /// Works off what a connection has sent, in order. What it did wrong is answered in its place. Where that takes long, not all
     /// are worked off.
     ///
@@ -235,15 +279,19 @@ impl Hub {
     pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) -> Applied {
         self.with_state(now, |state, after| {
             if state.is_closed {
-                return Applied { count: batch.len(), is_turn_over: false };
+                return Applied { count: batch.len(), is_turn_over: false, awaits_jobs: false };
             }
+            let is_restoring = self.is_restoring();
             let (server, mut world) = state.split(after, Some(from.slot));
             server.start_turn();
             for (index, request) in batch.iter().enumerate() {
                 match request {
+                    Ok(request) if is_restoring && needs_all_jobs(request) => {
+                        return Applied { count: index, is_turn_over: true, awaits_jobs: true };
+                    }
                     Ok(request) => {
                         if !server.request(now, from, request, &mut world) {
-                            return Applied { count: index, is_turn_over: true };
+                            return Applied { count: index, is_turn_over: true, awaits_jobs: false };
                         }
                     }
                     Err(error) => {
@@ -252,10 +300,10 @@ impl Hub {
                     }
                 }
                 if server.is_turn_over() {
-                    return Applied { count: index + 1, is_turn_over: true };
+                    return Applied { count: index + 1, is_turn_over: true, awaits_jobs: false };
                 }
             }
-            Applied { count: batch.len(), is_turn_over: false }
+            Applied { count: batch.len(), is_turn_over: false, awaits_jobs: false }
         })
     }
 
@@ -310,11 +358,15 @@ impl Hub {
         }
     }
 
-    /// See [`JobServer::restore`].
-    pub fn restore(&self, now: Now, job: StoredJob, has_workload: bool) -> bool {
+    /// See [`JobServer::restore`]: for some jobs, and whether there is memory for the workload of the next one.
+    pub fn restore(&self, now: Now, jobs: impl Iterator<Item = (StoredJob, bool)>) -> bool {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
-            server.restore(now, job, has_workload, &mut world)
+            let mut has_memory = true;
+            for (job, has_workload) in jobs {
+                has_memory = server.restore(now, job, has_workload, &mut world);
+            }
+            has_memory
         })
     }
 
@@ -414,23 +466,19 @@ impl Hub {
         self.lock().server.list_running_jobs(place, show)
     }
 
-    /// See [`JobServer::list_waits`].
-    pub fn list_waits(
+    /// See [`JobServer::find_jobs`].
+    pub fn find_jobs(
         &self,
-        place: usize,
-        show: impl FnMut(ConnectionId, JobView<'_>) -> ControlFlow<()>,
-    ) -> Option<usize> {
-        self.lock().server.list_waits(place, show)
+        query: &JobQuery<'_>,
+        place: u64,
+        show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
+    ) -> Found {
+        self.lock().server.find_jobs(query, place, show)
     }
 
-    /// See [`JobServer::list_queued_jobs`].
-    pub fn list_queued_jobs(
-        &self,
-        function: &[u8],
-        after: u64,
-        show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
-    ) -> Option<u64> {
-        self.lock().server.list_queued_jobs(function, after, show)
+    /// See [`JobServer::has_client`].
+    pub fn has_client(&self, id: &[u8]) -> bool {
+        self.lock().server.has_client(id)
     }
 
     /// See [`JobServer::list_held_jobs`].
@@ -537,4 +585,9 @@ impl Hub {
             }
         }
     }
+}
+
+/// Whether a request can only be answered by who knows all jobs.
+fn needs_all_jobs(request: &Request<'_>) -> bool {
+    matches!(request, Request::Submit(_) | Request::GetStatus { .. } | Request::GetStatusUnique { .. })
 }

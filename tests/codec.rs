@@ -1,7 +1,15 @@
-//! Properties of the wire format: how a stream is cut does not matter, no bytes can do harm, and what is written is read.
+//! Properties of the wire format: how a stream is cut does not matter, no bytes can do harm, and what is written is read. And of
+//! whole sessions in this process, `codec/sessions.rs`.
 
 // Helpers of a test fail as a test does.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
+
+#[path = "codec/script.rs"]
+mod script;
+#[path = "codec/sessions.rs"]
+mod sessions;
+#[path = "codec/stage.rs"]
+mod stage;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use gearmand::protocol::packet::{

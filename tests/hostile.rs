@@ -24,6 +24,8 @@ mod group;
 mod idle;
 #[path = "hostile/jobs.rs"]
 mod jobs;
+#[path = "hostile/listings.rs"]
+mod listings;
 #[path = "hostile/memory.rs"]
 mod memory;
 #[path = "hostile/mutations.rs"]
@@ -81,6 +83,9 @@ fn trials() -> Vec<Trial> {
         any("memory_comes_back", readers::memory_comes_back),
         any("a_slow_reader_is_named", readers::a_slow_reader_is_named),
         any("listings_never_read", readers::listings_never_read),
+        any("long_listings_at_once", listings::long_listings_at_once),
+        any("status_of_many_functions_at_once", listings::status_of_many_functions_at_once),
+        any("listings_of_one_command_never_read", listings::listings_of_one_command_never_read),
         any("a_long_listing_never_read", readers::a_long_listing_never_read),
         any("slow_but_steady", readers::slow_but_steady),
         any("memory_data_for_many_waits", memory::data_for_many_waits),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust on a Debian 12 machine: Debian's gearmand (to compare with), its tools,
-# Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold queues, what checks HTTP (promtool,
+# Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold queues, beanstalkd (for benches), what checks HTTP (promtool,
 # schemathesis), a browser, and what makes hosts of their own for a fleet. Needs root only when a Debian package is missing; does nothing, quickly, when all is there.
 #
 #   tests/install-peers.sh           install what is missing
@@ -17,6 +17,7 @@ venv=$clients/venv
 packages_of_files() {
     cat <<'LIST'
 /usr/sbin/gearmand gearman-job-server
+/usr/bin/beanstalkd beanstalkd
 /usr/bin/gearman gearman-tools
 /usr/bin/gearadmin gearman-tools
 /usr/share/perl5/Gearman/Client.pm libgearman-client-perl
@@ -51,6 +52,7 @@ LIST
 # What these packages would start.
 services_of_packages() {
     cat <<'LIST'
+beanstalkd beanstalkd
 gearman-job-server gearman-job-server
 mariadb-server mariadb
 postgresql postgresql

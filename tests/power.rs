@@ -101,6 +101,51 @@ fn assert_nothing_lost(
     }
 }
 
+/// A start and the next commits write behind the log what is no frame: some of it, none, or half of a sector may be there.
+#[test]
+fn a_power_cut_while_zeros_are_written_behind_the_log_loses_no_acknowledged_job() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let shim = Shim::new();
+    let serials = Serials::new();
+    let mut server = start(&shim, &[], &[]);
+    for _ in 0..3 {
+        run(&server, Load { ended: 20, ..SMALL }, &serials, &mut random);
+        server.kill();
+        server.restart();
+    }
+    run(&server, Load { ended: 20, ..SMALL }, &serials, &mut random);
+    server.kill();
+    let trace = shim.trace();
+    let conversation = Conversation::read(&trace);
+    let around = around_zeros(&trace);
+    println!("{} moments around zeros, {} records", around.len(), trace.records.len());
+    assert!(around.len() > 200, "no zeros were written behind the log");
+    let mut moments = sample(around, 100, &mut random);
+    moments.sort_unstable();
+    assert_nothing_lost(seed, &trace, &conversation, &shim.database(), &moments, &mut random);
+}
+
+/// Before and after each write of zeros, their sync, and the changes after that.
+fn around_zeros(trace: &Trace) -> Vec<usize> {
+    const CHANGES: usize = 6;
+    let mut left = 0;
+    let mut moments = Vec::new();
+    for (index, record) in trace.records.iter().enumerate() {
+        let is_change = matches!(record.kind, Kind::Written | Kind::Resized | Kind::Synced);
+        let data = trace.data(record);
+        if record.kind == Kind::Written && data.len() > 8192 && data.iter().all(|byte| *byte == 0) {
+            left = CHANGES;
+            moments.push(index);
+        } else if left > 0 && is_change {
+            left -= 1;
+            moments.push(index);
+        }
+    }
+    moments.dedup();
+    moments
+}
+
 #[test]
 fn a_power_cut_after_failed_syncs_loses_no_acknowledged_job() {
     let seed = seed();

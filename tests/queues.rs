@@ -54,6 +54,9 @@ mod postgres;
 mod redis;
 #[path = "queues/replies.rs"]
 mod replies;
+#[cfg(feature = "sqlite")]
+#[path = "queues/restoring.rs"]
+mod restoring;
 #[allow(dead_code, reason = "the test of the daemon uses the rest")]
 #[path = "daemon/site.rs"]
 mod site;
@@ -103,6 +106,15 @@ fn trials() -> Vec<Trial> {
         any("functions_that_were_cut_are_put_right", strangers::functions_that_were_cut_are_put_right),
         any("a_full_memory_refuses_jobs", backlog::a_full_memory_refuses_jobs),
     ];
+    #[cfg(feature = "sqlite")]
+    trials.extend([
+        any("workers_are_served_while_jobs_are_read", restoring::workers_are_served_while_jobs_are_read),
+        any("a_stop_while_jobs_are_read_keeps_them", restoring::a_stop_while_jobs_are_read_keeps_them),
+        any(
+            "a_queue_that_cannot_be_read_to_its_end_ends_the_server",
+            restoring::a_queue_that_cannot_be_read_to_its_end_ends_the_server,
+        ),
+    ]);
     if cfg!(feature = "sqlite") {
         trials.extend([
             any("sqlite_is_taken_over", take_over::of_sqlite),

@@ -15,6 +15,8 @@
 mod check;
 #[path = "simulation/departure.rs"]
 mod departure;
+#[path = "simulation/finding.rs"]
+mod finding;
 #[path = "simulation/link.rs"]
 mod link;
 #[path = "simulation/model.rs"]
@@ -118,6 +120,8 @@ const LANDMARKS: &[&str] = &[
     "was given jobs again",
     "was handed out",
     "was handed to one that was gone already",
+    "was not begun by one that left",
+    "was given back as not begun",
     "lost a worker that had held it for long",
     "was held back since as many run as may",
     "was held back since its function is paused",

@@ -3,6 +3,8 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
+#[path = "sqlite/ahead.rs"]
+mod ahead;
 mod common;
 #[path = "sqlite/damage.rs"]
 mod damage;
@@ -22,7 +24,7 @@ mod strangers;
 mod take_over;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use gearmand::job_server::{JobKey, StoredJob, StoredParts};
 use gearmand::protocol::{FunctionName, Priority};
@@ -136,7 +138,21 @@ impl Place {
     }
 }
 
+/// Held while a process is started, and while a store is opened.
+///
+/// Until a new process runs its program it has copies of all descriptors of this one, and with them the locks of all stores that are
+/// open. So where one is closed meanwhile and opened again it is still locked. A test that runs beside others has not started that
+/// process, and cannot know.
+static STARTING: RwLock<()> = RwLock::new(());
+
+/// Starts a process, or several, whose programs run when this returns.
+fn starting<P>(start: impl FnOnce() -> P) -> P {
+    let _nothing_is_opened = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+    start()
+}
+
 fn open(path: &Path, keep_primary_key: bool, access: Access) -> Result<Box<dyn Store>, StoreError> {
+    let _nothing_is_started = STARTING.read().unwrap_or_else(PoisonError::into_inner);
     let table = defaults::SQLITE_TABLE.to_owned();
     Location::Sqlite { path: path.to_owned(), table, keep_primary_key }.open(access, &Arc::from(PREFIX))
 }

@@ -4,6 +4,8 @@
 mod common;
 #[path = "tools/hostile.rs"]
 mod hostile;
+#[path = "tools/prefetch.rs"]
+mod prefetch;
 
 use std::fs;
 use std::io::Write as _;

@@ -73,9 +73,14 @@ impl Generator {
 
     /// Adds workers that stay silent until [`Generator::drain`] or another start.
     pub(crate) fn add_workers(&mut self, count: usize) -> Result<()> {
+        self.add_prefetching(count, 1)
+    }
+
+    /// As [`Generator::add_workers`]; each keeps so many grabs outstanding.
+    pub(crate) fn add_prefetching(&mut self, count: usize, window: usize) -> Result<()> {
         for _ in 0..count {
             self.workers += 1;
-            self.add(Role::Worker(Worker::new(self.function)))?;
+            self.add(Role::Worker(Worker::new(self.function, window)))?;
         }
         self.greeted()
     }

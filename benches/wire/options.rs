@@ -14,6 +14,8 @@ pub(crate) enum Row {
     Latency,
     /// Background jobs submitted with 32 outstanding, then drained.
     Background,
+    /// Background jobs drained by workers with 1, 4 and 32 grabs outstanding.
+    Prefetch,
     /// Workloads of 1 MiB, echoed by 4 workers.
     Large,
     /// 200 sleeping workers, one job at a time.
@@ -28,6 +30,8 @@ pub(crate) enum Row {
     Durable,
     /// One client, one durable job at a time.
     DurableOne,
+    /// One durable job at a time, and from its submission to its end, from the first second after a start, beside beanstalkd.
+    One,
     /// Durable jobs from their submission to their end, 8 clients with 64 outstanding each, 8 workers.
     Life,
     /// As durable, in PostgreSQL.
@@ -75,6 +79,9 @@ pub(crate) struct Options {
     /// Queued jobs of the row `backlog`; the bar for its memory is that of 10,000,000 jobs, about 14 GB on the disk
     #[arg(long, value_name = "JOBS", default_value_t = 1_000_000)]
     pub(crate) backlog: u64,
+    /// Queued jobs of the row `restart`, 1,000,000 by default; the bars for all jobs and for memory are those of so many
+    #[arg(long, value_name = "JOBS")]
+    pub(crate) queued: Option<u64>,
     /// Put server and generator on one CPU in every row
     #[arg(long)]
     pub(crate) one_cpu: bool,

@@ -63,16 +63,26 @@ pub(crate) enum Role {
     Grabber(Grabber),
 }
 
-/// A worker as libgearman's: grabs, echoes, sleeps when there is no job, grabs again when woken.
+/// A worker that grabs, echoes, sleeps when there is no job, and grabs again when woken: as libgearman's with one grab outstanding.
 pub(crate) struct Worker {
     function: &'static [u8],
+    /// Grabs that it keeps outstanding while there are jobs.
+    window: usize,
+    outstanding: usize,
     started: bool,
 }
 
 impl Worker {
     /// A worker of one function.
-    pub(crate) const fn new(function: &'static [u8]) -> Self {
-        Self { function, started: false }
+    pub(crate) const fn new(function: &'static [u8], window: usize) -> Self {
+        Self { function, window, outstanding: 0, started: false }
+    }
+
+    fn fill(&mut self, output: &mut Vec<u8>) {
+        while self.outstanding < self.window {
+            self.outstanding += 1;
+            append(output, REQUEST, GRAB_JOB_ALL, &[]);
+        }
     }
 }
 
@@ -227,7 +237,7 @@ impl Role {
             Self::Grabber(grabber) => grabber.fill(output, tally),
             Self::Worker(worker) => {
                 if !std::mem::replace(&mut worker.started, true) {
-                    append(output, REQUEST, GRAB_JOB_ALL, &[]);
+                    worker.fill(output);
                 }
             }
         }
@@ -245,14 +255,18 @@ impl Role {
                 client.fill(output, tally);
             }
             (Self::Worker(worker), JOB_ASSIGN_UNIQ) => work(worker.function, response.body, output, tally)?,
-            (Self::Worker(_), NO_JOB) => {
-                tally.asleep += 1;
-                append(output, REQUEST, PRE_SLEEP, &[]);
+            (Self::Worker(worker), NO_JOB) => {
+                worker.outstanding -= 1;
+                // The others are answered as well before it sleeps.
+                if worker.outstanding == 0 {
+                    tally.asleep += 1;
+                    append(output, REQUEST, PRE_SLEEP, &[]);
+                }
             }
-            (Self::Worker(_), NOOP) => {
+            (Self::Worker(worker), NOOP) => {
                 tally.noops += 1;
                 tally.asleep = tally.asleep.saturating_sub(1);
-                append(output, REQUEST, GRAB_JOB_ALL, &[]);
+                worker.fill(output);
             }
             (Self::Grabber(grabber), NO_JOB) => {
                 grabber.outstanding -= 1;

@@ -15,7 +15,9 @@ use crate::options::{Options, Row, Sizes};
 use crate::peers::{Kind, Peer};
 use crate::report::{Bar, Broken, Line, Report, Series};
 use crate::roles::Submission;
-use crate::{databases, disk, rows_backlog, rows_durable, rows_flood, rows_memory, rows_watched};
+use crate::{
+    databases, disk, rows_backlog, rows_durable, rows_flood, rows_memory, rows_one, rows_prefetch, rows_watched,
+};
 
 /// Bytes of a workload where its size is not the point.
 pub(crate) const WORKLOAD: usize = 128;
@@ -33,7 +35,7 @@ pub(crate) struct Measured<const N: usize> {
 
 impl<const N: usize> Measured<N> {
     /// One metric of one server.
-    fn series(&self, kind: Kind, metric: usize) -> Series {
+    pub(crate) fn series(&self, kind: Kind, metric: usize) -> Series {
         let rounds = self.peers.iter().find(|(peer, _)| *peer == kind).map(|(_, rounds)| rounds);
         let rounds = rounds.into_iter().flatten().map(|metrics| metrics[metric]).collect();
         Series { name: kind.name(), rounds }
@@ -135,6 +137,7 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
         Row::Foreground => foreground(options, sizes),
         Row::Latency => latency(options, sizes),
         Row::Background => background(options, sizes),
+        Row::Prefetch => rows_prefetch::prefetch(options, sizes),
         Row::Large => large(options, sizes),
         Row::Sleepers => sleepers(options, sizes),
         Row::Depth => rows_memory::depth(options, sizes),
@@ -142,6 +145,7 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
         Row::Epoch => rows_memory::epoch(options, sizes),
         Row::Durable => rows_durable::submit(options, sizes),
         Row::DurableOne => rows_durable::one_at_a_time(options, sizes),
+        Row::One => rows_one::one(options, sizes),
         Row::Life => rows_durable::life(options, sizes),
         Row::Postgres => rows_durable::database("postgres", databases::postgres, options, sizes),
         Row::Mariadb => rows_durable::database("mariadb", databases::mariadb, options, sizes),

@@ -1,6 +1,8 @@
 //! The rows that measure what a durable server does with many queued jobs: start, and hand them out.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,8 +14,9 @@ use crate::generator::Generator;
 use crate::measuring::float;
 use crate::options::{Options, Sizes};
 use crate::peers::{Kind, Peer, Queue};
+use crate::protocol::{CAN_DO, GRAB_JOB_ALL, JOB_ASSIGN_UNIQ, NO_JOB, REQUEST, append, response};
 use crate::report::{Bar, Line, Series};
-use crate::roles::Submission;
+use crate::roles::{FUNCTION, Submission};
 use crate::rows::WORKLOAD;
 use crate::rows_durable::{CLIENTS, WINDOW, WORKERS};
 use crate::rows_memory::expect_jobs;
@@ -26,6 +29,8 @@ const FULL_BACKLOG: u64 = 10_000_000;
 const MOST_IN_MEMORY: u64 = 1_000_000;
 /// Most jobs that workers do in one round.
 const MOST_WORKED: u64 = 500_000;
+/// A worker has a job so many seconds after a start, however many there are.
+const FIRST_JOB: f64 = 1.5;
 const RESTART: Duration = Duration::from_mins(3);
 /// The file of the jobs, and what belongs to it.
 const FILE: &str = "jobs.sqlite3";
@@ -41,14 +46,15 @@ fn fill(peer: &Peer, jobs: u64, workload: usize) -> Result<Duration> {
     Ok(elapsed)
 }
 
-/// Seconds from a start to the first `status` that has all jobs, and the memory in use then.
+/// Seconds from a start to the first job that a worker gets, and to the first `status` that has all jobs, and the memory in use then.
 ///
 /// Each life ends by a kill, so each start finds the file as a crash leaves it.
 pub(crate) fn restart(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     disk::expect_disk(&options.directory)?;
     let directories = [disk::directory(options)?, disk::directory(options)?];
     let [ours, theirs] = directories.each_ref().map(TempDir::path);
-    fill(&Peer::start_on(Kind::Ours, &Queue::file(&ours.join(FILE)), options)?, sizes.restart_jobs, WORKLOAD)?;
+    let jobs = options.queued.unwrap_or(sizes.restart_jobs);
+    fill(&Peer::start_on(Kind::Ours, &Queue::file(&ours.join(FILE)), options)?, jobs, WORKLOAD)?;
     // gearmand would take a quarter of an hour to write them; it reads our file as it is.
     for name in WITH_ITS_LOG {
         if ours.join(name).exists() {
@@ -56,27 +62,29 @@ pub(crate) fn restart(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         }
     }
     let mut measured = [(Kind::Ours, ours), (Kind::TheirsOneTuned, theirs)]
-        .map(|(kind, directory)| (kind, directory, Vec::new(), Vec::new()));
+        .map(|(kind, directory)| (kind, directory, [Vec::new(), Vec::new(), Vec::new()]));
     for _ in 0..options.rounds {
-        for (kind, directory, seconds, megabytes) in &mut measured {
+        for (kind, directory, metrics) in &mut measured {
             let during = |failure: crate::failure::Failure| failure.during(kind.name());
-            let (second, megabyte) = start(*kind, directory, sizes.restart_jobs, options).map_err(during)?;
-            seconds.push(second);
-            megabytes.push(megabyte);
+            let round = start(*kind, directory, jobs, options).map_err(during)?;
+            metrics.iter_mut().zip(round).for_each(|(metric, value)| metric.push(value));
         }
     }
-    let [ours, theirs] = measured
-        .map(|(kind, _, seconds, megabytes)| [seconds, megabytes].map(|rounds| Series { name: kind.name(), rounds }));
+    let [ours, theirs] = measured.map(|(kind, _, metrics)| metrics.map(|rounds| Series { name: kind.name(), rounds }));
     let line = |metric, at: usize, bar| Line::new("restart", metric, ours[at].clone(), vec![theirs[at].clone()], bar);
     Ok(vec![
-        line("s until all jobs are back", 0, Bar::Absolute(5.0)),
-        line("MB resident then", 1, Bar::Absolute(450.0)),
+        line("s until the first job", 0, Bar::Absolute(FIRST_JOB)),
+        line("s until all jobs are back", 1, Bar::Absolute(5.0)),
+        line("MB resident then", 2, Bar::Absolute(450.0)),
     ])
 }
 
-fn start(kind: Kind, directory: &Path, jobs: u64, options: &Options) -> Result<(f64, f64)> {
+/// The worker that gets the first job is left with it: the next start finds it again.
+fn start(kind: Kind, directory: &Path, jobs: u64, options: &Options) -> Result<[f64; 3]> {
     let begun = Instant::now();
     let peer = Peer::start_on(kind, &Queue::file(&directory.join(FILE)), options)?;
+    let worker = first_job(&peer)?;
+    let first = begun.elapsed();
     loop {
         match peer.jobs()? {
             counted if counted == jobs => break,
@@ -85,7 +93,39 @@ fn start(kind: Kind, directory: &Path, jobs: u64, options: &Options) -> Result<(
         }
     }
     let elapsed = begun.elapsed();
-    Ok((elapsed.as_secs_f64(), float(peer.resident()?) / 1e6))
+    drop(worker);
+    Ok([first.as_secs_f64(), elapsed.as_secs_f64(), float(peer.resident()?) / 1e6])
+}
+
+/// A worker with a job.
+fn first_job(peer: &Peer) -> Result<TcpStream> {
+    let mut worker = TcpStream::connect((Ipv4Addr::LOCALHOST, peer.port))?;
+    worker.set_read_timeout(Some(RESTART))?;
+    let mut request = Vec::new();
+    append(&mut request, REQUEST, CAN_DO, &[FUNCTION]);
+    let mut input = Vec::new();
+    loop {
+        append(&mut request, REQUEST, GRAB_JOB_ALL, &[]);
+        worker.write_all(&request)?;
+        request.clear();
+        input.clear();
+        let kind = loop {
+            let mut buffer = [0; 4096];
+            let length = worker.read(&mut buffer)?;
+            if length == 0 {
+                return fail("the server closed the worker's connection");
+            }
+            input.extend_from_slice(&buffer[..length]);
+            if let Some(packet) = response(&input)? {
+                break packet.kind;
+            }
+        };
+        match kind {
+            JOB_ASSIGN_UNIQ => return Ok(worker),
+            NO_JOB => std::thread::sleep(Duration::from_millis(1)),
+            kind => return fail(format!("GRAB_JOB was answered with packet type {kind}")),
+        }
+    }
 }
 
 /// A backlog and the workers that work on it, a slice a round.

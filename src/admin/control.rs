@@ -158,6 +158,10 @@ impl Admin {
     /// # Errors
     /// Where it cannot be done. What was done before stays done.
     pub fn step(&self, now: Now, task: &mut Task) -> Result<Step, ControlError> {
+        if task.control.needs_all_jobs() && self.hub.is_restoring() {
+            // Those that it means may not be there yet.
+            return Ok(Step::Unfinished);
+        }
         if task.control.edits_jobs() && self.hub.waiting_changes() > MOST_WAITING {
             // The store is behind: what it is to change further waits here and not in its queue.
             return Ok(Step::Unfinished);
@@ -237,6 +241,12 @@ impl Admin {
 }
 
 impl Control {
+    /// Whether it can only be done once all jobs are there.
+    fn needs_all_jobs(&self) -> bool {
+        self.edits_jobs()
+            || matches!(self, Self::CancelJob { .. } | Self::CancelJobs { .. } | Self::DropFunction { .. })
+    }
+
     /// Whether it changes jobs as a store keeps them.
     fn edits_jobs(&self) -> bool {
         matches!(self, Self::MoveJob { .. } | Self::MoveJobs { .. } | Self::SetPriority { .. } | Self::RunNow { .. })
@@ -244,6 +254,11 @@ impl Control {
 }
 
 impl Task {
+    /// Whether it waits until all jobs are there.
+    pub(super) fn awaits_jobs(&self) -> bool {
+        self.control.needs_all_jobs()
+    }
+
     /// What is wanted.
     pub(super) const fn control(&self) -> &Control {
         &self.control

@@ -105,18 +105,15 @@ impl History {
         self.samples += 1;
         let ends_interval = self.samples.is_multiple_of(SAMPLES_PER_INTERVAL);
         let mut all = State { queued: 0, running: 0, wait: Durations::default(), run: Durations::default() };
-        for entry in &stats.functions {
-            let gauges = entry.value();
+        for (name, gauges) in &stats.functions {
             let counts = gauges.counters.get().map_or_else(Counts::default, Counts::read);
-            let end = ends_interval.then(|| State::read(gauges));
+            let end = ends_interval.then(|| State::read(&gauges));
             if let Some(end) = &end {
                 all.add(end);
             }
-            let track = match self.functions.get_mut(entry.key()) {
+            let track = match self.functions.get_mut(&name) {
                 Some(track) => track,
-                None if counts.submitted > 0 || gauges.total() > 0 => {
-                    self.functions.entry(entry.key().clone()).or_default()
-                }
+                None if counts.submitted > 0 || gauges.total() > 0 => self.functions.entry(name).or_default(),
                 None => continue,
             };
             if track.hour.is_none() && self.hours < MOST_HOURS {

@@ -5,35 +5,35 @@
 
 mod gradual;
 mod jobs;
+mod pass;
 mod rules;
+mod server;
 mod times;
 mod workers;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
+use self::pass::Pass;
+use self::rules::Present;
 use self::times::{Times, WallClock};
 use super::history::History;
-use super::view::{
-    ConnectionsView, DurationsView, FleetCounts, FunctionView, HeldView, HistoryView, JobCounts, QueuedView,
-    ServerView, StoreView, Totals, WorkerStates,
-};
-use crate::fleet::contract::{SET_ID, WorkerId, fleet_of_function};
+use super::view::{DurationsView, FunctionView, HistoryView, QueuedView, StoreView, Totals, WorkerStates};
 use crate::hub::Hub;
 use crate::job_server::{ConnectionId, Now};
 use crate::protocol::{FunctionName, Priority};
-use crate::stats::account::{Account, Part};
 use crate::stats::histogram::Durations;
 use crate::stats::{FunctionGauges, Gauge, JobCounters, Stats, StoreState};
 
-pub use self::gradual::{Functions, WorkerSum, Workers};
+pub use self::gradual::{Functions, WorkerHead, WorkerSum, Workers};
 pub use self::jobs::{HEAD_MAX, JobLook, STORE_WAIT};
 pub use self::rules::Rules;
+pub(super) use self::server::ServerSum;
 pub use self::workers::{parse_worker_id, worker_id};
 
 /// How often [`Look::sample`] is to be called.
@@ -48,6 +48,31 @@ pub struct Look {
     version: &'static str,
     history: Mutex<History>,
     wall_clock: WallClock,
+    /// What listings of the text protocol count together.
+    shared_counts: Shared<Pass<StatesByFunction>>,
+    shared_presence: Shared<Pass<Present>>,
+}
+
+/// Something that is there while somebody uses it.
+#[derive(Debug)]
+struct Shared<T>(Mutex<Weak<T>>);
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Default> Shared<T> {
+    /// What others use, or a new one.
+    fn get(&self) -> Arc<T> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *known = Arc::downgrade(&new);
+            new
+        })
+    }
 }
 
 /// Which workers are shown.
@@ -97,57 +122,19 @@ pub struct Page<T, C> {
     pub items: Vec<T>,
     /// Where to go on; `None` after the last. There may be more though a page is empty: looking takes pauses.
     pub next: Option<C>,
+    /// How many entries were looked at for it.
+    pub looked_at: usize,
 }
 
 impl Look {
     /// What `hub` shows.
     pub fn new(hub: Arc<Hub>, version: &'static str) -> Self {
-        Self { hub, version, history: Mutex::default(), wall_clock: WallClock::default() }
+        let (history, wall_clock, shared_counts, shared_presence) = Default::default();
+        Self { hub, version, history, wall_clock, shared_counts, shared_presence }
     }
 
     fn stats(&self) -> &Stats {
         self.hub.stats()
-    }
-
-    /// The server as a whole.
-    pub fn server(&self, now: Now) -> ServerView {
-        let (stats, times) = (self.stats(), self.times(now));
-        let (mut jobs, mut oldest_ms, mut fleet) = (JobCounts::default(), None, FleetCounts::default());
-        for entry in &stats.functions {
-            let gauges = entry.value();
-            count_managed(&mut fleet, entry.key().as_bytes(), gauges.workers.get());
-            jobs.queued += gauges.queued();
-            jobs.scheduled += gauges.scheduled();
-            jobs.running += gauges.running.get();
-            oldest_ms = oldest_ms.into_iter().chain(positive(&gauges.oldest_ms)).min();
-        }
-        ServerView {
-            version: self.version,
-            pid: std::process::id(),
-            started_unix_ms: now.unix_us.saturating_sub(now.monotonic_us) / 1000,
-            uptime_s: seconds(now.monotonic_us),
-            draining: stats.draining.get() > 0,
-            memory_bytes: resident_memory(),
-            held: held(&stats.memory),
-            connections: ConnectionsView {
-                open: stats.connections.len() as u64,
-                accepted: stats.accepted.get(),
-                refused: stats.refused.get(),
-                slow_readers: stats.slow_readers.get(),
-            },
-            functions: stats.functions.len() as u64,
-            functions_refused: stats.functions_refused.get(),
-            workers: self.worker_states(),
-            fleet,
-            jobs,
-            oldest_queued_s: oldest_ms.map(|since_ms| times.age_s(since_ms)),
-            totals: totals(&stats.counters),
-            rates: self.history_lock().rates(None),
-            lock_holds: stats.lock_holds.get(),
-            lock_wait_s: seconds(stats.lock_wait_ns.get() / 1000),
-            wakeups: stats.wakeups.get(),
-            store: self.store(),
-        }
     }
 
     /// Where background jobs are kept.
@@ -157,6 +144,7 @@ impl Look {
         let (state, error) = match store.state() {
             StoreState::Absent => ("memory", None),
             StoreState::Working => ("ok", None),
+            StoreState::Restoring => ("restoring", None),
             StoreState::Failing(error) => ("failing", Some(error)),
         };
         let (commits, space) = (store.commits.get(), store.space());
@@ -182,10 +170,7 @@ impl Look {
 
     /// One function.
     pub fn function(&self, now: Now, name: &[u8]) -> Option<FunctionView> {
-        let (name, gauges) = {
-            let entry = self.stats().functions.get(name)?;
-            (entry.key().clone(), Arc::clone(entry.value()))
-        };
+        let (name, gauges) = self.stats().functions.get_key_value(name)?;
         let states = self.worker_states_of(&name);
         Some(function_view(&self.times(now), &name, &gauges, &states, &self.history_lock()))
     }
@@ -211,20 +196,6 @@ impl Look {
 
     fn history_lock(&self) -> std::sync::MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counts what the workers of a function say of a fleet.
-fn count_managed(fleet: &mut FleetCounts, function: &[u8], workers: u64) {
-    if workers == 0 {
-        return;
-    }
-    if WorkerId::of_function(function).is_some() {
-        fleet.workers += 1;
-    } else if function == SET_ID.as_bytes() {
-        fleet.unnamed_workers = workers;
-    } else if fleet_of_function(function).is_some() {
-        fleet.monitors += 1;
     }
 }
 
@@ -305,22 +276,6 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Memory of this process that is in use, in bytes.
-fn held(account: &Account) -> HeldView {
-    HeldView {
-        total_bytes: account.total(),
-        max_bytes: account.limit(),
-        parts_bytes: Part::ALL.into_iter().map(|part| (part.name(), account.get(part))).collect(),
-        connections_closed: account.closed.get(),
-        submissions_refused: account.refused.get(),
-    }
-}
-
-fn resident_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-/// The numbers of workers by function.
-type StatesByFunction = HashMap<FunctionName, WorkerStates>;
+/// The numbers of workers by function, of those that have some.
+#[derive(Debug, Default)]
+struct StatesByFunction(HashMap<FunctionName, WorkerStates>);

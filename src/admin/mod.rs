@@ -4,6 +4,7 @@
 //! of single jobs, and the list of rules go through the hub, in bounded pieces that lock it briefly.
 
 mod audit;
+mod connections;
 pub mod control;
 mod history;
 pub mod look;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use self::audit::AuditLog;
 use self::look::Look;
-pub use self::text::LongAnswer;
+pub use self::text::{LISTING_PIECE, LongAnswer};
 use crate::hub::Hub;
 
 /// What the text commands need to know of the process.
@@ -50,5 +51,10 @@ impl Admin {
     /// The commands for `hub`.
     pub fn new(hub: Arc<Hub>, process: Process) -> Self {
         Self { look: Look::new(Arc::clone(&hub), process.version), hub, process, audit_log: Arc::default() }
+    }
+
+    /// Whether jobs of the store are still being read, for which what changes jobs waits.
+    pub fn is_restoring(&self) -> bool {
+        self.hub.is_restoring()
     }
 }

@@ -7,7 +7,6 @@
 
 use super::Admin;
 use super::control::host;
-use super::look::function_id;
 use crate::job_server::{ConnectionId, ControlError, Who};
 use crate::protocol::text::{self, JobWords, Workers};
 
@@ -33,9 +32,7 @@ impl Admin {
     }
 
     fn is_client(&self, id: &[u8]) -> bool {
-        let connections = &self.hub.stats().connections;
-        connections.iter().any(|connection| connection.value().client_id().as_deref() == Some(id))
-            || self.has_rule(&Who::Client(id.to_vec()))
+        self.hub.has_client(id) || self.has_rule(&Who::Client(id.to_vec()))
     }
 
     fn has_rule(&self, who: &Who) -> bool {
@@ -72,8 +69,17 @@ impl Admin {
     /// The function of a rule that is to end, which nobody may do any more.
     pub(super) fn function_of_rule(&self, who: &Who, word: &[u8]) -> Result<Vec<u8>, Unclear> {
         let of_rule = |name: &[u8]| {
-            let id = function_id(name);
-            self.look.rules_for(who.clone()).any(|rule| rule.function_id.as_ref() == Some(&id))
+            let mut last = None;
+            loop {
+                let rules = self.hub.list_rules_for(who, last.as_ref());
+                if rules.iter().flat_map(|rule| &rule.function).any(|function| function.as_bytes() == name) {
+                    return true;
+                }
+                last = rules.into_iter().next_back();
+                if last.is_none() {
+                    return false;
+                }
+            }
         };
         meant(word, of_rule, ControlError::NoSuchRule)
     }

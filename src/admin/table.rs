@@ -3,28 +3,30 @@
 //! A table begins with a line `# ` and the names of its columns, by which it is to be read: there may be more of them one
 //! day, at the end. What is not known is `-`. Text is written by [`text::write_escaped`], handles as they are.
 
+mod workers;
+
 use std::borrow::Cow;
 use std::io::Write as _;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 
-use super::look::{Functions, JobFilter, Look, Rules, WorkerSum, Workers, worker_id};
+use super::look::{Functions, JobFilter, Look, Rules};
 use super::names::FilterNames;
 use super::view::{
     DurationsView, FunctionView, HeldView, JobView, Rates, RuleView, ServerView, StoreView, Totals, WorkTotals,
-    WorkerStates, WorkerView,
+    WorkerStates,
 };
 use crate::job_server::Now;
 use crate::protocol::text::{self, JobWords};
-use crate::stats::AbilityGauges;
+
+pub(super) use self::workers::{OneWorker, WorkerLines};
 
 /// How much of a job's workload is shown, in bytes.
 pub(super) const PREVIEW: usize = 1024;
-/// How many jobs are asked for at a time.
-const PAGE: usize = 256;
+/// How many jobs are asked for in one step.
+const PAGE: usize = 32;
 
 const FUNCTION_COLUMNS: &str = "name high normal low scheduled running workers asleep working paused max_running \
     maxqueue_high maxqueue_normal maxqueue_low oldest_s submitted done failed excepted timed_out requeued cancelled \
@@ -40,7 +42,7 @@ const RULE_COLUMNS: &str = "who function how workers";
 #[derive(Debug)]
 pub(super) enum Table {
     Functions(Functions),
-    Workers(Workers),
+    Workers(WorkerLines),
     Jobs { filter: JobFilter, left: usize },
     Rules(Rules),
 }
@@ -48,17 +50,17 @@ pub(super) enum Table {
 impl Table {
     pub(super) fn functions(look: &Look, out: &mut Vec<u8>) -> Self {
         write_columns(FUNCTION_COLUMNS, out);
-        Self::Functions(look.functions_in_pieces())
+        Self::Functions(look.functions_in_shared_pieces())
     }
 
     pub(super) fn workers(look: &Look, out: &mut Vec<u8>) -> Self {
         write_columns(WORKER_COLUMNS, out);
-        Self::Workers(look.workers_in_pieces())
+        Self::Workers(WorkerLines::new(look.workers_in_pieces()))
     }
 
     pub(super) fn rules(look: &Look, out: &mut Vec<u8>) -> Self {
         write_columns(RULE_COLUMNS, out);
-        Self::Rules(look.rules())
+        Self::Rules(look.rules_in_shared_pieces())
     }
 
     pub(super) fn jobs(words: &JobWords<'_>, names: FilterNames, out: &mut Vec<u8>) -> Self {
@@ -77,9 +79,9 @@ impl Table {
         Self::Jobs { filter, left: words.limit.unwrap_or(usize::MAX) }
     }
 
-    /// Appends more lines, until `out` has `enough` bytes or others are to have their turn. Returns whether that is all but
+    /// Appends more lines, until `out` has [`LISTING_PIECE`](super::LISTING_PIECE) bytes or others are to have their turn. Returns whether that is all but
     /// for the line that ends every listing.
-    pub(super) fn go_on(&mut self, look: &Look, now: Now, enough: usize, out: &mut Vec<u8>) -> bool {
+    pub(super) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Functions(functions) => {
                 let piece = functions.next_piece(look, now);
@@ -88,23 +90,15 @@ impl Table {
                 }
                 piece.is_none()
             }
-            Self::Workers(workers) => {
-                let piece = workers.next_piece(look, now);
-                for worker in piece.iter().flatten() {
-                    write_worker_line(worker, out);
-                }
-                piece.is_none()
-            }
+            Self::Workers(workers) => workers.go_on(look, now, out),
             // One page a turn: where few of many are wanted, it takes long enough to make.
             Self::Jobs { filter, left } => write_job_page(look, now, filter, left, out),
             Self::Rules(rules) => {
-                for rule in rules {
-                    write_rule(&rule, out);
-                    if out.len() >= enough {
-                        return false;
-                    }
+                let piece = rules.next_piece();
+                for rule in piece.iter().flatten() {
+                    write_rule(rule, out);
                 }
-                true
+                piece.is_none()
             }
         }
     }
@@ -114,7 +108,7 @@ impl Table {
 fn write_job_page(look: &Look, now: Now, filter: &mut JobFilter, left: &mut usize, out: &mut Vec<u8>) -> bool {
     filter.limit = PAGE.min(*left);
     if filter.limit > 0 {
-        let page = look.jobs(now, filter);
+        let page = look.some_jobs(now, filter);
         for job in &page.items {
             write_job_line(job, out);
         }
@@ -311,53 +305,6 @@ fn write_function(function: &FunctionView, out: &mut Vec<u8>) {
     );
 }
 
-/// A line of `show workers`.
-fn write_worker_line(worker: &WorkerSum, out: &mut Vec<u8>) {
-    let WorkerSum { gauges, totals, run, .. } = worker;
-    write_row(
-        &[
-            text_cell(&worker_id(worker.id)),
-            text_cell(&gauges.peer),
-            gauges.client_id().into(),
-            worker.state.into(),
-            worker.connected_unix_ms.into(),
-            worker.heard_unix_ms.into(),
-            functions_in_use(&worker.functions),
-            gauges.running.get().into(),
-            worker.job.as_ref().map(|(handle, _)| handle_cell(handle)).into(),
-            worker.job.as_ref().map(|(_, since_ms)| *since_ms).into(),
-            totals.done.into(),
-            totals.failed.into(),
-            totals.excepted.into(),
-            totals.timed_out.into(),
-            totals.requeued.into(),
-            run.mean_s.into(),
-            run.p50_s.into(),
-            run.p99_s.into(),
-        ],
-        out,
-    );
-}
-
-/// The functions that a worker can do, with commas between them. A comma in a name is written as other bytes are that would
-/// break a listing.
-fn functions_in_use(functions: &[Arc<AbilityGauges>]) -> Cell<'static> {
-    if functions.is_empty() {
-        return Cell::Unknown;
-    }
-    let mut list = Vec::new();
-    for (index, ability) in functions.iter().enumerate() {
-        if index > 0 {
-            list.push(b',');
-        }
-        text::write_escaped(ability.function.as_bytes(), &mut list, b',');
-    }
-    if list == b"-" {
-        return b"-".to_vec().into();
-    }
-    Cell::Written(list)
-}
-
 /// A line of `list jobs`.
 fn write_job_line(job: &JobView, out: &mut Vec<u8>) {
     write_row(
@@ -412,61 +359,6 @@ pub(super) fn write_job(job: &JobView, out: &mut Vec<u8>) {
         ],
         out,
     );
-    out.extend_from_slice(text::END_OF_LIST);
-}
-
-/// The answer to `show worker`.
-pub(super) fn write_worker(worker: &WorkerView, out: &mut Vec<u8>) {
-    write_pairs(
-        &[
-            ("id", text_cell(&worker.id)),
-            ("address", text_cell(&worker.address)),
-            ("file_descriptor", u64::try_from(worker.file_descriptor).ok().into()),
-            ("client_id", worker.client_id.as_ref().map(|id| exact(id, worker.client_id_base64.as_deref())).into()),
-            ("tls_name", worker.tls_name.as_deref().into()),
-            ("connected_unix_ms", worker.connected_unix_ms.into()),
-            ("heard_unix_ms", worker.heard_unix_ms.into()),
-            ("state", worker.state.into()),
-            ("running", worker.running.into()),
-        ],
-        out,
-    );
-    write_pairs(&work_totals(&worker.totals), out);
-    write_pairs(&durations(["run_mean_s", "run_p50_s", "run_p90_s", "run_p99_s"], &worker.run), out);
-    for function in &worker.functions {
-        let WorkTotals { done, failed, excepted, timed_out, requeued } = function.totals;
-        write_row(
-            &[
-                "function".into(),
-                first_name(&function.id),
-                function.in_use.into(),
-                function.withheld.into(),
-                done.into(),
-                failed.into(),
-                excepted.into(),
-                timed_out.into(),
-                requeued.into(),
-                function.run.mean_s.into(),
-                function.run.p50_s.into(),
-                function.run.p99_s.into(),
-            ],
-            out,
-        );
-    }
-    for job in worker.jobs.iter().flatten() {
-        write_row(
-            &[
-                "job".into(),
-                handle_cell(&job.handle),
-                function_name(&job.function_id).into(),
-                job.since_unix_ms.into(),
-                job.progress.map(|progress| progress.numerator).into(),
-                job.progress.map(|progress| progress.denominator).into(),
-                job.deadline_unix_ms.into(),
-            ],
-            out,
-        );
-    }
     out.extend_from_slice(text::END_OF_LIST);
 }
 

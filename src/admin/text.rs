@@ -3,33 +3,29 @@
 //! An answer that may be long, and one that takes several steps, is made in pieces between which others get their turn.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use std::vec;
 
+use super::connections::ConnectionLines;
 use super::control::{Control, NOT_STORED, Step, Task, error_code, not_stored};
-use super::look::{JobLook, STORE_WAIT};
+use super::look::{JobLook, STORE_WAIT, ServerSum};
 use super::names::Unclear;
-use super::table::{self, Table};
+use super::table::{self, OneWorker, Table};
 use super::{Admin, Hub};
 use crate::job_server::{ConnectionId, ControlError, Now, StoreFailure, Withholding};
 use crate::log_level::audit;
 use crate::protocol::FunctionName;
 use crate::protocol::names::write_decimal;
 use crate::protocol::text::{self, AdminCommand, ControlCommand};
-use crate::stats::{ConnectionGauges, FunctionGauges, StoreSpace, StoreState};
+use crate::stats::{FunctionGauges, StoreSpace, StoreState};
 use crate::store::commit::{COMMIT_WAIT, Commit};
 
 /// How much of a listing is made at a time, in bytes; the line that reaches it is the last. There are scripts that read an
 /// answer once, so what most servers have to say is one write.
-const LISTING_PIECE: usize = 64 * 1024;
-/// How many connections are looked up for one piece, whether they are still there or not: each is somewhere else in memory,
-/// so that their lines take longer than others.
-const CONNECTIONS_OF_PIECE: usize = 512;
-/// How often the hub is asked for jobs for one piece: where few of many are left, it may have none to show.
-const PAGES_OF_PIECE: usize = 64;
+pub const LISTING_PIECE: usize = 64 * 1024;
+/// How many functions are listed in one step.
+const FUNCTIONS: usize = 128;
 
 /// An answer that is under way: a listing, or what is to be done before there is one.
 #[derive(Debug)]
@@ -42,12 +38,15 @@ enum Rest {
         place: usize,
         uniques_only: bool,
     },
-    Connections(vec::IntoIter<ConnectionId>),
+    Connections(ConnectionLines),
+    /// Those behind this one.
     Functions {
-        functions: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>,
+        after: Option<FunctionName>,
         by_priority: bool,
     },
     Table(Table),
+    Server(Box<ServerSum>),
+    Worker(OneWorker),
     Task(Task, Words),
     /// What is done, and is told when it is committed.
     Commit {
@@ -68,16 +67,39 @@ enum Words {
 }
 
 impl LongAnswer {
+    /// Whether it can only go on once all jobs are there.
+    pub fn awaits_jobs(&self) -> bool {
+        matches!(&self.0, Rest::Task(task, _) if task.awaits_jobs())
+    }
+
     /// Ready when it can be gone on with. Until then `waker` is woken when that is so; it need not be waited for longer than
     /// [`patience`](Self::patience), with what is known by then.
     pub fn poll_ready(&mut self, waker: &Waker) -> Poll<()> {
         match &mut self.0 {
             Rest::Job(job) => job.poll(waker),
             Rest::Commit { commit, .. } => commit.poll(waker).map(drop),
-            Rest::Jobs { .. } | Rest::Connections(_) | Rest::Functions { .. } | Rest::Table(_) | Rest::Task(..) => {
-                Poll::Ready(())
-            }
+            Rest::Jobs { .. }
+            | Rest::Connections(_)
+            | Rest::Functions { .. }
+            | Rest::Table(_)
+            | Rest::Server(_)
+            | Rest::Worker(_)
+            | Rest::Task(..) => Poll::Ready(()),
         }
+    }
+
+    /// Whether the store was asked for something, and has not answered.
+    pub fn waits_for_store(&self) -> bool {
+        match &self.0 {
+            Rest::Job(job) => job.is_waiting(),
+            Rest::Commit { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether going on takes time, so that it is to have a share of it together with other such answers.
+    pub fn takes_time(&self) -> bool {
+        !matches!(self.0, Rest::Job(_) | Rest::Commit { .. })
     }
 
     /// How long the store is waited for.
@@ -100,8 +122,8 @@ impl Admin {
         AdminCommand::parse(line, self.process.max_words.load(Ordering::Relaxed))
     }
 
-    /// Appends the answer to a line, of which `parsed` came and which the address `peer` sent, to `out`. Of a long answer it is the
-    /// beginning; [`go_on`](Self::go_on) writes the rest.
+    /// Appends the answer to a line, of which `parsed` came and which the address `peer` sent, to `out`; or begins one that may be
+    /// long, or that takes several steps, and that [`go_on`](Self::go_on) writes.
     pub fn answer(
         &self,
         now: Now,
@@ -120,13 +142,7 @@ impl Admin {
                 out.extend_from_slice(text::READ_ONLY);
                 None
             }
-            Ok(command) => {
-                let mut answer = LongAnswer(self.run(now, command, peer, out)?);
-                if matches!(&answer.0, Rest::Job(job) if job.is_waiting()) {
-                    return Some(answer);
-                }
-                (!self.go_on(now, &mut answer, out)).then_some(answer)
-            }
+            Ok(command) => self.run(now, command, peer, out).map(LongAnswer),
             Err(error) => {
                 error.write(out);
                 None
@@ -137,9 +153,9 @@ impl Admin {
     /// Does what a command says, and answers it unless the answer may be long.
     fn run(&self, now: Now, command: AdminCommand<'_>, peer: &str, out: &mut Vec<u8>) -> Option<Rest> {
         match command {
-            AdminCommand::Workers => return Some(self.connections()),
-            AdminCommand::Status => return Some(self.functions(false)),
-            AdminCommand::PriorityStatus => return Some(self.functions(true)),
+            AdminCommand::Workers => return Some(Rest::Connections(ConnectionLines::default())),
+            AdminCommand::Status => return Some(Rest::Functions { after: None, by_priority: false }),
+            AdminCommand::PriorityStatus => return Some(Rest::Functions { after: None, by_priority: true }),
             AdminCommand::ShowJobs => return Some(Rest::Jobs { place: 0, uniques_only: false }),
             AdminCommand::ShowUniqueJobs => return Some(Rest::Jobs { place: 0, uniques_only: true }),
             AdminCommand::ShowFunctions => return Some(Rest::Table(Table::functions(&self.look, out))),
@@ -154,14 +170,14 @@ impl Admin {
                 Err(unclear) => write_unclear(unclear, out),
             },
             AdminCommand::ShowStore => write_store(&self.hub, out),
-            AdminCommand::ShowServer => table::write_server(&self.look.server(now), out),
+            AdminCommand::ShowServer => return Some(Rest::Server(Box::default())),
             AdminCommand::ShowJob(handle) => match self.look.job(now, handle, table::PREVIEW) {
                 Some(job) => return Some(Rest::Job(Box::new(job))),
                 None => write_control_error(ControlError::NoSuchJob, out),
             },
             AdminCommand::ShowWorker { slot, generation } => {
-                match self.look.worker(now, ConnectionId { slot, generation }) {
-                    Some(worker) => table::write_worker(&worker, out),
+                match OneWorker::new(&self.look, ConnectionId { slot, generation }) {
+                    Some(worker) => return Some(Rest::Worker(worker)),
                     None => write_control_error(ControlError::NoSuchWorker, out),
                 }
             }
@@ -226,70 +242,33 @@ impl Admin {
         })
     }
 
-    fn connections(&self) -> Rest {
-        Rest::Connections(self.hub.stats().connections_by_age().into_iter())
-    }
-
-    fn functions(&self, by_priority: bool) -> Rest {
-        // Monitoring takes what stands here for functions that somebody uses: what settings alone have named does not.
-        let functions = self.hub.stats().functions.iter().filter(|entry| entry.value().settings_only.get() == 0);
-        let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
-            functions.map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
-        functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Rest::Functions { functions: functions.into_iter(), by_priority }
-    }
-
-    /// Appends the next piece of a long answer, or does the next step towards it. Returns whether it is complete.
+    /// Appends the next lines of a long answer, or does the next step towards it: what takes less than 0.2 ms in an optimised
+    /// build, and no more lines once `out` has [`LISTING_PIECE`] bytes. Returns whether the answer is complete.
     pub fn go_on(&self, now: Now, answer: &mut LongAnswer, out: &mut Vec<u8>) -> bool {
-        let enough = out.len() + LISTING_PIECE;
-        match &mut answer.0 {
-            Rest::Jobs { place, uniques_only } => {
-                for _ in 0..PAGES_OF_PIECE {
-                    let Some(next) = self.write_jobs(*place, *uniques_only, out) else {
-                        out.extend_from_slice(text::END_OF_LIST);
-                        return true;
-                    };
-                    *place = next;
-                    if out.len() >= enough {
-                        break;
-                    }
+        let is_last = match &mut answer.0 {
+            Rest::Jobs { place, uniques_only } => self.write_jobs(place, *uniques_only, out),
+            Rest::Connections(connections) => connections.go_on(self.hub.stats(), out),
+            Rest::Functions { after, by_priority } => self.write_functions(after, *by_priority, out),
+            Rest::Table(table) => table.go_on(&self.look, now, out),
+            Rest::Worker(worker) => worker.go_on(&self.look, now, out),
+            Rest::Server(sum) => {
+                let is_summed_up = sum.go_on(&self.look);
+                if is_summed_up {
+                    table::write_server(&self.look.server_of(now, sum), out);
                 }
-                return false;
-            }
-            Rest::Connections(connections) => {
-                for (before, id) in connections.enumerate() {
-                    // Who has gone meanwhile is not listed.
-                    if let Some(connection) = self.hub.stats().connection(id) {
-                        write_connection(&connection, out);
-                    }
-                    if out.len() >= enough || before + 1 >= CONNECTIONS_OF_PIECE {
-                        return false;
-                    }
-                }
-            }
-            Rest::Functions { functions, by_priority } => {
-                for (name, gauges) in functions {
-                    write_function(name.as_bytes(), &gauges, *by_priority, out);
-                    if out.len() >= enough {
-                        return false;
-                    }
-                }
-            }
-            Rest::Table(table) => {
-                if !table.go_on(&self.look, now, enough, out) {
-                    return false;
-                }
+                return is_summed_up;
             }
             Rest::Job(job) => {
                 table::write_job(&job.view, out);
                 return true;
             }
             Rest::Task(task, words) => {
-                let (is_complete, commit) = self.go_on_with(now, task, *words, out);
-                if let Some(commit) = commit {
-                    answer.0 = commit;
+                match self.go_on_with(now, task, *words, out) {
+                    ControlFlow::Continue(()) => {}
+                    ControlFlow::Break(None) => return true,
+                    ControlFlow::Break(Some(commit)) => answer.0 = commit,
                 }
-                return is_complete;
+                return false;
             }
             Rest::Commit { commit, done } => {
                 match commit.poll(Waker::noop()) {
@@ -299,16 +278,19 @@ impl Admin {
                 }
                 return true;
             }
+        };
+        if is_last {
+            out.extend_from_slice(text::END_OF_LIST);
         }
-        out.extend_from_slice(text::END_OF_LIST);
-        true
+        is_last
     }
 
-    /// Does the next step of what changes something. Returns whether its answer is complete, and what it waits for if it is done.
-    fn go_on_with(&self, now: Now, task: &mut Task, words: Words, out: &mut Vec<u8>) -> (bool, Option<Rest>) {
+    /// Does the next step of what changes something. Once it is done, returns what its answer waits for; `None` where that is
+    /// complete.
+    fn go_on_with(&self, now: Now, task: &mut Task, words: Words, out: &mut Vec<u8>) -> ControlFlow<Option<Rest>> {
         let mut done = Vec::new();
         match self.step(now, task) {
-            Ok(Step::Unfinished) => return (false, None),
+            Ok(Step::Unfinished) => return ControlFlow::Continue(()),
             // None: a setting was kept for what may come, or there was nothing to do. C++ gearmand's own commands say `OK` all the same.
             Ok(Step::Done { affected }) if task.tells_how_many() || words == Words::Control && affected == 0 => {
                 text::write_affected(affected as u64, &mut done);
@@ -321,27 +303,46 @@ impl Admin {
                     }
                     _ => write_refusal(words, error, out),
                 }
-                return (true, None);
+                return ControlFlow::Break(None);
             }
         }
         if let Some(commit) = self.commit(task.control()) {
-            return (false, Some(Rest::Commit { commit, done }));
+            return ControlFlow::Break(Some(Rest::Commit { commit, done }));
         }
         out.extend_from_slice(&done);
-        (true, None)
+        ControlFlow::Break(None)
     }
 
-    /// Returns the place of the jobs that follow.
-    fn write_jobs(&self, place: usize, uniques_only: bool, out: &mut Vec<u8>) -> Option<usize> {
-        self.hub.list_jobs(place, |job| {
+    /// Lines of `show jobs` or `show unique jobs`. Returns whether they are the last.
+    fn write_jobs(&self, place: &mut usize, uniques_only: bool, out: &mut Vec<u8>) -> bool {
+        let next = self.hub.list_jobs(*place, |job| {
             if uniques_only {
                 text::write_name(job.unique, out, false);
                 out.push(b'\n');
             } else {
                 text::write_job(job.handle, job.attempts, job.abandoned, job.background, out);
             }
-            ControlFlow::Continue(())
-        })
+            if out.len() < LISTING_PIECE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        *place = next.unwrap_or(*place);
+        next.is_none()
+    }
+
+    /// Lines of `status` or `prioritystatus`, of the functions behind this one. Returns whether they are the last.
+    fn write_functions(&self, after: &mut Option<FunctionName>, by_priority: bool, out: &mut Vec<u8>) -> bool {
+        let page = self.hub.stats().functions.page(after.as_ref(), FUNCTIONS);
+        let is_last = page.len() < FUNCTIONS;
+        for (name, gauges) in page {
+            if out.len() >= LISTING_PIECE {
+                return false;
+            }
+            // Monitoring takes what stands here for functions that somebody uses: what settings alone have named does not.
+            if gauges.settings_only.get() == 0 {
+                write_function(name.as_bytes(), &gauges, by_priority, out);
+            }
+            *after = Some(name);
+        }
+        is_last
     }
 }
 
@@ -397,23 +398,6 @@ fn write_not_stored(why: Option<StoreFailure>, out: &mut Vec<u8>) {
     write_error(NOT_STORED, &not_stored(why), out);
 }
 
-/// A line of `workers`.
-fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) {
-    write_decimal(u64::try_from(connection.file_descriptor).unwrap_or(0), out);
-    out.push(b' ');
-    out.extend_from_slice(connection.peer.as_bytes());
-    out.push(b' ');
-    connection.with_identity(|client_id, functions| {
-        text::write_name(client_id, out, true);
-        out.extend_from_slice(b" :");
-        for function in functions {
-            out.push(b' ');
-            text::write_name(function.function.as_bytes(), out, true);
-        }
-    });
-    out.push(b'\n');
-}
-
 /// The answer to `show store`: a line for each key, with a tab before its value.
 fn write_store(hub: &Hub, out: &mut Vec<u8>) {
     let store = &hub.stats().store;
@@ -421,6 +405,7 @@ fn write_store(hub: &Hub, out: &mut Vec<u8>) {
     let (state, error) = match store.state() {
         StoreState::Absent => ("memory", String::new()),
         StoreState::Working => ("ok", String::new()),
+        StoreState::Restoring => ("restoring", String::new()),
         StoreState::Failing(error) => ("failing", error),
     };
     for (key, value) in [("state", state), ("error", &error), ("store", &location), ("durability", &durability)] {

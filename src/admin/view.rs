@@ -178,7 +178,7 @@ pub struct DurationsView {
 /// Where background jobs are kept.
 #[derive(Clone, Debug, Serialize)]
 pub struct StoreView {
-    /// `memory`, `ok` or `failing`.
+    /// `memory`, `ok`, `restoring` or `failing`.
     pub state: &'static str,
     /// Why it fails.
     pub error: Option<String>,

@@ -65,7 +65,10 @@ pub(super) enum ConnectionError {
     /// It talks, and does not read.
     #[error("the server sends without end and reads nothing")]
     Flood,
-    /// A job that nobody asked for. It is not done.
+    /// A job without a GRAB_JOB. It is not done.
+    #[error("the server assigned a job of {0} that it was not asked for; it was not run")]
+    Unasked(String),
+    /// A job of a function that was not registered. It is not done.
     #[error("the server assigned a job of {0}, which is not registered there; it was not run")]
     Foreign(String),
 }

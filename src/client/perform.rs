@@ -42,12 +42,17 @@ pub(super) struct Ended {
 }
 
 impl Performer<'_> {
-    /// Does a job. The connection is watched meanwhile; if it is lost the command still runs to its end, since half of
+    /// Does a job. The connection is watched meanwhile, and what comes is for `hear`; if it is lost the command still runs to its end, since half of
     /// its work may be worse than all of it, but its result has nowhere to go.
     ///
     /// # Errors
     /// When no process could be made, or the output was longer than a packet can be. The job has no result then.
-    pub(super) async fn run(&self, connection: &mut Connection, job: &AssignedJob) -> Result<Ended, ConnectionError> {
+    pub(super) async fn run(
+        &self,
+        connection: &mut Connection,
+        job: &AssignedJob,
+        mut hear: impl FnMut(&mut Connection, Answer) -> Result<(), ConnectionError>,
+    ) -> Result<Ended, ConnectionError> {
         let name = job.handle.escape_ascii();
         let begin = Instant::now();
         // Without a process there is no judgement on the job: the end of the connection gives it to another worker.
@@ -65,7 +70,7 @@ impl Performer<'_> {
                     Some(Event::Ended(outcome)) => break outcome,
                     None => break Outcome::Killed,
                 },
-                turned = read_along(connection), if lost.is_none() => if let Err(error) = turned {
+                turned = read_along(connection, &mut hear), if lost.is_none() => if let Err(error) = turned {
                     tell("work", format_args!(
                         "no connection to {}: {error}; the result of job {name} will be dropped", self.server.address
                     ));
@@ -168,8 +173,16 @@ pub(super) async fn grab(
 
 /// The error for a job of a function that was not registered. Its command would be run for whoever has the server's address.
 pub(super) fn foreign(job: &AssignedJob) -> ConnectionError {
-    let name = job.function.get(..NAME_SHOWN).unwrap_or(&job.function);
-    ConnectionError::Foreign(name.escape_ascii().to_string())
+    ConnectionError::Foreign(function_shown(job))
+}
+
+/// The error for a job that was not asked for.
+pub(super) fn unasked(job: &AssignedJob) -> ConnectionError {
+    ConnectionError::Unasked(function_shown(job))
+}
+
+fn function_shown(job: &AssignedJob) -> String {
+    job.function.get(..NAME_SHOWN).unwrap_or(&job.function).escape_ascii().to_string()
 }
 
 /// Waits for a NOOP.
@@ -178,13 +191,22 @@ pub(super) async fn wake_up(connection: &mut Connection) -> Result<(), Connectio
     Ok(())
 }
 
-/// Sends what is queued and reads what comes while a job is done, of which only an ERROR is of interest.
-async fn read_along(connection: &mut Connection) -> Result<(), ConnectionError> {
+/// Sends what is queued and reads what comes while a job is done.
+async fn read_along(
+    connection: &mut Connection,
+    hear: &mut impl FnMut(&mut Connection, Answer) -> Result<(), ConnectionError>,
+) -> Result<(), ConnectionError> {
     connection.turn().await?;
     while let Some(answer) = connection.try_receive()? {
-        if let Answer::Error { code, text } = answer {
-            tell_limited("work", format_args!("the server says {code}: {text}"));
-        }
+        hear(connection, answer)?;
+    }
+    Ok(())
+}
+
+/// What a worker without other grabs takes from answers that come while it does a job.
+pub(super) fn tell_error(_: &mut Connection, answer: Answer) -> Result<(), ConnectionError> {
+    if let Answer::Error { code, text } = answer {
+        tell_limited("work", format_args!("the server says {code}: {text}"));
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! One connection of a worker, made anew whenever it is lost, and the one job at a time that is done on it.
+//! One connection of a worker, made anew whenever it is lost, and the one job at a time that is done on it; others may be in hand
+//! meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,8 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::address::ServerAddress;
 use super::backoff::Backoff;
 use super::connection::{self, Connection, ConnectionError};
+use super::grabs::{Allowance, Grabs, Held};
 use super::limit::tell_limited;
-use super::perform::{FAREWELL, Performer, farewell, foreign, grab, register, wake_up};
+use super::perform::{FAREWELL, Performer, UNSENT_MAX, farewell, register, wake_up};
 use super::worker::Worker;
 use crate::protocol::packet::PacketType;
 
@@ -41,11 +43,11 @@ impl ServerState {
     }
 }
 
-/// The right to grab one job.
+/// The right to do one job.
 struct Turn {
     /// Given back when the turn ends.
-    _running: OwnedSemaphorePermit,
-    /// Given back if there was no job.
+    running: OwnedSemaphorePermit,
+    /// For the first grab, where there is nothing in hand and jobs are limited. Given back if there was no job.
     left: Option<OwnedSemaphorePermit>,
 }
 
@@ -84,32 +86,34 @@ impl Slot {
         };
         let mut connection = Connection::with_silence(stream, worker.silence);
         self.register(&mut connection)?;
-        let mut done = None;
+        let mut grabs = Grabs::new(worker.prefetch);
+        let allowance = worker.allowance();
         loop {
-            let Some(turn) = self.turn(&mut connection).await? else {
-                return farewell(connection).await;
+            let Some(Turn { running, left }) = self.turn(&mut connection, &grabs).await? else {
+                return leave(connection, grabs).await;
             };
-            let grabbed = tokio::select! {
-                grabbed = grab(&mut connection, done.take()) => grabbed?,
+            let next = tokio::select! {
+                biased;
+                // Whatever comes goes back.
+                () = worker.stop.cancelled(), if worker.prefetch > 1 => return leave(connection, grabs).await,
+                next = next_job(&mut connection, &mut grabs, left, &allowance) => next?,
                 // A job that is on its way would be one more attempt for nothing; a server that is silent is left.
                 () = async { worker.stop.cancelled().await; tokio::time::sleep(FAREWELL).await } => return Ok(()),
             };
             self.backoff.reset();
             self.server.works();
-            if let Some(job) = grabbed {
-                if !worker.functions.iter().any(|function| function.as_bytes() == job.function) {
-                    return Err(foreign(&job));
-                }
-                if let Some(left) = turn.left {
+            if let Some(Held { job, left }) = next {
+                if let Some(left) = left {
                     left.forget();
                 }
-                let ended = self.performer().run(&mut connection, &job).await;
+                let hear = |connection: &mut _, answer| grabs.hear(connection, answer, &allowance);
+                let ended = self.performer().run(&mut connection, &job, hear).await;
                 worker.job_done();
                 self.performer().report(&mut connection, &job, ended?)?;
-                done = Some(job.handle);
+                grabs.done(job.handle);
                 continue;
             }
-            drop(turn);
+            drop(running);
             connection.request(PacketType::PreSleep, &[])?;
             tokio::select! {
                 () = worker.stop.cancelled() => return Ok(()),
@@ -133,17 +137,17 @@ impl Slot {
         Ok(())
     }
 
-    /// Waits for the permission to grab a job; `None` when the worker stops.
-    async fn turn(&self, connection: &mut Connection) -> Result<Option<Turn>, ConnectionError> {
+    /// Waits for the permission to do a job, and to grab one if none is held; `None` when the worker stops.
+    async fn turn(&self, connection: &mut Connection, grabs: &Grabs) -> Result<Option<Turn>, ConnectionError> {
         let worker = &self.worker;
         let granted = async {
-            let left = permit(worker.left.as_ref()).await;
+            let left = permit(worker.left.as_ref().filter(|_| grabs.is_empty())).await;
             if worker.running.available_permits() == 0 {
                 // The last result must not wait for somebody else's job.
                 connection.flush().await?;
             }
             let running = permit(Some(&worker.running)).await;
-            Ok(running.map(|running| Turn { _running: running, left }))
+            Ok(running.map(|running| Turn { running, left }))
         };
         tokio::select! {
             biased;
@@ -151,6 +155,34 @@ impl Slot {
             turn = granted => turn,
         }
     }
+}
+
+/// The next job to do, in hand or grabbed; `None` if there is none. Nothing is lost when this is dropped before it is done.
+async fn next_job(
+    connection: &mut Connection,
+    grabs: &mut Grabs,
+    left: Option<OwnedSemaphorePermit>,
+    allowance: &Allowance<'_>,
+) -> Result<Option<Held>, ConnectionError> {
+    // A server that answers what it does not read is not asked without end.
+    connection.flush_to(UNSENT_MAX).await?;
+    grabs.fill(connection, left, allowance)?;
+    loop {
+        if let Some(held) = grabs.begin() {
+            return Ok(Some(held));
+        }
+        if grabs.open() == 0 {
+            return Ok(None);
+        }
+        let answer = connection.receive().await?;
+        grabs.hear(connection, answer, allowance)?;
+    }
+}
+
+/// Gives back what is not begun, and makes sure of the last result.
+async fn leave(mut connection: Connection, grabs: Grabs) -> Result<(), ConnectionError> {
+    grabs.give_back(&mut connection)?;
+    farewell(connection).await
 }
 
 /// `None` only where there is nothing to limit.

@@ -1,4 +1,6 @@
-//! Opening the store of a server, reading its jobs back before anybody is served, and ending it.
+//! Opening the store of a server, reading its jobs back, and ending it.
+
+mod restore;
 
 use std::io;
 use std::sync::Arc;
@@ -8,23 +10,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
+use self::restore::Restore;
 use crate::config::{Config, DurabilityLevel, QueueChoice};
 use crate::hub::Hub;
 use crate::job_server::{Durability, FOREIGN_NUMBER_MAX, NUMBER_MAX, RestoredSettings, StoreFailure};
-use crate::log_level::{audit, notice};
+use crate::log_level::audit;
 use crate::net::Clock;
 use crate::stats::{Stats, StoreState};
 use crate::store::location::{Access, Location};
 use crate::store::queue::Queue;
 use crate::store::writer::{self, Settings};
-use crate::store::{Replayed, Store, StoreError, Workloads};
+use crate::store::{Reading, Replayed, Store, StoreError};
 
 /// How long a start waits for a database that cannot be reached: after a reboot it may come later than this server.
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(30);
 /// How often it is tried.
 const DATABASE_INTERVAL: Duration = Duration::from_millis(500);
-/// How often a start says how far it is.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a database is tried that nothing is asked of.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a stop looks whether the store is done.
@@ -38,6 +39,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Keeper {
     queue: Arc<Queue>,
     writer: JoinHandle<()>,
+    /// `None` where all jobs were there before anybody was served.
+    restore: Option<Restore>,
 }
 
 impl Keeper {
@@ -53,17 +56,31 @@ impl Keeper {
         queue: Arc<Queue>,
     ) -> Result<Self, StoreError> {
         let store = open(location, config.job_handle_prefix.as_str().into()).await?;
-        let (store, Replayed { set_aside, last_number, settings, .. }) = replay(store, hub, clock).await?;
-        hub.skip_to_number(last_number);
-        if last_number > FOREIGN_NUMBER_MAX {
-            let left = NUMBER_MAX.saturating_sub(last_number);
-            error!(
-                "{location}: {left} numbers are left for jobs, then all are refused; drain this queue and begin with an empty one"
-            );
-        }
-        tell_of_settings(location, &hub.restore_settings(settings));
+        let (store, restore, set_aside) = match begin(store).await? {
+            (store, Some((known, reading))) => {
+                take_over(location, hub, known);
+                hub.begin_restoring();
+                let mut restore = Restore::start(reading, hub, clock)?;
+                let set_aside = restore.wait().await?;
+                (store, set_aside.is_none().then_some(restore), set_aside.unwrap_or(0))
+            }
+            (store, None) => {
+                let (store, replayed) = restore::replay(store, hub, clock).await?;
+                let set_aside = replayed.set_aside;
+                take_over(location, hub, replayed);
+                (store, None, set_aside)
+            }
+        };
         let jobs = hub.kept_job_count();
-        audit!("background jobs are kept in {location}, durability {}; {jobs} are there", config.durability);
+        let durability = &config.durability;
+        if restore.is_some() {
+            audit!(
+                "background jobs are kept in {location}, durability {durability}; {jobs} are read so far: workers get them, and \
+                 submissions wait until all are there"
+            );
+        } else {
+            audit!("background jobs are kept in {location}, durability {durability}; {jobs} are there");
+        }
         if set_aside > 0 {
             error!("{location}: {set_aside} entries make no sense and were set aside; the log names them");
         }
@@ -73,7 +90,7 @@ impl Keeper {
         let report = Box::new(move |reports| told.stored(clock.now(), reports));
         let writer = writer::spawn(store, Arc::clone(&queue), writer_settings(config), hub.shared_stats(), report)
             .map_err(no_thread)?;
-        Ok(Self { queue, writer })
+        Ok(Self { queue, writer, restore })
     }
 
     /// Applies settings that have changed.
@@ -89,8 +106,19 @@ impl Keeper {
         }
     }
 
+    /// Waits until the jobs of the store turn out not to be readable, though others are served already.
+    pub(super) async fn failure(&mut self) -> StoreError {
+        match &mut self.restore {
+            Some(restore) => restore.failure().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Has everything written that is asked for, and lets the store go.
     pub(super) async fn stop(self, last_number: u64) {
+        if let Some(restore) = self.restore {
+            restore.stop();
+        }
         self.queue.close(last_number);
         let end = Instant::now() + STOP_TIMEOUT;
         while !self.writer.is_finished() {
@@ -100,6 +128,27 @@ impl Keeper {
             }
             tokio::time::sleep(STOP_INTERVAL).await;
         }
+    }
+}
+
+/// What is known before the first job: numbers go on, and what the operator had decided is in force.
+fn take_over(location: &Location, hub: &Hub, known: Replayed) {
+    let Replayed { last_number, settings, .. } = known;
+    hub.skip_to_number(last_number);
+    if last_number > FOREIGN_NUMBER_MAX {
+        let left = NUMBER_MAX.saturating_sub(last_number);
+        error!(
+            "{location}: {left} numbers are left for jobs, then all are refused; drain this queue and begin with an empty one"
+        );
+    }
+    tell_of_settings(location, &hub.restore_settings(settings));
+}
+
+/// Waits until the jobs of the store turn out not to be readable.
+pub(super) async fn unreadable(keeper: &mut Option<Keeper>) -> StoreError {
+    match keeper {
+        Some(keeper) => keeper.failure().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -160,25 +209,13 @@ async fn open(location: &Location, prefix: Arc<str>) -> Result<Box<dyn Store>, S
     }
 }
 
-/// Brings all jobs back, and says how far it is.
-async fn replay(
+/// Begins to read the jobs of a store that can be used meanwhile.
+async fn begin(
     mut store: Box<dyn Store>,
-    hub: &Arc<Hub>,
-    clock: &Arc<Clock>,
-) -> Result<(Box<dyn Store>, Replayed), StoreError> {
-    let (hub, clock) = (Arc::clone(hub), Arc::clone(clock));
+) -> Result<(Box<dyn Store>, Option<(Replayed, Box<dyn Reading>)>), StoreError> {
     on_own_thread(move || {
-        let (mut jobs, mut said) = (0_u64, Instant::now());
-        let replayed = store.replay(&mut |job, has_workload| {
-            let has_memory = hub.restore(clock.now(), job, has_workload);
-            jobs += 1;
-            if jobs.is_multiple_of(1024) && said.elapsed() >= PROGRESS_INTERVAL {
-                said = Instant::now();
-                notice!("reading the queue: {jobs} jobs so far");
-            }
-            if has_memory { Workloads::Wanted } else { Workloads::Unwanted }
-        })?;
-        Ok((store, replayed))
+        let begun = store.begin_replay()?;
+        Ok((store, begun))
     })
     .await
 }

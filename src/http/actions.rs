@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
@@ -22,6 +23,9 @@ use crate::admin::look::parse_worker_id;
 use crate::job_server::{ControlError, Who, Withholding};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
+
+/// How often an action that needs all jobs looks whether they are there.
+const RESTORING_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The largest body, in bytes.
 const BODY_MAX: usize = 64 * 1024;
@@ -236,6 +240,8 @@ async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
     loop {
         match admin.step(interface.now(), task) {
             Ok(Step::Done { affected }) => return Ok(affected),
+            // It waits until the jobs of the store are read.
+            Ok(Step::Unfinished) if admin.is_restoring() => tokio::time::sleep(RESTORING_INTERVAL).await,
             Ok(Step::Unfinished) => tokio::task::yield_now().await,
             Err(error) => return Err(refusal(error)),
         }

@@ -74,6 +74,10 @@ pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
         let message = server.store.error.clone().unwrap_or_else(|| "the store cannot keep jobs".to_owned());
         reasons.push(Reason { code: "store_failing", message });
     }
+    if server.store.state == "restoring" {
+        let message = "the queue is still being read: workers get jobs, and submissions wait".to_owned();
+        reasons.push(Reason { code: "restoring", message });
+    }
     let mut warnings = Vec::new();
     if server.store.is_memory_only() {
         let message = "background jobs are in memory, and are lost when the server ends".to_owned();

@@ -135,12 +135,12 @@ impl There {
     fn new(stats: &Stats) -> Self {
         let (mut unnamed, mut not_asked) = (0, 0);
         let (mut workers, mut monitors) = (BTreeSet::new(), BTreeSet::new());
-        for entry in &stats.functions {
-            let count = entry.value().workers.get();
+        for (name, gauges) in &stats.functions {
+            let count = gauges.workers.get();
             if count == 0 {
                 continue;
             }
-            let function = entry.key().as_bytes();
+            let function = name.as_bytes();
             if let Some(id) = WorkerId::of_function(function) {
                 not_asked += usize::from(is_one_too_many(&mut workers, id, WORKERS_MAX));
             } else if function == SET_ID.as_bytes() {

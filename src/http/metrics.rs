@@ -82,7 +82,7 @@ impl Scrape {
         let look = &interface.parts.admin.look;
         let function = |view: FunctionView| {
             let name: Vec<u8> = percent_decode_str(&view.id).collect();
-            let gauges = interface.parts.stats.functions.get(name.as_slice()).map(|entry| Arc::clone(&entry));
+            let gauges = interface.parts.stats.functions.get(name.as_slice());
             Function { label: label(&name, &view.id), name, view, gauges }
         };
         let mut functions = Vec::new();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::index::NONE;
 use super::refused::RefusedFunctions;
+use crate::protocol::ConnectionOption;
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding};
 
 /// Whether a connection waits to be told of work.
@@ -28,6 +29,8 @@ pub(super) struct Connection {
     pub(super) sleep: Sleep,
     /// Whether it asked for exceptions.
     pub(super) exceptions: bool,
+    /// Whether it has said that none of the jobs that it holds is begun.
+    pub(super) holds_unbegun: bool,
     /// Slots of abilities, in the reverse of the order in which they are looked through for jobs.
     pub(super) abilities: Vec<u32>,
     /// Whether the operator's rules for it have changed, and its abilities do not say so yet.
@@ -68,6 +71,7 @@ impl Connection {
             generation,
             sleep: Sleep::Awake,
             exceptions: false,
+            holds_unbegun: false,
             abilities: Vec::new(),
             has_stale_rules: false,
             first_wait: NONE,
@@ -95,6 +99,14 @@ impl Connection {
             Sleep::Woken { .. } | Sleep::Late => SleepState::Woken,
         });
         self.sleep = sleep;
+    }
+
+    /// It has asked for an option.
+    pub(super) const fn set_option(&mut self, option: ConnectionOption) {
+        match option {
+            ConnectionOption::Exceptions => self.exceptions = true,
+            ConnectionOption::NotBegun => self.holds_unbegun = true,
+        }
     }
 
     /// Whether it sleeps and could take a job.
@@ -169,4 +181,7 @@ pub(super) struct Run {
     pub(super) denominator: u64,
     pub(super) previous: u32,
     pub(super) next: u32,
+    /// Its neighbours among the runs of its function, the one that began last first.
+    pub(super) next_of_function: u32,
+    pub(super) previous_of_function: u32,
 }

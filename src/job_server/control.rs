@@ -4,6 +4,7 @@ use super::effects::Effects;
 use super::function::{Function, JobList};
 use super::index::NONE;
 use super::job::{JobState, Kept};
+use super::list::{LISTS, QUEUED_LISTS, list_index};
 use super::stored::{Edit, StoreOp};
 use super::{ConnectionId, JobServer, Now, US_PER_S, WORK_PER_CALL, Withholding};
 use crate::protocol::names::FUNCTION_MAX;
@@ -34,12 +35,16 @@ pub struct Rule {
 /// How many slots of jobs one call looks at, so that the jobs of other functions do not take it long either.
 pub(super) const LOOKS_PER_CALL: usize = 4096;
 
+/// How often the jobs of a function are gone through once more because some may have been missed, at most.
+const MOST_ROUNDS_FOR_NOTHING: u8 = 8;
+
 /// Where a long piece of work is to go on. It begins at the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     stage: Stage,
     /// The highest number that was given to a job when the work began: later jobs are not meant.
     last_number: u64,
+    round: Round,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,15 +53,32 @@ enum Stage {
     Beginning,
     /// In the function's list of this index, behind a job that stays in it, by slot and number.
     List(usize, Option<(u32, u64)>),
-    /// At this slot of all jobs.
-    Slot(usize),
+    /// Among the runs of the function, at that of a job, by slot and number.
+    Runs(Option<(u32, u64)>),
     /// At the next worker for which rules have changed.
     Rules,
 }
 
+/// One time through all jobs of a function. What goes back to where it was before may be missed, so another round follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Round {
+    /// How many jobs of the function had gone back when it began.
+    returns: u32,
+    /// Whether some may have been missed.
+    is_torn: bool,
+    /// Whether it has changed anything.
+    has_affected: bool,
+    /// How many rounds before it have changed nothing.
+    for_nothing: u8,
+}
+
 impl Place {
     /// Where [`JobServer::go_on_with_rules`] goes on.
-    pub(super) const OF_RULES: Self = Self { stage: Stage::Rules, last_number: 0 };
+    pub(super) const OF_RULES: Self = Self {
+        stage: Stage::Rules,
+        last_number: 0,
+        round: Round { returns: 0, is_torn: false, has_affected: false, for_nothing: 0 },
+    };
 }
 
 /// What one call of a long piece of work came to.
@@ -193,16 +215,7 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> Result<Piece, ControlError> {
         let function = self.known_function(function)?;
-        if self.functions[function as usize].total() == 0 {
-            // Slots of other functions' jobs need not be looked through.
-            return Ok(Piece::default());
-        }
-        let Place { stage, last_number } = self.begin(from);
-        let first = if let Stage::Slot(first) = stage { first } else { 0 };
-        let piece = self.walk_slots(function, first, last_number, |server, job| {
-            if matches!(server.jobs.get(job).state, JobState::Storing(_)) {
-                return false;
-            }
+        let piece = self.walk(function, from, |server, job| {
             server.cancel(job, effects);
             true
         });
@@ -258,14 +271,9 @@ impl JobServer {
         let Some(from) = self.function_names.get(from).copied().filter(|from| *from != to) else {
             return Ok(Piece::default());
         };
-        let Place { stage, last_number } = self.begin(place);
-        let piece = match stage {
-            Stage::Beginning | Stage::Rules => self.move_list(now, (from, to), (0, None), last_number, effects),
-            Stage::List(list, after) => self.move_list(now, (from, to), (list, after), last_number, effects),
-            Stage::Slot(first) => self.walk_slots(from, first, last_number, |server, job| {
-                server.check_waiting(job).is_ok() && server.transfer(now, job, to, effects).is_ok()
-            }),
-        };
+        let piece = self.walk(from, place, |server, job| {
+            server.check_waiting(job).is_ok() && server.transfer(now, job, to, effects).is_ok()
+        });
         self.load_ahead(from, effects);
         self.debug_check_invariants();
         Ok(piece)
@@ -286,7 +294,7 @@ impl JobServer {
         if self.jobs.get(slot).priority == priority {
             return Ok(());
         }
-        let is_scheduled = self.jobs.get(slot).state == JobState::Scheduled;
+        let is_scheduled = matches!(self.jobs.get(slot).state, JobState::Scheduled(_));
         let function = self.jobs.get(slot).function;
         self.take_out(slot);
         self.jobs.get_mut(slot).priority = priority;
@@ -304,7 +312,7 @@ impl JobServer {
     /// [`ControlError::NoSuchJob`], [`ControlError::JobIsNotScheduled`], [`ControlError::JobIsBusy`].
     pub fn run_now(&mut self, now: Now, handle: &[u8], effects: &mut impl Effects) -> Result<(), ControlError> {
         let slot = self.find_handle(handle).ok_or(ControlError::NoSuchJob)?;
-        if self.jobs.get(slot).state != JobState::Scheduled {
+        if !matches!(self.jobs.get(slot).state, JobState::Scheduled(_)) {
             return Err(ControlError::JobIsNotScheduled);
         }
         self.check_waiting(slot)?;
@@ -363,13 +371,6 @@ impl JobServer {
         if is_set && is_full && !has_settings { Err(ControlError::TooManySettings) } else { Ok(()) }
     }
 
-    fn begin(&self, place: Place) -> Place {
-        match place.stage {
-            Stage::Beginning => Place { last_number: self.jobs.last_number(), ..place },
-            Stage::List(..) | Stage::Slot(_) | Stage::Rules => place,
-        }
-    }
-
     fn waiting_job(&self, handle: &[u8]) -> Result<u32, ControlError> {
         let slot = self.find_handle(handle).ok_or(ControlError::NoSuchJob)?;
         self.check_waiting(slot).map(|()| slot)
@@ -380,12 +381,12 @@ impl JobServer {
         let job = self.jobs.get(slot);
         match job.state {
             JobState::Running(_) => Err(ControlError::JobIsRunning),
-            JobState::Storing(_) | JobState::Loading => Err(ControlError::JobIsBusy),
+            JobState::Storing(_) | JobState::Loading(_) => Err(ControlError::JobIsBusy),
             // The store is told of a job that it has, and will know it by the same names until it has answered.
-            JobState::Scheduled | JobState::Ready(_) | JobState::Parked(_) if job.kept == Kept::Storing => {
+            JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) if job.kept == Kept::Storing => {
                 Err(ControlError::JobIsBusy)
             }
-            JobState::Scheduled | JobState::Ready(_) | JobState::Parked(_) => Ok(()),
+            JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) => Ok(()),
         }
     }
 
@@ -395,7 +396,7 @@ impl JobServer {
             return Err(ControlError::JobExistsThere);
         }
         let from = self.jobs.get(slot).function;
-        let is_scheduled = self.jobs.get(slot).state == JobState::Scheduled;
+        let is_scheduled = matches!(self.jobs.get(slot).state, JobState::Scheduled(_));
         self.take_out(slot);
         self.jobs.set_function(slot, to);
         self.store_edit(slot, from, effects);
@@ -412,21 +413,23 @@ impl JobServer {
         match state {
             JobState::Ready(_) => of.ready[priority].remove(&mut self.jobs, slot),
             JobState::Parked(_) => of.parked[priority].remove(&mut self.jobs, slot),
-            JobState::Scheduled => {
-                of.scheduled[priority] -= 1;
+            JobState::Scheduled(_) => {
+                of.scheduled[priority].remove(&mut self.jobs, slot);
                 self.jobs.schedule.remove(&due);
             }
-            JobState::Storing(_) | JobState::Loading | JobState::Running(_) => {
+            JobState::Storing(_) | JobState::Loading(_) | JobState::Running(_) => {
                 debug_assert!(false, "a job that does not wait was taken out of its list");
             }
         }
         // In no list, until it is put back.
-        self.jobs.get_mut(slot).state = JobState::Scheduled;
+        self.jobs.get_mut(slot).state = JobState::NOWHERE;
         self.publish(function);
     }
 
     /// Puts a job that was taken out where it belongs now.
     fn put_back(&mut self, now: Now, slot: u32, is_scheduled: bool, effects: &mut impl Effects) {
+        let function = &mut self.functions[self.jobs.get(slot).function as usize];
+        function.returns = function.returns.wrapping_add(1);
         if !is_scheduled {
             return self.make_ready(now, slot, effects);
         }
@@ -443,77 +446,115 @@ impl JobServer {
         }
     }
 
-    /// Does something to jobs of a function, by slots. `act` tells whether it has.
-    fn walk_slots(
-        &mut self,
-        function: u32,
-        first: usize,
-        last_number: u64,
-        mut act: impl FnMut(&mut Self, u32) -> bool,
-    ) -> Piece {
-        let end = self.jobs.slot_bound().min(first.saturating_add(LOOKS_PER_CALL));
-        let mut affected = 0;
-        for index in first..end {
-            let slot = u32::try_from(index).unwrap_or(NONE);
-            let job = self.jobs.find(slot).filter(|job| job.function == function && job.number() <= last_number);
-            if job.is_some() && act(self, slot) {
-                affected += 1;
-            }
-            if affected == WORK_PER_CALL {
-                return Piece { affected, next: Some(Place { stage: Stage::Slot(index + 1), last_number }) };
-            }
+    /// Does something to the jobs of a function, list by list and in their order, and then to those that run. `act` tells whether it
+    /// has, so that the job has left its list.
+    fn walk(&mut self, function: u32, from: Place, mut act: impl FnMut(&mut Self, u32) -> bool) -> Piece {
+        let mut place = from;
+        if matches!(place.stage, Stage::Beginning | Stage::Rules) {
+            place = self.begin_round(function, Round::default(), self.jobs.last_number());
         }
-        let next = (end < self.jobs.slot_bound()).then_some(Place { stage: Stage::Slot(end), last_number });
-        Piece { affected, next }
-    }
-
-    /// Moves jobs of one of a function's lists in their order, from behind a job that stays. When the last list is through,
-    /// the slots of all jobs are: what is scheduled is in no list of the function's.
-    fn move_list(
-        &mut self,
-        now: Now,
-        (from, to): (u32, u32),
-        (list, after): (usize, Option<(u32, u64)>),
-        last_number: u64,
-        effects: &mut impl Effects,
-    ) -> Piece {
-        let (mut after, mut affected) = (after, 0);
-        for _ in 0..WORK_PER_CALL {
-            let job = match after {
-                None => self.list_of(from, list).first,
-                Some((slot, number)) => self.next_in(from, list, slot, number),
+        let (mut affected, mut looks) = (0, 0);
+        while affected < WORK_PER_CALL && looks < LOOKS_PER_CALL {
+            let next = match place.stage {
+                Stage::List(list, after) => self.next_in_list(function, list, after, &mut place.round),
+                Stage::Runs(at) => self.next_run(function, at, &mut place.round),
+                Stage::Beginning | Stage::Rules => None,
             };
-            if job == NONE {
-                let lists = 2 * Priority::ALL.len();
-                let stage = if list + 1 < lists { Stage::List(list + 1, None) } else { Stage::Slot(0) };
-                return Piece { affected, next: Some(Place { stage, last_number }) };
-            }
+            looks += 1;
+            let Some(job) = next else {
+                place.stage = match place.stage {
+                    Stage::List(list, _) if list + 1 < LISTS => Stage::List(list + 1, None),
+                    Stage::List(..) => Stage::Runs(None),
+                    _ => {
+                        let Some(place) = self.next_round(function, place) else {
+                            return Piece { affected, next: None };
+                        };
+                        // Others have their turn first.
+                        return Piece { affected, next: Some(place) };
+                    }
+                };
+                continue;
+            };
             let number = self.jobs.get(job).number();
-            let is_meant = number <= last_number && self.check_waiting(job).is_ok();
-            if is_meant && self.transfer(now, job, to, effects).is_ok() {
+            let behind = self.behind_run(job);
+            if number <= place.last_number && act(self, job) {
                 affected += 1;
+                place.round.has_affected = true;
+                if let Stage::Runs(at) = &mut place.stage {
+                    *at = behind;
+                }
             } else {
-                after = Some((job, number));
+                match &mut place.stage {
+                    Stage::List(_, after) => *after = Some((job, number)),
+                    Stage::Runs(at) => *at = behind,
+                    Stage::Beginning | Stage::Rules => {}
+                }
+            }
+            if matches!(place.stage, Stage::Runs(None)) {
+                // That was the last.
+                let next = self.next_round(function, place);
+                return Piece { affected, next };
             }
         }
-        Piece { affected, next: Some(Place { stage: Stage::List(list, after), last_number }) }
+        Piece { affected, next: Some(place) }
     }
 
-    /// By priority the ready jobs and then the parked ones.
+    fn begin_round(&self, function: u32, round: Round, last_number: u64) -> Place {
+        let returns = self.functions[function as usize].returns;
+        let round = Round { returns, is_torn: false, has_affected: false, ..round };
+        Place { stage: Stage::List(0, None), last_number, round }
+    }
+
+    /// The beginning of another round, if some may have been missed in the last one.
+    fn next_round(&self, function: u32, place: Place) -> Option<Place> {
+        let Round { returns, is_torn, has_affected, for_nothing } = place.round;
+        let of = self.functions.get(function as usize)?;
+        let may_miss = is_torn || returns != of.returns;
+        let for_nothing = if has_affected { 0 } else { for_nothing + 1 };
+        let is_over = of.total() == of.storing || !may_miss || for_nothing > MOST_ROUNDS_FOR_NOTHING;
+        (!is_over).then(|| self.begin_round(function, Round { for_nothing, ..place.round }, place.last_number))
+    }
+
+    /// The job behind one in a function's list, or the first.
+    fn next_in_list(&self, function: u32, list: usize, after: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
+        let Some((slot, number)) = after else {
+            return Some(self.list_of(function, list).first).filter(|job| *job != NONE);
+        };
+        let job = self.jobs.find_in(slot, number).filter(|job| job.function == function && list_index(job) == list);
+        match job.and_then(|job| job.state.links()) {
+            Some(links) => Some(links.next).filter(|job| *job != NONE),
+            None => {
+                // It is not there any more, so where the list goes on is not known.
+                round.is_torn = true;
+                None
+            }
+        }
+    }
+
+    /// The job at a place among the runs of a function, or at the first.
+    fn next_run(&self, function: u32, at: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
+        let Some((slot, number)) = at else {
+            return self.runs.get(self.functions[function as usize].first_run as usize).map(|run| run.job);
+        };
+        let job = self.jobs.find_in(slot, number);
+        let is_there = job.is_some_and(|job| job.function == function && matches!(job.state, JobState::Running(_)));
+        round.is_torn |= !is_there;
+        is_there.then_some(slot)
+    }
+
+    /// The job whose run is behind that of a running job, among the runs of its function.
+    fn behind_run(&self, job: u32) -> Option<(u32, u64)> {
+        let JobState::Running(run) = self.jobs.get(job).state else { return None };
+        let next = self.runs.get(self.runs[run as usize].next_of_function as usize)?;
+        Some((next.job, self.jobs.get(next.job).number()))
+    }
+
+    /// By priority the ready jobs, those that are being read and the parked ones; then by priority those that are not due yet.
     pub(super) fn list_of(&self, function: u32, index: usize) -> JobList {
         let function = &self.functions[function as usize];
-        let lists = if index.is_multiple_of(2) { &function.ready } else { &function.parked };
-        lists[index / 2]
-    }
-
-    /// The job behind one in a function's list. None if that one is not there any more: what is left is found by its slots.
-    fn next_in(&self, function: u32, list: usize, slot: u32, number: u64) -> u32 {
-        let job = self.jobs.find_in(slot, number).filter(|job| job.function == function);
-        let job = job.filter(|job| job.priority.index() == list / 2);
-        match job.map(|job| job.state) {
-            Some(JobState::Ready(links)) if list.is_multiple_of(2) => links.next,
-            Some(JobState::Parked(links)) if !list.is_multiple_of(2) => links.next,
-            _ => NONE,
+        match index.checked_sub(QUEUED_LISTS) {
+            Some(priority) => function.scheduled[priority],
+            None => [&function.ready, &function.loading, &function.parked][index % 3][index / 3],
         }
     }
 }

@@ -10,7 +10,7 @@ const MOST_OF_JOB: usize = 8;
 /// So many runs of all jobs are. Beyond that those of the oldest jobs are forgotten.
 const MOST: usize = 100_000;
 
-/// How often a job may be taken for not read by a worker that has left, before that counts as an attempt. Where every worker sends
+/// How often a job may be taken for not read by a worker that has left, or be given back as not begun, before that counts as an attempt. Where every worker sends
 /// its result and GRAB_JOB and leaves, half of the jobs are missed once, a quarter twice, and so on: this is enough for queues of
 /// tens of thousands.
 const MOST_MISSES: u8 = 16;
@@ -48,7 +48,7 @@ pub enum RunEnd {
 pub(super) struct EarlierRuns {
     of_jobs: BTreeMap<u64, Vec<EarlierRun>>,
     count: usize,
-    /// How often jobs were taken for not read. At most [`MOST`] jobs; of others every lost worker counts.
+    /// How often jobs came back without an attempt. At most [`MOST`] jobs; of others every lost worker counts.
     misses: BTreeMap<u64, u8>,
 }
 
@@ -78,7 +78,7 @@ impl EarlierRuns {
         self.of_jobs.get(&number).map_or(&[], Vec::as_slice)
     }
 
-    /// A worker has left and probably not read the job. Returns whether the job is spared the attempt.
+    /// A job comes back that was not begun, or probably not even read. Returns whether the job is spared the attempt.
     fn miss(&mut self, number: u64) -> bool {
         if self.misses.len() >= MOST && !self.misses.contains_key(&number) {
             return false;
@@ -101,7 +101,13 @@ impl EarlierRuns {
 }
 
 impl JobServer {
-    /// A worker has left and probably not read the job of this run. Returns whether the job is spared the attempt.
+    /// Whether the worker has said that it has not begun the job of this run.
+    pub(super) fn is_unbegun(&self, run: u32) -> bool {
+        self.connections[self.runs[run as usize].connection as usize].holds_unbegun
+    }
+
+    /// A worker gives back the job of this run, and has not begun it, or probably not even read it. Returns whether the job is
+    /// spared the attempt.
     pub(super) fn may_miss(&mut self, run: u32) -> bool {
         let number = self.jobs.get(self.runs[run as usize].job).number();
         self.earlier_runs.miss(number)

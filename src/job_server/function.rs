@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::JobServer;
 use super::index::NONE;
 use super::job::{JobState, Jobs, Links};
 use crate::protocol::{FunctionName, Priority};
@@ -67,17 +68,22 @@ pub(super) struct Function {
     pub(super) ready: [JobList; 3],
     /// By priority: jobs behind the ready ones, whose workloads are in the store alone.
     pub(super) parked: [JobList; 3],
-    /// By priority: how many of them are being read.
-    pub(super) loading: [u32; 3],
+    /// By priority: those of them that are being read.
+    pub(super) loading: [JobList; 3],
     /// By priority, while some are being read: since when the one of them waits that has waited longest, as far as is known.
     pub(super) loading_since_ms: [Option<u64>; 3],
     /// By priority: how many ready jobs were handed out since parked ones were asked for.
     pub(super) assigned_since_load: [u32; 3],
     /// Jobs that the store has not confirmed yet.
     pub(super) storing: u32,
-    /// By priority.
-    pub(super) scheduled: [u32; 3],
+    /// By priority: jobs that are not due yet, as they came.
+    pub(super) scheduled: [JobList; 3],
     pub(super) running: u32,
+    /// The run that began last of those of its jobs.
+    pub(super) first_run: u32,
+    /// How often one of its jobs became ready again, or went from one list into another in some other way than to a worker: who goes
+    /// through the lists may have missed it.
+    pub(super) returns: u32,
     /// Connections that can do it.
     pub(super) workers: u32,
     /// The abilities of sleeping connections; the first is woken next.
@@ -108,12 +114,14 @@ impl Function {
             name,
             ready: [JobList::EMPTY; 3],
             parked: [JobList::EMPTY; 3],
-            loading: [0; 3],
+            loading: [JobList::EMPTY; 3],
             loading_since_ms: [None; 3],
             assigned_since_load: [0; 3],
             storing: 0,
-            scheduled: [0; 3],
+            scheduled: [JobList::EMPTY; 3],
             running: 0,
+            first_run: NONE,
+            returns: 0,
             workers: 0,
             first_sleeper: NONE,
             last_sleeper: NONE,
@@ -137,15 +145,20 @@ impl Function {
     /// How many jobs of a priority wait for a worker, wherever their workloads are.
     pub(super) fn queued(&self, priority: Priority) -> u32 {
         let index = priority.index();
-        self.ready[index].len + self.parked[index].len + self.loading[index]
+        self.ready[index].len + self.parked[index].len + self.loading[index].len
     }
 
     /// All jobs, those too that the store has not confirmed yet.
     pub(super) fn total(&self) -> u32 {
         Priority::ALL.iter().map(|priority| self.queued(*priority)).sum::<u32>()
             + self.storing
-            + self.scheduled.iter().sum::<u32>()
+            + self.scheduled()
             + self.running
+    }
+
+    /// How many jobs are not due yet, of any priority.
+    pub(super) fn scheduled(&self) -> u32 {
+        self.scheduled.iter().map(|list| list.len).sum()
     }
 
     pub(super) fn list(&mut self, priority: Priority) -> &mut JobList {
@@ -185,9 +198,9 @@ impl Function {
         // Since when the first in the queues waits, and those that are being read, as far as that is known.
         let mut oldest_ms = u64::MAX;
         for index in 0..Priority::ALL.len() {
-            let (ready, parked, loading) = (self.ready[index], self.parked[index], self.loading[index]);
+            let (ready, parked, loading) = (self.ready[index], self.parked[index], self.loading[index].len);
             gauges.queued[index].set(u64::from(ready.len + parked.len + loading));
-            gauges.scheduled[index].set(u64::from(self.scheduled[index]));
+            gauges.scheduled[index].set(u64::from(self.scheduled[index].len));
             if ready.len > 0 {
                 oldest_ms = oldest_ms.min(jobs.get(ready.first).waits_since_ms().unwrap_or(u64::MAX));
             }
@@ -224,5 +237,27 @@ impl Function {
         for (gauge, limit) in self.gauges.max_queue.iter().zip(self.limits) {
             gauge.set(u64::from(limit));
         }
+    }
+}
+
+impl JobServer {
+    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
+    ///
+    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
+    /// the server's time.
+    pub(super) fn forget_unused_functions(&mut self) -> bool {
+        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
+            return false;
+        }
+        let Self { functions, function_names, stats, holdings, .. } = self;
+        functions.retain(|_, function| {
+            if function.is_unused() {
+                holdings.names -= function.name.as_bytes().len() as u64;
+                function_names.remove(&function.name);
+                stats.functions.remove(&function.name);
+            }
+            !function.is_unused()
+        });
+        true
     }
 }

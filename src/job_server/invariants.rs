@@ -29,6 +29,7 @@ impl JobServer {
         self.check_jobs();
         self.check_functions();
         self.check_waits();
+        self.check_clients();
         self.check_runs();
         self.check_earlier_runs();
         self.check_sleepers();
@@ -66,7 +67,7 @@ impl JobServer {
             let is_running = matches!(job.state, JobState::Running(_));
             assert!(job.background || job.waits != NONE || is_running, "an abandoned job was kept");
             self.check_kept(slot);
-            if job.state == JobState::Scheduled {
+            if matches!(job.state, JobState::Scheduled(_)) {
                 scheduled += 1;
                 assert!(self.jobs.schedule.contains(&(job.due_s(), job.number(), slot)), "a scheduled job has no time");
             }
@@ -81,9 +82,9 @@ impl JobServer {
     fn check_kept(&self, slot: u32) {
         let job = self.jobs.get(slot);
         let is_unloaded = match job.state {
-            JobState::Parked(_) | JobState::Loading => Some(true),
+            JobState::Parked(_) | JobState::Loading(_) => Some(true),
             JobState::Storing(_) | JobState::Ready(_) | JobState::Running(_) => Some(false),
-            JobState::Scheduled => None,
+            JobState::Scheduled(_) => None,
         };
         let fits = is_unloaded.is_none_or(|is_unloaded| is_unloaded == (job.kept == Kept::Store));
         assert!(fits, "a workload is in memory that should not be, or is not and should be");
@@ -149,11 +150,11 @@ impl JobServer {
             let counts = expected.entry(job.function).or_default();
             match job.state {
                 JobState::Ready(_) => counts[job.priority.index()] += 1,
-                JobState::Scheduled => counts[[3, 12, 13][job.priority.index()]] += 1,
+                JobState::Scheduled(_) => counts[[3, 12, 13][job.priority.index()]] += 1,
                 JobState::Running(_) => counts[4] += 1,
                 JobState::Storing(_) => counts[5] += 1,
                 JobState::Parked(_) => counts[6 + job.priority.index()] += 1,
-                JobState::Loading => counts[9 + job.priority.index()] += 1,
+                JobState::Loading(_) => counts[9 + job.priority.index()] += 1,
             }
         }
         assert_eq!(self.function_names.len(), self.functions.len());
@@ -169,11 +170,11 @@ impl JobServer {
             for priority in Priority::ALL.map(Priority::index) {
                 self.check_list(function.ready[priority], counts[priority], JobState::Ready);
                 self.check_list(function.parked[priority], counts[6 + priority], JobState::Parked);
-                assert_eq!(function.loading[priority], counts[9 + priority], "jobs that are read are miscounted");
+                self.check_list(function.loading[priority], counts[9 + priority], JobState::Loading);
+                self.check_list(function.scheduled[priority], counts[[3, 12, 13][priority]], JobState::Scheduled);
             }
-            assert_eq!(function.scheduled, [counts[3], counts[12], counts[13]], "scheduled jobs are miscounted");
             assert_eq!([function.running, function.storing], [counts[4], counts[5]]);
-            let gauges = self.stats.functions.get(function.name.as_bytes()).map(|entry| entry.value().clone());
+            let gauges = self.stats.functions.get(function.name.as_bytes());
             let published = gauges.map(|gauges| {
                 let [high, normal, low] = [0, 1, 2].map(|priority| gauges.queued[priority].get());
                 [high, normal, low, gauges.scheduled(), gauges.running.get(), gauges.workers.get()]
@@ -196,7 +197,7 @@ impl JobServer {
     fn check_published(&self, function: &Function) {
         let lists = function.ready.iter().chain(&function.parked).filter(|list| list.len > 0);
         let heads = lists.filter_map(|list| self.jobs.get(list.first).waits_since_ms());
-        let loads = function.loading.iter().zip(function.loading_since_ms).filter(|(loading, _)| **loading > 0);
+        let loads = function.loading.iter().zip(function.loading_since_ms).filter(|(loading, _)| loading.len > 0);
         let oldest_ms = heads.chain(loads.filter_map(|(_, since_ms)| since_ms)).min();
         assert_eq!(function.gauges.oldest_ms.get(), oldest_ms.unwrap_or(0), "the age of the first job is off");
         let limits = function.limits.map(u64::from);
@@ -215,13 +216,21 @@ impl JobServer {
     fn check_list(&self, list: JobList, length: u32, state: fn(Links) -> JobState) {
         let (mut job, mut before, mut seen) = (list.first, NONE, 0);
         while job != NONE {
-            let (JobState::Ready(links) | JobState::Parked(links)) = self.jobs.get(job).state else { break };
+            let Some(links) = self.jobs.get(job).state.links() else { break };
             assert_eq!(self.jobs.get(job).state, state(links), "a job is in the wrong list");
             assert_eq!(links.previous, before, "a list is torn");
             (before, job, seen) = (job, links.next, seen + 1);
         }
         assert_eq!((job, seen, list.len), (NONE, length, length), "a list has other jobs than it should");
         assert_eq!(list.last, before, "a list ends elsewhere");
+    }
+
+    fn check_clients(&self) {
+        let ids = self.connections.iter().filter_map(|(slot, connection)| Some((slot, connection.gauges.client_id()?)));
+        let mut expected: Vec<(Vec<u8>, usize)> = ids.map(|(slot, id)| (id, slot)).collect();
+        expected.sort_unstable();
+        let known: Vec<_> = self.clients.iter().map(|(id, connection)| (id.to_vec(), connection as usize)).collect();
+        assert_eq!(known, expected, "a connection is not found by its client id");
     }
 
     fn check_waits(&self) {
@@ -269,6 +278,16 @@ impl JobServer {
             seen += count as usize;
         }
         self.check_forfeited();
+        for (slot, function) in &self.functions {
+            let (mut run, mut before, mut count) = (function.first_run, NONE, 0);
+            while run != NONE {
+                let state = &self.runs[run as usize];
+                let of = self.jobs.get(state.job).function as usize;
+                assert_eq!((of, state.previous_of_function), (slot, before), "a function's runs are torn");
+                (before, run, count) = (run, state.next_of_function, count + 1);
+            }
+            assert_eq!(count, function.running, "a function's runs are miscounted");
+        }
         let running = self.functions.iter().map(|(_, function)| function.running as usize).sum::<usize>();
         assert_eq!((seen, running), (self.runs.len(), self.runs.len()), "a run has no connection or no job");
         assert_eq!(deadlines, self.deadlines.len(), "a deadline has outlived its job");

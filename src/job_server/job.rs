@@ -5,7 +5,6 @@ mod transfer;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -16,7 +15,6 @@ use super::index::{JobIndex, NONE};
 use super::short::Short;
 use super::stored::{JobKey, StoredJob};
 use crate::protocol::{FunctionName, JobHandle, Priority, Submission, Workload};
-use crate::stats::account::Account;
 
 /// Workloads from this size on that come out of the store are shared and not copied, in bytes.
 pub(super) const SHARED_FROM: usize = 32 * 1024;
@@ -29,14 +27,14 @@ const WORKLOAD_IS_UNIQUE: &[u8] = b"-";
 pub(super) enum JobState {
     /// New, and not kept yet; in this slot of the additions. Nobody but its own clients knows of it.
     Storing(u32),
-    /// Not due yet; in the schedule.
-    Scheduled,
+    /// Not due yet; in the schedule, and in its function's list of such jobs of its priority.
+    Scheduled(Links),
     /// Waits for a worker; in its function's list of its priority.
     Ready(Links),
     /// Would be ready if its workload were in memory; in its function's list of such jobs of its priority.
     Parked(Links),
-    /// Its workload is being read from the store; in no list.
-    Loading,
+    /// Its workload is being read from the store; in its function's list of such jobs of its priority.
+    Loading(Links),
     /// A worker has it; in this slot of the runs.
     Running(u32),
 }
@@ -46,6 +44,19 @@ pub(super) enum JobState {
 pub(super) struct Links {
     pub(super) previous: u32,
     pub(super) next: u32,
+}
+
+impl JobState {
+    /// In no list, until it is put into one.
+    pub(super) const NOWHERE: Self = Self::Scheduled(Links { previous: NONE, next: NONE });
+
+    /// The neighbours of a job in one of its function's lists; none of one that is in no such list.
+    pub(super) const fn links(self) -> Option<Links> {
+        match self {
+            Self::Scheduled(links) | Self::Ready(links) | Self::Parked(links) | Self::Loading(links) => Some(links),
+            Self::Storing(_) | Self::Running(_) => None,
+        }
+    }
 }
 
 /// What a job outlives, and where its workload is.
@@ -72,7 +83,7 @@ impl Kept {
 #[derive(Debug)]
 pub(super) struct Job {
     /// Behind its head, the workload; for one that is kept in the store alone, see [`Jobs::unload`].
-    body: Body,
+    pub(super) body: Body,
     /// Counts jobs; the number of the handle. Handles have room for twelve digits, which take five bytes.
     number: Short<5>,
     /// When the job may run, in seconds since 1970; 0 for always. Five bytes last for 34,000 years.
@@ -108,8 +119,8 @@ pub(super) enum Body {
 
 #[derive(Clone, Debug)]
 pub(super) struct LargeBody {
-    head: Box<[u8]>,
-    workload: Bytes,
+    pub(super) head: Box<[u8]>,
+    pub(super) workload: Bytes,
 }
 
 impl Body {
@@ -120,25 +131,6 @@ impl Body {
                 Self::Large(Box::new(LargeBody { head: [unique, reducer].concat().into_boxed_slice(), workload }))
             }
             None => Self::Small([unique, reducer, workload.as_bytes()].concat().into_boxed_slice()),
-        }
-    }
-
-    /// How many bytes it takes that are not shared.
-    pub(super) fn own_memory(&self) -> usize {
-        match self {
-            Self::Small(bytes) => bytes.len(),
-            Self::Large(large) => large.head.len() + size_of::<LargeBody>(),
-        }
-    }
-
-    /// Has the account count a large workload, until nobody holds it any more.
-    pub(super) fn counted_once(self, account: &Arc<Account>) -> Self {
-        match self {
-            Self::Small(_) => self,
-            Self::Large(mut large) => {
-                large.workload = account.count_once(large.workload);
-                Self::Large(large)
-            }
         }
     }
 
@@ -168,7 +160,7 @@ impl Job {
             number: Short::new(number),
             due_s: Short::new(submission.due_s.unwrap_or(0)),
             submitted_ms: Short::new(now.unix_us / 1000),
-            state: JobState::Scheduled,
+            state: JobState::NOWHERE,
             function,
             hash,
             waits: NONE,
@@ -244,14 +236,6 @@ impl Job {
     /// How many bytes of memory its workload takes.
     pub(super) fn workload_memory(&self) -> u64 {
         if self.kept == Kept::Store { 0 } else { self.rest().as_bytes().len() as u64 }
-    }
-
-    /// How many bytes of it are shared with packets.
-    pub(super) fn shared_memory(&self) -> u64 {
-        match &self.body {
-            Body::Small(_) => 0,
-            Body::Large(large) => large.workload.len() as u64,
-        }
     }
 
     pub(super) fn handle<'a>(&self, prefixes: &'a Prefixes) -> JobHandle<'a> {
@@ -363,8 +347,11 @@ impl Jobs {
     /// The place of a job in its list, if it is in one. There is none for [`NONE`].
     pub(super) fn links_mut(&mut self, slot: u32) -> Option<&mut Links> {
         match &mut self.slots.get_mut(slot as usize)?.state {
-            JobState::Ready(links) | JobState::Parked(links) => Some(links),
-            JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) => None,
+            JobState::Scheduled(links)
+            | JobState::Ready(links)
+            | JobState::Parked(links)
+            | JobState::Loading(links) => Some(links),
+            JobState::Storing(_) | JobState::Running(_) => None,
         }
     }
 
@@ -389,7 +376,7 @@ impl Jobs {
             number: Short::new(job.number),
             due_s: Short::new(job.due_s),
             submitted_ms: Short::new(job.submitted_s.saturating_mul(1000)),
-            state: JobState::Scheduled,
+            state: JobState::NOWHERE,
             function,
             hash: vacancy.hash,
             waits: NONE,

@@ -2,12 +2,12 @@
 //!
 //! Between two calls jobs come and go: a listing of several calls is no picture of one moment.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::control::LOOKS_PER_CALL;
 use super::earlier::EarlierRun;
 use super::index::NONE;
-use super::job::{Job, JobState, Kept, Links};
+use super::job::{Job, JobState, Kept};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
 use crate::protocol::{FunctionName, JobHandle, Priority};
 
@@ -70,8 +70,10 @@ pub struct RunView {
     pub denominator: u64,
 }
 
-/// How many lists the jobs of a function wait in: see [`JobServer::list_of`].
-const LISTS: usize = 2 * Priority::ALL.len();
+/// How many lists the queued jobs of a function stand in: see [`JobServer::list_of`].
+pub(super) const QUEUED_LISTS: usize = 3 * Priority::ALL.len();
+/// How many lists all jobs of a function stand in that do not run.
+pub(super) const LISTS: usize = QUEUED_LISTS + Priority::ALL.len();
 
 /// A place in the listing of a function's queues: behind a job that was there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ struct QueuePlace {
 /// Numbers of jobs take so many bits.
 const NUMBER_BITS: u32 = 40;
 /// And the number of a list so many.
-const LIST_BITS: u32 = 3;
+const LIST_BITS: u32 = 4;
 
 impl QueuePlace {
     /// Behind a job in this list.
@@ -141,28 +143,14 @@ impl JobServer {
         (end < bound).then_some(end)
     }
 
-    /// The same for jobs whose end connections wait for, with the one that does: a job comes as often as it is waited for.
-    pub fn list_waits(
-        &self,
-        place: usize,
-        mut show: impl FnMut(ConnectionId, JobView<'_>) -> ControlFlow<()>,
-    ) -> Option<usize> {
-        let bound = if self.waits.is_empty() { 0 } else { self.waits.capacity() };
-        let end = place.saturating_add(WORK_PER_CALL).min(bound);
-        for slot in place..end {
-            let Some(wait) = self.waits.get(slot) else { continue };
-            if let Some(view) = self.view(self.jobs.get(wait.job))
-                && show(self.id_of(wait.connection), view).is_break()
-            {
-                return Some(slot + 1);
-            }
-        }
-        (end < bound).then_some(end)
+    /// Whether a connection has given itself this client id.
+    pub fn has_client(&self, id: &[u8]) -> bool {
+        self.clients.of(id).next().is_some()
     }
 
     /// Shows jobs of a function that wait for a worker, in the order in which they will be handed out: a bounded number of
     /// those behind a place, or from the first on where it is 0, until `show` breaks off. Returns the place to go on from,
-    /// or `None` after the last. Jobs that are just being read from the store are in no list, and are not shown.
+    /// or `None` after the last.
     ///
     /// Where the job at that place is not there any more, the listing goes on with the first that has a higher number and
     /// the same priority. Some may be shown twice then, and one that has been put behind younger ones may be left out.
@@ -173,7 +161,26 @@ impl JobServer {
         mut show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
     ) -> Option<u64> {
         let function = self.function_names.get(function).copied()?;
-        let (mut list, mut next) = match self.behind(function, QueuePlace::read(place)) {
+        self.list_in_lists(function, 0..QUEUED_LISTS, place, &mut 0, |job| {
+            self.view(job).map_or(ControlFlow::Continue(()), &mut show)
+        })
+    }
+
+    /// Hands on a bounded number of jobs that stand in these lists of a function, as [`list_queued_jobs`](Self::list_queued_jobs)
+    /// does.
+    pub(super) fn list_in_lists(
+        &self,
+        function: u32,
+        lists: Range<usize>,
+        place: u64,
+        looks: &mut usize,
+        mut act: impl FnMut(&Job) -> ControlFlow<()>,
+    ) -> Option<u64> {
+        let place = match QueuePlace::read(place) {
+            QueuePlace { list, .. } if list < lists.start => QueuePlace { list: lists.start, number: 0, attempts: 0 },
+            place => place,
+        };
+        let (mut list, mut next) = match self.behind(function, place, looks) {
             ControlFlow::Continue(found) => found,
             ControlFlow::Break(looked_through) => return Some(looked_through.write()),
         };
@@ -181,24 +188,25 @@ impl JobServer {
         for _ in 0..WORK_PER_CALL {
             while next == NONE {
                 list += 1;
-                if list >= LISTS {
+                if list >= lists.end {
                     return None;
                 }
                 next = self.list_of(function, list).first;
             }
+            *looks += 1;
             let job = self.jobs.get(next);
             reached = Some(QueuePlace::of(list, job).write());
-            if self.view(job).is_some_and(|view| show(view).is_break()) {
+            if act(job).is_break() {
                 break;
             }
-            next = links_of(job).map_or(NONE, |links| links.next);
+            next = job.state.links().map_or(NONE, |links| links.next);
         }
         reached
     }
 
     /// The list in which a listing goes on, and the job there; [`NONE`] for the next list. Or how far one call has come in
     /// looking for it.
-    fn behind(&self, function: u32, place: QueuePlace) -> ControlFlow<QueuePlace, (usize, u32)> {
+    fn behind(&self, function: u32, place: QueuePlace, looks: &mut usize) -> ControlFlow<QueuePlace, (usize, u32)> {
         let QueuePlace { list, number, .. } = place;
         if list >= LISTS {
             return ControlFlow::Continue((list, NONE));
@@ -208,22 +216,23 @@ impl JobServer {
         }
         let known = self.jobs.find_number(number).map(|job| self.jobs.get(job)).filter(|job| job.function == function);
         if let Some(job) = known
-            && let Some(links) = links_of(job)
+            && let Some(links) = job.state.links()
             && QueuePlace::of(list_index(job), job) == place
         {
             return ControlFlow::Continue((list, links.next));
         }
         // Parked ones may have been read since, and are ready.
-        let ready = list - list % 2;
-        let mut looks = 0;
+        let ready = if list < QUEUED_LISTS { list - list % 3 } else { list };
+        let mut passed = 0;
         for list in ready..=list {
             let mut next = self.list_of(function, list).first;
             while let Some(job) = self.jobs.find(next).filter(|job| job.number() <= number) {
-                looks += 1;
-                if looks == LOOKS_PER_CALL {
+                *looks += 1;
+                passed += 1;
+                if passed == LOOKS_PER_CALL {
                     return ControlFlow::Break(QueuePlace::of(list, job));
                 }
-                next = links_of(job).map_or(NONE, |links| links.next);
+                next = job.state.links().map_or(NONE, |links| links.next);
             }
             if next != NONE {
                 return ControlFlow::Continue((list, next));
@@ -251,11 +260,11 @@ impl JobServer {
     }
 
     /// A job as it is shown. One that is not stored yet is nobody's business.
-    fn view<'a>(&'a self, job: &'a Job) -> Option<JobView<'a>> {
+    pub(super) fn view<'a>(&'a self, job: &'a Job) -> Option<JobView<'a>> {
         let stage = match job.state {
             JobState::Storing(_) => return None,
-            JobState::Scheduled => Stage::Scheduled,
-            JobState::Ready(_) | JobState::Parked(_) | JobState::Loading => Stage::Queued,
+            JobState::Scheduled(_) => Stage::Scheduled,
+            JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => Stage::Queued,
             JobState::Running(run) => {
                 let run = &self.runs[run as usize];
                 Stage::Running(RunView {
@@ -286,15 +295,13 @@ impl JobServer {
     }
 }
 
-/// The list of a job that waits for a worker.
-fn list_index(job: &Job) -> usize {
-    2 * job.priority.index() + usize::from(matches!(job.state, JobState::Parked(_)))
-}
-
-/// The neighbours of a job that waits for a worker, unless it is just being read.
-fn links_of(job: &Job) -> Option<Links> {
+/// The list that a job stands in. One that stands in none is in the first as well as in any other.
+pub(super) fn list_index(job: &Job) -> usize {
+    let priority = job.priority.index();
     match job.state {
-        JobState::Ready(links) | JobState::Parked(links) => Some(links),
-        JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) => None,
+        JobState::Ready(_) | JobState::Storing(_) | JobState::Running(_) => 3 * priority,
+        JobState::Loading(_) => 3 * priority + 1,
+        JobState::Parked(_) => 3 * priority + 2,
+        JobState::Scheduled(_) => QUEUED_LISTS + priority,
     }
 }

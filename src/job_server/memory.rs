@@ -130,7 +130,7 @@ impl JobServer {
         match job.kept {
             Kept::Memory | Kept::Storing => false,
             Kept::Store => true,
-            Kept::Both => over_limit || function.parked[priority].len > 0 || function.loading[priority] > 0,
+            Kept::Both => over_limit || function.parked[priority].len > 0 || function.loading[priority].len > 0,
         }
     }
 
@@ -169,18 +169,17 @@ impl JobServer {
             };
             let wanted = state.ready[index].len < ahead || state.assigned_since_load[index] >= READ_AHEAD;
             let has_takers = state.workers > 0 && !state.paused;
-            let possible = state.parked[index].len > 0 && state.loading[index] == 0 && has_takers;
+            let possible = state.parked[index].len > 0 && state.loading[index].len == 0 && has_takers;
             if !wanted || !possible || self.draining || self.load_again_us.is_some() {
                 continue;
             }
             let count = state.parked[index].len.min(ahead);
-            state.loading[index] = count;
             state.assigned_since_load[index] = 0;
             let (mut jobs, mut keys, mut since_ms) = (Vec::new(), Vec::new(), None);
             for _ in 0..count {
                 let job = state.parked[index].first;
                 state.parked[index].remove(&mut self.jobs, job);
-                self.jobs.get_mut(job).state = JobState::Loading;
+                state.loading[index].push(&mut self.jobs, job, JobState::Loading);
                 since_ms = since_ms.into_iter().chain(self.jobs.get(job).waits_since_ms()).min();
                 jobs.push((job, self.jobs.get(job).number()));
                 keys.push(self.jobs.get(job).key(&state.name));
@@ -213,7 +212,8 @@ impl JobServer {
         for (job, number) in jobs.iter().skip(workloads.len()).rev() {
             if self.is_loading(*job, *number) {
                 let state = &mut self.functions[function as usize];
-                state.loading[priority.index()] -= 1;
+                state.loading[priority.index()].remove(&mut self.jobs, *job);
+                state.returns = state.returns.wrapping_add(1);
                 let parked = &mut state.parked[priority.index()];
                 // A job that cannot be read must not keep those behind it for ever.
                 if is_damaged && jobs.first().is_some_and(|(first, _)| first == job) {
@@ -231,7 +231,9 @@ impl JobServer {
                 self.vanish(job, effects);
                 continue;
             };
-            self.functions[function as usize].loading[priority.index()] -= 1;
+            let state = &mut self.functions[function as usize];
+            state.loading[priority.index()].remove(&mut self.jobs, job);
+            state.returns = state.returns.wrapping_add(1);
             self.uncount(job);
             let workload =
                 if workload.len() >= SHARED_FROM { self.stats.memory.count_once(workload) } else { workload };
@@ -248,7 +250,7 @@ impl JobServer {
 
     /// A job that is being read, unless it has ended.
     fn is_loading(&self, job: u32, number: u64) -> bool {
-        self.jobs.find_in(job, number).is_some_and(|job| job.state == JobState::Loading)
+        self.jobs.find_in(job, number).is_some_and(|job| matches!(job.state, JobState::Loading(_)))
     }
 
     /// The store does not have a job any more that it had.

@@ -27,10 +27,12 @@
 //!     remembers at least the last 1,024 jobs that were taken away from it.
 
 mod account;
+mod clients;
 mod connection;
 mod control;
 mod earlier;
 mod effects;
+mod find;
 mod function;
 mod index;
 mod invariants;
@@ -60,6 +62,7 @@ pub use self::account::{MemoryUse, weight};
 pub use self::control::{ControlError, Piece, Place, Rule, Who};
 pub use self::earlier::{EarlierRun, RunEnd};
 pub use self::effects::{Effects, Event};
+pub use self::find::{Found, JobQuery, StageKind};
 pub use self::list::{JobView, RunView, Stage};
 pub use self::policy::Policy;
 pub use self::query::DropFunction;
@@ -69,6 +72,7 @@ pub use self::stored::{
     StoredParts,
 };
 
+use self::clients::Clients;
 use self::connection::{Ability, Connection, Run, Wait};
 use self::earlier::EarlierRuns;
 use self::function::Function;
@@ -154,6 +158,7 @@ pub struct JobServer {
     /// How many the operator has paused or limited.
     functions_with_settings: usize,
     connections: Slab<Connection>,
+    clients: Clients,
     last_generation: u32,
     abilities: Slab<Ability>,
     /// The slots of abilities, by connection and function.
@@ -208,6 +213,7 @@ impl JobServer {
             functions_in_use: 0,
             functions_with_settings: 0,
             connections: Slab::new(),
+            clients: Clients::default(),
             last_generation: 0,
             abilities: Slab::new(),
             ability_slots: HashMap::new(),
@@ -329,7 +335,7 @@ impl JobServer {
                 NONE => break,
                 run => {
                     let is_last = run == self.connections[connection as usize].last_assigned;
-                    let is_missed = is_last && self.may_miss(run);
+                    let is_missed = (is_last || self.is_unbegun(run)) && self.may_miss(run);
                     self.requeue(now, run, (!is_missed).then_some(RunEnd::Disconnected), effects);
                 }
             }
@@ -341,7 +347,8 @@ impl JobServer {
             self.connections[connection as usize].gauges.remove_all_functions();
             Departure::AwaitsAnswers
         } else {
-            self.connections.remove(connection as usize);
+            let gone = self.connections.remove(connection as usize);
+            self.clients.set(connection, gone.gauges.client_id().as_deref(), None);
             self.rules.forget_connection(connection);
             Departure::Done
         };
@@ -420,12 +427,14 @@ impl JobServer {
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
             Request::Echo { workload } => effects.send(from, Response::EchoRes { workload }),
-            Request::OptionExceptions { written } => {
-                self.connections[connection as usize].exceptions = true;
+            Request::Option { option, written } => {
+                self.connections[connection as usize].set_option(option);
                 effects.send(from, Response::OptionRes { written });
             }
             Request::SetClientId { id } => {
-                self.connections[connection as usize].gauges.set_client_id(id);
+                let gauges = &self.connections[connection as usize].gauges;
+                self.clients.set(connection, gauges.client_id().as_deref(), Some(id));
+                gauges.set_client_id(id);
                 self.apply_rules(now, connection, effects);
             }
         }
@@ -472,7 +481,9 @@ impl JobServer {
             let (_, _, job) = entry;
             self.jobs.schedule.remove(&entry);
             let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority.index());
-            self.functions[function as usize].scheduled[priority] -= 1;
+            let of = &mut self.functions[function as usize];
+            of.scheduled[priority].remove(&mut self.jobs, job);
+            of.returns = of.returns.wrapping_add(1);
             self.make_ready(now, job, effects);
         }
         self.load_again(now, effects);
@@ -580,25 +591,5 @@ impl JobServer {
         }
         self.walked += self.functions_ready.len();
         !self.functions_ready.iter().any(|function| self.ability_slots.contains_key(&(connection, *function)))
-    }
-
-    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
-    ///
-    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
-    /// the server's time.
-    fn forget_unused_functions(&mut self) -> bool {
-        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
-            return false;
-        }
-        let Self { functions, function_names, stats, holdings, .. } = self;
-        functions.retain(|_, function| {
-            if function.is_unused() {
-                holdings.names -= function.name.as_bytes().len() as u64;
-                function_names.remove(&function.name);
-                stats.functions.remove(&function.name);
-            }
-            !function.is_unused()
-        });
-        true
     }
 }

@@ -41,7 +41,7 @@ impl JobServer {
     fn status(&self, job: &Job) -> Status {
         match job.state {
             JobState::Storing(_) => Status::default(),
-            JobState::Scheduled | JobState::Ready(_) | JobState::Parked(_) | JobState::Loading => {
+            JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => {
                 Status { known: true, ..Status::default() }
             }
             JobState::Running(run) => {

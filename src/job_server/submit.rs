@@ -90,7 +90,7 @@ impl JobServer {
         if job.due_s().saturating_mul(US_PER_S) <= now.unix_us {
             return self.make_ready(now, slot, effects);
         }
-        job.state = JobState::Scheduled;
+        job.state = JobState::NOWHERE;
         if job.kept == Kept::Both && self.holdings.stored > self.policy.stored_workloads_max {
             self.unload(slot);
         }
@@ -103,7 +103,7 @@ impl JobServer {
         let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
         let priority = job.priority.index();
         self.jobs.schedule.insert(entry);
-        self.functions[function as usize].scheduled[priority] += 1;
+        self.functions[function as usize].scheduled[priority].push(&mut self.jobs, slot, JobState::Scheduled);
         self.publish(function);
     }
 
@@ -230,15 +230,17 @@ impl JobServer {
         }
         match state {
             JobState::Storing(_) => self.functions[function as usize].storing -= 1,
-            JobState::Scheduled => {
+            JobState::Scheduled(_) => {
                 self.jobs.schedule.remove(&due);
-                self.functions[function as usize].scheduled[priority.index()] -= 1;
+                self.functions[function as usize].scheduled[priority.index()].remove(&mut self.jobs, slot);
             }
             JobState::Ready(_) => self.functions[function as usize].list(priority).remove(&mut self.jobs, slot),
             JobState::Parked(_) => {
                 self.functions[function as usize].parked[priority.index()].remove(&mut self.jobs, slot);
             }
-            JobState::Loading => self.functions[function as usize].loading[priority.index()] -= 1,
+            JobState::Loading(_) => {
+                self.functions[function as usize].loading[priority.index()].remove(&mut self.jobs, slot);
+            }
             JobState::Running(run) => {
                 self.remove_run(run);
                 self.functions[function as usize].running -= 1;

@@ -229,8 +229,11 @@ impl JobServer {
             denominator: 0,
             previous,
             next: NONE,
+            next_of_function: NONE,
+            previous_of_function: NONE,
         });
         let run = u32::try_from(run).unwrap_or(NONE);
+        self.list_run(function, run);
         match previous {
             NONE => self.connections[connection as usize].first_run = run,
             previous => self.runs[previous as usize].next = run,
@@ -263,9 +266,34 @@ impl JobServer {
         self.load_ahead(self.jobs.get(slot).function, effects);
     }
 
+    /// Puts a run first among those of its function.
+    fn list_run(&mut self, function: usize, run: u32) {
+        let before = std::mem::replace(&mut self.functions[function].first_run, run);
+        self.runs[run as usize].next_of_function = before;
+        if let Some(before) = self.runs.get_mut(before as usize) {
+            before.previous_of_function = run;
+        }
+    }
+
+    /// Takes one out of there.
+    fn unlist_run(&mut self, gone: &Run) {
+        let Run { job, next_of_function, previous_of_function, .. } = *gone;
+        match self.runs.get_mut(previous_of_function as usize) {
+            Some(previous) => previous.next_of_function = next_of_function,
+            None => {
+                let function = self.jobs.get(job).function;
+                self.functions[function as usize].first_run = next_of_function;
+            }
+        }
+        if let Some(next) = self.runs.get_mut(next_of_function as usize) {
+            next.previous_of_function = previous_of_function;
+        }
+    }
+
     /// A run is over: it leaves its connection's list, and its deadline goes with it.
     pub(super) fn remove_run(&mut self, run: u32) -> Run {
         let gone = self.runs.remove(run as usize);
+        self.unlist_run(&gone);
         if let Some(deadline_us) = gone.deadline_us {
             self.deadlines.remove(&(deadline_us, gone.job));
         }
@@ -426,13 +454,17 @@ impl JobServer {
     /// Takes a job from a worker that is still there, and may go on with it.
     fn take_away(&mut self, now: Now, run: u32, end: RunEnd, effects: &mut impl Effects) {
         let Run { job, connection, .. } = self.runs[run as usize];
+        if end == RunEnd::GivenBack && self.is_unbegun(run) && self.may_miss(run) {
+            // No result of it will come from this worker.
+            return self.requeue(now, run, None, effects);
+        }
         let number = self.jobs.get(job).number();
         self.connections[connection as usize].forfeit(number);
         self.requeue(now, run, Some(end), effects);
     }
 
     /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it. Without an
-    /// `end` the worker was probably gone before the job reached it: that was no attempt.
+    /// `end` the worker was probably gone before the job reached it, or has not begun it: that was no attempt.
     pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
@@ -468,7 +500,8 @@ impl JobServer {
         self.functions[function].running -= 1;
         self.tally(self.jobs.get(slot).function, |counters| &counters.requeued);
         // In no list, until it is in that of ready jobs.
-        self.jobs.get_mut(slot).state = JobState::Scheduled;
+        self.jobs.get_mut(slot).state = JobState::NOWHERE;
+        self.functions[function].returns = self.functions[function].returns.wrapping_add(1);
         self.count(slot);
         self.make_ready_now(now, slot, effects);
         self.cover_freed(now, effects);

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,9 +22,11 @@ use tracing::{debug, info, warn};
 use super::Clock;
 use super::greeting::{Foreign, Greeting};
 use super::input::{Input, Progress, Sink};
+use super::listings::Listings;
+use super::long_answer::{self, Running};
 use super::pressure::{Pressure, Registered};
 use super::watch::{Patience, Stuck, Watch};
-use crate::admin::{Admin, LongAnswer};
+use crate::admin::{Admin, LISTING_PIECE};
 use crate::hub::{Applied, Hub};
 use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now};
 use crate::outbox::{CloseReason, Outbox, Output};
@@ -43,8 +45,9 @@ const BATCHES_A_TURN: usize = 16;
 const LINES_A_TURN: usize = 16;
 /// Once so much waits for a connection, in bytes, it must read before its next request is: answers to itself need no more.
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
-/// Once so much waits, the next line of text is answered in another turn, in bytes: a short line may have a long answer.
-const TEXT_OF_A_TURN: usize = 256 * 1024;
+/// Once so much waits, nothing more is written for lines of text, in bytes: a short line may have a long answer, and a listing is
+/// made as it is read.
+const TEXT_AHEAD: usize = LISTING_PIECE;
 /// How often a connection looks whether there is room for its large packet.
 const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -60,6 +63,8 @@ pub struct Server {
     pub admin: Arc<Admin>,
     /// The time.
     pub clock: Arc<Clock>,
+    /// How answers that take long share it.
+    pub listings: Arc<Listings>,
     /// Who holds memory for peers.
     pub pressure: Arc<Pressure>,
 }
@@ -105,11 +110,13 @@ pub async fn serve(
         output: Output::default(),
         written: 0,
         long_answer: None,
+        has_text: false,
         reading: Reading::Open,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         watch: Watch::new(limits.patience),
         greeting: Greeting::default(),
         store_timer: None,
+        awaits_jobs: false,
         server: Arc::clone(&server),
     };
     // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
@@ -199,7 +206,9 @@ struct Connection<S> {
     output: Output,
     /// How much of that was written since the outbox was told.
     written: usize,
-    long_answer: Option<LongAnswer>,
+    long_answer: Option<Running>,
+    /// Whether a line of text was answered last: what follows it waits until most of the answer is written.
+    has_text: bool,
     reading: Reading,
     /// Runs while the peer has not said anything yet.
     timer: Option<Pin<Box<Sleep>>>,
@@ -207,11 +216,24 @@ struct Connection<S> {
     greeting: Greeting,
     /// Runs while the store is asked for an answer.
     store_timer: Option<Pin<Box<Sleep>>>,
+    /// Whether the next request waits until all jobs are there.
+    awaits_jobs: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// A turn. Ready when the peer has closed and everything it sent is worked off, or when also all answers are written.
     fn poll(&mut self, context: &mut Context<'_>, until: Until) -> Poll<Result<(), End>> {
+        // What is done for an answer that takes long, writing it included, is charged to all such answers.
+        let began = self.long_answer.is_some().then(Instant::now);
+        let result = self.poll_turn(context, until);
+        match began {
+            Some(began) => self.server.listings.charge(began),
+            None => self.server.listings.note_other(),
+        }
+        result
+    }
+
+    fn poll_turn(&mut self, context: &mut Context<'_>, until: Until) -> Poll<Result<(), End>> {
         let is_flushed = self.poll_write(context)?.is_ready();
         self.poll_timer(context)?;
         let has_more = self.poll_input(context)?;
@@ -244,6 +266,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     /// Writes what comes, until there are no gaps in it any more.
     fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if let Some(answer) = &self.long_answer {
+            answer.step_back();
+        }
         // What is not written yet is written afterwards.
         let _ = self.poll_write(context)?;
         self.poll_timer(context)?;
@@ -306,14 +331,19 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     fn poll_input(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         if !self.has_room() {
             // Writing makes room, and is what this task is woken for.
+            if let Some(answer) = &self.long_answer {
+                answer.step_back();
+            }
             return Ok(false);
         }
-        if self.long_answer.is_some() {
-            if self.poll_store(context).is_pending() {
+        if self.awaits_jobs || self.long_answer.as_ref().is_some_and(Running::awaits_jobs) {
+            if self.server.hub.poll_restored(self.id, context.waker()).is_pending() {
                 return Ok(false);
             }
-            self.go_on();
-            return Ok(true);
+            self.awaits_jobs = false;
+        }
+        if self.long_answer.is_some() {
+            return Ok(self.poll_store(context).is_ready() && self.go_on(context));
         }
         if self.input.is_held() {
             let result = self.with_input(|input, sink| input.resume(sink));
@@ -331,7 +361,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     /// Waits for what the store is asked for an answer, but not for long.
     fn poll_store(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(answer) = &mut self.long_answer else { return Poll::Ready(()) };
+        let Some(Running { answer, .. }) = &mut self.long_answer else { return Poll::Ready(()) };
         while answer.poll_ready(context.waker()).is_pending() {
             let timer = self.store_timer.get_or_insert_with(|| Box::pin(sleep(answer.patience())));
             ready!(timer.as_mut().poll(context));
@@ -410,27 +440,28 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn has_room(&self) -> bool {
-        has_room(&self.outbox, &self.limits)
+        let ahead = if self.has_text { TEXT_AHEAD } else { usize::MAX };
+        has_room(&self.outbox, &self.limits) && self.outbox.queued() < ahead
     }
 
-    fn go_on(&mut self) {
-        let Some(answer) = &mut self.long_answer else {
-            return;
-        };
-        let mut piece = Vec::new();
-        let is_complete = self.server.admin.go_on(self.server.clock.now(), answer, &mut piece);
-        self.outbox.answer_text(&piece);
-        if is_complete {
-            self.long_answer = None;
+    /// Makes the next piece of an answer that takes long, if it is its turn. Returns whether it was.
+    fn go_on(&mut self, context: &Context<'_>) -> bool {
+        let Some(answer) = &mut self.long_answer else { return false };
+        match answer.poll_piece(&self.server, &self.outbox, context.waker()) {
+            Poll::Pending => return false,
+            Poll::Ready(is_complete) if is_complete => self.long_answer = None,
+            Poll::Ready(_) => {}
         }
+        true
     }
 
     fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
-        let Self { server, outbox, input, long_answer, id, limits, gauges, greeting, .. } = self;
+        let Self { server, outbox, input, long_answer, has_text, id, limits, gauges, greeting, .. } = self;
         let mut requests = Requests {
             server,
             outbox,
             long_answer,
+            has_text,
             id: *id,
             gauges,
             limits,
@@ -438,10 +469,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             batches_left: BATCHES_A_TURN,
             lines_left: LINES_A_TURN,
             is_foreign: false,
+            awaits_jobs: false,
             worked_at: None,
         };
         let result = act(input, &mut requests);
         self.worked_at = requests.worked_at;
+        self.awaits_jobs = requests.awaits_jobs;
         if requests.is_foreign {
             // What came behind the line is not for us.
             self.input = Input::new(self.limits.frames, Arc::clone(self.server.pressure.account()));
@@ -463,7 +496,8 @@ fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
 struct Requests<'a> {
     server: &'a Server,
     outbox: &'a Outbox,
-    long_answer: &'a mut Option<LongAnswer>,
+    long_answer: &'a mut Option<Running>,
+    has_text: &'a mut bool,
     id: ConnectionId,
     gauges: &'a ConnectionGauges,
     limits: &'a Limits,
@@ -474,6 +508,8 @@ struct Requests<'a> {
     lines_left: usize,
     /// The peer does not speak to a job server.
     is_foreign: bool,
+    /// The next request waits until all jobs are there.
+    awaits_jobs: bool,
     /// When the first of it was worked off.
     worked_at: Option<Now>,
 }
@@ -490,8 +526,10 @@ impl Requests<'_> {
 impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
         let now = self.now();
-        let Applied { count, is_turn_over } = self.server.hub.apply(now, self.id, batch);
+        *self.has_text = false;
+        let Applied { count, is_turn_over, awaits_jobs } = self.server.hub.apply(now, self.id, batch);
         log_refused(&batch[..count]);
+        self.awaits_jobs = awaits_jobs;
         if batch.iter().any(Result::is_ok) {
             self.greeting.packet();
         }
@@ -523,10 +561,12 @@ impl Sink for Requests<'_> {
         }
         let is_quick = parsed.as_ref().is_ok_and(AdminCommand::is_quick);
         let now = self.now();
-        *self.long_answer = self.server.admin.answer(now, line, parsed, &self.gauges.peer, &mut answer);
+        let long = self.server.admin.answer(now, line, parsed, &self.gauges.peer, &mut answer);
+        *self.long_answer = long.and_then(|long| long_answer::begin(self.server, long, &mut answer));
         self.outbox.answer_text(&answer);
+        *self.has_text = true;
         self.lines_left = self.lines_left.saturating_sub(1);
-        let is_enough = !is_quick || self.lines_left == 0 || self.outbox.queued() >= TEXT_OF_A_TURN;
+        let is_enough = !is_quick || self.lines_left == 0 || self.outbox.queued() >= TEXT_AHEAD;
         self.long_answer.is_none() && !is_enough && has_room(self.outbox, self.limits)
     }
 }

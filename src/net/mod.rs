@@ -5,6 +5,8 @@ pub mod connection;
 mod greeting;
 pub mod input;
 pub mod listener;
+pub mod listings;
+mod long_answer;
 pub mod pressure;
 pub mod timer;
 pub mod watch;

@@ -20,5 +20,5 @@ pub mod units;
 
 pub use error::{NotRegistered, PeerError};
 pub use names::{FunctionName, JobHandle, Priority, Workload};
-pub use request::{GrabKind, Request, Submission};
+pub use request::{ConnectionOption, GrabKind, Request, Submission};
 pub use response::Response;

@@ -89,8 +89,10 @@ pub enum Request<'a> {
         /// What comes back.
         workload: Workload<'a>,
     },
-    /// OPTION_REQ for `exceptions`, the only option there is.
-    OptionExceptions {
+    /// OPTION_REQ for an option that there is.
+    Option {
+        /// Which one.
+        option: ConnectionOption,
         /// The option's name as it was written, which is how it is confirmed.
         written: &'a [u8],
     },
@@ -99,6 +101,29 @@ pub enum Request<'a> {
         /// The id, what is too long of it cut off.
         id: &'a [u8],
     },
+}
+
+/// What a connection can ask for with OPTION_REQ. It holds until the connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionOption {
+    /// The client is sent exceptions as they are, instead of failures.
+    Exceptions,
+    /// The worker has begun none of the jobs that it holds, now and later: those that it gives back use up no attempt. For a worker
+    /// that has grabbed ahead and stops. C++ gearmand does not know it.
+    NotBegun,
+}
+
+impl ConnectionOption {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Exceptions, Self::NotBegun];
+
+    /// How it is written. The case of letters does not matter.
+    pub const fn name(self) -> &'static [u8] {
+        match self {
+            Self::Exceptions => b"exceptions",
+            Self::NotBegun => b"not-begun",
+        }
+    }
 }
 
 /// Which answer a grabbing worker understands.
@@ -276,10 +301,9 @@ fn work_status(body: &[u8]) -> Result<Request<'_>, PeerError> {
 
 fn option(written: &[u8]) -> Result<Request<'_>, PeerError> {
     let name = until_nul(written);
-    if written.len() > OPTION_MAX || !name.eq_ignore_ascii_case(b"exceptions") {
-        return Err(PeerError::UNKNOWN_OPTION);
-    }
-    Ok(Request::OptionExceptions { written })
+    let mut known = ConnectionOption::ALL.into_iter();
+    let option = known.find(|option| written.len() <= OPTION_MAX && name.eq_ignore_ascii_case(option.name()));
+    option.map(|option| Request::Option { option, written }).ok_or(PeerError::UNKNOWN_OPTION)
 }
 
 fn handle_and_workload(body: Workload<'_>) -> Result<(&[u8], Workload<'_>), PeerError> {

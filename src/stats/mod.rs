@@ -6,12 +6,13 @@
 
 pub mod account;
 pub mod histogram;
+mod ordered;
 
-use std::collections::hash_map::RandomState;
+use std::cmp::Ordering as Order;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use dashmap::DashMap;
+pub use self::ordered::{Entries, Ordered};
 
 use self::account::Account;
 use self::histogram::{Durations, Histogram};
@@ -24,6 +25,19 @@ pub struct ConnectionId {
     pub slot: u32,
     /// Counts connections.
     pub generation: u32,
+}
+
+/// By age: the oldest comes first.
+impl Ord for ConnectionId {
+    fn cmp(&self, other: &Self) -> Order {
+        (self.generation, self.slot).cmp(&(other.generation, other.slot))
+    }
+}
+
+impl PartialOrd for ConnectionId {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
 }
 
 /// A number that goes up and down, or only up.
@@ -369,6 +383,18 @@ impl ConnectionGauges {
         (identity.functions.clone(), identity.former.clone())
     }
 
+    /// The functions that the peer could do before, the latest last.
+    pub fn former_functions(&self) -> Vec<Arc<AbilityGauges>> {
+        self.lock().former.clone()
+    }
+
+    /// Of the `left` functions that the peer could do first, the newest `most`.
+    pub fn functions_from_oldest(&self, left: usize, most: usize) -> Vec<Arc<AbilityGauges>> {
+        let identity = self.lock();
+        let meant = &identity.functions[identity.functions.len().saturating_sub(left)..];
+        meant.iter().take(most).cloned().collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Identity> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -382,6 +408,8 @@ pub enum StoreState {
     Absent,
     /// It keeps jobs.
     Working,
+    /// It works, and not all of its jobs are read yet.
+    Restoring,
     /// It cannot keep jobs now, for this reason.
     Failing(String),
 }
@@ -404,6 +432,8 @@ pub struct StoreStats {
     about: Mutex<(String, String)>,
     space: Mutex<Option<StoreSpace>>,
     missing: Mutex<Option<String>>,
+    /// 1 while jobs are still being read, though workers are served.
+    pub restoring: Gauge,
     /// Jobs that have ended, and whose removal failed and will be tried again.
     pub owed: Gauge,
     /// Transactions, failed ones included.
@@ -425,7 +455,10 @@ pub struct StoreStats {
 impl StoreStats {
     /// How the store does.
     pub fn state(&self) -> StoreState {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match self.state.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            StoreState::Working if self.restoring.get() > 0 => StoreState::Restoring,
+            state => state,
+        }
     }
 
     /// What the store is and how durable jobs are in it, for people to read; empty for memory.
@@ -467,10 +500,10 @@ impl StoreStats {
 /// Everything that is published.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Every function that was ever used and not dropped.
-    pub functions: DashMap<FunctionName, Arc<FunctionGauges>, RandomState>,
-    /// Every live connection.
-    pub connections: DashMap<ConnectionId, Arc<ConnectionGauges>>,
+    /// Every function that was ever used and not dropped, by name.
+    pub functions: Ordered<FunctionName, Arc<FunctionGauges>>,
+    /// Every live connection, by age.
+    pub connections: Ordered<ConnectionId, Arc<ConnectionGauges>>,
     /// How many connections were accepted.
     pub accepted: Gauge,
     /// How many connections there may be.
@@ -499,21 +532,6 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The names of all live connections, by age.
-    ///
-    /// Names alone, so that thousands take no longer than they must: what a connection publishes is looked up when it is
-    /// its turn, and is not touched before.
-    pub fn connections_by_age(&self) -> Vec<ConnectionId> {
-        let mut ids: Vec<ConnectionId> = self.connections.iter().map(|entry| *entry.key()).collect();
-        ids.sort_unstable_by_key(|id| u64::from(id.generation) << 32 | u64::from(id.slot));
-        ids
-    }
-
-    /// What a connection publishes, while it is there.
-    pub fn connection(&self, id: ConnectionId) -> Option<Arc<ConnectionGauges>> {
-        self.connections.get(&id).map(|entry| Arc::clone(entry.value()))
-    }
-
     /// Publishes a prefix of handles, in the order of their indexes.
     pub fn set_handle_prefix(&self, index: u8, prefix: &Arc<str>) {
         let mut prefixes = self.handle_prefixes.lock().unwrap_or_else(PoisonError::into_inner);

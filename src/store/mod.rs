@@ -119,6 +119,15 @@ pub trait Store: Send {
     /// Where the store as a whole cannot be read.
     fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError>;
 
+    /// Begins to read the jobs while the store is used, where it can do both: answers with what is known before the first job, and with
+    /// what reads them. Instead of [`replay`](Self::replay), by who keeps jobs.
+    ///
+    /// # Errors
+    /// As those of [`replay`](Self::replay).
+    fn begin_replay(&mut self) -> Result<Option<(Replayed, Box<dyn Reading>)>, StoreError> {
+        Ok(None)
+    }
+
     /// Makes the changes in one transaction: all of them or none. Empty changes still write something, so that they show
     /// whether the store works; a removal of what is not there fails where the store refuses to be written.
     ///
@@ -143,6 +152,15 @@ pub trait Store: Send {
     /// Where it fails. What was committed stays committed.
     fn idle(&mut self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// Makes the next commits quicker by a piece of work of some milliseconds. Called when nothing waits. Answers whether there is
+    /// more of it to do.
+    ///
+    /// # Errors
+    /// As those of [`idle`](Self::idle).
+    fn prepare(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     /// Housekeeping that may take some milliseconds, called when nothing waits, some seconds after a commit. Answers whether to call it
@@ -186,6 +204,22 @@ pub trait Store: Send {
     fn space(&mut self) -> Option<StoreSpace> {
         None
     }
+}
+
+/// Jobs read back, and whether each has come with its workload.
+pub type ReadJobs = Vec<(StoredJob, HasWorkload)>;
+
+/// Reads the jobs of a store that is used meanwhile, in the order of their numbers. No job may be added or edited before all are
+/// read; one that is removed before its turn does not come. It must be dropped before the store is.
+pub trait Reading: Send {
+    /// Reads the next jobs; `None` once all were read. It may answer with none where entries made no sense.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    fn next(&mut self, workloads: Workloads) -> Result<Option<ReadJobs>, StoreError>;
+
+    /// How many entries made no sense so far. The store sets them aside.
+    fn set_aside(&self) -> u64;
 }
 
 /// Whether a store has room for new jobs.

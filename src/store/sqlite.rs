@@ -30,9 +30,11 @@
 //!
 //! # Durability
 //! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it all commits
-//! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database.
+//! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database, and
+//! [`Store::prepare`] gives it its full size before there is so much in it.
 
 mod adds;
+mod ahead;
 mod edits;
 mod error;
 mod files;
@@ -53,14 +55,16 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 
 pub use self::maintenance::{backup, compact};
 
+use self::ahead::Ahead;
 use self::error::Trouble;
 use self::files::Files;
 use self::lock::LockFile;
 use self::open::OpenFile;
+use self::replay::{Aside, SideReader};
 use self::reserve::Reserve;
 use super::location::Access;
 use super::strangers::Strangers;
-use super::{Changes, HasWorkload, Replayed, Room, Store, StoreError, Workloads};
+use super::{Changes, HasWorkload, Reading, Replayed, Room, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 use crate::stats::StoreSpace;
 
@@ -87,6 +91,10 @@ pub struct SqliteStore {
     lock: Option<LockFile>,
     /// What is open, and how much of it is there.
     files: Files,
+    /// Zeros behind the end of the WAL.
+    ahead: Ahead,
+    /// What is found by who reads the jobs meanwhile.
+    aside: Aside,
     reserve: Reserve,
     strangers: Strangers,
     /// Whether the file could be made smaller when that was looked at last.
@@ -128,6 +136,8 @@ impl SqliteStore {
             failed: false,
             lock,
             files: Files::of(&path),
+            ahead: Ahead::default(),
+            aside: Aside::default(),
             reserve: Reserve::new(&path),
             path,
             strangers: Strangers::default(),
@@ -229,6 +239,24 @@ impl Store for SqliteStore {
         })
     }
 
+    fn begin_replay(&mut self) -> Result<Option<(Replayed, Box<dyn Reading>)>, StoreError> {
+        if self.lock.is_none() {
+            return Ok(None);
+        }
+        let (queue, prefix, path, aside) =
+            (self.queue.clone(), Arc::clone(&self.prefix), self.path.clone(), self.aside.clone());
+        self.with_file("cannot read the jobs", |file| {
+            file.set_sync(true)?;
+            layout::renumber(&mut file.connection, &file.sql, &queue)?;
+            let noted = layout::last_number(&file.connection, &queue)?;
+            let last_number = layout::highest(&file.connection, &file.sql, noted)?;
+            let settings = layout::settings(&file.connection, &queue)?;
+            let reading = SideReader::open(&path, &queue, &prefix, last_number, aside)?;
+            let known = Replayed { last_number, settings, ..Replayed::default() };
+            Ok(Some((known, Box::new(reading) as Box<dyn Reading>)))
+        })
+    }
+
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         if self.lock.is_none() {
             let text = format!("SQLite file {}: it was opened to look, and cannot be changed", self.path.display());
@@ -260,7 +288,7 @@ impl Store for SqliteStore {
     }
 
     fn idle(&mut self) -> Result<(), StoreError> {
-        if self.file.is_none() {
+        if !self.file.as_mut().is_some_and(OpenFile::is_checkpoint_due) {
             return Ok(());
         }
         // What was cut must not be filled up with holes.
@@ -274,6 +302,10 @@ impl Store for SqliteStore {
             }
             done => done,
         }
+    }
+
+    fn prepare(&mut self) -> Result<bool, StoreError> {
+        self.write_ahead()
     }
 
     fn rest(&mut self) -> Result<bool, StoreError> {
@@ -316,7 +348,8 @@ impl Store for SqliteStore {
         if self.file.is_none() || self.lock.is_none() {
             return Ok(());
         }
-        self.check_files()
+        self.check_files()?;
+        self.set_aside()
     }
 
     fn missing(&mut self) -> Option<String> {
@@ -332,6 +365,20 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
+    /// Sets aside what was found by who reads the jobs meanwhile.
+    fn set_aside(&mut self) -> Result<(), StoreError> {
+        let found = self.aside.take();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let (queue, path) = (self.queue.clone(), self.path.clone());
+        let done = self.with_file("cannot set rows aside", |file| replay::set_aside(file, &queue, &path, &found));
+        if done.is_err() {
+            self.aside.add(found);
+        }
+        done
+    }
+
     fn write(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let queue = self.queue.clone();
         let mut made_way = 0;

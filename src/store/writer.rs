@@ -3,7 +3,7 @@
 //! There is no timer and nothing to tune: while one transaction is on its way to the disk the next one gathers, so the
 //! disk sets the pace, and each transaction is as large as it need be. Only where transactions are large already the next one
 //! waits a fraction of a millisecond for what is just coming. Jobs are reported as stored when their transaction
-//! is, never before.
+//! is, never before. Removals, for which nobody waits, go with new jobs where some come soon: see `ended.rs`.
 //!
 //! # Failures
 //! A transaction that failed may have happened all the same. Its new jobs are reported as not stored, and are removed
@@ -17,9 +17,11 @@
 //! removed, until there is room again. See `full.rs`.
 
 mod batch;
+mod ended;
 mod failing;
 mod full;
 mod owed;
+mod spare;
 
 use std::io;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use self::batch::{Addition, Batch};
+use self::ended::Ended;
 use self::failing::Failing;
 use self::full::Measured;
 use self::owed::Owed;
@@ -98,6 +101,7 @@ struct Writer {
     settings: Settings,
     stats: Arc<Stats>,
     report: Report,
+    ended: Ended,
     owed: Owed,
     failing: Option<Failing>,
     /// What was said last of jobs that cannot be read.
@@ -113,6 +117,8 @@ struct Writer {
     tried: Instant,
     /// How long the last transaction, or the last read, took.
     tried_for: Duration,
+    /// Whether the store may make the next commits quicker.
+    may_prepare: bool,
     /// When the store may do what takes longer.
     rest_at: Option<Instant>,
     /// Since when something is committed that must be on the disk within the interval.
@@ -129,6 +135,7 @@ impl Writer {
             settings,
             stats,
             report,
+            ended: Ended::default(),
             owed: Owed::default(),
             failing: None,
             unreadable: None,
@@ -137,6 +144,7 @@ impl Writer {
             noted: 0,
             tried: Instant::now(),
             tried_for: Duration::ZERO,
+            may_prepare: true,
             rest_at: None,
             unsynced_since: None,
             measured: Measured::default(),
@@ -168,14 +176,16 @@ impl Writer {
             }
             self.is_busy = changes.len() >= BUSY;
             self.has_refused = false;
-            let has_decisions = !decisions.is_empty();
+            let has_more = !attempts.is_empty() || !decisions.is_empty();
             self.owed.settings.extend(decisions);
-            if !changes.is_empty() || !attempts.is_empty() || has_decisions {
+            let changes = self.with_ended(changes, has_more || !waiters.is_empty() || closed.is_some());
+            if !changes.is_empty() || has_more {
                 self.change(changes, attempts);
             } else if self.is_rest_due() {
                 self.rest();
             } else {
                 self.act_unasked();
+                self.prepare();
             }
             if !waiters.is_empty() {
                 let committed = self.committed();
@@ -218,8 +228,11 @@ impl Writer {
 
     /// When something is to be done though nothing was asked.
     fn wake_at(&self) -> Option<Instant> {
+        if self.may_prepare && self.failing.is_none() {
+            return Some(Instant::now());
+        }
         let rest_at = self.rest_at.filter(|_| self.failing.is_none());
-        self.commit_at().into_iter().chain(self.measure_at()).chain(rest_at).min()
+        self.commit_at().into_iter().chain(self.measure_at()).chain(rest_at).chain(self.ended_due()).min()
     }
 
     fn commit_at(&self) -> Option<Instant> {
@@ -229,21 +242,6 @@ impl Writer {
         let sync = self.unsynced_since.map(|since| since + self.settings.interval);
         let probe = self.settings.probe.map(|interval| self.tried + interval);
         sync.into_iter().chain(probe).min()
-    }
-
-    fn is_rest_due(&self) -> bool {
-        self.failing.is_none() && self.rest_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    fn rest(&mut self) {
-        self.rest_at = match self.store.rest() {
-            Ok(true) => Some(Instant::now() + REST_AFTER),
-            Ok(false) => None,
-            Err(error) => {
-                self.fail(&error);
-                None
-            }
-        };
     }
 
     fn change(&mut self, operations: Vec<StoreOp>, attempts: Vec<(JobKey, u16)>) {
@@ -268,6 +266,7 @@ impl Writer {
         }
         self.tell(reports);
         self.rest_at.get_or_insert_with(|| Instant::now() + REST_AFTER);
+        self.may_prepare = true;
         // Nobody waits for this.
         if let Err(error) = self.store.idle() {
             self.fail(&error);

@@ -113,7 +113,7 @@ fn be_honest(server: &Watched, ends: &AtomicBool) -> (usize, Duration) {
             (packet::JOB_CREATED, handle) => {
                 worker.send(packet::GRAB_JOB, b"");
                 worker.expect_type(packet::JOB_ASSIGN);
-                worker.send(packet::WORK_COMPLETE, &body(&[&handle, &[b'r'; 40_000]]));
+                worker.send(packet::WORK_COMPLETE, &body(&[&handle, &vec![b'r'; 40_000]]));
                 client.expect_type(packet::WORK_COMPLETE);
             }
             // There is a place for everything but more jobs.
@@ -121,7 +121,7 @@ fn be_honest(server: &Watched, ends: &AtomicBool) -> (usize, Duration) {
             other => panic!("{other:?}"),
         }
         let mut visitor = server.connect();
-        visitor.send(packet::ECHO_REQ, &[b'e'; 20_000]);
+        visitor.send(packet::ECHO_REQ, &vec![b'e'; 20_000]);
         visitor.expect_type(packet::ECHO_RES);
         visitor.send(packet::CAN_DO, b"another");
         visitor.send(packet::GRAB_JOB, b"");
@@ -178,7 +178,7 @@ fn send_data_to_many(server: &Watched, waits: usize) -> Vec<TcpStream> {
         for client in &clients {
             // There may be fewer waits than are asked for: one gets an ERROR for what is too much.
             scope.spawn(move || {
-                let mut read = [0; 65536];
+                let mut read = [0; 8192];
                 let mut client: &TcpStream = client;
                 client.set_read_timeout(Some(DEADLINE)).expect("SO_RCVTIMEO");
                 for _ in 0..waits / 1000 {

@@ -57,7 +57,8 @@ impl Trace {
         let bytes = fs::read(path).expect("the trace");
         let mut records = Vec::new();
         let mut at = 0;
-        while at < bytes.len() {
+        // While the server runs it may be writing the last one.
+        while at + HEAD <= bytes.len() {
             let word = |offset: usize| {
                 let from = at + offset;
                 u32::from_ne_bytes(bytes[from..from + 4].try_into().expect("four bytes"))
@@ -68,6 +69,9 @@ impl Trace {
             };
             let length = usize::try_from(long(32)).expect("a length");
             let data = at + HEAD..at + HEAD + length;
+            if data.end > bytes.len() {
+                break;
+            }
             let kind = kind(word(0), &bytes[data.clone()]);
             records.push(Record {
                 kind,

@@ -229,7 +229,7 @@ impl Model {
             });
         }
         assert!(listed.is_sorted_by_key(|(priority, _)| *priority), "a queue is listed in no order");
-        let waits = |job: &Job| matches!(job.state, State::Ready(_) | State::Parked(_));
+        let waits = |job: &Job| matches!(job.state, State::Ready(_) | State::Parked(_) | State::Loading(_));
         let waiting = self.jobs.iter().filter(|(_, job)| FUNCTIONS[job.function] == function && waits(job));
         let waiting: BTreeSet<_> = waiting.map(|(name, job)| (job.priority, *name)).collect();
         assert_eq!((listed.len(), listed.into_iter().collect()), (waiting.len(), waiting), "a queue as it is listed");

@@ -14,7 +14,7 @@ use super::wire::{self, Ask, Reply};
 
 /// A job that was handed out longer ago has reached its worker, in microseconds.
 const LONGEST_MISS_US: u64 = 1_000_000;
-/// How often a job is spared an attempt, since it was handed to one that was gone already.
+/// How often a job is spared an attempt.
 const MOST_MISSES: u32 = 16;
 
 /// What came of a transition: packets in the order in which they were sent, and what the operator was told.
@@ -46,7 +46,7 @@ pub(crate) struct Job {
     /// The connections that wait for it, each as often as it submitted it.
     pub(crate) waits: Vec<u32>,
     pub(crate) attempts: u32,
-    /// How often it was handed to one that was gone already.
+    /// How often it was handed to one that was gone already, or came back as not begun.
     pub(crate) misses: u32,
     pub(crate) state: State,
     pub(crate) kept: Kept,
@@ -119,6 +119,8 @@ pub(crate) struct Ability {
 pub(crate) struct Connection {
     pub(crate) sleep: Sleep,
     pub(crate) exceptions: bool,
+    /// Whether it has said that it has begun none of its jobs.
+    pub(crate) holds_unbegun: bool,
     /// In the order in which they are looked through for a job.
     pub(crate) abilities: Vec<Ability>,
     pub(crate) forfeited: Vec<u64>,
@@ -239,6 +241,7 @@ impl Model {
         let connection = Connection {
             sleep: Sleep::Awake,
             exceptions: false,
+            holds_unbegun: false,
             abilities: Vec::new(),
             forfeited: Vec::new(),
             last_assigned: None,
@@ -302,6 +305,10 @@ impl Model {
             Ask::Echo(workload) => self.expect(from, Reply::Echo(workload.clone())),
             Ask::Option(name) if name.eq_ignore_ascii_case(b"exceptions") => {
                 self.connections.get_mut(&from).unwrap().exceptions = true;
+                self.expect(from, Reply::Option(name.to_vec()));
+            }
+            Ask::Option(name) if name.eq_ignore_ascii_case(b"not-begun") => {
+                self.connections.get_mut(&from).unwrap().holds_unbegun = true;
                 self.expect(from, Reply::Option(name.to_vec()));
             }
             Ask::Option(_) => self.expect_error(from, "UNKNOWN_OPTION", ""),
@@ -377,15 +384,25 @@ impl Model {
             }
         }
         for name in self.held_by(who) {
-            if missed == Some(name) && self.jobs[&name].misses < MOST_MISSES {
-                self.jobs.get_mut(&name).unwrap().misses += 1;
+            if missed == Some(name) && self.is_spared(name) {
                 self.put_back(name);
                 self.note("was handed to one that was gone already");
+            } else if missed != Some(name) && self.connections[&who].holds_unbegun && self.is_spared(name) {
+                self.put_back(name);
+                self.note("was not begun by one that left");
             } else {
                 self.lose_worker(name);
                 self.note("lost its worker");
             }
         }
+    }
+
+    /// A job was not begun, or not even read. Whether it is spared the attempt.
+    pub(crate) fn is_spared(&mut self, name: u64) -> bool {
+        let misses = &mut self.jobs.get_mut(&name).unwrap().misses;
+        let is_spared = *misses < MOST_MISSES;
+        *misses += u32::from(is_spared);
+        is_spared
     }
 
     /// The jobs that a connection runs, oldest run first.

@@ -50,7 +50,13 @@ impl Model {
     /// Takes jobs from a worker that is still there.
     pub(crate) fn take_all_away(&mut self, from: u32, which: impl Fn(&Job) -> bool) {
         for name in self.held_by(from) {
-            if which(&self.jobs[&name]) {
+            if !which(&self.jobs[&name]) {
+                continue;
+            }
+            if self.connections[&from].holds_unbegun && self.is_spared(name) {
+                self.put_back(name);
+                self.note("was given back as not begun");
+            } else {
                 self.forfeit(from, name);
                 self.lose_worker(name);
                 self.note("was given back");

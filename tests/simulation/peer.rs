@@ -190,7 +190,7 @@ impl Peer {
             0..14 => asks.push(Ask::GetStatus { handle: some_handle(random, world) }),
             14 | 15 => asks.push(Ask::GetStatusUnique { unique: random.pick(&UNIQUES) }),
             16 => asks.push(Ask::Echo(random.next().to_be_bytes()[random.index(8)..].to_vec())),
-            17 => asks.push(Ask::Option(random.pick(&[b"exceptions", b"EXCEPTIONS", b"nonsense"]))),
+            17 => asks.push(Ask::Option(random.pick(&[b"exceptions", b"EXCEPTIONS", b"not-begun", b"nonsense"]))),
             18 => asks.push(wrong(random)),
             _ => asks.push(if random.chance(50) { Ask::Line } else { some_name(random) }),
         }

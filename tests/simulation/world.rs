@@ -310,6 +310,10 @@ impl World {
     /// What is listed of jobs and of connections.
     pub(crate) fn check_listings(&self) {
         self.model.check_listing(&self.server);
+        // No random numbers are taken for it: a seed stays the story that it is.
+        let query = self.seed.wrapping_mul(7919).wrapping_add(self.step.wrapping_mul(104_729)) % 1_000_000_007;
+        let query = usize::try_from(query).unwrap();
+        (0..8).for_each(|more| self.model.check_finding(&self.server, query + more));
         self.check_rules();
         for link in self.links.iter().flatten() {
             link.gauges.with_identity(|_, functions| self.model.check_abilities(link.number, functions));
@@ -581,7 +585,7 @@ impl World {
             assert!(store.rows.is_empty(), "jobs are in the store for ever");
         }
         for (function, name) in FUNCTIONS.into_iter().enumerate() {
-            let gauges = self.stats.functions.get(name).map(|gauges| Arc::clone(&gauges));
+            let gauges = self.stats.functions.get(name);
             let result = self.drop_function(function);
             if let Some(gauges) = gauges {
                 assert_eq!(result, DropFunction::Dropped);

@@ -1,7 +1,7 @@
 //! What happens around the file: others who use it, disks that are full or fail.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gearmand::job_server::StoreFailure;
@@ -10,15 +10,15 @@ use gearmand::store::{Changes, Room};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::common::wait_for;
-use crate::{Kept, Place, add, open, own, refusal, remove, replay};
+use crate::{Kept, Place, add, open, own, refusal, remove, replay, starting};
 
 /// Goes on in a name space of mounts of its own, which takes no rights.
-fn with_mounts(shell: &str) -> String {
+pub(crate) fn with_mounts(shell: &str) -> String {
     format!("exec unshare --map-root-user --mount sh -e -c '{shell}; exec \"$@\"' sh \"$@\"")
 }
 
 /// Set in the process that a test starts for its inner half, to the directory to work in.
-const INSIDE: &str = "GEARMAND_TEST_INSIDE";
+pub(crate) const INSIDE: &str = "GEARMAND_TEST_INSIDE";
 
 /// A statement waits this long for somebody else's lock; a little less for clocks that round.
 const BUSY: Duration = Duration::from_secs(6);
@@ -26,14 +26,18 @@ const BUSY_AT_LEAST: Duration = Duration::from_secs(5);
 
 /// Runs the test of this name again in a process of its own, after these commands of a shell.
 #[track_caller]
-fn again(test: &str, shell: &str, inside: &std::path::Path) {
-    let output = Command::new("sh")
+pub(crate) fn again(test: &str, shell: &str, inside: &std::path::Path) {
+    let mut command = Command::new("sh");
+    command
         .args(["-e", "-c", &format!("{shell}; exec \"$@\""), "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, inside)
-        .output()
-        .expect("a shell");
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let shell = starting(|| command.spawn()).expect("a shell");
+    let output = shell.wait_with_output().expect("the end of a shell");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

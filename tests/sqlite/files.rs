@@ -2,12 +2,12 @@
 //! again, and where all of it is still there it is made right.
 
 use std::fs::{self, OpenOptions};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use gearmand::job_server::StoreFailure;
 use gearmand::store::location::Access;
 
-use crate::{Kept, Place, add, open, own, remove, replay};
+use crate::{Kept, Place, add, open, own, remove, replay, starting};
 
 /// A store with two jobs: one that the database has, and one that only the WAL has.
 fn with_jobs(place: &Place) -> Box<dyn gearmand::store::Store> {
@@ -233,7 +233,8 @@ fn an_index_that_is_cut_is_made_again_and_nothing_is_lost() {
 fn an_index_that_is_replaced_is_made_again_and_nothing_is_lost() {
     let by_another = |place: &Place| {
         let mut sqlite = Command::new("sqlite3");
-        let output = sqlite.arg(&place.path).arg("SELECT count(*) FROM gearman_queue").output().expect("sqlite3");
+        sqlite.arg(&place.path).arg("SELECT count(*) FROM gearman_queue").stdout(Stdio::piped());
+        let output = starting(|| sqlite.spawn()).expect("sqlite3").wait_with_output().expect("the end of sqlite3");
         assert_eq!(output.stdout, b"2\n", "{output:?}");
         assert!(fs::metadata(place.beside("-shm")).unwrap().len() > 0);
     };

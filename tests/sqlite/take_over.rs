@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::common::packet::{self, body};
 use crate::common::{Server, Wire, wait_for};
-use crate::{Kept, PREFIX, Place, add, remove, replay};
+use crate::{Kept, PREFIX, Place, add, remove, replay, starting};
 
 /// The table as Debian's gearmand makes it.
 pub(crate) fn create_cpp_table(raw: &Connection) {
@@ -39,7 +39,7 @@ fn from_cpp(number: u64, function: &[u8], unique: &[u8], workload: &[u8]) -> Kep
 /// Debian's gearmand with a queue in the file.
 fn debian(place: &Place) -> Server {
     let path = place.path.to_str().unwrap();
-    Server::debian(&["-q", "libsqlite3", "--libsqlite3-db", path, "--libsqlite3-table", "gearman_queue"])
+    starting(|| Server::debian(&["-q", "libsqlite3", "--libsqlite3-db", path, "--libsqlite3-table", "gearman_queue"]))
 }
 
 /// Submits background jobs of every kind, and returns them as they should be kept.

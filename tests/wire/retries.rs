@@ -127,6 +127,35 @@ fn an_attempt_is_used_up_by_cant_do_and_reset_abilities_too() {
     }
 }
 
+/// A worker that has grabbed ahead and stops says so: its jobs lose no attempt, however it gives them back, at most 16 times.
+#[test]
+fn jobs_that_were_not_begun_lose_no_attempt() {
+    for (what, give_up) in GIVING_UP {
+        let server = server(&["-j", "1"]);
+        let mut client = connect(&server);
+        let handle = submit(&mut client, packet::SUBMIT_JOB_BG, "f", "", "");
+        for round in 0..16 {
+            let mut holder = worker(&server, &["f"]);
+            assert_eq!(grab(&mut holder).handle, handle, "{what}, {round}");
+            holder.send(packet::OPTION_REQ, b"not-begun");
+            holder.expect(packet::OPTION_RES, b"not-begun");
+            let kept = give_up(&server, holder);
+            assert_eq!(client.text("show jobs"), format!("{handle}\t0\t0\t1\n.\n"), "{what}, {round}");
+            if let Some(mut worker) = kept {
+                // It has no part in the job any more.
+                worker.send(packet::WORK_COMPLETE, &body(&[handle.as_bytes(), b""]));
+                worker.expect_error("JOB_NOT_FOUND");
+            }
+        }
+        let mut holder = worker(&server, &["f"]);
+        grab(&mut holder);
+        holder.send(packet::OPTION_REQ, b"Not-Begun");
+        holder.expect(packet::OPTION_RES, b"Not-Begun");
+        let _kept = give_up(&server, holder);
+        assert_eq!(status(&mut client, &handle), "0 0 0 0", "{what}");
+    }
+}
+
 #[test]
 fn a_dropped_job_is_an_error_in_the_log_with_all_that_names_it() {
     let server = server(&["-j", "1"]);

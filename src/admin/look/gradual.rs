@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::vec;
 
-use super::times::Times;
-use super::workers::{add_totals, count, state, state_of};
+use super::pass::{Pass, Serial, Sum};
+use super::workers::{WithheldSum, add_totals, count, state};
 use super::{Look, StatesByFunction, durations_view, function_view};
 use crate::admin::view::{DurationsView, FunctionView, WorkTotals, WorkerStates};
 use crate::job_server::{ConnectionId, Now};
@@ -14,23 +14,37 @@ use crate::stats::histogram::{Durations, Histogram};
 use crate::stats::{AbilityGauges, ConnectionGauges, FunctionGauges};
 
 /// How many functions are viewed for one piece.
-const FUNCTIONS: usize = 64;
-/// How many functions of workers are looked at for one piece; the worker that reaches it is the last.
-const ABILITIES: usize = 512;
+const FUNCTIONS: usize = 16;
+/// How many functions of workers are looked at for one piece, of one worker or of many.
+const ABILITIES: usize = 256;
+/// How many connections are copied at a time.
+const CONNECTIONS: usize = 64;
 
 /// Functions that are still to be viewed. Before that, the workers of all of them are counted in one pass.
+///
+/// Between two pieces it holds the name of the last one, and no copy of what it has still to show.
 #[derive(Debug)]
 pub struct Functions {
-    connections: vec::IntoIter<ConnectionId>,
-    states: StatesByFunction,
-    left: vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>,
+    counts: Arc<Pass<StatesByFunction>>,
+    /// The first pass that tells no less than what was so when this began.
+    wanted: Serial,
+    left: Left,
 }
 
-/// Workers that are still to be summed up, by age of their connection.
 #[derive(Debug)]
+enum Left {
+    /// All of those behind this one, by name.
+    Behind(Option<FunctionName>),
+    /// These.
+    These(vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>),
+}
+
+/// Workers that are still to be summed up, by age of their connection: those behind this one.
+#[derive(Debug, Default)]
 pub struct Workers {
-    connections: vec::IntoIter<ConnectionId>,
-    prefixes: Vec<Arc<str>>,
+    after: Option<ConnectionId>,
+    /// A worker of which so many functions, the oldest, are still to be added.
+    unfinished: Option<(WorkerSum, usize)>,
 }
 
 /// A worker, with its functions taken together.
@@ -40,8 +54,17 @@ pub struct WorkerSum {
     pub id: ConnectionId,
     /// What it publishes.
     pub gauges: Arc<ConnectionGauges>,
-    /// The functions that it can do, the newest first.
-    pub functions: Vec<Arc<AbilityGauges>>,
+    /// How many functions it can do.
+    pub functions: usize,
+    /// What its runs came to.
+    pub totals: WorkTotals,
+    durations: Durations,
+    withheld: WithheldSum,
+}
+
+/// A worker as it is shown, beside its functions and what its runs came to.
+#[derive(Debug)]
+pub struct WorkerHead {
     /// When it connected, in milliseconds since 1970.
     pub connected_unix_ms: u64,
     /// When it was last heard from, in milliseconds since 1970.
@@ -50,20 +73,25 @@ pub struct WorkerSum {
     pub state: &'static str,
     /// The newest job that it holds, and since when.
     pub job: Option<(String, u64)>,
-    /// What its runs came to.
-    pub totals: WorkTotals,
-    /// How long they took.
+    /// How long its runs took.
     pub run: DurationsView,
+}
+
+/// Those of a connection's functions, the newest first, that are among its `left` oldest ones; all where that is not said. New ones
+/// may have come since `left` was known, and some may have gone.
+pub(super) fn from_oldest(functions: &[Arc<AbilityGauges>], left: Option<usize>) -> &[Arc<AbilityGauges>] {
+    &functions[functions.len().saturating_sub(left.unwrap_or(functions.len()))..]
 }
 
 impl Look {
     /// All functions, by name, to be made in pieces.
     pub fn functions_in_pieces(&self) -> Functions {
-        let functions = &self.stats().functions;
-        let mut functions: Vec<(FunctionName, Arc<FunctionGauges>)> =
-            functions.iter().map(|entry| (entry.key().clone(), Arc::clone(entry.value()))).collect();
-        functions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        self.in_pieces(functions)
+        Functions::new(Arc::default(), Left::Behind(None))
+    }
+
+    /// The same, of which there may be hundreds at a time on one thread: they share what is counted.
+    pub(in crate::admin) fn functions_in_shared_pieces(&self) -> Functions {
+        Functions::new(self.shared_counts.get(), Left::Behind(None))
     }
 
     /// The `most` functions with the most jobs, and of those without, the ones with the most workers.
@@ -84,130 +112,164 @@ impl Look {
 
     /// The first functions by their weights, and by name where these are equal.
     fn first_in_pieces<W: Ord>(&self, most: usize, weight: impl Fn(&FunctionGauges) -> W) -> Functions {
-        let mut functions: Vec<_> = self
-            .stats()
-            .functions
-            .iter()
-            .map(|entry| (weight(entry.value()), entry.key().clone(), Arc::clone(entry.value())))
-            .collect();
+        let mut functions: Vec<_> =
+            self.stats().functions.iter().map(|(name, gauges)| (weight(&gauges), name, gauges)).collect();
         if functions.len() > most {
             functions.select_nth_unstable_by(most, |a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
             functions.truncate(most);
         }
         functions.sort_unstable_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
-        self.in_pieces(functions.into_iter().map(|(_, name, gauges)| (name, gauges)).collect())
-    }
-
-    fn in_pieces(&self, functions: Vec<(FunctionName, Arc<FunctionGauges>)>) -> Functions {
-        Functions {
-            connections: self.stats().connections_by_age().into_iter(),
-            states: functions.iter().map(|(name, _)| (name.clone(), WorkerStates::default())).collect(),
-            left: functions.into_iter(),
-        }
+        let functions: Vec<_> = functions.into_iter().map(|(_, name, gauges)| (name, gauges)).collect();
+        Functions::new(Arc::default(), Left::These(functions.into_iter()))
     }
 
     /// All workers, to be made in pieces.
     pub fn workers_in_pieces(&self) -> Workers {
-        Workers { connections: self.stats().connections_by_age().into_iter(), prefixes: self.stats().handle_prefixes() }
+        Workers::default()
     }
 }
 
 impl Functions {
+    fn new(counts: Arc<Pass<StatesByFunction>>, left: Left) -> Self {
+        Self { wanted: counts.next(), counts, left }
+    }
+
     /// Whether workers are still counted.
     pub fn is_counting(&self) -> bool {
-        !self.connections.as_slice().is_empty()
+        self.counts.found(self.wanted).is_none()
     }
 
     /// The next ones, which are none while workers are counted; `None` after the last.
     pub fn next_piece(&mut self, look: &Look, now: Now) -> Option<Vec<FunctionView>> {
-        if self.is_counting() {
-            self.count_workers(look);
+        let Some(states) = self.counts.go_on(self.wanted, look.stats(), ABILITIES) else {
             return Some(Vec::new());
-        }
-        if self.left.as_slice().is_empty() {
+        };
+        let most = FUNCTIONS;
+        let functions: Vec<_> = match &mut self.left {
+            Left::Behind(after) => {
+                let page = look.stats().functions.page(after.as_ref(), most);
+                *after = Some(page.last()?.0.clone());
+                page
+            }
+            Left::These(left) => left.take(most).collect(),
+        };
+        if functions.is_empty() {
             return None;
         }
-        let none = WorkerStates::default();
         let (history, times) = (look.history_lock(), look.times(now));
-        let view = |(name, gauges): (FunctionName, Arc<FunctionGauges>)| {
-            function_view(&times, &name, &gauges, self.states.get(&name).unwrap_or(&none), &history)
+        let view = |(name, gauges): &(FunctionName, Arc<FunctionGauges>)| {
+            function_view(&times, name, gauges, &states.of(name), &history)
         };
-        Some(self.left.by_ref().take(FUNCTIONS).map(view).collect())
+        Some(functions.iter().map(view).collect())
     }
+}
 
-    fn count_workers(&mut self, look: &Look) {
-        let mut seen = 0;
-        while seen < ABILITIES
-            && let Some(id) = self.connections.next()
-        {
-            seen += 1;
-            let Some(connection) = look.stats().connection(id) else { continue };
-            let states = &mut self.states;
-            seen += connection.with_identity(|_, abilities| {
-                for ability in abilities {
-                    if let Some(states) = states.get_mut(&ability.function) {
-                        count(states, state(&connection, ability.withheld()));
-                    }
+impl Sum for StatesByFunction {
+    fn add(&mut self, connection: &ConnectionGauges, left: Option<usize>, most: usize) -> (usize, Option<usize>) {
+        connection.with_identity(|_, abilities| {
+            let abilities = from_oldest(abilities, left);
+            let seen = abilities.len().min(most);
+            for ability in &abilities[..seen] {
+                let state = state(connection, ability.withheld());
+                match self.0.get_mut(&ability.function) {
+                    Some(states) => count(states, state),
+                    None => count(self.0.entry(ability.function.clone()).or_default(), state),
                 }
-                abilities.len()
-            });
-        }
+            }
+            (seen, Some(abilities.len() - seen).filter(|left| *left > 0))
+        })
+    }
+}
+
+impl StatesByFunction {
+    fn of(&self, function: &FunctionName) -> WorkerStates {
+        self.0.get(function).copied().unwrap_or_default()
     }
 }
 
 impl Workers {
     /// The next ones, of which there may be none though more follow; `None` after the last.
-    pub fn next_piece(&mut self, look: &Look, now: Now) -> Option<Vec<WorkerSum>> {
-        if self.connections.as_slice().is_empty() {
-            return None;
-        }
-        let (mut workers, mut seen, times) = (Vec::new(), 0, look.times(now));
-        while seen < ABILITIES
-            && let Some(id) = self.connections.next()
-        {
-            seen += 1;
-            let Some(gauges) = look.stats().connection(id) else { continue };
-            let (functions, former) = gauges.functions();
-            seen += functions.len() + former.len();
-            if !functions.is_empty() || !former.is_empty() {
-                workers.push(sum(&times, id, gauges, functions, &former, &self.prefixes));
+    pub(in crate::admin) fn next_piece(&mut self, look: &Look) -> Option<Vec<WorkerSum>> {
+        let most = ABILITIES;
+        let (mut workers, mut seen) = (Vec::new(), 0);
+        while seen < most {
+            if let Some((mut worker, left)) = self.unfinished.take() {
+                let (added, left) = worker.add(left, most - seen);
+                seen += added;
+                if left > 0 {
+                    self.unfinished = Some((worker, left));
+                    break;
+                }
+                workers.push(worker);
+            }
+            let page = look.stats().connections.page(self.after.as_ref(), CONNECTIONS.min(most.saturating_sub(seen)));
+            if page.is_empty() {
+                return (seen > 0).then_some(workers);
+            }
+            for (id, gauges) in page {
+                self.after = Some(id);
+                seen += 1;
+                if let Some(worker) = WorkerSum::begin(id, gauges) {
+                    let left = worker.functions;
+                    self.unfinished = Some((worker, left));
+                    break;
+                }
             }
         }
         Some(workers)
     }
 }
 
-fn sum(
-    times: &Times,
-    id: ConnectionId,
-    gauges: Arc<ConnectionGauges>,
-    functions: Vec<Arc<AbilityGauges>>,
-    former: &[Arc<AbilityGauges>],
-    prefixes: &[Arc<str>],
-) -> WorkerSum {
-    let (mut totals, mut run) = (WorkTotals::default(), Durations::default());
-    for ability in functions.iter().chain(former) {
-        add_totals(&mut totals, ability.counters.get());
+impl WorkerSum {
+    /// A connection, unless it never was a worker. What it could do once is added already.
+    pub(super) fn begin(id: ConnectionId, gauges: Arc<ConnectionGauges>) -> Option<Self> {
+        let former = gauges.former_functions();
+        let functions = gauges.with_identity(|_, functions| functions.len());
+        if functions == 0 && former.is_empty() {
+            return None;
+        }
+        let (totals, durations, withheld) = Default::default();
+        let mut sum = Self { id, gauges, functions, totals, durations, withheld };
+        former.iter().for_each(|ability| sum.add_ability(ability));
+        Some(sum)
+    }
+
+    /// Adds what it has done of the next `most` of its `left` oldest functions. Returns how many were added, and how many are left.
+    pub(in crate::admin) fn add(&mut self, left: usize, most: usize) -> (usize, usize) {
+        let gauges = Arc::clone(&self.gauges);
+        gauges.with_identity(|_, functions| {
+            let functions = from_oldest(functions, Some(left));
+            let added = functions.len().min(most);
+            for ability in &functions[..added] {
+                self.add_ability(ability);
+                self.withheld.add(ability.withheld());
+            }
+            (added, functions.len() - added)
+        })
+    }
+
+    fn add_ability(&mut self, ability: &AbilityGauges) {
+        add_totals(&mut self.totals, ability.counters.get());
         // Most have none, and a set of them is large.
         if let Some(durations) = ability.run.get().map(Histogram::read) {
-            run.add(&durations);
+            self.durations.add(&durations);
         }
     }
-    let job = gauges.job();
-    let job = job.and_then(|(prefix, number, since_ms)| {
-        let handle = JobHandle { prefix: prefixes.get(prefix)?, number };
-        Some((handle.to_string(), times.unix_ms(since_ms)))
-    });
-    WorkerSum {
-        id,
-        state: state_of(&gauges),
-        functions,
-        connected_unix_ms: times.unix_ms(gauges.connected_ms.get()),
-        heard_unix_ms: times.unix_ms(gauges.heard_ms.get()),
-        job,
-        totals,
-        run: durations_view(&run),
-        gauges,
+
+    /// What is shown of it beside its functions.
+    pub(in crate::admin) fn head(&self, look: &Look, now: Now) -> WorkerHead {
+        let (gauges, times, prefixes) = (&self.gauges, look.times(now), look.stats().handle_prefixes());
+        let job = gauges.job().and_then(|(prefix, number, since_ms)| {
+            let handle = JobHandle { prefix: prefixes.get(prefix)?, number };
+            Some((handle.to_string(), times.unix_ms(since_ms)))
+        });
+        WorkerHead {
+            connected_unix_ms: times.unix_ms(gauges.connected_ms.get()),
+            heard_unix_ms: times.unix_ms(gauges.heard_ms.get()),
+            state: state(gauges, self.withheld.of_all()),
+            job,
+            run: durations_view(&self.durations),
+        }
     }
 }
 
@@ -249,17 +311,20 @@ mod tests {
             views.extend(piece);
             turns += 1;
         }
-        assert_eq!(turns, 10 + 1000_usize.div_ceil(FUNCTIONS), "one worker a turn has more than enough functions");
+        let counting = (10 * 1001_usize).div_ceil(ABILITIES);
+        let expected = counting + 1000 / FUNCTIONS..=counting + 1 + 1000_usize.div_ceil(FUNCTIONS);
+        assert!(expected.contains(&turns), "{turns} turns; {expected:?} are expected");
         assert!(views.iter().all(|view| view.worker_states.waiting == 10));
         assert!(views.is_sorted_by(|a, b| a.name < b.name) && views.len() == 1000);
 
         let mut workers = look.workers_in_pieces();
-        for generation in 0..10 {
-            let piece = workers.next_piece(&look, NOW).unwrap();
-            assert_eq!(piece.iter().map(|worker| worker.id.generation).collect::<Vec<_>>(), [generation]);
-            assert_eq!(piece[0].functions.len(), 1000);
+        let (mut seen, mut turns) = (Vec::new(), 0);
+        while let Some(piece) = workers.next_piece(&look) {
+            seen.extend(piece.into_iter().map(|worker| (worker.id.generation, worker.functions)));
+            turns += 1;
         }
-        assert!(workers.next_piece(&look, NOW).is_none());
+        assert_eq!(seen, (0..10).map(|generation| (generation, 1000)).collect::<Vec<_>>());
+        assert!(turns >= 10 * 1000 / ABILITIES, "{turns} turns");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::times::Times;
 use super::{JobFilter, Look, Page, base64_of_no_text, function_id, lossy, worker_id};
 use crate::admin::view::{EarlierRunView, JobView, PreviewView, ProgressView};
-use crate::job_server::{self, ConnectionId, EarlierRun, JobKey, Now, RunEnd, RunView, Stage};
+use crate::job_server::{self, EarlierRun, Found, JobKey, JobQuery, Now, RunEnd, RunView, Stage, StageKind};
 use crate::protocol::FunctionName;
 use crate::store::look::{Looking, Sight};
 
@@ -22,52 +22,65 @@ pub const STORE_WAIT: Duration = Duration::from_secs(1);
 
 /// How often the hub is asked for one page: where few of many jobs are wanted, a page may have fewer than fit, or none.
 const LOOKS_PER_PAGE: usize = 64;
+/// The same for some jobs of a list.
+const LOOKS_PER_PIECE: usize = 4;
 /// How many jobs are shown at one look: making a view of a job takes longer than passing it over.
 const SHOWN_PER_LOOK: usize = 32;
+/// A page ends once its jobs take so much as text, in bytes: names can be long.
+const PAGE_BYTES: usize = 64 * 1024;
 
 impl Look {
     /// Jobs, in no order that means anything; those of a single function that are queued come as they will be handed out.
     pub fn jobs(&self, now: Now, filter: &JobFilter) -> Page<JobView, u64> {
-        let holders = filter.client.as_ref().map(|client| self.connections_of(client));
-        let waiters = filter.waiting_client.as_ref().map(|client| self.connections_of(client));
+        self.jobs_by_looks(now, filter, LOOKS_PER_PAGE)
+    }
+
+    /// The same, for one who has others to let have their turn soon.
+    pub(in crate::admin) fn some_jobs(&self, now: Now, filter: &JobFilter) -> Page<JobView, u64> {
+        self.jobs_by_looks(now, filter, LOOKS_PER_PIECE)
+    }
+
+    fn jobs_by_looks(&self, now: Now, filter: &JobFilter, most_looks: usize) -> Page<JobView, u64> {
+        let query = JobQuery {
+            function: filter.function.as_deref(),
+            unique: filter.unique.as_deref(),
+            stage: match filter.state.as_deref() {
+                None => None,
+                Some("scheduled") => Some(StageKind::Scheduled),
+                Some("queued") => Some(StageKind::Queued),
+                Some("running") => Some(StageKind::Running),
+                Some(_) => return Page { items: Vec::new(), next: None, looked_at: 0 },
+            },
+            holder: filter.client.as_deref(),
+            waiter: filter.waiting_client.as_deref(),
+        };
         // Jobs that are waited for more than once come more than once.
         let mut seen = HashSet::new();
         let (mut items, times) = (Vec::new(), self.times(now));
-        let mut place = filter.after.unwrap_or(0);
-        for _ in 0..LOOKS_PER_PAGE {
+        let (mut place, mut looked_at, mut bytes) = (filter.after.unwrap_or(0), 0, 0);
+        for _ in 0..most_looks {
             // Others have their turn between two looks.
             self.hub.give_way();
             let enough = filter.limit.min(items.len() + SHOWN_PER_LOOK);
-            let mut show = |job: job_server::JobView<'_>| {
-                if matches(&times, &job, filter, holders.as_ref()) {
+            let Found { next, looks } = self.hub.find_jobs(&query, place, |job| {
+                let is_new = query.waiter.is_none() || seen.insert(job.handle.number);
+                if is_new && matches(&times, &job, filter) {
+                    bytes += job.function.as_bytes().len() + job.unique.len();
                     items.push(job_view(&times, &job, 0));
                 }
-                if items.len() < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            };
-            let slot = usize::try_from(place).unwrap_or(usize::MAX);
-            // Who holds a job runs it.
-            let state = filter.state.as_deref().or(holders.as_ref().map(|_| "running"));
-            let next = match (&waiters, &filter.function, state) {
-                (Some(waiters), ..) => {
-                    let next = self.hub.list_waits(slot, |waiter, job| {
-                        let is_meant = waiters.contains(&waiter) && seen.insert(job.handle.number);
-                        if is_meant { show(job) } else { ControlFlow::Continue(()) }
-                    });
-                    next.map(|next| next as u64)
-                }
-                (None, Some(function), Some("queued")) => self.hub.list_queued_jobs(function, place, show),
-                (None, _, Some("running")) => self.hub.list_running_jobs(slot, show).map(|next| next as u64),
-                (None, ..) => self.hub.list_jobs(slot, show).map(|next| next as u64),
-            };
+                let is_enough = items.len() >= enough || bytes >= PAGE_BYTES;
+                if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            looked_at += looks;
             let Some(next) = next else {
-                return Page { items, next: None };
+                return Page { items, next: None, looked_at };
             };
             place = next;
-            if items.len() >= filter.limit {
+            if items.len() >= filter.limit || bytes >= PAGE_BYTES {
                 break;
             }
         }
-        Page { items, next: Some(place) }
+        Page { items, next: Some(place), looked_at }
     }
 
     /// Looks at some of the jobs that run, from this place on, and notes for each function for how long the one runs that has run
@@ -108,12 +121,6 @@ impl Look {
         let workload = key.and_then(|key| self.hub.look_at_workload(key));
         Some(JobLook { view, workload, preview })
     }
-
-    fn connections_of(&self, client: &[u8]) -> HashSet<ConnectionId> {
-        let connections = self.stats().connections.iter();
-        let of_client = connections.filter(|entry| entry.value().client_id().as_deref() == Some(client));
-        of_client.map(|entry| *entry.key()).collect()
-    }
 }
 
 /// A job, and what is not known of it yet.
@@ -145,22 +152,10 @@ impl JobLook {
     }
 }
 
-fn matches(
-    times: &Times,
-    job: &job_server::JobView<'_>,
-    filter: &JobFilter,
-    holders: Option<&HashSet<ConnectionId>>,
-) -> bool {
-    let is_held = |holders: &HashSet<ConnectionId>| match job.stage {
-        Stage::Running(run) => holders.contains(&run.holder),
-        Stage::Scheduled | Stage::Queued => false,
-    };
-    filter.function.as_ref().is_none_or(|function| function == job.function.as_bytes())
-        && filter.state.as_ref().is_none_or(|state| *state == state_of(&job.stage))
-        && filter.unique.as_ref().is_none_or(|unique| unique == job.unique)
-        && filter.priority.is_none_or(|priority| priority == job.priority)
+/// Whether a job is meant, by what no index tells.
+fn matches(times: &Times, job: &job_server::JobView<'_>, filter: &JobFilter) -> bool {
+    filter.priority.is_none_or(|priority| priority == job.priority)
         && filter.older_than_s.is_none_or(|least| job.submitted_ms > 0 && times.age_s(job.submitted_ms) >= least)
-        && holders.is_none_or(is_held)
 }
 
 fn state_of(stage: &Stage) -> &'static str {

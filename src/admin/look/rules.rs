@@ -4,11 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::vec;
 
+use super::pass::{Pass, Serial, Sum};
 use super::{Look, function_id, lossy, worker_id};
 use crate::admin::view::RuleView;
 use crate::hub::Hub;
 use crate::job_server::{Rule, Who, Withholding};
-use crate::stats::Stats;
+use crate::stats::ConnectionGauges;
+
+/// How many connections are looked at for one piece.
+const CONNECTIONS: usize = 256;
+/// How many rules are viewed for one piece.
+const RULES: usize = 16;
 
 /// Rules, of which the hub is asked for a bounded number at a time. What changes meanwhile may be seen or not.
 #[derive(Debug)]
@@ -19,32 +25,37 @@ pub struct Rules {
     left: vec::IntoIter<Rule>,
     /// The last one that was shown.
     last: Option<Rule>,
-    present: Present,
+    /// What was made and is not shown yet.
+    shown: vec::IntoIter<RuleView>,
+    presence: Arc<Pass<Present>>,
+    /// The first pass that tells no less than what was so when this began.
+    wanted: Serial,
 }
 
 /// How many workers there are of each client id and each address.
 #[derive(Debug, Default)]
-struct Present {
+pub(super) struct Present {
     clients: HashMap<Vec<u8>, u64>,
     hosts: HashMap<String, u64>,
 }
 
-impl Present {
-    fn of(stats: &Stats) -> Self {
-        let mut present = Self::default();
-        for connection in &stats.connections {
-            let gauges = connection.value();
-            if gauges.with_identity(|_, functions| functions.is_empty()) {
-                continue;
-            }
-            *present.hosts.entry(gauges.peer.clone()).or_default() += 1;
-            if let Some(id) = gauges.client_id() {
-                *present.clients.entry(id).or_default() += 1;
-            }
+impl Sum for Present {
+    fn add(&mut self, gauges: &ConnectionGauges, _: Option<usize>, _: usize) -> (usize, Option<usize>) {
+        if gauges.with_identity(|_, functions| functions.is_empty()) {
+            return (0, None);
         }
-        present
+        match self.hosts.get_mut(&gauges.peer) {
+            Some(count) => *count += 1,
+            None => *self.hosts.entry(gauges.peer.clone()).or_default() += 1,
+        }
+        if let Some(id) = gauges.client_id() {
+            *self.clients.entry(id).or_default() += 1;
+        }
+        (0, None)
     }
+}
 
+impl Present {
     fn count(&self, who: &Who) -> u64 {
         let count = match who {
             // Its rules go with it.
@@ -59,22 +70,51 @@ impl Present {
 impl Look {
     /// The rules by which workers get no jobs, those for connections first.
     pub fn rules(&self) -> Rules {
-        self.rules_of(None)
+        self.rules_of(None, Arc::default())
+    }
+
+    /// The same, of which there may be hundreds at a time on one thread: they share what is counted.
+    pub(in crate::admin) fn rules_in_shared_pieces(&self) -> Rules {
+        self.rules_of(None, self.shared_presence.get())
     }
 
     /// Those for exactly these workers.
     pub(in crate::admin) fn rules_for(&self, who: Who) -> Rules {
-        self.rules_of(Some(who))
+        self.rules_of(Some(who), Arc::default())
     }
 
-    fn rules_of(&self, who: Option<Who>) -> Rules {
+    fn rules_of(&self, who: Option<Who>, presence: Arc<Pass<Present>>) -> Rules {
         Rules {
             hub: Arc::clone(&self.hub),
             who,
             left: Vec::new().into_iter(),
+            shown: Vec::new().into_iter(),
             last: None,
-            present: Present::of(self.stats()),
+            wanted: presence.next(),
+            presence,
         }
+    }
+}
+
+impl Rules {
+    /// The next ones, which are none while workers are counted; `None` after the last.
+    pub(in crate::admin) fn next_piece(&mut self) -> Option<Vec<RuleView>> {
+        let Some(present) = self.presence.go_on(self.wanted, self.hub.stats(), CONNECTIONS) else {
+            return Some(Vec::new());
+        };
+        if self.left.len() == 0 {
+            // Others have their turn between two looks.
+            self.hub.give_way();
+            let after = self.last.as_ref();
+            let rules = match &self.who {
+                Some(who) => self.hub.list_rules_for(who, after),
+                None => self.hub.list_rules(after),
+            };
+            self.last = Some(rules.last()?.clone());
+            self.left = rules.into_iter();
+        }
+        let rules = self.left.by_ref().take(RULES);
+        Some(rules.map(|rule| rule_view(&rule, present.count(&rule.who))).collect())
     }
 }
 
@@ -82,20 +122,12 @@ impl Iterator for Rules {
     type Item = RuleView;
 
     fn next(&mut self) -> Option<RuleView> {
-        if self.left.len() == 0 {
-            // Others have their turn between two looks.
-            self.hub.give_way();
-            let after = self.last.as_ref();
-            self.left = match &self.who {
-                Some(who) => self.hub.list_rules_for(who, after),
-                None => self.hub.list_rules(after),
+        loop {
+            if let Some(rule) = self.shown.next() {
+                return Some(rule);
             }
-            .into_iter();
+            self.shown = self.next_piece()?.into_iter();
         }
-        let rule = self.left.next()?;
-        let view = rule_view(&rule, self.present.count(&rule.who));
-        self.last = Some(rule);
-        Some(view)
     }
 }
 
@@ -123,7 +155,7 @@ mod tests {
     use super::*;
     use crate::job_server::{Now, Policy};
     use crate::outbox::Outbox;
-    use crate::stats::ConnectionGauges;
+    use crate::stats::Stats;
 
     /// More than one look has, of all kinds, with every border between two looks.
     #[test]

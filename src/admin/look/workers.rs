@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::gradual::WorkerSum;
 use super::jobs::job_view;
 use super::times::Times;
 use super::{Look, Page, WorkerFilter, base64_of_no_text, durations_view, function_id, lossy};
-use crate::admin::view::{WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
+use crate::admin::view::{JobView, WorkTotals, WorkerFunctionView, WorkerStates, WorkerView};
 use crate::job_server::{ConnectionId, Now, Who};
 use crate::protocol::text::connection_id;
 use crate::protocol::{FunctionName, JobHandle};
@@ -25,60 +26,56 @@ pub fn parse_worker_id(text: &str) -> Option<ConnectionId> {
 impl Look {
     /// Workers, by age of their connection, of which [`listed_worker`](Self::listed_worker) makes views.
     pub fn list_workers(&self, filter: &WorkerFilter) -> Page<ConnectionId, ConnectionId> {
-        let mut connections: Vec<(ConnectionId, Arc<ConnectionGauges>)> =
-            self.stats().connections.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect();
-        connections.sort_unstable_by_key(|(id, _)| (id.generation, id.slot));
-        let key = |id: &ConnectionId| (id.generation, id.slot);
-        let first = filter.after.map_or(0, |after| connections.partition_point(|(id, _)| key(id) <= key(&after)));
         let mut items: Vec<ConnectionId> = Vec::new();
-        for (id, gauges) in &connections[first..] {
-            if !matches(gauges, filter) {
+        let mut looked_at = 0;
+        for (id, gauges) in self.stats().connections.behind(filter.after) {
+            looked_at += 1;
+            if !matches(&gauges, filter) {
                 continue;
             }
             if items.len() == filter.limit {
                 let next = items.last().copied();
-                return Page { items, next };
+                return Page { items, next, looked_at };
             }
-            items.push(*id);
+            items.push(id);
         }
-        Page { items, next: None }
+        Page { items, next: None, looked_at }
     }
 
     /// One worker, without its jobs; none where it has gone.
     pub fn listed_worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
-        let gauges = Arc::clone(self.stats().connections.get(&id)?.value());
+        let gauges = self.stats().connections.get(&id)?;
         worker_view(&self.times(now), id, &gauges, &self.stats().handle_prefixes())
     }
 
     /// One worker, with its jobs and the rules that mean it.
     pub fn worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
         let mut view = self.listed_worker(now, id)?;
-        let (mut jobs, times) = (Vec::new(), self.times(now));
-        self.hub.list_held_jobs(id, |job| jobs.push(job_view(&times, &job, 0)));
-        view.jobs = Some(jobs);
-        let client = self.stats().connections.get(&id).and_then(|entry| entry.value().client_id());
+        view.jobs = Some(self.held_jobs(now, id));
+        let client = self.stats().connections.get(&id).and_then(|gauges| gauges.client_id());
         let who = [Some(Who::Connection(id)), client.map(Who::Client), Some(Who::Host(view.address.clone()))];
         view.rules = Some(who.into_iter().flatten().flat_map(|who| self.rules_for(who)).collect());
         Some(view)
     }
 
-    pub(super) fn worker_states(&self) -> WorkerStates {
-        let mut states = WorkerStates::default();
-        for entry in &self.stats().connections {
-            let is_worker = entry.value().with_identity(|_, functions| !functions.is_empty());
-            if is_worker {
-                count(&mut states, state_of(entry.value()));
-            }
-        }
-        states
+    /// Jobs that a worker holds, the first of them where they are many.
+    pub(in crate::admin) fn held_jobs(&self, now: Now, id: ConnectionId) -> Vec<JobView> {
+        let (mut jobs, times) = (Vec::new(), self.times(now));
+        self.hub.list_held_jobs(id, |job| jobs.push(job_view(&times, &job, 0)));
+        jobs
+    }
+
+    /// One worker, whose functions are to be added.
+    pub(in crate::admin) fn worker_sum(&self, id: ConnectionId) -> Option<WorkerSum> {
+        WorkerSum::begin(id, self.stats().connections.get(&id)?)
     }
 
     pub(super) fn worker_states_of(&self, function: &FunctionName) -> WorkerStates {
         let mut states = WorkerStates::default();
-        for entry in &self.stats().connections {
-            entry.value().with_identity(|_, functions| {
+        for (_, connection) in &self.stats().connections {
+            connection.with_identity(|_, functions| {
                 if let Some(ability) = functions.iter().find(|ability| ability.function == *function) {
-                    count(&mut states, state(entry.value(), ability.withheld()));
+                    count(&mut states, state(&connection, ability.withheld()));
                 }
             });
         }
@@ -105,12 +102,49 @@ fn is_worker(gauges: &ConnectionGauges) -> bool {
 
 /// A worker's state: what the rules say to all of its functions, if they do.
 pub(super) fn state_of(gauges: &ConnectionGauges) -> &'static str {
-    let withheld = gauges.with_identity(|_, functions| {
-        // All of them are withheld, one at least as that of a disabled worker is.
-        let all: Option<Vec<Withholding>> = functions.iter().map(|ability| ability.withheld()).collect();
-        all.and_then(|all| all.iter().copied().find(|how| *how == Withholding::Disabled).or(all.first().copied()))
+    let mut withheld = WithheldSum::default();
+    gauges.with_identity(|_, functions| {
+        for ability in functions {
+            withheld.add(ability.withheld());
+            if withheld.is_known() {
+                break;
+            }
+        }
     });
-    state(gauges, withheld)
+    state(gauges, withheld.of_all())
+}
+
+/// How functions of one worker are withheld, taken together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WithheldSum {
+    is_one_allowed: bool,
+    is_one_disabled: bool,
+    is_one_draining: bool,
+}
+
+impl WithheldSum {
+    pub(super) fn add(&mut self, withheld: Option<Withholding>) {
+        match withheld {
+            None => self.is_one_allowed = true,
+            Some(Withholding::Disabled) => self.is_one_disabled = true,
+            Some(Withholding::Draining) => self.is_one_draining = true,
+        }
+    }
+
+    /// Whether more functions change nothing.
+    const fn is_known(self) -> bool {
+        self.is_one_allowed
+    }
+
+    /// How the worker's jobs are withheld, if all are: as those of a disabled worker where one of its functions is withheld so.
+    pub(super) const fn of_all(self) -> Option<Withholding> {
+        match self {
+            Self { is_one_allowed: true, .. } => None,
+            Self { is_one_disabled: true, .. } => Some(Withholding::Disabled),
+            Self { is_one_draining: true, .. } => Some(Withholding::Draining),
+            Self { .. } => None,
+        }
+    }
 }
 
 /// The first of these that fits, where this is withheld: of a worker, or of one function of it.
@@ -183,6 +217,13 @@ fn worker_view(
         jobs: None,
         rules: None,
     })
+}
+
+impl WorkerFunctionView {
+    /// What a worker's doing a function has come to, which it can do or could.
+    pub(in crate::admin) fn of(ability: &AbilityGauges, in_use: bool) -> Self {
+        ability_view(ability, in_use, &ability.run.read())
+    }
 }
 
 fn ability_view(ability: &AbilityGauges, in_use: bool, durations: &Durations) -> WorkerFunctionView {

@@ -13,7 +13,7 @@ use super::super::answer::AssignedJob;
 use super::super::backoff::Backoff;
 use super::super::command::Outcome;
 use super::super::connection::{self, Connection, ConnectionError};
-use super::super::perform::{FAREWELL, Performer, farewell, foreign, grab, register, wake_up};
+use super::super::perform::{FAREWELL, Performer, farewell, foreign, grab, register, tell_error, wake_up};
 use super::super::slot::ServerState;
 use super::settings::Function;
 use super::state::{Managed, Wanted};
@@ -161,7 +161,7 @@ impl JobConnection {
             verbose: worker.settings.verbose,
             server: &self.server,
         };
-        let ended = performer.run(connection, job).await;
+        let ended = performer.run(connection, job, tell_error).await;
         worker.end_run(match &ended {
             Ok(ended) => match ended.outcome {
                 Outcome::Complete(_) => Some(false),

@@ -115,6 +115,8 @@ pub(super) struct Files {
     known: [Option<Known>; 3],
     /// `None` where it is not open.
     index: Option<Index>,
+    /// How long the WAL was when it was looked at last.
+    wal_length: Option<u64>,
 }
 
 impl Files {
@@ -124,7 +126,7 @@ impl Files {
             name.push(end);
             PathBuf::from(name)
         };
-        Self { paths: ["", "-wal", "-shm"].map(with), known: [None; 3], index: None }
+        Self { paths: ["", "-wal", "-shm"].map(with), known: [None; 3], index: None, wal_length: None }
     }
 
     /// Notes the files as they are now, since they have just been opened.
@@ -132,6 +134,7 @@ impl Files {
         for (known, path) in self.known.iter_mut().zip(&self.paths) {
             *known = std::fs::metadata(path).ok().as_ref().map(Known::of);
         }
+        self.wal_length = self.known[Part::Wal as usize].map(|wal| wal.length);
         if let Some(index) = &mut self.known[Part::Index as usize] {
             index.length = 0;
         }
@@ -163,9 +166,26 @@ impl Files {
         }
     }
 
+    /// How many bytes the WAL had when it was looked at last, zeros behind its end included.
+    pub(super) fn seen_wal_length(&self) -> Option<u64> {
+        self.wal_length
+    }
+
+    /// Looks at the length of the WAL.
+    pub(super) fn see_wal_length(&mut self) {
+        self.wal_length = self.length(Part::Wal);
+    }
+
+    /// The path of the WAL that is open, and its device and inode.
+    pub(super) fn wal(&self) -> Option<(PathBuf, (u64, u64))> {
+        let wal = self.known[Part::Wal as usize]?;
+        Some((self.paths[Part::Wal as usize].clone(), (wal.device, wal.inode)))
+    }
+
     /// The WAL and its index are closed, and all that they held is in the database.
     pub(super) fn forget_wal(&mut self) {
         self.known[Part::Wal as usize] = None;
+        self.wal_length = None;
         self.forget_index();
     }
 
@@ -209,6 +229,7 @@ impl Files {
             let Some(expected) = known else { continue };
             match expected.compare(std::fs::metadata(path)) {
                 Ok(length) if part == Part::Database => expected.length = length,
+                Ok(length) if part == Part::Wal => self.wal_length = Some(length),
                 Ok(_) => {}
                 Err(change) => return Err(Mismatch { part, change, path: path.clone() }),
             }

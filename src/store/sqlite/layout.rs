@@ -89,6 +89,8 @@ pub(super) struct Sql {
     pub(super) free_key: Option<String>,
     /// Highest number to leave as it is: the numbers of rows that are none that a job can have.
     foreign_numbers: String,
+    /// Whether there are any.
+    has_foreign_numbers: String,
     /// The same: the highest number that is left.
     highest: String,
     /// Number, new number: gives it.
@@ -229,7 +231,7 @@ pub(super) fn prepare(
 pub(super) fn renumber(connection: &mut Connection, sql: &Sql, queue: &str) -> Result<u64, Trouble> {
     let noted = last_number(connection, queue)?;
     let trusted = integer(trusted_number_max(noted));
-    let is_any = connection.prepare(&sql.foreign_numbers)?.exists([trusted])?;
+    let is_any: bool = connection.query_row(&sql.has_foreign_numbers, [trusted], |row| row.get(0))?;
     if !is_any {
         return Ok(0);
     }
@@ -370,6 +372,11 @@ impl Found {
             }),
             foreign_numbers: format!(
                 "SELECT {number} FROM {table} WHERE {number} < 1 OR {number} > ?1 ORDER BY {number}"
+            ),
+            // Each by the order of the table: one condition for both would read all rows.
+            has_foreign_numbers: format!(
+                "SELECT EXISTS (SELECT 1 FROM {table} WHERE {number} < 1) \
+                 OR EXISTS (SELECT 1 FROM {table} WHERE {number} > ?1)"
             ),
             highest: format!("SELECT max({number}) FROM {table} WHERE {number} <= ?1"),
             renumber: format!("UPDATE {table} SET {number} = ?2, handle = NULL WHERE {number} = ?1"),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -29,11 +29,21 @@ const CHECKPOINT_SHARE: u64 = 32;
 const CHECKPOINT_PAGES_MIN: u32 = 64;
 /// Where the WAL does not begin anew after a checkpoint, since a reader needs it, the next one waits for so many more.
 const CHECKPOINT_AGAIN_PAGES: u32 = 1000;
+/// The transaction with which the WAL has enough pages to be copied may have so many.
+const LAST_PAGES: u32 = 64;
 /// A commit does a checkpoint itself when there are so many times as many, in case nobody found the time.
 const CHECKPOINT_FORCED: u32 = 4;
 /// What the WAL begins with, and what stands before each page in it, in bytes.
-const WAL_HEADER: u64 = 32;
-const FRAME_HEADER: u64 = 24;
+const WAL_HEADER_SIZE: usize = 32;
+const FRAME_HEADER_SIZE: usize = 24;
+const WAL_HEADER: u64 = WAL_HEADER_SIZE as u64;
+const FRAME_HEADER: u64 = FRAME_HEADER_SIZE as u64;
+/// What the header begins with, but for its last bit, which says in what order the bytes of checksums are read.
+const WAL_MAGIC: u32 = 0x377f_0682;
+/// Where the size of pages stands in the header, and the salt, which each frame of the log has as well.
+const HEADER_PAGE_SIZE: std::ops::Range<usize> = 8..12;
+const HEADER_SALT: std::ops::Range<usize> = 16..24;
+const FRAME_SALT: std::ops::Range<usize> = 8..16;
 
 /// Bytes of the WAL that are written again at a time.
 const REWRITE_BYTES: usize = 1 << 20;
@@ -112,11 +122,16 @@ impl OpenFile {
         // nothing is left in a WAL there is no server either, and the database alone is all there is.
         let cannot_make = matches!(&result, Err(Trouble::Sqlite(error))
             if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)));
-        if cannot_make && path.exists() && wal_length(path) == 0 {
+        if cannot_make && path.exists() && has_no_log(path) {
             let flags = flags | OpenFlags::SQLITE_OPEN_URI;
             return look(Connection::open_with_flags(immutable_uri(path), flags)?);
         }
         result
+    }
+
+    /// Whether commits sync.
+    pub(super) fn syncs(&self) -> bool {
+        self.syncs
     }
 
     /// Makes commits sync, or not.
@@ -133,15 +148,21 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Copies what is in the WAL into the database, once there is enough of it. Neither waits for readers nor stops them.
-    pub(super) fn checkpoint_when_due(&mut self) -> Result<(), Trouble> {
+    /// Whether there is so much in the WAL that it is to be copied into the database.
+    pub(super) fn is_checkpoint_due(&mut self) -> bool {
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages < self.checkpoint_pages {
             self.checkpoint_at = self.checkpoint_pages;
         }
-        if pages < self.checkpoint_at {
+        pages >= self.checkpoint_at
+    }
+
+    /// Copies what is in the WAL into the database, once there is enough of it. Neither waits for readers nor stops them.
+    pub(super) fn checkpoint_when_due(&mut self) -> Result<(), Trouble> {
+        if !self.is_checkpoint_due() {
             return Ok(());
         }
+        let pages = self.wal_pages.load(Ordering::Relaxed);
         // Normally the next commit begins the WAL anew. Where a reader still needs it, there is no hurry.
         self.checkpoint_at = pages.saturating_add(CHECKPOINT_AGAIN_PAGES.min(self.checkpoint_pages));
         self.checkpoint().map(drop)
@@ -199,8 +220,17 @@ impl OpenFile {
     pub(super) fn wal_bytes(&self) -> u64 {
         match u64::from(self.wal_pages.load(Ordering::Relaxed)) {
             0 => 0,
-            pages => WAL_HEADER + pages * (self.page_size + FRAME_HEADER),
+            pages => self.bytes_of(pages),
         }
+    }
+
+    /// How many bytes the WAL has when it is copied after a transaction of ordinary size.
+    pub(super) fn wal_bytes_at_checkpoint(&self) -> u64 {
+        self.bytes_of(u64::from(self.checkpoint_pages + LAST_PAGES))
+    }
+
+    fn bytes_of(&self, pages: u64) -> u64 {
+        WAL_HEADER + pages * (self.page_size + FRAME_HEADER)
     }
 
     /// Closes the file after an error of input or output: nothing that may not be on the disk is built upon.
@@ -266,27 +296,64 @@ pub(super) fn make_good(connection: &mut Connection, path: &Path, failed: bool) 
     }
 }
 
+/// Writes the frames of the log again, and its header. What is behind the first frame of another log, such as zeros, is never
+/// read.
 fn write_again(path: &Path) -> Result<(), Trouble> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    let mut buffer = vec![0; REWRITE_BYTES];
-    let mut position = 0;
-    loop {
-        let length = file.read(&mut buffer)?;
-        if length == 0 {
-            break;
+    if let Some((header, frame)) = read_header(&mut file)? {
+        file.rewind()?;
+        file.write_all(&header)?;
+        let mut buffer = vec![0; REWRITE_BYTES.div_ceil(frame) * frame];
+        let mut position = WAL_HEADER;
+        loop {
+            let length = read_most(&mut file, &mut buffer)?;
+            let is_of_log = |bytes: &&[u8]| bytes.len() == frame && bytes[FRAME_SALT] == header[HEADER_SALT];
+            let whole = buffer[..length].chunks(frame).take_while(is_of_log).count() * frame;
+            file.seek(SeekFrom::Start(position))?;
+            file.write_all(&buffer[..whole])?;
+            position += whole as u64;
+            if whole < buffer.len() {
+                break;
+            }
         }
-        file.seek(SeekFrom::Start(position))?;
-        file.write_all(&buffer[..length])?;
-        position += length as u64;
     }
     file.sync_all()?;
     Ok(())
+}
+
+/// The header of a WAL, and how many bytes a frame has; `None` where it holds no log.
+fn read_header(file: &mut File) -> Result<Option<([u8; WAL_HEADER_SIZE], usize)>, Trouble> {
+    let mut header = [0; WAL_HEADER_SIZE];
+    if read_most(file, &mut header)? < header.len() {
+        return Ok(None);
+    }
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_be_bytes);
+    let page = number(&header[HEADER_PAGE_SIZE]);
+    let is_log = number(&header[..4]) & !1 == WAL_MAGIC && page.is_power_of_two() && (512..=65_536).contains(&page);
+    Ok(is_log.then_some((header, page as usize + FRAME_HEADER_SIZE)))
+}
+
+/// Fills the buffer, or reads to the end of the file. Answers how many bytes were read.
+fn read_most(file: &mut File, buffer: &mut [u8]) -> Result<usize, Trouble> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read(&mut buffer[length..])? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(length)
 }
 
 fn wal_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push("-wal");
     PathBuf::from(name)
+}
+
+/// Whether nothing is in the WAL: there is none, or it has no header.
+fn has_no_log(path: &Path) -> bool {
+    wal_length(path) == 0 || File::open(wal_path(path)).is_ok_and(|mut wal| matches!(read_header(&mut wal), Ok(None)))
 }
 
 fn wal_length(path: &Path) -> u64 {

@@ -1,9 +1,10 @@
 //! Reading the jobs back, and setting aside the rows that are none.
 
 use std::collections::{HashSet, hash_map::RandomState};
-use std::hash::BuildHasher as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, TransactionBehavior};
@@ -14,7 +15,7 @@ use super::{DASH, NO_UNIQUE, WORKLOAD_IS_UNIQUE, integer, layout, text};
 use crate::job_server::{NUMBER_MAX, StoredJob, StoredParts};
 use crate::protocol::names::{FUNCTION_MAX, is_prefix};
 use crate::protocol::{FunctionName, JobHandle, Priority};
-use crate::store::{HasWorkload, Replayed, Workloads};
+use crate::store::{HasWorkload, ReadJobs, Reading, Replayed, StoreError, Workloads};
 
 /// So many rows that were set aside have a line of their own in the log.
 const NAMED_IN_LOG: usize = 10;
@@ -22,7 +23,7 @@ const NAMED_IN_LOG: usize = 10;
 const PAGE_BYTES: usize = 4 << 20;
 
 /// A row that is no job: its row number, and why.
-type Senseless = (i64, &'static str);
+pub(super) type Senseless = (i64, &'static str);
 
 /// What a scan found.
 pub(super) struct Found {
@@ -40,7 +41,7 @@ pub(super) fn scan(
     let connection = &file.connection;
     let noted = layout::last_number(connection, queue)?;
     let last_number = layout::highest(connection, &file.sql, noted)?;
-    let mut reader = Reader::new(connection, &file.sql.is_duplicate, prefix, last_number);
+    let mut reader = Reader::new(file.sql.is_duplicate.clone(), prefix, last_number);
     let mut replayed = Replayed { last_number, ..Replayed::default() };
     let mut senseless = Vec::new();
     let mut wants = Workloads::Wanted;
@@ -51,7 +52,7 @@ pub(super) fn scan(
             let page = Page::read(connection, &scan[usize::from(has_workloads)], after, &mut reader, has_workloads)?;
             for job in page.jobs {
                 replayed.jobs += 1;
-                let has_workload = has_workloads || job.unique() == DASH;
+                let (job, has_workload) = with_workload(job, has_workloads);
                 wants = take(job, has_workload);
             }
             senseless.extend(page.senseless);
@@ -68,6 +69,76 @@ pub(super) fn scan(
     Ok(Found { replayed, senseless })
 }
 
+fn with_workload(job: StoredJob, has_workloads: bool) -> (StoredJob, HasWorkload) {
+    let has_workload = has_workloads || job.unique() == DASH;
+    (job, has_workload)
+}
+
+/// Rows that are no jobs, found by who reads, for who writes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Aside(Arc<Mutex<Vec<Senseless>>>);
+
+impl Aside {
+    /// These are to be set aside.
+    pub(super) fn add(&self, senseless: Vec<Senseless>) {
+        if !senseless.is_empty() {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(senseless);
+        }
+    }
+
+    /// Those that were found since this was asked last.
+    pub(super) fn take(&self) -> Vec<Senseless> {
+        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Reads the jobs by a connection of its own, which cannot write.
+pub(super) struct SideReader {
+    path: PathBuf,
+    file: OpenFile,
+    reader: Reader,
+    aside: Aside,
+    senseless: u64,
+    /// Which of the scans is next, and behind what it goes on.
+    scan: usize,
+    after: i64,
+}
+
+impl SideReader {
+    pub(super) fn open(
+        path: &Path,
+        queue: &str,
+        prefix: &Arc<str>,
+        last_number: u64,
+        aside: Aside,
+    ) -> Result<Self, Trouble> {
+        let file = OpenFile::read(path, queue)?;
+        let reader = Reader::new(file.sql.is_duplicate.clone(), prefix, last_number);
+        Ok(Self { path: path.to_owned(), file, reader, aside, senseless: 0, scan: 0, after: i64::MIN })
+    }
+}
+
+impl Reading for SideReader {
+    fn next(&mut self, workloads: Workloads) -> Result<Option<ReadJobs>, StoreError> {
+        let has_workloads = workloads == Workloads::Wanted;
+        let Some(scan) = self.file.sql.scans.get(self.scan) else { return Ok(None) };
+        let sql = &scan[usize::from(has_workloads)];
+        let page = Page::read(&self.file.connection, sql, self.after, &mut self.reader, has_workloads)
+            .map_err(|error| Trouble::from(error).report(&self.path, "cannot read the jobs"))?;
+        match page.last {
+            Some(last) => self.after = last,
+            None => (self.scan, self.after) = (self.scan + 1, i64::MIN),
+        }
+        self.senseless += page.senseless.len() as u64;
+        self.aside.add(page.senseless);
+        Ok(Some(page.jobs.into_iter().map(|job| with_workload(job, has_workloads)).collect()))
+    }
+
+    fn set_aside(&self) -> u64 {
+        self.senseless
+    }
+}
+
 /// Some jobs, read in one transaction, which is over before anybody looks at them: while it lasts the WAL cannot begin anew, and
 /// whoever looks may take as long as they like.
 struct Page {
@@ -82,7 +153,7 @@ impl Page {
         connection: &Connection,
         sql: &str,
         after: i64,
-        reader: &mut Reader<'_>,
+        reader: &mut Reader,
         has_workloads: bool,
     ) -> Result<Self, rusqlite::Error> {
         let mut page = Self { jobs: Vec::new(), senseless: Vec::new(), last: None };
@@ -91,7 +162,7 @@ impl Page {
         let mut rows = statement.query([after])?;
         while let Some(row) = rows.next()? {
             let row_number: i64 = row.get(0)?;
-            match reader.job(row, row_number, has_workloads)? {
+            match reader.job(connection, row, row_number, has_workloads)? {
                 Ok(job) => {
                     bytes += job.workload().len();
                     page.jobs.push(job);
@@ -138,32 +209,49 @@ pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless
 }
 
 /// Makes jobs of rows.
-struct Reader<'a> {
-    connection: &'a Connection,
-    is_duplicate: &'a str,
+struct Reader {
+    /// The statement that looks for an earlier row of the same function and unique id.
+    is_duplicate: String,
     /// The highest number that is known of: rows whose numbers are none that a job can have get the next ones, as
     /// [`layout::renumber`] does it in the file.
     last_number: u64,
     /// Of jobs without a handle.
-    default_prefix: &'a Arc<str>,
+    default_prefix: Arc<str>,
     /// The prefix of the last handle: most are the same.
     prefix: Arc<str>,
     functions: HashSet<FunctionName>,
     /// Hashes of (function, unique id): the names themselves would take as much memory as the jobs.
-    seen: HashSet<u64>,
+    seen: HashSet<u64, BuildHasherDefault<AsItIs>>,
     hasher: RandomState,
 }
 
-impl<'a> Reader<'a> {
-    fn new(connection: &'a Connection, is_duplicate: &'a str, default_prefix: &'a Arc<str>, last_number: u64) -> Self {
+/// The hash of a hash.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}
+
+impl Reader {
+    fn new(is_duplicate: String, default_prefix: &Arc<str>, last_number: u64) -> Self {
         Self {
-            connection,
             is_duplicate,
             last_number,
-            default_prefix,
+            default_prefix: Arc::clone(default_prefix),
             prefix: Arc::clone(default_prefix),
             functions: HashSet::new(),
-            seen: HashSet::new(),
+            seen: HashSet::default(),
             hasher: RandomState::new(),
         }
     }
@@ -171,6 +259,7 @@ impl<'a> Reader<'a> {
     /// The job in a row, or why it is none. The outer error is SQLite's.
     fn job(
         &mut self,
+        connection: &Connection,
         row: &Row<'_>,
         row_number: i64,
         has_workload: bool,
@@ -180,7 +269,7 @@ impl<'a> Reader<'a> {
             Err(reason) => return Ok(Err(reason)),
         };
         let is_named = !parts.unique.is_empty() && parts.unique != DASH;
-        if is_named && self.is_duplicate(row_number, parts.unique, &parts.function)? {
+        if is_named && self.is_duplicate(connection, row_number, parts.unique, &parts.function)? {
             return Ok(Err("an earlier row has the same function and unique id"));
         }
         Ok(StoredJob::new(parts))
@@ -265,7 +354,7 @@ impl<'a> Reader<'a> {
                 self.prefix = Arc::from(prefix);
                 Arc::clone(&self.prefix)
             }
-            None => Arc::clone(self.default_prefix),
+            None => Arc::clone(&self.default_prefix),
         }
     }
 
@@ -282,6 +371,7 @@ impl<'a> Reader<'a> {
     /// Whether an earlier row has the same function and unique id. Equal hashes are a reason to look, not an answer.
     fn is_duplicate(
         &mut self,
+        connection: &Connection,
         row_number: i64,
         unique: &[u8],
         function: &FunctionName,
@@ -289,7 +379,7 @@ impl<'a> Reader<'a> {
         if self.seen.insert(self.hasher.hash_one((function.as_bytes(), unique))) {
             return Ok(false);
         }
-        let mut earlier = self.connection.prepare_cached(self.is_duplicate)?;
+        let mut earlier = connection.prepare_cached(&self.is_duplicate)?;
         earlier.exists((row_number, text(unique), text(function.as_bytes())))
     }
 }

@@ -35,7 +35,7 @@ impl SqliteStore {
         self.keep_lock()?;
         self.mend_index()?;
         let Err(mut mismatch) = self.files.check() else { return Ok(()) };
-        if mismatch.change == Change::Cut && self.is_shortened_by_another() {
+        if mismatch.change == Change::Cut && self.is_shortened_by_another(mismatch.part) {
             match self.files.check() {
                 Ok(()) => return Ok(()),
                 Err(other) => mismatch = other,
@@ -97,14 +97,21 @@ impl SqliteStore {
 
     /// Another program may have copied the WAL into the database and cut it, or have compacted the database: then SQLite
     /// knows, and nothing is missing.
-    fn is_shortened_by_another(&mut self) -> bool {
-        let (database, wal) = (self.files.length(Part::Database), self.files.length(Part::Wal));
+    fn is_shortened_by_another(&mut self, part: Part) -> bool {
+        let wal = self.files.length(Part::Wal);
         let Some(file) = &mut self.file else { return false };
+        // What was written when it was opened is not counted.
+        let is_whole = file.wal_bytes() > 0 && wal >= Some(file.wal_bytes());
+        // Where pages of the WAL that are not in the database are missing this fails to read them. A database that was cut must
+        // not be filled up by it.
+        let is_copied = |file: &mut OpenFile| is_whole || matches!(file.checkpoint(), Ok(true));
+        if part == Part::Wal && !is_copied(file) {
+            return false;
+        }
+        let database = self.files.length(Part::Database);
         let is_complete = pages(&file.connection, "page_count")
             .is_some_and(|count| count > 0 && database >= Some(count.saturating_mul(file.page_size)));
-        let is_whole = wal >= Some(file.wal_bytes());
-        // Where pages of the WAL that are not in the database are missing this fails to read them.
-        if !is_complete || !is_whole && !matches!(file.checkpoint(), Ok(true)) {
+        if !is_complete || part != Part::Wal && !is_copied(file) {
             return false;
         }
         self.files.allow_shorter_database();
@@ -238,7 +245,7 @@ impl SqliteStore {
 
     /// How many bytes the disk must have: what the WAL grows by for so many bytes that are written in one transaction, and the
     /// database, when the WAL is copied, for so many that are kept.
-    fn needed(&self, written: u64, kept: u64) -> u64 {
+    pub(super) fn needed(&self, written: u64, kept: u64) -> u64 {
         let Some(file) = &self.file else { return 0 };
         let page = file.page_size.max(1);
         let (database, wal) = (self.files.length(Part::Database), self.files.length(Part::Wal));

@@ -2,6 +2,8 @@
 mod commit;
 #[path = "edits/tests.rs"]
 mod edits;
+#[path = "ended/tests.rs"]
+mod ended;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};

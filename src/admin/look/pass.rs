@@ -1,0 +1,153 @@
+//! What is counted over all connections, for all who want to know it at the same time.
+//!
+//! One pass serves everybody who came before it began, as one commit serves all who wait for it. So hundreds of listings cost
+//! what one does, and hold one result and not one each.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::job_server::ConnectionId;
+use crate::stats::{ConnectionGauges, Stats};
+
+/// How many connections are copied at a time.
+const PAGE: usize = 64;
+
+/// What is counted.
+pub(super) trait Sum: Default {
+    /// Counts one connection in, or as much of it as `most` functions are; where `left` says so, goes on with the `left` that it
+    /// could do first. Returns how many functions were looked at, and how many are left.
+    fn add(&mut self, connection: &ConnectionGauges, left: Option<usize>, most: usize) -> (usize, Option<usize>);
+}
+
+/// Passes over all connections, one at a time.
+#[derive(Debug)]
+pub(super) struct Pass<S> {
+    state: Mutex<State<S>>,
+}
+
+/// Tells one pass from another: they are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Serial(u64);
+
+#[derive(Debug)]
+struct State<S> {
+    /// The last that was begun.
+    begun: Serial,
+    under_way: Option<UnderWay<S>>,
+    last: Option<(Serial, Arc<S>)>,
+}
+
+#[derive(Debug)]
+struct UnderWay<S> {
+    after: Option<ConnectionId>,
+    /// Of the next connection so many functions are left; `None` where none of it is counted yet.
+    left: Option<usize>,
+    sum: S,
+}
+
+impl<S> Default for Pass<S> {
+    fn default() -> Self {
+        Self { state: Mutex::new(State { begun: Serial::default(), under_way: None, last: None }) }
+    }
+}
+
+impl<S: Sum> Pass<S> {
+    /// The first pass that begins from now on: what it finds is no older than this.
+    pub(super) fn next(&self) -> Serial {
+        Serial(self.lock().begun.0 + 1)
+    }
+
+    /// What the last pass has found, if it is this one or a later one.
+    pub(super) fn found(&self, wanted: Serial) -> Option<Arc<S>> {
+        self.lock().found(wanted)
+    }
+
+    /// The same. If there is none yet, goes on with the pass that is under way, or begins one: looks at the connections that are
+    /// next, until it has looked at `most` of them and of their functions.
+    pub(super) fn go_on(&self, wanted: Serial, stats: &Stats, most: usize) -> Option<Arc<S>> {
+        let mut state = self.lock();
+        if let Some(found) = state.found(wanted) {
+            return Some(found);
+        }
+        let State { begun, under_way, .. } = &mut *state;
+        let UnderWay { after, left, sum } = under_way.get_or_insert_with(|| {
+            begun.0 += 1;
+            UnderWay { after: None, left: None, sum: S::default() }
+        });
+        let mut seen = 0;
+        while seen < most {
+            let page = stats.connections.page(after.as_ref(), PAGE.min(most));
+            if page.is_empty() {
+                let sum = std::mem::take(sum);
+                state.last = Some((state.begun, Arc::new(sum)));
+                state.under_way = None;
+                return state.found(wanted);
+            }
+            for (id, connection) in page {
+                let (functions, functions_left) = sum.add(&connection, left.take(), most - seen);
+                seen += 1 + functions;
+                if functions_left.is_some() {
+                    // Should it go before its turn, what is left of it is counted of the one behind it, which does no harm.
+                    *left = functions_left;
+                    return None;
+                }
+                *after = Some(id);
+                if seen >= most {
+                    break;
+                }
+            }
+        }
+        None
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State<S>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> State<S> {
+    fn found(&self, wanted: Serial) -> Option<Arc<S>> {
+        self.last.as_ref().filter(|(serial, _)| *serial >= wanted).map(|(_, found)| Arc::clone(found))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Count(usize);
+
+    impl Sum for Count {
+        fn add(&mut self, _: &ConnectionGauges, _: Option<usize>, _: usize) -> (usize, Option<usize>) {
+            self.0 += 1;
+            (0, None)
+        }
+    }
+
+    #[test]
+    fn one_pass_serves_all_who_came_before_it_began() {
+        let stats = Stats::default();
+        let connect = |generation| {
+            let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
+            stats.connections.insert(ConnectionId { slot: 0, generation }, gauges);
+        };
+        (0..200).for_each(connect);
+        let pass: Pass<Count> = Pass::default();
+        let (first, second) = (pass.next(), pass.next());
+        assert!(pass.go_on(first, &stats, 100).is_none());
+        // Who comes while it is under way waits for the next one: it may not see this.
+        connect(200);
+        let late = pass.next();
+        assert!(pass.go_on(second, &stats, 100).is_none());
+        let found = pass.go_on(first, &stats, 100).expect("all are counted");
+        assert_eq!(found.0, 201);
+        assert!(Arc::ptr_eq(&found, &pass.go_on(second, &stats, 1).expect("the same pass")), "it was made twice");
+        assert!(pass.found(late).is_none());
+        let mut steps = 1;
+        while pass.go_on(late, &stats, 67).is_none() {
+            steps += 1;
+        }
+        assert_eq!(steps, 4, "201 connections, 67 at a time, and a look at the end");
+        assert!(pass.found(first).is_some_and(|newer| !Arc::ptr_eq(&found, &newer)), "a newer one serves as well");
+    }
+}

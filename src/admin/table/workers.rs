@@ -1,0 +1,242 @@
+//! `show workers` and `show worker`, in pieces. A worker may have so many functions that its line is longer than a piece.
+
+use std::sync::Arc;
+use std::vec;
+
+use super::{Cell, durations, first_name, function_name, handle_cell, text_cell, work_totals, write_pairs, write_row};
+use crate::admin::look::{Look, WorkerHead, WorkerSum, Workers, worker_id};
+use crate::admin::text::LISTING_PIECE;
+use crate::admin::view::{WorkTotals, WorkerFunctionView};
+use crate::job_server::{ConnectionId, Now};
+use crate::protocol::text;
+use crate::stats::ConnectionGauges;
+
+/// How many functions of one worker are viewed for one piece.
+const FUNCTIONS_OF_PIECE: usize = 32;
+/// How many of them are added for one piece.
+const SUMMED_UP_OF_PIECE: usize = 256;
+
+/// Lines of `show workers` that are still to be written.
+#[derive(Debug)]
+pub(in crate::admin) struct WorkerLines {
+    workers: Workers,
+    /// Those that are summed up, and have no line yet.
+    summed_up: vec::IntoIter<WorkerSum>,
+    /// One whose line is not complete: so many of its functions, the oldest, are still to be named.
+    unfinished: Option<(WorkerSum, usize)>,
+}
+
+impl WorkerLines {
+    pub(super) fn new(workers: Workers) -> Self {
+        Self { workers, summed_up: Vec::new().into_iter(), unfinished: None }
+    }
+
+    /// Appends the next lines, until `out` has [`LISTING_PIECE`] bytes or others are to have their turn. Returns whether they are the last.
+    pub(super) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
+        if self.unfinished.is_none() && self.summed_up.as_slice().is_empty() {
+            match self.workers.next_piece(look) {
+                Some(piece) => self.summed_up = piece.into_iter(),
+                None => return true,
+            }
+        }
+        while out.len() < LISTING_PIECE {
+            let (worker, left) = match self.unfinished.take() {
+                Some(unfinished) => unfinished,
+                None => match self.summed_up.next() {
+                    Some(worker) => {
+                        write_before_functions(&worker, &worker.head(look, now), out);
+                        let left = worker.functions;
+                        (worker, left)
+                    }
+                    None => break,
+                },
+            };
+            let left = write_functions(&worker, left, out);
+            if left > 0 {
+                self.unfinished = Some((worker, left));
+            } else {
+                write_behind_functions(&worker, &worker.head(look, now), out);
+            }
+        }
+        false
+    }
+}
+
+fn write_before_functions(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u8>) {
+    let gauges = &worker.gauges;
+    for cell in [
+        text_cell(&worker_id(worker.id)),
+        text_cell(&gauges.peer),
+        gauges.client_id().into(),
+        head.state.into(),
+        head.connected_unix_ms.into(),
+        head.heard_unix_ms.into(),
+    ] {
+        cell.write(out);
+        out.push(b'\t');
+    }
+}
+
+/// Names the `left` oldest functions of a worker, with commas between them, until `out` has [`LISTING_PIECE`] bytes. A comma in a name is
+/// written as other bytes are that would break a listing. Returns how many are left.
+fn write_functions(worker: &WorkerSum, left: usize, out: &mut Vec<u8>) -> usize {
+    if worker.functions == 0 {
+        Cell::Unknown.write(out);
+    }
+    worker.gauges.with_identity(|_, functions| {
+        let meant = &functions[functions.len().saturating_sub(left)..];
+        for (index, ability) in meant.iter().enumerate() {
+            let name = ability.function.as_bytes();
+            match (index == 0 && left == worker.functions, name) {
+                (true, b"-") if worker.functions == 1 => Cell::Name(name.to_vec()).write(out),
+                (is_first, _) => {
+                    if !is_first {
+                        out.push(b',');
+                    }
+                    text::write_escaped(name, out, b',');
+                }
+            }
+            if out.len() >= LISTING_PIECE {
+                return meant.len() - index - 1;
+            }
+        }
+        0
+    })
+}
+
+fn write_behind_functions(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u8>) {
+    let WorkTotals { done, failed, excepted, timed_out, requeued } = worker.totals;
+    out.push(b'\t');
+    write_row(
+        &[
+            worker.gauges.running.get().into(),
+            head.job.as_ref().map(|(handle, _)| handle_cell(handle)).into(),
+            head.job.as_ref().map(|(_, since_ms)| *since_ms).into(),
+            done.into(),
+            failed.into(),
+            excepted.into(),
+            timed_out.into(),
+            requeued.into(),
+            head.run.mean_s.into(),
+            head.run.p50_s.into(),
+            head.run.p99_s.into(),
+        ],
+        out,
+    );
+}
+
+/// The answer to `show worker`.
+#[derive(Debug)]
+pub(in crate::admin) enum OneWorker {
+    /// So many of its functions, the oldest, are still to be added.
+    Sum(Box<WorkerSum>, usize),
+    /// What is said of it as a whole is written.
+    Lines {
+        /// Names it.
+        id: ConnectionId,
+        /// What it publishes.
+        gauges: Arc<ConnectionGauges>,
+        /// So many of its functions, the oldest, are still to be shown, and then those that it had before.
+        left: usize,
+    },
+}
+
+impl OneWorker {
+    /// `None` where there is no worker of this id.
+    pub(in crate::admin) fn new(look: &Look, id: ConnectionId) -> Option<Self> {
+        let worker = look.worker_sum(id)?;
+        let left = worker.functions;
+        Some(Self::Sum(Box::new(worker), left))
+    }
+
+    /// Appends the next lines. Returns whether they are the last.
+    pub(in crate::admin) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Sum(worker, left) => {
+                *left = worker.add(*left, SUMMED_UP_OF_PIECE).1;
+                if *left == 0 {
+                    write_whole(worker, &worker.head(look, now), out);
+                    let (id, gauges, left) = (worker.id, Arc::clone(&worker.gauges), worker.functions);
+                    *self = Self::Lines { id, gauges, left };
+                }
+                false
+            }
+            Self::Lines { id, gauges, left } if *left == 0 => {
+                write_rest(look, now, *id, gauges, out);
+                true
+            }
+            Self::Lines { gauges, left, .. } => {
+                let functions = gauges.functions_from_oldest(*left, FUNCTIONS_OF_PIECE);
+                // They may have become fewer meanwhile.
+                *left = if functions.is_empty() { 0 } else { left.saturating_sub(functions.len()) };
+                for ability in &functions {
+                    write_function(&WorkerFunctionView::of(ability, true), out);
+                }
+                false
+            }
+        }
+    }
+}
+
+/// What is said of a worker as a whole.
+fn write_whole(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u8>) {
+    let gauges = &worker.gauges;
+    write_pairs(
+        &[
+            ("id", text_cell(&worker_id(worker.id))),
+            ("address", text_cell(&gauges.peer)),
+            ("file_descriptor", u64::try_from(gauges.file_descriptor).ok().into()),
+            ("client_id", gauges.client_id().into()),
+            ("tls_name", Cell::Unknown),
+            ("connected_unix_ms", head.connected_unix_ms.into()),
+            ("heard_unix_ms", head.heard_unix_ms.into()),
+            ("state", head.state.into()),
+            ("running", gauges.running.get().into()),
+        ],
+        out,
+    );
+    write_pairs(&work_totals(&worker.totals), out);
+    write_pairs(&durations(["run_mean_s", "run_p50_s", "run_p90_s", "run_p99_s"], &head.run), out);
+}
+
+/// Functions that a worker could do once, and the jobs that it holds.
+fn write_rest(look: &Look, now: Now, id: ConnectionId, gauges: &ConnectionGauges, out: &mut Vec<u8>) {
+    for ability in gauges.former_functions().iter().rev() {
+        write_function(&WorkerFunctionView::of(ability, false), out);
+    }
+    for job in look.held_jobs(now, id) {
+        write_row(
+            &[
+                "job".into(),
+                handle_cell(&job.handle),
+                function_name(&job.function_id).into(),
+                job.since_unix_ms.into(),
+                job.progress.map(|progress| progress.numerator).into(),
+                job.progress.map(|progress| progress.denominator).into(),
+                job.deadline_unix_ms.into(),
+            ],
+            out,
+        );
+    }
+}
+
+fn write_function(function: &WorkerFunctionView, out: &mut Vec<u8>) {
+    let WorkTotals { done, failed, excepted, timed_out, requeued } = function.totals;
+    write_row(
+        &[
+            "function".into(),
+            first_name(&function.id),
+            function.in_use.into(),
+            function.withheld.into(),
+            done.into(),
+            failed.into(),
+            excepted.into(),
+            timed_out.into(),
+            requeued.into(),
+            function.run.mean_s.into(),
+            function.run.p50_s.into(),
+            function.run.p99_s.into(),
+        ],
+        out,
+    );
+}

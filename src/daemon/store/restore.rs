@@ -1,0 +1,226 @@
+//! Reading the jobs of a store back: all of them before anybody is served, or, where there are many and the store can do it, the
+//! rest of them while workers get those that are there.
+//!
+//! Jobs are read in the order of their numbers. So of each function and priority the oldest are there first, and go out in order.
+//! Over functions and priorities that order holds among the jobs that are there: one of high priority may still be on the disk while
+//! one of a lower priority is handed out.
+//!
+//! What depends on all jobs being there waits until they are: submissions, since an equal job may be among the others, questions
+//! for the state of a job, and what the operator changes of jobs. See [`Hub::begin_restoring`].
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{no_thread, on_own_thread};
+use crate::hub::Hub;
+use crate::job_server::{StoreFailure, StoredJob};
+use crate::log_level::{audit, notice};
+use crate::net::Clock;
+use crate::store::{HasWorkload, Reading, Replayed, Store, StoreError, Workloads};
+
+/// So long, and until so many jobs are there, nobody is served: a queue of ordinary length is back as a whole.
+const SERVE_AFTER: Duration = Duration::from_millis(500);
+const SERVE_FROM: u64 = 50_000;
+/// How often it is looked whether there are so many.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often a start says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// So many jobs are given to the hub at a time.
+const BATCH: usize = 64;
+/// So many times as many jobs as are read at a time may wait to be given to the hub.
+const PAGES_AHEAD: usize = 4;
+
+/// Reads the jobs of a store that can only be read before it is used.
+///
+/// # Errors
+/// Where the store cannot be read.
+pub(super) async fn replay(
+    mut store: Box<dyn Store>,
+    hub: &Arc<Hub>,
+    clock: &Arc<Clock>,
+) -> Result<(Box<dyn Store>, Replayed), StoreError> {
+    let mut feed = Feed::new(Arc::clone(hub), Arc::clone(clock));
+    on_own_thread(move || {
+        let replayed = store.replay(&mut |job, has_workload| feed.take(job, has_workload))?;
+        feed.flush();
+        Ok((store, replayed))
+    })
+    .await
+}
+
+/// Jobs on their way to the hub, and how many there were.
+struct Feed {
+    hub: Arc<Hub>,
+    clock: Arc<Clock>,
+    batch: Vec<(StoredJob, HasWorkload)>,
+    wanted: Workloads,
+    jobs: u64,
+    said: Instant,
+}
+
+impl Feed {
+    fn new(hub: Arc<Hub>, clock: Arc<Clock>) -> Self {
+        let batch = Vec::with_capacity(BATCH);
+        Self { hub, clock, batch, wanted: Workloads::Wanted, jobs: 0, said: Instant::now() }
+    }
+
+    /// Takes a job, and says whether the next ones are wanted with their workloads.
+    fn take(&mut self, job: StoredJob, has_workload: HasWorkload) -> Workloads {
+        self.batch.push((job, has_workload));
+        if self.batch.len() >= BATCH {
+            self.flush();
+        }
+        self.wanted
+    }
+
+    /// Gives to the hub what waits for that.
+    fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        self.jobs += self.batch.len() as u64;
+        // Workers that wait for the lock come first.
+        self.hub.give_way();
+        let has_memory = self.hub.restore(self.clock.now(), self.batch.drain(..));
+        self.wanted = if has_memory { Workloads::Wanted } else { Workloads::Unwanted };
+        if self.said.elapsed() >= PROGRESS_INTERVAL {
+            self.said = Instant::now();
+            notice!("reading the queue: {} jobs so far", self.jobs);
+        }
+    }
+}
+
+/// The jobs of a store are being read while it is used.
+pub(super) struct Restore {
+    is_cancelled: Arc<AtomicBool>,
+    /// How many jobs are there.
+    jobs: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+    /// `None` once it has told how it went.
+    ended: Option<oneshot::Receiver<Result<u64, StoreError>>>,
+}
+
+impl Restore {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// Where the system has no thread left.
+    pub(super) fn start(reading: Box<dyn Reading>, hub: &Arc<Hub>, clock: &Arc<Clock>) -> Result<Self, StoreError> {
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let jobs = Arc::new(AtomicU64::new(0));
+        let (done, ended) = oneshot::channel();
+        let (cancelled, count) = (Arc::clone(&is_cancelled), Arc::clone(&jobs));
+        let (hub, clock) = (Arc::clone(hub), Arc::clone(clock));
+        let run = move || {
+            let result = restore(reading, Feed::new(Arc::clone(&hub), clock), &count, &cancelled);
+            if result.is_ok() && !cancelled.load(Ordering::Relaxed) {
+                hub.end_restoring();
+            }
+            // Nobody hears of it who has gone: the process ends then.
+            drop(done.send(result));
+        };
+        let thread = std::thread::Builder::new().name("restore".to_owned()).spawn(run).map_err(no_thread)?;
+        Ok(Self { is_cancelled, jobs, thread, ended: Some(ended) })
+    }
+
+    /// Waits for a while. Answers with how many entries made no sense once all jobs are there, and `None` where there are
+    /// so many that others should be served meanwhile.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub(super) async fn wait(&mut self) -> Result<Option<u64>, StoreError> {
+        let Some(ended) = &mut self.ended else { return Ok(Some(0)) };
+        let begun = Instant::now();
+        loop {
+            if let Ok(ended) = timeout(LOOK_INTERVAL, &mut *ended).await {
+                self.ended = None;
+                return ended.unwrap_or(Ok(0)).map(Some);
+            }
+            if begun.elapsed() >= SERVE_AFTER && self.jobs.load(Ordering::Relaxed) >= SERVE_FROM {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until it has failed. Once all jobs are there that never comes.
+    pub(super) async fn failure(&mut self) -> StoreError {
+        if let Some(ended) = &mut self.ended {
+            let result = ended.await;
+            self.ended = None;
+            if let Ok(Err(error)) = result {
+                return error;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Stops reading, after the jobs that are being read now.
+    pub(super) fn stop(self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
+        // It has no panics to tell of: those end the process.
+        let _ = self.thread.join();
+    }
+}
+
+/// Reads by one thread and gives what was read to the hub by this one, since either takes about as long.
+fn restore(
+    mut reading: Box<dyn Reading>,
+    feed: Feed,
+    count: &AtomicU64,
+    is_cancelled: &AtomicBool,
+) -> Result<u64, StoreError> {
+    let begun = Instant::now();
+    let unwanted = AtomicBool::new(false);
+    let (pages, read) = sync_channel(PAGES_AHEAD);
+    let (jobs, result) = std::thread::scope(|scope| -> io::Result<_> {
+        let reader = std::thread::Builder::new().name("store".to_owned()).spawn_scoped(scope, || {
+            // Dropped at its end, which tells the other side.
+            let pages = pages;
+            loop {
+                let wanted = if unwanted.load(Ordering::Relaxed) { Workloads::Unwanted } else { Workloads::Wanted };
+                match reading.next(wanted) {
+                    Ok(Some(page)) if !is_cancelled.load(Ordering::Relaxed) => {
+                        if pages.send(page).is_err() {
+                            return Ok(0);
+                        }
+                    }
+                    Ok(_) => return Ok(reading.set_aside()),
+                    Err(error) => return Err(error),
+                }
+            }
+        })?;
+        let jobs = give(&read, feed, count, &unwanted);
+        let no_result = || Err(StoreError::new(StoreFailure::Io, "the reading thread has ended"));
+        Ok((jobs, reader.join().unwrap_or_else(|_| no_result())))
+    })
+    .map_err(no_thread)?;
+    let took = begun.elapsed();
+    if result.is_ok() && took > SERVE_AFTER && !is_cancelled.load(Ordering::Relaxed) {
+        audit!("the queue is read: {jobs} jobs in {:.1} s; submissions are taken", took.as_secs_f64());
+    }
+    result
+}
+
+fn give(
+    read: &Receiver<Vec<(StoredJob, HasWorkload)>>,
+    mut feed: Feed,
+    count: &AtomicU64,
+    unwanted: &AtomicBool,
+) -> u64 {
+    for page in read {
+        for (job, has_workload) in page {
+            feed.take(job, has_workload);
+        }
+        feed.flush();
+        count.store(feed.jobs, Ordering::Relaxed);
+        unwanted.store(feed.wanted == Workloads::Unwanted, Ordering::Relaxed);
+    }
+    feed.jobs
+}

@@ -1,0 +1,41 @@
+//! Connections by the client id that they gave themselves.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Which connections have which client id. Many may share one.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    by_id: BTreeSet<(Arc<[u8]>, u32)>,
+}
+
+impl Clients {
+    /// A connection has another id than before, or none any more.
+    pub(super) fn set(&mut self, connection: u32, before: Option<&[u8]>, id: Option<&[u8]>) {
+        if before == id {
+            return;
+        }
+        if let Some(before) = before {
+            self.by_id.remove(&(Arc::from(before), connection));
+        }
+        if let Some(id) = id {
+            self.by_id.insert((Arc::from(id), connection));
+        }
+    }
+
+    /// The connections with this id, by slot.
+    pub(super) fn of(&self, id: &[u8]) -> impl Iterator<Item = u32> {
+        let id: Arc<[u8]> = Arc::from(id);
+        self.by_id.range((Arc::clone(&id), 0)..=(id, u32::MAX)).map(|(_, connection)| *connection)
+    }
+
+    /// Whether a connection has this id.
+    pub(super) fn has(&self, id: &[u8], connection: u32) -> bool {
+        self.by_id.contains(&(Arc::from(id), connection))
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], u32)> {
+        self.by_id.iter().map(|(id, connection)| (&**id, *connection))
+    }
+}

@@ -1,0 +1,370 @@
+//! Which jobs are what somebody asks for, found by the index that leads to the fewest of them.
+//!
+//! A place says by which index it was reached, so that a listing of several calls goes on as it began, whatever becomes more or
+//! fewer meanwhile.
+
+use std::ops::{ControlFlow, Range};
+
+use super::control::LOOKS_PER_CALL;
+use super::index::NONE;
+use super::job::{Job, JobState};
+use super::list::{JobView, LISTS, QUEUED_LISTS};
+use super::{JobServer, WORK_PER_CALL};
+
+/// What jobs are asked for: those of which everything holds that is said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JobQuery<'a> {
+    /// Of this function.
+    pub function: Option<&'a [u8]>,
+    /// With this unique id.
+    pub unique: Option<&'a [u8]>,
+    /// In this stage.
+    pub stage: Option<StageKind>,
+    /// A connection with this client id holds it.
+    pub holder: Option<&'a [u8]>,
+    /// A connection with this client id waits for its end.
+    pub waiter: Option<&'a [u8]>,
+}
+
+/// Where a job is, as one asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageKind {
+    /// It is not due yet.
+    Scheduled,
+    /// It waits for a worker.
+    Queued,
+    /// A worker has it.
+    Running,
+}
+
+/// How far one call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where to go on; `None` after the last.
+    pub next: Option<u64>,
+    /// How many jobs, runs and waits were looked at.
+    pub looks: usize,
+}
+
+/// What leads to the jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// All jobs, by slot.
+    All,
+    /// All runs, by slot.
+    Runs,
+    /// The waits of a client's connections, by slot.
+    Waits,
+    /// The runs of a client's connections, by slot.
+    Held,
+    /// The jobs of a unique id, by slot.
+    Unique,
+    /// The lists of a function, and then its runs, by slot.
+    Function,
+}
+
+const PATHS: [Path; 6] = [Path::All, Path::Runs, Path::Waits, Path::Held, Path::Unique, Path::Function];
+/// The bits of a place above these tell the path.
+const PLACE_BITS: u32 = 56;
+/// In the place of a function's jobs this bit says that the runs have begun.
+const IN_RUNS: u64 = 1 << 55;
+
+/// A query, with its names looked up.
+struct Wanted<'a> {
+    query: JobQuery<'a>,
+    function: Option<u32>,
+}
+
+impl JobServer {
+    /// Shows jobs of which a query holds to `show`, from a place on that is 0 in the beginning, until it breaks off: looks at a
+    /// bounded number of them. A job that is waited for more than once may come more than once.
+    pub fn find_jobs(
+        &self,
+        query: &JobQuery<'_>,
+        place: u64,
+        mut show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
+    ) -> Found {
+        let mut looks = 0;
+        let function = query.function.map(|name| self.function_names.get(name).copied());
+        let (function, query) = match function {
+            Some(None) => return Found { next: None, looks },
+            function => (function.flatten(), *query),
+        };
+        // Who holds a job runs it.
+        let stage = query.stage.or(query.holder.map(|_| StageKind::Running));
+        let wanted = Wanted { query: JobQuery { stage, ..query }, function };
+        let path = self.path(&wanted, place);
+        let place = place & ((1 << PLACE_BITS) - 1);
+        let mut act = |job: &Job| match self.view(job) {
+            Some(view) if self.is_wanted(job, &wanted, path) => show(view),
+            _ => ControlFlow::Continue(()),
+        };
+        let next = match path {
+            Path::All => self.in_slots(self.jobs.slot_bound(), place, &mut looks, |slot| self.jobs.find(slot), act),
+            Path::Unique => {
+                let slots = self.slots_of_unique(&wanted, place, &mut looks);
+                in_given(slots, |slot| act(self.jobs.get(slot)))
+            }
+            Path::Runs => self.in_slots(self.run_bound(), place, &mut looks, |run| self.job_of_run(run), act),
+            Path::Held => {
+                let client = wanted.query.holder.unwrap_or_default();
+                match self.runs_of_client(client, place, &mut looks) {
+                    Some(runs) => in_given(runs, |run| self.job_of_run(run).map_or(GO_ON, &mut act)),
+                    None => self.in_slots(self.run_bound(), place, &mut looks, |run| self.job_of_run(run), act),
+                }
+            }
+            Path::Waits => {
+                let client = wanted.query.waiter.unwrap_or_default();
+                match self.waits_of_client(client, place, &mut looks) {
+                    Some(waits) => in_given(waits, |wait| act(self.jobs.get(self.waits[wait as usize].job))),
+                    None => {
+                        let job_of = |wait: u32| {
+                            let wait = self.waits.get(wait as usize)?;
+                            self.clients.has(client, wait.connection).then(|| self.jobs.get(wait.job))
+                        };
+                        self.in_slots(self.wait_bound(), place, &mut looks, job_of, act)
+                    }
+                }
+            }
+            Path::Function => self.in_function(&wanted, place, &mut looks, act),
+        };
+        let tag = PATHS.iter().position(|known| *known == path).unwrap_or_default() as u64;
+        Found { next: next.map(|next| tag << PLACE_BITS | next), looks }
+    }
+
+    /// By what the jobs are found: as before, or else by what leads to the fewest.
+    fn path(&self, wanted: &Wanted<'_>, place: u64) -> Path {
+        let possible = |path| match path {
+            Path::All => wanted.query.waiter.is_none(),
+            Path::Runs => wanted.query.waiter.is_none() && wanted.query.stage == Some(StageKind::Running),
+            Path::Waits => wanted.query.waiter.is_some(),
+            Path::Held => wanted.query.waiter.is_none() && wanted.query.holder.is_some(),
+            Path::Unique => wanted.query.unique.is_some_and(|unique| !unique.is_empty() && unique != b"-"),
+            Path::Function => wanted.query.waiter.is_none() && wanted.function.is_some(),
+        };
+        let before = usize::try_from(place >> PLACE_BITS).ok().and_then(|tag| PATHS.get(tag)).copied();
+        if let Some(before) = before.filter(|before| place > 0 && possible(*before)) {
+            return before;
+        }
+        let paths = PATHS.into_iter().filter(|path| possible(*path));
+        paths.min_by_key(|path| self.most_on(*path, wanted)).unwrap_or(Path::All)
+    }
+
+    /// How many jobs a path leads past at most, as far as that is quickly said.
+    fn most_on(&self, path: Path, wanted: &Wanted<'_>) -> usize {
+        match path {
+            Path::All => self.jobs.len(),
+            Path::Runs => self.runs.len(),
+            Path::Waits => self.sum_of_client(wanted.query.waiter, |connection| connection.waits),
+            Path::Held => self.sum_of_client(wanted.query.holder, |connection| connection.runs),
+            Path::Unique => {
+                let jobs = self.namesakes_of(wanted).take(LOOKS_PER_CALL).map(|slot| self.jobs.get(slot).waits);
+                let waits = |first| if wanted.query.waiter.is_some() { self.count_waits(first) as usize } else { 0 };
+                jobs.map(|first| 1 + waits(first)).sum()
+            }
+            Path::Function => {
+                let lists = self.lists_of(wanted.query.stage);
+                let function = wanted.function.unwrap_or(NONE);
+                let listed: usize = lists.map(|list| self.list_of(function, list).len as usize).sum();
+                listed + if self.has_runs(wanted) { self.functions[function as usize].running as usize } else { 0 }
+            }
+        }
+    }
+
+    fn sum_of_client(&self, client: Option<&[u8]>, count: impl Fn(&super::Connection) -> u32) -> usize {
+        let connections = client.into_iter().flat_map(|client| self.clients.of(client)).take(LOOKS_PER_CALL);
+        connections.map(|connection| 1 + count(&self.connections[connection as usize]) as usize).sum()
+    }
+
+    /// Whether a job that was found by a path is meant.
+    fn is_wanted(&self, job: &Job, wanted: &Wanted<'_>, path: Path) -> bool {
+        let Wanted { query, function } = wanted;
+        let is_held_by = |client: &[u8]| match job.state {
+            JobState::Running(run) => self.clients.has(client, self.runs[run as usize].connection),
+            _ => false,
+        };
+        function.is_none_or(|function| function == job.function)
+            && query.unique.is_none_or(|unique| unique == job.unique())
+            && query.stage.is_none_or(|stage| stage_of(job) == Some(stage))
+            && query.holder.is_none_or(is_held_by)
+            && (path == Path::Waits || query.waiter.is_none_or(|client| self.is_awaited_by(job, client)))
+    }
+
+    fn is_awaited_by(&self, job: &Job, client: &[u8]) -> bool {
+        let mut next = job.waits;
+        while let Some(wait) = self.waits.get(next as usize) {
+            if self.clients.has(client, wait.connection) {
+                return true;
+            }
+            next = wait.next_of_job;
+        }
+        false
+    }
+
+    /// The jobs of a unique id, or that of a function and unique id.
+    fn namesakes_of<'a>(&'a self, wanted: &Wanted<'a>) -> impl Iterator<Item = u32> + 'a {
+        let unique = wanted.query.unique.unwrap_or_default();
+        let of_function = wanted.function.map(|function| self.jobs.find_equal(function, unique, &[]).ok());
+        let newest = match of_function {
+            Some(job) => job,
+            None => self.jobs.find_unique(unique),
+        };
+        let has_function = wanted.function.is_some();
+        std::iter::successors(newest, move |job| if has_function { None } else { self.jobs.older_namesake(*job) })
+    }
+
+    /// Those from a place on, by slot. They are no more than there are functions.
+    fn slots_of_unique(&self, wanted: &Wanted<'_>, place: u64, looks: &mut usize) -> Vec<u32> {
+        let namesakes = self.namesakes_of(wanted).inspect(|_| *looks += 1);
+        smallest(namesakes.filter(|slot| u64::from(*slot) >= place))
+    }
+
+    /// The runs of a client's connections from a place on, by slot; `None` where it is quicker to look through all.
+    fn runs_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
+        let mut runs = Vec::new();
+        for connection in self.clients.of(client) {
+            let mut run = self.connections[connection as usize].first_run;
+            *looks += 1;
+            while let Some(held) = self.runs.get(run as usize) {
+                *looks += 1;
+                if *looks > LOOKS_PER_CALL {
+                    return None;
+                }
+                runs.push(run);
+                run = held.next;
+            }
+            if *looks > LOOKS_PER_CALL {
+                return None;
+            }
+        }
+        Some(smallest(runs.into_iter().filter(|run| u64::from(*run) >= place)))
+    }
+
+    /// The waits of a client's connections, in the same way.
+    fn waits_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
+        let mut waits = Vec::new();
+        for connection in self.clients.of(client) {
+            let mut next = self.connections[connection as usize].first_wait;
+            *looks += 1;
+            while let Some(wait) = self.waits.get(next as usize) {
+                *looks += 1;
+                if *looks > LOOKS_PER_CALL {
+                    return None;
+                }
+                waits.push(next);
+                next = wait.next_of_connection;
+            }
+            if *looks > LOOKS_PER_CALL {
+                return None;
+            }
+        }
+        Some(smallest(waits.into_iter().filter(|wait| u64::from(*wait) >= place)))
+    }
+
+    /// The jobs of a function: first those in its lists, then those that run.
+    fn in_function(
+        &self,
+        wanted: &Wanted<'_>,
+        place: u64,
+        looks: &mut usize,
+        mut act: impl FnMut(&Job) -> ControlFlow<()>,
+    ) -> Option<u64> {
+        let function = wanted.function?;
+        let lists = self.lists_of(wanted.query.stage);
+        if place & IN_RUNS == 0 && !lists.is_empty() {
+            let next = self.list_in_lists(function, lists, place, looks, &mut act);
+            return next.or_else(|| self.has_runs(wanted).then_some(IN_RUNS));
+        }
+        let place = place & !IN_RUNS;
+        if self.functions[function as usize].running as usize > LOOKS_PER_CALL {
+            let next = self.in_slots(self.run_bound(), place, looks, |run| self.job_of_run(run), act);
+            return next.map(|next| next | IN_RUNS);
+        }
+        let first = Some(self.functions[function as usize].first_run).filter(|run| *run != NONE);
+        let next_of = |run: &u32| Some(self.runs[*run as usize].next_of_function).filter(|run| *run != NONE);
+        let runs = std::iter::successors(first, next_of).inspect(|_| *looks += 1);
+        let runs = smallest(runs.filter(|run| u64::from(*run) >= place));
+        let next = in_given(runs, |run| self.job_of_run(run).map_or(GO_ON, &mut act));
+        next.map(|next| next | IN_RUNS)
+    }
+
+    /// The lists in which jobs of this stage stand.
+    fn lists_of(&self, stage: Option<StageKind>) -> Range<usize> {
+        match stage {
+            None => 0..LISTS,
+            Some(StageKind::Queued) => 0..QUEUED_LISTS,
+            Some(StageKind::Scheduled) => QUEUED_LISTS..LISTS,
+            Some(StageKind::Running) => 0..0,
+        }
+    }
+
+    fn has_runs(&self, wanted: &Wanted<'_>) -> bool {
+        wanted.query.stage.is_none_or(|stage| stage == StageKind::Running)
+    }
+
+    /// Looks at a bounded number of slots.
+    fn in_slots<'a>(
+        &'a self,
+        bound: usize,
+        place: u64,
+        looks: &mut usize,
+        find: impl Fn(u32) -> Option<&'a Job>,
+        mut act: impl FnMut(&Job) -> ControlFlow<()>,
+    ) -> Option<u64> {
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        let end = place.saturating_add(WORK_PER_CALL).min(bound);
+        for slot in place..end {
+            *looks += 1;
+            let job = u32::try_from(slot).ok().and_then(&find);
+            if job.is_some_and(|job| act(job).is_break()) {
+                return Some(slot as u64 + 1);
+            }
+        }
+        (end < bound).then_some(end as u64)
+    }
+
+    fn job_of_run(&self, run: u32) -> Option<&Job> {
+        self.runs.get(run as usize).map(|run| self.jobs.get(run.job))
+    }
+
+    fn run_bound(&self) -> usize {
+        if self.runs.is_empty() { 0 } else { self.runs.capacity() }
+    }
+
+    fn wait_bound(&self) -> usize {
+        if self.waits.is_empty() { 0 } else { self.waits.capacity() }
+    }
+}
+
+const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
+
+/// The first of some slots in their order: one more than one call shows.
+fn smallest(slots: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut slots: Vec<u32> = slots.collect();
+    if slots.len() > WORK_PER_CALL + 1 {
+        slots.select_nth_unstable(WORK_PER_CALL);
+        slots.truncate(WORK_PER_CALL + 1);
+    }
+    slots.sort_unstable();
+    slots
+}
+
+/// Goes through slots that are in order, a bounded number of them. Returns the place to go on from.
+fn in_given(slots: Vec<u32>, mut act: impl FnMut(u32) -> ControlFlow<()>) -> Option<u64> {
+    let mut slots = slots.into_iter();
+    for slot in slots.by_ref().take(WORK_PER_CALL) {
+        if act(slot).is_break() {
+            return Some(u64::from(slot) + 1);
+        }
+    }
+    slots.next().map(u64::from)
+}
+
+fn stage_of(job: &Job) -> Option<StageKind> {
+    match job.state {
+        JobState::Storing(_) => None,
+        JobState::Scheduled(_) => Some(StageKind::Scheduled),
+        JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => Some(StageKind::Queued),
+        JobState::Running(_) => Some(StageKind::Running),
+    }
+}

@@ -1,0 +1,95 @@
+//! An answer of a connection that takes more than one step.
+
+use std::sync::Arc;
+use std::task::{Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use super::connection::Server;
+use super::listings::Ticket;
+use crate::admin::{LISTING_PIECE, LongAnswer};
+use crate::outbox::Outbox;
+use crate::stats::account::{Amount, Part};
+
+/// How long a piece takes at most, and the step that it is in.
+const PIECE_TIME: Duration = Duration::from_micros(500);
+/// The same for the first, while other answers take long: what is done by then is short, and is answered at once.
+const SHORT_TIME: Duration = Duration::from_micros(50);
+
+/// The answer, and its place among all that take long.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) answer: LongAnswer,
+    ticket: Ticket,
+    /// What is made of it and is less than a piece.
+    piece: Vec<u8>,
+    /// What the account was told of it.
+    amount: Amount,
+}
+
+/// Makes the beginning of an answer. Where that is all, it is in `out`; nothing is there if not, so that what fits into a piece
+/// leaves at once.
+pub(super) fn begin(server: &Server, mut answer: LongAnswer, out: &mut Vec<u8>) -> Option<Running> {
+    let awaits_jobs = answer.awaits_jobs() && server.hub.is_restoring();
+    if !awaits_jobs && !answer.waits_for_store() {
+        let most = if server.listings.is_empty() { PIECE_TIME } else { SHORT_TIME };
+        let began = Instant::now();
+        let is_complete = make(server, &mut answer, began, most, out);
+        server.listings.charge(began);
+        if is_complete {
+            return None;
+        }
+    }
+    let amount = Amount::new(Arc::clone(server.pressure.account()), Part::Output);
+    let mut running = Running { answer, ticket: server.listings.enter(), piece: Vec::new(), amount };
+    if out.len() < LISTING_PIECE {
+        running.piece = std::mem::take(out);
+        running.amount.set(running.piece.capacity());
+    } else {
+        running.ticket.has_had_turn(true);
+    }
+    Some(running)
+}
+
+impl Running {
+    /// Makes the next piece, when it is its turn. Ready with whether the answer is complete.
+    pub(super) fn poll_piece(&mut self, server: &Arc<Server>, outbox: &Outbox, waker: &Waker) -> Poll<bool> {
+        let takes_time = self.answer.takes_time();
+        if takes_time {
+            ready!(self.ticket.poll_turn(waker));
+        }
+        let is_complete = make(server, &mut self.answer, Instant::now(), PIECE_TIME, &mut self.piece);
+        let is_piece = is_complete || self.piece.len() >= LISTING_PIECE;
+        if takes_time {
+            self.ticket.has_had_turn(is_piece);
+        }
+        if is_piece {
+            outbox.answer_text(&self.piece);
+            self.piece = Vec::new();
+        }
+        self.amount.set(self.piece.capacity());
+        Poll::Ready(is_complete)
+    }
+
+    /// See [`LongAnswer::awaits_jobs`].
+    pub(super) fn awaits_jobs(&self) -> bool {
+        self.answer.awaits_jobs()
+    }
+
+    /// It cannot go on now: others have their turn.
+    pub(super) fn step_back(&self) {
+        self.ticket.step_back();
+    }
+}
+
+/// Goes on until there is a piece, or until the store is to be waited for, or for as long as it may. Returns whether the answer is
+/// complete.
+fn make(server: &Server, answer: &mut LongAnswer, began: Instant, most: Duration, piece: &mut Vec<u8>) -> bool {
+    loop {
+        if server.admin.go_on(server.clock.now(), answer, piece) {
+            return true;
+        }
+        if answer.waits_for_store() || piece.len() >= LISTING_PIECE || began.elapsed() >= most {
+            return false;
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Removals wait a little for new jobs, and for nothing else.
+
+use super::super::ended::{ENDED_WAIT, MOST_WAITING};
+use super::*;
+
+/// The numbers of the jobs of these operations; those that are removed are negative.
+fn numbers(operations: &[StoreOp]) -> Vec<i64> {
+    let number = |operation: &StoreOp| match operation {
+        StoreOp::Add { job, .. } => i64::try_from(job.number).unwrap(),
+        StoreOp::Remove(key) => -i64::try_from(key.number).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    operations.iter().map(number).collect()
+}
+
+#[test]
+fn a_removal_goes_with_the_next_job() {
+    let mut writer = writer();
+    assert!(writer.with_ended(vec![remove(1)], false).is_empty());
+    let due = writer.ended_due().unwrap();
+    assert!(due <= Instant::now() + ENDED_WAIT);
+    assert!(writer.with_ended(vec![remove(2)], false).is_empty());
+    assert_eq!(writer.ended_due(), Some(due), "the first one does not wait for longer");
+    assert_eq!(numbers(&writer.with_ended(vec![remove(3), add(4)], false)), [-1, -2, -3, 4], "in their order");
+    assert_eq!(writer.ended_due(), None);
+    assert!(writer.with_ended(Vec::new(), false).is_empty() && writer.ended_due().is_none());
+}
+
+#[test]
+fn a_removal_does_not_wait_where_somebody_waits_for_it_or_it_has_waited() {
+    let mut writer = writer();
+    // A waiter, attempts, a decision, the end: the writer says that there is more.
+    assert!(writer.with_ended(vec![remove(1)], false).is_empty());
+    assert_eq!(numbers(&writer.with_ended(vec![remove(2)], true)), [-1, -2]);
+    assert!(writer.with_ended(vec![remove(3)], false).is_empty());
+    assert_eq!(numbers(&writer.with_ended(Vec::new(), true)), [-3]);
+    assert!(writer.with_ended(vec![remove(4)], false).is_empty());
+    writer.ended.due = Some(Instant::now());
+    assert_eq!(numbers(&writer.with_ended(Vec::new(), false)), [-4], "its time has come");
+    let many: Vec<StoreOp> = (1..=MOST_WAITING as u64).map(remove).collect();
+    assert_eq!(writer.with_ended(many, false).len(), MOST_WAITING, "there are many");
+}
+
+#[test]
+fn removals_do_not_wait_for_a_store_that_fails_nor_where_they_are_not_synced() {
+    let mut failing = writer();
+    failing.fail(&StoreError::new(StoreFailure::Io, "as the test says"));
+    assert_eq!(numbers(&failing.with_ended(vec![remove(1)], false)), [-1]);
+    let mut relaxed = writer();
+    relaxed.settings.durability = Durability::Off;
+    assert_eq!(numbers(&relaxed.with_ended(vec![remove(1)], false)), [-1]);
+}
+
+#[test]
+fn a_removal_is_committed_without_another_job_and_at_the_end() {
+    let bench = Bench::start(&[], 0, vec![remove(1)]);
+    assert_eq!(bench.seen(), (vec![1], vec![], true), "nothing else is asked");
+    bench.ask(vec![remove(2)]);
+    bench.queue.close(2);
+    let mut removed = Vec::new();
+    while let Ok((removes, ..)) = bench.commits.recv_timeout(DEADLINE) {
+        removed.extend(removes);
+        if removed.contains(&2) {
+            return;
+        }
+    }
+    panic!("what was still waiting at the end was left out: {removed:?}");
+}
