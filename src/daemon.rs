@@ -3,12 +3,11 @@
 mod descriptors;
 pub mod http;
 mod sampler;
+mod settings;
 mod store;
 
-use std::collections::HashMap;
 use std::future::pending;
 use std::io::{IsTerminal as _, Write as _};
-use std::num::NonZeroU16;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,31 +22,25 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use self::http::HttpReady;
+use self::settings::{accept_settings, memory_limits, policy};
 use self::store::Keeper;
 use crate::admin::{Admin, Process};
-use crate::config::{
-    Config, ConfigErrors, FunctionDurability, Level, ListenAddress, LogTarget, QueueChoice, Resolved, Sources, resolve,
-};
+use crate::config::{Config, ConfigErrors, ListenAddress, LogTarget, QueueChoice, Resolved, Sources, resolve};
 use crate::http::plugin::PluginListener;
 use crate::http::{Budget, Http};
 use crate::hub::Hub;
-use crate::job_server::{Durability, JobServer, Policy};
 use crate::log_level::{audit, notice};
 use crate::net::Clock;
-use crate::net::connection::{Limits, Server};
-use crate::net::listener::{AcceptSettings, Acceptor};
+use crate::net::connection::Server;
+use crate::net::listener::Acceptor;
 use crate::net::listings::{Listings, keep_order};
 use crate::net::pressure::{self, Pressure};
 use crate::net::timer::keep_time;
-use crate::net::watch::Patience;
 use crate::process::detach::Readiness;
-use crate::process::listen::{KeepAlive, Listeners, TcpTarget, UnixTarget};
+use crate::process::listen::{Listeners, TcpTarget, UnixTarget};
 use crate::process::logging::LogHandle;
-use crate::process::memory;
 use crate::process::notify::Notifier;
 use crate::process::signals;
-use crate::protocol::FunctionName;
-use crate::protocol::packet::{FrameLimits, HEADER_SIZE};
 use crate::stats::Stats;
 use crate::store::StoreError;
 use crate::store::location::Location;
@@ -55,14 +48,9 @@ use crate::store::queue::Queue;
 
 /// How long connections may take to write what waits for them when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest body of a packet that can be answered, in bytes: lengths have 32 bits, and a workload leaves with more
-/// arguments than it came with.
-const LARGEST_BODY: usize = u32::MAX as usize - 4096;
 /// How long those who wait for the server to be ready wait for its log, and how often it looks.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_millis(1);
-/// The most jobs for which there are numbers of slots.
-const MOST_JOBS: usize = 4_000_000_000;
 /// How often a draining server looks whether its jobs are done.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -557,63 +545,5 @@ async fn tick(interval: &mut Option<Interval>) {
             interval.tick().await;
         }
         None => pending().await,
-    }
-}
-
-fn memory_limits(config: &Config, is_durable: bool) -> memory::Limits {
-    memory::Limits::new(config.limits.max_memory, config.limits.max_memory_for_workloads, is_durable)
-}
-
-fn policy(config: &Config, is_durable: bool) -> Policy {
-    let Config { jobs, limits, log, timeouts, .. } = config;
-    let memory = memory_limits(config, is_durable);
-    let own = |own: &FunctionDurability| (own.function.clone(), store::level(own.level));
-    let function_durability: HashMap<FunctionName, Durability> = config.function_durability.iter().map(own).collect();
-    Policy {
-        keeps_jobs: is_durable,
-        durability: store::level(config.durability.level),
-        function_durability,
-        stored_workloads_max: memory.stored,
-        storing_workloads_max: memory.storing,
-        volatile_workloads_max: memory.volatile,
-        handle_prefix: config.job_handle_prefix.clone(),
-        worker_wakeup: jobs.worker_wakeup.unwrap_or(0),
-        wake_timeout_us: u64::try_from(timeouts.wake_timeout.as_micros()).unwrap_or(u64::MAX),
-        job_retries: jobs.job_retries.and_then(|retries| NonZeroU16::new(retries.into())),
-        exceptions: jobs.exceptions,
-        memory_max: memory.total,
-        max_jobs: match limits.max_jobs {
-            0 => usize::try_from(JobServer::most_jobs(memory.total)).unwrap_or(usize::MAX).min(MOST_JOBS),
-            most => most,
-        },
-        max_functions: limits.max_functions,
-        max_functions_per_connection: limits.max_functions_per_connection,
-        max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
-        max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
-        tells_submissions: log.log_submissions || log.verbose == Level::Debug,
-    }
-}
-
-fn accept_settings(config: &Config) -> AcceptSettings {
-    let Config { network, limits, timeouts, .. } = config;
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let keep_alive = KeepAlive {
-        idle: network.keepalive_idle,
-        interval: network.keepalive_interval,
-        count: network.keepalive_count,
-        user_timeout: network.tcp_user_timeout,
-    };
-    AcceptSettings {
-        max_connections: descriptors::most_connections(config),
-        keep_alive,
-        limits: Limits {
-            frames: FrameLimits {
-                packet: size(limits.max_packet_size).min(LARGEST_BODY) + HEADER_SIZE,
-                line: limits.max_text_line,
-            },
-            output: size(limits.max_output),
-            patience: Patience { reading: timeouts.write_timeout, silence: keep_alive.effective_user_timeout() },
-            first_byte_timeout: timeouts.handshake_timeout,
-        },
     }
 }

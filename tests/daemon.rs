@@ -55,6 +55,7 @@ fn trials() -> Vec<Trial> {
         any("terminate_ends_a_drain", stopping::terminate_ends_a_drain),
         any("hangup_opens_the_log_anew", reload::hangup_opens_the_log_anew),
         any("hangup_applies_changed_settings", reload::hangup_applies_changed_settings),
+        any("hangup_changes_the_limit_of_memory", reload::hangup_changes_the_limit_of_memory),
         any("hangup_survives_a_file_that_is_a_fifo_now", reload::hangup_survives_a_file_that_is_a_fifo_now),
         any("hangup_survives_a_bad_file", reload::hangup_survives_a_bad_file),
         any("the_service_manager_is_told", reload::the_service_manager_is_told),

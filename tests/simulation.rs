@@ -86,6 +86,7 @@ const LANDMARKS: &[&str] = &[
     "met a full queue",
     "met a store that fails",
     "met a rule that outlived the server",
+    "met a server without memory",
     "met a store that was behind",
     "met its equal where it was to be moved",
     "need not be on the disk",

@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
-use super::accept_settings;
+use super::settings::accept_settings;
 use crate::config::{Config, ListenAddress, read_promptly};
 use crate::http::{self, Budget, Http, Parts, Settings, Tokens};
 use crate::log_level::audit;

@@ -83,8 +83,8 @@ impl Listener for PluginListener {
         let mut amount = Amount::new(Arc::clone(self.pressure.account()), Part::Http);
         self.tasks.spawn(async move {
             amount.set(CONNECTION);
-            let served = cancel.run_until_cancelled(serve(peer, packets, to_server, &limits, &holder)).await;
-            match served.unwrap_or(Err(Unanswered::OutOfMemory)) {
+            let result = cancel.run_until_cancelled(serve(peer, packets, to_server, &limits, &holder)).await;
+            match result.unwrap_or(Err(Unanswered::OutOfMemory)) {
                 Ok(()) => debug!("answered an HTTP request of {name}"),
                 Err(Unanswered::SlowReader) => info!("Closed {name}: it does not read its answer over HTTP"),
                 Err(error) => debug!("no answer to {name} over HTTP: {error}"),

@@ -1,43 +1,54 @@
 //! What jobs and peers weigh: the job server's parts of the account, see [`crate::stats::account`].
 //!
-//! Weights are what one of each takes in the end, with its places in tables that are two thirds full and what the allocator adds.
+//! Weights are what one of each takes in the end, with its places in tables and what the allocator adds. The part of a large table
+//! that is free is not in memory.
 
-use super::connection::{Ability, Run, Wait};
-use super::job::{Job, JobRef};
-use super::storing::{Addition, Creation};
+use self::weight::{
+    ABILITY, ADDITION, CREATION, EARLIER_RUN, FUNCTION, INDEX, JOB, NAMESAKES, OPERATION, RUN, TIME, WAIT,
+};
+use super::job::JobRef;
 use super::{JobServer, Submission};
 use crate::protocol::PeerError;
 use crate::stats::account::{Account, CONNECTION, Part};
 
-/// A job in its slot and in the index of numbers, and what the allocator adds to its bytes.
-const JOB: u64 = weight(size_of::<Job>()) + INDEX + 16;
-/// A place in an index.
-const INDEX: u64 = 16;
-/// The place of a job among those that are not due, or the deadline of one that runs.
-const TIME: u64 = 40;
-/// The links of a job to others of the same unique id, and its places in two tables.
-const NAMESAKES: u64 = 64;
-/// A submission that waits for the end of a job.
-const WAIT: u64 = weight(size_of::<Wait>());
-/// One that waits for the store, with its gap.
-const CREATION: u64 = weight(size_of::<Creation>());
-/// A job that the store is asked to keep.
-const ADDITION: u64 = weight(size_of::<Addition>());
-/// The operation that asks for it, in the queue of the store or with its writer.
-pub(super) const OPERATION: u64 = 320;
-/// A job with a worker.
-const RUN: u64 = weight(size_of::<Run>()) + TIME;
-/// A run that came to nothing and is remembered.
-const EARLIER_RUN: u64 = 240;
-/// That a connection can do a function: its place there and among the connection's, and what is published of it.
-const ABILITY: u64 = weight(size_of::<Ability>()) + 160;
-/// A function without its name: its state and its numbers.
-const FUNCTION: u64 = 900;
 /// Workers may register so many functions whatever is held.
 const ABILITIES_ALWAYS: usize = 100;
 
-/// What an entry of a table of this size takes, the table being between half full and full.
-const fn weight(size: usize) -> u64 {
+/// What one of each weighs, in bytes.
+pub mod weight {
+    use super::super::connection::{Ability, Run, Wait};
+    use super::super::job::Job;
+    use super::super::storing::{Addition, Creation};
+    use super::in_table;
+
+    /// A job in its slot and in the index of numbers, and what the allocator adds to its bytes.
+    pub const JOB: u64 = size_of::<Job>() as u64 + INDEX + 16;
+    /// A place in an index.
+    pub const INDEX: u64 = 16;
+    /// The place of a job among those that are not due, or the deadline of one that runs.
+    pub const TIME: u64 = 40;
+    /// The links of a job to others of the same unique id, and its places in two tables.
+    pub const NAMESAKES: u64 = 64;
+    /// A submission that waits for the end of a job.
+    pub const WAIT: u64 = in_table(size_of::<Wait>());
+    /// One that waits for the store.
+    pub const CREATION: u64 = in_table(size_of::<Creation>());
+    /// A job that the store is asked to keep.
+    pub const ADDITION: u64 = in_table(size_of::<Addition>());
+    /// The operation that asks for it, in the queue of the store or with its writer.
+    pub const OPERATION: u64 = 320;
+    /// A job with a worker.
+    pub const RUN: u64 = in_table(size_of::<Run>()) + TIME;
+    /// A run that came to nothing and is remembered.
+    pub const EARLIER_RUN: u64 = 240;
+    /// That a connection can do a function: its place there and among the connection's, and what is published of it.
+    pub const ABILITY: u64 = in_table(size_of::<Ability>()) + 160;
+    /// A function without its name: its state and its numbers.
+    pub const FUNCTION: u64 = 900;
+}
+
+/// What an entry of this size takes in a table between half full and full.
+const fn in_table(size: usize) -> u64 {
     (size + size / 3) as u64
 }
 

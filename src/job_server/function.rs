@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::JobServer;
 use super::index::NONE;
 use super::job::{JobState, Jobs, Links};
 use crate::protocol::{FunctionName, Priority};
@@ -236,5 +237,27 @@ impl Function {
         for (gauge, limit) in self.gauges.max_queue.iter().zip(self.limits) {
             gauge.set(u64::from(limit));
         }
+    }
+}
+
+impl JobServer {
+    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
+    ///
+    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
+    /// the server's time.
+    pub(super) fn forget_unused_functions(&mut self) -> bool {
+        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
+            return false;
+        }
+        let Self { functions, function_names, stats, holdings, .. } = self;
+        functions.retain(|_, function| {
+            if function.is_unused() {
+                holdings.names -= function.name.as_bytes().len() as u64;
+                function_names.remove(&function.name);
+                stats.functions.remove(&function.name);
+            }
+            !function.is_unused()
+        });
+        true
     }
 }

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use super::account::OPERATION;
+use super::account::weight::OPERATION;
 use super::effects::{Effects, Event};
 use super::job::{JobState, Kept, SHARED_FROM};
 use super::stored::{StoreFailure, StoreOp, StoredJob};

@@ -58,7 +58,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::RandomState;
 use std::sync::Arc;
 
-pub use self::account::MemoryUse;
+pub use self::account::{MemoryUse, weight};
 pub use self::control::{ControlError, Piece, Place, Rule, Who};
 pub use self::earlier::{EarlierRun, RunEnd};
 pub use self::effects::{Effects, Event};
@@ -592,25 +592,5 @@ impl JobServer {
         }
         self.walked += self.functions_ready.len();
         !self.functions_ready.iter().any(|function| self.ability_slots.contains_key(&(connection, *function)))
-    }
-
-    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
-    ///
-    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
-    /// the server's time.
-    fn forget_unused_functions(&mut self) -> bool {
-        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
-            return false;
-        }
-        let Self { functions, function_names, stats, holdings, .. } = self;
-        functions.retain(|_, function| {
-            if function.is_unused() {
-                holdings.names -= function.name.as_bytes().len() as u64;
-                function_names.remove(&function.name);
-                stats.functions.remove(&function.name);
-            }
-            !function.is_unused()
-        });
-        true
     }
 }

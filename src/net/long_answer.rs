@@ -8,6 +8,7 @@ use super::connection::Server;
 use super::listings::Ticket;
 use crate::admin::{LISTING_PIECE, LongAnswer};
 use crate::outbox::Outbox;
+use crate::stats::account::{Amount, Part};
 
 /// How long a piece takes at most, and the step that it is in.
 const PIECE_TIME: Duration = Duration::from_micros(500);
@@ -21,6 +22,8 @@ pub(super) struct Running {
     ticket: Ticket,
     /// What is made of it and is less than a piece.
     piece: Vec<u8>,
+    /// What the account was told of it.
+    amount: Amount,
 }
 
 /// Makes the beginning of an answer. Where that is all, it is in `out`; nothing is there if not, so that what fits into a piece
@@ -36,9 +39,11 @@ pub(super) fn begin(server: &Server, mut answer: LongAnswer, out: &mut Vec<u8>) 
             return None;
         }
     }
-    let mut running = Running { answer, ticket: server.listings.enter(), piece: Vec::new() };
+    let amount = Amount::new(Arc::clone(server.pressure.account()), Part::Output);
+    let mut running = Running { answer, ticket: server.listings.enter(), piece: Vec::new(), amount };
     if out.len() < LISTING_PIECE {
         running.piece = std::mem::take(out);
+        running.amount.set(running.piece.capacity());
     } else {
         running.ticket.has_had_turn(true);
     }
@@ -61,6 +66,7 @@ impl Running {
             outbox.answer_text(&self.piece);
             self.piece = Vec::new();
         }
+        self.amount.set(self.piece.capacity());
         Poll::Ready(is_complete)
     }
 

@@ -251,7 +251,7 @@ impl Amount {
 
     /// So many bytes are held now. Small changes are not told, but that nothing is held any more is. Returns whether it was told.
     pub fn set(&mut self, bytes: usize) -> bool {
-        let is_told = bytes.abs_diff(self.told) >= STEP;
+        let is_told = bytes.abs_diff(self.told) >= STEP || bytes == 0 && self.told > 0;
         if is_told {
             self.account.change(self.part, self.told, bytes);
             self.told = bytes;
@@ -304,8 +304,9 @@ mod tests {
         assert!(amount.set(STEP));
         assert!(!amount.set(1));
         assert_eq!(account.get(Part::Input), STEP as u64);
-        assert!(amount.set(0));
-        assert!(amount.set(10 * STEP));
+        assert!(amount.set(2 * STEP) && amount.set(STEP - 1) && amount.set(0));
+        assert_eq!(account.get(Part::Input), 0);
+        assert!(!amount.set(0) && amount.set(10 * STEP));
         drop(amount);
         assert_eq!(account.total(), 0);
     }

@@ -313,7 +313,7 @@ fn the_server_is_shown() {
     ] {
         assert!(shown.contains(&line), "{line}: {shown:?}");
     }
-    assert_eq!(shown.len(), 54, "{shown:?}");
+    assert_eq!(shown.len(), 68, "{shown:?}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 pub(crate) use gate::Gate;
 pub(crate) use grab::{grab_all, grab_nothing};
 pub(crate) use program::Program;
-pub(crate) use server::{Implementation, Server, free_port};
+pub(crate) use server::{CONTROL_GROUP, Implementation, Server, free_port};
 pub(crate) use wire::Wire;
 
 /// How long a test waits for anything before it fails: long enough for a loaded machine, since a test that

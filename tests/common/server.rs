@@ -217,7 +217,7 @@ fn launch_ours(arguments: &[String], environment: &[(String, String)], directory
     let notify = UnixDatagram::bind(&notify_path).expect("a notification socket");
     // Short, to notice a server that dies instead.
     notify.set_read_timeout(Some(Duration::from_millis(50))).expect("SO_RCVTIMEO");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gearmand"));
+    let mut command = program(environment);
     command
         .args(["--port", &port.to_string(), "-l", "stderr"])
         .args(listen(arguments))
@@ -244,6 +244,20 @@ fn launch_ours(arguments: &[String], environment: &[(String, String)], directory
     }
     end_of(child);
     Err(format!("no READY=1 within {DEADLINE:?}:\n{}", log(directory)))
+}
+
+/// Names a control group in which our server is started, by its directory.
+pub(crate) const CONTROL_GROUP: &str = "TEST_CONTROL_GROUP";
+
+/// Our program. The shell enters a control group before it becomes the program, which looks at the group's limits first of all.
+fn program(environment: &[(String, String)]) -> Command {
+    let binary = env!("CARGO_BIN_EXE_gearmand");
+    let Some((_, group)) = environment.iter().find(|(name, _)| name == CONTROL_GROUP) else {
+        return Command::new(binary);
+    };
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#, group, binary]);
+    command
 }
 
 /// Where it listens, unless a test says that. C++ gearmand takes this option once.

@@ -114,7 +114,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(config.limits.max_packet_size, 64 << 20);
     assert_eq!(config.limits.max_output, 1 << 30);
     assert_eq!(config.limits.max_connections, 65_536);
-    assert_eq!(config.limits.max_jobs, 100_000_000);
+    assert_eq!(config.limits.max_jobs, 0);
+    assert_eq!(config.limits.max_memory, None);
     assert_eq!(config.timeouts.handshake_timeout, None);
     assert_eq!(config.timeouts.write_timeout, Some(Duration::from_mins(10)));
     assert_eq!(config.timeouts.wake_timeout, Duration::from_millis(100));

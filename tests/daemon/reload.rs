@@ -66,6 +66,43 @@ pub(crate) fn hangup_applies_changed_settings() {
     assert!(site.read("log").contains("SIGTERM received\n"), "{}", site.read("log"));
 }
 
+/// What is held in memory and how much may be is shown, and the limit is one of the settings that HUP changes.
+pub(crate) fn hangup_changes_the_limit_of_memory() {
+    let site = Site::new();
+    let mut server = start_with_file(&site, "max-memory = \"64MiB\"\nqueue-type = \"builtin\"\n");
+    let mut client = server.connect();
+    let mut shown = |key: &str| {
+        let shown = client.text("show server");
+        let value = shown.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('\t'));
+        value.and_then(|value| value.parse::<u64>().ok()).unwrap_or_else(|| panic!("no {key}: {shown}"))
+    };
+    assert_eq!(shown("held_max_bytes"), 64 << 20);
+    let mut submitter = server.connect();
+    submitter.send(packet::SUBMIT_JOB_BG, &body(&[b"work", b"", &vec![b'w'; 30 << 20]]));
+    submitter.expect_type(packet::JOB_CREATED);
+    assert!((30 << 20..31 << 20).contains(&shown("held_jobs_bytes")), "{}", shown("held_jobs_bytes"));
+    assert!((30 << 20..31 << 20).contains(&shown("held_bytes")), "a workload is counted once: {}", shown("held_bytes"));
+    site.write("gearmand.toml", "max-memory = \"32MiB\"\nqueue-type = \"builtin\"\n");
+    reload(&site, &server);
+    assert_eq!(shown("held_max_bytes"), 32 << 20);
+    submitter.send(packet::SUBMIT_JOB_BG, &body(&[b"work", b"", b"one more"]));
+    let text = submitter.expect_error("QUEUE_ERROR");
+    assert_eq!(text, "Job queue is full: the memory of the server is used up (max-memory)");
+    assert_eq!(shown("held_submissions_refused"), 1);
+    // Workers go on, and what they end makes room.
+    let mut worker = server.connect();
+    worker.send(packet::CAN_DO, b"work");
+    worker.send(packet::GRAB_JOB, b"");
+    let assigned = worker.expect_type(packet::JOB_ASSIGN);
+    let handle = assigned.split(|byte| *byte == 0).next().expect("a handle");
+    worker.send(packet::WORK_COMPLETE, &body(&[handle, b""]));
+    worker.expect_nothing();
+    submitter.send(packet::SUBMIT_JOB_BG, &body(&[b"work", b"", b"one more"]));
+    submitter.expect_type(packet::JOB_CREATED);
+    assert!(shown("held_bytes") < 1 << 20, "{}", shown("held_bytes"));
+    server.terminate();
+}
+
 /// Nothing that a reload opens waits for somebody else.
 pub(crate) fn hangup_survives_a_file_that_is_a_fifo_now() {
     let site = Site::new();

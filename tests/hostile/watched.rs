@@ -4,7 +4,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::common::{Server, Wire, packet, wait_for};
+use crate::common::{CONTROL_GROUP, Server, Wire, packet, wait_for};
+use crate::group::Group;
 
 /// The most CPU time that a server without work may use in a second.
 const IDLE_CPU: Duration = Duration::from_millis(10);
@@ -35,7 +36,18 @@ impl Watched {
     /// Starts our server, lets it do some work, and takes note of what it uses then.
     #[track_caller]
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let server = Server::ours(arguments);
+        Self::of(Server::ours(arguments))
+    }
+
+    /// The same, in a control group.
+    #[track_caller]
+    pub(crate) fn start_in(group: &Group, arguments: &[&str]) -> Self {
+        let directory = group.directory().display().to_string();
+        Self::of(Server::ours_with(arguments, &[(CONTROL_GROUP.to_owned(), directory)]))
+    }
+
+    #[track_caller]
+    fn of(server: Server) -> Self {
         let mut watched = Self { anonymous_kib: 0, descriptors: 0, server };
         let (mut client, mut worker) = (watched.connect(), watched.connect());
         serve_a_job(&mut client, &mut worker, b"good");

@@ -24,6 +24,7 @@ impl Model {
         assert_eq!(server.last_number(), self.last_number, "the highest number of a job");
         self.check_gauges(stats);
         self.check_loads();
+        self.check_account(server.memory_use());
         self.check_wakefulness();
         self.check_alarm(now, server.next_timeout(now));
     }

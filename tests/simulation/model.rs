@@ -169,6 +169,8 @@ pub(crate) struct Model {
     pub(crate) additions: BTreeMap<u32, Addition>,
     pub(crate) loads: BTreeMap<u32, Load>,
     pub(crate) load_again_us: Option<u64>,
+    /// What the server held before the request, in bytes. It equals a recount after each.
+    pub(crate) memory_used: u64,
     /// How many functions there were when the last job came back from the store.
     pub(crate) restored_functions: usize,
     /// How many jobs the store brought back at the last start.
@@ -212,6 +214,7 @@ impl Model {
             additions: BTreeMap::new(),
             loads: BTreeMap::new(),
             load_again_us: None,
+            memory_used: 0,
             restored_functions: 0,
             restored_jobs: 0,
             transition: 0,

@@ -1,7 +1,8 @@
 //! The model's store: jobs that are being kept, and jobs whose workloads are in the store alone.
 
-use gearmand::job_server::{Durability, JobKey, Now, StoreFailure, StoreOp, StoredJob};
+use gearmand::job_server::{Durability, JobKey, MemoryUse, Now, StoreFailure, StoreOp, StoredJob, weight};
 use gearmand::protocol::FunctionName;
+use gearmand::stats::account::CONNECTION;
 
 use super::model::{Job, Kept, Model, Outcome, State};
 use super::model_submit::coalesce;
@@ -210,6 +211,44 @@ impl Model {
         counted.map(|job| job.workload.len() as u64).sum()
     }
 
+    /// The account equals a recount. The model does not know how many jobs have shared a unique id, nor how many runs are remembered.
+    pub(crate) fn check_account(&self, used: MemoryUse) {
+        let count = |length: usize| length as u64;
+        let (jobs, additions) = (self.jobs.values(), self.additions.values());
+        let heads = jobs.clone().map(|job| {
+            let index = if job.unique.is_empty() { 0 } else { weight::INDEX };
+            count(job.unique.len() + job.reducer.len()) + index
+        });
+        let workloads: u64 = [Kept::Memory, Kept::Storing, Kept::Stored].map(|kept| self.bytes(kept)).iter().sum();
+        let ended: u64 =
+            additions.clone().filter(|addition| addition.has_ended).map(|ended| count(ended.workload)).sum();
+        let scheduled = jobs.clone().filter(|job| job.state == State::Scheduled).count();
+        let least = heads.sum::<u64>()
+            + workloads
+            + ended
+            + count(scheduled) * weight::TIME
+            + count(self.jobs.len()) * weight::JOB;
+        let namesakes = used.jobs.checked_sub(least).expect("jobs weigh less than they should");
+        assert!(namesakes.is_multiple_of(weight::NAMESAKES), "jobs weigh {} and not {least}", used.jobs);
+        assert!(namesakes / weight::NAMESAKES <= count(self.jobs.len()), "jobs weigh {} and not {least}", used.jobs);
+        let waits: usize = jobs.clone().map(|job| job.waits.len()).sum();
+        let gaps: usize = additions.map(|addition| addition.gaps.len()).sum();
+        let expected = count(waits) * weight::WAIT
+            + count(gaps) * weight::CREATION
+            + count(self.additions.len()) * weight::ADDITION;
+        assert_eq!(used.waits, expected, "{waits} waits, {gaps} gaps");
+        let running = jobs.filter(|job| matches!(job.state, State::Running { .. })).count();
+        let earlier = used.runs.checked_sub(count(running) * weight::RUN).expect("runs weigh less than they should");
+        assert!(earlier.is_multiple_of(weight::EARLIER_RUN), "{running} runs weigh {}", used.runs);
+        let abilities: usize = self.connections.values().map(|connection| connection.abilities.len()).sum();
+        let names: usize = self.functions.keys().map(|function| FUNCTIONS[*function].len()).sum();
+        let functions = count(self.functions.len()) * weight::FUNCTION + count(names);
+        assert_eq!(used.functions, count(abilities) * weight::ABILITY + functions, "{abilities} abilities");
+        assert_eq!(used.connections, count(self.connections.len()) * CONNECTION, "connections");
+        let queued = count(self.additions.len()) * weight::OPERATION + self.bytes(Kept::Storing) + ended;
+        assert_eq!(used.store_queue, queued, "what waits for the store");
+    }
+
     /// Bytes in memory of workloads that the store has too.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.bytes(Kept::Stored)
@@ -224,7 +263,8 @@ impl Model {
         };
         // Jobs that have ended meanwhile are still on their way.
         let ended = self.additions.values().filter(|addition| is_durable && addition.has_ended);
-        let taken = self.bytes(kept) + ended.map(|addition| addition.workload as u64).sum::<u64>();
+        let operations = if is_durable { self.additions.len() as u64 * weight::OPERATION } else { 0 };
+        let taken = self.bytes(kept) + ended.map(|addition| addition.workload as u64).sum::<u64>() + operations;
         if taken == 0 || taken.saturating_add(workload as u64) <= most {
             return Ok(());
         }

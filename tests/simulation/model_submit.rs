@@ -1,6 +1,6 @@
 //! The model's clients: how jobs come in, which of them are one, and what is told of them by unique id.
 
-use gearmand::job_server::{Now, StoreOp};
+use gearmand::job_server::{Now, StoreOp, weight};
 
 use super::model::{Job, Kept, Model, Outcome, State, status};
 use super::wire::{self, Reply, Submission};
@@ -36,6 +36,12 @@ impl Model {
         let waits = self.waits_of(from);
         if !submission.background && waits >= self.policy.max_waits_per_connection as usize {
             return self.expect_error(from, "QUEUE_ERROR", "");
+        }
+        let new = weight::JOB + weight::OPERATION + submission.workload.len() as u64;
+        if self.memory_used.saturating_add(new) > self.policy.memory_max / 4 * 3 {
+            self.note("met a server without memory");
+            let text = "Job queue is full: the memory of the server is used up (max-memory)";
+            return self.expect_error(from, "QUEUE_ERROR", text);
         }
         if !self.know_function(from, submission.function, outcome) {
             return;

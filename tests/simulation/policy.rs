@@ -25,8 +25,9 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         durability: random.pick(&DURABILITIES),
         function_durability,
         stored_workloads_max: random.pick(&[0, 0, 10, 100, 1 << 20]),
-        storing_workloads_max: random.pick(&[60, 1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
+        storing_workloads_max: random.pick(&[700, 4000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
         volatile_workloads_max: random.pick(&[60, 1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
+        memory_max: random.pick(&[55_000, 70_000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
         ..Policy::default()
     };
     let max_jobs_per_connection = random.pick(&[1, 2, 10_000, 10_000, 10_000, 10_000]);

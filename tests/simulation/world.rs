@@ -247,6 +247,7 @@ impl World {
         let owner = Bytes::copy_from_slice(body);
         let workload = if self.random.chance(30) { Workload::shared(&owner, &owner) } else { Workload::borrowed(body) };
         let refused_before = self.stats.functions_refused.get();
+        self.model.memory_used = self.server.memory_use().total();
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         match Request::parse(number, workload) {
             Ok(request) => {

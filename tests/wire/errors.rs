@@ -155,6 +155,17 @@ const LIMITS: &[Case] = &[
         },
     },
     Case {
+        error: PeerError::MEMORY_USED_UP,
+        code: "QUEUE_ERROR",
+        text: "Job queue is full: the memory of the server is used up (max-memory)",
+        arguments: &["--queue-type", "builtin", "--max-memory", "16MiB"],
+        provoke: |_, wire| {
+            let workload = "x".repeat(600_000);
+            (0..20).for_each(|_| drop(submit(wire, packet::SUBMIT_JOB_BG, "f", "", &workload)));
+            wire.send(packet::SUBMIT_JOB, &body(&[b"f", b"", workload.as_bytes()]));
+        },
+    },
+    Case {
         error: PeerError::SHUTTING_DOWN,
         code: "SHUTDOWN_GRACEFUL",
         text: "Server is shutting down and takes no new jobs",

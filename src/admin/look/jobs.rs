@@ -375,7 +375,7 @@ mod tests {
         let now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
         let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
         let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
-        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30))).expect("the hub is open");
+        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30, Arc::default()))).expect("the hub is open");
         let submit = |function: &[u8], unique: &[u8], due_s| {
             let job = Submission {
                 function,
