@@ -31,7 +31,7 @@ use crate::config::{
 use crate::http::Http;
 use crate::http::plugin::PluginListener;
 use crate::hub::Hub;
-use crate::job_server::{Durability, Policy};
+use crate::job_server::{Durability, Policy, price};
 use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::net::connection::{Limits, Server};
@@ -552,6 +552,7 @@ fn policy(config: &Config, is_durable: bool) -> Policy {
         max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
         max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
         tells_submissions: log.log_submissions || log.verbose == Level::Debug,
+        turn_budget: price::BUDGET,
     }
 }
 

@@ -38,7 +38,9 @@ const MOST_YIELDS: usize = 1000;
 pub struct Applied {
     /// How many of the requests are worked off. The others are to come again.
     pub count: usize,
-    /// Whether they took so long that others should have their turn now.
+    /// What they cost, in the unit of [`price`](crate::job_server::price).
+    pub spent: u32,
+    /// Whether that is so much that others should have their turn now.
     pub is_turn_over: bool,
 }
 
@@ -234,27 +236,26 @@ impl Hub {
     pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) -> Applied {
         self.with_state(now, |state, after| {
             if state.is_closed {
-                return Applied { count: batch.len(), is_turn_over: false };
+                return Applied { count: batch.len(), spent: 0, is_turn_over: false };
             }
             let (server, mut world) = state.split(after, Some(from.slot));
             server.start_turn();
-            for (index, request) in batch.iter().enumerate() {
+            let mut count = 0;
+            for request in batch {
                 match request {
                     Ok(request) => {
                         if !server.request(now, from, request, &mut world) {
-                            return Applied { count: index, is_turn_over: true };
+                            return Applied { count, spent: server.spent(), is_turn_over: true };
                         }
                     }
-                    Err(error) => {
-                        server.heard_nonsense(from);
-                        world.send(from, Response::Error(*error));
-                    }
+                    Err(error) => server.refuse(from, *error, &mut world),
                 }
+                count += 1;
                 if server.is_turn_over() {
-                    return Applied { count: index + 1, is_turn_over: true };
+                    break;
                 }
             }
-            Applied { count: batch.len(), is_turn_over: false }
+            Applied { count, spent: server.spent(), is_turn_over: server.is_turn_over() }
         })
     }
 

@@ -38,6 +38,7 @@ mod list;
 mod measure;
 mod memory;
 mod policy;
+pub mod price;
 mod query;
 mod refused;
 mod settings;
@@ -73,6 +74,7 @@ use self::function::Function;
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::memory::{Holdings, Load};
+use self::price::Purse;
 use self::storing::{Addition, Creation};
 use self::withhold::Rules;
 use self::work::Outcome;
@@ -120,9 +122,6 @@ const WORK_PER_CALL: usize = 256;
 /// From so many functions on, a connection is not looked through for jobs before it is clear that one of them has jobs.
 const MANY_ABILITIES: usize = 32;
 
-/// How many functions of connections are looked through in one turn, and then those of one more connection.
-const WALK_PER_TURN: usize = 2048;
-
 /// A job that was handed out longer ago than this has reached its worker.
 const LONGEST_MISS_US: u64 = US_PER_S;
 
@@ -165,8 +164,8 @@ pub struct JobServer {
     deadlines: BTreeSet<(u64, u32)>,
     /// Functions with jobs that are ready, in no order. Each knows its place in here.
     functions_ready: Vec<u32>,
-    /// How many functions of connections were looked through since [`JobServer::start_turn`].
-    walked: usize,
+    /// What was spent since [`JobServer::start_turn`].
+    purse: Purse,
     /// Connections that sleep and may take jobs again, whose functions are not covered yet. Empty between transitions.
     freed: Vec<u32>,
     /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
@@ -192,6 +191,7 @@ impl JobServer {
         stats.set_handle_prefix(0, &Arc::from(policy.handle_prefix.as_str()));
         Self {
             prefixes: Prefixes::new(&policy.handle_prefix),
+            purse: Purse::new(policy.turn_budget),
             policy,
             stats,
             jobs: Jobs::new(hasher.clone()),
@@ -215,7 +215,6 @@ impl JobServer {
             earlier_runs: EarlierRuns::default(),
             deadlines: BTreeSet::new(),
             functions_ready: Vec::new(),
-            walked: 0,
             freed: Vec::new(),
             noops: VecDeque::new(),
             last_noop: 0,
@@ -233,6 +232,7 @@ impl JobServer {
         }
         let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
         let max_jobs = self.policy.max_jobs_per_connection;
+        self.purse.set_budget(policy.turn_budget);
         self.policy = Policy { handle_prefix, keeps_jobs: self.policy.keeps_jobs, ..policy.clone() };
         if self.policy.max_jobs_per_connection != max_jobs {
             self.apply_max_jobs(now, effects);
@@ -363,22 +363,28 @@ impl JobServer {
         rest
     }
 
-    /// A connection has sent something that makes no sense: so it was there after what it was sent before.
-    pub fn heard_nonsense(&mut self, from: ConnectionId) {
+    /// A connection has sent something that makes no sense, and is told so: it was there after what it was sent before.
+    pub fn refuse(&mut self, from: ConnectionId, error: PeerError, effects: &mut impl Effects) {
+        self.purse.spend(price::REQUEST);
         if let Some(connection) = self.slot_of(from) {
             self.connections[connection as usize].last_assigned = NONE;
+            self.say(from, Response::Error(error), effects);
         }
     }
 
-    /// From now on the work of a turn is counted anew, see [`is_turn_over`](Self::is_turn_over).
+    /// From now on what is spent is counted anew: a hold of the lock begins.
     pub fn start_turn(&mut self) {
-        self.walked = 0;
+        self.purse.start();
     }
 
-    /// Whether so much was done since [`start_turn`](Self::start_turn) that others should have their turn. To grab a job, to fall
-    /// asleep and to wake takes as long as a connection has functions, and it may have 100,000.
+    /// What was spent since [`start_turn`](Self::start_turn), in the unit of [`price`].
+    pub fn spent(&self) -> u32 {
+        self.purse.spent()
+    }
+
+    /// Whether so much was spent since [`start_turn`](Self::start_turn) that others should have their turn.
     pub fn is_turn_over(&self) -> bool {
-        self.walked >= WALK_PER_TURN
+        self.purse.is_empty()
     }
 
     /// A connection asks for something.
@@ -390,6 +396,7 @@ impl JobServer {
             return true;
         };
         let mut is_all = true;
+        self.purse.spend(price::REQUEST);
         self.connections[connection as usize].last_assigned = NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
@@ -417,10 +424,10 @@ impl JobServer {
             }
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
-            Request::Echo { workload } => effects.send(from, Response::EchoRes { workload }),
+            Request::Echo { workload } => self.say(from, Response::EchoRes { workload }, effects),
             Request::OptionExceptions { written } => {
                 self.connections[connection as usize].exceptions = true;
-                effects.send(from, Response::OptionRes { written });
+                self.say(from, Response::OptionRes { written }, effects);
             }
             Request::SetClientId { id } => {
                 self.connections[connection as usize].gauges.set_client_id(id);
@@ -483,6 +490,12 @@ impl JobServer {
             .get(id.slot as usize)
             .filter(|connection| connection.generation == id.generation)
             .map(|_| id.slot)
+    }
+
+    /// Sends a packet, which has its price.
+    fn say(&self, to: ConnectionId, response: Response<'_>, effects: &mut impl Effects) {
+        self.purse.spend(price::of_packet(&response));
+        effects.send(to, response);
     }
 
     fn id_of(&self, connection: u32) -> ConnectionId {
@@ -574,7 +587,7 @@ impl JobServer {
         if abilities < MANY_ABILITIES || self.functions_ready.len() > abilities / MANY_ABILITIES {
             return false;
         }
-        self.walked += self.functions_ready.len();
+        self.purse.spend_entries(self.functions_ready.len());
         !self.functions_ready.iter().any(|function| self.ability_slots.contains_key(&(connection, *function)))
     }
 

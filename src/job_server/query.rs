@@ -25,7 +25,7 @@ pub enum DropFunction {
 impl JobServer {
     pub(super) fn get_status(&self, from: u32, handle: &[u8], effects: &mut impl Effects) {
         let status = self.find_handle(handle).map_or_else(Status::default, |job| self.status(self.jobs.get(job)));
-        effects.send(self.id_of(from), Response::StatusRes { handle, status });
+        self.say(self.id_of(from), Response::StatusRes { handle, status }, effects);
     }
 
     pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
@@ -35,7 +35,7 @@ impl JobServer {
         let job = visible.next();
         let status = job.map_or_else(Status::default, |job| self.status(job));
         let clients = job.map_or(0, |job| u64::from(self.count_waits(job.waits)));
-        effects.send(self.id_of(from), Response::StatusResUnique { unique, status, clients });
+        self.say(self.id_of(from), Response::StatusResUnique { unique, status, clients }, effects);
     }
 
     fn status(&self, job: &Job) -> Status {

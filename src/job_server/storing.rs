@@ -12,7 +12,7 @@ use super::effects::Effects;
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{StoreFailure, StoreOp};
-use super::{ConnectionId, JobServer, Now, WORK_PER_CALL};
+use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, price};
 use crate::protocol::{JobHandle, PeerError, Response};
 
 /// A job that the store is asked to keep. Its slot is the ticket of the operation.
@@ -127,6 +127,7 @@ impl JobServer {
                 self.connections[slot as usize].open_gaps -= 1;
                 let handle = JobHandle { prefix: self.prefixes.get(prefix), number };
                 let answer = error.map_or(Response::JobCreated { handle }, Response::Error);
+                self.purse.spend(price::of_packet(&answer));
                 effects.fill(connection, gap, answer);
                 if error.is_none() && job != NONE {
                     self.tell_accepted(job, effects);

@@ -12,7 +12,7 @@ impl JobServer {
     pub(super) fn submit(&mut self, now: Now, from: u32, submission: &Submission<'_>, effects: &mut impl Effects) {
         match self.accept(now, from, submission, effects) {
             Ok(()) => {}
-            Err(error) => effects.send(self.id_of(from), Response::Error(error)),
+            Err(error) => self.say(self.id_of(from), Response::Error(error), effects),
         }
     }
 
@@ -108,7 +108,7 @@ impl JobServer {
 
     fn send_created(&self, to: u32, job: u32, effects: &mut impl Effects) {
         let handle = self.jobs.get(job).handle(&self.prefixes);
-        effects.send(self.id_of(to), Response::JobCreated { handle });
+        self.say(self.id_of(to), Response::JobCreated { handle }, effects);
         self.tell_accepted(job, effects);
     }
 
@@ -212,7 +212,7 @@ impl JobServer {
         while wait != NONE {
             let Wait { connection, next_of_job, .. } = self.waits[wait as usize];
             let wants_exceptions = self.connections[connection as usize].exceptions || self.policy.exceptions;
-            effects.send(self.id_of(connection), response(wants_exceptions));
+            self.say(self.id_of(connection), response(wants_exceptions), effects);
             wait = next_of_job;
         }
     }

@@ -81,7 +81,7 @@ impl JobServer {
         if self.surely_has_no_job(connection) {
             return;
         }
-        self.walked += self.connections[connection as usize].abilities.len();
+        self.purse.spend_entries(self.connections[connection as usize].abilities.len());
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             self.cover(now, self.abilities[ability as usize].function, effects);
@@ -154,7 +154,7 @@ impl JobServer {
         }
         self.noops.push_back(Noop { deadline_us, connection, serial });
         self.stats.wakeups.set(self.last_noop);
-        effects.send(self.id_of(connection), Response::Noop);
+        self.say(self.id_of(connection), Response::Noop, effects);
         true
     }
 
@@ -224,7 +224,7 @@ impl JobServer {
 
     /// Puts a sleeping connection last among the sleepers of its functions.
     fn join_sleepers(&mut self, connection: u32) {
-        self.walked += self.connections[connection as usize].abilities.len();
+        self.purse.spend_entries(self.connections[connection as usize].abilities.len());
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             if self.is_listed(ability) {
@@ -235,7 +235,7 @@ impl JobServer {
 
     /// Takes a sleeping connection out of the sleepers of its functions.
     fn leave_sleepers(&mut self, connection: u32) {
-        self.walked += self.connections[connection as usize].abilities.len();
+        self.purse.spend_entries(self.connections[connection as usize].abilities.len());
         for index in 0..self.connections[connection as usize].abilities.len() {
             let ability = self.connections[connection as usize].abilities[index];
             if self.is_listed(ability) {

@@ -325,7 +325,7 @@ impl JobServer {
     /// Marks what the rules now withhold from a connection. Returns the functions that are to be covered again.
     fn mark_withheld(&mut self, connection: u32) -> Vec<u32> {
         self.connections[connection as usize].has_stale_rules = false;
-        self.walked += self.connections[connection as usize].abilities.len();
+        self.purse.spend_entries(self.connections[connection as usize].abilities.len());
         let rules = if self.rules.is_empty() { Vec::new() } else { self.rules_for(connection) };
         let mut changed = Vec::new();
         for slot in &self.connections[connection as usize].abilities {

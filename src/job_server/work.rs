@@ -136,7 +136,7 @@ impl JobServer {
         let job = self.choose_job(connection);
         match job {
             Some((job, ability)) => self.assign(now, connection, job, ability, kind, effects),
-            None => effects.send(self.id_of(connection), Response::NoJob),
+            None => self.say(self.id_of(connection), Response::NoJob, effects),
         }
         if let Some(function) = woken_for {
             self.cover(now, function, effects);
@@ -148,7 +148,7 @@ impl JobServer {
         if self.surely_has_no_job(connection) {
             return None;
         }
-        self.walked += self.connections[connection as usize].abilities.len();
+        self.purse.spend_entries(self.connections[connection as usize].abilities.len());
         let Self { connections, abilities, functions, policy, jobs, draining, .. } = self;
         let connection = &mut connections[connection as usize];
         if connection.runs >= policy.max_jobs_per_connection {
@@ -256,7 +256,7 @@ impl JobServer {
             }
             GrabKind::Unique | GrabKind::All => Response::JobAssignUniq { handle, function: name, unique, workload },
         };
-        effects.send(self.id_of(connection), response);
+        self.say(self.id_of(connection), response, effects);
         self.load_ahead(self.jobs.get(slot).function, effects);
     }
 
@@ -396,7 +396,7 @@ impl JobServer {
 
     fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) {
         if let Some(error) = error {
-            effects.send(self.id_of(connection), Response::Error(error));
+            self.say(self.id_of(connection), Response::Error(error), effects);
         }
     }
 

@@ -461,7 +461,7 @@ impl Requests<'_> {
 impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
         let now = self.now();
-        let Applied { count, is_turn_over } = self.server.hub.apply(now, self.id, batch);
+        let Applied { count, is_turn_over, .. } = self.server.hub.apply(now, self.id, batch);
         log_refused(&batch[..count]);
         if batch.iter().any(Result::is_ok) {
             self.greeting.packet();

@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, Effects, JobServer, Now, Policy};
+use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, JobServer, Now, Policy};
 use gearmand::protocol::packet::{FrameLimits, FramingError, Magic, Scan, scan};
-use gearmand::protocol::{Request, Response, Workload};
+use gearmand::protocol::{Request, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
 use super::link::{Link, Recorder};
@@ -253,10 +253,7 @@ impl World {
                 let is_all = self.server.request(self.now, id, &request, &mut effects);
                 assert!(is_all, "nobody here has so much that it takes several turns");
             }
-            Err(error) => {
-                self.server.heard_nonsense(id);
-                effects.send(id, Response::Error(error));
-            }
+            Err(error) => self.server.refuse(id, error, &mut effects),
         }
         let mut outcome = effects.outcome;
         outcome.refused_functions = self.stats.functions_refused.get() - refused_before;
