@@ -239,7 +239,6 @@ impl Hub {
                 return Applied { count: batch.len(), spent: 0, is_turn_over: false };
             }
             let (server, mut world) = state.split(after, Some(from.slot));
-            server.start_turn();
             let mut count = 0;
             for request in batch {
                 match request {
@@ -286,7 +285,6 @@ impl Hub {
             self.give_way();
             self.with_state(now, |state, after| {
                 let (server, mut world) = state.split(after, None);
-                server.start_turn();
                 for _ in 0..REPORTS {
                     if server.is_turn_over() {
                         return;
@@ -486,6 +484,7 @@ impl Hub {
         let mut after = After::default();
         let mut guard = self.lock();
         let state = &mut *guard;
+        state.server.start_turn();
         let result = act(state, &mut after);
         if let Some(next_us) = state.server.next_timeout(now)
             && state.timer.waker.is_some()

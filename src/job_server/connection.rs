@@ -54,7 +54,16 @@ pub(super) struct Connection {
     last_forfeited: u64,
     /// What it offered and was not registered for, if anything.
     pub(super) refused: Option<RefusedFunctions>,
+    /// What its request has not done yet, that is to come again.
+    pub(super) pending: Option<Pending>,
     pub(super) gauges: Arc<ConnectionGauges>,
+}
+
+/// What a request that takes several turns still has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// Clients of a job, in this slot, are told something.
+    Message { job: u32, serial: u64 },
 }
 
 /// How many taken-away jobs are remembered for a connection at least; more where it has held more at a time. Of twice as
@@ -83,6 +92,7 @@ impl Connection {
             forfeited: BTreeMap::new(),
             last_forfeited: 0,
             refused: None,
+            pending: None,
             gauges,
         }
     }

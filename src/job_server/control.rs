@@ -381,6 +381,7 @@ impl JobServer {
         match job.state {
             JobState::Running(_) => Err(ControlError::JobIsRunning),
             JobState::Storing(_) | JobState::Loading => Err(ControlError::JobIsBusy),
+            JobState::Ended => Err(ControlError::NoSuchJob),
             // The store is told of a job that it has, and will know it by the same names until it has answered.
             JobState::Scheduled | JobState::Ready(_) | JobState::Parked(_) if job.kept == Kept::Storing => {
                 Err(ControlError::JobIsBusy)
@@ -416,7 +417,7 @@ impl JobServer {
                 of.scheduled[priority] -= 1;
                 self.jobs.schedule.remove(&due);
             }
-            JobState::Storing(_) | JobState::Loading | JobState::Running(_) => {
+            JobState::Storing(_) | JobState::Loading | JobState::Running(_) | JobState::Ended => {
                 debug_assert!(false, "a job that does not wait was taken out of its list");
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::connection::{Sleep, Wait};
 use super::function::{Function, JobList};
 use super::index::NONE;
-use super::job::{JobState, Kept, Links};
+use super::job::{Job, JobState, Kept, Links};
 use super::memory::Holdings;
 use super::storing::Creation;
 use super::{ConnectionId, JobServer};
@@ -35,12 +35,14 @@ impl JobServer {
         self.check_rules();
         self.check_additions();
         self.check_holdings();
+        self.check_messages();
+        self.check_crowds();
     }
 
     fn check_jobs(&self) {
         let (mut keys, mut uniques) = (HashSet::new(), HashSet::new());
         let (mut scheduled, mut keyed_by_workload) = (0, 0);
-        for (slot, job) in self.jobs.iter() {
+        for (slot, job) in self.live_jobs() {
             assert_eq!(self.jobs.find_number(job.number()), Some(slot), "a job is not found by its handle");
             let unique = job.unique();
             if !unique.is_empty() {
@@ -73,8 +75,13 @@ impl JobServer {
         }
         assert_eq!(self.jobs.schedule.len(), scheduled, "a time without a scheduled job");
         let [by_number, by_unique, by_key, namesakes] = self.jobs.index_lengths();
-        assert_eq!([by_number, by_unique], [self.jobs.len(), uniques.len()], "an index is off");
+        assert_eq!([by_number, by_unique], [self.live_jobs().count(), uniques.len()], "an index is off");
         assert_eq!(by_key, keyed_by_workload + namesakes, "the index of keys is off");
+    }
+
+    /// All jobs but those that have ended and are not buried yet.
+    fn live_jobs(&self) -> impl Iterator<Item = (u32, &Job)> {
+        self.jobs.iter().filter(|(_, job)| job.state != JobState::Ended)
     }
 
     /// What a job is kept in fits its state.
@@ -83,7 +90,7 @@ impl JobServer {
         let is_unloaded = match job.state {
             JobState::Parked(_) | JobState::Loading => Some(true),
             JobState::Storing(_) | JobState::Ready(_) | JobState::Running(_) => Some(false),
-            JobState::Scheduled => None,
+            JobState::Scheduled | JobState::Ended => None,
         };
         let fits = is_unloaded.is_none_or(|is_unloaded| is_unloaded == (job.kept == Kept::Store));
         assert!(fits, "a workload is in memory that should not be, or is not and should be");
@@ -126,7 +133,7 @@ impl JobServer {
         let ended = self.additions.iter().filter(|(_, addition)| addition.job == NONE);
         let ended = ended.map(|(_, addition)| addition.workload).sum();
         let mut expected = Holdings { ended, ..Holdings::default() };
-        for (_, job) in self.jobs.iter() {
+        for (_, job) in self.live_jobs() {
             let workload = job.workload_memory();
             match job.kept {
                 Kept::Memory => expected.volatile += workload,
@@ -142,7 +149,7 @@ impl JobServer {
 
     fn check_functions(&self) {
         let mut expected: HashMap<u32, [u32; 14]> = HashMap::new();
-        for (_, job) in self.jobs.iter() {
+        for (_, job) in self.live_jobs() {
             let counts = expected.entry(job.function).or_default();
             match job.state {
                 JobState::Ready(_) => counts[job.priority.index()] += 1,
@@ -151,6 +158,7 @@ impl JobServer {
                 JobState::Storing(_) => counts[5] += 1,
                 JobState::Parked(_) => counts[6 + job.priority.index()] += 1,
                 JobState::Loading => counts[9 + job.priority.index()] += 1,
+                JobState::Ended => {}
             }
         }
         assert_eq!(self.function_names.len(), self.functions.len());

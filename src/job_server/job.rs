@@ -37,6 +37,8 @@ pub(super) enum JobState {
     Loading,
     /// A worker has it; in this slot of the runs.
     Running(u32),
+    /// It is forgotten but for its waits, which are still to be told how it ended; in no list and no index.
+    Ended,
 }
 
 /// The neighbours of a job in a list.
@@ -335,7 +337,9 @@ impl Jobs {
     pub(super) fn links_mut(&mut self, slot: u32) -> Option<&mut Links> {
         match &mut self.slots.get_mut(slot as usize)?.state {
             JobState::Ready(links) | JobState::Parked(links) => Some(links),
-            JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) => None,
+            JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) | JobState::Ended => {
+                None
+            }
         }
     }
 
@@ -455,15 +459,42 @@ impl Jobs {
     /// Forgets a job, which must be in no list any more but the indexes.
     pub(super) fn remove(&mut self, slot: u32) {
         let job = self.slots.remove(slot as usize);
+        self.remove_from_indexes(slot, &job);
+        if self.slots.is_empty() {
+            self.slots.shrink_to_fit();
+        }
+    }
+
+    /// Forgets all of a job but its slot, its handle and its waits, until it is [buried](Self::bury).
+    pub(super) fn retire(&mut self, slot: u32) {
+        let job = self.get_mut(slot);
+        let nothing = Job {
+            body: Body::Small(Box::default()),
+            state: JobState::Ended,
+            function: NONE,
+            kept: Kept::Memory,
+            unique_length: 0,
+            reducer_length: 0,
+            ..*job
+        };
+        let job = std::mem::replace(job, nothing);
+        self.remove_from_indexes(slot, &job);
+    }
+
+    /// Gives the slot of a retired job free.
+    pub(super) fn bury(&mut self, slot: u32) {
+        self.slots.remove(slot as usize);
+        if self.slots.is_empty() {
+            self.slots.shrink_to_fit();
+        }
+    }
+
+    fn remove_from_indexes(&mut self, slot: u32, job: &Job) {
         self.by_number.remove(slot, low_half(job.number()));
-        let unique = job.unique();
-        if has_unique(unique) {
+        if has_unique(job.unique()) {
             self.remove_unique(slot, job.hash, job.function);
         } else if job.is_keyed_by_workload() {
             self.by_key.remove(slot, key_hash(job.hash, job.function));
-        }
-        if self.slots.is_empty() {
-            self.slots.shrink_to_fit();
         }
     }
 
@@ -536,6 +567,7 @@ impl Jobs {
         low_half(hash >> 32) ^ low_half(hash)
     }
 
+    /// All jobs, those that have ended included.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Job)> {
         self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), job))
     }

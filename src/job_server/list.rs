@@ -253,7 +253,7 @@ impl JobServer {
     /// A job as it is shown. One that is not stored yet is nobody's business.
     fn view<'a>(&'a self, job: &'a Job) -> Option<JobView<'a>> {
         let stage = match job.state {
-            JobState::Storing(_) => return None,
+            JobState::Storing(_) | JobState::Ended => return None,
             JobState::Scheduled => Stage::Scheduled,
             JobState::Ready(_) | JobState::Parked(_) | JobState::Loading => Stage::Queued,
             JobState::Running(run) => {
@@ -295,6 +295,6 @@ fn list_index(job: &Job) -> usize {
 fn links_of(job: &Job) -> Option<Links> {
     match job.state {
         JobState::Ready(links) | JobState::Parked(links) => Some(links),
-        JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) => None,
+        JobState::Storing(_) | JobState::Scheduled | JobState::Loading | JobState::Running(_) | JobState::Ended => None,
     }
 }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use super::effects::{Effects, Event};
 use super::job::{JobState, Kept};
 use super::stored::{StoreFailure, StoreOp, StoredJob};
+use super::tell::Said;
 use super::{JobServer, Now, US_PER_S};
-use crate::protocol::{PeerError, Priority, Response};
+use crate::protocol::{PeerError, Priority};
 
 /// Parked jobs of a function and priority are read when fewer are ready than this, or so many were handed out since. So
 /// many are read at once, too.
@@ -243,8 +244,7 @@ impl JobServer {
         let function = &self.functions[gone.function as usize].name;
         effects.report(Event::JobVanished { function, handle, unique: gone.unique() });
         self.tally(gone.function, |counters| &counters.dropped);
-        self.send_to_clients(job, effects, |_| Response::WorkFail { handle });
-        self.remove_job(job, effects);
+        self.end(job, None, Said::Fail, effects);
     }
 
     /// After the store could not read: asks again, for every function that has parked jobs.

@@ -28,6 +28,7 @@
 
 mod connection;
 mod control;
+mod crowd;
 mod earlier;
 mod effects;
 mod function;
@@ -46,6 +47,7 @@ mod short;
 mod stored;
 mod storing;
 mod submit;
+mod tell;
 mod wake;
 mod withhold;
 mod work;
@@ -68,7 +70,8 @@ pub use self::stored::{
     StoredParts,
 };
 
-use self::connection::{Ability, Connection, Run, Wait};
+use self::connection::{Ability, Connection, Pending, Run, Wait};
+use self::crowd::Crowd;
 use self::earlier::EarlierRuns;
 use self::function::Function;
 use self::index::NONE;
@@ -76,6 +79,7 @@ use self::job::{Jobs, Prefixes};
 use self::memory::{Holdings, Load};
 use self::price::Purse;
 use self::storing::{Addition, Creation};
+use self::tell::{Message, Said};
 use self::withhold::Rules;
 use self::work::Outcome;
 use crate::protocol::{FunctionName, PeerError, Request, Response};
@@ -158,6 +162,13 @@ pub struct JobServer {
     /// When a due date that is far ahead was reported last, on the monotonic clock.
     far_due_reported_us: Option<u64>,
     waits: Slab<Wait>,
+    /// By slot of the job: who waits for it how often, where that may be near the limit.
+    crowds: HashMap<u32, Crowd>,
+    /// By slot of the job: what very many clients are being told, in order.
+    messages: HashMap<u32, VecDeque<Message>>,
+    last_message: u64,
+    /// Slots of those jobs, in rotation.
+    undelivered: VecDeque<u32>,
     runs: Slab<Run>,
     earlier_runs: EarlierRuns,
     /// When running jobs are taken away, on the monotonic clock.
@@ -211,6 +222,10 @@ impl JobServer {
             ability_slots: HashMap::new(),
             far_due_reported_us: None,
             waits: Slab::new(),
+            crowds: HashMap::new(),
+            messages: HashMap::new(),
+            last_message: 0,
+            undelivered: VecDeque::new(),
             runs: Slab::new(),
             earlier_runs: EarlierRuns::default(),
             deadlines: BTreeSet::new(),
@@ -302,6 +317,7 @@ impl JobServer {
             return Departure::Done;
         };
         let ended = &mut self.connections[connection as usize];
+        ended.pending = None;
         let is_recent = |run: &Run| now.monotonic_us.saturating_sub(run.since_us) < LONGEST_MISS_US;
         if !missed_last
             || ended.first_wait != NONE
@@ -395,8 +411,13 @@ impl JobServer {
         let Some(connection) = self.slot_of(from) else {
             return true;
         };
-        let mut is_all = true;
         self.purse.spend(price::REQUEST);
+        if let Some(pending) = self.connections[connection as usize].pending {
+            let is_all = self.go_on(connection, pending, effects);
+            self.debug_check_invariants();
+            return is_all;
+        }
+        let mut is_all = true;
         self.connections[connection as usize].last_assigned = NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
@@ -407,20 +428,20 @@ impl JobServer {
             Request::GrabJob(kind) => self.grab_job(now, connection, kind, effects),
             Request::Submit(submission) => self.submit(now, connection, &submission, effects),
             Request::WorkStatus { handle, numerator, denominator } => {
-                self.work_status(connection, handle, numerator, denominator, effects);
+                is_all = self.work_status(connection, handle, numerator, denominator, effects);
             }
             Request::WorkData { handle, workload } => {
-                self.work_data(connection, handle, effects, |handle| Response::WorkData { handle, workload });
+                is_all = self.work_data(connection, handle, Said::Data(workload), effects);
             }
             Request::WorkWarning { handle, workload } => {
-                self.work_data(connection, handle, effects, |handle| Response::WorkWarning { handle, workload });
+                is_all = self.work_data(connection, handle, Said::Warning(workload), effects);
             }
             Request::WorkComplete { handle, workload } => {
-                self.finish(now, connection, handle, Outcome::Complete(workload), effects);
+                is_all = self.finish(now, connection, handle, Outcome::Complete(workload), effects);
             }
-            Request::WorkFail { handle } => self.finish(now, connection, handle, Outcome::Fail, effects),
+            Request::WorkFail { handle } => is_all = self.finish(now, connection, handle, Outcome::Fail, effects),
             Request::WorkException { handle, workload } => {
-                self.finish(now, connection, handle, Outcome::Exception(workload), effects);
+                is_all = self.finish(now, connection, handle, Outcome::Exception(workload), effects);
             }
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
@@ -438,6 +459,13 @@ impl JobServer {
         is_all
     }
 
+    /// Goes on with a request that takes several turns. Returns whether that is all.
+    fn go_on(&mut self, connection: u32, pending: Pending, effects: &mut impl Effects) -> bool {
+        match pending {
+            Pending::Message { job, serial } => self.go_on_telling(connection, job, serial, effects),
+        }
+    }
+
     /// When [`timeout`](Self::timeout) wants to be called, on the monotonic clock, as far as is known `now`.
     pub fn next_timeout(&self, now: Now) -> Option<u64> {
         let noop = self.noops.front().map(|noop| noop.deadline_us);
@@ -447,7 +475,8 @@ impl JobServer {
             now.monotonic_us + wait_us.min(LONGEST_LOOK_AHEAD_US)
         });
         let rules = self.rules_place().map(|_| now.monotonic_us);
-        [noop, deadline, due, self.load_again_us, rules].into_iter().flatten().min()
+        let undelivered = self.has_undelivered().then_some(now.monotonic_us);
+        [noop, deadline, due, self.load_again_us, rules, undelivered].into_iter().flatten().min()
     }
 
     /// Time has passed: gives up NOOPs, takes jobs from workers that are late, makes ready what is due, and goes on with
@@ -482,6 +511,7 @@ impl JobServer {
         }
         self.load_again(now, effects);
         self.go_on_with_rules(now, effects);
+        self.deliver_all(effects);
         self.debug_check_invariants();
     }
 

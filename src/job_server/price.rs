@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use crate::protocol::Response;
+use crate::protocol::{Response, Workload};
 
 /// A request, whatever it asks for: its look-ups and its own part of the state.
 pub const REQUEST: u32 = 8;
@@ -23,12 +23,17 @@ pub const WAKE: u32 = 4;
 /// What one hold of the lock may spend, 100 to 200 us: as much as half a thousand packets.
 pub const BUDGET: u32 = 4096;
 
-/// How much of a workload is copied into an outbox at most, in bytes: what is larger is shared where it can be.
+/// Workloads from this size on are shared where they can be, in bytes.
 const COPIED_MAX: usize = 8 * 1024;
 
 /// What a packet costs.
 pub(super) fn of_packet(response: &Response<'_>) -> u32 {
-    PACKET + response.workload().map_or(0, |workload| of_bytes(workload.as_bytes().len().min(COPIED_MAX)))
+    let copied = |workload: Workload<'_>| match workload.as_bytes().len() {
+        _ if workload.is_common() => 0,
+        size if size >= COPIED_MAX && workload.is_owned() => 0,
+        size => of_bytes(size),
+    };
+    PACKET + response.workload().map_or(0, copied)
 }
 
 /// What it costs to copy so many bytes.

@@ -5,6 +5,7 @@ use std::iter::successors;
 use super::control::ControlError;
 use super::effects::Effects;
 use super::job::{Job, JobState};
+use super::tell::Said;
 use super::{JobServer, Now};
 use crate::protocol::response::Status;
 use crate::protocol::{PeerError, Response};
@@ -40,7 +41,7 @@ impl JobServer {
 
     fn status(&self, job: &Job) -> Status {
         match job.state {
-            JobState::Storing(_) => Status::default(),
+            JobState::Storing(_) | JobState::Ended => Status::default(),
             JobState::Scheduled | JobState::Ready(_) | JobState::Parked(_) | JobState::Loading => {
                 Status { known: true, ..Status::default() }
             }
@@ -83,10 +84,8 @@ impl JobServer {
     pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
         self.forfeit_run(slot);
         let job = self.jobs.get(slot);
-        let handle = job.handle(&self.prefixes);
-        self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
         self.tally(job.function, |counters| &counters.cancelled);
-        self.remove_job(slot, effects);
+        self.end(slot, None, Said::Fail, effects);
     }
 
     /// Makes a function known, which changes nothing where it is already.

@@ -12,6 +12,7 @@ use super::effects::Effects;
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{StoreFailure, StoreOp};
+use super::tell::Said;
 use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, price};
 use crate::protocol::{JobHandle, PeerError, Response};
 
@@ -153,7 +154,8 @@ impl JobServer {
         self.set_kept(job, if is_stored { Kept::Both } else { Kept::Memory });
         if is_new {
             if !is_stored {
-                return self.remove_job(job, effects);
+                self.end(job, None, Said::Nothing, effects);
+                return;
             }
             let function = self.jobs.get(job).function;
             self.functions[function as usize].storing -= 1;

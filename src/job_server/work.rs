@@ -8,9 +8,10 @@ use super::effects::{Effects, Event};
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::StoreOp;
+use super::tell::Said;
 use super::{JobServer, Now, WORK_PER_CALL};
 use crate::protocol::request::leading_count;
-use crate::protocol::{GrabKind, JobHandle, NotRegistered, PeerError, Priority, Response, Workload};
+use crate::protocol::{GrabKind, NotRegistered, PeerError, Priority, Response, Workload};
 
 /// How a job ended, by the word of its worker.
 #[derive(Clone, Copy, Debug)]
@@ -312,36 +313,33 @@ impl JobServer {
         numerator: &[u8],
         denominator: &[u8],
         effects: &mut impl Effects,
-    ) {
+    ) -> bool {
         match self.held_job(connection, handle, false, PeerError::RESULT_FOR_UNKNOWN_JOB) {
             Ok((job, run)) => {
                 let run = &mut self.runs[run as usize];
                 run.numerator = leading_count(numerator);
                 run.denominator = leading_count(denominator);
-                let handle = self.jobs.get(job).handle(&self.prefixes);
-                self.send_to_clients(job, effects, |_| Response::WorkStatus { handle, numerator, denominator });
+                self.tell(job, connection, Said::Status { numerator, denominator }, effects)
             }
             Err(error) => self.send_error(connection, error, effects),
         }
     }
 
-    pub(super) fn work_data<'a>(
-        &'a mut self,
+    pub(super) fn work_data(
+        &mut self,
         connection: u32,
         handle: &[u8],
+        said: Said<'_>,
         effects: &mut impl Effects,
-        response: impl Fn(JobHandle<'a>) -> Response<'a>,
-    ) {
+    ) -> bool {
         match self.held_job(connection, handle, false, PeerError::DATA_FOR_UNKNOWN_JOB) {
-            Ok((job, _)) => {
-                let handle = self.jobs.get(job).handle(&self.prefixes);
-                self.send_to_clients(job, effects, |_| response(handle));
-            }
+            Ok((job, _)) => self.tell(job, connection, said, effects),
             Err(error) => self.send_error(connection, error, effects),
         }
     }
 
-    /// A worker is through with a job: its clients are told how it ended, and it is forgotten.
+    /// A worker is through with a job: its clients are told how it ended, and it is forgotten. Returns whether all are told; if
+    /// not, the call is to be made again.
     pub(super) fn finish(
         &mut self,
         now: Now,
@@ -349,7 +347,7 @@ impl JobServer {
         handle: &[u8],
         outcome: Outcome<'_>,
         effects: &mut impl Effects,
-    ) {
+    ) -> bool {
         let unknown = match outcome {
             Outcome::Complete(_) | Outcome::Fail => PeerError::RESULT_FOR_UNKNOWN_JOB,
             Outcome::Exception(_) => PeerError::EXCEPTION_FOR_UNKNOWN_JOB,
@@ -361,28 +359,35 @@ impl JobServer {
             }
             // It was taken away from this worker, which has done it all the same. Nobody has ended it before.
             Err(None) => {
-                let Some(job) = self.find_handle(handle) else { return };
+                let Some(job) = self.find_handle(handle) else { return true };
                 self.measure_late(connection, job, &outcome);
                 self.forfeit_run(job);
                 job
             }
             Err(error) => return self.send_error(connection, error, effects),
         };
-        let handle = self.jobs.get(job).handle(&self.prefixes);
-        self.send_to_clients(job, effects, |wants_exceptions| match outcome {
-            Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
-            Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
-            Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
-        });
-        self.end_job(now, job, effects);
+        let said = match outcome {
+            Outcome::Complete(workload) => Said::Complete(workload),
+            Outcome::Exception(workload) => Said::Exception(workload),
+            Outcome::Fail => Said::Fail,
+        };
+        self.end_job(now, job, Some(connection), said, effects)
     }
 
-    /// Forgets a job. Where not more of its function may run at once, or its worker could hold no more, the next may run now.
-    fn end_job(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+    /// Ends a job. Where not more of its function may run at once, or its worker could hold no more, the next may run now.
+    fn end_job(
+        &mut self,
+        now: Now,
+        job: u32,
+        speaker: Option<u32>,
+        said: Said<'_>,
+        effects: &mut impl Effects,
+    ) -> bool {
         let function = self.jobs.get(job).function;
-        self.remove_job(job, effects);
+        let is_all = self.end(job, speaker, said, effects);
         self.cover(now, function, effects);
         self.cover_freed(now, effects);
+        is_all
     }
 
     /// A job ends, and not by the word of the worker that runs it, if one does: what that one still says of it is not answered.
@@ -394,10 +399,12 @@ impl JobServer {
         }
     }
 
-    fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) {
+    /// Returns that this is all.
+    fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) -> bool {
         if let Some(error) = error {
             self.say(self.id_of(connection), Response::Error(error), effects);
         }
+        true
     }
 
     /// A worker took longer than it may.
@@ -443,13 +450,14 @@ impl JobServer {
             let handle = job.handle(&self.prefixes);
             let function = &self.functions[job.function as usize].name;
             effects.report(Event::JobDropped { function, handle, unique: job.unique(), attempts, end });
-            self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
             self.tally(job.function, |counters| &counters.dropped);
-            return self.end_job(now, slot, effects);
+            self.end_job(now, slot, None, Said::Fail, effects);
+            return;
         }
         if self.is_abandoned(slot) {
             self.tally(self.jobs.get(slot).function, |counters| &counters.abandoned);
-            return self.end_job(now, slot, effects);
+            self.end_job(now, slot, None, Said::Nothing, effects);
+            return;
         }
         let job = self.jobs.get(slot);
         let function = job.function as usize;

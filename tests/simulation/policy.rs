@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 
-use gearmand::job_server::{Durability, Policy};
+use gearmand::job_server::{Durability, Policy, price};
 use gearmand::protocol::FunctionName;
 
 use super::random::Random;
@@ -27,6 +27,7 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         stored_workloads_max: random.pick(&[0, 0, 10, 100, 1 << 20]),
         storing_workloads_max: random.pick(&[60, 1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
         volatile_workloads_max: random.pick(&[60, 1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
+        turn_budget: random.pick(&[1, 20, 100, 300, price::BUDGET, price::BUDGET]),
         ..Policy::default()
     };
     let max_jobs_per_connection = random.pick(&[1, 2, 10_000, 10_000, 10_000, 10_000]);
@@ -39,6 +40,7 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         max_functions_per_connection: 3,
         max_jobs_per_connection: max_jobs_per_connection.min(3),
         max_waits_per_connection: 3,
+        max_waits_per_job: random.pick(&[1, 2, 1_000]),
         ..policy
     }
 }
