@@ -5,7 +5,7 @@ use super::function::{Function, JobList};
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{Edit, StoreOp};
-use super::{ConnectionId, JobServer, Now, US_PER_S, WORK_PER_CALL, Withholding};
+use super::{ConnectionId, JobServer, Now, US_PER_S, Withholding, price};
 use crate::protocol::names::FUNCTION_MAX;
 use crate::protocol::{FunctionName, Priority};
 
@@ -33,6 +33,9 @@ pub struct Rule {
 
 /// How many slots of jobs one call looks at, so that the jobs of other functions do not take it long either.
 pub(super) const LOOKS_PER_CALL: usize = 4096;
+
+/// So many slots are looked at in the time of one other entry.
+const SLOTS_AN_ENTRY: usize = 8;
 
 /// Where a long piece of work is to go on. It begins at the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -263,6 +266,7 @@ impl JobServer {
             Stage::Beginning | Stage::Rules => self.move_list(now, (from, to), (0, None), last_number, effects),
             Stage::List(list, after) => self.move_list(now, (from, to), (list, after), last_number, effects),
             Stage::Slot(first) => self.walk_slots(from, first, last_number, |server, job| {
+                server.purse.spend(2 * price::CHANGE);
                 server.check_waiting(job).is_ok() && server.transfer(now, job, to, effects).is_ok()
             }),
         };
@@ -460,10 +464,11 @@ impl JobServer {
             if job.is_some() && act(self, slot) {
                 affected += 1;
             }
-            if affected == WORK_PER_CALL {
+            if affected > 0 && self.is_turn_over() {
                 return Piece { affected, next: Some(Place { stage: Stage::Slot(index + 1), last_number }) };
             }
         }
+        self.purse.spend_entries((end - first.min(end)) / SLOTS_AN_ENTRY);
         let next = (end < self.jobs.slot_bound()).then_some(Place { stage: Stage::Slot(end), last_number });
         Piece { affected, next }
     }
@@ -479,7 +484,11 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> Piece {
         let (mut after, mut affected) = (after, 0);
-        for _ in 0..WORK_PER_CALL {
+        for count in 0.. {
+            if count > 0 && self.is_turn_over() {
+                break;
+            }
+            self.purse.spend(2 * price::CHANGE);
             let job = match after {
                 None => self.list_of(from, list).first,
                 Some((slot, number)) => self.next_in(from, list, slot, number),

@@ -83,6 +83,9 @@ pub(super) struct Function {
     /// The abilities of sleeping connections; the first is woken next.
     pub(super) first_sleeper: u32,
     pub(super) last_sleeper: u32,
+    /// The abilities of wide connections, asleep or not, in no order; and how many these are.
+    pub(super) first_wide: u32,
+    pub(super) wide: u32,
     /// Connections that were sent a NOOP for a job of this function, and have not answered it yet.
     pub(super) waking: u32,
     /// By priority of the new job; 0 for none.
@@ -93,10 +96,10 @@ pub(super) struct Function {
     pub(super) max_running: u32,
     /// Whether the operator's settings alone have made it known: no worker, job or other command has named it.
     pub(super) settings_only: bool,
-    /// Its place among the functions with ready jobs, while it has some.
-    pub(super) ready_place: u32,
-    /// Whether the job server counts it among the functions in use.
-    pub(super) counted_in_use: bool,
+    /// By priority, its place among the functions with ready jobs, while it has some.
+    pub(super) ready_places: [u32; 3],
+    /// Its place among the functions that are not in use, while it is one.
+    pub(super) unused_place: u32,
     /// Whether the job server counts it among those that the operator has paused or limited.
     pub(super) counted_with_settings: bool,
     pub(super) gauges: Arc<FunctionGauges>,
@@ -117,13 +120,15 @@ impl Function {
             workers: 0,
             first_sleeper: NONE,
             last_sleeper: NONE,
+            first_wide: NONE,
+            wide: 0,
             waking: 0,
             limits: [0; 3],
             paused: false,
             max_running: 0,
             settings_only: false,
-            ready_place: NONE,
-            counted_in_use: false,
+            ready_places: [NONE; 3],
+            unused_place: NONE,
             counted_with_settings: false,
             gauges,
         }

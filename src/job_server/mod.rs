@@ -26,6 +26,7 @@
 //!     ends. Results that come later are not answered. Of a connection that was never handed the job nothing is heard. A connection
 //!     remembers at least the last 1,024 jobs that were taken away from it.
 
+mod abilities;
 mod connection;
 mod control;
 mod crowd;
@@ -82,7 +83,7 @@ use self::storing::{Addition, Creation};
 use self::tell::{Message, Said};
 use self::withhold::Rules;
 use self::work::Outcome;
-use crate::protocol::{FunctionName, PeerError, Request, Response};
+use crate::protocol::{FunctionName, PeerError, Priority, Request, Response};
 use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
 
 pub use crate::stats::{ConnectionId, Withholding};
@@ -123,8 +124,8 @@ const US_PER_S: u64 = 1_000_000;
 /// How many waits, runs or timeouts one call works off, so that no call takes long.
 const WORK_PER_CALL: usize = 256;
 
-/// From so many functions on, a connection is not looked through for jobs before it is clear that one of them has jobs.
-const MANY_ABILITIES: usize = 32;
+/// How many unused functions one new name makes room of at most.
+const FORGOTTEN_AT_ONCE: usize = 64;
 
 /// A job that was handed out longer ago than this has reached its worker.
 const LONGEST_MISS_US: u64 = US_PER_S;
@@ -148,10 +149,10 @@ pub struct JobServer {
     /// Parked jobs that the store is asked to read, and when it is asked again after it could not.
     loads: Slab<Load>,
     load_again_us: Option<u64>,
+    /// The slot of the function for which that is next, while it goes on.
+    loads_place: Option<usize>,
     functions: Slab<Function>,
     function_names: HashMap<FunctionName, u32>,
-    /// How many functions are in use: the others can be forgotten.
-    functions_in_use: usize,
     /// How many the operator has paused or limited.
     functions_with_settings: usize,
     connections: Slab<Connection>,
@@ -159,6 +160,15 @@ pub struct JobServer {
     abilities: Slab<Ability>,
     /// The slots of abilities, by connection and function.
     ability_slots: HashMap<(u32, u32), u32>,
+    /// Counts how often an ability came first or last in turn, and how often a connection or an ability joined sleepers.
+    last_turn: i64,
+    last_slept: u64,
+    /// The wide connections that sleep and could take a job, those that have slept longest first, and how many these are.
+    first_wide_sleeper: u32,
+    last_wide_sleeper: u32,
+    wide_sleepers: u32,
+    /// Connections that are still to be looked through for ready jobs that nobody is on the way for, since they have fallen asleep.
+    uncovered: VecDeque<ConnectionId>,
     /// When a due date that is far ahead was reported last, on the monotonic clock.
     far_due_reported_us: Option<u64>,
     waits: Slab<Wait>,
@@ -173,8 +183,10 @@ pub struct JobServer {
     earlier_runs: EarlierRuns,
     /// When running jobs are taken away, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
-    /// Functions with jobs that are ready, in no order. Each knows its place in here.
-    functions_ready: Vec<u32>,
+    /// By priority, functions with jobs that are ready, in no order. Each knows its place in here.
+    functions_ready: [Vec<u32>; 3],
+    /// Functions without jobs, workers and settings, in no order: they may be forgotten. Each knows its place in here.
+    functions_unused: Vec<u32>,
     /// What was spent since [`JobServer::start_turn`].
     purse: Purse,
     /// Connections that sleep and may take jobs again, whose functions are not covered yet. Empty between transitions.
@@ -212,14 +224,20 @@ impl JobServer {
             late_additions: HashMap::new(),
             loads: Slab::new(),
             load_again_us: None,
+            loads_place: None,
             functions: Slab::new(),
             function_names: HashMap::with_hasher(hasher),
-            functions_in_use: 0,
             functions_with_settings: 0,
             connections: Slab::new(),
             last_generation: 0,
             abilities: Slab::new(),
             ability_slots: HashMap::new(),
+            last_turn: 0,
+            last_slept: 0,
+            first_wide_sleeper: NONE,
+            last_wide_sleeper: NONE,
+            wide_sleepers: 0,
+            uncovered: VecDeque::new(),
             far_due_reported_us: None,
             waits: Slab::new(),
             crowds: HashMap::new(),
@@ -229,7 +247,8 @@ impl JobServer {
             runs: Slab::new(),
             earlier_runs: EarlierRuns::default(),
             deadlines: BTreeSet::new(),
-            functions_ready: Vec::new(),
+            functions_ready: [const { Vec::new() }; 3],
+            functions_unused: Vec::new(),
             freed: Vec::new(),
             noops: VecDeque::new(),
             last_noop: 0,
@@ -332,15 +351,18 @@ impl JobServer {
             self.debug_check_invariants();
             return Departure::Unfinished;
         }
-        for _ in 0..WORK_PER_CALL {
+        // At least one a call, so that it comes to its end.
+        for count in 0.. {
             match self.connections[connection as usize].first_wait {
                 NONE => break,
+                _ if count > 0 && self.is_turn_over() => break,
                 wait => self.abandon(wait, effects),
             }
         }
-        for _ in 0..WORK_PER_CALL {
+        for count in 0.. {
             match self.connections[connection as usize].first_run {
                 NONE => break,
+                _ if count > 0 && self.is_turn_over() => break,
                 run => {
                     let is_last = run == self.connections[connection as usize].last_assigned;
                     let is_missed = is_last && self.may_miss(run);
@@ -370,10 +392,7 @@ impl JobServer {
             StoreReport::Added { ticket, result } => {
                 (!self.added(now, ticket, result, effects)).then_some(StoreReport::Added { ticket, result })
             }
-            StoreReport::Loaded { ticket, result } => {
-                self.loaded(now, ticket, result, effects);
-                None
-            }
+            StoreReport::Loaded { ticket, result } => self.loaded(now, ticket, result, effects),
         };
         self.debug_check_invariants();
         rest
@@ -413,7 +432,7 @@ impl JobServer {
         };
         self.purse.spend(price::REQUEST);
         if let Some(pending) = self.connections[connection as usize].pending {
-            let is_all = self.go_on(connection, pending, effects);
+            let is_all = self.go_on(now, connection, pending, effects);
             self.debug_check_invariants();
             return is_all;
         }
@@ -422,10 +441,10 @@ impl JobServer {
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
             Request::CannotRegister(why) => self.refuse_function(connection, why, effects),
-            Request::CantDo { function } => self.cant_do(now, connection, function, effects),
+            Request::CantDo { function } => is_all = self.cant_do(now, connection, function, effects),
             Request::ResetAbilities => is_all = self.reset_abilities(now, connection, effects),
-            Request::PreSleep => self.pre_sleep(now, connection, effects),
-            Request::GrabJob(kind) => self.grab_job(now, connection, kind, effects),
+            Request::PreSleep => is_all = self.pre_sleep(now, connection, effects),
+            Request::GrabJob(kind) => is_all = self.grab_job(now, connection, kind, effects),
             Request::Submit(submission) => self.submit(now, connection, &submission, effects),
             Request::WorkStatus { handle, numerator, denominator } => {
                 is_all = self.work_status(connection, handle, numerator, denominator, effects);
@@ -451,8 +470,7 @@ impl JobServer {
                 self.say(from, Response::OptionRes { written }, effects);
             }
             Request::SetClientId { id } => {
-                self.connections[connection as usize].gauges.set_client_id(id);
-                self.apply_rules(now, connection, effects);
+                self.rename(now, connection, id, effects);
             }
         }
         self.debug_check_invariants();
@@ -460,10 +478,28 @@ impl JobServer {
     }
 
     /// Goes on with a request that takes several turns. Returns whether that is all.
-    fn go_on(&mut self, connection: u32, pending: Pending, effects: &mut impl Effects) -> bool {
+    fn go_on(&mut self, now: Now, connection: u32, pending: Pending, effects: &mut impl Effects) -> bool {
         match pending {
             Pending::Message { job, serial } => self.go_on_telling(connection, job, serial, effects),
+            Pending::Grab { kind, at } => self.take_job(now, connection, kind, Some(at), effects),
+            Pending::GiveBack { function } => self.give_back(now, connection, function, effects),
         }
+    }
+
+    /// Whether something was begun that is done in pieces, whoever asks for it: by [`timeout`](Self::timeout).
+    pub fn has_unfinished(&self) -> bool {
+        self.has_undelivered()
+            || !self.uncovered.is_empty()
+            || self.rules_place().is_some()
+            || self.loads_place.is_some()
+    }
+
+    /// Goes on with all of that until the turn is over.
+    pub fn go_on_with_all(&mut self, now: Now, effects: &mut impl Effects) {
+        self.go_on_loading(effects);
+        self.go_on_with_rules(now, effects);
+        self.go_on_covering(now, effects);
+        self.deliver_all(effects);
     }
 
     /// When [`timeout`](Self::timeout) wants to be called, on the monotonic clock, as far as is known `now`.
@@ -474,9 +510,8 @@ impl JobServer {
             let wait_us = due_s.saturating_mul(US_PER_S).saturating_sub(now.unix_us);
             now.monotonic_us + wait_us.min(LONGEST_LOOK_AHEAD_US)
         });
-        let rules = self.rules_place().map(|_| now.monotonic_us);
-        let undelivered = self.has_undelivered().then_some(now.monotonic_us);
-        [noop, deadline, due, self.load_again_us, rules, undelivered].into_iter().flatten().min()
+        let unfinished = self.has_unfinished().then_some(now.monotonic_us);
+        [noop, deadline, due, self.load_again_us, unfinished].into_iter().flatten().min()
     }
 
     /// Time has passed: gives up NOOPs, takes jobs from workers that are late, makes ready what is due, and goes on with
@@ -509,9 +544,8 @@ impl JobServer {
             self.functions[function as usize].scheduled[priority] -= 1;
             self.make_ready(now, job, effects);
         }
-        self.load_again(now, effects);
-        self.go_on_with_rules(now, effects);
-        self.deliver_all(effects);
+        self.load_again(now);
+        self.go_on_with_all(now, effects);
         self.debug_check_invariants();
     }
 
@@ -556,15 +590,22 @@ impl JobServer {
         let slot = self.functions.insert(Function::new(name.clone(), gauges));
         let slot = u32::try_from(slot).unwrap_or(NONE);
         self.function_names.insert(name, slot);
+        self.list_if_unused(slot);
         slot
     }
 
     /// Forgets a function that has neither workers nor jobs.
     fn remove_function(&mut self, slot: u32) {
+        let place = self.functions[slot as usize].unused_place;
+        if place != NONE {
+            let functions = &mut self.functions;
+            change_list(&mut self.functions_unused, slot, place, |moved, place| {
+                functions[moved as usize].unused_place = place;
+            });
+        }
         let removed = self.functions.remove(slot as usize);
         self.function_names.remove(&removed.name);
         self.stats.functions.remove(&removed.name);
-        self.functions_in_use -= usize::from(removed.counted_in_use);
         self.functions_with_settings -= usize::from(removed.counted_with_settings);
     }
 
@@ -582,11 +623,8 @@ impl JobServer {
 
     fn count_in_use(&mut self, slot: u32) {
         self.list_if_ready(slot);
+        self.list_if_unused(slot);
         let function = &mut self.functions[slot as usize];
-        let is_in_use = !function.is_unused();
-        if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
-            self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };
-        }
         let has_settings = function.has_settings();
         if has_settings != std::mem::replace(&mut function.counted_with_settings, has_settings) {
             let count = self.functions_with_settings;
@@ -594,49 +632,60 @@ impl JobServer {
         }
     }
 
-    /// Puts a function that has ready jobs among those, or takes it out.
+    /// Puts a function among those that have ready jobs, by priority, or takes it out.
     fn list_if_ready(&mut self, slot: u32) {
-        let function = &mut self.functions[slot as usize];
-        let (place, is_ready) = (function.ready_place, function.ready() > 0);
-        if is_ready && place == NONE {
-            function.ready_place = u32::try_from(self.functions_ready.len()).unwrap_or(NONE);
-            self.functions_ready.push(slot);
-        } else if !is_ready && place != NONE {
-            function.ready_place = NONE;
-            self.functions_ready.swap_remove(place as usize);
-            if let Some(moved) = self.functions_ready.get(place as usize) {
-                self.functions[*moved as usize].ready_place = place;
+        for priority in 0..Priority::ALL.len() {
+            let function = &self.functions[slot as usize];
+            let (place, is_ready) = (function.ready_places[priority], function.ready[priority].len > 0);
+            if is_ready == (place != NONE) {
+                continue;
             }
+            let functions = &mut self.functions;
+            let new_place = change_list(&mut self.functions_ready[priority], slot, place, |moved, place| {
+                functions[moved as usize].ready_places[priority] = place;
+            });
+            self.functions[slot as usize].ready_places[priority] = new_place;
         }
     }
 
-    /// Whether no job is ready that a connection could do. Of one with many functions, this is quicker than to look through them
-    /// while few functions have ready jobs; of others `false` is no answer.
-    fn surely_has_no_job(&mut self, connection: u32) -> bool {
-        let abilities = self.connections[connection as usize].abilities.len();
-        if abilities < MANY_ABILITIES || self.functions_ready.len() > abilities / MANY_ABILITIES {
-            return false;
+    /// Puts a function among those that are not in use, or takes it out.
+    fn list_if_unused(&mut self, slot: u32) {
+        let function = &self.functions[slot as usize];
+        let place = function.unused_place;
+        if function.is_unused() == (place != NONE) {
+            return;
         }
-        self.purse.spend_entries(self.functions_ready.len());
-        !self.functions_ready.iter().any(|function| self.ability_slots.contains_key(&(connection, *function)))
+        let functions = &mut self.functions;
+        let new_place = change_list(&mut self.functions_unused, slot, place, |moved, place| {
+            functions[moved as usize].unused_place = place;
+        });
+        self.functions[slot as usize].unused_place = new_place;
     }
 
     /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
-    ///
-    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
-    /// the server's time.
     fn forget_unused_functions(&mut self) -> bool {
-        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
-            return false;
-        }
-        let Self { functions, function_names, stats, .. } = self;
-        functions.retain(|_, function| {
-            if function.is_unused() {
-                function_names.remove(&function.name);
-                stats.functions.remove(&function.name);
+        let surplus = (self.functions.len() + 1).saturating_sub(self.policy.max_functions);
+        let count = surplus.min(self.functions_unused.len()).min(FORGOTTEN_AT_ONCE);
+        for _ in 0..count {
+            if let Some(slot) = self.functions_unused.first().copied() {
+                self.purse.spend(price::CHANGE);
+                self.remove_function(slot);
             }
-            !function.is_unused()
-        });
-        true
+        }
+        count > 0
     }
+}
+
+/// Puts `slot` into a list, or takes it out if it has a place there. Returns its new place; `tell` is called with another one
+/// that was moved, and its new place.
+fn change_list(list: &mut Vec<u32>, slot: u32, place: u32, tell: impl FnOnce(u32, u32)) -> u32 {
+    if place == NONE {
+        list.push(slot);
+        return u32::try_from(list.len() - 1).unwrap_or(NONE);
+    }
+    list.swap_remove(place as usize);
+    if let Some(moved) = list.get(place as usize) {
+        tell(*moved, place);
+    }
+    NONE
 }

@@ -6,9 +6,12 @@ use super::control::ControlError;
 use super::effects::Effects;
 use super::job::{Job, JobState};
 use super::tell::Said;
-use super::{JobServer, Now};
+use super::{JobServer, Now, price};
 use crate::protocol::response::Status;
 use crate::protocol::{PeerError, Response};
+
+/// How many jobs of one unique id and different functions GET_STATUS_UNIQUE looks at.
+const MOST_NAMESAKES: usize = 4096;
 
 /// What `drop function` came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ impl JobServer {
 
     pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
         let newest_first = successors(self.jobs.find_unique(unique), |newer| self.jobs.older_namesake(*newer));
+        // Beyond that so many of its namesakes are not stored yet that nobody can have been told of it for long.
+        let newest_first = newest_first.take(MOST_NAMESAKES).inspect(|_| self.purse.spend(price::ENTRY));
         let mut visible =
             newest_first.map(|job| self.jobs.get(job)).filter(|job| !matches!(job.state, JobState::Storing(_)));
         let job = visible.next();

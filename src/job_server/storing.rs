@@ -13,7 +13,7 @@ use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{StoreFailure, StoreOp};
 use super::tell::Said;
-use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, price};
+use super::{ConnectionId, JobServer, Now, price};
 use crate::protocol::{JobHandle, PeerError, Response};
 
 /// A job that the store is asked to keep. Its slot is the ticket of the operation.
@@ -116,13 +116,13 @@ impl JobServer {
         let Addition { job, workload, number, prefix, first_creation, .. } = *addition;
         // A job that has ended before it was stored did all it was submitted for.
         let error = result.err().filter(|_| job != NONE).map(peer_error);
-        let (mut creation, mut left) = (first_creation, WORK_PER_CALL);
+        let (mut creation, mut count) = (first_creation, 0);
         while creation != NONE {
-            if left == 0 {
+            if count > 0 && self.is_turn_over() {
                 self.additions[ticket as usize].first_creation = creation;
                 return false;
             }
-            left -= 1;
+            count += 1;
             let Creation { connection, gap, next } = self.creations.remove(creation as usize);
             if let Some(slot) = self.slot_of(connection) {
                 self.connections[slot as usize].open_gaps -= 1;

@@ -77,7 +77,7 @@ impl World {
         let mut effects = Recorder::new(&mut self.links, None, self.store.is_some());
         self.server.start_turn();
         let existed = self.server.cancel_job(self.now, &handle, &mut effects);
-        finish_hold(&mut self.server, &self.model.policy, &mut effects);
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
         self.model.cancelled(self.now, &handle, existed, &outcome);
@@ -170,7 +170,7 @@ impl World {
         let mut effects = Recorder::new(&mut self.links, None, self.store.is_some());
         self.server.start_turn();
         let result = act(&mut self.server, &mut effects);
-        finish_hold(&mut self.server, &self.model.policy, &mut effects);
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
         (result, outcome)

@@ -265,7 +265,7 @@ impl World {
             }
             Err(error) => self.server.refuse(id, error, &mut effects),
         }
-        finish_hold(&mut self.server, &self.model.policy, &mut effects);
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let mut outcome = effects.outcome;
         outcome.refused_functions = self.stats.functions_refused.get() - refused_before;
         self.observe(&outcome);
@@ -432,7 +432,7 @@ impl World {
             calls += 1;
             assert!(calls < 10_000, "a connection cannot be got rid of");
         };
-        finish_hold(&mut self.server, &self.model.policy, &mut effects);
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
         match departure {
@@ -623,8 +623,8 @@ fn part(random: &mut Random, length: usize, percent: u64) -> usize {
     random.index(length * usize::try_from(percent).unwrap() / 100 + 1)
 }
 
-/// What a hold may cost beyond its budget: the dearest step that cannot be cut.
-const DEAREST_STEP: u32 = 300;
+/// What a hold may cost beyond its budget: the dearest step that cannot be cut. Here that is to ask the store for a flood of jobs.
+const DEAREST_STEP: u32 = 1000;
 
 /// No hold of the lock is dearer than its budget and one step.
 pub(crate) fn check_price(server: &JobServer, policy: &Policy) {
@@ -633,12 +633,12 @@ pub(crate) fn check_price(server: &JobServer, policy: &Policy) {
 }
 
 /// A hold ends. What very many are still to be told they are told now, so that it counts as one transition.
-pub(crate) fn finish_hold(server: &mut JobServer, policy: &Policy, effects: &mut Recorder<'_>) {
+pub(crate) fn finish_hold(server: &mut JobServer, policy: &Policy, now: Now, effects: &mut Recorder<'_>) {
     check_price(server, policy);
-    while server.has_undelivered() {
+    while server.has_unfinished() {
         server.check_invariants();
         server.start_turn();
-        server.deliver_all(effects);
+        server.go_on_with_all(now, effects);
         check_price(server, policy);
     }
 }

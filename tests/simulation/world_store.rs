@@ -47,7 +47,7 @@ impl World {
             rest = self.server.stored(now, report, &mut effects);
             check_price(&self.server, &self.model.policy);
         }
-        finish_hold(&mut self.server, &self.model.policy, &mut effects);
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
         match told {
