@@ -51,13 +51,13 @@ impl JobServer {
         let AbilityList { last, .. } = self.connections[connection].abilities;
         let state = &mut self.abilities[ability as usize];
         (state.turn, state.turn_previous, state.turn_next) = (self.last_turn, last, NONE);
-        let list = &mut self.connections[connection].abilities;
+        let order = &mut self.connections[connection].abilities;
         match last {
-            NONE => list.first = ability,
+            NONE => order.first = ability,
             last => self.abilities[last as usize].turn_next = ability,
         }
-        list.last = ability;
-        list.len += 1;
+        order.last = ability;
+        order.len += 1;
     }
 
     /// Takes an ability out of the order. What goes through the abilities in pieces goes on behind it.

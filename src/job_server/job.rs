@@ -1,5 +1,6 @@
 //! One job, and all of them: where they are kept and how they are found.
 
+mod ended;
 mod prefixes;
 mod transfer;
 
@@ -460,30 +461,6 @@ impl Jobs {
     pub(super) fn remove(&mut self, slot: u32) {
         let job = self.slots.remove(slot as usize);
         self.remove_from_indexes(slot, &job);
-        if self.slots.is_empty() {
-            self.slots.shrink_to_fit();
-        }
-    }
-
-    /// Forgets all of a job but its slot, its handle and its waits, until it is [buried](Self::bury).
-    pub(super) fn retire(&mut self, slot: u32) {
-        let job = self.get_mut(slot);
-        let nothing = Job {
-            body: Body::Small(Box::default()),
-            state: JobState::Ended,
-            function: NONE,
-            kept: Kept::Memory,
-            unique_length: 0,
-            reducer_length: 0,
-            ..*job
-        };
-        let job = std::mem::replace(job, nothing);
-        self.remove_from_indexes(slot, &job);
-    }
-
-    /// Gives the slot of a retired job free.
-    pub(super) fn bury(&mut self, slot: u32) {
-        self.slots.remove(slot as usize);
         if self.slots.is_empty() {
             self.slots.shrink_to_fit();
         }

@@ -306,10 +306,10 @@ impl JobServer {
     pub(super) fn rename(&mut self, now: Now, connection: u32, id: &[u8], effects: &mut impl Effects) {
         let gauges = &self.connections[connection as usize].gauges;
         let clients = &self.rules.clients;
-        let had_rules = !clients.is_empty() && gauges.client_id().is_some_and(|id| clients.contains_key(&id));
+        let was_meant = !clients.is_empty() && gauges.client_id().is_some_and(|id| clients.contains_key(&id));
         gauges.set_client_id(id);
-        let has_rules = !clients.is_empty() && gauges.client_id().is_some_and(|id| clients.contains_key(&id));
-        if had_rules || has_rules {
+        let is_meant = !clients.is_empty() && gauges.client_id().is_some_and(|id| clients.contains_key(&id));
+        if was_meant || is_meant {
             self.make_rules_stale(connection);
             self.refresh_rules(now, connection, effects);
         }
