@@ -102,6 +102,7 @@ pub(crate) fn results_to_very_many_waits() {
     for (index, client) in clients.iter_mut().enumerate() {
         let count = if index < 3 { submissions } else { 1_000 };
         let mut stream = client.stream().try_clone().expect("a second handle");
+        let submit = &submit;
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 for _ in 0..count / 1_000 {
