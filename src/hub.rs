@@ -38,7 +38,9 @@ const MOST_YIELDS: usize = 1000;
 pub struct Applied {
     /// How many of the requests are worked off. The others are to come again.
     pub count: usize,
-    /// Whether they took so long that others should have their turn now.
+    /// What they cost, in the unit of [`price`](crate::job_server::price).
+    pub spent: u32,
+    /// Whether that is so much that others should have their turn now.
     pub is_turn_over: bool,
     /// Whether the next one waits until all jobs are there. See [`Hub::poll_restored`].
     pub awaits_jobs: bool,
@@ -279,31 +281,29 @@ impl Hub {
     pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) -> Applied {
         self.with_state(now, |state, after| {
             if state.is_closed {
-                return Applied { count: batch.len(), is_turn_over: false, awaits_jobs: false };
+                return Applied { count: batch.len(), spent: 0, is_turn_over: false, awaits_jobs: false };
             }
             let is_restoring = self.is_restoring();
             let (server, mut world) = state.split(after, Some(from.slot));
-            server.start_turn();
-            for (index, request) in batch.iter().enumerate() {
+            let mut count = 0;
+            for request in batch {
                 match request {
                     Ok(request) if is_restoring && needs_all_jobs(request) => {
-                        return Applied { count: index, is_turn_over: true, awaits_jobs: true };
+                        return Applied { count, spent: server.spent(), is_turn_over: true, awaits_jobs: true };
                     }
                     Ok(request) => {
                         if !server.request(now, from, request, &mut world) {
-                            return Applied { count: index, is_turn_over: true, awaits_jobs: false };
+                            return Applied { count, spent: server.spent(), is_turn_over: true, awaits_jobs: false };
                         }
                     }
-                    Err(error) => {
-                        server.heard_nonsense(from);
-                        world.send(from, Response::Error(*error));
-                    }
+                    Err(error) => server.refuse(from, *error, &mut world),
                 }
+                count += 1;
                 if server.is_turn_over() {
-                    return Applied { count: index + 1, is_turn_over: true, awaits_jobs: false };
+                    break;
                 }
             }
-            Applied { count: batch.len(), is_turn_over: false, awaits_jobs: false }
+            Applied { count, spent: server.spent(), is_turn_over: server.is_turn_over(), awaits_jobs: false }
         })
     }
 
@@ -334,7 +334,6 @@ impl Hub {
             self.give_way();
             self.with_state(now, |state, after| {
                 let (server, mut world) = state.split(after, None);
-                server.start_turn();
                 for _ in 0..REPORTS {
                     if server.is_turn_over() {
                         return;
@@ -534,6 +533,7 @@ impl Hub {
         let mut after = After::default();
         let mut guard = self.lock();
         let state = &mut *guard;
+        state.server.start_turn();
         let result = act(state, &mut after);
         if let Some(next_us) = state.server.next_timeout(now)
             && state.timer.waker.is_some()

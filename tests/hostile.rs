@@ -36,6 +36,8 @@ mod mutations;
 mod readers;
 #[path = "hostile/streams.rs"]
 mod streams;
+#[path = "hostile/turns.rs"]
+mod turns;
 #[path = "hostile/vanished.rs"]
 mod vanished;
 #[path = "hostile/watched.rs"]
@@ -111,6 +113,12 @@ fn trials() -> Vec<Trial> {
         any("large_jobs_announced_and_not_sent", jobs::large_jobs_announced_and_not_sent),
         any("no_file_descriptor_left", descriptors::none_left),
         any("few_file_descriptors", descriptors::few),
+        any("results_to_very_many_waits", turns::results_to_very_many_waits),
+        any("rules_for_many_workers", turns::rules_for_many_workers),
+        any("many_workers_with_many_functions", turns::many_workers_with_many_functions),
+        any("sleepers_with_very_many_functions", turns::sleepers_with_very_many_functions),
+        any("registrations_beside_many_runs", turns::registrations_beside_many_runs),
+        any("names_beside_many_functions", turns::names_beside_many_functions),
         any("many_functions_and_grabs_without_end", functions::grabs_without_end),
         any("max_connections", descriptors::max_connections),
     ]

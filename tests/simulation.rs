@@ -19,6 +19,8 @@ mod departure;
 mod finding;
 #[path = "simulation/link.rs"]
 mod link;
+#[path = "simulation/many_clients.rs"]
+mod many_clients;
 #[path = "simulation/model.rs"]
 mod model;
 #[path = "simulation/model_control.rs"]
@@ -162,6 +164,8 @@ const LANDMARKS: &[&str] = &[
     "was withheld from a worker",
     "was woken when jobs were withheld from it",
     "was woken",
+    "was worked off in pieces",
+    "was awaited by one connection as often as it may be",
     "went back to sleep after its NOOP",
     "went on in memory alone since the store refused it",
 ];

@@ -46,10 +46,11 @@ impl ConnectionLines {
     fn write_functions(&mut self, connection: Arc<ConnectionGauges>, left: usize, out: &mut Vec<u8>) {
         let left = connection.with_identity(|_, functions| {
             // New ones come first, and are not meant.
-            let meant = &functions[functions.len().saturating_sub(left)..];
-            for (index, function) in meant.iter().enumerate() {
+            let meant = functions.oldest(left);
+            let count = meant.len();
+            for (index, function) in meant.enumerate() {
                 if out.len() >= LISTING_PIECE {
-                    return meant.len() - index;
+                    return count - index;
                 }
                 out.push(b' ');
                 text::write_name(function.function.as_bytes(), out, true);

@@ -84,6 +84,7 @@ pub const RELOADABLE: &[&str] = &[
     "max-functions-per-connection",
     "max-jobs-per-connection",
     "max-waits-per-connection",
+    "max-waits-per-job",
     "handshake-timeout",
     "write-timeout",
     "wake-timeout",
@@ -337,6 +338,10 @@ pub struct Limits {
     /// Most jobs whose results one connection waits for
     #[arg(long, value_name = "N", default_value = "1000000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_waits_per_connection: usize,
+
+    /// Most submissions of one job whose results one connection waits for
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = value::count::<1, 1_000_000_000>)]
+    pub max_waits_per_job: usize,
 }
 
 /// How long the server waits. A time without a unit counts seconds, where nothing else is said.

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use super::{descriptors, store};
 use crate::config::{Config, FunctionDurability, Level};
-use crate::job_server::{Durability, JobServer, Policy};
+use crate::job_server::{Durability, JobServer, Policy, price};
 use crate::net::connection::Limits;
 use crate::net::listener::AcceptSettings;
 use crate::net::watch::Patience;
@@ -52,7 +52,9 @@ pub(super) fn policy(config: &Config, is_durable: bool) -> Policy {
         max_functions_per_connection: limits.max_functions_per_connection,
         max_jobs_per_connection: u32::try_from(limits.max_jobs_per_connection).unwrap_or(u32::MAX),
         max_waits_per_connection: u32::try_from(limits.max_waits_per_connection).unwrap_or(u32::MAX),
+        max_waits_per_job: u32::try_from(limits.max_waits_per_job).unwrap_or(u32::MAX),
         tells_submissions: log.log_submissions || log.verbose == Level::Debug,
+        turn_budget: price::BUDGET,
     }
 }
 

@@ -1,11 +1,11 @@
 //! A connection as the state machine sees it. Worker and client are roles of it: it may play both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::index::NONE;
 use super::refused::RefusedFunctions;
-use crate::protocol::ConnectionOption;
+use crate::protocol::{ConnectionOption, GrabKind};
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding};
 
 /// Whether a connection waits to be told of work.
@@ -32,10 +32,21 @@ pub(super) struct Connection {
     pub(super) exceptions: bool,
     /// Whether it has said that none of the jobs that it holds is begun.
     pub(super) holds_unbegun: bool,
-    /// Slots of abilities, in the reverse of the order in which they are looked through for jobs.
-    pub(super) abilities: Vec<u32>,
+    /// What it can do, in the order in which it is looked through for jobs.
+    pub(super) abilities: AbilityList,
+    /// Whether it has had many abilities since it had none: see [`super::wake`].
+    pub(super) is_wide: bool,
+    /// When it fell asleep or could take jobs again, counted, and while it sleeps its neighbours among the wide ones that do.
+    pub(super) slept: u64,
+    pub(super) previous_sleeper: u32,
+    pub(super) next_sleeper: u32,
     /// Whether the operator's rules for it have changed, and its abilities do not say so yet.
     pub(super) has_stale_rules: bool,
+    /// The ability at which that goes on; [`NONE`] is the first.
+    pub(super) rules_at: u32,
+    /// The ability from which on it is to be looked for ready jobs that nobody is on the way for, since it has fallen asleep; [`NONE`]
+    /// where that is done.
+    pub(super) cover_at: u32,
     /// The first of the jobs that it waits for.
     pub(super) first_wait: u32,
     pub(super) waits: u32,
@@ -55,14 +66,29 @@ pub(super) struct Connection {
     /// Numbers of jobs that were taken away from it while it ran them, and when, counted. Its result still ends such a job;
     /// nothing else that it says of it is heard, or answered.
     forfeited: BTreeMap<u64, u64>,
+    /// The same in the order of time; those among them whose time is another one have been forgotten, or taken away again.
+    forfeited_in_order: VecDeque<(u64, u64)>,
     last_forfeited: u64,
     /// What it offered and was not registered for, if anything.
     pub(super) refused: Option<RefusedFunctions>,
+    /// What its request has not done yet, that is to come again.
+    pub(super) pending: Option<Pending>,
     pub(super) gauges: Arc<ConnectionGauges>,
 }
 
-/// How many taken-away jobs are remembered for a connection at least; more where it has held more at a time. Of twice as
-/// many the older half is forgotten: a worker that piles them up gets errors, and cannot end them any more. A worker that does
+/// What a request that takes several turns still has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// Clients of a job, in this slot, are told something.
+    Message { job: u32, serial: u64 },
+    /// It asked for a job, and is looked through from this ability on.
+    Grab { kind: GrabKind, at: u32 },
+    /// It no longer does this function, and still holds jobs of it.
+    GiveBack { function: u32 },
+}
+
+/// How many taken-away jobs are remembered for a connection at least; more where it has held more at a time. Beyond twice as
+/// many the oldest are forgotten: a worker that piles them up gets errors, and cannot end them any more. A worker that does
 /// many jobs side by side, each for longer than its time, has had far more of them than it seems to hold.
 const LEAST_FORFEITED: usize = 1024;
 
@@ -73,8 +99,14 @@ impl Connection {
             sleep: Sleep::Awake,
             exceptions: false,
             holds_unbegun: false,
-            abilities: Vec::new(),
+            abilities: AbilityList::default(),
+            is_wide: false,
+            slept: 0,
+            previous_sleeper: NONE,
+            next_sleeper: NONE,
             has_stale_rules: false,
+            rules_at: NONE,
+            cover_at: NONE,
             first_wait: NONE,
             waits: 0,
             first_run: NONE,
@@ -86,8 +118,10 @@ impl Connection {
             open_gaps: 0,
             most_runs: 0,
             forfeited: BTreeMap::new(),
+            forfeited_in_order: VecDeque::new(),
             last_forfeited: 0,
             refused: None,
+            pending: None,
             gauges,
         }
     }
@@ -118,14 +152,16 @@ impl Connection {
     /// A job is taken away from it.
     pub(super) fn forfeit(&mut self, number: u64) {
         let most = LEAST_FORFEITED.max(self.most_runs as usize);
-        if self.forfeited.len() >= 2 * most {
-            let mut times: Vec<u64> = self.forfeited.values().copied().collect();
-            let (_, first, _) = times.select_nth_unstable(most);
-            let first = *first;
-            self.forfeited.retain(|_, time| *time >= first);
+        while self.forfeited_in_order.len() >= 2 * most
+            && let Some((oldest, time)) = self.forfeited_in_order.pop_front()
+        {
+            if self.forfeited.get(&oldest) == Some(&time) {
+                self.forfeited.remove(&oldest);
+            }
         }
         self.last_forfeited += 1;
         self.forfeited.insert(number, self.last_forfeited);
+        self.forfeited_in_order.push_back((number, self.last_forfeited));
     }
 
     /// The jobs that were taken away from it, as far as they are remembered.
@@ -140,7 +176,7 @@ impl Connection {
 }
 
 /// That a connection can do a function. While the connection sleeps, it stands in the function's list of sleepers, unless
-/// it is withheld.
+/// it is withheld. That of a wide connection stands in the function's list of those, always.
 #[derive(Debug)]
 pub(super) struct Ability {
     pub(super) connection: u32,
@@ -151,6 +187,26 @@ pub(super) struct Ability {
     pub(super) withheld: Option<Withholding>,
     pub(super) previous: u32,
     pub(super) next: u32,
+    /// Among the sleepers of its function it stands since then, or since its connection fell asleep.
+    pub(super) since: u64,
+    /// Its place in the order in which the connection's abilities are looked through; its neighbours there.
+    pub(super) turn: i64,
+    pub(super) turn_previous: u32,
+    pub(super) turn_next: u32,
+}
+
+/// The abilities of a connection, linked through themselves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AbilityList {
+    pub(super) first: u32,
+    pub(super) last: u32,
+    pub(super) len: u32,
+}
+
+impl Default for AbilityList {
+    fn default() -> Self {
+        Self { first: NONE, last: NONE, len: 0 }
+    }
 }
 
 /// That a client waits for a job. It is in two lists: that of the job and that of the connection.

@@ -6,7 +6,7 @@ use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::list::{LISTS, QUEUED_LISTS, list_index};
 use super::stored::{Edit, StoreOp};
-use super::{ConnectionId, JobServer, Now, US_PER_S, WORK_PER_CALL, Withholding};
+use super::{ConnectionId, JobServer, Now, US_PER_S, Withholding, price};
 use crate::protocol::names::FUNCTION_MAX;
 use crate::protocol::{FunctionName, Priority};
 
@@ -272,6 +272,7 @@ impl JobServer {
             return Ok(Piece::default());
         };
         let piece = self.walk(from, place, |server, job| {
+            server.purse.spend(2 * price::CHANGE);
             server.check_waiting(job).is_ok() && server.transfer(now, job, to, effects).is_ok()
         });
         self.load_ahead(from, effects);
@@ -382,6 +383,7 @@ impl JobServer {
         match job.state {
             JobState::Running(_) => Err(ControlError::JobIsRunning),
             JobState::Storing(_) | JobState::Loading(_) => Err(ControlError::JobIsBusy),
+            JobState::Ended => Err(ControlError::NoSuchJob),
             // The store is told of a job that it has, and will know it by the same names until it has answered.
             JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) if job.kept == Kept::Storing => {
                 Err(ControlError::JobIsBusy)
@@ -417,7 +419,7 @@ impl JobServer {
                 of.scheduled[priority].remove(&mut self.jobs, slot);
                 self.jobs.schedule.remove(&due);
             }
-            JobState::Storing(_) | JobState::Loading(_) | JobState::Running(_) => {
+            JobState::Storing(_) | JobState::Loading(_) | JobState::Running(_) | JobState::Ended => {
                 debug_assert!(false, "a job that does not wait was taken out of its list");
             }
         }
@@ -453,14 +455,17 @@ impl JobServer {
         if matches!(place.stage, Stage::Beginning | Stage::Rules) {
             place = self.begin_round(function, Round::default(), self.jobs.last_number());
         }
-        let (mut affected, mut looks) = (0, 0);
-        while affected < WORK_PER_CALL && looks < WORK_PER_CALL {
+        let mut affected = 0;
+        for looks in 0.. {
+            if looks > 0 && self.is_turn_over() {
+                break;
+            }
             let next = match place.stage {
                 Stage::List(list, after) => self.next_in_list(function, list, after, &mut place.round),
                 Stage::Runs(at) => self.next_run(function, at, &mut place.round),
                 Stage::Beginning | Stage::Rules => None,
             };
-            looks += 1;
+            self.purse.spend(price::ENTRY);
             let Some(job) = next else {
                 place.stage = match place.stage {
                     Stage::List(list, _) if list + 1 < LISTS => Stage::List(list + 1, None),

@@ -362,7 +362,7 @@ fn in_given(slots: Vec<u32>, mut act: impl FnMut(u32) -> ControlFlow<()>) -> Opt
 
 fn stage_of(job: JobRef<'_>) -> Option<StageKind> {
     match job.state {
-        JobState::Storing(_) => None,
+        JobState::Storing(_) | JobState::Ended => None,
         JobState::Scheduled(_) => Some(StageKind::Scheduled),
         JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => Some(StageKind::Queued),
         JobState::Running(_) => Some(StageKind::Running),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::JobServer;
 use super::index::NONE;
 use super::job::{JobState, Jobs, Links};
 use crate::protocol::{FunctionName, Priority};
@@ -89,6 +88,9 @@ pub(super) struct Function {
     /// The abilities of sleeping connections; the first is woken next.
     pub(super) first_sleeper: u32,
     pub(super) last_sleeper: u32,
+    /// The abilities of wide connections, asleep or not, in no order; and how many these are.
+    pub(super) first_wide: u32,
+    pub(super) wide: u32,
     /// Connections that were sent a NOOP for a job of this function, and have not answered it yet.
     pub(super) waking: u32,
     /// By priority of the new job; 0 for none.
@@ -99,10 +101,10 @@ pub(super) struct Function {
     pub(super) max_running: u32,
     /// Whether the operator's settings alone have made it known: no worker, job or other command has named it.
     pub(super) settings_only: bool,
-    /// Its place among the functions with ready jobs, while it has some.
-    pub(super) ready_place: u32,
-    /// Whether the job server counts it among the functions in use.
-    pub(super) counted_in_use: bool,
+    /// By priority, its place among the functions with ready jobs, while it has some.
+    pub(super) ready_places: [u32; 3],
+    /// Its place among the functions that are not in use, while it is one.
+    pub(super) unused_place: u32,
     /// Whether the job server counts it among those that the operator has paused or limited.
     pub(super) counted_with_settings: bool,
     pub(super) gauges: Arc<FunctionGauges>,
@@ -125,13 +127,15 @@ impl Function {
             workers: 0,
             first_sleeper: NONE,
             last_sleeper: NONE,
+            first_wide: NONE,
+            wide: 0,
             waking: 0,
             limits: [0; 3],
             paused: false,
             max_running: 0,
             settings_only: false,
-            ready_place: NONE,
-            counted_in_use: false,
+            ready_places: [NONE; 3],
+            unused_place: NONE,
             counted_with_settings: false,
             gauges,
         }
@@ -237,27 +241,5 @@ impl Function {
         for (gauge, limit) in self.gauges.max_queue.iter().zip(self.limits) {
             gauge.set(u64::from(limit));
         }
-    }
-}
-
-impl JobServer {
-    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
-    ///
-    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
-    /// the server's time.
-    pub(super) fn forget_unused_functions(&mut self) -> bool {
-        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
-            return false;
-        }
-        let Self { functions, function_names, stats, holdings, .. } = self;
-        functions.retain(|_, function| {
-            if function.is_unused() {
-                holdings.names -= function.name.as_bytes().len() as u64;
-                function_names.remove(&function.name);
-                stats.functions.remove(&function.name);
-            }
-            !function.is_unused()
-        });
-        true
     }
 }

@@ -1,16 +1,18 @@
 //! What must hold after every transition. Used by debug builds and by the simulation.
 
 use std::collections::{HashMap, HashSet};
+use std::iter::successors;
+use std::sync::Arc;
 
-use super::connection::{Sleep, Wait};
+use super::connection::{Connection, Sleep, Wait};
 use super::function::{Function, JobList};
 use super::index::NONE;
-use super::job::{JobState, Kept, Links};
+use super::job::{JobRef, JobState, Kept, Links};
 use super::memory::Holdings;
 use super::storing::Creation;
 use super::{ConnectionId, JobServer};
 use crate::protocol::Priority;
-use crate::stats::Gauge;
+use crate::stats::{AbilityGauges, Gauge};
 
 impl JobServer {
     /// In a debug build, checks the invariants, unless there is so much that it would take long.
@@ -36,12 +38,14 @@ impl JobServer {
         self.check_rules();
         self.check_additions();
         self.check_holdings();
+        self.check_messages();
+        self.check_crowds();
     }
 
     fn check_jobs(&self) {
         let (mut keys, mut uniques) = (HashSet::new(), HashSet::new());
         let (mut scheduled, mut keyed_by_workload) = (0, 0);
-        for (slot, job) in self.jobs.iter() {
+        for (slot, job) in self.live_jobs() {
             assert_eq!(self.jobs.find_number(job.number()), Some(slot), "a job is not found by its handle");
             let unique = job.unique();
             if !unique.is_empty() {
@@ -74,8 +78,13 @@ impl JobServer {
         }
         assert_eq!(self.jobs.schedule.len(), scheduled, "a time without a scheduled job");
         let [by_number, by_unique, by_key, namesakes] = self.jobs.index_lengths();
-        assert_eq!([by_number, by_unique], [self.jobs.len(), uniques.len()], "an index is off");
+        assert_eq!([by_number, by_unique], [self.live_jobs().count(), uniques.len()], "an index is off");
         assert_eq!(by_key, keyed_by_workload + namesakes, "the index of keys is off");
+    }
+
+    /// All jobs but those that have ended and are not buried yet.
+    fn live_jobs(&self) -> impl Iterator<Item = (u32, JobRef<'_>)> {
+        self.jobs.iter().filter(|(_, job)| job.state != JobState::Ended)
     }
 
     /// What a job is kept in fits its state.
@@ -84,7 +93,7 @@ impl JobServer {
         let is_unloaded = match job.state {
             JobState::Parked(_) | JobState::Loading(_) => Some(true),
             JobState::Storing(_) | JobState::Ready(_) | JobState::Running(_) => Some(false),
-            JobState::Scheduled(_) => None,
+            JobState::Scheduled(_) | JobState::Ended => None,
         };
         let fits = is_unloaded.is_none_or(|is_unloaded| is_unloaded == (job.kept == Kept::Store));
         assert!(fits, "a workload is in memory that should not be, or is not and should be");
@@ -128,7 +137,7 @@ impl JobServer {
         let ended = ended.map(|(_, addition)| addition.workload).sum();
         let mut expected = Holdings { ended, ..Holdings::default() };
         expected.names = self.functions.iter().map(|(_, function)| function.name.as_bytes().len() as u64).sum();
-        for (_, job) in self.jobs.iter() {
+        for (_, job) in self.live_jobs() {
             let workload = job.workload_memory();
             expected.heads += job.head_memory();
             expected.shared += job.shared_memory();
@@ -146,7 +155,7 @@ impl JobServer {
 
     fn check_functions(&self) {
         let mut expected: HashMap<u32, [u32; 14]> = HashMap::new();
-        for (_, job) in self.jobs.iter() {
+        for (_, job) in self.live_jobs() {
             let counts = expected.entry(job.function).or_default();
             match job.state {
                 JobState::Ready(_) => counts[job.priority.index()] += 1,
@@ -155,14 +164,22 @@ impl JobServer {
                 JobState::Storing(_) => counts[5] += 1,
                 JobState::Parked(_) => counts[6 + job.priority.index()] += 1,
                 JobState::Loading(_) => counts[9 + job.priority.index()] += 1,
+                JobState::Ended => {}
             }
         }
         assert_eq!(self.function_names.len(), self.functions.len());
-        let ready = self.functions.iter().filter(|(_, function)| function.ready() > 0);
-        assert_eq!(ready.count(), self.functions_ready.len(), "functions with ready jobs are miscounted");
-        for (place, slot) in self.functions_ready.iter().enumerate() {
+        for (priority, functions) in self.functions_ready.iter().enumerate() {
+            let ready = self.functions.iter().filter(|(_, function)| function.ready[priority].len > 0);
+            assert_eq!(ready.count(), functions.len(), "functions with ready jobs are miscounted");
+            for (place, slot) in functions.iter().enumerate() {
+                let function = &self.functions[*slot as usize];
+                let is_there = function.ready_places[priority] as usize == place && function.ready[priority].len > 0;
+                assert!(is_there, "a function is not where it says");
+            }
+        }
+        for (place, slot) in self.functions_unused.iter().enumerate() {
             let function = &self.functions[*slot as usize];
-            assert!(function.ready_place as usize == place && function.ready() > 0, "a function is not where it says");
+            assert!(function.unused_place as usize == place && function.is_unused(), "a function in use is unused");
         }
         assert_eq!(self.stats.functions.len(), self.functions.len());
         for (slot, function) in &self.functions {
@@ -187,8 +204,8 @@ impl JobServer {
             self.check_published(function);
         }
         assert!(expected.is_empty(), "a job has no function");
-        let in_use = self.functions.iter().filter(|(_, function)| !function.is_unused()).count();
-        assert_eq!(self.functions_in_use, in_use, "functions in use are miscounted");
+        let unused = self.functions.iter().filter(|(_, function)| function.is_unused()).count();
+        assert_eq!(self.functions_unused.len(), unused, "functions that are not in use are miscounted");
         let with_settings = self.functions.iter().filter(|(_, function)| function.has_settings()).count();
         assert_eq!(self.functions_with_settings, with_settings, "paused and limited functions are miscounted");
     }
@@ -311,15 +328,14 @@ impl JobServer {
         let mut waking: HashMap<u32, u32> = HashMap::new();
         let (mut abilities, mut sleeping) = (0, 0);
         for (slot, connection) in &self.connections {
-            abilities += connection.abilities.len();
-            for ability in &connection.abilities {
-                assert_eq!(self.abilities[*ability as usize].connection as usize, slot);
-            }
+            abilities += self.check_abilities(slot, connection);
             let is_full = connection.sleep == Sleep::Asleep && connection.runs >= self.policy.max_jobs_per_connection;
             assert_eq!(connection.is_full, is_full, "whether a sleeper holds as many jobs as it may is not known");
             match connection.sleep {
                 Sleep::Asleep => {
-                    sleeping += connection.abilities.iter().filter(|ability| self.is_listed(**ability)).count();
+                    if !connection.is_wide {
+                        sleeping += self.abilities_of(connection).filter(|ability| self.is_listed(*ability)).count();
+                    }
                 }
                 Sleep::Woken { function, serial } => {
                     *waking.entry(function).or_default() += 1;
@@ -343,11 +359,86 @@ impl JobServer {
                 sleeping -= 1;
             }
             assert_eq!(function.last_sleeper, before);
-            let forgotten = function.has_uncovered() && function.first_sleeper != NONE;
-            assert!(!forgotten, "a job waits, nobody is on the way, and a worker sleeps that could do it");
+            assert!(
+                !self.is_forgotten(slot, function),
+                "a job waits, nobody is on the way, and a worker sleeps that could do it"
+            );
         }
         assert_eq!(sleeping, 0, "a sleeper is in no list");
+        self.check_wide_sleepers();
         assert!(self.freed.is_empty(), "nobody has looked for jobs for one who may take them again");
         assert!(waking.is_empty(), "a worker is on its way for a function that does not exist");
+    }
+
+    fn abilities_of<'a>(&'a self, connection: &Connection) -> impl Iterator<Item = u32> + use<'a> {
+        let first = Some(connection.abilities.first).filter(|first| *first != NONE);
+        successors(first, |ability| Some(self.abilities[*ability as usize].turn_next).filter(|next| *next != NONE))
+    }
+
+    /// Checks the order of a connection's abilities. Returns how many there are.
+    fn check_abilities(&self, slot: usize, connection: &Connection) -> usize {
+        let (mut before, mut turn, mut count) = (NONE, i64::MIN, 0);
+        for ability in self.abilities_of(connection) {
+            let state = &self.abilities[ability as usize];
+            assert_eq!((state.connection as usize, state.turn_previous), (slot, before), "abilities are torn");
+            assert!(turn < state.turn, "abilities are out of order");
+            (before, turn, count) = (ability, state.turn, count + 1);
+        }
+        assert_eq!((connection.abilities.last, connection.abilities.len), (before, count), "abilities are miscounted");
+        let running = self.runs.iter().filter(|(_, run)| run.connection as usize == slot);
+        let mut counted: HashMap<*const AbilityGauges, u64> = HashMap::new();
+        running.for_each(|(_, run)| *counted.entry(Arc::as_ptr(&run.gauges)).or_default() += 1);
+        for ability in self.abilities_of(connection) {
+            let gauges = &self.abilities[ability as usize].gauges;
+            let count = counted.get(&Arc::as_ptr(gauges)).copied().unwrap_or(0);
+            assert_eq!(gauges.running.get(), count, "jobs of one function and worker are miscounted");
+        }
+        count as usize
+    }
+
+    /// Whether a job waits, nobody is on the way, and a worker sleeps that could do it, and will not be looked at any more.
+    fn is_forgotten(&self, slot: usize, function: &Function) -> bool {
+        let slot = u32::try_from(slot).unwrap_or(NONE);
+        let is_hopeless = |connection: u32| {
+            let state = &self.connections[connection as usize];
+            let able = self.find_ability(connection, slot).is_some_and(|ability| self.is_listed(ability));
+            able && state.cover_at == NONE && !state.has_stale_rules
+        };
+        let mut sleepers = self.connections.iter().filter(|(_, connection)| connection.sleep == Sleep::Asleep);
+        function.has_uncovered()
+            && sleepers.any(|(connection, _)| is_hopeless(u32::try_from(connection).unwrap_or(NONE)))
+    }
+
+    fn check_wide_sleepers(&self) {
+        let (mut connection, mut before, mut slept, mut seen) = (self.first_wide_sleeper, NONE, 0, 0);
+        while connection != NONE {
+            let state = &self.connections[connection as usize];
+            assert!(state.is_wide && state.is_ready_to_wake(), "one who does not sleep is among the wide sleepers");
+            assert!(state.previous_sleeper == before && state.slept > slept, "the wide sleepers are torn");
+            (before, slept, connection, seen) = (connection, state.slept, state.next_sleeper, seen + 1);
+        }
+        assert_eq!((self.last_wide_sleeper, self.wide_sleepers), (before, seen), "the wide sleepers are miscounted");
+        let wide = self.connections.iter().filter(|(_, connection)| connection.is_wide);
+        assert_eq!(wide.filter(|(_, connection)| connection.is_ready_to_wake()).count(), seen as usize);
+        for (slot, function) in &self.functions {
+            let (mut ability, mut before, mut count) = (function.first_wide, NONE, 0);
+            while ability != NONE {
+                let state = &self.abilities[ability as usize];
+                assert_eq!((state.function as usize, state.previous), (slot, before), "wide abilities are torn");
+                assert!(
+                    self.connections[state.connection as usize].is_wide,
+                    "one with few functions is among the wide"
+                );
+                (before, ability, count) = (ability, state.next, count + 1);
+            }
+            assert_eq!(function.wide, count, "wide abilities are miscounted");
+        }
+        for (_, connection) in &self.connections {
+            assert!(!connection.is_wide || connection.abilities.first != NONE, "one is wide that can do nothing");
+            if connection.cover_at != NONE {
+                assert!(connection.sleep == Sleep::Asleep, "one who does not sleep is to be looked through");
+                assert!(!self.uncovered.is_empty(), "a sleeper will not be looked through");
+            }
+        }
     }
 }

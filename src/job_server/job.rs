@@ -2,6 +2,7 @@
 
 mod bodies;
 mod body;
+mod ended;
 mod prefixes;
 mod transfer;
 
@@ -44,6 +45,8 @@ pub(super) enum JobState {
     Loading(Links),
     /// A worker has it; in this slot of the runs.
     Running(u32),
+    /// It is forgotten but for its waits, which are still to be told how it ended; in no list and no index.
+    Ended,
 }
 
 /// The neighbours of a job in a list.
@@ -61,7 +64,7 @@ impl JobState {
     pub(super) const fn links(self) -> Option<Links> {
         match self {
             Self::Scheduled(links) | Self::Ready(links) | Self::Parked(links) | Self::Loading(links) => Some(links),
-            Self::Storing(_) | Self::Running(_) => None,
+            Self::Storing(_) | Self::Running(_) | Self::Ended => None,
         }
     }
 }
@@ -340,7 +343,7 @@ impl Jobs {
             | JobState::Ready(links)
             | JobState::Parked(links)
             | JobState::Loading(links) => Some(links),
-            JobState::Storing(_) | JobState::Running(_) => None,
+            JobState::Storing(_) | JobState::Running(_) | JobState::Ended => None,
         }
     }
 
@@ -468,16 +471,21 @@ impl Jobs {
 
     /// Forgets a job, which must be in no list any more but the indexes.
     pub(super) fn remove(&mut self, slot: u32) {
-        let job = self.get(slot);
-        let (has_unique, is_keyed_by_workload) = (has_unique(job.unique()), job.is_keyed_by_workload());
+        self.remove_from_indexes(slot);
         let job = self.slots.remove(slot as usize);
-        self.by_number.remove(slot, low_half(job.number()));
-        if has_unique {
-            self.remove_unique(slot, job.hash, job.function);
-        } else if is_keyed_by_workload {
-            self.by_key.remove(slot, key_hash(job.hash, job.function));
-        }
         job.body.free(&mut self.bodies);
+    }
+
+    fn remove_from_indexes(&mut self, slot: u32) {
+        let job = self.get(slot);
+        let (number, hash, function) = (job.number(), job.hash, job.function);
+        let (has_unique, is_keyed_by_workload) = (has_unique(job.unique()), job.is_keyed_by_workload());
+        self.by_number.remove(slot, low_half(number));
+        if has_unique {
+            self.remove_unique(slot, hash, function);
+        } else if is_keyed_by_workload {
+            self.by_key.remove(slot, key_hash(hash, function));
+        }
     }
 
     fn remove_unique(&mut self, slot: u32, hash: u32, function: u32) {
@@ -549,6 +557,7 @@ impl Jobs {
         low_half(hash >> 32) ^ low_half(hash)
     }
 
+    /// All jobs, those that have ended included.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, JobRef<'_>)> {
         self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), self.with_bytes(job)))
     }

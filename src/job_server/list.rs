@@ -262,7 +262,7 @@ impl JobServer {
     /// A job as it is shown. One that is not stored yet is nobody's business.
     pub(super) fn view<'a>(&'a self, job: JobRef<'a>) -> Option<JobView<'a>> {
         let stage = match job.state {
-            JobState::Storing(_) => return None,
+            JobState::Storing(_) | JobState::Ended => return None,
             JobState::Scheduled(_) => Stage::Scheduled,
             JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => Stage::Queued,
             JobState::Running(run) => {
@@ -299,7 +299,7 @@ impl JobServer {
 pub(super) fn list_index(job: JobRef<'_>) -> usize {
     let priority = job.priority.index();
     match job.state {
-        JobState::Ready(_) | JobState::Storing(_) | JobState::Running(_) => 3 * priority,
+        JobState::Ready(_) | JobState::Storing(_) | JobState::Running(_) | JobState::Ended => 3 * priority,
         JobState::Loading(_) => 3 * priority + 1,
         JobState::Parked(_) => 3 * priority + 2,
         JobState::Scheduled(_) => QUEUED_LISTS + priority,

@@ -27,7 +27,7 @@ impl JobServer {
     pub(super) fn measure_late(&self, connection: u32, job: u32, outcome: &Outcome<'_>) {
         let function = self.jobs.get(job).function;
         let ability = self.find_ability(connection, function);
-        let gauges = ability.map(|(ability, _)| &*self.abilities[ability as usize].gauges);
+        let gauges = ability.map(|ability| &*self.abilities[ability as usize].gauges);
         self.count_outcome(function, gauges, outcome);
     }
 

@@ -10,13 +10,16 @@ use bytes::Bytes;
 use super::account::weight::OPERATION;
 use super::effects::{Effects, Event};
 use super::job::{JobState, Kept, SHARED_FROM};
-use super::stored::{StoreFailure, StoreOp, StoredJob};
-use super::{JobServer, Now, US_PER_S};
-use crate::protocol::{PeerError, Priority, Response};
+use super::stored::{StoreFailure, StoreOp, StoreReport, StoredJob};
+use super::tell::Said;
+use super::{JobServer, Now, US_PER_S, price};
+use crate::protocol::{PeerError, Priority};
 
 /// Parked jobs of a function and priority are read when fewer are ready than this, or so many were handed out since. So
 /// many are read at once, too.
 const READ_AHEAD: u32 = 1024;
+/// What it costs to ask for one of them.
+const KEY: u32 = 2;
 /// The same a little beyond the limit of memory, where no function keeps more ready than its workers soon need. Far beyond
 /// it one is read when none is ready.
 const READ_AHEAD_BEYOND_LIMIT: u32 = 64;
@@ -184,6 +187,7 @@ impl JobServer {
                 jobs.push((job, self.jobs.get(job).number()));
                 keys.push(self.jobs.get(job).key(&state.name));
             }
+            self.purse.spend(count.saturating_mul(KEY));
             state.loading_since_ms[index] = since_ms;
             state.publish(&self.jobs);
             let load = self.loads.insert(Load { function, priority, jobs });
@@ -191,39 +195,24 @@ impl JobServer {
         }
     }
 
-    /// The store has read parked jobs, the first of those that it was asked for at least; or it could not.
+    /// The store has read parked jobs, the first of those that it was asked for at least; or it could not. Returns what is left of
+    /// that: the call is to be made again with it.
     pub(super) fn loaded(
         &mut self,
         now: Now,
         ticket: u32,
         result: Result<Vec<Option<Bytes>>, StoreFailure>,
         effects: &mut impl Effects,
-    ) {
-        let Some(Load { function, priority, jobs }) = self.loads.try_remove(ticket as usize) else {
+    ) -> Option<StoreReport> {
+        let Some(Load { function, priority, jobs }) = self.loads.get_mut(ticket as usize) else {
             debug_assert!(false, "the store read what it was not asked for");
-            return;
+            return None;
         };
-        let is_damaged = matches!(result, Err(StoreFailure::Corrupt));
-        let workloads = result.unwrap_or_else(|_| {
-            self.load_again_us.get_or_insert(now.monotonic_us.saturating_add(LOAD_AGAIN_US));
-            Vec::new()
-        });
-        // Those that were not read come first again.
-        for (job, number) in jobs.iter().skip(workloads.len()).rev() {
-            if self.is_loading(*job, *number) {
-                let state = &mut self.functions[function as usize];
-                state.loading[priority.index()].remove(&mut self.jobs, *job);
-                state.returns = state.returns.wrapping_add(1);
-                let parked = &mut state.parked[priority.index()];
-                // A job that cannot be read must not keep those behind it for ever.
-                if is_damaged && jobs.first().is_some_and(|(first, _)| first == job) {
-                    parked.push(&mut self.jobs, *job, JobState::Parked);
-                } else {
-                    parked.push_front(&mut self.jobs, *job, JobState::Parked);
-                }
-            }
-        }
-        for ((job, number), workload) in jobs.into_iter().zip(workloads) {
+        let (function, priority, jobs) = (*function, *priority, std::mem::take(jobs));
+        let workloads = self.park_unread(now, function, priority, &jobs, result);
+        let mut read = jobs.into_iter().zip(workloads);
+        while let Some(((job, number), workload)) = read.next() {
+            self.purse.spend(price::CHANGE);
             if !self.is_loading(job, number) {
                 continue;
             }
@@ -240,12 +229,54 @@ impl JobServer {
             self.jobs.load(job, &workload);
             self.count(job);
             self.make_ready_now(now, job, effects);
+            if self.is_turn_over() && read.len() > 0 {
+                break;
+            }
         }
+        let (left, workloads): (Vec<_>, Vec<_>) = read.unzip();
+        if !left.is_empty() {
+            self.loads[ticket as usize].jobs = left;
+            return Some(StoreReport::Loaded { ticket, result: Ok(workloads) });
+        }
+        self.loads.remove(ticket as usize);
         // With its last job the function may have gone as well.
         if self.functions.contains(function as usize) {
             self.publish(function);
             self.load_ahead(function, effects);
         }
+        None
+    }
+
+    /// Of jobs that the store was asked for, those that it has not read wait again, before the others. Returns what it has read.
+    fn park_unread(
+        &mut self,
+        now: Now,
+        function: u32,
+        priority: Priority,
+        jobs: &[(u32, u64)],
+        result: Result<Vec<Option<Bytes>>, StoreFailure>,
+    ) -> Vec<Option<Bytes>> {
+        let is_damaged = matches!(result, Err(StoreFailure::Corrupt));
+        let workloads = result.unwrap_or_else(|_| {
+            self.load_again_us.get_or_insert(now.monotonic_us.saturating_add(LOAD_AGAIN_US));
+            Vec::new()
+        });
+        for (job, number) in jobs.iter().skip(workloads.len()).rev() {
+            self.purse.spend(price::ENTRY);
+            if self.is_loading(*job, *number) {
+                let state = &mut self.functions[function as usize];
+                state.loading[priority.index()].remove(&mut self.jobs, *job);
+                state.returns = state.returns.wrapping_add(1);
+                let parked = &mut state.parked[priority.index()];
+                // A job that cannot be read must not keep those behind it for ever.
+                if is_damaged && jobs.first().is_some_and(|(first, _)| first == job) {
+                    parked.push(&mut self.jobs, *job, JobState::Parked);
+                } else {
+                    parked.push_front(&mut self.jobs, *job, JobState::Parked);
+                }
+            }
+        }
+        workloads
     }
 
     /// A job that is being read, unless it has ended.
@@ -260,25 +291,25 @@ impl JobServer {
         let function = &self.functions[gone.function as usize].name;
         effects.report(Event::JobVanished { function, handle, unique: gone.unique() });
         self.tally(gone.function, |counters| &counters.dropped);
-        self.send_to_clients(job, effects, |_| Response::WorkFail { handle });
-        self.remove_job(job, effects);
+        self.end(job, None, Said::Fail, effects);
     }
 
     /// After the store could not read: asks again, for every function that has parked jobs.
-    pub(super) fn load_again(&mut self, now: Now, effects: &mut impl Effects) {
-        if self.load_again_us.is_none_or(|at_us| at_us > now.monotonic_us) {
-            return;
+    pub(super) fn load_again(&mut self, now: Now) {
+        if self.load_again_us.is_some_and(|at_us| at_us <= now.monotonic_us) {
+            self.load_again_us = None;
+            self.loads_place = Some(0);
         }
-        self.load_again_us = None;
-        let parked = |lists: &[super::function::JobList; 3]| lists.iter().any(|list| list.len > 0);
-        let functions: Vec<u32> = self
-            .functions
-            .iter()
-            .filter(|(_, function)| parked(&function.parked))
-            .map(|(slot, _)| u32::try_from(slot).unwrap_or(super::NONE))
-            .collect();
-        for function in functions {
-            self.load_ahead(function, effects);
+    }
+
+    /// Goes on with that until the turn is over.
+    pub(super) fn go_on_loading(&mut self, effects: &mut impl Effects) {
+        while let Some(slot) = self.loads_place.filter(|_| !self.is_turn_over()) {
+            self.loads_place = (slot + 1 < self.functions.bound()).then_some(slot + 1);
+            self.purse.spend(price::ENTRY);
+            if self.functions.contains(slot) {
+                self.load_ahead(u32::try_from(slot).unwrap_or(super::NONE), effects);
+            }
         }
     }
 

@@ -26,14 +26,17 @@
 //!     ends. Results that come later are not answered. Of a connection that was never handed the job nothing is heard. A connection
 //!     remembers at least the last 1,024 jobs that were taken away from it.
 
+mod abilities;
 mod account;
 mod clients;
 mod connection;
 mod control;
+mod crowd;
 mod earlier;
 mod effects;
 mod find;
 mod function;
+mod functions;
 mod index;
 mod invariants;
 mod job;
@@ -42,6 +45,7 @@ mod map;
 mod measure;
 mod memory;
 mod policy;
+pub mod price;
 mod query;
 mod refused;
 mod settings;
@@ -50,11 +54,12 @@ mod slab;
 mod stored;
 mod storing;
 mod submit;
+mod tell;
 mod wake;
 mod withhold;
 mod work;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::RandomState;
 use std::sync::Arc;
 
@@ -73,19 +78,22 @@ pub use self::stored::{
 };
 
 use self::clients::Clients;
-use self::connection::{Ability, Connection, Run, Wait};
+use self::connection::{Ability, Connection, Pending, Run, Wait};
+use self::crowd::Crowd;
 use self::earlier::EarlierRuns;
 use self::function::Function;
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::map::Map;
 use self::memory::{Holdings, Load};
+use self::price::Purse;
 use self::slab::Slab;
 use self::storing::{Addition, Creation};
+use self::tell::{Message, Said};
 use self::withhold::Rules;
 use self::work::Outcome;
 use crate::protocol::{FunctionName, PeerError, Request, Response, Submission};
-use crate::stats::{ConnectionGauges, FunctionGauges, Stats};
+use crate::stats::{ConnectionGauges, Stats};
 
 pub use crate::stats::{ConnectionId, Withholding};
 
@@ -125,12 +133,6 @@ const US_PER_S: u64 = 1_000_000;
 /// How many waits, runs or timeouts one call works off, so that no call takes long.
 const WORK_PER_CALL: usize = 256;
 
-/// From so many functions on, a connection is not looked through for jobs before it is clear that one of them has jobs.
-const MANY_ABILITIES: usize = 32;
-
-/// How many functions of connections are looked through in one turn, and then those of one more connection.
-const WALK_PER_TURN: usize = 2048;
-
 /// A job that was handed out longer ago than this has reached its worker.
 const LONGEST_MISS_US: u64 = US_PER_S;
 
@@ -153,10 +155,10 @@ pub struct JobServer {
     /// Parked jobs that the store is asked to read, and when it is asked again after it could not.
     loads: Slab<Load>,
     load_again_us: Option<u64>,
+    /// The slot of the function for which that is next, while it goes on.
+    loads_place: Option<usize>,
     functions: Slab<Function>,
     function_names: Map<FunctionName, u32>,
-    /// How many functions are in use: the others can be forgotten.
-    functions_in_use: usize,
     /// How many the operator has paused or limited.
     functions_with_settings: usize,
     connections: Slab<Connection>,
@@ -165,17 +167,35 @@ pub struct JobServer {
     abilities: Slab<Ability>,
     /// The slots of abilities, by connection and function.
     ability_slots: Map<(u32, u32), u32>,
+    /// Counts how often an ability came first or last in turn, and how often a connection or an ability joined sleepers.
+    last_turn: i64,
+    last_slept: u64,
+    /// The wide connections that sleep and could take a job, those that have slept longest first, and how many these are.
+    first_wide_sleeper: u32,
+    last_wide_sleeper: u32,
+    wide_sleepers: u32,
+    /// Connections that are still to be looked through for ready jobs that nobody is on the way for, since they have fallen asleep.
+    uncovered: VecDeque<ConnectionId>,
     /// When a due date that is far ahead was reported last, on the monotonic clock.
     far_due_reported_us: Option<u64>,
     waits: Slab<Wait>,
+    /// By slot of the job: who waits for it how often, where that may be near the limit.
+    crowds: HashMap<u32, Crowd>,
+    /// By slot of the job: what very many clients are being told, in order.
+    messages: HashMap<u32, VecDeque<Message>>,
+    last_message: u64,
+    /// Slots of those jobs, in rotation.
+    undelivered: VecDeque<u32>,
     runs: Slab<Run>,
     earlier_runs: EarlierRuns,
     /// When running jobs are taken away, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
-    /// Functions with jobs that are ready, in no order. Each knows its place in here.
-    functions_ready: Vec<u32>,
-    /// How many functions of connections were looked through since [`JobServer::start_turn`].
-    walked: usize,
+    /// By priority, functions with jobs that are ready, in no order. Each knows its place in here.
+    functions_ready: [Vec<u32>; 3],
+    /// Functions without jobs, workers and settings, in no order: they may be forgotten. Each knows its place in here.
+    functions_unused: Vec<u32>,
+    /// What was spent since [`JobServer::start_turn`].
+    purse: Purse,
     /// Connections that sleep and may take jobs again, whose functions are not covered yet. Empty between transitions.
     freed: Vec<u32>,
     /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
@@ -201,6 +221,7 @@ impl JobServer {
         stats.set_handle_prefix(0, &Arc::from(policy.handle_prefix.as_str()));
         Self {
             prefixes: Prefixes::new(&policy.handle_prefix),
+            purse: Purse::new(policy.turn_budget),
             policy,
             stats,
             jobs: Jobs::new(hasher.clone()),
@@ -210,22 +231,32 @@ impl JobServer {
             late_additions: Map::default(),
             loads: Slab::new(),
             load_again_us: None,
+            loads_place: None,
             functions: Slab::new(),
             function_names: Map::with_hasher(hasher),
-            functions_in_use: 0,
             functions_with_settings: 0,
             connections: Slab::new(),
             clients: Clients::default(),
             last_generation: 0,
             abilities: Slab::new(),
             ability_slots: Map::default(),
+            last_turn: 0,
+            last_slept: 0,
+            first_wide_sleeper: NONE,
+            last_wide_sleeper: NONE,
+            wide_sleepers: 0,
+            uncovered: VecDeque::new(),
             far_due_reported_us: None,
             waits: Slab::new(),
+            crowds: HashMap::new(),
+            messages: HashMap::new(),
+            last_message: 0,
+            undelivered: VecDeque::new(),
             runs: Slab::new(),
             earlier_runs: EarlierRuns::default(),
             deadlines: BTreeSet::new(),
-            functions_ready: Vec::new(),
-            walked: 0,
+            functions_ready: [const { Vec::new() }; 3],
+            functions_unused: Vec::new(),
             freed: Vec::new(),
             noops: VecDeque::new(),
             last_noop: 0,
@@ -243,6 +274,7 @@ impl JobServer {
         }
         let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
         let max_jobs = self.policy.max_jobs_per_connection;
+        self.purse.set_budget(policy.turn_budget);
         self.policy = Policy { handle_prefix, keeps_jobs: self.policy.keeps_jobs, ..policy.clone() };
         if self.policy.max_jobs_per_connection != max_jobs {
             self.apply_max_jobs(now, effects);
@@ -312,6 +344,7 @@ impl JobServer {
             return Departure::Done;
         };
         let ended = &mut self.connections[connection as usize];
+        ended.pending = None;
         let is_recent = |run: &Run| now.monotonic_us.saturating_sub(run.since_us) < LONGEST_MISS_US;
         if !missed_last
             || ended.first_wait != NONE
@@ -326,15 +359,18 @@ impl JobServer {
             self.debug_check_invariants();
             return Departure::Unfinished;
         }
-        for _ in 0..WORK_PER_CALL {
+        // At least one a call, so that it comes to its end.
+        for count in 0.. {
             match self.connections[connection as usize].first_wait {
                 NONE => break,
+                _ if count > 0 && self.is_turn_over() => break,
                 wait => self.abandon(wait, effects),
             }
         }
-        for _ in 0..WORK_PER_CALL {
+        for count in 0.. {
             match self.connections[connection as usize].first_run {
                 NONE => break,
+                _ if count > 0 && self.is_turn_over() => break,
                 run => {
                     let is_last = run == self.connections[connection as usize].last_assigned;
                     let is_missed = (is_last || self.is_unbegun(run)) && self.may_miss(run);
@@ -365,31 +401,34 @@ impl JobServer {
             StoreReport::Added { ticket, result } => {
                 (!self.added(now, ticket, result, effects)).then_some(StoreReport::Added { ticket, result })
             }
-            StoreReport::Loaded { ticket, result } => {
-                self.loaded(now, ticket, result, effects);
-                None
-            }
+            StoreReport::Loaded { ticket, result } => self.loaded(now, ticket, result, effects),
         };
         self.debug_check_invariants();
         rest
     }
 
-    /// A connection has sent something that makes no sense: so it was there after what it was sent before.
-    pub fn heard_nonsense(&mut self, from: ConnectionId) {
+    /// A connection has sent something that makes no sense, and is told so: it was there after what it was sent before.
+    pub fn refuse(&mut self, from: ConnectionId, error: PeerError, effects: &mut impl Effects) {
+        self.purse.spend(price::REQUEST);
         if let Some(connection) = self.slot_of(from) {
             self.connections[connection as usize].last_assigned = NONE;
+            self.say(from, Response::Error(error), effects);
         }
     }
 
-    /// From now on the work of a turn is counted anew, see [`is_turn_over`](Self::is_turn_over).
+    /// From now on what is spent is counted anew: a hold of the lock begins.
     pub fn start_turn(&mut self) {
-        self.walked = 0;
+        self.purse.start();
     }
 
-    /// Whether so much was done since [`start_turn`](Self::start_turn) that others should have their turn. To grab a job, to fall
-    /// asleep and to wake takes as long as a connection has functions, and it may have 100,000.
+    /// What was spent since [`start_turn`](Self::start_turn), in the unit of [`price`].
+    pub fn spent(&self) -> u32 {
+        self.purse.spent()
+    }
+
+    /// Whether so much was spent since [`start_turn`](Self::start_turn) that others should have their turn.
     pub fn is_turn_over(&self) -> bool {
-        self.walked >= WALK_PER_TURN
+        self.purse.is_empty()
     }
 
     /// A connection asks for something.
@@ -400,48 +439,76 @@ impl JobServer {
         let Some(connection) = self.slot_of(from) else {
             return true;
         };
+        self.purse.spend(price::REQUEST);
+        if let Some(pending) = self.connections[connection as usize].pending {
+            let is_all = self.go_on(now, connection, pending, effects);
+            self.debug_check_invariants();
+            return is_all;
+        }
         let mut is_all = true;
         self.connections[connection as usize].last_assigned = NONE;
         match *request {
             Request::CanDo { function, timeout_ms } => self.can_do(now, connection, function, timeout_ms, effects),
             Request::CannotRegister(why) => self.refuse_function(connection, why, effects),
-            Request::CantDo { function } => self.cant_do(now, connection, function, effects),
+            Request::CantDo { function } => is_all = self.cant_do(now, connection, function, effects),
             Request::ResetAbilities => is_all = self.reset_abilities(now, connection, effects),
-            Request::PreSleep => self.pre_sleep(now, connection, effects),
-            Request::GrabJob(kind) => self.grab_job(now, connection, kind, effects),
+            Request::PreSleep => is_all = self.pre_sleep(now, connection, effects),
+            Request::GrabJob(kind) => is_all = self.grab_job(now, connection, kind, effects),
             Request::Submit(submission) => self.submit(now, connection, &submission, effects),
             Request::WorkStatus { handle, numerator, denominator } => {
-                self.work_status(connection, handle, numerator, denominator, effects);
+                is_all = self.work_status(connection, handle, numerator, denominator, effects);
             }
             Request::WorkData { handle, workload } => {
-                self.work_data(connection, handle, effects, |handle| Response::WorkData { handle, workload });
+                is_all = self.work_data(connection, handle, Said::Data(workload), effects);
             }
             Request::WorkWarning { handle, workload } => {
-                self.work_data(connection, handle, effects, |handle| Response::WorkWarning { handle, workload });
+                is_all = self.work_data(connection, handle, Said::Warning(workload), effects);
             }
             Request::WorkComplete { handle, workload } => {
-                self.finish(now, connection, handle, Outcome::Complete(workload), effects);
+                is_all = self.finish(now, connection, handle, Outcome::Complete(workload), effects);
             }
-            Request::WorkFail { handle } => self.finish(now, connection, handle, Outcome::Fail, effects),
+            Request::WorkFail { handle } => is_all = self.finish(now, connection, handle, Outcome::Fail, effects),
             Request::WorkException { handle, workload } => {
-                self.finish(now, connection, handle, Outcome::Exception(workload), effects);
+                is_all = self.finish(now, connection, handle, Outcome::Exception(workload), effects);
             }
             Request::GetStatus { handle } => self.get_status(connection, handle, effects),
             Request::GetStatusUnique { unique } => self.get_status_unique(connection, unique, effects),
-            Request::Echo { workload } => effects.send(from, Response::EchoRes { workload }),
+            Request::Echo { workload } => self.say(from, Response::EchoRes { workload }, effects),
             Request::Option { option, written } => {
                 self.connections[connection as usize].set_option(option);
-                effects.send(from, Response::OptionRes { written });
+                self.say(from, Response::OptionRes { written }, effects);
             }
             Request::SetClientId { id } => {
-                let gauges = &self.connections[connection as usize].gauges;
-                self.clients.set(connection, gauges.client_id().as_deref(), Some(id));
-                gauges.set_client_id(id);
-                self.apply_rules(now, connection, effects);
+                self.rename(now, connection, id, effects);
             }
         }
         self.debug_check_invariants();
         is_all
+    }
+
+    /// Goes on with a request that takes several turns. Returns whether that is all.
+    fn go_on(&mut self, now: Now, connection: u32, pending: Pending, effects: &mut impl Effects) -> bool {
+        match pending {
+            Pending::Message { job, serial } => self.go_on_telling(connection, job, serial, effects),
+            Pending::Grab { kind, at } => self.take_job(now, connection, kind, Some(at), effects),
+            Pending::GiveBack { function } => self.give_back(now, connection, function, effects),
+        }
+    }
+
+    /// Whether something was begun that is done in pieces, whoever asks for it: by [`timeout`](Self::timeout).
+    pub fn has_unfinished(&self) -> bool {
+        self.has_undelivered()
+            || !self.uncovered.is_empty()
+            || self.rules_place().is_some()
+            || self.loads_place.is_some()
+    }
+
+    /// Goes on with all of that until the turn is over.
+    pub fn go_on_with_all(&mut self, now: Now, effects: &mut impl Effects) {
+        self.go_on_loading(effects);
+        self.go_on_with_rules(now, effects);
+        self.go_on_covering(now, effects);
+        self.deliver_all(effects);
     }
 
     /// When [`timeout`](Self::timeout) wants to be called, on the monotonic clock, as far as is known `now`.
@@ -452,8 +519,8 @@ impl JobServer {
             let wait_us = due_s.saturating_mul(US_PER_S).saturating_sub(now.unix_us);
             now.monotonic_us + wait_us.min(LONGEST_LOOK_AHEAD_US)
         });
-        let rules = self.rules_place().map(|_| now.monotonic_us);
-        [noop, deadline, due, self.load_again_us, rules].into_iter().flatten().min()
+        let unfinished = self.has_unfinished().then_some(now.monotonic_us);
+        [noop, deadline, due, self.load_again_us, unfinished].into_iter().flatten().min()
     }
 
     /// Time has passed: gives up NOOPs, takes jobs from workers that are late, makes ready what is due, and goes on with
@@ -488,8 +555,8 @@ impl JobServer {
             of.returns = of.returns.wrapping_add(1);
             self.make_ready(now, job, effects);
         }
-        self.load_again(now, effects);
-        self.go_on_with_rules(now, effects);
+        self.load_again(now);
+        self.go_on_with_all(now, effects);
         self.debug_check_invariants();
     }
 
@@ -500,97 +567,13 @@ impl JobServer {
             .map(|_| id.slot)
     }
 
+    /// Sends a packet, which has its price.
+    fn say(&self, to: ConnectionId, response: Response<'_>, effects: &mut impl Effects) {
+        self.purse.spend(price::of_packet(&response));
+        effects.send(to, response);
+    }
+
     fn id_of(&self, connection: u32) -> ConnectionId {
         ConnectionId { slot: connection, generation: self.connections[connection as usize].generation }
-    }
-
-    /// The function of this name, which is made if there is room for it.
-    fn function_slot(&mut self, name: &[u8]) -> Result<u32, PeerError> {
-        if let Some(slot) = self.function_names.get(name) {
-            self.functions[*slot as usize].mark_named();
-            return Ok(*slot);
-        }
-        if self.functions.len() >= self.policy.max_functions && !self.forget_unused_functions() {
-            return Err(PeerError::TOO_MANY_FUNCTIONS);
-        }
-        Ok(self.function_or_new(name))
-    }
-
-    /// The function of this name, which is made whatever the limit says.
-    fn function_or_new(&mut self, name: &[u8]) -> u32 {
-        if let Some(slot) = self.function_names.get(name) {
-            self.functions[*slot as usize].mark_named();
-            return *slot;
-        }
-        let name = FunctionName::new(name);
-        self.holdings.names += name.as_bytes().len() as u64;
-        let gauges = Arc::new(FunctionGauges::default());
-        self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
-        let slot = u32::try_from(self.functions.insert(Function::new(name.clone(), gauges))).unwrap_or(NONE);
-        self.function_names.insert(name, slot);
-        slot
-    }
-
-    /// Forgets a function that has neither workers nor jobs.
-    fn remove_function(&mut self, slot: u32) {
-        let removed = self.functions.remove(slot as usize);
-        self.holdings.names -= removed.name.as_bytes().len() as u64;
-        self.function_names.remove(&removed.name);
-        self.stats.functions.remove(&removed.name);
-        self.functions_in_use -= usize::from(removed.counted_in_use);
-        self.functions_with_settings -= usize::from(removed.counted_with_settings);
-    }
-
-    /// Tells the world of a function that has changed, and counts it while it is in use.
-    fn publish(&mut self, slot: u32) {
-        self.functions[slot as usize].publish(&self.jobs);
-        self.count_in_use(slot);
-    }
-
-    /// The same, where only running jobs have become more or fewer.
-    fn publish_running(&mut self, slot: u32) {
-        self.functions[slot as usize].publish_running();
-        self.count_in_use(slot);
-    }
-
-    fn count_in_use(&mut self, slot: u32) {
-        self.list_if_ready(slot);
-        let function = &mut self.functions[slot as usize];
-        let is_in_use = !function.is_unused();
-        if is_in_use != std::mem::replace(&mut function.counted_in_use, is_in_use) {
-            self.functions_in_use = if is_in_use { self.functions_in_use + 1 } else { self.functions_in_use - 1 };
-        }
-        let has_settings = function.has_settings();
-        if has_settings != std::mem::replace(&mut function.counted_with_settings, has_settings) {
-            let count = self.functions_with_settings;
-            self.functions_with_settings = if has_settings { count + 1 } else { count - 1 };
-        }
-    }
-
-    /// Puts a function that has ready jobs among those, or takes it out.
-    fn list_if_ready(&mut self, slot: u32) {
-        let function = &mut self.functions[slot as usize];
-        let (place, is_ready) = (function.ready_place, function.ready() > 0);
-        if is_ready && place == NONE {
-            function.ready_place = u32::try_from(self.functions_ready.len()).unwrap_or(NONE);
-            self.functions_ready.push(slot);
-        } else if !is_ready && place != NONE {
-            function.ready_place = NONE;
-            self.functions_ready.swap_remove(place as usize);
-            if let Some(moved) = self.functions_ready.get(place as usize) {
-                self.functions[*moved as usize].ready_place = place;
-            }
-        }
-    }
-
-    /// Whether no job is ready that a connection could do. Of one with many functions, this is quicker than to look through them
-    /// while few functions have ready jobs; of others `false` is no answer.
-    fn surely_has_no_job(&mut self, connection: u32) -> bool {
-        let abilities = self.connections[connection as usize].abilities.len();
-        if abilities < MANY_ABILITIES || self.functions_ready.len() > abilities / MANY_ABILITIES {
-            return false;
-        }
-        self.walked += self.functions_ready.len();
-        !self.functions_ready.iter().any(|function| self.ability_slots.contains_key(&(connection, *function)))
     }
 }

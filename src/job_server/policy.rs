@@ -46,6 +46,10 @@ pub struct Policy {
     pub max_jobs_per_connection: u32,
     /// Submissions whose end one connection may wait for at a time.
     pub max_waits_per_connection: u32,
+    /// Submissions of one job whose end one connection may wait for at a time.
+    pub max_waits_per_job: u32,
+    /// What one hold of the lock may spend, in the unit of [`price`](super::price).
+    pub turn_budget: u32,
     /// Whether each submission that is answered with JOB_CREATED is reported.
     pub tells_submissions: bool,
 }
@@ -89,6 +93,8 @@ impl Default for Policy {
             max_functions_per_connection: 100_000,
             max_jobs_per_connection: 10_000,
             max_waits_per_connection: 1_000_000,
+            max_waits_per_job: 1_000,
+            turn_budget: super::price::BUDGET,
             tells_submissions: false,
         }
     }

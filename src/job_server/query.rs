@@ -5,9 +5,13 @@ use std::iter::successors;
 use super::control::ControlError;
 use super::effects::Effects;
 use super::job::{JobRef, JobState};
-use super::{JobServer, Now};
+use super::tell::Said;
+use super::{JobServer, Now, price};
 use crate::protocol::response::Status;
 use crate::protocol::{PeerError, Response};
+
+/// How many jobs of one unique id and different functions GET_STATUS_UNIQUE looks at.
+const MOST_NAMESAKES: usize = 4096;
 
 /// What `drop function` came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,22 +29,24 @@ pub enum DropFunction {
 impl JobServer {
     pub(super) fn get_status(&self, from: u32, handle: &[u8], effects: &mut impl Effects) {
         let status = self.find_handle(handle).map_or_else(Status::default, |job| self.status(self.jobs.get(job)));
-        effects.send(self.id_of(from), Response::StatusRes { handle, status });
+        self.say(self.id_of(from), Response::StatusRes { handle, status }, effects);
     }
 
     pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
         let newest_first = successors(self.jobs.find_unique(unique), |newer| self.jobs.older_namesake(*newer));
+        // Beyond that so many of its namesakes are not stored yet that nobody can have been told of it for long.
+        let newest_first = newest_first.take(MOST_NAMESAKES).inspect(|_| self.purse.spend(price::ENTRY));
         let mut visible =
             newest_first.map(|job| self.jobs.get(job)).filter(|job| !matches!(job.state, JobState::Storing(_)));
         let job = visible.next();
         let status = job.map_or_else(Status::default, |job| self.status(job));
         let clients = job.map_or(0, |job| u64::from(self.count_waits(job.waits)));
-        effects.send(self.id_of(from), Response::StatusResUnique { unique, status, clients });
+        self.say(self.id_of(from), Response::StatusResUnique { unique, status, clients }, effects);
     }
 
     fn status(&self, job: JobRef<'_>) -> Status {
         match job.state {
-            JobState::Storing(_) => Status::default(),
+            JobState::Storing(_) | JobState::Ended => Status::default(),
             JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => {
                 Status { known: true, ..Status::default() }
             }
@@ -83,10 +89,8 @@ impl JobServer {
     pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
         self.forfeit_run(slot);
         let job = self.jobs.get(slot);
-        let handle = job.handle(&self.prefixes);
-        self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
         self.tally(job.function, |counters| &counters.cancelled);
-        self.remove_job(slot, effects);
+        self.end(slot, None, Said::Fail, effects);
     }
 
     /// Makes a function known, which changes nothing where it is already.

@@ -42,7 +42,7 @@ impl JobServer {
         effects.report(Event::FunctionsRefused {
             connection: gauges,
             refused: refused.count,
-            registered: abilities.len(),
+            registered: abilities.len as usize,
             why: refused.why,
         });
     }

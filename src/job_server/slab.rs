@@ -117,11 +117,6 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         value
     }
 
-    /// Takes a value out of a slot, if one is there.
-    pub(super) fn try_remove(&mut self, slot: usize) -> Option<T> {
-        self.contains(slot).then(|| self.remove(slot))
-    }
-
     pub(super) fn get(&self, slot: usize) -> Option<&T> {
         match self.pages.get(slot / Self::SLOTS)?.entries.get(slot % Self::SLOTS)? {
             Entry::Occupied(value) => Some(value),
@@ -148,15 +143,6 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
                 Entry::Vacant(_) => None,
             })
         })
-    }
-
-    /// Removes the values for which `keep` does not hold.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(usize, &mut T) -> bool) {
-        for slot in 0..self.bound() {
-            if self.get_mut(slot).is_some_and(|value| !keep(slot, value)) {
-                self.remove(slot);
-            }
-        }
     }
 
     /// Makes memory for one more page.

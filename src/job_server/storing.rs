@@ -12,7 +12,8 @@ use super::effects::Effects;
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{StoreFailure, StoreOp};
-use super::{ConnectionId, JobServer, Now, WORK_PER_CALL};
+use super::tell::Said;
+use super::{ConnectionId, JobServer, Now, price};
 use crate::protocol::{JobHandle, PeerError, Response};
 
 /// A job that the store is asked to keep. Its slot is the ticket of the operation.
@@ -115,18 +116,19 @@ impl JobServer {
         let Addition { job, workload, number, prefix, first_creation, .. } = *addition;
         // A job that has ended before it was stored did all it was submitted for.
         let error = result.err().filter(|_| job != NONE).map(peer_error);
-        let (mut creation, mut left) = (first_creation, WORK_PER_CALL);
+        let (mut creation, mut count) = (first_creation, 0);
         while creation != NONE {
-            if left == 0 {
+            if count > 0 && self.is_turn_over() {
                 self.additions[ticket as usize].first_creation = creation;
                 return false;
             }
-            left -= 1;
+            count += 1;
             let Creation { connection, gap, next } = self.creations.remove(creation as usize);
             if let Some(slot) = self.slot_of(connection) {
                 self.connections[slot as usize].open_gaps -= 1;
                 let handle = JobHandle { prefix: self.prefixes.get(prefix), number };
                 let answer = error.map_or(Response::JobCreated { handle }, Response::Error);
+                self.purse.spend(price::of_packet(&answer));
                 effects.fill(connection, gap, answer);
                 if error.is_none() && job != NONE {
                     self.tell_accepted(job, effects);
@@ -152,7 +154,8 @@ impl JobServer {
         self.set_kept(job, if is_stored { Kept::Both } else { Kept::Memory });
         if is_new {
             if !is_stored {
-                return self.remove_job(job, effects);
+                self.end(job, None, Said::Nothing, effects);
+                return;
             }
             let function = self.jobs.get(job).function;
             self.functions[function as usize].storing -= 1;

@@ -5,14 +5,14 @@ use super::effects::{Effects, Event};
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::{NUMBER_MAX, StoreOp};
-use super::{JobServer, Now, US_PER_S};
+use super::{JobServer, Now, US_PER_S, price};
 use crate::protocol::{PeerError, Response, Submission};
 
 impl JobServer {
     pub(super) fn submit(&mut self, now: Now, from: u32, submission: &Submission<'_>, effects: &mut impl Effects) {
         match self.accept(now, from, submission, effects) {
             Ok(()) => {}
-            Err(error) => effects.send(self.id_of(from), Response::Error(error)),
+            Err(error) => self.say(self.id_of(from), Response::Error(error), effects),
         }
     }
 
@@ -33,6 +33,9 @@ impl JobServer {
         let function = self.function_slot(submission.function)?;
         let vacancy = match self.jobs.find_equal(function, submission.unique, submission.workload.as_bytes()) {
             Ok(job) => {
+                if !submission.background {
+                    self.check_crowd(from, job)?;
+                }
                 return self.join_equal(from, job, submission.background, effects);
             }
             Err(vacancy) => vacancy,
@@ -109,7 +112,7 @@ impl JobServer {
 
     fn send_created(&self, to: u32, job: u32, effects: &mut impl Effects) {
         let handle = self.jobs.get(job).handle(&self.prefixes);
-        effects.send(self.id_of(to), Response::JobCreated { handle });
+        self.say(self.id_of(to), Response::JobCreated { handle }, effects);
         self.tell_accepted(job, effects);
     }
 
@@ -151,12 +154,22 @@ impl JobServer {
         let connection = &mut self.connections[from as usize];
         connection.first_wait = wait;
         connection.waits += 1;
+        if !self.crowds.is_empty() {
+            self.join_crowd(job, from);
+        }
     }
 
     /// A wait is over: it leaves both its lists.
     pub(super) fn remove_wait(&mut self, wait: u32) -> Wait {
+        self.purse.spend(price::ENTRY);
         let left = self.count_waits(self.jobs.get(self.waits[wait as usize].job).waits) - 1;
         let gone = self.waits.remove(wait as usize);
+        if !self.messages.is_empty() {
+            self.skip_wait(gone.job, wait, gone.next_of_job);
+        }
+        if !self.crowds.is_empty() {
+            self.leave_crowd(gone.job, gone.connection);
+        }
         match gone.previous_of_job {
             NONE => self.jobs.get_mut(gone.job).waits = gone.next_of_job,
             previous => self.waits[previous as usize].next_of_job = gone.next_of_job,
@@ -190,6 +203,12 @@ impl JobServer {
         let Wait { job, .. } = self.remove_wait(wait);
         let abandoned = self.jobs.get(job);
         let is_running = matches!(abandoned.state, JobState::Running(_));
+        if abandoned.state == JobState::Ended {
+            if abandoned.waits == NONE {
+                self.bury(job);
+            }
+            return;
+        }
         if abandoned.waits == NONE && !abandoned.background && !is_running {
             self.tally(self.jobs.get(job).function, |counters| &counters.abandoned);
             self.remove_job(job, effects);
@@ -202,24 +221,30 @@ impl JobServer {
         job.waits == NONE && !job.background
     }
 
-    /// Tells all clients that wait for the job.
-    pub(super) fn send_to_clients<'a>(
-        &'a self,
-        job: u32,
-        effects: &mut impl Effects,
-        response: impl Fn(bool) -> Response<'a>,
-    ) {
-        let mut wait = self.jobs.get(job).waits;
-        while wait != NONE {
-            let Wait { connection, next_of_job, .. } = self.waits[wait as usize];
-            let wants_exceptions = self.connections[connection as usize].exceptions || self.policy.exceptions;
-            effects.send(self.id_of(connection), response(wants_exceptions));
-            wait = next_of_job;
+    /// Forgets a job, in whatever state it is, with its run and its few waits. The store is told if it has the job, or may have.
+    pub(super) fn remove_job(&mut self, slot: u32, effects: &mut impl Effects) {
+        let function = self.take_down(slot, effects);
+        while self.jobs.get(slot).waits != NONE {
+            self.remove_wait(self.jobs.get(slot).waits);
         }
+        if !self.messages.is_empty() {
+            self.messages.remove(&slot);
+        }
+        self.jobs.remove(slot);
+        // Parked jobs may have waited behind it.
+        self.load_ahead(function, effects);
     }
 
-    /// Forgets a job, in whatever state it is, with its waits and its run. The store is told if it has the job, or may have.
-    pub(super) fn remove_job(&mut self, slot: u32, effects: &mut impl Effects) {
+    /// The same, of a job with so many waits that they are told in pieces how it ended.
+    pub(super) fn retire(&mut self, slot: u32, effects: &mut impl Effects) {
+        let function = self.take_down(slot, effects);
+        self.jobs.retire(slot);
+        self.load_ahead(function, effects);
+    }
+
+    /// Takes a job out of its list, and from its worker. Returns its function.
+    fn take_down(&mut self, slot: u32, effects: &mut impl Effects) -> u32 {
+        self.purse.spend(2 * price::CHANGE);
         self.uncount(slot);
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority, job.state);
@@ -245,22 +270,18 @@ impl JobServer {
                 self.remove_run(run);
                 self.functions[function as usize].running -= 1;
             }
-        }
-        while self.jobs.get(slot).waits != NONE {
-            self.remove_wait(self.jobs.get(slot).waits);
+            JobState::Ended => debug_assert!(false, "a job ended twice"),
         }
         if self.jobs.get(slot).attempts > 0 {
             self.earlier_runs.forget(self.jobs.get(slot).number());
         }
         self.earlier_runs.forget_misses(self.jobs.get(slot).number());
-        self.jobs.remove(slot);
         if matches!(state, JobState::Running(_)) {
             // Nothing has changed in the queues.
             self.publish_running(function);
         } else {
             self.publish(function);
         }
-        // Parked jobs may have waited behind it.
-        self.load_ahead(function, effects);
+        function
     }
 }

@@ -7,13 +7,24 @@
 //!
 //! Who would be told that there is no job is not woken: a worker from which the operator's rules withhold the function, and one
 //! that holds as many jobs as it may, until it has ended one. Waking looks at the same limits as GRAB_JOB.
+//!
+//! A connection that falls asleep joins the sleepers of each of its functions, and leaves them when it is woken. With very many
+//! functions that would take long. A connection with many is *wide*: it joins one list of all wide sleepers alone, and each
+//! function knows which wide connections can do it. Who is woken is the same.
 
-use super::connection::{Ability, Sleep};
+use super::connection::{Ability, Connection, Sleep};
 use super::effects::Effects;
+use super::function::Function;
 use super::index::NONE;
 use super::job::JobState;
-use super::{JobServer, Noop, Now, WORK_PER_CALL};
+use super::{JobServer, Noop, Now, WORK_PER_CALL, price};
 use crate::protocol::Response;
+
+/// From so many abilities on a connection is wide.
+const WIDE_FROM: u32 = 64;
+
+/// So many NOOPs are looked through in the time of one other entry.
+const NOOPS_AN_ENTRY: usize = 4;
 
 impl JobServer {
     /// A job may be handed out from now on, as soon as its workload is in memory.
@@ -42,19 +53,26 @@ impl JobServer {
         }
     }
 
-    /// PRE_SLEEP. A worker that sends it in answer to a NOOP has declined: the next in turn is asked, itself last.
-    pub(super) fn pre_sleep(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
+    /// PRE_SLEEP. A worker that sends it in answer to a NOOP has declined: the next in turn is asked, itself last. Returns whether
+    /// that is all; if not, the call is to be made again.
+    pub(super) fn pre_sleep(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
         if self.connections[connection as usize].sleep == Sleep::Asleep {
-            return;
+            return true;
         }
         self.report_refused_functions(connection, effects);
-        self.refresh_rules(now, connection, effects);
-        self.wake_up(connection);
+        if !self.refresh_rules(now, connection, effects) {
+            return false;
+        }
+        let declined = self.wake_up(connection);
         let sleeper = &mut self.connections[connection as usize];
         sleeper.set_sleep(Sleep::Asleep);
         sleeper.is_full = sleeper.runs >= self.policy.max_jobs_per_connection;
         self.join_sleepers(connection);
+        if let Some(function) = declined {
+            self.cover(now, function, effects);
+        }
         self.cover_functions_of(now, connection, effects);
+        true
     }
 
     /// Whether an ability stands among its function's sleepers, or is to.
@@ -77,14 +95,67 @@ impl JobServer {
         }
     }
 
+    /// Wakes a connection that has just joined the sleepers, if one of its functions has a ready job that nobody is on the way for.
+    /// Then the others need not be looked through: nobody else sleeps who could do them.
     fn cover_functions_of(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
-        if self.surely_has_no_job(connection) {
+        let counts = self.functions_ready.each_ref().map(Vec::len);
+        if counts == [0; 3] {
             return;
         }
-        self.walked += self.connections[connection as usize].abilities.len();
-        for index in 0..self.connections[connection as usize].abilities.len() {
-            let ability = self.connections[connection as usize].abilities[index];
-            self.cover(now, self.abilities[ability as usize].function, effects);
+        if (0..counts.len()).all(|priority| self.has_few_ready(connection, priority)) {
+            self.purse.spend_entries(counts.iter().sum());
+            for (priority, count) in counts.into_iter().enumerate() {
+                for index in 0..count {
+                    let function = self.functions_ready[priority][index];
+                    if self.ability_slots.contains_key(&(connection, function)) {
+                        self.cover(now, function, effects);
+                        if self.connections[connection as usize].sleep != Sleep::Asleep {
+                            return;
+                        }
+                    }
+                }
+            }
+            return;
+        }
+        let first = self.connections[connection as usize].abilities.first;
+        self.connections[connection as usize].cover_at = first;
+        if !self.cover_from(now, connection, effects) {
+            self.uncovered.push_back(self.id_of(connection));
+        }
+    }
+
+    /// Goes on with the abilities of a sleeper from its place on, at least one. Returns whether that is all.
+    fn cover_from(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
+        let is_wide = self.connections[connection as usize].is_wide;
+        let mut looked_at = 0;
+        loop {
+            let sleeper = &self.connections[connection as usize];
+            let ability = sleeper.cover_at;
+            if ability == NONE || sleeper.sleep != Sleep::Asleep {
+                self.connections[connection as usize].cover_at = NONE;
+                return true;
+            }
+            if is_wide && looked_at > 0 && self.is_turn_over() {
+                return false;
+            }
+            looked_at += 1;
+            self.purse.spend(price::ENTRY);
+            let Ability { function, turn_next, .. } = self.abilities[ability as usize];
+            self.connections[connection as usize].cover_at = turn_next;
+            self.cover(now, function, effects);
+        }
+    }
+
+    /// Goes on with the sleepers that have so many functions, and so many of all have jobs, that it takes several turns.
+    pub(super) fn go_on_covering(&mut self, now: Now, effects: &mut impl Effects) {
+        while !self.is_turn_over()
+            && let Some(id) = self.uncovered.pop_front()
+        {
+            if let Some(connection) = self.slot_of(id)
+                && !self.cover_from(now, connection, effects)
+            {
+                self.uncovered.push_front(id);
+            }
         }
     }
 
@@ -119,6 +190,7 @@ impl JobServer {
         let sleeper = &mut self.connections[connection as usize];
         sleeper.set_sleep(Sleep::Awake);
         sleeper.is_full = false;
+        sleeper.cover_at = NONE;
         match before {
             Sleep::Awake | Sleep::Late | Sleep::Asleep => None,
             Sleep::Woken { function, .. } => {
@@ -135,26 +207,40 @@ impl JobServer {
 
     /// Sends a NOOP to the one who has slept longest. Returns whether there was one.
     fn wake_next(&mut self, now: Now, function: u32, effects: &mut impl Effects) -> bool {
-        let ability = self.functions[function as usize].first_sleeper;
-        if ability == NONE {
-            return false;
-        }
+        let ability = loop {
+            let ability = self.next_sleeper(function);
+            if ability == NONE {
+                return false;
+            }
+            let connection = self.abilities[ability as usize].connection;
+            if !self.connections[connection as usize].has_stale_rules {
+                break ability;
+            }
+            // Rules that have changed are in force although they have not come to this one yet.
+            self.refresh_rule(ability);
+            if self.is_listed(ability) {
+                break ability;
+            }
+        };
         let connection = self.abilities[ability as usize].connection;
+        self.purse.spend(price::WAKE);
         self.leave_sleepers(connection);
         self.last_noop += 1;
         let serial = self.last_noop;
         self.connections[connection as usize].set_sleep(Sleep::Woken { function, serial });
+        self.connections[connection as usize].cover_at = NONE;
         self.functions[function as usize].waking += 1;
         let deadline_us = now.monotonic_us.saturating_add(self.policy.wake_timeout_us);
         if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
             // A connection has at most one that is not answered.
             let mut noops = std::mem::take(&mut self.noops);
+            self.purse.spend_entries(noops.len() / NOOPS_AN_ENTRY);
             noops.retain(|noop| self.is_awaited(noop));
             self.noops = noops;
         }
         self.noops.push_back(Noop { deadline_us, connection, serial });
         self.stats.wakeups.set(self.last_noop);
-        effects.send(self.id_of(connection), Response::Noop);
+        self.say(self.id_of(connection), Response::Noop, effects);
         true
     }
 
@@ -167,7 +253,11 @@ impl JobServer {
                 break;
             }
             self.noops.pop_front();
+            self.purse.spend(price::ENTRY);
             if !is_awaited {
+                if self.is_turn_over() {
+                    break;
+                }
                 continue;
             }
             given_up += 1;
@@ -197,8 +287,160 @@ impl JobServer {
         is_on_its_way
     }
 
+    /// The ability of the one who has slept longest of those who can do a function; [`NONE`] if nobody sleeps who can.
+    fn next_sleeper(&self, function: u32) -> u32 {
+        let narrow = self.functions[function as usize].first_sleeper;
+        let wide = self.next_wide_sleeper(function);
+        let is_before = |one: u32, other: u32| self.sleeps_since(one) <= self.sleeps_since(other);
+        if wide == NONE || narrow != NONE && is_before(narrow, wide) { narrow } else { wide }
+    }
+
+    /// Since when an ability stands among its function's sleepers, counted.
+    fn sleeps_since(&self, ability: u32) -> u64 {
+        let Ability { connection, since, .. } = self.abilities[ability as usize];
+        since.max(self.connections[connection as usize].slept)
+    }
+
+    /// The same among the wide: looks through whichever are fewer, those that can do the function or those that sleep.
+    fn next_wide_sleeper(&self, function: u32) -> u32 {
+        let Function { first_wide, wide, .. } = self.functions[function as usize];
+        if wide == 0 || self.wide_sleepers == 0 {
+            return NONE;
+        }
+        let (mut next, mut looked_at) = (NONE, 0);
+        let mut next_since = u64::MAX;
+        if wide <= self.wide_sleepers {
+            let mut ability = first_wide;
+            while ability != NONE {
+                looked_at += 1;
+                let since = self.sleeps_since(ability);
+                if since < next_since && self.is_listed(ability) {
+                    (next, next_since) = (ability, since);
+                }
+                ability = self.abilities[ability as usize].next;
+            }
+        } else {
+            let mut connection = self.first_wide_sleeper;
+            // Those behind have slept less.
+            while connection != NONE && self.connections[connection as usize].slept < next_since {
+                looked_at += 1;
+                if let Some(ability) = self.find_ability(connection, function)
+                    && self.abilities[ability as usize].withheld.is_none()
+                    && self.sleeps_since(ability) < next_since
+                {
+                    (next, next_since) = (ability, self.sleeps_since(ability));
+                }
+                connection = self.connections[connection as usize].next_sleeper;
+            }
+        }
+        self.purse.spend_entries(looked_at);
+        next
+    }
+
+    /// A connection is about to have one ability more. If these are many, it is a wide one from now on.
+    pub(super) fn widen(&mut self, connection: u32) {
+        let state = &self.connections[connection as usize];
+        if state.is_wide || state.abilities.len < WIDE_FROM.min(self.policy.turn_budget) {
+            return;
+        }
+        let is_ready = state.is_ready_to_wake();
+        let mut ability = state.abilities.first;
+        while ability != NONE {
+            self.purse.spend(price::ENTRY);
+            if self.is_listed(ability) {
+                self.remove_sleeper(ability);
+            }
+            self.join_wide(ability);
+            ability = self.abilities[ability as usize].turn_next;
+        }
+        self.connections[connection as usize].is_wide = true;
+        if is_ready {
+            self.join_wide_sleepers(connection);
+        }
+    }
+
+    /// A connection has one ability less. A wide one that has none is wide no more.
+    pub(super) fn narrow(&mut self, connection: u32) {
+        let state = &self.connections[connection as usize];
+        if state.is_wide && state.abilities.first == NONE {
+            if state.is_ready_to_wake() {
+                self.leave_wide_sleepers(connection);
+            }
+            self.connections[connection as usize].is_wide = false;
+        }
+    }
+
+    /// Puts an ability of a wide connection among its function's.
+    pub(super) fn join_wide(&mut self, ability: u32) {
+        let function = self.abilities[ability as usize].function as usize;
+        let next = std::mem::replace(&mut self.functions[function].first_wide, ability);
+        self.functions[function].wide += 1;
+        let state = &mut self.abilities[ability as usize];
+        (state.previous, state.next) = (NONE, next);
+        if next != NONE {
+            self.abilities[next as usize].previous = ability;
+        }
+    }
+
+    /// Takes an ability of a wide connection out of its function's.
+    pub(super) fn leave_wide(&mut self, ability: u32) {
+        let Ability { function, previous, next, .. } = self.abilities[ability as usize];
+        self.functions[function as usize].wide -= 1;
+        match previous {
+            NONE => self.functions[function as usize].first_wide = next,
+            previous => self.abilities[previous as usize].next = next,
+        }
+        if next != NONE {
+            self.abilities[next as usize].previous = previous;
+        }
+    }
+
+    /// Puts a connection among the wide sleepers: last, unless it has slept before it was wide.
+    fn join_wide_sleepers(&mut self, connection: u32) {
+        let slept = self.connections[connection as usize].slept;
+        let (mut previous, mut next) = (self.last_wide_sleeper, NONE);
+        while previous != NONE && self.connections[previous as usize].slept > slept {
+            self.purse.spend(price::ENTRY);
+            (previous, next) = (self.connections[previous as usize].previous_sleeper, previous);
+        }
+        self.wide_sleepers += 1;
+        let state = &mut self.connections[connection as usize];
+        (state.previous_sleeper, state.next_sleeper) = (previous, next);
+        match previous {
+            NONE => self.first_wide_sleeper = connection,
+            previous => self.connections[previous as usize].next_sleeper = connection,
+        }
+        match next {
+            NONE => self.last_wide_sleeper = connection,
+            next => self.connections[next as usize].previous_sleeper = connection,
+        }
+    }
+
+    fn leave_wide_sleepers(&mut self, connection: u32) {
+        let Connection { previous_sleeper: previous, next_sleeper: next, .. } = self.connections[connection as usize];
+        self.wide_sleepers -= 1;
+        match previous {
+            NONE => self.first_wide_sleeper = next,
+            previous => self.connections[previous as usize].next_sleeper = next,
+        }
+        match next {
+            NONE => self.last_wide_sleeper = previous,
+            next => self.connections[next as usize].previous_sleeper = previous,
+        }
+    }
+
+    /// An ability of a connection that sleeps joins its function's sleepers alone, behind the others.
+    pub(super) fn join_later(&mut self, ability: u32) {
+        self.last_slept += 1;
+        self.abilities[ability as usize].since = self.last_slept;
+        let connection = self.abilities[ability as usize].connection;
+        if !self.connections[connection as usize].is_wide {
+            self.append_sleeper(ability);
+        }
+    }
+
     /// Puts an ability of a sleeping connection last among its function's sleepers.
-    pub(super) fn append_sleeper(&mut self, ability: u32) {
+    fn append_sleeper(&mut self, ability: u32) {
         let function = self.abilities[ability as usize].function as usize;
         let last = std::mem::replace(&mut self.functions[function].last_sleeper, ability);
         self.abilities[ability as usize].previous = last;
@@ -224,23 +466,39 @@ impl JobServer {
 
     /// Puts a sleeping connection last among the sleepers of its functions.
     fn join_sleepers(&mut self, connection: u32) {
-        self.walked += self.connections[connection as usize].abilities.len();
-        for index in 0..self.connections[connection as usize].abilities.len() {
-            let ability = self.connections[connection as usize].abilities[index];
+        self.last_slept += 1;
+        self.connections[connection as usize].slept = self.last_slept;
+        if !self.connections[connection as usize].is_ready_to_wake() {
+            return;
+        }
+        if self.connections[connection as usize].is_wide {
+            return self.join_wide_sleepers(connection);
+        }
+        let mut ability = self.connections[connection as usize].abilities.first;
+        while ability != NONE {
+            self.purse.spend(price::ENTRY);
             if self.is_listed(ability) {
                 self.append_sleeper(ability);
             }
+            ability = self.abilities[ability as usize].turn_next;
         }
     }
 
     /// Takes a sleeping connection out of the sleepers of its functions.
     fn leave_sleepers(&mut self, connection: u32) {
-        self.walked += self.connections[connection as usize].abilities.len();
-        for index in 0..self.connections[connection as usize].abilities.len() {
-            let ability = self.connections[connection as usize].abilities[index];
+        if !self.connections[connection as usize].is_ready_to_wake() {
+            return;
+        }
+        if self.connections[connection as usize].is_wide {
+            return self.leave_wide_sleepers(connection);
+        }
+        let mut ability = self.connections[connection as usize].abilities.first;
+        while ability != NONE {
+            self.purse.spend(price::ENTRY);
             if self.is_listed(ability) {
                 self.remove_sleeper(ability);
             }
+            ability = self.abilities[ability as usize].turn_next;
         }
     }
 }

@@ -15,7 +15,7 @@ use super::connection::Ability;
 use super::control::{ControlError, Place, Rule, Who, check_function_name};
 use super::effects::Effects;
 use super::index::NONE;
-use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, Withholding};
+use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, Withholding, price};
 use crate::protocol::FunctionName;
 use crate::protocol::names::CLIENT_ID_MAX;
 
@@ -23,8 +23,8 @@ use crate::protocol::names::CLIENT_ID_MAX;
 const MAX_RULES: usize = 1000;
 /// How many rules for connections are kept in all.
 const MAX_RULES_FOR_CONNECTIONS: usize = 10_000;
-/// How many functions of workers one call looks at when rules have changed, and then those of one worker more.
-const ABILITIES_PER_CALL: usize = 2048;
+/// What it costs to look up the rules for one function of one worker.
+const RULE: u32 = 4;
 /// The longest name of a host, in bytes: as long as names in the DNS.
 const HOST_MAX: usize = 255;
 
@@ -217,13 +217,13 @@ impl JobServer {
 
     fn meant(&self, who: &Who) -> Vec<u32> {
         let workers = || {
-            let workers = self.connections.iter().filter(|(_, connection)| !connection.abilities.is_empty());
+            let workers = self.connections.iter().filter(|(_, connection)| connection.abilities.first != NONE);
             workers.map(|(slot, connection)| (u32::try_from(slot).unwrap_or(NONE), &connection.gauges))
         };
         match who {
             Who::Connection(id) => self.slot_of(*id).into_iter().collect(),
             Who::Client(id) => {
-                let of_client = workers().filter(|(_, gauges)| gauges.client_id().as_ref() == Some(id));
+                let of_client = workers().filter(|(_, gauges)| gauges.has_client_id(id));
                 of_client.map(|(slot, _)| slot).collect()
             }
             Who::Host(address) => {
@@ -242,11 +242,10 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> usize {
         let meant = self.meant(who);
+        self.purse.spend_entries(self.connections.len());
         let concerned = self.count_concerned(&meant, functions);
         for connection in &meant {
-            if !std::mem::replace(&mut self.connections[*connection as usize].has_stale_rules, true) {
-                self.rules.stale.push_back(self.id_of(*connection));
-            }
+            self.make_rules_stale(*connection);
         }
         self.go_on_with_rules(now, effects);
         concerned
@@ -263,19 +262,23 @@ impl JobServer {
         connections.iter().filter(|connection| offers(**connection)).count()
     }
 
-    /// Goes on with a bounded number of the workers for which rules have changed. [`rules_place`](Self::rules_place) tells
+    /// Goes on with the workers for which rules have changed, until the turn is over. [`rules_place`](Self::rules_place) tells
     /// whether some are left.
     pub fn go_on_with_rules(&mut self, now: Now, effects: &mut impl Effects) {
-        let (mut left, mut to_cover) = (ABILITIES_PER_CALL, BTreeSet::new());
+        let mut to_cover = BTreeSet::new();
+        let mut count = 0;
         // First all, then the waking: otherwise one would be woken just before its turn to get no jobs.
-        while left > 0
+        while (count == 0 || !self.is_turn_over())
             && let Some(id) = self.rules.stale.pop_front()
         {
-            left -= 1;
+            count += 1;
+            self.purse.spend(price::ENTRY);
             let stale = self.slot_of(id).filter(|slot| self.connections[*slot as usize].has_stale_rules);
-            if let Some(connection) = stale {
-                left = left.saturating_sub(self.connections[connection as usize].abilities.len());
-                to_cover.extend(self.mark_withheld(connection));
+            if let Some(connection) = stale
+                && !self.mark_withheld(connection, &mut to_cover)
+            {
+                self.rules.stale.push_front(id);
+                break;
             }
         }
         self.cover_all(now, to_cover, effects);
@@ -287,17 +290,38 @@ impl JobServer {
         (!self.rules.stale.is_empty()).then_some(Place::OF_RULES)
     }
 
-    /// The rules for a connection may have changed, and it may not have had its turn.
-    pub(super) fn refresh_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
-        if self.connections[connection as usize].has_stale_rules {
-            self.apply_rules(now, connection, effects);
+    /// The rules for a connection may have changed, and it may not have had its turn: it has it now. Returns whether that is all;
+    /// if not, it is to come again.
+    pub(super) fn refresh_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
+        if !self.connections[connection as usize].has_stale_rules {
+            return true;
+        }
+        let mut to_cover = BTreeSet::new();
+        let is_all = self.mark_withheld(connection, &mut to_cover);
+        self.cover_all(now, to_cover, effects);
+        is_all
+    }
+
+    /// A connection has given itself a name, for which there may be other rules.
+    pub(super) fn rename(&mut self, now: Now, connection: u32, id: &[u8], effects: &mut impl Effects) {
+        let gauges = &self.connections[connection as usize].gauges;
+        self.clients.set(connection, gauges.client_id().as_deref(), Some(id));
+        let clients = &self.rules.clients;
+        let was_meant = !clients.is_empty() && gauges.client_id().is_some_and(|id| clients.contains_key(&id));
+        gauges.set_client_id(id);
+        let is_meant = !clients.is_empty() && gauges.client_id().is_some_and(|id| clients.contains_key(&id));
+        if was_meant || is_meant {
+            self.make_rules_stale(connection);
+            self.refresh_rules(now, connection, effects);
         }
     }
 
-    /// A connection has given itself another name, or has its turn.
-    pub(super) fn apply_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
-        let to_cover = self.mark_withheld(connection);
-        self.cover_all(now, to_cover.into_iter().collect(), effects);
+    /// The rules for a connection have changed. It will have its turn.
+    fn make_rules_stale(&mut self, connection: u32) {
+        self.connections[connection as usize].rules_at = NONE;
+        if !std::mem::replace(&mut self.connections[connection as usize].has_stale_rules, true) {
+            self.rules.stale.push_back(self.id_of(connection));
+        }
     }
 
     fn cover_all(&mut self, now: Now, functions: BTreeSet<u32>, effects: &mut impl Effects) {
@@ -322,39 +346,58 @@ impl JobServer {
         [connections.get(&connection), of_client, hosts.get(&gauges.peer)].into_iter().flatten().collect()
     }
 
-    /// Marks what the rules now withhold from a connection. Returns the functions that are to be covered again.
-    fn mark_withheld(&mut self, connection: u32) -> Vec<u32> {
-        self.connections[connection as usize].has_stale_rules = false;
-        self.walked += self.connections[connection as usize].abilities.len();
-        let rules = if self.rules.is_empty() { Vec::new() } else { self.rules_for(connection) };
-        let mut changed = Vec::new();
-        for slot in &self.connections[connection as usize].abilities {
-            let Ability { function, withheld, .. } = self.abilities[*slot as usize];
-            let rule = match rules[..] {
-                [] => None,
-                _ => strictest(&rules, &self.functions[function as usize].name),
-            };
-            if rule != withheld {
-                changed.push((*slot, rule));
+    /// Goes on marking what the rules now withhold from a connection, at least one ability and until the turn is over. Adds the
+    /// functions that are to be covered again. Returns whether that is all.
+    fn mark_withheld(&mut self, connection: u32, to_cover: &mut BTreeSet<u32>) -> bool {
+        let state = &self.connections[connection as usize];
+        let first = state.abilities.first;
+        let mut ability = if state.rules_at == NONE { first } else { state.rules_at };
+        let mut count = 0;
+        while ability != NONE {
+            if count > 0 && self.is_turn_over() {
+                self.connections[connection as usize].rules_at = ability;
+                return false;
             }
+            count += 1;
+            let next = self.abilities[ability as usize].turn_next;
+            to_cover.extend(self.refresh_rule(ability));
+            ability = next;
         }
-        changed.into_iter().filter_map(|(ability, rule)| self.set_withheld(ability, rule)).collect()
+        self.connections[connection as usize].has_stale_rules = false;
+        self.connections[connection as usize].rules_at = NONE;
+        true
+    }
+
+    /// Marks whether the rules now withhold one ability. Returns the function if it is to be covered again.
+    pub(super) fn refresh_rule(&mut self, ability: u32) -> Option<u32> {
+        let Ability { connection, function, withheld, .. } = self.abilities[ability as usize];
+        let rule = if self.rules.is_empty() {
+            None
+        } else {
+            self.purse.spend(RULE);
+            strictest(&self.rules_for(connection), &self.functions[function as usize].name)
+        };
+        self.purse.spend(price::ENTRY);
+        if rule == withheld { None } else { self.set_withheld(ability, rule) }
     }
 
     /// Returns the function if it is to be covered again.
     fn set_withheld(&mut self, ability: u32, rule: Option<Withholding>) -> Option<u32> {
         let Ability { connection, function, withheld: before, .. } = self.abilities[ability as usize];
+        self.purse.spend(2 * price::ENTRY);
         self.abilities[ability as usize].withheld = rule;
         self.abilities[ability as usize].gauges.set_withheld(rule);
         let is_ready = self.connections[connection as usize].is_ready_to_wake();
         let is_to_cover = match (before, rule) {
             (None, Some(_)) if is_ready => {
-                self.remove_sleeper(ability);
+                if !self.connections[connection as usize].is_wide {
+                    self.remove_sleeper(ability);
+                }
                 false
             }
             (None, Some(_)) => self.stop_counting_on(connection, function),
             (Some(_), None) if is_ready => {
-                self.append_sleeper(ability);
+                self.join_later(ability);
                 true
             }
             // It asks by itself, or holds as many jobs as it may, or nothing changes for jobs.

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use super::connection::{Ability, Run};
+use super::abilities::Choice;
+use super::connection::{Ability, Pending, Run};
 use super::earlier::RunEnd;
 use super::effects::{Effects, Event};
 use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::StoreOp;
-use super::{JobServer, Now, WORK_PER_CALL};
+use super::tell::Said;
+use super::{JobServer, Now, price};
 use crate::protocol::request::leading_count;
-use crate::protocol::{GrabKind, JobHandle, NotRegistered, PeerError, Priority, Response, Workload};
+use crate::protocol::{GrabKind, NotRegistered, PeerError, Response, Workload};
+
+/// So many runs of one connection are looked at in the time of one other entry.
+const RUNS_AN_ENTRY: usize = 8;
 
 /// How a job ended, by the word of its worker.
 #[derive(Clone, Copy, Debug)]
@@ -30,16 +35,13 @@ impl JobServer {
         effects: &mut impl Effects,
     ) {
         let known = self.function_names.get(name).copied();
-        if let Some((ability, index)) = known.and_then(|function| self.find_ability(connection, function)) {
-            self.connections[connection as usize].abilities[index..].rotate_left(1);
-            let Ability { timeout_ms: timeout, gauges, .. } = &mut self.abilities[ability as usize];
-            *timeout = timeout_ms;
-            return self.connections[connection as usize].gauges.renew_function(gauges);
+        if let Some(ability) = known.and_then(|function| self.find_ability(connection, function)) {
+            return self.renew_ability(now, ability, timeout_ms, effects);
         }
-        if self.connections[connection as usize].abilities.len() >= self.policy.max_functions_per_connection {
+        if self.connections[connection as usize].abilities.len as usize >= self.policy.max_functions_per_connection {
             return self.refuse_function(connection, NotRegistered::TooManyOnConnection, effects);
         }
-        if !self.has_memory_for_ability(self.connections[connection as usize].abilities.len()) {
+        if !self.has_memory_for_ability(self.connections[connection as usize].abilities.len as usize) {
             return self.refuse_function(connection, NotRegistered::OutOfMemory, effects);
         }
         let Ok(function) = self.function_slot(name) else {
@@ -48,37 +50,91 @@ impl JobServer {
         let withheld = self.rule_for(connection, name);
         let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
         gauges.set_withheld(withheld);
-        let new = Ability { connection, function, timeout_ms, gauges, withheld, previous: NONE, next: NONE };
+        self.purse.spend(price::CHANGE);
+        self.widen(connection);
+        let new = Ability {
+            connection,
+            function,
+            timeout_ms,
+            gauges,
+            withheld,
+            previous: NONE,
+            next: NONE,
+            since: 0,
+            turn: 0,
+            turn_previous: NONE,
+            turn_next: NONE,
+        };
         let ability = self.abilities.insert(new);
         let ability = u32::try_from(ability).unwrap_or(NONE);
-        self.connections[connection as usize].abilities.push(ability);
+        self.put_first(ability);
         self.ability_slots.insert((connection, function), ability);
         self.functions[function as usize].workers += 1;
         self.publish(function);
         self.load_ahead(function, effects);
+        if self.connections[connection as usize].is_wide {
+            self.join_wide(ability);
+        }
         if self.is_listed(ability) {
-            self.append_sleeper(ability);
+            self.join_later(ability);
             self.cover(now, function, effects);
         }
     }
 
-    pub(super) fn cant_do(&mut self, now: Now, connection: u32, name: &[u8], effects: &mut impl Effects) {
+    /// A function is registered once more: it comes first in turn.
+    fn renew_ability(&mut self, now: Now, ability: u32, timeout_ms: Option<u64>, effects: &mut impl Effects) {
+        self.take_out_of_turn(ability);
+        self.put_first(ability);
+        let Ability { connection, function, gauges, .. } = &self.abilities[ability as usize];
+        let (connection, function) = (*connection, *function);
+        self.connections[connection as usize].gauges.renew_function(gauges);
+        self.abilities[ability as usize].timeout_ms = timeout_ms;
+        // What goes through the abilities in pieces has perhaps not come to this one, and will not now.
+        if self.connections[connection as usize].has_stale_rules {
+            self.refresh_rule(ability);
+        }
+        if self.connections[connection as usize].cover_at != NONE {
+            self.cover(now, function, effects);
+        }
+    }
+
+    /// Returns whether that is all; if not, the call is to be made again.
+    pub(super) fn cant_do(&mut self, now: Now, connection: u32, name: &[u8], effects: &mut impl Effects) -> bool {
         let Some(function) = self.function_names.get(name).copied() else {
-            return;
+            return true;
         };
-        let Some((ability, index)) = self.find_ability(connection, function) else {
-            return;
+        let Some(ability) = self.find_ability(connection, function) else {
+            return true;
         };
-        self.connections[connection as usize].gauges.remove_function(&self.abilities[ability as usize].gauges);
-        self.remove_ability(now, connection, index, effects);
+        let gauges = Arc::clone(&self.abilities[ability as usize].gauges);
+        self.connections[connection as usize].gauges.remove_function(&gauges);
+        self.remove_ability(now, ability, effects);
+        gauges.running.get() == 0 || self.give_back(now, connection, function, effects)
+    }
+
+    /// Takes a connection's jobs of a function away from it. Returns whether that is all; if not, the call is to be made again:
+    /// until then the connection gets no others.
+    pub(super) fn give_back(&mut self, now: Now, connection: u32, function: u32, effects: &mut impl Effects) -> bool {
         let mut run = self.connections[connection as usize].first_run;
+        let (mut looked_at, mut is_all) = (0, true);
+        let mut has_taken = false;
         while run != NONE {
             let Run { job, next, .. } = self.runs[run as usize];
+            looked_at += 1;
             if self.jobs.get(job).function == function {
+                if has_taken && self.is_turn_over() {
+                    is_all = false;
+                    break;
+                }
+                has_taken = true;
                 self.take_away(now, run, RunEnd::GivenBack, effects);
             }
             run = next;
         }
+        // Runs that were begun together lie together.
+        self.purse.spend_entries(looked_at / RUNS_AN_ENTRY);
+        self.connections[connection as usize].pending = (!is_all).then_some(Pending::GiveBack { function });
+        is_all
     }
 
     /// Returns whether that is all; if not, the call is to be made again, after others had their turn.
@@ -87,33 +143,37 @@ impl JobServer {
             return false;
         }
         self.connections[connection as usize].gauges.remove_all_functions();
-        for _ in 0..WORK_PER_CALL {
-            match self.connections[connection as usize].first_run {
-                NONE => return true,
-                run => self.take_away(now, run, RunEnd::GivenBack, effects),
+        while self.connections[connection as usize].first_run != NONE {
+            self.take_away(now, self.connections[connection as usize].first_run, RunEnd::GivenBack, effects);
+            if self.is_turn_over() {
+                break;
             }
         }
         self.connections[connection as usize].first_run == NONE
     }
 
-    /// Removes a bounded number of a connection's abilities, the last in turn first. Returns whether none is left.
+    /// Removes some of a connection's abilities, at least one. Returns whether none is left.
     pub(super) fn remove_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
-        for _ in 0..WORK_PER_CALL {
-            match self.connections[connection as usize].abilities.len().checked_sub(1) {
-                None => return true,
-                Some(last) => self.remove_ability(now, connection, last, effects),
+        while self.connections[connection as usize].abilities.first != NONE {
+            self.remove_ability(now, self.connections[connection as usize].abilities.first, effects);
+            if self.is_turn_over() {
+                break;
             }
         }
-        self.connections[connection as usize].abilities.is_empty()
+        self.connections[connection as usize].abilities.first == NONE
     }
 
-    pub(super) fn remove_ability(&mut self, now: Now, connection: u32, index: usize, effects: &mut impl Effects) {
-        let ability = self.connections[connection as usize].abilities[index];
-        if self.is_listed(ability) {
+    pub(super) fn remove_ability(&mut self, now: Now, ability: u32, effects: &mut impl Effects) {
+        self.purse.spend(price::CHANGE);
+        let Ability { connection, function, .. } = self.abilities[ability as usize];
+        if self.connections[connection as usize].is_wide {
+            self.leave_wide(ability);
+        } else if self.is_listed(ability) {
             self.remove_sleeper(ability);
         }
-        self.connections[connection as usize].abilities.remove(index);
-        let Ability { function, .. } = self.abilities.remove(ability as usize);
+        self.take_out_of_turn(ability);
+        self.abilities.remove(ability as usize);
+        self.narrow(connection);
         self.ability_slots.remove(&(connection, function));
         self.functions[function as usize].workers -= 1;
         self.publish(function);
@@ -122,78 +182,52 @@ impl JobServer {
         }
     }
 
-    /// That a connection can do a function, and the place of this among the connection's abilities.
-    pub(super) fn find_ability(&self, connection: u32, function: u32) -> Option<(u32, usize)> {
-        let ability = *self.ability_slots.get(&(connection, function))?;
-        let abilities = &self.connections[connection as usize].abilities;
-        Some((ability, abilities.iter().position(|other| *other == ability)?))
+    /// That a connection can do a function.
+    pub(super) fn find_ability(&self, connection: u32, function: u32) -> Option<u32> {
+        self.ability_slots.get(&(connection, function)).copied()
     }
 
-    pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) {
+    /// Returns whether that is all; if not, the call is to be made again.
+    pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) -> bool {
         self.report_refused_functions(connection, effects);
-        self.refresh_rules(now, connection, effects);
+        if !self.refresh_rules(now, connection, effects) {
+            return false;
+        }
+        if self.draining && !self.shelve_kept(connection, effects) {
+            return false;
+        }
         let woken_for = self.wake_up(connection);
-        if self.draining {
-            self.shelve_kept(connection, effects);
-        }
-        let job = self.choose_job(connection);
-        match job {
-            Some((job, ability)) => self.assign(now, connection, job, ability, kind, effects),
-            None => effects.send(self.id_of(connection), Response::NoJob),
-        }
+        let is_all = self.take_job(now, connection, kind, None, effects);
         if let Some(function) = woken_for {
             self.cover(now, function, effects);
         }
+        is_all
     }
 
-    /// The next job for a connection, and its ability to do it: by priority, then by the connection's functions in rotation.
-    fn choose_job(&mut self, connection: u32) -> Option<(u32, u32)> {
-        if self.surely_has_no_job(connection) {
-            return None;
-        }
-        self.walked += self.connections[connection as usize].abilities.len();
-        let Self { connections, abilities, functions, policy, jobs, draining, .. } = self;
-        let connection = &mut connections[connection as usize];
-        if connection.runs >= policy.max_jobs_per_connection {
-            return None;
-        }
-        // Once through the functions, of which there may be thousands: the priority of the best so far, and its place.
-        let mut best = None;
-        for (index, ability) in connection.abilities.iter().enumerate().rev() {
-            let Ability { function, withheld, .. } = abilities[*ability as usize];
-            let function = &functions[function as usize];
-            let better = &function.ready[..best.map_or(Priority::ALL.len(), |(priority, _)| priority)];
-            let found =
-                better.iter().position(|list| list.len > 0 && !(*draining && jobs.get(list.first).kept.is_stored()));
-            let Some(priority) = found.filter(|_| withheld.is_none() && function.is_open()) else { continue };
-            best = Some((priority, index));
-            if priority == 0 {
-                break;
+    /// Looks for a job for a connection that has asked for one, from an ability on. Returns whether it is answered.
+    pub(super) fn take_job(
+        &mut self,
+        now: Now,
+        connection: u32,
+        kind: GrabKind,
+        from: Option<u32>,
+        effects: &mut impl Effects,
+    ) -> bool {
+        self.connections[connection as usize].pending = None;
+        match self.choose_job(connection, from) {
+            Choice::Ability(ability, priority) => {
+                self.rotate(ability);
+                let function = self.abilities[ability as usize].function;
+                let job = self.functions[function as usize].ready[priority].first;
+                self.assign(now, connection, job, ability, kind, effects);
+            }
+            Choice::Nothing => self.say(self.id_of(connection), Response::NoJob, effects),
+            Choice::Unfinished(at) => {
+                self.connections[connection as usize].pending = Some(Pending::Grab { kind, at });
+                return false;
             }
         }
-        let (priority, index) = best?;
-        let ability = connection.abilities[index];
-        connection.abilities[..=index].rotate_right(1);
-        let function = abilities[ability as usize].function;
-        Some((functions[function as usize].ready[priority].first, ability))
-    }
-
-    /// While the server drains, kept jobs at the head of a worker's functions wait for the next start.
-    fn shelve_kept(&mut self, connection: u32, effects: &mut impl Effects) {
-        let mut left = WORK_PER_CALL;
-        for index in 0..self.connections[connection as usize].abilities.len() {
-            let ability = self.connections[connection as usize].abilities[index];
-            let function = self.abilities[ability as usize].function;
-            for priority in Priority::ALL {
-                let list = |server: &Self| server.functions[function as usize].ready[priority.index()];
-                while left > 0 && list(self).len > 0 && self.jobs.get(list(self).first).kept == Kept::Both {
-                    left -= 1;
-                    let job = list(self).first;
-                    self.functions[function as usize].list(priority).remove(&mut self.jobs, job);
-                    self.park(job, effects);
-                }
-            }
-        }
+        true
     }
 
     fn assign(
@@ -213,6 +247,7 @@ impl JobServer {
         self.measure_wait(now, slot);
         let Ability { timeout_ms, ref gauges, .. } = self.abilities[ability as usize];
         let gauges = Arc::clone(gauges);
+        gauges.running.bump(1);
         let deadline_us = timeout_ms.map(|timeout_ms| now.monotonic_us.saturating_add(timeout_ms.saturating_mul(1000)));
         if let Some(deadline_us) = deadline_us {
             self.deadlines.insert((deadline_us, slot));
@@ -262,7 +297,7 @@ impl JobServer {
             }
             GrabKind::Unique | GrabKind::All => Response::JobAssignUniq { handle, function: name, unique, workload },
         };
-        effects.send(self.id_of(connection), response);
+        self.say(self.id_of(connection), response, effects);
         self.load_ahead(self.jobs.get(slot).function, effects);
     }
 
@@ -294,6 +329,7 @@ impl JobServer {
     pub(super) fn remove_run(&mut self, run: u32) -> Run {
         let gone = self.runs.remove(run as usize);
         self.unlist_run(&gone);
+        gone.gauges.running.set(gone.gauges.running.get().saturating_sub(1));
         if let Some(deadline_us) = gone.deadline_us {
             self.deadlines.remove(&(deadline_us, gone.job));
         }
@@ -343,36 +379,33 @@ impl JobServer {
         numerator: &[u8],
         denominator: &[u8],
         effects: &mut impl Effects,
-    ) {
+    ) -> bool {
         match self.held_job(connection, handle, false, PeerError::RESULT_FOR_UNKNOWN_JOB) {
             Ok((job, run)) => {
                 let run = &mut self.runs[run as usize];
                 run.numerator = leading_count(numerator);
                 run.denominator = leading_count(denominator);
-                let handle = self.jobs.get(job).handle(&self.prefixes);
-                self.send_to_clients(job, effects, |_| Response::WorkStatus { handle, numerator, denominator });
+                self.tell(job, connection, Said::Status { numerator, denominator }, effects)
             }
             Err(error) => self.send_error(connection, error, effects),
         }
     }
 
-    pub(super) fn work_data<'a>(
-        &'a mut self,
+    pub(super) fn work_data(
+        &mut self,
         connection: u32,
         handle: &[u8],
+        said: Said<'_>,
         effects: &mut impl Effects,
-        response: impl Fn(JobHandle<'a>) -> Response<'a>,
-    ) {
+    ) -> bool {
         match self.held_job(connection, handle, false, PeerError::DATA_FOR_UNKNOWN_JOB) {
-            Ok((job, _)) => {
-                let handle = self.jobs.get(job).handle(&self.prefixes);
-                self.send_to_clients(job, effects, |_| response(handle));
-            }
+            Ok((job, _)) => self.tell(job, connection, said, effects),
             Err(error) => self.send_error(connection, error, effects),
         }
     }
 
-    /// A worker is through with a job: its clients are told how it ended, and it is forgotten.
+    /// A worker is through with a job: its clients are told how it ended, and it is forgotten. Returns whether all are told; if
+    /// not, the call is to be made again.
     pub(super) fn finish(
         &mut self,
         now: Now,
@@ -380,7 +413,7 @@ impl JobServer {
         handle: &[u8],
         outcome: Outcome<'_>,
         effects: &mut impl Effects,
-    ) {
+    ) -> bool {
         let unknown = match outcome {
             Outcome::Complete(_) | Outcome::Fail => PeerError::RESULT_FOR_UNKNOWN_JOB,
             Outcome::Exception(_) => PeerError::EXCEPTION_FOR_UNKNOWN_JOB,
@@ -392,28 +425,35 @@ impl JobServer {
             }
             // It was taken away from this worker, which has done it all the same. Nobody has ended it before.
             Err(None) => {
-                let Some(job) = self.find_handle(handle) else { return };
+                let Some(job) = self.find_handle(handle) else { return true };
                 self.measure_late(connection, job, &outcome);
                 self.forfeit_run(job);
                 job
             }
             Err(error) => return self.send_error(connection, error, effects),
         };
-        let handle = self.jobs.get(job).handle(&self.prefixes);
-        self.send_to_clients(job, effects, |wants_exceptions| match outcome {
-            Outcome::Complete(workload) => Response::WorkComplete { handle, workload },
-            Outcome::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
-            Outcome::Exception(_) | Outcome::Fail => Response::WorkFail { handle },
-        });
-        self.end_job(now, job, effects);
+        let said = match outcome {
+            Outcome::Complete(workload) => Said::Complete(workload),
+            Outcome::Exception(workload) => Said::Exception(workload),
+            Outcome::Fail => Said::Fail,
+        };
+        self.end_job(now, job, Some(connection), said, effects)
     }
 
-    /// Forgets a job. Where not more of its function may run at once, or its worker could hold no more, the next may run now.
-    fn end_job(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
+    /// Ends a job. Where not more of its function may run at once, or its worker could hold no more, the next may run now.
+    fn end_job(
+        &mut self,
+        now: Now,
+        job: u32,
+        speaker: Option<u32>,
+        said: Said<'_>,
+        effects: &mut impl Effects,
+    ) -> bool {
         let function = self.jobs.get(job).function;
-        self.remove_job(job, effects);
+        let is_all = self.end(job, speaker, said, effects);
         self.cover(now, function, effects);
         self.cover_freed(now, effects);
+        is_all
     }
 
     /// A job ends, and not by the word of the worker that runs it, if one does: what that one still says of it is not answered.
@@ -425,10 +465,12 @@ impl JobServer {
         }
     }
 
-    fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) {
+    /// Returns that this is all.
+    fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) -> bool {
         if let Some(error) = error {
-            effects.send(self.id_of(connection), Response::Error(error));
+            self.say(self.id_of(connection), Response::Error(error), effects);
         }
+        true
     }
 
     /// A worker took longer than it may.
@@ -466,6 +508,7 @@ impl JobServer {
     /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it. Without an
     /// `end` the worker was probably gone before the job reached it, or has not begun it: that was no attempt.
     pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
+        self.purse.spend(2 * price::CHANGE);
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
         let job = self.jobs.get_mut(slot);
@@ -478,13 +521,14 @@ impl JobServer {
             let handle = job.handle(&self.prefixes);
             let function = &self.functions[job.function as usize].name;
             effects.report(Event::JobDropped { function, handle, unique: job.unique(), attempts, end });
-            self.send_to_clients(slot, effects, |_| Response::WorkFail { handle });
             self.tally(job.function, |counters| &counters.dropped);
-            return self.end_job(now, slot, effects);
+            self.end_job(now, slot, None, Said::Fail, effects);
+            return;
         }
         if self.is_abandoned(slot) {
             self.tally(self.jobs.get(slot).function, |counters| &counters.abandoned);
-            return self.end_job(now, slot, effects);
+            self.end_job(now, slot, None, Said::Nothing, effects);
+            return;
         }
         let job = self.jobs.get(slot);
         let function = job.function as usize;

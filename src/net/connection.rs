@@ -531,7 +531,7 @@ impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
         let now = self.now();
         *self.has_text = false;
-        let Applied { count, is_turn_over, awaits_jobs } = self.server.hub.apply(now, self.id, batch);
+        let Applied { count, is_turn_over, awaits_jobs, .. } = self.server.hub.apply(now, self.id, batch);
         log_refused(&batch[..count]);
         self.awaits_jobs = awaits_jobs;
         if batch.iter().any(Result::is_ok) {

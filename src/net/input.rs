@@ -58,6 +58,8 @@ enum State {
     Partial(Vec<u8>),
     /// A part of a large packet: its body so far.
     Large { header: Header, body: Vec<u8> },
+    /// A large packet of which the work takes several turns, and what was read behind it.
+    Whole { header: Header, body: Bytes, rest: Vec<u8> },
     /// So many bytes of a packet that was too large are still to come.
     Skip(u64),
     /// Bytes that were read but not looked at, since the connection's own output must shrink first.
@@ -72,13 +74,14 @@ impl Input {
 
     /// Whether bytes are held back. Nothing should be read while they are.
     pub const fn is_held(&self) -> bool {
-        matches!(self.state, State::Held(_))
+        matches!(self.state, State::Held(_) | State::Whole { .. })
     }
 
     /// How many bytes it holds.
     pub fn memory(&self) -> usize {
         match &self.state {
             State::Partial(bytes) | State::Large { body: bytes, .. } | State::Held(bytes) => bytes.capacity(),
+            State::Whole { body, rest, .. } => body.len() + rest.capacity(),
             State::Skip(_) => 0,
         }
     }
@@ -120,21 +123,21 @@ impl Input {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
             State::Large { header, body } if body.len() == header.length as usize => {
                 let body = self.amount.account().count_once(Bytes::from(body));
-                let request = [parse(header, Workload::shared(&body, &body))];
-                let progress = loop {
-                    match sink.requests(&request) {
-                        // To keep it would be to copy it. Requests that take several turns have no body, if their peer means well.
-                        Progress::HoldAfter(0) => {}
-                        progress => break progress,
-                    }
-                };
-                if progress != Progress::GoOn {
-                    self.state = State::Held(Vec::new());
-                }
+                self.hand_on_large(header, body, Vec::new(), sink);
             }
             other => self.state = other,
         }
         self.publish();
+    }
+
+    /// Hands a large packet on, behind which `rest` was read. If its work takes several turns, it is kept and comes again.
+    fn hand_on_large(&mut self, header: Header, body: Bytes, rest: Vec<u8>, sink: &mut impl Sink) {
+        let progress = sink.requests(&[parse(header, Workload::shared(&body, &body))]);
+        self.state = match progress {
+            Progress::HoldAfter(0) => State::Whole { header, body, rest },
+            Progress::GoOn if rest.is_empty() => State::Partial(Vec::new()),
+            Progress::GoOn | Progress::Hold | Progress::HoldAfter(_) => State::Held(rest),
+        };
     }
 
     /// Goes on with what was held back.
@@ -144,6 +147,10 @@ impl Input {
     pub fn resume(&mut self, sink: &mut impl Sink) -> Result<(), FramingError> {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
             State::Held(bytes) => self.consume(&bytes, sink),
+            State::Whole { header, body, rest } => {
+                self.hand_on_large(header, body, rest, sink);
+                Ok(())
+            }
             other => {
                 self.state = other;
                 Ok(())
@@ -187,7 +194,7 @@ impl Input {
                     }
                     bytes = &bytes[skipped..];
                 }
-                State::Held(held) => {
+                State::Held(held) | State::Whole { rest: held, .. } => {
                     held.extend_from_slice(bytes);
                     return Ok(());
                 }

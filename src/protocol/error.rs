@@ -102,6 +102,8 @@ errors! {
     TOO_MANY_FUNCTIONS = "QUEUE_ERROR", "Too many functions on this server (max-functions)";
     /// More foreground jobs than one client may wait for.
     TOO_MANY_WAITS = "QUEUE_ERROR", "Too many unfinished jobs on this connection (max-waits-per-connection)";
+    /// More submissions of one job than one client may wait for.
+    TOO_MANY_WAITS_FOR_JOB = "QUEUE_ERROR", "Too many submissions of one unfinished job on this connection (max-waits-per-job)";
     /// The server is draining and takes no new jobs.
     SHUTTING_DOWN = "SHUTDOWN_GRACEFUL", "Server is shutting down and takes no new jobs";
     /// More connections than the server takes.

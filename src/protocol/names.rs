@@ -152,19 +152,35 @@ impl fmt::Display for JobHandle<'_> {
 pub struct Workload<'a> {
     bytes: &'a [u8],
     owner: Option<&'a Bytes>,
+    is_common: bool,
 }
 
 impl<'a> Workload<'a> {
     /// Bytes that must be copied to be kept.
     pub const fn borrowed(bytes: &'a [u8]) -> Self {
-        Self { bytes, owner: None }
+        Self { bytes, owner: None, is_common: false }
     }
 
     /// A part of `owner`, which can be kept by counting a reference.
     ///
     /// `bytes` must lie within `owner`; if it does not, keeping it copies.
     pub const fn shared(bytes: &'a [u8], owner: &'a Bytes) -> Self {
-        Self { bytes, owner: Some(owner) }
+        Self { bytes, owner: Some(owner), is_common: false }
+    }
+
+    /// All of `owner`, which several connections are sent: each should keep a reference, from a small size on.
+    pub fn common(owner: &'a Bytes) -> Self {
+        Self { bytes: owner, owner: Some(owner), is_common: true }
+    }
+
+    /// Whether it can be kept by counting a reference.
+    pub const fn is_owned(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    /// Whether several connections are sent it.
+    pub const fn is_common(&self) -> bool {
+        self.is_common
     }
 
     /// The bytes.

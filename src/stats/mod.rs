@@ -4,6 +4,7 @@
 //! loads and stores are enough. What counts connections and locks is added to by whoever is there. Readers may see one
 //! number a moment older than another; none of them is ever torn.
 
+mod abilities;
 pub mod account;
 pub mod histogram;
 mod ordered;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use self::ordered::{Entries, Ordered};
 
+pub use self::abilities::Abilities;
 use self::account::Account;
 use self::histogram::{Durations, Histogram};
 use crate::protocol::FunctionName;
@@ -188,6 +190,10 @@ pub struct AbilityGauges {
     /// The function.
     pub function: FunctionName,
     withheld: Gauge,
+    /// Its place among the connection's functions.
+    place: Gauge,
+    /// How many jobs of it the connection holds, those too that it was given before it registered it anew.
+    pub running: Gauge,
     /// What its runs came to.
     pub counters: Lazy<WorkCounters>,
     /// How long the connection took for jobs that it ended.
@@ -197,8 +203,8 @@ pub struct AbilityGauges {
 impl AbilityGauges {
     /// Of a function that the connection has just registered.
     pub fn new(function: FunctionName) -> Self {
-        let (withheld, counters, run) = Default::default();
-        Self { function, withheld, counters, run }
+        let (withheld, place, running, counters, run) = Default::default();
+        Self { function, withheld, place, running, counters, run }
     }
 
     /// Publishes whether the operator's rules keep the function's jobs from the connection.
@@ -269,7 +275,7 @@ const MOST_FORMER: usize = 100;
 struct Identity {
     client_id: Vec<u8>,
     has_client_id: bool,
-    functions: Vec<Arc<AbilityGauges>>,
+    functions: Abilities,
     former: Vec<Arc<AbilityGauges>>,
 }
 
@@ -295,23 +301,22 @@ impl ConnectionGauges {
             Some(index) => identity.former.remove(index),
             None => Arc::new(AbilityGauges::new(function.clone())),
         };
-        identity.functions.insert(0, Arc::clone(&gauges));
+        identity.functions.add(&gauges);
         gauges
     }
 
     /// Publishes that the peer has registered a function once more: it is its newest then.
     pub fn renew_function(&self, ability: &Arc<AbilityGauges>) {
         let mut identity = self.lock();
-        if let Some(index) = identity.functions.iter().position(|known| Arc::ptr_eq(known, ability)) {
-            identity.functions[..=index].rotate_right(1);
+        if identity.functions.remove(ability).is_some() {
+            identity.functions.add(ability);
         }
     }
 
     /// Publishes that the peer no longer does a function.
     pub fn remove_function(&self, ability: &Arc<AbilityGauges>) {
         let mut identity = self.lock();
-        if let Some(index) = identity.functions.iter().position(|known| Arc::ptr_eq(known, ability)) {
-            let gone = identity.functions.remove(index);
+        if let Some(gone) = identity.functions.remove(ability) {
             if identity.former.len() == MOST_FORMER {
                 identity.former.remove(0);
             }
@@ -322,8 +327,8 @@ impl ConnectionGauges {
     /// Publishes that the peer no longer does any function.
     pub fn remove_all_functions(&self) {
         let mut identity = self.lock();
-        let gone: Vec<_> = identity.functions.drain(..).rev().collect();
-        identity.former.extend(gone);
+        let Identity { functions, former, .. } = &mut *identity;
+        former.extend(functions.take_all());
         let surplus = identity.former.len().saturating_sub(MOST_FORMER);
         identity.former.drain(..surplus);
     }
@@ -357,7 +362,7 @@ impl ConnectionGauges {
     }
 
     /// Calls `read` with the client id, which is `-` where none was set, and with the functions, the newest first.
-    pub fn with_identity<R>(&self, read: impl FnOnce(&[u8], &[Arc<AbilityGauges>]) -> R) -> R {
+    pub fn with_identity<R>(&self, read: impl FnOnce(&[u8], &Abilities) -> R) -> R {
         let identity = self.lock();
         let client_id = if identity.has_client_id { identity.client_id.as_slice() } else { b"-" };
         read(client_id, &identity.functions)
@@ -377,10 +382,16 @@ impl ConnectionGauges {
         identity.has_client_id.then(|| identity.client_id.clone())
     }
 
+    /// Whether the peer gave itself this id.
+    pub fn has_client_id(&self, id: &[u8]) -> bool {
+        let identity = self.lock();
+        identity.has_client_id && identity.client_id == id
+    }
+
     /// The functions that the peer can do, the newest first, and those that it could before, the latest last.
     pub fn functions(&self) -> (Vec<Arc<AbilityGauges>>, Vec<Arc<AbilityGauges>>) {
         let identity = self.lock();
-        (identity.functions.clone(), identity.former.clone())
+        (identity.functions.iter().map(Arc::clone).collect(), identity.former.clone())
     }
 
     /// The functions that the peer could do before, the latest last.
@@ -391,8 +402,7 @@ impl ConnectionGauges {
     /// Of the `left` functions that the peer could do first, the newest `most`.
     pub fn functions_from_oldest(&self, left: usize, most: usize) -> Vec<Arc<AbilityGauges>> {
         let identity = self.lock();
-        let meant = &identity.functions[identity.functions.len().saturating_sub(left)..];
-        meant.iter().take(most).cloned().collect()
+        identity.functions.oldest(left).take(most).cloned().collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Identity> {

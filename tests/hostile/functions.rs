@@ -60,7 +60,7 @@ pub(crate) fn grabs_without_end() {
 }
 
 /// Sends, and reads what is answered, without waiting for either.
-fn ask_until(is_over: &AtomicBool, stream: &mut TcpStream, asked: &[u8]) {
+pub(crate) fn ask_until(is_over: &AtomicBool, stream: &mut TcpStream, asked: &[u8]) {
     stream.set_nonblocking(true).expect("no waiting");
     let (mut sent, mut answers) = (0, [0; 16 * 1024]);
     while !is_over.load(Ordering::Relaxed) {

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use gearmand::job_server::{JobServer, Now, Stage};
 use gearmand::protocol::FunctionName;
-use gearmand::stats::{AbilityGauges, Gauge, JobCounters, Stats};
+use gearmand::stats::{Abilities, Gauge, JobCounters, Stats};
 
 use super::model::{Job, Kept, Model, Sleep, State};
 use super::store::{Known, Store};
@@ -160,7 +159,7 @@ impl Model {
     }
 
     /// What is published of a connection's functions.
-    pub(crate) fn check_abilities(&self, connection: u32, published: &[Arc<AbilityGauges>]) {
+    pub(crate) fn check_abilities(&self, connection: u32, published: &Abilities) {
         let mut published: Vec<&[u8]> = published.iter().map(|ability| ability.function.as_bytes()).collect();
         let abilities = &self.connections[&connection].abilities;
         let mut expected: Vec<&[u8]> = abilities.iter().map(|ability| wire::FUNCTIONS[ability.function]).collect();

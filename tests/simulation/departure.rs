@@ -93,16 +93,19 @@ fn leave(awaited: usize, held: usize) {
     }
     assert_eq!(server.job_count(), awaited + held);
     let (mut turns, mut done) = (0, 0);
+    server.start_turn();
     while server.disconnect(NOW, leaver, ConnectionEnd { wants_answers: true, missed_last: false }, &mut ears)
         != Departure::Done
     {
         server.check_invariants();
+        server.start_turn();
         turns += 1;
         // The worker is in turn handed what came back and what the leaver has not given up yet.
         done += (0..4).filter(|_| work(&mut server, worker)).count();
         // An operator cancels a job that the leaver holds or has just lost.
         assert!(server.cancel_job(NOW, format!("H:localhost:{}", held - turns).as_bytes(), &mut ears));
         server.check_invariants();
+        server.start_turn();
     }
     server.check_invariants();
     assert!(turns >= 2, "it left in {turns} turns");

@@ -46,12 +46,18 @@ impl Model {
         if !self.know_function(from, submission.function, outcome) {
             return;
         }
+        let most = self.policy.max_waits_per_job as usize;
         let equal = self
             .jobs
             .iter()
             .find(|(_, job)| coalesce(job, submission.function, submission.unique, &submission.workload))
             .map(|(name, _)| *name);
         if let Some(name) = equal {
+            let waits = self.jobs[&name].waits.iter().filter(|client| **client == from).count();
+            if !submission.background && waits >= most {
+                self.note("was awaited by one connection as often as it may be");
+                return self.expect_error(from, "QUEUE_ERROR", "");
+            }
             return self.join(from, name, submission.background, outcome);
         }
         let total = self.jobs.values().filter(|job| job.function == submission.function).count();

@@ -9,7 +9,7 @@ use super::model_control::Whom;
 use super::peer::{Surroundings, some_handle};
 use super::policy::some_policy;
 use super::wire::{self, CLIENTS, FUNCTIONS, HOSTS};
-use super::world::World;
+use super::world::{World, check_price, finish_hold};
 
 impl World {
     /// The operator does something.
@@ -75,7 +75,9 @@ impl World {
         let handle = some_handle(&mut self.random, &world);
         self.event("the operator cancels", &handle.escape_ascii().to_string());
         let mut effects = Recorder::new(&mut self.links, None, self.store.is_some());
+        self.server.start_turn();
         let existed = self.server.cancel_job(self.now, &handle, &mut effects);
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
         self.model.cancelled(self.now, &handle, existed, &outcome);
@@ -166,7 +168,9 @@ impl World {
     /// Does something to the server as one transition.
     fn steer<R>(&mut self, act: impl FnOnce(&mut JobServer, &mut Recorder<'_>) -> R) -> (R, Outcome) {
         let mut effects = Recorder::new(&mut self.links, None, self.store.is_some());
+        self.server.start_turn();
         let result = act(&mut self.server, &mut effects);
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
         (result, outcome)
@@ -224,10 +228,12 @@ impl World {
 
     fn move_all(&mut self, from: usize, to: usize) {
         self.event("the operator moves all", &(from, to));
-        let now = self.now;
+        let (now, policy) = (self.now, self.model.policy.clone());
         let (result, outcome) = self.steer(|server, effects| {
             in_pieces(|place| {
+                server.start_turn();
                 let piece = server.move_jobs(now, FUNCTIONS[from], FUNCTIONS[to], place, effects)?;
+                check_price(server, &policy);
                 server.check_invariants();
                 Ok((piece.affected, piece.next))
             })
@@ -238,10 +244,12 @@ impl World {
 
     fn cancel_all(&mut self, function: usize) {
         self.event("the operator cancels all", &function);
-        let now = self.now;
+        let (now, policy) = (self.now, self.model.policy.clone());
         let (result, outcome) = self.steer(|server, effects| {
             in_pieces(|place| {
+                server.start_turn();
                 let piece = server.cancel_jobs(now, FUNCTIONS[function], place, effects)?;
+                check_price(server, &policy);
                 server.check_invariants();
                 Ok((piece.affected, piece.next))
             })

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 
-use gearmand::job_server::{Durability, Policy};
+use gearmand::job_server::{Durability, Policy, price};
 use gearmand::protocol::FunctionName;
 
 use super::random::Random;
@@ -28,6 +28,7 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         storing_workloads_max: random.pick(&[700, 4000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
         volatile_workloads_max: random.pick(&[60, 1000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
         memory_max: random.pick(&[55_000, 70_000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX]),
+        turn_budget: random.pick(&[1, 20, 100, 300, price::BUDGET, price::BUDGET]),
         ..Policy::default()
     };
     let max_jobs_per_connection = random.pick(&[1, 2, 10_000, 10_000, 10_000, 10_000]);
@@ -40,6 +41,7 @@ pub(crate) fn some_policy(random: &mut Random, has_small_limits: bool) -> Policy
         max_functions_per_connection: 3,
         max_jobs_per_connection: max_jobs_per_connection.min(3),
         max_waits_per_connection: 3,
+        max_waits_per_job: random.pick(&[1, 2, 1_000]),
         ..policy
     }
 }

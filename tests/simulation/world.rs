@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, Effects, JobServer, Now, Policy};
+use gearmand::job_server::{ConnectionEnd, Departure, DropFunction, JobServer, Now, Policy};
 use gearmand::protocol::packet::{FrameLimits, FramingError, Magic, Scan, scan};
-use gearmand::protocol::{Request, Response, Workload};
+use gearmand::protocol::{Request, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
 
 use super::link::{Link, Recorder};
@@ -251,14 +251,22 @@ impl World {
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         match Request::parse(number, workload) {
             Ok(request) => {
-                let is_all = self.server.request(self.now, id, &request, &mut effects);
-                assert!(is_all, "nobody here has so much that it takes several turns");
+                let mut calls = 1;
+                self.server.start_turn();
+                while !self.server.request(self.now, id, &request, &mut effects) {
+                    check_price(&self.server, &self.model.policy);
+                    self.server.check_invariants();
+                    self.server.start_turn();
+                    calls += 1;
+                    assert!(calls < 10_000, "a request is never done");
+                }
+                if calls > 1 {
+                    self.model.note("was worked off in pieces");
+                }
             }
-            Err(error) => {
-                self.server.heard_nonsense(id);
-                effects.send(id, Response::Error(error));
-            }
+            Err(error) => self.server.refuse(id, error, &mut effects),
         }
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let mut outcome = effects.outcome;
         outcome.refused_functions = self.stats.functions_refused.get() - refused_before;
         self.observe(&outcome);
@@ -375,8 +383,9 @@ impl World {
         self.event("time passes", &now);
         let mut effects = Recorder::new(&mut self.links, None, self.store.is_some());
         for calls in 0.. {
-            assert!(calls < 100, "the server wants to be called again and again");
+            assert!(calls < 10_000, "the server wants to be called again and again");
             self.server.timeout(self.now, &mut effects);
+            check_price(&self.server, &self.model.policy);
             if !is_due(self.server.next_timeout(self.now), self.now) {
                 break;
             }
@@ -419,13 +428,16 @@ impl World {
         let mut effects = Recorder::new(&mut self.links, Some(id), self.store.is_some());
         let mut calls = 0;
         let departure = loop {
+            self.server.start_turn();
             match self.server.disconnect(self.now, id, end, &mut effects) {
                 Departure::Unfinished => self.server.check_invariants(),
                 departure => break departure,
             }
+            check_price(&self.server, &self.model.policy);
             calls += 1;
-            assert!(calls < 100, "a connection cannot be got rid of");
+            assert!(calls < 10_000, "a connection cannot be got rid of");
         };
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
         match departure {
@@ -614,4 +626,24 @@ fn part(random: &mut Random, length: usize, percent: u64) -> usize {
         return length;
     }
     random.index(length * usize::try_from(percent).unwrap() / 100 + 1)
+}
+
+/// What a hold may cost beyond its budget: the dearest step that cannot be cut. Here that is to ask the store for a flood of jobs.
+const DEAREST_STEP: u32 = 1000;
+
+/// No hold of the lock is dearer than its budget and one step.
+pub(crate) fn check_price(server: &JobServer, policy: &Policy) {
+    let most = policy.turn_budget + DEAREST_STEP;
+    assert!(server.spent() <= most, "a hold has spent {}, and may spend {most}", server.spent());
+}
+
+/// A hold ends. What very many are still to be told they are told now, so that it counts as one transition.
+pub(crate) fn finish_hold(server: &mut JobServer, policy: &Policy, now: Now, effects: &mut Recorder<'_>) {
+    check_price(server, policy);
+    while server.has_unfinished() {
+        server.check_invariants();
+        server.start_turn();
+        server.go_on_with_all(now, effects);
+        check_price(server, policy);
+    }
 }

@@ -10,7 +10,7 @@ use super::link::Recorder;
 use super::model::{Job, Kept, Model, State};
 use super::policy::some_policy;
 use super::wire;
-use super::world::{PEERS, World};
+use super::world::{PEERS, World, check_price, finish_hold};
 
 impl World {
     /// The store goes on with something, or the server hears of it.
@@ -43,8 +43,11 @@ impl World {
         let mut effects = Recorder::new(&mut self.links, None, true);
         let mut rest = Some(report);
         while let Some(report) = rest {
+            self.server.start_turn();
             rest = self.server.stored(now, report, &mut effects);
+            check_price(&self.server, &self.model.policy);
         }
+        finish_hold(&mut self.server, &self.model.policy, self.now, &mut effects);
         let outcome = effects.outcome;
         self.observe(&outcome);
         match told {

@@ -144,6 +144,19 @@ const LIMITS: &[Case] = &[
         },
     },
     Case {
+        error: PeerError::TOO_MANY_WAITS_FOR_JOB,
+        code: "QUEUE_ERROR",
+        text: "Too many submissions of one unfinished job on this connection (max-waits-per-job)",
+        arguments: &["--max-waits-per-job", "1"],
+        provoke: |_, wire| {
+            submit(wire, packet::SUBMIT_JOB, "f", "u", "1");
+            // Another job is another matter, and a background job is not waited for.
+            submit(wire, packet::SUBMIT_JOB, "f", "v", "1");
+            submit(wire, packet::SUBMIT_JOB_BG, "f", "u", "1");
+            wire.send(packet::SUBMIT_JOB, b"f\0u\x001");
+        },
+    },
+    Case {
         error: PeerError::OUT_OF_MEMORY,
         code: "QUEUE_ERROR",
         text: "Job queue is full: its memory is used up (max-memory-for-workloads)",

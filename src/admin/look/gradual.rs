@@ -77,12 +77,6 @@ pub struct WorkerHead {
     pub run: DurationsView,
 }
 
-/// Those of a connection's functions, the newest first, that are among its `left` oldest ones; all where that is not said. New ones
-/// may have come since `left` was known, and some may have gone.
-pub(super) fn from_oldest(functions: &[Arc<AbilityGauges>], left: Option<usize>) -> &[Arc<AbilityGauges>] {
-    &functions[functions.len().saturating_sub(left.unwrap_or(functions.len()))..]
-}
-
 impl Look {
     /// All functions, by name, to be made in pieces.
     pub fn functions_in_pieces(&self) -> Functions {
@@ -167,16 +161,16 @@ impl Functions {
 impl Sum for StatesByFunction {
     fn add(&mut self, connection: &ConnectionGauges, left: Option<usize>, most: usize) -> (usize, Option<usize>) {
         connection.with_identity(|_, abilities| {
-            let abilities = from_oldest(abilities, left);
-            let seen = abilities.len().min(most);
-            for ability in &abilities[..seen] {
+            let abilities = abilities.oldest(left.unwrap_or(usize::MAX));
+            let total = abilities.len();
+            for ability in abilities.take(most) {
                 let state = state(connection, ability.withheld());
                 match self.0.get_mut(&ability.function) {
                     Some(states) => count(states, state),
                     None => count(self.0.entry(ability.function.clone()).or_default(), state),
                 }
             }
-            (seen, Some(abilities.len() - seen).filter(|left| *left > 0))
+            (total.min(most), Some(total.saturating_sub(most)).filter(|left| *left > 0))
         })
     }
 }
@@ -238,13 +232,13 @@ impl WorkerSum {
     pub(in crate::admin) fn add(&mut self, left: usize, most: usize) -> (usize, usize) {
         let gauges = Arc::clone(&self.gauges);
         gauges.with_identity(|_, functions| {
-            let functions = from_oldest(functions, Some(left));
-            let added = functions.len().min(most);
-            for ability in &functions[..added] {
+            let functions = functions.oldest(left);
+            let count = functions.len();
+            for ability in functions.take(most) {
                 self.add_ability(ability);
                 self.withheld.add(ability.withheld());
             }
-            (added, functions.len() - added)
+            (count.min(most), count.saturating_sub(most))
         })
     }
 

@@ -84,8 +84,9 @@ fn write_functions(worker: &WorkerSum, left: usize, out: &mut Vec<u8>) -> usize 
         Cell::Unknown.write(out);
     }
     worker.gauges.with_identity(|_, functions| {
-        let meant = &functions[functions.len().saturating_sub(left)..];
-        for (index, ability) in meant.iter().enumerate() {
+        let meant = functions.oldest(left);
+        let count = meant.len();
+        for (index, ability) in meant.enumerate() {
             let name = ability.function.as_bytes();
             match (index == 0 && left == worker.functions, name) {
                 (true, b"-") if worker.functions == 1 => Cell::Name(name.to_vec()).write(out),
@@ -97,7 +98,7 @@ fn write_functions(worker: &WorkerSum, left: usize, out: &mut Vec<u8>) -> usize 
                 }
             }
             if out.len() >= LISTING_PIECE {
-                return meant.len() - index - 1;
+                return count - index - 1;
             }
         }
         0

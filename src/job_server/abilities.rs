@@ -1,0 +1,197 @@
+//! The order in which a connection's functions are looked through for jobs, and which of them has one.
+//!
+//! A connection's abilities are a list: a function that is registered, again or anew, comes first, one of which a job was taken
+//! comes last. So CAN_DO, CANT_DO and GRAB_JOB move one ability without a walk, however many there are.
+//!
+//! A grab looks through whichever is shorter: the connection's abilities, or the functions that have ready jobs.
+
+use super::connection::{Ability, AbilityList};
+use super::effects::Effects;
+use super::index::NONE;
+use super::job::{JobState, Kept};
+use super::{JobServer, price};
+use crate::protocol::Priority;
+
+/// Functions with ready jobs are looked through where they are so few, whatever the connection can do.
+const FEW_READY: usize = 16;
+/// And where the connection can do so many times as many.
+const READY_SHARE: usize = 4;
+
+/// What a look through a connection's functions came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    Nothing,
+    /// The next job of this ability's function, of this priority.
+    Ability(u32, usize),
+    /// Nothing was found before this ability, and there are more.
+    Unfinished(u32),
+}
+
+impl JobServer {
+    /// Puts an ability first in turn.
+    pub(super) fn put_first(&mut self, ability: u32) {
+        self.last_turn += 1;
+        let connection = self.abilities[ability as usize].connection as usize;
+        let AbilityList { first, .. } = self.connections[connection].abilities;
+        let state = &mut self.abilities[ability as usize];
+        (state.turn, state.turn_previous, state.turn_next) = (-self.last_turn, NONE, first);
+        let list = &mut self.connections[connection].abilities;
+        match first {
+            NONE => list.last = ability,
+            first => self.abilities[first as usize].turn_previous = ability,
+        }
+        list.first = ability;
+        list.len += 1;
+    }
+
+    /// Puts an ability last in turn.
+    fn put_last(&mut self, ability: u32) {
+        self.last_turn += 1;
+        let connection = self.abilities[ability as usize].connection as usize;
+        let AbilityList { last, .. } = self.connections[connection].abilities;
+        let state = &mut self.abilities[ability as usize];
+        (state.turn, state.turn_previous, state.turn_next) = (self.last_turn, last, NONE);
+        let order = &mut self.connections[connection].abilities;
+        match last {
+            NONE => order.first = ability,
+            last => self.abilities[last as usize].turn_next = ability,
+        }
+        order.last = ability;
+        order.len += 1;
+    }
+
+    /// Takes an ability out of the order. What goes through the abilities in pieces goes on behind it.
+    pub(super) fn take_out_of_turn(&mut self, ability: u32) {
+        let Ability { connection, turn_previous, turn_next, .. } = self.abilities[ability as usize];
+        let owner = &mut self.connections[connection as usize];
+        if owner.rules_at == ability {
+            owner.rules_at = turn_next;
+        }
+        if owner.cover_at == ability {
+            owner.cover_at = turn_next;
+        }
+        let list = &mut owner.abilities;
+        list.len -= 1;
+        match turn_previous {
+            NONE => list.first = turn_next,
+            previous => self.abilities[previous as usize].turn_next = turn_next,
+        }
+        match turn_next {
+            NONE => list.last = turn_previous,
+            next => self.abilities[next as usize].turn_previous = turn_previous,
+        }
+    }
+
+    /// An ability was made use of: it comes last.
+    pub(super) fn rotate(&mut self, ability: u32) {
+        let connection = self.abilities[ability as usize].connection as usize;
+        if self.connections[connection].abilities.last != ability {
+            self.take_out_of_turn(ability);
+            self.put_last(ability);
+        }
+    }
+
+    /// Whether to look through the functions that have ready jobs of a priority, rather than through those of a connection.
+    pub(super) fn has_few_ready(&self, connection: u32, priority: usize) -> bool {
+        let abilities = self.connections[connection as usize].abilities.len as usize;
+        let most = (abilities / READY_SHARE).min(price::BUDGET as usize / READY_SHARE).max(FEW_READY);
+        self.connections[connection as usize].is_wide && self.functions_ready[priority].len() <= most
+    }
+
+    /// The next job for a connection: by priority, then by its functions in turn. `from` is where an unfinished look goes on.
+    ///
+    /// A look that has gone through a whole budget takes the best that it has found by then.
+    pub(super) fn choose_job(&self, connection: u32, from: Option<u32>) -> Choice {
+        let state = &self.connections[connection as usize];
+        if state.runs >= self.policy.max_jobs_per_connection {
+            return Choice::Nothing;
+        }
+        let mut left = None;
+        for priority in 0..Priority::ALL.len() {
+            if self.functions_ready[priority].is_empty() {
+                continue;
+            }
+            if !self.has_few_ready(connection, priority) {
+                left = Some(priority);
+                break;
+            }
+            self.purse.spend_entries(self.functions_ready[priority].len());
+            let ready = self.functions_ready[priority].iter();
+            let able = ready.filter_map(|function| self.ability_slots.get(&(connection, *function)).copied());
+            let able = able.filter(|ability| self.can_take(*ability, priority));
+            if let Some(ability) = able.min_by_key(|ability| self.abilities[*ability as usize].turn) {
+                return Choice::Ability(ability, priority);
+            }
+        }
+        match left {
+            Some(highest) => self.look_through(connection, highest, from),
+            None => Choice::Nothing,
+        }
+    }
+
+    /// Looks through a connection's functions for jobs, the highest of which are of this priority.
+    fn look_through(&self, connection: u32, highest: usize, from: Option<u32>) -> Choice {
+        let mut ability = from.unwrap_or(self.connections[connection as usize].abilities.first);
+        let is_wide = self.connections[connection as usize].is_wide;
+        let mut best: Option<(u32, usize)> = None;
+        let mut looked_at = 0;
+        while ability != NONE {
+            if is_wide && looked_at > 0 && self.is_turn_over() {
+                break;
+            }
+            looked_at += 1;
+            self.purse.spend(price::ENTRY);
+            let worst = best.map_or(Priority::ALL.len(), |(_, priority)| priority);
+            if let Some(priority) = (highest..worst).find(|priority| self.can_take(ability, *priority)) {
+                best = Some((ability, priority));
+                if priority == highest {
+                    break;
+                }
+            }
+            ability = self.abilities[ability as usize].turn_next;
+        }
+        match best {
+            Some((ability, priority)) => Choice::Ability(ability, priority),
+            None if ability != NONE => Choice::Unfinished(ability),
+            None => Choice::Nothing,
+        }
+    }
+
+    /// Whether a connection gets the next job of an ability's function and this priority, if it asks for one.
+    fn can_take(&self, ability: u32, priority: usize) -> bool {
+        let Ability { function, withheld, .. } = self.abilities[ability as usize];
+        let function = &self.functions[function as usize];
+        let list = &function.ready[priority];
+        list.len > 0
+            && withheld.is_none()
+            && function.is_open()
+            && !(self.draining && self.jobs.get(list.first).kept.is_stored())
+    }
+
+    /// While the server drains, kept jobs at the head of a worker's functions wait for the next start. Returns whether that is all;
+    /// if not, the call is to be made again.
+    pub(super) fn shelve_kept(&mut self, connection: u32, effects: &mut impl Effects) -> bool {
+        let mut count = 0;
+        let mut ability = self.connections[connection as usize].abilities.first;
+        while ability != NONE {
+            self.purse.spend(price::ENTRY);
+            let Ability { function, turn_next, .. } = self.abilities[ability as usize];
+            for priority in Priority::ALL {
+                let head = |server: &Self| server.functions[function as usize].ready[priority.index()].first;
+                while let Some(job) = self.jobs.find(head(self)).filter(|job| job.kept == Kept::Both) {
+                    if count > 0 && self.is_turn_over() {
+                        return false;
+                    }
+                    debug_assert!(matches!(job.state, JobState::Ready(_)));
+                    count += 1;
+                    self.purse.spend(price::CHANGE);
+                    let job = head(self);
+                    self.functions[function as usize].list(priority).remove(&mut self.jobs, job);
+                    self.park(job, effects);
+                }
+            }
+            ability = turn_next;
+        }
+        true
+    }
+}

@@ -1,0 +1,68 @@
+//! How many waits one connection has for one job.
+//!
+//! That is counted where a job has as many waits as one connection may have for it, and nowhere else: in most jobs nobody could
+//! be near the limit.
+
+use std::collections::HashMap;
+
+use super::connection::Wait;
+use super::index::NONE;
+use super::{JobServer, price};
+use crate::protocol::PeerError;
+
+/// Waits of a job by connection.
+pub(super) type Crowd = HashMap<u32, u32>;
+
+impl JobServer {
+    /// Whether a connection may wait for a job that is there once more.
+    pub(super) fn check_crowd(&mut self, connection: u32, job: u32) -> Result<(), PeerError> {
+        let (most, first) = (self.policy.max_waits_per_job, self.jobs.get(job).waits);
+        if self.count_waits(first) < most || self.connections[connection as usize].waits < most {
+            return Ok(());
+        }
+        let waits = &self.waits;
+        let mut looked_at = 0;
+        let crowd = self.crowds.entry(job).or_insert_with(|| {
+            let (mut crowd, mut wait) = (Crowd::new(), first);
+            while wait != NONE {
+                let Wait { connection, next_of_job, .. } = waits[wait as usize];
+                *crowd.entry(connection).or_default() += 1;
+                (wait, looked_at) = (next_of_job, looked_at + 1);
+            }
+            crowd
+        });
+        let count = crowd.get(&connection).copied().unwrap_or(0);
+        self.purse.spend_entries(looked_at);
+        self.purse.spend(price::ENTRY);
+        if count < most { Ok(()) } else { Err(PeerError::TOO_MANY_WAITS_FOR_JOB) }
+    }
+
+    pub(super) fn join_crowd(&mut self, job: u32, connection: u32) {
+        if let Some(crowd) = self.crowds.get_mut(&job) {
+            *crowd.entry(connection).or_default() += 1;
+        }
+    }
+
+    pub(super) fn leave_crowd(&mut self, job: u32, connection: u32) {
+        let Some(crowd) = self.crowds.get_mut(&job) else { return };
+        if let Some(count) = crowd.get_mut(&connection) {
+            *count -= 1;
+            if *count == 0 {
+                crowd.remove(&connection);
+            }
+        }
+        if crowd.is_empty() {
+            self.crowds.remove(&job);
+        }
+    }
+
+    /// Checks that the counts are right.
+    pub(super) fn check_crowds(&self) {
+        for (job, crowd) in &self.crowds {
+            let of_job = self.waits.iter().filter(|(_, wait)| wait.job == *job);
+            let mut counted = Crowd::new();
+            of_job.for_each(|(_, wait)| *counted.entry(wait.connection).or_default() += 1);
+            assert_eq!(*crowd, counted, "waits for a job are miscounted");
+        }
+    }
+}

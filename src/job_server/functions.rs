@@ -1,0 +1,139 @@
+//! All functions: found by name, made, forgotten, and listed by what can be done with them at once.
+
+use std::sync::Arc;
+
+use super::function::Function;
+use super::index::NONE;
+use super::{JobServer, price};
+use crate::protocol::{FunctionName, PeerError, Priority};
+use crate::stats::FunctionGauges;
+
+/// How many unused functions one new name makes room of at most.
+const FORGOTTEN_AT_ONCE: usize = 64;
+
+impl JobServer {
+    /// The function of this name, which is made if there is room for it.
+    pub(super) fn function_slot(&mut self, name: &[u8]) -> Result<u32, PeerError> {
+        if let Some(slot) = self.function_names.get(name) {
+            self.functions[*slot as usize].mark_named();
+            return Ok(*slot);
+        }
+        if self.functions.len() >= self.policy.max_functions && !self.forget_unused_functions() {
+            return Err(PeerError::TOO_MANY_FUNCTIONS);
+        }
+        Ok(self.function_or_new(name))
+    }
+
+    /// The function of this name, which is made whatever the limit says.
+    pub(super) fn function_or_new(&mut self, name: &[u8]) -> u32 {
+        if let Some(slot) = self.function_names.get(name) {
+            self.functions[*slot as usize].mark_named();
+            return *slot;
+        }
+        let name = FunctionName::new(name);
+        self.holdings.names += name.as_bytes().len() as u64;
+        let gauges = Arc::new(FunctionGauges::default());
+        self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
+        let slot = self.functions.insert(Function::new(name.clone(), gauges));
+        let slot = u32::try_from(slot).unwrap_or(NONE);
+        self.function_names.insert(name, slot);
+        self.list_if_unused(slot);
+        slot
+    }
+
+    /// Forgets a function that has neither workers nor jobs.
+    pub(super) fn remove_function(&mut self, slot: u32) {
+        let place = self.functions[slot as usize].unused_place;
+        if place != NONE {
+            let functions = &mut self.functions;
+            change_list(&mut self.functions_unused, slot, place, |moved, place| {
+                functions[moved as usize].unused_place = place;
+            });
+        }
+        let removed = self.functions.remove(slot as usize);
+        self.holdings.names -= removed.name.as_bytes().len() as u64;
+        self.function_names.remove(&removed.name);
+        self.stats.functions.remove(&removed.name);
+        self.functions_with_settings -= usize::from(removed.counted_with_settings);
+    }
+
+    /// Tells the world of a function that has changed, and counts it while it is in use.
+    pub(super) fn publish(&mut self, slot: u32) {
+        self.functions[slot as usize].publish(&self.jobs);
+        self.count_in_use(slot);
+    }
+
+    /// The same, where only running jobs have become more or fewer.
+    pub(super) fn publish_running(&mut self, slot: u32) {
+        self.functions[slot as usize].publish_running();
+        self.count_in_use(slot);
+    }
+
+    fn count_in_use(&mut self, slot: u32) {
+        self.list_if_ready(slot);
+        self.list_if_unused(slot);
+        let function = &mut self.functions[slot as usize];
+        let has_settings = function.has_settings();
+        if has_settings != std::mem::replace(&mut function.counted_with_settings, has_settings) {
+            let count = self.functions_with_settings;
+            self.functions_with_settings = if has_settings { count + 1 } else { count - 1 };
+        }
+    }
+
+    /// Puts a function among those that have ready jobs, by priority, or takes it out.
+    fn list_if_ready(&mut self, slot: u32) {
+        for priority in 0..Priority::ALL.len() {
+            let function = &self.functions[slot as usize];
+            let (place, is_ready) = (function.ready_places[priority], function.ready[priority].len > 0);
+            if is_ready == (place != NONE) {
+                continue;
+            }
+            let functions = &mut self.functions;
+            let new_place = change_list(&mut self.functions_ready[priority], slot, place, |moved, place| {
+                functions[moved as usize].ready_places[priority] = place;
+            });
+            self.functions[slot as usize].ready_places[priority] = new_place;
+        }
+    }
+
+    /// Puts a function among those that are not in use, or takes it out.
+    fn list_if_unused(&mut self, slot: u32) {
+        let function = &self.functions[slot as usize];
+        let place = function.unused_place;
+        if function.is_unused() == (place != NONE) {
+            return;
+        }
+        let functions = &mut self.functions;
+        let new_place = change_list(&mut self.functions_unused, slot, place, |moved, place| {
+            functions[moved as usize].unused_place = place;
+        });
+        self.functions[slot as usize].unused_place = new_place;
+    }
+
+    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
+    fn forget_unused_functions(&mut self) -> bool {
+        let surplus = (self.functions.len() + 1).saturating_sub(self.policy.max_functions);
+        let count = surplus.min(self.functions_unused.len()).min(FORGOTTEN_AT_ONCE);
+        for _ in 0..count {
+            if let Some(slot) = self.functions_unused.first().copied() {
+                self.purse.spend(price::CHANGE);
+                self.remove_function(slot);
+            }
+        }
+        count > 0
+    }
+}
+
+/// Puts `slot` into a list, or takes it out if it has a place there. Returns its new place; `tell` is called with another one
+/// that was moved, and its new place.
+fn change_list(list: &mut Vec<u32>, slot: u32, place: u32, tell: impl FnOnce(u32, u32)) -> u32 {
+    if place == NONE {
+        list.push(slot);
+        return u32::try_from(list.len() - 1).unwrap_or(NONE);
+    }
+    list.swap_remove(place as usize);
+    if let Some(moved) = list.get(place as usize) {
+        tell(*moved, place);
+    }
+    NONE
+}

@@ -1,0 +1,25 @@
+//! A job that has ended, and whose clients are still to be told: its slot is kept for their waits.
+
+use super::{Held, JobState, Jobs, Kept, NONE};
+use crate::protocol::Workload;
+
+impl Jobs {
+    /// Forgets all of a job but its slot, its handle and its waits, until it is [buried](Self::bury).
+    pub(in crate::job_server) fn retire(&mut self, slot: u32) {
+        self.remove_from_indexes(slot);
+        let nothing = Held::new(&mut self.bodies, b"", b"", Workload::borrowed(b""));
+        let job = &mut self.slots[slot as usize];
+        let body = std::mem::replace(&mut job.body, nothing);
+        job.state = JobState::Ended;
+        job.function = NONE;
+        job.kept = Kept::Memory;
+        job.unique_length = 0;
+        job.reducer_length = 0;
+        body.free(&mut self.bodies);
+    }
+
+    /// Gives the slot of a retired job free.
+    pub(in crate::job_server) fn bury(&mut self, slot: u32) {
+        self.slots.remove(slot as usize);
+    }
+}

@@ -1,0 +1,322 @@
+//! What all clients of a job are told, and the end of a job.
+//!
+//! Few clients are told at once. Where they are many, what is said is kept beside the job with the place of the next wait, and
+//! is delivered in pieces: by the worker's own request, which comes again until it is through, and by the timer. What is said of
+//! one job is delivered in the order in which it was said. A job that has ended is forgotten at once: only its waits
+//! are left, for the last packet, so that neither its worker's death nor an equal submission changes anything any more.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::connection::{Pending, Wait};
+use super::effects::Effects;
+use super::index::NONE;
+use super::job::JobState;
+use super::{ConnectionId, JobServer, price};
+use crate::protocol::{JobHandle, Response, Workload};
+
+/// Something that the clients of a job are told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Said<'a> {
+    Status {
+        numerator: &'a [u8],
+        denominator: &'a [u8],
+    },
+    Data(Workload<'a>),
+    Warning(Workload<'a>),
+    Complete(Workload<'a>),
+    Exception(Workload<'a>),
+    Fail,
+    /// The job ends without a word: its clients have been told already.
+    Nothing,
+}
+
+/// The same, kept while it is delivered.
+#[derive(Debug)]
+enum Kept {
+    Status { numerator: Box<[u8]>, denominator: Box<[u8]> },
+    Data(Bytes),
+    Warning(Bytes),
+    Complete(Bytes),
+    Exception(Bytes),
+    Fail,
+    Nothing,
+}
+
+/// What is being delivered to very many clients.
+#[derive(Debug)]
+pub(super) struct Message {
+    kept: Kept,
+    serial: u64,
+    /// The connection whose request waits for the delivery.
+    speaker: Option<ConnectionId>,
+    /// The next wait that is told. It belongs to the job, or is [`NONE`].
+    place: Option<u32>,
+}
+
+/// Copies of a payload that take more than this together, in bytes, are replaced by references to one.
+const SHARED_FROM: usize = 16 * 1024;
+
+/// The share of a budget that is spent at once on the clients of one job, however much was spent before.
+const AT_ONCE_SHARE: u32 = 8;
+
+impl<'a> Said<'a> {
+    const fn payload(self) -> Option<Workload<'a>> {
+        match self {
+            Self::Data(workload) | Self::Warning(workload) | Self::Complete(workload) | Self::Exception(workload) => {
+                Some(workload)
+            }
+            Self::Status { .. } | Self::Fail | Self::Nothing => None,
+        }
+    }
+
+    fn with_payload<'b>(self, payload: Workload<'b>) -> Said<'b>
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Data(_) => Said::Data(payload),
+            Self::Warning(_) => Said::Warning(payload),
+            Self::Complete(_) => Said::Complete(payload),
+            Self::Exception(_) => Said::Exception(payload),
+            Self::Status { .. } | Self::Fail | Self::Nothing => self,
+        }
+    }
+
+    fn response(self, handle: JobHandle<'a>, wants_exceptions: bool) -> Option<Response<'a>> {
+        Some(match self {
+            Self::Status { numerator, denominator } => Response::WorkStatus { handle, numerator, denominator },
+            Self::Data(workload) => Response::WorkData { handle, workload },
+            Self::Warning(workload) => Response::WorkWarning { handle, workload },
+            Self::Complete(workload) => Response::WorkComplete { handle, workload },
+            Self::Exception(workload) if wants_exceptions => Response::WorkException { handle, workload },
+            Self::Exception(_) | Self::Fail => Response::WorkFail { handle },
+            Self::Nothing => return None,
+        })
+    }
+
+    fn keep(self) -> Kept {
+        let keep =
+            |payload: Workload<'_>| payload.share().unwrap_or_else(|| Bytes::copy_from_slice(payload.as_bytes()));
+        match self {
+            Self::Status { numerator, denominator } => {
+                Kept::Status { numerator: numerator.into(), denominator: denominator.into() }
+            }
+            Self::Data(payload) => Kept::Data(keep(payload)),
+            Self::Warning(payload) => Kept::Warning(keep(payload)),
+            Self::Complete(payload) => Kept::Complete(keep(payload)),
+            Self::Exception(payload) => Kept::Exception(keep(payload)),
+            Self::Fail => Kept::Fail,
+            Self::Nothing => Kept::Nothing,
+        }
+    }
+}
+
+impl Kept {
+    fn said(&self) -> Said<'_> {
+        match self {
+            Self::Status { numerator, denominator } => Said::Status { numerator, denominator },
+            Self::Data(payload) => Said::Data(Workload::common(payload)),
+            Self::Warning(payload) => Said::Warning(Workload::common(payload)),
+            Self::Complete(payload) => Said::Complete(Workload::common(payload)),
+            Self::Exception(payload) => Said::Exception(Workload::common(payload)),
+            Self::Fail => Said::Fail,
+            Self::Nothing => Said::Nothing,
+        }
+    }
+
+    /// Whether it is the last that is said of a job.
+    const fn is_last(&self) -> bool {
+        match self {
+            Self::Complete(_) | Self::Exception(_) | Self::Fail | Self::Nothing => true,
+            Self::Status { .. } | Self::Data(_) | Self::Warning(_) => false,
+        }
+    }
+}
+
+impl JobServer {
+    /// Tells all clients that wait for the job, by the word of a worker. Returns whether all have been told; if not, the worker's
+    /// request is to come again.
+    pub(super) fn tell(&mut self, job: u32, speaker: u32, said: Said<'_>, effects: &mut impl Effects) -> bool {
+        if self.has_few_clients(job) {
+            self.tell_at_once(job, said, effects);
+            return true;
+        }
+        self.tell_in_pieces(job, Some(speaker), said, effects)
+    }
+
+    /// Ends a job, in whatever state it is, and tells all its clients. The store is told if it has the job, or may have. Where that
+    /// is by the word of a worker, returns whether all have been told; if not, the worker's request is to come again.
+    pub(super) fn end(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
+        if self.has_few_clients(job) {
+            self.tell_at_once(job, said, effects);
+            self.remove_job(job, effects);
+            return true;
+        }
+        self.retire(job, effects);
+        self.tell_in_pieces(job, speaker, said, effects)
+    }
+
+    fn has_few_clients(&self, job: u32) -> bool {
+        let most = self.policy.turn_budget / AT_ONCE_SHARE / price::PACKET;
+        let is_unsaid = self.messages.is_empty() || !self.messages.contains_key(&job);
+        is_unsaid && self.count_waits(self.jobs.get(job).waits) <= most.max(1)
+    }
+
+    fn tell_at_once(&mut self, job: u32, said: Said<'_>, effects: &mut impl Effects) {
+        let first = self.jobs.get(job).waits;
+        let receivers = self.count_waits(first) as usize;
+        let owner = said
+            .payload()
+            .filter(|payload| receivers > 1 && payload.as_bytes().len().saturating_mul(receivers) >= SHARED_FROM);
+        let owner = owner.map(|payload| payload.share().unwrap_or_else(|| Bytes::copy_from_slice(payload.as_bytes())));
+        let said = match &owner {
+            Some(owner) => said.with_payload(Workload::common(owner)),
+            None => said,
+        };
+        let mut wait = first;
+        while wait != NONE {
+            let Wait { connection, next_of_job, .. } = self.waits[wait as usize];
+            self.tell_one(job, connection, said, effects);
+            wait = next_of_job;
+        }
+    }
+
+    fn tell_one(&self, job: u32, connection: u32, said: Said<'_>, effects: &mut impl Effects) {
+        let wants_exceptions = self.connections[connection as usize].exceptions || self.policy.exceptions;
+        let handle = self.jobs.get(job).handle(&self.prefixes);
+        if let Some(response) = said.response(handle, wants_exceptions) {
+            self.say(self.id_of(connection), response, effects);
+        }
+    }
+
+    fn tell_in_pieces(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
+        self.last_message += 1;
+        let serial = self.last_message;
+        let message =
+            Message { kept: said.keep(), serial, speaker: speaker.map(|speaker| self.id_of(speaker)), place: None };
+        let is_first = self.messages.get(&job).is_none_or(VecDeque::is_empty);
+        self.messages.entry(job).or_default().push_back(message);
+        if let Some(speaker) = speaker {
+            self.connections[speaker as usize].pending = Some(Pending::Message { job, serial });
+        }
+        if !self.purse.is_empty() {
+            self.deliver(job, effects);
+        }
+        if is_first && self.messages.contains_key(&job) {
+            self.undelivered.push_back(job);
+        }
+        speaker.is_none_or(|speaker| self.is_delivered(speaker, job, serial))
+    }
+
+    /// Goes on with what a connection has said. Returns whether all have been told.
+    pub(super) fn go_on_telling(&mut self, speaker: u32, job: u32, serial: u64, effects: &mut impl Effects) -> bool {
+        self.deliver(job, effects);
+        self.is_delivered(speaker, job, serial)
+    }
+
+    fn is_delivered(&mut self, speaker: u32, job: u32, serial: u64) -> bool {
+        let messages = self.messages.get(&job);
+        let is_there = messages.is_some_and(|messages| messages.iter().any(|message| message.serial == serial));
+        if !is_there {
+            self.connections[speaker as usize].pending = None;
+        }
+        !is_there
+    }
+
+    /// Goes on telling very many clients what was said of their jobs, in rotation, until the turn is over.
+    /// [`timeout`](Self::timeout) does so too; see [`has_undelivered`](Self::has_undelivered).
+    pub fn deliver_all(&mut self, effects: &mut impl Effects) {
+        for _ in 0..self.undelivered.len() {
+            if self.is_turn_over() {
+                return;
+            }
+            let Some(job) = self.undelivered.pop_front() else { return };
+            self.deliver(job, effects);
+            if self.messages.contains_key(&job) {
+                self.undelivered.push_back(job);
+            }
+        }
+    }
+
+    /// Tells clients of a job what was said of it, at least one of them and until the turn is over.
+    fn deliver(&mut self, job: u32, effects: &mut impl Effects) {
+        let mut has_told = false;
+        while let Some(mut message) = self.messages.get_mut(&job).and_then(VecDeque::pop_front) {
+            let is_last = message.kept.is_last();
+            // What a worker has said and died over is as if it had died before: it will be said again.
+            let mut wait = match message.place {
+                _ if !is_last && !self.is_awaited_by_speaker(job, &message) => NONE,
+                Some(place) => place,
+                None => self.jobs.get(job).waits,
+            };
+            while wait != NONE {
+                if has_told && self.is_turn_over() {
+                    message.place = Some(wait);
+                    self.messages.entry(job).or_default().push_front(message);
+                    return;
+                }
+                has_told = true;
+                let Wait { connection, next_of_job, .. } = self.waits[wait as usize];
+                self.purse.spend(price::ENTRY);
+                self.tell_one(job, connection, message.kept.said(), effects);
+                if is_last {
+                    self.remove_wait(wait);
+                }
+                wait = next_of_job;
+            }
+            if is_last {
+                return self.bury(job);
+            }
+        }
+        self.messages.remove(&job);
+    }
+
+    fn is_awaited_by_speaker(&self, job: u32, message: &Message) -> bool {
+        let speaker = message.speaker.and_then(|speaker| self.slot_of(speaker));
+        let pending = speaker.and_then(|speaker| self.connections[speaker as usize].pending);
+        pending == Some(Pending::Message { job, serial: message.serial })
+    }
+
+    /// A wait is over: what is being delivered goes on behind it.
+    pub(super) fn skip_wait(&mut self, job: u32, wait: u32, next: u32) {
+        let front = self.messages.get_mut(&job).and_then(VecDeque::front_mut);
+        if let Some(message) = front.filter(|message| message.place == Some(wait)) {
+            message.place = Some(next);
+        }
+    }
+
+    /// Forgets a job that has ended, when nobody waits for its last packet any more.
+    pub(super) fn bury(&mut self, job: u32) {
+        self.messages.remove(&job);
+        self.jobs.bury(job);
+    }
+
+    /// Whether clients are still to be told something.
+    pub fn has_undelivered(&self) -> bool {
+        !self.undelivered.is_empty()
+    }
+
+    /// Checks what is being delivered.
+    pub(super) fn check_messages(&self) {
+        for (job, messages) in &self.messages {
+            assert!(self.undelivered.contains(job), "what is said of a job will never be delivered");
+            assert!(!messages.is_empty(), "nothing is said of a job");
+            let known = self.jobs.find(*job);
+            assert!(known.is_some(), "something is said of a job that is gone");
+            let has_last = messages.iter().any(|message| message.kept.is_last());
+            let has_ended = known.is_some_and(|job| job.state == JobState::Ended);
+            assert_eq!(
+                has_last, has_ended,
+                "a job has ended, and its last packet has not come, or the other way round"
+            );
+            for (index, message) in messages.iter().enumerate() {
+                assert!(index == 0 || message.place.is_none(), "what was said later is delivered before");
+                let of_job =
+                    |wait: u32| wait == NONE || self.waits.get(wait as usize).is_some_and(|wait| wait.job == *job);
+                assert!(message.place.is_none_or(of_job), "a delivery is at a wait for another job");
+            }
+        }
+    }
+}
