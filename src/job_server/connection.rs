@@ -24,6 +24,7 @@ pub(super) enum Sleep {
 
 /// A connection.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) sleep: Sleep,
