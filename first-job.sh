@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds gearmand where that has not been done, and sends one job through it: server, worker and client on a UNIX socket
-# in a new directory, so that nothing else on the machine is in the way. Needs Rust; installs a C linker if there is none.
+# in a new directory, so that nothing else on the machine is in the way. Needs Rust; installs a C linker if there is
+# none. Arguments are for cargo.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -12,7 +13,7 @@ if ! command -v cc >/dev/null; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev
 fi
-cargo build --release --locked
+cargo build --release --locked "$@"
 gearmand=${CARGO_TARGET_DIR:-target}/release/gearmand
 
 directory=$(mktemp -d)

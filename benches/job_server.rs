@@ -1,7 +1,8 @@
-//! What an operation of the job server costs without any I/O: nanoseconds, the best of several runs.
+//! What an operation of the job server costs without any I/O: nanoseconds, the best of several runs; and how
+//! long the longest of millions takes.
 //!
-//! `cargo bench --bench job_server`. The figures compare two versions of this code on one machine; for a comparison with
-//! another server see `benches/wire.rs`.
+//! `cargo bench --bench job_server`. The figures compare two versions of this code on one machine; for a
+//! comparison with another server see `benches/wire.rs`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::hint::black_box;
@@ -119,6 +120,33 @@ fn measure(name: &str, queued: usize, mut operation: impl FnMut(&mut World)) {
     println!("{name:<62} {:>7.0} ns", best.as_secs_f64() * 1e9 / f64::from(OPERATIONS));
 }
 
+/// The longest submission while the queue grows to so many jobs, and the longest grab and completion while
+/// they are taken off: the least of several runs, since the machine has other work now and then.
+fn longest(jobs: u32) {
+    let runs: Vec<[Duration; 2]> = (0..3)
+        .map(|_| {
+            let mut world = World::new(0);
+            let submission = longest_of(jobs, || world.submit(true, None));
+            let taking = longest_of(jobs, || world.grab_and_complete());
+            black_box(world.effects.0);
+            [submission, taking]
+        })
+        .collect();
+    for (at, name) in ["submission while growing to", "grab and completion of"].into_iter().enumerate() {
+        let least = runs.iter().map(|run| run[at]).min().unwrap_or_default();
+        println!("{:<62} {:>7.0} µs", format!("longest {name} {jobs} jobs"), least.as_secs_f64() * 1e6);
+    }
+}
+
+fn longest_of(times: u32, mut operation: impl FnMut()) -> Duration {
+    let timed = (0..times).map(|_| {
+        let begun = Instant::now();
+        operation();
+        begun.elapsed()
+    });
+    timed.max().unwrap_or_default()
+}
+
 fn main() {
     // `cargo test` runs benchmarks too, to see that they compile.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -154,6 +182,7 @@ fn main() {
         world.work(&Request::PreSleep);
         world.work(&Request::GrabJob(GrabKind::Unique));
     });
+    longest(4_000_000);
     measure("submit for tomorrow", 0, |world| world.submit(true, Some(1_000_086_400)));
     measure("ask for a job when there is none", 0, |world| world.work(&Request::GrabJob(GrabKind::Unique)));
 }

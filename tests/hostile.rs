@@ -10,6 +10,8 @@
 
 mod common;
 
+#[path = "hostile/backlog.rs"]
+mod backlog;
 #[path = "hostile/corpus.rs"]
 mod corpus;
 #[path = "hostile/crowds.rs"]
@@ -68,6 +70,8 @@ fn trials() -> Vec<Trial> {
     vec![
         root("a_vanished_host_gives_its_job_back", vanished::gives_its_job_back),
         root("a_busy_reader_lives_until_its_host_vanishes", vanished::busy_reader),
+        any("a_backlog_in_memory", backlog::in_memory),
+        any("a_durable_backlog", backlog::durable),
         any("idle_workers", idle::idle_workers),
         any("mutated_streams", streams::mutated),
         any("mutated_streams_with_all_invariants_checked", streams::mutated_with_all_invariants_checked),

@@ -59,9 +59,9 @@ else
     step 'peers of the tests'
     tests/install-peers.sh
 fi
-# As it is for users, but for optimisation, which takes minutes and which the benchmarks have.
+# As it is for users, but for the slow optimisation over all crates and that of this crate, which the benchmarks have.
 beside 'first command of the readme' env CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=0 ./first-job.sh
+    ./first-job.sh --config profile.release.package.gearmand.opt-level=0
 
 step 'format'
 cargo fmt --check

@@ -26,7 +26,7 @@ mod take_over;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use gearmand::job_server::{JobKey, StoredJob, StoredParts};
+use gearmand::job_server::{JobKey, StoreFailure, StoredJob, StoredParts};
 use gearmand::protocol::{FunctionName, Priority};
 use gearmand::store::location::{Access, Location, defaults};
 use gearmand::store::{Changes, Replayed, Store, StoreError, Workloads};
@@ -116,8 +116,12 @@ impl Place {
         Self { _directory: directory, path }
     }
 
+    /// Another test may be about to run a program, which has the locks of this process until it begins.
     fn own(&self) -> Box<dyn Store> {
-        own(&self.path).unwrap()
+        common::wait_for("the file to be free", || match own(&self.path) {
+            Err(error) if error.failure == StoreFailure::Locked => None,
+            result => Some(result.unwrap()),
+        })
     }
 
     fn keeping_primary_key(&self) -> Box<dyn Store> {

@@ -41,21 +41,21 @@ trait OneByOne {
 
 /// Ours, by a client's and a worker's connection.
 struct Gearman {
-    client: Stream,
-    worker: Stream,
+    client: Link,
+    worker: Link,
 }
 
 /// beanstalkd, by one connection.
-struct Beanstalk(Stream);
+struct Beanstalk(Link);
 
 /// A connection with one answer at a time.
-struct Stream {
+struct Link {
     stream: TcpStream,
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
-impl Stream {
+impl Link {
     fn connect(port: u16) -> Result<Self> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
@@ -122,7 +122,7 @@ impl Stream {
 
 impl Gearman {
     fn connect(port: u16) -> Result<Self> {
-        let (client, mut worker) = (Stream::connect(port)?, Stream::connect(port)?);
+        let (client, mut worker) = (Link::connect(port)?, Link::connect(port)?);
         append(&mut worker.output, REQUEST, CAN_DO, &[FUNCTION]);
         worker.send()?;
         Ok(Self { client, worker })
@@ -239,7 +239,7 @@ pub(crate) fn one(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
             drop(peer);
             let directory = disk::directory(options)?;
             let server = Server::start(directory.path(), options)?;
-            theirs.push(measure(&mut Beanstalk(Stream::connect(server.port)?), life, sizes.round)?);
+            theirs.push(measure(&mut Beanstalk(Link::connect(server.port)?), life, sizes.round)?);
         }
         let series = |name, rounds: &[[f64; 2]], metric: usize| Series {
             name,

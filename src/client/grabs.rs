@@ -35,6 +35,9 @@ enum Sent {
     Result(Bytes),
 }
 
+/// An answer came, and no grab was open.
+struct NoGrab;
+
 /// What a grab needs to know of the worker.
 pub(super) struct Allowance<'worker> {
     /// A permit is a job that may still be begun; `None` without a limit.
@@ -122,7 +125,7 @@ impl Grabs {
     ) -> Result<(), ConnectionError> {
         match answer {
             Answer::JobAssign(job) => {
-                let Some(left) = self.grab_answered() else {
+                let Ok(left) = self.grab_answered() else {
                     return Err(unasked(&job));
                 };
                 if !allowance.functions.iter().any(|function| function.as_bytes() == job.function) {
@@ -135,7 +138,7 @@ impl Grabs {
                 }
             }
             Answer::NoJob => {
-                self.grab_answered();
+                drop(self.grab_answered());
                 self.window = 1;
             }
             Answer::Error { code, text } => {
@@ -155,15 +158,15 @@ impl Grabs {
         Ok(())
     }
 
-    /// The first of the grabs is answered; its share. `None` if there was no grab.
-    fn grab_answered(&mut self) -> Option<Option<OwnedSemaphorePermit>> {
+    /// The first of the grabs is answered; its share.
+    fn grab_answered(&mut self) -> Result<Option<OwnedSemaphorePermit>, NoGrab> {
         while let Some(sent) = self.sent.pop_front() {
             if let Sent::Grab(share) = sent {
                 self.open -= 1;
-                return Some(share);
+                return Ok(share);
             }
         }
-        None
+        Err(NoGrab)
     }
 
     /// Gives back what is held, also what is still on its way here, when the job that was begun last has its result.

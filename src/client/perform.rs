@@ -204,11 +204,10 @@ async fn read_along(
 }
 
 /// What a worker without other grabs takes from answers that come while it does a job.
-pub(super) fn tell_error(_: &mut Connection, answer: Answer) -> Result<(), ConnectionError> {
+pub(super) fn tell_error(answer: &Answer) {
     if let Answer::Error { code, text } = answer {
         tell_limited("work", format_args!("the server says {code}: {text}"));
     }
-    Ok(())
 }
 
 /// Makes sure of the last result before the connection ends.

@@ -20,7 +20,7 @@ use crate::stats::{Stats, StoreState};
 use crate::store::location::{Access, Location};
 use crate::store::queue::Queue;
 use crate::store::writer::{self, Settings};
-use crate::store::{Reading, Replayed, Store, StoreError};
+use crate::store::{Begun, Replayed, Store, StoreError};
 
 /// How long a start waits for a database that cannot be reached: after a reboot it may come later than this server.
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(30);
@@ -210,9 +210,7 @@ async fn open(location: &Location, prefix: Arc<str>) -> Result<Box<dyn Store>, S
 }
 
 /// Begins to read the jobs of a store that can be used meanwhile.
-async fn begin(
-    mut store: Box<dyn Store>,
-) -> Result<(Box<dyn Store>, Option<(Replayed, Box<dyn Reading>)>), StoreError> {
+async fn begin(mut store: Box<dyn Store>) -> Result<(Box<dyn Store>, Option<Begun>), StoreError> {
     on_own_thread(move || {
         let begun = store.begin_replay()?;
         Ok((store, begun))

@@ -3,12 +3,10 @@
 //! Weights are what one of each takes in the end, with its places in tables and what the allocator adds. The part of a large table
 //! that is free is not in memory.
 
-use std::sync::Arc;
-
 use self::weight::{
     ABILITY, ADDITION, CREATION, EARLIER_RUN, FUNCTION, INDEX, JOB, NAMESAKES, OPERATION, RUN, TIME, WAIT,
 };
-use super::job::{Body, Job, LargeBody};
+use super::job::JobRef;
 use super::{JobServer, Submission};
 use crate::protocol::PeerError;
 use crate::stats::account::{Account, CONNECTION, Part};
@@ -91,38 +89,9 @@ impl MemoryUse {
     }
 }
 
-impl Body {
-    /// How many bytes it takes that are not shared.
-    pub(super) fn own_memory(&self) -> usize {
-        match self {
-            Self::Small(bytes) => bytes.len(),
-            Self::Large(large) => large.head.len() + size_of::<LargeBody>(),
-        }
-    }
-
-    /// Has the account count a large workload, until nobody holds it any more.
-    pub(super) fn counted_once(self, account: &Arc<Account>) -> Self {
-        match self {
-            Self::Small(_) => self,
-            Self::Large(mut large) => {
-                large.workload = account.count_once(large.workload);
-                Self::Large(large)
-            }
-        }
-    }
-}
-
-impl Job {
-    /// How many bytes of it are shared with packets.
-    pub(super) fn shared_memory(&self) -> u64 {
-        match &self.body {
-            Body::Small(_) => 0,
-            Body::Large(large) => large.workload.len() as u64,
-        }
-    }
-
+impl JobRef<'_> {
     /// What it takes beside its place among all jobs and its workload, in bytes.
-    pub(super) fn head_memory(&self) -> u64 {
+    pub(super) fn head_memory(self) -> u64 {
         self.head_length() as u64 + if self.unique().is_empty() { 0 } else { INDEX }
     }
 }

@@ -23,6 +23,7 @@ pub(super) enum Sleep {
 }
 
 /// A connection.
+#[allow(clippy::struct_excessive_bools, reason = "each holds or not, whatever the others do")]
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) generation: u32,

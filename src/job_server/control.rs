@@ -32,7 +32,7 @@ pub struct Rule {
     pub how: Withholding,
 }
 
-/// How many slots of jobs one call looks at, so that the jobs of other functions do not take it long either.
+/// How many jobs, runs or waits one call passes over to find where it goes on.
 pub(super) const LOOKS_PER_CALL: usize = 4096;
 
 /// How often the jobs of a function are gone through once more because some may have been missed, at most.
@@ -454,7 +454,7 @@ impl JobServer {
             place = self.begin_round(function, Round::default(), self.jobs.last_number());
         }
         let (mut affected, mut looks) = (0, 0);
-        while affected < WORK_PER_CALL && looks < LOOKS_PER_CALL {
+        while affected < WORK_PER_CALL && looks < WORK_PER_CALL {
             let next = match place.stage {
                 Stage::List(list, after) => self.next_in_list(function, list, after, &mut place.round),
                 Stage::Runs(at) => self.next_run(function, at, &mut place.round),
@@ -520,7 +520,7 @@ impl JobServer {
         let Some((slot, number)) = after else {
             return Some(self.list_of(function, list).first).filter(|job| *job != NONE);
         };
-        let job = self.jobs.find_in(slot, number).filter(|job| job.function == function && list_index(job) == list);
+        let job = self.jobs.find_in(slot, number).filter(|job| job.function == function && list_index(*job) == list);
         match job.and_then(|job| job.state.links()) {
             Some(links) => Some(links.next).filter(|job| *job != NONE),
             None => {

@@ -7,7 +7,7 @@ use std::ops::{ControlFlow, Range};
 
 use super::control::LOOKS_PER_CALL;
 use super::index::NONE;
-use super::job::{Job, JobState};
+use super::job::{JobRef, JobState};
 use super::list::{JobView, LISTS, QUEUED_LISTS};
 use super::{JobServer, WORK_PER_CALL};
 
@@ -95,7 +95,7 @@ impl JobServer {
         let wanted = Wanted { query: JobQuery { stage, ..query }, function };
         let path = self.path(&wanted, place);
         let place = place & ((1 << PLACE_BITS) - 1);
-        let mut act = |job: &Job| match self.view(job) {
+        let mut act = |job: JobRef<'_>| match self.view(job) {
             Some(view) if self.is_wanted(job, &wanted, path) => show(view),
             _ => ControlFlow::Continue(()),
         };
@@ -177,7 +177,7 @@ impl JobServer {
     }
 
     /// Whether a job that was found by a path is meant.
-    fn is_wanted(&self, job: &Job, wanted: &Wanted<'_>, path: Path) -> bool {
+    fn is_wanted(&self, job: JobRef<'_>, wanted: &Wanted<'_>, path: Path) -> bool {
         let Wanted { query, function } = wanted;
         let is_held_by = |client: &[u8]| match job.state {
             JobState::Running(run) => self.clients.has(client, self.runs[run as usize].connection),
@@ -190,7 +190,7 @@ impl JobServer {
             && (path == Path::Waits || query.waiter.is_none_or(|client| self.is_awaited_by(job, client)))
     }
 
-    fn is_awaited_by(&self, job: &Job, client: &[u8]) -> bool {
+    fn is_awaited_by(&self, job: JobRef<'_>, client: &[u8]) -> bool {
         let mut next = job.waits;
         while let Some(wait) = self.waits.get(next as usize) {
             if self.clients.has(client, wait.connection) {
@@ -267,7 +267,7 @@ impl JobServer {
         wanted: &Wanted<'_>,
         place: u64,
         looks: &mut usize,
-        mut act: impl FnMut(&Job) -> ControlFlow<()>,
+        mut act: impl FnMut(JobRef<'_>) -> ControlFlow<()>,
     ) -> Option<u64> {
         let function = wanted.function?;
         let lists = self.lists_of(wanted.query.stage);
@@ -308,8 +308,8 @@ impl JobServer {
         bound: usize,
         place: u64,
         looks: &mut usize,
-        find: impl Fn(u32) -> Option<&'a Job>,
-        mut act: impl FnMut(&Job) -> ControlFlow<()>,
+        find: impl Fn(u32) -> Option<JobRef<'a>>,
+        mut act: impl FnMut(JobRef<'_>) -> ControlFlow<()>,
     ) -> Option<u64> {
         let place = usize::try_from(place).unwrap_or(usize::MAX);
         let end = place.saturating_add(WORK_PER_CALL).min(bound);
@@ -323,16 +323,16 @@ impl JobServer {
         (end < bound).then_some(end as u64)
     }
 
-    fn job_of_run(&self, run: u32) -> Option<&Job> {
+    fn job_of_run(&self, run: u32) -> Option<JobRef<'_>> {
         self.runs.get(run as usize).map(|run| self.jobs.get(run.job))
     }
 
     fn run_bound(&self) -> usize {
-        if self.runs.is_empty() { 0 } else { self.runs.capacity() }
+        self.runs.bound()
     }
 
     fn wait_bound(&self) -> usize {
-        if self.waits.is_empty() { 0 } else { self.waits.capacity() }
+        self.waits.bound()
     }
 }
 
@@ -360,7 +360,7 @@ fn in_given(slots: Vec<u32>, mut act: impl FnMut(u32) -> ControlFlow<()>) -> Opt
     slots.next().map(u64::from)
 }
 
-fn stage_of(job: &Job) -> Option<StageKind> {
+fn stage_of(job: JobRef<'_>) -> Option<StageKind> {
     match job.state {
         JobState::Storing(_) => None,
         JobState::Scheduled(_) => Some(StageKind::Scheduled),

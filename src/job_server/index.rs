@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 pub(super) const NONE: u32 = u32::MAX;
 
 /// How many tables there are: so many that each stays small with millions of jobs, and so few that empty ones do not matter.
-const TABLES: usize = 256;
+pub(super) const TABLES: usize = 256;
 /// So many hashes that follow each other stay together in a table: handles are given out in sequence.
 const RUN: usize = 64;
 /// The tables share so many runs; with the next run it begins again.
@@ -101,7 +101,7 @@ impl JobIndex {
         };
         entry.remove();
         self.len -= 1;
-        if table.capacity() > SMALL && table.len() < table.capacity() / SPARSE {
+        if gives_back(table.len(), table.capacity()) {
             table.shrink_to(table.len() * 2, |entry| self::place(entry.hash).1);
         }
     }
@@ -113,11 +113,16 @@ impl JobIndex {
     }
 }
 
+/// Whether a table of this capacity that holds so many should be smaller.
+pub(super) fn gives_back(len: usize, capacity: usize) -> bool {
+    capacity > SMALL && len < capacity / SPARSE
+}
+
 /// The table for a hash, and the hash within it.
 ///
 /// Neighbours stay neighbours, for the sake of the processor's cache: a table puts an entry by the low bits. It tells
 /// entries apart by the seven highest, which are spread.
-fn place(hash: u32) -> (usize, u64) {
+pub(super) fn place(hash: u32) -> (usize, u64) {
     let (round, run, within_run) = (hash as usize / RUN / RUNS, hash as usize / RUN % RUNS, hash as usize % RUN);
     let table = usize::from(TABLE_OF_RUN[run]);
     let (first, end) = (usize::from(FIRST_RUN[table]), usize::from(FIRST_RUN[table + 1]));

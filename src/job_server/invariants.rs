@@ -120,7 +120,7 @@ impl JobServer {
             assert!(open.iter().all(|gap| *gap < connection.gaps), "a gap was never made");
             assert_eq!(open.iter().collect::<HashSet<_>>().len(), open.len(), "two submissions share a gap");
         }
-        assert!(self.late_additions.values().all(|late| self.additions.contains(*late as usize)));
+        assert!(self.late_additions.iter().all(|(_, late)| self.additions.contains(*late as usize)));
     }
 
     fn check_holdings(&self) {

@@ -1,18 +1,25 @@
 //! One job, and all of them: where they are kept and how they are found.
 
+mod bodies;
+mod body;
 mod prefixes;
 mod transfer;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::ops::Deref;
 
 use bytes::Bytes;
-use slab::Slab;
 
+use self::bodies::Bodies;
+pub(super) use self::body::Body;
+use self::body::Held;
 pub(super) use self::prefixes::Prefixes;
 use super::Now;
 use super::index::{JobIndex, NONE};
+use super::map::Map;
 use super::short::Short;
+use super::slab::Slab;
 use super::stored::{JobKey, StoredJob};
 use crate::protocol::{FunctionName, JobHandle, Priority, Submission, Workload};
 
@@ -83,7 +90,7 @@ impl Kept {
 #[derive(Debug)]
 pub(super) struct Job {
     /// Behind its head, the workload; for one that is kept in the store alone, see [`Jobs::unload`].
-    pub(super) body: Body,
+    body: Held,
     /// Counts jobs; the number of the handle. Handles have room for twelve digits, which take five bytes.
     number: Short<5>,
     /// When the job may run, in seconds since 1970; 0 for always. Five bytes last for 34,000 years.
@@ -109,52 +116,24 @@ pub(super) struct Job {
     reducer_length: u8,
 }
 
-/// The bytes of a job: unique id and reducer, one behind the other, and the workload.
-#[derive(Clone, Debug)]
-pub(super) enum Body {
-    /// All in one allocation of exactly their size.
-    Small(Box<[u8]>),
-    Large(Box<LargeBody>),
+/// A job with its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JobRef<'a> {
+    job: &'a Job,
+    bodies: &'a Bodies,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct LargeBody {
-    pub(super) head: Box<[u8]>,
-    pub(super) workload: Bytes,
-}
+impl Deref for JobRef<'_> {
+    type Target = Job;
 
-impl Body {
-    /// Copies what cannot be shared.
-    pub(super) fn new(unique: &[u8], reducer: &[u8], workload: Workload<'_>) -> Self {
-        match workload.share() {
-            Some(workload) => {
-                Self::Large(Box::new(LargeBody { head: [unique, reducer].concat().into_boxed_slice(), workload }))
-            }
-            None => Self::Small([unique, reducer, workload.as_bytes()].concat().into_boxed_slice()),
-        }
-    }
-
-    /// Begins with the unique id and the reducer.
-    pub(super) fn head(&self) -> &[u8] {
-        match self {
-            Self::Small(bytes) => bytes,
-            Self::Large(large) => &large.head,
-        }
-    }
-
-    /// What follows the unique id and the reducer, which have `head_length` bytes.
-    pub(super) fn workload(&self, head_length: usize) -> Workload<'_> {
-        match self {
-            Self::Small(bytes) => Workload::borrowed(&bytes[head_length..]),
-            Self::Large(large) => Workload::shared(&large.workload, &large.workload),
-        }
+    fn deref(&self) -> &Job {
+        self.job
     }
 }
 
 impl Job {
-    fn new(now: Now, number: u64, function: u32, submission: &Submission<'_>, hash: u32) -> Self {
-        let Submission { unique, reducer, workload, .. } = *submission;
-        let body = Body::new(unique, reducer, workload);
+    fn new(now: Now, number: u64, function: u32, submission: &Submission<'_>, body: Held, hash: u32) -> Self {
+        let Submission { unique, reducer, .. } = *submission;
         Self {
             body,
             number: Short::new(number),
@@ -196,59 +175,63 @@ impl Job {
         Some(self.submitted_ms().max(self.due_s() * 1000)).filter(|since_ms| *since_ms > 0)
     }
 
-    pub(super) fn unique(&self) -> &[u8] {
-        &self.body.head()[..usize::from(self.unique_length)]
-    }
-
-    pub(super) fn reducer(&self) -> &[u8] {
-        let start = usize::from(self.unique_length);
-        &self.body.head()[start..start + usize::from(self.reducer_length)]
-    }
-
-    /// The workload, of a job that has it in memory.
-    pub(super) fn workload(&self) -> Workload<'_> {
-        debug_assert!(self.kept != Kept::Store, "the workload of a job is used that is not in memory");
-        self.rest()
-    }
-
-    /// What is behind the head: the workload, or what stands for it.
-    pub(super) fn rest(&self) -> Workload<'_> {
-        self.body.workload(self.head_length())
-    }
-
-    /// The bytes of [`rest`](Self::rest).
-    pub(super) fn bytes(&self) -> &[u8] {
-        match &self.body {
-            Body::Small(bytes) => &bytes[self.head_length()..],
-            Body::Large(large) => &large.workload,
-        }
-    }
-
+    /// The bytes of its unique id and its reducer.
     pub(super) fn head_length(&self) -> usize {
         usize::from(self.unique_length) + usize::from(self.reducer_length)
-    }
-
-    /// Whether it coalesces by its workload.
-    fn is_keyed_by_workload(&self) -> bool {
-        self.unique() == WORKLOAD_IS_UNIQUE && !self.rest().as_bytes().is_empty()
-    }
-
-    /// How many bytes of memory its workload takes.
-    pub(super) fn workload_memory(&self) -> u64 {
-        if self.kept == Kept::Store { 0 } else { self.rest().as_bytes().len() as u64 }
     }
 
     pub(super) fn handle<'a>(&self, prefixes: &'a Prefixes) -> JobHandle<'a> {
         JobHandle { prefix: prefixes.get(self.prefix), number: self.number() }
     }
+}
+
+impl<'a> JobRef<'a> {
+    pub(super) fn unique(self) -> &'a [u8] {
+        &self.job.body.head(self.bodies)[..usize::from(self.unique_length)]
+    }
+
+    pub(super) fn reducer(self) -> &'a [u8] {
+        &self.job.body.head(self.bodies)[usize::from(self.unique_length)..self.head_length()]
+    }
+
+    /// The workload, of a job that has it in memory.
+    pub(super) fn workload(self) -> Workload<'a> {
+        debug_assert!(self.kept != Kept::Store, "the workload of a job is used that is not in memory");
+        self.rest()
+    }
+
+    /// What is behind the head: the workload, or what stands for it.
+    pub(super) fn rest(self) -> Workload<'a> {
+        self.job.body.workload(self.bodies, self.head_length())
+    }
+
+    /// The bytes of [`rest`](Self::rest).
+    pub(super) fn bytes(self) -> &'a [u8] {
+        self.rest().as_bytes()
+    }
+
+    /// Whether it coalesces by its workload.
+    fn is_keyed_by_workload(self) -> bool {
+        self.unique() == WORKLOAD_IS_UNIQUE && !self.bytes().is_empty()
+    }
+
+    /// How many bytes of it are shared with packets.
+    pub(super) fn shared_memory(self) -> u64 {
+        self.job.body.shared_memory()
+    }
+
+    /// How many bytes of memory its workload takes.
+    pub(super) fn workload_memory(self) -> u64 {
+        if self.kept == Kept::Store { 0 } else { self.bytes().len() as u64 }
+    }
 
     /// What names it in a store.
-    pub(super) fn key(&self, function: &FunctionName) -> JobKey {
+    pub(super) fn key(self, function: &FunctionName) -> JobKey {
         JobKey { number: self.number(), function: function.clone(), unique: self.unique().into() }
     }
 
     /// The half of it that a store keeps.
-    pub(super) fn to_stored(&self, function: &FunctionName, prefixes: &Prefixes) -> StoredJob {
+    pub(super) fn to_stored(self, function: &FunctionName, prefixes: &Prefixes) -> StoredJob {
         StoredJob {
             number: self.number(),
             prefix: prefixes.share(self.prefix),
@@ -259,7 +242,7 @@ impl Job {
             attempts: self.attempts,
             unique_length: self.unique_length,
             reducer_length: self.reducer_length,
-            body: self.body.clone(),
+            body: self.job.body.copy(self.bodies),
         }
     }
 }
@@ -284,6 +267,7 @@ struct Namesakes {
 #[derive(Debug)]
 pub(super) struct Jobs {
     slots: Slab<Job>,
+    bodies: Bodies,
     last_number: u64,
     by_number: JobIndex,
     /// By unique id: the newest job of each. GET_STATUS_UNIQUE names no function.
@@ -292,7 +276,7 @@ pub(super) struct Jobs {
     /// unique. Together with `by_unique`, all that coalesces.
     by_key: JobIndex,
     /// By slot.
-    namesakes: HashMap<u32, Namesakes>,
+    namesakes: Map<u32, Namesakes>,
     /// Jobs that are not due yet, by due time and then by age.
     pub(super) schedule: BTreeSet<(u64, u64, u32)>,
     hasher: RandomState,
@@ -302,11 +286,12 @@ impl Jobs {
     pub(super) fn new(hasher: RandomState) -> Self {
         Self {
             slots: Slab::new(),
+            bodies: Bodies::default(),
             last_number: 0,
             by_number: JobIndex::default(),
             by_key: JobIndex::default(),
             by_unique: JobIndex::default(),
-            namesakes: HashMap::with_hasher(hasher.clone()),
+            namesakes: Map::with_hasher(hasher.clone()),
             schedule: BTreeSet::new(),
             hasher,
         }
@@ -327,17 +312,21 @@ impl Jobs {
     }
 
     /// The job in a slot, if there is one.
-    pub(super) fn find(&self, slot: u32) -> Option<&Job> {
-        self.slots.get(slot as usize)
+    pub(super) fn find(&self, slot: u32) -> Option<JobRef<'_>> {
+        self.slots.get(slot as usize).map(|job| self.with_bytes(job))
     }
 
     /// The job in a slot, if it is still the one of this number.
-    pub(super) fn find_in(&self, slot: u32, number: u64) -> Option<&Job> {
-        self.slots.get(slot as usize).filter(|job| job.number() == number)
+    pub(super) fn find_in(&self, slot: u32, number: u64) -> Option<JobRef<'_>> {
+        self.find(slot).filter(|job| job.number() == number)
     }
 
-    pub(super) fn get(&self, slot: u32) -> &Job {
-        &self.slots[slot as usize]
+    pub(super) fn get(&self, slot: u32) -> JobRef<'_> {
+        self.with_bytes(&self.slots[slot as usize])
+    }
+
+    fn with_bytes<'a>(&'a self, job: &'a Job) -> JobRef<'a> {
+        JobRef { job, bodies: &self.bodies }
     }
 
     pub(super) fn get_mut(&mut self, slot: u32) -> &mut Job {
@@ -357,22 +346,25 @@ impl Jobs {
 
     /// One more than the last slot that may hold a job.
     pub(super) fn slot_bound(&self) -> usize {
-        if self.slots.is_empty() { 0 } else { self.slots.capacity() }
+        self.slots.bound()
     }
 
     /// Keeps a new job, for which [`find_equal`](Self::find_equal) has found a vacancy. It is in no list yet but the
     /// indexes.
     pub(super) fn insert(&mut self, now: Now, function: u32, submission: &Submission<'_>, vacancy: Vacancy) -> u32 {
         self.last_number += 1;
-        let job = Job::new(now, self.last_number, function, submission, vacancy.hash);
+        let Submission { unique, reducer, workload, .. } = *submission;
+        let body = Held::new(&mut self.bodies, unique, reducer, workload);
+        let job = Job::new(now, self.last_number, function, submission, body, vacancy.hash);
         self.keep(job, vacancy)
     }
 
     /// Keeps a job that a store has brought back, under its own number, as [`insert`](Self::insert) does.
     pub(super) fn restore(&mut self, function: u32, job: StoredJob, prefix: u8, kept: Kept, vacancy: Vacancy) -> u32 {
         self.last_number = self.last_number.max(job.number);
+        let head_length = usize::from(job.unique_length) + usize::from(job.reducer_length);
         let job = Job {
-            body: job.body,
+            body: job.body.hold(head_length, &mut self.bodies),
             number: Short::new(job.number),
             due_s: Short::new(job.due_s),
             submitted_ms: Short::new(job.submitted_s.saturating_mul(1000)),
@@ -420,19 +412,19 @@ impl Jobs {
         let digest = job.is_keyed_by_workload().then(|| self.digest(job.rest().as_bytes()));
         let digest = digest.as_ref().map_or(&[][..], |digest| digest);
         let body = Body::new(unique, reducer, Workload::borrowed(digest));
-        let job = self.get_mut(slot);
-        job.body = body;
-        job.kept = Kept::Store;
+        self.set_body(slot, body);
+        self.get_mut(slot).kept = Kept::Store;
     }
 
     /// Takes back a workload that was let go of.
     pub(super) fn load(&mut self, slot: u32, workload: &Bytes) {
         let shared = Workload::shared(workload, workload);
         let loaded = if workload.len() >= SHARED_FROM { shared } else { Workload::borrowed(workload) };
-        let job = self.get_mut(slot);
+        let job = self.get(slot);
         let (old_hash, function, was_keyed) = (job.hash, job.function, job.is_keyed_by_workload());
-        job.body = Body::new(job.unique(), job.reducer(), loaded);
-        job.kept = Kept::Both;
+        let body = Body::new(job.unique(), job.reducer(), loaded);
+        self.set_body(slot, body);
+        self.get_mut(slot).kept = Kept::Both;
         if was_keyed {
             // Somebody may have changed the workload in the store.
             self.by_key.remove(slot, key_hash(old_hash, function));
@@ -444,13 +436,20 @@ impl Jobs {
         }
     }
 
+    /// Gives a job other bytes, of which those of the unique id and the reducer are the same.
+    fn set_body(&mut self, slot: u32, body: Body) {
+        let job = &mut self.slots[slot as usize];
+        let body = body.hold(job.head_length(), &mut self.bodies);
+        std::mem::replace(&mut job.body, body).free(&mut self.bodies);
+    }
+
     /// Stands for a workload that is not in memory. Keyed, so that nobody can make two workloads of one digest.
     fn digest(&self, workload: &[u8]) -> [u8; 16] {
         let [low, high] = [0_u8, 1].map(|half| u128::from(self.hasher.hash_one((half, workload))));
         (high << 64 | low).to_le_bytes()
     }
 
-    fn has_workload(&self, job: &Job, workload: &[u8]) -> bool {
+    fn has_workload(&self, job: JobRef<'_>, workload: &[u8]) -> bool {
         if job.kept == Kept::Store {
             job.rest().as_bytes() == self.digest(workload)
         } else {
@@ -460,27 +459,25 @@ impl Jobs {
 
     /// The links of a job to its namesakes, which it has from now on.
     fn crowd(&mut self, slot: u32) -> &mut Namesakes {
-        let Job { hash, function, .. } = *self.get(slot);
-        let by_key = &mut self.by_key;
-        self.namesakes.entry(slot).or_insert_with(|| {
-            by_key.insert(slot, key_hash(hash, function));
-            Namesakes { newer: NONE, older: NONE }
-        })
+        if !self.namesakes.contains_key(&slot) {
+            let Job { hash, function, .. } = *self.get(slot);
+            self.by_key.insert(slot, key_hash(hash, function));
+        }
+        self.namesakes.get_or_insert(slot, Namesakes { newer: NONE, older: NONE })
     }
 
     /// Forgets a job, which must be in no list any more but the indexes.
     pub(super) fn remove(&mut self, slot: u32) {
+        let job = self.get(slot);
+        let (has_unique, is_keyed_by_workload) = (has_unique(job.unique()), job.is_keyed_by_workload());
         let job = self.slots.remove(slot as usize);
         self.by_number.remove(slot, low_half(job.number()));
-        let unique = job.unique();
-        if has_unique(unique) {
+        if has_unique {
             self.remove_unique(slot, job.hash, job.function);
-        } else if job.is_keyed_by_workload() {
+        } else if is_keyed_by_workload {
             self.by_key.remove(slot, key_hash(job.hash, job.function));
         }
-        if self.slots.is_empty() {
-            self.slots.shrink_to_fit();
-        }
+        job.body.free(&mut self.bodies);
     }
 
     fn remove_unique(&mut self, slot: u32, hash: u32, function: u32) {
@@ -552,8 +549,8 @@ impl Jobs {
         low_half(hash >> 32) ^ low_half(hash)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Job)> {
-        self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), job))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, JobRef<'_>)> {
+        self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), self.with_bytes(job)))
     }
 
     /// How many jobs are found by number, by unique id, by key, and how many have namesakes.

@@ -7,7 +7,7 @@ use std::ops::{ControlFlow, Range};
 use super::control::LOOKS_PER_CALL;
 use super::earlier::EarlierRun;
 use super::index::NONE;
-use super::job::{Job, JobState, Kept};
+use super::job::{JobRef, JobState, Kept};
 use super::{ConnectionId, JobServer, WORK_PER_CALL};
 use crate::protocol::{FunctionName, JobHandle, Priority};
 
@@ -92,7 +92,7 @@ const LIST_BITS: u32 = 4;
 
 impl QueuePlace {
     /// Behind a job in this list.
-    fn of(list: usize, job: &Job) -> Self {
+    fn of(list: usize, job: JobRef<'_>) -> Self {
         let [attempts, _] = job.attempts.to_le_bytes();
         Self { list, number: job.number(), attempts }
     }
@@ -131,7 +131,7 @@ impl JobServer {
         place: usize,
         mut show: impl FnMut(JobView<'_>) -> ControlFlow<()>,
     ) -> Option<usize> {
-        let bound = if self.runs.is_empty() { 0 } else { self.runs.capacity() };
+        let bound = self.runs.bound();
         let end = place.saturating_add(WORK_PER_CALL).min(bound);
         for slot in place..end {
             if let Some(view) = self.runs.get(slot).and_then(|run| self.view(self.jobs.get(run.job)))
@@ -174,7 +174,7 @@ impl JobServer {
         lists: Range<usize>,
         place: u64,
         looks: &mut usize,
-        mut act: impl FnMut(&Job) -> ControlFlow<()>,
+        mut act: impl FnMut(JobRef<'_>) -> ControlFlow<()>,
     ) -> Option<u64> {
         let place = match QueuePlace::read(place) {
             QueuePlace { list, .. } if list < lists.start => QueuePlace { list: lists.start, number: 0, attempts: 0 },
@@ -260,7 +260,7 @@ impl JobServer {
     }
 
     /// A job as it is shown. One that is not stored yet is nobody's business.
-    pub(super) fn view<'a>(&'a self, job: &'a Job) -> Option<JobView<'a>> {
+    pub(super) fn view<'a>(&'a self, job: JobRef<'a>) -> Option<JobView<'a>> {
         let stage = match job.state {
             JobState::Storing(_) => return None,
             JobState::Scheduled(_) => Stage::Scheduled,
@@ -296,7 +296,7 @@ impl JobServer {
 }
 
 /// The list that a job stands in. One that stands in none is in the first as well as in any other.
-pub(super) fn list_index(job: &Job) -> usize {
+pub(super) fn list_index(job: JobRef<'_>) -> usize {
     let priority = job.priority.index();
     match job.state {
         JobState::Ready(_) | JobState::Storing(_) | JobState::Running(_) => 3 * priority,

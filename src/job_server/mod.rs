@@ -38,6 +38,7 @@ mod index;
 mod invariants;
 mod job;
 mod list;
+mod map;
 mod measure;
 mod memory;
 mod policy;
@@ -45,6 +46,7 @@ mod query;
 mod refused;
 mod settings;
 mod short;
+mod slab;
 mod stored;
 mod storing;
 mod submit;
@@ -52,11 +54,9 @@ mod wake;
 mod withhold;
 mod work;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::RandomState;
 use std::sync::Arc;
-
-use slab::Slab;
 
 pub use self::account::{MemoryUse, weight};
 pub use self::control::{ControlError, Piece, Place, Rule, Who};
@@ -78,7 +78,9 @@ use self::earlier::EarlierRuns;
 use self::function::Function;
 use self::index::NONE;
 use self::job::{Jobs, Prefixes};
+use self::map::Map;
 use self::memory::{Holdings, Load};
+use self::slab::Slab;
 use self::storing::{Addition, Creation};
 use self::withhold::Rules;
 use self::work::Outcome;
@@ -147,12 +149,12 @@ pub struct JobServer {
     additions: Slab<Addition>,
     creations: Slab<Creation>,
     /// The additions of jobs that went on meanwhile, by slot of the job.
-    late_additions: HashMap<u32, u32>,
+    late_additions: Map<u32, u32>,
     /// Parked jobs that the store is asked to read, and when it is asked again after it could not.
     loads: Slab<Load>,
     load_again_us: Option<u64>,
     functions: Slab<Function>,
-    function_names: HashMap<FunctionName, u32>,
+    function_names: Map<FunctionName, u32>,
     /// How many functions are in use: the others can be forgotten.
     functions_in_use: usize,
     /// How many the operator has paused or limited.
@@ -162,7 +164,7 @@ pub struct JobServer {
     last_generation: u32,
     abilities: Slab<Ability>,
     /// The slots of abilities, by connection and function.
-    ability_slots: HashMap<(u32, u32), u32>,
+    ability_slots: Map<(u32, u32), u32>,
     /// When a due date that is far ahead was reported last, on the monotonic clock.
     far_due_reported_us: Option<u64>,
     waits: Slab<Wait>,
@@ -205,18 +207,18 @@ impl JobServer {
             holdings: Holdings::default(),
             additions: Slab::new(),
             creations: Slab::new(),
-            late_additions: HashMap::new(),
+            late_additions: Map::default(),
             loads: Slab::new(),
             load_again_us: None,
             functions: Slab::new(),
-            function_names: HashMap::with_hasher(hasher),
+            function_names: Map::with_hasher(hasher),
             functions_in_use: 0,
             functions_with_settings: 0,
             connections: Slab::new(),
             clients: Clients::default(),
             last_generation: 0,
             abilities: Slab::new(),
-            ability_slots: HashMap::new(),
+            ability_slots: Map::default(),
             far_due_reported_us: None,
             waits: Slab::new(),
             runs: Slab::new(),
@@ -524,8 +526,7 @@ impl JobServer {
         self.holdings.names += name.as_bytes().len() as u64;
         let gauges = Arc::new(FunctionGauges::default());
         self.stats.functions.insert(name.clone(), Arc::clone(&gauges));
-        let slot = self.functions.insert(Function::new(name.clone(), gauges));
-        let slot = u32::try_from(slot).unwrap_or(NONE);
+        let slot = u32::try_from(self.functions.insert(Function::new(name.clone(), gauges))).unwrap_or(NONE);
         self.function_names.insert(name, slot);
         slot
     }

@@ -4,7 +4,7 @@ use std::iter::successors;
 
 use super::control::ControlError;
 use super::effects::Effects;
-use super::job::{Job, JobState};
+use super::job::{JobRef, JobState};
 use super::{JobServer, Now};
 use crate::protocol::response::Status;
 use crate::protocol::{PeerError, Response};
@@ -38,7 +38,7 @@ impl JobServer {
         effects.send(self.id_of(from), Response::StatusResUnique { unique, status, clients });
     }
 
-    fn status(&self, job: &Job) -> Status {
+    fn status(&self, job: JobRef<'_>) -> Status {
         match job.state {
             JobState::Storing(_) => Status::default(),
             JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) | JobState::Loading(_) => {

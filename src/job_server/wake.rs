@@ -90,7 +90,7 @@ impl JobServer {
 
     /// Connections may hold other numbers of jobs than before: those that sleep are woken for jobs, or not any more.
     pub(super) fn apply_max_jobs(&mut self, now: Now, effects: &mut impl Effects) {
-        for slot in 0..self.connections.capacity() {
+        for slot in 0..self.connections.bound() {
             let Some(connection) = self.connections.get(slot).filter(|connection| connection.sleep == Sleep::Asleep)
             else {
                 continue;

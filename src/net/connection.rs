@@ -45,9 +45,8 @@ const BATCHES_A_TURN: usize = 16;
 const LINES_A_TURN: usize = 16;
 /// Once so much waits for a connection, in bytes, it must read before its next request is: answers to itself need no more.
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
-/// Once so much waits, nothing more is written for lines of text, in bytes: a short line may have a long answer, and a listing is
-/// made as it is read.
-const TEXT_AHEAD: usize = LISTING_PIECE;
+/// Once so much waits, the next line of text is answered when less does, in bytes. Of a long answer less is made ahead.
+const TEXT_AHEAD: usize = 256 * 1024;
 /// How often a connection looks whether there is room for its large packet.
 const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -440,7 +439,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn has_room(&self) -> bool {
-        let ahead = if self.has_text { TEXT_AHEAD } else { usize::MAX };
+        let ahead = match (&self.long_answer, self.has_text) {
+            // A listing is made as it is read.
+            (Some(_), _) => LISTING_PIECE,
+            (None, true) => TEXT_AHEAD,
+            (None, false) => usize::MAX,
+        };
         has_room(&self.outbox, &self.limits) && self.outbox.queued() < ahead
     }
 

@@ -10,6 +10,7 @@ pub mod commit;
 mod driver;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod entry;
+mod line;
 pub mod location;
 pub mod look;
 #[cfg(feature = "mysql")]
@@ -124,7 +125,7 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// As those of [`replay`](Self::replay).
-    fn begin_replay(&mut self) -> Result<Option<(Replayed, Box<dyn Reading>)>, StoreError> {
+    fn begin_replay(&mut self) -> Result<Option<Begun>, StoreError> {
         Ok(None)
     }
 
@@ -205,6 +206,9 @@ pub trait Store: Send {
         None
     }
 }
+
+/// What is known of the jobs before the first is read, and what reads them.
+pub type Begun = (Replayed, Box<dyn Reading>);
 
 /// Jobs read back, and whether each has come with its workload.
 pub type ReadJobs = Vec<(StoredJob, HasWorkload)>;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::commit::{Commit, Waiter, Waiters};
+use super::line::Line;
 use super::look::{Looking, Looks, Wanted};
 use super::writer::Settings;
 use crate::job_server::{Edit, JobKey, StoreOp};
@@ -23,7 +24,7 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct State {
-    changes: VecDeque<StoreOp>,
+    changes: Line<StoreOp>,
     /// Attempts of jobs, the last word on each: a worker may grab and lose one faster than any store takes it down.
     attempts: HashMap<u64, (JobKey, u16)>,
     /// Of jobs whose edits wait in `changes`: their names without these, and how many edits wait.
@@ -248,7 +249,7 @@ impl Queue {
             weight > bytes
         });
         let taken = heavy.map_or(count, |heavy| heavy.max(1)).min(state.changes.len());
-        let changes: Vec<StoreOp> = state.changes.drain(..taken).collect();
+        let changes: Vec<StoreOp> = std::iter::from_fn(|| state.changes.pop_front()).take(taken).collect();
         state.forget_edits(&changes);
         // What was taken before is done.
         state.taken_memory = changes.iter().chain(&state.loads).map(memory_of).sum();
@@ -259,9 +260,6 @@ impl Queue {
         let (loads, decisions) = (state.loads.drain(..).collect(), std::mem::take(&mut state.decisions));
         let look = state.looks.next();
         let waiters = state.waiters.take(changes.len());
-        if state.changes.is_empty() && state.changes.capacity() > LARGEST_SPARE {
-            state.changes = VecDeque::new();
-        }
         state.publish();
         Taken { changes, attempts, loads, look, waiters, decisions, settings: state.settings.take(), closed }
     }
@@ -282,8 +280,6 @@ pub(super) fn take_some(attempts: &mut HashMap<u64, (JobKey, u16)>, count: usize
 
 /// What a job's name takes in a table, in bytes.
 const KEY: usize = 96;
-/// A list for more operations than these is given back when there are none.
-const LARGEST_SPARE: usize = 8192;
 
 /// How many bytes of memory an operation takes. A large workload is shared with its job.
 fn memory_of(operation: &StoreOp) -> usize {

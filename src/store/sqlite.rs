@@ -64,7 +64,7 @@ use self::replay::{Aside, SideReader};
 use self::reserve::Reserve;
 use super::location::Access;
 use super::strangers::Strangers;
-use super::{Changes, HasWorkload, Reading, Replayed, Room, Store, StoreError, Workloads};
+use super::{Begun, Changes, HasWorkload, Reading, Replayed, Room, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 use crate::stats::StoreSpace;
 
@@ -239,7 +239,7 @@ impl Store for SqliteStore {
         })
     }
 
-    fn begin_replay(&mut self) -> Result<Option<(Replayed, Box<dyn Reading>)>, StoreError> {
+    fn begin_replay(&mut self) -> Result<Option<Begun>, StoreError> {
         if self.lock.is_none() {
             return Ok(None);
         }

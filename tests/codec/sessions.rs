@@ -19,7 +19,7 @@ use crate::script::{KEPT, PEERS, Script, Step};
 use crate::stage::{Peer, Stage};
 
 /// A script takes milliseconds: one that takes this long hangs in a turn, which nothing in this process can end.
-const HANGS: Duration = Duration::from_secs(120);
+const HANGS: Duration = Duration::from_secs(300);
 /// How long a failing script is made shorter.
 const SHORTENING: Duration = Duration::from_secs(60);
 
@@ -107,8 +107,9 @@ fn run(script: &Script, seen: &mut Seen) -> Result<(), String> {
 /// The client whose requests must be answered whatever the others do.
 struct Honest {
     peer: Peer,
-    /// How many ECHO_REQs it has sent, and how many bytes of answers were taken up.
+    /// How many ECHO_REQs it has sent.
     sent: u64,
+    /// How many jobs were acknowledged.
     kept: usize,
     /// What must come, in order: the number of an echo, or `None` for a JOB_CREATED or its refusal.
     due: VecDeque<Option<u64>>,

@@ -181,7 +181,7 @@ fn many_jobs_move_in_their_order_while_others_come_and_go() {
             added += 1;
         }
     }
-    assert!(turns > 4, "{turns}");
+    assert!(turns > 3, "{turns}");
     let left = scene.server.job_count();
     assert_eq!(left, usize::try_from(MANY).unwrap() + 2 + added, "a job is lost");
     // What came later and what equals another stays, but for what the worker has.
@@ -211,15 +211,11 @@ fn a_walk_whose_place_has_gone_still_finds_the_others() {
     for _ in 0..10 {
         scene.submit(client, b"from", b"", None);
     }
-    // The high queue is empty and comes first: of it nothing was moved, nor of the parked ones.
-    let (mut place, mut moved) = (Place::default(), 0);
-    for _ in 0..3 {
-        let piece = scene.move_piece(b"from", b"to", place);
-        (place, moved) = (piece.next.unwrap(), moved + piece.affected);
-    }
+    let piece = scene.move_piece(b"from", b"to", Place::default());
+    let (mut place, mut moved) = (piece.next.unwrap(), piece.affected);
     assert_eq!(moved, 0, "a job was moved to its equal");
-    // Where it stands is the 256th of those that stay.
-    assert!(scene.server.cancel_job(NOW, &handle(512), &mut scene.ears));
+    // Where it stands is the 253rd of those that stay: the three lists of the high priority are empty and come first.
+    assert!(scene.server.cancel_job(NOW, &handle(506), &mut scene.ears));
     let mut turns = 0;
     loop {
         let piece = scene.move_piece(b"from", b"to", place);

@@ -30,6 +30,14 @@ fn total_and_running(server: &Server) -> (u64, u64) {
     (columns.next().unwrap(), columns.next().unwrap())
 }
 
+/// A worker of `f`, what it says to people being its standard output.
+fn heard(server: &Server, arguments: &[&str]) -> Program {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" 2>&1", "sh", env!("CARGO_BIN_EXE_gearmand"), "work", "-f", "f"]);
+    command.args(["--server", &server.addr().to_string()]).args(arguments);
+    Program::start(&mut command)
+}
+
 /// How many attempts the jobs have lost, of each job.
 fn attempts(server: &Server) -> Vec<u32> {
     let jobs = Wire::connect(server.addr()).text("show jobs");
@@ -79,9 +87,11 @@ fn jobs_in_hand_go_back_when_the_worker_stops() {
         let directory = TempDir::new().unwrap();
         let fifo = fifo(&directory);
         submit_numbers(&server, 1, 10);
-        let mut stopped = worker(&server, &["-f", "f", "--prefetch", "4", "--", "sh", "-c", &read_from(&fifo)]);
+        let mut stopped = heard(&server, &["--prefetch", "4", "--", "sh", "-c", &read_from(&fifo)]);
         wait_for("4 jobs in hand", || (total_and_running(&server) == (10, 4)).then_some(()));
         signal(&stopped, Signal::SIGTERM);
+        // Otherwise the job might end before the worker has noticed the signal.
+        wait_for("the signal", || stopped.line().filter(|line| line.contains("stopping")));
         // The one that was begun is done.
         fs::write(&fifo, "").unwrap();
         stopped.expect_end(&[]);
@@ -104,9 +114,11 @@ fn jobs_in_hand_are_not_done_once_the_connection_is_lost() {
     let (fifo, file) = (fifo(&directory), directory.path().join("done"));
     submit_numbers(&server, 1, 8);
     let script = format!("(cat; echo) >> '{}'; {}", file.display(), read_from(&fifo));
-    let _worker = worker(&server, &["-f", "f", "--prefetch", "4", "--", "sh", "-c", &script]);
+    let worker = heard(&server, &["--prefetch", "4", "--", "sh", "-c", &script]);
     wait_for("4 jobs in hand", || (total_and_running(&server) == (8, 4)).then_some(()));
     server.restart();
+    // Otherwise the job might end before the worker has noticed.
+    wait_for("the end of the connection", || worker.line().filter(|line| line.contains("will be dropped")));
     fs::write(&fifo, "").unwrap();
     // The server has forgotten all; what is done now was submitted after that.
     submit_numbers(&server, 9, 9);

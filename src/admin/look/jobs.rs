@@ -371,6 +371,51 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_with_an_index_looks_at_few_of_many_jobs() {
+        let now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
+        let hub = Arc::new(Hub::new(Policy::default(), Arc::new(Stats::default()), None));
+        let gauges = Arc::new(ConnectionGauges::new(0, String::new()));
+        let id = hub.connect(gauges, Arc::new(Outbox::new(1 << 30, Arc::default()))).expect("the hub is open");
+        let submit = |function: &[u8], unique: &[u8], due_s| {
+            let job = Submission {
+                function,
+                unique,
+                reducer: b"",
+                priority: Priority::Normal,
+                background: true,
+                due_s,
+                workload: Workload::borrowed(b""),
+            };
+            hub.apply(now, id, &[Ok(Request::Submit(job))]);
+        };
+        for number in 0..20_000 {
+            submit(b"f", format!("u{number}").as_bytes(), None);
+        }
+        submit(b"g", b"u7", Some(4_000_000_000));
+        submit(b"g", b"", None);
+        let look = Look::new(Arc::clone(&hub), "");
+        let find = |unique: Option<&[u8]>, function: Option<&[u8]>, state: Option<&str>| {
+            let filter = JobFilter {
+                unique: unique.map(<[u8]>::to_vec),
+                function: function.map(<[u8]>::to_vec),
+                state: state.map(str::to_owned),
+                limit: 10,
+                ..JobFilter::default()
+            };
+            let page = look.jobs(now, &filter);
+            assert_eq!(page.next, None, "{filter:?}");
+            (page.items.len(), page.looked_at)
+        };
+        assert_eq!(find(Some(b"u7"), None, None), (2, 2));
+        assert_eq!(find(Some(b"u7"), Some(b"f"), None), (1, 1));
+        assert_eq!(find(Some(b"u7"), None, Some("scheduled")), (1, 2));
+        assert_eq!(find(Some(b"none"), None, None), (0, 0));
+        assert_eq!(find(None, Some(b"g"), None), (2, 2));
+        assert_eq!(find(None, Some(b"g"), Some("scheduled")), (1, 1));
+        assert_eq!(find(None, Some(b"f"), Some("running")), (0, 0));
+    }
+
+    #[test]
     fn a_preview_is_text_where_the_workload_is() {
         let show = |workload: &[u8], most| {
             let PreviewView { content, encoding, truncated } = preview_view(workload, workload.len() as u64, most);

@@ -161,7 +161,11 @@ impl JobConnection {
             verbose: worker.settings.verbose,
             server: &self.server,
         };
-        let ended = performer.run(connection, job, tell_error).await;
+        let hear = |_: &mut Connection, answer| {
+            tell_error(&answer);
+            Ok(())
+        };
+        let ended = performer.run(connection, job, hear).await;
         worker.end_run(match &ended {
             Ok(ended) => match ended.outcome {
                 Outcome::Complete(_) => Some(false),

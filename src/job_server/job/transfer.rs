@@ -1,6 +1,6 @@
 //! A job becomes one of another function: its place in the indexes changes, and nothing else of it.
 
-use super::{Job, Jobs, Kept, WORKLOAD_IS_UNIQUE, has_unique, key_hash};
+use super::{JobRef, Jobs, Kept, WORKLOAD_IS_UNIQUE, has_unique, key_hash};
 
 impl Jobs {
     /// The job of `function` that this job of another function would equal there.
@@ -32,7 +32,7 @@ impl Jobs {
         self.get_mut(slot).function = function;
     }
 
-    fn have_one_workload(&self, one: &Job, other: &Job) -> bool {
+    fn have_one_workload(&self, one: JobRef<'_>, other: JobRef<'_>) -> bool {
         match (one.kept, other.kept) {
             (Kept::Store, Kept::Store) => one.rest().as_bytes() == other.rest().as_bytes(),
             (Kept::Store, _) => self.has_workload(one, other.rest().as_bytes()),

@@ -49,9 +49,12 @@ const FRAME_SALT: std::ops::Range<usize> = 8..16;
 const REWRITE_BYTES: usize = 1 << 20;
 
 /// What the connection is set up with. In WAL mode, and without an automatic checkpoint: an error of that one would
-/// be reported as if the commit had failed.
-const PRAGMAS: &str = "PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA locking_mode = NORMAL; \
-     PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;";
+/// be reported as if the commit had failed. The cache is small, since rows are appended, and read again only to be
+/// removed, in order: the system has them in its own. A transaction may have 32 MiB until its end, before it writes
+/// pages that it may have to write again.
+const PRAGMAS: &str = "PRAGMA cache_size = -2048; PRAGMA cache_spill = -32768; PRAGMA temp_store = MEMORY; \
+     PRAGMA locking_mode = NORMAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; \
+     PRAGMA journal_size_limit = 67108864;";
 
 /// An open file.
 #[derive(Debug)]

@@ -125,10 +125,7 @@ impl Reading for SideReader {
         let sql = &scan[usize::from(has_workloads)];
         let page = Page::read(&self.file.connection, sql, self.after, &mut self.reader, has_workloads)
             .map_err(|error| Trouble::from(error).report(&self.path, "cannot read the jobs"))?;
-        match page.last {
-            Some(last) => self.after = last,
-            None => (self.scan, self.after) = (self.scan + 1, i64::MIN),
-        }
+        (self.scan, self.after) = page.last.map_or((self.scan + 1, i64::MIN), |last| (self.scan, last));
         self.senseless += page.senseless.len() as u64;
         self.aside.add(page.senseless);
         Ok(Some(page.jobs.into_iter().map(|job| with_workload(job, has_workloads)).collect()))
@@ -235,7 +232,9 @@ impl Hasher for AsItIs {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
     }
 
     fn write_u64(&mut self, number: u64) {

@@ -1,0 +1,316 @@
+//! Memory for the bytes of jobs: cells of about their size, in pages, in regions.
+//!
+//! A general allocator works off much at once now and then: it joins free blocks, moves what has grown, and
+//! gives memory back, all under one lock, which takes a tenth of a second after a million jobs have ended.
+//! Here to take or free a cell takes no longer than to allocate or free one region. Cells have no header,
+//! which also spares a dozen bytes a job.
+
+use super::super::index::NONE;
+use super::super::slab::{PAGE_BYTES, PageLinks};
+
+/// Bytes that fit into the largest cell. What is larger is the allocator's.
+const CELL_MAX: usize = 32 * 1024;
+/// Places of cells are counted in units of so many bytes.
+const UNIT: usize = 8;
+/// Up to here the sizes of cells go up by a unit, and then in eight steps to the double.
+const FINE_MAX: usize = 512;
+const STEPS: usize = 8;
+const CLASSES: usize = 1 + FINE_MAX / UNIT + STEPS * (CELL_MAX / FINE_MAX).ilog2() as usize;
+/// The bytes of a page, in which all cells have one size. What is left over at its end is never written, and
+/// takes no memory.
+const PAGE: usize = 64 * 1024;
+/// The pages of a region. A region is allocated and freed as one.
+const PAGES: usize = PAGE_BYTES / PAGE;
+/// A region of which so many pages were in use at one time is freed when it is empty. For fewer that would
+/// cost more than it saves.
+const FREED_FROM: u32 = 32;
+const ALL_PAGES: u64 = u64::MAX;
+const _: () = assert!(PAGES == u64::BITS as usize);
+/// No unit of a page.
+const NO_UNIT: u16 = u16::MAX;
+
+/// Where the bytes of a job are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cell {
+    page: u32,
+    /// The first byte's place in the page, in units.
+    unit: u16,
+    length: u16,
+}
+
+/// All cells.
+#[derive(Debug)]
+pub(super) struct Bodies {
+    regions: Vec<Region>,
+    /// No region before this one has a free page.
+    first_roomy: usize,
+    pages: Vec<Page>,
+    links: PageLinks,
+    /// By class, the first of the pages that have a free cell.
+    open: [u32; CLASSES],
+}
+
+#[derive(Debug)]
+struct Region {
+    /// Empty if it was freed.
+    bytes: Vec<u8>,
+    /// A bit for each page that is in use by no class.
+    free: u64,
+    /// A bit for each that has been written to.
+    touched: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    class: u8,
+    used: u16,
+    /// The first of the cells that were used and are free; the next one stands in it.
+    free: u16,
+    /// From here on, in units, no cell has been used.
+    fresh: u16,
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        let (regions, pages) = (Vec::new(), Vec::new());
+        Self { regions, first_roomy: 0, pages, links: PageLinks::default(), open: [NONE; CLASSES] }
+    }
+}
+
+impl Bodies {
+    /// Keeps bytes, the parts one behind the other. `None` where they are too many for a cell.
+    pub(super) fn keep(&mut self, parts: [&[u8]; 3]) -> Option<Cell> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > CELL_MAX {
+            return None;
+        }
+        let class = class_of(length);
+        if class == 0 {
+            return Some(Cell { page: NONE, unit: 0, length: 0 });
+        }
+        let cell = Cell { length: u16::try_from(length).ok()?, ..self.take(class) };
+        let mut rest = self.bytes_mut(cell);
+        for part in parts {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+        Some(cell)
+    }
+
+    /// The bytes of a cell that is in use.
+    pub(super) fn get(&self, cell: Cell) -> &[u8] {
+        let Some(region) = self.regions.get(cell.page as usize / PAGES) else { return &[] };
+        let start = start_of(cell);
+        &region.bytes[start..start + usize::from(cell.length)]
+    }
+
+    /// Takes back a cell that was in use.
+    pub(super) fn free(&mut self, cell: Cell) {
+        if cell.length == 0 {
+            return;
+        }
+        let page = &mut self.pages[cell.page as usize];
+        let class = usize::from(page.class);
+        let next = std::mem::replace(&mut page.free, cell.unit);
+        let was_full = usize::from(page.used) == cells_of(class);
+        page.used -= 1;
+        let is_empty = page.used == 0;
+        let link = Cell { length: 2, ..cell };
+        self.bytes_mut(link).copy_from_slice(&next.to_le_bytes());
+        if was_full {
+            self.links.push(&mut self.open[class], cell.page);
+        }
+        if is_empty {
+            self.links.remove(&mut self.open[class], cell.page);
+            self.free_page(cell.page as usize);
+        }
+    }
+
+    /// A cell of a class, with a length of nothing.
+    fn take(&mut self, class: usize) -> Cell {
+        if self.open[class] == NONE {
+            let page = self.take_page(class);
+            self.links.push(&mut self.open[class], page);
+        }
+        let number = self.open[class];
+        let size = size_of_class(class);
+        let page = &mut self.pages[number as usize];
+        let unit = page.free;
+        page.used += 1;
+        let is_full = usize::from(page.used) == cells_of(class);
+        let cell = if unit == NO_UNIT {
+            let unit = page.fresh;
+            // A page has fewer units than fit into 16 bits.
+            page.fresh += u16::try_from(size / UNIT).unwrap_or(0);
+            Cell { page: number, unit, length: 0 }
+        } else {
+            let cell = Cell { page: number, unit, length: 2 };
+            let next = self.get(cell);
+            self.pages[number as usize].free = u16::from_le_bytes([next[0], next[1]]);
+            cell
+        };
+        if is_full {
+            self.links.remove(&mut self.open[class], number);
+        }
+        cell
+    }
+
+    /// A page for cells of this class: of the first region with a free one, so that later regions become
+    /// empty.
+    fn take_page(&mut self, class: usize) -> u32 {
+        let roomy = self.regions[self.first_roomy..].iter().position(|region| region.free != 0);
+        self.first_roomy = roomy.map_or(self.regions.len(), |behind| self.first_roomy + behind);
+        if roomy.is_none() {
+            self.regions.push(Region { bytes: Vec::new(), free: ALL_PAGES, touched: 0 });
+            self.pages.resize(self.regions.len() * PAGES, Page { class: 0, used: 0, free: NO_UNIT, fresh: 0 });
+            (0..PAGES).for_each(|_| self.links.add_page());
+        }
+        let region = &mut self.regions[self.first_roomy];
+        if region.bytes.is_empty() {
+            // The system gives zeros, and memory for a page only when it is written.
+            region.bytes = vec![0; PAGE_BYTES];
+        }
+        let within = region.free.trailing_zeros();
+        region.free &= !(1 << within);
+        region.touched |= 1 << within;
+        let number = self.first_roomy * PAGES + within as usize;
+        // There are fewer than a hundred classes.
+        self.pages[number] = Page { class: u8::try_from(class).unwrap_or(0), used: 0, free: NO_UNIT, fresh: 0 };
+        u32::try_from(number).unwrap_or(NONE)
+    }
+
+    fn free_page(&mut self, page: usize) {
+        let (number, within) = (page / PAGES, page % PAGES);
+        let region = &mut self.regions[number];
+        region.free |= 1 << within;
+        self.first_roomy = self.first_roomy.min(number);
+        if region.free == ALL_PAGES && region.touched.count_ones() >= FREED_FROM {
+            *region = Region { bytes: Vec::new(), free: ALL_PAGES, touched: 0 };
+        }
+    }
+
+    fn bytes_mut(&mut self, cell: Cell) -> &mut [u8] {
+        let start = start_of(cell);
+        &mut self.regions[cell.page as usize / PAGES].bytes[start..start + usize::from(cell.length)]
+    }
+}
+
+/// Where in its region a cell begins.
+fn start_of(cell: Cell) -> usize {
+    cell.page as usize % PAGES * PAGE + usize::from(cell.unit) * UNIT
+}
+
+/// How many cells a page of this class has.
+fn cells_of(class: usize) -> usize {
+    CELLS[class] as usize
+}
+
+const CELLS: [u16; CLASSES] = {
+    let mut cells = [0; CLASSES];
+    let mut class = 1;
+    while class < CLASSES {
+        #[allow(clippy::cast_possible_truncation, reason = "at most as many as a page has units")]
+        let count = (PAGE / size_of_class(class)) as u16;
+        cells[class] = count;
+        class += 1;
+    }
+    cells
+};
+
+/// The class of the smallest cells for so many bytes, at most [`CELL_MAX`].
+fn class_of(length: usize) -> usize {
+    if length <= FINE_MAX {
+        return length.div_ceil(UNIT);
+    }
+    let doublings = ((length - 1) / FINE_MAX).ilog2() as usize;
+    let step = (FINE_MAX / STEPS) << doublings;
+    FINE_MAX / UNIT + doublings * STEPS + length.div_ceil(step) - STEPS
+}
+
+const fn size_of_class(class: usize) -> usize {
+    if class <= FINE_MAX / UNIT {
+        return class * UNIT;
+    }
+    let above = class - FINE_MAX / UNIT - 1;
+    let (doublings, steps) = (above / STEPS, above % STEPS + 1);
+    (FINE_MAX + FINE_MAX / STEPS * steps) << doublings
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_cell_is_the_smallest_that_fits() {
+        for length in 0..=CELL_MAX {
+            let class = class_of(length);
+            assert!(size_of_class(class) >= length, "{length}");
+            assert!(class == 0 || size_of_class(class - 1) < length, "{length}");
+            assert!(size_of_class(class) - length <= (length / STEPS).max(UNIT), "{length}");
+        }
+        assert_eq!((class_of(CELL_MAX), size_of_class(CLASSES - 1)), (CLASSES - 1, CELL_MAX));
+    }
+
+    /// What is kept is told by its number.
+    fn content(number: u32, length: usize) -> Vec<u8> {
+        number.to_le_bytes().into_iter().cycle().take(length).collect()
+    }
+
+    fn regions_with_memory(bodies: &Bodies) -> usize {
+        bodies.regions.iter().filter(|region| !region.bytes.is_empty()).count()
+    }
+
+    proptest! {
+        /// No cell changes while others come and go, and in the end nothing is left.
+        #[test]
+        fn it_keeps_what_it_is_given(steps in prop::collection::vec((0..5_u8, 0..CELL_MAX + 10, any::<u16>()), 1..600)) {
+            let mut bodies = Bodies::default();
+            let mut model: Vec<(Cell, Vec<u8>)> = Vec::new();
+            for (number, (action, length, choice)) in (0..).zip(steps) {
+                // Mostly small ones.
+                let length = if choice % 4 == 0 { length } else { length % 300 };
+                if action < 3 {
+                    let kept = content(number, length);
+                    let (unique, rest) = kept.split_at(length.min(7));
+                    let cell = bodies.keep([unique, b"", rest]);
+                    prop_assert_eq!(cell.is_none(), length > CELL_MAX);
+                    model.extend(cell.map(|cell| (cell, kept)));
+                } else if !model.is_empty() {
+                    let (cell, kept) = model.swap_remove(usize::from(choice) % model.len());
+                    prop_assert_eq!(bodies.get(cell), &kept[..]);
+                    bodies.free(cell);
+                }
+            }
+            for (cell, kept) in &model {
+                prop_assert_eq!(bodies.get(*cell), &kept[..]);
+            }
+            model.iter().for_each(|(cell, _)| bodies.free(*cell));
+            prop_assert!(bodies.open.iter().all(|open| *open == NONE));
+            prop_assert!(bodies.regions.iter().all(|region| region.free == ALL_PAGES));
+            prop_assert!(bodies.regions.iter().all(|region| region.touched.count_ones() < FREED_FROM));
+        }
+    }
+
+    #[test]
+    fn memory_goes_back_as_jobs_end_and_is_used_again() {
+        const LENGTH: usize = 1000;
+        let mut bodies = Bodies::default();
+        for _ in 0..2 {
+            let cells: Vec<Cell> =
+                (0..20_000).filter_map(|number| bodies.keep([&content(number, LENGTH), b"", b""])).collect();
+            let full = regions_with_memory(&bodies);
+            assert_eq!((cells.len(), full), (20_000, 5), "of {} bytes each", size_of_class(class_of(LENGTH)));
+            let (old, new) = cells.split_at(10_000);
+            old.iter().for_each(|cell| bodies.free(*cell));
+            assert_eq!(regions_with_memory(&bodies), 3, "the oldest go first");
+            for (number, cell) in (10_000..).zip(new) {
+                assert_eq!(bodies.get(*cell), content(number, LENGTH));
+            }
+            new.iter().for_each(|cell| bodies.free(*cell));
+            assert_eq!((regions_with_memory(&bodies), bodies.regions.len()), (0, 5));
+        }
+    }
+}

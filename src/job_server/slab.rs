@@ -1,0 +1,332 @@
+//! Values in numbered slots, kept in pages that never move.
+//!
+//! One growing array is moved as a whole whenever it is full, and freed as a whole when it is empty: with
+//! millions of jobs either holds the lock for a tenth of a second. Here no operation takes longer than to
+//! allocate or free one page.
+
+use std::ops::{Index, IndexMut};
+
+use super::index::NONE;
+
+/// The least size of a page, in bytes. The server has the allocator map blocks of this size one by one: they
+/// are not moved, take memory only where they are written, and go back to the system at once when they are
+/// freed.
+pub(super) const PAGE_BYTES: usize = 4 << 20;
+/// An empty page is freed if so many of its slots were in use at one time. For fewer that would cost more
+/// than it saves.
+const FREED_FROM: usize = 1024;
+
+/// The slots. A value keeps its number until it is removed; numbers are given out again.
+#[derive(Debug)]
+pub(super) struct Slab<T, const BYTES: usize = PAGE_BYTES> {
+    pages: Vec<Page<T>>,
+    links: PageLinks,
+    /// The first of the pages that have a vacant slot and memory for it.
+    open: u32,
+    /// Pages that were freed.
+    freed: Vec<u32>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Page<T> {
+    /// As many as were in use at one time. Its capacity is that of a page, or nothing if it is freed.
+    entries: Vec<Entry<T>>,
+    /// The first vacant one of these.
+    vacant: u32,
+    used: u32,
+}
+
+#[derive(Debug)]
+enum Entry<T> {
+    /// The next vacant one of the page.
+    Vacant(u32),
+    Occupied(T),
+}
+
+impl<T, const BYTES: usize> Default for Slab<T, BYTES> {
+    fn default() -> Self {
+        Self { pages: Vec::new(), links: PageLinks::default(), open: NONE, freed: Vec::new(), len: 0 }
+    }
+}
+
+impl<T, const BYTES: usize> Slab<T, BYTES> {
+    /// Slots of a page: a power of two, so that a number is quickly taken apart.
+    const SLOTS: usize = BYTES.div_ceil(size_of::<Entry<T>>()).next_power_of_two();
+
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// One more than the last slot that may be in use.
+    pub(super) fn bound(&self) -> usize {
+        let last = self.pages.iter().rposition(|page| page.used > 0);
+        last.map_or(0, |last| last * Self::SLOTS + self.pages[last].entries.len())
+    }
+
+    /// Keeps a value. Returns its slot.
+    pub(super) fn insert(&mut self, value: T) -> usize {
+        if self.open == NONE {
+            self.add_page();
+        }
+        let number = self.open;
+        let page = &mut self.pages[number as usize];
+        let place = match page.vacant {
+            NONE => {
+                page.entries.push(Entry::Occupied(value));
+                page.entries.len() - 1
+            }
+            vacant => {
+                let entry = std::mem::replace(&mut page.entries[vacant as usize], Entry::Occupied(value));
+                debug_assert!(matches!(entry, Entry::Vacant(_)), "a slot was vacant and in use");
+                page.vacant = if let Entry::Vacant(next) = entry { next } else { NONE };
+                vacant as usize
+            }
+        };
+        page.used += 1;
+        self.len += 1;
+        if page.used as usize == Self::SLOTS {
+            self.links.remove(&mut self.open, number);
+        }
+        number as usize * Self::SLOTS + place
+    }
+
+    /// Takes a value out of its slot, which must be in use.
+    pub(super) fn remove(&mut self, slot: usize) -> T {
+        let (number, place) = (slot / Self::SLOTS, slot % Self::SLOTS);
+        let page = &mut self.pages[number];
+        let vacant = std::mem::replace(&mut page.vacant, in_32_bits(place));
+        let Entry::Occupied(value) = std::mem::replace(&mut page.entries[place], Entry::Vacant(vacant)) else {
+            not_in_use(slot)
+        };
+        let number = in_32_bits(number);
+        if page.used as usize == Self::SLOTS {
+            self.links.push(&mut self.open, number);
+        }
+        page.used -= 1;
+        self.len -= 1;
+        if page.used == 0 && page.entries.len() >= FREED_FROM {
+            *page = Page::default();
+            self.links.remove(&mut self.open, number);
+            self.freed.push(number);
+        }
+        value
+    }
+
+    /// Takes a value out of a slot, if one is there.
+    pub(super) fn try_remove(&mut self, slot: usize) -> Option<T> {
+        self.contains(slot).then(|| self.remove(slot))
+    }
+
+    pub(super) fn get(&self, slot: usize) -> Option<&T> {
+        match self.pages.get(slot / Self::SLOTS)?.entries.get(slot % Self::SLOTS)? {
+            Entry::Occupied(value) => Some(value),
+            Entry::Vacant(_) => None,
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
+        match self.pages.get_mut(slot / Self::SLOTS)?.entries.get_mut(slot % Self::SLOTS)? {
+            Entry::Occupied(value) => Some(value),
+            Entry::Vacant(_) => None,
+        }
+    }
+
+    pub(super) fn contains(&self, slot: usize) -> bool {
+        self.get(slot).is_some()
+    }
+
+    /// All values with their slots, in order of these.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.pages.iter().enumerate().flat_map(|(number, page)| {
+            page.entries.iter().enumerate().filter_map(move |(place, entry)| match entry {
+                Entry::Occupied(value) => Some((number * Self::SLOTS + place, value)),
+                Entry::Vacant(_) => None,
+            })
+        })
+    }
+
+    /// Removes the values for which `keep` does not hold.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(usize, &mut T) -> bool) {
+        for slot in 0..self.bound() {
+            if self.get_mut(slot).is_some_and(|value| !keep(slot, value)) {
+                self.remove(slot);
+            }
+        }
+    }
+
+    /// Makes memory for one more page.
+    fn add_page(&mut self) {
+        let number = self.freed.pop().unwrap_or_else(|| {
+            self.pages.push(Page::default());
+            self.links.add_page();
+            in_32_bits(self.pages.len() - 1)
+        });
+        self.pages[number as usize].entries = Vec::with_capacity(Self::SLOTS);
+        self.links.push(&mut self.open, number);
+    }
+}
+
+impl<'a, T, const BYTES: usize> IntoIterator for &'a Slab<T, BYTES> {
+    type Item = (usize, &'a T);
+    type IntoIter = Box<dyn Iterator<Item = Self::Item> + 'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.iter())
+    }
+}
+
+impl<T, const BYTES: usize> Index<usize> for Slab<T, BYTES> {
+    type Output = T;
+
+    fn index(&self, slot: usize) -> &T {
+        self.get(slot).unwrap_or_else(|| not_in_use(slot))
+    }
+}
+
+impl<T, const BYTES: usize> IndexMut<usize> for Slab<T, BYTES> {
+    fn index_mut(&mut self, slot: usize) -> &mut T {
+        self.get_mut(slot).unwrap_or_else(|| not_in_use(slot))
+    }
+}
+
+impl<T> Default for Page<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), vacant: NONE, used: 0 }
+    }
+}
+
+/// A broken invariant, not a peer's mistake.
+#[cold]
+fn not_in_use(slot: usize) -> ! {
+    unreachable!("slot {slot} is not in use")
+}
+
+/// Everything in memory is counted in 32 bits: its limits are far below.
+fn in_32_bits(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(NONE)
+}
+
+/// Doubly linked lists of pages. A page is in one of them at most; the heads are with their owners.
+#[derive(Debug, Default)]
+pub(super) struct PageLinks(Vec<Neighbours>);
+
+#[derive(Clone, Copy, Debug)]
+struct Neighbours {
+    previous: u32,
+    next: u32,
+}
+
+impl PageLinks {
+    /// Makes room for the links of one more page, which is in no list yet.
+    pub(super) fn add_page(&mut self) {
+        self.0.push(Neighbours { previous: NONE, next: NONE });
+    }
+
+    /// Puts a page that is in no list in front of one.
+    pub(super) fn push(&mut self, head: &mut u32, page: u32) {
+        self.0[page as usize] = Neighbours { previous: NONE, next: *head };
+        if let Some(second) = self.0.get_mut(*head as usize) {
+            second.previous = page;
+        }
+        *head = page;
+    }
+
+    /// Takes a page out of its list.
+    pub(super) fn remove(&mut self, head: &mut u32, page: u32) {
+        let Neighbours { previous, next } = self.0[page as usize];
+        match self.0.get_mut(previous as usize) {
+            Some(before) => before.next = next,
+            None => *head = next,
+        }
+        if let Some(after) = self.0.get_mut(next as usize) {
+            after.previous = previous;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A page of few slots.
+    type Small = Slab<u32, 64>;
+
+    proptest! {
+        /// Against a plain map. Runs of one kind of step fill and empty pages.
+        #[test]
+        fn it_keeps_what_was_inserted(steps in prop::collection::vec((0..2_u8, 1..40_usize, any::<u16>()), 1..100)) {
+            let mut slab = Small::new();
+            let mut model: BTreeMap<usize, u32> = BTreeMap::new();
+            let mut next = 0;
+            for (kind, count, choice) in steps {
+                for _ in 0..count {
+                    if kind == 0 {
+                        next += 1;
+                        let slot = slab.insert(next);
+                        prop_assert_eq!(model.insert(slot, next), None, "a slot was in use already");
+                    } else if let Some(slot) = model.keys().nth(usize::from(choice) % model.len().max(1)).copied() {
+                        prop_assert_eq!(Some(slab.remove(slot)), model.remove(&slot));
+                    }
+                    prop_assert_eq!(slab.len(), model.len());
+                }
+                prop_assert!(slab.iter().map(|(slot, value)| (slot, *value)).eq(model.clone()));
+                let last = model.keys().next_back();
+                prop_assert!(last.is_none_or(|last| slab.bound() > *last));
+                prop_assert_eq!(last.is_none(), slab.bound() == 0);
+                for slot in 0..slab.bound() + 100 {
+                    prop_assert_eq!(slab.get(slot).copied(), model.get(&slot).copied());
+                    prop_assert_eq!(slab.contains(slot), model.contains_key(&slot));
+                }
+            }
+        }
+    }
+
+    fn pages_with_memory<T, const BYTES: usize>(slab: &Slab<T, BYTES>) -> usize {
+        slab.pages.iter().filter(|page| page.entries.capacity() > 0).count()
+    }
+
+    #[test]
+    fn a_page_is_freed_when_it_is_empty_and_used_again() {
+        const SLOTS: usize = 8192;
+        type Pages = Slab<u64, { 16 * SLOTS }>;
+        let mut slab = Pages::new();
+        assert_eq!(Pages::SLOTS, SLOTS);
+        let fill = |slab: &mut Pages| (0..3 * SLOTS as u64).map(|value| slab.insert(value)).collect::<Vec<_>>();
+        for _ in 0..2 {
+            let mut slots = fill(&mut slab);
+            assert_eq!(pages_with_memory(&slab), 3);
+            slots.sort_unstable();
+            assert!(slots.iter().copied().eq(0..3 * SLOTS), "the numbers are given out again");
+            for slot in &slots[..2 * SLOTS] {
+                slab.remove(*slot);
+            }
+            assert_eq!(pages_with_memory(&slab), 1, "the oldest go first");
+            for slot in &slots[2 * SLOTS..] {
+                slab.remove(*slot);
+            }
+            assert_eq!((pages_with_memory(&slab), slab.bound()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn few_values_that_come_and_go_do_not_cost_an_allocation() {
+        let mut slab: Slab<u64> = Slab::new();
+        slab.insert(0);
+        let memory = slab.pages[0].entries.as_ptr();
+        slab.remove(0);
+        for _ in 0..10 {
+            let slots: Vec<usize> = (0..100).map(|value| slab.insert(value)).collect();
+            (0..100).zip(slots).for_each(|(value, slot)| assert_eq!(slab.remove(slot), value));
+            assert_eq!((slab.pages[0].entries.as_ptr(), slab.len()), (memory, 0));
+        }
+    }
+}
