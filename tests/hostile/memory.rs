@@ -395,12 +395,17 @@ fn submit_to_a_store_that_hangs(stage: impl FnOnce(&[&str]) -> Stage) {
             // The answers come when the store is given up.
             let clients: Vec<TcpStream> = (0..8).map(|_| attacker(server)).collect();
             let submissions = request(packet::SUBMIT_JOB_BG, &body(&[b"many", b"", b""])).repeat(1000);
-            send_all(&clients, &submissions, sized(200, 5_000));
+            send_all(&clients, &submissions, sized(50, 5_000));
             redis.signal(Signal::SIGCONT);
             clients
         },
         |server| {
-            wait_for("the store", || (shown(server, "store_waiting") == 0).then_some(()));
+            // It works off what it was asked meanwhile, which takes a loaded machine longer than anything else here.
+            let end = Instant::now() + 6 * DEADLINE;
+            while shown(server, "store_waiting") > 0 {
+                assert!(Instant::now() < end, "the store does not come to an end");
+                thread::sleep(Duration::from_millis(50));
+            }
             cancel_all(server);
         },
     );
