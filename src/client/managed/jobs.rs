@@ -161,11 +161,12 @@ impl JobConnection {
             verbose: worker.settings.verbose,
             server: &self.server,
         };
-        let hear = |_: &mut Connection, answer| {
-            tell_error(&answer);
-            Ok(())
-        };
-        let ended = performer.run(connection, job, hear).await;
+        let ended = performer
+            .run(connection, job, |_, answer| {
+                tell_error(&answer);
+                Ok(())
+            })
+            .await;
         worker.end_run(match &ended {
             Ok(ended) => match ended.outcome {
                 Outcome::Complete(_) => Some(false),
