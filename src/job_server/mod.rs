@@ -588,23 +588,4 @@ impl JobServer {
         self.walked += self.functions_ready.len();
         !self.functions_ready.iter().any(|function| self.ability_slots.contains_key(&(connection, *function)))
     }
-
-    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
-    ///
-    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
-    /// the server's time.
-    fn forget_unused_functions(&mut self) -> bool {
-        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
-            return false;
-        }
-        let Self { functions, function_names, stats, .. } = self;
-        functions.retain(|_, function| {
-            if function.is_unused() {
-                function_names.remove(&function.name);
-                stats.functions.remove(&function.name);
-            }
-            !function.is_unused()
-        });
-        true
-    }
 }

@@ -116,6 +116,25 @@ impl JobServer {
         DropFunction::Dropped
     }
 
+    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
+    ///
+    /// It looks through them only where that makes room for many, so that a peer that makes up names gets errors and not
+    /// the server's time.
+    pub(super) fn forget_unused_functions(&mut self) -> bool {
+        if self.functions_in_use > self.functions.len() - self.functions.len().div_ceil(8) {
+            return false;
+        }
+        let Self { functions, function_names, stats, .. } = self;
+        functions.retain(|_, function| {
+            if function.is_unused() {
+                function_names.remove(&function.name);
+                stats.functions.remove(&function.name);
+            }
+            !function.is_unused()
+        });
+        true
+    }
+
     /// Limits the jobs of a function, which need not be known yet: by the priority of the new job, 0 for no limit. Returns how
     /// many functions that concerns now: as [`pause_function`](Self::pause_function) does.
     ///
