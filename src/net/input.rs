@@ -54,8 +54,20 @@ enum State {
     Large { header: Header, body: Vec<u8> },
     /// So many bytes of a packet that was too large are still to come.
     Skip(u64),
-    /// Bytes that were read but not looked at, since the connection's own output must shrink first.
-    Held(Vec<u8>),
+    /// Bytes that were read but not worked off, from this place on: others have their turn, or the connection's own output must
+    /// shrink first.
+    Held { bytes: Vec<u8>, from: usize },
+    /// So many of the last bytes that are being looked at are to be held. Only while they are looked at.
+    Rest(usize),
+    /// A large packet of which not all is done, and what was read behind it.
+    Whole { header: Header, body: Bytes, rest: Vec<u8> },
+}
+
+impl State {
+    /// Holds what there is from this place on, if there is something.
+    fn held(bytes: Vec<u8>, from: usize) -> Self {
+        if from == bytes.len() { Self::Partial(Vec::new()) } else { Self::Held { bytes, from } }
+    }
 }
 
 impl Input {
@@ -66,14 +78,15 @@ impl Input {
 
     /// Whether bytes are held back. Nothing should be read while they are.
     pub const fn is_held(&self) -> bool {
-        matches!(self.state, State::Held(_))
+        matches!(self.state, State::Held { .. } | State::Whole { .. })
     }
 
     /// How many bytes it holds.
     pub fn memory(&self) -> usize {
         match &self.state {
-            State::Partial(bytes) | State::Large { body: bytes, .. } | State::Held(bytes) => bytes.capacity(),
-            State::Skip(_) => 0,
+            State::Partial(bytes) | State::Large { body: bytes, .. } | State::Held { bytes, .. } => bytes.capacity(),
+            State::Whole { body, rest, .. } => body.len() + rest.capacity(),
+            State::Skip(_) | State::Rest(_) => 0,
         }
     }
 
@@ -93,21 +106,20 @@ impl Input {
     pub fn large_buffer_filled(&mut self, sink: &mut impl Sink) {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
             State::Large { header, body } if body.len() == header.length as usize => {
-                let body = Bytes::from(body);
-                let request = [parse(header, Workload::shared(&body, &body))];
-                let progress = loop {
-                    match sink.requests(&request) {
-                        // To keep it would be to copy it. Requests that take several turns have no body, if their peer means well.
-                        Progress::HoldAfter(0) => {}
-                        progress => break progress,
-                    }
-                };
-                if progress != Progress::GoOn {
-                    self.state = State::Held(Vec::new());
-                }
+                self.work_off_large(header, Bytes::from(body), Vec::new(), sink);
             }
             other => self.state = other,
         }
+    }
+
+    /// Hands on a large packet, behind which `rest` was read.
+    fn work_off_large(&mut self, header: Header, body: Bytes, rest: Vec<u8>, sink: &mut impl Sink) {
+        let progress = sink.requests(&[parse(header, Workload::shared(&body, &body))]);
+        self.state = match progress {
+            Progress::HoldAfter(0) => State::Whole { header, body, rest },
+            _ if rest.is_empty() => State::Partial(rest),
+            _ => State::Held { bytes: rest, from: 0 },
+        };
     }
 
     /// Goes on with what was held back.
@@ -116,19 +128,34 @@ impl Input {
     /// Where the stream cannot be cut any further.
     pub fn resume(&mut self, sink: &mut impl Sink) -> Result<(), FramingError> {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
-            State::Held(bytes) => self.consume(&bytes, sink),
-            other => {
-                self.state = other;
-                Ok(())
+            State::Held { bytes, from } => {
+                self.cut(&bytes[from..], sink)?;
+                if let State::Rest(rest) = self.state {
+                    // Not copied: what is worked off in many pieces would be copied in each.
+                    let from = bytes.len() - rest;
+                    self.state = State::held(bytes, from);
+                }
             }
+            State::Whole { header, body, rest } => self.work_off_large(header, body, rest, sink),
+            other => self.state = other,
         }
+        Ok(())
     }
 
     /// Understands as much of `bytes` as it can, and keeps the rest.
     ///
     /// # Errors
     /// Where the stream cannot be cut any further.
-    pub fn consume(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
+    pub fn consume(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
+        self.cut(bytes, sink)?;
+        if let State::Rest(rest) = self.state {
+            self.state = State::held(bytes[bytes.len() - rest..].to_vec(), 0);
+        }
+        Ok(())
+    }
+
+    /// The same, where the rest stays with the caller.
+    fn cut(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
         while !bytes.is_empty() {
             match &mut self.state {
                 State::Partial(partial) if partial.is_empty() => {
@@ -154,8 +181,12 @@ impl Input {
                     }
                     bytes = &bytes[skipped..];
                 }
-                State::Held(held) => {
+                State::Held { bytes: held, .. } | State::Whole { rest: held, .. } => {
                     held.extend_from_slice(bytes);
+                    return Ok(());
+                }
+                State::Rest(rest) => {
+                    *rest = bytes.len();
                     return Ok(());
                 }
             }
@@ -224,7 +255,7 @@ impl Input {
 
     /// Keeps everything from `consumed` on for later. Returns how much of `bytes` that makes consumed: all.
     fn hold(&mut self, bytes: &[u8], consumed: usize) -> usize {
-        self.state = State::Held(bytes[consumed..].to_vec());
+        self.state = State::Rest(bytes.len() - consumed);
         bytes.len()
     }
 
@@ -263,6 +294,11 @@ impl Input {
             Scan::PartialLine => self.state = State::Partial(whole),
             Scan::Packet { .. } | Scan::Line { .. } | Scan::Oversized(_) => {
                 let consumed = self.consume_whole(&whole, sink)?;
+                if let State::Rest(1..) = self.state {
+                    // Nothing of it is done, and it is not part of what was read now.
+                    self.state = State::Held { bytes: whole, from: 0 };
+                    return Ok(taken);
+                }
                 // An oversized packet is skipped from its body on.
                 if let State::Skip(left) = &mut self.state {
                     *left -= (size - consumed) as u64;
