@@ -37,6 +37,7 @@ use crate::net::Clock;
 use crate::net::connection::{Limits, Server};
 use crate::net::listener::{AcceptSettings, Acceptor};
 use crate::net::timer::keep_time;
+use crate::net::turn::Turns;
 use crate::net::watch::Patience;
 use crate::process::detach::Readiness;
 use crate::process::listen::{KeepAlive, Listeners, TcpTarget, UnixTarget};
@@ -285,7 +286,8 @@ impl Daemon {
         };
         let (shutdown, shutdown_commands) = mpsc::channel(1);
         let admin = Arc::new(Admin::new(Arc::clone(&hub), process(config, &log, shutdown)));
-        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock) });
+        let turns = Arc::new(Turns::new(config.process.threads));
+        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock), turns });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
         let gearman_addresses = listeners.addresses();

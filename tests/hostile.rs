@@ -28,6 +28,8 @@ mod mutations;
 mod readers;
 #[path = "hostile/streams.rs"]
 mod streams;
+#[path = "hostile/turns.rs"]
+mod turns;
 #[path = "hostile/vanished.rs"]
 mod vanished;
 #[path = "hostile/watched.rs"]
@@ -80,6 +82,8 @@ fn trials() -> Vec<Trial> {
         any("no_file_descriptor_left", descriptors::none_left),
         any("few_file_descriptors", descriptors::few),
         any("many_functions_and_grabs_without_end", functions::grabs_without_end),
+        any("small_requests_without_end", turns::small_requests_without_end),
+        any("long_requests_without_end", turns::long_requests_without_end),
         any("max_connections", descriptors::max_connections),
     ]
 }

@@ -1,8 +1,8 @@
 //! The one task of a connection: reads, hands on, writes.
 //!
-//! A turn reads once, has everything that came worked off under one lock, and leaves writing to its next turn, which
-//! comes after those of the other connections that are ready: what they have to say to this one then goes out with the
-//! same write. While it is idle a connection owns no buffer.
+//! A turn reads once, has what came worked off under the lock, and leaves writing to its next turn, which comes after
+//! those of the other connections that are ready: what they have to say to this one then goes out with the same write.
+//! How much a turn does is a matter of [`turn`](super::turn). While it is idle a connection owns no buffer.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -22,10 +22,11 @@ use tracing::{debug, info, warn};
 use super::Clock;
 use super::greeting::{Foreign, Greeting};
 use super::input::{Input, Progress, Sink};
+use super::turn::{self, Turn, Turns};
 use super::watch::{Patience, Stuck, Watch};
 use crate::admin::{Admin, LongAnswer};
 use crate::hub::{Applied, Hub};
-use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now};
+use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now, price};
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::process::memory;
 use crate::process::socket::{acknowledge_at_once, has_undelivered};
@@ -36,10 +37,14 @@ use crate::stats::ConnectionGauges;
 
 /// The size of the buffer into which all connections of a thread read, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
-/// How many batches of requests a connection may have worked off in a turn. Full of small requests a read holds more.
-const BATCHES_A_TURN: usize = 16;
-/// How many lines of text it may have worked off in a turn. Only those that are quick are not the last of it.
-const LINES_A_TURN: usize = 16;
+/// How much of it a short turn uses, in bytes.
+const SHORT_READ: usize = 4 * 1024;
+/// What a line of text costs. Only those that are quick are not the last of a turn.
+const LINE: u32 = turn::SHORT / 16;
+/// Once a turn has written so much, in bytes, others have theirs.
+const WRITTEN_A_TURN: usize = 256 * 1024;
+/// Once so many answers wait, in bytes, they are written before the rest of what was read is worked off.
+const ANSWERS_A_WRITE: usize = 64 * 1024;
 /// Once so much waits for a connection, in bytes, it must read before its next request is: answers to itself need no more.
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
 /// Once so much waits, the next line of text is answered in another turn, in bytes: a short line may have a long answer.
@@ -57,6 +62,8 @@ pub struct Server {
     pub admin: Arc<Admin>,
     /// The time.
     pub clock: Arc<Clock>,
+    /// Which connections go on.
+    pub turns: Arc<Turns>,
 }
 
 /// What bounds a connection.
@@ -98,6 +105,9 @@ pub async fn serve(
         written: 0,
         long_answer: None,
         reading: Reading::Open,
+        reads_much: false,
+        turn: Turn::new(Arc::clone(&server.turns)),
+        budget: 0,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         watch: Watch::new(limits.patience),
         greeting: Greeting::default(),
@@ -110,12 +120,19 @@ pub async fn serve(
     loop {
         let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
         match server.hub.disconnect(server.clock.now(), id, end) {
-            Departure::Unfinished => tokio::task::yield_now().await,
+            Departure::Unfinished => {
+                connection.turn.spend_long(price::BUDGET);
+                poll_fn(|context| connection.turn.poll_long(context)).await;
+            }
             // Submissions that came before the end of the input are answered.
-            Departure::AwaitsAnswers => result = poll_fn(|context| connection.poll_answers(context)).await,
+            Departure::AwaitsAnswers => {
+                connection.turn.leave();
+                result = poll_fn(|context| connection.poll_answers(context)).await;
+            }
             Departure::Done => break,
         }
     }
+    connection.turn.leave();
     let result = match result {
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
         Err(reason) => Err(reason),
@@ -188,6 +205,11 @@ struct Connection<S> {
     written: usize,
     long_answer: Option<LongAnswer>,
     reading: Reading,
+    /// Whether there was more to read than a short turn reads.
+    reads_much: bool,
+    turn: Turn,
+    /// What is left of what the turn may spend.
+    budget: u32,
     /// Runs while the peer has not said anything yet.
     timer: Option<Pin<Box<Sleep>>>,
     watch: Watch,
@@ -199,7 +221,7 @@ struct Connection<S> {
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// A turn. Ready when the peer has closed and everything it sent is worked off, or when also all answers are written.
     fn poll(&mut self, context: &mut Context<'_>, until: Until) -> Poll<Result<(), End>> {
-        let is_flushed = self.poll_write(context)?.is_ready();
+        let is_flushed = !self.writes_later() && self.poll_write(context)?.is_ready();
         self.poll_timer(context)?;
         let has_more = self.poll_input(context)?;
         if has_more {
@@ -237,9 +259,23 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         if self.outbox.has_gaps() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
+    /// Whether what there is to write waits until the rest of what was read is worked off: one write is cheaper than several.
+    fn writes_later(&self) -> bool {
+        self.turn.has_place()
+            && self.input.is_held()
+            && self.has_room()
+            && self.output.is_empty()
+            && self.outbox.queued() < ANSWERS_A_WRITE
+    }
+
     /// Writes what there is. Ready when there is nothing left.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut written_now = 0;
         loop {
+            if written_now >= WRITTEN_A_TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if self.output.is_empty() {
                 let written = std::mem::take(&mut self.written);
                 memory::note_freed(written);
@@ -273,6 +309,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 }
             };
             self.written += written;
+            written_now += written;
             self.watch.wrote(written);
         }
     }
@@ -292,27 +329,54 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     fn poll_input(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         if !self.has_room() {
             // Writing makes room, and is what this task is woken for.
+            self.turn.leave();
             return Ok(false);
         }
         if self.long_answer.is_some() {
+            self.turn.leave();
             if self.poll_store(context).is_pending() {
                 return Ok(false);
             }
             self.go_on();
             return Ok(true);
         }
+        if self.reading == Reading::Ended && !self.input.is_held() {
+            self.turn.leave();
+            return Ok(false);
+        }
+        self.poll_requests(context)
+    }
+
+    /// The same for what is no answer that takes long.
+    fn poll_requests(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let is_long = self.reads_much || self.input.is_held();
+        self.budget = if !is_long {
+            self.turn.leave();
+            turn::SHORT
+        } else if let Poll::Ready(budget) = self.turn.poll_long(context) {
+            budget
+        } else {
+            return Ok(false);
+        };
+        let budget = self.budget;
         if self.input.is_held() {
             let result = self.with_input(|input, sink| input.resume(sink));
             self.end_if_broken(result);
-            return Ok(true);
-        }
-        if self.reading == Reading::Ended {
+        } else if let Poll::Ready(result) = self.poll_read(context) {
+            result?;
+        } else {
+            // Where there is nothing to read, others may have the place.
+            self.turn.leave();
             return Ok(false);
         }
-        match self.poll_read(context) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(result) => result.map(|()| true),
+        let spent = budget - self.budget;
+        if !is_long {
+            self.turn.spend_short(spent);
+            return Ok(true);
         }
+        self.turn.spend_long(spent);
+        // Where the slice is used up, this waits for the next one.
+        Ok(!self.writes_later() || self.turn.poll_long(context).is_ready())
     }
 
     /// Waits for what the store is asked for an answer, but not for long.
@@ -332,11 +396,14 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.worked_at = None;
+        // A short turn finds out whether there is more.
+        let most = if self.turn.has_place() { usize::MAX } else { SHORT_READ };
         let size = if self.input.large_buffer().is_some() {
-            ready!(self.poll_read_large(context))?
+            ready!(self.poll_read_large(context, most))?
         } else {
-            ready!(self.poll_read_small(context))?
+            ready!(self.poll_read_small(context, most))?
         };
+        self.reads_much = size >= SHORT_READ;
         if self.input.large_buffer().is_some() {
             acknowledge_at_once(self.stream.as_fd());
         }
@@ -351,9 +418,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read_small(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read_small(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         BUFFER.with_borrow_mut(|buffer| {
-            let mut buffer = ReadBuf::new(buffer);
+            let mut buffer = ReadBuf::new(&mut buffer[..most.min(READ_BUFFER)]);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
             let bytes = buffer.filled();
             let result = self.with_input(|input, sink| input.consume(bytes, sink));
@@ -362,11 +429,13 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         })
     }
 
-    fn poll_read_large(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read_large(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let Some((body, missing)) = self.input.large_buffer() else {
             return Poll::Ready(Ok(0));
         };
-        let size = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut body.limit(missing)))?;
+        let size = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut body.limit(missing.min(most))))?;
+        let kib = u32::try_from(size / 1024).unwrap_or(u32::MAX);
+        self.budget = self.budget.saturating_sub(kib.saturating_mul(price::KIB));
         self.with_input(|input, sink| input.large_buffer_filled(sink));
         Poll::Ready(Ok(size))
     }
@@ -398,7 +467,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
-        let Self { server, outbox, input, long_answer, id, limits, gauges, greeting, .. } = self;
+        let Self { server, outbox, input, long_answer, id, limits, gauges, greeting, budget, .. } = self;
         let mut requests = Requests {
             server,
             outbox,
@@ -407,8 +476,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             gauges,
             limits,
             greeting,
-            batches_left: BATCHES_A_TURN,
-            lines_left: LINES_A_TURN,
+            budget,
             is_foreign: false,
             worked_at: None,
         };
@@ -439,10 +507,8 @@ struct Requests<'a> {
     gauges: &'a ConnectionGauges,
     limits: &'a Limits,
     greeting: &'a mut Greeting,
-    /// How many batches are worked off before others have their turn.
-    batches_left: usize,
-    /// How many lines are.
-    lines_left: usize,
+    /// What may be spent before others have their turn.
+    budget: &'a mut u32,
     /// The peer does not speak to a job server.
     is_foreign: bool,
     /// When the first of it was worked off.
@@ -461,15 +527,15 @@ impl Requests<'_> {
 impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
         let now = self.now();
-        let Applied { count, is_turn_over, .. } = self.server.hub.apply(now, self.id, batch);
+        let Applied { count, spent, is_turn_over } = self.server.hub.apply(now, self.id, batch);
         log_refused(&batch[..count]);
         if batch.iter().any(Result::is_ok) {
             self.greeting.packet();
         }
-        self.batches_left = self.batches_left.saturating_sub(1);
+        *self.budget = self.budget.saturating_sub(spent);
         if count < batch.len() {
             Progress::HoldAfter(count)
-        } else if !is_turn_over && self.batches_left > 0 && has_room(self.outbox, self.limits) {
+        } else if !is_turn_over && *self.budget > 0 && has_room(self.outbox, self.limits) {
             Progress::GoOn
         } else {
             Progress::Hold
@@ -496,8 +562,8 @@ impl Sink for Requests<'_> {
         let now = self.now();
         *self.long_answer = self.server.admin.answer(now, line, parsed, &self.gauges.peer, &mut answer);
         self.outbox.answer_text(&answer);
-        self.lines_left = self.lines_left.saturating_sub(1);
-        let is_enough = !is_quick || self.lines_left == 0 || self.outbox.queued() >= TEXT_OF_A_TURN;
+        *self.budget = self.budget.saturating_sub(LINE);
+        let is_enough = !is_quick || *self.budget == 0 || self.outbox.queued() >= TEXT_OF_A_TURN;
         self.long_answer.is_none() && !is_enough && has_room(self.outbox, self.limits)
     }
 }

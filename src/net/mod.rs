@@ -5,7 +5,9 @@ pub mod connection;
 mod greeting;
 pub mod input;
 pub mod listener;
+pub mod runtime;
 pub mod timer;
+pub mod turn;
 pub mod watch;
 
 pub use clock::Clock;
