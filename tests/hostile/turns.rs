@@ -56,13 +56,13 @@ type Peer = (Vec<u8>, Vec<u8>);
 fn holds_between_echoes(peers: &[Peer]) -> Vec<u64> {
     let server = server();
     let pairs: Vec<_> = peers.iter().map(|_| StdStream::pair().expect("a pair of sockets")).collect();
-    let (ends, served): (Vec<StdStream>, Vec<StdStream>) = pairs.into_iter().unzip();
+    let (ends, others): (Vec<StdStream>, Vec<StdStream>) = pairs.into_iter().unzip();
     let (is_over, is_under_way) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
     let runtime = runtime::start(1).expect("a runtime");
     std::thread::scope(|scope| {
         scope.spawn(|| keep_full(&ends, peers, &is_over, &is_under_way));
         let holds = runtime.block_on(async {
-            for stream in served {
+            for stream in others {
                 start(&server, stream);
             }
             let (client, stream) = StdStream::pair().expect("a pair of sockets");
