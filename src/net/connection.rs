@@ -115,24 +115,8 @@ pub async fn serve(
         server: Arc::clone(&server),
     };
     // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
-    let mut result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
-    let missed_last = connection.has_missed_last(&result);
-    loop {
-        let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
-        match server.hub.disconnect(server.clock.now(), id, end) {
-            Departure::Unfinished => {
-                connection.turn.spend_long(price::BUDGET);
-                poll_fn(|context| connection.turn.poll_long(context)).await;
-            }
-            // Submissions that came before the end of the input are answered.
-            Departure::AwaitsAnswers => {
-                connection.turn.leave();
-                result = poll_fn(|context| connection.poll_answers(context)).await;
-            }
-            Departure::Done => break,
-        }
-    }
-    connection.turn.leave();
+    let result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
+    let result = connection.depart(result).await;
     let result = match result {
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
         Err(reason) => Err(reason),
@@ -235,6 +219,29 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 Pin::new(&mut self.stream).poll_shutdown(context).map(|_| Ok(()))
             }
             Until::PeerHasClosed | Until::AllIsWritten => Poll::Pending,
+        }
+    }
+
+    /// Ends the connection's part in jobs, in pieces. Returns how the connection itself has ended since.
+    async fn depart(&mut self, mut result: Result<(), End>) -> Result<(), End> {
+        let missed_last = self.has_missed_last(&result);
+        loop {
+            let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
+            match self.server.hub.disconnect(self.server.clock.now(), self.id, end) {
+                Departure::Unfinished => {
+                    self.turn.spend_long(price::BUDGET);
+                    poll_fn(|context| self.turn.poll_long(context)).await;
+                }
+                // Submissions that came before the end of the input are answered.
+                Departure::AwaitsAnswers => {
+                    self.turn.leave();
+                    result = poll_fn(|context| self.poll_answers(context)).await;
+                }
+                Departure::Done => {
+                    self.turn.leave();
+                    return result;
+                }
+            }
         }
     }
 
