@@ -38,7 +38,7 @@ use crate::stats::ConnectionGauges;
 /// The size of the buffer into which all connections of a thread read, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
 /// How much of it a short turn uses, in bytes.
-const SHORT_READ: usize = 4 * 1024;
+const SHORT_READ: usize = 8 * 1024;
 /// What a line of text costs. Only those that are quick are not the last of a turn.
 const LINE: u32 = turn::SHORT / 16;
 /// Once a turn has written so much, in bytes, others have theirs.
@@ -379,7 +379,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         let spent = budget - self.budget;
         if !is_long {
             self.turn.spend_short(spent);
-            return Ok(true);
+            if !self.reads_much || self.input.is_held() {
+                return Ok(true);
+            }
+            // Where nobody else has more to do, all of it is answered with one write; where somebody has, this much is at once.
+            let has_more = self.turn.poll_long(context).is_ready() && self.poll_input(context)?;
+            return Ok(has_more || !self.turn.has_place());
         }
         self.turn.spend_long(spent);
         // Where the slice is used up, this waits for the next one.
