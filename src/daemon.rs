@@ -36,6 +36,7 @@ use crate::net::listener::Acceptor;
 use crate::net::listings::{Listings, keep_order};
 use crate::net::pressure::{self, Pressure};
 use crate::net::timer::keep_time;
+use crate::net::turn::Turns;
 use crate::process::detach::Readiness;
 use crate::process::listen::{Listeners, TcpTarget, UnixTarget};
 use crate::process::logging::LogHandle;
@@ -286,8 +287,14 @@ impl Daemon {
         };
         let (shutdown, shutdown_commands) = mpsc::channel(1);
         let admin = Arc::new(Admin::new(Arc::clone(&hub), process(config, &log, shutdown)));
-        let listings = Arc::new(Listings::default());
-        let server = Arc::new(Server { hub: Arc::clone(&hub), admin, clock: Arc::clone(&clock), listings, pressure });
+        let server = Arc::new(Server {
+            hub: Arc::clone(&hub),
+            admin,
+            clock: Arc::clone(&clock),
+            listings: Arc::new(Listings::default()),
+            pressure,
+            turns: Arc::new(Turns::new(config.process.threads)),
+        });
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
         let gearman_addresses = listeners.addresses();

@@ -11,6 +11,7 @@ use gearmand::client::{self, Tool};
 use gearmand::config::{self, Config, LogFormat, LogTarget, QueueChoice, Resolved, ServerArgs, Sources, resolve};
 use gearmand::daemon::http::HttpReady;
 use gearmand::daemon::{self, Prepared};
+use gearmand::net;
 use gearmand::process::detach::{Readiness, detach};
 use gearmand::process::listen::Listeners;
 use gearmand::process::logging::{self, Destination, Format};
@@ -251,10 +252,7 @@ fn run(sources: Sources, resolved: Resolved, ready: Ready, readiness: Option<Rea
     }
     let notifier = Notifier::from_environment().map_err(|error| format!("NOTIFY_SOCKET is no socket: {error}"))?;
     memory::give_back_early();
-    let runtime = match config.process.threads {
-        1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
-    };
+    let runtime = net::runtime::start(config.process.threads);
     let runtime = runtime.map_err(|error| format!("cannot start the threads: {error}"))?;
     let last_words = log.clone();
     let sources = Arc::new(sources);

@@ -34,6 +34,8 @@ mod memory;
 mod mutations;
 #[path = "hostile/readers.rs"]
 mod readers;
+#[path = "hostile/slices.rs"]
+mod slices;
 #[path = "hostile/streams.rs"]
 mod streams;
 #[path = "hostile/turns.rs"]
@@ -120,6 +122,8 @@ fn trials() -> Vec<Trial> {
         any("registrations_beside_many_runs", turns::registrations_beside_many_runs),
         any("names_beside_many_functions", turns::names_beside_many_functions),
         any("many_functions_and_grabs_without_end", functions::grabs_without_end),
+        any("small_requests_without_end", slices::small_requests_without_end),
+        any("long_requests_without_end", slices::long_requests_without_end),
         any("max_connections", descriptors::max_connections),
     ]
 }

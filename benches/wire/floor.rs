@@ -1,6 +1,6 @@
 //! The floor: what the kernel alone costs.
 //!
-//! A single-threaded epoll server that knows one function, one FIFO and no rules: it reads headers, copies bodies and
+//! A single-threaded epoll server that does the jobs of one function, and has one FIFO and no rules: it reads headers, copies bodies and
 //! trusts its peers in everything. It batches as a good server does: read all that is there, answer, one write per
 //! connection per turn. What a real server costs above this is its own doing.
 //!
@@ -18,6 +18,7 @@ use crate::protocol::{
     ECHO_REQ, ECHO_RES, GRAB_JOB_ALL, HEADER, JOB_ASSIGN_UNIQ, JOB_CREATED, NO_JOB, NOOP, PRE_SLEEP, RESPONSE,
     SUBMIT_JOB, SUBMIT_JOB_BG, WORK_COMPLETE, append, header,
 };
+use crate::roles::FUNCTION;
 
 /// The first argument that makes the benchmark's binary this server.
 pub(crate) const ARGUMENT: &str = "--serve-floor";
@@ -50,6 +51,8 @@ struct Floor {
     jobs: Vec<Job>,
     free: Vec<usize>,
     queue: VecDeque<usize>,
+    /// Jobs of functions that no worker does.
+    others: Vec<usize>,
     sleepers: VecDeque<usize>,
     dirty: Vec<usize>,
 }
@@ -183,9 +186,14 @@ impl Floor {
         job.client = client;
         job.tail.clear();
         job.tail.extend_from_slice(&body[function + 1..]);
-        self.queue.push_back(slot);
+        let is_done = &body[..function] == FUNCTION;
+        if is_done {
+            self.queue.push_back(slot);
+        } else {
+            self.others.push(slot);
+        }
         self.send(from, JOB_CREATED, &[&handle(slot)]);
-        if let Some(sleeper) = self.sleepers.pop_front() {
+        if is_done && let Some(sleeper) = self.sleepers.pop_front() {
             self.send(sleeper, NOOP, &[]);
         }
     }

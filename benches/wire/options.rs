@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::peers::Kind;
+
 /// A row of the table: one load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Row {
@@ -42,6 +44,8 @@ pub(crate) enum Row {
     Redis,
     /// Foreground jobs while 8 clients submit durable ones as fast as they are taken.
     Flood,
+    /// Foreground jobs while 8 clients submit background ones as fast as they are taken, beside the floor's.
+    Fairness,
     /// A start with a million durable jobs.
     Restart,
     /// A backlog of durable jobs of 1 KiB, whose workloads are not all in memory.
@@ -67,6 +71,9 @@ pub(crate) struct Options {
     /// The server under test
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_gearmand"))]
     pub(crate) ours: PathBuf,
+    /// An earlier build of the server under test, for lines that compare with it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) before: Option<PathBuf>,
     /// The C++ gearmand it is compared with
     #[arg(long, value_name = "PATH", default_value = "/usr/sbin/gearmand")]
     pub(crate) theirs: PathBuf,
@@ -120,6 +127,11 @@ impl Options {
     /// The rows asked for; all when none is named.
     pub(crate) fn rows(&self) -> Vec<Row> {
         if self.rows.is_empty() { Row::value_variants().to_vec() } else { self.rows.clone() }
+    }
+
+    /// The earlier build, if there is one to compare with.
+    pub(crate) fn earlier(&self) -> Vec<Kind> {
+        self.before.iter().map(|_| Kind::Before).collect()
     }
 
     /// The load of one round.

@@ -55,6 +55,8 @@ impl Queue {
 pub(crate) enum Kind {
     /// The server under test with its defaults.
     Ours,
+    /// An earlier build of it (`--before`).
+    Before,
     /// gearmand with one I/O thread, waking one worker per job.
     TheirsOne,
     /// gearmand with four I/O threads, waking one worker per job.
@@ -74,6 +76,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::Before => "before",
             Self::TheirsOne => "-t 1 -w 1",
             Self::TheirsFour => "-t 4 -w 1",
             Self::TheirsDefault => "default",
@@ -85,7 +88,7 @@ impl Kind {
 
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Ours | Self::TheirsDefault | Self::Floor => &[],
+            Self::Ours | Self::Before | Self::TheirsDefault | Self::Floor => &[],
             Self::TheirsOne => &["-t", "1", "-w", "1"],
             Self::TheirsFour => &["-t", "4", "-w", "1"],
             Self::TheirsOneTuned => &["-t", "1", "-w", "1", "--hashtable-buckets", TUNED],
@@ -121,6 +124,7 @@ impl Peer {
         let mut command = match kind {
             Kind::Floor => Command::new(std::env::current_exe()?),
             Kind::Ours => Command::new(&options.ours),
+            Kind::Before => Command::new(options.before.as_ref().unwrap_or(&options.ours)),
             _ => Command::new(&options.theirs),
         };
         if kind == Kind::Floor {
@@ -128,7 +132,7 @@ impl Peer {
         } else {
             command.args(["--port", "0", "-L", "127.0.0.1", "-l", "stderr", "--pid-file"]);
             command.arg(&pid_file).args(kind.arguments()).args(&queue.options);
-            if kind == Kind::Ours {
+            if matches!(kind, Kind::Ours | Kind::Before) {
                 let address = queue.http.map_or_else(|| "off".to_owned(), |port| format!("127.0.0.1:{port}"));
                 command.args(["--http-listen", &address]);
             }

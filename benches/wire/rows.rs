@@ -25,6 +25,8 @@ pub(crate) const WORKLOAD: usize = 128;
 pub(crate) const BEST: [Kind; 2] = [Kind::TheirsOne, Kind::TheirsFour];
 const TUNED: [Kind; 2] = [Kind::TheirsOneTuned, Kind::TheirsFourTuned];
 const LARGE: usize = 1 << 20;
+/// What the same may cost beside an earlier build.
+const AS_BEFORE: Bar = Bar::Ratio(1.03);
 /// How long a program may take to say its version.
 const VERSION: Duration = Duration::from_secs(5);
 
@@ -151,6 +153,7 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
         Row::Mariadb => rows_durable::database("mariadb", databases::mariadb, options, sizes),
         Row::Redis => rows_durable::database("redis", databases::redis, options, sizes),
         Row::Flood => rows_flood::flood(options, sizes),
+        Row::Fairness => rows_flood::fairness(options, sizes),
         Row::Restart => rows_backlog::restart(options, sizes),
         Row::Backlog => rows_backlog::backlog(options, sizes),
         Row::Watched => rows_watched::watched(options, sizes),
@@ -190,18 +193,23 @@ fn foreground(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let pinned = on_one_cpu(|| closed_loops(options, sizes))?;
     let line = |metric, theirs: &[Kind], bar| free.line("foreground", metric, theirs, bar);
     let second = |metric, theirs: &[Kind]| pinned.line("foregr./1cpu", metric, theirs, Bar::Information);
-    Ok(vec![
+    let mut lines = vec![
         line((0, "CPU µs/job"), &BEST, Bar::Ratio(0.6)),
         line((0, "CPU µs/job, beside the floor"), &[Kind::Floor], Bar::Ratio(1.3)),
         line((1, "jobs/s, beside -t 1"), &[Kind::TheirsOne], Bar::Information),
         line((1, "jobs/s, beside the floor"), &[Kind::Floor], Bar::Information),
         second((0, "CPU µs/job"), &BEST),
         second((0, "CPU µs/job, beside the floor"), &[Kind::Floor]),
-    ])
+    ];
+    for kind in options.earlier() {
+        lines.push(line((0, "CPU µs/job, beside before"), &[kind], AS_BEFORE));
+        lines.push(second((0, "CPU µs/job, beside before"), &[kind]));
+    }
+    Ok(lines)
 }
 
 fn closed_loops(options: &Options, sizes: Sizes) -> Result<Measured<2>> {
-    let kinds = [&[Kind::Ours][..], &BEST, &[Kind::Floor]].concat();
+    let kinds = [&[Kind::Ours][..], &BEST, &[Kind::Floor], &options.earlier()].concat();
     interleave(options, &kinds, Lives::Long, |peer| {
         let mut generator = Generator::new(peer.port)?;
         generator.add_sleepers(8)?;
@@ -265,12 +273,12 @@ fn on_one_cpu<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Background jobs from one client, whose window makes the batches; and from eight, where batches are so large that
 /// hardly anything is left but the job itself.
 fn background(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
-    let few = [&[Kind::Ours][..], &TUNED, &[Kind::Floor]].concat();
+    let few = [&[Kind::Ours][..], &TUNED, &[Kind::Floor], &options.earlier()].concat();
     let one = submit_and_drain(1, &[&few[..], &BEST].concat(), options, sizes)?;
     let eight = submit_and_drain(8, &few, options, sizes)?;
     let line = |metric, theirs: &[Kind], bar| one.line("background", metric, theirs, bar);
     let second = |metric, theirs: &[Kind]| eight.line("backgr./8", metric, theirs, Bar::Information);
-    Ok(vec![
+    let mut lines = vec![
         line((0, "submit, CPU µs/job"), &BEST, Bar::Ratio(0.3)),
         line((1, "drain, CPU µs/job"), &BEST, Bar::Ratio(0.4)),
         line((0, "submit, beside tuned"), &TUNED, Bar::Ratio(0.7)),
@@ -279,7 +287,13 @@ fn background(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         line((1, "drain, beside the floor"), &[Kind::Floor], Bar::Information),
         second((0, "submit, beside tuned"), &TUNED),
         second((0, "submit, beside the floor"), &[Kind::Floor]),
-    ])
+    ];
+    for kind in options.earlier() {
+        lines.push(line((0, "submit, beside before"), &[kind], AS_BEFORE));
+        lines.push(line((1, "drain, beside before"), &[kind], AS_BEFORE));
+        lines.push(second((0, "submit, beside before"), &[kind]));
+    }
+    Ok(lines)
 }
 
 fn submit_and_drain(clients: usize, kinds: &[Kind], options: &Options, sizes: Sizes) -> Result<Measured<2>> {

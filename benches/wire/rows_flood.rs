@@ -1,6 +1,8 @@
 //! The row that asks what durable submissions do to those who do not use the store.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -13,7 +15,7 @@ use crate::options::{Options, Sizes};
 use crate::peers::{Kind, Peer, Queue};
 use crate::report::{Bar, Line, Series};
 use crate::roles::Submission;
-use crate::rows::WORKLOAD;
+use crate::rows::{BEST, Lives, WORKLOAD, interleave};
 use crate::rows_durable::{CLIENTS, WINDOW};
 
 /// The first argument that makes the benchmark's binary a flood; the second is the port.
@@ -38,6 +40,8 @@ pub(crate) fn submit_for_ever() -> Result<()> {
     };
     let mut generator = Generator::of(FUNCTION.as_bytes(), port)?;
     generator.add_clients(CLIENTS, Submission::Background, WINDOW, WORKLOAD)?;
+    generator.run_count(UNDER_WAY)?;
+    println!("{UNDER_WAY} jobs were taken");
     loop {
         generator.run_count(u64::from(u32::MAX))?;
     }
@@ -51,18 +55,17 @@ impl Flood {
     fn start(peer: &Peer, niceness: &str) -> Result<Self> {
         let mut command = Command::new("nice");
         command.args(["-n", niceness]).arg(std::env::current_exe()?).args([ARGUMENT, &peer.port.to_string()]);
-        let mut flood = Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
-        let begun = Instant::now();
-        while peer.jobs_of(FUNCTION)? < UNDER_WAY {
-            if let Some(status) = flood.0.try_wait()? {
-                return fail(format!("the flood ended: {status}"));
-            }
-            if begun.elapsed() > START {
-                return fail("the flood does not come");
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        let mut flood = Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
+        let Some(said) = flood.0.stdout.take() else {
+            return fail("the flood cannot be heard");
+        };
+        let (is_under_way, under_way) = mpsc::channel();
+        std::thread::spawn(move || is_under_way.send(BufReader::new(said).lines().next().is_some()));
+        match under_way.recv_timeout(START) {
+            Ok(true) => Ok(flood),
+            Ok(false) => fail("the flood has ended"),
+            Err(_) => fail("the flood does not come"),
         }
-        Ok(flood)
     }
 }
 
@@ -74,8 +77,16 @@ impl Drop for Flood {
     }
 }
 
-/// The 99th hundredth of foreground latencies, and jobs a second.
-fn foreground(peer: &Peer, length: Duration) -> Result<(f64, f64)> {
+/// What foreground jobs get.
+struct Foreground {
+    /// Microseconds: the middle of their latencies, and the 99th hundredth.
+    middle: f64,
+    worst: f64,
+    /// Jobs a second.
+    rate: f64,
+}
+
+fn foreground(peer: &Peer, length: Duration) -> Result<Foreground> {
     let (clients, window, workers) = FOREGROUND;
     let mut generator = Generator::new(peer.port)?;
     generator.add_sleepers(workers)?;
@@ -85,7 +96,8 @@ fn foreground(peer: &Peer, length: Duration) -> Result<(f64, f64)> {
     let (begun, before) = (Instant::now(), generator.tally.ended);
     generator.run_for(length)?;
     let rate = float(generator.tally.ended - before) / begun.elapsed().as_secs_f64();
-    Ok((percentile(&mut generator.tally.latencies, 99), rate))
+    let latencies = &mut generator.tally.latencies;
+    Ok(Foreground { middle: percentile(latencies, 50), worst: percentile(latencies, 99), rate })
 }
 
 /// What is measured of one server.
@@ -106,10 +118,10 @@ impl Beside {
 
     fn round(&mut self, queue: &Queue, niceness: &str, options: &Options, length: Duration) -> Result<()> {
         let peer = Peer::start_on(Kind::Ours, queue, options)?;
-        self.calm.rounds.push(foreground(&peer, length)?.0);
+        self.calm.rounds.push(foreground(&peer, length)?.worst);
         let flood = Flood::start(&peer, niceness)?;
         let (begun, before) = (Instant::now(), peer.jobs_of(FUNCTION)?);
-        let (worst, rate) = foreground(&peer, length)?;
+        let Foreground { worst, rate, .. } = foreground(&peer, length)?;
         let jobs = peer.jobs_of(FUNCTION)?.saturating_sub(before);
         drop(flood);
         peer.check_port()?;
@@ -154,4 +166,37 @@ pub(crate) fn flood(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
         line("not nice: builtin's", &builtin_pressed.flooded, &builtin_pressed.calm, Bar::Information),
         line("not nice: flood's jobs/s", &pressed.flood, &builtin_pressed.flood, Bar::Information),
     ])
+}
+
+/// What foreground jobs get beside a flood of background ones in memory, from us, an earlier build, gearmand and the floor.
+pub(crate) fn fairness(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
+    let kinds = [&[Kind::Ours, Kind::Floor][..], &BEST, &options.earlier()].concat();
+    let measured = interleave(options, &kinds, Lives::Short, |peer| {
+        // Warm, as after minutes.
+        foreground(peer, sizes.round / 4)?;
+        let flood = Flood::start(peer, YIELDING)?;
+        let beside = foreground(peer, sizes.round);
+        drop(flood);
+        let Foreground { middle, worst, rate } = match beside {
+            // gearmand may leave them without an answer for as long as the flood goes on.
+            Err(_) if BEST.contains(&peer.kind) => {
+                Foreground { middle: f64::INFINITY, worst: f64::INFINITY, rate: 0.0 }
+            }
+            beside => beside?,
+        };
+        Ok([middle, rate, worst])
+    })?;
+    let line = |metric, theirs: &[Kind], bar| measured.line("fairness", metric, theirs, bar);
+    let mut lines = vec![
+        line((0, "p50 µs, beside the floor"), &[Kind::Floor], Bar::Ratio(4.0)),
+        line((1, "jobs/s, beside the floor"), &[Kind::Floor], Bar::Information),
+        line((0, "p50 µs, beside gearmand"), &BEST, Bar::Information),
+        line((1, "jobs/s, beside gearmand"), &BEST, Bar::Information),
+        line((2, "p99 µs, beside the floor"), &[Kind::Floor], Bar::Information),
+    ];
+    if !options.earlier().is_empty() {
+        lines.push(line((0, "p50 µs, beside before"), &[Kind::Before], Bar::Information));
+        lines.push(line((1, "jobs/s, beside before"), &[Kind::Before], Bar::Times(3.0)));
+    }
+    Ok(lines)
 }

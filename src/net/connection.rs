@@ -1,8 +1,8 @@
 //! The one task of a connection: reads, hands on, writes.
 //!
-//! A turn reads once, has everything that came worked off under one lock, and leaves writing to its next turn, which
-//! comes after those of the other connections that are ready: what they have to say to this one then goes out with the
-//! same write. While it is idle a connection owns no buffer.
+//! A turn reads once, has what came worked off under the lock, and leaves writing to its next turn, which comes after
+//! those of the other connections that are ready: what they have to say to this one then goes out with the same write.
+//! How much a turn does is a matter of [`turn`](super::turn). While it is idle a connection owns no buffer.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -25,10 +25,11 @@ use super::input::{Input, Progress, Sink};
 use super::listings::Listings;
 use super::long_answer::{self, Running};
 use super::pressure::{Pressure, Registered};
+use super::turn::{self, Turn, Turns};
 use super::watch::{Patience, Stuck, Watch};
 use crate::admin::{Admin, LISTING_PIECE};
 use crate::hub::{Applied, Hub};
-use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now};
+use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now, price};
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::process::memory;
 use crate::process::socket::{acknowledge_at_once, has_undelivered};
@@ -39,10 +40,14 @@ use crate::stats::ConnectionGauges;
 
 /// The size of the buffer into which all connections of a thread read, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
-/// How many batches of requests a connection may have worked off in a turn. Full of small requests a read holds more.
-const BATCHES_A_TURN: usize = 16;
-/// How many lines of text it may have worked off in a turn. Only those that are quick are not the last of it.
-const LINES_A_TURN: usize = 16;
+/// How much of it a short turn uses, in bytes.
+const SHORT_READ: usize = 8 * 1024;
+/// What a line of text costs. Only those that are quick are not the last of a turn.
+const LINE: u32 = turn::SHORT / 16;
+/// Once a turn has written so much, in bytes, others have theirs.
+const WRITTEN_A_TURN: usize = 256 * 1024;
+/// Once so many answers wait, in bytes, they are written before the rest of what was read is worked off.
+const ANSWERS_A_WRITE: usize = 64 * 1024;
 /// Once so much waits for a connection, in bytes, it must read before its next request is: answers to itself need no more.
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
 /// Once so much waits, the next line of text is answered when less does, in bytes. Of a long answer less is made ahead.
@@ -66,6 +71,8 @@ pub struct Server {
     pub listings: Arc<Listings>,
     /// Who holds memory for peers.
     pub pressure: Arc<Pressure>,
+    /// Which connections go on.
+    pub turns: Arc<Turns>,
 }
 
 /// What bounds a connection.
@@ -111,6 +118,9 @@ pub async fn serve(
         long_answer: None,
         has_text: false,
         reading: Reading::Open,
+        reads_much: false,
+        turn: Turn::new(Arc::clone(&server.turns)),
+        budget: 0,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         watch: Watch::new(limits.patience),
         greeting: Greeting::default(),
@@ -119,17 +129,8 @@ pub async fn serve(
         server: Arc::clone(&server),
     };
     // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
-    let mut result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
-    let missed_last = connection.has_missed_last(&result);
-    loop {
-        let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
-        match server.hub.disconnect(server.clock.now(), id, end) {
-            Departure::Unfinished => tokio::task::yield_now().await,
-            // Submissions that came before the end of the input are answered.
-            Departure::AwaitsAnswers => result = poll_fn(|context| connection.poll_answers(context)).await,
-            Departure::Done => break,
-        }
-    }
+    let result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
+    let result = connection.depart(result).await;
     let result = match result {
         Ok(()) => poll_fn(|context| connection.poll(context, Until::AllIsWritten)).await,
         Err(reason) => Err(reason),
@@ -209,6 +210,11 @@ struct Connection<S> {
     /// Whether a line of text was answered last: what follows it waits until most of the answer is written.
     has_text: bool,
     reading: Reading,
+    /// Whether there was more to read than a short turn reads.
+    reads_much: bool,
+    turn: Turn,
+    /// What is left of what the turn may spend.
+    budget: u32,
     /// Runs while the peer has not said anything yet.
     timer: Option<Pin<Box<Sleep>>>,
     watch: Watch,
@@ -233,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn poll_turn(&mut self, context: &mut Context<'_>, until: Until) -> Poll<Result<(), End>> {
-        let is_flushed = self.poll_write(context)?.is_ready();
+        let is_flushed = !self.writes_later() && self.poll_write(context)?.is_ready();
         self.poll_timer(context)?;
         let has_more = self.poll_input(context)?;
         if has_more {
@@ -247,6 +253,29 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                 Pin::new(&mut self.stream).poll_shutdown(context).map(|_| Ok(()))
             }
             Until::PeerHasClosed | Until::AllIsWritten => Poll::Pending,
+        }
+    }
+
+    /// Ends the connection's part in jobs, in pieces. Returns how the connection itself has ended since.
+    async fn depart(&mut self, mut result: Result<(), End>) -> Result<(), End> {
+        let missed_last = self.has_missed_last(&result);
+        loop {
+            let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
+            match self.server.hub.disconnect(self.server.clock.now(), self.id, end) {
+                Departure::Unfinished => {
+                    self.turn.spend_long(price::BUDGET);
+                    poll_fn(|context| self.turn.poll_long(context)).await;
+                }
+                // Submissions that came before the end of the input are answered.
+                Departure::AwaitsAnswers => {
+                    self.turn.leave();
+                    result = poll_fn(|context| self.poll_answers(context)).await;
+                }
+                Departure::Done => {
+                    self.turn.leave();
+                    return result;
+                }
+            }
         }
     }
 
@@ -274,9 +303,23 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         if self.outbox.has_gaps() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
+    /// Whether what there is to write waits until the rest of what was read is worked off: one write is cheaper than several.
+    fn writes_later(&self) -> bool {
+        self.turn.has_place()
+            && self.input.is_held()
+            && self.has_room()
+            && self.output.is_empty()
+            && self.outbox.queued() < ANSWERS_A_WRITE
+    }
+
     /// Writes what there is. Ready when there is nothing left.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let mut written_now = 0;
         loop {
+            if written_now >= WRITTEN_A_TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if self.output.is_empty() {
                 let written = std::mem::take(&mut self.written);
                 memory::note_freed(written);
@@ -311,6 +354,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             };
             self.written += written;
             self.holder.wrote(written);
+            written_now += written;
             self.watch.wrote(written);
         }
     }
@@ -333,29 +377,65 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             if let Some(answer) = &self.long_answer {
                 answer.step_back();
             }
+            self.turn.leave();
             return Ok(false);
         }
         if self.awaits_jobs || self.long_answer.as_ref().is_some_and(Running::awaits_jobs) {
             if self.server.hub.poll_restored(self.id, context.waker()).is_pending() {
+                self.turn.leave();
                 return Ok(false);
             }
             self.awaits_jobs = false;
         }
         if self.long_answer.is_some() {
+            self.turn.leave();
             return Ok(self.poll_store(context).is_ready() && self.go_on(context));
         }
+        if self.reading == Reading::Ended && !self.input.is_held() {
+            self.turn.leave();
+            return Ok(false);
+        }
+        self.poll_requests(context)
+    }
+
+    /// The same for what is no answer that takes long.
+    fn poll_requests(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
+        let is_long = self.reads_much || self.input.is_held();
+        self.budget = if !is_long {
+            self.turn.leave();
+            turn::SHORT
+        } else if let Poll::Ready(budget) = self.turn.poll_long(context) {
+            budget
+        } else {
+            return Ok(false);
+        };
+        let budget = self.budget;
         if self.input.is_held() {
             let result = self.with_input(|input, sink| input.resume(sink));
             self.end_if_broken(result);
-            return Ok(true);
-        }
-        if self.reading == Reading::Ended || self.poll_room(context).is_pending() {
+        } else if self.poll_room(context).is_pending() {
+            self.turn.leave();
+            return Ok(false);
+        } else if let Poll::Ready(result) = self.poll_read(context) {
+            result?;
+        } else {
+            // Where there is nothing to read, others may have the place.
+            self.turn.leave();
             return Ok(false);
         }
-        match self.poll_read(context) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(result) => result.map(|()| true),
+        let spent = budget - self.budget;
+        if !is_long {
+            self.turn.spend_short(spent);
+            if !self.reads_much || self.input.is_held() {
+                return Ok(true);
+            }
+            // Where nobody else has more to do, all of it is answered with one write; where somebody has, this much is at once.
+            let has_more = self.turn.poll_long(context).is_ready() && self.poll_input(context)?;
+            return Ok(has_more || !self.turn.has_place());
         }
+        self.turn.spend_long(spent);
+        // Where the slice is used up, this waits for the next one.
+        Ok(!self.writes_later() || self.turn.poll_long(context).is_ready())
     }
 
     /// Waits for what the store is asked for an answer, but not for long.
@@ -387,11 +467,14 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.worked_at = None;
+        // A short turn finds out whether there is more.
+        let most = if self.turn.has_place() { usize::MAX } else { SHORT_READ };
         let size = if self.input.large_buffer().is_some() {
-            ready!(self.poll_read_large(context))?
+            ready!(self.poll_read_large(context, most))?
         } else {
-            ready!(self.poll_read_small(context))?
+            ready!(self.poll_read_small(context, most))?
         };
+        self.reads_much = size >= SHORT_READ;
         if self.input.large_buffer().is_some() {
             acknowledge_at_once(self.stream.as_fd());
         }
@@ -407,9 +490,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_read_small(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read_small(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         BUFFER.with_borrow_mut(|buffer| {
-            let mut buffer = ReadBuf::new(buffer);
+            let mut buffer = ReadBuf::new(&mut buffer[..most.min(READ_BUFFER)]);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
             let bytes = buffer.filled();
             let result = self.with_input(|input, sink| input.consume(bytes, sink));
@@ -418,11 +501,13 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         })
     }
 
-    fn poll_read_large(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read_large(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let Some((body, missing)) = self.input.large_buffer() else {
             return Poll::Ready(Ok(0));
         };
-        let size = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut body.limit(missing)))?;
+        let size = ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut body.limit(missing.min(most))))?;
+        let kib = u32::try_from(size / 1024).unwrap_or(u32::MAX);
+        self.budget = self.budget.saturating_sub(kib.saturating_mul(price::KIB));
         self.with_input(|input, sink| input.large_buffer_filled(sink));
         self.holder.received(size);
         Poll::Ready(Ok(size))
@@ -460,7 +545,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 
     fn with_input<R>(&mut self, act: impl FnOnce(&mut Input, &mut Requests<'_>) -> R) -> R {
-        let Self { server, outbox, input, long_answer, has_text, id, limits, gauges, greeting, .. } = self;
+        let Self { server, outbox, input, long_answer, has_text, id, limits, gauges, greeting, budget, .. } = self;
         let mut requests = Requests {
             server,
             outbox,
@@ -470,8 +555,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             gauges,
             limits,
             greeting,
-            batches_left: BATCHES_A_TURN,
-            lines_left: LINES_A_TURN,
+            budget,
             is_foreign: false,
             awaits_jobs: false,
             worked_at: None,
@@ -506,10 +590,8 @@ struct Requests<'a> {
     gauges: &'a ConnectionGauges,
     limits: &'a Limits,
     greeting: &'a mut Greeting,
-    /// How many batches are worked off before others have their turn.
-    batches_left: usize,
-    /// How many lines are.
-    lines_left: usize,
+    /// What may be spent before others have their turn.
+    budget: &'a mut u32,
     /// The peer does not speak to a job server.
     is_foreign: bool,
     /// The next request waits until all jobs are there.
@@ -531,16 +613,16 @@ impl Sink for Requests<'_> {
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
         let now = self.now();
         *self.has_text = false;
-        let Applied { count, is_turn_over, awaits_jobs, .. } = self.server.hub.apply(now, self.id, batch);
+        let Applied { count, spent, is_turn_over, awaits_jobs } = self.server.hub.apply(now, self.id, batch);
         log_refused(&batch[..count]);
         self.awaits_jobs = awaits_jobs;
         if batch.iter().any(Result::is_ok) {
             self.greeting.packet();
         }
-        self.batches_left = self.batches_left.saturating_sub(1);
+        *self.budget = self.budget.saturating_sub(spent);
         if count < batch.len() {
             Progress::HoldAfter(count)
-        } else if !is_turn_over && self.batches_left > 0 && has_room(self.outbox, self.limits) {
+        } else if !is_turn_over && *self.budget > 0 && has_room(self.outbox, self.limits) {
             Progress::GoOn
         } else {
             Progress::Hold
@@ -569,8 +651,8 @@ impl Sink for Requests<'_> {
         *self.long_answer = long.and_then(|long| long_answer::begin(self.server, long, &mut answer));
         self.outbox.answer_text(&answer);
         *self.has_text = true;
-        self.lines_left = self.lines_left.saturating_sub(1);
-        let is_enough = !is_quick || self.lines_left == 0 || self.outbox.queued() >= TEXT_AHEAD;
+        *self.budget = self.budget.saturating_sub(LINE);
+        let is_enough = !is_quick || *self.budget == 0 || self.outbox.queued() >= TEXT_AHEAD;
         self.long_answer.is_none() && !is_enough && has_room(self.outbox, self.limits)
     }
 }

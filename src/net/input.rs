@@ -62,8 +62,18 @@ enum State {
     Whole { header: Header, body: Bytes, rest: Vec<u8> },
     /// So many bytes of a packet that was too large are still to come.
     Skip(u64),
-    /// Bytes that were read but not looked at, since the connection's own output must shrink first.
-    Held(Vec<u8>),
+    /// Bytes that were read but not worked off, from this place on: others have their turn, or the connection's own output must
+    /// shrink first.
+    Held { bytes: Vec<u8>, from: usize },
+    /// So many of the last bytes that are being looked at are to be held. Only while they are looked at.
+    Rest(usize),
+}
+
+impl State {
+    /// Holds what there is from this place on, if there is something.
+    fn held(bytes: Vec<u8>, from: usize) -> Self {
+        if from == bytes.len() { Self::Partial(Vec::new()) } else { Self::Held { bytes, from } }
+    }
 }
 
 impl Input {
@@ -74,15 +84,15 @@ impl Input {
 
     /// Whether bytes are held back. Nothing should be read while they are.
     pub const fn is_held(&self) -> bool {
-        matches!(self.state, State::Held(_) | State::Whole { .. })
+        matches!(self.state, State::Held { .. } | State::Whole { .. })
     }
 
     /// How many bytes it holds.
     pub fn memory(&self) -> usize {
         match &self.state {
-            State::Partial(bytes) | State::Large { body: bytes, .. } | State::Held(bytes) => bytes.capacity(),
+            State::Partial(bytes) | State::Large { body: bytes, .. } | State::Held { bytes, .. } => bytes.capacity(),
             State::Whole { body, rest, .. } => body.len() + rest.capacity(),
-            State::Skip(_) => 0,
+            State::Skip(_) | State::Rest(_) => 0,
         }
     }
 
@@ -123,20 +133,20 @@ impl Input {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
             State::Large { header, body } if body.len() == header.length as usize => {
                 let body = self.amount.account().count_once(Bytes::from(body));
-                self.hand_on_large(header, body, Vec::new(), sink);
+                self.work_off_large(header, body, Vec::new(), sink);
             }
             other => self.state = other,
         }
         self.publish();
     }
 
-    /// Hands a large packet on, behind which `rest` was read. If its work takes several turns, it is kept and comes again.
-    fn hand_on_large(&mut self, header: Header, body: Bytes, rest: Vec<u8>, sink: &mut impl Sink) {
+    /// Hands on a large packet, behind which `rest` was read. If its work takes several turns, it is kept and comes again.
+    fn work_off_large(&mut self, header: Header, body: Bytes, rest: Vec<u8>, sink: &mut impl Sink) {
         let progress = sink.requests(&[parse(header, Workload::shared(&body, &body))]);
         self.state = match progress {
             Progress::HoldAfter(0) => State::Whole { header, body, rest },
-            Progress::GoOn if rest.is_empty() => State::Partial(Vec::new()),
-            Progress::GoOn | Progress::Hold | Progress::HoldAfter(_) => State::Held(rest),
+            _ if rest.is_empty() => State::Partial(rest),
+            _ => State::Held { bytes: rest, from: 0 },
         };
     }
 
@@ -146,16 +156,19 @@ impl Input {
     /// Where the stream cannot be cut any further.
     pub fn resume(&mut self, sink: &mut impl Sink) -> Result<(), FramingError> {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
-            State::Held(bytes) => self.consume(&bytes, sink),
-            State::Whole { header, body, rest } => {
-                self.hand_on_large(header, body, rest, sink);
-                Ok(())
+            State::Held { bytes, from } => {
+                self.cut(&bytes[from..], sink)?;
+                if let State::Rest(rest) = self.state {
+                    // Not copied: what is worked off in many pieces would be copied in each.
+                    let from = bytes.len() - rest;
+                    self.state = State::held(bytes, from);
+                }
             }
-            other => {
-                self.state = other;
-                Ok(())
-            }
+            State::Whole { header, body, rest } => self.work_off_large(header, body, rest, sink),
+            other => self.state = other,
         }
+        self.publish();
+        Ok(())
     }
 
     /// Understands as much of `bytes` as it can, and keeps the rest.
@@ -163,12 +176,16 @@ impl Input {
     /// # Errors
     /// Where the stream cannot be cut any further.
     pub fn consume(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
-        let result = self.consume_all(bytes, sink);
+        let result = self.cut(bytes, sink);
+        if let State::Rest(rest) = self.state {
+            self.state = State::held(bytes[bytes.len() - rest..].to_vec(), 0);
+        }
         self.publish();
         result
     }
 
-    fn consume_all(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
+    /// The same, where the rest stays with the caller.
+    fn cut(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
         while !bytes.is_empty() {
             match &mut self.state {
                 State::Partial(partial) if partial.is_empty() => {
@@ -194,8 +211,12 @@ impl Input {
                     }
                     bytes = &bytes[skipped..];
                 }
-                State::Held(held) | State::Whole { rest: held, .. } => {
+                State::Held { bytes: held, .. } | State::Whole { rest: held, .. } => {
                     held.extend_from_slice(bytes);
+                    return Ok(());
+                }
+                State::Rest(rest) => {
+                    *rest = bytes.len();
                     return Ok(());
                 }
             }
@@ -265,7 +286,7 @@ impl Input {
 
     /// Keeps everything from `consumed` on for later. Returns how much of `bytes` that makes consumed: all.
     fn hold(&mut self, bytes: &[u8], consumed: usize) -> usize {
-        self.state = State::Held(bytes[consumed..].to_vec());
+        self.state = State::Rest(bytes.len() - consumed);
         bytes.len()
     }
 
@@ -304,6 +325,11 @@ impl Input {
             Scan::PartialLine => self.state = State::Partial(whole),
             Scan::Packet { .. } | Scan::Line { .. } | Scan::Oversized(_) => {
                 let consumed = self.consume_whole(&whole, sink)?;
+                if let State::Rest(1..) = self.state {
+                    // Nothing of it is done, and it is not part of what was read now.
+                    self.state = State::Held { bytes: whole, from: 0 };
+                    return Ok(taken);
+                }
                 // An oversized packet is skipped from its body on.
                 if let State::Skip(left) = &mut self.state {
                     *left -= (size - consumed) as u64;

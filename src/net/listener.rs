@@ -21,6 +21,8 @@ use crate::stats::ConnectionGauges;
 
 /// How long accepting pauses after it failed for want of something, the first time. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// How many connections are accepted in a row before those that are there have their turn.
+const ACCEPTED_A_TURN: u32 = 8;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -109,13 +111,19 @@ impl Acceptor {
     /// Accepts from a listener until `stop`, which closes its socket.
     pub async fn accept<L: Listener>(self: Arc<Self>, listener: L, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
+        let mut accepted_now = 0;
         loop {
+            if accepted_now == ACCEPTED_A_TURN {
+                accepted_now = 0;
+                tokio::task::yield_now().await;
+            }
             let Some(result) = stop.run_until_cancelled(listener.accept_one(&self.settings())).await else {
                 return;
             };
             let error = match result {
                 Ok(accepted) => {
                     pause = FIRST_PAUSE;
+                    accepted_now += 1;
                     self.start(accepted).await;
                     continue;
                 }

@@ -8,7 +8,9 @@ pub mod listener;
 pub mod listings;
 mod long_answer;
 pub mod pressure;
+pub mod runtime;
 pub mod timer;
+pub mod turn;
 pub mod watch;
 
 pub use clock::Clock;

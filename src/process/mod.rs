@@ -23,6 +23,7 @@ pub mod logging;
 pub mod memory;
 pub mod notify;
 pub mod pid_file;
+pub mod priority;
 pub mod privileges;
 pub mod signals;
 pub mod socket;

@@ -18,6 +18,7 @@ use gearmand::net::connection::{Limits, Server, serve};
 use gearmand::net::listings::{Listings, keep_order};
 use gearmand::net::pressure::Pressure;
 use gearmand::net::timer::keep_time;
+use gearmand::net::turn::Turns;
 use gearmand::net::watch::Patience;
 use gearmand::protocol::packet::FrameLimits;
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -97,7 +98,14 @@ impl Stage {
         ];
         let pressure = Pressure::new(Arc::clone(&hub.shared_stats().memory));
         Self {
-            server: Arc::new(Server { hub: Arc::clone(&hub), admin, clock, listings, pressure }),
+            server: Arc::new(Server {
+                hub: Arc::clone(&hub),
+                admin,
+                clock,
+                listings,
+                pressure,
+                turns: Arc::new(Turns::new(1)),
+            }),
             hub,
             limits: Limits {
                 frames: FrameLimits { packet: script.packet, line: 8192 },

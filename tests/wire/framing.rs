@@ -195,3 +195,23 @@ fn answers_are_sent_to_a_half_closed_connection() {
     assert!(wire.text_line().starts_with("OK "));
     wire.expect_end();
 }
+
+/// Whoever had much to say once, and then little, holds nobody up who has much to say after it.
+#[test]
+fn those_with_much_to_say_have_their_turn_one_after_the_other() {
+    let server = server(&[]);
+    let much = request(packet::ECHO_REQ, &[b'e'; 100]).repeat(200);
+    let mut wires: Vec<Wire> = (0..8).map(|_| connect(&server)).collect();
+    // All at once, and then each while the others are silent.
+    for wire in &mut wires {
+        wire.send_raw(&much);
+    }
+    for wire in &mut wires {
+        (0..200).for_each(|_| wire.expect(packet::ECHO_RES, &[b'e'; 100]));
+    }
+    for wire in &mut wires {
+        wire.send_raw(&much);
+        (0..200).for_each(|_| wire.expect(packet::ECHO_RES, &[b'e'; 100]));
+        wire.expect_nothing();
+    }
+}
