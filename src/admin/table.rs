@@ -42,7 +42,7 @@ const RULE_COLUMNS: &str = "who function how workers";
 #[derive(Debug)]
 pub(super) enum Table {
     Functions(Functions),
-    Workers(WorkerLines),
+    Workers(Box<WorkerLines>),
     Jobs { filter: JobFilter, left: usize },
     Rules(Rules),
 }
@@ -55,7 +55,7 @@ impl Table {
 
     pub(super) fn workers(look: &Look, out: &mut Vec<u8>) -> Self {
         write_columns(WORKER_COLUMNS, out);
-        Self::Workers(WorkerLines::new(look.workers_in_pieces()))
+        Self::Workers(Box::new(WorkerLines::new(look.workers_in_pieces())))
     }
 
     pub(super) fn rules(look: &Look, out: &mut Vec<u8>) -> Self {

@@ -25,7 +25,6 @@ pub(super) enum Sleep {
 /// A connection.
 #[allow(clippy::struct_excessive_bools, reason = "each holds or not, whatever the others do")]
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) sleep: Sleep,

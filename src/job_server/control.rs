@@ -526,14 +526,12 @@ impl JobServer {
             return Some(self.list_of(function, list).first).filter(|job| *job != NONE);
         };
         let job = self.jobs.find_in(slot, number).filter(|job| job.function == function && list_index(*job) == list);
-        match job.and_then(|job| job.state.links()) {
-            Some(links) => Some(links.next).filter(|job| *job != NONE),
-            None => {
-                // It is not there any more, so where the list goes on is not known.
-                round.is_torn = true;
-                None
-            }
-        }
+        let Some(links) = job.and_then(|job| job.state.links()) else {
+            // It is not there any more, so where the list goes on is not known.
+            round.is_torn = true;
+            return None;
+        };
+        Some(links.next).filter(|job| *job != NONE)
     }
 
     /// The job at a place among the runs of a function, or at the first.

@@ -100,30 +100,29 @@ impl JobServer {
             _ => ControlFlow::Continue(()),
         };
         let next = match path {
-            Path::All => self.in_slots(self.jobs.slot_bound(), place, &mut looks, |slot| self.jobs.find(slot), act),
+            Path::All => in_slots(self.jobs.slot_bound(), place, &mut looks, |slot| self.jobs.find(slot), act),
             Path::Unique => {
                 let slots = self.slots_of_unique(&wanted, place, &mut looks);
                 in_given(slots, |slot| act(self.jobs.get(slot)))
             }
-            Path::Runs => self.in_slots(self.run_bound(), place, &mut looks, |run| self.job_of_run(run), act),
+            Path::Runs => in_slots(self.run_bound(), place, &mut looks, |run| self.job_of_run(run), act),
             Path::Held => {
                 let client = wanted.query.holder.unwrap_or_default();
                 match self.runs_of_client(client, place, &mut looks) {
                     Some(runs) => in_given(runs, |run| self.job_of_run(run).map_or(GO_ON, &mut act)),
-                    None => self.in_slots(self.run_bound(), place, &mut looks, |run| self.job_of_run(run), act),
+                    None => in_slots(self.run_bound(), place, &mut looks, |run| self.job_of_run(run), act),
                 }
             }
             Path::Waits => {
                 let client = wanted.query.waiter.unwrap_or_default();
-                match self.waits_of_client(client, place, &mut looks) {
-                    Some(waits) => in_given(waits, |wait| act(self.jobs.get(self.waits[wait as usize].job))),
-                    None => {
-                        let job_of = |wait: u32| {
-                            let wait = self.waits.get(wait as usize)?;
-                            self.clients.has(client, wait.connection).then(|| self.jobs.get(wait.job))
-                        };
-                        self.in_slots(self.wait_bound(), place, &mut looks, job_of, act)
-                    }
+                if let Some(waits) = self.waits_of_client(client, place, &mut looks) {
+                    in_given(waits, |wait| act(self.jobs.get(self.waits[wait as usize].job)))
+                } else {
+                    let job_of = |wait: u32| {
+                        let wait = self.waits.get(wait as usize)?;
+                        self.clients.has(client, wait.connection).then(|| self.jobs.get(wait.job))
+                    };
+                    in_slots(self.wait_bound(), place, &mut looks, job_of, act)
                 }
             }
             Path::Function => self.in_function(&wanted, place, &mut looks, act),
@@ -163,10 +162,10 @@ impl JobServer {
                 jobs.map(|first| 1 + waits(first)).sum()
             }
             Path::Function => {
-                let lists = self.lists_of(wanted.query.stage);
+                let lists = lists_of(wanted.query.stage);
                 let function = wanted.function.unwrap_or(NONE);
                 let listed: usize = lists.map(|list| self.list_of(function, list).len as usize).sum();
-                listed + if self.has_runs(wanted) { self.functions[function as usize].running as usize } else { 0 }
+                listed + if has_runs(wanted) { self.functions[function as usize].running as usize } else { 0 }
             }
         }
     }
@@ -270,14 +269,14 @@ impl JobServer {
         mut act: impl FnMut(JobRef<'_>) -> ControlFlow<()>,
     ) -> Option<u64> {
         let function = wanted.function?;
-        let lists = self.lists_of(wanted.query.stage);
+        let lists = lists_of(wanted.query.stage);
         if place & IN_RUNS == 0 && !lists.is_empty() {
             let next = self.list_in_lists(function, lists, place, looks, &mut act);
-            return next.or_else(|| self.has_runs(wanted).then_some(IN_RUNS));
+            return next.or_else(|| has_runs(wanted).then_some(IN_RUNS));
         }
         let place = place & !IN_RUNS;
         if self.functions[function as usize].running as usize > LOOKS_PER_CALL {
-            let next = self.in_slots(self.run_bound(), place, looks, |run| self.job_of_run(run), act);
+            let next = in_slots(self.run_bound(), place, looks, |run| self.job_of_run(run), act);
             return next.map(|next| next | IN_RUNS);
         }
         let first = Some(self.functions[function as usize].first_run).filter(|run| *run != NONE);
@@ -286,41 +285,6 @@ impl JobServer {
         let runs = smallest(runs.filter(|run| u64::from(*run) >= place));
         let next = in_given(runs, |run| self.job_of_run(run).map_or(GO_ON, &mut act));
         next.map(|next| next | IN_RUNS)
-    }
-
-    /// The lists in which jobs of this stage stand.
-    fn lists_of(&self, stage: Option<StageKind>) -> Range<usize> {
-        match stage {
-            None => 0..LISTS,
-            Some(StageKind::Queued) => 0..QUEUED_LISTS,
-            Some(StageKind::Scheduled) => QUEUED_LISTS..LISTS,
-            Some(StageKind::Running) => 0..0,
-        }
-    }
-
-    fn has_runs(&self, wanted: &Wanted<'_>) -> bool {
-        wanted.query.stage.is_none_or(|stage| stage == StageKind::Running)
-    }
-
-    /// Looks at a bounded number of slots.
-    fn in_slots<'a>(
-        &'a self,
-        bound: usize,
-        place: u64,
-        looks: &mut usize,
-        find: impl Fn(u32) -> Option<JobRef<'a>>,
-        mut act: impl FnMut(JobRef<'_>) -> ControlFlow<()>,
-    ) -> Option<u64> {
-        let place = usize::try_from(place).unwrap_or(usize::MAX);
-        let end = place.saturating_add(WORK_PER_CALL).min(bound);
-        for slot in place..end {
-            *looks += 1;
-            let job = u32::try_from(slot).ok().and_then(&find);
-            if job.is_some_and(|job| act(job).is_break()) {
-                return Some(slot as u64 + 1);
-            }
-        }
-        (end < bound).then_some(end as u64)
     }
 
     fn job_of_run(&self, run: u32) -> Option<JobRef<'_>> {
@@ -337,6 +301,40 @@ impl JobServer {
 }
 
 const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
+
+/// The lists in which jobs of this stage stand.
+fn lists_of(stage: Option<StageKind>) -> Range<usize> {
+    match stage {
+        None => 0..LISTS,
+        Some(StageKind::Queued) => 0..QUEUED_LISTS,
+        Some(StageKind::Scheduled) => QUEUED_LISTS..LISTS,
+        Some(StageKind::Running) => 0..0,
+    }
+}
+
+fn has_runs(wanted: &Wanted<'_>) -> bool {
+    wanted.query.stage.is_none_or(|stage| stage == StageKind::Running)
+}
+
+/// Looks at a bounded number of slots.
+fn in_slots<'a>(
+    bound: usize,
+    place: u64,
+    looks: &mut usize,
+    find: impl Fn(u32) -> Option<JobRef<'a>>,
+    mut act: impl FnMut(JobRef<'_>) -> ControlFlow<()>,
+) -> Option<u64> {
+    let place = usize::try_from(place).unwrap_or(usize::MAX);
+    let end = place.saturating_add(WORK_PER_CALL).min(bound);
+    for slot in place..end {
+        *looks += 1;
+        let job = u32::try_from(slot).ok().and_then(&find);
+        if job.is_some_and(|job| act(job).is_break()) {
+            return Some(slot as u64 + 1);
+        }
+    }
+    (end < bound).then_some(end as u64)
+}
 
 /// The first of some slots in their order: one more than one call shows.
 fn smallest(slots: impl Iterator<Item = u32>) -> Vec<u32> {

@@ -313,12 +313,11 @@ impl JobServer {
     /// Takes one out of there.
     fn unlist_run(&mut self, gone: &Run) {
         let Run { job, next_of_function, previous_of_function, .. } = *gone;
-        match self.runs.get_mut(previous_of_function as usize) {
-            Some(previous) => previous.next_of_function = next_of_function,
-            None => {
-                let function = self.jobs.get(job).function;
-                self.functions[function as usize].first_run = next_of_function;
-            }
+        if let Some(previous) = self.runs.get_mut(previous_of_function as usize) {
+            previous.next_of_function = next_of_function;
+        } else {
+            let function = self.jobs.get(job).function;
+            self.functions[function as usize].first_run = next_of_function;
         }
         if let Some(next) = self.runs.get_mut(next_of_function as usize) {
             next.previous_of_function = previous_of_function;

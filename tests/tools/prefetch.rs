@@ -13,6 +13,12 @@ use crate::{fifo, output, read_from, run, signal, tool, worker};
 
 const SERVERS: [fn(&[&str]) -> Server; 2] = [Server::ours, Server::debian];
 
+/// These numbers, each on a line of its own.
+fn lines_of(numbers: std::ops::Range<u32>) -> String {
+    let numbers: Vec<String> = numbers.map(|number| number.to_string() + "\n").collect();
+    numbers.concat()
+}
+
 /// Submits background jobs with the workloads `from`, ..., `to`.
 fn submit_numbers(server: &Server, from: u32, to: u32) {
     let mut client = Wire::connect(server.addr());
@@ -55,12 +61,12 @@ fn results_are_right_and_jobs_are_done_once_in_order() {
         let script = format!("(cat; echo) >> '{}'", file.display());
         let mut all = worker(&server, &["-f", "f", "--prefetch", "32", "--count", "150", "--", "sh", "-c", &script]);
         all.expect_end(&[]);
-        let expected: String = (1..=150).map(|number| format!("{number}\n")).collect();
+        let expected: String = lines_of(1..151);
         assert_eq!(fs::read_to_string(file).unwrap(), expected);
         wait_for("the end of all jobs", || (total_and_running(&server) == (0, 0)).then_some(()));
 
         let _worker = worker(&server, &["-f", "rev", "--prefetch", "4", "--", "rev"]);
-        let lines: String = (100..200).map(|number| format!("{number}\n")).collect();
+        let lines: String = lines_of(100..200);
         let reversed: String =
             (100..200).map(|number| number.to_string().chars().rev().chain(['\n']).collect::<String>()).collect();
         assert_eq!(output(&server, "submit", &["-f", "rev", "--lines"], lines.as_bytes(), 0).0, reversed);
@@ -151,7 +157,7 @@ fn the_documented_worker_does_its_jobs_and_gives_back_the_rest() {
     let (program, _) = program.split_once("```").unwrap();
     for start in SERVERS {
         let server = start(&[]);
-        let lines: String = (100..400).map(|number| format!("{number}\n")).collect();
+        let lines: String = lines_of(100..400);
         let reversed: String =
             (100..400).map(|number| number.to_string().chars().rev().chain(['\n']).collect::<String>()).collect();
         let mut command = Command::new("python3");

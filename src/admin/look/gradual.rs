@@ -224,7 +224,9 @@ impl WorkerSum {
         }
         let (totals, durations, withheld) = Default::default();
         let mut sum = Self { id, gauges, functions, totals, durations, withheld };
-        former.iter().for_each(|ability| sum.add_ability(ability));
+        for ability in &former {
+            sum.add_ability(ability);
+        }
         Some(sum)
     }
 

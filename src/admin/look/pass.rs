@@ -64,11 +64,11 @@ impl<S: Sum> Pass<S> {
     /// The same. If there is none yet, goes on with the pass that is under way, or begins one: looks at the connections that are
     /// next, until it has looked at `most` of them and of their functions.
     pub(super) fn go_on(&self, wanted: Serial, stats: &Stats, most: usize) -> Option<Arc<S>> {
-        let mut state = self.lock();
-        if let Some(found) = state.found(wanted) {
+        let mut passes = self.lock();
+        if let Some(found) = passes.found(wanted) {
             return Some(found);
         }
-        let State { begun, under_way, .. } = &mut *state;
+        let State { begun, under_way, .. } = &mut *passes;
         let UnderWay { after, left, sum } = under_way.get_or_insert_with(|| {
             begun.0 += 1;
             UnderWay { after: None, left: None, sum: S::default() }
@@ -78,9 +78,9 @@ impl<S: Sum> Pass<S> {
             let page = stats.connections.page(after.as_ref(), PAGE.min(most));
             if page.is_empty() {
                 let sum = std::mem::take(sum);
-                state.last = Some((state.begun, Arc::new(sum)));
-                state.under_way = None;
-                return state.found(wanted);
+                passes.last = Some((passes.begun, Arc::new(sum)));
+                passes.under_way = None;
+                return passes.found(wanted);
             }
             for (id, connection) in page {
                 let (functions, functions_left) = sum.add(&connection, left.take(), most - seen);

@@ -32,15 +32,15 @@ pub(super) enum Held {
 }
 
 impl LargeBody {
-    fn shared(unique: &[u8], reducer: &[u8], workload: Bytes) -> Box<Self> {
-        Box::new(Self { head: [unique, reducer].concat().into_boxed_slice(), workload, is_shared: true })
+    fn shared(unique: &[u8], reducer: &[u8], workload: Bytes) -> Self {
+        Self { head: [unique, reducer].concat().into_boxed_slice(), workload, is_shared: true }
     }
 
     /// Of bytes that begin with a unique id and a reducer of `head_length` bytes.
-    fn owned(bytes: impl Into<Bytes>, head_length: usize) -> Box<Self> {
+    fn owned(bytes: impl Into<Bytes>, head_length: usize) -> Self {
         let bytes = bytes.into();
         let head = bytes[..head_length].into();
-        Box::new(Self { head, workload: bytes.slice(head_length..), is_shared: false })
+        Self { head, workload: bytes.slice(head_length..), is_shared: false }
     }
 
     fn workload(&self) -> Workload<'_> {
@@ -56,7 +56,7 @@ impl Body {
     /// Copies what cannot be shared.
     pub(in crate::job_server) fn new(unique: &[u8], reducer: &[u8], workload: Workload<'_>) -> Self {
         match workload.share() {
-            Some(workload) => Self::Large(LargeBody::shared(unique, reducer, workload)),
+            Some(workload) => Self::Large(Box::new(LargeBody::shared(unique, reducer, workload))),
             None => Self::Small([unique, reducer, workload.as_bytes()].concat().into_boxed_slice()),
         }
     }
@@ -105,7 +105,7 @@ impl Body {
             Self::Large(large) => Held::Large(large),
             Self::Small(bytes) => match bodies.keep([&bytes, b"", b""]) {
                 Some(cell) => Held::Cell(cell),
-                None => Held::Large(LargeBody::owned(bytes, head_length)),
+                None => Held::Large(Box::new(LargeBody::owned(bytes, head_length))),
             },
         }
     }
@@ -115,15 +115,13 @@ impl Held {
     /// Copies what cannot be shared.
     pub(super) fn new(bodies: &mut Bodies, unique: &[u8], reducer: &[u8], workload: Workload<'_>) -> Self {
         if let Some(workload) = workload.share() {
-            return Self::Large(LargeBody::shared(unique, reducer, workload));
+            return Self::Large(Box::new(LargeBody::shared(unique, reducer, workload)));
         }
-        match bodies.keep([unique, reducer, workload.as_bytes()]) {
-            Some(cell) => Self::Cell(cell),
-            None => {
-                let bytes = [unique, reducer, workload.as_bytes()].concat();
-                Self::Large(LargeBody::owned(bytes, unique.len() + reducer.len()))
-            }
+        if let Some(cell) = bodies.keep([unique, reducer, workload.as_bytes()]) {
+            return Self::Cell(cell);
         }
+        let bytes = [unique, reducer, workload.as_bytes()].concat();
+        Self::Large(Box::new(LargeBody::owned(bytes, unique.len() + reducer.len())))
     }
 
     /// Gives its memory back.
