@@ -139,12 +139,12 @@ fn longest(jobs: u32) {
 }
 
 fn longest_of(times: u32, mut operation: impl FnMut()) -> Duration {
-    let timed = (0..times).map(|_| {
+    let durations = (0..times).map(|_| {
         let begun = Instant::now();
         operation();
         begun.elapsed()
     });
-    timed.max().unwrap_or_default()
+    durations.max().unwrap_or_default()
 }
 
 fn main() {

@@ -115,6 +115,7 @@ pub(crate) struct Ability {
     pub(crate) slept: u64,
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each holds or not, whatever the others do")]
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) sleep: Sleep,
