@@ -115,7 +115,7 @@ impl JobServer {
                 left = Some(priority);
                 break;
             }
-            self.purse.spend_entries(self.functions_ready[priority].len());
+            self.work_budget.spend_entries(self.functions_ready[priority].len());
             let ready = self.functions_ready[priority].iter();
             let able = ready.filter_map(|function| self.ability_slots.get(&(connection, *function)).copied());
             let able = able.filter(|ability| self.can_take(*ability, priority));
@@ -140,7 +140,7 @@ impl JobServer {
                 break;
             }
             looked_at += 1;
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             let worst = best.map_or(Priority::ALL.len(), |(_, priority)| priority);
             if let Some(priority) = (highest..worst).find(|priority| self.can_take(ability, *priority)) {
                 best = Some((ability, priority));
@@ -174,7 +174,7 @@ impl JobServer {
         let mut count = 0;
         let mut ability = self.connections[connection as usize].abilities.first;
         while ability != NONE {
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             let Ability { function, turn_next, .. } = self.abilities[ability as usize];
             for priority in Priority::ALL {
                 let head = |server: &Self| server.functions[function as usize].ready[priority.index()].first;
@@ -184,7 +184,7 @@ impl JobServer {
                     }
                     debug_assert!(matches!(job.state, JobState::Ready(_)));
                     count += 1;
-                    self.purse.spend(price::CHANGE);
+                    self.work_budget.spend(price::CHANGE);
                     let job = head(self);
                     self.functions[function as usize].list(priority).remove(&mut self.jobs, job);
                     self.park(job, effects);

@@ -272,7 +272,7 @@ impl JobServer {
             return Ok(Piece::default());
         };
         let piece = self.walk(from, place, |server, job| {
-            server.purse.spend(2 * price::CHANGE);
+            server.work_budget.spend(2 * price::CHANGE);
             server.check_waiting(job).is_ok() && server.transfer(now, job, to, effects).is_ok()
         });
         self.load_ahead(from, effects);
@@ -465,7 +465,7 @@ impl JobServer {
                 Stage::Runs(at) => self.next_run(function, at, &mut place.round),
                 Stage::Beginning | Stage::Rules => None,
             };
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             let Some(job) = next else {
                 place.stage = match place.stage {
                     Stage::List(list, _) if list + 1 < LISTS => Stage::List(list + 1, None),

@@ -32,8 +32,8 @@ impl JobServer {
             crowd
         });
         let count = crowd.get(&connection).copied().unwrap_or(0);
-        self.purse.spend_entries(looked_at);
-        self.purse.spend(price::ENTRY);
+        self.work_budget.spend_entries(looked_at);
+        self.work_budget.spend(price::ENTRY);
         if count < most { Ok(()) } else { Err(PeerError::TOO_MANY_WAITS_FOR_JOB) }
     }
 

@@ -116,7 +116,7 @@ impl JobServer {
         let count = surplus.min(self.functions_unused.len()).min(FORGOTTEN_AT_ONCE);
         for _ in 0..count {
             if let Some(slot) = self.functions_unused.first().copied() {
-                self.purse.spend(price::CHANGE);
+                self.work_budget.spend(price::CHANGE);
                 self.remove_function(slot);
             }
         }

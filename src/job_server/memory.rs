@@ -187,7 +187,7 @@ impl JobServer {
                 jobs.push((job, self.jobs.get(job).number()));
                 keys.push(self.jobs.get(job).key(&state.name));
             }
-            self.purse.spend(count.saturating_mul(KEY));
+            self.work_budget.spend(count.saturating_mul(KEY));
             state.loading_since_ms[index] = since_ms;
             state.publish(&self.jobs);
             let load = self.loads.insert(Load { function, priority, jobs });
@@ -212,7 +212,7 @@ impl JobServer {
         let workloads = self.park_unread(now, function, priority, &jobs, result);
         let mut read = jobs.into_iter().zip(workloads);
         while let Some(((job, number), workload)) = read.next() {
-            self.purse.spend(price::CHANGE);
+            self.work_budget.spend(price::CHANGE);
             if !self.is_loading(job, number) {
                 continue;
             }
@@ -262,7 +262,7 @@ impl JobServer {
             Vec::new()
         });
         for (job, number) in jobs.iter().skip(workloads.len()).rev() {
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             if self.is_loading(*job, *number) {
                 let state = &mut self.functions[function as usize];
                 state.loading[priority.index()].remove(&mut self.jobs, *job);
@@ -306,7 +306,7 @@ impl JobServer {
     pub(super) fn go_on_loading(&mut self, effects: &mut impl Effects) {
         while let Some(slot) = self.loads_place.filter(|_| !self.is_turn_over()) {
             self.loads_place = (slot + 1 < self.functions.bound()).then_some(slot + 1);
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             if self.functions.contains(slot) {
                 self.load_ahead(u32::try_from(slot).unwrap_or(super::NONE), effects);
             }

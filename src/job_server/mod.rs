@@ -86,7 +86,7 @@ use self::index::NONE;
 use self::job::{Jobs, Prefixes};
 use self::map::Map;
 use self::memory::{Holdings, Load};
-use self::price::Purse;
+use self::price::WorkBudget;
 use self::slab::Slab;
 use self::storing::{Addition, Creation};
 use self::tell::{Message, Said};
@@ -195,7 +195,7 @@ pub struct JobServer {
     /// Functions without jobs, workers and settings, in no order: they may be forgotten. Each knows its place in here.
     functions_unused: Vec<u32>,
     /// What was spent since [`JobServer::start_turn`].
-    purse: Purse,
+    work_budget: WorkBudget,
     /// Connections that sleep and may take jobs again, whose functions are not covered yet. Empty between transitions.
     freed: Vec<u32>,
     /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
@@ -221,7 +221,7 @@ impl JobServer {
         stats.set_handle_prefix(0, &Arc::from(policy.handle_prefix.as_str()));
         Self {
             prefixes: Prefixes::new(&policy.handle_prefix),
-            purse: Purse::new(policy.turn_budget),
+            work_budget: WorkBudget::new(policy.turn_budget),
             policy,
             stats,
             jobs: Jobs::new(hasher.clone()),
@@ -274,7 +274,7 @@ impl JobServer {
         }
         let handle_prefix = std::mem::take(&mut self.policy.handle_prefix);
         let max_jobs = self.policy.max_jobs_per_connection;
-        self.purse.set_budget(policy.turn_budget);
+        self.work_budget.set_budget(policy.turn_budget);
         self.policy = Policy { handle_prefix, keeps_jobs: self.policy.keeps_jobs, ..policy.clone() };
         if self.policy.max_jobs_per_connection != max_jobs {
             self.apply_max_jobs(now, effects);
@@ -409,7 +409,7 @@ impl JobServer {
 
     /// A connection has sent something that makes no sense, and is told so: it was there after what it was sent before.
     pub fn refuse(&mut self, from: ConnectionId, error: PeerError, effects: &mut impl Effects) {
-        self.purse.spend(price::REQUEST);
+        self.work_budget.spend(price::REQUEST);
         if let Some(connection) = self.slot_of(from) {
             self.connections[connection as usize].last_assigned = NONE;
             self.say(from, Response::Error(error), effects);
@@ -418,17 +418,17 @@ impl JobServer {
 
     /// From now on what is spent is counted anew: a hold of the lock begins.
     pub fn start_turn(&mut self) {
-        self.purse.start();
+        self.work_budget.start();
     }
 
     /// What was spent since [`start_turn`](Self::start_turn), in the unit of [`price`].
     pub fn spent(&self) -> u32 {
-        self.purse.spent()
+        self.work_budget.spent()
     }
 
     /// Whether so much was spent since [`start_turn`](Self::start_turn) that others should have their turn.
     pub fn is_turn_over(&self) -> bool {
-        self.purse.is_empty()
+        self.work_budget.is_empty()
     }
 
     /// A connection asks for something.
@@ -439,7 +439,7 @@ impl JobServer {
         let Some(connection) = self.slot_of(from) else {
             return true;
         };
-        self.purse.spend(price::REQUEST);
+        self.work_budget.spend(price::REQUEST);
         if let Some(pending) = self.connections[connection as usize].pending {
             let is_all = self.go_on(now, connection, pending, effects);
             self.debug_check_invariants();
@@ -569,7 +569,7 @@ impl JobServer {
 
     /// Sends a packet, which has its price.
     fn say(&self, to: ConnectionId, response: Response<'_>, effects: &mut impl Effects) {
-        self.purse.spend(price::of_packet(&response));
+        self.work_budget.spend(price::of_packet(&response));
         effects.send(to, response);
     }
 

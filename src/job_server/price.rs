@@ -43,12 +43,12 @@ pub(super) fn of_bytes(bytes: usize) -> u32 {
 
 /// What was spent since the turn began, and how much may be.
 #[derive(Debug)]
-pub(super) struct Purse {
+pub(super) struct WorkBudget {
     spent: Cell<u32>,
     budget: u32,
 }
 
-impl Purse {
+impl WorkBudget {
     pub(super) const fn new(budget: u32) -> Self {
         Self { spent: Cell::new(0), budget }
     }

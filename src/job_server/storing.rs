@@ -128,7 +128,7 @@ impl JobServer {
                 self.connections[slot as usize].open_gaps -= 1;
                 let handle = JobHandle { prefix: self.prefixes.get(prefix), number };
                 let answer = error.map_or(Response::JobCreated { handle }, Response::Error);
-                self.purse.spend(price::of_packet(&answer));
+                self.work_budget.spend(price::of_packet(&answer));
                 effects.fill(connection, gap, answer);
                 if error.is_none() && job != NONE {
                     self.tell_accepted(job, effects);

@@ -161,7 +161,7 @@ impl JobServer {
 
     /// A wait is over: it leaves both its lists.
     pub(super) fn remove_wait(&mut self, wait: u32) -> Wait {
-        self.purse.spend(price::ENTRY);
+        self.work_budget.spend(price::ENTRY);
         let left = self.count_waits(self.jobs.get(self.waits[wait as usize].job).waits) - 1;
         let gone = self.waits.remove(wait as usize);
         if !self.messages.is_empty() {
@@ -244,7 +244,7 @@ impl JobServer {
 
     /// Takes a job out of its list, and from its worker. Returns its function.
     fn take_down(&mut self, slot: u32, effects: &mut impl Effects) -> u32 {
-        self.purse.spend(2 * price::CHANGE);
+        self.work_budget.spend(2 * price::CHANGE);
         self.uncount(slot);
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority, job.state);

@@ -201,7 +201,7 @@ impl JobServer {
         if let Some(speaker) = speaker {
             self.connections[speaker as usize].pending = Some(Pending::Message { job, serial });
         }
-        if !self.purse.is_empty() {
+        if !self.work_budget.is_empty() {
             self.deliver(job, effects);
         }
         if is_first && self.messages.contains_key(&job) {
@@ -259,7 +259,7 @@ impl JobServer {
                 }
                 has_told = true;
                 let Wait { connection, next_of_job, .. } = self.waits[wait as usize];
-                self.purse.spend(price::ENTRY);
+                self.work_budget.spend(price::ENTRY);
                 self.tell_one(job, connection, message.kept.said(), effects);
                 if is_last {
                     self.remove_wait(wait);

@@ -103,7 +103,7 @@ impl JobServer {
             return;
         }
         if (0..counts.len()).all(|priority| self.has_few_ready(connection, priority)) {
-            self.purse.spend_entries(counts.iter().sum());
+            self.work_budget.spend_entries(counts.iter().sum());
             for (priority, count) in counts.into_iter().enumerate() {
                 for index in 0..count {
                     let function = self.functions_ready[priority][index];
@@ -139,7 +139,7 @@ impl JobServer {
                 return false;
             }
             looked_at += 1;
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             let Ability { function, turn_next, .. } = self.abilities[ability as usize];
             self.connections[connection as usize].cover_at = turn_next;
             self.cover(now, function, effects);
@@ -223,7 +223,7 @@ impl JobServer {
             }
         };
         let connection = self.abilities[ability as usize].connection;
-        self.purse.spend(price::WAKE);
+        self.work_budget.spend(price::WAKE);
         self.leave_sleepers(connection);
         self.last_noop += 1;
         let serial = self.last_noop;
@@ -234,7 +234,7 @@ impl JobServer {
         if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
             // A connection has at most one that is not answered.
             let mut noops = std::mem::take(&mut self.noops);
-            self.purse.spend_entries(noops.len() / NOOPS_AN_ENTRY);
+            self.work_budget.spend_entries(noops.len() / NOOPS_AN_ENTRY);
             noops.retain(|noop| self.is_awaited(noop));
             self.noops = noops;
         }
@@ -253,7 +253,7 @@ impl JobServer {
                 break;
             }
             self.noops.pop_front();
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             if !is_awaited {
                 if self.is_turn_over() {
                     break;
@@ -333,7 +333,7 @@ impl JobServer {
                 connection = self.connections[connection as usize].next_sleeper;
             }
         }
-        self.purse.spend_entries(looked_at);
+        self.work_budget.spend_entries(looked_at);
         next
     }
 
@@ -346,7 +346,7 @@ impl JobServer {
         let is_ready = state.is_ready_to_wake();
         let mut ability = state.abilities.first;
         while ability != NONE {
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             if self.is_listed(ability) {
                 self.remove_sleeper(ability);
             }
@@ -400,7 +400,7 @@ impl JobServer {
         let slept = self.connections[connection as usize].slept;
         let (mut previous, mut next) = (self.last_wide_sleeper, NONE);
         while previous != NONE && self.connections[previous as usize].slept > slept {
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             (previous, next) = (self.connections[previous as usize].previous_sleeper, previous);
         }
         self.wide_sleepers += 1;
@@ -476,7 +476,7 @@ impl JobServer {
         }
         let mut ability = self.connections[connection as usize].abilities.first;
         while ability != NONE {
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             if self.is_listed(ability) {
                 self.append_sleeper(ability);
             }
@@ -494,7 +494,7 @@ impl JobServer {
         }
         let mut ability = self.connections[connection as usize].abilities.first;
         while ability != NONE {
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             if self.is_listed(ability) {
                 self.remove_sleeper(ability);
             }

@@ -242,7 +242,7 @@ impl JobServer {
         effects: &mut impl Effects,
     ) -> usize {
         let meant = self.meant(who);
-        self.purse.spend_entries(self.connections.len());
+        self.work_budget.spend_entries(self.connections.len());
         let concerned = self.count_concerned(&meant, functions);
         for connection in &meant {
             self.make_rules_stale(*connection);
@@ -272,7 +272,7 @@ impl JobServer {
             && let Some(id) = self.rules.stale.pop_front()
         {
             count += 1;
-            self.purse.spend(price::ENTRY);
+            self.work_budget.spend(price::ENTRY);
             let stale = self.slot_of(id).filter(|slot| self.connections[*slot as usize].has_stale_rules);
             if let Some(connection) = stale
                 && !self.mark_withheld(connection, &mut to_cover)
@@ -374,17 +374,17 @@ impl JobServer {
         let rule = if self.rules.is_empty() {
             None
         } else {
-            self.purse.spend(RULE);
+            self.work_budget.spend(RULE);
             strictest(&self.rules_for(connection), &self.functions[function as usize].name)
         };
-        self.purse.spend(price::ENTRY);
+        self.work_budget.spend(price::ENTRY);
         if rule == withheld { None } else { self.set_withheld(ability, rule) }
     }
 
     /// Returns the function if it is to be covered again.
     fn set_withheld(&mut self, ability: u32, rule: Option<Withholding>) -> Option<u32> {
         let Ability { connection, function, withheld: before, .. } = self.abilities[ability as usize];
-        self.purse.spend(2 * price::ENTRY);
+        self.work_budget.spend(2 * price::ENTRY);
         self.abilities[ability as usize].withheld = rule;
         self.abilities[ability as usize].gauges.set_withheld(rule);
         let is_ready = self.connections[connection as usize].is_ready_to_wake();

@@ -50,7 +50,7 @@ impl JobServer {
         let withheld = self.rule_for(connection, name);
         let gauges = self.connections[connection as usize].gauges.add_function(&self.functions[function as usize].name);
         gauges.set_withheld(withheld);
-        self.purse.spend(price::CHANGE);
+        self.work_budget.spend(price::CHANGE);
         self.widen(connection);
         let new = Ability {
             connection,
@@ -132,7 +132,7 @@ impl JobServer {
             run = next;
         }
         // Runs that were begun together lie together.
-        self.purse.spend_entries(looked_at / RUNS_AN_ENTRY);
+        self.work_budget.spend_entries(looked_at / RUNS_AN_ENTRY);
         self.connections[connection as usize].pending = (!is_all).then_some(Pending::GiveBack { function });
         is_all
     }
@@ -164,7 +164,7 @@ impl JobServer {
     }
 
     pub(super) fn remove_ability(&mut self, now: Now, ability: u32, effects: &mut impl Effects) {
-        self.purse.spend(price::CHANGE);
+        self.work_budget.spend(price::CHANGE);
         let Ability { connection, function, .. } = self.abilities[ability as usize];
         if self.connections[connection as usize].is_wide {
             self.leave_wide(ability);
@@ -507,7 +507,7 @@ impl JobServer {
     /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it. Without an
     /// `end` the worker was probably gone before the job reached it, or has not begun it: that was no attempt.
     pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
-        self.purse.spend(2 * price::CHANGE);
+        self.work_budget.spend(2 * price::CHANGE);
         let slot = self.runs[run as usize].job;
         self.runs[run as usize].gauges.counters.get_or_make().requeued.bump(1);
         let job = self.jobs.get_mut(slot);

@@ -185,10 +185,9 @@ impl Author {
         for _ in 0..=random.below(most) {
             let frame = match self.bent {
                 _ if random.chance(3) => garbage(random),
-                Bent::Client => client(random, jobs),
                 Bent::Worker => worker(random, *jobs),
                 Bent::Operator if random.chance(80) => operator(random, *jobs),
-                Bent::Operator => client(random, jobs),
+                Bent::Client | Bent::Operator => client(random, jobs),
                 Bent::Garbage => garbage(random),
             };
             self.unsent.extend(frame);

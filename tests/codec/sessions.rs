@@ -19,9 +19,9 @@ use crate::script::{KEPT, PEERS, Script, Step};
 use crate::stage::{Peer, Stage};
 
 /// A script takes milliseconds: one that takes this long hangs in a turn, which nothing in this process can end.
-const HANGS: Duration = Duration::from_secs(300);
+const HANGS: Duration = Duration::from_mins(5);
 /// How long a failing script is made shorter.
-const SHORTENING: Duration = Duration::from_secs(60);
+const SHORTENING: Duration = Duration::from_mins(1);
 
 /// How often a packet of each type was received, and how many lines (0).
 type Seen = BTreeMap<u32, u64>;
@@ -59,10 +59,10 @@ fn setting(name: &str) -> Option<u64> {
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }
 
-fn check(seed: u64, watchdog: &Watchdog, seen: &mut Seen) {
+fn check(seed: u64, watchdog: &Watchdog, types: &mut Seen) {
     let script = Script::new(seed);
     watchdog.now_runs(seed, &script);
-    if let Err(why) = run(&script, seen) {
+    if let Err(why) = run(&script, types) {
         eprintln!("GEARMAND_SESSION_SEED={seed} failed: {why}");
         let short = shortened(script, &why, |script| {
             watchdog.now_runs(seed, script);
@@ -217,8 +217,8 @@ fn check_form(received: &[u8], seen: &mut Seen) {
             let shown = body[..body.len().min(200)].escape_ascii();
             let kind = PacketType::from_number(header.number).filter(|_| header.magic == Magic::Response);
             let arguments = kind.and_then(arguments_of).unwrap_or_else(|| panic!("{header:?} is no response: {shown}"));
-            let separators = body.iter().filter(|byte| **byte == 0).count();
-            assert!(separators + 1 >= arguments, "{header:?} has {arguments} arguments: {shown}");
+            let found = body.split(|byte| *byte == 0).count();
+            assert!(found >= arguments, "{header:?} has {arguments} arguments: {shown}");
         }
     });
 }
