@@ -484,8 +484,7 @@ mod tests {
         let holders: Vec<Registered> =
             tokens.iter().map(|token| pressure.add_task("a task".to_owned(), token.clone())).collect();
         holders.iter().for_each(|holder| holder.set_held(8 << 20));
-        let (mut watch, mut now) =
-            (Watch::default(), Instant::now());
+        let (mut watch, mut now) = (Watch::default(), Instant::now());
         let mut look = |held| {
             account.set(Part::Http, held);
             now += INTERVAL;
