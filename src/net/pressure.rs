@@ -400,17 +400,17 @@ fn close(pressure: &Pressure, chosen: Vec<Candidate>) {
 fn log_closed(pressure: &Pressure) {
     let mut closed = mem::take(&mut *pressure.closed.lock().unwrap_or_else(PoisonError::into_inner));
     closed.sort_by_key(|(_, held)| std::cmp::Reverse(*held));
-    let (total, limit) = (mib(pressure.account.total()), mib(pressure.account.limit()));
+    let limit = mib(pressure.account.limit());
     for (name, held) in closed.iter().take(LINES) {
         let held = mib(*held);
         warn!(
-            "Closed {name}: it held {held} and moved too little of it; now {total} of {limit} are in use (--max-memory)"
+            "Closed {name}: it held {held} and did not move it soon enough for what all hold; --max-memory is {limit}"
         );
     }
     if closed.len() > LINES {
         let held = mib(closed.iter().skip(LINES).map(|(_, held)| held).sum());
         let count = closed.len() - LINES;
-        warn!("Closed {count} more connections, which held {held}; now {total} of {limit} are in use (--max-memory)");
+        warn!("Closed {count} more connections, which held {held}; --max-memory is {limit}");
     }
 }
 
