@@ -396,7 +396,8 @@ impl JobServer {
         count as usize
     }
 
-    /// Whether a job waits, nobody is on the way, and a worker sleeps that could do it, and will not be looked at any more.
+    /// Whether a job waits, nobody is on the way, and a worker sleeps that could do it, and will not be
+    /// looked at any more.
     fn is_forgotten(&self, slot: usize, function: &Function) -> bool {
         let slot = u32::try_from(slot).unwrap_or(NONE);
         let is_hopeless = |connection: u32| {

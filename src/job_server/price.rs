@@ -1,8 +1,9 @@
-//! What the state machine's work costs, so that no hold of the lock takes long: the unit, the prices and the budget.
+//! What the state machine's work costs, so that no hold of the lock takes long: the unit, the prices and the
+//! budget.
 //!
-//! The unit is one entry of a list that is looked at: 25 to 50 ns, depending on whether it is in the processor's cache. Every
-//! loop whose length a peer decides, or the number of peers, jobs or functions, spends as it goes, and ends when the budget
-//! of the hold is spent. What is left is done in other holds.
+//! The unit is one entry of a list that is looked at: 25 to 50 ns, depending on whether it is in the
+//! processor's cache. Every loop whose length a peer decides, or the number of peers, jobs or functions,
+//! spends as it goes, and ends when the budget of the hold is spent. What is left is done in other holds.
 
 use std::cell::Cell;
 
@@ -16,7 +17,8 @@ pub const PACKET: u32 = 4;
 pub const KIB: u32 = 2;
 /// An entry that is looked at: an ability, a wait, a run, a sleeper, a job, a rule, a NOOP's deadline.
 pub const ENTRY: u32 = 1;
-/// An entry that is changed: taken out of its lists and its indexes, or put into them, with what is published of it.
+/// An entry that is changed: taken out of its lists and its indexes, or put into them, with what is published
+/// of it.
 pub const CHANGE: u32 = 8;
 /// A worker that is woken, beside its NOOP.
 pub const WAKE: u32 = 4;

@@ -1,14 +1,16 @@
 //! What happens when peers make the server hold much: who holds most and moves slowest is closed first.
 //!
-//! A thread of its own looks at the account and at all who hold buffers; nobody waits for it, and it takes no lock of the hub's.
-//! There are two rules.
+//! A thread of its own looks at the account and at all who hold buffers; nobody waits for it, and it takes no
+//! lock of the hub's. There are two rules.
 //!
-//! **A pace that rises with what is held.** A peer that has more than [`SMALL`] waiting, or on its way here, must move as much as
-//! that within a time, which shrinks with the fourth power of the share of memory that buffers take: see [`Pace`]. While memory is
-//! plentiful the time is hours. So a slow upload or a client that pauses is not cut off then, whatever it holds.
+//! **A pace that rises with what is held.** A peer that has more than [`SMALL`] waiting, or on its way here,
+//! must move as much as that within a time, which shrinks with the fourth power of the share of memory that
+//! buffers take: see [`Pace`]. While memory is plentiful the time is hours. So a slow upload or a client that
+//! pauses is not cut off then, whatever it holds.
 //!
-//! **Where the limit is reached,** connections that hold more than the average are closed at once, in the order of how little of
-//! what they hold they have moved lately, until there is some room. So is done where large packets have waited for room for a while.
+//! **Where the limit is reached,** connections that hold more than the average are closed at once, in the
+//! order of how little of what they hold they have moved lately, until there is some room. So is done where
+//! large packets have waited for room for a while.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -248,8 +250,8 @@ impl Watch {
         INTERVAL
     }
 
-    /// Brings what was seen up to date. Returns all that hold more than a little, those that are too slow by themselves marked by
-    /// a negative speed.
+    /// Brings what was seen up to date. Returns all that hold more than a little, those that are too slow by
+    /// themselves marked by a negative speed.
     fn measure(&mut self, pressure: &Pressure, elapsed: Duration, pace: Pace) -> Vec<Candidate> {
         let holders = pressure.lock();
         self.seen
@@ -285,7 +287,8 @@ impl Watch {
 }
 
 impl Seen {
-    /// The holder has moved so many bytes since the last look, and holds so many now. Returns whether it is too slow.
+    /// The holder has moved so many bytes since the last look, and holds so many now. Returns whether it is
+    /// too slow.
     #[allow(clippy::cast_precision_loss, reason = "a pace need not be exact")]
     fn moved(&mut self, moved: u64, held: u64, elapsed: Duration, pace: Pace) -> bool {
         let (moved, held, elapsed_s) = (moved as f64, held as f64, elapsed.as_secs_f64());
@@ -307,14 +310,15 @@ struct Pace {
 }
 
 impl Pace {
-    /// The time in which a peer must move what it holds, in seconds: 3 when buffers take all that they may, 48 at half of that,
-    /// 13 minutes at a quarter.
+    /// The time in which a peer must move what it holds, in seconds: 3 when buffers take all that they may,
+    /// 48 at half of that, 13 minutes at a quarter.
     fn time_s(self) -> f64 {
         SHORTEST_TIME.as_secs_f64() / self.share.powi(4)
     }
 }
 
-/// Those that are too slow, and more of those that hold more than the average, until `excess` bytes are given back.
+/// Those that are too slow, and more of those that hold more than the average, until `excess` bytes are given
+/// back.
 fn choose(candidates: Vec<Candidate>, excess: u64) -> Vec<Candidate> {
     let count = candidates.len().max(1) as u64;
     let average = candidates.iter().map(|candidate| candidate.held).sum::<u64>() / count;
@@ -381,7 +385,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// How long a peer lives that holds `held` bytes while buffers take this share, and moves so much a second.
+    /// How long a peer lives that holds `held` bytes while buffers take this share, and moves so much a
+    /// second.
     fn lifetime_s(share: f64, held: u64, moved_a_second: u64, most: u32) -> Option<u32> {
         let mut seen = Seen { holder: Weak::new(), received: 0, written: 0, speed: 0.0, behind: 0.0 };
         (1..=most).find(|_| seen.moved(moved_a_second, held, Duration::from_secs(1), Pace { share }))

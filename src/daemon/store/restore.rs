@@ -1,12 +1,13 @@
-//! Reading the jobs of a store back: all of them before anybody is served, or, where there are many and the store can do it, the
-//! rest of them while workers get those that are there.
+//! Reading the jobs of a store back: all of them before anybody is served, or, where there are many and the
+//! store can do it, the rest of them while workers get those that are there.
 //!
-//! Jobs are read in the order of their numbers. So of each function and priority the oldest are there first, and go out in order.
-//! Over functions and priorities that order holds among the jobs that are there: one of high priority may still be on the disk while
-//! one of a lower priority is handed out.
+//! Jobs are read in the order of their numbers. So of each function and priority the oldest are there first,
+//! and go out in order. Over functions and priorities that order holds among the jobs that are there: one of
+//! high priority may still be on the disk while one of a lower priority is handed out.
 //!
-//! What depends on all jobs being there waits until they are: submissions, since an equal job may be among the others, questions
-//! for the state of a job, and what the operator changes of jobs. See [`Hub::begin_restoring`].
+//! What depends on all jobs being there waits until they are: submissions, since an equal job may be among
+//! the others, questions for the state of a job, and what the operator changes of jobs. See
+//! [`Hub::begin_restoring`].
 
 use std::io;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::store::{HasWorkload, Reading, Replayed, Store, StoreError, Workloads};
 
-/// So long, and until so many jobs are there, nobody is served: a queue of ordinary length is back as a whole.
+/// So long, and until so many jobs are there, nobody is served: a queue of ordinary length is back as a
+/// whole.
 const SERVE_AFTER: Duration = Duration::from_millis(500);
 const SERVE_FROM: u64 = 50_000;
 /// How often it is looked whether there are so many.
@@ -130,8 +132,8 @@ impl Restore {
         Ok(Self { is_cancelled, jobs, thread, ended: Some(ended) })
     }
 
-    /// Waits for a while. Answers with how many entries made no sense once all jobs are there, and `None` where there are
-    /// so many that others should be served meanwhile.
+    /// Waits for a while. Answers with how many entries made no sense once all jobs are there, and `None`
+    /// where there are so many that others should be served meanwhile.
     ///
     /// # Errors
     /// Where the store cannot be read.

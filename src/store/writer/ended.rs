@@ -1,12 +1,12 @@
 //! Removals wait a little for new jobs to be committed with.
 //!
-//! Nobody waits for the removal of a job that has ended. Where jobs come one after the other, a transaction of its own would
-//! be on its way to the disk when the next job comes, which would have to wait for it. In the transaction of that job it costs
-//! next to nothing. It is not held back from anything else: whoever waits until all is committed, an edit, a decision of
-//! the operator or the end of the server takes it along.
+//! Nobody waits for the removal of a job that has ended. Where jobs come one after the other, a transaction
+//! of its own would be on its way to the disk when the next job comes, which would have to wait for it. In
+//! the transaction of that job it costs next to nothing. It is not held back from anything else: whoever
+//! waits until all is committed, an edit, a decision of the operator or the end of the server takes it along.
 //!
-//! A process that is killed in this time leaves the job in the store, and it runs again, as it would if it were killed just
-//! before the result came.
+//! A process that is killed in this time leaves the job in the store, and it runs again, as it would if it
+//! were killed just before the result came.
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,9 @@ impl Writer {
         self.ended.due
     }
 
-    /// Keeps back what was taken if it is nothing but removals, unless more than that was asked for (`has_more`). Otherwise, or when the time
-    /// has come, returns it behind those that were kept back before.
+    /// Keeps back what was taken if it is nothing but removals, unless more than that was asked for
+    /// (`has_more`). Otherwise, or when the time has come, returns it behind those that were kept back
+    /// before.
     pub(super) fn with_ended(&mut self, changes: Vec<StoreOp>, has_more: bool) -> Vec<StoreOp> {
         let only_removes = changes.iter().all(|operation| matches!(operation, StoreOp::Remove(_)));
         // Below that level a removal is not synced by itself. While the store fails each change is a try.
