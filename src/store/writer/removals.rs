@@ -14,13 +14,13 @@ use super::Writer;
 use crate::job_server::{Durability, StoreOp};
 
 /// So long a removal waits for a new job at most.
-pub(super) const ENDED_WAIT: Duration = Duration::from_millis(5);
+pub(super) const REMOVAL_WAIT: Duration = Duration::from_millis(5);
 /// So many are enough for a transaction of their own.
-pub(super) const MOST_WAITING: usize = 1024;
+pub(super) const MOST_REMOVALS: usize = 1024;
 
 /// Removals that wait.
 #[derive(Default)]
-pub(super) struct Ended {
+pub(super) struct HeldBack {
     removals: Vec<StoreOp>,
     /// When they are committed without a new job.
     pub(super) due: Option<Instant>,
@@ -28,28 +28,28 @@ pub(super) struct Ended {
 
 impl Writer {
     /// When removals are to be committed by themselves.
-    pub(super) fn ended_due(&self) -> Option<Instant> {
-        self.ended.due
+    pub(super) fn removals_due(&self) -> Option<Instant> {
+        self.held_back.due
     }
 
     /// Keeps back what was taken if it is nothing but removals, unless more than that was asked for
     /// (`has_more`). Otherwise, or when the time has come, returns it behind those that were kept back
     /// before.
-    pub(super) fn with_ended(&mut self, changes: Vec<StoreOp>, has_more: bool) -> Vec<StoreOp> {
+    pub(super) fn hold_back_removals(&mut self, changes: Vec<StoreOp>, has_more: bool) -> Vec<StoreOp> {
         let only_removes = changes.iter().all(|operation| matches!(operation, StoreOp::Remove(_)));
         // Below that level a removal is not synced by itself. While the store fails each change is a try.
         let may_wait = self.settings.durability == Durability::Always && self.failing.is_none();
-        let is_due = self.ended.due.is_some_and(|due| due <= Instant::now());
-        let is_many = self.ended.removals.len() + changes.len() >= MOST_WAITING;
+        let is_due = self.held_back.due.is_some_and(|due| due <= Instant::now());
+        let is_many = self.held_back.removals.len() + changes.len() >= MOST_REMOVALS;
         if only_removes && may_wait && !has_more && !is_due && !is_many {
             if !changes.is_empty() {
-                self.ended.due.get_or_insert_with(|| Instant::now() + ENDED_WAIT);
-                self.ended.removals.extend(changes);
+                self.held_back.due.get_or_insert_with(|| Instant::now() + REMOVAL_WAIT);
+                self.held_back.removals.extend(changes);
             }
             return Vec::new();
         }
-        self.ended.due = None;
-        let mut all = std::mem::take(&mut self.ended.removals);
+        self.held_back.due = None;
+        let mut all = std::mem::take(&mut self.held_back.removals);
         if all.is_empty() {
             return changes;
         }
