@@ -5,12 +5,12 @@
 //! disk or the database. That thread gathers what has come in while it was busy into one [`Changes`], so a store need
 //! only be good at committing many changes at once.
 
+mod chunked_queue;
 pub mod commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod driver;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod entry;
-mod line;
 pub mod location;
 pub mod look;
 #[cfg(feature = "mysql")]
