@@ -187,16 +187,16 @@ pub fn start(pressure: &Arc<Pressure>) -> io::Result<()> {
 }
 
 fn run(observed: &Weak<Pressure>) {
-    let mut watch = Watch { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None };
+    let mut history = HolderHistory { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None };
     while let Some(pressure) = observed.upgrade() {
-        let interval = watch.look(&pressure, Instant::now());
+        let interval = history.look(&pressure, Instant::now());
         drop(pressure);
         thread::park_timeout(interval);
     }
 }
 
 /// What was seen of all holders.
-struct Watch {
+struct HolderHistory {
     seen: HashMap<usize, Seen>,
     looked_at: Instant,
     wanted_since: Option<Instant>,
@@ -220,7 +220,7 @@ struct Candidate {
     speed: f64,
 }
 
-impl Watch {
+impl HolderHistory {
     /// Looks once, and says when to look again.
     fn look(&mut self, pressure: &Pressure, now: Instant) -> Duration {
         let account = &pressure.account;
@@ -444,12 +444,12 @@ mod tests {
         let holders: Vec<Registered> =
             tokens.iter().map(|token| pressure.add_task("a task".to_owned(), token.clone())).collect();
         holders.iter().for_each(|holder| holder.set_held(8 << 20));
-        let (mut watch, mut now) =
-            (Watch { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None }, Instant::now());
+        let (mut history, mut now) =
+            (HolderHistory { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None }, Instant::now());
         let mut look = |held| {
             account.set(Part::Http, held);
             now += INTERVAL;
-            let again = watch.look(&pressure, now);
+            let again = history.look(&pressure, now);
             (again, tokens.iter().filter(|token| token.is_cancelled()).count())
         };
         assert_eq!(look(MIB), (IDLE_INTERVAL, 0));
