@@ -1,6 +1,6 @@
 //! Requests that cost much, by those who send them without end: others are served meanwhile.
 //!
-//! With `GEARMAND_HOSTILE_FULL=1` the sizes are those that an attacker would choose, and the bar is the one
+//! With `HOSTILE_FULL=1` the sizes are those that an attacker would choose, and the bar is the one
 //! for an optimised server on a machine that does nothing else.
 
 use std::io::Write;
@@ -19,7 +19,7 @@ const ATTACK: Duration = Duration::from_secs(2);
 const A_READ: usize = 1_024;
 
 fn is_full() -> bool {
-    std::env::var_os("GEARMAND_HOSTILE_FULL").is_some()
+    std::env::var_os("HOSTILE_FULL").is_some()
 }
 
 /// The size of an attack, or that for every day.
