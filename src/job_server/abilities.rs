@@ -14,9 +14,9 @@ use super::job::{JobState, Kept};
 use super::{JobServer, price};
 use crate::protocol::Priority;
 
-/// Functions with ready jobs are looked through where they are so few, whatever the connection can do.
+/// Up to this many functions with ready jobs are looked through, whatever the connection can do.
 const FEW_READY: usize = 16;
-/// And where the connection can do so many times as many.
+/// More of them are looked through where the connection can do this many times as many functions.
 const READY_SHARE: usize = 4;
 
 /// What a look through a connection's functions came to.

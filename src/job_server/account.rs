@@ -11,7 +11,7 @@ use super::{JobServer, Submission};
 use crate::protocol::PeerError;
 use crate::stats::account::{Account, CONNECTION, Part};
 
-/// Workers may register so many functions whatever is held.
+/// Functions that a connection may register however much memory is held.
 const ABILITIES_ALWAYS: usize = 100;
 
 /// What one of each weighs, in bytes.
@@ -137,7 +137,7 @@ impl JobServer {
         abilities < ABILITIES_ALWAYS || self.memory_use().total().saturating_add(new) <= self.policy.memory_max / 8 * 7
     }
 
-    /// So many jobs fit into this much memory at most.
+    /// The most jobs that fit into this much memory.
     pub const fn most_jobs(memory: u64) -> u64 {
         memory / 4 * 3 / JOB
     }

@@ -91,7 +91,7 @@ impl JobServer {
             Some(None) => return Found { next: None, looks },
             function => (function.flatten(), *query),
         };
-        // Who holds a job runs it.
+        // A job that is held is running.
         let stage = query.stage.or(query.holder.map(|_| StageKind::Running));
         let wanted = Wanted { query: JobQuery { stage, ..query }, function };
         let path = self.path(&wanted, place);

@@ -63,7 +63,7 @@ impl JobServer {
         self.count_in_use(slot);
     }
 
-    /// The same, where only running jobs have become more or fewer.
+    /// Publishes a function of which only the number of running jobs has changed.
     pub(super) fn publish_running(&mut self, slot: u32) {
         self.functions[slot as usize].publish_running();
         self.count_in_use(slot);

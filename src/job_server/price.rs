@@ -38,7 +38,7 @@ pub(super) fn of_packet(response: &Response<'_>) -> u32 {
     PACKET + response.workload().map_or(0, copied)
 }
 
-/// What it costs to copy so many bytes.
+/// What it costs to copy these bytes.
 pub(super) fn of_bytes(bytes: usize) -> u32 {
     u32::try_from(bytes / 1024).unwrap_or(u32::MAX).saturating_mul(KIB)
 }
@@ -67,7 +67,7 @@ impl WorkBudget {
         self.spent.set(self.spent.get().saturating_add(price));
     }
 
-    /// Spends for so many entries.
+    /// Spends the price of `entries` entries.
     pub(super) fn spend_entries(&self, entries: usize) {
         self.spend(u32::try_from(entries).unwrap_or(u32::MAX).saturating_mul(ENTRY));
     }

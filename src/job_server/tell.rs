@@ -33,7 +33,7 @@ pub(super) enum Said<'a> {
     Nothing,
 }
 
-/// The same, kept while it is delivered.
+/// A [`Said`] with bytes of its own, kept while it is delivered.
 #[derive(Debug)]
 enum Kept {
     Status { numerator: Box<[u8]>, denominator: Box<[u8]> },

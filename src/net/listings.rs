@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// Pieces take one part in so many of the time while others have turns.
+/// The share of the time that pieces take while others have turns is one in this many.
 const SHARE: u64 = 5;
 /// After a piece the next one never waits longer than this, in microseconds: a piece that the system
 /// interrupted only seems long.
@@ -135,7 +135,7 @@ impl Listings {
         self.open.load(Ordering::Relaxed) == 0
     }
 
-    /// Somebody has a turn who makes no such answer.
+    /// A connection without such an answer has a turn.
     pub fn note_other(&self) {
         if !self.is_empty() {
             // Approximate where several threads add: it only matters whether it changes.

@@ -1,4 +1,4 @@
-//! What happens when peers make the server hold much: who holds most and moves slowest is closed first.
+//! Memory pressure: the connections that hold much and move slowest are closed first.
 //!
 //! A thread of its own looks at the account and at all who hold buffers; nobody waits for it, and it takes no
 //! lock of the hub's. There are two rules.
@@ -26,7 +26,7 @@ use tracing::warn;
 use crate::outbox::{CloseReason, Outbox};
 use crate::stats::account::{Account, STEP};
 
-/// So much each peer may hold at any pace, while the limit is not reached, in bytes.
+/// What a peer may hold at any pace while the limit is not reached, in bytes.
 const SMALL: u64 = 1024 * 1024;
 /// Within this time a peer must move what it holds when buffers take all that they may.
 const SHORTEST_TIME: Duration = Duration::from_secs(3);
@@ -38,9 +38,9 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// The time over which the pace of a peer is averaged where the limit is reached.
 const LATELY: Duration = Duration::from_secs(2);
-/// So long large packets wait for room before others are closed for them.
+/// How long large packets wait for room before other connections are closed for them.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
-/// So many closed connections have a line of their own in the log in one look; the others share one.
+/// Closed connections that get a line of the log each; the others of the same look share one.
 const LINES: usize = 5;
 
 /// Who holds buffers, and how it is closed.
@@ -63,17 +63,17 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// So many bytes were written to the peer.
+    /// `bytes` were written to the peer.
     pub fn wrote(&self, bytes: usize) {
         add(&self.written, bytes);
     }
 
-    /// So many bytes of a large packet were received.
+    /// `bytes` of a large packet were received.
     pub fn received(&self, bytes: usize) {
         add(&self.received, bytes);
     }
 
-    /// The peer's task holds so many bytes, beside what is in its outbox.
+    /// The peer's task holds `bytes`, beside what is in its outbox.
     pub fn set_held(&self, bytes: usize) {
         self.held.store(bytes, Ordering::Relaxed);
     }
@@ -119,7 +119,7 @@ pub struct Pressure {
     account: Arc<Account>,
     holders: Mutex<Slab<Arc<Holder>>>,
     thread: OnceLock<Thread>,
-    /// Whether somebody waits for room since the last look.
+    /// Whether a large packet has waited for room since the last look.
     is_wanted: AtomicBool,
     /// Who was closed since the last look, and what it held.
     closed: Mutex<Vec<(String, u64)>>,

@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 /// task is ready, and before each slice of long work; this is for when many have a little to do.
 const EVENT_INTERVAL: u32 = 16;
 
-/// A runtime with so many threads that serve jobs; with one it is the calling thread.
+/// A runtime of `threads` threads that serve jobs; with one it is the calling thread.
 ///
 /// # Errors
 /// When the threads, or what they need of the kernel, cannot be had.

@@ -42,7 +42,7 @@ pub struct Turns {
 #[derive(Debug)]
 struct State {
     places: Vec<Place>,
-    /// Who waits for a place, by ticket: the longest first.
+    /// Wakers of those that wait for a place, by ticket: the one that has waited longest first.
     waiting: BTreeMap<u64, Waker>,
     last_ticket: u64,
 }
@@ -76,7 +76,7 @@ enum Answer {
 }
 
 impl Turns {
-    /// For a runtime with so many threads.
+    /// For a runtime of `threads` threads.
     pub fn new(threads: usize) -> Self {
         let places = (0..threads.max(1)).map(|_| Place::default()).collect();
         let state = State { places, waiting: BTreeMap::new(), last_ticket: 0 };

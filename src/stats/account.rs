@@ -187,7 +187,7 @@ impl Account {
         self.total() <= self.limit() || queued <= self.buffers_max() / connections.max(1)
     }
 
-    /// Whether a packet that has not come whole may take so many bytes more.
+    /// Whether a packet that has not come whole may take `bytes` more.
     pub fn may_receive(&self, bytes: usize) -> bool {
         bytes as u64 <= self.free()
     }
@@ -251,8 +251,8 @@ impl Amount {
         &self.account
     }
 
-    /// So many bytes are held now. Small changes are not told, but that nothing is held any more is. Returns
-    /// whether it was told.
+    /// Tells the account that `bytes` are held now. Changes below [`STEP`] are not told, but zero
+    /// always is. Returns whether it was told.
     pub fn set(&mut self, bytes: usize) -> bool {
         let is_told = bytes.abs_diff(self.told) >= STEP || bytes == 0 && self.told > 0;
         if is_told {

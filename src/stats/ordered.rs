@@ -94,7 +94,7 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         self.behind(None)
     }
 
-    /// The same, of those behind this key.
+    /// All entries behind this key, a page at a time.
     pub fn behind(&self, after: Option<K>) -> Entries<'_, K, V> {
         Entries { map: self, page: Vec::new().into_iter(), last: after }
     }

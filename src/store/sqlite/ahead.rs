@@ -31,7 +31,7 @@ use crate::store::StoreError;
 const PIECE: u64 = 1 << 20;
 /// Where there was no room, or the zeros could not be written, it is tried again so much later.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Beside what is kept for jobs and removals so many times the size of the WAL must stay free.
+/// This many times the size of the WAL must stay free, beside what is kept for jobs and removals.
 const FREE_SHARE: u64 = 2;
 
 /// When zeros may be written.

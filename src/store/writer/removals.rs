@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use super::Writer;
 use crate::job_server::{Durability, StoreOp};
 
-/// So long a removal waits for a new job at most.
+/// The longest time that a removal waits for a new job.
 pub(super) const REMOVAL_WAIT: Duration = Duration::from_millis(5);
-/// So many are enough for a transaction of their own.
+/// This many removals get a transaction of their own.
 pub(super) const MOST_REMOVALS: usize = 1024;
 
 /// Removals that wait.
@@ -32,9 +32,9 @@ impl Writer {
         self.held_back.due
     }
 
-    /// Keeps back what was taken if it is nothing but removals, unless more than that was asked for
-    /// (`has_more`). Otherwise, or when the time has come, returns it behind those that were kept back
-    /// before.
+    /// Holds removals back for the next transaction with something else in it. Returns what is to be
+    /// committed now: nothing where `changes` are only removals and may wait, else what was held back before
+    /// and then `changes`. With `has_more` nothing waits.
     pub(super) fn hold_back_removals(&mut self, changes: Vec<StoreOp>, has_more: bool) -> Vec<StoreOp> {
         let only_removes = changes.iter().all(|operation| matches!(operation, StoreOp::Remove(_)));
         // Below that level a removal is not synced by itself. While the store fails each change is a try.
