@@ -205,7 +205,7 @@ impl JobServer {
         let is_running = matches!(abandoned.state, JobState::Running(_));
         if abandoned.state == JobState::Ended {
             if abandoned.waits == NONE {
-                self.bury(job);
+                self.forget_ended(job);
             }
             return;
         }

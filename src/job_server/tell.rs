@@ -269,7 +269,7 @@ impl JobServer {
                 wait = next_of_job;
             }
             if is_last {
-                return self.bury(job);
+                return self.forget_ended(job);
             }
         }
         self.messages.remove(&job);
@@ -290,9 +290,9 @@ impl JobServer {
     }
 
     /// Forgets a job that has ended, when nobody waits for its last packet any more.
-    pub(super) fn bury(&mut self, job: u32) {
+    pub(super) fn forget_ended(&mut self, job: u32) {
         self.messages.remove(&job);
-        self.jobs.bury(job);
+        self.jobs.free_slot(job);
     }
 
     /// Whether clients are still to be told something.
