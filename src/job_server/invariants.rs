@@ -82,7 +82,7 @@ impl JobServer {
         assert_eq!(by_key, keyed_by_workload + namesakes, "the index of keys is off");
     }
 
-    /// All jobs but those that have ended and are not buried yet.
+    /// All jobs but those that have ended and whose clients are still being told.
     fn live_jobs(&self) -> impl Iterator<Item = (u32, JobRef<'_>)> {
         self.jobs.iter().filter(|(_, job)| job.state != JobState::Ended)
     }
