@@ -41,6 +41,13 @@ pub(super) struct Ended {
     lost: Option<ConnectionError>,
 }
 
+impl Ended {
+    /// Whether the job has no result since the worker was told to end at once, and the server can be told so.
+    pub(super) fn is_killed(&self) -> bool {
+        self.lost.is_none() && matches!(self.outcome, Outcome::Killed)
+    }
+}
+
 impl Performer<'_> {
     /// Does a job. The connection is watched meanwhile, and what comes is for `hear`; if it is lost the
     /// command still runs to its end, since half of its work may be worse than all of it, but its result has

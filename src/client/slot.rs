@@ -110,7 +110,12 @@ impl Slot {
                 let hear = |connection: &mut _, answer| grabs.hear(connection, answer, &allowance);
                 let ended = self.performer().run(&mut connection, &job, hear).await;
                 worker.job_done();
-                self.performer().report(&mut connection, &job, ended?)?;
+                let ended = ended?;
+                if worker.prefetch > 1 && ended.is_killed() {
+                    // Jobs that were never begun must lose no attempt. The one that was killed cannot be told from them.
+                    return leave(connection, grabs).await;
+                }
+                self.performer().report(&mut connection, &job, ended)?;
                 grabs.done(job.handle);
                 continue;
             }

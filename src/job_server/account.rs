@@ -105,6 +105,7 @@ impl JobServer {
         MemoryUse {
             jobs: self.workload_bytes()
                 + self.holdings.heads
+                + count(self.jobs.free_bytes())
                 + count(self.jobs.len()) * JOB
                 + count(self.jobs.schedule.len()) * TIME
                 + count(namesakes) * NAMESAKES,

@@ -117,7 +117,11 @@ impl JobServer {
         };
         // One job of any size fits where nothing else waits.
         let fits = taken == 0 || taken.saturating_add(workload as u64) <= most;
-        if fits { Ok(()) } else { Err(error) }
+        if fits {
+            return Ok(());
+        }
+        self.stats.memory.refused.bump(1);
+        Err(error)
     }
 
     /// Whether a kept job that would be ready has to wait for its turn in the store.

@@ -41,8 +41,12 @@ impl JobServer {
             Err(vacancy) => vacancy,
         };
         let limit = self.functions[function as usize].limits[submission.priority.index()];
-        if limit > 0 && self.functions[function as usize].total() >= limit || self.jobs.len() >= self.policy.max_jobs {
+        if limit > 0 && self.functions[function as usize].total() >= limit {
             return Err(PeerError::JOB_QUEUE_FULL);
+        }
+        if self.jobs.len() >= self.policy.max_jobs {
+            self.stats.memory.refused.bump(1);
+            return Err(PeerError::TOO_MANY_JOBS);
         }
         if self.jobs.last_number() >= NUMBER_MAX {
             return Err(PeerError::NUMBERS_USED_UP);

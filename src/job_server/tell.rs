@@ -7,6 +7,7 @@
 //! worker's death nor an equal submission changes anything any more.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -16,6 +17,7 @@ use super::index::NONE;
 use super::job::JobState;
 use super::{ConnectionId, JobServer, price};
 use crate::protocol::{JobHandle, Response, Workload};
+use crate::stats::account::Account;
 
 /// Something that the clients of a job are told.
 #[derive(Clone, Copy, Debug)]
@@ -97,9 +99,8 @@ impl<'a> Said<'a> {
         })
     }
 
-    fn keep(self) -> Kept {
-        let keep =
-            |payload: Workload<'_>| payload.share().unwrap_or_else(|| Bytes::copy_from_slice(payload.as_bytes()));
+    fn keep(self, account: &Arc<Account>) -> Kept {
+        let keep = |payload: Workload<'_>| shared(payload, account);
         match self {
             Self::Status { numerator, denominator } => {
                 Kept::Status { numerator: numerator.into(), denominator: denominator.into() }
@@ -112,6 +113,12 @@ impl<'a> Said<'a> {
             Self::Nothing => Kept::Nothing,
         }
     }
+}
+
+/// A payload that several may hold. What has to be copied for that is counted until nobody holds it any more; what came in a large
+/// packet is counted already.
+fn shared(payload: Workload<'_>, account: &Arc<Account>) -> Bytes {
+    payload.share().unwrap_or_else(|| account.count_once(Bytes::copy_from_slice(payload.as_bytes())))
 }
 
 impl Kept {
@@ -172,7 +179,7 @@ impl JobServer {
         let owner = said
             .payload()
             .filter(|payload| receivers > 1 && payload.as_bytes().len().saturating_mul(receivers) >= SHARED_FROM);
-        let owner = owner.map(|payload| payload.share().unwrap_or_else(|| Bytes::copy_from_slice(payload.as_bytes())));
+        let owner = owner.map(|payload| shared(payload, &self.stats.memory));
         let said = match &owner {
             Some(owner) => said.with_payload(Workload::common(owner)),
             None => said,
@@ -196,8 +203,12 @@ impl JobServer {
     fn tell_in_pieces(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
         self.last_message += 1;
         let serial = self.last_message;
-        let message =
-            Message { kept: said.keep(), serial, speaker: speaker.map(|speaker| self.id_of(speaker)), place: None };
+        let message = Message {
+            kept: said.keep(&self.stats.memory),
+            serial,
+            speaker: speaker.map(|speaker| self.id_of(speaker)),
+            place: None,
+        };
         let is_first = self.messages.get(&job).is_none_or(VecDeque::is_empty);
         self.messages.entry(job).or_default().push_back(message);
         if let Some(speaker) = speaker {

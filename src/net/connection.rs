@@ -378,25 +378,30 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             if let Some(answer) = &self.long_answer {
                 answer.step_back();
             }
-            self.turn.leave();
-            return Ok(false);
+            return Ok(self.leave_turn());
         }
         if self.awaits_jobs || self.long_answer.as_ref().is_some_and(Running::awaits_jobs) {
             if self.server.hub.poll_restored(self.id, context.waker()).is_pending() {
-                self.turn.leave();
-                return Ok(false);
+                return Ok(self.leave_turn());
             }
             self.awaits_jobs = false;
         }
         if self.long_answer.is_some() {
-            self.turn.leave();
-            return Ok(self.poll_store(context).is_ready() && self.go_on(context));
+            let has_answers = self.leave_turn();
+            return Ok(self.poll_store(context).is_ready() && self.go_on(context) || has_answers);
         }
         if self.reading == Reading::Ended && !self.input.is_held() {
-            self.turn.leave();
-            return Ok(false);
+            return Ok(self.leave_turn());
         }
         self.poll_requests(context)
+    }
+
+    /// Lets others have the place, while this connection waits for something else than its turn. Returns whether it had the place: then
+    /// its answers may have been left for one write with more of them, and are to be written now.
+    fn leave_turn(&mut self) -> bool {
+        let had_place = self.turn.has_place();
+        self.turn.leave();
+        had_place
     }
 
     /// The same for what is no answer that takes long.
@@ -413,6 +418,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         let budget = self.budget;
         if self.input.is_held() {
             let result = self.with_input(|input, sink| input.resume(sink));
+            self.holder.set_held(self.input.memory());
             self.end_if_broken(result);
         } else if self.poll_room(context).is_pending() {
             self.turn.leave();
@@ -421,6 +427,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             result?;
         } else {
             // Where there is nothing to read, others may have the place.
+            self.reads_much = false;
             self.turn.leave();
             return Ok(false);
         }

@@ -98,7 +98,11 @@ impl Input {
 
     /// Tells the account how many bytes it holds.
     fn publish(&mut self) {
-        let memory = self.memory();
+        let memory = match &self.state {
+            // The packet itself is counted until nobody holds it any more.
+            State::Whole { rest, .. } => rest.capacity(),
+            _ => self.memory(),
+        };
         self.amount.set(memory);
     }
 

@@ -33,6 +33,8 @@ struct Order {
     waiting: BTreeMap<Place, Waker>,
     /// The one whose turn it is.
     turn: Option<Place>,
+    /// Whether the last turn was the first of an answer.
+    gave_first: bool,
     /// Until when there is a pause.
     pause_until_us: u64,
     /// How many have come.
@@ -96,9 +98,16 @@ impl Order {
         }
     }
 
-    /// Gives the first one its turn.
+    /// Gives one its turn: the first of those that have had none and the oldest of the others, alternately. However many come, those
+    /// that are under way go on.
     fn give_turn(&mut self) -> Option<Waker> {
-        let (place, waker) = self.waiting.pop_first()?;
+        let under_way = self.waiting.range((true, 0)..).next().map(|(place, _)| *place);
+        let place = match under_way {
+            Some(place) if self.gave_first => place,
+            _ => *self.waiting.first_key_value()?.0,
+        };
+        let waker = self.waiting.remove(&place)?;
+        self.gave_first = !place.0;
         self.turn = Some(place);
         Some(waker)
     }
@@ -280,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn those_come_first_that_have_had_nothing_and_then_the_oldest() {
+    fn those_that_have_had_nothing_and_the_oldest_take_turns() {
         let mut order = Order::default();
         ask(&mut order, &[(true, 2), (true, 1), (false, 4), (false, 3)]);
         let mut turns = Vec::new();
@@ -295,7 +304,7 @@ mod tests {
                 ask(&mut order, &[place]);
             }
         }
-        assert_eq!(turns, [(false, 3), (false, 4), (true, 1), (true, 1), (true, 1), (true, 2)][..turns.len()]);
+        assert_eq!(turns, [(false, 3), (true, 1), (false, 4), (true, 1), (true, 1), (true, 2)][..turns.len()]);
         assert_eq!(turns.len(), 6);
     }
 

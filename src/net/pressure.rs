@@ -23,6 +23,7 @@ use slab::Slab;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox};
 use crate::stats::account::{Account, STEP};
 
@@ -36,6 +37,8 @@ const LEAST_SHARE: f64 = 1.0 / 16.0;
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How often the account is looked at otherwise.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// After so long without a refused submission it is said that none is refused any more.
+const NONE_REFUSED: Duration = Duration::from_mins(1);
 /// The time over which the pace of a peer is averaged where the limit is reached.
 const LATELY: Duration = Duration::from_secs(2);
 /// How long large packets wait for room before other connections are closed for them.
@@ -187,7 +190,7 @@ pub fn start(pressure: &Arc<Pressure>) -> io::Result<()> {
 }
 
 fn run(observed: &Weak<Pressure>) {
-    let mut history = HolderHistory { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None };
+    let mut history = HolderHistory::default();
     while let Some(pressure) = observed.upgrade() {
         let interval = history.look(&pressure, Instant::now());
         drop(pressure);
@@ -200,6 +203,47 @@ struct HolderHistory {
     seen: HashMap<usize, Seen>,
     looked_at: Instant,
     wanted_since: Option<Instant>,
+    refusals: Refusals,
+}
+
+impl Default for HolderHistory {
+    fn default() -> Self {
+        let refusals = Refusals::default();
+        Self { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None, refusals }
+    }
+}
+
+/// What was seen of refused submissions.
+#[derive(Default)]
+struct Refusals {
+    count: u64,
+    /// While some are refused, how many there were before, and when the last was seen.
+    since: Option<(u64, Instant)>,
+}
+
+impl Refusals {
+    /// Says when submissions begin to be refused, and when none has been for a minute.
+    fn look(&mut self, account: &Account, now: Instant) {
+        let before = mem::replace(&mut self.count, account.refused.get());
+        match self.since {
+            None if self.count > before => {
+                let (held, limit) = (mib(account.total()), mib(account.limit()));
+                warn!(
+                    "submissions are refused: jobs take all the memory that they may, or there are as many as there may be \
+                     (max-memory, max-memory-for-workloads, max-jobs); {held} of {limit} are in use, `show server` says for what"
+                );
+                account.is_refusing.set(1);
+                self.since = Some((before, now));
+            }
+            Some((first, _)) if self.count > before => self.since = Some((first, now)),
+            Some((first, last)) if now.saturating_duration_since(last) >= NONE_REFUSED => {
+                notice!("no submission was refused in the last minute; {} were before", self.count - first);
+                account.is_refusing.set(0);
+                self.since = None;
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What was seen of a holder.
@@ -228,6 +272,7 @@ impl HolderHistory {
         #[allow(clippy::cast_precision_loss, reason = "a share")]
         let share = buffered as f64 / most as f64;
         log_closed(pressure);
+        self.refusals.look(account, now);
         let is_wanted = pressure.is_wanted.swap(false, Ordering::Relaxed);
         self.wanted_since = is_wanted.then(|| self.wanted_since.unwrap_or(now));
         if share < LEAST_SHARE && !is_wanted {
@@ -444,8 +489,7 @@ mod tests {
         let holders: Vec<Registered> =
             tokens.iter().map(|token| pressure.add_task("a task".to_owned(), token.clone())).collect();
         holders.iter().for_each(|holder| holder.set_held(8 << 20));
-        let (mut history, mut now) =
-            (HolderHistory { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None }, Instant::now());
+        let (mut history, mut now) = (HolderHistory::default(), Instant::now());
         let mut look = |held| {
             account.set(Part::Http, held);
             now += INTERVAL;

@@ -107,8 +107,10 @@ pub struct Account {
     shared_by_jobs: Gauge,
     /// Connections that were closed because memory was short.
     pub closed: Gauge,
-    /// Submissions that were refused because memory was short.
+    /// Submissions that were refused because memory was short, or there were as many jobs as there may be.
     pub refused: Gauge,
+    /// Whether some were in the last minute.
+    pub is_refusing: Gauge,
 }
 
 impl Account {

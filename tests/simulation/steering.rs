@@ -182,7 +182,7 @@ fn many_jobs_move_in_their_order_while_others_come_and_go() {
         assert!(piece.affected <= 256, "{} jobs were moved at once", piece.affected);
         (place, moved, turns) = (piece.next, moved + piece.affected, turns + 1);
         assert!(turns < 100, "moving does not end");
-        if turns <= 3 {
+        if turns <= 2 {
             taken += usize::from(scene.grab(worker).is_some());
             scene.submit(client, b"from", b"", None);
             added += 1;

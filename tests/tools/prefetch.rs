@@ -114,6 +114,23 @@ fn jobs_in_hand_go_back_when_the_worker_stops() {
     }
 }
 
+/// A second signal kills the command. What was never begun loses no attempt, also where there is only one.
+#[test]
+fn jobs_in_hand_go_back_when_the_worker_is_to_end_at_once() {
+    let server = Server::ours(&["-j", "1"]);
+    let directory = TempDir::new().unwrap();
+    let fifo = fifo(&directory);
+    submit_numbers(&server, 1, 10);
+    let worker = heard(&server, &["--prefetch", "4", "--", "sh", "-c", &read_from(&fifo)]);
+    wait_for("4 jobs in hand", || (total_and_running(&server) == (10, 4)).then_some(()));
+    signal(&worker, Signal::SIGTERM);
+    wait_for("the first signal", || worker.line().filter(|line| line.contains("stopping")));
+    signal(&worker, Signal::SIGTERM);
+    wait_for("all jobs to be back", || (total_and_running(&server).1 == 0).then_some(()));
+    assert_eq!(total_and_running(&server), (10, 0), "jobs were dropped");
+    assert_eq!(attempts(&server).iter().sum::<u32>(), 0);
+}
+
 #[test]
 fn jobs_in_hand_are_not_done_once_the_connection_is_lost() {
     let mut server = Server::ours(&["-q", "builtin"]);
