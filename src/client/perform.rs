@@ -49,8 +49,9 @@ impl Ended {
 }
 
 impl Performer<'_> {
-    /// Does a job. The connection is watched meanwhile, and what comes is for `hear`; if it is lost the command still runs to its end, since half of
-    /// its work may be worse than all of it, but its result has nowhere to go.
+    /// Does a job. The connection is watched meanwhile, and what comes is for `hear`; if it is lost the
+    /// command still runs to its end, since half of its work may be worse than all of it, but its result has
+    /// nowhere to go.
     ///
     /// # Errors
     /// When no process could be made, or the output was longer than a packet can be. The job has no result then.

@@ -199,8 +199,8 @@ impl JobServer {
         }
     }
 
-    /// The store has read parked jobs, the first of those that it was asked for at least; or it could not. Returns what is left of
-    /// that: the call is to be made again with it.
+    /// The store has read parked jobs, the first of those that it was asked for at least; or it could not.
+    /// Returns what is left of that: the call is to be made again with it.
     pub(super) fn loaded(
         &mut self,
         now: Now,
@@ -251,7 +251,8 @@ impl JobServer {
         None
     }
 
-    /// Of jobs that the store was asked for, those that it has not read wait again, before the others. Returns what it has read.
+    /// Of jobs that the store was asked for, those that it has not read wait again, before the others.
+    /// Returns what it has read.
     fn park_unread(
         &mut self,
         now: Now,

@@ -209,7 +209,7 @@ impl JobServer {
         let is_running = matches!(abandoned.state, JobState::Running(_));
         if abandoned.state == JobState::Ended {
             if abandoned.waits == NONE {
-                self.bury(job);
+                self.forget_ended(job);
             }
             return;
         }
@@ -225,7 +225,8 @@ impl JobServer {
         job.waits == NONE && !job.background
     }
 
-    /// Forgets a job, in whatever state it is, with its run and its few waits. The store is told if it has the job, or may have.
+    /// Forgets a job, in whatever state it is, with its run and its few waits. The store is told if it has
+    /// the job, or may have.
     pub(super) fn remove_job(&mut self, slot: u32, effects: &mut impl Effects) {
         let function = self.take_down(slot, effects);
         while self.jobs.get(slot).waits != NONE {

@@ -1,9 +1,10 @@
 //! What all clients of a job are told, and the end of a job.
 //!
-//! Few clients are told at once. Where they are many, what is said is kept beside the job with the place of the next wait, and
-//! is delivered in pieces: by the worker's own request, which comes again until it is through, and by the timer. What is said of
-//! one job is delivered in the order in which it was said. A job that has ended is forgotten at once: only its waits
-//! are left, for the last packet, so that neither its worker's death nor an equal submission changes anything any more.
+//! Few clients are told at once. Where they are many, what is said is kept beside the job with the place of
+//! the next wait, and is delivered in pieces: by the worker's own request, which comes again until it is
+//! through, and by the timer. What is said of one job is delivered in the order in which it was said. A job
+//! that has ended is forgotten at once: only its waits are left, for the last packet, so that neither its
+//! worker's death nor an equal submission changes anything any more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub(super) enum Said<'a> {
     Nothing,
 }
 
-/// The same, kept while it is delivered.
+/// A [`Said`] with bytes of its own, kept while it is delivered.
 #[derive(Debug)]
 enum Kept {
     Status { numerator: Box<[u8]>, denominator: Box<[u8]> },
@@ -143,8 +144,8 @@ impl Kept {
 }
 
 impl JobServer {
-    /// Tells all clients that wait for the job, by the word of a worker. Returns whether all have been told; if not, the worker's
-    /// request is to come again.
+    /// Tells all clients that wait for the job, by the word of a worker. Returns whether all have been told;
+    /// if not, the worker's request is to come again.
     pub(super) fn tell(&mut self, job: u32, speaker: u32, said: Said<'_>, effects: &mut impl Effects) -> bool {
         if self.has_few_clients(job) {
             self.tell_at_once(job, said, effects);
@@ -153,8 +154,9 @@ impl JobServer {
         self.tell_in_pieces(job, Some(speaker), said, effects)
     }
 
-    /// Ends a job, in whatever state it is, and tells all its clients. The store is told if it has the job, or may have. Where that
-    /// is by the word of a worker, returns whether all have been told; if not, the worker's request is to come again.
+    /// Ends a job, in whatever state it is, and tells all its clients. The store is told if it has the job,
+    /// or may have. Where that is by the word of a worker, returns whether all have been told; if not, the
+    /// worker's request is to come again.
     pub(super) fn end(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
         if self.has_few_clients(job) {
             self.tell_at_once(job, said, effects);
@@ -278,7 +280,7 @@ impl JobServer {
                 wait = next_of_job;
             }
             if is_last {
-                return self.bury(job);
+                return self.forget_ended(job);
             }
         }
         self.messages.remove(&job);
@@ -299,9 +301,9 @@ impl JobServer {
     }
 
     /// Forgets a job that has ended, when nobody waits for its last packet any more.
-    pub(super) fn bury(&mut self, job: u32) {
+    pub(super) fn forget_ended(&mut self, job: u32) {
         self.messages.remove(&job);
-        self.jobs.bury(job);
+        self.jobs.free_slot(job);
     }
 
     /// Whether clients are still to be told something.

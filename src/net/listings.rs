@@ -1,8 +1,9 @@
 //! How answers that take long share the time of the thread that serves jobs.
 //!
-//! Such an answer is made in pieces, one piece at a time whoever asked, and in order: first come those that have had no piece
-//! yet, then the others, the oldest first, as long as their peers read. While nobody wants anything else, one piece follows the
-//! other. While others have turns, the pieces take one part in [`SHARE`] of the time, writing them included.
+//! Such an answer is made in pieces, one piece at a time whoever asked, and in order: first come those that
+//! have had no piece yet, then the others, the oldest first, as long as their peers read. While nobody wants
+//! anything else, one piece follows the other. While others have turns, the pieces take one part in [`SHARE`]
+//! of the time, writing them included.
 //!
 //! [`Order`] decides, and has no clock; [`keep_order`] is the task that tells it the time.
 
@@ -16,9 +17,10 @@ use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// Pieces take one part in so many of the time while others have turns.
+/// The share of the time that pieces take while others have turns is one in this many.
 const SHARE: u64 = 5;
-/// After a piece the next one never waits longer than this, in microseconds: a piece that the system interrupted only seems long.
+/// After a piece the next one never waits longer than this, in microseconds: a piece that the system
+/// interrupted only seems long.
 const LONGEST_PAUSE_US: u64 = 50_000;
 
 /// The place of an answer in the order: whether it has had a piece, and when it came.
@@ -142,7 +144,7 @@ impl Listings {
         self.open.load(Ordering::Relaxed) == 0
     }
 
-    /// Somebody has a turn who makes no such answer.
+    /// A connection without such an answer has a turn.
     pub fn note_other(&self) {
         if !self.is_empty() {
             // Approximate where several threads add: it only matters whether it changes.
@@ -178,8 +180,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Ready when the next piece may be made. It must be made then, or [`step_back`](Self::step_back) be called: nobody else makes
-    /// one before.
+    /// Ready when the next piece may be made. It must be made then, or [`step_back`](Self::step_back) be
+    /// called: nobody else makes one before.
     pub fn poll_turn(&self, waker: &Waker) -> Poll<()> {
         let keeper = {
             let mut order = self.listings.lock();
@@ -192,7 +194,8 @@ impl Ticket {
         Poll::Pending
     }
 
-    /// It has had its turn: those come first who have had none. Where nothing came of it that its peer could read, all others do.
+    /// It has had its turn: those come first who have had none. Where nothing came of it that its peer could
+    /// read, all others do.
     pub fn has_had_turn(&mut self, has_piece: bool) {
         self.step_back();
         self.place.0 = true;
@@ -319,7 +322,8 @@ mod tests {
         assert_eq!(order.next(0, false), Next::Wait, "nobody waits");
     }
 
-    /// Of a second in which others have turns all the time, pieces of any length take a fifth; of one without, all.
+    /// Of a second in which others have turns all the time, pieces of any length take a fifth; of one
+    /// without, all.
     #[test]
     fn pieces_take_a_fifth_of_the_time_or_all_of_it() {
         for (is_idle, expected_us) in [(false, 200_000), (true, 1_000_000)] {

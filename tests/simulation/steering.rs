@@ -221,7 +221,8 @@ fn a_walk_whose_place_has_gone_still_finds_the_others() {
     let piece = scene.move_piece(b"from", b"to", Place::default());
     let (mut place, mut moved) = (piece.next.unwrap(), piece.affected);
     assert_eq!(moved, 0, "a job was moved to its equal");
-    // Where it stands is the 253rd of those that stay: the three lists of the high priority are empty and come first.
+    // Where it stands is the 253rd of those that stay: the three lists of the high priority are empty and
+    // come first.
     assert!(scene.server.cancel_job(NOW, &handle(506), &mut scene.ears));
     let mut turns = 0;
     loop {

@@ -1,4 +1,5 @@
-//! `gearmand work --prefetch`: what is done, in which order and how often, what goes back, and the packets of it.
+//! `gearmand work --prefetch`: what is done, in which order and how often, what goes back, and the packets of
+//! it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -248,7 +249,8 @@ fn each_answer_is_counted_and_a_worker_sleeps_only_with_empty_hands() {
     server.assigns(b"H:3");
     server.expects(packet::WORK_COMPLETE, &[b"H:3", b"x"]);
     server.expects_grabs(1);
-    // Again three. Two are for nothing, and the result was refused: the error is not the answer to the grab after it.
+    // Again three. Two are for nothing, and the result was refused: the error is not the answer to the grab
+    // after it.
     server.says(packet::NO_JOB, &[]);
     server.says(packet::NO_JOB, &[]);
     server.says(packet::ERROR, &[b"ARGUMENT_TOO_LARGE", b"no"]);

@@ -10,7 +10,7 @@ use super::super::slab::{PAGE_BYTES, PageLinks};
 
 /// Bytes that fit into the largest cell. What is larger is the allocator's.
 const CELL_MAX: usize = 32 * 1024;
-/// Places of cells are counted in units of so many bytes.
+/// The unit in which places of cells are counted, in bytes.
 const UNIT: usize = 8;
 /// Up to here the sizes of cells go up by a unit, and then in eight steps to the double.
 const FINE_MAX: usize = 512;
@@ -239,7 +239,7 @@ const CELLS: [u16; CLASSES] = {
     cells
 };
 
-/// The class of the smallest cells for so many bytes, at most [`CELL_MAX`].
+/// The class of the smallest cells that hold `length` bytes, at most [`CELL_MAX`].
 fn class_of(length: usize) -> usize {
     if length <= FINE_MAX {
         return length.div_ceil(UNIT);
