@@ -108,6 +108,7 @@ fn trials() -> Vec<Trial> {
         grouped("memory_group_packets_that_do_not_end", memory::group_packets_that_do_not_end),
         grouped("memory_group_echoes_unread", memory::group_echoes_unread),
         grouped("memory_group_jobs_without_workloads", memory::group_jobs_without_workloads),
+        grouped("memory_group_many_workers_beside_jobs", memory::group_many_workers_beside_jobs),
         grouped("memory_group_jobs_for_a_store_that_hangs", memory::group_jobs_for_a_store_that_hangs),
         grouped("memory_group_results_unread_over_http", memory::group_results_unread_over_http),
         any("a_worker_that_answers_no_noop", jobs::a_worker_that_answers_no_noop),

@@ -11,8 +11,10 @@ use super::{JobServer, Submission};
 use crate::protocol::PeerError;
 use crate::stats::account::{Account, CONNECTION, Part};
 
-/// Functions that a connection may register however much memory is held.
-const ABILITIES_ALWAYS: usize = 100;
+/// Workers may register so many functions whatever is held: so few that those of all connections weigh little.
+const ABILITIES_ALWAYS: usize = 4;
+/// Workers may register so many functions where those with more may not register another.
+const ABILITIES_LONGER: usize = 100;
 
 /// What one of each weighs, in bytes.
 pub mod weight {
@@ -132,10 +134,16 @@ impl JobServer {
         Err(PeerError::MEMORY_USED_UP)
     }
 
-    /// Whether there is memory for another function of a connection that can do so many.
+    /// Whether there is memory for another function of a connection that can do so many. Connections come as long as there is
+    /// any, so that no number a connection could be had without a limit.
     pub(super) fn has_memory_for_ability(&self, abilities: usize) -> bool {
+        let sixteenths = match abilities {
+            0..ABILITIES_ALWAYS => return true,
+            ABILITIES_ALWAYS..ABILITIES_LONGER => 15,
+            _ => 14,
+        };
         let new = ABILITY + FUNCTION;
-        abilities < ABILITIES_ALWAYS || self.memory_use().total().saturating_add(new) <= self.policy.memory_max / 8 * 7
+        self.memory_use().total().saturating_add(new) <= self.policy.memory_max / 16 * sixteenths
     }
 
     /// The most jobs that fit into this much memory.

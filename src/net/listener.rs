@@ -160,7 +160,7 @@ impl Acceptor {
         let stats = self.server.hub.stats();
         if !self.server.pressure.account().has_room_for_connection() {
             stats.refused.add(1);
-            info!("refused {peer}: connections take half of the memory that there may be (max-memory)");
+            info!("refused {peer}: no memory is left for connections (max-memory)");
             return refuse(stream).await;
         }
         if self.open.fetch_add(1, Ordering::Relaxed) >= max_connections {

@@ -18,6 +18,8 @@ pub const REDUCER_MAX: usize = 64;
 pub const OPTION_MAX: usize = 63;
 /// The longest client id that is kept, in bytes; the rest is cut off.
 pub const CLIENT_ID_MAX: usize = 127;
+/// The longest number that is read, and the longest part of a job's progress that is passed on, in bytes.
+pub const NUMBER_MAX: usize = 1024;
 /// The longest prefix of job handles: it leaves room for a colon and a number of twelve digits.
 pub const HANDLE_PREFIX_MAX: usize = HANDLE_MAX - 13;
 

@@ -1,7 +1,9 @@
 //! What a client or worker asks of the server: a packet with every field parsed and in range.
 
 use super::error::{NotRegistered, PeerError};
-use super::names::{CLIENT_ID_MAX, FUNCTION_MAX, HANDLE_MAX, OPTION_MAX, Priority, REDUCER_MAX, UNIQUE_MAX, Workload};
+use super::names::{
+    CLIENT_ID_MAX, FUNCTION_MAX, HANDLE_MAX, NUMBER_MAX, OPTION_MAX, Priority, REDUCER_MAX, UNIQUE_MAX, Workload,
+};
 use super::packet::{PacketType, split_arguments};
 
 /// The shortest timeout that CAN_DO_TIMEOUT can set, in milliseconds; shorter ones are raised to it.
@@ -294,8 +296,10 @@ fn can_do_timeout(body: &[u8]) -> Result<Request<'_>, PeerError> {
     Ok(can_do(name, leading_integer(timeout).map(in_force).ok_or(NotRegistered::TimeoutOutOfRange)))
 }
 
+/// Progress is read as numbers, and passed on as it came to all who wait. So megabytes of it would cost as much for each of them.
 fn work_status(body: &[u8]) -> Result<Request<'_>, PeerError> {
     let [name, numerator, denominator] = arguments(body)?;
+    let (numerator, denominator) = (first(numerator, NUMBER_MAX), first(denominator, NUMBER_MAX));
     Ok(Request::WorkStatus { handle: handle(name)?, numerator, denominator })
 }
 
@@ -338,6 +342,11 @@ fn at_most(bytes: &[u8], limit: usize, error: PeerError) -> Result<&[u8], PeerEr
     if bytes.len() > limit { Err(error) } else { Ok(bytes) }
 }
 
+/// At most so many of the first bytes.
+fn first(bytes: &[u8], limit: usize) -> &[u8] {
+    &bytes[..bytes.len().min(limit)]
+}
+
 fn until_nul(bytes: &[u8]) -> &[u8] {
     memchr::memchr(0, bytes).map_or(bytes, |end| &bytes[..end])
 }
@@ -366,8 +375,9 @@ pub fn leading_count(bytes: &[u8]) -> u64 {
     digits.iter().fold(0_u64, |value, digit| value.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
-/// Whether a number is negative, and its digits: those that follow blanks and a sign.
+/// Whether a number is negative, and its digits: those that follow blanks and a sign. What is beyond [`NUMBER_MAX`] is not looked at.
 fn sign_and_digits(bytes: &[u8]) -> (bool, &[u8]) {
+    let bytes = first(bytes, NUMBER_MAX);
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
     let start = bytes.iter().position(|byte| !is_blank(byte)).unwrap_or(bytes.len());
     let (is_negative, digits) = match &bytes[start..] {
@@ -384,6 +394,20 @@ mod tests {
 
     fn parse(packet_type: PacketType, body: &[u8]) -> Result<Request<'_>, PeerError> {
         Request::parse(packet_type.number(), Workload::borrowed(body))
+    }
+
+    #[test]
+    fn of_very_long_numbers_the_beginning_is_read_and_passed_on() {
+        let digits = vec![b'7'; 1 << 20];
+        let body = [b"H:1\0", &digits[..], b"\0", &digits[..]].concat();
+        let Ok(Request::WorkStatus { numerator, denominator, .. }) = parse(PacketType::WorkStatus, &body) else {
+            panic!("no progress");
+        };
+        assert_eq!((numerator, denominator), (&digits[..NUMBER_MAX], &digits[..NUMBER_MAX]));
+        let zeros = vec![b'0'; NUMBER_MAX];
+        assert_eq!(leading_integer(&[&zeros[..], b"7"].concat()), Some(0));
+        assert_eq!(leading_count(&[&zeros[1..], b"78"].concat()), 7);
+        assert_eq!(leading_integer(&digits), None);
     }
 
     #[test]

@@ -9,9 +9,10 @@
 //! takes itself.
 //!
 //! # How the limit is divided
-//! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused.
-//! - What waits for peers or comes from them may take what the former leave of seven eighths, and an eighth
-//!   at least. Beyond that connections are closed, see `net::pressure`.
+//! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused. What is above is for
+//!   connections and the functions of workers, which are refused when all is taken, see [`Account::has_room_for_connection`].
+//! - What waits for peers or comes from them may take what the former leave of seven eighths, and an eighth at least. Beyond that
+//!   connections are closed, see `net::pressure`.
 //! - The rest is for what is allocated between two looks at the sum.
 
 use std::sync::Arc;
@@ -89,8 +90,9 @@ impl Part {
 /// What a connection weighs, in bytes: its task, its place among the others, what is published of it, the
 /// kernel's socket, and what of its buffers is too little to tell the account.
 pub const CONNECTION: u64 = 4 * 1024;
-/// From this change on a holder tells the account, in bytes.
-pub const STEP: usize = 4 * 1024;
+/// From this change on a holder tells the account, in bytes. There may be as many holders as connections, so that it is less than
+/// a connection weighs.
+pub const STEP: usize = 1024;
 /// A peer for which no more than this waits is read from whatever others hold, in bytes.
 const SMALL_OUTPUT: u64 = 64 * 1024;
 
@@ -171,9 +173,10 @@ impl Account {
         (limit / 8 * 7).saturating_sub(self.remembered()).max(limit / 8)
     }
 
-    /// Whether there is room for another connection: together they may take half of all.
+    /// Whether there is room for another connection: together they may take half of all, and what jobs and all else that is
+    /// remembered leave.
     pub fn has_room_for_connection(&self) -> bool {
-        self.get(Part::Connections) + CONNECTION <= self.limit() / 2
+        self.get(Part::Connections) + CONNECTION <= self.limit() / 2 && self.remembered() + CONNECTION <= self.limit()
     }
 
     /// Whether a peer is read from for which `queued` bytes wait. The more others hold, the sooner it must
@@ -352,6 +355,21 @@ mod tests {
         assert!(account.is_short() && account.may_hold(90 * MIB), "others see to that");
         account.set(Part::Output, 100 * MIB);
         assert!(account.may_hold(8 * MIB) && !account.may_hold(9 * MIB));
+    }
+
+    #[test]
+    fn connections_have_half_of_all_and_what_is_left() {
+        let account = Account::default();
+        account.set_limit(80 * MIB);
+        account.set(Part::Connections, 40 * MIB - CONNECTION);
+        assert!(account.has_room_for_connection());
+        account.set(Part::Jobs, 40 * MIB);
+        assert!(account.has_room_for_connection());
+        account.set(Part::Functions, 1);
+        assert!(!account.has_room_for_connection(), "others take it");
+        account.set(Part::Functions, 0);
+        account.set(Part::Connections, 40 * MIB);
+        assert!(!account.has_room_for_connection());
     }
 
     #[test]

@@ -361,6 +361,32 @@ pub(crate) fn group_jobs_without_workloads() {
     Stage::grouped(&["-q", "builtin"]).withstand(submit_to_memory, cancel_all);
 }
 
+/// Jobs until they are refused, and then peers that each can do as many functions as are never refused to one alone, and
+/// leave a part of a packet.
+fn connect_many(server: &Watched, connections: usize) -> (TcpStream, Vec<TcpStream>) {
+    let (client, taken) = submit_without_end(server, 100_000_000);
+    eprintln!("{taken} jobs were taken");
+    let mut bytes: Vec<u8> = Vec::new();
+    for index in 0..99 {
+        bytes.extend(request(packet::CAN_DO, format!("common-{index}").as_bytes()));
+    }
+    let announced = 30_000_u32;
+    bytes.extend([&b"\0REQ"[..], &packet::ECHO_REQ.to_be_bytes(), &announced.to_be_bytes(), &[b'p'; 3_800]].concat());
+    let attackers = (0..connections).map(|_| {
+        let stream = TcpStream::connect(server.addr()).expect("connect");
+        // It may have been closed because memory is short.
+        let _ = (&stream).write_all(&bytes);
+        stream
+    });
+    (client, attackers.collect())
+}
+
+/// Connections, their functions and what is kept of their packets are bounded where jobs take what they may.
+pub(crate) fn group_many_workers_beside_jobs() {
+    let connections = sized(6_000, 18_000);
+    Stage::grouped(&["-q", "builtin"]).withstand(|server| connect_many(server, connections), cancel_all);
+}
+
 /// A Redis that can be made to hang.
 struct Redis {
     child: std::process::Child,
