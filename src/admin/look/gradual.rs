@@ -135,7 +135,8 @@ impl Functions {
 
     /// The next ones, which are none while workers are counted; `None` after the last.
     pub fn next_piece(&mut self, look: &Look, now: Now) -> Option<Vec<FunctionView>> {
-        let Some(states) = self.counts.go_on(self.wanted, look.stats(), ABILITIES) else {
+        let Some(states) = self.counts.found(self.wanted) else {
+            self.counts.go_on(self.wanted, look.stats(), ABILITIES);
             return Some(Vec::new());
         };
         let most = FUNCTIONS;
