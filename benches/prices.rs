@@ -1,8 +1,8 @@
 //! What each request costs beside very much else: 1,000,000 jobs in 100,000 functions, and 5,000 workers.
 //!
-//! `cargo bench --bench prices`; with `-- --gate` the exit status is 1 if a request is dearer than its price. The prices are
-//! the units that the state machine counts, and times as ratios to that of a background submission in the same run, so that the
-//! machine does not matter. The table stands in `benches/README.md`.
+//! `cargo bench --bench prices`; with `-- --gate` the exit status is 1 if a request is dearer than its price.
+//! The prices are the units that the state machine counts, and times as ratios to that of a background
+//! submission in the same run, so that the machine does not matter. The table stands in `benches/README.md`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::hint::black_box;

@@ -347,7 +347,7 @@ impl Daemon {
                 Call::Reload => self.reload().await,
                 Call::Watchdog => self.tell(Notifier::watchdog),
                 Call::Drain => {
-                    self.drain().await;
+                    status = self.drain().await;
                     break;
                 }
                 Call::Stop => break,
@@ -378,8 +378,9 @@ impl Daemon {
         call
     }
 
-    /// Takes no new connections and no new jobs, and waits until those that are there are done, or for as long as it may.
-    async fn drain(&mut self) {
+    /// Takes no new connections and no new jobs, and waits until those that are there are done, or for as long as it may. Returns
+    /// the status with which to exit.
+    async fn drain(&mut self) -> ExitCode {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);
         audit!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.jobs_at_stake());
@@ -391,17 +392,21 @@ impl Daemon {
                 () = sleep(DRAIN_INTERVAL) => {}
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                     audit!("drained for {:?} (drain-timeout): stopping all the same", bound.unwrap_or_default());
-                    return;
+                    return ExitCode::SUCCESS;
                 }
                 call = self.next_call() => match call {
-                    Call::Stop => return,
-                    Call::Fail(error) => return error!("the queue cannot be read to its end, stopping: {error}"),
+                    Call::Stop => return ExitCode::SUCCESS,
+                    Call::Fail(error) => {
+                        error!("the queue cannot be read to its end, stopping: {error}");
+                        return ExitCode::FAILURE;
+                    }
                     Call::Reload => self.reload().await,
                     Call::Watchdog => self.tell(Notifier::watchdog),
                     Call::Drain => {}
                 },
             }
         }
+        ExitCode::SUCCESS
     }
 
     /// What the next start will find. Jobs that have ended are there too where their removal failed.

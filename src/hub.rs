@@ -238,8 +238,9 @@ impl Hub {
         Some(id)
     }
 
-    /// From now on submissions and questions for jobs wait, until [`end_restoring`](Self::end_restoring): a job that is equal to a new
-    /// one, or is asked for, may be among those that are still to come by [`restore`](Self::restore).
+    /// From now on submissions and questions for jobs wait, until [`end_restoring`](Self::end_restoring): a
+    /// job that is equal to a new one, or is asked for, may be among those that are still to come by
+    /// [`restore`](Self::restore).
     pub fn begin_restoring(&self) {
         let _state = self.lock();
         self.is_restoring.store(true, Ordering::Relaxed);
@@ -357,7 +358,8 @@ impl Hub {
         }
     }
 
-    /// See [`JobServer::restore`]: for some jobs, and whether there is memory for the workload of the next one.
+    /// See [`JobServer::restore`]: for some jobs, and whether there is memory for the workload of the next
+    /// one.
     pub fn restore(&self, now: Now, jobs: impl Iterator<Item = (StoredJob, bool)>) -> bool {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);

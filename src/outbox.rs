@@ -107,7 +107,8 @@ impl CloseReason {
 }
 
 impl Outbox {
-    /// An empty outbox, in which `limit` bytes and one packet more may wait, and whose memory `account` counts.
+    /// An empty outbox, in which `limit` bytes and one packet more may wait, and whose memory `account`
+    /// counts.
     pub fn new(limit: usize, account: Arc<Account>) -> Self {
         let state = State {
             output: Output::default(),
@@ -258,7 +259,8 @@ impl Outbox {
         self.queued.load(Ordering::Relaxed)
     }
 
-    /// Whether the peer may ask for more: less waits for it than `most` bytes, and no more than the account allows now.
+    /// Whether the peer may ask for more: less waits for it than `most` bytes, and no more than the account
+    /// allows now.
     pub fn has_room(&self, most: usize) -> bool {
         let queued = self.queued();
         queued < most && self.account.may_read_from(queued as u64)

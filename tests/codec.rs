@@ -1,5 +1,5 @@
-//! Properties of the wire format: how a stream is cut does not matter, no bytes can do harm, and what is written is read. And of
-//! whole sessions in this process, `codec/sessions.rs`.
+//! Properties of the wire format: how a stream is cut does not matter, no bytes can do harm, and what is
+//! written is read. And of whole sessions in this process, `codec/sessions.rs`.
 
 // Helpers of a test fail as a test does.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]

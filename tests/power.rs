@@ -101,7 +101,8 @@ fn assert_nothing_lost(
     }
 }
 
-/// A start and the next commits write behind the log what is no frame: some of it, none, or half of a sector may be there.
+/// A start and the next commits write behind the log what is no frame: some of it, none, or half of a sector
+/// may be there.
 #[test]
 fn a_power_cut_while_zeros_are_written_behind_the_log_loses_no_acknowledged_job() {
     let seed = seed();

@@ -1,8 +1,8 @@
 //! The floor: what the kernel alone costs.
 //!
-//! A single-threaded epoll server that does the jobs of one function, and has one FIFO and no rules: it reads headers, copies bodies and
-//! trusts its peers in everything. It batches as a good server does: read all that is there, answer, one write per
-//! connection per turn. What a real server costs above this is its own doing.
+//! A single-threaded epoll server that does the jobs of one function, and has one FIFO and no rules: it reads
+//! headers, copies bodies and trusts its peers in everything. It batches as a good server does: read all that
+//! is there, answer, one write per connection per turn. What a real server costs above this is its own doing.
 //!
 //! It runs in a process of its own, the benchmark's binary started with [`ARGUMENT`].
 

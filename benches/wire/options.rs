@@ -32,7 +32,8 @@ pub(crate) enum Row {
     Durable,
     /// One client, one durable job at a time.
     DurableOne,
-    /// One durable job at a time, and from its submission to its end, from the first second after a start, beside beanstalkd.
+    /// One durable job at a time, and from its submission to its end, from the first second after a start,
+    /// beside beanstalkd.
     One,
     /// Durable jobs from their submission to their end, 8 clients with 64 outstanding each, 8 workers.
     Life,
@@ -86,7 +87,8 @@ pub(crate) struct Options {
     /// Queued jobs of the row `backlog`; the bar for its memory is that of 10,000,000 jobs, about 14 GB on the disk
     #[arg(long, value_name = "JOBS", default_value_t = 1_000_000)]
     pub(crate) backlog: u64,
-    /// Queued jobs of the row `restart`, 1,000,000 by default; the bars for all jobs and for memory are those of so many
+    /// Queued jobs of the row `restart`, 1,000,000 by default; the bars for all jobs and for memory are those
+    /// of so many
     #[arg(long, value_name = "JOBS")]
     pub(crate) queued: Option<u64>,
     /// Put server and generator on one CPU in every row

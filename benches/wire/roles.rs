@@ -63,7 +63,8 @@ pub(crate) enum Role {
     Grabber(Grabber),
 }
 
-/// A worker that grabs, echoes, sleeps when there is no job, and grabs again when woken: as libgearman's with one grab outstanding.
+/// A worker that grabs, echoes, sleeps when there is no job, and grabs again when woken: as libgearman's with
+/// one grab outstanding.
 pub(crate) struct Worker {
     function: &'static [u8],
     /// Grabs that it keeps outstanding while there are jobs.

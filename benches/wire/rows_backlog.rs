@@ -46,7 +46,8 @@ fn fill(peer: &Peer, jobs: u64, workload: usize) -> Result<Duration> {
     Ok(elapsed)
 }
 
-/// Seconds from a start to the first job that a worker gets, and to the first `status` that has all jobs, and the memory in use then.
+/// Seconds from a start to the first job that a worker gets, and to the first `status` that has all jobs, and
+/// the memory in use then.
 ///
 /// Each life ends by a kill, so each start finds the file as a crash leaves it.
 pub(crate) fn restart(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {

@@ -168,7 +168,8 @@ pub(crate) fn flood(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     ])
 }
 
-/// What foreground jobs get beside a flood of background ones in memory, from us, an earlier build, gearmand and the floor.
+/// What foreground jobs get beside a flood of background ones in memory, from us, an earlier build, gearmand
+/// and the floor.
 pub(crate) fn fairness(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let kinds = [&[Kind::Ours, Kind::Floor][..], &BEST, &options.earlier()].concat();
     let measured = interleave(options, &kinds, Lives::Short, |peer| {

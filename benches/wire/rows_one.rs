@@ -1,7 +1,8 @@
 //! One durable job at a time, from the first second after a start, beside beanstalkd.
 //!
-//! Both keep a log that is flushed before a job is acknowledged (`beanstalkd -f0`). The client is the same for both: it blocks,
-//! and has one request under way. Ours has a connection as a client and one as a worker, as Gearman needs it.
+//! Both keep a log that is flushed before a job is acknowledged (`beanstalkd -f0`). The client is the same
+//! for both: it blocks, and has one request under way. Ours has a connection as a client and one as a worker,
+//! as Gearman needs it.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

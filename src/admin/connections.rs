@@ -8,7 +8,8 @@ use crate::protocol::names::write_decimal;
 use crate::protocol::text;
 use crate::stats::{ConnectionGauges, Stats};
 
-/// How many connections are listed in one step: each is somewhere else in memory, so that their lines take longer than others.
+/// How many connections are listed in one step: each is somewhere else in memory, so that their lines take
+/// longer than others.
 const CONNECTIONS: usize = 64;
 
 /// What is still to be listed.
@@ -42,7 +43,8 @@ impl ConnectionLines {
         is_last
     }
 
-    /// Names so many of a connection's functions, the newest of them first, and ends the line; or keeps it for the next piece.
+    /// Names so many of a connection's functions, the newest of them first, and ends the line; or keeps it
+    /// for the next piece.
     fn write_functions(&mut self, connection: Arc<ConnectionGauges>, left: usize, out: &mut Vec<u8>) {
         let left = connection.with_identity(|_, functions| {
             // New ones come first, and are not meant.

@@ -79,8 +79,8 @@ impl Table {
         Self::Jobs { filter, left: words.limit.unwrap_or(usize::MAX) }
     }
 
-    /// Appends more lines, until `out` has [`LISTING_PIECE`](super::LISTING_PIECE) bytes or others are to have their turn. Returns whether that is all but
-    /// for the line that ends every listing.
+    /// Appends more lines, until `out` has [`LISTING_PIECE`](super::LISTING_PIECE) bytes or others are to
+    /// have their turn. Returns whether that is all but for the line that ends every listing.
     pub(super) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Functions(functions) => {

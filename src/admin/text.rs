@@ -122,8 +122,8 @@ impl Admin {
         AdminCommand::parse(line, self.process.max_words.load(Ordering::Relaxed))
     }
 
-    /// Appends the answer to a line, of which `parsed` came and which the address `peer` sent, to `out`; or begins one that may be
-    /// long, or that takes several steps, and that [`go_on`](Self::go_on) writes.
+    /// Appends the answer to a line, of which `parsed` came and which the address `peer` sent, to `out`; or
+    /// begins one that may be long, or that takes several steps, and that [`go_on`](Self::go_on) writes.
     pub fn answer(
         &self,
         now: Now,
@@ -242,8 +242,9 @@ impl Admin {
         })
     }
 
-    /// Appends the next lines of a long answer, or does the next step towards it: what takes less than 0.2 ms in an optimised
-    /// build, and no more lines once `out` has [`LISTING_PIECE`] bytes. Returns whether the answer is complete.
+    /// Appends the next lines of a long answer, or does the next step towards it: what takes less than 0.2 ms
+    /// in an optimised build, and no more lines once `out` has [`LISTING_PIECE`] bytes. Returns whether the
+    /// answer is complete.
     pub fn go_on(&self, now: Now, answer: &mut LongAnswer, out: &mut Vec<u8>) -> bool {
         let is_last = match &mut answer.0 {
             Rest::Jobs { place, uniques_only } => self.write_jobs(place, *uniques_only, out),
@@ -285,8 +286,8 @@ impl Admin {
         is_last
     }
 
-    /// Does the next step of what changes something. Once it is done, returns what its answer waits for; `None` where that is
-    /// complete.
+    /// Does the next step of what changes something. Once it is done, returns what its answer waits for;
+    /// `None` where that is complete.
     fn go_on_with(&self, now: Now, task: &mut Task, words: Words, out: &mut Vec<u8>) -> ControlFlow<Option<Rest>> {
         let mut done = Vec::new();
         match self.step(now, task) {
@@ -328,7 +329,8 @@ impl Admin {
         next.is_none()
     }
 
-    /// Lines of `status` or `prioritystatus`, of the functions behind this one. Returns whether they are the last.
+    /// Lines of `status` or `prioritystatus`, of the functions behind this one. Returns whether they are the
+    /// last.
     fn write_functions(&self, after: &mut Option<FunctionName>, by_priority: bool, out: &mut Vec<u8>) -> bool {
         let page = self.hub.stats().functions.page(after.as_ref(), FUNCTIONS);
         let is_last = page.len() < FUNCTIONS;
@@ -336,7 +338,8 @@ impl Admin {
             if out.len() >= LISTING_PIECE {
                 return false;
             }
-            // Monitoring takes what stands here for functions that somebody uses: what settings alone have named does not.
+            // Monitoring takes what stands here for functions that somebody uses: what settings alone have
+            // named does not.
             if gauges.settings_only.get() == 0 {
                 write_function(name.as_bytes(), &gauges, by_priority, out);
             }

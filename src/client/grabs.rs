@@ -1,9 +1,10 @@
-//! What a worker has asked a server for on one connection and what of it is in hand: the grabs that are not answered, and the
-//! jobs that are not begun.
+//! What a worker has asked a server for on one connection and what of it is in hand: the grabs that are not
+//! answered, and the jobs that are not begun.
 //!
-//! With `--prefetch N` a connection holds up to N jobs, the one that is done and the grabs without an answer counted among
-//! them. It begins with one and may hold one more for each job that it is handed, so that a queue that is seldom more than one job
-//! long costs what it costs without; at a NO_JOB it is one again. A connection sleeps only when it holds none.
+//! With `--prefetch N` a connection holds up to N jobs, the one that is done and the grabs without an answer
+//! counted among them. It begins with one and may hold one more for each job that it is handed, so that a
+//! queue that is seldom more than one job long costs what it costs without; at a NO_JOB it is one again. A
+//! connection sleeps only when it holds none.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -90,8 +91,8 @@ impl Grabs {
         self.sent.push_back(Sent::Result(handle));
     }
 
-    /// Asks for as many jobs as may be held. The first one's share of the jobs that may be begun has been taken already, and is in
-    /// `first`.
+    /// Asks for as many jobs as may be held. The first one's share of the jobs that may be begun has been
+    /// taken already, and is in `first`.
     pub(super) fn fill(
         &mut self,
         connection: &mut Connection,
@@ -169,10 +170,11 @@ impl Grabs {
         Err(NoGrab)
     }
 
-    /// Gives back what is held, also what is still on its way here, when the job that was begun last has its result.
+    /// Gives back what is held, also what is still on its way here, when the job that was begun last has its
+    /// result.
     ///
-    /// RESET_ABILITIES is the one packet that does so on every server. The option in front of it spares the jobs the attempt; where
-    /// it is not known, that costs an ERROR, which is not looked at, and the attempt.
+    /// RESET_ABILITIES is the one packet that does so on every server. The option in front of it spares the
+    /// jobs the attempt; where it is not known, that costs an ERROR, which is not looked at, and the attempt.
     pub(super) fn give_back(self, connection: &mut Connection) -> Result<(), ConnectionError> {
         if self.is_empty() {
             return Ok(());

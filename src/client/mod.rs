@@ -2,8 +2,9 @@
 //!
 //! * `address`: where servers are, from options and environment.
 //! * `connection`: packets to a server and back, over TCP or a UNIX socket; `answer` gives them their meaning.
-//! * `worker` runs a `command` per job; `slot` is one of its connections, `perform` what is done on one, `grabs` which
-//!   jobs it has asked for and has in hand, `backoff` the pause between two tries; `managed` is a worker that others steer.
+//! * `worker` runs a `command` per job; `slot` is one of its connections, `perform` what is done on one,
+//!   `grabs` which jobs it has asked for and has in hand, `backoff` the pause between two tries; `managed` is
+//!   a worker that others steer.
 //! * `submit` puts jobs in: `source` reads them, `pipeline` keeps account of them, `output` prints what comes back.
 //! * `admin` asks the text commands: `admin_text` reads an answer from the wire, `listing` and, of listings that name their
 //!   columns, `table` make tables and JSON of it.

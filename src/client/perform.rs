@@ -41,9 +41,17 @@ pub(super) struct Ended {
     lost: Option<ConnectionError>,
 }
 
+impl Ended {
+    /// Whether the job has no result since the worker was told to end at once, and the server can be told so.
+    pub(super) fn is_killed(&self) -> bool {
+        self.lost.is_none() && matches!(self.outcome, Outcome::Killed)
+    }
+}
+
 impl Performer<'_> {
-    /// Does a job. The connection is watched meanwhile, and what comes is for `hear`; if it is lost the command still runs to its end, since half of
-    /// its work may be worse than all of it, but its result has nowhere to go.
+    /// Does a job. The connection is watched meanwhile, and what comes is for `hear`; if it is lost the
+    /// command still runs to its end, since half of its work may be worse than all of it, but its result has
+    /// nowhere to go.
     ///
     /// # Errors
     /// When no process could be made, or the output was longer than a packet can be. The job has no result then.

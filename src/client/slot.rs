@@ -1,5 +1,5 @@
-//! One connection of a worker, made anew whenever it is lost, and the one job at a time that is done on it; others may be in hand
-//! meanwhile.
+//! One connection of a worker, made anew whenever it is lost, and the one job at a time that is done on it;
+//! others may be in hand meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -47,7 +47,8 @@ impl ServerState {
 struct Turn {
     /// Given back when the turn ends.
     running: OwnedSemaphorePermit,
-    /// For the first grab, where there is nothing in hand and jobs are limited. Given back if there was no job.
+    /// For the first grab, where there is nothing in hand and jobs are limited. Given back if there was no
+    /// job.
     left: Option<OwnedSemaphorePermit>,
 }
 
@@ -109,7 +110,12 @@ impl Slot {
                 let hear = |connection: &mut _, answer| grabs.hear(connection, answer, &allowance);
                 let ended = self.performer().run(&mut connection, &job, hear).await;
                 worker.job_done();
-                self.performer().report(&mut connection, &job, ended?)?;
+                let ended = ended?;
+                if worker.prefetch > 1 && ended.is_killed() {
+                    // Jobs that were never begun must lose no attempt. The one that was killed cannot be told from them.
+                    return leave(connection, grabs).await;
+                }
+                self.performer().report(&mut connection, &job, ended)?;
                 grabs.done(job.handle);
                 continue;
             }
@@ -157,7 +163,8 @@ impl Slot {
     }
 }
 
-/// The next job to do, in hand or grabbed; `None` if there is none. Nothing is lost when this is dropped before it is done.
+/// The next job to do, in hand or grabbed; `None` if there is none. Nothing is lost when this is dropped
+/// before it is done.
 async fn next_job(
     connection: &mut Connection,
     grabs: &mut Grabs,

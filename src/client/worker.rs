@@ -26,7 +26,8 @@ use crate::protocol::FunctionName;
 /// As much as the default packet limit of a server takes, with room for the other arguments, in bytes.
 const RESULT_MAX: usize = 64 * 1024 * 1024 - 1024;
 
-/// The most jobs that a connection may hold. Of a server's default limit (10,000) this leaves most, and more gains nothing.
+/// The most jobs that a connection may hold. Of a server's default limit (10,000) this leaves most, and more
+/// gains nothing.
 const MOST_PREFETCH: i64 = 1000;
 
 /// What `gearmand work` is told.
@@ -53,10 +54,11 @@ pub struct WorkArgs {
     concurrency: u16,
     /// How many jobs each connection may hold, the one that is done included: for many short jobs
     ///
-    /// The next jobs are here when a job ends, so that nothing waits for the way to the server and back. What is in hand waits
-    /// for its turn here: no job that comes later overtakes it, whatever its priority, and no other worker can take it, also if
-    /// that is idle. Only for functions whose jobs take milliseconds. Jobs in hand that were not begun are given back when the
-    /// worker stops, after the job that runs; a gearmand in C++ counts that as an attempt (--job-retries).
+    /// The next jobs are here when a job ends, so that nothing waits for the way to the server and back. What
+    /// is in hand waits for its turn here: no job that comes later overtakes it, whatever its priority, and
+    /// no other worker can take it, also if that is idle. Only for functions whose jobs take milliseconds.
+    /// Jobs in hand that were not begun are given back when the worker stops, after the job that runs; a
+    /// gearmand in C++ counts that as an attempt (--job-retries).
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MOST_PREFETCH), conflicts_with = "managed")]
     prefetch: u16,
     /// Time limit of a command, such as 90s or 5m (without a unit: seconds): it is killed then and the job has failed

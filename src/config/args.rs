@@ -295,10 +295,11 @@ pub struct Limits {
 
     /// Most bytes of memory for jobs and peers; 0 is two thirds of the machine's memory
     ///
-    /// It is the sum of all that peers make the server hold: jobs, submissions that wait, packets that wait for slow readers or
-    /// have not come whole. Beyond three quarters submissions are refused; near the limit connections that hold much and move
-    /// little are closed. 0 is two thirds of what the control group allows, where that is less than the machine's memory, and more
-    /// where --max-memory-for-workloads asks for more.
+    /// It is the sum of all that peers make the server hold: jobs, submissions that wait, packets that wait
+    /// for slow readers or have not come whole. Beyond three quarters submissions are refused; near the limit
+    /// connections that hold much and move little are closed. 0 is two thirds of what the control group
+    /// allows, where that is less than the machine's memory, and more where --max-memory-for-workloads asks
+    /// for more.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = value::bytes_or_automatic::<{ 16 * MIB }, { 1024 * GIB }>)]
     pub max_memory: OptionalSize,
 
@@ -306,10 +307,11 @@ pub struct Limits {
     #[arg(long, value_name = "N", default_value = "0", value_parser = value::count::<0, 4_000_000_000>)]
     pub max_jobs: usize,
 
-    /// Most bytes of workloads of queued jobs in memory; 0 is 64 MiB for a durable queue, else what --max-memory leaves
+    /// Most bytes of workloads of queued jobs in memory; 0 is 64 MiB for a durable queue, else what
+    /// --max-memory leaves
     ///
-    /// It is a part of --max-memory. A durable queue keeps what is beyond it in the store alone and reads it back ahead of the
-    /// workers. Where jobs are kept in memory, a job beyond it is refused.
+    /// It is a part of --max-memory. A durable queue keeps what is beyond it in the store alone and reads it
+    /// back ahead of the workers. Where jobs are kept in memory, a job beyond it is refused.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = value::bytes_or_automatic::<MIB, { 1024 * GIB }>)]
     pub max_memory_for_workloads: OptionalSize,
 

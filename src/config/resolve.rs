@@ -326,8 +326,31 @@ fn unfit_http_port(config: &Config) -> Option<String> {
     Some(format!("{taken} is for gearmand's own protocol already; choose another --http-port"))
 }
 
+/// Warns of limits of memory that do not fit each other.
+fn notice_tight_memory(config: &Config, findings: &mut Findings) {
+    let Some(most) = config.limits.max_memory else { return };
+    let packet = config.limits.max_packet_size;
+    if packet.saturating_mul(2) > most {
+        findings.warnings.push(format!(
+            "--max-memory {} has no room for packets of {} (--max-packet-size), which the server holds twice at times: who sends or is \
+             sent such a packet may be closed; raise the one or lower the other",
+            display_bytes(most),
+            display_bytes(packet)
+        ));
+    }
+    let workloads = config.limits.max_memory_for_workloads.unwrap_or(0);
+    if workloads > most / 4 * 3 {
+        findings.warnings.push(format!(
+            "--max-memory-for-workloads {} is more than jobs may take: three quarters of --max-memory, {}",
+            display_bytes(workloads),
+            display_bytes(most / 4 * 3)
+        ));
+    }
+}
+
 /// Warns of settings that are in order and still hardly meant.
 fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mut Findings) {
+    notice_tight_memory(config, findings);
     if config.queue == QueueChoice::Builtin {
         for name in ["durability", "function-durability"].into_iter().filter(|name| is_set(name)) {
             findings

@@ -182,7 +182,10 @@ pub(super) fn bytes<const MIN: u64, const MAX: u64>(text: &str) -> Result<u64, S
 
 /// A size in bytes, or 0 for one that is worked out.
 pub(super) fn bytes_or_automatic<const MIN: u64, const MAX: u64>(text: &str) -> Result<OptionalSize, String> {
-    if bytes::<0, MAX>(text) == Ok(0) { Ok(None) } else { bytes::<MIN, MAX>(text).map(Some) }
+    if bytes::<0, MAX>(text) == Ok(0) {
+        return Ok(None);
+    }
+    bytes::<MIN, MAX>(text).map(Some).map_err(|error| format!("{error}, or 0 for one that the server works out"))
 }
 
 /// A text that says something.

@@ -14,8 +14,8 @@ use crate::process::memory;
 use crate::protocol::FunctionName;
 use crate::protocol::packet::{FrameLimits, HEADER_SIZE};
 
-/// The largest body of a packet that can be answered, in bytes: lengths have 32 bits, and a workload leaves with more
-/// arguments than it came with.
+/// The largest body of a packet that can be answered, in bytes: lengths have 32 bits, and a workload leaves
+/// with more arguments than it came with.
 const LARGEST_BODY: usize = u32::MAX as usize - 4096;
 /// The most jobs for which there are numbers of slots.
 const MOST_JOBS: usize = 4_000_000_000;

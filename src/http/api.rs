@@ -83,6 +83,11 @@ pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
         let message = "background jobs are in memory, and are lost when the server ends".to_owned();
         warnings.push(Reason { code: "memory_only", message });
     }
+    if call.interface.parts.stats.memory.is_refusing.get() > 0 {
+        let message = "submissions are refused: jobs take all the memory that they may, or there are as many as there may be \
+                       (max-memory, max-memory-for-workloads, max-jobs)";
+        warnings.push(Reason { code: "submissions_refused", message: message.to_owned() });
+    }
     Ok(readiness(reasons, warnings))
 }
 

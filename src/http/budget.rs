@@ -14,7 +14,8 @@ use super::Interface;
 use super::answer::{Failure, kib};
 use crate::stats::account::{Account, Amount, Part};
 
-/// What large bodies and results hold together, in KiB, where memory is not short and a single one may not be larger.
+/// What large bodies and results hold together, in KiB, where memory is not short and a single one may not be
+/// larger.
 const MOST_KIB: usize = 256 * 1024;
 
 /// What one holds in all that takes nothing of the budget, in bytes.
@@ -31,7 +32,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget in which two of the largest packets fit; 256 MiB where that is more, but no more than an eighth of the account's limit.
+    /// A budget in which two of the largest packets fit; 256 MiB where that is more, but no more than an
+    /// eighth of the account's limit.
     pub fn new(max_packet_size: usize, account: Arc<Account>) -> Self {
         let eighth = usize::try_from(account.limit() / 8 / 1024).unwrap_or(usize::MAX);
         let largest = kib(max_packet_size).saturating_mul(2);

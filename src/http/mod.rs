@@ -58,9 +58,9 @@ const SCRAPES: usize = 4;
 const LISTS: usize = 16;
 /// How many tasks have a turn before sockets are looked at.
 const EVENT_INTERVAL: u32 = 4;
-/// How much the thread gives way to the one that serves jobs, in steps of niceness: beside one busy thread it gets a tenth of a CPU.
-/// With 19 it would get a seventieth, too little to answer `/healthz` in time behind a scrape; and who waits for a lock that it holds
-/// would wait as long.
+/// How much the thread gives way to the one that serves jobs, in steps of niceness: beside one busy thread it
+/// gets a tenth of a CPU. With 19 it would get a seventieth, too little to answer `/healthz` in time behind a
+/// scrape; and who waits for a lock that it holds would wait as long.
 const NICENESS: i32 = 10;
 /// How long connections may take to end when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,9 +1,11 @@
 //! The order in which a connection's functions are looked through for jobs, and which of them has one.
 //!
-//! A connection's abilities are a list: a function that is registered, again or anew, comes first, one of which a job was taken
-//! comes last. So CAN_DO, CANT_DO and GRAB_JOB move one ability without a walk, however many there are.
+//! A connection's abilities are a list: a function that is registered, again or anew, comes first, one of
+//! which a job was taken comes last. So CAN_DO, CANT_DO and GRAB_JOB move one ability without a walk, however
+//! many there are.
 //!
-//! A grab looks through whichever is shorter: the connection's abilities, or the functions that have ready jobs.
+//! A grab looks through whichever is shorter: the connection's abilities, or the functions that have ready
+//! jobs.
 
 use super::connection::{Ability, AbilityList};
 use super::effects::Effects;
@@ -12,9 +14,9 @@ use super::job::{JobState, Kept};
 use super::{JobServer, price};
 use crate::protocol::Priority;
 
-/// Functions with ready jobs are looked through where they are so few, whatever the connection can do.
+/// Up to this many functions with ready jobs are looked through, whatever the connection can do.
 const FEW_READY: usize = 16;
-/// And where the connection can do so many times as many.
+/// More of them are looked through where the connection can do this many times as many functions.
 const READY_SHARE: usize = 4;
 
 /// What a look through a connection's functions came to.
@@ -91,14 +93,16 @@ impl JobServer {
         }
     }
 
-    /// Whether to look through the functions that have ready jobs of a priority, rather than through those of a connection.
+    /// Whether to look through the functions that have ready jobs of a priority, rather than through those of
+    /// a connection.
     pub(super) fn has_few_ready(&self, connection: u32, priority: usize) -> bool {
         let abilities = self.connections[connection as usize].abilities.len as usize;
         let most = (abilities / READY_SHARE).min(price::BUDGET as usize / READY_SHARE).max(FEW_READY);
         self.connections[connection as usize].is_wide && self.functions_ready[priority].len() <= most
     }
 
-    /// The next job for a connection: by priority, then by its functions in turn. `from` is where an unfinished look goes on.
+    /// The next job for a connection: by priority, then by its functions in turn. `from` is where an
+    /// unfinished look goes on.
     ///
     /// A look that has gone through a whole budget takes the best that it has found by then.
     pub(super) fn choose_job(&self, connection: u32, from: Option<u32>) -> Choice {
@@ -168,8 +172,8 @@ impl JobServer {
             && !(self.draining && self.jobs.get(list.first).kept.is_stored())
     }
 
-    /// While the server drains, kept jobs at the head of a worker's functions wait for the next start. Returns whether that is all;
-    /// if not, the call is to be made again.
+    /// While the server drains, kept jobs at the head of a worker's functions wait for the next start.
+    /// Returns whether that is all; if not, the call is to be made again.
     pub(super) fn shelve_kept(&mut self, connection: u32, effects: &mut impl Effects) -> bool {
         let mut count = 0;
         let mut ability = self.connections[connection as usize].abilities.first;

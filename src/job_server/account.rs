@@ -1,7 +1,7 @@
 //! What jobs and peers weigh: the job server's parts of the account, see [`crate::stats::account`].
 //!
-//! Weights are what one of each takes in the end, with its places in tables and what the allocator adds. The part of a large table
-//! that is free is not in memory.
+//! Weights are what one of each takes in the end, with its places in tables and what the allocator adds. The
+//! part of a large table that is free is not in memory.
 
 use self::weight::{
     ABILITY, ADDITION, CREATION, EARLIER_RUN, FUNCTION, INDEX, JOB, NAMESAKES, OPERATION, RUN, TIME, WAIT,
@@ -43,7 +43,8 @@ pub mod weight {
     pub const RUN: u64 = in_table(size_of::<Run>()) + TIME;
     /// A run that came to nothing and is remembered.
     pub const EARLIER_RUN: u64 = 240;
-    /// That a connection can do a function: its place there and among the connection's, and what is published of it.
+    /// That a connection can do a function: its place there and among the connection's, and what is published
+    /// of it.
     pub const ABILITY: u64 = in_table(size_of::<Ability>()) + 160;
     /// A function without its name: its state and its numbers.
     pub const FUNCTION: u64 = 900;
@@ -106,6 +107,7 @@ impl JobServer {
         MemoryUse {
             jobs: self.workload_bytes()
                 + self.holdings.heads
+                + count(self.jobs.free_bytes())
                 + count(self.jobs.len()) * JOB
                 + count(self.jobs.schedule.len()) * TIME
                 + count(namesakes) * NAMESAKES,
@@ -144,7 +146,7 @@ impl JobServer {
         self.memory_use().total().saturating_add(new) <= self.policy.memory_max / 16 * sixteenths
     }
 
-    /// So many jobs fit into this much memory at most.
+    /// The most jobs that fit into this much memory.
     pub const fn most_jobs(memory: u64) -> u64 {
         memory / 4 * 3 / JOB
     }

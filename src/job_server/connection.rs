@@ -36,7 +36,8 @@ pub(super) struct Connection {
     pub(super) abilities: AbilityList,
     /// Whether it has had many abilities since it had none: see [`super::wake`].
     pub(super) is_wide: bool,
-    /// When it fell asleep or could take jobs again, counted, and while it sleeps its neighbours among the wide ones that do.
+    /// When it fell asleep or could take jobs again, counted, and while it sleeps its neighbours among the
+    /// wide ones that do.
     pub(super) slept: u64,
     pub(super) previous_sleeper: u32,
     pub(super) next_sleeper: u32,
@@ -44,8 +45,8 @@ pub(super) struct Connection {
     pub(super) has_stale_rules: bool,
     /// The ability at which that goes on; [`NONE`] is the first.
     pub(super) rules_at: u32,
-    /// The ability from which on it is to be looked for ready jobs that nobody is on the way for, since it has fallen asleep; [`NONE`]
-    /// where that is done.
+    /// The ability from which on it is to be looked for ready jobs that nobody is on the way for, since it
+    /// has fallen asleep; [`NONE`] where that is done.
     pub(super) cover_at: u32,
     /// The first of the jobs that it waits for.
     pub(super) first_wait: u32,
@@ -66,7 +67,8 @@ pub(super) struct Connection {
     /// Numbers of jobs that were taken away from it while it ran them, and when, counted. Its result still ends such a job;
     /// nothing else that it says of it is heard, or answered.
     forfeited: BTreeMap<u64, u64>,
-    /// The same in the order of time; those among them whose time is another one have been forgotten, or taken away again.
+    /// The same in the order of time; those among them whose time is another one have been forgotten, or
+    /// taken away again.
     forfeited_in_order: VecDeque<(u64, u64)>,
     last_forfeited: u64,
     /// What it offered and was not registered for, if anything.
@@ -87,9 +89,10 @@ pub(super) enum Pending {
     GiveBack { function: u32 },
 }
 
-/// How many taken-away jobs are remembered for a connection at least; more where it has held more at a time. Beyond twice as
-/// many the oldest are forgotten: a worker that piles them up gets errors, and cannot end them any more. A worker that does
-/// many jobs side by side, each for longer than its time, has had far more of them than it seems to hold.
+/// How many taken-away jobs are remembered for a connection at least; more where it has held more at a time.
+/// Beyond twice as many the oldest are forgotten: a worker that piles them up gets errors, and cannot end
+/// them any more. A worker that does many jobs side by side, each for longer than its time, has had far more
+/// of them than it seems to hold.
 const LEAST_FORFEITED: usize = 1024;
 
 impl Connection {

@@ -59,7 +59,8 @@ enum Stage {
     Rules,
 }
 
-/// One time through all jobs of a function. What goes back to where it was before may be missed, so another round follows.
+/// One time through all jobs of a function. What goes back to where it was before may be missed, so another
+/// round follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Round {
     /// How many jobs of the function had gone back when it began.
@@ -448,8 +449,8 @@ impl JobServer {
         }
     }
 
-    /// Does something to the jobs of a function, list by list and in their order, and then to those that run. `act` tells whether it
-    /// has, so that the job has left its list.
+    /// Does something to the jobs of a function, list by list and in their order, and then to those that run.
+    /// `act` tells whether it has, so that the job has left its list.
     fn walk(&mut self, function: u32, from: Place, mut act: impl FnMut(&mut Self, u32) -> bool) -> Piece {
         let mut place = from;
         if matches!(place.stage, Stage::Beginning | Stage::Rules) {
@@ -552,7 +553,8 @@ impl JobServer {
         Some((next.job, self.jobs.get(next.job).number()))
     }
 
-    /// By priority the ready jobs, those that are being read and the parked ones; then by priority those that are not due yet.
+    /// By priority the ready jobs, those that are being read and the parked ones; then by priority those that
+    /// are not due yet.
     pub(super) fn list_of(&self, function: u32, index: usize) -> JobList {
         let function = &self.functions[function as usize];
         match index.checked_sub(QUEUED_LISTS) {

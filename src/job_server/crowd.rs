@@ -1,7 +1,7 @@
 //! How many waits one connection has for one job.
 //!
-//! That is counted where a job has as many waits as one connection may have for it, and nowhere else: in most jobs nobody could
-//! be near the limit.
+//! That is counted where a job has as many waits as one connection may have for it, and nowhere else: in most
+//! jobs nobody could be near the limit.
 
 use std::collections::HashMap;
 

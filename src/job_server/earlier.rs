@@ -10,9 +10,9 @@ const MOST_OF_JOB: usize = 8;
 /// So many runs of all jobs are. Beyond that those of the oldest jobs are forgotten.
 const MOST: usize = 100_000;
 
-/// How often a job may be taken for not read by a worker that has left, or be given back as not begun, before that counts as an attempt. Where every worker sends
-/// its result and GRAB_JOB and leaves, half of the jobs are missed once, a quarter twice, and so on: this is enough for queues of
-/// tens of thousands.
+/// How often a job may be taken for not read by a worker that has left, or be given back as not begun, before
+/// that counts as an attempt. Where every worker sends its result and GRAB_JOB and leaves, half of the jobs
+/// are missed once, a quarter twice, and so on: this is enough for queues of tens of thousands.
 const MOST_MISSES: u8 = 16;
 
 /// A run that came to nothing.
@@ -48,7 +48,8 @@ pub enum RunEnd {
 pub(super) struct EarlierRuns {
     of_jobs: BTreeMap<u64, Vec<EarlierRun>>,
     count: usize,
-    /// How often jobs came back without an attempt. At most [`MOST`] jobs; of others every lost worker counts.
+    /// How often jobs came back without an attempt. At most [`MOST`] jobs; of others every lost worker
+    /// counts.
     misses: BTreeMap<u64, u8>,
 }
 
@@ -78,7 +79,8 @@ impl EarlierRuns {
         self.of_jobs.get(&number).map_or(&[], Vec::as_slice)
     }
 
-    /// A job comes back that was not begun, or probably not even read. Returns whether the job is spared the attempt.
+    /// A job comes back that was not begun, or probably not even read. Returns whether the job is spared the
+    /// attempt.
     fn miss(&mut self, number: u64) -> bool {
         if self.misses.len() >= MOST && !self.misses.contains_key(&number) {
             return false;
@@ -106,8 +108,8 @@ impl JobServer {
         self.connections[self.runs[run as usize].connection as usize].holds_unbegun
     }
 
-    /// A worker gives back the job of this run, and has not begun it, or probably not even read it. Returns whether the job is
-    /// spared the attempt.
+    /// A worker gives back the job of this run, and has not begun it, or probably not even read it. Returns
+    /// whether the job is spared the attempt.
     pub(super) fn may_miss(&mut self, run: u32) -> bool {
         let number = self.jobs.get(self.runs[run as usize].job).number();
         self.earlier_runs.miss(number)

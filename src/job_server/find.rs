@@ -1,7 +1,7 @@
 //! Which jobs are what somebody asks for, found by the index that leads to the fewest of them.
 //!
-//! A place says by which index it was reached, so that a listing of several calls goes on as it began, whatever becomes more or
-//! fewer meanwhile.
+//! A place says by which index it was reached, so that a listing of several calls goes on as it began,
+//! whatever becomes more or fewer meanwhile.
 
 use std::ops::{ControlFlow, Range};
 
@@ -76,8 +76,9 @@ struct Wanted<'a> {
 }
 
 impl JobServer {
-    /// Shows jobs of which a query holds to `show`, from a place on that is 0 in the beginning, until it breaks off: looks at a
-    /// bounded number of them. A job that is waited for more than once may come more than once.
+    /// Shows jobs of which a query holds to `show`, from a place on that is 0 in the beginning, until it
+    /// breaks off: looks at a bounded number of them. A job that is waited for more than once may come more
+    /// than once.
     pub fn find_jobs(
         &self,
         query: &JobQuery<'_>,
@@ -90,7 +91,7 @@ impl JobServer {
             Some(None) => return Found { next: None, looks },
             function => (function.flatten(), *query),
         };
-        // Who holds a job runs it.
+        // A job that is held is running.
         let stage = query.stage.or(query.holder.map(|_| StageKind::Running));
         let wanted = Wanted { query: JobQuery { stage, ..query }, function };
         let path = self.path(&wanted, place);
@@ -218,7 +219,8 @@ impl JobServer {
         smallest(namesakes.filter(|slot| u64::from(*slot) >= place))
     }
 
-    /// The runs of a client's connections from a place on, by slot; `None` where it is quicker to look through all.
+    /// The runs of a client's connections from a place on, by slot; `None` where it is quicker to look
+    /// through all.
     fn runs_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
         let mut runs = Vec::new();
         for connection in self.clients.of(client) {

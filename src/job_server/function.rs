@@ -80,8 +80,8 @@ pub(super) struct Function {
     pub(super) running: u32,
     /// The run that began last of those of its jobs.
     pub(super) first_run: u32,
-    /// How often one of its jobs became ready again, or went from one list into another in some other way than to a worker: who goes
-    /// through the lists may have missed it.
+    /// How often one of its jobs became ready again, or went from one list into another in some other way
+    /// than to a worker: who goes through the lists may have missed it.
     pub(super) returns: u32,
     /// Connections that can do it.
     pub(super) workers: u32,

@@ -63,7 +63,7 @@ impl JobServer {
         self.count_in_use(slot);
     }
 
-    /// The same, where only running jobs have become more or fewer.
+    /// Publishes a function of which only the number of running jobs has changed.
     pub(super) fn publish_running(&mut self, slot: u32) {
         self.functions[slot as usize].publish_running();
         self.count_in_use(slot);
@@ -110,7 +110,8 @@ impl JobServer {
         self.functions[slot as usize].unused_place = new_place;
     }
 
-    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it did.
+    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it
+    /// did.
     fn forget_unused_functions(&mut self) -> bool {
         let surplus = (self.functions.len() + 1).saturating_sub(self.policy.max_functions);
         let count = surplus.min(self.functions_unused.len()).min(FORGOTTEN_AT_ONCE);
@@ -124,8 +125,8 @@ impl JobServer {
     }
 }
 
-/// Puts `slot` into a list, or takes it out if it has a place there. Returns its new place; `tell` is called with another one
-/// that was moved, and its new place.
+/// Puts `slot` into a list, or takes it out if it has a place there. Returns its new place; `tell` is called
+/// with another one that was moved, and its new place.
 fn change_list(list: &mut Vec<u32>, slot: u32, place: u32, tell: impl FnOnce(u32, u32)) -> u32 {
     if place == NONE {
         list.push(slot);

@@ -82,7 +82,7 @@ impl JobServer {
         assert_eq!(by_key, keyed_by_workload + namesakes, "the index of keys is off");
     }
 
-    /// All jobs but those that have ended and are not buried yet.
+    /// All jobs but those that have ended and whose clients are still being told.
     fn live_jobs(&self) -> impl Iterator<Item = (u32, JobRef<'_>)> {
         self.jobs.iter().filter(|(_, job)| job.state != JobState::Ended)
     }
@@ -396,7 +396,8 @@ impl JobServer {
         count as usize
     }
 
-    /// Whether a job waits, nobody is on the way, and a worker sleeps that could do it, and will not be looked at any more.
+    /// Whether a job waits, nobody is on the way, and a worker sleeps that could do it, and will not be
+    /// looked at any more.
     fn is_forgotten(&self, slot: usize, function: &Function) -> bool {
         let slot = u32::try_from(slot).unwrap_or(NONE);
         let is_hopeless = |connection: u32| {

@@ -300,6 +300,11 @@ impl Jobs {
         }
     }
 
+    /// Bytes of memory for jobs that no job uses, beyond what there always may be.
+    pub(super) fn free_bytes(&self) -> usize {
+        self.bodies.free_bytes()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }

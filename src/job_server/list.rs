@@ -166,8 +166,8 @@ impl JobServer {
         })
     }
 
-    /// Hands on a bounded number of jobs that stand in these lists of a function, as [`list_queued_jobs`](Self::list_queued_jobs)
-    /// does.
+    /// Hands on a bounded number of jobs that stand in these lists of a function, as
+    /// [`list_queued_jobs`](Self::list_queued_jobs) does.
     pub(super) fn list_in_lists(
         &self,
         function: u32,

@@ -117,7 +117,11 @@ impl JobServer {
         };
         // One job of any size fits where nothing else waits.
         let fits = taken == 0 || taken.saturating_add(workload as u64) <= most;
-        if fits { Ok(()) } else { Err(error) }
+        if fits {
+            return Ok(());
+        }
+        self.stats.memory.refused.bump(1);
+        Err(error)
     }
 
     /// Whether a kept job that would be ready has to wait for its turn in the store.
@@ -195,8 +199,8 @@ impl JobServer {
         }
     }
 
-    /// The store has read parked jobs, the first of those that it was asked for at least; or it could not. Returns what is left of
-    /// that: the call is to be made again with it.
+    /// The store has read parked jobs, the first of those that it was asked for at least; or it could not.
+    /// Returns what is left of that: the call is to be made again with it.
     pub(super) fn loaded(
         &mut self,
         now: Now,
@@ -247,7 +251,8 @@ impl JobServer {
         None
     }
 
-    /// Of jobs that the store was asked for, those that it has not read wait again, before the others. Returns what it has read.
+    /// Of jobs that the store was asked for, those that it has not read wait again, before the others.
+    /// Returns what it has read.
     fn park_unread(
         &mut self,
         now: Now,

@@ -490,7 +490,10 @@ impl JobServer {
     fn go_on(&mut self, now: Now, connection: u32, pending: Pending, effects: &mut impl Effects) -> bool {
         match pending {
             Pending::Message { job, serial } => self.go_on_telling(connection, job, serial, effects),
-            Pending::Grab { kind, at } => self.take_job(now, connection, kind, Some(at), effects),
+            // A rule may have come since the last piece.
+            Pending::Grab { kind, at } => {
+                self.refresh_rules(now, connection, effects) && self.take_job(now, connection, kind, Some(at), effects)
+            }
             Pending::GiveBack { function } => self.give_back(now, connection, function, effects),
         }
     }

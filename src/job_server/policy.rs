@@ -34,7 +34,8 @@ pub struct Policy {
     pub storing_workloads_max: u64,
     /// Bytes of memory for workloads of jobs that no store has. Beyond it jobs are refused.
     pub volatile_workloads_max: u64,
-    /// Bytes of memory for everything, see [`crate::stats::account`]. Jobs and what is remembered of peers may take three quarters.
+    /// Bytes of memory for everything, see [`crate::stats::account`]. Jobs and what is remembered of peers
+    /// may take three quarters.
     pub memory_max: u64,
     /// Jobs of any kind.
     pub max_jobs: usize,

@@ -1,8 +1,9 @@
-//! What the state machine's work costs, so that no hold of the lock takes long: the unit, the prices and the budget.
+//! What the state machine's work costs, so that no hold of the lock takes long: the unit, the prices and the
+//! budget.
 //!
-//! The unit is one entry of a list that is looked at: 25 to 50 ns, depending on whether it is in the processor's cache. Every
-//! loop whose length a peer decides, or the number of peers, jobs or functions, spends as it goes, and ends when the budget
-//! of the hold is spent. What is left is done in other holds.
+//! The unit is one entry of a list that is looked at: 25 to 50 ns, depending on whether it is in the
+//! processor's cache. Every loop whose length a peer decides, or the number of peers, jobs or functions,
+//! spends as it goes, and ends when the budget of the hold is spent. What is left is done in other holds.
 
 use std::cell::Cell;
 
@@ -16,7 +17,8 @@ pub const PACKET: u32 = 4;
 pub const KIB: u32 = 2;
 /// An entry that is looked at: an ability, a wait, a run, a sleeper, a job, a rule, a NOOP's deadline.
 pub const ENTRY: u32 = 1;
-/// An entry that is changed: taken out of its lists and its indexes, or put into them, with what is published of it.
+/// An entry that is changed: taken out of its lists and its indexes, or put into them, with what is published
+/// of it.
 pub const CHANGE: u32 = 8;
 /// A worker that is woken, beside its NOOP.
 pub const WAKE: u32 = 4;
@@ -36,7 +38,7 @@ pub(super) fn of_packet(response: &Response<'_>) -> u32 {
     PACKET + response.workload().map_or(0, copied)
 }
 
-/// What it costs to copy so many bytes.
+/// What it costs to copy these bytes.
 pub(super) fn of_bytes(bytes: usize) -> u32 {
     u32::try_from(bytes / 1024).unwrap_or(u32::MAX).saturating_mul(KIB)
 }
@@ -65,7 +67,7 @@ impl WorkBudget {
         self.spent.set(self.spent.get().saturating_add(price));
     }
 
-    /// Spends for so many entries.
+    /// Spends the price of `entries` entries.
     pub(super) fn spend_entries(&self, entries: usize) {
         self.spend(u32::try_from(entries).unwrap_or(u32::MAX).saturating_mul(ENTRY));
     }

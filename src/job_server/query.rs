@@ -34,7 +34,8 @@ impl JobServer {
 
     pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
         let newest_first = successors(self.jobs.find_unique(unique), |newer| self.jobs.older_namesake(*newer));
-        // Beyond that so many of its namesakes are not stored yet that nobody can have been told of it for long.
+        // Beyond that so many of its namesakes are not stored yet that nobody can have been told of it for
+        // long.
         let newest_first = newest_first.take(MOST_NAMESAKES).inspect(|_| self.work_budget.spend(price::ENTRY));
         let mut visible =
             newest_first.map(|job| self.jobs.get(job)).filter(|job| !matches!(job.state, JobState::Storing(_)));

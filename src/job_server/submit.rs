@@ -41,8 +41,12 @@ impl JobServer {
             Err(vacancy) => vacancy,
         };
         let limit = self.functions[function as usize].limits[submission.priority.index()];
-        if limit > 0 && self.functions[function as usize].total() >= limit || self.jobs.len() >= self.policy.max_jobs {
+        if limit > 0 && self.functions[function as usize].total() >= limit {
             return Err(PeerError::JOB_QUEUE_FULL);
+        }
+        if self.jobs.len() >= self.policy.max_jobs {
+            self.stats.memory.refused.bump(1);
+            return Err(PeerError::TOO_MANY_JOBS);
         }
         if self.jobs.last_number() >= NUMBER_MAX {
             return Err(PeerError::NUMBERS_USED_UP);
@@ -205,7 +209,7 @@ impl JobServer {
         let is_running = matches!(abandoned.state, JobState::Running(_));
         if abandoned.state == JobState::Ended {
             if abandoned.waits == NONE {
-                self.bury(job);
+                self.forget_ended(job);
             }
             return;
         }
@@ -221,7 +225,8 @@ impl JobServer {
         job.waits == NONE && !job.background
     }
 
-    /// Forgets a job, in whatever state it is, with its run and its few waits. The store is told if it has the job, or may have.
+    /// Forgets a job, in whatever state it is, with its run and its few waits. The store is told if it has
+    /// the job, or may have.
     pub(super) fn remove_job(&mut self, slot: u32, effects: &mut impl Effects) {
         let function = self.take_down(slot, effects);
         while self.jobs.get(slot).waits != NONE {

@@ -1,11 +1,13 @@
 //! What all clients of a job are told, and the end of a job.
 //!
-//! Few clients are told at once. Where they are many, what is said is kept beside the job with the place of the next wait, and
-//! is delivered in pieces: by the worker's own request, which comes again until it is through, and by the timer. What is said of
-//! one job is delivered in the order in which it was said. A job that has ended is forgotten at once: only its waits
-//! are left, for the last packet, so that neither its worker's death nor an equal submission changes anything any more.
+//! Few clients are told at once. Where they are many, what is said is kept beside the job with the place of
+//! the next wait, and is delivered in pieces: by the worker's own request, which comes again until it is
+//! through, and by the timer. What is said of one job is delivered in the order in which it was said. A job
+//! that has ended is forgotten at once: only its waits are left, for the last packet, so that neither its
+//! worker's death nor an equal submission changes anything any more.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,6 +17,7 @@ use super::index::NONE;
 use super::job::JobState;
 use super::{ConnectionId, JobServer, price};
 use crate::protocol::{JobHandle, Response, Workload};
+use crate::stats::account::Account;
 
 /// Something that the clients of a job are told.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +35,7 @@ pub(super) enum Said<'a> {
     Nothing,
 }
 
-/// The same, kept while it is delivered.
+/// A [`Said`] with bytes of its own, kept while it is delivered.
 #[derive(Debug)]
 enum Kept {
     Status { numerator: Box<[u8]>, denominator: Box<[u8]> },
@@ -96,9 +99,8 @@ impl<'a> Said<'a> {
         })
     }
 
-    fn keep(self) -> Kept {
-        let keep =
-            |payload: Workload<'_>| payload.share().unwrap_or_else(|| Bytes::copy_from_slice(payload.as_bytes()));
+    fn keep(self, account: &Arc<Account>) -> Kept {
+        let keep = |payload: Workload<'_>| shared(payload, account);
         match self {
             Self::Status { numerator, denominator } => {
                 Kept::Status { numerator: numerator.into(), denominator: denominator.into() }
@@ -111,6 +113,12 @@ impl<'a> Said<'a> {
             Self::Nothing => Kept::Nothing,
         }
     }
+}
+
+/// A payload that several may hold. What has to be copied for that is counted until nobody holds it any more; what came in a large
+/// packet is counted already.
+fn shared(payload: Workload<'_>, account: &Arc<Account>) -> Bytes {
+    payload.share().unwrap_or_else(|| account.count_once(Bytes::copy_from_slice(payload.as_bytes())))
 }
 
 impl Kept {
@@ -136,8 +144,8 @@ impl Kept {
 }
 
 impl JobServer {
-    /// Tells all clients that wait for the job, by the word of a worker. Returns whether all have been told; if not, the worker's
-    /// request is to come again.
+    /// Tells all clients that wait for the job, by the word of a worker. Returns whether all have been told;
+    /// if not, the worker's request is to come again.
     pub(super) fn tell(&mut self, job: u32, speaker: u32, said: Said<'_>, effects: &mut impl Effects) -> bool {
         if self.has_few_clients(job) {
             self.tell_at_once(job, said, effects);
@@ -146,8 +154,9 @@ impl JobServer {
         self.tell_in_pieces(job, Some(speaker), said, effects)
     }
 
-    /// Ends a job, in whatever state it is, and tells all its clients. The store is told if it has the job, or may have. Where that
-    /// is by the word of a worker, returns whether all have been told; if not, the worker's request is to come again.
+    /// Ends a job, in whatever state it is, and tells all its clients. The store is told if it has the job,
+    /// or may have. Where that is by the word of a worker, returns whether all have been told; if not, the
+    /// worker's request is to come again.
     pub(super) fn end(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
         if self.has_few_clients(job) {
             self.tell_at_once(job, said, effects);
@@ -170,7 +179,7 @@ impl JobServer {
         let owner = said
             .payload()
             .filter(|payload| receivers > 1 && payload.as_bytes().len().saturating_mul(receivers) >= SHARED_FROM);
-        let owner = owner.map(|payload| payload.share().unwrap_or_else(|| Bytes::copy_from_slice(payload.as_bytes())));
+        let owner = owner.map(|payload| shared(payload, &self.stats.memory));
         let said = match &owner {
             Some(owner) => said.with_payload(Workload::common(owner)),
             None => said,
@@ -194,8 +203,12 @@ impl JobServer {
     fn tell_in_pieces(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
         self.last_message += 1;
         let serial = self.last_message;
-        let message =
-            Message { kept: said.keep(), serial, speaker: speaker.map(|speaker| self.id_of(speaker)), place: None };
+        let message = Message {
+            kept: said.keep(&self.stats.memory),
+            serial,
+            speaker: speaker.map(|speaker| self.id_of(speaker)),
+            place: None,
+        };
         let is_first = self.messages.get(&job).is_none_or(VecDeque::is_empty);
         self.messages.entry(job).or_default().push_back(message);
         if let Some(speaker) = speaker {
@@ -267,7 +280,7 @@ impl JobServer {
                 wait = next_of_job;
             }
             if is_last {
-                return self.bury(job);
+                return self.forget_ended(job);
             }
         }
         self.messages.remove(&job);
@@ -288,9 +301,9 @@ impl JobServer {
     }
 
     /// Forgets a job that has ended, when nobody waits for its last packet any more.
-    pub(super) fn bury(&mut self, job: u32) {
+    pub(super) fn forget_ended(&mut self, job: u32) {
         self.messages.remove(&job);
-        self.jobs.bury(job);
+        self.jobs.free_slot(job);
     }
 
     /// Whether clients are still to be told something.

@@ -8,9 +8,10 @@
 //! Who would be told that there is no job is not woken: a worker from which the operator's rules withhold the function, and one
 //! that holds as many jobs as it may, until it has ended one. Waking looks at the same limits as GRAB_JOB.
 //!
-//! A connection that falls asleep joins the sleepers of each of its functions, and leaves them when it is woken. With very many
-//! functions that would take long. A connection with many is *wide*: it joins one list of all wide sleepers alone, and each
-//! function knows which wide connections can do it. Who is woken is the same.
+//! A connection that falls asleep joins the sleepers of each of its functions, and leaves them when it is
+//! woken. With very many functions that would take long. A connection with many is *wide*: it joins one list
+//! of all wide sleepers alone, and each function knows which wide connections can do it. Who is woken is the
+//! same.
 
 use super::connection::{Ability, Connection, Sleep};
 use super::effects::Effects;
@@ -53,8 +54,8 @@ impl JobServer {
         }
     }
 
-    /// PRE_SLEEP. A worker that sends it in answer to a NOOP has declined: the next in turn is asked, itself last. Returns whether
-    /// that is all; if not, the call is to be made again.
+    /// PRE_SLEEP. A worker that sends it in answer to a NOOP has declined: the next in turn is asked, itself
+    /// last. Returns whether that is all; if not, the call is to be made again.
     pub(super) fn pre_sleep(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
         if self.connections[connection as usize].sleep == Sleep::Asleep {
             return true;
@@ -95,8 +96,9 @@ impl JobServer {
         }
     }
 
-    /// Wakes a connection that has just joined the sleepers, if one of its functions has a ready job that nobody is on the way for.
-    /// Then the others need not be looked through: nobody else sleeps who could do them.
+    /// Wakes a connection that has just joined the sleepers, if one of its functions has a ready job that
+    /// nobody is on the way for. Then the others need not be looked through: nobody else sleeps who could do
+    /// them.
     fn cover_functions_of(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
         let counts = self.functions_ready.each_ref().map(Vec::len);
         if counts == [0; 3] {
@@ -146,7 +148,8 @@ impl JobServer {
         }
     }
 
-    /// Goes on with the sleepers that have so many functions, and so many of all have jobs, that it takes several turns.
+    /// Goes on with the sleepers that have so many functions, and so many of all have jobs, that it takes
+    /// several turns.
     pub(super) fn go_on_covering(&mut self, now: Now, effects: &mut impl Effects) {
         while !self.is_turn_over()
             && let Some(id) = self.uncovered.pop_front()
@@ -287,7 +290,8 @@ impl JobServer {
         is_on_its_way
     }
 
-    /// The ability of the one who has slept longest of those who can do a function; [`NONE`] if nobody sleeps who can.
+    /// The ability of the one who has slept longest of those who can do a function; [`NONE`] if nobody sleeps
+    /// who can.
     fn next_sleeper(&self, function: u32) -> u32 {
         let narrow = self.functions[function as usize].first_sleeper;
         let wide = self.next_wide_sleeper(function);
@@ -301,7 +305,8 @@ impl JobServer {
         since.max(self.connections[connection as usize].slept)
     }
 
-    /// The same among the wide: looks through whichever are fewer, those that can do the function or those that sleep.
+    /// The same among the wide: looks through whichever are fewer, those that can do the function or those
+    /// that sleep.
     fn next_wide_sleeper(&self, function: u32) -> u32 {
         let Function { first_wide, wide, .. } = self.functions[function as usize];
         if wide == 0 || self.wide_sleepers == 0 {

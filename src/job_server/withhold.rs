@@ -262,8 +262,8 @@ impl JobServer {
         connections.iter().filter(|connection| offers(**connection)).count()
     }
 
-    /// Goes on with the workers for which rules have changed, until the turn is over. [`rules_place`](Self::rules_place) tells
-    /// whether some are left.
+    /// Goes on with the workers for which rules have changed, until the turn is over.
+    /// [`rules_place`](Self::rules_place) tells whether some are left.
     pub fn go_on_with_rules(&mut self, now: Now, effects: &mut impl Effects) {
         let mut to_cover = BTreeSet::new();
         let mut count = 0;
@@ -290,8 +290,8 @@ impl JobServer {
         (!self.rules.stale.is_empty()).then_some(Place::OF_RULES)
     }
 
-    /// The rules for a connection may have changed, and it may not have had its turn: it has it now. Returns whether that is all;
-    /// if not, it is to come again.
+    /// The rules for a connection may have changed, and it may not have had its turn: it has it now. Returns
+    /// whether that is all; if not, it is to come again.
     pub(super) fn refresh_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
         if !self.connections[connection as usize].has_stale_rules {
             return true;
@@ -346,8 +346,8 @@ impl JobServer {
         [connections.get(&connection), of_client, hosts.get(&gauges.peer)].into_iter().flatten().collect()
     }
 
-    /// Goes on marking what the rules now withhold from a connection, at least one ability and until the turn is over. Adds the
-    /// functions that are to be covered again. Returns whether that is all.
+    /// Goes on marking what the rules now withhold from a connection, at least one ability and until the turn
+    /// is over. Adds the functions that are to be covered again. Returns whether that is all.
     fn mark_withheld(&mut self, connection: u32, to_cover: &mut BTreeSet<u32>) -> bool {
         let state = &self.connections[connection as usize];
         let first = state.abilities.first;

@@ -1,8 +1,8 @@
-//! The one task of a connection: reads, hands on, writes.
+//! The task of a connection: reads requests, applies them, writes responses.
 //!
-//! A turn reads once, has what came worked off under the lock, and leaves writing to its next turn, which comes after
-//! those of the other connections that are ready: what they have to say to this one then goes out with the same write.
-//! How much a turn does is a matter of [`turn`](super::turn). While it is idle a connection owns no buffer.
+//! A turn reads once and applies what came under the lock. It leaves writing to the next turn, which comes after those
+//! of the other connections that are ready: what they send to this one goes out with the same write. How much a turn
+//! does is decided by [`turn`](super::turn). An idle connection owns no buffer.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -42,15 +42,16 @@ use crate::stats::ConnectionGauges;
 const READ_BUFFER: usize = 64 * 1024;
 /// How much of it a short turn uses, in bytes.
 const SHORT_READ: usize = 8 * 1024;
-/// What a line of text costs. Only those that are quick are not the last of a turn.
+/// The price of a line of text. A line that is not quick ends the turn.
 const LINE: u32 = turn::SHORT / 16;
-/// Once a turn has written so much, in bytes, others have theirs.
+/// A turn ends when it has written so much, in bytes.
 const WRITTEN_A_TURN: usize = 256 * 1024;
-/// Once so many answers wait, in bytes, they are written before the rest of what was read is worked off.
+/// When so many bytes of answers wait, they are written before the rest of what was read is worked off.
 const ANSWERS_A_WRITE: usize = 64 * 1024;
-/// Once so much waits for a connection, in bytes, it must read before its next request is: answers to itself need no more.
+/// While so many bytes wait for a connection, its next request is not read.
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
-/// Once so much waits, the next line of text is answered when less does, in bytes. Of a long answer less is made ahead.
+/// While so many bytes wait for a connection, its next line of text is not answered. Of an answer that takes several
+/// steps only [`LISTING_PIECE`] is made ahead.
 const TEXT_AHEAD: usize = 256 * 1024;
 /// How often a connection looks whether there is room for its large packet.
 const ROOM_INTERVAL: Duration = Duration::from_millis(50);
@@ -303,7 +304,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         if self.outbox.has_gaps() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Whether what there is to write waits until the rest of what was read is worked off: one write is cheaper than several.
+    /// Whether writing waits until the rest of what was read is worked off: one write is cheaper than several.
     fn writes_later(&self) -> bool {
         self.turn.has_place()
             && self.input.is_held()
@@ -377,25 +378,30 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             if let Some(answer) = &self.long_answer {
                 answer.step_back();
             }
-            self.turn.leave();
-            return Ok(false);
+            return Ok(self.leave_turn());
         }
         if self.awaits_jobs || self.long_answer.as_ref().is_some_and(Running::awaits_jobs) {
             if self.server.hub.poll_restored(self.id, context.waker()).is_pending() {
-                self.turn.leave();
-                return Ok(false);
+                return Ok(self.leave_turn());
             }
             self.awaits_jobs = false;
         }
         if self.long_answer.is_some() {
-            self.turn.leave();
-            return Ok(self.poll_store(context).is_ready() && self.go_on(context));
+            let has_answers = self.leave_turn();
+            return Ok(self.poll_store(context).is_ready() && self.go_on(context) || has_answers);
         }
         if self.reading == Reading::Ended && !self.input.is_held() {
-            self.turn.leave();
-            return Ok(false);
+            return Ok(self.leave_turn());
         }
         self.poll_requests(context)
+    }
+
+    /// Lets others have the place, while this connection waits for something else than its turn. Returns whether it had the place: then
+    /// its answers may have been left for one write with more of them, and are to be written now.
+    fn leave_turn(&mut self) -> bool {
+        let had_place = self.turn.has_place();
+        self.turn.leave();
+        had_place
     }
 
     /// The same for what is no answer that takes long.
@@ -412,6 +418,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         let budget = self.budget;
         if self.input.is_held() {
             let result = self.with_input(|input, sink| input.resume(sink));
+            self.holder.set_held(self.input.memory());
             self.end_if_broken(result);
         } else if self.poll_room(context).is_pending() {
             self.turn.leave();
@@ -420,6 +427,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             result?;
         } else {
             // Where there is nothing to read, others may have the place.
+            self.reads_much = false;
             self.turn.leave();
             return Ok(false);
         }
@@ -429,7 +437,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             if !self.reads_much || self.input.is_held() {
                 return Ok(true);
             }
-            // Where nobody else has more to do, all of it is answered with one write; where somebody has, this much is at once.
+            // Where no other connection has more to do, all of it is answered with one write; otherwise this part is
+            // answered at once.
             let has_more = self.turn.poll_long(context).is_ready() && self.poll_input(context)?;
             return Ok(has_more || !self.turn.has_place());
         }

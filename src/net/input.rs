@@ -62,8 +62,8 @@ enum State {
     Whole { header: Header, body: Bytes, rest: Vec<u8> },
     /// So many bytes of a packet that was too large are still to come.
     Skip(u64),
-    /// Bytes that were read but not worked off, from this place on: others have their turn, or the connection's own output must
-    /// shrink first.
+    /// Bytes that were read but not worked off, from this place on: others have their turn, or the
+    /// connection's own output must shrink first.
     Held { bytes: Vec<u8>, from: usize },
     /// So many of the last bytes that are being looked at are to be held. Only while they are looked at.
     Rest(usize),
@@ -98,11 +98,16 @@ impl Input {
 
     /// Tells the account how many bytes it holds.
     fn publish(&mut self) {
-        let memory = self.memory();
+        let memory = match &self.state {
+            // The packet itself is counted until nobody holds it any more.
+            State::Whole { rest, .. } => rest.capacity(),
+            _ => self.memory(),
+        };
         self.amount.set(memory);
     }
 
-    /// Makes room for what comes next. Returns whether there is any: there is none for a large packet while memory is short.
+    /// Makes room for what comes next. Returns whether there is any: there is none for a large packet while
+    /// memory is short.
     pub fn make_room(&mut self) -> bool {
         let account = self.amount.account();
         if let State::Large { header, body } = &mut self.state
@@ -140,7 +145,8 @@ impl Input {
         self.publish();
     }
 
-    /// Hands on a large packet, behind which `rest` was read. If its work takes several turns, it is kept and comes again.
+    /// Hands on a large packet, behind which `rest` was read. If its work takes several turns, it is kept and
+    /// comes again.
     fn work_off_large(&mut self, header: Header, body: Bytes, rest: Vec<u8>, sink: &mut impl Sink) {
         let progress = sink.requests(&[parse(header, Workload::shared(&body, &body))]);
         self.state = match progress {

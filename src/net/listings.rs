@@ -1,8 +1,9 @@
 //! How answers that take long share the time of the thread that serves jobs.
 //!
-//! Such an answer is made in pieces, one piece at a time whoever asked, and in order: first come those that have had no piece
-//! yet, then the others, the oldest first, as long as their peers read. While nobody wants anything else, one piece follows the
-//! other. While others have turns, the pieces take one part in [`SHARE`] of the time, writing them included.
+//! Such an answer is made in pieces, one piece at a time whoever asked, and in order: first come those that
+//! have had no piece yet, then the others, the oldest first, as long as their peers read. While nobody wants
+//! anything else, one piece follows the other. While others have turns, the pieces take one part in [`SHARE`]
+//! of the time, writing them included.
 //!
 //! [`Order`] decides, and has no clock; [`keep_order`] is the task that tells it the time.
 
@@ -16,9 +17,10 @@ use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// Pieces take one part in so many of the time while others have turns.
+/// The share of the time that pieces take while others have turns is one in this many.
 const SHARE: u64 = 5;
-/// After a piece the next one never waits longer than this, in microseconds: a piece that the system interrupted only seems long.
+/// After a piece the next one never waits longer than this, in microseconds: a piece that the system
+/// interrupted only seems long.
 const LONGEST_PAUSE_US: u64 = 50_000;
 
 /// The place of an answer in the order: whether it has had a piece, and when it came.
@@ -31,6 +33,8 @@ struct Order {
     waiting: BTreeMap<Place, Waker>,
     /// The one whose turn it is.
     turn: Option<Place>,
+    /// Whether the last turn was the first of an answer.
+    gave_first: bool,
     /// Until when there is a pause.
     pause_until_us: u64,
     /// How many have come.
@@ -94,9 +98,16 @@ impl Order {
         }
     }
 
-    /// Gives the first one its turn.
+    /// Gives one its turn: the first of those that have had none and the oldest of the others, alternately. However many come, those
+    /// that are under way go on.
     fn give_turn(&mut self) -> Option<Waker> {
-        let (place, waker) = self.waiting.pop_first()?;
+        let under_way = self.waiting.range((true, 0)..).next().map(|(place, _)| *place);
+        let place = match under_way {
+            Some(place) if self.gave_first => place,
+            _ => *self.waiting.first_key_value()?.0,
+        };
+        let waker = self.waiting.remove(&place)?;
+        self.gave_first = !place.0;
         self.turn = Some(place);
         Some(waker)
     }
@@ -133,7 +144,7 @@ impl Listings {
         self.open.load(Ordering::Relaxed) == 0
     }
 
-    /// Somebody has a turn who makes no such answer.
+    /// A connection without such an answer has a turn.
     pub fn note_other(&self) {
         if !self.is_empty() {
             // Approximate where several threads add: it only matters whether it changes.
@@ -169,8 +180,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Ready when the next piece may be made. It must be made then, or [`step_back`](Self::step_back) be called: nobody else makes
-    /// one before.
+    /// Ready when the next piece may be made. It must be made then, or [`step_back`](Self::step_back) be
+    /// called: nobody else makes one before.
     pub fn poll_turn(&self, waker: &Waker) -> Poll<()> {
         let keeper = {
             let mut order = self.listings.lock();
@@ -183,7 +194,8 @@ impl Ticket {
         Poll::Pending
     }
 
-    /// It has had its turn: those come first who have had none. Where nothing came of it that its peer could read, all others do.
+    /// It has had its turn: those come first who have had none. Where nothing came of it that its peer could
+    /// read, all others do.
     pub fn has_had_turn(&mut self, has_piece: bool) {
         self.step_back();
         self.place.0 = true;
@@ -277,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn those_come_first_that_have_had_nothing_and_then_the_oldest() {
+    fn those_that_have_had_nothing_and_the_oldest_take_turns() {
         let mut order = Order::default();
         ask(&mut order, &[(true, 2), (true, 1), (false, 4), (false, 3)]);
         let mut turns = Vec::new();
@@ -292,7 +304,7 @@ mod tests {
                 ask(&mut order, &[place]);
             }
         }
-        assert_eq!(turns, [(false, 3), (false, 4), (true, 1), (true, 1), (true, 1), (true, 2)][..turns.len()]);
+        assert_eq!(turns, [(false, 3), (true, 1), (false, 4), (true, 1), (true, 1), (true, 2)][..turns.len()]);
         assert_eq!(turns.len(), 6);
     }
 
@@ -310,7 +322,8 @@ mod tests {
         assert_eq!(order.next(0, false), Next::Wait, "nobody waits");
     }
 
-    /// Of a second in which others have turns all the time, pieces of any length take a fifth; of one without, all.
+    /// Of a second in which others have turns all the time, pieces of any length take a fifth; of one
+    /// without, all.
     #[test]
     fn pieces_take_a_fifth_of_the_time_or_all_of_it() {
         for (is_idle, expected_us) in [(false, 200_000), (true, 1_000_000)] {

@@ -12,7 +12,8 @@ use crate::stats::account::{Amount, Part};
 
 /// How long a piece takes at most, and the step that it is in.
 const PIECE_TIME: Duration = Duration::from_micros(500);
-/// The same for the first, while other answers take long: what is done by then is short, and is answered at once.
+/// The same for the first, while other answers take long: what is done by then is short, and is answered at
+/// once.
 const SHORT_TIME: Duration = Duration::from_micros(50);
 
 /// The answer, and its place among all that take long.
@@ -26,8 +27,8 @@ pub(super) struct Running {
     amount: Amount,
 }
 
-/// Makes the beginning of an answer. Where that is all, it is in `out`; nothing is there if not, so that what fits into a piece
-/// leaves at once.
+/// Makes the beginning of an answer. Where that is all, it is in `out`; nothing is there if not, so that what
+/// fits into a piece leaves at once.
 pub(super) fn begin(server: &Server, mut answer: LongAnswer, out: &mut Vec<u8>) -> Option<Running> {
     let awaits_jobs = answer.awaits_jobs() && server.hub.is_restoring();
     if !awaits_jobs && !answer.waits_for_store() {
@@ -81,8 +82,8 @@ impl Running {
     }
 }
 
-/// Goes on until there is a piece, or until the store is to be waited for, or for as long as it may. Returns whether the answer is
-/// complete.
+/// Goes on until there is a piece, or until the store is to be waited for, or for as long as it may. Returns
+/// whether the answer is complete.
 fn make(server: &Server, answer: &mut LongAnswer, began: Instant, most: Duration, piece: &mut Vec<u8>) -> bool {
     loop {
         if server.admin.go_on(server.clock.now(), answer, piece) {

@@ -1,14 +1,16 @@
-//! What happens when peers make the server hold much: who holds most and moves slowest is closed first.
+//! Memory pressure: the connections that hold much and move slowest are closed first.
 //!
-//! A thread of its own looks at the account and at all who hold buffers; nobody waits for it, and it takes no lock of the hub's.
-//! There are two rules.
+//! A thread of its own looks at the account and at all who hold buffers; nobody waits for it, and it takes no
+//! lock of the hub's. There are two rules.
 //!
-//! **A pace that rises with what is held.** A peer that has more than [`SMALL`] waiting, or on its way here, must move as much as
-//! that within a time, which shrinks with the fourth power of the share of memory that buffers take: see [`Pace`]. While memory is
-//! plentiful the time is hours. So a slow upload or a client that pauses is not cut off then, whatever it holds.
+//! **A pace that rises with what is held.** A peer that has more than [`SMALL`] waiting, or on its way here,
+//! must move as much as that within a time, which shrinks with the fourth power of the share of memory that
+//! buffers take: see [`Pace`]. While memory is plentiful the time is hours. So a slow upload or a client that
+//! pauses is not cut off then, whatever it holds.
 //!
-//! **Where the limit is reached,** connections that hold more than the average are closed at once, in the order of how little of
-//! what they hold they have moved lately, until there is some room. So is done where large packets have waited for room for a while.
+//! **Where the limit is reached,** connections that hold more than the average are closed at once, in the
+//! order of how little of what they hold they have moved lately, until there is some room. So is done where
+//! large packets have waited for room for a while.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,10 +23,11 @@ use slab::Slab;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::log_level::notice;
 use crate::outbox::{CloseReason, Outbox};
 use crate::stats::account::{Account, STEP};
 
-/// So much each peer may hold at any pace, while the limit is not reached, in bytes.
+/// What a peer may hold at any pace while the limit is not reached, in bytes.
 const SMALL: u64 = 1024 * 1024;
 /// Within this time a peer must move what it holds when buffers take all that they may.
 const SHORTEST_TIME: Duration = Duration::from_secs(3);
@@ -34,11 +37,13 @@ const LEAST_SHARE: f64 = 1.0 / 16.0;
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How often the account is looked at otherwise.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// After so long without a refused submission it is said that none is refused any more.
+const NONE_REFUSED: Duration = Duration::from_mins(1);
 /// The time over which the pace of a peer is averaged where the limit is reached.
 const LATELY: Duration = Duration::from_secs(2);
-/// So long large packets wait for room before others are closed for them.
+/// How long large packets wait for room before other connections are closed for them.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
-/// So many closed connections have a line of their own in the log in one look; the others share one.
+/// Closed connections that get a line of the log each; the others of the same look share one.
 const LINES: usize = 5;
 
 /// Who holds buffers, and how it is closed.
@@ -61,17 +66,17 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// So many bytes were written to the peer.
+    /// `bytes` were written to the peer.
     pub fn wrote(&self, bytes: usize) {
         add(&self.written, bytes);
     }
 
-    /// So many bytes of a large packet were received.
+    /// `bytes` of a large packet were received.
     pub fn received(&self, bytes: usize) {
         add(&self.received, bytes);
     }
 
-    /// The peer's task holds so many bytes, beside what is in its outbox.
+    /// The peer's task holds `bytes`, beside what is in its outbox.
     pub fn set_held(&self, bytes: usize) {
         self.held.store(bytes, Ordering::Relaxed);
     }
@@ -117,7 +122,7 @@ pub struct Pressure {
     account: Arc<Account>,
     holders: Mutex<Slab<Arc<Holder>>>,
     thread: OnceLock<Thread>,
-    /// Whether somebody waits for room since the last look.
+    /// Whether a large packet has waited for room since the last look.
     is_wanted: AtomicBool,
     /// Who was closed since the last look, and what it held.
     closed: Mutex<Vec<(String, u64)>>,
@@ -185,19 +190,60 @@ pub fn start(pressure: &Arc<Pressure>) -> io::Result<()> {
 }
 
 fn run(observed: &Weak<Pressure>) {
-    let mut watch = Watch { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None };
+    let mut history = HolderHistory::default();
     while let Some(pressure) = observed.upgrade() {
-        let interval = watch.look(&pressure, Instant::now());
+        let interval = history.look(&pressure, Instant::now());
         drop(pressure);
         thread::park_timeout(interval);
     }
 }
 
 /// What was seen of all holders.
-struct Watch {
+struct HolderHistory {
     seen: HashMap<usize, Seen>,
     looked_at: Instant,
     wanted_since: Option<Instant>,
+    refusals: Refusals,
+}
+
+impl Default for HolderHistory {
+    fn default() -> Self {
+        let refusals = Refusals::default();
+        Self { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None, refusals }
+    }
+}
+
+/// What was seen of refused submissions.
+#[derive(Default)]
+struct Refusals {
+    count: u64,
+    /// While some are refused, how many there were before, and when the last was seen.
+    since: Option<(u64, Instant)>,
+}
+
+impl Refusals {
+    /// Says when submissions begin to be refused, and when none has been for a minute.
+    fn look(&mut self, account: &Account, now: Instant) {
+        let before = mem::replace(&mut self.count, account.refused.get());
+        match self.since {
+            None if self.count > before => {
+                let (held, limit) = (mib(account.total()), mib(account.limit()));
+                warn!(
+                    "submissions are refused: jobs take all the memory that they may, or there are as many as there may be \
+                     (max-memory, max-memory-for-workloads, max-jobs); {held} of {limit} are in use, `show server` says for what"
+                );
+                account.is_refusing.set(1);
+                self.since = Some((before, now));
+            }
+            Some((first, _)) if self.count > before => self.since = Some((first, now)),
+            Some((first, last)) if now.saturating_duration_since(last) >= NONE_REFUSED => {
+                notice!("no submission was refused in the last minute; {} were before", self.count - first);
+                account.is_refusing.set(0);
+                self.since = None;
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What was seen of a holder.
@@ -218,7 +264,7 @@ struct Candidate {
     speed: f64,
 }
 
-impl Watch {
+impl HolderHistory {
     /// Looks once, and says when to look again.
     fn look(&mut self, pressure: &Pressure, now: Instant) -> Duration {
         let account = &pressure.account;
@@ -226,6 +272,7 @@ impl Watch {
         #[allow(clippy::cast_precision_loss, reason = "a share")]
         let share = buffered as f64 / most as f64;
         log_closed(pressure);
+        self.refusals.look(account, now);
         let is_wanted = pressure.is_wanted.swap(false, Ordering::Relaxed);
         self.wanted_since = is_wanted.then(|| self.wanted_since.unwrap_or(now));
         if share < LEAST_SHARE && !is_wanted {
@@ -248,8 +295,8 @@ impl Watch {
         INTERVAL
     }
 
-    /// Brings what was seen up to date. Returns all that hold more than a little, those that are too slow by themselves marked by
-    /// a negative speed.
+    /// Brings what was seen up to date. Returns all that hold more than a little, those that are too slow by
+    /// themselves marked by a negative speed.
     fn measure(&mut self, pressure: &Pressure, elapsed: Duration, pace: Pace) -> Vec<Candidate> {
         let holders = pressure.lock();
         self.seen
@@ -285,7 +332,8 @@ impl Watch {
 }
 
 impl Seen {
-    /// The holder has moved so many bytes since the last look, and holds so many now. Returns whether it is too slow.
+    /// The holder has moved so many bytes since the last look, and holds so many now. Returns whether it is
+    /// too slow.
     #[allow(clippy::cast_precision_loss, reason = "a pace need not be exact")]
     fn moved(&mut self, moved: u64, held: u64, elapsed: Duration, pace: Pace) -> bool {
         let (moved, held, elapsed_s) = (moved as f64, held as f64, elapsed.as_secs_f64());
@@ -307,14 +355,15 @@ struct Pace {
 }
 
 impl Pace {
-    /// The time in which a peer must move what it holds, in seconds: 3 when buffers take all that they may, 48 at half of that,
-    /// 13 minutes at a quarter.
+    /// The time in which a peer must move what it holds, in seconds: 3 when buffers take all that they may,
+    /// 48 at half of that, 13 minutes at a quarter.
     fn time_s(self) -> f64 {
         SHORTEST_TIME.as_secs_f64() / self.share.powi(4)
     }
 }
 
-/// Those that are too slow, and more of those that hold more than the average, until `excess` bytes are given back.
+/// Those that are too slow, and more of those that hold more than the average, until `excess` bytes are given
+/// back.
 fn choose(candidates: Vec<Candidate>, excess: u64) -> Vec<Candidate> {
     let count = candidates.len().max(1) as u64;
     let average = candidates.iter().map(|candidate| candidate.held).sum::<u64>() / count;
@@ -355,17 +404,17 @@ fn close(pressure: &Pressure, chosen: Vec<Candidate>) {
 fn log_closed(pressure: &Pressure) {
     let mut closed = mem::take(&mut *pressure.closed.lock().unwrap_or_else(PoisonError::into_inner));
     closed.sort_by_key(|(_, held)| std::cmp::Reverse(*held));
-    let (total, limit) = (mib(pressure.account.total()), mib(pressure.account.limit()));
+    let limit = mib(pressure.account.limit());
     for (name, held) in closed.iter().take(LINES) {
         let held = mib(*held);
         warn!(
-            "Closed {name}: it held {held} and moved too little of it; now {total} of {limit} are in use (--max-memory)"
+            "Closed {name}: it held {held} and did not move it soon enough for what all hold; --max-memory is {limit}"
         );
     }
     if closed.len() > LINES {
         let held = mib(closed.iter().skip(LINES).map(|(_, held)| held).sum());
         let count = closed.len() - LINES;
-        warn!("Closed {count} more connections, which held {held}; now {total} of {limit} are in use (--max-memory)");
+        warn!("Closed {count} more connections, which held {held}; --max-memory is {limit}");
     }
 }
 
@@ -381,7 +430,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// How long a peer lives that holds `held` bytes while buffers take this share, and moves so much a second.
+    /// How long a peer lives that holds `held` bytes while buffers take this share, and moves so much a
+    /// second.
     fn lifetime_s(share: f64, held: u64, moved_a_second: u64, most: u32) -> Option<u32> {
         let mut seen = Seen { holder: Weak::new(), received: 0, written: 0, speed: 0.0, behind: 0.0 };
         (1..=most).find(|_| seen.moved(moved_a_second, held, Duration::from_secs(1), Pace { share }))
@@ -439,12 +489,11 @@ mod tests {
         let holders: Vec<Registered> =
             tokens.iter().map(|token| pressure.add_task("a task".to_owned(), token.clone())).collect();
         holders.iter().for_each(|holder| holder.set_held(8 << 20));
-        let (mut watch, mut now) =
-            (Watch { seen: HashMap::new(), looked_at: Instant::now(), wanted_since: None }, Instant::now());
+        let (mut history, mut now) = (HolderHistory::default(), Instant::now());
         let mut look = |held| {
             account.set(Part::Http, held);
             now += INTERVAL;
-            let again = watch.look(&pressure, now);
+            let again = history.look(&pressure, now);
             (again, tokens.iter().filter(|token| token.is_cancelled()).count())
         };
         assert_eq!(look(MIB), (IDLE_INTERVAL, 0));

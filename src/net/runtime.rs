@@ -4,11 +4,11 @@ use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// How many tasks are polled before sockets and timers are looked at. They are looked at as well whenever no task is ready, and
-/// before each slice of long work; this is for when many have a little to do.
+/// How many tasks are polled before sockets and timers are looked at. They are looked at as well whenever no
+/// task is ready, and before each slice of long work; this is for when many have a little to do.
 const EVENT_INTERVAL: u32 = 16;
 
-/// A runtime with so many threads that serve jobs; with one it is the calling thread.
+/// A runtime of `threads` threads that serve jobs; with one it is the calling thread.
 ///
 /// # Errors
 /// When the threads, or what they need of the kernel, cannot be had.

@@ -1,13 +1,14 @@
 //! Turns: how much a connection may do at a time, and in which order those go on that have more to do.
 //!
-//! A connection that has little to do has a **short turn** whenever its task is polled: it reads a few KiB and has them worked off.
-//! One that has more to do needs a **place**, of which there are as many as threads. While it has a place it works in slices, and
-//! after each of them it goes on only when the sockets were polled and the tasks that are ready since have had their turn. So between
-//! two looks at the sockets a thread does one slice of long work, however many connections have more of it, and whoever has little
-//! to say waits for one slice and not for all of them.
+//! A connection that has little to do has a **short turn** whenever its task is polled: it reads a few KiB
+//! and has them worked off. One that has more to do needs a **place**, of which there are as many as threads.
+//! While it has a place it works in slices, and after each of them it goes on only when the sockets were
+//! polled and the tasks that are ready since have had their turn. So between two looks at the sockets a
+//! thread does one slice of long work, however many connections have more of it, and whoever has little to
+//! say waits for one slice and not for all of them.
 //!
-//! A slice is small while others have short turns, and grows while nobody else comes. Where short turns never end, long work still
-//! gets as much as they do: half of the time.
+//! A slice is small while others have short turns, and grows while nobody else comes. Where short turns never
+//! end, long work still gets as much as they do: half of the time.
 //!
 //! What is spent is counted in the unit of [`price`](crate::job_server::price). Nothing here knows a clock.
 
@@ -24,7 +25,8 @@ use tokio::task::yield_now;
 pub const SHORT: u32 = 1024;
 /// What the longest slice may spend.
 const LONG: u32 = 8 * SHORT;
-/// How much a connection may spend before another that waits gets its place: the requests that a read of 64 KiB holds, as a rule.
+/// How much a connection may spend before another that waits gets its place: the requests that a read of 64
+/// KiB holds, as a rule.
 const QUANTUM: u32 = 16 * SHORT;
 /// What a turn costs beside its requests: a read, a write, and the task around them.
 const TURN: u32 = 128;
@@ -40,7 +42,7 @@ pub struct Turns {
 #[derive(Debug)]
 struct State {
     places: Vec<Place>,
-    /// Who waits for a place, by ticket: the longest first.
+    /// Wakers of those that wait for a place, by ticket: the one that has waited longest first.
     waiting: BTreeMap<u64, Waker>,
     last_ticket: u64,
 }
@@ -74,7 +76,7 @@ enum Answer {
 }
 
 impl Turns {
-    /// For a runtime with so many threads.
+    /// For a runtime of `threads` threads.
     pub fn new(threads: usize) -> Self {
         let places = (0..threads.max(1)).map(|_| Place::default()).collect();
         let state = State { places, waiting: BTreeMap::new(), last_ticket: 0 };
@@ -116,7 +118,8 @@ impl State {
         Answer::Wait
     }
 
-    /// The work of `ticket` has spent so much. Whether it has lost its place for now, and the waker of who has it instead.
+    /// The work of `ticket` has spent so much. Whether it has lost its place for now, and the waker of who
+    /// has it instead.
     fn spend(&mut self, ticket: u64, price: u32) -> Option<Waker> {
         let place = self.place_of(ticket)?;
         place.left = place.left.saturating_sub(price);
@@ -152,7 +155,8 @@ impl Place {
         if self.left > 0 {
             return Answer::Go(self.left);
         }
-        // Whoever has just had a short turn has an answer to write, and may be asked for more by those who read it.
+        // Whoever has just had a short turn has an answer to write, and may be asked for more by those who
+        // read it.
         let is_calm = self.at_look == Some(short);
         let is_owed = self.at_look.is_some() && meanwhile >= self.slice.into();
         if !is_calm && !is_owed {
@@ -196,7 +200,8 @@ impl Turn {
         match answer {
             Answer::Go(budget) => Poll::Ready(budget),
             Answer::Look => {
-                // The runtime wakes who yields when it has polled the sockets, and behind those that are ready then.
+                // The runtime wakes who yields when it has polled the sockets, and behind those that are
+                // ready then.
                 let _ = pin!(yield_now()).poll(context);
                 Poll::Pending
             }
@@ -337,7 +342,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever asks, works, loses interest or vanishes: places are taken while somebody waits, by those who waited longest.
+        /// Whoever asks, works, loses interest or vanishes: places are taken while somebody waits, by those
+        /// who waited longest.
         #[test]
         fn no_place_is_lost(places in 1..4_usize, steps in prop::collection::vec((0..4_u8, 1..8_u64, 1..QUANTUM), 1..300)) {
             let mut thread = Thread::new(places);

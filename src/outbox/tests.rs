@@ -38,7 +38,8 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever is said between gaps and in whatever order they are filled, everything comes out in its place.
+    /// Whatever is said between gaps and in whatever order they are filled, everything comes out in its
+    /// place.
     #[test]
     fn gaps_keep_the_order(steps in prop::collection::vec((0..3_u8, 0..30_000_usize, any::<prop::sample::Index>()), 1..120)) {
         let outbox = Outbox::new(usize::MAX, Arc::default());

@@ -25,8 +25,8 @@ const OWN_MAPPING_FROM: i32 = 4 << 20;
 const COUNTED_FROM: usize = 1 << 20;
 /// When so much was freed, free memory is given back, in bytes.
 const MUCH: u64 = 32 << 20;
-/// And when the process has so much more beside what is held for jobs and peers than when memory was given back last, in bytes. At first that is
-/// more than nothing.
+/// And when the process has so much more beside what is held for jobs and peers than when memory was given
+/// back last, in bytes. At first that is more than nothing.
 const SURPLUS: u64 = 48 << 20;
 /// The least time between two times that memory is given back: each looks at all free memory, and holds up who allocates.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,15 +57,16 @@ pub struct Trimmer {
 #[derive(Clone, Copy, Debug)]
 struct Trim {
     at: Instant,
-    /// What the process had beside what is held afterwards, in bytes: what every job and connection takes, the caches, and what
-    /// lies between blocks in use.
+    /// What the process had beside what is held afterwards, in bytes: what every job and connection takes,
+    /// the caches, and what lies between blocks in use.
     rest: u64,
     /// How long nothing is given back from then on.
     interval: Duration,
 }
 
 impl Trimmer {
-    /// To be called every few seconds, by a thread that nobody waits for, with the bytes that are held for jobs and peers now.
+    /// To be called every few seconds, by a thread that nobody waits for, with the bytes that are held for
+    /// jobs and peers now.
     pub fn look(&mut self, held: u64) {
         self.most = self.most.max(held);
         let freed = FREED.load(Ordering::Relaxed) as u64 + (self.most - held);
@@ -83,8 +84,9 @@ impl Trimmer {
         self.note_trim(before, resident().unwrap_or(before), held);
     }
 
-    /// Whether the process may have much to give back, where it has so much beside what is held, in bytes. Less than last time is
-    /// the new measure, and none holds for good: what could not be given back then may have been freed since.
+    /// Whether the process may have much to give back, where it has so much beside what is held, in bytes.
+    /// Less than last time is the new measure, and none holds for good: what could not be given back then may
+    /// have been freed since.
     fn is_worth_it(&mut self, rest: u64, elapsed: Duration) -> bool {
         let least = self.last.as_mut().map_or(0, |last| {
             last.rest = last.rest.min(rest);
@@ -146,9 +148,10 @@ pub struct Limits {
 impl Limits {
     /// The limits for a queue that is durable or not, by what the operator asked for.
     ///
-    /// By itself the total is two thirds of what the process may have: code, caches and what the allocator cannot use have the rest.
-    /// Jobs may take three quarters of it. The workloads that are set concern the jobs of a durable queue that can be read back, and
-    /// all of one in memory; the total has room for them unless it is set too.
+    /// By itself the total is two thirds of what the process may have: code, caches and what the allocator
+    /// cannot use have the rest. Jobs may take three quarters of it. The workloads that are set concern the
+    /// jobs of a durable queue that can be read back, and all of one in memory; the total has room for them
+    /// unless it is set too.
     pub fn new(total: Option<u64>, workloads: Option<u64>, is_durable: bool) -> Self {
         let wanted = workloads.map_or(0, |workloads| workloads / 3 * 4);
         let total = total.unwrap_or_else(|| (available() / 3 * 2).max(wanted));

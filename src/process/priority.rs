@@ -2,10 +2,11 @@
 
 use tracing::debug;
 
-/// Has the calling thread give way to the others of this machine, by so many steps of niceness: each takes about a fifth of
-/// what CPU time it gets where there is not enough. Threads that it starts do the same.
+/// Lowers the priority of the calling thread by `steps` of niceness. Where CPU time is short each step takes
+/// about a fifth of what the thread gets. Threads that it starts inherit it.
 ///
-/// It cannot be undone without rights. Where the system knows the niceness of whole processes only, nothing is done.
+/// It cannot be undone without rights. Where the system knows the niceness of whole processes only, nothing
+/// is done.
 pub fn give_way(steps: i32) {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(steps) {

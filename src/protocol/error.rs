@@ -74,7 +74,9 @@ errors! {
     HANDLE_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Error occurred due to GEARMAND_JOB_HANDLE_SIZE being too small from snprintf";
     /// The time of SUBMIT_JOB_EPOCH does not fit into 64 bits.
     EPOCH_OUT_OF_RANGE = "INVALID_ARGUMENT", "Epoch time is out of range";
-    /// A queue limit was reached: that of the function and priority, or that of the server.
+    /// There are as many jobs as there may be.
+    TOO_MANY_JOBS = "QUEUE_ERROR", "Job queue is full: there are as many jobs as there may be (max-jobs)";
+    /// The queue limit of the function and priority was reached.
     JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
     /// Workloads of jobs that only memory holds take all the memory they may.
     OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: its memory is used up (max-memory-for-workloads)";

@@ -170,7 +170,8 @@ impl<'a> Workload<'a> {
         Self { bytes, owner: Some(owner), is_common: false }
     }
 
-    /// All of `owner`, which several connections are sent: each should keep a reference, from a small size on.
+    /// All of `owner`, which several connections are sent: each should keep a reference, from a small size
+    /// on.
     pub fn common(owner: &'a Bytes) -> Self {
         Self { bytes: owner, owner: Some(owner), is_common: true }
     }

@@ -110,8 +110,8 @@ pub enum Request<'a> {
 pub enum ConnectionOption {
     /// The client is sent exceptions as they are, instead of failures.
     Exceptions,
-    /// The worker has begun none of the jobs that it holds, now and later: those that it gives back use up no attempt. For a worker
-    /// that has grabbed ahead and stops. C++ gearmand does not know it.
+    /// The worker has begun none of the jobs that it holds, now and later: those that it gives back use up no
+    /// attempt. For a worker that has grabbed ahead and stops. C++ gearmand does not know it.
     NotBegun,
 }
 

@@ -1,4 +1,5 @@
-//! The functions of one connection, as they are published: each is found and moved without a walk, since there may be 100,000.
+//! The functions of one connection, as they are published: each is found and moved without a walk, since
+//! there may be 100,000.
 
 use std::collections::{BTreeMap, btree_map};
 use std::iter::Rev;

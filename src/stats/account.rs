@@ -1,11 +1,12 @@
 //! What the server holds in memory for its peers: one sum, one limit, and the parts of the sum.
 //!
-//! Each part is kept by whoever holds it. Jobs and what belongs to them are set by the holder of the hub's lock; output, input
-//! and bodies are added to in steps, by whoever they belong to. So a part is at most some KiB a connection off, which the
-//! weight of a connection covers. Buffers are weighed by their capacity.
+//! Each part is kept by whoever holds it. Jobs and what belongs to them are set by the holder of the hub's
+//! lock; output, input and bodies are added to in steps, by whoever they belong to. So a part is at most some
+//! KiB a connection off, which the weight of a connection covers. Buffers are weighed by their capacity.
 //!
-//! A large workload or result is shared by all that wait for it, and is counted once, from when it has come until the last
-//! reference to it is dropped ([`Account::count_once`]). A reference to it weighs what it takes itself.
+//! A large workload or result is shared by all that wait for it, and is counted once, from when it has come
+//! until the last reference to it is dropped ([`Account::count_once`]). A reference to it weighs what it
+//! takes itself.
 //!
 //! # How the limit is divided
 //! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused. What is above is for
@@ -20,7 +21,8 @@ use bytes::Bytes;
 
 use super::Gauge;
 
-/// Part of what is held. The first of them are jobs and what is remembered of peers, the others are buffers of peers.
+/// Part of what is held. The first of them are jobs and what is remembered of peers, the others are buffers
+/// of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Jobs: their entries, and the workloads that are in memory.
@@ -85,8 +87,8 @@ impl Part {
     }
 }
 
-/// What a connection weighs, in bytes: its task, its place among the others, what is published of it, the kernel's socket, and what
-/// of its buffers is too little to tell the account.
+/// What a connection weighs, in bytes: its task, its place among the others, what is published of it, the
+/// kernel's socket, and what of its buffers is too little to tell the account.
 pub const CONNECTION: u64 = 4 * 1024;
 /// From this change on a holder tells the account, in bytes. There may be as many holders as connections, so that it is less than
 /// a connection weighs.
@@ -107,8 +109,10 @@ pub struct Account {
     shared_by_jobs: Gauge,
     /// Connections that were closed because memory was short.
     pub closed: Gauge,
-    /// Submissions that were refused because memory was short.
+    /// Submissions that were refused because memory was short, or there were as many jobs as there may be.
     pub refused: Gauge,
+    /// Whether some were in the last minute.
+    pub is_refusing: Gauge,
 }
 
 impl Account {
@@ -175,20 +179,20 @@ impl Account {
         self.get(Part::Connections) + CONNECTION <= self.limit() / 2 && self.remembered() + CONNECTION <= self.limit()
     }
 
-    /// Whether a peer is read from for which `queued` bytes wait. The more others hold, the sooner it must read first: a quarter
-    /// of what is free may wait for one.
+    /// Whether a peer is read from for which `queued` bytes wait. The more others hold, the sooner it must
+    /// read first: a quarter of what is free may wait for one.
     pub fn may_read_from(&self, queued: u64) -> bool {
         queued < SMALL_OUTPUT || queued < self.free() / 4
     }
 
-    /// Whether a peer for which `queued` bytes wait may be sent more. Only beyond the limit it may not, and only if more waits for
-    /// it than for peers on average.
+    /// Whether a peer for which `queued` bytes wait may be sent more. Only beyond the limit it may not, and
+    /// only if more waits for it than for peers on average.
     pub fn may_hold(&self, queued: u64) -> bool {
         let connections = self.get(Part::Connections) / CONNECTION;
         self.total() <= self.limit() || queued <= self.buffers_max() / connections.max(1)
     }
 
-    /// Whether a packet that has not come whole may take so many bytes more.
+    /// Whether a packet that has not come whole may take `bytes` more.
     pub fn may_receive(&self, bytes: usize) -> bool {
         bytes as u64 <= self.free()
     }
@@ -252,7 +256,8 @@ impl Amount {
         &self.account
     }
 
-    /// So many bytes are held now. Small changes are not told, but that nothing is held any more is. Returns whether it was told.
+    /// Tells the account that `bytes` are held now. Changes below [`STEP`] are not told, but zero
+    /// always is. Returns whether it was told.
     pub fn set(&mut self, bytes: usize) -> bool {
         let is_told = bytes.abs_diff(self.told) >= STEP || bytes == 0 && self.told > 0;
         if is_told {

@@ -1,7 +1,8 @@
 //! A map that is published in the order of its keys, and is read a page at a time.
 //!
-//! Whoever lists it keeps the last key that it has shown, and no copy of the map: a listing may take as long as it likes, and
-//! thousands of them hold next to nothing. An entry that comes or goes costs the same however many there are.
+//! Whoever lists it keeps the last key that it has shown, and no copy of the map: a listing may take as long
+//! as it likes, and thousands of them hold next to nothing. An entry that comes or goes costs the same
+//! however many there are.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -80,8 +81,8 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         self.read().is_empty()
     }
 
-    /// The first entries behind a key, which need not be there any more, or from the first on: `most` of them at most. No more
-    /// than these are copied, and the map is locked no longer than that takes.
+    /// The first entries behind a key, which need not be there any more, or from the first on: `most` of them
+    /// at most. No more than these are copied, and the map is locked no longer than that takes.
     pub fn page(&self, after: Option<&K>, most: usize) -> Vec<(K, V)> {
         let entries = self.read();
         let begin = after.map_or(Unbounded, Excluded);
@@ -93,7 +94,7 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         self.behind(None)
     }
 
-    /// The same, of those behind this key.
+    /// All entries behind this key, a page at a time.
     pub fn behind(&self, after: Option<K>) -> Entries<'_, K, V> {
         Entries { map: self, page: Vec::new().into_iter(), last: after }
     }

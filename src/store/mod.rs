@@ -5,12 +5,12 @@
 //! disk or the database. That thread gathers what has come in while it was busy into one [`Changes`], so a store need
 //! only be good at committing many changes at once.
 
+mod chunked_queue;
 pub mod commit;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod driver;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod entry;
-mod line;
 pub mod location;
 pub mod look;
 #[cfg(feature = "mysql")]
@@ -120,8 +120,9 @@ pub trait Store: Send {
     /// Where the store as a whole cannot be read.
     fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError>;
 
-    /// Begins to read the jobs while the store is used, where it can do both: answers with what is known before the first job, and with
-    /// what reads them. Instead of [`replay`](Self::replay), by who keeps jobs.
+    /// Begins to read the jobs while the store is used, where it can do both: answers with what is known
+    /// before the first job, and with what reads them. Instead of [`replay`](Self::replay), by who keeps
+    /// jobs.
     ///
     /// # Errors
     /// As those of [`replay`](Self::replay).
@@ -155,8 +156,8 @@ pub trait Store: Send {
         Ok(())
     }
 
-    /// Makes the next commits quicker by a piece of work of some milliseconds. Called when nothing waits. Answers whether there is
-    /// more of it to do.
+    /// Makes the next commits quicker by a piece of work of some milliseconds. Called when nothing waits.
+    /// Answers whether there is more of it to do.
     ///
     /// # Errors
     /// As those of [`idle`](Self::idle).
@@ -213,8 +214,9 @@ pub type Begun = (Replayed, Box<dyn Reading>);
 /// Jobs read back, and whether each has come with its workload.
 pub type ReadJobs = Vec<(StoredJob, HasWorkload)>;
 
-/// Reads the jobs of a store that is used meanwhile, in the order of their numbers. No job may be added or edited before all are
-/// read; one that is removed before its turn does not come. It must be dropped before the store is.
+/// Reads the jobs of a store that is used meanwhile, in the order of their numbers. No job may be added or
+/// edited before all are read; one that is removed before its turn does not come. It must be dropped before
+/// the store is.
 pub trait Reading: Send {
     /// Reads the next jobs; `None` once all were read. It may answer with none where entries made no sense.
     ///

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::chunked_queue::ChunkedQueue;
 use super::commit::{Commit, Waiter, Waiters};
-use super::line::Line;
 use super::look::{Looking, Looks, Wanted};
 use super::writer::Settings;
 use crate::job_server::{Edit, JobKey, StoreOp};
@@ -24,7 +24,7 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct State {
-    changes: Line<StoreOp>,
+    changes: ChunkedQueue<StoreOp>,
     /// Attempts of jobs, the last word on each: a worker may grab and lose one faster than any store takes it down.
     attempts: HashMap<u64, (JobKey, u16)>,
     /// Of jobs whose edits wait in `changes`: their names without these, and how many edits wait.

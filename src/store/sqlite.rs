@@ -29,9 +29,9 @@
 //! file again. A table that keeps C++ gearmand's primary key gets our columns added behind its own, with an index on `job_id`.
 //!
 //! # Durability
-//! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it all commits
-//! before; one that does not is with the operating system. [`Store::idle`] copies the WAL into the database, and
-//! [`Store::prepare`] gives it its full size before there is so much in it.
+//! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it
+//! all commits before; one that does not is with the operating system. [`Store::idle`] copies the WAL into
+//! the database, and [`Store::prepare`] gives it its full size before there is so much in it.
 
 mod adds;
 mod ahead;

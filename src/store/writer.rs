@@ -3,7 +3,7 @@
 //! There is no timer and nothing to tune: while one transaction is on its way to the disk the next one gathers, so the
 //! disk sets the pace, and each transaction is as large as it need be. Only where transactions are large already the next one
 //! waits a fraction of a millisecond for what is just coming. Jobs are reported as stored when their transaction
-//! is, never before. Removals, for which nobody waits, go with new jobs where some come soon: see `ended.rs`.
+//! is, never before. Removals, for which nobody waits, go with new jobs where some come soon: see `removals.rs`.
 //!
 //! # Failures
 //! A transaction that failed may have happened all the same. Its new jobs are reported as not stored, and are removed
@@ -17,10 +17,10 @@
 //! removed, until there is room again. See `full.rs`.
 
 mod batch;
-mod ended;
 mod failing;
 mod full;
 mod owed;
+mod removals;
 mod spare;
 
 use std::io;
@@ -32,10 +32,10 @@ use bytes::Bytes;
 use tracing::{error, warn};
 
 use self::batch::{Addition, Batch};
-use self::ended::Ended;
 use self::failing::Failing;
 use self::full::Measured;
 use self::owed::Owed;
+use self::removals::HeldBack;
 use super::commit::Committed;
 use super::look::Sight;
 use super::queue::{Queue, Taken};
@@ -101,7 +101,7 @@ struct Writer {
     settings: Settings,
     stats: Arc<Stats>,
     report: Report,
-    ended: Ended,
+    held_back: HeldBack,
     owed: Owed,
     failing: Option<Failing>,
     /// What was said last of jobs that cannot be read.
@@ -135,7 +135,7 @@ impl Writer {
             settings,
             stats,
             report,
-            ended: Ended::default(),
+            held_back: HeldBack::default(),
             owed: Owed::default(),
             failing: None,
             unreadable: None,
@@ -178,7 +178,7 @@ impl Writer {
             self.has_refused = false;
             let has_more = !attempts.is_empty() || !decisions.is_empty();
             self.owed.settings.extend(decisions);
-            let changes = self.with_ended(changes, has_more || !waiters.is_empty() || closed.is_some());
+            let changes = self.hold_back_removals(changes, has_more || !waiters.is_empty() || closed.is_some());
             if !changes.is_empty() || has_more {
                 self.change(changes, attempts);
             } else if self.is_rest_due() {
@@ -232,7 +232,7 @@ impl Writer {
             return Some(Instant::now());
         }
         let rest_at = self.rest_at.filter(|_| self.failing.is_none());
-        self.commit_at().into_iter().chain(self.measure_at()).chain(rest_at).chain(self.ended_due()).min()
+        self.commit_at().into_iter().chain(self.measure_at()).chain(rest_at).chain(self.removals_due()).min()
     }
 
     fn commit_at(&self) -> Option<Instant> {

@@ -1,4 +1,5 @@
-//! Scripts of sessions: what several peers do, step by step. A script follows from a seed, and running it needs nothing else.
+//! Scripts of sessions: what several peers do, step by step. A script follows from a seed, and running it
+//! needs nothing else.
 
 use std::fmt;
 
@@ -43,8 +44,8 @@ pub(crate) enum Step {
     Connect(usize),
     /// A peer sends this.
     Send(usize, Vec<u8>),
-    /// A peer reads, and says something of one of the jobs that it was assigned: a packet of this type, of the job that was assigned
-    /// so many before the last one.
+    /// A peer reads, and says something of one of the jobs that it was assigned: a packet of this type, of
+    /// the job that was assigned so many before the last one.
     Work(usize, u32, usize),
     /// A peer reads so many bytes at most.
     Read(usize, usize),

@@ -1,12 +1,15 @@
-//! Whole sessions in this process: several peers who send anything at any time, cut anywhere, and close or read as they like,
-//! beside an honest client; with the server's own tasks, hub and, in some, its SQLite store.
+//! Whole sessions in this process: several peers who send anything at any time, cut anywhere, and close or
+//! read as they like, beside an honest client; with the server's own tasks, hub and, in some, its SQLite
+//! store.
 //!
-//! Whatever happens: nothing panics (a debug build checks the job server's invariants after each transition), the honest client's
-//! ECHO_REQs are answered in order, what the server sends is well-formed, a peer that closes its side and reads comes to the end,
-//! and when all have gone no connection, wait, foreground job or byte of a workload is left, while no job is lost that nobody ended.
+//! Whatever happens: nothing panics (a debug build checks the job server's invariants after each transition),
+//! the honest client's ECHO_REQs are answered in order, what the server sends is well-formed, a peer that
+//! closes its side and reads comes to the end, and when all have gone no connection, wait, foreground job or
+//! byte of a workload is left, while no job is lost that nobody ended.
 //!
-//! `GEARMAND_SESSION_SEEDS` (150) says how many seeds are run and `GEARMAND_SESSION_FIRST` (0) with which it begins;
-//! `GEARMAND_SESSION_SEED` runs one alone. A failure prints its seed and a script that was made as short as it still fails.
+//! `GEARMAND_SESSION_SEEDS` (150) says how many seeds are run and `GEARMAND_SESSION_FIRST` (0) with which it
+//! begins; `GEARMAND_SESSION_SEED` runs one alone. A failure prints its seed and a script that was made as
+//! short as it still fails.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +21,8 @@ use gearmand::protocol::packet::{FrameLimits, HEADER_SIZE, Header, Magic, Packet
 use crate::script::{KEPT, PEERS, Script, Step};
 use crate::stage::{Peer, Stage};
 
-/// A script takes milliseconds: one that takes this long hangs in a turn, which nothing in this process can end.
+/// A script takes milliseconds: one that takes this long hangs in a turn, which nothing in this process can
+/// end.
 const HANGS: Duration = Duration::from_mins(5);
 /// How long a failing script is made shorter.
 const SHORTENING: Duration = Duration::from_mins(1);
@@ -189,7 +193,8 @@ async fn come_to_an_end(stage: &mut Stage, mut peer: Peer, seen: &mut Seen) {
     check_form(&peer.received, seen);
 }
 
-/// Cuts what a server has sent into packets and lines. Of the last one the end may be missing: somebody has closed.
+/// Cuts what a server has sent into packets and lines. Of the last one the end may be missing: somebody has
+/// closed.
 fn each_frame(mut received: &[u8], mut see: impl FnMut(Option<Header>, &[u8])) {
     const LIMITS: FrameLimits = FrameLimits { packet: usize::MAX, line: usize::MAX };
     while !received.is_empty() {

@@ -174,7 +174,8 @@ impl Stage {
         }
     }
 
-    /// Everybody has gone: nothing must be left but background jobs, and when these are cancelled nothing at all.
+    /// Everybody has gone: nothing must be left but background jobs, and when these are cancelled nothing at
+    /// all.
     pub(crate) async fn finish(mut self) {
         self.until("the end of all connections", |stage| stage.connections.is_empty()).await;
         assert!(self.hub.stats().connections.is_empty(), "connections are published that have ended");

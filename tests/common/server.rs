@@ -249,7 +249,8 @@ fn launch_ours(arguments: &[String], environment: &[(String, String)], directory
 /// Names a control group in which our server is started, by its directory.
 pub(crate) const CONTROL_GROUP: &str = "TEST_CONTROL_GROUP";
 
-/// Our program. The shell enters a control group before it becomes the program, which looks at the group's limits first of all.
+/// Our program. The shell enters a control group before it becomes the program, which looks at the group's
+/// limits first of all.
 fn program(environment: &[(String, String)]) -> Command {
     let binary = env!("CARGO_BIN_EXE_gearmand");
     let Some((_, group)) = environment.iter().find(|(name, _)| name == CONTROL_GROUP) else {

@@ -66,7 +66,8 @@ pub(crate) fn hangup_applies_changed_settings() {
     assert!(site.read("log").contains("SIGTERM received\n"), "{}", site.read("log"));
 }
 
-/// What is held in memory and how much may be is shown, and the limit is one of the settings that HUP changes.
+/// What is held in memory and how much may be is shown, and the limit is one of the settings that HUP
+/// changes.
 pub(crate) fn hangup_changes_the_limit_of_memory() {
     let site = Site::new();
     let mut server = start_with_file(&site, "max-memory = \"64MiB\"\nqueue-type = \"builtin\"\n");

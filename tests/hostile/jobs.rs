@@ -34,7 +34,7 @@ pub(crate) fn one_job_joined_many_times() {
     const BATCH: usize = 1_000;
     /// A wait and two numbers in tables; a packet of 25 bytes that is to be sent.
     const BYTES_A_JOIN: u64 = 128;
-    let server = Watched::start(&[]);
+    let server = Watched::start(&["--max-waits-per-job", &JOINS.to_string()]);
     let submit = request(packet::SUBMIT_JOB, &body(&[b"joined", b"unique", b"workload"])).repeat(BATCH);
     for is_done in [true, false] {
         let mut client = server.connect();

@@ -1,6 +1,7 @@
 //! Crowds that ask for listings. A listing of a million jobs is long, and asking for it is not.
 //!
-//! With GEARMAND_FULL_SIZE=1 each attack has the size that a server must survive; without, one that a test run has time for.
+//! With GEARMAND_FULL_SIZE=1 each attack has the size that a server must survive; without, one that a test
+//! run has time for.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -68,8 +69,8 @@ fn figures(what: &str, took: &[Duration], time: Duration) -> f64 {
     rate
 }
 
-/// A thousand connections ask for all jobs at once, and read what they get. Others go on working at nearly their pace, short
-/// questions are answered at once, and in the end every listing is complete.
+/// A thousand connections ask for all jobs at once, and read what they get. Others go on working at nearly
+/// their pace, short questions are answered at once, and in the end every listing is complete.
 pub(crate) fn long_listings_at_once() {
     let (jobs, crowd) = (sized(20_000, 1_000_000), sized(60, 1_000));
     let time = Duration::from_secs(if sized(0, 1) == 0 { 2 } else { 15 });
@@ -109,7 +110,8 @@ pub(crate) fn long_listings_at_once() {
     server.assert_recovered(RETAINED_KIB + HEAP_KIB + with_jobs);
 }
 
-/// Sends `list jobs` on each connection, and reads all of them in turn, until each has had its last line or it is over.
+/// Sends `list jobs` on each connection, and reads all of them in turn, until each has had its last line or
+/// it is over.
 fn read_listings(lists: Vec<Wire>, jobs: usize, is_over: &AtomicBool, read: &AtomicUsize, complete: &AtomicUsize) {
     struct Reader {
         wire: Wire,
@@ -151,8 +153,9 @@ fn read_listings(lists: Vec<Wire>, jobs: usize, is_over: &AtomicBool, read: &Ato
     }
 }
 
-/// Hundreds ask for the status of very many functions, while functions come and go. Nobody else waits for them, there is no copy
-/// of the functions for each, and each answer is in order, has all that were there, and ends with its dot.
+/// Hundreds ask for the status of very many functions, while functions come and go. Nobody else waits for
+/// them, there is no copy of the functions for each, and each answer is in order, has all that were there,
+/// and ends with its dot.
 pub(crate) fn status_of_many_functions_at_once() {
     let (functions, crowd) = (sized(10_000, 99_000), sized(60, 400));
     let server = Watched::start(&[]);
@@ -226,7 +229,8 @@ fn check_status(wire: &Wire, functions: usize) {
     assert_eq!(known.count(), functions, "functions that were there all the time");
 }
 
-/// Each of a crowd sends a few bytes, and reads nothing of the long answer: it is made no further than one piece ahead.
+/// Each of a crowd sends a few bytes, and reads nothing of the long answer: it is made no further than one
+/// piece ahead.
 pub(crate) fn listings_of_one_command_never_read() {
     let (jobs, crowd) = (sized(100_000, 1_000_000), sized(16, 60));
     let server = Watched::start(&[]);

@@ -1,8 +1,9 @@
-//! Peers that together make the server hold more than it has: it stays within its limit, honest peers are served meanwhile, and
-//! afterwards the memory comes back.
+//! Peers that together make the server hold more than it has: it stays within its limit, honest peers are
+//! served meanwhile, and afterwards the memory comes back.
 //!
-//! Each attack is made on a server with a small limit, and once more on one with default settings in a small control group. With
-//! `HOSTILE_FULL=1` sizes are those of a real attack: no limit is set, or the control group has 512 MiB.
+//! Each attack is made on a server with a small limit, and once more on one with default settings in a small
+//! control group. With `HOSTILE_FULL=1` sizes are those of a real attack: no limit is set, or the control
+//! group has 512 MiB.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -22,7 +23,8 @@ use crate::watched::Watched;
 const MIB: usize = 1 << 20;
 /// What a server takes beside what it holds: code, caches of the store, free memory between blocks in use.
 const BESIDE_KIB: u64 = 32 * 1024;
-/// What may be left of an attack, in KiB: the least surplus that the server gives back, and free memory at the end of the heap.
+/// What may be left of an attack, in KiB: the least surplus that the server gives back, and free memory at
+/// the end of the heap.
 const LEFT_KIB: u64 = 56 * 1024;
 /// Within this time the memory comes back.
 const COMES_BACK: Duration = Duration::from_secs(10);
@@ -62,7 +64,8 @@ impl Stage {
         Self { server, limit_kib: bytes / 1024 / 3 * 2, group: Some(group) }
     }
 
-    /// Lets `attack` go on while honest peers are served, then takes the attackers away and waits for the memory.
+    /// Lets `attack` go on while honest peers are served, then takes the attackers away and waits for the
+    /// memory.
     fn withstand<T>(&self, attack: impl FnOnce(&Watched) -> T, clean: impl FnOnce(&Watched)) {
         let server = &self.server;
         server.reset_peak();
@@ -100,7 +103,8 @@ impl Drop for End<'_> {
     }
 }
 
-/// Peers that connect, work, ask for little and read it. Returns how often all of that was done, and the longest time it took.
+/// Peers that connect, work, ask for little and read it. Returns how often all of that was done, and the
+/// longest time it took.
 fn be_honest(server: &Watched, ends: &AtomicBool) -> (usize, Duration) {
     let (mut rounds, mut longest) = (0, Duration::ZERO);
     let (mut client, mut worker) = (server.connect(), server.connect());
@@ -141,7 +145,8 @@ fn be_honest(server: &Watched, ends: &AtomicBool) -> (usize, Duration) {
 fn attacker(server: &Watched) -> TcpStream {
     let stream = TcpStream::connect(server.addr()).expect("connect");
     SockRef::from(&stream).set_recv_buffer_size(64 * 1024).expect("SO_RCVBUF");
-    // So long the server reads nothing of one that it has stopped reading from; then its thread has seen enough.
+    // So long the server reads nothing of one that it has stopped reading from; then its thread has seen
+    // enough.
     stream.set_write_timeout(Some(Duration::from_secs(3))).expect("SO_SNDTIMEO");
     stream
 }
@@ -426,7 +431,8 @@ fn submit_to_a_store_that_hangs(stage: impl FnOnce(&[&str]) -> Stage) {
             clients
         },
         |server| {
-            // It works off what it was asked meanwhile, which takes a loaded machine longer than anything else here.
+            // It works off what it was asked meanwhile, which takes a loaded machine longer than anything
+            // else here.
             let end = Instant::now() + 6 * DEADLINE;
             while shown(server, "store_waiting") > 0 {
                 assert!(Instant::now() < end, "the store does not come to an end");

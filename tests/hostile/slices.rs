@@ -1,8 +1,8 @@
 //! Connections that have more to do than anybody can do at once, beside one that asks for little.
 //!
-//! How long the little takes is counted, not timed: in holds of the server's lock, each of which works off up to 64 requests. For
-//! that the server's part runs here, on one thread, with the honest client among its tasks: between two of its requests nobody
-//! but the server decides who has his turn.
+//! How long the little takes is counted, not timed: in holds of the server's lock, each of which works off up
+//! to 64 requests. For that the server's part runs here, on one thread, with the honest client among its
+//! tasks: between two of its requests nobody but the server decides who has his turn.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -29,8 +29,9 @@ use crate::common::packet::{self, request};
 /// Round trips of the honest client.
 const ECHOES: usize = 200;
 
-/// 16 connections that keep as much in their sockets as goes in, of the smallest requests there are. Before turns were bounded, a
-/// round trip waited for 16 batches of each of them, and more where the sockets were not looked at: 300 holds and more.
+/// 16 connections that keep as much in their sockets as goes in, of the smallest requests there are. Before
+/// turns were bounded, a round trip waited for 16 batches of each of them, and more where the sockets were
+/// not looked at: 300 holds and more.
 pub(crate) fn small_requests_without_end() {
     const HOLDS: u64 = 24;
     let requests = request(packet::ECHO_REQ, b"").repeat(4096);
@@ -40,8 +41,8 @@ pub(crate) fn small_requests_without_end() {
     assert!(holds[ECHOES * 9 / 10] <= 4 * HOLDS, "{holds:?}");
 }
 
-/// One worker whose every request takes as long as a hold may: 20,000 functions, and PRE_SLEEP without end. Before, 61 of them
-/// were worked off before the sockets were looked at.
+/// One worker whose every request takes as long as a hold may: 20,000 functions, and PRE_SLEEP without end.
+/// Before, 61 of them were worked off before the sockets were looked at.
 pub(crate) fn long_requests_without_end() {
     const HOLDS: u64 = 12;
     const FUNCTIONS: usize = 20_000;
@@ -53,8 +54,8 @@ pub(crate) fn long_requests_without_end() {
 /// What a peer says once in the beginning, and what it says again and again.
 type Peer = (Vec<u8>, Vec<u8>);
 
-/// Serves these peers, and an honest client. Returns how often the lock was taken between each of the client's requests and its
-/// answer, in ascending order.
+/// Serves these peers, and an honest client. Returns how often the lock was taken between each of the
+/// client's requests and its answer, in ascending order.
 fn holds_between_echoes(peers: &[Peer]) -> Vec<u64> {
     let server = server();
     let pairs: Vec<_> = peers.iter().map(|_| StdStream::pair().expect("a pair of sockets")).collect();

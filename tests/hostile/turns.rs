@@ -1,7 +1,7 @@
 //! Requests that cost much, by those who send them without end: others are served meanwhile.
 //!
-//! With `GEARMAND_HOSTILE_FULL=1` the sizes are those that an attacker would choose, and the bar is the one for an optimised
-//! server on a machine that does nothing else.
+//! With `HOSTILE_FULL=1` the sizes are those that an attacker would choose, and the bar is the one
+//! for an optimised server on a machine that does nothing else.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ const ATTACK: Duration = Duration::from_secs(2);
 const A_READ: usize = 1_024;
 
 fn is_full() -> bool {
-    std::env::var_os("GEARMAND_HOSTILE_FULL").is_some()
+    std::env::var_os("HOSTILE_FULL").is_some()
 }
 
 /// The size of an attack, or that for every day.
@@ -27,7 +27,8 @@ fn size(full: usize, reduced: usize) -> usize {
     if is_full() { full } else { reduced }
 }
 
-/// Serves an honest client and worker while `attack` goes on, and checks how long each echo and each foreground job took.
+/// Serves an honest client and worker while `attack` goes on, and checks how long each echo and each
+/// foreground job took.
 fn serve_meanwhile(what: &str, server: &Watched, attack: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
     let mut took = std::thread::scope(|scope| {
@@ -91,7 +92,8 @@ fn grab(wire: &mut Wire) -> Vec<u8> {
     assigned.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
 
-/// Three clients wait for one job as often as they may, others each a few times, and its worker reports its progress.
+/// Three clients wait for one job as often as they may, others each a few times, and its worker reports its
+/// progress.
 pub(crate) fn results_to_very_many_waits() {
     let server = Watched::start(&["--max-packet-size", "4M", "--max-output", "4M"]);
     let submissions = size(1_000_000, 20_000);
@@ -190,7 +192,8 @@ pub(crate) fn registrations_beside_many_runs() {
     serve_meanwhile("registrations beside many runs", &server, || flood(std::slice::from_ref(&worker), &asked));
 }
 
-/// Those with many functions give themselves another name without end, and for one of the names there is a rule.
+/// Those with many functions give themselves another name without end, and for one of the names there is a
+/// rule.
 pub(crate) fn names_beside_many_functions() {
     let server = Watched::start(&[]);
     let answer = server.connect().text("disable client:bad");

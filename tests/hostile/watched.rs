@@ -29,7 +29,8 @@ const SECONDS_TO_REST: usize = 5;
 pub(crate) struct Watched {
     server: Server,
     anonymous_kib: u64,
-    descriptors: usize,
+    /// Sockets that are no connections.
+    sockets: usize,
 }
 
 impl Watched {
@@ -48,11 +49,11 @@ impl Watched {
 
     #[track_caller]
     fn of(server: Server) -> Self {
-        let mut watched = Self { anonymous_kib: 0, descriptors: 0, server };
+        let mut watched = Self { anonymous_kib: 0, sockets: 0, server };
         let (mut client, mut worker) = (watched.connect(), watched.connect());
         serve_a_job(&mut client, &mut worker, b"good");
         // Not before: the socket on which it said that it is ready is closed by now.
-        watched.descriptors = watched.descriptors() - 2;
+        watched.sockets = watched.sockets() - 2;
         drop((client, worker));
         watched.await_departures();
         watched.anonymous_kib = watched.anonymous_kib();
@@ -105,7 +106,14 @@ impl Watched {
 
     /// How many connections it has open.
     pub(crate) fn connections(&self) -> usize {
-        self.descriptors().saturating_sub(self.descriptors)
+        self.sockets().saturating_sub(self.sockets)
+    }
+
+    /// Other descriptors may come and go: the store opens and closes files.
+    fn sockets(&self) -> usize {
+        let descriptors = fs::read_dir(self.proc("fd")).expect("the server's descriptors").flatten();
+        let targets = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
     }
 
     /// The CPU time of all its threads so far.

@@ -20,7 +20,8 @@ impl Digits {
 }
 
 impl Model {
-    /// Asks for some jobs in each of several ways, a few at a time, and compares with what the model says of all.
+    /// Asks for some jobs in each of several ways, a few at a time, and compares with what the model says of
+    /// all.
     pub(crate) fn check_finding(&self, server: &JobServer, seed: usize) {
         let uniques: Vec<&[u8]> =
             self.jobs.values().map(|job| job.unique).collect::<BTreeSet<_>>().into_iter().collect();

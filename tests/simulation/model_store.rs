@@ -211,7 +211,8 @@ impl Model {
         counted.map(|job| job.workload.len() as u64).sum()
     }
 
-    /// The account equals a recount. The model does not know how many jobs have shared a unique id, nor how many runs are remembered.
+    /// The account equals a recount. The model does not know how many jobs have shared a unique id, nor how
+    /// many runs are remembered.
     pub(crate) fn check_account(&self, used: MemoryUse) {
         let count = |length: usize| length as u64;
         let (jobs, additions) = (self.jobs.values(), self.additions.values());

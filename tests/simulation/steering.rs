@@ -182,7 +182,7 @@ fn many_jobs_move_in_their_order_while_others_come_and_go() {
         assert!(piece.affected <= 256, "{} jobs were moved at once", piece.affected);
         (place, moved, turns) = (piece.next, moved + piece.affected, turns + 1);
         assert!(turns < 100, "moving does not end");
-        if turns <= 3 {
+        if turns <= 2 {
             taken += usize::from(scene.grab(worker).is_some());
             scene.submit(client, b"from", b"", None);
             added += 1;
@@ -221,7 +221,8 @@ fn a_walk_whose_place_has_gone_still_finds_the_others() {
     let piece = scene.move_piece(b"from", b"to", Place::default());
     let (mut place, mut moved) = (piece.next.unwrap(), piece.affected);
     assert_eq!(moved, 0, "a job was moved to its equal");
-    // Where it stands is the 253rd of those that stay: the three lists of the high priority are empty and come first.
+    // Where it stands is the 253rd of those that stay: the three lists of the high priority are empty and
+    // come first.
     assert!(scene.server.cancel_job(NOW, &handle(506), &mut scene.ears));
     let mut turns = 0;
     loop {

@@ -142,8 +142,8 @@ fn many_functions_cost_no_more_than_few() {
     world.server.check_invariants();
 }
 
-/// Where all functions have jobs, and those that a connection can do have none to give, there is no short way: it takes several
-/// turns, and others may act between them.
+/// Where all functions have jobs, and those that a connection can do have none to give, there is no short
+/// way: it takes several turns, and others may act between them.
 #[test]
 fn a_look_through_very_many_functions_takes_several_turns() {
     let mut world = World::new(None);
@@ -166,7 +166,8 @@ fn a_look_through_very_many_functions_takes_several_turns() {
         assert!((2..6).contains(&turns), "{turns} turns");
         assert_eq!((world.ears.assigned, world.ears.none), (1, usize::from(!has_job)));
     }
-    // To fall asleep does not wait for the look. A job that comes meanwhile wakes it, and so does one that it finds.
+    // To fall asleep does not wait for the look. A job that comes meanwhile wakes it, and so does one that it
+    // finds.
     world.submit(client, "f3");
     world.server.start_turn();
     assert!(world.ask(worker, &Request::PreSleep));

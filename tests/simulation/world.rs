@@ -628,7 +628,8 @@ fn part(random: &mut Random, length: usize, percent: u64) -> usize {
     random.index(length * usize::try_from(percent).unwrap() / 100 + 1)
 }
 
-/// What a hold may cost beyond its budget: the dearest step that cannot be cut. Here that is to ask the store for a flood of jobs.
+/// What a hold may cost beyond its budget: the dearest step that cannot be cut. Here that is to ask the store
+/// for a flood of jobs.
 const DEAREST_STEP: u32 = 1000;
 
 /// No hold of the lock is dearer than its budget and one step.

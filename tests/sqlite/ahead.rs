@@ -1,4 +1,5 @@
-//! Zeros behind the end of the WAL: SQLite finds the log all the same, whatever was done to it, and a disk with little room has none.
+//! Zeros behind the end of the WAL: SQLite finds the log all the same, whatever was done to it, and a disk
+//! with little room has none.
 
 use std::fs;
 use std::path::Path;
@@ -226,7 +227,8 @@ fn where_commits_do_not_sync_there_are_no_zeros() {
     assert!(wal(&place) < 1 << 17);
 }
 
-/// A disk of 16 MiB: the WAL is small there. Others fill it, and all that is left is for removals and for jobs.
+/// A disk of 16 MiB: the WAL is small there. Others fill it, and all that is left is for removals and for
+/// jobs.
 #[test]
 fn on_a_disk_with_little_room_there_are_no_zeros() {
     let Some(directory) = std::env::var_os(INSIDE) else {

@@ -1,4 +1,5 @@
-//! `gearmand work --prefetch`: what is done, in which order and how often, what goes back, and the packets of it.
+//! `gearmand work --prefetch`: what is done, in which order and how often, what goes back, and the packets of
+//! it.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -111,6 +112,23 @@ fn jobs_in_hand_go_back_when_the_worker_stops() {
         done.sort_unstable();
         assert_eq!(done, (2..=10).collect::<Vec<_>>());
     }
+}
+
+/// A second signal kills the command. What was never begun loses no attempt, also where there is only one.
+#[test]
+fn jobs_in_hand_go_back_when_the_worker_is_to_end_at_once() {
+    let server = Server::ours(&["-j", "1"]);
+    let directory = TempDir::new().unwrap();
+    let fifo = fifo(&directory);
+    submit_numbers(&server, 1, 10);
+    let worker = heard(&server, &["--prefetch", "4", "--", "sh", "-c", &read_from(&fifo)]);
+    wait_for("4 jobs in hand", || (total_and_running(&server) == (10, 4)).then_some(()));
+    signal(&worker, Signal::SIGTERM);
+    wait_for("the first signal", || worker.line().filter(|line| line.contains("stopping")));
+    signal(&worker, Signal::SIGTERM);
+    wait_for("all jobs to be back", || (total_and_running(&server).1 == 0).then_some(()));
+    assert_eq!(total_and_running(&server), (10, 0), "jobs were dropped");
+    assert_eq!(attempts(&server).iter().sum::<u32>(), 0);
 }
 
 #[test]
@@ -231,7 +249,8 @@ fn each_answer_is_counted_and_a_worker_sleeps_only_with_empty_hands() {
     server.assigns(b"H:3");
     server.expects(packet::WORK_COMPLETE, &[b"H:3", b"x"]);
     server.expects_grabs(1);
-    // Again three. Two are for nothing, and the result was refused: the error is not the answer to the grab after it.
+    // Again three. Two are for nothing, and the result was refused: the error is not the answer to the grab
+    // after it.
     server.says(packet::NO_JOB, &[]);
     server.says(packet::NO_JOB, &[]);
     server.says(packet::ERROR, &[b"ARGUMENT_TOO_LARGE", b"no"]);

@@ -115,6 +115,17 @@ const LIMITS: &[Case] = &[
         error: PeerError::JOB_QUEUE_FULL,
         code: "QUEUE_ERROR",
         text: "Job queue is full",
+        arguments: &[],
+        provoke: |_, wire| {
+            assert_eq!(wire.text("maxqueue f 1"), "OK\r\n");
+            submit_plain(wire, "f", "1");
+            wire.send(packet::SUBMIT_JOB_BG, b"f\0\0x");
+        },
+    },
+    Case {
+        error: PeerError::TOO_MANY_JOBS,
+        code: "QUEUE_ERROR",
+        text: "Job queue is full: there are as many jobs as there may be (max-jobs)",
         arguments: &["--max-jobs", "1"],
         provoke: |_, wire| {
             submit_plain(wire, "f", "1");

@@ -127,7 +127,8 @@ fn an_attempt_is_used_up_by_cant_do_and_reset_abilities_too() {
     }
 }
 
-/// A worker that has grabbed ahead and stops says so: its jobs lose no attempt, however it gives them back, at most 16 times.
+/// A worker that has grabbed ahead and stops says so: its jobs lose no attempt, however it gives them back,
+/// at most 16 times.
 #[test]
 fn jobs_that_were_not_begun_lose_no_attempt() {
     for (what, give_up) in GIVING_UP {

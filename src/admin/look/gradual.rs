@@ -230,7 +230,8 @@ impl WorkerSum {
         Some(sum)
     }
 
-    /// Adds what it has done of the next `most` of its `left` oldest functions. Returns how many were added, and how many are left.
+    /// Adds what it has done of the next `most` of its `left` oldest functions. Returns how many were added,
+    /// and how many are left.
     pub(in crate::admin) fn add(&mut self, left: usize, most: usize) -> (usize, usize) {
         let gauges = Arc::clone(&self.gauges);
         gauges.with_identity(|_, functions| {

@@ -1,7 +1,7 @@
 //! What is counted over all connections, for all who want to know it at the same time.
 //!
-//! One pass serves everybody who came before it began, as one commit serves all who wait for it. So hundreds of listings cost
-//! what one does, and hold one result and not one each.
+//! One pass serves everybody who came before it began, as one commit serves all who wait for it. So hundreds
+//! of listings cost what one does, and hold one result and not one each.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,8 +13,8 @@ const PAGE: usize = 64;
 
 /// What is counted.
 pub(super) trait Sum: Default {
-    /// Counts one connection in, or as much of it as `most` functions are; where `left` says so, goes on with the `left` that it
-    /// could do first. Returns how many functions were looked at, and how many are left.
+    /// Counts one connection in, or as much of it as `most` functions are; where `left` says so, goes on with
+    /// the `left` that it could do first. Returns how many functions were looked at, and how many are left.
     fn add(&mut self, connection: &ConnectionGauges, left: Option<usize>, most: usize) -> (usize, Option<usize>);
 }
 
@@ -61,8 +61,8 @@ impl<S: Sum> Pass<S> {
         self.lock().found(wanted)
     }
 
-    /// The same. If there is none yet, goes on with the pass that is under way, or begins one: looks at the connections that are
-    /// next, until it has looked at `most` of them and of their functions.
+    /// The same. If there is none yet, goes on with the pass that is under way, or begins one: looks at the
+    /// connections that are next, until it has looked at `most` of them and of their functions.
     pub(super) fn go_on(&self, wanted: Serial, stats: &Stats, most: usize) -> Option<Arc<S>> {
         let mut passes = self.lock();
         if let Some(found) = passes.found(wanted) {
@@ -86,7 +86,8 @@ impl<S: Sum> Pass<S> {
                 let (functions, functions_left) = sum.add(&connection, left.take(), most - seen);
                 seen += 1 + functions;
                 if functions_left.is_some() {
-                    // Should it go before its turn, what is left of it is counted of the one behind it, which does no harm.
+                    // Should it go before its turn, what is left of it is counted of the one behind it, which
+                    // does no harm.
                     *left = functions_left;
                     return None;
                 }

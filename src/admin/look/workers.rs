@@ -136,7 +136,8 @@ impl WithheldSum {
         self.is_one_allowed
     }
 
-    /// How the worker's jobs are withheld, if all are: as those of a disabled worker where one of its functions is withheld so.
+    /// How the worker's jobs are withheld, if all are: as those of a disabled worker where one of its
+    /// functions is withheld so.
     pub(super) const fn of_all(self) -> Option<Withholding> {
         match self {
             Self { is_one_allowed: true, .. } => None,

@@ -1,4 +1,5 @@
-//! `show workers` and `show worker`, in pieces. A worker may have so many functions that its line is longer than a piece.
+//! `show workers` and `show worker`, in pieces. A worker may have so many functions that its line is longer
+//! than a piece.
 
 use std::sync::Arc;
 use std::vec;
@@ -31,7 +32,8 @@ impl WorkerLines {
         Self { workers, summed_up: Vec::new().into_iter(), unfinished: None }
     }
 
-    /// Appends the next lines, until `out` has [`LISTING_PIECE`] bytes or others are to have their turn. Returns whether they are the last.
+    /// Appends the next lines, until `out` has [`LISTING_PIECE`] bytes or others are to have their turn.
+    /// Returns whether they are the last.
     pub(super) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
         if self.unfinished.is_none() && self.summed_up.as_slice().is_empty() {
             match self.workers.next_piece(look) {
@@ -77,8 +79,9 @@ fn write_before_functions(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u
     }
 }
 
-/// Names the `left` oldest functions of a worker, with commas between them, until `out` has [`LISTING_PIECE`] bytes. A comma in a name is
-/// written as other bytes are that would break a listing. Returns how many are left.
+/// Names the `left` oldest functions of a worker, with commas between them, until `out` has [`LISTING_PIECE`]
+/// bytes. A comma in a name is written as other bytes are that would break a listing. Returns how many are
+/// left.
 fn write_functions(worker: &WorkerSum, left: usize, out: &mut Vec<u8>) -> usize {
     if worker.functions == 0 {
         Cell::Unknown.write(out);

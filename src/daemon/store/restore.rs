@@ -1,12 +1,13 @@
-//! Reading the jobs of a store back: all of them before anybody is served, or, where there are many and the store can do it, the
-//! rest of them while workers get those that are there.
+//! Reading the jobs of a store back: all of them before anybody is served, or, where there are many and the
+//! store can do it, the rest of them while workers get those that are there.
 //!
-//! Jobs are read in the order of their numbers. So of each function and priority the oldest are there first, and go out in order.
-//! Over functions and priorities that order holds among the jobs that are there: one of high priority may still be on the disk while
-//! one of a lower priority is handed out.
+//! Jobs are read in the order of their numbers. So of each function and priority the oldest are there first,
+//! and go out in order. Over functions and priorities that order holds among the jobs that are there: one of
+//! high priority may still be on the disk while one of a lower priority is handed out.
 //!
-//! What depends on all jobs being there waits until they are: submissions, since an equal job may be among the others, questions
-//! for the state of a job, and what the operator changes of jobs. See [`Hub::begin_restoring`].
+//! What depends on all jobs being there waits until they are: submissions, since an equal job may be among
+//! the others, questions for the state of a job, and what the operator changes of jobs. See
+//! [`Hub::begin_restoring`].
 
 use std::io;
 use std::sync::Arc;
@@ -25,16 +26,17 @@ use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::store::{HasWorkload, Reading, Replayed, Store, StoreError, Workloads};
 
-/// So long, and until so many jobs are there, nobody is served: a queue of ordinary length is back as a whole.
+/// Nobody is served until this time has passed and this many jobs are read, so that a queue of ordinary
+/// length is complete when it is served.
 const SERVE_AFTER: Duration = Duration::from_millis(500);
 const SERVE_FROM: u64 = 50_000;
-/// How often it is looked whether there are so many.
+/// How often the number of jobs read is checked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// How often a start says how far it is.
+/// How often a start logs its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// So many jobs are given to the hub at a time.
+/// Jobs that are given to the hub at a time.
 const BATCH: usize = 64;
-/// So many times as many jobs as are read at a time may wait to be given to the hub.
+/// Pages that may be read ahead of the hub.
 const PAGES_AHEAD: usize = 4;
 
 /// Reads the jobs of a store that can only be read before it is used.
@@ -123,15 +125,15 @@ impl Restore {
             if result.is_ok() && !cancelled.load(Ordering::Relaxed) {
                 hub.end_restoring();
             }
-            // Nobody hears of it who has gone: the process ends then.
+            // The receiver is gone where the process ends.
             drop(done.send(result));
         };
         let thread = std::thread::Builder::new().name("restore".to_owned()).spawn(run).map_err(no_thread)?;
         Ok(Self { is_cancelled, jobs, thread, ended: Some(ended) })
     }
 
-    /// Waits for a while. Answers with how many entries made no sense once all jobs are there, and `None` where there are
-    /// so many that others should be served meanwhile.
+    /// Waits for a while. Answers with how many entries made no sense once all jobs are there, and `None`
+    /// where there are so many that others should be served meanwhile.
     ///
     /// # Errors
     /// Where the store cannot be read.

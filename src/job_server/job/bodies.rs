@@ -10,7 +10,7 @@ use super::super::slab::{PAGE_BYTES, PageLinks};
 
 /// Bytes that fit into the largest cell. What is larger is the allocator's.
 const CELL_MAX: usize = 32 * 1024;
-/// Places of cells are counted in units of so many bytes.
+/// The unit in which places of cells are counted, in bytes.
 const UNIT: usize = 8;
 /// Up to here the sizes of cells go up by a unit, and then in eight steps to the double.
 const FINE_MAX: usize = 512;
@@ -48,6 +48,10 @@ pub(super) struct Bodies {
     links: PageLinks,
     /// By class, the first of the pages that have a free cell.
     open: [u32; CLASSES],
+    /// Pages that are in use by a class.
+    pages_in_use: usize,
+    /// Bytes of cells that are in use.
+    cell_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -73,7 +77,15 @@ struct Page {
 impl Default for Bodies {
     fn default() -> Self {
         let (regions, pages) = (Vec::new(), Vec::new());
-        Self { regions, first_roomy: 0, pages, links: PageLinks::default(), open: [NONE; CLASSES] }
+        Self {
+            regions,
+            first_roomy: 0,
+            pages,
+            links: PageLinks::default(),
+            open: [NONE; CLASSES],
+            pages_in_use: 0,
+            cell_bytes: 0,
+        }
     }
 }
 
@@ -112,6 +124,7 @@ impl Bodies {
         }
         let page = &mut self.pages[cell.page as usize];
         let class = usize::from(page.class);
+        self.cell_bytes -= size_of_class(class);
         let next = std::mem::replace(&mut page.free, cell.unit);
         let was_full = usize::from(page.used) == cells_of(class);
         page.used -= 1;
@@ -127,6 +140,11 @@ impl Bodies {
         }
     }
 
+    /// Bytes of free cells in pages that are in use, beyond a page for each class.
+    pub(super) fn free_bytes(&self) -> usize {
+        (self.pages_in_use.saturating_sub(CLASSES) * PAGE).saturating_sub(self.cell_bytes)
+    }
+
     /// A cell of a class, with a length of nothing.
     fn take(&mut self, class: usize) -> Cell {
         if self.open[class] == NONE {
@@ -135,6 +153,7 @@ impl Bodies {
         }
         let number = self.open[class];
         let size = size_of_class(class);
+        self.cell_bytes += size;
         let page = &mut self.pages[number as usize];
         let unit = page.free;
         page.used += 1;
@@ -171,6 +190,7 @@ impl Bodies {
             // The system gives zeros, and memory for a page only when it is written.
             region.bytes = vec![0; PAGE_BYTES];
         }
+        self.pages_in_use += 1;
         let within = region.free.trailing_zeros();
         region.free &= !(1 << within);
         region.touched |= 1 << within;
@@ -181,6 +201,7 @@ impl Bodies {
     }
 
     fn free_page(&mut self, page: usize) {
+        self.pages_in_use -= 1;
         let (number, within) = (page / PAGES, page % PAGES);
         let region = &mut self.regions[number];
         region.free |= 1 << within;
@@ -218,7 +239,7 @@ const CELLS: [u16; CLASSES] = {
     cells
 };
 
-/// The class of the smallest cells for so many bytes, at most [`CELL_MAX`].
+/// The class of the smallest cells that hold `length` bytes, at most [`CELL_MAX`].
 fn class_of(length: usize) -> usize {
     if length <= FINE_MAX {
         return length.div_ceil(UNIT);
@@ -289,6 +310,7 @@ mod tests {
             }
             model.iter().for_each(|(cell, _)| bodies.free(*cell));
             prop_assert!(bodies.open.iter().all(|open| *open == NONE));
+            prop_assert_eq!((bodies.pages_in_use, bodies.cell_bytes), (0, 0));
             prop_assert!(bodies.regions.iter().all(|region| region.free == ALL_PAGES));
             prop_assert!(bodies.regions.iter().all(|region| region.touched.count_ones() < FREED_FROM));
         }

@@ -20,7 +20,8 @@ pub(in crate::job_server) enum Body {
 pub(in crate::job_server) struct LargeBody {
     head: Box<[u8]>,
     workload: Bytes,
-    /// Whether the workload has the buffer that it was read into. Else it is a copy, and what is sent of it is copied.
+    /// Whether the workload has the buffer that it was read into. Else it is a copy, and what is sent of it
+    /// is copied.
     is_shared: bool,
 }
 

@@ -4,7 +4,8 @@ use super::{Held, JobState, Jobs, Kept, NONE};
 use crate::protocol::Workload;
 
 impl Jobs {
-    /// Forgets all of a job but its slot, its handle and its waits, until it is [buried](Self::bury).
+    /// Forgets all of a job but its slot, its handle and its waits, until its [slot is
+    /// freed](Self::free_slot).
     pub(in crate::job_server) fn retire(&mut self, slot: u32) {
         self.remove_from_indexes(slot);
         let nothing = Held::new(&mut self.bodies, b"", b"", Workload::borrowed(b""));
@@ -19,7 +20,7 @@ impl Jobs {
     }
 
     /// Gives the slot of a retired job free.
-    pub(in crate::job_server) fn bury(&mut self, slot: u32) {
+    pub(in crate::job_server) fn free_slot(&mut self, slot: u32) {
         self.slots.remove(slot as usize);
     }
 }

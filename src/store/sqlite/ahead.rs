@@ -1,18 +1,19 @@
 //! Zeros behind the end of the WAL, written before SQLite gets there.
 //!
-//! A sync of a file that has grown commits the file system's journal as well, which takes as long again as the sync of what was
-//! written, and so does the first write into blocks that are only allocated. Once the WAL has its full size SQLite writes it
-//! over from its start, and nothing grows; but each start begins with an empty one. So it gets its full size at once, a piece
-//! at a time, while nothing waits.
+//! A sync of a file that has grown commits the file system's journal as well, which takes as long again as
+//! the sync of what was written, and so does the first write into blocks that are only allocated. Once the
+//! WAL has its full size SQLite writes it over from its start, and nothing grows; but each start begins with
+//! an empty one. So it gets its full size at once, a piece at a time, while nothing waits.
 //!
 //! # Why this is safe
-//! For SQLite the log ends at the first frame whose page number is 0, or whose salt is not that of the log's header. A frame of
-//! zeros has neither; and a log without a header is an empty one. That is what it finds behind the last frame anyway once it
-//! has begun the log anew.
+//! For SQLite the log ends at the first frame whose page number is 0, or whose salt is not that of the log's
+//! header. A frame of zeros has neither; and a log without a header is an empty one. That is what it finds
+//! behind the last frame anyway once it has begun the log anew.
 //!
-//! The zeros are appended (`O_APPEND`), so the system finds their place while it holds the lock of the file: whatever
-//! another program writes or cuts at the same time, they never stand where its frames are. SQLite has no locks on the WAL
-//! itself that closing a descriptor could release: they are on its index and on the database.
+//! The zeros are appended (`O_APPEND`), so the system finds their place while it holds the lock of the file:
+//! whatever another program writes or cuts at the same time, they never stand where its frames are. SQLite
+//! has no locks on the WAL itself that closing a descriptor could release: they are on its index and on the
+//! database.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
@@ -30,7 +31,7 @@ use crate::store::StoreError;
 const PIECE: u64 = 1 << 20;
 /// Where there was no room, or the zeros could not be written, it is tried again so much later.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Beside what is kept for jobs and removals so many times the size of the WAL must stay free.
+/// This many times the size of the WAL must stay free, beside what is kept for jobs and removals.
 const FREE_SHARE: u64 = 2;
 
 /// When zeros may be written.
@@ -86,8 +87,9 @@ impl SqliteStore {
     }
 }
 
-/// Appends zeros to a file, if it is still this one and has so many bytes, and syncs it. Answers whether they are there: a disk
-/// that has no room for them, or does not take them, has lost nothing. To a file that was cut they would only hide that.
+/// Appends zeros to a file, if it is still this one and has so many bytes, and syncs it. Answers whether they
+/// are there: a disk that has no room for them, or does not take them, has lost nothing. To a file that was
+/// cut they would only hide that.
 ///
 /// # Errors
 /// Where the sync fails: then what others wrote may not be on the disk either.

@@ -38,7 +38,8 @@ const WAL_HEADER_SIZE: usize = 32;
 const FRAME_HEADER_SIZE: usize = 24;
 const WAL_HEADER: u64 = WAL_HEADER_SIZE as u64;
 const FRAME_HEADER: u64 = FRAME_HEADER_SIZE as u64;
-/// What the header begins with, but for its last bit, which says in what order the bytes of checksums are read.
+/// What the header begins with, but for its last bit, which says in what order the bytes of checksums are
+/// read.
 const WAL_MAGIC: u32 = 0x377f_0682;
 /// Where the size of pages stands in the header, and the salt, which each frame of the log has as well.
 const HEADER_PAGE_SIZE: std::ops::Range<usize> = 8..12;
@@ -48,10 +49,10 @@ const FRAME_SALT: std::ops::Range<usize> = 8..16;
 /// Bytes of the WAL that are written again at a time.
 const REWRITE_BYTES: usize = 1 << 20;
 
-/// What the connection is set up with. In WAL mode, and without an automatic checkpoint: an error of that one would
-/// be reported as if the commit had failed. The cache is small, since rows are appended, and read again only to be
-/// removed, in order: the system has them in its own. A transaction may have 32 MiB until its end, before it writes
-/// pages that it may have to write again.
+/// What the connection is set up with. In WAL mode, and without an automatic checkpoint: an error of that one
+/// would be reported as if the commit had failed. The cache is small, since rows are appended, and read again
+/// only to be removed, in order: the system has them in its own. A transaction may have 32 MiB until its end,
+/// before it writes pages that it may have to write again.
 const PRAGMAS: &str = "PRAGMA cache_size = -2048; PRAGMA cache_spill = -32768; PRAGMA temp_store = MEMORY; \
      PRAGMA locking_mode = NORMAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; \
      PRAGMA journal_size_limit = 67108864;";
@@ -160,7 +161,8 @@ impl OpenFile {
         pages >= self.checkpoint_at
     }
 
-    /// Copies what is in the WAL into the database, once there is enough of it. Neither waits for readers nor stops them.
+    /// Copies what is in the WAL into the database, once there is enough of it. Neither waits for readers nor
+    /// stops them.
     pub(super) fn checkpoint_when_due(&mut self) -> Result<(), Trouble> {
         if !self.is_checkpoint_due() {
             return Ok(());
@@ -299,8 +301,8 @@ pub(super) fn make_good(connection: &mut Connection, path: &Path, failed: bool) 
     }
 }
 
-/// Writes the frames of the log again, and its header. What is behind the first frame of another log, such as zeros, is never
-/// read.
+/// Writes the frames of the log again, and its header. What is behind the first frame of another log, such as
+/// zeros, is never read.
 fn write_again(path: &Path) -> Result<(), Trouble> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     if let Some((header, frame)) = read_header(&mut file)? {

@@ -102,8 +102,8 @@ impl SqliteStore {
         let Some(file) = &mut self.file else { return false };
         // What was written when it was opened is not counted.
         let is_whole = file.wal_bytes() > 0 && wal >= Some(file.wal_bytes());
-        // Where pages of the WAL that are not in the database are missing this fails to read them. A database that was cut must
-        // not be filled up by it.
+        // Where pages of the WAL that are not in the database are missing this fails to read them. A database
+        // that was cut must not be filled up by it.
         let is_copied = |file: &mut OpenFile| is_whole || matches!(file.checkpoint(), Ok(true));
         if part == Part::Wal && !is_copied(file) {
             return false;

@@ -2,8 +2,8 @@
 mod commit;
 #[path = "edits/tests.rs"]
 mod edits;
-#[path = "ended/tests.rs"]
-mod ended;
+#[path = "removals/tests.rs"]
+mod removals;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -7,19 +7,19 @@ const PIECE: usize = 256;
 
 /// The queue.
 #[derive(Debug)]
-pub(super) struct Line<T> {
+pub(super) struct ChunkedQueue<T> {
     /// None is empty but the last.
     pieces: VecDeque<VecDeque<T>>,
     len: usize,
 }
 
-impl<T> Default for Line<T> {
+impl<T> Default for ChunkedQueue<T> {
     fn default() -> Self {
         Self { pieces: VecDeque::new(), len: 0 }
     }
 }
 
-impl<T> Line<T> {
+impl<T> ChunkedQueue<T> {
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -61,21 +61,21 @@ mod tests {
         /// Against a queue of the standard library.
         #[test]
         fn it_is_a_queue(steps in prop::collection::vec((any::<bool>(), 0..700_usize), 1..40)) {
-            let (mut line, mut model, mut next) = (Line::default(), VecDeque::new(), 0);
+            let (mut queue, mut model, mut next) = (ChunkedQueue::default(), VecDeque::new(), 0);
             for (pushes, count) in steps {
                 for _ in 0..count {
                     if pushes {
                         next += 1;
-                        line.push_back(next);
+                        queue.push_back(next);
                         model.push_back(next);
                     } else {
-                        prop_assert_eq!(line.pop_front(), model.pop_front());
+                        prop_assert_eq!(queue.pop_front(), model.pop_front());
                     }
                 }
-                prop_assert!(line.iter().eq(&model));
-                prop_assert_eq!((line.len(), line.is_empty()), (model.len(), model.is_empty()));
-                prop_assert!(line.pieces.iter().all(|piece| piece.len() <= PIECE));
-                prop_assert!(line.pieces.iter().rev().skip(1).all(|piece| !piece.is_empty()));
+                prop_assert!(queue.iter().eq(&model));
+                prop_assert_eq!((queue.len(), queue.is_empty()), (model.len(), model.is_empty()));
+                prop_assert!(queue.pieces.iter().all(|piece| piece.len() <= PIECE));
+                prop_assert!(queue.pieces.iter().rev().skip(1).all(|piece| !piece.is_empty()));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Removals wait a little for new jobs, and for nothing else.
 
-use super::super::ended::{ENDED_WAIT, MOST_WAITING};
+use super::super::removals::{MOST_REMOVALS, REMOVAL_WAIT};
 use super::*;
 
 /// The numbers of the jobs of these operations; those that are removed are negative.
@@ -16,39 +16,39 @@ fn numbers(operations: &[StoreOp]) -> Vec<i64> {
 #[test]
 fn a_removal_goes_with_the_next_job() {
     let mut writer = writer();
-    assert!(writer.with_ended(vec![remove(1)], false).is_empty());
-    let due = writer.ended_due().unwrap();
-    assert!(due <= Instant::now() + ENDED_WAIT);
-    assert!(writer.with_ended(vec![remove(2)], false).is_empty());
-    assert_eq!(writer.ended_due(), Some(due), "the first one does not wait for longer");
-    assert_eq!(numbers(&writer.with_ended(vec![remove(3), add(4)], false)), [-1, -2, -3, 4], "in their order");
-    assert_eq!(writer.ended_due(), None);
-    assert!(writer.with_ended(Vec::new(), false).is_empty() && writer.ended_due().is_none());
+    assert!(writer.hold_back_removals(vec![remove(1)], false).is_empty());
+    let due = writer.removals_due().unwrap();
+    assert!(due <= Instant::now() + REMOVAL_WAIT);
+    assert!(writer.hold_back_removals(vec![remove(2)], false).is_empty());
+    assert_eq!(writer.removals_due(), Some(due), "the first one does not wait for longer");
+    assert_eq!(numbers(&writer.hold_back_removals(vec![remove(3), add(4)], false)), [-1, -2, -3, 4], "in their order");
+    assert_eq!(writer.removals_due(), None);
+    assert!(writer.hold_back_removals(Vec::new(), false).is_empty() && writer.removals_due().is_none());
 }
 
 #[test]
 fn a_removal_does_not_wait_where_somebody_waits_for_it_or_it_has_waited() {
     let mut writer = writer();
     // A waiter, attempts, a decision, the end: the writer says that there is more.
-    assert!(writer.with_ended(vec![remove(1)], false).is_empty());
-    assert_eq!(numbers(&writer.with_ended(vec![remove(2)], true)), [-1, -2]);
-    assert!(writer.with_ended(vec![remove(3)], false).is_empty());
-    assert_eq!(numbers(&writer.with_ended(Vec::new(), true)), [-3]);
-    assert!(writer.with_ended(vec![remove(4)], false).is_empty());
-    writer.ended.due = Some(Instant::now());
-    assert_eq!(numbers(&writer.with_ended(Vec::new(), false)), [-4], "its time has come");
-    let many: Vec<StoreOp> = (1..=MOST_WAITING as u64).map(remove).collect();
-    assert_eq!(writer.with_ended(many, false).len(), MOST_WAITING, "there are many");
+    assert!(writer.hold_back_removals(vec![remove(1)], false).is_empty());
+    assert_eq!(numbers(&writer.hold_back_removals(vec![remove(2)], true)), [-1, -2]);
+    assert!(writer.hold_back_removals(vec![remove(3)], false).is_empty());
+    assert_eq!(numbers(&writer.hold_back_removals(Vec::new(), true)), [-3]);
+    assert!(writer.hold_back_removals(vec![remove(4)], false).is_empty());
+    writer.held_back.due = Some(Instant::now());
+    assert_eq!(numbers(&writer.hold_back_removals(Vec::new(), false)), [-4], "its time has come");
+    let many: Vec<StoreOp> = (1..=MOST_REMOVALS as u64).map(remove).collect();
+    assert_eq!(writer.hold_back_removals(many, false).len(), MOST_REMOVALS, "there are many");
 }
 
 #[test]
 fn removals_do_not_wait_for_a_store_that_fails_nor_where_they_are_not_synced() {
     let mut failing = writer();
     failing.fail(&StoreError::new(StoreFailure::Io, "as the test says"));
-    assert_eq!(numbers(&failing.with_ended(vec![remove(1)], false)), [-1]);
+    assert_eq!(numbers(&failing.hold_back_removals(vec![remove(1)], false)), [-1]);
     let mut relaxed = writer();
     relaxed.settings.durability = Durability::Off;
-    assert_eq!(numbers(&relaxed.with_ended(vec![remove(1)], false)), [-1]);
+    assert_eq!(numbers(&relaxed.hold_back_removals(vec![remove(1)], false)), [-1]);
 }
 
 #[test]
