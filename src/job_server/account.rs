@@ -139,8 +139,8 @@ impl JobServer {
     pub(super) fn has_memory_for_ability(&self, abilities: usize) -> bool {
         let sixteenths = match abilities {
             0..ABILITIES_ALWAYS => return true,
-            ABILITIES_ALWAYS..ABILITIES_LONGER => 15,
-            _ => 14,
+            ABILITIES_ALWAYS..ABILITIES_LONGER => 14,
+            _ => 13,
         };
         let new = ABILITY + FUNCTION;
         self.memory_use().total().saturating_add(new) <= self.policy.memory_max / 16 * sixteenths
