@@ -378,8 +378,8 @@ impl Daemon {
         call
     }
 
-    /// Takes no new connections and no new jobs, and waits until those that are there are done, or for as long as it may. Returns
-    /// the status with which to exit.
+    /// Takes no new connections and no new jobs, and waits until those that are there are done, or for as
+    /// long as it may. Returns the status with which to exit.
     async fn drain(&mut self) -> ExitCode {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);

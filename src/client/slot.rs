@@ -112,7 +112,8 @@ impl Slot {
                 worker.job_done();
                 let ended = ended?;
                 if worker.prefetch > 1 && ended.is_killed() {
-                    // Jobs that were never begun must lose no attempt. The one that was killed cannot be told from them.
+                    // Jobs that were never begun must lose no attempt. The one that was killed cannot be told
+                    // from them.
                     return leave(connection, grabs).await;
                 }
                 self.performer().report(&mut connection, &job, ended)?;

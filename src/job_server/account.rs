@@ -11,7 +11,8 @@ use super::{JobServer, Submission};
 use crate::protocol::PeerError;
 use crate::stats::account::{Account, CONNECTION, Part};
 
-/// Workers may register so many functions whatever is held: so few that those of all connections weigh little.
+/// Workers may register so many functions whatever is held: so few that those of all connections weigh
+/// little.
 const ABILITIES_ALWAYS: usize = 4;
 /// Workers may register so many functions where those with more may not register another.
 const ABILITIES_LONGER: usize = 100;
@@ -134,8 +135,8 @@ impl JobServer {
         Err(PeerError::MEMORY_USED_UP)
     }
 
-    /// Whether there is memory for another function of a connection that can do so many. Connections come as long as there is
-    /// any, so that no number a connection could be had without a limit.
+    /// Whether there is memory for another function of a connection that can do so many. Connections come as
+    /// long as there is any, so that no number a connection could be had without a limit.
     pub(super) fn has_memory_for_ability(&self, abilities: usize) -> bool {
         let sixteenths = match abilities {
             0..ABILITIES_ALWAYS => return true,

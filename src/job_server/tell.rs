@@ -115,8 +115,8 @@ impl<'a> Said<'a> {
     }
 }
 
-/// A payload that several may hold. What has to be copied for that is counted until nobody holds it any more; what came in a large
-/// packet is counted already.
+/// A payload that several may hold. What has to be copied for that is counted until nobody holds it any more;
+/// what came in a large packet is counted already.
 fn shared(payload: Workload<'_>, account: &Arc<Account>) -> Bytes {
     payload.share().unwrap_or_else(|| account.count_once(Bytes::copy_from_slice(payload.as_bytes())))
 }

@@ -1,9 +1,9 @@
 //! How answers that take long share the time of the thread that serves jobs.
 //!
-//! Such an answer is made in pieces, one piece at a time whoever asked, and in order: first come those that
-//! have had no piece yet, then the others, the oldest first, as long as their peers read. While nobody wants
-//! anything else, one piece follows the other. While others have turns, the pieces take one part in [`SHARE`]
-//! of the time, writing them included.
+//! Such an answer is made in pieces, one piece at a time whoever asked, in turn one that has had none yet and
+//! the oldest of the others, as long as their peers read. While nobody wants anything else, one piece follows
+//! the other. While others have turns, the pieces take one part in [`SHARE`] of the time, writing them
+//! included.
 //!
 //! [`Order`] decides, and has no clock; [`keep_order`] is the task that tells it the time.
 
@@ -98,8 +98,8 @@ impl Order {
         }
     }
 
-    /// Gives one its turn: the first of those that have had none and the oldest of the others, alternately. However many come, those
-    /// that are under way go on.
+    /// Gives one its turn: the first of those that have had none and the oldest of the others, alternately.
+    /// However many come, those that are under way go on.
     fn give_turn(&mut self) -> Option<Waker> {
         let under_way = self.waiting.range((true, 0)..).next().map(|(place, _)| *place);
         let place = match under_way {

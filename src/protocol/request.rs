@@ -296,7 +296,8 @@ fn can_do_timeout(body: &[u8]) -> Result<Request<'_>, PeerError> {
     Ok(can_do(name, leading_integer(timeout).map(in_force).ok_or(NotRegistered::TimeoutOutOfRange)))
 }
 
-/// Progress is read as numbers, and passed on as it came to all who wait. So megabytes of it would cost as much for each of them.
+/// Progress is read as numbers, and passed on as it came to all who wait. So megabytes of it would cost as
+/// much for each of them.
 fn work_status(body: &[u8]) -> Result<Request<'_>, PeerError> {
     let [name, numerator, denominator] = arguments(body)?;
     let (numerator, denominator) = (first(numerator, NUMBER_MAX), first(denominator, NUMBER_MAX));
@@ -375,7 +376,8 @@ pub fn leading_count(bytes: &[u8]) -> u64 {
     digits.iter().fold(0_u64, |value, digit| value.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
-/// Whether a number is negative, and its digits: those that follow blanks and a sign. What is beyond [`NUMBER_MAX`] is not looked at.
+/// Whether a number is negative, and its digits: those that follow blanks and a sign. What is beyond
+/// [`NUMBER_MAX`] is not looked at.
 fn sign_and_digits(bytes: &[u8]) -> (bool, &[u8]) {
     let bytes = first(bytes, NUMBER_MAX);
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');

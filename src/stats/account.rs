@@ -9,10 +9,11 @@
 //! takes itself.
 //!
 //! # How the limit is divided
-//! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused. What is above is for
-//!   connections and the functions of workers, which are refused when all is taken, see [`Account::has_room_for_connection`].
-//! - What waits for peers or comes from them may take what the former leave of seven eighths, and an eighth at least. Beyond that
-//!   connections are closed, see `net::pressure`.
+//! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused.
+//!   What is above is for connections and the functions of workers, which are refused when all is taken, see
+//!   [`Account::has_room_for_connection`].
+//! - What waits for peers or comes from them may take what the former leave of seven eighths, and an eighth
+//!   at least. Beyond that connections are closed, see `net::pressure`.
 //! - The rest is for what is allocated between two looks at the sum.
 
 use std::sync::Arc;
@@ -90,8 +91,8 @@ impl Part {
 /// What a connection weighs, in bytes: its task, its place among the others, what is published of it, the
 /// kernel's socket, and what of its buffers is too little to tell the account.
 pub const CONNECTION: u64 = 4 * 1024;
-/// From this change on a holder tells the account, in bytes. There may be as many holders as connections, so that it is less than
-/// a connection weighs.
+/// From this change on a holder tells the account, in bytes. There may be as many holders as connections, so
+/// that it is less than a connection weighs.
 pub const STEP: usize = 1024;
 /// A peer for which no more than this waits is read from whatever others hold, in bytes.
 const SMALL_OUTPUT: u64 = 64 * 1024;
@@ -173,8 +174,8 @@ impl Account {
         (limit / 8 * 7).saturating_sub(self.remembered()).max(limit / 8)
     }
 
-    /// Whether there is room for another connection: together they may take half of all, and what jobs and all else that is
-    /// remembered leave.
+    /// Whether there is room for another connection: together they may take half of all, and what jobs and
+    /// all else that is remembered leave.
     pub fn has_room_for_connection(&self) -> bool {
         self.get(Part::Connections) + CONNECTION <= self.limit() / 2 && self.remembered() + CONNECTION <= self.limit()
     }

@@ -1,9 +1,10 @@
 //! The one thread that touches the store: it gathers operations into transactions, and reports what became of them.
 //!
-//! There is no timer and nothing to tune: while one transaction is on its way to the disk the next one gathers, so the
-//! disk sets the pace, and each transaction is as large as it need be. Only where transactions are large already the next one
-//! waits a fraction of a millisecond for what is just coming. Jobs are reported as stored when their transaction
-//! is, never before. Removals, for which nobody waits, go with new jobs where some come soon: see `removals.rs`.
+//! There is no timer and nothing to tune: while one transaction is on its way to the disk the next one
+//! gathers, so the disk sets the pace, and each transaction is as large as it need be. Only where
+//! transactions are large already the next one waits a fraction of a millisecond for what is just coming.
+//! Jobs are reported as stored when their transaction is, never before. Removals, for which nobody waits, go
+//! with new jobs where some come soon: see `removals.rs`.
 //!
 //! # Failures
 //! A transaction that failed may have happened all the same. Its new jobs are reported as not stored, and are removed

@@ -361,8 +361,8 @@ pub(crate) fn group_jobs_without_workloads() {
     Stage::grouped(&["-q", "builtin"]).withstand(submit_to_memory, cancel_all);
 }
 
-/// Jobs until they are refused, and then peers that each can do as many functions as are never refused to one alone, and
-/// leave a part of a packet.
+/// Jobs until they are refused, and then peers that each can do as many functions as are never refused to one
+/// alone, and leave a part of a packet.
 fn connect_many(server: &Watched, connections: usize) -> (TcpStream, Vec<TcpStream>) {
     let (client, taken) = submit_without_end(server, 100_000_000);
     eprintln!("{taken} jobs were taken");
