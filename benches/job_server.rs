@@ -1,8 +1,9 @@
 //! What an operation of the job server costs without any I/O: nanoseconds, the best of several runs; and how
 //! long the longest of millions takes.
 //!
-//! `cargo bench --bench job_server`. The figures compare two versions of this code on one machine; for a
-//! comparison with another server see `benches/wire.rs`.
+//! `cargo bench --bench job_server`; with `-- WORDS` only the rows in whose names one of these words is. The
+//! figures compare two versions of this code on one machine; for a comparison with another server see
+//! `benches/wire.rs`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::hint::black_box;
@@ -104,8 +105,17 @@ impl World {
     }
 }
 
+/// Whether a row is to be measured.
+fn is_wanted(name: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|argument| argument != "--bench").peekable();
+    words.peek().is_none() || words.any(|word| name.contains(&word))
+}
+
 /// Runs `operation` on a fresh world several times, and prints the best time for one.
 fn measure(name: &str, queued: usize, mut operation: impl FnMut(&mut World)) {
+    if !is_wanted(name) {
+        return;
+    }
     let best = (0..RUNS)
         .map(|_| {
             let mut world = World::new(queued);
@@ -123,6 +133,9 @@ fn measure(name: &str, queued: usize, mut operation: impl FnMut(&mut World)) {
 /// The longest submission while the queue grows to so many jobs, and the longest grab and completion while
 /// they are taken off: the least of several runs, since the machine has other work now and then.
 fn longest(jobs: u32) {
+    if !is_wanted("longest") {
+        return;
+    }
     let runs: Vec<[Duration; 2]> = (0..3)
         .map(|_| {
             let mut world = World::new(0);

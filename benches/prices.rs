@@ -6,12 +6,13 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::hint::black_box;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gearmand::job_server::{
-    ConnectionEnd, ConnectionId, Departure, Effects, Event, JobServer, Now, Policy, StoreOp, Who, Withholding,
+    ConnectionEnd, ConnectionId, Departure, Effects, Event, JobQuery, JobServer, Now, Policy, StoreOp, Who, Withholding,
 };
 use gearmand::protocol::{GrabKind, Priority, Request, Response, Submission, Workload};
 use gearmand::stats::{ConnectionGauges, Stats};
@@ -20,11 +21,12 @@ const JOBS: usize = 1_000_000;
 const FUNCTIONS: usize = 100_000;
 const WORKERS: usize = 5_000;
 const FUNCTIONS_A_WORKER: usize = 20;
-/// So many are measured at a time, and the best of so many times counts.
-const OPERATIONS: u32 = 2_000;
-const RUNS: u32 = 7;
-/// A ratio may be so many times its bar before the gate closes: caches and clocks of machines differ.
-const TOLERANCE: f64 = 1.5;
+/// A worker that is not wide, which has most to do when it falls asleep, can do at most so many functions.
+const FUNCTIONS_OF_NARROW: usize = 63;
+/// Clients that wait for one job.
+const WAITS: usize = 100_000;
+/// All rows are measured so many times, in turns, and the best time of each counts.
+const ROUNDS: u32 = 7;
 
 /// Takes note of handles, and counts the rest, so that saying it is not optimised away.
 #[derive(Default)]
@@ -58,36 +60,71 @@ impl Effects for Ears {
     }
 }
 
+/// The words of a request, made before it is measured.
+#[derive(Default)]
+struct Words {
+    function: String,
+    unique: String,
+    handle: String,
+}
+
 struct World {
     server: JobServer,
     ears: Ears,
     client: ConnectionId,
     /// One that can do everything.
     wide: ConnectionId,
+    /// One whose functions have no jobs.
+    narrow: ConnectionId,
+    /// One that has the job for which so many wait.
+    speaker: ConnectionId,
+    awaited: String,
     now: Now,
     counter: usize,
+    is_disabled: bool,
 }
 
 impl World {
     fn new() -> Self {
-        let policy = Policy { max_functions: 2 * FUNCTIONS, max_waits_per_job: u32::MAX, ..Policy::default() };
+        let policy = Policy {
+            max_functions: 2 * FUNCTIONS,
+            max_functions_per_connection: 2 * FUNCTIONS,
+            max_waits_per_job: u32::MAX,
+            ..Policy::default()
+        };
         let mut server = JobServer::new(policy, Arc::new(Stats::default()));
         let mut connect = |host: &str| server.connect(Arc::new(ConnectionGauges::new(0, host.to_owned())));
-        let (client, wide) = (connect("client"), connect("wide"));
+        let [client, wide, narrow, speaker] = ["client", "wide", "narrow", "speaker"].map(&mut connect);
         let workers: Vec<ConnectionId> = (0..WORKERS).map(|_| connect("host")).collect();
         let now = Now { monotonic_us: 0, unix_us: 1_000_000_000_000_000 };
-        let mut world = Self { server, ears: Ears::default(), client, wide, now, counter: 0 };
+        let (ears, awaited) = (Ears::default(), String::new());
+        let mut world =
+            Self { server, ears, client, wide, narrow, speaker, awaited, now, counter: 0, is_disabled: false };
+        let mut weights = Weights::new(&world.server);
         for (index, worker) in workers.iter().enumerate() {
             for function in 0..FUNCTIONS_A_WORKER {
-                world.register(*worker, index * FUNCTIONS_A_WORKER + function);
+                world.register(*worker, &name(index * FUNCTIONS_A_WORKER + function));
             }
         }
         for function in 0..FUNCTIONS {
-            world.register(wide, function);
+            world.register(wide, &name(function));
         }
+        weights.say(&world.server, "that a worker can do a function, with half a function", 2 * FUNCTIONS);
+        for function in 0..FUNCTIONS_OF_NARROW {
+            world.register(narrow, &format!("idle:{function}"));
+        }
+        world.register(speaker, "awaited");
+        for _ in 0..WAITS {
+            world.submit("awaited", b"awaited", false);
+        }
+        weights.say(&world.server, "a submission that waits for the end of a job", WAITS);
+        world.ask(speaker, &Request::GrabJob(GrabKind::Plain));
+        world.awaited = world.ears.assigned.pop().map(handle).unwrap_or_default();
         for job in 0..JOBS {
-            world.submit(&name(job % FUNCTIONS), b"", true);
+            world.submit(&name(job % FUNCTIONS), format!("{job:036}").as_bytes(), true);
         }
+        weights.say(&world.server, "a background job of 128 bytes, with a unique id of 36", JOBS);
+        println!();
         world
     }
 
@@ -95,8 +132,8 @@ impl World {
         while !self.server.request(self.now, who, request, &mut self.ears) {}
     }
 
-    fn register(&mut self, who: ConnectionId, function: usize) {
-        self.ask(who, &Request::CanDo { function: name(function).as_bytes(), timeout_ms: None });
+    fn register(&mut self, who: ConnectionId, function: &str) {
+        self.ask(who, &Request::CanDo { function: function.as_bytes(), timeout_ms: None });
     }
 
     fn submit(&mut self, function: &str, unique: &[u8], background: bool) {
@@ -112,16 +149,41 @@ impl World {
         self.ask(self.client, &Request::Submit(submission));
     }
 
-    fn next(&mut self) -> usize {
+    /// The words of the next request: a function, a unique id that is new and a handle of a job that waits.
+    fn words(&mut self) -> Words {
         self.counter += 1;
-        self.counter
+        let at = self.counter * 37 % (JOBS / 2) + JOBS / 4;
+        Words {
+            function: name(at % FUNCTIONS),
+            unique: format!("{:036}", JOBS + self.counter),
+            handle: handle(at as u64),
+        }
     }
 
-    fn grab_and_complete(&mut self, worker: ConnectionId) {
-        self.ask(worker, &Request::GrabJob(GrabKind::Plain));
-        let Some(number) = self.ears.assigned.pop() else { return };
-        let handle = format!("H:localhost:{number}");
-        self.ask(worker, &Request::WorkComplete { handle: handle.as_bytes(), workload: Workload::borrowed(b"done") });
+    /// Those of a job that waits.
+    fn known(&mut self) -> Words {
+        let words = self.words();
+        Words { unique: format!("{:036}", self.counter * 37 % (JOBS / 2) + JOBS / 4), ..words }
+    }
+
+    /// Those of a job that was handed out.
+    fn assigned(&mut self) -> Words {
+        Words { handle: self.ears.assigned.pop().map(handle).unwrap_or_default(), ..Words::default() }
+    }
+
+    /// Those of a function that nobody has named.
+    fn new_function(&mut self) -> Words {
+        let words = self.words();
+        Words { function: format!("new:{}", self.counter), ..words }
+    }
+
+    fn find(&mut self, query: &JobQuery<'_>) {
+        let said = &mut self.ears.said;
+        let found = self.server.find_jobs(query, 0, |view| {
+            *said += black_box(view).unique.len();
+            ControlFlow::Continue(())
+        });
+        black_box(found.next);
     }
 }
 
@@ -129,121 +191,160 @@ fn name(function: usize) -> String {
     format!("function:{function}")
 }
 
+fn handle(number: u64) -> String {
+    format!("H:localhost:{number}")
+}
+
 /// What a request may cost: units, and time as a ratio to that of a background submission.
 struct Row {
     name: &'static str,
     units: u32,
     ratio: f64,
-    operation: fn(&mut World),
+    /// So many are measured at a time.
+    times: u32,
+    words: fn(&mut World) -> Words,
+    operation: fn(&mut World, &Words),
+}
+
+/// A row is measured with so many requests at a time.
+const MANY: u32 = 2_000;
+/// And with so many that take long.
+const FEW: u32 = 20;
+
+fn row(name: &'static str, units: u32, ratio: f64, operation: fn(&mut World, &Words)) -> Row {
+    Row { name, units, ratio, times: MANY, words: World::words, operation }
+}
+
+impl Row {
+    fn with(self, words: fn(&mut World) -> Words) -> Self {
+        Self { words, ..self }
+    }
+
+    fn times(self, times: u32) -> Self {
+        Self { times, ..self }
+    }
 }
 
 /// In the order in which they are measured; the first is the measure of the others.
-const ROWS: &[Row] = &[
-    Row { name: "SUBMIT_JOB_BG", units: 12, ratio: 1.0, operation: submit_background },
-    Row {
-        name: "ECHO_REQ",
-        units: 12,
-        ratio: 0.1,
-        operation: |world| {
+fn rows() -> Vec<Row> {
+    let mut rows = requests();
+    rows.extend(of_workers());
+    rows.extend(in_pieces());
+    rows
+}
+
+fn requests() -> Vec<Row> {
+    vec![
+        row("SUBMIT_JOB_BG", 12, 1.0, |world, words| {
+            world.submit(&words.function, words.unique.as_bytes(), true);
+        }),
+        row("SUBMIT_JOB_BG, without unique id", 12, 1.5, |world, words| {
+            world.submit(&words.function, b"", true);
+        }),
+        row("SUBMIT_JOB that joins a job", 12, 0.4, |world, words| {
+            world.submit(&words.function, b"shared", false);
+        })
+        .with(|_| Words { function: name(5), ..Words::default() }),
+        row("ECHO_REQ", 12, 0.05, |world, _| {
             world.ask(world.client, &Request::Echo { workload: Workload::borrowed(b"echo") });
-        },
-    },
-    Row {
-        name: "GET_STATUS",
-        units: 12,
-        ratio: 0.5,
-        operation: |world| {
-            let handle = format!("H:localhost:{}", 1 + world.next() * 37 % JOBS);
-            world.ask(world.client, &Request::GetStatus { handle: handle.as_bytes() });
-        },
-    },
-    Row {
-        name: "GET_STATUS_UNIQUE",
-        units: 12,
-        ratio: 0.5,
-        operation: |world| {
-            let unique = format!("{:036}", world.next());
-            world.ask(world.client, &Request::GetStatusUnique { unique: unique.as_bytes() });
-        },
-    },
-    Row {
-        name: "GRAB_JOB and WORK_COMPLETE, 100,000 functions",
-        units: 60,
-        ratio: 3.0,
-        operation: |world| {
-            world.grab_and_complete(world.wide);
-        },
-    },
-    Row {
-        name: "PRE_SLEEP and its NOOP, 100,000 functions",
-        units: 40,
-        ratio: 1.0,
-        operation: |world| {
-            world.ask(world.wide, &Request::PreSleep);
-        },
-    },
-    Row {
-        name: "CAN_DO again, 100,000 functions",
-        units: 16,
-        ratio: 1.0,
-        operation: |world| {
-            let function = world.next() * 37 % FUNCTIONS;
-            world.register(world.wide, function);
-        },
-    },
-    Row {
-        name: "CANT_DO and CAN_DO, 100,000 functions",
-        units: 40,
-        ratio: 3.0,
-        operation: |world| {
-            let function = world.next() * 37 % FUNCTIONS;
-            world.ask(world.wide, &Request::CantDo { function: name(function).as_bytes() });
-            world.register(world.wide, function);
-        },
-    },
-    Row {
-        name: "SET_CLIENT_ID, 100,000 functions",
-        units: 12,
-        ratio: 0.3,
-        operation: |world| {
-            world.ask(world.wide, &Request::SetClientId { id: b"somebody" });
-        },
-    },
-    Row {
-        name: "SUBMIT_JOB that joins a job",
-        units: 12,
-        ratio: 1.0,
-        operation: |world| {
-            world.submit(&name(5), b"shared", false);
-        },
-    },
-    Row {
-        name: "a connection that comes and goes",
-        units: 12,
-        ratio: 1.0,
-        operation: |world| {
+        }),
+        row("GET_STATUS", 12, 0.3, |world, words| {
+            world.ask(world.client, &Request::GetStatus { handle: words.handle.as_bytes() });
+        }),
+        row("GET_STATUS_UNIQUE", 13, 0.7, |world, words| {
+            world.ask(world.client, &Request::GetStatusUnique { unique: words.unique.as_bytes() });
+        })
+        .with(World::known),
+        row("a connection that comes and goes", 12, 0.15, |world, _| {
             let guest = world.server.connect(Arc::new(ConnectionGauges::new(0, String::new())));
             let end = ConnectionEnd::default();
             while world.server.disconnect(world.now, guest, end, &mut world.ears) != Departure::Done {}
-        },
-    },
-    Row {
-        name: "a rule for one worker, and its end",
-        units: 24,
-        ratio: 4.0,
-        operation: |world| {
+        }),
+        row("`list jobs unique=`", 12, 1.2, |world, words| {
+            world.find(&JobQuery { unique: Some(words.unique.as_bytes()), ..JobQuery::default() });
+        })
+        .with(World::known),
+        row("`list jobs function=`", 40, 6.0, |world, words| {
+            world.find(&JobQuery { function: Some(words.function.as_bytes()), ..JobQuery::default() });
+        }),
+    ]
+}
+
+fn of_workers() -> Vec<Row> {
+    vec![
+        row("GRAB_JOB, 100,000 functions", 16, 0.5, |world, _| {
+            world.ask(world.wide, &Request::GrabJob(GrabKind::Plain));
+        }),
+        row("WORK_COMPLETE", 24, 1.3, |world, words| {
+            world.ask(
+                world.wide,
+                &Request::WorkComplete { handle: words.handle.as_bytes(), workload: Workload::borrowed(b"done") },
+            );
+        })
+        .with(World::assigned),
+        row("PRE_SLEEP, its NOOP, GRAB_JOB and WORK_FAIL, 100,000 functions", 60, 3.2, |world, _| {
+            world.ask(world.wide, &Request::PreSleep);
+            world.ask(world.wide, &Request::GrabJob(GrabKind::Plain));
+            let Words { handle, .. } = world.assigned();
+            world.ask(world.wide, &Request::WorkFail { handle: handle.as_bytes() });
+        }),
+        row("PRE_SLEEP and GRAB_JOB for nothing, 63 functions", 300, 1.6, |world, _| {
+            world.ask(world.narrow, &Request::PreSleep);
+            world.ask(world.narrow, &Request::GrabJob(GrabKind::Plain));
+        }),
+        row("CAN_DO of a new function", 40, 4.0, |world, words| {
+            world.register(world.wide, &words.function);
+        })
+        .with(World::new_function),
+        row("CAN_DO again, 100,000 functions", 16, 2.0, |world, words| {
+            world.register(world.wide, &words.function);
+        }),
+        row("CANT_DO and CAN_DO, 100,000 functions", 40, 4.2, |world, words| {
+            world.ask(world.wide, &Request::CantDo { function: words.function.as_bytes() });
+            world.register(world.wide, &words.function);
+        }),
+        row("SET_CLIENT_ID, 100,000 functions", 12, 0.2, |world, words| {
+            world.ask(world.wide, &Request::SetClientId { id: words.unique.as_bytes() });
+        }),
+        row("a rule for one worker, and its end", 10_100, 0.4, |world, _| {
             let who = Who::Connection(world.client);
             let made = world.server.withhold(world.now, &who, None, Withholding::Disabled, &mut world.ears);
             black_box(made.is_ok());
             black_box(world.server.release(world.now, &who, None, &mut world.ears).is_ok());
-        },
-    },
-];
+        }),
+    ]
+}
 
-fn submit_background(world: &mut World) {
-    let function = name(world.next() * 37 % FUNCTIONS);
-    let unique = format!("{:036}", world.counter);
-    world.submit(&function, unique.as_bytes(), true);
+/// Of what takes several holds of the lock, one hold.
+fn in_pieces() -> Vec<Row> {
+    vec![
+        row("WORK_STATUS to 100,000 waits, a hold", 4200, 25.0, |world, _| {
+            let status = Request::WorkStatus { handle: world.awaited.as_bytes(), numerator: b"1", denominator: b"2" };
+            black_box(world.server.request(world.now, world.speaker, &status, &mut world.ears));
+        })
+        .times(FEW),
+        row("WORK_DATA of 8 kB to 100,000 waits, a hold", 4200, 25.0, |world, _| {
+            let workload = Workload::borrowed(&[1; 8192]);
+            let data = Request::WorkData { handle: world.awaited.as_bytes(), workload };
+            black_box(world.server.request(world.now, world.speaker, &data, &mut world.ears));
+        })
+        .times(FEW),
+        row("`disable host:` of 5,000 workers, a hold", 10_100, 200.0, |world, _| {
+            let who = Who::Host("host".to_owned());
+            if world.server.rules_place().is_some() {
+                world.server.go_on_with_rules(world.now, &mut world.ears);
+            } else {
+                world.is_disabled ^= true;
+                let done = if world.is_disabled {
+                    world.server.withhold(world.now, &who, None, Withholding::Disabled, &mut world.ears)
+                } else {
+                    world.server.release(world.now, &who, None, &mut world.ears)
+                };
+                black_box(done.is_ok());
+            }
+        })
+        .times(FEW),
+    ]
 }
 
 /// Anonymous memory of this process, in bytes.
@@ -254,6 +355,59 @@ fn memory() -> i64 {
     kib.unwrap_or(0_i64) * 1024
 }
 
+/// What the account says, in bytes.
+fn accounted(server: &JobServer) -> i64 {
+    i64::try_from(server.memory_use().total()).unwrap_or(i64::MAX)
+}
+
+/// What was in memory before, by the kernel's word and by the account's.
+struct Weights {
+    memory: i64,
+    accounted: i64,
+}
+
+impl Weights {
+    fn new(server: &JobServer) -> Self {
+        println!("| held | bytes | in the account |\n| --- | ---: | ---: |");
+        Self { memory: memory(), accounted: accounted(server) }
+    }
+
+    /// Says what so many things weigh that have come since.
+    fn say(&mut self, server: &JobServer, what: &str, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let now = Self { memory: memory(), accounted: accounted(server) };
+        let (held, known) = ((now.memory - self.memory) / count, (now.accounted - self.accounted) / count);
+        println!("| {what} | {held} | {known} |");
+        *self = now;
+    }
+}
+
+/// What a row came to: the best time of one request, and of all the units and what the account holds more than before.
+#[derive(Clone, Copy)]
+struct Measured {
+    ns: f64,
+    units: u64,
+    accounted: i64,
+}
+
+impl Measured {
+    const NOTHING: Self = Self { ns: f64::INFINITY, units: 0, accounted: 0 };
+}
+
+fn measure(world: &mut World, row: &Row, measured: &mut Measured) {
+    let words: Vec<Words> = (0..row.times).map(|_| (row.words)(world)).collect();
+    let before = accounted(&world.server);
+    let start = Instant::now();
+    for words in &words {
+        world.server.start_turn();
+        (row.operation)(world, words);
+        measured.units += u64::from(world.server.spent());
+    }
+    let elapsed = start.elapsed();
+    measured.accounted += accounted(&world.server) - before;
+    measured.ns = measured.ns.min(elapsed.as_secs_f64() * 1e9 / f64::from(row.times));
+}
+
 fn main() -> ExitCode {
     // `cargo test` runs benchmarks too, to see that they compile.
     if !std::env::args().any(|argument| argument == "--bench") {
@@ -261,35 +415,33 @@ fn main() -> ExitCode {
     }
     let gate = std::env::args().any(|argument| argument == "--gate");
     let mut world = World::new();
-    let mut base_ns = None;
-    let mut is_too_dear = false;
-    println!("| request | units | µs | ratio | bar | bytes kept |\n| --- | ---: | ---: | ---: | ---: | ---: |");
-    for row in ROWS {
-        let (mut best, mut units) = (Duration::MAX, 0);
-        let before = memory();
-        for _ in 0..RUNS {
-            let start = Instant::now();
-            units = 0;
-            for _ in 0..OPERATIONS {
-                world.server.start_turn();
-                (row.operation)(&mut world);
-                units += u64::from(world.server.spent());
-            }
-            best = best.min(start.elapsed());
+    let rows = rows();
+    let mut all = vec![Measured::NOTHING; rows.len()];
+    for _ in 0..ROUNDS {
+        for (row, measured) in rows.iter().zip(&mut all) {
+            measure(&mut world, row, measured);
         }
-        let kept = (memory() - before).max(0) / i64::from(RUNS * OPERATIONS);
-        let ns = best.as_secs_f64() * 1e9 / f64::from(OPERATIONS);
-        let units = units.div_ceil(u64::from(OPERATIONS));
-        let ratio = ns / *base_ns.get_or_insert(ns);
-        let is_dear = ratio > row.ratio * TOLERANCE || units > u64::from(row.units);
+    }
+    let base_ns = all.first().map_or(f64::NAN, |first| first.ns);
+    let mut is_too_dear = false;
+    println!("| request | units | of | µs | ns a unit | ratio | of | bytes |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (row, measured) in rows.iter().zip(&all) {
+        let Measured { ns, units, accounted } = *measured;
+        let ratio = ns / base_ns;
+        let requests = row.times * ROUNDS;
+        let units = units.div_ceil(u64::from(requests));
+        let is_dear = ratio > row.ratio || units > u64::from(row.units);
         is_too_dear |= is_dear;
-        let verdict = if is_dear { " **too dear**" } else { "" };
         println!(
-            "| {}{verdict} | {units} of {} | {:.2} | {ratio:.2} | {:.2} | {kept} |",
+            "| {}{} | {units} | {} | {:.2} | {:.1} | {ratio:.2} | {:.2} | {} |",
             row.name,
+            if is_dear { " **too dear**" } else { "" },
             row.units,
             ns / 1000.0,
-            row.ratio
+            ns * f64::from(requests) / measured.units as f64,
+            row.ratio,
+            accounted / i64::from(requests)
         );
     }
     black_box(world.ears.said);
