@@ -429,17 +429,13 @@ impl Model {
 
     /// While the server drains, the kept jobs that a worker would be handed next are left for the next start.
     pub(crate) fn shelve_kept(&mut self, from: u32) {
-        const MOST: usize = 256;
-        let mut left = MOST;
         let functions: Vec<usize> =
             self.connections[&from].abilities.iter().rev().map(|ability| ability.function).collect();
         for function in functions {
             for priority in 0..3 {
                 while let Some(first) = self.first_ready(function, priority)
                     && self.jobs[&first].kept == Kept::Stored
-                    && left > 0
                 {
-                    left -= 1;
                     self.park(first);
                     self.note("was left for the next start");
                 }
