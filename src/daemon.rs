@@ -287,14 +287,7 @@ impl Daemon {
         };
         let (shutdown, shutdown_commands) = mpsc::channel(1);
         let admin = Arc::new(Admin::new(Arc::clone(&hub), process(config, &log, shutdown)));
-        let server = Arc::new(Server {
-            hub: Arc::clone(&hub),
-            admin,
-            clock: Arc::clone(&clock),
-            listings: Arc::new(Listings::default()),
-            pressure,
-            turns: Arc::new(Turns::new(config.process.threads)),
-        });
+        let server = Arc::new(server_of(&hub, admin, &clock, pressure, config.process.threads));
         let connections = TaskTracker::new();
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&server), accept_settings(config), connections.clone()));
         let gearman_addresses = listeners.addresses();
@@ -310,9 +303,7 @@ impl Daemon {
         tokio::spawn(keep_time(Arc::clone(&hub), clock));
         tokio::spawn(keep_order(Arc::clone(&server.listings)));
         sampler::start(&server)?;
-        for text in listeners.notices.iter().chain(&http_plugin.notices) {
-            notice!("{text}");
-        }
+        listeners.notices.iter().chain(&http_plugin.notices).for_each(|text| notice!("{text}"));
         say_where(&addresses, &http_addresses, keeper.is_some());
         descriptors::report(&resolved);
         settle(&log).await;
@@ -551,6 +542,18 @@ fn ticks(interval: Duration) -> Interval {
 }
 
 /// The next tick, if there are any. It is not put off by asking for it anew.
+/// What all connections have in common.
+fn server_of(hub: &Arc<Hub>, admin: Arc<Admin>, clock: &Arc<Clock>, pressure: Arc<Pressure>, threads: usize) -> Server {
+    Server {
+        hub: Arc::clone(hub),
+        admin,
+        clock: Arc::clone(clock),
+        listings: Arc::new(Listings::default()),
+        pressure,
+        turns: Arc::new(Turns::new(threads)),
+    }
+}
+
 async fn tick(interval: &mut Option<Interval>) {
     match interval {
         Some(interval) => {

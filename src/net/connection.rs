@@ -20,22 +20,22 @@ use tokio_util::io::poll_read_buf;
 use tracing::{debug, info, warn};
 
 use super::Clock;
-use super::greeting::{Foreign, Greeting};
-use super::input::{Input, Progress, Sink};
+use super::greeting::Greeting;
+use super::input::Input;
 use super::listings::Listings;
-use super::long_answer::{self, Running};
+use super::long_answer::Running;
 use super::pressure::{Pressure, Registered};
+use super::requests::Requests;
 use super::turn::{self, Turn, Turns};
 use super::watch::{Patience, Stuck, Watch};
 use crate::admin::{Admin, LISTING_PIECE};
-use crate::hub::{Applied, Hub};
+use crate::hub::Hub;
 use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now, price};
 use crate::outbox::{CloseReason, Outbox, Output};
 use crate::process::memory;
 use crate::process::socket::{acknowledge_at_once, has_undelivered};
 use crate::protocol::packet::{FrameLimits, FramingError};
-use crate::protocol::text::{self, AdminCommand, AdminError};
-use crate::protocol::{PeerError, Request};
+use crate::protocol::text;
 use crate::stats::ConnectionGauges;
 
 /// The size of the buffer into which all connections of a thread read, in bytes.
@@ -43,7 +43,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// How much of it a short turn uses, in bytes.
 const SHORT_READ: usize = 8 * 1024;
 /// The price of a line of text. A line that is not quick ends the turn.
-const LINE: u32 = turn::SHORT / 16;
+pub(super) const LINE: u32 = turn::SHORT / 16;
 /// A turn ends when it has written so much, in bytes.
 const WRITTEN_A_TURN: usize = 256 * 1024;
 /// When so many bytes of answers wait, they are written before the rest of what was read is worked off.
@@ -52,7 +52,7 @@ const ANSWERS_A_WRITE: usize = 64 * 1024;
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
 /// While so many bytes wait for a connection, its next line of text is not answered. Of an answer that takes several
 /// steps only [`LISTING_PIECE`] is made ahead.
-const TEXT_AHEAD: usize = 256 * 1024;
+pub(super) const TEXT_AHEAD: usize = 256 * 1024;
 /// How often a connection looks whether there is room for its large packet.
 const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -585,90 +585,6 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 /// read from any more.
 ///
 /// Then it is for its peer to read. That others have to say something to it does not stop there.
-fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
+pub(super) fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
     outbox.has_room(ANSWERS_MAX.min(limits.output / 4 * 3))
-}
-
-/// Works off what a connection has sent.
-struct Requests<'a> {
-    server: &'a Server,
-    outbox: &'a Outbox,
-    long_answer: &'a mut Option<Running>,
-    has_text: &'a mut bool,
-    id: ConnectionId,
-    gauges: &'a ConnectionGauges,
-    limits: &'a Limits,
-    greeting: &'a mut Greeting,
-    /// What may be spent before others have their turn.
-    budget: &'a mut u32,
-    /// The peer does not speak to a job server.
-    is_foreign: bool,
-    /// The next request waits until all jobs are there.
-    awaits_jobs: bool,
-    /// When the first of it was worked off.
-    worked_at: Option<Now>,
-}
-
-impl Requests<'_> {
-    /// The time, for what is worked off now.
-    fn now(&mut self) -> Now {
-        let now = self.server.clock.now();
-        self.worked_at.get_or_insert(now);
-        now
-    }
-}
-
-impl Sink for Requests<'_> {
-    fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
-        let now = self.now();
-        *self.has_text = false;
-        let Applied { count, spent, is_turn_over, awaits_jobs } = self.server.hub.apply(now, self.id, batch);
-        log_refused(&batch[..count]);
-        self.awaits_jobs = awaits_jobs;
-        if batch.iter().any(Result::is_ok) {
-            self.greeting.packet();
-        }
-        *self.budget = self.budget.saturating_sub(spent);
-        if count < batch.len() {
-            Progress::HoldAfter(count)
-        } else if !is_turn_over && *self.budget > 0 && has_room(self.outbox, self.limits) {
-            Progress::GoOn
-        } else {
-            Progress::Hold
-        }
-    }
-
-    fn line(&mut self, line: &[u8]) -> bool {
-        let mut answer = Vec::new();
-        let parsed = self.server.admin.parse(line);
-        let is_command = !matches!(parsed, Err(AdminError::UnknownCommand(_)));
-        if let Some(foreign) = self.greeting.line(line, is_command) {
-            let (what, word) = match foreign {
-                Foreign::Http => ("HTTP", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
-                Foreign::Binary => ("TLS or another protocol", &b""[..]),
-                Foreign::OtherText => ("another protocol", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
-            };
-            info!("Closed {}: it speaks {what} to the port of jobs", self.gauges.peer);
-            AdminError::UnknownCommand(word).write(&mut answer);
-            self.outbox.answer_text(&answer);
-            self.is_foreign = true;
-            return false;
-        }
-        let is_quick = parsed.as_ref().is_ok_and(AdminCommand::is_quick);
-        let now = self.now();
-        let long = self.server.admin.answer(now, line, parsed, &self.gauges.peer, &mut answer);
-        *self.long_answer = long.and_then(|long| long_answer::begin(self.server, long, &mut answer));
-        self.outbox.answer_text(&answer);
-        *self.has_text = true;
-        *self.budget = self.budget.saturating_sub(LINE);
-        let is_enough = !is_quick || *self.budget == 0 || self.outbox.queued() >= TEXT_AHEAD;
-        self.long_answer.is_none() && !is_enough && has_room(self.outbox, self.limits)
-    }
-}
-
-/// Logs what was refused for its form.
-fn log_refused(batch: &[Result<Request<'_>, PeerError>]) {
-    for error in batch.iter().filter_map(|request| request.as_ref().err()) {
-        info!("{}:{}", error.code, error.text);
-    }
 }

@@ -8,6 +8,7 @@ pub mod listener;
 pub mod listings;
 mod long_answer;
 pub mod pressure;
+mod requests;
 pub mod runtime;
 pub mod timer;
 pub mod turn;

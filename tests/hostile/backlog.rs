@@ -68,7 +68,9 @@ fn fill_and_empty(server: SocketAddr, size: &Size) {
             let peers: Vec<_> = (0..PEERS).map(|index| scope.spawn(move || peer(server, index, jobs))).collect();
             let ended: Vec<_> = peers.into_iter().map(thread::ScopedJoinHandle::join).collect();
             stop.store(true, Ordering::Relaxed);
-            ended.into_iter().for_each(|ended| ended.expect("a peer"));
+            for peer in ended {
+                peer.expect("a peer");
+            }
             honest.join().expect("the honest client")
         });
         waits.sort_unstable();
@@ -161,7 +163,7 @@ struct Input(Vec<u8>);
 impl Input {
     /// Reads once, and shows every whole packet.
     fn read(&mut self, stream: &mut TcpStream, mut show: impl FnMut(u32, &[u8])) {
-        let mut buffer = [0; 32 * 1024];
+        let mut buffer = vec![0; 32 * 1024];
         let length = stream.read(&mut buffer).expect("read");
         assert_ne!(length, 0, "the server closed the connection");
         self.0.extend(&buffer[..length]);

@@ -134,7 +134,7 @@ fn read_listings(lists: Vec<Wire>, jobs: usize, is_over: &AtomicBool, read: &Ato
             is_idle = false;
             let bytes = &buffer[..size];
             read.fetch_add(size, Ordering::Relaxed);
-            reader.lines += bytes.iter().filter(|byte| **byte == b'\n').count();
+            reader.lines += bytes.split(|byte| *byte == b'\n').count() - 1;
             let end: Vec<u8> = reader.last.iter().chain(bytes).copied().collect();
             reader.last.copy_from_slice(&end[end.len() - 3..]);
             if reader.last == *b"\n.\n" {
@@ -173,7 +173,9 @@ pub(crate) fn status_of_many_functions_at_once() {
     let (done, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let mut lists: Vec<Wire> = (0..crowd).map(|_| server.connect()).collect();
-        lists.iter_mut().for_each(|wire| wire.send_raw(b"status\n"));
+        for wire in &mut lists {
+            wire.send_raw(b"status\n");
+        }
         let (done, is_over, server) = (&done, &is_over, &server);
         scope.spawn(move || {
             let mut changing = server.connect();

@@ -62,9 +62,14 @@ impl Model {
         }
         let total = self.jobs.values().filter(|job| job.function == submission.function).count();
         let limit = self.functions[&submission.function][submission.priority] as usize;
-        if limit > 0 && total >= limit || self.jobs.len() >= self.policy.max_jobs {
+        if limit > 0 && total >= limit {
             self.note("met a full queue");
             return self.expect_error(from, "QUEUE_ERROR", "Job queue is full");
+        }
+        if self.jobs.len() >= self.policy.max_jobs {
+            self.note("met a full queue");
+            let text = "Job queue is full: there are as many jobs as there may be (max-jobs)";
+            return self.expect_error(from, "QUEUE_ERROR", text);
         }
         let is_durable = self.policy.keeps_jobs && submission.background;
         if let Err(text) = self.check_memory(submission.workload.len(), is_durable) {

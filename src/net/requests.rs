@@ -1,0 +1,98 @@
+//! What a connection has sent, worked off: requests by the hub, lines of text by the commands.
+
+use tracing::info;
+
+use super::connection::{LINE, Limits, Server, TEXT_AHEAD, has_room};
+use super::greeting::{Foreign, Greeting};
+use super::input::{Progress, Sink};
+use super::long_answer::{self, Running};
+use crate::hub::Applied;
+use crate::job_server::{ConnectionId, Now};
+use crate::outbox::Outbox;
+use crate::protocol::text::{AdminCommand, AdminError};
+use crate::protocol::{PeerError, Request};
+use crate::stats::ConnectionGauges;
+
+/// Works off what a connection has sent.
+pub(super) struct Requests<'a> {
+    pub(super) server: &'a Server,
+    pub(super) outbox: &'a Outbox,
+    pub(super) long_answer: &'a mut Option<Running>,
+    pub(super) has_text: &'a mut bool,
+    pub(super) id: ConnectionId,
+    pub(super) gauges: &'a ConnectionGauges,
+    pub(super) limits: &'a Limits,
+    pub(super) greeting: &'a mut Greeting,
+    /// What may be spent before others have their turn.
+    pub(super) budget: &'a mut u32,
+    /// The peer does not speak to a job server.
+    pub(super) is_foreign: bool,
+    /// The next request waits until all jobs are there.
+    pub(super) awaits_jobs: bool,
+    /// When the first of it was worked off.
+    pub(super) worked_at: Option<Now>,
+}
+
+impl Requests<'_> {
+    /// The time, for what is worked off now.
+    fn now(&mut self) -> Now {
+        let now = self.server.clock.now();
+        self.worked_at.get_or_insert(now);
+        now
+    }
+}
+
+impl Sink for Requests<'_> {
+    fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
+        let now = self.now();
+        *self.has_text = false;
+        let Applied { count, spent, is_turn_over, awaits_jobs } = self.server.hub.apply(now, self.id, batch);
+        log_refused(&batch[..count]);
+        self.awaits_jobs = awaits_jobs;
+        if batch.iter().any(Result::is_ok) {
+            self.greeting.packet();
+        }
+        *self.budget = self.budget.saturating_sub(spent);
+        if count < batch.len() {
+            Progress::HoldAfter(count)
+        } else if !is_turn_over && *self.budget > 0 && has_room(self.outbox, self.limits) {
+            Progress::GoOn
+        } else {
+            Progress::Hold
+        }
+    }
+
+    fn line(&mut self, line: &[u8]) -> bool {
+        let mut answer = Vec::new();
+        let parsed = self.server.admin.parse(line);
+        let is_command = !matches!(parsed, Err(AdminError::UnknownCommand(_)));
+        if let Some(foreign) = self.greeting.line(line, is_command) {
+            let (what, word) = match foreign {
+                Foreign::Http => ("HTTP", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
+                Foreign::Binary => ("TLS or another protocol", &b""[..]),
+                Foreign::OtherText => ("another protocol", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
+            };
+            info!("Closed {}: it speaks {what} to the port of jobs", self.gauges.peer);
+            AdminError::UnknownCommand(word).write(&mut answer);
+            self.outbox.answer_text(&answer);
+            self.is_foreign = true;
+            return false;
+        }
+        let is_quick = parsed.as_ref().is_ok_and(AdminCommand::is_quick);
+        let now = self.now();
+        let long = self.server.admin.answer(now, line, parsed, &self.gauges.peer, &mut answer);
+        *self.long_answer = long.and_then(|long| long_answer::begin(self.server, long, &mut answer));
+        self.outbox.answer_text(&answer);
+        *self.has_text = true;
+        *self.budget = self.budget.saturating_sub(LINE);
+        let is_enough = !is_quick || *self.budget == 0 || self.outbox.queued() >= TEXT_AHEAD;
+        self.long_answer.is_none() && !is_enough && has_room(self.outbox, self.limits)
+    }
+}
+
+/// Logs what was refused for its form.
+fn log_refused(batch: &[Result<Request<'_>, PeerError>]) {
+    for error in batch.iter().filter_map(|request| request.as_ref().err()) {
+        info!("{}:{}", error.code, error.text);
+    }
+}
