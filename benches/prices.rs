@@ -433,13 +433,15 @@ fn main() -> ExitCode {
         let units = units.div_ceil(u64::from(requests));
         let is_dear = ratio > row.ratio || units > u64::from(row.units);
         is_too_dear |= is_dear;
+        #[allow(clippy::cast_precision_loss, reason = "it is shown with one digit")]
+        let charged = measured.units as f64;
         println!(
             "| {}{} | {units} | {} | {:.2} | {:.1} | {ratio:.2} | {:.2} | {} |",
             row.name,
             if is_dear { " **too dear**" } else { "" },
             row.units,
             ns / 1000.0,
-            ns * f64::from(requests) / measured.units as f64,
+            ns * f64::from(requests) / charged,
             row.ratio,
             accounted / i64::from(requests)
         );

@@ -172,7 +172,7 @@ fn work(peer: &mut Peer, kind: u32, back: usize) {
             14 => b"",
             _ => b"\0what came of it",
         };
-        peer.send(&packet(b"\0REQ", kind, &[handle, rest].concat()));
+        peer.send(&packet(*b"\0REQ", kind, &[handle, rest].concat()));
     }
 }
 
@@ -250,19 +250,19 @@ fn arguments_of(kind: PacketType) -> Option<usize> {
     })
 }
 
-fn packet(magic: &[u8; 4], kind: u32, body: &[u8]) -> Vec<u8> {
-    [magic, &kind.to_be_bytes()[..], &u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
+fn packet(magic: [u8; 4], kind: u32, body: &[u8]) -> Vec<u8> {
+    [&magic[..], &kind.to_be_bytes()[..], &u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
 }
 
 impl Honest {
     fn echo(&mut self) {
         self.sent += 1;
-        self.peer.send(&packet(b"\0REQ", 16, &self.sent.to_be_bytes()));
+        self.peer.send(&packet(*b"\0REQ", 16, &self.sent.to_be_bytes()));
         self.due.push_back(Some(self.sent));
     }
 
     fn keep(&mut self) {
-        self.peer.send(&packet(b"\0REQ", 18, &[KEPT, b"\0\0kept"].concat()));
+        self.peer.send(&packet(*b"\0REQ", 18, &[KEPT, b"\0\0kept"].concat()));
         self.due.push_back(None);
     }
 
@@ -288,7 +288,11 @@ impl Honest {
             let shown = answer.escape_ascii();
             match due {
                 Some(Some(number)) => {
-                    assert_eq!(answer, packet(b"\0RES", 17, &number.to_be_bytes()), "{shown} instead of echo {number}");
+                    assert_eq!(
+                        answer,
+                        packet(*b"\0RES", 17, &number.to_be_bytes()),
+                        "{shown} instead of echo {number}"
+                    );
                 }
                 // Or there are as many jobs as there may be.
                 Some(None) if answer.starts_with(b"\0RES\0\0\0\x08") => self.kept += 1,
