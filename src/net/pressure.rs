@@ -488,7 +488,9 @@ mod tests {
         let tokens: Vec<CancellationToken> = (0..10).map(|_| CancellationToken::new()).collect();
         let holders: Vec<Registered> =
             tokens.iter().map(|token| pressure.add_task("a task".to_owned(), token.clone())).collect();
-        holders.iter().for_each(|holder| holder.set_held(8 << 20));
+        for holder in &holders {
+            holder.set_held(8 << 20);
+        }
         let (mut history, mut now) = (HolderHistory::default(), Instant::now());
         let mut look = |held| {
             account.set(Part::Http, held);

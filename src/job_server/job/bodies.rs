@@ -308,7 +308,9 @@ mod tests {
             for (cell, kept) in &model {
                 prop_assert_eq!(bodies.get(*cell), &kept[..]);
             }
-            model.iter().for_each(|(cell, _)| bodies.free(*cell));
+            for (cell, _) in &model {
+                bodies.free(*cell);
+            }
             prop_assert!(bodies.open.iter().all(|open| *open == NONE));
             prop_assert_eq!((bodies.pages_in_use, bodies.cell_bytes), (0, 0));
             prop_assert!(bodies.regions.iter().all(|region| region.free == ALL_PAGES));
@@ -326,12 +328,16 @@ mod tests {
             let full = regions_with_memory(&bodies);
             assert_eq!((cells.len(), full), (20_000, 5), "of {} bytes each", size_of_class(class_of(LENGTH)));
             let (old, new) = cells.split_at(10_000);
-            old.iter().for_each(|cell| bodies.free(*cell));
+            for cell in old {
+                bodies.free(*cell);
+            }
             assert_eq!(regions_with_memory(&bodies), 3, "the oldest go first");
             for (number, cell) in (10_000..).zip(new) {
                 assert_eq!(bodies.get(*cell), content(number, LENGTH));
             }
-            new.iter().for_each(|cell| bodies.free(*cell));
+            for cell in new {
+                bodies.free(*cell);
+            }
             assert_eq!((regions_with_memory(&bodies), bodies.regions.len()), (0, 5));
         }
     }
