@@ -316,7 +316,7 @@ mod tests {
             thread.short += 1;
             for ticket in 1..=3 {
                 let piece = thread.slice(ticket, 256);
-                spent[ticket as usize] += piece;
+                spent[usize::try_from(ticket).unwrap()] += piece;
                 between_looks += piece;
             }
             assert!(between_looks <= SHORT, "{between_looks} between two looks at the sockets");
