@@ -2,7 +2,7 @@
 //!
 //! A turn reads once and applies what came under the lock. It leaves writing to the next turn, which comes after those
 //! of the other connections that are ready: what they send to this one goes out with the same write. How much a turn
-//! does is decided by [`turn`](super::turn). An idle connection owns no buffer.
+//! does is decided by [`turn`]. An idle connection owns no buffer.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};

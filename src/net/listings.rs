@@ -2,10 +2,10 @@
 //!
 //! Such an answer is made in pieces, one piece at a time whoever asked, in turn one that has had none yet and
 //! the oldest of the others, as long as their peers read. While nobody wants anything else, one piece follows
-//! the other. While others have turns, the pieces take one part in [`SHARE`] of the time, writing them
+//! the other. While others have turns, the pieces take one part in `SHARE` of the time, writing them
 //! included.
 //!
-//! [`Order`] decides, and has no clock; [`keep_order`] is the task that tells it the time.
+//! `Order` decides, and has no clock; [`keep_order`] is the task that tells it the time.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

@@ -3,9 +3,9 @@
 //! A thread of its own looks at the account and at all who hold buffers; nobody waits for it, and it takes no
 //! lock of the hub's. There are two rules.
 //!
-//! **A pace that rises with what is held.** A peer that has more than [`SMALL`] waiting, or on its way here,
+//! **A pace that rises with what is held.** A peer that has more than `SMALL` waiting, or on its way here,
 //! must move as much as that within a time, which shrinks with the fourth power of the share of memory that
-//! buffers take: see [`Pace`]. While memory is plentiful the time is hours. So a slow upload or a client that
+//! buffers take: see `Pace`. While memory is plentiful the time is hours. So a slow upload or a client that
 //! pauses is not cut off then, whatever it holds.
 //!
 //! **Where the limit is reached,** connections that hold more than the average are closed at once, in the
