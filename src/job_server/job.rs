@@ -11,6 +11,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::ops::Deref;
 
 use bytes::Bytes;
+use highway::{HighwayHash as _, HighwayHasher, Key};
 
 use self::bodies::Bodies;
 pub(super) use self::body::Body;
@@ -438,7 +439,7 @@ impl Jobs {
             self.by_key.remove(slot, key_hash(old_hash, function));
         }
         if self.get(slot).is_keyed_by_workload() {
-            let hash = self.hash(&workload[..]);
+            let hash = self.hash_workload(workload);
             self.get_mut(slot).hash = hash;
             self.by_key.insert(slot, key_hash(hash, function));
         }
@@ -453,8 +454,8 @@ impl Jobs {
 
     /// Stands for a workload that is not in memory. Keyed, so that nobody can make two workloads of one digest.
     fn digest(&self, workload: &[u8]) -> [u8; 16] {
-        let [low, high] = [0_u8, 1].map(|half| u128::from(self.hasher.hash_one((half, workload))));
-        (high << 64 | low).to_le_bytes()
+        let [low, high] = self.workload_hasher().hash128(workload);
+        (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
     }
 
     fn has_workload(&self, job: JobRef<'_>, workload: &[u8]) -> bool {
@@ -535,7 +536,7 @@ impl Jobs {
         if unique != WORKLOAD_IS_UNIQUE || workload.is_empty() {
             return Err(Vacancy { hash: 0, namesake: None });
         }
-        let hash = self.hash(workload);
+        let hash = self.hash_workload(workload);
         let is_equal = |slot| {
             let job = self.get(slot);
             job.function == function && job.unique() == unique && self.has_workload(job, workload)
@@ -558,8 +559,17 @@ impl Jobs {
     }
 
     fn hash(&self, value: impl Hash) -> u32 {
-        let hash = self.hasher.hash_one(value);
-        low_half(hash >> 32) ^ low_half(hash)
+        folded(self.hasher.hash_one(value))
+    }
+
+    /// The hash of a workload that stands for a unique id. It may have many MiB, of which SipHash takes 1.5 GB
+    /// a second.
+    fn hash_workload(&self, workload: &[u8]) -> u32 {
+        folded(self.workload_hasher().hash64(workload))
+    }
+
+    fn workload_hasher(&self) -> HighwayHasher {
+        HighwayHasher::new(Key([0, 1, 2, 3].map(|word: u64| self.hasher.hash_one(word))))
     }
 
     /// All jobs, those that have ended included.
@@ -582,6 +592,10 @@ fn key_hash(hash: u32, function: u32) -> u32 {
 /// Whether a job can be asked for by this unique id.
 fn has_unique(unique: &[u8]) -> bool {
     !unique.is_empty() && unique != WORKLOAD_IS_UNIQUE
+}
+
+fn folded(hash: u64) -> u32 {
+    low_half(hash >> 32) ^ low_half(hash)
 }
 
 fn low_half(value: u64) -> u32 {
