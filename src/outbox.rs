@@ -367,26 +367,31 @@ impl Output {
         self.copied.extend_from_slice(bytes);
     }
 
-    /// Calls `write` with the first pieces. What it says it has written is gone.
-    pub fn write_with<E>(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<usize, E> {
+    /// Calls `write` with the first pieces, `most` bytes of them. What it says it has written is gone.
+    pub fn write_with<E>(
+        &mut self,
+        most: usize,
+        write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
         let mut pieces = [IoSlice::new(&[]); PIECES];
-        let mut count = 0;
+        let (mut count, mut left) = (0, most);
         let mut start = self.written;
         for (before, bytes) in &self.shared {
-            if count + 2 > PIECES {
+            if count + 2 > PIECES || left == 0 {
                 break;
             }
             if *before > start {
-                pieces[count] = IoSlice::new(&self.copied[start..*before]);
+                let copied = first(&self.copied[start..*before], &mut left);
+                pieces[count] = IoSlice::new(copied);
                 count += 1;
                 start = *before;
             }
-            pieces[count] = IoSlice::new(bytes);
+            pieces[count] = IoSlice::new(first(bytes, &mut left));
             count += 1;
         }
         let all_shared = self.shared.back().is_none_or(|(before, _)| *before <= start);
-        if count < PIECES && all_shared && start < self.copied.len() {
-            pieces[count] = IoSlice::new(&self.copied[start..]);
+        if count < PIECES && all_shared && left > 0 && start < self.copied.len() {
+            pieces[count] = IoSlice::new(first(&self.copied[start..], &mut left));
             count += 1;
         }
         let written = write(&pieces[..count])?;
@@ -426,4 +431,11 @@ impl Output {
         }
         self.written = (self.written + written).min(self.copied.len());
     }
+}
+
+/// The first of these bytes, `left` at most, from which they are taken.
+fn first<'a>(bytes: &'a [u8], left: &mut usize) -> &'a [u8] {
+    let bytes = &bytes[..bytes.len().min(*left)];
+    *left -= bytes.len();
+    bytes
 }

@@ -46,6 +46,10 @@ const SHORT_READ: usize = 8 * 1024;
 pub(super) const LINE: u32 = turn::SHORT / 16;
 /// A turn ends when it has written so much, in bytes.
 const WRITTEN_A_TURN: usize = 256 * 1024;
+/// A connection that has more than this to write needs a place, in bytes.
+const SHORT_WRITE: usize = 32 * 1024;
+/// What it costs to write a KiB.
+const WRITE_KIB: u32 = turn::SHORT / 64;
 /// When so many bytes of answers wait, they are written before the rest of what was read is worked off.
 const ANSWERS_A_WRITE: usize = 64 * 1024;
 /// While so many bytes wait for a connection, its next request is not read.
@@ -121,6 +125,7 @@ pub async fn serve(
         reading: Reading::Open,
         reads_much: false,
         turn: Turn::new(Arc::clone(&server.turns)),
+        writing: Turn::new(Arc::clone(&server.turns)),
         budget: 0,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         watch: Watch::new(limits.patience),
@@ -214,6 +219,8 @@ struct Connection<S> {
     /// Whether there was more to read than a short turn reads.
     reads_much: bool,
     turn: Turn,
+    /// The place in which much is written, where there is none for requests.
+    writing: Turn,
     /// What is left of what the turn may spend.
     budget: u32,
     /// Runs while the peer has not said anything yet.
@@ -317,21 +324,19 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         let mut written_now = 0;
         loop {
-            if written_now >= WRITTEN_A_TURN {
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
             if self.output.is_empty() {
                 let written = std::mem::take(&mut self.written);
                 memory::note_freed(written);
                 std::mem::take(&mut self.output).recycle();
                 self.output = self.outbox.take(written, context.waker()).map_err(End::Closed)?;
                 if self.output.is_empty() {
+                    self.writing.leave();
                     return Poll::Ready(Ok(()));
                 }
             }
+            let most = ready!(self.poll_may_write(context, written_now));
             let stream = Pin::new(&mut self.stream);
-            let written = match self.output.write_with(|pieces| {
+            let written = match self.output.write_with(most, |pieces| {
                 let written = match pieces {
                     // Cheaper for the kernel.
                     [piece] => stream.poll_write(context, piece),
@@ -350,14 +355,36 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
                         return Poll::Ready(Err(End::Closed(reason)));
                     }
                     self.watch.start();
+                    self.writing.leave();
                     return Poll::Pending;
                 }
             };
             self.written += written;
             self.holder.wrote(written);
-            written_now += written;
             self.watch.wrote(written);
+            if written_now >= SHORT_WRITE {
+                let price = u32::try_from(written / 1024).unwrap_or(u32::MAX).saturating_mul(WRITE_KIB);
+                let turn = if self.turn.has_place() { &mut self.turn } else { &mut self.writing };
+                turn.spend_long(price.max(1));
+            }
+            written_now += written;
         }
+    }
+
+    /// How many bytes may be written at once, in a turn that has written so many already.
+    fn poll_may_write(&mut self, context: &mut Context<'_>, written_now: usize) -> Poll<usize> {
+        if written_now >= WRITTEN_A_TURN {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if written_now < SHORT_WRITE {
+            return Poll::Ready(SHORT_WRITE - written_now);
+        }
+        if self.turn.has_place() {
+            return Poll::Ready(WRITTEN_A_TURN - written_now);
+        }
+        let budget = ready!(self.writing.poll_long(context));
+        Poll::Ready((budget / WRITE_KIB).max(1) as usize * 1024)
     }
 
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), End> {

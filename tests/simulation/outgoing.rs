@@ -83,9 +83,9 @@ impl Outgoing {
         let mut taken = Vec::with_capacity(expected.len());
         let most = 1 + random.index(20_000);
         while !output.is_empty() {
-            let written = output.write_with::<Infallible>(|pieces| {
+            let written = output.write_with::<Infallible>(most, |pieces| {
                 let before = taken.len();
-                taken.extend(pieces.iter().flat_map(|piece| piece.iter().copied()).take(most));
+                taken.extend(pieces.iter().flat_map(|piece| piece.iter().copied()));
                 Ok(taken.len() - before)
             });
             assert!(written.unwrap() > 0, "an output that is not empty has nothing to write");
