@@ -34,6 +34,8 @@ enum Sent {
     Grab(Option<OwnedSemaphorePermit>),
     /// The result of this job; only its refusal is answered.
     Result(Bytes),
+    /// A WORK_FAIL for a job whose result was perhaps refused. It is refused where the result was not.
+    Failure,
 }
 
 /// An answer came, and no grab was open.
@@ -144,17 +146,34 @@ impl Grabs {
             }
             Answer::Error { code, text } => {
                 tell_limited("work", format_args!("the server says {code}: {text}"));
-                // It stands where the answer to what was sent first would stand.
-                if let Some(Sent::Result(handle)) = self.sent.front() {
-                    // A result that was refused leaves the job open, and its client waiting.
-                    if code != "JOB_NOT_FOUND" {
-                        connection.request(PacketType::WorkFail, &[handle])?;
-                    }
-                    self.sent.pop_front();
-                }
+                self.refused(connection, &code)?;
             }
             // A wake-up that crossed the last grab.
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Something that was sent since the last answer was refused. A result that was refused leaves its job
+    /// open, and its client waiting: such a job fails.
+    ///
+    /// A result that is accepted has no answer, so the refusal may be that of any result before the next
+    /// grab. A WORK_FAIL for a job that has ended does nothing but be refused.
+    fn refused(&mut self, connection: &mut Connection, code: &str) -> Result<(), ConnectionError> {
+        match self.sent.front() {
+            Some(Sent::Failure) => {
+                self.sent.pop_front();
+            }
+            // The job has ended, or was given to another worker: there is nothing to fail.
+            Some(Sent::Result(_)) if code == "JOB_NOT_FOUND" => {}
+            Some(Sent::Result(_)) => {
+                for sent in self.sent.iter_mut().take_while(|sent| !matches!(sent, Sent::Grab(_))) {
+                    if let Sent::Result(handle) = std::mem::replace(sent, Sent::Failure) {
+                        connection.request(PacketType::WorkFail, &[&handle])?;
+                    }
+                }
+            }
+            Some(Sent::Grab(_)) | None => {}
         }
         Ok(())
     }
