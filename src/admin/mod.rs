@@ -20,6 +20,7 @@ use self::audit::AuditLog;
 use self::look::Look;
 pub use self::text::{LISTING_PIECE, LongAnswer};
 use crate::hub::Hub;
+use crate::job_server::ControlError;
 
 /// What the text commands need to know of the process.
 pub struct Process {
@@ -56,5 +57,9 @@ impl Admin {
     /// Whether jobs of the store are still being read, for which what changes jobs waits.
     pub fn is_restoring(&self) -> bool {
         self.hub.is_restoring()
+    }
+    /// Why a job cannot be shown: it does not exist, or it may be among those that are still being read.
+    pub fn no_such_job(&self) -> ControlError {
+        if self.is_restoring() { ControlError::JobIsBusy } else { ControlError::NoSuchJob }
     }
 }

@@ -173,7 +173,7 @@ impl Admin {
             AdminCommand::ShowServer => return Some(Rest::Server(Box::default())),
             AdminCommand::ShowJob(handle) => match self.look.job(now, handle, table::PREVIEW) {
                 Some(job) => return Some(Rest::Job(Box::new(job))),
-                None => write_control_error(ControlError::NoSuchJob, out),
+                None => write_control_error(self.no_such_job(), out),
             },
             AdminCommand::ShowWorker { slot, generation } => {
                 match OneWorker::new(&self.look, ConnectionId { slot, generation }) {

@@ -249,7 +249,7 @@ async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
 }
 
 /// What HTTP says where the server cannot do something.
-fn refusal(error: ControlError) -> Failure {
+pub(super) fn refusal(error: ControlError) -> Failure {
     let status = match error {
         ControlError::NoSuchJob
         | ControlError::NoSuchFunction

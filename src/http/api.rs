@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use super::actions::refusal;
 use super::answer::{self, Failure, json, json_with, next_page, with_type};
 use super::query::Query;
 use super::routes::Call;
@@ -258,8 +259,9 @@ pub(super) async fn job(call: Call) -> Result<Response, Failure> {
         let message = format!("preview cannot be {preview}; it is a number of bytes up to {PREVIEW_MAX}");
         return Err(Failure::bad("bad_parameter", message));
     }
-    let job = call.interface.parts.admin.look.job(call.interface.now(), &call.name, preview);
-    let mut job = job.ok_or_else(|| Failure::missing("no_such_job", "there is no such job"))?;
+    let admin = &call.interface.parts.admin;
+    let job = admin.look.job(call.interface.now(), &call.name, preview);
+    let mut job = job.ok_or_else(|| refusal(admin.no_such_job()))?;
     // Without an answer in time what is known is shown.
     let _ = timeout(STORE_WAIT, poll_fn(|context| job.poll(context.waker()))).await;
     Ok(json(&job.view))

@@ -67,6 +67,8 @@ pub(crate) fn workers_are_served_while_jobs_are_read() {
     for wire in [&client, &curious, &operator] {
         expect_silence(wire);
     }
+    let shown_job = Wire::connect(server.addr()).text(&format!("show job {last}"));
+    assert!(shown_job.starts_with("ERR JOB_IS_BUSY "), "{shown_job}");
     assert_eq!(shown(server.addr(), "state"), "restoring", "all was over before the workers had their jobs");
     await_shown(server.addr(), "state", "ok");
     assert_eq!(text(&client.expect_type(packet::JOB_CREATED)), last, "it is the job that was there");
