@@ -4,7 +4,7 @@
 //! part of a large table that is free is not in memory.
 
 use self::weight::{
-    ABILITY, ADDITION, CREATION, EARLIER_RUN, FUNCTION, INDEX, JOB, NAMESAKES, OPERATION, RUN, TIME, WAIT,
+    ABILITY, ADDITION, CREATION, EARLIER_RUN, FORFEITED, FUNCTION, INDEX, JOB, NAMESAKES, OPERATION, RUN, TIME, WAIT,
 };
 use super::job::JobRef;
 use super::{JobServer, Submission};
@@ -44,6 +44,8 @@ pub mod weight {
     pub const RUN: u64 = in_table(size_of::<Run>()) + TIME;
     /// A run that came to nothing and is remembered.
     pub const EARLIER_RUN: u64 = 240;
+    /// That a worker is remembered to have lost a job.
+    pub const FORFEITED: u64 = 48;
     /// That a connection can do a function: its place there and among the connection's, and what is published
     /// of it.
     pub const ABILITY: u64 = in_table(size_of::<Ability>()) + 160;
@@ -65,7 +67,7 @@ pub struct MemoryUse {
     pub shared: u64,
     /// Submissions that wait for the end of a job or for the store.
     pub waits: u64,
-    /// Jobs with workers, and runs that came to nothing.
+    /// Jobs with workers, runs that came to nothing, and jobs that workers have lost.
     pub runs: u64,
     /// Functions, and that workers can do them.
     pub functions: u64,
@@ -116,7 +118,9 @@ impl JobServer {
             waits: count(self.waits.len()) * WAIT
                 + count(self.creations.len()) * CREATION
                 + count(self.additions.len()) * ADDITION,
-            runs: count(self.runs.len()) * RUN + count(self.earlier_runs.len()) * EARLIER_RUN,
+            runs: count(self.runs.len()) * RUN
+                + count(self.earlier_runs.len()) * EARLIER_RUN
+                + count(self.holdings.forfeited) * FORFEITED,
             functions: count(self.abilities.len()) * ABILITY
                 + count(self.functions.len()) * FUNCTION
                 + self.holdings.names,

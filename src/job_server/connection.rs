@@ -152,9 +152,10 @@ impl Connection {
         self.sleep == Sleep::Asleep && !self.is_full
     }
 
-    /// A job is taken away from it.
-    pub(super) fn forfeit(&mut self, number: u64) {
-        let most = LEAST_FORFEITED.max(self.most_runs as usize);
+    /// A job is taken away from it. Where memory is short, no more such jobs are remembered than always are.
+    pub(super) fn forfeit(&mut self, number: u64, is_memory_short: bool) {
+        let more = if is_memory_short { 0 } else { self.most_runs as usize };
+        let most = LEAST_FORFEITED.max(more);
         while self.forfeited_in_order.len() >= 2 * most
             && let Some((oldest, time)) = self.forfeited_in_order.pop_front()
         {
@@ -165,6 +166,11 @@ impl Connection {
         self.last_forfeited += 1;
         self.forfeited.insert(number, self.last_forfeited);
         self.forfeited_in_order.push_back((number, self.last_forfeited));
+    }
+
+    /// How many entries it has of jobs that were taken away from it.
+    pub(super) fn forfeited_entries(&self) -> usize {
+        self.forfeited_in_order.len()
     }
 
     /// The jobs that were taken away from it, as far as they are remembered.

@@ -137,6 +137,7 @@ impl JobServer {
         let ended = ended.map(|(_, addition)| addition.workload).sum();
         let mut expected = Holdings { ended, ..Holdings::default() };
         expected.names = self.functions.iter().map(|(_, function)| function.name.as_bytes().len() as u64).sum();
+        expected.forfeited = self.connections.iter().map(|(_, connection)| connection.forfeited_entries()).sum();
         for (_, job) in self.live_jobs() {
             let workload = job.workload_memory();
             expected.heads += job.head_memory();

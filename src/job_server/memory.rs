@@ -47,6 +47,8 @@ pub(super) struct Holdings {
     pub(super) shared: u64,
     /// Bytes of the names of functions.
     pub(super) names: u64,
+    /// Jobs that connections are remembered to have lost.
+    pub(super) forfeited: usize,
 }
 
 /// Parked jobs that are being read. Its slot is the ticket of the operation.
@@ -87,6 +89,13 @@ impl JobServer {
         }
         *stored_jobs -= usize::from(kept.is_stored());
         *stored_running -= usize::from(kept.is_stored() && is_running);
+    }
+
+    /// A job that did not run runs now. Its weight stays the same.
+    pub(super) fn start_run(&mut self, job: u32, run: u32) {
+        let job = self.jobs.get_mut(job);
+        job.state = JobState::Running(run);
+        self.holdings.stored_running += usize::from(job.kept.is_stored());
     }
 
     /// Bytes of workloads in memory.

@@ -386,6 +386,7 @@ impl JobServer {
             Departure::AwaitsAnswers
         } else {
             let gone = self.connections.remove(connection as usize);
+            self.holdings.forfeited -= gone.forfeited_entries();
             self.clients.set(connection, gone.gauges.client_id().as_deref(), None);
             self.rules.forget_connection(connection);
             Departure::Done

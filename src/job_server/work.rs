@@ -281,9 +281,7 @@ impl JobServer {
         holder.gauges.running.set(u64::from(holder.runs));
         let job = self.jobs.get(slot);
         holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);
-        self.uncount(slot);
-        self.jobs.get_mut(slot).state = JobState::Running(run);
-        self.count(slot);
+        self.start_run(slot, run);
         let holder = &mut self.connections[connection as usize];
         let job = self.jobs.get(slot);
         holder.has_forfeited(job.number(), true);
@@ -459,9 +457,18 @@ impl JobServer {
     pub(super) fn forfeit_run(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
-            let holder = self.runs[run as usize].connection;
-            self.connections[holder as usize].forfeit(job.number());
+            let (holder, number) = (self.runs[run as usize].connection, job.number());
+            self.forfeit(holder, number);
         }
+    }
+
+    /// A connection is to be remembered to have lost this job.
+    fn forfeit(&mut self, connection: u32, number: u64) {
+        let is_memory_short = self.memory_use().total() > self.policy.memory_max / 16 * 15;
+        let holder = &mut self.connections[connection as usize];
+        self.holdings.forfeited -= holder.forfeited_entries();
+        holder.forfeit(number, is_memory_short);
+        self.holdings.forfeited += holder.forfeited_entries();
     }
 
     /// Returns that this is all.
@@ -500,7 +507,7 @@ impl JobServer {
             return self.requeue(now, run, None, effects);
         }
         let number = self.jobs.get(job).number();
-        self.connections[connection as usize].forfeit(number);
+        self.forfeit(connection, number);
         self.requeue(now, run, Some(end), effects);
     }
 

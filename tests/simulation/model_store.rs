@@ -212,7 +212,7 @@ impl Model {
     }
 
     /// The account equals a recount. The model does not know how many jobs have shared a unique id, nor how
-    /// many runs are remembered.
+    /// many runs and lost jobs are remembered.
     pub(crate) fn check_account(&self, used: MemoryUse) {
         let count = |length: usize| length as u64;
         let (jobs, additions) = (self.jobs.values(), self.additions.values());
@@ -239,8 +239,9 @@ impl Model {
             + count(self.additions.len()) * weight::ADDITION;
         assert_eq!(used.waits, expected, "{waits} waits, {gaps} gaps");
         let running = jobs.filter(|job| matches!(job.state, State::Running { .. })).count();
-        let earlier = used.runs.checked_sub(count(running) * weight::RUN).expect("runs weigh less than they should");
-        assert!(earlier.is_multiple_of(weight::EARLIER_RUN), "{running} runs weigh {}", used.runs);
+        let over = used.runs.checked_sub(count(running) * weight::RUN).expect("runs weigh less than they should");
+        assert!(weight::EARLIER_RUN.is_multiple_of(weight::FORFEITED));
+        assert!(over.is_multiple_of(weight::FORFEITED), "{running} runs weigh {}", used.runs);
         let abilities: usize = self.connections.values().map(|connection| connection.abilities.len()).sum();
         let names: usize = self.functions.keys().map(|function| FUNCTIONS[*function].len()).sum();
         let functions = count(self.functions.len()) * weight::FUNCTION + count(names);
