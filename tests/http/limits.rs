@@ -4,6 +4,8 @@ use std::io::{BufReader, Read as _, Write as _};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use crate::client::{connect, exchange, get, read_answer, request, server};
 use crate::common::{DEADLINE, Server, Wire, packet, wait_for};
 
@@ -190,8 +192,9 @@ fn whoever_says_nothing_is_closed() {
 fn whoever_does_not_read_is_closed_and_delays_nobody() {
     let server = server(&[]);
     let mut client = Wire::connect(server.addr());
+    // Answers of more bytes than the kernel takes of a server, whatever the peer does.
     for number in 0..20_000 {
-        client.send_raw(format!("create function f{number}\r\n").as_bytes());
+        client.send_raw(format!("create function f{number:0100}\r\n").as_bytes());
     }
     for _ in 0..20_000 {
         assert!(client.text_line().starts_with("OK"));
@@ -200,6 +203,8 @@ fn whoever_does_not_read_is_closed_and_delays_nobody() {
         .into_iter()
         .map(|path| {
             let mut stream = connect(server.http());
+            // Its kernel would else read up to 32 MB for it.
+            SockRef::from(&stream).set_recv_buffer_size(64 * 1024).unwrap();
             stream.write_all(&request("GET", path, &[], b"")).unwrap();
             stream
         })
