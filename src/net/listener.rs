@@ -161,13 +161,13 @@ impl Acceptor {
         if !self.server.pressure.account().has_room_for_connection() {
             stats.refused.add(1);
             info!("refused {peer}: no memory is left for connections (max-memory)");
-            return refuse(stream).await;
+            return refuse(stream, PeerError::NO_MEMORY_FOR_CONNECTION).await;
         }
         if self.open.fetch_add(1, Ordering::Relaxed) >= max_connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             stats.refused.add(1);
             info!("refused {peer}: there are {max_connections} connections already (max-connections)");
-            return refuse(stream).await;
+            return refuse(stream, PeerError::TOO_MANY_CONNECTIONS).await;
         }
         stats.accepted.add(1);
         debug!("Accepted connection from {peer}");
@@ -184,7 +184,7 @@ impl Acceptor {
         *self.reserve.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Ok(Ok(accepted)) = tokio::time::timeout(FIRST_PAUSE, listener.accept_one(&self.settings())).await {
             self.server.hub.stats().refused.add(1);
-            refuse(accepted.stream).await;
+            refuse(accepted.stream, PeerError::TOO_MANY_CONNECTIONS).await;
         }
         *self.reserve.lock().unwrap_or_else(PoisonError::into_inner) = open_reserve();
     }
@@ -198,9 +198,9 @@ fn open_reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Says that there are too many connections. The packet fits into the empty buffer of a new socket, or it is lost.
-async fn refuse(mut stream: impl AsyncWrite + Unpin) {
+/// Says why there is no connection for this peer. The packet fits into the empty buffer of a new socket, or it is lost.
+async fn refuse(mut stream: impl AsyncWrite + Unpin, why: PeerError) {
     use tokio::io::AsyncWriteExt;
-    let packet = Response::Error(PeerError::TOO_MANY_CONNECTIONS).to_bytes();
+    let packet = Response::Error(why).to_bytes();
     let _ = tokio::time::timeout(FIRST_PAUSE, stream.write_all(&packet)).await;
 }

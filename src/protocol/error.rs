@@ -110,6 +110,8 @@ errors! {
     SHUTTING_DOWN = "SHUTDOWN_GRACEFUL", "Server is shutting down and takes no new jobs";
     /// More connections than the server takes.
     TOO_MANY_CONNECTIONS = "COULD_NOT_CONNECT", "Too many connections on this server (max-connections)";
+    /// What is remembered of peers and jobs takes all the memory it may.
+    NO_MEMORY_FOR_CONNECTION = "COULD_NOT_CONNECT", "No memory is left for another connection (max-memory)";
     /// WORK_DATA or WORK_WARNING for a job that this connection does not hold.
     DATA_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "Job does not exist on server";
     /// WORK_STATUS, WORK_COMPLETE or WORK_FAIL for a job that this connection does not hold.

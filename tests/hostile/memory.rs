@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use socket2::SockRef;
 
 use crate::common::packet::{self, body, request};
-use crate::common::{DEADLINE, free_port, wait_for};
+use crate::common::{DEADLINE, Wire, free_port, wait_for};
 use crate::group::Group;
 use crate::watched::Watched;
 
@@ -45,6 +45,8 @@ struct Stage {
     server: Watched,
     /// What it may hold, in KiB.
     limit_kib: u64,
+    /// Whether the attack may take the memory of all connections that could still come.
+    refuses_visitors: bool,
     // Behind the server, which must end first.
     group: Option<Group>,
 }
@@ -53,7 +55,7 @@ impl Stage {
     /// A server with a limit of its own.
     fn limited(arguments: &[&str]) -> Self {
         let server = Watched::start(&[&["--max-memory", "128MiB"], arguments].concat());
-        Self { server, limit_kib: 128 * 1024, group: None }
+        Self { server, limit_kib: 128 * 1024, refuses_visitors: false, group: None }
     }
 
     /// A server with default settings in a control group.
@@ -61,7 +63,7 @@ impl Stage {
         let bytes = sized(192, 512) << 20;
         let group = Group::new(bytes).expect("a control group");
         let server = Watched::start_in(&group, arguments);
-        Self { server, limit_kib: bytes / 1024 / 3 * 2, group: Some(group) }
+        Self { server, limit_kib: bytes / 1024 / 3 * 2, refuses_visitors: false, group: Some(group) }
     }
 
     /// Lets `attack` go on while honest peers are served, then takes the attackers away and waits for the
@@ -71,7 +73,7 @@ impl Stage {
         server.reset_peak();
         let ends = AtomicBool::new(false);
         let (attackers, (rounds, longest)) = thread::scope(|scope| {
-            let honest = scope.spawn(|| be_honest(server, &ends));
+            let honest = scope.spawn(|| be_honest(server, self.refuses_visitors, &ends));
             // Served to the end also where the attack fails.
             let end = End(&ends);
             let attackers = attack(server);
@@ -105,7 +107,7 @@ impl Drop for End<'_> {
 
 /// Peers that connect, work, ask for little and read it. Returns how often all of that was done, and the
 /// longest time it took.
-fn be_honest(server: &Watched, ends: &AtomicBool) -> (usize, Duration) {
+fn be_honest(server: &Watched, refuses_visitors: bool, ends: &AtomicBool) -> (usize, Duration) {
     let (mut rounds, mut longest) = (0, Duration::ZERO);
     let (mut client, mut worker) = (server.connect(), server.connect());
     worker.send(packet::CAN_DO, b"honest");
@@ -126,11 +128,14 @@ fn be_honest(server: &Watched, ends: &AtomicBool) -> (usize, Duration) {
         }
         let mut visitor = server.connect();
         visitor.send(packet::ECHO_REQ, &vec![b'e'; 20_000]);
-        visitor.expect_type(packet::ECHO_RES);
-        visitor.send(packet::CAN_DO, b"another");
-        visitor.send(packet::GRAB_JOB, b"");
-        visitor.expect(packet::NO_JOB, b"");
-        assert!(visitor.text("status").ends_with(".\n"));
+        match visitor.recv() {
+            (packet::ECHO_RES, _) => visit(&mut visitor),
+            (packet::ERROR, error) if refuses_visitors => {
+                assert!(error.starts_with(b"COULD_NOT_CONNECT\0"), "{}", error.escape_ascii());
+                assert!(client.text("status").ends_with(".\n"));
+            }
+            other => panic!("{other:?}"),
+        }
         rounds += 1;
         longest = longest.max(start.elapsed());
         if is_last {
@@ -139,6 +144,14 @@ fn be_honest(server: &Watched, ends: &AtomicBool) -> (usize, Duration) {
         // The pace of honest peers; nothing is waited for.
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// One who is there for a moment, and offers and asks for little.
+fn visit(visitor: &mut Wire) {
+    visitor.send(packet::CAN_DO, b"another");
+    visitor.send(packet::GRAB_JOB, b"");
+    visitor.expect(packet::NO_JOB, b"");
+    assert!(visitor.text("status").ends_with(".\n"));
 }
 
 /// An attacker, which swallows little by itself.
@@ -156,6 +169,20 @@ fn send_all(streams: &[TcpStream], bytes: &[u8], times: usize) {
     thread::scope(|scope| {
         for mut stream in streams {
             scope.spawn(move || (0..times).all(|_| stream.write_all(bytes).is_ok()));
+        }
+    });
+}
+
+/// Each of the attackers sends no more, and reads what it is still sent: after that the server has worked off
+/// all that it was asked.
+fn read_to_end(streams: &[TcpStream]) {
+    thread::scope(|scope| {
+        for mut stream in streams {
+            scope.spawn(move || {
+                // Fails where the server has closed the connection.
+                let _ = stream.shutdown(Shutdown::Write);
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            });
         }
     });
 }
@@ -346,7 +373,10 @@ fn submit_to_memory(server: &Watched) {
 
 /// What frees the memory is the end of the jobs.
 fn cancel_all(server: &Watched) {
-    let mut operator = server.connect();
+    cancel_all_by(&mut server.connect());
+}
+
+fn cancel_all_by(operator: &mut Wire) {
     operator.send_raw(b"cancel jobs many\n");
     let answer = operator.text_line();
     assert!(answer.starts_with("OK "), "{answer}");
@@ -384,7 +414,9 @@ fn connect_many(server: &Watched, connections: usize) -> (TcpStream, Vec<TcpStre
 /// Connections, their functions and what is kept of their packets are bounded where jobs take what they may.
 pub(crate) fn group_many_workers_beside_jobs() {
     let connections = sized(6_000, 18_000);
-    Stage::grouped(&["-q", "builtin"]).withstand(|server| connect_many(server, connections), cancel_all);
+    let stage = Stage { refuses_visitors: true, ..Stage::grouped(&["-q", "builtin"]) };
+    let mut operator = stage.server.connect();
+    stage.withstand(|server| connect_many(server, connections), |_| cancel_all_by(&mut operator));
 }
 
 /// A Redis that can be made to hang.
@@ -428,6 +460,7 @@ fn submit_to_a_store_that_hangs(stage: impl FnOnce(&[&str]) -> Stage) {
             let submissions = request(packet::SUBMIT_JOB_BG, &body(&[b"many", b"", b""])).repeat(1000);
             send_all(&clients, &submissions, sized(50, 5_000));
             redis.signal(Signal::SIGCONT);
+            read_to_end(&clients);
             clients
         },
         |server| {
