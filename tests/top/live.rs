@@ -70,6 +70,8 @@ fn our_server_is_shown_and_steered() {
     screen.press(&["Enter"]);
     screen.shows("done: move jobs rev other (2 changed)");
     screen.press(&["4"]);
+    screen.shows("functions refused 0");
+    screen.press(&["NPage"]);
     screen.shows("jobs queued 2");
     screen.press(&["q"]);
     screen.ended(0);
