@@ -22,10 +22,6 @@ use bytes::{Buf, Bytes};
 use crate::protocol::Response;
 use crate::stats::account::{Account, Amount, Part};
 
-/// Workloads from this size on are kept by reference where they can be, in bytes. Below, copying is cheaper.
-const SHARED_FROM: usize = 8 * 1024;
-/// The same of those that several connections are sent: each reference takes 40 bytes instead of a copy.
-const COMMON_FROM: usize = 512;
 /// How many buffers a thread keeps for the next connection that has something to write.
 const SPARE_BUFFERS: usize = 32;
 /// The largest buffer that is kept, in bytes.
@@ -341,8 +337,7 @@ impl Output {
             return;
         };
         let bytes = workload.as_bytes();
-        let shared_from = if workload.is_common() { COMMON_FROM } else { SHARED_FROM };
-        match (bytes.len() >= shared_from).then(|| workload.share()).flatten() {
+        match workload.is_kept_by_reference().then(|| workload.share()).flatten() {
             Some(shared) => {
                 self.shared_len += shared.len();
                 self.shared.push_back((self.copied.len(), shared));

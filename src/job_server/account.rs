@@ -32,8 +32,8 @@ pub mod weight {
     pub const TIME: u64 = 40;
     /// The links of a job to others of the same unique id, and its places in two tables.
     pub const NAMESAKES: u64 = 64;
-    /// A submission that waits for the end of a job.
-    pub const WAIT: u64 = in_table(size_of::<Wait>());
+    /// A submission that waits for the end of a job, and its share of the counts by connection.
+    pub const WAIT: u64 = in_table(size_of::<Wait>()) + 16;
     /// One that waits for the store.
     pub const CREATION: u64 = in_table(size_of::<Creation>());
     /// A job that the store is asked to keep.

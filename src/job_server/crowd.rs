@@ -17,9 +17,11 @@ impl JobServer {
     /// Whether a connection may wait for a job that is there once more.
     pub(super) fn check_crowd(&mut self, connection: u32, job: u32) -> Result<(), PeerError> {
         let (most, first) = (self.policy.max_waits_per_job, self.jobs.get(job).waits);
-        if self.count_waits(first) < most || self.connections[connection as usize].waits < most {
+        if self.count_waits(first) < most {
             return Ok(());
         }
+        // Counted as soon as there are so many, and not when one connection could have too many: by then there
+        // might be a million.
         let waits = &self.waits;
         let mut looked_at = 0;
         let crowd = self.crowds.entry(job).or_insert_with(|| {

@@ -25,14 +25,10 @@ pub const WAKE: u32 = 4;
 /// What one hold of the lock may spend, 100 to 200 us: as much as half a thousand packets.
 pub const BUDGET: u32 = 4096;
 
-/// Workloads from this size on are shared where they can be, in bytes.
-const COPIED_MAX: usize = 8 * 1024;
-
 /// What a packet costs.
 pub(super) fn of_packet(response: &Response<'_>) -> u32 {
     let copied = |workload: Workload<'_>| match workload.as_bytes().len() {
-        _ if workload.is_common() => 0,
-        size if size >= COPIED_MAX && workload.is_owned() => 0,
+        _ if workload.is_kept_by_reference() => 0,
         size => of_bytes(size),
     };
     PACKET + response.workload().map_or(0, copied)

@@ -147,6 +147,11 @@ impl fmt::Display for JobHandle<'_> {
     }
 }
 
+/// Workloads from this size on are kept by reference where they can be, in bytes.
+const SHARED_FROM: usize = 8 * 1024;
+/// The same of those that several connections are sent.
+const COMMON_FROM: usize = 512;
+
 /// Opaque bytes of a job or of its result, borrowed from where they were read.
 ///
 /// A large workload has a buffer of its own, whose `owner` can be shared instead of being copied.
@@ -181,9 +186,11 @@ impl<'a> Workload<'a> {
         self.owner.is_some()
     }
 
-    /// Whether several connections are sent it.
-    pub const fn is_common(&self) -> bool {
-        self.is_common
+    /// Whether it is cheaper for a connection that is sent it to keep a reference than a copy: a reference
+    /// takes 40 bytes.
+    pub const fn is_kept_by_reference(&self) -> bool {
+        let least = if self.is_common { COMMON_FROM } else { SHARED_FROM };
+        self.is_owned() && self.bytes.len() >= least
     }
 
     /// The bytes.
