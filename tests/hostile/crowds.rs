@@ -76,9 +76,9 @@ pub(crate) fn fresh_function_names() {
     const WORKERS: usize = 250;
     const NAMES: usize = 420;
     const LIMIT: usize = 100_000;
-    /// A function's state, its name, its published numbers, what is published of a worker's doing it, and its places in
-    /// three tables.
-    const BYTES_A_FUNCTION: u64 = 720;
+    /// A function's state, its name, its published numbers, what is published of a worker's doing it, its places in
+    /// three tables, and its place in the order in which functions are listed.
+    const BYTES_A_FUNCTION: u64 = 920;
     let server = Watched::start(&[]);
     let refused = || {
         let shown = server.connect().text("show server");
