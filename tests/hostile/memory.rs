@@ -373,10 +373,10 @@ fn submit_to_memory(server: &Watched) {
 
 /// What frees the memory is the end of the jobs.
 fn cancel_all(server: &Watched) {
-    cancel_all_by(&mut server.connect());
+    cancel_all_by(server.connect());
 }
 
-fn cancel_all_by(operator: &mut Wire) {
+fn cancel_all_by(mut operator: Wire) {
     operator.send_raw(b"cancel jobs many\n");
     let answer = operator.text_line();
     assert!(answer.starts_with("OK "), "{answer}");
@@ -415,8 +415,8 @@ fn connect_many(server: &Watched, connections: usize) -> (TcpStream, Vec<TcpStre
 pub(crate) fn group_many_workers_beside_jobs() {
     let connections = sized(6_000, 18_000);
     let stage = Stage { refuses_visitors: true, ..Stage::grouped(&["-q", "builtin"]) };
-    let mut operator = stage.server.connect();
-    stage.withstand(|server| connect_many(server, connections), |_| cancel_all_by(&mut operator));
+    let operator = stage.server.connect();
+    stage.withstand(|server| connect_many(server, connections), move |_| cancel_all_by(operator));
 }
 
 /// A Redis that can be made to hang.
