@@ -3,15 +3,15 @@
 mod bodies;
 mod body;
 mod ended;
+mod hashes;
 mod prefixes;
 mod transfer;
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::RandomState;
 use std::ops::Deref;
 
 use bytes::Bytes;
-use highway::{HighwayHash as _, HighwayHasher, Key};
 
 use self::bodies::Bodies;
 pub(super) use self::body::Body;
@@ -452,12 +452,6 @@ impl Jobs {
         std::mem::replace(&mut job.body, body).free(&mut self.bodies);
     }
 
-    /// Stands for a workload that is not in memory. Keyed, so that nobody can make two workloads of one digest.
-    fn digest(&self, workload: &[u8]) -> [u8; 16] {
-        let [low, high] = self.workload_hasher().hash128(workload);
-        (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
-    }
-
     fn has_workload(&self, job: JobRef<'_>, workload: &[u8]) -> bool {
         if job.kept == Kept::Store {
             job.rest().as_bytes() == self.digest(workload)
@@ -558,20 +552,6 @@ impl Jobs {
         self.by_unique.find(hash, |slot| self.get(slot).unique() == unique)
     }
 
-    fn hash(&self, value: impl Hash) -> u32 {
-        folded(self.hasher.hash_one(value))
-    }
-
-    /// The hash of a workload that stands for a unique id. It may have many MiB, of which SipHash takes 1.5 GB
-    /// a second.
-    fn hash_workload(&self, workload: &[u8]) -> u32 {
-        folded(self.workload_hasher().hash64(workload))
-    }
-
-    fn workload_hasher(&self) -> HighwayHasher {
-        HighwayHasher::new(Key([0, 1, 2, 3].map(|word: u64| self.hasher.hash_one(word))))
-    }
-
     /// All jobs, those that have ended included.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, JobRef<'_>)> {
         self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), self.with_bytes(job)))
@@ -592,10 +572,6 @@ fn key_hash(hash: u32, function: u32) -> u32 {
 /// Whether a job can be asked for by this unique id.
 fn has_unique(unique: &[u8]) -> bool {
     !unique.is_empty() && unique != WORKLOAD_IS_UNIQUE
-}
-
-fn folded(hash: u64) -> u32 {
-    low_half(hash >> 32) ^ low_half(hash)
 }
 
 fn low_half(value: u64) -> u32 {

@@ -28,10 +28,11 @@ use super::pressure::{Pressure, Registered};
 use super::requests::Requests;
 use super::turn::{self, Turn, Turns};
 use super::watch::{Patience, Stuck, Watch};
+use super::writer::Writer;
 use crate::admin::{Admin, LISTING_PIECE};
 use crate::hub::Hub;
 use crate::job_server::{ConnectionEnd, ConnectionId, Departure, Now, price};
-use crate::outbox::{CloseReason, Outbox, Output};
+use crate::outbox::{CloseReason, Outbox};
 use crate::process::memory;
 use crate::process::socket::{acknowledge_at_once, has_undelivered};
 use crate::protocol::packet::{FrameLimits, FramingError};
@@ -44,12 +45,6 @@ const READ_BUFFER: usize = 64 * 1024;
 const SHORT_READ: usize = 8 * 1024;
 /// The price of a line of text. A line that is not quick ends the turn.
 pub(super) const LINE: u32 = turn::SHORT / 16;
-/// A turn ends when it has written so much, in bytes.
-const WRITTEN_A_TURN: usize = 256 * 1024;
-/// A connection that has more than this to write needs a place, in bytes.
-const SHORT_WRITE: usize = 32 * 1024;
-/// What it costs to write a KiB.
-const WRITE_KIB: u32 = turn::SHORT / 64;
 /// When so many bytes of answers wait, they are written before the rest of what was read is worked off.
 const ANSWERS_A_WRITE: usize = 64 * 1024;
 /// While so many bytes wait for a connection, its next request is not read.
@@ -118,14 +113,12 @@ pub async fn serve(
         input: Input::new(limits.frames, Arc::clone(account)),
         room_timer: None,
         worked_at: None,
-        output: Output::default(),
-        written: 0,
+        writer: Writer::new(Arc::clone(&server.turns)),
         long_answer: None,
         has_text: false,
         reading: Reading::Open,
         reads_much: false,
         turn: Turn::new(Arc::clone(&server.turns)),
-        writing: Turn::new(Arc::clone(&server.turns)),
         budget: 0,
         timer: limits.first_byte_timeout.map(|timeout| Box::pin(sleep(timeout))),
         watch: Watch::new(limits.patience),
@@ -174,7 +167,7 @@ enum Until {
 }
 
 /// Why a connection ends without having written everything.
-enum End {
+pub(super) enum End {
     Io(io::Error),
     Closed(CloseReason),
     Stuck(Stuck),
@@ -208,10 +201,7 @@ struct Connection<S> {
     room_timer: Option<Pin<Box<Sleep>>>,
     /// When the first of what was read last was worked off, if any was.
     worked_at: Option<Now>,
-    /// What was taken out of the outbox and is being written.
-    output: Output,
-    /// How much of that was written since the outbox was told.
-    written: usize,
+    writer: Writer,
     long_answer: Option<Running>,
     /// Whether a line of text was answered last: what follows it waits until most of the answer is written.
     has_text: bool,
@@ -219,8 +209,6 @@ struct Connection<S> {
     /// Whether there was more to read than a short turn reads.
     reads_much: bool,
     turn: Turn,
-    /// The place in which much is written, where there is none for requests.
-    writing: Turn,
     /// What is left of what the turn may spend.
     budget: u32,
     /// Runs while the peer has not said anything yet.
@@ -267,6 +255,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// Ends the connection's part in jobs, in pieces. Returns how the connection itself has ended since.
     async fn depart(&mut self, mut result: Result<(), End>) -> Result<(), End> {
         let missed_last = self.has_missed_last(&result);
+        // The end of the jobs may need the place.
+        self.writer.leave();
         loop {
             let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
             match self.server.hub.disconnect(self.server.clock.now(), self.id, end) {
@@ -292,7 +282,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     /// while it was reading looks the same.
     fn has_missed_last(&self, result: &Result<(), End>) -> bool {
         match result {
-            Ok(()) => !self.output.is_empty() || self.outbox.queued() > 0 || has_undelivered(self.stream.as_fd()),
+            Ok(()) => !self.writer.is_empty() || self.outbox.queued() > 0 || has_undelivered(self.stream.as_fd()),
             Err(End::Io(error)) => {
                 matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
             }
@@ -316,75 +306,14 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         self.turn.has_place()
             && self.input.is_held()
             && self.has_room()
-            && self.output.is_empty()
+            && self.writer.is_empty()
             && self.outbox.queued() < ANSWERS_A_WRITE
     }
 
     /// Writes what there is. Ready when there is nothing left.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
-        let mut written_now = 0;
-        loop {
-            if self.output.is_empty() {
-                let written = std::mem::take(&mut self.written);
-                memory::note_freed(written);
-                std::mem::take(&mut self.output).recycle();
-                self.output = self.outbox.take(written, context.waker()).map_err(End::Closed)?;
-                if self.output.is_empty() {
-                    self.writing.leave();
-                    return Poll::Ready(Ok(()));
-                }
-            }
-            let most = ready!(self.poll_may_write(context, written_now));
-            let stream = Pin::new(&mut self.stream);
-            let written = match self.output.write_with(most, |pieces| {
-                let written = match pieces {
-                    // Cheaper for the kernel.
-                    [piece] => stream.poll_write(context, piece),
-                    pieces => stream.poll_write_vectored(context, pieces),
-                };
-                match written {
-                    Poll::Ready(result) => result.map_err(Some),
-                    Poll::Pending => Err(None),
-                }
-            }) {
-                Ok(0) => return Poll::Ready(Err(End::Io(io::ErrorKind::WriteZero.into()))),
-                Ok(written) => written,
-                Err(Some(error)) => return Poll::Ready(Err(End::Io(error))),
-                Err(None) => {
-                    if let Some(reason) = self.outbox.closed_at_once() {
-                        return Poll::Ready(Err(End::Closed(reason)));
-                    }
-                    self.watch.start();
-                    self.writing.leave();
-                    return Poll::Pending;
-                }
-            };
-            self.written += written;
-            self.holder.wrote(written);
-            self.watch.wrote(written);
-            if written_now >= SHORT_WRITE {
-                let price = u32::try_from(written / 1024).unwrap_or(u32::MAX).saturating_mul(WRITE_KIB);
-                let turn = if self.turn.has_place() { &mut self.turn } else { &mut self.writing };
-                turn.spend_long(price.max(1));
-            }
-            written_now += written;
-        }
-    }
-
-    /// How many bytes may be written at once, in a turn that has written so many already.
-    fn poll_may_write(&mut self, context: &mut Context<'_>, written_now: usize) -> Poll<usize> {
-        if written_now >= WRITTEN_A_TURN {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if written_now < SHORT_WRITE {
-            return Poll::Ready(SHORT_WRITE - written_now);
-        }
-        if self.turn.has_place() {
-            return Poll::Ready(WRITTEN_A_TURN - written_now);
-        }
-        let budget = ready!(self.writing.poll_long(context));
-        Poll::Ready((budget / WRITE_KIB).max(1) as usize * 1024)
+        let Self { writer, stream, outbox, holder, watch, turn, .. } = self;
+        writer.poll_write(context, Pin::new(stream), outbox, holder, watch, turn.has_place())
     }
 
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), End> {
@@ -393,7 +322,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         {
             return Err(End::FirstByteTimeout);
         }
-        let has_more = !self.output.is_empty();
+        let has_more = !self.writer.is_empty();
         self.watch.poll(context, self.stream.as_fd(), has_more).map_err(End::Stuck)
     }
 

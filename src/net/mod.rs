@@ -13,5 +13,6 @@ pub mod runtime;
 pub mod timer;
 pub mod turn;
 pub mod watch;
+mod writer;
 
 pub use clock::Clock;

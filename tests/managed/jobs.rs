@@ -37,6 +37,7 @@ fn a_worker_that_is_told_to_exit_finishes_its_job() {
         assert_eq!(client.result(&job), b"done");
         wait_for_end(process);
         keeper.expect_end(&[]);
+        monitor.wait_for_workers("echo", 0);
         assert_eq!((monitor.listed("echo"), monitor.listed("setId").2), ((1, 0, 0), 0));
     }
 }

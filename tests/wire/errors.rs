@@ -263,7 +263,9 @@ fn a_connection_too_many_is_told_and_closed() {
 #[test]
 fn no_error_is_left_out() {
     let cases = || ONE_PACKET.iter().chain(LIMITS).chain([&REFUSED_CONNECTION]);
-    for error in PeerError::ALL.iter().filter(|error| !OF_THE_STORE.contains(error)) {
+    // Thousands of connections provoke it, in `hostile memory_group_many_workers_beside_jobs`.
+    let is_elsewhere = |error: &PeerError| *error == PeerError::NO_MEMORY_FOR_CONNECTION;
+    for error in PeerError::ALL.iter().filter(|error| !OF_THE_STORE.contains(error) && !is_elsewhere(error)) {
         let case = cases().find(|case| case.error == *error);
         let case = case.unwrap_or_else(|| panic!("{error:?} is not provoked by any case"));
         assert_eq!((error.code, error.text), (case.code, case.text), "what the server's table says");

@@ -1,0 +1,133 @@
+//! The output of a connection on its way to the socket.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+use super::connection::End;
+use super::pressure::Registered;
+use super::turn::{self, Turn, Turns};
+use super::watch::Watch;
+use crate::outbox::{Outbox, Output};
+use crate::process::memory;
+
+/// A turn ends when it has written so much, in bytes.
+const WRITTEN_A_TURN: usize = 256 * 1024;
+/// A connection that has more than this to write needs a place for it, in bytes.
+const SHORT_WRITE: usize = 32 * 1024;
+/// What it costs to write a KiB, which the kernel copies.
+const WRITE_KIB: u32 = turn::SHORT / 64;
+
+/// Writes what the outbox has.
+pub(super) struct Writer {
+    /// What was taken out of the outbox and is being written.
+    output: Output,
+    /// How much of that was written since the outbox was told.
+    written: usize,
+    /// The place in which much is written, where the connection has none for its requests.
+    turn: Turn,
+}
+
+impl Writer {
+    /// Nothing is to be written yet.
+    pub(super) fn new(turns: Arc<Turns>) -> Self {
+        Self { output: Output::default(), written: 0, turn: Turn::new(turns) }
+    }
+
+    /// Whether nothing is left of what was taken out of the outbox.
+    pub(super) fn is_empty(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// Lets others have the place.
+    pub(super) fn leave(&mut self) {
+        self.turn.leave();
+    }
+
+    /// Writes what there is. Ready when there is nothing left. `has_place` says that the connection has a place
+    /// for its requests, in which it may write as well.
+    pub(super) fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        mut stream: Pin<&mut impl AsyncWrite>,
+        outbox: &Outbox,
+        holder: &Registered,
+        watch: &mut Watch,
+        has_place: bool,
+    ) -> Poll<Result<(), End>> {
+        let mut written_now = 0;
+        loop {
+            if self.output.is_empty() {
+                let written = std::mem::take(&mut self.written);
+                memory::note_freed(written);
+                std::mem::take(&mut self.output).recycle();
+                self.output = outbox.take(written, context.waker()).map_err(End::Closed)?;
+                if self.output.is_empty() {
+                    self.turn.leave();
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let most = ready!(self.poll_may_write(context, written_now, has_place));
+            let stream = stream.as_mut();
+            let written = match self.output.write_with(most, |pieces| {
+                let written = match pieces {
+                    // Cheaper for the kernel.
+                    [piece] => stream.poll_write(context, piece),
+                    pieces => stream.poll_write_vectored(context, pieces),
+                };
+                match written {
+                    Poll::Ready(result) => result.map_err(Some),
+                    Poll::Pending => Err(None),
+                }
+            }) {
+                Ok(0) => return Poll::Ready(Err(End::Io(io::ErrorKind::WriteZero.into()))),
+                Ok(written) => written,
+                Err(Some(error)) => return Poll::Ready(Err(End::Io(error))),
+                Err(None) => {
+                    if let Some(reason) = outbox.closed_at_once() {
+                        return Poll::Ready(Err(End::Closed(reason)));
+                    }
+                    watch.start();
+                    self.turn.leave();
+                    return Poll::Pending;
+                }
+            };
+            self.written += written;
+            holder.wrote(written);
+            watch.wrote(written);
+            self.charge(written);
+            written_now += written;
+        }
+    }
+
+    /// How many bytes may be written at once, in a turn that has written so many already.
+    ///
+    /// One result can be for many waits of many connections, so a connection with much to write needs a place.
+    /// The kernel is offered much at a time all the same: it makes room for what it is offered.
+    fn poll_may_write(&mut self, context: &mut Context<'_>, written_now: usize, has_place: bool) -> Poll<usize> {
+        if has_place || written_now + self.output.len() <= SHORT_WRITE {
+            if written_now >= WRITTEN_A_TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            return Poll::Ready(WRITTEN_A_TURN - written_now);
+        }
+        match self.turn.poll_long(context) {
+            Poll::Ready(_) => Poll::Ready(WRITTEN_A_TURN),
+            // What others wait for may be at the front.
+            Poll::Pending if written_now == 0 && !self.turn.has_place() => Poll::Ready(SHORT_WRITE),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// So much was written; where that was done in a place, it takes of its slice.
+    fn charge(&mut self, written: usize) {
+        if self.turn.has_place() {
+            let price = u32::try_from(written / 1024).unwrap_or(u32::MAX).saturating_mul(WRITE_KIB);
+            self.turn.spend_long(price.max(1));
+        }
+    }
+}
