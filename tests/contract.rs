@@ -1,5 +1,5 @@
-//! The contract of managed workers (`src/fleet/mod.rs`), tried on `gearmand work --managed` and on the workers that people
-//! copy, through our server and through Debian's gearmand.
+//! The contract of managed workers (`docs/worker-contract.md`), tried on `gearmand work --managed` and on the workers
+//! that people copy, through our server and through Debian's gearmand.
 //!
 //! `tests/contract/subject.rs` names the workers. Whoever has one in another language adds it there; it has to do
 //! `reverse`, `sleep_ms` (the workload is milliseconds, and the result too), `log_line` (appends the workload and a

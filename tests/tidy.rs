@@ -1,13 +1,13 @@
 //! The rules of this house that a compiler does not know: which room may use which, how long files and functions get, what
-//! every file says first, and that the README and ARCHITECTURE.md tell the truth.
+//! every file says first, and that the documents tell the truth.
 //!
 //! A rule that does not fit a case gets an exception here, with the reason; an exception that is no longer needed fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed expectation is how a test fails")]
 
+#[path = "tidy/documents.rs"]
+mod documents;
 #[path = "tidy/layers.rs"]
 mod layers;
-#[path = "tidy/readme.rs"]
-mod readme;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -188,11 +188,26 @@ fn every_dependency_says_why() {
 }
 
 #[test]
-fn readme_has_the_options_of_the_server() {
-    readme::options_are_up_to_date();
+fn documents_have_the_options_of_the_server() {
+    documents::options_are_up_to_date();
 }
 
 #[test]
-fn readme_commands_parse() {
-    readme::commands_parse();
+fn commands_in_documents_parse() {
+    documents::commands_parse();
+}
+
+#[test]
+fn links_in_documents_resolve() {
+    documents::links_resolve();
+}
+
+#[test]
+fn summary_has_every_page() {
+    documents::summary_has_every_page();
+}
+
+#[test]
+fn readme_is_short() {
+    documents::readme_is_short();
 }

@@ -1,4 +1,4 @@
-//! What is said on `setId` and `manage_<id>`, as types. The module above describes it.
+//! What is said on `setId` and `manage_<id>`, as types. `docs/worker-contract.md` describes it.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,7 @@
 <?php
 /*
  * A managed worker on PHP's gearman extension: a monitor finds it, gives it an id, switches its functions on and off.
- * What is said between them is in the documentation of the crate, in src/fleet/mod.rs.
+ * What is said between them is in docs/worker-contract.md.
  *
  *     GEARMAN_SERVERS=queue1:4730,queue2:4730 FLEET_NAME=web php managed_worker.php
  *

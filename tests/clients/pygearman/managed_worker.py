@@ -1,6 +1,6 @@
 """A managed worker in Python 3: a monitor finds it, gives it an id, and switches its functions on and off.
 
-What is said between them is in the documentation of the crate, in src/fleet/mod.rs.
+What is said between them is in docs/worker-contract.md.
 
     GEARMAN_SERVERS=queue1:4730,queue2:4730 FLEET_NAME=web python3 managed_worker.py
 
