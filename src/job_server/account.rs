@@ -98,7 +98,7 @@ impl MemoryUse {
 impl JobRef<'_> {
     /// What it takes beside its place among all jobs and its workload, in bytes.
     pub(super) fn head_memory(self) -> u64 {
-        self.head_length() as u64 + if self.unique().is_empty() { 0 } else { INDEX }
+        self.head_length() as u64 + if self.has_unique_id() { INDEX } else { 0 }
     }
 }
 

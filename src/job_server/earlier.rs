@@ -93,7 +93,10 @@ impl EarlierRuns {
 
     /// A job has ended, whatever became of its attempts.
     pub(super) fn forget_misses(&mut self, number: u64) {
-        self.misses.remove(&number);
+        // Mostly there are none, and then the number need not be hashed.
+        if !self.misses.is_empty() {
+            self.misses.remove(&number);
+        }
     }
 
     /// A job has ended that had lost attempts.

@@ -146,6 +146,11 @@ impl Function {
         self.ready.iter().map(|list| list.len).sum()
     }
 
+    /// Whether it has jobs of a priority that can be handed out at once.
+    pub(super) fn is_ready(&self, priority: usize) -> bool {
+        self.ready[priority].len > 0
+    }
+
     /// How many jobs of a priority wait for a worker, wherever their workloads are.
     pub(super) fn queued(&self, priority: Priority) -> u32 {
         let index = priority.index();

@@ -70,11 +70,19 @@ impl JobServer {
     }
 
     fn count_in_use(&mut self, slot: u32) {
-        self.list_if_ready(slot);
-        self.list_if_unused(slot);
-        let function = &mut self.functions[slot as usize];
-        let has_settings = function.has_settings();
-        if has_settings != std::mem::replace(&mut function.counted_with_settings, has_settings) {
+        let function = &self.functions[slot as usize];
+        let is_listed_by_priority =
+            (0..Priority::ALL.len()).all(|index| function.is_ready(index) == (function.ready_places[index] != NONE));
+        let is_listed_if_unused = function.is_unused() == (function.unused_place != NONE);
+        let (has_settings, had_settings) = (function.has_settings(), function.counted_with_settings);
+        if !is_listed_by_priority {
+            self.list_if_ready(slot);
+        }
+        if !is_listed_if_unused {
+            self.list_if_unused(slot);
+        }
+        if has_settings != had_settings {
+            self.functions[slot as usize].counted_with_settings = has_settings;
             let count = self.functions_with_settings;
             self.functions_with_settings = if has_settings { count + 1 } else { count - 1 };
         }
@@ -84,8 +92,8 @@ impl JobServer {
     fn list_if_ready(&mut self, slot: u32) {
         for priority in 0..Priority::ALL.len() {
             let function = &self.functions[slot as usize];
-            let (place, is_ready) = (function.ready_places[priority], function.ready[priority].len > 0);
-            if is_ready == (place != NONE) {
+            let place = function.ready_places[priority];
+            if function.is_ready(priority) == (place != NONE) {
                 continue;
             }
             let functions = &mut self.functions;

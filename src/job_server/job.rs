@@ -184,6 +184,11 @@ impl Job {
         usize::from(self.unique_length) + usize::from(self.reducer_length)
     }
 
+    /// Whether it has a unique id, be it one that stands for the workload.
+    pub(super) fn has_unique_id(&self) -> bool {
+        self.unique_length > 0
+    }
+
     pub(super) fn handle<'a>(&self, prefixes: &'a Prefixes) -> JobHandle<'a> {
         JobHandle { prefix: prefixes.get(self.prefix), number: self.number() }
     }
@@ -214,9 +219,14 @@ impl<'a> JobRef<'a> {
         self.rest().as_bytes()
     }
 
+    /// Whether it can be asked for by its unique id.
+    fn has_unique(self) -> bool {
+        self.unique_length > 1 || has_unique(self.unique())
+    }
+
     /// Whether it coalesces by its workload.
     fn is_keyed_by_workload(self) -> bool {
-        self.unique() == WORKLOAD_IS_UNIQUE && !self.bytes().is_empty()
+        self.unique_length == 1 && self.unique() == WORKLOAD_IS_UNIQUE && !self.bytes().is_empty()
     }
 
     /// How many bytes of it are shared with packets.
@@ -226,7 +236,7 @@ impl<'a> JobRef<'a> {
 
     /// How many bytes of memory its workload takes.
     pub(super) fn workload_memory(self) -> u64 {
-        if self.kept == Kept::Store { 0 } else { self.bytes().len() as u64 }
+        if self.kept == Kept::Store { 0 } else { self.job.body.workload_length(self.head_length()) as u64 }
     }
 
     /// What names it in a store.
@@ -399,7 +409,7 @@ impl Jobs {
         let slot = u32::try_from(self.slots.insert(job)).unwrap_or(NONE);
         self.by_number.insert(slot, by_number);
         let job = self.get(slot);
-        if has_unique(job.unique()) {
+        if job.has_unique() {
             match namesake {
                 None => self.by_unique.insert(slot, hash),
                 Some(older) => {
@@ -479,7 +489,7 @@ impl Jobs {
     fn remove_from_indexes(&mut self, slot: u32) {
         let job = self.get(slot);
         let (number, hash, function) = (job.number(), job.hash, job.function);
-        let (has_unique, is_keyed_by_workload) = (has_unique(job.unique()), job.is_keyed_by_workload());
+        let (has_unique, is_keyed_by_workload) = (job.has_unique(), job.is_keyed_by_workload());
         self.by_number.remove(slot, low_half(number));
         if has_unique {
             self.remove_unique(slot, hash, function);

@@ -19,6 +19,10 @@ const FREED_FROM: usize = 1024;
 /// The slots. A value keeps its number until it is removed; numbers are given out again.
 #[derive(Debug)]
 pub(super) struct Slab<T, const BYTES: usize = PAGE_BYTES> {
+    /// The first page. It is not among the others, so that the slots of a small table are found with one step
+    /// less.
+    first: Page<T>,
+    /// The others, from the second on.
     pages: Vec<Page<T>>,
     links: PageLinks,
     /// The first of the pages that have a vacant slot and memory for it.
@@ -46,7 +50,10 @@ enum Entry<T> {
 
 impl<T, const BYTES: usize> Default for Slab<T, BYTES> {
     fn default() -> Self {
-        Self { pages: Vec::new(), links: PageLinks::default(), open: NONE, freed: Vec::new(), len: 0 }
+        let mut links = PageLinks::default();
+        links.add_page();
+        let (first, pages) = (Page::default(), Vec::new());
+        Self { first, pages, links, open: NONE, freed: vec![0], len: 0 }
     }
 }
 
@@ -64,8 +71,8 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
 
     /// One more than the last slot that may be in use.
     pub(super) fn bound(&self) -> usize {
-        let last = self.pages.iter().rposition(|page| page.used > 0);
-        last.map_or(0, |last| last * Self::SLOTS + self.pages[last].entries.len())
+        let last = self.all_pages().map(|(first, page)| if page.used > 0 { first + page.entries.len() } else { 0 });
+        last.max().unwrap_or(0)
     }
 
     /// Keeps a value. Returns its slot.
@@ -74,22 +81,24 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
             self.add_page();
         }
         let number = self.open;
-        let page = &mut self.pages[number as usize];
+        let page = self.page_mut(number as usize);
         let place = match page.vacant {
             NONE => {
                 page.entries.push(Entry::Occupied(value));
                 page.entries.len() - 1
             }
             vacant => {
-                let entry = std::mem::replace(&mut page.entries[vacant as usize], Entry::Occupied(value));
+                let entry = &mut page.entries[vacant as usize];
                 debug_assert!(matches!(entry, Entry::Vacant(_)), "a slot was vacant and in use");
-                page.vacant = if let Entry::Vacant(next) = entry { next } else { NONE };
+                page.vacant = if let Entry::Vacant(next) = entry { *next } else { NONE };
+                *entry = Entry::Occupied(value);
                 vacant as usize
             }
         };
         page.used += 1;
+        let is_full = page.used as usize == Self::SLOTS;
         self.len += 1;
-        if page.used as usize == Self::SLOTS {
+        if is_full {
             self.links.remove(&mut self.open, number);
         }
         number as usize * Self::SLOTS + place
@@ -98,19 +107,23 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
     /// Takes a value out of its slot, which must be in use.
     pub(super) fn remove(&mut self, slot: usize) -> T {
         let (number, place) = (slot / Self::SLOTS, slot % Self::SLOTS);
-        let page = &mut self.pages[number];
+        let page = self.page_mut(number);
         let vacant = std::mem::replace(&mut page.vacant, in_32_bits(place));
         let Entry::Occupied(value) = std::mem::replace(&mut page.entries[place], Entry::Vacant(vacant)) else {
             not_in_use(slot)
         };
+        let was_full = page.used as usize == Self::SLOTS;
+        page.used -= 1;
+        let is_freed = page.used == 0 && page.entries.len() >= FREED_FROM;
+        if is_freed {
+            *page = Page::default();
+        }
+        self.len -= 1;
         let number = in_32_bits(number);
-        if page.used as usize == Self::SLOTS {
+        if was_full {
             self.links.push(&mut self.open, number);
         }
-        page.used -= 1;
-        self.len -= 1;
-        if page.used == 0 && page.entries.len() >= FREED_FROM {
-            *page = Page::default();
+        if is_freed {
             self.links.remove(&mut self.open, number);
             self.freed.push(number);
         }
@@ -118,14 +131,16 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
     }
 
     pub(super) fn get(&self, slot: usize) -> Option<&T> {
-        match self.pages.get(slot / Self::SLOTS)?.entries.get(slot % Self::SLOTS)? {
+        let page = if slot < Self::SLOTS { &self.first } else { self.pages.get(slot / Self::SLOTS - 1)? };
+        match page.entries.get(slot % Self::SLOTS)? {
             Entry::Occupied(value) => Some(value),
             Entry::Vacant(_) => None,
         }
     }
 
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
-        match self.pages.get_mut(slot / Self::SLOTS)?.entries.get_mut(slot % Self::SLOTS)? {
+        let page = if slot < Self::SLOTS { &mut self.first } else { self.pages.get_mut(slot / Self::SLOTS - 1)? };
+        match page.entries.get_mut(slot % Self::SLOTS)? {
             Entry::Occupied(value) => Some(value),
             Entry::Vacant(_) => None,
         }
@@ -137,12 +152,22 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
 
     /// All values with their slots, in order of these.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.pages.iter().enumerate().flat_map(|(number, page)| {
+        self.all_pages().flat_map(|(first, page)| {
             page.entries.iter().enumerate().filter_map(move |(place, entry)| match entry {
-                Entry::Occupied(value) => Some((number * Self::SLOTS + place, value)),
+                Entry::Occupied(value) => Some((first + place, value)),
                 Entry::Vacant(_) => None,
             })
         })
+    }
+
+    /// All pages, each with its first slot.
+    fn all_pages(&self) -> impl Iterator<Item = (usize, &Page<T>)> {
+        let pages = std::iter::once(&self.first).chain(&self.pages);
+        pages.enumerate().map(|(number, page)| (number * Self::SLOTS, page))
+    }
+
+    fn page_mut(&mut self, number: usize) -> &mut Page<T> {
+        if number == 0 { &mut self.first } else { &mut self.pages[number - 1] }
     }
 
     /// Makes memory for one more page.
@@ -150,9 +175,9 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         let number = self.freed.pop().unwrap_or_else(|| {
             self.pages.push(Page::default());
             self.links.add_page();
-            in_32_bits(self.pages.len() - 1)
+            in_32_bits(self.pages.len())
         });
-        self.pages[number as usize].entries = Vec::with_capacity(Self::SLOTS);
+        self.page_mut(number as usize).entries = Vec::with_capacity(Self::SLOTS);
         self.links.push(&mut self.open, number);
     }
 }
@@ -277,7 +302,7 @@ mod tests {
     }
 
     fn pages_with_memory<T, const BYTES: usize>(slab: &Slab<T, BYTES>) -> usize {
-        slab.pages.iter().filter(|page| page.entries.capacity() > 0).count()
+        slab.all_pages().filter(|(_, page)| page.entries.capacity() > 0).count()
     }
 
     #[test]
@@ -307,12 +332,12 @@ mod tests {
     fn few_values_that_come_and_go_do_not_cost_an_allocation() {
         let mut slab: Slab<u64> = Slab::new();
         slab.insert(0);
-        let memory = slab.pages[0].entries.as_ptr();
+        let memory = slab.first.entries.as_ptr();
         slab.remove(0);
         for _ in 0..10 {
             let slots: Vec<usize> = (0..100).map(|value| slab.insert(value)).collect();
             (0..100).zip(slots).for_each(|(value, slot)| assert_eq!(slab.remove(slot), value));
-            assert_eq!((slab.pages[0].entries.as_ptr(), slab.len()), (memory, 0));
+            assert_eq!((slab.first.entries.as_ptr(), slab.len()), (memory, 0));
         }
     }
 }

@@ -10,7 +10,7 @@ use super::index::NONE;
 use super::job::{JobState, Kept};
 use super::stored::StoreOp;
 use super::tell::Said;
-use super::{JobServer, Now, price};
+use super::{ConnectionId, JobServer, Now, price};
 use crate::protocol::request::leading_count;
 use crate::protocol::{GrabKind, NotRegistered, PeerError, Response, Workload};
 
@@ -239,11 +239,12 @@ impl JobServer {
         kind: GrabKind,
         effects: &mut impl Effects,
     ) {
-        let (function, priority) = (self.jobs.get(slot).function as usize, self.jobs.get(slot).priority);
-        self.functions[function].list(priority).remove(&mut self.jobs, slot);
-        self.functions[function].running += 1;
-        self.functions[function].assigned_since_load[priority.index()] += 1;
-        self.publish(self.jobs.get(slot).function);
+        let (function_slot, priority) = (self.jobs.get(slot).function, self.jobs.get(slot).priority);
+        let function = &mut self.functions[function_slot as usize];
+        function.list(priority).remove(&mut self.jobs, slot);
+        function.running += 1;
+        function.assigned_since_load[priority.index()] += 1;
+        self.publish(function_slot);
         self.measure_wait(now, slot);
         let Ability { timeout_ms, ref gauges, .. } = self.abilities[ability as usize];
         let gauges = Arc::clone(gauges);
@@ -253,6 +254,7 @@ impl JobServer {
             self.deadlines.insert((deadline_us, slot));
         }
         let previous = self.connections[connection as usize].last_run;
+        let function = &mut self.functions[function_slot as usize];
         let run = self.runs.insert(Run {
             job: slot,
             connection,
@@ -264,29 +266,31 @@ impl JobServer {
             denominator: 0,
             previous,
             next: NONE,
-            next_of_function: NONE,
+            next_of_function: function.first_run,
             previous_of_function: NONE,
         });
         let run = u32::try_from(run).unwrap_or(NONE);
-        self.list_run(function, run);
+        let before = std::mem::replace(&mut function.first_run, run);
+        if let Some(before) = self.runs.get_mut(before as usize) {
+            before.previous_of_function = run;
+        }
+        self.start_run(slot, run);
+        let holder = &mut self.connections[connection as usize];
         match previous {
-            NONE => self.connections[connection as usize].first_run = run,
+            NONE => holder.first_run = run,
             previous => self.runs[previous as usize].next = run,
         }
-        let holder = &mut self.connections[connection as usize];
+        let job = self.jobs.get(slot);
         holder.last_run = run;
         holder.last_assigned = run;
         holder.runs += 1;
         holder.most_runs = holder.most_runs.max(holder.runs);
         holder.gauges.running.set(u64::from(holder.runs));
-        let job = self.jobs.get(slot);
         holder.gauges.set_job(job.prefix, job.number(), now.unix_us / 1000);
-        self.start_run(slot, run);
-        let holder = &mut self.connections[connection as usize];
-        let job = self.jobs.get(slot);
         holder.has_forfeited(job.number(), true);
+        let to = ConnectionId { slot: connection, generation: holder.generation };
         let handle = job.handle(&self.prefixes);
-        let name = self.functions[function].name.as_bytes();
+        let name = self.functions[function_slot as usize].name.as_bytes();
         let (unique, reducer, workload) = (job.unique(), job.reducer(), job.workload());
         let response = match kind {
             GrabKind::Plain => Response::JobAssign { handle, function: name, workload },
@@ -295,20 +299,11 @@ impl JobServer {
             }
             GrabKind::Unique | GrabKind::All => Response::JobAssignUniq { handle, function: name, unique, workload },
         };
-        self.say(self.id_of(connection), response, effects);
-        self.load_ahead(self.jobs.get(slot).function, effects);
+        self.say(to, response, effects);
+        self.load_ahead(function_slot, effects);
     }
 
-    /// Puts a run first among those of its function.
-    fn list_run(&mut self, function: usize, run: u32) {
-        let before = std::mem::replace(&mut self.functions[function].first_run, run);
-        self.runs[run as usize].next_of_function = before;
-        if let Some(before) = self.runs.get_mut(before as usize) {
-            before.previous_of_function = run;
-        }
-    }
-
-    /// Takes one out of there.
+    /// Takes a run out of those of its function.
     fn unlist_run(&mut self, gone: &Run) {
         let Run { job, next_of_function, previous_of_function, .. } = *gone;
         if let Some(previous) = self.runs.get_mut(previous_of_function as usize) {

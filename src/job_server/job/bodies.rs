@@ -38,6 +38,13 @@ pub(super) struct Cell {
     length: u16,
 }
 
+impl Cell {
+    /// How many bytes it holds.
+    pub(super) fn length(self) -> usize {
+        self.length.into()
+    }
+}
+
 /// All cells.
 #[derive(Debug)]
 pub(super) struct Bodies {

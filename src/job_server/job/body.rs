@@ -132,6 +132,14 @@ impl Held {
         }
     }
 
+    /// How many bytes follow the unique id and the reducer, which have `head_length` bytes.
+    pub(super) fn workload_length(&self, head_length: usize) -> usize {
+        match self {
+            Self::Cell(cell) => cell.length().saturating_sub(head_length),
+            Self::Large(large) => large.workload.len(),
+        }
+    }
+
     /// How many bytes of the workload are shared with packets.
     pub(super) fn shared_memory(&self) -> u64 {
         match self {
