@@ -418,8 +418,8 @@ impl JobServer {
         rest
     }
 
-    /// Answers an invalid request with an error. Like any request, it shows that the peer has not left without
-    /// its last job.
+    /// Answers an invalid request with an error. Like any request, it shows that the peer has not left
+    /// without its last job.
     pub fn refuse(&mut self, from: ConnectionId, error: PeerError, effects: &mut impl Effects) {
         self.work_budget.spend(price::REQUEST);
         if let Some(connection) = self.slot_of(from) {
