@@ -57,8 +57,7 @@ pub(super) struct Connection {
     pub(super) first_run: u32,
     pub(super) last_run: u32,
     pub(super) runs: u32,
-    /// While it sleeps, whether it is at its job limit: it would be answered that there is no job, and is not
-    /// woken.
+    /// While it sleeps, whether it is at its job limit: a GRAB_JOB would get NO_JOB, so it is not woken.
     pub(super) is_full: bool,
     /// The run of the job that it was assigned last, unless it has sent something since. A slot of the runs.
     pub(super) last_assigned: u32,
@@ -240,7 +239,7 @@ pub(super) struct Wait {
 pub(super) struct Run {
     pub(super) job: u32,
     pub(super) connection: u32,
-    /// Those of the ability for the job's function, which may have ended meanwhile.
+    /// The numbers of the ability for the job's function, which may have ended meanwhile.
     pub(super) gauges: Arc<AbilityGauges>,
     /// When it began, on the monotonic clock, and on the wall clock for display.
     pub(super) since_us: u64,

@@ -25,7 +25,7 @@ pub trait Effects {
     /// Queues an operation for the store. Operations reach it in the order in which they are queued.
     fn store(&mut self, operation: StoreOp);
 
-    /// Reports an event to the operator that no peer is told of.
+    /// Reports an event to the operator. Peers are not told of it.
     fn report(&mut self, event: Event<'_>);
 }
 
@@ -39,7 +39,7 @@ pub enum Event<'a> {
         function: &'a [u8],
         /// The unique id of the job.
         unique: &'a [u8],
-        /// When the job is due, in seconds since 1970; 0 for immediately.
+        /// When the job is due, in seconds since 1970; 0 means immediately.
         due_s: u64,
         /// The reducer; empty for none.
         reducer: &'a [u8],

@@ -76,8 +76,8 @@ struct Wanted<'a> {
 }
 
 impl JobServer {
-    /// Passes jobs that match a query to `show`, from a cursor on that is 0 in the beginning, until it breaks
-    /// off. Examines a bounded number of jobs. A job with several waits may be shown more than once.
+    /// Passes jobs that match a query to `show`, beginning at a cursor, which is 0 at first, until `show`
+    /// breaks. Examines a bounded number of jobs. A job with several waits may be shown more than once.
     pub fn find_jobs(
         &self,
         query: &JobQuery<'_>,
@@ -212,13 +212,13 @@ impl JobServer {
         std::iter::successors(newest, move |job| if has_function { None } else { self.jobs.older_namesake(*job) })
     }
 
-    /// Those from a cursor on, by slot. There is at most one per function.
+    /// The same from a cursor onwards, by slot. There is at most one job per function.
     fn slots_of_unique(&self, wanted: &Wanted<'_>, place: u64, looks: &mut usize) -> Vec<u32> {
         let namesakes = self.namesakes_of(wanted).inspect(|_| *looks += 1);
         smallest(namesakes.filter(|slot| u64::from(*slot) >= place))
     }
 
-    /// The runs of a client's connections from a cursor on, by slot; `None` if it is quicker to scan all
+    /// The runs of a client's connections from a cursor onwards, by slot; `None` if it is quicker to scan all
     /// runs.
     fn runs_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
         let mut runs = Vec::new();

@@ -63,7 +63,7 @@ impl JobList {
 #[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Function {
     pub(super) name: FunctionName,
-    /// By priority.
+    /// By priority: jobs that can be handed out.
     pub(super) ready: [JobList; 3],
     /// By priority: jobs behind the ready ones, whose workloads are only in the store.
     pub(super) parked: [JobList; 3],
@@ -94,7 +94,7 @@ pub(super) struct Function {
     /// The number of connections that were sent a NOOP for a job of this function and have not answered it
     /// yet.
     pub(super) waking: u32,
-    /// The maximum length of the queue, by priority of the new job; 0 for no limit.
+    /// The maximum number of its jobs, by priority of the new job; 0 for no limit.
     pub(super) limits: [u32; 3],
     /// Whether the operator withholds its jobs from all workers.
     pub(super) paused: bool,
@@ -170,7 +170,7 @@ impl Function {
         &mut self.ready[priority.index()]
     }
 
-    /// Whether it can be removed without a loss.
+    /// Whether it can be removed without loss.
     pub(super) fn is_unused(&self) -> bool {
         // The condition that most often fails comes first.
         self.workers == 0 && self.total() == 0 && !self.has_settings()

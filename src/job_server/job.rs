@@ -97,7 +97,7 @@ pub(super) struct Job {
     body: Held,
     /// The job number, which is in the handle. Handles have room for twelve digits, which take five bytes.
     number: Short<5>,
-    /// When the job may run, in seconds since 1970; 0 for immediately. Five bytes last for 34,000 years.
+    /// When the job may run, in seconds since 1970; 0 means immediately. Five bytes last for 34,000 years.
     due_s: Short<5>,
     /// When it was submitted, in milliseconds since 1970; 0 if unknown.
     submitted_ms: Short<6>,

@@ -26,7 +26,7 @@ pub struct JobView<'a> {
     pub stage: Stage,
     /// When it was submitted, in milliseconds since 1970; 0 if unknown.
     pub submitted_ms: u64,
-    /// When it may run, in seconds since 1970; 0 for immediately.
+    /// When it may run, in seconds since 1970; 0 means immediately.
     pub due_s: u64,
     /// The number of failed attempts: how often a worker was lost with it.
     pub attempts: u32,
@@ -110,8 +110,8 @@ impl QueuePlace {
 }
 
 impl JobServer {
-    /// Passes a bounded number of jobs to `show`, from a cursor on that starts at 0, until it breaks off.
-    /// Returns the cursor for the next call, or `None` after the last job.
+    /// Passes a bounded number of jobs to `show`, beginning at a cursor, which is 0 at first, until `show`
+    /// breaks. Returns the cursor for the next call, or `None` after the last job.
     pub fn list_jobs(&self, place: usize, mut show: impl FnMut(JobView<'_>) -> ControlFlow<()>) -> Option<usize> {
         let bound = self.jobs.slot_bound();
         let end = place.saturating_add(WORK_PER_CALL).min(bound);
@@ -149,12 +149,12 @@ impl JobServer {
     }
 
     /// Passes the queued jobs of a function to `show`, in the order in which they will be handed out: a
-    /// bounded number of those after a cursor, or from the first on if it is 0, until `show` breaks off.
-    /// Returns the cursor for the next call, or `None` after the last job.
+    /// bounded number of those after a cursor, or from the first job if it is 0, until `show` breaks. Returns
+    /// the cursor for the next call, or `None` after the last job.
     ///
-    /// If the job at the cursor is gone, the listing continues with the first that has a higher number and
-    /// the same priority. Some may be shown twice then, and one that was queued behind younger ones may be
-    /// left out.
+    /// If the job at the cursor is gone, the listing continues with the first job that has a higher number
+    /// and the same priority. Some jobs may be shown twice then, and a job that was queued behind younger
+    /// ones may be left out.
     pub fn list_queued_jobs(
         &self,
         function: &[u8],

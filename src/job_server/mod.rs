@@ -340,8 +340,8 @@ impl JobServer {
     /// Ends a connection: requeues its jobs, and removes the jobs that only it waited for.
     ///
     /// A connection with much to undo takes several calls, between which other connections run. It must send
-    /// nothing meanwhile. `end` says whether to keep it for pending answers, and whether its last job keeps
-    /// its attempts.
+    /// nothing meanwhile. `end` says whether to keep it for pending answers, and whether its last job loses
+    /// an attempt.
     pub fn disconnect(
         &mut self,
         now: Now,

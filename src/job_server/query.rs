@@ -121,8 +121,9 @@ impl JobServer {
         DropFunction::Dropped
     }
 
-    /// Limits the queue of a function, which need not be known yet: by priority of the new job, 0 for no
-    /// limit. Returns the number of functions affected now, as [`pause_function`](Self::pause_function) does.
+    /// Limits the number of jobs of a function, which need not be known yet: by priority of the new job, 0
+    /// for no limit. Returns the number of functions affected now, as
+    /// [`pause_function`](Self::pause_function) does.
     ///
     /// # Errors
     /// [`ControlError::TooManyFunctions`], [`ControlError::TooManySettings`].

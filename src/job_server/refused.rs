@@ -6,8 +6,8 @@ use super::effects::{Effects, Event};
 use super::{JobServer, Now, US_PER_S};
 use crate::protocol::NotRegistered;
 
-/// A due date from here on may be in milliseconds, in seconds since 1970: it is in the year 5138, and as
-/// milliseconds in 1973.
+/// The smallest due date, in seconds since 1970, that may have been given in milliseconds: as seconds it is
+/// in the year 5138, as milliseconds in 1973.
 const FAR_DUE_S: u64 = 100_000_000_000;
 /// The minimum time between reports of such a date, in microseconds.
 const FAR_DUE_INTERVAL_US: u64 = 60 * US_PER_S;

@@ -49,7 +49,7 @@ pub struct StoredJob {
     pub function: FunctionName,
     /// Its priority.
     pub priority: Priority,
-    /// When it may run, in seconds since 1970; 0 for immediately.
+    /// When it may run, in seconds since 1970; 0 means immediately.
     pub due_s: u64,
     /// When it was submitted, in seconds since 1970; 0 if unknown.
     pub submitted_s: u64,

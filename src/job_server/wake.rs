@@ -6,9 +6,8 @@
 //! when that worker dies, does something else, or never comes. Jobs of a function that is paused or at its
 //! running limit need no cover.
 //!
-//! A worker that would be answered that there is no job is not woken: one from which the operator's rules
-//! withhold the function, and one at its job limit, until it has ended a job. Waking checks the same limits
-//! as GRAB_JOB.
+//! A worker whose GRAB_JOB would get NO_JOB is not woken: one from which the operator's rules withhold the
+//! function, and one at its job limit, until it has ended a job. Waking checks the same limits as GRAB_JOB.
 //!
 //! A connection that falls asleep joins the sleepers of each of its functions, and leaves them when it is
 //! woken. With very many functions that would take long. A connection with many is *wide*: it joins only one

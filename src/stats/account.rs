@@ -11,8 +11,8 @@
 //! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused. The
 //!   memory above is for connections and the functions of workers, which are refused when all is used, see
 //!   [`Account::has_room_for_connection`].
-//! - Buffers of data to and from peers may take what the former leave of seven eighths, and at least an
-//!   eighth. Beyond that connections are closed, see `net::pressure`.
+//! - Buffers of data to and from peers may take seven eighths minus that, and at least an eighth. Beyond that
+//!   connections are closed, see `net::pressure`.
 //! - The rest is for allocations between two checks of the sum.
 
 use std::sync::Arc;
@@ -173,8 +173,8 @@ impl Account {
         (limit / 8 * 7).saturating_sub(self.remembered()).max(limit / 8)
     }
 
-    /// Whether there is room for another connection: connections together may take half of the limit, and
-    /// what jobs and everything else that is remembered leave.
+    /// Whether there is room for another connection: connections together may take half of the limit, and no
+    /// more than jobs and everything else that is remembered leave of it.
     pub fn has_room_for_connection(&self) -> bool {
         self.get(Part::Connections) + CONNECTION <= self.limit() / 2 && self.remembered() + CONNECTION <= self.limit()
     }
@@ -185,8 +185,8 @@ impl Account {
         queued < SMALL_OUTPUT || queued < self.free() / 4
     }
 
-    /// Whether a peer for which `queued` bytes are queued may be sent more. It may not only beyond the limit,
-    /// and only if more than an equal share of the buffers is queued for it.
+    /// Whether a peer for which `queued` bytes are queued may be sent more. This is refused only beyond the
+    /// limit, and only if more than an equal share of the buffers is queued for the peer.
     pub fn may_hold(&self, queued: u64) -> bool {
         let connections = self.get(Part::Connections) / CONNECTION;
         self.total() <= self.limit() || queued <= self.buffers_max() / connections.max(1)
