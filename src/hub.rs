@@ -1,7 +1,7 @@
-//! The one lock: where connections, the timer and the operator meet the job server.
+//! The hub: the one lock through which connections, the timer and the operator use the job server.
 //!
-//! It is taken once for a batch of requests, and held for nothing but their transitions: packets are appended to
-//! outboxes, wakers and events are collected, and all of them are called or logged when it is released.
+//! The lock is taken once per batch of requests, and held only for their transitions. Packets are appended to
+//! outboxes under it; wakers and events are collected, and are called or logged after it is released.
 
 mod control;
 
@@ -26,23 +26,23 @@ use crate::store::commit::Commit;
 use crate::store::look::Looking;
 use crate::store::queue::Queue;
 
-/// How many requests one hold of the lock serves.
+/// The maximum number of requests per lock hold.
 pub const BATCH: usize = 64;
-/// How many reports of the store one hold of the lock serves.
+/// The maximum number of store reports per lock hold.
 const REPORTS: usize = 64;
-/// How often the store's thread lets others go first before it takes the lock once more.
+/// How often the store's thread yields to others before it takes the lock again.
 const MOST_YIELDS: usize = 1000;
 
-/// What [`Hub::apply`] has done.
+/// The result of [`Hub::apply`].
 #[derive(Clone, Copy, Debug)]
 pub struct Applied {
-    /// How many of the requests are worked off. The others are to come again.
+    /// The number of requests that are processed. The others must be applied again.
     pub count: usize,
-    /// What they cost, in the unit of [`price`](crate::job_server::price).
+    /// The work spent, in the unit of [`price`](crate::job_server::price).
     pub spent: u32,
-    /// Whether that is so much that others should have their turn now.
+    /// Whether the budget is spent, so that the connection should yield.
     pub is_turn_over: bool,
-    /// Whether the next one waits until all jobs are there. See [`Hub::poll_restored`].
+    /// Whether the next request waits until all jobs are restored. See [`Hub::poll_restored`].
     pub awaits_jobs: bool,
 }
 
@@ -50,11 +50,11 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct Hub {
     state: Mutex<State>,
-    /// How many threads wait for the lock.
+    /// The number of threads that wait for the lock.
     waiting: AtomicUsize,
-    /// Whether jobs of the store are still being read. It changes under the lock.
+    /// Whether jobs are still being read from the store. It changes under the lock.
     is_restoring: AtomicBool,
-    /// What the store is asked; `None` where jobs are kept in memory alone.
+    /// The queue of the store; `None` if jobs are only in memory.
     store: Option<Arc<Queue>>,
     stats: Arc<Stats>,
 }
@@ -62,12 +62,12 @@ pub struct Hub {
 #[derive(Debug)]
 struct State {
     server: JobServer,
-    /// By slot of the connection.
+    /// By connection slot.
     outboxes: Vec<Option<Arc<Outbox>>>,
     timer: Timer,
-    /// Whether connections are turned away.
+    /// Whether new connections are rejected.
     is_closed: bool,
-    /// Who waits until all jobs are there, by slot of the connection.
+    /// The connections that wait until all jobs are restored, by slot.
     restored: HashMap<u32, Waker>,
 }
 
@@ -75,25 +75,25 @@ struct State {
 #[derive(Debug, Default)]
 struct Timer {
     waker: Option<Waker>,
-    /// The time until which it sleeps, on the monotonic clock.
+    /// Until when it sleeps, on the monotonic clock.
     armed_us: Option<u64>,
 }
 
-/// What is done when the lock is released.
+/// What is deferred until the lock is released.
 #[derive(Default)]
 struct After {
     wakers: Vec<Waker>,
     events: Vec<(Level, String)>,
-    /// Submissions that were accepted, as gearmand writes them.
+    /// Accepted submissions, in gearmand's log format.
     accepted: Vec<String>,
     operations: Vec<StoreOp>,
 }
 
-/// The world, as the job server reaches it while the lock is held.
+/// The effects of the job server while the lock is held.
 struct World<'a> {
     outboxes: &'a [Option<Arc<Outbox>>],
     after: &'a mut After,
-    /// The connection whose task holds the lock: it looks into its outbox by itself.
+    /// The connection whose task holds the lock: it checks its outbox by itself.
     own: Option<u32>,
 }
 
@@ -201,7 +201,7 @@ impl Effects for World<'_> {
 }
 
 impl Hub {
-    /// An empty server, which asks `store` to keep jobs if there is one.
+    /// Creates an empty server, which asks `store` to keep jobs if there is one.
     pub fn new(policy: Policy, stats: Arc<Stats>, store: Option<Arc<Queue>>) -> Self {
         let policy = Policy { keeps_jobs: store.is_some(), ..policy };
         let server = JobServer::new(policy, Arc::clone(&stats));
@@ -211,17 +211,17 @@ impl Hub {
         Self { state: Mutex::new(empty), waiting, is_restoring, store, stats }
     }
 
-    /// What the server publishes.
+    /// The published numbers of the server.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
 
-    /// The same, for whoever outlives the hub.
+    /// The same, for an owner that outlives the hub.
     pub fn shared_stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
     }
 
-    /// A new connection, which writes what comes into `outbox`. `None` when the server stops.
+    /// Adds a connection, whose packets are written into `outbox`. `None` if the server is stopping.
     pub fn connect(&self, gauges: Arc<ConnectionGauges>, outbox: Arc<Outbox>) -> Option<ConnectionId> {
         let mut state = self.lock();
         if state.is_closed {
@@ -238,16 +238,15 @@ impl Hub {
         Some(id)
     }
 
-    /// From now on submissions and questions for jobs wait, until [`end_restoring`](Self::end_restoring): a
-    /// job that is equal to a new one, or is asked for, may be among those that are still to come by
-    /// [`restore`](Self::restore).
+    /// Makes submissions and status requests wait until [`end_restoring`](Self::end_restoring): an equal job,
+    /// or the job that is asked for, may be among those that [`restore`](Self::restore) still adds.
     pub fn begin_restoring(&self) {
         let _state = self.lock();
         self.is_restoring.store(true, Ordering::Relaxed);
         self.stats.store.restoring.set(1);
     }
 
-    /// All jobs are there.
+    /// Ends the wait: all jobs are restored.
     pub fn end_restoring(&self) {
         let mut state = self.lock();
         self.is_restoring.store(false, Ordering::Relaxed);
@@ -257,12 +256,12 @@ impl Hub {
         waiting.into_values().for_each(Waker::wake);
     }
 
-    /// Whether jobs of the store are still being read.
+    /// Whether jobs are still being read from the store.
     pub fn is_restoring(&self) -> bool {
         self.is_restoring.load(Ordering::Relaxed)
     }
 
-    /// Waits until all jobs are there, for a connection.
+    /// Waits until all jobs are restored, for a connection.
     pub fn poll_restored(&self, id: ConnectionId, waker: &Waker) -> Poll<()> {
         if !self.is_restoring() {
             return Poll::Ready(());
@@ -275,10 +274,10 @@ impl Hub {
         Poll::Pending
     }
 
-    /// Works off what a connection has sent, in order. What it did wrong is answered in its place. Where that takes long, not all
-    /// are worked off.
+    /// Processes the requests of a connection, in order. Invalid ones are answered in their place. If the
+    /// budget runs out, only the first are processed.
     ///
-    /// At most [`BATCH`] requests should come at a time. The connection is not woken for the answers to itself.
+    /// A batch should have at most [`BATCH`] requests. The connection is not woken for the answers to itself.
     pub fn apply(&self, now: Now, from: ConnectionId, batch: &[Result<Request<'_>, PeerError>]) -> Applied {
         self.with_state(now, |state, after| {
             if state.is_closed {
@@ -308,12 +307,12 @@ impl Hub {
         })
     }
 
-    /// A connection has ended. If that is not all, it is to be called again, after others had their turn or when there are
-    /// no gaps in its outbox any more. See [`JobServer::disconnect`].
+    /// Ends a connection. If it is not done, call again after other connections have run, or when its outbox
+    /// has no gaps left. See [`JobServer::disconnect`].
     pub fn disconnect(&self, now: Now, id: ConnectionId, end: ConnectionEnd) -> Departure {
         self.with_state(now, |state, after| {
             if state.is_closed {
-                // The server ends, and not the worker: its jobs have not failed.
+                // The server stops, not the worker: its jobs have not failed.
                 return Departure::Done;
             }
             let (server, mut world) = state.split(after, Some(id.slot));
@@ -328,7 +327,7 @@ impl Hub {
         })
     }
 
-    /// The store has done some of what it was asked for. See [`JobServer::stored`].
+    /// Processes reports of the store. See [`JobServer::stored`].
     pub fn stored(&self, now: Now, reports: Vec<StoreReport>) {
         let mut reports = VecDeque::from(reports);
         while !reports.is_empty() {
@@ -348,7 +347,8 @@ impl Hub {
         }
     }
 
-    /// Lets those have the lock who wait for it: whoever takes it again and again is quicker than they are.
+    /// Yields to threads that wait for the lock: a thread that takes it repeatedly would be quicker than they
+    /// are.
     pub fn give_way(&self) {
         for _ in 0..MOST_YIELDS {
             if self.waiting.load(Ordering::Relaxed) == 0 {
@@ -358,8 +358,8 @@ impl Hub {
         }
     }
 
-    /// See [`JobServer::restore`]: for some jobs, and whether there is memory for the workload of the next
-    /// one.
+    /// See [`JobServer::restore`], for several jobs. Returns whether there is memory for the workload of the
+    /// next one.
     pub fn restore(&self, now: Now, jobs: impl Iterator<Item = (StoredJob, bool)>) -> bool {
         self.with_state(now, |state, after| {
             let (server, mut world) = state.split(after, None);
@@ -401,7 +401,7 @@ impl Hub {
         self.lock().server.workload_bytes()
     }
 
-    /// How many changes wait for the store.
+    /// The number of changes that wait for the store.
     pub fn waiting_changes(&self) -> usize {
         self.store.as_ref().map_or(0, |store| store.len())
     }
@@ -411,11 +411,12 @@ impl Hub {
         self.lock().server.jobs_at_stake()
     }
 
-    /// Does what is due, and returns until when nothing will be, on the monotonic clock. If that changes, `waker` is called.
+    /// Processes what is due. Returns when to call again, on the monotonic clock, and calls `waker` if that
+    /// changes.
     pub fn timeout(&self, now: Now, waker: &Waker) -> Option<u64> {
         {
             let mut state = self.lock();
-            // While it runs, it need not be called.
+            // The timer needs no wake-up while it runs.
             state.timer = Timer { waker: None, armed_us: None };
         }
         self.with_state(now, |state, after| {
@@ -492,13 +493,13 @@ impl Hub {
         self.lock().server.show_job(handle, show)
     }
 
-    /// Asks the store for the beginning of a workload that is not in memory; `None` where it cannot be asked. It takes no lock of
-    /// the hub's.
+    /// Asks the store for the beginning of a workload that is not in memory; `None` if it cannot be asked. It
+    /// takes no lock of the hub.
     pub fn look_at_workload(&self, job: JobKey) -> Option<Looking> {
         self.store.as_ref()?.look(job)
     }
 
-    /// Waits until everything that was asked of the store until now is committed; `None` where there is no store.
+    /// Waits until everything that the store was asked so far is committed; `None` if there is no store.
     pub fn commit(&self) -> Option<Commit> {
         self.store.as_ref().map(|store| store.commit())
     }
@@ -511,17 +512,17 @@ impl Hub {
         });
     }
 
-    /// From now on no job is taken any more.
+    /// Starts draining: rejects new jobs.
     pub fn start_draining(&self) {
         self.lock().server.start_draining();
     }
 
-    /// How many jobs there are, in any state.
+    /// The number of jobs, in any state.
     pub fn job_count(&self) -> usize {
         self.lock().server.job_count()
     }
 
-    /// Ends all connections, and takes no more, nor anything that they still send.
+    /// Closes all connections, rejects new ones, and ignores further input.
     pub fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
@@ -589,7 +590,7 @@ impl Hub {
     }
 }
 
-/// Whether a request can only be answered by who knows all jobs.
+/// Whether a request can be answered only when all jobs are restored.
 fn needs_all_jobs(request: &Request<'_>) -> bool {
     matches!(request, Request::Submit(_) | Request::GetStatus { .. } | Request::GetStatusUnique { .. })
 }

@@ -30,10 +30,10 @@ pub const FATAL_TARGET: &str = "gearmand::fatal";
 /// Target that makes an INFO event a NOTICE.
 pub const NOTICE_TARGET: &str = "gearmand::notice";
 
-/// Target of events that are written whatever the threshold is.
+/// Target of events that are written at every threshold.
 pub const AUDIT_TARGET: &str = "gearmand::audit";
 
-/// Logs what somebody has had the server do, and who: at NOTICE, but written whatever the threshold is. Takes what
+/// Logs an action and who requested it: at NOTICE, but written at every threshold. Takes what
 /// `tracing::info!` takes.
 #[macro_export]
 macro_rules! audit {
@@ -46,7 +46,7 @@ macro_rules! audit {
     };
 }
 
-/// Logs at FATAL: the process cannot go on. Takes what `tracing::error!` takes.
+/// Logs at FATAL: the process cannot continue. Takes what `tracing::error!` takes.
 #[macro_export]
 macro_rules! fatal {
     ($($argument:tt)+) => {
@@ -70,12 +70,12 @@ macro_rules! notice {
     };
 }
 
-/// A log level of gearmand. Ordered from the gravest to the most talkative, so
-/// `event_level <= threshold` means "is logged". The numbers are those of syslog's priorities.
+/// A log level of gearmand. Ordered from the most severe to the most verbose, so `event_level <= threshold`
+/// means "is logged". The numbers are those of syslog's priorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Level {
-    /// The process cannot go on.
+    /// The process cannot continue.
     Fatal = 0,
     /// A threshold only.
     Alert = 1,
@@ -94,7 +94,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// All levels, from the gravest to the most talkative.
+    /// All levels, from the most severe to the most verbose.
     pub const ALL: [Self; 8] =
         [Self::Fatal, Self::Alert, Self::Critical, Self::Error, Self::Warning, Self::Notice, Self::Info, Self::Debug];
 
@@ -131,7 +131,7 @@ impl Level {
         }
     }
 
-    /// The least tracing level that lets through everything this threshold does.
+    /// The least verbose tracing level that lets through everything this threshold does.
     pub fn tracing_filter(self) -> LevelFilter {
         match self {
             Self::Fatal | Self::Alert | Self::Critical | Self::Error => LevelFilter::ERROR,

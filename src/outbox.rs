@@ -1,11 +1,11 @@
-//! One connection's output: what others have said to it and it has not yet written.
+//! The output of one connection: packets that are queued and not yet written.
 //!
-//! Small packets are copied one after another into one buffer; a large workload is kept by reference between them. The
-//! holder of the hub's lock appends; the connection's own task takes what is there and writes it without any lock. A
-//! connection with nothing to write owns no buffer.
+//! Small packets are copied one after another into one buffer; a large workload is kept by reference between
+//! them. The holder of the hub's lock appends; the connection's own task takes the output and writes it
+//! without a lock. A connection without output owns no buffer.
 //!
-//! Where an answer is not known yet there is a gap: what comes after it waits behind it. JOB_CREATED names no request, so
-//! clients take the answers to their submissions in order.
+//! If an answer is not known yet, there is a gap in its place, and later packets are queued behind it.
+//! JOB_CREATED names no request, so clients take the answers to their submissions in order.
 
 #[cfg(test)]
 mod tests;
@@ -22,11 +22,11 @@ use bytes::{Buf, Bytes};
 use crate::protocol::Response;
 use crate::stats::account::{Account, Amount, Part};
 
-/// How many buffers a thread keeps for the next connection that has something to write.
+/// The number of buffers that a thread keeps for connections that get output next.
 const SPARE_BUFFERS: usize = 32;
 /// The largest buffer that is kept, in bytes.
 const LARGEST_SPARE: usize = 16 * 1024;
-/// A list for more gaps than these is given back when there are none.
+/// A list of gaps with a larger capacity is freed when it is empty.
 const LARGEST_SPARE_GAPS: usize = 1024;
 
 thread_local! {
@@ -36,39 +36,40 @@ thread_local! {
 /// The output of one connection.
 #[derive(Debug)]
 pub struct Outbox {
-    /// Bytes that may wait; a packet from others that comes when they do closes the connection.
+    /// The limit of queued bytes. A packet from others closes the connection if it arrives when the limit is
+    /// reached.
     limit: usize,
     account: Arc<Account>,
     state: Mutex<State>,
-    /// What the state says is queued, for those who only look.
+    /// Queued bytes and the weight of gaps, for readers without the lock.
     queued: AtomicUsize,
 }
 
 #[derive(Debug)]
 struct State {
     output: Output,
-    /// What comes behind the output, in order.
+    /// The gaps, with the packets behind them, in order. They follow the output.
     gaps: VecDeque<Gap>,
-    /// Memory of these.
+    /// The memory of the gaps.
     gaps_memory: usize,
-    /// Memory of what the task has taken last.
+    /// The memory of the output that the task took last.
     taken_memory: usize,
-    /// What the account was told of all that.
+    /// The sum as reported to the account.
     amount: Amount,
-    /// How many gaps there were before these.
+    /// The number of gaps before these.
     gaps_before: u64,
-    /// Bytes that wait, those that the task has taken and not yet written included.
+    /// Queued bytes, including those that the task has taken and not yet written.
     queued: usize,
-    /// What the open gaps weigh.
+    /// The weight of the open gaps.
     held: usize,
     /// Wakes the connection's task.
     waker: Option<Waker>,
-    /// Whether the task knows that there is something, or is about to.
+    /// Whether the task knows that there is output, or is about to.
     is_woken: bool,
     closed: Option<CloseReason>,
 }
 
-/// A place for an answer, and what was said after it.
+/// The place of an answer that is not known yet, and the packets after it.
 #[derive(Debug)]
 struct Gap {
     weight: usize,
@@ -85,26 +86,26 @@ impl Gap {
 /// Why a connection is closed by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// Its peer does not read what it is sent.
+    /// Its peer does not read its output.
     SlowReader,
-    /// Memory is short, and more waits for its peer than for most others.
+    /// Memory is short, and more is queued for its peer than for most others.
     OutOfMemory,
-    /// The operator wants it so, at once.
+    /// The operator closes it immediately.
     Kicked,
-    /// The server stops.
+    /// The server is stopping.
     Shutdown,
 }
 
 impl CloseReason {
-    /// Whether what waits need not be written any more.
+    /// Whether queued output is dropped.
     fn is_at_once(self) -> bool {
         matches!(self, Self::SlowReader | Self::OutOfMemory | Self::Kicked)
     }
 }
 
 impl Outbox {
-    /// An empty outbox, in which `limit` bytes and one packet more may wait, and whose memory `account`
-    /// counts.
+    /// Creates an empty outbox, in which `limit` bytes and one more packet may be queued, and whose memory
+    /// `account` counts.
     pub fn new(limit: usize, account: Arc<Account>) -> Self {
         let state = State {
             output: Output::default(),
@@ -122,7 +123,7 @@ impl Outbox {
         Self { limit, account, state: Mutex::new(state), queued: AtomicUsize::new(0) }
     }
 
-    /// Leaves a gap, which weighs as if `weight` bytes waited. The gaps of an outbox are counted from 0.
+    /// Leaves a gap, which counts as `weight` queued bytes. The gaps of an outbox are numbered from 0.
     pub fn hold(&self, weight: usize) {
         let mut state = self.lock();
         let gap = Gap { weight, answer: None, after: Output::default() };
@@ -132,7 +133,8 @@ impl Outbox {
         self.publish(&mut state);
     }
 
-    /// Fills a gap. Returns a waker to call when all locks are released, if the connection's task has to be told.
+    /// Fills a gap. Returns a waker to call after all locks are released, if the connection's task must be
+    /// woken.
     pub fn fill(&self, gap: u64, response: &Response<'_>) -> Option<Waker> {
         let mut state = self.lock();
         let State { output, gaps, gaps_memory, gaps_before, queued, held, .. } = &mut *state;
@@ -154,7 +156,7 @@ impl Outbox {
             *gaps_memory -= gap.memory();
             *gaps_before += 1;
             output.append(gap.after);
-            // What waited for this one alone.
+            // Continue if the next gap is filled already.
             let Some(Gap { answer: Some(answer), .. }) = gaps.front() else { break };
             output.copy(answer);
         }
@@ -165,29 +167,30 @@ impl Outbox {
         state.wake()
     }
 
-    /// Whether answers are still to come.
+    /// Whether answers are pending.
     pub fn has_gaps(&self) -> bool {
         !self.lock().gaps.is_empty()
     }
 
-    /// Appends a packet that others caused. Returns a waker to call when all locks are released, if the connection's
-    /// task has to be told.
+    /// Appends a packet that others caused. Returns a waker to call after all locks are released, if the
+    /// connection's task must be woken.
     pub fn send(&self, response: &Response<'_>) -> Option<Waker> {
         let mut state = self.lock();
         if state.queued >= self.limit && state.closed.is_none() {
             state.close(CloseReason::SlowReader);
         }
         let is_told = self.append(&mut state, |output| output.push(response));
-        // One packet may be for so many that nobody looks in between.
+        // One packet may go to very many connections, with no other check in between.
         if is_told && !self.account.may_hold(state.queued as u64) {
             state.close(CloseReason::OutOfMemory);
         }
         state.wake()
     }
 
-    /// Appends the answer to a request of the connection's own, whose task looks into the outbox by itself.
+    /// Appends the answer to a request of the connection's own, whose task checks the outbox by itself.
     ///
-    /// Answers close nothing, however much waits: the task bounds them, for it reads no more requests then.
+    /// Answers never close the connection, however much is queued: the task bounds them, since it then reads
+    /// no more requests.
     pub fn answer(&self, response: &Response<'_>) {
         let mut state = self.lock();
         self.append(&mut state, |output| output.push(response));
@@ -201,7 +204,7 @@ impl Outbox {
         state.is_woken = true;
     }
 
-    /// What comes after the connection was closed is dropped. Returns whether the account was told.
+    /// Appends output, unless the connection is closed. Returns whether the account was told.
     fn append(&self, state: &mut State, write: impl FnOnce(&mut Output)) -> bool {
         if state.closed.is_some() {
             return false;
@@ -228,13 +231,13 @@ impl Outbox {
         state.amount.set(state.output.memory() + state.gaps_memory + state.taken_memory)
     }
 
-    /// Takes all that waits, and says how many bytes of what was taken before have been written since.
+    /// Takes all queued output. `written` is the number of bytes written since, of what was taken before.
     ///
-    /// From now on the next packet calls `waker`.
+    /// The next packet calls `waker`.
     pub fn take(&self, written: usize, waker: &Waker) -> Result<Output, CloseReason> {
         let mut state = self.lock();
         state.queued = state.queued.saturating_sub(written);
-        // Of what was taken before nothing is left, and this is taken now.
+        // Everything taken before is written, and this is taken now.
         state.taken_memory = 0;
         self.publish(&mut state);
         state.taken_memory = state.output.memory();
@@ -250,24 +253,24 @@ impl Outbox {
         Ok(std::mem::take(&mut state.output))
     }
 
-    /// How many bytes wait, and what the gaps weigh.
+    /// The number of queued bytes, plus the weight of the gaps.
     pub fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
     }
 
-    /// Whether the peer may ask for more: less waits for it than `most` bytes, and no more than the account
-    /// allows now.
+    /// Whether the peer may send more requests: fewer than `most` bytes are queued for it, and no more than
+    /// the account allows now.
     pub fn has_room(&self, most: usize) -> bool {
         let queued = self.queued();
         queued < most && self.account.may_read_from(queued as u64)
     }
 
-    /// Why the connection is closed at once, if it is: what was taken before need not be written either.
+    /// Why the connection is closed immediately, if it is: what was taken before need not be written either.
     pub fn closed_at_once(&self) -> Option<CloseReason> {
         self.lock().closed.filter(|reason| reason.is_at_once())
     }
 
-    /// Closes the connection once what waits is written. What waits for a slow reader, or one who is kicked, is dropped.
+    /// Closes the connection after its output is written. For an immediate reason the output is dropped.
     pub fn close(&self, reason: CloseReason) -> Option<Waker> {
         let mut state = self.lock();
         state.close(reason);
@@ -288,7 +291,7 @@ impl State {
             self.gaps = VecDeque::new();
             (self.held, self.gaps_memory) = (0, 0);
             self.amount.set(self.taken_memory);
-            // The task was woken before, and waits for the peer with what it took then.
+            // The task was woken before, and may be blocked by the peer on what it took then.
             self.is_woken = false;
         }
     }
@@ -301,15 +304,15 @@ impl State {
 /// Bytes to write, in order.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// The copied bytes, of which some are written.
+    /// The copied bytes, some of which are written.
     copied: Vec<u8>,
     written: usize,
-    /// Shared bytes, each with the place in `copied` before which it stands.
+    /// Shared bytes, each with the offset in `copied` before which it is written.
     shared: VecDeque<(usize, Bytes)>,
     shared_len: usize,
 }
 
-/// How many pieces one write takes.
+/// The maximum number of slices per write.
 const PIECES: usize = 16;
 
 impl Output {
@@ -318,12 +321,12 @@ impl Output {
         self.len() == 0
     }
 
-    /// How many bytes are to be written.
+    /// The number of bytes to write.
     pub fn len(&self) -> usize {
         self.copied.len() - self.written + self.shared_len
     }
 
-    /// The memory that it takes, in bytes. What is shared is counted where it came from.
+    /// The memory that it takes, in bytes. Shared bytes are counted at their source.
     fn memory(&self) -> usize {
         self.copied.capacity() + self.shared.capacity() * size_of::<(usize, Bytes)>()
     }
@@ -346,7 +349,7 @@ impl Output {
         }
     }
 
-    /// Puts `other` behind this.
+    /// Appends `other`.
     fn append(&mut self, other: Self) {
         if other.is_empty() {
             return other.recycle();
@@ -362,7 +365,8 @@ impl Output {
         self.copied.extend_from_slice(bytes);
     }
 
-    /// Calls `write` with the first pieces, `most` bytes of them. What it says it has written is gone.
+    /// Calls `write` with the first slices, at most `most` bytes. Removes the bytes that it reports as
+    /// written.
     pub fn write_with<E>(
         &mut self,
         most: usize,
@@ -394,7 +398,7 @@ impl Output {
         Ok(written)
     }
 
-    /// Gives the buffer back for others, when everything is written.
+    /// Returns the buffer for reuse, when everything is written.
     pub fn recycle(self) {
         let mut buffer = self.copied;
         if (1..=LARGEST_SPARE).contains(&buffer.capacity()) {
@@ -428,7 +432,7 @@ impl Output {
     }
 }
 
-/// The first of these bytes, `left` at most, from which they are taken.
+/// The first of these bytes, at most `left`, which is reduced by their number.
 fn first<'a>(bytes: &'a [u8], left: &mut usize) -> &'a [u8] {
     let bytes = &bytes[..bytes.len().min(*left)];
     *left -= bytes.len();

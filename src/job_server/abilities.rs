@@ -1,11 +1,10 @@
-//! The order in which a connection's functions are looked through for jobs, and which of them has one.
+//! The order in which a connection's functions are searched for jobs, and the search.
 //!
-//! A connection's abilities are a list: a function that is registered, again or anew, comes first, one of
-//! which a job was taken comes last. So CAN_DO, CANT_DO and GRAB_JOB move one ability without a walk, however
-//! many there are.
+//! A connection's abilities are a linked list. A function that is registered, again or anew, moves to the
+//! front; a function from which a job was taken moves to the back. So CAN_DO, CANT_DO and GRAB_JOB move one
+//! ability without a walk, regardless of the number of abilities.
 //!
-//! A grab looks through whichever is shorter: the connection's abilities, or the functions that have ready
-//! jobs.
+//! A grab scans the shorter of two lists: the connection's abilities, or the functions that have ready jobs.
 
 use super::connection::{Ability, AbilityList};
 use super::effects::Effects;
@@ -14,23 +13,23 @@ use super::job::{JobState, Kept};
 use super::{JobServer, price};
 use crate::protocol::Priority;
 
-/// Up to this many functions with ready jobs are looked through, whatever the connection can do.
+/// Up to this many functions with ready jobs are scanned, regardless of the connection's abilities.
 const FEW_READY: usize = 16;
-/// More of them are looked through where the connection can do this many times as many functions.
+/// More of them are scanned if the connection has this many times as many abilities.
 const READY_SHARE: usize = 4;
 
-/// What a look through a connection's functions came to.
+/// The result of a search through a connection's functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Nothing,
     /// The next job of this ability's function, of this priority.
     Ability(u32, usize),
-    /// Nothing was found before this ability, and there are more.
+    /// Nothing was found before this ability, and there are more to search.
     Unfinished(u32),
 }
 
 impl JobServer {
-    /// Puts an ability first in turn.
+    /// Inserts an ability at the front of the order.
     pub(super) fn put_first(&mut self, ability: u32) {
         self.last_turn += 1;
         let connection = self.abilities[ability as usize].connection as usize;
@@ -46,7 +45,7 @@ impl JobServer {
         list.len += 1;
     }
 
-    /// Puts an ability last in turn.
+    /// Inserts an ability at the back of the order.
     fn put_last(&mut self, ability: u32) {
         self.last_turn += 1;
         let connection = self.abilities[ability as usize].connection as usize;
@@ -62,7 +61,7 @@ impl JobServer {
         order.len += 1;
     }
 
-    /// Takes an ability out of the order. What goes through the abilities in pieces goes on behind it.
+    /// Removes an ability from the order. Incremental passes over the abilities continue after it.
     pub(super) fn take_out_of_turn(&mut self, ability: u32) {
         let Ability { connection, turn_previous, turn_next, .. } = self.abilities[ability as usize];
         let owner = &mut self.connections[connection as usize];
@@ -84,7 +83,7 @@ impl JobServer {
         }
     }
 
-    /// An ability was made use of: it comes last.
+    /// Moves an ability that was used to the back of the order.
     pub(super) fn rotate(&mut self, ability: u32) {
         let connection = self.abilities[ability as usize].connection as usize;
         if self.connections[connection].abilities.last != ability {
@@ -93,18 +92,18 @@ impl JobServer {
         }
     }
 
-    /// Whether to look through the functions that have ready jobs of a priority, rather than through those of
-    /// a connection.
+    /// Whether to scan the functions that have ready jobs of a priority, rather than the connection's
+    /// abilities.
     pub(super) fn has_few_ready(&self, connection: u32, priority: usize) -> bool {
         let abilities = self.connections[connection as usize].abilities.len as usize;
         let most = (abilities / READY_SHARE).min(price::BUDGET as usize / READY_SHARE).max(FEW_READY);
         self.connections[connection as usize].is_wide && self.functions_ready[priority].len() <= most
     }
 
-    /// The next job for a connection: by priority, then by its functions in turn. `from` is where an
-    /// unfinished look goes on.
+    /// The next job for a connection: by priority, then by the order of its functions. `from` is where an
+    /// unfinished search continues.
     ///
-    /// A look that has gone through a whole budget takes the best that it has found by then.
+    /// A search that has spent a whole budget takes the best job that it has found by then.
     pub(super) fn choose_job(&self, connection: u32, from: Option<u32>) -> Choice {
         let state = &self.connections[connection as usize];
         if state.runs >= self.policy.max_jobs_per_connection {
@@ -133,7 +132,7 @@ impl JobServer {
         }
     }
 
-    /// Looks through a connection's functions for jobs, the highest of which are of this priority.
+    /// Searches a connection's abilities for jobs. No ready job has a priority above `highest`.
     fn look_through(&self, connection: u32, highest: usize, from: Option<u32>) -> Choice {
         let mut ability = from.unwrap_or(self.connections[connection as usize].abilities.first);
         let is_wide = self.connections[connection as usize].is_wide;
@@ -161,7 +160,7 @@ impl JobServer {
         }
     }
 
-    /// Whether a connection gets the next job of an ability's function and this priority, if it asks for one.
+    /// Whether a connection may get the next job of an ability's function and this priority.
     fn can_take(&self, ability: u32, priority: usize) -> bool {
         let Ability { function, withheld, .. } = self.abilities[ability as usize];
         let function = &self.functions[function as usize];
@@ -172,8 +171,8 @@ impl JobServer {
             && !(self.draining && self.jobs.get(list.first).kept.is_stored())
     }
 
-    /// While the server drains, kept jobs at the head of a worker's functions wait for the next start.
-    /// Returns whether that is all; if not, the call is to be made again.
+    /// While the server drains, parks the durable jobs at the heads of a worker's queues until the next
+    /// start. Returns whether it is complete; if not, call again.
     pub(super) fn shelve_kept(&mut self, connection: u32, effects: &mut impl Effects) -> bool {
         let mut count = 0;
         let mut ability = self.connections[connection as usize].abilities.first;

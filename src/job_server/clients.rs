@@ -1,16 +1,16 @@
-//! Connections by the client id that they gave themselves.
+//! An index of connections by client id.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Which connections have which client id. Many may share one.
+/// The connections of each client id. Many may share one.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     by_id: BTreeSet<(Arc<[u8]>, u32)>,
 }
 
 impl Clients {
-    /// A connection has another id than before, or none any more.
+    /// Changes or removes the client id of a connection.
     pub(super) fn set(&mut self, connection: u32, before: Option<&[u8]>, id: Option<&[u8]>) {
         if before == id {
             return;
@@ -34,7 +34,7 @@ impl Clients {
         self.by_id.contains(&(Arc::from(id), connection))
     }
 
-    /// All of them.
+    /// All client ids with their connections.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], u32)> {
         self.by_id.iter().map(|(id, connection)| (&**id, *connection))
     }

@@ -1,4 +1,4 @@
-//! What the operator does to functions, jobs and workers.
+//! The operator's commands for functions, jobs and workers.
 
 use super::effects::Effects;
 use super::function::{Function, JobList};
@@ -10,12 +10,12 @@ use super::{ConnectionId, JobServer, Now, US_PER_S, Withholding, price};
 use crate::protocol::names::FUNCTION_MAX;
 use crate::protocol::{FunctionName, Priority};
 
-/// Whom a rule concerns.
+/// Selects the workers that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
-    /// One connection, as long as it lasts.
+    /// One connection, until it ends.
     Connection(ConnectionId),
-    /// Connections that gave themselves this id.
+    /// Connections that have set this client id.
     Client(Vec<u8>),
     /// Connections from this address.
     Host(String),
@@ -24,25 +24,25 @@ pub enum Who {
 /// A rule that is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Whom it concerns.
+    /// The workers it applies to.
     pub who: Who,
     /// The function that is withheld; `None` for all.
     pub function: Option<FunctionName>,
-    /// How.
+    /// How jobs are withheld.
     pub how: Withholding,
 }
 
-/// How many jobs, runs or waits one call passes over to find where it goes on.
+/// The maximum number of jobs, runs or waits that one call passes over to find its position.
 pub(super) const LOOKS_PER_CALL: usize = 4096;
 
-/// How often the jobs of a function are gone through once more because some may have been missed, at most.
+/// The maximum number of rounds without changes that are repeated because some jobs may have been missed.
 const MOST_ROUNDS_FOR_NOTHING: u8 = 8;
 
-/// Where a long piece of work is to go on. It begins at the default.
+/// The cursor of an incremental operation. It begins at the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     stage: Stage,
-    /// The highest number that was given to a job when the work began: later jobs are not meant.
+    /// The highest job number when the operation began: later jobs are excluded.
     last_number: u64,
     round: Round,
 }
@@ -51,30 +51,30 @@ pub struct Place {
 enum Stage {
     #[default]
     Beginning,
-    /// In the function's list of this index, behind a job that stays in it, by slot and number.
+    /// In the function's list of this index, after a job that stays in it, by slot and number.
     List(usize, Option<(u32, u64)>),
-    /// Among the runs of the function, at that of a job, by slot and number.
+    /// Among the runs of the function, at the run of a job, by slot and number.
     Runs(Option<(u32, u64)>),
-    /// At the next worker for which rules have changed.
+    /// At the next worker whose rules have changed.
     Rules,
 }
 
-/// One time through all jobs of a function. What goes back to where it was before may be missed, so another
+/// One pass over all jobs of a function. Jobs that move back to where it was before may be missed, so another
 /// round follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Round {
-    /// How many jobs of the function had gone back when it began.
+    /// The function's count of jobs that moved back, when the round began.
     returns: u32,
-    /// Whether some may have been missed.
+    /// Whether some jobs may have been missed.
     is_torn: bool,
-    /// Whether it has changed anything.
+    /// Whether it has changed any job.
     has_affected: bool,
-    /// How many rounds before it have changed nothing.
+    /// The number of rounds in a row before it that changed nothing.
     for_nothing: u8,
 }
 
 impl Place {
-    /// Where [`JobServer::go_on_with_rules`] goes on.
+    /// The cursor of [`JobServer::go_on_with_rules`].
     pub(super) const OF_RULES: Self = Self {
         stage: Stage::Rules,
         last_number: 0,
@@ -82,16 +82,16 @@ impl Place {
     };
 }
 
-/// What one call of a long piece of work came to.
+/// The result of one call of an incremental operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Piece {
-    /// How many jobs it has changed.
+    /// The number of jobs it has changed.
     pub affected: usize,
-    /// Where to go on; `None` when all is done.
+    /// The cursor for the next call; `None` when all is done.
     pub next: Option<Place>,
 }
 
-/// Why the operator's wish was not done.
+/// Why an operator's command was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
     /// No job has this handle.
@@ -100,48 +100,49 @@ pub enum ControlError {
     /// The job is with a worker.
     #[error("the job is running")]
     JobIsRunning,
-    /// The job waits for a worker, not for its time.
+    /// The job is not waiting for its due time.
     #[error("the job is not scheduled for later")]
     JobIsNotScheduled,
     /// The other function has a job of the same unique id.
     #[error("the other function has a job of the same unique id")]
     JobExistsThere,
-    /// Its workload is being read, or the store is just being asked to keep it.
+    /// Its workload is being read, or its addition to the store is pending.
     #[error("the job is being read or stored: try again")]
     JobIsBusy,
-    /// Nobody ever used such a function.
+    /// The function is not known.
     #[error("there is no such function")]
     NoSuchFunction,
-    /// It has workers, or jobs that run.
+    /// It has workers or running jobs.
     #[error("the function has workers or running jobs")]
     FunctionInUse,
-    /// It has jobs that wait.
+    /// It has waiting jobs.
     #[error("the function has queued jobs: cancel its jobs first")]
     FunctionHasJobs,
-    /// No connection is meant.
+    /// No connection is selected.
     #[error("there is no such worker")]
     NoSuchWorker,
-    /// No function more can be known.
+    /// The limit of functions is reached.
     #[error("there are as many functions as may be")]
     TooManyFunctions,
-    /// No function more can be paused or limited.
+    /// The limit of paused or limited functions is reached.
     #[error("there are as many paused or limited functions as may be, so resume one or take back its limits first")]
     TooManySettings,
-    /// No rule more can be kept.
+    /// The limit of worker rules is reached.
     #[error("there are as many rules for workers as may be")]
     TooManyRules,
-    /// Nothing was withheld from these workers, named so.
+    /// There is no rule for exactly these workers.
     #[error("there is no such rule")]
     NoSuchRule,
     /// A name is longer than the protocol allows.
     #[error("the name is too long")]
     NameTooLong,
-    /// A name has a NUL in it: no packet and no store could carry it.
+    /// A name contains a NUL: no packet and no store could carry it.
     #[error("the name has a NUL in it")]
     BadName,
 }
 
-/// Whether a function that has jobs can be called so. A stored job of another name would not come back after a restart.
+/// Checks the name of a function that may get jobs. A stored job of another name would be lost after a
+/// restart.
 pub(super) fn check_function_name(name: &[u8]) -> Result<(), ControlError> {
     if name.len() > FUNCTION_MAX {
         return Err(ControlError::NameTooLong);
@@ -153,14 +154,16 @@ pub(super) fn check_function_name(name: &[u8]) -> Result<(), ControlError> {
 }
 
 impl JobServer {
-    /// Withholds a function's jobs from all workers, or ends that. Jobs go on coming in, and those that run go on.
+    /// Pauses a function, which withholds its jobs from all workers, or resumes it. New jobs are accepted,
+    /// and running jobs continue.
     ///
-    /// Returns how many functions that concerns now: 0 where nothing but settings has named it yet. Such a function is kept for
-    /// its settings, and forgotten with the last of them.
+    /// Returns the number of functions affected now: 0 if only settings have named it so far. Such a function
+    /// is kept for its settings, and removed with the last of them.
     ///
     /// # Errors
     /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`],
-    /// [`ControlError::TooManySettings`]; [`ControlError::NoSuchFunction`] where one is to go on that is not known.
+    /// [`ControlError::TooManySettings`]; [`ControlError::NoSuchFunction`] to resume a function that is not
+    /// known.
     pub fn pause_function(
         &mut self,
         now: Now,
@@ -174,8 +177,9 @@ impl JobServer {
         Ok(self.end_setting(slot))
     }
 
-    /// Lets so many jobs of a function run at once, 0 for any number. Jobs that run go on, be they more. Returns how many
-    /// functions that concerns now, as [`pause_function`](Self::pause_function) does.
+    /// Limits the number of jobs of a function that may run at once; 0 for no limit. Running jobs continue,
+    /// even if there are more. Returns the number of functions affected now, as
+    /// [`pause_function`](Self::pause_function) does.
     ///
     /// # Errors
     /// [`ControlError::NameTooLong`], [`ControlError::BadName`], [`ControlError::TooManyFunctions`],
@@ -193,18 +197,19 @@ impl JobServer {
         Ok(self.end_setting(slot))
     }
 
-    /// The operator has changed how many jobs of a function may be handed out.
+    /// Applies a change of how many jobs of a function may be handed out.
     fn reopen(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
         self.functions[function as usize].publish_settings();
         self.publish(function);
         self.cover(now, function, effects);
-        // While it was paused, nothing was read for it.
+        // Nothing was read for it while it was paused.
         self.load_ahead(function, effects);
         self.debug_check_invariants();
     }
 
-    /// Cancels jobs of a function, running ones too, as [`cancel_job`](Self::cancel_job) does. A bounded number at a time: to be
-    /// called again with the place that it returns, until there is none. Jobs that come after the first call are not meant.
+    /// Cancels the jobs of a function, including running ones, as [`cancel_job`](Self::cancel_job) does.
+    /// Cancels a bounded number: call again with the returned cursor until there is none. Jobs submitted
+    /// after the first call are not cancelled.
     ///
     /// # Errors
     /// [`ControlError::NoSuchFunction`].
@@ -220,17 +225,17 @@ impl JobServer {
             server.cancel(job, effects);
             true
         });
-        // Only now: a worker would be woken for a job that is about to go.
+        // After the walk: otherwise a worker would be woken for a job that is about to be cancelled.
         self.cover(now, function, effects);
         self.cover_freed(now, effects);
         self.debug_check_invariants();
         Ok(piece)
     }
 
-    /// Gives a job that waits, for a worker or for its time, to another function, where it comes last of its priority.
+    /// Moves a waiting job, queued or scheduled, to another function, where it comes last in its priority.
     ///
     /// # Errors
-    /// Each but [`ControlError::JobIsNotScheduled`] that is of jobs or functions.
+    /// Any error of jobs or functions except [`ControlError::JobIsNotScheduled`].
     pub fn move_job(
         &mut self,
         now: Now,
@@ -245,15 +250,16 @@ impl JobServer {
             return Ok(());
         }
         self.transfer(now, job, to, effects)?;
-        // Parked jobs may have waited behind it.
+        // Parked jobs may have been queued behind it.
         self.load_ahead(from, effects);
         self.debug_check_invariants();
         Ok(())
     }
 
-    /// Gives the jobs of a function that wait, for a worker or for their time, to another function. They keep their order, and
-    /// come behind the jobs there. Jobs that run stay; so do those that equal one there, and those that are just being read or
-    /// stored. In a paused function none is read. A bounded number at a time, as with [`cancel_jobs`](Self::cancel_jobs).
+    /// Moves the waiting jobs of a function, queued or scheduled, to another function. They keep their order,
+    /// and are queued behind the jobs there. Running jobs stay, and so do jobs that equal one there and jobs
+    /// that are being read or stored. No job of a paused function is read. Moves a bounded number, as
+    /// [`cancel_jobs`](Self::cancel_jobs) does.
     ///
     /// # Errors
     /// [`ControlError::NoSuchFunction`], [`ControlError::NameTooLong`], [`ControlError::BadName`],
@@ -268,7 +274,7 @@ impl JobServer {
     ) -> Result<Piece, ControlError> {
         self.known_function(from)?;
         let to = self.function_for_control(to)?;
-        // To make room for the new one it may have been forgotten.
+        // It may have been evicted to make room for the new one.
         let Some(from) = self.function_names.get(from).copied().filter(|from| *from != to) else {
             return Ok(Piece::default());
         };
@@ -281,7 +287,7 @@ impl JobServer {
         Ok(piece)
     }
 
-    /// Changes the priority of a job that waits. It comes last of its new one.
+    /// Changes the priority of a waiting job, which comes last in its new priority.
     ///
     /// # Errors
     /// [`ControlError::NoSuchJob`], [`ControlError::JobIsRunning`], [`ControlError::JobIsBusy`].
@@ -302,7 +308,7 @@ impl JobServer {
         self.jobs.get_mut(slot).priority = priority;
         self.store_edit(slot, function, effects);
         self.put_back(now, slot, is_scheduled, effects);
-        // Parked jobs of its old priority may have waited behind it.
+        // Parked jobs of its old priority may have been queued behind it.
         self.load_ahead(function, effects);
         self.debug_check_invariants();
         Ok(())
@@ -332,14 +338,14 @@ impl JobServer {
         self.function_names.get(name).copied().ok_or(ControlError::NoSuchFunction)
     }
 
-    /// The function of this name, which is made where it is not known.
+    /// The function of this name, created if it is not known.
     fn function_for_control(&mut self, name: &[u8]) -> Result<u32, ControlError> {
         check_function_name(name)?;
         self.function_slot(name).map_err(|_| ControlError::TooManyFunctions)
     }
 
-    /// The function that is to get a setting, or where `is_set` is false to lose one: `None` where it is not known and so has
-    /// none to lose.
+    /// The function that gets a setting, or loses one if `is_set` is false. `None` if it is not known, and so
+    /// has no setting to lose.
     pub(super) fn function_for_setting(&mut self, name: &[u8], is_set: bool) -> Result<Option<u32>, ControlError> {
         check_function_name(name)?;
         self.check_settings(name, is_set)?;
@@ -352,7 +358,8 @@ impl JobServer {
         Ok(Some(slot))
     }
 
-    /// A setting has changed. Returns how many functions that concerns now, and forgets one that was kept for it alone.
+    /// Ends a change of a setting. Returns the number of functions affected now, and removes one kept only
+    /// for it.
     pub(super) fn end_setting(&mut self, slot: u32) -> usize {
         let function = &self.functions[slot as usize];
         if !function.settings_only {
@@ -365,7 +372,7 @@ impl JobServer {
         0
     }
 
-    /// Whether there may be a setting for this function. Before it is made: it would be made for nothing.
+    /// Checks the limit of functions with settings, before the function is created in vain.
     pub(super) fn check_settings(&self, name: &[u8], is_set: bool) -> Result<(), ControlError> {
         let is_full = self.functions_with_settings >= self.policy.max_functions_with_settings();
         let known = self.function_names.get(name).map(|slot| &self.functions[*slot as usize]);
@@ -378,14 +385,14 @@ impl JobServer {
         self.check_waiting(slot).map(|()| slot)
     }
 
-    /// Whether a job waits where it can be taken out.
+    /// Checks that a job waits in a list from which it can be removed.
     fn check_waiting(&self, slot: u32) -> Result<(), ControlError> {
         let job = self.jobs.get(slot);
         match job.state {
             JobState::Running(_) => Err(ControlError::JobIsRunning),
             JobState::Storing(_) | JobState::Loading(_) => Err(ControlError::JobIsBusy),
             JobState::Ended => Err(ControlError::NoSuchJob),
-            // The store is told of a job that it has, and will know it by the same names until it has answered.
+            // The store is adding it under its present names, which must not change until it has answered.
             JobState::Scheduled(_) | JobState::Ready(_) | JobState::Parked(_) if job.kept == Kept::Storing => {
                 Err(ControlError::JobIsBusy)
             }
@@ -393,7 +400,7 @@ impl JobServer {
         }
     }
 
-    /// Gives a job that waits to another function, unless it equals one there.
+    /// Moves a waiting job to another function, unless it equals one there.
     fn transfer(&mut self, now: Now, slot: u32, to: u32, effects: &mut impl Effects) -> Result<(), ControlError> {
         if self.jobs.equal_in(slot, to).is_some() {
             return Err(ControlError::JobExistsThere);
@@ -407,7 +414,7 @@ impl JobServer {
         Ok(())
     }
 
-    /// Takes a job that waits out of its list or the schedule.
+    /// Removes a waiting job from its list or the schedule.
     fn take_out(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
         let (function, priority, state) = (job.function, job.priority.index(), job.state);
@@ -424,12 +431,12 @@ impl JobServer {
                 debug_assert!(false, "a job that does not wait was taken out of its list");
             }
         }
-        // In no list, until it is put back.
+        // In no list until it is put back.
         self.jobs.get_mut(slot).state = JobState::NOWHERE;
         self.publish(function);
     }
 
-    /// Puts a job that was taken out where it belongs now.
+    /// Inserts a removed job where it belongs now.
     fn put_back(&mut self, now: Now, slot: u32, is_scheduled: bool, effects: &mut impl Effects) {
         let function = &mut self.functions[self.jobs.get(slot).function as usize];
         function.returns = function.returns.wrapping_add(1);
@@ -439,7 +446,7 @@ impl JobServer {
         self.put_in_schedule(slot);
     }
 
-    /// Tells the store that has a job what has become of it. `before` is its function until now.
+    /// Sends the new fields of a stored job to the store. `before` is its previous function.
     fn store_edit(&self, slot: u32, before: u32, effects: &mut impl Effects) {
         let job = self.jobs.get(slot);
         if job.kept.is_stored() {
@@ -449,8 +456,8 @@ impl JobServer {
         }
     }
 
-    /// Does something to the jobs of a function, list by list and in their order, and then to those that run.
-    /// `act` tells whether it has, so that the job has left its list.
+    /// Calls `act` for the jobs of a function, list by list in order, and then for the running ones. `act`
+    /// returns whether it has changed the job, which has then left its list.
     fn walk(&mut self, function: u32, from: Place, mut act: impl FnMut(&mut Self, u32) -> bool) -> Piece {
         let mut place = from;
         if matches!(place.stage, Stage::Beginning | Stage::Rules) {
@@ -475,7 +482,7 @@ impl JobServer {
                         let Some(place) = self.next_round(function, place) else {
                             return Piece { affected, next: None };
                         };
-                        // Others have their turn first.
+                        // Other connections run first.
                         return Piece { affected, next: Some(place) };
                     }
                 };
@@ -497,7 +504,7 @@ impl JobServer {
                 }
             }
             if matches!(place.stage, Stage::Runs(None)) {
-                // That was the last.
+                // That was the last run.
                 let next = self.next_round(function, place);
                 return Piece { affected, next };
             }
@@ -511,7 +518,7 @@ impl JobServer {
         Place { stage: Stage::List(0, None), last_number, round }
     }
 
-    /// The beginning of another round, if some may have been missed in the last one.
+    /// The cursor of another round, if the last one may have missed some jobs.
     fn next_round(&self, function: u32, place: Place) -> Option<Place> {
         let Round { returns, is_torn, has_affected, for_nothing } = place.round;
         let of = self.functions.get(function as usize)?;
@@ -521,21 +528,21 @@ impl JobServer {
         (!is_over).then(|| self.begin_round(function, Round { for_nothing, ..place.round }, place.last_number))
     }
 
-    /// The job behind one in a function's list, or the first.
+    /// The job after one in a function's list, or the first.
     fn next_in_list(&self, function: u32, list: usize, after: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
         let Some((slot, number)) = after else {
             return Some(self.list_of(function, list).first).filter(|job| *job != NONE);
         };
         let job = self.jobs.find_in(slot, number).filter(|job| job.function == function && list_index(*job) == list);
         let Some(links) = job.and_then(|job| job.state.links()) else {
-            // It is not there any more, so where the list goes on is not known.
+            // It has left the list, so the position in the list is lost.
             round.is_torn = true;
             return None;
         };
         Some(links.next).filter(|job| *job != NONE)
     }
 
-    /// The job at a place among the runs of a function, or at the first.
+    /// The job at a position in the list of a function's runs, or the first.
     fn next_run(&self, function: u32, at: Option<(u32, u64)>, round: &mut Round) -> Option<u32> {
         let Some((slot, number)) = at else {
             return self.runs.get(self.functions[function as usize].first_run as usize).map(|run| run.job);
@@ -546,15 +553,15 @@ impl JobServer {
         is_there.then_some(slot)
     }
 
-    /// The job whose run is behind that of a running job, among the runs of its function.
+    /// The job whose run follows that of a running job, in the list of its function's runs.
     fn behind_run(&self, job: u32) -> Option<(u32, u64)> {
         let JobState::Running(run) = self.jobs.get(job).state else { return None };
         let next = self.runs.get(self.runs[run as usize].next_of_function as usize)?;
         Some((next.job, self.jobs.get(next.job).number()))
     }
 
-    /// By priority the ready jobs, those that are being read and the parked ones; then by priority those that
-    /// are not due yet.
+    /// The lists by index: for each priority the ready, the loading and the parked jobs; then for each
+    /// priority the scheduled jobs.
     pub(super) fn list_of(&self, function: u32, index: usize) -> JobList {
         let function = &self.functions[function as usize];
         match index.checked_sub(QUEUED_LISTS) {

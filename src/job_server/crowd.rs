@@ -1,7 +1,7 @@
-//! How many waits one connection has for one job.
+//! The number of waits of one connection for one job.
 //!
-//! That is counted where a job has as many waits as one connection may have for it, and nowhere else: in most
-//! jobs nobody could be near the limit.
+//! It is counted only for jobs that have as many waits in all as one connection may have for them: in most
+//! jobs no connection could be near the limit.
 
 use std::collections::HashMap;
 
@@ -14,14 +14,14 @@ use crate::protocol::PeerError;
 pub(super) type Crowd = HashMap<u32, u32>;
 
 impl JobServer {
-    /// Whether a connection may wait for a job that is there once more.
+    /// Checks that a connection may wait once more for an existing job.
     pub(super) fn check_crowd(&mut self, connection: u32, job: u32) -> Result<(), PeerError> {
         let (most, first) = (self.policy.max_waits_per_job, self.jobs.get(job).waits);
         if self.count_waits(first) < most {
             return Ok(());
         }
-        // Counted as soon as there are so many, and not when one connection could have too many: by then there
-        // might be a million.
+        // Counting begins at this many waits in all, not when one connection could have too many: by then
+        // there might be a million.
         let waits = &self.waits;
         let mut looked_at = 0;
         let crowd = self.crowds.entry(job).or_insert_with(|| {

@@ -1,30 +1,30 @@
-//! Runs of jobs that came to nothing, for those who look: a bounded number, of jobs that are still there.
+//! Failed runs of jobs, for monitoring: a bounded number, of jobs that still exist.
 
 use std::collections::BTreeMap;
 
 use super::connection::Run;
 use super::{ConnectionId, JobServer, Now, US_PER_S};
 
-/// So many runs of a job are remembered, the last ones.
+/// The maximum number of runs that are remembered of one job: the last ones.
 const MOST_OF_JOB: usize = 8;
-/// So many runs of all jobs are. Beyond that those of the oldest jobs are forgotten.
+/// The maximum number of runs that are remembered in all. Beyond it those of the oldest jobs are forgotten.
 const MOST: usize = 100_000;
 
-/// How often a job may be taken for not read by a worker that has left, or be given back as not begun, before
-/// that counts as an attempt. Where every worker sends its result and GRAB_JOB and leaves, half of the jobs
+/// How often a job may be requeued without an attempt: after a worker left that had probably not read it, or
+/// gave it back as not begun. Where every worker sends its result and GRAB_JOB and leaves, half of the jobs
 /// are missed once, a quarter twice, and so on: this is enough for queues of tens of thousands.
 const MOST_MISSES: u8 = 16;
 
-/// A run that came to nothing.
+/// A run that failed: its job was requeued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EarlierRun {
     /// When it began, in milliseconds since 1970.
     pub since_unix_ms: u64,
-    /// When it ended, by the same clock, had that not been set meanwhile.
+    /// When it ended, by the same clock, as if that had not been set meanwhile.
     pub until_unix_ms: u64,
-    /// The worker, which may be gone.
+    /// The worker, which may have disconnected.
     pub holder: ConnectionId,
-    /// The id that the worker gave to itself; empty for none.
+    /// The client id of the worker; empty for none.
     pub client: Box<[u8]>,
     /// The address of the worker.
     pub host: Box<str>,
@@ -32,24 +32,24 @@ pub struct EarlierRun {
     pub end: RunEnd,
 }
 
-/// How a run came to nothing.
+/// How a run failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunEnd {
-    /// The worker took longer than it may.
+    /// The worker exceeded its timeout.
     TimedOut,
     /// The worker's connection ended.
     Disconnected,
-    /// The worker told that it no longer does the function.
+    /// The worker gave the job back: it no longer does the function.
     GivenBack,
 }
 
-/// All that are remembered, by number of the job.
+/// All remembered runs, by job number.
 #[derive(Debug, Default)]
 pub(super) struct EarlierRuns {
     of_jobs: BTreeMap<u64, Vec<EarlierRun>>,
     count: usize,
-    /// How often jobs came back without an attempt. At most [`MOST`] jobs; of others every lost worker
-    /// counts.
+    /// How often jobs were requeued without an attempt. At most [`MOST`] jobs; for others every lost worker
+    /// counts as an attempt.
     misses: BTreeMap<u64, u8>,
 }
 
@@ -69,7 +69,7 @@ impl EarlierRuns {
         of_job.push(run);
     }
 
-    /// How many runs are remembered.
+    /// The number of remembered runs.
     pub(super) const fn len(&self) -> usize {
         self.count
     }
@@ -79,8 +79,8 @@ impl EarlierRuns {
         self.of_jobs.get(&number).map_or(&[], Vec::as_slice)
     }
 
-    /// A job comes back that was not begun, or probably not even read. Returns whether the job is spared the
-    /// attempt.
+    /// Counts a job that is requeued and was not begun, or probably not even read. Returns whether the job is
+    /// spared the attempt.
     fn miss(&mut self, number: u64) -> bool {
         if self.misses.len() >= MOST && !self.misses.contains_key(&number) {
             return false;
@@ -91,7 +91,7 @@ impl EarlierRuns {
         is_spared
     }
 
-    /// A job has ended, whatever became of its attempts.
+    /// Forgets the misses of a job that has ended.
     pub(super) fn forget_misses(&mut self, number: u64) {
         // Mostly there are none, and then the number need not be hashed.
         if !self.misses.is_empty() {
@@ -99,26 +99,26 @@ impl EarlierRuns {
         }
     }
 
-    /// A job has ended that had lost attempts.
+    /// Forgets the failed runs of a job that has ended.
     pub(super) fn forget(&mut self, number: u64) {
         self.count -= self.of_jobs.remove(&number).map_or(0, |of_job| of_job.len());
     }
 }
 
 impl JobServer {
-    /// Whether the worker has said that it has not begun the job of this run.
+    /// Whether the worker has declared that it has not begun the job of this run.
     pub(super) fn is_unbegun(&self, run: u32) -> bool {
         self.connections[self.runs[run as usize].connection as usize].holds_unbegun
     }
 
-    /// A worker gives back the job of this run, and has not begun it, or probably not even read it. Returns
+    /// Counts a requeue of the job of this run, which was not begun, or probably not even read. Returns
     /// whether the job is spared the attempt.
     pub(super) fn may_miss(&mut self, run: u32) -> bool {
         let number = self.jobs.get(self.runs[run as usize].job).number();
         self.earlier_runs.miss(number)
     }
 
-    /// A run has come to nothing, and its job goes on.
+    /// Remembers a failed run whose job is requeued.
     pub(super) fn remember_run(&mut self, now: Now, run: u32, end: RunEnd) {
         let Run { job, connection, since_us, since_unix_ms, .. } = self.runs[run as usize];
         let gauges = &self.connections[connection as usize].gauges;
@@ -134,7 +134,7 @@ impl JobServer {
         self.earlier_runs.add(self.jobs.get(job).number(), earlier);
     }
 
-    /// Checks that no run is remembered of a job that is not there, or was not given back.
+    /// Checks that runs are remembered only of jobs that exist and were requeued.
     pub(super) fn check_earlier_runs(&self) {
         let EarlierRuns { of_jobs, count, misses } = &self.earlier_runs;
         assert_eq!(of_jobs.values().map(Vec::len).sum::<usize>(), *count, "earlier runs are counted wrongly");
@@ -194,7 +194,7 @@ mod tests {
         (10..).take(MOST).for_each(|number| runs.add(number, run(number)));
         assert_eq!((runs.of(1).len(), runs.of(10).len()), (0, 1));
         assert!(runs.count <= MOST && runs.count > MOST - 3, "{}", runs.count);
-        // The oldest of all is remembered while nothing newer needs the room.
+        // Runs of an older job are remembered while nothing newer needs the room.
         runs.add(2, run(0));
         assert_eq!(runs.of(2).len(), 1);
     }

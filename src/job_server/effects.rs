@@ -1,4 +1,4 @@
-//! How the job server speaks: it has no other way to touch the world.
+//! The effects of the job server: its only way to reach anything outside.
 
 use super::ConnectionId;
 use super::earlier::RunEnd;
@@ -6,44 +6,45 @@ use super::stored::StoreOp;
 use crate::protocol::{FunctionName, JobHandle, NotRegistered, Response};
 use crate::stats::ConnectionGauges;
 
-/// The world as the job server sees it.
+/// The outside world as the job server sees it.
 ///
-/// It is a parameter of every transition and no part of [`JobServer`](super::JobServer), so that a response can borrow
-/// from the state that it tells about.
+/// It is a parameter of every transition and not part of [`JobServer`](super::JobServer), so that a response
+/// can borrow from the state that it reports.
 pub trait Effects {
     /// Sends a packet to a connection. Packets to one connection arrive in the order in which they were sent.
     fn send(&mut self, to: ConnectionId, response: Response<'_>);
 
-    /// Leaves a gap in what a connection is sent, for a packet that is not known yet: what is sent from now on arrives
-    /// after it. A connection's gaps are counted from 0. Until it is filled the gap weighs on the connection as if
-    /// `weight` bytes of output waited for it.
+    /// Leaves a gap in a connection's output, for a packet that is not known yet: packets sent later arrive
+    /// after it. A connection's gaps are numbered from 0. Until it is filled, the gap counts as `weight`
+    /// bytes of queued output.
     fn hold(&mut self, to: ConnectionId, weight: usize);
 
     /// Fills a connection's gap.
     fn fill(&mut self, to: ConnectionId, gap: u64, response: Response<'_>);
 
-    /// Asks something of the store. Operations reach it in the order in which they were asked for.
+    /// Queues an operation for the store. Operations reach it in the order in which they are queued.
     fn store(&mut self, operation: StoreOp);
 
-    /// Tells the operator about something that no peer is told.
+    /// Reports an event to the operator. Peers are not told of it.
     fn report(&mut self, event: Event<'_>);
 }
 
-/// What an operator may want to read in the log.
+/// An event that an operator may want to read in the log.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// A submission was answered with JOB_CREATED. Reported where [`Policy::tells_submissions`](super::Policy) says so.
+    /// A submission was answered with JOB_CREATED. Reported if [`Policy::tells_submissions`](super::Policy)
+    /// is set.
     Accepted {
-        /// The function of its job, which may have been there before.
+        /// The function of its job, which may have existed before.
         function: &'a [u8],
         /// The unique id of the job.
         unique: &'a [u8],
-        /// When the job is due, in seconds since 1970; 0 is at once.
+        /// When the job is due, in seconds since 1970; 0 means immediately.
         due_s: u64,
         /// The reducer; empty for none.
         reducer: &'a [u8],
     },
-    /// A job has lost as many workers as it may and is gone.
+    /// A job has used up its retries and was dropped.
     JobDropped {
         /// Its function.
         function: &'a FunctionName,
@@ -51,12 +52,12 @@ pub enum Event<'a> {
         handle: JobHandle<'a>,
         /// Its unique id.
         unique: &'a [u8],
-        /// How many workers it has lost.
+        /// The number of workers it has lost.
         attempts: u16,
         /// How it lost the last one.
         end: RunEnd,
     },
-    /// A worker took longer than it may; the job is for the next one.
+    /// A worker exceeded its timeout; the job is requeued.
     JobTimedOut {
         /// Its function.
         function: &'a FunctionName,
@@ -66,12 +67,12 @@ pub enum Event<'a> {
         unique: &'a [u8],
         /// The worker.
         worker: ConnectionId,
-        /// What is known of it.
+        /// The worker's published state.
         connection: &'a ConnectionGauges,
-        /// How long it might take, in milliseconds.
+        /// The timeout, in milliseconds.
         timeout_ms: u64,
     },
-    /// A job that the store had is not there any more: somebody else has removed it. It is gone.
+    /// A stored job is missing from the store: another program has removed it. The job is dropped.
     JobVanished {
         /// Its function.
         function: &'a FunctionName,
@@ -80,25 +81,26 @@ pub enum Event<'a> {
         /// Its unique id.
         unique: &'a [u8],
     },
-    /// The store brought back two jobs of one function and unique id. The second stays in the store, and is not run.
+    /// The store returned two jobs of one function and unique id. The second stays in the store, and is not
+    /// run.
     JobIsTwin {
-        /// The second.
+        /// The second job.
         handle: JobHandle<'a>,
         /// Their unique id.
         unique: &'a [u8],
     },
-    /// A connection offered functions that were not registered. Reported once for a connection.
+    /// A connection offered functions that were not registered. Reported once per connection.
     FunctionsRefused {
         /// The connection.
         connection: &'a ConnectionGauges,
-        /// How many it has offered so far that were not registered.
+        /// The number of functions refused so far.
         refused: u64,
-        /// How many are registered for it.
+        /// The number of functions registered.
         registered: usize,
-        /// Why the first was not.
+        /// Why the first one was refused.
         why: NotRegistered,
     },
-    /// A job is due so late that its time may be in milliseconds. Reported once a minute.
+    /// A job is due so far ahead that its time may be in milliseconds. Reported once a minute.
     DueFarAhead {
         /// The job.
         handle: JobHandle<'a>,

@@ -1,7 +1,7 @@
-//! Which jobs are what somebody asks for, found by the index that leads to the fewest of them.
+//! Job search: which jobs match a query, found by the index with the fewest candidates.
 //!
-//! A place says by which index it was reached, so that a listing of several calls goes on as it began,
-//! whatever becomes more or fewer meanwhile.
+//! A cursor says which index it belongs to, so that a listing of several calls continues on that index, even
+//! if the numbers of candidates change meanwhile.
 
 use std::ops::{ControlFlow, Range};
 
@@ -11,22 +11,22 @@ use super::job::{JobRef, JobState};
 use super::list::{JobView, LISTS, QUEUED_LISTS};
 use super::{JobServer, WORK_PER_CALL};
 
-/// What jobs are asked for: those of which everything holds that is said.
+/// The criteria of a job search. A job must match all that are set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JobQuery<'a> {
-    /// Of this function.
+    /// Jobs of this function.
     pub function: Option<&'a [u8]>,
-    /// With this unique id.
+    /// Jobs with this unique id.
     pub unique: Option<&'a [u8]>,
-    /// In this stage.
+    /// Jobs in this stage.
     pub stage: Option<StageKind>,
-    /// A connection with this client id holds it.
+    /// Jobs that a connection with this client id holds.
     pub holder: Option<&'a [u8]>,
-    /// A connection with this client id waits for its end.
+    /// Jobs that a connection with this client id waits for.
     pub waiter: Option<&'a [u8]>,
 }
 
-/// Where a job is, as one asks for it.
+/// The stage of a job, as a search criterion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StageKind {
     /// It is not due yet.
@@ -37,16 +37,16 @@ pub enum StageKind {
     Running,
 }
 
-/// How far one call has come.
+/// The result of one search call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Where to go on; `None` after the last.
+    /// The cursor for the next call; `None` after the last job.
     pub next: Option<u64>,
-    /// How many jobs, runs and waits were looked at.
+    /// The number of jobs, runs and waits examined.
     pub looks: usize,
 }
 
-/// What leads to the jobs.
+/// The index or list by which jobs are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
     /// All jobs, by slot.
@@ -64,21 +64,20 @@ enum Path {
 }
 
 const PATHS: [Path; 6] = [Path::All, Path::Runs, Path::Waits, Path::Held, Path::Unique, Path::Function];
-/// The bits of a place above these tell the path.
+/// The bits of a cursor above these hold the path.
 const PLACE_BITS: u32 = 56;
-/// In the place of a function's jobs this bit says that the runs have begun.
+/// In a cursor over a function's jobs, this bit says that the lists are done and its runs follow.
 const IN_RUNS: u64 = 1 << 55;
 
-/// A query, with its names looked up.
+/// A query with its names looked up.
 struct Wanted<'a> {
     query: JobQuery<'a>,
     function: Option<u32>,
 }
 
 impl JobServer {
-    /// Shows jobs of which a query holds to `show`, from a place on that is 0 in the beginning, until it
-    /// breaks off: looks at a bounded number of them. A job that is waited for more than once may come more
-    /// than once.
+    /// Passes jobs that match a query to `show`, beginning at a cursor, which is 0 at first, until `show`
+    /// breaks. Examines a bounded number of jobs. A job with several waits may be shown more than once.
     pub fn find_jobs(
         &self,
         query: &JobQuery<'_>,
@@ -91,7 +90,7 @@ impl JobServer {
             Some(None) => return Found { next: None, looks },
             function => (function.flatten(), *query),
         };
-        // A job that is held is running.
+        // A held job is running.
         let stage = query.stage.or(query.holder.map(|_| StageKind::Running));
         let wanted = Wanted { query: JobQuery { stage, ..query }, function };
         let path = self.path(&wanted, place);
@@ -132,7 +131,7 @@ impl JobServer {
         Found { next: next.map(|next| tag << PLACE_BITS | next), looks }
     }
 
-    /// By what the jobs are found: as before, or else by what leads to the fewest.
+    /// The path in the cursor, or else the path with the fewest candidates.
     fn path(&self, wanted: &Wanted<'_>, place: u64) -> Path {
         let possible = |path| match path {
             Path::All => wanted.query.waiter.is_none(),
@@ -150,7 +149,7 @@ impl JobServer {
         paths.min_by_key(|path| self.most_on(*path, wanted)).unwrap_or(Path::All)
     }
 
-    /// How many jobs a path leads past at most, as far as that is quickly said.
+    /// The maximum number of jobs that a path leads past, as far as it is cheap to compute.
     fn most_on(&self, path: Path, wanted: &Wanted<'_>) -> usize {
         match path {
             Path::All => self.jobs.len(),
@@ -176,7 +175,7 @@ impl JobServer {
         connections.map(|connection| 1 + count(&self.connections[connection as usize]) as usize).sum()
     }
 
-    /// Whether a job that was found by a path is meant.
+    /// Whether a job that was found by a path matches the query.
     fn is_wanted(&self, job: JobRef<'_>, wanted: &Wanted<'_>, path: Path) -> bool {
         let Wanted { query, function } = wanted;
         let is_held_by = |client: &[u8]| match job.state {
@@ -201,7 +200,7 @@ impl JobServer {
         false
     }
 
-    /// The jobs of a unique id, or that of a function and unique id.
+    /// The jobs with the unique id, or the one with the function and unique id.
     fn namesakes_of<'a>(&'a self, wanted: &Wanted<'a>) -> impl Iterator<Item = u32> + 'a {
         let unique = wanted.query.unique.unwrap_or_default();
         let of_function = wanted.function.map(|function| self.jobs.find_equal(function, unique, &[]).ok());
@@ -213,14 +212,14 @@ impl JobServer {
         std::iter::successors(newest, move |job| if has_function { None } else { self.jobs.older_namesake(*job) })
     }
 
-    /// Those from a place on, by slot. They are no more than there are functions.
+    /// The same from a cursor onwards, by slot. There is at most one job per function.
     fn slots_of_unique(&self, wanted: &Wanted<'_>, place: u64, looks: &mut usize) -> Vec<u32> {
         let namesakes = self.namesakes_of(wanted).inspect(|_| *looks += 1);
         smallest(namesakes.filter(|slot| u64::from(*slot) >= place))
     }
 
-    /// The runs of a client's connections from a place on, by slot; `None` where it is quicker to look
-    /// through all.
+    /// The runs of a client's connections from a cursor onwards, by slot; `None` if it is quicker to scan all
+    /// runs.
     fn runs_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
         let mut runs = Vec::new();
         for connection in self.clients.of(client) {
@@ -241,7 +240,7 @@ impl JobServer {
         Some(smallest(runs.into_iter().filter(|run| u64::from(*run) >= place)))
     }
 
-    /// The waits of a client's connections, in the same way.
+    /// The same for the waits of a client's connections.
     fn waits_of_client(&self, client: &[u8], place: u64, looks: &mut usize) -> Option<Vec<u32>> {
         let mut waits = Vec::new();
         for connection in self.clients.of(client) {
@@ -262,7 +261,7 @@ impl JobServer {
         Some(smallest(waits.into_iter().filter(|wait| u64::from(*wait) >= place)))
     }
 
-    /// The jobs of a function: first those in its lists, then those that run.
+    /// The jobs of a function: first those in its lists, then the running ones.
     fn in_function(
         &self,
         wanted: &Wanted<'_>,
@@ -304,7 +303,7 @@ impl JobServer {
 
 const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
 
-/// The lists in which jobs of this stage stand.
+/// The lists that hold jobs of this stage.
 fn lists_of(stage: Option<StageKind>) -> Range<usize> {
     match stage {
         None => 0..LISTS,
@@ -318,7 +317,7 @@ fn has_runs(wanted: &Wanted<'_>) -> bool {
     wanted.query.stage.is_none_or(|stage| stage == StageKind::Running)
 }
 
-/// Looks at a bounded number of slots.
+/// Examines a bounded number of slots. Returns the cursor for the next call.
 fn in_slots<'a>(
     bound: usize,
     place: u64,
@@ -338,7 +337,7 @@ fn in_slots<'a>(
     (end < bound).then_some(end as u64)
 }
 
-/// The first of some slots in their order: one more than one call shows.
+/// The smallest of these slots in order: one more than one call shows.
 fn smallest(slots: impl Iterator<Item = u32>) -> Vec<u32> {
     let mut slots: Vec<u32> = slots.collect();
     if slots.len() > WORK_PER_CALL + 1 {
@@ -349,7 +348,7 @@ fn smallest(slots: impl Iterator<Item = u32>) -> Vec<u32> {
     slots
 }
 
-/// Goes through slots that are in order, a bounded number of them. Returns the place to go on from.
+/// Visits a bounded number of sorted slots. Returns the cursor for the next call.
 fn in_given(slots: Vec<u32>, mut act: impl FnMut(u32) -> ControlFlow<()>) -> Option<u64> {
     let mut slots = slots.into_iter();
     for slot in slots.by_ref().take(WORK_PER_CALL) {

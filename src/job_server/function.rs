@@ -18,7 +18,7 @@ pub(super) struct JobList {
 impl JobList {
     pub(super) const EMPTY: Self = Self { first: NONE, last: NONE, len: 0 };
 
-    /// Puts a job last; `state` makes its state of its place.
+    /// Appends a job; `state` makes its state from its links.
     pub(super) fn push(&mut self, jobs: &mut Jobs, slot: u32, state: fn(Links) -> JobState) {
         jobs.get_mut(slot).state = state(Links { previous: self.last, next: NONE });
         match jobs.links_mut(self.last) {
@@ -29,7 +29,7 @@ impl JobList {
         self.len += 1;
     }
 
-    /// Puts a job first.
+    /// Prepends a job.
     pub(super) fn push_front(&mut self, jobs: &mut Jobs, slot: u32, state: fn(Links) -> JobState) {
         jobs.get_mut(slot).state = state(Links { previous: NONE, next: self.first });
         match jobs.links_mut(self.first) {
@@ -40,7 +40,7 @@ impl JobList {
         self.len += 1;
     }
 
-    /// Takes out `slot`, whose state must be changed by the caller.
+    /// Removes `slot`, whose state the caller must change.
     pub(super) fn remove(&mut self, jobs: &mut Jobs, slot: u32) {
         let Some(Links { previous, next }) = jobs.links_mut(slot).copied() else {
             debug_assert!(false, "a job that is in no list was taken out of one");
@@ -63,49 +63,50 @@ impl JobList {
 #[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Function {
     pub(super) name: FunctionName,
-    /// By priority.
+    /// By priority: jobs that can be handed out.
     pub(super) ready: [JobList; 3],
-    /// By priority: jobs behind the ready ones, whose workloads are in the store alone.
+    /// By priority: jobs behind the ready ones, whose workloads are only in the store.
     pub(super) parked: [JobList; 3],
-    /// By priority: those of them that are being read.
+    /// By priority: parked jobs that are being read.
     pub(super) loading: [JobList; 3],
-    /// By priority, while some are being read: since when the one of them waits that has waited longest, as far as is known.
+    /// By priority, while jobs are being read: since when the oldest of them has waited, if known.
     pub(super) loading_since_ms: [Option<u64>; 3],
-    /// By priority: how many ready jobs were handed out since parked ones were asked for.
+    /// By priority: how many ready jobs were handed out since parked ones were last requested.
     pub(super) assigned_since_load: [u32; 3],
-    /// Jobs that the store has not confirmed yet.
+    /// The number of jobs that the store has not confirmed yet.
     pub(super) storing: u32,
-    /// By priority: jobs that are not due yet, as they came.
+    /// By priority: jobs that are not due yet, in order of arrival.
     pub(super) scheduled: [JobList; 3],
     pub(super) running: u32,
-    /// The run that began last of those of its jobs.
+    /// The head of the list of its runs: the one that began last.
     pub(super) first_run: u32,
-    /// How often one of its jobs became ready again, or went from one list into another in some other way
-    /// than to a worker: who goes through the lists may have missed it.
+    /// How often one of its jobs became ready again, or moved between lists in some other way than to a
+    /// worker: a walk over the lists may have missed it.
     pub(super) returns: u32,
-    /// Connections that can do it.
+    /// The number of connections that can do it.
     pub(super) workers: u32,
-    /// The abilities of sleeping connections; the first is woken next.
+    /// The list of the abilities of sleeping connections; the first is woken next.
     pub(super) first_sleeper: u32,
     pub(super) last_sleeper: u32,
-    /// The abilities of wide connections, asleep or not, in no order; and how many these are.
+    /// The list of the abilities of wide connections, asleep or not, unordered, and its length.
     pub(super) first_wide: u32,
     pub(super) wide: u32,
-    /// Connections that were sent a NOOP for a job of this function, and have not answered it yet.
+    /// The number of connections that were sent a NOOP for a job of this function and have not answered it
+    /// yet.
     pub(super) waking: u32,
-    /// By priority of the new job; 0 for none.
+    /// The maximum number of its jobs, by priority of the new job; 0 for no limit.
     pub(super) limits: [u32; 3],
     /// Whether the operator withholds its jobs from all workers.
     pub(super) paused: bool,
-    /// How many of its jobs may run at once; 0 for any number.
+    /// The maximum number of its jobs that run at once; 0 for no limit.
     pub(super) max_running: u32,
-    /// Whether the operator's settings alone have made it known: no worker, job or other command has named it.
+    /// Whether only the operator's settings have named it: no worker, job or other command has.
     pub(super) settings_only: bool,
-    /// By priority, its place among the functions with ready jobs, while it has some.
+    /// By priority, its index among the functions with ready jobs, while it has some.
     pub(super) ready_places: [u32; 3],
-    /// Its place among the functions that are not in use, while it is one.
+    /// Its index among the unused functions, while it is one.
     pub(super) unused_place: u32,
-    /// Whether the job server counts it among those that the operator has paused or limited.
+    /// Whether it is counted among the functions that the operator has paused or limited.
     pub(super) counted_with_settings: bool,
     pub(super) gauges: Arc<FunctionGauges>,
 }
@@ -141,7 +142,7 @@ impl Function {
         }
     }
 
-    /// How many jobs can be handed out at once.
+    /// The number of ready jobs.
     pub(super) fn ready(&self) -> u32 {
         self.ready.iter().map(|list| list.len).sum()
     }
@@ -151,13 +152,13 @@ impl Function {
         self.ready[priority].len > 0
     }
 
-    /// How many jobs of a priority wait for a worker, wherever their workloads are.
+    /// The number of jobs of a priority that wait for a worker, wherever their workloads are.
     pub(super) fn queued(&self, priority: Priority) -> u32 {
         let index = priority.index();
         self.ready[index].len + self.parked[index].len + self.loading[index].len
     }
 
-    /// All jobs, those too that the store has not confirmed yet.
+    /// The number of all jobs, including those that the store has not confirmed yet.
     pub(super) fn total(&self) -> u32 {
         Priority::ALL.iter().map(|priority| self.queued(*priority)).sum::<u32>()
             + self.storing
@@ -165,7 +166,7 @@ impl Function {
             + self.running
     }
 
-    /// How many jobs are not due yet, of any priority.
+    /// The number of jobs that are not due yet, of any priority.
     pub(super) fn scheduled(&self) -> u32 {
         self.scheduled.iter().map(|list| list.len).sum()
     }
@@ -174,9 +175,9 @@ impl Function {
         &mut self.ready[priority.index()]
     }
 
-    /// Whether nothing would be lost with this function.
+    /// Whether it can be removed without loss.
     pub(super) fn is_unused(&self) -> bool {
-        // What is most likely not so comes first.
+        // The condition that most often fails comes first.
         self.workers == 0 && self.total() == 0 && !self.has_settings()
     }
 
@@ -185,12 +186,12 @@ impl Function {
         self.limits != [0; 3] || self.max_running > 0 || self.paused
     }
 
-    /// Whether the operator lets workers have a job of it now.
+    /// Whether the operator's settings let workers have a job of it now.
     pub(super) fn is_open(&self) -> bool {
         !self.paused && (self.max_running == 0 || self.running < self.max_running)
     }
 
-    /// Whether there is a ready job that may be handed out, and no worker is on its way for it.
+    /// Whether there is a ready job that may be handed out and that no woken worker covers.
     pub(super) fn has_uncovered(&self) -> bool {
         let ready = match self.max_running {
             0 => self.ready(),
@@ -199,12 +200,12 @@ impl Function {
         !self.paused && ready > self.waking
     }
 
-    /// Tells the world of its jobs and workers.
+    /// Publishes the numbers of its jobs and workers.
     ///
-    /// Several times a job, so it goes through the priorities once, and looks into no list that is empty.
+    /// Runs several times per job, so it visits each priority once, and skips empty lists.
     pub(super) fn publish(&self, jobs: &Jobs) {
         let gauges = &*self.gauges;
-        // Since when the first in the queues waits, and those that are being read, as far as that is known.
+        // Since when the oldest head of a queue, or the oldest job being read, has waited, if known.
         let mut oldest_ms = u64::MAX;
         for index in 0..Priority::ALL.len() {
             let (ready, parked, loading) = (self.ready[index], self.parked[index], self.loading[index].len);
@@ -225,12 +226,12 @@ impl Function {
         self.publish_running();
     }
 
-    /// Tells the world of its running jobs alone.
+    /// Publishes only the number of its running jobs.
     pub(super) fn publish_running(&self) {
         self.gauges.running.set(u64::from(self.running));
     }
 
-    /// It was named by something else than a setting.
+    /// Records that something other than a setting has named it.
     pub(super) fn mark_named(&mut self) {
         if self.settings_only {
             self.settings_only = false;
@@ -238,7 +239,7 @@ impl Function {
         }
     }
 
-    /// Tells the world what the operator has set.
+    /// Publishes the operator's settings.
     pub(super) fn publish_settings(&self) {
         self.gauges.settings_only.set(u64::from(self.settings_only));
         self.gauges.paused.set(u64::from(self.paused));

@@ -1,4 +1,4 @@
-//! All functions: found by name, made, forgotten, and listed by what can be done with them at once.
+//! The table of functions: lookup, creation, eviction, and the lists of ready and of unused functions.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use super::{JobServer, price};
 use crate::protocol::{FunctionName, PeerError, Priority};
 use crate::stats::FunctionGauges;
 
-/// How many unused functions one new name makes room of at most.
+/// The maximum number of unused functions that one new name evicts.
 const FORGOTTEN_AT_ONCE: usize = 64;
 
 impl JobServer {
-    /// The function of this name, which is made if there is room for it.
+    /// The function of this name, created if there is room for it.
     pub(super) fn function_slot(&mut self, name: &[u8]) -> Result<u32, PeerError> {
         if let Some(slot) = self.function_names.get(name) {
             self.functions[*slot as usize].mark_named();
@@ -24,7 +24,7 @@ impl JobServer {
         Ok(self.function_or_new(name))
     }
 
-    /// The function of this name, which is made whatever the limit says.
+    /// The function of this name, created regardless of the limit.
     pub(super) fn function_or_new(&mut self, name: &[u8]) -> u32 {
         if let Some(slot) = self.function_names.get(name) {
             self.functions[*slot as usize].mark_named();
@@ -41,7 +41,7 @@ impl JobServer {
         slot
     }
 
-    /// Forgets a function that has neither workers nor jobs.
+    /// Removes a function that has neither workers nor jobs.
     pub(super) fn remove_function(&mut self, slot: u32) {
         let place = self.functions[slot as usize].unused_place;
         if place != NONE {
@@ -57,7 +57,7 @@ impl JobServer {
         self.functions_with_settings -= usize::from(removed.counted_with_settings);
     }
 
-    /// Tells the world of a function that has changed, and counts it while it is in use.
+    /// Publishes a function that has changed, and updates the lists of functions.
     pub(super) fn publish(&mut self, slot: u32) {
         self.functions[slot as usize].publish(&self.jobs);
         self.count_in_use(slot);
@@ -88,7 +88,7 @@ impl JobServer {
         }
     }
 
-    /// Puts a function among those that have ready jobs, by priority, or takes it out.
+    /// Adds a function to the lists of functions with ready jobs, by priority, or removes it.
     fn list_if_ready(&mut self, slot: u32) {
         for priority in 0..Priority::ALL.len() {
             let function = &self.functions[slot as usize];
@@ -104,7 +104,7 @@ impl JobServer {
         }
     }
 
-    /// Puts a function among those that are not in use, or takes it out.
+    /// Adds a function to the list of unused functions, or removes it.
     fn list_if_unused(&mut self, slot: u32) {
         let function = &self.functions[slot as usize];
         let place = function.unused_place;
@@ -118,8 +118,7 @@ impl JobServer {
         self.functions[slot as usize].unused_place = new_place;
     }
 
-    /// At the limit, makes room by forgetting functions without jobs, workers and limits. Returns whether it
-    /// did.
+    /// At the limit, evicts functions without jobs, workers and settings. Returns whether it did.
     fn forget_unused_functions(&mut self) -> bool {
         let surplus = (self.functions.len() + 1).saturating_sub(self.policy.max_functions);
         let count = surplus.min(self.functions_unused.len()).min(FORGOTTEN_AT_ONCE);
@@ -133,8 +132,8 @@ impl JobServer {
     }
 }
 
-/// Puts `slot` into a list, or takes it out if it has a place there. Returns its new place; `tell` is called
-/// with another one that was moved, and its new place.
+/// Adds `slot` to a list, or removes it if it has a place there. Returns its new place; `tell` is called with
+/// the slot that was moved by a removal, and its new place.
 fn change_list(list: &mut Vec<u32>, slot: u32, place: u32, tell: impl FnOnce(u32, u32)) -> u32 {
     if place == NONE {
         list.push(slot);

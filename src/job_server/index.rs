@@ -1,21 +1,23 @@
-//! A hash index from keys to jobs that never stops the server to grow.
+//! A hash index from keys to jobs whose growth never stalls the server.
 //!
-//! It stores slot numbers and hashes, and no keys: whoever looks something up compares them. One large table would be
-//! moved at once whenever it is full, which takes tens of milliseconds at a million jobs; here many small tables are
-//! moved one at a time. They get unequal shares of the hashes, so that they are not full at the same time either.
+//! It stores slot numbers and hashes, and no keys: the caller of a lookup compares them. One large table
+//! would be rehashed as a whole whenever it is full, which takes tens of milliseconds at a million jobs; here
+//! many small tables are rehashed one at a time. They get unequal shares of the hashes, so that they do not
+//! fill up at the same time either.
 
 use hashbrown::HashTable;
 
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// How many tables there are: so many that each stays small with millions of jobs, and so few that empty ones do not matter.
+/// The number of tables: enough to keep each small with millions of jobs, and few enough that empty ones do
+/// not matter.
 pub(super) const TABLES: usize = 256;
-/// So many hashes that follow each other stay together in a table: handles are given out in sequence.
+/// The number of consecutive hashes that stay together in a table: handles are assigned in sequence.
 const RUN: usize = 64;
-/// The tables share so many runs; with the next run it begins again.
+/// The number of runs that the tables share; the assignment of runs to tables then repeats.
 const RUNS: usize = 4096;
-/// The first of the runs of each table, and their end: the first table has 11, the last 21.
+/// The first run of each table, and their end: the first table has 11 runs, the last 21.
 const FIRST_RUN: [u16; TABLES + 1] = {
     let mut first = [0; TABLES + 1];
     let mut table = 0;
@@ -46,9 +48,9 @@ const fn to_u16(number: usize) -> u16 {
     let number = number as u16;
     number
 }
-/// A table that is filled to less than this part gives memory back, unless it is small.
+/// A table shrinks when it is filled to less than this fraction, unless it is small.
 const SPARSE: usize = 8;
-/// Tables for so few slots stay as they are: jobs that come and go should not cost an allocation.
+/// Tables up to this capacity do not shrink: jobs that come and go should not cost an allocation.
 const SMALL: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +73,7 @@ impl Default for JobIndex {
 }
 
 impl JobIndex {
-    /// How many slots are in the index.
+    /// The number of slots in the index.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -83,7 +85,7 @@ impl JobIndex {
         self.len += 1;
     }
 
-    /// Puts `new` in the place of `old`, which must be in the index with this hash.
+    /// Replaces `old`, which must be in the index with this hash, by `new`.
     pub(super) fn replace(&mut self, old: u32, new: u32, hash: u32) {
         let (table, place) = place(hash);
         if let Some(entry) = self.tables[table].find_mut(place, |entry| entry.slot == old) {
@@ -91,7 +93,7 @@ impl JobIndex {
         }
     }
 
-    /// Takes out `slot`, which must be in the index with this hash.
+    /// Removes `slot`, which must be in the index with this hash.
     pub(super) fn remove(&mut self, slot: u32, hash: u32) {
         let (table, place) = place(hash);
         let table = &mut self.tables[table];
@@ -106,22 +108,22 @@ impl JobIndex {
         }
     }
 
-    /// A slot with this hash of which `is_wanted` holds.
+    /// A slot with this hash for which `is_wanted` returns true.
     pub(super) fn find(&self, hash: u32, mut is_wanted: impl FnMut(u32) -> bool) -> Option<u32> {
         let (table, place) = place(hash);
         self.tables[table].find(place, |entry| entry.hash == hash && is_wanted(entry.slot)).map(|entry| entry.slot)
     }
 }
 
-/// Whether a table of this capacity that holds so many should be smaller.
+/// Whether a table with this length and capacity should shrink.
 pub(super) fn gives_back(len: usize, capacity: usize) -> bool {
     capacity > SMALL && len < capacity / SPARSE
 }
 
 /// The table for a hash, and the hash within it.
 ///
-/// Neighbours stay neighbours, for the sake of the processor's cache: a table puts an entry by the low bits. It tells
-/// entries apart by the seven highest, which are spread.
+/// Adjacent hashes stay adjacent, for the processor's cache: a table places an entry by the low bits. It
+/// tells entries apart by the seven highest bits, which are spread.
 pub(super) fn place(hash: u32) -> (usize, u64) {
     let (round, run, within_run) = (hash as usize / RUN / RUNS, hash as usize / RUN % RUNS, hash as usize % RUN);
     let table = usize::from(TABLE_OF_RUN[run]);
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against a plain map, with few hashes so that some are equal.
+        /// Compares it with a plain map, with few hashes so that some are equal.
         #[test]
         fn it_finds_what_was_inserted(steps in prop::collection::vec((0..3_u8, 0..400_u32, 0..2000_u32), 1..2000)) {
             let mut index = JobIndex::default();

@@ -1,4 +1,4 @@
-//! What must hold after every transition. Used by debug builds and by the simulation.
+//! The checks of the invariants after every transition. Used by debug builds and by the simulation.
 
 use std::collections::{HashMap, HashSet};
 use std::iter::successors;
@@ -15,7 +15,7 @@ use crate::protocol::Priority;
 use crate::stats::{AbilityGauges, Gauge};
 
 impl JobServer {
-    /// In a debug build, checks the invariants, unless there is so much that it would take long.
+    /// In a debug build, checks the invariants, unless the state is so large that it would take long.
     pub(super) fn debug_check_invariants(&self) {
         #[cfg(debug_assertions)]
         if self.jobs.len() + self.connections.len() + self.functions.len() + self.waits.len() < super::WORK_PER_CALL {
@@ -26,7 +26,7 @@ impl JobServer {
     /// Checks everything that the module's documentation promises.
     ///
     /// # Panics
-    /// Where something does not hold: the server's own state is wrong, and there is no telling what else is.
+    /// If an invariant does not hold: the server's state is wrong, and cannot be trusted.
     pub fn check_invariants(&self) {
         self.check_jobs();
         self.check_functions();
@@ -53,7 +53,7 @@ impl JobServer {
                 if unique != b"-" || !workload.is_empty() {
                     assert!(keys.insert((job.function, unique, workload)), "two jobs of one key");
                     keyed_by_workload += usize::from(unique == b"-");
-                    // A digest does not say which workload it stands for.
+                    // A digest does not tell which workload it stands for.
                     if job.kept != Kept::Store || unique != b"-" {
                         let found = self.jobs.find_equal(job.function, unique, job.rest().as_bytes()).ok();
                         assert_eq!(found, Some(slot), "a job is not found by its key");
@@ -82,12 +82,12 @@ impl JobServer {
         assert_eq!(by_key, keyed_by_workload + namesakes, "the index of keys is off");
     }
 
-    /// All jobs but those that have ended and whose clients are still being told.
+    /// All jobs except ended ones whose clients are still being notified.
     fn live_jobs(&self) -> impl Iterator<Item = (u32, JobRef<'_>)> {
         self.jobs.iter().filter(|(_, job)| job.state != JobState::Ended)
     }
 
-    /// What a job is kept in fits its state.
+    /// Checks that the place of a job's workload fits its state.
     fn check_kept(&self, slot: u32) {
         let job = self.jobs.get(slot);
         let is_unloaded = match job.state {
@@ -211,7 +211,7 @@ impl JobServer {
         assert_eq!(self.functions_with_settings, with_settings, "paused and limited functions are miscounted");
     }
 
-    /// What is published of a function beside counts of jobs and workers.
+    /// Checks the published numbers of a function other than the counts of jobs and workers.
     fn check_published(&self, function: &Function) {
         let lists = function.ready.iter().chain(&function.parked).filter(|list| list.len > 0);
         let heads = lists.filter_map(|list| self.jobs.get(list.first).waits_since_ms());
@@ -311,7 +311,7 @@ impl JobServer {
         assert_eq!(deadlines, self.deadlines.len(), "a deadline has outlived its job");
     }
 
-    /// A job that is there and was taken away from a connection is not with it again, and was given back.
+    /// Checks that an existing job that was revoked from a connection is not with it again, and was requeued.
     fn check_forfeited(&self) {
         for (slot, connection) in &self.connections {
             for job in connection.forfeited().filter_map(|number| self.jobs.find_number(number)) {
@@ -376,7 +376,7 @@ impl JobServer {
         successors(first, |ability| Some(self.abilities[*ability as usize].turn_next).filter(|next| *next != NONE))
     }
 
-    /// Checks the order of a connection's abilities. Returns how many there are.
+    /// Checks the order of a connection's abilities. Returns their number.
     fn check_abilities(&self, slot: usize, connection: &Connection) -> usize {
         let (mut before, mut turn, mut count) = (NONE, i64::MIN, 0);
         for ability in self.abilities_of(connection) {
@@ -397,8 +397,8 @@ impl JobServer {
         count as usize
     }
 
-    /// Whether a job waits, nobody is on the way, and a worker sleeps that could do it, and will not be
-    /// looked at any more.
+    /// Whether a job waits uncovered while a worker sleeps that could do it and that will not be checked
+    /// again.
     fn is_forgotten(&self, slot: usize, function: &Function) -> bool {
         let slot = u32::try_from(slot).unwrap_or(NONE);
         let is_hopeless = |connection: u32| {

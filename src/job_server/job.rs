@@ -1,4 +1,4 @@
-//! One job, and all of them: where they are kept and how they are found.
+//! A job, and the table of all jobs with its indexes.
 
 mod bodies;
 mod body;
@@ -25,28 +25,28 @@ use super::slab::Slab;
 use super::stored::{JobKey, StoredJob};
 use crate::protocol::{FunctionName, JobHandle, Priority, Submission, Workload};
 
-/// Workloads from this size on that come out of the store are shared and not copied, in bytes.
+/// Workloads from the store of at least this size are shared instead of copied, in bytes.
 pub(super) const SHARED_FROM: usize = 32 * 1024;
 
 /// The unique id that stands for the workload itself.
 const WORKLOAD_IS_UNIQUE: &[u8] = b"-";
 
-/// Where a job is. It decides in which list the job is.
+/// The state of a job. It determines which list the job is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobState {
-    /// New, and not kept yet; in this slot of the additions. Nobody but its own clients knows of it.
+    /// New and not stored yet; the slot of its addition. Visible only to its own clients.
     Storing(u32),
-    /// Not due yet; in the schedule, and in its function's list of such jobs of its priority.
+    /// Not due yet; in the schedule, and in its function's scheduled list of its priority.
     Scheduled(Links),
-    /// Waits for a worker; in its function's list of its priority.
+    /// Waits for a worker; in its function's ready list of its priority.
     Ready(Links),
-    /// Would be ready if its workload were in memory; in its function's list of such jobs of its priority.
+    /// Would be ready if its workload were in memory; in its function's parked list of its priority.
     Parked(Links),
-    /// Its workload is being read from the store; in its function's list of such jobs of its priority.
+    /// Its workload is being read from the store; in its function's loading list of its priority.
     Loading(Links),
-    /// A worker has it; in this slot of the runs.
+    /// A worker has it; the slot of its run.
     Running(u32),
-    /// It is forgotten but for its waits, which are still to be told how it ended; in no list and no index.
+    /// Ended; only its waits are left, for the final packet. In no list and no index.
     Ended,
 }
 
@@ -58,10 +58,10 @@ pub(super) struct Links {
 }
 
 impl JobState {
-    /// In no list, until it is put into one.
+    /// In no list yet.
     pub(super) const NOWHERE: Self = Self::Scheduled(Links { previous: NONE, next: NONE });
 
-    /// The neighbours of a job in one of its function's lists; none of one that is in no such list.
+    /// The neighbours of a job in its function's list, if it is in one.
     pub(super) const fn links(self) -> Option<Links> {
         match self {
             Self::Scheduled(links) | Self::Ready(links) | Self::Parked(links) | Self::Loading(links) => Some(links),
@@ -70,16 +70,16 @@ impl JobState {
     }
 }
 
-/// What a job outlives, and where its workload is.
+/// How durable a job is, and where its workload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// In memory alone.
+    /// Only in memory.
     Memory,
-    /// In memory; the store is asked to keep it, and has not answered.
+    /// In memory; the store was asked to add it, and has not answered.
     Storing,
     /// In the store and in memory.
     Both,
-    /// In the store; in memory only what is needed to find it.
+    /// In the store; memory holds only what is needed to find it.
     Store,
 }
 
@@ -93,28 +93,28 @@ impl Kept {
 /// A job. Kept small: a backlog has millions of them.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// Behind its head, the workload; for one that is kept in the store alone, see [`Jobs::unload`].
+    /// The head (unique id and reducer), then the workload; if only the store has that, see [`Jobs::unload`].
     body: Held,
-    /// Counts jobs; the number of the handle. Handles have room for twelve digits, which take five bytes.
+    /// The job number, which is in the handle. Handles have room for twelve digits, which take five bytes.
     number: Short<5>,
-    /// When the job may run, in seconds since 1970; 0 for always. Five bytes last for 34,000 years.
+    /// When the job may run, in seconds since 1970; 0 means immediately. Five bytes last for 34,000 years.
     due_s: Short<5>,
-    /// When it was submitted, in milliseconds since 1970; 0 where that is not known.
+    /// When it was submitted, in milliseconds since 1970; 0 if unknown.
     submitted_ms: Short<6>,
     pub(super) state: JobState,
     pub(super) function: u32,
     /// See [`Vacancy`].
     hash: u32,
-    /// The first of the waits of clients for this job.
+    /// The head of the list of its waits.
     pub(super) waits: u32,
-    /// How often a worker was lost with this job.
+    /// The number of failed attempts: how often a worker was lost with this job.
     pub(super) attempts: u16,
     pub(super) priority: Priority,
-    /// Whether the job lives on without clients. Set by the first background submission of this job, and unset only if the
-    /// store does not take a job that was in memory alone.
+    /// Whether the job lives on without clients. Set by its first background submission, and unset only if
+    /// the store does not take a job that was only in memory.
     pub(super) background: bool,
     pub(super) kept: Kept,
-    /// Which of the server's handle prefixes it has.
+    /// The index of its handle prefix.
     pub(super) prefix: u8,
     unique_length: u8,
     reducer_length: u8,
@@ -152,7 +152,7 @@ impl Job {
             background: submission.background,
             kept: Kept::Memory,
             prefix: 0,
-            // Parsing holds both to 64 bytes.
+            // The parser limits both to 64 bytes.
             unique_length: u8::try_from(unique.len()).unwrap_or(u8::MAX),
             reducer_length: u8::try_from(reducer.len()).unwrap_or(u8::MAX),
         }
@@ -174,12 +174,12 @@ impl Job {
         self.submitted_ms.get()
     }
 
-    /// Since when it could run, in milliseconds since 1970, where that is known.
+    /// Since when it could run, in milliseconds since 1970, if known.
     pub(super) fn waits_since_ms(&self) -> Option<u64> {
         Some(self.submitted_ms().max(self.due_s() * 1000)).filter(|since_ms| *since_ms > 0)
     }
 
-    /// The bytes of its unique id and its reducer.
+    /// The length of its unique id and its reducer, in bytes.
     pub(super) fn head_length(&self) -> usize {
         usize::from(self.unique_length) + usize::from(self.reducer_length)
     }
@@ -203,13 +203,13 @@ impl<'a> JobRef<'a> {
         &self.job.body.head(self.bodies)[usize::from(self.unique_length)..self.head_length()]
     }
 
-    /// The workload, of a job that has it in memory.
+    /// The workload of a job that has it in memory.
     pub(super) fn workload(self) -> Workload<'a> {
         debug_assert!(self.kept != Kept::Store, "the workload of a job is used that is not in memory");
         self.rest()
     }
 
-    /// What is behind the head: the workload, or what stands for it.
+    /// The bytes after the head: the workload, or what replaces it.
     pub(super) fn rest(self) -> Workload<'a> {
         self.job.body.workload(self.bodies, self.head_length())
     }
@@ -229,22 +229,22 @@ impl<'a> JobRef<'a> {
         self.unique_length == 1 && self.unique() == WORKLOAD_IS_UNIQUE && !self.bytes().is_empty()
     }
 
-    /// How many bytes of it are shared with packets.
+    /// The number of its bytes that are shared with packets.
     pub(super) fn shared_memory(self) -> u64 {
         self.job.body.shared_memory()
     }
 
-    /// How many bytes of memory its workload takes.
+    /// The number of bytes of memory that its workload takes.
     pub(super) fn workload_memory(self) -> u64 {
         if self.kept == Kept::Store { 0 } else { self.job.body.workload_length(self.head_length()) as u64 }
     }
 
-    /// What names it in a store.
+    /// Its key in a store.
     pub(super) fn key(self, function: &FunctionName) -> JobKey {
         JobKey { number: self.number(), function: function.clone(), unique: self.unique().into() }
     }
 
-    /// The half of it that a store keeps.
+    /// The part of it that a store keeps.
     pub(super) fn to_stored(self, function: &FunctionName, prefixes: &Prefixes) -> StoredJob {
         StoredJob {
             number: self.number(),
@@ -261,33 +261,33 @@ impl<'a> JobRef<'a> {
     }
 }
 
-/// Where a submission that equals no job belongs in the indexes.
+/// The place in the indexes for a submission that equals no job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vacancy {
-    /// Of the unique id, or of the workload where that is the unique; 0 for a job that never coalesces.
+    /// The hash of the unique id, or of the workload if that is the unique; 0 for a job that never coalesces.
     hash: u32,
     /// The newest job with the same unique id, of another function.
     namesake: Option<u32>,
 }
 
-/// The neighbours of a job among those with the same unique id and other functions, by age.
+/// The neighbours of a job, by age, among jobs with the same unique id and other functions.
 #[derive(Clone, Copy, Debug)]
 struct Namesakes {
     newer: u32,
     older: u32,
 }
 
-/// All jobs, found by slot, by handle and by unique id, and the times at which something happens to them.
+/// All jobs, indexed by slot, handle and unique id, and the schedule.
 #[derive(Debug)]
 pub(super) struct Jobs {
     slots: Slab<Job>,
     bodies: Bodies,
     last_number: u64,
     by_number: JobIndex,
-    /// By unique id: the newest job of each. GET_STATUS_UNIQUE names no function.
+    /// By unique id, the newest job of each. GET_STATUS_UNIQUE names no function.
     by_unique: JobIndex,
-    /// By function and unique id, only jobs that have namesakes, or had; by function and workload, where that is the
-    /// unique. Together with `by_unique`, all that coalesces.
+    /// By function and unique id, only jobs that have or had namesakes; by function and workload, if that is
+    /// the unique. Together with `by_unique`, all jobs that coalesce.
     by_key: JobIndex,
     /// By slot.
     namesakes: Map<u32, Namesakes>,
@@ -311,7 +311,7 @@ impl Jobs {
         }
     }
 
-    /// Bytes of memory for jobs that no job uses, beyond what there always may be.
+    /// Bytes of unused memory for job bodies, beyond what is always allowed.
     pub(super) fn free_bytes(&self) -> usize {
         self.bodies.free_bytes()
     }
@@ -320,12 +320,12 @@ impl Jobs {
         self.slots.len()
     }
 
-    /// The highest number that was given to a job.
+    /// The highest job number assigned so far.
     pub(super) fn last_number(&self) -> u64 {
         self.last_number
     }
 
-    /// Numbers go on behind this one.
+    /// Makes the numbers of new jobs higher than this one.
     pub(super) fn skip_to_number(&mut self, number: u64) {
         self.last_number = self.last_number.max(number);
     }
@@ -335,7 +335,7 @@ impl Jobs {
         self.slots.get(slot as usize).map(|job| self.with_bytes(job))
     }
 
-    /// The job in a slot, if it is still the one of this number.
+    /// The job in a slot, if it still has this number.
     pub(super) fn find_in(&self, slot: u32, number: u64) -> Option<JobRef<'_>> {
         self.find(slot).filter(|job| job.number() == number)
     }
@@ -352,7 +352,7 @@ impl Jobs {
         &mut self.slots[slot as usize]
     }
 
-    /// The place of a job in its list, if it is in one. There is none for [`NONE`].
+    /// The links of a job in its list, if it is in one; `None` for [`NONE`].
     pub(super) fn links_mut(&mut self, slot: u32) -> Option<&mut Links> {
         match &mut self.slots.get_mut(slot as usize)?.state {
             JobState::Scheduled(links)
@@ -368,8 +368,8 @@ impl Jobs {
         self.slots.bound()
     }
 
-    /// Keeps a new job, for which [`find_equal`](Self::find_equal) has found a vacancy. It is in no list yet but the
-    /// indexes.
+    /// Inserts a new job into the vacancy that [`find_equal`](Self::find_equal) has found. It is in the
+    /// indexes, and in no list yet.
     pub(super) fn insert(&mut self, now: Now, function: u32, submission: &Submission<'_>, vacancy: Vacancy) -> u32 {
         self.last_number += 1;
         let Submission { unique, reducer, workload, .. } = *submission;
@@ -378,7 +378,7 @@ impl Jobs {
         self.keep(job, vacancy)
     }
 
-    /// Keeps a job that a store has brought back, under its own number, as [`insert`](Self::insert) does.
+    /// Inserts a job from a store, under its own number, as [`insert`](Self::insert) does.
     pub(super) fn restore(&mut self, function: u32, job: StoredJob, prefix: u8, kept: Kept, vacancy: Vacancy) -> u32 {
         self.last_number = self.last_number.max(job.number);
         let head_length = usize::from(job.unique_length) + usize::from(job.reducer_length);
@@ -424,7 +424,7 @@ impl Jobs {
         slot
     }
 
-    /// Lets go of a workload that the store has. For a job that coalesces by its workload a digest stays.
+    /// Evicts a workload that the store has. A job that coalesces by its workload keeps a digest.
     pub(super) fn unload(&mut self, slot: u32) {
         let job = self.get(slot);
         let (unique, reducer) = (job.unique(), job.reducer());
@@ -435,7 +435,7 @@ impl Jobs {
         self.get_mut(slot).kept = Kept::Store;
     }
 
-    /// Takes back a workload that was let go of.
+    /// Puts back an evicted workload.
     pub(super) fn load(&mut self, slot: u32, workload: &Bytes) {
         let shared = Workload::shared(workload, workload);
         let loaded = if workload.len() >= SHARED_FROM { shared } else { Workload::borrowed(workload) };
@@ -445,7 +445,7 @@ impl Jobs {
         self.set_body(slot, body);
         self.get_mut(slot).kept = Kept::Both;
         if was_keyed {
-            // Somebody may have changed the workload in the store.
+            // Another program may have changed the workload in the store.
             self.by_key.remove(slot, key_hash(old_hash, function));
         }
         if self.get(slot).is_keyed_by_workload() {
@@ -455,7 +455,7 @@ impl Jobs {
         }
     }
 
-    /// Gives a job other bytes, of which those of the unique id and the reducer are the same.
+    /// Replaces the bytes of a job. The unique id and the reducer must stay the same.
     fn set_body(&mut self, slot: u32, body: Body) {
         let job = &mut self.slots[slot as usize];
         let body = body.hold(job.head_length(), &mut self.bodies);
@@ -470,7 +470,7 @@ impl Jobs {
         }
     }
 
-    /// The links of a job to its namesakes, which it has from now on.
+    /// The links of a job to its namesakes, which are created if it has none.
     fn crowd(&mut self, slot: u32) -> &mut Namesakes {
         if !self.namesakes.contains_key(&slot) {
             let Job { hash, function, .. } = *self.get(slot);
@@ -479,7 +479,7 @@ impl Jobs {
         self.namesakes.get_or_insert(slot, Namesakes { newer: NONE, older: NONE })
     }
 
-    /// Forgets a job, which must be in no list any more but the indexes.
+    /// Removes a job, which must be in no list, only in the indexes.
     pub(super) fn remove(&mut self, slot: u32) {
         self.remove_from_indexes(slot);
         let job = self.slots.remove(slot as usize);
@@ -499,7 +499,7 @@ impl Jobs {
     }
 
     fn remove_unique(&mut self, slot: u32, hash: u32, function: u32) {
-        // Mostly there are none, and then the slot need not be hashed.
+        // Usually there are none, and the slot need not be hashed.
         let namesakes = if self.namesakes.is_empty() { None } else { self.namesakes.remove(&slot) };
         let Some(Namesakes { newer, older }) = namesakes else {
             return self.by_unique.remove(slot, hash);
@@ -521,9 +521,9 @@ impl Jobs {
         self.by_number.find(low_half(number), |slot| self.get(slot).number() == number)
     }
 
-    /// The live job that a submission coalesces onto, or where to put it.
+    /// The live job that a submission coalesces with, or the vacancy for it.
     ///
-    /// Its unique id is hashed once: a peer chooses it, so the hash is a keyed one, which is not cheap.
+    /// The unique id is hashed once: a peer chooses it, so the hash is keyed, which is not cheap.
     pub(super) fn find_equal(&self, function: u32, unique: &[u8], workload: &[u8]) -> Result<u32, Vacancy> {
         if has_unique(unique) {
             let hash = self.hash(unique);
@@ -548,7 +548,7 @@ impl Jobs {
         self.by_key.find(key_hash(hash, function), is_equal).ok_or(Vacancy { hash, namesake: None })
     }
 
-    /// The newest live job with this unique id, whichever its function.
+    /// The newest live job with this unique id, of any function.
     pub(super) fn find_unique(&self, unique: &[u8]) -> Option<u32> {
         has_unique(unique).then(|| self.find_unique_hashed(unique, self.hash(unique)))?
     }
@@ -562,24 +562,24 @@ impl Jobs {
         self.by_unique.find(hash, |slot| self.get(slot).unique() == unique)
     }
 
-    /// All jobs, those that have ended included.
+    /// All jobs, including ended ones.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, JobRef<'_>)> {
         self.slots.iter().map(|(slot, job)| (u32::try_from(slot).unwrap_or(NONE), self.with_bytes(job)))
     }
 
-    /// How many jobs are found by number, by unique id, by key, and how many have namesakes.
+    /// The lengths of the indexes by number, unique id and key, and the number of jobs with namesakes.
     pub(super) fn index_lengths(&self) -> [usize; 4] {
         [self.by_number.len(), self.by_unique.len(), self.by_key.len(), self.namesakes.len()]
     }
 }
 
-/// Where a job is that is found by its function too.
+/// The hash in the index that includes the function.
 fn key_hash(hash: u32, function: u32) -> u32 {
-    // The function is the server's own number: spreading it needs no secret.
+    // The server assigns the function's slot: spreading it needs no secret.
     hash ^ function.wrapping_add(1).wrapping_mul(0x9e37_79b1)
 }
 
-/// Whether a job can be asked for by this unique id.
+/// Whether a job can be looked up by this unique id.
 fn has_unique(unique: &[u8]) -> bool {
     !unique.is_empty() && unique != WORKLOAD_IS_UNIQUE
 }

@@ -1,6 +1,6 @@
 //! Listings of jobs, a bounded number at a time.
 //!
-//! Between two calls jobs come and go: a listing of several calls is no picture of one moment.
+//! Jobs come and go between two calls: a listing of several calls is no snapshot.
 
 use std::ops::{ControlFlow, Range};
 
@@ -22,29 +22,29 @@ pub struct JobView<'a> {
     pub unique: &'a [u8],
     /// Its priority.
     pub priority: Priority,
-    /// Where it is.
+    /// Its stage.
     pub stage: Stage,
-    /// When it was submitted, in milliseconds since 1970; 0 where that is not known.
+    /// When it was submitted, in milliseconds since 1970; 0 if unknown.
     pub submitted_ms: u64,
-    /// When it may run, in seconds since 1970; 0 for always.
+    /// When it may run, in seconds since 1970; 0 means immediately.
     pub due_s: u64,
-    /// How often a worker was lost with it.
+    /// The number of failed attempts: how often a worker was lost with it.
     pub attempts: u32,
-    /// Those runs, oldest first, as far as they are remembered: at most eight, and none from before a restart.
+    /// Its failed runs, oldest first: at most eight, and none from before a restart.
     pub earlier_runs: &'a [EarlierRun],
-    /// Whether it runs although nobody wants it any more.
+    /// Whether it runs although it has no waits and is no background job.
     pub abandoned: bool,
-    /// Whether it lives on without its client.
+    /// Whether it is a background job, which lives on without its client.
     pub background: bool,
     /// Whether a store has it.
     pub stored: bool,
-    /// How many submissions wait for its end.
+    /// The number of submissions that wait for its end.
     pub clients: u32,
-    /// Its workload, unless only the store has that.
+    /// Its workload, unless only the store has it.
     pub workload: Option<&'a [u8]>,
 }
 
-/// Where a job is, as listings show it.
+/// The stage of a job, as listings show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// It is not due yet.
@@ -55,43 +55,43 @@ pub enum Stage {
     Running(RunView),
 }
 
-/// What is known of a job that a worker has.
+/// The run of a job that a worker has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunView {
     /// The worker.
     pub holder: ConnectionId,
-    /// Since when, in milliseconds since 1970.
+    /// When it began, in milliseconds since 1970.
     pub since_unix_ms: u64,
-    /// When it is taken away again, on the monotonic clock.
+    /// Its timeout, on the monotonic clock.
     pub deadline_us: Option<u64>,
-    /// How far it has come, by the worker's word.
+    /// The progress that the worker has reported.
     pub numerator: u64,
-    /// Of how much.
+    /// The total of that progress.
     pub denominator: u64,
 }
 
-/// How many lists the queued jobs of a function stand in: see [`JobServer::list_of`].
+/// The number of lists with queued jobs of a function: see [`JobServer::list_of`].
 pub(super) const QUEUED_LISTS: usize = 3 * Priority::ALL.len();
-/// How many lists all jobs of a function stand in that do not run.
+/// The number of lists with jobs of a function that do not run.
 pub(super) const LISTS: usize = QUEUED_LISTS + Priority::ALL.len();
 
-/// A place in the listing of a function's queues: behind a job that was there.
+/// A cursor in the listing of a function's queues: after a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct QueuePlace {
     list: usize,
-    /// The job's; 0 for the beginning.
+    /// The job's number; 0 for the beginning.
     number: u64,
-    /// How often it had been given back, of which each time it got in line once more; the rest of a division by 256.
+    /// The job's attempts modulo 256: with each attempt it was queued again.
     attempts: u8,
 }
 
-/// Numbers of jobs take so many bits.
+/// The bits of a job number.
 const NUMBER_BITS: u32 = 40;
-/// And the number of a list so many.
+/// The bits of a list number.
 const LIST_BITS: u32 = 4;
 
 impl QueuePlace {
-    /// Behind a job in this list.
+    /// The cursor after a job in this list.
     fn of(list: usize, job: JobRef<'_>) -> Self {
         let [attempts, _] = job.attempts.to_le_bytes();
         Self { list, number: job.number(), attempts }
@@ -110,8 +110,8 @@ impl QueuePlace {
 }
 
 impl JobServer {
-    /// Shows a bounded number of jobs to `show`, from a place in the listing on that starts at 0, until it breaks off.
-    /// Returns the place to go on from, or `None` after the last job.
+    /// Passes a bounded number of jobs to `show`, beginning at a cursor, which is 0 at first, until `show`
+    /// breaks. Returns the cursor for the next call, or `None` after the last job.
     pub fn list_jobs(&self, place: usize, mut show: impl FnMut(JobView<'_>) -> ControlFlow<()>) -> Option<usize> {
         let bound = self.jobs.slot_bound();
         let end = place.saturating_add(WORK_PER_CALL).min(bound);
@@ -125,7 +125,7 @@ impl JobServer {
         (end < bound).then_some(end)
     }
 
-    /// The same for jobs that workers have.
+    /// The same for running jobs.
     pub fn list_running_jobs(
         &self,
         place: usize,
@@ -143,17 +143,18 @@ impl JobServer {
         (end < bound).then_some(end)
     }
 
-    /// Whether a connection has given itself this client id.
+    /// Whether a connection has set this client id.
     pub fn has_client(&self, id: &[u8]) -> bool {
         self.clients.of(id).next().is_some()
     }
 
-    /// Shows jobs of a function that wait for a worker, in the order in which they will be handed out: a bounded number of
-    /// those behind a place, or from the first on where it is 0, until `show` breaks off. Returns the place to go on from,
-    /// or `None` after the last.
+    /// Passes the queued jobs of a function to `show`, in the order in which they will be handed out: a
+    /// bounded number of those after a cursor, or from the first job if it is 0, until `show` breaks. Returns
+    /// the cursor for the next call, or `None` after the last job.
     ///
-    /// Where the job at that place is not there any more, the listing goes on with the first that has a higher number and
-    /// the same priority. Some may be shown twice then, and one that has been put behind younger ones may be left out.
+    /// If the job at the cursor is gone, the listing continues with the first job that has a higher number
+    /// and the same priority. Some jobs may be shown twice then, and a job that was queued behind younger
+    /// ones may be left out.
     pub fn list_queued_jobs(
         &self,
         function: &[u8],
@@ -166,7 +167,7 @@ impl JobServer {
         })
     }
 
-    /// Hands on a bounded number of jobs that stand in these lists of a function, as
+    /// Passes a bounded number of the jobs in these lists of a function to `act`, as
     /// [`list_queued_jobs`](Self::list_queued_jobs) does.
     pub(super) fn list_in_lists(
         &self,
@@ -204,8 +205,8 @@ impl JobServer {
         reached
     }
 
-    /// The list in which a listing goes on, and the job there; [`NONE`] for the next list. Or how far one call has come in
-    /// looking for it.
+    /// The list in which a listing continues, and the job there; [`NONE`] for the next list. Or the cursor
+    /// that one call has reached in looking for it.
     fn behind(&self, function: u32, place: QueuePlace, looks: &mut usize) -> ControlFlow<QueuePlace, (usize, u32)> {
         let QueuePlace { list, number, .. } = place;
         if list >= LISTS {
@@ -221,7 +222,7 @@ impl JobServer {
         {
             return ControlFlow::Continue((list, links.next));
         }
-        // Parked ones may have been read since, and are ready.
+        // Parked jobs may have been read since, and be ready.
         let ready = if list < QUEUED_LISTS { list - list % 3 } else { list };
         let mut passed = 0;
         for list in ready..=list {
@@ -241,7 +242,7 @@ impl JobServer {
         ControlFlow::Continue((list, NONE))
     }
 
-    /// Shows the jobs that a connection holds, oldest first, a bounded number of them.
+    /// Passes the jobs that a connection holds to `show`, oldest first, a bounded number of them.
     pub fn list_held_jobs(&self, holder: ConnectionId, mut show: impl FnMut(JobView<'_>)) {
         let Some(connection) = self.slot_of(holder) else { return };
         let mut run = self.connections[connection as usize].first_run;
@@ -254,12 +255,12 @@ impl JobServer {
         }
     }
 
-    /// Shows one job. Returns `None` where there is none.
+    /// Passes one job to `show`. Returns `None` if it does not exist.
     pub fn show_job<R>(&self, handle: &[u8], show: impl FnOnce(JobView<'_>) -> R) -> Option<R> {
         self.find_handle(handle).and_then(|job| self.view(self.jobs.get(job))).map(show)
     }
 
-    /// A job as it is shown. One that is not stored yet is nobody's business.
+    /// The view of a job. `None` if it is not stored yet, and so not visible, or has ended.
     pub(super) fn view<'a>(&'a self, job: JobRef<'a>) -> Option<JobView<'a>> {
         let stage = match job.state {
             JobState::Storing(_) | JobState::Ended => return None,
@@ -295,7 +296,7 @@ impl JobServer {
     }
 }
 
-/// The list that a job stands in. One that stands in none is in the first as well as in any other.
+/// The list that a job is in. For a job in no list, the first list of its priority.
 pub(super) fn list_index(job: JobRef<'_>) -> usize {
     let priority = job.priority.index();
     match job.state {

@@ -1,4 +1,4 @@
-//! A hash map that never stops the server to grow: many small tables with unequal shares of the keys, see
+//! A hash map whose growth never stalls the server: many small tables with unequal shares of the keys, see
 //! `index.rs`.
 
 use std::borrow::Borrow;
@@ -42,7 +42,7 @@ impl<K: Hash + Eq, V> Map<K, V> {
     where
         K: Borrow<Q>,
     {
-        // Mostly a map of what few jobs have, and then the key need not be hashed.
+        // Many maps hold what few jobs have: an empty one saves hashing the key.
         if self.len == 0 {
             return None;
         }
@@ -68,7 +68,7 @@ impl<K: Hash + Eq, V> Map<K, V> {
         self.get(key).is_some()
     }
 
-    /// Puts a value in, and returns the one that was there.
+    /// Inserts a value. Returns the previous one, if any.
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
         let hasher = &self.hasher;
         let (table, place) = place_of(hasher, &key);
@@ -83,7 +83,7 @@ impl<K: Hash + Eq, V> Map<K, V> {
         }
     }
 
-    /// The value of a key, which is `vacant` where there was none.
+    /// The value of a key, inserted as `vacant` if there was none.
     pub(super) fn get_or_insert(&mut self, key: K, vacant: V) -> &mut V {
         let hasher = &self.hasher;
         let (table, place) = place_of(hasher, &key);
@@ -110,7 +110,7 @@ impl<K: Hash + Eq, V> Map<K, V> {
         Some(value)
     }
 
-    /// All of them, in no order.
+    /// All entries, unordered.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.tables.iter().flat_map(|table| table.iter().map(|(key, value)| (key, value)))
     }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against the map of the standard library.
+        /// Compares it with the map of the standard library.
         #[test]
         fn it_is_a_map(steps in prop::collection::vec((0..4_u8, 0..300_u32), 1..3000)) {
             let mut map: Map<String, usize> = Map::default();

@@ -1,4 +1,4 @@
-//! What is counted and timed for those who look.
+//! What is counted and timed for monitoring.
 
 use super::work::Outcome;
 use super::{JobServer, Now};
@@ -6,13 +6,13 @@ use crate::stats::histogram::bucket_of;
 use crate::stats::{AbilityGauges, Gauge, JobCounters};
 
 impl JobServer {
-    /// Counts something that happened to a job of a function, there and among all.
+    /// Counts an event of a job, for its function and in total.
     pub(super) fn tally(&self, function: u32, counter: fn(&JobCounters) -> &Gauge) {
         counter(self.functions[function as usize].gauges.counters.get_or_make()).bump(1);
         counter(&self.stats.counters).bump(1);
     }
 
-    /// A job is handed out: measures how long it waited, unless it has been handed out before.
+    /// Records how long a job waited, when it is handed out for the first time.
     pub(super) fn measure_wait(&self, now: Now, job: u32) {
         let job = self.jobs.get(job);
         if let Some(since_ms) = job.waits_since_ms()
@@ -23,7 +23,7 @@ impl JobServer {
         }
     }
 
-    /// A worker is through with a job that was taken away from it. How long it took is not known any more.
+    /// Records a worker's result for a job that was revoked from it. How long it took is no longer known.
     pub(super) fn measure_late(&self, connection: u32, job: u32, outcome: &Outcome<'_>) {
         let function = self.jobs.get(job).function;
         let ability = self.find_ability(connection, function);
@@ -31,7 +31,7 @@ impl JobServer {
         self.count_outcome(function, gauges, outcome);
     }
 
-    /// A worker is through with a job.
+    /// Records a worker's result for a job, and how long it took.
     pub(super) fn measure_run(&self, now: Now, run: u32, outcome: &Outcome<'_>) {
         let run = &self.runs[run as usize];
         let function = self.jobs.get(run.job).function;

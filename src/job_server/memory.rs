@@ -1,9 +1,9 @@
-//! Which workloads are in memory: a durable backlog must not need memory for what is in the store anyway.
+//! Paging of workloads: a durable backlog must not need memory for what is in the store anyway.
 //!
-//! Within the limit a kept job has its workload in memory too. Beyond it the workload is let go of, and the job is parked:
-//! it stands behind the ready jobs of its function and priority, in order, and so does every kept job that follows. When
-//! the ready ones run low, and there are workers, the first parked ones are read, and become ready in their order. Jobs
-//! that no store has are never parked and never wait for the disk.
+//! Within the limit a stored job has its workload in memory too. Beyond it the workload is evicted, and the
+//! job is parked: it is queued behind the ready jobs of its function and priority, in order, and so is every
+//! stored job that follows. When the ready jobs run low, and there are workers, the first parked jobs are
+//! read, and become ready in order. Jobs that no store has are never parked and never wait for the disk.
 
 use bytes::Bytes;
 
@@ -15,53 +15,53 @@ use super::tell::Said;
 use super::{JobServer, Now, US_PER_S, price};
 use crate::protocol::{PeerError, Priority};
 
-/// Parked jobs of a function and priority are read when fewer are ready than this, or so many were handed out since. So
-/// many are read at once, too.
+/// Parked jobs of a function and priority are read when fewer jobs than this are ready, or when this many
+/// were handed out since the last read. This many are read at once, too.
 const READ_AHEAD: u32 = 1024;
-/// What it costs to ask for one of them.
+/// The price of requesting one of them.
 const KEY: u32 = 2;
-/// The same a little beyond the limit of memory, where no function keeps more ready than its workers soon need. Far beyond
-/// it one is read when none is ready.
+/// The same slightly beyond the memory limit, where no function keeps more jobs ready than its workers soon
+/// need. Far beyond it one job is read when none is ready.
 const READ_AHEAD_BEYOND_LIMIT: u32 = 64;
-/// How long parked jobs wait when the store could not read them, in microseconds.
+/// The delay before a retry after the store could not read parked jobs, in microseconds.
 const LOAD_AGAIN_US: u64 = US_PER_S;
 
-/// Bytes of workloads in memory, and jobs by what they would outlive.
+/// Bytes of workloads in memory, by where else they are, and other counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Holdings {
     /// Bytes of jobs that no store has.
     pub(super) volatile: u64,
-    /// Bytes of jobs that the store is asked to keep. There is about as much again in its queue.
+    /// Bytes of jobs that the store was asked to add. Its queue holds about as much again.
     pub(super) storing: u64,
-    /// Bytes of jobs that have ended since the store was asked to keep them, and are still in its queue.
+    /// Bytes of jobs that ended while their addition was pending, and that are still in the store's queue.
     pub(super) ended: u64,
-    /// Bytes of jobs that the store has too.
+    /// Bytes of jobs that the store also has.
     pub(super) stored: u64,
-    /// Jobs that the store has.
+    /// The number of jobs that the store has.
     pub(super) stored_jobs: usize,
-    /// Those of them that run.
+    /// The number of those that run.
     pub(super) stored_running: usize,
-    /// Bytes of unique ids and reducers, and places in indexes by them.
+    /// Bytes of unique ids and reducers, and of their index entries.
     pub(super) heads: u64,
     /// Bytes of workloads that are shared with packets.
     pub(super) shared: u64,
-    /// Bytes of the names of functions.
+    /// Bytes of function names.
     pub(super) names: u64,
-    /// Jobs that connections are remembered to have lost.
+    /// The number of revoked jobs that connections remember.
     pub(super) forfeited: usize,
 }
 
-/// Parked jobs that are being read. Its slot is the ticket of the operation.
+/// A read of parked jobs. Its slot is the ticket of the operation.
 #[derive(Debug)]
 pub(super) struct Load {
     function: u32,
     priority: Priority,
-    /// Slots and numbers: some may have ended meanwhile.
+    /// The slots and numbers of the jobs: some may have ended meanwhile.
     jobs: Vec<(u32, u64)>,
 }
 
 impl JobServer {
-    /// Counts a job in, as it is, after it was made or changed.
+    /// Adds a job as it is to the counts, after it was created or changed.
     pub(super) fn count(&mut self, job: u32) {
         let (workload, kept, is_running) = self.counted(job);
         self.holdings.heads += self.jobs.get(job).head_memory();
@@ -76,7 +76,7 @@ impl JobServer {
         *stored_running += usize::from(kept.is_stored() && is_running);
     }
 
-    /// Counts a job out, as it is, before it changes or ends.
+    /// Subtracts a job as it is from the counts, before it changes or ends.
     pub(super) fn uncount(&mut self, job: u32) {
         let (workload, kept, is_running) = self.counted(job);
         self.holdings.heads -= self.jobs.get(job).head_memory();
@@ -91,7 +91,7 @@ impl JobServer {
         *stored_running -= usize::from(kept.is_stored() && is_running);
     }
 
-    /// A job that did not run runs now. Its weight stays the same.
+    /// Marks a job as running. Its weight stays the same.
     pub(super) fn start_run(&mut self, job: u32, run: u32) {
         let job = self.jobs.get_mut(job);
         job.state = JobState::Running(run);
@@ -115,7 +115,7 @@ impl JobServer {
         self.count(job);
     }
 
-    /// Whether there is memory for the workload of a new job.
+    /// Checks that there is memory for the workload of a new job.
     pub(super) fn check_memory(&self, workload: usize, is_durable: bool) -> Result<(), PeerError> {
         let (taken, most, error) = if is_durable {
             let entries = self.additions.len() as u64 * OPERATION;
@@ -124,7 +124,7 @@ impl JobServer {
         } else {
             (self.holdings.volatile, self.policy.volatile_workloads_max, PeerError::OUT_OF_MEMORY)
         };
-        // One job of any size fits where nothing else waits.
+        // One job of any size fits if nothing else is held.
         let fits = taken == 0 || taken.saturating_add(workload as u64) <= most;
         if fits {
             return Ok(());
@@ -133,7 +133,7 @@ impl JobServer {
         Err(error)
     }
 
-    /// Whether a kept job that would be ready has to wait for its turn in the store.
+    /// Whether a stored job that would be ready must be parked.
     pub(super) fn must_park(&self, job: u32) -> bool {
         let job = self.jobs.get(job);
         let (function, priority) = (&self.functions[job.function as usize], job.priority.index());
@@ -150,14 +150,14 @@ impl JobServer {
         }
     }
 
-    /// Lets go of the workload of a job that the store has.
+    /// Evicts the workload of a job that the store has.
     pub(super) fn unload(&mut self, job: u32) {
         self.uncount(job);
         self.jobs.unload(job);
         self.count(job);
     }
 
-    /// Lets go of a kept job's workload, and puts it behind those of its function and priority.
+    /// Evicts a stored job's workload, and appends the job to the parked ones of its function and priority.
     pub(super) fn park(&mut self, job: u32, effects: &mut impl Effects) {
         if self.jobs.get(job).kept == Kept::Both {
             self.unload(job);
@@ -168,7 +168,7 @@ impl JobServer {
         self.load_ahead(function, effects);
     }
 
-    /// Reads parked jobs of a function if its workers will soon need them.
+    /// Prefetches parked jobs of a function if its workers will soon need them.
     pub(super) fn load_ahead(&mut self, function: u32, effects: &mut impl Effects) {
         if self.functions[function as usize].parked.iter().all(|list| list.len == 0) {
             return;
@@ -208,8 +208,8 @@ impl JobServer {
         }
     }
 
-    /// The store has read parked jobs, the first of those that it was asked for at least; or it could not.
-    /// Returns what is left of that: the call is to be made again with it.
+    /// Processes the store's answer to a read: at least the first of the requested jobs, or a failure.
+    /// Returns the unprocessed rest, if any: call again with it.
     pub(super) fn loaded(
         &mut self,
         now: Now,
@@ -252,7 +252,7 @@ impl JobServer {
             return Some(StoreReport::Loaded { ticket, result: Ok(workloads) });
         }
         self.loads.remove(ticket as usize);
-        // With its last job the function may have gone as well.
+        // The function may have been removed with its last job.
         if self.functions.contains(function as usize) {
             self.publish(function);
             self.load_ahead(function, effects);
@@ -260,8 +260,7 @@ impl JobServer {
         None
     }
 
-    /// Of jobs that the store was asked for, those that it has not read wait again, before the others.
-    /// Returns what it has read.
+    /// Parks the requested jobs that were not read again, ahead of the others. Returns what was read.
     fn park_unread(
         &mut self,
         now: Now,
@@ -282,7 +281,7 @@ impl JobServer {
                 state.loading[priority.index()].remove(&mut self.jobs, *job);
                 state.returns = state.returns.wrapping_add(1);
                 let parked = &mut state.parked[priority.index()];
-                // A job that cannot be read must not keep those behind it for ever.
+                // A job that cannot be read must not block those behind it forever.
                 if is_damaged && jobs.first().is_some_and(|(first, _)| first == job) {
                     parked.push(&mut self.jobs, *job, JobState::Parked);
                 } else {
@@ -293,12 +292,12 @@ impl JobServer {
         workloads
     }
 
-    /// A job that is being read, unless it has ended.
+    /// Whether a job is still being read.
     fn is_loading(&self, job: u32, number: u64) -> bool {
         self.jobs.find_in(job, number).is_some_and(|job| matches!(job.state, JobState::Loading(_)))
     }
 
-    /// The store does not have a job any more that it had.
+    /// Drops a job that is missing from the store.
     fn vanish(&mut self, job: u32, effects: &mut impl Effects) {
         let gone = self.jobs.get(job);
         let handle = gone.handle(&self.prefixes);
@@ -308,7 +307,7 @@ impl JobServer {
         self.end(job, None, Said::Fail, effects);
     }
 
-    /// After the store could not read: asks again, for every function that has parked jobs.
+    /// Starts the retry after a failed read when it is due, for every function that has parked jobs.
     pub(super) fn load_again(&mut self, now: Now) {
         if self.load_again_us.is_some_and(|at_us| at_us <= now.monotonic_us) {
             self.load_again_us = None;
@@ -316,7 +315,7 @@ impl JobServer {
         }
     }
 
-    /// Goes on with that until the turn is over.
+    /// Continues the retry until the budget is spent.
     pub(super) fn go_on_loading(&mut self, effects: &mut impl Effects) {
         while let Some(slot) = self.loads_place.filter(|_| !self.is_turn_over()) {
             self.loads_place = (slot + 1 < self.functions.bound()).then_some(slot + 1);
@@ -327,10 +326,11 @@ impl JobServer {
         }
     }
 
-    /// Takes back a job that the store has kept, as it was, with its workload or without; one whose unique id is `-` coalesces
-    /// only once it has it. Returns whether there is memory for the workload of the next one.
+    /// Restores a job from the store as it was, with or without its workload; a job whose unique id is `-`
+    /// coalesces only once it has its workload. Returns whether there is memory for the workload of the next
+    /// job.
     pub fn restore(&mut self, now: Now, mut job: StoredJob, has_workload: bool, effects: &mut impl Effects) -> bool {
-        // The limit of functions is for peers, not for what was acknowledged.
+        // The limit of functions is for peers, not for acknowledged jobs.
         let function = self.function_or_new(job.function.as_bytes());
         let twin = self
             .jobs

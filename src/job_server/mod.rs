@@ -1,30 +1,33 @@
-//! The job server as a pure state machine: jobs, functions, connections, and what happens between them.
+//! The job server as a pure state machine: jobs, functions, connections and their transitions.
 //!
-//! No clock, no randomness, no I/O and no lock is in here. Time is an argument, what is said goes through [`Effects`],
-//! and equal calls in equal order have equal results; the one thing that comes from outside is the key of the hash
-//! function that guards against chosen collisions, and nothing visible depends on it.
+//! It uses no clock, randomness, I/O or lock. Time is an argument and output goes through [`Effects`], so
+//! equal calls in equal order have equal results. The only outside input is the key of the hash function that
+//! guards against chosen collisions; it has no visible effect.
 //!
 //! # Invariants
-//! [`JobServer::check_invariants`] checks them after every transition of a debug build, while there are few jobs.
+//! [`JobServer::check_invariants`] checks them after every transition of a debug build, while there are few
+//! jobs.
 //!
 //! 1. A job is in exactly one state, and in exactly the list that its state implies.
-//! 2. If a function has more ready jobs than workers that were woken for it and may still come, no worker sleeps that
-//!    can do it.
-//! 3. (function, unique id) names at most one job; an empty unique id names none.
-//! 4. Each submission of a foreground job is one wait, until its one final packet or the end of its connection.
-//! 5. A job that nobody waits for and that is not a background job is running, or it does not exist.
+//! 2. If a function has more ready jobs than woken workers that may still come for them, no worker that can
+//!    do it sleeps.
+//! 3. (function, unique id) identifies at most one job; an empty unique id identifies none.
+//! 4. Each submission of a foreground job is one wait, until its final packet or the end of its connection.
+//! 5. A job without waits that is not a background job is running, or it does not exist.
 //! 6. A deadline exists exactly while its job runs.
 //! 7. The published numbers equal the state.
-//! 8. A job that is being stored for the first time is seen by nobody but the clients that wait for it. Each of their
-//!    submissions has one gap, which is filled when the store has answered, and never before.
-//! 9. A workload is not in memory exactly while its job is parked, being read, or scheduled, and then the store has it.
-//! 10. A connection that sleeps stands among the sleepers of exactly those of its functions that the operator's rules do
-//!     not withhold from it, and of none while it holds as many jobs as it may. What is withheld follows from the rules, once it
-//!     has had its turn after they have changed.
-//! 11. The first result of any connection that was handed a job ends the job while it exists: also after the job was taken away
-//!     from that connection, be it ready, parked, being read, or with another worker. So a job whose every run outlasts its time
-//!     ends. Results that come later are not answered. Of a connection that was never handed the job nothing is heard. A connection
-//!     remembers at least the last 1,024 jobs that were taken away from it.
+//! 8. A job that is being stored for the first time is visible only to the clients that wait for it. Each of
+//!    their submissions has one gap, which is filled when the store has answered, and never before.
+//! 9. A workload is evicted from memory while its job is parked or being read, and possibly while it is
+//!    scheduled; the store then has it.
+//! 10. A sleeping connection is in the sleeper lists of exactly those of its functions that the operator's
+//!     rules do not withhold from it, and in none while it is at its job limit. What is withheld follows from
+//!     the rules, once a change of the rules has been applied to the connection.
+//! 11. The first result from any connection that was handed a job ends the job while it exists, even if the
+//!     job was revoked from that connection and is ready, parked, being read, or with another worker. So a
+//!     job ends even if all its runs exceed their timeout. Later results are not answered. Results from a
+//!     connection that was never handed the job have no effect. A connection remembers at least the last
+//!     1,024 jobs that were revoked from it.
 
 mod abilities;
 mod account;
@@ -97,46 +100,47 @@ use crate::stats::{ConnectionGauges, Stats};
 
 pub use crate::stats::{ConnectionId, Withholding};
 
-/// The time of a transition, by two clocks: due times are wall time, timeouts are not.
+/// The time of a transition on two clocks: wall time for due times, monotonic time for timeouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now {
-    /// Microseconds since some moment in the past; never goes back.
+    /// Microseconds since an arbitrary moment in the past; never decreases.
     pub monotonic_us: u64,
-    /// Microseconds since 1970-01-01 UTC; may be set.
+    /// Microseconds since 1970-01-01 UTC; the clock may be set.
     pub unix_us: u64,
 }
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionEnd {
-    /// Its peer still reads: it is kept until its gaps are filled.
+    /// The peer still reads: keep the connection until its gaps are filled.
     pub wants_answers: bool,
-    /// Its peer has not read all that it was sent. Where the last of that is a job, handed out less than a second ago, and the peer
-    /// has said nothing since, the close was probably on its way already: the job loses no attempt. That is a guess, since a worker
-    /// may also have died while it read the job; so the same job is spared a bounded number of times.
+    /// The peer has not read all of its output. If the last unread packet is a job that was handed out less
+    /// than a second ago, and the peer has sent nothing since, its close was probably already on the way: the
+    /// job loses no attempt. That is a guess, since the worker may also have died while it read the job, so
+    /// the same job is spared only a bounded number of times.
     pub missed_last: bool,
 }
 
-/// How far the end of a connection has come.
+/// The progress of a disconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
-    /// There is more to undo: the call is to be made again.
+    /// More remains to undo: call again.
     Unfinished,
-    /// Answers are still to come from the store. When they have, the call is to be made again.
+    /// Answers from the store are pending: call again when they have arrived.
     AwaitsAnswers,
-    /// The connection is forgotten.
+    /// The connection is removed.
     Done,
 }
 
 const US_PER_S: u64 = 1_000_000;
 
-/// How many waits, runs or timeouts one call works off, so that no call takes long.
+/// The maximum number of waits, runs or timeouts that one call processes, so that no call takes long.
 const WORK_PER_CALL: usize = 256;
 
 /// A job that was handed out longer ago than this has reached its worker.
 const LONGEST_MISS_US: u64 = US_PER_S;
 
-/// While jobs are scheduled, the wall clock is looked at this often, since it may be set forward.
+/// The longest time between checks of the wall clock while jobs are scheduled, since it may be set forward.
 const LONGEST_LOOK_AHEAD_US: u64 = US_PER_S;
 
 /// The state of a job server.
@@ -147,62 +151,66 @@ pub struct JobServer {
     jobs: Jobs,
     prefixes: Prefixes,
     holdings: Holdings,
-    /// Jobs that the store is asked to keep, and the submissions that wait for its answer.
+    /// Jobs that the store was asked to add, and the submissions that wait for its answer.
     additions: Slab<Addition>,
     creations: Slab<Creation>,
-    /// The additions of jobs that went on meanwhile, by slot of the job.
+    /// Pending additions of jobs that are in use already, by job slot.
     late_additions: Map<u32, u32>,
-    /// Parked jobs that the store is asked to read, and when it is asked again after it could not.
+    /// Reads of parked jobs that the store was asked for, and when to retry after a failed read.
     loads: Slab<Load>,
     load_again_us: Option<u64>,
-    /// The slot of the function for which that is next, while it goes on.
+    /// The slot of the next function to retry reads for, while a retry is in progress.
     loads_place: Option<usize>,
     functions: Slab<Function>,
     function_names: Map<FunctionName, u32>,
-    /// How many the operator has paused or limited.
+    /// The number of functions that the operator has paused or limited.
     functions_with_settings: usize,
     connections: Slab<Connection>,
     clients: Clients,
     last_generation: u32,
     abilities: Slab<Ability>,
-    /// The slots of abilities, by connection and function.
+    /// Ability slots, by connection and function.
     ability_slots: Map<(u32, u32), u32>,
-    /// Counts how often an ability came first or last in turn, and how often a connection or an ability joined sleepers.
+    /// Counters: how often an ability moved to the front or back of its order, and how often a connection or
+    /// an ability joined sleepers.
     last_turn: i64,
     last_slept: u64,
-    /// The wide connections that sleep and could take a job, those that have slept longest first, and how many these are.
+    /// The list of sleeping wide connections that could take a job, longest asleep first, and its length.
     first_wide_sleeper: u32,
     last_wide_sleeper: u32,
     wide_sleepers: u32,
-    /// Connections that are still to be looked through for ready jobs that nobody is on the way for, since they have fallen asleep.
+    /// Connections that have fallen asleep and whose functions are still to be checked for uncovered ready
+    /// jobs.
     uncovered: VecDeque<ConnectionId>,
-    /// When a due date that is far ahead was reported last, on the monotonic clock.
+    /// When a far-ahead due date was last reported, on the monotonic clock.
     far_due_reported_us: Option<u64>,
     waits: Slab<Wait>,
-    /// By slot of the job: who waits for it how often, where that may be near the limit.
+    /// By job slot: the number of waits of each connection, kept only where it may be near the limit.
     crowds: HashMap<u32, Crowd>,
-    /// By slot of the job: what very many clients are being told, in order.
+    /// By job slot: messages that are being delivered to very many clients, in order.
     messages: HashMap<u32, VecDeque<Message>>,
     last_message: u64,
-    /// Slots of those jobs, in rotation.
+    /// The slots of those jobs, for round-robin delivery.
     undelivered: VecDeque<u32>,
     runs: Slab<Run>,
     earlier_runs: EarlierRuns,
-    /// When running jobs are taken away, on the monotonic clock.
+    /// The timeouts of running jobs, on the monotonic clock.
     deadlines: BTreeSet<(u64, u32)>,
-    /// By priority, functions with jobs that are ready, in no order. Each knows its place in here.
+    /// By priority, functions with ready jobs, unordered. Each function stores its index in here.
     functions_ready: [Vec<u32>; 3],
-    /// Functions without jobs, workers and settings, in no order: they may be forgotten. Each knows its place in here.
+    /// Functions without jobs, workers and settings, unordered: they may be evicted. Each function stores its
+    /// index in here.
     functions_unused: Vec<u32>,
-    /// What was spent since [`JobServer::start_turn`].
+    /// The work spent since [`JobServer::start_turn`], and the limit.
     work_budget: WorkBudget,
-    /// Connections that sleep and may take jobs again, whose functions are not covered yet. Empty between transitions.
+    /// Sleeping connections that may take jobs again and whose functions are not covered yet. Empty between
+    /// transitions.
     freed: Vec<u32>,
-    /// When NOOPs are given up, in the order of time, which is the order in which they were sent. Those that were
-    /// answered stay until their time, or until they are many.
+    /// The timeouts of NOOPs in order of time, which is the order of sending. Answered NOOPs stay until their
+    /// timeout, or until there are many.
     noops: VecDeque<Noop>,
     last_noop: u64,
-    /// Which workers get no jobs.
+    /// The rules by which workers get no jobs.
     rules: Rules,
     draining: bool,
 }
@@ -215,7 +223,7 @@ struct Noop {
 }
 
 impl JobServer {
-    /// An empty server, which publishes its numbers in `stats`.
+    /// Creates an empty server that publishes its numbers in `stats`.
     pub fn new(policy: Policy, stats: Arc<Stats>) -> Self {
         let hasher = RandomState::new();
         stats.set_handle_prefix(0, &Arc::from(policy.handle_prefix.as_str()));
@@ -265,8 +273,8 @@ impl JobServer {
         }
     }
 
-    /// Changes the settings. The prefix of handles stays as it was, and so does whether jobs are kept. NOOPs that are on their way
-    /// get the new time, so that they are still given up in the order in which they were sent.
+    /// Changes the settings, except the handle prefix and whether jobs are stored. NOOPs in flight get the
+    /// new timeout, so that they still expire in the order in which they were sent.
     pub fn set_policy(&mut self, now: Now, policy: &Policy, effects: &mut impl Effects) {
         for noop in &mut self.noops {
             let sent_us = noop.deadline_us.saturating_sub(self.policy.wake_timeout_us);
@@ -282,44 +290,45 @@ impl JobServer {
         self.debug_check_invariants();
     }
 
-    /// From now on no job is taken any more. Those that are there go on, but for the ones that a restart brings back: of
-    /// these only running ones do.
+    /// Starts draining: rejects new jobs. Existing jobs continue, except queued durable ones, which wait for
+    /// the restart.
     pub fn start_draining(&mut self) {
         self.draining = true;
         self.stats.draining.set(1);
     }
 
-    /// How many jobs there are, in any state.
+    /// The number of jobs, in any state.
     pub fn job_count(&self) -> usize {
         self.jobs.len()
     }
 
-    /// How many jobs would be lost, or run twice, if the server stopped now.
+    /// The number of jobs that would be lost, or run twice, if the server stopped now.
     pub fn jobs_at_stake(&self) -> usize {
         self.jobs.len() - (self.holdings.stored_jobs - self.holdings.stored_running)
     }
 
-    /// How many jobs the store is asked to keep and has not answered for.
+    /// The number of jobs that the store was asked to add and has not answered for.
     pub fn unanswered_job_count(&self) -> usize {
         self.additions.len()
     }
 
-    /// How many jobs the store has.
+    /// The number of jobs that the store has.
     pub fn kept_job_count(&self) -> usize {
         self.holdings.stored_jobs
     }
 
-    /// The highest number that was given to a job.
+    /// The highest job number assigned so far.
     pub fn last_number(&self) -> u64 {
         self.jobs.last_number()
     }
 
-    /// Numbers of new jobs are higher than this one. Beyond [`NUMBER_MAX`] there are none, and no job is taken any more.
+    /// Makes the numbers of new jobs higher than this one. Beyond [`NUMBER_MAX`] there are none, and new jobs
+    /// are rejected.
     pub fn skip_to_number(&mut self, number: u64) {
         self.jobs.skip_to_number(number.min(NUMBER_MAX));
     }
 
-    /// A new connection.
+    /// Adds a connection.
     pub fn connect(&mut self, gauges: Arc<ConnectionGauges>) -> ConnectionId {
         self.last_generation = self.last_generation.wrapping_add(1);
         let generation = self.last_generation;
@@ -328,10 +337,11 @@ impl JobServer {
         ConnectionId { slot: u32::try_from(slot).unwrap_or(NONE), generation }
     }
 
-    /// A connection has ended, or is to end: its jobs go back, and those that only it waited for go.
+    /// Ends a connection: requeues its jobs, and removes the jobs that only it waited for.
     ///
-    /// A connection with much to undo takes several calls, between which others get their turn; it must not send anything
-    /// any more. How it is kept and what goes back as it was is in `end`.
+    /// A connection with much to undo takes several calls, between which other connections run. It must send
+    /// nothing meanwhile. `end` says whether to keep it for pending answers, and whether its last job loses
+    /// an attempt.
     pub fn disconnect(
         &mut self,
         now: Now,
@@ -351,7 +361,7 @@ impl JobServer {
             || ended.open_gaps > 0
             || !self.runs.get(ended.last_assigned as usize).is_some_and(is_recent)
         {
-            // It has the job, or it may be what others said to it as a client that it has missed.
+            // It has the job, or the unread output may be packets to it as a client.
             ended.last_assigned = NONE;
         }
         self.report_refused_functions(connection, effects);
@@ -359,7 +369,7 @@ impl JobServer {
             self.debug_check_invariants();
             return Departure::Unfinished;
         }
-        // At least one a call, so that it comes to its end.
+        // At least one per call, so that repeated calls complete it.
         for count in 0.. {
             match self.connections[connection as usize].first_wait {
                 NONE => break,
@@ -395,8 +405,8 @@ impl JobServer {
         departure
     }
 
-    /// The store has done something that it was asked for. Returns the report again if that is not all: the call is to be
-    /// made again with it, after others had their turn.
+    /// Processes a report of the store. Returns the unprocessed rest, if any: call again with it, after other
+    /// connections have run.
     pub fn stored(&mut self, now: Now, report: StoreReport, effects: &mut impl Effects) -> Option<StoreReport> {
         let rest = match report {
             StoreReport::Added { ticket, result } => {
@@ -408,7 +418,8 @@ impl JobServer {
         rest
     }
 
-    /// A connection has sent something that makes no sense, and is told so: it was there after what it was sent before.
+    /// Answers an invalid request with an error. Like any request, it shows that the peer has not left
+    /// without its last job.
     pub fn refuse(&mut self, from: ConnectionId, error: PeerError, effects: &mut impl Effects) {
         self.work_budget.spend(price::REQUEST);
         if let Some(connection) = self.slot_of(from) {
@@ -417,25 +428,26 @@ impl JobServer {
         }
     }
 
-    /// From now on what is spent is counted anew: a hold of the lock begins.
+    /// Resets the work spent: a lock hold begins.
     pub fn start_turn(&mut self) {
         self.work_budget.start();
     }
 
-    /// What was spent since [`start_turn`](Self::start_turn), in the unit of [`price`].
+    /// The work spent since [`start_turn`](Self::start_turn), in the unit of [`price`].
     pub fn spent(&self) -> u32 {
         self.work_budget.spent()
     }
 
-    /// Whether so much was spent since [`start_turn`](Self::start_turn) that others should have their turn.
+    /// Whether the budget is spent since [`start_turn`](Self::start_turn), so that other connections should
+    /// run.
     pub fn is_turn_over(&self) -> bool {
         self.work_budget.is_empty()
     }
 
-    /// A connection asks for something.
+    /// Processes a request of a connection.
     ///
-    /// Returns whether that is all. If not, the same call is to be made again, before the next request of this connection and
-    /// after others had their turn.
+    /// Returns whether it is complete. If not, make the same call again, before the connection's next request
+    /// and after other connections have run.
     pub fn request(&mut self, now: Now, from: ConnectionId, request: &Request<'_>, effects: &mut impl Effects) -> bool {
         let Some(connection) = self.slot_of(from) else {
             return true;
@@ -487,11 +499,11 @@ impl JobServer {
         is_all
     }
 
-    /// Goes on with a request that takes several turns. Returns whether that is all.
+    /// Resumes a request that takes several lock holds. Returns whether it is complete.
     fn go_on(&mut self, now: Now, connection: u32, pending: Pending, effects: &mut impl Effects) -> bool {
         match pending {
             Pending::Message { job, serial } => self.go_on_telling(connection, job, serial, effects),
-            // A rule may have come since the last piece.
+            // The rules may have changed since the last lock hold.
             Pending::Grab { kind, at } => {
                 self.refresh_rules(now, connection, effects) && self.take_job(now, connection, kind, Some(at), effects)
             }
@@ -499,7 +511,8 @@ impl JobServer {
         }
     }
 
-    /// Whether something was begun that is done in pieces, whoever asks for it: by [`timeout`](Self::timeout).
+    /// Whether incremental work is unfinished. [`timeout`](Self::timeout) continues it, whichever call began
+    /// it.
     pub fn has_unfinished(&self) -> bool {
         self.has_undelivered()
             || !self.uncovered.is_empty()
@@ -507,7 +520,7 @@ impl JobServer {
             || self.loads_place.is_some()
     }
 
-    /// Goes on with all of that until the turn is over.
+    /// Continues all incremental work until the budget is spent.
     pub fn go_on_with_all(&mut self, now: Now, effects: &mut impl Effects) {
         self.go_on_loading(effects);
         self.go_on_with_rules(now, effects);
@@ -515,7 +528,7 @@ impl JobServer {
         self.deliver_all(effects);
     }
 
-    /// When [`timeout`](Self::timeout) wants to be called, on the monotonic clock, as far as is known `now`.
+    /// When to call [`timeout`](Self::timeout) next, on the monotonic clock, as far as is known `now`.
     pub fn next_timeout(&self, now: Now) -> Option<u64> {
         let noop = self.noops.front().map(|noop| noop.deadline_us);
         let deadline = self.deadlines.first().map(|(deadline_us, _)| *deadline_us);
@@ -527,10 +540,10 @@ impl JobServer {
         [noop, deadline, due, self.load_again_us, unfinished].into_iter().flatten().min()
     }
 
-    /// Time has passed: gives up NOOPs, takes jobs from workers that are late, makes ready what is due, and goes on with
-    /// rules that have changed.
+    /// Handles the passage of time: expires NOOPs, revokes jobs whose workers are late, makes due jobs ready,
+    /// and continues incremental work.
     ///
-    /// Works off a bounded number of them; [`next_timeout`](Self::next_timeout) tells whether some are left.
+    /// Processes a bounded number of each; [`next_timeout`](Self::next_timeout) tells whether some are left.
     pub fn timeout(&mut self, now: Now, effects: &mut impl Effects) {
         self.start_turn();
         self.give_up_noops(now, effects);
@@ -571,7 +584,7 @@ impl JobServer {
             .map(|_| id.slot)
     }
 
-    /// Sends a packet, which has its price.
+    /// Sends a packet and spends its price.
     fn say(&self, to: ConnectionId, response: Response<'_>, effects: &mut impl Effects) {
         self.work_budget.spend(price::of_packet(&response));
         effects.send(to, response);

@@ -1,4 +1,4 @@
-//! What the operator decides about scheduling, and the limits of the state machine.
+//! The operator's settings for scheduling, and the limits of the state machine.
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;
@@ -6,66 +6,68 @@ use std::num::NonZeroU16;
 use super::stored::Durability;
 use crate::protocol::FunctionName;
 
-/// The settings of a [`JobServer`](super::JobServer). All of them but the prefix and whether
-/// there is a store can change while it runs.
+/// The settings of a [`JobServer`](super::JobServer). All of them but the prefix and whether there is a store
+/// can change while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Stands before the colon of every job handle. At most [`HANDLE_PREFIX_MAX`](crate::protocol::names::HANDLE_PREFIX_MAX) bytes.
+    /// The part of every job handle before the colon. At most
+    /// [`HANDLE_PREFIX_MAX`](crate::protocol::names::HANDLE_PREFIX_MAX) bytes.
     pub handle_prefix: String,
-    /// How many sleeping workers a job wakes; 0 is all of them.
+    /// The number of sleeping workers that a job wakes; 0 for all of them.
     pub worker_wakeup: u32,
     /// How long a woken worker may take to ask for a job before the next one is woken, in microseconds.
     pub wake_timeout_us: u64,
-    /// How often a job may fail by the loss of its worker: at the last of these it is dropped. `None` is no end.
+    /// The number of workers that a job may lose: with the last of these it is dropped. `None` for no limit.
     pub job_retries: Option<NonZeroU16>,
-    /// Whether every client gets exceptions, without having asked for them.
+    /// Whether every client gets exceptions, even without having asked for them.
     pub exceptions: bool,
     /// Whether background jobs are kept in a store.
     pub keeps_jobs: bool,
-    /// How far a background job must have come in the store before its client is told of it.
+    /// How durable a background job must be in the store before its client is answered.
     pub durability: Durability,
-    /// The same for single functions.
+    /// The same for individual functions.
     pub function_durability: HashMap<FunctionName, Durability>,
-    /// Bytes of memory for workloads of jobs that the store has. Beyond it they are in the store alone, and are read
-    /// back in time for their workers.
+    /// Memory for workloads of jobs that the store has, in bytes. Beyond it they are only in the store, and
+    /// are read back in time for their workers.
     pub stored_workloads_max: u64,
-    /// Bytes of memory for workloads of jobs that the store is asked to keep and does not have yet, which take about as
-    /// much again in its queue, and for what asks the store. Beyond it background jobs are refused.
+    /// Memory for workloads of jobs that the store was asked to add and does not have yet, in bytes, and for
+    /// the operations. Its queue holds about as much again. Beyond it background jobs are refused.
     pub storing_workloads_max: u64,
-    /// Bytes of memory for workloads of jobs that no store has. Beyond it jobs are refused.
+    /// Memory for workloads of jobs that no store has, in bytes. Beyond it jobs are refused.
     pub volatile_workloads_max: u64,
-    /// Bytes of memory for everything, see [`crate::stats::account`]. Jobs and what is remembered of peers
+    /// Memory for everything, in bytes, see [`crate::stats::account`]. Jobs and what is remembered of peers
     /// may take three quarters.
     pub memory_max: u64,
-    /// Jobs of any kind.
+    /// The maximum number of jobs of any kind.
     pub max_jobs: usize,
-    /// Functions, used or not.
+    /// The maximum number of functions, used or not.
     pub max_functions: usize,
-    /// Functions that one connection may register.
+    /// The maximum number of functions that one connection may register.
     pub max_functions_per_connection: usize,
-    /// Jobs that one connection may hold at a time; beyond it is told that there is none.
+    /// The maximum number of jobs that one connection may hold at a time; beyond it GRAB_JOB gets NO_JOB.
     pub max_jobs_per_connection: u32,
-    /// Submissions whose end one connection may wait for at a time.
+    /// The maximum number of submissions that one connection may wait for at a time.
     pub max_waits_per_connection: u32,
-    /// Submissions of one job whose end one connection may wait for at a time.
+    /// The maximum number of submissions of one job that one connection may wait for at a time.
     pub max_waits_per_job: u32,
-    /// What one hold of the lock may spend, in the unit of [`price`](super::price).
+    /// The budget of one lock hold, in the unit of [`price`](super::price).
     pub turn_budget: u32,
     /// Whether each submission that is answered with JOB_CREATED is reported.
     pub tells_submissions: bool,
 }
 
-/// The most functions that the operator can have paused or limited.
+/// The maximum number of functions that the operator can have paused or limited.
 const FUNCTIONS_WITH_SETTINGS_MAX: usize = 10_000;
 
 impl Policy {
-    /// How many functions the operator can have paused or limited, since that keeps them whether anybody uses them or not.
-    /// Made-up names leave an eighth of [`max_functions`](Self::max_functions) to others at least.
+    /// The maximum number of functions that the operator can have paused or limited, since settings keep them
+    /// even if they are unused. At least an eighth of [`max_functions`](Self::max_functions) is left for
+    /// others, even if names are made up.
     pub(super) fn max_functions_with_settings(&self) -> usize {
         FUNCTIONS_WITH_SETTINGS_MAX.min(self.max_functions - self.max_functions / 8)
     }
 
-    /// How far a job of this function must have come.
+    /// How durable a job of this function must be.
     pub(super) fn durability_of(&self, function: &FunctionName) -> Durability {
         if self.function_durability.is_empty() {
             return self.durability;

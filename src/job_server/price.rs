@@ -1,31 +1,32 @@
-//! What the state machine's work costs, so that no hold of the lock takes long: the unit, the prices and the
+//! The price of the state machine's work, so that no lock hold takes long: the unit, the prices and the
 //! budget.
 //!
-//! The unit is one entry of a list that is looked at: 25 to 50 ns, depending on whether it is in the
-//! processor's cache. Every loop whose length a peer decides, or the number of peers, jobs or functions,
-//! spends as it goes, and ends when the budget of the hold is spent. What is left is done in other holds.
+//! The unit is one entry of a list that is examined: 25 to 50 ns, depending on whether it is in the
+//! processor's cache. Every loop whose length depends on a peer, or on the number of peers, jobs or
+//! functions, spends as it runs, and ends when the budget of the lock hold is spent. The rest is done in
+//! later lock holds.
 
 use std::cell::Cell;
 
 use crate::protocol::{Response, Workload};
 
-/// A request, whatever it asks for: its look-ups and its own part of the state.
+/// A request of any kind: its lookups and its own part of the state.
 pub const REQUEST: u32 = 8;
-/// A packet that is sent: its head is written into an outbox, which has a lock of its own.
+/// A packet that is sent: its head is written into an outbox, which has its own lock.
 pub const PACKET: u32 = 4;
 /// Each KiB of a workload or result that is copied.
 pub const KIB: u32 = 2;
-/// An entry that is looked at: an ability, a wait, a run, a sleeper, a job, a rule, a NOOP's deadline.
+/// An entry that is examined: an ability, a wait, a run, a sleeper, a job, a rule, a NOOP's deadline.
 pub const ENTRY: u32 = 1;
-/// An entry that is changed: taken out of its lists and its indexes, or put into them, with what is published
-/// of it.
+/// An entry that is changed: removed from its lists and indexes or inserted into them, with its published
+/// numbers.
 pub const CHANGE: u32 = 8;
-/// A worker that is woken, beside its NOOP.
+/// A worker that is woken, in addition to its NOOP.
 pub const WAKE: u32 = 4;
-/// What one hold of the lock may spend, 100 to 200 us: as much as half a thousand packets.
+/// The budget of one lock hold, 100 to 200 us: as much as about 500 packets.
 pub const BUDGET: u32 = 4096;
 
-/// What a packet costs.
+/// The price of a packet.
 pub(super) fn of_packet(response: &Response<'_>) -> u32 {
     let copied = |workload: Workload<'_>| match workload.as_bytes().len() {
         _ if workload.is_kept_by_reference() => 0,
@@ -34,12 +35,12 @@ pub(super) fn of_packet(response: &Response<'_>) -> u32 {
     PACKET + response.workload().map_or(0, copied)
 }
 
-/// What it costs to copy these bytes.
+/// The price of copying these bytes.
 pub(super) fn of_bytes(bytes: usize) -> u32 {
     u32::try_from(bytes / 1024).unwrap_or(u32::MAX).saturating_mul(KIB)
 }
 
-/// What was spent since the turn began, and how much may be.
+/// The work spent since the lock hold began, and the limit.
 #[derive(Debug)]
 pub(super) struct WorkBudget {
     spent: Cell<u32>,

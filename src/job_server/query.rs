@@ -1,4 +1,4 @@
-//! Questions about jobs, and what the operator does to jobs and functions.
+//! Status queries, and the operator's commands for jobs and functions.
 
 use std::iter::successors;
 
@@ -10,17 +10,17 @@ use super::{JobServer, Now, price};
 use crate::protocol::response::Status;
 use crate::protocol::{PeerError, Response};
 
-/// How many jobs of one unique id and different functions GET_STATUS_UNIQUE looks at.
+/// The maximum number of jobs with one unique id and different functions that GET_STATUS_UNIQUE examines.
 const MOST_NAMESAKES: usize = 4096;
 
-/// What `drop function` came to.
+/// The result of `drop function`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropFunction {
-    /// It is gone.
+    /// It was removed.
     Dropped,
-    /// There was none.
+    /// It did not exist.
     NotFound,
-    /// It has workers, or jobs that run.
+    /// It has workers, or running jobs.
     InUse,
     /// It has jobs, none of which runs.
     HasJobs,
@@ -34,8 +34,8 @@ impl JobServer {
 
     pub(super) fn get_status_unique(&self, from: u32, unique: &[u8], effects: &mut impl Effects) {
         let newest_first = successors(self.jobs.find_unique(unique), |newer| self.jobs.older_namesake(*newer));
-        // Beyond that so many of its namesakes are not stored yet that nobody can have been told of it for
-        // long.
+        // Beyond that, so many of its namesakes are not stored yet that no client can have been told of the
+        // job for long.
         let newest_first = newest_first.take(MOST_NAMESAKES).inspect(|_| self.work_budget.spend(price::ENTRY));
         let mut visible =
             newest_first.map(|job| self.jobs.get(job)).filter(|job| !matches!(job.state, JobState::Storing(_)));
@@ -58,21 +58,21 @@ impl JobServer {
         }
     }
 
-    /// The job of a handle that somebody was given.
+    /// The job of a handle that a client was given.
     pub(super) fn find_handle(&self, handle: &[u8]) -> Option<u32> {
         let (prefix, number) = self.prefixes.parse(handle)?;
         self.find_named(prefix, number)
     }
 
-    /// The same, of a handle that is parsed already.
+    /// The same for a handle that is parsed already.
     pub(super) fn find_named(&self, prefix: u8, number: u64) -> Option<u32> {
         let slot = self.jobs.find_number(number)?;
         let job = self.jobs.get(slot);
         (job.prefix == prefix && !matches!(job.state, JobState::Storing(_))).then_some(slot)
     }
 
-    /// Ends a job: its clients are told that it failed, and a worker that runs it may say what it likes.
-    /// Returns whether there was such a job.
+    /// Cancels a job: its clients get WORK_FAIL, and packets about it from a worker that runs it are ignored.
+    /// Returns whether the job existed.
     pub fn cancel_job(&mut self, now: Now, handle: &[u8], effects: &mut impl Effects) -> bool {
         let Some(slot) = self.find_handle(handle) else {
             return false;
@@ -85,8 +85,8 @@ impl JobServer {
         true
     }
 
-    /// Ends a job that somebody can know of. Its function is to be covered again, since another may run now, and so is a
-    /// worker that held as many jobs as it may.
+    /// Ends a visible job. The caller must cover its function again, since another job may run now, and a
+    /// worker that was at its job limit.
     pub(super) fn cancel(&mut self, slot: u32, effects: &mut impl Effects) {
         self.forfeit_run(slot);
         let job = self.jobs.get(slot);
@@ -94,7 +94,7 @@ impl JobServer {
         self.end(slot, None, Said::Fail, effects);
     }
 
-    /// Makes a function known, which changes nothing where it is already.
+    /// Creates a function, unless it exists.
     ///
     /// # Errors
     /// [`PeerError::TOO_MANY_FUNCTIONS`].
@@ -102,7 +102,7 @@ impl JobServer {
         self.function_slot(name).map(|_| ())
     }
 
-    /// Forgets a function that has neither workers nor jobs.
+    /// Removes a function that has neither workers nor jobs.
     pub fn drop_function(&mut self, name: &[u8], effects: &mut impl Effects) -> DropFunction {
         let Some(slot) = self.function_names.get(name).copied() else {
             return DropFunction::NotFound;
@@ -121,8 +121,9 @@ impl JobServer {
         DropFunction::Dropped
     }
 
-    /// Limits the jobs of a function, which need not be known yet: by the priority of the new job, 0 for no limit. Returns how
-    /// many functions that concerns now: as [`pause_function`](Self::pause_function) does.
+    /// Limits the number of jobs of a function, which need not be known yet: by priority of the new job, 0
+    /// for no limit. Returns the number of functions affected now, as
+    /// [`pause_function`](Self::pause_function) does.
     ///
     /// # Errors
     /// [`ControlError::TooManyFunctions`], [`ControlError::TooManySettings`].

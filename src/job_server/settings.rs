@@ -1,7 +1,7 @@
-//! What the operator has decided and a restart must not undo: how it is written into a store, and read back.
+//! The operator's settings that survive a restart: how they are written into a store, and read back.
 //!
-//! A setting has a name and a value, both of them words of ASCII with single spaces in between. Names and ids stand in them
-//! percent-encoded, byte for byte:
+//! A setting has a name and a value, both of ASCII words separated by single spaces. Names and ids in them
+//! are percent-encoded, byte for byte:
 //!
 //! | name | value |
 //! | --- | --- |
@@ -9,11 +9,11 @@
 //! | `client ID`, `client ID FUNCTION` | `disabled` or `draining` |
 //! | `host ADDRESS`, `host ADDRESS FUNCTION` | the same |
 //!
-//! A setting that is as in the beginning has no value, and a store does not have it. Of a
-//! function's value what is understood is taken, and the rest reported; names that begin with another word are reported as
-//! well. They are a newer version's, perhaps. Nothing of them is taken out of the store for that, but a setting is written as
-//! a whole: words of a function's value that were not understood are gone from the store after that function's next change.
-//! Rules for a connection end with it, and are not kept.
+//! A setting at its default has no value, and a store does not have it. Words of a function's value that are
+//! not understood are reported, and the rest is applied; names that begin with an unknown word are reported
+//! as well. They may be from a newer version, so they are not removed from the store. But a setting is
+//! written as a whole: the words of a function's value that were not understood are lost with that function's
+//! next change. Rules for a connection end with it, and are not stored.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
@@ -24,25 +24,25 @@ use super::stored::StoreOp;
 use super::{JobServer, Withholding};
 use crate::protocol::FunctionName;
 
-/// Written as they are; everything else is encoded.
+/// The encoded characters: all but alphanumeric ones, `-`, `.`, `_` and `:`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':');
 
-/// What [`JobServer::restore_settings`] came to.
+/// The result of [`JobServer::restore_settings`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RestoredSettings {
-    /// How many functions are paused.
+    /// The number of paused functions.
     pub paused: usize,
-    /// How many functions have a limit of jobs that run or wait.
+    /// The number of functions with a limit of running or queued jobs.
     pub limited: usize,
-    /// How many rules withhold jobs from workers.
+    /// The number of rules that withhold jobs from workers.
     pub rules: usize,
-    /// Names of settings of which something is not in force, and what and why.
+    /// Settings that are not, or not fully, in force: their names, and what is missing and why.
     pub left_out: Vec<(String, String)>,
 }
 
 impl JobServer {
-    /// Takes back what the operator decided before a restart, by names and values: see the head of `settings.rs`. To be called
-    /// when the jobs are back, and before anybody is served.
+    /// Restores the operator's settings after a restart, from names and values: see the head of
+    /// `settings.rs`. Call it after the jobs are restored and before any peer is served.
     pub fn restore_settings(&mut self, settings: Vec<(String, String)>) -> RestoredSettings {
         let mut restored = RestoredSettings::default();
         for (name, value) in settings {
@@ -103,7 +103,7 @@ impl JobServer {
         Ok(())
     }
 
-    /// Changes what the operator decides of a function, and tells the store.
+    /// Changes the settings of a function, and stores them.
     pub(super) fn decide(&mut self, slot: u32, change: impl FnOnce(&mut Function), effects: &mut impl Effects) {
         let function = &mut self.functions[slot as usize];
         let before = function_value(function);
@@ -114,14 +114,14 @@ impl JobServer {
         }
     }
 
-    /// A function is forgotten by the operator's word, and what was decided of it with it.
+    /// Removes the stored settings of a function that the operator drops.
     pub(super) fn forget_decisions(&self, function: &Function, effects: &mut impl Effects) {
         if self.policy.keeps_jobs && function_value(function).is_some() {
             effects.store(StoreOp::Set { name: function_key(&function.name), value: None });
         }
     }
 
-    /// Tells the store of a rule that is new, another than it was, or taken back.
+    /// Stores a rule that was added, changed or removed.
     pub(super) fn store_rule(
         &self,
         who: &Who,
@@ -135,12 +135,12 @@ impl JobServer {
     }
 }
 
-/// What stands in a function's value.
+/// The parsed value of a function's setting.
 struct FunctionWords {
     paused: bool,
     max_running: u32,
     limits: [u32; 3],
-    /// Why some of its words are not in force; empty where all are.
+    /// Why some of its words are not in force; empty if all are.
     not_understood: String,
 }
 
@@ -167,7 +167,7 @@ fn function_key(name: &FunctionName) -> String {
     format!("function {}", encoded(name.as_bytes()))
 }
 
-/// `None` where nothing was decided.
+/// `None` if all settings are at their defaults.
 fn function_value(function: &Function) -> Option<String> {
     let mut words = Vec::new();
     if function.paused {
@@ -183,7 +183,7 @@ fn function_value(function: &Function) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// `None` for a connection: it does not outlive the server.
+/// `None` for a connection, which does not outlive the server.
 fn rule_key(who: &Who, function: Option<&FunctionName>) -> Option<String> {
     let whom = match who {
         Who::Connection(_) => return None,
@@ -231,7 +231,7 @@ mod tests {
 
     const NOW: Now = Now { monotonic_us: 0, unix_us: 0 };
 
-    /// A store that is told.
+    /// Records the settings that a store is told.
     #[derive(Default)]
     struct Told(Vec<(String, Option<String>)>);
 
@@ -256,7 +256,7 @@ mod tests {
         settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    /// All that a store has of a server if it has done what it was asked.
+    /// The settings that a store has of a server, if it has done all it was asked.
     fn settings(server: &JobServer) -> Vec<(String, String)> {
         let functions = server.functions.iter();
         let functions =
@@ -349,7 +349,7 @@ mod tests {
         let left_out = pairs(&[("function f", why)]);
         assert_eq!(restored, RestoredSettings { paused: 1, limited: 1, rules: 0, left_out });
         assert_eq!(settings(&server), pairs(&[("function f", "paused running=2")]));
-        // The store keeps what it has until that function is decided upon again.
+        // The store keeps its entry until the next change of that function's settings.
         assert_eq!(told.0, []);
         server.limit_running(NOW, b"f", 3, &mut told).unwrap();
         assert_eq!(told.0, [("function f".to_owned(), Some("paused running=3".to_owned()))]);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A number that takes so many bytes. What does not fit is as much as does.
+/// A number that takes `BYTES` bytes. Larger numbers saturate.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Short<const BYTES: usize>([u8; BYTES]);
 

@@ -1,22 +1,22 @@
 //! Values in numbered slots, kept in pages that never move.
 //!
-//! One growing array is moved as a whole whenever it is full, and freed as a whole when it is empty: with
-//! millions of jobs either holds the lock for a tenth of a second. Here no operation takes longer than to
-//! allocate or free one page.
+//! A single growing array is moved as a whole whenever it is full, and freed as a whole when it is empty:
+//! with millions of jobs either holds the lock for a tenth of a second. Here no operation takes longer than
+//! allocating or freeing one page.
 
 use std::ops::{Index, IndexMut};
 
 use super::index::NONE;
 
-/// The least size of a page, in bytes. The server has the allocator map blocks of this size one by one: they
-/// are not moved, take memory only where they are written, and go back to the system at once when they are
+/// The minimum size of a page, in bytes. The server makes the allocator map blocks of this size one by one:
+/// they are not moved, take memory only where they are written, and return to the system as soon as they are
 /// freed.
 pub(super) const PAGE_BYTES: usize = 4 << 20;
-/// An empty page is freed if so many of its slots were in use at one time. For fewer that would cost more
-/// than it saves.
+/// An empty page is freed if at least this many of its slots were in use at one time. Freeing a page with
+/// fewer would cost more than it saves.
 const FREED_FROM: usize = 1024;
 
-/// The slots. A value keeps its number until it is removed; numbers are given out again.
+/// The slots. A value keeps its slot number until it is removed; slot numbers are reused.
 #[derive(Debug)]
 pub(super) struct Slab<T, const BYTES: usize = PAGE_BYTES> {
     /// The first page. It is not among the others, so that the slots of a small table are found with one step
@@ -25,7 +25,7 @@ pub(super) struct Slab<T, const BYTES: usize = PAGE_BYTES> {
     /// The others, from the second on.
     pages: Vec<Page<T>>,
     links: PageLinks,
-    /// The first of the pages that have a vacant slot and memory for it.
+    /// The head of the list of pages that have a vacant slot and memory for it.
     open: u32,
     /// Pages that were freed.
     freed: Vec<u32>,
@@ -34,16 +34,16 @@ pub(super) struct Slab<T, const BYTES: usize = PAGE_BYTES> {
 
 #[derive(Debug)]
 struct Page<T> {
-    /// As many as were in use at one time. Its capacity is that of a page, or nothing if it is freed.
+    /// As many entries as were in use at one time. The capacity is that of a page, or zero if it was freed.
     entries: Vec<Entry<T>>,
-    /// The first vacant one of these.
+    /// The head of the free list of these entries.
     vacant: u32,
     used: u32,
 }
 
 #[derive(Debug)]
 enum Entry<T> {
-    /// The next vacant one of the page.
+    /// The next entry in the free list of the page.
     Vacant(u32),
     Occupied(T),
 }
@@ -58,7 +58,7 @@ impl<T, const BYTES: usize> Default for Slab<T, BYTES> {
 }
 
 impl<T, const BYTES: usize> Slab<T, BYTES> {
-    /// Slots of a page: a power of two, so that a number is quickly taken apart.
+    /// Slots per page: a power of two, so that a slot number is cheap to split.
     const SLOTS: usize = BYTES.div_ceil(size_of::<Entry<T>>()).next_power_of_two();
 
     pub(super) fn new() -> Self {
@@ -75,7 +75,7 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         last.max().unwrap_or(0)
     }
 
-    /// Keeps a value. Returns its slot.
+    /// Stores a value. Returns its slot.
     pub(super) fn insert(&mut self, value: T) -> usize {
         if self.open == NONE {
             self.add_page();
@@ -104,7 +104,7 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         number as usize * Self::SLOTS + place
     }
 
-    /// Takes a value out of its slot, which must be in use.
+    /// Removes the value of a slot, which must be in use.
     pub(super) fn remove(&mut self, slot: usize) -> T {
         let (number, place) = (slot / Self::SLOTS, slot % Self::SLOTS);
         let page = self.page_mut(number);
@@ -150,7 +150,7 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         self.get(slot).is_some()
     }
 
-    /// All values with their slots, in order of these.
+    /// All values with their slots, in slot order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.all_pages().flat_map(|(first, page)| {
             page.entries.iter().enumerate().filter_map(move |(place, entry)| match entry {
@@ -170,7 +170,7 @@ impl<T, const BYTES: usize> Slab<T, BYTES> {
         if number == 0 { &mut self.first } else { &mut self.pages[number - 1] }
     }
 
-    /// Makes memory for one more page.
+    /// Allocates memory for one more page.
     fn add_page(&mut self) {
         let number = self.freed.pop().unwrap_or_else(|| {
             self.pages.push(Page::default());
@@ -217,12 +217,12 @@ fn not_in_use(slot: usize) -> ! {
     unreachable!("slot {slot} is not in use")
 }
 
-/// Everything in memory is counted in 32 bits: its limits are far below.
+/// Converts a count to 32 bits: the limits of everything in memory are far below.
 fn in_32_bits(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(NONE)
 }
 
-/// Doubly linked lists of pages. A page is in one of them at most; the heads are with their owners.
+/// Doubly linked lists of pages. A page is in at most one of them; the owner of a list has its head.
 #[derive(Debug, Default)]
 pub(super) struct PageLinks(Vec<Neighbours>);
 
@@ -233,12 +233,12 @@ struct Neighbours {
 }
 
 impl PageLinks {
-    /// Makes room for the links of one more page, which is in no list yet.
+    /// Adds the links of one more page, which is in no list yet.
     pub(super) fn add_page(&mut self) {
         self.0.push(Neighbours { previous: NONE, next: NONE });
     }
 
-    /// Puts a page that is in no list in front of one.
+    /// Inserts a page that is in no list at the head of one.
     pub(super) fn push(&mut self, head: &mut u32, page: u32) {
         self.0[page as usize] = Neighbours { previous: NONE, next: *head };
         if let Some(second) = self.0.get_mut(*head as usize) {
@@ -247,7 +247,7 @@ impl PageLinks {
         *head = page;
     }
 
-    /// Takes a page out of its list.
+    /// Removes a page from its list.
     pub(super) fn remove(&mut self, head: &mut u32, page: u32) {
         let Neighbours { previous, next } = self.0[page as usize];
         match self.0.get_mut(previous as usize) {
@@ -268,11 +268,11 @@ mod tests {
 
     use super::*;
 
-    /// A page of few slots.
+    /// A slab with few slots per page.
     type Small = Slab<u32, 64>;
 
     proptest! {
-        /// Against a plain map. Runs of one kind of step fill and empty pages.
+        /// Compares it with a plain map. Runs of one kind of step fill and empty pages.
         #[test]
         fn it_keeps_what_was_inserted(steps in prop::collection::vec((0..2_u8, 1..40_usize, any::<u16>()), 1..100)) {
             let mut slab = Small::new();

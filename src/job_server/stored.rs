@@ -1,18 +1,20 @@
-//! The half of a job that a store keeps, and what the job server asks of a store.
+//! The part of a job that a store keeps, and what the job server asks of a store.
 //!
 //! # The format, and the rules for changing it
-//! What is kept of a job is [`StoredJob`], field by field; each store says in its own file how it writes it. The version
-//! of the format is [`FORMAT`]. It is written into every store that this server makes or converts, and read before
-//! anything else:
+//! [`StoredJob`] has the fields that are kept of a job; each store says in its own file how it writes them.
+//! The version of the format is [`FORMAT`]. It is written into every store that this server creates or
+//! converts, and is read before anything else:
 //!
 //! - A store of the same version is used as it is.
-//! - A store without a version was written by C++ gearmand: it is converted once, in one transaction, so that an
-//!   interrupted conversion has not happened. What C++ gearmand reads of a table stays readable for it.
-//! - A store of an older version is converted in the same way when it is opened, by steps of one version each.
-//! - A store of a newer version is refused with an error that names both versions: an old program must not guess.
+//! - A store without a version was written by C++ gearmand: it is converted once, in one transaction, so that
+//!   an interrupted conversion has no effect. What C++ gearmand reads of a table stays readable for it.
+//! - A store of an older version is converted in the same way when it is opened, in steps of one version
+//!   each.
+//! - A store of a newer version is refused with an error that names both versions: an old program must not
+//!   guess.
 //!
-//! A field may be added without a new version if its absence has a meaning (such as no attempts yet), and only such a
-//! field. Whoever changes the meaning of a field, or takes one away, raises the version and writes the step.
+//! A field may be added without a new version only if its absence has a meaning (such as no attempts yet). A
+//! change of a field's meaning, or the removal of a field, needs a higher version and a conversion step.
 
 use std::sync::Arc;
 
@@ -25,37 +27,40 @@ use crate::protocol::{FunctionName, JobHandle, Priority, Workload};
 /// The version of the format in which stores keep jobs. C++ gearmand's tables have none.
 pub const FORMAT: u32 = 1;
 
-/// The highest number of a job: handles have room for twelve digits. At the end jobs are refused, since no handle may repeat.
+/// The highest job number: handles have room for twelve digits. Beyond it jobs are refused, since no handle
+/// may repeat.
 pub const NUMBER_MAX: u64 = 999_999_999_999;
 
-/// An entry of a store with a higher number was not written by a server that counted so far, unless the store has noted
-/// that number as given. It gets another number: otherwise the next job would have the last one.
+/// An entry of a store with a higher number was not written by a server that counted this far, unless the
+/// store has recorded that number as assigned. It gets another number: otherwise the next job would have the
+/// last one.
 pub const FOREIGN_NUMBER_MAX: u64 = 900_000_000_000;
 
 /// A job as a store keeps it: everything that a restart must bring back. Only background jobs are kept.
 #[derive(Clone, Debug)]
 pub struct StoredJob {
-    /// The number of its handle, which is also its place in the order of jobs. At least 1, and unique in a store.
+    /// The number of its handle, which is also its place in the order of jobs. At least 1, and unique in a
+    /// store.
     pub number: u64,
     /// The part of its handle before the colon and the number. At most
     /// [`HANDLE_PREFIX_MAX`](crate::protocol::names::HANDLE_PREFIX_MAX) bytes.
     pub prefix: Arc<str>,
-    /// What is to be done. At most [`FUNCTION_MAX`](crate::protocol::names::FUNCTION_MAX) bytes.
+    /// Its function. At most [`FUNCTION_MAX`](crate::protocol::names::FUNCTION_MAX) bytes.
     pub function: FunctionName,
     /// Its priority.
     pub priority: Priority,
-    /// When it may run, in seconds since 1970; 0 for at once.
+    /// When it may run, in seconds since 1970; 0 means immediately.
     pub due_s: u64,
-    /// When it was submitted, in seconds since 1970; 0 where that is not known.
+    /// When it was submitted, in seconds since 1970; 0 if unknown.
     pub submitted_s: u64,
-    /// How often a worker was lost with it.
+    /// The number of failed attempts: how often a worker was lost with it.
     pub attempts: u16,
     pub(super) unique_length: u8,
     pub(super) reducer_length: u8,
     pub(super) body: Body,
 }
 
-/// What a [`StoredJob`] is made of when it is read from a store. See there.
+/// The parts of a [`StoredJob`] as they are read from a store. See there.
 #[derive(Clone, Debug)]
 pub struct StoredParts<'a> {
     /// See [`StoredJob::number`].
@@ -81,11 +86,11 @@ pub struct StoredParts<'a> {
 }
 
 impl StoredJob {
-    /// A job out of what a store has read.
+    /// Makes a job from what a store has read.
     ///
     /// # Errors
-    /// Why no peer can have submitted such a job, for the operator to read: what is too long or not allowed would go out
-    /// to peers as something else.
+    /// Why no peer can have submitted such a job, for the operator to read: names that are too long or not
+    /// allowed would reach peers as something else.
     pub fn new(parts: StoredParts<'_>) -> Result<Self, &'static str> {
         let StoredParts { unique, reducer, workload, .. } = parts;
         if !(1..=NUMBER_MAX).contains(&parts.number) {
@@ -120,7 +125,7 @@ impl StoredJob {
         JobHandle { prefix: &self.prefix, number: self.number }
     }
 
-    /// The unique id as the client sent it: empty for none, `-` where the workload stands for it.
+    /// The unique id as the client sent it: empty for none, `-` if the workload serves as the unique id.
     pub fn unique(&self) -> &[u8] {
         &self.body.head()[..usize::from(self.unique_length)]
     }
@@ -136,12 +141,13 @@ impl StoredJob {
         self.body.workload(self.head_length()).as_bytes()
     }
 
-    /// What names it in a store.
+    /// Its key in a store.
     pub fn key(&self) -> JobKey {
         JobKey { number: self.number, function: self.function.clone(), unique: self.unique().into() }
     }
 
-    /// How many bytes it takes beside its own size. A large workload is shared with its job, and not counted.
+    /// The memory that it takes beside its own size, in bytes. A large workload is shared with its job, and
+    /// not counted.
     pub fn memory(&self) -> usize {
         self.body.own_memory()
     }
@@ -151,7 +157,7 @@ impl StoredJob {
     }
 }
 
-/// What names a kept job: stores that keep rows go by the number, others by the rest.
+/// The key of a stored job: stores with rows use the number, others use the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobKey {
     /// The number of its handle.
@@ -162,66 +168,67 @@ pub struct JobKey {
     pub unique: Box<[u8]>,
 }
 
-/// How far a change must have come before it counts as kept.
+/// How durable a change must be before it counts as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
     /// On the disk: neither the end of the process nor a power cut loses it.
     #[default]
     Always,
-    /// Handed to the operating system, and on the disk within the interval that the writer was given: a power cut loses
-    /// at most that.
+    /// Handed to the operating system, and on the disk within the interval that the writer was given: a power
+    /// cut loses at most the changes of that interval.
     Interval,
-    /// Handed to the operating system, which writes it when it likes.
+    /// Handed to the operating system, which writes it to the disk at any time.
     Off,
 }
 
-/// Something that the job server asks of its store. Operations are carried out in their order.
+/// An operation that the job server asks of its store. Operations are carried out in order.
 #[derive(Debug)]
 pub enum StoreOp {
-    /// Keep a job. Answered with [`StoreReport::Added`] of the same ticket.
+    /// Adds a job. Answered with [`StoreReport::Added`] of the same ticket.
     Add {
-        /// Names this operation.
+        /// Identifies this operation.
         ticket: u32,
-        /// How far it must have come before it is answered.
+        /// How durable it must be before it is answered.
         durability: Durability,
         /// The job.
         job: StoredJob,
     },
-    /// Forget a job that has ended. Not answered; a store that cannot do it now does it later.
+    /// Removes a job that has ended. Not answered; a store that cannot do it now does it later.
     Remove(JobKey),
-    /// A worker was lost with the job. Not answered.
+    /// Records that a worker was lost with the job. Not answered.
     Attempts {
         /// The job.
         key: JobKey,
-        /// How often that has happened by now.
+        /// The number of failed attempts so far.
         attempts: u16,
     },
-    /// The operator has changed the job. Not answered. What is asked of the job later names it as it is then, also where a
-    /// change has failed so far.
+    /// Changes a job by command of the operator. Not answered. Later operations name the job as it is after
+    /// the change, even if the change has failed so far.
     Edit {
-        /// The job, as it was named before.
+        /// The key of the job before the change.
         key: JobKey,
-        /// What it is from now on.
+        /// The changed fields.
         edit: Edit,
     },
-    /// Remember what the operator has decided, or forget it. Not answered. See the head of `settings.rs`. Of one name only the last word
-    /// counts, and between settings and jobs there is no order.
+    /// Sets or removes a setting of the operator. Not answered. See the head of `settings.rs`. Only the last
+    /// operation of a name counts, and settings and jobs have no order between them.
     Set {
-        /// What it is about.
+        /// The name of the setting.
         name: String,
-        /// What was decided; `None` where it is as in the beginning.
+        /// Its value; `None` for the default.
         value: Option<String>,
     },
-    /// Read workloads that are no longer in memory. Answered with [`StoreReport::Loaded`] of the same ticket.
+    /// Reads workloads that are no longer in memory. Answered with [`StoreReport::Loaded`] of the same
+    /// ticket.
     Load {
-        /// Names this operation.
+        /// Identifies this operation.
         ticket: u32,
-        /// Whose.
+        /// The jobs.
         jobs: Vec<JobKey>,
     },
 }
 
-/// What the operator can change of a kept job.
+/// The fields of a stored job that the operator can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
     /// See [`StoredJob::function`].
@@ -232,39 +239,39 @@ pub struct Edit {
     pub due_s: u64,
 }
 
-/// What became of an operation.
+/// The result of an operation.
 #[derive(Debug)]
 pub enum StoreReport {
-    /// A job is kept, or it is not and never will be.
+    /// A job is stored, or it is not and never will be.
     Added {
-        /// The operation's.
+        /// The ticket of the operation.
         ticket: u32,
-        /// Why not.
+        /// Why the job is not stored, if it is not.
         result: Result<(), StoreFailure>,
     },
-    /// Workloads, in the order in which they were asked for; `None` for a job that the store does not have any more.
+    /// Workloads, in the order in which they were requested; `None` for a job that the store no longer has.
     Loaded {
-        /// The operation's.
+        /// The ticket of the operation.
         ticket: u32,
-        /// The workloads, or why there are none now.
+        /// The workloads, or why they cannot be read now.
         result: Result<Vec<Option<Bytes>>, StoreFailure>,
     },
 }
 
-/// Why a store could not do something, as far as clients are told.
+/// Why a store operation failed, in as much detail as clients are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreFailure {
     /// No space is left.
     Full,
-    /// It may be read only.
+    /// It is read-only.
     ReadOnly,
     /// The device failed.
     Io,
-    /// Somebody else holds a lock on it.
+    /// Another program holds a lock on it.
     Locked,
     /// The database cannot be reached.
     Unreachable,
-    /// What it holds makes no sense.
+    /// Its content is invalid.
     Corrupt,
     /// It refused this job: for a database, one that does not fit into its columns or packets.
     Refused,

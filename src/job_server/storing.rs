@@ -1,12 +1,12 @@
-//! Jobs are given to the store, and their clients wait for its answer.
+//! Adding jobs to the store, and the clients that wait for its answer.
 //!
-//! A new background job is in the state Storing until the store has it: it stands in the indexes, so that equal
-//! submissions join it, and nowhere else. Each background submission of it, and each foreground one that joins it
-//! meanwhile, leaves a gap in what its connection is sent. When the store answers, the gaps are filled, with JOB_CREATED
-//! or with an ERROR, and only then the job can be seen: created, then visible.
+//! A new background job is in the state Storing until the store has it. It is in the indexes, so that equal
+//! submissions join it, and nowhere else. Each background submission of it, and each foreground one that
+//! joins it meanwhile, leaves a gap in the output of its connection. When the store answers, the gaps are
+//! filled with JOB_CREATED or with an ERROR, and only then is the job visible: created, then visible.
 //!
-//! A background submission that joins a job of a foreground client makes that job one to keep. It goes on as it is; the
-//! submission alone waits for the store, and gets its answer even if the job has ended by then.
+//! A background submission that joins a foreground job makes that job durable. The job continues; only the
+//! submission waits for the store, and it is answered even if the job has ended by then.
 
 use super::effects::Effects;
 use super::index::NONE;
@@ -16,16 +16,16 @@ use super::tell::Said;
 use super::{ConnectionId, JobServer, Now, price};
 use crate::protocol::{JobHandle, PeerError, Response};
 
-/// A job that the store is asked to keep. Its slot is the ticket of the operation.
+/// A pending addition of a job to the store. Its slot is the ticket of the operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Addition {
     /// The job; [`NONE`] if it has ended.
     pub(super) job: u32,
-    /// Bytes of its workload, for when it has ended.
+    /// Bytes of its workload, for after it has ended.
     pub(super) workload: u64,
     number: u64,
     prefix: u8,
-    /// The submissions that wait for it, oldest first.
+    /// The list of the submissions that wait for it, oldest first.
     pub(super) first_creation: u32,
     last_creation: u32,
 }
@@ -38,11 +38,11 @@ pub(super) struct Creation {
     pub(super) next: u32,
 }
 
-/// What a gap weighs beside the workload, in bytes: about what is remembered for it.
+/// The weight of a gap beside the workload, in bytes: about the memory of its entries.
 const GAP_WEIGHT: usize = 256;
 
 impl JobServer {
-    /// Asks the store to keep a job that is in no list yet, and lets the submission of `from` wait for that.
+    /// Asks the store to add a job that is in no list yet. The submission of `from` waits for the answer.
     pub(super) fn store_new(&mut self, from: u32, job: u32, effects: &mut impl Effects) {
         let ticket = self.begin_to_store(from, job, effects);
         let job = self.jobs.get_mut(job);
@@ -52,7 +52,8 @@ impl JobServer {
         self.publish(function);
     }
 
-    /// Asks the store to keep a job that has been in memory alone, and lets the submission of `from` wait for that.
+    /// Asks the store to add a job that has been only in memory. The submission of `from` waits for the
+    /// answer.
     pub(super) fn store_late(&mut self, from: u32, job: u32, effects: &mut impl Effects) {
         let ticket = self.begin_to_store(from, job, effects);
         self.late_additions.insert(job, ticket);
@@ -74,7 +75,7 @@ impl JobServer {
         ticket
     }
 
-    /// The addition under way for a job.
+    /// The pending addition of a job.
     pub(super) fn addition_of(&self, job: u32) -> Option<u32> {
         match self.jobs.get(job).state {
             JobState::Storing(ticket) => Some(ticket),
@@ -83,7 +84,7 @@ impl JobServer {
         }
     }
 
-    /// A submission of `from` is answered when an addition is.
+    /// Makes a submission of `from` wait for the answer to an addition.
     pub(super) fn await_creation(&mut self, from: u32, ticket: u32, effects: &mut impl Effects) {
         let connection = self.id_of(from);
         let addition = &mut self.additions[ticket as usize];
@@ -100,8 +101,8 @@ impl JobServer {
         effects.hold(connection, weight.saturating_add(GAP_WEIGHT));
     }
 
-    /// The store has answered: it keeps a job, or it does not. Returns whether that is all: with very many submissions the
-    /// call is to be made again, after others had their turn.
+    /// Processes the store's answer to an addition. Returns whether it is complete: with very many
+    /// submissions, call again after other connections have run.
     pub(super) fn added(
         &mut self,
         now: Now,
@@ -114,7 +115,7 @@ impl JobServer {
             return true;
         };
         let Addition { job, workload, number, prefix, first_creation, .. } = *addition;
-        // A job that has ended before it was stored did all it was submitted for.
+        // A job that ended before it was stored did all it was submitted for: no error.
         let error = result.err().filter(|_| job != NONE).map(peer_error);
         let (mut creation, mut count) = (first_creation, 0);
         while creation != NONE {
@@ -145,7 +146,7 @@ impl JobServer {
         true
     }
 
-    /// A job goes on, or goes, as the store has answered.
+    /// Continues or removes a job, according to the store's answer.
     fn settle(&mut self, now: Now, job: u32, is_stored: bool, effects: &mut impl Effects) {
         let is_new = matches!(self.jobs.get(job).state, JobState::Storing(_));
         if !is_new {
@@ -170,7 +171,7 @@ impl JobServer {
         }
     }
 
-    /// A job ends while the store is asked to keep it: its submissions are answered all the same.
+    /// Detaches the pending addition of a job that ends: its submissions are still answered.
     pub(super) fn detach_addition(&mut self, job: u32) {
         if let Some(ticket) = self.addition_of(job) {
             self.additions[ticket as usize].job = NONE;
@@ -180,7 +181,7 @@ impl JobServer {
     }
 }
 
-/// What a client is told of a failure of the store.
+/// The error that clients get for a failure of the store.
 fn peer_error(failure: StoreFailure) -> PeerError {
     match failure {
         StoreFailure::Full => PeerError::STORE_FULL,

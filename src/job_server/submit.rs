@@ -1,4 +1,4 @@
-//! Jobs come in: coalescing, limits, and the waits of clients.
+//! Job submission: coalescing, limits, and the waits of clients.
 
 use super::connection::Wait;
 use super::effects::{Effects, Event};
@@ -60,7 +60,7 @@ impl JobServer {
         if is_durable {
             self.store_new(from, job, effects);
         } else {
-            // Created is said before anything else can be said of the job.
+            // JOB_CREATED is sent before any other packet about the job.
             self.send_created(from, job, effects);
             self.tally(function, |counters| &counters.submitted);
             self.schedule(now, job, effects);
@@ -68,7 +68,7 @@ impl JobServer {
         Ok(())
     }
 
-    /// A submission equals a job that is there.
+    /// Joins a submission to an equal job that exists.
     fn join_equal(
         &mut self,
         from: u32,
@@ -91,7 +91,7 @@ impl JobServer {
         Ok(())
     }
 
-    /// A job that is in no list is for the workers, now or when it is due.
+    /// Makes a job that is in no list ready, or schedules it if it is not due yet.
     pub(super) fn schedule(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
         let job = self.jobs.get_mut(slot);
         if job.due_s().saturating_mul(US_PER_S) <= now.unix_us {
@@ -104,7 +104,7 @@ impl JobServer {
         self.put_in_schedule(slot);
     }
 
-    /// A scheduled job waits for its time.
+    /// Puts a job into the schedule until it is due.
     pub(super) fn put_in_schedule(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
         let (entry, function) = ((job.due_s(), job.number(), slot), job.function);
@@ -120,7 +120,7 @@ impl JobServer {
         self.tell_accepted(job, effects);
     }
 
-    /// Reports that a submission was answered with JOB_CREATED, if that is wanted.
+    /// Reports that a submission was answered with JOB_CREATED, if the policy asks for it.
     pub(super) fn tell_accepted(&self, job: u32, effects: &mut impl Effects) {
         if !self.policy.tells_submissions {
             return;
@@ -130,7 +130,7 @@ impl JobServer {
         effects.report(Event::Accepted { function, unique: job.unique(), due_s: job.due_s(), reducer: job.reducer() });
     }
 
-    /// A submission shares in a job, old or new.
+    /// Attaches a submission to its job, new or existing: as a wait, or by making it a background job.
     fn join(&mut self, from: u32, job: u32, background: bool) {
         if background {
             self.jobs.get_mut(job).background = true;
@@ -163,7 +163,7 @@ impl JobServer {
         }
     }
 
-    /// A wait is over: it leaves both its lists.
+    /// Removes a wait from both of its lists.
     pub(super) fn remove_wait(&mut self, wait: u32) -> Wait {
         self.work_budget.spend(price::ENTRY);
         let left = self.count_waits(self.jobs.get(self.waits[wait as usize].job).waits) - 1;
@@ -197,12 +197,12 @@ impl JobServer {
         gone
     }
 
-    /// How many waits a job has whose first one is this.
+    /// The number of waits of the job whose first wait is this one.
     pub(super) fn count_waits(&self, first: u32) -> u32 {
         if first == NONE { 0 } else { self.waits[first as usize].count }
     }
 
-    /// A client no longer waits for a job, which goes if nobody wants it and nobody runs it.
+    /// Ends a client's wait. The job is removed if it is then abandoned and does not run.
     pub(super) fn abandon(&mut self, wait: u32, effects: &mut impl Effects) {
         let Wait { job, .. } = self.remove_wait(wait);
         let abandoned = self.jobs.get(job);
@@ -219,14 +219,14 @@ impl JobServer {
         }
     }
 
-    /// Whether nobody wants the job any more.
+    /// Whether the job is abandoned: it has no waits and is no background job.
     pub(super) fn is_abandoned(&self, job: u32) -> bool {
         let job = self.jobs.get(job);
         job.waits == NONE && !job.background
     }
 
-    /// Forgets a job, in whatever state it is, with its run and its few waits. The store is told if it has
-    /// the job, or may have.
+    /// Removes a job in any state, with its run and its waits, which are few. Removes it from the store if
+    /// the store has it or may have it.
     pub(super) fn remove_job(&mut self, slot: u32, effects: &mut impl Effects) {
         let function = self.take_down(slot, effects);
         while self.jobs.get(slot).waits != NONE {
@@ -236,18 +236,18 @@ impl JobServer {
             self.messages.remove(&slot);
         }
         self.jobs.remove(slot);
-        // Parked jobs may have waited behind it.
+        // Parked jobs may have been queued behind it.
         self.load_ahead(function, effects);
     }
 
-    /// The same, of a job with so many waits that they are told in pieces how it ended.
+    /// The same for a job with so many waits that its end is delivered to them in batches.
     pub(super) fn retire(&mut self, slot: u32, effects: &mut impl Effects) {
         let function = self.take_down(slot, effects);
         self.jobs.retire(slot);
         self.load_ahead(function, effects);
     }
 
-    /// Takes a job out of its list, and from its worker. Returns its function.
+    /// Removes a job from its list and from its worker. Returns its function.
     fn take_down(&mut self, slot: u32, effects: &mut impl Effects) -> u32 {
         self.work_budget.spend(2 * price::CHANGE);
         self.uncount(slot);
@@ -282,7 +282,7 @@ impl JobServer {
         }
         self.earlier_runs.forget_misses(self.jobs.get(slot).number());
         if matches!(state, JobState::Running(_)) {
-            // Nothing has changed in the queues.
+            // The queues have not changed.
             self.publish_running(function);
         } else {
             self.publish(function);

@@ -1,10 +1,10 @@
-//! What all clients of a job are told, and the end of a job.
+//! Delivery of packets to all clients of a job, and the end of a job.
 //!
-//! Few clients are told at once. Where they are many, what is said is kept beside the job with the place of
-//! the next wait, and is delivered in pieces: by the worker's own request, which comes again until it is
-//! through, and by the timer. What is said of one job is delivered in the order in which it was said. A job
-//! that has ended is forgotten at once: only its waits are left, for the last packet, so that neither its
-//! worker's death nor an equal submission changes anything any more.
+//! A few clients are notified at once. For many clients the message is kept with the job, with a cursor to
+//! the next wait, and is delivered in batches: by the worker's own request, which is repeated until delivery
+//! is complete, and by the timer. Messages of one job are delivered in order. A job that has ended is removed
+//! at once: only its waits are left, for the final packet, so that neither its worker's disconnect nor an
+//! equal submission has any effect.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{ConnectionId, JobServer, price};
 use crate::protocol::{JobHandle, Response, Workload};
 use crate::stats::account::Account;
 
-/// Something that the clients of a job are told.
+/// A message to the clients of a job.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Said<'a> {
     Status {
@@ -31,11 +31,11 @@ pub(super) enum Said<'a> {
     Complete(Workload<'a>),
     Exception(Workload<'a>),
     Fail,
-    /// The job ends without a word: its clients have been told already.
+    /// The job ends without a packet: its clients have been notified already.
     Nothing,
 }
 
-/// A [`Said`] with bytes of its own, kept while it is delivered.
+/// A [`Said`] with bytes of its own, kept until it is delivered.
 #[derive(Debug)]
 enum Kept {
     Status { numerator: Box<[u8]>, denominator: Box<[u8]> },
@@ -47,21 +47,21 @@ enum Kept {
     Nothing,
 }
 
-/// What is being delivered to very many clients.
+/// A message that is being delivered to very many clients.
 #[derive(Debug)]
 pub(super) struct Message {
     kept: Kept,
     serial: u64,
     /// The connection whose request waits for the delivery.
     speaker: Option<ConnectionId>,
-    /// The next wait that is told. It belongs to the job, or is [`NONE`].
+    /// The cursor: the next wait to notify. It belongs to the job, or is [`NONE`].
     place: Option<u32>,
 }
 
 /// Copies of a payload that take more than this together, in bytes, are replaced by references to one.
 const SHARED_FROM: usize = 16 * 1024;
 
-/// The share of a budget that is spent at once on the clients of one job, however much was spent before.
+/// The share of a budget that may be spent at once on the clients of one job, however much was spent before.
 const AT_ONCE_SHARE: u32 = 8;
 
 impl<'a> Said<'a> {
@@ -115,8 +115,8 @@ impl<'a> Said<'a> {
     }
 }
 
-/// A payload that several may hold. What has to be copied for that is counted until nobody holds it any more;
-/// what came in a large packet is counted already.
+/// A payload that several packets may share. Bytes copied for that are counted until the last reference is
+/// dropped; bytes of a large packet are counted already.
 fn shared(payload: Workload<'_>, account: &Arc<Account>) -> Bytes {
     payload.share().unwrap_or_else(|| account.count_once(Bytes::copy_from_slice(payload.as_bytes())))
 }
@@ -134,7 +134,7 @@ impl Kept {
         }
     }
 
-    /// Whether it is the last that is said of a job.
+    /// Whether it is the last message of a job.
     const fn is_last(&self) -> bool {
         match self {
             Self::Complete(_) | Self::Exception(_) | Self::Fail | Self::Nothing => true,
@@ -144,8 +144,8 @@ impl Kept {
 }
 
 impl JobServer {
-    /// Tells all clients that wait for the job, by the word of a worker. Returns whether all have been told;
-    /// if not, the worker's request is to come again.
+    /// Notifies all clients that wait for the job of a worker's message. Returns whether delivery is
+    /// complete; if not, the worker's request must be repeated.
     pub(super) fn tell(&mut self, job: u32, speaker: u32, said: Said<'_>, effects: &mut impl Effects) -> bool {
         if self.has_few_clients(job) {
             self.tell_at_once(job, said, effects);
@@ -154,9 +154,9 @@ impl JobServer {
         self.tell_in_pieces(job, Some(speaker), said, effects)
     }
 
-    /// Ends a job, in whatever state it is, and tells all its clients. The store is told if it has the job,
-    /// or may have. Where that is by the word of a worker, returns whether all have been told; if not, the
-    /// worker's request is to come again.
+    /// Ends a job in any state, and notifies all its clients. Removes it from the store if the store has it
+    /// or may have it. If a worker's request ends it, returns whether delivery is complete; if not, the
+    /// request must be repeated.
     pub(super) fn end(&mut self, job: u32, speaker: Option<u32>, said: Said<'_>, effects: &mut impl Effects) -> bool {
         if self.has_few_clients(job) {
             self.tell_at_once(job, said, effects);
@@ -223,7 +223,7 @@ impl JobServer {
         speaker.is_none_or(|speaker| self.is_delivered(speaker, job, serial))
     }
 
-    /// Goes on with what a connection has said. Returns whether all have been told.
+    /// Continues delivery of a connection's message. Returns whether it is complete.
     pub(super) fn go_on_telling(&mut self, speaker: u32, job: u32, serial: u64, effects: &mut impl Effects) -> bool {
         self.deliver(job, effects);
         self.is_delivered(speaker, job, serial)
@@ -238,7 +238,7 @@ impl JobServer {
         !is_there
     }
 
-    /// Goes on telling very many clients what was said of their jobs, in rotation, until the turn is over.
+    /// Continues delivery to very many clients, round-robin over their jobs, until the budget is spent.
     /// [`timeout`](Self::timeout) does so too; see [`has_undelivered`](Self::has_undelivered).
     pub fn deliver_all(&mut self, effects: &mut impl Effects) {
         for _ in 0..self.undelivered.len() {
@@ -253,12 +253,12 @@ impl JobServer {
         }
     }
 
-    /// Tells clients of a job what was said of it, at least one of them and until the turn is over.
+    /// Delivers messages of a job to at least one client, and until the budget is spent.
     fn deliver(&mut self, job: u32, effects: &mut impl Effects) {
         let mut has_told = false;
         while let Some(mut message) = self.messages.get_mut(&job).and_then(VecDeque::pop_front) {
             let is_last = message.kept.is_last();
-            // What a worker has said and died over is as if it had died before: it will be said again.
+            // If the worker was lost during delivery, drop its message: the next worker will send its own.
             let mut wait = match message.place {
                 _ if !is_last && !self.is_awaited_by_speaker(job, &message) => NONE,
                 Some(place) => place,
@@ -292,7 +292,7 @@ impl JobServer {
         pending == Some(Pending::Message { job, serial: message.serial })
     }
 
-    /// A wait is over: what is being delivered goes on behind it.
+    /// Moves the delivery cursor past a wait that is removed.
     pub(super) fn skip_wait(&mut self, job: u32, wait: u32, next: u32) {
         let front = self.messages.get_mut(&job).and_then(VecDeque::front_mut);
         if let Some(message) = front.filter(|message| message.place == Some(wait)) {
@@ -300,18 +300,18 @@ impl JobServer {
         }
     }
 
-    /// Forgets a job that has ended, when nobody waits for its last packet any more.
+    /// Frees an ended job that has no waits left.
     pub(super) fn forget_ended(&mut self, job: u32) {
         self.messages.remove(&job);
         self.jobs.free_slot(job);
     }
 
-    /// Whether clients are still to be told something.
+    /// Whether messages are still to be delivered.
     pub fn has_undelivered(&self) -> bool {
         !self.undelivered.is_empty()
     }
 
-    /// Checks what is being delivered.
+    /// Checks the messages that are being delivered.
     pub(super) fn check_messages(&self) {
         for (job, messages) in &self.messages {
             assert!(self.undelivered.contains(job), "what is said of a job will never be delivered");

@@ -1,17 +1,18 @@
-//! Sleeping and waking: who is told of a job, and what is done when they do not come.
+//! Sleeping and waking: which workers are woken for a job, and what happens if they do not come.
 //!
-//! A function counts the workers that were sent a NOOP for one of its jobs and have not answered it. A ready job within
-//! that number is covered: somebody is on the way. Whenever ready jobs become more than that, or such workers fewer, the
-//! next sleepers are woken. So one job wakes one worker, and no job is forgotten when that one dies, does something else,
-//! or never comes. Jobs of a function that the operator has paused, or that runs as many as it may, need no cover.
+//! A function counts the workers that were sent a NOOP for one of its jobs and have not answered it. Ready
+//! jobs up to that number are covered: a worker is on its way. Whenever there are more ready jobs than that,
+//! or fewer such workers, the next sleepers are woken. So one job wakes one worker, and no job is forgotten
+//! when that worker dies, does something else, or never comes. Jobs of a function that is paused or at its
+//! running limit need no cover.
 //!
-//! Who would be told that there is no job is not woken: a worker from which the operator's rules withhold the function, and one
-//! that holds as many jobs as it may, until it has ended one. Waking looks at the same limits as GRAB_JOB.
+//! A worker whose GRAB_JOB would get NO_JOB is not woken: one from which the operator's rules withhold the
+//! function, and one at its job limit, until it has ended a job. Waking checks the same limits as GRAB_JOB.
 //!
 //! A connection that falls asleep joins the sleepers of each of its functions, and leaves them when it is
-//! woken. With very many functions that would take long. A connection with many is *wide*: it joins one list
-//! of all wide sleepers alone, and each function knows which wide connections can do it. Who is woken is the
-//! same.
+//! woken. With very many functions that would take long. A connection with many is *wide*: it joins only one
+//! list, that of all wide sleepers, and each function knows which wide connections can do it. The order of
+//! waking is the same.
 
 use super::connection::{Ability, Connection, Sleep};
 use super::effects::Effects;
@@ -21,19 +22,19 @@ use super::job::JobState;
 use super::{JobServer, Noop, Now, WORK_PER_CALL, price};
 use crate::protocol::Response;
 
-/// From so many abilities on a connection is wide.
+/// A connection that registers more abilities than this is wide.
 const WIDE_FROM: u32 = 64;
 
-/// So many NOOPs are looked through in the time of one other entry.
+/// The number of NOOPs that cost as much to scan as one other entry.
 const NOOPS_AN_ENTRY: usize = 4;
 
 impl JobServer {
-    /// A job may be handed out from now on, as soon as its workload is in memory.
+    /// Makes a job ready, or parks it until its workload is read.
     pub(super) fn make_ready(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
         if self.must_park(job) { self.park(job, effects) } else { self.make_ready_now(now, job, effects) }
     }
 
-    /// A job whose workload is in memory may be handed out from now on.
+    /// Makes a job ready whose workload is in memory.
     pub(super) fn make_ready_now(&mut self, now: Now, job: u32, effects: &mut impl Effects) {
         let (function, priority) = (self.jobs.get(job).function, self.jobs.get(job).priority);
         self.functions[function as usize].list(priority).push(&mut self.jobs, job, JobState::Ready);
@@ -54,8 +55,8 @@ impl JobServer {
         }
     }
 
-    /// PRE_SLEEP. A worker that sends it in answer to a NOOP has declined: the next in turn is asked, itself
-    /// last. Returns whether that is all; if not, the call is to be made again.
+    /// PRE_SLEEP. A worker that sends it in answer to a NOOP has declined: the next sleeper is woken, the
+    /// worker itself last. Returns whether it is complete; if not, call again.
     pub(super) fn pre_sleep(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
         if self.connections[connection as usize].sleep == Sleep::Asleep {
             return true;
@@ -76,29 +77,29 @@ impl JobServer {
         true
     }
 
-    /// Whether an ability stands among its function's sleepers, or is to.
+    /// Whether an ability is, or must be, in its function's list of sleepers.
     pub(super) fn is_listed(&self, ability: u32) -> bool {
         let Ability { connection, withheld, .. } = self.abilities[ability as usize];
         withheld.is_none() && self.connections[connection as usize].is_ready_to_wake()
     }
 
-    /// A connection that sleeps may take jobs again. Its functions are to be covered, see [`cover_freed`](Self::cover_freed).
+    /// Lets a sleeping connection take jobs again. Its functions must be covered, see
+    /// [`cover_freed`](Self::cover_freed).
     pub(super) fn free(&mut self, connection: u32) {
         self.connections[connection as usize].is_full = false;
         self.join_sleepers(connection);
         self.freed.push(connection);
     }
 
-    /// Wakes sleepers for the functions of those that may take jobs again.
+    /// Wakes sleepers for the functions of connections that may take jobs again.
     pub(super) fn cover_freed(&mut self, now: Now, effects: &mut impl Effects) {
         while let Some(connection) = self.freed.pop() {
             self.cover_functions_of(now, connection, effects);
         }
     }
 
-    /// Wakes a connection that has just joined the sleepers, if one of its functions has a ready job that
-    /// nobody is on the way for. Then the others need not be looked through: nobody else sleeps who could do
-    /// them.
+    /// Wakes a connection that has just joined the sleepers, if one of its functions has an uncovered ready
+    /// job. Its other functions then need no check: no other sleeper could do them.
     fn cover_functions_of(&mut self, now: Now, connection: u32, effects: &mut impl Effects) {
         let counts = self.functions_ready.each_ref().map(Vec::len);
         if counts == [0; 3] {
@@ -126,7 +127,8 @@ impl JobServer {
         }
     }
 
-    /// Goes on with the abilities of a sleeper from its place on, at least one. Returns whether that is all.
+    /// Continues the check of a sleeper's abilities at its cursor, at least one. Returns whether it is
+    /// complete.
     fn cover_from(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
         let is_wide = self.connections[connection as usize].is_wide;
         let mut looked_at = 0;
@@ -148,8 +150,8 @@ impl JobServer {
         }
     }
 
-    /// Goes on with the sleepers that have so many functions, and so many of all have jobs, that it takes
-    /// several turns.
+    /// Continues the check of sleepers that takes several lock holds, since they have many functions, and
+    /// many functions have ready jobs.
     pub(super) fn go_on_covering(&mut self, now: Now, effects: &mut impl Effects) {
         while !self.is_turn_over()
             && let Some(id) = self.uncovered.pop_front()
@@ -162,7 +164,7 @@ impl JobServer {
         }
     }
 
-    /// Connections may hold other numbers of jobs than before: those that sleep are woken for jobs, or not any more.
+    /// Applies a changed job limit of connections: sleepers may be woken for jobs, or no longer.
     pub(super) fn apply_max_jobs(&mut self, now: Now, effects: &mut impl Effects) {
         for slot in 0..self.connections.bound() {
             let Some(connection) = self.connections.get(slot).filter(|connection| connection.sleep == Sleep::Asleep)
@@ -183,8 +185,8 @@ impl JobServer {
         self.cover_freed(now, effects);
     }
 
-    /// The connection no longer sleeps. Returns the function for whose job it was on its way; that one is to be covered
-    /// again, once the job it takes instead, if any, is taken.
+    /// Ends a connection's sleep. Returns the function for whose job it was woken. That function must be
+    /// covered again, after the job that it takes instead, if any, is taken.
     pub(super) fn wake_up(&mut self, connection: u32) -> Option<u32> {
         let before = self.connections[connection as usize].sleep;
         if before == Sleep::Asleep {
@@ -203,12 +205,12 @@ impl JobServer {
         }
     }
 
-    /// Wakes sleepers until every ready job of the function is covered, or nobody sleeps.
+    /// Wakes sleepers until every ready job of the function is covered, or no sleeper is left.
     pub(super) fn cover(&mut self, now: Now, function: u32, effects: &mut impl Effects) {
         while self.functions[function as usize].has_uncovered() && self.wake_next(now, function, effects) {}
     }
 
-    /// Sends a NOOP to the one who has slept longest. Returns whether there was one.
+    /// Sends a NOOP to the sleeper that has slept longest. Returns whether there was one.
     fn wake_next(&mut self, now: Now, function: u32, effects: &mut impl Effects) -> bool {
         let ability = loop {
             let ability = self.next_sleeper(function);
@@ -219,7 +221,7 @@ impl JobServer {
             if !self.connections[connection as usize].has_stale_rules {
                 break ability;
             }
-            // Rules that have changed are in force although they have not come to this one yet.
+            // Changed rules are in force even if they are not applied to this ability yet.
             self.refresh_rule(ability);
             if self.is_listed(ability) {
                 break ability;
@@ -235,7 +237,7 @@ impl JobServer {
         self.functions[function as usize].waking += 1;
         let deadline_us = now.monotonic_us.saturating_add(self.policy.wake_timeout_us);
         if self.noops.len() > 2 * self.connections.len() + WORK_PER_CALL {
-            // A connection has at most one that is not answered.
+            // A connection has at most one unanswered NOOP.
             let mut noops = std::mem::take(&mut self.noops);
             self.work_budget.spend_entries(noops.len() / NOOPS_AN_ENTRY);
             noops.retain(|noop| self.is_awaited(noop));
@@ -247,7 +249,7 @@ impl JobServer {
         true
     }
 
-    /// NOOPs whose time has passed no longer cover a job.
+    /// Expires NOOPs: they no longer cover a job.
     pub(super) fn give_up_noops(&mut self, now: Now, effects: &mut impl Effects) {
         let mut given_up = 0;
         while let Some(noop) = self.noops.front().copied() {
@@ -278,8 +280,8 @@ impl JobServer {
             .is_some_and(|connection| matches!(connection.sleep, Sleep::Woken { serial, .. } if serial == noop.serial))
     }
 
-    /// A connection that may be on its way for a job of `function` gets none any more. It will still come, but not for
-    /// this. Returns whether it was, so that the function is to be covered again.
+    /// Stops counting on a connection for a job of `function`, if it was woken for one. It will still come,
+    /// but not for this function. Returns whether it was, so that the function must be covered again.
     pub(super) fn stop_counting_on(&mut self, connection: u32, function: u32) -> bool {
         let sleep = self.connections[connection as usize].sleep;
         let is_on_its_way = matches!(sleep, Sleep::Woken { function: woken_for, .. } if woken_for == function);
@@ -290,8 +292,8 @@ impl JobServer {
         is_on_its_way
     }
 
-    /// The ability of the one who has slept longest of those who can do a function; [`NONE`] if nobody sleeps
-    /// who can.
+    /// The ability of the sleeper that has slept longest, of those that can do a function; [`NONE`] if there
+    /// is none.
     fn next_sleeper(&self, function: u32) -> u32 {
         let narrow = self.functions[function as usize].first_sleeper;
         let wide = self.next_wide_sleeper(function);
@@ -299,14 +301,14 @@ impl JobServer {
         if wide == NONE || narrow != NONE && is_before(narrow, wide) { narrow } else { wide }
     }
 
-    /// Since when an ability stands among its function's sleepers, counted.
+    /// Since when an ability is among its function's sleepers, as a counter.
     fn sleeps_since(&self, ability: u32) -> u64 {
         let Ability { connection, since, .. } = self.abilities[ability as usize];
         since.max(self.connections[connection as usize].slept)
     }
 
-    /// The same among the wide: looks through whichever are fewer, those that can do the function or those
-    /// that sleep.
+    /// The same for wide sleepers: scans the shorter of two lists, the wide connections that can do the
+    /// function or the wide sleepers.
     fn next_wide_sleeper(&self, function: u32) -> u32 {
         let Function { first_wide, wide, .. } = self.functions[function as usize];
         if wide == 0 || self.wide_sleepers == 0 {
@@ -326,7 +328,7 @@ impl JobServer {
             }
         } else {
             let mut connection = self.first_wide_sleeper;
-            // Those behind have slept less.
+            // Later ones have slept less.
             while connection != NONE && self.connections[connection as usize].slept < next_since {
                 looked_at += 1;
                 if let Some(ability) = self.find_ability(connection, function)
@@ -342,7 +344,7 @@ impl JobServer {
         next
     }
 
-    /// A connection is about to have one ability more. If these are many, it is a wide one from now on.
+    /// Makes a connection wide if it is about to have more abilities than `WIDE_FROM`.
     pub(super) fn widen(&mut self, connection: u32) {
         let state = &self.connections[connection as usize];
         if state.is_wide || state.abilities.len < WIDE_FROM.min(self.policy.turn_budget) {
@@ -364,7 +366,7 @@ impl JobServer {
         }
     }
 
-    /// A connection has one ability less. A wide one that has none is wide no more.
+    /// Makes a wide connection narrow again, after its last ability is removed.
     pub(super) fn narrow(&mut self, connection: u32) {
         let state = &self.connections[connection as usize];
         if state.is_wide && state.abilities.first == NONE {
@@ -375,7 +377,7 @@ impl JobServer {
         }
     }
 
-    /// Puts an ability of a wide connection among its function's.
+    /// Adds an ability of a wide connection to its function's list of these.
     pub(super) fn join_wide(&mut self, ability: u32) {
         let function = self.abilities[ability as usize].function as usize;
         let next = std::mem::replace(&mut self.functions[function].first_wide, ability);
@@ -387,7 +389,7 @@ impl JobServer {
         }
     }
 
-    /// Takes an ability of a wide connection out of its function's.
+    /// Removes an ability of a wide connection from its function's list of these.
     pub(super) fn leave_wide(&mut self, ability: u32) {
         let Ability { function, previous, next, .. } = self.abilities[ability as usize];
         self.functions[function as usize].wide -= 1;
@@ -400,7 +402,7 @@ impl JobServer {
         }
     }
 
-    /// Puts a connection among the wide sleepers: last, unless it has slept before it was wide.
+    /// Inserts a connection into the list of wide sleepers: last, unless it fell asleep before it was wide.
     fn join_wide_sleepers(&mut self, connection: u32) {
         let slept = self.connections[connection as usize].slept;
         let (mut previous, mut next) = (self.last_wide_sleeper, NONE);
@@ -434,7 +436,7 @@ impl JobServer {
         }
     }
 
-    /// An ability of a connection that sleeps joins its function's sleepers alone, behind the others.
+    /// Adds one ability of a sleeping connection to its function's sleepers, behind the others.
     pub(super) fn join_later(&mut self, ability: u32) {
         self.last_slept += 1;
         self.abilities[ability as usize].since = self.last_slept;
@@ -444,7 +446,7 @@ impl JobServer {
         }
     }
 
-    /// Puts an ability of a sleeping connection last among its function's sleepers.
+    /// Appends an ability of a sleeping connection to its function's sleepers.
     fn append_sleeper(&mut self, ability: u32) {
         let function = self.abilities[ability as usize].function as usize;
         let last = std::mem::replace(&mut self.functions[function].last_sleeper, ability);
@@ -456,7 +458,7 @@ impl JobServer {
         }
     }
 
-    /// Takes an ability of a sleeping connection out of its function's sleepers.
+    /// Removes an ability of a sleeping connection from its function's sleepers.
     pub(super) fn remove_sleeper(&mut self, ability: u32) {
         let Ability { function, previous, next, .. } = self.abilities[ability as usize];
         match previous {
@@ -469,7 +471,7 @@ impl JobServer {
         }
     }
 
-    /// Puts a sleeping connection last among the sleepers of its functions.
+    /// Appends a sleeping connection to the sleepers of its functions.
     fn join_sleepers(&mut self, connection: u32) {
         self.last_slept += 1;
         self.connections[connection as usize].slept = self.last_slept;
@@ -489,7 +491,7 @@ impl JobServer {
         }
     }
 
-    /// Takes a sleeping connection out of the sleepers of its functions.
+    /// Removes a sleeping connection from the sleepers of its functions.
     fn leave_sleepers(&mut self, connection: u32) {
         if !self.connections[connection as usize].is_ready_to_wake() {
             return;

@@ -1,12 +1,12 @@
-//! Workers that get no jobs by the operator's rules.
+//! Worker rules: which workers get no jobs, by decision of the operator.
 //!
-//! A rule is looked up when a connection registers a function, when it names itself, and when rules change. What comes of
-//! it stands at the ability, so that grabs and wake-ups look at a flag alone. The worker is told nothing: it is answered
-//! as if there were no jobs, and is not woken for any.
+//! A rule is looked up when a connection registers a function, when it sets its client id, and when rules
+//! change. The result is stored with the ability, so that grabs and wake-ups check only a flag. The worker is
+//! not told: it is answered as if there were no jobs, and is not woken for any.
 //!
-//! A rule may mean many workers with many functions. They are gone through a bounded number at a time, by
-//! [`JobServer::go_on_with_rules`] and [`JobServer::timeout`]. One that asks for a job or goes to sleep before its turn has
-//! its turn then, so that a rule is in force at once.
+//! A rule may apply to many workers with many functions. [`JobServer::go_on_with_rules`] and
+//! [`JobServer::timeout`] process a bounded number of them at a time. A worker that asks for a job or goes to
+//! sleep before it was processed is processed then, so that a rule is in force at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
@@ -19,41 +19,42 @@ use super::{ConnectionId, JobServer, Now, WORK_PER_CALL, Withholding, price};
 use crate::protocol::FunctionName;
 use crate::protocol::names::CLIENT_ID_MAX;
 
-/// How many rules for client ids and hosts are kept; and how many for one connection.
+/// The maximum number of rules for client ids and hosts, and of rules for one connection.
 const MAX_RULES: usize = 1000;
-/// How many rules for connections are kept in all.
+/// The maximum number of rules for all connections together.
 const MAX_RULES_FOR_CONNECTIONS: usize = 10_000;
-/// What it costs to look up the rules for one function of one worker.
+/// The price of looking up the rules for one function of one worker.
 const RULE: u32 = 4;
-/// The longest name of a host, in bytes: as long as names in the DNS.
+/// The maximum length of a host name, in bytes: that of names in the DNS.
 const HOST_MAX: usize = 255;
 
-/// What is withheld from one, by function. The entry without one is for all functions.
+/// The rules of one selector, by function. The entry without a function is for all functions.
 type Withheld = BTreeMap<Option<FunctionName>, Withholding>;
 
 /// All rules.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    /// By slot of the connection.
+    /// By connection slot.
     connections: BTreeMap<u32, Withheld>,
     clients: BTreeMap<Vec<u8>, Withheld>,
     hosts: BTreeMap<String, Withheld>,
-    /// Connections for which rules have changed and that have not had their turn; some have had it, or have gone.
+    /// Connections whose rules have changed and that were not processed yet; some are processed already, or
+    /// gone.
     stale: VecDeque<ConnectionId>,
 }
 
 impl Rules {
-    /// How many are kept whoever is connected.
+    /// The number of rules that do not depend on a connection.
     fn remembered(&self) -> usize {
         self.clients.values().chain(self.hosts.values()).map(BTreeMap::len).sum()
     }
 
-    /// How many go with their connections.
+    /// The number of rules that end with their connections.
     fn for_connections(&self) -> usize {
         self.connections.values().map(BTreeMap::len).sum()
     }
 
-    /// The rules for one, to be changed.
+    /// The rules of a selector, to be changed.
     fn of(&mut self, who: &Who) -> &mut Withheld {
         match who {
             Who::Connection(id) => self.connections.entry(id.slot).or_default(),
@@ -62,7 +63,7 @@ impl Rules {
         }
     }
 
-    /// The rules for one, if there are any.
+    /// The rules of a selector, if there are any.
     fn get(&self, who: &Who) -> Option<&Withheld> {
         match who {
             Who::Connection(id) => self.connections.get(&id.slot),
@@ -71,7 +72,7 @@ impl Rules {
         }
     }
 
-    /// Forgets those who have no rules any more.
+    /// Removes selectors that have no rules left.
     fn tidy(&mut self) {
         self.connections.retain(|_, withheld| !withheld.is_empty());
         self.clients.retain(|_, withheld| !withheld.is_empty());
@@ -82,23 +83,24 @@ impl Rules {
         self.connections.is_empty() && self.clients.is_empty() && self.hosts.is_empty()
     }
 
-    /// A connection has ended, and its slot will be another's.
+    /// Removes the rules of a connection that has ended: its slot will be reused.
     pub(super) fn forget_connection(&mut self, slot: u32) {
         self.connections.remove(&slot);
     }
 }
 
 impl JobServer {
-    /// Gives workers no jobs from now on, of one function or of any; those that they have go on. Returns how many workers
-    /// that concerns now: those that offer the function.
+    /// Withholds jobs from workers, of one function or of all. Jobs that they hold continue. Returns the
+    /// number of workers affected now: those that offer the function.
     ///
-    /// The rule lasts as long as the connection; one for a client id or a host until it is taken back with
-    /// [`release`](Self::release). A second rule for the same workers and function takes the place of the first.
+    /// A rule for a connection lasts as long as the connection; a rule for a client id or a host lasts until
+    /// it is removed with [`release`](Self::release). A second rule for the same workers and function
+    /// replaces the first.
     ///
     /// # Errors
-    /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NameTooLong`] or
-    /// [`ControlError::BadName`] for a name that no worker or function can have, [`ControlError::TooManyRules`] from the
-    /// 1,000th rule on, or the 10,000th for connections in all.
+    /// [`ControlError::NoSuchWorker`] for a connection that does not exist, [`ControlError::NameTooLong`] or
+    /// [`ControlError::BadName`] for a name that no worker or function can have,
+    /// [`ControlError::TooManyRules`] beyond 1,000 rules, or beyond 10,000 for connections in all.
     pub fn withhold(
         &mut self,
         now: Now,
@@ -115,7 +117,7 @@ impl JobServer {
         Ok(self.apply_rules_to(now, who, &[function], effects))
     }
 
-    /// Makes a rule without telling anybody. Returns whether it is new, or another than before.
+    /// Inserts a rule without applying or storing it. Returns whether it is new, or has changed.
     pub(super) fn insert_rule(
         &mut self,
         who: &Who,
@@ -149,12 +151,12 @@ impl JobServer {
         Ok(self.rules.of(who).insert(function, how) != Some(how))
     }
 
-    /// Ends what [`withhold`](Self::withhold) began for exactly these workers: for one function, or without one all of it.
-    /// Returns how many workers that concerns now.
+    /// Removes what [`withhold`](Self::withhold) set for exactly these workers: the rule for one function, or
+    /// without one all their rules. Returns the number of workers affected now.
     ///
     /// # Errors
-    /// [`ControlError::NoSuchWorker`] for a connection that is not there, [`ControlError::NoSuchRule`] where nothing was
-    /// withheld from exactly these workers: another rule may go on to withhold it.
+    /// [`ControlError::NoSuchWorker`] for a connection that does not exist, [`ControlError::NoSuchRule`] if
+    /// nothing was withheld from exactly these workers: another rule may still withhold it.
     pub fn release(
         &mut self,
         now: Now,
@@ -180,8 +182,8 @@ impl JobServer {
         Ok(self.apply_rules_to(now, who, &released, effects))
     }
 
-    /// A bounded number of the rules by which workers get no jobs, those for connections first: the first ones, or those
-    /// behind a rule that was there before. None is left where there are none.
+    /// Lists a bounded number of rules, those for connections first: from the beginning, or after a rule of
+    /// the previous page. An empty page is the end.
     pub fn list_rules(&self, after: Option<&Rule>) -> Vec<Rule> {
         let Rules { connections, clients, hosts, .. } = &self.rules;
         let function = after.map(|rule| &rule.function);
@@ -199,7 +201,7 @@ impl JobServer {
         all.map(|(who, (function, how))| Rule { who, function: function.clone(), how: *how }).collect()
     }
 
-    /// The same of the rules for exactly these workers.
+    /// The same for the rules of exactly these workers.
     pub fn list_rules_for(&self, who: &Who, after: Option<&Rule>) -> Vec<Rule> {
         let known = match who {
             Who::Connection(id) if self.slot_of(*id).is_none() => None,
@@ -210,7 +212,7 @@ impl JobServer {
         rules.map(|(function, how)| Rule { who: who.clone(), function: function.clone(), how: *how }).collect()
     }
 
-    /// The connections that are meant: one by its id whatever it does, others where they can do something.
+    /// The connections that are selected: one by its id in any case, others if they offer a function.
     pub fn workers_of(&self, who: &Who) -> Vec<ConnectionId> {
         self.meant(who).into_iter().map(|slot| self.id_of(slot)).collect()
     }
@@ -232,8 +234,8 @@ impl JobServer {
         }
     }
 
-    /// The rules for some have changed, those for these functions; `None` is any. Returns how many workers these are that
-    /// offer one of them.
+    /// Applies changed rules of a selector for these functions; `None` is any function. Returns the number of
+    /// selected workers that offer one of them.
     fn apply_rules_to(
         &mut self,
         now: Now,
@@ -251,7 +253,8 @@ impl JobServer {
         concerned
     }
 
-    /// How many of these connections offer one of the functions; all of them where one is `None`, which is any.
+    /// The number of these connections that offer one of the functions; all of them if one is `None`, which
+    /// is any.
     fn count_concerned(&self, connections: &[u32], functions: &[Option<FunctionName>]) -> usize {
         if functions.contains(&None) {
             return connections.len();
@@ -262,12 +265,12 @@ impl JobServer {
         connections.iter().filter(|connection| offers(**connection)).count()
     }
 
-    /// Goes on with the workers for which rules have changed, until the turn is over.
+    /// Continues to apply changed rules to workers, until the budget is spent.
     /// [`rules_place`](Self::rules_place) tells whether some are left.
     pub fn go_on_with_rules(&mut self, now: Now, effects: &mut impl Effects) {
         let mut to_cover = BTreeSet::new();
         let mut count = 0;
-        // First all, then the waking: otherwise one would be woken just before its turn to get no jobs.
+        // Mark all first, then wake: otherwise a worker could be woken just before it is marked.
         while (count == 0 || !self.is_turn_over())
             && let Some(id) = self.rules.stale.pop_front()
         {
@@ -285,13 +288,13 @@ impl JobServer {
         self.debug_check_invariants();
     }
 
-    /// Where to go on with workers for which rules have changed, if some are left.
+    /// The cursor for workers whose rules have changed, if some are left.
     pub fn rules_place(&self) -> Option<Place> {
         (!self.rules.stale.is_empty()).then_some(Place::OF_RULES)
     }
 
-    /// The rules for a connection may have changed, and it may not have had its turn: it has it now. Returns
-    /// whether that is all; if not, it is to come again.
+    /// Applies changed rules to a connection that may not be processed yet. Returns whether it is complete;
+    /// if not, call again.
     pub(super) fn refresh_rules(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
         if !self.connections[connection as usize].has_stale_rules {
             return true;
@@ -302,7 +305,7 @@ impl JobServer {
         is_all
     }
 
-    /// A connection has given itself a name, for which there may be other rules.
+    /// Sets a connection's client id, for which there may be other rules.
     pub(super) fn rename(&mut self, now: Now, connection: u32, id: &[u8], effects: &mut impl Effects) {
         let gauges = &self.connections[connection as usize].gauges;
         self.clients.set(connection, gauges.client_id().as_deref(), Some(id));
@@ -316,7 +319,7 @@ impl JobServer {
         }
     }
 
-    /// The rules for a connection have changed. It will have its turn.
+    /// Marks a connection's rules as changed, and queues it for processing.
     fn make_rules_stale(&mut self, connection: u32) {
         self.connections[connection as usize].rules_at = NONE;
         if !std::mem::replace(&mut self.connections[connection as usize].has_stale_rules, true) {
@@ -330,7 +333,7 @@ impl JobServer {
         }
     }
 
-    /// What the rules say to a function that a connection can do.
+    /// The strictest rule for a function that a connection can do.
     pub(super) fn rule_for(&self, connection: u32, function: &[u8]) -> Option<Withholding> {
         if self.rules.is_empty() {
             return None;
@@ -338,7 +341,7 @@ impl JobServer {
         strictest(&self.rules_for(connection), &FunctionName::new(function))
     }
 
-    /// The rules that mean a connection.
+    /// The rules that apply to a connection.
     fn rules_for(&self, connection: u32) -> Vec<&Withheld> {
         let gauges = &self.connections[connection as usize].gauges;
         let Rules { connections, clients, hosts, .. } = &self.rules;
@@ -346,8 +349,8 @@ impl JobServer {
         [connections.get(&connection), of_client, hosts.get(&gauges.peer)].into_iter().flatten().collect()
     }
 
-    /// Goes on marking what the rules now withhold from a connection, at least one ability and until the turn
-    /// is over. Adds the functions that are to be covered again. Returns whether that is all.
+    /// Continues to mark what the rules withhold from a connection: at least one ability, and until the
+    /// budget is spent. Adds the functions to cover again to `to_cover`. Returns whether it is complete.
     fn mark_withheld(&mut self, connection: u32, to_cover: &mut BTreeSet<u32>) -> bool {
         let state = &self.connections[connection as usize];
         let first = state.abilities.first;
@@ -368,7 +371,7 @@ impl JobServer {
         true
     }
 
-    /// Marks whether the rules now withhold one ability. Returns the function if it is to be covered again.
+    /// Marks whether the rules withhold one ability. Returns the function if it must be covered again.
     pub(super) fn refresh_rule(&mut self, ability: u32) -> Option<u32> {
         let Ability { connection, function, withheld, .. } = self.abilities[ability as usize];
         let rule = if self.rules.is_empty() {
@@ -381,7 +384,7 @@ impl JobServer {
         if rule == withheld { None } else { self.set_withheld(ability, rule) }
     }
 
-    /// Returns the function if it is to be covered again.
+    /// Returns the function if it must be covered again.
     fn set_withheld(&mut self, ability: u32, rule: Option<Withholding>) -> Option<u32> {
         let Ability { connection, function, withheld: before, .. } = self.abilities[ability as usize];
         self.work_budget.spend(2 * price::ENTRY);
@@ -400,7 +403,7 @@ impl JobServer {
                 self.join_later(ability);
                 true
             }
-            // It asks by itself, or holds as many jobs as it may, or nothing changes for jobs.
+            // It asks by itself, or is at its job limit, or nothing changes for jobs.
             (Some(_), Some(_) | None) | (None, None) => false,
         };
         is_to_cover.then_some(function)
@@ -432,7 +435,7 @@ impl JobServer {
     }
 }
 
-/// Rules of one kind: none, all, or those from one on, of which the first is behind `function`.
+/// The rules of one kind of selector: none, all, or those from a key on, after `function` at that key.
 fn parts<'a, K: Ord>(
     all: &'a BTreeMap<K, Withheld>,
     begin: Option<Bound<&'a K>>,
@@ -445,7 +448,7 @@ fn parts<'a, K: Ord>(
     })
 }
 
-/// What several rules come to for a function. Disabled is stricter than draining.
+/// The strictest of several rules for a function. Disabled is stricter than draining.
 fn strictest(rules: &[&Withheld], function: &FunctionName) -> Option<Withholding> {
     let function = Some(function.clone());
     let of_function = rules.iter().filter_map(|withheld| withheld.get(&function));

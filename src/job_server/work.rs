@@ -1,4 +1,4 @@
-//! Workers: what they can do, the jobs they grab, and what they say of them.
+//! Workers: the functions they register, the jobs they grab, and the results they send.
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use super::{ConnectionId, JobServer, Now, price};
 use crate::protocol::request::leading_count;
 use crate::protocol::{GrabKind, NotRegistered, PeerError, Response, Workload};
 
-/// So many runs of one connection are looked at in the time of one other entry.
+/// The number of a connection's runs that cost as much to examine as one other entry.
 const RUNS_AN_ENTRY: usize = 8;
 
-/// How a job ended, by the word of its worker.
+/// How a job ended, as reported by its worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome<'a> {
     Complete(Workload<'a>),
@@ -81,7 +81,7 @@ impl JobServer {
         }
     }
 
-    /// A function is registered once more: it comes first in turn.
+    /// Registers a function again: its ability moves to the front of the order.
     fn renew_ability(&mut self, now: Now, ability: u32, timeout_ms: Option<u64>, effects: &mut impl Effects) {
         self.take_out_of_turn(ability);
         self.put_first(ability);
@@ -89,7 +89,7 @@ impl JobServer {
         let (connection, function) = (*connection, *function);
         self.connections[connection as usize].gauges.renew_function(gauges);
         self.abilities[ability as usize].timeout_ms = timeout_ms;
-        // What goes through the abilities in pieces has perhaps not come to this one, and will not now.
+        // An incremental pass over the abilities may not have reached this one, and now will not.
         if self.connections[connection as usize].has_stale_rules {
             self.refresh_rule(ability);
         }
@@ -98,7 +98,7 @@ impl JobServer {
         }
     }
 
-    /// Returns whether that is all; if not, the call is to be made again.
+    /// Returns whether it is complete; if not, call again.
     pub(super) fn cant_do(&mut self, now: Now, connection: u32, name: &[u8], effects: &mut impl Effects) -> bool {
         let Some(function) = self.function_names.get(name).copied() else {
             return true;
@@ -112,8 +112,8 @@ impl JobServer {
         gauges.running.get() == 0 || self.give_back(now, connection, function, effects)
     }
 
-    /// Takes a connection's jobs of a function away from it. Returns whether that is all; if not, the call is to be made again:
-    /// until then the connection gets no others.
+    /// Revokes a connection's jobs of a function. Returns whether it is complete; if not, call again: until
+    /// then the connection gets no other jobs.
     pub(super) fn give_back(&mut self, now: Now, connection: u32, function: u32, effects: &mut impl Effects) -> bool {
         let mut run = self.connections[connection as usize].first_run;
         let (mut looked_at, mut is_all) = (0, true);
@@ -131,13 +131,13 @@ impl JobServer {
             }
             run = next;
         }
-        // Runs that were begun together lie together.
+        // Runs that were begun together are adjacent in memory.
         self.work_budget.spend_entries(looked_at / RUNS_AN_ENTRY);
         self.connections[connection as usize].pending = (!is_all).then_some(Pending::GiveBack { function });
         is_all
     }
 
-    /// Returns whether that is all; if not, the call is to be made again, after others had their turn.
+    /// Returns whether it is complete; if not, call again after other connections have run.
     pub(super) fn reset_abilities(&mut self, now: Now, connection: u32, effects: &mut impl Effects) -> bool {
         if !self.remove_abilities(now, connection, effects) {
             return false;
@@ -182,12 +182,12 @@ impl JobServer {
         }
     }
 
-    /// That a connection can do a function.
+    /// The ability of a connection for a function, if it has registered it.
     pub(super) fn find_ability(&self, connection: u32, function: u32) -> Option<u32> {
         self.ability_slots.get(&(connection, function)).copied()
     }
 
-    /// Returns whether that is all; if not, the call is to be made again.
+    /// Returns whether it is complete; if not, call again.
     pub(super) fn grab_job(&mut self, now: Now, connection: u32, kind: GrabKind, effects: &mut impl Effects) -> bool {
         self.report_refused_functions(connection, effects);
         if !self.refresh_rules(now, connection, effects) {
@@ -204,7 +204,7 @@ impl JobServer {
         is_all
     }
 
-    /// Looks for a job for a connection that has asked for one, from an ability on. Returns whether it is answered.
+    /// Finds a job for a connection's GRAB_JOB, starting at an ability. Returns whether it was answered.
     pub(super) fn take_job(
         &mut self,
         now: Now,
@@ -303,7 +303,7 @@ impl JobServer {
         self.load_ahead(function_slot, effects);
     }
 
-    /// Takes a run out of those of its function.
+    /// Removes a run from its function's list.
     fn unlist_run(&mut self, gone: &Run) {
         let Run { job, next_of_function, previous_of_function, .. } = *gone;
         if let Some(previous) = self.runs.get_mut(previous_of_function as usize) {
@@ -317,7 +317,7 @@ impl JobServer {
         }
     }
 
-    /// A run is over: it leaves its connection's list, and its deadline goes with it.
+    /// Removes a run from its connection's list, with its deadline.
     pub(super) fn remove_run(&mut self, run: u32) -> Run {
         let gone = self.runs.remove(run as usize);
         self.unlist_run(&gone);
@@ -342,10 +342,11 @@ impl JobServer {
         gone
     }
 
-    /// A job that a connection holds.
+    /// A job that a connection holds, and its run.
     ///
-    /// `Err(None)` for one that was taken away from it: a worker that was too slow need not be told, and libgearman's
-    /// would take an error for the answer to its next request. `is_last` says that the worker is through with the job.
+    /// `Err(None)` for a job that was revoked from it: a worker that was too slow gets no error, which
+    /// libgearman would take for the answer to its next request. `is_last` says that the worker is done with
+    /// the job.
     fn held_job(
         &mut self,
         connection: u32,
@@ -396,8 +397,8 @@ impl JobServer {
         }
     }
 
-    /// A worker is through with a job: its clients are told how it ended, and it is forgotten. Returns whether all are told; if
-    /// not, the call is to be made again.
+    /// Ends a job with its worker's result, notifies its clients, and removes it. Returns whether all clients
+    /// are notified; if not, call again.
     pub(super) fn finish(
         &mut self,
         now: Now,
@@ -415,7 +416,7 @@ impl JobServer {
                 self.measure_run(now, run, &outcome);
                 job
             }
-            // It was taken away from this worker, which has done it all the same. Nobody has ended it before.
+            // It was revoked from this worker, which did it all the same: it counts unless the job has ended.
             Err(None) => {
                 let Some(job) = self.find_handle(handle) else { return true };
                 self.measure_late(connection, job, &outcome);
@@ -432,7 +433,8 @@ impl JobServer {
         self.end_job(now, job, Some(connection), said, effects)
     }
 
-    /// Ends a job. Where not more of its function may run at once, or its worker could hold no more, the next may run now.
+    /// Ends a job. If its function was at its running limit, or its worker at its job limit, the next job may
+    /// run now.
     fn end_job(
         &mut self,
         now: Now,
@@ -448,7 +450,8 @@ impl JobServer {
         is_all
     }
 
-    /// A job ends, and not by the word of the worker that runs it, if one does: what that one still says of it is not answered.
+    /// Revokes the run of a job that ends without its worker's result: later packets of that worker are not
+    /// answered.
     pub(super) fn forfeit_run(&mut self, slot: u32) {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
@@ -457,7 +460,7 @@ impl JobServer {
         }
     }
 
-    /// A connection is to be remembered to have lost this job.
+    /// Records that a job was revoked from a connection.
     fn forfeit(&mut self, connection: u32, number: u64) {
         let is_memory_short = self.memory_use().total() > self.policy.memory_max / 16 * 15;
         let holder = &mut self.connections[connection as usize];
@@ -466,7 +469,7 @@ impl JobServer {
         self.holdings.forfeited += holder.forfeited_entries();
     }
 
-    /// Returns that this is all.
+    /// Sends the error, if there is one. Returns `true`: the request is complete.
     fn send_error(&self, connection: u32, error: Option<PeerError>, effects: &mut impl Effects) -> bool {
         if let Some(error) = error {
             self.say(self.id_of(connection), Response::Error(error), effects);
@@ -474,7 +477,7 @@ impl JobServer {
         true
     }
 
-    /// A worker took longer than it may.
+    /// Requeues a job whose worker exceeded its timeout.
     pub(super) fn time_out(&mut self, now: Now, slot: u32, effects: &mut impl Effects) {
         let job = self.jobs.get(slot);
         if let JobState::Running(run) = job.state {
@@ -494,11 +497,11 @@ impl JobServer {
         }
     }
 
-    /// Takes a job from a worker that is still there, and may go on with it.
+    /// Revokes a job from a worker that is still connected, and may continue it.
     fn take_away(&mut self, now: Now, run: u32, end: RunEnd, effects: &mut impl Effects) {
         let Run { job, connection, .. } = self.runs[run as usize];
         if end == RunEnd::GivenBack && self.is_unbegun(run) && self.may_miss(run) {
-            // No result of it will come from this worker.
+            // This worker will send no result for it.
             return self.requeue(now, run, None, effects);
         }
         let number = self.jobs.get(job).number();
@@ -506,8 +509,8 @@ impl JobServer {
         self.requeue(now, run, Some(end), effects);
     }
 
-    /// A run has come to nothing: its job is for the next worker, unless it has had its last chance or nobody wants it. Without an
-    /// `end` the worker was probably gone before the job reached it, or has not begun it: that was no attempt.
+    /// Requeues the job of a run, unless it is out of retries or abandoned. Without an `end` the worker was
+    /// probably gone before the job reached it, or has not begun it: that was no attempt.
     pub(super) fn requeue(&mut self, now: Now, run: u32, end: Option<RunEnd>, effects: &mut impl Effects) {
         self.work_budget.spend(2 * price::CHANGE);
         let slot = self.runs[run as usize].job;
@@ -544,7 +547,7 @@ impl JobServer {
         self.remove_run(run);
         self.functions[function].running -= 1;
         self.tally(self.jobs.get(slot).function, |counters| &counters.requeued);
-        // In no list, until it is in that of ready jobs.
+        // In no list until it is in the ready list.
         self.jobs.get_mut(slot).state = JobState::NOWHERE;
         self.functions[function].returns = self.functions[function].returns.wrapping_add(1);
         self.count(slot);

@@ -9,7 +9,8 @@ use super::*;
 use crate::protocol::Workload;
 
 proptest! {
-    /// Whatever the sizes and however the socket takes the bytes, they come out in the order they went in.
+    /// Bytes leave in the order in which they were queued, whatever their sizes and however the socket takes
+    /// them.
     #[test]
     fn bytes_leave_in_the_order_they_came(sizes in prop::collection::vec(0..40_000_usize, 1..40), chunk in 1..70_000_usize) {
         let outbox = Outbox::new(usize::MAX, Arc::default());
@@ -29,7 +30,7 @@ proptest! {
             let written = output.write_with::<Infallible>(chunk, |pieces| {
                 let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
                 assert!(bytes.len() <= chunk);
-                // The kernel may take less.
+                // The kernel may take fewer bytes.
                 let bytes = &bytes[..bytes.len() - seen.len() % 2 * (bytes.len() / 2)];
                 seen.extend_from_slice(bytes);
                 Ok(bytes.len())
@@ -41,8 +42,7 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever is said between gaps and in whatever order they are filled, everything comes out in its
-    /// place.
+    /// Every packet leaves in its place, whatever is sent between gaps and in whatever order they are filled.
     #[test]
     fn gaps_keep_the_order(steps in prop::collection::vec((0..3_u8, 0..30_000_usize, any::<prop::sample::Index>()), 1..120)) {
         let outbox = Outbox::new(usize::MAX, Arc::default());
@@ -54,7 +54,7 @@ proptest! {
             let owner = Bytes::copy_from_slice(&bytes[12..]);
             outbox.send(&Response::EchoRes { workload: Workload::shared(&owner, &owner) });
         };
-        // Each packet or, for an open gap, its number.
+        // Each packet, or the number of an open gap.
         let mut expected: Vec<Result<Vec<u8>, u64>> = Vec::new();
         let (mut seen, mut gaps) = (Vec::new(), 0);
         let drain = |seen: &mut Vec<u8>| {

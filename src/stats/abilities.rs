@@ -1,5 +1,5 @@
-//! The functions of one connection, as they are published: each is found and moved without a walk, since
-//! there may be 100,000.
+//! The published functions of one connection. Each is found and moved without a walk, since there may be
+//! 100,000.
 
 use std::collections::{BTreeMap, btree_map};
 use std::iter::Rev;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::AbilityGauges;
 
-/// What a connection can do, the newest first.
+/// The functions that a connection can do, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Abilities {
-    /// By the number under which it was registered last.
+    /// By the sequence number of the last registration.
     by_place: BTreeMap<u64, Arc<AbilityGauges>>,
     last_place: u64,
 }
@@ -26,12 +26,12 @@ impl Abilities {
         self.by_place.is_empty()
     }
 
-    /// All of them, the newest first.
+    /// All of them, newest first.
     pub fn iter(&self) -> Rev<btree_map::Values<'_, u64, Arc<AbilityGauges>>> {
         self.by_place.values().rev()
     }
 
-    /// Those `count` of them that have been there for longest, the newest first.
+    /// The oldest `count` of them, newest first.
     pub fn oldest(&self, count: usize) -> impl ExactSizeIterator<Item = &Arc<AbilityGauges>> {
         self.by_place.values().take(count).rev()
     }
@@ -46,7 +46,7 @@ impl Abilities {
         self.by_place.remove(&ability.place.get())
     }
 
-    /// Takes all out, the oldest first.
+    /// Removes all, oldest first.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Arc<AbilityGauges>> {
         std::mem::take(&mut self.by_place).into_values()
     }

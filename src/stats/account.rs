@@ -1,20 +1,19 @@
-//! What the server holds in memory for its peers: one sum, one limit, and the parts of the sum.
+//! The memory that the server holds for its peers: the sum, the limit, and the parts of the sum.
 //!
-//! Each part is kept by whoever holds it. Jobs and what belongs to them are set by the holder of the hub's
-//! lock; output, input and bodies are added to in steps, by whoever they belong to. So a part is at most some
-//! KiB a connection off, which the weight of a connection covers. Buffers are weighed by their capacity.
+//! Each part is kept by its holder. Jobs and what belongs to them are set by the holder of the hub's lock;
+//! output, input and bodies are changed in steps, by their owners. So a part is off by at most a few KiB per
+//! connection, which the weight of a connection covers. Buffers are weighed by their capacity.
 //!
-//! A large workload or result is shared by all that wait for it, and is counted once, from when it has come
-//! until the last reference to it is dropped ([`Account::count_once`]). A reference to it weighs what it
-//! takes itself.
+//! A large workload or result is shared by all that wait for it. It is counted once, from its arrival until
+//! its last reference is dropped ([`Account::count_once`]). A reference to it weighs only its own size.
 //!
 //! # How the limit is divided
-//! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused.
-//!   What is above is for connections and the functions of workers, which are refused when all is taken, see
+//! - Jobs, and what is remembered of peers, may take three quarters. Submissions beyond that are refused. The
+//!   memory above is for connections and the functions of workers, which are refused when all is used, see
 //!   [`Account::has_room_for_connection`].
-//! - What waits for peers or comes from them may take what the former leave of seven eighths, and an eighth
-//!   at least. Beyond that connections are closed, see `net::pressure`.
-//! - The rest is for what is allocated between two looks at the sum.
+//! - Buffers of data to and from peers may take seven eighths minus that, and at least an eighth. Beyond that
+//!   connections are closed, see `net::pressure`.
+//! - The rest is for allocations between two checks of the sum.
 
 use std::sync::Arc;
 
@@ -22,37 +21,37 @@ use bytes::Bytes;
 
 use super::Gauge;
 
-/// Part of what is held. The first of them are jobs and what is remembered of peers, the others are buffers
+/// A part of the memory held. The first ones are jobs and what is remembered of peers, the others are buffers
 /// of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Jobs: their entries, and the workloads that are in memory.
+    /// Jobs: their entries, and the workloads in memory.
     Jobs,
     /// Submissions that wait for the end of a job or for the store.
     Waits,
     /// Jobs with workers.
     Runs,
-    /// Functions, and that workers can do them.
+    /// Functions, and the abilities of workers for them.
     Functions,
-    /// Connections, without what they send and are sent.
+    /// Connections, without their input and output.
     Connections,
     /// Operations that wait for the store, with copies of workloads.
     StoreQueue,
-    /// Packets and text that wait for peers, without large workloads and results.
+    /// Packets and text queued for peers, without large workloads and results.
     Output,
-    /// Packets that have not come whole, and what is not worked off yet.
+    /// Incomplete packets, and complete ones that are not processed yet.
     Input,
-    /// Large workloads and results that are on their way and are no job's any more.
+    /// Large workloads and results in transit that no longer belong to a job.
     Results,
     /// Bodies and results of HTTP.
     Http,
 }
 
-/// How many parts there are.
+/// The number of parts.
 const PARTS: usize = Part::ALL.len();
 
 impl Part {
-    /// All of them, in the order in which they are shown.
+    /// All of them, in the order of display.
     pub const ALL: [Self; 10] = [
         Self::Jobs,
         Self::Waits,
@@ -68,10 +67,10 @@ impl Part {
     /// Jobs and what is remembered of peers.
     const REMEMBERED: [Self; 6] =
         [Self::Jobs, Self::Waits, Self::Runs, Self::Functions, Self::Connections, Self::StoreQueue];
-    /// What waits for peers, and what comes from them.
+    /// Data queued for peers, and data from them.
     const BUFFERS: [Self; 4] = [Self::Output, Self::Input, Self::Results, Self::Http];
 
-    /// Its name, as it is shown.
+    /// Its name, for display.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Jobs => "jobs",
@@ -88,13 +87,13 @@ impl Part {
     }
 }
 
-/// What a connection weighs, in bytes: its task, its place among the others, what is published of it, the
-/// kernel's socket, and what of its buffers is too little to tell the account.
+/// The weight of a connection, in bytes: its task, its table entry, its published numbers, the kernel's
+/// socket, and the part of its buffers that is too small to report to the account.
 pub const CONNECTION: u64 = 4 * 1024;
-/// From this change on a holder tells the account, in bytes. There may be as many holders as connections, so
-/// that it is less than a connection weighs.
+/// The minimum change that a holder reports to the account, in bytes. There may be as many holders as
+/// connections, so it is less than the weight of a connection.
 pub const STEP: usize = 1024;
-/// A peer for which no more than this waits is read from whatever others hold, in bytes.
+/// A peer with less than this queued is read from regardless of what others hold, in bytes.
 const SMALL_OUTPUT: u64 = 64 * 1024;
 
 /// The account.
@@ -102,17 +101,17 @@ const SMALL_OUTPUT: u64 = 64 * 1024;
 pub struct Account {
     /// 0 for none.
     limit: Gauge,
-    /// By [`Part`]. The one of [`Part::Results`] is not used.
+    /// By [`Part`]. That of [`Part::Results`] is not used.
     parts: [Gauge; PARTS],
-    /// What was counted once.
+    /// Bytes that are counted once.
     shared: Gauge,
-    /// What of it are workloads of jobs, which are in [`Part::Jobs`].
+    /// The part of it that is workloads of jobs, which are in [`Part::Jobs`].
     shared_by_jobs: Gauge,
     /// Connections that were closed because memory was short.
     pub closed: Gauge,
-    /// Submissions that were refused because memory was short, or there were as many jobs as there may be.
+    /// Submissions that were refused because memory was short, or the limit of jobs was reached.
     pub refused: Gauge,
-    /// Whether some were in the last minute.
+    /// Whether any were refused in the last minute.
     pub is_refusing: Gauge,
 }
 
@@ -122,7 +121,7 @@ impl Account {
         self.limit.set(bytes);
     }
 
-    /// The limit, in bytes; `u64::MAX` where none is set.
+    /// The limit, in bytes; `u64::MAX` if none is set.
     pub fn limit(&self) -> u64 {
         match self.limit.get() {
             0 => u64::MAX,
@@ -130,7 +129,7 @@ impl Account {
         }
     }
 
-    /// What a part holds, in bytes.
+    /// The size of a part, in bytes.
     pub fn get(&self, part: Part) -> u64 {
         match part {
             Part::Results => self.shared.get().saturating_sub(self.shared_by_jobs.get()),
@@ -143,7 +142,7 @@ impl Account {
         self.parts[part as usize].set(bytes);
     }
 
-    /// One of the holders of a part holds `now` bytes instead of `before`.
+    /// Changes the amount of one holder of a part from `before` to `now` bytes.
     pub fn change(&self, part: Part, before: usize, now: usize) {
         self.parts[part as usize].add((now as u64).wrapping_sub(before as u64));
     }
@@ -153,74 +152,75 @@ impl Account {
         self.shared_by_jobs.set(bytes);
     }
 
-    /// All that is held, in bytes.
+    /// The sum, in bytes.
     pub fn total(&self) -> u64 {
         self.remembered().saturating_add(self.buffered())
     }
 
-    /// What jobs take, and what is remembered of peers.
+    /// The memory of jobs, and of what is remembered of peers.
     fn remembered(&self) -> u64 {
         Part::REMEMBERED.iter().map(|part| self.get(*part)).sum()
     }
 
-    /// What waits for peers or comes from them, in bytes.
+    /// The memory of data to and from peers, in bytes.
     pub fn buffered(&self) -> u64 {
         Part::BUFFERS.iter().map(|part| self.get(*part)).sum()
     }
 
-    /// How much may wait for peers or come from them, in bytes. Beyond it connections are closed.
+    /// The limit of data to and from peers, in bytes. Beyond it connections are closed.
     pub fn buffers_max(&self) -> u64 {
         let limit = self.limit();
         (limit / 8 * 7).saturating_sub(self.remembered()).max(limit / 8)
     }
 
-    /// Whether there is room for another connection: together they may take half of all, and what jobs and
-    /// all else that is remembered leave.
+    /// Whether there is room for another connection: connections together may take half of the limit, and no
+    /// more than jobs and everything else that is remembered leave of it.
     pub fn has_room_for_connection(&self) -> bool {
         self.get(Part::Connections) + CONNECTION <= self.limit() / 2 && self.remembered() + CONNECTION <= self.limit()
     }
 
-    /// Whether a peer is read from for which `queued` bytes wait. The more others hold, the sooner it must
-    /// read first: a quarter of what is free may wait for one.
+    /// Whether to read from a peer for which `queued` bytes are queued. The more others hold, the sooner it
+    /// must read first: a quarter of the free memory may be queued for one peer.
     pub fn may_read_from(&self, queued: u64) -> bool {
         queued < SMALL_OUTPUT || queued < self.free() / 4
     }
 
-    /// Whether a peer for which `queued` bytes wait may be sent more. Only beyond the limit it may not, and
-    /// only if more waits for it than for peers on average.
+    /// Whether a peer for which `queued` bytes are queued may be sent more. This is refused only beyond the
+    /// limit, and only if more than an equal share of the buffers is queued for the peer.
     pub fn may_hold(&self, queued: u64) -> bool {
         let connections = self.get(Part::Connections) / CONNECTION;
         self.total() <= self.limit() || queued <= self.buffers_max() / connections.max(1)
     }
 
-    /// Whether a packet that has not come whole may take `bytes` more.
+    /// Whether an incomplete packet may take `bytes` more.
     pub fn may_receive(&self, bytes: usize) -> bool {
         bytes as u64 <= self.free()
     }
 
-    /// Whether no more than a quarter of what is for buffers is taken.
+    /// Whether at most a quarter of the memory for buffers is used.
     pub fn is_plentiful(&self) -> bool {
         self.buffered() <= self.buffers_max() / 4
     }
 
-    /// Whether buffers take more than they may.
+    /// Whether buffers exceed their limit.
     pub fn is_short(&self) -> bool {
         self.buffered() > self.buffers_max()
     }
 
-    /// What buffers may still take before reading stops. The eighth above it is for what must be sent.
+    /// The memory that buffers may still take before reading stops. The eighth above it is for what must be
+    /// sent.
     fn free(&self) -> u64 {
         (self.buffers_max() / 8 * 7).saturating_sub(self.buffered())
     }
 
-    /// Counts bytes that are shared, until the last reference to what is returned is dropped.
+    /// Counts shared bytes until the last reference to the returned value is dropped.
     pub fn count_once(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         self.shared.add(bytes.len() as u64);
         Bytes::from_owner(Counted { bytes, account: Arc::clone(self) })
     }
 }
 
-/// Bytes that are counted while this lives.
+/// Bytes that are counted until this is dropped.
 struct Counted {
     bytes: Bytes,
     account: Arc<Account>,
@@ -238,7 +238,7 @@ impl Drop for Counted {
     }
 }
 
-/// The amount that one holder of a part has told the account. It goes back when this is dropped.
+/// The amount that one holder of a part has reported to the account. It is returned when this is dropped.
 #[derive(Debug)]
 pub struct Amount {
     account: Arc<Account>,
@@ -247,7 +247,7 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// Nothing is held yet.
+    /// A holder that holds nothing yet.
     pub const fn new(account: Arc<Account>, part: Part) -> Self {
         Self { account, part, told: 0 }
     }
@@ -257,8 +257,8 @@ impl Amount {
         &self.account
     }
 
-    /// Tells the account that `bytes` are held now. Changes below [`STEP`] are not told, but zero
-    /// always is. Returns whether it was told.
+    /// Reports that `bytes` are held now. Changes below [`STEP`] are not reported, but zero always is.
+    /// Returns whether it was reported.
     pub fn set(&mut self, bytes: usize) -> bool {
         let is_told = bytes.abs_diff(self.told) >= STEP || bytes == 0 && self.told > 0;
         if is_told {

@@ -1,4 +1,4 @@
-//! How long things took: counts by duration, cheap to add to and small enough to have many of.
+//! Histograms of durations: cheap to add to, and small enough to have many of.
 
 use std::sync::OnceLock;
 
@@ -6,31 +6,33 @@ use super::Gauge;
 
 /// The base-2 logarithm of [`STEPS`].
 const STEPS_POWER: u32 = 2;
-/// Buckets for each doubling. With four of them no bound exceeds the one before by more than a quarter, and so no
+/// Buckets for each doubling. With four of them no bound exceeds the one before by more than a quarter, so no
 /// estimate of a quantile from 64 µs on is further than that from the true value.
 const STEPS: usize = 1 << STEPS_POWER;
 /// The upper bound of the first bucket is 2 to this power, in microseconds: 64 µs.
 const FIRST_POWER: u32 = 6;
-/// The upper bound of the last bucket but the open one is 2 to this power, in microseconds: some nine and a half hours.
+/// The upper bound of the last bounded bucket is 2 to this power, in microseconds: some nine and a half
+/// hours.
 const LAST_POWER: u32 = 35;
-/// All buckets, the open one included.
+/// The number of buckets, including the open one.
 pub const BUCKETS: usize = (LAST_POWER - FIRST_POWER) as usize * STEPS + 2;
-/// Buckets that are allocated together: four doublings. The durations of a function mostly lie in one or two blocks.
+/// Buckets that are allocated together: four doublings. The durations of a function are mostly in one or two
+/// blocks.
 const BLOCK: usize = 4 * STEPS;
 
-/// Durations that were measured. It has one writer at a time; readers may see a sum a moment newer than its counts.
+/// Measured durations. There is one writer at a time; readers may see a sum slightly newer than its counts.
 #[derive(Debug, Default)]
 pub struct Histogram {
     sum_us: Gauge,
     blocks: [OnceLock<Box<[Gauge; BLOCK]>>; BUCKETS.div_ceil(BLOCK)],
 }
 
-/// What a [`Histogram`] held at some time, or has gained between two.
+/// The content of a [`Histogram`] at some time, or its gain between two times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durations {
     /// By bucket; see [`bound_us`].
     pub counts: [u64; BUCKETS],
-    /// All durations together, in microseconds.
+    /// The sum of all durations, in microseconds.
     pub sum_us: u64,
 }
 
@@ -46,7 +48,8 @@ impl Histogram {
         self.record_in(bucket_of(duration_us), duration_us);
     }
 
-    /// The same, of a duration that is counted more than once: `bucket` is what [`bucket_of`] says of it.
+    /// The same for a duration that is counted more than once: `bucket` is the result of [`bucket_of`] for
+    /// it.
     pub fn record_in(&self, bucket: usize, duration_us: u64) {
         let block = self.blocks.get(bucket / BLOCK).map(|block| block.get_or_init(Box::default));
         if let Some(count) = block.and_then(|block| block.get(bucket % BLOCK)) {
@@ -55,7 +58,7 @@ impl Histogram {
         self.sum_us.bump(duration_us);
     }
 
-    /// What it holds now.
+    /// The present content.
     pub fn read(&self) -> Durations {
         let mut durations = Durations { sum_us: self.sum_us.get(), ..Durations::default() };
         for (counts, block) in durations.counts.chunks_mut(BLOCK).zip(&self.blocks) {
@@ -68,7 +71,7 @@ impl Histogram {
 }
 
 impl Durations {
-    /// How many there are.
+    /// The number of durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -79,7 +82,8 @@ impl Durations {
         (count > 0).then(|| seconds(self.sum_us) / as_float(count))
     }
 
-    /// The duration that `part` of them, from 0 to 1, do not exceed, in seconds. Within a bucket it is estimated.
+    /// The duration that `part` of them, from 0 to 1, do not exceed, in seconds. It is estimated within a
+    /// bucket.
     pub fn quantile_s(&self, part: f64) -> Option<f64> {
         let count = self.count();
         if count == 0 {
@@ -91,7 +95,7 @@ impl Durations {
             let with_bucket = below + as_float(*in_bucket);
             if *in_bucket > 0 && with_bucket >= wanted {
                 let lower = index.checked_sub(1).and_then(bound_us).unwrap_or(0);
-                // The open bucket has no upper bound: its jobs took that long at least.
+                // The open bucket has no upper bound: its durations are at least its lower bound.
                 let upper = bound_us(index).unwrap_or(lower);
                 let share = ((wanted - below) / as_float(*in_bucket)).clamp(0.0, 1.0);
                 return Some(seconds(lower) + (seconds(upper) - seconds(lower)) * share);
@@ -101,7 +105,7 @@ impl Durations {
         None
     }
 
-    /// Adds others.
+    /// Adds other durations.
     pub fn add(&mut self, others: &Self) {
         for (count, other) in self.counts.iter_mut().zip(others.counts) {
             *count += other;
@@ -109,7 +113,7 @@ impl Durations {
         self.sum_us += others.sum_us;
     }
 
-    /// What has come since `earlier`.
+    /// The durations recorded since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -119,22 +123,23 @@ impl Durations {
     }
 }
 
-/// The longest duration that a bucket counts, in microseconds; `None` for the last, which counts all that are longer.
+/// The longest duration that a bucket counts, in microseconds; `None` for the last, which counts all longer
+/// ones.
 pub fn bound_us(bucket: usize) -> Option<u64> {
     if bucket >= BUCKETS - 1 {
         return None;
     }
     let power = FIRST_POWER + u32::try_from(bucket / STEPS).ok()?;
-    // Between two powers of two the bounds are equally far from each other.
+    // Between two powers of two the bounds are equally spaced.
     Some((1 << power) + (bucket % STEPS) as u64 * (1 << (power - STEPS_POWER)))
 }
 
-/// The bucket that counts a duration of so many microseconds.
+/// The bucket that counts a duration, in microseconds.
 pub fn bucket_of(duration_us: u64) -> usize {
     // A bucket includes its bound.
     let Some(past) = duration_us.checked_sub(1) else { return 0 };
     let Some(power) = past.checked_ilog2().filter(|power| *power >= FIRST_POWER) else { return 0 };
-    // The bits after the first one.
+    // The bits after the highest one.
     let step = usize::try_from(past >> (power - STEPS_POWER)).map_or(0, |bits| bits % STEPS);
     ((power - FIRST_POWER) as usize * STEPS + 1 + step).min(BUCKETS - 1)
 }
@@ -168,7 +173,7 @@ mod tests {
 
     #[test]
     fn no_quantile_is_further_than_a_quarter_from_the_truth() {
-        // The worst of all: every duration is the same, just above a bound.
+        // The worst case: every duration is the same, just above a bound.
         for bucket in 0..BUCKETS - 2 {
             let truth_us = bound_us(bucket).unwrap() + 1;
             let histogram = Histogram::default();

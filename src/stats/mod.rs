@@ -1,8 +1,8 @@
-//! What the server publishes about itself, read at any time without a lock.
+//! The numbers that the server publishes about itself, read at any time without a lock.
 //!
-//! What tells of jobs, functions and workers has one writer at a time, the holder of the hub's lock, so plain relaxed
-//! loads and stores are enough. What counts connections and locks is added to by whoever is there. Readers may see one
-//! number a moment older than another; none of them is ever torn.
+//! Numbers of jobs, functions and workers have one writer at a time, the holder of the hub's lock, so plain
+//! relaxed loads and stores are enough. Counters of connections and locks have several writers. Readers may
+//! see one number slightly older than another; no number is ever torn.
 
 mod abilities;
 pub mod account;
@@ -20,10 +20,10 @@ use self::account::Account;
 use self::histogram::{Durations, Histogram};
 use crate::protocol::FunctionName;
 
-/// Names a connection. A slot is used again, with another generation.
+/// Identifies a connection. A slot is reused, with another generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
-    /// Small numbers, used again.
+    /// A small number that is reused.
     pub slot: u32,
     /// Counts connections.
     pub generation: u32,
@@ -73,7 +73,7 @@ impl Gauge {
 pub struct JobCounters {
     /// New jobs.
     pub submitted: Gauge,
-    /// Submissions that joined a job that was there.
+    /// Submissions that joined an existing job.
     pub coalesced: Gauge,
     /// Jobs that ended with WORK_COMPLETE.
     pub done: Gauge,
@@ -81,11 +81,11 @@ pub struct JobCounters {
     pub failed: Gauge,
     /// Jobs that ended with WORK_EXCEPTION.
     pub excepted: Gauge,
-    /// Runs that took longer than they may.
+    /// Runs that exceeded their timeout.
     pub timed_out: Gauge,
-    /// Runs that came to nothing, after which the job went back, those that took too long among them.
+    /// Runs that failed and whose job was requeued, including those that exceeded their timeout.
     pub requeued: Gauge,
-    /// Jobs that were given up after too many of these, or that had vanished from the store.
+    /// Jobs that were dropped after too many of these, or that were missing from the store.
     pub dropped: Gauge,
     /// Jobs that the operator cancelled.
     pub cancelled: Gauge,
@@ -93,17 +93,18 @@ pub struct JobCounters {
     pub abandoned: Gauge,
 }
 
-/// Numbers that are made when there is something to count: most functions of most workers never have any.
+/// Numbers that are allocated when there is something to count: most functions of most workers never have
+/// any.
 #[derive(Debug, Default)]
 pub struct Lazy<T>(OnceLock<Box<T>>);
 
 impl<T: Default> Lazy<T> {
-    /// The numbers, to count.
+    /// The numbers, allocated on first use, for counting.
     pub fn get_or_make(&self) -> &T {
         self.0.get_or_init(Box::default)
     }
 
-    /// The numbers, where anything was counted.
+    /// The numbers, if anything was counted.
     pub fn get(&self) -> Option<&T> {
         self.0.get().map(|numbers| &**numbers)
     }
@@ -115,7 +116,7 @@ impl Lazy<Histogram> {
         self.get_or_make().record(duration_us);
     }
 
-    /// What it holds now.
+    /// The present content.
     pub fn read(&self) -> Durations {
         self.get().map_or_else(Durations::default, Histogram::read)
     }
@@ -128,27 +129,27 @@ pub struct FunctionGauges {
     pub queued: [Gauge; 3],
     /// Jobs that are not due yet, by priority: normal, unless the operator gave them another.
     pub scheduled: [Gauge; 3],
-    /// Jobs that workers have.
+    /// Running jobs.
     pub running: Gauge,
     /// Connections that can do the function, busy or not.
     pub workers: Gauge,
-    /// Since when the first in the queues waits for a worker, in milliseconds since 1970; 0 where none does, or where that is
-    /// not known. The first are those that come next, of each priority: a job that was given back, moved or given another
-    /// priority comes last, and may be older.
+    /// Since when the first job in the queues has waited for a worker, in milliseconds since 1970; 0 if none
+    /// waits, or if that is not known. Only the head of each priority's queue counts: a job that was
+    /// requeued, moved or given another priority comes last, and may be older.
     pub oldest_ms: Gauge,
-    /// 1 where the operator's settings alone have made it known: no worker, job or other command has named it.
+    /// 1 if only the operator's settings have named it: no worker, job or other command has.
     pub settings_only: Gauge,
-    /// 1 where no job is handed out.
+    /// 1 if no job is handed out.
     pub paused: Gauge,
-    /// How many jobs may run at once; 0 for no limit.
+    /// The maximum number of jobs that run at once; 0 for no limit.
     pub max_running: Gauge,
-    /// How many jobs there may be when one of high, normal and low priority comes; 0 for no limit.
+    /// The maximum number of jobs when one of high, normal and low priority is submitted; 0 for no limit.
     pub max_queue: [Gauge; 3],
     /// What happened to its jobs.
     pub counters: Lazy<JobCounters>,
     /// How long jobs waited for their first worker.
     pub wait: Lazy<Histogram>,
-    /// How long workers took for jobs that they ended.
+    /// How long workers took for jobs that they finished.
     pub run: Lazy<Histogram>,
 }
 
@@ -169,7 +170,7 @@ impl FunctionGauges {
     }
 }
 
-/// What runs of a worker came to.
+/// The outcomes of a worker's runs.
 #[derive(Debug, Default)]
 pub struct WorkCounters {
     /// Ended with WORK_COMPLETE.
@@ -178,36 +179,36 @@ pub struct WorkCounters {
     pub failed: Gauge,
     /// Ended with WORK_EXCEPTION.
     pub excepted: Gauge,
-    /// Took longer than they may.
+    /// Exceeded their timeout.
     pub timed_out: Gauge,
-    /// Were taken away or lost, those that took too long among them.
+    /// Were revoked or lost, including those that exceeded their timeout.
     pub requeued: Gauge,
 }
 
-/// A function as one connection does it.
+/// The numbers of a function on one connection.
 #[derive(Debug)]
 pub struct AbilityGauges {
     /// The function.
     pub function: FunctionName,
     withheld: Gauge,
-    /// Its place among the connection's functions.
+    /// Its key in the order of the connection's functions.
     place: Gauge,
-    /// How many jobs of it the connection holds, those too that it was given before it registered it anew.
+    /// The number of its jobs that the connection holds, including those from before it was registered again.
     pub running: Gauge,
-    /// What its runs came to.
+    /// The outcomes of its runs.
     pub counters: Lazy<WorkCounters>,
-    /// How long the connection took for jobs that it ended.
+    /// How long the connection took for jobs that it finished.
     pub run: Lazy<Histogram>,
 }
 
 impl AbilityGauges {
-    /// Of a function that the connection has just registered.
+    /// The numbers of a function that the connection has just registered.
     pub fn new(function: FunctionName) -> Self {
         let (withheld, place, running, counters, run) = Default::default();
         Self { function, withheld, place, running, counters, run }
     }
 
-    /// Publishes whether the operator's rules keep the function's jobs from the connection.
+    /// Publishes whether the operator's rules withhold the function's jobs from the connection.
     pub fn set_withheld(&self, withheld: Option<Withholding>) {
         self.withheld.set(match withheld {
             None => 0,
@@ -216,7 +217,7 @@ impl AbilityGauges {
         });
     }
 
-    /// Whether the operator's rules keep the function's jobs from the connection.
+    /// Whether the operator's rules withhold the function's jobs from the connection.
     pub fn withheld(&self) -> Option<Withholding> {
         match self.withheld.get() {
             0 => None,
@@ -229,35 +230,35 @@ impl AbilityGauges {
 /// How jobs are withheld from a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Withholding {
-    /// It gets none until it is enabled.
+    /// The worker gets no jobs until it is enabled.
     Disabled,
-    /// The same, of a worker that is to end what it has and go.
+    /// The same, for a worker that is to finish its jobs and disconnect.
     Draining,
 }
 
-/// What [`ConnectionGauges::sleep`] says.
+/// The sleep state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SleepState {
     /// It asks for jobs by itself.
     Awake,
-    /// It waits to be told of one.
+    /// It waits to be woken for one.
     Asleep,
-    /// It was told, and has not asked yet.
+    /// It was woken, and has not asked yet.
     Woken,
 }
 
-/// What is known of one connection.
+/// The published state of one connection.
 #[derive(Debug)]
 pub struct ConnectionGauges {
     /// The server's file descriptor, which `workers` shows first.
     pub file_descriptor: i32,
     /// The peer's address without its port.
     pub peer: String,
-    /// When it came, in milliseconds since 1970.
+    /// When it connected, in milliseconds since 1970.
     pub connected_ms: Gauge,
-    /// When it was last heard from, in milliseconds since 1970.
+    /// When it last sent something, in milliseconds since 1970.
     pub heard_ms: Gauge,
-    /// How many jobs it holds.
+    /// The number of jobs it holds.
     pub running: Gauge,
     job: Gauge,
     job_since_ms: Gauge,
@@ -268,7 +269,7 @@ pub struct ConnectionGauges {
 /// The bits of [`ConnectionGauges::job`] above this one hold the prefix.
 const PREFIX_SHIFT: u32 = 48;
 
-/// How many functions that a connection can no longer do are remembered.
+/// The maximum number of functions remembered that a connection can no longer do.
 const MOST_FORMER: usize = 100;
 
 #[derive(Debug, Default)]
@@ -286,14 +287,14 @@ impl ConnectionGauges {
         Self { file_descriptor, peer, connected_ms, heard_ms, running, job, job_since_ms, sleep, identity }
     }
 
-    /// Publishes the id that the peer gave to itself.
+    /// Publishes the client id of the peer.
     pub fn set_client_id(&self, id: &[u8]) {
         let mut identity = self.lock();
         identity.client_id = id.to_vec();
         identity.has_client_id = true;
     }
 
-    /// Publishes that the peer can do a function from now on. Its numbers go on where it could before.
+    /// Publishes that the peer can do a function. Its numbers continue if it could before.
     pub fn add_function(&self, function: &FunctionName) -> Arc<AbilityGauges> {
         let mut identity = self.lock();
         let former = identity.former.iter().position(|former| former.function == *function);
@@ -305,7 +306,7 @@ impl ConnectionGauges {
         gauges
     }
 
-    /// Publishes that the peer has registered a function once more: it is its newest then.
+    /// Publishes that the peer has registered a function again, which makes it the newest.
     pub fn renew_function(&self, ability: &Arc<AbilityGauges>) {
         let mut identity = self.lock();
         if identity.functions.remove(ability).is_some() {
@@ -333,14 +334,16 @@ impl ConnectionGauges {
         identity.former.drain(..surplus);
     }
 
-    /// Publishes the job that the peer was given last: the index of its handle's prefix, its number, and since when.
+    /// Publishes the job assigned last to the peer: the index of its handle's prefix, its number, and since
+    /// when.
     pub fn set_job(&self, prefix: u8, number: u64, since_ms: u64) {
-        // Numbers have twelve digits at most.
+        // Numbers have at most twelve digits.
         self.job.set(u64::from(prefix) << PREFIX_SHIFT | number);
         self.job_since_ms.set(since_ms);
     }
 
-    /// The job that the peer was given last, if it holds one: the index of its handle's prefix, its number, and since when.
+    /// The job assigned last to the peer, if it holds one: the index of its handle's prefix, its number, and
+    /// since when.
     pub fn job(&self) -> Option<(usize, u64, u64)> {
         let job = self.job.get();
         let prefix = usize::try_from(job >> PREFIX_SHIFT).unwrap_or(0);
@@ -361,14 +364,14 @@ impl ConnectionGauges {
         }
     }
 
-    /// Calls `read` with the client id, which is `-` where none was set, and with the functions, the newest first.
+    /// Calls `read` with the client id, `-` if none was set, and with the functions, newest first.
     pub fn with_identity<R>(&self, read: impl FnOnce(&[u8], &Abilities) -> R) -> R {
         let identity = self.lock();
         let client_id = if identity.has_client_id { identity.client_id.as_slice() } else { b"-" };
         read(client_id, &identity.functions)
     }
 
-    /// The peer for a log line: its address, and its client id where one was set.
+    /// The peer for a log line: its address, and its client id if one was set.
     pub fn name(&self) -> String {
         match self.client_id() {
             Some(id) => format!("{} ({})", self.peer, id.escape_ascii()),
@@ -376,30 +379,30 @@ impl ConnectionGauges {
         }
     }
 
-    /// The client id, where one was set.
+    /// The client id, if one was set.
     pub fn client_id(&self) -> Option<Vec<u8>> {
         let identity = self.lock();
         identity.has_client_id.then(|| identity.client_id.clone())
     }
 
-    /// Whether the peer gave itself this id.
+    /// Whether the peer has set this client id.
     pub fn has_client_id(&self, id: &[u8]) -> bool {
         let identity = self.lock();
         identity.has_client_id && identity.client_id == id
     }
 
-    /// The functions that the peer can do, the newest first, and those that it could before, the latest last.
+    /// The functions that the peer can do, newest first, and those that it could do before, latest last.
     pub fn functions(&self) -> (Vec<Arc<AbilityGauges>>, Vec<Arc<AbilityGauges>>) {
         let identity = self.lock();
         (identity.functions.iter().map(Arc::clone).collect(), identity.former.clone())
     }
 
-    /// The functions that the peer could do before, the latest last.
+    /// The functions that the peer could do before, latest last.
     pub fn former_functions(&self) -> Vec<Arc<AbilityGauges>> {
         self.lock().former.clone()
     }
 
-    /// Of the `left` functions that the peer could do first, the newest `most`.
+    /// Of the `left` oldest functions of the peer, the newest `most`.
     pub fn functions_from_oldest(&self, left: usize, most: usize) -> Vec<Arc<AbilityGauges>> {
         let identity = self.lock();
         identity.functions.oldest(left).take(most).cloned().collect()
@@ -410,7 +413,7 @@ impl ConnectionGauges {
     }
 }
 
-/// How a store does.
+/// The state of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum StoreState {
     /// There is none: jobs are kept in memory.
@@ -418,20 +421,20 @@ pub enum StoreState {
     Absent,
     /// It keeps jobs.
     Working,
-    /// It works, and not all of its jobs are read yet.
+    /// It works, but not all of its jobs are read yet.
     Restoring,
     /// It cannot keep jobs now, for this reason.
     Failing(String),
 }
 
-/// What a store takes and has left on a local disk, in bytes.
+/// The space of a store on a local disk, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreSpace {
-    /// Free on its file system for this user, beside the reserve.
+    /// Free on its file system for this user, in addition to the reserve.
     pub free: u64,
-    /// How large the reserve is now: 0 where there is none, or where it was given up.
+    /// The present size of the reserve: 0 if there is none, or if it was released.
     pub reserve: u64,
-    /// How large the write-ahead log is.
+    /// The size of the write-ahead log.
     pub wal: u64,
 }
 
@@ -442,15 +445,15 @@ pub struct StoreStats {
     about: Mutex<(String, String)>,
     space: Mutex<Option<StoreSpace>>,
     missing: Mutex<Option<String>>,
-    /// 1 while jobs are still being read, though workers are served.
+    /// 1 while jobs are still being read, although workers are served.
     pub restoring: Gauge,
-    /// Jobs that have ended, and whose removal failed and will be tried again.
+    /// Jobs that have ended, whose removal failed and will be retried.
     pub owed: Gauge,
-    /// Transactions, failed ones included.
+    /// Transactions, including failed ones.
     pub commits: Gauge,
-    /// How long they took in all, in nanoseconds.
+    /// Their total time, in nanoseconds.
     pub commit_ns: Gauge,
-    /// How long each of them took.
+    /// The time of each of them.
     pub commit_times: Histogram,
     /// Transactions that were on the disk when they were done.
     pub syncs: Gauge,
@@ -463,7 +466,7 @@ pub struct StoreStats {
 }
 
 impl StoreStats {
-    /// How the store does.
+    /// The state of the store.
     pub fn state(&self) -> StoreState {
         match self.state.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             StoreState::Working if self.restoring.get() > 0 => StoreState::Restoring,
@@ -471,7 +474,7 @@ impl StoreStats {
         }
     }
 
-    /// What the store is and how durable jobs are in it, for people to read; empty for memory.
+    /// What the store is and how durable jobs are in it, for people to read; empty if there is none.
     pub fn about(&self) -> (String, String) {
         self.about.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -481,17 +484,17 @@ impl StoreStats {
         *self.about.lock().unwrap_or_else(PoisonError::into_inner) = (location, durability);
     }
 
-    /// What the store takes and has left on its disk, as it was seen last; `None` where it is on no local disk.
+    /// The space of the store on its disk, as seen last; `None` if it is on no local disk.
     pub fn space(&self) -> Option<StoreSpace> {
         *self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes what the store takes and has left on its disk.
+    /// Publishes the space of the store on its disk.
     pub fn set_space(&self, space: Option<StoreSpace>) {
         *self.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
     }
 
-    /// At the end, why the next start will not find what was stored; `None` where it will.
+    /// At shutdown, why the next start will not find what was stored; `None` if it will.
     pub fn missing(&self) -> Option<String> {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -501,48 +504,48 @@ impl StoreStats {
         *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = missing;
     }
 
-    /// Publishes how the store does.
+    /// Publishes the state of the store.
     pub fn set_state(&self, state: StoreState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }
 
-/// Everything that is published.
+/// All published numbers.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Every function that was ever used and not dropped, by name.
+    /// Every function that was ever used and not removed, by name.
     pub functions: Ordered<FunctionName, Arc<FunctionGauges>>,
     /// Every live connection, by age.
     pub connections: Ordered<ConnectionId, Arc<ConnectionGauges>>,
-    /// How many connections were accepted.
+    /// The number of accepted connections.
     pub accepted: Gauge,
-    /// How many connections there may be.
+    /// The maximum number of connections.
     pub max_connections: Gauge,
-    /// How many connections were refused because there were too many.
+    /// The number of connections refused because there were too many.
     pub refused: Gauge,
-    /// How many connections were closed because their peer did not read.
+    /// The number of connections closed because their peer did not read.
     pub slow_readers: Gauge,
-    /// How many functions were offered and not registered, for want of room or for their form.
+    /// The number of functions that were offered and not registered, because of a limit or their form.
     pub functions_refused: Gauge,
-    /// How often the hub's lock was taken.
+    /// The number of times the hub's lock was taken.
     pub lock_holds: Gauge,
-    /// How long the hub's lock was waited for in all, in nanoseconds.
+    /// The total time of waiting for the hub's lock, in nanoseconds.
     pub lock_wait_ns: Gauge,
     /// NOOP packets sent to sleeping workers.
     pub wakeups: Gauge,
-    /// What happened to jobs of all functions, those that are forgotten included.
+    /// What happened to jobs of all functions, including removed ones.
     pub counters: JobCounters,
-    /// 1 where no job is taken any more.
+    /// 1 while new jobs are rejected, before a shutdown.
     pub draining: Gauge,
-    /// What is held in memory for peers.
+    /// The memory that is held for peers.
     pub memory: Arc<Account>,
-    /// Where background jobs are kept.
+    /// The store of background jobs.
     pub store: StoreStats,
     handle_prefixes: Mutex<Vec<Arc<str>>>,
 }
 
 impl Stats {
-    /// Publishes a prefix of handles, in the order of their indexes.
+    /// Publishes a handle prefix, in the order of the indexes.
     pub fn set_handle_prefix(&self, index: u8, prefix: &Arc<str>) {
         let mut prefixes = self.handle_prefixes.lock().unwrap_or_else(PoisonError::into_inner);
         if prefixes.len() == usize::from(index) {
@@ -550,7 +553,7 @@ impl Stats {
         }
     }
 
-    /// The prefixes of handles that jobs have.
+    /// The handle prefixes that jobs have.
     pub fn handle_prefixes(&self) -> Vec<Arc<str>> {
         self.handle_prefixes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

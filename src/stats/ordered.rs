@@ -1,15 +1,15 @@
-//! A map that is published in the order of its keys, and is read a page at a time.
+//! A published map in the order of its keys, which is read a page at a time.
 //!
-//! Whoever lists it keeps the last key that it has shown, and no copy of the map: a listing may take as long
-//! as it likes, and thousands of them hold next to nothing. An entry that comes or goes costs the same
-//! however many there are.
+//! A reader keeps the last key that it has shown, and no copy of the map: a listing may take any time, and
+//! thousands of them hold next to nothing. Adding or removing an entry costs the same, however many listings
+//! there are.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// How many entries [`Ordered::iter`] copies at a time.
+/// The number of entries that [`Ordered::iter`] copies at a time.
 const PAGE: usize = 128;
 
 /// The map. Keys and values are cheap to clone: shared, or small.
@@ -33,7 +33,7 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         self.read().get(key).cloned()
     }
 
-    /// The key as it is kept, and its value.
+    /// The stored key, and its value.
     pub fn get_key_value<Q: Ord + ?Sized>(&self, key: &Q) -> Option<(K, V)>
     where
         K: Borrow<Q>,
@@ -41,7 +41,7 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         self.read().get_key_value(key).map(|(key, value)| (key.clone(), value.clone()))
     }
 
-    /// Whether the key is there.
+    /// Whether the key exists.
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
@@ -49,14 +49,14 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         self.read().contains_key(key)
     }
 
-    /// Adds an entry, or gives a key another value.
+    /// Adds an entry, or replaces the value of a key.
     pub fn insert(&self, key: K, value: V) {
         let replaced = self.write().insert(key, value);
-        // What nobody else has is freed without the lock.
+        // The old value, if this was its last reference, is freed without the lock.
         drop(replaced);
     }
 
-    /// Takes an entry out.
+    /// Removes an entry.
     pub fn remove<Q: Ord + ?Sized>(&self, key: &Q)
     where
         K: Borrow<Q>,
@@ -65,13 +65,13 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         drop(removed);
     }
 
-    /// Takes all out.
+    /// Removes all entries.
     pub fn clear(&self) {
         let all = std::mem::take(&mut *self.write());
         drop(all);
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.read().len()
     }
@@ -81,20 +81,20 @@ impl<K: Ord + Clone, V: Clone> Ordered<K, V> {
         self.read().is_empty()
     }
 
-    /// The first entries behind a key, which need not be there any more, or from the first on: `most` of them
-    /// at most. No more than these are copied, and the map is locked no longer than that takes.
+    /// The first entries after a key, which need not exist any more, or from the beginning: at most `most`.
+    /// Only these are copied, and the map is locked no longer than that takes.
     pub fn page(&self, after: Option<&K>, most: usize) -> Vec<(K, V)> {
         let entries = self.read();
         let begin = after.map_or(Unbounded, Excluded);
         entries.range((begin, Unbounded)).take(most).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// All entries, a page at a time. What comes or goes meanwhile is seen or not; nothing is seen twice.
+    /// All entries, a page at a time. Entries added or removed meanwhile are seen or not; none is seen twice.
     pub fn iter(&self) -> Entries<'_, K, V> {
         self.behind(None)
     }
 
-    /// All entries behind this key, a page at a time.
+    /// All entries after this key, a page at a time.
     pub fn behind(&self, after: Option<K>) -> Entries<'_, K, V> {
         Entries { map: self, page: Vec::new().into_iter(), last: after }
     }
@@ -117,7 +117,7 @@ impl<'a, K: Ord + Clone, V: Clone> IntoIterator for &'a Ordered<K, V> {
     }
 }
 
-/// What [`Ordered::iter`] goes through. The map is not locked between two entries.
+/// The iterator of [`Ordered::iter`]. The map is not locked between two entries.
 #[derive(Debug)]
 pub struct Entries<'a, K, V> {
     map: &'a Ordered<K, V>,
@@ -150,7 +150,7 @@ mod tests {
         for (key, value) in &map {
             assert_eq!(value, key / 2);
             seen.push(key);
-            // The last that was shown goes, and something comes before and behind it.
+            // The last entry shown is removed, and entries are added before and after it.
             map.remove(&key);
             map.insert(key.saturating_sub(1), 0);
             map.insert(2000 + key, 1000 + key / 2);

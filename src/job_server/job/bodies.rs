@@ -1,39 +1,39 @@
-//! Memory for the bytes of jobs: cells of about their size, in pages, in regions.
+//! Allocator for the bytes of jobs: cells of about their size, in pages, in regions.
 //!
-//! A general allocator works off much at once now and then: it joins free blocks, moves what has grown, and
-//! gives memory back, all under one lock, which takes a tenth of a second after a million jobs have ended.
-//! Here to take or free a cell takes no longer than to allocate or free one region. Cells have no header,
-//! which also spares a dozen bytes a job.
+//! A general allocator does much work at once now and then: it joins free blocks, moves what has grown, and
+//! returns memory, all under one lock, which takes a tenth of a second after a million jobs have ended. Here
+//! allocating or freeing a cell takes no longer than allocating or freeing one region. Cells have no header,
+//! which also saves a dozen bytes per job.
 
 use super::super::index::NONE;
 use super::super::slab::{PAGE_BYTES, PageLinks};
 
-/// Bytes that fit into the largest cell. What is larger is the allocator's.
+/// The size of the largest cell, in bytes. Larger bodies use the general allocator.
 const CELL_MAX: usize = 32 * 1024;
-/// The unit in which places of cells are counted, in bytes.
+/// The unit of cell offsets, in bytes.
 const UNIT: usize = 8;
-/// Up to here the sizes of cells go up by a unit, and then in eight steps to the double.
+/// Up to this size, cell sizes grow by a unit; above it, by eight steps per doubling.
 const FINE_MAX: usize = 512;
 const STEPS: usize = 8;
 const CLASSES: usize = 1 + FINE_MAX / UNIT + STEPS * (CELL_MAX / FINE_MAX).ilog2() as usize;
-/// The bytes of a page, in which all cells have one size. What is left over at its end is never written, and
+/// The size of a page, in bytes. All its cells have one size. The remainder at its end is never written, and
 /// takes no memory.
 const PAGE: usize = 64 * 1024;
-/// The pages of a region. A region is allocated and freed as one.
+/// Pages per region. A region is allocated and freed as one.
 const PAGES: usize = PAGE_BYTES / PAGE;
-/// A region of which so many pages were in use at one time is freed when it is empty. For fewer that would
-/// cost more than it saves.
+/// An empty region is freed if at least this many of its pages were in use at one time. Freeing a region with
+/// fewer would cost more than it saves.
 const FREED_FROM: u32 = 32;
 const ALL_PAGES: u64 = u64::MAX;
 const _: () = assert!(PAGES == u64::BITS as usize);
-/// No unit of a page.
+/// Stands for no cell of a page.
 const NO_UNIT: u16 = u16::MAX;
 
-/// Where the bytes of a job are.
+/// The location of a job's bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cell {
     page: u32,
-    /// The first byte's place in the page, in units.
+    /// The offset of the first byte in the page, in units.
     unit: u16,
     length: u16,
 }
@@ -45,7 +45,7 @@ impl Cell {
     }
 }
 
-/// All cells.
+/// All cells, with their pages and regions.
 #[derive(Debug)]
 pub(super) struct Bodies {
     regions: Vec<Region>,
@@ -53,11 +53,11 @@ pub(super) struct Bodies {
     first_roomy: usize,
     pages: Vec<Page>,
     links: PageLinks,
-    /// By class, the first of the pages that have a free cell.
+    /// By size class, the head of the list of pages that have a free cell.
     open: [u32; CLASSES],
-    /// Pages that are in use by a class.
+    /// The number of pages that are assigned to a class.
     pages_in_use: usize,
-    /// Bytes of cells that are in use.
+    /// Bytes of cells in use.
     cell_bytes: usize,
 }
 
@@ -65,9 +65,9 @@ pub(super) struct Bodies {
 struct Region {
     /// Empty if it was freed.
     bytes: Vec<u8>,
-    /// A bit for each page that is in use by no class.
+    /// A bit for each page that is assigned to no class.
     free: u64,
-    /// A bit for each that has been written to.
+    /// A bit for each page that has been written to.
     touched: u64,
 }
 
@@ -75,9 +75,9 @@ struct Region {
 struct Page {
     class: u8,
     used: u16,
-    /// The first of the cells that were used and are free; the next one stands in it.
+    /// The head of the free list of used cells; each free cell stores the next one.
     free: u16,
-    /// From here on, in units, no cell has been used.
+    /// The offset from which on no cell has been used, in units.
     fresh: u16,
 }
 
@@ -97,7 +97,7 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// Keeps bytes, the parts one behind the other. `None` where they are too many for a cell.
+    /// Stores the parts one after the other. `None` if they are too large for a cell.
     pub(super) fn keep(&mut self, parts: [&[u8]; 3]) -> Option<Cell> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         if length > CELL_MAX {
@@ -124,7 +124,7 @@ impl Bodies {
         &region.bytes[start..start + usize::from(cell.length)]
     }
 
-    /// Takes back a cell that was in use.
+    /// Frees a cell that is in use.
     pub(super) fn free(&mut self, cell: Cell) {
         if cell.length == 0 {
             return;
@@ -147,12 +147,12 @@ impl Bodies {
         }
     }
 
-    /// Bytes of free cells in pages that are in use, beyond a page for each class.
+    /// Bytes of free cells in pages that are in use, beyond one page per class.
     pub(super) fn free_bytes(&self) -> usize {
         (self.pages_in_use.saturating_sub(CLASSES) * PAGE).saturating_sub(self.cell_bytes)
     }
 
-    /// A cell of a class, with a length of nothing.
+    /// Allocates a cell of a class. The caller sets its length.
     fn take(&mut self, class: usize) -> Cell {
         if self.open[class] == NONE {
             let page = self.take_page(class);
@@ -182,8 +182,8 @@ impl Bodies {
         cell
     }
 
-    /// A page for cells of this class: of the first region with a free one, so that later regions become
-    /// empty.
+    /// Allocates a page for cells of this class, from the first region with a free one, so that later regions
+    /// become empty.
     fn take_page(&mut self, class: usize) -> u32 {
         let roomy = self.regions[self.first_roomy..].iter().position(|region| region.free != 0);
         self.first_roomy = roomy.map_or(self.regions.len(), |behind| self.first_roomy + behind);
@@ -194,7 +194,7 @@ impl Bodies {
         }
         let region = &mut self.regions[self.first_roomy];
         if region.bytes.is_empty() {
-            // The system gives zeros, and memory for a page only when it is written.
+            // The system provides zeros, and backs a page with memory only when it is written.
             region.bytes = vec![0; PAGE_BYTES];
         }
         self.pages_in_use += 1;
@@ -224,12 +224,12 @@ impl Bodies {
     }
 }
 
-/// Where in its region a cell begins.
+/// The offset of a cell in its region.
 fn start_of(cell: Cell) -> usize {
     cell.page as usize % PAGES * PAGE + usize::from(cell.unit) * UNIT
 }
 
-/// How many cells a page of this class has.
+/// The number of cells in a page of this class.
 fn cells_of(class: usize) -> usize {
     CELLS[class] as usize
 }
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!((class_of(CELL_MAX), size_of_class(CLASSES - 1)), (CLASSES - 1, CELL_MAX));
     }
 
-    /// What is kept is told by its number.
+    /// Test bytes that identify a cell by its number.
     fn content(number: u32, length: usize) -> Vec<u8> {
         number.to_le_bytes().into_iter().cycle().take(length).collect()
     }
@@ -292,13 +292,13 @@ mod tests {
     }
 
     proptest! {
-        /// No cell changes while others come and go, and in the end nothing is left.
+        /// No cell changes while others are allocated and freed, and in the end nothing is left.
         #[test]
         fn it_keeps_what_it_is_given(steps in prop::collection::vec((0..5_u8, 0..CELL_MAX + 10, any::<u16>()), 1..600)) {
             let mut bodies = Bodies::default();
             let mut model: Vec<(Cell, Vec<u8>)> = Vec::new();
             for (number, (action, length, choice)) in (0..).zip(steps) {
-                // Mostly small ones.
+                // Mostly small cells.
                 let length = if choice % 4 == 0 { length } else { length % 300 };
                 if action < 3 {
                     let kept = content(number, length);

@@ -1,4 +1,4 @@
-//! The bytes of a job: unique id and reducer, one behind the other, and the workload.
+//! The bytes of a job: unique id and reducer, one after the other, and the workload.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use super::bodies::{Bodies, Cell};
 use crate::protocol::Workload;
 use crate::stats::account::Account;
 
-/// The bytes of a job that is in no table, but on its way to the store or from it.
+/// The bytes of a job outside of the table, on the way to the store or from it.
 #[derive(Clone, Debug)]
 pub(in crate::job_server) enum Body {
-    /// All in one allocation of exactly their size.
+    /// Everything in one allocation of exactly its size.
     Small(Box<[u8]>),
     Large(Box<LargeBody>),
 }
@@ -20,8 +20,8 @@ pub(in crate::job_server) enum Body {
 pub(in crate::job_server) struct LargeBody {
     head: Box<[u8]>,
     workload: Bytes,
-    /// Whether the workload has the buffer that it was read into. Else it is a copy, and what is sent of it
-    /// is copied.
+    /// Whether the workload is the buffer that it was read into. Otherwise it is a copy, and packets copy
+    /// from it.
     is_shared: bool,
 }
 
@@ -37,7 +37,7 @@ impl LargeBody {
         Self { head: [unique, reducer].concat().into_boxed_slice(), workload, is_shared: true }
     }
 
-    /// Of bytes that begin with a unique id and a reducer of `head_length` bytes.
+    /// From bytes that begin with a unique id and a reducer, of `head_length` bytes together.
     fn owned(bytes: impl Into<Bytes>, head_length: usize) -> Self {
         let bytes = bytes.into();
         let head = bytes[..head_length].into();
@@ -62,7 +62,7 @@ impl Body {
         }
     }
 
-    /// How many bytes it takes that are not shared.
+    /// The memory that it takes and does not share, in bytes.
     pub(in crate::job_server) fn own_memory(&self) -> usize {
         match self {
             Self::Small(bytes) => bytes.len(),
@@ -73,7 +73,7 @@ impl Body {
         }
     }
 
-    /// Has the account count a workload that is shared, until nobody holds it any more.
+    /// Counts a shared workload in the account until its last reference is dropped.
     pub(in crate::job_server) fn counted_once(self, account: &Arc<Account>) -> Self {
         match self {
             Self::Large(mut large) if large.is_shared => {
@@ -84,7 +84,7 @@ impl Body {
         }
     }
 
-    /// Begins with the unique id and the reducer.
+    /// Bytes that begin with the unique id and the reducer.
     pub(in crate::job_server) fn head(&self) -> &[u8] {
         match self {
             Self::Small(bytes) => bytes,
@@ -92,7 +92,7 @@ impl Body {
         }
     }
 
-    /// What follows the unique id and the reducer, which have `head_length` bytes.
+    /// The workload, which follows the `head_length` bytes of the unique id and the reducer.
     pub(in crate::job_server) fn workload(&self, head_length: usize) -> Workload<'_> {
         match self {
             Self::Small(bytes) => Workload::borrowed(&bytes[head_length..]),
@@ -100,7 +100,7 @@ impl Body {
         }
     }
 
-    /// Into the table; unique id and reducer have `head_length` bytes.
+    /// Moves the bytes into the table; unique id and reducer have `head_length` bytes.
     pub(super) fn hold(self, head_length: usize, bodies: &mut Bodies) -> Held {
         match self {
             Self::Large(large) => Held::Large(large),
@@ -125,7 +125,7 @@ impl Held {
         Self::Large(Box::new(LargeBody::owned(bytes, unique.len() + reducer.len())))
     }
 
-    /// Gives its memory back.
+    /// Frees its memory.
     pub(super) fn free(self, bodies: &mut Bodies) {
         if let Self::Cell(cell) = self {
             bodies.free(cell);
@@ -140,7 +140,7 @@ impl Held {
         }
     }
 
-    /// How many bytes of the workload are shared with packets.
+    /// The number of workload bytes that are shared with packets.
     pub(super) fn shared_memory(&self) -> u64 {
         match self {
             Self::Large(large) if large.is_shared => large.workload.len() as u64,
@@ -148,7 +148,7 @@ impl Held {
         }
     }
 
-    /// Begins with the unique id and the reducer.
+    /// Bytes that begin with the unique id and the reducer.
     pub(super) fn head<'a>(&'a self, bodies: &'a Bodies) -> &'a [u8] {
         match self {
             Self::Cell(cell) => bodies.get(*cell),
@@ -156,7 +156,7 @@ impl Held {
         }
     }
 
-    /// What follows the unique id and the reducer, which have `head_length` bytes.
+    /// The workload, which follows the `head_length` bytes of the unique id and the reducer.
     pub(super) fn workload<'a>(&'a self, bodies: &'a Bodies, head_length: usize) -> Workload<'a> {
         match self {
             Self::Cell(cell) => Workload::borrowed(&bodies.get(*cell)[head_length..]),
@@ -164,7 +164,7 @@ impl Held {
         }
     }
 
-    /// The same bytes outside of the table: shared, or a copy.
+    /// The same bytes outside of the table, shared or copied.
     pub(super) fn copy(&self, bodies: &Bodies) -> Body {
         match self {
             Self::Cell(cell) => Body::Small(bodies.get(*cell).into()),

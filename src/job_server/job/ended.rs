@@ -1,10 +1,10 @@
-//! A job that has ended, and whose clients are still to be told: its slot is kept for their waits.
+//! A job that has ended and whose clients are not all notified: its slot is kept for their waits.
 
 use super::{Held, JobState, Jobs, Kept, NONE};
 use crate::protocol::Workload;
 
 impl Jobs {
-    /// Forgets all of a job but its slot, its handle and its waits, until its [slot is
+    /// Drops everything of a job except its slot, its handle and its waits, until its [slot is
     /// freed](Self::free_slot).
     pub(in crate::job_server) fn retire(&mut self, slot: u32) {
         self.remove_from_indexes(slot);
@@ -19,7 +19,7 @@ impl Jobs {
         body.free(&mut self.bodies);
     }
 
-    /// Gives the slot of a retired job free.
+    /// Frees the slot of a retired job.
     pub(in crate::job_server) fn free_slot(&mut self, slot: u32) {
         self.slots.remove(slot as usize);
     }

@@ -1,4 +1,4 @@
-//! The hashes by which jobs are found. All are keyed: peers choose what is hashed.
+//! The hashes by which jobs are found. All are keyed, since peers choose what is hashed.
 
 use std::hash::{BuildHasher, Hash};
 
@@ -7,7 +7,8 @@ use highway::{HighwayHash as _, HighwayHasher, Key};
 use super::{Jobs, low_half};
 
 impl Jobs {
-    /// Stands for a workload that is not in memory. Keyed, so that nobody can make two workloads of one digest.
+    /// The digest of a workload that is not in memory. Keyed, so that peers cannot make two workloads
+    /// collide.
     pub(super) fn digest(&self, workload: &[u8]) -> [u8; 16] {
         let [low, high] = self.workload_hasher().hash128(workload);
         (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
@@ -17,8 +18,8 @@ impl Jobs {
         folded(self.hasher.hash_one(value))
     }
 
-    /// The hash of a workload that stands for a unique id. It may have many MiB, of which SipHash takes 1.5 GB
-    /// a second.
+    /// The hash of a workload that serves as the unique id. It may have many MiB, of which SipHash takes only
+    /// 1.5 GB a second.
     pub(super) fn hash_workload(&self, workload: &[u8]) -> u32 {
         folded(self.workload_hasher().hash64(workload))
     }

@@ -1,10 +1,10 @@
-//! The part of handles before the colon and the number, of which most servers only ever have one.
+//! Handle prefixes: the part before the colon and the number. Most servers only ever have one.
 
 use std::sync::Arc;
 
 use crate::protocol::JobHandle;
 
-/// The prefixes of handles: the one of new jobs first, then those of jobs that the store has kept since it was another.
+/// The handle prefixes: that of new jobs first, then those of stored jobs from when it was another.
 #[derive(Debug)]
 pub(in crate::job_server) struct Prefixes(Vec<Arc<str>>);
 
@@ -21,7 +21,8 @@ impl Prefixes {
         Arc::clone(&self.0[usize::from(index)])
     }
 
-    /// The index of a prefix, which is remembered. There is room for 256: jobs with more get new handles.
+    /// The index of a prefix, which is added if it is new. There is room for 256: jobs with more get new
+    /// handles.
     pub(in crate::job_server) fn index(&mut self, prefix: &Arc<str>) -> u8 {
         let known = self.0.iter().position(|known| known == prefix);
         let index = known.unwrap_or(self.0.len());
@@ -32,7 +33,7 @@ impl Prefixes {
         fitting
     }
 
-    /// Reads a handle that this server gave out, now or before: the index of its prefix, and its number.
+    /// Parses a handle that this server gave out, now or earlier: the index of its prefix, and its number.
     pub(in crate::job_server) fn parse(&self, handle: &[u8]) -> Option<(u8, u64)> {
         (0_u8..).zip(&self.0).find_map(|(index, prefix)| Some((index, JobHandle::parse_number(prefix, handle)?)))
     }

@@ -1,9 +1,9 @@
-//! A job becomes one of another function: its place in the indexes changes, and nothing else of it.
+//! Moving a job to another function: only its place in the indexes changes.
 
 use super::{JobRef, Jobs, Kept, WORKLOAD_IS_UNIQUE, has_unique, key_hash};
 
 impl Jobs {
-    /// The job of `function` that this job of another function would equal there.
+    /// The job of `function` that this job of another function would equal after a move.
     pub(in crate::job_server) fn equal_in(&self, slot: u32, function: u32) -> Option<u32> {
         let job = self.get(slot);
         if has_unique(job.unique()) {
@@ -12,7 +12,7 @@ impl Jobs {
         if !job.is_keyed_by_workload() {
             return None;
         }
-        // Its workload may be in the store alone, and so may the other's.
+        // The workload of either job may be only in the store.
         let is_equal = |other| {
             let other = self.get(other);
             other.function == function && other.unique() == WORKLOAD_IS_UNIQUE && self.have_one_workload(job, other)
@@ -20,11 +20,11 @@ impl Jobs {
         self.by_key.find(key_hash(job.hash, function), is_equal)
     }
 
-    /// Gives a job to another function, which must have none that equals it.
+    /// Moves a job to another function, which must have no equal job.
     pub(in crate::job_server) fn set_function(&mut self, slot: u32, function: u32) {
         let job = self.get(slot);
         let (hash, before) = (job.hash, job.function);
-        // A unique id without namesakes is found without its function.
+        // A unique id without namesakes is indexed without its function.
         if job.is_keyed_by_workload() || self.namesakes.contains_key(&slot) {
             self.by_key.remove(slot, key_hash(hash, before));
             self.by_key.insert(slot, key_hash(hash, function));
