@@ -1,7 +1,7 @@
-//! The eight log levels of gearmand and how a [`tracing`] event gets one.
+//! The eight log levels of gearmand, and how a [`tracing`] event maps to one.
 //!
-//! tracing has four levels in use here, gearmand has eight. An event's *gearmand level* follows
-//! from its static metadata alone, so filtering stays as cheap as tracing's own:
+//! tracing has four levels in use here, gearmand has eight. An event's *gearmand level* follows from its
+//! static metadata alone, so filtering stays as cheap as tracing's own:
 //!
 //! | written with | tracing level | target | gearmand level |
 //! | --- | --- | --- | --- |
@@ -13,8 +13,8 @@
 //! | `tracing::info!` | INFO | any other | INFO |
 //! | `tracing::debug!`, `trace!` | DEBUG, TRACE | any | DEBUG |
 //!
-//! ALERT and CRITICAL are thresholds only (`--verbose=ALERT` lets nothing but FATAL through): no
-//! event of this server has them.
+//! ALERT and CRITICAL are thresholds only (`--verbose=ALERT` lets only FATAL through): no event of this
+//! server has these levels.
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,11 +30,11 @@ pub const FATAL_TARGET: &str = "gearmand::fatal";
 /// Target that makes an INFO event a NOTICE.
 pub const NOTICE_TARGET: &str = "gearmand::notice";
 
-/// Target of events that are written whatever the threshold is.
+/// Target of events that are written at every threshold.
 pub const AUDIT_TARGET: &str = "gearmand::audit";
 
-/// Logs what somebody has had the server do, and who: at NOTICE, but written whatever the threshold is. Takes what
-/// `tracing::info!` takes.
+/// Logs an operator's action and its origin: at NOTICE, but written at every threshold. Takes the arguments
+/// of `tracing::info!`.
 #[macro_export]
 macro_rules! audit {
     ($($argument:tt)+) => {
@@ -46,7 +46,7 @@ macro_rules! audit {
     };
 }
 
-/// Logs at FATAL: the process cannot go on. Takes what `tracing::error!` takes.
+/// Logs at FATAL: the process cannot continue. Takes the arguments of `tracing::error!`.
 #[macro_export]
 macro_rules! fatal {
     ($($argument:tt)+) => {
@@ -58,7 +58,7 @@ macro_rules! fatal {
     };
 }
 
-/// Logs at NOTICE, between WARNING and INFO. Takes what `tracing::info!` takes.
+/// Logs at NOTICE, between WARNING and INFO. Takes the arguments of `tracing::info!`.
 #[macro_export]
 macro_rules! notice {
     ($($argument:tt)+) => {
@@ -70,18 +70,18 @@ macro_rules! notice {
     };
 }
 
-/// A log level of gearmand. Ordered from the gravest to the most talkative, so
-/// `event_level <= threshold` means "is logged". The numbers are those of syslog's priorities.
+/// A log level of gearmand. Ordered from the most severe to the most verbose, so `event_level <= threshold`
+/// means "is logged". The numbers are those of syslog's priorities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Level {
-    /// The process cannot go on.
+    /// The process cannot continue.
     Fatal = 0,
     /// A threshold only.
     Alert = 1,
     /// A threshold only.
     Critical = 2,
-    /// Something failed that an operator has to look at.
+    /// A failure that needs the operator's attention.
     Error = 3,
     /// Something was refused or repaired.
     Warning = 4,
@@ -94,7 +94,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// All levels, from the gravest to the most talkative.
+    /// All levels, from the most severe to the most verbose.
     pub const ALL: [Self; 8] =
         [Self::Fatal, Self::Alert, Self::Critical, Self::Error, Self::Warning, Self::Notice, Self::Info, Self::Debug];
 
@@ -131,7 +131,7 @@ impl Level {
         }
     }
 
-    /// The least tracing level that lets through everything this threshold does.
+    /// The most restrictive tracing level that lets through everything this threshold does.
     pub fn tracing_filter(self) -> LevelFilter {
         match self {
             Self::Fatal | Self::Alert | Self::Critical | Self::Error => LevelFilter::ERROR,
@@ -156,7 +156,7 @@ pub struct UnknownLevel;
 impl FromStr for Level {
     type Err = UnknownLevel;
 
-    /// Takes the names in any case; gearmand itself knows them in upper case only.
+    /// Accepts the names in any case; gearmand itself accepts upper case only.
     fn from_str(name: &str) -> Result<Self, UnknownLevel> {
         Self::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(name)).ok_or(UnknownLevel)
     }

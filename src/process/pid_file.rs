@@ -1,8 +1,8 @@
 //! The pid file: one line, `PID`, for init scripts, logrotate and monitoring.
 //!
 //! gearmand unlinks whatever is at the path, and unlinks it again at exit: a second instance that fails to
-//! start leaves the first without its file. Here the file is locked (`flock`) as long as the process lives.
-//! So
+//! start leaves the first without its file. Here the file is locked (`flock`) as long as the process lives:
+//!
 //! * a locked file belongs to a running instance and is not touched;
 //! * neither is an unlocked file that names a running process called `gearmand`: the C++ server locks
 //!   nothing;
