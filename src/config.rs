@@ -55,7 +55,8 @@ pub struct Config {
     /// Bytes on the disk of the queue's file that are reserved for removing jobs; `None` for a size that
     /// suits the disk, 0 for none.
     pub store_reserve: Option<u64>,
-    /// First part of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white space.
+    /// Prefix of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white
+    /// space.
     pub job_handle_prefix: String,
     /// Settings of the HTTP interface, and its access control.
     pub http: Http,
