@@ -529,7 +529,7 @@ async fn resolve_elsewhere(sources: &Arc<Sources>) -> Result<Resolved, ConfigErr
     }
 }
 
-/// Waits briefly until the log is written: a program that is told of readiness may read the log at once.
+/// Waits briefly until the log is written: a program that waits for readiness may read the log at once.
 async fn settle(log: &LogHandle) {
     let end = Instant::now() + LOG_LIMIT;
     while !log.is_written() && Instant::now() < end {

@@ -7,14 +7,16 @@
 //! # The layers
 //! A module imports from its own layer or from one below, never from one above. `tests/tidy.rs` checks this.
 //!
-//! | layer | modules | responsibility |
-//! | --- | --- | --- |
-//! | 5 | `main` | the command line |
-//! | 4 | [`daemon`] | assembling, reloading and stopping the parts |
-//! | 3 | [`net`], [`http`], [`process`], [`client`], [`queue`] | sockets, time and tasks; HTTP; the operating system; the tools; tools for stored queues |
-//! | 2 | [`hub`], [`outbox`], [`admin`], [`store`] | the one lock; output queues; text commands and views; storage of jobs |
-//! | 1 | [`job_server`], [`fleet`] | jobs, functions and connections, without bytes, clocks or sockets; planning for a fleet of workers |
-//! | 0 | [`protocol`], [`stats`], [`config`], [`log_level`] | parsing and encoding; published gauges; settings; names of log levels |
+//! * 5: `main`: the command line;
+//! * 4: [`daemon`]: assembling, reloading and stopping the parts;
+//! * 3: [`net`]: sockets, time and tasks; [`http`]: HTTP; [`process`]: the operating system; [`client`]: the
+//!   tools; [`queue`]: tools for stored queues;
+//! * 2: [`hub`]: the one lock; [`outbox`]: output queues; [`admin`]: text commands and views; [`store`]:
+//!   storage of jobs;
+//! * 1: [`job_server`]: jobs, functions and connections, without bytes, clocks or sockets; [`fleet`]:
+//!   planning for a fleet of workers;
+//! * 0: [`protocol`]: parsing and encoding; [`stats`]: published gauges; [`config`]: settings; [`log_level`]:
+//!   names of log levels.
 //!
 //! Only layers 3 to 5 use tokio; the one exception is `protocol::packet`, which offers the client side a
 //! codec.

@@ -92,7 +92,7 @@ pub enum Control {
         /// Disable or drain.
         how: Withholding,
     },
-    /// Removes a rule that [`Withhold`](Self::Withhold) made.
+    /// Removes a rule that [`Withhold`](Control::Withhold) made.
     Release {
         /// The workers, as the rule names them.
         who: Who,

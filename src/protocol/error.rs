@@ -118,6 +118,6 @@ errors! {
     RESULT_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "Job given in work result not found";
     /// WORK_EXCEPTION for a job that this connection does not hold.
     EXCEPTION_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "An exception was received for a job that does not exist";
-    /// An OPTION_REQ for something that is no [`ConnectionOption`](super::ConnectionOption).
+    /// An OPTION_REQ for anything other than a [`ConnectionOption`](super::ConnectionOption).
     UNKNOWN_OPTION = "UNKNOWN_OPTION", "Server does not recognize given option";
 }

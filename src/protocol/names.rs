@@ -33,7 +33,8 @@ pub fn is_prefix(prefix: &str) -> bool {
     !prefix.is_empty() && prefix.len() <= HANDLE_PREFIX_MAX && !prefix.contains(is_strange)
 }
 
-/// An owned function name: any bytes, at most [`FUNCTION_MAX`], compared byte for byte. Cloning shares the bytes.
+/// An owned function name: any bytes, at most [`FUNCTION_MAX`], compared byte for byte. Cloning shares the
+/// bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionName(Arc<[u8]>);
 

@@ -144,7 +144,8 @@ pub enum GrabKind {
 pub struct Submission<'a> {
     /// The function to run.
     pub function: &'a [u8],
-    /// Equal uniques of one function are one job. Empty: never. `-`: the workload is the unique.
+    /// Submissions of one function with equal uniques join one job. Empty: they never join. `-`: the workload
+    /// is the unique.
     pub unique: &'a [u8],
     /// The reducer; empty if it is not a reduce job.
     pub reducer: &'a [u8],

@@ -199,7 +199,7 @@ impl<'a> AdminCommand<'a> {
     }
 
     /// Whether it takes almost no time, apart from a long response: it changes nothing, and does not search
-    /// for a short response. All commands that tools send to C++ gearmand are like this.
+    /// through data to make a short response. All commands that tools send to C++ gearmand are like this.
     pub const fn is_quick(&self) -> bool {
         matches!(
             self,

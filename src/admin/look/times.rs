@@ -52,8 +52,8 @@ impl WallClock {
 }
 
 impl Times {
-    /// The age of a timestamp in milliseconds since 1970 of the wall clock, in microseconds; never less than
-    /// 0. If the timestamp is ambiguous, the later time counts.
+    /// The age of a timestamp in milliseconds since 1970 of the wall clock, in microseconds; never negative.
+    /// If the timestamp is ambiguous, the later time counts.
     fn age_us(&self, noted_ms: u64) -> u64 {
         let now_us = signed(self.now.monotonic_us);
         let mut until_us = now_us;
