@@ -1,10 +1,12 @@
-//! Command line, environment and configuration file, resolved once into one checked [`Config`].
+//! Command line, environment and configuration file, resolved once into one validated [`Config`].
 //!
-//! The options are declared once, in `args`; the file and the environment use the same names, parsers and defaults. The
-//! command line beats the environment (`GEARMAND_*`), which beats the file, which beats the defaults; a list given by one
-//! source replaces the list of the lesser one. Everything wrong is reported at once, each thing with its place.
+//! The options are declared once, in `args`; the file and the environment use the same names, parsers and
+//! defaults. The command line overrides the environment (`GEARMAND_*`), which overrides the file, which
+//! overrides the defaults. A list from one source replaces the list from a lower one. All errors are reported
+//! at once, each with its location.
 //!
-//! Nothing here opens a socket, logs or prints: the caller gets a `Config`, warnings and the text of `--check`.
+//! Nothing here opens a socket, logs or prints: the caller gets a `Config`, warnings and the text of
+//! `--check`.
 
 mod address;
 mod args;
@@ -33,41 +35,44 @@ pub use resolve::{Reload, Resolved, ResolvedSetting, Sources, resolve};
 pub use usage::explain;
 pub use value::{LogFormat, LogTarget, OptionalCount, OptionalDuration, OptionalSize, ProtocolPlugin, Retries};
 
-/// The settings of a server, complete and checked.
+/// The settings of a server, complete and validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// What to listen on, never empty, without duplicates.
+    /// The addresses to listen on, never empty, without duplicates.
     pub listen: Vec<ListenAddress>,
-    /// How connections are accepted and kept.
+    /// Settings of listeners and connections.
     pub network: Network,
-    /// The process: its identity, its files, its threads.
+    /// Settings of the process: its identity, its files, its threads.
     pub process: Process,
-    /// What happens to jobs.
+    /// Settings of jobs.
     pub jobs: Jobs,
-    /// Where background jobs are kept.
+    /// The store of background jobs.
     pub queue: QueueChoice,
-    /// How far a background job must have come before it is acknowledged.
+    /// How durable a background job must be before it is acknowledged.
     pub durability: Durability,
-    /// Functions with a level of their own, each once.
+    /// Functions with a durability level of their own, without duplicates.
     pub function_durability: Vec<FunctionDurability>,
-    /// Bytes on the disk of the queue's file that are kept for removing jobs; `None` for as many as suit the disk, 0 for none.
+    /// Bytes on the disk of the queue's file that are reserved for removing jobs; `None` for a size that
+    /// suits the disk, 0 for none.
     pub store_reserve: Option<u64>,
-    /// First part of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white space.
+    /// Prefix of job handles, before the colon and the number; 1 to `HANDLE_PREFIX_MAX` bytes without white
+    /// space.
     pub job_handle_prefix: String,
-    /// Where HTTP is served, and who may do what there.
+    /// Settings of the HTTP interface, and its access control.
     pub http: Http,
-    /// What is logged, how, and where to.
+    /// Settings of the log.
     pub log: Log,
-    /// How much of everything is accepted.
+    /// Limits.
     pub limits: Limits,
-    /// How long the server waits.
+    /// Timeouts.
     pub timeouts: Timeouts,
     /// `--check`: print [`Resolved::report`] and exit instead of serving.
     pub check: bool,
 }
 
 impl Config {
-    /// Where the HTTP plugin listens: on the TCP addresses of [`Self::listen`], with its own port. Empty without it.
+    /// The addresses of the HTTP plugin: the TCP addresses of [`Self::listen`], with its own port. Empty
+    /// without the plugin.
     pub fn http_plugin_addresses(&self) -> Vec<ListenAddress> {
         let mut addresses = Vec::new();
         if self.network.protocol.is_some() {

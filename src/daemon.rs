@@ -1,4 +1,4 @@
-//! The server as a whole: puts the parts together, serves, reloads, and stops in order.
+//! The server process: assembles the parts, serves, reloads, and shuts down in order.
 
 mod descriptors;
 pub mod http;
@@ -47,17 +47,17 @@ use crate::store::StoreError;
 use crate::store::location::Location;
 use crate::store::queue::Queue;
 
-/// How long connections may take to write what waits for them when the server stops.
+/// How long connections may take to write their queued output when the server stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long those who wait for the server to be ready wait for its log, and how often it looks.
+/// How long readiness is delayed until the log is written, and how often that is checked.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_millis(1);
-/// How often a draining server looks whether its jobs are done.
+/// How often a draining server checks whether its jobs are done.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What the process has made before its runtime.
+/// State that the process creates before its runtime.
 pub struct Prepared {
-    /// Where the settings came from, for a reload.
+    /// The sources of the settings, for a reload.
     pub sources: Arc<Sources>,
     /// The settings.
     pub resolved: Resolved,
@@ -65,24 +65,24 @@ pub struct Prepared {
     pub listeners: Listeners,
     /// Bound sockets of the HTTP plugin.
     pub http_plugin: Listeners,
-    /// What HTTP is served with.
+    /// Sockets and tokens of the HTTP interface.
     pub http: HttpReady,
-    /// Where background jobs are kept; `None` for memory.
+    /// The store of background jobs; `None` for memory.
     pub location: Option<Location>,
     /// The running log.
     pub log: LogHandle,
-    /// The way to the service manager.
+    /// The connection to the service manager.
     pub notifier: Notifier,
-    /// The way to the process that waits for a daemon to be ready.
+    /// The channel to the process that waits for the daemon to be ready.
     pub readiness: Option<Readiness>,
 }
 
-/// What to listen on, by the configuration.
+/// The addresses to listen on, from the configuration.
 pub fn targets(config: &Config, owner: Option<(u32, u32)>) -> (Vec<TcpTarget>, Vec<UnixTarget>) {
     targets_of(&config.listen, config.network.socket_mode, owner)
 }
 
-/// What the HTTP plugin listens on, by the configuration; nothing without it.
+/// The addresses of the HTTP plugin, from the configuration; empty without it.
 pub fn http_plugin_targets(config: &Config) -> Vec<TcpTarget> {
     targets_of(&config.http_plugin_addresses(), config.network.socket_mode, None).0
 }
@@ -102,7 +102,7 @@ fn targets_of(addresses: &[ListenAddress], mode: u32, owner: Option<(u32, u32)>)
     (tcp, unix)
 }
 
-/// Serves until a signal or a command ends it. Needs a tokio runtime.
+/// Serves until a signal or a command ends the server. Needs a tokio runtime.
 pub async fn run(mut prepared: Prepared) -> ExitCode {
     let readiness = prepared.readiness.take();
     let is_logged_here = prepared.resolved.config.log.log_file == LogTarget::StandardError;
@@ -126,7 +126,8 @@ pub async fn run(mut prepared: Prepared) -> ExitCode {
         (Err(failure), None) => {
             error!("{failure}");
             if !is_logged_here && !std::io::stderr().is_terminal() {
-                // Whoever started it looks here, and the log may be elsewhere.
+                // The log may be elsewhere: the error is repeated on the standard error of a start from a
+                // script.
                 let _ = writeln!(std::io::stderr(), "gearmand: {failure}");
             }
         }
@@ -142,7 +143,7 @@ struct Daemon {
     acceptor: Arc<Acceptor>,
     log: LogHandle,
     notifier: Notifier,
-    /// When to tell the service manager that the process lives, if it wants to know.
+    /// When to send the next watchdog keepalive, if the service manager wants them.
     watchdog: Option<Interval>,
     addresses: Vec<String>,
     /// Stops the listeners, which closes their sockets.
@@ -152,7 +153,7 @@ struct Daemon {
     keeper: Option<Keeper>,
     shutdown_commands: mpsc::Receiver<bool>,
     http: Option<Http>,
-    /// Removes the files of UNIX sockets in the end.
+    /// Removes the files of UNIX sockets when dropped.
     _listeners: Listeners,
     signals: Signals,
 }
@@ -176,7 +177,7 @@ impl Signals {
 }
 
 impl Signals {
-    /// Waits for one that ends the process at once.
+    /// Waits for a signal that ends the process at once.
     async fn end(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => audit!("SIGTERM received, stopping before the start is done"),
@@ -185,7 +186,7 @@ impl Signals {
     }
 }
 
-/// What the text commands need to know of the process.
+/// Process state for the text commands.
 fn process(config: &Config, log: &LogHandle, shutdown: mpsc::Sender<bool>) -> Process {
     let log = log.clone();
     Process {
@@ -194,14 +195,14 @@ fn process(config: &Config, log: &LogHandle, shutdown: mpsc::Sender<bool>) -> Pr
         allow_shutdown: AtomicBool::new(config.process.allow_shutdown),
         is_read_only: AtomicBool::new(config.process.admin_read_only),
         log_level: Box::new(move || log.level().name()),
-        // A full channel holds a command that has the same end.
+        // A full channel already holds a command with the same effect.
         shutdown: Box::new(move |graceful| {
             let _ = shutdown.try_send(graceful);
         }),
     }
 }
 
-/// Accepts from the sockets that listen, until they are to stop.
+/// Accepts connections from the listeners until `stop`.
 fn accept_from(listeners: &mut Listeners, acceptor: &Arc<Acceptor>, stop: &CancellationToken) -> std::io::Result<()> {
     for listener in std::mem::take(&mut listeners.tcp) {
         tokio::spawn(Arc::clone(acceptor).accept(TcpListener::from_std(listener)?, stop.clone()));
@@ -212,7 +213,7 @@ fn accept_from(listeners: &mut Listeners, acceptor: &Arc<Acceptor>, stop: &Cance
     Ok(())
 }
 
-/// Takes connections on the sockets of the HTTP plugin.
+/// Accepts connections on the sockets of the HTTP plugin.
 fn accept_from_plugin(
     listeners: Vec<std::net::TcpListener>,
     acceptor: &Arc<Acceptor>,
@@ -229,7 +230,8 @@ fn accept_from_plugin(
     Ok(())
 }
 
-/// Why a queue cannot be opened. Nobody asked for the one that is there by default in so many words.
+/// The error for a queue that cannot be opened. For the default queue, which the operator did not configure
+/// explicitly, it says how to start without it.
 fn unusable(config: &Config, error: &StoreError) -> std::io::Error {
     std::io::Error::other(match config.queue {
         QueueChoice::Default => format!(
@@ -239,7 +241,7 @@ fn unusable(config: &Config, error: &StoreError) -> std::io::Error {
     })
 }
 
-/// Logs where the server is reached, and whether it keeps jobs.
+/// Logs the addresses of the server, and whether it keeps jobs.
 fn say_where(addresses: &[String], plugin: &[String], keeps_jobs: bool) {
     audit!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), addresses.join(", "));
     if !plugin.is_empty() {
@@ -250,7 +252,7 @@ fn say_where(addresses: &[String], plugin: &[String], keeps_jobs: bool) {
     }
 }
 
-/// What the outside asks of a running server.
+/// A request to the running server.
 enum Call {
     Stop,
     Drain,
@@ -261,12 +263,12 @@ enum Call {
 }
 
 impl Daemon {
-    /// `None` where a signal ended it before it began.
+    /// Returns `None` if a signal ended the server during the start.
     async fn start(prepared: Prepared) -> std::io::Result<Option<Self>> {
         let Prepared { sources, resolved, mut listeners, http_plugin, http, location, log, notifier, .. } = prepared;
         let config = &resolved.config;
         let mut handlers = Signals::new()?;
-        // What came since the process has a pid file is handled now.
+        // Signals received since the process has a pid file are handled now.
         signals::release()?;
         let stats = Arc::new(Stats::default());
         let memory = &stats.memory;
@@ -360,7 +362,7 @@ impl Daemon {
             _ = self.signals.drain.recv() => ("SIGUSR1", Call::Drain),
             // Logged in the file that it opens.
             _ = self.signals.reload.recv() => return Call::Reload,
-            // Logged with whoever sent it.
+            // Logged with its sender.
             Some(graceful) = self.shutdown_commands.recv() => return if graceful { Call::Drain } else { Call::Stop },
             () = tick(&mut self.watchdog) => return Call::Watchdog,
             error = store::unreadable(&mut self.keeper) => return Call::Fail(error),
@@ -369,8 +371,8 @@ impl Daemon {
         call
     }
 
-    /// Takes no new connections and no new jobs, and waits until those that are there are done, or for as
-    /// long as it may. Returns the status with which to exit.
+    /// Rejects new connections and new jobs, and waits until the existing jobs are done or the drain timeout
+    /// has passed. Returns the exit status.
     async fn drain(&mut self) -> ExitCode {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);
@@ -400,7 +402,7 @@ impl Daemon {
         ExitCode::SUCCESS
     }
 
-    /// What the next start will find. Jobs that have ended are there too where their removal failed.
+    /// Logs which jobs the next start will find. Finished jobs whose removal failed are among them.
     fn tell_of_kept_jobs(&self) {
         let (jobs, store) = (self.hub.kept_job_count() as u64, &self.hub.stats().store);
         if self.hub.is_restoring() {
@@ -428,13 +430,13 @@ impl Daemon {
         self.stop_listening.cancel();
         let keeper = self.keeper.take();
         if let Some(keeper) = &keeper {
-            // What is asked of the store by now is answered before connections are closed.
+            // Pending requests to the store are answered before connections are closed.
             self.hub.start_draining();
             keeper.answer_all(&self.hub).await;
         }
         self.hub.close();
         if let Some(keeper) = keeper {
-            // What they have said until then is written.
+            // Requests applied until now are written to the store.
             keeper.stop(self.hub.last_number()).await;
             self.tell_of_kept_jobs();
         }
@@ -452,7 +454,7 @@ impl Daemon {
         audit!("stopped");
     }
 
-    /// HUP: opens the log anew, and reads the configuration again. What is wrong with it changes nothing.
+    /// HUP: reopens the log and reloads the configuration. An invalid configuration changes nothing.
     async fn reload(&mut self) {
         self.tell(Notifier::reloading);
         self.log.reopen();
@@ -516,7 +518,7 @@ impl Daemon {
     }
 }
 
-/// Reads the configuration by a thread of its own: the file may be where reading takes its time.
+/// Reads the configuration on a separate thread: the file system may be slow.
 async fn resolve_elsewhere(sources: &Arc<Sources>) -> Result<Resolved, ConfigErrors> {
     let (done, result) = oneshot::channel();
     let of_thread = Arc::clone(sources);
@@ -527,7 +529,7 @@ async fn resolve_elsewhere(sources: &Arc<Sources>) -> Result<Resolved, ConfigErr
     }
 }
 
-/// Waits for a moment until the log is written: who hears that the server is ready may read there what it has said.
+/// Waits briefly until the log is written: a program that waits for readiness may read the log at once.
 async fn settle(log: &LogHandle) {
     let end = Instant::now() + LOG_LIMIT;
     while !log.is_written() && Instant::now() < end {
@@ -541,8 +543,7 @@ fn ticks(interval: Duration) -> Interval {
     ticks
 }
 
-/// The next tick, if there are any. It is not put off by asking for it anew.
-/// What all connections have in common.
+/// The state that all connections share.
 fn server_of(hub: &Arc<Hub>, admin: Arc<Admin>, clock: &Arc<Clock>, pressure: Arc<Pressure>, threads: usize) -> Server {
     Server {
         hub: Arc::clone(hub),
@@ -554,6 +555,7 @@ fn server_of(hub: &Arc<Hub>, admin: Arc<Admin>, clock: &Arc<Clock>, pressure: Ar
     }
 }
 
+/// Waits for the next tick, if there is an interval. Calling it again does not postpone the tick.
 async fn tick(interval: &mut Option<Interval>) {
     match interval {
         Some(interval) => {

@@ -1,21 +1,25 @@
-//! A Gearman job server, and the tools that go with it.
+//! A Gearman job server, and its tools.
 //!
-//! The crate is one binary; it is a library too so that tests, benchmarks and the simulation reach its parts. Whoever
-//! wants to know it begins with [`job_server`], which is the server as a pure state machine, and reads outwards.
+//! The crate is one binary. It is also a library, so that tests, benchmarks and the simulation can use its
+//! parts. To read the code, begin with [`job_server`], which is the server as a pure state machine, and
+//! continue outwards.
 //!
 //! # The layers
-//! A module imports from its own layer or from one below, never from one above. `tests/tidy.rs` holds this.
+//! A module imports from its own layer or from one below, never from one above. `tests/tidy.rs` checks this.
 //!
-//! | layer | modules | what they know |
-//! | --- | --- | --- |
-//! | 5 | `main` | the command line |
-//! | 4 | [`daemon`] | how the parts are put together, reloaded and stopped |
-//! | 3 | [`net`], [`http`], [`process`], [`client`], [`queue`] | sockets, time and tasks; HTTP; the operating system; the tools; queues from outside |
-//! | 2 | [`hub`], [`outbox`], [`admin`], [`store`] | the one lock; what waits to be written; answers to text commands; where jobs are kept |
-//! | 1 | [`job_server`], [`fleet`] | jobs, functions, connections, and nothing of bytes, clocks or sockets; what a fleet of workers is to do next |
-//! | 0 | [`protocol`], [`stats`], [`config`], [`log_level`] | bytes and their meaning; published numbers; settings; names of log levels |
+//! * 5: `main`: the command line;
+//! * 4: [`daemon`]: assembling, reloading and stopping the parts;
+//! * 3: [`net`]: sockets, time and tasks; [`http`]: HTTP; [`process`]: the operating system; [`client`]: the
+//!   tools; [`queue`]: tools for stored queues;
+//! * 2: [`hub`]: the one lock; [`outbox`]: output queues; [`admin`]: text commands and views; [`store`]:
+//!   storage of jobs;
+//! * 1: [`job_server`]: jobs, functions and connections, without bytes, clocks or sockets; [`fleet`]:
+//!   planning for a fleet of workers;
+//! * 0: [`protocol`]: parsing and encoding; [`stats`]: published gauges; [`config`]: settings; [`log_level`]:
+//!   names of log levels.
 //!
-//! Only layers 3 to 5 say tokio; the one exception is `protocol::packet`, which offers the client side a codec.
+//! Only layers 3 to 5 use tokio; the one exception is `protocol::packet`, which offers the client side a
+//! codec.
 
 pub mod admin;
 pub mod client;

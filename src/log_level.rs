@@ -1,7 +1,7 @@
-//! The eight log levels of gearmand and how a [`tracing`] event gets one.
+//! The eight log levels of gearmand, and how a [`tracing`] event maps to one.
 //!
-//! tracing has four levels in use here, gearmand has eight. An event's *gearmand level* follows
-//! from its static metadata alone, so filtering stays as cheap as tracing's own:
+//! tracing has four levels in use here, gearmand has eight. An event's *gearmand level* follows from its
+//! static metadata alone, so filtering stays as cheap as tracing's own:
 //!
 //! | written with | tracing level | target | gearmand level |
 //! | --- | --- | --- | --- |
@@ -13,8 +13,8 @@
 //! | `tracing::info!` | INFO | any other | INFO |
 //! | `tracing::debug!`, `trace!` | DEBUG, TRACE | any | DEBUG |
 //!
-//! ALERT and CRITICAL are thresholds only (`--verbose=ALERT` lets nothing but FATAL through): no
-//! event of this server has them.
+//! ALERT and CRITICAL are thresholds only (`--verbose=ALERT` lets only FATAL through): no event of this
+//! server has these levels.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,8 +33,8 @@ pub const NOTICE_TARGET: &str = "gearmand::notice";
 /// Target of events that are written at every threshold.
 pub const AUDIT_TARGET: &str = "gearmand::audit";
 
-/// Logs an action and who requested it: at NOTICE, but written at every threshold. Takes what
-/// `tracing::info!` takes.
+/// Logs an operator's action and its origin: at NOTICE, but written at every threshold. Takes the arguments
+/// of `tracing::info!`.
 #[macro_export]
 macro_rules! audit {
     ($($argument:tt)+) => {
@@ -46,7 +46,7 @@ macro_rules! audit {
     };
 }
 
-/// Logs at FATAL: the process cannot continue. Takes what `tracing::error!` takes.
+/// Logs at FATAL: the process cannot continue. Takes the arguments of `tracing::error!`.
 #[macro_export]
 macro_rules! fatal {
     ($($argument:tt)+) => {
@@ -58,7 +58,7 @@ macro_rules! fatal {
     };
 }
 
-/// Logs at NOTICE, between WARNING and INFO. Takes what `tracing::info!` takes.
+/// Logs at NOTICE, between WARNING and INFO. Takes the arguments of `tracing::info!`.
 #[macro_export]
 macro_rules! notice {
     ($($argument:tt)+) => {
@@ -81,7 +81,7 @@ pub enum Level {
     Alert = 1,
     /// A threshold only.
     Critical = 2,
-    /// Something failed that an operator has to look at.
+    /// A failure that needs the operator's attention.
     Error = 3,
     /// Something was refused or repaired.
     Warning = 4,
@@ -131,7 +131,7 @@ impl Level {
         }
     }
 
-    /// The least verbose tracing level that lets through everything this threshold does.
+    /// The most restrictive tracing level that lets through everything this threshold does.
     pub fn tracing_filter(self) -> LevelFilter {
         match self {
             Self::Fatal | Self::Alert | Self::Critical | Self::Error => LevelFilter::ERROR,
@@ -156,7 +156,7 @@ pub struct UnknownLevel;
 impl FromStr for Level {
     type Err = UnknownLevel;
 
-    /// Takes the names in any case; gearmand itself knows them in upper case only.
+    /// Accepts the names in any case; gearmand itself accepts upper case only.
     fn from_str(name: &str) -> Result<Self, UnknownLevel> {
         Self::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(name)).ok_or(UnknownLevel)
     }

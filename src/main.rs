@@ -69,7 +69,7 @@ struct Completions {
     shell: Shell,
 }
 
-/// The exit status for a command line that makes no sense: gearmand's for the server, 2 for the tools.
+/// The exit status for an invalid command line: gearmand's for the server, 2 for the tools.
 fn usage_status() -> ExitCode {
     let is_tool = std::env::args_os().nth(1).is_some_and(|first| {
         let first = first.to_string_lossy();
@@ -78,7 +78,7 @@ fn usage_status() -> ExitCode {
     if is_tool { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
-/// What the operator is told before the program ends; it is complete as it stands.
+/// A complete error message for the operator.
 type Failure = String;
 
 fn main() -> ExitCode {
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         Ok(matches) => matches,
         Err(mut error) => {
             config::explain(&mut error, std::env::args_os().skip(1));
-            // Nobody is left to be told that this could not be printed.
+            // If printing fails, there is nowhere left to report it.
             let _ = error.print();
             return if error.use_stderr() { usage_status() } else { ExitCode::SUCCESS };
         }
@@ -111,10 +111,10 @@ fn main() -> ExitCode {
     })
 }
 
-/// Says something on standard error, before there is a log; each line names the program.
+/// Writes to standard error, before there is a log; each line begins with the name of the program.
 fn complain(text: &str) {
     for line in text.lines() {
-        // Nobody is left to be told that this could not be printed.
+        // If printing fails, there is nowhere left to report it.
         let _ = writeln!(io::stderr(), "gearmand: {line}");
     }
 }
@@ -146,40 +146,40 @@ fn serve(sources: Sources) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Says in the log file, as the user that the server would have become, why it does not start: whoever looks for it there may not
-/// see what the service manager does with standard error.
+/// Logs the reason for a failed start to the log file, as the user that the server would have switched to. An
+/// operator who looks there may not see standard error, which the service manager receives.
 fn log_refusal(config: &Config, failure: &str) {
     if !matches!(config.log.log_file, LogTarget::File(_)) {
         return;
     }
     if let Some(user) = config.process.user.as_deref() {
-        // A file of root's would keep the next start from its log.
+        // A log file owned by root would be unusable for the next start.
         let became = Account::find(user).ok().is_some_and(|account| drop_to(&account).is_ok());
         if !became {
             return;
         }
     }
     let settings = logging::Settings { tells_terminal: false, ..log_settings(config) };
-    // Without a log there is standard error, where it is said in any case.
+    // Without a log there is standard error, which gets the message in any case.
     if let Ok(log) = logging::init(&settings) {
         tracing::error!("cannot start: {failure}");
         log.finish();
     }
 }
 
-/// What was made with root's rights.
+/// Resources that were created with root privileges.
 struct Ready {
     listeners: Listeners,
     http_plugin: Listeners,
     http: HttpReady,
     pid_file: Option<PidFile>,
-    /// Where background jobs are kept, unless in memory.
+    /// The store of background jobs, unless they are kept in memory.
     location: Option<Location>,
-    /// Why they are kept in memory though nobody asked for that.
+    /// Why they are kept in memory although that was not configured.
     no_store: Option<String>,
 }
 
-/// Everything that may need root's rights, and giving them up.
+/// Does everything that may need root privileges, and drops them.
 fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, Failure> {
     let config = &resolved.config;
     let say = |error: &dyn std::error::Error| error.to_string();
@@ -202,7 +202,7 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
     let pid_file = process.pid_file.as_deref().map(PidFile::create).transpose().map_err(|error| say(&error))?;
     let (location, no_store) = match state_file(config, &listeners, owner) {
         Ok(file) => (queue::location(&config.queue, file.unwrap_or_default()), None),
-        // Nobody asked for a durable queue in so many words, and no queue of an earlier start is passed over.
+        // The durable queue was not configured explicitly, and no queue of an earlier start is ignored.
         Err(error) if error.is_absence() && config.queue == QueueChoice::Default => {
             let why = format!("background jobs are kept in memory and lost when the server stops: {error}");
             complain(&format!("warning: {why}"));
@@ -223,7 +223,7 @@ fn prepare(resolved: &Resolved, inherited: Option<Listeners>) -> Result<Ready, F
     Ok(Ready { listeners, http_plugin, http, pid_file, location, no_store })
 }
 
-/// The file in the state directory, for a queue that names none.
+/// The file in the state directory, for a queue without a path.
 fn state_file(
     config: &Config,
     listeners: &Listeners,
@@ -306,7 +306,7 @@ fn print_completions(shell: Shell) -> Result<(), Failure> {
     print(&script)
 }
 
-/// Prints, where a reader that has seen enough is no error.
+/// Prints; a reader that closes the pipe early is not an error.
 fn print(bytes: &[u8]) -> Result<(), Failure> {
     match io::stdout().write_all(bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("cannot write: {error}")),

@@ -1,4 +1,4 @@
-//! The log of what operators have the server do: written at every log level, and never more than a log can bear.
+//! Audit log: the operators' actions, written at every log level, with a rate limit.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::log_level::audit;
 
-/// So many lines are written in a second at most: whoever reaches the port could fill the disk with them.
+/// Maximum number of lines in a second. Any peer that reaches the port could fill the disk with them
+/// otherwise.
 const LINES: u32 = 200;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The lines of the present second.
+/// The lines of the current second.
 #[derive(Debug)]
 pub(super) struct AuditLog(Mutex<Written>);
 
@@ -28,7 +29,7 @@ impl Default for AuditLog {
 }
 
 impl AuditLog {
-    /// Writes a line, or counts it where there are too many.
+    /// Writes a line. Beyond the limit it is only counted.
     pub(super) fn write(&self, line: fmt::Arguments<'_>) {
         match self.admit(Instant::now()) {
             Some(0) => audit!("{line}"),
@@ -40,7 +41,7 @@ impl AuditLog {
         }
     }
 
-    /// Whether a line is written, and how many before it were not.
+    /// Whether a line may be written. If so, returns how many lines before it were left out.
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(written.since) >= SECOND {

@@ -8,16 +8,16 @@ use crate::protocol::names::write_decimal;
 use crate::protocol::text;
 use crate::stats::{ConnectionGauges, Stats};
 
-/// How many connections are listed in one step: each is somewhere else in memory, so that their lines take
-/// longer than others.
+/// How many connections are listed in one step. Each is elsewhere in memory, so that their lines take longer
+/// than others.
 const CONNECTIONS: usize = 64;
 
-/// What is still to be listed.
+/// What is left to list.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionLines {
-    /// Connections that are younger than this one.
+    /// The last connection listed; younger ones follow.
     after: Option<ConnectionId>,
-    /// A connection whose line is not complete: so many of its functions, the oldest, are still to be named.
+    /// A connection whose line is incomplete: this many of its oldest functions are left to write.
     unfinished: Option<(Arc<ConnectionGauges>, usize)>,
 }
 
@@ -43,11 +43,11 @@ impl ConnectionLines {
         is_last
     }
 
-    /// Names so many of a connection's functions, the newest of them first, and ends the line; or keeps it
-    /// for the next piece.
+    /// Writes the `left` oldest functions of a connection, the newest of them first, and ends the line. If
+    /// the piece is full, the rest is kept for the next.
     fn write_functions(&mut self, connection: Arc<ConnectionGauges>, left: usize, out: &mut Vec<u8>) {
         let left = connection.with_identity(|_, functions| {
-            // New ones come first, and are not meant.
+            // Functions added since then come first in the list, and are left out.
             let meant = functions.oldest(left);
             let count = meant.len();
             for (index, function) in meant.enumerate() {
@@ -67,7 +67,7 @@ impl ConnectionLines {
     }
 }
 
-/// The beginning of a line: all but the functions. Returns how many these are.
+/// Writes the beginning of a line: all but the functions. Returns the number of functions.
 fn write_connection(connection: &ConnectionGauges, out: &mut Vec<u8>) -> usize {
     write_decimal(u64::try_from(connection.file_descriptor).unwrap_or(0), out);
     out.push(b' ');

@@ -1,4 +1,4 @@
-//! Does what the operator wants, and logs who wanted it.
+//! Control actions of the operator, and their audit log.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,60 +13,60 @@ use crate::protocol::names::FUNCTION_MAX;
 use crate::protocol::text::escaped;
 pub use crate::store::commit::{COMMIT_WAIT, Commit};
 
-/// A wish of the operator's. Names are bytes, as they come.
+/// A control action. Names are raw bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Withhold a function's jobs from all workers, or end that.
+    /// Pauses or resumes a function. No worker gets jobs of a paused one.
     Pause {
         /// The function, which need not be known yet.
         function: Vec<u8>,
-        /// Whether its jobs are to wait, or to go on.
+        /// True to pause, false to resume.
         paused: bool,
     },
-    /// Let so many jobs of a function run at once.
+    /// Limits how many jobs of a function run at once.
     LimitRunning {
         /// The function, which need not be known yet.
         function: Vec<u8>,
-        /// How many; 0 for any number.
+        /// The limit; 0 for none.
         most: u32,
     },
-    /// Let a function have so many jobs when one of high, normal and low priority comes.
+    /// Limits the queue of a function, by the priority of the submitted job: high, normal and low.
     LimitQueue {
         /// The function, which need not be known yet.
         function: Vec<u8>,
-        /// How many; 0 for any number.
+        /// The limits; 0 for none.
         limits: [u32; 3],
     },
-    /// Make a function known.
+    /// Creates a function.
     CreateFunction {
         /// Its name.
         function: Vec<u8>,
     },
-    /// Forget a function that nobody uses.
+    /// Drops a function that is not in use.
     DropFunction {
         /// Its name.
         function: Vec<u8>,
     },
-    /// End a job.
+    /// Cancels a job.
     CancelJob {
         /// Its handle.
         handle: Vec<u8>,
     },
-    /// End all jobs of a function.
+    /// Cancels all jobs of a function.
     CancelJobs {
         /// The function.
         function: Vec<u8>,
     },
-    /// Give a job to another function.
+    /// Moves a job to another function.
     MoveJob {
         /// Its handle.
         handle: Vec<u8>,
         /// Its new function.
         to: Vec<u8>,
     },
-    /// Give all jobs of a function that do not run to another one.
+    /// Moves all jobs of a function that are not running to another function.
     MoveJobs {
-        /// Where they are.
+        /// Their present function.
         from: Vec<u8>,
         /// Their new function.
         to: Vec<u8>,
@@ -78,40 +78,40 @@ pub enum Control {
         /// Its new priority.
         priority: Priority,
     },
-    /// Do not wait until a scheduled job is due.
+    /// Makes a scheduled job due now.
     RunNow {
         /// Its handle.
         handle: Vec<u8>,
     },
-    /// Give workers no jobs.
+    /// Withholds jobs from workers.
     Withhold {
         /// Which workers.
         who: Who,
-        /// Of this function; `None` for any.
+        /// Jobs of this function only; `None` for any.
         function: Option<Vec<u8>>,
-        /// How.
+        /// Disable or drain.
         how: Withholding,
     },
-    /// End that.
+    /// Removes a rule that [`Withhold`](Control::Withhold) made.
     Release {
-        /// The workers, named as they were when they were withheld jobs.
+        /// The workers, as the rule names them.
         who: Who,
-        /// The function, as it was named then.
+        /// The function, as the rule names it.
         function: Option<Vec<u8>>,
     },
-    /// Close workers' connections. Their jobs go back.
+    /// Closes workers' connections. Their jobs are requeued.
     Kick {
         /// Which workers.
         who: Who,
     },
 }
 
-/// No job is changed while more changes than this wait for the store.
+/// Backpressure: no job is changed while more changes than this are queued for the store.
 const MOST_WAITING: usize = 65_536;
 
-/// A wish that takes several steps, between which others get their turn.
+/// A control action that runs in steps. Other connections run between them.
 ///
-/// One that is dropped before its end stays half done, and that is logged too.
+/// A task that is dropped before its end stays half done, which is logged as well.
 #[derive(Debug)]
 pub struct Task {
     control: Control,
@@ -122,20 +122,20 @@ pub struct Task {
     log: Arc<AuditLog>,
 }
 
-/// How far a [`Task`] has come.
+/// Progress of a [`Task`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// [`Admin::step`] is to be called again.
+    /// [`Admin::step`] must be called again.
     Unfinished,
-    /// All is done.
+    /// The action is complete.
     Done {
-        /// So many jobs, functions or connections were changed.
+        /// How many jobs, functions or connections were changed.
         affected: usize,
     },
 }
 
 impl Admin {
-    /// Begins to do what `actor` wants, who is named in the log: a peer's address and what else is known of it.
+    /// Starts an action. `actor` is named in the log: a peer's address and what else is known of it.
     pub fn begin(&self, control: Control, actor: String) -> Task {
         Task {
             control,
@@ -147,23 +147,23 @@ impl Admin {
         }
     }
 
-    /// Logs what `actor` had others do, and how that went.
+    /// Logs an action that `actor` requested and other processes carried out, with its result.
     pub fn log_order(&self, order: &str, how: &str, actor: &str) {
         self.audit_log.write(format_args!("{order}: {how}, by {actor}"));
     }
 
-    /// Does a bounded part of it, with one hold of the hub's lock. To be called until it is done or has failed, and then no
-    /// more. Its end is logged.
+    /// Does a bounded part of the action, under one hold of the hub's lock. Call it until it is done or has
+    /// failed, and then no more. The end is logged.
     ///
     /// # Errors
-    /// Where it cannot be done. What was done before stays done.
+    /// When the action cannot be done. Earlier steps are not undone.
     pub fn step(&self, now: Now, task: &mut Task) -> Result<Step, ControlError> {
         if task.control.needs_all_jobs() && self.hub.is_restoring() {
-            // Those that it means may not be there yet.
+            // The jobs that it applies to may not be restored yet.
             return Ok(Step::Unfinished);
         }
         if task.control.edits_jobs() && self.hub.waiting_changes() > MOST_WAITING {
-            // The store is behind: what it is to change further waits here and not in its queue.
+            // The store is behind: further changes wait here and not in its queue.
             return Ok(Step::Unfinished);
         }
         match self.piece(now, task) {
@@ -183,7 +183,7 @@ impl Admin {
         }
     }
 
-    /// Waits until what was done is committed, so that a restart does not undo it; `None` where it is not for a store.
+    /// Waits until the action is committed, so that a restart does not undo it; `None` if it is not stored.
     pub fn commit(&self, control: &Control) -> Option<Commit> {
         let is_for_store = match control {
             Control::CreateFunction { .. } | Control::Kick { .. } => false,
@@ -225,7 +225,7 @@ impl Admin {
             Control::MoveJobs { from, to } => return hub.move_jobs(now, from, to, task.place),
             Control::SetPriority { handle, priority } => hub.set_priority(now, handle, *priority).map(|()| 1),
             Control::RunNow { handle } => hub.run_now(now, handle).map(|()| 1),
-            // What is left is the same for both.
+            // The remaining steps are the same for both.
             Control::Withhold { .. } | Control::Release { .. } if task.place != Place::default() => {
                 return Ok(hub.go_on_with_rules(now));
             }
@@ -241,30 +241,30 @@ impl Admin {
 }
 
 impl Control {
-    /// Whether it can only be done once all jobs are there.
+    /// Whether it has to wait until all jobs are restored.
     fn needs_all_jobs(&self) -> bool {
         self.edits_jobs()
             || matches!(self, Self::CancelJob { .. } | Self::CancelJobs { .. } | Self::DropFunction { .. })
     }
 
-    /// Whether it changes jobs as a store keeps them.
+    /// Whether it changes the stored form of jobs.
     fn edits_jobs(&self) -> bool {
         matches!(self, Self::MoveJob { .. } | Self::MoveJobs { .. } | Self::SetPriority { .. } | Self::RunNow { .. })
     }
 }
 
 impl Task {
-    /// Whether it waits until all jobs are there.
+    /// Whether it waits until all jobs are restored.
     pub(super) fn awaits_jobs(&self) -> bool {
         self.control.needs_all_jobs()
     }
 
-    /// What is wanted.
+    /// The action.
     pub(super) const fn control(&self) -> &Control {
         &self.control
     }
 
-    /// Whether it may change more than one thing, or nothing, so that its answer is to say how much.
+    /// Whether it may change several things or none, so that its response includes a count.
     pub(super) const fn tells_how_many(&self) -> bool {
         matches!(
             self.control,
@@ -291,7 +291,7 @@ impl Drop for Task {
 }
 
 impl fmt::Display for Control {
-    /// Writes it as the text command says it, with names as the tables show them: they can be given back.
+    /// Writes the action as a text command. Names are escaped as in the tables, and can be typed that way.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pause { function, paused: true } => write!(f, "pause {}", escaped(function)),
@@ -332,13 +332,14 @@ fn write_workers(f: &mut fmt::Formatter<'_>, verb: &str, who: &Who, function: Op
     function.map_or(Ok(()), |function| write!(f, " {}", escaped(function)))
 }
 
-/// What connections through a UNIX socket show for an address.
+/// The address that connections through a UNIX socket show.
 const UNIX: &str = "unix";
 
-/// Workers from an address, which may be written in any way, in brackets and with a zone too: connections show one only.
+/// Selects the workers from an address. All spellings are accepted, also with brackets and a zone;
+/// connections show only one of them.
 ///
 /// # Errors
-/// What is wrong with what no connection can come from.
+/// A message, when no connection can come from `address`.
 pub fn host(address: &str) -> Result<Who, &'static str> {
     if address == UNIX {
         return Ok(Who::Host(UNIX.to_owned()));
@@ -351,10 +352,10 @@ pub fn host(address: &str) -> Result<Who, &'static str> {
     Ok(Who::Host(address.to_canonical().to_string()))
 }
 
-/// The word by which programs know that what was wanted is done, and not in the store.
+/// Error code for an action that is in force, but not in the store.
 pub const NOT_STORED: &str = "not_stored";
 
-/// The same for people. Without a reason the store takes too long.
+/// The message for [`NOT_STORED`]. Without a reason the store takes too long.
 pub fn not_stored(why: Option<StoreFailure>) -> String {
     let why = match why {
         None => "it has committed nothing for 10 seconds",
@@ -374,7 +375,7 @@ pub fn not_stored(why: Option<StoreFailure>) -> String {
     )
 }
 
-/// The word by which programs know an error.
+/// The error code of a control error.
 pub const fn error_code(error: ControlError) -> &'static str {
     match error {
         ControlError::NoSuchJob => "no_such_job",

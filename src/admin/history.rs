@@ -1,7 +1,7 @@
-//! The last hour: what happened in each interval, of the first functions that had jobs and of all together; and what
-//! happens now, of every function.
+//! History and rates: the last hour in intervals, of all functions together and of the first that had jobs;
+//! and the current rates of every function.
 //!
-//! It is taken down at intervals from what the server publishes, by a thread that nobody waits for.
+//! A thread that no other thread waits for samples the published gauges at intervals.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,40 +11,40 @@ use crate::protocol::FunctionName;
 use crate::stats::histogram::Durations;
 use crate::stats::{FunctionGauges, JobCounters, Stats};
 
-/// So many samples make an interval.
+/// Samples in an interval.
 const SAMPLES_PER_INTERVAL: u64 = 5;
-/// The length of an interval, in seconds: samples come every two.
+/// The length of an interval, in seconds: samples are taken every two.
 const INTERVAL_S: u64 = 10;
-/// How many intervals are remembered: an hour.
+/// How many intervals are kept: an hour.
 const INTERVALS: usize = 360;
-/// Of how many functions the hour is remembered: of those that had jobs first and are still known.
+/// How many functions have an hour of history: the first that had jobs and are still known.
 const MOST_HOURS: usize = 1000;
 
-/// What was taken down.
+/// The history.
 #[derive(Debug, Default)]
 pub(super) struct History {
     all: Track,
     functions: HashMap<FunctionName, Track>,
-    /// How many of them have an hour.
+    /// How many functions have an hour of history.
     hours: usize,
     samples: u64,
     sampled_us: u64,
     until_unix_ms: u64,
 }
 
-/// What was taken down of one function, or of all.
+/// The history of one function, or of all.
 #[derive(Debug, Default)]
 struct Track {
-    /// At the last sample.
+    /// Counters at the last sample.
     sampled: Counts,
     rates: Rates,
-    /// Of all functions together, and of some.
+    /// Kept for all functions together, and for some.
     hour: Option<Box<Hour>>,
-    /// Whether the function was there when the last sample was taken.
+    /// Whether the function existed at the last sample.
     is_alive: bool,
 }
 
-/// The intervals of the last hour, and what was counted at the end of the last one.
+/// The intervals of the last hour, and the counters at the end of the last interval.
 #[derive(Debug, Default)]
 struct Hour {
     ended: Counts,
@@ -61,7 +61,7 @@ struct Counts {
     failed: u64,
 }
 
-/// A function, or all, at the end of an interval.
+/// The state of a function, or of all, at the end of an interval.
 #[derive(Debug)]
 struct State {
     queued: u64,
@@ -75,7 +75,7 @@ struct Interval {
     queued: u64,
     running: u64,
     counts: Counts,
-    /// Half of the waits, and 99 of 100; then the same of runs. In seconds.
+    /// Median and 99th percentile of the waiting times; then the same of the runs. In seconds.
     wait_s: [Option<f32>; 2],
     run_s: [Option<f32>; 2],
 }
@@ -87,7 +87,7 @@ impl Counts {
         Self { submitted: counters.submitted.get(), ended: failed + others, failed }
     }
 
-    /// A function that was dropped and made again counts from 0.
+    /// A function that was dropped and created again counts from 0.
     fn since(self, earlier: Self) -> Self {
         Self {
             submitted: self.submitted.saturating_sub(earlier.submitted),
@@ -98,7 +98,7 @@ impl Counts {
 }
 
 impl History {
-    /// Takes down what is published now.
+    /// Takes a sample of the published gauges.
     pub(super) fn sample(&mut self, now: Now, stats: &Stats) {
         let elapsed_us = now.monotonic_us.saturating_sub(std::mem::replace(&mut self.sampled_us, now.monotonic_us));
         let is_first = self.samples == 0;
@@ -120,7 +120,7 @@ impl History {
                 self.hours += 1;
                 track.hour = Some(Box::new(Hour { ended: track.sampled, ..Hour::default() }));
                 if let Some(hour) = track.hour.as_mut().filter(|hour| hour.ended.submitted > 0) {
-                    // It was known before, but there was no room.
+                    // The function was known before, but there was no room for its hour.
                     (hour.wait, hour.run) = (gauges.wait.read(), gauges.run.read());
                 }
             }
@@ -142,12 +142,12 @@ impl History {
         }
     }
 
-    /// What happens now, of one function or of all.
+    /// Current rates of one function, or of all.
     pub(super) fn rates(&self, function: Option<&FunctionName>) -> Rates {
         self.track(function.map(FunctionName::as_bytes)).map_or_else(Rates::default, |track| track.rates)
     }
 
-    /// The last hour, of one function or of all.
+    /// The last hour of one function, or of all.
     pub(super) fn view(&self, function: Option<&[u8]>) -> HistoryView {
         let mut view =
             HistoryView { interval_s: INTERVAL_S, until_unix_ms: self.until_unix_ms, ..HistoryView::default() };

@@ -1,7 +1,7 @@
-//! Makes what is shown out of what the server publishes.
+//! Builds the views from the gauges that the server publishes.
 //!
-//! Whoever only looks does not lock the hub, but for two things that it alone has: rules and jobs. Of both a bounded number
-//! is asked for at a time.
+//! Views do not lock the hub, except for what only the hub knows: rules and jobs. Each lock hold reads a
+//! bounded number of them.
 
 mod gradual;
 mod jobs;
@@ -36,24 +36,24 @@ pub use self::rules::Rules;
 pub(super) use self::server::ServerSum;
 pub use self::workers::{parse_worker_id, worker_id};
 
-/// How often [`Look::sample`] is to be called.
+/// How often to call [`Look::sample`].
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What stands as it is in the id of a function: what RFC 3986 calls unreserved.
+/// Bytes that need no percent-encoding in the id of a function: the unreserved ones of RFC 3986.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What the server shows.
+/// The views of the server.
 pub struct Look {
     hub: Arc<Hub>,
     version: &'static str,
     history: Mutex<History>,
     wall_clock: WallClock,
-    /// What listings of the text protocol count together.
+    /// Counts that the listings of the text protocol share.
     shared_counts: Shared<Pass<StatesByFunction>>,
     shared_presence: Shared<Pass<Present>>,
 }
 
-/// Something that is there while somebody uses it.
+/// A value that exists as long as someone holds it.
 #[derive(Debug)]
 struct Shared<T>(Mutex<Weak<T>>);
 
@@ -64,7 +64,7 @@ impl<T> Default for Shared<T> {
 }
 
 impl<T: Default> Shared<T> {
-    /// What others use, or a new one.
+    /// The shared value, or a new one.
     fn get(&self) -> Arc<T> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.upgrade().unwrap_or_else(|| {
@@ -75,7 +75,7 @@ impl<T: Default> Shared<T> {
     }
 }
 
-/// Which workers are shown.
+/// Selects the workers to show.
 #[derive(Clone, Debug, Default)]
 pub struct WorkerFilter {
     /// Only those that can do this function.
@@ -86,13 +86,13 @@ pub struct WorkerFilter {
     pub client: Option<Vec<u8>>,
     /// Only those in this state.
     pub state: Option<String>,
-    /// How many at most.
+    /// Maximum number of results.
     pub limit: usize,
-    /// Those after this one, which may have gone.
+    /// Only those after this one, which may have disconnected.
     pub after: Option<ConnectionId>,
 }
 
-/// Which jobs are shown.
+/// Selects the jobs to show.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
     /// Only those of this function.
@@ -105,29 +105,30 @@ pub struct JobFilter {
     pub priority: Option<Priority>,
     /// Only those that a worker with this client id holds.
     pub client: Option<Vec<u8>>,
-    /// Only those for whose end a connection with this client id waits.
+    /// Only those whose result a connection with this client id waits for.
     pub waiting_client: Option<Vec<u8>>,
-    /// Only those that were submitted so long ago, in seconds.
+    /// Only those that were submitted at least this long ago, in seconds.
     pub older_than_s: Option<f64>,
-    /// How many at most.
+    /// Maximum number of results.
     pub limit: usize,
-    /// Where to go on, as [`Page::next`] says.
+    /// Where to continue, from [`Page::next`].
     pub after: Option<u64>,
 }
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Clone, Debug)]
 pub struct Page<T, C> {
-    /// The part.
+    /// The entries of the page.
     pub items: Vec<T>,
-    /// Where to go on; `None` after the last. There may be more though a page is empty: looking takes pauses.
+    /// Where to continue; `None` after the last page. A page may be empty although more follow: each call
+    /// examines a bounded number of entries.
     pub next: Option<C>,
-    /// How many entries were looked at for it.
+    /// How many entries were examined for it.
     pub looked_at: usize,
 }
 
 impl Look {
-    /// What `hub` shows.
+    /// Creates the views of `hub`.
     pub fn new(hub: Arc<Hub>, version: &'static str) -> Self {
         let (history, wall_clock, shared_counts, shared_presence) = Default::default();
         Self { hub, version, history, wall_clock, shared_counts, shared_presence }
@@ -137,7 +138,7 @@ impl Look {
         self.hub.stats()
     }
 
-    /// Where background jobs are kept.
+    /// The store of background jobs.
     pub fn store(&self) -> StoreView {
         let store = &self.stats().store;
         let (location, durability) = store.about();
@@ -175,7 +176,7 @@ impl Look {
         Some(function_view(&self.times(now), &name, &gauges, &states, &self.history_lock()))
     }
 
-    /// The last hour, of one function or of all together. There is none of a function that nobody knows.
+    /// The last hour of one function, or of all together. `None` for an unknown function.
     pub fn history(&self, function: Option<&[u8]>) -> Option<HistoryView> {
         if function.is_some_and(|function| !self.stats().functions.contains_key(function)) {
             return None;
@@ -183,13 +184,13 @@ impl Look {
         Some(self.history_lock().view(function))
     }
 
-    /// To be called every [`SAMPLE_INTERVAL`]: takes down the numbers for [`history`](Self::history) and the rates.
+    /// Takes a sample for [`history`](Self::history) and the rates. Call it every [`SAMPLE_INTERVAL`].
     pub fn sample(&self, now: Now) {
         self.times(now);
         self.history_lock().sample(now, self.stats());
     }
 
-    /// The time, to tell ages by.
+    /// The current time, for computing ages.
     fn times(&self, now: Now) -> Times {
         self.wall_clock.times(now)
     }
@@ -227,7 +228,7 @@ fn function_view(
     }
 }
 
-/// The name of a function for paths.
+/// The name of a function in URL paths.
 pub fn function_id(name: &[u8]) -> String {
     percent_encode(name, UNRESERVED).to_string()
 }
@@ -257,7 +258,7 @@ fn durations_view(durations: &Durations) -> DurationsView {
     }
 }
 
-/// The value of a gauge in which 0 stands for none.
+/// The value of a gauge in which 0 means none.
 fn positive(gauge: &Gauge) -> Option<u64> {
     Some(gauge.get()).filter(|value| *value > 0)
 }
@@ -267,7 +268,7 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-/// Bytes that replacement characters would make another name of.
+/// The base64 of bytes that are not UTF-8; replacement characters would make another name of them.
 fn base64_of_no_text(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).is_err().then(|| STANDARD.encode(bytes))
 }
@@ -276,6 +277,6 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The numbers of workers by function, of those that have some.
+/// Worker counts by function, for functions that have workers.
 #[derive(Debug, Default)]
 struct StatesByFunction(HashMap<FunctionName, WorkerStates>);

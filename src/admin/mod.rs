@@ -1,7 +1,7 @@
-//! What the operator sees and does: views, control, and the administrative text commands.
+//! Administration: views, control actions, and the text commands.
 //!
-//! Most of what is shown is read from what the server publishes, without its lock. Commands that change something, listings
-//! of single jobs, and the list of rules go through the hub, in bounded pieces that lock it briefly.
+//! Most views read the gauges that the server publishes, without its lock. Commands that change something,
+//! listings of single jobs, and the list of rules go through the hub, in bounded pieces that lock it briefly.
 
 mod audit;
 mod connections;
@@ -22,43 +22,43 @@ pub use self::text::{LISTING_PIECE, LongAnswer};
 use crate::hub::Hub;
 use crate::job_server::ControlError;
 
-/// What the text commands need to know of the process.
+/// Process state that the text commands use.
 pub struct Process {
-    /// The answer to `version`: one word.
+    /// The response to `version`: one word.
     pub version: &'static str,
-    /// The most words that a command may have.
+    /// The maximum number of words in a command.
     pub max_words: AtomicUsize,
-    /// Whether `shutdown` is a command.
+    /// Whether the command `shutdown` is allowed.
     pub allow_shutdown: AtomicBool,
     /// Whether text commands that change something are refused.
     pub is_read_only: AtomicBool,
-    /// The answer to `verbose`: a level by gearmand's name.
+    /// The response to `verbose`: a level by gearmand's name.
     pub log_level: Box<dyn Fn() -> &'static str + Send + Sync>,
-    /// Stops the server, at once or, if true, after its jobs.
+    /// Stops the server: at once if false, after its jobs if true.
     pub shutdown: Box<dyn Fn(bool) + Send + Sync>,
 }
 
 /// The text commands.
 pub struct Admin {
     hub: Arc<Hub>,
-    /// What is shown.
+    /// The views.
     pub look: Look,
-    /// What they know of the process.
+    /// Process state.
     pub process: Process,
     audit_log: Arc<AuditLog>,
 }
 
 impl Admin {
-    /// The commands for `hub`.
+    /// Creates the commands for `hub`.
     pub fn new(hub: Arc<Hub>, process: Process) -> Self {
         Self { look: Look::new(Arc::clone(&hub), process.version), hub, process, audit_log: Arc::default() }
     }
 
-    /// Whether jobs of the store are still being read, for which what changes jobs waits.
+    /// Whether jobs of the store are still being restored. Commands that change jobs wait for that.
     pub fn is_restoring(&self) -> bool {
         self.hub.is_restoring()
     }
-    /// Why a job cannot be shown: it does not exist, or it may be among those that are still being read.
+    /// The error for a job that is not found: it does not exist, or it may not be restored yet.
     pub fn no_such_job(&self) -> ControlError {
         if self.is_restoring() { ControlError::JobIsBusy } else { ControlError::NoSuchJob }
     }

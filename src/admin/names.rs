@@ -1,28 +1,29 @@
-//! Which function, worker or host a word of a text command means.
+//! Resolves the names in text commands to functions, workers and hosts.
 //!
-//! A word is read as the listings write names, by [`text::read_name`]. Where C++ gearmand's listings show a name that holds a
-//! backslash, the same word may be that name itself: whichever exists is meant. Where both do, the word means nothing, unless it
-//! is exactly what the other listings show of one. Where neither does, nothing is made for a name that comes of escapes which it
-//! does not need, since it may not be what was meant.
+//! A word is unescaped like the names in listings, by [`text::read_name`]. C++ gearmand's listings show names
+//! with a backslash as they are, so the word may also be the literal name. Of the two, the name that exists
+//! is used. If both exist, the word is ambiguous, unless it is exactly the escaped form that other listings
+//! show of one of them. If neither exists, a name is not created from a word with unnecessary escapes, since
+//! it may not be the intended name.
 
 use super::Admin;
 use super::control::host;
 use crate::job_server::{ConnectionId, ControlError, Who};
 use crate::protocol::text::{self, JobWords, Workers};
 
-/// Why a word means nothing.
+/// Why a name cannot be resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unclear {
-    /// Nothing exists of this name, read in either way.
+    /// Neither the literal nor the unescaped name exists.
     Missing(ControlError),
-    /// The word is two names that exist, and shown as neither.
+    /// Both names exist, and the word is not the escaped form of either.
     Ambiguous {
-        /// The word that means the name as it was typed.
+        /// The escaped form of the literal name.
         typed: String,
-        /// The word that means the name that comes of reading.
+        /// The escaped form of the unescaped name.
         read: String,
     },
-    /// No connection can come from there.
+    /// No connection can come from this address.
     Host(&'static str),
 }
 
@@ -39,18 +40,19 @@ impl Admin {
         !self.hub.list_rules_for(who, None).is_empty()
     }
 
-    /// The function of a command of C++ gearmand, which takes words as they are: so they are read where none is called so.
+    /// The function of a command of C++ gearmand, which takes words literally: a word is unescaped only if no
+    /// function has the literal name.
     pub(super) fn plain_function(&self, word: &[u8]) -> Vec<u8> {
         let read = text::read_name(word);
         if !self.is_function(word) && self.is_function(&read) { read } else { word.to_vec() }
     }
 
-    /// The function of another command.
+    /// The function of any other command.
     pub(super) fn function(&self, word: &[u8]) -> Result<Vec<u8>, Unclear> {
         meant(word, |name| self.is_function(name), ControlError::NoSuchFunction)
     }
 
-    /// The workers that are to get other jobs than before.
+    /// The workers that a new rule or a kick applies to.
     pub(super) fn workers(&self, workers: &Workers<'_>) -> Result<Who, Unclear> {
         match *workers {
             Workers::Connection { slot, generation } => Ok(Who::Connection(ConnectionId { slot, generation })),
@@ -59,14 +61,15 @@ impl Admin {
         }
     }
 
-    /// The workers of a rule that is to end: one that another version made for a host's name can still be named.
+    /// The workers of a rule that is to be removed. A rule that another version made for a host name can
+    /// still be named.
     pub(super) fn workers_of_rule(&self, workers: &Workers<'_>) -> Result<Who, Unclear> {
         let Workers::Host(word) = *workers else { return self.workers(workers) };
         let typed = Who::Host(word.to_owned());
         if self.has_rule(&typed) { Ok(typed) } else { host(word).map_err(Unclear::Host) }
     }
 
-    /// The function of a rule that is to end, which nobody may do any more.
+    /// The function of a rule that is to be removed. It need not exist any longer.
     pub(super) fn function_of_rule(&self, who: &Who, word: &[u8]) -> Result<Vec<u8>, Unclear> {
         let of_rule = |name: &[u8]| {
             let mut last = None;
@@ -84,7 +87,7 @@ impl Admin {
         meant(word, of_rule, ControlError::NoSuchRule)
     }
 
-    /// The names of a filter; those that mean nothing are read, and fit nothing.
+    /// The names of a filter. Unknown names are unescaped and match nothing.
     pub(super) fn filter_names(&self, words: &JobWords<'_>) -> Result<FilterNames, Unclear> {
         let read = |word: Option<&[u8]>, exists: &dyn Fn(&[u8]) -> bool| {
             let Some(word) = word else { return Ok(None) };
@@ -101,15 +104,15 @@ impl Admin {
     }
 }
 
-/// The names of a filter as they are meant.
+/// The resolved names of a filter.
 pub(super) struct FilterNames {
     pub(super) function: Option<Vec<u8>>,
     pub(super) client: Option<Vec<u8>>,
     pub(super) waiting: Option<Vec<u8>>,
 }
 
-/// The name that a word means: what it is read as, else the word itself, whichever exists. Where neither does, a word may be the
-/// name of something new, if there is one way to read it: it has no escapes, or none but those that such a name must have.
+/// Resolves a word: to the unescaped name or else to the literal name, whichever exists. If neither exists,
+/// the word may be a new name if it is unambiguous: it has no escapes, or only those that the name requires.
 fn meant(word: &[u8], exists: impl Fn(&[u8]) -> bool, missing: ControlError) -> Result<Vec<u8>, Unclear> {
     let read = text::read_name(word);
     if read == word {
@@ -142,7 +145,7 @@ mod tests {
         assert_eq!(meant(typed, &existing(&[read])), Some(read.to_vec()));
         assert_eq!(meant(typed, &existing(&[typed, read])), None);
         assert_eq!(meant(typed, &existing(&[])), None);
-        // What is shown of a name that exists means it, whatever else exists.
+        // The escaped form of an existing name means that name, whatever else exists.
         let shown = text::escaped(typed);
         assert_eq!(meant(shown.as_bytes(), &existing(&[typed, read])), Some(typed.to_vec()));
         assert_eq!(meant(b"new", &existing(&[])), Some(b"new".to_vec()));

@@ -1,7 +1,8 @@
-//! What C++ gearmand cannot show, as text: tables with tabs between their cells, and pairs of a key and a value.
+//! Text responses that C++ gearmand does not have: tables with tab-separated cells, and key-value pairs.
 //!
-//! A table begins with a line `# ` and the names of its columns, by which it is to be read: there may be more of them one
-//! day, at the end. What is not known is `-`. Text is written by [`text::write_escaped`], handles as they are.
+//! A table begins with a line `# ` and the names of its columns. Readers must find columns by name: later
+//! versions may append more. Unknown values are `-`. Text is written by [`text::write_escaped`], handles as
+//! they are.
 
 mod workers;
 
@@ -23,9 +24,9 @@ use crate::protocol::text::{self, JobWords};
 
 pub(super) use self::workers::{OneWorker, WorkerLines};
 
-/// How much of a job's workload is shown, in bytes.
+/// How many bytes of a job's workload are shown.
 pub(super) const PREVIEW: usize = 1024;
-/// How many jobs are asked for in one step.
+/// How many jobs are read in one step.
 const PAGE: usize = 32;
 
 const FUNCTION_COLUMNS: &str = "name high normal low scheduled running workers asleep working paused max_running \
@@ -79,8 +80,8 @@ impl Table {
         Self::Jobs { filter, left: words.limit.unwrap_or(usize::MAX) }
     }
 
-    /// Appends more lines, until `out` has [`LISTING_PIECE`](super::LISTING_PIECE) bytes or others are to
-    /// have their turn. Returns whether that is all but for the line that ends every listing.
+    /// Appends more lines, until `out` has [`LISTING_PIECE`](super::LISTING_PIECE) bytes or the listing
+    /// should yield. Returns whether it is complete except for the line that ends every listing.
     pub(super) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
         match self {
             Self::Functions(functions) => {
@@ -91,7 +92,7 @@ impl Table {
                 piece.is_none()
             }
             Self::Workers(workers) => workers.go_on(look, now, out),
-            // One page a turn: where few of many are wanted, it takes long enough to make.
+            // One page a turn: if few of many jobs match, one page takes long enough.
             Self::Jobs { filter, left } => write_job_page(look, now, filter, left, out),
             Self::Rules(rules) => {
                 let piece = rules.next_piece();
@@ -122,7 +123,7 @@ fn write_job_page(look: &Look, now: Now, filter: &mut JobFilter, left: &mut usiz
         return false;
     }
     if let Some(next) = filter.after {
-        // The buffer takes everything.
+        // Writing to a `Vec` does not fail.
         let _ = writeln!(out, "# next {next}");
     }
     true
@@ -131,12 +132,12 @@ fn write_job_page(look: &Look, now: Now, filter: &mut JobFilter, left: &mut usiz
 /// A value in a table.
 enum Cell<'a> {
     Text(Cow<'a, [u8]>),
-    /// The same where a dash is a name.
+    /// A name, in which a lone dash is escaped.
     Name(Vec<u8>),
-    /// Text that is safe to write as it is.
+    /// Text that needs no escaping.
     Written(Vec<u8>),
     Count(u64),
-    /// Seconds, or a number a second.
+    /// Seconds, or a rate per second.
     Measure(f64),
     Unknown,
 }
@@ -179,7 +180,7 @@ impl<'a, T: Into<Cell<'a>>> From<Option<T>> for Cell<'a> {
 
 impl Cell<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        // The buffer takes everything.
+        // Writing to a `Vec` does not fail.
         let _ = match self {
             Self::Text(text) => {
                 text::write_escaped(text, out, b'\t');
@@ -202,22 +203,22 @@ fn text_cell(text: &str) -> Cell<'_> {
     text.into()
 }
 
-/// A handle, which has no blanks or control characters, and is typed as it is.
+/// A handle. It has no blanks or control characters, so it is written unescaped.
 fn handle_cell(handle: &str) -> Cell<'_> {
     Cell::Written(handle.as_bytes().to_vec())
 }
 
-/// A name that is the first in its line, where a dash can be nothing else.
+/// The name in the first column, where a dash can only be a name.
 fn first_name(id: &str) -> Cell<'_> {
     Cell::Text(function_name(id).into())
 }
 
-/// Bytes of which a view has the text, or what can be shown of it and the base64.
+/// The exact bytes of a text in a view, from its base64 if it has one.
 fn exact(text: &str, base64: Option<&str>) -> Vec<u8> {
     base64.and_then(|base64| STANDARD.decode(base64).ok()).unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
-/// The bytes of a function's name, which its name for people may lack.
+/// The exact bytes of a function's name, which the display name may lack.
 fn function_name(id: &str) -> Vec<u8> {
     percent_decode_str(id).collect()
 }

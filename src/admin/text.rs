@@ -1,6 +1,6 @@
-//! Answers to the administrative text commands.
+//! Responses to the administrative text commands.
 //!
-//! An answer that may be long, and one that takes several steps, is made in pieces between which others get their turn.
+//! A response that may be long or takes several steps is made in pieces. Other connections run between them.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
@@ -21,17 +21,17 @@ use crate::protocol::text::{self, AdminCommand, ControlCommand};
 use crate::stats::{FunctionGauges, StoreSpace, StoreState};
 use crate::store::commit::{COMMIT_WAIT, Commit};
 
-/// How much of a listing is made at a time, in bytes; the line that reaches it is the last. There are scripts that read an
-/// answer once, so what most servers have to say is one write.
+/// Size of a piece of a listing, in bytes; the line that reaches it is the last. Some scripts read a response
+/// with a single read, so the listings of most servers are a single write.
 pub const LISTING_PIECE: usize = 64 * 1024;
 /// How many functions are listed in one step.
 const FUNCTIONS: usize = 128;
 
-/// An answer that is under way: a listing, or what is to be done before there is one.
+/// A long response in progress: a listing, or an action whose result is reported.
 #[derive(Debug)]
 pub struct LongAnswer(Rest);
 
-/// What is still to be listed, or to be done.
+/// What is left to list or to do.
 #[derive(Debug)]
 enum Rest {
     Jobs {
@@ -39,7 +39,7 @@ enum Rest {
         uniques_only: bool,
     },
     Connections(ConnectionLines),
-    /// Those behind this one.
+    /// The functions after this one.
     Functions {
         after: Option<FunctionName>,
         by_priority: bool,
@@ -48,16 +48,16 @@ enum Rest {
     Server(Box<ServerSum>),
     Worker(OneWorker),
     Task(Task, Words),
-    /// What is done, and is told when it is committed.
+    /// The action is done; `done` is sent when it is committed.
     Commit {
         commit: Commit,
         done: Vec<u8>,
     },
-    /// One job, of which the store is asked something.
+    /// One job, part of which the store is asked for.
     Job(Box<JobLook>),
 }
 
-/// In which words a command that changes something is answered: those of C++ gearmand have their own.
+/// The wording of the response to a command that changes something: commands of C++ gearmand have their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Words {
     Control,
@@ -67,13 +67,13 @@ enum Words {
 }
 
 impl LongAnswer {
-    /// Whether it can only go on once all jobs are there.
+    /// Whether it can continue only after all jobs are restored.
     pub fn awaits_jobs(&self) -> bool {
         matches!(&self.0, Rest::Task(task, _) if task.awaits_jobs())
     }
 
-    /// Ready when it can be gone on with. Until then `waker` is woken when that is so; it need not be waited for longer than
-    /// [`patience`](Self::patience), with what is known by then.
+    /// Ready when the response can continue; until then `waker` is registered. The caller need not wait
+    /// longer than [`patience`](Self::patience); the response then continues with what is known.
     pub fn poll_ready(&mut self, waker: &Waker) -> Poll<()> {
         match &mut self.0 {
             Rest::Job(job) => job.poll(waker),
@@ -88,7 +88,7 @@ impl LongAnswer {
         }
     }
 
-    /// Whether the store was asked for something, and has not answered.
+    /// Whether it waits for an answer of the store.
     pub fn waits_for_store(&self) -> bool {
         match &self.0 {
             Rest::Job(job) => job.is_waiting(),
@@ -97,17 +97,17 @@ impl LongAnswer {
         }
     }
 
-    /// Whether going on takes time, so that it is to have a share of it together with other such answers.
+    /// Whether its next step uses server time, so that it shares the time with the other long responses.
     pub fn takes_time(&self) -> bool {
         !matches!(self.0, Rest::Job(_) | Rest::Commit { .. })
     }
 
-    /// How long the store is waited for.
+    /// How long to wait for the store.
     pub fn patience(&self) -> Duration {
         if matches!(self.0, Rest::Commit { .. }) { COMMIT_WAIT } else { STORE_WAIT }
     }
 
-    /// Whether so much has happened since this was asked last that it is worth to wait as long again.
+    /// Whether the store has made progress since the last call, so that it is worth waiting as long again.
     pub fn has_progressed(&mut self) -> bool {
         if let Rest::Commit { commit, .. } = &mut self.0 { commit.has_progressed() } else { false }
     }
@@ -117,13 +117,14 @@ impl Admin {
     /// Parses a line.
     ///
     /// # Errors
-    /// Where it is no command.
+    /// When it is not a valid command.
     pub fn parse<'a>(&self, line: &'a [u8]) -> Result<AdminCommand<'a>, text::AdminError<'a>> {
         AdminCommand::parse(line, self.process.max_words.load(Ordering::Relaxed))
     }
 
-    /// Appends the answer to a line, of which `parsed` came and which the address `peer` sent, to `out`; or
-    /// begins one that may be long, or that takes several steps, and that [`go_on`](Self::go_on) writes.
+    /// Appends the response to a line to `out`. `parsed` is the parsed line, `peer` the address that sent it.
+    /// A response that may be long or takes several steps is returned instead, for [`go_on`](Self::go_on) to
+    /// write.
     pub fn answer(
         &self,
         now: Now,
@@ -150,7 +151,7 @@ impl Admin {
         }
     }
 
-    /// Does what a command says, and answers it unless the answer may be long.
+    /// Runs a command and writes its response, unless the response may be long.
     fn run(&self, now: Now, command: AdminCommand<'_>, peer: &str, out: &mut Vec<u8>) -> Option<Rest> {
         match command {
             AdminCommand::Workers => return Some(Rest::Connections(ConnectionLines::default())),
@@ -209,7 +210,7 @@ impl Admin {
         None
     }
 
-    /// What a command wants, with its names as they are meant.
+    /// Resolves the names in a command.
     fn control(&self, command: &ControlCommand<'_>) -> Result<Control, Unclear> {
         let withhold = |workers: &_, function: Option<&[u8]>, how| {
             let function = function.map(|function| self.function(function)).transpose()?;
@@ -242,9 +243,9 @@ impl Admin {
         })
     }
 
-    /// Appends the next lines of a long answer, or does the next step towards it: what takes less than 0.2 ms
-    /// in an optimised build, and no more lines once `out` has [`LISTING_PIECE`] bytes. Returns whether the
-    /// answer is complete.
+    /// Appends the next lines of a long response, or does the next step towards it. A call takes less than
+    /// 0.2 ms in an optimised build, and adds no lines once `out` has [`LISTING_PIECE`] bytes. Returns
+    /// whether the response is complete.
     pub fn go_on(&self, now: Now, answer: &mut LongAnswer, out: &mut Vec<u8>) -> bool {
         let is_last = match &mut answer.0 {
             Rest::Jobs { place, uniques_only } => self.write_jobs(place, *uniques_only, out),
@@ -286,13 +287,14 @@ impl Admin {
         is_last
     }
 
-    /// Does the next step of what changes something. Once it is done, returns what its answer waits for;
-    /// `None` where that is complete.
+    /// Does the next step of a command that changes something. When it is done, returns what its response
+    /// waits for; `None` if the response is complete.
     fn go_on_with(&self, now: Now, task: &mut Task, words: Words, out: &mut Vec<u8>) -> ControlFlow<Option<Rest>> {
         let mut done = Vec::new();
         match self.step(now, task) {
             Ok(Step::Unfinished) => return ControlFlow::Continue(()),
-            // None: a setting was kept for what may come, or there was nothing to do. C++ gearmand's own commands say `OK` all the same.
+            // None: a setting was kept for later use, or there was nothing to do. C++ gearmand's own commands
+            // reply `OK` anyway.
             Ok(Step::Done { affected }) if task.tells_how_many() || words == Words::Control && affected == 0 => {
                 text::write_affected(affected as u64, &mut done);
             }
@@ -314,7 +316,7 @@ impl Admin {
         ControlFlow::Break(None)
     }
 
-    /// Lines of `show jobs` or `show unique jobs`. Returns whether they are the last.
+    /// Writes lines of `show jobs` or `show unique jobs`. Returns whether they are the last.
     fn write_jobs(&self, place: &mut usize, uniques_only: bool, out: &mut Vec<u8>) -> bool {
         let next = self.hub.list_jobs(*place, |job| {
             if uniques_only {
@@ -329,8 +331,8 @@ impl Admin {
         next.is_none()
     }
 
-    /// Lines of `status` or `prioritystatus`, of the functions behind this one. Returns whether they are the
-    /// last.
+    /// Writes lines of `status` or `prioritystatus`, for the functions after `after`. Returns whether they
+    /// are the last.
     fn write_functions(&self, after: &mut Option<FunctionName>, by_priority: bool, out: &mut Vec<u8>) -> bool {
         let page = self.hub.stats().functions.page(after.as_ref(), FUNCTIONS);
         let is_last = page.len() < FUNCTIONS;
@@ -338,8 +340,7 @@ impl Admin {
             if out.len() >= LISTING_PIECE {
                 return false;
             }
-            // Monitoring takes what stands here for functions that somebody uses: what settings alone have
-            // named does not.
+            // Monitoring treats functions listed here as in use: those known from settings only are left out.
             if gauges.settings_only.get() == 0 {
                 write_function(name.as_bytes(), &gauges, by_priority, out);
             }
@@ -349,12 +350,12 @@ impl Admin {
     }
 }
 
-/// Whoever sent a text command, for the log.
+/// The sender of a text command, for the log.
 fn actor(peer: &str) -> String {
     format!("{peer} (text command)")
 }
 
-/// Says why a word means nothing.
+/// Writes the error for a name that cannot be resolved.
 fn write_unclear(unclear: Unclear, out: &mut Vec<u8>) {
     match unclear {
         Unclear::Host(wanted) => text::AdminError::BadArgument(wanted).write(out),
@@ -401,7 +402,7 @@ fn write_not_stored(why: Option<StoreFailure>, out: &mut Vec<u8>) {
     write_error(NOT_STORED, &not_stored(why), out);
 }
 
-/// The answer to `show store`: a line for each key, with a tab before its value.
+/// The response to `show store`: a line for each key, with a tab before its value.
 fn write_store(hub: &Hub, out: &mut Vec<u8>) {
     let store = &hub.stats().store;
     let (location, durability) = store.about();

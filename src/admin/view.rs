@@ -1,8 +1,8 @@
-//! What is shown of the server: one definition for the HTTP interface, the text commands and the dashboard.
+//! What the server shows: one definition for the HTTP interface, the text commands and the dashboard.
 //!
-//! Times are milliseconds since 1970 (`_unix_ms`), durations are seconds (`_s`). What is not known is `None`. Names that
-//! are no UTF-8 are shown with replacement characters; the `id` of a function is its name percent-encoded, byte for byte, and
-//! other names stand a second time in base64 then.
+//! Times are milliseconds since 1970 (`_unix_ms`), durations are seconds (`_s`). Unknown values are `None`.
+//! Names that are not UTF-8 are shown with replacement characters. The `id` of a function is its name
+//! percent-encoded, byte for byte; other names have a second field in base64 then.
 
 use std::collections::BTreeMap;
 
@@ -15,80 +15,80 @@ use crate::stats::histogram::Durations;
 pub struct ServerView {
     /// The version, as the text command tells it.
     pub version: &'static str,
-    /// The process.
+    /// The process id.
     pub pid: u32,
-    /// When it started.
+    /// When the server started.
     pub started_unix_ms: u64,
-    /// How long ago that was.
+    /// Time since the start.
     pub uptime_s: f64,
-    /// Whether it takes no jobs any more, and ends after those that it has.
+    /// Whether the server rejects new jobs and ends after those it has.
     pub draining: bool,
-    /// Memory of the process that is in use, in bytes.
+    /// Resident memory of the process, in bytes.
     pub memory_bytes: Option<u64>,
-    /// What is held in memory for jobs and peers.
+    /// Memory held for jobs and peers.
     pub held: HeldView,
     /// Connections.
     pub connections: ConnectionsView,
-    /// Functions that are known.
+    /// Known functions.
     pub functions: u64,
-    /// Functions that were offered and not registered, since the start.
+    /// Functions that workers offered and the server did not register, since the start.
     pub functions_refused: u64,
     /// Workers by state.
     pub workers: WorkerStates,
-    /// Managed workers, as far as functions tell of them.
+    /// Managed workers, as their functions show them.
     pub fleet: FleetCounts,
     /// Jobs by state.
     pub jobs: JobCounts,
-    /// How long the first in the queues waits for a worker. Jobs that were given back or moved come last there.
+    /// How long the first queued job has waited for a worker. Requeued and moved jobs are last in the queue.
     pub oldest_queued_s: Option<f64>,
-    /// What happened since the start.
+    /// Totals since the start.
     pub totals: Totals,
-    /// What happens now.
+    /// Current rates.
     pub rates: Rates,
     /// How often the job server's lock was taken.
     pub lock_holds: u64,
-    /// How long it was waited for in all.
+    /// Total time spent waiting for that lock.
     pub lock_wait_s: f64,
     /// NOOP packets to sleeping workers.
     pub wakeups: u64,
-    /// Where background jobs are kept.
+    /// The store of background jobs.
     pub store: StoreView,
 }
 
 /// Counts of connections.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct ConnectionsView {
-    /// That are open.
+    /// Open now.
     pub open: u64,
-    /// That were accepted since the start.
+    /// Accepted since the start.
     pub accepted: u64,
-    /// That were refused because there were too many.
+    /// Refused because there were too many.
     pub refused: u64,
-    /// That were closed because their peer did not read.
+    /// Closed because their peer did not read.
     pub slow_readers: u64,
 }
 
-/// What is held in memory for jobs and peers, in bytes.
+/// Memory held for jobs and peers, in bytes.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct HeldView {
-    /// All of it.
+    /// The total.
     pub total_bytes: u64,
-    /// How much it may be.
+    /// The limit of the total.
     pub max_bytes: u64,
     /// Its parts, by name.
     pub parts_bytes: BTreeMap<&'static str, u64>,
-    /// Connections that were closed since the start because it was too much.
+    /// Connections closed since the start for lack of memory.
     pub connections_closed: u64,
-    /// Submissions that were refused because of it.
+    /// Submissions refused for lack of memory.
     pub submissions_refused: u64,
 }
 
-/// How many managed workers there are, and monitors of them.
+/// Counts of managed workers and of their monitors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FleetCounts {
     /// Managed workers that have an id.
     pub workers: u64,
-    /// Managed workers that wait for one.
+    /// Managed workers that wait for an id.
     pub unnamed_workers: u64,
     /// Fleets that have a monitor.
     pub monitors: u64,
@@ -101,15 +101,15 @@ pub struct WorkerStates {
     pub working: u64,
     /// Are awake without a job.
     pub waiting: u64,
-    /// Wait to be told of a job.
+    /// Wait for a wakeup.
     pub asleep: u64,
-    /// Were told of one, and have not asked for it yet.
+    /// Were woken, and have not asked for a job yet.
     pub woken: u64,
     /// Get no jobs.
     pub disabled: u64,
     /// Get no new jobs, and hold some.
     pub draining: u64,
-    /// Get no new jobs, and hold none any more.
+    /// Get no new jobs, and hold none.
     pub drained: u64,
 }
 
@@ -118,18 +118,18 @@ pub struct WorkerStates {
 pub struct JobCounts {
     /// Wait for a worker.
     pub queued: u64,
-    /// Are not due yet.
+    /// Wait until they are due.
     pub scheduled: u64,
-    /// Are with a worker.
+    /// Run on a worker.
     pub running: u64,
 }
 
-/// What happened since the start.
+/// Totals since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// New jobs.
     pub submitted: u64,
-    /// Submissions that joined a job that was there.
+    /// Submissions that joined an existing job.
     pub coalesced: u64,
     /// Jobs that ended with WORK_COMPLETE.
     pub done: u64,
@@ -137,74 +137,74 @@ pub struct Totals {
     pub failed: u64,
     /// Jobs that ended with WORK_EXCEPTION.
     pub excepted: u64,
-    /// Runs that took longer than they may.
+    /// Runs that exceeded their timeout.
     pub timed_out: u64,
-    /// Runs that came to nothing, after which the job went back: lost workers and those of `timed_out`.
+    /// Failed attempts after which the job was requeued: lost workers and the runs in `timed_out`.
     pub requeued: u64,
-    /// Jobs that were given up after too many of these.
+    /// Jobs that were dropped after too many failed attempts.
     pub dropped: u64,
     /// Jobs that the operator cancelled.
     pub cancelled: u64,
-    /// Jobs that ended because no client waited for them any more.
+    /// Jobs that ended because no client waited for them.
     pub abandoned: u64,
 }
 
-/// What happens now, a second.
+/// Current rates, per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Rates {
     /// New jobs.
     pub in_per_s: f64,
-    /// Jobs that ended, however.
+    /// Jobs that ended, with any result.
     pub out_per_s: f64,
-    /// Jobs that failed: WORK_FAIL, WORK_EXCEPTION or given up.
+    /// Jobs that failed: WORK_FAIL, WORK_EXCEPTION or dropped.
     pub failed_per_s: f64,
 }
 
-/// Durations that were measured.
+/// Statistics of measured durations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct DurationsView {
-    /// How many.
+    /// Number of measurements.
     pub count: u64,
     /// The mean.
     pub mean_s: Option<f64>,
-    /// Half of them were at most so long.
+    /// The median.
     pub p50_s: Option<f64>,
-    /// 90 of 100 were.
+    /// The 90th percentile.
     pub p90_s: Option<f64>,
-    /// 99 of 100 were.
+    /// The 99th percentile.
     pub p99_s: Option<f64>,
 }
 
-/// Where background jobs are kept.
+/// The store of background jobs.
 #[derive(Clone, Debug, Serialize)]
 pub struct StoreView {
     /// `memory`, `ok`, `restoring` or `failing`.
     pub state: &'static str,
-    /// Why it fails.
+    /// Why the store fails.
     pub error: Option<String>,
-    /// What it is; empty for memory.
+    /// Where the store is; empty for memory.
     pub location: String,
-    /// How durable jobs are in it.
+    /// How durable stored jobs are.
     pub durability: String,
-    /// Changes that wait for it.
+    /// Changes queued for the store.
     pub waiting: u64,
-    /// Removals that failed and will be tried again.
+    /// Failed removals that will be retried.
     pub owed: u64,
     /// Jobs that were stored.
     pub added: u64,
     /// Jobs that were removed.
     pub removed: u64,
-    /// Transactions.
+    /// Transactions committed.
     pub commits: u64,
-    /// Those of them that were on the disk when they were done.
+    /// Transactions that were on disk when they were done.
     pub syncs: u64,
     /// Failures.
     pub failures: u64,
-    /// How long a transaction took, in the mean.
+    /// Mean duration of a transaction.
     pub mean_commit_s: Option<f64>,
-    /// Bytes that are free on its disk, beside the reserve; none where it is on no local disk.
+    /// Free bytes on its disk, not counting the reserve; `None` if it is not on a local disk.
     pub free_bytes: Option<u64>,
-    /// Bytes that are kept on its disk for removing jobs; 0 while they are given up.
+    /// Bytes reserved on its disk for removing jobs; 0 while the reserve is released.
     pub reserve_bytes: Option<u64>,
     /// Bytes of its write-ahead log.
     pub wal_bytes: Option<u64>,
@@ -214,7 +214,7 @@ pub struct StoreView {
 }
 
 impl StoreView {
-    /// Whether there is none: background jobs are lost when the server ends.
+    /// Whether there is no store: background jobs are lost when the server ends.
     pub fn is_memory_only(&self) -> bool {
         self.state == "memory"
     }
@@ -234,42 +234,42 @@ pub struct QueuedView {
 /// A function.
 #[derive(Clone, Debug, Serialize)]
 pub struct FunctionView {
-    /// Its name for paths. Those that are no segment of a path, which are the empty one, `.` and `..`, stand there as `=`,
-    /// `=.` and `=..`.
+    /// Its name in URL paths. Names that cannot be a path segment, which are the empty one, `.` and `..`, are
+    /// written as `=`, `=.` and `=..`.
     pub id: String,
-    /// Its name for people.
+    /// Its name for display.
     pub name: String,
     /// Jobs that wait for a worker.
     pub queued: QueuedView,
-    /// Jobs that are not due yet.
+    /// Jobs that wait until they are due.
     pub scheduled: u64,
-    /// Jobs that are with workers.
+    /// Jobs that run on workers.
     pub running: u64,
-    /// Connections that can do it.
+    /// Connections that can do this function.
     pub workers: u64,
-    /// Those, by state.
+    /// The states of those workers.
     pub worker_states: WorkerStates,
-    /// Whether its jobs are withheld from all workers.
+    /// Whether the function is paused: no worker gets its jobs.
     pub paused: bool,
-    /// Whether settings alone have made it known: no worker, job or other command has named it.
+    /// Whether it is known from settings only: no worker, job or other command has named it.
     pub settings_only: bool,
     /// How many of its jobs may run at once; 0 for no limit.
     pub max_running: u64,
-    /// How many jobs it may have when one of high, normal and low priority comes; 0 for no limit.
+    /// Limits of its queue, checked when a job of high, normal and low priority is submitted; 0 for no limit.
     pub max_queue: [u64; 3],
-    /// How long the first in the queues waits for a worker. Jobs that were given back or moved come last there.
+    /// How long the first queued job has waited for a worker. Requeued and moved jobs are last in the queue.
     pub oldest_queued_s: Option<f64>,
-    /// What happened since the start.
+    /// Totals since the start.
     pub totals: Totals,
-    /// What happens now.
+    /// Current rates.
     pub rates: Rates,
-    /// How long jobs waited for a worker from the time when they were there and due.
+    /// How long jobs waited for a worker after they were submitted and due.
     pub wait: DurationsView,
-    /// How long workers took, failures included.
+    /// How long runs took, failures included.
     pub run: DurationsView,
 }
 
-/// What runs of a worker came to.
+/// Results of a worker's runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct WorkTotals {
     /// Ended with WORK_COMPLETE.
@@ -278,24 +278,24 @@ pub struct WorkTotals {
     pub failed: u64,
     /// Ended with WORK_EXCEPTION.
     pub excepted: u64,
-    /// Took longer than they may.
+    /// Exceeded their timeout.
     pub timed_out: u64,
-    /// Were taken away or lost, those that timed out among them.
+    /// Were revoked or lost, including those that timed out.
     pub requeued: u64,
 }
 
-/// A worker: a connection that can do functions, or could.
+/// A worker: a connection that can do functions, or could before.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorkerView {
-    /// Names the connection: `SLOT-GENERATION`.
+    /// The id of the connection: `SLOT-GENERATION`.
     pub id: String,
     /// The peer's address without its port.
     pub address: String,
-    /// The server's file descriptor, which `workers` shows.
+    /// The server's file descriptor, as in `workers`.
     pub file_descriptor: i32,
-    /// The id that it gave to itself.
+    /// The client id that it set.
     pub client_id: Option<String>,
-    /// The same in base64 where it is no UTF-8.
+    /// The client id in base64, if it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id_base64: Option<String>,
     /// The name in its TLS certificate.
@@ -306,49 +306,49 @@ pub struct WorkerView {
     pub heard_unix_ms: u64,
     /// `disabled`, `draining`, `drained`, `working`, `asleep`, `woken` or `waiting`.
     pub state: &'static str,
-    /// The functions that it can do, and those that it could before.
+    /// The functions that it can do, and those that it could do before.
     pub functions: Vec<WorkerFunctionView>,
     /// How many jobs it holds.
     pub running: u64,
-    /// The handle of the newest of them.
+    /// The handle of its newest job.
     pub job: Option<String>,
-    /// Since when it has that.
+    /// When that job's run began.
     pub since_unix_ms: Option<u64>,
-    /// What its runs came to.
+    /// Results of its runs.
     pub totals: WorkTotals,
-    /// How long they took.
+    /// How long its runs took.
     pub run: DurationsView,
-    /// The jobs that it holds; only where one worker is shown.
+    /// The jobs that it holds; only in the view of a single worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jobs: Option<Vec<JobView>>,
-    /// The rules that mean it, whatever they withhold; only where one worker is shown.
+    /// The rules that apply to it, for any function; only in the view of a single worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<RuleView>>,
 }
 
-/// A function as one worker does it.
+/// A function of one worker.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorkerFunctionView {
-    /// Its name for paths.
+    /// Its name in URL paths.
     pub id: String,
-    /// Its name for people.
+    /// Its name for display.
     pub name: String,
     /// Whether the worker can still do it.
     pub in_use: bool,
-    /// `disabled` or `draining` where its jobs are withheld from this worker.
+    /// `disabled` or `draining` if a rule withholds its jobs from this worker.
     pub withheld: Option<&'static str>,
-    /// What runs came to.
+    /// Results of the worker's runs of it.
     pub totals: WorkTotals,
-    /// How long they took.
+    /// How long those runs took.
     pub run: DurationsView,
 }
 
-/// How far a running job has come, by its worker's word.
+/// Progress of a running job, as its worker reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ProgressView {
-    /// So many parts are done.
+    /// Parts done.
     pub numerator: u64,
-    /// Of so many.
+    /// Parts in total.
     pub denominator: u64,
 }
 
@@ -359,12 +359,12 @@ pub struct JobView {
     pub handle: String,
     /// Its unique id; empty for none.
     pub unique: String,
-    /// The same in base64 where it is no UTF-8.
+    /// The unique id in base64, if it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique_base64: Option<String>,
-    /// Its function's name for paths.
+    /// Its function's name in URL paths.
     pub function_id: String,
-    /// Its function's name for people.
+    /// Its function's name for display.
     pub function: String,
     /// `high`, `normal` or `low`.
     pub priority: &'static str,
@@ -372,46 +372,48 @@ pub struct JobView {
     pub state: &'static str,
     /// When it was submitted.
     pub submitted_unix_ms: Option<u64>,
-    /// How long ago that was.
+    /// Time since it was submitted.
     pub age_s: Option<f64>,
-    /// When it may run; `None` for at once.
+    /// When it is due; `None` for at once.
     pub due_unix_s: Option<u64>,
-    /// How often a worker was lost with it.
+    /// How many workers were lost while they ran it.
     pub attempts: u16,
-    /// Whether it lives on without its client.
+    /// Whether it is a background job: it continues without its client.
     pub background: bool,
-    /// Whether a store has it.
+    /// Whether the store has it.
     pub stored: bool,
     /// The id of the worker that holds it.
     pub holder: Option<String>,
-    /// Since when.
+    /// When the run began.
     pub since_unix_ms: Option<u64>,
-    /// When it is taken away from that worker.
+    /// When the run times out and the job is revoked.
     pub deadline_unix_ms: Option<u64>,
-    /// How far it has come.
+    /// Progress of the run.
     pub progress: Option<ProgressView>,
-    /// How many submissions wait for its end.
+    /// How many submissions wait for its result.
     pub clients: u64,
-    /// The size of its workload; `None` where that is in the store alone, and was not asked for or could not be told in time.
+    /// The size of its workload; `None` if only the store has the workload and it was not asked or did not
+    /// answer in time.
     pub workload_bytes: Option<u64>,
-    /// Runs that came to nothing, oldest first, where one job is shown: the last eight, and none from before a restart.
+    /// Failed attempts, oldest first, only in the view of a single job: the last eight, none from before a
+    /// restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub earlier_runs: Option<Vec<EarlierRunView>>,
-    /// The beginning of the workload, where one job is shown and it is known.
+    /// The beginning of the workload, only in the view of a single job and if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preview: Option<PreviewView>,
 }
 
-/// A run of a job that came to nothing.
+/// A failed attempt to run a job.
 #[derive(Clone, Debug, Serialize)]
 pub struct EarlierRunView {
     /// When it began, in milliseconds since 1970.
     pub since_unix_ms: u64,
     /// When it ended.
     pub until_unix_ms: u64,
-    /// The id of the worker, which may be gone.
+    /// The id of the worker, which may have disconnected.
     pub holder: String,
-    /// The id that the worker gave to itself.
+    /// The client id of the worker.
     pub client_id: Option<String>,
     /// The worker's address.
     pub address: String,
@@ -422,7 +424,7 @@ pub struct EarlierRunView {
 /// The beginning of a workload.
 #[derive(Clone, Debug, Serialize)]
 pub struct PreviewView {
-    /// The text, or its bytes in base64 where they are no text.
+    /// The text, or its bytes in base64 if they are not text.
     pub content: String,
     /// `text` or `base64`.
     pub encoding: &'static str,
@@ -430,46 +432,46 @@ pub struct PreviewView {
     pub truncated: bool,
 }
 
-/// Numbers of the last hour, oldest first, one for each interval.
+/// History of the last hour, oldest first, one value for each interval.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct HistoryView {
     /// The length of an interval.
     pub interval_s: u64,
-    /// The end of the last one.
+    /// The end of the last interval.
     pub until_unix_ms: u64,
-    /// Jobs that waited for a worker at its end.
+    /// Jobs queued at the end of the interval.
     pub queued: Vec<u64>,
-    /// Jobs that ran at its end.
+    /// Jobs running at the end of the interval.
     pub running: Vec<u64>,
-    /// Jobs that came in it.
+    /// Jobs submitted in the interval.
     pub submitted: Vec<u64>,
-    /// Jobs that ended in it.
+    /// Jobs that ended in the interval.
     pub ended: Vec<u64>,
-    /// Jobs that failed in it.
+    /// Jobs that failed in the interval.
     pub failed: Vec<u64>,
-    /// How long jobs waited, 50 of 100, in seconds.
+    /// How long jobs waited, median, in seconds.
     pub wait_p50_s: Vec<Option<f64>>,
-    /// 99 of 100.
+    /// How long jobs waited, 99th percentile, in seconds.
     pub wait_p99_s: Vec<Option<f64>>,
-    /// How long workers took, 50 of 100.
+    /// How long runs took, median, in seconds.
     pub run_p50_s: Vec<Option<f64>>,
-    /// 99 of 100.
+    /// How long runs took, 99th percentile, in seconds.
     pub run_p99_s: Vec<Option<f64>>,
 }
 
-/// A rule by which workers get no jobs.
+/// A worker rule: it withholds jobs from workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleView {
-    /// `connection:ID`, `client:ID` or `host:ADDRESS`, for people.
+    /// `connection:ID`, `client:ID` or `host:ADDRESS`, for display.
     pub who: String,
-    /// The same with what follows the colon as it stands in addresses.
+    /// The same, with the part after the colon encoded for URLs.
     pub who_id: String,
-    /// The name for people of the function that it concerns; `None` for all.
+    /// The display name of the function it applies to; `None` for all functions.
     pub function: Option<String>,
-    /// That function's name for paths.
+    /// That function's name in URL paths.
     pub function_id: Option<String>,
     /// `disabled` or `draining`.
     pub how: &'static str,
-    /// How many workers it means now; 0 for one that is kept for what may come.
+    /// How many workers it matches now; 0 for a rule that is kept for later ones.
     pub workers: u64,
 }

@@ -1,4 +1,4 @@
-//! Addresses to listen on, and ports by number or name.
+//! Addresses to listen on, and ports by number or service name.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -8,20 +8,20 @@ use std::str::FromStr;
 /// The longest path of a UNIX socket in bytes: `sun_path` has 108 with the final NUL.
 const LONGEST_SOCKET_PATH: usize = 107;
 
-/// Where the names of ports are looked up.
+/// The file with the names of ports.
 const SERVICES: &str = "/etc/services";
 
 /// An address to listen on, complete with its port. Port 0 lets the kernel choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// All addresses of this machine, IPv4 and, where the kernel has it, IPv6.
+    /// All addresses of this machine, IPv4 and, if the kernel supports it, IPv6.
     All {
         /// The TCP port.
         port: u16,
     },
-    /// One address.
+    /// A single address.
     Ip(SocketAddr),
-    /// A host name, or an address with a zone such as `fe80::1%eth0`; it is looked up when the server binds.
+    /// A host name, or an address with a zone such as `fe80::1%eth0`; it is resolved when the server binds.
     Host {
         /// The name.
         name: String,
@@ -45,7 +45,7 @@ impl fmt::Display for ListenAddress {
 }
 
 impl ListenAddress {
-    /// The same host with another port; `None` for what has no ports.
+    /// The same host with another port; `None` for a UNIX socket.
     pub(super) fn with_port(&self, port: u16) -> Option<Self> {
         match self {
             Self::All { .. } => Some(Self::All { port }),
@@ -56,7 +56,7 @@ impl ListenAddress {
     }
 }
 
-/// A value of `--listen`: an address whose port may be left to `--port`.
+/// A value of `--listen`: an address with an optional port, which defaults to `--port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ListenArgument {
     All { port: Option<u16> },
@@ -66,7 +66,7 @@ pub(super) enum ListenArgument {
 }
 
 impl ListenArgument {
-    /// Completes the address with the port of `--port`.
+    /// Completes the address with the value of `--port`.
     pub(super) fn with_port(&self, default: u16) -> ListenAddress {
         match self {
             Self::All { port } => ListenAddress::All { port: port.unwrap_or(default) },
@@ -116,8 +116,8 @@ impl FromStr for ListenArgument {
     }
 }
 
-/// Whether the system would read an address out of a number, such as 0.0.96.161 out of 24737 or 10.0.0.1 out of 10.1. No host
-/// has a name that ends like this.
+/// Whether the system would parse a number as an address, such as 24737 as 0.0.96.161 or 10.1 as 10.0.0.1. No
+/// host name ends like this.
 pub fn is_number(host: &str) -> bool {
     let last = host.rsplit('.').find(|part| !part.is_empty()).unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
@@ -125,7 +125,7 @@ pub fn is_number(host: &str) -> bool {
     is_decimal || hexadecimal.is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
-/// What to write instead of a number where an address is to stand.
+/// The error for a number in place of an address.
 fn number_for_address(host: &str, port: Option<u16>) -> String {
     match host.parse::<u16>().ok().filter(|_| port.is_none()) {
         Some(port) => format!(
@@ -138,7 +138,7 @@ fn number_for_address(host: &str, port: Option<u16>) -> String {
     }
 }
 
-/// Cuts `host:port`, `[v6]:port`, `[v6]`, a bare IPv6 address or a name into host and port.
+/// Splits `host:port`, `[v6]:port`, `[v6]`, a bare IPv6 address or a name into host and port.
 fn split_port(text: &str) -> Result<(&str, Option<&str>), String> {
     if let Some(rest) = text.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or("the closing ] is missing")?;

@@ -1,9 +1,9 @@
 //! The options of the server, declared once for the command line.
 //!
-//! The environment and the configuration file go through the same declarations: their keys are the long names below
-//! and their values are parsed by the parsers below. What an option does stands here, and nowhere else.
+//! The environment and the configuration file use the same declarations: their keys are the long names below,
+//! and their values are parsed by the parsers below. This is the only description of what an option does.
 //!
-//! The groups of options are at the same time parts of [`Config`](super::Config), so a new setting is one field.
+//! The groups of options are also parts of [`Config`](super::Config), so a new setting is one field.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,7 +56,8 @@ pub fn command() -> Command {
 
 /// The names of settings that a reload (HUP) applies; all others need a restart.
 ///
-/// What concerns one connection holds for connections accepted after the reload, limits on totals hold at once.
+/// Settings of a single connection apply to connections accepted after the reload; limits on totals apply at
+/// once.
 pub const RELOADABLE: &[&str] = &[
     "keepalive-idle",
     "keepalive-interval",
@@ -91,7 +92,7 @@ pub const RELOADABLE: &[&str] = &[
     "drain-timeout",
 ];
 
-/// Settings that make no sense in a configuration file: they say which file, and what to do with it.
+/// Settings that are invalid in a configuration file: they select the file, and what to do with it.
 pub(super) const NOT_IN_A_FILE: &[&str] = &["config-file", "check"];
 
 /// Where the settings come from.
@@ -210,11 +211,12 @@ pub struct Process {
     pub admin_read_only: bool,
 }
 
-/// The fewest files that the server asks for: with fewer it could not open its own.
+/// The minimum limit of open files that the server requests: with a lower one it could not open its own
+/// files.
 pub(super) const LEAST_FILES: usize = 32;
 
 impl Process {
-    /// How many files may be open, where that is set.
+    /// The limit of open files, if it is set.
     pub fn open_files(&self) -> Option<u64> {
         let files = self.file_descriptors.filter(|files| *files > 0)?.max(LEAST_FILES);
         u64::try_from(files).ok()

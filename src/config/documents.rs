@@ -1,4 +1,4 @@
-//! The command line as manual pages and completions show it.
+//! Manual pages and shell completions of the command line.
 
 use std::io;
 
@@ -12,13 +12,13 @@ use super::queue::KINDS;
 /// The section of all manual pages.
 const SECTION: &str = "8";
 
-/// A command line without options that do nothing here, and with the values that the others take: what the parsers of values
-/// know only by themselves.
+/// The command line without options that have no effect here, and with the possible values of the others,
+/// which otherwise only their parsers know.
 fn documented(command: Command) -> Command {
     command.mut_args(document).mut_subcommands(documented)
 }
 
-/// The same for completions, which know no hidden options: those that do nothing here are left out.
+/// The same for completions. They have no hidden options, so options without effect are left out.
 pub fn completed(command: Command) -> Command {
     let command = documented(command);
     let options = command.get_arguments().filter(|option| !option.is_hide_set()).cloned();
@@ -62,11 +62,11 @@ fn document(option: Arg) -> Arg {
     option.value_hint(hint)
 }
 
-/// A manual page: what it is called, without the section, and its text for man(1).
+/// A manual page: its name without the section, and its text for man(1).
 pub struct Page {
     /// `gearmand`, or with hyphens `gearmand-admin-status`.
     pub name: String,
-    /// In roff.
+    /// The text in roff.
     pub text: Vec<u8>,
 }
 
@@ -80,7 +80,7 @@ impl Page {
 /// The manual pages of the program, of its tools and of their actions.
 ///
 /// # Errors
-/// Of whoever writes them.
+/// When writing fails.
 pub fn pages(command: Command) -> io::Result<Vec<Page>> {
     let mut command = documented(command).disable_help_subcommand(true);
     command.build();

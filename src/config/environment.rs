@@ -8,14 +8,14 @@ use super::settings::{Entry, Findings, Settings};
 
 const PREFIX: &str = "GEARMAND_";
 
-/// The names by which gearmand takes the files of TLS from the environment.
+/// Variables with which gearmand sets the TLS files.
 const OTHER_NAMES: [(&str, &str); 3] =
     [("CA_CERTIFICATE", "ssl-ca-file"), ("SERVER_PEM", "ssl-certificate"), ("SERVER_KEY", "ssl-key")];
 
 /// Reads all variables that start with `GEARMAND_`.
 ///
-/// An empty variable sets nothing. A list is separated by commas or white space. What Kubernetes injects into the
-/// containers beside a service of the name gearmand is left alone.
+/// An empty variable sets nothing. List values are separated by commas or white space. Variables that
+/// Kubernetes injects for a service named gearmand are ignored.
 pub(super) fn read(variables: &[(OsString, OsString)], settings: &Settings, findings: &mut Findings) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut injected = Vec::new();
@@ -85,13 +85,14 @@ fn take(
     }
 }
 
-/// The variable that sets the setting of this long name.
+/// The name of the variable for this setting.
 fn variable_name(long: &str) -> String {
     format!("{PREFIX}{}", long.replace('-', "_").to_ascii_uppercase())
 }
 
-/// Tells the variables that Kubernetes and Docker links write for services whose name starts with `gearmand`:
-/// `..._SERVICE_HOST`, `..._SERVICE_PORT[_NAME]`, `..._PORT_4730_TCP[_PROTO|_PORT|_ADDR]` and `..._PORT=tcp://...`.
+/// Recognizes variables that Kubernetes and Docker links inject for services whose name starts with
+/// `gearmand`: `..._SERVICE_HOST`, `..._SERVICE_PORT[_NAME]`, `..._PORT_4730_TCP[_PROTO|_PORT|_ADDR]` and
+/// `..._PORT=tcp://...`.
 fn is_injected(name: &str, value: &OsStr) -> bool {
     let words: Vec<&str> = name.split('_').collect();
     let service = words.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]));

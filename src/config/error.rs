@@ -1,13 +1,13 @@
-//! Where a setting came from, and what can be wrong with it.
+//! Origins of settings, and configuration errors.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where the value of a setting came from.
+/// The origin of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// Not set.
     Default,
     /// A line of a configuration file.
     File {
@@ -36,27 +36,27 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What is wrong with the configuration. Each message says what, where, and what to do.
+/// A configuration error. Each message says what is wrong, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A value that the setting cannot take.
+    /// An invalid value.
     #[error("{origin}: {name} cannot be `{value}`: {reason}")]
     BadValue {
         /// Long name of the setting.
         name: String,
         /// The value as it was written.
         value: String,
-        /// Why not, and what would do.
+        /// Why it is invalid, and what is valid.
         reason: String,
-        /// Where it was written.
+        /// Its origin.
         origin: Origin,
     },
-    /// A setting that needs a value stands without one.
+    /// A setting that needs a value has none.
     #[error("{origin}: {name} needs a value; write --{name}=VALUE")]
     MissingValue {
         /// Long name of the setting.
         name: String,
-        /// Where it was written.
+        /// Its origin.
         origin: Origin,
     },
     /// No setting has this name.
@@ -64,19 +64,19 @@ pub enum ConfigError {
     Unknown {
         /// The name as it was written.
         name: String,
-        /// The known name most like it, where one is like it.
+        /// The most similar known name, if there is one.
         nearest: Option<String>,
-        /// Where it was written.
+        /// Its origin.
         origin: Origin,
     },
-    /// An abbreviation that fits several settings.
+    /// An ambiguous abbreviation.
     #[error("{origin}: `{name}` could be any of {candidates}; write the whole name")]
     Ambiguous {
         /// The name as it was written.
         name: String,
-        /// The settings it fits.
+        /// The settings that it matches.
         candidates: String,
-        /// Where it was written.
+        /// Its origin.
         origin: Origin,
     },
     /// A word in a file of gearmand's own format that does not start with a dash.
@@ -86,67 +86,67 @@ pub enum ConfigError {
         piece: String,
         /// What was probably meant.
         instead: String,
-        /// Where it was written.
+        /// Its origin.
         origin: Origin,
     },
-    /// A file sets the same thing twice.
+    /// A file sets the same setting twice.
     #[error("{origin}: {name} is set a second time, first in line {first_line}; remove one of the two")]
     SetTwice {
         /// Long name of the setting.
         name: String,
         /// The line of the first one.
         first_line: usize,
-        /// Where the second one was written.
+        /// The origin of the second one.
         origin: Origin,
     },
-    /// A setting that only the command line can give.
+    /// A setting that is valid on the command line only.
     #[error("{origin}: {name} has no meaning in a configuration file; give --{name} on the command line")]
     NotInAFile {
         /// Long name of the setting.
         name: String,
-        /// Where it was written.
+        /// Its origin.
         origin: Origin,
     },
-    /// A file that cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the configuration file {}: {reason}; correct --config-file or the file's permissions", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system error.
         reason: String,
     },
-    /// A file that is not well-formed.
+    /// The file is not well-formed.
     #[error("{origin}: {reason}")]
     Malformed {
         /// What is wrong.
         reason: String,
-        /// Where.
+        /// The origin.
         origin: Origin,
     },
-    /// A part that this build does not have was chosen.
+    /// A feature that this build does not have was selected.
     #[error("{origin}: --{name}{} cannot be had: {reason}", after_space(value))]
     Unavailable {
         /// Long name of the setting.
         name: String,
         /// The value, empty for a switch.
         value: String,
-        /// Why not, and what to do.
+        /// Why it is unavailable, and what to do.
         reason: String,
-        /// Where it was chosen.
+        /// Its origin.
         origin: Origin,
     },
-    /// Two settings contradict each other.
+    /// Two settings conflict.
     #[error("{origin}: {reason}")]
     Contradiction {
         /// Which ones, and what to do.
         reason: String,
-        /// Where the one that should change was set.
+        /// The origin of the one that should change.
         origin: Origin,
     },
-    /// The settings were each in order but the command line parser refuses them together.
+    /// Each setting is valid, but the command line parser rejects the combination.
     #[error("the settings cannot be combined: {reason}")]
     Combination {
-        /// What the parser said.
+        /// The message of the parser.
         reason: String,
     },
 }
@@ -159,12 +159,12 @@ pub(super) fn nearest_name(nearest: Option<&str>) -> String {
     )
 }
 
-/// The value of an option behind its name.
+/// The value of an option, to append to its name.
 fn after_space(value: &str) -> String {
     if value.is_empty() { String::new() } else { format!(" {value}") }
 }
 
-/// Everything that is wrong with the configuration, one message a line.
+/// All configuration errors, one message per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<ConfigError>);
 

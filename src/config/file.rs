@@ -1,8 +1,9 @@
 //! Settings from a configuration file, in one of two formats.
 //!
-//! gearmand's own format holds options as on the command line, `--port=4731`, cut at white space without any quoting; `#`
-//! at the start of a piece begins a comment. TOML holds `port = 4731`, with the long names of the options as keys; a
-//! table is the first part of a name, so that `idle` in `[keepalive]` is `keepalive-idle`.
+//! gearmand's own format holds options as on the command line, `--port=4731`, split at white space without
+//! any quoting; `#` at the start of a piece begins a comment. TOML holds `port = 4731`, with the long names
+//! of the options as keys; a table is the first part of a name, so that `idle` in `[keepalive]` is
+//! `keepalive-idle`.
 
 pub(super) mod mistakes;
 
@@ -21,7 +22,7 @@ use super::error::{ConfigError, Origin};
 use super::promptly::read_promptly;
 use super::settings::{Entry, Findings, Setting, Settings};
 
-/// Reads a file; what is wrong in it goes to the findings.
+/// Reads a file. Errors are added to the findings.
 pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) -> Vec<Entry> {
     let bytes = match read_promptly(path, u64::MAX) {
         Ok(bytes) => bytes,
@@ -34,7 +35,7 @@ pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) ->
     let mut reader = Reader { path: path.into(), settings, findings, entries: Vec::new(), lines: HashMap::new() };
     match String::from_utf8(bytes) {
         Ok(text) => {
-            // Some editors begin a file of UTF-8 with this mark.
+            // Some editors write a byte order mark at the beginning of UTF-8 files.
             let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             if is_toml(path, text) { reader.toml(text) } else { reader.options(text) }
         }
@@ -49,7 +50,7 @@ pub(super) fn read(path: &Path, settings: &Settings, findings: &mut Findings) ->
     reader.entries
 }
 
-/// Tells the format: by the extension, else by the first line that is not empty or a comment.
+/// Detects the format: by the extension, else by the first line that is not empty or a comment.
 fn is_toml(path: &Path, text: &str) -> bool {
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
         return true;
@@ -61,7 +62,7 @@ fn is_toml(path: &Path, text: &str) -> bool {
     first.starts_with('[') || first.split_once(" =").is_some_and(|(key, _)| is_key(key.trim_end()))
 }
 
-/// Whether this could be a key of TOML rather than an option.
+/// Whether this is likely a key of TOML and not an option.
 fn is_key(text: &str) -> bool {
     let key_letter = |letter: char| letter.is_ascii_alphanumeric() || "-_.\"'".contains(letter);
     !text.is_empty() && !text.starts_with('-') && text.chars().all(key_letter)
@@ -92,7 +93,7 @@ impl<'a> Reader<'a> {
         self.findings.errors.push(ConfigError::Unknown { name, nearest, origin });
     }
 
-    /// Notes that a setting occurs; answers whether its value may be taken.
+    /// Records that a setting occurs. Returns whether its value may be used.
     fn begin(&mut self, setting: Setting<'_>, line: usize) -> bool {
         let (name, origin) = (setting.name.to_owned(), self.origin(line));
         if NOT_IN_A_FILE.contains(&setting.name) {
@@ -163,7 +164,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes a value, behind which nothing but another option may stand.
+    /// Uses a value. Only another option may follow it.
     fn value(&mut self, setting: Setting<'_>, value: Option<&str>, line: usize, pieces: &mut Pieces<'_>) {
         let is_word = |piece: &str| !piece.starts_with('-') && mistakes::typographic_dash(piece).is_none();
         let next = pieces.peek().copied().filter(|(next, piece)| *next == line && is_word(piece));
@@ -184,7 +185,7 @@ impl<'a> Reader<'a> {
         self.option(setting, value, line);
     }
 
-    /// Finds the setting of a long name, which gearmand allows to be shortened in its file.
+    /// Finds the setting of a long name. gearmand allows abbreviations in its file.
     fn long(&mut self, line: usize, name: &str) -> Option<Setting<'a>> {
         let settings = self.settings;
         if let Some(setting) = settings.find(name) {
@@ -208,7 +209,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Reads the letters behind one dash; answers the setting whose value is the next piece.
+    /// Parses the letters after a single dash. Returns the setting whose value is the next piece.
     fn letters(&mut self, line: usize, letters: &str) -> Option<Setting<'a>> {
         let settings = self.settings;
         let mut rest = letters.chars();
@@ -217,7 +218,8 @@ impl<'a> Reader<'a> {
         }
         while let Some(letter) = rest.next() {
             let Some(setting) = settings.find_letter(letter) else {
-                // One hyphen before a long name is a slip: what may be a secret behind it is not shown.
+                // A long name after a single hyphen is a mistake: its value may be a secret, and is not
+                // shown.
                 let name = letters.split_once('=').map_or(letters, |(name, _)| name);
                 self.unknown(line, &format!("-{name}"));
                 return None;
@@ -281,7 +283,7 @@ impl<'a> Reader<'a> {
 
     fn table(&mut self, text: &str, prefix: &str, table: &DeTable<'_>) {
         let settings = self.settings;
-        // The map is in the order of the keys; messages follow the file.
+        // The map is in the order of the keys; messages are in the order of the file.
         let mut items: Vec<_> = table.iter().collect();
         items.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in items {
@@ -322,17 +324,17 @@ impl<'a> Reader<'a> {
 
 type Pieces<'text> = Peekable<vec::IntoIter<(usize, &'text str)>>;
 
-/// Leaves out what else stands in a line.
+/// Skips the rest of a line.
 fn skip_line(pieces: &mut Pieces<'_>, line: usize) {
     while pieces.next_if(|(next, _)| *next == line).is_some() {}
 }
 
-/// Leaves out what stands before the next option of a line.
+/// Skips everything before the next option of a line.
 fn skip_value(pieces: &mut Pieces<'_>, line: usize) {
     while pieces.next_if(|(next, piece)| *next == line && !piece.starts_with('-')).is_some() {}
 }
 
-/// Cuts a text at white space, without its comments; each piece comes with its line, counted from 1.
+/// Splits a text at white space, without its comments; each piece comes with its line, counted from 1.
 fn pieces(text: &str) -> Vec<(usize, &str)> {
     let lines = (1..).zip(text.lines());
     let pieces = lines.flat_map(|(number, line)| {
@@ -342,7 +344,7 @@ fn pieces(text: &str) -> Vec<(usize, &str)> {
     pieces.collect()
 }
 
-/// The line, from 1, in which this byte of the text stands.
+/// The number of the line, from 1, that contains this byte of the text.
 fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

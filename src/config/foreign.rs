@@ -1,19 +1,19 @@
-//! Options of gearmand for parts that this build does not have, and for parts that are gone for good.
+//! Options of gearmand for features that this build does not have, and for features that no longer exist.
 //!
-//! All of them parse, so that an existing command line is understood. Choosing an absent part is an error: a server
-//! that quietly spoke in the clear would be worse than one that does not start.
-//! An option without effect is a warning that says what to do.
+//! All of them are parsed, so that an existing command line is accepted. Selecting a missing feature is an
+//! error: a server that silently does not encrypt would be worse than one that does not start. An option
+//! without effect is a warning that says what to do.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-/// What this build makes of an option.
+/// How this build supports an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It works.
+    /// It has an effect.
     Live,
-    /// It belongs to this part, which this build does not have.
+    /// It belongs to this feature, which this build does not have.
     Unbuilt(&'static str),
-    /// It has no effect any more, for the reason given, which also says what to do instead.
+    /// It no longer has an effect, for the given reason, which also says what to do instead.
     Retired(&'static str),
 }
 
@@ -31,7 +31,7 @@ const STORED_AS_THEY_COME: Standing =
     Standing::Retired("jobs are stored as they come, and none is left for the end; remove the option");
 const QUEUE_GONE: Standing = Standing::Retired("this queue is gone and no job is kept by it; remove the option");
 
-/// The options with a value: long name and standing.
+/// Options with a value: long name and support.
 const VALUES: &[(&str, Standing)] = &[
     ("ssl-ca-file", TLS),
     ("ssl-certificate", TLS),
@@ -50,7 +50,7 @@ const VALUES: &[(&str, Standing)] = &[
     ("libdrizzle-table", QUEUE_GONE),
 ];
 
-/// The switches: long name and standing.
+/// Switches: long name and support.
 const SWITCHES: &[(&str, Standing)] = &[
     ("ssl", TLS),
     ("store-queue-on-shutdown", STORED_AS_THEY_COME),
@@ -60,13 +60,13 @@ const SWITCHES: &[(&str, Standing)] = &[
     ("libdrizzle-mysql", QUEUE_GONE),
 ];
 
-/// What this build makes of the option with this long name.
+/// How this build supports the option with this long name.
 pub(super) fn standing(name: &str) -> Standing {
     let found = VALUES.iter().chain(SWITCHES).find(|(known, _)| *known == name);
     found.map_or(Standing::Live, |(_, standing)| *standing)
 }
 
-/// All options of absent parts. None of their values is kept here: choosing a part is judged by name.
+/// All options of missing features. Their values are not kept: a selection is checked by name.
 #[derive(Clone, Debug)]
 pub(super) struct ForeignArgs;
 
@@ -97,7 +97,7 @@ impl Args for ForeignArgs {
     }
 }
 
-/// Declares an option; the short help leaves it out.
+/// Declares an option; the short help omits it.
 fn option(name: &'static str, standing: Standing) -> Arg {
     let (heading, help) = match standing {
         Standing::Live => ("Options", String::new()),
@@ -108,6 +108,6 @@ fn option(name: &'static str, standing: Standing) -> Arg {
     if name == "round-robin" { option.short('R') } else { option }
 }
 
-/// Why `--ssl` cannot be had.
+/// Why `--ssl` is refused.
 pub(super) const REFUSE_TLS: &str = "this build does not speak TLS and will not listen in the clear where TLS was asked for; \
                                      remove the option and put a TLS proxy such as stunnel in front";

@@ -1,4 +1,4 @@
-//! The HTTP interface: its options and what they come to.
+//! The HTTP interface: its options, and the settings that result from them.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,8 +9,8 @@ use super::address::{ListenAddress, ListenArgument};
 use super::queue::Secret;
 use super::value;
 
-/// The port where `--http-listen` names none: near 4730, assigned to nobody, and none that a second or tenth Gearman server of
-/// the machine is customarily given (4731, 4732 and on).
+/// The port of `--http-listen` without one: near 4730, unassigned, and not one that further Gearman servers
+/// on the machine usually get (4731, 4732 and on).
 const DEFAULT_PORT: u16 = 4780;
 
 /// Where HTTP is served, and who may do what there.
@@ -65,9 +65,9 @@ pub(super) struct HttpArgs {
 /// A value of `--http-listen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HttpListen {
-    /// Nowhere.
+    /// No HTTP.
     Off,
-    /// At this address, which is no UNIX socket.
+    /// This address, which is not a UNIX socket.
     At(ListenArgument),
 }
 
@@ -90,19 +90,19 @@ impl FromStr for HttpListen {
     }
 }
 
-/// The functions whose metrics are written.
+/// The functions for which metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricsFunctions {
-    /// No function; the server as a whole alone.
+    /// No function; only the metrics of the server as a whole.
     None,
-    /// So many functions at most: those with the most jobs since the start of the server.
+    /// At most this many functions: those with the most jobs since the start of the server.
     Top(usize),
     /// Every function.
     All,
 }
 
 impl MetricsFunctions {
-    /// How many functions at most; `None` for all.
+    /// Maximum number of functions; `None` for all.
     pub fn most(self) -> Option<usize> {
         match self {
             Self::None => Some(0),
@@ -132,24 +132,24 @@ impl FromStr for MetricsFunctions {
 /// The HTTP interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
-    /// Where it is; `None` for nowhere. It is no UNIX socket.
+    /// The address to listen on; `None` for no HTTP. It is not a UNIX socket.
     pub listen: Option<ListenAddress>,
-    /// What requests that change something must bring.
+    /// The token that requests need to change something.
     pub token: Option<Secret>,
-    /// A file that holds a token, which is as good as the other.
+    /// A file with a second valid token.
     pub token_file: Option<PathBuf>,
-    /// Whether nothing can be changed.
+    /// Whether all changes are refused.
     pub read_only: bool,
-    /// Connections at one time.
+    /// Maximum number of open connections.
     pub max_connections: usize,
-    /// The functions whose metrics are written.
+    /// The functions for which metrics are written.
     pub metrics_functions: MetricsFunctions,
     /// Names of this server, in lower case.
     pub hosts: Vec<String>,
 }
 
 impl HttpArgs {
-    /// What the options come to.
+    /// The settings that result from the options.
     pub(super) fn choice(self) -> Http {
         let listen = match self.http_listen {
             HttpListen::Off => None,

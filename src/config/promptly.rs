@@ -1,5 +1,5 @@
-//! Reading a small file that may be no file: a FIFO whose writer does not come must not hold up a server that reads its
-//! settings anew.
+//! Reading a small file with a timeout: if the path is a FIFO without a writer, a reload of the settings must
+//! not block the server.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use nix::libc::O_NONBLOCK;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long the writer of a pipe may take in all.
+/// How long the writer of a pipe may take in total.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How long one wait for it is, in milliseconds.
+/// How long one poll waits for it, in milliseconds.
 const LOOK_MS: u16 = 100;
 
 /// Reads a file, a FIFO or a pipe to its end, or until there are more than `max` bytes.
 ///
 /// # Errors
-/// What the system says; and where the writer of a pipe takes longer than five seconds, or there is none.
+/// The system error; also when the writer of a pipe takes longer than five seconds, or there is none.
 pub fn read_promptly(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     let is_file = file.metadata()?.is_file();

@@ -1,7 +1,7 @@
-//! Where queued jobs are kept, and how safely: the options and what they come to.
+//! The queue of jobs and its durability: the options, and the settings that result from them.
 //!
-//! Here a queue is only named. What a name means, such as which file the default one is, is the business of whoever opens
-//! it.
+//! This module only names a queue. The code that opens it resolves the name, for example to the path of the
+//! default file.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use super::value;
 use crate::protocol::FunctionName;
 use crate::protocol::names::FUNCTION_MAX;
 
-/// Within this time jobs of the level `interval` are on the disk, where no other is given.
+/// The default for the time within which jobs of the level `interval` are on disk.
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The kinds of queues that there are: gearmand's name, and whether this build has it.
+/// The kinds of queues: gearmand's name, and whether this build has it.
 pub(super) const KINDS: [(&str, bool); 5] = [
     ("builtin", true),
     ("libsqlite3", cfg!(feature = "sqlite")),
@@ -26,7 +26,7 @@ pub(super) const KINDS: [(&str, bool); 5] = [
     ("redis", cfg!(feature = "redis")),
 ];
 
-/// What people call the kinds of queues.
+/// Common other names of the kinds of queues.
 const OTHER_NAMES: [(&str, &str); 8] = [
     ("sqlite", "libsqlite3"),
     ("sqlite3", "libsqlite3"),
@@ -38,10 +38,10 @@ const OTHER_NAMES: [(&str, &str); 8] = [
     ("memory", "builtin"),
 ];
 
-/// The kinds of gearmand's queues that are gone.
+/// Kinds of gearmand's queues that no longer exist.
 const GONE: [&str; 3] = ["libmemcached", "libtokyocabinet", "libdrizzle"];
 
-/// The options that mean one kind of queue alone, by the start of their name.
+/// Options of a single kind of queue, by the prefix of their name.
 const OPTIONS_OF: [(&str, &str); 5] = [
     ("libsqlite3-", "libsqlite3"),
     ("sqlite-", "libsqlite3"),
@@ -145,22 +145,22 @@ pub(super) struct QueueArgs {
 /// A queue, as the settings name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueChoice {
-    /// Nothing was asked for: a SQLite file in the state directory where one can be had, else memory.
+    /// Not configured: a SQLite file in the state directory if that is available, else memory.
     Default,
     /// Memory.
     Builtin,
     /// A SQLite file.
     Sqlite {
-        /// The file; `None` for the one that [`QueueChoice::Default`] means.
+        /// The file; `None` for the one of [`QueueChoice::Default`].
         path: Option<PathBuf>,
         /// Its table.
         table: String,
-        /// Whether a table made by C++ gearmand keeps its primary key.
+        /// Whether a table created by C++ gearmand keeps its primary key.
         keep_primary_key: bool,
     },
     /// A table in PostgreSQL.
     Postgres {
-        /// How to connect, as libpq reads it.
+        /// The connection string, in libpq's format.
         conninfo: Secret,
         /// The table.
         table: String,
@@ -169,7 +169,7 @@ pub enum QueueChoice {
     Mysql {
         /// Host name, address, or the path of a UNIX socket.
         host: String,
-        /// Port of TCP.
+        /// TCP port.
         port: u16,
         /// User; `None` for the name of the user that the server runs as.
         user: Option<String>,
@@ -184,20 +184,20 @@ pub enum QueueChoice {
     Redis {
         /// Host name, address, or the path of a UNIX socket.
         host: String,
-        /// Port of TCP.
+        /// TCP port.
         port: u16,
         /// Password; empty for none.
         password: Secret,
-        /// First part of the keys.
+        /// Prefix of the keys.
         prefix: String,
     },
 }
 
 impl QueueArgs {
-    /// The queue that the options name.
+    /// The queue that the options select.
     ///
     /// # Errors
-    /// The option that is missing, and why it is needed.
+    /// The missing option, and why it is needed.
     pub(super) fn choice(&self) -> Result<QueueChoice, String> {
         let Some(kind) = &self.queue_type else {
             return Ok(if cfg!(feature = "sqlite") { QueueChoice::Default } else { QueueChoice::Builtin });
@@ -236,7 +236,7 @@ impl QueueArgs {
     }
 }
 
-/// Tells why a queue type cannot be had; `None` for one that can.
+/// Why a queue type is unavailable; `None` for an available one.
 pub(super) fn refuse(name: &str) -> Option<String> {
     let known = |kind: &str| kind.eq_ignore_ascii_case(name);
     if let Some((kind, built)) = KINDS.iter().find(|(kind, _)| known(kind)) {
@@ -274,22 +274,22 @@ fn feature(kind: &str) -> String {
     kind.to_ascii_lowercase().trim_start_matches("lib").trim_end_matches('3').to_owned()
 }
 
-/// The kind of queue without which an option has no effect; `None` for all other options.
+/// The kind of queue that an option belongs to; `None` for options of no single kind.
 pub(super) fn kind_of_option(name: &str) -> Option<&'static str> {
     OPTIONS_OF.iter().find(|(start, _)| name.starts_with(start)).map(|(_, kind)| *kind)
 }
 
-/// Whether the value of an option is not to be shown.
+/// Whether the value of an option must not be shown.
 pub(super) fn is_secret(name: &str) -> bool {
     name.ends_with("-password") || name == "libpq-conninfo" || name == "http-token"
 }
 
-/// Text that is not to be shown, such as a password.
+/// Text that must not be shown, such as a password.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for whoever needs it.
+    /// The text itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -307,14 +307,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How far a background job must have come before it is acknowledged.
+/// How durable a background job must be before it is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DurabilityLevel {
-    /// It is on the disk: a power cut does not lose it.
+    /// On disk: a power failure does not lose it.
     Always,
-    /// It outlives the process, and is on the disk within [`Durability::interval`].
+    /// Survives the process, and is on disk within [`Durability::interval`].
     Interval,
-    /// It outlives the process.
+    /// Survives the process.
     Off,
 }
 
@@ -341,12 +341,12 @@ impl fmt::Display for DurabilityLevel {
     }
 }
 
-/// The level of `--durability`, with the time of the level `interval`.
+/// The value of `--durability`: a level, and the time of the level `interval`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Durability {
-    /// The level of all functions that have none of their own.
+    /// The level of all functions without one of their own.
     pub level: DurabilityLevel,
-    /// Within this time jobs of the level [`DurabilityLevel::Interval`] are on the disk, whichever function they are of.
+    /// The time within which jobs of the level [`DurabilityLevel::Interval`] are on disk, for all functions.
     pub interval: Duration,
 }
 
@@ -375,7 +375,7 @@ impl fmt::Display for Durability {
     }
 }
 
-/// The level of one function.
+/// The durability level of one function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionDurability {
     /// The function.
@@ -388,10 +388,10 @@ impl FromStr for FunctionDurability {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A name may have an equals sign in it, a level has none.
+        // A name may contain an equals sign, a level does not.
         let (name, level) =
             text.rsplit_once('=').ok_or("write the function, = and its level, such as mail=interval")?;
-        // The empty name is one as any other.
+        // The empty name is valid.
         if name.len() > FUNCTION_MAX {
             return Err(format!("a function has a name of at most {FUNCTION_MAX} bytes"));
         }

@@ -1,4 +1,4 @@
-//! The sources put together: which one sets what, whether it all fits, and what a reload changes.
+//! Resolution of the sources: precedence, validation, and the changes of a reload.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -17,46 +17,47 @@ use super::value::{LogTarget, display_bytes};
 use super::{Config, environment, file, queue};
 use crate::protocol::names::HANDLE_PREFIX_MAX;
 
-/// Read in this order where `--config-file` is not given; the first that exists counts.
+/// Default files in this order, without `--config-file`; the first that exists is read.
 const DEFAULT_FILES: [&str; 2] = ["/etc/gearmand/gearmand.toml", "/etc/gearmand.conf"];
 
-/// Where settings are taken from.
+/// The sources of settings.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// The parsed command line: of [`command`](super::command) or of a command into which `ServerArgs` is flattened.
+    /// The parsed command line: of [`command`](super::command) or of a command into which `ServerArgs` is
+    /// flattened.
     pub matches: ArgMatches,
-    /// The variables of the environment.
+    /// The environment variables.
     pub environment: Vec<(OsString, OsString)>,
-    /// The configuration files to look for when none is named; the first that exists is read.
+    /// The default configuration files; the first that exists is read.
     pub default_files: Vec<PathBuf>,
 }
 
 impl Sources {
-    /// This command line with the environment of the process and the usual files.
+    /// This command line with the environment of the process and the default files.
     pub fn of_process(matches: ArgMatches) -> Self {
         let default_files = DEFAULT_FILES.iter().map(PathBuf::from).collect();
         Self { matches, environment: std::env::vars_os().collect(), default_files }
     }
 
-    /// This command line alone.
+    /// This command line only.
     pub fn command_line_only(matches: ArgMatches) -> Self {
         Self { matches, environment: Vec::new(), default_files: Vec::new() }
     }
 }
 
-/// The values that one source gave to a setting; none for a setting that is not set.
+/// The values of a setting from one source; empty for a setting that is not set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Choice {
     values: Vec<OsString>,
     origin: Origin,
 }
 
-/// A configuration and how it came about.
+/// A configuration, and the origins of its settings.
 #[derive(Clone, Debug)]
 pub struct Resolved {
     /// The settings.
     pub config: Config,
-    /// What the operator should know, one sentence each; the server serves all the same.
+    /// Warnings for the operator, one sentence each; they do not keep the server from starting.
     pub warnings: Vec<String>,
     choices: BTreeMap<String, Choice>,
 }
@@ -66,16 +67,16 @@ pub struct Resolved {
 pub struct ResolvedSetting {
     /// The long name.
     pub name: String,
-    /// The values: one, several for a list, none where the setting is not set. Passwords are replaced by `***`.
+    /// The values: one, several for a list, none if the setting is not set. Passwords are replaced by `***`.
     pub values: Vec<String>,
-    /// Where they came from.
+    /// Their origin.
     pub origin: Origin,
 }
 
-/// The outcome of comparing a running configuration with a fresh one.
+/// The result of comparing a running configuration with a new one.
 #[derive(Clone, Debug)]
 pub struct Reload {
-    /// The running configuration with those fresh settings that can be applied.
+    /// The running configuration, updated with the new settings that can be applied.
     pub resolved: Resolved,
     /// Names of the settings that changed and are applied.
     pub changed: Vec<String>,
@@ -83,10 +84,10 @@ pub struct Reload {
     pub needs_restart: Vec<String>,
 }
 
-/// Reads all sources and puts them together.
+/// Reads and combines all sources.
 ///
 /// # Errors
-/// Everything that is wrong, each with its place. The file and the environment are read to their ends first.
+/// All errors, each with its location. The file and the environment are read completely first.
 pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     let settings = Settings::new();
     let mut findings = Findings::default();
@@ -110,7 +111,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, ConfigErrors> {
     Ok(Resolved { config, warnings: findings.warnings, choices })
 }
 
-/// The configuration file to read: the one that is named, or the first default one that exists.
+/// The configuration file to read: the named one, or the first default file that exists.
 fn config_file(
     command_line: &[Entry],
     environment: &[Entry],
@@ -121,7 +122,7 @@ fn config_file(
     if let Some(named) = named {
         return Some(PathBuf::from(&named.value));
     }
-    // Where the question itself fails, such as in a directory that cannot be searched, reading will tell why.
+    // If the check fails, for example in a directory that cannot be searched, reading the file reports why.
     let mut existing = default_files.iter().filter(|path| path.try_exists().unwrap_or(true));
     let first = existing.next()?;
     for other in existing {
@@ -131,7 +132,7 @@ fn config_file(
     Some(first.clone())
 }
 
-/// The settings when no source says anything.
+/// The settings without any source.
 fn defaults(settings: &Settings) -> BTreeMap<String, Choice> {
     let mut choices: BTreeMap<_, _> = settings
         .all()
@@ -144,7 +145,7 @@ fn defaults(settings: &Settings) -> BTreeMap<String, Choice> {
     choices
 }
 
-/// `H:` and the name of this host, cut where handles would grow longer than clients keep them.
+/// `H:` and the name of this host, truncated so that handles do not exceed the length that clients keep.
 fn host_prefix() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     let name = name.to_string_lossy();
@@ -159,7 +160,7 @@ fn host_prefix() -> String {
     prefix
 }
 
-/// Gathers the values of one source by setting.
+/// Groups the values of one source by setting.
 fn choose(entries: Vec<Entry>) -> BTreeMap<String, Choice> {
     let mut choices: BTreeMap<String, Choice> = BTreeMap::new();
     for Entry { name, value, origin } in entries {
@@ -169,7 +170,7 @@ fn choose(entries: Vec<Entry>) -> BTreeMap<String, Choice> {
     choices
 }
 
-/// Judges the chosen values by what this build has, and refuses what it has not.
+/// Validates the chosen values against the features of this build, and rejects missing ones.
 fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut Findings) {
     for setting in settings.all() {
         let Some(Choice { values, origin }) = choices.get(setting.name) else {
@@ -211,13 +212,13 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
     }
 }
 
-/// Whether this kind of queue is asked for.
+/// Whether this kind of queue is selected.
 fn is_chosen(choices: &BTreeMap<String, Choice>, kind: &str) -> bool {
     let chosen = choices.get("queue-type").and_then(|choice| choice.values.first());
     chosen.is_some_and(|chosen| chosen.to_string_lossy().eq_ignore_ascii_case(kind))
 }
 
-/// Why the server cannot run as this user; `None` for a user of this machine.
+/// Why the server cannot run as this user; `None` for an existing user.
 fn unknown_user(name: &str) -> Option<String> {
     match nix::unistd::User::from_name(name) {
         Ok(Some(_)) => None,
@@ -226,7 +227,7 @@ fn unknown_user(name: &str) -> Option<String> {
     }
 }
 
-/// Turns chosen values, each of them checked before, into the configuration.
+/// Builds the configuration from the chosen values, each of which was validated before.
 fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Config, ConfigErrors> {
     let combination = |error: clap::Error| ConfigErrors(vec![ConfigError::Combination { reason: error.to_string() }]);
     let matches = settings.parse(&options(settings, choices)).map_err(combination)?;
@@ -257,7 +258,7 @@ fn build(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Result<Conf
     if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
 }
 
-/// The chosen values as options of a command line.
+/// The chosen values as command line options.
 fn options(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Vec<OsString> {
     let mut options = Vec::new();
     for setting in settings.all() {
@@ -272,7 +273,7 @@ fn options(settings: &Settings, choices: &BTreeMap<String, Choice>) -> Vec<OsStr
     options
 }
 
-/// Settings that are each in order and do not fit together.
+/// Settings that are valid on their own and conflict.
 fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     let (output, packet) = (config.limits.max_output, config.limits.max_packet_size);
@@ -312,7 +313,7 @@ fn contradictions(config: &Config, origin: impl Fn(&str) -> Origin) -> Vec<Confi
     errors
 }
 
-/// Why the HTTP plugin cannot listen where it should.
+/// Why the HTTP plugin cannot listen on its addresses.
 fn unfit_http_port(config: &Config) -> Option<String> {
     let plugin = config.network.protocol?;
     let port = config.network.http_port;
@@ -326,7 +327,7 @@ fn unfit_http_port(config: &Config) -> Option<String> {
     Some(format!("{taken} is for gearmand's own protocol already; choose another --http-port"))
 }
 
-/// Warns of limits of memory that do not fit each other.
+/// Warns about memory limits that do not fit together.
 fn notice_tight_memory(config: &Config, findings: &mut Findings) {
     let Some(most) = config.limits.max_memory else { return };
     let packet = config.limits.max_packet_size;
@@ -348,7 +349,7 @@ fn notice_tight_memory(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Warns of settings that are in order and still hardly meant.
+/// Warns about settings that are valid but probably not intended.
 fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mut Findings) {
     notice_tight_memory(config, findings);
     if config.queue == QueueChoice::Builtin {
@@ -411,7 +412,7 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
 }
 
 impl Resolved {
-    /// All settings in the order of the help; those without effect only where somebody set them.
+    /// All settings in the order of the help; those without effect only if they are set.
     pub fn settings(&self) -> Vec<ResolvedSetting> {
         let settings = Settings::new();
         let shown = settings.all().filter_map(|setting| {
@@ -426,12 +427,12 @@ impl Resolved {
         shown.collect()
     }
 
-    /// Whether any source sets this setting, which is given by its long name.
+    /// Whether any source sets this setting. `name` is its long name.
     pub fn is_set(&self, name: &str) -> bool {
         self.choices.get(name).is_some_and(|choice| choice.origin != Origin::Default)
     }
 
-    /// The text of `--check`: every setting with its origin, in TOML that can be used as a configuration file.
+    /// The text of `--check`: every setting with its origin, as TOML that is a valid configuration file.
     pub fn report(&self) -> String {
         let settings = Settings::new();
         let mut report = String::new();
@@ -448,10 +449,11 @@ impl Resolved {
         report
     }
 
-    /// Compares this running configuration with one resolved anew, and takes over what can change without a restart.
+    /// Compares this running configuration with a newly resolved one, and applies the settings that can
+    /// change without a restart.
     ///
     /// # Errors
-    /// The combination of kept and fresh settings may contradict itself; then the running configuration stays.
+    /// When the combination of kept and new settings conflicts; the running configuration is then kept.
     pub fn reload_from(&self, fresh: &Self) -> Result<Reload, ConfigErrors> {
         let settings = Settings::new();
         let mut choices = self.choices.clone();
@@ -474,12 +476,12 @@ impl Resolved {
     }
 }
 
-/// Whether a setting says something about the server: it works, and does not just say where to look for settings.
+/// Whether a setting describes the server: it has an effect, and does not just select a source of settings.
 fn is_shown(name: &str) -> bool {
     foreign::standing(name) == Standing::Live && !NOT_IN_A_FILE.contains(&name)
 }
 
-/// A value for people to read, without secrets.
+/// A value for display, without secrets.
 fn display_value(name: &str, value: &OsStr) -> String {
     if queue::is_secret(name) {
         return "***".to_owned();
@@ -487,7 +489,7 @@ fn display_value(name: &str, value: &OsStr) -> String {
     value.to_string_lossy().into_owned()
 }
 
-/// Writes a value in TOML: numbers and booleans bare, all else as text.
+/// Formats a value as TOML: numbers and booleans bare, all others as strings.
 fn toml_value(value: &str) -> String {
     let bare = value.parse::<bool>().is_ok() || value.parse::<i64>().is_ok_and(|number| number.to_string() == value);
     if bare { value.to_owned() } else { toml::Value::from(value).to_string() }

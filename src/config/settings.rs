@@ -1,4 +1,4 @@
-//! The table of settings, read off the declarations of the command line.
+//! The table of settings, derived from the declarations of the command line.
 
 use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
@@ -12,18 +12,18 @@ use super::file::mistakes::{self, Quotes};
 use super::queue;
 use super::value;
 
-/// A value that one source gives to one setting.
+/// A value of a setting from one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// Long name of the setting.
     pub(super) name: String,
     /// The value; `true` or `false` for a switch.
     pub(super) value: OsString,
-    /// Where it was written.
+    /// Its origin.
     pub(super) origin: Origin,
 }
 
-/// What was noticed while the sources were read.
+/// Errors and warnings found while the sources were read.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) errors: Vec<ConfigError>,
@@ -43,7 +43,7 @@ impl<'a> Setting<'a> {
         arg.get_long().map(|name| Self { arg, name })
     }
 
-    /// Whether it is on or off, with no value on the command line.
+    /// Whether it is a switch, without a value on the command line.
     pub(super) fn is_switch(self) -> bool {
         matches!(self.arg.get_action(), ArgAction::SetTrue)
     }
@@ -53,7 +53,7 @@ impl<'a> Setting<'a> {
         matches!(self.arg.get_action(), ArgAction::Append)
     }
 
-    /// The value it has when nobody sets it; nothing for settings that are then not set.
+    /// Its default value; empty for settings that are not set by default.
     pub(super) fn default(self) -> Vec<OsString> {
         if self.is_switch() {
             return vec!["false".into()];
@@ -83,23 +83,23 @@ impl Settings {
         self.command.get_arguments().filter_map(Setting::of)
     }
 
-    /// The setting of this long name; `_` stands for `-` as well.
+    /// The setting with this long name; `_` is accepted for `-`.
     pub(super) fn find(&self, name: &str) -> Option<Setting<'_>> {
         let name = name.replace('_', "-");
         self.all().find(|setting| setting.is_called(&name))
     }
 
-    /// The setting of this letter.
+    /// The setting with this letter.
     pub(super) fn find_letter(&self, letter: char) -> Option<Setting<'_>> {
         self.all().find(|setting| setting.arg.get_short() == Some(letter))
     }
 
-    /// The settings whose name starts so.
+    /// The settings whose name starts with `start`.
     pub(super) fn starting_with(&self, start: &str) -> Vec<Setting<'_>> {
         self.all().filter(|setting| setting.name.starts_with(start)).collect()
     }
 
-    /// The known name most like an unknown one; none where more than half of the letters are wrong.
+    /// The known name most similar to an unknown one; `None` if more than half of the letters differ.
     pub(super) fn nearest(&self, name: &str) -> Option<&str> {
         let name = name.replace('_', "-").to_ascii_lowercase();
         let (distance, setting) =
@@ -107,7 +107,7 @@ impl Settings {
         (distance * 2 <= name.chars().count()).then_some(setting.name)
     }
 
-    /// Checks a value that a source gives and notes it as an entry, or as an error.
+    /// Validates a value from a source and records it as an entry, or as an error.
     pub(super) fn admit(
         &self,
         setting: Setting<'_>,
@@ -119,7 +119,7 @@ impl Settings {
         match self.check(setting, value) {
             Ok(value) => entries.push(Entry { name: setting.name.to_owned(), value, origin: origin.clone() }),
             Err(reason) => findings.errors.push(ConfigError::BadValue {
-                // Quotes that are a part of the value are often why.
+                // Quotes inside the value are often the reason.
                 reason: match mistakes::quotes(&value.to_string_lossy()) {
                     Quotes::Plain => format!("{reason}; write it without quotes here"),
                     Quotes::None | Quotes::Typographic(_) => reason,
@@ -131,7 +131,7 @@ impl Settings {
         }
     }
 
-    /// Checks one value; answers it in the form in which it is kept, or why it cannot be.
+    /// Validates one value. Returns it in the form in which it is kept, or the reason why it is invalid.
     fn check(&self, setting: Setting<'_>, value: &OsStr) -> Result<OsString, String> {
         if setting.is_switch() {
             return value::switch(&value.to_string_lossy()).map(|on| on.to_string().into());
@@ -142,13 +142,13 @@ impl Settings {
         }
     }
 
-    /// Parses options as the command line would.
+    /// Parses options like the command line.
     pub(super) fn parse(&self, options: &[OsString]) -> Result<ArgMatches, clap::Error> {
         let program = std::iter::once(OsString::from("gearmand"));
         self.command.clone().try_get_matches_from(program.chain(options.iter().cloned()))
     }
 
-    /// What the command line itself set, in whatever larger command the options stand.
+    /// The settings given on the command line, in whatever larger command the options are.
     pub(super) fn given_in(&self, matches: &ArgMatches) -> Vec<Entry> {
         let mut entries = Vec::new();
         for setting in self.all() {
@@ -172,7 +172,7 @@ pub(super) fn long_option(name: &str, value: &OsStr) -> OsString {
     option
 }
 
-/// Why the command line parser refused a value, in a few words.
+/// Why the command line parser rejected a value, in a few words.
 fn reason(error: &clap::Error) -> String {
     match (error.source(), error.kind()) {
         (Some(source), _) => source.to_string(),
@@ -182,7 +182,7 @@ fn reason(error: &clap::Error) -> String {
     }
 }
 
-/// The number of letters to insert, remove or replace to turn one word into the other.
+/// The edit distance: how many letters to insert, remove or replace to turn one word into the other.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();
     let mut row: Vec<usize> = (0..=right.len()).collect();

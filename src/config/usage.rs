@@ -1,4 +1,4 @@
-//! What is left out of the errors of the command line's parser, and what is added to them.
+//! Changes to the errors of the command line parser: secrets are removed, and tips are added.
 
 use std::ffi::OsStr;
 
@@ -7,25 +7,25 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::queue::is_secret;
 
-/// What word processors and web pages make of `-` and `--`, and the minus sign.
+/// Typographic dashes that word processors and web pages use for `-` and `--`, and the minus sign.
 const DASHES: [char; 10] = [
     '\u{2010}', '\u{2011}', '\u{2012}', '\u{2013}', '\u{2014}', '\u{2015}', '\u{2212}', '\u{fe58}', '\u{fe63}',
     '\u{ff0d}',
 ];
-/// What they make of quotes.
+/// Typographic quotes.
 const QUOTES: [char; 10] = [
     '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}', '\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}', '\u{ab}', '\u{bb}',
 ];
 
-/// Takes the values of secret options out of an error of the command line of these words, and adds what to write instead of
-/// typographic dashes and quotes, which a shell takes for letters.
+/// Removes the values of secret options from an error for the command line `words`. Adds what to write
+/// instead of typographic dashes and quotes, which a shell treats as letters.
 pub fn explain<S: AsRef<OsStr>>(error: &mut clap::Error, words: impl IntoIterator<Item = S>) {
     hide_secret(error);
     let text = error.to_string();
     let mut tips = Vec::new();
     for word in words {
         let Some(word) = word.as_ref().to_str().filter(|word| word.starts_with(DASHES)) else { continue };
-        // What was taken for a value is missing as an option.
+        // An option that was parsed as a value is reported as missing.
         if text.contains(word) || error.kind() == ErrorKind::MissingRequiredArgument {
             let name = word.trim_start_matches(|letter| letter == '-' || DASHES.contains(&letter));
             let dashes = if name.chars().count() == 1 { "-" } else { "--" };
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::config::command;
 
-    /// What is said of a command line of the server.
+    /// The error message for a command line of the server.
     fn said(words: &[&str]) -> String {
         let line = std::iter::once(&"gearmand").chain(words);
         let mut error = command().try_get_matches_from(line).expect_err("an error");

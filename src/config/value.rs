@@ -1,7 +1,7 @@
-//! The values of settings: numbers with a range, sizes, times, places to log to.
+//! The values of settings: numbers with a range, sizes, times, log targets.
 //!
-//! Every parser takes the text of one value and answers with the typed value or with a reason that reads
-//! well after "`NAME` cannot be `TEXT`: ". Where the text came from is the caller's business.
+//! Every parser takes the text of one value and returns the typed value, or a reason that completes the
+//! sentence "`NAME` cannot be `TEXT`: ". The caller knows the origin of the text.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -15,27 +15,27 @@ use crate::protocol::units::{self, TimeUnit};
 
 /// A time that can be switched off: `None` means never.
 ///
-/// The alias keeps the command line parser from reading the `Option` as "may be absent".
+/// The alias keeps the command line parser from treating the `Option` as "may be absent".
 pub type OptionalDuration = Option<Duration>;
-/// A number that can be left to the kernel or to nobody: `None` means no value is set.
+/// A number that can be left to the kernel or switched off: `None` means no value is set.
 pub type OptionalCount = Option<u32>;
-/// A size in bytes that is worked out by itself: `None` means that none is set.
+/// A size in bytes that can be computed: `None` means that none is set.
 pub type OptionalSize = Option<u64>;
-/// The number of attempts after which a job fails whose workers were lost: `None` means without end, 0 is one attempt as 1 is.
+/// The number of attempts after which a job fails whose workers were lost: `None` and 0 mean no limit.
 pub type Retries = Option<u8>;
 
-/// The shortest token of HTTP's, in bytes.
+/// The shortest HTTP token, in bytes.
 const TOKEN_MIN: usize = 16;
 
-/// The longest time that a setting takes: a year, far from the overflow of any clock.
+/// The longest time for any setting: a year, far from the overflow of any clock.
 const LONGEST: Duration = Duration::from_hours(365 * 24);
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One line of text as gearmand writes it.
+    /// One line of text in gearmand's format.
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -51,10 +51,10 @@ impl FromStr for LogFormat {
     }
 }
 
-/// What is spoken on a port of its own, beside gearmand's protocol.
+/// A protocol on a port of its own, besides gearmand's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolPlugin {
-    /// One request is one job.
+    /// HTTP: one request is one job.
     Http,
 }
 
@@ -77,14 +77,14 @@ impl FromStr for ProtocolPlugin {
     }
 }
 
-/// Where log lines go, besides syslog and journald.
+/// The main output of the log, besides syslog and journald.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTarget {
-    /// Appended to this file, which HUP opens anew.
+    /// Append to this file, which HUP reopens.
     File(PathBuf),
     /// Standard error, written `stderr`.
     StandardError,
-    /// Nowhere, written `none`.
+    /// No output, written `none`.
     Nowhere,
 }
 
@@ -111,7 +111,7 @@ fn whole<const MIN: i64, const MAX: i64>(text: &str) -> Result<i64, String> {
         .ok_or_else(|| format!("this must be a whole number from {MIN} to {MAX}"))
 }
 
-/// A number of things held in memory, from `MIN` to `MAX`.
+/// A number of objects in memory, from `MIN` to `MAX`.
 pub(super) fn count<const MIN: i64, const MAX: i64>(text: &str) -> Result<usize, String> {
     let number = whole::<MIN, MAX>(text)?;
     usize::try_from(number).map_err(|_| "this machine cannot count so far".to_owned())
@@ -123,28 +123,28 @@ pub(super) fn number<const MIN: i64, const MAX: i64>(text: &str) -> Result<u32, 
     u32::try_from(number).map_err(|_| format!("this must be a whole number up to {}", u32::MAX))
 }
 
-/// How many threads: 0 asks for one a CPU.
+/// A number of threads: 0 means one per CPU.
 pub(super) fn threads(text: &str) -> Result<usize, String> {
     let cpus = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     count::<0, 1024>(text).map(|threads| if threads == 0 { cpus() } else { threads })
 }
 
-/// Job retries: -1 is without end.
+/// Job retries: -1 means no limit.
 pub(super) fn retries(text: &str) -> Result<Retries, String> {
     whole::<-1, 255>(text).map(|retries| u8::try_from(retries).ok())
 }
 
-/// A number of workers to wake up: 0 is all of them.
+/// A number of workers to wake up: 0 means all of them.
 pub(super) fn wakeup(text: &str) -> Result<OptionalCount, String> {
     number::<0, 255>(text).map(|workers| (workers > 0).then_some(workers))
 }
 
-/// The number of keep-alive probes: -1 leaves it to the kernel, which takes at most 127.
+/// The number of keepalive probes: -1 leaves it to the kernel, which accepts at most 127.
 pub(super) fn probes(text: &str) -> Result<OptionalCount, String> {
     kernel_number::<127>(text)
 }
 
-/// A keep-alive time in seconds: -1 leaves it to the kernel, which takes at most 32767.
+/// A keepalive time in seconds: -1 leaves it to the kernel, which accepts at most 32767.
 pub(super) fn keepalive_seconds(text: &str) -> Result<OptionalDuration, String> {
     const MOST: u64 = 32767;
     if text == "-1" {
@@ -173,14 +173,14 @@ pub(super) fn mode(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "permissions are octal digits from 000 to 777, such as 660".to_owned())
 }
 
-/// A size in bytes from `MIN` to `MAX`, as [`units::size`] reads it.
+/// A size in bytes from `MIN` to `MAX`, parsed by [`units::size`].
 pub(super) fn bytes<const MIN: u64, const MAX: u64>(text: &str) -> Result<u64, String> {
     let size = Some(units::size(text)?);
     size.filter(|size| (MIN..=MAX).contains(size))
         .ok_or_else(|| format!("a size from {} to {} is needed, such as 64MiB", display_bytes(MIN), display_bytes(MAX)))
 }
 
-/// A size in bytes, or 0 for one that is worked out.
+/// A size in bytes, or 0 for a computed one.
 pub(super) fn bytes_or_automatic<const MIN: u64, const MAX: u64>(text: &str) -> Result<OptionalSize, String> {
     if bytes::<0, MAX>(text) == Ok(0) {
         return Ok(None);
@@ -188,12 +188,12 @@ pub(super) fn bytes_or_automatic<const MIN: u64, const MAX: u64>(text: &str) -> 
     bytes::<MIN, MAX>(text).map(Some).map_err(|error| format!("{error}, or 0 for one that the server works out"))
 }
 
-/// A text that says something.
+/// A non-empty text.
 pub(super) fn non_empty(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// A token of HTTP's: as long as it takes to be no guess, of letters that a header can carry.
+/// An HTTP token: long enough not to be guessed, of characters that a header can contain.
 pub(super) fn token(text: &str) -> Result<Secret, String> {
     if text.len() < TOKEN_MIN {
         return Err(format!("a token has at least {TOKEN_MIN} characters; `openssl rand -hex 32` makes one"));
@@ -219,20 +219,20 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     u16::try_from(port).map_err(|_| "this must be a whole number from 1 to 65535".to_owned())
 }
 
-/// Writes a size in the largest unit that divides it.
+/// Formats a size in the largest unit that divides it.
 pub(super) fn display_bytes(size: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let fitting = units.into_iter().find(|(shift, _)| size > 0 && size.trailing_zeros() >= *shift);
     fitting.map_or_else(|| format!("{size} bytes"), |(shift, unit)| format!("{} {unit}", size >> shift))
 }
 
-/// A time of at least a millisecond; a bare number counts milliseconds.
+/// A time of at least a millisecond; a number without a unit counts milliseconds.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     let duration = duration(text, TimeUnit::Milliseconds)?;
     if duration.is_zero() { Err("0 is no time; the shortest is 1ms".to_owned()) } else { Ok(duration) }
 }
 
-/// A time that 0 switches off; a bare number counts seconds.
+/// A time that 0 switches off; a number without a unit counts seconds.
 pub(super) fn seconds_or_off(text: &str) -> Result<OptionalDuration, String> {
     duration(text, TimeUnit::Seconds).map(|duration| (!duration.is_zero()).then_some(duration))
 }
@@ -242,7 +242,8 @@ fn duration(text: &str, bare: TimeUnit) -> Result<Duration, String> {
     if duration > LONGEST { Err("the longest time is a year, 365d".to_owned()) } else { Ok(duration) }
 }
 
-/// The prefix of job handles: text that survives in handles, in answers of the text protocol and in commands.
+/// The prefix of job handles: text that needs no escaping in handles, in responses of the text protocol and
+/// in commands.
 pub(super) fn handle_prefix(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > HANDLE_PREFIX_MAX {
         return Err(format!(
@@ -259,7 +260,7 @@ pub(super) fn handle_prefix(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The word for yes or no that a file or the environment gives to a switch.
+/// A word for true or false, as the value of a switch in a file or in the environment.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),

@@ -1,32 +1,34 @@
-//! How many connections there are descriptors for: a flood of them must leave HTTP, the store and the log theirs.
+//! The connection limit by file descriptors: a flood of connections must leave enough for HTTP, the store and
+//! the log.
 
 use nix::sys::resource::{Resource, getrlimit};
 use tracing::{info, warn};
 
 use crate::config::{Config, Resolved};
 
-/// Descriptors of the process itself: standard streams, listeners, runtime, log, store, and a file that is read now and then.
+/// Descriptors of the process itself: standard streams, listeners, runtime, log, store, and a spare one for
+/// files that are read temporarily.
 const OWN: usize = 32;
-/// Descriptors that HTTP may need at most at a time, those of jobs that it submits included.
+/// Maximum number of descriptors for HTTP, including those of jobs that it submits.
 const MOST_FOR_HTTP: usize = 128;
-/// Fewer connections than this are worth a warning, where nobody asked for them.
+/// A limit below this is logged as a warning even if max-connections is not set.
 const FEW: usize = 1000;
 
-/// How many connections may be open at one time: as many as the configuration says, but no more than there are descriptors.
+/// Maximum number of open connections: the configured number, capped by the available descriptors.
 pub(super) fn most_connections(config: &Config) -> usize {
     let asked = config.limits.max_connections;
     let Ok((files, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return asked };
     asked.min(room(usize::try_from(files).unwrap_or(usize::MAX), config))
 }
 
-/// How many connections there is room for where so many files may be open.
+/// How many connections fit into a limit of `files` open files.
 fn room(files: usize, config: &Config) -> usize {
     let http = config.http.listen.as_ref().map_or(0, |_| config.http.max_connections.min(MOST_FOR_HTTP));
-    // Of very few, half.
+    // Of a very low limit, half is for connections.
     files - (OWN + http).min(files / 2)
 }
 
-/// Logs where there are fewer than the configuration says.
+/// Logs if the limit is lower than the configured number.
 pub(super) fn report(resolved: &Resolved) {
     let (asked, most) = (resolved.config.limits.max_connections, most_connections(&resolved.config));
     if most == asked {

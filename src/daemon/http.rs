@@ -1,4 +1,4 @@
-//! The HTTP interface among the other parts.
+//! Setup of the HTTP interface.
 
 use std::io;
 use std::sync::Arc;
@@ -16,27 +16,27 @@ use crate::net::listener::Acceptor;
 use crate::process::listen::{Listeners, TcpTarget};
 use crate::process::logging::LogHandle;
 
-/// How many connections may wait to be accepted.
+/// The accept backlog of the listeners.
 const BACKLOG: i32 = 128;
-/// The largest file that is read for a token, in bytes.
+/// Maximum size of a token file, in bytes.
 const TOKEN_FILE_MAX: u64 = 4096;
-/// The shortest token, in bytes; the same holds for the option.
+/// Minimum length of a token, in bytes; the option has the same limit.
 const TOKEN_MIN: usize = 16;
 
-/// What the interface needs, and may need root's rights for.
+/// Sockets and tokens of the interface, which may take root privileges to obtain.
 #[derive(Debug, Default)]
 pub struct HttpReady {
     listeners: Listeners,
     tokens: Tokens,
-    /// Why there is no interface though nobody switched it off.
+    /// Why the interface is missing although it is not switched off.
     absent: Option<String>,
 }
 
 impl HttpReady {
-    /// Binds its address and reads the file of its token.
+    /// Binds the address and reads the token file.
     ///
     /// # Errors
-    /// Where the address cannot be had that was asked for, or the file has no token.
+    /// When an explicitly set address cannot be bound, or the file has no valid token.
     pub fn prepare(config: &Config, is_asked_for: bool) -> Result<Self, String> {
         let Some(address) = &config.http.listen else {
             return Ok(Self::default());
@@ -60,12 +60,12 @@ impl HttpReady {
         Ok(Self { listeners, tokens: Tokens::new(read_tokens(config)?), absent: None })
     }
 
-    /// Where the interface is, such as `http://127.0.0.1:4780`.
+    /// The URLs of the interface, such as `http://127.0.0.1:4780`.
     pub(super) fn addresses(&self) -> Vec<String> {
         self.listeners.addresses().into_iter().map(|address| format!("http://{address}")).collect()
     }
 
-    /// Starts the interface, where there is one. `addresses` are those at which Gearman is served.
+    /// Starts the interface, if it has listeners. `addresses` are the Gearman addresses.
     pub(super) fn start(
         self,
         config: &Config,
@@ -109,10 +109,10 @@ impl HttpReady {
     }
 }
 
-/// The tokens that are set, and the one that its file has now.
+/// The token from the settings, and the one currently in the token file.
 ///
 /// # Errors
-/// Where the file has none.
+/// When the file has no valid token.
 pub(super) fn read_tokens(config: &Config) -> Result<Vec<String>, String> {
     let mut tokens: Vec<String> = config.http.token.iter().map(|token| token.reveal().to_owned()).collect();
     if let Some(path) = &config.http.token_file {
@@ -122,11 +122,11 @@ pub(super) fn read_tokens(config: &Config) -> Result<Vec<String>, String> {
     Ok(tokens)
 }
 
-/// What the interface knows of the server.
+/// The parts of the server that the interface uses.
 fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle, budget: Budget) -> Parts {
     let clock = Arc::clone(&server.clock);
     let acceptor = Arc::clone(acceptor);
-    // The connections that it makes are served as all others are, by the threads that serve them.
+    // Its internal connections are served like all others, on the same threads.
     let runtime = Handle::current();
     let (job_runtime, hub, log) = (runtime.clone(), Arc::clone(&server.hub), log.clone());
     Parts {
@@ -137,7 +137,7 @@ fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle, budget
         sign_of_life: Box::new(move |beat| {
             let hub = Arc::clone(&hub);
             job_runtime.spawn(async move {
-                // Who gets the lock finds nobody stuck with it.
+                // Taking the lock proves that no thread is stuck with it.
                 hub.job_count();
                 beat();
             });

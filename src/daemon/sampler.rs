@@ -1,4 +1,5 @@
-//! The thread that takes down the history of the numbers and gives memory back, which may take as long as it likes.
+//! The sampler thread: samples the gauges for the history and returns free memory to the system. It is not
+//! time-critical.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -7,10 +8,10 @@ use crate::admin::look::SAMPLE_INTERVAL;
 use crate::net::connection::Server;
 use crate::process::memory::Trimmer;
 
-/// Starts it. It ends soon after the server has.
+/// Starts the thread. It ends soon after the server.
 ///
 /// # Errors
-/// Where the system has no thread left.
+/// When the system cannot create another thread.
 pub(super) fn start(server: &Arc<Server>) -> io::Result<()> {
     let server = Arc::downgrade(server);
     std::thread::Builder::new().name("sampler".to_owned()).spawn(move || run(&server)).map(drop)
@@ -22,7 +23,7 @@ fn run(server: &Weak<Server>) {
         server.admin.look.sample(server.clock.now());
         trimmer.look(server.pressure.account().total());
         drop(server);
-        // Nobody unparks it; a sample that comes early by chance does no harm.
+        // No thread unparks it; an early sample after a spurious wakeup does no harm.
         std::thread::park_timeout(SAMPLE_INTERVAL);
     }
 }

@@ -1,4 +1,4 @@
-//! What the parts are told of the configuration.
+//! Translates the configuration into the settings of the parts.
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;
@@ -14,18 +14,18 @@ use crate::process::memory;
 use crate::protocol::FunctionName;
 use crate::protocol::packet::{FrameLimits, HEADER_SIZE};
 
-/// The largest body of a packet that can be answered, in bytes: lengths have 32 bits, and a workload leaves
-/// with more arguments than it came with.
+/// The largest packet body for which a response can be written, in bytes: lengths have 32 bits, and a
+/// workload is sent with more arguments than it was received with.
 const LARGEST_BODY: usize = u32::MAX as usize - 4096;
-/// The most jobs for which there are numbers of slots.
+/// Maximum number of jobs, by the range of slot numbers.
 const MOST_JOBS: usize = 4_000_000_000;
 
-/// How much memory there is for jobs and peers.
+/// The memory limits for jobs and peers.
 pub(super) fn memory_limits(config: &Config, is_durable: bool) -> memory::Limits {
     memory::Limits::new(config.limits.max_memory, config.limits.max_memory_for_workloads, is_durable)
 }
 
-/// What the job server is told.
+/// The policy of the job server.
 pub(super) fn policy(config: &Config, is_durable: bool) -> Policy {
     let Config { jobs, limits, log, timeouts, .. } = config;
     let memory = memory_limits(config, is_durable);
@@ -58,7 +58,7 @@ pub(super) fn policy(config: &Config, is_durable: bool) -> Policy {
     }
 }
 
-/// What holds for new connections.
+/// The settings of new connections.
 pub(super) fn accept_settings(config: &Config) -> AcceptSettings {
     let Config { network, limits, timeouts, .. } = config;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);

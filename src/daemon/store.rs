@@ -1,4 +1,4 @@
-//! Opening the store of a server, reading its jobs back, and ending it.
+//! The store of a server: opens it, restores its jobs, and closes it.
 
 mod restore;
 
@@ -22,32 +22,32 @@ use crate::store::queue::Queue;
 use crate::store::writer::{self, Settings};
 use crate::store::{Begun, Replayed, Store, StoreError};
 
-/// How long a start waits for a database that cannot be reached: after a reboot it may come later than this server.
+/// How long a start waits for an unreachable database: after a reboot it may start later than this server.
 const WAIT_FOR_DATABASE: Duration = Duration::from_secs(30);
-/// How often it is tried.
+/// How often the connection is retried in that time.
 const DATABASE_INTERVAL: Duration = Duration::from_millis(500);
-/// How often a database is tried that nothing is asked of.
+/// How often an idle database is probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often a stop looks whether the store is done.
+/// How often a stop checks whether the store is done.
 const STOP_INTERVAL: Duration = Duration::from_millis(2);
-/// So many settings that are left out have a line of their own in the log.
+/// How many settings that are left out get a log line each.
 const NAMED_SETTINGS: usize = 10;
-/// How long a stop waits for what is not written yet.
+/// How long a stop waits for pending writes.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The running store of a server.
 pub(super) struct Keeper {
     queue: Arc<Queue>,
     writer: JoinHandle<()>,
-    /// `None` where all jobs were there before anybody was served.
+    /// `None` if all jobs were restored before the server accepted connections.
     restore: Option<Restore>,
 }
 
 impl Keeper {
-    /// Reads the jobs of a store into the hub, which asks `queue`, and begins to keep jobs.
+    /// Restores the jobs of a store into the hub, and starts the writer that stores the changes in `queue`.
     ///
     /// # Errors
-    /// Where the store cannot be opened or read.
+    /// When the store cannot be opened or read.
     pub(super) async fn start(
         location: &Location,
         config: &Config,
@@ -93,12 +93,12 @@ impl Keeper {
         Ok(Self { queue, writer, restore })
     }
 
-    /// Applies settings that have changed.
+    /// Applies changed settings.
     pub(super) fn reload(&self, config: &Config) {
         self.queue.set_settings(writer_settings(config));
     }
 
-    /// Waits until everybody is answered who waits for the store, if it answers in time.
+    /// Waits until all pending requests to the store are answered, with a timeout.
     pub(super) async fn answer_all(&self, hub: &Hub) {
         let end = Instant::now() + STOP_TIMEOUT;
         while hub.unanswered_job_count() > 0 && Instant::now() < end {
@@ -106,7 +106,7 @@ impl Keeper {
         }
     }
 
-    /// Waits until the jobs of the store turn out not to be readable, though others are served already.
+    /// Waits for a failure of restoring jobs while the server is already accepting connections.
     pub(super) async fn failure(&mut self) -> StoreError {
         match &mut self.restore {
             Some(restore) => restore.failure().await,
@@ -114,7 +114,7 @@ impl Keeper {
         }
     }
 
-    /// Has everything written that is asked for, and lets the store go.
+    /// Writes all pending changes, and closes the store.
     pub(super) async fn stop(self, last_number: u64) {
         if let Some(restore) = self.restore {
             restore.stop();
@@ -131,7 +131,7 @@ impl Keeper {
     }
 }
 
-/// What is known before the first job: numbers go on, and what the operator had decided is in force.
+/// Applies the state that precedes the jobs: the last job number and the operator's settings.
 fn take_over(location: &Location, hub: &Hub, known: Replayed) {
     let Replayed { last_number, settings, .. } = known;
     hub.skip_to_number(last_number);
@@ -144,7 +144,7 @@ fn take_over(location: &Location, hub: &Hub, known: Replayed) {
     tell_of_settings(location, &hub.restore_settings(settings));
 }
 
-/// Waits until the jobs of the store turn out not to be readable.
+/// Waits for a failure of restoring jobs.
 pub(super) async fn unreadable(keeper: &mut Option<Keeper>) -> StoreError {
     match keeper {
         Some(keeper) => keeper.failure().await,
@@ -152,7 +152,7 @@ pub(super) async fn unreadable(keeper: &mut Option<Keeper>) -> StoreError {
     }
 }
 
-/// An operator who has forgotten a pause must see it: so this is written at every level.
+/// Logs the restored settings at every level, so that an operator notices a forgotten pause.
 fn tell_of_settings(location: &Location, restored: &RestoredSettings) {
     let RestoredSettings { paused, limited, rules, left_out } = restored;
     if paused + limited + rules > 0 {
@@ -170,7 +170,7 @@ fn tell_of_settings(location: &Location, restored: &RestoredSettings) {
 }
 
 fn writer_settings(config: &Config) -> Settings {
-    // A database may go while nothing is asked of it. A file that nobody writes to costs nothing.
+    // A database may become unreachable while it is idle. An idle file costs nothing.
     let is_database =
         matches!(config.queue, QueueChoice::Postgres { .. } | QueueChoice::Mysql { .. } | QueueChoice::Redis { .. });
     Settings {
@@ -181,7 +181,7 @@ fn writer_settings(config: &Config) -> Settings {
     }
 }
 
-/// Publishes what the store is.
+/// Publishes the location and durability of the store.
 pub(super) fn publish(stats: &Stats, location: &Location, config: &Config) {
     stats.store.set_about(location.to_string(), durability_text(config));
 }
@@ -191,7 +191,7 @@ fn durability_text(config: &Config) -> String {
     std::iter::once(config.durability.to_string()).chain(of_functions).collect()
 }
 
-/// Opens a store. A database that cannot be reached is waited for.
+/// Opens a store. Waits for a database that is unreachable.
 async fn open(location: &Location, prefix: Arc<str>) -> Result<Box<dyn Store>, StoreError> {
     let end = Instant::now() + WAIT_FOR_DATABASE;
     let mut has_warned = false;
@@ -209,7 +209,7 @@ async fn open(location: &Location, prefix: Arc<str>) -> Result<Box<dyn Store>, S
     }
 }
 
-/// Begins to read the jobs of a store that can be used meanwhile.
+/// Begins to restore jobs from a store that can be used at the same time.
 async fn begin(mut store: Box<dyn Store>) -> Result<(Box<dyn Store>, Option<Begun>), StoreError> {
     on_own_thread(move || {
         let begun = store.begin_replay()?;
@@ -218,12 +218,13 @@ async fn begin(mut store: Box<dyn Store>) -> Result<(Box<dyn Store>, Option<Begu
     .await
 }
 
-/// Waits for work that blocks. A driver may bring a runtime of its own, which cannot run on a thread of this one.
+/// Runs blocking work on a separate thread. A driver may have a runtime of its own, which cannot run on a
+/// thread of this one.
 async fn on_own_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let (done, result) = oneshot::channel();
-    // Whoever waits for the result may have gone: the process ends then.
+    // The receiver may be dropped: the process ends then.
     let run = move || drop(done.send(work()));
     std::thread::Builder::new().name("store".to_owned()).spawn(run).map_err(no_thread)?;
     result.await.unwrap_or_else(|_| Err(StoreError::new(StoreFailure::Io, "the thread that opens the store has ended")))
@@ -234,7 +235,7 @@ fn no_thread(error: io::Error) -> StoreError {
     StoreError::new(StoreFailure::Io, format!("cannot start a thread for the store: {error}"))
 }
 
-/// The level of durability by its name in the settings.
+/// Converts the durability level of the settings.
 pub(super) fn level(level: DurabilityLevel) -> Durability {
     match level {
         DurabilityLevel::Always => Durability::Always,

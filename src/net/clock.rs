@@ -1,27 +1,28 @@
-//! The two clocks.
+//! The monotonic clock and the wall clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::job_server::Now;
 
-/// How long the wall clock is taken to go like the monotonic one before it is read again, in microseconds. A step of
-/// the wall clock is noticed after this time.
+/// How long the wall clock is assumed to advance like the monotonic one before it is read again, in
+/// microseconds. A step of the wall clock is noticed after this time.
 const WALL_CLOCK_AGE_US: u64 = 10_000;
 
-/// Reads the time as the job server counts it.
+/// Reads the time in the job server's units.
 ///
-/// It is read for every batch of requests, the wall clock only now and then.
+/// It is read for every batch of requests, the wall clock only at intervals.
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
-    /// Wall clock less monotonic clock, in microseconds, when it was last read, and that time by the monotonic clock.
+    /// Wall clock minus monotonic clock at the last reading, in microseconds, and the monotonic time of that
+    /// reading.
     offset_us: AtomicU64,
     read_at_us: AtomicU64,
 }
 
 impl Clock {
-    /// A clock whose monotonic time begins now.
+    /// Creates a clock whose monotonic time begins now.
     pub fn start() -> Self {
         let clock = Self { start: Instant::now(), offset_us: AtomicU64::new(0), read_at_us: AtomicU64::new(0) };
         clock.read_wall_clock(0);
@@ -43,7 +44,7 @@ impl Clock {
         self.read_at_us.store(monotonic_us, Ordering::Relaxed);
     }
 
-    /// The moment that is called `monotonic_us`.
+    /// The instant that corresponds to `monotonic_us`.
     pub fn instant(&self, monotonic_us: u64) -> Instant {
         self.start + Duration::from_micros(monotonic_us)
     }

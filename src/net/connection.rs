@@ -1,8 +1,8 @@
 //! The task of a connection: reads requests, applies them, writes responses.
 //!
-//! A turn reads once and applies what came under the lock. It leaves writing to the next turn, which comes after those
-//! of the other connections that are ready: what they send to this one goes out with the same write. How much a turn
-//! does is decided by [`turn`]. An idle connection owns no buffer.
+//! A turn reads once and applies the requests under the lock. It leaves writing to the next turn, which comes
+//! after the turns of the other ready connections: output that they produce for this connection goes out with
+//! the same write. [`turn`] decides how much a turn does. An idle connection owns no buffer.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -39,52 +39,52 @@ use crate::protocol::packet::{FrameLimits, FramingError};
 use crate::protocol::text;
 use crate::stats::ConnectionGauges;
 
-/// The size of the buffer into which all connections of a thread read, in bytes.
+/// Size of the read buffer that all connections of a thread share, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
 /// How much of it a short turn uses, in bytes.
 const SHORT_READ: usize = 8 * 1024;
 /// The price of a line of text. A line that is not quick ends the turn.
 pub(super) const LINE: u32 = turn::SHORT / 16;
-/// When so many bytes of answers wait, they are written before the rest of what was read is worked off.
+/// When this many bytes of answers are queued, they are written before the rest of the input is processed.
 const ANSWERS_A_WRITE: usize = 64 * 1024;
-/// While so many bytes wait for a connection, its next request is not read.
+/// While this many bytes are queued for a connection, its next request is not read.
 const ANSWERS_MAX: usize = 48 * 1024 * 1024;
-/// While so many bytes wait for a connection, its next line of text is not answered. Of an answer that takes several
-/// steps only [`LISTING_PIECE`] is made ahead.
+/// While this many bytes are queued for a connection, its next line of text is not answered. A long answer is
+/// made at most [`LISTING_PIECE`] ahead.
 pub(super) const TEXT_AHEAD: usize = 256 * 1024;
-/// How often a connection looks whether there is room for its large packet.
+/// How often a connection checks whether there is room for its large packet.
 const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BUFFER].into_boxed_slice());
 }
 
-/// What all connections have in common.
+/// State that all connections share.
 pub struct Server {
     /// The job server.
     pub hub: Arc<Hub>,
     /// The text commands.
     pub admin: Arc<Admin>,
-    /// The time.
+    /// The clock.
     pub clock: Arc<Clock>,
-    /// How answers that take long share it.
+    /// The scheduling of long answers.
     pub listings: Arc<Listings>,
-    /// Who holds memory for peers.
+    /// The memory that is held for peers.
     pub pressure: Arc<Pressure>,
-    /// Which connections go on.
+    /// The scheduling of connections.
     pub turns: Arc<Turns>,
 }
 
-/// What bounds a connection.
+/// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The largest packet and the longest line.
     pub frames: FrameLimits,
-    /// Bytes that may wait for a slow reader.
+    /// Bytes that may be queued for a slow reader.
     pub output: usize,
-    /// How long a peer may take nothing of what waits for it.
+    /// How long a peer may leave its queued output unread.
     pub patience: Patience,
-    /// How long a new connection may be silent; `None` for as long as it likes.
+    /// How long a new connection may be silent; `None` for no limit.
     pub first_byte_timeout: Option<Duration>,
 }
 
@@ -127,7 +127,7 @@ pub async fn serve(
         awaits_jobs: false,
         server: Arc::clone(&server),
     };
-    // Once its peer has closed, a connection's jobs go back at once, while it may still have answers to write.
+    // When the peer has closed, its jobs are requeued at once, even if there are answers left to write.
     let result = poll_fn(|context| connection.poll(context, Until::PeerHasClosed)).await;
     let result = connection.depart(result).await;
     let result = match result {
@@ -159,14 +159,14 @@ pub async fn serve(
     }
 }
 
-/// What a turn of [`Connection::poll`] waits for.
+/// The condition on which [`Connection::poll`] is ready.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
     PeerHasClosed,
     AllIsWritten,
 }
 
-/// Why a connection ends without having written everything.
+/// Why a connection ends with output unwritten.
 pub(super) enum End {
     Io(io::Error),
     Closed(CloseReason),
@@ -180,11 +180,11 @@ impl From<io::Error> for End {
     }
 }
 
-/// What is still to be read.
+/// Whether there is more to read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
     Open,
-    /// The peer has closed its side, or what it sends makes no sense any more.
+    /// The peer has closed its side, or its stream is invalid.
     Ended,
 }
 
@@ -197,34 +197,36 @@ struct Connection<S> {
     holder: Registered,
     stream: S,
     input: Input,
-    /// Runs while there is no room for the large packet that comes.
+    /// Runs while there is no room for the incoming large packet.
     room_timer: Option<Pin<Box<Sleep>>>,
-    /// When the first of what was read last was worked off, if any was.
+    /// When the first request of the last read was applied, if there was one.
     worked_at: Option<Now>,
     writer: Writer,
     long_answer: Option<Running>,
-    /// Whether a line of text was answered last: what follows it waits until most of the answer is written.
+    /// Whether the last input was a line of text. The input behind it waits until most of the answer is
+    /// written.
     has_text: bool,
     reading: Reading,
-    /// Whether there was more to read than a short turn reads.
+    /// Whether the last read had more than a short turn reads.
     reads_much: bool,
     turn: Turn,
-    /// What is left of what the turn may spend.
+    /// What is left of the turn's budget.
     budget: u32,
-    /// Runs while the peer has not said anything yet.
+    /// Runs until the peer has sent its first byte.
     timer: Option<Pin<Box<Sleep>>>,
     watch: Watch,
     greeting: Greeting,
-    /// Runs while the store is asked for an answer.
+    /// Runs while an answer waits for the store.
     store_timer: Option<Pin<Box<Sleep>>>,
-    /// Whether the next request waits until all jobs are there.
+    /// Whether the next request waits until all jobs are restored.
     awaits_jobs: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
-    /// A turn. Ready when the peer has closed and everything it sent is worked off, or when also all answers are written.
+    /// Runs a turn. Ready when the peer has closed and all its input is processed, or when all answers are
+    /// written as well.
     fn poll(&mut self, context: &mut Context<'_>, until: Until) -> Poll<Result<(), End>> {
-        // What is done for an answer that takes long, writing it included, is charged to all such answers.
+        // Time spent on a long answer, including writing it, is charged to all long answers.
         let began = self.long_answer.is_some().then(Instant::now);
         let result = self.poll_turn(context, until);
         match began {
@@ -252,10 +254,11 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         }
     }
 
-    /// Ends the connection's part in jobs, in pieces. Returns how the connection itself has ended since.
+    /// Removes the connection from its jobs, in pieces. Returns how the connection itself has ended in the
+    /// meantime.
     async fn depart(&mut self, mut result: Result<(), End>) -> Result<(), End> {
         let missed_last = self.has_missed_last(&result);
-        // The end of the jobs may need the place.
+        // Removing it from its jobs may need the place.
         self.writer.leave();
         loop {
             let end = ConnectionEnd { wants_answers: result.is_ok(), missed_last };
@@ -277,9 +280,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         }
     }
 
-    /// Whether the peer has probably not read the last that it was sent: it has reset the connection, as a peer does that closes with
-    /// something unread, or that is sent something after it has closed; or its kernel has not even received everything. That it died
-    /// while it was reading looks the same.
+    /// Whether the peer probably has not read the last bytes that were sent to it. Either it has reset the
+    /// connection, as a peer does that closes with unread input or gets data after it has closed. Or its
+    /// kernel has not received everything. A peer that died while it was reading looks the same.
     fn has_missed_last(&self, result: &Result<(), End>) -> bool {
         match result {
             Ok(()) => !self.writer.is_empty() || self.outbox.queued() > 0 || has_undelivered(self.stream.as_fd()),
@@ -290,18 +293,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         }
     }
 
-    /// Writes what comes, until there are no gaps in it any more.
+    /// Writes the output, until no answer is pending in it.
     fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         if let Some(answer) = &self.long_answer {
             answer.step_back();
         }
-        // What is not written yet is written afterwards.
+        // The rest is written later.
         let _ = self.poll_write(context)?;
         self.poll_timer(context)?;
         if self.outbox.has_gaps() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Whether writing waits until the rest of what was read is worked off: one write is cheaper than several.
+    /// Whether writing waits until the rest of the input is processed: one write is cheaper than several.
     fn writes_later(&self) -> bool {
         self.turn.has_place()
             && self.input.is_held()
@@ -310,7 +313,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             && self.outbox.queued() < ANSWERS_A_WRITE
     }
 
-    /// Writes what there is. Ready when there is nothing left.
+    /// Writes the queued output. Ready when nothing is left.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         let Self { writer, stream, outbox, holder, watch, turn, .. } = self;
         writer.poll_write(context, Pin::new(stream), outbox, holder, watch, turn.has_place())
@@ -326,11 +329,11 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         self.watch.poll(context, self.stream.as_fd(), has_more).map_err(End::Stuck)
     }
 
-    /// Reads once, or goes on with what was read before. Returns whether there is something to do in another turn at
-    /// once: to write what came of it, or to read on.
+    /// Reads once, or continues with input that was read before. Returns whether another turn should follow
+    /// at once, to write the answers or to read on.
     fn poll_input(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         if !self.has_room() {
-            // Writing makes room, and is what this task is woken for.
+            // This task is woken when writing makes room.
             if let Some(answer) = &self.long_answer {
                 answer.step_back();
             }
@@ -352,15 +355,16 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         self.poll_requests(context)
     }
 
-    /// Lets others have the place, while this connection waits for something else than its turn. Returns whether it had the place: then
-    /// its answers may have been left for one write with more of them, and are to be written now.
+    /// Gives up the place while this connection waits for something other than its turn. Returns whether it
+    /// had the place. If so, its answers may have been held back to go out in one write, and should be
+    /// written now.
     fn leave_turn(&mut self) -> bool {
         let had_place = self.turn.has_place();
         self.turn.leave();
         had_place
     }
 
-    /// The same for what is no answer that takes long.
+    /// Handles input while no long answer is in progress.
     fn poll_requests(&mut self, context: &mut Context<'_>) -> Result<bool, End> {
         let is_long = self.reads_much || self.input.is_held();
         self.budget = if !is_long {
@@ -382,7 +386,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         } else if let Poll::Ready(result) = self.poll_read(context) {
             result?;
         } else {
-            // Where there is nothing to read, others may have the place.
+            // Nothing to read: another connection may have the place.
             self.reads_much = false;
             self.turn.leave();
             return Ok(false);
@@ -393,17 +397,17 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             if !self.reads_much || self.input.is_held() {
                 return Ok(true);
             }
-            // Where no other connection has more to do, all of it is answered with one write; otherwise this part is
-            // answered at once.
+            // If no other connection has more work, all of the input is answered with one write. Otherwise
+            // this part is answered at once.
             let has_more = self.turn.poll_long(context).is_ready() && self.poll_input(context)?;
             return Ok(has_more || !self.turn.has_place());
         }
         self.turn.spend_long(spent);
-        // Where the slice is used up, this waits for the next one.
+        // If the slice is used up, this waits for the next one.
         Ok(!self.writes_later() || self.turn.poll_long(context).is_ready())
     }
 
-    /// Waits for what the store is asked for an answer, but not for long.
+    /// Waits for the store's part of an answer, with a timeout.
     fn poll_store(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(Running { answer, .. }) = &mut self.long_answer else { return Poll::Ready(()) };
         while answer.poll_ready(context.waker()).is_pending() {
@@ -418,7 +422,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         Poll::Ready(())
     }
 
-    /// Waits for room for what is to be read.
+    /// Waits for room to read into.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while !self.input.make_room() {
             self.server.pressure.want_room();
@@ -432,7 +436,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         self.worked_at = None;
-        // A short turn finds out whether there is more.
+        // A short turn only finds out whether there is more.
         let most = if self.turn.has_place() { usize::MAX } else { SHORT_READ };
         let size = if self.input.large_buffer().is_some() {
             ready!(self.poll_read_large(context, most))?
@@ -448,7 +452,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
             return Poll::Ready(Ok(()));
         }
         self.holder.set_held(self.input.memory());
-        // Mostly what came held a request, for which the time was asked already.
+        // Usually the input held a request, for which the clock was read already.
         let now = self.worked_at.unwrap_or_else(|| self.server.clock.now());
         self.gauges.heard_ms.set(now.unix_us / 1000);
         self.timer = None;
@@ -498,7 +502,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         has_room(&self.outbox, &self.limits) && self.outbox.queued() < ahead
     }
 
-    /// Makes the next piece of an answer that takes long, if it is its turn. Returns whether it was.
+    /// Makes the next piece of a long answer, if its turn has come. Returns whether it did.
     fn go_on(&mut self, context: &Context<'_>) -> bool {
         let Some(answer) = &mut self.long_answer else { return false };
         match answer.poll_piece(&self.server, &self.outbox, context.waker()) {
@@ -529,7 +533,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
         self.worked_at = requests.worked_at;
         self.awaits_jobs = requests.awaits_jobs;
         if requests.is_foreign {
-            // What came behind the line is not for us.
+            // The bytes behind the line are not Gearman.
             self.input = Input::new(self.limits.frames, Arc::clone(self.server.pressure.account()));
             self.reading = Reading::Ended;
         }
@@ -537,10 +541,10 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Connection<S> {
     }
 }
 
-/// A connection may make so much of its output, three quarters of its limit, and its share of what memory is free, before it is not
-/// read from any more.
+/// Backpressure: a connection is not read while its queued output exceeds three quarters of its limit or its
+/// share of the free memory.
 ///
-/// Then it is for its peer to read. That others have to say something to it does not stop there.
+/// Its peer has to read first. Output that other connections produce for it does not stop there.
 pub(super) fn has_room(outbox: &Outbox, limits: &Limits) -> bool {
     outbox.has_room(ANSWERS_MAX.min(limits.output / 4 * 3))
 }

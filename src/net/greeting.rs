@@ -1,14 +1,14 @@
-//! Whether a peer speaks to a job server at all.
+//! Detects peers that do not speak Gearman.
 //!
-//! A web page can have a browser send bytes of its choice to this port: in an HTTP request, or in a TLS greeting that has a
-//! command in it. Nothing that follows the first sign of this is read as a command.
+//! A web page can make a browser send bytes of its choice to this port: in an HTTP request, or in a TLS
+//! greeting that contains a command. After the first sign of this, no input is read as a command.
 
 use crate::protocol::text;
 
-/// How many unknown commands end a connection that has said nothing else.
+/// This many unknown commands end a connection that has sent nothing else.
 const MOST_UNKNOWN: u8 = 3;
 
-/// What a connection has said so far.
+/// What a connection has sent so far.
 #[derive(Debug, Default)]
 pub(super) struct Greeting {
     /// It has sent a packet or a known command.
@@ -16,23 +16,24 @@ pub(super) struct Greeting {
     unknown: u8,
 }
 
-/// What a peer speaks instead.
+/// The protocol that a peer speaks instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Foreign {
     Http,
     /// Bytes that no text command has, such as a TLS greeting.
     Binary,
-    /// Lines, of which none is a command.
+    /// Lines, none of which is a command.
     OtherText,
 }
 
 impl Greeting {
-    /// A packet came that is understood.
+    /// Notes a valid packet.
     pub(super) const fn packet(&mut self) {
         self.is_known = true;
     }
 
-    /// A line of text came, which is a command or not. Returns what the peer speaks if this line ends the connection.
+    /// Notes a line of text, which is a command or not. Returns what the peer speaks if this line ends the
+    /// connection.
     pub(super) fn line(&mut self, line: &[u8], is_command: bool) -> Option<Foreign> {
         if text::is_http(line) {
             return Some(Foreign::Http);
@@ -44,7 +45,7 @@ impl Greeting {
             self.is_known = true;
             return None;
         }
-        // A tab may be part of a name that somebody has forgotten the command of.
+        // A tab may be part of a name whose command was left out by mistake.
         if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
             return Some(Foreign::Binary);
         }
@@ -76,7 +77,7 @@ mod tests {
         for line in [&b"\x16\x03\x01\x02"[..], b"x\0status", b"\x1b[A", b"\x7f"] {
             assert_eq!(Greeting::default().line(line, false), Some(Foreign::Binary), "{}", line.escape_ascii());
         }
-        // As gearmand reads it, a command ends at a NUL.
+        // Like gearmand, a command ends at a NUL.
         assert_eq!(Greeting::default().line(b"status\0x", true), None);
         let mut greeting = Greeting::default();
         assert_eq!(greeting.line("größe\tx".as_bytes(), false), None);

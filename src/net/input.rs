@@ -1,8 +1,9 @@
-//! What a connection has read and not yet understood: cuts packets and lines out of it and hands them on in batches.
+//! Input buffer of a connection: cuts packets and lines out of the bytes it has read, and passes them on in
+//! batches.
 //!
-//! Whole packets are parsed where they were read, in a buffer that all connections share. Only a part of a packet is
-//! kept, and a large packet gets a buffer of its own, which grows as its bytes arrive and becomes the job's workload
-//! without being copied.
+//! Whole packets are parsed in place, in a read buffer that all connections share. Only a partial packet is
+//! kept. A large packet gets a buffer of its own, which grows as its bytes arrive and becomes the job's
+//! workload without a copy.
 
 use std::sync::Arc;
 
@@ -14,33 +15,36 @@ use crate::protocol::packet::{FrameLimits, FramingError, HEADER_SIZE, Header, Ma
 use crate::protocol::{PeerError, Request, Workload};
 use crate::stats::account::{Account, Amount, Part};
 
-/// Packets from this size on get a buffer of their own if they do not arrive whole, in bytes.
+/// Packets of at least this size get a buffer of their own if they do not arrive whole, in bytes.
 const LARGE_FROM: usize = 32 * 1024;
-/// The most that is set aside for a large packet before its bytes arrive, in bytes: a workload of 1 MiB and its arguments.
+/// Largest buffer that is allocated for a large packet before its bytes arrive, in bytes: a workload of 1 MiB
+/// and its arguments.
 const FIRST_LARGE_BUFFER: usize = 1024 * 1024 + 8 * 1024;
 /// The same while memory is not plentiful.
 const FIRST_LARGE_BUFFER_IF_SHORT: usize = 64 * 1024;
 
-/// Some requests, in order, each of them as it was parsed.
+/// A batch of requests in order, each of them as it was parsed.
 pub type Batch<'a> = ArrayVec<Result<Request<'a>, PeerError>, BATCH>;
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It is done, and the next may come.
+    /// The batch is done, and the next may come.
     GoOn,
-    /// It is done, and what follows is kept until [`Input::resume`].
+    /// The batch is done. The input behind it is kept until [`Input::resume`].
     Hold,
-    /// So many of its requests are done. The others are kept too, and come again.
+    /// The first requests of the batch, this many, are done. The rest of the batch is kept too, and is passed
+    /// on again.
     HoldAfter(usize),
 }
 
-/// Takes what is understood.
+/// Receives the parsed input.
 pub trait Sink {
-    /// Some requests. Returns whether to go on: if not, the rest is kept until [`Input::resume`].
+    /// Handles a batch of requests. Returns whether to continue; if not, the rest is kept until
+    /// [`Input::resume`].
     fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress;
 
-    /// A line of text. Returns whether to go on.
+    /// Handles a line of text. Returns whether to continue.
     fn line(&mut self, line: &[u8]) -> bool;
 }
 
@@ -54,40 +58,41 @@ pub struct Input {
 
 #[derive(Debug)]
 enum State {
-    /// A part of a small packet or of a line, or nothing.
+    /// A partial small packet, a partial line, or nothing.
     Partial(Vec<u8>),
-    /// A part of a large packet: its body so far.
+    /// A partial large packet: its body so far.
     Large { header: Header, body: Vec<u8> },
-    /// A large packet of which the work takes several turns, and what was read behind it.
+    /// A whole large packet whose work takes several turns, and the bytes that were read behind it.
     Whole { header: Header, body: Bytes, rest: Vec<u8> },
-    /// So many bytes of a packet that was too large are still to come.
+    /// An oversized packet is skipped. This many of its bytes are still to come.
     Skip(u64),
-    /// Bytes that were read but not worked off, from this place on: others have their turn, or the
-    /// connection's own output must shrink first.
+    /// Bytes that were read but not processed, from this offset on. The connection yields to others, or its
+    /// own output must shrink first.
     Held { bytes: Vec<u8>, from: usize },
-    /// So many of the last bytes that are being looked at are to be held. Only while they are looked at.
+    /// This many of the last bytes of the current input are to be held. Used only while that input is
+    /// processed.
     Rest(usize),
 }
 
 impl State {
-    /// Holds what there is from this place on, if there is something.
+    /// Holds the bytes from this offset on, if there are any.
     fn held(bytes: Vec<u8>, from: usize) -> Self {
         if from == bytes.len() { Self::Partial(Vec::new()) } else { Self::Held { bytes, from } }
     }
 }
 
 impl Input {
-    /// Nothing is read yet. `account` counts what will be kept.
+    /// Creates an empty input buffer. `account` counts the memory it holds.
     pub const fn new(limits: FrameLimits, account: Arc<Account>) -> Self {
         Self { limits, state: State::Partial(Vec::new()), amount: Amount::new(account, Part::Input) }
     }
 
-    /// Whether bytes are held back. Nothing should be read while they are.
+    /// Whether bytes are held back. The caller should not read while they are.
     pub const fn is_held(&self) -> bool {
         matches!(self.state, State::Held { .. } | State::Whole { .. })
     }
 
-    /// How many bytes it holds.
+    /// Memory held, in bytes.
     pub fn memory(&self) -> usize {
         match &self.state {
             State::Partial(bytes) | State::Large { body: bytes, .. } | State::Held { bytes, .. } => bytes.capacity(),
@@ -96,17 +101,17 @@ impl Input {
         }
     }
 
-    /// Tells the account how many bytes it holds.
+    /// Reports the memory held to the account.
     fn publish(&mut self) {
         let memory = match &self.state {
-            // The packet itself is counted until nobody holds it any more.
+            // The packet itself is counted until its last reference is dropped.
             State::Whole { rest, .. } => rest.capacity(),
             _ => self.memory(),
         };
         self.amount.set(memory);
     }
 
-    /// Makes room for what comes next. Returns whether there is any: there is none for a large packet while
+    /// Makes room for the next read. Returns whether there is room: there is none for a large packet while
     /// memory is short.
     pub fn make_room(&mut self) -> bool {
         let account = self.amount.account();
@@ -124,7 +129,8 @@ impl Input {
         true
     }
 
-    /// The buffer into which to read next instead of the shared one, and how much at most.
+    /// The buffer of the large packet to read into instead of the shared one, and how many bytes it still
+    /// lacks.
     pub fn large_buffer(&mut self) -> Option<(&mut Vec<u8>, usize)> {
         let State::Large { header, body } = &mut self.state else {
             return None;
@@ -133,7 +139,7 @@ impl Input {
         Some((body, missing))
     }
 
-    /// Bytes were read into the large buffer.
+    /// Continues after bytes were read into the large buffer.
     pub fn large_buffer_filled(&mut self, sink: &mut impl Sink) {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
             State::Large { header, body } if body.len() == header.length as usize => {
@@ -145,8 +151,8 @@ impl Input {
         self.publish();
     }
 
-    /// Hands on a large packet, behind which `rest` was read. If its work takes several turns, it is kept and
-    /// comes again.
+    /// Passes on a large packet, behind which `rest` was read. If its work takes several turns, the packet is
+    /// kept and passed on again.
     fn work_off_large(&mut self, header: Header, body: Bytes, rest: Vec<u8>, sink: &mut impl Sink) {
         let progress = sink.requests(&[parse(header, Workload::shared(&body, &body))]);
         self.state = match progress {
@@ -156,16 +162,16 @@ impl Input {
         };
     }
 
-    /// Goes on with what was held back.
+    /// Continues with the bytes that were held back.
     ///
     /// # Errors
-    /// Where the stream cannot be cut any further.
+    /// When the stream cannot be split into packets any further.
     pub fn resume(&mut self, sink: &mut impl Sink) -> Result<(), FramingError> {
         match std::mem::replace(&mut self.state, State::Partial(Vec::new())) {
             State::Held { bytes, from } => {
                 self.cut(&bytes[from..], sink)?;
                 if let State::Rest(rest) = self.state {
-                    // Not copied: what is worked off in many pieces would be copied in each.
+                    // Not copied: input that is processed in many pieces would be copied for each of them.
                     let from = bytes.len() - rest;
                     self.state = State::held(bytes, from);
                 }
@@ -177,10 +183,10 @@ impl Input {
         Ok(())
     }
 
-    /// Understands as much of `bytes` as it can, and keeps the rest.
+    /// Parses as much of `bytes` as possible, and keeps the rest.
     ///
     /// # Errors
-    /// Where the stream cannot be cut any further.
+    /// When the stream cannot be split into packets any further.
     pub fn consume(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
         let result = self.cut(bytes, sink);
         if let State::Rest(rest) = self.state {
@@ -190,7 +196,7 @@ impl Input {
         result
     }
 
-    /// The same, where the rest stays with the caller.
+    /// Like [`consume`](Self::consume), but the rest stays with the caller.
     fn cut(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), FramingError> {
         while !bytes.is_empty() {
             match &mut self.state {
@@ -230,7 +236,8 @@ impl Input {
         Ok(())
     }
 
-    /// Takes whole packets and lines from the beginning of `bytes`, and then what is only a part, into the state.
+    /// Takes whole packets and lines from the beginning of `bytes`, then stores a partial one at the end in
+    /// the state.
     fn consume_whole(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, FramingError> {
         let mut batch = Batch::new();
         let (mut consumed, mut batch_start) = (0, 0);
@@ -270,7 +277,8 @@ impl Input {
                     batch_start = consumed;
                 }
                 Scan::Oversized(header) => {
-                    // The answer is small, and the body is not kept: whether to go on is asked with the next request.
+                    // The answer is small, and the body is not kept. The next request decides whether to
+                    // continue.
                     sink.requests(&[Err(PeerError::PACKET_TOO_LARGE)]);
                     self.state = State::Skip(header.packet_size() as u64);
                     return Ok(consumed);
@@ -284,13 +292,13 @@ impl Input {
                     self.state = State::Partial(rest.to_vec());
                     return Ok(bytes.len());
                 }
-                // Packets are worked off above.
+                // Handled above.
                 Scan::Packet { .. } => {}
             }
         }
     }
 
-    /// Keeps everything from `consumed` on for later. Returns how much of `bytes` that makes consumed: all.
+    /// Keeps everything from `consumed` on for later. Returns how many of `bytes` are consumed by that: all.
     fn hold(&mut self, bytes: &[u8], consumed: usize) -> usize {
         self.state = State::Rest(bytes.len() - consumed);
         bytes.len()
@@ -307,7 +315,7 @@ impl Input {
         Ok(self.hold(bytes, consumed))
     }
 
-    /// Adds to the partial packet or line what it lacks of `bytes`, and no more. Returns how much that was.
+    /// Appends the missing bytes to the partial packet or line, and no more. Returns how many bytes it took.
     fn complete_partial(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, FramingError> {
         let State::Partial(partial) = &mut self.state else {
             return Ok(0);
@@ -321,7 +329,7 @@ impl Input {
         let mut whole = std::mem::take(partial);
         let size = whole.len();
         match scan(&whole, &self.limits)? {
-            // The header is complete, and what it announces may want another way of reading.
+            // The header is complete. The packet may be large and need a buffer of its own.
             Scan::PartialPacket(size) => {
                 self.state = large_packet(&whole, size, self.amount.account()).unwrap_or_else(|| {
                     whole.reserve_exact(size - whole.len());
@@ -332,7 +340,7 @@ impl Input {
             Scan::Packet { .. } | Scan::Line { .. } | Scan::Oversized(_) => {
                 let consumed = self.consume_whole(&whole, sink)?;
                 if let State::Rest(1..) = self.state {
-                    // Nothing of it is done, and it is not part of what was read now.
+                    // Nothing of it is processed, and it is not part of the current read.
                     self.state = State::Held { bytes: whole, from: 0 };
                     return Ok(taken);
                 }
@@ -349,7 +357,7 @@ impl Input {
     }
 }
 
-/// A part of a packet of `size` bytes, in a buffer of its own if it is large.
+/// A partial packet of `size` bytes, in a buffer of its own if it is large.
 fn large_packet(part: &[u8], size: usize, account: &Account) -> Option<State> {
     if size < LARGE_FROM {
         return None;
@@ -362,7 +370,7 @@ fn large_packet(part: &[u8], size: usize, account: &Account) -> Option<State> {
     Some(State::Large { header, body: buffer })
 }
 
-/// How much is set aside for a large packet at first, in bytes.
+/// Initial size of the buffer for a large packet, in bytes.
 fn first_large_buffer(account: &Account) -> usize {
     if account.is_plentiful() { FIRST_LARGE_BUFFER } else { FIRST_LARGE_BUFFER_IF_SHORT }
 }
@@ -382,7 +390,7 @@ mod tests {
 
     const LIMITS: FrameLimits = FrameLimits { packet: 200_000, line: 64 };
 
-    /// Writes down what it is handed; asks to be held back at every third call.
+    /// Records the input that it receives. Asks to hold the rest at every third call.
     #[derive(Default)]
     struct Record {
         seen: Vec<String>,
@@ -400,7 +408,7 @@ mod tests {
     impl Sink for Record {
         fn requests(&mut self, batch: &[Result<Request<'_>, PeerError>]) -> Progress {
             let is_to_go_on = self.is_to_go_on();
-            // What was refused for its size does not come again.
+            // An oversized packet is not passed on again.
             let done = if is_to_go_on || batch[0].is_err() { batch.len() } else { self.calls % (batch.len() + 1) };
             for request in &batch[..done] {
                 self.seen.push(match request {
@@ -451,7 +459,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-        /// However the stream is cut, and whether or not it is held back, the same is understood.
+        /// The parsed requests do not depend on where the stream is cut or whether input is held back.
         #[test]
         fn cuts_do_not_matter(
             frames in prop::collection::vec((0..5_u8, 0..100_usize, any::<u8>()), 1..150),
@@ -473,7 +481,7 @@ mod tests {
             prop_assert_eq!(whole.1, None);
         }
 
-        /// Whatever the bytes, it neither panics nor goes on for ever.
+        /// Arbitrary bytes cause neither a panic nor an endless loop.
         #[test]
         fn any_bytes_are_survived(stream in prop::collection::vec(any::<u8>(), 0..500), cuts in prop::collection::vec(1..50_usize, 1..5)) {
             run(&stream, &cuts, true);

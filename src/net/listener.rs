@@ -1,4 +1,4 @@
-//! Accepting connections: how many, how they are told that there are too many, and what happens without file descriptors.
+//! Accepting connections: their limit, the error that refused peers get, and the lack of file descriptors.
 
 use std::fs::File;
 use std::io;
@@ -19,21 +19,21 @@ use crate::process::listen::{KeepAlive, tune};
 use crate::protocol::{PeerError, Response};
 use crate::stats::ConnectionGauges;
 
-/// How long accepting pauses after it failed for want of something, the first time. It doubles each time.
+/// Pause after the first failure to accept for lack of a resource. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// How many connections are accepted in a row before those that are there have their turn.
+/// How many connections are accepted in a row before the listener yields.
 const ACCEPTED_A_TURN: u32 = 8;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What holds for connections that are accepted from now on.
+/// Settings of newly accepted connections.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceptSettings {
-    /// Connections at one time, of all listeners together.
+    /// Maximum number of open connections, of all listeners together.
     pub max_connections: usize,
-    /// How dead peers are noticed.
+    /// TCP keepalive, which detects dead peers.
     pub keep_alive: KeepAlive,
-    /// What bounds each connection.
+    /// The limits of each connection.
     pub limits: Limits,
 }
 
@@ -43,11 +43,12 @@ pub struct Acceptor {
     settings: RwLock<AcceptSettings>,
     open: AtomicUsize,
     tasks: TaskTracker,
-    /// A descriptor to give up when there is none left, so that a peer can be accepted and told.
+    /// A spare descriptor. It is released when no descriptor is left, so that a peer can be accepted and sent
+    /// an error.
     reserve: Mutex<Option<File>>,
 }
 
-/// A connection as a listener hands it out.
+/// An accepted connection, as a listener returns it.
 pub struct Accepted<S> {
     /// The connection.
     pub stream: S,
@@ -60,9 +61,9 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + AsRawFd + Unpin + Send + 'stat
 
 impl<S: AsyncRead + AsyncWrite + AsFd + AsRawFd + Unpin + Send + 'static> Stream for S {}
 
-/// A socket that listens.
+/// A listening socket.
 pub trait Listener: Send + Sync + 'static {
-    /// What it accepts.
+    /// The type of its connections.
     type Stream: Stream;
 
     /// Accepts the next connection.
@@ -75,7 +76,7 @@ impl Listener for TcpListener {
     async fn accept_one(&self, settings: &AcceptSettings) -> io::Result<Accepted<TcpStream>> {
         let (stream, address) = self.accept().await?;
         if let Err(error) = tune(&stream.as_fd(), &settings.keep_alive) {
-            // A peer that is gone already; its connection will end by itself.
+            // The peer is gone already; its connection will end by itself.
             debug!("cannot tune the connection of {address}: {error}");
         }
         Ok(Accepted { stream, peer: address.ip().to_canonical().to_string() })
@@ -92,7 +93,7 @@ impl Listener for UnixListener {
 }
 
 impl Acceptor {
-    /// Starts the tasks of accepted connections within `tasks`.
+    /// Creates an acceptor that spawns the tasks of its connections on `tasks`.
     pub fn new(server: Arc<Server>, settings: AcceptSettings, tasks: TaskTracker) -> Self {
         Self {
             server,
@@ -103,12 +104,12 @@ impl Acceptor {
         }
     }
 
-    /// Changes what holds for new connections.
+    /// Changes the settings of new connections.
     pub fn set_settings(&self, settings: AcceptSettings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
-    /// Accepts from a listener until `stop`, which closes its socket.
+    /// Accepts from a listener until `stop`, then closes its socket.
     pub async fn accept<L: Listener>(self: Arc<Self>, listener: L, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         let mut accepted_now = 0;
@@ -149,7 +150,7 @@ impl Acceptor {
         }
     }
 
-    /// Serves one end of a pair of sockets for a peer at this address, who came by another way.
+    /// Serves one end of a socket pair for a peer at this address that arrived by another protocol.
     pub async fn adopt(self: Arc<Self>, stream: UnixStream, peer: String) {
         self.start(Accepted { stream, peer }).await;
     }
@@ -179,7 +180,7 @@ impl Acceptor {
         });
     }
 
-    /// Gives up the reserve to accept one connection, and tells its peer.
+    /// Releases the spare descriptor to accept one connection, and sends its peer an error.
     async fn refuse_with_reserve(&self, listener: &impl Listener) {
         *self.reserve.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Ok(Ok(accepted)) = tokio::time::timeout(FIRST_PAUSE, listener.accept_one(&self.settings())).await {
@@ -198,7 +199,7 @@ fn open_reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Says why there is no connection for this peer. The packet fits into the empty buffer of a new socket, or it is lost.
+/// Sends the peer an error. The packet fits into the empty buffer of a new socket, or it is lost.
 async fn refuse(mut stream: impl AsyncWrite + Unpin, why: PeerError) {
     use tokio::io::AsyncWriteExt;
     let packet = Response::Error(why).to_bytes();

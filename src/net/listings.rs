@@ -1,11 +1,11 @@
-//! How answers that take long share the time of the thread that serves jobs.
+//! Scheduling of long answers: how they share the time of the thread that serves jobs.
 //!
-//! Such an answer is made in pieces, one piece at a time whoever asked, in turn one that has had none yet and
-//! the oldest of the others, as long as their peers read. While nobody wants anything else, one piece follows
-//! the other. While others have turns, the pieces take one part in `SHARE` of the time, writing them
-//! included.
+//! A long answer is made in pieces, one piece at a time for all connections together. Turns alternate between
+//! an answer that has had no piece yet and the oldest of the others, as long as their peers read. While the
+//! server is otherwise idle, pieces follow one another without a pause. While other connections are active,
+//! pieces take one part in `SHARE` of the time, including writing them.
 //!
-//! `Order` decides, and has no clock; [`keep_order`] is the task that tells it the time.
+//! `Order` decides and has no clock; [`keep_order`] is the task that passes it the time.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -17,45 +17,45 @@ use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// The share of the time that pieces take while others have turns is one in this many.
+/// While other connections are active, pieces take one part in this many of the time.
 const SHARE: u64 = 5;
-/// After a piece the next one never waits longer than this, in microseconds: a piece that the system
-/// interrupted only seems long.
+/// The longest pause after a piece, in microseconds. A piece that the system interrupted seems longer than it
+/// was.
 const LONGEST_PAUSE_US: u64 = 50_000;
 
-/// The place of an answer in the order: whether it has had a piece, and when it came.
+/// The position of an answer in the order: whether it has had a piece, and its sequence number.
 type Place = (bool, u64);
 
-/// Which answer makes its next piece, and when.
+/// Decides which answer makes its next piece, and when.
 #[derive(Debug, Default)]
 struct Order {
-    /// Those that can go on.
+    /// Answers that can continue.
     waiting: BTreeMap<Place, Waker>,
-    /// The one whose turn it is.
+    /// The answer that may make a piece now.
     turn: Option<Place>,
-    /// Whether the last turn was the first of an answer.
+    /// Whether the last turn was the first of its answer.
     gave_first: bool,
-    /// Until when there is a pause.
+    /// When the pause ends.
     pause_until_us: u64,
-    /// How many have come.
+    /// How many answers there were so far.
     count: u64,
-    /// The task that waits for a change.
+    /// The waker of the task that waits for a change.
     keeper: Option<Waker>,
 }
 
-/// What is to happen next.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// Nothing before something changes.
+    /// Wait for a change.
     Wait,
-    /// The first of those that wait has its turn now.
+    /// Let the next waiting answer make a piece now.
     Turn,
-    /// Others have their turn for so long, in microseconds.
+    /// Let other connections run for this long, in microseconds.
     Pause(u64),
 }
 
 impl Order {
-    /// Whether an answer that can go on does so now. If not, its waker is kept until it does.
+    /// Whether an answer that can continue may do so now. If not, its waker is kept until it may.
     fn ask(&mut self, place: Place, waker: &Waker) -> bool {
         if self.turn == Some(place) {
             return true;
@@ -69,27 +69,27 @@ impl Order {
         false
     }
 
-    /// An answer cannot go on now, is complete, or was given up.
+    /// Removes an answer that cannot continue now, is complete, or was abandoned.
     fn leave(&mut self, place: Place) {
         self.waiting.remove(&place);
         self.turn.take_if(|turn| *turn == place);
     }
 
-    /// So much time was spent on answers of this kind, until now.
+    /// Charges `spent_us`, which ended at `now_us`, to the long answers.
     fn charge(&mut self, now_us: u64, spent_us: u64) {
-        // The time in which it was spent is a part of the time of which it may be so much.
+        // The time spent is itself part of the period in which the share applies.
         let began_us = self.pause_until_us.max(now_us.saturating_sub(spent_us));
         let until_us = began_us.saturating_add(spent_us.saturating_mul(SHARE));
         self.pause_until_us = until_us.min(now_us.saturating_add(LONGEST_PAUSE_US));
     }
 
-    /// `is_idle` says that nobody else has had a turn since the last piece, though all who wanted one could.
+    /// `is_idle`: no other connection has run since the last piece, although every ready one could.
     fn next(&mut self, now_us: u64, is_idle: bool) -> Next {
         if self.turn.is_some() || self.waiting.is_empty() {
             return Next::Wait;
         }
         if is_idle {
-            // Nobody else wants the time.
+            // No other connection needs the time.
             self.pause_until_us = now_us;
         }
         match self.pause_until_us.saturating_sub(now_us) {
@@ -98,8 +98,8 @@ impl Order {
         }
     }
 
-    /// Gives one its turn: the first of those that have had none and the oldest of the others, alternately.
-    /// However many come, those that are under way go on.
+    /// Gives a turn, alternately to the first answer without a piece and to the oldest of the others. However
+    /// many new answers come, those in progress continue.
     fn give_turn(&mut self) -> Option<Waker> {
         let under_way = self.waiting.range((true, 0)..).next().map(|(place, _)| *place);
         let place = match under_way {
@@ -113,14 +113,14 @@ impl Order {
     }
 }
 
-/// All answers that take long.
+/// All long answers.
 #[derive(Debug)]
 pub struct Listings {
     order: Mutex<Order>,
     start: Instant,
-    /// How many there are.
+    /// How many are open.
     open: AtomicUsize,
-    /// How many turns of others there were while there were some.
+    /// How often other connections ran while long answers were open.
     others: AtomicU64,
 }
 
@@ -131,7 +131,7 @@ impl Default for Listings {
 }
 
 impl Listings {
-    /// Another answer that takes long.
+    /// Registers a long answer.
     pub fn enter(self: &Arc<Self>) -> Ticket {
         self.open.fetch_add(1, Ordering::Relaxed);
         let mut order = self.lock();
@@ -139,20 +139,21 @@ impl Listings {
         Ticket { place: (false, order.count), listings: Arc::clone(self) }
     }
 
-    /// Whether there are none.
+    /// Whether no long answer is open.
     pub fn is_empty(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
     }
 
-    /// A connection without such an answer has a turn.
+    /// Counts a turn of a connection without a long answer.
     pub fn note_other(&self) {
         if !self.is_empty() {
-            // Approximate where several threads add: it only matters whether it changes.
+            // Approximate when several threads add. Only a change of the count matters.
             self.others.store(self.others.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
-    /// What began then was done for such an answer, and others are to have their share before more is.
+    /// Charges the time since `began` to the long answers: other connections get their share before the next
+    /// piece.
     pub fn charge(&self, began: Instant) {
         let spent_us = micros(began.elapsed());
         let now_us = self.now_us();
@@ -172,7 +173,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// An answer's place in the order, until this is dropped.
+/// An answer's position in the order, until this is dropped.
 #[derive(Debug)]
 pub struct Ticket {
     place: Place,
@@ -180,8 +181,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Ready when the next piece may be made. It must be made then, or [`step_back`](Self::step_back) be
-    /// called: nobody else makes one before.
+    /// Ready when the next piece may be made. The caller must then make it or call
+    /// [`step_back`](Self::step_back): until then no other answer makes one.
     pub fn poll_turn(&self, waker: &Waker) -> Poll<()> {
         let keeper = {
             let mut order = self.listings.lock();
@@ -194,8 +195,8 @@ impl Ticket {
         Poll::Pending
     }
 
-    /// It has had its turn: those come first who have had none. Where nothing came of it that its peer could
-    /// read, all others do.
+    /// Ends the turn: answers without a piece take precedence over it. If `has_piece` is false, the turn
+    /// produced nothing for the peer to read, and the answer goes behind all others.
     pub fn has_had_turn(&mut self, has_piece: bool) {
         self.step_back();
         self.place.0 = true;
@@ -206,7 +207,7 @@ impl Ticket {
         }
     }
 
-    /// It cannot go on now.
+    /// Gives up the turn or the wait for one: the answer cannot continue now.
     pub fn step_back(&self) {
         let keeper = {
             let mut order = self.listings.lock();
@@ -224,9 +225,9 @@ impl Drop for Ticket {
     }
 }
 
-/// Lets the answers go on in their order. Runs for ever, and sleeps while there are none.
+/// Schedules the long answers. Runs for ever, and sleeps while there are none.
 pub async fn keep_order(listings: Arc<Listings>) {
-    // What others had done when they could next have their turn.
+    // The count of other connections' turns when they could last run.
     let mut others_before = None;
     loop {
         let others = listings.others.load(Ordering::Relaxed);
@@ -235,7 +236,7 @@ pub async fn keep_order(listings: Arc<Listings>) {
             Next::Turn => {
                 poll_fn(|context| listings.poll_end_of_turn(context.waker())).await;
                 others_before = Some(listings.others.load(Ordering::Relaxed));
-                // Sockets are looked at, and all who can go on have their turn.
+                // The runtime polls the sockets and runs every ready task.
                 yield_now().await;
             }
             Next::Pause(left_us) => sleep(Duration::from_micros(left_us)).await,
@@ -248,7 +249,7 @@ pub async fn keep_order(listings: Arc<Listings>) {
 }
 
 impl Listings {
-    /// Says what is next, and if that is a turn gives it.
+    /// Returns the next step, and gives the turn if the step is one.
     fn advance(&self, is_idle: bool) -> Next {
         let now_us = self.now_us();
         let mut order = self.lock();
@@ -297,7 +298,7 @@ mod tests {
             order.give_turn();
             let place = order.turn.expect("somebody has a turn");
             assert!(order.ask(place, Waker::noop()));
-            // The first one reads so quickly that it can always go on, twice.
+            // The first answer's peer reads so fast that it can continue at once, twice.
             turns.push(place);
             order.leave(place);
             if place == (true, 1) && turns.len() < 5 {
@@ -315,15 +316,15 @@ mod tests {
         order.give_turn();
         assert_eq!(order.next(0, true), Next::Wait);
         ask(&mut order, &[(true, 2)]);
-        // It goes away without having used it.
+        // It leaves without using its turn.
         order.leave((true, 1));
         assert_eq!(order.next(0, false), Next::Turn);
         order.leave((true, 2));
         assert_eq!(order.next(0, false), Next::Wait, "nobody waits");
     }
 
-    /// Of a second in which others have turns all the time, pieces of any length take a fifth; of one
-    /// without, all.
+    /// In a second in which other connections are always active, pieces of any length take a fifth of the
+    /// time. In an idle second they take all of it.
     #[test]
     fn pieces_take_a_fifth_of_the_time_or_all_of_it() {
         for (is_idle, expected_us) in [(false, 200_000), (true, 1_000_000)] {
@@ -337,7 +338,7 @@ mod tests {
                             order.give_turn();
                             now_us += piece_us;
                             spent_us += piece_us;
-                            // A part of it is spent on writing, in another turn.
+                            // A part of the time is spent on writing, in another turn.
                             order.charge(now_us - piece_us / 3, piece_us - piece_us / 3);
                             order.charge(now_us, piece_us / 3);
                             order.leave((true, 1));

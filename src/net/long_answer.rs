@@ -1,4 +1,4 @@
-//! An answer of a connection that takes more than one step.
+//! A connection's answer that takes more than one step.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker, ready};
@@ -10,25 +10,25 @@ use crate::admin::{LISTING_PIECE, LongAnswer};
 use crate::outbox::Outbox;
 use crate::stats::account::{Amount, Part};
 
-/// How long a piece takes at most, and the step that it is in.
+/// Time limit of a piece. The step that is in progress then is completed.
 const PIECE_TIME: Duration = Duration::from_micros(500);
-/// The same for the first, while other answers take long: what is done by then is short, and is answered at
-/// once.
+/// Time limit of the first piece while other long answers are in progress. An answer that is complete by then
+/// is short, and is sent at once.
 const SHORT_TIME: Duration = Duration::from_micros(50);
 
-/// The answer, and its place among all that take long.
+/// The answer, and its position among all long answers.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) answer: LongAnswer,
     ticket: Ticket,
-    /// What is made of it and is less than a piece.
+    /// Output that is less than a piece so far.
     piece: Vec<u8>,
-    /// What the account was told of it.
+    /// The memory of `piece` that is reported to the account.
     amount: Amount,
 }
 
-/// Makes the beginning of an answer. Where that is all, it is in `out`; nothing is there if not, so that what
-/// fits into a piece leaves at once.
+/// Makes the first piece of an answer. If the answer is complete, it is in `out`. If not, `out` is empty
+/// unless it holds a full piece, which is sent at once.
 pub(super) fn begin(server: &Server, mut answer: LongAnswer, out: &mut Vec<u8>) -> Option<Running> {
     let awaits_jobs = answer.awaits_jobs() && server.hub.is_restoring();
     if !awaits_jobs && !answer.waits_for_store() {
@@ -52,7 +52,7 @@ pub(super) fn begin(server: &Server, mut answer: LongAnswer, out: &mut Vec<u8>) 
 }
 
 impl Running {
-    /// Makes the next piece, when it is its turn. Ready with whether the answer is complete.
+    /// Makes the next piece when its turn comes. Ready with whether the answer is complete.
     pub(super) fn poll_piece(&mut self, server: &Arc<Server>, outbox: &Outbox, waker: &Waker) -> Poll<bool> {
         let takes_time = self.answer.takes_time();
         if takes_time {
@@ -76,14 +76,14 @@ impl Running {
         self.answer.awaits_jobs()
     }
 
-    /// It cannot go on now: others have their turn.
+    /// Gives up its turn: the answer cannot continue now.
     pub(super) fn step_back(&self) {
         self.ticket.step_back();
     }
 }
 
-/// Goes on until there is a piece, or until the store is to be waited for, or for as long as it may. Returns
-/// whether the answer is complete.
+/// Continues until there is a piece, the answer waits for the store, or its time is used up. Returns whether
+/// the answer is complete.
 fn make(server: &Server, answer: &mut LongAnswer, began: Instant, most: Duration, piece: &mut Vec<u8>) -> bool {
     loop {
         if server.admin.go_on(server.clock.now(), answer, piece) {

@@ -1,4 +1,4 @@
-//! Sockets and time around the hub: who listens, one task per connection, and the task that keeps the time.
+//! Sockets and timers around the hub: the listeners, one task per connection, and the timer task.
 
 pub mod clock;
 pub mod connection;

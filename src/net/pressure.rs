@@ -1,16 +1,16 @@
-//! Memory pressure: the connections that hold much and move slowest are closed first.
+//! Memory pressure: the connections that hold much memory and drain it slowest are closed first.
 //!
-//! A thread of its own looks at the account and at all who hold buffers; nobody waits for it, and it takes no
-//! lock of the hub's. There are two rules.
+//! A separate thread checks the memory account and all holders of buffers. No other thread waits for it, and
+//! it takes no lock of the hub. There are two rules.
 //!
-//! **A pace that rises with what is held.** A peer that has more than `SMALL` waiting, or on its way here,
-//! must move as much as that within a time, which shrinks with the fourth power of the share of memory that
-//! buffers take: see `Pace`. While memory is plentiful the time is hours. So a slow upload or a client that
-//! pauses is not cut off then, whatever it holds.
+//! **A minimum pace that rises with memory use.** A peer with more than `SMALL` bytes queued or arriving must
+//! move what it holds within a time limit, which shrinks with the fourth power of the share of memory budget
+//! that buffers take: see `Pace`. While memory is plentiful the limit is hours. So a slow upload or a client
+//! that pauses is not cut off then, whatever it holds.
 //!
-//! **Where the limit is reached,** connections that hold more than the average are closed at once, in the
-//! order of how little of what they hold they have moved lately, until there is some room. So is done where
-//! large packets have waited for room for a while.
+//! **At the limit,** connections that hold more than the average are closed at once, those that recently
+//! moved the least of what they hold first, until there is some room. The same happens when large packets
+//! have waited for room for a while.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -29,54 +29,54 @@ use crate::stats::account::{Account, STEP};
 
 /// What a peer may hold at any pace while the limit is not reached, in bytes.
 const SMALL: u64 = 1024 * 1024;
-/// Within this time a peer must move what it holds when buffers take all that they may.
+/// The time in which a peer must move what it holds when buffers use their whole memory budget.
 const SHORTEST_TIME: Duration = Duration::from_secs(3);
-/// Below this share of what buffers may take nobody's pace is looked at. The time is days there.
+/// Below this share of the buffers' memory budget no pace is checked. The time limit would be days there.
 const LEAST_SHARE: f64 = 1.0 / 16.0;
-/// How often holders are looked at while buffers take more than that share.
+/// How often holders are checked above that share.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// How often the account is looked at otherwise.
+/// How often the account is checked below it.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
-/// After so long without a refused submission it is said that none is refused any more.
+/// After this time without a refused submission the log says that none is refused any longer.
 const NONE_REFUSED: Duration = Duration::from_mins(1);
-/// The time over which the pace of a peer is averaged where the limit is reached.
+/// The time over which a peer's pace is averaged, for the order in which connections are closed at the limit.
 const LATELY: Duration = Duration::from_secs(2);
 /// How long large packets wait for room before other connections are closed for them.
 const WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
-/// Closed connections that get a line of the log each; the others of the same look share one.
+/// How many closed connections of one check get a log line each; the others share one.
 const LINES: usize = 5;
 
-/// Who holds buffers, and how it is closed.
+/// A holder of buffers, and how to close it.
 #[derive(Debug)]
 enum Target {
     Connection(Arc<Outbox>),
     Task(String, CancellationToken),
 }
 
-/// A peer that makes the server hold buffers.
+/// A peer for which the server holds buffers.
 #[derive(Debug)]
 pub struct Holder {
     target: Target,
-    /// Bytes of packets that have not come whole, or of what a task holds for its peer.
+    /// Bytes of partial packets, or bytes that a task holds for its peer.
     held: AtomicUsize,
-    /// Bytes of large packets that were received, in all.
+    /// Total bytes of large packets received.
     received: AtomicU64,
-    /// Bytes that the peer was written, in all.
+    /// Total bytes written to the peer.
     written: AtomicU64,
 }
 
 impl Holder {
-    /// `bytes` were written to the peer.
+    /// Counts `bytes` written to the peer.
     pub fn wrote(&self, bytes: usize) {
         add(&self.written, bytes);
     }
 
-    /// `bytes` of a large packet were received.
+    /// Counts `bytes` received of a large packet.
     pub fn received(&self, bytes: usize) {
         add(&self.received, bytes);
     }
 
-    /// The peer's task holds `bytes`, beside what is in its outbox.
+    /// Sets how many bytes the peer's task holds, besides those in its outbox.
     pub fn set_held(&self, bytes: usize) {
         self.held.store(bytes, Ordering::Relaxed);
     }
@@ -89,12 +89,12 @@ impl Holder {
     }
 }
 
-/// One writer at a time.
+/// Adds to a count that has one writer at a time.
 fn add(count: &AtomicU64, bytes: usize) {
     count.store(count.load(Ordering::Relaxed).wrapping_add(bytes as u64), Ordering::Relaxed);
 }
 
-/// A holder among the others, until this is dropped.
+/// The registration of a holder, until this is dropped.
 #[derive(Debug)]
 pub struct Registered {
     pressure: Arc<Pressure>,
@@ -116,20 +116,20 @@ impl Drop for Registered {
     }
 }
 
-/// All who hold buffers, and the thread that looks at them.
+/// All holders of buffers, and the thread that checks them.
 #[derive(Debug)]
 pub struct Pressure {
     account: Arc<Account>,
     holders: Mutex<Slab<Arc<Holder>>>,
     thread: OnceLock<Thread>,
-    /// Whether a large packet has waited for room since the last look.
+    /// Whether a large packet has waited for room since the last check.
     is_wanted: AtomicBool,
-    /// Who was closed since the last look, and what it held.
+    /// Connections closed since the last check, with the bytes each held.
     closed: Mutex<Vec<(String, u64)>>,
 }
 
 impl Pressure {
-    /// Nobody holds anything yet.
+    /// Creates the registry without holders.
     pub fn new(account: Arc<Account>) -> Arc<Self> {
         let (holders, thread, is_wanted, closed) = Default::default();
         Arc::new(Self { account, holders, thread, is_wanted, closed })
@@ -157,13 +157,13 @@ impl Pressure {
         Registered { pressure: Arc::clone(self), key, holder }
     }
 
-    /// A connection has ended since memory was short. The log will say so.
+    /// Records a connection that was closed for lack of memory. The next check logs it.
     pub fn note_closed(&self, name: String, held: u64) {
         self.account.closed.add(1);
         self.closed.lock().unwrap_or_else(PoisonError::into_inner).push((name, held));
     }
 
-    /// Somebody waits for room.
+    /// Reports that a large packet waits for room, and wakes the thread.
     pub fn want_room(&self) {
         if !self.is_wanted.swap(true, Ordering::Relaxed)
             && let Some(thread) = self.thread.get()
@@ -177,14 +177,14 @@ impl Pressure {
     }
 }
 
-/// Starts the thread. It ends soon after all others have let go of `pressure`.
+/// Starts the thread. It ends soon after all other references to `pressure` are dropped.
 ///
 /// # Errors
-/// Where the system has no thread left.
+/// When the system cannot create another thread.
 pub fn start(pressure: &Arc<Pressure>) -> io::Result<()> {
     let observed = Arc::downgrade(pressure);
     let thread = thread::Builder::new().name("memory".to_owned()).spawn(move || run(&observed))?;
-    // It is started once.
+    // Called once.
     let _ = pressure.thread.set(thread.thread().clone());
     Ok(())
 }
@@ -198,7 +198,7 @@ fn run(observed: &Weak<Pressure>) {
     }
 }
 
-/// What was seen of all holders.
+/// What earlier checks saw of all holders.
 struct HolderHistory {
     seen: HashMap<usize, Seen>,
     looked_at: Instant,
@@ -213,16 +213,16 @@ impl Default for HolderHistory {
     }
 }
 
-/// What was seen of refused submissions.
+/// What earlier checks saw of refused submissions.
 #[derive(Default)]
 struct Refusals {
     count: u64,
-    /// While some are refused, how many there were before, and when the last was seen.
+    /// While submissions are refused: the count before the first refusal, and when the last was seen.
     since: Option<(u64, Instant)>,
 }
 
 impl Refusals {
-    /// Says when submissions begin to be refused, and when none has been for a minute.
+    /// Logs when submissions begin to be refused, and when none was refused for a minute.
     fn look(&mut self, account: &Account, now: Instant) {
         let before = mem::replace(&mut self.count, account.refused.get());
         match self.since {
@@ -246,18 +246,18 @@ impl Refusals {
     }
 }
 
-/// What was seen of a holder.
+/// What earlier checks saw of a holder.
 struct Seen {
     holder: Weak<Holder>,
     received: u64,
     written: u64,
-    /// What it has moved lately, in bytes a second.
+    /// Recent speed, in bytes a second.
     speed: f64,
-    /// What it should have moved by now and has not, in bytes.
+    /// How far it is behind the required pace, in bytes.
     behind: f64,
 }
 
-/// A holder to be closed.
+/// A holder that may be closed.
 struct Candidate {
     holder: Arc<Holder>,
     held: u64,
@@ -265,7 +265,7 @@ struct Candidate {
 }
 
 impl HolderHistory {
-    /// Looks once, and says when to look again.
+    /// Runs one check. Returns the time until the next.
     fn look(&mut self, pressure: &Pressure, now: Instant) -> Duration {
         let account = &pressure.account;
         let (buffered, most) = (account.buffered(), account.buffers_max());
@@ -295,8 +295,8 @@ impl HolderHistory {
         INTERVAL
     }
 
-    /// Brings what was seen up to date. Returns all that hold more than a little, those that are too slow by
-    /// themselves marked by a negative speed.
+    /// Updates the measurements. Returns all holders of more than a little. A negative speed marks those that
+    /// are below the required pace.
     fn measure(&mut self, pressure: &Pressure, elapsed: Duration, pace: Pace) -> Vec<Candidate> {
         let holders = pressure.lock();
         self.seen
@@ -318,7 +318,7 @@ impl HolderHistory {
                 speed: 0.0,
                 behind: 0.0,
             });
-            // What it sends is no merit of one that does not read.
+            // Bytes that a slow reader sends do not count for it.
             let was_written = written.wrapping_sub(mem::replace(&mut seen.written, written));
             let was_received = received.wrapping_sub(mem::replace(&mut seen.received, received));
             let is_upload = matches!(holder.target, Target::Connection(..)) && kept > queued;
@@ -332,8 +332,8 @@ impl HolderHistory {
 }
 
 impl Seen {
-    /// The holder has moved so many bytes since the last look, and holds so many now. Returns whether it is
-    /// too slow.
+    /// Accounts for the bytes moved since the last check and the bytes held now. Returns whether the holder
+    /// is too slow.
     #[allow(clippy::cast_precision_loss, reason = "a pace need not be exact")]
     fn moved(&mut self, moved: u64, held: u64, elapsed: Duration, pace: Pace) -> bool {
         let (moved, held, elapsed_s) = (moved as f64, held as f64, elapsed.as_secs_f64());
@@ -348,22 +348,22 @@ impl Seen {
     }
 }
 
-/// The pace that is asked of peers, by the share of what buffers may take that they do take.
+/// The pace required of peers, by the share of the buffers' memory budget in use.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     share: f64,
 }
 
 impl Pace {
-    /// The time in which a peer must move what it holds, in seconds: 3 when buffers take all that they may,
-    /// 48 at half of that, 13 minutes at a quarter.
+    /// The time in which a peer must move what it holds, in seconds: 3 when buffers use their whole budget,
+    /// 48 at half of it, 13 minutes at a quarter.
     fn time_s(self) -> f64 {
         SHORTEST_TIME.as_secs_f64() / self.share.powi(4)
     }
 }
 
-/// Those that are too slow, and more of those that hold more than the average, until `excess` bytes are given
-/// back.
+/// Chooses the holders that are too slow, and then more of those that hold more than the average, until
+/// `excess` bytes are freed.
 fn choose(candidates: Vec<Candidate>, excess: u64) -> Vec<Candidate> {
     let count = candidates.len().max(1) as u64;
     let average = candidates.iter().map(|candidate| candidate.held).sum::<u64>() / count;
@@ -386,7 +386,7 @@ fn choose(candidates: Vec<Candidate>, excess: u64) -> Vec<Candidate> {
 fn close(pressure: &Pressure, chosen: Vec<Candidate>) {
     for Candidate { holder, held, .. } in chosen {
         match &holder.target {
-            // Its task notes its end.
+            // Its task calls `note_closed`.
             Target::Connection(outbox) => {
                 if let Some(waker) = outbox.close(CloseReason::OutOfMemory) {
                     waker.wake();
@@ -400,7 +400,7 @@ fn close(pressure: &Pressure, chosen: Vec<Candidate>) {
     }
 }
 
-/// Logs who was closed. Many share a line.
+/// Logs the closed connections. Beyond `LINES` they share a line.
 fn log_closed(pressure: &Pressure) {
     let mut closed = mem::take(&mut *pressure.closed.lock().unwrap_or_else(PoisonError::into_inner));
     closed.sort_by_key(|(_, held)| std::cmp::Reverse(*held));
@@ -430,8 +430,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// How long a peer lives that holds `held` bytes while buffers take this share, and moves so much a
-    /// second.
+    /// How many seconds a peer lasts that holds `held` bytes while buffers take this share, and moves this
+    /// many bytes a second.
     fn lifetime_s(share: f64, held: u64, moved_a_second: u64, most: u32) -> Option<u32> {
         let mut seen = Seen { holder: Weak::new(), received: 0, written: 0, speed: 0.0, behind: 0.0 };
         (1..=most).find(|_| seen.moved(moved_a_second, held, Duration::from_secs(1), Pace { share }))
@@ -444,7 +444,7 @@ mod tests {
             [lives(1.0), lives(0.75), lives(0.5), lives(0.25), lives(0.1)],
             [Some(3), Some(10), Some(48), Some(768), Some(30_000)]
         );
-        // Not by much, but surely.
+        // Slightly behind, but it adds up.
         assert!(lifetime_s(0.8, 48 * MIB, 2_000, 60).is_some(), "2 kB/s");
         assert_eq!(lifetime_s(0.8, 48 * MIB, 10 * MIB, 1000), None);
         assert_eq!(lifetime_s(0.2, 63 * MIB, 40_000, 100_000), None, "a slow upload");

@@ -1,4 +1,4 @@
-//! What a connection has sent, worked off: requests by the hub, lines of text by the commands.
+//! Dispatch of a connection's input: requests to the hub, lines of text to the text commands.
 
 use tracing::info;
 
@@ -13,7 +13,7 @@ use crate::protocol::text::{AdminCommand, AdminError};
 use crate::protocol::{PeerError, Request};
 use crate::stats::ConnectionGauges;
 
-/// Works off what a connection has sent.
+/// Applies the input of a connection.
 pub(super) struct Requests<'a> {
     pub(super) server: &'a Server,
     pub(super) outbox: &'a Outbox,
@@ -23,18 +23,18 @@ pub(super) struct Requests<'a> {
     pub(super) gauges: &'a ConnectionGauges,
     pub(super) limits: &'a Limits,
     pub(super) greeting: &'a mut Greeting,
-    /// What may be spent before others have their turn.
+    /// Budget that is left before the connection yields.
     pub(super) budget: &'a mut u32,
-    /// The peer does not speak to a job server.
+    /// The peer does not speak Gearman.
     pub(super) is_foreign: bool,
-    /// The next request waits until all jobs are there.
+    /// The next request waits until all jobs are restored.
     pub(super) awaits_jobs: bool,
-    /// When the first of it was worked off.
+    /// When the first request of this input was applied.
     pub(super) worked_at: Option<Now>,
 }
 
 impl Requests<'_> {
-    /// The time, for what is worked off now.
+    /// The time at which the current request is applied.
     fn now(&mut self) -> Now {
         let now = self.server.clock.now();
         self.worked_at.get_or_insert(now);
@@ -90,7 +90,7 @@ impl Sink for Requests<'_> {
     }
 }
 
-/// Logs what was refused for its form.
+/// Logs the requests that were refused as malformed.
 fn log_refused(batch: &[Result<Request<'_>, PeerError>]) {
     for error in batch.iter().filter_map(|request| request.as_ref().err()) {
         info!("{}:{}", error.code, error.text);

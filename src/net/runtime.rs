@@ -1,17 +1,17 @@
-//! The runtime that serves jobs.
+//! The tokio runtime that serves jobs.
 
 use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// How many tasks are polled before sockets and timers are looked at. They are looked at as well whenever no
-/// task is ready, and before each slice of long work; this is for when many have a little to do.
+/// How many tasks are polled before sockets and timers are polled. They are also polled whenever no task is
+/// ready, and before each slice of long work. This limit applies when many tasks have a little to do.
 const EVENT_INTERVAL: u32 = 16;
 
-/// A runtime of `threads` threads that serve jobs; with one it is the calling thread.
+/// A runtime of `threads` threads that serve jobs. With one thread it runs on the calling thread.
 ///
 /// # Errors
-/// When the threads, or what they need of the kernel, cannot be had.
+/// When the threads or their kernel resources cannot be created.
 pub fn start(threads: usize) -> io::Result<Runtime> {
     let mut runtime = match threads {
         1 => Builder::new_current_thread(),

@@ -1,4 +1,4 @@
-//! The task that keeps the time: it does what is due, and sleeps until more will be.
+//! The timer task: runs what is due, and sleeps until the next deadline.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Clock;
 use crate::hub::Hub;
 
-/// Runs for ever. The hub wakes it when something is to happen earlier than it knows.
+/// Runs for ever. The hub wakes it when a deadline is earlier than the one it sleeps for.
 pub async fn keep_time(hub: Arc<Hub>, clock: Arc<Clock>) {
     let mut sleep = pin!(sleep_until(Instant::now()));
     poll_fn(|context| {
@@ -20,7 +20,7 @@ pub async fn keep_time(hub: Arc<Hub>, clock: Arc<Clock>) {
             let Some(next_us) = hub.timeout(now, context.waker()) else {
                 return Poll::<()>::Pending;
             };
-            // What is due already is more than one call works off: the connections get their turn first.
+            // More is due than one call handles: the connections run first.
             let at = Instant::from_std(clock.instant(next_us)).max(Instant::now() + Duration::from_micros(1));
             sleep.as_mut().reset(at);
             if sleep.as_mut().poll(context).is_pending() {

@@ -1,16 +1,16 @@
-//! Turns: how much a connection may do at a time, and in which order those go on that have more to do.
+//! Scheduling of connections: how much work one may do at a time, and which one with more work runs next.
 //!
-//! A connection that has little to do has a **short turn** whenever its task is polled: it reads a few KiB
-//! and has them worked off. One that has more to do needs a **place**, of which there are as many as threads.
-//! While it has a place it works in slices, and after each of them it goes on only when the sockets were
-//! polled and the tasks that are ready since have had their turn. So between two looks at the sockets a
-//! thread does one slice of long work, however many connections have more of it, and whoever has little to
-//! say waits for one slice and not for all of them.
+//! A connection with little work gets a **short turn** whenever its task is polled: it reads a few KiB and
+//! processes them. A connection with more work needs a **place** (a run slot). There are as many places as
+//! threads. The holder of a place works in time slices. After each slice it yields. It continues only after
+//! the event loop has polled the sockets and run the tasks that became ready. So between two polls of the
+//! sockets a thread runs one slice of long work, however many connections have more of it, and a small
+//! request waits for one slice and not for all of them.
 //!
-//! A slice is small while others have short turns, and grows while nobody else comes. Where short turns never
-//! end, long work still gets as much as they do: half of the time.
+//! A slice is small while other connections have short turns, and grows while there are none. If short turns
+//! never end, long work still gets as much as they do: half of the time.
 //!
-//! What is spent is counted in the unit of [`price`](crate::job_server::price). Nothing here knows a clock.
+//! Cost is counted in the unit of [`price`](crate::job_server::price). Nothing here reads a clock.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -21,62 +21,62 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::task::yield_now;
 
-/// What a short turn may spend, and a slice while others have short turns: 25 to 50 µs.
+/// Budget of a short turn, and of a slice while other connections have short turns: 25 to 50 µs.
 pub const SHORT: u32 = 1024;
-/// What the longest slice may spend.
+/// Budget of the longest slice.
 const LONG: u32 = 8 * SHORT;
-/// How much a connection may spend before another that waits gets its place: the requests that a read of 64
-/// KiB holds, as a rule.
+/// Budget after which a connection hands its place to one that waits: usually the requests in a read of 64
+/// KiB.
 const QUANTUM: u32 = 16 * SHORT;
-/// What a turn costs beside its requests: a read, a write, and the task around them.
+/// Fixed cost of a turn besides its requests: a read, a write, and the task around them.
 const TURN: u32 = 128;
 
-/// The places of all connections.
+/// The places (run slots) of all connections.
 #[derive(Debug)]
 pub struct Turns {
     state: Mutex<State>,
-    /// What short turns have spent, ever.
+    /// Total cost of all short turns.
     short: AtomicU64,
 }
 
 #[derive(Debug)]
 struct State {
     places: Vec<Place>,
-    /// Wakers of those that wait for a place, by ticket: the one that has waited longest first.
+    /// Wakers of the connections that wait for a place, by ticket: the longest waiting first.
     waiting: BTreeMap<u64, Waker>,
     last_ticket: u64,
 }
 
-/// A place, and the slice that is worked off in it.
+/// A place, and the slice that runs in it.
 #[derive(Debug, Default)]
 struct Place {
-    /// Whose it is, by ticket.
+    /// The ticket of the holder.
     holder: Option<u64>,
-    /// What the holder may spend before others get the place.
+    /// Budget that the holder has left before a waiting connection gets the place.
     quantum: u32,
-    /// What is left of the slice.
+    /// Budget that is left of the slice.
     left: u32,
-    /// How large the slice was.
+    /// Budget of the slice when it began.
     slice: u32,
-    /// What short turns had spent when the slice began.
+    /// Total cost of short turns when the slice began.
     at_slice: u64,
-    /// What they had spent when they were let go first last, since the slice was used up.
+    /// Total cost of short turns when the holder last yielded to them, since the slice was used up.
     at_look: Option<u64>,
 }
 
-/// Whether long work may go on.
+/// Whether long work may continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
-    /// It may spend so much.
+    /// Continue, and spend at most this budget.
     Go(u32),
-    /// The sockets are to be polled first, and others have their turn.
+    /// Yield: poll the sockets and run other connections first.
     Look,
-    /// All places are taken. The waker is called.
+    /// All places are taken. The waker is called when one is free.
     Wait,
 }
 
 impl Turns {
-    /// For a runtime of `threads` threads.
+    /// Creates the places for a runtime of `threads` threads.
     pub fn new(threads: usize) -> Self {
         let places = (0..threads.max(1)).map(|_| Place::default()).collect();
         let state = State { places, waiting: BTreeMap::new(), last_ticket: 0 };
@@ -102,13 +102,13 @@ impl State {
         self.places.iter_mut().find(|place| place.holder == Some(ticket))
     }
 
-    /// May the work of `ticket` go on, where short turns have spent `short`?
+    /// Whether the work of `ticket` may continue. `short` is the total cost of short turns.
     fn ask(&mut self, ticket: u64, short: u64, waker: &Waker) -> Answer {
         if let Some(place) = self.place_of(ticket) {
             return place.go_on(short);
         }
         if !self.waiting.contains_key(&ticket) {
-            // Nobody waits while a place is free.
+            // No connection waits while a place is free.
             if let Some(place) = self.places.iter_mut().find(|place| place.holder.is_none()) {
                 place.begin(ticket);
                 return place.go_on(short);
@@ -118,8 +118,8 @@ impl State {
         Answer::Wait
     }
 
-    /// The work of `ticket` has spent so much. Whether it has lost its place for now, and the waker of who
-    /// has it instead.
+    /// Charges `price` to the work of `ticket`. If its quantum is used up and another connection waits, it
+    /// loses its place; returns the waker of the connection that gets the place.
     fn spend(&mut self, ticket: u64, price: u32) -> Option<Waker> {
         let place = self.place_of(ticket)?;
         place.left = place.left.saturating_sub(price);
@@ -127,7 +127,8 @@ impl State {
         if place.quantum > 0 || self.waiting.is_empty() { None } else { self.leave(ticket) }
     }
 
-    /// Gives up the place of `ticket`, or waits for it no more. Returns the waker of who has it now.
+    /// Gives up the place of `ticket`, or its wait for one. Returns the waker of the connection that gets the
+    /// place.
     fn leave(&mut self, ticket: u64) -> Option<Waker> {
         if self.waiting.remove(&ticket).is_some() {
             return None;
@@ -155,8 +156,8 @@ impl Place {
         if self.left > 0 {
             return Answer::Go(self.left);
         }
-        // Whoever has just had a short turn has an answer to write, and may be asked for more by those who
-        // read it.
+        // A connection that just had a short turn has an answer to write, and its peer may send more once it
+        // has read it.
         let is_calm = self.at_look == Some(short);
         let is_owed = self.at_look.is_some() && meanwhile >= self.slice.into();
         if !is_calm && !is_owed {
@@ -169,27 +170,27 @@ impl Place {
     }
 }
 
-/// The turns of one connection.
+/// The scheduling state of one connection.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
-    /// Of its place, or of its wait for one.
+    /// The ticket of its place, or of its wait for one.
     ticket: Option<u64>,
     has_place: bool,
 }
 
 impl Turn {
-    /// A connection that has no place, and needs none yet.
+    /// Creates the state of a connection that has no place and does not need one yet.
     pub const fn new(turns: Arc<Turns>) -> Self {
         Self { turns, ticket: None, has_place: false }
     }
 
-    /// A short turn has spent so much, beside what every turn costs.
+    /// Charges a short turn, in addition to the fixed cost of a turn.
     pub fn spend_short(&self, price: u32) {
         self.turns.short.fetch_add(u64::from(price.saturating_add(TURN)), Ordering::Relaxed);
     }
 
-    /// Waits until more is to be done than a short turn allows: says how much may be spent now.
+    /// Waits until work beyond a short turn may run. Returns the budget for it.
     pub fn poll_long(&mut self, context: &mut Context<'_>) -> Poll<u32> {
         let short = self.turns.short();
         let mut state = self.turns.lock();
@@ -200,8 +201,8 @@ impl Turn {
         match answer {
             Answer::Go(budget) => Poll::Ready(budget),
             Answer::Look => {
-                // The runtime wakes who yields when it has polled the sockets, and behind those that are
-                // ready then.
+                // The runtime wakes a yielding task after it has polled the sockets, and queues it behind the
+                // tasks that are ready then.
                 let _ = pin!(yield_now()).poll(context);
                 Poll::Pending
             }
@@ -209,7 +210,7 @@ impl Turn {
         }
     }
 
-    /// So much was spent of what [`poll_long`](Self::poll_long) allowed.
+    /// Charges `price` to the budget that [`poll_long`](Self::poll_long) returned.
     pub fn spend_long(&mut self, price: u32) {
         let Some(ticket) = self.ticket else { return };
         let next = self.turns.lock().spend(ticket, price);
@@ -219,12 +220,12 @@ impl Turn {
         }
     }
 
-    /// Whether it has a place, and does not only wait for one.
+    /// Whether it holds a place, as opposed to waiting for one.
     pub const fn has_place(&self) -> bool {
         self.has_place
     }
 
-    /// There is nothing more to do than a short turn allows.
+    /// Gives up the place or the wait for one: no work is left beyond a short turn.
     pub fn leave(&mut self) {
         let Some(ticket) = self.ticket.take() else { return };
         self.has_place = false;
@@ -247,7 +248,7 @@ mod tests {
 
     use super::*;
 
-    /// The places, and what the short turns of others spend.
+    /// The places of one thread, and the cost of the short turns of other connections.
     struct Thread {
         state: State,
         short: u64,
@@ -263,7 +264,7 @@ mod tests {
             self.state.ask(ticket, self.short, Waker::noop())
         }
 
-        /// Works until the sockets are to be looked at, with pieces of this price. Returns what was spent.
+        /// Works in pieces of this price until it must yield. Returns the cost.
         fn slice(&mut self, ticket: u64, piece: u32) -> u32 {
             let mut spent = 0;
             while let Answer::Go(budget) = self.ask(ticket) {
@@ -298,7 +299,7 @@ mod tests {
         let mut thread = Thread::new(1);
         let (mut long, mut short) = (0, 0);
         for _ in 0..10_000 {
-            // Somebody is ready whenever the sockets are looked at.
+            // Other connections are ready at every poll of the sockets.
             thread.short += 200;
             short += 200;
             long += thread.slice(1, 16);
@@ -335,15 +336,15 @@ mod tests {
             thread.slice(1, LONG);
             assert!(thread.holds(1));
         }
-        // Who comes then gets the place with the next piece.
+        // A connection that comes then gets the place after the next piece.
         assert_eq!(thread.ask(2), Answer::Wait);
         thread.slice(1, LONG);
         assert!(thread.holds(2) && !thread.holds(1));
     }
 
     proptest! {
-        /// Whoever asks, works, loses interest or vanishes: places are taken while somebody waits, by those
-        /// who waited longest.
+        /// With any mix of asking, working, leaving and dropping: all places are taken while a connection
+        /// waits, and the longest waiting gets the next free one.
         #[test]
         fn no_place_is_lost(places in 1..4_usize, steps in prop::collection::vec((0..4_u8, 1..8_u64, 1..QUANTUM), 1..300)) {
             let mut thread = Thread::new(places);

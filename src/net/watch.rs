@@ -1,9 +1,10 @@
-//! Whether a peer takes what it is sent.
+//! Detection of peers that do not read.
 //!
-//! A peer may be busy for minutes and read nothing. As long as its kernel answers, it is alive: what waits for it is bounded by
-//! memory, and it is given up only after `--write-timeout`. The kernel's own TCP_USER_TIMEOUT does not tell such a peer from
-//! a dead host: it counts the time in which the peer's window is closed. So it is taken off a socket whose peer
-//! acknowledges and takes nothing, and put back when the peer takes something again.
+//! A peer may be busy for minutes and read nothing. As long as its kernel answers, it is alive: its queued
+//! output is bounded by memory limits, and it is closed only after `--write-timeout`. The kernel's own
+//! TCP_USER_TIMEOUT does not tell such a peer from a dead host, because it counts the time in which the
+//! peer's window is closed. So TCP_USER_TIMEOUT is switched off on a socket whose peer acknowledges and takes
+//! nothing, and switched on again when the peer takes something.
 //!
 //! A connection to which little is written is not watched: the kernel finds out if its peer is dead.
 
@@ -17,26 +18,27 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::process::socket::{peer_state, set_user_timeout, unacknowledged};
 
-/// What a peer must take within the write timeout, in bytes, where more waited. Less is no way to read, but one to hold the
-/// server's memory.
+/// The least that a peer must take within the write timeout, in bytes, if more was queued. A peer that takes
+/// less is not reading but holding the server's memory.
 const LEAST_PROGRESS: i64 = 16 * 1024;
-/// How much is written to a peer before it is looked whether it takes it, in bytes.
+/// How much is written to a peer before the watch starts, in bytes.
 const UNWATCHED: usize = 1024;
-/// The longest time between two looks.
+/// The longest time between two checks.
 const LOOK: Duration = Duration::from_secs(5);
-/// The shortest.
+/// The shortest time between two checks.
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);
-/// How exact the kernel's times are.
+/// The accuracy of the kernel's times.
 const MARGIN: Duration = Duration::from_millis(50);
-/// Probes of a closed window without an answer from which a host counts as dead; the kernel sends them ever more rarely.
+/// A host counts as dead after this many unanswered probes of a closed window. The kernel sends them at
+/// growing intervals.
 const DEAD_PROBES: u8 = 2;
 
 /// How long a peer may take nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Patience {
-    /// While its kernel answers; `None` for as long as it likes.
+    /// While its kernel answers; `None` for no limit.
     pub reading: Option<Duration>,
-    /// While its kernel does not: the TCP_USER_TIMEOUT that its socket has; `None` where the kernel decides.
+    /// While its kernel does not answer: the TCP_USER_TIMEOUT of its socket; `None` where the kernel decides.
     pub silence: Option<Duration>,
 }
 
@@ -53,26 +55,26 @@ pub(super) enum Stuck {
 #[derive(Debug)]
 pub(super) struct Watch {
     patience: Patience,
-    /// Runs while something may wait for the peer.
+    /// Runs while output may be queued for the peer.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Bytes that the kernel was given in all.
+    /// Total bytes handed to the kernel.
     written: i64,
-    /// Those since nothing waited for the peer.
+    /// Bytes handed to the kernel since the peer had last taken everything.
     unwatched: usize,
     look: Option<Look>,
 }
 
-/// What was seen when the peer was looked at last.
+/// What the last check saw.
 #[derive(Clone, Copy, Debug)]
 struct Look {
-    /// Bytes that the peer had taken, and when that was first seen.
+    /// Bytes that the peer had taken, and when that count was first seen.
     taken: i64,
     taken_at: Instant,
-    /// Bytes that it had taken when it had last taken enough, and when that was.
+    /// The same at the last time that the peer had taken enough.
     enough: i64,
     enough_at: Instant,
-    /// Bytes that it will have taken when it has taken all that waited at a look since then. `None` where more waited than the
-    /// kernel took.
+    /// The peer has taken everything that was queued at some check since then when it has taken this many
+    /// bytes in total. `None` if more was queued than the kernel accepted.
     all: Option<i64>,
     /// Whether TCP_USER_TIMEOUT is off.
     is_patient: bool,
@@ -90,7 +92,7 @@ impl Watch {
         Self { patience, timer: None, written: 0, unwatched: 0, look: None }
     }
 
-    /// The kernel has taken so many bytes for the peer.
+    /// Counts bytes that the kernel accepted for the peer.
     pub(super) fn wrote(&mut self, bytes: usize) {
         self.written = self.written.wrapping_add_unsigned(bytes as u64);
         self.unwatched = self.unwatched.saturating_add(bytes);
@@ -99,7 +101,7 @@ impl Watch {
         }
     }
 
-    /// The kernel takes no more bytes for the peer. The caller polls afterwards.
+    /// Starts the watch: the kernel accepts no more bytes for the peer. The caller polls afterwards.
     pub(super) fn start(&mut self) {
         if self.timer.is_none()
             && let Some(interval) = self.interval()
@@ -108,7 +110,7 @@ impl Watch {
         }
     }
 
-    /// Looks at the peer when it is time to. `has_more` says that more is to be written than the kernel has taken.
+    /// Checks the peer when it is due. `has_more`: more output is queued than the kernel has accepted.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -146,7 +148,7 @@ impl Watch {
             self.look = Some(Look::first(taken, now, all));
             return Ok(());
         };
-        // Little is enough from a peer that is sent little.
+        // Little progress is enough from a peer that is sent little.
         let has_taken_all = look.all.is_some_and(|all| taken.wrapping_sub(all) >= 0);
         if taken.wrapping_sub(look.enough) >= LEAST_PROGRESS || has_taken_all {
             (look.enough, look.enough_at, look.all) = (taken, now, all);
@@ -164,7 +166,7 @@ impl Watch {
                 set_user_timeout(socket, Some(silence));
             }
         } else if !look.is_patient && peer.silent_for + MARGIN < now - look.taken_at {
-            // Heard since it has taken something: its window is closed.
+            // The peer's kernel was heard after the last progress: its window is closed.
             look.is_patient = true;
             set_user_timeout(socket, None);
         }
@@ -178,7 +180,7 @@ impl Watch {
 }
 
 impl Patience {
-    /// The time between two looks; `None` where nothing is to be looked at.
+    /// The time between two checks; `None` if nothing is limited.
     fn interval(&self) -> Option<Duration> {
         let shortest = self.reading.into_iter().chain(self.silence).min()?;
         Some((shortest / 4).clamp(SHORTEST_LOOK, LOOK))
@@ -196,7 +198,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_millis(250);
     const PACKET: i64 = 100;
 
-    /// What comes of looks at a peer that has always taken all packets but the last few.
+    /// The result of checks on a peer that has always taken all packets but the last few.
     fn looks(behind: i64, has_more: bool) -> Result<(), Stuck> {
         let (socket, _peer) = UnixStream::pair().expect("a pair of sockets");
         let mut watch = Watch::new(PATIENCE);
@@ -214,9 +216,9 @@ mod tests {
         for behind in 0..=3 {
             assert_eq!(looks(behind, false), Ok(()), "{behind} packets");
         }
-        // Takes all, but later than it may.
+        // It takes everything, but too late.
         assert_eq!(looks(6, false), Err(Stuck::NotReading));
-        // As little is not enough where more waits than the kernel takes.
+        // The same little progress is not enough when more is queued than the kernel accepts.
         assert_eq!(looks(1, true), Err(Stuck::NotReading));
     }
 }

@@ -1,4 +1,4 @@
-//! The output of a connection on its way to the socket.
+//! Writes the output of a connection to its socket.
 
 use std::io;
 use std::pin::Pin;
@@ -14,41 +14,41 @@ use super::watch::Watch;
 use crate::outbox::{Outbox, Output};
 use crate::process::memory;
 
-/// A turn ends when it has written so much, in bytes.
+/// A turn ends after it has written this much, in bytes.
 const WRITTEN_A_TURN: usize = 256 * 1024;
-/// A connection that has more than this to write needs a place for it, in bytes.
+/// A connection with more than this to write needs a place for it, in bytes.
 const SHORT_WRITE: usize = 32 * 1024;
-/// What it costs to write a KiB, which the kernel copies.
+/// The price of writing a KiB, which the kernel copies.
 const WRITE_KIB: u32 = turn::SHORT / 64;
 
-/// Writes what the outbox has.
+/// Writes the output in the outbox.
 pub(super) struct Writer {
-    /// What was taken out of the outbox and is being written.
+    /// Output that was taken from the outbox and is being written.
     output: Output,
-    /// How much of that was written since the outbox was told.
+    /// How much of it was written and is not yet reported to the outbox.
     written: usize,
-    /// The place in which much is written, where the connection has none for its requests.
+    /// The place for long writes, used when the connection has no place for its requests.
     turn: Turn,
 }
 
 impl Writer {
-    /// Nothing is to be written yet.
+    /// Creates a writer without output.
     pub(super) fn new(turns: Arc<Turns>) -> Self {
         Self { output: Output::default(), written: 0, turn: Turn::new(turns) }
     }
 
-    /// Whether nothing is left of what was taken out of the outbox.
+    /// Whether all output that was taken from the outbox is written.
     pub(super) fn is_empty(&self) -> bool {
         self.output.is_empty()
     }
 
-    /// Lets others have the place.
+    /// Gives up the place.
     pub(super) fn leave(&mut self) {
         self.turn.leave();
     }
 
-    /// Writes what there is. Ready when there is nothing left. `has_place` says that the connection has a place
-    /// for its requests, in which it may write as well.
+    /// Writes the output. Ready when nothing is left. `has_place`: the connection has a place for its
+    /// requests, which it may also use to write.
     pub(super) fn poll_write(
         &mut self,
         context: &mut Context<'_>,
@@ -103,10 +103,10 @@ impl Writer {
         }
     }
 
-    /// How many bytes may be written at once, in a turn that has written so many already.
+    /// How many bytes may be written at once, in a turn that has written `written_now` bytes already.
     ///
-    /// One result can be for many waits of many connections, so a connection with much to write needs a place.
-    /// The kernel is offered much at a time all the same: it makes room for what it is offered.
+    /// One result can be output for many connections, so a connection with much to write needs a place. The
+    /// kernel is still offered much at a time: it makes room for as much as it is offered.
     fn poll_may_write(&mut self, context: &mut Context<'_>, written_now: usize, has_place: bool) -> Poll<usize> {
         if has_place || written_now + self.output.len() <= SHORT_WRITE {
             if written_now >= WRITTEN_A_TURN {
@@ -117,13 +117,13 @@ impl Writer {
         }
         match self.turn.poll_long(context) {
             Poll::Ready(_) => Poll::Ready(WRITTEN_A_TURN),
-            // What others wait for may be at the front.
+            // Output that other connections wait for may be at the front.
             Poll::Pending if written_now == 0 && !self.turn.has_place() => Poll::Ready(SHORT_WRITE),
             Poll::Pending => Poll::Pending,
         }
     }
 
-    /// So much was written; where that was done in a place, it takes of its slice.
+    /// Charges the written bytes to the slice, if they were written in a place.
     fn charge(&mut self, written: usize) {
         if self.turn.has_place() {
             let price = u32::try_from(written / 1024).unwrap_or(u32::MAX).saturating_mul(WRITE_KIB);

@@ -1,12 +1,11 @@
-//! The listening sockets: TCP on any number of addresses, UNIX sockets, and those that systemd
-//! has bound for us.
+//! The listening sockets: TCP on any number of addresses, UNIX sockets, and those passed by systemd.
 //!
-//! A server that cannot have an address says so at once. gearmand tries again for 22 seconds when
-//! an address is in use, which its supervisor takes for a start; the reason for it, connections
-//! that the previous process left in `TIME_WAIT`, is met by `SO_REUSEADDR` instead: a restart gets
-//! the port back immediately.
+//! If an address cannot be bound, the start fails at once. When an address is in use, gearmand retries for 22
+//! seconds, during which its supervisor believes that it has started. The usual reason is connections that
+//! the previous process left in `TIME_WAIT`. `SO_REUSEADDR` handles that instead: a restart gets the port
+//! back immediately.
 //!
-//! IPv6 sockets take IPv6 only, as gearmand's do, so that `0.0.0.0` and `[::]` can both be bound.
+//! IPv6 sockets accept IPv6 only, like gearmand's, so that `0.0.0.0` and `[::]` can both be bound.
 
 mod inherited;
 mod unix_socket;
@@ -31,14 +30,14 @@ const SHARED_PORT_TRIES: usize = 32;
 /// Where to listen with TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TcpTarget {
-    /// An address or a host name, each of whose addresses is bound; `None` for all addresses of
-    /// this host, IPv4 and IPv6.
+    /// An IP address, or a host name, each of whose addresses is bound; `None` for all addresses of this
+    /// host, IPv4 and IPv6.
     pub host: Option<String>,
-    /// The port; 0 for a free one, the same for all targets with 0 if there is one.
+    /// The port; 0 for a free one, if possible the same for all targets with 0.
     pub port: u16,
 }
 
-/// Sockets that listen, without blocking, ready for a runtime.
+/// Listening non-blocking sockets, ready for a runtime.
 #[derive(Debug, Default)]
 pub struct Listeners {
     /// TCP listeners.
@@ -47,11 +46,11 @@ pub struct Listeners {
     pub unix: Vec<UnixListener>,
     /// Removes the files of our own UNIX sockets when dropped.
     pub socket_files: Vec<SocketFile>,
-    /// What an operator should know, for the log: an address family that this host does not have.
+    /// Notices for the log: an address family that this host does not have.
     pub notices: Vec<String>,
 }
 
-/// Why a listening socket could not be had.
+/// Why a listening socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another socket has the address.
@@ -66,7 +65,7 @@ pub enum ListenError {
     Tcp {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
     /// The host name has no address.
@@ -74,17 +73,17 @@ pub enum ListenError {
     Resolve {
         /// The name.
         host: String,
-        /// What the resolver says.
+        /// The resolver error.
         source: io::Error,
     },
-    /// Somebody answers on the UNIX socket.
+    /// Another process answers on the UNIX socket.
     #[error(
         "cannot listen on unix:{path}: another process answers there; \
          `ss -lxp src {path}` shows which",
         path = .0.display()
     )]
     UnixInUse(PathBuf),
-    /// Something else than a socket is at the path; it is left alone.
+    /// The path exists and is not a socket; it is not touched.
     #[error("cannot listen on unix:{path}: exists and is not a socket", path = .0.display())]
     NotASocket(PathBuf),
     /// The UNIX socket cannot be created.
@@ -92,10 +91,10 @@ pub enum ListenError {
     Unix {
         /// The socket's path.
         path: PathBuf,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
-    /// What the service manager passed cannot be used.
+    /// The sockets passed by the service manager cannot be used.
     #[error("socket activation: {0}")]
     Inherited(String),
 }
@@ -109,11 +108,11 @@ fn hint(address: &SocketAddr, source: &io::Error) -> &'static str {
 }
 
 impl Listeners {
-    /// Binds all targets, or none: what is bound when one fails is closed again.
+    /// Binds all targets, or none: if one fails, the others are closed again.
     ///
-    /// An address family that this host lacks is left out with a notice as long as another address
-    /// of the same target can be bound. `backlog` is the length of the kernel's queue of
-    /// connections not accepted yet (`net.core.somaxconn` caps it).
+    /// An address family that this host lacks is skipped with a notice as long as another address of the same
+    /// target can be bound. `backlog` is the length of the kernel's accept queue (`net.core.somaxconn` caps
+    /// it).
     ///
     /// # Errors
     /// The first target that cannot be bound, see [`ListenError`].
@@ -129,25 +128,25 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// The sockets that systemd has bound for us (`LISTEN_FDS`), to be used instead of own ones;
-    /// `None` if there are none. To be asked once, before anything else: the sockets are meant for
-    /// the process id that was started, so before the fork of `-d` too.
+    /// Takes the sockets that systemd has bound (`LISTEN_FDS`), to be used instead of own ones; `None` if
+    /// there are none. Call it once, before anything else: the sockets are meant for the process id that was
+    /// started, so before the fork of `-d` too.
     ///
     /// # Errors
-    /// When something is passed that is not a listening TCP or UNIX stream socket.
+    /// When a passed descriptor is not a listening TCP or UNIX stream socket.
     pub fn inherited() -> Result<Option<Self>, ListenError> {
         inherited::take()
     }
 
-    /// Where the sockets listen: `127.0.0.1:4730`, `[::1]:4730`, `unix:/path`.
+    /// The addresses of the sockets: `127.0.0.1:4730`, `[::1]:4730`, `unix:/path`.
     pub fn addresses(&self) -> Vec<String> {
         let tcp = self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).map(|address| address.to_string());
         let unix = self.unix.iter().map(unix_socket::name);
         tcp.chain(unix).collect()
     }
 
-    /// Binds TCP candidates with `bind`, trying other ports while a free one of the first
-    /// address's choice is taken on another.
+    /// Binds TCP candidates with `bind`. If the port chosen for the first address is taken on another, tries
+    /// other ports.
     fn bind_candidates(
         &mut self,
         candidates: &[Candidate],
@@ -170,15 +169,15 @@ impl Listeners {
     }
 }
 
-/// An address to bind, and the target that asks for it.
+/// An address to bind, and the target it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Candidate {
     address: SocketAddr,
     target: usize,
 }
 
-/// Every address that the targets mean, once. An address that another target's wildcard includes
-/// is left out, for the two would exclude each other.
+/// All addresses of the targets, without duplicates. An address covered by another target's wildcard is left
+/// out, because the two would exclude each other.
 fn candidates(targets: &[TcpTarget]) -> Result<Vec<Candidate>, ListenError> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -211,7 +210,7 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
         .map_err(|source| ListenError::Resolve { host: host.to_owned(), source })
 }
 
-/// One try to bind all candidates.
+/// One attempt to bind all candidates.
 #[derive(Default)]
 struct Attempt {
     listeners: Vec<TcpListener>,
@@ -223,7 +222,7 @@ struct Attempt {
 }
 
 enum Failure {
-    /// The port chosen for one address is taken on another: another choice may be better.
+    /// The port chosen for one address is taken on another: another port may be free on both.
     SharedPortTaken,
     Final(ListenError),
 }
@@ -289,27 +288,28 @@ fn bind_tcp(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// How a dead peer is noticed; `None` leaves a value to the kernel. A host that vanished while its
-/// connection was idle is given up after `idle + interval * count` or
-/// [`effective_user_timeout`](Self::effective_user_timeout), whichever is later; one that vanished while something was on
-/// its way, after the latter.
+/// Detection of dead peers; `None` leaves a value to the kernel. A host that vanishes while its connection is
+/// idle is given up after `idle + interval * count` or
+/// [`effective_user_timeout`](Self::effective_user_timeout), whichever is later. A host that vanishes while
+/// data is in flight is given up after the latter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// The longest silence after which the first probe is sent; whole seconds, 1 s to 32767 s. Connections have times of
-    /// their own between half of it and all of it, so that thousands are not probed in the same moment.
+    /// The longest silence before the first probe; whole seconds, 1 s to 32767 s. Each connection gets its
+    /// own time between half of it and all of it, so that thousands are not probed at the same moment.
     pub idle: Option<Duration>,
     /// Time between probes; whole seconds, 1 s to 32767 s.
     pub interval: Option<Duration>,
     /// Unanswered probes after which the peer counts as dead, 1 to 127.
     pub count: Option<u32>,
-    /// How long sent bytes, or probes, may stay unacknowledged; whole milliseconds. Sockets have
+    /// How long sent bytes, or probes, may stay unacknowledged; whole milliseconds. Sockets use
     /// [`effective_user_timeout`](Self::effective_user_timeout).
     pub user_timeout: Option<Duration>,
 }
 
 impl KeepAlive {
-    /// The TCP_USER_TIMEOUT that sockets get: `user_timeout`, but not less than all probes take. The kernel ends an idle
-    /// connection when this time has passed, even if only the first of its probes was lost.
+    /// The TCP_USER_TIMEOUT of the sockets: `user_timeout`, but at least as long as all probes take. The
+    /// kernel ends an idle connection when this time has passed, even if only the first of its probes was
+    /// lost.
     pub fn effective_user_timeout(&self) -> Option<Duration> {
         let probes = match (self.idle, self.interval, self.count) {
             (Some(idle), Some(interval), Some(count)) => idle + interval * count,
@@ -319,16 +319,16 @@ impl KeepAlive {
     }
 }
 
-/// The silence before the first probe on the connection with this number: whole seconds, as the kernel counts them, between
-/// half of `longest` and all of it.
+/// The silence before the first probe on connection `number`: whole seconds, as the kernel counts them,
+/// between half of `longest` and all of it.
 fn first_probe(longest: Duration, number: u64) -> Duration {
     let longest = longest.as_secs().max(1);
     let shortest = longest.div_ceil(2);
     Duration::from_secs(shortest + number % (longest - shortest + 1))
 }
 
-/// Prepares an accepted TCP socket: small packets leave at once, dead peers are noticed. Closing
-/// does not linger: what is still to be sent is the kernel's to deliver, and nobody waits for it.
+/// Configures an accepted TCP socket: no delay for small packets, and keepalive to detect dead peers. Closing
+/// does not linger: the kernel delivers what is left to send.
 ///
 /// # Errors
 /// When the kernel refuses a value.

@@ -1,14 +1,14 @@
-//! Where log events go: the log file (or standard error, or nowhere), and in addition syslog and
-//! the systemd journal.
+//! Logging: the log file (or standard error, or no main output), and additionally syslog and the systemd
+//! journal.
 //!
-//! One [`tracing`] layer does it all, because the levels are gearmand's (see
-//! [`crate::log_level`]) in every output, and because no output may hold up the server: events go
-//! into a queue with a bound, out of which a thread writes them. What the queue has no room for is
-//! counted, and a line says so where it would have been. (The crate tracing-appender has such a
-//! thread too, but it cannot open a file anew, and its end waits for a second at most, in silence.)
+//! A single [`tracing`] layer serves all outputs, because all use gearmand's levels (see
+//! [`crate::log_level`]), and because no output may block the server: events go into a bounded queue, which a
+//! thread writes out. Events beyond the bound are dropped and counted, and a line reports the count in their
+//! place. (The crate tracing-appender has such a thread too, but it cannot reopen a file, and at exit it
+//! waits at most a second, silently.)
 //!
-//! An unusable log file is a warning, not a reason to stop serving: the lines then go to standard
-//! error, and a reopen tries the file again.
+//! An unusable log file is a warning, not a reason to stop serving: the lines then go to standard error, and
+//! a reopen tries the file again.
 
 mod line;
 mod local_socket;
@@ -37,13 +37,13 @@ use queue::Queue;
 use sink::Output;
 use writer::Writer;
 
-/// Where the syslog daemon listens.
+/// The socket of the syslog daemon.
 const SYSLOG_SOCKET: &str = "/dev/log";
-/// Where the systemd journal takes its native protocol.
+/// The socket of the systemd journal's native protocol.
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
-/// How long a process that ends waits until its last lines are written.
+/// How long an ending process waits until its last lines are written.
 const END_LIMIT: Duration = Duration::from_secs(2);
-/// The same where it panics.
+/// The same on a panic.
 const PANIC_LIMIT: Duration = Duration::from_secs(1);
 
 /// The main output of the log.
@@ -68,90 +68,90 @@ impl Destination {
     }
 }
 
-/// The shape of a line in the main output.
+/// The line format of the main output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// gearmand's own columns: level, local time, thread, message, `key=value` fields.
     #[default]
     Human,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What is logged, and where to.
+/// Log settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Events up to this level are logged.
     pub level: Level,
     /// The main output.
     pub destination: Destination,
-    /// The shape of its lines.
+    /// The format of its lines.
     pub format: Format,
     /// Also send each event to syslog, facility user, ident `gearmand`.
     pub syslog: bool,
     /// Also send each event to the systemd journal.
     pub journald: bool,
-    /// Whether lines that are written at every level, and errors, go to standard error too where that is a terminal and not
-    /// the main output: for a server in the foreground.
+    /// Whether lines that are written at every level, and errors, also go to standard error, if that is a
+    /// terminal and not the main output: for a server in the foreground.
     pub tells_terminal: bool,
 }
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// There is a log already.
+    /// A log is already installed.
     #[error("a log subscriber is already installed")]
     AlreadyInstalled,
-    /// The system has no thread left.
+    /// The system cannot create another thread.
     #[error("cannot start the thread of the log: {0}")]
     NoThread(#[from] io::Error),
 }
 
-/// Control over the running log: its level, and reopening its file.
+/// Controls the running log: its level, and reopening its file.
 #[derive(Clone, Debug)]
 pub struct LogHandle(Arc<Shared>);
 
 impl LogHandle {
-    /// The level up to which events are logged; what the admin command `verbose` answers.
+    /// The level up to which events are logged; the response to the text command `verbose`.
     pub fn level(&self) -> Level {
         self.0.threshold()
     }
 
-    /// Changes the level, at once and in all threads.
+    /// Changes the level, at once and for all threads.
     pub fn set_level(&self, level: Level) {
         self.0.level.store(level as u8, Ordering::Relaxed);
         tracing::callsite::rebuild_interest_cache();
     }
 
-    /// Has the log file opened anew, for a rotation that has renamed it: what is logged from now on goes there. Does nothing
-    /// when the log goes to standard error or nowhere. Where the file cannot be opened the log says so, and goes on where it
-    /// went before.
+    /// Reopens the log file, after a rotation that has renamed it: later events go to the new file. Does
+    /// nothing when the log goes to standard error or nowhere. If the file cannot be opened, the log reports
+    /// that and keeps its previous output.
     pub fn reopen(&self) {
         self.0.queue.reopen();
     }
 
-    /// How many lines were left out since the start, because an output did not take them in time.
+    /// How many lines were dropped since the start because an output was too slow.
     pub fn left_out(&self) -> u64 {
         self.0.queue.total_left_out() + self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether everything is written, or left out.
+    /// Whether all lines are written or dropped.
     pub fn is_written(&self) -> bool {
         self.0.queue.flush(Duration::ZERO)
     }
 
-    /// Waits until everything is written, for two seconds at most: call it before the process ends.
+    /// Flushes the log, for at most two seconds. Call it before the process ends.
     pub fn finish(&self) {
         self.0.queue.flush(END_LIMIT);
     }
 
-    /// From now on a panic is logged before the process ends by it.
+    /// Installs a panic hook, so that a panic is logged before it ends the process.
     pub fn log_panics(&self) {
         let (default, log) = (std::panic::take_hook(), self.clone());
         std::panic::set_hook(Box::new(move |panic| {
             fatal!("{panic}");
             log.0.queue.flush(PANIC_LIMIT);
-            // It writes to standard error, whoever reads that.
+            // The default hook writes to standard error, even if that would block.
             if sink::has_room(io::stderr().as_fd()) {
                 default(panic);
             }
@@ -161,11 +161,11 @@ impl LogHandle {
 
 /// Installs the log for the whole process.
 ///
-/// Call it once, after privileges are dropped: the file must belong to the user that reopens it.
-/// A file that cannot be opened is reported on standard error, which then takes the log's lines.
+/// Call it once, after privileges are dropped: the file must belong to the user that reopens it. A file that
+/// cannot be opened is reported on standard error, which then takes the log's lines.
 ///
 /// # Errors
-/// When a subscriber is installed already, or there is no thread.
+/// When a subscriber is installed already, or no thread can be created.
 pub fn init(settings: &Settings) -> Result<LogHandle, LogError> {
     let (subscriber, handle) = build(settings)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadyInstalled)?;
@@ -175,12 +175,12 @@ pub fn init(settings: &Settings) -> Result<LogHandle, LogError> {
 /// The subscriber that [`init`] installs, for use in one scope.
 ///
 /// # Errors
-/// When there is no thread.
+/// When no thread can be created.
 pub fn build(settings: &Settings) -> io::Result<(impl Subscriber + Send + Sync + use<>, LogHandle)> {
     build_with_sockets(settings, SYSLOG_SOCKET, JOURNAL_SOCKET)
 }
 
-/// [`build`] with the sockets of syslog and the journal somewhere else.
+/// [`build`] with other sockets for syslog and the journal.
 fn build_with_sockets(
     settings: &Settings,
     syslog: &str,
@@ -197,7 +197,7 @@ fn build_with_sockets(
         lost: Arc::clone(&lost),
     });
     let output = open(&settings.destination);
-    // Where the log is on standard error already nothing is said there twice.
+    // If the log already goes to standard error, lines are not repeated there.
     let tells_terminal = settings.tells_terminal && !matches!(output, Output::Stderr) && io::stderr().is_terminal();
     let writer = Writer {
         queue: Arc::clone(&shared.queue),
@@ -241,7 +241,7 @@ fn open(destination: &Destination) -> Output {
     }
 }
 
-/// A socket that is not there yet is a warning: each event tries again.
+/// Connects to a daemon's socket. A missing one is a warning: each event tries again.
 fn connect(path: &str, name: &str, lost: &Arc<AtomicU64>) -> LocalSocket {
     let mut socket = LocalSocket::new(path, Arc::clone(lost));
     if let Err(error) = socket.connect() {
@@ -250,19 +250,18 @@ fn connect(path: &str, name: &str, lost: &Arc<AtomicU64>) -> LocalSocket {
     socket
 }
 
-/// A warning about the log itself has no other place than standard error, and nobody to tell if
-/// that is closed.
+/// Writes a warning about the log itself to standard error. If that is closed, the warning is lost.
 fn complain(text: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "gearmand: {text}");
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// A [`Level`] by its number.
+    /// The number of a [`Level`].
     level: AtomicU8,
     has_output: bool,
     queue: Arc<Queue>,
-    /// What the outputs did not take.
+    /// Lines that the outputs did not take.
     lost: Arc<AtomicU64>,
 }
 

@@ -1,72 +1,73 @@
-//! Memory: how much of it the server takes for workloads, and giving it back to the system.
+//! Memory: the limits for jobs and peers, and returning free memory to the system.
 
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Workloads of a durable queue that are kept in memory where no limit is set, in bytes: enough for every backlog that workers
+/// Memory for workloads of a durable queue if no limit is set, in bytes: enough for any backlog that workers
 /// keep up with.
 const FOR_DURABLE_WORKLOADS: u64 = 64 << 20;
-/// The part of the memory for jobs that jobs may take on their way to the store: they are there twice.
+/// The part of the jobs' memory that jobs may take while they are being stored: they are in memory twice.
 const STORING_SHARE: u64 = 4;
-/// Where control groups are.
+/// The mount point of control groups.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
-/// Free memory at the end of the heap beyond this is given back, in bytes.
+/// Free memory at the end of the heap beyond this is returned, in bytes.
 #[cfg(target_env = "gnu")]
 const KEPT: i32 = 8 << 20;
-/// Blocks from this size on lie outside the heap and are given back when they are freed, in bytes. It is above the usual
-/// size of workloads, for which new memory each time would cost more than it saves.
+/// Blocks from this size on get their own mapping and are returned when they are freed, in bytes. It is above
+/// the usual size of workloads: mapping those anew each time would cost more than it saves.
 #[cfg(target_env = "gnu")]
 const OWN_MAPPING_FROM: i32 = 4 << 20;
 
-/// Pieces of output and input from this size on are counted when they are freed, in bytes.
+/// Buffers of output and input from this size on are counted when they are freed, in bytes.
 const COUNTED_FROM: usize = 1 << 20;
-/// When so much was freed, free memory is given back, in bytes.
+/// Free memory is returned after this much was freed, in bytes.
 const MUCH: u64 = 32 << 20;
-/// And when the process has so much more beside what is held for jobs and peers than when memory was given
-/// back last, in bytes. At first that is more than nothing.
+/// The second condition: the process has this much more memory besides what is held for jobs and peers than
+/// after the last trim, in bytes. The first trim compares with zero.
 const SURPLUS: u64 = 48 << 20;
-/// The least time between two times that memory is given back: each looks at all free memory, and holds up who allocates.
+/// The shortest time between two trims: each scans all free memory, and blocks threads that allocate.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
-/// The same at most, where little is given back each time.
+/// The longest time between two trims, if each returns little.
 const LONGEST_TRIM_INTERVAL: Duration = Duration::from_mins(10);
-/// Little of what was to be given back, in bytes.
+/// A trim that returns less than this has returned little, in bytes.
 const LITTLE: u64 = 16 << 20;
 
-/// Bytes that were freed since memory was given back.
+/// Bytes freed since the last trim.
 static FREED: AtomicUsize = AtomicUsize::new(0);
 
-/// So many bytes of a connection's output or input were freed. What is small is not counted.
+/// Counts freed bytes of a connection's output or input. Small buffers are not counted.
 pub fn note_freed(bytes: usize) {
     if bytes >= COUNTED_FROM {
         FREED.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-/// Gives memory back to the system after much was freed. What is in use between free blocks keeps the allocator from doing it.
+/// Returns memory to the system after much was freed. Blocks in use between free ones keep the allocator from
+/// doing it by itself.
 #[derive(Debug, Default)]
 pub struct Trimmer {
-    /// The most that was held since memory was given back, in bytes.
+    /// The most that was held since the last trim, in bytes.
     most: u64,
     last: Option<Trim>,
 }
 
-/// How memory was given back.
+/// The last trim.
 #[derive(Clone, Copy, Debug)]
 struct Trim {
     at: Instant,
-    /// What the process had beside what is held afterwards, in bytes: what every job and connection takes,
-    /// the caches, and what lies between blocks in use.
+    /// Memory of the process besides what was held after the trim, in bytes: the overhead of jobs and
+    /// connections, the caches, and gaps between blocks in use.
     rest: u64,
-    /// How long nothing is given back from then on.
+    /// How long no further trim is made.
     interval: Duration,
 }
 
 impl Trimmer {
-    /// To be called every few seconds, by a thread that nobody waits for, with the bytes that are held for
-    /// jobs and peers now.
+    /// Checks whether to trim. Call it every few seconds, from a thread that no other thread waits for, with
+    /// the bytes held for jobs and peers.
     pub fn look(&mut self, held: u64) {
         self.most = self.most.max(held);
         let freed = FREED.load(Ordering::Relaxed) as u64 + (self.most - held);
@@ -84,9 +85,9 @@ impl Trimmer {
         self.note_trim(before, resident().unwrap_or(before), held);
     }
 
-    /// Whether the process may have much to give back, where it has so much beside what is held, in bytes.
-    /// Less than last time is the new measure, and none holds for good: what could not be given back then may
-    /// have been freed since.
+    /// Whether a trim may return much. `rest` is the memory besides what is held, in bytes. A lower value
+    /// than at the last trim becomes the new baseline. A baseline expires after the longest interval: memory
+    /// that could not be returned then may have been freed since.
     fn is_worth_it(&mut self, rest: u64, elapsed: Duration) -> bool {
         let least = self.last.as_mut().map_or(0, |last| {
             last.rest = last.rest.min(rest);
@@ -96,7 +97,8 @@ impl Trimmer {
         rest - least >= SURPLUS
     }
 
-    /// The process has had so many bytes before and after memory was given back. Where that was little, the next time is later.
+    /// Records a trim: the memory of the process before and after it. If it returned little, the interval
+    /// grows.
     fn note_trim(&mut self, before: u64, after: u64, held: u64) {
         let interval = match self.last {
             Some(last) if before.saturating_sub(after) < LITTLE => (last.interval * 2).min(LONGEST_TRIM_INTERVAL),
@@ -106,14 +108,14 @@ impl Trimmer {
     }
 }
 
-/// Memory of this process that is in use, in bytes.
+/// Resident memory of this process, in bytes.
 fn resident() -> Option<u64> {
     let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * u64::try_from(page).ok()?)
 }
 
-/// Has the allocator give back all free memory.
+/// Makes the allocator return all free memory.
 #[allow(unsafe_code)]
 fn trim() {
     #[cfg(target_env = "gnu")]
@@ -123,35 +125,35 @@ fn trim() {
     }
 }
 
-/// Has the allocator give back free memory sooner than it does by itself.
+/// Makes the allocator return free memory earlier than by default.
 ///
-/// glibc raises its thresholds when large blocks are freed, up to 64 MiB that it keeps: a few slow readers would leave
-/// the server so much larger for good. Other allocators are left alone.
+/// glibc raises its thresholds when large blocks are freed, up to 64 MiB that it keeps: a few slow readers
+/// would enlarge the server permanently. Other allocators are not changed.
 pub fn give_back_early() {
     #[cfg(target_env = "gnu")]
     set_thresholds();
 }
 
-/// How much memory jobs and peers may take, in bytes, and how much of it workloads.
+/// Memory limits for jobs and peers, and for workloads among them, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// All that peers make the server hold.
+    /// Everything that the server holds for peers.
     pub total: u64,
-    /// Workloads of jobs that a store has too.
+    /// Workloads of jobs that are stored too.
     pub stored: u64,
-    /// Workloads of jobs that a store is asked to keep.
+    /// Workloads of jobs that are being stored.
     pub storing: u64,
-    /// Workloads of jobs that only memory has.
+    /// Workloads of jobs that are in memory only.
     pub volatile: u64,
 }
 
 impl Limits {
-    /// The limits for a queue that is durable or not, by what the operator asked for.
+    /// The limits for a durable or a volatile queue, from the operator's settings.
     ///
-    /// By itself the total is two thirds of what the process may have: code, caches and what the allocator
-    /// cannot use have the rest. Jobs may take three quarters of it. The workloads that are set concern the
-    /// jobs of a durable queue that can be read back, and all of one in memory; the total has room for them
-    /// unless it is set too.
+    /// By default the total is two thirds of the memory that the process may have; code, caches and
+    /// fragmentation take the rest. Jobs may take three quarters of the total. A limit set for workloads
+    /// applies to the jobs of a durable queue that can be read back, and to all jobs of one in memory. The
+    /// total is large enough for them unless it is set too.
     pub fn new(total: Option<u64>, workloads: Option<u64>, is_durable: bool) -> Self {
         let wanted = workloads.map_or(0, |workloads| workloads / 3 * 4);
         let total = total.unwrap_or_else(|| (available() / 3 * 2).max(wanted));
@@ -162,16 +164,16 @@ impl Limits {
     }
 }
 
-/// How much memory this process may have at most, in bytes: the machine's, or what its control group allows. `u64::MAX`
-/// where neither can be told.
+/// Maximum memory of this process, in bytes: the machine's, or what its control group allows. `u64::MAX` if
+/// neither is known.
 pub fn available() -> u64 {
     let machine = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     machine.min(group_limit(&groups, Path::new(CONTROL_GROUPS)))
 }
 
-/// The smallest limit of the groups that a process is in, by its `/proc/self/cgroup`. In a container the paths in there may
-/// be those of the host, and what is mounted is the own group; so the root is looked at too.
+/// The smallest limit of a process's control groups, from its `/proc/self/cgroup`. In a container its paths
+/// may be those of the host while the container's own group is mounted, so the root is checked too.
 fn group_limit(groups: &str, root: &Path) -> u64 {
     let limits = groups.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':');
@@ -184,7 +186,7 @@ fn group_limit(groups: &str, root: &Path) -> u64 {
             _ => return None,
         };
         let group = base.join(path.trim_start_matches('/'));
-        // "max", or no file, is no limit.
+        // "max", or no file, means no limit.
         let limit = |group: &Path| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
         group.ancestors().take_while(|group| group.starts_with(&base)).filter_map(limit).min()
     });
@@ -195,7 +197,8 @@ fn group_limit(groups: &str, root: &Path) -> u64 {
 #[allow(unsafe_code)]
 fn set_thresholds() {
     use nix::libc::{M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, mallopt};
-    // SAFETY: mallopt may be called at any time, with any values. It fails for values out of range, and nothing changes.
+    // SAFETY: mallopt may be called at any time, with any values. For values out of range it fails and
+    // changes nothing.
     unsafe {
         mallopt(M_TRIM_THRESHOLD, KEPT);
         mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_FROM);
@@ -219,7 +222,7 @@ mod tests {
         let automatic = Limits::new(None, None, false);
         let half = available() / 2;
         assert!(automatic.total < available() && automatic.volatile.abs_diff(half) < 16, "{automatic:?}");
-        // What was asked for before there was a total still fits.
+        // A setting from before there was a total still fits.
         let much = available() / 10 * 9;
         let raised = Limits::new(None, Some(much), false);
         assert!(raised.volatile == much && raised.total / 4 * 3 > much - 16, "{raised:?}");
@@ -231,7 +234,7 @@ mod tests {
         const SOON: Duration = Duration::from_mins(1);
         let mut trimmer = Trimmer::default();
         assert!(!trimmer.is_worth_it(40 * MIB, SOON));
-        // The index of many jobs.
+        // Many jobs and their index.
         assert!(trimmer.is_worth_it(900 * MIB, SOON));
         trimmer.note_trim(1000 * MIB, 990 * MIB, 100 * MIB);
         for rest in [890, 900, 937] {

@@ -1,8 +1,8 @@
-//! Telling the service manager where we are (systemd's `Type=notify` protocol).
+//! Service notifications (systemd's `Type=notify` protocol).
 //!
-//! A message is a datagram of `NAME=value` lines to the socket named in `NOTIFY_SOCKET`. Without
-//! that variable all of this does nothing. Sending never waits: a manager that does not read must
-//! not stop the server.
+//! A message is a datagram of `NAME=value` lines to the socket named in `NOTIFY_SOCKET`. Without that
+//! variable all of this does nothing. Sending never blocks: a manager that does not read must not stop the
+//! server.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The way to the service manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Clone, Debug, Default)]
 pub struct Notifier {
     address: Option<SocketAddr>,
@@ -21,11 +21,11 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. Call it after the fork of `-d`:
-    /// the watchdog is for one process id.
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. Call it after the fork of `-d`: the
+    /// watchdog is for one process id.
     ///
     /// # Errors
-    /// When `NOTIFY_SOCKET` is set to something that cannot be a socket's address.
+    /// When `NOTIFY_SOCKET` is not a valid socket address.
     pub fn from_environment() -> io::Result<Self> {
         let mut notifier = match std::env::var_os("NOTIFY_SOCKET") {
             Some(name) if !name.is_empty() => Self::to(&name)?,
@@ -35,10 +35,10 @@ impl Notifier {
         Ok(notifier)
     }
 
-    /// Notifies the socket of this name: a path, or `@` and the name of an abstract socket.
+    /// Sends to the socket of this name: a path, or `@` and the name of an abstract socket.
     ///
     /// # Errors
-    /// When the name is too long for a socket's address.
+    /// When the name is too long for a socket address.
     pub fn to(name: &OsStr) -> io::Result<Self> {
         let address = match name.as_bytes().strip_prefix(b"@") {
             Some(abstract_name) => SocketAddr::from_abstract_name(abstract_name)?,
@@ -47,7 +47,7 @@ impl Notifier {
         Ok(Self { address: Some(address), watchdog: None })
     }
 
-    /// All listeners are bound: `READY=1`, and `STATUS=Listening on ADDRESS[, ADDRESS...]` with
+    /// Reports that all listeners are bound: `READY=1`, and `STATUS=Listening on ADDRESS[, ADDRESS...]` with
     /// the addresses as given. Ends a reload, too.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ impl Notifier {
         self.send(&[NotifyState::Ready, NotifyState::Status(&one_line(&status))])
     }
 
-    /// A line for `systemctl status`.
+    /// Sets the line for `systemctl status`.
     ///
     /// # Errors
     /// As [`Notifier::ready`].
@@ -65,7 +65,7 @@ impl Notifier {
         self.send(&[NotifyState::Status(&one_line(text))])
     }
 
-    /// The process is ending.
+    /// Reports that the process is ending.
     ///
     /// # Errors
     /// As [`Notifier::ready`].
@@ -73,8 +73,8 @@ impl Notifier {
         self.send(&[NotifyState::Stopping])
     }
 
-    /// A reload begins; [`Notifier::ready`] ends it. systemd wants the time with it, to tell this
-    /// reload's end from an earlier one's.
+    /// Reports the beginning of a reload; [`Notifier::ready`] ends it. systemd requires a timestamp, to tell
+    /// the end of this reload from that of an earlier one.
     ///
     /// # Errors
     /// As [`Notifier::ready`].
@@ -82,7 +82,7 @@ impl Notifier {
         self.send(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
     }
 
-    /// The process lives. To be sent every [`Notifier::watchdog_interval`].
+    /// Sends the watchdog keepalive. Call it every [`Notifier::watchdog_interval`].
     ///
     /// # Errors
     /// As [`Notifier::ready`].
@@ -90,8 +90,8 @@ impl Notifier {
         self.send(&[NotifyState::Watchdog])
     }
 
-    /// How often to send [`Notifier::watchdog`]: half of what the manager allows. `None` when it
-    /// does not watch this process.
+    /// How often to send [`Notifier::watchdog`]: half of the manager's timeout. `None` when the manager does
+    /// not watch this process.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|allowed| allowed / 2).filter(|interval| self.address.is_some() && !interval.is_zero())
     }
@@ -112,7 +112,7 @@ impl Notifier {
     }
 }
 
-/// A line end in a status would start another state.
+/// Replaces control characters: a line end in a status would start another variable.
 fn one_line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }

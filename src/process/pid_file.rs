@@ -1,19 +1,17 @@
 //! The pid file: one line, `PID`, for init scripts, logrotate and monitoring.
 //!
-//! gearmand unlinks whatever is at the path, and unlinks it again at exit: a second instance that
-//! fails to start leaves the first without its file. Here the file is locked (`flock`) as long as
-//! the process lives, so
+//! gearmand unlinks whatever is at the path, and unlinks it again at exit: a second instance that fails to
+//! start leaves the first without its file. Here the file is locked (`flock`) as long as the process lives:
 //!
-//! * a file whose lock is held belongs to a living instance and is left alone;
-//! * so does a file without a lock that names a living process called `gearmand`: the C++ server
-//!   locks nothing;
+//! * a locked file belongs to a running instance and is not touched;
+//! * neither is an unlocked file that names a running process called `gearmand`: the C++ server locks
+//!   nothing;
 //! * any other file is stale, however its instance ended, and is taken over;
-//! * what is removed at exit is our own file or nothing.
+//! * only our own file is removed at exit.
 //!
-//! The lock belongs to the open file, which only this process has: create the file after the
-//! fork. A process id alone says nothing about life, since it may have been given to another
-//! program; but a file that holds something else than a process id was surely meant for something
-//! else, and is refused.
+//! The lock belongs to the open file, which only this process has: create the file after the fork. A process
+//! id alone does not prove that the instance is running, since it may have been reused by another program. A
+//! file that holds something other than a process id has another purpose, and is refused.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -24,38 +22,37 @@ use std::process;
 
 use nix::libc::O_NOFOLLOW;
 
-/// Readable by all, written by the owner.
+/// Readable by all, writable by the owner.
 const MODE: u32 = 0o644;
-/// No pid file is longer, in bytes.
+/// Maximum length of a pid file, in bytes.
 const MAX_LENGTH: u64 = 32;
-/// A file that others keep removing between our opening and locking it is given up after so many
-/// tries.
+/// How often opening is retried when another process removes the file between our opening and locking it.
 const TRIES: usize = 16;
-/// The name of a job server's process, as `/proc/PID/stat` shows it before the state.
+/// The name of a job server's process, as it appears before the state in `/proc/PID/stat`.
 const SERVER_NAME: &str = "(gearmand) ";
 
-/// A pid file that says who we are, until dropped.
+/// A pid file with our process id, until dropped.
 ///
-/// Dropping it removes the file; where that is not allowed (the directory is root's and
-/// privileges were dropped) it is emptied instead.
+/// Dropping it removes the file. If that is not allowed (the directory is root's and privileges were
+/// dropped), the file is emptied instead.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
     file: File,
 }
 
-/// Why there is no pid file.
+/// Why the pid file cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum PidFileError {
-    /// Another process holds the lock, or the file names a living server that does not lock it.
+    /// Another process holds the lock, or the file names a running server that does not lock it.
     #[error("pid file {path}: another instance is running{}", pid_text(*.pid))]
     Running {
         /// The file.
         path: PathBuf,
-        /// The process that wrote it; `None` in the moment before it has.
+        /// The process that wrote it; `None` if it has not written its id yet.
         pid: Option<u32>,
     },
-    /// The file holds something else than a process id.
+    /// The file holds something other than a process id.
     #[error("pid file {0}: exists and is not a pid file; remove it or name another")]
     NotAPidFile(PathBuf),
     /// The file cannot be opened, locked or written.
@@ -63,7 +60,7 @@ pub enum PidFileError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
 }
@@ -76,7 +73,7 @@ impl PidFile {
     /// Creates the file, or takes over a stale one, and writes our process id.
     ///
     /// # Errors
-    /// See [`PidFileError`]. The file of a living instance is unchanged.
+    /// See [`PidFileError`]. The file of a running instance is unchanged.
     pub fn create(path: &Path) -> Result<Self, PidFileError> {
         let io_error = |source| PidFileError::Io { path: path.to_owned(), source };
         let mut file = Self::open_locked(path)?;
@@ -95,12 +92,12 @@ impl PidFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Opens and locks what is at the path, until both are the same file: between the two steps an
+    /// Opens and locks the file, until the locked file is the one at the path: between the two steps an
     /// ending instance may have removed the one we opened.
     fn open_locked(path: &Path) -> Result<File, PidFileError> {
         let io_error = |source| PidFileError::Io { path: path.to_owned(), source };
         for _ in 0..TRIES {
-            // A link in a directory of others could lead root to any file.
+            // In a directory that other users can write to, a symbolic link could lead root to any file.
             let mut file = OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -126,8 +123,8 @@ impl PidFile {
         Err(io_error(io::Error::other("removed again and again")))
     }
 
-    /// Gives the file to the user that the process is going to be, so that this user's next
-    /// instance, started without root's rights, can take over what is left.
+    /// Changes the owner of the file to the user that the process will become, so that this user's next
+    /// instance, started without root privileges, can take over a stale file.
     ///
     /// # Errors
     /// When the system refuses.
@@ -138,9 +135,9 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // The lock is still held: nobody can have taken the file over between check and removal.
+        // The lock is still held: no other instance can have taken the file over between check and removal.
         if is_at(&self.file, &self.path) && fs::remove_file(&self.path).is_err() {
-            // An empty file names nobody; if even that fails, a stale one is harmless.
+            // An empty file names no process. If even that fails, a stale file is harmless.
             let _ = self.file.set_len(0);
         }
     }
@@ -161,12 +158,13 @@ fn read(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Whether the process is alive, is called like a server, and is neither we nor our parent: in a container both get the
-/// numbers again that they had before a restart, and with `-d` the parent is a `gearmand` that waits for us.
+/// Whether the process is running, has the name of a server, and is neither this process nor its parent. In a
+/// container both may have the same ids as before a restart, and with `-d` the parent is a `gearmand` that
+/// waits for us.
 fn is_other_server(pid: u32) -> bool {
     let is_server = |stat: String| {
         let state = stat.split_once(SERVER_NAME).and_then(|(_, rest)| rest.chars().next());
-        // A zombie is dead, however long nobody asks for its exit status.
+        // A zombie has ended, even if its exit status has not been collected.
         state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
     };
     pid != process::id() && pid != parent_id() && fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(is_server)

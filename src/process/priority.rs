@@ -1,12 +1,11 @@
-//! The priority of threads that only look, beside the one that serves jobs.
+//! Lower scheduling priority for monitoring threads beside the thread that serves jobs.
 
 use tracing::debug;
 
-/// Lowers the priority of the calling thread by `steps` of niceness. Where CPU time is short each step takes
-/// about a fifth of what the thread gets. Threads that it starts inherit it.
+/// Lowers the priority of the calling thread by `steps` of niceness. When CPU time is short, each step takes
+/// away about a fifth of the thread's share. Threads that it starts inherit it.
 ///
-/// It cannot be undone without rights. Where the system knows the niceness of whole processes only, nothing
-/// is done.
+/// Undoing it takes privileges. On systems with niceness for whole processes only, nothing is done.
 pub fn give_way(steps: i32) {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(steps) {

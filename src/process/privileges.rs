@@ -1,4 +1,4 @@
-//! What root's rights are needed for at start, and giving them up.
+//! Startup tasks that need root privileges, and dropping privileges.
 
 use std::ffi::CString;
 use std::io;
@@ -7,21 +7,21 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::unistd::{Gid, Uid, User, geteuid, getresgid, getresuid, initgroups, setresgid, setresuid};
 
-/// Why the process did not become another user.
+/// Why the process did not switch to another user.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
-    /// Only root may become somebody else.
+    /// Only root may switch users.
     #[error("Must be root to switch users.")]
     NotRoot,
     /// There is no user of this name.
     #[error("there is no user {0:?}")]
     UnknownUser(String),
-    /// The user data base could not be read.
+    /// The user database could not be read.
     #[error("cannot look up user {name:?}: {source}")]
     Lookup {
         /// The name.
         name: String,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
     /// The system refused a step.
@@ -31,15 +31,15 @@ pub enum PrivilegeError {
         name: String,
         /// The system call.
         step: &'static str,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
-    /// After the switch root's rights could still be had.
+    /// After the switch, root privileges could still be regained.
     #[error("became user {0:?}, but root's rights can be regained")]
     Regainable(String),
 }
 
-/// A user to become, looked up before anything is created for it.
+/// A user to switch to, looked up before any file is created for it.
 #[derive(Clone, Debug)]
 pub struct Account {
     name: String,
@@ -64,25 +64,25 @@ impl Account {
         }
     }
 
-    /// The user's number, for files that are to belong to it.
+    /// The numeric user id, for files that the user should own.
     pub fn uid(&self) -> u32 {
         self.uid.as_raw()
     }
 
-    /// The number of the user's primary group.
+    /// The numeric id of the user's primary group.
     pub fn gid(&self) -> u32 {
         self.gid.as_raw()
     }
 }
 
-/// Becomes another user for good: its groups, its primary group, its number, in that order, each
-/// as real, effective and saved. Then tries to go back, which must fail.
+/// Switches to another user permanently: its groups, its primary group, its user id, in that order, each as
+/// real, effective and saved. Then tries to switch back, which must fail.
 ///
-/// gearmand gives up all supplementary groups; here the user keeps the groups the system lists it
-/// in, such as one that may read a TLS key.
+/// gearmand drops all supplementary groups. Here the user keeps the groups that the system lists for it, such
+/// as one that may read a TLS key.
 ///
 /// # Errors
-/// See [`PrivilegeError`]. The process must not go on after an error: it may be half switched.
+/// See [`PrivilegeError`]. The process must not continue after an error: it may be half switched.
 pub fn drop_to(account: &Account) -> Result<(), PrivilegeError> {
     let refused =
         |step| move |errno: Errno| PrivilegeError::Refused { name: account.name.clone(), step, source: errno.into() };
@@ -119,15 +119,14 @@ pub struct FileDescriptorError {
     source: io::Error,
 }
 
-/// Sets how many files (sockets, mostly) the process may have open; the limit then in force.
+/// Sets the limit of open files (mostly sockets). Returns the limit then in force.
 ///
-/// With a number (`-f N`) the soft limit becomes that number, and the hard limit is raised if it
-/// is lower. Without one the soft limit is raised to the hard limit.
+/// With a number (`-f N`) the soft limit becomes that number, and the hard limit is raised if it is lower.
+/// Without one the soft limit is raised to the hard limit.
 ///
 /// # Errors
-/// When the number asked for is refused: above the hard limit that takes root's rights, and the
-/// kernel has a limit of its own (`fs.nr_open`). Without a number nothing fails for want of
-/// rights.
+/// When the requested number is refused: above the hard limit it takes root privileges, and the kernel has a
+/// limit of its own (`fs.nr_open`). Without a number, missing privileges are not an error.
 pub fn raise_file_descriptor_limit(wanted: Option<u64>) -> Result<u64, FileDescriptorError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| FileDescriptorError {
         wanted: wanted.unwrap_or_default(),
@@ -135,7 +134,7 @@ pub fn raise_file_descriptor_limit(wanted: Option<u64>) -> Result<u64, FileDescr
         source: errno.into(),
     })?;
     let Some(wanted) = wanted else {
-        // A sandbox may forbid the call; the limit in force then is good enough.
+        // A sandbox may forbid the call; the current limit is good enough then.
         return Ok(match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
             Ok(()) => hard,
             Err(_) => soft,

@@ -1,4 +1,4 @@
-//! What the kernel knows of a socket, and is told about it.
+//! Kernel state and options of sockets.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -9,43 +9,43 @@ use nix::errno::Errno;
 use nix::libc::{IPPROTO_TCP, TCP_INFO, TIOCOUTQ, c_int, getsockopt, ioctl, socklen_t, tcp_info};
 use socket2::SockRef;
 
-/// How many bytes were written to a socket that its peer has not acknowledged yet.
+/// How many bytes written to a socket are not yet acknowledged by its peer.
 ///
 /// # Errors
-/// When the descriptor is no socket.
+/// When the descriptor is not a socket.
 #[allow(unsafe_code)]
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut bytes: c_int = 0;
-    // SAFETY: for sockets TIOCOUTQ (SIOCOUTQ) writes one int, to where the pointer to a live one says.
+    // SAFETY: for sockets TIOCOUTQ (SIOCOUTQ) writes one int through the pointer, which is valid.
     let status = unsafe { ioctl(socket.as_raw_fd(), TIOCOUTQ, &raw mut bytes) };
     Errno::result(status)?;
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// Whether something that was written to a socket surely did not reach its peer: the peer was gone and has answered with a reset,
-/// or has not acknowledged it. Takes the error that waits for the next call, if there is one.
+/// Whether data written to a socket certainly did not reach its peer: the peer was gone and answered with a
+/// reset, or has not acknowledged it. Takes the socket's pending error, if there is one.
 pub fn has_undelivered(socket: BorrowedFd<'_>) -> bool {
     let is_reset = SockRef::from(&socket).take_error().is_ok_and(|error| error.is_some());
     is_reset || unacknowledged(socket).is_ok_and(|bytes| bytes > 0)
 }
 
-/// What the kernel has heard of a TCP peer.
+/// The kernel's view of a TCP peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerState {
-    /// Since when the peer has acknowledged nothing, be it something new or a probe.
+    /// Time since the peer last acknowledged anything, data or a probe.
     pub silent_for: Duration,
-    /// Probes without an answer, since the last that had one.
+    /// Unanswered probes since the last answered one.
     pub unanswered_probes: u8,
 }
 
-/// What the kernel has heard of the peer of a socket; `None` for sockets that are not of TCP.
+/// The kernel's view of the peer of a socket; `None` for sockets other than TCP.
 #[allow(unsafe_code)]
 pub fn peer_state(socket: BorrowedFd<'_>) -> Option<PeerState> {
-    // SAFETY: all fields are integers, for which zero is a value.
+    // SAFETY: all fields are integers, for which zero is a valid value.
     let mut info: tcp_info = unsafe { std::mem::zeroed() };
     let mut size = socklen_t::try_from(size_of::<tcp_info>()).ok()?;
     let pointer = (&raw mut info).cast();
-    // SAFETY: the kernel writes at most `size` bytes to where the pointer to a live structure says.
+    // SAFETY: the kernel writes at most `size` bytes through the pointer, which is valid for the structure.
     let status = unsafe { getsockopt(socket.as_raw_fd(), IPPROTO_TCP, TCP_INFO, pointer, &raw mut size) };
     let has_fields = usize::try_from(size).ok()? >= offset_of!(tcp_info, tcpi_last_ack_recv) + size_of::<u32>();
     (status == 0 && has_fields).then(|| PeerState {
@@ -54,17 +54,17 @@ pub fn peer_state(socket: BorrowedFd<'_>) -> Option<PeerState> {
     })
 }
 
-/// How long the kernel lets sent bytes be unacknowledged before it ends the connection; `None` leaves it to the kernel.
-/// Sockets that are not of TCP have no such time.
+/// Sets how long sent bytes may stay unacknowledged before the kernel ends the connection; `None` leaves it
+/// to the kernel. Has no effect on sockets other than TCP.
 pub fn set_user_timeout(socket: BorrowedFd<'_>, timeout: Option<Duration>) {
     let _ = SockRef::from(&socket).set_tcp_user_timeout(timeout);
 }
 
-/// Has the kernel acknowledge at once what it has received, and what comes next.
+/// Makes the kernel acknowledge received data at once, and the next data too.
 ///
-/// libgearman's send buffer holds one segment of 64 KiB, as loopback has them. It goes on when that is acknowledged, which
-/// a kernel that sees no answer coming delays by 40 ms: 20 seconds in all for a workload of 32 MiB. Where this is not
-/// possible, as for UNIX sockets, it is not needed.
+/// libgearman's send buffer holds one segment of 64 KiB, the size of loopback segments. It continues when
+/// that is acknowledged, which a kernel that sees no response delays by 40 ms: 20 seconds in all for a
+/// workload of 32 MiB. Where this is not possible, as for UNIX sockets, it is not needed.
 pub fn acknowledge_at_once(socket: BorrowedFd<'_>) {
     let _ = SockRef::from(&socket).set_tcp_quickack(true);
 }

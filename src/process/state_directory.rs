@@ -1,7 +1,7 @@
-//! The directory in which a server keeps its queue when none is named: where it is, and whose.
+//! The default directory of the queue file: its location, and its owner.
 //!
-//! It is the one that the service manager made (`$STATE_DIRECTORY`); else `/var/lib/gearmand` for root; else
-//! `gearmand` in the user's state directory (`$XDG_STATE_HOME`, or `.local/state` at home).
+//! It is the directory that the service manager created (`$STATE_DIRECTORY`); else `/var/lib/gearmand` for
+//! root; else `gearmand` in the user's state directory (`$XDG_STATE_HOME`, or `.local/state` at home).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -13,24 +13,24 @@ use std::path::{Path, PathBuf};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::unistd::{AccessFlags, eaccess};
 
-/// Where root's server keeps its state.
+/// The state directory of root's server.
 const OF_ROOT: &str = "/var/lib/gearmand";
-/// The permissions of a directory that is made here: others have no business in a queue.
+/// Mode of a directory created here: not accessible to other users.
 const MODE: u32 = 0o750;
-/// What the names of queue files begin with.
+/// Prefix of queue file names.
 const FILE_START: &str = "gearmand-";
-/// What they end with: SQLite keeps two more files beside its own, and a server holds a lock.
+/// Suffixes of queue file names: SQLite keeps two more files beside its own, and a server holds a lock.
 const FILE_ENDS: [&str; 5] = [".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3.lock", ".sqlite3.reserve"];
 
-/// What to do instead, for the end of messages.
+/// The alternative, for the end of messages.
 const OTHERWISE: &str = "or name a file with --queue-type libsqlite3 --libsqlite3-db";
-/// What gives the server a directory of its own, for the end of messages.
+/// How to create a directory for the server, for the end of messages.
 const OF_ITS_OWN: &str = "make it for the user of the server (mkdir, chown; StateDirectory= in a systemd unit)";
 
-/// The variables that say where state is kept.
+/// The environment variables that determine the state directory.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
-    /// `STATE_DIRECTORY`: what systemd made for the service, several separated by colons.
+    /// `STATE_DIRECTORY`: the directories that systemd created for the service, separated by colons.
     pub state_directory: Option<OsString>,
     /// `XDG_STATE_HOME`.
     pub xdg_state_home: Option<OsString>,
@@ -50,13 +50,13 @@ impl Environment {
     }
 }
 
-/// Why there is no state directory.
+/// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirectoryError {
-    /// The environment does not say where.
+    /// The environment does not determine one.
     #[error("there is no state directory: HOME is not set; set it, or XDG_STATE_HOME, {OTHERWISE}")]
     Nowhere,
-    /// A variable that cannot be meant.
+    /// A variable is not an absolute path.
     #[error("{variable} is {value:?}, which is no absolute path; correct or unset it, {OTHERWISE}")]
     NotAbsolute {
         /// The variable.
@@ -64,31 +64,31 @@ pub enum StateDirectoryError {
         /// Its value.
         value: OsString,
     },
-    /// Nobody named one, there is none where it would be, and it cannot be made.
+    /// No directory was named, the default one does not exist, and it cannot be created.
     #[error("there is no state directory {}, and it cannot be made: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
     Missing {
         /// The directory.
         path: PathBuf,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
-    /// Something else is in its place.
+    /// The path is not a directory.
     #[error("the state directory {} {what}, {OTHERWISE}", path.display())]
     Unfit {
-        /// What is at its place.
+        /// The path.
         path: PathBuf,
-        /// What that is, and what to do about it.
+        /// What is there, and how to correct it.
         what: &'static str,
     },
-    /// It was named and cannot be made, or something else is in its place.
+    /// The named directory cannot be created, or the path is not a directory.
     #[error("cannot make the state directory {}: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
     Make {
         /// The directory.
         path: PathBuf,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
-    /// It may not be written into.
+    /// The directory is not writable.
     #[error(
         "cannot write into the state directory {}: {source}; give it to user {user} (chown; StateDirectory= in a systemd \
          unit) or mount it writable, {OTHERWISE}",
@@ -97,37 +97,39 @@ pub enum StateDirectoryError {
     NotWritable {
         /// The directory.
         path: PathBuf,
-        /// The number of the user that this process is.
+        /// The numeric id of the user of this process.
         user: u32,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
-    /// It belongs to a third user.
+    /// The directory belongs to a third user.
     #[error("the state directory {} belongs to user {user}, whose server may use it; set STATE_DIRECTORY to another, {OTHERWISE}", path.display())]
     OfAnother {
         /// The directory.
         path: PathBuf,
-        /// The number of the user.
+        /// The numeric id of that user.
         user: u32,
     },
-    /// It, or a file in it, cannot be given to the user that the server becomes.
+    /// The owner of the directory, or of a file in it, cannot be changed to the user that the server switches
+    /// to.
     #[error("cannot give {} to the user of the server: {source}; give it to that user, {OTHERWISE}", path.display())]
     HandOver {
         /// The directory or the file.
         path: PathBuf,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
 }
 
 impl StateDirectoryError {
-    /// Whether there is no state directory at all for this user, and so no queue of an earlier start that could be missed.
+    /// Whether this user has no state directory at all, and so no queue of an earlier start that could be
+    /// missed.
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::Nowhere | Self::Missing { .. })
     }
 }
 
-/// Tells which directory it is. Nothing is made.
+/// Determines the directory. Creates nothing.
 ///
 /// # Errors
 /// [`StateDirectoryError::Nowhere`] and [`StateDirectoryError::NotAbsolute`].
@@ -146,7 +148,7 @@ pub fn choose(environment: &Environment, is_root: bool) -> Result<PathBuf, State
     Ok(absolute("HOME", &home)?.join(".local/state/gearmand"))
 }
 
-/// A variable that is set to something.
+/// The value of a variable that is set and not empty.
 fn given(value: Option<&OsString>) -> Option<OsString> {
     value.cloned().filter(|value| !value.is_empty())
 }
@@ -160,10 +162,10 @@ fn absolute(variable: &'static str, value: &OsStr) -> Result<PathBuf, StateDirec
     }
 }
 
-/// Chooses the directory, makes it where it is not there, and sees that it can be written into.
+/// Determines the directory, creates it if it does not exist, and checks that it is writable.
 ///
-/// With an owner (user and group) the directory and the queue files in it are given to it: call this with root's rights,
-/// before they are given up.
+/// With an owner (user and group) the directory and the queue files in it are given to that owner: call this
+/// with root privileges, before they are dropped.
 ///
 /// # Errors
 /// See [`StateDirectoryError`].
@@ -197,7 +199,8 @@ pub fn prepare(
     Ok(path)
 }
 
-/// What is at this path in place of a directory; `None` where there is nothing or a directory, or it cannot be told.
+/// What the path is instead of a directory; `None` if it does not exist, is a directory, or cannot be
+/// examined.
 fn other_than_directory(path: &Path) -> Option<&'static str> {
     let is_link = fs::symlink_metadata(path).ok()?.is_symlink();
     match fs::metadata(path) {
@@ -209,8 +212,8 @@ fn other_than_directory(path: &Path) -> Option<&'static str> {
     }
 }
 
-/// Whether nothing is at this path. A link that leads nowhere is something, as where its disk is not mounted, and so is
-/// what this user may not look at. The home of users that have none is often no directory.
+/// Whether the path does not exist. A dangling link counts as existing, since its disk may not be mounted; so
+/// does a path that this user may not examine. The home of users without one is often not a directory.
 fn is_missing(path: &Path, environment: &Environment) -> bool {
     match fs::symlink_metadata(path).map_err(|error| error.kind()) {
         Err(io::ErrorKind::NotFound) => true,
@@ -221,7 +224,8 @@ fn is_missing(path: &Path, environment: &Environment) -> bool {
     }
 }
 
-/// Makes the directory and those above it, and has them on the disk: a power cut must not take a queue with its directory.
+/// Creates the directory and its parents, and syncs them to disk: a power failure must not lose a queue with
+/// its directory.
 fn make(path: &Path) -> io::Result<()> {
     let new: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
     DirBuilder::new().recursive(true).mode(MODE).create(path)?;
@@ -263,10 +267,11 @@ fn is_queue_file(name: &OsStr) -> bool {
     name.starts_with(FILE_START.as_bytes()) && FILE_ENDS.iter().any(|end| name.ends_with(end.as_bytes()))
 }
 
-/// What root has made in somebody else's directory is for that user: gives it the queue file and those beside it.
+/// Gives the queue file and the files beside it to the owner of their directory, if root created them in
+/// another user's directory.
 ///
 /// # Errors
-/// What the system says.
+/// The system error.
 pub fn give_to_owner_of_directory(queue_file: &Path) -> io::Result<()> {
     let directory = queue_file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let owner = fs::metadata(directory)?;
@@ -284,7 +289,8 @@ pub fn give_to_owner_of_directory(queue_file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a file away. Whoever owned the directory may have put a link there: what it leads to stays root's.
+/// Changes the owner of a file. The owner of the directory may have put a link there: its target stays
+/// root's.
 fn give_file(path: &Path, owner: (u32, u32)) -> io::Result<()> {
     let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
     let status = file.metadata()?;

@@ -1,31 +1,31 @@
-//! What the server tells a peer that made a mistake: the ERROR packets, each with its code and text.
+//! The ERROR packets that the server sends to a peer, each with its code and text.
 //!
 //! Codes are libgearman's return names without their prefix. After an ERROR the connection stays usable.
 
 /// One ERROR packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerError {
-    /// The code that clients look at.
+    /// The code that clients check.
     pub code: &'static str,
-    /// The text for people.
+    /// The message for people.
     pub text: &'static str,
 }
 
 /// Why a function that a worker offers is not registered.
 ///
-/// CAN_DO and CAN_DO_TIMEOUT have no answer: a worker library takes an ERROR for the answer to its next GRAB_JOB, and fails. So
-/// the worker is told nothing, and the operator is.
+/// CAN_DO and CAN_DO_TIMEOUT have no response: a worker library takes an ERROR for the response to its next
+/// GRAB_JOB, and fails. So the error is logged and not sent to the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotRegistered {
     /// The name has more than 512 bytes.
     NameTooLong,
     /// The timeout does not fit into 64 bits.
     TimeoutOutOfRange,
-    /// The server keeps as many functions as it may.
+    /// The server has reached its limit of functions.
     TooManyOnServer,
-    /// The connection offers as many functions as it may.
+    /// The connection has reached its limit of functions.
     TooManyOnConnection,
-    /// The server's memory is used up.
+    /// The server's memory limit is reached.
     OutOfMemory,
 }
 
@@ -60,11 +60,11 @@ errors! {
     INVALID_MAGIC = "INVALID_MAGIC", "Request magic expected";
     /// A packet type of the protocol that only a server sends, or that is not in use.
     COMMAND_NOT_EXPECTED = "INVALID_COMMAND", "Command not expected";
-    /// A number that is no packet type.
+    /// The number is not a packet type.
     COMMAND_UNKNOWN = "INVALID_COMMAND", "Invalid command expected";
     /// The body has fewer separators than the type has arguments.
     TOO_FEW_ARGUMENTS = "INVALID_PACKET", "Packet has too few arguments";
-    /// The packet announces more bytes than the server takes.
+    /// The packet header announces more bytes than the server accepts.
     PACKET_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Packet is larger than the server accepts (max-packet-size)";
     /// A unique id, or a reducer name, of more than 64 bytes; gearmand has one text for both.
     UNIQUE_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Unique value too large";
@@ -74,43 +74,43 @@ errors! {
     HANDLE_TOO_LARGE = "ARGUMENT_TOO_LARGE", "Error occurred due to GEARMAND_JOB_HANDLE_SIZE being too small from snprintf";
     /// The time of SUBMIT_JOB_EPOCH does not fit into 64 bits.
     EPOCH_OUT_OF_RANGE = "INVALID_ARGUMENT", "Epoch time is out of range";
-    /// There are as many jobs as there may be.
+    /// The server has reached its limit of jobs.
     TOO_MANY_JOBS = "QUEUE_ERROR", "Job queue is full: there are as many jobs as there may be (max-jobs)";
     /// The queue limit of the function and priority was reached.
     JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
-    /// Workloads of jobs that only memory holds take all the memory they may.
+    /// The memory limit for workloads of jobs in memory is reached.
     OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: its memory is used up (max-memory-for-workloads)";
-    /// Jobs and what is remembered of peers take all the memory they may.
+    /// The memory limit for jobs and peers is reached.
     MEMORY_USED_UP = "QUEUE_ERROR", "Job queue is full: the memory of the server is used up (max-memory)";
-    /// All numbers of handles were given.
+    /// All job numbers are used up.
     NUMBERS_USED_UP = "QUEUE_ERROR", "Queue error: no job number is left, start with an empty queue";
-    /// More background jobs wait to be stored than may.
+    /// Too many background jobs are waiting to be stored.
     STORE_BEHIND = "QUEUE_ERROR", "Queue error: the store does not keep up, try again";
     /// The store has no space left.
     STORE_FULL = "QUEUE_ERROR", "Queue error: the store is full";
-    /// The store may not be written to.
+    /// The store is read-only.
     STORE_READ_ONLY = "QUEUE_ERROR", "Queue error: the store is read-only";
     /// The store could not be written.
     STORE_FAILED = "QUEUE_ERROR", "Queue error: the store cannot be written";
-    /// Somebody else has locked the store.
+    /// Another process has locked the store.
     STORE_LOCKED = "QUEUE_ERROR", "Queue error: the store is locked";
-    /// The database that is the store is away.
+    /// The database of the store is unreachable.
     STORE_UNREACHABLE = "QUEUE_ERROR", "Queue error: the database cannot be reached";
     /// The store is damaged.
     STORE_CORRUPT = "QUEUE_ERROR", "Queue error: the store is damaged";
-    /// The store does not take this one job.
+    /// The store refuses this one job.
     STORE_REFUSED = "QUEUE_ERROR", "Queue error: the store does not take this job";
-    /// More functions than the server keeps.
+    /// The limit of functions on the server is reached.
     TOO_MANY_FUNCTIONS = "QUEUE_ERROR", "Too many functions on this server (max-functions)";
-    /// More foreground jobs than one client may wait for.
+    /// The client waits for too many foreground jobs.
     TOO_MANY_WAITS = "QUEUE_ERROR", "Too many unfinished jobs on this connection (max-waits-per-connection)";
-    /// More submissions of one job than one client may wait for.
+    /// The client waits for too many submissions of one job.
     TOO_MANY_WAITS_FOR_JOB = "QUEUE_ERROR", "Too many submissions of one unfinished job on this connection (max-waits-per-job)";
-    /// The server is draining and takes no new jobs.
+    /// The server is draining and rejects new jobs.
     SHUTTING_DOWN = "SHUTDOWN_GRACEFUL", "Server is shutting down and takes no new jobs";
-    /// More connections than the server takes.
+    /// The limit of connections is reached.
     TOO_MANY_CONNECTIONS = "COULD_NOT_CONNECT", "Too many connections on this server (max-connections)";
-    /// What is remembered of peers and jobs takes all the memory it may.
+    /// The memory limit for jobs and peers is reached.
     NO_MEMORY_FOR_CONNECTION = "COULD_NOT_CONNECT", "No memory is left for another connection (max-memory)";
     /// WORK_DATA or WORK_WARNING for a job that this connection does not hold.
     DATA_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "Job does not exist on server";
@@ -118,6 +118,6 @@ errors! {
     RESULT_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "Job given in work result not found";
     /// WORK_EXCEPTION for a job that this connection does not hold.
     EXCEPTION_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "An exception was received for a job that does not exist";
-    /// An OPTION_REQ for something that is no [`ConnectionOption`](super::ConnectionOption).
+    /// An OPTION_REQ for anything other than a [`ConnectionOption`](super::ConnectionOption).
     UNKNOWN_OPTION = "UNKNOWN_OPTION", "Server does not recognize given option";
 }

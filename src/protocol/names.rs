@@ -1,4 +1,4 @@
-//! The nouns of the protocol, as types with their limits.
+//! The basic types of the protocol, with their limits.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -16,28 +16,30 @@ pub const FUNCTION_MAX: usize = 512;
 pub const REDUCER_MAX: usize = 64;
 /// The longest server option name, in bytes.
 pub const OPTION_MAX: usize = 63;
-/// The longest client id that is kept, in bytes; the rest is cut off.
+/// The longest client id that is kept, in bytes; longer ones are truncated.
 pub const CLIENT_ID_MAX: usize = 127;
-/// The longest number that is read, and the longest part of a job's progress that is passed on, in bytes.
+/// The longest number that is parsed, and the longest progress value that is passed on, in bytes.
 pub const NUMBER_MAX: usize = 1024;
-/// The longest prefix of job handles: it leaves room for a colon and a number of twelve digits.
+/// The longest prefix of job handles: it leaves space for a colon and a number of twelve digits.
 pub const HANDLE_PREFIX_MAX: usize = HANDLE_MAX - 13;
 
-/// The prefix of handles of jobs that `gearmand import` makes for itself. No server gives out such handles.
+/// The prefix of handles that `gearmand import` generates. No server assigns such handles.
 pub const IMPORT_HANDLE_PREFIX: &str = "H:import";
 
-/// Whether job handles may have this prefix: it leaves room for the number, and survives in texts and packets.
+/// Whether a prefix of job handles is valid: it leaves space for the number, and needs no escaping in text or
+/// packets.
 pub fn is_prefix(prefix: &str) -> bool {
     let is_strange = |letter: char| letter.is_whitespace() || letter.is_control();
     !prefix.is_empty() && prefix.len() <= HANDLE_PREFIX_MAX && !prefix.contains(is_strange)
 }
 
-/// An owned function name: any bytes, at most [`FUNCTION_MAX`], compared byte for byte. Cloning shares the bytes.
+/// An owned function name: any bytes, at most [`FUNCTION_MAX`], compared byte for byte. Cloning shares the
+/// bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionName(Arc<[u8]>);
 
 impl FunctionName {
-    /// Keeps a copy of `name`.
+    /// Copies `name`.
     pub fn new(name: &[u8]) -> Self {
         Self(Arc::from(name))
     }
@@ -66,7 +68,8 @@ impl fmt::Debug for FunctionName {
     }
 }
 
-/// The priority of a job. A higher one is handed out first, over all functions that a worker can do.
+/// The priority of a job. Jobs of higher priority are handed out first, across all functions that a worker
+/// can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Priority {
@@ -74,7 +77,7 @@ pub enum Priority {
     High = 0,
     /// The default; also that of epoch and reduce jobs.
     Normal = 1,
-    /// Only when nothing else is ready.
+    /// Only when no other job is ready.
     Low = 2,
 }
 
@@ -82,7 +85,7 @@ impl Priority {
     /// All priorities in the order in which jobs are handed out.
     pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
 
-    /// The word for it: `high`, `normal` or `low`.
+    /// The name: `high`, `normal` or `low`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::High => "high",
@@ -96,25 +99,26 @@ impl Priority {
         Self::ALL.into_iter().find(|priority| priority.name() == name)
     }
 
-    /// 0 for high, 1 for normal, 2 for low: the numbers that gearmand's queue tables use.
+    /// 0 for high, 1 for normal, 2 for low: the numbers in gearmand's queue tables.
     pub const fn index(self) -> usize {
         self as usize
     }
 }
 
-/// The name the server gives to a job: `PREFIX:NUMBER`, at most [`HANDLE_MAX`] bytes.
+/// The name that the server assigns to a job: `PREFIX:NUMBER`, at most [`HANDLE_MAX`] bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobHandle<'a> {
     /// `H:` and the host name, unless configured otherwise. At most [`HANDLE_PREFIX_MAX`] bytes.
     pub prefix: &'a str,
-    /// Counts from 1, one counter for the whole server.
+    /// Counts from 1, with one counter for the whole server.
     pub number: u64,
 }
 
 impl JobHandle<'_> {
-    /// Reads the number out of a handle that this server gave out; `None` for any other bytes.
+    /// Parses the number in a handle that this server assigned; `None` for any other bytes.
     ///
-    /// Only the form that the server writes is accepted (no sign, no leading zero), so that a job has one handle.
+    /// Only the form that the server writes is accepted (no sign, no leading zero), so that a job has one
+    /// handle.
     pub fn parse_number(prefix: &str, handle: &[u8]) -> Option<u64> {
         let digits = handle.strip_prefix(prefix.as_bytes())?.strip_prefix(b":")?;
         if digits.first() == Some(&b'0') {
@@ -147,12 +151,12 @@ impl fmt::Display for JobHandle<'_> {
     }
 }
 
-/// Workloads from this size on are kept by reference where they can be, in bytes.
+/// Workloads of at least this size are kept by reference if possible, in bytes.
 const SHARED_FROM: usize = 8 * 1024;
-/// The same of those that several connections are sent.
+/// The same for workloads that are sent to several connections.
 const COMMON_FROM: usize = 512;
 
-/// Opaque bytes of a job or of its result, borrowed from where they were read.
+/// Opaque bytes of a job or of its result, borrowed from the buffer they were read into.
 ///
 /// A large workload has a buffer of its own, whose `owner` can be shared instead of being copied.
 #[derive(Clone, Copy, Debug)]
@@ -168,26 +172,26 @@ impl<'a> Workload<'a> {
         Self { bytes, owner: None, is_common: false }
     }
 
-    /// A part of `owner`, which can be kept by counting a reference.
+    /// A part of `owner`, which can be kept by reference counting.
     ///
     /// `bytes` must lie within `owner`; if it does not, keeping it copies.
     pub const fn shared(bytes: &'a [u8], owner: &'a Bytes) -> Self {
         Self { bytes, owner: Some(owner), is_common: false }
     }
 
-    /// All of `owner`, which several connections are sent: each should keep a reference, from a small size
-    /// on.
+    /// All of `owner`, which is sent to several connections: each should keep a reference even if it is
+    /// small.
     pub fn common(owner: &'a Bytes) -> Self {
         Self { bytes: owner, owner: Some(owner), is_common: true }
     }
 
-    /// Whether it can be kept by counting a reference.
+    /// Whether it can be kept by reference counting.
     pub const fn is_owned(&self) -> bool {
         self.owner.is_some()
     }
 
-    /// Whether it is cheaper for a connection that is sent it to keep a reference than a copy: a reference
-    /// takes 40 bytes.
+    /// Whether a connection that sends it should keep a reference rather than a copy: a reference takes 40
+    /// bytes.
     pub const fn is_kept_by_reference(&self) -> bool {
         let least = if self.is_common { COMMON_FROM } else { SHARED_FROM };
         self.is_owned() && self.bytes.len() >= least
@@ -198,18 +202,18 @@ impl<'a> Workload<'a> {
         self.bytes
     }
 
-    /// The buffer that this workload is a part of, where it may be shared.
+    /// The buffer that this workload is a part of, if it can be shared.
     pub const fn owner(&self) -> Option<&'a Bytes> {
         self.owner
     }
 
-    /// A reference-counted handle to the bytes, without copying them; `None` where only a copy would do.
+    /// A reference-counted handle to the bytes, without copying them; `None` if only a copy is possible.
     pub fn share(&self) -> Option<Bytes> {
         self.owner.map(|owner| if self.bytes.is_empty() { Bytes::new() } else { owner.slice_ref(self.bytes) })
     }
 }
 
-/// Parses plain decimal digits: at least one, nothing else, no overflow.
+/// Parses decimal digits: at least one, no other characters, no overflow.
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

@@ -1,7 +1,8 @@
-//! Framing: cuts a stream of bytes into binary packets and lines of text, and never looks inside them.
+//! Framing: splits a stream of bytes into binary packets and lines of text, without parsing them.
 //!
-//! A packet is a header of 12 bytes (four of magic, then type and length as big-endian 32-bit numbers) and a body of
-//! that length. The first byte after each packet says what comes next: a NUL starts a packet, anything else a line.
+//! A packet is a header of 12 bytes (four of magic, then type and length as big-endian 32-bit numbers) and a
+//! body of that length. The first byte after each packet determines what comes next: a NUL starts a packet,
+//! anything else a line.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
@@ -59,7 +60,7 @@ packet_types! {
     SubmitJobHigh = 21,
     SetClientId = 22,
     CanDoTimeout = 23,
-    /// A number without a meaning in any server.
+    /// A reserved number; no server gives it a meaning.
     AllYours = 24,
     WorkException = 25,
     OptionReq = 26,
@@ -71,7 +72,7 @@ packet_types! {
     SubmitJobHighBg = 32,
     SubmitJobLow = 33,
     SubmitJobLowBg = 34,
-    /// A number without a meaning in any server.
+    /// A reserved number; no server gives it a meaning.
     SubmitJobSched = 35,
     SubmitJobEpoch = 36,
     SubmitReduceJob = 37,
@@ -89,7 +90,7 @@ impl PacketType {
     }
 }
 
-/// Whether a packet says that it is for the server or from the server.
+/// Whether the magic of a packet marks it as sent to the server or from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Magic {
     /// `\0REQ`
@@ -98,10 +99,10 @@ pub enum Magic {
     Response,
 }
 
-/// The header of a packet. The type is a number here: it is not framing that knows the types.
+/// The header of a packet. The type is a number here, because framing does not know the types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// For the server or from it.
+    /// Sent to the server or from it.
     pub magic: Magic,
     /// The number of the packet type, known or not.
     pub number: u32,
@@ -110,10 +111,10 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads a header.
+    /// Parses a header.
     ///
     /// # Errors
-    /// [`FramingError::BadMagic`]: from here on the stream has no meaning.
+    /// [`FramingError::BadMagic`]: the rest of the stream cannot be interpreted.
     pub fn parse(bytes: &[u8; HEADER_SIZE]) -> Result<Self, FramingError> {
         let [m0, m1, m2, m3, t0, t1, t2, t3, l0, l1, l2, l3] = *bytes;
         let magic = match [m0, m1, m2, m3] {
@@ -124,7 +125,7 @@ impl Header {
         Ok(Self { magic, number: u32::from_be_bytes([t0, t1, t2, t3]), length: u32::from_be_bytes([l0, l1, l2, l3]) })
     }
 
-    /// The header as it goes over the wire.
+    /// The header in wire format.
     pub fn to_bytes(self) -> [u8; HEADER_SIZE] {
         let mut bytes = [0; HEADER_SIZE];
         bytes[..4].copy_from_slice(match self.magic {
@@ -142,18 +143,18 @@ impl Header {
     }
 }
 
-/// The stream cannot be cut any further: the connection must be closed.
+/// The stream cannot be split any further: the connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
     /// A packet that begins with a NUL but not with `\0REQ` or `\0RES`.
     #[error("bytes that are neither a Gearman packet nor a line of text")]
     BadMagic,
-    /// A line that is longer than the limit, or still without an end there.
+    /// A line longer than the limit, whether its end has arrived or not.
     #[error("a line of text longer than the limit (max-text-line)")]
     LineTooLong,
 }
 
-/// What may be in the stream.
+/// The limits of the stream.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameLimits {
     /// The largest packet, header included, in bytes.
@@ -162,7 +163,7 @@ pub struct FrameLimits {
     pub line: usize,
 }
 
-/// What stands at the beginning of a piece of the stream.
+/// What a piece of the stream begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scan<'a> {
     /// A whole packet.
@@ -172,7 +173,7 @@ pub enum Scan<'a> {
         /// Its body, of the length that the header declares.
         body: &'a [u8],
     },
-    /// A whole line; its newline, and a carriage return before that, are cut off.
+    /// A whole line, without its newline and a carriage return before that.
     Line {
         /// The line.
         line: &'a [u8],
@@ -181,16 +182,16 @@ pub enum Scan<'a> {
     },
     /// The header of a packet above the limit. Its body follows, and can be skipped.
     Oversized(Header),
-    /// A part of a packet. The whole has this many bytes, or at least this many while the header is incomplete.
+    /// A partial packet. The whole has this many bytes, or at least this many while the header is incomplete.
     PartialPacket(usize),
-    /// A part of a line, or nothing at all.
+    /// A partial line, or nothing at all.
     PartialLine,
 }
 
-/// Looks at the beginning of `stream`.
+/// Examines the beginning of `stream`.
 ///
 /// # Errors
-/// Where the stream cannot be cut any further.
+/// When the stream cannot be split any further.
 pub fn scan<'a>(stream: &'a [u8], limits: &FrameLimits) -> Result<Scan<'a>, FramingError> {
     match stream.first() {
         None => Ok(Scan::PartialLine),
@@ -233,7 +234,7 @@ fn scan_line<'a>(stream: &'a [u8], limits: &FrameLimits) -> Result<Scan<'a>, Fra
 /// A packet that owns its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// For the server or from it.
+    /// Sent to the server or from it.
     pub magic: Magic,
     /// The number of the packet type, known or not.
     pub number: u32,
@@ -242,24 +243,25 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A packet for the server, its arguments separated by NULs.
+    /// A packet to the server, its arguments separated by NULs.
     pub fn request(packet_type: PacketType, arguments: &[&[u8]]) -> Self {
         Self { magic: Magic::Request, number: packet_type.number(), body: Bytes::from(arguments.join(&0)) }
     }
 
-    /// The packet's type, if the number is one.
+    /// The packet's type, if the number is a known one.
     pub const fn packet_type(&self) -> Option<PacketType> {
         PacketType::from_number(self.number)
     }
 
-    /// The first `count` - 1 arguments, which end with a NUL, and the rest of the body as the last one; `None` if there
-    /// are fewer.
+    /// The first `COUNT` - 1 arguments, which end with a NUL, and the rest of the body as the last one;
+    /// `None` if there are fewer.
     pub fn arguments<const COUNT: usize>(&self) -> Option<[&[u8]; COUNT]> {
         split_arguments(&self.body)
     }
 }
 
-/// Cuts `body` into `COUNT` arguments: all but the last end with a NUL, the last is the rest. `None` if there are fewer.
+/// Splits `body` into `COUNT` arguments: all but the last end with a NUL, the last is the rest. `None` if
+/// there are fewer.
 pub fn split_arguments<const COUNT: usize>(body: &[u8]) -> Option<[&[u8]; COUNT]> {
     let mut rest = body;
     let mut arguments = [&body[..0]; COUNT];
@@ -273,7 +275,7 @@ pub fn split_arguments<const COUNT: usize>(body: &[u8]) -> Option<[&[u8]; COUNT]
     Some(arguments)
 }
 
-/// What [`PacketCodec`] cuts out of the stream.
+/// A frame that [`PacketCodec`] decodes from the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// A binary packet.
@@ -282,13 +284,13 @@ pub enum Frame {
     Line(Bytes),
 }
 
-/// Why [`PacketCodec`] gave up.
+/// Why [`PacketCodec`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The connection failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The stream makes no sense.
+    /// The stream is invalid.
     #[error("the peer sent {0}")]
     Framing(#[from] FramingError),
     /// A packet is larger than the limit, or than the format's 32-bit length.
@@ -301,7 +303,7 @@ pub enum CodecError {
 /// The server's connections read through [`scan`] directly: they own no buffer while they are idle.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketCodec {
-    /// What may be in the stream.
+    /// The limits of the stream.
     pub limits: FrameLimits,
 }
 
@@ -324,7 +326,7 @@ impl Decoder for PacketCodec {
             }
             Scan::Oversized(header) => Err(CodecError::TooLarge(header.packet_size())),
             Scan::PartialPacket(size) => {
-                // Space grows with what has arrived, not with what a header announces.
+                // The buffer grows with the received bytes, not with the length in the header.
                 stream.reserve((size - stream.len()).min(stream.len().max(64 * 1024)));
                 Ok(None)
             }

@@ -1,4 +1,4 @@
-//! What a client or worker asks of the server: a packet with every field parsed and in range.
+//! Requests of clients and workers: a packet with every field parsed and in range.
 
 use super::error::{NotRegistered, PeerError};
 use super::names::{
@@ -9,17 +9,17 @@ use super::packet::{PacketType, split_arguments};
 /// The shortest timeout that CAN_DO_TIMEOUT can set, in milliseconds; shorter ones are raised to it.
 pub const SHORTEST_TIMEOUT_MS: u64 = 1000;
 
-/// A request. It borrows from the bytes it was read from.
+/// A request. It borrows from the bytes it was parsed from.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
     /// CAN_DO, CAN_DO_TIMEOUT: the worker offers a function.
     CanDo {
         /// The function.
         function: &'a [u8],
-        /// How long the worker may take for a job before it is taken away, in milliseconds; `None` for as long as it likes.
+        /// How long a run may take before the job is revoked, in milliseconds; `None` for no limit.
         timeout_ms: Option<u64>,
     },
-    /// CAN_DO, CAN_DO_TIMEOUT that cannot be taken, and are not answered.
+    /// CAN_DO, CAN_DO_TIMEOUT that is rejected, without a response.
     CannotRegister(NotRegistered),
     /// CANT_DO: the worker withdraws a function.
     CantDo {
@@ -28,19 +28,19 @@ pub enum Request<'a> {
     },
     /// RESET_ABILITIES: the worker withdraws all its functions.
     ResetAbilities,
-    /// PRE_SLEEP: the worker wants to be told when there is work.
+    /// PRE_SLEEP: the worker wants a NOOP when there is work.
     PreSleep,
     /// GRAB_JOB, GRAB_JOB_UNIQ, GRAB_JOB_ALL: the worker wants a job now.
     GrabJob(GrabKind),
     /// Any of the SUBMIT packets.
     Submit(Submission<'a>),
-    /// WORK_STATUS: how far a job is. Both numbers are passed on as they came.
+    /// WORK_STATUS: progress of a job. Both numbers are passed on unchanged.
     WorkStatus {
         /// The job.
         handle: &'a [u8],
-        /// What is done.
+        /// Parts done.
         numerator: &'a [u8],
-        /// Of how much.
+        /// Parts in total.
         denominator: &'a [u8],
     },
     /// WORK_DATA: a part of the result.
@@ -83,43 +83,43 @@ pub enum Request<'a> {
     },
     /// GET_STATUS_UNIQUE
     GetStatusUnique {
-        /// The job's unique id, whichever its function.
+        /// The job's unique id, for any function.
         unique: &'a [u8],
     },
     /// ECHO_REQ
     Echo {
-        /// What comes back.
+        /// The bytes that are sent back.
         workload: Workload<'a>,
     },
-    /// OPTION_REQ for an option that there is.
+    /// OPTION_REQ for a known option.
     Option {
-        /// Which one.
+        /// The option.
         option: ConnectionOption,
-        /// The option's name as it was written, which is how it is confirmed.
+        /// The option's name as the client wrote it, which the response repeats.
         written: &'a [u8],
     },
     /// SET_CLIENT_ID
     SetClientId {
-        /// The id, what is too long of it cut off.
+        /// The id, truncated if it is too long.
         id: &'a [u8],
     },
 }
 
-/// What a connection can ask for with OPTION_REQ. It holds until the connection ends.
+/// An option that a connection can set with OPTION_REQ. It stays set until the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionOption {
-    /// The client is sent exceptions as they are, instead of failures.
+    /// The client gets exceptions instead of plain failures.
     Exceptions,
-    /// The worker has begun none of the jobs that it holds, now and later: those that it gives back use up no
-    /// attempt. For a worker that has grabbed ahead and stops. C++ gearmand does not know it.
+    /// The worker has started none of the jobs that it holds, now and later: requeued ones use up no attempt.
+    /// For a worker that has grabbed ahead and stops. C++ gearmand does not know it.
     NotBegun,
 }
 
 impl ConnectionOption {
-    /// All of them.
+    /// All options.
     pub const ALL: [Self; 2] = [Self::Exceptions, Self::NotBegun];
 
-    /// How it is written. The case of letters does not matter.
+    /// Its name. Case is ignored.
     pub const fn name(self) -> &'static [u8] {
         match self {
             Self::Exceptions => b"exceptions",
@@ -128,7 +128,7 @@ impl ConnectionOption {
     }
 }
 
-/// Which answer a grabbing worker understands.
+/// The kind of response that a grabbing worker understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrabKind {
     /// GRAB_JOB, answered by JOB_ASSIGN.
@@ -142,27 +142,28 @@ pub enum GrabKind {
 /// A job as it is submitted.
 #[derive(Clone, Copy, Debug)]
 pub struct Submission<'a> {
-    /// The function that shall run it.
+    /// The function to run.
     pub function: &'a [u8],
-    /// Equal uniques of one function are one job. Empty: never. `-`: the workload is the unique.
+    /// Submissions of one function with equal uniques join one job. Empty: they never join. `-`: the workload
+    /// is the unique.
     pub unique: &'a [u8],
-    /// Empty for a job that is no reduce job.
+    /// The reducer; empty if it is not a reduce job.
     pub reducer: &'a [u8],
     /// High before normal before low.
     pub priority: Priority,
-    /// Whether the job lives on without its client.
+    /// Whether the job continues without its client.
     pub background: bool,
-    /// Not before this time, in seconds since 1970-01-01 UTC; `None` for at once.
+    /// When it is due, in seconds since 1970-01-01 UTC; `None` for at once.
     pub due_s: Option<u64>,
     /// The job's argument.
     pub workload: Workload<'a>,
 }
 
 impl<'a> Request<'a> {
-    /// Parses the body of a packet of type `number`. Looks at nothing but `body`, whatever it holds.
+    /// Parses the body of a packet of type `number`. Uses only `body`, which may hold any bytes.
     ///
     /// # Errors
-    /// The ERROR packet that the peer deserves. The connection can go on: the frame was whole.
+    /// The ERROR packet to send. The connection can continue: the frame was complete.
     pub fn parse(number: u32, body: Workload<'a>) -> Result<Self, PeerError> {
         let bytes = body.as_bytes();
         let packet_type = PacketType::from_number(number).ok_or(if number == 5 {
@@ -260,7 +261,7 @@ fn submit_epoch(body: Workload<'_>) -> Result<Request<'_>, PeerError> {
 }
 
 fn submit_reduce(body: Workload<'_>, background: bool) -> Result<Request<'_>, PeerError> {
-    // The fourth argument has to be there and has no meaning.
+    // The fourth argument is required and has no meaning.
     let [name, key, reducer, _, workload] = arguments(body.as_bytes())?;
     if reducer.len() > REDUCER_MAX {
         return Err(PeerError::UNIQUE_TOO_LARGE);
@@ -276,7 +277,7 @@ fn submit_reduce(body: Workload<'_>, background: bool) -> Result<Request<'_>, Pe
     }))
 }
 
-/// A registration with this timeout in milliseconds, if it has one that can be taken.
+/// A registration with this timeout in milliseconds, if the timeout is valid.
 fn can_do(name: &[u8], timeout_ms: Result<Option<u64>, NotRegistered>) -> Request<'_> {
     if name.len() > FUNCTION_MAX {
         return Request::CannotRegister(NotRegistered::NameTooLong);
@@ -296,8 +297,8 @@ fn can_do_timeout(body: &[u8]) -> Result<Request<'_>, PeerError> {
     Ok(can_do(name, leading_integer(timeout).map(in_force).ok_or(NotRegistered::TimeoutOutOfRange)))
 }
 
-/// Progress is read as numbers, and passed on as it came to all who wait. So megabytes of it would cost as
-/// much for each of them.
+/// Progress is parsed as numbers, and passed on unchanged to all waiting clients. Its size is limited because
+/// long values would be sent to each of them.
 fn work_status(body: &[u8]) -> Result<Request<'_>, PeerError> {
     let [name, numerator, denominator] = arguments(body)?;
     let (numerator, denominator) = (first(numerator, NUMBER_MAX), first(denominator, NUMBER_MAX));
@@ -343,7 +344,7 @@ fn at_most(bytes: &[u8], limit: usize, error: PeerError) -> Result<&[u8], PeerEr
     if bytes.len() > limit { Err(error) } else { Ok(bytes) }
 }
 
-/// At most so many of the first bytes.
+/// At most the first `limit` bytes.
 fn first(bytes: &[u8], limit: usize) -> &[u8] {
     &bytes[..bytes.len().min(limit)]
 }
@@ -352,8 +353,8 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     memchr::memchr(0, bytes).map_or(bytes, |end| &bytes[..end])
 }
 
-/// The whole number that `bytes` begins with, as C's `strtoll` reads it: after blanks and a sign, as many digits as there
-/// are; 0 where there are none. `None` where it does not fit into 64 bits.
+/// The integer at the beginning of `bytes`, parsed like C's `strtoll`: after blanks and a sign, all digits
+/// that follow; 0 if there are none. `None` if it does not fit into 64 bits.
 ///
 /// Clients and workers send `2.5`, ` 60`, `60s` and nothing at all.
 pub fn leading_integer(bytes: &[u8]) -> Option<i64> {
@@ -365,9 +366,9 @@ pub fn leading_integer(bytes: &[u8]) -> Option<i64> {
     })
 }
 
-/// How far a job is: the whole number that `bytes` begins with, 0 for a negative one, at most `u64::MAX`.
+/// A progress value: the integer at the beginning of `bytes`, 0 for a negative one, at most `u64::MAX`.
 ///
-/// Workers report progress such as `33.3` or nothing at all, and clients show it as it came.
+/// Workers report progress such as `33.3` or nothing at all, and clients show it unchanged.
 pub fn leading_count(bytes: &[u8]) -> u64 {
     let (is_negative, digits) = sign_and_digits(bytes);
     if is_negative {
@@ -376,8 +377,8 @@ pub fn leading_count(bytes: &[u8]) -> u64 {
     digits.iter().fold(0_u64, |value, digit| value.saturating_mul(10).saturating_add(u64::from(digit - b'0')))
 }
 
-/// Whether a number is negative, and its digits: those that follow blanks and a sign. What is beyond
-/// [`NUMBER_MAX`] is not looked at.
+/// Whether a number is negative, and its digits: those that follow blanks and a sign. Only the first
+/// [`NUMBER_MAX`] bytes are examined.
 fn sign_and_digits(bytes: &[u8]) -> (bool, &[u8]) {
     let bytes = first(bytes, NUMBER_MAX);
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');

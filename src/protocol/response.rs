@@ -1,10 +1,10 @@
-//! What the server says, and how it looks on the wire.
+//! Responses of the server, and their wire format.
 
 use super::error::PeerError;
 use super::names::{JobHandle, Workload, decimal_len, write_decimal};
 use super::packet::{HEADER_SIZE, Header, Magic, PacketType};
 
-/// A packet from the server. It borrows all it says; whoever sends it copies or shares it.
+/// A packet from the server. It borrows its fields; the sender copies or shares them.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)] // The fields are the arguments that the protocol gives to each packet.
 pub enum Response<'a> {
@@ -55,12 +55,12 @@ pub enum Response<'a> {
     WorkFail {
         handle: JobHandle<'a>,
     },
-    /// The answer to GET_STATUS, with the handle as it was asked for.
+    /// The response to GET_STATUS, with the handle as it was requested.
     StatusRes {
         handle: &'a [u8],
         status: Status,
     },
-    /// The answer to GET_STATUS_UNIQUE, with the unique id as it was asked for.
+    /// The response to GET_STATUS_UNIQUE, with the unique id as it was requested.
     StatusResUnique {
         unique: &'a [u8],
         status: Status,
@@ -75,20 +75,20 @@ pub enum Response<'a> {
     Error(PeerError),
 }
 
-/// What is known of a job.
+/// The status of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Whether the server has the job.
     pub known: bool,
-    /// Whether a worker has it.
+    /// Whether a worker runs it.
     pub running: bool,
-    /// What is done.
+    /// Parts done.
     pub numerator: u64,
-    /// Of how much.
+    /// Parts in total.
     pub denominator: u64,
 }
 
-/// An argument of a packet, so that length and bytes come from one description.
+/// An argument of a packet, so that length and bytes are derived from one description.
 enum Argument<'a> {
     Bytes(&'a [u8]),
     Handle(JobHandle<'a>),
@@ -160,7 +160,8 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// Appends everything but the workload: the header, which counts it, and the arguments.
+    /// Appends everything but the workload: the header, whose length includes the workload, and the
+    /// arguments.
     pub fn write_head(&self, out: &mut Vec<u8>) {
         use Argument::{Bytes, Handle, Number};
         match *self {
@@ -196,7 +197,7 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// Arguments are separated by NULs; where a workload follows, the last one ends with a NUL too.
+    /// Arguments are separated by NULs. If a workload follows, the last one ends with a NUL too.
     fn write_arguments(&self, arguments: &[Argument<'_>], out: &mut Vec<u8>) {
         let workload = self.workload();
         let separators = if workload.is_some() { arguments.len() } else { arguments.len().saturating_sub(1) };
@@ -206,8 +207,9 @@ impl<'a> Response<'a> {
         let header = Header {
             magic: Magic::Response,
             number: self.packet_type().number(),
-            // A workload came in a packet of at most 32 bits and leaves with arguments of bounded size. Where the sum
-            // is past 32 bits all the same, no honest header exists; packet limits far below keep that from happening.
+            // A workload was received in a packet with a 32-bit length and is sent with arguments of bounded
+            // size. If the sum exceeds 32 bits, no correct header exists; packet limits far below keep that
+            // from happening.
             length: u32::try_from(length).unwrap_or(u32::MAX),
         };
         out.reserve(HEADER_SIZE + length.min(4096));
@@ -220,7 +222,7 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// The whole packet, for those who do not mind the copy.
+    /// The whole packet, for callers to whom the copy does not matter.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.write_head(&mut bytes);

@@ -1,8 +1,10 @@
-//! The administrative text protocol: a line in, a few lines out, on the same port as the binary packets.
+//! The administrative text protocol: one line per command, a response of a few lines, on the same port as the
+//! binary packets.
 //!
-//! What monitoring tools parse is kept to the byte: listings end with a line `.`, answers with a value end with a bare
-//! newline, `OK` and `ERR` alone end with a carriage return and a newline. None of the listings that C++ gearmand knows ever
-//! gains a column. Those that it does not know begin with a line of column names, by which they are to be read.
+//! Formats that monitoring tools parse are kept byte for byte: listings end with a line `.`, responses with a
+//! value end with a bare newline, `OK` and `ERR` alone end with a carriage return and a newline. The listings
+//! of C++ gearmand never get more columns. Other listings begin with a line of column names, and readers must
+//! find columns by name.
 
 mod control;
 mod filter;
@@ -14,12 +16,12 @@ pub use self::name::{escaped, read_name, write_escaped, write_name};
 
 use super::names::{JobHandle, parse_decimal, write_decimal};
 
-/// A command, with its arguments checked for their number and form.
+/// A command, with the number and form of its arguments validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminCommand<'a> {
     /// `workers`: every connection with its functions.
     Workers,
-    /// `status`: every function with its number of jobs, of running jobs and of workers.
+    /// `status`: every function with its counts of jobs, running jobs and workers.
     Status,
     /// `prioritystatus`: every function with its queued jobs by priority, and its workers.
     PriorityStatus,
@@ -27,8 +29,8 @@ pub enum AdminCommand<'a> {
     ShowJobs,
     /// `show unique jobs`
     ShowUniqueJobs,
-    /// `show store`: where background jobs are kept, and how that does. C++ gearmand knows neither this command nor the
-    /// following ones that show something.
+    /// `show store`: the state of the store of background jobs. C++ gearmand knows neither this command nor
+    /// the `show` commands below.
     ShowStore,
     /// `show functions`
     ShowFunctions,
@@ -36,7 +38,7 @@ pub enum AdminCommand<'a> {
     ShowWorkers,
     /// `show worker SLOT-GENERATION`
     ShowWorker {
-        /// The first part of the connection's name.
+        /// The first part of the connection's id.
         slot: u32,
         /// The second part.
         generation: u32,
@@ -45,11 +47,11 @@ pub enum AdminCommand<'a> {
     ShowJob(&'a [u8]),
     /// `show server`
     ShowServer,
-    /// `show rules`: by which workers get no jobs.
+    /// `show rules`: the worker rules.
     ShowRules,
     /// `list jobs [NAME=VALUE ...]`
     ListJobs(JobWords<'a>),
-    /// What changes something, and is not known to C++ gearmand.
+    /// A command that changes something, and that C++ gearmand does not know.
     Control(ControlCommand<'a>),
     /// `cancel job HANDLE`
     CancelJob(&'a [u8]),
@@ -70,32 +72,32 @@ pub enum AdminCommand<'a> {
     Verbose,
     /// `version`
     Version,
-    /// `shutdown`, `shutdown graceful`: only where the configuration allows it.
+    /// `shutdown`, `shutdown graceful`: only if the configuration allows it.
     Shutdown {
         /// Whether running jobs may finish first.
         graceful: bool,
     },
 }
 
-/// Why a line is no command.
+/// Why a line is not a valid command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminError<'a> {
     /// No command begins with this word.
     UnknownCommand(&'a [u8]),
-    /// The command, named here as it was typed, needs other arguments.
+    /// The command, as it was typed, needs other arguments.
     WrongArguments(&'a [u8]),
-    /// `show` knows no such thing.
+    /// Unknown argument of `show`.
     UnknownShow,
-    /// `cancel` knows `job` and one handle, and `jobs` and one function.
+    /// `cancel` takes `job` and a handle, or `jobs` and a function.
     BadCancel,
     /// More words than the limit.
     TooManyWords,
-    /// An argument is not what is wanted, which is said here.
+    /// An argument is invalid; the text says what is expected.
     BadArgument(&'static str),
 }
 
 impl AdminError<'_> {
-    /// Appends the answer.
+    /// Appends the response.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             Self::UnknownCommand(word) => {
@@ -120,32 +122,33 @@ impl AdminError<'_> {
     }
 }
 
-/// The answer to a command that has nothing else to say.
+/// The response to a command without any other output.
 pub const OK: &[u8] = b"OK\r\n";
 /// The last line of every listing.
 pub const END_OF_LIST: &[u8] = b".\n";
-/// `drop function` for a name that is no function.
+/// `drop function` for an unknown function.
 pub const FUNCTION_NOT_FOUND: &[u8] = b"ERR function not found\r\n";
 /// `drop function` for a function that has workers or running jobs.
 pub const FUNCTION_IN_USE: &[u8] = b"ERR there are still connected workers or executing clients\r\n";
-/// `cancel job` for a handle that is no job.
+/// `cancel job` for an unknown handle.
 pub const UNKNOWN_JOB: &[u8] = b"ERR UNKNOWN_JOB\r\n";
-/// `create function` or `maxqueue` for a new function where there are too many already.
+/// `create function` or `maxqueue` for a new function when the limit of functions is reached.
 pub const TOO_MANY_FUNCTIONS: &[u8] = b"ERR TOO_MANY_FUNCTIONS Too+many+functions+on+this+server+(max-functions)\r\n";
 /// `create function` or `maxqueue` with a name that is too long.
 pub const FUNCTION_TOO_LARGE: &[u8] = b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n";
-/// A command that changes something, where they are not allowed.
+/// A command that changes something, on a read-only server.
 pub const READ_ONLY: &[u8] = b"ERR READ_ONLY Nothing+is+changed+by+text+commands+here+(admin-read-only)\r\n";
 /// A line that is longer than the limit; the connection is closed after it.
 pub const LINE_TOO_LONG: &[u8] = b"ERR LINE_TOO_LONG The+line+is+longer+than+the+limit+(max-text-line)\r\n";
 
 impl<'a> AdminCommand<'a> {
-    /// Reads a line, its line end removed, of at most `max_words` words.
+    /// Parses a line without its line end, of at most `max_words` words.
     ///
-    /// Words are separated by runs of spaces. A leading space makes an empty first word, a trailing one an empty last word.
+    /// Words are separated by runs of spaces. A leading space makes an empty first word, a trailing one an
+    /// empty last word.
     ///
     /// # Errors
-    /// What to answer instead.
+    /// The error to respond with.
     pub fn parse(line: &'a [u8], max_words: usize) -> Result<Self, AdminError<'a>> {
         let is_list = line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"list "));
         let max_words = if is_list { max_words.max(filter::MOST_WORDS) } else { max_words };
@@ -182,7 +185,7 @@ impl<'a> AdminCommand<'a> {
         }
     }
 
-    /// Whether it changes something, if only that a function is known.
+    /// Whether it changes something, even if it only creates a function.
     pub const fn is_change(&self) -> bool {
         matches!(
             self,
@@ -195,8 +198,8 @@ impl<'a> AdminCommand<'a> {
         )
     }
 
-    /// Whether it takes next to no time, unless its answer is long: it changes nothing, and looks through nothing for a
-    /// short answer. All that tools ask C++ gearmand for is like this.
+    /// Whether it takes almost no time, apart from a long response: it changes nothing, and does not search
+    /// through data to make a short response. All commands that tools send to C++ gearmand are like this.
     pub const fn is_quick(&self) -> bool {
         matches!(
             self,
@@ -245,7 +248,7 @@ impl<'a> AdminCommand<'a> {
 
     fn parse_maxqueue(typed: &'a [u8], arguments: &[&'a [u8]]) -> Result<Self, AdminError<'a>> {
         let (function, limits) = match arguments {
-            // A script may leave the number out and the space before it in.
+            // A script may omit the number but not the space before it.
             [function] | [function, b""] => (function, [0; 3]),
             [function, all] => (function, [queue_limit(all)?; 3]),
             [function, high, normal] => (function, [queue_limit(high)?, queue_limit(normal)?, 0]),
@@ -263,7 +266,8 @@ impl<'a> AdminCommand<'a> {
     }
 }
 
-/// A limit of `maxqueue`. C++ gearmand takes a number below zero for none, and what is no number too: that is refused.
+/// A limit of `maxqueue`. C++ gearmand takes a number below zero for no limit, and words that are not numbers
+/// too; the latter are refused here.
 fn queue_limit(word: &[u8]) -> Result<u32, AdminError<'static>> {
     const WANTED: AdminError<'_> =
         AdminError::BadArgument("A limit is a number of jobs, 0 for none: maxqueue NAME [HIGH [NORMAL [LOW]]]");
@@ -309,14 +313,15 @@ pub fn write_error(code: &str, text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the answer to `drop function` for one with queued jobs: the command that purges them.
+/// Appends the response to `drop function` for a function with queued jobs: it names the command that purges
+/// them.
 pub fn write_has_jobs(function: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"ERR there are still queued jobs, which this command removes: cancel jobs ");
     write_escaped(function, out, b' ');
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a line of `status` or `prioritystatus`: a function and its numbers, between tabs.
+/// Appends a line of `status` or `prioritystatus`: a function and its counts, separated by tabs.
 pub fn write_counts(function: &[u8], counts: &[u64], out: &mut Vec<u8>) {
     write_name(function, out, false);
     for count in counts {
@@ -326,7 +331,8 @@ pub fn write_counts(function: &[u8], counts: &[u64], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Appends a line of `show jobs`: handle, failed attempts, 1 if nobody wants the job any more, 1 if it is a background job.
+/// Appends a line of `show jobs`: handle, failed attempts, 1 if the job is abandoned, 1 if it is a background
+/// job.
 pub fn write_job(handle: JobHandle<'_>, retries: u32, abandoned: bool, background: bool, out: &mut Vec<u8>) {
     handle.write(out);
     for count in [u64::from(retries), u64::from(abandoned), u64::from(background)] {
@@ -336,14 +342,15 @@ pub fn write_job(handle: JobHandle<'_>, retries: u32, abandoned: bool, backgroun
     out.push(b'\n');
 }
 
-/// Appends `OK N`, which says how much was changed, and a line end as that of [`OK`].
+/// Appends `OK N`, where N is the number of changes, with the line end of [`OK`].
 pub fn write_affected(affected: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"OK ");
     write_decimal(affected, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether a line is of the head of an HTTP request, as a web page may have a browser send it to any port.
+/// Whether a line belongs to the head of an HTTP request, which a web page can make a browser send to any
+/// port.
 ///
 /// Lines of its body could be commands. No command looks like this.
 pub fn is_http(line: &[u8]) -> bool {
@@ -359,7 +366,7 @@ pub fn is_http(line: &[u8]) -> bool {
     is_target && version.starts_with(b"HTTP/")
 }
 
-/// Appends `OK VALUE` and a bare newline, as value answers end.
+/// Appends `OK VALUE` and a bare newline, the line end of value responses.
 pub fn write_value(value: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"OK ");
     out.extend_from_slice(value.as_bytes());

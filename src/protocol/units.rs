@@ -1,7 +1,7 @@
 //! Times and sizes with units: one grammar for options, files and text commands.
 //!
-//! A value is a number and a unit, with or without a blank between them. The number may have a fraction, and `_` between
-//! its digits; without a unit it counts what its place says.
+//! A value is a number and a unit, with or without a blank between them. The number may have a fraction, and
+//! `_` between its digits. The default unit depends on the setting.
 
 use std::time::Duration;
 
@@ -42,10 +42,10 @@ impl TimeUnit {
     }
 }
 
-/// Reads a time; `bare` is the unit of a number without one.
+/// Parses a time; `bare` is the unit of a number without one.
 ///
 /// # Errors
-/// What a time is.
+/// The expected format of a time.
 pub fn time(text: &str, bare: TimeUnit) -> Result<Duration, String> {
     read_time(text, bare).ok_or_else(|| {
         let bare = bare.name();
@@ -69,10 +69,10 @@ fn read_time(text: &str, bare: TimeUnit) -> Option<Duration> {
     whole.checked_add(Duration::from_millis(each).mul_f64(number.fraction))
 }
 
-/// Reads a size in bytes; units are powers of 1024.
+/// Parses a size in bytes; units are powers of 1024.
 ///
 /// # Errors
-/// What a size is.
+/// The expected format of a size.
 pub fn size(text: &str) -> Result<u64, String> {
     read_size(text).ok_or_else(|| {
         "a size is a number of bytes, or a number with the unit KiB, MiB or GiB (short: k, m, g), such as 64MiB"
@@ -92,11 +92,11 @@ fn read_size(text: &str) -> Option<u64> {
     let whole = number.whole.checked_mul(1 << shift)?;
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let fraction = (number.fraction * (1_u64 << shift) as f64) as u64;
-    // A part of a byte is no size.
+    // A fraction of a byte is not a valid size.
     if shift == 0 && number.fraction > 0.0 { None } else { whole.checked_add(fraction) }
 }
 
-/// A number that is not negative.
+/// A non-negative number.
 struct Number {
     whole: u64,
     /// From 0 to below 1.
@@ -104,7 +104,7 @@ struct Number {
 }
 
 impl Number {
-    /// Cuts a text into its number and what follows.
+    /// Splits a text into its number and the rest.
     fn read(text: &str) -> Option<(Self, &str)> {
         let is_number = |letter: char| letter.is_ascii_digit() || letter == '_' || letter == '.';
         let (number, unit) = text.split_at(text.find(|letter| !is_number(letter)).unwrap_or(text.len()));

@@ -1,4 +1,4 @@
-//! Lists of functions and workers that are made a piece at a time, so that others have their turn in between.
+//! Lists of functions and workers that are made in pieces, so that other connections run in between.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -13,98 +13,99 @@ use crate::protocol::{FunctionName, JobHandle};
 use crate::stats::histogram::{Durations, Histogram};
 use crate::stats::{AbilityGauges, ConnectionGauges, FunctionGauges};
 
-/// How many functions are viewed for one piece.
+/// How many functions are shown in one piece.
 const FUNCTIONS: usize = 16;
-/// How many functions of workers are looked at for one piece, of one worker or of many.
+/// How many functions of workers are examined for one piece, of one worker or of many.
 const ABILITIES: usize = 256;
 /// How many connections are copied at a time.
 const CONNECTIONS: usize = 64;
 
-/// Functions that are still to be viewed. Before that, the workers of all of them are counted in one pass.
+/// The functions that are left to show. First, their workers are counted in one pass over all connections.
 ///
-/// Between two pieces it holds the name of the last one, and no copy of what it has still to show.
+/// Between two pieces it holds only the name of the last function, and no copy of the rest.
 #[derive(Debug)]
 pub struct Functions {
     counts: Arc<Pass<StatesByFunction>>,
-    /// The first pass that tells no less than what was so when this began.
+    /// The first pass whose result is not older than this list.
     wanted: Serial,
     left: Left,
 }
 
 #[derive(Debug)]
 enum Left {
-    /// All of those behind this one, by name.
+    /// All functions after this name.
     Behind(Option<FunctionName>),
-    /// These.
+    /// A fixed list.
     These(vec::IntoIter<(FunctionName, Arc<FunctionGauges>)>),
 }
 
-/// Workers that are still to be summed up, by age of their connection: those behind this one.
+/// The workers that are left to sum up, by age of their connection: those after this one.
 #[derive(Debug, Default)]
 pub struct Workers {
     after: Option<ConnectionId>,
-    /// A worker of which so many functions, the oldest, are still to be added.
+    /// A worker of which this many of the oldest functions are left to add.
     unfinished: Option<(WorkerSum, usize)>,
 }
 
-/// A worker, with its functions taken together.
+/// A worker, with the totals of its functions.
 #[derive(Debug)]
 pub struct WorkerSum {
-    /// Names the connection.
+    /// The id of the connection.
     pub id: ConnectionId,
-    /// What it publishes.
+    /// The gauges of the connection.
     pub gauges: Arc<ConnectionGauges>,
     /// How many functions it can do.
     pub functions: usize,
-    /// What its runs came to.
+    /// Results of its runs.
     pub totals: WorkTotals,
     durations: Durations,
     withheld: WithheldSum,
 }
 
-/// A worker as it is shown, beside its functions and what its runs came to.
+/// The fields of a worker, besides its functions and results.
 #[derive(Debug)]
 pub struct WorkerHead {
     /// When it connected, in milliseconds since 1970.
     pub connected_unix_ms: u64,
     /// When it was last heard from, in milliseconds since 1970.
     pub heard_unix_ms: u64,
-    /// Its state, by the same word as everywhere.
+    /// Its state, named as in all views.
     pub state: &'static str,
-    /// The newest job that it holds, and since when.
+    /// Its newest job, and when that run began.
     pub job: Option<(String, u64)>,
     /// How long its runs took.
     pub run: DurationsView,
 }
 
 impl Look {
-    /// All functions, by name, to be made in pieces.
+    /// All functions by name, in pieces.
     pub fn functions_in_pieces(&self) -> Functions {
         Functions::new(Arc::default(), Left::Behind(None))
     }
 
-    /// The same, of which there may be hundreds at a time on one thread: they share what is counted.
+    /// The same for the text protocol, where hundreds of listings may run on one thread: they share the
+    /// counts.
     pub(in crate::admin) fn functions_in_shared_pieces(&self) -> Functions {
         Functions::new(self.shared_counts.get(), Left::Behind(None))
     }
 
-    /// The `most` functions with the most jobs, and of those without, the ones with the most workers.
+    /// The `most` functions with the most jobs, then those with the most workers.
     pub fn busiest_in_pieces(&self, most: usize) -> Functions {
         self.first_in_pieces(most, |gauges| Reverse((gauges.total(), gauges.workers.get())))
     }
 
-    /// The `most` functions with the most jobs since the start. The order changes slowly, since such counts only grow: whoever
-    /// looks again finds nearly the same functions.
+    /// The `most` functions with the most jobs since the start. The counts only grow, so the order changes
+    /// slowly and the next call finds nearly the same functions.
     pub fn most_used_in_pieces(&self, most: usize) -> Functions {
         self.first_in_pieces(most, |gauges| {
             let submitted =
                 gauges.counters.get().map_or(0, |counters| counters.submitted.get() + counters.coalesced.get());
-            // Jobs that the store brought along count as well.
+            // Jobs restored from the store count as well.
             Reverse((submitted.max(gauges.total()), gauges.workers.get()))
         })
     }
 
-    /// The first functions by their weights, and by name where these are equal.
+    /// The first functions by weight, then by name.
     fn first_in_pieces<W: Ord>(&self, most: usize, weight: impl Fn(&FunctionGauges) -> W) -> Functions {
         let mut functions: Vec<_> =
             self.stats().functions.iter().map(|(name, gauges)| (weight(&gauges), name, gauges)).collect();
@@ -117,7 +118,7 @@ impl Look {
         Functions::new(Arc::default(), Left::These(functions.into_iter()))
     }
 
-    /// All workers, to be made in pieces.
+    /// All workers, in pieces.
     pub fn workers_in_pieces(&self) -> Workers {
         Workers::default()
     }
@@ -128,12 +129,12 @@ impl Functions {
         Self { wanted: counts.next(), counts, left }
     }
 
-    /// Whether workers are still counted.
+    /// Whether the pass over the workers is still running.
     pub fn is_counting(&self) -> bool {
         self.counts.found(self.wanted).is_none()
     }
 
-    /// The next ones, which are none while workers are counted; `None` after the last.
+    /// The next functions; empty while workers are counted, `None` after the last.
     pub fn next_piece(&mut self, look: &Look, now: Now) -> Option<Vec<FunctionView>> {
         let Some(states) = self.counts.found(self.wanted) else {
             self.counts.go_on(self.wanted, look.stats(), ABILITIES);
@@ -183,7 +184,7 @@ impl StatesByFunction {
 }
 
 impl Workers {
-    /// The next ones, of which there may be none though more follow; `None` after the last.
+    /// The next workers; may be empty although more follow, `None` after the last.
     pub(in crate::admin) fn next_piece(&mut self, look: &Look) -> Option<Vec<WorkerSum>> {
         let most = ABILITIES;
         let (mut workers, mut seen) = (Vec::new(), 0);
@@ -216,7 +217,7 @@ impl Workers {
 }
 
 impl WorkerSum {
-    /// A connection, unless it never was a worker. What it could do once is added already.
+    /// Starts the sum of a connection, unless it never was a worker. Its former functions are included.
     pub(super) fn begin(id: ConnectionId, gauges: Arc<ConnectionGauges>) -> Option<Self> {
         let former = gauges.former_functions();
         let functions = gauges.with_identity(|_, functions| functions.len());
@@ -231,8 +232,8 @@ impl WorkerSum {
         Some(sum)
     }
 
-    /// Adds what it has done of the next `most` of its `left` oldest functions. Returns how many were added,
-    /// and how many are left.
+    /// Adds the next `most` of its `left` oldest functions. Returns how many were added, and how many are
+    /// left.
     pub(in crate::admin) fn add(&mut self, left: usize, most: usize) -> (usize, usize) {
         let gauges = Arc::clone(&self.gauges);
         gauges.with_identity(|_, functions| {
@@ -248,13 +249,13 @@ impl WorkerSum {
 
     fn add_ability(&mut self, ability: &AbilityGauges) {
         add_totals(&mut self.totals, ability.counters.get());
-        // Most have none, and a set of them is large.
+        // Most abilities have none, and a histogram is large.
         if let Some(durations) = ability.run.get().map(Histogram::read) {
             self.durations.add(&durations);
         }
     }
 
-    /// What is shown of it beside its functions.
+    /// The fields besides the functions.
     pub(in crate::admin) fn head(&self, look: &Look, now: Now) -> WorkerHead {
         let (gauges, times, prefixes) = (&self.gauges, look.times(now), look.stats().handle_prefixes());
         let job = gauges.job().and_then(|(prefix, number, since_ms)| {
@@ -280,7 +281,7 @@ mod tests {
 
     const NOW: Now = Now { monotonic_us: 0, unix_us: 0 };
 
-    /// A server with so many workers, each of which can do all of so many functions.
+    /// A server with this many workers, each of which can do all of this many functions.
     fn look(workers: u32, functions: usize) -> Look {
         let stats = Arc::new(Stats::default());
         let names: Vec<_> =

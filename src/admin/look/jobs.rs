@@ -1,4 +1,4 @@
-//! Jobs, which only the hub knows.
+//! Views of jobs, which only the hub knows.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -17,25 +17,27 @@ use crate::store::look::{Looking, Sight};
 
 pub use crate::store::look::HEAD_MAX;
 
-/// How long one who looks at a job waits for the store.
+/// How long a view of a job waits for the store.
 pub const STORE_WAIT: Duration = Duration::from_secs(1);
 
-/// How often the hub is asked for one page: where few of many jobs are wanted, a page may have fewer than fit, or none.
+/// How often the hub is queried for one page. If few of many jobs match, a page may be partly filled or
+/// empty.
 const LOOKS_PER_PAGE: usize = 64;
-/// The same for some jobs of a list.
+/// The same for a piece of a listing.
 const LOOKS_PER_PIECE: usize = 4;
-/// How many jobs are shown at one look: making a view of a job takes longer than passing it over.
+/// How many jobs are shown per query: making a view of a job takes longer than skipping it.
 const SHOWN_PER_LOOK: usize = 32;
-/// A page ends once its jobs take so much as text, in bytes: names can be long.
+/// A page ends when the names of its jobs reach this size, in bytes: names can be long.
 const PAGE_BYTES: usize = 64 * 1024;
 
 impl Look {
-    /// Jobs, in no order that means anything; those of a single function that are queued come as they will be handed out.
+    /// A page of jobs. The order is unspecified; queued jobs of a single function are in the order in which
+    /// workers get them.
     pub fn jobs(&self, now: Now, filter: &JobFilter) -> Page<JobView, u64> {
         self.jobs_by_looks(now, filter, LOOKS_PER_PAGE)
     }
 
-    /// The same, for one who has others to let have their turn soon.
+    /// The same with fewer queries, for a caller that must yield soon.
     pub(in crate::admin) fn some_jobs(&self, now: Now, filter: &JobFilter) -> Page<JobView, u64> {
         self.jobs_by_looks(now, filter, LOOKS_PER_PIECE)
     }
@@ -54,12 +56,12 @@ impl Look {
             holder: filter.client.as_deref(),
             waiter: filter.waiting_client.as_deref(),
         };
-        // Jobs that are waited for more than once come more than once.
+        // A job that a client waits for several times is found several times.
         let mut seen = HashSet::new();
         let (mut items, times) = (Vec::new(), self.times(now));
         let (mut place, mut looked_at, mut bytes) = (filter.after.unwrap_or(0), 0, 0);
         for _ in 0..most_looks {
-            // Others have their turn between two looks.
+            // Threads that wait for the lock get it between two queries.
             self.hub.give_way();
             let enough = filter.limit.min(items.len() + SHOWN_PER_LOOK);
             let Found { next, looks } = self.hub.find_jobs(&query, place, |job| {
@@ -83,8 +85,8 @@ impl Look {
         Page { items, next: Some(place), looked_at }
     }
 
-    /// Looks at some of the jobs that run, from this place on, and notes for each function for how long the one runs that has run
-    /// longest, in milliseconds. Where to go on; `None` after the last.
+    /// Examines some of the running jobs, from `place` on, and updates the age of the oldest run of each
+    /// function, in milliseconds. Returns where to continue; `None` after the last.
     pub fn note_oldest_running(
         &self,
         now: Now,
@@ -107,8 +109,8 @@ impl Look {
         })
     }
 
-    /// One job, with so many bytes of its workload at most, up to [`HEAD_MAX`]. Where only the store has that it is asked, unless
-    /// no byte is wanted.
+    /// One job, with at most `preview` bytes of its workload, up to [`HEAD_MAX`]. If only the store has the
+    /// workload, the store is asked, unless `preview` is 0.
     pub fn job(&self, now: Now, handle: &[u8], preview: usize) -> Option<JobLook> {
         let times = self.times(now);
         let (view, key) = self.hub.show_job(handle, |job| {
@@ -123,23 +125,23 @@ impl Look {
     }
 }
 
-/// A job, and what is not known of it yet.
+/// The view of a job, parts of which may still be unknown.
 #[derive(Debug)]
 pub struct JobLook {
-    /// What is known.
+    /// The known part.
     pub view: JobView,
     workload: Option<Looking>,
     preview: usize,
 }
 
 impl JobLook {
-    /// Whether the store has been asked and has not answered.
+    /// Whether it waits for an answer of the store.
     pub fn is_waiting(&self) -> bool {
         self.workload.is_some()
     }
 
-    /// Ready when nothing more will be known. Until then `waker` is woken when the store has answered; whoever does not want to
-    /// wait longer has the rest of the view. For how long see [`STORE_WAIT`].
+    /// Ready when the view is complete; until then `waker` is woken when the store has answered. A caller may
+    /// stop waiting, after [`STORE_WAIT`] for example, and use the known part.
     pub fn poll(&mut self, waker: &Waker) -> Poll<()> {
         let Some(workload) = &self.workload else { return Poll::Ready(()) };
         let seen = ready!(workload.poll(waker));
@@ -152,7 +154,7 @@ impl JobLook {
     }
 }
 
-/// Whether a job is meant, by what no index tells.
+/// Whether a job passes the filters that no index covers.
 fn matches(times: &Times, job: &job_server::JobView<'_>, filter: &JobFilter) -> bool {
     filter.priority.is_none_or(|priority| priority == job.priority)
         && filter.older_than_s.is_none_or(|least| job.submitted_ms > 0 && times.age_s(job.submitted_ms) >= least)
@@ -188,7 +190,7 @@ pub(super) fn job_view(times: &Times, job: &job_server::JobView<'_>, preview: us
         holder: run.map(|run| worker_id(run.holder)),
         since_unix_ms: run.map(|run| times.unix_ms(run.since_unix_ms)),
         deadline_unix_ms: run.and_then(|run| deadline(times.now, &run)),
-        // A worker that has said nothing of its progress says 0 of 0.
+        // 0 of 0: the worker has not reported its progress.
         progress: run
             .filter(|run| run.denominator > 0)
             .map(|run| ProgressView { numerator: run.numerator, denominator: run.denominator }),
@@ -217,13 +219,13 @@ fn earlier_run_view(times: &Times, run: &EarlierRun) -> EarlierRunView {
     }
 }
 
-/// When a job is taken away from its worker, in milliseconds since 1970.
+/// When the run times out and the job is revoked, in milliseconds since 1970.
 fn deadline(now: Now, run: &RunView) -> Option<u64> {
     let left_us = run.deadline_us?.saturating_sub(now.monotonic_us);
     Some(now.unix_us.saturating_add(left_us) / 1000)
 }
 
-/// The beginning of a workload of so many bytes, as text where it is some.
+/// The beginning of a workload of `bytes` bytes, as text if it is text.
 fn preview_view(head: &[u8], bytes: u64, most: usize) -> PreviewView {
     let shown = &head[..head.len().min(most)];
     let truncated = (shown.len() as u64) < bytes;
@@ -270,7 +272,7 @@ mod tests {
             };
             hub.apply(now, id, &[Ok(Request::Submit(job))]);
         };
-        // More than one page looks at.
+        // More than one page examines.
         (0..20_000).for_each(|_| submit(Priority::Normal));
         submit(Priority::High);
         let requests = [
@@ -340,7 +342,7 @@ mod tests {
             hub.apply(now, id, &[Ok(Request::Submit(job))]);
         };
         let (other, wanted, namesake) = (connect(b"other"), connect(b"wanted"), connect(b"wanted"));
-        // More than one page looks at, and one job that others and both of that id wait for.
+        // More than one page examines, and one job that others and both connections of that id wait for.
         (0..20_000).for_each(|_| submit(other, b"", b"f"));
         for id in [other, wanted, namesake, namesake] {
             submit(id, b"u", b"f");

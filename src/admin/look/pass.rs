@@ -1,7 +1,7 @@
-//! What is counted over all connections, for all who want to know it at the same time.
+//! A count over all connections that concurrent listings share.
 //!
-//! One pass serves everybody who came before it began, as one commit serves all who wait for it. So hundreds
-//! of listings cost what one does, and hold one result and not one each.
+//! One pass serves every listing that asked before it began, as one commit serves all who wait for it. So
+//! hundreds of listings cost as much as one, and hold one result together.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,10 +11,10 @@ use crate::stats::{ConnectionGauges, Stats};
 /// How many connections are copied at a time.
 const PAGE: usize = 64;
 
-/// What is counted.
+/// The count.
 pub(super) trait Sum: Default {
-    /// Counts one connection in, or as much of it as `most` functions are; where `left` says so, goes on with
-    /// the `left` that it could do first. Returns how many functions were looked at, and how many are left.
+    /// Adds one connection, or at most `most` of its functions. With `left`, continues with the `left` oldest
+    /// functions. Returns how many functions were examined, and how many are left.
     fn add(&mut self, connection: &ConnectionGauges, left: Option<usize>, most: usize) -> (usize, Option<usize>);
 }
 
@@ -24,13 +24,13 @@ pub(super) struct Pass<S> {
     state: Mutex<State<S>>,
 }
 
-/// Tells one pass from another: they are counted.
+/// The serial number of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Serial(u64);
 
 #[derive(Debug)]
 struct State<S> {
-    /// The last that was begun.
+    /// The last pass that was begun.
     begun: Serial,
     under_way: Option<UnderWay<S>>,
     last: Option<(Serial, Arc<S>)>,
@@ -39,7 +39,7 @@ struct State<S> {
 #[derive(Debug)]
 struct UnderWay<S> {
     after: Option<ConnectionId>,
-    /// Of the next connection so many functions are left; `None` where none of it is counted yet.
+    /// How many functions of the next connection are left; `None` if none of it is counted yet.
     left: Option<usize>,
     sum: S,
 }
@@ -51,18 +51,18 @@ impl<S> Default for Pass<S> {
 }
 
 impl<S: Sum> Pass<S> {
-    /// The first pass that begins from now on: what it finds is no older than this.
+    /// The next pass that begins: its result is not older than this call.
     pub(super) fn next(&self) -> Serial {
         Serial(self.lock().begun.0 + 1)
     }
 
-    /// What the last pass has found, if it is this one or a later one.
+    /// The result of the last pass, if that is the wanted one or a later one.
     pub(super) fn found(&self, wanted: Serial) -> Option<Arc<S>> {
         self.lock().found(wanted)
     }
 
-    /// The same. If there is none yet, goes on with the pass that is under way, or begins one: looks at the
-    /// connections that are next, until it has looked at `most` of them and of their functions.
+    /// Like [`found`](Self::found). If there is no result yet, continues the running pass, or begins one:
+    /// examines the next connections, up to `most` of them and of their functions in total.
     pub(super) fn go_on(&self, wanted: Serial, stats: &Stats, most: usize) -> Option<Arc<S>> {
         let mut passes = self.lock();
         if let Some(found) = passes.found(wanted) {
@@ -86,8 +86,8 @@ impl<S: Sum> Pass<S> {
                 let (functions, functions_left) = sum.add(&connection, left.take(), most - seen);
                 seen += 1 + functions;
                 if functions_left.is_some() {
-                    // Should it go before its turn, what is left of it is counted of the one behind it, which
-                    // does no harm.
+                    // If this connection closes before the next call, the remaining count is applied to the
+                    // connection after it, which does no harm.
                     *left = functions_left;
                     return None;
                 }
@@ -136,7 +136,7 @@ mod tests {
         let pass: Pass<Count> = Pass::default();
         let (first, second) = (pass.next(), pass.next());
         assert!(pass.go_on(first, &stats, 100).is_none());
-        // Who comes while it is under way waits for the next one: it may not see this.
+        // A listing that comes during the pass waits for the next one: this pass may miss its changes.
         connect(200);
         let late = pass.next();
         assert!(pass.go_on(second, &stats, 100).is_none());

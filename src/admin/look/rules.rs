@@ -1,4 +1,4 @@
-//! Rules by which workers get no jobs, which only the hub knows.
+//! Views of worker rules, which only the hub knows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use crate::hub::Hub;
 use crate::job_server::{Rule, Who, Withholding};
 use crate::stats::ConnectionGauges;
 
-/// How many connections are looked at for one piece.
+/// How many connections are examined for one piece.
 const CONNECTIONS: usize = 256;
-/// How many rules are viewed for one piece.
+/// How many rules are shown in one piece.
 const RULES: usize = 16;
 
-/// Rules, of which the hub is asked for a bounded number at a time. What changes meanwhile may be seen or not.
+/// The rules, read from the hub a bounded number at a time. Concurrent changes may or may not be seen.
 #[derive(Debug)]
 pub struct Rules {
     hub: Arc<Hub>,
-    /// Whom they concern, exactly; `None` for all.
+    /// Only the rules for exactly these workers; `None` for all.
     who: Option<Who>,
     left: vec::IntoIter<Rule>,
-    /// The last one that was shown.
+    /// The last rule that was read.
     last: Option<Rule>,
-    /// What was made and is not shown yet.
+    /// Views that are made and not returned yet.
     shown: vec::IntoIter<RuleView>,
     presence: Arc<Pass<Present>>,
-    /// The first pass that tells no less than what was so when this began.
+    /// The first pass whose result is not older than this list.
     wanted: Serial,
 }
 
-/// How many workers there are of each client id and each address.
+/// Worker counts by client id and by address.
 #[derive(Debug, Default)]
 pub(super) struct Present {
     clients: HashMap<Vec<u8>, u64>,
@@ -58,7 +58,7 @@ impl Sum for Present {
 impl Present {
     fn count(&self, who: &Who) -> u64 {
         let count = match who {
-            // Its rules go with it.
+            // Its rules are removed with it.
             Who::Connection(_) => return 1,
             Who::Client(id) => self.clients.get(id),
             Who::Host(address) => self.hosts.get(address),
@@ -68,17 +68,18 @@ impl Present {
 }
 
 impl Look {
-    /// The rules by which workers get no jobs, those for connections first.
+    /// All worker rules, those for connections first.
     pub fn rules(&self) -> Rules {
         self.rules_of(None, Arc::default())
     }
 
-    /// The same, of which there may be hundreds at a time on one thread: they share what is counted.
+    /// The same for the text protocol, where hundreds of listings may run on one thread: they share the
+    /// counts.
     pub(in crate::admin) fn rules_in_shared_pieces(&self) -> Rules {
         self.rules_of(None, self.shared_presence.get())
     }
 
-    /// Those for exactly these workers.
+    /// The rules for exactly these workers.
     pub(in crate::admin) fn rules_for(&self, who: Who) -> Rules {
         self.rules_of(Some(who), Arc::default())
     }
@@ -97,13 +98,13 @@ impl Look {
 }
 
 impl Rules {
-    /// The next ones, which are none while workers are counted; `None` after the last.
+    /// The next rules; empty while workers are counted, `None` after the last.
     pub(in crate::admin) fn next_piece(&mut self) -> Option<Vec<RuleView>> {
         let Some(present) = self.presence.go_on(self.wanted, self.hub.stats(), CONNECTIONS) else {
             return Some(Vec::new());
         };
         if self.left.len() == 0 {
-            // Others have their turn between two looks.
+            // Threads that wait for the lock get it between two reads.
             self.hub.give_way();
             let after = self.last.as_ref();
             let rules = match &self.who {
@@ -157,7 +158,7 @@ mod tests {
     use crate::outbox::Outbox;
     use crate::stats::Stats;
 
-    /// More than one look has, of all kinds, with every border between two looks.
+    /// More rules than one read returns, of all kinds, with every boundary between two reads.
     #[test]
     fn every_rule_is_shown_once_and_in_order() {
         let now = Now { monotonic_us: 1, unix_us: 1_800_000_000_000_000 };
@@ -184,12 +185,12 @@ mod tests {
         assert_eq!(shown(look.rules_for(Who::Connection(id))), expected[..301]);
         assert_eq!(shown(look.rules_for(Who::Client(b"c1".to_vec()))), expected[301 + 111..301 + 222]);
         assert_eq!(shown(look.rules_for(Who::Host("nobody".to_owned()))), []);
-        // What was shown last may have gone.
+        // The last rule read may be removed meanwhile.
         let mut rules = look.rules();
         assert_eq!(rules.by_ref().take(256).count(), 256);
         hub.release(now, &Who::Connection(id), None).unwrap();
         assert_eq!(shown(rules), expected[301..]);
-        // A connection's rules go with it, whoever has its place.
+        // A connection's rules are removed with it, whichever connection gets its slot.
         hub.withhold(now, &Who::Connection(id), None, Withholding::Disabled).unwrap();
         hub.disconnect(now, id, crate::job_server::ConnectionEnd::default());
         assert_eq!(shown(look.rules_for(Who::Connection(id))), []);

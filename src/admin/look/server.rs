@@ -1,4 +1,4 @@
-//! The server as a whole, of which the sums over all functions and connections are made in pieces.
+//! The view of the whole server. Its sums over all functions and connections are made in pieces.
 
 use super::workers::{count, state_of};
 use super::{Look, positive, seconds, totals};
@@ -10,12 +10,12 @@ use crate::stats::account::{Account, Part};
 
 /// How many functions are added for one piece.
 const FUNCTIONS: usize = 256;
-/// How many functions of workers are looked at for one piece; the worker that reaches it is the last.
+/// How many functions of workers are examined for one piece; the worker that reaches it is the last.
 const ABILITIES: usize = 512;
 /// How many connections are copied at a time.
 const CONNECTIONS: usize = 64;
 
-/// What is summed up so far.
+/// The sums so far.
 #[derive(Debug, Default)]
 pub(in crate::admin) struct ServerSum {
     function: Option<FunctionName>,
@@ -35,7 +35,7 @@ impl Look {
         self.server_of(now, &sum)
     }
 
-    /// The same, with what was summed up.
+    /// The same, from existing sums.
     pub(in crate::admin) fn server_of(&self, now: Now, sum: &ServerSum) -> ServerView {
         let (stats, times) = (self.stats(), self.times(now));
         ServerView {
@@ -69,7 +69,7 @@ impl Look {
 }
 
 impl ServerSum {
-    /// Adds the next functions or connections. Returns whether those were all.
+    /// Adds the next functions or connections. Returns whether they were the last.
     pub(in crate::admin) fn go_on(&mut self, look: &Look) -> bool {
         if !self.has_functions {
             let page = look.stats().functions.page(self.function.as_ref(), FUNCTIONS);
@@ -108,7 +108,7 @@ impl ServerSum {
     }
 }
 
-/// Counts what the workers of a function say of a fleet.
+/// Counts a function that managed workers or a monitor register.
 fn count_managed(fleet: &mut FleetCounts, function: &[u8], workers: u64) {
     if workers == 0 {
         return;
@@ -122,7 +122,7 @@ fn count_managed(fleet: &mut FleetCounts, function: &[u8], workers: u64) {
     }
 }
 
-/// What the account of memory says.
+/// The view of the memory account.
 fn held(account: &Account) -> HeldView {
     HeldView {
         total_bytes: account.total(),
@@ -133,7 +133,7 @@ fn held(account: &Account) -> HeldView {
     }
 }
 
-/// Memory of this process that is in use, in bytes.
+/// Resident memory of this process, in bytes.
 fn resident_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

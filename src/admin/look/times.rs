@@ -1,31 +1,31 @@
-//! Ages of what was noted by the wall clock, though that may have been set since.
+//! Ages of wall-clock timestamps, correct even if the wall clock was set in the meantime.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::seconds;
 use crate::job_server::Now;
 
-/// The wall clock was set where it has moved so far against the monotonic one, in microseconds.
+/// The wall clock counts as set when it has moved this much against the monotonic clock, in microseconds.
 const STEP_US: i64 = 1_000_000;
-/// How late that is noticed at most: the time between two samples, and some more.
+/// Maximum delay until that is noticed: the time between two samples, and a margin.
 const SLACK_US: i64 = 3_000_000;
-/// How many settings of the clock are remembered.
+/// How many clock changes are kept.
 const SPANS_MAX: usize = 64;
 
-/// How the wall clock went since the start of the server.
+/// The changes of the wall clock since the start of the server.
 #[derive(Debug, Default)]
 pub(super) struct WallClock(Mutex<Arc<Vec<Span>>>);
 
-/// A time in which nobody set the wall clock. It lasts to the beginning of the next one.
+/// A period in which the wall clock was not set. It lasts until the next one begins.
 #[derive(Clone, Copy, Debug)]
 struct Span {
-    /// When it began by the monotonic clock, in microseconds.
+    /// Its beginning by the monotonic clock, in microseconds.
     from_us: i64,
-    /// The wall clock less the monotonic one, in microseconds.
+    /// Wall clock minus monotonic clock, in microseconds.
     offset_us: i64,
 }
 
-/// The time now, and how the wall clock went before.
+/// The current time, and the earlier changes of the wall clock.
 #[derive(Clone, Debug)]
 pub(super) struct Times {
     pub(super) now: Now,
@@ -33,13 +33,13 @@ pub(super) struct Times {
 }
 
 impl WallClock {
-    /// To be called at least every two seconds, so that no setting of the clock is missed.
+    /// Call it at least every two seconds, so that no change of the clock is missed.
     pub(super) fn times(&self, now: Now) -> Times {
         let offset_us = signed(now.unix_us).saturating_sub(signed(now.monotonic_us));
         let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = |span: &Span| span.offset_us.saturating_sub(offset_us).saturating_abs() < STEP_US;
         if !spans.last().is_some_and(is_same) {
-            // What is older than the server goes by the clock of its start.
+            // Timestamps from before the start use the clock of the start.
             let from_us = if spans.is_empty() { i64::MIN } else { signed(now.monotonic_us) };
             let spans = Arc::make_mut(&mut spans);
             if spans.len() == SPANS_MAX {
@@ -52,8 +52,8 @@ impl WallClock {
 }
 
 impl Times {
-    /// How long ago it was when the wall clock said so many milliseconds since 1970, in microseconds; never less than 0. Where two
-    /// times said so it is the later one.
+    /// The age of a timestamp in milliseconds since 1970 of the wall clock, in microseconds; never negative.
+    /// If the timestamp is ambiguous, the later time counts.
     fn age_us(&self, noted_ms: u64) -> u64 {
         let now_us = signed(self.now.monotonic_us);
         let mut until_us = now_us;
@@ -67,19 +67,19 @@ impl Times {
         0
     }
 
-    /// The same in milliseconds.
+    /// The age in milliseconds.
     pub(super) fn age_ms(&self, noted_ms: u64) -> u64 {
         self.age_us(noted_ms) / 1000
     }
 
-    /// The same in seconds.
+    /// The age in seconds.
     pub(super) fn age_s(&self, noted_ms: u64) -> f64 {
         seconds(self.age_us(noted_ms))
     }
 
-    /// What the wall clock, as it is set now, would have said then, in milliseconds since 1970.
+    /// The timestamp converted to the current setting of the wall clock, in milliseconds since 1970.
     pub(super) fn unix_ms(&self, noted_ms: u64) -> u64 {
-        // Nothing is rounded where the clock was not set.
+        // No rounding if the clock was never set.
         if self.spans.len() < 2 { noted_ms } else { self.now.unix_us.saturating_sub(self.age_us(noted_ms)) / 1000 }
     }
 }
@@ -94,7 +94,7 @@ mod tests {
 
     const START_S: u64 = 1_800_000_000;
 
-    /// The time so many seconds after the start, by a wall clock that was set forward by so many.
+    /// This many seconds after the start, by a wall clock that is set ahead by `ahead_s`.
     fn at(monotonic_s: u64, ahead_s: i64) -> Now {
         let unix_s = (START_S + monotonic_s).checked_add_signed(ahead_s).unwrap();
         Now { monotonic_us: monotonic_s * 1_000_000, unix_us: unix_s * 1_000_000 }
@@ -109,14 +109,14 @@ mod tests {
             let [stored, early] = [noted(at(0, -500)), noted(at(10, 0))];
             assert!((clock.times(at(20, 0)).age_s(early) - 10.0).abs() < 1e-9);
             assert_eq!(clock.times(at(20, 0)).unix_ms(early), early);
-            // It is set at 100 s, noticed a second later, and set back at 200 s.
+            // The clock is set at 100 s, which is noticed a second later, and set back at 200 s.
             let late = noted(at(101, step_s));
             let times = clock.times(at(102, step_s));
             assert_eq!([stored, early, late].map(|ms| times.age_s(ms).to_string()), ["602", "92", "1"], "{step_s}");
             assert_eq!(times.unix_ms(early), noted(at(10, step_s)));
             let times = clock.times(at(202, 0));
             assert_eq!([stored, early, late].map(|ms| times.age_s(ms).to_string()), ["702", "192", "101"], "{step_s}");
-            // Nothing is of the future.
+            // Ages are never negative.
             assert_eq!(times.age_s(noted(at(9_000_000, 0))).to_bits(), 0_f64.to_bits());
         }
     }

@@ -1,4 +1,4 @@
-//! Workers: connections that can do functions, or could.
+//! Views of workers: connections that can do functions, or could before.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use crate::protocol::{FunctionName, JobHandle};
 use crate::stats::histogram::Durations;
 use crate::stats::{AbilityGauges, ConnectionGauges, SleepState, Withholding, WorkCounters};
 
-/// How a connection is named.
+/// The id of a connection.
 pub fn worker_id(id: ConnectionId) -> String {
     format!("{}-{}", id.slot, id.generation)
 }
 
-/// The connection of a name that [`worker_id`] gave.
+/// Parses an id from [`worker_id`].
 pub fn parse_worker_id(text: &str) -> Option<ConnectionId> {
     connection_id(text.as_bytes()).map(|(slot, generation)| ConnectionId { slot, generation })
 }
 
 impl Look {
-    /// Workers, by age of their connection, of which [`listed_worker`](Self::listed_worker) makes views.
+    /// Lists workers by age of their connection; [`listed_worker`](Self::listed_worker) makes their views.
     pub fn list_workers(&self, filter: &WorkerFilter) -> Page<ConnectionId, ConnectionId> {
         let mut items: Vec<ConnectionId> = Vec::new();
         let mut looked_at = 0;
@@ -42,13 +42,13 @@ impl Look {
         Page { items, next: None, looked_at }
     }
 
-    /// One worker, without its jobs; none where it has gone.
+    /// The view of one worker, without its jobs; `None` if it has disconnected.
     pub fn listed_worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
         let gauges = self.stats().connections.get(&id)?;
         worker_view(&self.times(now), id, &gauges, &self.stats().handle_prefixes())
     }
 
-    /// One worker, with its jobs and the rules that mean it.
+    /// The view of one worker, with its jobs and the rules that apply to it.
     pub fn worker(&self, now: Now, id: ConnectionId) -> Option<WorkerView> {
         let mut view = self.listed_worker(now, id)?;
         view.jobs = Some(self.held_jobs(now, id));
@@ -58,14 +58,14 @@ impl Look {
         Some(view)
     }
 
-    /// Jobs that a worker holds, the first of them where they are many.
+    /// Jobs that a worker holds; only the first if there are many.
     pub(in crate::admin) fn held_jobs(&self, now: Now, id: ConnectionId) -> Vec<JobView> {
         let (mut jobs, times) = (Vec::new(), self.times(now));
         self.hub.list_held_jobs(id, |job| jobs.push(job_view(&times, &job, 0)));
         jobs
     }
 
-    /// One worker, whose functions are to be added.
+    /// Starts the sum of one worker's functions.
     pub(in crate::admin) fn worker_sum(&self, id: ConnectionId) -> Option<WorkerSum> {
         WorkerSum::begin(id, self.stats().connections.get(&id)?)
     }
@@ -100,7 +100,7 @@ fn is_worker(gauges: &ConnectionGauges) -> bool {
     !functions.is_empty() || !former.is_empty()
 }
 
-/// A worker's state: what the rules say to all of its functions, if they do.
+/// The state of a worker. `disabled`, `draining` or `drained` only if rules withhold all of its functions.
 pub(super) fn state_of(gauges: &ConnectionGauges) -> &'static str {
     let mut withheld = WithheldSum::default();
     gauges.with_identity(|_, functions| {
@@ -114,7 +114,7 @@ pub(super) fn state_of(gauges: &ConnectionGauges) -> &'static str {
     state(gauges, withheld.of_all())
 }
 
-/// How functions of one worker are withheld, taken together.
+/// The rules of a worker's functions, combined.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct WithheldSum {
     is_one_allowed: bool,
@@ -131,13 +131,13 @@ impl WithheldSum {
         }
     }
 
-    /// Whether more functions change nothing.
+    /// Whether further functions cannot change the result.
     const fn is_known(self) -> bool {
         self.is_one_allowed
     }
 
-    /// How the worker's jobs are withheld, if all are: as those of a disabled worker where one of its
-    /// functions is withheld so.
+    /// How the worker's jobs are withheld, if all are: `Disabled` if that applies to at least one of its
+    /// functions.
     pub(super) const fn of_all(self) -> Option<Withholding> {
         match self {
             Self { is_one_allowed: true, .. } => None,
@@ -148,7 +148,7 @@ impl WithheldSum {
     }
 }
 
-/// The first of these that fits, where this is withheld: of a worker, or of one function of it.
+/// The first matching state, given the rule: of a worker, or of one of its functions.
 pub(super) fn state(gauges: &ConnectionGauges, withheld: Option<Withholding>) -> &'static str {
     let runs = gauges.running.get() > 0;
     match (withheld, gauges.sleep()) {
@@ -221,7 +221,7 @@ fn worker_view(
 }
 
 impl WorkerFunctionView {
-    /// What a worker's doing a function has come to, which it can do or could.
+    /// The results of a worker for one function, which it can do or could before.
     pub(in crate::admin) fn of(ability: &AbilityGauges, in_use: bool) -> Self {
         ability_view(ability, in_use, &ability.run.read())
     }

@@ -12,18 +12,18 @@ use crate::job_server::{ConnectionId, Now};
 use crate::protocol::text;
 use crate::stats::ConnectionGauges;
 
-/// How many functions of one worker are viewed for one piece.
+/// How many functions of one worker are shown in one piece.
 const FUNCTIONS_OF_PIECE: usize = 32;
-/// How many of them are added for one piece.
+/// How many of them are summed up for one piece.
 const SUMMED_UP_OF_PIECE: usize = 256;
 
-/// Lines of `show workers` that are still to be written.
+/// Lines of `show workers` that are left to write.
 #[derive(Debug)]
 pub(in crate::admin) struct WorkerLines {
     workers: Workers,
-    /// Those that are summed up, and have no line yet.
+    /// Workers that are summed up, and have no line yet.
     summed_up: vec::IntoIter<WorkerSum>,
-    /// One whose line is not complete: so many of its functions, the oldest, are still to be named.
+    /// A worker whose line is incomplete: this many of its oldest functions are left to write.
     unfinished: Option<(WorkerSum, usize)>,
 }
 
@@ -32,8 +32,8 @@ impl WorkerLines {
         Self { workers, summed_up: Vec::new().into_iter(), unfinished: None }
     }
 
-    /// Appends the next lines, until `out` has [`LISTING_PIECE`] bytes or others are to have their turn.
-    /// Returns whether they are the last.
+    /// Appends the next lines, until `out` has [`LISTING_PIECE`] bytes or the listing should yield. Returns
+    /// whether they are the last.
     pub(super) fn go_on(&mut self, look: &Look, now: Now, out: &mut Vec<u8>) -> bool {
         if self.unfinished.is_none() && self.summed_up.as_slice().is_empty() {
             match self.workers.next_piece(look) {
@@ -79,8 +79,8 @@ fn write_before_functions(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u
     }
 }
 
-/// Names the `left` oldest functions of a worker, with commas between them, until `out` has [`LISTING_PIECE`]
-/// bytes. A comma in a name is written as other bytes are that would break a listing. Returns how many are
+/// Writes the `left` oldest functions of a worker, separated by commas, until `out` has [`LISTING_PIECE`]
+/// bytes. A comma in a name is escaped like other bytes that would break a listing. Returns how many are
 /// left.
 fn write_functions(worker: &WorkerSum, left: usize, out: &mut Vec<u8>) -> usize {
     if worker.functions == 0 {
@@ -132,21 +132,21 @@ fn write_behind_functions(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u
 /// The answer to `show worker`.
 #[derive(Debug)]
 pub(in crate::admin) enum OneWorker {
-    /// So many of its functions, the oldest, are still to be added.
+    /// This many of its oldest functions are left to add.
     Sum(Box<WorkerSum>, usize),
-    /// What is said of it as a whole is written.
+    /// The part on the worker as a whole is written.
     Lines {
-        /// Names it.
+        /// The id of the worker.
         id: ConnectionId,
-        /// What it publishes.
+        /// The gauges of the worker.
         gauges: Arc<ConnectionGauges>,
-        /// So many of its functions, the oldest, are still to be shown, and then those that it had before.
+        /// This many of its oldest functions are left to show, and then its former ones.
         left: usize,
     },
 }
 
 impl OneWorker {
-    /// `None` where there is no worker of this id.
+    /// `None` if there is no such worker.
     pub(in crate::admin) fn new(look: &Look, id: ConnectionId) -> Option<Self> {
         let worker = look.worker_sum(id)?;
         let left = worker.functions;
@@ -171,7 +171,7 @@ impl OneWorker {
             }
             Self::Lines { gauges, left, .. } => {
                 let functions = gauges.functions_from_oldest(*left, FUNCTIONS_OF_PIECE);
-                // They may have become fewer meanwhile.
+                // There may be fewer of them by now.
                 *left = if functions.is_empty() { 0 } else { left.saturating_sub(functions.len()) };
                 for ability in &functions {
                     write_function(&WorkerFunctionView::of(ability, true), out);
@@ -182,7 +182,7 @@ impl OneWorker {
     }
 }
 
-/// What is said of a worker as a whole.
+/// Writes the part on the worker as a whole.
 fn write_whole(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u8>) {
     let gauges = &worker.gauges;
     write_pairs(
@@ -203,7 +203,7 @@ fn write_whole(worker: &WorkerSum, head: &WorkerHead, out: &mut Vec<u8>) {
     write_pairs(&durations(["run_mean_s", "run_p50_s", "run_p90_s", "run_p99_s"], &head.run), out);
 }
 
-/// Functions that a worker could do once, and the jobs that it holds.
+/// Writes the former functions of a worker, and the jobs that it holds.
 fn write_rest(look: &Look, now: Now, id: ConnectionId, gauges: &ConnectionGauges, out: &mut Vec<u8>) {
     for ability in gauges.former_functions().iter().rev() {
         write_function(&WorkerFunctionView::of(ability, false), out);

@@ -1,13 +1,13 @@
-//! What is written into a configuration file as people write elsewhere: blanks around `=`, quotes, and the dashes and quotes of
-//! word processors. Each is told apart, so that the message can say what to write. No secret is shown.
+//! Common mistakes in a configuration file: blanks around `=`, quotes, and the dashes and quotes of word
+//! processors. Each is recognized, so that the message can say what to write. No secret is shown.
 
 use super::super::queue;
 use super::super::settings::Setting;
 
-/// What stands for a value that is not shown.
+/// Replacement for a value that is not shown.
 const HIDDEN: &str = "***";
 
-/// The name of a letter that a word processor puts for a hyphen.
+/// The typographic dash that a text begins with, if it does.
 pub(super) fn typographic_dash(text: &str) -> Option<char> {
     text.chars()
         .next()
@@ -23,18 +23,18 @@ pub(super) fn typographic(line: &str) -> Option<char> {
     line.chars().find(|letter| is_typographic_quote(*letter) || typographic_dash(&letter.to_string()).is_some())
 }
 
-/// A letter as one would look it up.
+/// A character with its code point, for looking it up.
 pub(super) fn named(letter: char) -> String {
     format!("{letter} (U+{:04X})", u32::from(letter))
 }
 
-/// A value as a message may show it.
+/// A value for a message, without secrets.
 pub(super) fn shown(name: &str, value: &str) -> String {
     if queue::is_secret(name) { HIDDEN.to_owned() } else { value.to_owned() }
 }
 
-/// A piece of a line that is no option, as a message may show it: where the line may have to do with a secret, only what stands
-/// before an equals sign.
+/// A piece of a line that is not an option, for a message. If the line may contain a secret, only the part
+/// before an equals sign is shown.
 pub(super) fn shown_piece(line: &str, piece: &str) -> String {
     let may_be_secret = ["password", "passwd", "pwd", "conninfo", "token", "secret", "://"];
     let lower = line.to_lowercase();
@@ -48,7 +48,7 @@ pub(super) fn shown_piece(line: &str, piece: &str) -> String {
     }
 }
 
-/// Why an option with a typographic dash is none, and what to write.
+/// The message for an option with a typographic dash.
 pub(super) fn of_dash(dash: char, piece: &str, line: &str) -> String {
     let is_dash = |letter: char| letter == '-' || typographic_dash(&letter.to_string()).is_some();
     let option = piece.trim_start_matches(is_dash);
@@ -60,13 +60,13 @@ pub(super) fn of_dash(dash: char, piece: &str, line: &str) -> String {
     )
 }
 
-/// What to write where there are blanks around an equals sign.
+/// The message for blanks around an equals sign.
 pub(super) fn of_blanks(setting: Setting<'_>, value: &str) -> String {
     let (name, value) = (setting.name, shown(setting.name, value));
     format!("{name} has a blank beside its =, which ends the option here; write --{name}={value}")
 }
 
-/// Why a value is not all that was meant. `next` is what follows it.
+/// The message for a value that ends too early. `next` is what follows it.
 pub(super) fn of_cut(setting: Setting<'_>, next: &str) -> String {
     let (name, next) = (setting.name, shown(setting.name, next));
     format!(
@@ -76,18 +76,18 @@ pub(super) fn of_cut(setting: Setting<'_>, next: &str) -> String {
     )
 }
 
-/// What is said of quotes around a value in a place that knows none.
+/// The quotes around a value in a format without quoting.
 #[derive(Debug, PartialEq, Eq)]
 pub(in super::super) enum Quotes {
     /// None.
     None,
-    /// Plain ones, which are a part of the value.
+    /// Plain quotes, which are a part of the value.
     Plain,
-    /// Typographic ones.
+    /// Typographic quotes.
     Typographic(char),
 }
 
-/// Looks at the ends of a value.
+/// Examines the ends of a value.
 pub(in super::super) fn quotes(value: &str) -> Quotes {
     let (first, last) = (value.chars().next(), value.chars().next_back());
     if let Some(letter) = [first, last].into_iter().flatten().find(|letter| is_typographic_quote(*letter)) {
@@ -97,12 +97,12 @@ pub(in super::super) fn quotes(value: &str) -> Quotes {
     if is_plain { Quotes::Plain } else { Quotes::None }
 }
 
-/// Why typographic quotes are refused.
+/// The message for typographic quotes.
 pub(in super::super) fn of_quotes(name: &str, letter: char) -> String {
     format!("the value of {name} has the quote {} of a word processor; write it without quotes", named(letter))
 }
 
-/// What is noticed of plain quotes.
+/// The warning about plain quotes.
 pub(in super::super) fn plain_quotes(name: &str) -> String {
     format!("the quotes around the value of {name} are a part of it here; leave them out unless they are meant")
 }

@@ -1,12 +1,12 @@
-//! Reading the jobs of a store back: all of them before anybody is served, or, where there are many and the
-//! store can do it, the rest of them while workers get those that are there.
+//! Restoring the jobs of a store: all of them before the server accepts connections, or, if there are many
+//! and the store supports it, the rest of them while workers already get the first.
 //!
-//! Jobs are read in the order of their numbers. So of each function and priority the oldest are there first,
-//! and go out in order. Over functions and priorities that order holds among the jobs that are there: one of
-//! high priority may still be on the disk while one of a lower priority is handed out.
+//! Jobs are read in the order of their numbers. So for each function and priority the oldest are restored
+//! first, and are handed out in order. Across functions and priorities that order holds among the restored
+//! jobs only: a job of high priority may still be on disk while one of a lower priority is handed out.
 //!
-//! What depends on all jobs being there waits until they are: submissions, since an equal job may be among
-//! the others, questions for the state of a job, and what the operator changes of jobs. See
+//! Operations that depend on all jobs wait until all are restored: submissions, since an equal job may be
+//! among the rest; status requests for a job; and changes that the operator makes to jobs. See
 //! [`Hub::begin_restoring`].
 
 use std::io;
@@ -26,23 +26,23 @@ use crate::log_level::{audit, notice};
 use crate::net::Clock;
 use crate::store::{HasWorkload, Reading, Replayed, Store, StoreError, Workloads};
 
-/// Nobody is served until this time has passed and this many jobs are read, so that a queue of ordinary
-/// length is complete when it is served.
+/// The server accepts connections while restoring only after this time and this many jobs, so that a queue of
+/// ordinary length is restored completely first.
 const SERVE_AFTER: Duration = Duration::from_millis(500);
 const SERVE_FROM: u64 = 50_000;
-/// How often the number of jobs read is checked.
+/// How often the number of restored jobs is checked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often a start logs its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Jobs that are given to the hub at a time.
+/// How many jobs the hub gets at a time.
 const BATCH: usize = 64;
-/// Pages that may be read ahead of the hub.
+/// How many pages may be read ahead of the hub.
 const PAGES_AHEAD: usize = 4;
 
-/// Reads the jobs of a store that can only be read before it is used.
+/// Restores the jobs of a store that cannot be used at the same time.
 ///
 /// # Errors
-/// Where the store cannot be read.
+/// When the store cannot be read.
 pub(super) async fn replay(
     mut store: Box<dyn Store>,
     hub: &Arc<Hub>,
@@ -57,7 +57,7 @@ pub(super) async fn replay(
     .await
 }
 
-/// Jobs on their way to the hub, and how many there were.
+/// Batches the jobs for the hub, and counts them.
 struct Feed {
     hub: Arc<Hub>,
     clock: Arc<Clock>,
@@ -73,7 +73,7 @@ impl Feed {
         Self { hub, clock, batch, wanted: Workloads::Wanted, jobs: 0, said: Instant::now() }
     }
 
-    /// Takes a job, and says whether the next ones are wanted with their workloads.
+    /// Adds a job. Returns whether the next ones should be read with their workloads.
     fn take(&mut self, job: StoredJob, has_workload: HasWorkload) -> Workloads {
         self.batch.push((job, has_workload));
         if self.batch.len() >= BATCH {
@@ -82,7 +82,7 @@ impl Feed {
         self.wanted
     }
 
-    /// Gives to the hub what waits for that.
+    /// Passes the batch to the hub.
     fn flush(&mut self) {
         if self.batch.is_empty() {
             return;
@@ -99,21 +99,21 @@ impl Feed {
     }
 }
 
-/// The jobs of a store are being read while it is used.
+/// A restore that runs while the store is in use.
 pub(super) struct Restore {
     is_cancelled: Arc<AtomicBool>,
-    /// How many jobs are there.
+    /// How many jobs are restored.
     jobs: Arc<AtomicU64>,
     thread: JoinHandle<()>,
-    /// `None` once it has told how it went.
+    /// `None` after its result was received.
     ended: Option<oneshot::Receiver<Result<u64, StoreError>>>,
 }
 
 impl Restore {
-    /// Begins to read.
+    /// Starts to restore.
     ///
     /// # Errors
-    /// Where the system has no thread left.
+    /// When the system cannot create another thread.
     pub(super) fn start(reading: Box<dyn Reading>, hub: &Arc<Hub>, clock: &Arc<Clock>) -> Result<Self, StoreError> {
         let is_cancelled = Arc::new(AtomicBool::new(false));
         let jobs = Arc::new(AtomicU64::new(0));
@@ -125,18 +125,18 @@ impl Restore {
             if result.is_ok() && !cancelled.load(Ordering::Relaxed) {
                 hub.end_restoring();
             }
-            // The receiver is gone where the process ends.
+            // The receiver is dropped when the process ends.
             drop(done.send(result));
         };
         let thread = std::thread::Builder::new().name("restore".to_owned()).spawn(run).map_err(no_thread)?;
         Ok(Self { is_cancelled, jobs, thread, ended: Some(ended) })
     }
 
-    /// Waits for a while. Answers with how many entries made no sense once all jobs are there, and `None`
-    /// where there are so many that others should be served meanwhile.
+    /// Waits for a limited time. Returns the number of invalid entries when all jobs are restored, and `None`
+    /// if there are so many jobs that the server should accept connections in the meantime.
     ///
     /// # Errors
-    /// Where the store cannot be read.
+    /// When the store cannot be read.
     pub(super) async fn wait(&mut self) -> Result<Option<u64>, StoreError> {
         let Some(ended) = &mut self.ended else { return Ok(Some(0)) };
         let begun = Instant::now();
@@ -151,7 +151,7 @@ impl Restore {
         }
     }
 
-    /// Waits until it has failed. Once all jobs are there that never comes.
+    /// Waits for a failure. Never returns after all jobs are restored.
     pub(super) async fn failure(&mut self) -> StoreError {
         if let Some(ended) = &mut self.ended {
             let result = ended.await;
@@ -163,15 +163,15 @@ impl Restore {
         std::future::pending().await
     }
 
-    /// Stops reading, after the jobs that are being read now.
+    /// Stops after the current page of jobs.
     pub(super) fn stop(self) {
         self.is_cancelled.store(true, Ordering::Relaxed);
-        // It has no panics to tell of: those end the process.
+        // Panics need no report: they end the process.
         let _ = self.thread.join();
     }
 }
 
-/// Reads by one thread and gives what was read to the hub by this one, since either takes about as long.
+/// Reads on one thread and passes the jobs to the hub on this one, since both take about as long.
 fn restore(
     mut reading: Box<dyn Reading>,
     feed: Feed,
@@ -183,7 +183,7 @@ fn restore(
     let (pages, read) = sync_channel(PAGES_AHEAD);
     let (jobs, result) = std::thread::scope(|scope| -> io::Result<_> {
         let reader = std::thread::Builder::new().name("store".to_owned()).spawn_scoped(scope, || {
-            // Dropped at its end, which tells the other side.
+            // Dropped at the end, which ends the loop of the receiver.
             let pages = pages;
             loop {
                 let wanted = if unwanted.load(Ordering::Relaxed) { Workloads::Unwanted } else { Workloads::Wanted };

@@ -7,10 +7,10 @@ use socket2::{Domain, Socket, Type};
 
 use super::{ListenError, Listeners};
 
-/// The descriptors have one owner; whoever asks again gets none.
+/// The descriptors have one owner: later calls get none.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The sockets passed to this process id, the first time it is asked.
+/// The sockets passed to this process id, on the first call only.
 pub(super) fn take() -> Result<Option<Listeners>, ListenError> {
     let descriptors = sd_notify::listen_fds().map_err(|error| ListenError::Inherited(error.to_string()))?;
     if descriptors.len() == 0 || TAKEN.swap(true, Ordering::SeqCst) {
@@ -25,9 +25,9 @@ pub(super) fn take() -> Result<Option<Listeners>, ListenError> {
 
 #[allow(unsafe_code)]
 fn own(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the descriptor is open, or `listen_fds` would have failed to make it close-on-exec.
-    // By the protocol it was left to this process before it started, so nothing here owns it, and
-    // `TAKEN` lets it be owned once only.
+    // SAFETY: the descriptor is open, or `listen_fds` would have failed to make it close-on-exec. By the
+    // protocol it was left to this process before it started, so nothing here owns it, and `TAKEN` lets it be
+    // owned only once.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 

@@ -23,7 +23,7 @@ fn port_of(listener: &TcpListener) -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// A connection that the listener has accepted, both ends.
+/// Both ends of a connection that the listener has accepted.
 fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(("127.0.0.1", port_of(listener))).unwrap();
     listener.set_nonblocking(false).unwrap();
@@ -80,7 +80,7 @@ fn an_address_of_another_host_and_an_unknown_name_are_errors() {
     assert!(matches!(error, ListenError::Resolve { .. }) && error.to_string().contains("no..host"), "{error}");
 }
 
-/// Binds with a stand-in for the system call; the addresses asked for.
+/// Binds with a fake system call. Returns the addresses that were requested as well.
 fn with_fake(
     targets: &[TcpTarget],
     fake: impl Fn(SocketAddr, usize) -> io::Result<()>,
@@ -175,7 +175,7 @@ fn accepted_sockets_are_tuned() {
     assert!((17..=33).contains(&idle.as_secs()), "{idle:?}");
     assert_eq!(Some(socket.tcp_keepalive_interval().unwrap()), keep_alive.interval);
     assert_eq!(Some(socket.tcp_keepalive_retries().unwrap()), keep_alive.count);
-    // Not before all probes are lost.
+    // At least as long as all probes take.
     assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(33 + 5 * 7)));
     assert_eq!(socket.linger().unwrap(), None);
 }

@@ -1,5 +1,5 @@
-//! UNIX sockets: who may connect is a matter of the file's owner and mode, and the file has to be
-//! cleared away before and after.
+//! UNIX sockets: access is controlled by the file's owner and mode, and the file has to be removed before
+//! binding and at exit.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -23,11 +23,11 @@ pub struct UnixTarget {
     pub path: PathBuf,
     /// Its permissions; a client needs write permission to connect.
     pub mode: u32,
-    /// User and group that are to own it; `None` for those of this process.
+    /// Owning user and group; `None` for those of this process.
     pub owner: Option<(u32, u32)>,
 }
 
-/// The file of a UNIX socket of ours; dropping it removes the file, if it is still the same.
+/// The file of one of our UNIX sockets. Dropping it removes the file, if it is still the same.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -39,13 +39,13 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let same = fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
         if same {
-            // What cannot be removed is found stale by the next start.
+            // If it cannot be removed, the next start finds it stale.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Binds the target, in place of a socket file that nobody answers on.
+/// Binds the target, and replaces a stale socket file.
 pub(super) fn bind(target: &UnixTarget, backlog: i32) -> Result<(UnixListener, SocketFile), ListenError> {
     let path = &target.path;
     let error = |source| ListenError::Unix { path: path.clone(), source };
@@ -55,14 +55,14 @@ pub(super) fn bind(target: &UnixTarget, backlog: i32) -> Result<(UnixListener, S
     socket.bind(&address).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse { ListenError::UnixInUse(path.clone()) } else { error(source) }
     })?;
-    // Until listen nobody can connect, so the owner and mode are right before they matter.
+    // No client can connect before listen, so the owner and mode are set in time.
     let file = own(target).map_err(error)?;
     socket.listen(backlog).map_err(error)?;
     socket.set_nonblocking(true).map_err(error)?;
     Ok((socket.into(), file))
 }
 
-/// Removes a socket file that nobody answers on.
+/// Removes a socket file on which no process answers.
 fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
     let error = |source| ListenError::Unix { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
@@ -74,7 +74,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
         Ok(_) => {}
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(error)?;
-    // A living server with a full backlog would make a blocking connect wait.
+    // A running server with a full backlog would block a blocking connect.
     probe.set_nonblocking(true).map_err(error)?;
     match probe.connect(address) {
         Err(source) if source.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(error),
@@ -85,8 +85,8 @@ fn remove_stale(path: &Path, address: &SockAddr) -> Result<(), ListenError> {
     }
 }
 
-/// Gives the new socket file its owner and mode. The file is held by descriptor meanwhile: in a
-/// directory of others, its name could lead elsewhere by now.
+/// Sets the owner and mode of the new socket file. The file is held by descriptor: in a directory that other
+/// users can write to, its name could lead elsewhere by now.
 fn own(target: &UnixTarget) -> io::Result<SocketFile> {
     let held: File = OpenOptions::new().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(&target.path)?;
     let metadata = held.metadata()?;
@@ -98,7 +98,7 @@ fn own(target: &UnixTarget) -> io::Result<SocketFile> {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         fchownat(&held, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
     }
-    // A descriptor opened with O_PATH takes no fchmod, its name under /proc takes chmod.
+    // fchmod fails on a descriptor opened with O_PATH, but chmod works on its name under /proc.
     fs::set_permissions(format!("/proc/self/fd/{}", held.as_raw_fd()), Permissions::from_mode(target.mode & 0o777))?;
     Ok(file)
 }

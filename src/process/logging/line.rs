@@ -1,8 +1,8 @@
-//! One event as text: gearmand's columns, JSON, a syslog datagram, a journal datagram.
+//! Formats of an event: gearmand's columns, JSON, a syslog datagram, a journal datagram.
 //!
-//! Function names, client ids and the like come from peers, so nothing of an event's text may
-//! start a new line, move a terminal's cursor or look like another field: control characters are
-//! escaped, and values with spaces, quotes or `=` are quoted.
+//! Function names, client ids and the like come from peers, so no text of an event may start a new line, move
+//! a terminal's cursor or look like another field. Control characters are escaped, and values with spaces,
+//! quotes or `=` are quoted.
 
 use std::fmt::{self, Write};
 
@@ -16,20 +16,20 @@ use crate::log_level::{AUDIT_TARGET, Level};
 
 /// The ident in syslog and the journal.
 const IDENT: &str = "gearmand";
-/// Syslog's facility "user-level messages", shifted to its place in the priority.
+/// Syslog's facility "user-level messages", shifted to its position in the priority.
 const FACILITY_USER: u8 = 1 << 3;
 /// Longest text sent as a datagram, in bytes: the usual limit of syslog daemons.
 const MAX_DATAGRAM_TEXT: usize = 8000;
-/// Columns of the thread's name in a line: `[  main ]`.
+/// Width of the thread name in a line: `[ main ]`.
 const THREAD_COLUMNS: usize = 6;
 
-/// An event, taken apart.
+/// A parsed event.
 #[derive(Debug)]
 pub(super) struct Record {
     level: Level,
     time: DateTime<Local>,
     thread: String,
-    /// Where in the program it comes from; not of lines of the log about itself.
+    /// Its source in the program; `None` for lines of the log about itself.
     metadata: Option<&'static Metadata<'static>>,
     values: Values,
 }
@@ -42,7 +42,7 @@ struct Values {
 }
 
 impl Record {
-    /// Takes an event apart, with the time and the thread of the caller.
+    /// Parses an event, with the current time and thread.
     pub(super) fn new(event: &Event<'_>) -> Self {
         let mut values = Values::default();
         event.record(&mut values);
@@ -61,19 +61,19 @@ impl Record {
         Self { level, time: Local::now(), thread: thread_name(), metadata: None, values }
     }
 
-    /// About how much memory it takes, in bytes.
+    /// Its approximate size in memory, in bytes.
     pub(super) fn size(&self) -> usize {
         let texts = self.values.fields.iter().map(|(name, value)| name.len() + value.as_str().map_or(8, str::len));
         size_of::<Self>() + self.values.message.len() + texts.sum::<usize>()
     }
 
-    /// Whether it is for whoever started the server on a terminal, wherever the log is.
+    /// Whether it should also be shown on the terminal of a foreground server.
     pub(super) fn is_for_terminal(&self) -> bool {
         self.level <= Level::Error || self.metadata.is_some_and(|metadata| metadata.target() == AUDIT_TARGET)
     }
 
-    /// The line of gearmand's log file, with its end of line. DEBUG lines name their source, as
-    /// gearmand's do at nearly every level.
+    /// The line of gearmand's log file, with its end of line. DEBUG lines name their source, as gearmand's do
+    /// at nearly every level.
     pub(super) fn human(&self) -> String {
         let mut line = format!(
             "{:>7} {} [{:>THREAD_COLUMNS$} ] ",
@@ -126,8 +126,8 @@ impl Record {
         )
     }
 
-    /// The datagram for the systemd journal. Every value is free of line ends, so the simple
-    /// `NAME=value` form is enough.
+    /// The datagram for the systemd journal. No value contains a line end, so the simple `NAME=value` form is
+    /// enough.
     pub(super) fn journal(&self) -> String {
         let mut text = format!(
             "PRIORITY={}\nSYSLOG_IDENTIFIER={IDENT}\nTHREAD={}\nMESSAGE={}\n",
@@ -211,7 +211,7 @@ impl Visit for Values {
     }
 }
 
-/// The name of the current thread, cut to its columns; `-` for a thread without a name.
+/// The name of the current thread, truncated to its width; `-` for a thread without a name.
 fn thread_name() -> String {
     std::thread::current().name().unwrap_or("-").chars().take(THREAD_COLUMNS).collect()
 }
@@ -228,13 +228,13 @@ fn needs_quotes(value: &str) -> bool {
     value.is_empty() || value.chars().any(|c| c.is_whitespace() || c == '"' || c == '=')
 }
 
-/// Cuts a text to at most `limit` bytes, between two characters.
+/// Truncates a text to at most `limit` bytes, at a character boundary.
 fn truncated(mut text: String, limit: usize) -> String {
     text.truncate(text.floor_char_boundary(limit));
     text
 }
 
-/// Shows control characters, the separators of lines and paragraphs and the marks of writing direction as escapes.
+/// Displays control characters, line and paragraph separators and bidirectional marks as escapes.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {

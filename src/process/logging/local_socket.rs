@@ -1,4 +1,4 @@
-//! Datagrams to a daemon on this host, without waiting for it for long.
+//! Datagrams to a daemon on this host, with a short timeout.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -9,34 +9,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long a receiver may take to make room, in milliseconds. One that has not made any is not waited for until it has.
+/// How long to wait for a receiver to make room, in milliseconds. After a timeout the next datagrams do not
+/// wait, until one is taken.
 const WAIT_MS: u16 = 200;
 
-/// The sending side of a local datagram socket, as syslog and the systemd journal have one.
+/// The sending side of a local datagram socket, for syslog and the systemd journal.
 #[derive(Debug)]
 pub(super) struct LocalSocket {
     path: PathBuf,
     /// `None` while the receiver cannot be reached.
     socket: Option<UnixDatagram>,
-    /// Whether the last datagram was lost.
+    /// Whether the last datagram was dropped.
     is_stuck: bool,
-    /// Datagrams that were lost.
+    /// Dropped datagrams.
     lost: Arc<AtomicU64>,
 }
 
 impl LocalSocket {
-    /// A socket for the receiver at `path`, not connected yet. It counts what is lost in `lost`.
+    /// Creates a socket for the receiver at `path`, not connected yet. It counts dropped datagrams in `lost`.
     pub(super) fn new(path: &str, lost: Arc<AtomicU64>) -> Self {
         Self { path: PathBuf::from(path), socket: None, is_stuck: false, lost }
     }
 
-    /// Connects, so that a receiver which is not there shows at start.
+    /// Connects, so that a missing receiver is reported at start.
     pub(super) fn connect(&mut self) -> io::Result<()> {
         self.socket = Some(self.connected()?);
         Ok(())
     }
 
-    /// Sends one datagram. A receiver that was restarted is connected to again. A datagram that is not taken within a moment
+    /// Sends one datagram. Reconnects to a receiver that was restarted. A datagram that is not taken in time
     /// is dropped.
     pub(super) fn send(&mut self, datagram: &[u8]) {
         let is_taken = match self.socket.as_ref().map(|socket| self.send_on(socket, datagram)) {

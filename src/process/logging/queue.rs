@@ -1,7 +1,7 @@
-//! Lines on their way to the thread that writes them: a queue with a bound.
+//! The bounded queue between loggers and the thread that writes the log.
 //!
-//! Whoever logs never waits. Where the writer does not keep up, lines are left out and counted, and a line says so in their
-//! place.
+//! Logging never blocks. When the writer does not keep up, lines are dropped and counted, and a line reports
+//! the count in their place.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use super::line::Record;
 
-/// How many lines may wait.
+/// Maximum number of queued lines.
 const LINES: usize = 16 * 1024;
-/// How many bytes they may have together.
+/// Maximum size of the queued lines, in bytes.
 const BYTES: usize = 8 << 20;
 
-/// What the writer is to do.
+/// An instruction for the writer.
 #[derive(Debug)]
 pub(super) enum Entry {
-    /// Write this.
+    /// Write this line.
     Line(Box<Record>),
-    /// Say that so many lines are missing here.
+    /// Report that this many lines were dropped here.
     LeftOut(u64),
-    /// Open the log file anew.
+    /// Reopen the log file.
     Reopen,
 }
 
@@ -29,9 +29,9 @@ pub(super) enum Entry {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// There is something to do.
+    /// The queue is not empty, or is closed.
     filled: Condvar,
-    /// Something was done.
+    /// An entry was processed.
     done: Condvar,
 }
 
@@ -40,22 +40,22 @@ pub(super) struct Queue {
 struct State {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Lines that were left out and have no entry yet.
+    /// Dropped lines that have no entry yet.
     left_out: u64,
-    /// Whether lines are left out: until half of the queue is empty.
+    /// Whether lines are being dropped: until half of the queue is empty.
     is_full: bool,
-    /// Whether a reopening waits.
+    /// Whether a reopen is queued.
     has_reopen: bool,
-    /// Whether the writer has taken an entry that is not done.
+    /// Whether the writer is processing an entry.
     is_writing: bool,
-    /// Whether the writer ends when all is done.
+    /// Whether the writer ends when the queue is empty.
     is_closed: bool,
-    /// All lines that were left out here.
+    /// All lines dropped here since the start.
     total_left_out: u64,
 }
 
 impl Queue {
-    /// Adds a line, or leaves it out.
+    /// Adds a line, or drops it.
     pub(super) fn push(&self, record: Record) {
         let mut state = self.lock();
         let size = record.size();
@@ -76,10 +76,10 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Asks for the log file to be opened anew, after what is in the queue by now.
+    /// Requests a reopen of the log file, after the lines queued so far.
     pub(super) fn reopen(&self) {
         let mut state = self.lock();
-        // One that waits opens a file that is as new.
+        // A queued reopen opens a file that is just as new.
         if !state.has_reopen {
             state.has_reopen = true;
             state.note_left_out();
@@ -89,12 +89,13 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Whether the log file is to be opened anew, for a writer that cannot go on with the one it has.
+    /// Whether a reopen is queued, for a writer that is stuck with its current file.
     pub(super) fn has_reopen(&self) -> bool {
         self.lock().has_reopen
     }
 
-    /// The writer goes on with what is next: waits for it, and takes it. `None` where the queue is closed and empty.
+    /// Waits for the next entry and takes it; marks the previous one as processed. `None` if the queue is
+    /// closed and empty.
     pub(super) fn take(&self) -> Option<Entry> {
         let mut state = self.lock();
         state.is_writing = false;
@@ -119,7 +120,7 @@ impl Queue {
         }
     }
 
-    /// Waits until all that is in the queue is written, but not for longer than this. Whether it is.
+    /// Waits until all queued lines are written, for at most `limit`. Returns whether they are.
     pub(super) fn flush(&self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         let mut state = self.lock();
@@ -132,13 +133,13 @@ impl Queue {
         true
     }
 
-    /// Lets the writer end when all is written.
+    /// Lets the writer end when the queue is empty.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.filled.notify_one();
     }
 
-    /// How many lines were left out here since the start.
+    /// How many lines were dropped here since the start.
     pub(super) fn total_left_out(&self) -> u64 {
         self.lock().total_left_out
     }
@@ -149,7 +150,7 @@ impl Queue {
 }
 
 impl State {
-    /// Puts into the queue that lines are missing, after those that came before them.
+    /// Queues a report on the dropped lines, behind the lines before them.
     fn note_left_out(&mut self) {
         let count = std::mem::take(&mut self.left_out);
         if count > 0 {

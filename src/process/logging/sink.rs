@@ -1,7 +1,7 @@
 //! The main output of the log: a file, a FIFO, a terminal, standard error.
 //!
-//! Nothing is opened or written in a way that could wait for ever. A FIFO is opened without waiting for its reader, and a
-//! pipe or terminal is written to when it has room; meanwhile lines wait in the queue, which has a bound.
+//! No open or write may block forever. A FIFO is opened without waiting for its reader, and a pipe or
+//! terminal is written to when it has room. Meanwhile lines wait in the bounded queue.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -12,45 +12,45 @@ use std::path::Path;
 use nix::libc::{ENXIO, O_NOCTTY, O_NONBLOCK};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Mode of a new log file, before the umask; gearmand's.
+/// Mode of a new log file, before the umask; the same as gearmand's.
 const LOG_FILE_MODE: u32 = 0o644;
-/// How long one look at an output that has no room takes, in milliseconds: then whoever writes looks whether the log file is
-/// to be opened anew.
+/// How long one poll of an output without room takes, in milliseconds; then the writer checks for a queued
+/// reopen.
 const LOOK_MS: u16 = 100;
-/// What a pipe that has room takes at once.
+/// The size that a pipe with room accepts in one write.
 const PIECE: usize = 4096;
 
 /// Where lines go.
 #[derive(Debug)]
 pub(super) enum Output {
-    /// A regular file, which takes what it is given.
+    /// A regular file. Writes to it do not wait for a reader.
     File(File),
-    /// A FIFO, a terminal or another thing that takes lines when somebody reads them.
+    /// A FIFO, a terminal or another file that needs a reader.
     Stream(File),
-    /// A FIFO that nobody reads yet.
+    /// A FIFO without a reader.
     Unread,
-    /// Standard error, which may be another thing later.
+    /// Standard error, which may be redirected later.
     Stderr,
-    /// Nowhere.
+    /// No output.
     Nowhere,
 }
 
 /// Why a line could not be written.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// There is no room now. So many bytes were written.
+    /// No room at present. This many bytes of the line are written.
     Busy(usize),
-    /// It is lost. Whether a part of it was written.
+    /// The line is lost.
     Lost {
-        /// Whether the output has a line without its end.
+        /// Whether the output ends in a partial line.
         is_torn: bool,
-        /// What the system says.
+        /// The system error.
         error: io::Error,
     },
 }
 
 impl Output {
-    /// Opens a log file, without waiting for whoever reads it.
+    /// Opens a log file, without waiting for a reader.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = O_NONBLOCK | O_NOCTTY;
         let opened = OpenOptions::new().append(true).create(true).mode(LOG_FILE_MODE).custom_flags(flags).open(path);
@@ -61,7 +61,7 @@ impl Output {
         }
     }
 
-    /// Writes a line, from this byte on. An output that has no room is waited for, for a moment.
+    /// Writes a line, from byte `from` on. Waits briefly for an output without room.
     pub(super) fn write(&mut self, line: &[u8], from: usize) -> Result<(), Failure> {
         let mut written = from;
         while written < line.len() {
@@ -71,7 +71,8 @@ impl Output {
                 Self::Unread => return Err(Failure::Busy(written)),
                 Self::File(file) => file.write(left),
                 Self::Stream(file) => write_piece(file.as_fd(), left),
-                // Not by std's handle: whoever else wants to say something there would wait for its lock.
+                // Not through std's handle: other threads that write to standard error would wait for its
+                // lock.
                 Self::Stderr => write_piece(io::stderr().as_fd(), left),
             };
             match result {
@@ -86,15 +87,15 @@ impl Output {
     }
 }
 
-/// Says something on standard error where that has room at once: a terminal that is stopped (Ctrl-S) is not waited for.
+/// Writes to standard error if it has room at once: a stopped terminal (Ctrl-S) is not waited for.
 pub(super) fn tell_standard_error(text: &[u8]) {
     if has_room(io::stderr().as_fd()) {
-        // Nobody is left to be told that this could not be written.
+        // If this write fails, there is nowhere left to report it.
         let _ = nix::unistd::write(io::stderr(), &text[..text.len().min(PIECE)]);
     }
 }
 
-/// Whether a descriptor takes something without waiting.
+/// Whether a write to the descriptor would not block.
 pub(super) fn has_room(output: BorrowedFd<'_>) -> bool {
     poll(&mut [PollFd::new(output, PollFlags::POLLOUT)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
@@ -103,8 +104,8 @@ fn is_fifo(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
-/// Writes as much as there is room for, if there is room within a moment. Whether the descriptor blocks is not ours to
-/// change: others share it.
+/// Writes as much as there is room for, if there is room within a short time. The descriptor's blocking mode
+/// is not changed: other processes share it.
 fn write_piece(output: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let mut polled = [PollFd::new(output, PollFlags::POLLOUT)];
     if poll(&mut polled, PollTimeout::from(LOOK_MS))? == 0 {

@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 use super::*;
 use crate::log_level::{audit, fatal, notice};
 
-/// No wait is longer.
+/// The longest wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn to_file(path: &Path, level: Level) -> Settings {
@@ -23,7 +23,7 @@ pub(super) fn to_file(path: &Path, level: Level) -> Settings {
     }
 }
 
-/// Runs `events` under a log in a new file; the lines it wrote.
+/// Runs `events` with a log in a new file. Returns the lines it wrote.
 fn lines(settings: impl FnOnce(&Path) -> Settings, events: impl FnOnce(&LogHandle)) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gearmand.log");
@@ -209,7 +209,7 @@ fn without_an_output_no_callsite_is_enabled() {
     assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::OFF));
 }
 
-/// A log with nothing but the two local sockets, and the receiving ends.
+/// A log with only the two local sockets, and the receiving ends.
 struct Local {
     directory: tempfile::TempDir,
     syslog: UnixDatagram,

@@ -1,4 +1,4 @@
-//! The thread that writes the log. It alone waits for a slow output.
+//! The log thread. Only this thread waits for a slow output.
 
 use std::io;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use super::sink::{self, Failure, Output};
 use super::{Destination, Format};
 use crate::log_level::Level;
 
-/// How long the reader of a FIFO is waited for before it is looked for again.
+/// How long to wait before checking again for a reader of a FIFO.
 const READER_PAUSE: Duration = Duration::from_millis(100);
 
-/// What the thread writes to.
+/// The state of the thread.
 pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     pub(super) destination: Destination,
     pub(super) format: Format,
     pub(super) output: Output,
-    /// Whether lines that are written at every level, and errors, go to standard error too.
+    /// Whether lines that are written at every level, and errors, also go to standard error.
     pub(super) tells_terminal: bool,
     pub(super) syslog: Option<LocalSocket>,
     pub(super) journal: Option<LocalSocket>,
@@ -30,7 +30,7 @@ pub(super) struct Writer {
     pub(super) lost: Arc<AtomicU64>,
     /// Lines that the main output did not take since it last took one.
     pub(super) missing: u64,
-    /// Whether the last line in the output has no end.
+    /// Whether the output ends in a partial line.
     pub(super) is_torn: bool,
 }
 
@@ -73,7 +73,7 @@ impl Writer {
         }
     }
 
-    /// Writes to the main output, and waits for its room. Whether it took the line.
+    /// Writes to the main output, and waits for room. Returns whether it took the line.
     fn write_main(&mut self, record: &Record) -> bool {
         let mut line = match self.format {
             Format::Human => record.human(),
@@ -92,17 +92,17 @@ impl Writer {
                 Err(Failure::Busy(so_far)) => {
                     written = so_far;
                     if matches!(self.output, Output::Unread) {
-                        // Nobody unparks it.
+                        // No other thread unparks this one.
                         thread::park_timeout(READER_PAUSE);
                         self.open_quietly();
                     } else if self.queue.has_reopen() && self.open_quietly() {
-                        // What is asked for is behind lines for which the old one has no room.
+                        // The reopen is queued behind lines for which the old output has no room.
                         written = 0;
                     }
                 }
                 Err(Failure::Lost { is_torn, error }) => {
                     self.is_torn |= is_torn;
-                    // Its reader has gone, and another one may come.
+                    // The reader has gone; another one may come.
                     if matches!(self.output, Output::Stream(_)) && error.kind() == io::ErrorKind::BrokenPipe {
                         (self.is_torn, self.output) = (false, Output::Unread);
                     }
@@ -112,13 +112,13 @@ impl Writer {
         }
     }
 
-    /// Opens the log file, where that is possible. Whether it was.
+    /// Opens the log file, without reporting an error. Returns whether it succeeded.
     fn open_quietly(&mut self) -> bool {
         let Destination::File(path) = &self.destination else { return false };
         Output::open(path).map(|output| self.output = output).is_ok()
     }
 
-    /// Opens the log file anew. Where that fails, the log goes on where it went before.
+    /// Reopens the log file. If that fails, the log keeps its previous output.
     fn reopen(&mut self) {
         let Destination::File(path) = &self.destination else { return };
         match Output::open(path) {

@@ -1,26 +1,27 @@
 //! The commands that change something and that C++ gearmand does not know.
 //!
-//! Names in them are read as listings show them, by [`read_name`](super::read_name): so a name with a space can be typed.
+//! Names in them are unescaped like those in listings, by [`read_name`](super::read_name), so a name with a
+//! space can be typed.
 
 use super::AdminError;
 use crate::protocol::Priority;
 use crate::protocol::names::parse_decimal;
 
-/// What to do. Names and handles are as they were typed.
+/// The action. Names and handles are as they were typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlCommand<'a> {
     /// `pause FUNCTION`, `resume FUNCTION`
     Pause {
         /// The function.
         function: &'a [u8],
-        /// Whether its jobs are to wait, or to go on.
+        /// True to pause, false to resume.
         paused: bool,
     },
     /// `limit running FUNCTION N`
     LimitRunning {
         /// The function.
         function: &'a [u8],
-        /// How many of its jobs may run at once; 0 for any number.
+        /// How many of its jobs may run at once; 0 for no limit.
         most: u32,
     },
     /// `cancel jobs FUNCTION`
@@ -34,7 +35,7 @@ pub enum ControlCommand<'a> {
     },
     /// `move jobs FUNCTION FUNCTION`
     MoveJobs {
-        /// Where they are.
+        /// Their present function.
         from: &'a [u8],
         /// Their new function.
         to: &'a [u8],
@@ -58,12 +59,12 @@ pub enum ControlCommand<'a> {
     Kick(Workers<'a>),
 }
 
-/// Which workers.
+/// Selects workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers<'a> {
     /// `connection:SLOT-GENERATION`
     Connection {
-        /// The first part of the connection's name.
+        /// The first part of the connection's id.
         slot: u32,
         /// The second part.
         generation: u32,
@@ -75,8 +76,8 @@ pub enum Workers<'a> {
 }
 
 impl<'a> ControlCommand<'a> {
-    /// Reads the command that begins with `word`, which is in lower case. `None` if there is no such command; inside of
-    /// that `None` if it needs another number of arguments.
+    /// Parses the command that begins with `word`, which is in lower case. `None` if there is no such
+    /// command; the inner `None` if it needs another number of arguments.
     pub(super) fn parse(word: &[u8], arguments: &[&'a [u8]]) -> Option<Result<Option<Self>, AdminError<'a>>> {
         Some(match word {
             b"pause" | b"resume" => {
@@ -111,7 +112,7 @@ impl<'a> ControlCommand<'a> {
     }
 }
 
-/// The only argument, which is not empty.
+/// The only argument, if there is one and it is not empty.
 fn one<'a>(arguments: &[&'a [u8]]) -> Option<&'a [u8]> {
     match arguments {
         [argument] if !argument.is_empty() => Some(argument),
@@ -149,13 +150,13 @@ fn workers(word: &[u8]) -> Result<Workers<'_>, AdminError<'_>> {
     }
 }
 
-/// Reads `SLOT-GENERATION`, which names a connection.
+/// Parses `SLOT-GENERATION`, the id of a connection.
 pub fn connection_id(word: &[u8]) -> Option<(u32, u32)> {
     let number = |digits: &[u8]| parse_decimal(digits).and_then(|number| u32::try_from(number).ok());
     memchr::memchr(b'-', word).and_then(|hyphen| number(&word[..hyphen]).zip(number(&word[hyphen + 1..])))
 }
 
-/// The same, where nothing else makes sense.
+/// The same, with an error if the word is anything else.
 pub(super) fn worker_id(word: &[u8]) -> Result<(u32, u32), AdminError<'_>> {
     connection_id(word)
         .ok_or(AdminError::BadArgument("The id of a connection is two numbers with a hyphen, as show workers tells it"))
@@ -167,7 +168,7 @@ fn count(word: &[u8]) -> Result<u32, AdminError<'_>> {
         .ok_or(AdminError::BadArgument("A limit is a number of jobs, 0 for none"))
 }
 
-/// Reads the name of a priority.
+/// Parses the name of a priority.
 pub(super) fn priority(word: &[u8]) -> Result<Priority, AdminError<'_>> {
     let name = str::from_utf8(word).ok().map(str::to_ascii_lowercase);
     name.and_then(|name| Priority::from_name(&name)).ok_or(AdminError::BadArgument("A priority is high, normal or low"))

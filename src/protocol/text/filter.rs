@@ -8,10 +8,10 @@ use crate::protocol::Priority;
 use crate::protocol::names::parse_decimal;
 use crate::protocol::units::{self, TimeUnit};
 
-/// How many words `list jobs` has with all of its filters.
+/// The number of words of `list jobs` with all of its filters.
 pub(super) const MOST_WORDS: usize = 11;
 
-/// Which jobs are listed. Names are as they were typed.
+/// Selects the jobs to list. Names are as they were typed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JobWords<'a> {
     /// `function=NAME`
@@ -22,15 +22,15 @@ pub struct JobWords<'a> {
     pub unique: Option<&'a [u8]>,
     /// `priority=high`, `priority=normal` or `priority=low`
     pub priority: Option<Priority>,
-    /// `client=ID`: held by such a worker.
+    /// `client=ID`: held by a worker with this client id.
     pub client: Option<&'a [u8]>,
-    /// `waiting=ID`: a connection with this client id waits for its end.
+    /// `waiting=ID`: a connection with this client id waits for the result.
     pub waiting: Option<&'a [u8]>,
-    /// `older=TIME`: submitted so long ago; a number without a unit counts seconds.
+    /// `older=TIME`: submitted at least this long ago; a number without a unit counts seconds.
     pub older: Option<Duration>,
-    /// `limit=N`: no more of them.
+    /// `limit=N`: maximum number of jobs.
     pub limit: Option<usize>,
-    /// `after=CURSOR`: those that follow, as the answer to an earlier command told.
+    /// `after=CURSOR`: only jobs after the cursor that an earlier response ended with.
     pub after: Option<u64>,
 }
 

@@ -1,16 +1,17 @@
-//! Names as words of the text protocol. A name is any bytes; a word has neither white space that separates nor line ends.
+//! Escaping of names in the text protocol. A name is any bytes; a word contains no separators and no line
+//! ends.
 //!
-//! There are two ways to write a name. [`write_name`] is for the listings of C++ gearmand, whose bytes do not change: a
-//! backslash stands for itself there, so that a few names look like others. [`write_escaped`] is for all other listings:
-//! [`read_name`] reads each name back from what it writes.
+//! There are two ways to write a name. [`write_name`] is for the listings of C++ gearmand, whose bytes do not
+//! change: a backslash is written as it is, so that a few names are ambiguous. [`write_escaped`] is for all
+//! other listings: [`read_name`] reverses it for every name.
 
-/// The word for the empty name, which no other word can be.
+/// The word for the empty name; no other name is written like this.
 const EMPTY: &[u8] = b"\\e";
 
-/// Appends a name to a line of a listing that C++ gearmand has.
+/// Appends a name to a line of a listing of C++ gearmand.
 ///
-/// A control character, or a space where spaces separate, would break the listing for whoever parses it: it is written
-/// as `\xNN`. All other bytes stand as they are.
+/// A control character, or a space if spaces are separators, would break parsers of the listing: it is
+/// written as `\xNN`. All other bytes are written unchanged.
 pub fn write_name(name: &[u8], out: &mut Vec<u8>, space_separates: bool) {
     for byte in name {
         if byte.is_ascii_control() || (space_separates && *byte == b' ') {
@@ -21,16 +22,17 @@ pub fn write_name(name: &[u8], out: &mut Vec<u8>, space_separates: bool) {
     }
 }
 
-/// Appends a name to a line of a listing that C++ gearmand does not have, as UTF-8 that [`read_name`] reads back.
+/// Appends a name to a line of any other listing, as UTF-8 that [`read_name`] reverses.
 ///
-/// Written as `\xNN` are control characters, bytes that are no UTF-8, a backslash that would be read as the beginning of such
-/// an escape, and a space or comma where that is the separator. The empty name is `\e`, unless an empty word can be told.
+/// Written as `\xNN` are control characters, bytes that are not UTF-8, a backslash that would be read as the
+/// beginning of such an escape, and a space or comma if that is the separator. The empty name is `\e`, unless
+/// the separator makes an empty word recognizable.
 pub fn write_escaped(name: &[u8], out: &mut Vec<u8>, separator: u8) {
     if name.is_empty() && separator != b'\t' {
         out.extend_from_slice(EMPTY);
         return;
     }
-    // Almost all names are like this, and listings are long.
+    // Fast path: almost all names are like this, and listings are long.
     if name.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != separator && *byte != b'\\') {
         out.extend_from_slice(name);
         return;
@@ -53,16 +55,15 @@ pub fn write_escaped(name: &[u8], out: &mut Vec<u8>, separator: u8) {
     }
 }
 
-/// A name as one word of a command, which [`read_name`] reads back.
+/// A name as one word of a command, which [`read_name`] reverses.
 pub fn escaped(name: &[u8]) -> String {
     let mut word = Vec::with_capacity(name.len());
     write_escaped(name, &mut word, b' ');
-    // What is no UTF-8 is escaped.
+    // Bytes that are not UTF-8 are escaped.
     String::from_utf8_lossy(&word).into_owned()
 }
 
-/// Reads a name as [`write_escaped`] writes it: `\xNN` stands for a byte, `\e` alone for the empty name, whatever else there
-/// is for itself.
+/// Reverses [`write_escaped`]: `\xNN` is a byte, `\e` alone the empty name, everything else is literal.
 pub fn read_name(word: &[u8]) -> Vec<u8> {
     if word == EMPTY {
         return Vec::new();
@@ -87,7 +88,7 @@ fn write_byte(byte: u8, out: &mut Vec<u8>) {
     out.extend([byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]));
 }
 
-/// The byte that an escape at the beginning stands for, and what follows it.
+/// The byte of an escape at the beginning of `text`, and the rest.
 fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
     let [b'\\', b'x', high, low, after @ ..] = text else { return None };
     Some((hex_digit(*high)? << 4 | hex_digit(*low)?, after))

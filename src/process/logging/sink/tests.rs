@@ -1,4 +1,4 @@
-//! Outputs that nobody reads, or that take nothing.
+//! Outputs without a reader, or that accept nothing.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::super::tests::{finish, to_file};
 use super::*;
 use crate::log_level::Level;
 
-/// More lines than may wait, and than a pipe takes.
+/// More lines than the queue and a pipe hold.
 const MANY: u64 = 30_000;
 
 struct Fifo {
@@ -49,7 +49,7 @@ fn a_fifo_without_a_reader_holds_up_nothing_and_its_lines_wait() {
             assert!(line.ends_with(text), "{line}");
         }
         finish(&handle);
-        // The reader goes, and the next one gets what comes then.
+        // The reader closes, and the next one gets later lines.
         drop(lines);
         info!("for nobody");
         finish(&handle);
@@ -79,7 +79,7 @@ fn what_a_full_pipe_does_not_take_is_counted_in_its_place() {
     assert!(left_out > 0 && !handle.is_written());
     drop(handle);
     let (mut next, mut missing) = (0, 0);
-    // All that was logged and the log are gone: it writes what is left, and closes the pipe.
+    // All loggers and the log handle are dropped: the writer writes what is left, and closes the pipe.
     for line in reader.lines().map(Result::unwrap) {
         if let Some((_, number)) = line.split_once("number ") {
             assert_eq!(number.parse::<u64>().unwrap(), next, "{line}");
