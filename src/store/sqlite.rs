@@ -7,7 +7,7 @@
 //! | column | what |
 //! | --- | --- |
 //! | `job_id` | the number in the handle; also SQLite's rowid, hence the order of the table |
-//! | `unique_key` | the unique id; the handle if there is none or the workload is the unique id (see `flags`) |
+//! | `unique_key` | the unique id; the handle if there is none or it is the workload (see `flags`) |
 //! | `function_name` | the function, any bytes |
 //! | `priority` | 0 high, 1 normal, 2 low |
 //! | `when_to_run` | seconds since 1970, 0 for immediately |
