@@ -4,12 +4,12 @@
 //! may get a new one. There are three rules, each exact where it applies:
 //!
 //! 1. Function and unique id, as in the server: a second job with both would be coalesced with the first. If
-//!   the unique id is `-`, the workload takes its place.
+//!    the unique id is `-`, the workload takes its place.
 //! 2. A job without a unique id is the one with its handle, if the submission time in seconds and the
-//!   workload are equal too: a server assigns a handle only once.
+//!    workload are equal too: a server assigns a handle only once.
 //! 3. While an interrupted import is resumed, a job without a unique id counts as a copy made by that import
-//!   if everything but its number is equal. Only jobs added after that import began can be copies, and each
-//!   matches one job.
+//!    if everything but its number is equal. Only jobs added after that import began can be copies, and each
+//!    matches one job.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, RandomState};
