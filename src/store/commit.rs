@@ -1,4 +1,4 @@
-//! Waiting for a commit. The waiting task blocks nobody; the store's thread answers once everything before it
+//! Waiting for a commit without blocking: the store's thread answers once everything before it
 //! is committed.
 
 use std::collections::VecDeque;

@@ -75,7 +75,7 @@ impl SqliteStore {
         Ok(self.files.seen_wal_length().is_some_and(|length| length < goal))
     }
 
-    /// Whether the disk has enough free space that a full-size WAL gets in nobody's way.
+    /// Whether the disk has enough free space for a full-size WAL and everything else.
     fn has_much_room(&self, goal: u64, length: u64) -> bool {
         let margin = self.reserve.margin();
         let wanted = self

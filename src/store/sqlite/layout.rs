@@ -230,7 +230,6 @@ pub(super) fn prepare(
 ///
 /// # Errors
 /// The file cannot be read or written.
-/// Where the file cannot be read or written.
 pub(super) fn renumber(connection: &mut Connection, sql: &Sql, queue: &str) -> Result<u64, Trouble> {
     let noted = last_number(connection, queue)?;
     let trusted = integer(trusted_number_max(noted));
