@@ -1,4 +1,4 @@
-//! What changes something: functions, jobs and workers.
+//! Handlers that change something: functions, jobs and workers.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::job_server::{ControlError, Who, Withholding};
 use crate::protocol::Priority;
 use crate::protocol::names::FUNCTION_MAX;
 
-/// How often an action that needs all jobs looks whether they are there.
+/// How often an action that needs all jobs checks whether they have been read.
 const RESTORING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The largest body, in bytes.
+/// Maximum size of a body, in bytes.
 const BODY_MAX: usize = 64 * 1024;
 
 #[derive(Serialize)]
@@ -35,7 +35,7 @@ struct Affected {
     affected: usize,
 }
 
-/// No body is needed, and none is understood.
+/// No body is required, and no member is accepted.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
@@ -71,7 +71,7 @@ struct Workers {
     function_base64: Option<String>,
 }
 
-/// Does what was asked for, in bounded pieces.
+/// Runs the requested action, in bounded steps.
 pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let body = std::mem::take(&mut call.body);
@@ -81,7 +81,7 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     let Call { interface, actor, .. } = call;
     let permit = Arc::clone(&interface.actions).try_acquire_owned();
     let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too much is being done already; try again"))?;
-    // It goes on where whoever wanted it does not wait for its end.
+    // A separate task, so that the action completes even if the client disconnects.
     let task = tokio::spawn(async move {
         let _permit = permit;
         let admin = &interface.parts.admin;
@@ -99,7 +99,7 @@ pub(super) async fn act(route: Route, mut call: Call) -> Result<Response, Failur
     }
 }
 
-/// The body of a request that is not long.
+/// Reads the body of a small request.
 pub(super) async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Failure> {
     let body = read_body(body, BODY_MAX).await?;
     if !body.is_empty() && !is_json(headers) {
@@ -109,17 +109,17 @@ pub(super) async fn read_small(headers: &HeaderMap, body: Body) -> Result<Vec<u8
     Ok(body)
 }
 
-/// Reads JSON.
+/// Parses JSON.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| Failure::bad("bad_body", format!("the body makes no sense: {error}")))
 }
 
-/// Reads JSON, where none is the same as an empty object.
+/// Parses JSON; an empty body equals an empty object.
 fn parse_or_nothing<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {
     if body.is_empty() { Ok(T::default()) } else { parse(body) }
 }
 
-/// What a request means.
+/// Translates a request into control commands.
 fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Failure> {
     let control = match route {
         Route::MoveJob => Control::MoveJob { handle: name, to: target(body)? },
@@ -149,7 +149,7 @@ fn controls(route: Route, name: Vec<u8>, body: &[u8]) -> Result<Vec<Control>, Fa
     Ok(vec![control])
 }
 
-/// Bytes of which a body tells either the text or, in the member of that name and `_base64`, the base64.
+/// Bytes given either as text or, in the member with the suffix `_base64`, as base64.
 pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) -> Result<Option<Vec<u8>>, Failure> {
     match (text, base64) {
         (None, None) => Ok(None),
@@ -162,13 +162,13 @@ pub(super) fn bytes(name: &str, text: Option<String>, base64: Option<String>) ->
     }
 }
 
-/// The function to which jobs are to be moved.
+/// The function to which jobs are moved.
 fn target(body: &[u8]) -> Result<Vec<u8>, Failure> {
     let Target { to, to_base64 } = parse(body)?;
     function(bytes("to", to, to_base64)?.ok_or_else(|| Failure::bad("bad_body", "give to or to_base64"))?)
 }
 
-/// A name that a function can have: it stands between NULs in packets.
+/// A valid function name. It must not contain NUL, which separates arguments in packets.
 pub(super) fn function(name: Vec<u8>) -> Result<Vec<u8>, Failure> {
     if name.contains(&0) || name.len() > FUNCTION_MAX {
         let message = format!("a function's name has at most {FUNCTION_MAX} bytes, none of them NUL");
@@ -213,7 +213,7 @@ fn workers(route: Route, workers: Workers) -> Result<Vec<Control>, Failure> {
     Ok(vec![control])
 }
 
-/// Workers from a host. A rule that another version made for a host's name can still be ended.
+/// Selects the workers of a host. A rule with a host name that another version created can still be ended.
 fn named_host(route: Route, address: String) -> Result<Who, Failure> {
     match host(&address) {
         Ok(who) => Ok(who),
@@ -222,7 +222,7 @@ fn named_host(route: Route, address: String) -> Result<Who, Failure> {
     }
 }
 
-/// Waits until what was done is committed, but not longer than the store makes progress.
+/// Waits until the change is committed, as long as the store makes progress.
 async fn committed(commit: Option<Commit>) -> Result<(), Failure> {
     let Some(mut commit) = commit else { return Ok(()) };
     loop {
@@ -240,7 +240,7 @@ async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
     loop {
         match admin.step(interface.now(), task) {
             Ok(Step::Done { affected }) => return Ok(affected),
-            // It waits until the jobs of the store are read.
+            // It waits until the jobs in the store have been read.
             Ok(Step::Unfinished) if admin.is_restoring() => tokio::time::sleep(RESTORING_INTERVAL).await,
             Ok(Step::Unfinished) => tokio::task::yield_now().await,
             Err(error) => return Err(refusal(error)),
@@ -248,7 +248,7 @@ async fn run(interface: &Interface, task: &mut Task) -> Result<usize, Failure> {
     }
 }
 
-/// What HTTP says where the server cannot do something.
+/// The HTTP status for an error of the job server.
 pub(super) fn refusal(error: ControlError) -> Failure {
     let status = match error {
         ControlError::NoSuchJob

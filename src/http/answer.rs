@@ -1,4 +1,4 @@
-//! Answers: JSON, what went wrong, and long bodies that are made as they are read.
+//! Responses: JSON, errors, and streaming bodies.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,15 +12,15 @@ use serde::Serialize;
 
 use super::routes::Reading;
 
-/// About how large the pieces of a long body are, in bytes.
+/// Approximate chunk size of a streaming body, in bytes.
 pub(super) const PIECE: usize = 32 * 1024;
 
-/// How many KiB hold so many bytes.
+/// Rounds bytes up to KiB.
 pub(super) fn kib(bytes: usize) -> usize {
     bytes.div_ceil(1024)
 }
 
-/// Why a request is not done, for programs and for people.
+/// An error response, with a code for programs and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     status: StatusCode,
@@ -33,22 +33,22 @@ impl Failure {
         Self { status, code: code.into(), message: message.into() }
     }
 
-    /// Why, for people.
+    /// The message.
     pub(super) fn message(&self) -> &str {
         &self.message
     }
 
-    /// The request makes no sense.
+    /// The request is invalid.
     pub(super) fn bad(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
-    /// What is asked for is not there.
+    /// The requested object does not exist.
     pub(super) fn missing(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
-    /// Something that is bounded is used up; later there may be some.
+    /// A limited resource is exhausted. A retry may succeed.
     pub(super) fn busy(code: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
     }
@@ -76,12 +76,12 @@ impl IntoResponse for Failure {
     }
 }
 
-/// An answer in JSON.
+/// A JSON response.
 pub(super) fn json(value: &impl Serialize) -> Response {
     json_with(StatusCode::OK, value)
 }
 
-/// An answer in JSON with this status.
+/// A JSON response with this status.
 pub(super) fn json_with(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => with_type(status, "application/json", Body::from(body)),
@@ -89,7 +89,7 @@ pub(super) fn json_with(status: StatusCode, value: &impl Serialize) -> Response 
     }
 }
 
-/// An answer of this type, which is not to be kept by caches.
+/// A response with this content type that must not be cached.
 pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: Body) -> Response {
     let mut response = (status, body).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -97,7 +97,7 @@ pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: Bo
     response
 }
 
-/// A list in JSON, `{"NAME":[...]}`, of which a piece at a time is made and written. `end` is what follows the list.
+/// A streaming JSON list, `{"NAME":[...]}`, serialized chunk by chunk. `end` follows the list.
 pub(super) fn list<T: Serialize>(
     name: &str,
     end: &str,
@@ -108,7 +108,7 @@ pub(super) fn list<T: Serialize>(
     let mut end = Some(format!("]{end}}}"));
     let mut is_first = true;
     let pieces = move || {
-        // It lasts as long as this does.
+        // Holds the permit until the body is dropped.
         let _reading = &reading;
         end.as_ref()?;
         let mut piece = head.take().unwrap_or_default().into_bytes();
@@ -120,7 +120,7 @@ pub(super) fn list<T: Serialize>(
             if !std::mem::take(&mut is_first) {
                 piece.push(b',');
             }
-            // Writing to memory fails for nothing that a view can hold.
+            // Serializing a view to memory cannot fail.
             let _ = serde_json::to_writer(&mut piece, &item);
         }
         Some(Bytes::from(piece))
@@ -128,12 +128,13 @@ pub(super) fn list<T: Serialize>(
     with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(pieces)))
 }
 
-/// What follows the list of a page: where the next one begins.
+/// The cursor of the next page, to follow a list.
 pub(super) fn next_page(next: Option<String>) -> String {
     format!(",\"next\":{}", next.map_or_else(|| "null".to_owned(), |next| format!("\"{next}\"")))
 }
 
-/// A body whose pieces are made when there is room for them. Between two of them others have their turn.
+/// A streaming body that makes each chunk when there is room for it. It yields between chunks, so that other
+/// connections run.
 pub(super) struct Pieces<F> {
     make: F,
     is_others_turn: bool,

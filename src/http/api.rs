@@ -1,4 +1,4 @@
-//! What is shown in JSON, and whether the server does its work.
+//! Handlers that return JSON, and the health checks.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::admin::look::{HEAD_MAX, JobFilter, STORE_WAIT, WorkerFilter, parse_wo
 use crate::admin::view::ServerView;
 use crate::protocol::Priority;
 
-/// What is said of a job server whose thread gives no sign of life.
+/// Error code when the job server's thread does not respond.
 const NOT_RESPONDING: &str = "not_responding";
 const STUCK: &str = "the thread of the job server has given no sign of life for 2 seconds";
-/// How many entries a page of a list has where the request does not say.
+/// Default number of entries in a page of a list.
 const PAGE: usize = 100;
-/// The most entries of a page.
+/// Maximum number of entries in a page.
 const PAGE_MAX: usize = 1000;
-/// How much of a workload is shown where the request does not say, in bytes.
+/// Default size of a workload preview, in bytes.
 const PREVIEW: usize = 1024;
-/// The most of it, in bytes.
+/// Maximum size of a preview, in bytes.
 const PREVIEW_MAX: usize = HEAD_MAX;
 
-/// The process serves HTTP, and the job server's thread lives.
+/// Liveness: HTTP is served and the job server's thread responds.
 pub(super) async fn healthy(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     if !lives(&call.interface).await {
@@ -48,7 +48,7 @@ async fn lives(interface: &Interface) -> bool {
 struct Readiness {
     ready: bool,
     reasons: Vec<Reason>,
-    /// What does not keep it from taking jobs.
+    /// Conditions that do not prevent new jobs.
     warnings: Vec<Reason>,
 }
 
@@ -58,11 +58,11 @@ struct Reason {
     message: String,
 }
 
-/// Whether the server takes jobs.
+/// Readiness: whether the server accepts jobs.
 pub(super) async fn ready(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     if !lives(&call.interface).await {
-        // Nothing else is asked for that could be stuck too.
+        // Nothing else is queried, since it could be stuck too.
         let reason = Reason { code: NOT_RESPONDING, message: STUCK.to_owned() };
         return Ok(readiness(vec![reason], Vec::new()));
     }
@@ -102,17 +102,17 @@ fn readiness(reasons: Vec<Reason>, warnings: Vec<Reason>) -> Response {
 struct Server<'a> {
     #[serde(flatten)]
     view: ServerView,
-    /// The name of the machine.
+    /// Host name of the machine.
     host_name: Option<&'a str>,
-    /// Where Gearman is served.
+    /// Addresses that serve Gearman.
     addresses: &'a [String],
-    /// Whether nothing can be changed over HTTP.
+    /// Whether the HTTP interface is read-only.
     read_only: bool,
-    /// Whether changing something takes a token.
+    /// Whether changes require a token.
     needs_token: bool,
 }
 
-/// The server as a whole.
+/// The state of the server.
 pub(super) fn server(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = &call.interface;
@@ -135,7 +135,8 @@ pub(super) async fn functions(call: Call) -> Result<Response, Failure> {
         pieces.next_piece(&interface.parts.admin.look, interface.now());
         yield_now().await;
     }
-    // A piece is viewed when the one before it is written: whoever reads slowly holds no views of all.
+    // The next batch is viewed only after the previous one was written, so a slow reader does not hold the
+    // views of all functions.
     let mut viewed = Vec::new().into_iter();
     let next = move || {
         loop {
@@ -161,7 +162,7 @@ fn no_such_function() -> Failure {
     Failure::missing("no_such_function", "there is no such function")
 }
 
-/// The last hour, of one function or of all.
+/// The history of the last hour, of one function or of all.
 pub(super) fn history(call: &Call, function: Option<&[u8]>) -> Result<Response, Failure> {
     call.query(&[])?;
     match call.interface.parts.admin.look.history(function) {
@@ -188,7 +189,7 @@ pub(super) fn workers(call: &Call) -> Result<Response, Failure> {
     let interface = Arc::clone(&call.interface);
     let page = interface.parts.admin.look.list_workers(&filter);
     let mut left = page.items.into_iter();
-    // Those that have gone since are passed over.
+    // Workers that have disconnected meanwhile are skipped.
     let next = move || left.find_map(|id| interface.parts.admin.look.listed_worker(interface.now(), id));
     Ok(answer::list("workers", &next_page(page.next.map(worker_id)), reading, next))
 }
@@ -262,12 +263,12 @@ pub(super) async fn job(call: Call) -> Result<Response, Failure> {
     let admin = &call.interface.parts.admin;
     let job = admin.look.job(call.interface.now(), &call.name, preview);
     let mut job = job.ok_or_else(|| refusal(admin.no_such_job()))?;
-    // Without an answer in time what is known is shown.
+    // On a timeout, the job is returned without the preview.
     let _ = timeout(STORE_WAIT, poll_fn(|context| job.poll(context.waker()))).await;
     Ok(json(&job.view))
 }
 
-/// The rules by which workers get no jobs.
+/// The rules that keep workers from getting jobs.
 pub(super) fn rules(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let reading = call.long_list()?;

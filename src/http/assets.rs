@@ -1,4 +1,4 @@
-//! The files of the dashboard and the description of the interface, which are part of the program.
+//! The embedded files of the dashboard and the OpenAPI description.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::answer::Failure;
 use super::routes::Call;
 
-/// The description of the interface.
+/// The OpenAPI description.
 pub(super) const OPENAPI: &str = include_str!("openapi.json");
 
 /// The page at `/`.
@@ -44,7 +44,7 @@ const ASSETS: &[Asset] = &[
     Asset::new("workers.js", SCRIPT, include_bytes!("assets/workers.js")),
 ];
 
-/// A file.
+/// An embedded file.
 struct Asset {
     name: &'static str,
     content_type: &'static str,
@@ -56,7 +56,7 @@ impl Asset {
         Self { name, content_type, content }
     }
 
-    /// Browsers keep a file, and ask each time whether it is still the same.
+    /// Serves the file with an ETag, so that browsers cache it and revalidate it on each use.
     fn answer(&self, headers: &HeaderMap) -> Response {
         let mut hasher = DefaultHasher::new();
         self.content.hash(&mut hasher);
@@ -91,7 +91,7 @@ pub(super) fn asset(call: &Call) -> Result<Response, Failure> {
     }
 }
 
-/// The description of the interface.
+/// The OpenAPI description.
 pub(super) fn description(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let asset = Asset { name: "openapi.json", content_type: "application/json", content: OPENAPI.as_bytes() };

@@ -1,4 +1,4 @@
-//! Reading the body of a request.
+//! Reads request bodies.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,15 +11,15 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::Failure;
 use super::budget::{SMALL, Share, append};
 
-/// How long a small body may take as a whole, and each so much of a large one.
+/// Timeout for a small body as a whole, and for each part of that size of a large one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Reads a body of at most so many bytes, which are few.
+/// Reads a small body of at most `most` bytes.
 pub(super) async fn read_body(body: Body, most: usize) -> Result<Vec<u8>, Failure> {
     read(body, most, None, PATIENCE).await
 }
 
-/// Reads a body of at most so many bytes, which are charged as they come.
+/// Reads a body of at most `most` bytes, and charges them to `share` as they arrive.
 pub(super) async fn read_large_body(body: Body, most: usize, share: &mut Share) -> Result<Vec<u8>, Failure> {
     read(body, most, Some(share), PATIENCE).await
 }
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of which so many bytes come every few milliseconds, for ever.
+    /// An endless body that yields a fixed number of bytes every few milliseconds.
     struct Trickle(Interval, usize);
 
     impl HttpBody for Trickle {
@@ -95,7 +95,7 @@ mod tests {
         let trickle = |size| Body::new(Trickle(interval(Duration::from_millis(7)), size));
         let slow = read(trickle(1), SMALL, None, Duration::from_millis(70)).await.unwrap_err();
         assert!(format!("{slow:?}").contains("body_too_slow"), "{slow:?}");
-        // Large ones may take longer, as long as they come.
+        // Large bodies may take longer, as long as they make progress.
         let large = read_body(trickle(SMALL / 2), SMALL * 10).await.unwrap_err();
         assert!(format!("{large:?}").contains("body_too_large"), "{large:?}");
     }

@@ -1,7 +1,7 @@
-//! What large bodies and results may hold together.
+//! A shared memory budget for large bodies and results.
 //!
-//! Every byte is charged that is held beyond what is free, however many pieces it came in and until the last piece of it
-//! is written.
+//! Everything above a free allowance is charged, regardless of the number of chunks, until the last byte is
+//! written.
 
 use std::io;
 use std::sync::Arc;
@@ -14,26 +14,25 @@ use super::Interface;
 use super::answer::{Failure, kib};
 use crate::stats::account::{Account, Amount, Part};
 
-/// What large bodies and results hold together, in KiB, where memory is not short and a single one may not be
-/// larger.
+/// Size of the budget in KiB, unless memory is limited or a single body may be larger.
 const MOST_KIB: usize = 256 * 1024;
 
-/// What one holds in all that takes nothing of the budget, in bytes.
+/// Free allowance of each body or result, in bytes.
 pub(super) const SMALL: usize = 64 * 1024;
-/// How long one waits for others to let go of it.
+/// How long to wait for others to release their shares.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What all large bodies and results share.
+/// The memory budget that all large bodies and results share.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    /// In KiB.
+    /// Permits, one per KiB.
     semaphore: Arc<Semaphore>,
     account: Arc<Account>,
 }
 
 impl Budget {
-    /// A budget in which two of the largest packets fit; 256 MiB where that is more, but no more than an
-    /// eighth of the account's limit.
+    /// A budget of 256 MiB, but no more than an eighth of the account's limit, and at least twice the maximum
+    /// packet size.
     pub fn new(max_packet_size: usize, account: Arc<Account>) -> Self {
         let eighth = usize::try_from(account.limit() / 8 / 1024).unwrap_or(usize::MAX);
         let largest = kib(max_packet_size).saturating_mul(2);
@@ -42,12 +41,12 @@ impl Budget {
     }
 }
 
-/// A part of the budget, which goes back when this is dropped.
+/// A share of the budget, released on drop.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Budget,
     permit: Option<OwnedSemaphorePermit>,
-    /// What the account was told of it.
+    /// The amount reported to the account.
     amount: Amount,
 }
 
@@ -61,10 +60,10 @@ impl Share {
         Self { budget: budget.clone(), permit: None, amount }
     }
 
-    /// Takes what is missing for so many bytes in all.
+    /// Grows the share to this total in bytes.
     ///
     /// # Errors
-    /// When others have it.
+    /// The budget is exhausted.
     pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Failure> {
         let missing = self.missing(bytes);
         if missing > 0 {
@@ -74,10 +73,10 @@ impl Share {
         Ok(())
     }
 
-    /// The same, and waits for it. Nothing is lost when this is dropped before it is done.
+    /// The same, but waits. Cancel safe.
     ///
     /// # Errors
-    /// When others have it for too long.
+    /// The budget stays exhausted for too long.
     pub(super) async fn await_hold(&mut self, bytes: usize) -> io::Result<()> {
         let missing = self.missing(bytes);
         if missing > 0 {
@@ -90,13 +89,13 @@ impl Share {
         Ok(())
     }
 
-    /// Gives what is held on to another, and holds nothing any more.
+    /// Moves the whole share to a new one, and leaves this one empty.
     pub(super) fn take(&mut self) -> Self {
         let rest = Self::of(&self.budget);
         std::mem::replace(self, rest)
     }
 
-    /// In KiB.
+    /// The missing permits, in KiB.
     fn missing(&self, bytes: usize) -> u32 {
         let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let wanted = if bytes <= SMALL { 0 } else { kib(bytes) };
@@ -113,12 +112,12 @@ impl Share {
     }
 }
 
-/// Others have all of it.
+/// The error for an exhausted budget.
 pub(super) fn too_much() -> Failure {
     Failure::busy("too_much_at_once", "other large bodies take all memory that they may")
 }
 
-/// Appends to bytes that are to be `most` at most, for which no more memory than that is set aside.
+/// Appends bytes without allocating for more than `most` bytes in total.
 pub(super) fn append(bytes: &mut Vec<u8>, more: &[u8], most: usize) {
     if bytes.capacity() - bytes.len() < more.len() {
         let room = more.len().max(bytes.len().min(most.saturating_sub(bytes.len())));

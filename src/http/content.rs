@@ -1,5 +1,5 @@
-//! Bytes as JSON says them: text, or base64 where they are no text. A piece at a time is written, so that what is held is
-//! what came and not what it grows to.
+//! Serializes bytes as JSON: as text, or as base64 if they are not UTF-8. It streams, so the memory needed is
+//! that of the input and not of the larger output.
 
 use axum::body::Bytes;
 use base64::Engine as _;
@@ -7,10 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::budget::Share;
 
-/// How many bytes are written at a time: each may take six in JSON. Base64 has no gaps where it is a multiple of three.
+/// Bytes serialized at a time. Each may take six bytes in JSON. A multiple of three needs no base64 padding.
 const STEP: usize = 3 * 2048;
 
-/// An object that holds bytes under one of two names, `data` and `data_base64`, and what stands before and after.
+/// A JSON object with the bytes as `data` or `data_base64`, and other members before and after.
 pub(super) struct Content {
     head: Vec<u8>,
     bytes: Bytes,
@@ -20,14 +20,14 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// The members of the object that stand before the bytes begin it in `head`; those after them end it in `tail`.
+    /// `head` starts the object with the members before the bytes; `tail` ends it with those after them.
     pub(super) fn new(mut head: Vec<u8>, bytes: Bytes, tail: &[u8], share: Share) -> Self {
         let is_text = std::str::from_utf8(&bytes).is_ok();
         head.extend_from_slice(if is_text { b"\"data\":\"" } else { b"\"data_base64\":\"" });
         Self { head, bytes, is_text, tail: Some([b"\"", tail].concat()), _share: share }
     }
 
-    /// The next piece; none after the last.
+    /// The next chunk; `None` after the last.
     pub(super) fn piece(&mut self) -> Option<Bytes> {
         let tail = self.tail.as_ref()?.len();
         let mut piece = std::mem::take(&mut self.head);
@@ -45,7 +45,7 @@ impl Content {
         Some(piece.into())
     }
 
-    /// How many bytes are next. No character is cut.
+    /// The size of the next step. It does not split a character.
     fn step(&self) -> usize {
         let mut step = STEP.min(self.bytes.len());
         while self.is_text && self.bytes.get(step).is_some_and(|byte| byte & 0xc0 == 0x80) {
@@ -55,9 +55,9 @@ impl Content {
     }
 }
 
-/// Text as it stands within a string of JSON.
+/// Escapes text for a JSON string, without the quotes.
 fn escaped(text: &str) -> Vec<u8> {
-    // Writing to memory does not fail.
+    // Serializing to memory cannot fail.
     let mut quoted = serde_json::to_vec(text).unwrap_or_default();
     quoted.pop();
     quoted.drain(..1.min(quoted.len()));

@@ -1,4 +1,4 @@
-//! What happens now, as a stream of events: the server and its busiest functions, every second.
+//! A stream of server-sent events: the state of the server and its busiest functions, every second.
 
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
@@ -20,14 +20,14 @@ use super::{Interface, STREAMS};
 use crate::admin::look::Functions;
 use crate::admin::view::{FunctionView, ServerView};
 
-/// The time between two events.
+/// Interval between events.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long an event is told to others as well, before a new one is made.
+/// How long an event is reused for other streams before a new one is made.
 const FRESH: Duration = Duration::from_millis(800);
-/// How many functions are shown.
+/// Number of functions in an event.
 const FUNCTIONS: usize = 20;
 
-/// The last event, which all streams share, and the next one where it is being made.
+/// The last event, shared by all streams, and the next one if it is being prepared.
 #[derive(Debug, Default)]
 pub(super) struct Overview {
     last: Option<(Instant, Bytes)>,
@@ -42,7 +42,7 @@ struct OverviewBody {
     top: Vec<FunctionView>,
 }
 
-/// The stream.
+/// Handles a request for the stream.
 pub(super) fn events(call: &Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = Arc::clone(&call.interface);
@@ -56,11 +56,11 @@ pub(super) fn events(call: &Call) -> Result<Response, Failure> {
     Ok(with_type(StatusCode::OK, "text/event-stream", Body::new(events)))
 }
 
-/// The events, each made when its time has come and there is room for it.
+/// The body of the stream. Each event is made when it is due and there is room for it.
 struct Events {
     interface: Arc<Interface>,
     ticks: Interval,
-    /// Whether the time for one has come.
+    /// Whether an event is due.
     is_due: bool,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
@@ -84,7 +84,7 @@ impl HttpBody for Events {
             self.is_due = true;
         }
         let Some(event) = overview(&self.interface) else {
-            // Others have their turn before it goes on.
+            // Yields, so that other connections run.
             context.waker().wake_by_ref();
             return Poll::Pending;
         };
@@ -93,7 +93,7 @@ impl HttpBody for Events {
     }
 }
 
-/// The event of this moment, or a piece of the work towards it. Whichever stream asks, all of them come nearer.
+/// Returns the current event, or does one step towards it. All streams share the progress.
 fn overview(interface: &Interface) -> Option<Bytes> {
     let mut overview = interface.overview.lock().unwrap_or_else(PoisonError::into_inner);
     let Overview { last, next } = &mut *overview;
@@ -114,10 +114,10 @@ fn overview(interface: &Interface) -> Option<Bytes> {
     Some(event)
 }
 
-/// Writes an event.
+/// Serializes an event.
 pub(super) fn event(name: &str, data: &impl Serialize) -> Bytes {
     let mut event = format!("event: {name}\ndata: ").into_bytes();
-    // JSON has no line feeds. Writing to memory fails for nothing that a view can hold.
+    // JSON contains no line feeds. Serializing a view to memory cannot fail.
     let _ = serde_json::to_writer(&mut event, data);
     event.extend_from_slice(b"\n\n");
     Bytes::from(event)

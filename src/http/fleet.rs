@@ -1,8 +1,8 @@
-//! Managed workers and their monitors, as they say themselves.
+//! Managed workers and their monitors, according to their own status reports.
 //!
-//! Whoever wants to see them has the server ask: a round of `status` jobs over one connection of its own, at most one at a
-//! time, whose answers serve all who look for a moment. When nobody looks nobody is asked. What is said is not trusted: it
-//! is bounded, checked, and kept only in the form in which it is shown.
+//! A request triggers a round of `status` jobs, sent over one separate connection. At most one round runs at
+//! a time, and its answers are cached briefly for other requests. Without requests there are no rounds. The
+//! answers are untrusted: they are bounded, validated, and kept only in the form in which they are shown.
 
 mod ask;
 mod order;
@@ -31,28 +31,29 @@ use crate::fleet::contract::{ANSWER_MAX, FLEET, SET_ID, Status, Verb, WorkerId, 
 use crate::fleet::report::{REPORT_MAX, Report, Wish, read_report};
 use crate::stats::Stats;
 
-/// So many workers and monitors are asked in a round; by name, the first ones.
+/// Maximum number of workers and monitors in a round: the first ones by name.
 const WORKERS_MAX: usize = 4096;
 const MONITORS_MAX: usize = 64;
-/// How long they may take to answer.
+/// Timeout for their answers.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long the answers of a round serve others as well.
+/// How long the answers of a round are cached.
 const FRESH: Duration = Duration::from_secs(2);
-/// What answers of those who are silent now may take, beside all others, until they are forgotten, in bytes.
+/// Maximum total size in bytes of cached answers of workers and monitors that do not answer now. Beyond it,
+/// such answers are dropped.
 const KEPT_MAX: usize = 2 * ANSWERS_MAX;
-/// Equal questions of several servers and monitors are one job.
+/// Unique id of the jobs, so that equal requests from several servers and monitors coalesce.
 const UNIQUE: &str = "status";
 
-/// The rounds.
+/// The shared state of the rounds.
 #[derive(Default)]
 pub(super) struct Rounds {
-    /// Who holds the lock runs one, or reads what the last one found.
+    /// The lock is held while a round runs, and while its result is read.
     known: Arc<Mutex<Known>>,
-    /// Whether something was changed since.
+    /// Whether the cached result is outdated because of a command.
     is_old: AtomicBool,
 }
 
-/// What rounds have found.
+/// The results of the rounds.
 #[derive(Default)]
 struct Known {
     told: Option<(Instant, Result<Bytes, Failure>)>,
@@ -60,15 +61,15 @@ struct Known {
     monitors: HashMap<String, Last>,
 }
 
-/// The last answer of somebody.
+/// The last answer of a worker or monitor.
 struct Last {
-    /// When it came, or when it was first asked for.
+    /// When it arrived, or when the first request was sent.
     since: Instant,
-    /// The answer, as an object in JSON.
+    /// The answer, as a JSON object.
     answer: Option<Vec<u8>>,
 }
 
-/// The fleet.
+/// Handles a request for the state of the fleet.
 pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = Arc::clone(&call.interface);
@@ -78,7 +79,8 @@ pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
     let told = told.map(|(_, told)| told.clone());
     let body = match told {
         Some(told) => told?,
-        // It goes on where whoever wanted it has gone: so that there are no more rounds than time for them.
+        // A separate task, so that the round completes even if the client disconnects, and rounds never
+        // overlap.
         None => match tokio::spawn(round(Arc::clone(&interface), call.actor.address.clone(), known)).await {
             Ok(told) => told?,
             Err(_) => return Err(Failure::busy("stopped", "the server ended before all had answered")),
@@ -92,7 +94,7 @@ pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
     share.hold(body.len())?;
     let mut left = body;
     let pieces = move || {
-        // They last as long as this does.
+        // Holds the permit and the share until the body is dropped.
         let _held = (&reading, &share);
         let piece = left.split_to(PIECE.min(left.len()));
         (!piece.is_empty()).then_some(piece)
@@ -100,7 +102,7 @@ pub(super) async fn fleet(call: Call) -> Result<Response, Failure> {
     Ok(with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(pieces))))
 }
 
-/// Asks all, and returns what is told of them.
+/// Runs a round, and returns the JSON result.
 async fn round(interface: Arc<Interface>, peer: String, mut known: OwnedMutexGuard<Known>) -> Result<Bytes, Failure> {
     let there = There::new(&interface.parts.stats);
     let began = Instant::now();
@@ -120,18 +122,18 @@ fn unix_s(interface: &Interface) -> f64 {
     Duration::from_micros(interface.now().unix_us).as_secs_f64()
 }
 
-/// Who can be asked.
+/// The workers and monitors to ask.
 struct There {
-    /// How many workers wait for an id.
+    /// Number of workers that wait for an id.
     unnamed: u64,
     workers: Vec<WorkerId>,
     monitors: Vec<String>,
-    /// How many there are beyond those.
+    /// Number of those beyond the limits.
     not_asked: usize,
 }
 
 impl There {
-    /// Those that have a worker of their function now.
+    /// Those whose function has a worker now.
     fn new(stats: &Stats) -> Self {
         let (mut unnamed, mut not_asked) = (0, 0);
         let (mut workers, mut monitors) = (BTreeSet::new(), BTreeSet::new());
@@ -152,7 +154,7 @@ impl There {
         Self { unnamed, workers: workers.into_iter().collect(), monitors: monitors.into_iter().collect(), not_asked }
     }
 
-    /// One for each worker, then one for each monitor.
+    /// One request for each worker, then one for each monitor.
     fn questions(&self) -> Vec<Question> {
         let (worker, monitor) = (Bytes::from(to_json(&Verb::Status.request())), Bytes::from(to_json(&Wish::Status)));
         let question = |function: String, workload: &Bytes, most: usize| Question {
@@ -167,23 +169,23 @@ impl There {
     }
 }
 
-/// Adds to a set that is to have so many at most, the first ones in their order. Whether one was left out.
+/// Inserts into a set limited to the first `most` elements. Returns whether one was dropped.
 fn is_one_too_many<T: Ord>(set: &mut BTreeSet<T>, one: T, most: usize) -> bool {
     set.insert(one);
     set.len() > most && set.pop_last().is_some()
 }
 
-/// A value in JSON.
+/// Serializes a value.
 fn to_json(value: &impl Serialize) -> Vec<u8> {
-    // Writing to memory fails for nothing that is shown here.
+    // Serializing these types to memory cannot fail.
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// What was said in a round: an object in JSON, or what is wrong with the answer. Nothing of those who are silent.
+/// The answers of a round: a JSON object, or an error; `None` for those that did not answer.
 struct Said {
     workers: Vec<Option<Result<Vec<u8>, String>>>,
     monitors: Vec<Option<Result<Vec<u8>, String>>>,
-    /// Workers that are to be replaced, as their monitors say.
+    /// Workers that will be replaced, according to their monitors.
     outdated: HashSet<String>,
 }
 
@@ -193,7 +195,7 @@ impl Said {
         Self { workers: none(there.workers.len()), monitors: none(there.monitors.len()), outdated: HashSet::new() }
     }
 
-    /// Takes the reply to the question at this place.
+    /// Handles the reply to the request with this index.
     fn take(&mut self, there: &There, place: usize, reply: Reply, now_unix_s: f64) {
         let answer = match reply {
             Reply::Answer(answer) => Ok(answer),
@@ -214,7 +216,7 @@ impl Said {
     }
 }
 
-/// What a worker says of itself, in JSON.
+/// Converts a worker's status to JSON.
 fn worker(id: &WorkerId, answer: &[u8], now_unix_s: f64) -> Result<Vec<u8>, String> {
     let status: Status = read_answer(answer)?;
     if status.id != *id {
@@ -224,7 +226,7 @@ fn worker(id: &WorkerId, answer: &[u8], now_unix_s: f64) -> Result<Vec<u8>, Stri
 }
 
 impl Known {
-    /// Writes down what is known after a round that began then, and forgets those who have gone.
+    /// Builds the result of a round that started at `began`, and forgets those that no longer exist.
     fn tell(&mut self, there: &There, said: Said, began: Instant) -> Bytes {
         let Said { workers, monitors, outdated } = said;
         let head = format!("{{\"unnamed_workers\":{},\"not_asked\":{},", there.unnamed, there.not_asked);
@@ -248,16 +250,16 @@ impl Known {
     }
 }
 
-/// Lists that are being written.
+/// The JSON lists under construction.
 struct Lists {
     body: Vec<u8>,
-    /// What old answers take that are still kept, in bytes.
+    /// Total size in bytes of the old answers kept so far.
     kept: usize,
     began: Instant,
 }
 
 impl Lists {
-    /// Ends a list. What follows it is written as it is.
+    /// Ends a list, and appends `between` verbatim.
     fn begin_another(&mut self, between: &[u8]) {
         if self.body.last() == Some(&b',') {
             self.body.pop();
@@ -265,7 +267,7 @@ impl Lists {
         self.body.extend_from_slice(between);
     }
 
-    /// Adds somebody, with what he said now or before, and returns what is to be remembered of him.
+    /// Appends an entry with its current or last answer, and returns what to remember.
     fn add(
         &mut self,
         before: Option<Last>,
@@ -282,7 +284,7 @@ impl Lists {
         };
         let heard = to_json(&Heard { silent_s, error: error.as_deref(), outdated });
         let made = if answer.is_none() { unknown() } else { Vec::new() };
-        // Two objects become one.
+        // Merges two JSON objects.
         let own = answer.as_deref().unwrap_or(&made);
         self.body.extend_from_slice(own.strip_suffix(b"}").unwrap_or(own));
         self.body.push(b',');
@@ -291,7 +293,7 @@ impl Lists {
         Last { since, answer }
     }
 
-    /// An old answer, unless all of them have become too much.
+    /// An old answer, unless the limit for all of them is exceeded.
     fn keep(&mut self, old: Option<Vec<u8>>) -> Option<Vec<u8>> {
         self.kept += old.as_ref().map_or(0, Vec::len);
         old.filter(|_| self.kept <= KEPT_MAX)

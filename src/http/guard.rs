@@ -1,5 +1,5 @@
-//! Who may do what: names by which the server is asked for, requests that other sites make, tokens; and what browsers are
-//! told not to do with answers.
+//! Access control: allowed host names, cross-site requests and tokens. Also sets the security headers of
+//! responses.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,29 +16,29 @@ use super::Settings;
 use super::answer::Failure;
 use super::server::Peer;
 
-/// What a page of this server may do: load what this server has.
+/// Content security policy of the dashboard: it may load only resources of this server.
 const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// Set by browsers, and by nobody else: how far the page that asks is from this server.
+/// Set by browsers only: the relation of the requesting page's site to this server.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Set by scripts, and by no form.
+/// Can be set by scripts, but not by HTML forms.
 const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
-/// Set by proxies: whoever asks is not at the other end of the connection.
+/// Set by proxies: the client is not the peer of the connection.
 const PROXIED: [HeaderName; 3] =
     [HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("forwarded"), HeaderName::from_static("via")];
 
-/// Who asks, for the log.
+/// The client, for the log.
 #[derive(Clone, Debug)]
 pub(super) struct Actor {
-    /// The address, and what else is known.
+    /// The address, with additional information.
     pub(super) text: String,
-    /// The address alone.
+    /// Only the address.
     pub(super) address: String,
 }
 
-/// Decides whether a request is served at all.
+/// Decides whether to serve a request.
 ///
 /// # Errors
-/// Why it is not.
+/// The reason for the rejection.
 pub(super) fn admit(settings: &Settings, peer: Peer, request: &Request<Body>) -> Result<Actor, Failure> {
     let host = host(request)?;
     if let Some(host) = &host {
@@ -59,7 +59,7 @@ pub(super) fn admit(settings: &Settings, peer: Peer, request: &Request<Body>) ->
     Ok(Actor { text, address: peer.address.to_string() })
 }
 
-/// The name that the request is for, with its port. Only clients older than names leave it out.
+/// The requested host, with its port. Only clients older than HTTP/1.1 omit it.
 fn host(request: &Request<Body>) -> Result<Option<String>, Failure> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let header = hosts.next();
@@ -77,7 +77,8 @@ fn host(request: &Request<Body>) -> Result<Option<String>, Failure> {
     Ok(in_address.or(header))
 }
 
-/// Refuses names that others may have made for this server's address, to reach it from their pages.
+/// Rejects unknown host names: an attacker may point one at this server's address to reach it from a page
+/// (DNS rebinding).
 fn check_host(settings: &Settings, peer: Peer, host: &str) -> Result<(), Failure> {
     let name = without_port(host);
     let address = address_of(name);
@@ -96,7 +97,7 @@ fn check_host(settings: &Settings, peer: Peer, host: &str) -> Result<(), Failure
 
 fn without_port(host: &str) -> &str {
     match host.rfind(':') {
-        // Within brackets it belongs to an IPv6 address.
+        // A colon inside brackets is part of an IPv6 address.
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,
     }
@@ -109,7 +110,7 @@ fn address_of(name: &str) -> Option<IpAddr> {
     }
 }
 
-/// Refuses what pages of other sites ask of a browser.
+/// Rejects cross-site requests of browsers.
 fn check_site(settings: &Settings, host: Option<&str>, headers: &HeaderMap) -> Result<(), Failure> {
     let refusal = || Failure::new(StatusCode::FORBIDDEN, "cross_site", "pages of other sites may change nothing here");
     if let Some(site) = headers.get(FETCH_SITE)
@@ -129,8 +130,8 @@ fn check_site(settings: &Settings, host: Option<&str>, headers: &HeaderMap) -> R
     Ok(())
 }
 
-/// Refuses what a form of another page could send: it sets no headers, and has no JSON. What a page of this server sends
-/// without a body, its browser vouches for.
+/// Rejects requests that a form on another site could send: a form cannot set headers or send JSON. For a
+/// request without a body, headers set by the browser suffice.
 fn check_form(headers: &HeaderMap) -> Result<(), Failure> {
     let is_vouched_for = [REQUESTED_WITH, ORIGIN, FETCH_SITE].into_iter().any(|header| headers.contains_key(header));
     if is_json(headers) || (is_vouched_for && !headers.contains_key(CONTENT_TYPE)) {
@@ -140,7 +141,7 @@ fn check_form(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message))
 }
 
-/// Whether the body says that it is JSON.
+/// Whether the content type is JSON.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
@@ -149,7 +150,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-/// Whether the request brings a token, where it may also do without.
+/// Checks the token. Returns whether the request has one; false if none is required.
 fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<bool, Failure> {
     if settings.tokens.is_empty() {
         if peer.is_local && !PROXIED.iter().any(|header| headers.contains_key(header)) {
@@ -173,13 +174,13 @@ fn check_token(settings: &Settings, peer: Peer, headers: &HeaderMap) -> Result<b
     }
 }
 
-/// Compares in a time that tells nothing of where two tokens differ.
+/// Constant-time comparison.
 fn is_same(given: &[u8], token: &[u8]) -> bool {
     let difference = given.iter().zip(token).fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
     given.len() == token.len() && difference == 0
 }
 
-/// Tells browsers what not to do with an answer, and clients what a refused one wants.
+/// Adds security headers, and the challenge to an unauthorized response.
 pub(super) fn harden(response: &mut Response) {
     if response.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

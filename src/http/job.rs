@@ -1,4 +1,4 @@
-//! A connection of the job server's that a request uses to submit a job: an ordinary client's, within the process.
+//! A client connection to the job server, inside the process, that a request uses to submit a job.
 
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
@@ -13,12 +13,12 @@ use super::budget::Share;
 use crate::protocol::packet::{Frame, FrameLimits, HEADER_SIZE, Header, Magic, Packet, PacketCodec, PacketType};
 use crate::protocol::request::leading_count;
 
-/// What a packet holds beside a workload, at most, in bytes.
+/// Maximum size of a packet without its workload, in bytes.
 const BESIDE: usize = 8 * 1024;
-/// How much is read at a time, in bytes.
+/// Read size, in bytes.
 const READ: usize = 16 * 1024;
 
-/// What a client is told of its job.
+/// A packet that concerns the client's job.
 #[derive(Debug)]
 pub(super) enum JobEvent {
     Created(Bytes),
@@ -31,25 +31,25 @@ pub(super) enum JobEvent {
     Complete(Bytes),
     Fail,
     Exception(Bytes),
-    /// The server does not do it: code and text.
+    /// The server rejects the job: code and text.
     Refused(String, String),
-    /// The server has closed the connection.
+    /// The server closed the connection.
     Ended,
 }
 
-/// The connection. When it is dropped, the server knows that nobody waits for the job any more.
+/// The connection. Dropping it tells the server that the client of the job is gone.
 pub(super) struct JobConnection {
     stream: UnixStream,
     codec: PacketCodec,
     received: BytesMut,
-    /// What the packet takes that is being received, and the last one until its share is taken.
+    /// Memory charged for the packet being received, and for the last one until its share is taken.
     share: Share,
 }
 
-/// One end of a new connection of the job server's, whose peer is at this address.
+/// Opens a connection to the job server, with `peer` as its address.
 ///
 /// # Errors
-/// When there is no file descriptor left.
+/// No file descriptor is left.
 pub(super) fn connect(interface: &Interface, peer: String) -> io::Result<UnixStream> {
     let (own, other) = StdStream::pair()?;
     own.set_nonblocking(true)?;
@@ -59,10 +59,10 @@ pub(super) fn connect(interface: &Interface, peer: String) -> io::Result<UnixStr
 }
 
 impl JobConnection {
-    /// A new connection of the peer's at this address.
+    /// Opens a new connection with this peer address.
     ///
     /// # Errors
-    /// When there is no file descriptor left.
+    /// No file descriptor is left.
     pub(super) fn open(interface: &Interface, peer: String) -> io::Result<Self> {
         let stream = connect(interface, peer)?;
         let packet = interface.settings.max_packet_size + BESIDE;
@@ -90,15 +90,15 @@ impl JobConnection {
         self.stream.write_all(workload).await
     }
 
-    /// What the last event takes of the budget.
+    /// Takes the share charged for the last event.
     pub(super) fn take_share(&mut self) -> Share {
         self.share.take()
     }
 
-    /// The next event. Nothing is lost when this is dropped before it is done.
+    /// The next event. Cancel safe.
     ///
     /// # Errors
-    /// Of the connection; out of memory where others have the budget that a large packet takes.
+    /// A connection error, or out of memory if the budget for a large packet stays exhausted.
     pub(super) async fn next(&mut self) -> io::Result<JobEvent> {
         loop {
             while let Some(frame) = self.codec.decode(&mut self.received).map_err(io::Error::other)? {
@@ -109,7 +109,7 @@ impl JobConnection {
                 }
             }
             if self.received.is_empty() {
-                // The last event is told.
+                // The last event was passed on.
                 drop(self.share.take());
             }
             if let Some(head) = self.received.first_chunk::<HEADER_SIZE>()
@@ -125,7 +125,7 @@ impl JobConnection {
     }
 }
 
-/// What a packet says; nothing for those that say nothing of a job.
+/// The event of a packet; `None` if the packet does not concern a job.
 fn event(packet: &Packet) -> Option<JobEvent> {
     let payload = || {
         let [_handle, payload] = packet.arguments::<2>()?;

@@ -1,7 +1,7 @@
-//! `/metrics`: what is published, as Prometheus reads it (text format 0.0.4).
+//! `/metrics`: the published metrics in the Prometheus text format 0.0.4.
 //!
-//! First come the six metrics that exporters for gearmand have always had, by their names and labels, so that existing
-//! dashboards and alerts go on; then the server's own. What is said of each is in [`families`].
+//! First come the six metrics of existing gearmand exporters, with the same names and labels, so that
+//! dashboards and alerts keep working. The server's own metrics follow. [`families`] describes each of them.
 
 mod families;
 mod gzip;
@@ -27,32 +27,32 @@ use super::routes::Call;
 use crate::admin::view::{FunctionView, ServerView};
 use crate::stats::FunctionGauges;
 
-/// The type that says which format it is.
+/// Content type with the format version.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A function, and what it is called in labels.
+/// A function and its label.
 struct Function {
     name: Vec<u8>,
     label: String,
     view: FunctionView,
-    /// Gone where it was dropped since it was viewed.
+    /// `None` if the function was dropped meanwhile.
     gauges: Option<Arc<FunctionGauges>>,
 }
 
-/// Metrics that are being written.
+/// The state of a scrape.
 struct Scrape {
     interface: Arc<Interface>,
     server: ServerView,
     process: Process,
     functions: Vec<Function>,
-    /// How many functions are not among them.
+    /// Number of functions that are left out.
     left_out: usize,
-    /// The family that is being written, and the function that is next.
+    /// The current family, and the next function.
     family: usize,
     function: usize,
 }
 
-/// All metrics, written as they are read, and compressed for whoever takes that.
+/// Handles a scrape: a streaming body, compressed if the client accepts it.
 pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let interface = Arc::clone(&call.interface);
@@ -61,7 +61,7 @@ pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
     let is_compressed = gzip.is_some();
     let mut scrape = Scrape::new(interface).await;
     let pieces = move || {
-        // It is held as long as this is.
+        // Holds the permit until the body is dropped.
         let _reading = &reading;
         match &mut gzip {
             Some(gzip) => gzip.compress(|| scrape.piece()),
@@ -77,7 +77,7 @@ pub(super) async fn metrics(call: Call) -> Result<Response, Failure> {
 }
 
 impl Scrape {
-    /// Views the functions that are wanted. Between some and the next ones others have their turn.
+    /// Views the requested functions in batches. It yields between batches, so that other connections run.
     async fn new(interface: Arc<Interface>) -> Self {
         let look = &interface.parts.admin.look;
         let function = |view: FunctionView| {
@@ -100,7 +100,7 @@ impl Scrape {
         Self { functions, server, process, interface, left_out, family: 0, function: 0 }
     }
 
-    /// The next piece; none after the last.
+    /// The next chunk; `None` after the last.
     fn piece(&mut self) -> Option<Bytes> {
         let mut out = Vec::new();
         while out.len() < PIECE {
@@ -169,10 +169,10 @@ fn write_function(source: &Source, function: &Function, process: &Process, lines
     }
 }
 
-/// What a function is called in labels: its name, or its id where the name is no text.
+/// The label of a function: its name, or its id if the name is not UTF-8.
 ///
-/// Two functions must never have one label, or Prometheus refuses all metrics. So the sign that marks an id does not begin
-/// any name.
+/// Labels must be unique, or Prometheus rejects the whole scrape. So a name that starts with the prefix of
+/// ids is labelled with its id too.
 fn label(name: &[u8], id: &str) -> String {
     const MARK: char = char::REPLACEMENT_CHARACTER;
     match std::str::from_utf8(name) {

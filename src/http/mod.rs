@@ -1,10 +1,10 @@
 //! The HTTP interface: dashboard, JSON, metrics, health, jobs.
 //!
-//! It has a thread and a runtime of its own. What it shows is read from what the server publishes; whatever it costs to
-//! write that as JSON, however often it is asked for and however slowly it is read, costs the job server's thread nothing.
+//! It has a separate thread and runtime. It reads what the server publishes, so frequent requests,
+//! serialization to JSON and slow readers cost the job server's thread nothing.
 //!
-//! Nothing is buffered without a bound: lists are written as they are read, large bodies share a budget, and connections,
-//! streams of events and waits for jobs are counted.
+//! All buffers are bounded: lists are streamed, large bodies share a memory budget, and connections, event
+//! streams and waits for jobs are limited.
 
 mod actions;
 mod answer;
@@ -46,59 +46,59 @@ use crate::process::listen::KeepAlive;
 use crate::process::priority;
 use crate::stats::{Gauge, Stats};
 
-/// How many streams of events there may be.
+/// Maximum number of event streams.
 const STREAMS: usize = 64;
-/// How many requests may wait for the end of a job.
+/// Maximum number of requests waiting for a job to end.
 const WAITS: usize = 256;
-/// How many requests that change something may be under way.
+/// Maximum number of concurrent requests that change something.
 const ACTIONS: usize = 64;
-/// How many metrics are written at one time: each holds a view of every function.
+/// Maximum number of concurrent scrapes: each holds a view of every function.
 const SCRAPES: usize = 4;
-/// How many lists are written at one time: each holds what is to be listed.
+/// Maximum number of lists being streamed: each holds the entries to list.
 const LISTS: usize = 16;
-/// How many tasks have a turn before sockets are looked at.
+/// Number of task polls between two polls of the sockets.
 const EVENT_INTERVAL: u32 = 4;
-/// How much the thread gives way to the one that serves jobs, in steps of niceness: beside one busy thread it
-/// gets a tenth of a CPU. With 19 it would get a seventieth, too little to answer `/healthz` in time behind a
-/// scrape; and who waits for a lock that it holds would wait as long.
+/// Niceness of the thread, so that the thread that serves jobs has priority: beside one busy thread it gets a
+/// tenth of a CPU. With 19 it would get a seventieth, too little to answer `/healthz` in time during a
+/// scrape, and a thread waiting for a lock that it holds would be delayed as much.
 const NICENESS: i32 = 10;
-/// How long connections may take to end when the server stops.
+/// Timeout for connections to end at shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What HTTP is allowed.
+/// Settings of the HTTP interface.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What a request that changes something must bring, one of these; none where no token was set.
+    /// The tokens that authorize changes; empty if none is set.
     pub tokens: Tokens,
-    /// Whether nothing may be changed.
+    /// Whether the interface is read-only.
     pub read_only: bool,
-    /// Connections at one time.
+    /// Maximum number of connections.
     pub max_connections: usize,
-    /// Of how many functions metrics are written at most, those with the most jobs; `None` for all.
+    /// Maximum number of functions with metrics, those with the most jobs first; `None` for all.
     pub metrics_functions: Option<usize>,
-    /// Names of this server, in lower case.
+    /// Host names of this server, in lower case.
     pub hosts: Vec<String>,
-    /// Where Gearman is served, for people.
+    /// Addresses that serve Gearman, for display.
     pub addresses: Vec<String>,
-    /// The name of the machine, in lower case, which goes for addresses that others reach.
+    /// Host name of the machine in lower case. It is accepted on addresses that other machines can reach.
     pub own_name: Option<String>,
-    /// The largest body of a packet, in bytes, which bounds workloads and results.
+    /// Maximum body size of a packet in bytes, which limits workloads and results.
     pub max_packet_size: usize,
-    /// How dead peers are noticed.
+    /// Detection of dead peers.
     pub keep_alive: KeepAlive,
 }
 
-/// Tokens, which may be others from one request to the next.
+/// A set of tokens that may change at any time.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens(Arc<RwLock<Vec<String>>>);
 
 impl Tokens {
-    /// These tokens.
+    /// A set with these tokens.
     pub fn new(tokens: Vec<String>) -> Self {
         Self(Arc::new(RwLock::new(tokens)))
     }
 
-    /// Takes others in their place.
+    /// Replaces the tokens.
     pub fn set(&self, tokens: Vec<String>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = tokens;
     }
@@ -107,35 +107,36 @@ impl Tokens {
         self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Whether `is_same` says so of one of them. All of them are compared, whichever it is.
+    /// Whether `is_same` accepts any token. All tokens are compared in any case, so that the time reveals
+    /// nothing.
     fn have(&self, is_same: impl Fn(&[u8]) -> bool) -> bool {
         let tokens = self.0.read().unwrap_or_else(PoisonError::into_inner);
         tokens.iter().fold(false, |have, token| have | is_same(token.as_bytes()))
     }
 }
 
-/// What the job server's thread is asked to call.
+/// A callback for the job server's thread.
 pub type Beat = Box<dyn FnOnce() + Send>;
 
-/// What HTTP knows of the server.
+/// The interface to the server.
 pub struct Parts {
-    /// What is shown, and what can be done.
+    /// Views and control commands.
     pub admin: Arc<Admin>,
-    /// The numbers that are published.
+    /// Published statistics.
     pub stats: Arc<Stats>,
-    /// What large bodies and results share.
+    /// The memory budget for large bodies and results.
     pub budget: Budget,
-    /// The time as the job server counts it.
+    /// The job server's clock.
     pub now: Box<dyn Fn() -> Now + Send + Sync>,
-    /// Has the job server's thread call this, with its lock taken before: a sign that neither is stuck.
+    /// Makes the job server's thread call this after it has taken the lock, to show that neither is stuck.
     pub sign_of_life: Box<dyn Fn(Beat) + Send + Sync>,
-    /// How many lines of the log were left out.
+    /// Number of log lines that were dropped.
     pub log_lines_left_out: Box<dyn Fn() -> u64 + Send + Sync>,
-    /// Makes a connection of the job server's out of one end of a pair of sockets, for a peer at this address.
+    /// Turns one end of a socket pair into a connection to the job server, with this peer address.
     pub connect: Box<dyn Fn(UnixStream, String) + Send + Sync>,
 }
 
-/// What all requests have in common.
+/// State shared by all requests.
 struct Interface {
     settings: Settings,
     parts: Parts,
@@ -152,7 +153,7 @@ struct Interface {
     stop: CancellationToken,
 }
 
-/// The interface's own numbers.
+/// Counters of the interface itself.
 #[derive(Default)]
 struct Counts {
     connections: Gauge,
@@ -185,21 +186,21 @@ impl Interface {
     }
 }
 
-/// The running interface.
+/// A handle to the running interface.
 #[derive(Debug)]
 pub struct Http {
-    /// What requests may bring from now on.
+    /// The tokens that requests are checked against.
     pub tokens: Tokens,
     stop: CancellationToken,
     ended: oneshot::Receiver<()>,
 }
 
-/// Starts the thread that serves HTTP on sockets that listen and do not block.
+/// Starts the HTTP thread on listening, nonblocking sockets.
 ///
 /// # Errors
-/// When the thread or its runtime cannot be had.
+/// The thread or its runtime cannot be created.
 pub fn start(listeners: Vec<TcpListener>, settings: Settings, parts: Parts) -> io::Result<Http> {
-    // Sockets are looked at between any few pieces of long answers.
+    // A small interval, so that sockets are polled between chunks of streaming bodies.
     let runtime = tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build()?;
     let (stop, tokens) = (CancellationToken::new(), settings.tokens.clone());
     let interface = Arc::new(Interface::new(settings, parts, stop.clone()));
@@ -207,17 +208,18 @@ pub fn start(listeners: Vec<TcpListener>, settings: Settings, parts: Parts) -> i
     thread::Builder::new().name("http".to_owned()).spawn(move || {
         priority::give_way(NICENESS);
         runtime.block_on(server::run(listeners, interface));
-        // Nobody waits any more where the process ends by another way.
+        // The receiver is gone if the process ends in another way.
         let _ = end.send(());
     })?;
     Ok(Http { tokens, stop, ended })
 }
 
 impl Http {
-    /// Ends it: no more connections, streams of events end, and answers that are under way have a moment to leave.
+    /// Stops the interface: closes the listeners, ends event streams, and gives other responses a moment to
+    /// complete.
     pub async fn stop(self) {
         self.stop.cancel();
-        // A thread that takes longer ends with the process.
+        // If it takes longer, the thread ends with the process.
         let _ = tokio::time::timeout(STOP_TIMEOUT * 2, self.ended).await;
     }
 }

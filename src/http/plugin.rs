@@ -1,11 +1,12 @@
 //! gearmand's HTTP protocol plugin (`--protocol http`): one request a connection, which submits one job.
 //!
-//! Each request is translated, by a task between two sockets: the peer's, and one end of a pair whose other end the job
-//! server serves like any connection. Limits, listings, and what happens to a job whose client has gone are the same
-//! for it. The workload is handed on as it comes, and is kept by nobody but the job server.
+//! Each request is translated by a task between two sockets: the peer's, and one end of a socket pair, whose
+//! other end the job server serves like any connection. So limits, listings and the handling of disconnected
+//! clients are the same. The workload is streamed, and buffered only by the job server.
 //!
-//! What gearmand's own plugin cannot do without harm is done otherwise: the body of a response to HEAD is not sent, data
-//! is put before the result, progress and warnings are passed over, and a second request is not run in silence.
+//! Behavior of the original plugin that does harm is changed: no body is sent in a response to HEAD, data is
+//! put before the result, progress and warnings are ignored, and a pipelined second request is not run
+//! silently.
 
 mod request;
 mod response;
@@ -38,32 +39,34 @@ use crate::protocol::packet::{
 };
 use crate::stats::account::{Amount, Part};
 
-/// How long a peer may take for the head of its request, and for each [`LEAST_PROGRESS`] of its workload, where the
-/// settings give a connection for ever. There is no use in one that has said nothing, since it is good for one request.
+/// Timeout for the head of a request, and for each [`LEAST_PROGRESS`] of its workload, if the settings allow
+/// a connection to be idle forever. A silent connection is useless here, since it serves one request only.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a peer must send, or take, within its time, in bytes. Less is no way to talk, but one to hold the server's memory.
+/// Minimum number of bytes that a peer must send or read within its timeout. A slower peer would tie up the
+/// server's memory.
 const LEAST_PROGRESS: usize = 16 * 1024;
-/// What a peer weighs beside its connection to the job server and beside its result, in bytes.
+/// Memory of a peer in bytes, in addition to its connection to the job server and its result.
 const CONNECTION: usize = 12 * 1024;
-/// How much of a workload is handed on at once, in bytes.
+/// Maximum size of a workload chunk, in bytes.
 const PIECE: usize = 64 * 1024;
-/// How much a peer may send behind its request, in bytes. It is dropped.
+/// Maximum number of bytes after a request. They are dropped.
 const EXCESS_MAX: usize = 64 * 1024;
-/// How long a peer that still sends may take to see its answer. Closing at once would reset the connection, answer and all.
+/// How long to wait for a peer that is still sending to read its response. Closing at once would reset the
+/// connection and lose the response.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Accepts peers that speak HTTP, and hands out connections that speak packets for them.
+/// Accepts HTTP peers, and hands out binary protocol connections for them.
 #[derive(Debug)]
 pub struct PluginListener {
     listener: TcpListener,
     tasks: TaskTracker,
-    /// What results take together while they are collected and written.
+    /// Budget for results while they are collected and written.
     budget: Budget,
     pressure: Arc<Pressure>,
 }
 
 impl PluginListener {
-    /// Translates what is accepted from `listener` by tasks within `tasks`.
+    /// Translates connections accepted from `listener`, in tasks of `tasks`.
     pub const fn new(listener: TcpListener, tasks: TaskTracker, budget: Budget, pressure: Arc<Pressure>) -> Self {
         Self { listener, tasks, budget, pressure }
     }
@@ -94,7 +97,7 @@ impl Listener for PluginListener {
     }
 }
 
-/// Why a peer gets no answer.
+/// Why a peer gets no response.
 #[derive(Debug, thiserror::Error)]
 enum Unanswered {
     #[error("what it sent is no request that gearmand answers")]
@@ -113,7 +116,8 @@ enum Unanswered {
     Io(#[from] io::Error),
 }
 
-/// Serves one request. The job server's side stays open until the answer is written, so that the connection counts.
+/// Serves one request. The job server's side stays open until the response is written, so that the connection
+/// counts.
 async fn serve(
     mut peer: TcpStream,
     mut packets: Packets,
@@ -125,7 +129,7 @@ async fn serve(
     let patience = limits.first_byte_timeout.unwrap_or(REQUEST_TIMEOUT);
     let request = tokio::select! {
         request = timeout(patience, read_head(&mut peer, &mut received)) => request.map_err(|_| Unanswered::TooSlow)??,
-        // It speaks first only to say that there are too many connections, or to stop.
+        // The job server sends something first only if it has too many connections, or stops.
         _ = packets.next() => return Err(Unanswered::Closed),
     };
     let request = match request.and_then(|request| check_size(request, limits)) {
@@ -166,7 +170,7 @@ async fn serve(
     finish(peer, is_sending).await
 }
 
-/// Reads until the head is whole; what came of the body stays in `received`.
+/// Reads the complete head. The part of the body that arrived with it stays in `received`.
 async fn read_head(peer: &mut TcpStream, received: &mut BytesMut) -> Result<Result<Request, Refusal>, Unanswered> {
     let mut piece = [0; 1024];
     loop {
@@ -188,7 +192,7 @@ async fn read_head(peer: &mut TcpStream, received: &mut BytesMut) -> Result<Resu
     }
 }
 
-/// Refuses a workload that the job server would skip.
+/// Rejects a workload that exceeds the job server's packet limit.
 fn check_size(request: Request, limits: &Limits) -> Result<Request, Refusal> {
     let arguments = request.job.as_ref().map_or(0, arguments_size);
     let size = request.length.saturating_add(arguments).saturating_add(HEADER_SIZE);
@@ -198,31 +202,31 @@ fn check_size(request: Request, limits: &Limits) -> Result<Request, Refusal> {
     Ok(request)
 }
 
-/// The size of what stands before the workload in a packet's body, in bytes.
+/// Size of the arguments before the workload in a packet, in bytes.
 fn arguments_size(job: &Job) -> usize {
     job.function.len() + 1 + job.unique.len() + 1
 }
 
-/// The packet that submits a job, up to where its workload begins.
+/// The packet that submits a job, without its workload.
 fn submission(job: &Job, length: usize) -> Vec<u8> {
-    // Checked before: it is at most what a packet may have.
+    // Checked before against the packet limit.
     let length = u32::try_from(arguments_size(job) + length).unwrap_or(u32::MAX);
     let header = Header { magic: Magic::Request, number: job.submission.number(), length };
     [&header.to_bytes()[..], &job.function, b"\0", &job.unique, b"\0"].concat()
 }
 
-/// What a peer still sends.
+/// The rest of a request.
 struct Upload {
-    /// Came with the head.
+    /// Bytes that arrived with the head.
     received: BytesMut,
-    /// What is not handed on yet of the workload, in bytes.
+    /// Bytes of the workload that are not forwarded yet.
     missing: usize,
-    /// What came behind it, in bytes.
+    /// Bytes received after the workload.
     excess: usize,
 }
 
 impl Upload {
-    /// Hands on the workload, then watches the peer. Returns only when there is nobody to answer any more.
+    /// Forwards the workload, then watches the peer. Returns only when the peer can no longer be answered.
     async fn run(&mut self, mut peer: ReadHalf<'_>, mut to_server: OwnedWriteHalf, patience: Duration) -> Unanswered {
         if let Err(end) = self.hand_on(&mut peer, &mut to_server, patience).await {
             return end;
@@ -230,7 +234,8 @@ impl Upload {
         let mut piece = [0; 512];
         loop {
             match peer.read(&mut piece).await {
-                // The job server knows what an end of input means: a foreground job is given up, a handle is still told.
+                // The job server handles the end of input: a foreground job is abandoned, but a handle is
+                // still sent.
                 Ok(0) => match to_server.shutdown().await {
                     Ok(()) => std::future::pending().await,
                     Err(error) => return error.into(),
@@ -259,7 +264,7 @@ impl Upload {
         let mut progress = 0;
         while self.missing > 0 {
             timeout_at(end, peer.readable()).await.map_err(|_| Unanswered::TooSlow)??;
-            // A peer that does not send owns no buffer.
+            // No buffer is allocated while the peer sends nothing.
             let mut piece = Vec::with_capacity(PIECE.min(self.missing)).limit(PIECE.min(self.missing));
             let size = match peer.try_read_buf(&mut piece) {
                 Ok(0) => return Err(Unanswered::Gone),
@@ -278,26 +283,26 @@ impl Upload {
     }
 }
 
-/// What the job server says.
+/// The packets of the job server.
 struct Packets {
     stream: OwnedReadHalf,
     codec: PacketCodec,
     received: BytesMut,
-    /// What the largest packet takes.
+    /// The share for the largest packet.
     share: Share,
-    /// What data takes that came before the result.
+    /// The share for data that arrived before the result.
     data_share: Share,
 }
 
 impl Packets {
     fn new(stream: OwnedReadHalf, limits: &Limits, budget: &Budget) -> Self {
-        // Lines are for those who have sent one.
+        // A line limit of 1: the job server sends text lines only to clients that sent one.
         let limits = FrameLimits { packet: limits.frames.packet, line: 1 };
         let (share, data_share) = (Share::of(budget), Share::of(budget));
         Self { stream, codec: PacketCodec { limits }, received: BytesMut::new(), share, data_share }
     }
 
-    /// The next packet, or why there is no result. What has come of it is kept when this is given up.
+    /// The next packet, or the status if there is no result. Cancel safe.
     async fn next(&mut self) -> Result<Result<Packet, Status>, Unanswered> {
         loop {
             match self.codec.decode(&mut self.received) {
@@ -318,8 +323,8 @@ impl Packets {
         }
     }
 
-    /// Waits for the end of the job, or for its handle if it runs in the background. Data that a worker sends is part of
-    /// its result, which has at most `most` bytes.
+    /// Waits for the end of the job, or for its handle if it is a background job. Data sent by the worker is
+    /// part of the result, which is limited to `most` bytes.
     async fn answer(&mut self, is_background: bool, most: usize) -> Result<Result<Answer, Status>, Unanswered> {
         let mut data = Vec::new();
         loop {
@@ -350,14 +355,15 @@ impl Packets {
                     Err(status) => return Ok(Err(status)),
                 },
                 "WORK_EXCEPTION" => result,
-                // The text of an error is not part of gearmand's response: its code stands for the handle.
+                // gearmand's response does not contain the text of an error: its code takes the place of the
+                // handle.
                 _ => Bytes::new(),
             };
             return Ok(Ok(Answer { handle, command, payload }));
         }
     }
 
-    /// Adds a piece to data that has at most `most` bytes.
+    /// Appends a chunk to the data, up to `most` bytes.
     fn collect(&mut self, data: &mut Vec<u8>, piece: &[u8], most: usize) -> Result<(), Status> {
         let size = data.len() + piece.len();
         if size > most {
@@ -369,7 +375,7 @@ impl Packets {
     }
 }
 
-/// The first argument and the rest of a packet's body; all of it where there is one argument.
+/// Splits a packet's body into the first argument and the rest; a single argument is the whole body.
 fn cut(body: Bytes) -> (Bytes, Bytes) {
     match split_arguments::<2>(&body) {
         Some([first, rest]) => (body.slice_ref(first), body.slice_ref(rest)),
@@ -377,12 +383,12 @@ fn cut(body: Bytes) -> (Bytes, Bytes) {
     }
 }
 
-/// Writes all of it, to a peer that takes some of it within each `patience`.
+/// Writes all bytes, to a peer that must read some of them within each `patience`.
 async fn write(peer: &mut TcpStream, bytes: Bytes, patience: Option<Duration>) -> Result<(), Unanswered> {
     write_counted(peer, bytes, patience, |_| {}).await
 }
 
-/// The same, and tells `wrote` of each piece that the kernel has taken.
+/// The same, and calls `wrote` for each part that the kernel has accepted.
 async fn write_counted(
     peer: &mut TcpStream,
     mut bytes: Bytes,
@@ -399,7 +405,8 @@ async fn write_counted(
             wrote(written?);
             continue;
         }
-        // The kernel reports room only when there is much. A peer that reads slowly has taken something all the same.
+        // The kernel signals writability only when there is much room. A slow peer may have read something
+        // all the same.
         let taken = before.saturating_sub(unacknowledged(peer.as_fd()).unwrap_or(0));
         if taken < LEAST_PROGRESS {
             return Err(Unanswered::SlowReader);
@@ -408,13 +415,13 @@ async fn write_counted(
     Ok(())
 }
 
-/// Closes the connection. While the peer sends, that waits until it has seen its answer.
+/// Closes the connection. If the peer is still sending, it first waits until the peer has read the response.
 async fn finish(mut peer: TcpStream, is_sending: bool) -> Result<(), Unanswered> {
     peer.shutdown().await?;
     if is_sending {
         let mut piece = [0; 1024];
         let drain = async { while matches!(peer.read(&mut piece).await, Ok(1..)) {} };
-        // Whoever goes on for longer does not look.
+        // A peer that sends for longer does not read.
         let _ = timeout(LINGER, drain).await;
     }
     Ok(())

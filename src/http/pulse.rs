@@ -1,4 +1,4 @@
-//! Whether the job server's thread lives, which this one, that answers, does not show by itself.
+//! Liveness of the job server's thread. A response of the HTTP thread alone does not show it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use tokio::time::timeout;
 
 use super::Beat;
 
-/// How long the job server's thread may take for a sign of life.
+/// Timeout for the job server's thread to respond.
 pub(super) const LIMIT: Duration = Duration::from_secs(2);
 
-/// Asks for signs of life, for one at a time however many want to know.
+/// Pings the job server's thread, with one ping at a time for all callers.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     beats: watch::Sender<u64>,
@@ -20,7 +20,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Whether there is a sign of life within this time. `ask` has it given by the other thread.
+    /// Whether the job server's thread responds within the limit. `ask` sends it the ping.
     pub(super) async fn is_there(self: &Arc<Self>, limit: Duration, ask: impl Fn(Beat)) -> bool {
         let mut beats = self.beats.subscribe();
         if !self.is_asked.swap(true, Ordering::AcqRel) {
@@ -50,7 +50,7 @@ mod tests {
         assert!(!one && !other, "nobody gave one");
         let mut beats = std::mem::take(&mut *asked.lock().unwrap());
         assert_eq!(beats.len(), 1);
-        // It comes late, and the next one in time.
+        // The first response is late, the next one in time.
         beats.pop().unwrap()();
         assert!(pulse.is_there(LIMIT, |beat| beat()).await);
         assert!(!pulse.is_there(short, |_| {}).await);

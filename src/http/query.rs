@@ -1,4 +1,4 @@
-//! What stands in addresses: segments of paths, and parameters. Names are any bytes.
+//! Parses URLs: path segments and query parameters. Names are arbitrary bytes.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -7,15 +7,15 @@ use percent_encoding::percent_decode;
 
 use super::answer::Failure;
 
-/// The parameters of a request, each at most once.
+/// Query parameters, each at most once.
 #[derive(Debug, Default)]
 pub(super) struct Query(Vec<(String, Vec<u8>)>);
 
 impl Query {
-    /// Reads a query, of which only `known` parameters make sense.
+    /// Parses a query that may have only the `known` parameters.
     ///
     /// # Errors
-    /// For others, and for those that come twice: what is misspelt must not be taken for a wish for everything.
+    /// An unknown or repeated parameter. A misspelled filter must not select everything.
     pub(super) fn parse(text: Option<&str>, known: &[&str]) -> Result<Self, Failure> {
         let mut parameters: Vec<(String, Vec<u8>)> = Vec::new();
         for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
@@ -34,18 +34,18 @@ impl Query {
         Ok(Self(parameters))
     }
 
-    /// The bytes of a parameter.
+    /// A parameter as bytes.
     pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
     }
 
-    /// The text of a parameter.
+    /// A parameter as text.
     pub(super) fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
         let text = self.bytes(name).map(std::str::from_utf8).transpose();
         text.map_err(|_| Failure::bad("bad_parameter", format!("the parameter {name} is not UTF-8")))
     }
 
-    /// A parameter that is one of these words.
+    /// A parameter that must be one of these words.
     pub(super) fn word(&self, name: &str, words: &[&str]) -> Result<Option<String>, Failure> {
         match self.text(name)? {
             Some(text) if !words.contains(&text) => {
@@ -56,10 +56,10 @@ impl Query {
         }
     }
 
-    /// A parameter that is a number, by what it must be.
+    /// A parameter that must be a number; `wanted` describes it for the error message.
     pub(super) fn number<T: FromStr>(&self, name: &str, wanted: &str) -> Result<Option<T>, Failure> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        // What `+1` means to a query is for nobody to guess.
+        // `+1` is ambiguous in a query, so it is rejected.
         let number = text.parse().ok().filter(|_| text.starts_with(|first: char| first.is_ascii_digit()));
         match number {
             Some(number) => Ok(Some(number)),
@@ -68,15 +68,15 @@ impl Query {
     }
 }
 
-/// Names that cannot stand in a path: there is no empty segment, and whoever makes a request resolves `.` and `..`, however they
-/// are encoded. An equals sign, which no encoded name has, stands before them.
+/// Names that cannot be path segments: empty segments are not supported, and clients resolve `.` and `..`
+/// even if encoded. They are prefixed by an equals sign, which no encoded name contains.
 const NO_SEGMENTS: [(&str, &str); 3] = [("=", ""), ("=.", "."), ("=..", "..")];
 
 fn no_segment(text: &str) -> Option<Vec<u8>> {
     NO_SEGMENTS.iter().find(|(written, _)| *written == text).map(|(_, name)| name.as_bytes().to_vec())
 }
 
-/// Decodes `%41`, and `+` as a space.
+/// Decodes percent encoding, and `+` as a space.
 fn decode(text: &str) -> Vec<u8> {
     if let Some(name) = no_segment(text) {
         return name;
@@ -85,7 +85,7 @@ fn decode(text: &str) -> Vec<u8> {
     percent_decode(spaced.as_bytes()).collect()
 }
 
-/// Decodes a segment of a path.
+/// Decodes a path segment.
 pub(super) fn segment(text: &str) -> Vec<u8> {
     no_segment(text).unwrap_or_else(|| percent_decode(text.as_bytes()).collect())
 }

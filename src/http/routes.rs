@@ -1,4 +1,4 @@
-//! The table of routes, from which the router is made.
+//! The route table and the router made from it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use super::query::{Query, segment};
 use super::server::Abort;
 use super::{actions, api, assets, events, fleet, metrics, submit};
 
-/// What is at an address.
+/// The handler of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Page,
@@ -62,7 +62,7 @@ pub(super) enum Route {
     Submit,
 }
 
-/// Method, path and what is there. `{name}` stands for a segment.
+/// Method, path and handler. `{name}` matches a segment.
 const ROUTES: &[(MethodFilter, &str, Route)] = &[
     (MethodFilter::GET, "/", Route::Page),
     (MethodFilter::GET, "/assets/{name}", Route::Asset),
@@ -102,21 +102,21 @@ const ROUTES: &[(MethodFilter, &str, Route)] = &[
     (MethodFilter::POST, "/api/v1/fleet/monitors/{fleet}", Route::OrderMonitor),
 ];
 
-/// How long the reader of all metrics may take, and that of a list.
+/// Timeouts for reading a scrape and a list.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(30);
 const LIST_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// One of the long answers of a kind that are read at a time. It lasts while that is read, but not for ever.
+/// A permit for a streaming response. It is held while the body is read, up to a timeout.
 pub(super) struct Reading {
     _permit: OwnedSemaphorePermit,
     _end: DropGuard,
 }
 
 impl Reading {
-    /// Takes one of a kind, whose connection is aborted when it is not read in time.
+    /// Takes a permit. The connection is aborted if the body is not read within `time`.
     ///
     /// # Errors
-    /// When others read theirs.
+    /// The limit of concurrent readers is reached.
     fn new(kind: &Arc<Semaphore>, time: Duration, abort: &CancellationToken) -> Result<Self, Failure> {
         let permit = Arc::clone(kind).try_acquire_owned().map_err(|_| {
             Failure::busy("too_many_readers", "others are reading long answers such as this one; try again")
@@ -132,16 +132,16 @@ impl Reading {
     }
 }
 
-/// A request that was admitted.
+/// The context of an admitted request.
 pub(super) struct Call {
     pub(super) interface: Arc<Interface>,
     pub(super) actor: Actor,
-    /// What stands for the name in the path, decoded; empty where there is none.
+    /// The decoded name in the path; empty if there is none.
     pub(super) name: Vec<u8>,
     query: Option<String>,
     pub(super) headers: HeaderMap,
     pub(super) body: Body,
-    /// Ends the connection.
+    /// Aborts the connection.
     abort: CancellationToken,
 }
 
@@ -151,29 +151,29 @@ impl Call {
         let (Some(actor), Some(Abort(abort))) = (extensions.remove::<Actor>(), extensions.remove()) else {
             return Err(Failure::new(StatusCode::FORBIDDEN, "not_admitted", "nobody is known to ask"));
         };
-        // Paths are taken as they came: a name may be bytes that are no text.
+        // Paths are decoded here, since a name may not be UTF-8.
         let name = pattern.split('/').zip(uri.path().split('/')).find(|(part, _)| part.starts_with('{'));
         let name = name.map(|(_, part)| segment(part)).unwrap_or_default();
         Ok(Self { interface, actor, name, query: uri.query().map(str::to_owned), headers, body, abort })
     }
 
-    /// The metrics are read.
+    /// Takes the permit for a scrape.
     pub(super) fn scrape(&self) -> Result<Reading, Failure> {
         Reading::new(&self.interface.scrapes, SCRAPE_TIMEOUT, &self.abort)
     }
 
-    /// A list is read.
+    /// Takes the permit for a list.
     pub(super) fn long_list(&self) -> Result<Reading, Failure> {
         Reading::new(&self.interface.lists, LIST_TIMEOUT, &self.abort)
     }
 
-    /// The parameters, of which only these make sense.
+    /// The query parameters. Only `known` ones are accepted.
     pub(super) fn query(&self, known: &[&str]) -> Result<Query, Failure> {
         Query::parse(self.query.as_deref(), known)
     }
 }
 
-/// Routes requests that were admitted.
+/// The router for admitted requests.
 pub(super) fn router(interface: &Arc<Interface>) -> Router {
     let mut router = Router::new();
     for (method, path, route) in ROUTES.iter().copied() {
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(kind.available_permits(), 1);
     }
 
-    /// The interface is what its description says, and nothing else is described. Pages describe themselves.
+    /// The OpenAPI description and the routes must agree. Pages are not described.
     #[test]
     fn the_description_has_every_route() {
         let description: Value = serde_json::from_str(OPENAPI).unwrap();

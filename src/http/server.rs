@@ -1,4 +1,4 @@
-//! Accepting HTTP connections and serving them.
+//! Accepts and serves HTTP connections.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -31,54 +31,54 @@ use super::stream::Stream;
 use super::{Interface, STOP_TIMEOUT, guard, routes};
 use crate::process::listen::tune;
 
-/// How long a request's head may take to arrive, from the first byte on and after the answer before it.
+/// Timeout for the head of a request, from its first byte and after the previous response.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// The same where there are connections for questions of health alone.
+/// The same for connections reserved for health checks.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many of those there are beyond the others.
+/// Number of reserved connections, in addition to the limit.
 const HEALTH_CONNECTIONS: usize = 8;
-/// What is answered on them.
+/// Paths served on reserved connections.
 const HEALTH_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
-/// How long one that is refused may take to see why, and how many may take that at one time.
+/// How long a rejected peer may take to read the reason, and how many may do so concurrently.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGERING: usize = 32;
-/// The most bytes of a head, and of output that waits for the socket.
+/// Maximum size of a request head, and of the output buffer, in bytes.
 const BUFFER: usize = 32 * 1024;
-/// The most header lines of a request.
+/// Maximum number of headers of a request.
 const HEADERS: usize = 64;
-/// How long accepting pauses after it failed for want of something.
+/// Delay after accept failed, for example without file descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
-/// What those are told for whom there is no connection left.
+/// Response when the connection limit is reached.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\n\
     content-type: application/json\r\ncontent-length: 107\r\n\r\n\
     {\"error\":{\"code\":\"too_many_connections\",\"message\":\"there are too many connections (http-max-connections)\"}}";
 
-/// A connection, as its requests see it.
+/// The connection of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
-    /// Who is at the other end.
+    /// Address of the peer.
     pub(super) address: IpAddr,
-    /// Whether this machine alone reaches the address that listens.
+    /// Whether the listening address can be reached only from this machine.
     pub(super) is_local: bool,
 }
 
-/// Ends the connection of a request, whatever is still to be written.
+/// Aborts the connection of a request, with unsent output.
 #[derive(Clone)]
 pub(super) struct Abort(pub(super) CancellationToken);
 
-/// The connections that there may be.
+/// Connection limits.
 #[derive(Clone)]
 struct Slots {
     all: Arc<Semaphore>,
     for_health: Arc<Semaphore>,
     lingering: Arc<Semaphore>,
-    /// How many of them are of a network.
+    /// Number of connections of each network.
     peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    /// How many may be of one that is not this machine.
+    /// Maximum number of connections of a network other than this machine.
     most_of_peer: usize,
 }
 
-/// One of them.
+/// A connection within the limits.
 struct Slot {
     is_for_health: bool,
     _permit: OwnedSemaphorePermit,
@@ -124,7 +124,7 @@ impl Drop for Slot {
     }
 }
 
-/// What one that asks is sure to have no other of: an address, of which IPv6 gives out 2^64 at a time.
+/// The unit for counting peers. A single IPv6 client may have 2^64 addresses, so it is the /64 network.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -153,7 +153,7 @@ pub(super) async fn run(listeners: Vec<TcpListener>, interface: Arc<Interface>) 
     }
     interface.stop.cancelled().await;
     tasks.close();
-    // Whoever has not read until then does not read.
+    // A peer that has not read its response by then is not reading.
     let _ = timeout(STOP_TIMEOUT, tasks.wait()).await;
 }
 
@@ -165,7 +165,7 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts from a listener until the interface is stopped, which closes its socket.
+    /// Accepts connections until the interface is stopped, which closes the listener.
     async fn accept(self, listener: tokio::net::TcpListener, own: SocketAddr) {
         let is_local = own.ip().to_canonical().is_loopback();
         let stop = self.interface.stop.clone();
@@ -192,7 +192,7 @@ impl Acceptor {
             debug!("refused the HTTP connection of {}: there are too many (http-max-connections)", peer.address);
             match Arc::clone(&self.slots.lingering).try_acquire_owned() {
                 Ok(permit) => drop(self.tasks.spawn(refuse(socket, permit))),
-                // It fits into the empty buffer of a new socket, or it is lost.
+                // It fits into the empty send buffer of a new socket, or is lost.
                 Err(_) => drop(socket.try_write(TOO_MANY)),
             }
             return;
@@ -201,7 +201,8 @@ impl Acceptor {
     }
 }
 
-/// Says that there are too many connections. Closing at once would reset this one, answer and all, once its request comes.
+/// Rejects a connection beyond the limit. Closing at once would reset it when its request arrives, and lose
+/// the response.
 async fn refuse(mut socket: TcpStream, _permit: OwnedSemaphorePermit) {
     let refusal = async {
         socket.write_all(TOO_MANY).await?;
@@ -210,11 +211,11 @@ async fn refuse(mut socket: TcpStream, _permit: OwnedSemaphorePermit) {
         while socket.read(&mut piece).await? > 0 {}
         io::Result::Ok(())
     };
-    // Whoever goes on for longer does not look.
+    // A peer that sends for longer does not read.
     let _ = timeout(LINGER, refusal).await;
 }
 
-/// Whether accepting failed for a reason that lies in one peer.
+/// Whether accept failed because of a single peer.
 fn is_of_peer(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
@@ -255,7 +256,7 @@ async fn serve(interface: Arc<Interface>, router: Router, socket: TcpStream, pee
         }
     };
     if let Err(error) = result {
-        // By our own clock, or by the kernel's (tcp-user-timeout).
+        // Our own timeout, or the kernel's (tcp-user-timeout).
         if error.source().and_then(|source| source.downcast_ref::<io::Error>()).is_some_and(is_timeout) {
             interface.counts.slow_readers.add(1);
         }
@@ -267,7 +268,7 @@ fn is_timeout(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut
 }
 
-/// Counts a connection while it lasts.
+/// Counts an open connection.
 struct Count(Arc<Interface>);
 
 impl Count {

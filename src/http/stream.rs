@@ -1,4 +1,4 @@
-//! A socket whose peer must read what it asked for.
+//! A socket that disconnects slow readers.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,17 +12,18 @@ use tokio::time::{Sleep, sleep};
 
 use crate::process::socket::unacknowledged;
 
-/// How long a peer may take nothing of what waits for it.
+/// How long a peer may read none of the waiting output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a slow reader must take in that time, in bytes. Less is no way to read, but one to hold a connection.
+/// Minimum number of bytes that a slow reader must read in that time. A slower one would tie up the
+/// connection.
 const LEAST_PROGRESS: usize = 64 * 1024;
 
 /// The socket of one connection.
 pub(super) struct Stream {
     socket: TcpStream,
-    /// Runs while the peer takes nothing.
+    /// Runs while a write is blocked.
     timer: Option<Pin<Box<Sleep>>>,
-    /// What the kernel still had to deliver when the timer started.
+    /// Bytes that the kernel had not delivered when the timer started.
     unacknowledged: usize,
 }
 
@@ -31,7 +32,7 @@ impl Stream {
         Self { socket, timer: None, unacknowledged: 0 }
     }
 
-    /// Passes a write's outcome on, and fails where the peer has taken nothing for too long.
+    /// Passes on the result of a write, and fails if the peer has been reading too slowly for too long.
     fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.timer = None;
@@ -45,10 +46,11 @@ impl Stream {
             if timer.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            // The kernel reports room only when there is much. A peer that reads slowly has taken something all the same.
+            // The kernel signals writability only when there is much room. A slow peer may have read
+            // something all the same.
             let left = unacknowledged(self.socket.as_fd()).unwrap_or(0);
             self.timer = None;
-            // Nobody can take more than there is.
+            // The peer cannot read more than there is.
             if self.unacknowledged.saturating_sub(left) < LEAST_PROGRESS.min(self.unacknowledged / 2).max(1) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }

@@ -1,4 +1,4 @@
-//! Submitting a job, and waiting for its result.
+//! Submits a job, and waits for its result.
 
 use std::io;
 use std::pin::Pin;
@@ -27,10 +27,10 @@ use super::routes::Call;
 use super::{Interface, WAITS};
 use crate::protocol::packet::PacketType;
 
-/// How often a stream says that the wait goes on: those between us and the reader must not take it for dead.
+/// Interval of keepalive comments in a stream, so that proxies do not close it as idle.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 
-/// A job, as a request describes it.
+/// A job as described by a request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Job {
@@ -54,7 +54,7 @@ enum PriorityName {
     Low,
 }
 
-/// A job, as a packet says it.
+/// A job as sent in a packet.
 struct Submission {
     packet_type: PacketType,
     function: Vec<u8>,
@@ -123,7 +123,7 @@ pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
         return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
     }
     let interface = Arc::clone(&call.interface);
-    // Base64 takes a third more than what it says.
+    // Base64 is a third larger than its content.
     let most = interface.settings.max_packet_size / 3 * 4 + SMALL;
     let body = std::mem::take(&mut call.body);
     let mut share = Share::new(&interface);
@@ -143,7 +143,7 @@ pub(super) async fn submit(mut call: Call) -> Result<Response, Failure> {
     }
 }
 
-/// Takes one of the waits that there may be.
+/// Takes a permit for waiting.
 fn wait(interface: &Interface) -> Result<OwnedSemaphorePermit, Failure> {
     let permit = Arc::clone(&interface.waits).try_acquire_owned();
     permit.map_err(|_| Failure::busy("too_many_waits", format!("{WAITS} requests wait for jobs already")))
@@ -165,7 +165,7 @@ fn stopping() -> Failure {
     Failure::busy("server_stopping", "the server closed the connection; it stops, or it has too many")
 }
 
-/// Sends a job and waits until it has a handle.
+/// Sends a job, and waits for its handle.
 async fn send(job: &mut JobConnection, submission: Submission) -> Result<String, Failure> {
     let Submission { packet_type, function, unique, due, workload, background } = submission;
     let arguments: Vec<&[u8]> =
@@ -176,7 +176,7 @@ async fn send(job: &mut JobConnection, submission: Submission) -> Result<String,
         }
         job.send(packet_type, &arguments, &workload).await
     };
-    // Where the server has closed the connection, it may have said why.
+    // If the server closed the connection, it may have sent the reason.
     let sent = sent.await;
     match (job.next().await, sent) {
         (Ok(JobEvent::Created(handle)), _) => Ok(String::from_utf8_lossy(&handle).into_owned()),
@@ -186,7 +186,7 @@ async fn send(job: &mut JobConnection, submission: Submission) -> Result<String,
     }
 }
 
-/// What the job server does not take.
+/// The HTTP error for a rejected job.
 fn refusal(code: &str, text: String) -> Failure {
     let status = match code {
         "QUEUE_ERROR" | "SHUTDOWN_GRACEFUL" | "COULD_NOT_CONNECT" => StatusCode::SERVICE_UNAVAILABLE,
@@ -196,7 +196,7 @@ fn refusal(code: &str, text: String) -> Failure {
     Failure::new(status, code.to_ascii_lowercase(), text)
 }
 
-/// What came of a result so far.
+/// The result received so far.
 struct Collected {
     bytes: Vec<u8>,
     share: Share,
@@ -204,7 +204,7 @@ struct Collected {
 }
 
 impl Collected {
-    /// Adds a part of the result, which must not grow too long.
+    /// Appends a part of the result, up to the limit.
     fn add(&mut self, part: &[u8]) -> Result<(), Failure> {
         if self.bytes.len() + part.len() > self.most {
             let message = "the result is too long for one answer; ask for text/event-stream";
@@ -216,7 +216,7 @@ impl Collected {
     }
 }
 
-/// Waits for the end of a job and tells it at once.
+/// Waits for the end of a job, and returns the whole result.
 async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) -> Result<Response, Failure> {
     let most = interface.settings.max_packet_size;
     let mut collected = Collected { bytes: Vec::new(), share: Share::new(interface), most };
@@ -253,19 +253,19 @@ async fn result(interface: &Interface, job: &mut JobConnection, handle: &str) ->
     Ok(with_type(StatusCode::OK, "application/json", Body::new(Pieces::new(move || content.piece()))))
 }
 
-/// A value in JSON.
+/// Serializes a value.
 fn quoted(value: &impl Serialize) -> String {
-    // Text alone is never refused.
+    // Text can always be serialized.
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// What a stream of a job's events is made of.
+/// An event of a job's stream.
 enum Told {
     Whole(Bytes),
     Long(Content),
 }
 
-/// Tells what happens to a job as it happens, until its end or until nobody reads any more.
+/// Forwards the events of a job, until it ends or the reader disconnects.
 async fn forward(mut job: JobConnection, handle: String, sender: mpsc::Sender<Told>, _wait: OwnedSemaphorePermit) {
     let mut signs = interval(SIGN_OF_LIFE);
     signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -287,7 +287,7 @@ async fn forward(mut job: JobConnection, handle: String, sender: mpsc::Sender<To
     }
 }
 
-/// The event of a wait that comes to nothing.
+/// The event for a wait that failed.
 fn ended(error: &io::Error) -> Bytes {
     event(
         "error",
@@ -299,7 +299,7 @@ fn ended(error: &io::Error) -> Bytes {
     )
 }
 
-/// An event of a job for the reader, and whether it is the last.
+/// Converts an event of a job for the reader, and returns whether it is the last.
 fn told_as(handle: &str, told: JobEvent, share: Share) -> (Told, bool) {
     let long = |name: &str, bytes: Bytes| {
         let head = format!("event: {name}\ndata: {{\"handle\":{},", quoted(&handle));
@@ -319,12 +319,12 @@ fn told_as(handle: &str, told: JobEvent, share: Share) -> (Told, bool) {
     }
 }
 
-/// A body of events that are sent by another task.
+/// A streaming body of events that another task sends.
 struct Received {
     receiver: mpsc::Receiver<Told>,
-    /// What is being written.
+    /// The event being written.
     long: Option<Content>,
-    /// Between two pieces others have their turn.
+    /// Whether to yield, so that other connections run.
     is_others_turn: bool,
 }
 

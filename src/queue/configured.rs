@@ -1,4 +1,4 @@
-//! The queue that the settings of a server name.
+//! Finds the queue that the server's settings name.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use crate::config::{self, Config, ListenAddress, QueueChoice, Sources, resolve};
 use crate::process::state_directory::{self, Environment};
 use crate::store::location::{Location, defaults};
 
-/// The store that a setting means; `None` for memory. `default_file` is the one of the state directory, for a queue that
-/// names no file.
+/// The store for a queue setting; `None` for memory. `default_file` is the file in the state directory, for a
+/// queue without a file name.
 pub fn location(queue: &QueueChoice, default_file: PathBuf) -> Option<Location> {
     let location = match queue.clone() {
         QueueChoice::Builtin => return None,
@@ -37,7 +37,8 @@ pub fn location(queue: &QueueChoice, default_file: PathBuf) -> Option<Location> 
     Some(location)
 }
 
-/// The settings of the server of this machine: its file, or the one named here, the environment, and the defaults.
+/// The settings of the local server: from its configuration file or the given one, the environment, and the
+/// defaults.
 fn settings(config_file: Option<PathBuf>) -> Result<Config, String> {
     let mut words = vec!["gearmand".into()];
     if let Some(path) = config_file {
@@ -48,10 +49,10 @@ fn settings(config_file: Option<PathBuf>) -> Result<Config, String> {
     Ok(resolved.config)
 }
 
-/// The queue of the server of this machine, and its prefix of handles.
+/// The queue of the local server, and its handle prefix.
 ///
 /// # Errors
-/// The settings are wrong, or they keep jobs in memory, or the file cannot be told.
+/// The settings are wrong, they keep jobs in memory, or the file cannot be determined.
 pub(super) fn queue(config_file: Option<PathBuf>) -> Result<(Location, Arc<str>), ToolError> {
     let config = settings(config_file).map_err(ToolError::Usage)?;
     let is_root = nix::unistd::geteuid().is_root();
@@ -80,7 +81,7 @@ pub(super) fn queue(config_file: Option<PathBuf>) -> Result<(Location, Arc<str>)
     Ok((location, config.job_handle_prefix.into()))
 }
 
-/// The prefix of handles for jobs that have none. Settings that are wrong are mentioned, and nothing hangs on them here.
+/// The handle prefix for jobs that have none. Wrong settings are reported, but not an error here.
 pub(super) fn handle_prefix(tool: &str) -> Arc<str> {
     match settings(None) {
         Ok(config) => config.job_handle_prefix.into(),
@@ -93,7 +94,7 @@ pub(super) fn handle_prefix(tool: &str) -> Arc<str> {
     }
 }
 
-/// The port by which the file of a server is called: the first one of TCP.
+/// The port in the file name of the server's queue: its first TCP port.
 fn port(config: &Config) -> u16 {
     let of_tcp = |address: &ListenAddress| match address {
         ListenAddress::All { port } | ListenAddress::Host { port, .. } => Some(*port),

@@ -1,37 +1,38 @@
-//! Which jobs of one store are in another already: what makes an interrupted import one that can be run again.
+//! Detects jobs of one store that are already in another, so that an interrupted import can be run again.
 //!
-//! Handles alone cannot tell: jobs out of a queue of C++ gearmand have none of their own, and others may get a new one. Three
-//! rules, each of which knows a job for certain where it applies:
+//! Handles alone are not enough: jobs from a queue of C++ gearmand have no handles of their own, and others
+//! may get a new one. There are three rules, each exact where it applies:
 //!
-//! 1. Function and unique id, as in the server: one job has them, so a second one would be joined to it. Where the unique id is
-//!    `-` the workload stands for it.
-//! 2. A job without a unique id is the one with its handle, if it was submitted in the same second and has the same workload: a
-//!    server gives a handle once.
-//! 3. While an interrupted import is taken up, a job without a unique id is one that the import may have copied if nothing
-//!    but the number differs. Only jobs that came after that import began may be copies, and each stands for one job.
+//! 1. Function and unique id, as in the server: a second job with both would be coalesced with the first. If
+//!    the unique id is `-`, the workload takes its place.
+//! 2. A job without a unique id is the one with its handle, if the submission time in seconds and the
+//!    workload are equal too: a server assigns a handle only once.
+//! 3. While an interrupted import is resumed, a job without a unique id counts as a copy made by that import
+//!    if everything but its number is equal. Only jobs added after that import began can be copies, and each
+//!    matches one job.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use crate::job_server::StoredJob;
 
-/// The unique id for which the workload stands.
+/// The unique id of a job that coalesces by its workload.
 const BY_WORKLOAD: &[u8] = b"-";
 
-/// Two independent hashes: among all jobs that fit on a disk no two share them by chance.
+/// Two independent hashes. No two of the jobs that fit on a disk share both by chance.
 type Fingerprint = (u64, u64);
 
-/// The jobs that a store holds, by what makes them the same. It takes about 40 bytes a job.
+/// The jobs of a store, by their identifying properties, in about 40 bytes a job.
 pub(super) struct Copies {
     hashers: (RandomState, RandomState),
     uniques: HashSet<Fingerprint>,
     handles: HashSet<Fingerprint>,
-    /// How many jobs without a unique id have the same contents.
+    /// Number of jobs without a unique id, by contents.
     contents: HashMap<Fingerprint, u32>,
 }
 
 impl Copies {
-    /// None yet.
+    /// An empty set.
     pub(super) fn new() -> Self {
         Self {
             hashers: (RandomState::new(), RandomState::new()),
@@ -41,7 +42,7 @@ impl Copies {
         }
     }
 
-    /// Notes a job of the target. `may_be_copy`: an import that was interrupted may have put it there.
+    /// Adds a job of the target. `may_be_copy`: an interrupted import may have added it.
     pub(super) fn note(&mut self, job: &StoredJob, may_be_copy: bool) {
         if !job.unique().is_empty() {
             self.uniques.insert(self.by_unique(job));
@@ -52,7 +53,7 @@ impl Copies {
         }
     }
 
-    /// Whether the target has this job of the source; from now on it has.
+    /// Whether the target has this job of the source. Afterwards it counts as present.
     pub(super) fn has(&mut self, job: &StoredJob) -> bool {
         if !job.unique().is_empty() {
             return !self.uniques.insert(self.by_unique(job));

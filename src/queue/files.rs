@@ -1,4 +1,4 @@
-//! `gearmand queue backup` and `compact`: what is done with the whole file of a queue.
+//! `gearmand queue backup` and `compact`: operations on the whole file of a queue.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::{ToolError, tell};
 use crate::process::state_directory;
 use crate::store::location::Location;
 
-/// Copies the queue into a file, also beside the server that uses it.
+/// Copies the queue to a file, even while a server uses it.
 pub(super) fn backup(location: &Location, copy: &Path) -> Result<u8, ToolError> {
     #[cfg(feature = "sqlite")]
     if let Location::Sqlite { path, table, .. } = location {
@@ -19,7 +19,7 @@ pub(super) fn backup(location: &Location, copy: &Path) -> Result<u8, ToolError> 
     Err(ToolError::Usage(format!("{location} is in a database: copy it with {}", means(location))))
 }
 
-/// Makes the file of a queue smaller that no server uses.
+/// Shrinks the file of a queue that no server uses.
 pub(super) fn compact(location: &Location) -> Result<u8, ToolError> {
     #[cfg(feature = "sqlite")]
     if let Location::Sqlite { path, table, .. } = location {
@@ -39,7 +39,7 @@ pub(super) fn compact(location: &Location) -> Result<u8, ToolError> {
     Err(ToolError::Usage(format!("{location} is in a database, which reuses its space by itself")))
 }
 
-/// A queue that is not there is told apart from one that fails.
+/// Reports a missing queue differently from one that fails.
 #[cfg(feature = "sqlite")]
 fn require(path: &Path) -> Result<(), ToolError> {
     match path.metadata() {
@@ -48,7 +48,7 @@ fn require(path: &Path) -> Result<(), ToolError> {
     }
 }
 
-/// How a queue in a database is copied.
+/// The command that copies a queue in a database.
 fn means(location: &Location) -> String {
     match location {
         Location::Postgres { table, .. } => format!("pg_dump -t {table} -t {table}_meta -t {table}_settings"),

@@ -1,8 +1,8 @@
 //! `gearmand import`: moves all jobs of one store into another.
 //!
-//! All jobs are copied, in order and in batches, then the target is counted, and only then the source is emptied. A mark in the
-//! target, a scheduled job that nobody does, says that an import is under way: if one is found at the start, that
-//! import was interrupted, and it is taken up.
+//! First all jobs are copied, in order and in batches. Then the jobs in the target are counted, and only then
+//! the source is emptied. A marker in the target, a scheduled job that no worker runs, says that an import is
+//! in progress. If a marker exists at the start, that import was interrupted, and it is resumed.
 
 use std::io::{self, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
@@ -22,14 +22,14 @@ use crate::protocol::{FunctionName, Priority};
 use crate::store::location::{Access, Location};
 use crate::store::{Changes, Replayed, Store, StoreError, Workloads};
 
-/// A batch is committed when it has so many jobs, or so many bytes of workloads.
+/// Maximum size of a batch: number of jobs, and bytes of workloads.
 const BATCH_JOBS: usize = 4096;
 const BATCH_BYTES: usize = 8 << 20;
-/// The source is emptied in passes of so many jobs, whose names are then in memory, about 100 bytes each.
+/// Number of jobs per pass when the source is emptied. Their names are in memory, about 100 bytes each.
 const PASS_JOBS: usize = 1 << 20;
 
-/// The function, unique id and due time of the mark: a name that nobody offers to do, and the last second that every store and
-/// C++ gearmand can hold.
+/// Function, unique id and due time of the marker: a function that no worker registers, and the last second
+/// that every store and C++ gearmand can represent.
 const MARK_FUNCTION: &[u8] = b"gearmand-import";
 const MARK_UNIQUE: &[u8] = b"unfinished";
 const MARK_DUE_S: u64 = 0x7fff_ffff;
@@ -66,27 +66,27 @@ pub struct ImportArgs {
     quiet: bool,
 }
 
-/// What became of the jobs.
+/// The result of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moved {
-    /// Jobs that were copied.
+    /// Copied jobs.
     pub(super) copied: u64,
-    /// Jobs that were in the target already.
+    /// Jobs that the target already had.
     pub(super) known: u64,
-    /// Jobs that were removed from the source.
+    /// Jobs removed from the source.
     pub(super) removed: u64,
-    /// Entries of the source that make no sense.
+    /// Invalid entries in the source.
     pub(super) set_aside: u64,
 }
 
-/// Moves the jobs, and says how many they were.
+/// Moves the jobs, and prints how many they were.
 pub(super) fn run(args: &ImportArgs) -> Result<u8, ToolError> {
     let (from, to) = (source_of(&args.from.0), &args.to.0);
     if is_same(&from, to) {
         return Err(ToolError::Usage(format!("--from and --to are the same queue, {to}; write {FORMS}")));
     }
     let prefix = configured::handle_prefix("import");
-    // Opening it to own it would make a source that is not there.
+    // Opened for reading first, since `Access::Own` would create a missing source.
     open(&from, Access::Read, &prefix)?;
     let mut source = open(&from, Access::Own, &prefix)?;
     let mut target = open(to, Access::Own, &prefix)?;
@@ -121,7 +121,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<u8, ToolError> {
     Ok(0)
 }
 
-/// The source as it is opened: a table of C++ gearmand keeps the form in which that can use it, since it is emptied only.
+/// How the source is opened: a table of C++ gearmand keeps its schema, since it is only emptied.
 fn source_of(location: &Location) -> Location {
     match location.clone() {
         Location::Sqlite { path, table, .. } => Location::Sqlite { path, table, keep_primary_key: true },
@@ -138,12 +138,12 @@ fn is_same(from: &Location, to: &Location) -> bool {
     }
 }
 
-/// The path without links, where it leads somewhere.
+/// Resolves links, if the path exists.
 fn real(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Names a queue so that it can be known again, without secrets.
+/// Identifies a queue across runs, without secrets.
 fn identity(location: &Location) -> String {
     match location {
         Location::Sqlite { path, table, .. } => format!("sqlite:{} (table {table})", real(path).display()),
@@ -166,29 +166,29 @@ fn open(location: &Location, access: Access, prefix: &Arc<str>) -> Result<Box<dy
     location.open(access, prefix).map_err(|error| ToolError::Open(error.text))
 }
 
-/// An import between two stores that are held.
+/// An import between two open stores.
 pub(super) struct Import<'a> {
     pub(super) source: &'a mut dyn Store,
     pub(super) target: &'a mut dyn Store,
-    /// Names the source, in the mark; without secrets.
+    /// Identifies the source in the marker, without secrets.
     pub(super) from: String,
-    /// Whether the source keeps its jobs.
+    /// Whether to leave the jobs in the source.
     pub(super) keep: bool,
     pub(super) bar: &'a ProgressBar,
-    /// How many jobs are committed at once at most.
+    /// Maximum number of jobs in a commit.
     pub(super) batch_jobs: usize,
 }
 
-/// What the target holds at the start.
+/// The contents of the target at the start.
 struct Survey {
     copies: Copies,
     jobs: u64,
-    /// The highest number that it has given; that of a mark is not given.
+    /// The highest assigned number, without that of a marker.
     last_number: u64,
     mark: Option<Mark>,
 }
 
-/// The sign in the target that an import is under way.
+/// The marker in the target for an import in progress.
 struct Mark {
     key: JobKey,
     /// The source of that import.
@@ -201,7 +201,8 @@ impl Import<'_> {
     /// Moves the jobs.
     ///
     /// # Errors
-    /// A store failed, or does not hold what it should. Nothing has been removed from the source that is not in the target.
+    /// A store failed, or does not have the expected contents. Nothing was removed from the source that is
+    /// not in the target.
     pub(super) fn run(mut self) -> Result<Moved, ToolError> {
         let (here, foreign_mark) = self.look_at_source()?;
         if foreign_mark {
@@ -213,7 +214,7 @@ impl Import<'_> {
         self.bar.set_length(here.jobs);
         self.bar.set_style(style("{wide_bar} {pos}/{len} jobs, {rate}, {eta} left"));
         let there = self.look_at_target()?;
-        // Whoever gives the next handle must not give one that the source gave for a job that is gone.
+        // The target must not reuse a handle that the source assigned to a job that no longer exists.
         let last_number = here.last_number;
         if here.jobs == 0 && there.mark.is_none() {
             if last_number > there.last_number {
@@ -233,7 +234,7 @@ impl Import<'_> {
         Ok(moved)
     }
 
-    /// Counts the jobs of the source, and tells whether it bears a mark.
+    /// Counts the jobs of the source, and checks it for a marker.
     fn look_at_source(&mut self) -> Result<(Replayed, bool), StoreError> {
         let mut marked = false;
         let replayed = self.source.replay(&mut |job, _| {
@@ -255,14 +256,16 @@ impl Import<'_> {
             }
             let (noted, _, highest) = self.note_target(*at_start, &mut None)?;
             copies = noted;
-            // Unless a server has used the target since, the highest number is that of the mark, and not given.
+            // The highest number is that of the marker, and not an assigned one, unless a server has used the
+            // target since.
             last_number = if last_number <= key.number { highest.max(*at_start) } else { last_number };
         }
         Ok(Survey { copies, jobs, last_number, mark })
     }
 
-    /// Notes the jobs of the target, those with a number above `copies_from` as possible copies; finds the mark. Answers
-    /// the notes, how many jobs there are, and the highest number: without a mark also of jobs that are gone.
+    /// Records the jobs of the target, and finds the marker. Jobs with a number above `copies_from` may be
+    /// copies. Returns the records, the number of jobs, and the highest number. Without a marker, that
+    /// includes jobs that no longer exist.
     fn note_target(&mut self, copies_from: u64, mark: &mut Option<Mark>) -> Result<(Copies, u64, u64), ToolError> {
         let (mut copies, mut jobs, mut highest) = (Copies::new(), 0, 0);
         let is_resumed = copies_from != u64::MAX;
@@ -279,12 +282,12 @@ impl Import<'_> {
         Ok((copies, jobs, if is_resumed { highest } else { highest.max(replayed.last_number) }))
     }
 
-    /// Puts the mark into the target, if it is not there; answers what names it.
+    /// Adds the marker to the target if it is missing. Returns its key.
     fn mark(&mut self, there: &Survey, here: &Replayed) -> Result<JobKey, ToolError> {
         if let Some(mark) = &there.mark {
             return Ok(mark.key.clone());
         }
-        // No job that is copied comes so far.
+        // Above the numbers of all jobs that will be copied.
         let number = here.last_number.max(there.last_number).saturating_add(here.jobs).saturating_add(1);
         if number > NUMBER_MAX {
             let text = "numbers of jobs are used up in one of the queues: let the source be worked off where it is, and begin with \
@@ -316,14 +319,14 @@ impl Import<'_> {
 
     /// Copies all jobs that the target does not have.
     ///
-    /// The source is read on a thread of its own: it may call back from within a runtime of its own, in which the target
-    /// could not start another. While a batch is committed the next one is read.
+    /// The source is read on a separate thread: it may call back inside its own runtime, where the target
+    /// could not start another. While a batch is committed, the next one is read.
     fn copy(&mut self, there: Survey) -> Result<Moved, ToolError> {
         let (source, target, bar, batch_jobs) = (&mut *self.source, &mut *self.target, self.bar, self.batch_jobs);
         let (sender, batches) = mpsc::sync_channel(1);
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || read(source, there, batch_jobs, bar, &sender));
-            // The reader ends when nobody takes its batches any more.
+            // The reader ends when the receiver is dropped.
             let committed = batches.into_iter().try_for_each(|batch| target.commit(&batch));
             let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             committed?;
@@ -331,7 +334,7 @@ impl Import<'_> {
         })
     }
 
-    /// Counts the jobs of the target.
+    /// Verifies the number of jobs in the target.
     fn count(&mut self, mark: &JobKey, expected: u64) -> Result<(), ToolError> {
         let mut jobs = 0_u64;
         self.target.replay(&mut |job, _| {
@@ -347,7 +350,7 @@ impl Import<'_> {
         )))
     }
 
-    /// Removes all jobs from the source, whose copies have been counted; it held so many.
+    /// Removes all jobs from the source, after their copies were counted. `jobs` is their number.
     fn empty_source(&mut self, jobs: u64) -> Result<u64, ToolError> {
         self.bar.set_style(style("{spinner} {pos} jobs copied; emptying the source"));
         let mut removed = 0;
@@ -379,7 +382,7 @@ impl Import<'_> {
     }
 }
 
-/// Reads all jobs, and sends those that the target does not have, with new numbers and in batches.
+/// Reads all jobs, and sends those missing in the target in batches, with new numbers.
 fn read(
     source: &mut dyn Store,
     there: Survey,
@@ -435,9 +438,9 @@ impl Mark {
     }
 }
 
-/// Whether this is the mark of an import.
+/// Whether this job is the marker of an import.
 pub(super) fn is_mark(job: &StoredJob) -> bool {
-    // No server gives out handles of this prefix, so no client can make a mark.
+    // No server assigns handles with this prefix, so no client can create a marker.
     job.function.as_bytes() == MARK_FUNCTION && job.unique() == MARK_UNIQUE && *job.prefix == *IMPORT_HANDLE_PREFIX
 }
 

@@ -1,14 +1,14 @@
-//! Queues from outside: what the settings name, and the tools that look into a queue or move its jobs while no server
-//! need run.
+//! Queues outside the server: the queue setting, and the tools that inspect a queue or move its jobs without
+//! a running server.
 //!
-//! * [`location`] turns the settings of a queue into the store that the server opens.
-//! * `gearmand queue list`, `count` and `verify` read any store, also beside the server that uses it (`show`).
-//! * `gearmand queue backup` and `compact` are for the file of a queue (`files`).
-//! * `gearmand import` moves all jobs of one store into another (`import`); `copies` is how it knows those that are
-//!   there already.
-//! * `url` has the names of stores on the command line.
+//! * [`location`] turns the queue setting into the store that the server opens.
+//! * `gearmand queue list`, `count` and `verify` read any store, even while a server uses it (`show`).
+//! * `gearmand queue backup` and `compact` operate on the file of a queue (`files`).
+//! * `gearmand import` moves all jobs of one store into another (`import`); `copies` detects those that are
+//!   already there.
+//! * `url` parses store names on the command line.
 //!
-//! Stores are blocking and may bring a runtime of their own, so none of this runs inside of one.
+//! Stores are blocking and may have their own runtime, so none of this runs inside a runtime.
 
 mod configured;
 mod copies;
@@ -29,11 +29,11 @@ pub use show::QueueArgs;
 
 use crate::store::StoreError;
 
-/// Entries make no sense, or jobs were not moved.
+/// There are invalid entries, or jobs were not moved.
 const EXIT_FAILED: u8 = 1;
-/// The command line makes no sense.
+/// The command line is wrong.
 const EXIT_USAGE: u8 = 2;
-/// A store cannot be opened: it is not there, it cannot be reached, or a server holds it.
+/// A store cannot be opened: it does not exist, it cannot be reached, or a server uses it.
 const EXIT_UNREACHABLE: u8 = 3;
 
 /// The tools for queues, as subcommands.
@@ -45,19 +45,19 @@ pub enum Tool {
     Import(ImportArgs),
 }
 
-/// Why a tool ends before its work is done.
+/// Why a tool failed.
 #[derive(Debug, thiserror::Error)]
 enum ToolError {
-    /// What clap could not see.
+    /// A usage error that clap does not detect.
     #[error("{0}")]
     Usage(String),
     /// A store cannot be opened.
     #[error("{0}")]
     Open(String),
-    /// A store failed while it was read or written, or does not hold what it should.
+    /// A store failed during reading or writing, or does not have the expected contents.
     #[error("{0}")]
     Store(String),
-    /// Standard output failed.
+    /// Writing to standard output failed.
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
 }
@@ -78,7 +78,7 @@ impl ToolError {
     }
 }
 
-/// Runs a tool until it is done; the result is the exit status of the process.
+/// Runs a tool to completion. The result is the exit status of the process.
 pub fn run(tool: Tool) -> ExitCode {
     let (name, outcome) = match tool {
         Tool::Queue(args) => ("queue", show::run(args)),
@@ -87,7 +87,7 @@ pub fn run(tool: Tool) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            // Whoever closed our output (`| head`) knows already.
+            // Whoever closed our output (`| head`) needs no message.
             if !matches!(&error, ToolError::Print(cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
                 tell(name, format_args!("{error}"));
             }
@@ -96,12 +96,12 @@ pub fn run(tool: Tool) -> ExitCode {
     }
 }
 
-/// A line for people, on standard error. Where that is closed there is nobody to tell.
+/// Prints a message to standard error, ignoring write errors.
 fn tell(tool: &str, message: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "gearmand {tool}: {message}");
 }
 
-/// The name of the user that this process runs as: the one by which MySQL knows it where none is given.
+/// The name of the user that runs this process: MySQL's default user name.
 fn user_name() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
     user.ok().flatten().map_or_else(String::new, |user| user.name)

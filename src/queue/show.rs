@@ -1,4 +1,4 @@
-//! `gearmand queue`: looks into a store without changing it, also beside the server that uses it.
+//! `gearmand queue`: inspects a store without changing it, even while a server uses it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -18,11 +18,11 @@ use crate::protocol::FunctionName;
 use crate::store::location::{Access, Location};
 use crate::store::{Store, Workloads};
 
-/// So many rows are looked at before the width of the columns is fixed; those that follow are printed as they come.
+/// Number of rows that determine the column widths. Later rows are printed immediately.
 const ROWS_FOR_WIDTH: usize = 1000;
 
 const HEADINGS: [&str; 8] = ["HANDLE", "FUNCTION", "UNIQUE", "PRIORITY", "DUE", "ATTEMPTS", "BYTES", "AGE"];
-/// Which of the columns hold numbers, and are aligned to the right.
+/// Columns with numbers, which are right-aligned.
 const NUMBERS: [bool; 8] = [false, false, false, false, false, true, true, true];
 
 /// What `gearmand queue` is told.
@@ -74,7 +74,7 @@ enum Action {
     Compact,
 }
 
-/// Runs what was asked for.
+/// Runs the requested action.
 pub(super) fn run(args: QueueArgs) -> Result<u8, ToolError> {
     let (location, prefix) = match args.from {
         Some(QueueUrl(location)) => (location, configured::handle_prefix("queue")),
@@ -100,22 +100,22 @@ fn open(location: &Location, prefix: &Arc<str>) -> Result<Box<dyn Store>, ToolEr
     location.open(Access::Read, prefix).map_err(|error| ToolError::Open(error.text))
 }
 
-/// Which jobs are listed.
+/// The filter for listed jobs.
 pub(super) struct Only {
     pub(super) function: Option<Vec<u8>>,
     pub(super) limit: u64,
 }
 
-/// How it is printed.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// One object a line.
+    /// One object per line.
     Json,
-    /// A table, at most so many columns of the terminal wide.
+    /// A table, limited to this many terminal columns.
     Table(Option<usize>),
 }
 
-/// Lists jobs as they are read.
+/// Lists jobs while reading them.
 pub(super) fn list(store: &mut dyn Store, only: &Only, form: Form, out: &mut dyn Write) -> Result<u8, ToolError> {
     let mut table = Table::new(form);
     let mut printed = Ok(());
@@ -131,7 +131,7 @@ pub(super) fn list(store: &mut dyn Store, only: &Only, form: Form, out: &mut dyn
                 table.add(row(&job, now_s), out)
             };
         }
-        // The length of a workload is known when it is read.
+        // The size of a workload is only known if it is read.
         if left > 0 && printed.is_ok() { Workloads::Wanted } else { Workloads::Unwanted }
     })?;
     printed?;
@@ -179,7 +179,7 @@ fn local_time(unix_s: u64) -> String {
     time.map_or_else(|| unix_s.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-/// A time in its two largest units.
+/// A duration in its two largest units.
 fn age(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
@@ -190,11 +190,11 @@ fn age(seconds: u64) -> String {
     }
 }
 
-/// How many jobs a function has.
+/// Job counts of a function.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     by_priority: [u64; 3],
-    /// Those of them that are due later.
+    /// Jobs that are not due yet.
     scheduled: u64,
 }
 
@@ -232,17 +232,17 @@ pub(super) fn count(store: &mut dyn Store, form: Form, out: &mut dyn Write) -> R
     Ok(0)
 }
 
-/// What was found in a store.
+/// The result of a verification.
 #[derive(Debug, Default)]
 struct Findings {
     sound: u64,
-    /// Jobs with a number that is 0 or not above that of the job before.
+    /// Jobs whose number is 0 or not above that of the previous job.
     disordered: u64,
-    /// Jobs whose function and unique id an earlier one has: a server joins them.
+    /// Jobs with the function and unique id of an earlier one: a server coalesces them.
     joined: u64,
 }
 
-/// Reads everything, and tells whether it makes sense.
+/// Reads the whole store, and reports whether it is valid.
 pub(super) fn verify(
     store: &mut dyn Store,
     location: &Location,
@@ -284,7 +284,7 @@ pub(super) fn verify(
 
 type Row = [String; 8];
 
-/// Rows that are printed in columns, the first ones when the width of the columns can be told.
+/// Prints rows in columns. The first rows are held back until the column widths are known.
 struct Table {
     room: Option<usize>,
     waiting: Vec<Row>,
@@ -302,7 +302,7 @@ impl Table {
         if self.widths.is_some() || self.waiting.len() > ROWS_FOR_WIDTH { self.finish(out) } else { Ok(()) }
     }
 
-    /// Prints the rows that wait.
+    /// Prints the rows held back.
     fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
         let rows: Vec<Vec<String>> = self.waiting.drain(..).map(Vec::from).collect();
         let widths = self.widths.get_or_insert_with(|| widths(&rows, &NUMBERS, self.room));
@@ -311,13 +311,14 @@ impl Table {
     }
 }
 
-/// A name or id as people read it: what is no UTF-8 stands as `\xNN`, and so does nothing that a terminal obeys.
+/// A printable name or id: bytes that are not UTF-8 become `\xNN`, and terminal control characters are
+/// escaped.
 fn shown(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(&printable(chunk.valid()));
         for byte in chunk.invalid() {
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ = write!(text, "\\x{byte:02x}");
         }
     }

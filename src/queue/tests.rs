@@ -1,4 +1,4 @@
-//! The tools over stores that are fakes: what they keep, they keep in memory, and they fail where a test says so.
+//! The tools with fake in-memory stores that fail on demand.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::job_server::{JobKey, StoreFailure, StoredJob, StoredParts};
 use crate::protocol::{FunctionName, Priority};
 use crate::store::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
 
-/// What a store keeps.
+/// The contents of a store.
 #[derive(Clone, Default)]
 struct Kept {
     jobs: BTreeMap<u64, StoredJob>,
@@ -21,21 +21,21 @@ struct Kept {
     set_aside: u64,
 }
 
-/// What a store does wrong.
+/// The fault of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
-    /// The commit of this number, from 0, fails, and has not happened.
+    /// The commit with this number, from 0, fails and is not applied.
     Refuses(u32),
-    /// The commit of this number happens and fails all the same: the answer was lost.
+    /// The commit with this number is applied but reports a failure: the response was lost.
     LosesAnswer(u32),
-    /// Additions lack their last job.
+    /// The last job of each addition is dropped.
     LosesJobs,
-    /// Nothing is ever removed.
+    /// Removals are ignored.
     ForgetsNothing,
 }
 
-/// A store that outlives those who open it.
+/// A store whose contents survive reopening.
 #[derive(Clone)]
 struct Fake {
     kept: Arc<Mutex<Kept>>,
@@ -51,7 +51,7 @@ impl Fake {
         Self { kept, fault: Fault::None, commits: 0 }
     }
 
-    /// The same store, opened anew.
+    /// Reopens the same store.
     fn again(&self, fault: Fault) -> Self {
         Self { kept: Arc::clone(&self.kept), fault, commits: 0 }
     }
@@ -112,7 +112,7 @@ impl Store for Fake {
     }
 }
 
-/// Does something as the drivers of databases do: within a runtime, where no other can be started.
+/// Runs the action as database drivers do: inside a runtime, where no other can be started.
 fn in_runtime<T>(action: impl FnOnce() -> T) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async { action() })
 }
@@ -149,7 +149,7 @@ fn with(job: &StoredJob, number: u64, workload: &[u8]) -> StoredJob {
     StoredJob::new(parts).unwrap()
 }
 
-/// Everything of a job but its number.
+/// All properties of a job except its number.
 fn contents(job: &StoredJob) -> String {
     let StoredJob { prefix, function, priority, due_s, submitted_s, attempts, .. } = job;
     let (unique, reducer, workload) = (job.unique(), job.reducer(), job.workload());
@@ -164,7 +164,8 @@ fn numbers(jobs: &[StoredJob]) -> Vec<u64> {
     jobs.iter().map(|job| job.number).collect()
 }
 
-/// Jobs of every kind: with and without unique ids, equal ones too, as C++ gearmand and as this server leave them.
+/// Jobs of all kinds: with and without unique ids, equal ones, and in the forms that C++ gearmand and this
+/// server write.
 fn assorted() -> Vec<StoredJob> {
     let mut jobs = vec![
         job(3, "mail", "order-1", b"one"),
@@ -226,12 +227,12 @@ fn jobs_that_are_there_are_not_copied_again() {
     assert_eq!((moved.copied, moved.known, moved.removed), (5, 2, 0));
     assert_eq!(source.jobs().len(), 7, "they are kept");
     assert_eq!(target.jobs().len(), 7);
-    // The equal jobs of an old queue have nothing by which they could be known.
+    // The equal jobs of an old queue have nothing to identify them.
     let again = import(&mut source, &mut target, true).unwrap();
     assert_eq!((again.copied, again.known), (2, 5));
 }
 
-/// Imports with a fault, then without; answers whether the fault was met.
+/// Imports with a fault, then without. Returns whether the fault occurred.
 fn interrupted(on_source: bool, fault: Fault, there: &[StoredJob]) -> bool {
     let (source, target) = (Fake::new(assorted()), Fake::new(there.to_vec()));
     let (first, second) = if on_source { (fault, Fault::None) } else { (Fault::None, fault) };
@@ -263,7 +264,8 @@ fn an_interrupted_import_loses_and_doubles_nothing() {
             }
         }
     }
-    // Three targets; a mark, four batches and the mark's end in the target, four batches out of the source; two faults each.
+    // Three targets. Commits: the marker, four batches and the marker's removal in the target, four batches
+    // in the source. Two faults each.
     assert_eq!(met, 3 * (6 + 4) * 2);
 }
 
@@ -339,7 +341,7 @@ fn jobs_are_listed_in_their_order() {
         "attempts": 0, "bytes": 0, "submitted": 1_700_000_000
     });
     assert_eq!((jobs.len(), &jobs[0]), (2, &expected));
-    // Rows beyond those that set the widths are printed all the same.
+    // Rows after those that determine the widths are printed too.
     let mut many = Fake::new((1..=2500).map(|number| job(number, "f", "", b"")).collect());
     let (text, _) = printed(|out| list(&mut many, &only(None, u64::MAX), Form::Table(None), out));
     assert_eq!(text.lines().count(), 2501);
@@ -397,13 +399,13 @@ fn names_are_shown_as_people_read_them_and_command_no_terminal() {
     for (_, shown) in names {
         assert!(listed.contains(shown) && counted.contains(shown), "{shown}: {listed}{counted}");
     }
-    // Columns are aligned by what letters take on a screen.
+    // Columns are aligned by display width.
     let at = |line: &str| crate::client::terminal::width(line.split("  normal").next().unwrap_or_default());
     let places: Vec<usize> = listed.lines().skip(1).map(at).collect();
     assert!(places.iter().all(|place| *place == places[0]), "{listed}");
     let (json, _) = printed(|out| list(&mut store, &all, Form::Json, out));
     assert!(json.contains("\\u009b") && json.contains("\\u202e") && json.contains("gr\u{fc}n"), "{json}");
-    // On a terminal the lines are no longer than it is wide.
+    // On a terminal, lines fit its width.
     let (cut, _) = printed(|out| list(&mut store, &all, Form::Table(Some(60)), out));
     assert!(cut.lines().all(|line| crate::client::terminal::width(line) <= 60), "{cut}");
     let (cut, _) = printed(|out| count(&mut store, Form::Table(Some(60)), out));

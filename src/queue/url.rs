@@ -1,4 +1,4 @@
-//! Queues as they are named on the command line of the tools.
+//! Names of queues on the command line of the tools.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,11 +11,11 @@ use clap::{Arg, Command};
 
 use crate::store::location::{Location, defaults};
 
-/// What can be written, for messages and help.
+/// The accepted forms, for messages and help.
 pub(super) const FORMS: &str = "a path, sqlite:PATH[?table=T], postgres://USER:PASSWORD@HOST:PORT/DB?table=T, \
     'postgres:host=... dbname=... [table=T]', mysql://USER:PASSWORD@HOST:PORT/DB?table=T or redis://:PASSWORD@HOST:PORT?prefix=P";
 
-/// gearmand's queues that no program of ours reads.
+/// Queues of C++ gearmand that this program does not support.
 const GONE: [&str; 6] = ["memcached", "libmemcached", "tokyocabinet", "libtokyocabinet", "drizzle", "libdrizzle"];
 
 const POSTGRES_PORT: u16 = 5432;
@@ -52,7 +52,7 @@ impl FromStr for QueueUrl {
     }
 }
 
-/// Reads a queue on the command line. Where it is no good, the message shows no password of it.
+/// Parses a queue on the command line. Its error message contains no password.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueUrlParser;
 
@@ -61,7 +61,7 @@ impl TypedValueParser for QueueUrlParser {
 
     fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<QueueUrl, clap::Error> {
         let text = value.to_string_lossy();
-        // A path need not be text.
+        // A path need not be UTF-8.
         let read = match value.to_str() {
             Some(text) => text.parse(),
             None => Ok(QueueUrl(sqlite(PathBuf::from(value), None))),
@@ -74,7 +74,7 @@ impl TypedValueParser for QueueUrlParser {
     }
 }
 
-/// What may be shown of a queue that could not be read.
+/// The part of an invalid queue name that may be printed.
 fn without_secret(text: &str) -> String {
     match scheme(text) {
         Some((scheme, rest)) if rest.contains('@') || rest.contains("pass") => format!("{scheme}:***"),
@@ -82,7 +82,7 @@ fn without_secret(text: &str) -> String {
     }
 }
 
-/// Cuts `SCHEME:REST`; a path has no scheme.
+/// Splits `SCHEME:REST`; a path has no scheme.
 fn scheme(text: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = text.split_once(':')?;
     let letters = |letter: char| letter.is_ascii_alphanumeric() || "+-".contains(letter);
@@ -107,7 +107,7 @@ fn sqlite_url(rest: &str) -> Result<Location, String> {
 fn postgres_url(rest: &str) -> Result<Location, String> {
     let default = || defaults::POSTGRES_TABLE.to_owned();
     if !rest.starts_with("//") {
-        // libpq's own form; table is no word of libpq's.
+        // libpq's own form, extended by `table`.
         let (tables, words): (Vec<&str>, Vec<&str>) = rest.split(' ').partition(|word| word.starts_with("table="));
         if !rest.contains('=') {
             return Err(
@@ -118,7 +118,7 @@ fn postgres_url(rest: &str) -> Result<Location, String> {
         return Ok(Location::Postgres { conninfo: words.join(" ").trim().to_owned(), table });
     }
     let (address, query) = cut_query(rest, &["table"])?;
-    // Whatever else the URL says goes to the driver as it is; here it is only seen to be sound.
+    // All other parts of the URL are passed to the driver; here they are only validated.
     Authority::of(address, POSTGRES_PORT)?;
     let others = if query.others.is_empty() { String::new() } else { format!("?{}", query.others.join("&")) };
     let table = query.own.into_iter().next().unwrap_or_else(default);
@@ -151,7 +151,7 @@ fn redis_url(rest: &str) -> Result<Location, String> {
     Ok(Location::Redis { host, port, password, prefix })
 }
 
-/// What follows a `?`: our own keys, and what is not for us.
+/// The query after a `?`: our own keys, and all others.
 #[derive(Debug, Default)]
 struct Query {
     own: Vec<String>,
@@ -167,7 +167,7 @@ impl Query {
     }
 }
 
-/// Cuts off what follows a `?`, where one of these keys, or another with a value, stands.
+/// Splits off the query after a `?`. Fails for a pair without a value.
 fn cut_query<'text>(text: &'text str, keys: &[&str]) -> Result<(&'text str, Query), String> {
     let Some((address, pairs)) = text.split_once('?') else {
         return Ok((text, Query::default()));
@@ -186,7 +186,7 @@ fn cut_query<'text>(text: &'text str, keys: &[&str]) -> Result<(&'text str, Quer
     Ok((address, query))
 }
 
-/// `//USER:PASSWORD@HOST:PORT/PATH`, where all but the host can be left out.
+/// `//USER:PASSWORD@HOST:PORT/PATH`; everything but the host is optional.
 #[derive(Debug, PartialEq, Eq)]
 struct Authority {
     user: String,
@@ -200,7 +200,7 @@ impl Authority {
     fn of(text: &str, default_port: u16) -> Result<Self, String> {
         let rest = text.strip_prefix("//").ok_or_else(|| format!("// is missing behind the colon; write {FORMS}"))?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        // A password may have an @ in it, a host has none.
+        // A password may contain an @, a host may not.
         let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
         let (host, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -230,7 +230,7 @@ fn decoded(text: &str) -> Result<String, String> {
     String::from_utf8(decoded_bytes(text)?).map_err(|_| "a name or password in it is not UTF-8 text".to_owned())
 }
 
-/// Replaces `%HH`.
+/// Decodes `%HH`.
 fn decoded_bytes(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

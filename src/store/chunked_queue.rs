@@ -1,14 +1,14 @@
-//! A queue that grows in pieces: nothing in it is moved when it gets long, however many wait.
+//! A queue that grows in chunks: no elements are moved as it grows, however long it is.
 
 use std::collections::VecDeque;
 
-/// The most that a piece holds.
+/// Maximum length of a chunk.
 const PIECE: usize = 256;
 
-/// The queue.
+/// A FIFO queue.
 #[derive(Debug)]
 pub(super) struct ChunkedQueue<T> {
-    /// None is empty but the last.
+    /// Only the last chunk may be empty.
     pieces: VecDeque<VecDeque<T>>,
     len: usize,
 }
@@ -45,7 +45,7 @@ impl<T> ChunkedQueue<T> {
         Some(value)
     }
 
-    /// All, the first one first.
+    /// All elements, front first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.pieces.iter().flatten()
     }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against a queue of the standard library.
+        /// Model test against the standard library's queue.
         #[test]
         fn it_is_a_queue(steps in prop::collection::vec((any::<bool>(), 0..700_usize), 1..40)) {
             let (mut queue, mut model, mut next) = (ChunkedQueue::default(), VecDeque::new(), 0);

@@ -1,5 +1,5 @@
-//! Waiting until what was asked of the store is committed: who waits holds nobody up, and the store's thread answers when it has
-//! come so far.
+//! Waiting for a commit without blocking: the store's thread answers once everything before it
+//! is committed.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use crate::job_server::StoreFailure;
 
-/// How long a store is waited for that commits nothing at all.
+/// How long to wait for a store that makes no progress.
 pub const COMMIT_WAIT: Duration = Duration::from_secs(10);
-/// From so many on that wait, those that have gone are looked for.
+/// From this number of waiters on, cancelled ones are pruned.
 const MANY: usize = 1024;
 
-/// What became of everything that was asked of the store before: it is committed, or it is not and why. It is made up for as soon as
-/// the store works again.
+/// The outcome of all operations requested before: committed, or the reason why not. Failed operations are
+/// retried as soon as the store works again.
 pub type Committed = Result<(), StoreFailure>;
 
-/// The side of whoever waits. Dropping it takes the question back.
+/// The waiting side. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct Commit {
     answer: Arc<Mutex<Answer>>,
@@ -33,7 +33,7 @@ enum Answer {
 }
 
 impl Commit {
-    /// What became of it, once that is known. Until then `waker` is woken when it is.
+    /// The outcome, once it is known. Until then, `waker` is registered to be woken.
     pub fn poll(&self, waker: &Waker) -> Poll<Committed> {
         match &mut *lock(&self.answer) {
             Answer::Given(committed) => Poll::Ready(*committed),
@@ -44,17 +44,18 @@ impl Commit {
         }
     }
 
-    /// Whether the store has committed something since this was asked last: after [`COMMIT_WAIT`] it is worth to wait on.
+    /// Whether the store has made progress since the last call. If so, waiting longer than [`COMMIT_WAIT`]
+    /// makes sense.
     pub fn has_progressed(&mut self) -> bool {
         let now = self.progress.load(Ordering::Relaxed);
         std::mem::replace(&mut self.seen, now) != now
     }
 }
 
-/// The side of the store.
+/// The store's side.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    /// How many changes must have been taken.
+    /// Number of changes that must have been taken.
     position: u64,
     answer: Weak<Mutex<Answer>>,
 }
@@ -73,15 +74,15 @@ fn lock(answer: &Mutex<Answer>) -> MutexGuard<'_, Answer> {
     answer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Those that wait, by position, and how far the queue has come.
+/// Waiters ordered by position, and the progress of the queue.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     line: VecDeque<Waiter>,
-    /// So many changes were asked for, and so many of them taken.
+    /// Number of changes requested, and number taken.
     asked: u64,
     taken: u64,
     progress: Arc<AtomicU64>,
-    /// At this number those that have gone are looked for.
+    /// Prune cancelled waiters when there are this many.
     prune_at: usize,
 }
 
@@ -90,12 +91,12 @@ impl Waiters {
         self.line.is_empty()
     }
 
-    /// A change was asked for.
+    /// Counts a requested change.
     pub(super) fn count_asked(&mut self) {
         self.asked += 1;
     }
 
-    /// Somebody waits for all that was asked until now.
+    /// Adds a waiter for everything requested so far.
     pub(super) fn wait(&mut self) -> Commit {
         if self.line.len() >= self.prune_at.max(MANY) {
             self.line.retain(|waiter| waiter.answer.strong_count() > 0);
@@ -107,7 +108,7 @@ impl Waiters {
         Commit { answer, seen: progress.load(Ordering::Relaxed), progress }
     }
 
-    /// So many changes more are taken, and those before them are through. Returns those that need not wait for others.
+    /// Counts taken changes; all earlier ones are done. Returns the waiters that have reached their position.
     pub(super) fn take(&mut self, count: usize) -> Vec<Waiter> {
         self.taken += count as u64;
         self.progress.fetch_add(1, Ordering::Relaxed);

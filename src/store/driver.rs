@@ -1,6 +1,7 @@
-//! What the stores have in common whose drivers are asynchronous: the runtime, the connection, failures, and reading jobs.
+//! Shared code of the stores with asynchronous drivers: runtime, connection, error handling, and reading
+//! jobs.
 //!
-//! A store is called by one thread and blocks it; this runs the driver's futures on that same thread, each with a bound in time.
+//! One thread calls a store and blocks on it. The driver's futures run on that thread, each with a timeout.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -13,19 +14,21 @@ use super::entry::{Entry, Prefixes};
 use super::{HasWorkload, Replayed, StoreError, Workloads};
 use crate::job_server::{NUMBER_MAX, StoreFailure, StoredJob};
 
-/// How long it may take to connect.
+/// Timeout for connecting.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long the database may work on one statement: it ends it itself.
+/// Statement timeout, enforced by the database.
 pub(super) const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
-/// How long an answer may take: longer than a statement may, so that the database's own word is heard first.
+/// Timeout for a response. It exceeds the statement timeout, so that the database reports its own error
+/// first.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(35);
-/// How long to wait for the lock on a queue: a database may take a moment to notice that the last server has gone.
+/// How long to wait for the lock on a queue: a database may take a moment to notice that the previous server
+/// is gone.
 pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(3);
-/// A connection that was not used for so long is asked whether it still works before anything depends on it: firewalls
-/// and databases close idle connections.
+/// A connection that was idle for longer than this is pinged before it is used: firewalls and databases close
+/// idle connections.
 pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A runtime that belongs to one store. Must not be made, used or dropped within another runtime.
+/// The Tokio runtime of one store. It must not be created, used or dropped inside another runtime.
 pub(super) struct Driver {
     runtime: Runtime,
 }
@@ -40,56 +43,59 @@ impl Driver {
         Ok(Self { runtime })
     }
 
-    /// Runs a future to its end. It bounds its own steps with [`within`].
+    /// Runs a future to completion. The future bounds its own steps with [`within`].
     pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
 
-    /// Lets a future run along whenever [`run`](Self::run) does: what a driver does for its connection.
+    /// Spawns a background future, such as the connection task of a driver. It makes progress only during
+    /// [`run`](Self::run).
     pub(super) fn run_along(&self, future: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(future));
     }
 }
 
-/// Gives a future so much time; `None` when that was not enough.
+/// Runs a future with a timeout; `None` if it expired.
 pub(super) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, future).await.ok()
 }
 
-/// An answer of the database, within its time.
+/// Waits for a response of the database, up to [`ANSWER_LIMIT`].
 pub(super) async fn answer<T, E>(future: impl Future<Output = Result<T, E>>) -> Result<T, Failed<E>> {
     within(ANSWER_LIMIT, future).await.ok_or(Failed::NoAnswer)?.map_err(Failed::Driver)
 }
 
-/// Why something was not done.
+/// Why an operation failed.
 #[derive(Debug)]
 pub(super) enum Failed<E> {
-    /// The driver or the database says so.
+    /// An error from the driver or the database.
     Driver(E),
-    /// No connection came about in time.
+    /// Connecting timed out.
     Connecting,
-    /// No answer came in time.
+    /// The response timed out.
     NoAnswer,
-    /// There is no directory in which the server's socket could come to be.
+    /// The directory of the server's socket does not exist, so the socket cannot appear there.
     NoDirectory(String),
-    /// This store itself says so: what, and in words.
+    /// An error detected by the store itself: code and text.
     Here(StoreFailure, String),
 }
 
-/// The error of a driver.
+/// The error type of a driver.
 pub(super) trait DriverError {
-    /// Where an operator sees what the database waits for.
+    /// Where an operator can see what the database is waiting for.
     const WAITS: &str;
-    /// The setting that says where the server's socket is.
+    /// The setting that holds the path of the server's socket.
     const SOCKET: &str;
 
-    /// Whether trying again cannot mend it: somebody has to change a setting, here or in the database.
+    /// Whether the error is permanent: retrying does not help until somebody changes a setting, here or in
+    /// the database.
     fn is_lasting(&self) -> bool;
 
-    /// Whether the connection or the transaction was ended from outside, and the next one may do.
+    /// Whether the error is transient: the connection or the transaction was ended from outside, and the next
+    /// attempt may succeed.
     fn is_passing(&self) -> bool;
 
-    /// What it means for clients, in words, and what to do.
+    /// The error code for clients, the reason as text, and advice.
     fn meaning(&self) -> (StoreFailure, String, &'static str);
 }
 
@@ -100,7 +106,7 @@ impl<E: DriverError> From<E> for Failed<E> {
 }
 
 impl<E: DriverError> Failed<E> {
-    /// Whether trying again cannot mend it.
+    /// Whether the error is permanent, so that retrying does not help.
     fn is_lasting(&self) -> bool {
         match self {
             Self::Driver(error) => error.is_lasting(),
@@ -109,7 +115,7 @@ impl<E: DriverError> Failed<E> {
         }
     }
 
-    /// Whether the database has understood, and does not want it.
+    /// Whether the database understood the request and rejected it.
     pub(super) fn is_refusal(&self) -> bool {
         match self {
             Self::Driver(error) => error.meaning().0 == StoreFailure::Refused,
@@ -118,12 +124,12 @@ impl<E: DriverError> Failed<E> {
         }
     }
 
-    /// Whether it is worth to try again at once. Where no answer came, everybody has waited long enough.
+    /// Whether to retry at once. Not after a timeout: the callers have waited long enough.
     fn is_passing(&self) -> bool {
         matches!(self, Self::Driver(error) if error.is_passing())
     }
 
-    /// For clients and for the operator.
+    /// Builds the error for clients and the operator.
     fn explain(&self, name: &str, purpose: &str) -> StoreError {
         let (failure, reason, advice) = match self {
             Self::Driver(error) => {
@@ -152,11 +158,11 @@ impl<E: DriverError> Failed<E> {
     }
 }
 
-/// How far something came that was not done.
+/// The stage at which an operation failed.
 enum Attempt<E> {
-    /// There was no connection.
+    /// While connecting.
     Connecting(Failed<E>),
-    /// There was one.
+    /// While working on an established connection.
     Work(Failed<E>),
 }
 
@@ -168,22 +174,23 @@ impl<E> Attempt<E> {
     }
 }
 
-/// A connection of a driver.
+/// An established connection of a driver.
 pub(super) trait Session {
-    /// What the driver says when something goes wrong.
+    /// The error type of the driver.
     type Error: DriverError;
 
-    /// Whether the other side is still there, within [`CONNECT_LIMIT`].
+    /// Pings the server, with the timeout [`CONNECT_LIMIT`].
     async fn answers(&mut self) -> bool;
 }
 
-/// A connection that is made anew where it is needed.
+/// A connection that is re-established on demand.
 pub(super) struct Keeper<S> {
-    // Before the driver, since it ends first.
+    // Declared before the driver, so that it is dropped first.
     session: Option<S>,
     driver: Driver,
     last_used: Instant,
-    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
+    /// Whether an operation has ever succeeded. Until then, permanent errors are reported as
+    /// [`StoreFailure::Refused`].
     opened: bool,
 }
 
@@ -194,11 +201,11 @@ impl<S: Session> Keeper<S> {
         Ok(Self { session: None, driver: Driver::new()?, last_used: Instant::now(), opened: false })
     }
 
-    /// Does something with a connection that works, after it is made where there is none. `name` is the database's, and
-    /// `purpose` completes the sentence "could not ...".
+    /// Runs `work` on a working connection, and connects first if there is none. `name` names the database,
+    /// and `purpose` completes the sentence "could not ...".
     ///
     /// # Errors
-    /// What went wrong with either.
+    /// Connecting or the work failed.
     pub(super) fn with<T>(
         &mut self,
         (name, purpose): (&str, &str),
@@ -209,11 +216,11 @@ impl<S: Session> Keeper<S> {
         self.judge(name, purpose, done)
     }
 
-    /// The same for work that can be done again: where a connection of before was severed, a new one is tried at once. `work` is
-    /// told whether all of it may have been done already.
+    /// Same as [`with`](Self::with), for idempotent work: if an existing connection was severed, it is
+    /// retried at once on a new one. `work` receives whether it may already have been done completely.
     ///
     /// # Errors
-    /// What went wrong, the second time if there was one.
+    /// The error of the last attempt.
     pub(super) fn with_again<T>(
         &mut self,
         (name, purpose): (&str, &str),
@@ -255,7 +262,8 @@ impl<S: Session> Keeper<S> {
         });
         self.last_used = Instant::now();
         let (session, done) = result.map_err(Attempt::Connecting)?;
-        // A refused job was rolled back; of a connection with any other failure nothing is known.
+        // After a rejected request the transaction was rolled back. After any other failure the state of the
+        // connection is unknown.
         if done.as_ref().err().is_none_or(Failed::is_refusal) {
             self.session = Some(session);
         }
@@ -274,47 +282,47 @@ impl<S: Session> Keeper<S> {
     }
 }
 
-/// The highest number that a row keeps, where the store has noted this one as given.
+/// The highest job number that a row may keep, given the highest assigned number that the store has recorded.
 pub(super) fn trusted_number_max(noted: i64) -> i64 {
     signed(super::trusted_number_max(noted.unsigned_abs()))
 }
 
-/// Numbers of jobs stay far below the limit of a signed one.
+/// Job numbers stay far below the maximum of an `i64`.
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// What is said of rows that were inserted and are not there.
+/// Error text for rows that were inserted but do not exist.
 pub(super) fn swallowed(inserted: u64, jobs: usize) -> String {
     format!(
         "of {jobs} rows {inserted} were inserted: a trigger or rule of the table leaves out the others; see what it is for"
     )
 }
 
-/// Who wants the jobs.
+/// The consumer of the jobs.
 pub(super) type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
 
-/// Hands on the jobs that are read.
+/// Passes on the jobs as they are read.
 pub(super) struct Reader<'a, 'b> {
     take: Take<'a>,
     prefixes: &'b mut Prefixes,
-    /// Whether the next jobs are wanted with their workloads.
+    /// Whether to read the workloads of the next jobs.
     pub(super) wanted: Workloads,
-    /// What was read so far.
+    /// Counters of what was read so far.
     pub(super) replayed: Replayed,
-    /// Rows that make no sense, by number, and why.
+    /// Invalid rows, by number, and the reason.
     pub(super) bad: Vec<(i64, String)>,
 }
 
 impl<'a, 'b> Reader<'a, 'b> {
-    /// `last` is the highest number that was ever given to a job.
+    /// `last` is the highest job number ever assigned.
     pub(super) fn new(take: Take<'a>, prefixes: &'b mut Prefixes, last: i64) -> Self {
         let replayed = Replayed { last_number: last.unsigned_abs(), ..Replayed::default() };
         Self { take, prefixes, wanted: Workloads::Wanted, replayed, bad: Vec::new() }
     }
 
-    /// Hands on what a row holds. One without a number that a job can have gets the next: C++ gearmand wrote it, or another
-    /// program.
+    /// Passes on the job in a row. A row without a valid job number gets the next number: C++ gearmand or
+    /// another program wrote it.
     pub(super) fn enter(&mut self, mut entry: Entry<'_>, has_number: bool, has_workload: bool) {
         let row = entry.number;
         if !has_number || !u64::try_from(row).is_ok_and(|row| (1..=NUMBER_MAX).contains(&row)) {
@@ -335,8 +343,8 @@ impl<'a, 'b> Reader<'a, 'b> {
     }
 }
 
-/// Polls futures in the order in which they stand, until all have ended: a driver sends requests in the order in which they
-/// are polled first, without waiting for the answers in between.
+/// Polls all futures in order until every one has completed. A driver sends requests in the order of their
+/// first poll, without waiting for the responses in between (pipelining).
 pub(super) async fn in_order<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>) -> Vec<T> {
     let mut running: Vec<Result<T, _>> = futures.into_iter().map(Err).collect();
     poll_fn(|context| {

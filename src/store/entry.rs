@@ -1,4 +1,4 @@
-//! What a database holds for a job, before it is known to make sense; common to the stores in databases.
+//! The raw row of a job, before it is validated; shared by the database stores.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use crate::job_server::{StoredJob, StoredParts};
 use crate::protocol::names::is_prefix;
 use crate::protocol::{FunctionName, JobHandle, Priority};
 
-/// Flag of a job that came without a unique id: what stands in the column or key of unique ids is not one.
+/// Flag of a job without a unique id: the value in the column or key for unique ids is not a unique id.
 pub(super) const NO_UNIQUE: i32 = 1;
-/// Flag of a job whose unique id is its workload, which is written `-`.
+/// Flag of a job whose unique id is its workload, written as `-`.
 pub(super) const WORKLOAD_IS_UNIQUE: i32 = 2;
 
-/// The flags that go with this unique id.
+/// The flags for this unique id.
 pub(super) fn flags_of(unique: &[u8]) -> i32 {
     match unique {
         b"" => NO_UNIQUE,
@@ -20,16 +20,17 @@ pub(super) fn flags_of(unique: &[u8]) -> i32 {
     }
 }
 
-/// A job as it was read. What C++ gearmand does not write has the value that its absence means.
+/// A row as it was read. Columns that C++ gearmand does not write have the default that their absence stands
+/// for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Entry<'a> {
     /// See [`StoredJob::number`].
     pub(super) number: i64,
-    /// The whole handle.
+    /// The complete job handle.
     pub(super) handle: Option<&'a [u8]>,
     /// `None` where the column is NULL.
     pub(super) function: Option<&'a [u8]>,
-    /// What stands where unique ids do; the flags tell whether it is one.
+    /// The value in the column for unique ids; the flags tell whether it is one.
     pub(super) unique: &'a [u8],
     /// [`NO_UNIQUE`], [`WORKLOAD_IS_UNIQUE`].
     pub(super) flags: i32,
@@ -48,10 +49,10 @@ pub(super) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// The job.
+    /// Validates the row and returns the job.
     ///
     /// # Errors
-    /// What makes no sense, for the operator to read.
+    /// The row is invalid. The text is for the operator.
     pub(super) fn job(&self, prefixes: &mut Prefixes) -> Result<StoredJob, String> {
         let Some(number) = u64::try_from(self.number).ok().filter(|number| *number > 0) else {
             return Err(format!("its number is {}", self.number));
@@ -68,7 +69,8 @@ impl Entry<'_> {
         } else if self.flags & WORKLOAD_IS_UNIQUE != 0 {
             b"-"
         } else {
-            // Where C++ gearmand was sent 64 bytes, it may have kept 63 and a NUL, which no unique id has.
+            // When C++ gearmand received 64 bytes, it may have stored 63 and a NUL. No unique id contains a
+            // NUL.
             self.unique.strip_suffix(b"\0").unwrap_or(self.unique)
         };
         let parts = StoredParts {
@@ -87,7 +89,7 @@ impl Entry<'_> {
     }
 }
 
-/// Prefixes of handles. Jobs that follow each other mostly share theirs.
+/// A cache for handle prefixes: consecutive jobs usually have the same one.
 #[derive(Clone, Debug)]
 pub(super) struct Prefixes {
     default: Arc<str>,
@@ -95,17 +97,18 @@ pub(super) struct Prefixes {
 }
 
 impl Prefixes {
-    /// `default` is for jobs that have no handle.
+    /// `default` is the prefix for jobs without a handle.
     pub(super) fn new(default: &Arc<str>) -> Self {
         Self { default: default.clone(), last: default.clone() }
     }
 
-    /// What stands for jobs that have no handle.
+    /// The prefix for jobs without a handle.
     pub(super) fn default(&self) -> &Arc<str> {
         &self.default
     }
 
-    /// The prefix of a handle, if it is one of this number. A strange handle is no reason to lose a job: it gets another.
+    /// The prefix of a handle, if the handle is valid and has this number. A job with an invalid handle is
+    /// not lost: it gets the default prefix.
     fn of(&mut self, handle: Option<&[u8]>, number: u64) -> Arc<str> {
         let prefix = handle.and_then(|handle| {
             let colon = handle.iter().rposition(|byte| *byte == b':')?;

@@ -1,4 +1,4 @@
-//! Names of stores: what kind, where, and how it is opened.
+//! Store locations: the kind of store, where it is, and how to open it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Store, StoreError};
 use crate::job_server::StoreFailure;
 
-/// Where a store is.
+/// The location of a store.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Location {
     /// A SQLite file.
@@ -16,12 +16,12 @@ pub enum Location {
         path: PathBuf,
         /// gearmand's `--libsqlite3-table`.
         table: String,
-        /// Whether a table made by C++ gearmand keeps its primary key, which costs most of the speed.
+        /// Whether a table created by C++ gearmand keeps its primary key, which costs most of the speed.
         keep_primary_key: bool,
     },
     /// A table in PostgreSQL.
     Postgres {
-        /// A connection string as libpq reads it: `host=... user=...` or `postgresql://...`.
+        /// A libpq connection string: `host=... user=...` or `postgresql://...`.
         conninfo: String,
         /// gearmand's `--libpq-table`.
         table: String,
@@ -30,7 +30,7 @@ pub enum Location {
     Mysql {
         /// Host name, address, or the path of a UNIX socket.
         host: String,
-        /// Port of TCP.
+        /// TCP port.
         port: u16,
         /// User.
         user: String,
@@ -45,7 +45,7 @@ pub enum Location {
     Redis {
         /// Host name or address, or the path of a UNIX socket.
         host: String,
-        /// Port of TCP.
+        /// TCP port.
         port: u16,
         /// Password; empty for none.
         password: String,
@@ -54,7 +54,7 @@ pub enum Location {
     },
 }
 
-/// gearmand's names for tables and keys, used where nothing else is said.
+/// gearmand's default names for tables and keys.
 pub mod defaults {
     /// `--libsqlite3-table`
     pub const SQLITE_TABLE: &str = "gearman_queue";
@@ -66,12 +66,13 @@ pub mod defaults {
     pub const REDIS_PREFIX: &str = "_gear_";
 }
 
-/// What a store is opened for.
+/// The purpose for which a store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To keep jobs: it is made where it is not there, locked against other servers, and converted where it is older.
+    /// To keep jobs: the store is created if it does not exist, locked against other servers, and upgraded if
+    /// it is older.
     Own,
-    /// To look: nothing is made, locked, converted or set aside, and a server may be using it.
+    /// To inspect: nothing is created, locked, upgraded or quarantined, and a server may be using the store.
     Read,
 }
 
@@ -79,7 +80,7 @@ impl Location {
     /// Opens the store. Jobs without a handle get one with `prefix`.
     ///
     /// # Errors
-    /// What could not be opened, why, and what to do.
+    /// The text says what could not be opened, why, and what to do.
     pub fn open(&self, access: Access, prefix: &Arc<str>) -> Result<Box<dyn Store>, StoreError> {
         match self {
             #[cfg(feature = "sqlite")]
@@ -103,8 +104,8 @@ impl Location {
     }
 }
 
-/// A host with its port, or a socket, which has none. What stands before an @ is a password, where somebody gave an URL
-/// for a host.
+/// A host with its port, or a socket path, which has no port. Text before an @ is removed: it contains a
+/// password if somebody gave a URL as the host.
 fn address(host: &str, port: u16) -> String {
     if host.starts_with('/') {
         return host.to_owned();
@@ -113,7 +114,7 @@ fn address(host: &str, port: u16) -> String {
     format!("{host}:{port}")
 }
 
-/// For people to read, without passwords.
+/// Human-readable, without passwords.
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,5 +1,5 @@
-//! Looking at workloads that only the store has: who asks waits as long as it likes, and the store's thread answers when it gets to
-//! it.
+//! Previews of workloads that are only in the store. The caller waits as long as it likes, and the store's
+//! thread answers when it has time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,29 +9,30 @@ use bytes::Bytes;
 
 use crate::job_server::JobKey;
 
-/// As much of a workload is shown at most, in bytes.
+/// Maximum size of a preview, in bytes.
 pub const HEAD_MAX: usize = 65_536;
-/// So many questions wait for the store at most: each may be for a large workload, and jobs wait for the same thread.
+/// Maximum number of waiting previews. Each may concern a large workload, and the writing of jobs shares the
+/// thread.
 const LOOKS_MAX: usize = 64;
 
-/// What was seen of a workload.
+/// The preview of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sight {
-    /// Its size, in bytes.
+    /// Size of the workload, in bytes.
     pub bytes: u64,
-    /// Its beginning, of [`HEAD_MAX`] bytes at most.
+    /// Its first bytes, at most [`HEAD_MAX`].
     pub head: Bytes,
 }
 
 impl Sight {
-    /// Keeps the beginning alone, so that nothing else of a large workload stays in memory.
+    /// Copies only the beginning, so that a large workload does not stay in memory.
     pub(super) fn of(workload: &[u8]) -> Self {
         let head = Bytes::copy_from_slice(&workload[..workload.len().min(HEAD_MAX)]);
         Self { bytes: workload.len() as u64, head }
     }
 }
 
-/// The side of whoever asked. Dropping it takes the question back.
+/// The caller's side. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct Looking(Arc<Mutex<Answer>>);
 
@@ -42,8 +43,8 @@ enum Answer {
 }
 
 impl Looking {
-    /// What was seen, once there is an answer: `None` where the workload cannot be read now, or is not there any more. Until then
-    /// `waker` is woken when there is one.
+    /// The preview, once it is available; `None` if the workload cannot be read now or no longer exists.
+    /// Until then, `waker` is registered to be woken.
     pub fn poll(&self, waker: &Waker) -> Poll<Option<Sight>> {
         match &mut *lock(&self.0) {
             Answer::Given(sight) => Poll::Ready(sight.take()),
@@ -55,7 +56,7 @@ impl Looking {
     }
 }
 
-/// The side of the store.
+/// The store's side.
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) job: JobKey,
@@ -63,7 +64,7 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Whether somebody still waits for it.
+    /// Whether the caller is still waiting.
     pub(super) fn is_wanted(&self) -> bool {
         self.answer.strong_count() > 0
     }
@@ -81,12 +82,12 @@ fn lock(answer: &Mutex<Answer>) -> MutexGuard<'_, Answer> {
     answer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The questions that wait, in order.
+/// Waiting previews, in order.
 #[derive(Debug, Default)]
 pub(super) struct Looks(VecDeque<Wanted>);
 
 impl Looks {
-    /// `None` where too many wait already.
+    /// `None` if too many are waiting already.
     pub(super) fn ask(&mut self, job: JobKey) -> Option<Looking> {
         self.0.retain(Wanted::is_wanted);
         if self.0.len() >= LOOKS_MAX {
@@ -101,7 +102,7 @@ impl Looks {
         self.0.is_empty()
     }
 
-    /// The next one that somebody waits for.
+    /// The next preview whose caller is still waiting.
     pub(super) fn next(&mut self) -> Option<Wanted> {
         while let Some(wanted) = self.0.pop_front() {
             if wanted.is_wanted() {

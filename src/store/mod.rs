@@ -1,9 +1,10 @@
-//! Where background jobs are kept so that they outlive the process: one trait, a writer in front of it, a file for each
-//! kind of store.
+//! Persistent storage of background jobs, so that they survive a restart: the [`Store`] trait, the writer
+//! thread in front of it, and one module for each kind of store.
 //!
-//! A store is plain and blocking: it is called by one thread, the [`writer`], which is the only one that ever touches the
-//! disk or the database. That thread gathers what has come in while it was busy into one [`Changes`], so a store need
-//! only be good at committing many changes at once.
+//! A store is simple and blocking. Only one thread calls it: the [`writer`], which does all disk and database
+//! access. While a transaction is in progress, new operations accumulate, and the writer commits them
+//! together as one [`Changes`] (group commit). So a store only has to be good at committing many changes at
+//! once.
 
 mod chunked_queue;
 pub mod commit;
@@ -37,216 +38,226 @@ use crate::job_server::{Edit, JobKey, StoreFailure, StoredJob};
 use crate::job_server::{FOREIGN_NUMBER_MAX, NUMBER_MAX};
 use crate::stats::StoreSpace;
 
-/// What is changed in one transaction, in this order: removed, edited, added, attempts set; settings at any time.
+/// The changes of one transaction. They are applied in this order: removes, edits, adds, attempts. Settings
+/// may be applied at any point.
 ///
-/// The order lets a job go where another one was until now: what has ended, or was moved away, gives its function and unique
-/// id to one that was moved there or is new. Among the edits there is no order, since two jobs may change places. Of no job
-/// two of removal, edit and addition are asked for.
+/// The order lets a job take a place that another job frees in the same transaction: a job that ended or was
+/// moved releases its function and unique id for one that was moved there or is new. Edits have no order
+/// among themselves, since two jobs may swap places. A job appears in at most one of removes, edits and adds.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Jobs that have ended. One that is not there is no error.
+    /// Jobs that have ended. A missing job is not an error.
     pub removes: Vec<JobKey>,
-    /// Jobs, by the names under which the store has them, and what they are from now on. One that is not there, or is already
-    /// what it should be, is no error: an edit may be made again after it has happened. Where that is not known, a job is there
-    /// by each name that it may have, with the same edit.
+    /// Edited jobs: the name under which the store has the job, and its new values. A job that is missing or
+    /// already has these values is not an error, because an edit may be retried after it was applied. If the
+    /// stored name is unknown, the job is listed once under each possible name, with the same edit.
     ///
-    /// An entry that the job server does not know may have the place of an edited job. It must not keep the edit, or
-    /// anything else, from being made.
+    /// A row that the job server does not know may occupy the target of an edit. It must not block the edit
+    /// or anything else in the transaction.
     pub edits: Vec<(JobKey, Edit)>,
     /// New jobs.
     pub adds: Vec<StoredJob>,
-    /// Jobs, by their names after the edits, and how often a worker was lost with them. One that is not there is no error.
+    /// Jobs, by their names after the edits, and how often a worker was lost while running them. A missing
+    /// job is not an error.
     pub attempts: Vec<(JobKey, u16)>,
-    /// What the operator has decided, by name, and `None` where it is as in the beginning. Of no name two are asked for. A store
-    /// keeps them as the texts that they are, for itself and beside the jobs.
+    /// Operator settings by name; `None` resets one to its default. Each name appears at most once. A store
+    /// keeps them as opaque text, apart from the jobs.
     pub settings: Vec<(String, Option<String>)>,
-    /// A number that none given to any job, kept or not, is higher than: the next start goes on from there. 0 for unchanged;
-    /// it never goes back.
+    /// An upper bound for all job numbers assigned so far, of stored and unstored jobs. After a restart,
+    /// numbering continues from it. 0 means unchanged; the stored value never decreases.
     pub last_number: u64,
-    /// Whether all of it, and everything that was committed before, must be on the disk when this is done; otherwise it is
-    /// enough that it outlives the process.
+    /// Whether these changes and everything committed earlier must be on disk (fsync) when the commit
+    /// returns. Otherwise they only need to survive the end of the process.
     pub sync: bool,
 }
 
 impl Changes {
-    /// Whether jobs are removed and nothing else is done.
+    /// Whether the transaction consists of removes only.
     pub fn only_removes(&self) -> bool {
         let Self { removes, edits, adds, attempts, settings, last_number, .. } = self;
         let is_rest_empty = edits.is_empty() && adds.is_empty() && attempts.is_empty() && settings.is_empty();
         !removes.is_empty() && is_rest_empty && *last_number == 0
     }
 
-    /// Whether nothing is changed.
+    /// Whether nothing is changed. The highest job number is ignored.
     pub fn is_empty(&self) -> bool {
         let Self { removes, edits, adds, attempts, settings, .. } = self;
         removes.is_empty() && edits.is_empty() && adds.is_empty() && attempts.is_empty() && settings.is_empty()
     }
 }
 
-/// Whether a store's reader still wants workloads.
+/// Whether the consumer of a replay still wants workloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workloads {
-    /// With the next jobs too.
+    /// Load the workloads of the next jobs too.
     Wanted,
-    /// The next jobs may come with an empty workload: it is loaded when it is needed.
+    /// The next jobs may come with an empty workload. It is loaded on demand.
     Unwanted,
 }
 
-/// What was read back.
+/// The result of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
-    /// How many jobs.
+    /// Number of jobs read.
     pub jobs: u64,
-    /// How many entries made no sense and were set aside, where the operator can look at them.
+    /// Number of invalid rows that were quarantined, where the operator can inspect them.
     pub set_aside: u64,
-    /// The highest number that was ever given to a job, as far as is known.
+    /// The highest job number ever assigned, as far as the store knows.
     pub last_number: u64,
-    /// What the operator had decided: names and values. Only who opened the store to keep jobs is told.
+    /// Operator settings, as names and values. Filled in only if the store was opened to keep jobs.
     pub settings: Vec<(String, String)>,
 }
 
-/// A place where jobs are kept.
+/// A persistent job store.
 ///
-/// Each call finds its own way back after a failure of an earlier one: it opens the file anew, or connects anew, before
-/// it does anything else. A store never tries the same handle again after a failed sync, and never waits without a bound.
+/// Each call recovers by itself from the failure of an earlier one: it reopens the file or reconnects before
+/// it does anything else. A store never reuses a handle after a failed fsync, and every wait has a bound.
 pub trait Store: Send {
-    /// Reads all jobs in the order of their numbers, and what the operator had decided. Jobs are handed to `take`, which
-    /// says whether it wants workloads with those that follow. The second argument of `take` says whether this job came with
-    /// its workload. One whose unique id is `-` always does: the workload is what it coalesces by.
+    /// Reads all jobs in the order of their numbers, and the operator settings. Each job is passed to `take`,
+    /// which returns whether it wants workloads for the jobs that follow. The second argument of `take` says
+    /// whether this job has its workload. A job whose unique id is `-` always has it, because such jobs
+    /// coalesce by their workload.
     ///
-    /// An entry that makes no sense is set aside and counted; it is never the reason to fail.
+    /// An invalid row is quarantined and counted. It never makes the replay fail.
     ///
     /// # Errors
-    /// Where the store as a whole cannot be read.
+    /// The store as a whole cannot be read.
     fn replay(&mut self, take: &mut dyn FnMut(StoredJob, HasWorkload) -> Workloads) -> Result<Replayed, StoreError>;
 
-    /// Begins to read the jobs while the store is used, where it can do both: answers with what is known
-    /// before the first job, and with what reads them. Instead of [`replay`](Self::replay), by who keeps
-    /// jobs.
+    /// Starts an incremental replay, for stores that can be used while their jobs are still being read.
+    /// Returns what is known before the first job is read, and a reader for the jobs. It replaces
+    /// [`replay`](Self::replay) for a server that keeps jobs. `None` means that the store does not support
+    /// it.
     ///
     /// # Errors
-    /// As those of [`replay`](Self::replay).
+    /// Same as [`replay`](Self::replay).
     fn begin_replay(&mut self) -> Result<Option<Begun>, StoreError> {
         Ok(None)
     }
 
-    /// Makes the changes in one transaction: all of them or none. Empty changes still write something, so that they show
-    /// whether the store works; a removal of what is not there fails where the store refuses to be written.
+    /// Applies the changes in one transaction: all of them or none. Empty changes still write something, so
+    /// that they test whether the store works. Removing a job that does not exist fails if the store rejects
+    /// writes.
     ///
-    /// A job is added only if its row is there afterwards: a store that can tell how many it has inserted counts them. An entry
-    /// that another program has put where a new job is to be makes way; see `strangers.rs`.
+    /// A job counts as added only if its row exists afterwards: stores that report the number of inserted
+    /// rows check it. A row that another program has put where a new job belongs is moved out of the way; see
+    /// `strangers.rs`.
     ///
     /// # Errors
-    /// Then it is not known whether they were made: the writer removes afterwards what it could not add.
+    /// The changes may or may not have been applied. The writer later removes the jobs whose addition failed.
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError>;
 
-    /// Reads the workloads of jobs, in their order; `None` for one that is not there. It stops before the first one that
-    /// would bring the bytes read above `most_bytes`, but reads one at least; a job that cannot be read ends the reading
-    /// too. The rest is asked for again.
+    /// Reads the workloads of jobs, in the given order; `None` for a job that does not exist. It returns at
+    /// least one workload, and stops before the one that would raise the total above `most_bytes`. It also
+    /// stops at a job that cannot be read. The caller asks again for the rest.
     ///
     /// # Errors
-    /// Where the store, or the first job, cannot be read.
+    /// The store or the first job cannot be read.
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError>;
 
-    /// Housekeeping, called after a commit was reported: what need not be waited for.
+    /// Housekeeping after a commit was reported, for work that no client has to wait for.
     ///
     /// # Errors
-    /// Where it fails. What was committed stays committed.
+    /// The housekeeping failed. Committed changes stay committed.
     fn idle(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Makes the next commits quicker by a piece of work of some milliseconds. Called when nothing waits.
-    /// Answers whether there is more of it to do.
+    /// Does a few milliseconds of work that makes the next commits faster. Called while the writer is idle.
+    /// Returns whether there is more of it to do.
     ///
     /// # Errors
-    /// As those of [`idle`](Self::idle).
+    /// Same as [`idle`](Self::idle).
     fn prepare(&mut self) -> Result<bool, StoreError> {
         Ok(false)
     }
 
-    /// Housekeeping that may take some milliseconds, called when nothing waits, some seconds after a commit. Answers whether to call it
-    /// again after some more.
+    /// Housekeeping that may take some milliseconds. Called while the writer is idle, some seconds after a
+    /// commit. Returns whether to call it again after another delay.
     ///
     /// # Errors
-    /// As those of [`idle`](Self::idle).
+    /// Same as [`idle`](Self::idle).
     fn rest(&mut self) -> Result<bool, StoreError> {
         Ok(false)
     }
 
-    /// How many bytes are kept free on the disk for removals, where the store is on a local disk; `None` for as many as suit the disk,
-    /// 0 for none.
+    /// Sets how many bytes of disk space are reserved for removals, if the store is on a local disk. `None`
+    /// picks a size that suits the disk, 0 disables the reserve.
     fn set_reserve(&mut self, _bytes: Option<u64>) {}
 
-    /// Whether there is room for new jobs of so many bytes in all. With 0 it tells whether the store is full: whether it has no
-    /// room for a job of a few KiB. It is asked before each addition, and gets back a reserve that was given up.
+    /// Whether there is room for new jobs of this total size in bytes. With 0 it tells whether the store is
+    /// full, that is, has no room for a job of a few KiB. Called before each addition. It also tries to
+    /// restore a reserve that was given up.
     fn room(&mut self, _bytes: u64) -> Room {
         Room::Unknown
     }
 
-    /// Whether a store that was full has room again: for more than one job, so that it is not full again at once.
+    /// Whether a store that was full has room again, for more than one job, so that it does not fill up again
+    /// at once.
     fn room_again(&mut self) -> Room {
         self.room(0)
     }
 
-    /// Makes sure that what was stored can still be found. Called every few seconds, also while nothing is asked.
+    /// Verifies that the stored data is still in place. Called every few seconds, even when idle.
     ///
     /// # Errors
-    /// Where it cannot: as a commit would fail.
+    /// Something is missing, so that a commit would fail as well.
     fn check(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Why the next start will not find what was stored, where that is known.
+    /// The reason why the next start will not find the stored data, if known.
     fn missing(&mut self) -> Option<String> {
         None
     }
 
-    /// What the store takes and has left on its disk; `None` where it is on no local disk, or where that is not known now.
+    /// Disk usage and free disk space. `None` if the store is not on a local disk or the numbers are not
+    /// available.
     fn space(&mut self) -> Option<StoreSpace> {
         None
     }
 }
 
-/// What is known of the jobs before the first is read, and what reads them.
+/// Replay metadata that is known before the first job is read, and the reader for the jobs.
 pub type Begun = (Replayed, Box<dyn Reading>);
 
-/// Jobs read back, and whether each has come with its workload.
+/// Jobs that were read, each with a flag that says whether its workload was read too.
 pub type ReadJobs = Vec<(StoredJob, HasWorkload)>;
 
-/// Reads the jobs of a store that is used meanwhile, in the order of their numbers. No job may be added or
-/// edited before all are read; one that is removed before its turn does not come. It must be dropped before
-/// the store is.
+/// Reads the jobs of a store in the order of their numbers while the store is in use. No job may be added or
+/// edited before all are read. A job that is removed before it was read is skipped. The reader must be
+/// dropped before the store.
 pub trait Reading: Send {
-    /// Reads the next jobs; `None` once all were read. It may answer with none where entries made no sense.
+    /// Reads the next jobs; `None` after the last one. The batch may be empty if all of its rows were
+    /// invalid.
     ///
     /// # Errors
-    /// Where the store cannot be read.
+    /// The store cannot be read.
     fn next(&mut self, workloads: Workloads) -> Result<Option<ReadJobs>, StoreError>;
 
-    /// How many entries made no sense so far. The store sets them aside.
+    /// Number of invalid rows so far. The store quarantines them.
     fn set_aside(&self) -> u64;
 }
 
 /// Whether a store has room for new jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// Nobody knows before it is tried.
+    /// Unknown until a write is tried.
     Unknown,
-    /// It has, and the reserve is complete.
+    /// There is room, and the reserve is complete.
     Enough,
-    /// It has not, as this error says. What is left is for removals.
+    /// There is no room, for the reason in the error. The remaining space is for removals.
     Short(StoreError),
 }
 
-/// Whether a job was read with its workload.
+/// Whether a job was read together with its workload.
 pub type HasWorkload = bool;
 
-/// Who holds a queue in a database where no other server does.
+/// The lock holder to name in an error if no other server is connected to the database.
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 const OUR_LAST: &str = "our connection of before, which the database has not given up yet";
 
-/// How many of these workloads, whose lengths are known, are read at once within `most_bytes`: one at least.
+/// How many of these workloads, given their lengths, fit into one read of `most_bytes`. At least one.
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 fn fitting(lengths: impl IntoIterator<Item = usize>, most_bytes: usize) -> usize {
     let mut total = 0_usize;
@@ -257,24 +268,24 @@ fn fitting(lengths: impl IntoIterator<Item = usize>, most_bytes: usize) -> usize
     within.count().max(1)
 }
 
-/// The highest number that an entry of a store keeps, where the store has noted this one as the highest that was given. One with
-/// another is numbered anew: see [`FOREIGN_NUMBER_MAX`].
+/// The highest job number that a row may keep, given the highest assigned number that the store has recorded.
+/// A row with a higher number is renumbered: see [`FOREIGN_NUMBER_MAX`].
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql", feature = "redis"))]
 fn trusted_number_max(noted: u64) -> u64 {
     noted.clamp(FOREIGN_NUMBER_MAX, NUMBER_MAX)
 }
 
-/// What went wrong with a store.
+/// A failure of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreError {
-    /// What clients are told.
+    /// The error code for clients.
     pub failure: StoreFailure,
-    /// What the operator is told: what failed, where, and what to do.
+    /// The message for the operator: what failed, where, and what to do.
     pub text: String,
 }
 
 impl StoreError {
-    /// An error with its text.
+    /// Creates an error.
     pub fn new(failure: StoreFailure, text: impl Into<String>) -> Self {
         Self { failure, text: text.into() }
     }

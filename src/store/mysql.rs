@@ -1,19 +1,22 @@
-//! Jobs in a table of MySQL or MariaDB: C++ gearmand's table and columns, and some more.
+//! Jobs in a table of MySQL or MariaDB: C++ gearmand's table and columns, and additional ones.
 //!
 //! # The format
-//! `unique_key`, `function_name`, `priority`, `data` and `when_to_run` are what C++ gearmand reads and writes; the two texts
-//! are VARBINARY here, since with the usual collations `Case` and `case` are the same to the table's unique key. Beside them
-//! stand, all of them nullable: `job_id`, the number of the job; `handle`; `reducer`; `submitted`; `flags`
-//! ([`super::entry`]); `attempts`; `due`, the due time where it does not fit into `when_to_run`; and `unique_bytes`, where the
-//! unique id cannot stand in `unique_key`. There, or where there is no unique id, `unique_key` has the handle: C++ gearmand
-//! finds a job's row by it. Earlier versions left NULL.
+//! C++ gearmand reads and writes `unique_key`, `function_name`, `priority`, `data` and `when_to_run`. The two
+//! texts are VARBINARY here, since with the usual collations the table's unique key treats `Case` and `case`
+//! as equal. The additional columns are all nullable: `job_id`, the job number; `handle`; `reducer`;
+//! `submitted`; `flags` ([`super::entry`]); `attempts`; `due`, the due time if it does not fit into
+//! `when_to_run`; and `unique_bytes`, the unique id if it cannot be stored in `unique_key`. In that case, or
+//! if there is no unique id, `unique_key` has the handle, because C++ gearmand looks up a job's row by it.
+//! Earlier versions left it NULL.
 //!
-//! The version of the format and the highest number stand in the one row of `<table>_meta`; what the operator has decided of
-//! functions and workers in `<table>_settings`, by name. Rows that make no sense are moved to `<table>_set_aside`.
+//! The single row of `<table>_meta` holds the format version and the highest job number. `<table>_settings`
+//! holds the operator settings of functions and workers, by name. Invalid rows are moved to
+//! `<table>_set_aside`.
 //!
 //! # Two servers
-//! A lock by name (`GET_LOCK`) keeps a second server away for as long as the connection lives. Where the network broke MySQL
-//! may not miss the old connection for long: the new one ends it.
+//! A named lock (`GET_LOCK`) keeps a second server away as long as the connection lives. After a network
+//! failure, MySQL may not notice for a long time that the old connection is dead, so the new connection kills
+//! it.
 
 mod changes;
 mod edits;
@@ -42,22 +45,22 @@ use crate::job_server::{JobKey, StoreFailure, StoredJob};
 pub(super) struct Mysql {
     keeper: Keeper<Session>,
     options: Opts,
-    /// The database, for people to read, without passwords.
+    /// Human-readable name of the database, without passwords.
     name: String,
     /// As configured.
     table: String,
     access: Access,
     prefixes: Prefixes,
-    /// The id of the last connection: it may linger where the network broke.
+    /// The id of the previous connection, which may linger after a network failure.
     last_id: Option<u64>,
-    /// Whether the operator was told of settings with which jobs can be lost.
+    /// Whether settings that can lose jobs were already logged.
     warned: bool,
-    /// The server's `max_allowed_packet`, in bytes, as of the last connection.
+    /// The server's `max_allowed_packet` in bytes, as of the last connection.
     packet_max: usize,
     strangers: Strangers,
 }
 
-/// One connection, and what is known of the other side.
+/// A connection, and what is known about the server.
 struct Session {
     connection: Conn,
     /// Its id on the server.
@@ -65,15 +68,16 @@ struct Session {
     table: Table,
     /// The server's `max_allowed_packet`, in bytes.
     packet_max: usize,
-    /// The server's `innodb_flush_log_at_trx_commit`, where it is not 1.
+    /// The server's `innodb_flush_log_at_trx_commit`, if it is not 1.
     flushes_late: Option<u64>,
 }
 
 impl Mysql {
-    /// Connects, and makes or converts the table where that is asked for. `location` is one of MySQL.
+    /// Connects, and for [`Access::Own`] creates or converts the table. `location` must be a MySQL location.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, another server has the table, or its format is not known.
+    /// The server cannot be reached or rejects the connection, another server has the table, or its format is
+    /// unknown.
     pub(super) fn open(location: &Location, access: Access, prefix: &Arc<str>) -> Result<Self, StoreError> {
         let Location::Mysql { host, port, user, password, database, table } = location else {
             return Err(StoreError::new(StoreFailure::Io, format!("{location} is not in MySQL")));
@@ -84,7 +88,8 @@ impl Mysql {
             .ip_or_hostname(if socket { "localhost".to_owned() } else { host.clone() })
             .tcp_port(*port)
             .socket(socket.then(|| host.clone()))
-            // Otherwise the driver leaves TCP for the server's own socket, which may be another server's in a container.
+            // Otherwise the driver switches from TCP to the server's socket path, which in a container may
+            // belong to another server.
             .prefer_socket(socket)
             .user(given(user))
             .pass(given(password))
@@ -163,7 +168,7 @@ impl Mysql {
             && self.access == Access::Own
         {
             self.warned = true;
-            // Jobs can be lost: that is said at the level that is logged by default.
+            // Jobs can be lost, so this is logged at a level that is on by default.
             tracing::error!(
                 "{}: acknowledged jobs can be lost when the database's host loses power, since \
                  innodb_flush_log_at_trx_commit is {value}; set it to 1",
@@ -173,7 +178,7 @@ impl Mysql {
     }
 }
 
-/// What is remembered of a connection.
+/// What is remembered about a connection.
 #[derive(Clone, Copy)]
 struct Seen {
     id: u64,
@@ -195,7 +200,7 @@ impl driver::Session for Session {
     }
 }
 
-/// Makes a connection, and the table ready. `last` is the id of the one before.
+/// Connects and prepares the table. `last` is the id of the previous connection.
 async fn connect(options: &Opts, table: &str, access: Access, last: Option<u64>) -> Result<Session, Failed> {
     if let Some(directory) = options.socket().and_then(|socket| Path::new(socket).parent())
         && !directory.is_dir()

@@ -1,19 +1,22 @@
-//! Jobs in a table of PostgreSQL: C++ gearmand's table and columns, and some more.
+//! Jobs in a table of PostgreSQL: C++ gearmand's table and columns, and additional ones.
 //!
 //! # The format
-//! `unique_key`, `function_name`, `priority`, `data` and `when_to_run` are what C++ gearmand reads and writes. Beside them
-//! stand, all of them nullable: `job_id`, the number of the job; `handle`; `reducer`; `submitted`; `flags`
-//! ([`super::entry`]); `attempts`; `due`, the due time where it does not fit into `when_to_run`; `unique_bytes` and
-//! `function_bytes`, where the bytes are no text of this database or too long for their column. Where the unique id cannot
-//! stand in `unique_key`, or there is none, the handle does: C++ gearmand finds a job's row by it. Earlier versions left NULL.
+//! C++ gearmand reads and writes `unique_key`, `function_name`, `priority`, `data` and `when_to_run`. The
+//! additional columns are all nullable: `job_id`, the job number; `handle`; `reducer`; `submitted`; `flags`
+//! ([`super::entry`]); `attempts`; `due`, the due time if it does not fit into `when_to_run`; `unique_bytes`
+//! and `function_bytes`, for names that are not valid text in this database or too long for their column. If
+//! the unique id cannot be stored in `unique_key`, or there is none, `unique_key` has the handle, because C++
+//! gearmand looks up a job's row by it. Earlier versions left it NULL.
 //!
-//! The version of the format and the highest number stand in the one row of `<table>_meta`; what the operator has decided of
-//! functions and workers in `<table>_settings`, by name. Rows that make no sense are moved to `<table>_set_aside`.
+//! The single row of `<table>_meta` holds the format version and the highest job number. `<table>_settings`
+//! holds the operator settings of functions and workers, by name. Invalid rows are moved to
+//! `<table>_set_aside`.
 //!
 //! # Two servers
-//! An advisory lock on the table's oid keeps a second server away. It lives as long as the connection, which is why a pooler
-//! that shares connections between transactions (PgBouncer's `pool_mode = transaction`) must not stand in between.
-//! Where the network broke PostgreSQL may not miss the old connection for long: the new one ends it.
+//! An advisory lock on the table's oid keeps a second server away. It lives as long as the connection, so a
+//! pooler that shares connections between transactions (PgBouncer's `pool_mode = transaction`) must not be
+//! used. After a network failure, PostgreSQL may not notice for a long time that the old connection is dead,
+//! so the new connection terminates it.
 
 mod changes;
 mod edits;
@@ -37,45 +40,45 @@ use super::strangers::Strangers;
 use super::{Changes, HasWorkload, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 
-/// Where libpq looks for a server when it is told no host.
+/// Where libpq looks for a server if no host is given.
 const SOCKET_DIRECTORY: &str = "/var/run/postgresql";
 
 /// See the module.
 pub(super) struct Postgres {
     keeper: Keeper<Session>,
     config: Config,
-    /// The database, for people to read, without passwords.
+    /// Human-readable name of the database, without passwords.
     name: String,
     /// As configured.
     table: String,
     access: Access,
     prefixes: Prefixes,
-    /// The other side of the last connection: it may linger where the network broke.
+    /// The backend of the previous connection, which may linger after a network failure.
     last_backend: Option<Backend>,
-    /// Whether the operator was told of settings with which jobs can be lost.
+    /// Whether settings that can lose jobs were already logged.
     warned: bool,
     strangers: Strangers,
 }
 
-/// One connection, and what is known of the other side.
+/// A connection, and what is known about the server.
 struct Session {
     client: Client,
     backend: Backend,
     table: Table,
-    /// Whether texts are UTF-8; otherwise only ASCII is written as text.
+    /// Whether the database uses UTF-8; otherwise only ASCII is stored as text.
     utf8: bool,
-    /// Whether the server does not wait for the disk unless it is told to.
+    /// Whether the server does not wait for the disk by default.
     asynchronous: bool,
-    /// Of [`changes`]; `None` where nothing is changed.
+    /// The prepared statements; `None` for read access.
     statements: Option<changes::Statements>,
 }
 
 impl Postgres {
-    /// Connects, and makes or converts the table where that is asked for.
+    /// Connects, and for [`Access::Own`] creates or converts the table.
     ///
     /// # Errors
-    /// The connection string is wrong, the server cannot be reached or refuses, another server has the table, or its
-    /// format is not known.
+    /// The connection string is wrong, the server cannot be reached or rejects the connection, another server
+    /// has the table, or its format is unknown.
     pub(super) fn open(conninfo: &str, table: &str, access: Access, prefix: &Arc<str>) -> Result<Self, StoreError> {
         let config = read_conninfo(conninfo)?;
         let mut store = Self {
@@ -148,7 +151,7 @@ impl Postgres {
     fn warn_once(&mut self, asynchronous: bool) {
         if asynchronous && !self.warned && self.access == Access::Own {
             self.warned = true;
-            // Jobs can be lost: that is said at the level that is logged by default.
+            // Jobs can be lost, so this is logged at a level that is on by default.
             tracing::error!(
                 "{}: the server is set to answer before jobs are on its disk (synchronous_commit or fsync is off); \
                  synchronous_commit is switched on for jobs that are to be kept, fsync is for the server's operator to do",
@@ -159,7 +162,7 @@ impl Postgres {
 }
 
 impl Session {
-    /// The other side, and whether it answers before jobs are on its disk.
+    /// The backend, and whether it answers before jobs are on its disk.
     fn seen(&self) -> (Backend, bool) {
         (self.backend.clone(), self.asynchronous)
     }
@@ -173,7 +176,7 @@ impl driver::Session for Session {
     }
 }
 
-/// Makes a connection, and the table ready. `last` is the other side of the one before.
+/// Connects and prepares the table. `last` is the backend of the previous connection.
 async fn connect(
     driver: &Driver,
     config: &Config,
@@ -191,7 +194,7 @@ async fn connect(
     }
     let (client, connection) = within(CONNECT_LIMIT, config.connect(NoTls)).await.ok_or(Failed::Connecting)??;
     driver.run_along(async move {
-        // What ends a connection is told to whoever uses its client.
+        // The error that ends a connection is reported by its client.
         let _ = connection.await;
     });
     schema::prepare(client, table, access, last).await
@@ -231,7 +234,7 @@ impl Store for Postgres {
     }
 }
 
-/// Reads a connection string, and what libpq takes from the environment where it says nothing.
+/// Parses a connection string, with libpq's defaults from the environment.
 fn read_conninfo(conninfo: &str) -> Result<Config, StoreError> {
     let mut config: Config = conninfo.parse().map_err(|error: tokio_postgres::Error| {
         // The driver's text names a key, never a value.
@@ -274,9 +277,9 @@ fn read_conninfo(conninfo: &str) -> Result<Config, StoreError> {
     Ok(config)
 }
 
-/// What a connection string leads to, for people to read, without passwords.
+/// A human-readable name for the target of a connection string, without passwords.
 pub(super) fn name(conninfo: &str, table: &str) -> String {
-    // What is wrong with it is said when it is opened.
+    // Errors in it are reported when it is opened.
     read_conninfo(conninfo).map_or_else(|_| format!("PostgreSQL (table {table})"), |config| describe(&config, table))
 }
 

@@ -1,4 +1,4 @@
-//! What the store is asked for and has not begun: filled under the hub's lock, emptied by the writer's thread.
+//! Operations waiting for the writer: pushed under the hub's lock, taken by the writer thread.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -12,10 +12,10 @@ use super::writer::Settings;
 use crate::job_server::{Edit, JobKey, StoreOp};
 use crate::stats::account::{Account, Amount, Part};
 
-/// The operations that wait for the writer, in order.
+/// The queue of operations for the writer, in order.
 ///
-/// It has no bound of its own. The job server bounds the bytes of jobs that are not stored yet, and everything else in it
-/// concerns jobs that are there.
+/// It has no limit of its own. The job server limits the bytes of jobs that are not stored yet, and all other
+/// operations concern existing jobs.
 #[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
@@ -25,43 +25,45 @@ pub struct Queue {
 #[derive(Debug)]
 struct State {
     changes: ChunkedQueue<StoreOp>,
-    /// Attempts of jobs, the last word on each: a worker may grab and lose one faster than any store takes it down.
+    /// Attempt counts, only the latest for each job: a worker may grab and lose a job faster than any store
+    /// can record it.
     attempts: HashMap<u64, (JobKey, u16)>,
-    /// Of jobs whose edits wait in `changes`: their names without these, and how many edits wait.
+    /// Jobs with edits waiting in `changes`: the name before these edits, and the number of edits.
     edited: HashMap<u64, (JobKey, usize)>,
-    /// Reads overtake changes: they concern jobs that are stored, and workers wait for them. So they name jobs as they are
-    /// before those changes.
+    /// Reads overtake changes: they concern stored jobs, and workers wait for them. So they use the names
+    /// that jobs had before the waiting changes.
     loads: VecDeque<StoreOp>,
-    /// Who looks waits behind those who work: one is taken at a time.
+    /// Workload previews have lower priority than the loads of workers: one is taken at a time.
     looks: Looks,
-    /// Who waits until what was asked before is committed.
+    /// Callers waiting until all earlier operations are committed.
     waiters: Waiters,
-    /// What the operator has decided, by name: the last word on each.
+    /// Operator settings, only the latest value for each name.
     decisions: BTreeMap<String, Option<String>>,
-    /// What the writer has not heard of yet.
+    /// New settings that the writer has not picked up yet.
     settings: Option<Settings>,
     closed: Option<u64>,
-    /// Memory of all that waits, of what the writer has taken last, and of what it has put aside, in bytes.
+    /// Memory in bytes: of all waiting operations, of those the writer took last, and of those waiting for a
+    /// retry.
     memory: usize,
     taken_memory: usize,
     owed_memory: usize,
-    /// What the account was told of these.
+    /// The amount last reported to the account.
     amount: Amount,
 }
 
-/// Some operations, and what else the writer should know.
+/// A batch of operations and notifications for the writer.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) changes: Vec<StoreOp>,
     pub(super) attempts: Vec<(JobKey, u16)>,
     pub(super) loads: Vec<StoreOp>,
     pub(super) look: Option<Wanted>,
-    /// Who is to be told when all of this is committed.
+    /// Callers to notify when this batch is committed.
     pub(super) waiters: Vec<Waiter>,
     pub(super) decisions: BTreeMap<String, Option<String>>,
-    /// The settings, where they have changed.
+    /// The settings, if they have changed.
     pub(super) settings: Option<Settings>,
-    /// Once there will be no more operations than these: the highest number that was given to a job.
+    /// Set if this is the last batch: the highest job number ever assigned.
     pub(super) closed: Option<u64>,
 }
 
@@ -87,13 +89,13 @@ impl State {
         }
     }
 
-    /// Tells the account what is held.
+    /// Updates the memory account.
     fn publish(&mut self) {
         let attempts = (self.attempts.len() + self.edited.len()) * KEY;
         self.amount.set(self.memory + self.taken_memory + self.owed_memory + attempts);
     }
 
-    /// Whether there is nothing that the writer should know.
+    /// Whether the writer has nothing to do.
     fn is_idle(&self) -> bool {
         self.changes.is_empty()
             && self.attempts.is_empty()
@@ -105,7 +107,7 @@ impl State {
             && self.closed.is_none()
     }
 
-    /// Notes an edit. Attempts are set after it, so they name the job as it is then.
+    /// Records an edit. Attempts are applied after edits, so they use the name that the job has then.
     fn edit(&mut self, key: &JobKey, edit: &Edit) {
         if let Some((attempted, _)) = self.attempts.get_mut(&key.number) {
             attempted.function.clone_from(&edit.function);
@@ -113,12 +115,12 @@ impl State {
         self.edited.entry(key.number).or_insert_with(|| (key.clone(), 0)).1 += 1;
     }
 
-    /// What the job is named while its edits wait.
+    /// The name that the job has in the store while its edits are waiting.
     fn name_now(&self, key: JobKey) -> JobKey {
         self.edited.get(&key.number).map_or(key, |(name, _)| name.clone())
     }
 
-    /// These do not wait any more.
+    /// Drops the bookkeeping for edits that were taken.
     fn forget_edits(&mut self, taken: &[StoreOp]) {
         for operation in taken {
             let StoreOp::Edit { key, edit } = operation else { continue };
@@ -140,19 +142,19 @@ impl Default for Queue {
 }
 
 impl Queue {
-    /// An empty queue, whose memory `account` counts.
+    /// An empty queue that reports its memory to `account`.
     pub fn new(account: Arc<Account>) -> Self {
         Self { state: Mutex::new(State::new(account)), arrived: Condvar::new() }
     }
 
-    /// The writer has put so many removals and edits aside, to make them later.
+    /// Sets how many removals and edits the writer holds back for a retry.
     pub(super) fn set_owed(&self, count: usize) {
         let mut state = self.lock();
         state.owed_memory = count * KEY;
         state.publish();
     }
 
-    /// Adds operations. The writer is to be told with [`wake`](Self::wake), after locks are released.
+    /// Adds operations. Call [`wake`](Self::wake) after releasing the locks.
     pub fn push(&self, operations: Vec<StoreOp>) {
         let mut state = self.lock();
         for operation in operations {
@@ -185,12 +187,13 @@ impl Queue {
         state.publish();
     }
 
-    /// Tells the writer that there is something.
+    /// Wakes the writer.
     pub fn wake(&self) {
         self.arrived.notify_one();
     }
 
-    /// Asks for the beginning of a workload that is not in memory, and tells the writer. `None` where too many have asked already.
+    /// Requests a preview of a workload that is not in memory, and wakes the writer. `None` if too many
+    /// requests are waiting.
     pub fn look(&self, job: JobKey) -> Option<Looking> {
         let mut state = self.lock();
         let job = state.name_now(job);
@@ -200,7 +203,7 @@ impl Queue {
         looking
     }
 
-    /// Waits until everything that was asked for until now is committed, and tells the writer.
+    /// Returns a handle that resolves when all operations so far are committed, and wakes the writer.
     pub fn commit(&self) -> Commit {
         let commit = self.lock().waiters.wait();
         self.wake();
@@ -213,24 +216,25 @@ impl Queue {
         self.wake();
     }
 
-    /// Nothing will come after this. `last_number` is the highest number that was given to a job.
+    /// Closes the queue: no more operations follow. `last_number` is the highest job number ever assigned.
     pub fn close(&self, last_number: u64) {
         self.lock().closed = Some(last_number);
         self.wake();
     }
 
-    /// How many changes wait.
+    /// Number of waiting changes.
     pub fn len(&self) -> usize {
         self.lock().changes.len()
     }
 
-    /// Whether no change waits.
+    /// Whether no changes are waiting.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Waits until there is something or `until` has come, and takes as many changes as weigh up to `bytes` and number up
-    /// to `count`, but one at least, and all loads. Changed settings are something, too: they change `until`.
+    /// Waits for work or until `until`. Returns at most `count` changes with a total weight of at most
+    /// `bytes`, but at least one, and all loads. New settings wake the caller too, since they may change
+    /// `until`.
     pub(super) fn take(&self, until: Option<Instant>, count: usize, bytes: usize) -> Taken {
         let mut state = self.lock();
         while state.is_idle() {
@@ -251,10 +255,10 @@ impl Queue {
         let taken = heavy.map_or(count, |heavy| heavy.max(1)).min(state.changes.len());
         let changes: Vec<StoreOp> = std::iter::from_fn(|| state.changes.pop_front()).take(taken).collect();
         state.forget_edits(&changes);
-        // What was taken before is done.
+        // The previous batch is done.
         state.taken_memory = changes.iter().chain(&state.loads).map(memory_of).sum();
         state.memory -= state.taken_memory;
-        // Of jobs whose addition is not taken yet none is: they come later than it.
+        // Attempts come last: the batch may only contain those of jobs whose addition was taken.
         let attempts = if state.changes.is_empty() { take_some(&mut state.attempts, count) } else { Vec::new() };
         let closed = state.closed.filter(|_| state.changes.is_empty() && state.attempts.is_empty());
         let (loads, decisions) = (state.loads.drain(..).collect(), std::mem::take(&mut state.decisions));
@@ -269,7 +273,7 @@ impl Queue {
     }
 }
 
-/// Takes up to `count` of them.
+/// Removes and returns up to `count` of them.
 pub(super) fn take_some(attempts: &mut HashMap<u64, (JobKey, u16)>, count: usize) -> Vec<(JobKey, u16)> {
     if attempts.len() <= count {
         return attempts.drain().map(|(_, attempts)| attempts).collect();
@@ -278,10 +282,10 @@ pub(super) fn take_some(attempts: &mut HashMap<u64, (JobKey, u16)>, count: usize
     numbers.iter().filter_map(|number| attempts.remove(number)).collect()
 }
 
-/// What a job's name takes in a table, in bytes.
+/// Memory of a job's name in a hash table, in bytes.
 const KEY: usize = 96;
 
-/// How many bytes of memory an operation takes. A large workload is shared with its job.
+/// Memory of an operation in bytes. A large workload is shared with its job.
 fn memory_of(operation: &StoreOp) -> usize {
     let entry = size_of::<StoreOp>() + size_of::<StoreOp>() / 3;
     match operation {
@@ -289,12 +293,12 @@ fn memory_of(operation: &StoreOp) -> usize {
         StoreOp::Remove(key) => entry + key.unique.len(),
         StoreOp::Edit { key, .. } => entry + key.unique.len() + KEY,
         StoreOp::Load { jobs, .. } => entry + jobs.len() * KEY,
-        // They stand in tables, where the last word counts.
+        // These are kept in maps, one entry for each job or name.
         StoreOp::Attempts { .. } | StoreOp::Set { .. } => 0,
     }
 }
 
-/// About how many bytes an operation brings into a transaction.
+/// Approximate size of an operation in a transaction, in bytes.
 fn weight_of(operation: &StoreOp) -> usize {
     const ENTRY: usize = 100;
     match operation {

@@ -1,23 +1,24 @@
-//! Jobs in Redis: a hash for each under C++ gearmand's keys, and another one beside it.
+//! Jobs in Redis: each has a hash under C++ gearmand's key, and a side hash.
 //!
 //! # The format
-//! [`keys`] says how a job's key is made. Its hash has the fields of C++ gearmand, `data` and `priority` (0 high, 1 normal, 2
-//! low), and no others: C++ gearmand 1.1 ends itself over a field that it does not know. A side hash has the rest: `id`, the
-//! number of the job; `function`; `unique`; `handle`; `when`, its due time; `reducer`; `submitted`; `flags`
-//! ([`super::entry`]); and `attempts`. Numbers are decimal. Earlier versions wrote all fields into the one hash. A hash
-//! without a side hash is C++ gearmand's; a side hash alone is that of a job that C++ gearmand has run.
+//! [`keys`] defines the key of a job. Its hash has the fields of C++ gearmand, `data` and `priority` (0 high,
+//! 1 normal, 2 low), and no others, since C++ gearmand 1.1 exits on an unknown field. The side hash has the
+//! rest: `id`, the job number; `function`; `unique`; `handle`; `when`, the due time; `reducer`; `submitted`;
+//! `flags` ([`super::entry`]); and `attempts`. Numbers are decimal. Earlier versions wrote all fields into
+//! one hash. A hash without a side hash was written by C++ gearmand. A side hash without a hash belongs to a
+//! job that C++ gearmand has run.
 //!
-//! The version of the format and the highest number stand in a hash of their own, and in another one what the operator has
-//! decided of functions and workers. No search for jobs finds it, nor a side
-//! hash; what makes no sense is renamed, so that none finds it either. Other keys that share the prefix are left alone.
+//! A separate hash holds the format version and the highest job number, and another one the operator settings
+//! of functions and workers. A scan for jobs finds neither these nor a side hash. Invalid entries are renamed
+//! so that no scan finds them either. Other keys with the same prefix are left alone.
 //!
 //! # Two servers
-//! The name of the connection (`CLIENT SETNAME`) says which jobs it owns, and whoever finds another connection of that name
-//! stays away. The name goes with the connection, and costs nothing for each job.
+//! The connection name (`CLIENT SETNAME`) says which jobs it owns. A server that finds another connection
+//! with that name does not start. The name disappears with the connection, and costs nothing per job.
 //!
 //! # What Redis keeps
-//! With `appendonly yes` and `appendfsync always` an answer means that the job is on the disk. With other settings it means
-//! less; the operator is warned of that.
+//! With `appendonly yes` and `appendfsync always` a response means that the job is on disk. Other settings
+//! guarantee less; then a warning is logged.
 
 mod changes;
 mod edits;
@@ -43,41 +44,43 @@ use super::strangers::Strangers;
 use super::{Changes, HasWorkload, OUR_LAST, Replayed, Store, StoreError, Workloads};
 use crate::job_server::{FORMAT, JobKey, StoreFailure, StoredJob};
 
-/// How long it may take to connect.
+/// Timeout for connecting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long an answer may take.
+/// Timeout for a response.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait until the server before this one has let go of the keys.
+/// How long to wait until the previous server has released the keys.
 const LOCK_LIMIT: Duration = Duration::from_secs(3);
-/// Redis's own limit of a value, where its settings cannot be read.
+/// Redis's own limit for a value, used if its settings cannot be read.
 const VALUE_MAX: usize = 512 << 20;
 
 /// See the module.
 pub(super) struct Redis {
     connection: Option<Connection>,
     info: ConnectionInfo,
-    /// The database, for people to read, without passwords.
+    /// Human-readable name of the database, without passwords.
     name: String,
     keys: Keys,
     access: Access,
     prefixes: Prefixes,
-    /// The connection that had the jobs before: it may linger where the network broke.
+    /// Client id of the previous connection, which may linger after a network failure.
     last_client: Option<u64>,
-    /// Whether it has ever been there. Before that, what trying again cannot mend is refused.
+    /// Whether the store was ever opened. Until then, permanent errors are reported as
+    /// [`StoreFailure::Refused`].
     opened: bool,
-    /// Whether the operator was told of settings with which jobs can be lost.
+    /// Whether settings that can lose jobs were already logged.
     warned: bool,
-    /// The largest value, in bytes.
+    /// Maximum size of a value, in bytes.
     value_max: usize,
     last_number: u64,
     strangers: Strangers,
 }
 
 impl Redis {
-    /// Connects. `location` is one of Redis.
+    /// Connects. `location` must be a Redis location.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, another server has the jobs, or their format is not known.
+    /// The server cannot be reached or rejects the connection, another server has the jobs, or their format
+    /// is unknown.
     pub(super) fn open(location: &Location, access: Access, prefix: &Arc<str>) -> Result<Self, StoreError> {
         let Location::Redis { host, port, password, prefix: key_prefix } = location else {
             return Err(StoreError::new(StoreFailure::Io, format!("{location} is not in Redis")));
@@ -115,8 +118,8 @@ impl Redis {
         Ok(store)
     }
 
-    /// Does something with a connection that works, after it is made where there is none. `purpose` completes the sentence
-    /// "could not ...".
+    /// Runs `work` on a working connection, and connects first if there is none. `purpose` completes the
+    /// sentence "could not ...".
     fn with_connection<T>(
         &mut self,
         purpose: &str,
@@ -126,8 +129,8 @@ impl Redis {
         done.map_err(|failed| self.error(&failed, purpose))
     }
 
-    /// The same for work that can be done again, even if all of it was done already: where a connection of before was severed, a
-    /// new one is tried at once.
+    /// The same for idempotent work: if an existing connection was severed, the work is retried at once on a
+    /// new one.
     fn with_connection_again<T>(
         &mut self,
         purpose: &str,
@@ -144,13 +147,14 @@ impl Redis {
         done.map_err(|failed| self.error(&failed, purpose))
     }
 
-    /// Whether there was a connection, and what came of the work.
+    /// Whether there was a connection, and the result of the work.
     fn attempt<T>(
         &mut self,
         work: impl FnOnce(&mut Self, &mut Connection) -> Result<T, Failed>,
     ) -> (bool, Result<T, Failed>) {
         let mut kept = self.connection.take();
-        // The driver waits for each answer of many by itself: one that hangs is to be found by a single question.
+        // The driver waits for each response of a pipeline separately, so a hanging connection must be
+        // detected by a single request.
         if let Some(connection) = &mut kept
             && cmd("PING").exec(connection).is_err_and(|error| error.code().is_none())
         {
@@ -162,7 +166,7 @@ impl Redis {
             Err(failed) => return (false, Err(failed)),
         };
         let done = work(self, &mut connection);
-        // Where Redis only refuses to write, the connection goes on: a new one could not be made ready.
+        // If Redis only rejects writes, the connection is kept: a new one could not be set up.
         if done.as_ref().err().is_none_or(Failed::is_refused_write) {
             self.connection = Some(connection);
         }
@@ -209,7 +213,8 @@ impl Redis {
         Ok(connection)
     }
 
-    /// Keeps other servers away for as long as this connection lives. Of two that come at the same moment none may stay.
+    /// Keeps other servers away as long as this connection lives. Of two that connect at the same moment,
+    /// neither may stay.
     fn claim(&mut self, connection: &mut Connection) -> Result<(), Failed> {
         let name = self.keys.owner();
         let named = cmd("CLIENT").arg("SETNAME").arg(&name).exec(connection);
@@ -236,10 +241,10 @@ impl Redis {
                 };
                 return Err(Failed::Here(StoreFailure::Locked, text));
             }
-            // Redis may take a moment to notice that the last one has gone. Our own is ended; where that is not allowed,
-            // it is waited for.
+            // Redis may take a moment to notice that the previous client is gone. Our own is killed; if that
+            // is not allowed, wait for it.
             if !is_last || cmd("CLIENT").arg("KILL").arg("ID").arg(other).exec(connection).is_err() {
-                // Nothing ever comes to this list: Redis answers when the time is over.
+                // Nothing is ever pushed to this list, so Redis answers after the timeout.
                 cmd("BLPOP").arg(self.keys.never()).arg("0.1").exec(connection)?;
             }
         }
@@ -247,7 +252,7 @@ impl Redis {
         Ok(())
     }
 
-    /// Goes on without knowing of other servers, where Redis does not let us ask.
+    /// Continues without a check for other servers, if Redis does not permit it.
     fn unclaimed(&self, error: RedisError) -> Result<(), Failed> {
         if error.code().is_none() {
             return Err(error.into());
@@ -261,7 +266,7 @@ impl Redis {
         Ok(())
     }
 
-    /// Reads the settings that decide what is kept, and tells the operator once what they come to.
+    /// Reads the persistence settings, and logs once what they mean for stored jobs.
     fn look_at_settings(&mut self, connection: &mut Connection) {
         let mut setting = |name: &str| -> Option<String> {
             let pair: Vec<String> = cmd("CONFIG").arg("GET").arg(name).query(connection).ok()?;
@@ -276,7 +281,7 @@ impl Redis {
         }
         match (append.as_deref(), sync.as_deref()) {
             (Some("yes"), Some("always")) => {}
-            // Jobs can be lost: that is said at the level that is logged by default.
+            // Jobs can be lost, so this is logged at a level that is on by default.
             (Some(append), Some(sync)) => tracing::error!(
                 "{}: acknowledged jobs may be lost when Redis ends, since appendonly is {append} and appendfsync is {sync}; \
                  set them to yes and always",
@@ -298,7 +303,7 @@ impl Redis {
     }
 }
 
-/// Another connection of this name in the answer to CLIENT LIST, and where it comes from.
+/// Another connection with this name in the output of CLIENT LIST, and its address.
 fn other_client<'a>(list: &'a str, own: u64, name: &str) -> Option<(u64, &'a str)> {
     list.lines().find_map(|client| {
         let field = |field: &str| client.split(' ').find_map(|word| word.strip_prefix(field)?.strip_prefix('='));

@@ -1,37 +1,39 @@
 //! Jobs in a SQLite file.
 //!
 //! # The file
-//! One table, with the name and the five columns that C++ gearmand uses, so that it can read the table as it is:
+//! One table, with the name and the five columns that C++ gearmand uses, so that C++ gearmand can read it
+//! unchanged:
 //!
 //! | column | what |
 //! | --- | --- |
-//! | `job_id` | the number of the handle; also SQLite's row number, hence the order of the table |
-//! | `unique_key` | the unique id; the handle for a job without one, and for one whose workload stands for it (see `flags`) |
+//! | `job_id` | the number in the handle; also SQLite's rowid, hence the order of the table |
+//! | `unique_key` | the unique id; the handle if there is none or it is the workload (see `flags`) |
 //! | `function_name` | the function, any bytes |
 //! | `priority` | 0 high, 1 normal, 2 low |
-//! | `when_to_run` | seconds since 1970, 0 for at once |
-//! | `handle` | the whole handle; NULL for a job that C++ gearmand wrote |
+//! | `when_to_run` | seconds since 1970, 0 for immediately |
+//! | `handle` | the complete handle; NULL for a job written by C++ gearmand |
 //! | `reducer` | the reducer; NULL for none |
-//! | `submitted` | seconds since 1970, NULL or 0 where not known |
+//! | `submitted` | seconds since 1970, NULL or 0 if unknown |
 //! | `flags` | 1: the client sent no unique id; 2: it sent `-` |
-//! | `attempts` | how often a worker was lost with the job; NULL for never |
-//! | `data` | the workload; never NULL, on which C++ gearmand ends |
+//! | `attempts` | how often a worker was lost while running the job; NULL for never |
+//! | `data` | the workload; never NULL, since C++ gearmand exits on NULL |
 //!
-//! There is no primary key on the unique id: the job server holds it unique, and in a file with a million jobs the index costs
-//! ten times what the rest does. Text is bytes: names and unique ids need not be UTF-8. `gearman_meta` keeps, for each
-//! table, the highest number given to a job; `gearman_settings` what the operator has decided of functions and workers;
-//! `gearman_set_aside` keeps rows that made no sense, with the reason. The
-//! version of the format is SQLite's `user_version`.
+//! There is no primary key on the unique id: the job server enforces uniqueness, and in a file with a million
+//! jobs the index costs ten times as much as everything else. Text columns hold bytes: names and unique ids
+//! need not be UTF-8. `gearman_meta` holds, for each table, the highest assigned job number;
+//! `gearman_settings` the operator settings of functions and workers; `gearman_set_aside` the quarantined
+//! invalid rows, with the reason. The format version is SQLite's `user_version`.
 //!
-//! # Going back
-//! C++ gearmand opens the file and runs every job. It removes each by unique id and function, which takes an index:
-//! `CREATE UNIQUE INDEX gq_c ON gearman_queue (unique_key, function_name)`. This store drops that index when it opens the
-//! file again. A table that keeps C++ gearmand's primary key gets our columns added behind its own, with an index on `job_id`.
+//! # Downgrade
+//! C++ gearmand opens the file and runs every job. It removes each by unique id and function, which needs an
+//! index: `CREATE UNIQUE INDEX gq_c ON gearman_queue (unique_key, function_name)`. This store drops that
+//! index when it opens the file again. A table that keeps C++ gearmand's primary key gets our columns
+//! appended to its own, with an index on `job_id`.
 //!
 //! # Durability
-//! The file is in WAL mode. A commit that syncs is on the disk with one `fdatasync` of the WAL, and with it
-//! all commits before; one that does not is with the operating system. [`Store::idle`] copies the WAL into
-//! the database, and [`Store::prepare`] gives it its full size before there is so much in it.
+//! The file is in WAL mode. A commit with sync is on disk after one `fdatasync` of the WAL, together with all
+//! earlier commits; a commit without sync is in the operating system's cache. [`Store::idle`] checkpoints the
+//! WAL into the database, and [`Store::prepare`] extends the WAL to its full size in advance.
 
 mod adds;
 mod ahead;
@@ -72,7 +74,7 @@ use crate::stats::StoreSpace;
 const NO_UNIQUE: i64 = 1;
 /// `flags` of a job whose unique id is its workload.
 const WORKLOAD_IS_UNIQUE: i64 = 2;
-/// What the client sends for that.
+/// The unique id that the client sends for that.
 const DASH: &[u8] = b"-";
 
 /// Jobs in a SQLite file. See the [module](self).
@@ -81,27 +83,28 @@ pub struct SqliteStore {
     path: PathBuf,
     queue: String,
     keep_primary_key: bool,
-    /// Of handles of jobs that have none.
+    /// Handle prefix for jobs without a handle.
     prefix: Arc<str>,
     /// `None` after a failure, until the next call.
     file: Option<OpenFile>,
-    /// Whether input or output has failed since the file was last known to be complete.
+    /// Whether an I/O error has occurred since the file was last known to be completely on disk.
     failed: bool,
-    /// Held by the one that keeps jobs, also while the file is closed, and released after `file` above; `None` for one that looks.
+    /// The lock on the store, held even while the file is closed, and released after `file` above. `None` for
+    /// read access.
     lock: Option<LockFile>,
-    /// What is open, and how much of it is there.
+    /// The open files, and their expected sizes.
     files: Files,
-    /// Zeros behind the end of the WAL.
+    /// Preallocation of the WAL with zeros.
     ahead: Ahead,
-    /// What is found by who reads the jobs meanwhile.
+    /// Invalid rows found by the incremental replay.
     aside: Aside,
     reserve: Reserve,
     strangers: Strangers,
-    /// Whether the file could be made smaller when that was looked at last.
+    /// Whether the file had much unused space at the last check.
     had_slack: bool,
 }
 
-/// The file that a path leads to through links, or that it will be once it is made.
+/// Resolves links: the path of the existing file, or of the file to be created.
 fn real_path(path: &Path) -> PathBuf {
     let through_directory = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
     path.canonicalize().ok().or_else(through_directory).unwrap_or_else(|| path.to_owned())
@@ -112,7 +115,8 @@ impl SqliteStore {
     /// [`Location`](super::location::Location) for the parameters.
     ///
     /// # Errors
-    /// When another server uses the file, it cannot be opened or made, it is damaged or newer, or its table is no queue.
+    /// Another server uses the file, it cannot be opened or created, it is damaged or of a newer version, or
+    /// its table is not a queue.
     pub fn open(
         path: &Path,
         table: &str,
@@ -120,9 +124,10 @@ impl SqliteStore {
         access: Access,
         prefix: &Arc<str>,
     ) -> Result<Self, StoreError> {
-        // It is opened anew after a failure, and the process may have changed its directory by then.
+        // Absolute, because the file is reopened after a failure and the process may have changed its
+        // directory by then.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        // By another name it is the same file, and has the same lock.
+        // The same file under another name must have the same lock.
         let path = real_path(&path);
         let lock = match access {
             Access::Own => Some(LockFile::take(&path)?),
@@ -144,7 +149,7 @@ impl SqliteStore {
             had_slack: false,
         };
         let file = match store.opened() {
-            // An earlier server has left a reserve, and its room is needed.
+            // An earlier server left its reserve behind, and the space is needed.
             Err(error) if store.lock.is_some() && is_short_of_room(&error) && reserve::remove_of(&store.path) => {
                 store.opened()?
             }
@@ -173,8 +178,8 @@ impl SqliteStore {
         }
     }
 
-    /// Does something with the open file. After an error that may have left it incomplete it is closed, and the next call opens
-    /// it anew.
+    /// Runs `work` on the open file. After an error that may have left the file incomplete it is closed, and
+    /// the next call reopens it.
     fn with_file<T>(
         &mut self,
         what: &str,
@@ -193,7 +198,7 @@ impl SqliteStore {
             Err(trouble) => {
                 let error = self.note(what, &trouble);
                 if trouble.leaves_file_usable(error.failure) {
-                    // It can still be read: on a full disk it could not be opened again.
+                    // It can still be read. On a full disk it could not be reopened.
                     self.file = Some(file);
                 } else {
                     file.close_untouched();
@@ -212,7 +217,7 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        // Closing copies the WAL into the database.
+        // Closing checkpoints the WAL into the database.
         if self.mend_index().is_err()
             && let Some(file) = self.file.take()
         {
@@ -264,7 +269,7 @@ impl Store for SqliteStore {
         }
         self.check_files()?;
         let done = match self.write(changes) {
-            // What has no new job in it frees room, and gets what was kept for it.
+            // Changes without new jobs free space, and may use the reserve.
             Err(error) if error.failure == StoreFailure::Full && self.reserve.give_up() && changes.adds.is_empty() => {
                 self.write(changes)
             }
@@ -278,7 +283,7 @@ impl Store for SqliteStore {
     }
 
     fn load(&mut self, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, StoreError> {
-        // What cannot be written now may still be read.
+        // A file that is not writable may still be readable.
         if self.file.is_none()
             && let Some(workloads) = self.load_only(jobs, most_bytes)
         {
@@ -291,11 +296,12 @@ impl Store for SqliteStore {
         if !self.file.as_mut().is_some_and(OpenFile::is_checkpoint_due) {
             return Ok(());
         }
-        // What was cut must not be filled up with holes.
+        // A file that was truncated must not be extended with holes.
         self.check_files()?;
         let done = self.with_file("cannot copy the WAL into the database", OpenFile::checkpoint_when_due);
         match done {
-            // Nothing is lost: there will be room for it, or there was none, which is known.
+            // Nothing is lost. Either giving up the reserve makes room for a later checkpoint, or there is no
+            // room, and that is known already.
             Err(error) if error.failure == StoreFailure::Full && self.reserve.is_wanted() && !self.failed => {
                 self.reserve.give_up();
                 Ok(())
@@ -316,7 +322,8 @@ impl Store for SqliteStore {
         let had_slack = self.had_slack;
         self.had_slack = self.with_file("cannot make it smaller", |file| {
             let is_loose = maintenance::has_slack(file)?;
-            // A backlog that comes and goes would only make it larger again.
+            // Only if both checks found slack: shrinking for a recurring backlog would only make the file
+            // grow again.
             if had_slack && is_loose {
                 maintenance::shrink(file)?;
                 return Ok(false);
@@ -365,7 +372,7 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Sets aside what was found by who reads the jobs meanwhile.
+    /// Quarantines the invalid rows found by the incremental replay.
     fn set_aside(&mut self) -> Result<(), StoreError> {
         let found = self.aside.take();
         if found.is_empty() {
@@ -392,7 +399,7 @@ impl SqliteStore {
             made_way = adds::make(&transaction, sql, &changes.adds)?;
             set_attempts(&transaction, &sql.attempts, &changes.attempts)?;
             set(&transaction, &queue, &changes.settings)?;
-            // Where no page changes SQLite syncs nothing, and a removal may meet no row.
+            // SQLite syncs nothing if no page changes, and a removal may match no row.
             let is_empty = changes.removes.is_empty() && changes.edits.is_empty() && changes.attempts.is_empty();
             let is_probe = changes.adds.is_empty() && (is_empty || changes.sync);
             if is_probe || changes.last_number > 0 {
@@ -407,7 +414,7 @@ impl SqliteStore {
     }
 }
 
-/// Reads workloads in one transaction, which takes its locks once for all of them.
+/// Reads workloads in one transaction, so that the locks are taken only once.
 fn read(file: &mut OpenFile, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, Trouble> {
     let transaction = file.connection.transaction()?;
     let workloads = load(&transaction, &file.sql.load, jobs, most_bytes)?;
@@ -415,13 +422,14 @@ fn read(file: &mut OpenFile, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<O
     Ok(workloads)
 }
 
-/// A full disk, or one that has no room for the index of the WAL, which SQLite tells as a failure of input and output.
+/// Whether the disk is full. If there is no room for the index of the WAL, SQLite reports an I/O error.
 fn is_short_of_room(error: &StoreError) -> bool {
     matches!(error.failure, StoreFailure::Full | StoreFailure::Io)
 }
 
-/// Jobs end more or less in the order in which they came, so that often neighbours go together. A statement for two of them
-/// costs two thirds of two statements, and one for sixteen two fifths; a list of numbers costs more than a statement for each.
+/// Jobs end roughly in the order of their arrival, so removals often have consecutive numbers. A range delete
+/// of two rows costs two thirds of two statements, and one of sixteen rows two fifths of sixteen. A list of
+/// numbers costs more than a statement for each.
 fn remove(transaction: &Transaction<'_>, sql: &layout::Sql, removes: &[JobKey]) -> Result<(), rusqlite::Error> {
     if removes.is_empty() {
         return Ok(());
@@ -483,7 +491,7 @@ fn load(
             Ok(None) => workloads.push(None),
             Ok(Some(Some(workload))) => workloads.push(Some(workload)),
             Ok(Some(None)) => break,
-            // It is asked for again, and then it is the first.
+            // The caller asks for it again, and then it is the first.
             Err(_) if !workloads.is_empty() => break,
             Err(error) => return Err(error),
         }
@@ -491,12 +499,12 @@ fn load(
     Ok(workloads)
 }
 
-/// A number as SQLite keeps it; a time beyond what it can keep is as good as never.
+/// A number as SQLite stores it. A time beyond its range is as good as never.
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Bytes as text, whether they are UTF-8 or not.
+/// Bytes as SQLite text, UTF-8 or not.
 fn text(bytes: &[u8]) -> ToSqlOutput<'_> {
     ToSqlOutput::Borrowed(ValueRef::Text(bytes))
 }

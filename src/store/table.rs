@@ -1,11 +1,12 @@
-//! What the stores in tables share: whose a table is, and what stands in C++ gearmand's column of unique ids.
+//! Shared code of the stores that use tables: recognizing gearmand's tables, and the contents of C++
+//! gearmand's unique id column.
 
 use super::entry::flags_of;
 
-/// The columns that every table of C++ gearmand has. Old ones have no `when_to_run`.
+/// Columns that every table of C++ gearmand has. Old tables have no `when_to_run`.
 const REQUIRED: [&str; 4] = ["unique_key", "function_name", "priority", "data"];
 
-/// Why a table with these columns is not to be touched: somebody else's may have the configured name.
+/// Why a table with these columns must not be touched: an unrelated table may have the configured name.
 pub(super) fn foreign<'a>(name: &str, columns: impl Iterator<Item = &'a String>) -> Option<String> {
     let mut columns: Vec<&str> = columns.map(String::as_str).collect();
     if REQUIRED.iter().all(|column| columns.contains(column)) {
@@ -16,8 +17,9 @@ pub(super) fn foreign<'a>(name: &str, columns: impl Iterator<Item = &'a String>)
     Some(format!("{name} is a table with the columns {columns}, and not a table of gearmand; choose another table"))
 }
 
-/// Whether `unique_key` holds this unique id itself. Otherwise it holds the handle: the column must name the job, since
-/// C++ gearmand deletes by it, and a unique id that looks like a handle could be another job's.
+/// Whether `unique_key` holds the unique id itself. Otherwise it holds the job handle: the column must
+/// identify the job, since C++ gearmand deletes by it, and a unique id that looks like a handle could be that
+/// of another job.
 pub(super) fn is_own_key(unique: &[u8]) -> bool {
     let digits = unique.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let is_like_handle = digits > 0 && unique[..unique.len() - digits].ends_with(b":");

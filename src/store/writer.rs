@@ -1,21 +1,25 @@
-//! The one thread that touches the store: it gathers operations into transactions, and reports what became of them.
+//! The writer thread, the only one that touches the store: it groups operations into transactions and reports
+//! their results.
 //!
-//! There is no timer and nothing to tune: while one transaction is on its way to the disk the next one
-//! gathers, so the disk sets the pace, and each transaction is as large as it need be. Only where
-//! transactions are large already the next one waits a fraction of a millisecond for what is just coming.
-//! Jobs are reported as stored when their transaction is, never before. Removals, for which nobody waits, go
-//! with new jobs where some come soon: see `removals.rs`.
+//! This is group commit without a timer or tuning. While one transaction is being written to disk, the
+//! operations for the next one accumulate, so the disk sets the pace and the batch size. Only when
+//! transactions are large already does the writer linger a fraction of a millisecond for more operations. A
+//! job is reported as stored after its transaction was committed, never before. Removals, for which no client
+//! waits, are delayed briefly so that they share a transaction with new jobs: see `removals.rs`.
 //!
 //! # Failures
-//! A transaction that failed may have happened all the same. Its new jobs are reported as not stored, and are removed
-//! before anything else is done; so are jobs that ended meanwhile: what is to be removed is remembered until it is. So is
-//! what the operator changed of a job, with every name that the job may have by then.
-//! While the store fails, new jobs are refused at once, and it is tried again after a while that grows to a few seconds, or
-//! sooner, once a second, where somebody needs it; after a try that took longer it is left alone as long as the try took, up
-//! to those few seconds. It is read all the same, unless it cannot be reached or makes no sense.
+//! A failed transaction may have been applied all the same. Its new jobs are reported as not stored, and
+//! their removal goes to the retry backlog, which is committed before anything newer. Removals of jobs that
+//! ended stay in the backlog until they succeed. So do edits by the operator, with every name that the job
+//! may have in the store.
 //!
-//! A store that knows how much room it has refuses new jobs before there is none: then jobs are still handed out and
-//! removed, until there is room again. See `full.rs`.
+//! While the store fails, new jobs are rejected at once (circuit breaker). The store is retried after a delay
+//! that grows to a few seconds, or once a second if an operation needs it. After an attempt that took longer
+//! than a second, this delay is as long as the attempt took, up to those few seconds. Reads continue, unless
+//! the store is unreachable or corrupt.
+//!
+//! A store that knows its free space rejects new jobs before the space runs out. Then jobs are still handed
+//! out and removed, until there is room again. See `full.rs`.
 
 mod batch;
 mod failing;
@@ -45,46 +49,48 @@ use crate::job_server::{Durability, JobKey, NUMBER_MAX, StoreFailure, StoreOp, S
 use crate::log_level::audit;
 use crate::stats::{Stats, StoreState};
 
-/// The most changes in one transaction, and about how many bytes.
+/// Limits of one transaction: number of changes, and approximate number of bytes.
 const MOST_CHANGES: usize = 8192;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// A transaction of so many changes shows a load under which it is worth to wait for more, this long at a time and so often.
+/// A transaction of at least `BUSY` changes indicates load. Then the writer lingers for more changes, up to
+/// `GATHERINGS` times for `GATHERING`.
 const BUSY: usize = 16;
 const GATHERING: Duration = Duration::from_micros(100);
 const GATHERINGS: usize = 5;
-/// So many numbers are noted as given in advance, which spares nearly all transactions the note. A start skips them.
+/// Job numbers are reserved in blocks of this size, so that hardly any transaction has to record the highest
+/// number. A restart skips the unused numbers of a block.
 const NUMBERS_AHEAD: u64 = 1000;
-/// So long after a commit the store may do what takes longer, once nothing waits.
+/// Delay after a commit before the longer housekeeping, which runs only while idle.
 const REST_AFTER: Duration = Duration::from_secs(5);
-/// How long a store that failed is left alone: at first, and at most.
+/// Retry delay for a failed store: initial and maximum.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// Whoever needs a store that was left alone for so long has it tried: it may be back. After a try that took longer it is left
-/// alone as long as the try took, and at most for [`LONGEST_PAUSE`].
+/// Minimum retry delay when an operation needs the store. After an attempt that took longer, the delay is as
+/// long as the attempt took, up to [`LONGEST_PAUSE`].
 const ASKED_PAUSE: Duration = Duration::from_secs(1);
-/// How long a store that was full is called failing though it works a little.
+/// How long a store that was full is still reported as failing although small writes succeed.
 const TRIAL: Duration = Duration::from_secs(30);
 
-/// What the operator decides about the writer. It may change while it runs.
+/// Settings of the writer. They may change while it runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How far changes must have come that nobody waits for: those of jobs that ended.
+    /// Durability of changes for which no client waits, such as the removal of jobs that ended.
     pub durability: Durability,
-    /// Within this time changes of [`Durability::Interval`] are on the disk.
+    /// Changes with [`Durability::Interval`] are on disk within this time.
     pub interval: Duration,
-    /// How often a store that nothing is asked of is tried, to see whether it is still there.
+    /// How often an idle store is probed, to detect that it is gone.
     pub probe: Option<Duration>,
     /// See [`Store::set_reserve`].
     pub reserve: Option<u64>,
 }
 
-/// Who is told what became of operations.
+/// Callback for the results of operations.
 pub type Report = Box<dyn FnMut(Vec<StoreReport>) + Send>;
 
-/// Starts the thread. It ends when `queue` is closed and everything in it is done, or cannot be done.
+/// Starts the writer thread. It ends when `queue` is closed and its operations are done or cannot be done.
 ///
 /// # Errors
-/// Where the system has no thread left.
+/// The system cannot create another thread.
 pub fn spawn(
     store: Box<dyn Store>,
     queue: Arc<Queue>,
@@ -105,30 +111,32 @@ struct Writer {
     held_back: HeldBack,
     owed: Owed,
     failing: Option<Failing>,
-    /// What was said last of jobs that cannot be read.
+    /// The last error logged about unreadable jobs.
     unreadable: Option<String>,
-    /// Whether the last transaction was a large one.
+    /// Whether the last transaction was large.
     is_busy: bool,
-    /// Whether the store has refused an edit or a decision of those that were taken last. Who waits for a commit waits for all that
-    /// was asked before, whoever asked it: so everyone who waits for what was taken with it is told.
+    /// Whether the store has rejected an edit or a setting of the current batch. A caller who waits for a
+    /// commit waits for all earlier operations, whoever requested them. So everyone waiting for this batch
+    /// gets the error.
     has_refused: bool,
-    /// No job up to this number will have its number again.
+    /// The end of the reserved job numbers: the store has recorded that numbers up to this one may have been
+    /// assigned.
     noted: u64,
-    /// When the last transaction was tried.
+    /// When the last transaction was attempted.
     tried: Instant,
-    /// How long the last transaction, or the last read, took.
+    /// Duration of the last transaction or read.
     tried_for: Duration,
-    /// Whether the store may make the next commits quicker.
+    /// Whether `prepare` may have work that makes the next commits faster.
     may_prepare: bool,
-    /// When the store may do what takes longer.
+    /// When the longer housekeeping is due.
     rest_at: Option<Instant>,
-    /// Since when something is committed that must be on the disk within the interval.
+    /// Commit time of the oldest change that must still be synced within the interval.
     unsynced_since: Option<Instant>,
     measured: Measured,
 }
 
 impl Writer {
-    /// A writer that has done nothing yet.
+    /// A new writer that has not touched the store yet.
     fn new(store: Box<dyn Store>, queue: Arc<Queue>, settings: Settings, stats: Arc<Stats>, report: Report) -> Self {
         Self {
             store,
@@ -202,7 +210,8 @@ impl Writer {
         }
     }
 
-    /// Under load a transaction costs more than what is in it. While changes keep coming it waits a little, so that they share one.
+    /// Under load the fixed cost of a transaction dominates. While changes keep arriving, this lingers a
+    /// little, so that they share a transaction.
     fn gather(&self) {
         for _ in 0..GATHERINGS {
             let there = self.queue.len();
@@ -216,7 +225,7 @@ impl Writer {
         }
     }
 
-    /// Whether all that was asked for until now, apart from new jobs, is committed.
+    /// Whether all operations so far, except new jobs, are committed.
     fn committed(&self) -> Committed {
         if self.has_refused {
             return Err(StoreFailure::Refused);
@@ -227,7 +236,7 @@ impl Writer {
         Err(self.failing.as_ref().map_or(StoreFailure::Io, |failing| failing.failure))
     }
 
-    /// When something is to be done though nothing was asked.
+    /// The next time at which the writer must act without a request.
     fn wake_at(&self) -> Option<Instant> {
         if self.may_prepare && self.failing.is_none() {
             return Some(Instant::now());
@@ -248,7 +257,7 @@ impl Writer {
     fn change(&mut self, operations: Vec<StoreOp>, attempts: Vec<(JobKey, u16)>) {
         let batch = Batch::of(operations);
         let mut reports = Vec::with_capacity(batch.additions.len());
-        // Clients hold the handles of all of them, also of those that need not be stored any more.
+        // Clients hold the handles of all new jobs, including those that no longer need to be stored.
         let highest = batch.additions.iter().map(|addition| addition.job.number).max().unwrap_or(0);
         let (mut additions, mut changes) = batch.finish(attempts, &mut reports);
         if highest > self.noted {
@@ -259,7 +268,7 @@ impl Writer {
         } else if !additions.is_empty() {
             self.refuse_beyond_room(&mut additions, &mut reports);
         }
-        // A store that is full has room for what removes jobs.
+        // A full store still has room to remove jobs.
         if additions.is_empty() && self.must_wait() {
             self.owed.add(changes);
         } else if self.failing.is_none() || !additions.is_empty() || !changes.is_empty() || !self.owed.is_empty() {
@@ -268,7 +277,7 @@ impl Writer {
         self.tell(reports);
         self.rest_at.get_or_insert_with(|| Instant::now() + REST_AFTER);
         self.may_prepare = true;
-        // Nobody waits for this.
+        // No client waits for this.
         if let Err(error) = self.store.idle() {
             self.fail(&error);
         }
@@ -295,12 +304,13 @@ impl Writer {
         let (last_number, has_edits) = (changes.last_number, !changes.edits.is_empty());
         match self.commit(changes) {
             Ok(()) => reports.extend(tickets.into_iter().map(|ticket| added(ticket, Ok(())))),
-            // It may be an edit that does not fit. Those are owed now, and made or given up before this is tried again.
+            // The reason may be an oversized edit. The edits are in the backlog now, and are applied or
+            // dropped before the additions are retried.
             Err(Failed { failure: StoreFailure::Refused, adds, sync }) if has_edits => {
                 self.commit_part(tickets, Changes { adds, last_number, sync, ..Changes::default() }, reports);
             }
             Err(Failed { failure: StoreFailure::Refused, mut adds, sync }) if adds.len() > 1 => {
-                // One of them does not fit: it must not keep the others out.
+                // One of the jobs is rejected. Bisect, so that it does not block the others.
                 let half = adds.len() / 2;
                 let later = (tickets.split_off(half), adds.split_off(half));
                 for (tickets, adds) in [(tickets, adds), later] {
@@ -318,7 +328,7 @@ impl Writer {
         }
     }
 
-    /// Why new jobs are refused without trying.
+    /// Whether the circuit breaker is open: the error for new jobs, without trying the store.
     fn refuses(&self) -> Option<StoreFailure> {
         self.failing
             .as_ref()
@@ -330,7 +340,8 @@ impl Writer {
         self.unsynced_since.is_some_and(|since| since.elapsed() >= self.settings.interval)
     }
 
-    /// Commits what is owed, then `changes`. What of it must not be forgotten is owed if that fails.
+    /// Commits the retry backlog, then `changes`. On failure, the part that must not be lost goes to the
+    /// backlog.
     fn commit(&mut self, changes: Changes) -> Result<(), Failed> {
         while let Some(part) = self.owed.take(changes.sync) {
             match self.try_commit(&part) {
@@ -355,7 +366,7 @@ impl Writer {
                     self.fail(&error);
                     self.set_writable(false);
                     self.owed.add(part);
-                    // What comes after it was not tried: nothing of it can have happened.
+                    // The newer changes were not attempted, so they cannot have been applied.
                     let Changes { adds, sync, .. } = self.owe(changes);
                     return Err(Failed { failure: error.failure, adds, sync });
                 }
@@ -401,8 +412,9 @@ impl Writer {
         result
     }
 
-    /// Changes that may or may not have been made: the new jobs must not be found at the next start. A store that refuses
-    /// has made none of them, and it may be another job of the same number that stands in the way.
+    /// Handles changes that may or may not have been applied: the next start must not find the new jobs, so
+    /// they are queued for removal. A store that rejected the transaction applied none of it, and a different
+    /// job may be stored under the same number.
     fn give_up(&mut self, failure: StoreFailure, changes: Changes) -> Failed {
         let Changes { adds, sync, .. } = self.owe(changes);
         if failure != StoreFailure::Refused {
@@ -411,14 +423,14 @@ impl Writer {
         Failed { failure, adds, sync }
     }
 
-    /// Owes what is not new in the changes; returns the rest.
+    /// Adds everything except new jobs to the retry backlog. Returns the rest.
     fn owe(&mut self, changes: Changes) -> Changes {
         let Changes { removes, edits, adds, attempts, settings, last_number, sync } = changes;
         self.owed.add(Changes { removes, edits, attempts, settings, ..Changes::default() });
         Changes { adds, last_number, sync, ..Changes::default() }
     }
 
-    /// The store does not work: says so, once, and leaves it alone for a while.
+    /// Records a failure: logs it if it is a new one, and opens the circuit breaker for a while.
     fn fail(&mut self, error: &StoreError) {
         let now = Instant::now();
         let known = self.failing.take().filter(|known| known.failure == error.failure);
@@ -437,8 +449,9 @@ impl Writer {
         self.failing = Some(failing);
     }
 
-    /// The store has done something, `with_jobs` or without. On a full disk there may be room for a little, and none for the next
-    /// job: until it has taken one, or for a while, such a store gets jobs and is still called failing.
+    /// Records a successful commit, `with_jobs` or without. A full disk may have room for a small write but
+    /// not for the next job. Until the store has accepted a job, or for a while, it gets new jobs but is
+    /// still reported as failing (half-open).
     fn recover(&mut self, with_jobs: bool) {
         self.set_writable(true);
         match self.has_room_again() {
@@ -465,8 +478,8 @@ impl Writer {
         }
     }
 
-    /// Where a read fails for another reason than damage, those behind it are answered without trying: each may take seconds,
-    /// and changes wait for them. They are asked for again.
+    /// After a read failed for another reason than corruption, the remaining loads fail without an attempt:
+    /// each could take seconds, and changes wait for them. The job server asks for them again.
     fn load_all(&mut self, loads: Vec<StoreOp>) {
         let mut failed = None;
         for load in loads {
@@ -485,8 +498,8 @@ impl Writer {
         }
     }
 
-    /// Where this fails nothing is said of it, since nobody is kept waiting: only a store that cannot be reached is left alone from
-    /// then on.
+    /// Reads a workload for a preview. A failure is not logged, since no client waits. Only an unreachable
+    /// store opens the circuit breaker.
     fn look(&mut self, job: &JobKey) -> Option<Sight> {
         if self.refuses().is_some_and(is_unreadable) {
             return None;
@@ -508,7 +521,7 @@ impl Writer {
         result
     }
 
-    /// Reads workloads, also of jobs of which it is not known what the store calls them.
+    /// Reads workloads, also of jobs whose name in the store is uncertain.
     fn read_by_any_name(&mut self, jobs: &[JobKey]) -> Result<Vec<Option<Bytes>>, StoreError> {
         let mut workloads = self.store.load(jobs, MOST_BYTES)?;
         for (place, job) in jobs.iter().enumerate().take(workloads.len()) {
@@ -518,7 +531,7 @@ impl Writer {
             for name in self.owed.names(job) {
                 let found = self.store.load(std::slice::from_ref(name), MOST_BYTES)?.pop().flatten();
                 if found.is_some() {
-                    // The rest is asked for again, so that no more is read at once than may be.
+                    // The caller asks for the rest again, so that one read stays within its limit.
                     workloads.truncate(place);
                     workloads.push(found);
                     return Ok(workloads);
@@ -528,9 +541,9 @@ impl Writer {
         Ok(workloads)
     }
 
-    /// Damage where a single job is does not keep the store from taking others. A store that cannot be reached is left alone anew,
-    /// since each try may take many seconds; any other that fails already fails for what was said of it then, since it may
-    /// be written to all the same.
+    /// Corruption of a single job does not keep the store from accepting others. An unreachable store opens
+    /// the circuit breaker again, since each attempt may take many seconds. Any other failing store keeps its
+    /// earlier error, because writes may still work.
     fn fail_to_read(&mut self, error: &StoreError) {
         if error.failure != StoreFailure::Corrupt {
             if self.failing.is_none() || error.failure == StoreFailure::Unreachable {
@@ -550,7 +563,7 @@ impl Writer {
         }
     }
 
-    /// The last transaction.
+    /// Commits the last transaction.
     fn finish(mut self, last_number: u64) {
         let end = Changes { last_number, sync: true, ..Changes::default() };
         let is_failed = self.commit(end).is_err();
@@ -569,12 +582,13 @@ impl Writer {
     }
 }
 
-/// Whether a store that fails so cannot be read either. What is full, read-only or locked may still be read.
+/// Whether a store with this failure is unreadable too. A full, read-only or locked one may still be
+/// readable.
 fn is_unreadable(failure: StoreFailure) -> bool {
     matches!(failure, StoreFailure::Unreachable | StoreFailure::Corrupt)
 }
 
-/// Changes that were not made.
+/// Changes that were not applied.
 struct Failed {
     failure: StoreFailure,
     adds: Vec<StoredJob>,

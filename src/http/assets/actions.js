@@ -1,21 +1,21 @@
-// What an operator can do, with the questions that come before and the messages that come after.
+// Operator actions, with their confirmation dialogs and messages.
 
 import { act, functionPath, get, live, named } from "./api.js";
 import { ask, field, toast, name } from "./ui.js";
 import { h } from "./dom.js";
 import { plural, visible } from "./format.js";
 
-// How many names a field offers.
+// Maximum number of names that a field suggests.
 const KNOWN_MAX = 500;
 
 let refresh = () => {};
 
-// Tells what looks at the server again after an action.
+// Sets the callback that refreshes the page after an action.
 export function onAction(look) {
   refresh = look;
 }
 
-// Does it, says so, and looks again. Resolves to the answer, or to null where it failed.
+// Runs an action, shows a message and refreshes. Resolves to the answer, or to null on failure.
 export async function attempt(work, done) {
   try {
     const answer = await work();
@@ -33,12 +33,12 @@ export function mayAct() {
   return live.readOnly === false;
 }
 
-// What is said of a setting that nothing has the name of yet.
+// Warning for a setting that matches nothing yet.
 function forLater(affected) {
   return affected === 0 ? " Warning: it concerns nothing yet. It is kept until it comes, or until it is taken back." : "";
 }
 
-// What is said of jobs that were moved to a function that was not known before.
+// Warning for jobs that were moved to an unknown function.
 function unknownTarget(to, known) {
   return known.length > 0 && known.length < KNOWN_MAX && !known.includes(to)
     ? ` Warning: no job or worker of "${to}" was there. They wait until a worker offers it.` : "";
@@ -93,7 +93,7 @@ export async function purge(fn) {
   }
 }
 
-// A field for the name of a function, with those that are known.
+// A field for a function name, with suggestions.
 function functionField(label, known) {
   return [
     field(label, "input", { name: "to", required: true, list: "known-functions", maxlength: "512", spellcheck: "false" }),
@@ -184,7 +184,7 @@ export function runNow(job) {
   return attempt(() => act("POST", jobPath(job, "run-now")), () => `${job.handle} may run now.`);
 }
 
-// What can be done with a job in its state: [label, act, {danger}].
+// The actions for a job in its state: [label, act, {danger}].
 export function jobActions(job) {
   const movable = job.state !== "running";
   return [
@@ -204,13 +204,13 @@ const WITHHELD = {
   enable: "gets jobs again",
 };
 
-// Withholds jobs from workers or ends that. `who` is {connection}, {client} or {host}; `fn` a function or nothing.
+// Disables, drains or enables workers. `who` is {connection}, {client} or {host}; `fn` a function or nothing.
 export function withhold(verb, who, fn) {
   const [value] = Object.values(who);
   return steer(verb, value, fn ? { ...who, ...named("function", fn.id) } : who, fn?.name);
 }
 
-// The same of all workers of a client id or a host, those that come later too; so it asks before.
+// The same for all workers of a client id or a host, including future ones, so it asks for confirmation.
 export async function withholdMany(verb, who) {
   const [[kind, value]] = Object.entries(who);
   const [does, holds] = verb === "drain" ? ["Drain", "They get no new jobs, and finish those that they have."] : ["Disable", "They get no more jobs."];
@@ -225,7 +225,7 @@ export async function withholdMany(verb, who) {
   }
 }
 
-// Ends one rule by which workers get no jobs. One for all functions takes those for single ones with it.
+// Ends a rule that withholds jobs. A rule for all functions includes those for single ones.
 export function lift(rule) {
   const colon = rule.who_id.indexOf(":");
   const who = named(rule.who_id.slice(0, colon), rule.who_id.slice(colon + 1));
@@ -250,11 +250,11 @@ export async function kick(who, what) {
   }
 }
 
-// How many rules a question names.
+// Maximum number of rules listed in a confirmation dialog.
 const NAMED_RULES = 5;
 
-// Ends the rules that withhold jobs from a worker: its own, those of its client id and those of its host; for one function or
-// for all. Where others than it, or other functions, get jobs by that too, one is asked first.
+// Ends the rules that withhold jobs from a worker: its own, those of its client id and those of its host, for
+// one function or for all. Asks for confirmation if that affects other workers or other functions too.
 export async function enable(worker, fn) {
   let rules = [];
   try {
@@ -265,7 +265,7 @@ export async function enable(worker, fn) {
   }
   const meant = rules.filter((rule) => !fn || rule.function_id === null || rule.function_id === fn.id);
   const whole = meant.filter((rule) => rule.function_id === null).map((rule) => rule.who_id);
-  // A rule for all functions takes those for single ones with it.
+  // A rule for all functions includes those for single ones.
   const lifted = meant.filter((rule) => rule.function_id === null || !whole.includes(rule.who_id));
   if (lifted.length === 0) {
     toast(`No rule withholds jobs${fn ? ` of "${fn.name}"` : ""} from worker ${worker.id}.`);
@@ -289,7 +289,7 @@ function ruleText(rule) {
   return `${visible(rule.who)}, ${rule.function === null ? "all functions" : `"${visible(rule.function)}"`}, ${rule.how}`;
 }
 
-// What can be done with workers: a connection, a client id or a host.
+// The actions for workers: a connection, a client id or a host.
 export function workerActions(who, what, withheld, enable = () => withhold("enable", who)) {
   return [
     withheld !== false && ["Enable", enable],
@@ -299,7 +299,7 @@ export function workerActions(who, what, withheld, enable = () => withhold("enab
   ].filter(Boolean);
 }
 
-// Whether a worker's jobs are withheld as a whole.
+// Whether all jobs are withheld from a worker.
 export function isWithheld(worker) {
   return ["disabled", "draining", "drained"].includes(worker.state);
 }

@@ -1,8 +1,8 @@
-// The part of the address that holds filters and the order of tables, so that a page can be linked to, reloaded and come back to.
+// Keeps filters and sort orders in the URL, so that a page can be linked to, reloaded and returned to.
 
 import { unsegment } from "./api.js";
 
-// The parameters of an address. Values stay as they are written, since the name of a function need be no UTF-8.
+// Parses URL parameters. Values stay encoded, since a function name need not be UTF-8.
 export function parseQuery(text) {
   return new Map(text.split("&").filter(Boolean).map((pair) => {
     const [key, ...rest] = pair.split("=");
@@ -10,13 +10,13 @@ export function parseQuery(text) {
   }).filter(([, value]) => value !== ""));
 }
 
-// The path and the parameters that the address has now.
+// The current path and parameters.
 export function address() {
   const [path, ...query] = location.hash.slice(1).split("?");
   return { path, query: parseQuery(query.join("?")) };
 }
 
-// A value as text; as it is written where it is no UTF-8. A name may stand there as in paths.
+// Decodes a value; returns it encoded if it is not UTF-8. The escapes of path segments are accepted too.
 export function readable(encoded = "") {
   try {
     return decodeURIComponent(unsegment(encoded));
@@ -25,12 +25,12 @@ export function readable(encoded = "") {
   }
 }
 
-// A parameter as text; empty where there is none.
+// A decoded parameter; empty if it is missing.
 export function parameter(key) {
   return readable(address().query.get(key));
 }
 
-// Changes a parameter of the page that is shown. The page stays as it is, and so does the way back.
+// Changes a parameter of the current page, without navigation or a new history entry.
 export function setParameter(key, value) {
   const { path, query } = address();
   query.delete(key);
@@ -40,12 +40,12 @@ export function setParameter(key, value) {
   history.replaceState(history.state, "", hashOf(path, query));
 }
 
-// Goes to a page with parameters; values are encoded already, and those without one are left out.
+// Navigates to a page with parameters. Values must be encoded already; empty ones are omitted.
 export function go(path, parameters) {
   location.hash = hashOf(`/${path}`, new Map(Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined)));
 }
 
-// Goes to the page that is shown with other values of some parameters; see `go`.
+// Navigates to the current page with some parameters changed; see `go`.
 export function change(parameters) {
   const { path, query } = address();
   go(path.slice(1), { ...Object.fromEntries(query), ...parameters });

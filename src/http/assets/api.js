@@ -1,18 +1,18 @@
-// Talks to the server: requests, actions with a token where one is needed, and the stream of live numbers.
+// API client: requests, actions (with a token if one is needed), and the event stream.
 
 import { setClock } from "./format.js";
 
 const BASE = "/api/v1";
 const TOKEN = "gearmand-token";
 
-// Without an event for so long the connection counts as lost.
+// The connection counts as lost after this time without an event.
 const SILENCE_MS = 6000;
 const RETRY_MS = 1000;
 const LONGEST_RETRY_MS = 5000;
-// How many points of the live charts are kept: ten minutes.
+// Number of points in the live charts: ten minutes.
 const POINTS = 600;
 
-// What the server answered instead of what was asked for.
+// An error response of the server.
 export class ApiError extends Error {
   constructor(status, code, message) {
     super(message);
@@ -21,22 +21,23 @@ export class ApiError extends Error {
   }
 }
 
-// A function's name as it stands in addresses. There is no empty part of a path, and a browser resolves "." and ".." before it asks.
+// Encodes a function name as a path segment: empty segments are not possible, and browsers resolve "." and
+// "..".
 export function segment(id) {
   return ["", ".", ".."].includes(id) ? `=${id}` : id;
 }
 
-// The name that stands so in an address.
+// The reverse of `segment`.
 export function unsegment(text) {
   return /^=\.{0,2}$/.test(text) ? text.slice(1) : text;
 }
 
-// The path of a function.
+// The API path of a function.
 export function functionPath(id, rest = "") {
   return `/functions/${segment(id)}${rest}`;
 }
 
-// A name for a body, by the name for paths: as text, or in base64 where it is not UTF-8.
+// A name for a JSON body, from its percent-encoded form: as text, or as base64 if it is not UTF-8.
 export function named(member, id) {
   try {
     return { [member]: decodeURIComponent(id) };
@@ -46,20 +47,20 @@ export function named(member, id) {
   }
 }
 
-// Asks for JSON.
+// Requests JSON.
 export async function get(path, signal) {
   const response = await send(path, { signal, headers: { accept: "application/json" }, cache: "no-store" });
   return response.json();
 }
 
-// Does an action, and asks for a token if one is needed.
+// Runs an action, and asks for a token if one is needed.
 export async function act(method, path, body) {
   const response = await sendAction(method, path, body, "application/json");
   const text = await response.text();
   return text ? JSON.parse(text) : {};
 }
 
-// Does an action whose answer is a stream of events, and calls `each(name, data)` for every one.
+// Runs an action with an event stream as its response, and calls `each(name, data)` for every event.
 export async function actStreaming(path, body, signal, each) {
   const response = await sendAction("POST", path, body, "text/event-stream", signal);
   if (!(response.headers.get("content-type") ?? "").startsWith("text/event-stream")) {
@@ -96,7 +97,7 @@ function readEvent(block, each) {
   }
 }
 
-// Shows a dialog that asks for the token; set by the page. Resolves to null where a person declined.
+// Asks the user for the token in a dialog; set by the page. Resolves to null if cancelled.
 let askForToken = async () => null;
 
 export function onTokenNeeded(ask) {
@@ -153,20 +154,20 @@ async function errorOf(response) {
   }
 }
 
-// What is known of the server now. `state` is "connecting", "live", "lost" or "asleep" (nobody looks at the page).
+// The current state of the server. `state` is "connecting", "live", "lost" or "asleep" (the page is hidden).
 export const live = {
   state: "connecting",
   server: null,
   top: [],
-  // Whether nothing can be changed here; null until that is known.
+  // Whether the server is read-only; null until that is known.
   readOnly: null,
-  // The name of the machine, and the addresses at which Gearman is served; none until they are known.
+  // Host name and Gearman addresses of the server; empty until they are known.
   hostName: null,
   addresses: [],
-  // When the numbers came: in milliseconds since 1970 by this machine's clock, and by one that nobody sets.
+  // When the values arrived: milliseconds since 1970, and by the monotonic clock.
   at: 0,
   atMonotonic: 0,
-  // Rates and depths of the last minutes: [unix ms, in, out, failed, queued, running].
+  // Rates and queue depths of the last minutes: [unix ms, in, out, failed, queued, running].
   points: [],
 };
 
@@ -220,12 +221,12 @@ async function askWhatMayBeDone() {
     live.addresses = server.addresses;
     changed();
   } catch {
-    // The stream of events tells of a lost server.
+    // A lost server is detected by the event stream.
   }
 }
 
 function take({ top, ...server }) {
-  // When it started cannot be compared: it is told by the wall clock, which may have been set.
+  // The start time cannot be compared: it uses the wall clock, which may have been adjusted.
   if (live.server && (live.server.pid !== server.pid || server.uptime_s < live.server.uptime_s)) {
     live.points = [];
     askWhatMayBeDone();
@@ -245,7 +246,8 @@ function take({ top, ...server }) {
   changed();
 }
 
-// The stream has ended. A server that serves enough streams already still answers, so it is asked before it is called lost.
+// The stream has ended. A server at its stream limit still responds, so it is polled before it is called
+// lost.
 async function lose() {
   source?.close();
   source = null;
@@ -260,7 +262,7 @@ async function lose() {
   }
 }
 
-// Tries again at once.
+// Reconnects at once.
 export function reconnect() {
   retryIn = RETRY_MS;
   connect();

@@ -1,4 +1,4 @@
-// The frame around the pages: navigation, the state of the connection, the theme and the keyboard.
+// The frame around the pages: navigation, connection state, theme and keyboard.
 
 import { onAction } from "./actions.js";
 import { address } from "./address.js";
@@ -15,7 +15,7 @@ import { ask, field, onChange, tell, toast } from "./ui.js";
 import { oneWorker, workerList } from "./workers.js";
 
 const LOOK_AGAIN_MS = 2000;
-// Where looking takes long, the pause is so many times as long.
+// After a slow refresh, the pause is this many times its duration.
 const REST = 8;
 const TICK_MS = 1000;
 const THEME = "gearmand-theme";
@@ -43,7 +43,7 @@ const NAVIGATION = [
   ["submit", "Submit a job", "#/submit", "n"],
 ];
 
-// --- the page that is shown
+// --- the current page
 
 let page = null;
 let visit = 0;
@@ -78,7 +78,7 @@ function open() {
   look();
 }
 
-// Asks the server for what the page shows, now and then again in intervals while somebody looks at it.
+// Loads the data of the page, and repeats that at intervals while the page is visible.
 async function look() {
   looking?.abort();
   clearTimeout(timer);
@@ -95,7 +95,7 @@ async function look() {
     if (mine.signal.aborted) {
       return;
     }
-    // The banner tells of a server that does not answer.
+    // An unreachable server is shown by the banner.
     failure = error instanceof ApiError ? (error.code === "unreachable" ? null : error.message) : "The server's answer could not be read.";
   }
   if (looking === mine) {
@@ -124,12 +124,12 @@ const COUNTS = {
   jobs: (server) => server.jobs.queued + server.jobs.scheduled + server.jobs.running,
 };
 
-// Which server this is, as the title of the window says it; several may be open beside each other.
+// Identifies the server in the window title, since several may be open side by side.
 function serverName() {
   return live.hostName ? `${live.hostName} (${location.host})` : location.host;
 }
 
-// Most servers have no fleet, and need no page of it.
+// The fleet page is hidden if the server has no fleet.
 function isOffered(id) {
   const fleet = live.server?.fleet;
   return id !== "fleet" || page.nav === "fleet" || (fleet && fleet.workers + fleet.unnamed_workers + fleet.monitors > 0);
@@ -194,7 +194,7 @@ function toggleTheme() {
   try {
     localStorage.setItem(THEME, theme);
   } catch {
-    // It holds for this page only.
+    // Without storage it applies to this page only.
   }
   nameTheme();
 }
@@ -222,7 +222,7 @@ function showShortcuts() {
     h("div", { key: keys }, h("dt", null, keys.split(" ").map((key) => h("kbd", { key }, key))), h("dd", null, what)))));
 }
 
-// What is typed in a filter that works at once goes with it; in other forms it stays.
+// Escape clears a live filter; other fields keep their text.
 function leaveField(element) {
   if (element.matches("[data-live]") && element.value !== "") {
     element.value = "";
@@ -241,7 +241,7 @@ function onKey(event) {
   }
   if (typing) {
     if (event.key === "Escape") {
-      // A browser would empty a field of search without a word to the list that it filters.
+      // A browser would clear a search field without an input event, and the list would stay filtered.
       event.preventDefault();
       leaveField(event.target);
     }
@@ -269,11 +269,11 @@ function onKey(event) {
   }
 }
 
-// --- the start
+// --- startup
 
 let asking = null;
 
-// Several actions may need the token at once; they share one dialog.
+// Several actions may need the token at the same time; they share one dialog.
 function askForToken(wrong) {
   asking ??= ask({
     title: "Token",
@@ -292,7 +292,7 @@ document.getElementById("nav-toggle").addEventListener("click", toggleNavigation
 document.getElementById("theme-toggle").addEventListener("click", toggleTheme);
 document.getElementById("shortcuts").addEventListener("click", showShortcuts);
 document.getElementById("skip").addEventListener("click", (event) => {
-  // The hash names the page.
+  // The hash identifies the page.
   event.preventDefault();
   document.getElementById("main").focus();
 });
@@ -303,5 +303,5 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", nameTheme)
 nameTheme();
 open();
 follow(whenLive);
-// Times tick though nothing new has come.
+// Redraws relative times even without new data.
 setInterval(() => !document.hidden && performance.now() - drawn > TICK_MS / 2 && draw(), TICK_MS);

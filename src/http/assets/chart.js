@@ -1,4 +1,4 @@
-// Line charts over time, drawn as SVG, with axes, a legend and a read-out under the pointer or the arrow keys.
+// Time series line charts in SVG, with axes, a legend and a read-out for the pointer and the arrow keys.
 
 import { h, render } from "./dom.js";
 import { hourAndMinute, serverNow, time } from "./format.js";
@@ -10,10 +10,10 @@ const LEFT = 62;
 const RIGHT = 12;
 const NARROW = 480;
 const MINUTE = 60_000;
-// The axis of a server that has just started is no shorter.
+// Minimum length of the time axis, for a server that has just started.
 const SHORTEST = 5 * MINUTE;
 
-// A round number of the given unit that splits `most` into about four steps.
+// A round step, in the given unit, that splits `most` into about four.
 function niceStep(most) {
   const rough = most / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -24,17 +24,17 @@ function niceStep(most) {
 // The steps of an axis of durations, in seconds.
 const DURATIONS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18_000, 36_000, 86_400];
 
-// A step of an axis of durations that splits `most` into about four: round in the units in which durations are read.
+// A step that splits `most` into about four, round in the usual units of durations.
 function durationStep(most) {
   return most <= 4 ? niceStep(most) : DURATIONS.find((step) => step * 4 >= most) ?? 86_400 * Math.ceil(most / 4 / 86_400);
 }
 
-// How far the marks of an axis are from each other that goes up to `most`.
+// The distance between the ticks of an axis up to `most`.
 export function stepOf(most, isTime) {
   return isTime ? durationStep(most) : niceStep(most);
 }
 
-// The marks of the time axis: about one for every 70 pixels, at round minutes of this place's time.
+// The ticks of the time axis: about one per 70 pixels, at round minutes of local time.
 function timeMarks(from, until, width) {
   const wanted = Math.max(2, Math.floor(width / 70));
   const steps = [0.25, 0.5, 1, 2, 5, 10, 15, 20, 30, 60].map((minutes) => minutes * MINUTE);
@@ -47,8 +47,9 @@ function timeMarks(from, until, width) {
   return marks;
 }
 
-// A chart. Its properties: `label`; `times`, unix milliseconds; `series` of {name, tone, values, dashed, area}, of which
-// values may be null; `format` for values, `mark` for the marks of the axis; `isTime` where values are durations; `least`, the smallest top of the value axis.
+// A chart. Its properties: `label`; `times`, unix milliseconds; `series` of {name, tone, values, dashed,
+// area}, of which values may be null; `format` for values, `mark` for the ticks of the axis; `isTime` for
+// durations; `least`, the minimum upper end of the value axis.
 export class Chart {
   constructor(props) {
     this.element = document.createElement("figure");
@@ -176,7 +177,7 @@ export class Chart {
   }
 }
 
-// A line, broken where a value is not known; a value between two unknown ones is a dot.
+// A line with gaps for unknown values; a single value between two gaps is a dot.
 function drawLine(line, times, x, y) {
   let path = "";
   let area = "";
@@ -207,13 +208,13 @@ function drawLine(line, times, x, y) {
     h("path.line", { d: path, class: line.dashed ? "dashed" : "" }));
 }
 
-// The times at which the intervals of a history ended.
+// The end times of the intervals of a history.
 export function historyTimes(history) {
   const count = history.submitted.length;
   return Array.from({ length: count }, (_, index) => history.until_unix_ms - (count - 1 - index) * history.interval_s * 1000);
 }
 
-// Whether there is more to a history than what is known of it.
+// Whether a history is outdated.
 export function isOld(history) {
   return !history || serverNow() > history.until_unix_ms + history.interval_s * 1000;
 }

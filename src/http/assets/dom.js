@@ -1,18 +1,19 @@
-// Builds the page and changes it in place, so that focus, selection and scroll positions survive a refresh.
+// A small virtual DOM: updates the page in place, so that focus, selection and scroll positions survive a
+// refresh.
 //
-// A description of a node is made by h() or widget(); patch() makes a parent's children what the descriptions say, and
-// leaves alone what is the same. Text only ever becomes a text node or an attribute: names of functions, workers and jobs
-// are chosen by peers and may say anything.
+// h() and widget() describe nodes. patch() updates the children of a parent to match the descriptions, and
+// leaves unchanged nodes alone. Text becomes only text nodes and attributes, never markup: names of
+// functions, workers and jobs are untrusted.
 
 const SVG = "http://www.w3.org/2000/svg";
 const META = Symbol("what this node was made from");
 
-// What a person changes: it is set once and left to that person.
+// Properties of fields that the user edits: set once, and not overwritten by a refresh.
 const FIELDS = new Set(["input", "select", "textarea"]);
 const TYPED = new Set(["value", "checked"]);
 
-// Describes an element. `tag` may carry classes: "td.number". `props` are attributes; `on` holds listeners, `style` sets
-// properties, and `key` tells it from its siblings.
+// Describes an element. `tag` may contain classes: "td.number". `props` are attributes; `on` holds listeners,
+// `style` CSS properties, and `key` identifies the element among its siblings.
 export function h(tag, props, ...children) {
   const [name, ...classes] = tag.split(".");
   const all = props ?? {};
@@ -20,7 +21,8 @@ export function h(tag, props, ...children) {
   return { kind: name, key: all.key, props: names ? { ...all, class: names } : all, children: flat(children) };
 }
 
-// Describes an element that looks after itself: `Class` has an `element`, `update(props)` and, if it wants, `leave()`.
+// Describes an element that renders itself: `Class` has an `element`, `update(props)` and optionally
+// `leave()`.
 export function widget(Class, key, props) {
   return { kind: Class, key, props, children: [] };
 }
@@ -37,14 +39,14 @@ function flat(children) {
   return result;
 }
 
-// Makes an element from its description.
+// Creates an element from a description.
 export function create(description) {
   const holder = document.createElement("div");
   patch(holder, [description]);
   return holder.firstChild;
 }
 
-// Makes the children of `parent` what `wanted` says. What had the focus keeps it if it is still there.
+// Updates the children of `parent` to match `wanted`. A focused element that still exists keeps the focus.
 export function render(parent, wanted) {
   const focused = document.activeElement;
   patch(parent, wanted);
@@ -127,7 +129,7 @@ function change(node, description) {
     meta.made.update(description.props);
     return;
   }
-  // Options come before the value that names one of them.
+  // The options of a select must exist before its value is set.
   patch(node, description.children);
   setProps(node, meta, description.props);
   meta.props = description.props;
@@ -164,7 +166,7 @@ function setAttribute(node, name, value) {
   }
 }
 
-// A style attribute would be refused by the page's content security policy; properties are not.
+// The content security policy blocks style attributes, but not properties.
 function setStyle(node, style) {
   for (const [name, value] of Object.entries(style)) {
     if (node.style.getPropertyValue(name) !== value) {
@@ -173,7 +175,7 @@ function setStyle(node, style) {
   }
 }
 
-// Listeners are looked up when something happens, so that a refresh needs not exchange them.
+// Listeners are looked up when the event fires, so that a refresh need not replace them.
 function listen(node, meta, listeners) {
   meta.listened ??= new Set();
   for (const type of Object.keys(listeners)) {

@@ -1,4 +1,4 @@
-// The fleet: managed workers by host, and what their monitors make of them. All of it is what they say themselves.
+// The fleet: managed workers by host, and their monitors, according to their own reports.
 
 import { mayAct } from "./actions.js";
 import { parameter, setParameter } from "./address.js";
@@ -8,15 +8,15 @@ import { NONE, age, bytes, number, plural, shortAge, shortDuration, visible } fr
 import * as orders from "./orders.js";
 import { ago, badge, button, card, counted as counts, empty, facts, fitsFilter, jobLink, menuButton, name, redraw, searchField, table } from "./ui.js";
 
-// How many workers are shown, and how many functions of each where nobody wants all.
+// Maximum number of workers shown, and of functions per worker until expanded.
 const MOST = 300;
 const CHIPS = 8;
-// How many events of a monitor are shown.
+// Maximum number of events shown per monitor.
 const EVENTS = 12;
 
 const STATES = ["", "working", "idle", "leaving", "silent", "outdated"];
 
-// The workers all of whose functions are shown.
+// The workers with all functions expanded.
 const unfolded = new Set();
 
 export function fleetPage() {
@@ -24,7 +24,7 @@ export function fleetPage() {
   return {
     title: "Fleet",
     nav: "fleet",
-    // The server waits for those who are silent; that is no reason to look less often.
+    // The server waits for workers that do not answer; the refresh interval must not grow because of that.
     steady: true,
     async load(signal) {
       fleet = await get("/fleet", signal);
@@ -155,11 +155,11 @@ function byHost(shown, fleet) {
     }
     hosts.get(worker.host).push({ ...worker, key: worker.id });
   }
-  // Those of which no host is known come last.
+  // Workers without a known host come last.
   return [...hosts].sort(([one], [other]) => Number(one === "") - Number(other === "") || (one < other ? -1 : 1)).map(([host, rows]) => ({ key: host, head: hostHead(host, fleet), rows }));
 }
 
-// A host is dealt with as a whole, whatever the filter shows of it.
+// Host actions apply to the whole host, regardless of the filter.
 function hostHead(host, fleet) {
   const all = fleet.workers.filter((worker) => worker.host === host);
   const fleets = new Set(all.map((worker) => worker.fleet));
@@ -232,7 +232,7 @@ function runningCell(worker) {
     run.handle !== "" && jobLink(run.handle));
 }
 
-// The functions of a worker, with a button on each that turns it on or off.
+// The functions of a worker, each with a button that registers or unregisters it.
 function chips(worker) {
   const all = [...worker.functions_in_use.map((fn) => [fn, true]), ...worker.functions_not_in_use.map((fn) => [fn, false])];
   if (all.length === 0) {

@@ -1,4 +1,4 @@
-// Numbers, durations, times and names as people read them.
+// Formats numbers, durations, times and names for display.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -6,21 +6,21 @@ const clock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit"
 const shortClock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const calendar = new Intl.DateTimeFormat("en", { year: "numeric", month: "short", day: "numeric" });
 
-// Stands where a number is not known.
+// Placeholder for an unknown value.
 export const NONE = "–";
 
-// The server's clock minus one of this machine's that nobody sets, in milliseconds: ages are told by the server's clock.
+// Server clock minus local monotonic clock, in milliseconds: ages are computed with the server's clock.
 let clockOffset = Date.now() - performance.now();
 
 export function setClock(serverUnixMs) {
   const offset = serverUnixMs - performance.now();
-  // An event that comes a little late is no step of a clock.
+  // A slightly delayed event is not a clock step.
   if (Math.abs(offset - clockOffset) > 300) {
     clockOffset = offset;
   }
 }
 
-// The time now by the server's clock, in milliseconds since 1970.
+// The server's current time, in milliseconds since 1970.
 export function serverNow() {
   return performance.now() + clockOffset;
 }
@@ -29,7 +29,7 @@ export function number(value) {
   return value === null || value === undefined ? NONE : whole.format(value);
 }
 
-// With few digits, where there is little room: 12.3K.
+// Short form with few digits: 12.3K.
 export function brief(value) {
   if (value === null || value === undefined) {
     return NONE;
@@ -37,7 +37,7 @@ export function brief(value) {
   return Math.abs(value) < 100_000 ? whole.format(value) : compact.format(value);
 }
 
-// So many a second.
+// A rate per second.
 export function rate(value) {
   if (value === null || value === undefined) {
     return NONE;
@@ -51,12 +51,12 @@ export function rate(value) {
   return value < 10 ? String(Number(value.toFixed(1))) : brief(value);
 }
 
-// A mark of an axis, as exact as its step.
+// An axis label, as precise as its step.
 export function mark(value) {
   return value < 10 ? String(Number(value.toFixed(2))) : brief(value);
 }
 
-// A measured time in seconds, to about three digits: 0.42 ms, 1.50 s, 3 min 20 s.
+// A measured duration in seconds, to about three digits: 0.42 ms, 1.50 s, 3 min 20 s.
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) {
     return NONE;
@@ -70,12 +70,12 @@ export function duration(seconds) {
   return seconds < 60 ? `${digits(seconds)} s` : age(seconds);
 }
 
-// A mark of an axis of durations.
+// An axis label for a duration.
 export function durationMark(seconds) {
   return seconds >= 1 && Number.isInteger(seconds) ? age(seconds) : duration(seconds);
 }
 
-// At most three digits that mean something.
+// Up to three significant digits.
 function digits(value) {
   if (value >= 99.5) {
     return whole.format(value);
@@ -83,7 +83,7 @@ function digits(value) {
   return value >= 9.95 ? value.toFixed(1) : value.toFixed(2);
 }
 
-// How long something lasts by now, in whole seconds: 5 s, 3 min 20 s, 2 h 5 min, 4 d 3 h.
+// An elapsed time in whole seconds: 5 s, 3 min 20 s, 2 h 5 min, 4 d 3 h.
 export function age(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) {
     return NONE;
@@ -102,7 +102,7 @@ export function age(seconds) {
   return parts.slice(first, first + 2).filter(([count]) => count > 0).map(([count, unit]) => `${count} ${unit}`).join(" ");
 }
 
-// The same where there is little room: 5 s, 3m 20s.
+// The same in short form: 5 s, 3m 20s.
 export function shortAge(seconds) {
   return seconds < 60 ? age(seconds) : shortened(age(seconds));
 }
@@ -111,12 +111,12 @@ function shortened(text) {
   return text.replaceAll(/(\d) (min|[a-z])\b/g, (_, digit, unit) => `${digit}${unit[0]}`);
 }
 
-// A measured time where there is little room.
+// A measured duration in short form.
 export function shortDuration(seconds) {
   return seconds >= 60 ? shortAge(seconds) : duration(seconds);
 }
 
-// How long ago a time was, by the server's clock.
+// Elapsed time since a timestamp, by the server's clock.
 export function since(unixMs) {
   return unixMs === null || unixMs === undefined ? NONE : age((serverNow() - unixMs) / 1000);
 }
@@ -133,12 +133,12 @@ export function relative(unixMs) {
   return seconds < 0 ? `in ${age(1 - seconds)}` : `${age(seconds)} ago`;
 }
 
-// The same where there is little room: in 3m 20s.
+// The same in short form: in 3m 20s.
 export function shortRelative(unixMs) {
   return shortened(relative(unixMs));
 }
 
-// A time of day, with the date where that is another day.
+// A time of day, with the date if it is not today.
 export function time(unixMs) {
   const date = new Date(unixMs);
   const day = date.toDateString() === new Date().toDateString() ? "" : `${calendar.format(date)}, `;
@@ -174,13 +174,13 @@ export function plural(count, one, many = `${one}s`) {
   return `${whole.format(count)} ${count === 1 ? one : many}`;
 }
 
-// How many runs went wrong, in whatever way.
+// The number of unsuccessful runs of any kind.
 export function failures({ failed, excepted, timed_out: late }) {
   return failed + excepted + late;
 }
 
-// Characters that cannot be seen, or that turn the direction of what stands around them, made visible.
-// Line breaks and tabs of a workload may stay.
+// Makes invisible characters and bidirectional controls visible. Line breaks and tabs of a workload may be
+// kept.
 export function visible(text, breaks = false) {
   return text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu, (character) => {
     const code = character.codePointAt(0);
@@ -194,7 +194,7 @@ export function visible(text, breaks = false) {
   });
 }
 
-// A number of seconds that was typed: "90", "90s", "5m", "2h", "1d"; null where it is none.
+// Parses a number of seconds: "90", "90s", "5m", "2h", "1d"; null if invalid.
 export function parseSeconds(text) {
   const match = /^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?\s*$/i.exec(text);
   if (!match) {

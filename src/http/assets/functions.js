@@ -1,4 +1,4 @@
-// All functions, and one of them.
+// The pages for all functions and for one function.
 
 import * as actions from "./actions.js";
 import { functionPath, get, segment } from "./api.js";
@@ -76,13 +76,13 @@ function functionActions(fn) {
   ];
 }
 
-// How many workers and jobs of a function are shown.
+// Maximum number of workers and jobs shown.
 const SHOWN = 50;
 const JOBS_SHOWN = 20;
-// The beginnings of workloads are drawn when so many have come, since each is a request of its own.
+// Redraw after this many previews, since each needs a separate request.
 const PREVIEWS_AT_ONCE = 5;
 const PREVIEW_BYTES = 120;
-// So many jobs are waited for in vain at one look: a store that does not answer is not asked for all of them.
+// Maximum number of failed previews per refresh: if the store does not answer, the rest is not requested.
 const MOST_MISSES = 2;
 
 export function oneFunction([id]) {
@@ -130,8 +130,8 @@ export function oneFunction([id]) {
   };
 }
 
-// The beginnings of the workloads of the jobs shown, and their sizes, which are not known of those that the store alone has.
-// Each is asked for once, or again at the next look where the store did not answer in time.
+// Workload previews and sizes for the jobs shown; the sizes are unknown for jobs that are only in the store.
+// Each is requested once, or again at the next refresh if the store did not answer in time.
 async function loadPreviews(state, signal) {
   const handles = new Set(state.jobs.map((job) => job.handle));
   for (const handle of state.previews.keys()) {
@@ -159,7 +159,7 @@ async function loadPreviews(state, signal) {
       if (error.name === "AbortError") {
         return;
       }
-      // It has ended meanwhile.
+      // The job has ended meanwhile.
       state.previews.set(job.handle, null);
     }
   }
@@ -205,7 +205,7 @@ function totalsCard(fn) {
   ]));
 }
 
-// The depth goes on until now, which the history does not.
+// The depth charts extend to the current time, beyond the end of the history.
 function charts({ fn, at, history }) {
   const times = history ? historyTimes(history) : [];
   const values = (key) => history?.[key] ?? [];
@@ -228,10 +228,10 @@ function charts({ fn, at, history }) {
     })));
 }
 
-// How often a worker has failed at this function, in whatever way.
+// The failures of a worker at this function, of any kind.
 const failed = ({ own }) => own && failures(own.totals);
 
-// The state of a worker, and what holds of it for this function where that is another thing.
+// The state of a worker, and its state for this function if that differs.
 function workerState({ state, own }) {
   const withheld = own?.withheld;
   const differs = withheld && withheld !== state && !(withheld === "draining" && state === "drained");

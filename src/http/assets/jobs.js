@@ -1,4 +1,4 @@
-// Jobs, found by function, state, unique id, client and age; and one of them with its timeline.
+// The pages for jobs by function, state, unique id, client and age, and for one job with its timeline.
 
 import * as actions from "./actions.js";
 import { go, readable } from "./address.js";
@@ -9,19 +9,20 @@ import { shownAs } from "./preview.js";
 import { badge, button, card, empty, facts, functionLink, jobLink, lasting, link, menuButton, name, progressBar, segments, table, workerLink } from "./ui.js";
 
 const PAGE = 50;
-// Looking takes pauses, so a page may have few jobs though there are more; so many are asked for at once.
+// The server pauses its search, so a page may have few jobs although there are more. This many pages are
+// requested at most.
 const EMPTY_PAGES = 20;
 const FIRST_PREVIEW = 1024;
 const MOST_PREVIEW = 65_536;
 
 const FILTERS = ["function", "state", "unique", "client", "older_than_s"];
 
-// Where no state is chosen, a function's jobs are shown in this order.
+// Without a state filter, the jobs of a function are shown in this order.
 const STAGES = ["running", "queued", "scheduled"];
 
-// Asks for up to `limit` jobs from the cursor `after` on.
+// Requests up to `limit` jobs after the cursor `after`.
 async function jobPage(parts, limit, after, signal) {
-  // One that changes its place meanwhile may come twice.
+  // A job that moves meanwhile may appear twice.
   const found = new Map();
   let next = after;
   for (let tries = 0; tries < EMPTY_PAGES; tries += 1) {
@@ -35,9 +36,9 @@ async function jobPage(parts, limit, after, signal) {
   return { jobs: [...found.values()], next };
 }
 
-// Up to `limit` jobs of a function: those that run, then those that wait in the order in which they will be handed out, then
-// those that are scheduled. `after` and `next` are a stage and a cursor in it: "1.77". Stages of which there are no jobs
-// by `counts` are passed over.
+// Up to `limit` jobs of a function: running ones, then queued ones in the order of execution, then scheduled
+// ones. `after` and `next` consist of a stage and a cursor in it: "1.77". Stages without jobs according to
+// `counts` are skipped.
 export async function jobsInOrder(parts, limit, after, signal, counts = {}) {
   const [begin, cursor = ""] = (after ?? "0.").split(".", 2);
   const first = Number(begin);
@@ -56,7 +57,7 @@ export async function jobsInOrder(parts, limit, after, signal, counts = {}) {
   return { jobs: [...found.values()], next: null };
 }
 
-// What is said of the order of the jobs.
+// The note about the order of the jobs.
 function orderNote({ function: fn, state }) {
   if (fn && !state) {
     return "Jobs that run, then those that wait in the order in which they will be handed out, then scheduled ones.";
@@ -94,7 +95,7 @@ function filterForm(query, filters) {
     const typed = Object.fromEntries(new FormData(event.target).entries());
     const wanted = {};
     for (const [key, value] of Object.entries(typed)) {
-      // What was not touched stays as it was: it may be no UTF-8.
+      // An unchanged value keeps its encoded form, since it may not be UTF-8.
       wanted[key] = value === shown(key) ? (query.get(key) ?? "") : encodeURIComponent(value);
     }
     if (typed.older_than_s !== "") {
@@ -196,10 +197,10 @@ function jobHead(job, ended) {
       button("Cancel…", () => actions.cancelJob(job), { id: "cancel", kind: "danger" })));
 }
 
-// How runs that came to nothing have ended.
+// The outcomes of unsuccessful runs.
 const ENDS = { timed_out: "timed out", disconnected: "lost its worker", given_back: "was given back" };
 
-// What happened and what will, in order: [label, unix ms or null, what stands there, tone].
+// The timeline of a job, in order: [label, unix ms or null, text, tone].
 function steps(job, ended, endedAt) {
   const waits = (from, to) => (from === null || to === null ? "" : `after ${age((to - from) / 1000)}`);
   const due = job.due_unix_s === null ? null : job.due_unix_s * 1000;

@@ -1,4 +1,4 @@
-// What managed workers and monitors are told to do, with the questions that come before and the messages that come after.
+// Commands to managed workers and monitors, with their confirmation dialogs and messages.
 
 import { attempt } from "./actions.js";
 import { act } from "./api.js";

@@ -1,4 +1,4 @@
-// The first page: is work coming in, is it done, does anything wait too long.
+// The overview page: incoming and completed work, and jobs that wait too long.
 
 import { get, live } from "./api.js";
 import { Chart, historyTimes, isOld } from "./chart.js";
@@ -7,9 +7,9 @@ import { age, brief, bytes, duration, mark, number, plural, rate, shortAge, shor
 import { badge, card, count, depthBar, empty, facts, functionLink, link, segments, table, tile } from "./ui.js";
 
 const MINUTES_10 = 600_000;
-// The event of each second has the busiest functions alone; all of them are looked at more slowly, for the notices.
+// Live events contain only the busiest functions. All functions are polled less often, for the notices.
 const FUNCTIONS_MS = 10_000;
-// How many functions a notice names.
+// Maximum number of functions named in a notice.
 const NAMED = 3;
 const STATES = ["working", "waiting", "woken", "asleep", "draining", "drained", "disabled"];
 
@@ -51,7 +51,7 @@ export function overview() {
   };
 }
 
-// The history and, after its end, what came live: times, and a list for each number.
+// The history, followed by live values: times, and a list for each value.
 function joined(history, short) {
   const rows = [];
   if (history) {
@@ -97,14 +97,15 @@ function depth([times, , , , queued, running]) {
 
 const queuedOf = (fn) => fn.queued.high + fn.queued.normal + fn.queued.low;
 
-// Reasons for which jobs of a function wait, the first that holds: a tone, whether it holds, and what is said of functions.
+// Why jobs of a function wait; the first match counts: tone, condition, text.
 const REASONS = [
   ["warn", (fn) => fn.workers === 0, "and no worker can do them."],
   ["info", (fn) => fn.paused, (one) => (one ? "and it is paused." : "and they are paused.")],
   ["warn", ({ worker_states: states, workers }) => states.disabled + states.draining + states.drained >= workers, (one) => `and all ${one ? "its" : "their"} workers are disabled or drained.`],
 ];
 
-// What holds up jobs: one notice for each reason, however many functions it is true of. The longest queues are named.
+// One notice for each reason that holds up jobs, for all of its functions. It names those with the longest
+// queues.
 function heldUp(functions) {
   const found = REASONS.map(() => []);
   for (const fn of functions.filter((candidate) => queuedOf(candidate) > 0)) {
@@ -134,7 +135,7 @@ function notices(server, functions) {
   if (server.store.state === "memory") {
     found.push(["warn", "Background jobs are in memory only: they are lost when the server ends."]);
   }
-  // Of the busiest ones there are numbers that are newer.
+  // Live values of the busiest functions are more recent.
   const newer = new Map(live.top.map((fn) => [fn.id, fn]));
   const known = new Set(functions.map((fn) => fn.id));
   const all = [...live.top.filter((fn) => !known.has(fn.id)), ...functions.map((fn) => newer.get(fn.id) ?? fn)];

@@ -1,10 +1,10 @@
-// Workloads as text, as hexadecimal digits or in base64.
+// Workloads as text, hex dump or base64.
 
 import { h } from "./dom.js";
 import { NONE, visible } from "./format.js";
 
 const ROW = 16;
-// Where there is no room for that.
+// On a narrow screen.
 const NARROW_ROW = 8;
 const narrow = matchMedia("(max-width: 600px)");
 
@@ -24,7 +24,7 @@ export function toBase64(data) {
   return btoa(binary);
 }
 
-// Lines of an offset, 16 or 8 bytes and their characters.
+// A hex dump: offset, 16 or 8 bytes, and their characters.
 export function hexDump(data) {
   const lines = [];
   const row = narrow.matches ? NARROW_ROW : ROW;
@@ -37,7 +37,7 @@ export function hexDump(data) {
   return lines.join("\n");
 }
 
-// A preview in a form: "text", "hex" or "base64".
+// Formats a preview as "text", "hex" or "base64".
 export function shownAs(preview, form) {
   if (form === "hex") {
     return hexDump(previewBytes(preview));
@@ -48,7 +48,7 @@ export function shownAs(preview, form) {
   return preview.encoding === "text" ? visible(preview.content, true) : visible(new TextDecoder().decode(previewBytes(preview)), true);
 }
 
-// A preview on one line.
+// Formats a preview on one line.
 export function readablePreview(preview) {
   if (!preview) {
     return h("span.muted", null, preview === undefined ? "…" : NONE);

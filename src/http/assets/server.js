@@ -1,4 +1,4 @@
-// The server itself: its process, its connections, its store, what it has done, and the rules by which workers get no jobs.
+// The server page: process, connections, store, totals, and the rules that withhold jobs.
 
 import * as actions from "./actions.js";
 import { get, live } from "./api.js";
@@ -68,7 +68,7 @@ function connectionsCard({ connections }) {
   ]));
 }
 
-// Parts of nothing are left out: there are ten, and mostly three hold something.
+// Empty parts are omitted: usually only three of the ten have a size.
 function heldCard(held) {
   const parts = Object.entries(held.parts_bytes).filter(([, size]) => size > 0);
   return card("Memory held", null, facts([
@@ -133,7 +133,7 @@ function rulesCard(rules) {
   return card("Withheld jobs", null, rulesTable("rules", rules));
 }
 
-// Rules by which workers get no jobs, each with a button that ends it.
+// The rules that withhold jobs from workers, each with a button to end it.
 export function rulesTable(id, rules) {
   return table({
     id,

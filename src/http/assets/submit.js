@@ -1,4 +1,4 @@
-// Submits a job and shows what becomes of it.
+// The page that submits a job and shows its progress and result.
 
 import { readable } from "./address.js";
 import { actStreaming, act, get } from "./api.js";
@@ -8,7 +8,7 @@ import { shownAs } from "./preview.js";
 import { button, card, empty, field, jobLink, name, progressBar, redraw, toast } from "./ui.js";
 import { mayAct } from "./actions.js";
 
-// How many events are kept, since a worker may send data without end.
+// Maximum number of events kept, since a worker may send data endlessly.
 const MOST_EVENTS = 200;
 const MOST_SHOWN = 65_536;
 
@@ -88,7 +88,7 @@ function note(state, kind, text) {
   redraw();
 }
 
-// What an event says, as text; bytes that are none as digits.
+// The text of an event; binary data as a hex dump.
 function textOf({ data, data_base64: encoded, message }) {
   if (typeof encoded === "string") {
     return shownAs({ content: encoded, encoding: "base64" }, "hex");
@@ -108,7 +108,7 @@ function take(state, kind, data) {
   }
 }
 
-// Whether a worker has said anything of the job.
+// Whether a worker has started the job.
 function isAtWork({ events, progress }) {
   return progress !== null || events.some((event) => event.kind !== "created");
 }

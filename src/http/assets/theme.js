@@ -1,4 +1,4 @@
-// Before anything is drawn: the theme that was chosen here, if one was.
+// Applies the saved theme before the first paint.
 (() => {
   try {
     const theme = localStorage.getItem("gearmand-theme");
@@ -6,6 +6,6 @@
       document.documentElement.dataset.theme = theme;
     }
   } catch {
-    // Without storage the system's theme is used.
+    // Without storage, the system's theme is used.
   }
 })();

@@ -1,14 +1,14 @@
-// Pieces that every page is made of: badges, bars, tables, menus, dialogs and messages.
+// Shared components: badges, bars, tables, menus, dialogs and messages.
 
 import { parameter, setParameter } from "./address.js";
 import { segment } from "./api.js";
 import { create, h, render } from "./dom.js";
 import { NONE, brief, exactTime, failures, number, relative, serverNow, shortAge, visible } from "./format.js";
 
-// Where a page's rows, filters and orders are kept while the page is shown.
+// The callback that redraws the page.
 let again = () => {};
 
-// Tells what draws the page anew.
+// Sets the callback that redraws the page.
 export function onChange(draw) {
   again = draw;
 }
@@ -17,7 +17,7 @@ export function redraw() {
   again();
 }
 
-// A name that a peer chose. It cannot turn the text around it, and what cannot be seen is shown.
+// An untrusted name: isolated from the direction of the surrounding text, with invisible characters shown.
 export function name(text, props = {}) {
   return h("bdi", { title: visible(text), ...props, class: `name ${props.class ?? ""}` }, text === "" ? h("i.muted", null, "empty") : visible(text));
 }
@@ -38,7 +38,7 @@ export function jobLink(handle) {
   return handle ? h("a.code.name-link", { href: `#/jobs/${encodeURIComponent(handle)}` }, name(handle)) : NONE;
 }
 
-// What each word means, for those who meet it first.
+// Tooltips that explain each state.
 const MEANINGS = {
   working: "Holds a job",
   waiting: "Awake, without a job",
@@ -64,18 +64,18 @@ export function badge(word, extra = "") {
   return h("span.badge", { class: `is-${word} ${extra}`, title: MEANINGS[word] }, word);
 }
 
-// A time that ticks.
+// A relative time that is updated.
 export function ago(unixMs) {
   return h("time", { datetime: exactTime(unixMs), title: exactTime(unixMs) }, relative(unixMs));
 }
 
-// How long something lasts by now, where there is little room.
+// An elapsed time in short form.
 export function lasting(unixMs) {
   const seconds = unixMs === null || unixMs === undefined ? null : (serverNow() - unixMs) / 1000;
   return h("time", { datetime: exactTime(unixMs), title: exactTime(unixMs) }, seconds === null ? NONE : shortAge(seconds));
 }
 
-// A number in a tile, with what it counts.
+// A tile with a labelled number.
 export function tile(label, value, { unit, note, tone, href, id } = {}) {
   const inner = [
     h("span.tile-label", null, label),
@@ -86,7 +86,7 @@ export function tile(label, value, { unit, note, tone, href, id } = {}) {
   return h(kind, { href, class: tone ? `tone-${tone}` : "", key: label }, inner);
 }
 
-// A bar that shows a share of the greatest of its like, by a root so that small ones can still be told from none.
+// A bar relative to the largest value, on a square root scale so that small values remain visible.
 export function depthBar(value, most) {
   const share = most > 0 ? Math.sqrt(value / most) : 0;
   return h("span.depth", { "aria-hidden": "true" }, h("span", { style: { width: `${(share * 100).toFixed(1)}%` } }));
@@ -106,7 +106,7 @@ export function button(label, onClick, { kind = "", disabled = false, title, id 
   return h("button", { type: "button", class: `button ${kind}`, disabled, title, "data-action": id ?? label.toLowerCase(), key: `button ${id ?? label}`, on: { click: onClick } }, label);
 }
 
-// How many runs went wrong; whoever points at it is told in which ways.
+// The number of unsuccessful runs, with a tooltip by kind.
 export function failureCount(totals) {
   const { failed, excepted, timed_out: late } = totals;
   const title = `${number(failed)} failed, ${number(excepted)} with an exception, ${number(late)} timed out`;
@@ -124,19 +124,19 @@ export function card(title, props, ...children) {
     children);
 }
 
-// Pairs of a term and what it is.
+// A description list of terms and values.
 export function facts(pairs) {
   return h("dl.facts", null, pairs.filter(Boolean).map(([term, value]) => h("div", { key: term }, h("dt", null, term), h("dd", null, value ?? NONE))));
 }
 
 // --- tables
 
-// Of each table that is shown: where its rows are, and whether it has just been put into another order.
+// State of each table shown: row positions, and whether its order was just changed.
 const held = new Map();
-// More rows than anybody reads would make every refresh slow.
+// More rows would slow down every refresh.
 const MOST_ROWS = 500;
 
-// The rows in the order that a person chose. While the pointer or the focus is in the table its rows stay where they are.
+// The rows in the chosen order. They keep their positions while the table has the pointer or the focus.
 function ordered(columns, rows, chosen, held) {
   const column = columns.find((candidate) => candidate.id === chosen.by) ?? columns[0];
   const sign = chosen.down ? -1 : 1;
@@ -150,7 +150,7 @@ function ordered(columns, rows, chosen, held) {
   return sorted;
 }
 
-// Whether rows are to stay where they are; forgets their places where not.
+// Whether rows must keep their positions; forgets the positions if not.
 function holdsStill(id, chosen) {
   const body = document.querySelector(`[data-table="${id}"] tbody`);
   const held = body && !chosen.turned && (body.matches(":hover") || body.contains(document.activeElement));
@@ -168,7 +168,7 @@ function compare(one, other) {
   return (one ?? -1) - (other ?? -1);
 }
 
-// The order of a table in the address, "queued" or "-queued" where it goes down, or else the given one.
+// The sort order in the URL, "queued" or "-queued" for descending, or the default.
 function orderOf(columns, key, by, down) {
   const text = parameter(key);
   const id = text.replace(/^-/, "");
@@ -190,9 +190,9 @@ function heading(column, chosen, key) {
   return h("th", props, h("button.sort", { type: "button", title: column.title, on: { click } }, column.label, h("span.arrow", { "aria-hidden": "true" }, sorted ? (chosen.down ? "▾" : "▴") : "")));
 }
 
-// A table. A column has `id`, `label`, `cell(row)` and, to be sorted by, `value(row)`; a row has a `key`. `groups` are
-// `{key, head, rows}`. The order that a person chooses stands in the address, by the name `sort`. On a narrow screen every row
-// becomes a card in which the labels stand before the cells.
+// A table. A column has `id`, `label`, `cell(row)` and, if it is sortable, `value(row)`; a row has a `key`.
+// `groups` are `{key, head, rows}`. The chosen order is in the URL parameter named by `sort`. On a narrow
+// screen every row becomes a card with a label before each cell.
 export function table({ id, label, columns, rows, groups, by, down = true, sortable = true, sort = "sort" }) {
   if (!held.has(id)) {
     held.set(id, { places: new Map(), turned: false });
@@ -216,12 +216,13 @@ export function table({ id, label, columns, rows, groups, by, down = true, sorta
       h("tbody", null, lines)));
 }
 
-// A `flex` column has the room that others leave and cuts what is longer; `less` and `least` ones are left out where there is little.
+// A `flex` column takes the remaining width and truncates; `less` and `least` columns are hidden on narrow
+// screens.
 function classesOf(column) {
   return [column.number && "number", column.flex && "flex", column.class].filter(Boolean).join(" ");
 }
 
-// What is nothing stands back, so that the eye finds what is something.
+// Zero and unknown values are dimmed.
 function tableCell(column, row) {
   const content = column.cell(row);
   const classes = [classesOf(column), (content === "0" || content === NONE) && "zero"];
@@ -229,20 +230,20 @@ function tableCell(column, row) {
   return h(column.head ? "th" : "td", props, h("span.cell", null, content));
 }
 
-// A field in which a person types what is looked for. It stands in the address as `filter`.
+// A search field. Its text is in the URL parameter `filter`.
 export function searchField(label) {
   return h("label.search", { key: label },
     h("span.hidden", null, label),
     h("input", { type: "search", placeholder: `${label}  ( / )`, value: parameter("filter"), "data-filter": "", "data-live": "", autocomplete: "off", spellcheck: "false", on: { input: (event) => { setParameter("filter", event.target.value); redraw(); } } }));
 }
 
-// Whether one of the texts has what is looked for, in whatever case.
+// Whether one of the texts matches the filter, ignoring case.
 export function fitsFilter(...texts) {
   const wanted = parameter("filter").toLowerCase();
   return texts.some((text) => text.toLowerCase().includes(wanted));
 }
 
-// A choice of one among few: `options` are [value, label].
+// A segmented control: `options` are [value, label].
 export function segments(label, options, value, onChoose) {
   return h("div.segments", { role: "group", "aria-label": label, key: label }, options.map(([key, text]) =>
     h("button", { type: "button", key, "aria-pressed": String(key === value), on: { click: () => { onChoose(key); redraw(); } } }, text)));
@@ -250,7 +251,7 @@ export function segments(label, options, value, onChoose) {
 
 // --- menus
 
-// A button that opens a list of actions: [label, act, {danger}].
+// A button that opens a menu of actions: [label, act, {danger}].
 export function menuButton(label, items) {
   return h("button.button.icon", { type: "button", "aria-haspopup": "menu", "aria-label": label, title: label, "data-menu": "", key: "menu", on: { click: (event) => openMenu(event.currentTarget, label, items()) } }, "⋯");
 }
@@ -280,8 +281,8 @@ function openMenu(opener, label, items) {
 
 // --- dialogs
 
-// Shows a form in a dialog and resolves to its fields by name, or to null where a person declined. `fields` are
-// descriptions; `ready(values)` says whether they may be sent.
+// Shows a form in a dialog. Resolves to its values by name, or to null if cancelled. `fields` are
+// descriptions; `ready(values)` says whether the form may be submitted.
 export function ask({ title, text, fields = [], confirm = "OK", danger = false, ready = () => true }) {
   const opener = document.activeElement;
   return new Promise((resolve) => {
@@ -319,12 +320,12 @@ export function ask({ title, text, fields = [], confirm = "OK", danger = false, 
   });
 }
 
-// A labelled field of a form.
+// A labelled form field.
 export function field(label, kind, props, hint, children = []) {
   return h("label.field", { key: props.name ?? label }, h("span.field-label", null, label), h(kind, { autocomplete: "off", ...props }, children), hint && h("span.hint", null, hint));
 }
 
-// A dialog that only tells.
+// A dialog without a choice.
 export function tell(title, ...content) {
   const opener = document.activeElement;
   const dialog = create(h("dialog.dialog", { "aria-labelledby": "dialog-title" },
@@ -347,7 +348,7 @@ const MOST_MESSAGES = 4;
 const messages = [];
 let messageNumber = 0;
 
-// Shows a message for a while; one of failure stays longer and is read out at once.
+// Shows a message for a while. An error stays longer, and is announced by screen readers at once.
 export function toast(text, failed = false) {
   messageNumber += 1;
   const message = { key: messageNumber, text, failed };
@@ -374,7 +375,7 @@ function drawMessages() {
       h("button.close", { type: "button", "aria-label": "Dismiss", on: { click: () => dismiss(message) } }, "×"))));
 }
 
-// A number as short as it may be; whoever points at it is told all of it.
+// A number in short form, with the full number as a tooltip.
 export function counted(value) {
   return value < 100_000 ? number(value) : count(value);
 }

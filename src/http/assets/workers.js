@@ -1,4 +1,4 @@
-// The table that Gearman never had: all workers by host; and one of them.
+// The pages for all workers by host, and for one worker.
 
 import * as actions from "./actions.js";
 import { change, readable } from "./address.js";
@@ -8,15 +8,15 @@ import { bytes, duration, failures, number, plural, shortDuration, shortRelative
 import { rulesTable } from "./server.js";
 import { ago, badge, button, card, counted, empty, facts, failureCount, fitsFilter, functionLink, jobLink, lasting, menuButton, name, progressBar, redraw, searchField, segments, table } from "./ui.js";
 
-// Workers are asked for in pages; beyond so many a filter is needed.
+// Workers are requested in pages, up to this total; beyond it a filter is needed.
 const PAGE = 500;
 const MOST = 1000;
-// How many function names stand in a row.
+// Maximum number of function names in a row.
 const NAMES = 2;
 
 const STATES = ["", "working", "waiting", "asleep", "woken", "draining", "drained", "disabled"];
 
-// Failures of all kinds, of a worker or of a function as it does it.
+// Failures of any kind, of a worker or of one of its functions.
 const failed = { id: "failed", label: "Failed", title: "Failed, with an exception, or timed out", number: true, value: ({ totals }) => failures(totals), cell: ({ totals }) => failureCount(totals) };
 
 export function workerList(_, query) {
@@ -211,7 +211,7 @@ function aboutCards(worker) {
     ])));
 }
 
-// The rules that mean this worker, by its connection, its client id or its host.
+// The rules that apply to this worker, by its connection, client id or host.
 function withheldCard({ rules }) {
   return rules?.length > 0 && card("Withheld jobs", { key: "withheld" }, rulesTable("worker-rules", rules));
 }

@@ -1,7 +1,7 @@
-//! Many questions over one connection of the job server's, an ordinary client's: a job each, all of them at once.
+//! Many concurrent requests over one client connection to the job server: one job each.
 //!
-//! Those who answer are not trusted. An answer that is too long is passed over as it comes, and what all answers take
-//! together is bounded; whatever else is said of a job is read and forgotten.
+//! The answers are untrusted. An answer that is too long is skipped while it arrives, and the total size of
+//! all answers is limited. Other packets of a job are ignored.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,41 +17,41 @@ use crate::http::Interface;
 use crate::http::job::connect;
 use crate::protocol::packet::{HEADER_SIZE, Header, Magic, PacketType, split_arguments};
 
-/// What all answers to the questions of one connection take together, at most, in bytes.
+/// Maximum total size of the answers on one connection, in bytes.
 pub(super) const ANSWERS_MAX: usize = 16 << 20;
-/// So many questions are on their way to the job server at a time.
+/// Maximum number of submissions in flight.
 const AT_ONCE: usize = 64;
-/// What a packet holds beside an answer, at most, in bytes: a handle.
+/// Maximum size of a packet without its answer, in bytes: the handle.
 const BESIDE: usize = 1024;
-/// How much is read at a time, in bytes.
+/// Read size, in bytes.
 const READ: usize = 16 * 1024;
 
-/// A job whose result is an answer.
+/// A request: a job whose result is the answer.
 pub(super) struct Question {
-    /// Who answers: a function.
+    /// The function that answers.
     pub(super) function: String,
-    /// By which equal questions of several are one job; empty for none.
+    /// Unique id, so that equal requests of several clients coalesce; empty for none.
     pub(super) unique: &'static str,
-    /// The question itself.
+    /// The request itself.
     pub(super) workload: Bytes,
-    /// The longest answer that is read, in bytes.
+    /// Maximum size of the answer, in bytes.
     pub(super) most: usize,
 }
 
-/// What came of a question.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     /// The result of the job.
     Answer(Bytes),
-    /// Why there is none, and will be none.
+    /// Why there will be no answer.
     Failed(String),
 }
 
-/// Asks all questions and tells of each reply as it comes, by the question's place, until all have come or the time has
-/// passed. Jobs that nobody took until then vanish with the connection.
+/// Sends all requests, and calls `each` for every reply with the index of its request, until all have arrived
+/// or the timeout expires. Jobs that no worker has grabbed by then vanish with the connection.
 ///
 /// # Errors
-/// When the connection cannot be had, or ends before the time.
+/// The connection cannot be opened, or ends before the timeout.
 pub(super) async fn ask(
     interface: &Interface,
     peer: String,
@@ -70,15 +70,15 @@ pub(super) async fn ask(
     }
 }
 
-/// Questions, of which some are sent, and of these some are jobs already.
+/// The state of the requests.
 struct Questions<'a, F> {
     all: &'a [Question],
     sent: usize,
-    /// How many are jobs, or were refused: the job server says so in their order.
+    /// Number of requests that were created or rejected. The job server responds in their order.
     accepted: usize,
-    /// The places of those that are jobs without a reply, by handle.
+    /// Indices of the created jobs without a reply, by handle.
     open: HashMap<Bytes, usize>,
-    /// What all answers took so far, in bytes.
+    /// Total size of all answers so far, in bytes.
     held: usize,
     each: F,
 }
@@ -95,7 +95,7 @@ impl<F: FnMut(usize, Reply)> Questions<'_, F> {
             let is_long = packet.body.len() > READ;
             self.take(packet);
             if is_long {
-                // It took a while to be read; others have their turn.
+                // It took a while to read. Yields, so that other connections run.
                 yield_now().await;
             }
         }
@@ -150,9 +150,9 @@ struct Received {
 struct Asking {
     stream: UnixStream,
     received: BytesMut,
-    /// The longest answer to any of the questions, in bytes.
+    /// Maximum answer size of all requests, in bytes.
     most: usize,
-    /// How many of the next bytes belong to a packet that is passed over.
+    /// Number of following bytes that belong to a skipped packet.
     passed_over: usize,
 }
 
@@ -162,7 +162,7 @@ impl Asking {
         Self { stream, received: BytesMut::new(), most, passed_over: 0 }
     }
 
-    /// Makes jobs of questions. It waits for nobody but the job server.
+    /// Submits the requests as jobs. It waits only for the job server.
     async fn submit(&mut self, questions: &[Question]) -> io::Result<()> {
         let mut packets = Vec::new();
         for Question { function, unique, workload, .. } in questions {
@@ -179,7 +179,7 @@ impl Asking {
         self.stream.write_all(&packets).await
     }
 
-    /// The next packet. Nothing is lost when this is dropped before it is done.
+    /// The next packet. Cancel safe.
     async fn next(&mut self) -> io::Result<Received> {
         loop {
             let skip = self.passed_over.min(self.received.len());
@@ -195,7 +195,7 @@ impl Asking {
         }
     }
 
-    /// A packet, where the bytes of one are there, or so many of one that is too long that its handle is.
+    /// Returns a packet if it is complete, or the beginning of an oversized one if that includes the handle.
     fn cut(&mut self) -> io::Result<Option<Received>> {
         if self.passed_over > 0 {
             return Ok(None);
@@ -232,7 +232,7 @@ mod tests {
         (0..count).map(question).collect()
     }
 
-    /// Asks so many questions of one that says these bytes.
+    /// Sends `count` requests to a fake server that responds with these bytes.
     async fn asked(count: usize, said: Vec<u8>) -> (io::Result<()>, Vec<(usize, Reply)>) {
         asked_these(questions(count), said).await
     }
@@ -244,7 +244,7 @@ mod tests {
         let each = |place, reply| replies.push((place, reply));
         let run = Questions { all: &all, sent: 0, accepted: 0, open: HashMap::new(), held: 0, each };
         let server = async move {
-            // More may be written than the sockets hold.
+            // More than the socket buffers hold may be written.
             let _ = other.write_all(&said).await;
         };
         let (done, ()) = tokio::join!(run.run(&mut asking), server);

@@ -1,4 +1,4 @@
-//! What managed workers and monitors are told to do.
+//! Commands to managed workers and monitors.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::http::answer::{Failure, json};
 use crate::http::routes::{Call, Route};
 use crate::protocol::text::escaped;
 
-/// How long it may take until the answer is there.
+/// Timeout for the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a worker is to do.
+/// A command to a worker.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WorkerOrder {
@@ -34,7 +34,7 @@ struct WorkerOrder {
     functions: Vec<String>,
 }
 
-/// What a monitor is to do.
+/// A command to a monitor.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MonitorOrder {
@@ -50,12 +50,12 @@ enum MonitorVerb {
     Start,
 }
 
-/// An order, ready to be given.
+/// A command that is ready to be sent.
 struct Order {
-    /// Who takes it.
+    /// The function that receives it.
     function: String,
     workload: Vec<u8>,
-    /// What is wanted of whom, for the log.
+    /// Description for the log.
     text: String,
 }
 
@@ -64,7 +64,7 @@ struct Done {
     answer: Map<String, Value>,
 }
 
-/// Tells a worker or a monitor to do something, and what it answered.
+/// Sends a command to a worker or a monitor, and returns its answer.
 pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Response, Failure> {
     call.query(&[])?;
     let body = std::mem::take(&mut call.body);
@@ -80,14 +80,14 @@ pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Respo
     }
     let permit = Arc::clone(&interface.actions).try_acquire_owned();
     let permit = permit.map_err(|_| Failure::busy("too_many_actions", "too much is being done already; try again"))?;
-    // It goes on, and is logged, where whoever wanted it does not wait for its end.
+    // A separate task, so that the command completes and is logged even if the client disconnects.
     let task = tokio::spawn(async move {
         let _permit = permit;
         let Order { function, workload, text } = order;
         let said = give(&interface, actor.address, function, workload).await;
         let how = said.as_ref().err().map_or("done", Failure::message);
         interface.parts.admin.log_order(&text, how, &actor.text);
-        // Whoever gave the order wants to see what came of it.
+        // The client will want to see the effect, so invalidate the cache.
         interface.fleet.is_old.store(true, Ordering::Relaxed);
         said
     });
@@ -97,7 +97,7 @@ pub(in crate::http) async fn order(route: Route, mut call: Call) -> Result<Respo
     }
 }
 
-/// Nobody is there who would take the order.
+/// The error for a missing worker or monitor.
 fn nobody(route: Route) -> Failure {
     match route {
         Route::OrderWorker => Failure::missing("no_such_worker", "there is no managed worker with this id"),
@@ -149,12 +149,12 @@ impl Order {
     }
 }
 
-/// The word for a verb.
+/// The name of a verb.
 fn word(verb: Verb) -> String {
     String::from_utf8_lossy(&to_json(&verb)).trim_matches('"').to_owned()
 }
 
-/// Gives an order and waits for the answer.
+/// Sends a command, and waits for the answer.
 async fn give(
     interface: &Interface,
     peer: String,
@@ -176,7 +176,7 @@ async fn give(
     }
 }
 
-/// What an answer says, where it says that it was done.
+/// The contents of a successful answer.
 fn read(answer: &[u8]) -> Result<Map<String, Value>, Failure> {
     read_bounded(answer, ANSWER_MAX).map_err(|error| match error {
         BadAnswer::Refused(why) => {
@@ -186,7 +186,7 @@ fn read(answer: &[u8]) -> Result<Map<String, Value>, Failure> {
     })
 }
 
-/// It answers, and not as the contract wants it.
+/// The error for an answer that violates the contract.
 fn no_sense(why: &str) -> Failure {
     let message = format!("it does not answer as the contract says: {}", cut(why.to_owned(), TEXT_MAX));
     Failure::new(StatusCode::BAD_GATEWAY, "bad_answer", message)

@@ -1,4 +1,4 @@
-//! What workers and monitors say, as it is shown: bounded, in snake case, with units in the names.
+//! Views of the reports of workers and monitors: bounded, in snake case, with units in the names.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use serde::Serialize;
 use crate::fleet::contract::{self, FUNCTIONS_MAX, NAME_MAX, Run, Status, VERSION_MAX, is_function};
 use crate::fleet::report::{Event, FunctionReport, MemberReport, Report};
 
-/// The longest text that is shown of a reason or an event, in bytes.
+/// Maximum length of a reason or an event, in bytes.
 pub(super) const TEXT_MAX: usize = 512;
-/// How many events, unmet wishes and hosts of one monitor are shown.
+/// Maximum number of events, unmet requirements and hosts of a monitor.
 const LINES_MAX: usize = 200;
-/// No time and no duration is larger, in seconds: about three thousand years.
+/// Maximum time or duration in seconds: about three thousand years.
 const SECONDS_MAX: f64 = 1e11;
 
-/// A worker, by its own words. What follows, [`Heard`], is added when it is written.
+/// A worker, according to its own status. [`Heard`] is added when it is serialized.
 #[derive(Debug, Serialize)]
 pub(super) struct WorkerView {
     id: String,
@@ -34,7 +34,7 @@ pub(super) struct WorkerView {
     memory_bytes: u64,
 }
 
-/// A job that a worker says it runs.
+/// A job that a worker reports as running.
 #[derive(Debug, Serialize)]
 struct RunView {
     function: String,
@@ -42,19 +42,19 @@ struct RunView {
     seconds: f64,
 }
 
-/// What is known beside what somebody said.
+/// What is known in addition to the report.
 #[derive(Debug, Serialize)]
 pub(super) struct Heard<'a> {
-    /// For how long no answer has come; none where this is the answer.
+    /// How long no answer has arrived; `None` if this is a current answer.
     pub(super) silent_s: Option<f64>,
-    /// What is wrong with the answer.
+    /// The error in the answer.
     pub(super) error: Option<&'a str>,
-    /// Whether its monitor is to replace it; none where it is a monitor.
+    /// Whether its monitor will replace it; `None` for a monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) outdated: Option<bool>,
 }
 
-/// A monitor, by its own words.
+/// A monitor, according to its own report.
 #[derive(Debug, Serialize)]
 pub(super) struct MonitorView {
     fleet: String,
@@ -71,7 +71,7 @@ pub(super) struct MonitorView {
     events: Vec<EventView>,
 }
 
-/// A function that a monitor takes care of.
+/// A function that a monitor manages.
 #[derive(Debug, Serialize)]
 struct FunctionView {
     function: String,
@@ -84,7 +84,7 @@ struct FunctionView {
     oldest_s: Option<f64>,
 }
 
-/// A worker as its monitor sees it; what it says of itself stands among the workers.
+/// A worker according to its monitor. Its own status is among the workers.
 #[derive(Debug, Serialize)]
 struct MemberView {
     id: String,
@@ -93,7 +93,7 @@ struct MemberView {
     outdated: bool,
 }
 
-/// Something that a monitor did.
+/// An action of a monitor.
 #[derive(Debug, Serialize)]
 struct EventView {
     at_unix_s: f64,
@@ -103,7 +103,7 @@ struct EventView {
 }
 
 impl WorkerView {
-    /// What a worker said at this time, in seconds since 1970.
+    /// A worker's status at this time, in seconds since 1970.
     pub(super) fn new(status: Status, now_unix_s: f64) -> Self {
         let status = status.bounded();
         let run =
@@ -127,7 +127,7 @@ impl WorkerView {
         }
     }
 
-    /// A worker that has said nothing yet.
+    /// A worker that has not answered yet.
     pub(super) fn unknown(id: String) -> Self {
         Self {
             id,
@@ -150,7 +150,7 @@ impl WorkerView {
 }
 
 impl MonitorView {
-    /// What the monitor of this fleet said.
+    /// The report of this fleet's monitor.
     pub(super) fn new(fleet: String, report: Report<MemberReport>) -> Self {
         let function = |it: FunctionReport| FunctionView {
             function: it.function,
@@ -198,19 +198,19 @@ impl MonitorView {
         }
     }
 
-    /// The workers that it is to replace.
+    /// The workers that it will replace.
     pub(super) fn outdated(&self) -> impl Iterator<Item = &str> {
         self.workers.iter().filter(|worker| worker.outdated).map(|worker| worker.id.as_str())
     }
 }
 
-/// A text of at most so many bytes, without half a character.
+/// Truncates a text to at most `most` bytes, without splitting a character.
 pub(super) fn cut(mut text: String, most: usize) -> String {
     contract::cut(&mut text, most);
     text
 }
 
-/// A time or a duration in seconds that can be shown, whatever it was.
+/// A time or duration in seconds, limited to the valid range.
 fn sane(seconds: f64) -> f64 {
     if seconds.is_finite() { seconds.clamp(0.0, SECONDS_MAX) } else { 0.0 }
 }

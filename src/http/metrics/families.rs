@@ -1,4 +1,4 @@
-//! All metrics: name, what it is, what it says, and where its value is from.
+//! All metric families: name, type, help text and source of the values.
 
 use std::fmt::Display;
 
@@ -9,7 +9,7 @@ use crate::http::Counts;
 use crate::stats::histogram::Histogram;
 use crate::stats::{FunctionGauges, Lazy};
 
-/// Metrics of one name.
+/// A metric family.
 pub(super) struct Family {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
@@ -17,18 +17,18 @@ pub(super) struct Family {
     pub(super) source: Source,
 }
 
-/// Where values are from.
+/// The source of the values.
 pub(super) enum Source {
     Server(fn(&ServerView, &mut Lines<'_>)),
-    /// Once for each function.
+    /// One sample per function.
     Function(fn(&FunctionView, &mut Lines<'_>)),
-    /// Once for each function that has had a job; see [`has_had_jobs`].
+    /// One sample per function that has had a job; see [`has_had_jobs`].
     Used(fn(&FunctionView, &mut Lines<'_>)),
-    /// Once for each function of which something was measured.
+    /// One histogram per function with measurements.
     Times(fn(&FunctionGauges) -> &Lazy<Histogram>),
     Http(fn(&Counts, &mut Lines<'_>)),
     Process(fn(&Process, &mut Lines<'_>)),
-    /// The job that runs longest, once for each function that has one.
+    /// The job that has been running longest, one sample per function with a running job.
     Run,
     /// The number of functions that are left out.
     LeftOut,
@@ -38,26 +38,26 @@ const fn family(name: &'static str, kind: Kind, help: &'static str, source: Sour
     Family { name, kind, help, source }
 }
 
-/// Jobs that are not with a worker.
+/// Jobs that are not running.
 fn waiting(function: &FunctionView) -> u64 {
     let queued = &function.queued;
     queued.high + queued.normal + queued.low + function.scheduled
 }
 
-/// Whether a function has, or has had, a job. From then on all its counters and gauges of jobs are written, those that are 0
-/// too, and stay: a series that comes and goes is read wrongly by `rate` and by means over time.
+/// Whether a function has or had a job. From its first job on, all its job counters and gauges are written,
+/// even if they are 0, and they stay: `rate` and averages over time misread a series that comes and goes.
 ///
-/// Before that most of them say nothing, and there may be thousands of such functions.
+/// Before its first job, most of them are meaningless, and there may be thousands of such functions.
 pub(super) fn has_had_jobs(function: &FunctionView) -> bool {
     function.totals != Totals::default() || waiting(function) + function.running > 0
 }
 
-/// Milliseconds as seconds, with nothing lost.
+/// Milliseconds as seconds, exact.
 pub(super) fn seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
-/// A value, where there is one.
+/// Writes a value if it is known.
 fn known(lines: &mut Lines<'_>, value: Option<impl Display>) {
     if let Some(value) = value {
         lines.value(value);
@@ -80,7 +80,8 @@ fn by_state(states: &WorkerStates) -> [(&'static str, u64); 7] {
     ]
 }
 
-/// Of a function that has had jobs the states in which workers mostly are, and of each the states in which one is.
+/// The states of a function's workers: the common states if the function has had jobs, and all states with
+/// workers.
 fn states_of_function(function: &FunctionView, lines: &mut Lines<'_>) {
     let has_had_jobs = has_had_jobs(function);
     for (state, count) in by_state(&function.worker_states) {
@@ -102,7 +103,7 @@ fn outcomes(lines: &mut Lines<'_>, totals: &Totals) {
     lines.each("outcome", outcomes);
 }
 
-/// In the order in which they are written. The first six are those of exporters for gearmand.
+/// In output order. The first six are those of existing gearmand exporters.
 pub(super) const FAMILIES: &[Family] = &[
     family("gearman_up", Kind::Gauge, "Whether the server answers.", Source::Server(|_, lines| lines.value(1))),
     family(

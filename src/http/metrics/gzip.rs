@@ -1,4 +1,4 @@
-//! Compression of a long answer as it is written.
+//! Compresses a streaming body.
 
 use std::io::Write as _;
 
@@ -8,27 +8,27 @@ use axum::http::header::ACCEPT_ENCODING;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// Bytes are compressed until there are so many, which are then sent.
+/// Compressed bytes are sent when there are this many.
 const PIECE: usize = 16 * 1024;
-/// So many pieces are compressed without a pause at most. Other requests are served in the pauses.
+/// Maximum number of chunks compressed without yielding to other requests.
 const AT_ONCE: usize = 4;
 
-/// A stream of gzip. It holds some hundred KiB, however much is compressed.
+/// A gzip stream. It uses some hundred KiB, regardless of the input size.
 pub(super) struct Gzip(Option<GzEncoder<Vec<u8>>>);
 
 impl Gzip {
     pub(super) fn new() -> Self {
-        // The text repeats itself so much that a better level gains little and takes several times as long.
+        // The text is so repetitive that a higher level gains little and takes several times as long.
         Self(Some(GzEncoder::new(Vec::new(), Compression::fast())))
     }
 
-    /// The next compressed bytes of what `make` makes, piece by piece; none after the end. There may be no bytes in one that
-    /// is not the last.
+    /// The next compressed chunk of the output of `make`; `None` after the end. A chunk that is not the last
+    /// may be empty.
     pub(super) fn compress(&mut self, mut make: impl FnMut() -> Option<Bytes>) -> Option<Bytes> {
         let encoder = self.0.as_mut()?;
         for _ in 0..AT_ONCE {
             match make() {
-                // Writing to memory does not fail, here and below.
+                // Writing to memory cannot fail, here and below.
                 Some(piece) => drop(encoder.write_all(&piece)),
                 None => return self.0.take()?.finish().ok().map(Bytes::from),
             }
@@ -40,7 +40,7 @@ impl Gzip {
     }
 }
 
-/// Whether a request says that its answer may be compressed with gzip.
+/// Whether the client accepts gzip.
 pub(super) fn is_accepted(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     codings.flat_map(|codings| codings.split(',')).any(|coding| {

@@ -1,4 +1,4 @@
-//! Writing the lines of the format.
+//! Writes the lines of the text format.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 
 use crate::stats::histogram::{Durations, bound_us};
 
-/// The smallest and the largest finite bound of a histogram: 1 ms and 4.8 h. Each bound between them is twice the one before.
-/// More would be more exact than this, and a series of each function for every one of them.
+/// Smallest and largest finite bucket bound of a histogram: 1 ms and 4.8 h. Each bound is twice the previous
+/// one. More bounds would be more precise, but each costs one series per function.
 const BOUNDS_US: RangeInclusive<u64> = 1 << 10..=1 << 34;
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Gauge,
@@ -18,18 +18,18 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// Writes what a family is.
+/// Writes the HELP and TYPE lines of a family.
 pub(super) fn write_head(name: &str, kind: Kind, help: &str, out: &mut Vec<u8>) {
     let kind = match kind {
         Kind::Gauge => "gauge",
         Kind::Counter => "counter",
         Kind::Histogram => "histogram",
     };
-    // Writing to memory does not fail, here and below.
+    // Writing to memory cannot fail, here and below.
     let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
 }
 
-/// Writes samples of one family, of one function or of the server.
+/// Writes the samples of one family, for one function or the server.
 pub(super) struct Lines<'a> {
     name: &'a str,
     function: Option<&'a str>,
@@ -58,7 +58,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// All samples of a histogram; none where there was nothing to measure.
+    /// All samples of a histogram; none if it is empty.
     pub(super) fn histogram(&mut self, durations: &Durations) {
         let count = durations.count();
         if count == 0 {
@@ -103,7 +103,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Microseconds, told as seconds with nothing lost.
+/// Microseconds, printed as exact seconds.
 struct Seconds(u128);
 
 impl Display for Seconds {

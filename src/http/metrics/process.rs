@@ -1,4 +1,4 @@
-//! What the system knows of the process, and what the job server is asked for when metrics are read.
+//! Process statistics, and what the job server is asked for at a scrape.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,26 +12,26 @@ use tokio::task::yield_now;
 use crate::http::Interface;
 use crate::protocol::FunctionName;
 
-/// Numbers that are read once for each reading of all metrics.
+/// Values that are read once per scrape.
 pub(super) struct Process {
-    /// Time that all threads spent on CPUs.
+    /// CPU time of all threads.
     pub(super) cpu: Option<Duration>,
-    /// File descriptors that are open.
+    /// Number of open file descriptors.
     pub(super) descriptors: Option<u64>,
-    /// How many may be.
+    /// Limit of open file descriptors.
     pub(super) max_descriptors: Option<u64>,
-    /// How many connections may be.
+    /// Maximum number of connections.
     pub(super) max_connections: u64,
-    /// How many HTTP connections may be.
+    /// Maximum number of HTTP connections.
     pub(super) max_http_connections: u64,
-    /// Lines of the log that were left out.
+    /// Number of log lines that were dropped.
     pub(super) log_lines_left_out: u64,
-    /// For how long the job runs that has run longest, in milliseconds, by function.
+    /// Running time of each function's longest running job, in milliseconds.
     oldest_running_ms: HashMap<FunctionName, u64>,
 }
 
 impl Process {
-    /// Reads them. Between some running jobs and the next ones others have their turn.
+    /// Reads the values. It yields between batches of running jobs, so that other connections run.
     pub(super) async fn read(interface: &Arc<Interface>) -> Self {
         let mut oldest = HashMap::new();
         let mut place = 0;
@@ -41,7 +41,7 @@ impl Process {
         }
         Self {
             cpu: cpu_time(),
-            // The listing has a descriptor of its own.
+            // The listing itself uses a descriptor.
             descriptors: fs::read_dir("/proc/self/fd").ok().map(|open| (open.count() as u64).saturating_sub(1)),
             max_descriptors: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
             max_connections: interface.parts.stats.max_connections.get(),
@@ -51,12 +51,12 @@ impl Process {
         }
     }
 
-    /// For how long the job of the function runs that has run longest, in milliseconds.
+    /// Running time of the function's longest running job, in milliseconds.
     pub(super) fn oldest_running_ms(&self, function: &[u8]) -> Option<u64> {
         self.oldest_running_ms.get(function).copied()
     }
 
-    /// The same of all functions.
+    /// The same for all functions.
     pub(super) fn oldest_running_of_all_ms(&self) -> u64 {
         self.oldest_running_ms.values().copied().max().unwrap_or(0)
     }

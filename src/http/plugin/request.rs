@@ -1,17 +1,18 @@
-//! The head of a request, and the job that it asks for.
+//! Parses the head of a request, and the job in it.
 //!
-//! gearmand's plugin is particular about some things and careless about others. What it closes without a word is closed
-//! here as well; what it reads in two ways is refused, since a proxy before us may read it in the other.
+//! gearmand's plugin is strict about some things and lenient about others. Requests for which it silently
+//! closes the connection are closed here as well. Ambiguous requests are rejected, since a proxy in front may
+//! interpret them differently (request smuggling).
 
 use crate::protocol::packet::PacketType;
 
-/// The largest head, its empty line included, in bytes.
+/// Maximum size of a head in bytes, including the empty line.
 pub(super) const HEAD_MAX: usize = 8192;
 
-/// The unique id of a request that names none: equal workloads are one job.
+/// The unique id of a request without one: equal workloads coalesce.
 const COALESCE_BY_WORKLOAD: &[u8] = b"-";
 
-/// The version of HTTP that a peer speaks, and is answered in.
+/// The HTTP version of the peer, also used for the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {
     Http10,
@@ -27,7 +28,7 @@ impl Version {
     }
 }
 
-/// A method that gearmand answers.
+/// A supported method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
     Get,
@@ -36,17 +37,17 @@ enum Method {
     Put,
 }
 
-/// A request that is well formed.
+/// A valid request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) version: Version,
-    /// Only the head of the response is wanted.
+    /// Whether it is a HEAD request, which gets no body.
     pub(super) is_head: bool,
-    /// The job that is asked for; `None` for a HEAD that names no function, which asks whether there is a server.
+    /// The job; `None` for a HEAD request without a function, which checks whether the server is alive.
     pub(super) job: Option<Job>,
-    /// The size of the workload, in bytes.
+    /// Size of the workload, in bytes.
     pub(super) length: usize,
-    /// The workload comes when it is asked for.
+    /// Whether the client waits for `100 Continue` before it sends the workload.
     pub(super) waits_for_continue: bool,
 }
 
@@ -55,42 +56,42 @@ pub(super) struct Request {
 pub(super) struct Job {
     pub(super) submission: PacketType,
     pub(super) is_background: bool,
-    /// As it stands in the request: nothing is decoded.
+    /// As in the request: it is not decoded.
     pub(super) function: Vec<u8>,
     pub(super) unique: Vec<u8>,
 }
 
-/// Why a request is not served.
+/// Why a request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The connection is closed without a word, as gearmand does it.
+    /// The connection is closed silently, as gearmand does.
     Silent,
-    /// It is answered by a status.
+    /// An error response.
     Status(Version, Status),
 }
 
-/// What a refused request is answered by.
+/// The status of an error response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
-    /// Its headers contradict each other.
+    /// The headers contradict each other.
     BadRequest,
-    /// The page of another site asks, by a browser. To HEAD the reason is not told.
+    /// A cross-site request of a browser. A HEAD request gets no reason.
     Forbidden { is_head: bool },
-    /// It names no function.
+    /// There is no function name.
     NotFound,
-    /// Its workload is larger than a packet may be.
+    /// The workload exceeds the packet limit.
     ContentTooLarge,
-    /// Its result is larger than a packet may be.
+    /// The result exceeds the packet limit.
     InternalServerError,
-    /// Its body is encoded.
+    /// The body has a transfer encoding.
     NotImplemented,
-    /// Others have the memory that its result takes.
+    /// The memory budget for the result is exhausted.
     ServiceUnavailable,
 }
 
-/// Reads the head at the beginning of what has come, and says where it ends; `None` while it is incomplete.
+/// Parses the head at the beginning of the received bytes, and returns its size; `None` if it is incomplete.
 pub(super) fn parse(received: &[u8]) -> Result<Option<(Request, usize)>, Refusal> {
-    // A NUL would end an argument of the packet that is made of this.
+    // A NUL is rejected, since it would end an argument of the resulting packet.
     let mut lines = Lines { rest: received };
     let Some(first) = lines.next() else {
         return if received.contains(&0) { Err(Refusal::Silent) } else { Ok(None) };
@@ -107,7 +108,7 @@ pub(super) fn parse(received: &[u8]) -> Result<Option<(Request, usize)>, Refusal
     Ok(None)
 }
 
-/// Whole lines, without their ends.
+/// Iterates over complete lines, without line ends.
 struct Lines<'a> {
     rest: &'a [u8],
 }
@@ -146,14 +147,14 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Refusal> {
     Ok((method, &target[slashes..], version))
 }
 
-/// What stands before the first space, and what stands after it and those that follow it.
+/// Splits at the first run of spaces.
 fn word(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr::memchr(b' ', line)?;
     let spaces = line[end..].iter().take_while(|byte| **byte == b' ').count();
     Some((&line[..end], &line[end + spaces..]))
 }
 
-/// What the headers have said so far.
+/// The headers parsed so far.
 struct Headers<'a> {
     version: Version,
     length: Option<usize>,
@@ -162,9 +163,9 @@ struct Headers<'a> {
     priority: Priority,
     expects_continue: bool,
     host: &'a [u8],
-    /// Where the page comes from that asks.
+    /// Origin of the requesting page.
     origin: Option<&'a [u8]>,
-    /// A browser says that this is another site.
+    /// Whether a browser reports a cross-site request.
     is_foreign: bool,
 }
 
@@ -196,7 +197,7 @@ impl<'a> Headers<'a> {
         }
         let ambiguous = Refusal::Status(self.version, Status::BadRequest);
         if line.starts_with(b" ") || line.starts_with(b"\t") {
-            // The header before it goes on, for those who still know this form.
+            // Obsolete line folding: the previous header continues.
             return Err(ambiguous);
         }
         let Some(colon) = memchr::memchr(b':', line) else {
@@ -230,7 +231,7 @@ impl<'a> Headers<'a> {
         Ok(())
     }
 
-    /// Only browsers say where a page comes from.
+    /// Records the headers about the requesting site, which only browsers set.
     fn note_site(&mut self, name: &[u8], value: &'a [u8]) {
         if name.eq_ignore_ascii_case(b"Host") {
             self.host = value;
@@ -254,7 +255,7 @@ impl<'a> Headers<'a> {
         if self.is_foreign() {
             return Err(Refusal::Status(self.version, Status::Forbidden { is_head }));
         }
-        // As with gearmand, a body of other methods is none. It is not read for another request either.
+        // As in gearmand, other methods have no body. It is not parsed as another request either.
         let length = if matches!(method, Method::Post | Method::Put) { self.length.unwrap_or(0) } else { 0 };
         let job = match (function.is_empty(), is_head) {
             (false, _) => Some(self.job(function)),
@@ -278,7 +279,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// Digits and nothing else. What does not fit is more than anybody allows.
+/// Digits only. A value that does not fit saturates, which exceeds any limit.
 fn content_length(value: &[u8]) -> Option<usize> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;

@@ -1,27 +1,28 @@
-//! The heads of responses, to the byte as gearmand writes them.
+//! Response heads, byte for byte as gearmand writes them.
 
 use bytes::Bytes;
 
 use super::request::{Request, Status, Version};
 
-/// What asks for the body that a peer holds back.
+/// Requests the body that a peer holds back.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Why a page gets no job done.
+/// The body of the response to a cross-site request.
 const FOREIGN: &[u8] = b"Pages of other sites can submit no jobs here (Origin, Sec-Fetch-Site).\n";
 
-/// What the job server made of a job.
+/// The outcome of a job.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
-    /// The job's handle, or the code of an error.
+    /// The job's handle, or an error code.
     pub(super) handle: Bytes,
-    /// The name of the packet that ended it.
+    /// Name of the packet that ended the job.
     pub(super) command: &'static str,
-    /// Its result.
+    /// The result.
     pub(super) payload: Bytes,
 }
 
-/// The head of the response to a job. A failed one has the status 200 too: the command tells.
+/// The head of the response to a job. The status is 200 even for a failed job: the command header gives the
+/// outcome.
 pub(super) fn answered(request: &Request, answer: &Answer) -> Vec<u8> {
     let mut head = status_line(request.version, "200 OK");
     head.extend_from_slice(b"X-Gearman-Job-Handle: ");
@@ -36,7 +37,7 @@ pub(super) fn answered(request: &Request, answer: &Answer) -> Vec<u8> {
     head
 }
 
-/// The response to a HEAD that names no function.
+/// The response to a HEAD request without a function.
 pub(super) fn alive(version: Version) -> Vec<u8> {
     let mut head = status_line(version, "200 OK");
     write_length(&mut head, 0);
@@ -45,7 +46,7 @@ pub(super) fn alive(version: Version) -> Vec<u8> {
     head
 }
 
-/// The response to a request that is not served.
+/// The response to a rejected request.
 pub(super) fn refused(version: Version, status: Status) -> Vec<u8> {
     let mut head = status_line(
         version,
@@ -77,7 +78,7 @@ fn write_length(head: &mut Vec<u8>, length: usize) {
     head.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
 }
 
-/// Who answers, and to those who might send another request that there is no use.
+/// Writes the server name and, for HTTP/1.1, that the connection closes.
 fn write_server(head: &mut Vec<u8>, version: Version) {
     head.extend_from_slice(concat!("Server: Gearman/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
     if version == Version::Http11 {

@@ -12,11 +12,11 @@ use super::schema::Table;
 use super::{Session, answer, edits};
 use crate::job_server::{JobKey, StoreFailure, StoredJob};
 
-/// Rows in one statement: statements for powers of two up to this are prepared once in a connection.
+/// Maximum number of rows in a statement. Statements are prepared for powers of two, once per connection.
 pub(super) const ROWS_MAX: usize = 512;
-/// Bytes of workloads in one statement, where the server takes as much.
+/// Maximum workload bytes in a statement, if the server accepts that much.
 const STATEMENT_BYTES: usize = 4 << 20;
-/// What a job has beside its workload, in bytes, and then some.
+/// Upper bound for the size of a job without its workload, in bytes.
 const HEAD_BYTES: usize = 2048;
 
 /// The columns of an INSERT.
@@ -24,7 +24,7 @@ const COLUMNS: &str = "job_id, handle, unique_key, function_name, priority, data
                        attempts, due, unique_bytes";
 const PLACEHOLDERS: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-/// Why the changes cannot be made, whatever the state of the database. `packet_max` is 0 where it is not known.
+/// Why the changes cannot be applied in any state of the database. `packet_max` is 0 if unknown.
 pub(super) fn refusal(changes: &Changes, packet_max: usize) -> Option<String> {
     let most = packet_max.saturating_sub(HEAD_BYTES);
     let job = changes.adds.iter().find(|job| packet_max > 0 && job.workload().len() > most)?;
@@ -35,13 +35,14 @@ pub(super) fn refusal(changes: &Changes, packet_max: usize) -> Option<String> {
     ))
 }
 
-/// Makes the changes, which may have been made already if this is done `again`. Answers how many rows of others made way.
+/// Applies the changes, which may have been applied already if this is a retry (`again`). Returns how many
+/// foreign rows made way.
 pub(super) async fn commit(session: &mut Session, changes: &Changes, again: bool) -> Result<u64, Failed> {
     let done = transaction(session, changes, again).await;
     if let Err(failed) = &done
         && failed.is_refusal()
     {
-        // Other failures end the connection, which does the same.
+        // Any other failure closes the connection, which rolls back too.
         answer(session.connection.query_drop("ROLLBACK")).await?;
     }
     done
@@ -86,8 +87,9 @@ async fn transaction(session: &mut Session, changes: &Changes, again: bool) -> R
     }
     let is_empty = changes.removes.is_empty() && changes.edits.is_empty() && changes.adds.is_empty();
     if changes.last_number > 0 || is_empty && changes.attempts.is_empty() && changes.settings.is_empty() {
-        // Also where there is nothing else: it shows that the table can be written to. An update to the same value writes
-        // nothing, so a counter goes along. Each update leaves a version of the row for whoever holds a transaction open.
+        // Updated even if nothing else is, to show that the table accepts writes. An update to the same value
+        // writes nothing, so a counter is incremented too. Each update leaves an old version of the row as
+        // long as any transaction is open.
         let statement =
             format!("UPDATE {} SET last_number = GREATEST(last_number, ?), commits = commits + 1", table.meta);
         answer(connection.exec_drop(statement, (changes.last_number,))).await?;
@@ -96,7 +98,8 @@ async fn transaction(session: &mut Session, changes: &Changes, again: bool) -> R
     Ok(made_way)
 }
 
-/// Inserts jobs with one statement; whether the keys of the table have let them in. If not, none is in, and the transaction goes on.
+/// Inserts jobs with one statement. Returns false if a unique key of the table was violated. Then none was
+/// inserted, and the transaction stays open.
 async fn insert(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) -> Result<bool, Failed> {
     let list = vec![PLACEHOLDERS; jobs.len()].join(", ");
     let statement = format!("INSERT INTO {} ({COLUMNS}) VALUES {list}", table.name);
@@ -113,7 +116,7 @@ async fn insert(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) -> Res
     Err(Failed::Here(StoreFailure::Refused, swallowed(inserted, jobs.len())))
 }
 
-/// Removes what this server has added itself, and of which it was not told.
+/// Removes jobs that this server inserted earlier without receiving the confirmation.
 async fn remove_own(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) -> Result<(), Failed> {
     for job in jobs {
         let statement = format!("DELETE FROM {} WHERE job_id = ? AND handle = ?", table.name);
@@ -122,7 +125,7 @@ async fn remove_own(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) ->
     Ok(())
 }
 
-/// Makes way where rows lie of which no server knows; how many there are.
+/// Moves rows that no server knows out of the way. Returns their number.
 async fn make_way(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) -> Result<u64, Failed> {
     let mut rows = 0;
     for job in jobs {
@@ -140,7 +143,8 @@ async fn make_way(connection: &mut Conn, table: &Table, jobs: &[StoredJob]) -> R
     Ok(rows)
 }
 
-/// How many of the first jobs go into one statement: a power of two, so that few different statements are prepared.
+/// How many of the first jobs go into one statement: a power of two, so that few different statements are
+/// prepared.
 fn rows(jobs: &[StoredJob], most: usize) -> usize {
     let mut bytes = 0;
     let fitting = jobs
@@ -155,7 +159,7 @@ fn rows(jobs: &[StoredJob], most: usize) -> usize {
     1 << fitting.ilog2()
 }
 
-/// The numbers of jobs, and the last one repeated up to a power of two.
+/// Job numbers, with the last one repeated up to a power of two.
 pub(super) fn padded<'a>(keys: impl Iterator<Item = &'a JobKey>) -> Vec<Value> {
     let mut values: Vec<Value> = keys.map(|key| Value::UInt(key.number)).collect();
     if let Some(last) = values.last().cloned() {
@@ -164,7 +168,7 @@ pub(super) fn padded<'a>(keys: impl Iterator<Item = &'a JobKey>) -> Vec<Value> {
     values
 }
 
-/// What stands in `when_to_run` and `due`.
+/// The values of `when_to_run` and `due`.
 pub(super) fn due_columns(due_s: u64) -> (Value, Value) {
     let due = i64::try_from(due_s).unwrap_or(i64::MAX);
     let is_late = due > i64::from(i32::MAX);

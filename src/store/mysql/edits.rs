@@ -1,7 +1,7 @@
-//! Changing jobs that are kept in MySQL.
+//! Editing jobs stored in MySQL.
 //!
-//! The table has C++ gearmand's unique key, which is checked row by row: two jobs that change places would be in each other's
-//! way. So all that are moved lose their function first, and then get the new one: NULL is never equal to NULL.
+//! The table has C++ gearmand's unique key, which is checked row by row: two jobs that swap places would
+//! conflict. So all moved jobs first get the function NULL, and then the new one: NULL never equals NULL.
 
 use std::collections::HashMap;
 
@@ -15,10 +15,10 @@ use super::errors::Failed;
 use super::schema::Table;
 use crate::job_server::{Edit, JobKey};
 
-/// The server's number for a row that its unique key does not let in.
+/// The server's error code for a unique key violation.
 pub(super) const DUPLICATE: u16 = 1062;
 
-/// Makes the edits, within a transaction.
+/// Applies the edits within a transaction.
 pub(super) async fn make(connection: &mut Conn, table: &Table, edits: &[(JobKey, Edit)]) -> Result<(), Failed> {
     let moved: Vec<&JobKey> =
         edits.iter().filter(|(key, edit)| key.function != edit.function).map(|(key, _)| key).collect();
@@ -26,7 +26,7 @@ pub(super) async fn make(connection: &mut Conn, table: &Table, edits: &[(JobKey,
         let statement = statement(table, "function_name = NULL", keys);
         answer(connection.exec_drop(statement, padded(keys.iter().copied()))).await?;
     }
-    // Jobs that are moved together mostly have all of it in common.
+    // Jobs that are moved together usually get the same values.
     let mut alike: HashMap<(&[u8], u8, u64), Vec<&JobKey>> = HashMap::new();
     for (key, edit) in edits {
         alike.entry((edit.function.as_bytes(), edit.priority as u8, edit.due_s)).or_default().push(key);
@@ -36,7 +36,7 @@ pub(super) async fn make(connection: &mut Conn, table: &Table, edits: &[(JobKey,
         let values = [Value::Bytes(function.to_vec()), Value::UInt(u64::from(priority)), when_to_run, due];
         for keys in keys.chunks(ROWS_MAX) {
             if !change(connection, table, "", &values, keys).await? {
-                // One of them meets an entry that no server knows of.
+                // One of them conflicts with a row that no server knows.
                 for key in keys {
                     change_one(connection, table, &values, key).await?;
                 }
@@ -46,7 +46,7 @@ pub(super) async fn make(connection: &mut Conn, table: &Table, edits: &[(JobKey,
     Ok(())
 }
 
-/// Changes one job, whatever lies where it is moved to: what is in the way stays, and the job gets no `unique_key`.
+/// Edits one job even if its target is occupied: the other row stays, and the job gets no `unique_key`.
 async fn change_one(connection: &mut Conn, table: &Table, values: &[Value], key: &JobKey) -> Result<(), Failed> {
     if change(connection, table, "", values, &[key]).await? {
         return Ok(());
@@ -57,8 +57,8 @@ async fn change_one(connection: &mut Conn, table: &Table, values: &[Value], key:
     change(connection, table, ", unique_key = NULL, unique_bytes = ?, flags = ?", &values, &[key]).await.map(drop)
 }
 
-/// Sets function, priority, due time and what `besides` says; whether the table's unique key has let that in. If not, nothing
-/// of it has happened, and the transaction goes on.
+/// Sets function, priority, due time and the columns in `besides`. Returns false if the table's unique key
+/// was violated. Then nothing was changed, and the transaction stays open.
 async fn change(
     connection: &mut Conn,
     table: &Table,

@@ -1,18 +1,18 @@
-//! What goes wrong with MySQL and MariaDB, and what the operator is told to do.
+//! MySQL and MariaDB errors, and the advice for the operator.
 
 use mysql_async::{DriverError, Error};
 
 use super::super::driver;
 use crate::job_server::StoreFailure;
 
-/// Errors of user, password, database and demanded TLS.
+/// Errors about user, password, database and required TLS.
 const LASTING: [u16; 6] = [1044, 1045, 1049, 1130, 1698, 3159];
 
-/// Errors that end a connection, a statement or a transaction that was in order: it was killed, the server stops, two
-/// transactions waited for each other. What needs time is not among them.
+/// Errors that end a valid connection, statement or transaction: it was killed, the server is stopping, or
+/// there was a deadlock. Conditions that take time to pass are not included.
 const PASSING: [u16; 8] = [1053, 1077, 1213, 1317, 1927, 2006, 2013, 4031];
 
-/// Why something was not done.
+/// Why an operation failed.
 pub(super) type Failed = driver::Failed<Error>;
 
 impl driver::DriverError for Error {
@@ -58,7 +58,7 @@ impl driver::DriverError for Error {
     }
 }
 
-/// What an error number means for clients, and what to do about it.
+/// Maps an error number to the code for clients and the advice.
 fn judge(code: u16) -> (StoreFailure, &'static str) {
     match code {
         3159 => (StoreFailure::Unreachable, "this server speaks to MySQL without TLS: use its UNIX socket or a tunnel"),

@@ -16,7 +16,7 @@ use super::{Session, answer};
 use crate::job_server::JobKey;
 use crate::log_level::notice;
 
-/// Rows that are asked for at one time.
+/// Rows per query.
 const PAGE_ROWS: u64 = 4096;
 
 /// Reads all jobs.
@@ -27,7 +27,7 @@ pub(super) async fn run(
     take: Take<'_>,
 ) -> Result<Replayed, Failed> {
     let last = if access == Access::Own {
-        // A page may take as long as the reader does with it.
+        // A page may take as long as the consumer needs for it.
         limit_statements(&mut session.connection, CONVERSION_LIMIT).await?;
         give_numbers(session, prefixes.default()).await?
     } else {
@@ -60,7 +60,7 @@ pub(super) async fn run(
         }
     }
     if access == Access::Read {
-        // Rows of C++ gearmand that no server has taken over: as if they had numbers, in the order in which they lie.
+        // Rows of C++ gearmand that no server has adopted: read as if they had numbers, in table order.
         let filter = if has_numbers { "WHERE job_id IS NULL" } else { "" };
         let query = format!("SELECT {} FROM {} {filter}", selected(&session.table, "data"), session.table.name);
         read_page(&mut reader, session, &query, Params::Empty, true).await?;
@@ -71,7 +71,7 @@ pub(super) async fn run(
     Ok(reader.replayed)
 }
 
-/// What the operator has decided: names and values.
+/// Operator settings, as names and values.
 async fn settings(session: &mut Session) -> Result<Vec<(String, String)>, Failed> {
     let query = format!("SELECT name, value FROM {} ORDER BY name", session.table.settings);
     let rows: Vec<(Vec<u8>, Vec<u8>)> = answer(session.connection.query(query)).await?;
@@ -79,7 +79,8 @@ async fn settings(session: &mut Session) -> Result<Vec<(String, String)>, Failed
     Ok(rows.into_iter().map(|(name, value)| (text(name), text(value))).collect())
 }
 
-/// Gives numbers and handles to rows of C++ gearmand and of other programs, which have none that a job can have, in the order in which they lie in the table; the highest number.
+/// Assigns numbers and handles, in table order, to rows of C++ gearmand and other programs that have no valid
+/// job number. Returns the highest number.
 async fn give_numbers(session: &mut Session, prefix: &str) -> Result<i64, Failed> {
     let last = last_number(session).await?;
     let Session { connection, table: Table { name, meta, .. }, .. } = session;
@@ -102,7 +103,7 @@ async fn give_numbers(session: &mut Session, prefix: &str) -> Result<i64, Failed
     Ok(last)
 }
 
-/// The highest number that is known of, but for rows whose numbers are none that this server can have given.
+/// The highest known job number. Rows with numbers that this server cannot have assigned are ignored.
 async fn last_number(session: &mut Session) -> Result<i64, Failed> {
     let Session { connection, table, .. } = session;
     let mut last = 0;
@@ -167,7 +168,7 @@ fn integer(row: &Row, index: usize) -> Option<i64> {
     }
 }
 
-/// Hands on what a query brings: how many rows, and the number of the last one.
+/// Passes on the rows of a query. Returns their number, and the job number of the last one.
 async fn read_page(
     reader: &mut Reader<'_, '_>,
     session: &mut Session,
@@ -187,13 +188,13 @@ async fn read_page(
     Ok((count, last))
 }
 
-/// Moves rows out of the way, with the reason.
+/// Moves rows to the quarantine, with the reason.
 async fn set_aside(session: &mut Session, bad: &[(i64, String)]) -> Result<(), Failed> {
     if bad.is_empty() {
         return Ok(());
     }
     let Session { connection, table: Table { name, set_aside, columns, .. }, .. } = session;
-    // No key of the table must keep a row out.
+    // The quarantine table has no keys, so that no row is rejected.
     let create = format!(
         "CREATE TABLE IF NOT EXISTS {set_aside} ENGINE = InnoDB AS SELECT t.*, '' AS reason FROM {name} t LIMIT 0"
     );
@@ -212,7 +213,7 @@ async fn set_aside(session: &mut Session, bad: &[(i64, String)]) -> Result<(), F
     answer(connection.query_drop("COMMIT")).await
 }
 
-/// Reads workloads, in the order in which they are asked for.
+/// Reads workloads in the requested order.
 pub(super) async fn load(
     session: &mut Session,
     jobs: &[JobKey],
@@ -222,7 +223,7 @@ pub(super) async fn load(
     if jobs.is_empty() || !table.columns.contains_key("job_id") {
         return Ok(vec![None; jobs.len()]);
     }
-    // Numbers need no quoting, and a list of any length would be a statement of its own.
+    // Numbers need no quoting, and with placeholders each list length would be a separate prepared statement.
     let query = |what: &str, jobs: &[JobKey]| {
         let numbers: Vec<String> = jobs.iter().map(|key| key.number.to_string()).collect();
         format!("SELECT job_id, {what} FROM {} WHERE job_id IN ({})", table.name, numbers.join(", "))

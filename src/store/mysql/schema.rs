@@ -1,4 +1,4 @@
-//! The table in MySQL: finding it, making it, converting one that C++ gearmand made, and keeping other servers away.
+//! The MySQL table: finding, creating and converting it, and locking it against other servers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,15 +15,16 @@ use super::{Session, answer};
 use crate::job_server::{FORMAT, StoreFailure};
 use crate::log_level::audit;
 
-/// How long a conversion may take, and one statement that reads a whole table.
+/// Timeout for a conversion, and for a statement that reads a whole table.
 pub(super) const CONVERSION_LIMIT: Duration = Duration::from_mins(10);
-/// Longest name of a table, in characters: what is made beside it has longer names, and MySQL's limit is 64.
+/// Maximum length of the table name in characters: the additional tables have longer names, and MySQL's limit
+/// is 64.
 const TABLE_MAX: usize = 54;
 
-/// C++ gearmand's columns, with bytes for texts.
+/// C++ gearmand's columns, with bytes instead of texts.
 const COLUMNS: &str = "unique_key VARBINARY(64), function_name VARBINARY(512), priority INT, data LONGBLOB, \
                        when_to_run INT, UNIQUE KEY unique_key (unique_key, function_name)";
-/// Columns that C++ gearmand does not have, the first one not in old versions.
+/// Columns that C++ gearmand does not have. It lacks the first one only in old versions.
 const ADDED: &[(&str, &str)] = &[
     ("when_to_run", "INT"),
     ("job_id", "BIGINT"),
@@ -35,24 +36,25 @@ const ADDED: &[(&str, &str)] = &[
     ("due", "BIGINT"),
     ("unique_bytes", "VARBINARY(64)"),
 ];
-/// C++ gearmand's texts, as wide as they can get when their characters become bytes.
+/// C++ gearmand's text columns, with the maximum width of their characters in bytes.
 const TEXTS: &[(&str, &str)] = &[("unique_key", "VARBINARY(256)"), ("function_name", "VARBINARY(1020)")];
 
-/// A table by its names in SQL, quoted, and what it has.
+/// The quoted SQL names of a table and its companions, and what is known of it.
 pub(super) struct Table {
     /// The table.
     pub(super) name: String,
-    /// The one row with the version of the format and the highest number.
+    /// The table with one row: format version and highest job number.
     pub(super) meta: String,
-    /// What the operator has decided, by name.
+    /// Operator settings by name.
     pub(super) settings: String,
-    /// Where rows go that make no sense.
+    /// The quarantine for invalid rows.
     pub(super) set_aside: String,
-    /// Its columns and their types, in small letters.
+    /// Its columns and their types, in lower case.
     pub(super) columns: HashMap<String, String>,
-    /// Whether [`meta`](Self::meta) is there.
+    /// Whether [`meta`](Self::meta) exists.
     pub(super) has_meta: bool,
-    /// Whether it is kept by another engine than InnoDB, without transactions: what that says of an INSERT is not so after a crash.
+    /// Whether it uses an engine other than InnoDB, without transactions: a confirmed INSERT may be lost in a
+    /// crash.
     is_elsewhere: bool,
     bare: String,
 }
@@ -76,13 +78,13 @@ impl Table {
         })
     }
 
-    /// A column, or what stands for its absence.
+    /// The column, or NULL if it does not exist.
     pub(super) fn column(&self, name: &str) -> String {
         if self.columns.contains_key(name) { name.to_owned() } else { "NULL".to_owned() }
     }
 }
 
-/// Makes a fresh connection ready for use. `last` is the id of the one before.
+/// Prepares a new connection. `last` is the id of the previous one.
 pub(super) async fn prepare(
     mut connection: Conn,
     table: &str,
@@ -90,7 +92,8 @@ pub(super) async fn prepare(
     last: Option<u64>,
 ) -> Result<Session, Failed> {
     let lock_s = STATEMENT_LIMIT.as_secs();
-    // Nothing is cut off in silence; the server does not close a connection that is quiet over night.
+    // Strict mode, so that nothing is truncated silently. A long timeout, so that the server does not close a
+    // connection that is idle overnight.
     let settings = format!(
         "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', wait_timeout = 31536000, \
          lock_wait_timeout = {lock_s}, innodb_lock_wait_timeout = {lock_s}, autocommit = 1"
@@ -115,9 +118,9 @@ pub(super) async fn prepare(
     Ok(Session { connection, id, table, packet_max, flushes_late: (flush != 1).then_some(flush) })
 }
 
-/// Lets the server end statements that take longer.
+/// Sets the server's statement timeout.
 pub(super) async fn limit_statements(connection: &mut Conn, limit: Duration) -> Result<(), Failed> {
-    // MariaDB's name for it, and that of MySQL, which knows it for reading only.
+    // MariaDB's setting first; MySQL's applies to reads only.
     let mariadb = format!("SET SESSION max_statement_time = {}", limit.as_secs());
     let mysql = format!("SET SESSION max_execution_time = {}", limit.as_millis());
     match answer(connection.query_drop(mariadb)).await {
@@ -126,7 +129,7 @@ pub(super) async fn limit_statements(connection: &mut Conn, limit: Duration) -> 
     }
 }
 
-/// Takes the table: locks it, and makes or converts it where that is needed.
+/// Takes ownership of the table: locks it, and creates or converts it if needed.
 async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Result<(), Failed> {
     lock(connection, table, last).await?;
     look(connection, table).await?;
@@ -148,7 +151,7 @@ async fn own(connection: &mut Conn, table: &mut Table, last: Option<u64>) -> Res
     look(connection, table).await
 }
 
-/// What is there.
+/// Reads the current schema.
 async fn look(connection: &mut Conn, table: &mut Table) -> Result<(), Failed> {
     let query = "SELECT LOWER(column_name), LOWER(data_type) FROM information_schema.columns \
                  WHERE table_schema = DATABASE() AND table_name = ?";
@@ -163,12 +166,12 @@ async fn look(connection: &mut Conn, table: &mut Table) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Leaves somebody else's table alone.
+/// Rejects a table that is not gearmand's.
 fn check_owner(table: &Table) -> Result<(), Failed> {
     foreign(&table.bare, table.columns.keys()).map_or(Ok(()), |text| Err(Failed::Here(StoreFailure::Io, text)))
 }
 
-/// Whether the table has our format already.
+/// Whether the table already has the current format.
 async fn check_format(connection: &mut Conn, table: &Table) -> Result<bool, Failed> {
     if !table.has_meta {
         return Ok(false);
@@ -187,8 +190,8 @@ async fn check_format(connection: &mut Conn, table: &Table) -> Result<bool, Fail
     ))
 }
 
-/// Adds what C++ gearmand's table does not have, and makes bytes of its texts. One statement does it all or nothing; the
-/// version of the format is written last.
+/// Adds the columns that C++ gearmand's table lacks, and converts its texts to bytes. One statement does it
+/// atomically. The format version is written last.
 async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
     let Table { name, meta, columns, .. } = table;
     let mut steps: Vec<String> = ADDED
@@ -215,9 +218,9 @@ async fn convert(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
     answer(connection.query_drop(insert)).await
 }
 
-/// Makes the table of what the operator has decided, which earlier versions did not.
+/// Creates the settings table, which earlier versions did not have.
 async fn make_settings(connection: &mut Conn, table: &Table) -> Result<(), Failed> {
-    // A database that is read-only refuses to make what is there already, and can be read all the same.
+    // A read-only database rejects even CREATE IF NOT EXISTS for an existing table, and must stay readable.
     let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
     let found: Option<i64> = answer(connection.exec_first(query, (format!("{}_settings", table.bare),))).await?;
     if found.is_some() {
@@ -230,10 +233,10 @@ async fn make_settings(connection: &mut Conn, table: &Table) -> Result<(), Faile
     answer(connection.query_drop(create)).await
 }
 
-/// Keeps other servers away for as long as this connection lives. If the connection before still holds the lock, because the
-/// network broke and MySQL has not missed it yet, it is ended.
+/// Keeps other servers away as long as this connection lives. The previous connection is killed if it still
+/// holds the lock, because MySQL has not noticed a network failure yet.
 async fn lock(connection: &mut Conn, table: &Table, last: Option<u64>) -> Result<(), Failed> {
-    // Names of locks are those of the whole server, and 64 characters long at most.
+    // Lock names are global for the server, and at most 64 characters long.
     let lock = "CONCAT('gearmand:', MD5(CONCAT(DATABASE(), '.', ?)))";
     let used = format!("SELECT IS_USED_LOCK({lock})");
     if let Some(last) = last {
@@ -243,7 +246,7 @@ async fn lock(connection: &mut Conn, table: &Table, last: Option<u64>) -> Result
             let _ = answer(connection.query_drop(format!("KILL {last}"))).await;
         }
     }
-    // MySQL may take a moment to notice that the last one has gone.
+    // MySQL may take a moment to notice that the previous connection is gone.
     let query = format!("SELECT GET_LOCK({lock}, {})", LOCK_LIMIT.as_secs());
     let taken: Option<Option<i64>> = answer(connection.exec_first(query, (&table.bare,))).await?;
     if taken.flatten() == Some(1) {
@@ -252,7 +255,7 @@ async fn lock(connection: &mut Conn, table: &Table, last: Option<u64>) -> Result
     let id: Option<Option<u64>> = answer(connection.exec_first(used, (&table.bare,))).await?;
     let id = id.flatten();
     let query = "SELECT CONCAT(user, ' from ', host) FROM information_schema.processlist WHERE id = ?";
-    // Whom it belongs to is known only to those with the right to see it.
+    // The owner is visible only with the necessary privilege.
     let whose: Option<String> = answer(connection.exec_first(query, (id,))).await.unwrap_or(None);
     let holder = match (id, whose) {
         (Some(id), Some(whose)) => format!("connection {id}, {whose}"),

@@ -1,4 +1,4 @@
-//! Writing to PostgreSQL: a transaction of a few statements with arrays, sent without waiting in between.
+//! Writing to PostgreSQL: a transaction of a few statements with array parameters, sent as a pipeline.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -17,17 +17,18 @@ use super::schema::Table;
 use super::{Session, answer};
 use crate::job_server::{StoreFailure, StoredJob};
 
-/// Bytes of workloads in one INSERT. PostgreSQL holds a whole statement in memory, and takes at most 1 GiB.
+/// Maximum workload bytes in one INSERT. PostgreSQL holds a whole statement in memory, and accepts at most 1
+/// GiB.
 const INSERT_BYTES: usize = 16 << 20;
-/// The largest workload: PostgreSQL's limit for a value is 1 GiB, and for the message that brings it.
+/// Maximum workload size: PostgreSQL limits both a value and the message that contains it to 1 GiB.
 const WORKLOAD_MAX: usize = 512 << 20;
-/// Characters in the column `function_name`.
+/// Maximum characters in the column `function_name`.
 const FUNCTION_COLUMN: usize = 255;
 
-/// A statement that is on its way.
+/// A statement in flight.
 type Request<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + 'a>>;
 
-/// What is prepared once in a connection.
+/// The statements prepared once per connection.
 pub(super) struct Statements {
     insert: Statement,
     delete: Statement,
@@ -70,7 +71,7 @@ impl Statements {
     }
 }
 
-/// Why the changes cannot be made, whatever the state of the database.
+/// Why the changes cannot be applied in any state of the database.
 pub(super) fn refusal(changes: &Changes) -> Option<String> {
     let job = changes.adds.iter().find(|job| job.workload().len() > WORKLOAD_MAX)?;
     Some(format!(
@@ -80,21 +81,21 @@ pub(super) fn refusal(changes: &Changes) -> Option<String> {
     ))
 }
 
-/// What a transaction does besides, where it has to.
+/// Additional statements of a transaction, if needed.
 #[derive(Default)]
 struct Besides {
     /// Removes new jobs: number, handle.
     own: Option<Statement>,
-    /// Makes the edits, in the place of the usual one.
+    /// Applies the edits, instead of the usual statement.
     edit: Option<Statement>,
-    /// Takes their numbers from rows that have those of new jobs: number.
+    /// Takes the numbers of new jobs from other rows: number.
     numbers: Option<Statement>,
-    /// Takes their unique ids from rows that are in the way of new jobs: unique key, function.
+    /// Takes unique ids from rows that conflict with new jobs: unique key, function.
     names: Option<Statement>,
 }
 
 impl Besides {
-    /// Removes what this server has added itself, and of which it was not told.
+    /// Removes jobs that this server inserted earlier without receiving the confirmation.
     async fn own(&mut self, session: &Session) -> Result<(), Failed> {
         let sql = format!(
             "DELETE FROM {} t USING unnest($1::bigint[], $2::text[]) AS n(job_id, handle) \
@@ -105,7 +106,7 @@ impl Besides {
         Ok(())
     }
 
-    /// Goes on where rows lie of which no server knows.
+    /// Resolves conflicts with rows that no server knows.
     async fn make_way(&mut self, session: &Session) -> Result<(), Failed> {
         let (client, name) = (&session.client, &session.table.name);
         let numbers = format!("UPDATE {name} SET job_id = NULL, handle = NULL WHERE job_id = ANY($1::bigint[])");
@@ -121,16 +122,17 @@ impl Besides {
     }
 }
 
-/// What a transaction did, in rows.
+/// Row counts of a transaction.
 #[derive(Debug, Default)]
 struct Done {
     inserted: u64,
     made_way: u64,
-    /// All that was changed.
+    /// All changed rows.
     written: u64,
 }
 
-/// Makes the changes, which may have been made already if this is done `again`. Answers how many rows of others made way.
+/// Applies the changes, which may have been applied already if this is a retry (`again`). Returns how many
+/// foreign rows made way.
 pub(super) async fn commit(session: &Session, changes: &Changes, again: bool) -> Result<u64, Failed> {
     let mut besides = Besides::default();
     if again && !changes.adds.is_empty() {
@@ -144,7 +146,7 @@ pub(super) async fn commit(session: &Session, changes: &Changes, again: bool) ->
         done => done?,
     };
     if done.inserted != changes.adds.len() as u64 {
-        // Clients are told that none of them is kept.
+        // Clients are told that none of these jobs is stored.
         besides.own(session).await?;
         let removing = Changes { sync: changes.sync, ..Changes::default() };
         remove_own(session, &changes.adds, &removing, &besides).await?;
@@ -152,14 +154,15 @@ pub(super) async fn commit(session: &Session, changes: &Changes, again: bool) ->
         return Err(Failed::Here(StoreFailure::Refused, text));
     }
     if changes.sync && done.written == 0 && !notes_number(changes) {
-        // A transaction that has written nothing syncs nothing, and earlier commits are to be on the disk.
+        // A transaction without writes does not sync, and earlier commits must be on disk.
         transaction(session, &Changes { sync: true, ..Changes::default() }, &Besides::default()).await?;
     }
     Ok(done.made_way)
 }
 
-/// Whether the highest number is written: where there is one, and where nothing else shows that the table can be written to.
-/// Each time leaves a dead row behind, which stays, and makes the next time dearer, while somebody holds a transaction open.
+/// Whether to write the highest number: if there is one, or if nothing else shows that the table accepts
+/// writes. Each update leaves a dead row, which remains and slows down later updates as long as any
+/// transaction is open.
 fn notes_number(changes: &Changes) -> bool {
     let Changes { removes, edits, adds, attempts, settings, last_number, .. } = changes;
     let is_empty =
@@ -167,7 +170,7 @@ fn notes_number(changes: &Changes) -> bool {
     is_empty || *last_number > 0
 }
 
-/// Removes jobs that were added in part.
+/// Removes jobs of which only some were inserted.
 async fn remove_own(session: &Session, jobs: &[StoredJob], changes: &Changes, besides: &Besides) -> Result<(), Failed> {
     let Some(own) = &besides.own else { return Ok(()) };
     let (numbers, handles) = named(jobs);
@@ -180,7 +183,7 @@ fn named(jobs: &[StoredJob]) -> (Vec<i64>, Vec<String>) {
     jobs.iter().map(|job| (signed(job.number), job.handle().to_string())).unzip()
 }
 
-/// What a statement's count of rows is about.
+/// What the row count of a statement is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counted {
     Nothing,
@@ -251,7 +254,8 @@ async fn transaction(session: &Session, changes: &Changes, besides: &Besides) ->
     if notes_number(changes) {
         execute(Counted::Written, &statements.last_number, &last_number);
     }
-    // After a failed statement this rolls back, without an error of its own; the statement's counts.
+    // After a failed statement this rolls back without an error of its own. The statement's error is
+    // reported.
     requests.push((Counted::Nothing, Box::pin(async { client.batch_execute("COMMIT").await.map(|()| 0) })));
     let (counted, requests): (Vec<Counted>, Vec<Request<'_>>) = requests.into_iter().unzip();
     let rows = answer(async { in_order(requests).await.into_iter().collect::<Result<Vec<u64>, Error>>() }).await?;
@@ -260,7 +264,7 @@ async fn transaction(session: &Session, changes: &Changes, besides: &Besides) ->
     Ok(Done { inserted: count(Counted::Inserted), made_way: count(Counted::MadeWay), written: rows.iter().sum() })
 }
 
-/// Parts of the new jobs, each small enough for a statement.
+/// Splits the new jobs into parts that fit into a statement.
 fn chunks(jobs: &[StoredJob]) -> impl Iterator<Item = &[StoredJob]> {
     let mut rest = jobs;
     std::iter::from_fn(move || {
@@ -279,11 +283,11 @@ fn chunks(jobs: &[StoredJob]) -> impl Iterator<Item = &[StoredJob]> {
     })
 }
 
-/// What stands in the columns of function and unique id.
+/// The column values for function and unique id.
 pub(super) struct Names<'a> {
     pub(super) function_name: Cow<'a, str>,
     pub(super) function_bytes: Option<&'a [u8]>,
-    /// `None` where the handle stands in its place.
+    /// `None` if the column holds the handle instead.
     pub(super) unique_text: Option<&'a str>,
     pub(super) unique_bytes: Option<&'a [u8]>,
     pub(super) flags: i32,
@@ -293,7 +297,7 @@ impl<'a> Names<'a> {
     pub(super) fn of(function: &'a [u8], unique: &'a [u8], utf8: bool) -> Self {
         let flags = flags_of(unique);
         let function_text = text(function, utf8).filter(|text| text.chars().count() <= FUNCTION_COLUMN);
-        // A function name that is cut off could make two jobs look alike to the UNIQUE constraint.
+        // With a truncated function name, two jobs could look equal to the UNIQUE constraint.
         let unique_text = text(unique, utf8).filter(|_| is_own_key(unique) && function_text.is_some());
         Self {
             function_name: function_text.map_or_else(|| Cow::Owned(shortened(function)), Cow::Borrowed),
@@ -387,13 +391,13 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Bytes as a text that this database takes as one.
+/// The bytes as text, if the database accepts them as such.
 fn text(bytes: &[u8], utf8: bool) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?;
     (!bytes.contains(&0) && (utf8 || text.is_ascii())).then_some(text)
 }
 
-/// Something to read in the place of a function name that is no text, or too long for its column.
+/// A readable substitute for a function name that is not text or is too long for its column.
 fn shortened(function: &[u8]) -> String {
     let mut text = function.escape_ascii().to_string();
     text.truncate(FUNCTION_COLUMN);

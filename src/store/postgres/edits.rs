@@ -1,7 +1,8 @@
-//! Changing jobs that are kept in PostgreSQL.
+//! Editing jobs stored in PostgreSQL.
 //!
-//! The table has C++ gearmand's UNIQUE constraint, which is checked row by row: two jobs that change places would be in each
-//! other's way. So all that are moved lose their function first, and then get the new one: NULL is never equal to NULL.
+//! The table has C++ gearmand's UNIQUE constraint, which is checked row by row: two jobs that swap places
+//! would conflict. So all moved jobs first get the function NULL, and then the new one: NULL never equals
+//! NULL.
 
 use std::borrow::Cow;
 
@@ -12,31 +13,31 @@ use super::changes::Names;
 use super::schema::Table;
 use crate::job_server::{Edit, JobKey};
 
-/// What may lie where a job is moved to.
+/// What may occupy the target of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beside {
     /// Nothing.
     Nothing,
-    /// Entries that no server knows of. They stay, and the job gets no `unique_key`: its unique id is in `unique_bytes` alone.
-    /// This reads the whole table.
+    /// Rows that no server knows. They stay, and the job gets no `unique_key`: its unique id is only in
+    /// `unique_bytes`. This reads the whole table.
     Twins,
 }
 
-/// The statement that takes jobs' functions away.
+/// The statement that sets functions to NULL.
 pub(super) fn lift(table: &Table) -> String {
     format!("UPDATE {} SET function_name = NULL WHERE job_id = ANY($1::bigint[])", table.name)
 }
 
-/// Whose: those of jobs that are moved.
+/// Its parameter: the numbers of moved jobs.
 pub(super) fn lifted(edits: &[(JobKey, Edit)]) -> Vec<i64> {
     edits.iter().filter(|(key, edit)| key.function != edit.function).map(|(key, _)| signed(key.number)).collect()
 }
 
-/// The statement that makes the edits.
+/// The statement that applies the edits.
 pub(super) fn statement(Table { name, .. }: &Table, beside: Beside) -> String {
     let is_taken = match beside {
         Beside::Nothing => "FALSE".to_owned(),
-        // Tables of C++ gearmand have whatever collation the database has; equal are equal bytes in all of them.
+        // Tables of C++ gearmand have the collation of the database. With "C", equal means equal bytes.
         Beside::Twins => format!(
             "EXISTS (SELECT 1 FROM {name} o WHERE o.job_id IS DISTINCT FROM n.job_id \
              AND o.function_name COLLATE \"C\" = n.function_name \
@@ -107,7 +108,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// What stands in `when_to_run` and `due`.
+/// The values of `when_to_run` and `due`.
 pub(super) fn due_columns(due_s: u64) -> (i32, Option<i64>) {
     (i32::try_from(due_s).unwrap_or(i32::MAX), i32::try_from(due_s).is_err().then(|| signed(due_s)))
 }

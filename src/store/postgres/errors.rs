@@ -1,4 +1,4 @@
-//! What goes wrong with PostgreSQL, and what the operator is told to do.
+//! PostgreSQL errors, and the advice for the operator.
 
 use std::error::Error;
 use std::io;
@@ -8,11 +8,11 @@ use tokio_postgres::error::SqlState;
 use super::super::driver::{self, DriverError};
 use crate::job_server::StoreFailure;
 
-/// What to do where either side demands TLS.
+/// Advice if either side requires TLS.
 const NO_TLS: &str = "this server speaks to PostgreSQL without TLS: use sslmode=disable or prefer and a line for it in \
                       pg_hba.conf, a UNIX socket or a tunnel";
 
-/// Why something was not done.
+/// Why an operation failed.
 pub(super) type Failed = driver::Failed<tokio_postgres::Error>;
 
 impl DriverError for tokio_postgres::Error {
@@ -33,8 +33,8 @@ impl DriverError for tokio_postgres::Error {
     }
 }
 
-/// Whether an error without a word of the database is about the connection string, or about what the server demands;
-/// errors of reading and writing may pass.
+/// Whether an error that did not come from the database concerns the connection string or a requirement of
+/// the server. I/O errors may be transient.
 fn is_about_settings(error: &tokio_postgres::Error) -> bool {
     let is_io = error.source().is_some_and(<dyn Error>::is::<io::Error>);
     let text = error.to_string();
@@ -44,7 +44,8 @@ fn is_about_settings(error: &tokio_postgres::Error) -> bool {
             .any(|start| text.starts_with(start))
 }
 
-/// Whether this state ends a connection or a transaction that was in order. What needs time is not among them.
+/// Whether this state means that a valid connection or transaction was ended. Conditions that take time to
+/// pass are not included.
 fn is_passing(code: &SqlState) -> bool {
     [
         SqlState::ADMIN_SHUTDOWN,
@@ -79,7 +80,7 @@ fn explain_driver(error: &tokio_postgres::Error) -> (StoreFailure, String, &'sta
     (failure, format!("{}{detail} [SQLSTATE {}]", database.message(), code.code()), advice)
 }
 
-/// What a state means for clients, and what to do about it.
+/// Maps a state to the code for clients and the advice.
 fn judge(code: &SqlState) -> (StoreFailure, &'static str) {
     if *code == SqlState::DISK_FULL {
         return (StoreFailure::Full, "make room on the database's disk");

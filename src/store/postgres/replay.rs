@@ -18,7 +18,7 @@ use super::{Session, answer};
 use crate::job_server::JobKey;
 use crate::log_level::notice;
 
-/// Rows that are asked for at one time.
+/// Rows per query.
 const PAGE_ROWS: i64 = 4096;
 
 /// Reads all jobs.
@@ -29,7 +29,7 @@ pub(super) async fn run(
     take: Take<'_>,
 ) -> Result<Replayed, Failed> {
     if access == Access::Own {
-        // A page may take as long as the reader does with it.
+        // A page may take as long as the consumer needs for it.
         limit_statements(session, CONVERSION_LIMIT).await?;
         give_numbers(session, prefixes.default()).await?;
     }
@@ -60,7 +60,7 @@ pub(super) async fn run(
         }
     }
     if access == Access::Read {
-        // Rows of C++ gearmand that no server has taken over: as if they had numbers, in the order in which they lie.
+        // Rows of C++ gearmand that no server has adopted: read as if they had numbers, in table order.
         let filter = if table.columns.contains("job_id") { "WHERE job_id IS NULL" } else { "" };
         let query = format!("SELECT {} FROM {} {filter} ORDER BY ctid", selected(table, "data::bytea"), table.name);
         read_page(&mut reader, session, &query, &[], true).await?;
@@ -71,19 +71,20 @@ pub(super) async fn run(
     Ok(reader.replayed)
 }
 
-/// What the operator has decided: names and values.
+/// Operator settings, as names and values.
 async fn settings(session: &Session) -> Result<Vec<(String, String)>, Failed> {
     let query = format!("SELECT name, value FROM {} ORDER BY name", session.table.settings);
     let rows = answer(session.client.query(&query, &[])).await?;
     Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
-/// Lets the server end statements that take longer.
+/// Sets the server's statement timeout.
 async fn limit_statements(session: &Session, limit: Duration) -> Result<(), Failed> {
     answer(session.client.batch_execute(&format!("SET statement_timeout = {}", limit.as_millis()))).await
 }
 
-/// Gives numbers and handles to rows of C++ gearmand and of other programs, which have none that a job can have, in the order in which they lie in the table.
+/// Assigns numbers and handles, in table order, to rows of C++ gearmand and other programs that have no valid
+/// job number.
 async fn give_numbers(session: &Session, prefix: &str) -> Result<(), Failed> {
     let client = &session.client;
     let Table { name, meta, .. } = &session.table;
@@ -109,7 +110,7 @@ async fn give_numbers(session: &Session, prefix: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The highest number that is known of, but for rows whose numbers are none that this server can have given.
+/// The highest known job number. Rows with numbers that this server cannot have assigned are ignored.
 async fn last_number(session: &Session) -> Result<i64, Failed> {
     let client = &session.client;
     let Table { name, meta, columns, .. } = &session.table;
@@ -125,8 +126,8 @@ async fn last_number(session: &Session) -> Result<i64, Failed> {
     Ok(noted.max(row.try_get::<_, Option<i64>>(0)?.unwrap_or(0)))
 }
 
-/// The columns in the order in which [`entry`] reads them. Texts as the bytes that a client is sent, so that no strange
-/// encoding ends the reading.
+/// The columns in the order in which [`entry`] reads them. Texts are read as the bytes sent to clients, so
+/// that no invalid encoding aborts the scan.
 fn selected(table: &Table, data: &str) -> String {
     let column = |name: &str, kind: &str| table.column(name, kind);
     [
@@ -161,7 +162,7 @@ fn entry(row: &Row) -> Result<Entry<'_>, tokio_postgres::Error> {
     })
 }
 
-/// Hands on what a query brings: how many rows, and the number of the last one.
+/// Passes on the rows of a query. Returns their number, and the job number of the last one.
 async fn read_page(
     reader: &mut Reader<'_, '_>,
     session: &Session,
@@ -181,7 +182,7 @@ async fn read_page(
     Ok((count, last))
 }
 
-/// Moves rows out of the way, with the reason.
+/// Moves rows to the quarantine, with the reason.
 async fn set_aside(session: &Session, bad: &[(i64, String)]) -> Result<(), Failed> {
     if bad.is_empty() {
         return Ok(());
@@ -208,7 +209,7 @@ async fn set_aside(session: &Session, bad: &[(i64, String)]) -> Result<(), Faile
     answer(client.batch_execute("COMMIT")).await
 }
 
-/// Reads workloads, in the order in which they are asked for.
+/// Reads workloads in the requested order.
 pub(super) async fn load(session: &Session, jobs: &[JobKey], most_bytes: usize) -> Result<Vec<Option<Bytes>>, Failed> {
     if !session.table.columns.contains("job_id") {
         return Ok(vec![None; jobs.len()]);

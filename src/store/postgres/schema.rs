@@ -1,4 +1,4 @@
-//! The table in PostgreSQL: finding it, making it, converting one that C++ gearmand made, and keeping other servers away.
+//! The PostgreSQL table: finding, creating and converting it, and locking it against other servers.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,17 +16,18 @@ use super::{Session, answer};
 use crate::job_server::{FORMAT, StoreFailure};
 use crate::log_level::audit;
 
-/// How long one statement of a conversion may take, and one that reads a whole table.
+/// Timeout for a conversion statement, and for one that reads a whole table.
 pub(super) const CONVERSION_LIMIT: Duration = Duration::from_mins(10);
-/// Longest name of a table: what is made beside it has longer names, and PostgreSQL cuts names at 63 bytes.
+/// Maximum length of the table name: the additional tables have longer names, and PostgreSQL truncates names
+/// at 63 bytes.
 const TABLE_MAX: usize = 52;
-/// High half of the key of the advisory lock; the table's oid is the low one.
+/// High half of the advisory lock key; the low half is the table's oid.
 const LOCK_CLASS: i64 = 0x6765_6172 << 32;
 
 /// C++ gearmand's columns. Texts are compared byte by byte.
 const COLUMNS: &str = "unique_key VARCHAR(64) COLLATE \"C\", function_name VARCHAR(255) COLLATE \"C\", priority INTEGER, \
                        data BYTEA, when_to_run INTEGER, UNIQUE (unique_key, function_name)";
-/// Columns that C++ gearmand does not have, the first one not in old versions.
+/// Columns that C++ gearmand does not have. It lacks the first one only in old versions.
 const ADDED: &[(&str, &str)] = &[
     ("when_to_run", "INTEGER"),
     ("job_id", "BIGINT"),
@@ -40,15 +41,15 @@ const ADDED: &[(&str, &str)] = &[
     ("function_bytes", "BYTEA"),
 ];
 
-/// A table by its names in SQL, quoted, and what it has.
+/// The quoted SQL names of a table and its companions, and what is known of it.
 pub(super) struct Table {
     /// The table.
     pub(super) name: String,
-    /// The one row with the version of the format and the highest number.
+    /// The table with one row: format version and highest job number.
     pub(super) meta: String,
-    /// What the operator has decided, by name.
+    /// Operator settings by name.
     pub(super) settings: String,
-    /// Where rows go that make no sense.
+    /// The quarantine for invalid rows.
     pub(super) set_aside: String,
     /// Its columns.
     pub(super) columns: HashSet<String>,
@@ -74,7 +75,7 @@ impl Table {
         }
     }
 
-    /// A column, or what stands for its absence.
+    /// The column, or NULL if it does not exist.
     pub(super) fn column(&self, name: &str, kind: &str) -> String {
         if self.columns.contains(name) { format!("{name}::{kind}") } else { format!("NULL::{kind}") }
     }
@@ -84,14 +85,14 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The other side of a connection, for as long as it lives: process ids come again, with another start.
+/// Identifies the backend of a connection. The start time is needed because process ids are reused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Backend {
     pid: i32,
     start: String,
 }
 
-/// Makes a fresh connection ready for use. `last` is the other side of the one before.
+/// Prepares a new connection. `last` is the backend of the previous one.
 pub(super) async fn prepare(
     client: Client,
     table: &str,
@@ -102,7 +103,7 @@ pub(super) async fn prepare(
         Access::Own => STATEMENT_LIMIT.as_millis(),
         Access::Read => CONVERSION_LIMIT.as_millis(),
     };
-    // The server notices when this host is gone, and lets go of the lock.
+    // Keepalives, so that the server notices when this host is gone, and releases the lock.
     let settings = format!(
         "SET statement_timeout = {limit_ms}; SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; \
          SET tcp_keepalives_count = 4"
@@ -138,7 +139,7 @@ pub(super) async fn prepare(
     Ok(Session { client, backend, table, utf8, asynchronous, statements })
 }
 
-/// Takes the table: locks it, and makes or converts it where that is needed.
+/// Takes ownership of the table: locks it, and creates or converts it if needed.
 async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Table, Failed> {
     let found = find(client, name).await?;
     let is_new = found.is_none();
@@ -167,7 +168,7 @@ async fn own(client: &Client, name: &str, last: Option<&Backend>) -> Result<Tabl
     Ok(table)
 }
 
-/// The table that this name means, by the server's search path.
+/// Resolves the table name by the server's search path.
 async fn find(client: &Client, name: &str) -> Result<Option<Table>, Failed> {
     let query = "SELECT n.nspname::text, c.relname::text, c.oid::bigint FROM pg_class c \
                  JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1::text)";
@@ -186,7 +187,7 @@ async fn create(client: &Client, name: &str) -> Result<Table, Failed> {
         let text = "the name of the table has characters other than letters, digits, _ and $; choose another";
         return Err(Failed::Here(StoreFailure::Io, text.to_owned()));
     }
-    // As C++ gearmand does it: without quotes, so that Queue is queue.
+    // Unquoted, as in C++ gearmand, so that Queue means queue.
     answer(client.batch_execute(&format!("CREATE TABLE {name} ({COLUMNS})"))).await?;
     find(client, name).await?.ok_or_else(|| {
         Failed::Here(StoreFailure::Io, "the table was made, but the search_path does not find it".to_owned())
@@ -200,13 +201,13 @@ async fn columns(client: &Client, table: &Table) -> Result<HashSet<String>, Fail
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
-/// Leaves somebody else's table alone.
+/// Rejects a table that is not gearmand's.
 fn check_owner(table: &Table) -> Result<(), Failed> {
     let name = format!("{}.{}", table.schema, table.relation);
     foreign(&name, table.columns.iter()).map_or(Ok(()), |text| Err(Failed::Here(StoreFailure::Io, text)))
 }
 
-/// Whether the table has our format already.
+/// Whether the table already has the current format.
 async fn check_format(client: &Client, table: &Table) -> Result<bool, Failed> {
     let row = answer(client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&table.meta])).await?;
     if !row.try_get::<_, bool>(0)? {
@@ -227,7 +228,7 @@ async fn check_format(client: &Client, table: &Table) -> Result<bool, Failed> {
     ))
 }
 
-/// Adds what C++ gearmand's table does not have.
+/// Adds the columns that C++ gearmand's table lacks.
 async fn convert(client: &Client, table: &mut Table) -> Result<(), Failed> {
     let Table { name, meta, index, .. } = table;
     let missing: Vec<String> = ADDED
@@ -248,28 +249,29 @@ async fn convert(client: &Client, table: &mut Table) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Makes the table of what the operator has decided, which earlier versions did not.
+/// Creates the settings table, which earlier versions did not have.
 async fn make_settings(client: &Client, table: &Table) -> Result<(), Failed> {
     let row = answer(client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&table.settings])).await?;
     if row.try_get(0)? {
         return Ok(());
     }
-    // Names are longer than what an index takes, and there are few.
+    // No index: names may exceed the size limit of an index entry, and there are few.
     let create = format!("CREATE TABLE {} (name TEXT NOT NULL, value TEXT NOT NULL)", table.settings);
     answer(client.batch_execute(&create)).await
 }
 
-/// Ends a connection of ours that PostgreSQL has not missed yet, because the network broke: it holds the lock.
+/// Terminates our previous backend. It still holds the lock if PostgreSQL has not noticed a network failure
+/// yet.
 async fn end(client: &Client, backend: &Backend) {
     let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
-    // Where that is not allowed, the lock is the next thing to fail, and says what is in the way.
+    // If that is not permitted, locking fails next, and its error names the holder.
     let _ = answer(client.execute(query, &[&backend.pid, &backend.start])).await;
 }
 
-/// Keeps other servers away for as long as this connection lives.
+/// Keeps other servers away as long as this connection lives.
 async fn lock(client: &Client, table: &Table, last: Option<&Backend>) -> Result<(), Failed> {
     let key = LOCK_CLASS | table.oid;
-    // PostgreSQL may take a moment to notice that the last one has gone.
+    // PostgreSQL may take a moment to notice that the previous connection is gone.
     let limit_ms = LOCK_LIMIT.as_millis();
     answer(client.batch_execute(&format!("SET lock_timeout = {limit_ms}"))).await?;
     match answer(client.execute("SELECT pg_advisory_lock($1)", &[&key])).await {

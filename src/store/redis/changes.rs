@@ -11,7 +11,7 @@ use super::errors::Failed;
 use super::keys::Keys;
 use crate::job_server::{FORMAT, JobKey, StoredJob};
 
-/// Makes the changes.
+/// Applies the changes. Returns how many foreign entries made way.
 pub(super) fn commit(
     keys: &Keys,
     connection: &mut Connection,
@@ -19,8 +19,9 @@ pub(super) fn commit(
     last_number: u64,
 ) -> Result<u64, Failed> {
     let key_of = |job: &JobKey| keys.job(job.number, job.function.as_bytes(), &job.unique);
-    // The key of a job can by now be that of a later one with the same unique id, or of none: neither may be touched. Nobody
-    // else writes, so what is read here holds for the transaction.
+    // By now, the key of a job may belong to a later job with the same unique id, or to an entry without a
+    // number. Neither may be touched. No other server writes, so what is read here still holds for the
+    // transaction.
     let named: Vec<&JobKey> = changes.removes.iter().chain(changes.attempts.iter().map(|(job, _)| job)).collect();
     let present = present(connection, named.iter().map(|job| (job.number, keys.side(&key_of(job)))))?;
     let (removable, attempted) = present.split_at(changes.removes.len());
@@ -56,14 +57,14 @@ pub(super) fn commit(
             None => transaction.cmd("HDEL").arg(keys.settings()).arg(name).ignore(),
         };
     }
-    // Also where there is nothing else: it shows that Redis can be written to.
+    // Written even if nothing else is, to show that Redis accepts writes.
     transaction.cmd("HSET").arg(keys.meta()).arg("format").arg(FORMAT).arg("last_number").arg(last_number).ignore();
     transaction.exec(connection)?;
     Ok(made_way)
 }
 
-/// Renames what other programs have put where new jobs are to be, but for what leaves those keys by itself. Answers how many
-/// entries that were.
+/// Renames foreign entries that occupy the keys of new jobs, except those whose keys are vacated in this
+/// transaction. Returns how many entries were renamed.
 fn make_way(
     keys: &Keys,
     connection: &mut Connection,
@@ -88,7 +89,7 @@ fn make_way(
         query.cmd("EXISTS").arg(key);
     }
     let taken: Vec<bool> = query.query(connection)?;
-    // The job itself is there where this is done again.
+    // The job itself exists if this is a retry.
     let own = present(connection, targets.iter().map(|(job, key)| (job.number, keys.side(key))))?;
     let mut made_way = 0;
     for ((job, key), _) in targets.iter().zip(taken.iter().zip(own)).filter(|(_, (taken, own))| **taken && !own) {
@@ -103,7 +104,7 @@ fn make_way(
         let mut transaction = pipe();
         transaction.atomic().cmd("RENAME").arg(key).arg(&name).ignore();
         transaction.cmd("DEL").arg(keys.side(key)).ignore();
-        // It has no number yet. Another job has its unique id now.
+        // It has no number yet, and its unique id now belongs to another job.
         let mut set = cmd("HSET");
         set.arg(keys.side(&name)).arg("function").arg(job.function.as_bytes()).arg("unique").arg("");
         set.arg("flags").arg(NO_UNIQUE);
@@ -114,10 +115,10 @@ fn make_way(
     Ok(made_way)
 }
 
-/// Removes jobs by one command, which is done as a whole: when its memory is full Redis takes no transaction.
+/// Removes jobs with a single, atomic command: Redis rejects transactions when its memory is full.
 fn remove(keys: &Keys, connection: &mut Connection, removable: &HashSet<Vec<u8>>) -> Result<(), Failed> {
     let mut delete = cmd("DEL");
-    // Also where no job is there: it shows that Redis can be written to.
+    // Sent even if no job exists, to show that Redis accepts writes.
     delete.arg(keys.never());
     for key in removable {
         delete.arg(keys.side(key)).arg(key);
@@ -125,7 +126,7 @@ fn remove(keys: &Keys, connection: &mut Connection, removable: &HashSet<Vec<u8>>
     Ok(delete.exec(connection)?)
 }
 
-/// Which of these numbers stand in the side hashes of these keys.
+/// Which of these side hashes have these numbers.
 pub(super) fn present(
     connection: &mut Connection,
     named: impl ExactSizeIterator<Item = (u64, Vec<u8>)>,
@@ -143,7 +144,7 @@ pub(super) fn present(
     Ok(found.iter().zip(&numbers).map(|(found, number)| found.as_ref() == Some(number)).collect())
 }
 
-/// Writes a job: what C++ gearmand reads, in its order, and the rest.
+/// Writes a job: the fields that C++ gearmand reads, in its order, and the side hash.
 pub(super) fn add(transaction: &mut Pipeline, keys: &Keys, job: &StoredJob) {
     let key = keys.job(job.number, job.function.as_bytes(), job.unique());
     let mut set = cmd("HSET");
@@ -152,7 +153,8 @@ pub(super) fn add(transaction: &mut Pipeline, keys: &Keys, job: &StoredJob) {
     add_side(transaction, keys, &key, job);
 }
 
-/// Writes the side hash of a job with this key: all fields, so that nothing of an earlier job of the same key stays.
+/// Writes the side hash of a job with this key. All fields are set, so that none of an earlier job with this
+/// key remains.
 pub(super) fn add_side(transaction: &mut Pipeline, keys: &Keys, key: &[u8], job: &StoredJob) {
     let unique = job.unique();
     let mut set = cmd("HSET");

@@ -1,4 +1,4 @@
-//! Changing jobs that are kept: a job's key has its function in it, so one that is moved gets another.
+//! Editing stored jobs. The key of a job contains its function, so a job that is moved gets a new key.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,15 +11,15 @@ use super::keys::Keys;
 use super::replay;
 use crate::job_server::{Edit, JobKey, StoreFailure};
 
-/// Edits of jobs that are there.
+/// Edits of existing jobs.
 pub(super) struct Edits<'a> {
-    /// By number of the job: its key as it is, its key as it will be, and the edit.
+    /// Keyed by job number: the current key, the new key, and the edit.
     found: Found<'a>,
 }
 
 type Found<'a> = HashMap<u64, (Vec<u8>, Vec<u8>, &'a Edit)>;
 
-/// Without the jobs of which only a side hash is there: C++ gearmand has run them.
+/// Leaves out jobs that have only a side hash: C++ gearmand has run them.
 fn with_hashes<'a>(connection: &mut Connection, found: Found<'a>) -> Result<Found<'a>, Failed> {
     if found.is_empty() {
         return Ok(found);
@@ -33,9 +33,9 @@ fn with_hashes<'a>(connection: &mut Connection, found: Found<'a>) -> Result<Foun
 }
 
 impl<'a> Edits<'a> {
-    /// Finds the jobs: under the names that they had, or, where an edit is made again, under those that it has given them.
-    /// `removed` has the keys of jobs that go in the same transaction. Whatever else stands where a job is moved to is set
-    /// aside.
+    /// Finds the jobs under their old names, or, if an edit is retried, under their new names. `removed` has
+    /// the keys of jobs that are removed in the same transaction. Any other entry at the target of a move is
+    /// quarantined.
     pub(super) fn find(
         keys: &Keys,
         connection: &mut Connection,
@@ -62,7 +62,7 @@ impl<'a> Edits<'a> {
         Ok(edits)
     }
 
-    /// Sets aside what stands where jobs are moved to and does not go away by itself.
+    /// Quarantines entries at the targets of moves, unless they are vacated in this transaction.
     fn make_way(&self, keys: &Keys, connection: &mut Connection, removed: &HashSet<Vec<u8>>) -> Result<(), Failed> {
         let leaving: HashSet<&Vec<u8>> = self.found.values().map(|(now, ..)| now).chain(removed).collect();
         let targets: Vec<&Vec<u8>> =
@@ -85,17 +85,17 @@ impl<'a> Edits<'a> {
         Ok(())
     }
 
-    /// Whether this job is there, and edited.
+    /// Whether this job exists and is edited.
     pub(super) fn contains(&self, number: u64) -> bool {
         self.found.contains_key(&number)
     }
 
-    /// Whether a job that is moved leaves this key.
+    /// Whether a move vacates this key.
     pub(super) fn vacates(&self, key: &[u8]) -> bool {
         self.found.values().any(|(now, then, _)| now == key && now != then)
     }
 
-    /// Adds the edits to a transaction. Jobs may change places, so all that are moved go out of the way first.
+    /// Adds the edits to a transaction. Jobs may swap places, so all moved jobs go to temporary keys first.
     pub(super) fn make(&self, transaction: &mut Pipeline, keys: &Keys) {
         let moved = || self.found.iter().filter(|(_, (now, then, _))| now != then);
         for (number, (now, ..)) in moved() {

@@ -1,4 +1,4 @@
-//! What goes wrong with Redis, and what the operator is told to do.
+//! Redis errors, and the advice for the operator.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use super::super::StoreError;
 use super::ANSWER_LIMIT;
 use crate::job_server::StoreFailure;
 
-/// Why something was not done.
+/// Why an operation failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// The driver or the database says so.
+    /// An error from the driver or the database.
     Driver(RedisError),
-    /// No answer came within this time.
+    /// The response timed out after this time.
     NoAnswer(Duration),
-    /// There is no directory in which the server's socket could come to be.
+    /// The directory of the server's socket does not exist, so the socket cannot appear there.
     NoDirectory(String),
-    /// This store itself says so: what, and in words.
+    /// An error detected by the store itself: code and text.
     Here(StoreFailure, String),
 }
 
@@ -34,12 +34,13 @@ impl From<::redis::ParsingError> for Failed {
 }
 
 impl Failed {
-    /// An error of something that had so much time.
+    /// An error of an operation with this timeout.
     pub(super) fn within(limit: Duration, error: RedisError) -> Self {
         if error.is_timeout() { Self::NoAnswer(limit) } else { Self::Driver(error) }
     }
 
-    /// Whether trying again cannot mend it: somebody has to change a setting, here or in Redis.
+    /// Whether the error is permanent: retrying does not help until somebody changes a setting, here or in
+    /// Redis.
     pub(super) fn is_lasting(&self) -> bool {
         match self {
             Self::Driver(error) => {
@@ -50,17 +51,18 @@ impl Failed {
         }
     }
 
-    /// Whether Redis has answered that it is full or read-only, and has done nothing.
+    /// Whether Redis rejected the write because it is full or read-only, and did nothing.
     pub(super) fn is_refused_write(&self) -> bool {
         matches!(self, Self::Driver(error) if matches!(judge(error).0, StoreFailure::Full | StoreFailure::ReadOnly))
     }
 
-    /// Whether the connection has ended, and the next one may do. Where no answer came, everybody has waited long enough.
+    /// Whether the connection has ended, so that a new one may work. Not after a timeout: the callers have
+    /// waited long enough.
     pub(super) fn is_severed(&self) -> bool {
         matches!(self, Self::Driver(error) if error.is_io_error() || error.is_connection_dropped())
     }
 
-    /// For clients and for the operator.
+    /// Builds the error for clients and the operator.
     pub(super) fn explain(&self, name: &str, purpose: &str) -> StoreError {
         let (failure, reason, advice) = match self {
             Self::Driver(error) => {
@@ -84,7 +86,7 @@ impl Failed {
     }
 }
 
-/// What an error means for clients, and what to do about it.
+/// Maps an error to the code for clients and the advice.
 fn judge(error: &RedisError) -> (StoreFailure, &'static str) {
     let says = |code: &str| says(error, code);
     if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
@@ -93,7 +95,7 @@ fn judge(error: &RedisError) -> (StoreFailure, &'static str) {
     if says("OOM") {
         return (StoreFailure::Full, "raise its maxmemory, or let workers catch up");
     }
-    // The driver has a word of its own for the first, within what it says of a transaction.
+    // The driver has its own word for the first one when it reports a failed transaction.
     if says("READONLY") || says("ReadOnly") || says("MISCONF") {
         return (StoreFailure::ReadOnly, "connect to the primary; see Redis's log for why it cannot write");
     }
@@ -126,7 +128,7 @@ fn is_about_password(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed || says(error, "NOAUTH") || says(error, "WRONGPASS")
 }
 
-/// Whether this is one of several that share the keys among themselves.
+/// Whether the server is a node of a cluster.
 fn is_cluster(error: &RedisError) -> bool {
     ["MOVED", "CROSSSLOT", "CLUSTERDOWN"].iter().any(|code| says(error, code))
 }

@@ -1,32 +1,32 @@
-//! Names of keys in Redis.
+//! Names of Redis keys.
 //!
-//! C++ gearmand's key is `<prefix>-<function>-<unique>`. That is a job's own name only while the function has no hyphen and
-//! there is a unique id. A job for which that is not so is kept under `<prefix>-<function>-job:<number>`, and so is one
-//! whose unique id would look like that: so no two jobs ever share a key. The fields of the hash say what function and unique
-//! id are.
+//! C++ gearmand's key is `<prefix>-<function>-<unique>`. It identifies a job only if the function has no
+//! hyphen and there is a unique id. Any other job is stored under `<prefix>-<function>-job:<number>`, and so
+//! is a job whose unique id looks like that. So no two jobs ever share a key. The fields of the hash contain
+//! the function and the unique id.
 
 use std::collections::HashSet;
 use std::fmt::Write;
 
 use crate::protocol::names::UNIQUE_MAX;
 
-/// Before the number of a job, where that stands for its unique id.
+/// Precedes the job number in place of a unique id.
 const NUMBERED: &str = "job:";
-/// Bytes of a UUID in its usual form.
+/// Length of a UUID in its usual form.
 const UUID_LENGTH: usize = 36;
 
-/// The names of one queue's keys.
+/// The key names of one queue.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
 }
 
-/// What a key says of a job.
+/// The parts of a job's key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Named<'a> {
     pub(super) function: &'a [u8],
     pub(super) unique: &'a [u8],
-    /// Whether the name could be read in another way, too.
+    /// Whether the key can also be parsed in another way.
     pub(super) ambiguous: bool,
 }
 
@@ -35,7 +35,7 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// The key of a job. Depends on nothing but what names it.
+    /// The key of a job. It depends only on the job's number and name.
     pub(super) fn job(&self, number: u64, function: &[u8], unique: &[u8]) -> Vec<u8> {
         let mut key = [self.prefix.as_bytes(), b"-", function, b"-"].concat();
         if unique.is_empty() || unique == b"-" || function.contains(&b'-') || ends_numbered(unique) {
@@ -46,30 +46,31 @@ impl Keys {
         key
     }
 
-    /// A key that no job has, for an entry that made way for the job of this number. `attempt` counts the names that were taken.
+    /// A key that no job has, for an entry that made way for the job with this number. `attempt` counts the
+    /// keys already taken.
     pub(super) fn made_way(&self, number: u64, function: &[u8], attempt: usize) -> Vec<u8> {
-        // Numbers of jobs begin with no zero, and a unique id that looks like this is never part of a key.
+        // Job numbers have no leading zeros, and a unique id that looks like this is never part of a key.
         let zeros = "0".repeat(attempt + 1);
         let end = format!("-{NUMBERED}{zeros}{number}");
         [self.prefix.as_bytes(), b"-", function, end.as_bytes()].concat()
     }
 
-    /// Matches all keys of jobs, and maybe others.
+    /// A pattern for all keys of jobs, and maybe others.
     pub(super) fn pattern(&self) -> String {
         escaped(&self.prefix) + "-*"
     }
 
-    /// The key of the side hash of a job with this key.
+    /// The key of the side hash of the job with this key.
     pub(super) fn side(&self, key: &[u8]) -> Vec<u8> {
         [self.sides().as_bytes(), key].concat()
     }
 
-    /// The key of the job whose side hash has this key.
+    /// The key of the job with this side hash.
     pub(super) fn main<'a>(&self, side: &'a [u8]) -> Option<&'a [u8]> {
         side.strip_prefix(self.sides().as_bytes())
     }
 
-    /// Matches the keys of all side hashes.
+    /// A pattern for the keys of all side hashes.
     pub(super) fn side_pattern(&self) -> String {
         escaped(&self.sides()) + "*"
     }
@@ -78,27 +79,27 @@ impl Keys {
         format!("{}{}:job:", self.apart("gearmand:", "queue:"), self.prefix)
     }
 
-    /// The key of what is known of the whole queue.
+    /// The key of the queue's metadata.
     pub(super) fn meta(&self) -> String {
         format!("{}{}:meta", self.apart("gearmand:", "queue:"), self.prefix)
     }
 
-    /// The key of what the operator has decided, by name.
+    /// The key of the operator settings, by name.
     pub(super) fn settings(&self) -> String {
         format!("{}{}:settings", self.apart("gearmand:", "queue:"), self.prefix)
     }
 
-    /// A key that never is.
+    /// A key that never exists.
     pub(super) fn never(&self) -> String {
         format!("{}{}:never", self.apart("gearmand:", "queue:"), self.prefix)
     }
 
-    /// A key that a job has within a transaction, while others change places with it.
+    /// A temporary key of a job within a transaction in which jobs swap places.
     pub(super) fn away(&self, number: u64) -> Vec<u8> {
         format!("{}{}:away:{number}", self.apart("gearmand:", "queue:"), self.prefix).into_bytes()
     }
 
-    /// Where an entry goes that makes no sense. `attempt` counts the names that were taken.
+    /// The quarantine key for an invalid entry. `attempt` counts the keys already taken.
     pub(super) fn set_aside(&self, key: &[u8], attempt: u32) -> Vec<u8> {
         let mut name = self.apart("set-aside:", "aside:").as_bytes().to_vec();
         if attempt > 0 {
@@ -108,7 +109,7 @@ impl Keys {
         name
     }
 
-    /// The name of the connection that owns the queue: printable and without spaces.
+    /// The connection name of the queue's owner: printable and without spaces.
     pub(super) fn owner(&self) -> String {
         let mut name = "gearmand:".to_owned();
         for byte in self.prefix.bytes() {
@@ -122,23 +123,24 @@ impl Keys {
         name
     }
 
-    /// The first word, unless a search for this queue's keys would find it.
+    /// The first word, unless a scan for this queue's keys would match it.
     fn apart(&self, first: &'static str, second: &'static str) -> &'static str {
         if first.starts_with(&self.prefix) { second } else { first }
     }
 
-    /// Reads a key that C++ gearmand made; `None` for a key that names no job. `functions` are those that are known to exist.
+    /// Parses a key of C++ gearmand; `None` if it is not the key of a job. `functions` are those known to
+    /// exist.
     pub(super) fn read<'a>(&self, key: &'a [u8], functions: &HashSet<Vec<u8>>) -> Option<Named<'a>> {
         let rest = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b"-")?;
         let hyphens: Vec<usize> = (0..rest.len()).filter(|place| rest[*place] == b'-').collect();
-        // What libgearman makes up where its user names none.
+        // libgearman generates a UUID if its user gives no unique id.
         let uuid = rest.len().checked_sub(UUID_LENGTH + 1).filter(|place| *place > 0 && is_uuid(&rest[place + 1..]));
         let uuid = uuid.filter(|place| rest[*place] == b'-');
         let known = hyphens.iter().rev().find(|place| functions.contains(&rest[..**place]));
         let known = uuid.or(known.copied());
         let place = known.or(hyphens.first().copied())?;
         let (function, unique) = (&rest[..place], &rest[place + 1..]);
-        // A unique id of 64 bytes lost its last one in C++ gearmand, and the key was filled up with a space in front.
+        // C++ gearmand dropped the last byte of a 64-byte unique id, and padded the key with a leading space.
         let unique = match unique {
             [b' ', shortened @ ..] if unique.len() == UNIQUE_MAX => shortened,
             _ => unique,
@@ -156,7 +158,7 @@ fn is_uuid(text: &[u8]) -> bool {
     text.len() == UUID_LENGTH && text.iter().enumerate().all(is_right)
 }
 
-/// A text as a pattern that matches it alone.
+/// Escapes a text so that the pattern matches only that text.
 fn escaped(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len() + 2);
     for character in text.chars() {
@@ -168,7 +170,7 @@ fn escaped(text: &str) -> String {
     pattern
 }
 
-/// Whether a key that ends like this could be that of a job without a unique id.
+/// Whether a key with this ending could be that of a job without a unique id.
 fn ends_numbered(unique: &[u8]) -> bool {
     let digits = unique.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     digits > 0 && unique[..unique.len() - digits].ends_with(NUMBERED.as_bytes())

@@ -1,31 +1,31 @@
-//! What stands in Redis for one job, field by field.
+//! Decoding the Redis fields of a job.
 
 use super::super::entry::{Entry, Prefixes, WORKLOAD_IS_UNIQUE};
 use crate::job_server::StoredJob;
 
-/// The fields in the order in which they are asked for; the workload last, which is not always wanted.
+/// The fields in the order of the request. The workload is separate, since it is not always wanted.
 pub(super) const FIELDS: &[&str] =
     &["id", "function", "unique", "priority", "handle", "when", "reducer", "submitted", "flags", "attempts"];
-/// Those of them that a side hash has.
+/// The fields of a side hash.
 pub(super) const SIDE_FIELDS: &[&str] =
     &["id", "function", "unique", "handle", "when", "reducer", "submitted", "flags", "attempts"];
 /// The workload's field.
 pub(super) const DATA: &str = "data";
 
-/// The values of [`FIELDS`], and of [`DATA`] where it was asked for; `None` where a field is missing.
+/// The values of [`FIELDS`], and of [`DATA`] if it was requested; `None` for a missing field.
 pub(super) type Values = Vec<Option<Vec<u8>>>;
 
-/// Whether a job coalesces by its workload.
+/// Whether the job coalesces by its workload.
 pub(super) fn is_workload_unique(values: &Values) -> bool {
     let bytes = |index: usize| values.get(index).and_then(Option::as_deref);
     let flags = decimal(bytes(8), "flags").ok().flatten().unwrap_or(0);
     bytes(2) == Some(b"-") || flags & i64::from(WORKLOAD_IS_UNIQUE) != 0
 }
 
-/// The job that the values make, with this number.
+/// Builds the job with this number from the values.
 ///
 /// # Errors
-/// What makes no sense.
+/// The entry is invalid.
 pub(super) fn job(number: i64, values: &Values, prefixes: &mut Prefixes) -> Result<StoredJob, String> {
     let bytes = |index: usize| values.get(index).and_then(Option::as_deref);
     let entry = Entry {
@@ -44,7 +44,7 @@ pub(super) fn job(number: i64, values: &Values, prefixes: &mut Prefixes) -> Resu
     entry.job(prefixes)
 }
 
-/// A number in decimal; numbers beyond 63 bits are as large as they get.
+/// A decimal number, saturated to the range of an `i64`.
 pub(super) fn decimal(value: Option<&[u8]>, field: &str) -> Result<Option<i64>, String> {
     let Some(value) = value else { return Ok(None) };
     let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i128>().ok());

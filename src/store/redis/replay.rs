@@ -1,7 +1,7 @@
 //! Reading from Redis: all jobs at the start, and workloads later.
 //!
-//! Keys come in no order, and all workloads together may not fit into memory: so the first pass reads the names and numbers
-//! of all jobs, and the second one the jobs themselves, in their order and a few at a time.
+//! SCAN returns keys in no order, and all workloads together may not fit into memory. So the first pass reads
+//! the names and numbers of all jobs, and the second one the jobs themselves, in order and in batches.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
@@ -18,48 +18,48 @@ use super::{Redis, changes};
 use crate::job_server::{JobKey, StoredJob};
 use crate::protocol::names::{FUNCTION_MAX, UNIQUE_MAX};
 
-/// The fields that are read in the first pass, from both hashes.
+/// Fields read in the first pass, from both hashes.
 const SEARCHED: &[&str] = &["id", "function", "unique", "priority"];
-/// Keys that are asked for at one time.
+/// Keys per SCAN request.
 const SCAN_KEYS: usize = 1000;
-/// Jobs that are read at one time, and the bytes of their workloads.
+/// Jobs per batch, and workload bytes per batch.
 const READ_JOBS: usize = 512;
 const READ_BYTES: usize = 16 << 20;
-/// So many functions that were guessed have a line of their own in the log; the rest are counted.
+/// Number of guessed functions that are logged individually; the rest are counted.
 const NAMED_GUESSES: usize = 20;
-/// Names that are tried for an entry that is set aside.
+/// Number of names to try for a quarantined entry.
 const SET_ASIDE_ATTEMPTS: u32 = 1000;
 
-/// Who wants the jobs.
+/// The consumer of the jobs.
 type Take<'a> = &'a mut dyn FnMut(StoredJob, HasWorkload) -> Workloads;
 
-/// How an entry is written.
+/// The format of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// As a plain string, by C++ gearmand before 1.1.16.
+    /// A plain string, written by C++ gearmand before 1.1.16.
     Plain,
-    /// With all its fields in one hash, by earlier versions of this server.
+    /// All fields in one hash, written by earlier versions of this server.
     Former,
-    /// As C++ gearmand and this server write hashes now.
+    /// The current format of C++ gearmand and this server.
     Usual,
 }
 
-/// An entry that was found in the first pass.
+/// An entry found in the first pass.
 struct Found {
-    /// 0 where C++ gearmand wrote it.
+    /// 0 if C++ gearmand wrote it.
     number: i64,
-    /// Bytes of its workload.
+    /// Size of its workload in bytes.
     size: usize,
     form: Form,
-    /// Whether its function and unique id are read from its key, since it has no fields for them.
+    /// Whether it has no fields for function and unique id, so that they are parsed from its key.
     unnamed: bool,
-    /// Whether its key is not the one that its function, unique id and number make.
+    /// Whether its key differs from the one for its function, unique id and number.
     misplaced: bool,
     key: Vec<u8>,
 }
 
 impl Found {
-    /// By numbers; those without one come last.
+    /// Orders by number; entries without one come last.
     fn order(&self, other: &Self) -> Ordering {
         (self.number < 1, self.number, &self.key).cmp(&(other.number < 1, other.number, &other.key))
     }
@@ -75,7 +75,8 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
     }
     let Search { mut found, functions, .. } = search;
     found.sort_unstable_by(Found::order);
-    // Keys may be found twice. A number that two entries have, since somebody copied a key, is the first one's.
+    // SCAN may return a key twice. If two entries have the same number, because somebody copied a key, the
+    // first one keeps it.
     found.dedup_by(|a, b| a.key == b.key);
     let copies: Vec<usize> = (1..found.len())
         .filter(|index| found[*index].number > 0 && found[*index].number == found[index - 1].number)
@@ -104,7 +105,7 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
         rest = after;
         for (entry, values) in chunk.iter().zip(values(&store.keys, connection, chunk, has_workloads)?) {
             let Some(mut values) = values else { continue };
-            // What a job coalesces by is always read.
+            // The workload that a job coalesces by is always read.
             let has_workload = has_workloads || entry.form == Form::Plain || read::is_workload_unique(&values);
             if has_workload && values.len() == FIELDS.len() {
                 values.push(cmd("HGET").arg(&entry.key).arg(DATA).query(connection)?);
@@ -132,7 +133,7 @@ pub(super) fn run(store: &mut Redis, connection: &mut Connection, take: Take<'_>
 struct Search<'a> {
     keys: &'a Keys,
     found: Vec<Found>,
-    /// Functions that some entry names in a field.
+    /// Functions that appear in the field of some entry.
     functions: HashSet<Vec<u8>>,
 }
 
@@ -198,7 +199,7 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// An entry, unless it is something of somebody else's.
+    /// Builds an entry, unless the key belongs to something else.
     fn judge(&self, key: Vec<u8>, form: Form, size: usize, fields: &Values) -> Option<Found> {
         let field = |index: usize| fields.get(index).and_then(Option::as_deref);
         let unnamed = field(1).is_none() || field(2).is_none();
@@ -208,7 +209,8 @@ impl Search<'_> {
         if form != Form::Plain && size == 0 && field(3).is_none() {
             return None;
         }
-        // A number that is none is found again, and set aside, when the whole entry is read.
+        // An invalid number is detected again when the whole entry is read, and the entry is quarantined
+        // then.
         let number = decimal(field(0), "id").ok().flatten().unwrap_or(0);
         let misplaced = number > 0
             && field(1)
@@ -218,7 +220,7 @@ impl Search<'_> {
     }
 }
 
-/// The fields of an entry: those of its side hash, and of its hash where that has none.
+/// The fields of an entry: from its side hash, or from its main hash if the side hash lacks them.
 fn beside(side: Values, main: Values) -> Values {
     side.into_iter().zip(main).map(|(side, main)| side.or(main)).collect()
 }
@@ -248,7 +250,7 @@ fn forget_gone(keys: &Keys, connection: &mut Connection) -> Result<(), Failed> {
     }
 }
 
-/// How many of the first entries are read at one time.
+/// How many of the first entries to read in one batch.
 fn chunk_length(entries: &[Found], has_workloads: bool) -> usize {
     let mut bytes = 0;
     let fitting = entries.iter().take(READ_JOBS).take_while(|entry| {
@@ -258,7 +260,7 @@ fn chunk_length(entries: &[Found], has_workloads: bool) -> usize {
     fitting.count().max(1)
 }
 
-/// The fields of entries; `None` for one that has gone in the meantime.
+/// The fields of entries; `None` for one that no longer exists.
 fn values(
     keys: &Keys,
     connection: &mut Connection,
@@ -301,20 +303,21 @@ struct Reader {
     own: bool,
     functions: HashSet<Vec<u8>>,
     replayed: Replayed,
-    /// By function: keys that were read as jobs of it, and could be read as those of a function with a hyphen.
+    /// By function: keys that were parsed as its jobs, and could also be those of a function with a hyphen.
     guesses: BTreeMap<Vec<u8>, Guess>,
 }
 
-/// Keys that could be read in several ways.
+/// Keys that can be parsed in several ways.
 struct Guess {
     keys: u64,
     first: Vec<u8>,
-    /// What the first would be if its function ended at the next hyphen.
+    /// The function of the first key if it ended at the next hyphen.
     other: Vec<u8>,
 }
 
 impl Reader {
-    /// Makes a job of an entry. One that C++ gearmand wrote gets what it lacks: in memory, and in Redis where it is ours.
+    /// Converts an entry into a job. Fields that C++ gearmand did not write are added in memory, and also in
+    /// Redis if this server owns the queue.
     fn enter(
         &mut self,
         connection: &mut Connection,
@@ -355,7 +358,7 @@ impl Reader {
         Ok(Ok(job))
     }
 
-    /// A job may come back as one of another function.
+    /// Records that the function of a job was guessed, and may be wrong.
     fn guess(&mut self, key: &[u8], function: &[u8]) {
         let guess = self.guesses.entry(function.to_vec()).or_insert_with(|| {
             let place = key.windows(function.len() + 1).position(|part| part.strip_suffix(b"-") == Some(function));
@@ -367,7 +370,7 @@ impl Reader {
         guess.keys += 1;
     }
 
-    /// Says, at a level that is always logged, what was guessed, and how that is put right.
+    /// Logs the guesses, and how to correct them, at a level that is always on.
     fn tell_guesses(&self, name: &str) {
         for (function, Guess { keys, first, other }) in self.guesses.iter().take(NAMED_GUESSES) {
             let (function, other) = (function.escape_ascii(), other.escape_ascii());
@@ -384,8 +387,8 @@ impl Reader {
         }
     }
 
-    /// Makes a job of C++ gearmand, or of an earlier version, one of ours; false where there is one of its name already.
-    /// What C++ gearmand wrote into its hash stays as it is.
+    /// Converts an entry of C++ gearmand or an earlier version to the current format; false if its key is
+    /// taken. The fields that C++ gearmand wrote into its hash stay unchanged.
     fn adopt(&self, connection: &mut Connection, entry: &Found, job: &StoredJob) -> Result<bool, Failed> {
         let key = self.keys.job(job.number, job.function.as_bytes(), job.unique());
         if key != entry.key {
@@ -413,7 +416,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Counts an entry that makes no sense, and renames it where it is ours.
+    /// Counts an invalid entry, and renames it if this server owns the queue.
     fn set_aside(&mut self, connection: &mut Connection, key: &[u8], reason: &str) -> Result<(), Failed> {
         self.replayed.set_aside += 1;
         if !self.own {
@@ -423,7 +426,7 @@ impl Reader {
     }
 }
 
-/// Renames an entry so that it is out of the way, and where the operator finds it.
+/// Renames an entry, so that it is out of the way and the operator can find it.
 pub(super) fn move_aside(keys: &Keys, connection: &mut Connection, key: &[u8], reason: &str) -> Result<(), Failed> {
     for attempt in 0..SET_ASIDE_ATTEMPTS {
         let name = keys.set_aside(key, attempt);
@@ -439,7 +442,7 @@ pub(super) fn move_aside(keys: &Keys, connection: &mut Connection, key: &[u8], r
     Ok(())
 }
 
-/// Reads workloads, in the order in which they are asked for.
+/// Reads workloads in the requested order.
 pub(super) fn load(
     keys: &Keys,
     connection: &mut Connection,
@@ -467,7 +470,7 @@ pub(super) fn load(
     let loaded = jobs.iter().map(|job| {
         let values = beside(answers.next()?, answers.next()?);
         let [id, data] = <[_; 2]>::try_from(values).ok()?;
-        // The key can be that of a later job by now.
+        // The key may belong to a later job by now.
         (id? == job.number.to_string().as_bytes()).then(|| Bytes::from(data.unwrap_or_default()))
     });
     Ok(loaded.collect())

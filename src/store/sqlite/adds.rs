@@ -1,4 +1,5 @@
-//! Adding jobs: several rows a statement, past what other programs have put where they are to be, and counted.
+//! Adding jobs: inserts several rows per statement, resolves conflicts with foreign rows, and verifies the
+//! row count.
 
 use rusqlite::types::Null;
 use rusqlite::{CachedStatement, ErrorCode, Transaction};
@@ -8,14 +9,14 @@ use super::layout::{self, Sql};
 use super::{DASH, NO_UNIQUE, WORKLOAD_IS_UNIQUE, integer, text};
 use crate::job_server::{StoreFailure, StoredJob};
 
-/// Adds the jobs. Answers how many rows of other programs made way.
+/// Adds the jobs. Returns how many foreign rows made way.
 pub(super) fn make(transaction: &Transaction<'_>, sql: &Sql, adds: &[StoredJob]) -> Result<u64, Trouble> {
     if adds.is_empty() {
         return Ok(0);
     }
     let before = transaction.total_changes();
     let (mut inserted, mut made_way) = (0, 0);
-    // Several rows a statement: half of what a row costs is the statement's.
+    // Several rows per statement: half the cost of a row is that of its statement.
     let (many, single) = adds.as_chunks::<{ layout::ROWS }>();
     if !many.is_empty() {
         let mut statement = transaction.prepare_cached(&sql.insert_rows)?;
@@ -29,7 +30,7 @@ pub(super) fn make(transaction: &Transaction<'_>, sql: &Sql, adds: &[StoredJob])
             inserted += insert(transaction, sql, &mut statement, std::slice::from_ref(job), &mut made_way)?;
         }
     }
-    // Where something else has changed besides, a trigger has done it, and may have taken rows away again.
+    // If there were more changes than expected, a trigger made them, and may have deleted rows again.
     let changed = transaction.total_changes() - before;
     if inserted == adds.len() && changed != inserted as u64 + made_way {
         let mut select = transaction.prepare_cached(&sql.is_there)?;
@@ -48,7 +49,7 @@ pub(super) fn make(transaction: &Transaction<'_>, sql: &Sql, adds: &[StoredJob])
     Err(Trouble::Refused(StoreFailure::Refused, text))
 }
 
-/// Inserts jobs with one statement. Answers how many rows that were.
+/// Inserts jobs with one statement. Returns the number of inserted rows.
 fn insert(
     transaction: &Transaction<'_>,
     sql: &Sql,
@@ -64,7 +65,7 @@ fn insert(
     }
     match statement.raw_execute() {
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            // Nothing of the statement has happened. The values stay bound.
+            // The statement was rolled back. The values stay bound.
             *made_way += make_way(transaction, sql, jobs)?;
             statement.raw_execute()
         }
@@ -72,7 +73,7 @@ fn insert(
     }
 }
 
-/// Makes way where rows lie of which no server knows; how many there are.
+/// Moves rows that no server knows out of the way. Returns their number.
 fn make_way(transaction: &Transaction<'_>, sql: &Sql, jobs: &[StoredJob]) -> Result<u64, rusqlite::Error> {
     let mut rows = 0;
     for job in jobs {
@@ -88,7 +89,7 @@ fn make_way(transaction: &Transaction<'_>, sql: &Sql, jobs: &[StoredJob]) -> Res
     Ok(rows as u64)
 }
 
-/// What stands in the column of unique ids, and the flags that go with it.
+/// The value of the unique id column, and its flags.
 fn unique_of<'a>(job: &'a StoredJob, handle: &'a [u8]) -> (&'a [u8], i64) {
     match job.unique() {
         b"" => (handle, NO_UNIQUE),
@@ -97,7 +98,7 @@ fn unique_of<'a>(job: &'a StoredJob, handle: &'a [u8]) -> (&'a [u8], i64) {
     }
 }
 
-/// Binds the values of a job in the order of the columns, behind so many other values.
+/// Binds the values of a job in column order, after the first `before` parameters.
 fn bind(
     insert: &mut CachedStatement<'_>,
     before: usize,

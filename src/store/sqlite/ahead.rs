@@ -1,19 +1,19 @@
-//! Zeros behind the end of the WAL, written before SQLite gets there.
+//! Preallocates the WAL: zeros are written after its end before SQLite gets there.
 //!
-//! A sync of a file that has grown commits the file system's journal as well, which takes as long again as
-//! the sync of what was written, and so does the first write into blocks that are only allocated. Once the
-//! WAL has its full size SQLite writes it over from its start, and nothing grows; but each start begins with
-//! an empty one. So it gets its full size at once, a piece at a time, while nothing waits.
+//! A sync of a file that has grown also commits the file system's journal, which takes as long again as
+//! syncing the data. So does the first write to blocks that are only allocated. Once the WAL has its full
+//! size, SQLite overwrites it from its start, and the file no longer grows. But each start begins with an
+//! empty WAL. So the WAL is extended to its full size in advance, in pieces, while the writer is idle.
 //!
 //! # Why this is safe
-//! For SQLite the log ends at the first frame whose page number is 0, or whose salt is not that of the log's
-//! header. A frame of zeros has neither; and a log without a header is an empty one. That is what it finds
-//! behind the last frame anyway once it has begun the log anew.
+//! For SQLite, the log ends at the first frame whose page number is 0, or whose salt differs from that in the
+//! WAL header. A frame of zeros is such a frame, and a WAL without a header is empty. After SQLite has
+//! restarted the log, it finds such frames after the last valid one anyway.
 //!
-//! The zeros are appended (`O_APPEND`), so the system finds their place while it holds the lock of the file:
-//! whatever another program writes or cuts at the same time, they never stand where its frames are. SQLite
-//! has no locks on the WAL itself that closing a descriptor could release: they are on its index and on the
-//! database.
+//! The zeros are appended (`O_APPEND`), so the system determines the offset while it holds the lock of the
+//! inode: whatever another program writes or truncates at the same time, they never overwrite its frames.
+//! Closing the descriptor releases no SQLite locks, since SQLite locks the index and the database, but not
+//! the WAL itself.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
@@ -27,14 +27,14 @@ use super::SqliteStore;
 use super::error::Trouble;
 use crate::store::StoreError;
 
-/// Bytes of zeros that are written and synced at a time: some milliseconds.
+/// Bytes of zeros written and synced at a time, which takes some milliseconds.
 const PIECE: u64 = 1 << 20;
-/// Where there was no room, or the zeros could not be written, it is tried again so much later.
+/// Retry delay when there was no room or the write failed.
 const AGAIN: Duration = Duration::from_secs(5);
-/// This many times the size of the WAL must stay free, beside what is kept for jobs and removals.
+/// Free space to leave, as a multiple of the WAL size, in addition to the space kept for jobs and removals.
 const FREE_SHARE: u64 = 2;
 
-/// When zeros may be written.
+/// When the WAL may be extended.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// Not before this time.
@@ -48,7 +48,7 @@ impl SqliteStore {
             return Ok(false);
         };
         let goal = file.wal_bytes_at_checkpoint();
-        // As it was at the last check of the files. It is looked at again before anything is written.
+        // The length at the last check of the files. It is measured again before a write.
         if self.files.seen_wal_length().is_some_and(|length| length >= goal) {
             return Ok(false);
         }
@@ -75,7 +75,7 @@ impl SqliteStore {
         Ok(self.files.seen_wal_length().is_some_and(|length| length < goal))
     }
 
-    /// Whether the disk has so much room that a WAL of its full size is in nobody's way.
+    /// Whether the disk has enough free space for a full-size WAL and everything else.
     fn has_much_room(&self, goal: u64, length: u64) -> bool {
         let margin = self.reserve.margin();
         let wanted = self
@@ -87,12 +87,12 @@ impl SqliteStore {
     }
 }
 
-/// Appends zeros to a file, if it is still this one and has so many bytes, and syncs it. Answers whether they
-/// are there: a disk that has no room for them, or does not take them, has lost nothing. To a file that was
-/// cut they would only hide that.
+/// Appends `count` zeros to the file and syncs it, if it is still the same file and has at least `length`
+/// bytes. A shorter file was truncated, and zeros would hide that. Returns whether the zeros were written. If
+/// the disk has no room for them or rejects them, nothing is lost.
 ///
 /// # Errors
-/// Where the sync fails: then what others wrote may not be on the disk either.
+/// The sync failed: then data written by others may not be on disk either.
 fn append_zeros(path: &Path, identity: (u64, u64), length: u64, count: u64) -> Result<bool, Trouble> {
     let Ok(mut file) = OpenOptions::new().append(true).custom_flags(O_NOFOLLOW).open(path) else { return Ok(false) };
     let is_same = |found: Metadata| (found.dev(), found.ino()) == identity && found.len() >= length;

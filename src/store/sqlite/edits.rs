@@ -1,8 +1,8 @@
-//! Changing jobs that are kept.
+//! Editing stored jobs.
 //!
-//! In a table with C++ gearmand's primary key a job can find another one where it is to go: one that goes away in the same
-//! transaction, or an entry that no server knows of. So all that are moved lose their function first, and then get the new
-//! one: NULL is never equal to NULL.
+//! In a table with C++ gearmand's primary key, another row may occupy the target of a move: a job that moves
+//! away in the same transaction, or a row that no server knows. So all moved jobs first get the function
+//! NULL, and then the new one: NULL never equals NULL.
 
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{ErrorCode, OptionalExtension as _, Transaction};
@@ -12,7 +12,7 @@ use super::layout::{self, Sql};
 use super::{DASH, NO_UNIQUE, WORKLOAD_IS_UNIQUE, integer, text};
 use crate::job_server::{Edit, JobKey};
 
-/// Makes the edits. `queue` is the table's name.
+/// Applies the edits. `queue` is the name of the table.
 pub(super) fn make(
     transaction: &Transaction<'_>,
     sql: &Sql,
@@ -46,7 +46,7 @@ fn values<'a>(key: &JobKey, edit: &'a Edit) -> (i64, ToSqlOutput<'a>, u8, i64) {
     (integer(key.number), text(edit.function.as_bytes()), edit.priority as u8, integer(edit.due_s))
 }
 
-/// Takes away what an edit cannot be made beside.
+/// Removes the conflict that blocks an edit.
 fn make_way(
     transaction: &Transaction<'_>,
     sql: &Sql,
@@ -58,7 +58,8 @@ fn make_way(
         b"" => NO_UNIQUE,
         DASH => WORKLOAD_IS_UNIQUE,
         unique => {
-            // The job server has no other job of this name.
+            // A row with this function and unique id is foreign: the job server has no other job with this
+            // name.
             let parameters = (text(unique), text(edit.function.as_bytes()));
             let twin: Option<i64> = transaction.query_row(&sql.find, parameters, |row| row.get(0)).optional()?;
             if let Some(row) = twin {
@@ -71,6 +72,7 @@ fn make_way(
             return Ok(());
         }
     };
-    // Somebody's unique id looks like this job's handle, which stands for no unique id and can be spared.
+    // A foreign unique id equals this job's handle, which the job has as a placeholder. The placeholder can
+    // be dropped.
     transaction.execute(&sql.spare_key, (integer(key.number), flags)).map(drop)
 }

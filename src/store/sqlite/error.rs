@@ -1,4 +1,4 @@
-//! What SQLite says when something goes wrong, as a [`StoreError`]: what failed, with which file, and what to do.
+//! Converts SQLite and system errors into a [`StoreError`]: what failed, with which file, and what to do.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::reserve::is_full;
 use crate::job_server::StoreFailure;
 use crate::store::StoreError;
 
-/// An error of SQLite while it did `what` ("cannot commit") with the file.
+/// An SQLite error during `what` ("cannot commit").
 fn of_sqlite(path: &Path, what: &str, error: &rusqlite::Error) -> StoreError {
     let failure = failure(path, error);
     if let Some(cause) = not_openable(path, error) {
@@ -24,14 +24,15 @@ fn of_sqlite(path: &Path, what: &str, error: &rusqlite::Error) -> StoreError {
     StoreError::new(failure, format!("SQLite file {}: {what}: {said}; {}", path.display(), advice(failure)))
 }
 
-/// Why a file cannot be opened, where that is plain to see.
+/// Why the file cannot be opened, in simple cases.
 fn not_openable(path: &Path, error: &rusqlite::Error) -> Option<String> {
     if error.sqlite_error_code() != Some(ErrorCode::CannotOpen) {
         return None;
     }
     match std::fs::metadata(path) {
         Ok(file) if file.is_dir() => Some("it is a directory; name a file".to_owned()),
-        // Opening it to find out would release the locks that this process has on it, once it is closed.
+        // Checked without opening the file: closing it again would release the locks that this process holds
+        // on it.
         Ok(_) => eaccess(path, AccessFlags::R_OK)
             .err()
             .map(|error| format!("{}; let this user read and write it", io::Error::from(error))),
@@ -43,7 +44,7 @@ fn not_openable(path: &Path, error: &rusqlite::Error) -> Option<String> {
     }
 }
 
-/// An error of the system while it did `what` with the file.
+/// A system error during `what`.
 pub(super) fn of_system(path: &Path, what: &str, error: &io::Error) -> StoreError {
     let failure = of_kind(error);
     let advice = match error.kind() {
@@ -63,18 +64,18 @@ fn failure(path: &Path, error: &rusqlite::Error) -> StoreFailure {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreFailure::Corrupt,
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => cause(path),
         Some(ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => StoreFailure::Refused,
-        // Out of memory, a misuse, a value that is not what it should be: nothing that the operator could repair in the file.
+        // Out of memory, misuse or an unexpected value: nothing that the operator could repair in the file.
         _ => StoreFailure::Io,
     }
 }
 
-/// SQLite reports some full and read-only file systems as failures of input and output; the file system knows better.
+/// SQLite reports some full and read-only file systems as I/O errors. The file system tells them apart.
 fn cause(path: &Path) -> StoreFailure {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match statvfs(directory) {
         Ok(state) if state.flags().contains(FsFlags::ST_RDONLY) => StoreFailure::ReadOnly,
         Ok(state) if state.blocks_available() == 0 => StoreFailure::Full,
-        // A quota shows only when something is written.
+        // A quota only shows up on a write.
         _ => super::reserve::probe(path).err().map_or(StoreFailure::Io, |error| of_kind(&error)),
     }
 }
@@ -100,14 +101,14 @@ fn advice(failure: StoreFailure) -> &'static str {
     }
 }
 
-/// What can go wrong while the file is worked with, before it is known what was being done.
+/// An error while working with the file, without its context.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// SQLite says so.
+    /// An SQLite error.
     Sqlite(rusqlite::Error),
-    /// The system says so.
+    /// A system error.
     System(io::Error),
-    /// We say so: what is wrong, and what to do.
+    /// An error detected by the store: what is wrong, and what to do.
     Refused(StoreFailure, String),
 }
 
@@ -124,7 +125,7 @@ impl From<io::Error> for Trouble {
 }
 
 impl Trouble {
-    /// The error for the operator, of doing `what` with the file.
+    /// The error for the operator, with the context `what`.
     pub(super) fn report(&self, path: &Path, what: &str) -> StoreError {
         match self {
             Self::Sqlite(error) => of_sqlite(path, what, error),
@@ -135,7 +136,7 @@ impl Trouble {
         }
     }
 
-    /// Whether a sync may have failed, so that what the system shows of the file may not be what is on the disk.
+    /// Whether a sync may have failed, so that the file may differ between the page cache and the disk.
     pub(super) fn is_io(&self) -> bool {
         match self {
             Self::Sqlite(error) => matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure)),
@@ -144,7 +145,8 @@ impl Trouble {
         }
     }
 
-    /// Whether nothing was done to the file, and no sync has failed, so that it can still be used. `failure` is what was said of it.
+    /// Whether the file can still be used: it was not modified, and no sync has failed. `failure` is the code
+    /// already derived from this error.
     pub(super) fn leaves_file_usable(&self, failure: StoreFailure) -> bool {
         match failure {
             StoreFailure::Full | StoreFailure::ReadOnly => self.is_failed_write(),
@@ -153,7 +155,7 @@ impl Trouble {
         }
     }
 
-    /// Whether the system did not take what was to be written, so that SQLite has rolled back.
+    /// Whether the system rejected a write, so that SQLite has rolled back.
     fn is_failed_write(&self) -> bool {
         const CODES: [i32; 3] = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_TRUNCATE, ffi::SQLITE_IOERR_SHMSIZE];
         let Self::Sqlite(error) = self else { return false };

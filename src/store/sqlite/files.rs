@@ -1,11 +1,12 @@
-//! Whether the paths of the store still lead to the files that are open.
+//! Checks that the paths of the store still lead to the open files.
 //!
-//! A file that was removed, moved away or replaced goes on taking jobs, and nobody finds them again. So does a WAL that was cut:
-//! SQLite appends behind the hole. Each commit looks before and after, which takes a few microseconds: a job that went into
-//! such a file is not acknowledged.
+//! A file that was removed, moved or replaced while it is open still accepts jobs, but the next start does
+//! not find them. The same happens after the WAL was truncated: SQLite appends after the hole. Each commit
+//! checks before and after, which takes a few microseconds. A job that was written to such a file is not
+//! acknowledged.
 //!
-//! The index of the WAL is mapped into memory: where it was cut the kernel ends the process with SIGBUS at the next touch. So its
-//! length is looked at before SQLite touches it.
+//! The index of the WAL is mapped into memory: if it was truncated, the kernel ends the process with SIGBUS
+//! on the next access. So its length is checked before SQLite accesses it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -23,22 +24,22 @@ use nix::unistd::truncate;
 pub(super) enum Part {
     Database,
     Wal,
-    /// The index of the WAL, by which other programs know what is locked.
+    /// The index of the WAL (`-shm`), which other programs use for locking.
     Index,
 }
 
 /// What is wrong with a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// There is no file.
+    /// The file does not exist.
     Gone,
-    /// There is another file, of so many bytes.
+    /// A different file, of this size in bytes.
     Replaced(u64),
-    /// The file has fewer bytes than were written.
+    /// The file is shorter than what was written.
     Cut,
 }
 
-/// A path that does not lead to what is open.
+/// A path that does not lead to the open file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mismatch {
     pub(super) part: Part,
@@ -57,7 +58,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// An open file: device, inode, and how many bytes it has at least.
+/// An open file: device, inode, and minimum length in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     device: u64,
@@ -80,12 +81,12 @@ impl Known {
     }
 }
 
-/// The index of the WAL as it was opened, wherever it is now.
+/// The open index of the WAL, independent of its path.
 #[derive(Debug)]
 struct Index {
-    /// Only names the file (`O_PATH`): closing any other descriptor of it would release the locks that SQLite holds on it.
+    /// Opened with `O_PATH`: closing any other kind of descriptor would release SQLite's locks on the file.
     file: File,
-    /// How many bytes SQLite may have mapped.
+    /// The number of bytes that SQLite may have mapped.
     length: u64,
 }
 
@@ -96,8 +97,8 @@ impl Index {
         Some(Self { file, length })
     }
 
-    /// Makes it as long as it was. All of it is then zeros, also what the cut has left: SQLite makes an index without a header anew
-    /// from the WAL, and would believe one that has its header and not the rest.
+    /// Restores the length, and zeros the whole file, including what the truncation left. SQLite rebuilds an
+    /// index without a header from the WAL, but would trust one that has its header and not the rest.
     fn extend(&self) -> io::Result<()> {
         let name = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let length = off_t::try_from(self.length).map_err(io::Error::other)?;
@@ -107,15 +108,15 @@ impl Index {
     }
 }
 
-/// The files of a store, once they are open.
+/// The open files of a store.
 #[derive(Debug)]
 pub(super) struct Files {
     paths: [PathBuf; 3],
-    /// `None` for a file that is not open, or that was not there.
+    /// `None` for a file that is not open or did not exist.
     known: [Option<Known>; 3],
-    /// `None` where it is not open.
+    /// `None` if it is not open.
     index: Option<Index>,
-    /// How long the WAL was when it was looked at last.
+    /// Length of the WAL at the last check.
     wal_length: Option<u64>,
 }
 
@@ -129,7 +130,7 @@ impl Files {
         Self { paths: ["", "-wal", "-shm"].map(with), known: [None; 3], index: None, wal_length: None }
     }
 
-    /// Notes the files as they are now, since they have just been opened.
+    /// Records the files as they are now, just after opening.
     pub(super) fn note(&mut self) {
         for (known, path) in self.known.iter_mut().zip(&self.paths) {
             *known = std::fs::metadata(path).ok().as_ref().map(Known::of);
@@ -141,11 +142,11 @@ impl Files {
         self.index = Index::open(&self.paths[Part::Index as usize]);
     }
 
-    /// Makes the index as long as it was if it was cut, and says whether it was. Only while a connection is open: without one
-    /// other programs may cut it.
+    /// Restores the length of a truncated index, and returns whether it was truncated. Only while a
+    /// connection is open: without one, other programs may truncate it.
     ///
     /// # Errors
-    /// Where that fails. Then SQLite must not touch it.
+    /// The repair failed. Then SQLite must not access the index.
     pub(super) fn mend_index(&mut self) -> Result<bool, Mismatch> {
         let Some(index) = &mut self.index else { return Ok(false) };
         let cut =
@@ -159,63 +160,63 @@ impl Files {
         Ok(true)
     }
 
-    /// So many bytes of the WAL are needed from now on.
+    /// Sets the minimum length of the WAL in bytes.
     pub(super) fn set_wal_length(&mut self, length: u64) {
         if let Some(wal) = &mut self.known[Part::Wal as usize] {
             wal.length = length;
         }
     }
 
-    /// How many bytes the WAL had when it was looked at last, zeros behind its end included.
+    /// Length of the WAL in bytes at the last check, including trailing zeros.
     pub(super) fn seen_wal_length(&self) -> Option<u64> {
         self.wal_length
     }
 
-    /// Looks at the length of the WAL.
+    /// Measures the length of the WAL.
     pub(super) fn see_wal_length(&mut self) {
         self.wal_length = self.length(Part::Wal);
     }
 
-    /// The path of the WAL that is open, and its device and inode.
+    /// The path of the open WAL, and its device and inode.
     pub(super) fn wal(&self) -> Option<(PathBuf, (u64, u64))> {
         let wal = self.known[Part::Wal as usize]?;
         Some((self.paths[Part::Wal as usize].clone(), (wal.device, wal.inode)))
     }
 
-    /// The WAL and its index are closed, and all that they held is in the database.
+    /// The WAL and its index were closed, after a complete checkpoint.
     pub(super) fn forget_wal(&mut self) {
         self.known[Part::Wal as usize] = None;
         self.wal_length = None;
         self.forget_index();
     }
 
-    /// The index is closed. It holds nothing that is not in the WAL.
+    /// The index was closed. It contains nothing that is not in the WAL.
     pub(super) fn forget_index(&mut self) {
         self.known[Part::Index as usize] = None;
         self.index = None;
     }
 
-    /// The database may be shorter than it was: somebody has compacted it.
+    /// Accepts a shorter database, after it was compacted.
     pub(super) fn allow_shorter_database(&mut self) {
         if let Some(database) = &mut self.known[Part::Database as usize] {
             database.length = 0;
         }
     }
 
-    /// How many bytes a file has; `None` where there is none.
+    /// Length of a file in bytes; `None` if it does not exist.
     pub(super) fn length(&self, part: Part) -> Option<u64> {
         std::fs::metadata(&self.paths[part as usize]).ok().map(|file| file.len())
     }
 
-    /// Compares the paths with what was noted.
+    /// Compares the paths with the recorded files.
     ///
     /// # Errors
-    /// The first that is not right.
+    /// The first mismatch.
     pub(super) fn check(&mut self) -> Result<(), Mismatch> {
         self.check_these(&[Part::Database, Part::Wal, Part::Index])
     }
 
-    /// The same for the files that hold what was just committed.
+    /// The same for the files that hold the data of the last commit.
     ///
     /// # Errors
     /// See [`check`](Self::check).
@@ -255,7 +256,7 @@ mod tests {
         files.note();
         let changed = |files: &mut Files| files.check().map_err(|wrong| (wrong.part, wrong.change));
         assert_eq!(changed(&mut files), Ok(()));
-        // Only what is known to be needed must be there.
+        // Only the bytes that are known to be needed must exist.
         files.set_wal_length(4);
         fs::OpenOptions::new().write(true).open(&wal).unwrap().set_len(4).unwrap();
         assert_eq!(changed(&mut files), Ok(()));

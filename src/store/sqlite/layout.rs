@@ -1,5 +1,4 @@
-//! The tables of the file: what they look like, how a table of C++ gearmand becomes one of ours, and the statements that
-//! work with them.
+//! The schema: its tables, the conversion of a C++ gearmand table, and the SQL statements.
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
@@ -9,10 +8,11 @@ use crate::job_server::{FORMAT, StoreFailure};
 use crate::log_level::audit;
 use crate::store::trusted_number_max;
 
-/// The columns of a queue, in their order.
+/// The columns of a queue, in order.
 ///
-/// `job_id` is SQLite's own row number: what is added goes to the end of the table, and is found and removed without an
-/// index. `data` comes last, so that a scan that wants no workloads does not walk the pages that large ones overflow to.
+/// `job_id` is SQLite's rowid: new rows go to the end of the table, and are found and removed without an
+/// index. `data` comes last, so that a scan without workloads does not visit the overflow pages of large
+/// ones.
 pub(super) const COLUMNS: [(&str, &str); 11] = [
     ("job_id", "INTEGER PRIMARY KEY"),
     ("unique_key", "TEXT"),
@@ -27,42 +27,42 @@ pub(super) const COLUMNS: [(&str, &str); 11] = [
     ("data", "BLOB"),
 ];
 
-/// So many jobs are inserted by one statement where there are so many.
+/// Number of jobs in a multi-row insert.
 pub(super) const ROWS: usize = 16;
-/// So many jobs are read at one time at most.
+/// Maximum number of jobs in a page of a scan.
 pub(super) const PAGE_ROWS: usize = 1000;
 
-/// What C++ gearmand's table has; old ones have no `when_to_run`.
+/// The columns of C++ gearmand's table; old ones have no `when_to_run`.
 const CPP_COLUMNS: [&str; 5] = ["unique_key", "function_name", "priority", "when_to_run", "data"];
 const CPP_REQUIRED: [&str; 4] = ["unique_key", "function_name", "priority", "data"];
 
-/// An index that operators make for C++ gearmand when they go back to it. We look nothing up by unique id, and it costs
-/// most of the speed.
+/// An index that operators create for C++ gearmand when they go back to it. This store looks nothing up by
+/// unique id, and the index costs most of the speed.
 const CPP_INDEX: &str = "gq_c";
 
-/// How a table of the queue's name looks.
+/// The schema of an existing table with the queue's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Missing,
-    /// `job_id` is the row number.
+    /// `job_id` is the rowid.
     Ours,
-    /// C++ gearmand's, with its primary key, and with our columns added.
+    /// C++ gearmand's table with its primary key, and with our columns added.
     Kept,
     Cpp,
 }
 
-/// A table of the queue's name, as it was found.
+/// An existing table with the queue's name.
 #[derive(Debug)]
 pub(super) struct Found {
     form: Form,
-    /// Names in lower case.
+    /// Column names in lower case.
     columns: Vec<String>,
 }
 
-/// The statements for one table.
+/// The SQL statements for one table. The comments list their parameters.
 #[derive(Debug)]
 pub(super) struct Sql {
-    /// Eleven values, in the order of the columns.
+    /// Eleven values, in column order.
     pub(super) insert: String,
     /// The same for [`ROWS`] jobs.
     pub(super) insert_rows: String,
@@ -74,45 +74,46 @@ pub(super) struct Sql {
     pub(super) attempts: String,
     /// Number, function, priority, due time.
     pub(super) edit: String,
-    /// Number: takes the function away, where there can be a job of the same unique id and function; `None` where there cannot.
+    /// Number: sets the function to NULL; `None` if two jobs may have the same unique id and function.
     pub(super) lift: Option<String>,
-    /// Number, flags: takes the unique id away.
+    /// Number, flags: removes the unique id.
     pub(super) spare_key: String,
-    /// Unique id, function: the row number.
+    /// Unique id, function: the rowid.
     pub(super) find: String,
     pub(super) load: String,
-    /// Number: whether a job of it is there.
+    /// Number: whether the job exists.
     pub(super) is_there: String,
-    /// Number: takes it from the row that has it, which gets another one at the next start.
+    /// Number: takes it from the row that has it. That row gets another number at the next start.
     pub(super) free_number: String,
-    /// Unique id, function: takes the unique id away from the row that has both; `None` where two rows can have the same.
+    /// Unique id, function: removes the unique id from the row with both; `None` if two rows may have the
+    /// same.
     pub(super) free_key: Option<String>,
-    /// Highest number to leave as it is: the numbers of rows that are none that a job can have.
+    /// Highest number to keep: the numbers of the rows that are not valid job numbers.
     foreign_numbers: String,
-    /// Whether there are any.
+    /// The same: whether there are any.
     has_foreign_numbers: String,
-    /// The same: the highest number that is left.
+    /// The same: the highest number that is kept.
     highest: String,
-    /// Number, new number: gives it.
+    /// Number, new number: renumbers the row.
     renumber: String,
-    /// Reads all jobs, by pages, pass after pass: with their workloads, and without.
+    /// Read all jobs in pages, pass by pass: with and without workloads.
     pub(super) scans: Vec<[String; 2]>,
-    /// Row number, unique id, function: whether an earlier row has the same.
+    /// Rowid, unique id, function: whether an earlier row has the same.
     pub(super) is_duplicate: String,
-    /// Row number, reason, queue.
+    /// Rowid, reason, queue: copies the row to the quarantine.
     pub(super) set_aside: String,
-    /// Row number.
+    /// Rowid.
     pub(super) delete_row: String,
 }
 
-/// Creates the table of what was set aside: the values as they were, whatever their types, and why and when.
+/// Creates the quarantine table: the original values of any type, with reason and time.
 pub(super) const CREATE_SET_ASIDE: &str = "CREATE TABLE IF NOT EXISTS gearman_set_aside (queue TEXT, reason TEXT, \
      set_aside INTEGER, job_id, unique_key, function_name, priority, when_to_run, handle, reducer, submitted, flags, \
      attempts, data)";
 
-/// Queue, last number, probes to add.
+/// Parameters: queue, last number, number of probes to add.
 ///
-/// Probes count because SQLite writes nothing where a value is set to what it was.
+/// The probe counter changes a value, because SQLite writes nothing if a value stays the same.
 pub(super) const NOTE: &str = "INSERT INTO gearman_meta (queue, last_number, probes) VALUES (?1, ?2, ?3) \
      ON CONFLICT (queue) DO UPDATE SET last_number = max(last_number, excluded.last_number), \
      probes = probes + excluded.probes";
@@ -123,15 +124,15 @@ const CREATE_META: &str = "CREATE TABLE IF NOT EXISTS gearman_meta (queue TEXT P
 const CREATE_SETTINGS: &str = "CREATE TABLE IF NOT EXISTS gearman_settings (queue TEXT NOT NULL, name TEXT NOT NULL, \
      value TEXT NOT NULL, PRIMARY KEY (queue, name)) WITHOUT ROWID";
 
-/// Queue, name, value.
+/// Parameters: queue, name, value.
 pub(super) const SET: &str = "INSERT OR REPLACE INTO gearman_settings (queue, name, value) VALUES (?1, ?2, ?3)";
-/// Queue, name.
+/// Parameters: queue, name.
 pub(super) const UNSET: &str = "DELETE FROM gearman_settings WHERE queue = ?1 AND name = ?2";
 
-/// The version in the file; 0 for none.
+/// The format version of the file; 0 for none.
 ///
 /// # Errors
-/// Where it cannot be read, or is newer than what this program knows.
+/// It cannot be read, or is newer than this program supports.
 pub(super) fn check_version(connection: &Connection) -> Result<u32, Trouble> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match u32::try_from(version) {
@@ -146,15 +147,15 @@ pub(super) fn check_version(connection: &Connection) -> Result<u32, Trouble> {
     }
 }
 
-/// Refuses a table of the queue's name that is something else.
+/// Rejects a table with the queue's name that is not a queue.
 ///
 /// # Errors
-/// Then, with what it is.
+/// The table is not a queue. The text says what it is.
 pub(super) fn check_table(connection: &Connection, queue: &str) -> Result<(), Trouble> {
     Found::read(connection, queue).map(drop)
 }
 
-/// The highest number that was ever given to a job of this queue, as far as the file says.
+/// The highest job number that the file records as assigned in this queue.
 pub(super) fn last_number(connection: &Connection, queue: &str) -> Result<u64, rusqlite::Error> {
     let known = connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'gearman_meta'")?.exists([])?;
     if !known {
@@ -165,15 +166,15 @@ pub(super) fn last_number(connection: &Connection, queue: &str) -> Result<u64, r
     Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0))
 }
 
-/// The highest number that was ever given to a job, as far as is known, where the file has noted this one: numbers that no
-/// server can have given count for nothing.
+/// The highest job number ever assigned, given the recorded one. Numbers that no server can have assigned are
+/// ignored.
 pub(super) fn highest(connection: &Connection, sql: &Sql, noted: u64) -> Result<u64, rusqlite::Error> {
     let trusted = integer(trusted_number_max(noted));
     let highest: Option<i64> = connection.query_row(&sql.highest, [trusted], |row| row.get(0))?;
     Ok(highest.and_then(|highest| u64::try_from(highest).ok()).unwrap_or(0).max(noted))
 }
 
-/// What the operator has decided: names and values.
+/// Operator settings, as names and values.
 pub(super) fn settings(connection: &Connection, queue: &str) -> Result<Vec<(String, String)>, rusqlite::Error> {
     let sql = "SELECT CAST(name AS BLOB), CAST(value AS BLOB) FROM gearman_settings WHERE queue = ?1 ORDER BY name";
     let mut select = connection.prepare(sql)?;
@@ -182,10 +183,10 @@ pub(super) fn settings(connection: &Connection, queue: &str) -> Result<Vec<(Stri
     rows.collect()
 }
 
-/// Makes the file what this version works with, in one transaction: all of it is done or nothing.
+/// Creates or upgrades the schema in one transaction.
 ///
 /// # Errors
-/// Where a table of the queue's name is something else, or the file cannot be written.
+/// A table with the queue's name is not a queue, or the file cannot be written.
 pub(super) fn prepare(
     connection: &mut Connection,
     queue: &str,
@@ -206,7 +207,7 @@ pub(super) fn prepare(
         }
         Form::Cpp => convert(&transaction, queue, &found)?,
     }
-    // Another queue in the same file may have one of this name.
+    // Another queue in the same file may have an index with this name.
     let of_this = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND tbl_name = ?2 COLLATE NOCASE";
     if transaction.prepare(of_this)?.exists((CPP_INDEX, queue))? {
         transaction.execute_batch(&format!("DROP INDEX {CPP_INDEX}"))?;
@@ -223,11 +224,12 @@ pub(super) fn prepare(
     Ok(sql)
 }
 
-/// Gives other numbers to rows of other programs whose numbers are none that a job can have, or so high that hardly any would be
-/// left: the next ones, in the order of those that they had. Answers how many there were.
+/// Renumbers rows of other programs whose numbers are not valid job numbers, or so high that hardly any
+/// numbers would be left. They get the next numbers, in the order of their old ones. Returns how many there
+/// were.
 ///
 /// # Errors
-/// Where the file cannot be read or written.
+/// The file cannot be read or written.
 pub(super) fn renumber(connection: &mut Connection, sql: &Sql, queue: &str) -> Result<u64, Trouble> {
     let noted = last_number(connection, queue)?;
     let trusted = integer(trusted_number_max(noted));
@@ -253,10 +255,10 @@ pub(super) fn renumber(connection: &mut Connection, sql: &Sql, queue: &str) -> R
     Ok(count)
 }
 
-/// The statements for a table that is only looked at.
+/// The SQL statements for read-only access.
 ///
 /// # Errors
-/// Where there is no such table, or it is something else.
+/// The table does not exist, or is not a queue.
 pub(super) fn look(connection: &Connection, queue: &str) -> Result<Sql, Trouble> {
     let found = Found::read(connection, queue)?;
     if found.form == Form::Missing {
@@ -296,12 +298,12 @@ impl Found {
         self.columns.iter().any(|name| name == column)
     }
 
-    /// The column, or what stands for it where the table has none.
+    /// The column, or NULL if the table does not have it.
     fn column(&self, name: &'static str) -> &'static str {
         if self.has(name) { name } else { "NULL" }
     }
 
-    /// Columns without which a job is complete are added without a new version.
+    /// Adds optional columns without raising the format version.
     fn add_missing_columns(&self, connection: &Connection, queue: &str) -> Result<(), rusqlite::Error> {
         for (name, kind) in COLUMNS.iter().filter(|(name, _)| !self.has(name)) {
             let kind = kind.trim_end_matches(" PRIMARY KEY");
@@ -310,8 +312,9 @@ impl Found {
         Ok(())
     }
 
-    /// Each statement takes what a page is read behind, and answers: row number, job number, the columns from `unique_key` to
-    /// `attempts`, `data` or, but for jobs that coalesce by it, the type of `data`, and what the next page is read behind.
+    /// The scan statements. Parameter: the key after which the page starts. Result columns: rowid, job
+    /// number, the columns from `unique_key` to `attempts`, then `data` or only its type (except for jobs
+    /// that coalesce by workload), and the key after which the next page starts.
     fn scans(&self, table: &str) -> Vec<[String; 2]> {
         let heads = COLUMNS[1..10].iter().map(|(name, _)| self.column(name)).collect::<Vec<_>>().join(", ");
         let type_of_data = format!(
@@ -337,7 +340,7 @@ impl Found {
     fn sql(&self, queue: &str) -> Sql {
         let table = quoted(queue);
         let names = COLUMNS.map(|(name, _)| name);
-        // The number is indexed as it stands in the table, not as it is read.
+        // The raw column, because the index is on that and not on a computed value.
         let number = if self.has("job_id") { "job_id" } else { "rowid" };
         let row = format!("({})", ["?"; COLUMNS.len()].join(", "));
         let insert =
@@ -355,7 +358,7 @@ impl Found {
             find: format!("SELECT rowid FROM {table} WHERE unique_key = ?1 AND function_name = ?2"),
             load: format!("SELECT data FROM {table} WHERE {number} = ?1"),
             is_there: format!("SELECT 1 FROM {table} WHERE {number} = ?1"),
-            // The row number cannot be NULL. Below zero no job has one.
+            // The rowid cannot be NULL, so the row gets a negative number, which no job has.
             free_number: if self.form == Form::Ours {
                 format!(
                     "UPDATE {table} SET job_id = (SELECT min(min(job_id), 0) - 1 FROM {table}), handle = NULL \
@@ -373,7 +376,7 @@ impl Found {
             foreign_numbers: format!(
                 "SELECT {number} FROM {table} WHERE {number} < 1 OR {number} > ?1 ORDER BY {number}"
             ),
-            // Each by the order of the table: one condition for both would read all rows.
+            // Two conditions, each using the order of the table. A combined one would read all rows.
             has_foreign_numbers: format!(
                 "SELECT EXISTS (SELECT 1 FROM {table} WHERE {number} < 1) \
                  OR EXISTS (SELECT 1 FROM {table} WHERE {number} > ?1)"
@@ -408,10 +411,10 @@ fn create(connection: &Connection, queue: &str) -> Result<(), rusqlite::Error> {
     connection.execute_batch(&format!("CREATE TABLE {} ({})", quoted(queue), columns.join(", ")))
 }
 
-/// Copies a table of C++ gearmand into one of ours, in the order of its rows.
+/// Copies a table of C++ gearmand into one with our schema, in rowid order.
 ///
-/// An empty workload was kept as NULL, and so is the due time of a row from before there was that column: C++ gearmand does
-/// not start with either, and with what we write in their place it does.
+/// C++ gearmand stores an empty workload as NULL, and rows older than the due time column have NULL there. It
+/// does not start with either. With the values written here it does.
 fn convert(transaction: &Transaction<'_>, queue: &str, found: &Found) -> Result<(), rusqlite::Error> {
     let new = format!("{queue}_converting");
     create(transaction, &new)?;
@@ -429,9 +432,9 @@ fn convert(transaction: &Transaction<'_>, queue: &str, found: &Found) -> Result<
     ))
 }
 
-/// Adds our columns to a table of C++ gearmand, and leaves its primary key.
+/// Adds our columns to a table of C++ gearmand, and keeps its primary key.
 ///
-/// Its row numbers are not fixed (VACUUM may give new ones), so the number of a job is a column with an index.
+/// Its rowids are not stable (VACUUM may change them), so the job number is a column with an index.
 fn keep(transaction: &Transaction<'_>, queue: &str, found: &Found) -> Result<(), rusqlite::Error> {
     let table = quoted(queue);
     found.add_missing_columns(transaction, queue)?;
@@ -448,7 +451,7 @@ fn keep(transaction: &Transaction<'_>, queue: &str, found: &Found) -> Result<(),
     number_rows(transaction, queue)
 }
 
-/// Gives numbers to the rows that have none, beyond all that were ever given.
+/// Numbers the rows that have no job number, above all assigned ones.
 fn number_rows(transaction: &Transaction<'_>, queue: &str) -> Result<(), rusqlite::Error> {
     let table = quoted(queue);
     let known = last_number(transaction, queue)?;
@@ -467,7 +470,7 @@ fn number_rows(transaction: &Transaction<'_>, queue: &str) -> Result<(), rusqlit
     Ok(())
 }
 
-/// A name as SQL takes it, whatever is in it.
+/// Quotes an SQL identifier.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

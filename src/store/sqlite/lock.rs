@@ -1,8 +1,8 @@
-//! The lock that keeps two servers from using one file.
+//! The lock that keeps two servers from using the same file.
 //!
-//! It is a file of its own beside the database: SQLite's own locks come and go with every transaction. It may be removed, and
-//! then another server could lock one of its own. So the database is locked too, with `flock`, which SQLite, and with it every
-//! other program that reads the database, does not notice.
+//! It is a separate file next to the database, because SQLite's own locks last only for a transaction. It may
+//! be removed, and then another server could lock a new one. So the database is locked too, with `flock`,
+//! which does not affect SQLite or any other program that reads the database.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -22,12 +22,13 @@ use super::reserve::is_full;
 use crate::job_server::StoreFailure;
 use crate::store::StoreError;
 
-/// Readable by all, written by the owner.
+/// Readable by everyone, writable by the owner.
 const MODE: u32 = 0o644;
-/// No process id is longer, in bytes.
+/// Maximum length of a process id, in bytes.
 const MAX_LENGTH: u64 = 32;
 
-/// File systems whose `flock` is apart from the locks that SQLite takes. Over a network both are one: SQLite would be locked out.
+/// File systems on which `flock` is independent of the locks that SQLite takes. On network file systems both
+/// are the same, and SQLite would be locked out.
 const LOCAL: [FsType; 7] = [
     BTRFS_SUPER_MAGIC,
     EXT4_SUPER_MAGIC,
@@ -35,34 +36,37 @@ const LOCAL: [FsType; 7] = [
     OVERLAYFS_SUPER_MAGIC,
     TMPFS_MAGIC,
     XFS_SUPER_MAGIC,
-    // ZFS, which has no name there.
+    // ZFS, for which nix has no constant.
     FsType(0x2fc1_2fc1),
 ];
 
-/// An exclusive lock on `FILE.lock`, which names our process, until dropped or until the process ends, however it ends.
+/// An exclusive lock on `FILE.lock`, which contains our process id. It is held until it is dropped or the
+/// process ends in any way.
 ///
-/// The file stays when the lock goes: if it were removed, two others could each hold a lock on a file of that name.
+/// The file stays when the lock is released: if it were removed, two other servers could each lock a
+/// different file with that name.
 #[derive(Debug)]
 pub(super) struct LockFile {
     file: File,
     /// Device and inode.
     identity: (u64, u64),
-    /// The database, locked. Closing any descriptor of it releases the locks of SQLite in this process: so it is opened before
-    /// the first connection, and must be dropped after the last. `None` where it cannot be opened, or is not on a local disk.
+    /// The database, locked. Closing any descriptor of it releases SQLite's locks in this process, so it is
+    /// opened before the first connection and must be dropped after the last. `None` if it cannot be opened
+    /// or is not on a local disk.
     _database: Option<File>,
 }
 
 impl LockFile {
-    /// Locks the file beside `database`, without waiting.
+    /// Locks the file next to `database`, without waiting.
     ///
     /// # Errors
-    /// When another process holds the lock, or the lock file cannot be made.
+    /// Another process holds the lock, or the lock file cannot be created.
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
         let (file, identity) = take_file(database)?;
         Ok(Self { file, identity, _database: take_database(database)? })
     }
 
-    /// Locks the file that is beside `database` now, in place of one that was removed.
+    /// Locks the current file next to `database`, after the locked one was removed.
     ///
     /// # Errors
     /// See [`take`](Self::take).
@@ -71,7 +75,8 @@ impl LockFile {
         Ok(())
     }
 
-    /// Whether the lock file of `database` is still the one that is locked. Otherwise another server can lock one of its own.
+    /// Whether the lock file of `database` is still the locked one. Otherwise another server could lock a new
+    /// one.
     pub(super) fn is_in_place(&self, database: &Path) -> bool {
         std::fs::metadata(lock_path(database)).is_ok_and(|file| (file.dev(), file.ino()) == self.identity)
     }
@@ -79,7 +84,7 @@ impl LockFile {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        // An empty file names nobody; if that fails, the lock is gone all the same.
+        // Clears the process id. If that fails, the lock is released all the same.
         let _ = self.file.set_len(0);
     }
 }
@@ -102,7 +107,7 @@ fn take_file(database: &Path) -> Result<(File, (u64, u64)), StoreError> {
         Err(TryLockError::Error(source)) => return Err(system_error(source)),
     }
     match file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())) {
-        // The lock is what matters. On a full disk its file names nobody.
+        // Only the lock matters. On a full disk the file stays without a process id.
         Err(source) if !is_full(&source) => Err(system_error(source)),
         _ => {
             let identity = file.metadata().map(|file| (file.dev(), file.ino())).map_err(system_error)?;
@@ -111,7 +116,7 @@ fn take_file(database: &Path) -> Result<(File, (u64, u64)), StoreError> {
     }
 }
 
-/// Locks the database itself, which is made empty where there is none, as SQLite does.
+/// Locks the database itself. If it does not exist it is created empty, as SQLite does.
 fn take_database(database: &Path) -> Result<Option<File>, StoreError> {
     let file = OpenOptions::new()
         .read(true)
@@ -119,10 +124,10 @@ fn take_database(database: &Path) -> Result<Option<File>, StoreError> {
         .create(true)
         .truncate(false)
         .mode(MODE)
-        // Neither a device nor a pipe may hold up the start.
+        // Opening a device or a pipe must not block the start.
         .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)
         .open(database);
-    // SQLite meets the same error, and says more.
+    // SQLite gets the same error, and reports it in more detail.
     let Ok(file) = file else { return Ok(None) };
     if !fstatfs(&file).is_ok_and(|system| LOCAL.contains(&system.filesystem_type())) {
         return Ok(None);
@@ -149,7 +154,7 @@ fn lock_path(database: &Path) -> PathBuf {
 
 fn in_use(database: &Path, lock: &Path, file: &mut File) -> StoreError {
     let mut content = String::new();
-    // In the moment before the other has written it there is no process id.
+    // The file is empty until the other server has written its process id.
     let _ = Read::take(file, MAX_LENGTH).read_to_string(&mut content);
     let owner = match content.trim() {
         "" => "another server".to_owned(),

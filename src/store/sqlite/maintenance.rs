@@ -1,8 +1,9 @@
-//! What is done with a whole file: a copy of it, and giving back the space that a backlog has left behind.
+//! Operations on the whole file: backup, and returning unused space to the file system.
 //!
-//! SQLite keeps the pages of removed rows for new ones, and the file never gets smaller by itself. Its incremental vacuum would
-//! cost each transaction a tenth more, for ever. `VACUUM` copies what is in use, and blocks writers while it does: so the server
-//! itself does it only where hardly anything is in use, which takes some milliseconds.
+//! SQLite keeps the pages of removed rows for new ones, and the file never shrinks by itself. Incremental
+//! vacuum would slow down every transaction by a tenth, permanently. `VACUUM` copies the pages in use, and
+//! blocks writers meanwhile. So the server runs it only when hardly any pages are in use, which takes some
+//! milliseconds.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -22,18 +23,19 @@ use super::{layout, real_path, text};
 use crate::job_server::StoreFailure;
 use crate::store::StoreError;
 
-/// The server gives back space where so many pages are free, 8 MiB, and at most so many are in use, 1 MiB.
+/// The server shrinks the file if at least this many pages are free (8 MiB), and at most this many are in use
+/// (1 MiB).
 const FREE_PAGES: u32 = 2048;
 const USED_PAGES: u32 = 256;
 
-/// Whether the file is worth to be made smaller while the server uses it.
+/// Whether shrinking the file is worthwhile while the server uses it.
 pub(super) fn has_slack(file: &OpenFile) -> Result<bool, Trouble> {
     let count = |name| file.connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
     let (free, all) = (count("freelist_count")?, count("page_count")?);
     Ok(free >= FREE_PAGES && all.saturating_sub(free) <= USED_PAGES)
 }
 
-/// Makes it smaller. Where another program is in the way, or there is no room for the copy, it stays as it is.
+/// Shrinks the file. It stays unchanged if another program holds a lock or there is no room for the copy.
 pub(super) fn shrink(file: &mut OpenFile) -> Result<(), Trouble> {
     file.set_sync(true)?;
     file.connection.busy_timeout(Duration::ZERO)?;
@@ -48,14 +50,15 @@ pub(super) fn shrink(file: &mut OpenFile) -> Result<(), Trouble> {
     }
 }
 
-/// Copies a file as it is at one moment, also while a server uses it, which is neither stopped nor slowed: its WAL grows until
-/// the copy is done. The copy has the rights of the file, and is on the disk when this is done. Answers its size in bytes.
+/// Copies a consistent snapshot of a file, even while a server uses it. The server is neither stopped nor
+/// slowed down; its WAL grows until the copy is done. The copy has the permissions of the file, and is synced
+/// to disk. Returns its size in bytes.
 ///
 /// # Errors
-/// Where the file is no queue, something has the name of the copy already, or the copy cannot be written.
+/// The file is not a queue, something with the name of the copy exists, or the copy cannot be written.
 pub fn backup(path: &Path, table: &str, copy: &Path) -> Result<u64, StoreError> {
     let path = real_path(path);
-    // SQLite may not take a name that is relative for what it is.
+    // SQLite may misinterpret a relative name.
     let copy = std::path::absolute(copy).unwrap_or_else(|_| copy.to_owned());
     let failed = |trouble: &Trouble| trouble.report(&path, &format!("cannot copy it to {}", copy.display()));
     if copy.symlink_metadata().is_ok() {
@@ -72,7 +75,7 @@ pub fn backup(path: &Path, table: &str, copy: &Path) -> Result<u64, StoreError> 
         Ok(bytes)
     });
     done.map_err(|trouble| {
-        // What is there of it is no backup. It may not be there at all.
+        // A partial copy is not a backup. It may not exist at all.
         let _ = fs::remove_file(&part);
         failed(&trouble)
     })
@@ -80,29 +83,30 @@ pub fn backup(path: &Path, table: &str, copy: &Path) -> Result<u64, StoreError> 
 
 fn write_copy(path: &Path, table: &str, part: &Path) -> Result<u64, Trouble> {
     let source = OpenFile::read(path, table)?;
-    // An earlier one that was interrupted.
+    // Left behind by an interrupted backup.
     if let Err(error) = fs::remove_file(part)
         && error.kind() != io::ErrorKind::NotFound
     {
         return Err(error.into());
     }
     let mode = fs::metadata(path)?.permissions().mode() & 0o777;
-    // SQLite writes into an empty file.
+    // SQLite accepts an empty target file.
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(part)?;
     source.connection.execute("VACUUM INTO ?1", [text(part.as_os_str().as_bytes())])?;
     file.sync_all()?;
     Ok(file.metadata()?.len())
 }
 
-/// Makes a file that no server uses as small as it can be. Answers its size before and after, in bytes.
+/// Shrinks a file that no server uses as far as possible. Returns its size before and after, in bytes.
 ///
 /// # Errors
-/// Where a server uses it, it is no queue, or there is no room: it takes up to twice the size of what is in use.
+/// A server uses the file, it is not a queue, or there is no room: it takes up to twice the size of the data
+/// in use.
 pub fn compact(path: &Path, table: &str) -> Result<(u64, u64), StoreError> {
     let path = real_path(path);
     let size = || fs::metadata(&path).map(|file| file.len());
     let system = |error: &io::Error| error::of_system(&path, "cannot make it smaller", error);
-    // Before the lock file is made.
+    // Before the lock file is created.
     let before = size().map_err(|error| system(&error))?;
     let _lock = LockFile::take(&path)?;
     vacuum(&path, table).map_err(|trouble| trouble.report(&path, "cannot make it smaller"))?;
@@ -112,7 +116,7 @@ pub fn compact(path: &Path, table: &str) -> Result<(u64, u64), StoreError> {
 fn vacuum(path: &Path, table: &str) -> Result<(), Trouble> {
     let mut connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    // What an earlier process left in the WAL may not be on the disk.
+    // The WAL that an earlier process left may not be on disk.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     layout::check_version(&connection)?;

@@ -1,4 +1,4 @@
-//! Opening the file: how SQLite is set up, and what is made good after a crash or a failed write.
+//! Opening the file: SQLite settings, and recovery after a crash or a failed write.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -18,41 +18,42 @@ use super::error::Trouble;
 use super::layout::{self, Sql};
 use crate::job_server::StoreFailure;
 
-/// How long one statement waits for a lock that another program holds. As C++ gearmand does.
+/// How long a statement waits for a lock of another program, as in C++ gearmand.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// The WAL's pages are copied into the database when there are so many. SQLite's own 1000 means four times as many
-/// syncs; more than this makes single commits slower than it saves.
+/// WAL size in pages at which a checkpoint runs. SQLite's own 1000 means four times as many syncs. More than
+/// this makes single commits slower than it saves.
 const CHECKPOINT_PAGES: u32 = 4000;
-/// On a small disk there are fewer: the WAL takes this part of it, and the reserve has room for the copy. But so many at least.
+/// On a small disk the checkpoint runs earlier, when the WAL takes this fraction of the disk, so that the
+/// reserve has room for the copy. But not below this number of pages.
 const CHECKPOINT_SHARE: u64 = 32;
 const CHECKPOINT_PAGES_MIN: u32 = 64;
-/// Where the WAL does not begin anew after a checkpoint, since a reader needs it, the next one waits for so many more.
+/// If the WAL cannot restart after a checkpoint because a reader needs it, the next checkpoint runs after
+/// this many more pages.
 const CHECKPOINT_AGAIN_PAGES: u32 = 1000;
-/// The transaction with which the WAL has enough pages to be copied may have so many.
+/// Assumed size in pages of the transaction that triggers a checkpoint.
 const LAST_PAGES: u32 = 64;
-/// A commit does a checkpoint itself when there are so many times as many, in case nobody found the time.
+/// A commit runs the checkpoint itself at this multiple of the size, in case there was never an idle moment.
 const CHECKPOINT_FORCED: u32 = 4;
-/// What the WAL begins with, and what stands before each page in it, in bytes.
+/// Sizes of the WAL header and of the frame header before each page, in bytes.
 const WAL_HEADER_SIZE: usize = 32;
 const FRAME_HEADER_SIZE: usize = 24;
 const WAL_HEADER: u64 = WAL_HEADER_SIZE as u64;
 const FRAME_HEADER: u64 = FRAME_HEADER_SIZE as u64;
-/// What the header begins with, but for its last bit, which says in what order the bytes of checksums are
-/// read.
+/// The magic number of the WAL, without its last bit, which gives the byte order of checksums.
 const WAL_MAGIC: u32 = 0x377f_0682;
-/// Where the size of pages stands in the header, and the salt, which each frame of the log has as well.
+/// Offsets in the WAL header of the page size and the salt, and the offset of the salt in a frame header.
 const HEADER_PAGE_SIZE: std::ops::Range<usize> = 8..12;
 const HEADER_SALT: std::ops::Range<usize> = 16..24;
 const FRAME_SALT: std::ops::Range<usize> = 8..16;
 
-/// Bytes of the WAL that are written again at a time.
+/// Bytes of the WAL that are rewritten at a time.
 const REWRITE_BYTES: usize = 1 << 20;
 
-/// What the connection is set up with. In WAL mode, and without an automatic checkpoint: an error of that one
-/// would be reported as if the commit had failed. The cache is small, since rows are appended, and read again
-/// only to be removed, in order: the system has them in its own. A transaction may have 32 MiB until its end,
-/// before it writes pages that it may have to write again.
+/// The settings of a connection. There is no automatic checkpoint, since its error would be reported as a
+/// failed commit. The cache is small: rows are appended, and read again only to be removed, in order, and the
+/// page cache of the system has them. A transaction may use 32 MiB before it spills pages that it may have to
+/// write again.
 const PRAGMAS: &str = "PRAGMA cache_size = -2048; PRAGMA cache_spill = -32768; PRAGMA temp_store = MEMORY; \
      PRAGMA locking_mode = NORMAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; \
      PRAGMA journal_size_limit = 67108864;";
@@ -62,31 +63,31 @@ const PRAGMAS: &str = "PRAGMA cache_size = -2048; PRAGMA cache_spill = -32768; P
 pub(super) struct OpenFile {
     pub(super) connection: Connection,
     pub(super) sql: Sql,
-    /// Whether a commit syncs.
+    /// Whether commits sync.
     syncs: bool,
-    /// How many pages the WAL had after the last commit.
+    /// Pages in the WAL after the last commit.
     wal_pages: Arc<AtomicU32>,
     checkpoint_at: u32,
     checkpoint_pages: u32,
-    /// What the last checkpoint said: how many pages the WAL had, and how many of them are in the database now.
+    /// The result of the last checkpoint: pages in the WAL, and how many of them are in the database now.
     copied: (u32, u32),
-    /// Bytes of a page.
+    /// Page size in bytes.
     pub(super) page_size: u64,
 }
 
 impl OpenFile {
-    /// Opens the file to keep jobs in it: makes it where there is none, converts it where it is older. Where an earlier
-    /// write or sync has `failed`, nothing is done with the file before all of it is on the disk.
+    /// Opens the file to keep jobs: creates it if it does not exist, upgrades it if it is older. If an
+    /// earlier write or sync has `failed`, the file is not used before all of it is on disk.
     pub(super) fn own(path: &Path, queue: &str, keep_primary_key: bool, failed: bool) -> Result<Self, Trouble> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
-        // Until all is well, closing must not copy the WAL into the database: it may not be on the disk.
+        // Until recovery is complete, closing must not checkpoint the WAL: it may not be on disk.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.execute_batch("PRAGMA page_size = 4096")?;
         let version = layout::check_version(&connection)?;
         check_encoding(&connection)?;
-        // A file that is refused stays as it is.
+        // A rejected file stays unchanged.
         layout::check_table(&connection, queue)?;
         use_wal(&connection)?;
         connection.execute_batch(PRAGMAS)?;
@@ -106,9 +107,9 @@ impl OpenFile {
         Ok(Self { connection, sql, syncs: true, wal_pages, checkpoint_at, checkpoint_pages, copied: (0, 0), page_size })
     }
 
-    /// Opens the file to look at it.
+    /// Opens the file for reading.
     pub(super) fn read(path: &Path, queue: &str) -> Result<Self, Trouble> {
-        // Opening what is no file may wait for ever.
+        // Opening something other than a regular file may block forever.
         if std::fs::metadata(path).is_ok_and(|file| !file.is_file() && !file.is_dir()) {
             return Err(Trouble::Refused(StoreFailure::Corrupt, "it is no file; name one".to_owned()));
         }
@@ -122,8 +123,9 @@ impl OpenFile {
             Ok(Self { connection, sql, syncs, wal_pages, checkpoint_at: at, checkpoint_pages: at, copied, page_size })
         };
         let result = Connection::open_with_flags(path, flags).map_err(Trouble::from).and_then(look);
-        // Even to look, SQLite makes a file beside one in WAL mode, which takes the right to write the directory. Where
-        // nothing is left in a WAL there is no server either, and the database alone is all there is.
+        // Even for reading, SQLite creates a file next to a database in WAL mode, which needs write
+        // permission on the directory. If the WAL is empty, no server is running, and the database alone is
+        // complete.
         let cannot_make = matches!(&result, Err(Trouble::Sqlite(error))
             if matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)));
         if cannot_make && path.exists() && has_no_log(path) {
@@ -138,10 +140,10 @@ impl OpenFile {
         self.syncs
     }
 
-    /// Makes commits sync, or not.
+    /// Turns syncing of commits on or off.
     pub(super) fn set_sync(&mut self, sync: bool) -> Result<(), rusqlite::Error> {
         if self.syncs != sync {
-            // A failure leaves the connection unusable, so what is noted does not matter then.
+            // A failure leaves the connection unusable, so the recorded value does not matter then.
             self.syncs = sync;
             self.connection.execute_batch(if sync {
                 "PRAGMA synchronous = FULL"
@@ -152,7 +154,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Whether there is so much in the WAL that it is to be copied into the database.
+    /// Whether the WAL is large enough for a checkpoint.
     pub(super) fn is_checkpoint_due(&mut self) -> bool {
         let pages = self.wal_pages.load(Ordering::Relaxed);
         if pages < self.checkpoint_pages {
@@ -161,20 +163,19 @@ impl OpenFile {
         pages >= self.checkpoint_at
     }
 
-    /// Copies what is in the WAL into the database, once there is enough of it. Neither waits for readers nor
-    /// stops them.
+    /// Runs a checkpoint if it is due. It neither waits for readers nor blocks them.
     pub(super) fn checkpoint_when_due(&mut self) -> Result<(), Trouble> {
         if !self.is_checkpoint_due() {
             return Ok(());
         }
         let pages = self.wal_pages.load(Ordering::Relaxed);
-        // Normally the next commit begins the WAL anew. Where a reader still needs it, there is no hurry.
+        // Usually the next commit restarts the WAL. If a reader still needs it, there is no hurry.
         self.checkpoint_at = pages.saturating_add(CHECKPOINT_AGAIN_PAGES.min(self.checkpoint_pages));
         self.checkpoint().map(drop)
     }
 
-    /// The same for a caller that cannot wait, unless it has become urgent. Where there is no room for it, there may be some for
-    /// the caller.
+    /// The same before a commit, which waits for it only if it is overdue. If there is no room for it, there
+    /// may still be room for the commit.
     pub(super) fn checkpoint_when_overdue(&mut self) -> Result<(), Trouble> {
         if self.wal_pages.load(Ordering::Relaxed) < self.checkpoint_pages.saturating_mul(CHECKPOINT_FORCED) {
             return Ok(());
@@ -185,10 +186,10 @@ impl OpenFile {
         }
     }
 
-    /// Copies what is in the WAL into the database, and syncs both. Returns whether the database has all of it.
+    /// Checkpoints the WAL into the database, and syncs both. Returns whether the checkpoint is complete.
     pub(super) fn checkpoint(&mut self) -> Result<bool, Trouble> {
         match self.connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
-            // Another program does one.
+            // Another program is running a checkpoint.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
             Ok((pages, copied)) => {
                 let count = |pages| u32::try_from(pages).unwrap_or(0);
@@ -199,7 +200,7 @@ impl OpenFile {
         }
     }
 
-    /// Copies the WAL into the database and gives the room that it takes back to the disk, unless a reader needs it.
+    /// Checkpoints the WAL and truncates it, to free its space, unless a reader needs it.
     pub(super) fn empty_wal(&mut self) -> Result<(), Trouble> {
         self.connection.busy_timeout(Duration::ZERO)?;
         let emptied = self.connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE);
@@ -215,13 +216,13 @@ impl OpenFile {
         }
     }
 
-    /// How many pages of the WAL are not in the database yet, at most.
+    /// Maximum number of WAL pages that are not in the database yet.
     pub(super) fn pages_to_copy(&self) -> u64 {
         let (pages, (seen, copied)) = (self.wal_pages.load(Ordering::Relaxed), self.copied);
         u64::from(if pages == seen { seen.saturating_sub(copied) } else { pages })
     }
 
-    /// How many bytes of the WAL were written since it began, the last commit included.
+    /// Bytes written to the WAL since its restart, including the last commit.
     pub(super) fn wal_bytes(&self) -> u64 {
         match u64::from(self.wal_pages.load(Ordering::Relaxed)) {
             0 => 0,
@@ -229,7 +230,7 @@ impl OpenFile {
         }
     }
 
-    /// How many bytes the WAL has when it is copied after a transaction of ordinary size.
+    /// Size of the WAL in bytes at a checkpoint after a transaction of ordinary size.
     pub(super) fn wal_bytes_at_checkpoint(&self) -> u64 {
         self.bytes_of(u64::from(self.checkpoint_pages + LAST_PAGES))
     }
@@ -238,14 +239,15 @@ impl OpenFile {
         WAL_HEADER + pages * (self.page_size + FRAME_HEADER)
     }
 
-    /// Closes the file after an error of input or output: nothing that may not be on the disk is built upon.
+    /// Closes the file after an I/O error, without a checkpoint: nothing may be based on data that may not be
+    /// on disk.
     pub(super) fn close_untouched(self) {
-        // Where even this fails the file is closed all the same, as it would be without an error.
+        // Even if this fails the file is closed, as it would be without an error.
         let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     }
 }
 
-/// How many pages the WAL has when it is copied.
+/// WAL size in pages at which a checkpoint runs.
 fn checkpoint_pages(path: &Path, page_size: u64) -> u32 {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(disk) = nix::sys::statvfs::statvfs(directory) else { return CHECKPOINT_PAGES };
@@ -254,7 +256,7 @@ fn checkpoint_pages(path: &Path, page_size: u64) -> u32 {
     pages.unwrap_or(CHECKPOINT_PAGES).clamp(CHECKPOINT_PAGES_MIN, CHECKPOINT_PAGES)
 }
 
-/// Bytes that are no UTF-8 are kept as they are only where no other encoding is in between.
+/// Non-UTF-8 bytes survive only if SQLite does not convert the encoding.
 fn check_encoding(connection: &Connection) -> Result<(), Trouble> {
     let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0))?;
     if encoding == "UTF-8" {
@@ -273,24 +275,25 @@ fn use_wal(connection: &Connection) -> Result<(), Trouble> {
     Err(Trouble::Refused(StoreFailure::Io, text))
 }
 
-/// Brings what an earlier process, or an earlier connection, left in the WAL to the disk.
+/// Recovery: makes sure that the WAL of an earlier process or connection is on disk.
 ///
-/// After a failed sync the system takes the pages for written although the disk may not have them. Frames that are added
-/// behind such pages are synced, and still end at the hole after a power cut; and a checkpoint that copies from them
-/// damages the database if the power is cut in its middle, since then the frames that would repair it are missing. So
-/// the same bytes are written into the WAL again, which makes the system write them, and are synced through a descriptor
-/// that has seen no failure; then all of it is copied into the database, synced, and the WAL starts empty. Nobody
-/// remembers whether the last process ended after a failed sync, so each opening does it; after a clean end there is no WAL.
+/// After a failed sync the system marks the pages as written, although the disk may not have them. Frames
+/// appended after such pages are synced, but after a power failure the log still ends at the hole. A
+/// checkpoint that copies from such pages damages the database if the power fails in its middle, since the
+/// frames that would repair it are missing. So the same bytes are rewritten to the WAL, which makes the
+/// system write them, and are synced through a descriptor that has seen no failure. Then the WAL is
+/// checkpointed into the database, synced, and truncated. There is no record of whether the last process
+/// ended after a failed sync, so each opening does this. After a clean shutdown there is no WAL.
 pub(super) fn make_good(connection: &mut Connection, path: &Path, failed: bool) -> Result<(), Trouble> {
     if wal_length(path) > 0 {
-        // Nobody else appends meanwhile.
+        // Keeps other programs from appending meanwhile.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         write_again(&wal_path(path))?;
         transaction.rollback()?;
     }
     match connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)) {
         Ok(0) => Ok(()),
-        // The WAL is on the disk, and may wait until a reader has gone or there is space.
+        // The WAL is on disk. The checkpoint may wait until a reader is gone or there is space.
         Ok(_) if !failed => Ok(()),
         Err(error) if !failed && error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
         Ok(_) => Err(Trouble::Refused(
@@ -301,7 +304,7 @@ pub(super) fn make_good(connection: &mut Connection, path: &Path, failed: bool) 
     }
 }
 
-/// Writes the frames of the log again, and its header. What is behind the first frame of another log, such as
+/// Rewrites the frames of the log and its header. Anything after the first frame of another log, such as
 /// zeros, is never read.
 fn write_again(path: &Path) -> Result<(), Trouble> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
@@ -326,7 +329,7 @@ fn write_again(path: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// The header of a WAL, and how many bytes a frame has; `None` where it holds no log.
+/// The header of a WAL, and the size of a frame in bytes; `None` if there is no log in it.
 fn read_header(file: &mut File) -> Result<Option<([u8; WAL_HEADER_SIZE], usize)>, Trouble> {
     let mut header = [0; WAL_HEADER_SIZE];
     if read_most(file, &mut header)? < header.len() {
@@ -338,7 +341,7 @@ fn read_header(file: &mut File) -> Result<Option<([u8; WAL_HEADER_SIZE], usize)>
     Ok(is_log.then_some((header, page as usize + FRAME_HEADER_SIZE)))
 }
 
-/// Fills the buffer, or reads to the end of the file. Answers how many bytes were read.
+/// Fills the buffer, or reads to the end of the file. Returns the number of bytes read.
 fn read_most(file: &mut File, buffer: &mut [u8]) -> Result<usize, Trouble> {
     let mut length = 0;
     while length < buffer.len() {
@@ -356,7 +359,7 @@ fn wal_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Whether nothing is in the WAL: there is none, or it has no header.
+/// Whether the WAL is empty: it does not exist, or has no header.
 fn has_no_log(path: &Path) -> bool {
     wal_length(path) == 0 || File::open(wal_path(path)).is_ok_and(|mut wal| matches!(read_header(&mut wal), Ok(None)))
 }
@@ -365,7 +368,7 @@ fn wal_length(path: &Path) -> u64 {
     wal_path(path).metadata().map_or(0, |metadata| metadata.len())
 }
 
-/// The file as an address that says that nobody changes it.
+/// An SQLite URI that declares the file immutable.
 fn immutable_uri(path: &Path) -> String {
     let mut uri = "file:".to_owned();
     for &byte in path.as_os_str().as_bytes() {

@@ -1,4 +1,4 @@
-//! Reading the jobs back, and setting aside the rows that are none.
+//! Reading the jobs back, and quarantining invalid rows.
 
 use std::collections::{HashSet, hash_map::RandomState};
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
@@ -17,21 +17,21 @@ use crate::protocol::names::{FUNCTION_MAX, is_prefix};
 use crate::protocol::{FunctionName, JobHandle, Priority};
 use crate::store::{HasWorkload, ReadJobs, Reading, Replayed, StoreError, Workloads};
 
-/// So many rows that were set aside have a line of their own in the log.
+/// Number of quarantined rows that are logged individually.
 const NAMED_IN_LOG: usize = 10;
-/// About so many bytes of workloads are read at one time at most.
+/// Approximate maximum of workload bytes in a page.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// A row that is no job: its row number, and why.
+/// An invalid row: its rowid, and the reason.
 pub(super) type Senseless = (i64, &'static str);
 
-/// What a scan found.
+/// The result of a scan.
 pub(super) struct Found {
     pub(super) replayed: Replayed,
     pub(super) senseless: Vec<Senseless>,
 }
 
-/// Hands the jobs to `take`, in the order of the table.
+/// Passes the jobs to `take`, in table order.
 pub(super) fn scan(
     file: &OpenFile,
     queue: &str,
@@ -62,7 +62,7 @@ pub(super) fn scan(
             }
         }
     }
-    // Nothing of what was read is read soon again.
+    // The pages just read are not needed again soon.
     connection.execute_batch("PRAGMA shrink_memory")?;
     replayed.last_number = reader.last_number;
     replayed.set_aside = senseless.len() as u64;
@@ -74,32 +74,32 @@ fn with_workload(job: StoredJob, has_workloads: bool) -> (StoredJob, HasWorkload
     (job, has_workload)
 }
 
-/// Rows that are no jobs, found by who reads, for who writes.
+/// Invalid rows, passed from the incremental reader to the writer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Aside(Arc<Mutex<Vec<Senseless>>>);
 
 impl Aside {
-    /// These are to be set aside.
+    /// Adds rows to quarantine.
     pub(super) fn add(&self, senseless: Vec<Senseless>) {
         if !senseless.is_empty() {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(senseless);
         }
     }
 
-    /// Those that were found since this was asked last.
+    /// Removes and returns all rows.
     pub(super) fn take(&self) -> Vec<Senseless> {
         mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Reads the jobs by a connection of its own, which cannot write.
+/// The incremental reader, with a separate read-only connection.
 pub(super) struct SideReader {
     path: PathBuf,
     file: OpenFile,
     reader: Reader,
     aside: Aside,
     senseless: u64,
-    /// Which of the scans is next, and behind what it goes on.
+    /// The current scan, and the key after which its next page starts.
     scan: usize,
     after: i64,
 }
@@ -136,12 +136,12 @@ impl Reading for SideReader {
     }
 }
 
-/// Some jobs, read in one transaction, which is over before anybody looks at them: while it lasts the WAL cannot begin anew, and
-/// whoever looks may take as long as they like.
+/// A page of jobs, read in one transaction. The transaction ends before the jobs are passed on: while it
+/// lasts the WAL cannot restart, and the consumer may take any time.
 struct Page {
     jobs: Vec<StoredJob>,
     senseless: Vec<Senseless>,
-    /// What the next page is read behind, if there is one.
+    /// The key after which the next page starts, if there is one.
     last: Option<i64>,
 }
 
@@ -176,7 +176,7 @@ impl Page {
     }
 }
 
-/// Moves rows out of the queue into a table for the operator, all of them or none, and tells the log.
+/// Moves rows from the queue to the quarantine table in one transaction, and logs them.
 pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless: &[Senseless]) -> Result<(), Trouble> {
     if senseless.is_empty() {
         return Ok(());
@@ -205,14 +205,14 @@ pub(super) fn set_aside(file: &mut OpenFile, queue: &str, path: &Path, senseless
     Ok(())
 }
 
-/// Makes jobs of rows.
+/// Converts rows into jobs.
 struct Reader {
-    /// The statement that looks for an earlier row of the same function and unique id.
+    /// The statement that looks for an earlier row with the same function and unique id.
     is_duplicate: String,
-    /// The highest number that is known of: rows whose numbers are none that a job can have get the next ones, as
-    /// [`layout::renumber`] does it in the file.
+    /// The highest known number. Rows without a valid job number get the following ones, as
+    /// [`layout::renumber`] does in the file.
     last_number: u64,
-    /// Of jobs without a handle.
+    /// For jobs without a handle.
     default_prefix: Arc<str>,
     /// The prefix of the last handle: most are the same.
     prefix: Arc<str>,
@@ -222,7 +222,7 @@ struct Reader {
     hasher: RandomState,
 }
 
-/// The hash of a hash.
+/// An identity hasher for values that are already hashes.
 #[derive(Default)]
 struct AsItIs(u64);
 
@@ -255,7 +255,7 @@ impl Reader {
         }
     }
 
-    /// The job in a row, or why it is none. The outer error is SQLite's.
+    /// The job in a row, or why the row is invalid. The outer error is SQLite's.
     fn job(
         &mut self,
         connection: &Connection,
@@ -274,8 +274,8 @@ impl Reader {
         Ok(StoredJob::new(parts))
     }
 
-    /// What cannot be done without must make sense; what can (the handle's prefix, the time of submission, the attempts) is
-    /// taken for unknown where it does not.
+    /// Validates a row. Required columns must be valid. Optional ones (the handle's prefix, the submission
+    /// time, the attempts) are treated as unknown if they are invalid.
     fn parts<'row>(
         &mut self,
         row: &'row Row<'_>,
@@ -295,12 +295,12 @@ impl Reader {
             _ if flags & WORKLOAD_IS_UNIQUE != 0 => DASH,
             ValueRef::Null => &[],
             value => match bytes(value) {
-                // Where C++ gearmand was sent 64 bytes, it has kept 63 and a NUL, which no unique id has.
+                // When C++ gearmand received 64 bytes, it stored 63 and a NUL. No unique id contains a NUL.
                 Some(unique) => unique.strip_suffix(b"\0").unwrap_or(unique),
                 None => return Ok(Err("its unique id is a number")),
             },
         };
-        // The empty name is one: a peer may submit jobs of it.
+        // The empty name is valid: a peer may submit jobs with it.
         let Some(function) = bytes(row.get_ref(3)?).filter(|name| name.len() <= FUNCTION_MAX) else {
             return Ok(Err("its function is missing, or longer than 512 bytes"));
         };
@@ -341,7 +341,8 @@ impl Reader {
         }))
     }
 
-    /// The prefix of a handle of this number; the default one where the handle is missing or of another job.
+    /// The prefix of a handle with this number; the default one if the handle is missing or belongs to
+    /// another job.
     fn prefix_of(&mut self, handle: &[u8], number: u64) -> Arc<str> {
         let fits = |prefix: &str| JobHandle::parse_number(prefix, handle) == Some(number);
         if fits(&self.prefix) {
@@ -357,7 +358,7 @@ impl Reader {
         }
     }
 
-    /// The name, shared with the other jobs of the function.
+    /// The interned function name, shared by all jobs of the function.
     fn function(&mut self, name: &[u8]) -> FunctionName {
         if let Some(known) = self.functions.get(name) {
             return known.clone();
@@ -367,7 +368,7 @@ impl Reader {
         function
     }
 
-    /// Whether an earlier row has the same function and unique id. Equal hashes are a reason to look, not an answer.
+    /// Whether an earlier row has the same function and unique id. Equal hashes only trigger the lookup.
     fn is_duplicate(
         &mut self,
         connection: &Connection,
@@ -383,7 +384,7 @@ impl Reader {
     }
 }
 
-/// The bytes of text or of a blob; `None` for anything else.
+/// The bytes of a text or blob; `None` for other types.
 pub(super) fn bytes(value: ValueRef<'_>) -> Option<&[u8]> {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes),

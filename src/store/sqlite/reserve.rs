@@ -1,9 +1,9 @@
-//! Room on the disk that is kept for removals.
+//! Disk space reserved for removals.
 //!
-//! A removal frees room, and needs some first: for the frames that say so in the WAL, and for the copy of the WAL into the
-//! database. So a file of a fixed size stands beside the database, its blocks allocated and never used. When the disk is full,
-//! whoever has filled it, the file is removed: then there is room to remove jobs, and none for new ones, until the file
-//! can be made again.
+//! A removal frees space, but needs some first: for its frames in the WAL, and for the checkpoint of the WAL
+//! into the database. So a file of a fixed size is kept next to the database, with its blocks allocated and
+//! never used. When the disk is full, no matter what filled it, the file is deleted. Then there is room to
+//! remove jobs, but not for new ones, until the file can be created again.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -19,20 +19,21 @@ use nix::sys::statvfs::{Statvfs, statvfs};
 
 use super::room::in_mebibytes;
 
-/// The largest reserve that is chosen here: twice what the WAL holds before it is copied.
+/// Maximum default reserve: twice the size of the WAL at a checkpoint.
 const LARGEST: u64 = 32 << 20;
-/// Otherwise it is this part of the file system.
+/// The default reserve is this fraction of the file system, up to the maximum.
 const SHARE: u64 = 16;
-/// One that is asked for is this part of the file system at most: otherwise there would be no room for jobs.
+/// A configured reserve is limited to this fraction of the file system: otherwise there would be no room for
+/// jobs.
 const LARGEST_SHARE: u64 = 4;
-/// What a new job must find room for beside itself: this part of the reserve, within these bounds in bytes. A transaction changes
-/// other pages, too.
+/// Space that must be available for a new job besides its workload: this fraction of the reserve, within
+/// these bounds in bytes. A transaction changes other pages, too.
 const MARGIN_SHARE: u64 = 8;
 const MARGIN_MIN: u64 = 128 << 10;
 const MARGIN_MAX: u64 = 4 << 20;
-/// So much is written to see whether anything can be.
+/// Number of bytes written to test whether writing is possible.
 const PROBE: u64 = 64 << 10;
-/// How often a reserve that was given up is tried to be made again.
+/// Minimum interval between attempts to restore a reserve that was given up.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reserve of one database.
@@ -40,24 +41,24 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Reserve {
     path: PathBuf,
     directory: PathBuf,
-    /// Its full size in bytes; 0 for none.
+    /// Full size in bytes; 0 for none.
     size: u64,
-    /// How large it is now; 0 where it was given up.
+    /// Current size; 0 if it was given up.
     held: u64,
-    /// Whether the file system allocates blocks before they are written. Otherwise so much is left free instead.
+    /// Whether the file system can preallocate blocks. If not, this much space is left free instead.
     allocates: bool,
     tried: Option<Instant>,
 }
 
 impl Reserve {
-    /// Of this database. There is none until its size is [set](Self::set).
+    /// A reserve for this database. It does not exist until its size is [set](Self::set).
     pub(super) fn new(database: &Path) -> Self {
         let parent = database.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = parent.unwrap_or(Path::new(".")).to_owned();
         Self { path: path_of(database), directory, size: 0, held: 0, allocates: true, tried: None }
     }
 
-    /// Sets its size, `None` for one that suits the disk, and makes it, or removes it for 0.
+    /// Sets the size, `None` for the default, and creates the file, or deletes it for 0.
     pub(super) fn set(&mut self, bytes: Option<u64>) {
         self.size = match (bytes, self.file_system()) {
             (None, state) => state.map_or(0, |state| suitable(&state)),
@@ -66,14 +67,14 @@ impl Reserve {
         };
         self.held = 0;
         if self.size == 0 {
-            // Where there is none, or where it stays, it is in nobody's way.
+            // A missing file is fine. A file that cannot be removed does no harm.
             let _ = fs::remove_file(&self.path);
             return;
         }
         self.make(self.size);
     }
 
-    /// A size that was asked for, or what the disk, of so many bytes, has room for.
+    /// Limits a configured size to what a disk of this many bytes has room for.
     fn capped(&self, bytes: u64, disk: u64) -> u64 {
         let most = disk / LARGEST_SHARE;
         if bytes <= most {
@@ -89,43 +90,43 @@ impl Reserve {
         most
     }
 
-    /// Whether one is wanted.
+    /// Whether a reserve is configured.
     pub(super) fn is_wanted(&self) -> bool {
         self.size > 0
     }
 
-    /// Whether there is one: of its full size, or of half of it at least.
+    /// Whether it exists, with at least half of its full size.
     pub(super) fn is_held(&self) -> bool {
         self.held > 0 || !self.allocates
     }
 
-    /// Whether it could be larger, and enough time has passed to try that.
+    /// Whether it is too small and the retry interval has passed.
     pub(super) fn is_due(&self) -> bool {
         let is_small = self.allocates && self.held < self.size;
         is_small && self.tried.is_none_or(|tried| tried.elapsed() >= INTERVAL)
     }
 
-    /// Its full size, in bytes.
+    /// Full size in bytes.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// What it takes on the disk now, in bytes.
+    /// Current size on disk in bytes.
     pub(super) fn held_bytes(&self) -> u64 {
         self.held
     }
 
-    /// How many bytes more than its workload a new job must find room for.
+    /// Bytes that must be available for a new job besides its workload.
     pub(super) fn margin(&self) -> u64 {
         (self.size / MARGIN_SHARE).clamp(MARGIN_MIN, MARGIN_MAX)
     }
 
-    /// How many bytes are to be left free, since they could not be allocated.
+    /// Bytes to leave free because they could not be preallocated.
     pub(super) fn left_free(&self) -> u64 {
         if self.allocates { 0 } else { self.size }
     }
 
-    /// Bytes that are free on the file system for this user.
+    /// Free bytes on the file system for this user.
     pub(super) fn free(&self) -> Option<u64> {
         self.file_system().map(|state| state.blocks_available().saturating_mul(state.fragment_size()))
     }
@@ -134,7 +135,7 @@ impl Reserve {
         statvfs(&self.directory).ok()
     }
 
-    /// Makes it, or makes it larger, where so many bytes may be taken: all of it, or half.
+    /// Creates or enlarges the file within the available bytes: all of it, or half.
     pub(super) fn make(&mut self, available: u64) {
         self.tried = Some(Instant::now());
         self.allocates = true;
@@ -148,7 +149,8 @@ impl Reserve {
                     return;
                 }
                 Err(error) if is_full(&error) => {}
-                // ZFS and NFS cannot allocate. Where the file cannot be made at all, neither can the WAL, and commits tell.
+                // ZFS and NFS cannot preallocate. If the file cannot be created at all, neither can the WAL,
+                // and commits report it.
                 Err(_) => {
                     self.remove();
                     (self.held, self.allocates) = (0, false);
@@ -157,12 +159,12 @@ impl Reserve {
             }
         }
         if self.held == 0 {
-            // What was allocated of it is better free.
+            // Free the blocks that were allocated.
             self.remove();
         }
     }
 
-    /// Gives it up. Returns whether that has made room.
+    /// Deletes the reserve. Returns whether that freed space.
     pub(super) fn give_up(&mut self) -> bool {
         if self.held == 0 {
             return false;
@@ -176,12 +178,12 @@ impl Reserve {
     }
 }
 
-/// Removes what an earlier process has left of a reserve. Returns whether that has made room.
+/// Deletes the reserve of an earlier process. Returns whether that freed space.
 pub(super) fn remove_of(database: &Path) -> bool {
     remove(&path_of(database))
 }
 
-/// Some file systems free blocks only with the next sync.
+/// Truncates and syncs before the removal, since some file systems free blocks only with the next sync.
 fn remove(path: &Path) -> bool {
     let Ok(file) = OpenOptions::new().write(true).custom_flags(O_NOFOLLOW).open(path) else { return false };
     let emptied = file.set_len(0).and_then(|()| file.sync_all());
@@ -189,10 +191,10 @@ fn remove(path: &Path) -> bool {
     emptied.is_ok() || removed.is_ok()
 }
 
-/// Writes a little beside the database, to see why it could not be written itself.
+/// Writes a small file next to the database, to find out why the database could not be written.
 ///
 /// # Errors
-/// What stands in the way: no space, a quota, a file system that is read-only.
+/// The reason: no space, a quota, a read-only file system.
 pub(super) fn probe(database: &Path) -> io::Result<()> {
     let path = with_ending(database, ".probe");
     let written = allocate(&path, PROBE);
@@ -219,21 +221,21 @@ fn suitable(state: &Statvfs) -> u64 {
     (total(state) / SHARE).min(LARGEST)
 }
 
-/// The size of a file system, in bytes.
+/// Size of a file system in bytes.
 fn total(state: &Statvfs) -> u64 {
     state.blocks().saturating_mul(state.fragment_size())
 }
 
-/// A file of this size all of whose blocks are its own.
+/// Creates a file of this size with all blocks allocated.
 ///
 /// # Errors
-/// See [`require_blocks`], and whatever stands in the way of the file.
+/// See [`require_blocks`], and all errors of creating the file.
 fn allocate(path: &Path, size: u64) -> io::Result<()> {
     let file = open(path)?;
     if file.metadata()?.len() > size {
         file.set_len(size)?;
     }
-    // A file that is complete costs nothing at the next start.
+    // An existing complete file costs nothing at a restart.
     if file.metadata()?.len() == size && require_blocks(&file, size).is_ok() {
         return Ok(());
     }
@@ -246,13 +248,14 @@ fn allocate(path: &Path, size: u64) -> io::Result<()> {
     require_blocks(&file, size)
 }
 
-/// Where a file system cannot allocate, the C library writes a byte to each block instead and says that all went well: with
-/// compression, or where blocks come later, such a file has next to none.
+/// Verifies that the blocks are allocated. If a file system cannot preallocate, the C library writes a byte
+/// to each block instead and reports success. With compression or delayed allocation such a file has hardly
+/// any blocks.
 ///
 /// # Errors
-/// `EOPNOTSUPP` where a file has fewer blocks than this size takes.
+/// `EOPNOTSUPP` if a file has fewer blocks than this size needs.
 fn require_blocks(file: &File, size: u64) -> io::Result<()> {
-    // Blocks of 512 bytes, as stat counts them.
+    // `stat` counts blocks of 512 bytes.
     if file.metadata()?.blocks().saturating_mul(512) < size {
         return Err(Errno::EOPNOTSUPP.into());
     }
@@ -264,7 +267,7 @@ fn open(path: &Path) -> io::Result<File> {
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW).open(path)
 }
 
-/// Whether an error says that there is no room.
+/// Whether an error means that there is no space.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }

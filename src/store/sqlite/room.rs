@@ -1,4 +1,4 @@
-//! What is looked at around each commit: whether the files are where they should be, and whether there is room for new jobs.
+//! Checks around each commit: whether the files are in place, and whether there is room for new jobs.
 
 use bytes::Bytes;
 use rusqlite::Connection;
@@ -10,27 +10,27 @@ use crate::job_server::{JobKey, StoreFailure};
 use crate::stats::StoreSpace;
 use crate::store::{Room, StoreError};
 
-/// A store that has no room for a job of so many bytes is full.
+/// A store without room for a job of this many bytes is full.
 const ORDINARY: u64 = 16 << 10;
-/// A store that was full has room again once it can keep jobs of so much: this part of the reserve.
+/// A store that was full has room again once jobs of this fraction of the reserve fit.
 const AGAIN_SHARE: u64 = 4;
 
-/// What room is looked for, in bytes.
+/// Space to check for, in bytes.
 #[derive(Clone, Copy)]
 struct Wanted {
-    /// In one transaction.
+    /// Written in one transaction.
     written: u64,
-    /// By the next transactions together, for which the WAL need not grow.
+    /// Kept by the next transactions together, for which the WAL need not grow.
     kept: u64,
-    /// The jobs of which to say that there is no room; 0 to say that the disk is full.
+    /// Size of the jobs to name in the error; 0 to report that the disk is full.
     jobs: u64,
 }
 
 impl SqliteStore {
-    /// Makes sure that what is committed can be found again, after repairing what can be.
+    /// Makes sure that committed data can be found again. Repairs what can be repaired.
     ///
     /// # Errors
-    /// Then nothing may be acknowledged.
+    /// No commit may be acknowledged.
     pub(super) fn check_files(&mut self) -> Result<(), StoreError> {
         self.keep_lock()?;
         self.mend_index()?;
@@ -47,9 +47,9 @@ impl SqliteStore {
     /// The same after a commit.
     ///
     /// # Errors
-    /// Then it must not be acknowledged.
+    /// The commit must not be acknowledged.
     pub(super) fn check_commit(&mut self) -> Result<(), StoreError> {
-        // It may have grown.
+        // The index may have grown.
         self.mend_index()?;
         match self.files.check_holders() {
             Ok(()) => Ok(()),
@@ -57,17 +57,17 @@ impl SqliteStore {
         }
     }
 
-    /// The same without a repair, before the file is opened.
+    /// The same without repair, before the file is opened.
     pub(super) fn compare_files(&mut self) -> Result<(), StoreError> {
         let checked = self.files.check();
         checked.map_err(|mismatch| self.lost(&mismatch))
     }
 
-    /// Makes the index of the WAL as long as SQLite has mapped it, where it was cut. What comes between this and the next touch is
-    /// not seen.
+    /// Restores the length of the WAL index as SQLite has mapped it, if it was truncated. A truncation
+    /// between this call and SQLite's next access is not detected.
     ///
     /// # Errors
-    /// Then SQLite must not touch the file.
+    /// SQLite must not access the file.
     pub(super) fn mend_index(&mut self) -> Result<(), StoreError> {
         if self.file.is_none() {
             return Ok(());
@@ -84,7 +84,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Another server must not be able to lock the same database.
+    /// Restores a removed lock file, so that no other server can lock the same database.
     fn keep_lock(&mut self) -> Result<(), StoreError> {
         let Some(lock) = self.lock.as_mut().filter(|lock| !lock.is_in_place(&self.path)) else { return Ok(()) };
         lock.take_again(&self.path)?;
@@ -95,15 +95,15 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Another program may have copied the WAL into the database and cut it, or have compacted the database: then SQLite
+    /// Whether another program has checkpointed and truncated the WAL, or compacted the database. Then SQLite
     /// knows, and nothing is missing.
     fn is_shortened_by_another(&mut self, part: Part) -> bool {
         let wal = self.files.length(Part::Wal);
         let Some(file) = &mut self.file else { return false };
-        // What was written when it was opened is not counted.
+        // The data written while opening is not counted.
         let is_whole = file.wal_bytes() > 0 && wal >= Some(file.wal_bytes());
-        // Where pages of the WAL that are not in the database are missing this fails to read them. A database
-        // that was cut must not be filled up by it.
+        // The checkpoint fails if WAL pages that are not in the database are missing. It must not extend a
+        // database that was truncated.
         let is_copied = |file: &mut OpenFile| is_whole || matches!(file.checkpoint(), Ok(true));
         if part == Part::Wal && !is_copied(file) {
             return false;
@@ -121,8 +121,9 @@ impl SqliteStore {
         true
     }
 
-    /// A WAL that was removed is still open: what it holds is copied into the database, and another one is begun. An index that
-    /// was replaced may be that of a program which uses the same WAL: nothing is copied by the old one, and it is opened anew.
+    /// Repairs a mismatch. A removed WAL is still open: it is checkpointed into the database, and a new one
+    /// is started. A replaced index may be that of another program that uses the same WAL: no checkpoint is
+    /// done with the old one, and the file is reopened.
     fn repair(&mut self, mismatch: &Mismatch) -> Result<(), StoreError> {
         if mismatch.part == Part::Index && matches!(mismatch.change, Change::Replaced(_)) {
             if let Some(file) = self.file.take() {
@@ -178,7 +179,7 @@ impl SqliteStore {
         StoreError::new(StoreFailure::Io, text)
     }
 
-    /// Reads workloads from the file as it is, where it cannot be opened to be written. `None` where that fails, too.
+    /// Reads workloads from a file that cannot be opened for writing. `None` if that fails, too.
     pub(super) fn load_only(&mut self, jobs: &[JobKey], most_bytes: usize) -> Option<Vec<Option<Bytes>>> {
         self.files.check().ok()?;
         let mut file = OpenFile::read(&self.path, &self.queue).ok()?;
@@ -206,7 +207,7 @@ impl SqliteStore {
             self.enlarge_reserve();
             return room;
         }
-        // The WAL has grown into what was free, or into the reserve: what it takes is given back.
+        // The WAL has grown into the free space or the reserve: truncate it.
         if self.files.length(Part::Wal) > Some(0) {
             let emptied = self.with_file("cannot copy the WAL into the database", OpenFile::empty_wal);
             if emptied.is_ok() {
@@ -217,7 +218,7 @@ impl SqliteStore {
         self.room_now(wanted)
     }
 
-    /// Makes a reserve that was given up, or is small.
+    /// Restores a reserve that was given up or is too small.
     fn enlarge_reserve(&mut self) {
         if self.reserve.is_wanted()
             && self.reserve.is_due()
@@ -234,7 +235,7 @@ impl SqliteStore {
         let margin = self.reserve.margin();
         let (written, kept) = (wanted.written.saturating_add(margin), wanted.kept.saturating_add(margin));
         let beside = self.reserve.left_free();
-        // Nearly always there is far more: everything may be written twice, and no page be used again.
+        // Upper bound that is usually met by far: everything is written twice, and no page is reused.
         let most =
             (file.pages_to_copy() * file.page_size).saturating_add(kept.saturating_mul(3)).saturating_add(beside);
         if self.reserve.is_held() && (free >= most || free >= self.needed(written, kept).saturating_add(beside)) {
@@ -243,8 +244,8 @@ impl SqliteStore {
         self.short(free, wanted.jobs)
     }
 
-    /// How many bytes the disk must have: what the WAL grows by for so many bytes that are written in one transaction, and the
-    /// database, when the WAL is copied, for so many that are kept.
+    /// Bytes of disk space needed: growth of the WAL for `written` bytes in one transaction, and growth of
+    /// the database at the checkpoint for `kept` bytes.
     pub(super) fn needed(&self, written: u64, kept: u64) -> u64 {
         let Some(file) = &self.file else { return 0 };
         let page = file.page_size.max(1);
@@ -253,9 +254,9 @@ impl SqliteStore {
         let count = pages(&file.connection, "page_count").unwrap_or(0);
         let unused = pages(&file.connection, "freelist_count").unwrap_or(0).saturating_mul(page);
         let to_copy = count.saturating_mul(page).saturating_sub(database);
-        // What was copied is written over.
+        // Checkpointed frames are overwritten.
         let used = if file.pages_to_copy() == 0 { 0 } else { file.wal_bytes() };
-        // Each page has something before it, in the database and in the WAL.
+        // Overhead for page and frame headers.
         let [written, kept] = [written, kept].map(|bytes| bytes.saturating_add(bytes / 64));
         to_copy
             .saturating_add(kept.saturating_sub(unused))
@@ -291,7 +292,7 @@ pub(super) fn in_mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A number of pages that SQLite tells by this name.
+/// A page count from the pragma `name`.
 fn pages(connection: &Connection, name: &str) -> Option<u64> {
     let count: Option<i64> = connection.pragma_query_value(None, name, |row| row.get(0)).ok();
     count.and_then(|count| u64::try_from(count).ok())

@@ -1,4 +1,4 @@
-//! The operations of one transaction, merged so that no job is in two of its parts.
+//! Merges the operations of one transaction, so that no job appears in two of its parts.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -7,39 +7,40 @@ use super::super::Changes;
 use super::added;
 use crate::job_server::{Durability, Edit, JobKey, StoreOp, StoreReport, StoredJob};
 
-/// A new job that somebody waits for.
+/// A new job whose client waits for the result.
 pub(super) struct Addition {
     pub(super) ticket: u32,
     pub(super) durability: Durability,
     pub(super) job: StoredJob,
 }
 
-/// New jobs, and what else is to be changed.
+/// New jobs and other changes.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) additions: Vec<Addition>,
     removes: Vec<JobKey>,
-    /// By number of the job: the name under which the store has it, and the last word on it.
+    /// Keyed by job number: the name of the job in the store, and its latest edit.
     edits: HashMap<u64, (JobKey, Edit)>,
-    /// By number of the job: so many of the additions, by index. There are none before the first edit.
+    /// Index into `additions` by job number, for the first `indexed` of them. Built only when there are
+    /// edits.
     added: HashMap<u64, usize>,
     indexed: usize,
 }
 
 impl Batch {
-    /// Merges operations in their order.
+    /// Merges operations in order.
     pub(super) fn of(operations: Vec<StoreOp>) -> Self {
         let mut batch = Self::default();
         for operation in operations {
             match operation {
                 StoreOp::Add { ticket, durability, job } => batch.additions.push(Addition { ticket, durability, job }),
-                // The store has the job as it was before the edits that were still to be made.
+                // The store still has the job under the name it had before the pending edits.
                 StoreOp::Remove(key) => {
                     let key = batch.edits.remove(&key.number).map_or(key, |(key, _)| key);
                     batch.removes.push(key);
                 }
                 StoreOp::Edit { key, edit } => batch.edit(key, edit),
-                // The queue keeps these apart.
+                // The queue handles these separately.
                 StoreOp::Attempts { .. } | StoreOp::Set { .. } | StoreOp::Load { .. } => {}
             }
         }
@@ -64,8 +65,8 @@ impl Batch {
         }
     }
 
-    /// The new jobs that are still to be stored, and everything else. A job that has ended before it was stored need not be:
-    /// its clients are told that it was.
+    /// Returns the new jobs that still have to be stored, and all other changes. A job that ended before it
+    /// was stored need not be written. Its clients are told that it was stored.
     pub(super) fn finish(
         self,
         attempts: Vec<(JobKey, u16)>,
@@ -81,7 +82,7 @@ fn cancel_pairs(additions: &mut Vec<Addition>, removes: &mut Vec<JobKey>, report
     let Some(lowest) = additions.iter().map(|addition| addition.job.number).min() else {
         return;
     };
-    // Nearly always every job to remove is older than every new one.
+    // Usually all removed jobs are older than the new ones.
     if removes.iter().all(|key| key.number < lowest) {
         return;
     }

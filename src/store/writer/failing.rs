@@ -1,38 +1,38 @@
-//! What is known of a store that does not work.
+//! The circuit breaker of a store that fails.
 
 use std::time::{Duration, Instant};
 
 use crate::job_server::StoreFailure;
 
-/// A store that does not work. It is in one of three states:
+/// The state of a store that fails. "Open" means that a retry is not due yet:
 ///
 /// | `is_on_trial` | `is_writable` | new jobs | changes without new jobs | reads |
 /// | --- | --- | --- | --- | --- |
-/// | false | false | refused while it is left alone | owed while it is left alone | refused while it is left alone, if `is_unreadable` |
-/// | false | true | refused while it is left alone | committed | done |
+/// | false | false | rejected while open | backlog while open | rejected while open, if `is_unreadable` |
+/// | false | true | rejected while open | committed | done |
 /// | true | either | tried | committed | done |
 ///
-/// Only a store that is [full](StoreFailure::Full) is ever writable or on trial, and each failure ends a trial. It is left
-/// alone until `again` or `asked_again`, whichever is sooner, by those who need it, and until `again` by
-/// [`act_unasked`](super::Writer::act_unasked).
+/// Only a [full](StoreFailure::Full) store is ever writable or on trial (half-open), and each failure ends a
+/// trial. Operations that need the store wait until `again` or `asked_again`, whichever is sooner.
+/// [`act_unasked`](super::Writer::act_unasked) waits until `again`.
 pub(super) struct Failing {
     pub(super) failure: StoreFailure,
     pub(super) since: Instant,
-    /// When it failed last.
+    /// Time of the last failure.
     pub(super) failed: Instant,
-    /// When it is tried though nobody needs it.
+    /// When the store is retried without a request.
     pub(super) again: Instant,
-    /// When it is tried if somebody needs it.
+    /// When the store is retried for an operation that needs it.
     pub(super) asked_again: Instant,
     pub(super) pause: Duration,
-    /// Whether it has done something since, if only a little.
+    /// Whether the breaker is half-open: a small write has succeeded since the failure.
     pub(super) is_on_trial: bool,
-    /// Whether it is full, and takes what has no new jobs in it.
+    /// Whether the store is full but accepts changes without new jobs.
     pub(super) is_writable: bool,
 }
 
 impl Failing {
-    /// Whether it is not tried yet, by somebody who needs it.
+    /// Whether the breaker is open, also for an operation that needs the store.
     pub(super) fn is_left_alone(&self) -> bool {
         self.again.min(self.asked_again) > Instant::now()
     }

@@ -1,4 +1,4 @@
-//! A store that is full: new jobs are refused while there is still room to remove others, and what it has left is published.
+//! A full store: rejects new jobs while there is still room for removals, and publishes the free space.
 
 use std::time::{Duration, Instant};
 
@@ -10,29 +10,29 @@ use super::failing::Failing;
 use super::{Writer, added};
 use crate::job_server::{StoreFailure, StoreReport};
 
-/// How often a store that is full is looked at, to see whether there is room again.
+/// How often a full store is checked for free space.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the space of a disk is looked at: at most, and where nothing else is done.
+/// How often disk space is measured: minimum interval, and interval while idle.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 const IDLE_MEASURE_INTERVAL: Duration = Duration::from_secs(5);
-/// From this size on the write-ahead log is warned of, and again each time that it has doubled.
+/// Warn when the write-ahead log (WAL) reaches this size, and again each time it has doubled.
 const LARGE_WAL: u64 = 256 << 20;
-/// What a job takes in a store beside its workload, in bytes, at most.
+/// Maximum overhead of a stored job without its workload, in bytes.
 const ENTRY: u64 = 1024;
 
-/// The space on the store's disk.
+/// Disk space of the store.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
-    /// When it was looked at last.
+    /// Time of the last measurement.
     at: Option<Instant>,
-    /// Whether the store knows it.
+    /// Whether the store can measure it.
     is_known: bool,
-    /// The size of the write-ahead log that was warned of last.
+    /// WAL size at the last warning.
     warned: u64,
 }
 
 impl Writer {
-    /// Refuses the additions for which there is no room.
+    /// Rejects the additions that do not fit.
     pub(super) fn refuse_beyond_room(&mut self, additions: &mut Vec<Addition>, reports: &mut Vec<StoreReport>) {
         if self.has_room_again() == Some(false) {
             reports.extend(additions.drain(..).map(|addition| added(addition.ticket, Err(StoreFailure::Full))));
@@ -71,7 +71,7 @@ impl Writer {
         }
     }
 
-    /// The store has no room for new jobs, and some for removals.
+    /// Marks the store as full: no room for new jobs, but for removals.
     pub(super) fn fill_up(&mut self, error: &StoreError) {
         self.fail(error);
         if let Some(failing) = &mut self.failing {
@@ -80,20 +80,20 @@ impl Writer {
         }
     }
 
-    /// Whether changes without new jobs wait, since the store has not taken the last.
+    /// Whether changes without new jobs must wait, because the store failed to commit the last ones.
     pub(super) fn must_wait(&self) -> bool {
         let waits = |failing: &Failing| !failing.is_writable && !failing.is_on_trial && failing.is_left_alone();
         self.failing.as_ref().is_some_and(waits)
     }
 
-    /// A store that is full has taken a change without new jobs, or has not.
+    /// Records whether a full store accepted a change without new jobs.
     pub(super) fn set_writable(&mut self, is_writable: bool) {
         if let Some(failing) = self.failing.as_mut().filter(|failing| failing.failure == StoreFailure::Full) {
             failing.is_writable = is_writable;
         }
     }
 
-    /// Whether the store works again, where it can tell without being tried.
+    /// Whether the store works again, if that can be determined without a write.
     pub(super) fn has_room_again(&mut self) -> Option<bool> {
         self.failing.as_ref().filter(|failing| failing.failure == StoreFailure::Full)?;
         match self.store.room_again() {
@@ -109,8 +109,7 @@ impl Writer {
         }
     }
 
-    /// The time has come to do something though nothing was asked: to see whether the store works again, or to have everything on
-    /// the disk.
+    /// Timer action: retries a failing store, or syncs earlier commits to disk.
     pub(super) fn act_unasked(&mut self) {
         if self.commit_at().is_none_or(|at| at > Instant::now()) {
             return;
@@ -123,17 +122,17 @@ impl Writer {
                 None => {}
             }
         }
-        // A failure is known by then.
+        // An error was already recorded.
         let _ = self.commit(Changes { sync: true, ..Changes::default() });
     }
 
-    /// When the space is to be looked at, though nothing was asked.
+    /// When to measure the disk space while idle.
     pub(super) fn measure_at(&self) -> Option<Instant> {
         self.measured.at.filter(|_| self.measured.is_known).map(|at| at + IDLE_MEASURE_INTERVAL)
     }
 
-    /// Files that were removed, and a disk that another program has filled, are told of though nothing is asked. A reserve that
-    /// was given up is made again.
+    /// Detects removed files, and a disk filled by another program, even while idle. Restores a reserve that
+    /// was given up.
     fn look_after(&mut self) {
         if self.failing.as_ref().is_some_and(|failing| !failing.is_writable) {
             return;
@@ -147,7 +146,7 @@ impl Writer {
         }
     }
 
-    /// At the end: tells where the next start will find nothing of what was stored. Returns whether that is so.
+    /// At shutdown: reports whether the next start will not find the stored data, and publishes the reason.
     pub(super) fn is_missing(&mut self) -> bool {
         let missing = self.store.missing();
         let is_missing = missing.is_some();
@@ -155,7 +154,7 @@ impl Writer {
         is_missing
     }
 
-    /// Publishes what the store has left on its disk.
+    /// Publishes the disk space of the store.
     pub(super) fn measure(&mut self) {
         if self.measured.at.is_some_and(|at| at.elapsed() < MEASURE_INTERVAL) {
             return;

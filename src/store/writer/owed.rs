@@ -1,4 +1,4 @@
-//! What failed to be removed, edited or set, and is to be done before anything newer.
+//! The retry backlog: failed removals, edits and settings, to be committed before anything newer.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -7,27 +7,28 @@ use super::super::queue::take_some;
 use super::MOST_CHANGES;
 use crate::job_server::{Edit, JobKey};
 
-/// Each job is there once in each part.
+/// Each job appears at most once in each part.
 #[derive(Default)]
 pub(super) struct Owed {
     pub(super) removes: Vec<JobKey>,
-    /// The numbers of those jobs among them that were refused, and may be in the store all the same. The others have ended.
+    /// Numbers of jobs in `removes` that were refused but may be in the store all the same. All other jobs in
+    /// `removes` have ended.
     refused: HashSet<u64>,
-    /// By unique id and number: two jobs can be in each other's way only if they have the same unique id, so those that have
-    /// are done in one transaction.
+    /// Keyed by unique id and number. Two jobs can conflict only if they have the same unique id, so edits of
+    /// one unique id share a transaction.
     edits: BTreeMap<(Box<[u8]>, u64), Edited>,
-    /// By number of the job, which is named as it is after its edits.
+    /// Keyed by job number. The job is named as it is after its edits.
     attempts: HashMap<u64, (JobKey, u16)>,
-    /// What the operator has decided, by name. It is never in one transaction with jobs: what a store refuses of it must not be
-    /// in their way.
+    /// Operator settings by name. They never share a transaction with jobs, so that a rejected setting does
+    /// not block jobs.
     pub(super) settings: BTreeMap<String, Option<String>>,
-    /// Whether the store has refused an edit: then they are made one by one, until it is known which.
+    /// Whether the store has rejected an edit. Then edits are committed one by one, to find the rejected one.
     is_picking: bool,
 }
 
-/// An edit that may have happened, and so may those before it.
+/// An edit that may have been applied, like those before it.
 struct Edited {
-    /// The names that the job may have in the store: at least one.
+    /// The names that the job may have in the store, at least one.
     keys: Vec<JobKey>,
     edit: Edit,
 }
@@ -41,13 +42,14 @@ impl Owed {
         self.removes.is_empty() && self.edits.is_empty() && self.attempts.is_empty() && self.settings.is_empty()
     }
 
-    /// Whether nothing is owed but removals of new jobs that were refused: whoever waits for other changes has them.
+    /// Whether the backlog consists only of removals of refused new jobs. Then everything that other callers
+    /// wait for is committed.
     pub(super) fn has_only_refused(&self) -> bool {
         let is_rest_empty = self.edits.is_empty() && self.attempts.is_empty() && self.settings.is_empty();
         is_rest_empty && self.removes.iter().all(|key| self.refused.contains(&key.number))
     }
 
-    /// What comes of it if the process ends now, for people to read: nothing where nothing is owed.
+    /// Human-readable consequences if the process ends now; empty if the backlog is.
     pub(super) fn outcomes(&self) -> Vec<String> {
         let ended = self.ended();
         let refused = self.removes.len() - ended;
@@ -61,12 +63,12 @@ impl Owed {
         parts.iter().filter(|(count, _)| *count > 0).map(|(count, outcome)| format!("{count} {outcome}")).collect()
     }
 
-    /// How many jobs that have ended are still to be removed.
+    /// Number of ended jobs that are still to be removed.
     pub(super) fn ended(&self) -> usize {
         self.removes.iter().filter(|key| !self.refused.contains(&key.number)).count()
     }
 
-    /// Remembers new jobs that may have been stored, and were refused.
+    /// Records refused new jobs that may have been stored.
     pub(super) fn add_refused(&mut self, keys: impl Iterator<Item = JobKey>) {
         for key in keys {
             self.refused.insert(key.number);
@@ -74,11 +76,11 @@ impl Owed {
         }
     }
 
-    /// Remembers what is not new in `changes`, which come after all that is owed already.
+    /// Adds everything except new jobs from `changes`, which are newer than the backlog.
     pub(super) fn add(&mut self, changes: Changes) {
         for key in changes.removes {
             self.attempts.remove(&key.number);
-            // Whatever name it has by now: this one is the last.
+            // Remove the job under every name it may have; this one is the latest.
             if let Some(Edited { keys, .. }) = self.edits.remove(&place_of(&key)) {
                 self.removes.extend(keys.into_iter().filter(|other| *other != key));
             }
@@ -98,15 +100,15 @@ impl Owed {
             edited.edit = edit;
         }
         for (name, value) in changes.settings {
-            // Newer ones may have come meanwhile.
+            // A newer value may have been set meanwhile.
             self.settings.entry(name).or_insert(value);
         }
         self.attempts.extend(changes.attempts.into_iter().map(|(key, attempts)| (key.number, (key, attempts))));
     }
 
-    /// What is to be done next, in one transaction; `None` if nothing is. Settings come alone, and are on the disk at once.
-    /// Removals first, then edits, then attempts: what is moved takes the places of what was removed, and attempts name
-    /// jobs as they are after the edits.
+    /// The next transaction; `None` if the backlog is empty. Settings come first, alone, and are always
+    /// synced. Then removals, then edits, then attempts: an edit may take the place of a removed job, and
+    /// attempts name jobs as they are after the edits.
     pub(super) fn take(&mut self, sync: bool) -> Option<Changes> {
         if self.is_empty() {
             self.is_picking = false;
@@ -118,10 +120,10 @@ impl Owed {
             let settings = std::mem::replace(&mut self.settings, rest.unwrap_or_default()).into_iter().collect();
             return Some(Changes { settings, sync: true, ..Changes::default() });
         }
-        // From the end: the order among them does not matter, since each job is there once.
+        // Taken from the end: their order does not matter, since each job appears once.
         let removes = self.removes.split_off(self.removes.len().saturating_sub(MOST_CHANGES));
         if !removes.is_empty() {
-            // Alone: a store that is full may have room for nothing else.
+            // Alone, because a full store may have room for nothing else.
             return Some(Changes { removes, sync, ..Changes::default() });
         }
         let edits = self.take_edits();
@@ -134,7 +136,7 @@ impl Owed {
         let mut taken: Vec<(JobKey, Edit)> = Vec::new();
         while let Some(next) = self.edits.first_entry() {
             let unique = &next.key().0;
-            // Only what is a unique id of the job's own can be another's too.
+            // Only a job's own unique id can conflict with that of another job.
             let belongs =
                 !matches!(**unique, [] | [b'-']) && taken.last().is_some_and(|(key, _)| key.unique == *unique);
             if taken.len() >= most && !belongs {
@@ -146,8 +148,8 @@ impl Owed {
         taken
     }
 
-    /// The store has refused these changes, which were owed. Returns the edits that are given up: of many it is not known
-    /// which one it was, so they are tried one by one.
+    /// Puts back changes that the store rejected. With several edits, the rejected one is unknown, so they
+    /// are then retried one by one. Returns the edits to drop.
     pub(super) fn refused(&mut self, mut changes: Changes) -> Vec<(JobKey, Edit)> {
         let given_up = if self.is_picking { std::mem::take(&mut changes.edits) } else { Vec::new() };
         self.is_picking = true;
@@ -155,7 +157,7 @@ impl Owed {
         given_up
     }
 
-    /// Names that this job may have in the store, if it is not known which.
+    /// The names that this job may have in the store, if it is uncertain.
     pub(super) fn names(&self, key: &JobKey) -> &[JobKey] {
         if self.edits.is_empty() {
             return &[];

@@ -1,11 +1,11 @@
-//! What the store does while nothing waits.
+//! Housekeeping of the store while the writer is idle.
 
 use std::time::Instant;
 
 use super::{REST_AFTER, Writer};
 
 impl Writer {
-    /// Nothing waits: the store may do something for the next commits.
+    /// Lets the store prepare for the next commits.
     pub(super) fn prepare(&mut self) {
         if !self.may_prepare || self.failing.is_some() {
             return;
@@ -16,12 +16,12 @@ impl Writer {
         }
     }
 
-    /// Whether the store may do what takes longer.
+    /// Whether the longer housekeeping is due.
     pub(super) fn is_rest_due(&self) -> bool {
         self.failing.is_none() && self.rest_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Does what takes longer.
+    /// Runs the longer housekeeping.
     pub(super) fn rest(&mut self) {
         self.rest_at = match self.store.rest() {
             Ok(true) => Some(Instant::now() + REST_AFTER),

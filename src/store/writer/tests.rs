@@ -17,13 +17,13 @@ use crate::job_server::{Edit, StoredParts};
 use crate::protocol::{FunctionName, Priority};
 use crate::store::{HasWorkload, Replayed, Workloads};
 
-/// Long enough for a busy machine; a test that waits for it has failed.
+/// Generous for a slow machine. A test that reaches it has failed.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A transaction as the store saw it: numbers removed, numbers added, whether it was to be synced.
+/// A transaction as the store saw it: numbers removed, numbers added, whether a sync was requested.
 type Seen = (Vec<u64>, Vec<u64>, bool);
 
-/// What else the store saw of the same transaction.
+/// The other parts of the same transaction.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Details {
     removes: Vec<JobKey>,
@@ -32,15 +32,15 @@ struct Details {
     settings: Vec<(String, Option<String>)>,
 }
 
-/// A setting that the store never takes.
+/// A setting that the store always rejects.
 const REFUSED: &str = "refused";
 
-/// A store that does as it is told, and tells what it was asked.
+/// A store with scripted results that records its calls.
 struct Scripted {
     outcomes: VecDeque<Result<(), StoreFailure>>,
-    /// A job that it never takes, and does not let be changed.
+    /// The number of a job whose addition and edits it always rejects.
     refused: u64,
-    /// How each read fails, if it does, and how often it was read.
+    /// The error of every read, if any, and the number of reads.
     unreadable: Option<StoreFailure>,
     reads: Arc<AtomicUsize>,
     commits: Sender<Seen>,
@@ -85,7 +85,7 @@ impl Default for Scripted {
     }
 }
 
-/// A writer with such a store.
+/// A writer with a scripted store.
 struct Bench {
     queue: Arc<Queue>,
     commits: Receiver<Seen>,
@@ -96,7 +96,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// The operations are there before the writer begins, so that it finds them all at once.
+    /// The operations are queued before the writer starts, so that it takes them all at once.
     fn start(outcomes: &[Result<(), StoreFailure>], refused: u64, operations: Vec<StoreOp>) -> Self {
         Self::with(Durability::Always, outcomes, refused, operations)
     }
@@ -135,7 +135,7 @@ impl Bench {
         self.commits.recv_timeout(DEADLINE).unwrap()
     }
 
-    /// Tickets and what became of them, of so many reports.
+    /// Tickets and results of the next `count` reports.
     #[track_caller]
     fn added(&self, count: usize) -> Vec<(u32, Result<(), StoreFailure>)> {
         let next = || match self.reports.recv_timeout(DEADLINE).unwrap() {
@@ -175,7 +175,7 @@ fn job(number: u64) -> StoredJob {
     .unwrap()
 }
 
-/// The ticket of an addition is the number of its job.
+/// The ticket of an addition is its job's number.
 fn add(number: u32) -> StoreOp {
     add_with(number, Durability::Always)
 }
@@ -207,7 +207,7 @@ fn what_failed_is_removed_before_anything_newer_is_done() {
     let bench = Bench::start(&[Err(StoreFailure::Full)], 0, vec![add(3), remove(1)]);
     assert_eq!(bench.seen(), (vec![1], vec![3], true));
     assert_eq!(bench.added(1), [(3, Err(StoreFailure::Full))]);
-    // It is tried again by itself.
+    // The writer retries by itself.
     assert_eq!(bench.seen(), (vec![1, 3], vec![], true));
     assert_eq!(bench.seen(), (vec![], vec![], true), "then whatever was to be done");
     bench.ask(vec![add(5)]);
@@ -219,10 +219,10 @@ fn what_failed_is_removed_before_anything_newer_is_done() {
 fn a_disk_that_was_full_is_called_failing_until_it_takes_a_job() {
     let bench = Bench::start(&[Err(StoreFailure::Full)], 0, vec![add(1)]);
     assert_eq!(bench.added(1), [(1, Err(StoreFailure::Full))]);
-    // What is tried by itself is little, and fits.
+    // The automatic retry is small, and fits.
     assert_eq!([bench.seen(), bench.seen()], [(vec![], vec![1], true), (vec![1], vec![], true)]);
     assert_eq!(bench.seen(), (vec![], vec![], true));
-    // Once a read is answered, that is done.
+    // When the read is answered, the retry is done.
     bench.ask(vec![StoreOp::Load { ticket: 7, jobs: vec![job(9).key()] }]);
     assert!(matches!(bench.reports.recv_timeout(DEADLINE), Ok(StoreReport::Loaded { ticket: 7, result: Ok(_) })));
     assert!(matches!(bench.stats.store.state(), StoreState::Failing(_)));
@@ -302,7 +302,7 @@ fn set(name: &str, value: Option<&str>) -> StoreOp {
 }
 
 impl Bench {
-    /// What the store was to set in the next transaction with settings.
+    /// The settings of the next transaction that has any.
     #[track_caller]
     fn set(&self) -> Vec<(String, Option<String>)> {
         loop {
@@ -321,7 +321,7 @@ fn of_each_decision_the_last_word_is_written_apart_from_jobs() {
     assert_eq!(bench.set(), [("a".to_owned(), Some("2".to_owned())), ("b".to_owned(), None)]);
     assert_eq!([bench.seen(), bench.seen()], [(vec![], vec![], true), (vec![], vec![3], true)]);
     assert_eq!(bench.added(1), [(3, Ok(()))]);
-    // Without a job it is written too.
+    // It is also written without a job.
     bench.ask(vec![set("c", Some("1"))]);
     assert_eq!(bench.set(), [("c".to_owned(), Some("1".to_owned()))]);
 }
@@ -348,7 +348,7 @@ fn decisions_that_are_refused_are_given_up_and_jobs_go_on() {
     assert_eq!([bench.set(), bench.set()].map(|settings| settings[0].0.clone()), [REFUSED, "a"]);
 }
 
-/// A writer without a thread.
+/// A writer without its thread.
 fn writer() -> Writer {
     writer_of(Scripted::default())
 }
@@ -395,7 +395,7 @@ fn a_read_that_fails_spares_those_behind_it_unless_it_is_damage() {
         let mut writer = writer_of(store);
         let (told, answers) = channel();
         writer.report = Box::new(move |reports| told.send(reports).unwrap());
-        // It has failed before, and is tried again by now.
+        // It has failed before, and a retry is due.
         writer.fail(&StoreError::new(failure, "as the test says"));
         writer.failing.as_mut().unwrap().again = Instant::now();
         writer.load_all(loads(20));
@@ -416,11 +416,11 @@ fn a_store_that_cannot_be_reached_is_left_alone_anew_by_readers() {
         assert_eq!(writer.refuses(), Some(StoreFailure::Unreachable), "after {failure:?}");
     }
     assert_eq!(reads.load(Ordering::Relaxed), 2);
-    // Who only looks has it left alone, too.
+    // A preview opens the circuit breaker too.
     writer.failing = None;
     assert!(writer.look(&job(1).key()).is_none() && writer.look(&job(1).key()).is_none());
     assert_eq!(reads.load(Ordering::Relaxed), 3);
-    // What was said of one that can be written, or read, to some extent holds.
+    // A store that may still be writable or readable keeps its earlier error.
     let mut writer = writer_of(Scripted { unreadable: Some(StoreFailure::Io), ..Scripted::default() });
     writer.fail(&StoreError::new(StoreFailure::Full, "as the test says"));
     writer.load_all(loads(1));

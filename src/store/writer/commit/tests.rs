@@ -1,4 +1,4 @@
-//! Who waits for a commit is told when it is made, and what became of it otherwise.
+//! A caller waiting for a commit gets its result.
 
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 use super::*;
 use crate::store::commit::Commit;
 
-/// What became of everything that was asked before.
+/// The result of all earlier operations.
 fn committed(commit: &Commit) -> Result<(), StoreFailure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let waited = poll_fn(|context| commit.poll(context.waker()));
@@ -20,7 +20,7 @@ fn set(name: &str) -> StoreOp {
 #[test]
 fn one_is_told_when_all_that_was_asked_before_is_committed() {
     let bench = Bench::start(&[], 0, Vec::new());
-    // So many take more than one transaction.
+    // More than fits into one transaction.
     let count = 3 * MOST_CHANGES as u64 + 1;
     bench.queue.push((1..=count).map(remove).collect());
     let commit = bench.queue.commit();
@@ -28,7 +28,7 @@ fn one_is_told_when_all_that_was_asked_before_is_committed() {
     let removed: Vec<Seen> = bench.commits.try_iter().collect();
     assert_eq!(removed.iter().map(|(removes, ..)| removes.len() as u64).sum::<u64>(), count);
     assert!(removed.len() > 3, "{} transactions", removed.len());
-    // Where nothing was asked there is nothing to commit.
+    // Without earlier operations there is nothing to commit.
     assert_eq!(committed(&bench.queue.commit()), Ok(()));
     assert_eq!(bench.commits.try_iter().count(), 0);
     bench.queue.push(vec![set("function f")]);
@@ -42,19 +42,19 @@ fn one_is_told_that_the_store_fails_and_the_next_that_it_works_again() {
     bench.queue.push(vec![remove(1), set("function f")]);
     let commit = bench.queue.commit();
     assert_eq!(committed(&commit), Err(StoreFailure::Full));
-    // It is made up for: the decision, then what was to be removed, then a look whether all is well.
+    // The retries: the setting, then the removal, then a check that the store works.
     (0..4).for_each(|_| drop(bench.seen()));
     assert_eq!(committed(&bench.queue.commit()), Ok(()));
 }
 
-/// The new job was answered, and its removal is nothing that anybody waits for.
+/// The client of the new job got the error already, and no caller waits for the job's removal.
 #[test]
 fn one_does_not_hear_of_a_new_job_that_failed_beside() {
     let bench = Bench::start(&[Ok(()), Err(StoreFailure::Full)], 0, Vec::new());
     bench.queue.push(vec![set("function f"), add(1)]);
     assert_eq!(committed(&bench.queue.commit()), Ok(()));
     assert_eq!(bench.added(1), [(1, Err(StoreFailure::Full))]);
-    // With something that has to be made up for it is as before.
+    // With another failed operation the error is reported as before.
     let bench = Bench::start(&[Err(StoreFailure::Full)], 0, Vec::new());
     bench.queue.push(vec![remove(2), add(1)]);
     assert_eq!(committed(&bench.queue.commit()), Err(StoreFailure::Full));

@@ -1,4 +1,4 @@
-//! What the operator changes of jobs: merged, owed, and made again.
+//! Edits by the operator: merged, kept in the retry backlog, and retried.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
@@ -94,7 +94,7 @@ fn an_edit_that_failed_is_made_again_under_every_name_that_the_job_may_have() {
         Details { edits: vec![(key(1, "f"), to("g", 1))], attempts: vec![(key(1, "g"), 3)], ..Details::default() };
     assert_eq!(bench.detailed(), first);
     bench.ask(vec![edit(1, "g", to("h", 2))]);
-    // The second failure, with the later edit or before it; then without a failure.
+    // The second failure, with or without the later edit; then success.
     let mut seen: Vec<Details> = Vec::new();
     while seen.last().is_none_or(|last| last.edits.last().is_none_or(|(_, edit)| *edit != to("h", 2))) {
         seen.push(bench.detailed());
@@ -117,7 +117,7 @@ fn a_job_that_ended_while_its_edit_is_owed_is_removed_by_every_name() {
     assert_eq!(bench.detailed().edits.len(), 1);
     bench.ask(vec![StoreOp::Remove(key(1, "g"))]);
     let mut removes = Vec::new();
-    // It may be made again before the removal is asked for.
+    // The edit may be retried before the removal is requested.
     while removes.is_empty() {
         removes = bench.detailed().removes;
     }
@@ -157,7 +157,8 @@ fn a_workload_is_found_whatever_the_store_calls_its_job() {
     let failures = [Err(StoreFailure::Locked); 3];
     let bench = Bench::start(&failures, 0, vec![edit(1, "gone", to("g", 1)), edit(2, "f", to("gone", 1))]);
     assert_eq!(bench.detailed().edits.len(), 2);
-    // What is locked is read, and the store has the second job as it was, and the first one as it shall be.
+    // A locked store can be read. It has the second job under its old name and the first one under its new
+    // name.
     bench.ask(vec![StoreOp::Load { ticket: 7, jobs: vec![key(1, "g"), key(2, "gone")] }]);
     let report = bench.reports.recv_timeout(DEADLINE).unwrap();
     let StoreReport::Loaded { ticket: 7, result: Ok(workloads) } = report else { panic!("{report:?}") };
@@ -169,7 +170,7 @@ fn jobs_that_can_be_in_each_others_way_are_changed_in_one_transaction() {
     let mut owed = Owed::default();
     let unique = |number: u64| if number <= 2 { b"same".to_vec() } else { format!("a{number}").into_bytes() };
     let named = |number, function: &str| JobKey { unique: unique(number).into(), ..key(number, function) };
-    // "same" comes last, and one of its two jobs is the last that fits.
+    // "same" sorts last, and one of its two jobs is the last that fits.
     let fill = 2 * MOST_CHANGES as u64 + 1;
     let edits = (3..=fill).map(|number| (named(number, "f"), to("g", 0)));
     let edits = edits.chain([(named(1, "f"), to("g", 0)), (named(2, "g"), to("f", 0))]).collect();
@@ -182,26 +183,26 @@ fn jobs_that_can_be_in_each_others_way_are_changed_in_one_transaction() {
     assert_eq!(parts.iter().map(|part| part.removes.len()).collect::<Vec<_>>(), [1, 0, 0], "alone, before all edits");
 }
 
-/// Where a job is in a store that names jobs by function and unique id.
+/// The key of a job in a store that identifies jobs by function and unique id.
 type Place = (Vec<u8>, Vec<u8>);
 
-/// A job in such a store: its number, priority, due time and attempts.
+/// A row of such a store: number, priority, due time and attempts.
 type Row = (u64, u8, u64, u16);
 
 fn place(key: &JobKey) -> Place {
     (key.function.as_bytes().to_vec(), key.unique.to_vec())
 }
 
-/// Such a store, which fails as a random number says: before a transaction or after it.
+/// Such a store that fails at random, before or after a transaction.
 struct Moody {
     rows: Arc<Mutex<BTreeMap<Place, Row>>>,
     random: Random,
-    /// How often it may still fail.
+    /// How many more times it may fail.
     failures: Arc<AtomicU32>,
     committed: Sender<()>,
 }
 
-/// Knuth's MMIX generator; the high bits are the good ones.
+/// Knuth's MMIX generator; the high bits are of better quality.
 struct Random(u64);
 
 impl Random {
@@ -275,11 +276,11 @@ impl Store for Moody {
     }
 }
 
-/// What the job server knows.
+/// The job server's view.
 #[derive(Default)]
 struct Known {
     jobs: BTreeMap<u64, (JobKey, Row)>,
-    /// Jobs that nobody knows to be stored yet.
+    /// Jobs that are not yet confirmed as stored.
     storing: HashSet<u64>,
     last: u64,
 }
@@ -289,7 +290,7 @@ impl Known {
         self.jobs.values().all(|(key, _)| place(key) != *place_wanted)
     }
 
-    /// What it asks of the store next.
+    /// The next operation to send to the store.
     fn operation(&mut self, random: &mut Random) -> Option<StoreOp> {
         let function = FunctionName::new(&[b"fgh"[usize::try_from(random.below(3)).unwrap()]]);
         let unique: &[u8] = [b"a".as_slice(), b"b", b"c", b"d"][usize::try_from(random.below(4)).unwrap()];
@@ -387,7 +388,7 @@ fn whatever_fails_the_store_has_in_the_end_what_the_job_server_knows() {
         queue.push(operations);
         queue.wake();
         if is_change && random.below(2) == 0 {
-            // It fails less often than this, and then tries again by itself.
+            // It fails less often than this, and then retries by itself.
             let _ = commits.recv_timeout(Duration::from_millis(20));
         }
     }

@@ -1,9 +1,9 @@
-//! Removals wait a little for new jobs, and for nothing else.
+//! Removals are delayed briefly for new jobs, and for nothing else.
 
 use super::super::removals::{MOST_REMOVALS, REMOVAL_WAIT};
 use super::*;
 
-/// The numbers of the jobs of these operations; those that are removed are negative.
+/// The job numbers of these operations; negative for removals.
 fn numbers(operations: &[StoreOp]) -> Vec<i64> {
     let number = |operation: &StoreOp| match operation {
         StoreOp::Add { job, .. } => i64::try_from(job.number).unwrap(),
@@ -29,7 +29,7 @@ fn a_removal_goes_with_the_next_job() {
 #[test]
 fn a_removal_does_not_wait_where_somebody_waits_for_it_or_it_has_waited() {
     let mut writer = writer();
-    // A waiter, attempts, a decision, the end: the writer says that there is more.
+    // A waiting caller, attempts, a setting, the shutdown: `has_more` is set.
     assert!(writer.hold_back_removals(vec![remove(1)], false).is_empty());
     assert_eq!(numbers(&writer.hold_back_removals(vec![remove(2)], true)), [-1, -2]);
     assert!(writer.hold_back_removals(vec![remove(3)], false).is_empty());
