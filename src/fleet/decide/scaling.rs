@@ -72,8 +72,7 @@ impl Scaling<'_> {
         if waiting == 0 {
             let running = usize::try_from(self.queue.running).unwrap_or(usize::MAX);
             let busy = self.tally.busy.min(running);
-            // Workers that run jobs of other functions cannot help now, and may not have been able to a
-            // moment ago.
+            // Workers that run jobs of other functions cannot help now, and could not a moment ago either.
             let elsewhere = self.tally.occupied.saturating_sub(self.tally.busy);
             let needed = if busy == 0 { 0 } else { busy + elsewhere };
             return (needed.min(base), String::new());
