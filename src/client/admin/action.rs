@@ -305,7 +305,7 @@ pub(super) enum Action {
     },
 }
 
-/// Format of an OK response.
+/// Form of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     List(Listing),
