@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds gearmand where that has not been done, and sends one job through it: server, worker and client on a UNIX socket
-# in a new directory, so that nothing else on the machine is in the way. Needs Rust; installs a C linker if there is
-# none. Arguments are for cargo.
+# Builds gearmand if necessary, and sends one job through it: server, worker and client on a UNIX socket in a
+# new directory, so that nothing else on the machine interferes. Needs Rust; installs a C linker if there is
+# none. Arguments are passed to cargo.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -26,7 +26,7 @@ finish() {
 trap finish EXIT
 server=unix:$directory/socket
 
-# Comes back when the server listens.
+# Returns when the server listens.
 "$gearmand" --daemon --listen "$server" --pid-file "$directory/pid" --log-file "$directory/log"
 "$gearmand" work --server "$server" --function reverse --count 1 -- rev &
 worker=$!

@@ -1,8 +1,8 @@
-//! What an operation of the job server costs without any I/O: nanoseconds, the best of several runs; and how
-//! long the longest of millions takes.
+//! Time per operation of the job server without any I/O, in nanoseconds: the best of several runs; and the
+//! maximum over millions of operations.
 //!
-//! `cargo bench --bench job_server`; with `-- WORDS` only the rows in whose names one of these words is. The
-//! figures compare two versions of this code on one machine; for a comparison with another server see
+//! `cargo bench --bench job_server`; with `-- WORDS` only the rows whose names contain one of these words.
+//! The figures compare two versions of this code on one machine; for a comparison with another server see
 //! `benches/wire.rs`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
@@ -20,7 +20,7 @@ const WORKLOAD: [u8; 128] = [7; 128];
 const OPERATIONS: u32 = 20_000;
 const RUNS: usize = 7;
 
-/// Counts what is said, so that saying it is not optimised away.
+/// Counts the effects, so that they are not optimised away.
 #[derive(Default)]
 struct Counted(usize);
 
@@ -57,7 +57,7 @@ struct World {
 }
 
 impl World {
-    /// A client and a worker, and so many jobs that wait.
+    /// A client and a worker, and `queued` waiting jobs.
     fn new(queued: usize) -> Self {
         let mut server = JobServer::new(Policy::default(), Arc::new(Stats::default()));
         let mut connect = || server.connect(Arc::new(ConnectionGauges::new(0, String::new())));
@@ -105,13 +105,13 @@ impl World {
     }
 }
 
-/// Whether a row is to be measured.
+/// Whether a row is selected.
 fn is_wanted(name: &str) -> bool {
     let mut words = std::env::args().skip(1).filter(|argument| argument != "--bench").peekable();
     words.peek().is_none() || words.any(|word| name.contains(&word))
 }
 
-/// Runs `operation` on a fresh world several times, and prints the best time for one.
+/// Runs `operation` on a fresh world several times, and prints the best time per operation.
 fn measure(name: &str, queued: usize, mut operation: impl FnMut(&mut World)) {
     if !is_wanted(name) {
         return;
@@ -130,8 +130,8 @@ fn measure(name: &str, queued: usize, mut operation: impl FnMut(&mut World)) {
     println!("{name:<62} {:>7.0} ns", best.as_secs_f64() * 1e9 / f64::from(OPERATIONS));
 }
 
-/// The longest submission while the queue grows to so many jobs, and the longest grab and completion while
-/// they are taken off: the least of several runs, since the machine has other work now and then.
+/// The longest submission while the queue grows to `jobs` jobs, and the longest grab and completion while it
+/// is drained: the minimum of several runs, since the machine occasionally does other work.
 fn longest(jobs: u32) {
     if !is_wanted("longest") {
         return;
@@ -161,7 +161,7 @@ fn longest_of(times: u32, mut operation: impl FnMut()) -> Duration {
 }
 
 fn main() {
-    // `cargo test` runs benchmarks too, to see that they compile.
+    // `cargo test` runs benchmarks too, to check that they compile.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }

@@ -1,8 +1,8 @@
-//! What each request costs beside very much else: 1,000,000 jobs in 100,000 functions, and 5,000 workers.
+//! Cost of each request in a large state: 1,000,000 jobs in 100,000 functions, and 5,000 workers.
 //!
-//! `cargo bench --bench prices`; with `-- --gate` the exit status is 1 if a request is dearer than its price.
-//! The prices are the units that the state machine counts, and times as ratios to that of a background
-//! submission in the same run, so that the machine does not matter. The table stands in `benches/README.md`.
+//! `cargo bench --bench prices`; with `-- --gate` the exit status is 1 if a request costs more than its
+//! price. Prices are the units that the state machine counts, and times as ratios to that of a background
+//! submission in the same run, so that the machine does not matter. The table is in `benches/README.md`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::hint::black_box;
@@ -21,14 +21,14 @@ const JOBS: usize = 1_000_000;
 const FUNCTIONS: usize = 100_000;
 const WORKERS: usize = 5_000;
 const FUNCTIONS_A_WORKER: usize = 20;
-/// A worker that is not wide, which has most to do when it falls asleep, can do at most so many functions.
+/// Maximum number of functions of a narrow worker (not wide), which has the most to do when it falls asleep.
 const FUNCTIONS_OF_NARROW: usize = 63;
-/// Clients that wait for one job.
+/// Clients waiting for one job.
 const WAITS: usize = 100_000;
-/// All rows are measured so many times, in turns, and the best time of each counts.
+/// Number of rounds. Each round measures all rows in turn, and the best time of each row counts.
 const ROUNDS: u32 = 7;
 
-/// Takes note of handles, and counts the rest, so that saying it is not optimised away.
+/// Records handles, and counts other effects, so that they are not optimised away.
 #[derive(Default)]
 struct Ears {
     said: usize,
@@ -60,7 +60,7 @@ impl Effects for Ears {
     }
 }
 
-/// The words of a request, made before it is measured.
+/// Arguments of a request, made before it is measured.
 #[derive(Default)]
 struct Words {
     function: String,
@@ -72,11 +72,11 @@ struct World {
     server: JobServer,
     ears: Ears,
     client: ConnectionId,
-    /// One that can do everything.
+    /// A worker with all functions.
     wide: ConnectionId,
-    /// One whose functions have no jobs.
+    /// A worker whose functions have no jobs.
     narrow: ConnectionId,
-    /// One that has the job for which so many wait.
+    /// The worker that holds the job with many waits.
     speaker: ConnectionId,
     awaited: String,
     now: Now,
@@ -149,7 +149,7 @@ impl World {
         self.ask(self.client, &Request::Submit(submission));
     }
 
-    /// The words of the next request: a function, a unique id that is new and a handle of a job that waits.
+    /// Arguments of the next request: a function, a new unique id, and the handle of a waiting job.
     fn words(&mut self) -> Words {
         self.counter += 1;
         let at = self.counter * 37 % (JOBS / 2) + JOBS / 4;
@@ -160,18 +160,18 @@ impl World {
         }
     }
 
-    /// Those of a job that waits.
+    /// Arguments with the unique id of a waiting job.
     fn known(&mut self) -> Words {
         let words = self.words();
         Words { unique: format!("{:036}", self.counter * 37 % (JOBS / 2) + JOBS / 4), ..words }
     }
 
-    /// Those of a job that was handed out.
+    /// Arguments with the handle of an assigned job.
     fn assigned(&mut self) -> Words {
         Words { handle: self.ears.assigned.pop().map(handle).unwrap_or_default(), ..Words::default() }
     }
 
-    /// Those of a function that nobody has named.
+    /// Arguments with a new function.
     fn new_function(&mut self) -> Words {
         let words = self.words();
         Words { function: format!("new:{}", self.counter), ..words }
@@ -195,20 +195,20 @@ fn handle(number: u64) -> String {
     format!("H:localhost:{number}")
 }
 
-/// What a request may cost: units, and time as a ratio to that of a background submission.
+/// Limits of a request: units, and time as a ratio to that of a background submission.
 struct Row {
     name: &'static str,
     units: u32,
     ratio: f64,
-    /// So many are measured at a time.
+    /// Number of requests per measurement.
     times: u32,
     words: fn(&mut World) -> Words,
     operation: fn(&mut World, &Words),
 }
 
-/// A row is measured with so many requests at a time.
+/// Number of requests per measurement of a row.
 const MANY: u32 = 2_000;
-/// And with so many that take long.
+/// The same for slow requests.
 const FEW: u32 = 20;
 
 fn row(name: &'static str, units: u32, ratio: f64, operation: fn(&mut World, &Words)) -> Row {
@@ -225,7 +225,7 @@ impl Row {
     }
 }
 
-/// In the order in which they are measured; the first is the measure of the others.
+/// Rows in the order of measurement. The first one is the reference of the others.
 fn rows() -> Vec<Row> {
     let mut rows = requests();
     rows.extend(of_workers());
@@ -315,7 +315,7 @@ fn of_workers() -> Vec<Row> {
     ]
 }
 
-/// Of what takes several holds of the lock, one hold.
+/// Requests that hold the lock several times: the cost of one hold.
 fn in_pieces() -> Vec<Row> {
     vec![
         row("WORK_STATUS to 100,000 waits, a hold", 4200, 25.0, |world, _| {
@@ -355,12 +355,12 @@ fn memory() -> i64 {
     kib.unwrap_or(0_i64) * 1024
 }
 
-/// What the account says, in bytes.
+/// Memory according to the server's own account, in bytes.
 fn accounted(server: &JobServer) -> i64 {
     i64::try_from(server.memory_use().total()).unwrap_or(i64::MAX)
 }
 
-/// What was in memory before, by the kernel's word and by the account's.
+/// Memory at an earlier time, according to the kernel and to the account.
 struct Weights {
     memory: i64,
     accounted: i64,
@@ -372,7 +372,7 @@ impl Weights {
         Self { memory: memory(), accounted: accounted(server) }
     }
 
-    /// Says what so many things weigh that have come since.
+    /// Prints the memory per item for `count` items that were added since.
     fn say(&mut self, server: &JobServer, what: &str, count: usize) {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let now = Self { memory: memory(), accounted: accounted(server) };
@@ -382,7 +382,7 @@ impl Weights {
     }
 }
 
-/// What a row came to: the best time of one request, and of all the units and what the account holds more than before.
+/// Result of a row: the best time of one request, the total units, and the growth of the account.
 #[derive(Clone, Copy)]
 struct Measured {
     ns: f64,
@@ -409,7 +409,7 @@ fn measure(world: &mut World, row: &Row, measured: &mut Measured) {
 }
 
 fn main() -> ExitCode {
-    // `cargo test` runs benchmarks too, to see that they compile.
+    // `cargo test` runs benchmarks too, to check that they compile.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }

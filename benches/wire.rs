@@ -1,7 +1,7 @@
-//! What a job costs the server: ours beside C++ gearmand under the same load, in the same run.
+//! CPU cost of a job: this server and C++ gearmand under the same load, in the same run.
 //!
-//! `cargo bench --bench wire` prints one table (ours, theirs, their ratio, the bar, pass or miss) and writes it as
-//! JSON. `benches/README.md` says what each row means and how to read it.
+//! `cargo bench --bench wire` prints one table (ours, theirs, their ratio, the bar, pass or miss) and writes
+//! it as JSON. `benches/README.md` explains each row and how to read it.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table is this program's output")]
 
 #[path = "wire/databases.rs"]

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside Rust on a Debian 12 machine: Debian's gearmand (to compare with), its tools,
-# Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold queues, beanstalkd (for benches), what checks HTTP (promtool,
-# schemathesis), a browser, and what makes hosts of their own for a fleet. Needs root only when a Debian package is missing; does nothing, quickly, when all is there.
+# Installs what the tests need in addition to Rust on a Debian 12 machine: Debian's gearmand (to compare
+# with), its tools, Gearman libraries for PHP, Perl, C, Python and Node.js, the databases that can hold
+# queues, beanstalkd (for benches), tools that check HTTP (promtool, schemathesis), a browser, and tools that
+# create separate hosts for a fleet. Needs root only if a Debian package is missing; exits quickly if
+# everything is installed.
 #
 #   tests/install-peers.sh           install what is missing
-#   tests/install-peers.sh --check   only say what is missing; exit status 1 if anything is
+#   tests/install-peers.sh --check   only report what is missing; exit status 1 if anything is
 #
-# No gearmand, no database and no Prometheus is left running: the tests start their own, on ports of their own.
+# No gearmand, database or Prometheus is left running: the tests start their own, on their own ports.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 clients=$here/clients
 venv=$clients/venv
 
-# What must be there, and the Debian package that brings it.
+# Required files, and the Debian packages that contain them.
 packages_of_files() {
     cat <<'LIST'
 /usr/sbin/gearmand gearman-job-server
@@ -49,7 +51,7 @@ tmux tmux
 LIST
 }
 
-# What these packages would start.
+# Services that these packages would start.
 services_of_packages() {
     cat <<'LIST'
 beanstalkd beanstalkd
@@ -74,7 +76,7 @@ missing_packages() {
     elif ! command -v php >/dev/null; then
         echo php-gearman
     fi
-    # Its programs stand in a directory of their version.
+    # Its programs are in a directory named after their version.
     if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
         echo postgresql
     fi
@@ -87,7 +89,7 @@ missing_packages() {
     fi
 }
 
-# A directory is up to date when it carries a copy of the list that it was installed from.
+# A directory is up to date if it contains a copy of the list that it was installed from.
 python_is_current() {
     [[ -x $venv/bin/python ]] && cmp -s "$clients/requirements.txt" "$venv/installed-from"
 }
@@ -102,7 +104,8 @@ install_packages() {
     fi
     local policy=/usr/sbin/policy-rc.d made_policy=
     if [[ ! -e $policy ]]; then
-        # 101 is "forbidden by policy": the packages' own gearmand, databases and Prometheus are not started.
+        # 101 means "forbidden by policy": the packages' own gearmand, databases and Prometheus are not
+        # started.
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
         made_policy=yes
@@ -110,7 +113,7 @@ install_packages() {
         trap "rm -f '$policy'" EXIT
     fi
     if [[ " $* " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
-        # The tests make clusters of their own; the package need not make one.
+        # The tests create their own clusters; the package need not create one.
         mkdir -p /etc/postgresql-common
         echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
     fi
@@ -121,7 +124,7 @@ install_packages() {
         rm -f "$policy"
         trap - EXIT
     fi
-    # Nor at the next boot.
+    # Do not start them at the next boot either.
     local package service
     while read -r package service; do
         [[ " $* " == *" $package "* ]] || continue

@@ -1,28 +1,30 @@
 #!/usr/bin/env bash
-# Everything a change must pass, on a Debian 12 machine with Rust. It installs what is missing (Debian packages as root),
-# stops at the first failure, and ends with the count of tests.
+# Runs every check that a change must pass, on a Debian 12 machine with Rust. Installs what is missing (Debian
+# packages as root), stops at the first failure, and prints the count of tests at the end.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# A new version may come with new rules: it is raised by hand.
+# Raised manually: a new version may come with new rules.
 CARGO_DENY=0.20.2
 
 step() {
     printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"
 }
 
-# Whichever version a machine has will do; the one installed here is the one that the rules were written with.
+# Any version that is already installed is used. This one is installed otherwise: the rules were written with
+# it.
 install_cargo_deny() {
     if ! cargo deny --version >/dev/null 2>&1; then
         step "installing cargo-deny $CARGO_DENY, which takes about a minute, once per machine"
-        # Without optimisation: it runs for a second.
+        # Without optimisation: it runs for only a second.
         cargo install --quiet --locked --debug --version "$CARGO_DENY" cargo-deny
     fi
 }
 
 check_supply_chain() {
     cargo deny --locked check bans licenses sources
-    # The advisories are a git repository elsewhere; a machine that cannot reach it says so and goes on.
+    # The advisories are in a remote git repository. If it cannot be reached, this is reported and the script
+    # continues.
     if timeout 60 cargo deny --locked fetch db >/dev/null 2>&1; then
         cargo deny --locked check --disable-fetch advisories
     else
@@ -30,7 +32,7 @@ check_supply_chain() {
     fi
 }
 
-# What has to wait for a network or for one thread of the compiler goes on beside what has not.
+# Steps that wait for a network or use a single compiler thread run in the background.
 logs=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$logs"' EXIT
 
@@ -42,7 +44,7 @@ beside() {
     printf -v "pid_${name//[^a-z]/_}" %s $!
 }
 
-# Waits for what was begun by `beside`, and shows what it said.
+# Waits for a step started by `beside`, and shows its output.
 finished() {
     local name=$1 pid=pid_${1//[^a-z]/_}
     step "what came of: $name"
@@ -53,14 +55,14 @@ finished() {
     tail -n 4 "$logs/$name"
 }
 
-# Without a linker nothing can be built: it is among the peers' packages.
+# Without a linker nothing can be built: it is among the packages of the peers.
 if command -v cc >/dev/null; then
     beside 'peers of the tests' tests/install-peers.sh
 else
     step 'peers of the tests'
     tests/install-peers.sh
 fi
-# As it is for users, but for the optimisation, which takes minutes.
+# Built as by users, but without optimisation, which takes minutes.
 beside 'first command of the readme' env CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
     CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_DEBUG=0 ./first-job.sh
 

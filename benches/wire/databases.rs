@@ -1,6 +1,6 @@
-//! Private databases: PostgreSQL, MariaDB and Redis as Debian has them, each in a directory of its own.
+//! Private databases: Debian's PostgreSQL, MariaDB and Redis, each in a directory of its own.
 //!
-//! They keep what they acknowledge: `PostgreSQL` syncs by default, the others are told to.
+//! They keep what they acknowledge: `PostgreSQL` syncs by default, the others are configured to.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -19,9 +19,9 @@ use crate::failure::{Result, fail};
 use crate::options::Options;
 use crate::peers::Queue;
 
-/// Databases refuse to run as root; then this user runs them.
+/// Databases refuse to run as root; in that case they run as this user.
 const USER: &str = "nobody";
-/// Where Debian puts the programs of each version of PostgreSQL.
+/// Where Debian installs the programs of each version of PostgreSQL.
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
 const GEARMAN: &str = "gearman";
 const START: Duration = Duration::from_mins(1);
@@ -29,16 +29,16 @@ const START: Duration = Duration::from_mins(1);
 /// The options for a table, or a prefix, of this name.
 type Naming = dyn Fn(&str) -> Vec<String>;
 
-/// A running database; dropped, it is stopped.
+/// A running database; stopped when it is dropped.
 pub(crate) struct Database {
     directory: TempDir,
     child: Option<Child>,
-    /// How a server that keeps its jobs in the table or under the prefix of a name is told so.
+    /// Options of a server for a table, or key prefix, with a given name.
     queue: Box<Naming>,
 }
 
 impl Database {
-    /// The options of a server that keeps its jobs in the table of this name.
+    /// Options of a server that keeps its jobs in the table with this name.
     pub(crate) fn queue(&self, name: &str) -> Queue {
         Queue::new((self.queue)(name))
     }
@@ -59,7 +59,7 @@ impl Database {
         self.directory.path().join(name).display().to_string()
     }
 
-    /// A command that runs as the database's user, in its directory; what it says goes to a log there.
+    /// A command that runs as the database's user, in its directory; its output goes to a log there.
     fn command(&self, program: &Path, arguments: &[&str]) -> Result<Command> {
         let mut command = if getuid().is_root() {
             let mut command = Command::new("setpriv");
@@ -74,7 +74,7 @@ impl Database {
         Ok(command)
     }
 
-    /// Runs a command to its end. `Err` where it fails.
+    /// Runs a command to its end. `Err` if it fails.
     fn run(&self, program: &Path, arguments: &[&str]) -> Result<()> {
         match self.command(program, arguments)?.status()? {
             status if status.success() => Ok(()),
@@ -84,7 +84,7 @@ impl Database {
 
     /// Starts the database, and waits until `client` with these arguments succeeds.
     fn start(&mut self, server: &Path, arguments: &[&str], client: &str, question: &[&str]) -> Result<()> {
-        // A group of its own, which is ended as a whole.
+        // A process group of its own, which is killed as a whole.
         self.child = Some(self.command(server, arguments)?.process_group(0).spawn()?);
         let begun = Instant::now();
         loop {
@@ -117,7 +117,7 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // It may have ended by itself.
+            // The group may have ended by itself.
             let group = i32::try_from(child.id()).map(|pid| Pid::from_raw(-pid));
             let _gone = group.map(|group| kill(group, Signal::SIGKILL));
             let _status = child.wait();
@@ -151,7 +151,7 @@ pub(crate) fn postgres(options: &Options) -> Result<Database> {
     Ok(database)
 }
 
-/// MariaDB with its defaults but for a smaller log, syncing at each commit, on TCP.
+/// MariaDB with its defaults except for a smaller log, syncing at each commit, on TCP.
 pub(crate) fn mariadb(options: &Options) -> Result<Database> {
     let mut database = Database::new(options)?;
     let data = format!("--datadir={}", database.file("data"));
@@ -167,7 +167,7 @@ pub(crate) fn mariadb(options: &Options) -> Result<Database> {
         &format!("--pid-file={}", database.file("pid")),
         "--innodb-flush-log-at-trx-commit=1",
     ];
-    // The statement works the first time that the server answers, and ends the waiting.
+    // The statement succeeds the first time that the server answers, which ends the wait.
     let statement = format!(
         "CREATE DATABASE {GEARMAN}; CREATE USER {GEARMAN}@'127.0.0.1', {GEARMAN}@localhost; \
          GRANT ALL ON {GEARMAN}.* TO {GEARMAN}@'127.0.0.1', {GEARMAN}@localhost"
@@ -183,7 +183,7 @@ pub(crate) fn mariadb(options: &Options) -> Result<Database> {
     Ok(database)
 }
 
-/// Redis that answers when what it was told is on the disk, on TCP.
+/// Redis that answers after its data is on the disk, on TCP.
 pub(crate) fn redis(options: &Options) -> Result<Database> {
     let mut database = Database::new(options)?;
     let port = free_port()?;
@@ -200,7 +200,7 @@ pub(crate) fn redis(options: &Options) -> Result<Database> {
     Ok(database)
 }
 
-/// A port that nobody uses now; databases do not say which one they chose.
+/// A free port; databases do not report a port that they choose themselves.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -1,4 +1,4 @@
-//! The disk that the durable rows measure: what a flush costs there, and what it is.
+//! The disk under the durable rows: its description, and the cost of a flush.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -11,19 +11,21 @@ use crate::failure::{Result, fail};
 use crate::measuring::percentile;
 use crate::options::Options;
 
-/// Bytes of one write: about a small job.
+/// Size of a write in bytes: about a small job.
 const RECORD: usize = 256;
-/// The file is written over from its start when this many records are in it.
+/// After this many records the file is overwritten from its start.
 const RECORDS: u64 = 16 * 1024;
 
-/// A directory for stores, removed when it is dropped. A benchmark that is killed leaves it; its name says whose it is.
+/// A directory for stores, removed when it is dropped. A benchmark that is killed leaves it behind; its name
+/// shows the origin.
 pub(crate) fn directory(options: &Options) -> Result<TempDir> {
     Ok(tempfile::Builder::new().prefix("gearmand-bench-").tempdir_in(&options.directory)?)
 }
 
-/// Median microseconds of a write of 256 bytes and its `fdatasync`, over `length`.
+/// Median time of a write of 256 bytes and its `fdatasync`, over `length`, in microseconds.
 ///
-/// The file has its full size before, so that a flush does not have to write its size too: no log can do with less.
+/// The file has its full size from the start, so a flush does not have to write the size too: the minimum
+/// that any log needs.
 pub(crate) fn flush(directory: &Path, length: Duration) -> Result<f64> {
     let path = directory.join("flush");
     let file = File::create(&path)?;
@@ -46,13 +48,13 @@ pub(crate) fn flush(directory: &Path, length: Duration) -> Result<f64> {
     Ok(percentile(&mut latencies, 50))
 }
 
-/// The directory, its file system and the device, as the table says it.
+/// The directory, its file system and the device, as shown in the table.
 pub(crate) fn describe(directory: &Path) -> Result<String> {
     let (device, kind) = mount(directory)?;
     Ok(format!("in {} ({kind} on {device})", directory.display()))
 }
 
-/// Fails where nothing ever reaches a disk.
+/// Fails on a file system without a disk.
 pub(crate) fn expect_disk(directory: &Path) -> Result<()> {
     match mount(directory)? {
         (_, kind) if kind == "tmpfs" || kind == "ramfs" => {
@@ -62,8 +64,8 @@ pub(crate) fn expect_disk(directory: &Path) -> Result<()> {
     }
 }
 
-/// Device and file system of the mount that holds `directory`: the longest mount point that begins its path, and of
-/// those the last.
+/// Device and file system of the mount that holds `directory`: the longest mount point that is a prefix of
+/// its path, and of equal ones the last.
 fn mount(directory: &Path) -> Result<(String, String)> {
     let directory = fs::canonicalize(directory)?;
     let mounts = fs::read_to_string("/proc/self/mounts")?;

@@ -1,4 +1,4 @@
-//! The one error of this program: a sentence for the person who reads the table.
+//! The error type of this program: a sentence for the reader of the table.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ pub(crate) fn fail<T>(text: impl Into<String>) -> Result<T> {
 }
 
 impl Failure {
-    /// Says what was being done when it failed.
+    /// Adds what was being done when it failed.
     pub(crate) fn during(self, what: &str) -> Self {
         Self(format!("{what}: {}", self.0))
     }

@@ -1,10 +1,10 @@
-//! The floor: what the kernel alone costs.
+//! The floor: the cost of the kernel alone.
 //!
-//! A single-threaded epoll server that does the jobs of one function, and has one FIFO and no rules: it reads
-//! headers, copies bodies and trusts its peers in everything. It batches as a good server does: read all that
-//! is there, answer, one write per connection per turn. What a real server costs above this is its own doing.
+//! A single-threaded epoll server that runs the jobs of one function, with one FIFO and no rules: it reads
+//! headers, copies bodies and trusts its peers completely. It batches as a good server does: read everything
+//! available, answer, one write per connection per turn. The cost of a real server above this is its own.
 //!
-//! It runs in a process of its own, the benchmark's binary started with [`ARGUMENT`].
+//! It runs in its own process, the benchmark's binary started with [`ARGUMENT`].
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -26,7 +26,7 @@ pub(crate) const ARGUMENT: &str = "--serve-floor";
 /// Handles are this and eight hexadecimal digits: the job's slot.
 const PREFIX: &[u8] = b"H:floor:";
 const HANDLE: usize = PREFIX.len() + 8;
-/// Epoll's name for the listener; connections are named by their index.
+/// Epoll data of the listener; connections use their index.
 const LISTENER: u64 = u64::MAX;
 /// The client of a background job.
 const NOBODY: usize = usize::MAX;
@@ -41,7 +41,8 @@ struct Connection {
 
 struct Job {
     client: usize,
-    /// Unique, NUL, workload: the tail of both `SUBMIT_JOB` and `JOB_ASSIGN_UNIQ`. Its memory serves the slot's next job.
+    /// Unique, NUL, workload: the tail of both `SUBMIT_JOB` and `JOB_ASSIGN_UNIQ`. Its memory is reused for
+    /// the slot's next job.
     tail: Vec<u8>,
 }
 
@@ -51,7 +52,7 @@ struct Floor {
     jobs: Vec<Job>,
     free: Vec<usize>,
     queue: VecDeque<usize>,
-    /// Jobs of functions that no worker does.
+    /// Jobs of functions that no worker has registered.
     others: Vec<usize>,
     sleepers: VecDeque<usize>,
     dirty: Vec<usize>,
@@ -105,7 +106,8 @@ impl Floor {
         }
     }
 
-    /// Reads until a short read says that the socket is empty; if the peer is `gone`, to the end of the stream.
+    /// Reads until a short read shows that the socket is empty; if the peer is `gone`, to the end of the
+    /// stream.
     fn read(&mut self, index: usize, buffer: &mut [u8], gone: bool) {
         loop {
             let Some(Some(connection)) = self.connections.get_mut(index) else {
@@ -138,7 +140,7 @@ impl Floor {
         }
     }
 
-    /// Handles the whole packets at the start of `bytes` and says how many bytes they took.
+    /// Handles the complete packets at the start of `bytes` and returns their total length.
     fn packets(&mut self, from: usize, bytes: &[u8]) -> usize {
         let mut at = 0;
         while let Some((kind, length)) = header(&bytes[at..])
@@ -207,7 +209,7 @@ impl Floor {
         }
     }
 
-    /// One write for each connection that has output; what does not fit waits for EPOLLOUT.
+    /// One write per connection with output; the rest waits for EPOLLOUT.
     fn flush(&mut self) {
         for index in self.dirty.drain(..) {
             if let Some(Some(connection)) = self.connections.get_mut(index)

@@ -1,6 +1,7 @@
-//! The load generator: one thread, one epoll, any number of clients and workers, one write per connection per turn.
+//! The load generator: one thread, one epoll, any number of clients and workers, one write per connection per
+//! turn.
 //!
-//! It is the same for every peer. Server and generator each have a core where there are two.
+//! It is the same for every peer. With two cores, server and generator have one each.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -13,11 +14,11 @@ use crate::protocol::{HEADER, response};
 use crate::roles::{Client, FUNCTION, Grabber, Role, Submission, Tally, Worker};
 
 const READ_BUFFER: usize = 256 * 1024;
-/// A server that says nothing for this long while an answer is due has failed.
+/// A server that sends nothing for this long while an answer is due has failed.
 const SILENCE: Duration = Duration::from_secs(20);
-/// No phase of a row takes longer.
+/// Time limit of a phase.
 const PHASE: Duration = Duration::from_mins(10);
-/// Connections opened before the server's answers are awaited: below the listen backlog of gearmand, 32.
+/// Connections opened before the server's answers are awaited: fewer than the listen backlog of gearmand, 32.
 const CONNECT_BATCH: usize = 16;
 
 struct Connection {
@@ -31,7 +32,7 @@ struct Connection {
 /// Connections to one server.
 pub(crate) struct Generator {
     port: u16,
-    /// Of the jobs that clients submit.
+    /// Function of the jobs that clients submit.
     function: &'static [u8],
     epoll: Epoll,
     events: Vec<EpollEvent>,
@@ -39,7 +40,7 @@ pub(crate) struct Generator {
     buffer: Vec<u8>,
     dirty: Vec<usize>,
     workers: usize,
-    /// What the connections have done.
+    /// Counters of the connections.
     pub(crate) tally: Tally,
 }
 
@@ -64,7 +65,7 @@ impl Generator {
         })
     }
 
-    /// Adds sleeping workers: each has asked for a job and was told that there is none.
+    /// Adds sleeping workers: each has asked for a job and got NO_JOB.
     pub(crate) fn add_sleepers(&mut self, count: usize) -> Result<()> {
         self.add_workers(count)?;
         self.open(0)?;
@@ -76,7 +77,7 @@ impl Generator {
         self.add_prefetching(count, 1)
     }
 
-    /// As [`Generator::add_workers`]; each keeps so many grabs outstanding.
+    /// Like [`Generator::add_workers`]; each keeps `window` grabs outstanding.
     pub(crate) fn add_prefetching(&mut self, count: usize, window: usize) -> Result<()> {
         for _ in 0..count {
             self.workers += 1;
@@ -100,7 +101,7 @@ impl Generator {
         self.greeted()
     }
 
-    /// Adds a worker that does nothing but ask.
+    /// Adds a worker that only sends grabs.
     pub(crate) fn add_grabber(&mut self, window: usize) -> Result<()> {
         self.add(Role::Grabber(Grabber::new(window)))?;
         self.greeted()
@@ -129,18 +130,18 @@ impl Generator {
         self.until(|generator| generator.tally.greeted == generator.connections.len())
     }
 
-    /// Waits until every worker has been told that there is no job.
+    /// Waits until every worker has got NO_JOB.
     fn all_asleep(&mut self) -> Result<()> {
         self.until(|generator| generator.tally.asleep == generator.workers)
     }
 
-    /// Lets clients begin `budget` jobs and waits until all of them have ended.
+    /// Lets clients submit `budget` jobs and waits until all of them have ended.
     pub(crate) fn run_count(&mut self, budget: u64) -> Result<()> {
         self.open(budget)?;
         self.until(|generator| generator.tally.budget == 0 && generator.tally.outstanding == 0)
     }
 
-    /// Lets clients begin jobs for `length`, then waits until all of them have ended.
+    /// Lets clients submit jobs for `length`, then waits until all of them have ended.
     pub(crate) fn run_for(&mut self, length: Duration) -> Result<()> {
         let end = Instant::now() + length;
         self.open(u64::MAX)?;
@@ -148,21 +149,21 @@ impl Generator {
         self.run_count(0)
     }
 
-    /// Starts the workers and waits until they have done `jobs` queued jobs and sleep.
+    /// Starts the workers and waits until they have completed `jobs` queued jobs and sleep.
     pub(crate) fn drain(&mut self, jobs: u64) -> Result<()> {
         self.open(0)?;
         self.until(|generator| generator.tally.worked >= jobs)?;
         self.all_asleep()
     }
 
-    /// Lets the workers do `jobs` more queued jobs; what they have been given beyond that they hold.
+    /// Lets the workers complete `jobs` more queued jobs; they keep further jobs that they were assigned.
     pub(crate) fn work(&mut self, jobs: u64) -> Result<()> {
         let enough = self.tally.worked + jobs;
         self.open(0)?;
         self.until(|generator| generator.tally.worked >= enough)
     }
 
-    /// Handles what still comes within `length`.
+    /// Handles what arrives within `length`.
     pub(crate) fn linger(&mut self, length: Duration) -> Result<()> {
         let end = Instant::now() + length;
         while Instant::now() < end {
@@ -193,7 +194,8 @@ impl Generator {
         Ok(())
     }
 
-    /// Reads what has come, then writes what follows from it. False if nothing came within `patience`.
+    /// Reads available data, then writes the responses to it. Returns false if nothing arrived within
+    /// `patience`.
     fn turn(&mut self, patience: Duration) -> Result<bool> {
         let patience = u16::try_from(patience.as_millis()).unwrap_or(u16::MAX);
         let count = match self.epoll.wait(&mut self.events, patience) {
@@ -221,7 +223,7 @@ impl Generator {
 }
 
 impl Connection {
-    /// Reads until a short read says that the socket is empty.
+    /// Reads until a short read shows that the socket is empty.
     fn read(&mut self, buffer: &mut [u8], tally: &mut Tally) -> Result<()> {
         loop {
             let length = match self.stream.read(buffer) {
@@ -260,7 +262,7 @@ impl Connection {
     }
 }
 
-/// Gives the whole packets at the start of `bytes` to `role` and says how many bytes they took.
+/// Passes the complete packets at the start of `bytes` to `role` and returns their total length.
 fn take(role: &mut Role, bytes: &[u8], output: &mut Vec<u8>, tally: &mut Tally) -> Result<usize> {
     let mut at = 0;
     while let Some(packet) = response(&bytes[at..])? {
@@ -270,7 +272,7 @@ fn take(role: &mut Role, bytes: &[u8], output: &mut Vec<u8>, tally: &mut Tally) 
     Ok(at)
 }
 
-/// A tally without its thousands of latencies.
+/// A tally without its many latencies.
 struct Summary<'a>(&'a Tally);
 
 impl std::fmt::Debug for Summary<'_> {

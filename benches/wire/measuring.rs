@@ -1,4 +1,4 @@
-//! What the kernel knows of a process, from `/proc`, and medians.
+//! Measurements of a process from `/proc`, and medians.
 
 use std::collections::HashSet;
 use std::fs;
@@ -24,7 +24,7 @@ pub(crate) fn memory(pid: u32) -> Result<u64> {
     rolled_up(pid, "Anonymous:")
 }
 
-/// Resident memory of `pid` in bytes: all that it has in memory, its program text and mapped files too.
+/// Resident memory of `pid` in bytes, including its program text and mapped files.
 pub(crate) fn resident(pid: u32) -> Result<u64> {
     rolled_up(pid, "Rss:")
 }
@@ -41,11 +41,12 @@ fn rolled_up(pid: u32, field: &str) -> Result<u64> {
     }
 }
 
-/// The TCP port that `pid` listens on beside `other`, if it does: a socket of `/proc/net/tcp` that is among its descriptors.
+/// The TCP port that `pid` listens on, except `other`, if there is one: a socket of `/proc/net/tcp` among its
+/// descriptors.
 pub(crate) fn listening_port(pid: u32, other: Option<u16>) -> Result<Option<u16>> {
     let mut sockets = HashSet::new();
     for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| missing(pid, &error))? {
-        // A descriptor may be closed between the listing and the look.
+        // A descriptor may be closed between listing and reading it.
         if let Ok(target) = fs::read_link(descriptor?.path())
             && let Some(inode) = target.to_str().and_then(|text| text.strip_prefix("socket:["))
         {
@@ -70,7 +71,7 @@ fn missing(pid: u32, error: &std::io::Error) -> Failure {
     Failure::from(std::io::Error::other(format!("process {pid}: {error}")))
 }
 
-/// A count as a number to calculate with; exact below 2^53.
+/// A count as a float; exact below 2^53.
 #[expect(clippy::cast_precision_loss, reason = "counts, nanoseconds and bytes of a benchmark stay below 2^53")]
 pub(crate) fn float(count: u64) -> f64 {
     count as f64
@@ -81,7 +82,7 @@ pub(crate) fn microseconds_per(time: Duration, events: u64) -> f64 {
     time.as_secs_f64() * 1e6 / float(events)
 }
 
-/// The middle of `values`, the mean of the two middle ones of an even number; not a number if there are none.
+/// The median of `values`; NaN if there are none.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -92,7 +93,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The value below which `hundredths` of a hundred of `values` lie, in microseconds of nanoseconds.
+/// The percentile `hundredths` of `values`: nanoseconds in, microseconds out.
 pub(crate) fn percentile(values: &mut [u32], hundredths: usize) -> f64 {
     if values.is_empty() {
         return f64::NAN;

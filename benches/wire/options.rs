@@ -102,36 +102,36 @@ pub(crate) struct Options {
     bench: bool,
 }
 
-/// How much load a row makes.
+/// Amount of load of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     /// Length of one timed round.
     pub(crate) round: Duration,
     /// Jobs of one round of the background row.
     pub(crate) background_jobs: u64,
-    /// Queued jobs of the depth row; a tenth of it is its first and its last slice.
+    /// Queued jobs of the depth row; its first and last slice are a tenth of it each.
     pub(crate) depth_jobs: u64,
     /// Connections of the idle row.
     pub(crate) idle_workers: u32,
     /// Queued jobs of the epoch row.
     pub(crate) epoch_jobs: u64,
-    /// Length of the window in which idle workers are watched.
+    /// Length of the window in which idle workers are measured.
     pub(crate) idle_window: Duration,
-    /// Jobs of one round in a store that takes hundreds of thousands a second.
+    /// Jobs of one round in a store that handles hundreds of thousands a second.
     pub(crate) many: u64,
-    /// Jobs of one round in a store that takes some thousands a second.
+    /// Jobs of one round in a store that handles some thousands a second.
     pub(crate) few: u64,
     /// Queued jobs of the restart row.
     pub(crate) restart_jobs: u64,
 }
 
 impl Options {
-    /// The rows asked for; all when none is named.
+    /// The selected rows; all if none is named.
     pub(crate) fn rows(&self) -> Vec<Row> {
         if self.rows.is_empty() { Row::value_variants().to_vec() } else { self.rows.clone() }
     }
 
-    /// The earlier build, if there is one to compare with.
+    /// The earlier build to compare with, if there is one.
     pub(crate) fn earlier(&self) -> Vec<Kind> {
         self.before.iter().map(|_| Kind::Before).collect()
     }

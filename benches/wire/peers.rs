@@ -1,4 +1,4 @@
-//! The servers under load: how each is started, and that it is the one who answers.
+//! The servers under load: how each is started, and the check that it is the one that answers.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -13,14 +13,14 @@ use crate::floor;
 use crate::measuring;
 use crate::options::Options;
 
-/// Buckets that make gearmand's hash tables fit a million jobs.
+/// Number of hash buckets that suits a million jobs in gearmand.
 const TUNED: &str = "1000003";
 /// Counts the servers started.
 static STARTED: AtomicU32 = AtomicU32::new(0);
-/// A C++ gearmand reads a million queued jobs before it answers.
+/// Time limit of a start: C++ gearmand reads a million queued jobs before it answers.
 const START: Duration = Duration::from_mins(3);
 
-/// Where a server keeps background jobs: the options that say it; and the port of its web interface, where it is to have one.
+/// Options of a server's job queue, and the port of its web interface if it has one.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
     options: Vec<String>,
@@ -38,19 +38,19 @@ impl Queue {
         Self::new(["-q".to_owned(), "libsqlite3".to_owned(), format!("--libsqlite3-db={}", path.display())])
     }
 
-    /// The same, of a server with its web interface on this port.
+    /// Adds a web interface on this port.
     pub(crate) fn with_http(mut self, port: u16) -> Self {
         self.http = Some(port);
         self
     }
 
-    /// Wherever these options say.
+    /// A queue with these options.
     pub(crate) fn new(options: impl IntoIterator<Item = String>) -> Self {
         Self { options: options.into_iter().collect(), http: None }
     }
 }
 
-/// A server as it is configured for a row.
+/// A server and its configuration for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The server under test with its defaults.
@@ -61,7 +61,7 @@ pub(crate) enum Kind {
     TheirsOne,
     /// gearmand with four I/O threads, waking one worker per job.
     TheirsFour,
-    /// gearmand as it comes: four I/O threads, every sleeper woken.
+    /// gearmand with its defaults: four I/O threads, waking every sleeper.
     TheirsDefault,
     /// [`Kind::TheirsOne`] with large hash tables.
     TheirsOneTuned,
@@ -72,7 +72,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// As the table and the report call it.
+    /// Its name in the table and the report.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
@@ -97,7 +97,7 @@ impl Kind {
     }
 }
 
-/// A running server; dropped, it is killed.
+/// A running server; killed when it is dropped.
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
     pub(crate) port: u16,
@@ -114,12 +114,13 @@ impl Peer {
 
     /// Starts a server on a free port, with this queue, and waits until it listens.
     ///
-    /// The port is the one that this very process listens on, by `/proc`, so no other server can answer in its place.
+    /// The port is the one that this process listens on according to `/proc`, so no other server can answer
+    /// in its place.
     pub(crate) fn start_on(kind: Kind, queue: &Queue, options: &Options) -> Result<Self> {
         fs::create_dir_all(&options.output)?;
         let stem = kind.name().replace([' ', ','], "");
         let stem = stem.trim_start_matches('-');
-        // Two servers of a kind may run at once: a pid file each, one log.
+        // Two servers of a kind may run at the same time: a pid file each, one log.
         let pid_file = options.output.join(format!("{stem}.{}.pid", STARTED.fetch_add(1, Ordering::Relaxed)));
         let mut command = match kind {
             Kind::Floor => Command::new(std::env::current_exe()?),
@@ -164,17 +165,17 @@ impl Peer {
         self.child.id()
     }
 
-    /// CPU time that the server has used.
+    /// CPU time of the server.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         measuring::cpu(self.pid())
     }
 
-    /// Bytes of anonymous memory that the server holds.
+    /// Anonymous memory of the server, in bytes.
     pub(crate) fn memory(&self) -> Result<u64> {
         measuring::memory(self.pid())
     }
 
-    /// Bytes of memory that the server has in use, files that it maps included.
+    /// Resident memory of the server including mapped files, in bytes.
     pub(crate) fn resident(&self) -> Result<u64> {
         measuring::resident(self.pid())
     }
@@ -188,12 +189,12 @@ impl Peer {
         }
     }
 
-    /// The jobs of the benchmark's function, by the server's own `status`.
+    /// Number of jobs of the benchmark's function, according to the server's `status`.
     pub(crate) fn jobs(&self) -> Result<u64> {
         self.jobs_of("bench")
     }
 
-    /// The jobs of a function, by the server's own `status`.
+    /// Number of jobs of a function, according to the server's `status`.
     pub(crate) fn jobs_of(&self, function: &str) -> Result<u64> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.set_read_timeout(Some(START))?;
@@ -214,10 +215,10 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // A server that has ended by itself is gone already, which is what is wanted.
+        // A server that has ended by itself needs no kill.
         let _gone = self.child.kill();
         let _status = self.child.wait();
-        // Killed, it cannot remove its pid file itself; the floor has none.
+        // A killed server cannot remove its pid file; the floor has none.
         let _removed = fs::remove_file(&self.pid_file);
     }
 }

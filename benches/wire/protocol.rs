@@ -1,6 +1,6 @@
 //! Framing of the Gearman protocol, as little as the load generator and the floor server need.
 //!
-//! It is written apart from the server's own codec on purpose: a mistake there must not cancel out here.
+//! It is deliberately separate from the server's own codec: a mistake there must not cancel out here.
 
 use crate::failure::{Result, fail};
 
@@ -22,12 +22,12 @@ pub(crate) const GRAB_JOB_ALL: u32 = 39;
 /// Bytes of a packet's header: magic, type, body length.
 pub(crate) const HEADER: usize = 12;
 
-/// Magic of what a client or worker sends.
+/// Magic of requests, sent by clients and workers.
 pub(crate) const REQUEST: [u8; 4] = *b"\0REQ";
-/// Magic of what a server sends.
+/// Magic of responses, sent by the server.
 pub(crate) const RESPONSE: [u8; 4] = *b"\0RES";
 
-/// A response longer than this is a broken stream: the largest workload here is 1 MiB.
+/// A longer response means a broken stream: the largest workload here is 1 MiB.
 const LARGEST_BODY: usize = 2 << 20;
 
 /// One response from a server, still in the read buffer.
@@ -38,7 +38,7 @@ pub(crate) struct Response<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// Appends a packet made of `parts`, which bring their own NUL separators.
+/// Appends a packet made of `parts`, which include their own NUL separators.
 pub(crate) fn append(output: &mut Vec<u8>, magic: [u8; 4], kind: u32, parts: &[&[u8]]) {
     let length = parts.iter().map(|part| part.len()).sum::<usize>();
     output.extend_from_slice(&magic);
@@ -55,7 +55,7 @@ pub(crate) fn header(bytes: &[u8]) -> Option<(u32, usize)> {
     Some((number(4)?, number(8)? as usize))
 }
 
-/// The first whole response in `bytes`, none if more must be read.
+/// The first complete response in `bytes`; none if more must be read.
 ///
 /// Fails on a wrong magic or an absurd length.
 pub(crate) fn response(bytes: &[u8]) -> Result<Option<Response<'_>>> {

@@ -1,4 +1,4 @@
-//! The table on standard output and the same as JSON.
+//! The table on standard output, and the same as JSON.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,28 +10,28 @@ use crate::failure::Result;
 use crate::measuring::median;
 use crate::options::Options;
 
-/// What a line demands.
+/// Requirement of a line.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Bar {
     /// The median of the rounds' ratios, ours to the best of theirs, is at most this.
     Ratio(f64),
-    /// The median of the rounds' ratios is at least this: more is better.
+    /// The median of the rounds' ratios is at least this: larger is better.
     Times(f64),
     /// The median of ours is at most this.
     Absolute(f64),
-    /// Nothing: the line is there to understand the others.
+    /// No requirement: the line explains others.
     Information,
 }
 
-/// A server's values of one metric, one a round.
+/// Values of one metric of a server, one per round.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Series {
     pub(crate) name: &'static str,
     pub(crate) rounds: Vec<f64>,
 }
 
-/// Middle and ends of some values.
+/// Median and range of some values.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Spread {
     median: f64,
@@ -39,7 +39,7 @@ pub(crate) struct Spread {
     max: f64,
 }
 
-/// Whether a bar is cleared.
+/// Whether a bar is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
@@ -56,9 +56,9 @@ pub(crate) struct Line {
     ours: Series,
     theirs: Vec<Series>,
     ours_median: f64,
-    /// The median of the best of theirs in each round.
+    /// The median over the rounds of the best of theirs.
     theirs_median: f64,
-    /// Whose median is the best of theirs.
+    /// The one of theirs with the best median.
     theirs_best: &'static str,
     ratio: Spread,
     bar: Bar,
@@ -72,7 +72,7 @@ pub(crate) struct Broken {
     pub(crate) failure: String,
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) quick: bool,
@@ -82,7 +82,7 @@ pub(crate) struct Report {
     pub(crate) kernel: String,
     pub(crate) ours: String,
     pub(crate) theirs: String,
-    /// Where the stores of the durable rows are, and the file system there.
+    /// Directory of the stores of the durable rows, and its file system.
     pub(crate) disk: String,
     pub(crate) lines: Vec<Line>,
     pub(crate) broken: Vec<Broken>,
@@ -99,8 +99,8 @@ impl Spread {
 }
 
 impl Line {
-    /// Compares `ours` with the best of `theirs`, round by round. Less is better, but for [`Bar::Times`]; on a line of
-    /// information with several of theirs the least counts.
+    /// Compares `ours` with the best of `theirs`, round by round. Smaller is better, except for
+    /// [`Bar::Times`]; on a line of information with several of theirs the smallest counts.
     pub(crate) fn new(row: &'static str, metric: &'static str, ours: Series, theirs: Vec<Series>, bar: Bar) -> Self {
         let more = matches!(bar, Bar::Times(_));
         let better = |one: &f64, other: &f64| if more { other.total_cmp(one) } else { one.total_cmp(other) };
@@ -115,7 +115,7 @@ impl Line {
         };
         let verdict = match bar {
             Bar::Ratio(limit) => cleared(ratio.median, limit),
-            // Never cleared by a ratio that is not a number.
+            // A NaN never passes.
             Bar::Times(limit) if ratio.median >= limit => Verdict::Pass,
             Bar::Times(_) => Verdict::Miss,
             Bar::Absolute(limit) => cleared(ours_median, limit),
@@ -128,7 +128,7 @@ impl Line {
         Self { row, metric, ours, theirs, ours_median, theirs_median: median(&best), theirs_best, ratio, bar, verdict }
     }
 
-    /// The line as the table shows it.
+    /// Formats the line for the table.
     pub(crate) fn text(&self) -> String {
         let bar = match self.bar {
             Bar::Ratio(limit) => format!("≤ {limit} x"),
@@ -158,7 +158,7 @@ impl Line {
 }
 
 impl Report {
-    /// The names of the columns.
+    /// Formats the column names.
     pub(crate) fn heading() -> String {
         format!(
             "{:<12} {:<30} {:>9} {:>9} {:<17} {:<20} {:<8} {}",
@@ -166,7 +166,7 @@ impl Report {
         )
     }
 
-    /// Prints the table, writes the JSON and says how the process should end.
+    /// Prints the table, writes the JSON and returns the exit code of the process.
     pub(crate) fn conclude(&self, options: &Options) -> ExitCode {
         let mut table =
             format!("\n{} rounds; ours {}; theirs {}; stores {}\n\n", self.rounds, self.ours, self.theirs, self.disk);
@@ -196,7 +196,7 @@ impl Report {
     }
 }
 
-/// Three digits, as far as they say something.
+/// Formats a value with three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),

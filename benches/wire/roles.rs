@@ -1,6 +1,6 @@
-//! What a connection of the load generator does with what it is told, and what it demands of it.
+//! Behaviour of the load generator's connections: how they respond to packets, and how they check them.
 //!
-//! Every answer is checked: a packet that does not belong there, an unknown handle or a result that differs from the
+//! Every answer is checked: an unexpected packet, an unknown handle or a result that differs from the
 //! workload fails the whole row. A fast server that answers wrongly has no number.
 
 use std::collections::VecDeque;
@@ -12,22 +12,23 @@ use crate::protocol::{
     Response, SUBMIT_JOB, SUBMIT_JOB_BG, SUBMIT_JOB_EPOCH, WORK_COMPLETE, append, split,
 };
 
-/// The function of every job that a worker does here.
+/// Function of every job that is run here.
 pub(crate) const FUNCTION: &[u8] = b"bench";
 
-/// Length of a unique as libgearman makes it: a UUID in text.
+/// Length of a unique id made by libgearman: a UUID as text.
 const UNIQUE: usize = 36;
-/// Most bytes of a job handle, by the protocol.
+/// Maximum length of a job handle in the protocol.
 const HANDLE: usize = 64;
-/// Workloads differ in where they start within a common pattern of this many bytes more than the longest.
+/// Workloads start at different offsets of a common pattern, which is this many bytes longer than the longest
+/// workload.
 const SHIFTS: usize = 251;
 
-/// What all connections of one generator have done.
+/// Counters of all connections of one generator.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// Jobs or grabs that clients may still begin.
+    /// Jobs or grabs that clients may still start.
     pub(crate) budget: u64,
-    /// Jobs or grabs begun and not yet ended.
+    /// Jobs or grabs started and not yet ended.
     pub(crate) outstanding: u64,
     /// Foreground jobs completed, background jobs created, grabs answered.
     pub(crate) ended: u64,
@@ -35,7 +36,7 @@ pub(crate) struct Tally {
     pub(crate) worked: u64,
     /// NOOPs that workers got.
     pub(crate) noops: u64,
-    /// Workers that were told of no job and sleep.
+    /// Workers that got NO_JOB and sleep.
     pub(crate) asleep: usize,
     /// Connections that the server has answered once.
     pub(crate) greeted: usize,
@@ -45,7 +46,7 @@ pub(crate) struct Tally {
     pub(crate) timed: bool,
 }
 
-/// How a client submits.
+/// Kind of submission of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Submission {
     /// Ends with the result.
@@ -56,15 +57,15 @@ pub(crate) enum Submission {
     Epoch(u64),
 }
 
-/// One connection's part.
+/// Behaviour of a connection.
 pub(crate) enum Role {
     Client(Client),
     Worker(Worker),
     Grabber(Grabber),
 }
 
-/// A worker that grabs, echoes, sleeps when there is no job, and grabs again when woken: as libgearman's with
-/// one grab outstanding.
+/// A worker that grabs, echoes, sleeps when there is no job, and grabs again when woken: like libgearman's
+/// with one grab outstanding.
 pub(crate) struct Worker {
     function: &'static [u8],
     /// Grabs that it keeps outstanding while there are jobs.
@@ -95,15 +96,15 @@ pub(crate) struct Client {
     /// Bytes of every workload.
     workload: usize,
     pattern: Vec<u8>,
-    /// State of the sequence that uniques are drawn from.
+    /// State of the generator of unique ids.
     sequence: u64,
-    /// Submitted and without a handle, in order.
+    /// Submitted jobs without a handle yet, in order.
     unnamed: VecDeque<Job>,
-    /// With a handle and without a result.
+    /// Jobs with a handle, without a result yet.
     running: VecDeque<([u8; HANDLE], usize, Job)>,
 }
 
-/// A worker that only asks for jobs, where none is to be had.
+/// A worker that only asks for jobs, when there are none.
 pub(crate) struct Grabber {
     window: usize,
     outstanding: usize,
@@ -116,8 +117,8 @@ struct Job {
 }
 
 impl Client {
-    /// A client whose jobs are of `function` and carry `workload` bytes, at least 36. `seed` keeps its uniques apart from
-    /// other clients'.
+    /// A client whose jobs are of `function` and carry `workload` bytes, at least 36. `seed` makes its
+    /// uniques differ from other clients'.
     pub(crate) fn new(
         function: &'static [u8],
         submission: Submission,
@@ -221,7 +222,7 @@ impl Grabber {
 }
 
 impl Role {
-    /// What the connection says first.
+    /// Sends the first packets of the connection.
     pub(crate) fn greet(&self, output: &mut Vec<u8>) {
         match self {
             Self::Client(_) => {}
@@ -231,7 +232,7 @@ impl Role {
         append(output, REQUEST, ECHO_REQ, &[b"hello"]);
     }
 
-    /// Begins what the window and the budget allow; a worker asks for its first job.
+    /// Starts as many jobs as the window and the budget allow; a worker asks for its first job.
     pub(crate) fn begin(&mut self, output: &mut Vec<u8>, tally: &mut Tally) {
         match self {
             Self::Client(client) => client.fill(output, tally),
@@ -244,7 +245,7 @@ impl Role {
         }
     }
 
-    /// Takes one response and appends what follows from it.
+    /// Handles one response and appends the packets that follow from it.
     pub(crate) fn take(&mut self, response: &Response<'_>, output: &mut Vec<u8>, tally: &mut Tally) -> Result<()> {
         match (&mut *self, response.kind) {
             (Self::Client(client), JOB_CREATED) => {
@@ -258,7 +259,7 @@ impl Role {
             (Self::Worker(worker), JOB_ASSIGN_UNIQ) => work(worker.function, response.body, output, tally)?,
             (Self::Worker(worker), NO_JOB) => {
                 worker.outstanding -= 1;
-                // The others are answered as well before it sleeps.
+                // Its other grabs are answered too before it sleeps.
                 if worker.outstanding == 0 {
                     tally.asleep += 1;
                     append(output, REQUEST, PRE_SLEEP, &[]);
@@ -285,7 +286,7 @@ impl Role {
     }
 }
 
-/// Echoes a job and asks for the next one in the same write, as a worker without delay does.
+/// Echoes a job and asks for the next one in the same write, as a worker does whose jobs take no time.
 fn work(own: &[u8], body: &[u8], output: &mut Vec<u8>, tally: &mut Tally) -> Result<()> {
     let (handle, rest) = split(body)?;
     let (function, rest) = split(rest)?;
@@ -299,7 +300,7 @@ fn work(own: &[u8], body: &[u8], output: &mut Vec<u8>, tally: &mut Tally) -> Res
     Ok(())
 }
 
-/// A UUID-like text; different for different numbers, without an order that a hash table could profit from.
+/// A UUID-like text; distinct for distinct numbers, without an order that a hash table could profit from.
 fn unique(number: u64) -> [u8; UNIQUE] {
     let first = mix(number);
     let mut digits = (u128::from(first) << 64) | u128::from(mix(first));

@@ -1,4 +1,4 @@
-//! The rows that measure time, and the order in which rows and rounds run.
+//! Rows that measure time, and the order of rows and rounds.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -19,15 +19,15 @@ use crate::{
     databases, disk, rows_backlog, rows_durable, rows_flood, rows_memory, rows_one, rows_prefetch, rows_watched,
 };
 
-/// Bytes of a workload where its size is not the point.
+/// Size of a workload, where it does not matter.
 pub(crate) const WORKLOAD: usize = 128;
-/// The settings of gearmand that a bar is held against: the better one counts, round by round.
+/// The settings of gearmand that a bar is compared with: the better one counts, round by round.
 pub(crate) const BEST: [Kind; 2] = [Kind::TheirsOne, Kind::TheirsFour];
 const TUNED: [Kind; 2] = [Kind::TheirsOneTuned, Kind::TheirsFourTuned];
 const LARGE: usize = 1 << 20;
-/// What the same may cost beside an earlier build.
+/// Permitted cost relative to an earlier build.
 const AS_BEFORE: Bar = Bar::Ratio(1.03);
-/// How long a program may take to say its version.
+/// Time limit of a program for printing its version.
 const VERSION: Duration = Duration::from_secs(5);
 
 /// The values of `N` metrics for each server and round.
@@ -36,7 +36,7 @@ pub(crate) struct Measured<const N: usize> {
 }
 
 impl<const N: usize> Measured<N> {
-    /// One metric of one server.
+    /// Values of one metric of one server.
     pub(crate) fn series(&self, kind: Kind, metric: usize) -> Series {
         let rounds = self.peers.iter().find(|(peer, _)| *peer == kind).map(|(_, rounds)| rounds);
         let rounds = rounds.into_iter().flatten().map(|metrics| metrics[metric]).collect();
@@ -56,16 +56,17 @@ impl<const N: usize> Measured<N> {
     }
 }
 
-/// Whether servers live through all rounds of a row or are started afresh for each.
+/// Whether servers run through all rounds of a row or are restarted for each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lives {
     /// Started once and warmed up by a round that does not count.
     Long,
-    /// Started for each round: the row measures what a server has gathered since its start.
+    /// Started for each round: the row measures what a server accumulates from its start.
     Short,
 }
 
-/// Measures every server once a round, one after the other, so that a slow minute of the machine strikes all.
+/// Measures every server once per round, one after the other, so that a slow minute of the machine affects
+/// all of them.
 pub(crate) fn interleave<const N: usize>(
     options: &Options,
     kinds: &[Kind],
@@ -98,7 +99,7 @@ pub(crate) fn interleave<const N: usize>(
     Ok(measured)
 }
 
-/// Measures the rows asked for. A row that fails is reported as such and the others go on.
+/// Measures the selected rows. A row that fails is reported as such, and the other rows are still measured.
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -160,7 +161,7 @@ fn measure(row: Row, options: &Options) -> Result<Vec<Line>> {
     }
 }
 
-/// The first line that a server says of its version; its path if it says none, or nothing in time.
+/// The first line of a program's version output; its path if there is none, or none in time.
 fn version(path: &Path) -> String {
     version_line(path).ok().flatten().unwrap_or_else(|| path.display().to_string())
 }
@@ -171,13 +172,13 @@ fn version_line(path: &Path) -> Result<Option<String>> {
     while child.try_wait()?.is_none() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
     }
-    // Already gone, as a rule.
+    // Usually it has already exited.
     let _gone = child.kill();
     let output = child.wait_with_output()?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().find(|line| !line.is_empty()).map(str::to_owned))
 }
 
-/// Foreground jobs in a closed loop for `length`: CPU microseconds per job, and what the loop did.
+/// Foreground jobs in a closed loop for `length`. Returns CPU microseconds per job.
 fn closed_loop(peer: &Peer, generator: &mut Generator, length: Duration) -> Result<f64> {
     let before = peer.cpu()?;
     generator.run_for(length)?;
@@ -186,8 +187,8 @@ fn closed_loop(peer: &Peer, generator: &mut Generator, length: Duration) -> Resu
 
 /// Many clients and workers at once: batches form, server and generator each fill a CPU.
 ///
-/// On one CPU the server is never ahead of its input, so its batches are as large as the load allows: a second look,
-/// less moved by what else the machine does.
+/// On one CPU the server is never ahead of its input, so its batches are as large as the load allows: a
+/// second measurement, less affected by other work of the machine.
 fn foreground(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let free = closed_loops(options, sizes)?;
     let pinned = on_one_cpu(|| closed_loops(options, sizes))?;
@@ -222,9 +223,10 @@ fn closed_loops(options: &Options, sizes: Sizes) -> Result<Measured<2>> {
 
 /// One job at a time, with server and generator on one CPU, and again wherever the scheduler puts them.
 ///
-/// The load is serial, so a second CPU only adds the cost of waking it. That cost is charged to the sender, on a
-/// virtual machine it exceeds the job's own, and whether it is paid is the scheduler's whim: the same server twice
-/// reads 40 and 90 µs. So the bars stand where nothing is left but the servers' own work.
+/// The load is serial, so a second CPU only adds the cost of waking it. That cost is charged to the sender,
+/// on a virtual machine it exceeds the job's own, and the scheduler decides anew each time whether it is
+/// paid: the same server may measure 40 and 90 µs. So the bars apply where nothing but the servers' own work
+/// is measured.
 fn latency(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let bars = [Bar::Ratio(0.95), Bar::Ratio(1.0)];
     let mut lines = on_one_cpu(|| one_at_a_time("latency", bars, options, sizes))?;
@@ -257,7 +259,7 @@ fn one_at_a_time(row: &'static str, bars: [Bar; 2], options: &Options, sizes: Si
     ])
 }
 
-/// Runs `measure` with this process, and the servers that it starts, on the last CPU it may use.
+/// Runs `measure` with this process, and the servers that it starts, on the last CPU that it may use.
 fn on_one_cpu<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
     let this = Pid::from_raw(0);
     let all = sched_getaffinity(this)?;
@@ -270,8 +272,8 @@ fn on_one_cpu<T>(measure: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// Background jobs from one client, whose window makes the batches; and from eight, where batches are so large that
-/// hardly anything is left but the job itself.
+/// Background jobs from one client, whose window determines the batches; and from eight, where batches are so
+/// large that hardly anything but the job itself remains.
 fn background(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let few = [&[Kind::Ours][..], &TUNED, &[Kind::Floor], &options.earlier()].concat();
     let one = submit_and_drain(1, &[&few[..], &BEST].concat(), options, sizes)?;

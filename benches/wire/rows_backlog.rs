@@ -1,4 +1,4 @@
-//! The rows that measure what a durable server does with many queued jobs: start, and hand them out.
+//! Rows that measure a durable server with many queued jobs: its start, and handing the jobs out.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -21,18 +21,19 @@ use crate::rows::WORKLOAD;
 use crate::rows_durable::{CLIENTS, WINDOW, WORKERS};
 use crate::rows_memory::expect_jobs;
 
-/// Bytes of a workload of the backlog.
+/// Size of a workload of the backlog, in bytes.
 const KIBIBYTE: usize = 1024;
-/// For this many jobs the bar for memory is meant.
+/// The bar for memory applies to this many jobs.
 const FULL_BACKLOG: u64 = 10_000_000;
-/// More than this are not queued in memory: 1 KiB each, and half of a machine's memory may be used.
+/// Maximum number of jobs queued in memory: they take 1 KiB each, and at most half of a machine's memory may
+/// be used.
 const MOST_IN_MEMORY: u64 = 1_000_000;
-/// Most jobs that workers do in one round.
+/// Maximum number of jobs that workers run in one round.
 const MOST_WORKED: u64 = 500_000;
-/// A worker has a job so many seconds after a start, however many there are.
+/// Bar for the time from a start to a worker's first job, in seconds, whatever the number of jobs.
 const FIRST_JOB: f64 = 1.5;
 const RESTART: Duration = Duration::from_mins(3);
-/// The file of the jobs, and what belongs to it.
+/// The file with the jobs, and its WAL.
 const FILE: &str = "jobs.sqlite3";
 const WITH_ITS_LOG: [&str; 2] = [FILE, "jobs.sqlite3-wal"];
 
@@ -46,10 +47,10 @@ fn fill(peer: &Peer, jobs: u64, workload: usize) -> Result<Duration> {
     Ok(elapsed)
 }
 
-/// Seconds from a start to the first job that a worker gets, and to the first `status` that has all jobs, and
-/// the memory in use then.
+/// Seconds from a start to the first job that a worker gets, and to the first `status` that counts all jobs,
+/// and the resident memory then.
 ///
-/// Each life ends by a kill, so each start finds the file as a crash leaves it.
+/// Each server is killed at the end, so each start finds the file as a crash leaves it.
 pub(crate) fn restart(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     disk::expect_disk(&options.directory)?;
     let directories = [disk::directory(options)?, disk::directory(options)?];
@@ -80,7 +81,7 @@ pub(crate) fn restart(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     ])
 }
 
-/// The worker that gets the first job is left with it: the next start finds it again.
+/// The worker keeps the first job without completing it: the next start finds it again.
 fn start(kind: Kind, directory: &Path, jobs: u64, options: &Options) -> Result<[f64; 3]> {
     let begun = Instant::now();
     let peer = Peer::start_on(kind, &Queue::file(&directory.join(FILE)), options)?;
@@ -98,7 +99,7 @@ fn start(kind: Kind, directory: &Path, jobs: u64, options: &Options) -> Result<[
     Ok([first.as_secs_f64(), elapsed.as_secs_f64(), float(peer.resident()?) / 1e6])
 }
 
-/// A worker with a job.
+/// Connects a worker that gets a job.
 fn first_job(peer: &Peer) -> Result<TcpStream> {
     let mut worker = TcpStream::connect((Ipv4Addr::LOCALHOST, peer.port))?;
     worker.set_read_timeout(Some(RESTART))?;
@@ -129,7 +130,7 @@ fn first_job(peer: &Peer) -> Result<TcpStream> {
     }
 }
 
-/// A backlog and the workers that work on it, a slice a round.
+/// A backlog and the workers that drain it, a slice per round.
 struct Backlog {
     peer: Peer,
     workers: Generator,
@@ -140,7 +141,7 @@ struct Backlog {
 }
 
 impl Backlog {
-    /// Queues `jobs`, measures, and lets the first fifth be worked off: those are the jobs that are in memory.
+    /// Queues `jobs`, measures, and drains the first fifth: those are the jobs that are in memory.
     fn new(name: &'static str, queue: &Queue, jobs: u64, options: &Options) -> Result<Self> {
         let peer = Peer::start_on(Kind::Ours, queue, options)?;
         let filling = fill(&peer, jobs, KIBIBYTE)?;

@@ -1,4 +1,4 @@
-//! The rows of the durable queue: jobs that are on the disk when they are acknowledged.
+//! Rows of the durable queue: jobs that are on the disk when they are acknowledged.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,16 +15,16 @@ use crate::roles::Submission;
 use crate::rows::WORKLOAD;
 use crate::rows_memory::expect_jobs;
 
-/// Clients of a crowd, and the jobs that each has outstanding.
+/// Number of clients, and of the jobs that each has outstanding.
 pub(crate) const CLIENTS: usize = 8;
 pub(crate) const WINDOW: usize = 64;
 pub(crate) const WORKERS: usize = 8;
-/// A part of a round's jobs is submitted before it, so that nothing in it is done for the first time.
+/// This fraction of a round's jobs is submitted before the measurement, as a warm-up.
 const WARM_UP: u64 = 50;
-/// After the last job has ended its end is still to be written.
+/// Time after the last job has ended for its removal to be written.
 const AFTERMATH: Duration = Duration::from_millis(300);
 
-/// Where a contender keeps its jobs.
+/// Where a server keeps its jobs.
 #[derive(Clone, Copy)]
 enum Keep<'a> {
     Memory,
@@ -32,7 +32,7 @@ enum Keep<'a> {
     Database(&'a Database),
 }
 
-/// A server in a row, and how many jobs a round of it is: servers differ by a factor of hundreds.
+/// A server in a row, and its number of jobs per round: servers differ by a factor of hundreds.
 struct Contender<'a> {
     kind: Kind,
     name: &'static str,
@@ -40,14 +40,14 @@ struct Contender<'a> {
     jobs: u64,
 }
 
-/// A round's server.
+/// A server in a round.
 struct Round<'a> {
     peer: &'a Peer,
     jobs: u64,
     directory: &'a Path,
 }
 
-/// What was measured of each contender, a value a round.
+/// Values measured for each contender, one per round.
 struct Measured<const N: usize>(Vec<(&'static str, Vec<[f64; N]>)>);
 
 impl<const N: usize> Measured<N> {
@@ -56,7 +56,7 @@ impl<const N: usize> Measured<N> {
         Series { name, rounds: rounds.iter().map(|metrics| metrics[metric]).collect() }
     }
 
-    /// A line that compares the first contender with others of them.
+    /// A line that compares the first contender with others.
     fn line(&self, row: &'static str, (metric, name): (usize, &'static str), others: &[usize], bar: Bar) -> Line {
         let others = others.iter().map(|other| self.series(*other, metric)).collect();
         Line::new(row, name, self.series(0, metric), others, bar)
@@ -71,7 +71,7 @@ fn with_files(many: u64, few: u64) -> Vec<Contender<'static>> {
     vec![ours, theirs(Kind::TheirsOne), theirs(Kind::TheirsFour)]
 }
 
-/// Measures every contender once a round, each with a new store.
+/// Measures every contender once per round, each with a new store.
 fn take_turns<const N: usize>(
     contenders: &[Contender<'_>],
     options: &Options,
@@ -97,7 +97,7 @@ fn take_turns<const N: usize>(
     Ok(measured)
 }
 
-/// Jobs a second, and CPU time of the server for each, of clients that only submit.
+/// Jobs per second, and the server's CPU time per job, of clients that only submit.
 fn submit_all(round: &Round<'_>) -> Result<[f64; 2]> {
     let mut generator = Generator::new(round.peer.port)?;
     generator.add_clients(CLIENTS, Submission::Background, WINDOW, WORKLOAD)?;
@@ -111,7 +111,7 @@ fn submit_all(round: &Round<'_>) -> Result<[f64; 2]> {
     Ok([float(round.jobs) / elapsed.as_secs_f64(), microseconds_per(cpu, round.jobs)])
 }
 
-/// Submissions of a crowd, beside gearmand with a file and beside our own without one.
+/// Submissions of many clients, compared with gearmand with a file and with our own without one.
 pub(crate) fn submit(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let mut contenders = with_files(sizes.many, sizes.few);
     contenders.push(Contender { kind: Kind::Ours, name: "ours, builtin", keep: Keep::Memory, jobs: sizes.many });
@@ -125,7 +125,8 @@ pub(crate) fn submit(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     ])
 }
 
-/// One client that waits for each job: what a transaction of one job takes. Right after it, what the disk takes.
+/// One client that waits for each job: the time of a transaction with one job. Right after it, the time of a
+/// disk flush.
 pub(crate) fn one_at_a_time(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let contenders = with_files(0, 0);
     let measured = take_turns(&contenders, options, |round| {
@@ -183,7 +184,7 @@ pub(crate) fn life(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     ])
 }
 
-/// Submissions of a crowd into a database, beside gearmand with the same one.
+/// Submissions of many clients with a database, compared with gearmand with the same one.
 pub(crate) fn database(
     row: &'static str,
     start: fn(&Options) -> Result<Database>,

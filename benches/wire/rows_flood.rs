@@ -1,4 +1,4 @@
-//! The row that asks what durable submissions do to those who do not use the store.
+//! Rows that measure how a flood of background submissions affects foreground jobs.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -21,15 +21,16 @@ use crate::rows_durable::{CLIENTS, WINDOW};
 /// The first argument that makes the benchmark's binary a flood; the second is the port.
 pub(crate) const ARGUMENT: &str = "--flood";
 
-/// The function of the flood, which no worker does.
+/// Function of the flood, which no worker has registered.
 const FUNCTION: &str = "flood";
-/// Jobs of the flood after which it is under way.
+/// After this many jobs the flood counts as started.
 const UNDER_WAY: u64 = 1_000;
-/// Niceness of a flood that takes what CPU time is left, and of one that takes as much as the server and its peers.
+/// Niceness of a flood that takes only spare CPU time, and of one with the same priority as the server and
+/// its peers.
 const YIELDING: &str = "19";
 const EQUAL: &str = "0";
 const START: Duration = Duration::from_secs(20);
-/// Clients of foreground jobs, what each has outstanding, and their workers.
+/// Clients of foreground jobs, outstanding jobs of each, and workers.
 const FOREGROUND: (usize, usize, usize) = (2, 4, 4);
 
 /// Submits background jobs to the server at the port of the second argument until it is killed.
@@ -47,11 +48,12 @@ pub(crate) fn submit_for_ever() -> Result<()> {
     }
 }
 
-/// The process that floods; dropped, it is killed.
+/// The process that floods; killed when it is dropped.
 struct Flood(Child);
 
 impl Flood {
-    /// Starts it. A high niceness leaves the CPUs to the server and the measured jobs, as a flood from other machines does.
+    /// Starts it. A high niceness leaves the CPUs to the server and the measured jobs, as a flood from other
+    /// machines does.
     fn start(peer: &Peer, niceness: &str) -> Result<Self> {
         let mut command = Command::new("nice");
         command.args(["-n", niceness]).arg(std::env::current_exe()?).args([ARGUMENT, &peer.port.to_string()]);
@@ -77,12 +79,12 @@ impl Drop for Flood {
     }
 }
 
-/// What foreground jobs get.
+/// Measurements of foreground jobs.
 struct Foreground {
-    /// Microseconds: the middle of their latencies, and the 99th hundredth.
+    /// Latency in microseconds: median and 99th percentile.
     middle: f64,
     worst: f64,
-    /// Jobs a second.
+    /// Jobs per second.
     rate: f64,
 }
 
@@ -100,13 +102,13 @@ fn foreground(peer: &Peer, length: Duration) -> Result<Foreground> {
     Ok(Foreground { middle: percentile(latencies, 50), worst: percentile(latencies, 99), rate })
 }
 
-/// What is measured of one server.
+/// Measurements of one server.
 struct Beside {
     calm: Series,
     flooded: Series,
-    /// Jobs of the flood, a second.
+    /// Jobs of the flood per second.
     flood: Series,
-    /// Foreground jobs under the flood, a second.
+    /// Foreground jobs per second during the flood.
     rate: Series,
 }
 
@@ -135,10 +137,10 @@ impl Beside {
     }
 }
 
-/// The latency of foreground jobs while a crowd submits durable ones, and again while it submits to memory: a control,
-/// since on few CPUs the crowd takes its share of them whatever becomes of its jobs.
+/// Latency of foreground jobs while many clients submit durable ones, and again while they submit to memory.
+/// The latter is a control: on few CPUs the clients take their share of them, whatever happens to their jobs.
 ///
-/// gearmand is not beside it: under such a flood it leaves a `status` unanswered for minutes.
+/// gearmand is not measured: during such a flood it leaves a `status` unanswered for minutes.
 pub(crate) fn flood(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     disk::expect_disk(&options.directory)?;
     let mut ours = Beside::new(["calm", "ours"]);
@@ -168,18 +170,18 @@ pub(crate) fn flood(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     ])
 }
 
-/// What foreground jobs get beside a flood of background ones in memory, from us, an earlier build, gearmand
-/// and the floor.
+/// Foreground jobs during a flood of background ones in memory: this server, an earlier build, gearmand and
+/// the floor.
 pub(crate) fn fairness(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let kinds = [&[Kind::Ours, Kind::Floor][..], &BEST, &options.earlier()].concat();
     let measured = interleave(options, &kinds, Lives::Short, |peer| {
-        // Warm, as after minutes.
+        // Warm up, as after minutes of operation.
         foreground(peer, sizes.round / 4)?;
         let flood = Flood::start(peer, YIELDING)?;
         let beside = foreground(peer, sizes.round);
         drop(flood);
         let Foreground { middle, worst, rate } = match beside {
-            // gearmand may leave them without an answer for as long as the flood goes on.
+            // gearmand may not answer them as long as the flood continues.
             Err(_) if BEST.contains(&peer.kind) => {
                 Foreground { middle: f64::INFINITY, worst: f64::INFINITY, rate: 0.0 }
             }

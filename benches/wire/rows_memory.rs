@@ -1,4 +1,4 @@
-//! The rows that measure what a server holds: queued jobs, idle workers, jobs due later.
+//! Rows that measure memory: queued jobs, idle workers, jobs due later.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,11 +11,11 @@ use crate::report::{Bar, Line, Series};
 use crate::roles::Submission;
 use crate::rows::{BEST, Lives, WORKLOAD, interleave};
 
-/// Idle servers are let be for this long before they are watched.
+/// Idle servers are left alone for this long before they are measured.
 const CALM: Duration = Duration::from_millis(500);
 const DAY: u64 = 24 * 60 * 60;
 
-/// Fails unless the server itself counts `jobs`. The floor counts nothing.
+/// Fails unless the server itself counts `jobs`. The floor has no counter.
 pub(crate) fn expect_jobs(peer: &Peer, jobs: u64) -> Result<()> {
     if peer.kind == Kind::Floor {
         return Ok(());
@@ -70,12 +70,12 @@ pub(crate) fn idle(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let line = |metric, bar| measured.line("idle", metric, &BEST, bar);
     Ok(vec![
         line((0, "bytes/idle worker"), Bar::Absolute(3072.0)),
-        // Not quite nothing, so that a clock which ticks once a second passes.
+        // Not quite zero, so that a clock tick once a second passes.
         line((1, "CPU µs/s while idle"), Bar::Absolute(200.0)),
     ])
 }
 
-/// What a grab costs beside jobs that are due tomorrow, against a server of the same kind without them.
+/// Cost of a grab with jobs that are due tomorrow, compared with the same server without them.
 pub(crate) fn epoch(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let due = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() + DAY;
     let mut servers = Vec::new();
@@ -100,7 +100,7 @@ pub(crate) fn epoch(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
             let before = peer.cpu()?;
             generator.run_for(sizes.round / 2)?;
             let grab = microseconds_per(peer.cpu()?.saturating_sub(before), generator.tally.ended);
-            // The first round warms up.
+            // The first round is a warm-up.
             if round > 0 {
                 series.rounds.push(grab);
             }

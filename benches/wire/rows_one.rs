@@ -1,8 +1,8 @@
-//! One durable job at a time, from the first second after a start, beside beanstalkd.
+//! One durable job at a time, from the first second after a start, compared with beanstalkd.
 //!
 //! Both keep a log that is flushed before a job is acknowledged (`beanstalkd -f0`). The client is the same
-//! for both: it blocks, and has one request under way. Ours has a connection as a client and one as a worker,
-//! as Gearman needs it.
+//! for both: it blocks, and has one outstanding request. Ours has one connection as a client and one as a
+//! worker, as Gearman requires.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -24,32 +24,32 @@ use crate::report::{Bar, Line, Series};
 use crate::roles::FUNCTION;
 use crate::rows::WORKLOAD;
 
-/// Where Debian's package has it.
+/// Path in Debian's package.
 const BEANSTALKD: &str = "/usr/bin/beanstalkd";
-/// How long a server may be silent, or take to listen.
+/// Time limit of a server for an answer, and for starting to listen.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The bars: ours to beanstalkd's.
+/// The bars: ratio of ours to beanstalkd.
 const SUBMIT: f64 = 1.25;
 const LIFE: f64 = 0.65;
 
-/// A queue that takes one job after the other.
+/// A queue that processes one job at a time.
 trait OneByOne {
     /// Submits a job, and waits until it is acknowledged.
     fn submit(&mut self, number: u64) -> Result<()>;
-    /// Takes a job and ends it.
+    /// Takes a job and completes it.
     fn work(&mut self) -> Result<()>;
 }
 
-/// Ours, by a client's and a worker's connection.
+/// This server, with a client's and a worker's connection.
 struct Gearman {
     client: Link,
     worker: Link,
 }
 
-/// beanstalkd, by one connection.
+/// beanstalkd, with one connection.
 struct Beanstalk(Link);
 
-/// A connection with one answer at a time.
+/// A connection with one outstanding request.
 struct Link {
     stream: TcpStream,
     input: Vec<u8>,
@@ -97,7 +97,7 @@ impl Link {
         }
     }
 
-    /// The next line, which must begin so; without that.
+    /// The next line, which must begin with `begins`; returned without that.
     fn line(&mut self, begins: &str) -> Result<String> {
         loop {
             if let Some(end) = memchr::memchr(b'\n', &self.input) {
@@ -170,7 +170,7 @@ impl OneByOne for Beanstalk {
     }
 }
 
-/// A beanstalkd that flushes each job; dropped, it is killed.
+/// A beanstalkd that flushes each job; killed when it is dropped.
 struct Server {
     child: Child,
     port: u16,
@@ -200,13 +200,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // One that has ended by itself is gone already.
+        // It may have ended by itself.
         let _gone = self.child.kill();
         let _status = self.child.wait();
     }
 }
 
-/// Median and 99th hundredth of a submission, and of a life, in microseconds.
+/// Median and 99th percentile of a submission, or of a job from submission to end, in microseconds.
 fn measure(queue: &mut impl OneByOne, life: bool, length: Duration) -> Result<[f64; 2]> {
     let mut latencies = Vec::new();
     let (begun, mut number) = (Instant::now(), 0);
@@ -222,7 +222,7 @@ fn measure(queue: &mut impl OneByOne, life: bool, length: Duration) -> Result<[f
     Ok([percentile(&mut latencies, 50), percentile(&mut latencies, 99)])
 }
 
-/// Submissions, and whole lives, each with servers that have just started with nothing.
+/// Submissions, and jobs from submission to end, each with servers that have just started without jobs.
 pub(crate) fn one(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     disk::expect_disk(&options.directory)?;
     let mut lines = Vec::new();

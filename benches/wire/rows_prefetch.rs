@@ -1,4 +1,4 @@
-//! Workers that grab ahead: what a job costs the server when a worker keeps several grabs outstanding.
+//! Prefetching workers: the server's cost per job when a worker keeps several grabs outstanding.
 
 use crate::failure::Result;
 use crate::generator::Generator;
@@ -10,11 +10,11 @@ use crate::roles::Submission;
 use crate::rows::{Lives, WORKLOAD, interleave};
 use crate::rows_memory;
 
-/// Grabs that a worker keeps outstanding. The first is what the others are compared with.
+/// Grabs that a worker keeps outstanding. The others are compared with the first.
 const WINDOWS: [usize; 3] = [1, 4, 32];
 const WORKERS: usize = 4;
 
-/// Queued background jobs, drained by workers that grab ahead: CPU per job of the drain alone.
+/// Queued background jobs, drained by prefetching workers: CPU per job of the drain alone.
 pub(crate) fn prefetch(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let jobs = sizes.background_jobs;
     let measured = interleave(options, &[Kind::Ours], Lives::Long, |peer| {

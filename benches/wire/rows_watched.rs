@@ -1,4 +1,4 @@
-//! The row that asks what it costs a server to be looked at.
+//! The row that measures the cost of monitoring a server.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -16,25 +16,25 @@ use crate::report::{Bar, Line, Series};
 use crate::roles::Submission;
 use crate::rows::WORKLOAD;
 
-/// The function of the queued jobs, which no worker does.
+/// Function of the queued jobs, which no worker has registered.
 const BACKLOG: &[u8] = b"backlog";
-/// The function of the workers that sleep.
+/// Function of the sleeping workers.
 const IDLE: &[u8] = b"idle";
-/// How often `workers` is asked for, `/metrics` scraped, and what an open dashboard asks for asked.
+/// Intervals of `workers`, of scraping `/metrics`, and of an open dashboard's requests.
 const WORKERS_INTERVAL: Duration = Duration::from_millis(100);
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 const PAGE_INTERVAL: Duration = Duration::from_secs(2);
-/// What the pages of the dashboard ask for while they are open, beside the events.
+/// Requests of the dashboard's pages while they are open, in addition to the event stream.
 const PAGES: [&str; 4] = [
     "/api/v1/server",
     "/api/v1/functions",
     "/api/v1/workers?limit=200",
     "/api/v1/jobs?function=backlog&state=queued&limit=50",
 ];
-/// Calm and watched follow each other so often in a round: what the machine does meanwhile strikes both.
+/// Number of alternations of calm and watched per round, so that other work of the machine affects both.
 const TURNS: usize = 4;
 
-/// Those who look, until dropped.
+/// Monitoring clients; they run until dropped.
 struct Watchers {
     end: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<()>>>,
@@ -68,7 +68,7 @@ impl Watchers {
         }));
     }
 
-    /// Fails if one of them could not look. Returns how often they did.
+    /// Fails if one of them failed. Returns the number of their requests.
     fn stop(self) -> Result<u64> {
         self.end.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -130,7 +130,7 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// CPU time of the server's whole process for a foreground job, and the 99th hundredth of latencies.
+/// CPU time of the server's whole process per foreground job, and the 99th percentile of latency.
 fn foreground(peer: &Peer, generator: &mut Generator, length: Duration) -> Result<[f64; 2]> {
     generator.tally.latencies.clear();
     let (before, ended) = (peer.cpu()?, generator.tally.ended);
@@ -139,8 +139,8 @@ fn foreground(peer: &Peer, generator: &mut Generator, length: Duration) -> Resul
     Ok([microseconds_per(cpu, generator.tally.ended - ended), percentile(&mut generator.tally.latencies, 99)])
 }
 
-/// Foreground jobs beside many sleeping workers and queued jobs, while nobody looks and while everybody does: an open
-/// dashboard, a scrape of the metrics every second, `workers` ten times a second.
+/// Foreground jobs beside many sleeping workers and queued jobs, first without and then with monitoring: an
+/// open dashboard, a scrape of the metrics every second, `workers` ten times a second.
 pub(crate) fn watched(options: &Options, sizes: Sizes) -> Result<Vec<Line>> {
     let series = |name| Series { name, rounds: Vec::new() };
     let (mut calm, mut watched) = ([series("calm"), series("calm")], [series("ours"), series("ours")]);

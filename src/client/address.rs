@@ -1,4 +1,4 @@
-//! Where the servers are: options first, then the environment, then the default.
+//! Server addresses: taken from the options first, then from the environment, then the default.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,12 +11,13 @@ use crate::config::is_number;
 /// The port that IANA has assigned to Gearman.
 const DEFAULT_PORT: u16 = 4730;
 const DEFAULT_HOST: &str = "127.0.0.1";
-/// Both are in use: libgearman reads the first, Debian's `gearman` the second.
+/// libgearman reads the first variable, Debian's `gearman` the second.
 const ENVIRONMENT: [&str; 2] = ["GEARMAN_SERVERS", "GEARMAN_SERVER"];
 
-/// Which servers to talk to.
+/// The servers to connect to.
 ///
-/// The ids are the tools' own: a value of the server's options would else be inherited by an option of the same id.
+/// The argument ids have a prefix of their own: an option with the id of a server option would inherit that
+/// option's value.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ServerArgs {
     /// Server: HOST, HOST:PORT, [IPV6]:PORT or unix:/PATH; may be repeated, or be a list with commas
@@ -55,10 +56,10 @@ pub(super) struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// The servers, at least one, each once, in the order in which they were named.
+    /// Returns the servers in the order in which they were named: at least one, without duplicates.
     ///
     /// # Errors
-    /// [`ToolError::Usage`] names the address that is none.
+    /// [`ToolError::Usage`] names the invalid address.
     pub(super) fn resolve(&self) -> Result<Vec<ServerAddress>, ToolError> {
         self.resolve_with(|name| std::env::var(name).ok())
     }
@@ -79,7 +80,7 @@ impl ServerArgs {
         for name in names {
             let server = ServerAddress::parse(&name, port)
                 .map_err(|why| ToolError::Usage(format!("\"{name}\" is no server address: {why}")))?;
-            // One that is named twice would count each worker twice.
+            // A server that is named twice would count each worker twice.
             if !servers.contains(&server) {
                 servers.push(server);
             }

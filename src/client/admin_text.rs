@@ -1,4 +1,4 @@
-//! The text protocol from the other side: a line out, an answer in, kept as it came.
+//! Client side of the text protocol: sends a line and reads the response, which is kept byte for byte.
 
 use std::io;
 
@@ -7,31 +7,32 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use super::connection::Stream;
 use crate::protocol::text::{AdminCommand, END_OF_LIST};
 
-/// The longest line of an answer, in bytes: a worker with ten thousand functions of the longest name.
+/// Longest line of a response, in bytes: enough for a worker with ten thousand functions of the longest name.
 const LINE_MAX: usize = 8 << 20;
-/// The memory that an answer may take, in bytes: a listing of several million jobs. What a line takes beside its letters is
-/// counted too, so that lines without any are no way around it.
+/// Memory limit of a response, in bytes: enough for a listing of several million jobs. The fixed cost of each
+/// line is counted too, so empty lines cannot get around the limit.
 const ANSWER_MAX: usize = 512 << 20;
-/// What a line takes beside its letters, about, and a cell of a table.
+/// Approximate memory cost of a line and of a table cell, in addition to their text, in bytes.
 const LINE_COST: usize = 48;
 const CELL_COST: usize = 56;
-/// No table has more columns.
+/// Maximum number of columns in a table.
 const COLUMNS_MAX: usize = 256;
-/// More words than any server takes: what is a listing is asked of a line whatever its server's limit is.
+/// Word limit for the command lines parsed here, higher than any server's: whether a command returns a
+/// listing does not depend on the server's own limit.
 const WORDS_MAX: usize = 64;
 
-/// What a server answered.
+/// Response of a server to a text command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TextAnswer {
-    /// `OK`, and what stands behind it.
+    /// `OK`, and the text after it.
     Ok(Vec<u8>),
-    /// `ERR`, and what stands behind it.
+    /// `ERR`, and the text after it.
     Err(Vec<u8>),
-    /// The lines of a listing, without their ends and without the last one, the dot.
+    /// The lines of a listing, without line ends and without the final dot.
     Listing(Vec<Vec<u8>>),
 }
 
-/// An answer, and the bytes it came in.
+/// A response and the bytes it was parsed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawAnswer {
     pub(super) wire: Vec<u8>,
@@ -42,7 +43,7 @@ pub(super) struct RawAnswer {
 pub(super) struct TextConnection {
     reader: BufReader<Box<dyn tokio::io::AsyncRead + Send + Unpin>>,
     writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
-    /// The memory that an answer may take, in bytes.
+    /// Memory limit of a response, in bytes.
     most: usize,
 }
 
@@ -51,17 +52,18 @@ impl TextConnection {
         Self { reader: BufReader::with_capacity(64 * 1024, reader), writer, most: ANSWER_MAX }
     }
 
-    /// The same, with answers that take at most so much memory, in bytes.
+    /// Like [`new`](Self::new), with a memory limit for each response, in bytes.
     pub(super) fn with_most(stream: Stream, most: usize) -> Self {
         Self { most, ..Self::new(stream) }
     }
 
-    /// Sends a line and reads its answer.
+    /// Sends a line and reads its response.
     ///
-    /// The line ends with CRLF, since C++ gearmand cuts the last letter off a name that is followed by LF alone.
+    /// The line ends with CRLF, since C++ gearmand cuts the last letter off a name that is followed by LF
+    /// alone.
     ///
     /// # Errors
-    /// When the connection fails, ends before the answer does, or the answer is beyond all measure.
+    /// When the connection fails, closes before the response is complete, or the response exceeds a limit.
     pub(super) async fn ask(&mut self, line: impl AsRef<[u8]>) -> io::Result<RawAnswer> {
         let line = line.as_ref();
         self.writer.write_all(&[line, b"\r\n"].concat()).await?;
@@ -76,7 +78,7 @@ impl TextConnection {
             let text = &wire[begin..];
             let bare = text.strip_suffix(b"\n").unwrap_or(text);
             let bare = bare.strip_suffix(b"\r").unwrap_or(bare);
-            // Listings have bare newlines, so that a function named ERR is none.
+            // Lines of a listing end with a bare LF, so a function named ERR is not taken for an error.
             let single = lines.is_empty() && (!listing || text.ends_with(b"\r\n"));
             if single && let Some(rest) = after_word(bare, b"ERR") {
                 return Ok(RawAnswer { answer: TextAnswer::Err(rest.to_vec()), wire });
@@ -120,7 +122,7 @@ impl TextConnection {
     }
 }
 
-/// Whether the answer to this line is a list that ends with a dot.
+/// Whether the response to this line is a listing that ends with a dot.
 pub(super) fn is_listing(line: &[u8]) -> bool {
     const NEW: [&[u8]; 2] = [b"show ", b"list "];
     if NEW.iter().any(|word| line.len() > word.len() && line[..word.len()].eq_ignore_ascii_case(word)) {
@@ -136,7 +138,7 @@ pub(super) fn is_listing(line: &[u8]) -> bool {
     )
 }
 
-/// What follows `word`, if the line begins with it.
+/// Returns what follows `word` if the line begins with it.
 fn after_word<'a>(line: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
     match line.strip_prefix(word)? {
         [] => Some(b""),
@@ -172,7 +174,7 @@ mod tests {
         );
         assert_eq!(ask("status", b".\n").await.unwrap(), TextAnswer::Listing(Vec::new()));
         assert_eq!(ask("show jobs", b"ERR busy\r\n").await.unwrap(), TextAnswer::Err(b"busy".to_vec()));
-        // A listing that this program does not know.
+        // A listing that is unknown to this program.
         assert_eq!(
             ask("clients", b"a\nb\n.\n").await.unwrap(),
             TextAnswer::Listing(vec![b"a".to_vec(), b"b".to_vec()])

@@ -1,4 +1,5 @@
-//! What a server says to its clients and workers: the packets of [`crate::protocol::Response`], read back.
+//! Responses of a server to its clients and workers: decodes the packets that [`crate::protocol::Response`]
+//! encodes.
 
 use bytes::Bytes;
 
@@ -6,58 +7,59 @@ use super::listing::printable;
 use super::terminal::cut;
 use crate::protocol::packet::{Magic, Packet, PacketType};
 
-/// So much is said of a server's error, in letters.
+/// Length limit of a server's error in messages, in characters.
 const SAID_MAX: usize = 500;
 
-/// A packet from the server. Its parts share the buffer that it was read into.
+/// A packet from the server. Its fields share the buffer that it was read into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// There may be a job: grab.
+    /// NOOP: a job may be available, send a grab.
     Noop,
-    /// There is none.
+    /// NO_JOB: no job is available.
     NoJob,
-    /// A job to do.
+    /// JOB_ASSIGN: a job to run.
     JobAssign(AssignedJob),
-    /// The job that was submitted has this handle.
+    /// JOB_CREATED: the handle of a submitted job.
     JobCreated(Bytes),
-    /// Something about a job that was submitted.
+    /// Progress or result of a submitted job.
     Work {
-        /// Which job.
+        /// Handle of the job.
         handle: Bytes,
-        /// What about it.
+        /// What happened to it.
         event: WorkEvent,
     },
-    /// A request was wrong, or came at the wrong time. Both texts are cut, and what a terminal obeys is escaped.
+    /// A request was invalid, or invalid in this state. Both texts are truncated, and control characters are
+    /// escaped.
     Error {
-        /// For programs.
+        /// Error code for programs.
         code: String,
-        /// For people.
+        /// Error text for people.
         text: String,
     },
-    /// An option is set.
+    /// OPTION_RES: the option is set.
     OptionRes,
-    /// An echo.
+    /// ECHO_RES.
     EchoRes,
 }
 
-/// What happens to a job.
+/// Event of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum WorkEvent {
     /// A part of the result.
     Data(Bytes),
     /// A warning.
     Warning(Bytes),
-    /// How far it is: a numerator and a denominator, as the worker wrote them.
+    /// Progress: a numerator and a denominator, as the worker wrote them.
     Status(Bytes, Bytes),
-    /// It is done; the result, or the last part of it.
+    /// The job is done: its result, or the last part of it.
     Complete(Bytes),
-    /// It has failed.
+    /// The job failed.
     Fail,
-    /// It has failed, with a reason.
+    /// The job failed with a reason.
     Exception(Bytes),
 }
 
-/// A job that a worker was given.
+/// A job that was assigned to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AssignedJob {
     pub(super) handle: Bytes,
@@ -66,13 +68,13 @@ pub(super) struct AssignedJob {
     pub(super) workload: Bytes,
 }
 
-/// A packet that no server sends to a client, or not in this form.
+/// A packet that a server does not send to a client, or with an invalid body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("packet of type {0} is not an answer that makes sense")]
 pub(super) struct BadAnswer(u32);
 
 impl Answer {
-    /// Reads a packet.
+    /// Decodes a packet.
     pub(super) fn parse(packet: &Packet) -> Result<Self, BadAnswer> {
         let bad = BadAnswer(packet.number);
         if packet.magic != Magic::Response {
@@ -107,7 +109,7 @@ impl Answer {
     fn parse_work(packet_type: PacketType, packet: &Packet) -> Option<Self> {
         let (handle, event) = match packet_type {
             PacketType::WorkFail => {
-                // C++ gearmand ends the handle with a NUL where it makes the failure of an exception.
+                // C++ gearmand ends the handle with a NUL when it turns an exception into a failure.
                 let length = packet.body.iter().position(|byte| *byte == 0).unwrap_or(packet.body.len());
                 (packet.body.slice(..length), WorkEvent::Fail)
             }
@@ -125,7 +127,7 @@ impl Answer {
     }
 }
 
-/// What a server says to people, in one line of bounded length.
+/// Formats a server's text for people: one line of limited length.
 fn said(bytes: &[u8]) -> String {
     cut(&printable(&String::from_utf8_lossy(bytes.get(..SAID_MAX).unwrap_or(bytes))), SAID_MAX)
 }

@@ -1,17 +1,17 @@
-//! The pause before the next try to connect: longer each time, and never the same for two clients.
+//! Exponential backoff with jitter between attempts to connect.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// The first pause is at most this.
+/// Upper bound of the first pause.
 const SHORTEST: Duration = Duration::from_millis(200);
-/// No pause is longer than this: a server that is back is found within half a minute.
+/// Upper bound of all pauses: a restarted server is found within half a minute.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Pauses whose upper bound doubles. A pause lies between a half of its bound and the bound, by chance, so that the
-/// thousand workers of a restarted server do not come back in the same moment.
+/// Pauses whose upper bound doubles. Each pause is a random time between half of the bound and the bound, so
+/// that the thousand workers of a restarted server do not reconnect at the same moment.
 #[derive(Debug)]
 pub(super) struct Backoff {
     bound: Duration,
@@ -22,21 +22,22 @@ impl Backoff {
         Self { bound: SHORTEST }
     }
 
-    /// After a success.
+    /// Resets the bound after a success.
     pub(super) const fn reset(&mut self) {
         self.bound = SHORTEST;
     }
 
-    /// The next pause.
+    /// Returns the next pause.
     pub(super) fn pause(&mut self) -> Duration {
         let bound = self.bound;
         self.bound = (bound * 2).min(LONGEST);
-        // The standard library seeds its hash maps from the system's randomness; that is all the chance needed here.
+        // The standard library seeds its hash maps from the system's randomness. No better randomness is
+        // needed here.
         let chance = RandomState::new().build_hasher().finish() % 1024;
         bound / 2 + bound * u32::try_from(chance).unwrap_or(0) / 2048
     }
 
-    /// Waits for the next pause, but no longer than until `stop`; false if there is to be no other try.
+    /// Sleeps for the next pause, or until `stop`. Returns false if there must not be another attempt.
     pub(super) async fn wait(&mut self, stop: &CancellationToken) -> bool {
         let pause = self.pause();
         tokio::select! {

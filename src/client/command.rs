@@ -1,8 +1,9 @@
-//! One run of a worker's command: the workload into it, its output out of it, and its end, whatever it does.
+//! Run of a worker's command for one job: writes the workload to it, reads its output and waits for its end.
 //!
-//! Writing its input, reading both its outputs, waiting for its end and watching the clock all happen at once, so that
-//! no amount of data and no order of doing things can block it. It leads a process group of its own: an interrupt typed
-//! at the terminal does not reach it, and a kill reaches its children too.
+//! Writing to its standard input, reading both of its outputs, waiting for its exit and the time limit run
+//! concurrently, so that the command cannot block the worker, whatever the amount of data and the order in
+//! which it reads and writes. It leads its own process group: an interrupt typed at the terminal does not
+//! reach it, and a kill also reaches its children.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -25,39 +26,39 @@ use tokio_util::sync::CancellationToken;
 use super::answer::AssignedJob;
 use super::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, ToolError};
 
-/// How much of its output is read at once, and the largest part that is sent on, in bytes.
+/// Largest read of the command's output and largest part that is sent to the server, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// How much of the end of its standard error makes an exception, in bytes.
+/// How much of the end of standard error is sent as the exception, in bytes.
 const EXCEPTION_MAX: usize = 64 * 1024;
-/// How long it may take to end after SIGTERM before it gets SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 pub(super) const TERM_GRACE: Duration = Duration::from_secs(2);
-/// How long its output is awaited after its end, which a child of it that lives on may hold open.
+/// How long output is awaited after the command has exited: a surviving child may hold its pipes open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 
-/// What to run, and what to do with what it says.
+/// The command to run, and how its output is used.
 #[derive(Debug)]
 pub(super) struct JobCommand {
-    /// Searched in PATH if it has no slash.
+    /// Searched in PATH if it contains no slash.
     pub(super) program: OsString,
     pub(super) arguments: Vec<OsString>,
-    /// After this it is killed and the job has failed.
+    /// After this time the command is killed and the job fails.
     pub(super) timeout: Option<Duration>,
-    /// Its standard output goes out in parts as it comes, instead of being the result.
+    /// Standard output is sent in parts as it is written (WORK_DATA), not as one result.
     pub(super) stream: bool,
-    /// Its standard error goes out as warnings, instead of to ours.
+    /// Standard error is sent as warnings, not passed to the worker's own standard error.
     pub(super) warnings: bool,
-    /// The end of its standard error is the reason of its failure.
+    /// The end of standard error is sent as the reason of a failure.
     pub(super) exception: bool,
-    /// The longest result, in bytes.
+    /// Longest result, in bytes.
     pub(super) result_max: usize,
 }
 
-/// What a run brings forth.
+/// Event of a run.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A part of the result.
     Data(Vec<u8>),
-    /// A part of its standard error.
+    /// A part of standard error.
     Warning(Vec<u8>),
     /// The last event.
     Ended(Outcome),
@@ -66,20 +67,20 @@ pub(super) enum Event {
 /// How a run ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// With exit status 0; this is the result, or what is left of it.
+    /// Exited with status 0. Contains the result, or the part of it that was not sent yet.
     Complete(Vec<u8>),
     /// The job has failed.
     Failed {
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
-        /// The end of its standard error, where that was asked for.
+        /// The end of standard error, if requested.
         stderr: Vec<u8>,
     },
-    /// It was killed because the worker was told to end at once. The job has no result.
+    /// Killed because the worker was told to stop immediately. The job has no result.
     Killed,
 }
 
-/// Why a run is over, before its output is looked at.
+/// Why a run is over, before its output is evaluated.
 enum End {
     Exited(ExitStatus),
     TimedOut,
@@ -88,25 +89,25 @@ enum End {
     Lost(io::Error),
 }
 
-/// What a run has said so far.
+/// Output of a run so far.
 #[derive(Default)]
 struct Said {
     result: Vec<u8>,
     stderr: Vec<u8>,
 }
 
-/// What those who read its output and those who wait for its end tell each other.
+/// Signals between the tasks that read the output and the task that waits for the exit.
 #[derive(Default)]
 struct Marks {
-    /// It has ended; what it wrote may still be on its way.
+    /// The process has exited. Output may still be in its pipes.
     exited: CancellationToken,
-    /// Its result is longer than it may be.
+    /// The result is longer than allowed.
     too_large: CancellationToken,
 }
 
 impl Marks {
-    /// Reads some of its output; false at the end, which for a command that has ended is also a silence of
-    /// [`OUTPUT_GRACE`]. Only silence counts: output that waits to be sent on is not cut.
+    /// Reads some output. Returns false at its end; once the command has exited, silence for [`OUTPUT_GRACE`]
+    /// counts as the end too. Only silence counts: output that waits to be sent is not cut off.
     async fn read(&self, output: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> bool {
         tokio::select! {
             biased;
@@ -117,7 +118,7 @@ impl Marks {
 }
 
 impl JobCommand {
-    /// Looks for the program, so that a wrong name is found before the first job fails for it.
+    /// Checks that the program exists, so that a wrong name is reported before it fails the first job.
     pub(super) fn check(&self) -> Result<(), ToolError> {
         let name = self.program.display();
         match find_program(&self.program, std::env::var_os("PATH").as_deref()) {
@@ -130,10 +131,10 @@ impl JobCommand {
         }
     }
 
-    /// Starts a run. Its events must be received; the last one is [`Event::Ended`].
+    /// Starts a run. The caller must receive its events; the last one is [`Event::Ended`].
     ///
     /// # Errors
-    /// When no process can be made. The job is not to blame for that.
+    /// When no process can be created. The job is not to blame for that.
     pub(super) fn start(
         self: &Arc<Self>,
         job: &AssignedJob,
@@ -158,7 +159,7 @@ impl JobCommand {
             let mut said = Said::default();
             let end = command.supervise(&mut child, workload, &mut said, &events, &kill).await;
             let outcome = command.judge(end, said);
-            // The receiver goes away only with the whole worker.
+            // The receiver is dropped only when the whole worker ends.
             let _ = events.send(Event::Ended(outcome)).await;
         });
         Ok(receiver)
@@ -209,7 +210,7 @@ impl JobCommand {
         };
         if matches!(end, End::TimedOut | End::TooLarge) {
             signal_group(child, Signal::SIGTERM);
-            // A command that tidies up must be able to talk while it does.
+            // A command that cleans up must be able to write while it does.
             let ended = async {
                 loop {
                     tokio::select! {
@@ -252,7 +253,7 @@ impl JobCommand {
             }
             if result.len() > self.result_max {
                 marks.too_large.cancel();
-                // From here on it is only kept from blocking.
+                // From here on output is read only to keep the command from blocking.
                 result.clear();
             }
         }
@@ -296,22 +297,23 @@ impl JobCommand {
     }
 }
 
-/// A command need not read its input: what it does not want is not an error.
+/// Writes the workload to standard input. A command need not read it: unread input is not an error.
 async fn feed(stdin: Option<ChildStdin>, workload: Bytes) {
     if let Some(mut stdin) = stdin {
         let _ = stdin.write_all(&workload).await;
     }
 }
 
-/// Only while its leader has not been waited for: until then nobody else can have the group's number.
+/// Signals the process group. The leader must not have been waited for yet: until then no other group can
+/// have its id.
 fn signal_group(child: &Child, signal: Signal) {
     if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
-        // It may have ended by itself just now.
+        // The group may have ended just now.
         let _ = killpg(Pid::from_raw(id), signal);
     }
 }
 
-/// The file that would be executed; one that is not executable only if there is no other.
+/// Finds the file that would be executed. Returns a file that is not executable only if there is no other.
 fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     if program.as_bytes().contains(&b'/') {
         let file = PathBuf::from(program);
@@ -330,7 +332,7 @@ fn find_program(program: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
 fn is_executable(file: &Path) -> bool {
     match file.metadata() {
         Ok(metadata) => metadata.is_file() && metadata.permissions().mode() & 0o111 != 0,
-        // What cannot be looked at may still be executable; the first job will tell.
+        // A file that cannot be inspected may still be executable; the first job will show it.
         Err(error) => error.kind() == ErrorKind::PermissionDenied,
     }
 }
@@ -381,7 +383,7 @@ mod tests {
         let workload = vec![b'x'; 4 << 20];
         let outcome = run(shell("cat"), workload.clone(), CancellationToken::new()).await;
         assert!(matches!(outcome, Outcome::Complete(result) if result == workload));
-        // Input that nobody reads.
+        // The command does not read its input.
         let outcome =
             run(shell("echo $GEARMAN_JOB_HANDLE $GEARMAN_FUNCTION"), workload, CancellationToken::new()).await;
         assert!(matches!(outcome, Outcome::Complete(result) if result == b"H:1 f\n"));
@@ -399,7 +401,7 @@ mod tests {
         command.timeout = Some(Duration::from_millis(50));
         let outcome = run(command, Vec::new(), CancellationToken::new()).await;
         assert_eq!(failure(&outcome).0, "killed after 0.05 s");
-        // Silent, so that there is nothing left to read when the time comes.
+        // The command closes its outputs, so that there is nothing left to read when the time limit expires.
         let mut command = shell("exec >&- 2>&-; sleep 100");
         command.timeout = Some(Duration::from_millis(50));
         let outcome = run(command, Vec::new(), CancellationToken::new()).await;

@@ -1,4 +1,4 @@
-//! A connection to a server: requests out, answers in, by one task and without ever waiting for the one alone.
+//! Connection to a server: one task writes requests and reads responses concurrently.
 
 use std::time::{Duration, Instant};
 
@@ -13,62 +13,63 @@ use super::address::ServerAddress;
 use super::answer::{Answer, BadAnswer};
 use crate::protocol::packet::{CodecError, Frame, FrameLimits, HEADER_SIZE, Header, Magic, PacketCodec, PacketType};
 
-/// The largest packet that is taken from a server, in bytes. Memory grows with what arrives, not with what is announced.
+/// Largest packet that is accepted from a server, in bytes. Memory grows with the bytes received, not with
+/// the announced length.
 pub(super) const PACKET_MAX: usize = 1 << 30;
-/// As much of a packet that is passed over is looked at, in bytes: a handle fits in.
+/// How much of a skipped packet is inspected, in bytes: enough for a handle.
 const BEGINNING: usize = 256;
-/// No line of text is expected among packets; this is enough to see that one came.
+/// Line limit of the packet codec, in bytes. No text is expected between packets; this suffices to detect it.
 const LINE_MAX: usize = 8192;
-/// So much of it is said, in bytes.
+/// How much of such a line is shown, in bytes.
 const LINE_SHOWN: usize = 200;
-/// Room for a read, in bytes.
+/// Buffer space reserved for a read, in bytes.
 const READ_SIZE: usize = 64 * 1024;
 
-/// A host that has vanished without a word is noticed after a minute of silence and four unanswered questions.
+/// TCP keepalive: a vanished host is detected after a minute of silence and four unanswered probes.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15)).with_retries(4);
-/// A server that says nothing for half of this time is asked whether it is there, and given up at its end. A stopped or hung
-/// process keeps its connections, so that no probe of the system's finds it.
+/// A server that sends nothing for half of this time gets an ECHO_REQ; after the full time the connection is
+/// given up. A stopped or hung process keeps its connections open, so TCP keepalive does not detect it.
 pub(super) const SILENCE: Duration = Duration::from_mins(2);
-/// While something is sent, no more than this is read ahead, in bytes.
+/// Limit of the data that is read ahead while something is being sent, in bytes.
 const AHEAD_MAX: usize = 64 << 20;
-/// What was sent must be acknowledged within this time.
+/// TCP user timeout: sent data must be acknowledged within this time.
 const USER_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Why a connection is of no more use.
+/// Why a connection is no longer usable.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionError {
-    /// It could not be made in time.
+    /// Not established in time.
     #[error("no connection within {0:?}")]
     Timeout(Duration),
-    /// It failed, or what came makes no sense.
+    /// An I/O error, or invalid data was received.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// It failed.
+    /// An I/O error.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A packet that no server sends.
     #[error(transparent)]
     Answer(#[from] BadAnswer),
-    /// A line of text where packets are spoken.
+    /// A line of text where a packet was expected.
     #[error("the server sent text: {0}")]
     Text(String),
-    /// Given up, because the command of a job could not be run.
+    /// Closed by the worker, because the command of a job could not be started.
     #[error("a job was given back, its command cannot be run: {0}")]
     Command(std::io::Error),
-    /// The server closed it.
+    /// Closed by the server.
     #[error("the server closed the connection")]
     Closed,
-    /// It does not even answer the question whether it is there.
+    /// The server did not even answer an ECHO_REQ.
     #[error("the server is silent: nothing came for {} s, not even the answer to an ECHO_REQ", .0.as_secs_f64())]
     Silent(Duration),
-    /// It talks, and does not read.
+    /// The server sends without reading.
     #[error("the server sends without end and reads nothing")]
     Flood,
-    /// A job without a GRAB_JOB. It is not done.
+    /// A job that was assigned without a GRAB_JOB. It is not run.
     #[error("the server assigned a job of {0} that it was not asked for; it was not run")]
     Unasked(String),
-    /// A job of a function that was not registered. It is not done.
+    /// A job of a function that was not registered. It is not run.
     #[error("the server assigned a job of {0}, which is not registered there; it was not run")]
     Foreign(String),
 }
@@ -76,7 +77,7 @@ pub(super) enum ConnectionError {
 /// Both directions of a stream to a server.
 pub(super) type Stream = (Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>);
 
-/// Connects, trying all addresses that a host name has.
+/// Connects, trying all addresses of the host name.
 pub(super) async fn open(address: &ServerAddress, limit: Duration) -> Result<Stream, ConnectionError> {
     let connecting = async {
         match address {
@@ -98,10 +99,10 @@ pub(super) async fn open(address: &ServerAddress, limit: Duration) -> Result<Str
     tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectionError::Timeout(limit))?
 }
 
-/// Connects to the first server that can be reached.
+/// Connects to the first reachable server.
 ///
 /// # Errors
-/// [`ToolError::Unreachable`] says of each server why not.
+/// [`ToolError::Unreachable`] gives the reason for each server.
 pub(super) async fn open_first(
     servers: &[ServerAddress],
     limit: Duration,
@@ -116,24 +117,25 @@ pub(super) async fn open_first(
     Err(ToolError::Unreachable(reasons.join("; ")))
 }
 
-/// A connection that speaks packets.
+/// A connection that exchanges packets.
 ///
-/// Requests are queued and leave while answers are awaited, so that neither side ever waits for the other to read.
+/// Requests are queued and sent while responses are awaited, so that neither side waits for the other to
+/// read.
 pub(super) struct Connection {
     reader: Box<dyn AsyncRead + Send + Unpin>,
     writer: Box<dyn AsyncWrite + Send + Unpin>,
     codec: PacketCodec,
     received: BytesMut,
     unsent: BytesMut,
-    /// Of a packet that is passed over: how many bytes are still to come.
+    /// Bytes of a skipped packet that are still to be received.
     passed_over: usize,
     /// How long the server may be silent.
     silence: Duration,
-    /// When something came from it last.
+    /// When data was received last.
     heard: Instant,
-    /// Since when it has owed the answer to the question whether it is there.
+    /// Since when a liveness ECHO_REQ has been unanswered.
     asked: Option<Instant>,
-    /// How many answers to that question are still to come.
+    /// How many responses to such requests are outstanding.
     echoes: usize,
 }
 
@@ -153,13 +155,14 @@ impl Connection {
         }
     }
 
-    /// The same, to a server that may be silent for so long.
+    /// Like [`new`](Self::new), with this limit on the server's silence.
     pub(super) fn with_silence(stream: Stream, silence: Duration) -> Self {
         Self { silence, ..Self::new(stream) }
     }
 
-    /// The beginning of a packet that is longer than `most` bytes, if one comes now; the rest of it is passed over, so that
-    /// it takes no memory. To be asked before [`try_receive`](Self::try_receive), which takes packets of any length.
+    /// If the next packet is longer than `most` bytes, returns its beginning and skips the rest, so that it
+    /// takes no memory. Call it before [`try_receive`](Self::try_receive), which accepts packets of any
+    /// length.
     pub(super) fn try_pass_over(&mut self, most: usize) -> Option<Bytes> {
         let skip = self.passed_over.min(self.received.len());
         self.received.advance(skip);
@@ -179,7 +182,7 @@ impl Connection {
     /// Queues a request. The last argument may be the workload.
     ///
     /// # Errors
-    /// When the arguments are longer than a packet can be.
+    /// When the arguments exceed the packet size limit.
     pub(super) fn request(&mut self, packet_type: PacketType, arguments: &[&[u8]]) -> Result<(), CodecError> {
         let size = arguments.iter().map(|argument| argument.len()).sum::<usize>() + arguments.len().saturating_sub(1);
         let length = u32::try_from(size).map_err(|_| CodecError::TooLarge(size))?;
@@ -195,12 +198,12 @@ impl Connection {
         Ok(())
     }
 
-    /// How many bytes are queued.
+    /// Number of queued bytes.
     pub(super) fn unsent(&self) -> usize {
         self.unsent.len()
     }
 
-    /// An answer that has been read already.
+    /// Returns a response that has already been read.
     pub(super) fn try_receive(&mut self) -> Result<Option<Answer>, ConnectionError> {
         if self.passed_over > 0 {
             return Ok(None);
@@ -220,7 +223,8 @@ impl Connection {
         }
     }
 
-    /// The next answer; meanwhile what is queued is sent. Nothing is lost when this is dropped before it is done.
+    /// Waits for the next response and sends queued requests meanwhile. Cancel safe: dropping the future
+    /// loses nothing.
     pub(super) async fn receive(&mut self) -> Result<Answer, ConnectionError> {
         loop {
             if let Some(answer) = self.try_receive()? {
@@ -230,8 +234,8 @@ impl Connection {
         }
     }
 
-    /// Sends a part of what is queued or reads a part of what comes, whichever is possible first; nothing is lost when
-    /// this is dropped before it is done.
+    /// Sends a part of the queue or reads a part of the input, whichever is possible first. Cancel safe:
+    /// dropping the future loses nothing.
     pub(super) async fn turn(&mut self) -> Result<(), ConnectionError> {
         if self.received.capacity() - self.received.len() < READ_SIZE / 4 {
             self.received.reserve(READ_SIZE);
@@ -249,7 +253,8 @@ impl Connection {
                 0 => Err(ConnectionError::Closed),
                 _ => Ok(()),
             },
-            // Nobody may have looked for long: what is there is read before anybody is given up.
+            // The caller may not have polled for a long time: available data is read before the server is
+            // given up.
             () = tokio::time::sleep_until(due.into()) => {
                 if self.asked.is_some() {
                     return Err(ConnectionError::Silent(self.silence));
@@ -261,12 +266,12 @@ impl Connection {
         }
     }
 
-    /// Sends all that is queued.
+    /// Sends everything that is queued.
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
         self.flush_to(0).await
     }
 
-    /// Sends until no more than so many bytes are queued. What comes meanwhile is kept, as far as that is not endless.
+    /// Sends until at most `most` bytes are queued. Data received meanwhile is buffered, up to a limit.
     pub(super) async fn flush_to(&mut self, most: usize) -> Result<(), ConnectionError> {
         while self.unsent.len() > most {
             if self.received.len() > AHEAD_MAX {
@@ -277,9 +282,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends all that is queued and waits until the server has worked through it.
+    /// Sends everything that is queued and waits until the server has processed it.
     ///
-    /// A connection that is closed with unread answers is reset, and what the server had not yet read is lost then.
+    /// Closing a connection with unread responses resets it; requests that the server has not read yet would
+    /// then be lost.
     pub(super) async fn settle(&mut self) -> Result<(), ConnectionError> {
         self.request(PacketType::EchoReq, &[b"done"])?;
         while self.receive().await? != Answer::EchoRes {}

@@ -1,15 +1,15 @@
-//! Values of cells for people: durations, sizes and rates by the names of their columns.
+//! Formats table cells for people: durations, sizes and rates, chosen by column name.
 
 use crate::client::listing::printable;
 use crate::client::table::{Kind, flag, lossy, number};
 
-/// The heading of a column: its name without a unit, since the cells tell theirs.
+/// Heading of a column: its name without the unit, since each cell shows its own.
 pub(super) fn heading(column: &str) -> String {
     let name = column.strip_suffix("_per_s").map(|name| format!("{name}/s"));
     printable(&name.unwrap_or_else(|| without_unit(column).to_owned())).to_uppercase()
 }
 
-/// What a key is called.
+/// Label of a key.
 pub(super) fn words(key: &str) -> String {
     let is_past = key.ends_with("_unix_ms") && key != "deadline_unix_ms";
     let name = if key.ends_with("_per_s") { key } else { without_unit(key) };
@@ -20,7 +20,7 @@ fn without_unit(name: &str) -> &str {
     ["_unix_ms", "_unix_s", "_bytes", "_s"].iter().find_map(|unit| name.strip_suffix(unit)).unwrap_or(name)
 }
 
-/// What a cell says to a person. `now_unix_ms` is the time of the look, in milliseconds since 1970.
+/// Formats a cell for people. `now_unix_ms` is the time of the query, in milliseconds since 1970.
 pub(super) fn shown(column: &str, cell: &[u8], now_unix_ms: u64) -> String {
     if cell == b"-" {
         return "-".to_owned();
@@ -30,7 +30,7 @@ pub(super) fn shown(column: &str, cell: &[u8], now_unix_ms: u64) -> String {
         return flag(cell).map_or_else(plain, |set| if set { "yes" } else { "no" }.to_owned());
     }
     let Some(number) = number(cell).filter(|_| Kind::of(column) == Kind::Number) else { return plain() };
-    // Until the year 287396 an f64 has milliseconds.
+    // Until the year 287396 an f64 represents milliseconds exactly.
     #[allow(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let now_s = now_unix_ms as f64 / 1e3;
     if column.ends_with("_per_s") {
@@ -50,14 +50,14 @@ pub(super) fn shown(column: &str, cell: &[u8], now_unix_ms: u64) -> String {
     }
 }
 
-/// A moment that may come yet.
+/// Formats a time in the future.
 fn ahead(seconds: f64) -> String {
     if seconds <= 0.0 { "due".to_owned() } else { format!("in {}", duration(seconds)) }
 }
 
-/// A time of `seconds`, to two or three digits.
+/// Formats a time of `seconds`, with two or three digits.
 pub(super) fn duration(seconds: f64) -> String {
-    // No clock of a server counts further; what is beyond all measure is shown as this.
+    // No server's clock counts further; larger values are shown as this limit.
     let seconds = seconds.clamp(0.0, 1e12);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10^12")]
     let whole = seconds.round() as u64;
@@ -82,7 +82,7 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// A number of bytes, to two or three digits.
+/// Formats a number of bytes, with two or three digits.
 pub(super) fn size(bytes: f64) -> String {
     let mut value = bytes;
     for unit in ["B", "KiB", "MiB", "GiB"] {

@@ -1,10 +1,10 @@
-//! What a worker has asked a server for on one connection and what of it is in hand: the grabs that are not
-//! answered, and the jobs that are not begun.
+//! Prefetch state of one worker connection: its unanswered grabs and the jobs that are held but not yet
+//! started.
 //!
-//! With `--prefetch N` a connection holds up to N jobs, the one that is done and the grabs without an answer
-//! counted among them. It begins with one and may hold one more for each job that it is handed, so that a
-//! queue that is seldom more than one job long costs what it costs without; at a NO_JOB it is one again. A
-//! connection sleeps only when it holds none.
+//! With `--prefetch N` a connection holds up to N jobs, including the running one and the unanswered grabs.
+//! The window starts at one and grows by one for each assigned job, so that a queue that is seldom longer
+//! than one job costs the same as without prefetch. A NO_JOB resets it to one. A connection sleeps only when
+//! it holds no job.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,46 +21,47 @@ use crate::protocol::FunctionName;
 use crate::protocol::packet::PacketType;
 use crate::protocol::request::ConnectionOption;
 
-/// A job in hand.
+/// A held job.
 pub(super) struct Held {
     pub(super) job: AssignedJob,
-    /// Its share of the jobs that may still be begun, given back if it is not.
+    /// Its permit from the limit on jobs that may still be started, returned if the job is not started.
     pub(super) left: Option<OwnedSemaphorePermit>,
 }
 
-/// What was sent and may have an answer.
+/// A sent request that may get a response.
 enum Sent {
-    /// A grab, with its share of the jobs that may still be begun, where these are limited.
+    /// A grab, with its permit from the limit on jobs that may still be started, if there is one.
     Grab(Option<OwnedSemaphorePermit>),
-    /// The result of this job; only its refusal is answered.
+    /// The result of this job. Only a rejection is answered.
     Result(Bytes),
-    /// A WORK_FAIL for a job whose result was perhaps refused. It is refused where the result was not.
+    /// A WORK_FAIL for a job whose result may have been rejected. The server rejects it if the result was
+    /// accepted.
     Failure,
 }
 
-/// An answer came, and no grab was open.
+/// A response arrived although no grab was outstanding.
 struct NoGrab;
 
-/// What a grab needs to know of the worker.
+/// What a grab needs to know about the worker.
 pub(super) struct Allowance<'worker> {
-    /// A permit is a job that may still be begun; `None` without a limit.
+    /// One permit for each job that may still be started; `None` without a limit.
     pub(super) left: Option<&'worker Arc<Semaphore>>,
-    /// The functions whose jobs are done.
+    /// The registered functions.
     pub(super) functions: &'worker [FunctionName],
-    /// Nothing more is asked for.
+    /// Once cancelled, no more jobs are grabbed.
     pub(super) stop: &'worker CancellationToken,
 }
 
 /// The grabs and jobs of one connection.
 pub(super) struct Grabs {
-    /// The most jobs that it may hold (`--prefetch`).
+    /// Maximum number of jobs held (`--prefetch`).
     most: usize,
-    /// How many it may hold now.
+    /// Current limit.
     window: usize,
-    /// Whether it holds one that is being done.
+    /// Whether a held job is running.
     is_busy: bool,
     sent: VecDeque<Sent>,
-    /// How many of these are grabs.
+    /// How many of the sent requests are grabs.
     open: usize,
     jobs: VecDeque<Held>,
 }
@@ -70,31 +71,31 @@ impl Grabs {
         Self { most, window: 1, is_busy: false, sent: VecDeque::new(), open: 0, jobs: VecDeque::new() }
     }
 
-    /// Whether there are neither jobs nor grabs.
+    /// Whether there are neither held jobs nor outstanding grabs.
     pub(super) fn is_empty(&self) -> bool {
         self.jobs.is_empty() && self.open == 0
     }
 
-    /// How many grabs have no answer.
+    /// Number of outstanding grabs.
     pub(super) fn open(&self) -> usize {
         self.open
     }
 
-    /// The next job, in the order in which they were handed out. It is being done until [`Grabs::done`].
+    /// Starts the next job, in the order of assignment. It is running until [`Grabs::done`].
     pub(super) fn begin(&mut self) -> Option<Held> {
         let held = self.jobs.pop_front()?;
         self.is_busy = true;
         Some(held)
     }
 
-    /// The result of the job that was begun is sent.
+    /// Records that the result of the running job was sent.
     pub(super) fn done(&mut self, handle: Bytes) {
         self.is_busy = false;
         self.sent.push_back(Sent::Result(handle));
     }
 
-    /// Asks for as many jobs as may be held. The first one's share of the jobs that may be begun has been
-    /// taken already, and is in `first`.
+    /// Grabs as many jobs as the window allows. `first` is the permit of the first one, which the caller has
+    /// already acquired.
     pub(super) fn fill(
         &mut self,
         connection: &mut Connection,
@@ -116,10 +117,10 @@ impl Grabs {
         Ok(())
     }
 
-    /// Takes up an answer.
+    /// Handles a response.
     ///
     /// # Errors
-    /// For a job that was not asked for, or of a function that is not registered.
+    /// For a job that was not grabbed, or of a function that is not registered.
     pub(super) fn hear(
         &mut self,
         connection: &mut Connection,
@@ -148,23 +149,23 @@ impl Grabs {
                 tell_limited("work", format_args!("the server says {code}: {text}"));
                 self.refused(connection, &code)?;
             }
-            // A wake-up that crossed the last grab.
+            // A NOOP that crossed the last grab.
             _ => {}
         }
         Ok(())
     }
 
-    /// Something that was sent since the last answer was refused. A result that was refused leaves its job
-    /// open, and its client waiting: such a job fails.
+    /// Handles a rejection of something that was sent since the last response. A rejected result leaves its
+    /// job unfinished and its client waiting, so the job is failed.
     ///
-    /// A result that is accepted has no answer, so the refusal may be that of any result before the next
-    /// grab. A WORK_FAIL for a job that has ended does nothing but be refused.
+    /// An accepted result is not answered, so the rejection may belong to any result before the next grab. A
+    /// WORK_FAIL for a finished job is rejected and has no other effect.
     fn refused(&mut self, connection: &mut Connection, code: &str) -> Result<(), ConnectionError> {
         match self.sent.front() {
             Some(Sent::Failure) => {
                 self.sent.pop_front();
             }
-            // The job has ended, or was given to another worker: there is nothing to fail.
+            // The job has ended, or was assigned to another worker: there is nothing to fail.
             Some(Sent::Result(_)) if code == "JOB_NOT_FOUND" => {}
             Some(Sent::Result(_)) => {
                 for sent in self.sent.iter_mut().take_while(|sent| !matches!(sent, Sent::Grab(_))) {
@@ -178,7 +179,7 @@ impl Grabs {
         Ok(())
     }
 
-    /// The first of the grabs is answered; its share.
+    /// Removes the first outstanding grab, which has been answered, and returns its permit.
     fn grab_answered(&mut self) -> Result<Option<OwnedSemaphorePermit>, NoGrab> {
         while let Some(sent) = self.sent.pop_front() {
             if let Sent::Grab(share) = sent {
@@ -189,11 +190,12 @@ impl Grabs {
         Err(NoGrab)
     }
 
-    /// Gives back what is held, also what is still on its way here, when the job that was begun last has its
-    /// result.
+    /// Returns the held jobs to the server, including those that are still on their way here. The job that
+    /// was started last must have sent its result.
     ///
-    /// RESET_ABILITIES is the one packet that does so on every server. The option in front of it spares the
-    /// jobs the attempt; where it is not known, that costs an ERROR, which is not looked at, and the attempt.
+    /// RESET_ABILITIES is the one packet that does this on every server. The option sent before it keeps the
+    /// attempts of the jobs from being counted. A server that does not know the option answers with an ERROR,
+    /// which is ignored, and counts an attempt.
     pub(super) fn give_back(self, connection: &mut Connection) -> Result<(), ConnectionError> {
         if self.is_empty() {
             return Ok(());

@@ -1,4 +1,5 @@
-//! Lines about what a server says or does unasked: so many, and then a count of those that were left out.
+//! Rate limit for messages that a server causes: a few lines per time window, then a count of the omitted
+//! ones.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -6,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::tell;
 
-/// So many lines are written in each [`WINDOW`].
+/// Lines written in each [`WINDOW`].
 const LINES: u32 = 10;
-/// A flood of lines is counted anew after this time.
+/// Length of the window.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// What was written lately.
+/// Lines written in the current window.
 #[derive(Debug)]
 struct Limiter {
     begin: Option<Instant>,
@@ -19,12 +20,12 @@ struct Limiter {
     left_out: u64,
 }
 
-/// What becomes of a line.
+/// What happens to a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is written, after a line about those that were left out before.
+    /// Written, after a line with the number of omitted ones.
     Written(u64),
-    /// It is written, and says that no more follow for a while.
+    /// Written, with a note that no more follow for a while.
     Last,
     LeftOut,
 }
@@ -45,14 +46,15 @@ impl Limiter {
     }
 }
 
-/// As [`tell`], for what a server makes the tool say: a server that floods it gets a few lines in each ten seconds.
+/// Like [`tell`], but rate limited, for messages that a server causes: a flood results in a few lines every
+/// ten seconds.
 pub(super) fn tell_limited(tool: &str, message: fmt::Arguments<'_>) {
     limited(message, |line| tell(tool, line));
 }
 
-/// The same with another way to write a line.
+/// Like [`tell_limited`], with another way to write a line.
 pub(super) fn limited(message: fmt::Arguments<'_>, write: impl Fn(fmt::Arguments<'_>)) {
-    // A poisoned lock holds numbers all the same.
+    // A poisoned lock still holds valid numbers.
     let verdict = LIMITER.lock().unwrap_or_else(PoisonError::into_inner).judge(Instant::now());
     match verdict {
         Verdict::LeftOut => {}

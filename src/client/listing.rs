@@ -1,4 +1,4 @@
-//! The listings of the text protocol as tables for people and as JSON for programs.
+//! Formats the listings of the text protocol as tables for people and as JSON for programs.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::terminal::{cut, width};
 
-/// A listing whose lines have a known form.
+/// A listing with a known line format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listing {
     Status,
@@ -17,21 +17,21 @@ pub(super) enum Listing {
     Store,
 }
 
-/// What a column holds.
+/// Type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Column {
     Text,
     Number,
     /// 0 or 1 on the wire.
     Flag,
-    /// Words between spaces.
+    /// Words separated by spaces.
     Words,
 }
 
 use Column::{Flag, Number, Text, Words};
 
 impl Listing {
-    /// Names as in JSON; headings are the same in capitals.
+    /// Column names as in JSON; table headings are the same in capitals.
     const fn columns(self) -> &'static [(&'static str, Column)] {
         match self {
             Self::Status => &[("function", Text), ("total", Number), ("running", Number), ("workers", Number)],
@@ -45,7 +45,7 @@ impl Listing {
         }
     }
 
-    /// Cuts a line into its columns; one that has another form fills the first.
+    /// Splits a line into its columns. A line in another format becomes the first cell.
     pub(super) fn cells(self, line: &[u8]) -> Vec<String> {
         let line = text(line);
         let count = self.columns().len();
@@ -53,7 +53,7 @@ impl Listing {
             Self::UniqueJobs => vec![line],
             Self::Workers => worker_cells(&line),
             Self::Status | Self::PriorityStatus | Self::Jobs | Self::Store => {
-                // From the right: a name that has a tab in it is still one name.
+                // Split from the right: a name may contain a tab.
                 let mut cells: Vec<String> = line.rsplitn(count, '\t').map(str::to_owned).collect();
                 cells.reverse();
                 cells
@@ -63,8 +63,8 @@ impl Listing {
         cells
     }
 
-    /// The lines as a table with headings, at most `room` columns of the terminal wide; columns are aligned, numbers to the
-    /// right.
+    /// Formats the lines as a table with headings, at most `room` terminal columns wide. Columns are aligned,
+    /// numbers to the right.
     pub(super) fn table(self, lines: &[Vec<u8>], room: Option<usize>) -> String {
         let columns = self.columns();
         let mut rows = vec![columns.iter().map(|(name, _)| name.to_uppercase()).collect::<Vec<_>>()];
@@ -73,7 +73,7 @@ impl Listing {
         aligned_within(&rows, &to_right, room)
     }
 
-    /// The lines as a document: an array of objects; keys and values as one object.
+    /// Formats the lines as JSON: an array of objects, or for keys and values a single object.
     pub(super) fn json(self, lines: &[Vec<u8>]) -> String {
         if self == Self::Store {
             let fields = lines.iter().filter_map(|line| <[String; 2]>::try_from(self.cells(line)).ok());
@@ -97,20 +97,20 @@ impl Listing {
     }
 }
 
-/// Between two columns.
+/// Spaces between two columns.
 const GAP: usize = 2;
-/// A column is padded to no more than this: one long name among a million others must not make each line as long as it.
+/// Maximum padding of a column: one long name among a million must not widen every line.
 const WIDEST: usize = 256;
-/// A column of text that is cut keeps so much of it.
+/// Minimum width that a text column is cut to.
 const NARROWEST: usize = 8;
 
-/// Rows of as many cells as there are columns, aligned to the left or to the right, with two spaces between.
+/// Formats rows with one cell per column, aligned to the left or to the right, separated by two spaces.
 pub(super) fn aligned(rows: &[Vec<String>], to_right: &[bool]) -> String {
     aligned_within(rows, to_right, None)
 }
 
-/// The same, at most `room` columns of the terminal wide. Texts are cut for that, numbers are not; columns that find no room
-/// even so are left out from the right, and the headings end with a tilde.
+/// Like [`aligned`], at most `room` terminal columns wide. Text columns are cut to fit, numbers are not.
+/// Columns that still do not fit are dropped from the right, and the heading line ends with a tilde.
 pub(crate) fn aligned_within(rows: &[Vec<String>], to_right: &[bool], room: Option<usize>) -> String {
     let widths = widths(rows, to_right, room);
     let mut table = String::new();
@@ -124,7 +124,7 @@ pub(crate) fn aligned_within(rows: &[Vec<String>], to_right: &[bool], room: Opti
     table
 }
 
-/// How wide the columns of rows are; of columns that find no room nothing is said.
+/// Computes the widths of the columns. Columns that do not fit are missing from the result.
 pub(crate) fn widths(rows: &[Vec<String>], to_right: &[bool], room: Option<usize>) -> Vec<usize> {
     let widest = |column: usize| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0).min(WIDEST);
     let mut widths: Vec<usize> = (0..to_right.len()).map(widest).collect();
@@ -134,7 +134,7 @@ pub(crate) fn widths(rows: &[Vec<String>], to_right: &[bool], room: Option<usize
     widths
 }
 
-/// A row in columns of these widths; cells that are longer stand whole unless they are cut.
+/// Formats a row in columns of these widths. Longer cells overflow unless `is_cut`.
 pub(crate) fn row_text(row: &[String], widths: &[usize], to_right: &[bool], is_cut: bool) -> String {
     let mut text = String::new();
     for (index, ((cell, most), to_right)) in row.iter().zip(widths).zip(to_right).enumerate() {
@@ -149,11 +149,11 @@ pub(crate) fn row_text(row: &[String], widths: &[usize], to_right: &[bool], is_c
     text
 }
 
-/// Makes columns narrower, and leaves out the last ones, until they fit into `room`.
+/// Narrows the columns, and drops the last ones, until they fit into `room`.
 fn fit(widths: &mut Vec<usize>, to_right: &[bool], room: usize) {
     loop {
         let needed = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-        // Room for the tilde behind the headings.
+        // Leave room for the tilde after the headings.
         let room = if widths.len() < to_right.len() { room.saturating_sub(GAP) } else { room };
         let Some(excess) = needed(widths).checked_sub(room).filter(|excess| *excess > 0) else { return };
         let texts = || widths.iter().zip(to_right).enumerate().filter(|(_, (_, to_right))| !**to_right);
@@ -162,7 +162,7 @@ fn fit(widths: &mut Vec<usize>, to_right: &[bool], room: usize) {
             widths.pop();
             continue;
         }
-        // The widest gives way first.
+        // The widest column is narrowed first.
         for _ in 0..excess {
             let widest = widths.iter().zip(to_right).enumerate().filter(|(_, (_, to_right))| !**to_right);
             let Some((index, _)) = widest.max_by_key(|(_, (width, _))| **width) else { break };
@@ -175,16 +175,17 @@ fn fit(widths: &mut Vec<usize>, to_right: &[bool], room: usize) {
     }
 }
 
-/// Lines of a listing whose form is not known.
+/// JSON for the lines of a listing in an unknown format.
 pub(super) fn plain_json(lines: &[Vec<u8>]) -> Value {
     json!({ "lines": lines.iter().map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>() })
 }
 
-/// `FD ADDRESS ID : FUNCTION FUNCTION`, where the id may have spaces in it and an IPv6 address has colons.
+/// Splits `FD ADDRESS ID : FUNCTION FUNCTION`. The id may contain spaces, and an IPv6 address contains
+/// colons.
 fn worker_cells(line: &str) -> Vec<String> {
     let (fd, rest) = line.split_once(' ').unwrap_or((line, ""));
     let (address, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-    // With an empty id the colon comes at once.
+    // With an empty id the colon follows immediately.
     let (id, functions) = match rest.strip_prefix(':') {
         Some(functions) if functions.is_empty() || functions.starts_with(' ') => ("", functions),
         _ => match rest.split_once(" : ") {
@@ -195,8 +196,8 @@ fn worker_cells(line: &str) -> Vec<String> {
     [fd, address, id, functions.trim()].map(str::to_owned).into()
 }
 
-/// Letters that are not seen and change how others are shown: they turn the direction of what follows, join it, or end a
-/// line for some programs.
+/// Invisible characters that change how others are displayed: they reverse the direction of what follows,
+/// join characters, or end a line in some programs.
 const UNSEEN: [std::ops::RangeInclusive<char>; 8] = [
     '\u{61c}'..='\u{61c}',
     '\u{180e}'..='\u{180e}',
@@ -208,13 +209,13 @@ const UNSEEN: [std::ops::RangeInclusive<char>; 8] = [
     '\u{e0000}'..='\u{e007f}',
 ];
 
-/// Whether a terminal, or whoever reads on it, is misled by a letter.
+/// Whether a character can control a terminal or mislead its reader.
 fn is_obeyed(letter: char) -> bool {
     letter.is_control() || UNSEEN.iter().any(|range| range.contains(&letter))
 }
 
-/// What is safe to print: a name may hold anything, also what a terminal obeys. That is written byte for byte as `\xNN`, as
-/// names are in commands.
+/// Makes text safe to print: a name may contain anything, including terminal control characters. Each byte of
+/// those is written as `\xNN`, as in names in commands.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -223,14 +224,14 @@ pub(crate) fn printable(text: &str) -> String {
             continue;
         }
         for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
-            // A String takes everything.
+            // Writing to a String does not fail.
             let _ = write!(out, "\\x{byte:02x}");
         }
     }
     out
 }
 
-/// A line of a listing as text; bytes that are no UTF-8 are written as `\xNN`.
+/// Converts a line of a listing to text; bytes that are not UTF-8 are written as `\xNN`.
 fn text(line: &[u8]) -> String {
     let mut out = String::with_capacity(line.len());
     for chunk in line.utf8_chunks() {
@@ -242,12 +243,14 @@ fn text(line: &[u8]) -> String {
     out
 }
 
-/// A document on one line, safe to print: what a terminal obeys is written as `\uXXXX`, which is the same to programs.
+/// Formats a JSON document on one line, safe to print: control characters are written as `\uXXXX`, which
+/// programs read as the same characters.
 pub(crate) fn json_text(document: &Value) -> String {
     harmless_json(&document.to_string())
 }
 
-/// The same of a document that is written already. Only its strings can hold such letters, but for the line ends of its form.
+/// Does the same for a serialized document. Apart from its line ends, only its strings can contain such
+/// characters.
 pub(crate) fn harmless_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -256,14 +259,14 @@ pub(crate) fn harmless_json(text: &str) -> String {
             continue;
         }
         for unit in letter.encode_utf16(&mut [0; 2]) {
-            // A String takes everything.
+            // Writing to a String does not fail.
             let _ = write!(out, "\\u{unit:04x}");
         }
     }
     out
 }
 
-/// Documents as one array, without ever having all of them as values.
+/// Serializes documents as one array, without holding all of them as values.
 pub(super) fn json_array(documents: impl Iterator<Item = Value>) -> String {
     let mut out = String::from("[");
     for (index, document) in documents.enumerate() {
@@ -345,7 +348,7 @@ mod tests {
         ];
         assert_eq!(cut(41).lines().collect::<Vec<_>>(), expected);
         assert_eq!(cut(100), Listing::Status.table(&lines(&listing), None));
-        // Where not even that fits, whole columns are left out.
+        // Where the cut texts do not fit either, whole columns are dropped.
         assert_eq!(
             cut(22).lines().collect::<Vec<_>>(),
             ["FUNCTION       TOTAL ~", "a-rather-l~       12", "\u{6f22}\u{5b57}         1234567"]

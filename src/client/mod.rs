@@ -1,19 +1,19 @@
 //! The client side of the protocol, and the tools built on it: `work`, `submit`, `admin`, `top` and `fleet`.
 //!
-//! * `address`: where servers are, from options and environment.
-//! * `connection`: packets to a server and back, over TCP or a UNIX socket; `answer` gives them their meaning.
-//! * `worker` runs a `command` per job; `slot` is one of its connections, `perform` what is done on one,
-//!   `grabs` which jobs it has asked for and has in hand, `backoff` the pause between two tries; `managed` is
-//!   a worker that others steer.
-//! * `submit` puts jobs in: `source` reads them, `pipeline` keeps account of them, `output` prints what comes back.
-//! * `admin` asks the text commands: `admin_text` reads an answer from the wire, `listing` and, of listings that name their
-//!   columns, `table` make tables and JSON of it.
-//! * `top` shows a server in a terminal, by the same commands.
-//! * `fleet` looks after the workers of many machines, by jobs.
+//! * `address`: server addresses, from options and environment.
+//! * `connection`: sends and receives packets over TCP or a UNIX socket; `answer` decodes them.
+//! * `worker` runs a `command` per job; `slot` is one of its connections, `perform` runs jobs on one, `grabs`
+//!   tracks grabbed and held jobs, `backoff` is the pause between two attempts to connect; `managed` is a
+//!   remotely controlled worker.
+//! * `submit` submits jobs: `source` reads them, `pipeline` tracks them, `output` prints their results.
+//! * `admin` sends text commands: `admin_text` reads a response, `listing` formats it as a table or JSON, and
+//!   `table` does so for listings with a heading line.
+//! * `top` shows a server in a terminal, using the same commands.
+//! * `fleet` supervises the workers of many machines, by jobs.
 //!
-//! The tools say what they have to say for people on standard error, and results on standard output. They share these
-//! exit statuses: 0 all went well, 1 a job failed or the server said no, 2 the command line is wrong, 3 no server could
-//! be reached, the connection was lost or time ran out.
+//! The tools write messages for people to standard error, and results to standard output. They share these
+//! exit statuses: 0 success, 1 a job failed or the server answered ERR, 2 the command line is invalid, 3 no
+//! server could be reached, the connection was lost or time ran out.
 
 mod address;
 mod admin;
@@ -57,7 +57,7 @@ pub use worker::WorkArgs;
 
 /// A job failed, or the server answered ERR.
 const EXIT_FAILED: u8 = 1;
-/// The command line makes no sense.
+/// The command line is invalid.
 const EXIT_USAGE: u8 = 2;
 /// No server could be reached, the connection was lost, or time ran out.
 const EXIT_UNREACHABLE: u8 = 3;
@@ -86,21 +86,21 @@ pub enum Tool {
     Fleet(FleetArgs),
 }
 
-/// Why a tool ends before its work is done.
+/// Why a tool ends early.
 #[derive(Debug, thiserror::Error)]
 enum ToolError {
-    /// What clap could not see.
+    /// A usage error that clap cannot detect.
     #[error("{0}")]
     Usage(String),
     /// The command of `work` does not exist or cannot be executed.
     #[error("{message}")]
     Command {
-        /// What a shell would exit with.
+        /// The exit status that a shell would use.
         status: u8,
-        /// For people.
+        /// The message for people.
         message: String,
     },
-    /// No server, or no more.
+    /// No server could be reached, or the connection was lost.
     #[error("{0}")]
     Unreachable(String),
     /// Standard output or input failed.
@@ -119,9 +119,9 @@ impl ToolError {
     }
 }
 
-/// Runs a tool until it is done; the result is the exit status of the process.
+/// Runs a tool to its end and returns the exit status of the process.
 ///
-/// It brings a runtime of its own, which does not wait for a read from a terminal that nobody will end.
+/// It has its own runtime, which does not wait for an unfinished read from a terminal.
 pub fn run(tool: Tool) -> ExitCode {
     let name = match tool {
         Tool::Work(_) => "work",
@@ -150,7 +150,7 @@ pub fn run(tool: Tool) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            // Whoever closed our output (`| head`) knows already.
+            // The process that closed the output (`| head`) did so on purpose.
             if !matches!(&error, ToolError::Io(_, cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
                 tell(name, format_args!("{error}"));
             }
@@ -159,21 +159,22 @@ pub fn run(tool: Tool) -> ExitCode {
     }
 }
 
-/// The system's name of this host; empty where it has none.
+/// The host name of the system; empty if it has none.
 fn host_name() -> String {
     nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Whether lines for people begin with the time.
+/// Whether messages begin with the time.
 static TIMES: AtomicBool = AtomicBool::new(false);
 
-/// Lets lines for people begin with the local time from now on: those of a tool that runs for months.
+/// Makes all later messages begin with the local time, for tools that run for months.
 fn tell_with_times() {
     TIMES.store(true, Ordering::Relaxed);
 }
 
-/// A line for people, on standard error. Where that is closed there is nobody to tell. What a terminal obeys is shown instead,
-/// whoever said it; whatever is from elsewhere and must not make a line of its own goes through [`printable`] before.
+/// Writes a message for people to standard error; a closed standard error is ignored. Control characters are
+/// escaped, whatever their origin. Text of other origin that must stay on one line has to go through
+/// [`printable`] first.
 fn tell(tool: &str, message: fmt::Arguments<'_>) {
     let message = message.to_string();
     let lines: Vec<String> = message.split('\n').map(printable).collect();

@@ -12,34 +12,35 @@ use super::pipeline::{Ending, Job};
 use super::{ToolError, terminal};
 use crate::protocol::request::leading_count;
 
-/// How results look.
+/// Format of the output.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Style {
-    /// One JSON object a job.
+    /// One JSON object per job.
     pub(super) json: bool,
-    /// A result that does not end with a newline gets one, so that the results of many jobs can be told apart.
+    /// Adds a newline to a result that does not end with one, so that the results of many jobs can be told
+    /// apart.
     pub(super) newline: bool,
-    /// Jobs are in the background: their handles are the result.
+    /// Background jobs: print their handles as the results.
     pub(super) handles: bool,
-    /// Say of every job what its handle is and how far it is.
+    /// Report the handle and the progress of every job.
     pub(super) verbose: bool,
 }
 
-/// The tool's output.
+/// Output of the tool.
 pub(super) struct Output {
     style: Style,
     unique: Vec<u8>,
-    /// What is to be printed, in the order of printing.
+    /// Text that is not written yet, in order.
     buffer: Vec<u8>,
-    /// The last byte of the result whose parts are being printed.
+    /// Last byte of the result that is being printed in parts.
     last: Option<u8>,
     bar: ProgressBar,
     many: bool,
 }
 
 impl Output {
-    /// `many`: whether more than one job may come, whose number the bar then counts.
+    /// `many`: whether more than one job may be submitted; the progress bar then counts jobs.
     pub(super) fn new(style: Style, unique: Vec<u8>, progress: bool, many: bool) -> Self {
         let bar = if progress && io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
         bar.set_style(template("{spinner} {pos} jobs, {rate}, {elapsed}"));
@@ -49,7 +50,7 @@ impl Output {
         Self { style, unique, buffer: Vec::new(), last: None, bar, many }
     }
 
-    /// All jobs have been read, and they are so many.
+    /// Sets the total number of jobs, once all have been read.
     pub(super) fn total(&mut self, count: u64) {
         if self.many {
             self.bar.set_length(count);
@@ -62,20 +63,21 @@ impl Output {
         !self.style.json
     }
 
-    /// A part of the result of the job that is next in the output.
+    /// Prints a part of the result of the job that is next in the output.
     pub(super) fn part(&mut self, data: &[u8]) {
         self.buffer.extend_from_slice(data);
         self.last = data.last().copied().or(self.last);
     }
 
-    /// A job has got its handle.
+    /// Reports the handle of a job.
     pub(super) fn created(&self, number: u64, handle: &[u8]) {
         if self.style.verbose {
             self.message(format_args!("job {number} is {}", handle.escape_ascii()));
         }
     }
 
-    /// A warning, to standard error as the worker wrote it, as far as a terminal takes no commands from it.
+    /// Writes a warning to standard error as the worker sent it; on a terminal, control characters are
+    /// escaped.
     pub(super) fn warning(&self, data: &[u8]) {
         if self.style.json {
             return;
@@ -83,7 +85,7 @@ impl Output {
         let data = &terminal::harmless(data, io::stderr().is_terminal());
         self.bar.suspend(|| {
             let mut stderr = io::stderr().lock();
-            // Where standard error is closed there is nobody to warn.
+            // A closed standard error is ignored.
             let _ = stderr.write_all(data);
             if data.last().is_some_and(|last| *last != b'\n') {
                 let _ = stderr.write_all(b"\n");
@@ -91,7 +93,7 @@ impl Output {
         });
     }
 
-    /// How far a job is.
+    /// Shows the progress of a job.
     pub(super) fn status(&self, number: u64, numerator: &[u8], denominator: &[u8]) {
         if !self.many
             && let (done, all @ 1..) = (leading_count(numerator), leading_count(denominator))
@@ -106,7 +108,7 @@ impl Output {
         }
     }
 
-    /// A job is finished and next in the output; parts that were printed are not in it any more.
+    /// Prints a finished job that is next in the output. Parts that were printed before are no longer in it.
     pub(super) fn finished(&mut self, job: &Job, ending: &Ending) {
         if self.style.json {
             let object = self.object(job, ending);
@@ -174,17 +176,17 @@ impl Output {
         Value::Object(object)
     }
 
-    /// A line for people about what the server does unasked, of which a flood leaves a few.
+    /// Writes a message that the server caused, rate limited.
     pub(super) fn message_of_server(&self, message: std::fmt::Arguments<'_>) {
         super::limit::limited(message, |line| self.message(line));
     }
 
-    /// A line for people.
+    /// Writes a message for people.
     pub(super) fn message(&self, message: std::fmt::Arguments<'_>) {
         self.bar.suspend(|| super::tell("submit", message));
     }
 
-    /// Prints what there is to print.
+    /// Writes the buffered output.
     pub(super) fn flush(&mut self) -> Result<(), ToolError> {
         if self.buffer.is_empty() {
             return Ok(());
@@ -198,20 +200,20 @@ impl Output {
         printed.map_err(|error| ToolError::Io("cannot print results", error))
     }
 
-    /// Nothing more will come.
+    /// Ends the output.
     pub(super) fn close(&mut self) -> Result<(), ToolError> {
         self.bar.finish_and_clear();
         self.flush()
     }
 
-    /// What is to be printed and has not been flushed.
+    /// Output that has not been flushed.
     #[cfg(test)]
     pub(super) fn pending(&self) -> String {
         String::from_utf8_lossy(&self.buffer).into_owned()
     }
 }
 
-/// A style of a progress bar; `{rate}` is jobs a second.
+/// Creates a progress bar style; `{rate}` is jobs per second.
 pub(crate) fn template(text: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
@@ -220,7 +222,7 @@ pub(crate) fn template(text: &str) -> ProgressStyle {
     })
 }
 
-/// As text where it is UTF-8, else as `NAME_base64`.
+/// Inserts bytes as text if they are UTF-8, otherwise base64 encoded as `NAME_base64`.
 pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), Value::from(text)),
@@ -228,7 +230,7 @@ pub(crate) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &
     };
 }
 
-/// RFC 4648, with padding.
+/// Base64 as in RFC 4648, with padding.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -243,7 +245,7 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// A small part of a large buffer is copied, so that keeping it does not keep all that came with it.
+/// Copies a small slice, so that keeping it does not keep the whole buffer it was received in.
 pub(super) fn keep(bytes: &Bytes) -> Bytes {
     const SMALL: usize = 4096;
     if bytes.len() < SMALL { Bytes::copy_from_slice(bytes) } else { bytes.clone() }

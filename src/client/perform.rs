@@ -1,5 +1,5 @@
-//! What a worker says and does on a connection, whatever kind of worker it is: a function registered, a job grabbed, its
-//! command run and the server told, and the end.
+//! Operations on a worker connection that all kinds of workers share: register a function, grab a job, run
+//! its command, report the result, and end the connection.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,43 +18,44 @@ use crate::protocol::packet::PacketType;
 
 /// While more than this is queued for the server, no more output of a command is read, in bytes.
 pub(super) const UNSENT_MAX: usize = 1 << 20;
-/// So much of a name that makes no sense is said, in bytes.
+/// How much of an invalid name is shown, in bytes.
 const NAME_SHOWN: usize = 100;
-/// How much later than the worker the server gives up on a job: a kill and its report fit in between.
+/// How much longer than the worker's time limit the server's is: enough for a kill and its report.
 const SERVER_GRACE: Duration = TERM_GRACE.saturating_add(Duration::from_secs(3));
-/// How long a server may take to confirm the last result of a worker that ends.
+/// Time for a server to confirm the last result of a worker that ends.
 pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What a job is done with.
+/// What is needed to run a job.
 pub(super) struct Performer<'worker> {
     pub(super) command: &'worker Arc<JobCommand>,
-    /// No more of it.
+    /// Kills the running command.
     pub(super) kill: &'worker CancellationToken,
     pub(super) verbose: bool,
     pub(super) server: &'worker ServerState,
 }
 
-/// The end of a run.
+/// End of a run.
 pub(super) struct Ended {
     pub(super) outcome: Outcome,
-    /// Why there is nobody left to be told.
+    /// Why the result can no longer be reported.
     lost: Option<ConnectionError>,
 }
 
 impl Ended {
-    /// Whether the job has no result since the worker was told to end at once, and the server can be told so.
+    /// Whether the job was killed because the worker must stop immediately, and the server can still be told.
     pub(super) fn is_killed(&self) -> bool {
         self.lost.is_none() && matches!(self.outcome, Outcome::Killed)
     }
 }
 
 impl Performer<'_> {
-    /// Does a job. The connection is watched meanwhile, and what comes is for `hear`; if it is lost the
-    /// command still runs to its end, since half of its work may be worse than all of it, but its result has
-    /// nowhere to go.
+    /// Runs a job. Meanwhile the connection is read, and responses go to `hear`. If the connection is lost,
+    /// the command still runs to its end, since a half-done job may be worse than a finished one, but its
+    /// result is dropped.
     ///
     /// # Errors
-    /// When no process could be made, or the output was longer than a packet can be. The job has no result then.
+    /// When no process could be created, or the output exceeded the packet size limit. The job has no result
+    /// then.
     pub(super) async fn run(
         &self,
         connection: &mut Connection,
@@ -63,7 +64,7 @@ impl Performer<'_> {
     ) -> Result<Ended, ConnectionError> {
         let name = job.handle.escape_ascii();
         let begin = Instant::now();
-        // Without a process there is no judgement on the job: the end of the connection gives it to another worker.
+        // Without a process the job has no outcome: closing the connection gives it to another worker.
         let started = self.command.start(job, self.kill.clone());
         let mut events = started.map_err(ConnectionError::Command)?;
         if self.verbose {
@@ -98,10 +99,10 @@ impl Performer<'_> {
         Ok(Ended { outcome, lost })
     }
 
-    /// Tells the server of the end of a run.
+    /// Reports the end of a run to the server.
     ///
     /// # Errors
-    /// When the connection is of no more use; that gives the job back.
+    /// When the connection must be closed, which returns the job to the queue.
     pub(super) fn report(
         &self,
         connection: &mut Connection,
@@ -118,14 +119,14 @@ impl Performer<'_> {
                 connection.request(PacketType::WorkException, &[&job.handle, message])?;
             }
             Outcome::Failed { .. } => connection.request(PacketType::WorkFail, &[&job.handle])?,
-            // The end of the connection gives the job back.
+            // Closing the connection returns the job to the queue.
             Outcome::Killed => return Err(ConnectionError::Closed),
         }
         Ok(())
     }
 }
 
-/// Registers a function, with the limit of time that the server is to know.
+/// Registers a function, with the time limit for the server.
 pub(super) fn register(
     connection: &mut Connection,
     name: &[u8],
@@ -152,12 +153,13 @@ fn send_part(
     Ok(connection.request(packet_type, &[&job.handle, data])?)
 }
 
-/// Asks for a job and waits for the answer. An ERROR in front of it is about the result of the job that was `done` before.
+/// Grabs a job and waits for the response. An ERROR before it refers to the result of the previous job,
+/// `done`.
 pub(super) async fn grab(
     connection: &mut Connection,
     mut done: Option<Bytes>,
 ) -> Result<Option<AssignedJob>, ConnectionError> {
-    // A server that answers what it does not read is not asked without end.
+    // Do not queue requests without limit for a server that answers but does not read.
     connection.flush_to(UNSENT_MAX).await?;
     connection.request(PacketType::GrabJobAll, &[])?;
     loop {
@@ -166,25 +168,26 @@ pub(super) async fn grab(
             Answer::NoJob => return Ok(None),
             Answer::Error { code, text } => {
                 tell_limited("work", format_args!("the server says {code}: {text}"));
-                // A result that was refused leaves the job open, and its client waiting.
+                // A rejected result leaves the job unfinished and its client waiting.
                 if let Some(handle) = done.take()
                     && code != "JOB_NOT_FOUND"
                 {
                     connection.request(PacketType::WorkFail, &[&handle])?;
                 }
             }
-            // A wake-up that crossed the last grab.
+            // A NOOP that crossed the last grab.
             _ => {}
         }
     }
 }
 
-/// The error for a job of a function that was not registered. Its command would be run for whoever has the server's address.
+/// The error for a job of a function that was not registered. Running it would let anyone at the server's
+/// address run the command.
 pub(super) fn foreign(job: &AssignedJob) -> ConnectionError {
     ConnectionError::Foreign(function_shown(job))
 }
 
-/// The error for a job that was not asked for.
+/// The error for a job that was not grabbed.
 pub(super) fn unasked(job: &AssignedJob) -> ConnectionError {
     ConnectionError::Unasked(function_shown(job))
 }
@@ -199,7 +202,7 @@ pub(super) async fn wake_up(connection: &mut Connection) -> Result<(), Connectio
     Ok(())
 }
 
-/// Sends what is queued and reads what comes while a job is done.
+/// Sends queued requests and reads responses while a job runs.
 async fn read_along(
     connection: &mut Connection,
     hear: &mut impl FnMut(&mut Connection, Answer) -> Result<(), ConnectionError>,
@@ -211,14 +214,14 @@ async fn read_along(
     Ok(())
 }
 
-/// What a worker without other grabs takes from answers that come while it does a job.
+/// Handles a response that arrives while a job runs, for a worker without prefetch.
 pub(super) fn tell_error(answer: &Answer) {
     if let Answer::Error { code, text } = answer {
         tell_limited("work", format_args!("the server says {code}: {text}"));
     }
 }
 
-/// Makes sure of the last result before the connection ends.
+/// Confirms the last result before the connection ends.
 pub(super) async fn farewell(mut connection: Connection) -> Result<(), ConnectionError> {
     match tokio::time::timeout(FAREWELL, connection.settle()).await {
         Ok(Ok(())) => {}

@@ -1,4 +1,5 @@
-//! The account of the jobs that are on their way: which answer is for which job, what may be printed, what was lost.
+//! Tracks submitted jobs: assigns responses to jobs, decides what may be printed, and what is lost with a
+//! connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
@@ -15,32 +16,33 @@ use crate::protocol::packet::{CodecError, PacketType};
 #[cfg(test)]
 mod tests;
 
-/// How many times the window of finished jobs may wait for an older one, whose result is to be printed before theirs.
+/// How many windows of finished jobs may wait for an older one whose result must be printed first.
 const WAITING_WINDOWS: usize = 16;
 
-/// So much of the reason of a failure is said to people, in bytes; JSON has all of it.
+/// How much of a failure's reason is shown to people, in bytes; JSON contains all of it.
 const EXCEPTION_SHOWN: usize = 64 * 1024;
-/// What results may take that cannot be printed yet, in bytes: those of jobs behind an unfinished one, or of JSON.
+/// Memory limit of results that cannot be printed yet, in bytes: those of jobs behind an unfinished one, or
+/// for JSON.
 const HELD_MAX: usize = 1 << 30;
-/// What a part of a result takes beside its bytes, about.
+/// Approximate memory cost of a part of a result, in addition to its data, in bytes.
 const PART_COST: usize = 64;
 
-/// What is the same for all jobs.
+/// Settings that are the same for all jobs.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     /// One of the SUBMIT_JOB packets.
     pub(super) packet_type: PacketType,
     /// Empty for none.
     pub(super) unique: Vec<u8>,
-    /// When to run, in seconds of UNIX time, with SUBMIT_JOB_EPOCH.
+    /// Start time, in seconds of UNIX time, for SUBMIT_JOB_EPOCH.
     pub(super) epoch: Option<String>,
-    /// Whether a job is finished when the server has it.
+    /// Background: a job is finished once the server has accepted it.
     pub(super) background: bool,
     /// Whether results are printed in the order of submission.
     pub(super) ordered: bool,
-    /// Whether jobs that may have run are submitted again after a lost connection, even without a unique id.
+    /// Whether jobs that may have run are resubmitted after a lost connection, even without a unique id.
     pub(super) resubmit: bool,
-    /// How many jobs may be unfinished at a time.
+    /// Maximum number of unfinished jobs.
     pub(super) window: usize,
 }
 
@@ -53,13 +55,13 @@ pub(super) struct Job {
     pub(super) handle: Option<Bytes>,
     /// Parts of the result that are not printed yet.
     pub(super) data: Vec<Bytes>,
-    /// For JSON.
+    /// Kept for JSON only.
     pub(super) warnings: Vec<Bytes>,
     workload: Bytes,
     begin: Instant,
-    /// What is kept of its result, in bytes.
+    /// Memory held by its result, in bytes.
     held: usize,
-    /// Parts of its result have been printed, and cannot be taken back.
+    /// Whether parts of its result have been printed and cannot be taken back.
     printed: bool,
     ending: Option<Ending>,
 }
@@ -67,24 +69,24 @@ pub(super) struct Job {
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The server has it; it runs in the background.
+    /// Accepted by the server; it runs in the background.
     Created,
-    /// Done, with the last part of its result.
+    /// Done, with the last part of the result.
     Complete(Bytes),
-    /// The worker said so.
+    /// Failed by the worker.
     Failed,
-    /// The worker said why.
+    /// Failed by the worker, with a reason.
     Exception(Bytes),
-    /// The server did not take it.
+    /// Rejected by the server.
     Rejected(String),
-    /// The connection was lost while it was on its way.
+    /// The connection was lost while the job was unfinished.
     Lost,
     /// Time ran out.
     TimedOut,
 }
 
 impl Ending {
-    /// For programs.
+    /// Name of the outcome, for programs.
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -97,7 +99,7 @@ impl Ending {
         }
     }
 
-    /// What went wrong, for people.
+    /// Description of the failure, for people.
     pub(super) fn problem(&self) -> Option<String> {
         match self {
             Self::Created | Self::Complete(_) => None,
@@ -113,14 +115,14 @@ impl Ending {
     }
 }
 
-/// What an answer without a handle is for.
+/// A request whose response carries no handle.
 #[derive(Clone, Copy, Debug)]
 enum Pending {
     Option,
     Submission(u64),
 }
 
-/// How jobs have ended so far.
+/// Counts of unsuccessful jobs so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     /// Failed by their worker or rejected by the server.
@@ -129,18 +131,18 @@ pub(super) struct Counts {
     pub(super) lost: u64,
 }
 
-/// All jobs on their way, oldest first; the oldest is never finished.
+/// All jobs that are not printed yet, oldest first. The oldest is never finished.
 pub(super) struct Pipeline {
     settings: Settings,
     jobs: VecDeque<Job>,
-    /// The number of the oldest job, or of the next one.
+    /// Number of the oldest job, or of the next one if there is none.
     first: u64,
     unfinished: usize,
     pending: VecDeque<Pending>,
-    /// Several where the server took submissions with one unique id for one job.
+    /// Several numbers if the server merged submissions with one unique id into one job.
     by_handle: HashMap<Bytes, VecDeque<u64>>,
     counts: Counts,
-    /// What is kept of the results of all jobs, in bytes, and how much that may be.
+    /// Memory held by the results of all jobs, in bytes, and its limit.
     held: usize,
     most_held: usize,
 }
@@ -167,17 +169,17 @@ impl Pipeline {
         window.saturating_sub(self.unfinished).min(waiting)
     }
 
-    /// Whether all that was submitted is finished and printed.
+    /// Whether all submitted jobs are finished and printed.
     pub(super) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }
 
-    /// How many jobs were submitted.
+    /// Number of submitted jobs.
     pub(super) fn submitted(&self) -> u64 {
         self.first - 1 + self.jobs.len() as u64
     }
 
-    /// When the oldest job was submitted.
+    /// When the oldest unprinted job was submitted.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.jobs.front().map(|job| job.begin)
     }
@@ -186,7 +188,7 @@ impl Pipeline {
         self.counts
     }
 
-    /// Begins to talk on a new connection: asks for exceptions, and submits again what waits for that.
+    /// Starts on a new connection: requests exceptions, and resubmits the jobs that are waiting for it.
     pub(super) fn connected(&mut self, connection: &mut Connection) -> Result<(), ConnectionError> {
         if !self.settings.background {
             connection.request(PacketType::OptionReq, &[b"exceptions"])?;
@@ -223,7 +225,7 @@ impl Pipeline {
         }
     }
 
-    /// Takes an answer of the server. Returns whether it brings a job on its way.
+    /// Handles a response. Returns whether it advances a job.
     pub(super) fn answer(&mut self, answer: Answer, output: &mut Output) -> bool {
         let is_awaited = match &answer {
             Answer::JobCreated(_) => !self.pending.is_empty(),
@@ -240,7 +242,7 @@ impl Pipeline {
             Answer::OptionRes => {
                 self.pending.pop_front();
             }
-            // A server that does not know the option sends plain failures, which is no reason to stop.
+            // A server that does not know the option sends plain failures. This is no reason to stop.
             Answer::Error { code, text } => match self.pending.pop_front() {
                 Some(Pending::Submission(number)) => {
                     self.finish(number, Ending::Rejected(format!("{code}: {text}")), output);
@@ -274,7 +276,8 @@ impl Pipeline {
             WorkEvent::Fail => Ending::Failed,
             WorkEvent::Exception(why) => Ending::Exception(keep(&why)),
             WorkEvent::Data(_) | WorkEvent::Warning(_) | WorkEvent::Status(..) => {
-                // The server sends as many copies as submissions share the handle; each gets its own.
+                // The server sends one copy for each submission that shares the handle; each submission gets
+                // its own.
                 let Some(number) = numbers.front().copied() else { return };
                 numbers.rotate_left(1);
                 self.news(number, &event, output);
@@ -308,7 +311,7 @@ impl Pipeline {
         }
     }
 
-    /// Counts a part of a result that is kept; a result without an end ends here.
+    /// Accounts for a part of a result that is kept. A result above the memory limit ends the job.
     fn hold(&mut self, number: u64, bytes: usize, output: &mut Output) {
         let cost = bytes + PART_COST;
         self.held += cost;
@@ -325,7 +328,7 @@ impl Pipeline {
         }
     }
 
-    /// Forgets what is kept of a result.
+    /// Drops what is kept of a result.
     fn release(&mut self, number: u64) {
         let Some(job) = self.job(number) else { return };
         job.data = Vec::new();
@@ -334,7 +337,7 @@ impl Pipeline {
         self.held -= held;
     }
 
-    /// A result that is to be kept until those before it are there, or why it cannot be.
+    /// Keeps a result until all results before it are printed, or returns the reason why it cannot be kept.
     fn kept(&mut self, number: u64, ending: Ending) -> Ending {
         let size = match &ending {
             Ending::Complete(result) | Ending::Exception(result) => result.len(),
@@ -379,7 +382,7 @@ impl Pipeline {
         if let Some(count) = count {
             *count += 1;
         }
-        // Looked up again: counting needed the other fields.
+        // Looked up again: the accounting needed the other fields.
         if let Some(job) = self.job(number) {
             job.ending = Some(ending);
         }
@@ -387,7 +390,7 @@ impl Pipeline {
         self.drop_finished(output);
     }
 
-    /// Prints what has become the oldest and is finished, and the parts of the next one that have come already.
+    /// Prints the finished jobs at the front, and the parts of the next one that have arrived already.
     fn drop_finished(&mut self, output: &mut Output) {
         while let Some(job) = self.jobs.front_mut() {
             let Some(ending) = job.ending.take() else {
@@ -409,7 +412,7 @@ impl Pipeline {
         }
     }
 
-    /// The connection is lost. Jobs that may be submitted again stay, the others end here.
+    /// Handles a lost connection. Jobs that may be resubmitted stay, the others end here.
     pub(super) fn disconnected(&mut self, output: &mut Output) {
         self.pending.clear();
         self.by_handle.clear();
@@ -430,7 +433,7 @@ impl Pipeline {
         }
     }
 
-    /// All that is unfinished ends here.
+    /// Ends all unfinished jobs.
     pub(super) fn give_up(&mut self, ending: &Ending, output: &mut Output) {
         let numbers: Vec<u64> = self.jobs.iter().filter(|job| job.ending.is_none()).map(|job| job.number).collect();
         for number in numbers {
@@ -439,7 +442,7 @@ impl Pipeline {
     }
 }
 
-/// The end of a job whose result is beyond all measure.
+/// The ending of a job whose result exceeds the memory limit.
 fn too_much(most: usize) -> Ending {
     let most = most >> 20;
     Ending::Rejected(format!(

@@ -1,5 +1,5 @@
-//! One connection of a worker, made anew whenever it is lost, and the one job at a time that is done on it;
-//! others may be in hand meanwhile.
+//! A worker connection that reconnects when it is lost. It runs one job at a time and may hold others
+//! meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,7 +15,7 @@ use super::perform::{FAREWELL, Performer, UNSENT_MAX, farewell, register, wake_u
 use super::worker::Worker;
 use crate::protocol::packet::PacketType;
 
-/// What the slots of a server know of it together, so that they say it once.
+/// State of a server that its slots share, so that each change is reported once.
 pub(super) struct ServerState {
     pub(super) address: ServerAddress,
     reachable: AtomicU8,
@@ -43,16 +43,16 @@ impl ServerState {
     }
 }
 
-/// The right to do one job.
+/// Permission to run one job.
 struct Turn {
-    /// Given back when the turn ends.
+    /// Released when the turn ends.
     running: OwnedSemaphorePermit,
-    /// For the first grab, where there is nothing in hand and jobs are limited. Given back if there was no
-    /// job.
+    /// For the first grab, when no job is held and the number of jobs is limited. Released if no job was
+    /// available.
     left: Option<OwnedSemaphorePermit>,
 }
 
-/// One connection and what it is for.
+/// A connection and the worker it belongs to.
 pub(super) struct Slot {
     worker: Arc<Worker>,
     server: Arc<ServerState>,
@@ -64,7 +64,7 @@ impl Slot {
         Self { worker, server, backoff: Backoff::new() }
     }
 
-    /// Works until the worker stops.
+    /// Runs jobs until the worker stops.
     pub(super) async fn run(mut self) {
         while !self.worker.stop.is_cancelled() {
             match self.session().await {
@@ -78,7 +78,7 @@ impl Slot {
         }
     }
 
-    /// The life of one connection; it ends well only because the worker stops.
+    /// Runs one connection. It returns `Ok` only if the worker stops.
     async fn session(&mut self) -> Result<(), ConnectionError> {
         let worker = Arc::clone(&self.worker);
         let stream = tokio::select! {
@@ -95,10 +95,11 @@ impl Slot {
             };
             let next = tokio::select! {
                 biased;
-                // Whatever comes goes back.
+                // Jobs that arrive from here on are returned.
                 () = worker.stop.cancelled(), if worker.prefetch > 1 => return leave(connection, grabs).await,
                 next = next_job(&mut connection, &mut grabs, left, &allowance) => next?,
-                // A job that is on its way would be one more attempt for nothing; a server that is silent is left.
+                // Dropping a job that is being assigned would waste one of its attempts, so wait for it; but
+                // leave a silent server.
                 () = async { worker.stop.cancelled().await; tokio::time::sleep(FAREWELL).await } => return Ok(()),
             };
             self.backoff.reset();
@@ -112,8 +113,8 @@ impl Slot {
                 worker.job_done();
                 let ended = ended?;
                 if worker.prefetch > 1 && ended.is_killed() {
-                    // Jobs that were never begun must lose no attempt. The one that was killed cannot be told
-                    // from them.
+                    // Jobs that were never started must not lose an attempt. The server cannot tell the
+                    // killed job from them.
                     return leave(connection, grabs).await;
                 }
                 self.performer().report(&mut connection, &job, ended)?;
@@ -144,13 +145,14 @@ impl Slot {
         Ok(())
     }
 
-    /// Waits for the permission to do a job, and to grab one if none is held; `None` when the worker stops.
+    /// Waits for the permission to run a job, and to grab one if none is held. Returns `None` when the worker
+    /// stops.
     async fn turn(&self, connection: &mut Connection, grabs: &Grabs) -> Result<Option<Turn>, ConnectionError> {
         let worker = &self.worker;
         let granted = async {
             let left = permit(worker.left.as_ref().filter(|_| grabs.is_empty())).await;
             if worker.running.available_permits() == 0 {
-                // The last result must not wait for somebody else's job.
+                // The last result must not wait until another slot's job ends.
                 connection.flush().await?;
             }
             let running = permit(Some(&worker.running)).await;
@@ -164,15 +166,15 @@ impl Slot {
     }
 }
 
-/// The next job to do, in hand or grabbed; `None` if there is none. Nothing is lost when this is dropped
-/// before it is done.
+/// Returns the next job, held or newly grabbed; `None` if there is none. Cancel safe: dropping the future
+/// loses nothing.
 async fn next_job(
     connection: &mut Connection,
     grabs: &mut Grabs,
     left: Option<OwnedSemaphorePermit>,
     allowance: &Allowance<'_>,
 ) -> Result<Option<Held>, ConnectionError> {
-    // A server that answers what it does not read is not asked without end.
+    // Do not queue requests without limit for a server that answers but does not read.
     connection.flush_to(UNSENT_MAX).await?;
     grabs.fill(connection, left, allowance)?;
     loop {
@@ -187,14 +189,14 @@ async fn next_job(
     }
 }
 
-/// Gives back what is not begun, and makes sure of the last result.
+/// Returns the jobs that were not started, and confirms the last result.
 async fn leave(mut connection: Connection, grabs: Grabs) -> Result<(), ConnectionError> {
     grabs.give_back(&mut connection)?;
     farewell(connection).await
 }
 
-/// `None` only where there is nothing to limit.
+/// Acquires a permit; `None` only without a limit.
 async fn permit(semaphore: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
-    // No semaphore of a worker is ever closed.
+    // A worker's semaphores are never closed.
     Arc::clone(semaphore?).acquire_owned().await.ok()
 }

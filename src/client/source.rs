@@ -1,4 +1,4 @@
-//! Where the jobs of `gearmand submit` come from: the command line, or standard input as a whole or line by line.
+//! Source of the jobs of `gearmand submit`: the command line, or standard input as a whole or line by line.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use super::connection::PACKET_MAX;
 use crate::protocol::FunctionName;
 
-/// How many jobs may be read ahead.
+/// Number of jobs that may be read ahead.
 const READ_AHEAD: usize = 1024;
-/// How much of standard input is read at once, in bytes.
+/// Size of a read from standard input, in bytes.
 const READ_SIZE: usize = 256 * 1024;
 
 /// A job to submit.
@@ -22,26 +22,26 @@ pub(super) struct NewJob {
     pub(super) workload: Bytes,
 }
 
-/// What the workloads are.
+/// Where the workloads come from.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// These.
+    /// These words, one workload each.
     Words(Vec<OsString>),
-    /// Each line, without its line end.
+    /// Each line of standard input, without its line end.
     Lines,
-    /// All of it is one.
+    /// All of standard input as one workload.
     Whole,
 }
 
-/// Reads ahead as far as there is room. Each workload goes to each function.
+/// Starts reading ahead, as far as there is room. Each workload is submitted to each function.
 ///
-/// Standard input is read by a thread of its own, which the end of the process need not wait for.
+/// Standard input is read by a thread of its own, which the end of the process does not wait for.
 pub(super) fn start(input: Input, functions: Vec<FunctionName>) -> io::Result<mpsc::Receiver<io::Result<NewJob>>> {
     let (jobs, receiver) = mpsc::channel(READ_AHEAD);
     std::thread::Builder::new().name("source".to_owned()).spawn(move || {
         let stdin = BufReader::with_capacity(READ_SIZE, io::stdin());
         if let Err(error) = produce(input, stdin, &functions, &jobs) {
-            // Nobody is there to be told when the receiver is gone.
+            // The error is dropped if the receiver is gone.
             let _ = jobs.blocking_send(Err(error));
         }
     })?;
@@ -54,7 +54,7 @@ fn produce(
     functions: &[FunctionName],
     jobs: &mpsc::Sender<io::Result<NewJob>>,
 ) -> io::Result<()> {
-    // Whether there is anybody to take more.
+    // Returns false if the receiver is gone.
     let send = |workload: &Bytes| {
         functions.iter().all(|function| {
             let job = NewJob { function: function.clone(), workload: workload.clone() };
@@ -85,7 +85,7 @@ fn produce(
     Ok(())
 }
 
-/// A line without its `\n` or `\r\n`; the last one may lack it.
+/// Reads a line without its `\n` or `\r\n`; the last line may lack it.
 fn read_line(stdin: &mut impl BufRead) -> io::Result<Option<Bytes>> {
     let mut line = Vec::new();
     let count = stdin.take(PACKET_MAX as u64 + 1).read_until(b'\n', &mut line)?;

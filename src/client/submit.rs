@@ -1,4 +1,4 @@
-//! `gearmand submit`: puts jobs in, many at a time, and prints what comes of them.
+//! `gearmand submit`: submits jobs, many at a time, and prints their results.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
@@ -16,7 +16,7 @@ use super::{EXIT_FAILED, EXIT_UNREACHABLE, ToolError, values};
 use crate::protocol::packet::PacketType;
 use crate::protocol::{FunctionName, Priority};
 
-/// While more than this is queued for the server, no more jobs are taken, in bytes.
+/// While more than this is queued for the server, no more jobs are read, in bytes.
 const UNSENT_MAX: usize = 4 << 20;
 
 /// What `gearmand submit` is told.
@@ -113,7 +113,7 @@ impl SubmitArgs {
     fn settings(&self, now: SystemTime) -> Settings {
         let epoch = self.at.or_else(|| {
             let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-            // What is left of a second is rounded up: not before that time.
+            // Fractions of a second are rounded up, so that the job does not run before that time.
             let due = self.delay.map(|delay| now + delay);
             due.map(|due| due.as_secs() + u64::from(due.subsec_nanos() > 0))
         });
@@ -159,13 +159,13 @@ const fn submit_packet(priority: Priority, background: bool) -> PacketType {
     }
 }
 
-/// Why jobs are not driven any further.
+/// Why the processing of jobs ends.
 enum Stop {
     /// The connection is lost.
     Lost(ConnectionError),
     /// A job took too long.
     TimedOut,
-    /// The rest cannot be read or printed.
+    /// Jobs cannot be read or results cannot be printed.
     Tool(ToolError),
 }
 
@@ -181,7 +181,7 @@ impl From<ToolError> for Stop {
     }
 }
 
-/// Submits all jobs and waits for what is to be waited for.
+/// Submits all jobs and waits for their results, unless they run in the background.
 pub(super) async fn run(args: SubmitArgs) -> Result<u8, ToolError> {
     let servers = args.server.resolve()?;
     let settings = args.settings(SystemTime::now());
@@ -220,7 +220,7 @@ pub(super) async fn run(args: SubmitArgs) -> Result<u8, ToolError> {
     driver.run(connection).await
 }
 
-/// Jobs from their source through the connection to the output.
+/// Moves jobs from their source through the connection to the output.
 struct Driver {
     servers: Vec<ServerAddress>,
     connect_timeout: Duration,
@@ -233,7 +233,7 @@ struct Driver {
     timeout: Option<Duration>,
     pipeline: Pipeline,
     output: Output,
-    /// `None` when all jobs have been read.
+    /// `None` once all jobs have been read.
     source: Option<mpsc::Receiver<io::Result<NewJob>>>,
 }
 
@@ -243,7 +243,7 @@ impl Driver {
             match self.drive(&mut connection).await {
                 Ok(()) => break,
                 Err(Stop::Tool(error)) => {
-                    // What has come is worth printing, unless it is printing that fails.
+                    // Results so far are worth printing, unless printing is what failed.
                     let _ = self.output.close();
                     return Err(error);
                 }
@@ -283,7 +283,7 @@ impl Driver {
         self.source.is_none() && self.pipeline.is_empty()
     }
 
-    /// Drives jobs over one connection, until all are done or it is lost.
+    /// Processes jobs over one connection, until all are done or the connection is lost.
     async fn drive(&mut self, connection: &mut Connection) -> Result<(), Stop> {
         self.pipeline.connected(connection)?;
         let mut batch = Vec::new();
@@ -318,8 +318,8 @@ impl Driver {
         }
     }
 
-    /// Tries all servers, with growing pauses, for as long as it may take; a server that takes connections and closes them
-    /// again is no better than none.
+    /// Tries all servers, with backoff, until the reconnect time is over. A server that accepts connections
+    /// and closes them again counts as unreachable.
     async fn connect_again(&mut self) -> Result<Connection, ToolError> {
         let is_first = self.lost.is_none();
         let end = *self.lost.get_or_insert_with(Instant::now) + self.reconnect;
@@ -347,7 +347,8 @@ impl Driver {
     }
 }
 
-/// Takes up to `room` jobs, at least one; 0 at the end. Waits for ever while there is no room or nothing more to come.
+/// Receives up to `room` jobs, at least one; 0 at the end. Waits forever while there is no room or the source
+/// is finished.
 async fn receive(
     source: Option<&mut mpsc::Receiver<io::Result<NewJob>>>,
     batch: &mut Vec<io::Result<NewJob>>,

@@ -1,20 +1,21 @@
-//! Listings whose first line names their columns, and answers of a key and its value a line; as tables and as JSON.
+//! Listings with a heading line that names their columns, and responses with a key and a value per line;
+//! formatted as tables and as JSON.
 //!
-//! Columns are found by their name: a server may have more of them than this program knows, or fewer.
+//! Columns are found by name: a server may have more or fewer of them than this program knows.
 
 use serde_json::{Map, Value, json};
 
 use super::format::{heading, shown, words};
 use super::listing::{aligned, aligned_within};
 
-/// What stands in a cell that the server cannot fill.
+/// Cell whose value the server does not know.
 const UNKNOWN: &[u8] = b"-";
-/// What the first line of a listing begins with.
+/// Prefix of the first line of a listing.
 const HEADING: &[u8] = b"# ";
-/// The line that says where a listing goes on.
+/// Prefix of the line with the position where the next page starts.
 const NEXT: &[u8] = b"# next ";
 
-/// Columns and keys whose values are no numbers, whatever they look like.
+/// Columns and keys whose values are text, even if they look like numbers.
 const TEXT: &[&str] = &[
     "name",
     "id",
@@ -44,23 +45,23 @@ const TEXT: &[&str] = &[
     "store_location",
     "store_durability",
 ];
-/// Those that are yes or no.
+/// Columns and keys whose values are flags.
 const FLAGS: &[&str] =
     &["is_abandoned", "paused", "settings_only", "background", "in_use", "stored", "draining", "preview_truncated"];
-/// Those that are names between commas.
+/// Columns and keys whose values are names separated by commas.
 const LISTS: &[&str] = &["functions"];
-/// Of the lines `function` of `show worker`.
+/// Columns of the `function` lines of `show worker`.
 const FUNCTION_COLUMNS: &[&str] =
     &["name", "in_use", "withheld", "done", "failed", "excepted", "timed_out", "requeued", "mean_s", "p50_s", "p99_s"];
-/// Of its lines `job`.
+/// Columns of its `job` lines.
 const JOB_COLUMNS: &[&str] = &["handle", "function", "since_unix_ms", "numerator", "denominator", "deadline_unix_ms"];
 
-/// What a cell holds, by the name of its column.
+/// Type of a cell, determined by the name of its column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// As it stands.
+    /// Text, unchanged.
     Text,
-    /// A number, whole or not.
+    /// A number, whole or with a fraction.
     Number,
     /// Yes or no.
     Flag,
@@ -82,11 +83,11 @@ impl Kind {
 /// A listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
-    /// Their names.
+    /// Column names.
     pub(super) columns: Vec<String>,
-    /// As many cells in each as there are columns, as they came.
+    /// Rows with one cell per column, as received.
     pub(super) rows: Vec<Vec<Vec<u8>>>,
-    /// Where the listing goes on.
+    /// Position where the next page starts.
     pub(super) next: Option<String>,
 }
 
@@ -96,7 +97,7 @@ impl Table {
         Self { columns: columns.iter().map(ToString::to_string).collect(), rows: Vec::new(), next: None }
     }
 
-    /// Reads a listing; `None` if its first line names no columns.
+    /// Parses a listing; `None` if its first line names no columns.
     pub(super) fn parse(lines: &[Vec<u8>]) -> Option<Self> {
         let (first, rest) = lines.split_first()?;
         let names = String::from_utf8_lossy(first.strip_prefix(HEADING)?).into_owned();
@@ -113,28 +114,28 @@ impl Table {
         Some(table)
     }
 
-    /// Appends a row; cells that it lacks are unknown.
+    /// Appends a row; missing cells are unknown.
     pub(super) fn push(&mut self, mut row: Vec<Vec<u8>>) {
         row.resize(self.columns.len(), UNKNOWN.to_vec());
         self.rows.push(row);
     }
 
-    /// Which column has this name.
+    /// Index of the column with this name.
     pub(super) fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column == name)
     }
 
-    /// A cell of a row; `None` where it is unknown.
+    /// A cell of a row; `None` if it is unknown.
     pub(super) fn cell<'a>(&self, row: &'a [Vec<u8>], column: &str) -> Option<&'a [u8]> {
         row.get(self.column(column)?).map(Vec::as_slice).filter(|cell| *cell != UNKNOWN)
     }
 
-    /// A number of a row; `None` where it is unknown or no number.
+    /// A number of a row; `None` if it is unknown or not a number.
     pub(super) fn number(&self, row: &[Vec<u8>], column: &str) -> Option<f64> {
         number(self.cell(row, column)?)
     }
 
-    /// Adds a column behind the others, or replaces it.
+    /// Sets the column `name`: appends it, or replaces its cells.
     pub(super) fn set(&mut self, name: &str, mut cell: impl FnMut(&Self, &[Vec<u8>]) -> Option<String>) {
         let cells: Vec<Vec<u8>> =
             self.rows.iter().map(|row| cell(self, row).map_or_else(|| UNKNOWN.to_vec(), String::into_bytes)).collect();
@@ -148,7 +149,7 @@ impl Table {
         }
     }
 
-    /// Puts how often workers failed in either way, with an exception or without, into the column `name`.
+    /// Sets the column `name` to the number of failures, with an exception or without.
     pub(super) fn add_failures(&mut self, name: &str) {
         if let (Some(_), Some(_)) = (self.column("failed"), self.column("excepted")) {
             self.set(name, |table, row| {
@@ -158,7 +159,7 @@ impl Table {
         }
     }
 
-    /// The columns of this table that `wanted` names, in that order.
+    /// Selects the columns that `wanted` names, in that order.
     pub(super) fn select(&self, wanted: &[impl AsRef<str>]) -> Self {
         let places: Vec<usize> = wanted.iter().filter_map(|name| self.column(name.as_ref())).collect();
         let cells = |row: &Vec<Vec<u8>>| places.iter().map(|place| row[*place].clone()).collect();
@@ -169,12 +170,13 @@ impl Table {
         }
     }
 
-    /// For people at this time, in milliseconds since 1970: headings in capitals, columns aligned, numbers to the right.
+    /// Formats the table for people at this time, in milliseconds since 1970: headings in capitals, columns
+    /// aligned, numbers to the right.
     pub(super) fn text(&self, now_unix_ms: u64) -> String {
         self.text_within(now_unix_ms, None)
     }
 
-    /// The same, at most `room` columns of the terminal wide.
+    /// Like [`text`](Self::text), at most `room` terminal columns wide.
     pub(super) fn text_within(&self, now_unix_ms: u64, room: Option<usize>) -> String {
         let mut rows = vec![self.columns.iter().map(|name| heading(name)).collect::<Vec<_>>()];
         let cells = |row: &Vec<Vec<u8>>| {
@@ -185,7 +187,7 @@ impl Table {
         aligned_within(&rows, &to_right, room)
     }
 
-    /// For programs: an array of objects.
+    /// Formats the table for programs: an array of objects.
     pub(super) fn json(&self) -> Value {
         Value::Array(self.objects().collect())
     }
@@ -194,7 +196,7 @@ impl Table {
     pub(super) fn objects(&self) -> impl Iterator<Item = Value> + '_ {
         let object = move |row: &Vec<Vec<u8>>| {
             let fields = self.columns.iter().zip(row).enumerate();
-            // The first column names the thing, and a dash is a name.
+            // The first column is the name, and a dash is a valid name.
             let value = |index, name: &str, cell: &[u8]| {
                 if LISTS.contains(&name) {
                     lossy(cell).split(',').filter(|name| !name.is_empty() && *name != "-").collect()
@@ -210,14 +212,14 @@ impl Table {
     }
 }
 
-/// An answer of a key and its value a line; a worker has lines for its functions and jobs too.
+/// A response with a key and a value per line. That of a worker also has lines for its functions and jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// Key and value, in the server's order.
+    /// Keys and values, in the server's order.
     pub(super) pairs: Vec<(String, Vec<u8>)>,
-    /// The functions of a worker.
+    /// Functions of a worker.
     pub(super) functions: Table,
-    /// The jobs of a worker.
+    /// Jobs of a worker.
     pub(super) jobs: Table,
 }
 
@@ -228,7 +230,7 @@ impl Default for Facts {
 }
 
 impl Facts {
-    /// Reads the lines of an answer.
+    /// Parses the lines of a response.
     pub(super) fn parse(lines: &[Vec<u8>]) -> Self {
         let mut facts = Self::default();
         for line in lines.iter().filter(|line| !line.starts_with(b"#")) {
@@ -247,18 +249,18 @@ impl Facts {
         facts
     }
 
-    /// The value of a key; `None` where it is unknown.
+    /// The value of a key; `None` if it is unknown.
     pub(super) fn get(&self, key: &str) -> Option<&[u8]> {
         let (_, value) = self.pairs.iter().find(|(name, _)| name == key)?;
         Some(value.as_slice()).filter(|value| *value != UNKNOWN)
     }
 
-    /// For people at this time, in milliseconds since 1970.
+    /// Formats the response for people at this time, in milliseconds since 1970.
     pub(super) fn text(&self, now_unix_ms: u64) -> String {
         self.text_within(now_unix_ms, None)
     }
 
-    /// The same, with tables that are at most `room` columns of the terminal wide. Values are whole.
+    /// Like [`text`](Self::text), with tables at most `room` terminal columns wide. Values are not cut.
     pub(super) fn text_within(&self, now_unix_ms: u64, room: Option<usize>) -> String {
         let pair = |(key, cell): &(String, Vec<u8>)| vec![words(key), shown(key, cell, now_unix_ms)];
         let rows: Vec<Vec<String>> = self.pairs.iter().map(pair).collect();
@@ -271,7 +273,8 @@ impl Facts {
         text
     }
 
-    /// For programs: an object. With `lists` a worker's functions and jobs are in it, even where there are none.
+    /// Formats the response for programs: an object. With `lists` it includes a worker's functions and jobs,
+    /// even if there are none.
     pub(super) fn json(&self, lists: bool) -> Value {
         let mut fields: Map<String, Value> =
             self.pairs.iter().map(|(key, cell)| (key.clone(), value(kind_of_fact(key), cell))).collect();
@@ -283,17 +286,17 @@ impl Facts {
     }
 }
 
-/// A cell's text; what is not UTF-8 in it is replaced.
+/// Text of a cell; bytes that are not UTF-8 are replaced.
 pub(super) fn lossy(cell: &[u8]) -> String {
     String::from_utf8_lossy(cell).into_owned()
 }
 
-/// A cell's number.
+/// Number in a cell.
 pub(super) fn number(cell: &[u8]) -> Option<f64> {
     std::str::from_utf8(cell).ok()?.parse::<f64>().ok().filter(|number| number.is_finite())
 }
 
-/// What the value of a key holds; the server's functions are a number, where a worker's are names.
+/// Type of a key's value. `functions` is a count for a server and a list of names for a worker.
 fn kind_of_fact(key: &str) -> Kind {
     if LISTS.contains(&key) { Kind::Number } else { Kind::of(key) }
 }
@@ -382,7 +385,7 @@ mod tests {
         assert_eq!(json["functions"][0]["in_use"], true);
         assert_eq!(json["jobs"][0]["deadline_unix_ms"], Value::Null);
         assert!(facts.text(0).contains("\nfunctions\nNAME  IN_USE  WITHHELD  DONE"), "{}", facts.text(0));
-        // A job's function has one value only.
+        // The `function` line of a job has a single value.
         let job = Facts::parse(&lines(&["handle\tH:h:1", "function\trev"]));
         assert_eq!(job.json(false), json!({"handle": "H:h:1", "function": "rev"}));
     }

@@ -1,4 +1,4 @@
-//! What a terminal makes of a text: how wide it is, where it is cut, and what must not reach it.
+//! Text on a terminal: display width, truncation, and removal of control characters.
 
 use std::io::{self, IsTerminal};
 
@@ -6,22 +6,22 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::listing::printable;
 
-/// Ends what was cut.
+/// Last character of truncated text.
 const CUT: char = '~';
 
-/// How many columns the terminal has that standard output is; `None` where it is none, so that nothing is cut.
+/// Width of the terminal at standard output, in columns; `None` without a terminal, so that nothing is cut.
 pub(crate) fn room() -> Option<usize> {
     let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(io::stdout())?;
-    // A terminal that was told no size says 0.
+    // A terminal whose size is not set reports 0.
     Some(usize::from(columns)).filter(|columns| *columns > 0)
 }
 
-/// How many columns a text takes.
+/// Display width of a text, in columns.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// A text of at most so many columns; one that is cut ends with a tilde.
+/// Truncates a text to at most `room` columns; a truncated text ends with a tilde.
 pub(crate) fn cut(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.to_owned();
@@ -40,8 +40,8 @@ pub(crate) fn cut(text: &str, room: usize) -> String {
     out
 }
 
-/// Bytes of a peer as they are, but where `is_terminal`: there what a terminal obeys is shown instead, except for line
-/// feeds and tabs.
+/// Returns bytes of a peer unchanged unless `is_terminal`: for a terminal, control characters other than line
+/// feed and tab are escaped.
 pub(crate) fn harmless(bytes: &[u8], is_terminal: bool) -> Vec<u8> {
     if !is_terminal {
         return bytes.to_vec();
@@ -54,7 +54,7 @@ pub(crate) fn harmless(bytes: &[u8], is_terminal: bool) -> Vec<u8> {
     lines.join("\n").into_bytes()
 }
 
-/// The same for standard output.
+/// Does the same for standard output.
 pub(crate) fn harmless_on_stdout(bytes: &[u8]) -> Vec<u8> {
     harmless(bytes, io::stdout().is_terminal())
 }
@@ -68,7 +68,7 @@ mod tests {
         for (text, room, expected) in [
             ("short", 5, "short"),
             ("longer", 5, "long~"),
-            // Each of these takes two columns.
+            // Each of these characters is two columns wide.
             ("\u{6f22}\u{5b57}\u{6f22}", 6, "\u{6f22}\u{5b57}\u{6f22}"),
             ("\u{6f22}\u{5b57}\u{6f22}", 5, "\u{6f22}\u{5b57}~"),
             ("\u{6f22}\u{5b57}\u{6f22}", 4, "\u{6f22}~"),

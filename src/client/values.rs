@@ -1,4 +1,4 @@
-//! Values of the tools' options, checked when the command line is read.
+//! Parsers for the values of the tools' options.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -12,15 +12,15 @@ use crate::protocol::names::{CLIENT_ID_MAX, FUNCTION_MAX, UNIQUE_MAX};
 use crate::protocol::units::{self, TimeUnit};
 use crate::protocol::{FunctionName, text};
 
-/// The longest time that an option takes: thirty years, far from where clocks overflow.
+/// Longest time that an option accepts: thirty years, far from where clocks overflow.
 const LONGEST: Duration = Duration::from_hours(10_950 * 24);
 
-/// A function name of at most [`FUNCTION_MAX`] bytes. The empty one is a name as any other on the wire.
+/// A function name of at most [`FUNCTION_MAX`] bytes. The empty name is valid in the protocol.
 pub(super) fn function_name() -> impl TypedValueParser<Value = FunctionName> {
     OsStringValueParser::new().try_map(to_function_name)
 }
 
-/// The same, of a name that was read before.
+/// Converts a name that was read before.
 pub(super) fn to_function_name(name: OsString) -> Result<FunctionName, String> {
     let name = name.into_vec();
     if name.len() > FUNCTION_MAX {
@@ -38,7 +38,7 @@ pub(super) fn unique() -> impl TypedValueParser<Value = Vec<u8>> {
     })
 }
 
-/// The id of a worker: it stands in a listing whose columns are separated by spaces.
+/// Client id of a worker. Listings separate their columns by spaces, so it must not contain any.
 pub(super) fn client_id(id: &str) -> Result<String, String> {
     if id.is_empty() || id.len() > CLIENT_ID_MAX {
         return Err(format!("must have 1 to {CLIENT_ID_MAX} bytes"));
@@ -49,13 +49,13 @@ pub(super) fn client_id(id: &str) -> Result<String, String> {
     Ok(id.to_owned())
 }
 
-/// A time above zero; a number without a unit counts seconds.
+/// A time above zero; a number without a unit is in seconds.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     let time = delay(text)?;
     if time.is_zero() { Err("must be above 0".to_owned()) } else { Ok(time) }
 }
 
-/// The same, which may be zero.
+/// Like [`time`], but zero is valid.
 pub(super) fn delay(text: &str) -> Result<Duration, String> {
     let time = units::time(text, TimeUnit::Seconds)?;
     if time > LONGEST { Err("the longest time is thirty years, 10950d".to_owned()) } else { Ok(time) }
@@ -84,13 +84,13 @@ pub(super) fn admin_word(word: &str) -> Result<String, String> {
     Ok(word.to_owned())
 }
 
-/// A name in a text command: it is read there as listings show it, with `\xNN` for a byte and `\e` for the empty name. What
-/// could not stand in a line is said in this way, whatever else there is stays as it was typed.
+/// A name in a text command, written as listings show it: `\xNN` for a byte and `\e` for the empty name.
+/// Bytes that cannot appear in a line are escaped this way; the rest stays as typed.
 pub(super) fn admin_name() -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().map(|name: OsString| escaped(&name.into_vec()))
 }
 
-/// Which workers a text command is about.
+/// Selects the workers of a text command.
 pub(super) fn workers() -> impl TypedValueParser<Value = String> {
     admin_name().try_map(|who: String| {
         let known =
@@ -99,7 +99,7 @@ pub(super) fn workers() -> impl TypedValueParser<Value = String> {
     })
 }
 
-/// A name as a word of a text command.
+/// Escapes a name as a word of a text command.
 fn escaped(name: &[u8]) -> String {
     if name.is_empty() {
         return text::escaped(name);
@@ -108,7 +108,7 @@ fn escaped(name: &[u8]) -> String {
     for chunk in name.utf8_chunks() {
         for letter in chunk.valid().chars() {
             if letter == ' ' || letter.is_ascii_control() {
-                // A String takes everything.
+                // Writing to a String does not fail.
                 let _ = write!(word, "\\x{:02x}", u32::from(letter));
             } else {
                 word.push(letter);
@@ -121,7 +121,7 @@ fn escaped(name: &[u8]) -> String {
     word
 }
 
-/// A line for the text protocol.
+/// A line of the text protocol.
 pub(super) fn admin_line(line: &str) -> Result<String, String> {
     if line.contains(['\n', '\r', '\0']) {
         return Err("must be a single line".to_owned());

@@ -1,8 +1,9 @@
 //! `gearmand work`: a worker that runs a command for every job.
 //!
-//! Each command that may run at a time has a connection of its own to each server ([`super::slot`]): a server wakes and
-//! times connections, not jobs, so a second job on a connection would wait behind the result of the first, share its
-//! timer, and be lost together with it. With several servers the connections share the permission to run a command.
+//! Each command that may run concurrently has its own connection to each server ([`super::slot`]): a server
+//! wakes and times out connections, not jobs, so a second job on a connection would wait for the result of
+//! the first, share its timer, and be lost together with it. With several servers the connections share the
+//! permits to run a command.
 
 use std::ffi::OsString;
 use std::num::NonZeroU64;
@@ -23,11 +24,11 @@ use super::slot::{ServerState, Slot};
 use super::{ToolError, tell, values};
 use crate::protocol::FunctionName;
 
-/// As much as the default packet limit of a server takes, with room for the other arguments, in bytes.
+/// The default packet limit of a server minus room for the other arguments, in bytes.
 const RESULT_MAX: usize = 64 * 1024 * 1024 - 1024;
 
-/// The most jobs that a connection may hold. Of a server's default limit (10,000) this leaves most, and more
-/// gains nothing.
+/// Maximum number of jobs that a connection may hold. It is well below a server's default limit (10,000), and
+/// more gains nothing.
 const MOST_PREFETCH: i64 = 1000;
 
 /// What `gearmand work` is told.
@@ -102,7 +103,7 @@ pub struct WorkArgs {
     command: Vec<OsString>,
 }
 
-/// What all connections of a worker share.
+/// State shared by all connections of a worker.
 pub(super) struct Worker {
     pub(super) functions: Vec<FunctionName>,
     pub(super) command: Arc<JobCommand>,
@@ -111,17 +112,17 @@ pub(super) struct Worker {
     /// How long a server may be silent.
     pub(super) silence: Duration,
     pub(super) verbose: bool,
-    /// The most jobs that a connection may hold.
+    /// Maximum number of jobs that a connection may hold.
     pub(super) prefetch: usize,
-    /// A permit is the permission to run a command.
+    /// One permit for each command that may run.
     pub(super) running: Arc<Semaphore>,
-    /// A permit is a job that may still be begun; `None` without a limit.
+    /// One permit for each job that may still be started; `None` without a limit.
     pub(super) left: Option<Arc<Semaphore>>,
-    /// How many jobs are still to be done; meaningless without a limit.
+    /// Number of jobs that are still to be finished; unused without a limit.
     unfinished: AtomicU64,
-    /// No new jobs.
+    /// Cancelled to stop taking new jobs.
     pub(super) stop: CancellationToken,
-    /// No old ones either.
+    /// Cancelled to kill the running jobs too.
     pub(super) kill: CancellationToken,
 }
 
@@ -172,7 +173,7 @@ impl Worker {
         Allowance { left: self.left.as_ref(), functions: &self.functions, stop: &self.stop }
     }
 
-    /// A job has come to its end, whatever that was.
+    /// Counts a finished job, whatever its outcome.
     pub(super) fn job_done(&self) {
         if self.left.is_some() && self.unfinished.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.stop.cancel();
@@ -180,7 +181,7 @@ impl Worker {
     }
 }
 
-/// Works until it is told to stop.
+/// Runs until the worker is stopped.
 pub(super) async fn run(args: WorkArgs) -> Result<u8, ToolError> {
     if args.managed.managed {
         return managed::run(args).await;
@@ -200,7 +201,7 @@ pub(super) async fn run(args: WorkArgs) -> Result<u8, ToolError> {
     Ok(0)
 }
 
-/// From now on the first TERM or INT cancels `stop`, and the second one `kill`.
+/// Installs signal handlers: the first TERM or INT cancels `stop`, the second one `kill`.
 pub(super) fn obey_signals(stop: CancellationToken, kill: CancellationToken) -> Result<(), ToolError> {
     let mut signals = EndSignals::watch()?;
     tokio::spawn(async move {
@@ -214,20 +215,20 @@ pub(super) fn obey_signals(stop: CancellationToken, kill: CancellationToken) -> 
     Ok(())
 }
 
-/// The signals that ask for an end, in the order in which they come.
+/// The signals that ask the process to stop, in the order of arrival.
 pub(super) struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl EndSignals {
-    /// From now on they no longer end the process by themselves.
+    /// Installs the handlers: these signals no longer end the process.
     pub(super) fn watch() -> Result<Self, ToolError> {
         let install = |kind| signal(kind).map_err(|error| ToolError::Io("cannot watch for signals", error));
         Ok(Self { terminate: install(SignalKind::terminate())?, interrupt: install(SignalKind::interrupt())? })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! What is said on `setId` and `manage_<id>`, as types. `docs/worker-contract.md` describes it.
+//! Messages of `setId` and `manage_<id>`, as types. `docs/worker-contract.md` describes them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,19 +7,19 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::lenient;
 
-/// The function of a worker that has no id yet.
+/// Function of a worker that has no id yet.
 pub const SET_ID: &str = "setId";
-/// What the function by which a worker is managed begins with; its id follows.
+/// Prefix of a worker's management function; its id follows.
 pub const MANAGE: &str = "manage_";
-/// What the function by which a monitor is asked begins with; the fleet's name follows.
+/// Prefix of a monitor's control function; the fleet's name follows.
 pub const FLEET: &str = "fleet_";
-/// The version of the contract.
+/// Version of the contract.
 pub const CONTRACT: u32 = 1;
-/// The fleet of a worker that was not told any.
+/// Fleet of a worker without a configured one.
 pub const DEFAULT_FLEET: &str = "default";
-/// The environment variable that says the fleet.
+/// Environment variable with the fleet name.
 pub const FLEET_NAME_VARIABLE: &str = "FLEET_NAME";
-/// The environment variable that says the host's name, where that of the system is of no use.
+/// Environment variable with the host name, if the system's is unsuitable.
 pub const FLEET_HOST_VARIABLE: &str = "FLEET_HOST";
 
 /// The longest id of a worker, and the longest name of a fleet or host, in bytes.
@@ -30,24 +30,24 @@ pub const VERSION_MAX: usize = 256;
 pub const FUNCTION_MAX: usize = 512;
 /// The longest handle of a job, in bytes.
 pub const HANDLE_MAX: usize = 512;
-/// So many jobs that a worker runs are looked at.
+/// Maximum number of running jobs that are read from a worker's status.
 pub const RUNS_MAX: usize = 64;
-/// The longest answer that is read, in bytes: several thousand functions of usual names.
+/// Longest answer that is read, in bytes: enough for several thousand functions with usual names.
 pub const ANSWER_MAX: usize = 1 << 20;
-/// So many functions of a worker are looked at.
+/// Maximum number of functions that are read from a worker's status.
 pub const FUNCTIONS_MAX: usize = 4096;
 
-/// What tells one worker of a fleet from another: 1 to [`NAME_MAX`] letters, digits, `.`, `_` or `-`.
+/// Unique id of a worker in a fleet: 1 to [`NAME_MAX`] letters, digits, `.`, `_` or `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct WorkerId(String);
 
-/// A text that is no id or no name.
+/// An invalid id or name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must have 1 to {NAME_MAX} letters, digits, dots, underscores or hyphens")]
 pub struct BadName;
 
-/// Whether a fleet can be called so.
+/// Whether a fleet name is valid.
 ///
 /// # Errors
 /// [`BadName`].
@@ -56,25 +56,25 @@ pub fn check_name(name: &str) -> Result<(), BadName> {
     if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(fits) { Ok(()) } else { Err(BadName) }
 }
 
-/// Whether a function is one by which workers and monitors are managed, and so none whose jobs a fleet is there for.
+/// Whether a function manages workers or monitors. A fleet does not run such functions as work.
 pub fn belongs_to_contract(function: &str) -> bool {
     function == SET_ID || function.starts_with(MANAGE) || function.starts_with(FLEET)
 }
 
-/// The fleet whose monitor a function asks; `None` for a function that asks none.
+/// The fleet whose monitor has this control function; `None` for other functions.
 pub fn fleet_of_function(name: &[u8]) -> Option<&str> {
     let fleet = std::str::from_utf8(name.strip_prefix(FLEET.as_bytes())?).ok()?;
     check_name(fleet).is_ok().then_some(fleet)
 }
 
 impl WorkerId {
-    /// The id that stands in a function's name; `None` for a function that manages no worker.
+    /// The id in the name of a management function; `None` for other functions.
     pub fn of_function(name: &[u8]) -> Option<Self> {
         let id = name.strip_prefix(MANAGE.as_bytes())?;
         Self::try_from(std::str::from_utf8(id).ok()?.to_owned()).ok()
     }
 
-    /// The function by which the worker is managed.
+    /// The worker's management function.
     pub fn manage_function(&self) -> String {
         format!("{MANAGE}{}", self.0)
     }
@@ -105,7 +105,7 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// The answer to `setId`.
+/// Answer to `setId`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Introduction {
     /// True.
@@ -113,32 +113,32 @@ pub struct Introduction {
     /// [`CONTRACT`].
     #[serde(default, deserialize_with = "lenient::small")]
     pub contract: u32,
-    /// The id that it has now.
+    /// Its new id.
     pub id: WorkerId,
     /// Its fleet.
     #[serde(default = "default_fleet", deserialize_with = "fleet")]
     pub fleet: String,
-    /// The name of its host.
+    /// Host name.
     #[serde(default, deserialize_with = "lenient::text")]
     pub host: String,
-    /// Its process.
+    /// Process id.
     #[serde(default, deserialize_with = "lenient::whole")]
     pub pid: u64,
-    /// What it is written in.
+    /// Implementation language.
     #[serde(default, deserialize_with = "lenient::text")]
     pub language: String,
-    /// The version of its own code.
+    /// Version of its own code.
     #[serde(default, deserialize_with = "lenient::text")]
     pub version: String,
-    /// When it was started, in seconds since 1970.
+    /// Start time, in seconds since 1970.
     #[serde(default, deserialize_with = "lenient::fraction")]
     pub started: f64,
-    /// All functions that it could do.
+    /// All functions that it can run.
     #[serde(default, deserialize_with = "lenient::texts::<_, FUNCTIONS_MAX>")]
     pub functions: Vec<String>,
 }
 
-/// The answer to the verb `status`.
+/// Answer to the verb `status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// True.
@@ -151,63 +151,63 @@ pub struct Status {
     /// Its fleet.
     #[serde(default = "default_fleet", deserialize_with = "fleet")]
     pub fleet: String,
-    /// The name of its host.
+    /// Host name.
     #[serde(default, deserialize_with = "lenient::text")]
     pub host: String,
-    /// Its process.
+    /// Process id.
     #[serde(default, deserialize_with = "lenient::whole")]
     pub pid: u64,
-    /// What it is written in.
+    /// Implementation language.
     #[serde(default, deserialize_with = "lenient::text")]
     pub language: String,
-    /// The version of its own code.
+    /// Version of its own code.
     #[serde(default, deserialize_with = "lenient::text")]
     pub version: String,
-    /// When it was started, in seconds since 1970.
+    /// Start time, in seconds since 1970.
     #[serde(default, deserialize_with = "lenient::fraction")]
     pub started: f64,
-    /// How long it has been there, in seconds.
+    /// Time since its start, in seconds.
     #[serde(default, deserialize_with = "lenient::fraction")]
     pub uptime: f64,
-    /// What it does.
+    /// Its state.
     #[serde(default)]
     pub state: WorkerState,
-    /// The functions that it does jobs of.
+    /// Functions in use: it runs their jobs.
     #[serde(default, rename = "functionInUse", deserialize_with = "lenient::texts::<_, FUNCTIONS_MAX>")]
     pub in_use: Vec<String>,
-    /// The functions that it could do jobs of, and does not.
+    /// Functions that it can run, but that are not in use.
     #[serde(default, rename = "functionNotUse", deserialize_with = "lenient::texts::<_, FUNCTIONS_MAX>")]
     pub not_in_use: Vec<String>,
-    /// Jobs done of each function, failed ones included.
+    /// Number of finished jobs per function, failed ones included.
     #[serde(default, deserialize_with = "lenient::counts::<_, FUNCTIONS_MAX>")]
     pub count: BTreeMap<String, u64>,
-    /// Jobs of each function that failed.
+    /// Number of failed jobs per function.
     #[serde(default, deserialize_with = "lenient::counts::<_, FUNCTIONS_MAX>")]
     pub failures: BTreeMap<String, u64>,
-    /// The jobs that run now.
+    /// Running jobs.
     #[serde(default, deserialize_with = "lenient::list::<_, _, RUNS_MAX>")]
     pub running: Vec<Run>,
-    /// What it has resident, in bytes.
+    /// Resident memory, in bytes.
     #[serde(default, deserialize_with = "lenient::whole")]
     pub memory: u64,
 }
 
-/// A job that a worker runs.
+/// A running job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// The job's function.
+    /// Function of the job.
     #[serde(default, deserialize_with = "lenient::text")]
     pub function: String,
-    /// The job's handle.
+    /// Handle of the job.
     #[serde(default, deserialize_with = "lenient::text")]
     pub handle: String,
-    /// When it began, in seconds since 1970.
+    /// Start time, in seconds since 1970.
     #[serde(default, deserialize_with = "lenient::fraction")]
     pub since: f64,
 }
 
 impl Status {
-    /// The same with what it may hold: texts are cut, and names that no function can have are left out.
+    /// Enforces the limits: truncates texts, and drops invalid function names.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         for (text, most) in [
@@ -237,31 +237,31 @@ impl Status {
     }
 }
 
-/// Cuts a text to at most so many bytes, without half a character.
+/// Truncates a text to at most `most` bytes, at a character boundary.
 pub fn cut(text: &mut String, most: usize) {
     text.truncate(text.floor_char_boundary(most));
 }
 
-/// Whether a function can be called so.
+/// Whether a function name is valid.
 pub fn is_function(name: &str) -> bool {
     (1..=FUNCTION_MAX).contains(&name.len()) && !name.contains('\0')
 }
 
-/// What a managed worker does.
+/// State of a managed worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
-    /// It runs a job.
+    /// Runs a job.
     Working,
-    /// It waits for one.
+    /// Waits for a job.
     #[default]
     Idle,
-    /// It takes no more jobs and ends when the one that runs is done.
+    /// Takes no more jobs and exits when the running one is done.
     Leaving,
 }
 
 impl WorkerState {
-    /// The word for it.
+    /// Its name in the contract.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Working => "working",
@@ -272,19 +272,19 @@ impl WorkerState {
 }
 
 impl<'de> Deserialize<'de> for WorkerState {
-    /// A word that is not known is a newer one, and taken for the default.
+    /// Unknown states of newer versions are read as the default.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = lenient::text(deserializer)?;
         Ok([Self::Working, Self::Leaving].into_iter().find(|state| state.as_str() == word).unwrap_or_default())
     }
 }
 
-/// What a worker is asked.
+/// A request to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// What is to be done.
+    /// The action.
     pub verb: Verb,
-    /// What with.
+    /// Its arguments.
     #[serde(default, skip_serializing_if = "Arguments::is_empty")]
     pub arguments: Arguments,
 }
@@ -292,7 +292,7 @@ pub struct Request {
 /// The arguments of a [`Request`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arguments {
-    /// Those that are to be registered or dropped.
+    /// Functions to register or unregister.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub functions: Vec<String>,
 }
@@ -303,23 +303,23 @@ impl Arguments {
     }
 }
 
-/// What can be asked of a worker.
+/// Action of a [`Request`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
-    /// How it is.
+    /// Report the status.
     Status,
-    /// Do jobs of these functions.
+    /// Take these functions into use.
     RegisterFunction,
-    /// Do no more jobs of these functions.
+    /// Take these functions out of use.
     UnregisterFunction,
     /// Start another worker.
     NewWorker,
-    /// Finish and end.
+    /// Finish the running job and exit.
     ExitWorker,
-    /// Take up new code or settings.
+    /// Load new code or settings.
     Reload,
-    /// Which version it is.
+    /// Report the version.
     Version,
 }
 
@@ -335,12 +335,12 @@ impl Verb {
     }
 }
 
-/// The answer to what cannot be done.
+/// Answer to a request that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// False.
     pub ok: bool,
-    /// What was wrong with what.
+    /// The reason.
     #[serde(default, deserialize_with = "lenient::text")]
     pub error: String,
 }
@@ -353,24 +353,24 @@ fn fleet<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error>
     lenient::text(deserializer).map(|name| if name.is_empty() { default_fleet() } else { name })
 }
 
-/// An answer that is not what was wanted.
+/// An invalid or negative answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAnswer {
-    /// It says what is wrong.
+    /// The worker refused; this is its reason.
     #[error("{0}")]
     Refused(String),
-    /// It is longer than so many bytes.
+    /// Longer than this many bytes.
     #[error("an answer of more than {0} bytes")]
     TooLong(usize),
-    /// It says nothing of whether it was done.
+    /// Not an object with `ok`, so it does not tell whether the request was carried out.
     #[error("an answer that is no JSON object with \"ok\": {0}")]
     NoObject(String),
-    /// It was done, and what is said of it is not what the contract wants.
+    /// Positive, but with contents that violate the contract.
     #[error("an answer that makes no sense: {0}")]
     NoSense(String),
 }
 
-/// Reads an answer of at most so many bytes.
+/// Parses an answer of at most `most` bytes.
 ///
 /// # Errors
 /// [`BadAnswer`].
@@ -385,10 +385,10 @@ pub fn read_bounded<'a, T: Deserialize<'a>>(answer: &'a [u8], most: usize) -> Re
     }
 }
 
-/// Reads an answer of a worker.
+/// Parses an answer of a worker.
 ///
 /// # Errors
-/// What the worker said is wrong, or why its answer is none.
+/// The worker's reason for a refusal, or why the answer is invalid.
 pub fn read_answer<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, String> {
     read_bounded(answer, ANSWER_MAX).map_err(|error| error.to_string())
 }

@@ -1,7 +1,8 @@
-//! What is to be done next for a fleet: a pure function from what is wanted and what is seen to what to do.
+//! Reconciliation: a pure function from the desired and the observed state to a plan.
 //!
-//! The monitor looks, calls [`decide`], does all of it, and looks again. Nothing is remembered here but in [`Memory`],
-//! which comes in and goes out; a monitor that has lost it begins with an empty one and is right after one `idle` time.
+//! The monitor observes, calls [`decide`], carries out the plan, and repeats. The only state is [`Memory`],
+//! which is passed in and returned. A monitor that has lost it starts with an empty one and is correct again
+//! after one `idle` time.
 
 mod filling;
 mod fleet;
@@ -22,89 +23,91 @@ use fleet::Fleet;
 use super::contract::WorkerId;
 use super::desired::Desired;
 
-/// What a monitor sees.
+/// State of the fleet as observed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
-    /// When, in milliseconds of a clock that never goes back.
+    /// Time of the observation, in milliseconds of a monotonic clock.
     pub now_ms: u64,
-    /// The workers of this fleet.
+    /// Workers of this fleet.
     pub workers: BTreeMap<WorkerId, Worker>,
-    /// The jobs of each function that the server knows.
+    /// Jobs of each function that the server knows.
     pub queues: BTreeMap<String, Queue>,
 }
 
-/// A worker, as it said last.
+/// A worker, according to its last status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Worker {
     /// Its host.
     pub host: String,
-    /// What it is written in.
+    /// Implementation language.
     pub language: String,
-    /// The version of its code.
+    /// Version of its code.
     pub version: String,
-    /// The functions that it does jobs of.
+    /// Functions in use.
     pub in_use: BTreeSet<String>,
-    /// Those that it could do.
+    /// Functions that it can run, but that are not in use.
     pub not_in_use: BTreeSet<String>,
-    /// The functions of the jobs that it runs.
+    /// Functions of its running jobs.
     pub running: BTreeSet<String>,
-    /// It is about to end.
+    /// Whether it is about to exit.
     pub is_leaving: bool,
-    /// For how long it has not answered, in milliseconds; 0 if it has answered just now.
+    /// How long it has not answered, in milliseconds; 0 if it has just answered.
     pub silent_ms: u64,
 }
 
-/// The jobs of a function.
+/// Jobs of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queue {
-    /// How many wait for a worker.
+    /// Number of jobs waiting for a worker.
     pub waiting: u64,
-    /// How many run.
+    /// Number of running jobs.
     pub running: u64,
-    /// The age of the oldest that waits, in milliseconds; `None` where the server does not tell.
+    /// Age of the oldest waiting job, in milliseconds; `None` if the server does not report it.
     pub oldest_ms: Option<u64>,
-    /// No worker gets one of them for now, so more workers would not help.
+    /// Whether the function is paused, so that more workers would not help.
     pub is_paused: bool,
-    /// No more of them run at once, 0 for any number.
+    /// Limit of running jobs; 0 for none.
     pub max_running: u64,
 }
 
-/// What is remembered from one decision to the next.
+/// State that is kept from one plan to the next.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
-    /// Of each function.
+    /// Per function.
     pub functions: BTreeMap<String, FunctionMemory>,
-    /// Since when workers have been without functions, in milliseconds.
+    /// Since when workers have been idle (without functions), in milliseconds.
     pub spare_since: BTreeMap<WorkerId, u64>,
-    /// Of each host.
+    /// Per host.
     pub hosts: BTreeMap<String, HostMemory>,
-    /// The workers that were there at the last decision.
+    /// Workers that existed at the last plan.
     pub known: BTreeSet<WorkerId>,
-    /// Workers that are to be replaced whatever their version (`gearmand fleet roll`).
+    /// Workers to be replaced whatever their version (`gearmand fleet roll`).
     pub rolling: BTreeSet<WorkerId>,
-    /// Since when those of them that are not seen have not been, in milliseconds.
+    /// Since when workers in `rolling` have not been observed, in milliseconds.
     pub rolling_gone: BTreeMap<WorkerId, u64>,
-    /// The host on which workers are being replaced; it is finished before the next one.
+    /// The host whose workers are being replaced. It is finished before the next one starts.
     pub replacing: Option<String>,
-    /// Of each worker that is being replaced: which functions others have taken over from it, and who.
+    /// For each worker that is being replaced: the functions that others have taken over from it, and which
+    /// worker did.
     pub successors: BTreeMap<WorkerId, BTreeMap<String, WorkerId>>,
-    /// The worker that moves to another host, and its function: it goes on until another one does that.
+    /// The function and the worker that is being moved to another host. It keeps the function until another
+    /// worker runs it.
     pub spreading: Option<(String, WorkerId)>,
-    /// What workers have refused to do, by their function; see [`Memory::refused`].
+    /// Refusals of workers, by function; see [`Memory::refused`].
     pub refusals: BTreeMap<WorkerId, BTreeMap<String, RefusalMemory>>,
 }
 
-/// What is remembered of a worker that refused a function.
+/// A worker's refusals of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RefusalMemory {
-    /// How many times it did.
+    /// Number of refusals.
     pub times: u32,
-    /// It is not asked again before.
+    /// Time before which it is not asked again.
     pub not_before_ms: u64,
 }
 
 impl Memory {
-    /// Another desired state is there, or new code: what went wrong before may go well now.
+    /// Forgets failures, since with another desired state or new code the next attempt may succeed.
     pub fn forget_failures(&mut self) {
         for host in self.hosts.values_mut() {
             (host.failures, host.not_before_ms, host.problem) = (0, 0, String::new());
@@ -112,74 +115,74 @@ impl Memory {
     }
 }
 
-/// What is remembered of a function.
+/// State of a function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FunctionMemory {
-    /// How many workers it was to have.
+    /// Target number of workers.
     pub target: Option<usize>,
-    /// Why so many, for people.
+    /// Reason for the target, for people.
     pub why: String,
-    /// How many workers seemed right, and when, as far as `idle` reaches back: falling, since an older and smaller number
-    /// never matters again.
+    /// Recommended numbers of workers with their times, back to `idle`. The numbers decrease, since an older
+    /// and smaller number can never become the maximum.
     pub recommendations: VecDeque<(u64, usize)>,
-    /// When workers were added last.
+    /// When workers were last added.
     pub grown_ms: Option<u64>,
-    /// Since when jobs have waited without a pause.
+    /// Since when jobs have been waiting without interruption.
     pub waiting_since_ms: Option<u64>,
 }
 
-/// What is remembered of a host.
+/// State of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostMemory {
-    /// Workers that were told to start another one that has not come yet: for what, and until when it is awaited.
+    /// Requested workers that have not appeared yet: for which functions, and until when they are awaited.
     pub pending: Vec<Pending>,
-    /// How many of them in a row did not come, or came with a wrong version.
+    /// Number of consecutive starts that failed: the worker did not appear, or had a wrong version.
     pub failures: u32,
-    /// No other is started before.
+    /// Time before which no other worker is started.
     pub not_before_ms: u64,
-    /// What was wrong the last time, for people; empty if nothing was.
+    /// The last problem, for people; empty if there was none.
     pub problem: String,
 }
 
-/// A worker that is to come.
+/// A worker that was requested and has not appeared yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// The functions that it is started for; none for one that replaces a worker without functions.
+    /// Functions that it is started for; none for one that replaces a worker without functions.
     pub functions: BTreeSet<String>,
-    /// The worker that was told to start it, and is of its kind.
+    /// The worker that was told to start it, which is of the same kind.
     pub by: WorkerId,
-    /// Until when it is awaited.
+    /// Time until which it is awaited.
     pub until_ms: u64,
 }
 
-/// What is to be done.
+/// An action on the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
-    /// Let a worker do jobs of a function.
+    /// Take a function into use on a worker.
     Register {
-        /// Which worker.
+        /// The worker.
         worker: WorkerId,
-        /// Of what.
+        /// The function.
         function: String,
     },
-    /// Let a worker do no more jobs of a function.
+    /// Take a function out of use on a worker.
     Unregister {
-        /// Which worker.
+        /// The worker.
         worker: WorkerId,
-        /// Of what.
+        /// The function.
         function: String,
     },
     /// Start a worker.
     Start {
-        /// On this host.
+        /// Its host.
         host: String,
-        /// By telling this one.
+        /// The existing worker that is told to start it.
         by: WorkerId,
     },
-    /// Let a worker finish and end.
+    /// Let a worker finish its job and exit.
     Exit {
-        /// Which worker.
+        /// The worker.
         worker: WorkerId,
     },
 }
@@ -187,34 +190,34 @@ pub enum Action {
 /// An action and its reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    /// What.
+    /// The action.
     #[serde(flatten)]
     pub action: Action,
-    /// Why, for people.
+    /// Its reason, for people.
     pub why: String,
 }
 
-/// What came of looking at a fleet.
+/// Result of a reconciliation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// What is to be done, in this order.
+    /// Actions, in this order.
     pub decisions: Vec<Decision>,
-    /// How many workers each function is to have now.
+    /// Target number of workers per function.
     pub targets: BTreeMap<String, usize>,
-    /// How many it has that count.
+    /// Number of workers that count, per function.
     pub counted: BTreeMap<String, usize>,
-    /// What cannot be reached, and why, for people.
+    /// Goals that cannot be reached, and why, for people.
     pub unmet: Vec<String>,
-    /// The workers that are to be replaced, those included that were told to end and have not done so yet.
+    /// Workers to be replaced, including those that were told to exit and have not exited yet.
     pub outdated: BTreeSet<WorkerId>,
-    /// How many of them are not only about to end: they are still needed, or run a job.
+    /// Number of those that are still needed or run a job, and are not merely about to exit.
     pub outdated_at_work: usize,
-    /// What to remember.
+    /// State for the next plan.
     pub memory: Memory,
 }
 
 impl Plan {
-    /// Whether the fleet is as it is wanted, as far as that is possible.
+    /// Whether the fleet matches the desired state, as far as possible.
     pub fn is_settled(&self) -> bool {
         self.decisions.is_empty()
             && self.outdated_at_work == 0
@@ -222,10 +225,11 @@ impl Plan {
     }
 }
 
-/// What is to be done now, and what to remember when it has been done.
+/// Makes the plan, including the memory for the time after its execution.
 ///
-/// The order of the work matters: what came since the last time, what is wanted, what is to be replaced; then what is
-/// added, and only then what is taken away, and that by what workers say and not by what they were told.
+/// The order of the steps matters: first the changes since the last plan, the targets, and the workers to be
+/// replaced; then additions; and only then removals, based on what workers report and not on what they were
+/// told.
 pub fn decide(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
     let mut fleet = Fleet::new(desired, observed, memory);
     look(&mut fleet);
@@ -233,8 +237,8 @@ pub fn decide(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
     fleet.into_plan()
 }
 
-/// As [`decide`], for whoever does nothing of it this time: what to remember is what was seen alone. No worker is awaited
-/// that nobody was told to start, and no cool-down begins.
+/// Dry run of [`decide`]: the plan is not executed, so the memory contains only observations. No worker is
+/// awaited that was not requested, and no cool-down starts.
 pub fn foresee(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan {
     let mut fleet = Fleet::new(desired, observed, memory);
     look(&mut fleet);
@@ -254,7 +258,7 @@ pub fn foresee(desired: &Desired, observed: &Observed, memory: &Memory) -> Plan 
     plan
 }
 
-/// Takes in what has come of what was done before.
+/// Evaluates the results of earlier actions.
 fn look(fleet: &mut Fleet<'_>) {
     starts::look_back(fleet);
     refusals::look_back(fleet);
@@ -263,7 +267,7 @@ fn look(fleet: &mut Fleet<'_>) {
     fleet.count();
 }
 
-/// Chooses what is to be done.
+/// Chooses the actions.
 fn choose(fleet: &mut Fleet<'_>) {
     scaling::set_targets(fleet);
     spreading::choose(fleet);
@@ -275,18 +279,18 @@ fn choose(fleet: &mut Fleet<'_>) {
     starts::tell_problems(fleet);
 }
 
-/// A time in the milliseconds that are used here.
+/// Converts a time to milliseconds.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A number and the word for that many.
+/// A number with its noun in singular or plural.
 fn many(number: impl Into<u64>, one: &str) -> String {
     let number = number.into();
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }
 
-/// Milliseconds, for people: in whole seconds where it is more than one.
+/// Formats milliseconds for people: in whole seconds from one second on.
 fn seconds(ms: u64) -> String {
     if ms < 1_000 { format!("{ms}ms") } else { format!("{}s", ms / 1_000) }
 }

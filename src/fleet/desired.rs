@@ -1,4 +1,4 @@
-//! The desired state of a fleet, as a file says it.
+//! The desired state of a fleet, read from a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,95 +8,96 @@ use serde::{Deserialize, Serialize};
 use super::contract::{DEFAULT_FLEET, VERSION_MAX, belongs_to_contract, check_name};
 use super::time;
 
-/// The largest number of workers, or of functions of one, that a file may say.
+/// Maximum number of workers, and of functions per worker, that a file may contain.
 pub const WORKERS_MAX: usize = 100_000;
 
-/// The shortest and the longest of each time, since the monitor waits for them: one that was set wrong must be able to be set
-/// right.
+/// Minimum and maximum of each time. The monitor waits for these, so a wrong value must not keep it from
+/// reading a corrected one.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_hours(1));
 const ANSWER_TIMES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mins(1));
 const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_hours(24));
 
-/// What a fleet is to be like.
+/// Desired state of a fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Desired {
-    /// The fleet's name; workers of others are left alone.
+    /// Name of the fleet; workers of others are left alone.
     pub fleet: String,
-    /// How often the monitor looks.
+    /// Interval of the monitor's main loop.
     #[serde(with = "time::plain")]
     pub interval: Duration,
-    /// How long a worker may take to answer.
+    /// Time limit for a worker's answer.
     #[serde(with = "time::plain")]
     pub answer_timeout: Duration,
-    /// A worker that has not answered for so long counts no more, though its connection is still there.
+    /// A worker that has not answered for this long no longer counts, even if its connection still exists.
     #[serde(with = "time::plain")]
     pub forget_after: Duration,
-    /// How long a new worker may take until it asks for its id.
+    /// Time limit for a new worker to ask for its id.
     #[serde(with = "time::plain")]
     pub start_timeout: Duration,
-    /// Of how many functions a worker does jobs at a time. A worker runs one job at a time, whatever this is.
+    /// Maximum number of functions in use per worker. A worker runs one job at a time in any case.
     pub functions_per_worker: usize,
-    /// The most workers on a host, where `hosts` does not say otherwise.
+    /// Maximum number of workers per host, unless `hosts` overrides it.
     pub max_workers_per_host: usize,
-    /// How many workers without functions each host keeps. The last worker of a host, whatever it does, is always kept: a
-    /// host without any could not be told to start one.
+    /// Number of idle workers (without functions) that each host keeps. The last worker of a host is always
+    /// kept, whatever it does: without any worker, a host could not be told to start one.
     pub spares_per_host: usize,
-    /// How long workers must have been too many until there are fewer, where a function does not say otherwise; and how
-    /// long one without functions stays.
+    /// How long there must have been too many workers before scale-down, unless the function overrides it;
+    /// also how long an idle worker is kept.
     #[serde(with = "time::plain")]
     pub idle: Duration,
-    /// The version that all workers are to be of; empty for any.
+    /// Desired version of all workers; empty for any.
     pub version: String,
     /// How many workers of a host are replaced at a time.
     pub roll_parallel: usize,
-    /// Hosts on which no worker is to be.
+    /// Hosts without any workers.
     pub stopped_hosts: BTreeSet<String>,
-    /// What is different for single hosts.
+    /// Overrides per host.
     pub hosts: BTreeMap<String, Host>,
-    /// The functions that the monitor takes care of. It leaves all others as they are.
+    /// The functions that the monitor manages. It leaves all others alone.
     pub functions: BTreeMap<String, Function>,
 }
 
-/// What is different for a host.
+/// Overrides for a host.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Host {
-    /// The most workers on it.
+    /// Maximum number of workers on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_workers: Option<usize>,
 }
 
-/// How many workers a function is to have, where, and of which version.
+/// Number of workers of a function, their hosts, and their version.
 ///
-/// With neither `scale_up_queue` nor `scale_up_age` one is added in each `cool_down` in which jobs wait although all workers
-/// are there and busy. A function without any worker gets one as soon as a job waits, whatever the rules.
+/// With neither `scale_up_queue` nor `scale_up_age`, one worker is added per `cool_down` in which jobs wait
+/// although all workers are present and busy. A function without any worker gets one as soon as a job waits,
+/// whatever the rules.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Function {
-    /// The fewest.
+    /// Minimum number of workers.
     pub min: usize,
-    /// The most; as many as `min` where it is absent.
+    /// Maximum number of workers; defaults to `min`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<usize>,
-    /// Names of hosts, with `*` for any part of one; all where it is absent.
+    /// Host names, with `*` as a wildcard; all hosts if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Vec<String>>,
-    /// More workers when more than so many jobs wait for each.
+    /// Scale up when more than this many jobs per worker wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_up_queue: Option<u64>,
-    /// More workers when the oldest job has waited longer.
+    /// Scale up when the oldest job has waited longer than this.
     #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
     pub scale_up_age: Option<Duration>,
-    /// How many workers are added at a time for the age of the oldest job.
+    /// How many workers are added at a time because of the age of the oldest job.
     pub step: usize,
-    /// How long workers must have been too many until there are fewer.
+    /// How long there must have been too many workers before scale-down.
     #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
-    /// How long after workers were added no more are added.
+    /// Minimum time between two scale-ups.
     #[serde(with = "time::plain")]
     pub cool_down: Duration,
-    /// The version that its workers are to be of; where it is absent that of all.
+    /// Desired version of its workers; defaults to the fleet's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
@@ -139,12 +140,12 @@ impl Default for Function {
 }
 
 impl Function {
-    /// The most workers.
+    /// Maximum number of workers.
     pub fn max(&self) -> usize {
         self.max.unwrap_or(self.min)
     }
 
-    /// Whether it may be done on a host.
+    /// Whether it is allowed on a host.
     pub fn is_for(&self, host: &str) -> bool {
         self.hosts.as_ref().is_none_or(|hosts| hosts.iter().any(|pattern| matches(pattern, host)))
     }
@@ -176,7 +177,7 @@ impl Function {
     }
 }
 
-/// Checks a number that a file says.
+/// Validates a number in a file.
 fn check_number(name: &str, number: usize, least: usize) -> Result<(), String> {
     if (least..=WORKERS_MAX).contains(&number) {
         Ok(())
@@ -185,7 +186,7 @@ fn check_number(name: &str, number: usize, least: usize) -> Result<(), String> {
     }
 }
 
-/// Checks a version that a file says.
+/// Validates a version in a file.
 fn check_version(version: &str) -> Result<(), String> {
     match version.len() {
         0..=VERSION_MAX => Ok(()),
@@ -194,20 +195,20 @@ fn check_version(version: &str) -> Result<(), String> {
 }
 
 impl Desired {
-    /// Reads a file's text.
+    /// Parses a file's text.
     ///
     /// # Errors
-    /// What is wrong where, and what is possible.
+    /// What is invalid and where, and which values are valid.
     pub fn parse(text: &str) -> Result<Self, String> {
         let desired: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         desired.check()?;
         Ok(desired)
     }
 
-    /// The text of a file that says this.
+    /// Serializes the desired state as a file's text.
     ///
     /// # Errors
-    /// Of the writer of TOML.
+    /// Errors of the TOML serializer.
     pub fn to_toml(&self) -> Result<String, String> {
         toml::to_string_pretty(self).map_err(|error| error.to_string())
     }
@@ -251,19 +252,19 @@ impl Desired {
         Ok(())
     }
 
-    /// The most workers on a host.
+    /// Maximum number of workers on a host.
     pub fn max_workers(&self, host: &str) -> usize {
         self.hosts.get(host).and_then(|host| host.max_workers).unwrap_or(self.max_workers_per_host)
     }
 
-    /// The version that workers of a function are to be of, if any is wanted.
+    /// The desired version for workers of a function; `None` for any.
     pub fn version_for(&self, function: &str) -> Option<&str> {
         let own = self.functions.get(function).and_then(|function| function.version.as_deref());
         Some(own.unwrap_or(&self.version)).filter(|version| !version.is_empty())
     }
 }
 
-/// Whether a name is meant by a pattern, in which `*` stands for any letters.
+/// Whether a name matches a pattern, in which `*` stands for any characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };

@@ -1,8 +1,8 @@
-//! Reading what is written in many languages: what is harmless is taken for what was meant.
+//! Lenient parsing of JSON from many languages: harmless deviations are accepted as what was meant.
 //!
-//! An empty array of PHP or Lua is written `[]`, whether it was to be a map or a list; an array with gaps is written as a
-//! map. A whole number may come as `1.0`, as text or as `null`. What is passed over is not kept, so nothing here takes more
-//! memory than what it returns.
+//! An empty array of PHP or Lua is encoded as `[]`, whether it is a map or a list; an array with gaps is
+//! encoded as a map. An integer may arrive as `1.0`, as text or as `null`. Skipped values are not stored, so
+//! parsing takes no more memory than its result.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A value without parts. Negative numbers, `null` and truths are nothing.
+/// A scalar value. Negative numbers, `null` and booleans are read as nothing.
 enum Scalar {
     Nothing,
     Whole(u64),
@@ -65,7 +65,7 @@ impl Visitor<'_> for ScalarVisitor {
 }
 
 impl Scalar {
-    /// A number without a sign; 0 where it is none.
+    /// An unsigned integer; 0 if it is not a number.
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -83,7 +83,7 @@ impl Scalar {
         }
     }
 
-    /// A finite number, not negative; 0 where it is none.
+    /// A finite, nonnegative number; 0 if it is not a number.
     #[allow(clippy::cast_precision_loss, reason = "times do not need the last bits of so large a number")]
     fn into_fraction(self) -> f64 {
         match self {
@@ -108,22 +108,22 @@ fn to_fraction(text: &str) -> f64 {
     text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0).unwrap_or_default()
 }
 
-/// A number without a sign, whatever it is written as; 0 where it is none.
+/// An unsigned integer in any notation; 0 if it is not a number.
 pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Scalar::deserialize(deserializer).map(Scalar::into_whole)
 }
 
-/// The same, of a smaller type.
+/// Does the same for a smaller type.
 pub(super) fn small<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     whole(deserializer).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
 }
 
-/// A finite number, not negative, whatever it is written as; 0 where it is none.
+/// A finite, nonnegative number in any notation; 0 if it is not a number.
 pub(super) fn fraction<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Scalar::deserialize(deserializer).map(Scalar::into_fraction)
 }
 
-/// A text, or a number as text; empty where it is none.
+/// A text, or a number as text; otherwise empty.
 pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Scalar::deserialize(deserializer).map(Scalar::into_text)
 }
@@ -179,7 +179,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ListVisitor<T,
     }
 }
 
-/// The first `MAX` numbers of a map; a list is an empty one.
+/// The first `MAX` numbers of a map; a list is read as an empty map.
 pub(super) fn counts<'de, D: Deserializer<'de>, const MAX: usize>(
     deserializer: D,
 ) -> Result<BTreeMap<String, u64>, D::Error> {
@@ -217,9 +217,9 @@ impl<'de, const MAX: usize> Visitor<'de> for CountsVisitor<MAX> {
     }
 }
 
-/// An object; an empty list or `null` is one without members.
+/// An object; an empty list or `null` is read as an object without members.
 ///
-/// A list that is not empty is an error, so that nobody's arguments are passed over.
+/// A list that is not empty is an error, so that arguments are never silently ignored.
 pub(super) fn object<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     deserializer.deserialize_any(ObjectVisitor(PhantomData))
 }

@@ -1,11 +1,12 @@
-//! Managed workers: the contract between them and a monitor, the desired state of a fleet, and what is to be done next.
+//! Managed workers: the contract between them and a monitor, the desired state of a fleet, and its
+//! reconciliation.
 //!
-//! Nothing here talks to anybody. `gearmand work --managed` is a worker that keeps the contract, `gearmand fleet` the
-//! monitor; both are tools of the client side. The dashboard speaks the same contract.
+//! Nothing here does I/O over the network. `gearmand work --managed` is a worker that implements the
+//! contract, `gearmand fleet` is the monitor; both are client tools. The dashboard uses the same contract.
 //!
-//! `docs/worker-contract.md` is the contract of workers (`setId`, `manage_<id>`), for authors in any language. The
-//! contract of monitors (`fleet_<name>`) is in `docs/fleet.md`. Their messages are the types of [`contract`] and
-//! [`report`].
+//! `docs/worker-contract.md` is the contract of workers (`setId`, `manage_<id>`), for authors in any
+//! language. The contract of monitors (`fleet_<name>`) is in `docs/fleet.md`. Their messages are the types of
+//! [`contract`] and [`report`].
 
 pub mod contract;
 pub mod decide;

@@ -1,6 +1,7 @@
-//! What a monitor says of itself and its fleet: the answers of the function `fleet_<name>`.
+//! Report of a monitor about itself and its fleet: the answers of the function `fleet_<name>`.
 //!
-//! A monitor takes jobs of this function as a worker takes those of `manage_<id>`; the module above says how.
+//! A monitor takes jobs of this function as a worker takes those of `manage_<id>`; the parent module has the
+//! references.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -8,43 +9,43 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::contract::{BadAnswer, FUNCTIONS_MAX, Status, WorkerId, read_bounded};
 use super::lenient;
 
-/// The longest report that is read, in bytes: the workers of a large fleet with all that they say.
+/// Longest report that is read, in bytes: enough for the workers of a large fleet with all of their details.
 pub const REPORT_MAX: usize = 16 << 20;
-/// So many workers of a report are looked at.
+/// Maximum number of workers that are read from a report.
 const WORKERS_MAX: usize = 1 << 16;
-/// So many lines of each kind are looked at: events, hosts, what cannot be reached.
+/// Maximum number of lines of each kind that are read: events, hosts, unmet goals.
 const LINES_MAX: usize = 1 << 12;
 
-/// What a monitor is asked.
+/// A request to a monitor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verb", content = "arguments", rename_all = "camelCase")]
 pub enum Wish {
-    /// How the fleet is.
+    /// Report the status of the fleet.
     Status,
-    /// Another desired state, as the text of a file, in place of the present one.
+    /// Replace the desired state.
     Apply {
-        /// The text.
+        /// The new file's text.
         desired: String,
     },
-    /// Replace workers, whatever version they are of.
+    /// Replace workers, whatever their version.
     Roll {
-        /// Those of this host alone.
+        /// Only those of this host.
         #[serde(skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },
     /// End all workers of a host, and use none there.
     Stop {
-        /// Which.
+        /// The host.
         host: String,
     },
     /// Use a host again.
     Start {
-        /// Which.
+        /// The host.
         host: String,
     },
 }
 
-/// A [`Wish`] as it is written: arguments that a verb does not have are ignored, as by workers.
+/// A [`Wish`] as serialized. Arguments that a verb does not have are ignored, as workers do.
 #[derive(Deserialize)]
 struct Asked {
     verb: Wanted,
@@ -85,7 +86,7 @@ impl<'de> Deserialize<'de> for Wish {
     }
 }
 
-/// A monitor and its fleet, with what is of use of each worker.
+/// A monitor and its fleet, with details of each worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, bound(deserialize = "W: Deserialize<'de>"))]
 pub struct Report<W = WorkerReport> {
@@ -93,36 +94,36 @@ pub struct Report<W = WorkerReport> {
     pub ok: bool,
     /// The fleet's name.
     pub fleet: String,
-    /// Where the monitor runs; empty where none does.
+    /// Host of the monitor; empty if none is running.
     pub host: String,
-    /// Its process.
+    /// Its process id.
     pub pid: u64,
-    /// When it was started, in seconds since 1970.
+    /// Its start time, in seconds since 1970.
     pub started: f64,
-    /// The version that all workers are to be of; empty for any.
+    /// Desired version of all workers; empty for any.
     pub version: String,
     /// Whether nothing is to be done.
     pub settled: bool,
-    /// How many workers are still to be replaced.
+    /// Number of workers that are still to be replaced.
     pub outdated: usize,
-    /// How many workers wait for an id.
+    /// Number of workers waiting for an id.
     pub unnamed: u64,
-    /// The functions that it takes care of.
+    /// The functions that it manages.
     #[serde(deserialize_with = "lenient::list::<_, _, FUNCTIONS_MAX>")]
     pub functions: Vec<FunctionReport>,
     /// The workers.
     #[serde(deserialize_with = "lenient::list::<_, _, WORKERS_MAX>")]
     pub workers: Vec<W>,
-    /// Hosts on which no worker is to be.
+    /// Hosts without any workers.
     #[serde(deserialize_with = "lenient::texts::<_, LINES_MAX>")]
     pub stopped_hosts: Vec<String>,
-    /// What cannot be reached, and why.
+    /// Goals that cannot be reached, and why.
     #[serde(deserialize_with = "lenient::texts::<_, LINES_MAX>")]
     pub unmet: Vec<String>,
-    /// What is there and cannot be made use of, perhaps of other fleets.
+    /// Anomalies: things that exist but cannot be used, perhaps of other fleets.
     #[serde(deserialize_with = "lenient::texts::<_, LINES_MAX>")]
     pub strange: Vec<String>,
-    /// What it did lately, newest last.
+    /// Its latest actions, newest last.
     #[serde(deserialize_with = "lenient::list::<_, _, LINES_MAX>")]
     pub events: Vec<Event>,
 }
@@ -149,7 +150,7 @@ impl<W> Default for Report<W> {
     }
 }
 
-/// Reads a monitor's report.
+/// Parses a monitor's report.
 ///
 /// # Errors
 /// [`BadAnswer`].
@@ -157,71 +158,71 @@ pub fn read_report<'a, W: Deserialize<'a>>(answer: &'a [u8]) -> Result<Report<W>
     read_bounded(answer, REPORT_MAX)
 }
 
-/// A function that a monitor takes care of.
+/// A function that a monitor manages.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FunctionReport {
     /// Its name.
     pub function: String,
-    /// The fewest workers it may have.
+    /// Minimum number of workers.
     pub min: usize,
-    /// The most.
+    /// Maximum number of workers.
     pub max: usize,
-    /// How many it is to have now.
+    /// Target number of workers.
     pub target: usize,
-    /// How many it has.
+    /// Current number of workers.
     pub workers: usize,
-    /// Jobs that wait.
+    /// Number of waiting jobs.
     pub waiting: u64,
-    /// Jobs that run.
+    /// Number of running jobs.
     pub running: u64,
-    /// Whether the operator of the server withholds its jobs, so that no workers are added for them.
+    /// Whether the function is paused on the server, so that no workers are added.
     pub paused: bool,
-    /// The age of the oldest that waits, in seconds, where the server tells.
+    /// Age of the oldest waiting job, in seconds, if the server reports it.
     pub oldest: Option<f64>,
 }
 
 /// A worker of a fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerReport {
-    /// What it said last.
+    /// Its last status.
     #[serde(flatten)]
     pub status: Status,
-    /// For how long it has not answered, in seconds.
+    /// How long it has not answered, in seconds.
     #[serde(default, deserialize_with = "lenient::fraction")]
     pub silent: f64,
-    /// It is to be replaced.
+    /// Whether it is to be replaced.
     #[serde(default)]
     pub outdated: bool,
 }
 
-/// Of a [`WorkerReport`] what its worker does not say itself.
+/// The part of a [`WorkerReport`] that the worker does not report itself.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct MemberReport {
     /// Its id.
     pub id: WorkerId,
-    /// The name of its host.
+    /// Host name.
     #[serde(default, deserialize_with = "lenient::text")]
     pub host: String,
-    /// For how long it has not answered, in seconds.
+    /// How long it has not answered, in seconds.
     #[serde(default, deserialize_with = "lenient::fraction")]
     pub silent: f64,
-    /// It is to be replaced.
+    /// Whether it is to be replaced.
     #[serde(default)]
     pub outdated: bool,
 }
 
-/// Something that a monitor did.
+/// An action of a monitor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Event {
-    /// When, in seconds since 1970.
+    /// Time, in seconds since 1970.
     pub at: f64,
-    /// What, and to whom.
+    /// The action and its object.
     pub what: String,
-    /// Why.
+    /// The reason.
     pub why: String,
-    /// What went wrong, if it did.
+    /// The error, if it failed.
     pub error: Option<String>,
 }
 

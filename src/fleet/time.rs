@@ -1,6 +1,6 @@
-//! Times as people write them in a file: `90`, `90s`, `5m`, `2h` or `1d`, with a fraction if need be.
+//! Times in a file: `90`, `90s`, `5m`, `2h` or `1d`, optionally with a fraction.
 
-/// For serde: a time.
+/// Serde module for a time.
 pub(super) mod plain {
     use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(super) mod plain {
     }
 }
 
-/// For serde: a time that may be absent.
+/// Serde module for an optional time.
 pub(super) mod optional {
     use std::time::Duration;
 

@@ -1,12 +1,12 @@
-//! What `gearmand admin` can ask for or do, the lines of the text protocol that say it, and how the answers are shown.
+//! Actions of `gearmand admin`, their lines in the text protocol, and the format of their responses.
 
 use crate::client::listing::Listing;
 use crate::client::values;
 
-/// Below the help of the commands that other servers do not have.
+/// Help text of the commands that other servers do not have.
 const NEW: &str = "Not known to C++ gearmand.";
 
-/// The columns of `show functions` that fit on a screen.
+/// Columns of `show functions` that fit on a screen.
 const FUNCTION_COLUMNS: &[&str] = &[
     "name",
     "high",
@@ -25,10 +25,10 @@ const FUNCTION_COLUMNS: &[&str] = &[
     "run_p50_s",
     "run_p99_s",
 ];
-/// Those of `show workers`.
+/// Columns of `show workers` that fit on a screen.
 const WORKER_COLUMNS: &[&str] =
     &["id", "address", "client_id", "state", "functions", "running", "job", "done", "failed", "run_p50_s", "run_p99_s"];
-/// Those of `list jobs`.
+/// Columns of `list jobs` that fit on a screen.
 const JOB_COLUMNS: &[&str] =
     &["handle", "unique", "function", "priority", "state", "age_s", "attempts", "holder", "progress", "bytes"];
 
@@ -75,7 +75,7 @@ pub(super) struct JobFilter {
 }
 
 impl JobFilter {
-    /// The command for at most `limit` jobs from `after` on, or from where the command line says.
+    /// The command for at most `limit` jobs from `after` on, or from the position on the command line.
     pub(super) fn line(&self, limit: u32, after: Option<&str>) -> String {
         let mut line = "list jobs".to_owned();
         let older = self.older.map(|older| older.as_secs_f64().to_string());
@@ -305,15 +305,15 @@ pub(super) enum Action {
     },
 }
 
-/// How a value of an OK answer is called in JSON.
+/// Form of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     List(Listing),
-    /// A list that names its columns; these are shown unless the command line says otherwise.
+    /// A listing with a heading line. These columns are shown unless the command line selects others.
     Table(&'static [&'static str]),
-    /// The same of jobs, which says where it goes on.
+    /// A listing of jobs with a heading line, which may end with the position of the next page.
     Page(&'static [&'static str]),
-    /// A key and its value a line, and with `true` a worker's functions and jobs.
+    /// A key and its value per line; with `true` also a worker's functions and jobs.
     Facts(bool),
     Value(&'static str),
     Done,
@@ -321,7 +321,7 @@ pub(super) enum Form {
 }
 
 impl Action {
-    /// What is sent.
+    /// The lines to send.
     pub(super) fn lines(&self) -> Vec<String> {
         let one = |line: &str| vec![line.to_owned()];
         match self {
@@ -367,7 +367,7 @@ impl Action {
         }
     }
 
-    /// What kind of answer is awaited.
+    /// The expected kind of response.
     pub(super) const fn form(&self) -> Form {
         match self {
             Self::Status => Form::List(Listing::Status),
@@ -406,7 +406,7 @@ impl Action {
         }
     }
 
-    /// The columns that the command line wants in the table; empty where it does not say.
+    /// The columns that the command line selects for the table; empty if it selects none.
     pub(super) fn columns(&self) -> &[String] {
         match self {
             Self::ShowFunctions(columns) | Self::ShowWorkers(columns) => &columns.names,
@@ -415,7 +415,7 @@ impl Action {
         }
     }
 
-    /// What is asked before it is done, where it changes many things.
+    /// The question to confirm an action that changes many things.
     pub(super) fn question(&self) -> Option<String> {
         match self {
             Self::CancelJobs { function, sure: Sure { yes: false } } => Some(format!("Cancel all jobs of {function}?")),
@@ -427,7 +427,7 @@ impl Action {
         }
     }
 
-    /// What to say where it concerned nothing yet and is kept for what may come.
+    /// The hint for an action that affected nothing yet and is kept for later.
     pub(super) fn kept_for_later(&self) -> Option<String> {
         let of_function = |function: &str, undo: &str| {
             format!(
@@ -456,12 +456,12 @@ impl Action {
         }
     }
 
-    /// Whether the number 0 in its answer says that it concerned nothing yet.
+    /// Whether the number 0 in the response means that it affected nothing yet.
     pub(super) const fn counts_for_later(&self) -> bool {
         !matches!(self, Self::MoveJob { .. } | Self::MoveJobs { .. })
     }
 
-    /// Whether C++ gearmand, and this server before it had control, know nothing of it.
+    /// Whether C++ gearmand, and this server before it had these control commands, do not know the action.
     pub(super) const fn is_new(&self) -> bool {
         !matches!(
             self,

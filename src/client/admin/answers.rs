@@ -1,4 +1,4 @@
-//! Answers of the text protocol as tables, as JSON or as they came.
+//! Formats responses of the text protocol as tables, as JSON or unchanged.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,21 +11,21 @@ use crate::client::listing;
 use crate::client::table::{Facts, Table};
 use crate::client::terminal;
 
-/// How answers are printed.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     /// For people.
     Text,
-    /// One document a line.
+    /// One JSON document per line.
     Json,
-    /// As they are on the wire.
+    /// As received.
     Raw,
 }
 
-/// What goes to standard output for an answer.
+/// Formats a response for standard output.
 ///
 /// # Errors
-/// A column is wanted that there is not.
+/// When a selected column does not exist.
 pub(super) fn shown(style: Style, action: &Action, answer: &RawAnswer) -> Result<Vec<u8>, ToolError> {
     let form = action.form();
     if style == Style::Raw || (form == Form::Unknown && style == Style::Text) {
@@ -37,10 +37,10 @@ pub(super) fn shown(style: Style, action: &Action, answer: &RawAnswer) -> Result
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
     let room = terminal::room();
-    // What has not the form that it should have is shown as it is.
+    // A response in an unexpected format is shown unchanged.
     let plain = || terminal::harmless(&answer.wire, true);
     Ok(match (&answer.answer, form) {
-        // Said on standard error.
+        // Reported on standard error.
         (TextAnswer::Err(_), _) => Vec::new(),
         (TextAnswer::Ok(text), _) if text.is_empty() => b"OK\n".to_vec(),
         (TextAnswer::Ok(text), Form::Done) => {
@@ -57,7 +57,7 @@ pub(super) fn shown(style: Style, action: &Action, answer: &RawAnswer) -> Result
     })
 }
 
-/// The columns that are wanted, else the usual ones, and where the list goes on.
+/// Formats the selected columns, or the usual ones, and the position of the next page.
 fn table_text(
     mut table: Table,
     wanted: &[String],
@@ -86,7 +86,7 @@ fn table_text(
     Ok(text)
 }
 
-/// An answer as a document.
+/// Formats a response as a JSON document.
 fn as_json(form: Form, answer: &TextAnswer) -> String {
     let plain = |lines| listing::json_text(&listing::plain_json(lines));
     match (answer, form) {
@@ -108,7 +108,7 @@ fn as_json(form: Form, answer: &TextAnswer) -> String {
     }
 }
 
-/// What stands behind OK.
+/// Converts the text after OK.
 fn ok_json(form: Form, text: &str) -> Value {
     match form {
         Form::Value(name) => {

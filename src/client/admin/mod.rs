@@ -1,4 +1,4 @@
-//! `gearmand admin`: every command of the text protocol, as table, as JSON or as it is on the wire.
+//! `gearmand admin`: every command of the text protocol, with table, JSON or raw output.
 
 mod action;
 mod answers;
@@ -40,7 +40,7 @@ pub struct AdminArgs {
     action: Option<Action>,
 }
 
-/// Asks, prints, and repeats that if it is told to.
+/// Sends the command and prints the response; repeats this with `--watch`.
 pub(super) async fn run(args: AdminArgs) -> Result<u8, ToolError> {
     let servers = args.server.resolve()?;
     let action = args.action.clone().unwrap_or(Action::Status);
@@ -63,7 +63,7 @@ pub(super) async fn run(args: AdminArgs) -> Result<u8, ToolError> {
             print(b"\x1b[H\x1b[2J")?;
         }
         match ask_all(&args, &servers, &action).await {
-            // It may come back.
+            // The server may come back.
             Err(ToolError::Unreachable(why)) => tell("admin", format_args!("{why}")),
             Err(error) => return Err(error),
             Ok(_) => {}
@@ -76,7 +76,7 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
     let mut asker = Asker { connection: TextConnection::new(stream), address, timeout: args.timeout };
     let mut status = 0;
     let is_unknown = match action {
-        // Its answer, which is C++ gearmand's, does not tell; nor does the number of jobs that were moved.
+        // Maxqueue answers as C++ gearmand does, which does not tell; neither does the number of moved jobs.
         Action::Maxqueue { function, .. }
         | Action::MoveJob { function, .. }
         | Action::MoveJobs { to: function, .. }
@@ -115,10 +115,10 @@ async fn ask_all(args: &AdminArgs, servers: &[ServerAddress], action: &Action) -
     Ok(status)
 }
 
-/// Says why a server did not do it, and what that may come from.
+/// Reports an error response, with a hint about its possible cause.
 fn complain(address: &ServerAddress, action: &Action, why: &[u8]) {
     let text = listing::printable(&String::from_utf8_lossy(why));
-    // The words of newer errors stand between signs of plus.
+    // Newer error responses separate their words by plus signs.
     let text = if action.is_new() { text.replace('+', " ") } else { text };
     tell("admin", format_args!("{address}: {text}"));
     if let Action::DropFunction { function } = action
@@ -138,7 +138,8 @@ fn complain(address: &ServerAddress, action: &Action, why: &[u8]) {
     }
 }
 
-/// Lets a person think again before many things are changed at once. Where nobody can answer, it was meant.
+/// Asks for confirmation before many things are changed. Without a terminal at standard input, the action is
+/// taken as confirmed.
 fn confirm(action: &Action) -> Result<bool, ToolError> {
     let stdin = io::stdin();
     let Some(question) = action.question().filter(|_| stdin.is_terminal()) else { return Ok(true) };
@@ -150,7 +151,7 @@ fn confirm(action: &Action) -> Result<bool, ToolError> {
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// A connection whose answers must come in time.
+/// A connection with a time limit for responses.
 struct Asker<'a> {
     connection: TextConnection,
     address: &'a ServerAddress,
@@ -170,21 +171,21 @@ impl Asker<'_> {
         }
     }
 
-    /// Whether `status` lists a function; `None` where that cannot be told.
+    /// Whether `status` lists a function; `None` if that cannot be determined.
     async fn knows(&mut self, function: &str) -> Result<Option<bool>, ToolError> {
         let answer = self.ask("status").await?;
         let TextAnswer::Listing(lines) = answer.answer else { return Ok(None) };
         let read = read_name(function.as_bytes());
         let is_listed = |line: &Vec<u8>| {
-            // Backslashes stand as they are in this listing, control characters do not.
+            // This listing does not escape backslashes, but it does escape control characters.
             let name = line.split(|byte| *byte == b'\t').next().unwrap_or_default();
             name == function.as_bytes() || name == read || read_name(name) == read
         };
         Ok(Some(lines.iter().any(is_listed)))
     }
 
-    /// Asks for pages until there are as many jobs as wanted; a page may be empty and not the last. Pages without any job
-    /// come for as long as one answer may take.
+    /// Requests pages until there are as many jobs as wanted. A page may be empty without being the last one.
+    /// Empty pages are accepted for as long as one response may take.
     async fn list_jobs(&mut self, filter: &JobFilter) -> Result<RawAnswer, ToolError> {
         let mut heard = Instant::now();
         let mut all = RawAnswer { wire: Vec::new(), answer: TextAnswer::Listing(Vec::new()) };
@@ -196,7 +197,7 @@ impl Asker<'_> {
             let Some(table) = Table::parse(of_page) else { return Ok(page) };
             found = found.saturating_add(u32::try_from(table.rows.len()).unwrap_or(u32::MAX));
             all.wire.extend_from_slice(&page.wire);
-            // The names of the columns once; the place to go on is the last page's.
+            // Keep the heading line once, and the position of the next page only from the last page.
             let continues = usize::from(!lines.is_empty());
             let rows = of_page.len() - usize::from(table.next.is_some());
             lines.extend_from_slice(of_page.get(continues..rows).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! The file that says the desired state, and the one beside it that says what was asked for by hand.
+//! The file with the desired state, and the state file beside it with manual overrides.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,23 +11,23 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::contract::WorkerId;
 use crate::fleet::desired::Desired;
 
-/// A file that is larger is none, in bytes.
+/// A larger file is rejected, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// The desired state and where it is from.
+/// The desired state and its source.
 pub(super) struct DesiredFile {
     path: PathBuf,
-    /// What the file says, and the hosts that were stopped by hand.
+    /// Content of the file, plus the hosts that were stopped manually.
     desired: Desired,
-    /// The hosts that the file itself stops.
+    /// Hosts that the file itself stops.
     stopped_by_file: BTreeSet<String>,
     wishes: Wishes,
     mark: Option<Mark>,
-    /// What is wrong with the file as it is now, while what it said before holds.
+    /// Why the current file is invalid. Its previous content stays in effect meanwhile.
     wrong: Option<String>,
 }
 
-/// What was asked for by hand and holds until it is done or taken back, also when the monitor is started again.
+/// Manual requests. They stay in effect until they are done or revoked, also across restarts of the monitor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Wishes {
@@ -36,14 +36,14 @@ struct Wishes {
     rolling: BTreeSet<WorkerId>,
 }
 
-/// What tells that a file was written again.
+/// Modification time and size, to detect that a file was written.
 type Mark = (SystemTime, u64);
 
 impl DesiredFile {
     /// Reads the file.
     ///
     /// # Errors
-    /// What is wrong with which file.
+    /// Which file is invalid, and why.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let mark = mark(path);
         let desired = read(path)?;
@@ -60,7 +60,7 @@ impl DesiredFile {
         Ok(file)
     }
 
-    /// A desired state that is not from a file: nothing is wanted of this fleet.
+    /// A desired state without a file, which wants nothing of this fleet.
     pub(super) fn none(fleet: &str) -> Self {
         let desired = Desired { fleet: fleet.to_owned(), ..Desired::default() };
         Self {
@@ -86,7 +86,7 @@ impl DesiredFile {
     /// Reads the file again if it was written since; `None` if it was not.
     ///
     /// # Errors
-    /// What is wrong with it; what it said before holds.
+    /// Why it is invalid; its previous content stays in effect.
     pub(super) fn read_again(&mut self) -> Option<Result<(), String>> {
         if self.path.as_os_str().is_empty() {
             return None;
@@ -101,15 +101,15 @@ impl DesiredFile {
         Some(result)
     }
 
-    /// What is wrong with the file as it is now.
+    /// Why the current file is invalid.
     pub(super) const fn wrong(&self) -> Option<&String> {
         self.wrong.as_ref()
     }
 
-    /// Reads all again, since another monitor may have changed it.
+    /// Reads both files again, since another monitor may have changed them.
     ///
     /// # Errors
-    /// What is wrong with which file; what was known holds.
+    /// Which file is invalid, and why; the known state stays in effect.
     pub(super) fn take_over(&mut self) -> Result<(), String> {
         if self.path.as_os_str().is_empty() {
             return Ok(());
@@ -134,10 +134,10 @@ impl DesiredFile {
         Err(format!("it is for the fleet \"{theirs}\", this is the monitor of \"{ours}\""))
     }
 
-    /// Writes this text into the file and goes by it.
+    /// Writes this text to the file and puts it into effect.
     ///
     /// # Errors
-    /// What is wrong with it, or why the file cannot be written; nothing is changed then.
+    /// Why it is invalid, or why the file cannot be written; nothing is changed then.
     pub(super) fn replace(&mut self, text: &str) -> Result<String, String> {
         if text.len() as u64 > FILE_MAX {
             return Err(format!("longer than {FILE_MAX} bytes"));
@@ -155,10 +155,10 @@ impl DesiredFile {
         self.stopped_by_file.contains(host)
     }
 
-    /// Stops a host, or ends that. It is so from now on, also where that cannot be written down.
+    /// Stops a host, or starts it again. This takes effect even if it cannot be saved.
     ///
     /// # Errors
-    /// Why it will not be so when the monitor is started again.
+    /// Why it will not survive a restart of the monitor.
     pub(super) fn stop(&mut self, host: &str, is_stopped: bool) -> Result<(), String> {
         if is_stopped {
             self.wishes.stopped_hosts.insert(host.to_owned());
@@ -170,15 +170,15 @@ impl DesiredFile {
         self.write_wishes()
     }
 
-    /// The workers that were still to be replaced when this was written down.
+    /// The workers that were still to be replaced at the last save.
     pub(super) const fn rolling(&self) -> &BTreeSet<WorkerId> {
         &self.wishes.rolling
     }
 
-    /// Writes down which workers are still to be replaced, if others are than before.
+    /// Saves which workers are still to be replaced, if they have changed.
     ///
     /// # Errors
-    /// Why that will not be known when the monitor is started again.
+    /// Why this will not survive a restart of the monitor.
     pub(super) fn keep_rolling(&mut self, rolling: &BTreeSet<WorkerId>) -> Result<(), String> {
         if self.wishes.rolling == *rolling {
             return Ok(());
@@ -197,7 +197,7 @@ impl DesiredFile {
     }
 }
 
-/// The file of what was asked for by hand.
+/// Path of the state file with the manual requests.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".state");
@@ -219,7 +219,7 @@ fn read(path: &Path) -> Result<Desired, String> {
     Desired::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Puts a text in a file's place, whole or not at all.
+/// Replaces a file atomically.
 fn write(path: &Path, text: &str) -> Result<(), String> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
@@ -233,7 +233,7 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
         fs::rename(&new, path)
     });
     written.map_err(|error| {
-        // What could not be put in place is of no use.
+        // Remove the temporary file that could not be renamed.
         let _ = fs::remove_file(&new);
         cannot(error)
     })
@@ -258,7 +258,7 @@ mod tests {
         fs::write(&path, "spares_per_host = 23\n").unwrap();
         assert_eq!(file.read_again(), Some(Ok(())));
         assert_eq!(file.desired().spares_per_host, 23);
-        // What makes no sense is said once and leaves all as it was.
+        // An invalid file is reported once and changes nothing.
         fs::write(&path, "spares = 4\n").unwrap();
         let error = file.read_again().unwrap().unwrap_err();
         assert!(error.contains("fleet.toml") && error.contains("spares"), "{error}");
@@ -292,14 +292,14 @@ mod tests {
         file.stop("b", true).unwrap();
         let stopped = |file: &DesiredFile| file.desired().stopped_hosts.iter().cloned().collect::<Vec<_>>();
         assert_eq!(stopped(&file), ["a", "b"]);
-        // Also when the file is written again, and when another monitor reads it.
+        // This also survives a new version of the file, and another monitor that reads it.
         fs::write(&path, "interval = 1\n").unwrap();
         assert_eq!(file.read_again(), Some(Ok(())));
         assert_eq!(stopped(&file), ["b"]);
         assert_eq!(stopped(&DesiredFile::open(&path).unwrap()), ["b"]);
         file.stop("b", false).unwrap();
         assert!(stopped(&DesiredFile::open(&path).unwrap()).is_empty());
-        // One that stood by meanwhile.
+        // A monitor that was on standby meanwhile.
         let mut other = DesiredFile::open(&path).unwrap();
         file.stop("c", true).unwrap();
         other.take_over().unwrap();

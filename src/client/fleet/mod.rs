@@ -1,9 +1,11 @@
-//! `gearmand fleet`: looks after managed workers ([`crate::fleet`]) until there are as many of each kind as is wanted.
+//! `gearmand fleet`: supervises managed workers ([`crate::fleet`]) until there are as many of each kind as
+//! desired.
 //!
-//! * `round` asks many workers at once; `server` is one server; `roster` knows who is there, and has the `news`.
-//! * `monitor` looks, decides and acts; `file` has what is wanted; `office` is where others ask the monitor;
-//!   `watch` has the loop, and sees to it that there is one monitor.
-//! * `order` has what is asked of a monitor that runs, and `show` prints.
+//! * `round` sends requests to many workers at once; `server` is one server; `roster` is the membership, and
+//!   reports `news`.
+//! * `monitor` observes, reconciles and acts; `file` has the desired state; `office` is the monitor's control
+//!   endpoint; `watch` has the main loop, and ensures that there is one monitor.
+//! * `order` sends requests to a running monitor, and `show` prints.
 
 mod file;
 mod monitor;
@@ -29,7 +31,7 @@ use super::{EXIT_FAILED, ToolError, printable, values};
 use crate::fleet::contract::{DEFAULT_FLEET, FLEET_NAME_VARIABLE, check_name};
 use crate::fleet::report::{Report, Wish};
 
-/// So many other fleets are named.
+/// Maximum number of other fleets that are named.
 const FLEETS_SHOWN: usize = 20;
 
 /// What `gearmand fleet` is told.
@@ -99,13 +101,13 @@ enum Action {
 enum Outcome {
     /// By a signal.
     Ended,
-    /// Nothing more is to be done.
+    /// The desired state was reached.
     Settled(Box<Report>),
-    /// It took too long.
+    /// The time limit was reached.
     TimedOut(Box<Report>),
 }
 
-/// Which fleet, over which servers, and how to show it.
+/// The fleet, its servers, and the output format.
 struct Call {
     servers: Vec<ServerAddress>,
     connect_timeout: Duration,
@@ -118,7 +120,7 @@ fn fleet_name(name: &str) -> Result<String, String> {
     check_name(name).map(|()| name.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Does it.
+/// Runs the command.
 pub(super) async fn run(args: FleetArgs) -> Result<u8, ToolError> {
     let call = Call {
         servers: args.server.resolve()?,
@@ -143,7 +145,7 @@ pub(super) async fn run(args: FleetArgs) -> Result<u8, ToolError> {
 }
 
 impl Call {
-    /// A monitor that goes by a file.
+    /// A monitor with the desired state of a file.
     fn monitor_of(&self, path: &Path) -> Result<Monitor, ToolError> {
         let file = DesiredFile::open(path).map_err(ToolError::Usage)?;
         let of_file = &file.desired().fleet;
@@ -154,7 +156,7 @@ impl Call {
         Ok(self.monitor(file))
     }
 
-    /// A monitor that wants nothing.
+    /// An observer: a monitor that wants nothing.
     fn onlooker(&self) -> Result<Monitor, ToolError> {
         let of_environment = || std::env::var(FLEET_NAME_VARIABLE).ok().filter(|name| !name.is_empty());
         let name = self.fleet.clone().or_else(of_environment).unwrap_or_else(|| DEFAULT_FLEET.to_owned());
@@ -174,7 +176,7 @@ impl Call {
         } else {
             let limit = monitor.desired().answer_timeout;
             monitor.roster.look(false, limit).await.map_err(ToolError::Unreachable)?;
-            // Nobody wants anything of it.
+            // An observer has no settings of its own to report.
             Report { host: String::new(), pid: 0, started: 0.0, settled: false, ..monitor.report() }
         };
         show::report(&report, self.is_json)?;
@@ -251,7 +253,7 @@ impl Call {
         Order::new(monitor, self.timeout, self.is_json).give(Wish::Start { host }, before).await
     }
 
-    /// Is the monitor until nothing more is to be done.
+    /// Runs the monitor until the desired state is reached.
     async fn until_settled(&self, monitor: Monitor) -> Result<u8, ToolError> {
         let watch = Watch::new(monitor, self.connect_timeout);
         match watch.run(Until::Settled(Instant::now() + self.timeout)).await? {

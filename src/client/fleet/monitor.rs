@@ -1,4 +1,4 @@
-//! The monitor: looks, decides, acts, tells, and begins again.
+//! The monitor: observes, reconciles, acts, reports, and repeats.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,31 +13,31 @@ use crate::fleet::decide::{Action, Decision, Memory, Plan, decide, foresee};
 use crate::fleet::desired::Desired;
 use crate::fleet::report::{Event, FunctionReport, Report, Wish, WorkerReport};
 
-/// So many things that it did are in a report.
+/// Maximum number of past actions in a report.
 const EVENTS_MAX: usize = 200;
-/// So many hosts can be stopped.
+/// Maximum number of stopped hosts.
 const STOPPED_MAX: usize = 1000;
-/// The longest text of an error that is kept, in bytes.
+/// Longest error text that is kept, in bytes.
 const ERROR_MAX: usize = 300;
-/// So many things that were seen are told after one look.
+/// Maximum number of observations reported per iteration.
 const NEWS_MAX: usize = 200;
-/// So many strange things of a kind are told.
+/// Maximum number of anomalies reported per kind.
 const STRANGE_MAX: usize = 20;
-/// The pause between two looks while something is on its way.
+/// Minimum and maximum pause between two iterations while a change is in progress.
 const SHORT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// The monitor of a fleet.
+/// Monitor of a fleet.
 pub(super) struct Monitor {
     pub(super) roster: Roster,
     pub(super) file: DesiredFile,
-    /// What was decided last, and what is to be remembered of it.
+    /// The last plan, with the memory for the next one.
     plan: Plan,
     events: VecDeque<Event>,
     started: f64,
-    /// What was wished since the last decision, so that nobody takes the fleet for settled.
+    /// A request was accepted since the last plan, so the fleet must not count as settled yet.
     is_stale: bool,
     has_failed: bool,
-    /// What could not be reached at the last turn.
+    /// Goals that could not be reached at the last iteration.
     unmet: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl Monitor {
         self.file.desired()
     }
 
-    /// Looks, and does what is to be done.
+    /// Observes and acts once.
     ///
     /// # Errors
     /// When no server answers.
@@ -86,7 +86,8 @@ impl Monitor {
             self.tell_news(News::Left(host));
         }
         self.roster.tidy(self.desired().forget_after, limit).await;
-        // Workers that come back with their server come one by one; the first is not to be told to start the others.
+        // Workers that come back with their server reconnect one by one. The first one must not be told to
+        // start replacements for the others.
         let hold = self.desired().interval * 2;
         if self.roster.returned.is_none_or(|returned| returned.elapsed() >= hold) {
             self.roster.returned = None;
@@ -101,14 +102,14 @@ impl Monitor {
         Ok(())
     }
 
-    /// Decides, and does nothing of it.
+    /// Makes a plan without executing it.
     pub(super) fn decide(&mut self) {
         self.plan = decide(self.file.desired(), &self.roster.observed(), &self.plan.memory);
     }
 
-    /// Says what cannot be reached when that is new, and when it is so no more.
+    /// Reports goals that cannot be reached, once when they appear and once when they are resolved.
     fn tell_unmet(&mut self) {
-        // Times that pass are no news.
+        // A change of the numbers in a message is not news.
         let known =
             |all: &[String], line: &String| all.iter().any(|other| without_numbers(other).eq(without_numbers(line)));
         let unmet = self.plan.unmet.clone();
@@ -131,15 +132,15 @@ impl Monitor {
         &self.plan
     }
 
-    /// How long to wait until the next turn, if nobody has a wish.
+    /// Pause until the next iteration, unless a request arrives.
     pub(super) fn pause(&self) -> Duration {
         let interval = self.desired().interval;
         let is_busy = !self.plan.is_settled() || self.roster.returned.is_some();
         if is_busy { (interval / 5).clamp(SHORT_PAUSES.0, SHORT_PAUSES.1).min(interval) } else { interval }
     }
 
-    /// Does what was decided: first what makes room for work, then what takes it away. What is taken away is none of what
-    /// was only told to be there, so that a worker which refuses does not hold up the others.
+    /// Executes the plan: first the actions that add capacity, then those that remove it. Capacity that was
+    /// only requested does not justify a removal, so a worker that refuses does not hold up the others.
     async fn act(&mut self) {
         let decisions = std::mem::take(&mut self.plan.decisions);
         let makes = |action: &Action| matches!(action, Action::Register { .. } | Action::Start { .. });
@@ -168,7 +169,7 @@ impl Monitor {
         went_well
     }
 
-    /// Whoever refuses is not asked for the same again and again.
+    /// Records a refusal, so that the worker is not asked for the same again and again.
     fn remember_refusal(&mut self, action: &Action, why: &str) {
         let now_ms = self.roster.now_ms();
         let mut why = why.to_owned();
@@ -184,7 +185,7 @@ impl Monitor {
         self.roster.members.get(id).map_or("gone", |member| member.status.host.as_str())
     }
 
-    /// An action in words.
+    /// Describes an action in words.
     pub(super) fn said(&self, action: &Action) -> String {
         match action {
             Action::Register { worker, function } => {
@@ -215,7 +216,7 @@ impl Monitor {
             News::Left(host) => {
                 self.note(&format!("cannot start workers on {host}"), "its last worker has ended", None);
             }
-            // What was never known is no worker of ours, as far as is known; a report has it.
+            // A name that never answered may not be a worker of ours; it is in the report only.
             News::Silent(id, _) if !self.roster.members.contains_key(&id) => {}
             News::Silent(id, why) => {
                 let what = format!("gets no answer from {id} on {}", self.host_of(&id));
@@ -228,7 +229,7 @@ impl Monitor {
         }
     }
 
-    /// Says and remembers what was done.
+    /// Logs an action and remembers it.
     fn note(&mut self, what: &str, why: &str, error: Option<String>) {
         let error = error.map(|mut error| {
             cut(&mut error, ERROR_MAX);
@@ -245,7 +246,7 @@ impl Monitor {
         self.events.push_back(Event { at: unix_now(), what: what.to_owned(), why: why.to_owned(), error });
     }
 
-    /// Takes over a wish; what is to be done for it is done in the next turns.
+    /// Accepts a request; the following iterations carry it out.
     ///
     /// # Errors
     /// Why it is refused.
@@ -308,7 +309,7 @@ impl Monitor {
         self.roster.members.values().filter(|member| member.status.host == host).count()
     }
 
-    /// Reads again what is wanted, since another monitor may have changed it.
+    /// Reads the desired state again, since another monitor may have changed it.
     pub(super) fn take_over(&mut self) {
         match self.file.take_over() {
             Ok(()) => self.plan.memory.rolling.clone_from(self.file.rolling()),
@@ -316,7 +317,7 @@ impl Monitor {
         }
     }
 
-    /// What is there and cannot be made use of, or is not looked after, for people.
+    /// Anomalies, for people: things that exist but cannot be used, or are not supervised.
     fn strange(&self) -> Vec<String> {
         let mut strange = Vec::new();
         let desired = self.desired();
@@ -360,14 +361,14 @@ impl Monitor {
         !self.is_stale && !self.has_failed && self.roster.returned.is_none() && self.plan.is_settled()
     }
 
-    /// Whether a report is of this monitor.
+    /// Whether a report is from this monitor.
     pub(super) fn is_own(&self, report: &Report) -> bool {
-        // A time is as good as an id: it has microseconds.
+        // The start time identifies a process like an id: it has microseconds.
         (report.pid, &report.host) == (u64::from(std::process::id()), &host_name())
             && (report.started - self.started).abs() < 0.001
     }
 
-    /// What there is to say.
+    /// Creates the report.
     pub(super) fn report(&self) -> Report {
         let desired = self.desired();
         let of = |numbers: &BTreeMap<String, usize>, name: &str| numbers.get(name).copied().unwrap_or_default();
@@ -414,8 +415,8 @@ impl Monitor {
     }
 }
 
-/// What there is to say of an id that has two connections to a server. Two questions at each look find out whether they are
-/// of two processes, sooner or later.
+/// Describes an id with two connections to one server. Two requests per iteration eventually reveal whether
+/// they belong to two processes.
 fn said_of_doubled(id: &WorkerId, processes: Option<&BTreeSet<(String, u64)>>) -> String {
     let processes: Vec<String> =
         processes.into_iter().flatten().map(|(host, pid)| format!("process {pid} on {host}")).collect();

@@ -1,18 +1,18 @@
-//! What a look at the fleet brings, and why an order was not obeyed.
+//! Changes observed in the fleet, and why a worker did not carry out a request.
 
 use std::fmt;
 
 use super::round::Unanswered;
 use crate::fleet::contract::WorkerId;
 
-/// Why a worker did not do what it was told.
+/// Why a worker did not carry out a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// It has ended.
     Gone,
-    /// It did not answer; perhaps it does it all the same.
+    /// It did not answer; it may carry it out nevertheless.
     NoAnswer(String),
-    /// It says no.
+    /// It refused.
     Refused(String),
 }
 
@@ -25,12 +25,12 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// What a look brought that people want to know.
+/// A change worth reporting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// It was not known before; true if it got its id just now.
+    /// A new worker; true if it has just received its id.
     Found(WorkerId, bool),
-    /// Its connection has ended; true if it was told to end, or had said that it would.
+    /// Its connection has ended; true if it was told to exit, or had announced it.
     Gone(WorkerId, String, bool),
     /// A host has been without workers for a while.
     Left(String),

@@ -1,4 +1,4 @@
-//! Where a monitor is asked: the function `fleet_<name>`, as a worker of each server.
+//! The monitor's control endpoint: the function `fleet_<name>`, registered as a worker on each server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,23 +17,23 @@ use crate::fleet::contract::Refusal;
 use crate::fleet::report::Wish;
 use crate::protocol::packet::PacketType;
 
-/// How long a wish may wait until the monitor has time for it.
+/// How long a request may wait for the monitor.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A wish, and where its answer goes.
+/// A request, and the channel for its answer.
 pub(super) struct Call {
     pub(super) wish: Wish,
     pub(super) answer: oneshot::Sender<Result<String, String>>,
 }
 
-/// The answer to a wish that was taken over.
+/// Answer to an accepted request.
 #[derive(Serialize)]
 struct Did {
     ok: bool,
     did: String,
 }
 
-/// What each server's connection needs.
+/// State of one endpoint connection.
 #[derive(Clone)]
 struct Desk {
     address: ServerAddress,
@@ -44,7 +44,7 @@ struct Desk {
     calls: mpsc::Sender<Call>,
 }
 
-/// The connections; they end with it.
+/// The endpoint. Dropping it ends its connections.
 pub(super) struct Office {
     _desks: JoinSet<()>,
     pub(super) calls: mpsc::Receiver<Call>,
@@ -52,7 +52,7 @@ pub(super) struct Office {
 }
 
 impl Office {
-    /// Opens it at each server.
+    /// Connects to each server.
     pub(super) fn open(
         servers: Vec<ServerAddress>,
         connect_timeout: Duration,
@@ -77,7 +77,7 @@ impl Office {
         Self { _desks: desks, calls, report: publish }
     }
 
-    /// What is answered to the question how the fleet is, from now on.
+    /// Sets the report that answers the verb `status`.
     pub(super) fn publish(&self, report: Vec<u8>) {
         self.report.send_replace(Arc::from(report));
     }
@@ -87,7 +87,7 @@ impl Desk {
     async fn run(self) {
         let mut backoff = Backoff::new();
         loop {
-            // The monitor says of a server that it cannot be reached.
+            // The monitor reports servers that cannot be reached.
             if let Ok(stream) = connection::open(&self.address, self.connect_timeout).await {
                 let mut connection = Connection::new(stream);
                 let Err(error) = self.serve(&mut connection, &mut backoff).await else { return };
@@ -97,13 +97,13 @@ impl Desk {
         }
     }
 
-    /// Answers until the connection is lost.
+    /// Answers requests until the connection is lost.
     async fn serve(&self, connection: &mut Connection, backoff: &mut Backoff) -> Result<(), ConnectionError> {
         connection.request(PacketType::SetClientId, &[self.client_id.as_bytes()])?;
         connection.request(PacketType::CanDo, &[self.function.as_bytes()])?;
         let mut done = None;
         loop {
-            // A server that answers what it does not read is not asked without end.
+            // Do not queue requests without limit for a server that answers but does not read.
             connection.flush_to(UNSENT_MAX).await?;
             connection.request(PacketType::GrabJob, &[])?;
             match connection.receive().await? {
@@ -122,7 +122,7 @@ impl Desk {
                 Answer::Error { code, text } => {
                     tell_limited("fleet", format_args!("{} says {code}: {text}", self.address));
                     if let Some(handle) = done.take() {
-                        // An answer that is not taken leaves the job open, and whoever asked waiting.
+                        // A rejected answer leaves the job unfinished and its client waiting.
                         connection.request(PacketType::WorkFail, &[&handle])?;
                     }
                 }
@@ -156,6 +156,6 @@ fn refusal(error: String) -> Refusal {
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
-    // Plain data is never refused.
+    // Serializing plain data does not fail.
     serde_json::to_vec(value).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What is asked of a monitor that runs, and how it goes on until it is done.
+//! Requests to a running monitor, and following their progress until they are done.
 
 use std::time::{Duration, Instant};
 
@@ -12,21 +12,21 @@ use crate::client::{EXIT_FAILED, ToolError, tell};
 use crate::fleet::contract::{Status, Verb, WorkerId, WorkerState, read_answer};
 use crate::fleet::report::{Report, Wish};
 
-/// How often one looks how far it is.
+/// Interval at which the progress is queried.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long a monitor may take until it takes a wish over.
+/// How long a monitor may take to accept a request.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// For so long questions may have no answer: a monitor may be busy, and a server be started again.
+/// How long queries may remain unanswered: the monitor may be busy, and a server may be restarting.
 const SILENCE: Duration = Duration::from_mins(1);
 
-/// What the monitor says when it takes a wish over.
+/// Answer of the monitor to an accepted request.
 #[derive(Deserialize)]
 struct Did {
     #[serde(default)]
     did: String,
 }
 
-/// The report of the monitor that looks after this fleet; `None` if there is none.
+/// The report of the running monitor of this fleet; `None` if there is none.
 ///
 /// # Errors
 /// When no server can be reached, or the monitor does not answer.
@@ -42,7 +42,7 @@ pub(super) async fn running(monitor: &mut Monitor) -> Result<Option<Report>, Too
         .map_err(|error| ToolError::Unreachable(format!("the monitor does not answer: {}", printable(&error))))
 }
 
-/// Something to be done by another monitor, or without one.
+/// A request, carried out by another monitor or without one.
 pub(super) struct Order {
     monitor: Monitor,
     timeout: Duration,
@@ -54,9 +54,9 @@ impl Order {
         Self { monitor, timeout, is_json }
     }
 
-    /// Asks the monitor that runs, and tells what it does until it is done.
+    /// Sends the request to the running monitor, and reports its actions until it is done.
     pub(super) async fn give(self, wish: Wish, before: Report) -> Result<u8, ToolError> {
-        // Plain data is never refused.
+        // Serializing plain data does not fail.
         let workload = serde_json::to_vec(&wish).unwrap_or_default();
         let answer = self.monitor.roster.ask_monitor(&workload, PATIENCE).await.map_err(ToolError::Unreachable)?;
         match read_answer::<Did>(&answer) {
@@ -106,7 +106,7 @@ impl Order {
                 Wish::Roll { .. } => report.settled && report.outdated == 0,
             };
             if is_done || Instant::now() >= end {
-                // Of what was not asked for nothing is said.
+                // Goals that were not part of the request are not mentioned.
                 let is_whole = !matches!(wish, Wish::Apply { .. }) || report.unmet.is_empty();
                 return show::end(&report, is_done, is_whole, self.is_json);
             }
@@ -114,7 +114,7 @@ impl Order {
         }
     }
 
-    /// Ends a host's workers where no monitor runs, and waits until they are gone.
+    /// Ends a host's workers without a running monitor, and waits until they are gone.
     pub(super) async fn stop(mut self, host: &str) -> Result<u8, ToolError> {
         let end = Instant::now() + self.timeout;
         let limit = self.monitor.desired().answer_timeout;

@@ -1,4 +1,4 @@
-//! Who is in the fleet: the workers that were found, and what they said last.
+//! Membership of the fleet: the known workers, and their last status.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -13,48 +13,49 @@ use crate::fleet::contract::{
 };
 use crate::fleet::decide::{Observed, Queue, Worker};
 
-/// So many workers of a server get their id in one look.
+/// How many workers of a server get an id per iteration.
 const NAMED_AT_ONCE: u64 = 256;
-/// The pauses between two questions to what has never answered: the first one, and the longest.
+/// Backoff for names that have never answered: first and longest pause.
 const MUTE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
-/// The longest reason that is kept, in bytes.
+/// Longest reason that is kept, in bytes.
 const WHY_MAX: usize = 300;
-/// More workers than that are not looked at.
+/// Maximum number of workers.
 const MEMBERS_MAX: usize = 16_384;
-/// So many hosts without workers are remembered.
+/// Maximum number of hosts without workers that are remembered.
 const LEFT_MAX: usize = 1000;
-/// So many processes of one id are told apart.
+/// Maximum number of processes distinguished per id.
 const PROCESSES_MAX: usize = 8;
 
 /// A worker of the fleet.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) status: Status,
-    /// When it said so.
+    /// When the status was received.
     heard: Instant,
-    /// It did not answer when it was asked last.
+    /// Whether the last request was not answered.
     pub(super) is_silent: bool,
-    /// The server over which it is asked.
+    /// Index of the server for requests to it.
     server: usize,
 }
 
-/// A worker that has never answered. Perhaps it is none.
+/// A name that has never answered. It may not be a worker at all.
 #[derive(Clone, Debug)]
 pub(super) struct Mute {
     pub(super) why: String,
-    /// How often it was asked.
+    /// Number of requests so far.
     tries: u32,
     asked: Instant,
 }
 
 impl Mute {
-    /// Whether it is to be asked again: each time later, since each look waits for whoever does not answer.
+    /// Whether to ask again. The pause doubles each time, since each iteration waits for a name that does not
+    /// answer.
     fn is_due(&self) -> bool {
         self.asked.elapsed() >= MUTE_PAUSES.0.saturating_mul(1 << self.tries.min(10)).min(MUTE_PAUSES.1)
     }
 }
 
-/// The fleet, and the servers over which it is found.
+/// The fleet, and the servers where its workers are.
 pub(super) struct Roster {
     fleet: String,
     servers: Vec<Server>,
@@ -62,27 +63,27 @@ pub(super) struct Roster {
     pub(super) members: BTreeMap<WorkerId, Member>,
     /// Workers of other fleets.
     strangers: BTreeMap<WorkerId, String>,
-    /// What has the name of a worker and has never answered.
+    /// Worker names that have never answered.
     pub(super) mute: BTreeMap<WorkerId, Mute>,
-    /// Ids that two workers answer to, and since when. A connection that was made anew may be there twice for a while.
+    /// Ids with two workers, and since when. A worker that has reconnected may appear twice for a while.
     pub(super) doubled: BTreeMap<WorkerId, Instant>,
-    /// The processes that have answered to those ids, by their hosts.
+    /// The processes that have answered for those ids: host and process id.
     pub(super) processes: BTreeMap<WorkerId, BTreeSet<(String, u64)>>,
-    /// Workers that were told to end.
+    /// Workers that were told to exit.
     dismissed: BTreeSet<WorkerId>,
-    /// Hosts whose last worker has ended: since when, and whether that was told.
+    /// Hosts whose last worker has ended: since when, and whether that was reported.
     left: BTreeMap<String, (Instant, bool)>,
     queues: BTreeMap<String, Queue>,
-    /// How many workers wait for an id.
+    /// Number of workers waiting for an id.
     pub(super) unnamed: u64,
-    /// How many connections answer for a monitor of this fleet, on the server that has most.
+    /// Number of connections of this fleet's monitors, on the server with the most.
     pub(super) monitors: u64,
-    /// The fleets that have one.
+    /// Fleets that have a monitor.
     monitored: BTreeSet<String>,
-    /// When a server that had been lost was there again.
+    /// When a lost server became reachable again.
     pub(super) returned: Option<Instant>,
     has_looked: bool,
-    /// Since when functions of workers have had none, by server.
+    /// Since when functions of workers have been without workers, by server.
     empty: HashMap<(usize, String), Instant>,
     unreachable: BTreeSet<usize>,
 }
@@ -111,12 +112,12 @@ impl Roster {
         }
     }
 
-    /// The function by which a monitor of this fleet is asked.
+    /// The control function of this fleet's monitor.
     pub(super) fn monitor_function(&self) -> String {
         format!("{FLEET}{}", self.fleet)
     }
 
-    /// Asks all servers for their functions.
+    /// Queries all servers for their functions.
     ///
     /// # Errors
     /// When none of them answers.
@@ -159,7 +160,7 @@ impl Roster {
         Ok(all)
     }
 
-    /// Looks who is there; where `is_naming`, those that wait for an id get one.
+    /// Refreshes the membership. With `is_naming`, workers waiting for an id get one.
     ///
     /// # Errors
     /// When no server answers.
@@ -169,13 +170,14 @@ impl Roster {
         let mut named = BTreeSet::new();
         if is_naming && self.unnamed > 0 {
             named = self.name_workers(&functions, limit).await;
-            // Those that have an id now are at all of their servers, and most jobs are where they were.
+            // The workers that just got an id have registered it on all of their servers. Most job counts
+            // have not changed.
             functions = self.functions(limit, &mut news).await?;
         }
         self.count_jobs(&functions);
         let mut present = self.present(&functions);
         for (id, server) in self.ask_members(&present, limit, &named, &mut news).await {
-            // It has ended since the servers were asked, unless another one knows it still.
+            // The worker has ended since the servers were queried, unless another server still lists it.
             let name = id.manage_function();
             let is_there = |(index, functions): (usize, &Option<Functions>)| {
                 index != server
@@ -190,7 +192,7 @@ impl Roster {
         let unreachable = &self.unreachable;
         let (mut gone, mut out_of_sight) = (Vec::new(), Vec::new());
         for (id, member) in self.members.iter().filter(|(id, _)| !present.contains_key(id)) {
-            // Whether it is still there is known when its server is.
+            // Whether it still exists is unknown until its server is reachable again.
             let list = if unreachable.contains(&member.server) { &mut out_of_sight } else { &mut gone };
             list.push(id.clone());
         }
@@ -215,13 +217,13 @@ impl Roster {
         Ok(news)
     }
 
-    /// The hosts whose last worker ended so long ago or earlier, and since when they have none.
+    /// Hosts whose last worker ended at least `after` ago, and for how long they have had none.
     pub(super) fn left_hosts(&self, after: Duration) -> impl Iterator<Item = (&str, Duration)> {
         let left = self.left.iter().map(|(host, (since, _))| (host.as_str(), since.elapsed()));
         left.filter(move |(_, since)| *since >= after)
     }
 
-    /// Those of them of which nothing has been told.
+    /// Those among them that were not reported yet.
     pub(super) fn newly_left(&mut self, after: Duration) -> Vec<String> {
         let mut hosts = Vec::new();
         for (host, (since, is_told)) in &mut self.left {
@@ -232,12 +234,12 @@ impl Roster {
         hosts
     }
 
-    /// Gives ids to those that wait for one.
+    /// Assigns ids to workers that are waiting for one.
     async fn name_workers(&mut self, functions: &[Option<Functions>], limit: Duration) -> BTreeSet<WorkerId> {
         let (mut named, mut answered) = (BTreeSet::new(), 0);
         for (index, functions) in functions.iter().enumerate() {
             let Some(known) = functions.as_ref().and_then(|functions| functions.get(SET_ID)) else { continue };
-            // One that serves several servers has got its id over the first of them.
+            // A worker on several servers got its id on the first of them.
             let waiting = if index == 0 { known.workers } else { known.workers.saturating_sub(answered) };
             let questions: Vec<Question> = (0..waiting.min(NAMED_AT_ONCE))
                 .map(|_| Question { function: SET_ID.to_owned(), unique: "", workload: fresh_id().into_bytes() })
@@ -263,7 +265,7 @@ impl Roster {
             let queue = self.queues.entry(name.clone()).or_default();
             queue.running += known.running;
             queue.waiting += known.total.saturating_sub(known.running);
-            // Of several servers one that gives no jobs is made up for by the others.
+            // If one of several servers assigns no jobs, the others make up for it.
             queue.is_paused |= known.is_paused;
             queue.max_running = queue.max_running.max(known.max_running);
             let oldest_ms = known.oldest_s.map(|age| Duration::try_from_secs_f64(age).unwrap_or_default());
@@ -271,11 +273,11 @@ impl Roster {
         }
     }
 
-    /// The workers that have an id, and the first server where each is.
+    /// The workers with an id, and the first server of each.
     fn present(&mut self, functions: &[Option<Functions>]) -> BTreeMap<WorkerId, usize> {
         let mut present = BTreeMap::new();
         let before = std::mem::take(&mut self.doubled);
-        // Those that are known come first: made-up names must not push them out.
+        // Known workers come first: forged names must not displace them.
         for id in self.members.keys() {
             let name = id.manage_function();
             let is_there = |functions: &Option<Functions>| {
@@ -312,7 +314,8 @@ impl Roster {
         present
     }
 
-    /// Asks all that are there how they are. Returns those that have ended meanwhile, with the server that was asked.
+    /// Queries the status of all workers. Returns those that have ended meanwhile, with the server that was
+    /// used.
     async fn ask_members(
         &mut self,
         present: &BTreeMap<WorkerId, usize>,
@@ -326,7 +329,7 @@ impl Roster {
             .map(|(id, server)| (id.clone(), *server))
             .collect();
         let status = Verb::Status.request();
-        // Where an id has two connections, whoever is free answers: two questions at a time find both.
+        // If an id has two connections, the idle one answers: two concurrent requests reach both.
         let doubled: Vec<&(WorkerId, usize)> = asked.iter().filter(|(id, _)| self.doubled.contains_key(id)).collect();
         let twice = doubled.iter().map(|(id, server)| (*server, Question { unique: "again", ..question(id, &status) }));
         let questions: Vec<(usize, Question)> =
@@ -386,7 +389,7 @@ impl Roster {
         self.mute.insert(id, Mute { why, tries, asked: Instant::now() });
     }
 
-    /// Asks workers, those of each server at the same time.
+    /// Sends requests to workers, concurrently on all servers.
     async fn ask(&self, asked: &[(usize, Question)], limit: Duration) -> Vec<Answered> {
         let no_answer = |why: String| Err(Unanswered::Why(why));
         let mut answers: Vec<Answered> = vec![no_answer("no server".to_owned()); asked.len()];
@@ -414,7 +417,7 @@ impl Roster {
         answers
     }
 
-    /// Asks members to do something; the answers stand where the requests did.
+    /// Sends commands to members. The answers are in the order of the requests.
     pub(super) async fn tell(&mut self, requests: &[(WorkerId, Request)], limit: Duration) -> Vec<Result<(), Trouble>> {
         let server = |id: &WorkerId| self.members.get(id).map_or(0, |member| member.server);
         let asked: Vec<(usize, Question)> =
@@ -425,7 +428,7 @@ impl Roster {
             let is_exit = request.verb == Verb::ExitWorker;
             let outcome = match answer {
                 Ok(answer) => read_answer::<serde::de::IgnoredAny>(&answer).map(|_| ()).map_err(Trouble::Refused),
-                // It was to end, and has.
+                // It was told to exit, and has.
                 Err(Unanswered::Gone) if is_exit => Ok(()),
                 Err(Unanswered::Gone) => Err(Trouble::Gone),
                 Err(Unanswered::Why(why)) => Err(Trouble::NoAnswer(why)),
@@ -438,10 +441,10 @@ impl Roster {
         outcomes
     }
 
-    /// Asks whoever answers for the monitor of this fleet.
+    /// Sends a request to the monitor of this fleet.
     ///
     /// # Errors
-    /// When nobody does, or it says no.
+    /// When no monitor answers, or it refuses.
     pub(super) async fn ask_monitor(&self, workload: &[u8], limit: Duration) -> Result<bytes::Bytes, String> {
         let mut why = "no server".to_owned();
         for server in &self.servers {
@@ -456,7 +459,7 @@ impl Roster {
         Err(why)
     }
 
-    /// The ids of the connections that answer for a monitor of this fleet.
+    /// Client ids of the connections of this fleet's monitors.
     pub(super) async fn monitor_ids(&mut self, limit: Duration) -> BTreeSet<String> {
         let function = self.monitor_function();
         let mut ids = BTreeSet::new();
@@ -466,7 +469,7 @@ impl Roster {
         ids
     }
 
-    /// Lets servers forget the functions of workers that have been gone for a while.
+    /// Drops functions of workers that have been gone for a while from the servers.
     pub(super) async fn tidy(&mut self, after: Duration, limit: Duration) {
         let mut by_server: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         self.empty.retain(|(server, name), since| {
@@ -477,7 +480,7 @@ impl Roster {
             !is_old
         });
         for (index, functions) in by_server {
-            // It is seen again at the next look if that did not work.
+            // If this fails, the next iteration tries again.
             let _ = self.servers[index].forget(&functions, limit).await;
         }
     }
@@ -487,7 +490,7 @@ impl Roster {
         self.monitored.iter().cloned().collect()
     }
 
-    /// How many workers are of which other fleet.
+    /// Number of workers per other fleet.
     pub(super) fn other_fleets(&self) -> BTreeMap<&str, usize> {
         let mut fleets = BTreeMap::new();
         for fleet in self.strangers.values() {
@@ -496,13 +499,13 @@ impl Roster {
         fleets
     }
 
-    /// What a decision is made from.
+    /// The observed state for a plan.
     pub(super) fn observed(&self) -> Observed {
         let workers = self.members.iter().map(|(id, member)| (id.clone(), member.seen())).collect();
         Observed { now_ms: self.now_ms(), workers, queues: self.queues.clone() }
     }
 
-    /// The time of decisions, in milliseconds.
+    /// Time for plans, in milliseconds.
     pub(super) fn now_ms(&self) -> u64 {
         milliseconds(self.begin.elapsed())
     }
@@ -517,9 +520,9 @@ impl Roster {
 }
 
 impl Member {
-    /// For how long it has not answered.
+    /// How long it has not answered.
     pub(super) fn silence(&self) -> Duration {
-        // More than nothing, however short it is.
+        // A silent worker has a nonzero silence, however short.
         if self.is_silent { self.heard.elapsed().max(Duration::from_millis(1)) } else { Duration::ZERO }
     }
 
@@ -539,14 +542,15 @@ impl Member {
 }
 
 fn question(id: &WorkerId, request: &Request) -> Question {
-    // Whoever asks how it is gets one answer together with all others who do; what is to be done is done each time.
+    // Concurrent status requests share a unique id, so one answer serves all; commands are executed each
+    // time.
     let unique = if request.verb == Verb::Status { "status" } else { "" };
-    // A request is plain data, which is never refused.
+    // Serializing plain data does not fail.
     let workload = serde_json::to_vec(request).unwrap_or_default();
     Question { function: id.manage_function(), unique, workload }
 }
 
-/// A status that is that of the worker that was asked, with what it may hold.
+/// Accepts a status only if it is from the requested worker; limits its contents.
 fn of_worker(status: Status, id: &WorkerId) -> Result<Status, String> {
     if status.id != *id {
         return Err(format!("it says that it is {}", status.id));
@@ -558,9 +562,10 @@ fn of_worker(status: Status, id: &WorkerId) -> Result<Status, String> {
     Ok(status)
 }
 
-/// An id that no other worker has.
+/// A new unique id.
 fn fresh_id() -> String {
-    // The standard library seeds its hash maps from the system's randomness; that is all the chance needed here.
+    // The standard library seeds its hash maps from the system's randomness. No better randomness is needed
+    // here.
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }
 

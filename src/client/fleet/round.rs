@@ -1,7 +1,8 @@
-//! A round of questions: foreground jobs over one connection, and their answers.
+//! Fan-out: sends requests to many workers as foreground jobs over one connection, and collects their
+//! answers.
 //!
-//! When the round is over the connection is closed, and with it the jobs end that nobody took: a worker that hangs does
-//! not find a hundred questions when it comes back.
+//! At the end the connection is closed, which also ends the jobs that no worker has taken: a worker that
+//! hangs does not find a hundred requests when it recovers.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -20,32 +21,33 @@ use crate::client::connection::{self, Connection, ConnectionError};
 use crate::fleet::report::REPORT_MAX;
 use crate::protocol::packet::PacketType;
 
-/// While more than this is on its way, the next questions wait, in bytes.
+/// While more than this is being sent, further requests wait, in bytes.
 const UNSENT_MAX: usize = 1 << 18;
 
-/// The longest packet of which more than its beginning is read, in bytes: that of a monitor's longest report.
+/// Longest packet that is read completely, in bytes: a monitor's longest report. Longer ones are skipped.
 const PACKET_MAX: usize = REPORT_MAX + 1024;
-/// What the answers of a round have together, at most, in bytes.
+/// Memory limit of all answers of a fan-out, in bytes.
 const ROUND_MAX: usize = 64 << 20;
 
-/// A question.
+/// A request to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Question {
     pub(super) function: String,
-    /// Questions of the same function and unique id are one for the server. An empty one is never the same.
+    /// The server merges requests with the same function and unique id. An empty one is never merged.
     pub(super) unique: &'static str,
     pub(super) workload: Vec<u8>,
 }
 
-/// After this time one looks whether there is anybody at all who could answer; then again after twice the time each.
+/// When answers are outstanding this long, the server is asked whether the functions still have workers. The
+/// interval doubles each time.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unanswered {
-    /// Nobody offers the function any more: whoever did has ended.
+    /// No worker offers the function any more: its worker has ended.
     Gone,
-    /// For people.
+    /// The reason, for people.
     Why(String),
 }
 
@@ -61,10 +63,10 @@ impl fmt::Display for Unanswered {
 /// The answer, or why there is none.
 pub(super) type Answered = Result<Bytes, Unanswered>;
 
-/// Asks all of them; each answer stands where its question did.
+/// Sends all requests and returns the answers in the same order.
 ///
 /// # Errors
-/// When there is no connection. One that is lost leaves the answers that had come.
+/// When the connection cannot be established. If it is lost later, the answers received so far are kept.
 pub(super) async fn ask_all(
     server: &ServerAddress,
     connect_timeout: Duration,
@@ -93,11 +95,11 @@ pub(super) async fn ask_all(
     Ok(round.answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect())
 }
 
-/// Tells which functions have workers, while answers are awaited for longer than usual.
+/// Reports which functions have workers, while answers take longer than usual.
 async fn watch(server: ServerAddress, connect_timeout: Duration, offered: mpsc::Sender<BTreeSet<String>>) {
     let mut pause = LOOK;
     sleep(pause).await;
-    // Where that cannot be known the answers are awaited.
+    // If this cannot be determined, keep waiting for the answers.
     let Ok(stream) = connection::open(&server, connect_timeout).await else { return };
     let mut text = TextConnection::with_most(stream, LISTING_MAX);
     loop {
@@ -113,14 +115,14 @@ async fn watch(server: ServerAddress, connect_timeout: Duration, offered: mpsc::
 
 struct Round {
     connection: Connection,
-    /// Questions whose handle is not known yet, in the order in which they were sent.
+    /// Requests without a handle yet, in the order in which they were sent.
     created: VecDeque<usize>,
     asked: HashMap<Bytes, usize>,
     answers: Vec<Option<Answered>>,
     open: usize,
-    /// What the answers have together, in bytes.
+    /// Size of all answers so far, in bytes.
     held: usize,
-    /// How many questions have been sent.
+    /// Number of requests sent.
     sent: usize,
 }
 
@@ -141,7 +143,8 @@ impl Round {
                 self.take_too_long(&beginning);
                 continue;
             }
-            // Not `receive`, which sends all before it returns: the next questions must not wait for answers.
+            // Not `receive`, which sends everything before it returns: further requests must not wait for
+            // answers.
             if let Some(answer) = self.connection.try_receive()? {
                 self.take(answer);
                 continue;
@@ -154,7 +157,7 @@ impl Round {
         Ok(())
     }
 
-    /// Questions to whoever has ended have no answer.
+    /// Ends the requests to workers that have ended.
     fn end_those_of_nobody(&mut self, questions: &[Question], offered: &BTreeSet<String>) {
         for (index, question) in questions.iter().enumerate().take(self.sent) {
             if !offered.contains(&question.function) {
@@ -190,7 +193,7 @@ impl Round {
         }
     }
 
-    /// An answer that nobody can want has a handle at its beginning.
+    /// An oversized answer is skipped, but it begins with the handle.
     fn take_too_long(&mut self, beginning: &Bytes) {
         let handle = beginning.split(|byte| *byte == 0).next().unwrap_or_default();
         if let Some(index) = self.asked.remove(handle) {
@@ -228,7 +231,8 @@ mod tests {
         Question { function: function.to_owned(), unique: "", workload: Vec::new() }
     }
 
-    /// Asks a server that reads the questions and then says this; by the answers' places.
+    /// Runs a fan-out against a server that reads the requests and then sends this. Returns the answers in
+    /// order.
     async fn told(said: Vec<u8>, count: usize) -> Vec<Answered> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -236,7 +240,7 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut buffer = [0; 4096];
             assert!(stream.read(&mut buffer).unwrap() > 0);
-            // Whoever has heard enough leaves.
+            // The client may close the connection early.
             let _ = stream.write_all(&said);
             let _ = stream.read(&mut buffer);
         });
@@ -260,7 +264,7 @@ mod tests {
             let (mut text, _) = listener.accept().unwrap();
             let count = text.read(&mut buffer).unwrap();
             assert_eq!(&buffer[..count], b"status\r\n");
-            // The first one has ended; the second one takes its time.
+            // The first worker has ended; the second one is still running.
             text.write_all(b"manage_a\t1\t0\t0\nmanage_b\t1\t0\t1\n.\n").unwrap();
             round.write_all(&packet(13, b"H:2\0fine")).unwrap();
             let _ = round.read(&mut buffer);

@@ -1,4 +1,4 @@
-//! One server, as the monitor sees it: what its text commands tell, and the rounds of questions that go over it.
+//! A server as seen by the monitor: its text commands, and fan-outs over it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,21 +11,22 @@ use crate::client::connection;
 use crate::client::listing::{Listing, printable};
 use crate::client::table::Table;
 
-/// A function, as a server tells.
+/// State of a function on a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Known {
     pub(super) total: u64,
     pub(super) running: u64,
     pub(super) workers: u64,
-    /// The age of the oldest job that waits, in seconds; C++ gearmand does not tell.
+    /// Age of the oldest waiting job, in seconds; C++ gearmand does not report it.
     pub(super) oldest_s: Option<f64>,
-    /// The operator withholds its jobs.
+    /// Whether the function is paused.
     pub(super) is_paused: bool,
-    /// So many may run at once, 0 for any number.
+    /// Limit of running jobs; 0 for none.
     pub(super) max_running: u64,
 }
 
-/// The memory that a listing may take, in bytes: that of a server with all the functions that it takes by default.
+/// Memory limit for a listing, in bytes: enough for a server with as many functions as its default limit
+/// allows.
 pub(super) const LISTING_MAX: usize = 64 << 20;
 
 /// The functions of a server.
@@ -36,7 +37,7 @@ pub(super) struct Server {
     pub(super) address: ServerAddress,
     pub(super) connect_timeout: Duration,
     text: Option<TextConnection>,
-    /// It has no `show functions`.
+    /// Whether it has no `show functions`.
     is_plain: bool,
 }
 
@@ -45,10 +46,10 @@ impl Server {
         Self { address, connect_timeout, text: None, is_plain: false }
     }
 
-    /// What functions there are, how many jobs and workers each has, and whether the connection is a new one.
+    /// The functions, with their number of jobs and workers, and whether the connection is a new one.
     ///
     /// # Errors
-    /// Why the server cannot be asked; the next call connects again.
+    /// Why the server cannot be queried; the next call reconnects.
     pub(super) async fn functions(&mut self, limit: Duration) -> Result<(Functions, bool), String> {
         let was_connected = self.text.is_some();
         let asked = tokio::time::timeout(limit.max(self.connect_timeout), self.ask_functions()).await;
@@ -114,10 +115,10 @@ impl Server {
         }
     }
 
-    /// The client ids of the connections that do a function.
+    /// Client ids of the connections that registered a function.
     ///
     /// # Errors
-    /// Why the server cannot be asked.
+    /// Why the server cannot be queried.
     pub(super) async fn clients_of(&mut self, function: &str, limit: Duration) -> Result<Vec<String>, String> {
         let lines = tokio::time::timeout(limit, self.listing("workers")).await;
         let lines = lines.unwrap_or_else(|_| Err("no answer".to_owned()));
@@ -131,10 +132,10 @@ impl Server {
             .collect())
     }
 
-    /// Lets the server forget functions that have neither jobs nor workers.
+    /// Drops functions that have neither jobs nor workers.
     ///
     /// # Errors
-    /// Why the server cannot be asked. That it does not want to is none.
+    /// Why the server cannot be queried. A refusal to drop one is not an error.
     pub(super) async fn forget(&mut self, functions: &[String], limit: Duration) -> Result<(), String> {
         let dropping = async {
             for function in functions {
@@ -149,10 +150,10 @@ impl Server {
         result
     }
 
-    /// A round of questions.
+    /// Runs a fan-out.
     ///
     /// # Errors
-    /// When there is no connection.
+    /// When the connection cannot be established.
     pub(super) async fn ask_all(&self, questions: &[Question], limit: Duration) -> Result<Vec<Answered>, String> {
         if questions.is_empty() {
             return Ok(Vec::new());
@@ -162,7 +163,7 @@ impl Server {
     }
 }
 
-/// A line of `status`. A name that is no UTF-8 is none of a fleet's.
+/// Parses a line of `status`. Names that are not UTF-8 do not belong to a fleet.
 pub(super) fn read_line(line: &[u8]) -> Option<(String, Known)> {
     let mut cells = line.rsplitn(4, |byte| *byte == b'\t');
     let mut number = || std::str::from_utf8(cells.next()?).ok()?.trim().parse().ok();

@@ -1,4 +1,4 @@
-//! What is printed: a fleet, a plan, an end.
+//! Output: a fleet, a plan, a final state.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -12,7 +12,7 @@ use crate::client::listing::{aligned_within, harmless_json, printable};
 use crate::client::{EXIT_FAILED, ToolError, tell, terminal};
 use crate::fleet::report::{Report, WorkerReport};
 
-/// So many of what was done last are in a table.
+/// Number of past actions in the table.
 const EVENTS: usize = 10;
 
 /// Prints a fleet.
@@ -48,7 +48,7 @@ pub(super) fn report(report: &Report, is_json: bool) -> Result<(), ToolError> {
 }
 
 fn line(text: &mut String, line: fmt::Arguments<'_>) {
-    // A String takes everything.
+    // Writing to a String does not fail.
     let _ = writeln!(text, "{line}");
 }
 
@@ -125,7 +125,7 @@ fn workers(report: &Report) -> String {
             list(&status.not_in_use),
             status.count.values().fold(0u64, |sum, count| sum.saturating_add(*count)).to_string(),
             status.failures.values().fold(0u64, |sum, count| sum.saturating_add(*count)).to_string(),
-            // A float has room for what a worker may have.
+            // An f64 is precise enough for an amount of memory.
             #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
             size(status.memory as f64),
             duration(status.uptime.max(0.0)),
@@ -146,7 +146,7 @@ fn state(worker: &WorkerReport) -> String {
     }
 }
 
-/// Prints what would be done.
+/// Prints the plan.
 pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
     let plan = monitor.plan();
     if is_json {
@@ -176,7 +176,8 @@ pub(super) fn plan(monitor: &Monitor, is_json: bool) -> Result<(), ToolError> {
     print(&text)
 }
 
-/// Prints how it ended; the exit status. `is_whole` says that nothing of what was asked for is left out.
+/// Prints the final state and returns the exit status. `is_whole` means that every requested goal was
+/// reached.
 pub(super) fn end(report: &Report, is_done: bool, is_whole: bool, is_json: bool) -> Result<u8, ToolError> {
     if is_json {
         print_json(report)?;

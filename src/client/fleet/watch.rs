@@ -1,4 +1,5 @@
-//! `gearmand fleet run`, and `apply` where no monitor runs: the monitor's loop, and the question who is the monitor.
+//! `gearmand fleet run`, and `apply` without a running monitor: the monitor's main loop, and the election of
+//! a single monitor.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,9 +14,9 @@ use crate::client::listing::printable;
 use crate::client::{ToolError, tell};
 use crate::fleet::report::{REPORT_MAX, Report, read_report};
 
-/// How often one that stands by says so.
+/// Interval of the log line of a monitor on standby.
 const REMINDER: Duration = Duration::from_hours(1);
-/// How much later than it was to end it is given up.
+/// Grace time after the time limit before the monitor is aborted.
 const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// When a monitor ends by itself.
@@ -23,19 +24,19 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 pub(super) enum Until {
     /// Never.
     Ever,
-    /// When nothing more is to be done, or at this time.
+    /// When the desired state is reached, or at this time.
     Settled(Instant),
 }
 
-/// A monitor, what it is known by, and those that are taken for dead.
+/// A monitor, its client id, and the monitors that are considered dead.
 pub(super) struct Watch {
     monitor: Monitor,
     connect_timeout: Duration,
-    /// Older ones sort before newer ones; what it holds is in the servers' list of workers.
+    /// Ids of older monitors sort before those of newer ones. It appears in the servers' list of workers.
     client_id: String,
     /// Monitors that have a connection and do not answer.
     dead: BTreeSet<String>,
-    /// It has looked after the fleet before.
+    /// Whether it has supervised the fleet before.
     has_begun: bool,
 }
 
@@ -45,14 +46,15 @@ impl Watch {
         Self { monitor, connect_timeout, client_id, dead: BTreeSet::new(), has_begun: false }
     }
 
-    /// Works until it is told to end.
+    /// Runs until the end.
     pub(super) async fn run(mut self, until: Until) -> Result<Outcome, ToolError> {
         let install = |kind| signal(kind).map_err(|error| ToolError::Io("cannot watch for signals", error));
         let (mut terminate, mut interrupt) = (install(SignalKind::terminate())?, install(SignalKind::interrupt())?);
         let end = async {
             match until {
                 Until::Ever => std::future::pending().await,
-                // It ends by itself then; another monitor or a server may be waited for beyond that.
+                // Normally it ends by itself at this time, but waiting for another monitor or a server may
+                // take longer.
                 Until::Settled(end) => tokio::time::sleep_until((end + LAST_LOOK).into()).await,
             }
         };
@@ -70,7 +72,8 @@ impl Watch {
                 self.monitor.take_over();
             }
             if until == Until::Ever && !std::mem::replace(&mut self.has_begun, true) {
-                // Server, workers and monitor of a site that was dark come back together, in any order.
+                // After an outage of a whole site, the server, the workers and the monitor come back in any
+                // order.
                 self.monitor.roster.returned = Some(Instant::now());
             }
             tell("fleet", format_args!("looks after the fleet \"{}\"", self.monitor.desired().fleet));
@@ -80,7 +83,7 @@ impl Watch {
         }
     }
 
-    /// Waits until no other monitor answers for this fleet; returns whether there was one.
+    /// Waits until no other monitor answers for this fleet. Returns whether there was one.
     async fn stand_by(&mut self) -> bool {
         let (mut has_told, mut told) = (false, Instant::now());
         let mut backoff = Backoff::new();
@@ -122,7 +125,7 @@ impl Watch {
         }
     }
 
-    /// Is the monitor; `None` when another one is.
+    /// Acts as the monitor. Returns `None` if another one takes precedence.
     async fn look_after(&mut self, until: Until) -> Option<Outcome> {
         let servers = self.monitor.roster.addresses();
         let function = self.monitor.roster.monitor_function();
@@ -158,18 +161,18 @@ impl Watch {
                 Some(call) = office.calls.recv() => {
                     let taken = self.monitor.take(call.wish);
                     office.publish(self.report());
-                    // Whoever asked may have gone.
+                    // The client may have gone.
                     let _ = call.answer.send(taken);
                 }
             }
         }
     }
 
-    /// The report as others get it. Of a fleet beyond all measure it has a part of the workers.
+    /// The report for clients. If the fleet is too large, it contains only a part of the workers.
     fn report(&self) -> Vec<u8> {
         let mut report = self.monitor.report();
         loop {
-            // Plain data is never refused.
+            // Serializing plain data does not fail.
             let text = serde_json::to_vec(&report).unwrap_or_default();
             if text.len() <= REPORT_MAX || report.workers.is_empty() {
                 return text;
@@ -180,7 +183,7 @@ impl Watch {
         }
     }
 
-    /// Whether another monitor was there before.
+    /// Whether there is an older monitor, so that this one must step down.
     async fn is_second(&mut self) -> bool {
         if self.monitor.roster.monitors <= 1 {
             return false;
@@ -188,7 +191,7 @@ impl Watch {
         let limit = self.monitor.desired().answer_timeout;
         let ids = self.monitor.roster.monitor_ids(limit).await;
         self.dead.retain(|id| ids.contains(id));
-        // Whoever is free answers, be it this one; another answer comes sooner or later if there is anybody.
+        // Any idle monitor may answer, including this one. If there is another one, it answers eventually.
         if !self.dead.is_empty()
             && let Ok(report) = ask_report(&self.monitor, limit).await
             && !self.monitor.is_own(&report)
@@ -199,14 +202,14 @@ impl Watch {
     }
 }
 
-/// Whether a client id is one of a monitor's, which begin with the time of its start.
+/// Whether a client id belongs to a monitor; these contain the start time.
 fn is_monitor(id: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let parts = id.strip_prefix("monitor-").and_then(|rest| rest.split_once('-'));
     parts.is_some_and(|(time, pid)| time.len() == 13 && digits(time) && digits(pid))
 }
 
-/// Asks the monitor that there is for its report.
+/// Requests the report of the running monitor.
 ///
 /// # Errors
 /// Why there is none.

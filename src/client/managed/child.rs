@@ -1,4 +1,4 @@
-//! One managed worker: its connections, from its start to its end.
+//! A managed worker process: its connections, from start to end.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::manage::ManageConnection;
 use super::settings::Settings;
 use super::state::{End, Managed};
 
-/// Works until it is told to leave; the status tells the keeper why it has ended.
+/// Runs until the worker leaves. The exit status tells the supervisor why it has ended.
 pub(super) async fn run(settings: Settings, servers: Vec<ServerAddress>) -> Result<u8, ToolError> {
     let (keeper, line) =
         Keeper::on_standard_input().map_err(|error| ToolError::Io("no keeper on standard input", error))?;
@@ -45,8 +45,8 @@ pub(super) async fn run(settings: Settings, servers: Vec<ServerAddress>) -> Resu
     Ok(worker.end().status())
 }
 
-/// However often a signal comes, the job is finished. A service manager may send it to all processes, and the keeper says it
-/// too; only the keeper can have the job killed.
+/// Signals, however many, let the running job finish. A service manager may send them to all processes, and
+/// the supervisor forwards its own; only the supervisor can have the job killed.
 fn obey_signals(worker: &Arc<Managed>) -> Result<(), ToolError> {
     let mut signals = EndSignals::watch()?;
     let worker = Arc::clone(worker);
@@ -62,7 +62,7 @@ fn obey_signals(worker: &Arc<Managed>) -> Result<(), ToolError> {
     Ok(())
 }
 
-/// Between nine tenths of it and all of it.
+/// Returns a random time between nine tenths of the lifetime and all of it.
 fn a_little_less(lifetime: Duration) -> Duration {
     let chance = u32::try_from(RandomState::new().build_hasher().finish() % 1024).unwrap_or(0);
     lifetime.saturating_sub(lifetime * chance / 10_240)
@@ -78,7 +78,7 @@ mod tests {
         let lives: Vec<Duration> = (0..100).map(|_| a_little_less(lifetime)).collect();
         assert!(lives.iter().all(|life| (lifetime * 9 / 10..=lifetime).contains(life)), "{lives:?}");
         assert!(lives.iter().any(|life| *life != lives[0]), "{lives:?}");
-        // The longest time that an option takes.
+        // The longest time that an option accepts.
         assert!(a_little_less(Duration::from_secs_f64(1e9)) > Duration::from_secs_f64(8e8));
     }
 }

@@ -1,9 +1,9 @@
-//! The connection on which a managed worker does jobs, and its way to take up what the monitor wants without losing one.
+//! Job connection of a managed worker: runs jobs, and applies changes of the function set without losing one.
 //!
-//! Functions are registered and dropped only where no grab is open: before each GRAB_JOB, on the same connection. A change
-//! while the connection sleeps begins with a grab as well, since a job of a new function may be waiting, and no server
-//! wakes anybody for a job that was there before; the answer to the grab proves that the server knows of the change. A job
-//! that was assigned before a function was dropped is done.
+//! Functions are registered and dropped only while no grab is outstanding: before each GRAB_JOB, on the same
+//! connection. A change while the connection sleeps starts with a grab too, since a job of a new function may
+//! already be waiting and no server sends a NOOP for such a job. The response to the grab proves that the
+//! server has applied the change. A job that was assigned before its function was dropped is still run.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use super::settings::Function;
 use super::state::{Managed, Wanted};
 use crate::protocol::packet::PacketType;
 
-/// A connection to one server, made anew whenever it is lost.
+/// A connection to one server, which reconnects when it is lost.
 pub(super) struct JobConnection {
     worker: Arc<Managed>,
     server: Arc<ServerState>,
-    /// Which of the worker's connections this is.
+    /// Index of this connection in the worker.
     index: usize,
     backoff: Backoff,
 }
 
-/// What a server knows of this connection.
+/// What this connection has registered at the server.
 struct Registered {
     named: bool,
     functions: Vec<bool>,
@@ -39,7 +39,7 @@ impl JobConnection {
         Self { worker, server, index, backoff: Backoff::new() }
     }
 
-    /// Does jobs until the worker leaves.
+    /// Runs jobs until the worker leaves.
     pub(super) async fn run(mut self) {
         while !self.worker.stop.is_cancelled() {
             let ended = self.session().await;
@@ -55,7 +55,7 @@ impl JobConnection {
         }
     }
 
-    /// The life of one connection; it ends well only because the worker leaves.
+    /// Runs one connection. It returns `Ok` only if the worker leaves.
     async fn session(&mut self) -> Result<(), ConnectionError> {
         let worker = Arc::clone(&self.worker);
         let stream = tokio::select! {
@@ -74,7 +74,8 @@ impl JobConnection {
             let generation = self.take_up(&mut connection, &mut wanted, &mut registered)?;
             let grabbed = tokio::select! {
                 grabbed = grab(&mut connection, done.take()) => grabbed?,
-                // A job that is on its way would be one more attempt for nothing; a server that is silent is left.
+                // Dropping a job that is being assigned would waste one of its attempts, so wait for it; but
+                // leave a silent server.
                 () = async { worker.stop.cancelled().await; tokio::time::sleep(FAREWELL).await } => return Ok(()),
             };
             self.backoff.reset();
@@ -90,13 +91,14 @@ impl JobConnection {
             tokio::select! {
                 () = worker.stop.cancelled() => return Ok(()),
                 woken = wake_up(&mut connection) => woken?,
-                // The sender is the worker's own.
+                // Cannot fail: the worker itself owns the sender.
                 _ = wanted.changed() => {}
             }
         }
     }
 
-    /// Tells the server what has changed; the generation that it knows of when it answers what is sent next.
+    /// Sends the changes to the server. Returns the generation that the server has applied once it answers
+    /// the next request.
     fn take_up(
         &self,
         connection: &mut Connection,
@@ -120,15 +122,16 @@ impl JobConnection {
         Ok(wanted.generation)
     }
 
-    /// Waits for the permission to grab a job, which a job from another server may have; `None` when the worker leaves.
+    /// Waits for the permission to grab a job; a job from another server may hold it. Returns `None` when the
+    /// worker leaves.
     async fn turn(&self, connection: &mut Connection) -> Result<Option<OwnedSemaphorePermit>, ConnectionError> {
         let worker = &self.worker;
         let granted = async {
             if worker.running.available_permits() == 0 {
-                // The last result must not wait for somebody else's job.
+                // The last result must not wait until a job from another server ends.
                 connection.flush().await?;
             }
-            // The semaphore of a worker is never closed.
+            // A worker's semaphore is never closed.
             Ok(Arc::clone(&worker.running).acquire_owned().await.ok())
         };
         tokio::select! {
@@ -138,7 +141,7 @@ impl JobConnection {
         }
     }
 
-    /// Does a job and counts it.
+    /// Runs a job and counts it.
     async fn perform(
         &self,
         connection: &mut Connection,
@@ -147,7 +150,7 @@ impl JobConnection {
         registered: &Registered,
     ) -> Result<(), ConnectionError> {
         let worker = &*self.worker;
-        // What it could do and was not told to do is not done for a server either.
+        // A function that is available but not in use is not run for a server either.
         let mut functions = worker.settings.functions.iter().zip(&registered.functions);
         let is_meant = |function: &Function| function.name.as_bytes() == job.function;
         let Some((function, _)) = functions.find(|(function, registered)| **registered && is_meant(function)) else {

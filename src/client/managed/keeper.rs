@@ -1,4 +1,5 @@
-//! The process that keeps workers: it starts them, brings another where one has ended, and ends with the last one.
+//! Supervisor process of managed workers: starts them, replaces those that have ended, and exits after the
+//! last one.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -22,14 +23,14 @@ use super::link::{ANOTHER, KILL, LEAVE, Started, write_started};
 use super::settings::Settings;
 use super::state::End;
 
-/// A worker that lived this long was well; the pause after its death is the first one again.
+/// After this lifetime a worker counts as stable: the backoff before its restart starts over.
 const STEADY: Duration = Duration::from_secs(30);
-/// How long a worker may take to end at once, with its command killed, before it is killed itself.
+/// Time for a worker to end after `kill`, with its command killed, before it is killed itself.
 const KILL_GRACE: Duration = Duration::from_secs(3);
 
-/// Keeps workers until the last one was told to exit.
+/// Runs workers until the last one was told to exit.
 pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
-    // What a worker could not start with is said once, and here.
+    // Report an unreadable version once here, not once per worker.
     settings.version.read().map_err(ToolError::Usage)?;
     let (wishes, mut inbox) = mpsc::channel(16);
     let keeper = Arc::new(Keeper {
@@ -57,7 +58,7 @@ pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
                 } else {
                     keeper.start().map_err(|error| format!("cannot start a worker: {error}"))
                 };
-                // Nobody waits for it if the worker that wanted it has died.
+                // The answer is dropped if the requesting worker has died.
                 let _ = wish.send(started.map(|worker| {
                     let pid = worker.pid;
                     places.spawn(Place::new(&keeper).run(Some(worker)));
@@ -71,18 +72,18 @@ pub(super) async fn run(settings: &Settings) -> Result<u8, ToolError> {
     }
 }
 
-/// What all places share.
+/// State shared by all worker slots.
 struct Keeper {
     program: PathBuf,
     arguments: Vec<OsString>,
     verbose: bool,
-    /// To have a worker started, and told its process.
+    /// Requests to start another worker; the answer is its process id.
     wishes: mpsc::Sender<oneshot::Sender<Started>>,
     stop: CancellationToken,
     kill: CancellationToken,
 }
 
-/// A worker that runs.
+/// A running worker process.
 struct Worker {
     pid: u32,
     child: Child,
@@ -96,7 +97,7 @@ impl Keeper {
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            // An interrupt typed at the terminal is for the keeper, who passes it on.
+            // An interrupt typed at the terminal goes to the supervisor, which forwards it.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
@@ -108,7 +109,7 @@ impl Keeper {
     }
 }
 
-/// A place for one worker, and the next one when it has ended.
+/// A worker slot: one worker at a time, restarted when it ends.
 struct Place {
     keeper: Arc<Keeper>,
     backoff: Backoff,
@@ -119,7 +120,8 @@ impl Place {
         Self { keeper: Arc::clone(keeper), backoff: Backoff::new() }
     }
 
-    /// Has a worker until one was told to exit, or the keeper stops. `worker` is there already.
+    /// Restarts the worker until one was told to exit, or the supervisor stops. `worker` may already be
+    /// running.
     async fn run(mut self, mut worker: Option<Worker>) {
         while worker.is_some() || !self.keeper.stop.is_cancelled() {
             let begin = Instant::now();
@@ -153,7 +155,7 @@ impl Place {
         }
     }
 
-    /// Talks with a worker until it has ended.
+    /// Communicates with a worker until it ends.
     async fn attend(&self, worker: Worker) -> io::Result<ExitStatus> {
         let Keeper { stop, kill, .. } = &*self.keeper;
         let mut child = worker.child;
@@ -184,7 +186,7 @@ impl Place {
                     return child.wait().await;
                 }
             };
-            // One that does not listen any more is about to end.
+            // A worker that no longer reads is about to end.
             let _ = writer.write_all(said.as_bytes()).await;
         }
     }
@@ -197,8 +199,8 @@ impl Place {
     }
 }
 
-/// Where this program is, as it was called: so that a new version in its place, or behind a symbolic link, is what is
-/// started next.
+/// The path of this program as it was invoked, so that the next worker starts a new version that was
+/// installed in its place or behind a symbolic link.
 fn program() -> io::Result<PathBuf> {
     let running = env::current_exe()?;
     let called = env::args_os().next().map(PathBuf::from).filter(|called| called.components().count() > 1);
@@ -212,7 +214,7 @@ fn is_same(called: &Path, running: &Path) -> bool {
     called.canonicalize().is_ok_and(|called| called == running)
 }
 
-/// The command line of a worker: that of the keeper, with a mark after the word `work`.
+/// The command line of a worker: that of the supervisor, with a marker option after the word `work`.
 fn child_arguments(mut own: impl Iterator<Item = OsString>) -> Vec<OsString> {
     own.next().into_iter().chain([OsString::from("--managed-child")]).chain(own).collect()
 }

@@ -1,7 +1,8 @@
-//! What a keeper and its workers say to each other: words in lines, over a pair of sockets that is the worker's standard input.
+//! IPC between the supervisor and its workers: words on lines, over a socket pair that is the worker's
+//! standard input.
 //!
-//! The worker says `another` and gets `started PID` or `refused WHY`. The keeper says `leave` and, if it must be at once,
-//! `kill`. When the line is dead the other side is.
+//! The worker sends `another` and gets `started PID` or `refused WHY`. The supervisor sends `leave` and, if
+//! the worker must end immediately, `kill`. When the socket closes, the other process is gone.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,19 +18,19 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::tell;
 use super::state::{End, Managed};
 
-/// What a worker says to ask for another one.
+/// Worker: request to start another worker.
 pub(super) const ANOTHER: &str = "another";
-/// What a keeper says to have a worker finish and end.
+/// Supervisor: finish the job and exit.
 pub(super) const LEAVE: &str = "leave";
-/// What a keeper says to have a worker end at once.
+/// Supervisor: exit immediately.
 pub(super) const KILL: &str = "kill";
-/// The keeper's answer is awaited for so long: the monitor waits too.
+/// Time limit for the supervisor's answer. The monitor is waiting too.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// A keeper's answer to [`ANOTHER`]: the process id of the new worker, or why there is none.
+/// Answer to [`ANOTHER`]: the process id of the new worker, or the reason for the refusal.
 pub(super) type Started = Result<u32, String>;
 
-/// The answer as a line.
+/// Formats the answer as a line.
 pub(super) fn write_started(started: &Started) -> String {
     match started {
         Ok(pid) => format!("started {pid}\n"),
@@ -37,7 +38,7 @@ pub(super) fn write_started(started: &Started) -> String {
     }
 }
 
-/// The line as an answer.
+/// Parses an answer.
 fn read_started(line: &str) -> Option<Started> {
     match line.split_once(' ')? {
         ("started", pid) => Some(Ok(pid.parse().ok()?)),
@@ -46,21 +47,21 @@ fn read_started(line: &str) -> Option<Started> {
     }
 }
 
-/// A worker's way to its keeper.
+/// A worker's handle to its supervisor.
 #[derive(Debug)]
 pub(super) struct Keeper(mpsc::Sender<oneshot::Sender<Started>>);
 
-/// The other end, before it is served.
+/// The worker's end of the socket, before it is served.
 pub(super) struct Line {
     stream: UnixStream,
     wishes: mpsc::Receiver<oneshot::Sender<Started>>,
 }
 
 impl Keeper {
-    /// Takes the line from standard input.
+    /// Uses standard input as the socket.
     ///
     /// # Errors
-    /// When standard input cannot be a line.
+    /// When standard input cannot be used as a socket.
     pub(super) fn on_standard_input() -> io::Result<(Self, Line)> {
         let stream = StdUnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         stream.set_nonblocking(true)?;
@@ -68,13 +69,13 @@ impl Keeper {
         Ok((Self(sender), Line { stream: UnixStream::from_std(stream)?, wishes }))
     }
 
-    /// One who is gone.
+    /// A supervisor that is gone.
     #[cfg(test)]
     pub(super) fn nobody() -> Self {
         Self(mpsc::channel(1).0)
     }
 
-    /// Asks for one more worker.
+    /// Requests another worker.
     pub(super) async fn another(&self) -> Started {
         let (sender, answer) = oneshot::channel();
         let asked = async {
@@ -90,7 +91,8 @@ impl Keeper {
 }
 
 impl Line {
-    /// Carries wishes and answers, and does what the keeper says, until the keeper is gone; then the worker leaves.
+    /// Forwards requests and answers, and obeys the supervisor. When the supervisor is gone, the worker
+    /// leaves.
     pub(super) async fn serve(mut self, worker: Arc<Managed>) {
         let (reader, mut writer) = self.stream.into_split();
         let mut lines = BufReader::new(reader).lines();
@@ -104,7 +106,7 @@ impl Line {
                         worker.kill.cancel();
                     }
                     Some(line) => if let (Some(started), Some(asker)) = (read_started(line), waiting.pop_front()) {
-                        // Who asked may have lost patience.
+                        // The request may have timed out.
                         let _ = asker.send(started);
                     },
                     None => break,

@@ -1,4 +1,5 @@
-//! The connection on which a managed worker is given its id and answers the monitor, while another one does jobs.
+//! Management connection of a managed worker: receives its id and answers the monitor, while another
+//! connection runs jobs.
 
 use std::sync::Arc;
 
@@ -15,22 +16,22 @@ use super::verbs;
 use crate::fleet::contract::{SET_ID, WorkerId};
 use crate::protocol::packet::PacketType;
 
-/// A connection to one server, made anew whenever it is lost.
+/// A connection to one server, which reconnects when it is lost.
 pub(super) struct ManageConnection {
     worker: Arc<Managed>,
     server: Arc<ServerState>,
     backoff: Backoff,
 }
 
-/// What a server knows of this connection.
+/// What this connection has registered at the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     Nothing,
-    /// It waits for an id.
+    /// Registered for `setId`, waiting for an id.
     Waiting,
-    /// It has one, and is still registered for being given one.
+    /// Has an id, and is still registered for `setId`.
     Both,
-    /// It has one.
+    /// Has an id.
     Named,
 }
 
@@ -52,7 +53,7 @@ impl ManageConnection {
         }
     }
 
-    /// The life of one connection; it ends well only because the worker ends.
+    /// Runs one connection. It returns `Ok` only if the worker ends.
     async fn session(&mut self) -> Result<(), ConnectionError> {
         let worker = Arc::clone(&self.worker);
         let stream = tokio::select! {
@@ -66,7 +67,7 @@ impl ManageConnection {
         loop {
             announce(&mut connection, &mut wanted, &mut known)?;
             if known == Known::Both {
-                // Not earlier: who drops a function gives its job back.
+                // Not earlier: dropping the function returns its job to the queue.
                 connection.request(PacketType::CantDo, &[SET_ID.as_bytes()])?;
                 known = Known::Named;
             }
@@ -84,7 +85,7 @@ impl ManageConnection {
                     return Err(foreign(&job));
                 }
                 let answer = self.answer(&job).await;
-                // A new id is registered before anybody can know of it.
+                // Register the new id before the response reveals it.
                 announce(&mut connection, &mut wanted, &mut known)?;
                 connection.request(PacketType::WorkComplete, &[&job.handle, &answer])?;
                 done = Some(job.handle);
@@ -94,13 +95,13 @@ impl ManageConnection {
             tokio::select! {
                 () = worker.over.cancelled() => return Ok(()),
                 woken = wake_up(&mut connection) => woken?,
-                // Another server's connection may have got the id.
+                // The id may have arrived on another server's connection.
                 _ = wanted.changed() => {}
             }
         }
     }
 
-    /// Whether this connection is there for such jobs.
+    /// Whether this connection has registered the function of this job.
     fn is_registered(&self, job: &AssignedJob, known: Known) -> bool {
         if *job.function == *SET_ID.as_bytes() {
             return known == Known::Waiting;
@@ -118,7 +119,7 @@ impl ManageConnection {
     }
 }
 
-/// Registers that it has an id, or waits for one.
+/// Registers the function of its id, or waits for an id.
 fn announce(
     connection: &mut Connection,
     wanted: &mut watch::Receiver<Wanted>,

@@ -1,21 +1,21 @@
-//! How much memory processes have resident.
+//! Resident memory of processes.
 
 use std::fs;
 
-/// So many processes are looked at; a command that forks without end must not delay an answer.
+/// Maximum number of processes inspected: a command that forks endlessly must not delay a response.
 const PROCESSES_MAX: usize = 64;
 
-/// What this process has resident, in bytes; 0 where the system does not tell.
+/// Resident memory of this process, in bytes; 0 if the system does not report it.
 pub(super) fn own() -> u64 {
     resident("self")
 }
 
-/// The same with all that it has started.
+/// Resident memory of this process and all of its descendants.
 pub(super) fn with_children() -> u64 {
     let mut processes = vec!["self".to_owned()];
     let mut looked_at = 0;
     while let Some(process) = processes.get(looked_at).filter(|_| looked_at < PROCESSES_MAX) {
-        // All is started by the first thread, whose number is that of its process.
+        // The first thread starts all children; its id is that of the process.
         let id = if process == "self" { std::process::id().to_string() } else { process.clone() };
         let children = fs::read_to_string(format!("/proc/{process}/task/{id}/children")).unwrap_or_default();
         processes.extend(children.split_ascii_whitespace().map(str::to_owned));

@@ -1,12 +1,14 @@
-//! `gearmand work --managed`: workers that a monitor finds, asks and steers, by the contract in [`crate::fleet`].
+//! `gearmand work --managed`: workers that a monitor finds, queries and controls, by the contract in
+//! [`crate::fleet`].
 //!
-//! The process that is started is the *keeper* (`keeper`). It talks to no server: it starts workers, each a process of the
-//! same program (`child`), and brings another where one has ended. The two talk over a pair of sockets (`link`), which is
-//! the worker's standard input; when it ends the other one is gone, however it ended.
+//! The process that is started is the supervisor (`keeper`). It connects to no server: it starts workers,
+//! each a process of the same program (`child`), and restarts those that have ended. The two communicate over
+//! a socket pair (`link`), which is the worker's standard input. When it closes, the other process is gone,
+//! however it ended.
 //!
-//! A worker does one job at a time. It has two connections to each server, with a task each: `jobs` does jobs of the
-//! functions in use, `manage` answers the monitor meanwhile (`verbs` says what). What they share is in `state`. Jobs are
-//! processes, so one thread answers in time whatever they do.
+//! A worker runs one job at a time. It has two connections to each server, with a task each: `jobs` runs jobs
+//! of the functions in use, `manage` answers the monitor meanwhile (`verbs` has the responses). Their shared
+//! state is in `state`. Jobs are processes, so a single thread answers in time whatever they do.
 
 mod child;
 mod jobs;
@@ -24,7 +26,7 @@ use super::ToolError;
 use super::worker::WorkArgs;
 use settings::Settings;
 
-/// Keeps workers, or is one of them.
+/// Runs the supervisor, or one of its workers.
 pub(super) async fn run(args: WorkArgs) -> Result<u8, ToolError> {
     let servers = args.server.resolve()?;
     let is_child = args.managed.managed_child;

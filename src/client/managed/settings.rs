@@ -1,4 +1,4 @@
-//! What a managed worker is told: options, then environment, then defaults, checked once.
+//! Settings of a managed worker: options, then environment, then defaults, validated once.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,10 +15,10 @@ use crate::fleet::contract::{
     self, DEFAULT_FLEET, FLEET_HOST_VARIABLE, FLEET_NAME_VARIABLE, FUNCTIONS_MAX, VERSION_MAX, belongs_to_contract,
 };
 
-/// As much of a version file is read, in bytes; the version is its first line.
+/// How much of a version file is read, in bytes. The version is its first line.
 const VERSION_HEAD: u64 = 4096;
 
-/// As many workers a keeper has at most where nothing is said.
+/// Default for the maximum number of workers of a supervisor.
 const WORKERS_MAX: usize = 64;
 
 /// The options that only a managed worker has.
@@ -68,32 +68,32 @@ pub(in crate::client) struct ManagedArgs {
     max_memory: Option<NonZeroU64>,
 }
 
-/// A function that a worker could do.
+/// A function that a worker can run.
 #[derive(Debug)]
 pub(super) struct Function {
     pub(super) name: String,
     pub(super) command: Arc<JobCommand>,
 }
 
-/// Where the version comes from.
+/// Source of the version.
 #[derive(Debug)]
 pub(super) enum Version {
-    /// It stays as it is.
+    /// A constant.
     Fixed(String),
     /// The first line of a file.
     File(PathBuf),
 }
 
-/// What all workers of a keeper are told.
+/// Settings shared by all workers of a supervisor.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) fleet: String,
     pub(super) host: String,
-    /// At least one, all with different names.
+    /// At least one, with distinct names.
     pub(super) functions: Vec<Function>,
     pub(super) version: Version,
     pub(super) workers: u16,
-    /// No more are started.
+    /// Maximum number of workers.
     pub(super) max_workers: usize,
     pub(super) max_jobs: Option<NonZeroU64>,
     pub(super) max_lifetime: Option<Duration>,
@@ -106,10 +106,10 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Checks what was said; `environment` looks up a variable.
+    /// Validates the options; `environment` looks up a variable.
     ///
     /// # Errors
-    /// [`ToolError::Usage`] says which of it makes no sense.
+    /// [`ToolError::Usage`] names the invalid one.
     pub(super) fn new(args: WorkArgs, environment: impl Fn(&str) -> Option<OsString>) -> Result<Self, ToolError> {
         let managed = args.managed;
         let mut functions: Vec<Function> = Vec::new();
@@ -173,10 +173,10 @@ impl Settings {
 }
 
 impl Version {
-    /// What it is now.
+    /// Reads the current version.
     ///
     /// # Errors
-    /// Why the file has none, or that it is too long.
+    /// Why the file contains none, or that it is too long.
     pub(super) fn read(&self) -> Result<String, String> {
         match self {
             Self::Fixed(version) => match version.len() {
@@ -199,7 +199,7 @@ impl Version {
 }
 
 fn first_line(path: &PathBuf) -> io::Result<String> {
-    // A pipe would be waited for.
+    // Reading a pipe would block.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
@@ -209,7 +209,7 @@ fn first_line(path: &PathBuf) -> io::Result<String> {
     Ok(String::from_utf8_lossy(line).into_owned())
 }
 
-/// NAME=COMMAND.
+/// Parses NAME=COMMAND.
 fn name_and_script(argument: &OsString) -> Result<(String, &str), String> {
     let shown = argument.display();
     let Some(text) = argument.to_str() else {
@@ -231,7 +231,7 @@ fn name_and_script(argument: &OsString) -> Result<(String, &str), String> {
     Ok((name.to_owned(), script))
 }
 
-/// The script that runs a command; `ulimit` counts in KiB.
+/// The script that runs a command with the memory limit; `ulimit` counts in KiB.
 fn limited(script: &str, max_memory: Option<NonZeroU64>) -> OsString {
     OsString::from(match max_memory {
         None => script.to_owned(),
@@ -239,7 +239,7 @@ fn limited(script: &str, max_memory: Option<NonZeroU64>) -> OsString {
     })
 }
 
-/// The system's name of this host, without what a name in a fleet cannot have.
+/// The system's host name, with characters that are invalid in a fleet replaced.
 fn system_host() -> String {
     let mut name = host_name().replace(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.', "-");
     name.truncate(contract::NAME_MAX);
@@ -261,7 +261,7 @@ pub(super) mod tests {
         work: WorkArgs,
     }
 
-    /// What `gearmand work --managed` would be told by these words.
+    /// The settings of `gearmand work --managed` with these arguments.
     pub(in crate::client::managed) fn settings(
         arguments: &[&str],
         environment: &[(&str, &str)],

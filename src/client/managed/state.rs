@@ -1,4 +1,4 @@
-//! What the connections of one managed worker share: which functions are in use, what was done, and how it ends.
+//! State shared by the connections of a managed worker: functions in use, counters, and how the worker ends.
 
 use std::collections::BTreeMap;
 use std::process::ExitStatus;
@@ -13,23 +13,23 @@ use super::memory;
 use super::settings::{Function, Settings};
 use crate::fleet::contract::{CONTRACT, Introduction, Run, Status, WorkerId, WorkerState};
 
-/// What it is written in, for the monitor.
+/// Implementation language, as reported to the monitor.
 pub(super) const LANGUAGE: &str = "rust";
-/// A change of functions is awaited for so long on connections that do no job; a server that is silent for longer is told
-/// when it comes back.
+/// Time limit for a change of functions to take effect on connections that run no job. A server that is
+/// silent for longer learns of it when it responds again.
 const PATIENCE: Duration = Duration::from_millis(600);
 
 /// Why a worker ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// It has had its time, or its keeper wants it so: another one may take its place.
+    /// Lifetime is over, or the supervisor stops it: another worker may take its place.
     Retired,
-    /// The monitor told it to exit: nobody takes its place.
+    /// The monitor told it to exit: it is not replaced.
     Dismissed,
 }
 
 impl End {
-    /// How the keeper is told: statuses that nothing else ends with.
+    /// Exit status for the supervisor; nothing else ends with these.
     pub(super) const fn status(self) -> u8 {
         match self {
             Self::Retired => 90,
@@ -37,21 +37,21 @@ impl End {
         }
     }
 
-    /// What a status tells; `None` for a worker that has died.
+    /// Reason for this exit status; `None` for a worker that has died.
     pub(super) fn of(status: ExitStatus) -> Option<Self> {
         let code = status.code()?;
         [Self::Retired, Self::Dismissed].into_iter().find(|end| code == i32::from(end.status()))
     }
 }
 
-/// What the monitor wants, of all connections.
+/// State that the monitor wants, for all connections.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    /// Higher with each change.
+    /// Increases with each change.
     pub(super) generation: u64,
     /// The worker's name, once it has one.
     pub(super) id: Option<WorkerId>,
-    /// Of each function, in the order of the settings.
+    /// For each function, in the order of the settings.
     pub(super) in_use: Vec<bool>,
 }
 
@@ -60,22 +60,22 @@ pub(super) struct Managed {
     pub(super) settings: Settings,
     pub(super) keeper: Keeper,
     pub(super) wanted: watch::Sender<Wanted>,
-    /// Its one permit is the permission to run a command.
+    /// A single permit: the permission to run a command.
     pub(super) running: Arc<Semaphore>,
-    /// No new jobs.
+    /// Cancelled to stop taking new jobs.
     pub(super) stop: CancellationToken,
-    /// No old ones either.
+    /// Cancelled to kill the running job too.
     pub(super) kill: CancellationToken,
-    /// All jobs are done; the monitor is not answered any more.
+    /// Cancelled when all jobs are done: the monitor gets no more responses.
     pub(super) over: CancellationToken,
     started: SystemTime,
     begin: Instant,
     book: Mutex<Book>,
-    /// Says that something in the book has changed that [`Managed::in_effect`] waits for.
+    /// Signals changes of the counters that [`Managed::in_effect`] waits for.
     progress: watch::Sender<()>,
 }
 
-/// What is counted and kept.
+/// Counters and other mutable state.
 #[derive(Debug, Default)]
 struct Book {
     version: String,
@@ -84,13 +84,13 @@ struct Book {
     done: u64,
     count: BTreeMap<String, u64>,
     failures: BTreeMap<String, u64>,
-    /// Of each connection for jobs the last generation that its server knows of; `None` once the connection was not to be
-    /// had or is lost. One that is about to be made is waited for.
+    /// For each job connection the last generation that its server has applied; `None` once connecting has
+    /// failed or the connection is lost. A connection that is still being established is waited for.
     confirmed: Vec<Option<u64>>,
 }
 
 impl Managed {
-    /// A worker that has no name yet, with a connection for jobs to each of so many servers.
+    /// Creates a worker without an id, with one job connection to each of `servers` servers.
     ///
     /// # Errors
     /// Why its version cannot be read.
@@ -112,12 +112,12 @@ impl Managed {
         })
     }
 
-    /// Held for a few assignments, never across an await.
+    /// The lock is held for a few assignments, never across an await.
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes no more jobs and ends after the one that runs. The monitor's word is the last one.
+    /// Takes no more jobs and ends after the running one. `Dismissed`, from the monitor, is never overridden.
     pub(super) fn leave(&self, end: End) {
         let mut book = self.book();
         if book.end != Some(End::Dismissed) {
@@ -127,7 +127,7 @@ impl Managed {
         self.stop.cancel();
     }
 
-    /// How it ends.
+    /// Why it ends.
     pub(super) fn end(&self) -> End {
         self.book().end.unwrap_or(End::Retired)
     }
@@ -137,12 +137,12 @@ impl Managed {
         self.book().end.is_some()
     }
 
-    /// A connection for jobs is there, or was lost.
+    /// A job connection was established or lost.
     pub(super) fn connected(&self, connection: usize, yes: bool) {
         self.confirm(connection, yes.then_some(0));
     }
 
-    /// A server knows of a generation, by its answer to what was sent later.
+    /// A server has applied a generation: it answered a later request.
     pub(super) fn confirm(&self, connection: usize, generation: Option<u64>) {
         if let Some(confirmed) = self.book().confirmed.get_mut(connection) {
             *confirmed = generation;
@@ -150,7 +150,8 @@ impl Managed {
         self.progress.send_replace(());
     }
 
-    /// Waits until all servers know of a generation, or a job runs: it is known at the job's end then.
+    /// Waits until all servers have applied a generation. Returns as well while a job runs: the change then
+    /// takes effect when the job ends.
     pub(super) async fn in_effect(&self, generation: u64) {
         let mut progress = self.progress.subscribe();
         let known = async {
@@ -170,7 +171,7 @@ impl Managed {
         let _ = tokio::time::timeout(PATIENCE, known).await;
     }
 
-    /// A job begins.
+    /// Records the start of a job.
     pub(super) fn begin_run(&self, function: &str, handle: &[u8]) {
         self.book().run = Some(Run {
             function: function.to_owned(),
@@ -180,7 +181,7 @@ impl Managed {
         self.progress.send_replace(());
     }
 
-    /// The job has ended: done or failed, or without a judgement on it.
+    /// Records the end of a job: done, failed, or without an outcome.
     pub(super) fn end_run(&self, failed: Option<bool>) {
         let mut book = self.book();
         if let (Some(run), Some(failed)) = (book.run.take(), failed) {
@@ -197,10 +198,10 @@ impl Managed {
         }
     }
 
-    /// Gives the worker its name.
+    /// Sets the worker's id.
     ///
     /// # Errors
-    /// It has one, which is returned.
+    /// If it already has one, which is returned.
     pub(super) fn name(&self, id: WorkerId) -> Result<Introduction, WorkerId> {
         let mut earlier = None;
         self.wanted.send_if_modified(|wanted| {
@@ -228,10 +229,10 @@ impl Managed {
         }
     }
 
-    /// Takes functions into use or out of it; the generation with which that is in effect, and whether it changes anything.
+    /// Takes functions into use or out of use. Returns the generation in which that takes effect.
     ///
     /// # Errors
-    /// The first name that it could not do; nothing has changed then.
+    /// The first name that is not available here; nothing has changed then.
     pub(super) fn use_functions(&self, names: &[String], in_use: bool) -> Result<u64, String> {
         let place = |name: &String| self.settings.functions.iter().position(|function| function.name == *name);
         let places: Vec<usize> =
@@ -251,7 +252,7 @@ impl Managed {
         Ok(generation)
     }
 
-    /// The names of the functions that are in use, and of those that are not.
+    /// Names of the functions in use, and of the others.
     pub(super) fn functions(&self) -> (Vec<String>, Vec<String>) {
         let wanted = self.wanted.borrow();
         let all = self.settings.functions.iter().zip(&wanted.in_use);
@@ -260,7 +261,7 @@ impl Managed {
         (names(used), names(unused))
     }
 
-    /// The version that it has.
+    /// The current version.
     pub(super) fn version(&self) -> String {
         self.book().version.clone()
     }
@@ -268,14 +269,14 @@ impl Managed {
     /// Reads the version again.
     ///
     /// # Errors
-    /// Why it cannot be read; it stays as it was then.
+    /// Why it cannot be read; the old version stays.
     pub(super) fn reload(&self) -> Result<String, String> {
         let version = self.settings.version.read()?;
         self.book().version.clone_from(&version);
         Ok(version)
     }
 
-    /// How it is.
+    /// Status for the monitor.
     pub(super) fn status(&self, id: WorkerId) -> Status {
         let memory = memory::with_children();
         let (in_use, not_in_use) = self.functions();
@@ -307,7 +308,7 @@ impl Managed {
     }
 }
 
-/// Seconds since 1970.
+/// Converts to seconds since 1970.
 fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(status.state, WorkerState::Leaving);
     }
 
-    /// Whether a change is in effect without any waiting.
+    /// Whether a change is in effect without waiting.
     async fn is_in_effect(worker: &Managed, generation: u64) -> bool {
         tokio::select! {
             biased;
@@ -382,15 +383,15 @@ mod tests {
     async fn a_change_is_awaited_where_no_job_runs_and_not_for_ever() {
         let worker = worker(&["-f", "f=cat"]);
         worker.confirm(0, Some(1));
-        // Of two servers one is silent.
+        // One of two servers is silent.
         assert!(!is_in_effect(&worker, 1).await);
         let begin = Instant::now();
         worker.in_effect(1).await;
         assert!(begin.elapsed() >= PATIENCE);
-        // It is gone.
+        // Its connection is lost.
         worker.connected(1, false);
         assert!(is_in_effect(&worker, 1).await);
-        // A job runs, of which the end is not awaited.
+        // A job is running, whose end is not awaited.
         assert!(!is_in_effect(&worker, 2).await);
         worker.begin_run("f", b"H:1");
         assert!(is_in_effect(&worker, 2).await);

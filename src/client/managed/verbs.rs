@@ -1,14 +1,14 @@
-//! What a managed worker answers to `setId` and to each verb: always JSON, never a failure.
+//! Responses of a managed worker to `setId` and to each verb: always JSON, never a failure.
 
 use serde_json::{Value, json};
 
 use super::state::{End, LANGUAGE, Managed};
 use crate::fleet::contract::{ANSWER_MAX, CONTRACT, Refusal, Verb, WorkerId};
 
-/// So much of what makes no sense is said back, in letters.
+/// How much of an invalid value is quoted, in characters.
 const SHOWN: usize = 80;
 
-/// The answer to `setId`.
+/// Response to `setId`.
 pub(super) fn set_id(worker: &Managed, workload: &[u8]) -> Vec<u8> {
     let id = match std::str::from_utf8(workload) {
         Ok(id) => WorkerId::try_from(id.to_owned()).map_err(|why| format!("an id {why}")),
@@ -20,7 +20,7 @@ pub(super) fn set_id(worker: &Managed, workload: &[u8]) -> Vec<u8> {
     }))
 }
 
-/// The answer to a job of the function by which the worker is managed.
+/// Response to a job of the worker's management function.
 pub(super) async fn manage(worker: &Managed, function: &[u8], workload: &[u8]) -> Vec<u8> {
     written(match (WorkerId::of_function(function), read(workload)) {
         (None, _) => Err("no function of a managed worker".to_owned()),
@@ -29,16 +29,16 @@ pub(super) async fn manage(worker: &Managed, function: &[u8], workload: &[u8]) -
     })
 }
 
-/// A request that makes sense.
+/// A valid request.
 #[derive(Debug, PartialEq, Eq)]
 enum Order {
     Plain(Verb),
-    /// To take functions into use, or out of it.
+    /// Take functions into use (true) or out of use (false).
     Use(Vec<String>, bool),
 }
 
 impl Order {
-    /// Whether one that is about to end can do it.
+    /// Whether a leaving worker still accepts it.
     const fn is_for_leaving(&self) -> bool {
         !matches!(self, Self::Use(_, true) | Self::Plain(Verb::NewWorker | Verb::Reload))
     }
@@ -70,7 +70,7 @@ async fn obey(worker: &Managed, id: WorkerId, order: Order) -> Result<Value, Str
     }
 }
 
-/// Reads a request.
+/// Parses a request.
 fn read(workload: &[u8]) -> Result<Order, String> {
     if workload.len() > ANSWER_MAX {
         return Err(format!("a request of more than {ANSWER_MAX} bytes"));

@@ -1,4 +1,4 @@
-//! Jobs on their way, with answers in every order.
+//! Tests of submitted jobs, with responses in every order.
 
 use super::*;
 use crate::client::output::Style;
@@ -80,7 +80,7 @@ fn what_waits_in_order_is_counted_until_it_is_printed() {
     scene.work("3", WorkEvent::Complete(Bytes::from(vec![b'x'; 6_000])));
     scene.work("2", WorkEvent::Complete(Bytes::from(vec![b'y'; 6_000])));
     assert_eq!(scene.pipeline.held, 6_000);
-    // The first one is printed at once, however large it is.
+    // The first one is printed immediately, however large it is.
     scene.work("1", WorkEvent::Complete(Bytes::from(vec![b'z'; 60_000])));
     assert_eq!((scene.pipeline.held, scene.pipeline.is_empty(), scene.pipeline.counts().failed), (0, true, 1));
 }

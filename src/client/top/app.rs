@@ -1,4 +1,4 @@
-//! The state of the display: what comes in changes it, and nothing else. It knows neither terminal nor connection.
+//! State of the display, changed only by events. It depends on neither the terminal nor the connection.
 
 use std::time::Duration;
 
@@ -11,98 +11,98 @@ use super::page;
 use super::views::View;
 use crate::client::table::Table;
 
-/// How many looks long a message stays.
+/// How many updates a message stays for.
 const MESSAGE_LOOKS: u8 = 8;
-/// Lines above and below a list, but for the counts: the server, the views, the headings, the last line.
+/// Lines above and below a list, without the counts: the server, the views, the headings, the last line.
 const LINES_AROUND_LIST: usize = 4;
 
-/// What happens.
+/// An event.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     /// A key was pressed.
     Key(KeyEvent),
-    /// The terminal has so many lines.
+    /// The size of the terminal, in columns and lines.
     Size(u16, u16),
-    /// The input of the terminal has ended.
+    /// The terminal's input has ended.
     InputEnded,
-    /// There is a connection to this address.
+    /// Connected to this address.
     Connected(String),
-    /// The server told something.
+    /// New data from the server.
     Data(Box<Snapshot>),
-    /// What became of a deed.
+    /// Result of an action.
     Answer { said: String, result: Result<(), String> },
-    /// There is no connection, and there will be a try in so long.
+    /// The connection is lost. The next attempt follows after this time.
     Lost { why: String, again_in: Duration },
 }
 
-/// What the display wants of the world.
+/// A request of the display to the main loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// To end.
+    /// Quit.
     Quit,
-    /// To stop as a job of the shell.
+    /// Stop as a job of the shell (SIGTSTP).
     Suspend,
-    /// To have this done.
+    /// Send this command.
     Do(Deed),
 }
 
-/// Something that the server is to do.
+/// An action that the server is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Deed {
     /// The text command.
     pub(super) line: Vec<u8>,
-    /// For people, printable.
+    /// Its description for people, printable.
     pub(super) said: String,
 }
 
-/// What is asked before a deed is done.
+/// A confirmation before an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Question {
-    /// Printable, without the keys.
+    /// Text, printable, without the keys.
     pub(super) text: String,
-    /// A key, what it means, and what is done then. Every other key means no.
+    /// For each key its meaning and its action. Every other key means no.
     pub(super) choices: Vec<(char, String, Deed)>,
 }
 
-/// A value that is typed before a deed is done.
+/// Input of a value before an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Value {
-    /// What is asked for, printable.
+    /// Name of the value, printable.
     pub(super) text: String,
-    /// What has been typed.
+    /// Text typed so far.
     pub(super) typed: String,
-    /// Whether only digits are understood.
+    /// Whether only digits are accepted.
     pub(super) is_number: bool,
-    /// The text command up to the value, with the space before it.
+    /// The text command up to the value, including the space before it.
     pub(super) line: Vec<u8>,
 }
 
-/// Who the keys are for.
+/// Where keys go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Prompt {
-    /// The list.
+    /// To the list.
     #[default]
     None,
-    /// The filter of the list, which is being typed.
+    /// To the filter of the list.
     Filter,
-    /// A question.
+    /// To a confirmation.
     Confirm(Question),
-    /// A value, which is being typed.
+    /// To the input of a value.
     Value(Value),
-    /// The page with all keys.
+    /// To the help page with all keys.
     Help,
 }
 
-/// The item of which all is shown.
+/// The item on the details page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Details {
-    /// The name, id or handle.
+    /// Its name, id or handle.
     pub(super) key: Vec<u8>,
-    /// The first line on the screen.
+    /// First line on the screen.
     pub(super) scroll: u16,
 }
 
-/// Whether there is a connection.
+/// State of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     Connecting,
@@ -119,11 +119,11 @@ pub(super) struct App {
     pub(super) link: Link,
     pub(super) prompt: Prompt,
     pub(super) details: Option<Details>,
-    /// The first line of the server's page that is on the screen.
+    /// First line of the server page on the screen.
     pub(super) server_scroll: u16,
-    /// Only the jobs of this function are shown.
+    /// If set, only the jobs of this function are shown.
     pub(super) jobs_of: Option<Vec<u8>>,
-    /// What is said in the last line, whether it is bad news, and for how many looks still.
+    /// Message in the last line, whether it reports a problem, and how many updates it stays for.
     pub(super) message: Option<(String, bool, u8)>,
     rates: Rates,
     width: u16,
@@ -131,7 +131,7 @@ pub(super) struct App {
 }
 
 impl App {
-    /// The state at the start, on a terminal of this size.
+    /// The initial state, on a terminal of this size.
     pub(super) fn new(width: u16, height: u16) -> Self {
         Self {
             view: View::Functions,
@@ -149,7 +149,7 @@ impl App {
         }
     }
 
-    /// Takes in what happened.
+    /// Handles an event.
     pub(super) fn handle(&mut self, event: Event) -> Option<Wish> {
         match event {
             Event::Key(key) => {
@@ -171,7 +171,7 @@ impl App {
         None
     }
 
-    /// What is to be asked of the server.
+    /// What to query from the server.
     pub(super) fn look(&self) -> Look {
         let mut look = Look::of(self.view);
         look.jobs_of.clone_from(&self.jobs_of);
@@ -184,12 +184,12 @@ impl App {
         look
     }
 
-    /// The table of a view, if it was told already.
+    /// The table of a view, once it was received.
     pub(super) fn table(&self, view: View) -> Option<&Table> {
         self.data.table(view)
     }
 
-    /// The list that is on the screen.
+    /// The list on the screen.
     pub(super) fn list(&self) -> Option<&List> {
         self.lists.get(self.view.index())
     }
@@ -200,13 +200,13 @@ impl App {
         Some((table, table.rows.get(*list.order.get(list.row)?)?))
     }
 
-    /// How many rows of a list are on the screen.
+    /// Number of rows of the list that fit on the screen.
     pub(super) fn list_height(&self) -> usize {
         let counts = page::counts(&self.data, usize::from(self.width)).len();
         usize::from(self.height).saturating_sub(LINES_AROUND_LIST + counts)
     }
 
-    /// Says something in the last line.
+    /// Shows a message in the last line.
     pub(super) fn say(&mut self, text: String, is_bad: bool) {
         self.message = Some((text, is_bad, MESSAGE_LOOKS));
     }
@@ -215,11 +215,11 @@ impl App {
         if let Some(functions) = &mut new.functions {
             self.rates.apply(new.at, functions);
         }
-        // What was asked before the question changed.
+        // This data was queried before the filter changed.
         if new.jobs_of != self.jobs_of {
             new.jobs = None;
         }
-        // Another server has come to the address: nothing of the old one holds.
+        // A different server has taken over the address: the old data is obsolete.
         if new.is_plain == self.data.is_plain {
             let old = &mut self.data;
             new.functions = new.functions.or_else(|| old.functions.take());
@@ -235,7 +235,7 @@ impl App {
             self.message.take().and_then(|(text, is_bad, looks)| Some((text, is_bad, looks.checked_sub(1)?)));
     }
 
-    /// Brings the list on the screen to date.
+    /// Updates the list on the screen.
     pub(super) fn arrange(&mut self) {
         let height = self.list_height();
         let table = self.data.table(self.view);

@@ -1,16 +1,16 @@
-//! What a server told at one moment, and what follows from two of them.
+//! Snapshot of a server's state, and rates computed from two of them.
 
 use std::collections::HashMap;
 
 use super::views::View;
 use crate::client::table::{Facts, Table};
 
-/// What was told. What was not asked for is `None`.
+/// Data received from the server. What was not queried is `None`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Snapshot {
-    /// When, in seconds on a clock that never goes back.
+    /// When it was queried, in seconds of a monotonic clock.
     pub(super) at: f64,
-    /// When, in milliseconds since 1970.
+    /// When it was queried, in milliseconds since 1970.
     pub(super) now_unix_ms: u64,
     /// Whether the server knows only the commands of C++ gearmand.
     pub(super) is_plain: bool,
@@ -19,16 +19,16 @@ pub(super) struct Snapshot {
     pub(super) functions: Option<Table>,
     pub(super) workers: Option<Table>,
     pub(super) jobs: Option<Table>,
-    /// The function whose jobs these are, if not all functions'.
+    /// The function whose jobs these are; `None` for all functions.
     pub(super) jobs_of: Option<Vec<u8>>,
-    /// The rules by which workers get no jobs.
+    /// Rules that keep jobs from workers.
     pub(super) rules: Option<Table>,
-    /// All that is known of one worker or job: its id or handle, and what the server said.
+    /// Details of one worker or job: its id or handle, and the server's response.
     pub(super) details: Option<(Vec<u8>, Result<Facts, String>)>,
 }
 
 impl Snapshot {
-    /// The table of a view, if it was told.
+    /// The table of a view, if it was queried.
     pub(super) const fn table(&self, view: View) -> Option<&Table> {
         match view {
             View::Functions => self.functions.as_ref(),
@@ -39,33 +39,33 @@ impl Snapshot {
     }
 }
 
-/// Counters that rates are made of: the column of the rate, and those whose sum grows with it.
+/// Rates: the column of each rate, and the counters whose sum it is computed from.
 const RATES: [(&str, &[&str]); 4] = [
     ("in_per_s", &["submitted"]),
     ("out_per_s", &["done", "failed", "excepted", "cancelled"]),
     ("failed_per_s", &["failed", "excepted"]),
-    // A C++ gearmand counts nothing but the jobs that it has.
+    // C++ gearmand counts only the jobs that it currently has.
     ("growth_per_s", &["total"]),
 ];
 
-/// Looks that are closer than this say nothing about a rate, in seconds.
+/// Minimum time between two snapshots for computing a rate, in seconds.
 const SHORTEST: f64 = 0.05;
 
-/// Makes rates of the differences between two looks.
+/// Computes rates from two successive snapshots.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     at: Option<f64>,
     counts: HashMap<Vec<u8>, [Option<f64>; RATES.len()]>,
-    /// Of the last pair of looks, for a look that follows at once.
+    /// The rates of the previous pair of snapshots, for a snapshot that follows too soon.
     known: HashMap<Vec<u8>, [Option<f64>; RATES.len()]>,
 }
 
 impl Rates {
-    /// Adds the rates since the look before to functions that were looked at `at`. A function that was not there then keeps
-    /// what the server says.
+    /// Adds the rates since the previous snapshot to the functions, which were queried `at`. A function that
+    /// was not in the previous one keeps the rates that the server reports.
     pub(super) fn apply(&mut self, at: f64, functions: &mut Table) {
         let key = |row: &[Vec<u8>]| row.first().cloned().unwrap_or_default();
-        // The first look has none before it.
+        // There is no snapshot before the first one.
         let elapsed = self.at.map_or(f64::INFINITY, |before| at - before);
         if elapsed >= SHORTEST {
             let counts: HashMap<_, _> =
@@ -75,7 +75,7 @@ impl Rates {
                 let mut rates = [None; RATES.len()];
                 for (index, rate) in rates.iter_mut().enumerate() {
                     let grown = now[index].zip(before[index]).map(|(now, before)| now - before);
-                    // A counter that has shrunk is another server's.
+                    // A counter that has decreased belongs to another server.
                     let may_shrink = RATES[index].0 == "growth_per_s";
                     *rate = grown.filter(|grown| may_shrink || *grown >= 0.0).map(|grown| grown / elapsed);
                 }
@@ -100,7 +100,7 @@ fn sum(table: &Table, row: &[Vec<u8>], columns: &[&str]) -> Option<f64> {
     columns.iter().map(|column| table.number(row, column)).sum()
 }
 
-/// Adds the number of all queued jobs to functions.
+/// Adds the total number of queued jobs to functions.
 pub(super) fn add_queued(functions: &mut Table) {
     functions.set("queued", |table, row| {
         let by_priority = sum(table, row, &["high", "normal", "low"]);
@@ -132,7 +132,8 @@ mod tests {
             table.number(&table.rows[0], "in_per_s").unwrap()
         };
         let equal = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b}");
-        // The server's own at first; then what was seen; a look at once changes nothing; a new server begins anew.
+        // At first the server's own rates, then the computed ones. A snapshot that follows too soon changes
+        // nothing; a new server starts over.
         equal(in_per_s(0.0, 100), 7.0);
         equal(in_per_s(2.0, 130), 15.0);
         equal(in_per_s(2.01, 131), 15.0);

@@ -1,4 +1,4 @@
-//! What can be done to what is selected: the question before it, and the text command after it.
+//! Actions on the selected item: the confirmation before the action, and the text command for it.
 
 use super::app::{App, Deed, Prompt, Question, Value};
 use super::views::View;
@@ -7,10 +7,10 @@ use crate::client::table::{flag, lossy};
 use crate::protocol::text::escaped;
 
 impl App {
-    /// The question that a key asks about the selected item.
+    /// The prompt that a key opens for the selected item.
     ///
     /// # Errors
-    /// Why it has nothing to ask.
+    /// Why the key does nothing here.
     pub(super) fn question(&self, key: char) -> Result<Prompt, String> {
         let view = match key {
             'p' | 'l' => View::Functions,
@@ -54,10 +54,10 @@ impl App {
 }
 
 impl Value {
-    /// What is to be done with the value that was typed.
+    /// The action with the value that was typed.
     ///
     /// # Errors
-    /// Why nothing can be done with it.
+    /// Why the value is invalid.
     pub(super) fn deed(&self) -> Result<Deed, String> {
         if self.typed.is_empty() {
             return Err("nothing was typed, so nothing was done".to_owned());
@@ -79,7 +79,7 @@ fn limit(function: &[u8]) -> Value {
     }
 }
 
-/// Moving a job, or all jobs of a function that wait.
+/// Prompt for moving a job, or all waiting jobs of a function.
 fn of_move(what: &str, name: &[u8]) -> Value {
     let of = if what == "jobs" { "jobs of" } else { "job" };
     Value {
@@ -111,7 +111,7 @@ fn yes_or_no(verb: &str, what: &str, name: &[u8]) -> Question {
     Question { text: format!("{words}?"), choices: vec![yes(Deed { line, said: format!("{verb} {}", shown(name)) })] }
 }
 
-/// One connection, or all of its client id or host.
+/// Confirmation for one connection, or for all with its client id or host.
 fn of_workers(key: char, id: &[u8], client: Option<&[u8]>, address: Option<&[u8]>) -> Question {
     let verb = match key {
         'd' => "disable",
@@ -133,8 +133,9 @@ fn shown(name: &[u8]) -> String {
     printable(&lossy(name))
 }
 
-/// A name of a listing as a word of a command that C++ gearmand does not know: that reads names as listings show them, but
-/// for the spaces, which stand for themselves there, and the empty name, which is no word.
+/// Encodes a name from a listing as a word of a command that C++ gearmand does not know. Such commands read
+/// names as listings show them, except for spaces, which listings do not escape, and the empty name, which is
+/// not a word.
 pub(super) fn word(name: &[u8]) -> Vec<u8> {
     if name.is_empty() {
         return escaped(name).into_bytes();

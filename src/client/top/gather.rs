@@ -1,4 +1,4 @@
-//! Asks a server for what is to be shown.
+//! Queries a server for the data to show.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,25 +9,25 @@ use super::views::View;
 use crate::client::admin_text::{TextAnswer, TextConnection};
 use crate::client::table::{Facts, Table, lossy};
 
-/// The states of jobs in the order in which they are asked for, and how many are shown of each. What runs is what people
-/// look for; of a long queue they look at a part.
+/// States of jobs in query order, and how many jobs are shown of each. Running jobs matter most; of a long
+/// queue a part is enough.
 const JOBS: [(&str, usize); 3] = [("running", 500), ("queued", 500), ("scheduled", 200)];
-/// How many jobs of a C++ gearmand are shown, which lists all of them whatever their state.
+/// How many jobs of a C++ gearmand are shown. It lists all of them, whatever their state.
 const PLAIN_JOBS: usize = 1200;
-/// A page of jobs may be empty and not the last one; so many are asked for at each look.
+/// Maximum number of pages per update: a page of jobs may be empty without being the last one.
 const PAGES: usize = 4;
 
-/// What is to be looked at. The server as a whole always is.
+/// What to query. The server as a whole is always included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Look {
     pub(super) views: &'static [View],
-    /// Only the jobs of this function.
+    /// If set, only the jobs of this function.
     pub(super) jobs_of: Option<Vec<u8>>,
-    /// A worker's id or a job's handle, of which all is wanted.
+    /// A worker's id or a job's handle for which all details are queried.
     pub(super) details: Option<(Detail, Vec<u8>)>,
 }
 
-/// What one can ask all about.
+/// Kind of an item that has details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
     Worker,
@@ -40,7 +40,7 @@ impl Look {
         Self { views: &View::ALL, ..Self::default() }
     }
 
-    /// What a view shows.
+    /// The list of a view.
     pub(super) fn of(view: View) -> Self {
         let all: &'static [View] = &View::ALL;
         Self { views: &all[view.index()..=view.index()], ..Self::default() }
@@ -51,7 +51,7 @@ impl Look {
     }
 }
 
-/// A connection, and what is known of who is at its other end.
+/// A connection, and what is known about the server.
 pub(super) struct Gatherer {
     connection: TextConnection,
     timeout: Duration,
@@ -61,15 +61,16 @@ pub(super) struct Gatherer {
 }
 
 impl Gatherer {
-    /// Asks over `connection`; an answer must come within `timeout`. Times of looks count from `begin`.
+    /// Queries over `connection`; each response must arrive within `timeout`. Times of snapshots count from
+    /// `begin`.
     pub(super) fn new(connection: TextConnection, timeout: Duration, begin: Instant) -> Self {
         Self { connection, timeout, begin, version: Vec::new(), is_plain: None }
     }
 
-    /// Sends a line and waits for its answer.
+    /// Sends a line and waits for its response.
     ///
     /// # Errors
-    /// Why the connection is of no more use.
+    /// Why the connection is no longer usable.
     pub(super) async fn ask(&mut self, line: &[u8]) -> Result<TextAnswer, String> {
         match tokio::time::timeout(self.timeout, self.connection.ask(line)).await {
             Ok(Ok(answer)) => Ok(answer.answer),
@@ -78,7 +79,7 @@ impl Gatherer {
         }
     }
 
-    /// The lines of a listing; none where the server says no.
+    /// Lines of a listing; empty if the server answers with an error.
     async fn lines(&mut self, line: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         Ok(match self.ask(line).await? {
             TextAnswer::Listing(lines) => lines,
@@ -90,10 +91,10 @@ impl Gatherer {
         Ok(Table::parse(&self.lines(line).await?))
     }
 
-    /// Looks.
+    /// Takes a snapshot.
     ///
     /// # Errors
-    /// Why the connection is of no more use.
+    /// Why the connection is no longer usable.
     pub(super) async fn look(&mut self, look: &Look) -> Result<Snapshot, String> {
         let mut snapshot = Snapshot { at: self.begin.elapsed().as_secs_f64(), ..Snapshot::default() };
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -104,7 +105,7 @@ impl Gatherer {
                     self.is_plain = Some(false);
                     snapshot.server = Facts::parse(&lines);
                 }
-                // Busy, if it knew the command before.
+                // A server that knew the command before is busy.
                 _ if self.is_plain == Some(false) => {}
                 _ => {
                     self.is_plain = Some(true);
@@ -211,7 +212,8 @@ mod tests {
 
     use super::*;
 
-    /// Looks at a server that has these answers and calls all else unknown; says what was asked too.
+    /// Queries a server that has these responses and answers all other commands with an error. Returns the
+    /// queries too.
     async fn looked(look: &Look, answers: &'static [(&'static str, &'static str)]) -> (Snapshot, Vec<String>) {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (reader, writer) = tokio::io::split(ours);
@@ -276,7 +278,7 @@ mod tests {
             ],
         )
         .await;
-        // An answer without jobs is no reason to ask for ever.
+        // Pages without jobs must not be requested endlessly.
         assert_eq!(asked.len(), 1 + 2 + PAGES + 1 + 1, "{asked:?}");
         let jobs = snapshot.jobs.unwrap();
         assert_eq!(jobs.text(0), "HANDLE  STATE\nH:h:1   running\nH:h:2   running\n");

@@ -1,4 +1,4 @@
-//! What keys do.
+//! Key bindings.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -6,13 +6,13 @@ use super::app::{App, Details, Prompt, Value, Wish};
 use super::views::View;
 use crate::protocol::names::FUNCTION_MAX;
 
-/// The longest filter, in letters.
+/// Longest filter, in characters.
 const FILTER_MAX: usize = 200;
-/// The longest value, in letters: a function's name, in the shortest ones.
+/// Longest value, in characters: a function name of one-byte characters.
 const VALUE_MAX: usize = FUNCTION_MAX;
 
 impl App {
-    /// Takes a key.
+    /// Handles a key.
     pub(super) fn key(&mut self, key: KeyEvent) -> Option<Wish> {
         if key.kind == KeyEventKind::Release {
             return None;
@@ -26,7 +26,7 @@ impl App {
         }
         match std::mem::take(&mut self.prompt) {
             Prompt::None => self.command(key.code),
-            // Any key closes it.
+            // Any key closes the help.
             Prompt::Help => None,
             Prompt::Filter => {
                 self.type_filter(key.code);
@@ -131,7 +131,7 @@ impl App {
         None
     }
 
-    /// Goes to a view.
+    /// Switches to a view.
     pub(super) fn show(&mut self, view: View) {
         self.view = view;
         self.details = None;
@@ -153,7 +153,7 @@ impl App {
             return self.say("a C++ gearmand does not tell which function a job is of".to_owned(), true);
         }
         self.jobs_of = Some(name);
-        // Those of another function are not to be taken for its.
+        // Do not show another function's jobs as this one's.
         self.data.jobs = None;
         self.show(View::Jobs);
     }
@@ -168,7 +168,7 @@ impl App {
             KeyCode::Home => 0,
             _ => last,
         };
-        // How far a page of text goes is known when it is drawn.
+        // The end of a page of text is known only when it is drawn.
         let scrolled =
             |scroll: u16| u16::try_from(moved(usize::from(scroll), usize::from(u16::MAX))).unwrap_or(u16::MAX);
         if let Some(details) = &mut self.details {

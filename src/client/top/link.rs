@@ -1,4 +1,4 @@
-//! The task that holds the connection: looks in regular intervals, does what is wished, and connects again.
+//! Connection task: queries the server periodically, sends commands, and reconnects.
 
 use std::time::{Duration, Instant};
 
@@ -14,32 +14,32 @@ use crate::client::connection;
 use crate::client::listing::printable;
 use crate::client::table::lossy;
 
-/// The longest pause between two tries: somebody is looking at the screen.
+/// Longest pause between two attempts to connect, short because the display is interactive.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The connection, and both ways to the display.
+/// The connection, and the channels to and from the display.
 pub(super) struct Link {
     pub(super) servers: Vec<ServerAddress>,
     pub(super) connect_timeout: Duration,
     pub(super) timeout: Duration,
     pub(super) interval: Duration,
-    /// What is to be looked at.
+    /// What to query.
     pub(super) look: watch::Receiver<Look>,
-    /// What is to be done.
+    /// Actions to send.
     pub(super) deeds: mpsc::Receiver<Deed>,
     pub(super) events: mpsc::Sender<Event>,
 }
 
-/// Nobody listens any more.
+/// The display has ended.
 struct Closed;
 
-/// Whether a command decides of what may come yet too.
+/// Whether a command also applies to jobs or workers that arrive later.
 fn is_kept_for_later(line: &[u8]) -> bool {
     [&b"pause "[..], b"limit ", b"disable ", b"drain "].iter().any(|verb| line.starts_with(verb))
 }
 
 impl Link {
-    /// Works until the display has gone.
+    /// Runs until the display ends.
     pub(super) async fn run(mut self) {
         let begin = Instant::now();
         let mut backoff = Backoff::new();
@@ -69,7 +69,7 @@ impl Link {
         self.events.send(event).await.map_err(|_| Closed)
     }
 
-    /// Waits, and refuses what is wished meanwhile.
+    /// Waits, and rejects actions meanwhile.
     async fn wait(&mut self, pause: Duration) -> Result<(), Closed> {
         let pause = sleep(pause);
         tokio::pin!(pause);
@@ -84,7 +84,7 @@ impl Link {
         }
     }
 
-    /// Serves the display over one connection; returns why that is of no more use.
+    /// Serves the display over one connection. Returns why that is no longer usable.
     async fn serve(&mut self, gatherer: &mut Gatherer, backoff: &mut Backoff) -> Result<String, Closed> {
         let mut ticks = interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

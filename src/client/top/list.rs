@@ -1,39 +1,39 @@
-//! One list on the screen: which rows of a table are shown, in what order, and which of them is selected.
+//! A list on the screen: the rows of a table that are shown, their order, and the selected row.
 //!
-//! The selection is an item, not a place: it stays where the item goes when the list is sorted anew or others come.
+//! The selection is an item, not a position: it follows the item when the list is sorted or changes.
 
 use std::cmp::Ordering;
 
 use super::views::View;
 use crate::client::table::{Kind, Table, lossy, number};
 
-/// How a list is looked at.
+/// Display settings of a list.
 #[derive(Clone, Debug)]
 pub(super) struct List {
-    /// The column that it is sorted by.
+    /// Sort column.
     pub(super) sort: &'static str,
-    /// Whether the greatest comes first.
+    /// Whether the largest value comes first.
     pub(super) descending: bool,
-    /// Only rows that have this text somewhere are shown, in small letters or capitals.
+    /// Only rows that contain this text are shown, ignoring case.
     pub(super) filter: String,
     /// The first cell of the selected row.
     pub(super) selected: Option<Vec<u8>>,
-    /// Its place among those that are shown.
+    /// Its position among the shown rows.
     pub(super) row: usize,
-    /// The first row on the screen.
+    /// First row on the screen.
     pub(super) offset: usize,
-    /// The rows of the table that are shown, in their order.
+    /// Indexes of the shown rows in the table, in display order.
     pub(super) order: Vec<usize>,
 }
 
 impl List {
-    /// As `view` is shown at first.
+    /// The initial settings of `view`.
     pub(super) fn new(view: View) -> Self {
         let (sort, descending) = view.first_sort();
         Self { sort, descending, filter: String::new(), selected: None, row: 0, offset: 0, order: Vec::new() }
     }
 
-    /// Brings the list to date with its table, of which `height` rows are on the screen.
+    /// Updates the list from its table. `height` rows are on the screen.
     pub(super) fn arrange(&mut self, table: &Table, height: usize) {
         let wanted = self.filter.to_lowercase();
         let texts: Vec<usize> = (0..table.columns.len())
@@ -43,7 +43,7 @@ impl List {
             wanted.is_empty() || texts.iter().any(|column| lossy(&row[*column]).to_lowercase().contains(&wanted))
         };
         self.order = (0..table.rows.len()).filter(|row| matches(&table.rows[*row])).collect();
-        // A server that does not tell this is shown by its first column.
+        // If the server does not report the sort column, the first one is used.
         let (column, descending) = table.column(self.sort).map_or((0, false), |column| (column, self.descending));
         let kind = table.columns.get(column).map_or(Kind::Text, |name| Kind::of(name));
         self.order.sort_by(|a, b| {
@@ -57,7 +57,7 @@ impl List {
         self.go_to(table, self.row, height);
     }
 
-    /// Selects a row, or the last one if there are fewer, and brings it onto the screen.
+    /// Selects a row, or the last one if there are fewer, and scrolls it onto the screen.
     pub(super) fn go_to(&mut self, table: &Table, row: usize, height: usize) {
         self.row = row.min(self.order.len().saturating_sub(1));
         self.selected = self.order.get(self.row).map(|place| table.rows[*place][0].clone());
@@ -67,7 +67,7 @@ impl List {
         self.offset = self.offset.clamp(lowest, self.row).min(most.max(lowest));
     }
 
-    /// Sorts by the next or the last column of those that the table has. Numbers begin with the greatest.
+    /// Sorts by the next or previous column of the table. Numbers start with the largest.
     pub(super) fn sort_by_next(&mut self, view: View, table: &Table, forward: bool) {
         let columns = view.columns_of(table);
         if columns.is_empty() {
@@ -84,7 +84,7 @@ impl List {
     }
 }
 
-/// What is unknown comes last, whichever way the rest is sorted.
+/// Compares two cells. Unknown values come last in either direction.
 fn compare(a: &[u8], b: &[u8], kind: Kind, descending: bool) -> Ordering {
     let unknown = |cell: &[u8]| cell == b"-" || cell.is_empty();
     match (unknown(a), unknown(b)) {
@@ -136,7 +136,7 @@ mod tests {
         let after = table(&["# name queued", "a\t3", "b\t0", "c\t1", "new\t9"]);
         list.arrange(&after, 10);
         assert_eq!((list.selected.as_deref(), list.row), (Some(&b"b"[..]), 3));
-        // It has gone: what stands in its place is selected, or the last.
+        // The selected item has gone: the item now at its position is selected, or the last one.
         list.arrange(&before.select(&["name", "queued"]), 10);
         assert_eq!(list.selected.as_deref(), Some(&b"b"[..]));
         list.arrange(&table(&["# name queued", "x\t1"]), 10);

@@ -1,9 +1,11 @@
-//! `gearmand top`: the functions, workers and jobs of a server, live in a terminal, and what can be done about them.
+//! `gearmand top`: shows the functions, workers and jobs of a server live in a terminal, with actions on
+//! them.
 //!
-//! It speaks the text protocol alone, and so with any server: one that does not know this program's listings is asked what
-//! C++ gearmand knows. State and drawing are apart: `app` (with `list`, `keys`, `deeds`) is changed by events and knows
-//! neither terminal nor connection, `render` (with `table`, `page`) draws it, `terminal` has the loop, and `link`
-//! the connection, over which `gather` asks for the `data`. `once` prints instead.
+//! It uses only the text protocol, and therefore works with any server: one that does not know this program's
+//! listings is queried with the commands of C++ gearmand. State and rendering are separate: `app` (with
+//! `list`, `keys`, `deeds`) is changed by events and depends on neither terminal nor connection, `render`
+//! (with `table`, `page`) draws it, `terminal` has the main loop, and `link` the connection, over which
+//! `gather` queries the `data`. `once` prints instead.
 
 mod app;
 mod data;
@@ -28,7 +30,7 @@ use std::time::Duration;
 use super::address::{ServerAddress, ServerArgs};
 use super::{ToolError, values};
 
-/// Looks in shorter intervals are of no use to anybody.
+/// Shortest interval between two updates.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What `gearmand top` is told.
@@ -55,14 +57,14 @@ pub struct TopArgs {
     timeout: Duration,
 }
 
-/// Where the servers are, and how long they may take.
+/// Server addresses and time limits.
 struct Connector {
     servers: Vec<ServerAddress>,
     connect_timeout: Duration,
     timeout: Duration,
 }
 
-/// Shows a server, or prints how it does.
+/// Shows a server live, or prints its state.
 pub(super) async fn run(mut args: TopArgs) -> Result<u8, ToolError> {
     args.interval = args.interval.max(SHORTEST_INTERVAL);
     let connector = Connector {

@@ -1,4 +1,4 @@
-//! Looks without a display: tables for people, or documents for programs.
+//! Batch output without a display: tables for people, or documents for programs.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -18,7 +18,7 @@ use crate::client::listing::{json_text, printable};
 use crate::client::table::Table;
 use crate::client::{ToolError, connection, tell, terminal};
 
-/// Prints one look.
+/// Prints one snapshot.
 pub(super) async fn run(args: &TopArgs, connector: &Connector) -> Result<u8, ToolError> {
     let (address, mut gatherer) = open(connector, Instant::now()).await?;
     let snapshot = gatherer.look(&Look::everything()).await;
@@ -31,7 +31,7 @@ pub(super) async fn run(args: &TopArgs, connector: &Connector) -> Result<u8, Too
     Ok(0)
 }
 
-/// Prints a document in each interval, until it is interrupted.
+/// Prints a document per interval until interrupted.
 pub(super) async fn repeat(args: &TopArgs, connector: &Connector) -> Result<u8, ToolError> {
     let begin = Instant::now();
     let mut rates = Rates::default();
@@ -50,7 +50,7 @@ pub(super) async fn repeat(args: &TopArgs, connector: &Connector) -> Result<u8, 
                 backoff.reset();
             },
         };
-        // It may come back.
+        // The server may come back.
         tell("top", format_args!("{}", printable(&why)));
         tokio::time::sleep(backoff.pause().min(Duration::from_secs(5))).await;
     }
@@ -61,7 +61,7 @@ async fn open(connector: &Connector, begin: Instant) -> Result<(String, Gatherer
     Ok((address.to_string(), Gatherer::new(TextConnection::new(stream), connector.timeout, begin)))
 }
 
-/// All views as text.
+/// Formats all views as text.
 fn tables(address: &str, snapshot: Snapshot) -> String {
     let mut text = address.to_owned();
     if snapshot.is_plain {
@@ -79,7 +79,7 @@ fn tables(address: &str, snapshot: Snapshot) -> String {
     text
 }
 
-/// All views as one JSON document on a line.
+/// Formats all views as one JSON document on a line.
 fn document(address: &str, mut snapshot: Snapshot, rates: &mut Rates) -> String {
     if let Some(functions) = &mut snapshot.functions {
         rates.apply(snapshot.at, functions);

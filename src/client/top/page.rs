@@ -1,4 +1,4 @@
-//! The texts around the lists: counts of the server, all about one item, the server's page, the help.
+//! Texts around the lists: counts of the server, details of an item, the server page, the help page.
 
 use ratatui::text::Span;
 
@@ -9,7 +9,7 @@ use crate::client::format::shown;
 use crate::client::listing::{aligned_within, printable};
 use crate::client::table::{Facts, Kind, lossy};
 
-/// All keys.
+/// Help page with all keys.
 pub(super) const HELP: &str = "\
 1 2 3 4, Tab, Shift-Tab    functions, workers, jobs, server
 Up Down PgUp PgDn Home End select, or scroll
@@ -32,7 +32,7 @@ has been at its newest job; BACK: its jobs that went back; FAIL: those that
 failed, exceptions included. Rates are since the last look. Jobs that run come
 first, then a part of those that wait: + means more. A C++ gearmand tells less.";
 
-/// Something of the server as a whole that is worth a place in the first line.
+/// State of the server for the first line.
 pub(super) fn state(data: &Snapshot) -> String {
     let mut text = String::new();
     for (key, before) in [("uptime_s", "  up "), ("memory_bytes", "  memory "), ("store_state", "  store ")] {
@@ -46,7 +46,7 @@ pub(super) fn state(data: &Snapshot) -> String {
     text
 }
 
-/// How many jobs and workers are in each state, and the rates: lines of at most so many columns.
+/// Number of jobs and workers in each state, and the rates, in lines of at most `width` columns.
 pub(super) fn counts(data: &Snapshot, width: usize) -> Vec<String> {
     let number = |key: &str| data.server.get(key).map(|value| shown(key, value, data.now_unix_ms));
     let mut parts = Vec::new();
@@ -60,7 +60,7 @@ pub(super) fn counts(data: &Snapshot, width: usize) -> Vec<String> {
         let word = |(key, value): &(&str, String)| format!("{value} {}", key.rsplit('_').next().unwrap_or_default());
         let words: Vec<String> = known.iter().filter(worth).map(word).collect();
         if known.is_empty() {
-            // The server does not tell.
+            // The server does not report these.
         } else if what == "in/out/failed" {
             let rates: Vec<&str> = known.iter().map(|(_, value)| value.as_str()).collect();
             parts.push(format!("{what}: {}/s", rates.join(" ")));
@@ -73,7 +73,7 @@ pub(super) fn counts(data: &Snapshot, width: usize) -> Vec<String> {
     wrapped(&parts, "  ", width)
 }
 
-/// The keys of how many workers are in each state.
+/// Keys of the worker counts per state.
 const WORKER_STATES: &[&str] = &[
     "workers_working",
     "workers_waiting",
@@ -84,7 +84,7 @@ const WORKER_STATES: &[&str] = &[
     "workers_drained",
 ];
 
-/// Parts with a gap between them, in lines of at most so many columns; at least one line. A part is never cut in two.
+/// Joins parts with `gap`, in lines of at most `width` columns; at least one line. A part is never split.
 pub(super) fn wrapped(parts: &[String], gap: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for part in parts {
@@ -97,7 +97,7 @@ pub(super) fn wrapped(parts: &[String], gap: &str, width: usize) -> Vec<String> 
     lines
 }
 
-/// All about an item: what the server said to the question about it, else the cells of its row.
+/// Details of an item: the server's response about it if there is one, otherwise the cells of its row.
 pub(super) fn details(app: &App, details: &Details) -> Vec<String> {
     let now = app.data.now_unix_ms;
     let name = printable(&lossy(&details.key));
@@ -116,7 +116,7 @@ pub(super) fn details(app: &App, details: &Details) -> Vec<String> {
     lines
 }
 
-/// The server's page.
+/// The server page.
 pub(super) fn server(data: &Snapshot) -> Vec<String> {
     let mut lines: Vec<String> = data.server.text(data.now_unix_ms).lines().map(str::to_owned).collect();
     if let Some(rules) = &data.rules {
@@ -131,7 +131,7 @@ pub(super) fn server(data: &Snapshot) -> Vec<String> {
     lines
 }
 
-/// A view as text, all of its rows in the order of the screen, at most `room` columns of the terminal wide.
+/// A view as text, with all of its rows in display order, at most `room` terminal columns wide.
 pub(super) fn list(app: &App, view: View, room: Option<usize>) -> String {
     let (Some(table), Some(list)) = (app.table(view), app.lists.get(view.index())) else {
         return String::new();

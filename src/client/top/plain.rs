@@ -1,11 +1,11 @@
-//! What a C++ gearmand tells, in the columns of this program's own listings as far as they go.
+//! Converts the responses of C++ gearmand to the columns of this program's own listings, as far as possible.
 
 use std::collections::HashMap;
 
 use crate::client::listing::Listing;
 use crate::client::table::{Facts, Table};
 
-/// Functions of `status` and `prioritystatus`.
+/// Functions, from `status` and `prioritystatus`.
 pub(super) fn functions(status: &[Vec<u8>], by_priority: &[Vec<u8>]) -> Table {
     let mut queued: HashMap<String, [String; 3]> = HashMap::new();
     for line in by_priority {
@@ -22,7 +22,7 @@ pub(super) fn functions(status: &[Vec<u8>], by_priority: &[Vec<u8>]) -> Table {
     table
 }
 
-/// Connections of `workers` that have functions.
+/// Connections with functions, from `workers`.
 pub(super) fn workers(lines: &[Vec<u8>]) -> Table {
     let mut table = Table::new(&["id", "address", "client_id", "functions"]);
     for line in lines {
@@ -36,7 +36,7 @@ pub(super) fn workers(lines: &[Vec<u8>]) -> Table {
     table
 }
 
-/// Jobs of `show jobs`.
+/// Jobs, from `show jobs`.
 pub(super) fn jobs(lines: &[Vec<u8>], most: usize) -> Table {
     let mut table = Table::new(&["handle", "attempts", "is_abandoned", "background"]);
     for line in lines.iter().take(most) {

@@ -1,4 +1,4 @@
-//! Draws the state. Everything that comes from a server goes through `printable` or `shown` first.
+//! Draws the state. All text from a server goes through `printable` or `shown` first.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -14,9 +14,9 @@ use crate::client::format::duration;
 use crate::client::listing::printable;
 use crate::client::table::lossy;
 
-/// What stands out.
+/// Emphasis.
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
-/// What is chosen.
+/// Selection.
 pub(super) const SELECTED: Style = Style::new().add_modifier(Modifier::REVERSED);
 
 /// Draws `app` onto the whole frame.
@@ -51,7 +51,7 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>) {
     }
 }
 
-/// A question and what can be answered.
+/// A confirmation and its choices.
 fn choices(question: &Question) -> Vec<String> {
     let count = question.choices.len();
     let end = |index| if index + 1 < count { "," } else { ";" };
@@ -62,7 +62,7 @@ fn choices(question: &Question) -> Vec<String> {
     parts
 }
 
-/// What is asked, on as many lines at the bottom as it takes.
+/// Draws a prompt on as many lines at the bottom as it needs.
 fn ask(parts: &[String], theme: Theme, frame: &mut Frame<'_>) {
     let all = frame.area();
     let lines = page::wrapped(parts, " ", usize::from(all.width));
@@ -73,7 +73,7 @@ fn ask(parts: &[String], theme: Theme, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(lines).style(theme.bad()), area);
 }
 
-/// Lines from `scroll` on, or the last ones.
+/// Draws lines from `scroll` on, or the last page.
 fn text(frame: &mut Frame<'_>, area: Rect, lines: Vec<String>, scroll: u16) {
     let height = usize::from(area.height);
     let first = usize::from(scroll).min(lines.len().saturating_sub(height));
@@ -143,7 +143,7 @@ fn last_line(app: &App, theme: Theme) -> Line<'static> {
     }
 }
 
-/// The keys that do something here.
+/// The keys that have an effect here.
 fn keys(app: &App) -> String {
     if app.details.is_some() {
         return format!("Esc back  ? help  arrows scroll{}", actions(app));

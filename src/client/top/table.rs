@@ -1,4 +1,4 @@
-//! Draws a list: as many columns as there is room for, the most important ones first.
+//! Draws a list with as many columns as fit, the most important ones first.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -13,17 +13,17 @@ use super::views::{Column, View};
 use crate::client::format::shown;
 use crate::client::table::{Kind, Table};
 
-/// Between two columns.
+/// Spaces between two columns.
 const GAP: usize = 2;
-/// The widest that a column gets while there is not room for all.
+/// Maximum width of a column while not all columns fit.
 const WIDEST: usize = 40;
-/// The narrowest that the first column gets.
+/// Minimum width of the first column.
 const NARROWEST: usize = 8;
 
-/// How the screen looks.
+/// Appearance of the screen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Theme {
-    /// Whether there are colours; nothing is told by a colour alone.
+    /// Whether colors are used. Color is never the only indication.
     pub(super) color: bool,
 }
 
@@ -46,7 +46,7 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>, area: Rect)
         let cells: Vec<String> = columns.iter().map(|column| cell(app, table, row, column)).collect();
         let style = if list.offset + index == list.row { SELECTED } else { style_of(app.view, table, row, theme) };
         let mut text = line(&columns, &widths, &cells);
-        // The selection goes from edge to edge.
+        // The selection spans the whole width.
         text.push_str(&" ".repeat(usize::from(area.width).saturating_sub(width(&text))));
         lines.push(Line::styled(text, style));
     }
@@ -56,12 +56,12 @@ pub(super) fn render(app: &App, theme: Theme, frame: &mut Frame<'_>, area: Rect)
     frame.render_widget(Paragraph::new(lines), area);
 }
 
-/// The columns that find room, and how wide each is.
+/// The columns that fit, and their widths.
 fn fit(app: &App, table: &Table, list: &List, places: &[usize], room: usize) -> (Vec<Column>, Vec<usize>) {
     let mut columns = app.view.columns_of(table);
     let wanted = |column: &Column| {
         let cells = places.iter().map(|place| width(&cell(app, table, &table.rows[*place], column)));
-        // The sign of the column that is sorted by.
+        // Room for the marker of the sort column.
         let heading = width(column.heading) + usize::from(column.name == list.sort);
         cells.max().unwrap_or(0).clamp(heading, WIDEST.max(heading))
     };
@@ -71,7 +71,7 @@ fn fit(app: &App, table: &Table, list: &List, places: &[usize], room: usize) -> 
         if needed <= room {
             break;
         }
-        // The first column gives way before another goes, but not all of it.
+        // Narrow the first column, within limits, before dropping another one.
         let spare = widths[0].saturating_sub(NARROWEST.max(width(columns[0].heading) + 1));
         let worst = (1..columns.len()).max_by_key(|index| columns[*index].rank);
         match worst {
@@ -124,7 +124,7 @@ fn cell(app: &App, table: &Table, row: &[Vec<u8>], column: &Column) -> String {
     }
 }
 
-/// What strikes the eye: who works, and what is held up.
+/// Highlights workers that are busy, and items that are held up.
 fn style_of(view: View, table: &Table, row: &[Vec<u8>], theme: Theme) -> Style {
     let state = table.cell(row, "state").unwrap_or_default();
     match view {
@@ -136,12 +136,12 @@ fn style_of(view: View, table: &Table, row: &[Vec<u8>], theme: Theme) -> Style {
     }
 }
 
-/// How many columns of the terminal a text takes.
+/// Display width of a text, in columns.
 fn width(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// A text of exactly this width; one that is too long ends with a tilde.
+/// Pads or truncates a text to exactly this width; a truncated text ends with a tilde.
 fn padded(text: &str, room: usize, kind: Kind) -> String {
     let taken = width(text);
     if taken <= room {

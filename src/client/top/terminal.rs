@@ -1,4 +1,4 @@
-//! The terminal: taken over at the start, given back whatever happens, and the loop between.
+//! The terminal: sets it up, restores it in all cases, and runs the main loop.
 
 use std::io;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use super::table::Theme;
 use super::{Connector, TopArgs};
 use crate::client::ToolError;
 
-/// How many events may wait for the display.
+/// Capacity of the event queue to the display.
 const EVENTS: usize = 256;
-/// How many deeds may wait for the connection.
+/// Capacity of the action queue to the connection.
 const DEEDS: usize = 16;
-/// How often the reader of keys looks whether it is still wanted.
+/// How often the key reader checks whether the display has ended.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The terminal while it is ours. A panic gives it back too, since ratatui sets a hook for that.
+/// The terminal in raw mode. A panic restores it too, since ratatui sets a hook for that.
 struct Screen(DefaultTerminal);
 
 impl Screen {
@@ -34,12 +34,12 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that has gone needs no care.
+        // If the terminal is gone, there is nothing to restore.
         let _ = ratatui::try_restore();
     }
 }
 
-/// Shows the server until the user has enough of it.
+/// Shows the server until the user quits.
 pub(super) async fn run(args: &TopArgs, connector: Connector) -> Result<u8, ToolError> {
     let fault = |error| ToolError::Io("cannot wait for signals", error);
     let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()]
@@ -72,13 +72,13 @@ pub(super) async fn run(args: &TopArgs, connector: Connector) -> Result<u8, Tool
             event = happened.recv() => event,
             () = any(&mut ends) => return Ok(0),
         };
-        // What has gathered is drawn once.
+        // Handle all queued events before drawing once.
         while let Some(event) = next {
             match app.handle(event) {
                 Some(Wish::Quit) => return Ok(0),
                 Some(Wish::Suspend) => {
                     drop(screen);
-                    // Here the shell takes over; we go on when it says so.
+                    // The process stops here until the shell continues it.
                     raise(Signal::SIGTSTP).map_err(|error| ToolError::Io("cannot stop", error.into()))?;
                     screen = Screen::enter()?;
                     let cleared = screen.0.clear();
@@ -109,8 +109,8 @@ async fn any(signals: &mut [Signals]) {
     .await;
 }
 
-/// Reads keys in a thread of its own, since a read from a terminal cannot be awaited; it ends with the display or with the
-/// input.
+/// Reads keys in a separate thread, since a read from a terminal cannot be awaited. It ends with the display
+/// or with the input.
 fn read_keys(events: mpsc::Sender<Event>) {
     std::thread::spawn(move || {
         while !events.is_closed() {

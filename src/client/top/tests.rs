@@ -26,7 +26,7 @@ fn table(text: &str) -> Option<Table> {
     Some(Table::parse(&lines(text)).unwrap())
 }
 
-/// A server with two functions, three workers and two jobs. Spaces stand for the tabs on the wire.
+/// A server with two functions, three workers and two jobs. Spaces represent the tabs of the protocol.
 fn snapshot() -> Snapshot {
     let mut functions = table(
         "# name high normal low scheduled running workers paused max_running oldest_s submitted done failed excepted \
@@ -74,7 +74,7 @@ fn press(app: &mut App, code: KeyCode) -> Option<Wish> {
     app.handle(Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
 }
 
-/// Presses letters, and returns what the last one wished.
+/// Presses letters, and returns the request of the last one.
 fn letters(app: &mut App, text: &str) -> Option<Wish> {
     text.chars().map(|letter| press(app, KeyCode::Char(letter))).last().flatten()
 }
@@ -100,7 +100,7 @@ fn deed(line: &str) -> Option<Wish> {
     Some(Wish::Do(Deed { line: line.as_bytes().to_vec(), said: String::new() }))
 }
 
-/// The same without the words for people.
+/// Removes the description for people.
 fn bare(wish: Option<Wish>) -> Option<Wish> {
     match wish {
         Some(Wish::Do(Deed { line, .. })) => Some(Wish::Do(Deed { line, said: String::new() })),
@@ -195,7 +195,7 @@ fn a_narrow_terminal_has_the_columns_that_matter() {
     assert_eq!(heading(60), "FUNCTION  QUEUEDv  RUN  WORKERS  IN/S  OUT/S  FAIL/S  OLDEST");
     assert_eq!(heading(40), "FUNCTION  QUEUEDv  RUN  WORKERS  IN/S");
     assert_eq!(heading(20), "FUNCTION  QUEUEDv");
-    // None of these sizes is worth looking at; none may do harm.
+    // None of these sizes is usable, but none must cause a panic.
     for width in 0..30 {
         for height in 0..8 {
             drawn(&app, width, height);
@@ -212,7 +212,7 @@ fn a_long_name_gives_way_and_wide_letters_are_counted() {
     let shown = drawn(&app, 60, 9);
     assert_eq!(shown[3], format!("{:39}QUEUEDv  RUN  WORKERS", "FUNCTION"));
     assert_eq!(shown[5], format!("{}~        1    2        3", "x".repeat(36)));
-    // The second cell of a wide letter is empty.
+    // The second cell of a wide character is empty.
     assert!(shown[4].starts_with("\u{6f22} \u{5b57} ") && shown[4].ends_with("  4    5        6"), "{}", shown[4]);
 }
 
@@ -267,7 +267,7 @@ fn no_name_commands_the_terminal() {
     let first = &drawn(&app, 300, 9)[0];
     assert!(first.contains("\\x1b[2J") && !first.contains('\u{1b}'), "{first:?}");
     assert!(seen > 20, "the name was hardly drawn");
-    // What is done to it names it as the listings do.
+    // Actions encode its name as the listings do.
     press(&mut app, KeyCode::Char('n'));
     assert_eq!(bare(letters(&mut app, "py")), deed("pause a\\x1b[2J\u{9b}m\u{202e}\\x07"));
 }
@@ -286,7 +286,7 @@ fn what_is_done_is_confirmed_and_is_a_text_command() {
         ("3ny", "run job H:h:9"),
     ] {
         assert_eq!(bare(letters(&mut app, keys)), deed(command), "{keys}");
-        // Any other key is a no.
+        // Any other key means no.
         for no in ['n', 'q', 'x', '\r'] {
             let asked = &keys[..keys.len() - 1];
             assert_eq!(letters(&mut app, asked), None);
@@ -295,7 +295,7 @@ fn what_is_done_is_confirmed_and_is_a_text_command() {
             assert_eq!(app.prompt, Prompt::None);
         }
     }
-    // A paused function is resumed; of a worker without an id there is no client to speak of.
+    // A paused function is resumed. A worker without a client id has no choice for its client.
     letters(&mut app, "1");
     press(&mut app, KeyCode::Down);
     assert_eq!(bare(letters(&mut app, "py")), deed("resume mail"));
@@ -322,7 +322,7 @@ fn a_value_is_typed_at_the_bottom() {
         ("1ma q", "move jobs of rev to function: a q_", "move jobs rev a\\x20q"),
         ("3ma", "move job H:h:9 to function: a_", "move job H:h:9 a"),
     ] {
-        // What is typed is for the value, and does nothing before it is confirmed.
+        // Typed characters go to the value, and have no effect before it is confirmed.
         assert_eq!(letters(&mut app, keys), None, "{keys}");
         assert_eq!(drawn(&app, 120, 9)[8], format!("{shown} (Enter: do it, Esc: do nothing)"));
         assert_eq!(bare(press(&mut app, KeyCode::Enter)), deed(command), "{keys}");
@@ -346,7 +346,7 @@ fn a_value_is_typed_at_the_bottom() {
     letters(&mut app, "m");
     assert_eq!(press(&mut app, KeyCode::Enter), None);
     assert_eq!(drawn(&app, 80, 9)[8], "nothing was typed, so nothing was done");
-    // On a screen that is too narrow it takes another line.
+    // On a screen that is too narrow the prompt takes another line.
     letters(&mut app, "l5");
     let narrow = drawn(&app, 60, 9);
     assert_eq!(narrow[7], "how many jobs of rev may run at once, 0 for any number: 5_");
@@ -389,7 +389,7 @@ fn all_about_a_worker_is_shown_and_scrolled() {
     let mut app = app();
     letters(&mut app, "2");
     press(&mut app, KeyCode::Enter);
-    // Before the answer is there, what the list tells.
+    // Until the response arrives, the details come from the list.
     assert!(drawn(&app, 80, 20).contains(&"client id    -".to_owned()), "{:#?}", drawn(&app, 80, 20));
     let mut data = snapshot();
     let facts = Facts::parse(&lines(
@@ -426,7 +426,7 @@ fn jobs_of_a_function_are_asked_for_and_no_others_are_taken_for_them() {
     assert_eq!(app.look(), Look::of(View::Functions));
     letters(&mut app, "j");
     assert_eq!(app.look(), Look { jobs_of: Some(b"rev".to_vec()), ..Look::of(View::Jobs) });
-    // The answer to what was asked before.
+    // The response to the previous query.
     app.handle(Event::Data(Box::new(snapshot())));
     assert_eq!(app.table(View::Jobs), None);
     app.handle(Event::Data(Box::new(Snapshot { jobs_of: Some(b"rev".to_vec()), ..snapshot() })));
@@ -447,7 +447,7 @@ fn a_filter_is_typed_kept_and_dropped() {
     press(&mut app, KeyCode::Enter);
     let shown = drawn(&app, 80, 9);
     assert!(shown[2].ends_with("1 of 2 shown  filter: m") && shown[4].starts_with("mail"), "{shown:#?}");
-    // What is selected is what is seen.
+    // The selection is the item on the screen.
     assert_eq!(bare(letters(&mut app, "py")), deed("resume mail"));
     press(&mut app, KeyCode::Esc);
     assert!(drawn(&app, 80, 9)[2].ends_with("2 shown"));
@@ -515,7 +515,7 @@ fn the_help_has_every_key_and_fits_a_small_terminal() {
     assert_eq!(app.prompt, Prompt::None);
 }
 
-/// Neither keys nor data in any order bring the display down or let anything be done without a question.
+/// Keys and data in any order neither crash the display nor trigger an action without confirmation.
 #[test]
 fn any_keys_in_any_order() {
     let codes = [

@@ -1,8 +1,8 @@
-//! What can be looked at, and the columns in which it is shown.
+//! Views and their columns.
 
 use crate::client::table::Table;
 
-/// What is on the screen.
+/// A view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum View {
     Functions,
@@ -14,11 +14,11 @@ pub(super) enum View {
 /// A column of a list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
-    /// As the server calls it.
+    /// Name used by the server.
     pub(super) name: &'static str,
-    /// On the screen.
+    /// Heading on the screen.
     pub(super) heading: &'static str,
-    /// Where there is no room for all columns, those with the highest number go first; 0 stays.
+    /// When not all columns fit, those with the highest rank are dropped first; rank 0 is never dropped.
     pub(super) rank: u8,
 }
 
@@ -84,10 +84,10 @@ const JOBS: &[Column] = &[
 ];
 
 impl View {
-    /// All, in the order of their keys 1 to 4.
+    /// All views, in the order of their keys 1 to 4.
     pub(super) const ALL: [Self; 4] = [Self::Functions, Self::Workers, Self::Jobs, Self::Server];
 
-    /// As it is called on the screen.
+    /// Its name on the screen.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Functions => "functions",
@@ -97,7 +97,7 @@ impl View {
         }
     }
 
-    /// One of them, for one that is spoken of.
+    /// Name of one of its items.
     pub(super) const fn one(self) -> &'static str {
         match self {
             Self::Functions => "function",
@@ -107,12 +107,12 @@ impl View {
         }
     }
 
-    /// Its place in [`ALL`](Self::ALL).
+    /// Its index in [`ALL`](Self::ALL).
     pub(super) const fn index(self) -> usize {
         self as usize
     }
 
-    /// The columns that it may have; none for the server.
+    /// All possible columns; none for the server.
     pub(super) const fn columns(self) -> &'static [Column] {
         match self {
             Self::Functions => FUNCTIONS,
@@ -122,16 +122,16 @@ impl View {
         }
     }
 
-    /// Those that this table has.
+    /// Its columns that this table has.
     pub(super) fn columns_of(self, table: &Table) -> Vec<Column> {
         self.columns().iter().copied().filter(|column| table.column(column.name).is_some()).collect()
     }
 
-    /// The column that it is sorted by at first, and whether the greatest comes first.
+    /// The initial sort column, and whether the largest value comes first.
     pub(super) const fn first_sort(self) -> (&'static str, bool) {
         match self {
             Self::Functions | Self::Server => ("queued", true),
-            // Who has been at a job for the longest time.
+            // The worker whose job has been running longest comes first.
             Self::Workers => ("since_unix_ms", false),
             Self::Jobs => ("age_s", true),
         }

@@ -1,6 +1,6 @@
-//! Functions that lack workers get some: those that are free first, new ones then.
+//! Placement: assigns workers to functions that lack them, idle workers first, then new ones.
 //!
-//! First each function gets as many as it must have, and only then as many as it is to have.
+//! All functions get their required minimum before any function gets its full target.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,17 +8,18 @@ use super::super::contract::WorkerId;
 use super::fleet::{Fleet, Member, Reason, Standing};
 use super::{many, refusals, rolling, starts};
 
-/// So many hosts are named where many could be.
+/// Maximum number of hosts that are named in a message.
 const NAMED: usize = 5;
 
-/// The free workers of each host, the least busy first.
+/// Available workers per host, ordered by the number of functions they have.
 pub(super) type Free<'a> = BTreeMap<&'a str, BTreeSet<(usize, &'a WorkerId)>>;
 
-/// Fills up all functions.
+/// Assigns workers to all functions.
 pub(super) fn fill(fleet: &mut Fleet<'_>) {
     let mut free = free(fleet);
     let names: Vec<&str> = fleet.tallies.keys().copied().collect();
-    // What is lacking because it is being replaced comes where it is replaced, before anything else takes the place.
+    // Successors of workers that are being replaced are placed on the same host, before other functions take
+    // the room.
     let mut awaited = BTreeMap::new();
     for name in &names {
         let target = fleet.tally(name).target;
@@ -45,14 +46,15 @@ pub(super) fn fill(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// How many workers a function is to have now, or must have.
+/// Target number of workers of a function, or its required minimum.
 fn wanted(fleet: &Fleet<'_>, name: &str, must: bool) -> usize {
     let target = fleet.tally(name).target;
     if must { fleet.desired.functions.get(name).map_or(0, |function| function.min.min(target)) } else { target }
 }
 
-/// The workers of a function that are being replaced, and from which none has taken it over so far. Where they are is right
-/// for that, even if it is not for the function: it can move later, and is not to be without workers until then.
+/// Workers of a function that are being replaced and have no successor for it yet. Their successors are
+/// placed on the same host, even if the function is not allowed there: it can move later, and must not be
+/// without workers until then.
 fn pinned<'a>(fleet: &Fleet<'a>, name: &str) -> Vec<&'a WorkerId> {
     let Some(host) = fleet.replacing else { return Vec::new() };
     let replaced = Standing::Moves(Reason::Replaced);
@@ -73,7 +75,7 @@ pub(super) fn free<'a>(fleet: &Fleet<'a>) -> Free<'a> {
     free
 }
 
-/// Whether a worker could be told to do a function that it does not do.
+/// Whether a worker can take a function that it does not run yet.
 pub(super) fn can_take(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
     fleet.members.get(id).is_some_and(|member| {
         let worker = member.worker;
@@ -85,7 +87,8 @@ pub(super) fn can_take(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
     })
 }
 
-/// Lets others on the same host do what those do that are being replaced there. Returns how many are still awaited.
+/// Assigns functions of workers that are being replaced to others on the same host. Returns how many are
+/// still awaited.
 fn replace<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted: usize) -> usize {
     let Some(host) = fleet.replacing else { return 0 };
     let before = fleet.tally(name).counted;
@@ -103,12 +106,12 @@ fn replace<'a>(fleet: &mut Fleet<'a>, free: &mut Free<'a>, name: &'a str, wanted
     start(fleet, name, awaited.saturating_sub(starts::pending_on(fleet, name, host)), Some(host));
     let place = fleet.places.get(host).map_or(&[][..], |place| &place.workers);
     let is_leaving = place.iter().any(|id| fleet.members.get(id).is_some_and(|member| member.is_leaving));
-    // Where none can come, and none goes to make room, others have to do.
+    // If no worker can be started, and none leaves to make room, workers of other hosts have to take over.
     if is_leaving || starts::is_awaiting(fleet, host) { awaited } else { 0 }
 }
 
-/// Registers a function with free workers, on the hosts with the fewest of it first, then on those that do least, or on one
-/// host. Returns whom it took.
+/// Registers a function on available workers: first on the hosts with the fewest workers of it, then on those
+/// with the lowest load; or only on the host `on`. Returns the chosen workers.
 fn register<'a>(
     fleet: &mut Fleet<'a>,
     free: &mut Free<'a>,
@@ -120,7 +123,7 @@ fn register<'a>(
     let Some(function) = fleet.desired.functions.get(name).filter(|_| fleet.tally(name).counted < wanted) else {
         return taken;
     };
-    // For each host the next worker to be asked; the best of all is taken.
+    // The next candidate of each host; the best of them is chosen.
     let mut next = BTreeSet::new();
     for (host, workers) in free.iter().filter(|(host, _)| on.is_none_or(|on| on == **host)) {
         if let Some((slots, id)) = workers.first().filter(|_| on.is_some() || function.is_for(host)) {
@@ -148,7 +151,7 @@ fn register<'a>(
     taken
 }
 
-/// Starts workers for what is lacking.
+/// Starts workers for the missing ones.
 fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Option<&str>) {
     if lacking == 0 {
         return;
@@ -173,7 +176,7 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
         if starts::is_backing_off(fleet, host) || refusals::is_hopeless(fleet, host, name) {
             continue;
         }
-        // The one that is replaced starts its like.
+        // The worker that is being replaced starts its own successor.
         let replaced = on.and_then(|_| pinned(fleet, name).into_iter().next());
         let Some(by) = replaced.or_else(|| starts::starter(fleet, host, name)) else { continue };
         if starts::is_full(fleet, host, on.is_some()) {
@@ -192,12 +195,12 @@ fn start<'a>(fleet: &mut Fleet<'a>, name: &'a str, mut lacking: usize, on: Optio
     }
 }
 
-/// Lets a worker that does nothing, and cannot do what is lacking, leave a host that is full. Returns whether one leaves.
+/// Lets an idle worker that cannot run the function leave a full host. Returns whether one leaves.
 fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
     let Some(place) = fleet.places.get(host) else { return false };
     let members = || place.workers.iter().filter_map(|id| Some((*id, fleet.members.get(id)?)));
-    // One at a time: the place of one that is going is not free before it has gone. And where workers are replaced, one that
-    // does nothing may be there so that another one can go.
+    // One at a time: the place of a leaving worker is not free until it is gone. And where workers are being
+    // replaced, an idle one may be the successor of another.
     if fleet.replacing == Some(host)
         || starts::is_awaiting(fleet, host)
         || members().any(|(_, member)| member.is_leaving)
@@ -215,10 +218,10 @@ fn make_room(fleet: &mut Fleet<'_>, host: &str, name: &str) -> bool {
     false
 }
 
-/// Takes a worker from a function that has more than it must have, for one that has fewer.
+/// Takes a worker from a function above its minimum, for one below its minimum.
 fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
     let tally = fleet.tally(name);
-    // Those that are to stop with it have not done so yet.
+    // Workers that are to drop the function have not dropped it yet.
     let lacking = wanted.saturating_sub(tally.counted.max(tally.present) + starts::pending(fleet, name));
     let Some(function) = fleet.desired.functions.get(name).filter(|_| lacking > 0) else { return };
     let mut taken = Vec::new();
@@ -231,7 +234,8 @@ fn take_over<'a>(fleet: &mut Fleet<'a>, name: &'a str, wanted: usize) {
         if !can {
             continue;
         }
-        // One that gave up a function a moment ago is free the next time: it is not taken twice.
+        // A worker that has just dropped a function becomes available for the next plan: do not take it
+        // twice.
         if member.ours.values().any(|standing| *standing == Standing::Dropped) {
             return;
         }
@@ -265,12 +269,12 @@ fn note_freed(fleet: &mut Fleet<'_>, name: &str) {
     }
 }
 
-/// How many workers a function has beyond those that it must have.
+/// Number of workers of a function above its minimum.
 fn spared(fleet: &Fleet<'_>, name: &str) -> usize {
     fleet.tally(name).sure.saturating_sub(wanted(fleet, name, true))
 }
 
-/// Why a function gets a worker.
+/// Reason why a function gets a worker.
 fn why(fleet: &Fleet<'_>, name: &str, on: Option<&str>) -> String {
     if let Some(host) = on {
         return format!("for one that is being replaced on {host}");
@@ -283,13 +287,13 @@ fn why(fleet: &Fleet<'_>, name: &str, on: Option<&str>) -> String {
     format!("{} for {name} wanted, {} there: {why}", many(tally.target as u64, "worker"), tally.counted)
 }
 
-/// The host from which a worker of a function moves to another one, if one does.
+/// The host that a worker of a function is being moved away from, if there is one.
 fn moving<'a>(fleet: &Fleet<'a>, name: &str) -> Option<&'a str> {
     let (_, id) = fleet.plan.memory.spreading.as_ref().filter(|(function, _)| function == name)?;
     fleet.members.get(id).map(|member| member.worker.host.as_str())
 }
 
-/// Says that a function does not have what it is to have, and why, unless that is on its way.
+/// Reports that a function is below its target, and why, unless the missing workers are on their way.
 fn tell_unmet(fleet: &mut Fleet<'_>, name: &str) {
     let tally = fleet.tally(name);
     let to_come = starts::pending(fleet, name) + tally.freed + pinned(fleet, name).len();

@@ -1,7 +1,7 @@
-//! The fleet as it will be once what was chosen is done: the working copy on which one decision is made.
+//! The fleet as it will be after the chosen actions: the working copy of one plan.
 //!
-//! What is removed is counted out at once. What is added is counted as hoped for, and as sure only when a worker says so
-//! itself: so nothing is taken away because of something that may have been lost on its way.
+//! A removal takes effect in the counts immediately. An addition counts as expected (`Hoped`), and as `sure`
+//! only once the worker reports it, so nothing is removed because of an addition that may have been lost.
 
 use std::collections::BTreeMap;
 
@@ -9,65 +9,66 @@ use super::super::contract::WorkerId;
 use super::super::desired::Desired;
 use super::{Action, Decision, Memory, Observed, Plan, Worker, millis, rolling};
 
-/// How a worker stands to one of the fleet's functions that it does jobs of.
+/// State of a worker's assignment to one of the fleet's functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is one of those that are wanted.
+    /// Counts toward the target.
     Counts,
-    /// It was told so just now.
+    /// Was registered just now.
     Hoped,
-    /// It goes on until others do it, and then stops.
+    /// Runs it until others do, and then drops it.
     Moves(Reason),
-    /// It does so no more.
+    /// Was dropped just now.
     Dropped,
 }
 
-/// Why a worker is to stop with a function as soon as others do it.
+/// Why a worker is to drop a function as soon as others run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
-    /// The function is not for its host.
+    /// The function is not allowed on its host.
     Host,
-    /// It does more functions than it may.
+    /// It has more functions than allowed.
     Functions,
     /// It is being replaced.
     Replaced,
-    /// Its host has more of them than others.
+    /// Its host has more workers of the function than others.
     Spread,
 }
 
 /// Whether a worker is to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replacement {
-    /// It is not.
+    /// Not to be replaced.
     None,
-    /// Others have their turn first.
+    /// To be replaced later, after others.
     Later,
-    /// It is being replaced.
+    /// Being replaced now.
     Now,
 }
 
-/// A worker, and what is decided of it.
+/// A worker, and the decisions about it.
 pub(super) struct Member<'a> {
-    /// What it said.
+    /// Its observed state.
     pub(super) worker: &'a Worker,
-    /// The fleet's functions that it does.
+    /// Its functions that belong to the fleet.
     pub(super) ours: BTreeMap<&'a str, Standing>,
-    /// How many functions it does, those of others included. What it drops now still takes its slot.
+    /// Number of its functions, including those outside the desired state. A function that it drops now still
+    /// occupies its slot.
     pub(super) slots: usize,
-    /// How many functions it does that the desired state does not name.
+    /// Number of its functions that are not in the desired state.
     pub(super) foreign: usize,
-    /// It is on its way out, or on a host on which no worker is to be.
+    /// Whether it is exiting, or on a stopped host.
     pub(super) is_leaving: bool,
-    /// It has not answered for so long that nothing is expected of it.
+    /// Whether it has not answered for so long that it no longer counts.
     pub(super) is_forgotten: bool,
     /// Whether it is to be replaced.
     pub(super) replacement: Replacement,
-    /// Which of its host's kinds it is, once somebody asked.
+    /// Index of its kind on its host, once computed.
     kind: Option<usize>,
 }
 
 impl Member<'_> {
-    /// Whether it is there and not about to go.
+    /// Whether it exists and is not about to exit.
     pub(super) fn stays(&self) -> bool {
         !self.is_leaving && !self.is_forgotten
     }
@@ -82,53 +83,53 @@ impl Member<'_> {
         self.replacement == Replacement::Now
     }
 
-    /// Whether it can be told something.
+    /// Whether it can receive commands.
     pub(super) fn answers(&self) -> bool {
         self.stays() && self.worker.silent_ms == 0
     }
 
-    /// Whether it could do a function.
+    /// Whether it can run a function.
     pub(super) fn could_do(&self, function: &str) -> bool {
         self.worker.not_in_use.contains(function) || self.worker.in_use.contains(function)
     }
 
-    /// Whether it does nothing at all, and was told nothing.
+    /// Whether it is idle: no functions, no running job, and no command given.
     pub(super) fn is_spare(&self) -> bool {
         self.answers() && self.slots == 0 && self.worker.running.is_empty()
     }
 }
 
-/// A host, and what stands on it.
+/// State of a host.
 #[derive(Default)]
 pub(super) struct Place<'a> {
     /// All of its workers.
     pub(super) workers: Vec<&'a WorkerId>,
-    /// How many processes it bears: all workers but those that are forgotten.
+    /// Number of its processes: all workers except forgotten ones.
     pub(super) population: usize,
-    /// Whether it has more workers than it may.
+    /// Whether it has more workers than allowed.
     pub(super) is_crowded: bool,
-    /// How many functions its workers do together.
+    /// Number of functions of all its workers.
     pub(super) load: usize,
-    /// How many of each kind stay; nothing until somebody asks.
+    /// Number of staying workers per kind; empty until computed.
     kinds: Vec<usize>,
 }
 
-/// The workers of a function.
+/// Worker counts of a function.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
-    /// How many are wanted.
+    /// Target number.
     pub(super) target: usize,
-    /// How many count.
+    /// Workers that count toward the target.
     pub(super) counted: usize,
-    /// Those of them that have answered just now, without those that were told only now.
+    /// Those of them that answered the last request, without those registered just now.
     pub(super) sure: usize,
-    /// All that do it and stay, whether they count or not.
+    /// All staying workers that have the function, whether they count or not.
     pub(super) present: usize,
-    /// How many run a job of it, those included that are about to go.
+    /// Workers that run a job of it, including those about to exit.
     pub(super) busy: usize,
-    /// How many of those that stay run a job of any function.
+    /// Staying workers with the function that run a job of any function.
     pub(super) occupied: usize,
-    /// How many workers were told to give up something, so that it can have more the next time.
+    /// Workers that were told to give something up, so that this function can get more with the next plan.
     pub(super) freed: usize,
 }
 
@@ -140,15 +141,15 @@ pub(super) struct Fleet<'a> {
     pub(super) members: BTreeMap<&'a WorkerId, Member<'a>>,
     pub(super) places: BTreeMap<&'a str, Place<'a>>,
     pub(super) tallies: BTreeMap<&'a str, Tally>,
-    /// How many workers of a function count on a host.
+    /// Number of counting workers per function and host.
     pub(super) on_host: BTreeMap<(&'a str, &'a str), usize>,
-    /// The host on which workers are being replaced.
+    /// The host whose workers are being replaced.
     pub(super) replacing: Option<&'a str>,
     pub(super) plan: Plan,
 }
 
 impl<'a> Fleet<'a> {
-    /// The fleet as it is seen.
+    /// The fleet as observed.
     pub(super) fn new(desired: &'a Desired, observed: &'a Observed, memory: &Memory) -> Self {
         let forget_after = millis(desired.forget_after);
         let mut members = BTreeMap::new();
@@ -185,7 +186,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Says of each worker and function how they stand to each other, and counts.
+    /// Determines the assignment state of each worker and function, and counts them.
     pub(super) fn count(&mut self) {
         for member in self.members.values_mut() {
             let host = member.worker.host.as_str();
@@ -205,7 +206,8 @@ impl<'a> Fleet<'a> {
                 };
             }
             if !member.stays() {
-                // What one that is about to go still runs is work that others will have to do.
+                // A job that still runs on an exiting worker counts as busy: it is load that other workers
+                // will have to take over.
                 for name in member.worker.running.iter().filter(|_| !member.is_forgotten) {
                     if let Some(tally) = self.tallies.get_mut(name.as_str()) {
                         tally.busy += 1;
@@ -237,35 +239,35 @@ impl<'a> Fleet<'a> {
         self.plan.counted = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.counted)).collect();
     }
 
-    /// How many workers a host has too many, without those that leave.
+    /// Number of workers above the host's limit, without those that leave.
     pub(super) fn crowd(&self, host: &str) -> usize {
         let workers = self.places.get(host).map_or(&[][..], |place| &place.workers);
         let stay = workers.iter().filter(|id| self.members.get(**id).is_some_and(Member::stays)).count();
         stay.saturating_sub(self.limit(host))
     }
 
-    /// The most workers on a host, with those that others are replaced by.
+    /// Maximum number of workers on a host, including the surge during replacement.
     pub(super) fn limit(&self, host: &str) -> usize {
         let surge = if self.replacing == Some(host) { self.desired.roll_parallel.max(1) } else { 0 };
         self.desired.max_workers(host).saturating_add(surge)
     }
 
-    /// The workers of a function.
+    /// Counts of a function.
     pub(super) fn tally(&self, function: &str) -> Tally {
         self.tallies.get(function).copied().unwrap_or_default()
     }
 
-    /// How many workers of a function count on a host.
+    /// Number of counting workers of a function on a host.
     pub(super) fn on(&self, function: &str, host: &str) -> usize {
         self.on_host.get(&(function, host)).copied().unwrap_or(0)
     }
 
-    /// How many functions the workers of a host do together.
+    /// Number of functions of all workers of a host.
     pub(super) fn load(&self, host: &str) -> usize {
         self.places.get(host).map_or(0, |place| place.load)
     }
 
-    /// Lets a worker go on with a function until another one does it.
+    /// Lets a worker keep a function until another one runs it.
     pub(super) fn move_away(&mut self, id: &'a WorkerId, function: &'a str, reason: Reason) {
         let Some(member) = self.members.get_mut(id) else { return };
         if member.ours.insert(function, Standing::Moves(reason)) == Some(Standing::Counts) {
@@ -274,7 +276,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// A worker counts for a function no more.
+    /// Removes a worker from the counts of a function.
     fn count_out(&mut self, function: &'a str, host: &'a str, answers: bool) {
         if let Some(tally) = self.tallies.get_mut(function) {
             tally.counted -= 1;
@@ -286,7 +288,7 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// The version that workers of a function are to be of, if any is wanted.
+    /// The desired version for workers of a function; `None` for any.
     pub(super) fn version_for(&self, function: &str) -> Option<&'a str> {
         self.desired.version_for(function)
     }
@@ -296,7 +298,8 @@ impl<'a> Fleet<'a> {
         self.version_for(function).is_none_or(|wanted| wanted == version)
     }
 
-    /// The version that a worker is to be of that does nothing, if its own is wanted for nothing that it could do.
+    /// The desired version for an idle worker, if its own version is wrong for every function that it can
+    /// run.
     pub(super) fn missed_version(&self, worker: &Worker) -> Option<&'a str> {
         let names = worker.in_use.union(&worker.not_in_use).filter(|name| self.desired.functions.contains_key(*name));
         let mut first = None;
@@ -310,7 +313,7 @@ impl<'a> Fleet<'a> {
         of_all.filter(|wanted| *wanted != worker.version).or(first)
     }
 
-    /// Whether a worker's host would be left without one of its kind: the same language and the same functions.
+    /// Whether a worker is the last of its kind on its host. A kind is a language and a set of functions.
     pub(super) fn is_last_of_kind(&mut self, id: &WorkerId) -> bool {
         let Some(host) = self.members.get(id).map(|member| member.worker.host.as_str()) else { return true };
         self.tell_kinds(host);
@@ -319,7 +322,7 @@ impl<'a> Fleet<'a> {
         left <= 1
     }
 
-    /// Tells the kinds of a host's workers apart, once.
+    /// Determines the kinds of a host's workers, once.
     fn tell_kinds(&mut self, host: &str) {
         let Some(place) = self.places.get_mut(host).filter(|place| place.kinds.is_empty()) else { return };
         let mut kinds: BTreeMap<(&str, Vec<&str>), usize> = BTreeMap::new();
@@ -338,7 +341,7 @@ impl<'a> Fleet<'a> {
         self.plan.decisions.push(Decision { action, why });
     }
 
-    /// Lets a worker do a function.
+    /// Registers a function on a worker.
     pub(super) fn register(&mut self, id: &'a WorkerId, function: &'a str, why: String) {
         let Some(member) = self.members.get_mut(id) else { return };
         member.slots += 1;
@@ -353,7 +356,7 @@ impl<'a> Fleet<'a> {
         self.say(Action::Register { worker: id.clone(), function: function.to_owned() }, why);
     }
 
-    /// Lets a worker do a function no more.
+    /// Unregisters a function from a worker.
     pub(super) fn unregister(&mut self, id: &'a WorkerId, function: &'a str, why: String) {
         let Some(member) = self.members.get_mut(id) else { return };
         if member.ours.insert(function, Standing::Dropped) == Some(Standing::Counts) {
@@ -363,7 +366,7 @@ impl<'a> Fleet<'a> {
         self.say(Action::Unregister { worker: id.clone(), function: function.to_owned() }, why);
     }
 
-    /// Lets a worker end. It counts for no function.
+    /// Lets a worker exit. It counts for no function.
     pub(super) fn exit(&mut self, id: &'a WorkerId, why: String) {
         let Some(member) = self.members.get_mut(id) else { return };
         let kind = if member.answers() { member.kind } else { None };
@@ -380,7 +383,7 @@ impl<'a> Fleet<'a> {
         self.say(Action::Start { host: host.to_owned(), by: by.clone() }, why);
     }
 
-    /// What came of it.
+    /// Creates the plan.
     pub(super) fn into_plan(mut self) -> Plan {
         self.plan.targets = self.tallies.iter().map(|(name, tally)| ((*name).to_owned(), tally.target)).collect();
         let is_outdated = |(id, member): &(&&WorkerId, &Member<'_>)| {

@@ -1,4 +1,4 @@
-//! What workers give up, and which of them leave.
+//! Scale-down: functions that workers drop, and workers that exit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use super::super::contract::WorkerId;
 use super::fleet::{Fleet, Member, Reason, Standing};
 use super::{many, millis, refusals, seconds};
 
-/// Lets all workers of stopped hosts end. They count for nothing from now on.
+/// Lets all workers of stopped hosts exit. They no longer count for any function.
 pub(super) fn stop_hosts(fleet: &mut Fleet<'_>) {
     let stopped = &fleet.desired.stopped_hosts;
     let on_stopped = |member: &Member<'_>| stopped.contains(&member.worker.host);
@@ -22,7 +22,7 @@ pub(super) fn stop_hosts(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// Lets workers stop with what they are not to do, where others do it now.
+/// Drops functions from workers that are to move away from them, once others run them.
 pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
     let mut dropped = Vec::new();
     for (id, member) in fleet.members.iter().filter(|(_, member)| member.answers() && !member.is_replaced()) {
@@ -49,7 +49,7 @@ pub(super) fn drop_moved(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// Takes functions from workers where more do them than are wanted.
+/// Drops functions from workers above the target.
 pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
     let names: Vec<&str> = fleet.tallies.keys().copied().collect();
     for name in names {
@@ -58,7 +58,8 @@ pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
         if surplus == 0 {
             continue;
         }
-        // Of a wrong version first, then on hosts that have too many, then idle ones, then where most of them are.
+        // Order: wrong version first, then hosts above their limit, then idle workers, then hosts with the
+        // most workers of the function.
         let mut hosts: BTreeMap<&str, Vec<(bool, bool, &WorkerId)>> = BTreeMap::new();
         for (id, member) in &fleet.members {
             if member.answers() && member.ours.get(name) == Some(&Standing::Counts) {
@@ -85,17 +86,17 @@ pub(super) fn drop_surplus(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// A worker, after all by which it is compared with those of other hosts: the highest goes first.
+/// A worker, preceded by the keys that rank it among those of other hosts; the highest goes first.
 type Candidate<'a> = (bool, bool, bool, usize, &'a WorkerId, &'a str);
 
-/// The worker of a host that would go next.
+/// The next candidate of a host.
 fn last_of<'a>(fleet: &Fleet<'a>, host: &'a str, workers: &[(bool, bool, &'a WorkerId)]) -> Option<Candidate<'a>> {
     let (is_wrong, is_idle, id) = workers.last()?;
     let is_crowded = fleet.places.get(host).is_some_and(|place| place.is_crowded);
     Some((*is_wrong, is_crowded, *is_idle, workers.len(), *id, host))
 }
 
-/// Remembers which workers are without functions, and since when.
+/// Records which workers are idle, and since when.
 pub(super) fn note_spares(fleet: &mut Fleet<'_>) {
     let before = std::mem::take(&mut fleet.plan.memory.spare_since);
     let is_spare = |member: &Member<'_>| member.is_spare() && !member.is_replaced();
@@ -105,7 +106,7 @@ pub(super) fn note_spares(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// Lets workers without functions end that have had none for long, or that their host has too many.
+/// Lets workers exit that have been idle for long, or that are above their host's limit.
 pub(super) fn let_spares_go(fleet: &mut Fleet<'_>) {
     note_spares(fleet);
     let now = fleet.now;

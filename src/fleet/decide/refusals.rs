@@ -1,4 +1,5 @@
-//! Workers that refuse a function: they are not asked for it again at once, and are not taken for workers that can do it.
+//! Refusals: a worker that refuses a function is not asked again immediately, and does not count as able to
+//! run it.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +8,13 @@ use super::fleet::Fleet;
 use super::starts::{BACK_OFF_MAX_MS, pause};
 use super::{Memory, RefusalMemory, many, seconds};
 
-/// From so many workers of a host on that refuse a function no other is started there for it: it would refuse it too.
+/// When this many workers of a host refuse a function, no other is started there for it, since it would
+/// refuse too.
 const TRIED_PER_HOST: usize = 2;
 
 impl Memory {
-    /// Remembers that a worker refused to do a function, so that it is not asked for that for some time: 30 seconds after
-    /// the first time, and twice as long after each other, up to 10 minutes.
+    /// Records that a worker refused a function, so that it is not asked again for some time: 30 seconds
+    /// after the first refusal, doubled with each further one, up to 10 minutes.
     pub fn refused(&mut self, worker: &WorkerId, function: &str, now_ms: u64) {
         let refusal = self.refusals.entry(worker.clone()).or_default().entry(function.to_owned()).or_default();
         refusal.not_before_ms = now_ms.saturating_add(pause(refusal.times));
@@ -20,7 +22,7 @@ impl Memory {
     }
 }
 
-/// Forgets what was refused long ago, or is done now.
+/// Forgets refusals that are old, or whose function is in use now.
 pub(super) fn look_back(fleet: &mut Fleet<'_>) {
     let (workers, now) = (&fleet.observed.workers, fleet.now);
     fleet.plan.memory.refusals.retain(|id, functions| {
@@ -32,26 +34,26 @@ pub(super) fn look_back(fleet: &mut Fleet<'_>) {
     });
 }
 
-/// Whether a worker is not to be asked to do a function for now.
+/// Whether a worker must not be asked for a function yet.
 pub(super) fn is_refusing(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
     refusal(fleet, id, name).is_some_and(|refusal| fleet.now < refusal.not_before_ms)
 }
 
-/// Whether a worker has refused a function that it could be asked for again. It is kept meanwhile: another in its place
-/// would refuse it as well.
+/// Whether a worker has refused a function that it may be asked for again. It is kept meanwhile: a
+/// replacement would refuse it too.
 pub(super) fn has_refused(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
     let refusals: Option<&BTreeMap<String, RefusalMemory>> = fleet.plan.memory.refusals.get(id);
     refusals.is_some_and(|functions| functions.keys().any(|name| fleet.tallies.contains_key(name.as_str())))
 }
 
-/// Whether so many workers of a host refuse a function that others would too.
+/// Whether enough workers of a host refuse a function that others would refuse it too.
 pub(super) fn is_hopeless(fleet: &Fleet<'_>, host: &str, name: &str) -> bool {
     let workers = fleet.places.get(host).map_or(&[][..], |place| &place.workers).iter();
     !fleet.plan.memory.refusals.is_empty()
         && workers.filter(|id| refusal(fleet, id, name).is_some()).count() >= TRIED_PER_HOST
 }
 
-/// Says that workers refuse a function, if any do.
+/// Describes the refusals of a function, if there are any.
 pub(super) fn said(fleet: &Fleet<'_>, name: &str) -> Option<String> {
     let refuse = fleet.members.iter().filter(|(id, member)| member.stays() && is_refusing(fleet, id, name));
     let refuse: Vec<&WorkerId> = refuse.map(|(id, _)| *id).collect();

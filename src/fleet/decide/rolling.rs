@@ -1,11 +1,11 @@
-//! Workers of a wrong version, and those that somebody wants replaced, give way to new ones: host by host, and on a host a
-//! few at a time. None goes before what it does is done by others.
+//! Rolling restart: replaces workers of a wrong version, and those to be replaced on request, host by host,
+//! and on each host a few at a time. None exits before others run its functions.
 
 use super::super::contract::WorkerId;
 use super::fleet::{Fleet, Member, Replacement, Standing};
 use super::starts;
 
-/// Finds the workers that are to be replaced, and takes on some of them.
+/// Finds the workers to be replaced, and selects those that are replaced now.
 pub(super) fn choose(fleet: &mut Fleet<'_>) {
     let outdated: Vec<&WorkerId> =
         fleet.members.iter().filter(|(id, member)| is_outdated(fleet, id, member)).map(|(id, _)| *id).collect();
@@ -23,7 +23,7 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
     };
     let on_host = |id: &&&WorkerId| fleet.members.get(**id).is_some_and(|m| m.worker.host == host && m.answers());
     let mut chosen: Vec<&WorkerId> = outdated.iter().filter(on_host).copied().collect();
-    // Those without functions first: they take room that others need, and cost nothing.
+    // Workers without functions come first: they take up room and cost nothing.
     chosen.sort_by_key(|id| fleet.members.get(id).is_some_and(|member| !member.ours.is_empty()));
     for id in chosen.into_iter().take(fleet.desired.roll_parallel.max(1)) {
         if let Some(member) = fleet.members.get_mut(id) {
@@ -32,7 +32,7 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
     }
     let members = &fleet.members;
     let is_replaced = |id: &WorkerId| members.get(id).is_some_and(Member::is_replaced);
-    // One that was told to take over a function and does not do it has taken over nothing.
+    // A worker that was told to take over a function and does not run it is no successor.
     let does = |id: &WorkerId, name: &str| {
         members.get(id).is_some_and(|m| m.answers() && !m.is_replaced() && m.worker.in_use.contains(name))
     };
@@ -43,12 +43,13 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// Whether somebody has taken over, or was told to take over, a function from a worker.
+/// Whether another worker has taken over a function, or was told to.
 pub(super) fn has_successor(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
     fleet.plan.memory.successors.get(id).is_some_and(|functions| functions.contains_key(name))
 }
 
-/// Whether a worker that is being replaced is no longer needed for a function: enough others do it, or one in its place.
+/// Whether a worker that is being replaced is no longer needed for a function: enough others run it, or its
+/// successor does.
 fn is_done(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
     let tally = fleet.tally(name);
     let successor = fleet.plan.memory.successors.get(id).and_then(|functions| functions.get(name));
@@ -57,9 +58,9 @@ fn is_done(fleet: &Fleet<'_>, id: &WorkerId, name: &str) -> bool {
         || successor.and_then(|member| member.ours.get(name)).is_some_and(|standing| *standing != Standing::Hoped)
 }
 
-/// Whether no successor can come for a worker: its host bears all that it may, those beside it included, and nothing there
-/// is about to change. That happens when others came from elsewhere, or a monitor was started anew in the middle. The host
-/// may not keep so many anyway, so the worker goes.
+/// Whether no successor can be started for a worker: its host is full, the surge included, and nothing there
+/// is about to change. This happens when workers came from elsewhere, or the monitor was restarted during the
+/// replacement. The host is above its limit anyway, so the worker exits.
 fn is_stuck(fleet: &Fleet<'_>, member: &Member<'_>) -> bool {
     let host = member.worker.host.as_str();
     let Some(place) = fleet.places.get(host) else { return false };
@@ -70,7 +71,8 @@ fn is_stuck(fleet: &Fleet<'_>, member: &Member<'_>) -> bool {
         && members.all(|other| other.answers() && !other.is_spare() && !is_told(other))
 }
 
-/// Whether a worker is to be replaced. One that does only what the desired state does not name is left as it is.
+/// Whether a worker is to be replaced. A worker whose functions are all outside the desired state is left
+/// alone.
 fn is_outdated(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> bool {
     if !member.stays() || member.foreign > 0 && member.ours.is_empty() {
         return false;
@@ -81,7 +83,7 @@ fn is_outdated(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> bool {
         || member.slots == 0 && fleet.missed_version(member.worker).is_some()
 }
 
-/// Whether a worker that is about to end is one of those that are replaced.
+/// Whether a worker that is about to exit is one of those to be replaced.
 pub(super) fn is_leftover(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> bool {
     let worker = member.worker;
     let mut names = worker.running.iter().map(String::as_str).chain(member.ours.keys().copied()).peekable();
@@ -93,8 +95,8 @@ pub(super) fn is_leftover(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>)
         }
 }
 
-/// The host on which workers are replaced now: the one that was begun with, then the first by name. A host that starts no
-/// workers is passed over meanwhile.
+/// The host whose workers are replaced now: the one that is in progress, otherwise the first by name. Hosts
+/// in backoff are skipped.
 fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
     let host_of = |id: &&WorkerId| fleet.members.get(*id).filter(|m| m.answers()).map(|m| m.worker.host.as_str());
     let hosts = outdated.iter().filter_map(host_of).filter(|host| {
@@ -102,7 +104,7 @@ fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
         memory.is_none_or(|memory| memory.not_before_ms <= fleet.now)
     });
     let begun = fleet.plan.memory.replacing.as_deref().filter(|_| !outdated.is_empty());
-    // A worker that is to come there is still part of the work on it.
+    // A worker that is still to appear there is part of the work on this host.
     let awaiting = begun.filter(|begun| starts::is_awaiting(fleet, begun));
     if let Some((host, _)) = awaiting.and_then(|begun| fleet.places.get_key_value(begun)) {
         return Some(host);
@@ -110,7 +112,7 @@ fn host<'a>(fleet: &Fleet<'a>, outdated: &[&WorkerId]) -> Option<&'a str> {
     begun.and_then(|begun| hosts.clone().find(|host| *host == begun)).or_else(|| hosts.min())
 }
 
-/// Lets those end whose work is done by others now.
+/// Lets workers exit whose functions others run now.
 pub(super) fn finish(fleet: &mut Fleet<'_>) {
     let replaced: Vec<&WorkerId> =
         fleet.members.iter().filter(|(_, member)| member.is_replaced()).map(|(id, _)| *id).collect();
@@ -133,8 +135,8 @@ pub(super) fn finish(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// Whether a host that can bear no more workers can do without the last one of its kind: others can do all that it can do
-/// for the fleet.
+/// Whether a full host does not need the last worker of a kind: others there can run all of its functions
+/// that belong to the fleet.
 fn is_dispensable(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
     let Some(member) = fleet.members.get(id).filter(|member| is_stuck(fleet, member)) else { return false };
     let workers = fleet.places.get(member.worker.host.as_str()).map_or(&[][..], |place| &place.workers).iter();
@@ -144,7 +146,8 @@ fn is_dispensable(fleet: &Fleet<'_>, id: &WorkerId) -> bool {
     !others.is_empty() && names.all(|name| others.iter().any(|other| other.answers() && other.could_do(name)))
 }
 
-/// Starts another worker of the same kind, since the last one of a host could not be told to start any.
+/// Starts another worker of the same kind first: without the last worker, no other could be told to start
+/// one.
 fn start_another(fleet: &mut Fleet<'_>, id: &WorkerId, why: String) {
     let Some(host) = fleet.members.get(id).map(|member| member.worker.host.as_str()) else { return };
     let memory = fleet.plan.memory.hosts.get(host);
@@ -154,7 +157,7 @@ fn start_another(fleet: &mut Fleet<'_>, id: &WorkerId, why: String) {
     }
 }
 
-/// Why a worker is replaced.
+/// Reason for the replacement.
 fn why(fleet: &Fleet<'_>, id: &WorkerId, member: &Member<'_>) -> String {
     let version = &member.worker.version;
     let wrong = member.ours.iter().filter(|(_, standing)| **standing != Standing::Dropped);

@@ -1,14 +1,15 @@
-//! How many workers each function is to have.
+//! Scaling: the target number of workers of each function.
 //!
-//! What seems right at one moment is a recommendation. More workers come at once, but only once in each `cool_down` (the first is not waited for), and
-//! those of the last time must be there if the age of the jobs is what asks for them. Fewer come when for a whole `idle`
-//! no recommendation was higher.
+//! Each plan computes a recommendation. Scale-up is immediate, but happens only once per `cool_down` (except
+//! for the first worker), and if it is based on the age of jobs, the workers of the last scale-up must be
+//! there. Scale-down happens when no recommendation was higher for a whole `idle` time.
 
 use super::super::desired::Function;
 use super::fleet::{Fleet, Tally};
 use super::{FunctionMemory, Queue, many, millis, seconds};
 
-/// Into so many pieces `idle` is cut: of each the highest recommendation is remembered, and as of the piece's end.
+/// Number of intervals that `idle` is divided into. Of each, the highest recommendation is kept, with the end
+/// of the interval as its time.
 const PIECES: u64 = 60;
 
 /// Sets the target of each function.
@@ -27,7 +28,7 @@ pub(super) fn set_targets(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// What the target of a function follows from.
+/// Input of the target of a function.
 struct Scaling<'a> {
     function: &'a Function,
     queue: Queue,
@@ -46,7 +47,7 @@ impl Scaling<'_> {
             self.remember(memory, base);
         }
         let (asked, reason) = self.recommendation(base, waiting_since);
-        // Of workers beyond that number none would have a job.
+        // More workers than the limit of running jobs would have no job.
         let useful = match usize::try_from(self.queue.max_running) {
             Ok(0) | Err(_) => max,
             Ok(most) => most.clamp(min, max),
@@ -54,7 +55,7 @@ impl Scaling<'_> {
         let mut asked = asked.clamp(min, useful);
         let cool_down = millis(self.function.cool_down);
         if asked > base && memory.grown_ms.is_some_and(|grown| self.now.saturating_sub(grown) < cool_down) {
-            // The first worker is not waited for.
+            // The first worker is exempt from the cool-down.
             asked = base.max(asked.min(1));
         }
         self.remember(memory, asked);
@@ -65,13 +66,13 @@ impl Scaling<'_> {
         target
     }
 
-    /// How many workers seem right now, and why if that is more than before.
+    /// The recommended number of workers, and the reason if it is higher than before.
     fn recommendation(&self, base: usize, waiting_since: Option<u64>) -> (usize, String) {
         let waiting = self.queue.waiting;
         if waiting == 0 {
             let running = usize::try_from(self.queue.running).unwrap_or(usize::MAX);
             let busy = self.tally.busy.min(running);
-            // Those that run jobs of other functions are of no use to this one now, and were not a moment ago.
+            // Workers that run jobs of other functions cannot help now, and could not a moment ago either.
             let elsewhere = self.tally.occupied.saturating_sub(self.tally.busy);
             let needed = if busy == 0 { 0 } else { busy + elsewhere };
             return (needed.min(base), String::new());
@@ -91,7 +92,8 @@ impl Scaling<'_> {
                 reason = format!("{jobs} {wait} for {}, more than {each} each", many(base as u64, "worker"));
             }
         }
-        // Those that were asked for before are not there yet, or cannot come: more of them would not either.
+        // Workers that were requested before are not there yet, or cannot be started: requesting more would
+        // not help either.
         let are_there = base > 0 && self.tally.present >= base;
         let oldest = self.queue.oldest_ms.or(waiting_since.map(|since| self.now.saturating_sub(since))).unwrap_or(0);
         if let Some(age) = self.function.scale_up_age.map(millis)
@@ -113,10 +115,10 @@ impl Scaling<'_> {
         (asked, reason)
     }
 
-    /// Adds a recommendation, and forgets those that are too old or can never be the highest again.
+    /// Adds a recommendation, and drops those that are too old or can never be the maximum again.
     fn remember(&self, memory: &mut FunctionMemory, asked: usize) {
         let kept = &mut memory.recommendations;
-        // What was asked for under a higher maximum is not asked for again when that comes back.
+        // A recommendation under a higher maximum must not return when that maximum is restored.
         let max = self.function.max().max(self.function.min);
         let mut cut = None;
         while let Some((at, _)) = kept.pop_front_if(|(_, older)| *older > max) {

@@ -1,8 +1,9 @@
-//! The workers of a function are spread over its hosts, and again when a host has come back.
+//! Spreading: balances the workers of a function over its hosts, also after a host has come back.
 //!
-//! One worker at a time moves, in the way of those on a host that is not allowed: it goes on until another one, on the host
-//! that has fewest, does its function too. Each move makes the numbers of a function's workers on the hosts more equal, or
-//! leaves those as they are and makes the numbers of all functions more equal, so that moving comes to an end.
+//! One worker moves at a time, in the same way as a worker on a host that is not allowed: it keeps its
+//! function until another one runs it, on the host with the fewest. Each move makes the numbers of the
+//! function's workers per host more equal, or leaves them and makes the numbers of all functions per host
+//! more equal. So the moves terminate.
 
 use super::super::contract::WorkerId;
 use super::filling::{self, Free};
@@ -12,7 +13,7 @@ use super::{refusals, starts};
 /// Chooses the worker that moves.
 pub(super) fn choose(fleet: &mut Fleet<'_>) {
     let before = fleet.plan.memory.spreading.take();
-    // What is replaced comes where it was, and what is lacking needs the free workers.
+    // Successors belong on the same host, and the available workers are needed for missing ones.
     if fleet.replacing.is_some() || !fleet.plan.memory.rolling.is_empty() {
         return;
     }
@@ -22,7 +23,7 @@ pub(super) fn choose(fleet: &mut Fleet<'_>) {
     fleet.move_away(id, name, Reason::Spread);
 }
 
-/// The move that was begun, if it still makes sense.
+/// The move in progress, if it still makes sense.
 fn begun<'a>(fleet: &Fleet<'a>, name: &str, id: &WorkerId) -> Option<(&'a str, &'a WorkerId)> {
     let (name, _) = fleet.desired.functions.get_key_value(name)?;
     let (id, member) = fleet.members.get_key_value(id)?;
@@ -35,7 +36,7 @@ fn begun<'a>(fleet: &Fleet<'a>, name: &str, id: &WorkerId) -> Option<(&'a str, &
     (has_come() || can_come()).then_some((name, *id))
 }
 
-/// The next move, where nobody is awaited.
+/// The next move, unless a worker is awaited.
 fn next<'a>(fleet: &Fleet<'a>) -> Option<(&'a str, &'a WorkerId)> {
     if fleet.plan.memory.hosts.values().any(|memory| !memory.pending.is_empty()) {
         return None;
@@ -57,8 +58,8 @@ fn next<'a>(fleet: &Fleet<'a>) -> Option<(&'a str, &'a WorkerId)> {
     })
 }
 
-/// Whether a function has all that it is to have, and a host could have one more of it and another one fewer. No host does
-/// less than `least`.
+/// Whether a function has reached its target, and moving one of its workers would balance its hosts better.
+/// `least` is the lowest load of all hosts.
 fn is_uneven<'a>(fleet: &Fleet<'a>, least: usize, name: &'a str) -> bool {
     let tally = fleet.tally(name);
     if (tally.sure, tally.counted) != (tally.target, tally.target) {
@@ -67,7 +68,7 @@ fn is_uneven<'a>(fleet: &Fleet<'a>, least: usize, name: &'a str) -> bool {
     let of_function = fleet.on_host.range((name, "")..).take_while(|((other, _), _)| *other == name);
     let most = of_function.map(|((_, host), count)| (*count, fleet.load(host), *host)).max();
     let Some((count, load, from)) = most.filter(|(count, ..)| *count > 0) else { return false };
-    // Of one worker on each host most functions have no more: this is quick for many hosts.
+    // Most functions have at most one worker per host: this check is fast for many hosts.
     if count == 1 && load < least + 2 {
         return false;
     }
@@ -75,7 +76,7 @@ fn is_uneven<'a>(fleet: &Fleet<'a>, least: usize, name: &'a str) -> bool {
     to.is_some_and(|to| is_better(fleet, name, from, to))
 }
 
-/// The worker of a host that gives a function up: one that is idle if there is one.
+/// The worker that gives up the function on a host, preferably an idle one.
 fn mover<'a>(fleet: &Fleet<'a>, name: &str, host: &str) -> Option<&'a WorkerId> {
     let workers = fleet.places.get(host)?.workers.iter().copied();
     let does = |id: &&WorkerId| {
@@ -87,7 +88,7 @@ fn mover<'a>(fleet: &Fleet<'a>, name: &str, host: &str) -> Option<&'a WorkerId> 
     workers.filter(does).min_by_key(is_busy)
 }
 
-/// The hosts on which a function may have one more worker.
+/// The hosts that may have one more worker of a function.
 fn open<'f, 'a>(fleet: &'f Fleet<'a>, name: &str) -> impl Iterator<Item = &'a str> + use<'f, 'a> {
     let function = fleet.desired.functions.get(name);
     let is_allowed = move |host: &str| function.is_some_and(|function| function.is_for(host));
@@ -95,8 +96,8 @@ fn open<'f, 'a>(fleet: &'f Fleet<'a>, name: &str) -> impl Iterator<Item = &'a st
     places.filter(move |host| is_allowed(host) && !fleet.desired.stopped_hosts.contains(*host))
 }
 
-/// The hosts on which one more worker can do a function now: one that is free, or else one that is awaited or can be started.
-/// Where a worker is free, none is started.
+/// The hosts where one more worker can run a function now: an available one, otherwise one that is awaited or
+/// can be started. None is started while one is available.
 fn targets<'a>(fleet: &Fleet<'a>, free: &Free<'a>, name: &str) -> Vec<&'a str> {
     let awaited: Vec<&str> = open(fleet, name).filter(|host| starts::pending_on(fleet, name, host) > 0).collect();
     if !awaited.is_empty() {
@@ -116,7 +117,7 @@ fn targets<'a>(fleet: &Fleet<'a>, free: &Free<'a>, name: &str) -> Vec<&'a str> {
     let with_free: Vec<(&str, Vec<&WorkerId>)> =
         open(fleet, name).map(|host| (host, can_take(host))).filter(|(_, workers)| !workers.is_empty()).collect();
     if !with_free.is_empty() {
-        // Those that another function lacks are not taken from it.
+        // Do not take workers that another function lacks.
         let is_open = |(host, workers): &(&str, Vec<&WorkerId>)| workers.iter().any(|id| !is_lacked(host, id));
         return with_free.into_iter().filter(is_open).map(|(host, _)| host).collect();
     }
@@ -128,14 +129,14 @@ fn targets<'a>(fleet: &Fleet<'a>, free: &Free<'a>, name: &str) -> Vec<&'a str> {
 
 fn can_start(fleet: &Fleet<'_>, name: &str, host: &str) -> bool {
     let by = starts::starter(fleet, host, name).and_then(|id| fleet.members.get(id));
-    // What it would start is of no use if it has the wrong version.
+    // The worker that it would start is useless if its version is wrong.
     by.is_some_and(|by| fleet.is_right(&by.worker.version, name))
         && !starts::is_backing_off(fleet, host)
         && !starts::is_full(fleet, host, false)
         && !refusals::is_hopeless(fleet, host, name)
 }
 
-/// Whether a function's worker is of more use on another host.
+/// Whether moving a worker of a function from one host to the other improves the balance.
 fn is_better(fleet: &Fleet<'_>, name: &str, from: &str, to: &str) -> bool {
     match fleet.on(name, from).saturating_sub(fleet.on(name, to)) {
         0 => false,

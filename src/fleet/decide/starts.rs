@@ -1,4 +1,4 @@
-//! Workers that are started: where, by telling whom, and whether they came.
+//! Starting workers: on which host, by which worker, and whether they appeared.
 
 use std::collections::BTreeSet;
 
@@ -6,21 +6,22 @@ use super::super::contract::WorkerId;
 use super::fleet::Fleet;
 use super::{HostMemory, Memory, Pending, Worker, millis, seconds};
 
-/// So many workers are awaited on one host at a time.
+/// Maximum number of workers awaited per host.
 const PENDING_MAX: usize = 64;
-/// How long no worker is started after one did not come; doubled each time, up to [`BACK_OFF_MAX_MS`].
+/// Backoff after a worker did not appear; doubled with each failure, up to [`BACK_OFF_MAX_MS`].
 const BACK_OFF_MS: u64 = 30_000;
 pub(super) const BACK_OFF_MAX_MS: u64 = 600_000;
 
 impl Memory {
-    /// Remembers that a worker refused to start another one: that one is not awaited, and none is started on the host for
-    /// some time, as when one did not come. What the worker said is the `problem`, for people.
+    /// Records that a worker refused to start another one. That one is not awaited, and the host is in
+    /// backoff, as after one that did not appear. The worker's reason is the `problem`, for people.
     pub fn start_failed(&mut self, host: &str, by: &WorkerId, problem: String, now_ms: u64) {
         self.start_not_heard(host, by);
         fail(self.hosts.entry(host.to_owned()).or_default(), now_ms, problem);
     }
 
-    /// Remembers that a worker had ended before it could start another one: that one is not awaited, and nothing has failed.
+    /// Records that a worker exited before it could start another one. That one is not awaited, and this does
+    /// not count as a failure.
     pub fn start_not_heard(&mut self, host: &str, by: &WorkerId) {
         let Some(memory) = self.hosts.get_mut(host) else { return };
         if let Some(index) = memory.pending.iter().rposition(|pending| pending.by == *by) {
@@ -29,7 +30,7 @@ impl Memory {
     }
 }
 
-/// Looks which of the workers that were to come have come.
+/// Checks which of the awaited workers have appeared.
 pub(super) fn look_back(fleet: &mut Fleet<'_>) {
     let (observed, now) = (fleet.observed, fleet.now);
     forget_replaced(fleet);
@@ -58,14 +59,15 @@ pub(super) fn look_back(fleet: &mut Fleet<'_>) {
             fail(memory, now, format!("a worker that was started did not come within {timeout}"));
         }
     }
-    // A host is forgotten when nothing has been tried on it for as long as the longest pause.
+    // A host is forgotten when nothing has been tried on it for as long as the longest backoff.
     hosts.retain(|_, memory| {
         !memory.pending.is_empty() || memory.failures > 0 && now < memory.not_before_ms.saturating_add(BACK_OFF_MAX_MS)
     });
     fleet.plan.memory.hosts = hosts;
 }
 
-/// Forgets those that were to be replaced and are gone. One that is not seen for a moment is not gone yet.
+/// Forgets workers that were to be replaced and are gone. One that is missing only for a moment is not gone
+/// yet.
 fn forget_replaced(fleet: &mut Fleet<'_>) {
     let (workers, now, forget_after) = (&fleet.observed.workers, fleet.now, millis(fleet.desired.forget_after));
     let memory = &mut fleet.plan.memory;
@@ -81,7 +83,7 @@ fn of(worker: &Worker) -> String {
     if worker.version.is_empty() { "no version".to_owned() } else { format!("version {}", worker.version) }
 }
 
-/// The version that a worker was to have that came with another.
+/// The desired version of a worker that appeared with another one.
 fn wrong_version<'a>(fleet: &Fleet<'a>, worker: &Worker, pending: &Pending) -> Option<&'a str> {
     if pending.functions.is_empty() {
         return fleet.missed_version(worker);
@@ -90,12 +92,12 @@ fn wrong_version<'a>(fleet: &Fleet<'a>, worker: &Worker, pending: &Pending) -> O
     wanted.find(|version| *version != worker.version)
 }
 
-/// How long not to try what has failed so many times before, in milliseconds.
+/// Backoff after this many failures, in milliseconds.
 pub(super) fn pause(failures: u32) -> u64 {
     BACK_OFF_MS.saturating_mul(1 << failures.min(10)).min(BACK_OFF_MAX_MS)
 }
 
-/// Remembers that a host did not start a worker as it should. What fails together fails once.
+/// Records a failed start on a host. Concurrent failures count once.
 fn fail(memory: &mut HostMemory, now: u64, problem: String) {
     if memory.not_before_ms <= now {
         memory.not_before_ms = now.saturating_add(pause(memory.failures));
@@ -104,7 +106,7 @@ fn fail(memory: &mut HostMemory, now: u64, problem: String) {
     memory.problem = problem;
 }
 
-/// Says which hosts start no workers, and why, as long as that is so.
+/// Reports hosts in backoff and the reason.
 pub(super) fn tell_problems(fleet: &mut Fleet<'_>) {
     for (host, memory) in &fleet.plan.memory.hosts {
         if memory.failures == 0 || fleet.desired.stopped_hosts.contains(host) {
@@ -118,20 +120,20 @@ pub(super) fn tell_problems(fleet: &mut Fleet<'_>) {
     }
 }
 
-/// Whether a host starts no workers for now.
+/// Whether a host is in backoff.
 pub(super) fn is_backing_off(fleet: &Fleet<'_>, host: &str) -> bool {
     fleet.plan.memory.hosts.get(host).is_some_and(|memory| {
-        // One that has failed is tried with one worker first.
+        // After a failure, only one worker at a time is tried.
         fleet.now < memory.not_before_ms || memory.failures > 0 && !memory.pending.is_empty()
     })
 }
 
-/// Whether a worker is to come on a host.
+/// Whether a worker is awaited on a host.
 pub(super) fn is_awaiting(fleet: &Fleet<'_>, host: &str) -> bool {
     fleet.plan.memory.hosts.get(host).is_some_and(|memory| !memory.pending.is_empty())
 }
 
-/// Whether a host has no place for another worker; there is more for one that takes another's place.
+/// Whether a host is full. A successor may use the surge.
 pub(super) fn is_full(fleet: &Fleet<'_>, host: &str, is_successor: bool) -> bool {
     let pending = fleet.plan.memory.hosts.get(host).map_or(0, |memory| memory.pending.len());
     let population = fleet.places.get(host).map_or(0, |place| place.population);
@@ -139,8 +141,8 @@ pub(super) fn is_full(fleet: &Fleet<'_>, host: &str, is_successor: bool) -> bool
     population.saturating_add(pending) >= limit || pending >= PENDING_MAX
 }
 
-/// The worker of a host that can be told to start another one that can do a function: one of the right version if there is
-/// one, since it surely can.
+/// The worker of a host that is told to start one with a function: preferably one of the right version, since
+/// its copy certainly has the function.
 pub(super) fn starter<'a>(fleet: &Fleet<'a>, host: &str, function: &str) -> Option<&'a WorkerId> {
     let mut any = None;
     for id in &fleet.places.get(host)?.workers {
@@ -156,12 +158,12 @@ pub(super) fn starter<'a>(fleet: &Fleet<'a>, host: &str, function: &str) -> Opti
     any
 }
 
-/// How many workers are to come for a function on a host.
+/// Number of workers awaited for a function on a host.
 pub(super) fn pending_on(fleet: &Fleet<'_>, function: &str, host: &str) -> usize {
     fleet.plan.memory.hosts.get(host).map_or(0, |memory| for_function(memory, function))
 }
 
-/// How many workers are to come for a function, on all hosts that are right for it.
+/// Number of workers awaited for a function, on all hosts where it is allowed.
 pub(super) fn pending(fleet: &Fleet<'_>, function: &str) -> usize {
     let is_for = |host: &str| fleet.desired.functions.get(function).is_some_and(|function| function.is_for(host));
     let hosts = fleet.plan.memory.hosts.iter().map(|(host, memory)| (host, for_function(memory, function)));
@@ -172,7 +174,8 @@ fn for_function(memory: &HostMemory, function: &str) -> usize {
     memory.pending.iter().filter(|pending| pending.functions.contains(function)).count()
 }
 
-/// Lets a worker that is to come anyway do one more function, if it can do more than one at a time and is right for all.
+/// Assigns another function to an awaited worker, if it may have several functions and its version is right
+/// for all of them.
 pub(super) fn join(fleet: &mut Fleet<'_>, host: &str, function: &str) -> bool {
     let most = fleet.desired.functions_per_worker;
     let desired = fleet.desired;
