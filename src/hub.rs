@@ -143,8 +143,7 @@ impl Effects for World<'_> {
             }
             Event::FunctionsRefused { connection, refused, registered, why } => {
                 let text = format!(
-                    "functions that {} offers are not registered: {refused}, beside {registered} that are; the first \
-                     because {}",
+                    "{refused} functions of {} refused ({registered} registered); first reason: {}",
                     connection.name(),
                     why.reason()
                 );
@@ -152,8 +151,8 @@ impl Effects for World<'_> {
             }
             Event::DueFarAhead { handle, function, due_s } => {
                 let text = format!(
-                    "the job {handle} of {} is due {due_s} seconds after 1970, in the year {}; SUBMIT_JOB_EPOCH takes \
-                     seconds, is that a time in milliseconds?",
+                    "job {handle} of {} has due time {due_s} (year {}): SUBMIT_JOB_EPOCH takes seconds; was it given in \
+                     milliseconds?",
                     function.escape_ascii(),
                     1970 + due_s / 31_556_952
                 );
@@ -162,25 +161,25 @@ impl Effects for World<'_> {
             Event::JobDropped { function, handle, unique, attempts, end } => {
                 let (function, unique) = (function.as_bytes().escape_ascii(), unique.escape_ascii());
                 let lost = match end {
-                    RunEnd::TimedOut => "took longer than it may",
+                    RunEnd::TimedOut => "timed out",
                     RunEnd::Disconnected => "lost its connection",
-                    RunEnd::GivenBack => "gave it back",
+                    RunEnd::GivenBack => "gave the job back",
                 };
                 let text = format!(
-                    "Dropped job due to max retry count: {handle} {unique}: function {function}, {attempts} workers lost, \
-                     of which the last {lost}"
+                    "Dropped job due to max retry count: {handle} {unique}: function {function}, {attempts} failed \
+                     attempts, last worker {lost}"
                 );
                 (Level::ERROR, text)
             }
             Event::JobVanished { function, handle, unique } => {
                 let (function, unique) = (function.as_bytes().escape_ascii(), unique.escape_ascii());
-                let why = "somebody else has removed it there";
-                (Level::ERROR, format!("Job is not in the store any more, dropped: {handle} {unique}: function {function}, {why}"))
+                let why = "another program removed it from the store";
+                (Level::ERROR, format!("job missing from the store, dropped: {handle} {unique}: function {function}, {why}"))
             }
             Event::JobTimedOut { function, handle, unique, worker, connection, timeout_ms } => {
                 let text = format!(
-                    "Worker timeout reached on job, requeueing: {handle} {}: function {}, worker {}-{} at {}, which had \
-                     {timeout_ms} ms for it (CAN_DO_TIMEOUT)",
+                    "Worker timeout reached on job, requeueing: {handle} {}: function {}, worker {}-{} at {}, timeout \
+                     {timeout_ms} ms (CAN_DO_TIMEOUT)",
                     unique.escape_ascii(),
                     function.as_bytes().escape_ascii(),
                     worker.slot,
@@ -192,7 +191,7 @@ impl Effects for World<'_> {
             Event::JobIsTwin { handle, unique } => {
                 let unique = unique.escape_ascii();
                 let text = format!(
-                    "The store has two jobs of one function and unique id; the second is not run: {handle} {unique}"
+                    "duplicate (function, unique id) in the store; second job not run: {handle} {unique}"
                 );
                 (Level::WARN, text)
             }

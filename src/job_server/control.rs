@@ -104,10 +104,10 @@ pub enum ControlError {
     #[error("the job is not scheduled for later")]
     JobIsNotScheduled,
     /// The other function has a job of the same unique id.
-    #[error("the other function has a job of the same unique id")]
+    #[error("the target function already has a job with this unique id")]
     JobExistsThere,
     /// Its workload is being read, or its addition to the store is pending.
-    #[error("the job is being read or stored: try again")]
+    #[error("the job is busy (being read or stored): try again")]
     JobIsBusy,
     /// The function is not known.
     #[error("there is no such function")]
@@ -122,13 +122,13 @@ pub enum ControlError {
     #[error("there is no such worker")]
     NoSuchWorker,
     /// The limit of functions is reached.
-    #[error("there are as many functions as may be")]
+    #[error("too many functions (max-functions)")]
     TooManyFunctions,
     /// The limit of paused or limited functions is reached.
-    #[error("there are as many paused or limited functions as may be, so resume one or take back its limits first")]
+    #[error("too many paused or limited functions: resume one or remove its limits first")]
     TooManySettings,
     /// The limit of worker rules is reached.
-    #[error("there are as many rules for workers as may be")]
+    #[error("too many worker rules (limit 1000, and 10000 for all connections together)")]
     TooManyRules,
     /// There is no rule for exactly these workers.
     #[error("there is no such rule")]
@@ -137,7 +137,7 @@ pub enum ControlError {
     #[error("the name is too long")]
     NameTooLong,
     /// A name contains a NUL: no packet and no store could carry it.
-    #[error("the name has a NUL in it")]
+    #[error("the name contains a NUL byte")]
     BadName,
 }
 

@@ -64,11 +64,11 @@ impl JobServer {
                 self.restore_rule(&Who::Client(id), function.as_deref(), value, restored)
             }
             ("host", Some(address), function, None) => {
-                let address = String::from_utf8(address).map_err(|_| "its address is no text".to_owned())?;
+                let address = String::from_utf8(address).map_err(|_| "the address is not valid UTF-8".to_owned())?;
                 self.restore_rule(&Who::Host(address), function.as_deref(), value, restored)
             }
-            ("function" | "client" | "host", ..) => Err("its name has too few or too many words".to_owned()),
-            _ => Err("this version does not know it".to_owned()),
+            ("function" | "client" | "host", ..) => Err("the name has too few or too many words".to_owned()),
+            _ => Err("unknown setting".to_owned()),
         }
     }
 
@@ -76,7 +76,7 @@ impl JobServer {
         let FunctionWords { paused, max_running, limits, not_understood } = FunctionWords::read(value);
         let is_limited = max_running > 0 || limits != [0; 3];
         if !paused && !is_limited {
-            return Err(if not_understood.is_empty() { "it decides nothing".to_owned() } else { not_understood });
+            return Err(if not_understood.is_empty() { "it has no effect".to_owned() } else { not_understood });
         }
         let slot = self.function_for_setting(name, true).map_err(|error| error.to_string())?;
         let slot = slot.ok_or_else(|| ControlError::NoSuchFunction.to_string())?;
@@ -86,7 +86,7 @@ impl JobServer {
         self.publish(slot);
         restored.paused += usize::from(paused);
         restored.limited += usize::from(is_limited);
-        if not_understood.is_empty() { Ok(()) } else { Err(format!("{not_understood}; the rest of it is in force")) }
+        if not_understood.is_empty() { Ok(()) } else { Err(format!("{not_understood}; the rest is applied")) }
     }
 
     fn restore_rule(
@@ -97,7 +97,7 @@ impl JobServer {
         restored: &mut RestoredSettings,
     ) -> Result<(), String> {
         let how = [Withholding::Disabled, Withholding::Draining].into_iter().find(|how| rule_value(*how) == value);
-        let how = how.ok_or_else(|| format!("this version does not know its value {value}"))?;
+        let how = how.ok_or_else(|| format!("unknown value {value}"))?;
         self.insert_rule(who, function, how).map_err(|error| error.to_string())?;
         restored.rules += 1;
         Ok(())
@@ -155,7 +155,7 @@ impl FunctionWords {
                 }
                 Some(("running", most)) => number(most).map(|most| max_running = most),
                 Some(("queue", by_priority)) => three_numbers(by_priority).map(|numbers| limits = numbers),
-                _ => Err(format!("this version does not know its word {word}")),
+                _ => Err(format!("unknown word {word}")),
             };
             complaints.extend(taken.err());
         }
@@ -212,12 +212,12 @@ fn decoded(word: &str) -> Vec<u8> {
 }
 
 fn number(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("{text} is no number of jobs"))
+    text.parse().map_err(|_| format!("{text} is not a number of jobs"))
 }
 
 fn three_numbers(text: &str) -> Result<[u32; 3], String> {
     let numbers = text.split(',').map(number).collect::<Result<Vec<u32>, String>>()?;
-    numbers.try_into().map_err(|_| format!("{text} is not one number of jobs for each priority"))
+    numbers.try_into().map_err(|_| format!("{text} must be three numbers: high,normal,low"))
 }
 
 #[cfg(test)]
@@ -320,14 +320,14 @@ mod tests {
             (long.as_str(), "paused", "too long"),
             ("function %00", "paused", "NUL"),
             ("function f x", "paused", "words"),
-            ("function f", "queue=1,2", "each priority"),
-            ("function f", "running=-1", "no number"),
-            ("function f", "shy", "does not know its word shy"),
-            ("function f", "running=0", "decides nothing"),
-            ("client c", "retired", "does not know"),
-            ("host %FF", "disabled", "no text"),
-            ("planet mars", "disabled", "does not know"),
-            ("", "", "does not know"),
+            ("function f", "queue=1,2", "must be three numbers"),
+            ("function f", "running=-1", "-1 is not a number of jobs"),
+            ("function f", "shy", "unknown word shy"),
+            ("function f", "running=0", "has no effect"),
+            ("client c", "retired", "unknown value retired"),
+            ("host %FF", "disabled", "not valid UTF-8"),
+            ("planet mars", "disabled", "unknown setting"),
+            ("", "", "unknown setting"),
         ];
         let wrong_ones: Vec<(&str, &str)> = wrong.iter().map(|(name, value, _)| (*name, *value)).collect();
         let mut server = server(true, 100);
@@ -344,8 +344,7 @@ mod tests {
         let value = "shy paused queue=1,2 running=2";
         let (mut server, mut told) = (server(true, 100), Told::default());
         let restored = server.restore_settings(pairs(&[("function f", value)]));
-        let why = "this version does not know its word shy; 1,2 is not one number of jobs for each priority; the rest of it \
-                   is in force";
+        let why = "unknown word shy; 1,2 must be three numbers: high,normal,low; the rest is applied";
         let left_out = pairs(&[("function f", why)]);
         assert_eq!(restored, RestoredSettings { paused: 1, limited: 1, rules: 0, left_out });
         assert_eq!(settings(&server), pairs(&[("function f", "paused running=2")]));

@@ -94,16 +94,16 @@ impl StoredJob {
     pub fn new(parts: StoredParts<'_>) -> Result<Self, &'static str> {
         let StoredParts { unique, reducer, workload, .. } = parts;
         if !(1..=NUMBER_MAX).contains(&parts.number) {
-            return Err("its number is not from 1 to 999999999999");
+            return Err("job number out of range 1..=999999999999");
         }
         if parts.function.as_bytes().len() > FUNCTION_MAX {
-            return Err("its function has more than 512 bytes");
+            return Err("function name longer than 512 bytes");
         }
         if unique.len() > UNIQUE_MAX || reducer.len() > REDUCER_MAX {
-            return Err("its unique id or its reducer has more than 64 bytes");
+            return Err("unique id or reducer longer than 64 bytes");
         }
         if [parts.function.as_bytes(), unique, reducer].iter().any(|name| name.contains(&0)) {
-            return Err("its function, unique id or reducer has a NUL in it");
+            return Err("function, unique id or reducer contains a NUL byte");
         }
         Ok(Self {
             number: parts.number,

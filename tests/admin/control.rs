@@ -37,7 +37,7 @@ const ERRORS: &[(&str, &str)] = &[
     ("disable connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
     ("enable client:nobody", "ERR NO_SUCH_RULE There+is+no+such+rule\r\n"),
     ("enable connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
-    ("pause a\0b", "ERR BAD_NAME The+name+has+a+NUL+in+it\r\n"),
+    ("pause a\0b", "ERR BAD_NAME The+name+contains+a+NUL+byte\r\n"),
     ("kick client:nobody", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
     ("kick connection:7-7", "ERR NO_SUCH_WORKER There+is+no+such+worker\r\n"),
 ];
@@ -313,15 +313,14 @@ fn names_have_limits_and_so_has_their_number() {
     assert_eq!(wire.text_answer("pause f"), "OK 0\r\n");
     assert_eq!(wire.text_answer("limit running g 1"), "OK 0\r\n");
     assert_eq!(wire.text_answer("limit running h 0"), "OK 0\r\n", "there is none to take back");
-    let set = "ERR TOO_MANY_SETTINGS There+are+as+many+paused+or+limited+functions+as+may+be,\
-               +so+resume+one+or+take+back+its+limits+first\r\n";
+    let set = "ERR TOO_MANY_SETTINGS Too+many+paused+or+limited+functions:+resume+one+or+remove+its+limits+first\r\n";
     for command in ["pause h", "limit running h 1", "maxqueue h 1"] {
         assert_eq!(wire.text_answer(command), set, "{command}");
     }
     for serial in 0..1000 {
         assert_eq!(wire.text_answer(&format!("disable client:{serial}")), "OK 0\r\n");
     }
-    let full = "ERR TOO_MANY_RULES There+are+as+many+rules+for+workers+as+may+be\r\n";
+    let full = "ERR TOO_MANY_RULES Too+many+worker+rules+(limit+1000,+and+10000+for+all+connections+together)\r\n";
     assert_eq!(wire.text_answer("disable host:192.0.2.1"), full);
     assert_eq!(wire.text_answer("drain client:7"), "OK 0\r\n", "it takes the place of another");
     assert_eq!(wire.text("show rules").lines().count(), 1002);

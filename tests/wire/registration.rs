@@ -34,13 +34,10 @@ fn functions_beyond_a_limit_are_one_warning_and_no_answer() {
         wire.send(packet::CAN_DO_TIMEOUT, b"f0\x001000");
         wire.send(packet::SET_CLIENT_ID, b"a builder");
         wire.expect_nothing();
-        assert_eq!(logged(&server, "are not registered"), 0, "it may have more to offer");
+        assert_eq!(logged(&server, " registered); first reason: "), 0, "it may have more to offer");
         wire.send(packet::PRE_SLEEP, b"");
         wire.expect_nothing();
-        let line = format!(
-            "functions that 127.0.0.1 (a builder) offers are not registered: {}, beside {most} that are",
-            10 - most
-        );
+        let line = format!("{} functions of 127.0.0.1 (a builder) refused ({most} registered)", 10 - most);
         wait_for("the warning", || (logged(&server, &line) == 1).then_some(()));
         assert_eq!(logged(&server, reason), 1);
         // There is one warning, whatever comes later.
@@ -49,7 +46,7 @@ fn functions_beyond_a_limit_are_one_warning_and_no_answer() {
         wire.expect_type(packet::NO_JOB);
         drop(wire);
         wait_for("the end of the connection", || (observer.text("workers").lines().count() == 2).then_some(()));
-        assert_eq!(logged(&server, "are not registered"), 1);
+        assert_eq!(logged(&server, " registered); first reason: "), 1);
         assert_eq!(shown(&mut observer, "functions_refused"), (11 - most).to_string());
     }
 }
@@ -61,7 +58,7 @@ fn a_sleeper_that_offers_too_much_is_reported_at_once() {
     wire.send(packet::PRE_SLEEP, b"");
     wire.send(packet::CAN_DO, b"g");
     wire.expect_nothing();
-    wait_for("the warning", || (logged(&server, "not registered: 1, beside 1 that are") == 1).then_some(()));
+    wait_for("the warning", || (logged(&server, "1 functions of 127.0.0.1 refused (1 registered)") == 1).then_some(()));
 }
 
 #[test]
@@ -73,7 +70,7 @@ fn a_name_that_is_too_long_and_a_timeout_that_is_out_of_range_are_not_answered()
     wire.send(packet::GRAB_JOB, b"");
     wire.expect_type(packet::NO_JOB);
     assert_eq!(wire.text("status"), ".\n");
-    assert_eq!(logged(&server, "not registered: 2, beside 0 that are; the first because the name has more"), 1);
+    assert_eq!(logged(&server, "2 functions of 127.0.0.1 refused (0 registered); first reason: the name has more"), 1);
 }
 
 #[test]
@@ -126,7 +123,7 @@ fn a_due_date_in_milliseconds_is_taken_and_reported_once_a_minute() {
         let handle = created(&mut client);
         assert_eq!(status(&mut client, &handle), "1 0 0 0");
     }
-    let line = "H:t:1 of later is due 1796025573123 seconds after 1970, in the year 58883";
+    let line = "job H:t:1 of later has due time 1796025573123 (year 58883)";
     wait_for("the warning", || (logged(&server, line) == 1).then_some(()));
     assert_eq!(logged(&server, "milliseconds"), 1);
 }

@@ -169,7 +169,7 @@ fn a_dropped_job_is_an_error_in_the_log_with_all_that_names_it() {
     let log = server.log();
     let line = log.lines().find(|line| line.contains("Dropped job due to max retry count"));
     let line = line.unwrap_or_else(|| panic!("{log}"));
-    let parts = ["ERROR", &format!("{handle} u"), "function f", "1 workers lost", "lost its connection"];
+    let parts = ["ERROR", &format!("{handle} u"), "function f", "1 failed attempts", "last worker lost its connection"];
     assert!(parts.iter().all(|part| line.contains(part)), "{line}");
     let counted = client.text("show server");
     assert!(counted.contains("dropped\t1\n"), "{counted}");

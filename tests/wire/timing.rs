@@ -31,7 +31,7 @@ fn a_job_is_taken_from_a_slow_worker_and_what_it_says_is_not_answered() {
     let mut next = sleeper(&server, "f");
     next.expect(packet::NOOP, b"");
     assert!(start.elapsed() + TOLERANCE >= Duration::from_millis(1500), "after {:?}", start.elapsed());
-    let said = " at 127.0.0.1, which had 1500 ms for it (CAN_DO_TIMEOUT)";
+    let said = " at 127.0.0.1, timeout 1500 ms (CAN_DO_TIMEOUT)";
     let begins = format!("Worker timeout reached on job, requeueing: {handle} ");
     let is_said = |line: &str| line.contains(&begins) && line.contains("function f, worker ") && line.contains(said);
     crate::common::wait_for("the log", || server.log().lines().any(is_said).then_some(()));
