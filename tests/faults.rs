@@ -178,8 +178,8 @@ fn a_word_of_the_operator_while_the_disk_is_full() {
     stage.shim.fail(Class::Write, 1, Errno::ENOSPC as i32);
     for command in ["pause f", "maxqueue f 3"] {
         let answer = operator.text(command);
-        assert!(answer.starts_with("ERR NOT_STORED This+is+in+force,+but+the+store+does+not+have+it+yet"), "{answer}");
-        assert!(answer.contains("it+is+full") || answer.contains("it+cannot+be+written"), "{answer}");
+        assert!(answer.starts_with("ERR NOT_STORED Applied,+but+not+yet+stored+(the+store+"), "{answer}");
+        assert!(answer.contains("(the+store+is+full)") || answer.contains("(the+store+cannot+be+written)"), "{answer}");
     }
     assert!(operator.text("show functions").lines().any(|line| line.starts_with("f\t")), "it is in force");
     stage.shim.heal();

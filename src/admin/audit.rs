@@ -34,7 +34,7 @@ impl AuditLog {
         match self.admit(Instant::now()) {
             Some(0) => audit!("{line}"),
             Some(left_out) => {
-                audit!("{left_out} actions before this one are not in the log: there were more than {LINES} a second");
+                audit!("{left_out} earlier actions not logged (rate limit {LINES} per second)");
                 audit!("{line}");
             }
             None => {}

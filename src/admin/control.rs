@@ -285,7 +285,7 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.end("not done to the end, since whoever wanted it has gone");
+            self.end("aborted: the client disconnected");
         }
     }
 }
@@ -347,7 +347,7 @@ pub fn host(address: &str) -> Result<Who, &'static str> {
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let (bare, _zone) = bare.split_once('%').unwrap_or((bare, ""));
     let address = IpAddr::from_str(bare).map_err(|_| {
-        "A host is an IP address such as 10.0.0.1 or ::1, as workers are listed with, or unix; names are not looked up"
+        "A host is an IP address as in the list of workers, such as 10.0.0.1 or ::1, or unix; host names are not resolved"
     })?;
     Ok(Who::Host(address.to_canonical().to_string()))
 }
@@ -358,21 +358,18 @@ pub const NOT_STORED: &str = "not_stored";
 /// The message for [`NOT_STORED`]. Without a reason the store takes too long.
 pub fn not_stored(why: Option<StoreFailure>) -> String {
     let why = match why {
-        None => "it has committed nothing for 10 seconds",
-        Some(StoreFailure::Full) => "it is full",
-        Some(StoreFailure::ReadOnly) => "it is read-only",
-        Some(StoreFailure::Io) => "it cannot be written",
-        Some(StoreFailure::Locked) => "it is locked",
+        None => "no commit for 10 seconds",
+        Some(StoreFailure::Full) => "the store is full",
+        Some(StoreFailure::ReadOnly) => "the store is read-only",
+        Some(StoreFailure::Io) => "the store cannot be written",
+        Some(StoreFailure::Locked) => "the store is locked",
         Some(StoreFailure::Unreachable) => "the database cannot be reached",
-        Some(StoreFailure::Corrupt) => "it is damaged",
+        Some(StoreFailure::Corrupt) => "the store is damaged",
         Some(StoreFailure::Refused) => {
-            return "this is in force, but the store refuses it, so a restart undoes it; the log says why".to_owned();
+            return "applied, but rejected by the store; a restart reverts it, see the log".to_owned();
         }
     };
-    format!(
-        "this is in force, but the store does not have it yet, since {why}; it will once the store works again, and a restart \
-         before that undoes it"
-    )
+    format!("applied, but not yet stored ({why}); a restart before the store recovers reverts it")
 }
 
 /// The error code of a control error.

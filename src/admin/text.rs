@@ -360,13 +360,12 @@ fn write_unclear(unclear: Unclear, out: &mut Vec<u8>) {
     match unclear {
         Unclear::Host(wanted) => text::AdminError::BadArgument(wanted).write(out),
         Unclear::Ambiguous { typed, read } => {
-            let message =
-                format!("Two names that exist can be meant: {typed} is the one with the backslash, {read} the other");
+            let message = format!("Ambiguous name: {typed} with the backslash and {read} both exist");
             text::write_error("AMBIGUOUS_NAME", &message, out);
         }
         Unclear::Missing(error) => {
             let message =
-                format!("{}, neither as typed nor with \\xNN read as a byte", capitalised(&error.to_string()));
+                format!("{}, neither as typed nor with \\xNN decoded as a byte", capitalised(&error.to_string()));
             text::write_error(&error_code(error).to_ascii_uppercase(), &message, out);
         }
     }

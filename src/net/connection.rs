@@ -140,22 +140,25 @@ pub async fn serve(
         Ok(()) => debug!("Disconnected {}", gauges.peer),
         Err(End::Io(error)) => debug!("Disconnected {}: {error}", gauges.peer),
         Err(End::Closed(CloseReason::Shutdown)) => {}
-        Err(End::Closed(CloseReason::Kicked)) => info!("Closed {}: the operator wanted it so", gauges.peer),
+        Err(End::Closed(CloseReason::Kicked)) => info!("Closed {}: kicked by operator", gauges.peer),
         Err(End::Closed(CloseReason::OutOfMemory)) => server.pressure.note_closed(gauges.name(), held as u64),
         Err(End::Closed(CloseReason::SlowReader)) => {
             server.hub.stats().slow_readers.add(1);
             let most = limits.output;
-            warn!("Closed {}: it does not read, and more than {most} bytes waited (--max-output)", gauges.name());
+            warn!("Closed {}: slow reader: more than {most} bytes queued (--max-output)", gauges.name());
         }
         Err(End::Stuck(Stuck::NotReading)) => {
             server.hub.stats().slow_readers.add(1);
             let time = limits.patience.reading.unwrap_or_default();
-            warn!("Closed {}: it read nothing for {time:?} of what waited for it (--write-timeout)", gauges.name());
+            warn!("Closed {}: slow reader: read nothing for {time:?} (--write-timeout)", gauges.name());
         }
         Err(End::Stuck(Stuck::Silent)) => {
-            warn!("Closed {}: its host does not answer, and something waited for it", gauges.name());
+            warn!("Closed {}: host is unreachable with output pending", gauges.name());
         }
-        Err(End::FirstByteTimeout) => info!("Closed {}: it never said anything", gauges.peer),
+        Err(End::FirstByteTimeout) => {
+            let time = limits.first_byte_timeout.unwrap_or_default();
+            info!("Closed {}: handshake timeout: sent nothing for {time:?} (--handshake-timeout)", gauges.peer);
+        }
     }
 }
 

@@ -135,13 +135,11 @@ impl Acceptor {
                 Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO | Errno::EPERM) => continue,
                 Some(Errno::EMFILE | Errno::ENFILE) => {
                     if pause == FIRST_PAUSE {
-                        warn!(
-                            "no file descriptor is left ({error}): new connections are refused; raise --file-descriptors"
-                        );
+                        warn!("out of file descriptors ({error}): refusing new connections; raise --file-descriptors");
                     }
                     self.refuse_with_reserve(&listener).await;
                 }
-                _ => error!("cannot accept connections: {error}; trying again"),
+                _ => error!("cannot accept connections: {error}; retrying"),
             }
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
@@ -161,13 +159,13 @@ impl Acceptor {
         let stats = self.server.hub.stats();
         if !self.server.pressure.account().has_room_for_connection() {
             stats.refused.add(1);
-            info!("refused {peer}: no memory is left for connections (max-memory)");
+            info!("refused {peer}: memory limit reached (max-memory)");
             return refuse(stream, PeerError::NO_MEMORY_FOR_CONNECTION).await;
         }
         if self.open.fetch_add(1, Ordering::Relaxed) >= max_connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             stats.refused.add(1);
-            info!("refused {peer}: there are {max_connections} connections already (max-connections)");
+            info!("refused {peer}: connection limit of {max_connections} reached (max-connections)");
             return refuse(stream, PeerError::TOO_MANY_CONNECTIONS).await;
         }
         stats.accepted.add(1);

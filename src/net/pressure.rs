@@ -229,15 +229,18 @@ impl Refusals {
             None if self.count > before => {
                 let (held, limit) = (mib(account.total()), mib(account.limit()));
                 warn!(
-                    "submissions are refused: jobs take all the memory that they may, or there are as many as there may be \
-                     (max-memory, max-memory-for-workloads, max-jobs); {held} of {limit} are in use, `show server` says for what"
+                    "submissions are refused: the memory limit or the job limit is reached (max-memory, max-memory-for-workloads, \
+                     max-jobs); {held} of {limit} in use, see `show server`"
                 );
                 account.is_refusing.set(1);
                 self.since = Some((before, now));
             }
             Some((first, _)) if self.count > before => self.since = Some((first, now)),
             Some((first, last)) if now.saturating_duration_since(last) >= NONE_REFUSED => {
-                notice!("no submission was refused in the last minute; {} were before", self.count - first);
+                notice!(
+                    "submissions are accepted again: none refused in the last minute, {} before",
+                    self.count - first
+                );
                 account.is_refusing.set(0);
                 self.since = None;
             }
@@ -407,14 +410,12 @@ fn log_closed(pressure: &Pressure) {
     let limit = mib(pressure.account.limit());
     for (name, held) in closed.iter().take(LINES) {
         let held = mib(*held);
-        warn!(
-            "Closed {name}: it held {held} and did not move it soon enough for what all hold; --max-memory is {limit}"
-        );
+        warn!("Closed {name}: slow peer under memory pressure: held {held} (--max-memory {limit})");
     }
     if closed.len() > LINES {
         let held = mib(closed.iter().skip(LINES).map(|(_, held)| held).sum());
         let count = closed.len() - LINES;
-        warn!("Closed {count} more connections, which held {held}; --max-memory is {limit}");
+        warn!("Closed {count} more slow peers under memory pressure: held {held} (--max-memory {limit})");
     }
 }
 

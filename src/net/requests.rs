@@ -72,7 +72,7 @@ impl Sink for Requests<'_> {
                 Foreign::Binary => ("TLS or another protocol", &b""[..]),
                 Foreign::OtherText => ("another protocol", line.split(|byte| *byte == b' ').next().unwrap_or(line)),
             };
-            info!("Closed {}: it speaks {what} to the port of jobs", self.gauges.peer);
+            info!("Closed {}: {what} instead of Gearman on the job port", self.gauges.peer);
             AdminError::UnknownCommand(word).write(&mut answer);
             self.outbox.answer_text(&answer);
             self.is_foreign = true;

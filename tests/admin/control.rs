@@ -156,7 +156,8 @@ fn a_name_that_looks_like_an_escape_is_the_one_that_exists() {
         }
     }
     // A name that comes of reading alone is nobody's, and is not made.
-    let missing = "ERR NO_SUCH_FUNCTION There+is+no+such+function,+neither+as+typed+nor+with+\\xNN+read+as+a+byte\r\n";
+    let missing =
+        "ERR NO_SUCH_FUNCTION There+is+no+such+function,+neither+as+typed+nor+with+\\xNN+decoded+as+a+byte\r\n";
     for command in
         [r"pause App\xadd", r"limit running App\xadd 1", r"disable client:a App\xadd", r"move jobs f App\xadd"]
     {
@@ -174,7 +175,7 @@ fn a_name_that_looks_like_an_escape_is_the_one_that_exists() {
         wire.send(packet::CAN_DO, name.as_bytes());
     }
     wire.expect_nothing();
-    let ambiguous = "ERR AMBIGUOUS_NAME Two+names+that+exist+can+be+meant:+\\x5cx41bc+is+the+one+with+the+backslash,+Abc+the+other\r\n";
+    let ambiguous = "ERR AMBIGUOUS_NAME Ambiguous+name:+\\x5cx41bc+with+the+backslash+and+Abc+both+exist\r\n";
     for command in [
         r"pause \x41bc",
         r"limit running \x41bc 1",

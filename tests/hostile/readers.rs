@@ -240,6 +240,6 @@ pub(crate) fn a_slow_reader_is_named() {
     lazy.write_all(&request(packet::SET_CLIENT_ID, b"a lazy one")).expect("send");
     lazy.write_all(&request(packet::ECHO_REQ, &vec![b'e'; 16 * MIB])).expect("send");
     wait_for("its end", || (server.connections() == 0).then_some(()));
-    let line = "Closed 127.0.0.1 (a lazy one): it read nothing for 300ms of what waited for it (--write-timeout)";
+    let line = "Closed 127.0.0.1 (a lazy one): slow reader: read nothing for 300ms (--write-timeout)";
     wait_for("the line", || server.server().log().contains(line).then_some(()));
 }
