@@ -114,7 +114,7 @@ pub async fn run(mut prepared: Prepared) -> ExitCode {
     match (started, readiness) {
         (Ok(daemon), readiness) => {
             if let Some(Err(error)) = readiness.map(Readiness::ready) {
-                error!("cannot tell whoever started this daemon that it is ready: {error}");
+                error!("cannot report readiness to the parent process: {error}");
                 return ExitCode::FAILURE;
             }
             return daemon.serve().await;
@@ -180,8 +180,8 @@ impl Signals {
     /// Waits for a signal that ends the process at once.
     async fn end(&mut self) {
         tokio::select! {
-            _ = self.terminate.recv() => audit!("SIGTERM received, stopping before the start is done"),
-            _ = self.interrupt.recv() => audit!("SIGINT received, stopping before the start is done"),
+            _ = self.terminate.recv() => audit!("SIGTERM received during startup, stopping"),
+            _ = self.interrupt.recv() => audit!("SIGINT received during startup, stopping"),
         }
     }
 }
@@ -234,9 +234,9 @@ fn accept_from_plugin(
 /// explicitly, it says how to start without it.
 fn unusable(config: &Config, error: &StoreError) -> std::io::Error {
     std::io::Error::other(match config.queue {
-        QueueChoice::Default => format!(
-            "{error}; put that right, or start without this queue and keep jobs in memory with --queue-type builtin"
-        ),
+        QueueChoice::Default => {
+            format!("{error}; fix this, or start without this queue and keep jobs in memory with --queue-type builtin")
+        }
         _ => error.to_string(),
     })
 }
@@ -248,7 +248,7 @@ fn say_where(addresses: &[String], plugin: &[String], keeps_jobs: bool) {
         audit!("HTTP plugin listening on {}", plugin.join(", "));
     }
     if !keeps_jobs {
-        audit!("jobs are kept in memory: what is queued when the server stops is lost");
+        audit!("jobs are kept in memory: queued jobs are lost when the server stops");
     }
 }
 
@@ -345,7 +345,7 @@ impl Daemon {
                 }
                 Call::Stop => break,
                 Call::Fail(error) => {
-                    error!("the queue cannot be read to its end, stopping: {error}");
+                    error!("cannot restore the whole queue, stopping: {error}");
                     status = ExitCode::FAILURE;
                     break;
                 }
@@ -376,7 +376,7 @@ impl Daemon {
     async fn drain(&mut self) -> ExitCode {
         let bound = self.resolved.config.timeouts.drain_timeout;
         let end = bound.map(|bound| Instant::now() + bound);
-        audit!("draining: no new jobs and connections are taken; jobs left: {}", self.hub.jobs_at_stake());
+        audit!("draining: new jobs and connections are rejected; jobs left: {}", self.hub.jobs_at_stake());
         self.tell(|notifier| notifier.status("Draining"));
         self.stop_listening.cancel();
         self.hub.start_draining();
@@ -384,13 +384,13 @@ impl Daemon {
             tokio::select! {
                 () = sleep(DRAIN_INTERVAL) => {}
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
-                    audit!("drained for {:?} (drain-timeout): stopping all the same", bound.unwrap_or_default());
+                    audit!("drain timeout after {:?} (drain-timeout): stopping", bound.unwrap_or_default());
                     return ExitCode::SUCCESS;
                 }
                 call = self.next_call() => match call {
                     Call::Stop => return ExitCode::SUCCESS,
                     Call::Fail(error) => {
-                        error!("the queue cannot be read to its end, stopping: {error}");
+                        error!("cannot restore the whole queue, stopping: {error}");
                         return ExitCode::FAILURE;
                     }
                     Call::Reload => self.reload().await,
@@ -406,20 +406,21 @@ impl Daemon {
     fn tell_of_kept_jobs(&self) {
         let (jobs, store) = (self.hub.kept_job_count() as u64, &self.hub.stats().store);
         if self.hub.is_restoring() {
-            audit!("stopping before all jobs were read; those that have not ended are kept for the next start");
+            audit!("stopping before all jobs were restored; unfinished jobs are kept for the next start");
             return;
         }
         match (store.missing(), store.owed.get()) {
             (Some(missing), _) if jobs > 0 => error!(
-                "stopping; {jobs} acknowledged jobs are lost with the file, or were in this process alone: {missing}; what was moved \
-                 away can be put back before the next start"
+                "stopping; {jobs} acknowledged jobs are lost: the queue file is missing, or they were only in \
+                 memory: {missing}; a file that was moved away can be moved back before the next start"
             ),
             (Some(_), _) => audit!("stopping; no jobs are kept, and none is lost"),
             (None, 0) => audit!("stopping; {jobs} jobs are kept for the next start"),
             (None, ended) => {
                 let kept = jobs + ended;
                 audit!(
-                    "stopping; {kept} jobs are kept for the next start, {ended} of them finished ones that run again"
+                    "stopping; {kept} jobs are kept for the next start, {ended} of them finished but not removed: \
+                     they run again"
                 );
             }
         }
@@ -442,11 +443,11 @@ impl Daemon {
         }
         let lost = self.hub.job_count() - self.hub.kept_job_count();
         if lost > 0 {
-            error!("stopping with {lost} jobs, which are lost: they were kept in memory");
+            error!("stopping; {lost} jobs in memory are lost");
         }
         self.connections.close();
         if timeout(STOP_TIMEOUT, self.connections.wait()).await.is_err() {
-            info!("{} connections did not take what they were sent", self.connections.len());
+            info!("{} connections closed with unsent output", self.connections.len());
         }
         if let Some(http) = self.http.take() {
             http.stop().await;
@@ -465,21 +466,21 @@ impl Daemon {
                     warn!("{warning}");
                 }
                 if reload.needs_restart.is_empty() && reload.changed.is_empty() {
-                    audit!("the configuration was read again: no setting has changed");
+                    audit!("configuration reloaded: no setting has changed");
                 }
                 if !reload.needs_restart.is_empty() {
                     audit!(
-                        "the configuration was read again: these settings changed, and need a restart: {}",
+                        "configuration reloaded: these settings changed and need a restart: {}",
                         reload.needs_restart.join(", ")
                     );
                 }
                 if !reload.changed.is_empty() {
-                    audit!("the configuration was read again: these settings changed: {}", reload.changed.join(", "));
+                    audit!("configuration reloaded: these settings changed: {}", reload.changed.join(", "));
                 }
                 self.resolved = reload.resolved;
                 self.apply_settings();
             }
-            Err(errors) => error!("the configuration stays as it was: {errors}"),
+            Err(errors) => error!("reload failed, keeping the running configuration: {errors}"),
         }
         settle(&self.log).await;
         self.tell(|notifier| notifier.ready(&self.addresses));
@@ -506,7 +507,7 @@ impl Daemon {
         if let Some(http) = &self.http {
             match http::read_tokens(config) {
                 Ok(tokens) => http.tokens.set(tokens),
-                Err(why) => error!("the tokens of HTTP stay as they were: {why}"),
+                Err(why) => error!("keeping the previous HTTP tokens: {why}"),
             }
         }
     }

@@ -347,7 +347,7 @@ pub fn host(address: &str) -> Result<Who, &'static str> {
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let (bare, _zone) = bare.split_once('%').unwrap_or((bare, ""));
     let address = IpAddr::from_str(bare).map_err(|_| {
-        "A host is an IP address as in the list of workers, such as 10.0.0.1 or ::1, or unix; host names are not resolved"
+        "A host is an IP address as listed for workers, such as 10.0.0.1 or ::1, or unix; host names are not resolved"
     })?;
     Ok(Who::Host(address.to_canonical().to_string()))
 }

@@ -35,8 +35,8 @@ pub(super) fn report(resolved: &Resolved) {
         return;
     }
     let text = format!(
-        "at most {most} connections are taken, and not {asked} (max-connections): the process may not open more files; \
-         raise --file-descriptors, or the limit of the service (LimitNOFILE)"
+        "at most {most} connections are accepted instead of {asked} (max-connections): the limit of open files is too \
+         low; raise --file-descriptors, or the limit of the service (LimitNOFILE)"
     );
     if most < FEW || resolved.is_set("max-connections") { warn!("{text}") } else { info!("{text}") }
 }

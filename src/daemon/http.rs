@@ -49,11 +49,12 @@ impl HttpReady {
         };
         let listeners = match Listeners::bind(&[target], &[], BACKLOG) {
             Ok(listeners) => listeners,
-            Err(error) if is_asked_for => return Err(format!("HTTP: {error}; --http-listen chooses another address")),
+            Err(error) if is_asked_for => {
+                return Err(format!("HTTP: {error}; choose another address with --http-listen"));
+            }
             Err(error) => {
-                let absent = format!(
-                    "HTTP is not served: {error}; --http-listen chooses another address, and off goes without it"
-                );
+                let absent =
+                    format!("HTTP is not served: {error}; choose another address with --http-listen, or off for none");
                 return Ok(Self { absent: Some(absent), ..Self::default() });
             }
         };
@@ -87,8 +88,8 @@ impl HttpReady {
         let has_token = config.http.token.is_some() || config.http.token_file.is_some();
         if !has_token && !config.http.read_only && self.listeners.tcp.iter().any(is_open) {
             warn!(
-                "HTTP can be reached from other machines and no token is set: it shows everything and changes nothing; \
-                 set --http-token-file, or --http-read-only if that is meant"
+                "HTTP is reachable from other machines and no token is set: reads are open, changes are refused; set \
+                 --http-token-file, or --http-read-only if that is intended"
             );
         }
         let accept = accept_settings(config);
@@ -159,14 +160,14 @@ fn parts(server: &Arc<Server>, acceptor: &Arc<Acceptor>, log: &LogHandle, budget
 fn read_token(path: &std::path::Path) -> Result<String, String> {
     let bytes = read_promptly(path, TOKEN_FILE_MAX).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > TOKEN_FILE_MAX {
-        return Err(format!("it has more than {TOKEN_FILE_MAX} bytes; it is to hold one line, the token"));
+        return Err(format!("the file has more than {TOKEN_FILE_MAX} bytes; it must contain one line, the token"));
     }
     let text = String::from_utf8(bytes).map_err(|error| error.to_string())?;
     let token = text.trim();
     if token.len() < TOKEN_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!(
-            "it holds no token: one line of at least {TOKEN_MIN} ASCII letters, digits and signs, such as \
-             `openssl rand -hex 32` makes"
+            "the file contains no valid token: one line of at least {TOKEN_MIN} ASCII letters, digits and signs, such as \
+             from `openssl rand -hex 32`"
         ));
     }
     Ok(token.to_owned())

@@ -75,14 +75,14 @@ impl Keeper {
         let durability = &config.durability;
         if restore.is_some() {
             audit!(
-                "background jobs are kept in {location}, durability {durability}; {jobs} are read so far: workers get them, and \
-                 submissions wait until all are there"
+                "background jobs are kept in {location}, durability {durability}; {jobs} jobs restored so far: \
+                 workers get them, submissions wait until all are restored"
             );
         } else {
-            audit!("background jobs are kept in {location}, durability {durability}; {jobs} are there");
+            audit!("background jobs are kept in {location}, durability {durability}; {jobs} jobs restored");
         }
         if set_aside > 0 {
-            error!("{location}: {set_aside} entries make no sense and were set aside; the log names them");
+            error!("{location}: {set_aside} invalid rows quarantined, see the log");
         }
         hub.stats().store.set_state(StoreState::Working);
         publish(hub.stats(), location, config);
@@ -124,7 +124,7 @@ impl Keeper {
         while !self.writer.is_finished() {
             if Instant::now() > end {
                 let left = self.queue.len();
-                return error!("the store takes longer than {STOP_TIMEOUT:?}: stopping without {left} changes to it");
+                return error!("store did not finish within {STOP_TIMEOUT:?}: stopping with {left} changes unwritten");
             }
             tokio::time::sleep(STOP_INTERVAL).await;
         }
@@ -138,7 +138,8 @@ fn take_over(location: &Location, hub: &Hub, known: Replayed) {
     if last_number > FOREIGN_NUMBER_MAX {
         let left = NUMBER_MAX.saturating_sub(last_number);
         error!(
-            "{location}: {left} numbers are left for jobs, then all are refused; drain this queue and begin with an empty one"
+            "{location}: only {left} job numbers left; submissions fail after that; drain this queue and start with an \
+             empty one"
         );
     }
     tell_of_settings(location, &hub.restore_settings(settings));
@@ -156,16 +157,13 @@ pub(super) async fn unreadable(keeper: &mut Option<Keeper>) -> StoreError {
 fn tell_of_settings(location: &Location, restored: &RestoredSettings) {
     let RestoredSettings { paused, limited, rules, left_out } = restored;
     if paused + limited + rules > 0 {
-        audit!(
-            "as before the restart: {paused} functions are paused, {limited} have limits, and {rules} rules withhold jobs from \
-             workers"
-        );
+        audit!("restored settings: {paused} paused functions, {limited} functions with limits, {rules} worker rules");
     }
     for (name, why) in left_out.iter().take(NAMED_SETTINGS) {
-        warn!("{location}: the setting {name:?} is not in force as it stands: {why}");
+        warn!("{location}: the setting {name:?} was not restored: {why}");
     }
     if left_out.len() > NAMED_SETTINGS {
-        warn!("{location}: {} settings in all are not in force as they stand", left_out.len());
+        warn!("{location}: {} settings in total were not restored", left_out.len());
     }
 }
 

@@ -229,8 +229,8 @@ impl Refusals {
             None if self.count > before => {
                 let (held, limit) = (mib(account.total()), mib(account.limit()));
                 warn!(
-                    "submissions are refused: the memory limit or the job limit is reached (max-memory, max-memory-for-workloads, \
-                     max-jobs); {held} of {limit} in use, see `show server`"
+                    "submissions are refused: the memory limit or the job limit is reached (max-memory, \
+                     max-memory-for-workloads, max-jobs); {held} of {limit} in use, see `show server`"
                 );
                 account.is_refusing.set(1);
                 self.since = Some((before, now));

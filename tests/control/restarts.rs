@@ -25,7 +25,7 @@ fn decisions_outlive_a_server_that_is_killed() {
     assert_eq!(operator.function("f")["paused"], "1");
     assert_eq!(operator.table("show rules"), withholdings);
     assert!(operator.table("show functions").iter().all(|row| row["name"] != "g"), "nothing is left of it");
-    let said = "as before the restart: 1 functions are paused, 2 have limits, and 2 rules withhold jobs from workers";
+    let said = "restored settings: 1 paused functions, 2 functions with limits, 2 worker rules";
     assert!(server.log().contains(said), "{}", server.log());
     let mut worker = played_sleeper(&server, "", &["f"]);
     worker.expect_nothing();
@@ -52,6 +52,6 @@ fn decisions_outlive_a_server_that_is_killed() {
     submit(&mut client, packet::SUBMIT_JOB_BG, "f", "last", "");
     server.kill();
     server.restart();
-    assert_eq!(server.log().matches("as before the restart").count(), 1, "{}", server.log());
+    assert_eq!(server.log().matches("restored settings: ").count(), 1, "{}", server.log());
     assert_eq!(Operator::new(&server).function("f")["paused"], "0");
 }

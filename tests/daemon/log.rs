@@ -105,15 +105,15 @@ pub(crate) fn what_is_always_written() {
     let listening = format!("gearmand {} listening on {}", env!("CARGO_PKG_VERSION"), server.addresses().join(", "));
     let said = texts(&said);
     let kept = said.iter().position(|line| line.starts_with("background jobs are kept in SQLite file "));
-    assert!(kept.is_some_and(|place| said[place].ends_with(", durability always; 0 are there")), "{said:?}");
+    assert!(kept.is_some_and(|place| said[place].ends_with(", durability always; 0 jobs restored")), "{said:?}");
     assert_eq!(
         said[kept.unwrap() + 1..],
         [
             &listening[..],
             "SIGHUP, reopening log file",
-            "the configuration was read again: no setting has changed",
+            "configuration reloaded: no setting has changed",
             "SIGUSR1 received",
-            "draining: no new jobs and connections are taken; jobs left: 0",
+            "draining: new jobs and connections are rejected; jobs left: 0",
             "stopping; 1 jobs are kept for the next start",
             "stopped"
         ]

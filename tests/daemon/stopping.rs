@@ -38,7 +38,7 @@ pub(crate) fn terminate_and_interrupt_end_it_in_order() {
         for wire in [&mut client, &mut worker, &mut silent] {
             wire.expect_end();
         }
-        assert!(site.read("log").contains("stopping with 2 jobs"), "{}", site.read("log"));
+        assert!(site.read("log").contains("stopping; 2 jobs in memory are lost"), "{}", site.read("log"));
         assert!(site.read("log").ends_with("stopped\n"), "{}", site.read("log"));
     }
 }

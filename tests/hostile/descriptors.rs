@@ -45,7 +45,7 @@ pub(crate) fn none_left() {
 /// store and the log go on.
 pub(crate) fn few() {
     let server = Watched::start(&["-f", "64", "--http-listen", "127.0.0.1:0", "--verbose", "NOTICE"]);
-    wait_for("the warning", || server.server().log().contains("at most 32 connections are taken").then_some(()));
+    wait_for("the warning", || server.server().log().contains("at most 32 connections are accepted").then_some(()));
     let mut client = server.connect();
     client.expect_nothing();
     let mut crowd: Vec<Wire> = (0..100).map(|_| server.connect()).collect();

@@ -158,7 +158,7 @@ fn a_new_token_in_the_file_counts_from_the_next_reload() {
     // One that is none leaves things as they are.
     std::fs::write(&file, "short").unwrap();
     server.signal(Signal::SIGHUP);
-    wait_for("the log", || server.log().contains("the tokens of HTTP stay as they were").then_some(()));
+    wait_for("the log", || server.log().contains("keeping the previous HTTP tokens: ").then_some(()));
     assert_eq!(with("another-token-of-16"), 200);
 }
 

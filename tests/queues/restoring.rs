@@ -82,7 +82,7 @@ pub(crate) fn workers_are_served_while_jobs_are_read() {
     let status = Wire::connect(server.addr()).text("status");
     assert!(status.contains(&format!("{FUNCTION}\t{total}\t0\t1\n")), "{status}");
     assert!(!status_of(&mut curious, format!("H:test:{}", JOBS - 1).as_bytes()).0);
-    wait_for("a line of the log", || server.log().contains("the queue is read").then_some(()));
+    wait_for("a line of the log", || server.log().contains("queue restored: ").then_some(()));
     // Entries that make no sense are set aside a little later.
     let connection = rusqlite::Connection::open(file.path()).expect("the file");
     wait_for("the row to be set aside", || {
@@ -101,7 +101,7 @@ pub(crate) fn a_stop_while_jobs_are_read_keeps_them() {
     assert_eq!(shown(server.addr(), "state"), "restoring", "all was over before the stop");
     assert!(server.terminate().success());
     client.expect_end();
-    assert!(server.log().contains("stopping before all jobs were read"), "{}", server.log());
+    assert!(server.log().contains("stopping before all jobs were restored"), "{}", server.log());
     let count = |server: &Server| {
         await_shown(server.addr(), "state", "ok");
         shown(server.addr(), "jobs")
@@ -130,5 +130,5 @@ pub(crate) fn a_queue_that_cannot_be_read_to_its_end_ends_the_server() {
     let mut worker = Worker::connect(server.addr(), &[FUNCTION]);
     assert_eq!(text(&worker.wait().handle), "H:test:1");
     assert!(!server.wait().success(), "who started it must see that it has failed");
-    assert!(server.log().contains("cannot be read to its end"), "{}", server.log());
+    assert!(server.log().contains("cannot restore the whole queue, stopping: "), "{}", server.log());
 }

@@ -85,7 +85,7 @@ pub(crate) fn no_state_directory() {
         let handles = submit(&mut server.connect(), &[job(FUNCTION, "u", b"w"), job(FUNCTION, "", b"w")]);
         assert_eq!(Worker::connect(server.addr(), &[FUNCTION]).work(1)[0].handle, handles[0]);
         stop(&site, server);
-        assert!(site.read("log").contains("1 jobs, which are lost"), "{}", site.read("log"));
+        assert!(site.read("log").contains("stopping; 1 jobs in memory are lost"), "{}", site.read("log"));
         fs::remove_file(&log).expect("remove the log");
     }
     // Who asks for one gets one, or no server.

@@ -72,5 +72,5 @@ pub(crate) fn stopping_keeps_jobs() {
     worker.wire().expect_end();
     assert!(server.log().contains("stopping; 90 jobs are kept for the next start"), "what the log says");
     expect_after_restart(&mut server, &handles[10..]);
-    assert!(server.log().contains("90 are there"), "what the log says");
+    assert!(server.log().contains("90 jobs restored"), "what the log says");
 }

@@ -63,7 +63,7 @@ pub(crate) fn at_the_last_number_jobs_are_refused() {
     drop(raw);
     let mut server = Server::ours(&words(&file.options(&[])));
     let mut client = Wire::connect(server.addr());
-    assert!(server.log().contains("3 numbers are left"), "{}", server.log());
+    assert!(server.log().contains("only 3 job numbers left; submissions fail after that"), "{}", server.log());
     let jobs: Vec<Submission> = (1..=LEFT).map(|serial| job(FUNCTION, &format!("u{serial}"), b"w")).collect();
     let handles = submit(&mut client, &jobs);
     assert_eq!(number(&handles[2]), 999_999_999_999);

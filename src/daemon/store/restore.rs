@@ -205,7 +205,7 @@ fn restore(
     .map_err(no_thread)?;
     let took = begun.elapsed();
     if result.is_ok() && took > SERVE_AFTER && !is_cancelled.load(Ordering::Relaxed) {
-        audit!("the queue is read: {jobs} jobs in {:.1} s; submissions are taken", took.as_secs_f64());
+        audit!("queue restored: {jobs} jobs in {:.1} s; submissions are accepted", took.as_secs_f64());
     }
     result
 }
