@@ -166,8 +166,8 @@ fn read_token(path: &std::path::Path) -> Result<String, String> {
     let token = text.trim();
     if token.len() < TOKEN_MIN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!(
-            "the file contains no valid token: one line of at least {TOKEN_MIN} ASCII letters, digits and signs, such as \
-             from `openssl rand -hex 32`"
+            "the file contains no valid token: one line of at least {TOKEN_MIN} ASCII letters, digits and signs, such \
+             as from `openssl rand -hex 32`"
         ));
     }
     Ok(token.to_owned())

@@ -101,7 +101,7 @@ pub enum ListenError {
 
 fn hint(address: &SocketAddr, source: &io::Error) -> &'static str {
     if source.raw_os_error() == Some(EACCES) && address.port() < 1024 {
-        "; ports below 1024 take root's rights or CAP_NET_BIND_SERVICE"
+        "; ports below 1024 need root privileges or CAP_NET_BIND_SERVICE"
     } else {
         ""
     }

@@ -226,13 +226,13 @@ fn open(destination: &Destination) -> Output {
     match Output::open(path) {
         Ok(output) => {
             if matches!(output, Output::Unread) {
-                complain(format_args!("nobody reads the log file {}: the log waits for its reader", path.display()));
+                complain(format_args!("log file {} is a FIFO without a reader; waiting", path.display()));
             }
             output
         }
         Err(error) => {
             complain(format_args!(
-                "cannot open the log file {}: {error}; logging to standard error, which --daemon closes, until HUP \
+                "cannot open log file {}: {error}; logging to standard error, which --daemon closes, until HUP \
                  finds the file writable",
                 path.display()
             ));

@@ -120,7 +120,7 @@ impl PidFile {
                 Err(TryLockError::Error(source)) => return Err(io_error(source)),
             }
         }
-        Err(io_error(io::Error::other("removed again and again")))
+        Err(io_error(io::Error::other("removed repeatedly by another process")))
     }
 
     /// Changes the owner of the file to the user that the process will become, so that this user's next

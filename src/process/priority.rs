@@ -9,8 +9,8 @@ use tracing::debug;
 pub fn give_way(steps: i32) {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::nice(steps) {
-        debug!("a thread that is to give way keeps its priority: {error}");
+        debug!("cannot lower the priority of a thread: {error}");
     }
     #[cfg(not(target_os = "linux"))]
-    debug!("threads have no niceness of their own here: {steps} steps are not taken");
+    debug!("no per-thread niceness on this system: priority not lowered by {steps}");
 }

@@ -35,7 +35,7 @@ pub enum PrivilegeError {
         source: io::Error,
     },
     /// After the switch, root privileges could still be regained.
-    #[error("became user {0:?}, but root's rights can be regained")]
+    #[error("became user {0:?}, but root privileges can be regained")]
     Regainable(String),
 }
 

@@ -25,7 +25,7 @@ const FILE_ENDS: [&str; 5] = [".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqli
 /// The alternative, for the end of messages.
 const OTHERWISE: &str = "or name a file with --queue-type libsqlite3 --libsqlite3-db";
 /// How to create a directory for the server, for the end of messages.
-const OF_ITS_OWN: &str = "make it for the user of the server (mkdir, chown; StateDirectory= in a systemd unit)";
+const OF_ITS_OWN: &str = "create it for the user of the server (mkdir, chown; StateDirectory= in a systemd unit)";
 
 /// The environment variables that determine the state directory.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ pub enum StateDirectoryError {
     #[error("there is no state directory: HOME is not set; set it, or XDG_STATE_HOME, {OTHERWISE}")]
     Nowhere,
     /// A variable is not an absolute path.
-    #[error("{variable} is {value:?}, which is no absolute path; correct or unset it, {OTHERWISE}")]
+    #[error("{variable} is {value:?}, which is not an absolute path; correct or unset it, {OTHERWISE}")]
     NotAbsolute {
         /// The variable.
         variable: &'static str,
@@ -65,7 +65,7 @@ pub enum StateDirectoryError {
         value: OsString,
     },
     /// No directory was named, the default one does not exist, and it cannot be created.
-    #[error("there is no state directory {}, and it cannot be made: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
+    #[error("the state directory {} does not exist and cannot be created: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
     Missing {
         /// The directory.
         path: PathBuf,
@@ -81,7 +81,7 @@ pub enum StateDirectoryError {
         what: &'static str,
     },
     /// The named directory cannot be created, or the path is not a directory.
-    #[error("cannot make the state directory {}: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
+    #[error("cannot create the state directory {}: {source}; {OF_ITS_OWN}, {OTHERWISE}", path.display())]
     Make {
         /// The directory.
         path: PathBuf,
@@ -204,9 +204,9 @@ pub fn prepare(
 fn other_than_directory(path: &Path) -> Option<&'static str> {
     let is_link = fs::symlink_metadata(path).ok()?.is_symlink();
     match fs::metadata(path) {
-        Ok(there) => (!there.is_dir()).then_some("is not a directory; move away what is there"),
+        Ok(there) => (!there.is_dir()).then_some("is not a directory; move the file away"),
         Err(error) if is_link && error.kind() == io::ErrorKind::NotFound => {
-            Some("is a link to something that is not there; mount or make what it leads to, or correct the link")
+            Some("is a dangling symbolic link; mount or create its target, or correct the link")
         }
         Err(_) => None,
     }
@@ -295,7 +295,7 @@ fn give_file(path: &Path, owner: (u32, u32)) -> io::Result<()> {
     let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
     let status = file.metadata()?;
     if !status.is_file() || status.nlink() != 1 {
-        return Err(io::Error::other("it is no file of its own"));
+        return Err(io::Error::other("not a regular file with a single link"));
     }
     give(&file, owner)
 }

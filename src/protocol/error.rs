@@ -35,11 +35,9 @@ impl NotRegistered {
         match self {
             Self::NameTooLong => "the name has more than 512 bytes",
             Self::TimeoutOutOfRange => "the timeout of CAN_DO_TIMEOUT is out of range",
-            Self::TooManyOnServer => "the server has as many functions as it may (--max-functions)",
-            Self::TooManyOnConnection => {
-                "the connection offers as many functions as it may (--max-functions-per-connection)"
-            }
-            Self::OutOfMemory => "the memory of the server is used up (--max-memory)",
+            Self::TooManyOnServer => "function limit of the server reached (--max-functions)",
+            Self::TooManyOnConnection => "function limit of the connection reached (--max-functions-per-connection)",
+            Self::OutOfMemory => "memory limit of the server reached (--max-memory)",
         }
     }
 }
@@ -75,17 +73,17 @@ errors! {
     /// The time of SUBMIT_JOB_EPOCH does not fit into 64 bits.
     EPOCH_OUT_OF_RANGE = "INVALID_ARGUMENT", "Epoch time is out of range";
     /// The server has reached its limit of jobs.
-    TOO_MANY_JOBS = "QUEUE_ERROR", "Job queue is full: there are as many jobs as there may be (max-jobs)";
+    TOO_MANY_JOBS = "QUEUE_ERROR", "Job queue is full: job limit reached (max-jobs)";
     /// The queue limit of the function and priority was reached.
     JOB_QUEUE_FULL = "QUEUE_ERROR", "Job queue is full";
     /// The memory limit for workloads of jobs in memory is reached.
-    OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: its memory is used up (max-memory-for-workloads)";
+    OUT_OF_MEMORY = "QUEUE_ERROR", "Job queue is full: workload memory limit reached (max-memory-for-workloads)";
     /// The memory limit for jobs and peers is reached.
-    MEMORY_USED_UP = "QUEUE_ERROR", "Job queue is full: the memory of the server is used up (max-memory)";
+    MEMORY_USED_UP = "QUEUE_ERROR", "Job queue is full: memory limit reached (max-memory)";
     /// All job numbers are used up.
-    NUMBERS_USED_UP = "QUEUE_ERROR", "Queue error: no job number is left, start with an empty queue";
+    NUMBERS_USED_UP = "QUEUE_ERROR", "Queue error: job numbers exhausted, start with an empty queue";
     /// Too many background jobs are waiting to be stored.
-    STORE_BEHIND = "QUEUE_ERROR", "Queue error: the store does not keep up, try again";
+    STORE_BEHIND = "QUEUE_ERROR", "Queue error: the store cannot keep up, try again";
     /// The store has no space left.
     STORE_FULL = "QUEUE_ERROR", "Queue error: the store is full";
     /// The store is read-only.
@@ -99,7 +97,7 @@ errors! {
     /// The store is damaged.
     STORE_CORRUPT = "QUEUE_ERROR", "Queue error: the store is damaged";
     /// The store refuses this one job.
-    STORE_REFUSED = "QUEUE_ERROR", "Queue error: the store does not take this job";
+    STORE_REFUSED = "QUEUE_ERROR", "Queue error: the store rejects this job";
     /// The limit of functions on the server is reached.
     TOO_MANY_FUNCTIONS = "QUEUE_ERROR", "Too many functions on this server (max-functions)";
     /// The client waits for too many foreground jobs.
@@ -107,11 +105,11 @@ errors! {
     /// The client waits for too many submissions of one job.
     TOO_MANY_WAITS_FOR_JOB = "QUEUE_ERROR", "Too many submissions of one unfinished job on this connection (max-waits-per-job)";
     /// The server is draining and rejects new jobs.
-    SHUTTING_DOWN = "SHUTDOWN_GRACEFUL", "Server is shutting down and takes no new jobs";
+    SHUTTING_DOWN = "SHUTDOWN_GRACEFUL", "Server is shutting down and rejects new jobs";
     /// The limit of connections is reached.
     TOO_MANY_CONNECTIONS = "COULD_NOT_CONNECT", "Too many connections on this server (max-connections)";
     /// The memory limit for jobs and peers is reached.
-    NO_MEMORY_FOR_CONNECTION = "COULD_NOT_CONNECT", "No memory is left for another connection (max-memory)";
+    NO_MEMORY_FOR_CONNECTION = "COULD_NOT_CONNECT", "Memory limit reached, no more connections (max-memory)";
     /// WORK_DATA or WORK_WARNING for a job that this connection does not hold.
     DATA_FOR_UNKNOWN_JOB = "JOB_NOT_FOUND", "Job does not exist on server";
     /// WORK_STATUS, WORK_COMPLETE or WORK_FAIL for a job that this connection does not hold.

@@ -137,7 +137,7 @@ pub const TOO_MANY_FUNCTIONS: &[u8] = b"ERR TOO_MANY_FUNCTIONS Too+many+function
 /// `create function` or `maxqueue` with a name that is too long.
 pub const FUNCTION_TOO_LARGE: &[u8] = b"ERR ARGUMENT_TOO_LARGE Function+name+too+large\r\n";
 /// A command that changes something, on a read-only server.
-pub const READ_ONLY: &[u8] = b"ERR READ_ONLY Nothing+is+changed+by+text+commands+here+(admin-read-only)\r\n";
+pub const READ_ONLY: &[u8] = b"ERR READ_ONLY Text+commands+are+read-only+on+this+server+(admin-read-only)\r\n";
 /// A line that is longer than the limit; the connection is closed after it.
 pub const LINE_TOO_LONG: &[u8] = b"ERR LINE_TOO_LONG The+line+is+longer+than+the+limit+(max-text-line)\r\n";
 

@@ -12,7 +12,7 @@ const ERRORS: &[(&str, &str)] = &[
     ("drain host:", "ERR INVALID_ARGUMENTS Workers+are+connection:ID,+client:ID+or+host:ADDRESS\r\n"),
     (
         "kick connection:1",
-        "ERR INVALID_ARGUMENTS The+id+of+a+connection+is+two+numbers+with+a+hyphen,+as+show+workers+tells+it\r\n",
+        "ERR INVALID_ARGUMENTS A+connection+id+is+two+numbers+with+a+hyphen,+as+listed+by+show+workers\r\n",
     ),
     ("limit running f x", "ERR INVALID_ARGUMENTS A+limit+is+a+number+of+jobs,+0+for+none\r\n"),
     ("priority job H:t:1 urgent", "ERR INVALID_ARGUMENTS A+priority+is+high,+normal+or+low\r\n"),
@@ -354,7 +354,7 @@ fn a_read_only_server_is_changed_by_nobody_and_shows_everything() {
     let mut wire = connect(&server);
     submit(&mut wire, packet::SUBMIT_JOB_BG, b"f\0\0", "H:t:1");
     for line in CHANGES {
-        let answer = "ERR READ_ONLY Nothing+is+changed+by+text+commands+here+(admin-read-only)\r\n";
+        let answer = "ERR READ_ONLY Text+commands+are+read-only+on+this+server+(admin-read-only)\r\n";
         assert_eq!(wire.text_answer(line), answer, "{line}");
     }
     assert_eq!(wire.text("status"), "f\t1\t0\t0\n.\n");

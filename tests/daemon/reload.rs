@@ -88,7 +88,7 @@ pub(crate) fn hangup_changes_the_limit_of_memory() {
     assert_eq!(shown("held_max_bytes"), 32 << 20);
     submitter.send(packet::SUBMIT_JOB_BG, &body(&[b"work", b"", b"one more"]));
     let text = submitter.expect_error("QUEUE_ERROR");
-    assert_eq!(text, "Job queue is full: the memory of the server is used up (max-memory)");
+    assert_eq!(text, "Job queue is full: memory limit reached (max-memory)");
     assert_eq!(shown("held_submissions_refused"), 1);
     // Workers go on, and what they end makes room.
     let mut worker = server.connect();

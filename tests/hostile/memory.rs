@@ -131,7 +131,7 @@ fn be_honest(server: &Watched, refuses_visitors: bool, ends: &AtomicBool) -> (us
         match visitor.recv() {
             (packet::ECHO_RES, _) => visit(&mut visitor),
             (packet::ERROR, error) if refuses_visitors => {
-                assert!(error.starts_with(b"COULD_NOT_CONNECT\0No memory is left"), "{}", error.escape_ascii());
+                assert!(error.starts_with(b"COULD_NOT_CONNECT\0Memory limit reached"), "{}", error.escape_ascii());
                 assert!(client.text("status").ends_with(".\n"));
             }
             other => panic!("{other:?}"),

@@ -43,7 +43,7 @@ pub(crate) fn log_without_its_file() {
     let stderr = text(&output.stderr);
     let lines: Vec<&str> = stderr.lines().collect();
     assert!(
-        lines[0].starts_with("gearmand: cannot open the log file ") && lines[0].contains("logging to standard error, "),
+        lines[0].starts_with("gearmand: cannot open log file ") && lines[0].contains("logging to standard error, "),
         "{stderr}"
     );
     assert!(lines[1].starts_with(" NOTICE ") && lines[1].ends_with(" [  main ] to standard error"), "{stderr}");

@@ -105,5 +105,5 @@ pub(crate) fn state_directory_of_another() {
     let stdout = text(&output.stdout);
     let lines: Vec<&str> = stdout.lines().collect();
     assert!(lines[0].starts_with(&format!("cannot write into the state directory {path}: ")), "{stdout}");
-    assert!(lines[1].starts_with(&format!("cannot make the state directory {path}/gearmand: ")), "{stdout}");
+    assert!(lines[1].starts_with(&format!("cannot create the state directory {path}/gearmand: ")), "{stdout}");
 }

@@ -214,7 +214,7 @@ pub(crate) fn a_full_memory_refuses_jobs() {
         }
         assert!(taken <= 1024, "more than 1 MiB was taken");
     };
-    let full = b"QUEUE_ERROR\0Job queue is full: its memory is used up (max-memory-for-workloads)";
+    let full = b"QUEUE_ERROR\0Job queue is full: workload memory limit reached (max-memory-for-workloads)";
     assert_eq!(text(&refused), text(full));
     assert!(taken >= 512, "full with {taken} KiB");
     // Somebody who waits is refused as well, small jobs of others are not, and the connection lives.

@@ -116,7 +116,7 @@ pub(crate) fn state_directories_that_cannot_be_used() {
         ("STATE_DIRECTORY", "file", "file is not a directory"),
         ("STATE_DIRECTORY", "file/below", "file/below"),
         ("STATE_DIRECTORY", "read-only", "read-only"),
-        ("STATE_DIRECTORY", "link", "link is a link to something that is not there"),
+        ("STATE_DIRECTORY", "link", "link is a dangling symbolic link"),
         ("STATE_DIRECTORY", "unreadable", "unreadable"),
         ("XDG_STATE_HOME", "file", "file/gearmand"),
         ("HOME", "home", "home/.local/state/gearmand"),

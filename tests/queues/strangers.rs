@@ -71,7 +71,7 @@ pub(crate) fn at_the_last_number_jobs_are_refused() {
         for kind in [packet::SUBMIT_JOB, packet::SUBMIT_JOB_BG] {
             client.send(kind, b"kept\0more\0w");
             let error = client.expect_error("QUEUE_ERROR");
-            assert!(error.contains("no job number is left"), "{error}");
+            assert!(error.contains("job numbers exhausted"), "{error}");
         }
         server.kill();
         server.restart();

@@ -271,9 +271,9 @@ impl Model {
             return Ok(());
         }
         Err(if is_durable {
-            "Queue error: the store does not keep up, try again"
+            "Queue error: the store cannot keep up, try again"
         } else {
-            "Job queue is full: its memory is used up (max-memory-for-workloads)"
+            "Job queue is full: workload memory limit reached (max-memory-for-workloads)"
         })
     }
 
@@ -505,6 +505,6 @@ fn text_of(failure: StoreFailure) -> &'static str {
         StoreFailure::Locked => "Queue error: the store is locked",
         StoreFailure::Unreachable => "Queue error: the database cannot be reached",
         StoreFailure::Corrupt => "Queue error: the store is damaged",
-        StoreFailure::Refused => "Queue error: the store does not take this job",
+        StoreFailure::Refused => "Queue error: the store rejects this job",
     }
 }

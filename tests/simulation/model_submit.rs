@@ -40,7 +40,7 @@ impl Model {
         let new = weight::JOB + weight::OPERATION + submission.workload.len() as u64;
         if self.memory_used.saturating_add(new) > self.policy.memory_max / 4 * 3 {
             self.note("met a server without memory");
-            let text = "Job queue is full: the memory of the server is used up (max-memory)";
+            let text = "Job queue is full: memory limit reached (max-memory)";
             return self.expect_error(from, "QUEUE_ERROR", text);
         }
         if !self.know_function(from, submission.function, outcome) {
@@ -68,7 +68,7 @@ impl Model {
         }
         if self.jobs.len() >= self.policy.max_jobs {
             self.note("met a full queue");
-            let text = "Job queue is full: there are as many jobs as there may be (max-jobs)";
+            let text = "Job queue is full: job limit reached (max-jobs)";
             return self.expect_error(from, "QUEUE_ERROR", text);
         }
         let is_durable = self.policy.keeps_jobs && submission.background;

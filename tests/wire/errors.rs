@@ -125,7 +125,7 @@ const LIMITS: &[Case] = &[
     Case {
         error: PeerError::TOO_MANY_JOBS,
         code: "QUEUE_ERROR",
-        text: "Job queue is full: there are as many jobs as there may be (max-jobs)",
+        text: "Job queue is full: job limit reached (max-jobs)",
         arguments: &["--max-jobs", "1"],
         provoke: |_, wire| {
             submit_plain(wire, "f", "1");
@@ -170,7 +170,7 @@ const LIMITS: &[Case] = &[
     Case {
         error: PeerError::OUT_OF_MEMORY,
         code: "QUEUE_ERROR",
-        text: "Job queue is full: its memory is used up (max-memory-for-workloads)",
+        text: "Job queue is full: workload memory limit reached (max-memory-for-workloads)",
         arguments: &["--queue-type", "builtin", "--max-memory-for-workloads", "1MiB"],
         provoke: |_, wire| {
             let workload = "x".repeat(600_000);
@@ -181,7 +181,7 @@ const LIMITS: &[Case] = &[
     Case {
         error: PeerError::MEMORY_USED_UP,
         code: "QUEUE_ERROR",
-        text: "Job queue is full: the memory of the server is used up (max-memory)",
+        text: "Job queue is full: memory limit reached (max-memory)",
         arguments: &["--queue-type", "builtin", "--max-memory", "16MiB"],
         provoke: |_, wire| {
             let workload = "x".repeat(600_000);
@@ -192,7 +192,7 @@ const LIMITS: &[Case] = &[
     Case {
         error: PeerError::SHUTTING_DOWN,
         code: "SHUTDOWN_GRACEFUL",
-        text: "Server is shutting down and takes no new jobs",
+        text: "Server is shutting down and rejects new jobs",
         arguments: &["--drain-timeout", "0"],
         provoke: |server, wire| {
             // Without a job that would be lost the server would be drained at once.

@@ -21,8 +21,12 @@ fn shown(wire: &mut Wire, key: &str) -> String {
 #[test]
 fn functions_beyond_a_limit_are_one_warning_and_no_answer() {
     for (option, most, reason) in [
-        ("--max-functions-per-connection", 2, "the connection offers as many functions as it may"),
-        ("--max-functions", 3, "the server has as many functions as it may"),
+        (
+            "--max-functions-per-connection",
+            2,
+            "function limit of the connection reached (--max-functions-per-connection)",
+        ),
+        ("--max-functions", 3, "function limit of the server reached (--max-functions)"),
     ] {
         let server = server(&[option, &most.to_string(), "--verbose", "WARNING"]);
         let mut observer = connect(&server);

@@ -182,7 +182,7 @@ fn a_failing_reopen_keeps_the_old_file() {
     finish(&handle);
     let text = fs::read_to_string(moved.join("log")).unwrap();
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines[0].starts_with("  ERROR ") && lines[0].contains("cannot open the log file "), "{text}");
+    assert!(lines[0].starts_with("  ERROR ") && lines[0].contains("cannot reopen log file "), "{text}");
     assert!(lines[1].contains("still here"), "{text}");
 }
 

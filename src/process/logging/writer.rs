@@ -125,8 +125,7 @@ impl Writer {
             Ok(output) => (self.output, self.is_torn) = (output, false),
             Err(error) => {
                 let path = path.display();
-                let text =
-                    format!("cannot open the log file {path} anew: {error}; the log goes on where it went before");
+                let text = format!("cannot reopen log file {path}: {error}; keeping the previous output");
                 self.write(&Record::of_log(Level::Error, text));
             }
         }
@@ -134,8 +133,5 @@ impl Writer {
 }
 
 fn left_out(count: u64) -> Record {
-    Record::of_log(
-        Level::Warning,
-        format!("{count} lines of the log are missing here: they could not be written in time"),
-    )
+    Record::of_log(Level::Warning, format!("{count} log lines dropped (output too slow)"))
 }

@@ -159,7 +159,7 @@ pub fn connection_id(word: &[u8]) -> Option<(u32, u32)> {
 /// The same, with an error if the word is anything else.
 pub(super) fn worker_id(word: &[u8]) -> Result<(u32, u32), AdminError<'_>> {
     connection_id(word)
-        .ok_or(AdminError::BadArgument("The id of a connection is two numbers with a hyphen, as show workers tells it"))
+        .ok_or(AdminError::BadArgument("A connection id is two numbers with a hyphen, as listed by show workers"))
 }
 
 fn count(word: &[u8]) -> Result<u32, AdminError<'_>> {

@@ -56,7 +56,7 @@ fn a_fifo_without_a_reader_holds_up_nothing_and_its_lines_wait() {
         assert_eq!(handle.left_out(), 1);
         info!("third");
         let lines: Vec<String> = fifo.read().lines().take(2).map(Result::unwrap).collect();
-        assert!(lines[0].contains("1 lines of the log are missing here"), "{lines:?}");
+        assert!(lines[0].contains("1 log lines dropped (output too slow)"), "{lines:?}");
         assert!(lines[1].ends_with("third"), "{lines:?}");
     });
 }
@@ -85,7 +85,7 @@ fn what_a_full_pipe_does_not_take_is_counted_in_its_place() {
             assert_eq!(number.parse::<u64>().unwrap(), next, "{line}");
             next += 1;
         } else {
-            let (text, _) = line.split_once(" lines of the log are missing here").unwrap();
+            let (text, _) = line.split_once(" log lines dropped (output too slow)").unwrap();
             let count: u64 = text.rsplit(' ').next().unwrap().parse().unwrap();
             next += count;
             missing += count;
