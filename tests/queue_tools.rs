@@ -175,7 +175,7 @@ fn the_servers_own_queue_is_found_by_its_settings() {
     let (_, error) = count(&[], &[("GEARMAND_QUEUE_TYPE", "builtin")], 2);
     assert!(error.contains("in memory") && error.contains("--from"), "{error}");
     let (_, error) = count(&[], &[("GEARMAND_QUEUE_TYPE", "libdrizzle")], 2);
-    assert!(error.contains("gone for good"), "{error}");
+    assert!(error.contains("this queue type was removed"), "{error}");
 }
 
 #[test]

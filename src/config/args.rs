@@ -162,7 +162,7 @@ pub struct Network {
     #[arg(long, value_name = "N", default_value = "5", value_parser = value::probes, allow_negative_numbers = true)]
     pub keepalive_count: OptionalCount,
 
-    /// Close a connection whose peer has acknowledged nothing for so long; without a unit: seconds; 0 leaves it to the kernel
+    /// TCP_USER_TIMEOUT: close a connection if nothing is acknowledged for this long; without a unit: seconds; 0 leaves it to the kernel
     ///
     /// Together with the probes it returns the jobs of a dead host in less than a minute: a silent peer is closed after 30
     /// seconds, one that was written to just before that after 30 more. It is never less than all probes take. A peer that
@@ -227,7 +227,7 @@ impl Process {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Jobs")]
 pub struct Jobs {
-    /// Attempts after which a job fails whose workers were lost; -1 and 0 are without end
+    /// Attempts after which a job whose workers were lost fails; -1 and 0 mean no limit
     #[arg(short = 'j', long, value_name = "N", default_value = "-1", value_parser = value::retries,
           allow_negative_numbers = true)]
     pub job_retries: Retries,
@@ -284,18 +284,18 @@ pub struct Limits {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = value::bytes::<KIB, { 4 * GIB }>)]
     pub max_packet_size: u64,
 
-    /// Most connections at one time
+    /// Maximum number of open connections
     #[arg(long, value_name = "N", default_value = "65536", value_parser = value::count::<1, 1_073_741_816>)]
     pub max_connections: usize,
 
-    /// Most bytes that wait for one slow reader; beyond it the connection is closed
+    /// Maximum bytes queued for one slow reader; beyond it the connection is closed
     ///
     /// It has room for what many workers may answer to one client at the same moment: that is more than anybody can
     /// read at once. A reader that takes nothing is closed by --write-timeout, however little waits for it.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = value::bytes::<KIB, { 1024 * GIB }>)]
     pub max_output: u64,
 
-    /// Most bytes of memory for jobs and peers; 0 is two thirds of the machine's memory
+    /// Maximum bytes of memory for jobs and peers; 0 is two thirds of the machine's memory
     ///
     /// It is the sum of all that peers make the server hold: jobs, submissions that wait, packets that wait
     /// for slow readers or have not come whole. Beyond three quarters submissions are refused; near the limit
@@ -305,11 +305,11 @@ pub struct Limits {
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = value::bytes_or_automatic::<{ 16 * MIB }, { 1024 * GIB }>)]
     pub max_memory: OptionalSize,
 
-    /// Most jobs, queued and running together; 0 is as many as fit into --max-memory
+    /// Maximum number of jobs, queued and running together; 0 is as many as fit into --max-memory
     #[arg(long, value_name = "N", default_value = "0", value_parser = value::count::<0, 4_000_000_000>)]
     pub max_jobs: usize,
 
-    /// Most bytes of workloads of queued jobs in memory; 0 is 64 MiB for a durable queue, else what
+    /// Maximum bytes of workloads of queued jobs in memory; 0 is 64 MiB for a durable queue, else what
     /// --max-memory leaves
     ///
     /// It is a part of --max-memory. A durable queue keeps what is beyond it in the store alone and reads it
@@ -321,29 +321,29 @@ pub struct Limits {
     #[arg(long, value_name = "BYTES", default_value = "8192", value_parser = value::count::<64, 1_048_576>)]
     pub max_text_line: usize,
 
-    /// Most words in a line of the text protocol, but for `list jobs` with all its filters
+    /// Maximum number of words in a line of the text protocol, but for `list jobs` with all its filters
     #[arg(long, value_name = "N", default_value = "5", value_parser = value::count::<5, 1_024>)]
     pub max_text_words: usize,
 
-    /// Most functions known to the server
+    /// Maximum number of functions known to the server
     #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_functions: usize,
 
-    /// Most functions that one connection offers to do
+    /// Maximum number of functions that one connection offers
     ///
     /// What is beyond it is not registered and not answered, as by C++ gearmand; the log and a metric tell of it.
     #[arg(long, value_name = "N", default_value = "100000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_functions_per_connection: usize,
 
-    /// Most jobs that one connection works on at one time
+    /// Maximum number of jobs that one connection works on at one time
     #[arg(long, value_name = "N", default_value = "10000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_jobs_per_connection: usize,
 
-    /// Most jobs whose results one connection waits for
+    /// Maximum number of jobs whose results one connection waits for
     #[arg(long, value_name = "N", default_value = "1000000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_waits_per_connection: usize,
 
-    /// Most submissions of one job whose results one connection waits for
+    /// Maximum number of submissions of one job whose results one connection waits for
     #[arg(long, value_name = "N", default_value = "1000", value_parser = value::count::<1, 1_000_000_000>)]
     pub max_waits_per_job: usize,
 }
@@ -352,14 +352,14 @@ pub struct Limits {
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Times")]
 pub struct Timeouts {
-    /// Close a connection that has sent nothing so long after it was opened; without a unit: seconds; 0 waits for ever
+    /// Close a connection that has sent nothing for this long after it was opened; without a unit: seconds; 0 waits for ever
     ///
     /// The default is to wait: pools of connections, health checks and clients that connect before their first job are
     /// legitimate and many, while a dead peer is found by the keep-alive probes.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = value::seconds_or_off)]
     pub handshake_timeout: OptionalDuration,
 
-    /// Close a connection that takes nothing of what waits for it for so long; without a unit: seconds; 0 waits for ever
+    /// Close a slow reader that has read nothing for this long; without a unit: seconds; 0 waits for ever
     ///
     /// Its host answers all the while: a client may be busy for minutes before it reads its next result. --max-output bounds
     /// what waits for it.
@@ -370,7 +370,7 @@ pub struct Timeouts {
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = value::milliseconds)]
     pub wake_timeout: Duration,
 
-    /// Let jobs that run or would be lost finish for so long after USR1, then stop; without a unit: seconds; 0 waits for ever
+    /// After USR1, wait at most this long for running and volatile jobs, then stop; without a unit: seconds; 0 waits for ever
     ///
     /// While it drains, the server takes no new job. Five minutes end ordinary jobs; without a bound one stuck worker
     /// would keep a server alive that refuses all work.

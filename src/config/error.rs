@@ -124,7 +124,7 @@ pub enum ConfigError {
         origin: Origin,
     },
     /// A feature that this build does not have was selected.
-    #[error("{origin}: --{name}{} cannot be had: {reason}", after_space(value))]
+    #[error("{origin}: --{name}{} is not available: {reason}", after_space(value))]
     Unavailable {
         /// Long name of the setting.
         name: String,

@@ -29,7 +29,7 @@ const CORE_DUMPS: Standing = Standing::Retired(
 );
 const STORED_AS_THEY_COME: Standing =
     Standing::Retired("jobs are stored as they come, and none is left for the end; remove the option");
-const QUEUE_GONE: Standing = Standing::Retired("this queue is gone and no job is kept by it; remove the option");
+const QUEUE_GONE: Standing = Standing::Retired("this queue type was removed; remove the option");
 
 /// Options with a value: long name and support.
 const VALUES: &[(&str, Standing)] = &[
@@ -109,5 +109,5 @@ fn option(name: &'static str, standing: Standing) -> Arg {
 }
 
 /// Why `--ssl` is refused.
-pub(super) const REFUSE_TLS: &str = "this build does not speak TLS and will not listen in the clear where TLS was asked for; \
-                                     remove the option and put a TLS proxy such as stunnel in front";
+pub(super) const REFUSE_TLS: &str = "this build does not support TLS and refuses to listen without it where TLS was \
+                                     requested; remove the option and put a TLS proxy such as stunnel in front";

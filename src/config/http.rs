@@ -26,10 +26,9 @@ pub(super) struct HttpArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4780")]
     pub(super) http_listen: HttpListen,
 
-    /// What a request that changes something must bring as `Authorization: Bearer TOKEN`; the environment or a file hides it from `ps` [default: none]
+    /// Token required for changes, as `Authorization: Bearer TOKEN`; the environment or a file hides it from `ps` [default: none]
     ///
-    /// Without a token whoever reaches a loopback address may change things, and nobody may on any other address. Looking
-    /// needs no token.
+    /// Without a token, changes are allowed on a loopback address and refused on any other. Read access needs no token.
     #[arg(long, value_name = "TEXT", value_parser = value::token)]
     http_token: Option<Secret>,
 
@@ -43,7 +42,7 @@ pub(super) struct HttpArgs {
     #[arg(long)]
     http_read_only: bool,
 
-    /// Most HTTP connections at one time
+    /// Maximum number of open HTTP connections
     #[arg(long, value_name = "N", default_value = "256", value_parser = value::count::<1, 1_000_000>)]
     http_max_connections: usize,
 

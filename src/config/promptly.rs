@@ -29,14 +29,14 @@ pub fn read_promptly(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     loop {
         match limited.read_to_end(&mut bytes) {
             Ok(_) if bytes.is_empty() && !is_file => {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "nobody writes into it"));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the pipe has no writer"));
             }
             Ok(_) => return Ok(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => wait(&file)?,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    "whoever writes into it takes longer than 5 seconds",
+                    "timed out after 5 seconds waiting for the writer",
                 ));
             }
             Err(error) => return Err(error),

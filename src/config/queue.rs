@@ -89,7 +89,7 @@ pub(super) struct QueueArgs {
     #[arg(long, value_name = "NAME", default_value = "gearman_queue", value_parser = value::non_empty)]
     libsqlite3_table: String,
 
-    /// Leave the primary key to a table that C++ gearmand made, for a way back without a step, at a fraction of the speed
+    /// Keep the primary key of a C++ gearmand table, so that C++ gearmand can use it again; much slower
     #[arg(long)]
     sqlite_keep_primary_key: bool,
 
@@ -242,8 +242,7 @@ pub(super) fn refuse(name: &str) -> Option<String> {
     if let Some((kind, built)) = KINDS.iter().find(|(kind, _)| known(kind)) {
         let refusal = || {
             format!(
-                "this build has no queue {kind} and will not pretend to store jobs; build it with the cargo feature \
-                 {}, or take one of: {}",
+                "this build does not support queue {kind}; build it with the cargo feature {}, or use one of: {}",
                 feature(kind),
                 built_kinds()
             )
@@ -252,7 +251,7 @@ pub(super) fn refuse(name: &str) -> Option<String> {
     }
     if GONE.iter().any(|kind| known(kind)) {
         return Some(format!(
-            "this queue is gone for good, and jobs cannot be read out of it; leave the option out for a durable queue in \
+            "this queue type was removed, and its jobs cannot be imported; leave the option out for a durable queue in \
              a file, or take one of: {}. Jobs that the old server still keeps: send it USR1 once clients use this one, \
              and leave it its workers until it ends",
             built_kinds()

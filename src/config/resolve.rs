@@ -204,7 +204,8 @@ fn judge(settings: &Settings, choices: &BTreeMap<String, Choice>, findings: &mut
             }
             Standing::Unbuilt(part) if is_set => {
                 findings.warnings.push(format!(
-                    "{origin}: --{name} has no effect: it is part of {part}, which this build does not have; remove the option"
+                    "{origin}: --{name} has no effect: it is part of {part}, which this build does not \
+                     include; remove the option"
                 ));
             }
             Standing::Live | Standing::Retired(_) | Standing::Unbuilt(_) => {}
@@ -320,11 +321,12 @@ fn unfit_http_port(config: &Config) -> Option<String> {
     let hosts = config.http_plugin_addresses();
     if hosts.is_empty() {
         return Some(format!(
-            "--protocol {plugin} listens on the TCP addresses of --listen, and that names UNIX sockets alone; add an address"
+            "--protocol {plugin} listens on the TCP addresses of --listen, and that names only UNIX sockets; add an \
+             address"
         ));
     }
     let taken = hosts.iter().find(|address| port != 0 && config.listen.contains(address))?;
-    Some(format!("{taken} is for gearmand's own protocol already; choose another --http-port"))
+    Some(format!("{taken} is already used by the Gearman protocol; choose another --http-port"))
 }
 
 /// Warns about memory limits that do not fit together.
@@ -333,8 +335,8 @@ fn notice_tight_memory(config: &Config, findings: &mut Findings) {
     let packet = config.limits.max_packet_size;
     if packet.saturating_mul(2) > most {
         findings.warnings.push(format!(
-            "--max-memory {} has no room for packets of {} (--max-packet-size), which the server holds twice at times: who sends or is \
-             sent such a packet may be closed; raise the one or lower the other",
+            "--max-memory {} is less than twice --max-packet-size {}; connections with such packets may be \
+             closed; raise the one or lower the other",
             display_bytes(most),
             display_bytes(packet)
         ));
@@ -342,7 +344,7 @@ fn notice_tight_memory(config: &Config, findings: &mut Findings) {
     let workloads = config.limits.max_memory_for_workloads.unwrap_or(0);
     if workloads > most / 4 * 3 {
         findings.warnings.push(format!(
-            "--max-memory-for-workloads {} is more than jobs may take: three quarters of --max-memory, {}",
+            "--max-memory-for-workloads {} is more than the share for jobs: three quarters of --max-memory, {}",
             display_bytes(workloads),
             display_bytes(most / 4 * 3)
         ));
@@ -377,15 +379,15 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
     }
     if config.jobs.job_retries == Some(0) {
         findings.warnings.push(
-            "--job-retries 0 is without end, as in gearmand up to 2.0.0: a job that crashes its workers is tried for ever; \
-             write 1 for a single attempt, which is what gearmand's development after 2.0.0 reads a 0 as, or -1 to say the same"
+            "--job-retries 0 means no limit, as in gearmand up to 2.0.0: a job that crashes its workers is \
+             retried forever; write 1 for a single attempt, as gearmand's development after 2.0.0 reads 0, or -1 for no limit"
                 .to_owned(),
         );
     }
     if let Some(files @ 1..LEAST_FILES) = config.process.file_descriptors {
-        findings.warnings.push(format!(
-            "--file-descriptors {files} is too few for the server's own files: it asks for {LEAST_FILES}"
-        ));
+        findings
+            .warnings
+            .push(format!("--file-descriptors {files} is too few for the server's own files: {LEAST_FILES} is used"));
     }
     let network = &config.network;
     if let (Some(timeout), Some(idle), Some(interval), Some(count)) =
@@ -393,8 +395,9 @@ fn notice_oddities(config: &Config, is_set: impl Fn(&str) -> bool, findings: &mu
         && timeout < idle + interval * count
     {
         findings.warnings.push(format!(
-            "--tcp-user-timeout {timeout:?} is shorter than all probes take, {:?}: that is the time in force, so that living \
-             peers are not closed for one lost probe; lower --keepalive-idle, --keepalive-interval or --keepalive-count",
+            "--tcp-user-timeout {timeout:?} is shorter than all probes take, {:?}, which is used instead, \
+             so that one lost probe does not close a live peer; lower --keepalive-idle, --keepalive-interval or \
+             --keepalive-count",
             idle + interval * count
         ));
     }

@@ -114,7 +114,7 @@ fn whole<const MIN: i64, const MAX: i64>(text: &str) -> Result<i64, String> {
 /// A number of objects in memory, from `MIN` to `MAX`.
 pub(super) fn count<const MIN: i64, const MAX: i64>(text: &str) -> Result<usize, String> {
     let number = whole::<MIN, MAX>(text)?;
-    usize::try_from(number).map_err(|_| "this machine cannot count so far".to_owned())
+    usize::try_from(number).map_err(|_| "number too large".to_owned())
 }
 
 /// A number for the kernel, from `MIN` to `MAX`.
@@ -185,7 +185,7 @@ pub(super) fn bytes_or_automatic<const MIN: u64, const MAX: u64>(text: &str) -> 
     if bytes::<0, MAX>(text) == Ok(0) {
         return Ok(None);
     }
-    bytes::<MIN, MAX>(text).map(Some).map_err(|error| format!("{error}, or 0 for one that the server works out"))
+    bytes::<MIN, MAX>(text).map(Some).map_err(|error| format!("{error}, or 0 for automatic"))
 }
 
 /// A non-empty text.
@@ -229,7 +229,7 @@ pub(super) fn display_bytes(size: u64) -> String {
 /// A time of at least a millisecond; a number without a unit counts milliseconds.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     let duration = duration(text, TimeUnit::Milliseconds)?;
-    if duration.is_zero() { Err("0 is no time; the shortest is 1ms".to_owned()) } else { Ok(duration) }
+    if duration.is_zero() { Err("the time must be at least 1ms".to_owned()) } else { Ok(duration) }
 }
 
 /// A time that 0 switches off; a number without a unit counts seconds.
@@ -239,7 +239,7 @@ pub(super) fn seconds_or_off(text: &str) -> Result<OptionalDuration, String> {
 
 fn duration(text: &str, bare: TimeUnit) -> Result<Duration, String> {
     let duration = units::time(text, bare)?;
-    if duration > LONGEST { Err("the longest time is a year, 365d".to_owned()) } else { Ok(duration) }
+    if duration > LONGEST { Err("the time must be at most a year, 365d".to_owned()) } else { Ok(duration) }
 }
 
 /// The prefix of job handles: text that needs no escaping in handles, in responses of the text protocol and

@@ -186,7 +186,7 @@ fn letters_have_the_long_names_of_gearmand() {
 #[test]
 fn absent_parts_are_refused_not_replaced() {
     for (options, parts) in [
-        (["--ssl", "-R"], vec!["--ssl", "does not speak TLS"]),
+        (["--ssl", "-R"], vec!["--ssl", "does not support TLS"]),
         (["-u", "no-such-user-here"], vec!["no-such-user-here", "no such user"]),
     ] {
         assert_parts(&World::new(&options).error(), &parts);
@@ -323,7 +323,7 @@ fn settings_that_contradict_each_other_are_refused() {
     World::new(&["--max-packet-size", "2g", "--max-output=2GiB"]).config();
     let warnings = World::new(&["-d", "-l", "stderr"]).warnings();
     assert_parts(&warnings[0], &["--daemon", "--log-file stderr"]);
-    assert_parts(&World::new(&["-j0"]).warnings()[0], &["--job-retries 0", "without end", "write 1"]);
+    assert_parts(&World::new(&["-j0"]).warnings()[0], &["--job-retries 0", "means no limit", "write 1"]);
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn the_http_plugin_listens_on_the_tcp_addresses_with_a_port_of_its_own() {
     assert_parts(&World::new(&["--http-port=81"]).warnings()[0], &["--http-port", "without --protocol http"]);
     let error = World::new(&["-r", "http", "--http-port=4730"]).error();
     assert_parts(&error, &["command line", "*:4730", "another --http-port"]);
-    assert_parts(&World::new(&["-r", "http", "-L", "unix:/tmp/s"]).error(), &["UNIX sockets alone", "add an address"]);
+    assert_parts(&World::new(&["-r", "http", "-L", "unix:/tmp/s"]).error(), &["only UNIX sockets", "add an address"]);
     assert!(World::new(&["-r", "http", "--port=0", "--http-port=0"]).warnings().is_empty());
 }
 

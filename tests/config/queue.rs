@@ -62,9 +62,12 @@ fn queues_are_named_as_gearmand_names_them() {
 #[test]
 fn queues_that_cannot_be_had_name_the_way_out() {
     for (options, parts) in [
-        (["-q", "libmemcached"], vec!["command line", "libmemcached", "gone for good", "USR1", "libsqlite3, Postgres"]),
-        (["-q", "LibTokyoCabinet"], vec!["LibTokyoCabinet", "gone for good", "leave the option out"]),
-        (["-q", "libdrizzle"], vec!["gone for good"]),
+        (
+            ["-q", "libmemcached"],
+            vec!["command line", "libmemcached", "this queue type was removed", "USR1", "libsqlite3, Postgres"],
+        ),
+        (["-q", "LibTokyoCabinet"], vec!["LibTokyoCabinet", "this queue type was removed", "leave the option out"]),
+        (["-q", "libdrizzle"], vec!["this queue type was removed"]),
         (["-q", "mariadb"], vec!["no such queue", "write MySQL, or"]),
         (
             ["-q", "sqlite"],
@@ -76,7 +79,7 @@ fn queues_that_cannot_be_had_name_the_way_out() {
         assert_parts(&World::new(&options).error(), &parts);
     }
     let error = World::new(&[]).file("c.toml", "\nqueue-type = 'libdrizzle'").error();
-    assert_parts(&error, &["c.toml:2", "gone for good"]);
+    assert_parts(&error, &["c.toml:2", "this queue type was removed"]);
 }
 
 #[test]
