@@ -22,8 +22,9 @@ const ENVIRONMENT: [&str; 2] = ["GEARMAN_SERVERS", "GEARMAN_SERVER"];
 pub(super) struct ServerArgs {
     /// Server: HOST, HOST:PORT, [IPV6]:PORT or unix:/PATH; may be repeated, or be a list with commas
     ///
-    /// The default is the environment variable GEARMAN_SERVERS or GEARMAN_SERVER, which may be such a list, or else
-    /// 127.0.0.1:4730. `submit` and `admin` use the first reachable server, `work` serves all of them.
+    /// The default is the environment variable GEARMAN_SERVERS or GEARMAN_SERVER, which may be such a list,
+    /// or else 127.0.0.1:4730. `submit` and `admin` use the first reachable server, `work` serves all of
+    /// them.
     #[arg(
         id = "tool_server",
         short = 's',

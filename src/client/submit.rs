@@ -60,7 +60,8 @@ pub struct SubmitArgs {
     /// Do not run before this time, in seconds of UNIX time; implies --background
     #[arg(long, visible_alias = "epoch", value_name = "SECONDS", conflicts_with_all = ["priority", "high", "low", "delay"])]
     at: Option<u64>,
-    /// Delay before the job may run, such as 90s, 5m, 2h or 1d (without a unit: seconds); implies --background
+    /// Delay before the job may run, such as 90s, 5m, 2h or 1d (without a unit: seconds); implies
+    /// --background
     #[arg(long = "in", value_name = "TIME", value_parser = values::delay, conflicts_with_all = ["priority", "high", "low"])]
     delay: Option<Duration>,
     /// Maximum number of unfinished jobs
@@ -72,7 +73,8 @@ pub struct SubmitArgs {
     /// Print results as they are, without adding newlines
     #[arg(long, conflicts_with = "json")]
     raw: bool,
-    /// Print one JSON object per job: job (its number), function, unique, handle, outcome, data, warnings, result, exception
+    /// Print one JSON object per job: job (its number), function, unique, handle, outcome, data, warnings,
+    /// result, exception
     ///
     /// The outcome is complete, failed, exception, rejected, lost, timeout, or created for a background job. Bytes that
     /// are not UTF-8 are in base64, under a name that ends with _base64.
@@ -84,7 +86,8 @@ pub struct SubmitArgs {
     /// Timeout for a silent server; without a unit: seconds
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = values::time)]
     server_timeout: Duration,
-    /// How long to retry a lost connection; without a unit: seconds. A connection without any answer counts as lost
+    /// How long to retry a lost connection; without a unit: seconds. A connection without any answer counts
+    /// as lost
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::time)]
     reconnect: Duration,
     /// Resubmit jobs that were unfinished when the connection was lost: they may run twice

@@ -55,13 +55,15 @@ pub struct WorkArgs {
     concurrency: u16,
     /// Maximum number of jobs that each connection holds, including the running one: for many short jobs
     ///
-    /// The next jobs are already here when a job ends, which saves a round trip to the server. Prefetched jobs wait
-    /// their turn here: no later job overtakes them, whatever its priority, and no other worker can take them, even an
-    /// idle one. Only for functions whose jobs take milliseconds. When the worker stops, prefetched jobs that have not
-    /// started return to the server after the running job; C++ gearmand counts that as an attempt (--job-retries).
+    /// The next jobs are already here when a job ends, which saves a round trip to the server. Prefetched
+    /// jobs wait their turn here: no later job overtakes them, whatever its priority, and no other worker can
+    /// take them, even an idle one. Only for functions whose jobs take milliseconds. When the worker stops,
+    /// prefetched jobs that have not started return to the server after the running job; C++ gearmand counts
+    /// that as an attempt (--job-retries).
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=MOST_PREFETCH), conflicts_with = "managed")]
     prefetch: u16,
-    /// Time limit of a command, such as 90s or 5m (without a unit: seconds); it is killed then, and the job fails
+    /// Time limit of a command, such as 90s or 5m (without a unit: seconds); it is killed then, and the job
+    /// fails
     ///
     /// The server is told a limit of five seconds more (CAN_DO_TIMEOUT), after which it gives the job to another worker:
     /// that is for a worker that itself hangs.

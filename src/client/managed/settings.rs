@@ -26,8 +26,8 @@ const WORKERS_MAX: usize = 64;
 pub(in crate::client) struct ManagedArgs {
     /// Let a monitor control this worker: `gearmand fleet`, or any monitor that implements the contract
     ///
-    /// It starts with no function; the monitor selects which of those with -f it serves. One job runs at a time, more
-    /// with --workers.
+    /// It starts with no function; the monitor selects which of those with -f it serves. One job runs at a
+    /// time, more with --workers.
     #[arg(long)]
     pub(in crate::client) managed: bool,
     /// This process is a worker that a supervisor has started
@@ -44,7 +44,8 @@ pub(in crate::client) struct ManagedArgs {
     /// A worker that dies or reaches a limit is replaced; one that the monitor told to exit is not.
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000), requires = "managed")]
     workers: u16,
-    /// Maximum number of workers, including those that the monitor starts here [default: 64, or twice --workers if that is more]
+    /// Maximum number of workers, including those that the monitor starts here [default: 64, or twice
+    /// --workers if that is more]
     ///
     /// Any client of the server can request more workers; set this to what the host can run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000), requires = "managed")]
@@ -58,10 +59,12 @@ pub(in crate::client) struct ManagedArgs {
     /// Replace a worker after this many jobs, failed ones included
     #[arg(long, value_name = "N", requires = "managed")]
     max_jobs: Option<NonZeroU64>,
-    /// Replace a worker at this age, up to a tenth earlier so that not all are replaced at once (90s, 5m, 2h, 1d; without a unit: seconds)
+    /// Replace a worker at this age, up to a tenth earlier so that not all are replaced at once (90s, 5m, 2h,
+    /// 1d; without a unit: seconds)
     #[arg(long, value_name = "TIME", value_parser = values::time, requires = "managed")]
     max_lifetime: Option<Duration>,
-    /// Memory limit of a command (address space; K, M, G), and of a worker process, which is replaced above it
+    /// Memory limit of a command (address space; K, M, G), and of a worker process, which is replaced above
+    /// it
     ///
     /// Allocations of a command beyond the limit fail, which usually fails its job.
     #[arg(long, value_name = "BYTES", value_parser = values::memory, requires = "managed")]
