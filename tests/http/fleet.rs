@@ -402,12 +402,12 @@ fn hostile_answers_hurt_nobody() {
     };
     for (id, why) in [
         ("huge", "answer exceeds 1048576 bytes"),
-        ("deep", "no JSON object"),
-        ("junk", "no JSON object"),
-        ("empty", "no JSON object"),
+        ("deep", "not a JSON object"),
+        ("junk", "not a JSON object"),
+        ("empty", "not a JSON object"),
         ("failing", "WORK_FAIL"),
         ("liar", "different id: another"),
-        ("negative", "makes no sense"),
+        ("negative", "invalid answer: "),
     ] {
         let error = worker(id)["error"].as_str().map(str::to_owned);
         assert!(error.as_ref().is_some_and(|error| error.contains(why) && error.len() <= 512), "{id}: {error:?}");
