@@ -59,7 +59,7 @@ pub(super) fn limited(message: fmt::Arguments<'_>, write: impl Fn(fmt::Arguments
     match verdict {
         Verdict::LeftOut => {}
         Verdict::Last => {
-            write(format_args!("{message} (further messages about the server suppressed for {} s)", WINDOW.as_secs()))
+            write(format_args!("{message} (further messages about the server suppressed for {} s)", WINDOW.as_secs()));
         }
         Verdict::Written(0) => write(message),
         Verdict::Written(left_out) => {
